@@ -1,0 +1,139 @@
+//! What a submission must satisfy before it may wait: what can never run is refused at once.
+
+use crate::error::Error;
+use crate::plan::RunnerSpec;
+use crate::request::{GenerateSpec, Sampling};
+
+/// The longest sequence, prompt and completion together, that context and pool allow.
+pub(crate) fn longest_sequence(spec: &RunnerSpec) -> usize {
+    let pool = spec
+        .kv
+        .map_or(usize::MAX, |kv| kv.blocks.saturating_mul(kv.block_tokens));
+    spec.context.min(pool)
+}
+
+/// Refuses a runner whose shapes leave nothing to serve; says why.
+pub(crate) fn check_runner(spec: &RunnerSpec) -> Result<(), String> {
+    if spec.output_width == 0 || spec.step_tokens == 0 || spec.context == 0 {
+        return Err(format!("a shape of {spec:?} is zero"));
+    }
+    if u32::try_from(spec.kv.map_or(0, |kv| kv.blocks)).is_err() {
+        return Err(format!("the KV pool of {spec:?} has more than 2^32 blocks"));
+    }
+    // A prompt of one token and one new one.
+    if spec.kv.is_some_and(|kv| kv.block_tokens == 0)
+        || (spec.kv.is_some() && longest_sequence(spec) < 2)
+    {
+        return Err(format!(
+            "the KV pool or context of {spec:?} holds no sequence of two tokens"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks a sequence against the runner's shapes.
+pub(crate) fn check_generate(request: &GenerateSpec, spec: &RunnerSpec) -> Result<(), Error> {
+    if spec.kv.is_none() {
+        return Err(Error::NotGenerative);
+    }
+    if request.prompt.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    let context = longest_sequence(spec);
+    if request.prompt.len() >= context {
+        return Err(Error::PromptTooLong {
+            tokens: request.prompt.len(),
+            most: context - 1,
+            context,
+        });
+    }
+    let within = |good: bool, name, value: String, range| {
+        if good {
+            Ok(())
+        } else {
+            Err(Error::Parameter { name, value, range })
+        }
+    };
+    within(
+        request.max_tokens > 0,
+        "max_tokens",
+        request.max_tokens.to_string(),
+        "at least 1",
+    )?;
+    within(
+        request.top_logprobs <= spec.output_width,
+        "logprobs",
+        request.top_logprobs.to_string(),
+        "no more than the vocabulary",
+    )?;
+    check_sampling(&request.sampling)
+}
+
+fn check_sampling(sampling: &Sampling) -> Result<(), Error> {
+    let finite = f32::MIN..=f32::MAX;
+    let positive = f32::MIN_POSITIVE..=f32::MAX;
+    let rules = [
+        (
+            "temperature",
+            sampling.temperature,
+            0.0..=f32::MAX,
+            "a number from 0 on",
+        ),
+        (
+            "top_p",
+            sampling.top_p,
+            f32::MIN_POSITIVE..=1.0,
+            "above 0 and at most 1",
+        ),
+        ("min_p", sampling.min_p, 0.0..=1.0, "between 0 and 1"),
+        (
+            "repetition_penalty",
+            sampling.repetition_penalty,
+            positive,
+            "a number above 0",
+        ),
+        (
+            "presence_penalty",
+            sampling.presence_penalty,
+            finite.clone(),
+            "a number",
+        ),
+        (
+            "frequency_penalty",
+            sampling.frequency_penalty,
+            finite,
+            "a number",
+        ),
+    ];
+    for (name, value, allowed, range) in rules {
+        if !allowed.contains(&value) {
+            return Err(Error::Parameter {
+                name,
+                value: value.to_string(),
+                range,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks encoder inputs against the runner's shapes: each is one whole row of one step.
+pub(crate) fn check_encode(inputs: &[Vec<u32>], spec: &RunnerSpec) -> Result<(), Error> {
+    if spec.kv.is_some() {
+        return Err(Error::NotEncoder);
+    }
+    let most = spec.context.min(spec.step_tokens);
+    for (index, input) in inputs.iter().enumerate() {
+        if input.is_empty() {
+            return Err(Error::EmptyInput { index });
+        }
+        if input.len() > most {
+            return Err(Error::InputTooLong {
+                index,
+                tokens: input.len(),
+                most,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! One engine: a runner, what waits for it, and the step that joins them.
+
+mod encode;
+mod generate;
+mod pace;
+#[cfg(test)]
+mod tests;
+mod warm;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use roundhouse_types::Failure;
+
+pub(crate) use self::encode::EncodeJob;
+use self::encode::EncodeWork;
+pub(crate) use self::generate::GenerateJob;
+use self::generate::GenerateWork;
+use self::pace::Pace;
+pub(crate) use self::warm::{WarmUpError, warm_up};
+use crate::error::Error;
+use crate::metrics::Meters;
+use crate::plan::{ModelRunner, RunnerError, RunnerSpec, StepPlan};
+use crate::scheduler::SequenceId;
+
+/// The device can no longer be trusted; says why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DeviceFailure(pub(crate) String);
+
+/// What became of one row of a step.
+#[derive(Debug)]
+enum RowOutcome {
+    /// Computed, with the output vector if the row wanted one.
+    Computed(Option<Vec<f32>>),
+    /// This row failed and no other.
+    Failed(Failure),
+}
+
+/// What an engine publishes for its handles to read: information, nothing is decided by it.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// Sequences in steps.
+    pub(crate) running: AtomicUsize,
+    /// Sequences that ran and wait to run on.
+    pub(crate) preempted: AtomicUsize,
+    /// Microseconds per finished sequence, lately; 0 before the first.
+    pub(crate) pace: AtomicU64,
+}
+
+/// An engine on its lane. Owned by the lane's thread alone.
+pub(crate) struct Engine {
+    runner: Box<dyn ModelRunner>,
+    spec: RunnerSpec,
+    work: Work,
+    meters: Meters,
+    pace: Pace,
+    published: Arc<Published>,
+}
+
+enum Work {
+    Generate(GenerateWork),
+    Encode(EncodeWork),
+}
+
+impl Engine {
+    /// An engine with nothing to do. At most `running` sequences share a step.
+    pub(crate) fn new(
+        runner: Box<dyn ModelRunner>,
+        spec: RunnerSpec,
+        running: usize,
+        published: Arc<Published>,
+    ) -> Self {
+        let work = match spec.kv {
+            Some(kv) => Work::Generate(GenerateWork::new(&spec, kv, running)),
+            None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
+        };
+        Self {
+            runner,
+            spec,
+            work,
+            meters: Meters::new(),
+            pace: Pace::default(),
+            published,
+        }
+    }
+
+    /// Queues a sequence.
+    pub(crate) fn generate(&mut self, job: GenerateJob) {
+        match &mut self.work {
+            Work::Generate(work) => work.submit(job, &self.meters),
+            Work::Encode(_) => job.refuse(Error::NotGenerative.into()),
+        }
+        self.pace.working(Instant::now());
+    }
+
+    /// Queues inputs to encode.
+    pub(crate) fn encode(&mut self, job: EncodeJob) {
+        match &mut self.work {
+            Work::Encode(work) => work.submit(job, &self.meters),
+            Work::Generate(_) => job.refuse(Error::NotEncoder.into()),
+        }
+        self.pace.working(Instant::now());
+    }
+
+    /// Drops a sequence or encoder call whose client is gone; none such is fine.
+    pub(crate) fn abort(&mut self, id: SequenceId) {
+        match &mut self.work {
+            Work::Generate(work) => work.abort(id, &self.meters),
+            Work::Encode(work) => work.abort(id, &self.meters),
+        }
+        self.publish();
+    }
+
+    /// Whether a step would do anything.
+    pub(crate) fn has_work(&self) -> bool {
+        match &self.work {
+            Work::Generate(work) => work.has_work(),
+            Work::Encode(work) => work.has_work(),
+        }
+    }
+
+    /// Ends all sequences with `failure`.
+    pub(crate) fn end(&mut self, failure: &Failure) {
+        match &mut self.work {
+            Work::Generate(work) => work.end(failure, &self.meters),
+            Work::Encode(work) => work.end(failure, &self.meters),
+        }
+        self.publish();
+    }
+
+    /// Runs one step: plan, one forward, sampling, emission.
+    ///
+    /// # Errors
+    /// When the device failed; the sequences are as before, for the caller to end.
+    pub(crate) fn step(&mut self) -> Result<(), DeviceFailure> {
+        let started = Instant::now();
+        let plan = match &mut self.work {
+            Work::Generate(work) => work.plan(&self.meters),
+            Work::Encode(work) => work.plan(&self.meters),
+        };
+        self.publish();
+        let outcomes = forward(self.runner.as_mut(), &self.spec, &plan)?;
+        let ended = match &mut self.work {
+            Work::Generate(work) => work.finish(&plan, outcomes, &self.meters),
+            Work::Encode(work) => work.finish(outcomes, &self.meters),
+        };
+        let now = Instant::now();
+        self.meters.step_seconds.record(now - started);
+        #[expect(clippy::cast_precision_loss, reason = "rows stay far below 2^52")]
+        self.meters.step_rows.record(plan.rows.len() as f64);
+        self.pace.ended(ended, now);
+        if !self.has_work() {
+            self.pace.idle();
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let (running, preempted) = match &self.work {
+            Work::Generate(work) => (work.running(), work.preempted()),
+            Work::Encode(work) => (work.running(), 0),
+        };
+        self.published.running.store(running, Ordering::Relaxed);
+        self.published.preempted.store(preempted, Ordering::Relaxed);
+        self.published
+            .pace
+            .store(self.pace.microseconds(), Ordering::Relaxed);
+    }
+}
+
+/// One forward. A refused plan of several rows is tried row by row, so that the row at
+/// fault fails alone; a runner that refuses a plan has changed nothing that matters, and
+/// computing a row again writes the same KV.
+fn forward(
+    runner: &mut dyn ModelRunner,
+    spec: &RunnerSpec,
+    plan: &StepPlan,
+) -> Result<Vec<RowOutcome>, DeviceFailure> {
+    // Caught to say why the lane ends, not to go on: see `DeviceFailure`.
+    let result = catch_unwind(AssertUnwindSafe(|| runner.forward(plan)))
+        .map_err(|panic| DeviceFailure(format!("panic in a step: {}", panic_text(&*panic))))?;
+    match result {
+        Ok(output) => Ok(outcomes(spec, plan, output.rows)),
+        Err(RunnerError::Device(reason)) => Err(DeviceFailure(reason)),
+        Err(refused @ RunnerError::Input(_)) if plan.rows.len() == 1 => {
+            Ok(vec![RowOutcome::Failed(refused.into())])
+        }
+        Err(RunnerError::Input(_)) => {
+            let mut outcomes = Vec::with_capacity(plan.rows.len());
+            for row in &plan.rows {
+                let single = StepPlan {
+                    rows: vec![row.clone()],
+                };
+                outcomes.extend(forward(runner, spec, &single)?);
+            }
+            Ok(outcomes)
+        }
+    }
+}
+
+fn outcomes(spec: &RunnerSpec, plan: &StepPlan, vectors: Vec<Vec<f32>>) -> Vec<RowOutcome> {
+    let wanted = plan.rows.iter().filter(|row| row.output).count();
+    let width = spec.output_width;
+    if vectors.len() != wanted || vectors.iter().any(|vector| vector.len() != width) {
+        let widths: Vec<_> = vectors.iter().map(Vec::len).collect();
+        let error = Error::WrongShape {
+            got: format!("vectors of {widths:?} numbers"),
+            wanted: format!("{wanted} of {width}"),
+        };
+        let failure = Failure::from(error);
+        return plan
+            .rows
+            .iter()
+            .map(|_| RowOutcome::Failed(failure.clone()))
+            .collect();
+    }
+    let mut vectors = vectors.into_iter();
+    plan.rows
+        .iter()
+        .map(|row| RowOutcome::Computed(if row.output { vectors.next() } else { None }))
+        .collect()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        return text;
+    }
+    panic
+        .downcast_ref::<String>()
+        .map_or("no text", String::as_str)
+}

@@ -1,0 +1,235 @@
+//! Sequences under way: what is sampled from their rows and to whom it goes.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use roundhouse_types::Failure;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::RowOutcome;
+use crate::check::longest_sequence;
+use crate::metrics::{Ended, Meters};
+use crate::plan::{KvSpec, Row, RunnerSpec, StepPlan};
+use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
+use crate::sampler::Sampler;
+use crate::scheduler::{Limits, Scheduler, SequenceId};
+
+/// A sequence as it comes from a handle, checked.
+pub(crate) struct GenerateJob {
+    pub(crate) id: SequenceId,
+    pub(crate) spec: GenerateSpec,
+    /// Holds every token the sequence can yield: sending never waits.
+    pub(crate) tokens: mpsc::Sender<TokenResult>,
+    /// Its place in the waiting queue, given back when it is admitted.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
+    pub(crate) submitted: Instant,
+}
+
+impl GenerateJob {
+    /// Ends it before it began.
+    pub(super) fn refuse(self, failure: Failure) {
+        // The client may be gone, which is as good.
+        let _ = self.tokens.try_send(Err(failure));
+    }
+}
+
+/// The sequences of a generative engine and their clients.
+///
+/// Every sequence is in the scheduler and in `clients`, or in neither, and its channel gets
+/// exactly one ending: a token with a finish reason, or an error.
+pub(super) struct GenerateWork {
+    scheduler: Scheduler,
+    clients: HashMap<SequenceId, Client>,
+    /// Whose the rows of the step under way are.
+    owners: Vec<SequenceId>,
+    longest: usize,
+}
+
+struct Client {
+    tokens: mpsc::Sender<TokenResult>,
+    sampler: Sampler,
+    /// Length, prompt included, at which the sequence ends.
+    limit: usize,
+    place: Option<OwnedSemaphorePermit>,
+    /// Whether it has been in a step.
+    begun: bool,
+    submitted: Instant,
+    last_token: Option<Instant>,
+}
+
+impl GenerateWork {
+    pub(super) fn new(spec: &RunnerSpec, kv: KvSpec, running: usize) -> Self {
+        let limits = Limits {
+            kv,
+            step_tokens: spec.step_tokens,
+            running,
+        };
+        Self {
+            scheduler: Scheduler::new(limits),
+            clients: HashMap::new(),
+            owners: Vec::new(),
+            longest: longest_sequence(spec),
+        }
+    }
+
+    pub(super) fn submit(&mut self, job: GenerateJob, meters: &Meters) {
+        let client = Client {
+            tokens: job.tokens,
+            sampler: Sampler::new(&job.spec),
+            limit: job
+                .spec
+                .prompt
+                .len()
+                .saturating_add(job.spec.max_tokens)
+                .min(self.longest),
+            place: job.place,
+            begun: false,
+            submitted: job.submitted,
+            last_token: None,
+        };
+        self.clients.insert(job.id, client);
+        self.scheduler.submit(job.id, job.spec.prompt);
+        meters.submitted.increment(1);
+    }
+
+    pub(super) fn abort(&mut self, id: SequenceId, meters: &Meters) {
+        if self.clients.contains_key(&id) {
+            self.remove(id, Ended::Aborted, meters);
+        }
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.scheduler.running()
+    }
+
+    /// Sequences that have run and wait to be computed again.
+    pub(super) fn preempted(&self) -> usize {
+        let begun = self.clients.values().filter(|client| client.begun).count();
+        begun - self.scheduler.running()
+    }
+
+    pub(super) fn end(&mut self, failure: &Failure, meters: &Meters) {
+        let ids: Vec<_> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.fail(id, failure.clone(), meters);
+        }
+    }
+
+    pub(super) fn plan(&mut self, meters: &Meters) -> StepPlan {
+        let before = self.scheduler.blocks();
+        let step = self.scheduler.plan();
+        let after = self.scheduler.blocks();
+        meters
+            .blocks_taken
+            .increment(after.saturating_sub(before) as u64);
+        meters
+            .blocks_freed
+            .increment(before.saturating_sub(after) as u64);
+        meters.preempted.increment(step.preempted as u64);
+        meters.decoded.increment(step.decoded as u64);
+        meters
+            .prefilled
+            .increment((step.plan.tokens() - step.decoded) as u64);
+        for id in &step.admitted {
+            let client = self
+                .clients
+                .get_mut(id)
+                .expect("every sequence has its client");
+            if !client.begun {
+                client.begun = true;
+                client.place = None;
+                meters.admitted.increment(1);
+            }
+        }
+        self.owners = step.owners;
+        step.plan
+    }
+
+    /// Takes the rows' outcomes in; returns how many sequences ended.
+    pub(super) fn finish(
+        &mut self,
+        plan: &StepPlan,
+        outcomes: Vec<RowOutcome>,
+        meters: &Meters,
+    ) -> usize {
+        let before = self.clients.len();
+        let owners = std::mem::take(&mut self.owners);
+        for ((id, row), outcome) in owners.into_iter().zip(&plan.rows).zip(outcomes) {
+            match outcome {
+                RowOutcome::Failed(failure) => self.fail(id, failure, meters),
+                RowOutcome::Computed(output) => {
+                    self.scheduler.computed(id, row.tokens.len());
+                    if let Some(logits) = output {
+                        self.next_token(id, row, &logits, meters);
+                    }
+                }
+            }
+        }
+        before - self.clients.len()
+    }
+
+    /// Samples the token after a row and sends it.
+    fn next_token(&mut self, id: SequenceId, row: &Row, logits: &[f32], meters: &Meters) {
+        let position = row.position + row.tokens.len();
+        let client = self
+            .clients
+            .get_mut(&id)
+            .expect("every sequence has its client");
+        let choice = match client.sampler.sample(logits, position) {
+            Ok(choice) => choice,
+            Err(error) => return self.fail(id, error.into(), meters),
+        };
+        let finish = if choice.stop {
+            Some(FinishReason::StopToken)
+        } else if position + 1 >= client.limit {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        client.record_time(meters);
+        let token = TokenOut {
+            id: choice.id,
+            logprob: choice.logprob,
+            top: choice.top,
+            finish,
+        };
+        let client_gone = client.tokens.try_send(Ok(token)).is_err();
+        match finish {
+            Some(FinishReason::StopToken) => self.remove(id, Ended::Stop, meters),
+            Some(FinishReason::Length) => self.remove(id, Ended::Length, meters),
+            None if client_gone => self.remove(id, Ended::Aborted, meters),
+            None => self.scheduler.append(id, choice.id),
+        }
+    }
+
+    fn fail(&mut self, id: SequenceId, failure: Failure, meters: &Meters) {
+        if let Some(client) = self.clients.get(&id) {
+            let _ = client.tokens.try_send(Err(failure));
+        }
+        self.remove(id, Ended::Failed, meters);
+    }
+
+    fn remove(&mut self, id: SequenceId, reason: Ended, meters: &Meters) {
+        let before = self.scheduler.blocks();
+        self.scheduler.remove(id);
+        self.clients.remove(&id);
+        meters
+            .blocks_freed
+            .increment((before - self.scheduler.blocks()) as u64);
+        meters.ended(reason, 1);
+    }
+}
+
+impl Client {
+    fn record_time(&mut self, meters: &Meters) {
+        let now = Instant::now();
+        match self.last_token.replace(now) {
+            None => meters.first_token.record(now - self.submitted),
+            Some(last) => meters.next_token.record(now - last),
+        }
+    }
+}

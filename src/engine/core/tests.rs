@@ -1,0 +1,455 @@
+use proptest::prelude::*;
+use roundhouse_types::ErrorKind;
+use tokio::sync::{mpsc, oneshot};
+
+use super::*;
+use crate::check::check_generate;
+use crate::plan::{KvSpec, Row, StepOutput};
+use crate::request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
+use crate::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
+
+const WIDTH: usize = 16;
+const CONTEXT: usize = 40;
+
+fn shapes(step_tokens: usize, kv: Option<KvSpec>) -> RunnerSpec {
+    RunnerSpec {
+        output_width: WIDTH,
+        context: CONTEXT,
+        step_tokens,
+        kv,
+    }
+}
+
+fn generative(step_tokens: usize) -> RunnerSpec {
+    shapes(
+        step_tokens,
+        Some(KvSpec {
+            block_tokens: 4,
+            blocks: 100,
+        }),
+    )
+}
+
+fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
+    GenerateSpec {
+        prompt: prompt.to_vec(),
+        max_tokens,
+        min_tokens: 0,
+        stop_tokens: Vec::new(),
+        sampling: Sampling::GREEDY,
+        top_logprobs: 0,
+    }
+}
+
+/// An engine driven by hand, without a lane.
+struct Bench {
+    engine: Engine,
+    log: Arc<EchoLog>,
+    steps: usize,
+}
+
+impl Bench {
+    fn new(runner: EchoRunner, running: usize) -> Self {
+        let (log, spec) = (runner.log(), runner.spec());
+        let engine = Engine::new(Box::new(runner), spec, running, Arc::default());
+        Self {
+            engine,
+            log,
+            steps: 0,
+        }
+    }
+
+    fn generate(&mut self, id: u64, spec: GenerateSpec) -> mpsc::Receiver<TokenResult> {
+        check_generate(&spec, &self.engine.spec).unwrap();
+        let (tokens, stream) = mpsc::channel(spec.max_tokens + 1);
+        let submitted = Instant::now();
+        self.engine.generate(GenerateJob {
+            id: SequenceId(id),
+            spec,
+            tokens,
+            place: None,
+            submitted,
+        });
+        stream
+    }
+
+    fn encode(
+        &mut self,
+        id: u64,
+        inputs: &[&[u32]],
+    ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
+        let (answer, vectors) = oneshot::channel();
+        let inputs = inputs.iter().map(|input| input.to_vec()).collect();
+        self.engine.encode(EncodeJob {
+            id: SequenceId(id),
+            inputs,
+            answer,
+            place: None,
+        });
+        vectors
+    }
+
+    fn step(&mut self) {
+        self.engine.step().unwrap();
+        self.steps += 1;
+    }
+
+    fn finish(&mut self) {
+        while self.engine.has_work() {
+            self.step();
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.engine.published.running.load(Ordering::Relaxed)
+    }
+}
+
+/// All that a stream yields.
+fn items(mut stream: mpsc::Receiver<TokenResult>) -> Vec<TokenResult> {
+    std::iter::from_fn(|| stream.try_recv().ok()).collect()
+}
+
+/// The tokens of a stream that ended well.
+fn tokens(stream: mpsc::Receiver<TokenResult>) -> Vec<TokenOut> {
+    let tokens: Vec<_> = items(stream).into_iter().map(Result::unwrap).collect();
+    let endings = tokens.iter().filter(|token| token.finish.is_some()).count();
+    assert_eq!(
+        (endings, tokens.last().unwrap().finish.is_some()),
+        (1, true)
+    );
+    tokens
+}
+
+fn ids(stream: mpsc::Receiver<TokenResult>) -> Vec<u32> {
+    tokens(stream).iter().map(|token| token.id).collect()
+}
+
+fn failure(stream: mpsc::Receiver<TokenResult>) -> ErrorKind {
+    items(stream).pop().unwrap().unwrap_err().kind()
+}
+
+/// What one sequence yields alone, in a pool with room for everything.
+fn alone(spec: GenerateSpec) -> Vec<TokenOut> {
+    let mut bench = Bench::new(EchoRunner::new(generative(1_000)), 1);
+    let stream = bench.generate(0, spec);
+    bench.finish();
+    tokens(stream)
+}
+
+#[test]
+fn a_sequence_ends_at_max_tokens_at_the_context_and_at_a_stop_token() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)), 8);
+    let counted = bench.generate(0, greedy(&[1, 2, 3], 5));
+    let full = bench.generate(1, greedy(&[4, 5], 1_000));
+    let expected = echo_tokens(&[6], 9, WIDTH);
+    let stop = expected[8];
+    let first_stop = expected.iter().position(|id| *id == stop).unwrap();
+    let stopped = bench.generate(
+        2,
+        GenerateSpec {
+            stop_tokens: vec![stop],
+            ..greedy(&[6], 30)
+        },
+    );
+    bench.finish();
+    assert_eq!(ids(counted), echo_tokens(&[1, 2, 3], 5, WIDTH));
+    assert_eq!(ids(full), echo_tokens(&[4, 5], CONTEXT - 2, WIDTH));
+    let stopped = tokens(stopped);
+    assert_eq!(stopped.len(), first_stop + 1);
+    assert_eq!(
+        stopped.last().unwrap().finish,
+        Some(FinishReason::StopToken)
+    );
+}
+
+#[test]
+fn a_step_is_one_forward_whatever_the_number_of_sequences() {
+    let forwards = |sequences: u64| {
+        let mut bench = Bench::new(EchoRunner::new(generative(256)), 64);
+        let streams: Vec<_> = (0..sequences)
+            .map(|id| bench.generate(id, greedy(&[1, 2], 10)))
+            .collect();
+        bench.finish();
+        assert_eq!(bench.log.forwards(), bench.steps);
+        assert_eq!(bench.log.most_rows() as u64, sequences);
+        drop(streams);
+        bench.log.forwards()
+    };
+    assert_eq!(forwards(1), 10);
+    assert_eq!(forwards(32), 10);
+}
+
+#[test]
+fn a_preempted_sequence_goes_on_as_if_nothing_had_happened() {
+    let kv = Some(KvSpec {
+        block_tokens: 2,
+        blocks: 8,
+    });
+    let mut bench = Bench::new(EchoRunner::new(shapes(64, kv)), 8);
+    let sampling = Sampling {
+        temperature: 1.0,
+        seed: 5,
+        frequency_penalty: 0.5,
+        ..Sampling::GREEDY
+    };
+    let spec = |first| GenerateSpec {
+        sampling,
+        ..greedy(&[first, 2, 3], 11)
+    };
+    let streams = [bench.generate(0, spec(1)), bench.generate(1, spec(9))];
+    let mut preempted = 0;
+    while bench.engine.has_work() {
+        bench.step();
+        preempted = preempted.max(bench.engine.published.preempted.load(Ordering::Relaxed));
+    }
+    assert_eq!(preempted, 1);
+    for (first, stream) in [1, 9].into_iter().zip(streams) {
+        assert_eq!(tokens(stream), alone(spec(first)));
+    }
+}
+
+#[test]
+fn a_client_that_disconnects_frees_its_sequence() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)), 8);
+    let left = bench.generate(0, greedy(&[1], 30));
+    let stays = bench.generate(1, greedy(&[2], 30));
+    bench.step();
+    assert_eq!(bench.running(), 2);
+    drop(left);
+    bench.step();
+    assert_eq!(bench.running(), 1);
+    bench.engine.abort(SequenceId(1));
+    assert!(!bench.engine.has_work());
+    assert_eq!(items(stays).len(), 2);
+}
+
+#[test]
+fn a_refused_row_fails_its_sequence_alone() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)).refusing(99), 8);
+    let good = bench.generate(0, greedy(&[1, 2], 4));
+    let bad = bench.generate(1, greedy(&[1, 99], 4));
+    let other = bench.generate(2, greedy(&[3], 4));
+    bench.finish();
+    assert_eq!(ids(good), echo_tokens(&[1, 2], 4, WIDTH));
+    assert_eq!(ids(other), echo_tokens(&[3], 4, WIDTH));
+    assert_eq!(failure(bad), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn logits_that_are_not_numbers_fail_their_sequence_alone() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)).garbling(99), 8);
+    let good = bench.generate(0, greedy(&[1, 2], 4));
+    let bad = bench.generate(1, greedy(&[1, 99], 4));
+    bench.finish();
+    assert_eq!(ids(good), echo_tokens(&[1, 2], 4, WIDTH));
+    assert_eq!(failure(bad), ErrorKind::ModelFailed);
+}
+
+#[test]
+fn a_panic_in_a_step_is_a_device_failure() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)).panicking(99), 8);
+    let stream = bench.generate(0, greedy(&[99], 4));
+    assert_eq!(
+        bench.engine.step(),
+        Err(DeviceFailure("panic in a step: token 99".to_owned()))
+    );
+    bench
+        .engine
+        .end(&Failure::new(ErrorKind::ModelFailed, "over"));
+    assert_eq!(items(stream).len(), 1);
+}
+
+#[test]
+fn a_runner_that_returns_too_little_fails_its_sequences() {
+    struct Mute;
+    impl ModelRunner for Mute {
+        fn spec(&self) -> RunnerSpec {
+            generative(8)
+        }
+        fn forward(&mut self, _: &StepPlan) -> Result<StepOutput, RunnerError> {
+            Ok(StepOutput::default())
+        }
+    }
+    let row = Row {
+        tokens: vec![1],
+        position: 0,
+        blocks: Vec::new(),
+        output: true,
+    };
+    let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
+    assert!(matches!(&outcomes[..], [RowOutcome::Failed(f)] if f.kind() == ErrorKind::ModelFailed));
+    let refused = warm_up(&mut Mute, &generative(8), || {});
+    assert!(matches!(refused, Err(WarmUpError::Refused(_))));
+}
+
+#[test]
+fn encoder_rows_of_many_calls_share_a_step_up_to_its_tokens() {
+    let mut bench = Bench::new(EchoRunner::new(shapes(6, None)), 8);
+    let first = bench.encode(0, &[&[1, 2, 3], &[4]]);
+    let second = bench.encode(1, &[&[5, 6], &[7, 8, 9], &[1]]);
+    bench.finish();
+    assert_eq!((bench.steps, bench.log.forwards()), (2, 2));
+    let vector = |input: &[u32]| echo_logits(input, WIDTH);
+    assert_eq!(
+        first.blocking_recv().unwrap().unwrap(),
+        [vector(&[1, 2, 3]), vector(&[4])]
+    );
+    let expected = [vector(&[5, 6]), vector(&[7, 8, 9]), vector(&[1])];
+    assert_eq!(second.blocking_recv().unwrap().unwrap(), expected);
+}
+
+#[test]
+fn a_failing_input_fails_its_call_alone() {
+    for runner in [
+        EchoRunner::new(shapes(64, None)).refusing(99),
+        EchoRunner::new(shapes(64, None)).garbling(99),
+    ] {
+        let mut bench = Bench::new(runner, 8);
+        let bad = bench.encode(0, &[&[1], &[99], &[2]]);
+        let good = bench.encode(1, &[&[3]]);
+        bench.finish();
+        assert!(bad.blocking_recv().unwrap().is_err());
+        assert_eq!(
+            good.blocking_recv().unwrap().unwrap(),
+            [echo_logits(&[3], WIDTH)]
+        );
+    }
+}
+
+#[test]
+fn an_aborted_call_leaves_the_queue() {
+    let mut bench = Bench::new(EchoRunner::new(shapes(4, None)), 8);
+    let left = bench.encode(0, &[&[1, 2, 3], &[99, 98, 97]]);
+    let stays = bench.encode(1, &[&[3]]);
+    bench.step();
+    bench.engine.abort(SequenceId(0));
+    bench.finish();
+    assert!(left.blocking_recv().is_err());
+    assert_eq!(stays.blocking_recv().unwrap().unwrap().len(), 1);
+    assert!(!bench.log.saw(99));
+}
+
+#[test]
+fn every_shape_warms_up() {
+    for step_tokens in [1, 2, 3, 64] {
+        for (block_tokens, blocks) in [(1, 2), (2, 1), (1, 3), (1, 4), (2, 2), (3, 3), (16, 8)] {
+            let spec = shapes(
+                step_tokens,
+                Some(KvSpec {
+                    block_tokens,
+                    blocks,
+                }),
+            );
+            assert_eq!(
+                warm_up(&mut EchoRunner::new(spec), &spec, || {}),
+                Ok(()),
+                "{spec:?}"
+            );
+        }
+        let spec = shapes(step_tokens, None);
+        assert_eq!(
+            warm_up(&mut EchoRunner::new(spec), &spec, || {}),
+            Ok(()),
+            "{spec:?}"
+        );
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Request {
+    spec: GenerateSpec,
+    submitted: usize,
+    aborted: Option<usize>,
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let sampling = (
+        prop_oneof![Just(0.0_f32), 0.2..2.0_f32],
+        0..6_usize,
+        0.3..1.0_f32,
+        any::<u64>(),
+        0..2_u8,
+    )
+        .prop_map(|(temperature, top_k, top_p, seed, penalties)| {
+            let on = f32::from(penalties);
+            Sampling {
+                temperature,
+                top_k,
+                top_p,
+                min_p: 0.0,
+                repetition_penalty: 1.0 + 0.3 * on,
+                presence_penalty: 0.2 * on,
+                frequency_penalty: 0.1 * on,
+                seed,
+            }
+        });
+    let prompt = prop::collection::vec(0..WIDTH as u32, 1..12);
+    let stops = prop::collection::vec(0..WIDTH as u32, 0..2);
+    (
+        prompt,
+        1..14_usize,
+        0..3_usize,
+        stops,
+        sampling,
+        0..20_usize,
+        prop::option::weighted(0.3, 0..30_usize),
+    )
+        .prop_map(
+            |(prompt, max_tokens, min_tokens, stop_tokens, sampling, submitted, aborted)| Request {
+                spec: GenerateSpec {
+                    prompt,
+                    max_tokens,
+                    min_tokens,
+                    stop_tokens,
+                    sampling,
+                    top_logprobs: 2,
+                },
+                submitted,
+                aborted,
+            },
+        )
+}
+
+proptest! {
+    /// Whatever shares a step, chunks, waits or is preempted: each sequence yields what it
+    /// yields alone, and ends once. The runner itself fails on shared or lost blocks.
+    #[test]
+    fn company_never_changes_an_answer(
+        requests in prop::collection::vec(request(), 1..10),
+        blocks in 7..20_usize,
+        block_tokens in 4..6_usize,
+        step_tokens in 1..24_usize,
+        running in 1..8_usize,
+    ) {
+        let spec = shapes(step_tokens, Some(KvSpec { block_tokens, blocks }));
+        let mut bench = Bench::new(EchoRunner::new(spec), running);
+        let mut streams: Vec<Option<mpsc::Receiver<TokenResult>>> = requests.iter().map(|_| None).collect();
+        for tick in 0.. {
+            for (index, request) in requests.iter().enumerate() {
+                if request.submitted == tick {
+                    streams[index] = Some(bench.generate(index as u64, request.spec.clone()));
+                }
+                if request.aborted == Some(tick) {
+                    bench.engine.abort(SequenceId(index as u64));
+                }
+            }
+            if bench.engine.has_work() {
+                bench.step();
+            } else if tick > 30 {
+                break;
+            }
+        }
+        prop_assert_eq!(bench.running(), 0);
+        prop_assert_eq!(bench.log.forwards(), bench.steps);
+        for (request, stream) in requests.iter().zip(streams) {
+            let seen: Vec<_> = items(stream.unwrap()).into_iter().map(Result::unwrap).collect();
+            let expected = alone(request.spec.clone());
+            if request.aborted.is_some_and(|tick| tick >= request.submitted) {
+                prop_assert_eq!(&seen[..], &expected[..seen.len()]);
+            } else {
+                prop_assert_eq!(seen, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What can go wrong between a caller and its engine.
+
+use std::time::Duration;
+
+use roundhouse_types::{ErrorKind, Failure, RetryHint};
+
+/// The crate's errors; they cross to other crates as [`Failure`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum Error {
+    /// Tokens to generate from an encoder.
+    #[error("this model is an encoder and generates no text")]
+    NotGenerative,
+    /// Vectors from a generative model.
+    #[error("this model generates text and answers with no vectors")]
+    NotEncoder,
+    /// Nothing to start from.
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+    /// A prompt that leaves no room for one new token.
+    #[error("the prompt has {tokens} tokens, and at most {most} fit a context of {context}")]
+    PromptTooLong {
+        tokens: usize,
+        most: usize,
+        context: usize,
+    },
+    /// An encoder input without tokens.
+    #[error("input {index} has no tokens")]
+    EmptyInput { index: usize },
+    /// An encoder input that is longer than one row may be.
+    #[error("input {index} has {tokens} tokens, and the model takes at most {most}")]
+    InputTooLong {
+        index: usize,
+        tokens: usize,
+        most: usize,
+    },
+    /// A parameter out of its range.
+    #[error("{name} is {value}, and must be {range}")]
+    Parameter {
+        name: &'static str,
+        value: String,
+        range: &'static str,
+    },
+    /// The waiting queue is full.
+    #[error("{waiting} sequences wait for model {name} already")]
+    QueueFull {
+        name: String,
+        waiting: usize,
+        after: Duration,
+    },
+    /// The runner cannot be served: its shapes contradict one another, or it refuses them.
+    #[error("model {name} cannot be served: {reason}")]
+    Unservable { name: String, reason: String },
+    /// The model computed something that is not a number.
+    #[error("the model's output at position {position} is not finite")]
+    NotFinite { position: usize },
+    /// The runner broke its contract.
+    #[error("the model returned {got}, expected {wanted}")]
+    WrongShape { got: String, wanted: String },
+    /// Stop tokens are masked and nothing else is left.
+    #[error("min_tokens leaves no token to choose at position {position}")]
+    NothingToChoose { position: usize },
+    /// The engine was taken off its lane.
+    #[error("model {name} was unloaded before it answered")]
+    Removed { name: String },
+    /// The device failed.
+    #[error("device {device} failed: {reason}")]
+    DeviceFailed { device: String, reason: String },
+    /// The lane's thread ended.
+    #[error("lane of device {device} has ended")]
+    LaneEnded { device: String },
+}
+
+impl Error {
+    /// What the client is told.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotGenerative
+            | Self::NotEncoder
+            | Self::EmptyPrompt
+            | Self::PromptTooLong { .. }
+            | Self::EmptyInput { .. }
+            | Self::InputTooLong { .. }
+            | Self::Parameter { .. }
+            | Self::NothingToChoose { .. } => ErrorKind::InvalidInput,
+            Self::QueueFull { .. } => ErrorKind::Overloaded,
+            Self::Unservable { .. } => ErrorKind::ModelInvalid,
+            Self::NotFinite { .. }
+            | Self::WrongShape { .. }
+            | Self::Removed { .. }
+            | Self::DeviceFailed { .. }
+            | Self::LaneEnded { .. } => ErrorKind::ModelFailed,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub(crate) fn retry(&self) -> RetryHint {
+        match self {
+            Self::QueueFull { after, .. } => RetryHint::After(*after),
+            Self::Removed { .. } | Self::DeviceFailed { .. } | Self::LaneEnded { .. } => {
+                RetryHint::Later
+            }
+            Self::NotGenerative
+            | Self::NotEncoder
+            | Self::EmptyPrompt
+            | Self::PromptTooLong { .. }
+            | Self::EmptyInput { .. }
+            | Self::InputTooLong { .. }
+            | Self::Parameter { .. }
+            | Self::NothingToChoose { .. }
+            | Self::Unservable { .. }
+            | Self::NotFinite { .. }
+            | Self::WrongShape { .. } => RetryHint::Never,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::from_error(error.kind(), &error).with_retry(error.retry())
+    }
+}

@@ -1,0 +1,285 @@
+//! What callers hold: a handle to submit with, and the stream of a sequence's tokens.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use roundhouse_types::Failure;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::check::{check_encode, check_generate, longest_sequence};
+use crate::core::{EncodeJob, GenerateJob, Published};
+use crate::error::Error;
+use crate::fair::EngineId;
+use crate::heartbeat::Heartbeat;
+use crate::lane::Command;
+use crate::plan::RunnerSpec;
+use crate::request::{GenerateSpec, TokenResult};
+use crate::scheduler::SequenceId;
+
+/// How one engine shares its lane and bounds its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Its share of the lane's time, relative to the other engines'.
+    pub weight: NonZeroU32,
+    /// Sequences, or encoder calls, that may wait; one more is refused as overload.
+    pub max_waiting: NonZeroUsize,
+    /// Sequences, or encoder inputs, that share a step. The runner's `step_tokens` caps it.
+    pub max_running: NonZeroUsize,
+}
+
+/// Some seconds' work for a small model; longer queues only make timeouts certain.
+const MAX_WAITING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// Past this many rows a step's time grows with the rows on every device we know.
+const MAX_RUNNING: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            weight: NonZeroU32::MIN,
+            max_waiting: MAX_WAITING,
+            max_running: MAX_RUNNING,
+        }
+    }
+}
+
+/// How busy an engine is: a snapshot, for pages and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Sequences, or encoder calls, in steps.
+    pub running: usize,
+    /// Those that wait for their first step, or wait again after a preemption.
+    pub waiting: usize,
+}
+
+/// Submits work to one engine. Cheap to clone; it does not keep the engine on its lane:
+/// after removal every call fails.
+#[derive(Clone)]
+pub struct EngineHandle(Arc<Inner>);
+
+struct Inner {
+    engine: EngineId,
+    name: String,
+    spec: RunnerSpec,
+    commands: Sender<Command>,
+    heartbeat: Arc<Heartbeat>,
+    published: Arc<Published>,
+    max_waiting: usize,
+    /// Free places in the waiting queue.
+    places: Arc<Semaphore>,
+    next_sequence: AtomicU64,
+}
+
+/// What a handle is made of.
+pub(crate) struct HandleParts {
+    pub(crate) engine: EngineId,
+    pub(crate) name: String,
+    pub(crate) spec: RunnerSpec,
+    pub(crate) commands: Sender<Command>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) config: EngineConfig,
+}
+
+impl EngineHandle {
+    pub(crate) fn new(parts: HandleParts) -> Self {
+        let max_waiting = parts.config.max_waiting.get().min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Inner {
+            engine: parts.engine,
+            name: parts.name,
+            spec: parts.spec,
+            commands: parts.commands,
+            heartbeat: parts.heartbeat,
+            published: parts.published,
+            max_waiting,
+            places: Arc::new(Semaphore::new(max_waiting)),
+            next_sequence: AtomicU64::new(0),
+        }))
+    }
+
+    /// Queues a sequence. Its tokens are buffered without bound on the reader's pace but
+    /// never more than `max_tokens` of them; dropping the stream aborts the sequence.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what can never run here, `Overloaded` with a hint when the queue
+    /// is full, `ModelFailed` when the device has failed or the engine is gone. The stream
+    /// itself yields one error at most, as its last item.
+    pub fn generate(&self, spec: GenerateSpec) -> Result<TokenStream, Failure> {
+        check_generate(&spec, &self.0.spec)?;
+        let place = self.take_place()?;
+        let room = longest_sequence(&self.0.spec) - spec.prompt.len();
+        // Every token it can yield, and an error at the end.
+        let (sender, tokens) = mpsc::channel(spec.max_tokens.min(room) + 1);
+        let ticket = self.submit(|id| {
+            Command::Generate(
+                self.0.engine,
+                GenerateJob {
+                    id,
+                    spec,
+                    tokens: sender,
+                    place: Some(place),
+                    submitted: Instant::now(),
+                },
+            )
+        })?;
+        Ok(TokenStream {
+            tokens,
+            ticket,
+            ended: false,
+        })
+    }
+
+    /// Encodes inputs, each in one step; answers with one vector per input, in order. If
+    /// dropped before ready, inputs that have not run leave the queue.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); one failing input fails the call.
+    pub async fn encode(&self, inputs: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Failure> {
+        check_encode(&inputs, &self.0.spec)?;
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let place = self.take_place()?;
+        let (sender, answer) = oneshot::channel();
+        let mut ticket = self.submit(|id| {
+            Command::Encode(
+                self.0.engine,
+                EncodeJob {
+                    id,
+                    inputs,
+                    answer: sender,
+                    place: Some(place),
+                },
+            )
+        })?;
+        let answer = answer.await;
+        ticket.used = true;
+        answer.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// The runner's shapes.
+    pub fn spec(&self) -> RunnerSpec {
+        self.0.spec
+    }
+
+    /// How busy the engine is.
+    pub fn load(&self) -> Load {
+        let queued = self.0.max_waiting - self.0.places.available_permits();
+        Load {
+            running: self.0.published.running.load(Ordering::Relaxed),
+            waiting: queued + self.0.published.preempted.load(Ordering::Relaxed),
+        }
+    }
+
+    fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        if let Some(failure) = self.0.heartbeat.failure() {
+            return Err(failure);
+        }
+        Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
+            let waiting = self.0.max_waiting;
+            let pace = self.0.published.pace.load(Ordering::Relaxed);
+            Error::QueueFull {
+                name: self.0.name.clone(),
+                waiting,
+                after: retry_after(waiting, pace),
+            }
+            .into()
+        })
+    }
+
+    fn submit(&self, command: impl FnOnce(SequenceId) -> Command) -> Result<Ticket, Failure> {
+        let sequence = SequenceId(self.0.next_sequence.fetch_add(1, Ordering::Relaxed));
+        self.0
+            .commands
+            .send(command(sequence))
+            .map_err(|_| self.0.heartbeat.silence())?;
+        Ok(Ticket {
+            handle: self.clone(),
+            sequence,
+            used: false,
+        })
+    }
+
+    /// Why an answer will never come.
+    fn gone(&self) -> Failure {
+        let removed = || {
+            Error::Removed {
+                name: self.0.name.clone(),
+            }
+            .into()
+        };
+        self.0.heartbeat.failure().unwrap_or_else(removed)
+    }
+}
+
+/// The time until the queue has run, as far as the measured pace tells.
+fn retry_after(waiting: usize, pace_microseconds: u64) -> Duration {
+    // Below a second clients only hammer; above a minute they had better look elsewhere.
+    let bounds = (Duration::from_secs(1), Duration::from_secs(60));
+    let waiting = u64::try_from(waiting).unwrap_or(u64::MAX);
+    Duration::from_micros(pace_microseconds.saturating_mul(waiting)).clamp(bounds.0, bounds.1)
+}
+
+/// A submission's claim on its engine; dropped unused, it takes the submission back.
+struct Ticket {
+    handle: EngineHandle,
+    sequence: SequenceId,
+    used: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.used {
+            // A lane that has ended has nothing to abort.
+            let _ = self
+                .handle
+                .0
+                .commands
+                .send(Command::Abort(self.handle.0.engine, self.sequence));
+        }
+    }
+}
+
+/// The tokens of one sequence as they are sampled: some tokens, the last of them with its
+/// finish reason; or an error as the last item. Never just an end.
+///
+/// Dropping it aborts the sequence and frees its KV blocks before the next step.
+pub struct TokenStream {
+    tokens: mpsc::Receiver<TokenResult>,
+    ticket: Ticket,
+    ended: bool,
+}
+
+impl Stream for TokenStream {
+    type Item = TokenResult;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TokenResult>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let item = ready!(self.tokens.poll_recv(context))
+            .unwrap_or_else(|| Err(self.ticket.handle.gone()));
+        if item.as_ref().map_or(true, |token| token.finish.is_some()) {
+            self.ended = true;
+            self.ticket.used = true;
+        }
+        Poll::Ready(Some(item))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_follows_queue_and_pace_within_bounds() {
+        assert_eq!(retry_after(10, 500_000), Duration::from_secs(5));
+        assert_eq!(retry_after(10, 0), Duration::from_secs(1));
+        assert_eq!(retry_after(1_000, 10_000_000), Duration::from_secs(60));
+    }
+}

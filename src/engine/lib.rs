@@ -1,0 +1,24 @@
+#![doc = include_str!("DESIGN.md")]
+
+mod check;
+mod core;
+mod error;
+mod fair;
+mod handle;
+mod heartbeat;
+mod kv;
+mod lane;
+mod metrics;
+mod plan;
+mod request;
+mod sampler;
+mod scheduler;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use handle::{EngineConfig, EngineHandle, Load, TokenStream};
+pub use heartbeat::LaneHealth;
+pub use lane::{Lane, LaneConfig, Placed};
+pub use metrics::describe as describe_metrics;
+pub use plan::{BlockId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
+pub use request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};

@@ -1,0 +1,103 @@
+//! What one step computes: plain data between the scheduler and a runner.
+
+use roundhouse_types::{ErrorKind, Failure};
+
+/// Index of one KV block in a runner's pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// One forward over the packed rows of all sequences, whatever their lengths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepPlan {
+    /// The rows; their order is the order of the outputs.
+    pub rows: Vec<Row>,
+}
+
+impl StepPlan {
+    /// Tokens in all rows together.
+    pub fn tokens(&self) -> usize {
+        self.rows.iter().map(|row| row.tokens.len()).sum()
+    }
+}
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The tokens to compute: a prompt, a chunk of one, or the last sampled token.
+    pub tokens: Vec<u32>,
+    /// The position of the first of them in its sequence.
+    pub position: usize,
+    /// The sequence's KV blocks from position 0 on, enough for `position + tokens.len()`.
+    /// Empty for runners without KV.
+    pub blocks: Vec<BlockId>,
+    /// Whether the row's last token wants an output vector. Not so in a prompt's earlier chunks.
+    pub output: bool,
+}
+
+/// What a step computed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepOutput {
+    /// For each row with `output`, in order: logits over the vocabulary, an embedding or
+    /// class logits, `RunnerSpec::output_width` numbers each.
+    pub rows: Vec<Vec<f32>>,
+}
+
+/// The shapes a runner was loaded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunnerSpec {
+    /// Numbers per output vector.
+    pub output_width: usize,
+    /// The longest sequence, in tokens, prompt and completion together.
+    pub context: usize,
+    /// The most tokens one step may carry; its workspace is charged for that many.
+    pub step_tokens: usize,
+    /// The KV pool, or `None` for encoders, whose rows are computed in one step.
+    pub kv: Option<KvSpec>,
+}
+
+/// A runner's KV pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvSpec {
+    /// Positions per block.
+    pub block_tokens: usize,
+    /// Blocks in the pool.
+    pub blocks: usize,
+}
+
+/// The device side of an engine: computes steps, owns weights and the KV pool.
+///
+/// It lives on its device's lane and is called by that thread alone. Blocks are
+/// addressed, never allocated, by it: which sequence owns which is the scheduler's matter.
+pub trait ModelRunner: Send {
+    /// The shapes it was loaded with; constant.
+    fn spec(&self) -> RunnerSpec;
+
+    /// Computes one step. KV of the rows' tokens is written to their blocks.
+    ///
+    /// # Errors
+    /// [`RunnerError::Input`] refuses a plan that breaks the contract (a token outside the
+    /// vocabulary) and leaves the runner usable; [`RunnerError::Device`] says the device can
+    /// no longer be trusted.
+    fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError>;
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RunnerError {
+    /// The plan was wrong; nothing else is.
+    #[error("step refused: {0}")]
+    Input(String),
+    /// The device failed.
+    #[error("device failed: {0}")]
+    Device(String),
+}
+
+impl From<RunnerError> for Failure {
+    fn from(error: RunnerError) -> Self {
+        let kind = match error {
+            RunnerError::Input(_) => ErrorKind::InvalidInput,
+            RunnerError::Device(_) => ErrorKind::ModelFailed,
+        };
+        Self::from_error(kind, &error)
+    }
+}

@@ -1,0 +1,80 @@
+//! What callers ask of an engine and what they get back.
+
+use roundhouse_types::Failure;
+
+/// How to choose the next token. The field's usual parameters, each off at the value named.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// 0 means greedy.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probabilities reach this; 1 is off.
+    pub top_p: f32,
+    /// Keep this many likeliest tokens; 0 is off.
+    pub top_k: usize,
+    /// Keep tokens at least this fraction as likely as the likeliest; 0 is off.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen (prompt included); 1 is off.
+    pub repetition_penalty: f32,
+    /// Taken off the logits of tokens generated before; 0 is off.
+    pub presence_penalty: f32,
+    /// Taken off the logits of generated tokens, per occurrence; 0 is off.
+    pub frequency_penalty: f32,
+    /// With the position, decides every random choice.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The likeliest token, always.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        seed: 0,
+    };
+}
+
+/// One sequence to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateSpec {
+    /// The prompt, at least one token, shorter than the runner's context.
+    pub prompt: Vec<u32>,
+    /// Stop after this many new tokens. The context ends it earlier.
+    pub max_tokens: usize,
+    /// End-of-sequence and stop tokens are not sampled before this many new tokens.
+    pub min_tokens: usize,
+    /// Tokens that end the sequence. They are reported, with the finish reason.
+    pub stop_tokens: Vec<u32>,
+    /// How to choose.
+    pub sampling: Sampling,
+    /// How many alternatives to report with each token.
+    pub top_logprobs: usize,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token was sampled.
+    StopToken,
+    /// `max_tokens` or the context was reached.
+    Length,
+}
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenOut {
+    /// Its id.
+    pub id: u32,
+    /// Its log-probability under the model's distribution at temperature 1, before any filter.
+    pub logprob: f32,
+    /// The likeliest alternatives with theirs, likeliest first.
+    pub top: Vec<(u32, f32)>,
+    /// Set on the last token.
+    pub finish: Option<FinishReason>,
+}
+
+/// What a stream of tokens yields.
+pub type TokenResult = Result<TokenOut, Failure>;

@@ -1,0 +1,259 @@
+//! From a row of logits to a token.
+//!
+//! The order is Hugging Face's: repetition, then frequency and presence penalties, the
+//! `min_tokens` mask, then temperature, `top_k`, `top_p`, `min_p`, each over what the one
+//! before left. Ties go to the lower id.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use crate::error::Error;
+use crate::request::{GenerateSpec, Sampling};
+
+/// What one sequence's sampling needs to remember. What it chooses depends on the logits,
+/// the tokens before and (seed, position), so a recomputed sequence goes on as it would have.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    sampling: Sampling,
+    min_tokens: usize,
+    stop_tokens: Vec<u32>,
+    top_logprobs: usize,
+    /// Prompt and generated tokens; kept only where a repetition penalty needs them.
+    seen: HashSet<u32>,
+    /// Occurrences of generated tokens; kept only where a penalty needs them.
+    occurrences: HashMap<u32, u32>,
+    generated: usize,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) id: u32,
+    /// Under the model's own distribution, before penalties and filters.
+    pub(crate) logprob: f32,
+    pub(crate) top: Vec<(u32, f32)>,
+    /// Whether it is one of the sequence's stop tokens.
+    pub(crate) stop: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id: u32,
+    score: f32,
+}
+
+impl Sampler {
+    /// The sampler of a new sequence.
+    pub(crate) fn new(spec: &GenerateSpec) -> Self {
+        let repetition = spec.sampling.repetition_penalty != 1.0;
+        Self {
+            sampling: spec.sampling,
+            min_tokens: spec.min_tokens,
+            stop_tokens: spec.stop_tokens.clone(),
+            top_logprobs: spec.top_logprobs,
+            seen: spec.prompt.iter().copied().filter(|_| repetition).collect(),
+            occurrences: HashMap::new(),
+            generated: 0,
+        }
+    }
+
+    /// Chooses the token at `position` of the sequence and remembers it.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for logits that are not numbers, [`Error::NothingToChoose`] where
+    /// the mask leaves nothing; the sampler is as before.
+    pub(crate) fn sample(&mut self, logits: &[f32], position: usize) -> Result<Choice, Error> {
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(Error::NotFinite { position });
+        }
+        let mut scores = logits.to_vec();
+        self.penalise(&mut scores);
+        self.mask(&mut scores);
+        let chosen = if self.sampling.temperature == 0.0 {
+            likeliest(&scores)
+        } else {
+            draw(&scores, &self.sampling, position)
+        };
+        let id = chosen.ok_or(Error::NothingToChoose { position })?;
+        let normaliser = log_sum_exp(logits);
+        let choice = Choice {
+            id,
+            logprob: logprob(logits[id as usize], normaliser),
+            top: alternatives(logits, self.top_logprobs, normaliser),
+            stop: self.stop_tokens.contains(&id),
+        };
+        self.remember(id);
+        Ok(choice)
+    }
+
+    fn remember(&mut self, id: u32) {
+        self.generated += 1;
+        if self.sampling.repetition_penalty != 1.0 {
+            self.seen.insert(id);
+        }
+        if self.sampling.presence_penalty != 0.0 || self.sampling.frequency_penalty != 0.0 {
+            *self.occurrences.entry(id).or_default() += 1;
+        }
+    }
+
+    fn penalise(&self, scores: &mut [f32]) {
+        let penalty = self.sampling.repetition_penalty;
+        for id in &self.seen {
+            // A prompt may hold tokens the head does not produce.
+            if let Some(score) = scores.get_mut(*id as usize) {
+                let penalised = if *score < 0.0 {
+                    *score * penalty
+                } else {
+                    *score / penalty
+                };
+                *score = penalised.clamp(f32::MIN, f32::MAX);
+            }
+        }
+        for (id, count) in &self.occurrences {
+            let score = &mut scores[*id as usize];
+            #[expect(clippy::cast_precision_loss, reason = "counts stay below the context")]
+            let frequency = self.sampling.frequency_penalty * *count as f32;
+            let penalised = *score - frequency - self.sampling.presence_penalty;
+            *score = penalised.clamp(f32::MIN, f32::MAX);
+        }
+    }
+
+    fn mask(&self, scores: &mut [f32]) {
+        if self.generated >= self.min_tokens {
+            return;
+        }
+        for id in &self.stop_tokens {
+            if let Some(score) = scores.get_mut(*id as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// Likelier first; equal ones by id.
+fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then(a.id.cmp(&b.id))
+}
+
+fn candidates(scores: &[f32]) -> Vec<Candidate> {
+    (0..)
+        .zip(scores)
+        .filter(|(_, score)| **score > f32::NEG_INFINITY)
+        .map(|(id, score)| Candidate { id, score: *score })
+        .collect()
+}
+
+fn likeliest(scores: &[f32]) -> Option<u32> {
+    let mut best: Option<Candidate> = None;
+    for (id, score) in (0..).zip(scores) {
+        if *score > best.map_or(f32::NEG_INFINITY, |best| best.score) {
+            best = Some(Candidate { id, score: *score });
+        }
+    }
+    best.map(|best| best.id)
+}
+
+fn draw(scores: &[f32], sampling: &Sampling, position: usize) -> Option<u32> {
+    let mut left = candidates(scores);
+    let best = left.iter().map(|c| c.score).max_by(f32::total_cmp)?;
+    let temperature = f64::from(sampling.temperature);
+    // Relative to the likeliest, so that no temperature overflows.
+    let weight = |c: &Candidate| ((f64::from(c.score) - f64::from(best)) / temperature).exp();
+    if sampling.top_k > 0 && sampling.top_k < left.len() {
+        left.select_nth_unstable_by(sampling.top_k - 1, likelier);
+        left.truncate(sampling.top_k);
+        left.sort_unstable_by(likelier);
+    }
+    if sampling.top_p < 1.0 {
+        keep_nucleus(&mut left, f64::from(sampling.top_p), weight);
+    }
+    if sampling.min_p > 0.0 {
+        // The likeliest weighs 1.
+        left.retain(|c| weight(c) >= f64::from(sampling.min_p));
+    }
+    let total: f64 = left.iter().map(weight).sum();
+    let mut rest = uniform(sampling.seed, position) * total;
+    for candidate in &left {
+        rest -= weight(candidate);
+        if rest < 0.0 {
+            return Some(candidate.id);
+        }
+    }
+    // Rounding may leave a sliver past the last one.
+    left.iter().rev().find(|c| weight(c) > 0.0).map(|c| c.id)
+}
+
+/// Keeps the fewest likeliest candidates whose share of the weight reaches `top_p`.
+fn keep_nucleus(left: &mut Vec<Candidate>, top_p: f64, weight: impl Fn(&Candidate) -> f64) {
+    // A nucleus is small as a rule: sorting a whole vocabulary would cost more than the rest.
+    const FIRST_LOOK: usize = 256;
+    let wanted = top_p * left.iter().map(&weight).sum::<f64>();
+    let mut look = FIRST_LOOK;
+    loop {
+        let prefix = look.min(left.len());
+        if prefix < left.len() {
+            left.select_nth_unstable_by(prefix - 1, likelier);
+        }
+        left[..prefix].sort_unstable_by(likelier);
+        let mut reached = 0.0;
+        for (index, candidate) in left[..prefix].iter().enumerate() {
+            reached += weight(candidate);
+            if reached >= wanted {
+                left.truncate(index + 1);
+                return;
+            }
+        }
+        if prefix == left.len() {
+            return;
+        }
+        look = look.saturating_mul(8);
+    }
+}
+
+/// A number in [0, 1) that depends on seed and position alone.
+fn uniform(seed: u64, position: usize) -> f64 {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(position as u64);
+    // The 53 bits that a double holds.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
+    let numerator = (random.next_u64() >> 11) as f64;
+    numerator / (1_u64 << 53) as f64
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| (f64::from(*logit) - f64::from(best)).exp())
+        .sum();
+    f64::from(best) + sum.ln()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "reported in single precision"
+)]
+fn logprob(logit: f32, normaliser: f64) -> f32 {
+    (f64::from(logit) - normaliser) as f32
+}
+
+fn alternatives(logits: &[f32], count: usize, normaliser: f64) -> Vec<(u32, f32)> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let mut all = candidates(logits);
+    if count < all.len() {
+        all.select_nth_unstable_by(count - 1, likelier);
+        all.truncate(count);
+    }
+    all.sort_unstable_by(likelier);
+    all.iter()
+        .map(|c| (c.id, logprob(c.score, normaliser)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

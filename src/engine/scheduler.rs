@@ -1,0 +1,243 @@
+//! Which tokens of which sequences run in the next step. Pure: no clock, no channel.
+
+use std::collections::VecDeque;
+
+use crate::kv::BlockPool;
+use crate::plan::{BlockId, KvSpec, Row, StepPlan};
+
+/// Names one sequence (or one encoder call) of an engine; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SequenceId(pub(crate) u64);
+
+/// What bounds the scheduler.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) kv: KvSpec,
+    /// Tokens in one step.
+    pub(crate) step_tokens: usize,
+    /// Sequences that hold blocks.
+    pub(crate) running: usize,
+}
+
+/// The sequences of one generative engine. First come, first served.
+///
+/// 1. A block belongs to one sequence or to nobody.
+/// 2. A step carries at most `step_tokens` tokens and one row per sequence.
+/// 3. Every running sequence came before every waiting one.
+/// 4. While there is a sequence, a plan has a row: nobody waits on an idle device.
+/// 5. A row's blocks cover its tokens.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    limits: Limits,
+    pool: BlockPool,
+    /// By age, the oldest first. At most `limits.running`, hence at most `step_tokens`, so
+    /// that each of them can decode in every step.
+    running: Vec<Sequence>,
+    waiting: VecDeque<Sequence>,
+    arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    id: SequenceId,
+    arrival: u64,
+    /// Prompt and generated tokens.
+    tokens: Vec<u32>,
+    /// How many of them have their KV in `blocks`.
+    computed: usize,
+    blocks: Vec<BlockId>,
+}
+
+/// One step and what making it changed.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) plan: StepPlan,
+    /// Whose the plan's rows are, in their order.
+    pub(crate) owners: Vec<SequenceId>,
+    /// Who left the waiting queue, some for the second time.
+    pub(crate) admitted: Vec<SequenceId>,
+    /// How many went back to it.
+    pub(crate) preempted: usize,
+    /// Tokens of rows that compute the last sampled token alone.
+    pub(crate) decoded: usize,
+}
+
+impl Sequence {
+    fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+}
+
+impl Scheduler {
+    /// A scheduler over a whole free pool.
+    pub(crate) fn new(limits: Limits) -> Self {
+        let running = limits.running.min(limits.step_tokens);
+        Self {
+            limits: Limits { running, ..limits },
+            pool: BlockPool::new(limits.kv),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            arrivals: 0,
+        }
+    }
+
+    /// Queues a sequence. It and one token more must fit the pool, at every length it will
+    /// reach: the caller ends it before.
+    pub(crate) fn submit(&mut self, id: SequenceId, prompt: Vec<u32>) {
+        debug_assert!(
+            !prompt.is_empty() && self.pool.needed(prompt.len() + 1) <= self.limits.kv.blocks
+        );
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        let sequence = Sequence {
+            id,
+            arrival,
+            tokens: prompt,
+            computed: 0,
+            blocks: Vec::new(),
+        };
+        self.waiting.push_back(sequence);
+    }
+
+    /// Takes a sequence out and its blocks back; false if there is none.
+    pub(crate) fn remove(&mut self, id: SequenceId) -> bool {
+        if let Some(index) = self.running.iter().position(|s| s.id == id) {
+            let mut sequence = self.running.remove(index);
+            self.pool.release(&mut sequence.blocks);
+            return true;
+        }
+        let before = self.waiting.len();
+        self.waiting.retain(|s| s.id != id);
+        self.waiting.len() < before
+    }
+
+    /// The KV of the next `tokens` tokens of a running sequence has been written.
+    pub(crate) fn computed(&mut self, id: SequenceId, tokens: usize) {
+        if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+            sequence.computed += tokens;
+            debug_assert!(sequence.computed <= sequence.tokens.len());
+        }
+    }
+
+    /// Appends a sampled token to a running sequence.
+    pub(crate) fn append(&mut self, id: SequenceId, token: u32) {
+        if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+            debug_assert_eq!(sequence.remaining(), 0, "sampled before all was computed");
+            sequence.tokens.push(token);
+        }
+    }
+
+    /// Sequences that hold blocks.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Blocks in use.
+    pub(crate) fn blocks(&self) -> usize {
+        self.pool.used()
+    }
+
+    /// Plans the next step: who decodes, then who prefills, then who is let in.
+    pub(crate) fn plan(&mut self) -> Step {
+        let mut step = Step::default();
+        self.plan_decodes(&mut step);
+        for sequence in self.running.iter().filter(|s| s.remaining() > 1) {
+            add_chunk(&mut step, sequence, &self.pool, self.limits.step_tokens);
+        }
+        // Blocks that a preemption freed belong to those who grow, not to the next in line.
+        if step.preempted == 0 {
+            self.admit(&mut step);
+        }
+        self.check(&step);
+        step
+    }
+
+    /// One row for each sequence that has one token to compute. It is here that blocks run
+    /// out; then the youngest gives way, which may be the one that asks.
+    fn plan_decodes(&mut self, step: &mut Step) {
+        let mut index = 0;
+        while index < self.running.len() {
+            let sequence = &mut self.running[index];
+            if sequence.remaining() != 1 {
+                index += 1;
+                continue;
+            }
+            let wanted = sequence.tokens.len();
+            if self.pool.extend(&mut sequence.blocks, wanted) {
+                add_chunk(step, sequence, &self.pool, self.limits.step_tokens);
+                step.decoded += 1;
+                index += 1;
+            } else {
+                self.preempt_youngest(step);
+            }
+        }
+    }
+
+    /// Sends the youngest running sequence back, to be computed again from its tokens. No
+    /// row of it is planned yet: rows are planned from the oldest on.
+    fn preempt_youngest(&mut self, step: &mut Step) {
+        let mut sequence = self.running.pop().expect("called while one is running");
+        debug_assert!(!step.owners.contains(&sequence.id));
+        self.pool.release(&mut sequence.blocks);
+        sequence.computed = 0;
+        self.waiting.push_front(sequence);
+        step.preempted += 1;
+    }
+
+    /// Lets sequences in, in order, while tokens, places and blocks last. The blocks of all
+    /// its tokens and one more are taken at once, so that two half-read prompts cannot
+    /// starve each other.
+    fn admit(&mut self, step: &mut Step) {
+        while step.plan.tokens() < self.limits.step_tokens
+            && self.running.len() < self.limits.running
+        {
+            let Some(sequence) = self.waiting.front_mut() else {
+                return;
+            };
+            let wanted = sequence.tokens.len() + 1;
+            if !self.pool.extend(&mut sequence.blocks, wanted) {
+                return;
+            }
+            let sequence = self.waiting.pop_front().expect("it is at the front");
+            add_chunk(step, &sequence, &self.pool, self.limits.step_tokens);
+            step.admitted.push(sequence.id);
+            self.running.push(sequence);
+        }
+    }
+
+    fn check(&self, step: &Step) {
+        debug_assert!(step.plan.tokens() <= self.limits.step_tokens, "2");
+        debug_assert!(
+            self.running
+                .iter()
+                .map(|s| s.arrival)
+                .chain(self.waiting.iter().map(|s| s.arrival))
+                .is_sorted(),
+            "3"
+        );
+        debug_assert!(
+            !step.plan.rows.is_empty() || self.running.len() + self.waiting.len() == 0,
+            "4"
+        );
+    }
+}
+
+/// Adds as much of a sequence as the step has room for.
+fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, step_tokens: usize) {
+    let room = step_tokens - step.plan.tokens();
+    let chunk = sequence.remaining().min(room);
+    if chunk == 0 {
+        return;
+    }
+    let end = sequence.computed + chunk;
+    step.plan.rows.push(Row {
+        tokens: sequence.tokens[sequence.computed..end].to_vec(),
+        position: sequence.computed,
+        blocks: sequence.blocks[..pool.needed(end)].to_vec(),
+        output: end == sequence.tokens.len(),
+    });
+    step.owners.push(sequence.id);
+}
+
+#[cfg(test)]
+mod tests;

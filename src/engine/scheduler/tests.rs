@@ -1,0 +1,193 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn scheduler(blocks: usize, block_tokens: usize, step_tokens: usize, running: usize) -> Scheduler {
+    Scheduler::new(Limits {
+        kv: KvSpec {
+            block_tokens,
+            blocks,
+        },
+        step_tokens,
+        running,
+    })
+}
+
+fn prompt(length: usize) -> Vec<u32> {
+    (0..length)
+        .map(|token| u32::try_from(token).unwrap())
+        .collect()
+}
+
+/// Plans a step and plays the device and the sampler for it.
+fn run(scheduler: &mut Scheduler) -> Step {
+    let step = scheduler.plan();
+    for (id, row) in step.owners.iter().zip(&step.plan.rows) {
+        scheduler.computed(*id, row.tokens.len());
+        if row.output {
+            scheduler.append(*id, 7);
+        }
+    }
+    step
+}
+
+fn shape(step: &Step) -> Vec<(u64, usize, usize, bool)> {
+    let rows = step.owners.iter().zip(&step.plan.rows);
+    rows.map(|(id, row)| (id.0, row.position, row.tokens.len(), row.output))
+        .collect()
+}
+
+#[test]
+fn a_long_prompt_is_read_in_chunks_beside_decodes() {
+    let mut scheduler = scheduler(100, 4, 8, 8);
+    scheduler.submit(SequenceId(1), prompt(3));
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 0, 3, true)]);
+    scheduler.submit(SequenceId(2), prompt(12));
+    assert_eq!(
+        shape(&run(&mut scheduler)),
+        [(1, 3, 1, true), (2, 0, 7, false)]
+    );
+    assert_eq!(
+        shape(&run(&mut scheduler)),
+        [(1, 4, 1, true), (2, 7, 5, true)]
+    );
+    assert_eq!(
+        shape(&run(&mut scheduler)),
+        [(1, 5, 1, true), (2, 12, 1, true)]
+    );
+}
+
+#[test]
+fn a_sequence_is_let_in_only_with_blocks_for_its_prompt_and_one_token() {
+    let mut scheduler = scheduler(3, 4, 100, 8);
+    scheduler.submit(SequenceId(1), prompt(4));
+    scheduler.submit(SequenceId(2), prompt(4));
+    // Five positions need two blocks; one is left for the second.
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 0, 4, true)]);
+    scheduler.remove(SequenceId(1));
+    assert_eq!(shape(&run(&mut scheduler)), [(2, 0, 4, true)]);
+}
+
+#[test]
+fn the_youngest_gives_way_when_blocks_run_out_and_is_computed_again() {
+    let mut scheduler = scheduler(4, 2, 100, 8);
+    for id in [1, 2] {
+        scheduler.submit(SequenceId(id), prompt(3));
+    }
+    assert_eq!(
+        shape(&run(&mut scheduler)),
+        [(1, 0, 3, true), (2, 0, 3, true)]
+    );
+    assert_eq!(
+        shape(&run(&mut scheduler)),
+        [(1, 3, 1, true), (2, 3, 1, true)]
+    );
+    let step = run(&mut scheduler);
+    assert_eq!((shape(&step), step.preempted), (vec![(1, 4, 1, true)], 1));
+    scheduler.remove(SequenceId(1));
+    let step = run(&mut scheduler);
+    assert_eq!(shape(&step), [(2, 0, 5, true)]);
+    assert_eq!(step.plan.rows[0].tokens, [0, 1, 2, 7, 7]);
+}
+
+#[test]
+fn nobody_overtakes_a_sequence_that_waits_for_blocks() {
+    let mut scheduler = scheduler(4, 2, 100, 8);
+    for (id, length) in [(1, 5), (2, 4), (3, 1)] {
+        scheduler.submit(SequenceId(id), prompt(length));
+    }
+    // One block is left, which would do for the third.
+    assert_eq!(run(&mut scheduler).owners, [SequenceId(1)]);
+    scheduler.remove(SequenceId(1));
+    assert_eq!(run(&mut scheduler).owners, [SequenceId(2), SequenceId(3)]);
+}
+
+#[test]
+fn no_more_run_than_a_step_has_tokens() {
+    let mut scheduler = scheduler(100, 2, 3, 50);
+    for id in 0..5 {
+        scheduler.submit(SequenceId(id), prompt(1));
+    }
+    for _ in 0..3 {
+        let step = run(&mut scheduler);
+        assert_eq!(step.owners, [SequenceId(0), SequenceId(1), SequenceId(2)]);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Submit(usize),
+    Remove(usize),
+    Step,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        2 => (1..12_usize).prop_map(Act::Submit),
+        1 => (0..64_usize).prop_map(Act::Remove),
+        5 => Just(Act::Step),
+    ]
+}
+
+proptest! {
+    /// Invariants 1 to 5, and that a plan carries what it should of each sequence.
+    #[test]
+    fn the_numbered_invariants_hold(
+        acts in prop::collection::vec(act(), 1..80),
+        blocks in 3..14_usize,
+        block_tokens in 1..5_usize,
+        step_tokens in 1..12_usize,
+        running in 1..6_usize,
+    ) {
+        let mut scheduler = scheduler(blocks, block_tokens, step_tokens, running);
+        let longest = blocks * block_tokens;
+        let mut live: Vec<SequenceId> = Vec::new();
+        let mut ids = 0;
+        for act in acts {
+            match act {
+                Act::Submit(length) if length < longest => {
+                    live.push(SequenceId(ids));
+                    scheduler.submit(SequenceId(ids), prompt(length));
+                    ids += 1;
+                }
+                Act::Submit(_) => {}
+                Act::Remove(index) if !live.is_empty() => {
+                    let id = live.remove(index % live.len());
+                    prop_assert!(scheduler.remove(id));
+                    prop_assert!(!scheduler.remove(id));
+                }
+                Act::Remove(_) => {}
+                Act::Step => {
+                    let step = run(&mut scheduler);
+                    let owners: HashSet<_> = step.owners.iter().collect();
+                    prop_assert_eq!(owners.len(), step.plan.rows.len(), "2");
+                    prop_assert!(step.plan.tokens() <= step_tokens, "2");
+                    prop_assert!(!step.plan.rows.is_empty() || live.is_empty(), "4");
+                    for row in &step.plan.rows {
+                        let end = row.position + row.tokens.len();
+                        prop_assert_eq!(row.blocks.len(), end.div_ceil(block_tokens), "5");
+                    }
+                    // As an engine does, ends what has reached the longest length.
+                    let full: Vec<_> =
+                        scheduler.running.iter().filter(|s| s.tokens.len() >= longest).map(|s| s.id).collect();
+                    for id in full {
+                        scheduler.remove(id);
+                        live.retain(|other| *other != id);
+                    }
+                }
+            }
+            let held: Vec<_> = scheduler.running.iter().chain(&scheduler.waiting).flat_map(|s| &s.blocks).collect();
+            prop_assert_eq!(held.len(), held.iter().collect::<HashSet<_>>().len(), "1");
+            prop_assert_eq!(held.len(), scheduler.blocks(), "1");
+            let arrivals = scheduler.running.iter().chain(&scheduler.waiting).map(|s| s.arrival);
+            prop_assert!(arrivals.is_sorted(), "3");
+            prop_assert!(scheduler.running.len() <= running);
+        }
+        for id in live {
+            scheduler.remove(id);
+        }
+        prop_assert_eq!(scheduler.blocks(), 0);
+    }
+}

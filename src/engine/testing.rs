@@ -1,0 +1,287 @@
+//! A scripted runner for tests, here and in the crates above.
+//!
+//! [`EchoRunner`] has no weights: what it computes is a function of a sequence's tokens,
+//! which it reads back from the KV slots it wrote them to. So a block that is shared, lost
+//! or read too early changes the answer or fails the step, and batched, chunked and
+//! preempted runs must agree with [`echo_logits`] to the bit.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
+
+use crate::plan::{ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
+
+/// The logits that follow `tokens`: spread over [-4, 4), different for every sequence.
+pub fn echo_logits(tokens: &[u32], width: usize) -> Vec<f32> {
+    let sequence = tokens.iter().fold(tokens.len() as u64, |hash, token| {
+        mix(hash ^ u64::from(*token))
+    });
+    (0..width as u64)
+        .map(|id| {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "24 bits are exact in single precision"
+            )]
+            let fraction = (mix(sequence ^ (id << 32)) >> 40) as f32 / (1_u32 << 24) as f32;
+            fraction * 8.0 - 4.0
+        })
+        .collect()
+}
+
+/// The tokens that follow `prompt` when the likeliest is chosen each time.
+pub fn echo_tokens(prompt: &[u32], count: usize, width: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..count {
+        let logits = echo_logits(&tokens, width);
+        let mut best = 0;
+        for (id, logit) in logits.iter().enumerate() {
+            if *logit > logits[best] {
+                best = id;
+            }
+        }
+        tokens.push(u32::try_from(best).expect("a test's vocabulary is small"));
+    }
+    tokens.split_off(prompt.len())
+}
+
+/// Splitmix64's finaliser: every bit of the input moves every bit of the output.
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// What an [`EchoRunner`] has seen. It outlives the runner, which holds the only other
+/// reference: a strong count of 1 means that the runner is gone.
+#[derive(Debug, Default)]
+pub struct EchoLog {
+    forwards: AtomicUsize,
+    most_rows: AtomicUsize,
+    tokens: Mutex<HashSet<u32>>,
+}
+
+impl EchoLog {
+    /// Forwards so far, the warm-up's included.
+    pub fn forwards(&self) -> usize {
+        self.forwards.load(Ordering::SeqCst)
+    }
+
+    /// Rows of the largest step so far.
+    pub fn most_rows(&self) -> usize {
+        self.most_rows.load(Ordering::SeqCst)
+    }
+
+    /// Whether `token` was in any step.
+    pub fn saw(&self, token: u32) -> bool {
+        self.tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&token)
+    }
+}
+
+/// Holds an [`EchoRunner`] inside its forward.
+#[derive(Debug)]
+pub struct Gate {
+    /// Yields once for each forward that is held.
+    pub entered: Receiver<()>,
+    /// Lets one go on per item; dropped, it lets all go on.
+    pub release: Sender<()>,
+}
+
+/// What to do about a step that carries a certain token.
+#[derive(Debug)]
+enum Reaction {
+    Refuse,
+    FailDevice,
+    Panic,
+    Garble,
+    Hold {
+        entered: Sender<()>,
+        release: Receiver<()>,
+    },
+}
+
+/// A runner whose output depends on the tokens alone; see the module's documentation.
+#[derive(Debug)]
+pub struct EchoRunner {
+    spec: RunnerSpec,
+    /// Position and token by slot; `None` was never written.
+    slots: Vec<Option<(usize, u32)>>,
+    reactions: Vec<(u32, Reaction)>,
+    log: Arc<EchoLog>,
+}
+
+impl EchoRunner {
+    /// A runner of these shapes; an encoder where `spec.kv` is `None`.
+    pub fn new(spec: RunnerSpec) -> Self {
+        let slots = spec.kv.map_or(0, |kv| kv.blocks * kv.block_tokens);
+        Self {
+            spec,
+            slots: vec![None; slots],
+            reactions: Vec::new(),
+            log: Arc::default(),
+        }
+    }
+
+    /// Its log, to keep.
+    pub fn log(&self) -> Arc<EchoLog> {
+        Arc::clone(&self.log)
+    }
+
+    /// Refuses steps that carry `token`.
+    #[must_use]
+    pub fn refusing(self, token: u32) -> Self {
+        self.reacting(token, Reaction::Refuse)
+    }
+
+    /// Reports a device failure at `token`.
+    #[must_use]
+    pub fn failing(self, token: u32) -> Self {
+        self.reacting(token, Reaction::FailDevice)
+    }
+
+    /// Panics at `token`.
+    #[must_use]
+    pub fn panicking(self, token: u32) -> Self {
+        self.reacting(token, Reaction::Panic)
+    }
+
+    /// Puts a NaN in the output of rows that carry `token`.
+    #[must_use]
+    pub fn garbling(self, token: u32) -> Self {
+        self.reacting(token, Reaction::Garble)
+    }
+
+    /// Holds steps that carry `token` at the gate.
+    #[must_use]
+    pub fn held_at(self, token: u32) -> (Self, Gate) {
+        let (entered_sender, entered) = channel();
+        let (release, release_receiver) = channel();
+        let hold = Reaction::Hold {
+            entered: entered_sender,
+            release: release_receiver,
+        };
+        (self.reacting(token, hold), Gate { entered, release })
+    }
+
+    fn reacting(mut self, token: u32, reaction: Reaction) -> Self {
+        self.reactions.push((token, reaction));
+        self
+    }
+
+    /// Acts on the script.
+    fn react(&self, plan: &StepPlan) -> Result<(), RunnerError> {
+        for (token, reaction) in &self.reactions {
+            if !plan.rows.iter().any(|row| row.tokens.contains(token)) {
+                continue;
+            }
+            match reaction {
+                Reaction::Refuse => return Err(RunnerError::Input(format!("token {token}"))),
+                Reaction::FailDevice => return Err(RunnerError::Device(format!("token {token}"))),
+                Reaction::Panic => panic!("token {token}"),
+                Reaction::Garble => {}
+                Reaction::Hold { entered, release } => {
+                    // Without anybody at the gate it stands open.
+                    if entered.send(()).is_ok() {
+                        let _ = release.recv();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn garbles(&self, row: &Row) -> bool {
+        self.reactions.iter().any(|(token, reaction)| {
+            matches!(reaction, Reaction::Garble) && row.tokens.contains(token)
+        })
+    }
+
+    /// Fails the device, loudly, for a plan that breaks the scheduler's promises.
+    fn check(&self, plan: &StepPlan) -> Result<(), RunnerError> {
+        let broken = |what: String| Err(RunnerError::Device(format!("plan broken: {what}")));
+        if plan.rows.is_empty() || plan.tokens() > self.spec.step_tokens {
+            return broken(format!(
+                "{} rows, {} tokens",
+                plan.rows.len(),
+                plan.tokens()
+            ));
+        }
+        let mut owned = HashSet::new();
+        for row in &plan.rows {
+            let end = row.position + row.tokens.len();
+            if row.tokens.is_empty() || end > self.spec.context {
+                return broken(format!("a row ends at {end}"));
+            }
+            let Some(kv) = self.spec.kv else { continue };
+            if row.blocks.len() != end.div_ceil(kv.block_tokens) {
+                return broken(format!("{} blocks for {end} positions", row.blocks.len()));
+            }
+            for block in &row.blocks {
+                if block.0 as usize >= kv.blocks || !owned.insert(*block) {
+                    return broken(format!("{block:?} is shared or outside the pool"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a row's tokens to its blocks and reads its whole sequence back.
+    fn sequence(&mut self, row: &Row) -> Result<Vec<u32>, RunnerError> {
+        let Some(kv) = self.spec.kv else {
+            return Ok(row.tokens.clone());
+        };
+        let slot = |position: usize| {
+            let block = row.blocks[position / kv.block_tokens].0 as usize;
+            block * kv.block_tokens + position % kv.block_tokens
+        };
+        for (position, token) in (row.position..).zip(&row.tokens) {
+            self.slots[slot(position)] = Some((position, *token));
+        }
+        (0..row.position + row.tokens.len())
+            .map(|position| match self.slots[slot(position)] {
+                Some((written, token)) if written == position => Ok(token),
+                other => Err(RunnerError::Device(format!(
+                    "position {position} reads {other:?}"
+                ))),
+            })
+            .collect()
+    }
+}
+
+impl ModelRunner for EchoRunner {
+    fn spec(&self) -> RunnerSpec {
+        self.spec
+    }
+
+    fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
+        self.log.forwards.fetch_add(1, Ordering::SeqCst);
+        self.log
+            .most_rows
+            .fetch_max(plan.rows.len(), Ordering::SeqCst);
+        let tokens = plan.rows.iter().flat_map(|row| &row.tokens);
+        self.log
+            .tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(tokens);
+        self.check(plan)?;
+        self.react(plan)?;
+        let mut output = StepOutput::default();
+        for row in &plan.rows {
+            let sequence = self.sequence(row)?;
+            if row.output {
+                let mut logits = echo_logits(&sequence, self.spec.output_width);
+                if self.garbles(row) {
+                    logits[0] = f32::NAN;
+                }
+                output.rows.push(logits);
+            }
+        }
+        Ok(output)
+    }
+}

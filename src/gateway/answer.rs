@@ -1,0 +1,206 @@
+//! From what a client asked to the response it gets, whatever the dialect.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use roundhouse_serving::{GenerationReply, Reply, Request};
+use roundhouse_types::{ErrorKind, Failure, ModelId};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::call::{self, Context};
+use crate::error::Error;
+use crate::openai::chat::ChatAsk;
+use crate::openai::completions::CompletionAsk;
+use crate::openai::embeddings::EmbeddingsAsk;
+use crate::sagemaker::generated::InputsTranscript;
+use crate::sagemaker::inputs::InputsAsk;
+use crate::stream::{self, Bounds, Format, Transcript, Wire};
+
+/// Numbers above this are written as text on a blocking thread.
+const INLINE_NUMBERS: usize = 16 * 1024;
+
+/// A request and how its answer shall look.
+pub(crate) struct Asked {
+    pub(crate) request: Request,
+    pub(crate) ask: Ask,
+}
+
+/// How an answer shall look, by dialect.
+pub(crate) enum Ask {
+    /// LMI, TGI and the Hugging Face toolkit.
+    Inputs(InputsAsk),
+    Chat(ChatAsk),
+    Completion(CompletionAsk),
+    Embeddings(EmbeddingsAsk),
+}
+
+/// How the answer goes out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delivery {
+    /// Whether streams are server-sent events rather than lines of JSON.
+    pub(crate) events: bool,
+    /// Whether the answer is wrapped in AWS event-stream messages.
+    pub(crate) framed: bool,
+    /// From the request's arrival to the last byte.
+    pub(crate) timeout: Duration,
+}
+
+impl Ask {
+    fn streams(&self) -> bool {
+        match self {
+            Self::Inputs(ask) => ask.stream,
+            Self::Chat(ask) => ask.stream,
+            Self::Completion(ask) => ask.stream,
+            Self::Embeddings(_) => false,
+        }
+    }
+
+    fn format(&self, events: bool) -> Format {
+        match self {
+            _ if !events => Format::JsonLines,
+            Self::Inputs(_) => Format::Sse { done: false },
+            Self::Chat(_) | Self::Completion(_) | Self::Embeddings(_) => Format::Sse { done: true },
+        }
+    }
+
+    /// How many prompts a completion's choices belong to: every one counts once.
+    fn choices_per_prompt(&self) -> usize {
+        match self {
+            Self::Chat(ask) => ask.n,
+            Self::Completion(ask) => ask.n,
+            Self::Inputs(_) | Self::Embeddings(_) => 1,
+        }
+    }
+}
+
+/// Invokes the model and writes its answer.
+///
+/// # Errors
+/// Everything that fails before the response's first byte.
+pub(crate) async fn answer(
+    context: &Context,
+    model: ModelId,
+    asked: Asked,
+    delivery: Delivery,
+) -> Result<Response, Error> {
+    let Asked { request, ask } = asked;
+    let config = &context.gateway.config;
+    let (answer, deadline) = call::invoke(context, model, request, delivery.timeout).await?;
+    let mut response = match answer.reply {
+        Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
+        Reply::Embeddings(reply) => {
+            context.notes.prompt(reply.prompt_tokens);
+            if reply
+                .vectors
+                .iter()
+                .flatten()
+                .any(|number| !number.is_finite())
+            {
+                return Err(not_a_number());
+            }
+            let numbers: usize = reply.vectors.iter().map(Vec::len).sum();
+            let write = move || match &ask {
+                Ask::Inputs(ask) => ask.vectors(&reply),
+                Ask::Embeddings(ask) => ask.vectors(&reply),
+                Ask::Chat(_) | Ask::Completion(_) => Err(mismatch()),
+            };
+            let body = if numbers <= INLINE_NUMBERS {
+                write()?
+            } else {
+                tokio::task::spawn_blocking(write).await.map_err(|error| {
+                    Error::internal(format!("writing vectors failed: {error}"))
+                })??
+            };
+            whole(body, delivery)
+        }
+        Reply::Classification(labels) => match ask {
+            Ask::Inputs(ask) => {
+                if labels
+                    .iter()
+                    .flatten()
+                    .any(|label| !label.score.is_finite())
+                {
+                    return Err(not_a_number());
+                }
+                whole(text(&ask.labels(&labels)?), delivery)
+            }
+            Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) => return Err(mismatch()),
+        },
+    };
+    call::served_headers(response.headers_mut(), &answer.served, config);
+    Ok(response)
+}
+
+async fn generation(
+    context: &Context,
+    reply: GenerationReply,
+    ask: Ask,
+    delivery: Delivery,
+    deadline: Instant,
+) -> Result<Response, Error> {
+    let notes = &context.notes;
+    let prompts = reply
+        .prompt_tokens
+        .iter()
+        .step_by(ask.choices_per_prompt().max(1));
+    let prompt_tokens = prompts.sum();
+    notes.prompt(prompt_tokens);
+    if ask.streams() {
+        let wire = Wire {
+            format: ask.format(delivery.events),
+            framed: delivery.framed,
+        };
+        let transcript: Box<dyn Transcript> = match ask {
+            Ask::Inputs(_) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed)),
+            Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens)),
+            Ask::Completion(ask) => {
+                Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))
+            }
+            Ask::Embeddings(_) => return Err(mismatch()),
+        };
+        let keep_alive = context.gateway.config.keep_alive;
+        let bounds = Bounds {
+            deadline,
+            keep_alive,
+            notes: notes.clone(),
+        };
+        return stream::respond(reply, transcript, wire, bounds).await;
+    }
+    let generated = call::collect(reply, deadline, notes).await?;
+    let said = match ask {
+        Ask::Inputs(ask) => ask.generated(&generated)?,
+        Ask::Chat(ask) => ask.whole(&generated, prompt_tokens),
+        Ask::Completion(ask) => ask.whole(&generated, prompt_tokens),
+        Ask::Embeddings(_) => return Err(mismatch()),
+    };
+    Ok(whole(text(&said), delivery))
+}
+
+fn text(value: &Value) -> Bytes {
+    value.to_string().into()
+}
+
+/// A response of one piece.
+fn whole(body: Bytes, delivery: Delivery) -> Response {
+    if delivery.framed {
+        return stream::framed_whole(&body);
+    }
+    let mut response = Response::new(Body::from(body));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// Serving refuses requests that do not fit a model's kind, so this is a fault of ours.
+fn mismatch() -> Error {
+    Error::internal("the reply is not of the kind that was asked for")
+}
+
+fn not_a_number() -> Error {
+    let message = "the model answered with a value that is not a finite number";
+    Error::Failed(Failure::new(ErrorKind::ModelFailed, message))
+}

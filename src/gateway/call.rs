@@ -1,0 +1,139 @@
+//! From a checked request to the model's reply, within its time.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use roundhouse_serving::{
+    Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo,
+};
+use roundhouse_types::{ErrorKind, Failure, ModelId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::Error;
+use crate::layers::Notes;
+use crate::router::Gateway;
+use crate::state::GatewayConfig;
+
+/// What a handler has at hand.
+pub(crate) struct Context {
+    pub(crate) gateway: Gateway,
+    pub(crate) notes: Notes,
+}
+
+/// Invokes a model. Everything after has the same deadline.
+///
+/// # Errors
+/// The invocation's failure; `TimedOut` at the deadline.
+pub(crate) async fn invoke(
+    context: &Context,
+    model: ModelId,
+    request: Request,
+    timeout: Duration,
+) -> Result<(Answer, Instant), Error> {
+    context.notes.asked(&model);
+    let arrived = context.notes.arrived();
+    let deadline = arrived + timeout;
+    let hold_until = (arrived + context.gateway.config.hold).min(deadline);
+    let invocation = Invocation {
+        model,
+        request,
+        deadline: deadline.into_std(),
+        hold_until: hold_until.into_std(),
+    };
+    let answer = timeout_at(deadline, (context.gateway.invoke)(invocation))
+        .await
+        .map_err(|_| timed_out())??;
+    context.notes.served(&answer.served);
+    Ok((answer, deadline))
+}
+
+/// What is said at the deadline.
+pub(crate) fn timed_out() -> Error {
+    let message = "the invocation timed out before the model had answered";
+    Error::Failed(Failure::new(ErrorKind::TimedOut, message))
+}
+
+/// A completion that has ended.
+pub(crate) struct Choice {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<TokenInfo>,
+    pub(crate) finished: Finished,
+}
+
+/// All completions of one request.
+pub(crate) struct Generated {
+    pub(crate) choices: Vec<Choice>,
+    /// Per choice.
+    pub(crate) prompt_tokens: Vec<usize>,
+    pub(crate) seed: u64,
+}
+
+/// Gathers all pieces of all choices.
+///
+/// # Errors
+/// The stream's failure, `TimedOut`, or `Internal` where a choice never ends.
+pub(crate) async fn collect(
+    mut reply: GenerationReply,
+    deadline: Instant,
+    notes: &Notes,
+) -> Result<Generated, Error> {
+    let count = reply.prompt_tokens.len();
+    let mut texts: Vec<(String, Vec<TokenInfo>, Option<Finished>)> =
+        (0..count).map(|_| Default::default()).collect();
+    let mut unfinished = count;
+    while unfinished > 0 {
+        let next = timeout_at(deadline, reply.pieces.next())
+            .await
+            .map_err(|_| timed_out())?;
+        let piece =
+            next.ok_or_else(|| Error::internal("a completion ended without a reason"))??;
+        let Piece {
+            choice,
+            text,
+            tokens,
+            finished,
+        } = piece;
+        notes.generated(tokens.len());
+        let slot = texts
+            .get_mut(choice)
+            .ok_or_else(|| Error::internal("a piece belongs to no choice"))?;
+        slot.0.push_str(&text);
+        slot.1.extend(tokens);
+        if finished.is_some() && slot.2.is_none() {
+            slot.2 = finished;
+            unfinished -= 1;
+        }
+    }
+    let choices = texts.into_iter().filter_map(|(text, tokens, finished)| {
+        finished.map(|finished| Choice {
+            text,
+            tokens,
+            finished,
+        })
+    });
+    Ok(Generated {
+        choices: choices.collect(),
+        prompt_tokens: reply.prompt_tokens,
+        seed: reply.seed,
+    })
+}
+
+/// Adds the truth about how the answer came about.
+pub(crate) fn served_headers(headers: &mut HeaderMap, served: &Served, config: &GatewayConfig) {
+    if !config.served_headers {
+        return;
+    }
+    let mut put = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    put("x-roundhouse-version", served.version.as_str());
+    put("x-roundhouse-tier", served.tier.as_str());
+    put("x-roundhouse-load-ms", &served.load.as_millis().to_string());
+    put(
+        "x-roundhouse-queue-ms",
+        &served.queue.as_millis().to_string(),
+    );
+}

@@ -1,0 +1,209 @@
+//! The container contract of multi-model endpoints: `/models…`, as SageMaker calls it.
+
+pub(crate) mod path;
+
+use axum::Extension;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use roundhouse_types::{ErrorKind, Failure};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use crate::call::Context;
+use crate::error::{Error, Face};
+use crate::fields::Fields;
+use crate::json;
+use crate::layers::Notes;
+use crate::router::Gateway;
+use crate::sagemaker;
+use crate::state::{ContainerFace, ContainerModel, LoadOutcome};
+
+/// Models on a page, where the client does not say, and at most; as in multi-model-server.
+const PAGE_MAX: usize = 100;
+/// Bytes of a model's name at most; SageMaker's are hashes.
+const NAME_MAX: usize = 1024;
+
+type NamePath = Result<Path<String>, PathRejection>;
+
+/// Which page is wanted.
+#[derive(Deserialize)]
+pub(crate) struct PageQuery {
+    /// Models at most.
+    limit: Option<usize>,
+    /// What the page before gave.
+    next_page_token: Option<String>,
+}
+
+/// `POST /models {"model_name", "url"}`: 200, 409 where it is loaded, 507 without memory,
+/// 404 where the path does not exist, 400.
+pub(crate) async fn load(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    request: Request,
+) -> Response {
+    let context = Context { gateway, notes };
+    let operation = async {
+        let face = face(&context.gateway)?;
+        let (_, body) = sagemaker::read(&context, request).await?;
+        let mut fields = Fields::new(json::object(body).await?);
+        let name = required(&mut fields, "model_name")?;
+        if name.len() > NAME_MAX || name.contains(|c: char| c == '/' || c.is_control()) {
+            let expected = format!("must be at most {NAME_MAX} bytes without slashes");
+            return Err(fields.wrong("model_name", &expected));
+        }
+        let url = required(&mut fields, "url")?;
+        if face.models.get(&name).is_some() {
+            return Err(Error::AlreadyLoaded(name));
+        }
+        let path = path::checked(&url, &face.models_root).await?;
+        let loading = face.models.load(name.clone(), url, path);
+        let outcome = timeout(context.gateway.config.container_timeout, loading)
+            .await
+            .map_err(|_| late("load", &name))??;
+        match outcome {
+            LoadOutcome::Loaded => Ok(status(format!("Model \"{name}\" registered"))),
+            LoadOutcome::AlreadyLoaded => Err(Error::AlreadyLoaded(name)),
+            LoadOutcome::NoMemory => Err(Error::NoMemory(name)),
+        }
+    };
+    answered(operation.await)
+}
+
+/// `GET /models?limit=&next_page_token=`. Part of SageMaker's health check: never waits.
+pub(crate) async fn list(
+    State(gateway): State<Gateway>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Response {
+    let page = || {
+        let Query(query) = query.map_err(|_| Error::request("limit must be a whole number"))?;
+        let limit = match query.limit {
+            Some(0) => return Err(Error::request("limit must be at least 1")),
+            Some(limit) => limit.min(PAGE_MAX),
+            None => PAGE_MAX,
+        };
+        page(
+            face(&gateway)?.models.list(),
+            limit,
+            query.next_page_token.as_deref(),
+        )
+    };
+    answered(page().map(|page| axum::Json(page).into_response()))
+}
+
+/// `GET /models/{name}`: 200, 404.
+pub(crate) async fn get(State(gateway): State<Gateway>, path: NamePath) -> Response {
+    let found = || {
+        let model = loaded(face(&gateway)?, &model_name(path)?)?;
+        Ok(axum::Json(object(&model)).into_response())
+    };
+    answered(found())
+}
+
+/// `DELETE /models/{name}`: 200 when the memory is free, 404.
+pub(crate) async fn unload(State(gateway): State<Gateway>, path: NamePath) -> Response {
+    let operation = async {
+        let face = face(&gateway)?;
+        let name = model_name(path)?;
+        let unloaded = timeout(gateway.config.container_timeout, face.models.unload(&name))
+            .await
+            .map_err(|_| late("unload", &name))??;
+        if !unloaded {
+            return Err(not_loaded(&name));
+        }
+        Ok(status(format!("Model \"{name}\" unregistered")))
+    };
+    answered(operation.await)
+}
+
+/// `POST /models/{name}/invoke`: what `/invocations` answers, 404 where it is not loaded.
+pub(crate) async fn invoke(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    path: NamePath,
+    request: Request,
+) -> Response {
+    let context = Context { gateway, notes };
+    let operation = async {
+        let (headers, body): (HeaderMap, _) = sagemaker::read(&context, request).await?;
+        let model = loaded(face(&context.gateway)?, &model_name(path)?)?;
+        sagemaker::invoke_plain(&context, model.model, &headers, body).await
+    };
+    answered(operation.await)
+}
+
+/// Its routes exist only where the contract is switched on.
+fn face(gateway: &Gateway) -> Result<&ContainerFace, Error> {
+    gateway.container.as_ref().ok_or(Error::UnknownPath)
+}
+
+fn loaded(face: &ContainerFace, name: &str) -> Result<ContainerModel, Error> {
+    face.models.get(name).ok_or_else(|| not_loaded(name))
+}
+
+fn not_loaded(name: &str) -> Error {
+    Error::Failed(Failure::new(
+        ErrorKind::ModelNotFound,
+        format!("model {name} is not loaded"),
+    ))
+}
+
+fn late(what: &str, name: &str) -> Error {
+    let message = format!("the {what} of model {name} took too long; it goes on");
+    Error::Failed(Failure::new(ErrorKind::TimedOut, message))
+}
+
+fn model_name(path: NamePath) -> Result<String, Error> {
+    match path {
+        Ok(Path(name)) => Ok(name),
+        Err(_) => Err(Error::request("the model's name in the path is not UTF-8")),
+    }
+}
+
+fn required(fields: &mut Fields, name: &str) -> Result<String, Error> {
+    let value = fields.string(name)?.filter(|value| !value.is_empty());
+    value.ok_or_else(|| fields.wrong(name, "is required"))
+}
+
+fn answered(result: Result<Response, Error>) -> Response {
+    result.unwrap_or_else(|error| error.respond(Face::Container))
+}
+
+fn status(text: String) -> Response {
+    axum::Json(json!({"status": text})).into_response()
+}
+
+fn object(model: &ContainerModel) -> Value {
+    json!({"modelName": model.name, "modelUrl": model.url})
+}
+
+/// A page in name order. The token is the last name before it, so that loads and unloads
+/// between two pages neither repeat nor lose a model.
+fn page(
+    mut models: Vec<ContainerModel>,
+    limit: usize,
+    token: Option<&str>,
+) -> Result<Value, Error> {
+    if let Some(token) = token {
+        let after = URL_SAFE_NO_PAD
+            .decode(token)
+            .map_err(|_| Error::request("next_page_token is not one of ours"))?;
+        models.retain(|model| model.name.as_bytes() > after.as_slice());
+    }
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    let more = models.len() > limit;
+    models.truncate(limit);
+    let mut page = Map::new();
+    page.insert("models".into(), models.iter().map(object).collect());
+    if let Some(last) = models.last().filter(|_| more) {
+        page.insert(
+            "nextPageToken".into(),
+            URL_SAFE_NO_PAD.encode(&last.name).into(),
+        );
+    }
+    Ok(page.into())
+}

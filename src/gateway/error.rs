@@ -1,0 +1,337 @@
+//! What a client is told when something went wrong: one table of statuses, types and bodies.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use roundhouse_types::{ErrorKind, Failure, RetryHint};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// SageMaker's limit for `Message`, in characters.
+const MESSAGE_MAX: usize = 2048;
+/// Milliseconds; the one retry header that boto3 reads.
+const AMZ_RETRY_AFTER: HeaderName = HeaderName::from_static("x-amz-retry-after");
+/// Where boto3 looks for an error's type.
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
+/// Which dialect an answer is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// `InvokeEndpoint` and `InvokeEndpointWithResponseStream`: a fault of the body or the
+    /// model is a `ModelError`, as if a container had answered it.
+    Endpoint,
+    /// `POST /invocations`: the same, but a fault of the body is a plain 400.
+    Invocations,
+    /// `/models…` as multi-model-server says it.
+    Container,
+    /// `/v1/…`.
+    OpenAi,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, Error)]
+pub(crate) enum Error {
+    /// What the layers below report, and most of what is found here.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+    /// A field of the body is wrong.
+    #[error("{message}")]
+    Field {
+        /// Its path in the body.
+        name: String,
+        /// Which field, what was expected.
+        message: String,
+    },
+    /// No route has this path.
+    #[error("no such path")]
+    UnknownPath,
+    /// The route exists for another method.
+    #[error("this path does not take this method")]
+    WrongMethod,
+    /// The body did not arrive in time.
+    #[error("the request body did not arrive within {} s", .0.as_secs_f32())]
+    SlowBody(Duration),
+    /// The container contract's 409.
+    #[error("model {0} is already loaded")]
+    AlreadyLoaded(String),
+    /// The container contract's 507.
+    #[error("there is no memory for model {0} now")]
+    NoMemory(String),
+}
+
+/// What the table has rows for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Case {
+    Kind(ErrorKind),
+    UnknownPath,
+    WrongMethod,
+    SlowBody,
+    AlreadyLoaded,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    status: u16,
+    /// `x-amzn-ErrorType`, the container contract's or OpenAI's `type`.
+    name: &'static str,
+    /// `OriginalStatusCode` of a `ModelError`.
+    original: Option<u16>,
+    /// OpenAI's `code`.
+    code: Option<&'static str>,
+}
+
+impl Error {
+    /// The envelope is wrong.
+    pub(crate) fn request(message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(ErrorKind::InvalidRequest, message))
+    }
+
+    /// The body is wrong.
+    pub(crate) fn input(message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(ErrorKind::InvalidInput, message))
+    }
+
+    /// One field of the body is wrong; the message begins with its name.
+    pub(crate) fn field(name: &str, expected: &str) -> Self {
+        Self::Field {
+            name: name.into(),
+            message: format!("{name} {expected}"),
+        }
+    }
+
+    /// A fault of ours.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(ErrorKind::Internal, message))
+    }
+
+    /// What the client is told.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Failed(failure) => failure.kind(),
+            Self::Field { .. } => ErrorKind::InvalidInput,
+            Self::UnknownPath | Self::WrongMethod | Self::SlowBody(_) | Self::AlreadyLoaded(_) => {
+                ErrorKind::InvalidRequest
+            }
+            Self::NoMemory(_) => ErrorKind::TooLarge,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub(crate) fn retry(&self) -> RetryHint {
+        match self {
+            Self::Failed(failure) => failure.retry(),
+            Self::SlowBody(_) | Self::NoMemory(_) => RetryHint::Later,
+            Self::Field { .. } | Self::UnknownPath | Self::WrongMethod | Self::AlreadyLoaded(_) => {
+                RetryHint::Never
+            }
+        }
+    }
+
+    fn case(&self) -> Case {
+        match self {
+            Self::UnknownPath => Case::UnknownPath,
+            Self::WrongMethod => Case::WrongMethod,
+            Self::SlowBody(_) => Case::SlowBody,
+            Self::AlreadyLoaded(_) => Case::AlreadyLoaded,
+            Self::Failed(_) | Self::Field { .. } | Self::NoMemory(_) => Case::Kind(self.kind()),
+        }
+    }
+
+    /// The error as a JSON object: a whole body, or the last event of a stream.
+    pub(crate) fn object(&self, face: Face) -> Value {
+        let row = row(face, self.case());
+        let message = self.to_string();
+        match face {
+            Face::Endpoint | Face::Invocations => amazon_object(row, &message),
+            Face::Container => {
+                json!({"code": row.status, "type": row.name, "message": cut(&message)})
+            }
+            Face::OpenAi => json!({"error": {
+                "message": cut(&message),
+                "type": row.name,
+                "param": match self { Self::Field { name, .. } => Some(name), _ => None },
+                "code": row.code,
+            }}),
+        }
+    }
+
+    /// The whole response.
+    pub(crate) fn respond(&self, face: Face) -> Response {
+        let row = row(face, self.case());
+        if self.kind() == ErrorKind::Internal {
+            tracing::error!(error = %self, "a request failed by a fault of ours");
+        } else {
+            tracing::debug!(error = %self, status = row.status, "a request failed");
+        }
+        let mut response = axum::Json(self.object(face)).into_response();
+        *response.status_mut() =
+            StatusCode::from_u16(row.status).expect("the table has valid statuses");
+        let headers = response.headers_mut();
+        if matches!(face, Face::Endpoint | Face::Invocations) {
+            headers.insert(ERROR_TYPE, HeaderValue::from_static(row.name));
+        }
+        if let RetryHint::After(wait) = self.retry() {
+            // Rounded up: a client that comes back early finds the same answer.
+            let seconds = wait
+                .as_millis()
+                .div_ceil(1000)
+                .max(1)
+                .min(u128::from(u32::MAX));
+            let milliseconds = wait.as_millis().min(u128::from(u32::MAX));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
+            headers.insert(AMZ_RETRY_AFTER, HeaderValue::from(milliseconds as u64));
+        }
+        response
+    }
+}
+
+/// The body that boto3 reads; its keys are case-sensitive.
+fn amazon_object(row: Row, message: &str) -> Value {
+    let Some(original) = row.original else {
+        return json!({"Message": cut(message)});
+    };
+    let side = if (400..500).contains(&original) {
+        "client"
+    } else {
+        "server"
+    };
+    let whole =
+        format!("Received {side} error ({original}) from primary with message \"{message}\"");
+    json!({
+        "Message": cut(&whole),
+        "OriginalStatusCode": original,
+        "OriginalMessage": cut(message),
+        "LogStreamArn": "",
+    })
+}
+
+/// The first [`MESSAGE_MAX`] characters.
+fn cut(message: &str) -> &str {
+    match message.char_indices().nth(MESSAGE_MAX) {
+        Some((end, _)) => &message[..end],
+        None => message,
+    }
+}
+
+fn row(face: Face, case: Case) -> Row {
+    match (face, case) {
+        (Face::Invocations, Case::Kind(ErrorKind::InvalidInput)) => amazon(400, "ValidationError"),
+        (Face::Invocations, Case::Kind(ErrorKind::UnsupportedMediaType)) => {
+            amazon(415, "ValidationError")
+        }
+        (Face::Endpoint | Face::Invocations, case) => amazon_row(case),
+        (Face::Container, case) => container_row(case),
+        (Face::OpenAi, case) => openai_row(case),
+    }
+}
+
+fn amazon(status: u16, name: &'static str) -> Row {
+    Row {
+        status,
+        name,
+        original: None,
+        code: None,
+    }
+}
+
+fn model_error(original: u16) -> Row {
+    Row {
+        original: Some(original),
+        ..amazon(424, "ModelError")
+    }
+}
+
+fn openai(status: u16, name: &'static str, code: &'static str) -> Row {
+    Row {
+        code: Some(code),
+        ..amazon(status, name)
+    }
+}
+
+fn amazon_row(case: Case) -> Row {
+    match case {
+        Case::Kind(kind) => match kind {
+            ErrorKind::InvalidRequest
+            | ErrorKind::EndpointNotFound
+            | ErrorKind::ModelNotFound
+            | ErrorKind::StoreDenied => amazon(400, "ValidationError"),
+            ErrorKind::InvalidInput | ErrorKind::ModelInvalid => model_error(400),
+            ErrorKind::PayloadTooLarge => amazon(413, "ValidationError"),
+            ErrorKind::UnsupportedMediaType => model_error(415),
+            ErrorKind::TooLarge => model_error(507),
+            ErrorKind::NotReady => amazon(429, "ModelNotReadyException"),
+            ErrorKind::Overloaded => amazon(503, "ServiceUnavailable"),
+            ErrorKind::Throttled => amazon(429, "ThrottlingException"),
+            ErrorKind::StoreUnavailable => amazon(530, "InternalDependencyException"),
+            ErrorKind::ModelFailed => model_error(500),
+            ErrorKind::TimedOut => model_error(0),
+            ErrorKind::Internal => amazon(500, "InternalFailure"),
+        },
+        Case::UnknownPath => amazon(404, "UnknownOperationException"),
+        Case::WrongMethod => amazon(405, "UnknownOperationException"),
+        Case::SlowBody => amazon(408, "RequestTimeoutException"),
+        Case::AlreadyLoaded => amazon(409, "ConflictException"),
+    }
+}
+
+fn container_row(case: Case) -> Row {
+    match case {
+        Case::Kind(kind) => match kind {
+            ErrorKind::InvalidRequest | ErrorKind::InvalidInput | ErrorKind::StoreDenied => {
+                amazon(400, "BadRequestException")
+            }
+            ErrorKind::ModelInvalid => amazon(400, "InvalidModelException"),
+            ErrorKind::PayloadTooLarge => amazon(413, "RequestEntityTooLargeException"),
+            ErrorKind::UnsupportedMediaType => amazon(415, "UnsupportedMediaTypeException"),
+            ErrorKind::EndpointNotFound | ErrorKind::ModelNotFound => {
+                amazon(404, "ModelNotFoundException")
+            }
+            ErrorKind::TooLarge => amazon(507, "InsufficientMemoryException"),
+            ErrorKind::NotReady | ErrorKind::Overloaded | ErrorKind::StoreUnavailable => {
+                amazon(503, "ServiceUnavailableException")
+            }
+            ErrorKind::Throttled => amazon(429, "ThrottlingException"),
+            ErrorKind::TimedOut => amazon(504, "TimeoutException"),
+            ErrorKind::ModelFailed => amazon(500, "PredictionException"),
+            ErrorKind::Internal => amazon(500, "InternalServerException"),
+        },
+        Case::UnknownPath => amazon(404, "ResourceNotFoundException"),
+        Case::WrongMethod => amazon(405, "MethodNotAllowedException"),
+        Case::SlowBody => amazon(408, "RequestTimeoutException"),
+        Case::AlreadyLoaded => amazon(409, "ConflictStatusException"),
+    }
+}
+
+/// The OpenAI clients retry 408, 409, 429 and 5xx, so what will not go away stays below.
+fn openai_row(case: Case) -> Row {
+    let invalid = amazon(400, "invalid_request_error");
+    match case {
+        Case::Kind(kind) => match kind {
+            ErrorKind::InvalidRequest | ErrorKind::InvalidInput => invalid,
+            ErrorKind::PayloadTooLarge => openai(413, invalid.name, "request_too_large"),
+            ErrorKind::UnsupportedMediaType => openai(415, invalid.name, "unsupported_media_type"),
+            ErrorKind::EndpointNotFound | ErrorKind::ModelNotFound => {
+                openai(404, invalid.name, "model_not_found")
+            }
+            ErrorKind::StoreDenied => openai(403, "permission_error", "store_denied"),
+            ErrorKind::ModelInvalid => openai(400, invalid.name, "model_invalid"),
+            ErrorKind::TooLarge => openai(400, invalid.name, "model_too_large"),
+            ErrorKind::NotReady => openai(503, "server_error", "model_not_ready"),
+            ErrorKind::Overloaded => openai(503, "server_error", "overloaded"),
+            ErrorKind::Throttled => openai(429, "rate_limit_error", "rate_limit_exceeded"),
+            ErrorKind::StoreUnavailable => openai(503, "server_error", "store_unavailable"),
+            ErrorKind::ModelFailed => openai(500, "server_error", "model_failed"),
+            ErrorKind::TimedOut => openai(504, "server_error", "timeout"),
+            ErrorKind::Internal => openai(500, "server_error", "internal_error"),
+        },
+        Case::UnknownPath => openai(404, invalid.name, "unknown_url"),
+        Case::WrongMethod => openai(405, invalid.name, "method_not_allowed"),
+        Case::SlowBody => openai(408, invalid.name, "request_timeout"),
+        Case::AlreadyLoaded => openai(409, invalid.name, "conflict"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

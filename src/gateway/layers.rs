@@ -1,0 +1,248 @@
+//! What surrounds every request, in one place.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http::{HeaderName, HeaderValue, header};
+use roundhouse_serving::Served;
+use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::error::{Error, Face};
+use crate::metrics;
+use crate::router::{Gateway, face_of};
+use crate::state::{AccessFn, AccessRecord};
+
+/// What boto3 shows as `ResponseMetadata.RequestId`.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+/// What SageMaker's health checks ask for stays outside the limit of requests under way.
+const HEALTH: [&str; 2] = ["/ping", "/models"];
+
+/// Puts the layers around the routes, outermost last:
+///
+/// 1. `limit` is innermost, so that a refusal is observed like any answer.
+/// 2. The panic layer stands around it: a panic anywhere below becomes a 500.
+/// 3. `observe` is outermost, so that no response lacks a request id or an access record,
+///    not even that of a panic.
+pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
+    let permits = Arc::new(Semaphore::new(gateway.config.max_requests));
+    router
+        .layer(from_fn_with_state(permits, limit))
+        .layer(CatchPanicLayer::custom(|_| {
+            Error::internal("the request handler panicked").respond(Face::Endpoint)
+        }))
+        .layer(from_fn_with_state(gateway.clone(), observe))
+}
+
+async fn limit(State(permits): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    if HEALTH.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let Ok(permit) = permits.try_acquire_owned() else {
+        let failure = Failure::new(ErrorKind::Overloaded, "too many requests are under way")
+            .with_retry(RetryHint::After(Duration::from_secs(1)));
+        return Error::Failed(failure).respond(face_of(request.uri().path()));
+    };
+    // A stream is under way until its body ends, so the body owns the permit.
+    let response = next.run(request).await;
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    response.map(|body| {
+        Body::from_stream(body.into_data_stream().map(move |piece| {
+            let _held = &permit;
+            piece
+        }))
+    })
+}
+
+async fn observe(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
+    let id = Uuid::new_v4();
+    let notes = Notes::new(id, &request);
+    request.extensions_mut().insert(notes.clone());
+    let span = tracing::debug_span!("request", %id, method = %request.method());
+    // A client that leaves before the headers drops this future, and the ending with it.
+    let mut ending = Ending {
+        notes,
+        access: gateway.access.clone(),
+        length: None,
+        started: false,
+        complete: false,
+    };
+    let mut response = next.run(request).instrument(span).await;
+    ending.notes.lock().status = response.status().as_u16();
+    let text = HeaderValue::from_str(&id.to_string()).expect("a UUID is ASCII");
+    response.headers_mut().insert(REQUEST_ID, text);
+    // The observed body has no length of its own; a known one is said beforehand.
+    ending.length = response.body().size_hint().exact();
+    if let Some(length) = ending.length {
+        // A HEAD's answer has its length said already, and no body.
+        let entry = response.headers_mut().entry(header::CONTENT_LENGTH);
+        entry.or_insert(HeaderValue::from(length));
+    }
+    response.map(|body| {
+        Body::from_stream(Observed {
+            body: body.into_data_stream(),
+            ending,
+        })
+    })
+}
+
+/// What is learned about a request while it is served; read once, at its end. Shared by
+/// the request's handler, its response's body and nobody else.
+#[derive(Clone)]
+pub(crate) struct Notes(Arc<Shared>);
+
+struct Shared {
+    arrived: Instant,
+    record: Mutex<AccessRecord>,
+}
+
+impl Notes {
+    fn new(request_id: Uuid, request: &Request) -> Self {
+        let record = AccessRecord {
+            time: SystemTime::now(),
+            request_id,
+            method: request.method().to_string(),
+            route: "unmatched",
+            tenant: None,
+            endpoint: None,
+            target: None,
+            version: None,
+            tier: None,
+            queue: None,
+            load: None,
+            first_token: None,
+            total: None,
+            tokens_in: None,
+            tokens_out: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            // What a proxy logs for a client that left before the answer.
+            status: 499,
+            complete: false,
+        };
+        Self(Arc::new(Shared {
+            arrived: Instant::now(),
+            record: Mutex::new(record),
+        }))
+    }
+
+    /// When the request's headers had been read.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.0.arrived
+    }
+
+    pub(crate) fn route(&self, route: &'static str) {
+        self.lock().route = route;
+    }
+
+    pub(crate) fn read(&self, bytes: u64) {
+        self.lock().bytes_in = bytes;
+    }
+
+    pub(crate) fn asked(&self, model: &ModelId) {
+        let mut record = self.lock();
+        record.endpoint = Some(model.endpoint.clone());
+        record.target = Some(model.target.clone());
+    }
+
+    pub(crate) fn served(&self, served: &Served) {
+        let mut record = self.lock();
+        record.version = Some(served.version.clone());
+        record.tier = Some(served.tier);
+        record.queue = Some(served.queue);
+        record.load = Some(served.load);
+    }
+
+    pub(crate) fn prompt(&self, tokens: usize) {
+        self.lock().tokens_in = Some(tokens);
+    }
+
+    /// Counts generated tokens; the first ones also stop the first token's clock.
+    pub(crate) fn generated(&self, tokens: usize) {
+        if tokens == 0 {
+            return;
+        }
+        let elapsed = self.0.arrived.elapsed();
+        let mut record = self.lock();
+        record.first_token.get_or_insert(elapsed);
+        *record.tokens_out.get_or_insert(0) += tokens;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, AccessRecord> {
+        // A panic while it was held leaves plain facts behind, still worth logging.
+        self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a request's record exactly once, when it is dropped.
+struct Ending {
+    notes: Notes,
+    access: AccessFn,
+    /// The body's length, where it is known: nobody polls such a body past its last byte.
+    length: Option<u64>,
+    started: bool,
+    complete: bool,
+}
+
+impl Ending {
+    fn piece(&mut self, length: usize) {
+        let elapsed = self.notes.0.arrived.elapsed();
+        let mut record = self.notes.lock();
+        record.bytes_out += length as u64;
+        if !self.started {
+            self.started = true;
+            metrics::first_byte(record.route, elapsed);
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let elapsed = self.notes.0.arrived.elapsed();
+        let record = {
+            let mut record = self.notes.lock();
+            record.total = Some(elapsed);
+            record.complete =
+                self.complete || self.length.is_some_and(|length| record.bytes_out >= length);
+            record.clone()
+        };
+        metrics::request_ended(record.route, record.status, elapsed);
+        (self.access)(record);
+    }
+}
+
+/// A response's body on its way out.
+struct Observed {
+    body: BodyDataStream,
+    ending: Ending,
+}
+
+impl Stream for Observed {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let polled = this.body.poll_next_unpin(context);
+        match &polled {
+            Poll::Ready(Some(Ok(piece))) => this.ending.piece(piece.len()),
+            Poll::Ready(None) => this.ending.complete = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+}

@@ -1,0 +1,38 @@
+//! How does HTTP say it: the data port's routes, bodies, streams and errors.
+//!
+//! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
+//! `layers` (what surrounds every request), `target` (which model is meant), `body` and
+//! `fields` (what the client sent), `sagemaker`, `openai` and `container` (the faces),
+//! `answer`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
+//!
+//! What holds:
+//! 1. Every response carries `x-amzn-RequestId`, and every request ends in exactly one
+//!    access record, when its last byte is out or its client has left.
+//! 2. Statuses and error bodies are made in `error` alone (`/ping`'s 503 aside).
+//! 3. An error body is a JSON object of at most a few kilobytes, and after a failure no
+//!    stream looks complete.
+//! 4. A chunk of a streamed response is one whole event.
+//! 5. Dropping a response drops the model's stream, which aborts its sequences.
+
+mod answer;
+mod body;
+mod call;
+mod container;
+mod error;
+mod fields;
+mod json;
+mod layers;
+mod metrics;
+mod openai;
+mod router;
+mod sagemaker;
+pub mod state;
+mod stream;
+mod target;
+
+pub use metrics::describe_metrics;
+pub use router::router;
+pub use state::{
+    AccessRecord, ContainerFace, ContainerModel, ContainerModels, EndpointFace, GatewayConfig,
+    GatewayState, Health, LoadOutcome, Target, TargetPage,
+};

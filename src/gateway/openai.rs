@@ -1,0 +1,234 @@
+//! OpenAI's `/v1/…`, with the extensions people know from vLLM.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod embeddings;
+mod logprobs;
+mod messages;
+pub(crate) mod models;
+
+use std::time::SystemTime;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use roundhouse_serving::{Finish, Generation};
+use roundhouse_types::{ErrorKind, Failure};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::answer::{Asked, Delivery, answer};
+use crate::body::{self, Media};
+use crate::call::Context;
+use crate::error::{Error, Face};
+use crate::fields::{Fields, Neutral, neutral};
+use crate::json;
+use crate::layers::Notes;
+use crate::router::Gateway;
+use crate::sagemaker;
+use crate::sagemaker::inputs::sampling;
+use crate::target;
+
+/// Answers per prompt at most, as at OpenAI.
+const CHOICES_MAX: i64 = 128;
+/// Alternatives per token at most, as at OpenAI.
+const ALTERNATIVES_MAX: i64 = 20;
+
+/// Fields of generations that would change the answer and that nothing here honours, with
+/// the values that would not.
+const UNSUPPORTED: [Neutral; 12] = [
+    ("guided_choice", neutral::absent),
+    ("guided_grammar", neutral::absent),
+    ("guided_json", neutral::absent),
+    ("guided_regex", neutral::absent),
+    ("include_stop_str_in_output", neutral::off),
+    ("length_penalty", neutral::one),
+    ("logit_bias", neutral::empty),
+    ("prompt_logprobs", neutral::zero),
+    ("skip_special_tokens", neutral::on),
+    ("structured_outputs", neutral::absent),
+    ("truncate_prompt_tokens", neutral::absent),
+    ("use_beam_search", neutral::off),
+];
+
+type Parse = fn(&mut Fields, &str) -> Result<Asked, Error>;
+
+/// `POST /v1/chat/completions`.
+pub(crate) async fn chat(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    request: Request,
+) -> Response {
+    serve(Context { gateway, notes }, None, request, chat::parse).await
+}
+
+/// `POST /v1/completions`.
+pub(crate) async fn completions(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    request: Request,
+) -> Response {
+    serve(
+        Context { gateway, notes },
+        None,
+        request,
+        completions::parse,
+    )
+    .await
+}
+
+/// `POST /v1/embeddings`.
+pub(crate) async fn embeddings(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    request: Request,
+) -> Response {
+    serve(Context { gateway, notes }, None, request, embeddings::parse).await
+}
+
+/// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the
+/// target model header is sent.
+pub(crate) async fn endpoint_chat(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    match sagemaker::endpoint_name(path) {
+        Ok(name) => serve(Context { gateway, notes }, Some(name), request, chat::parse).await,
+        Err(error) => error.respond(Face::OpenAi),
+    }
+}
+
+async fn serve(
+    context: Context,
+    endpoint: Option<String>,
+    request: Request,
+    parse: Parse,
+) -> Response {
+    let operation = async {
+        let (headers, body) = sagemaker::read(&context, request).await?;
+        let fixed = match &endpoint {
+            Some(name) => Some(target::endpoint(&context.gateway, name)?),
+            None => None,
+        };
+        if body::media(&headers)? != Media::Json {
+            let message = "the content type must be application/json";
+            return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
+        }
+        let mut fields = Fields::new(json::object(body).await?);
+        let name = fields.string("model")?.unwrap_or_default();
+        let model = target::openai_model(&context.gateway, fixed, &headers, &name)?;
+        let echo = if name.is_empty() {
+            model.target.as_str()
+        } else {
+            &name
+        };
+        let asked = parse(&mut fields, echo)?;
+        let timeout = context.gateway.config.stream_timeout;
+        let delivery = Delivery {
+            events: true,
+            framed: false,
+            timeout,
+        };
+        answer(&context, model, asked, delivery).await
+    };
+    operation
+        .await
+        .unwrap_or_else(|error| error.respond(Face::OpenAi))
+}
+
+/// What every object of one answer repeats.
+#[derive(Debug, Clone)]
+pub(crate) struct Stamp {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Stamp {
+    /// A fresh id, for a model as the client called it: its `model` if it is still there.
+    fn new(prefix: &str, fields: &mut Fields, fallback: &str) -> Result<Self, Error> {
+        let named = fields.string("model")?.filter(|name| !name.is_empty());
+        Ok(Self {
+            id: format!("{prefix}-{}", Uuid::new_v4().simple()),
+            created: unix_seconds(SystemTime::now()),
+            model: named.unwrap_or_else(|| fallback.to_owned()),
+        })
+    }
+
+    /// An object of the answer.
+    fn object(&self, kind: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        })
+    }
+}
+
+/// Seconds since 1970; 0 before.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The generation fields that chats and completions share, all but the log-probabilities.
+fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generation, Error> {
+    fields.refuse(&UNSUPPORTED)?;
+    let response_format = fields.take("response_format");
+    if response_format.is_some_and(|format| format["type"] != "text") {
+        return Err(fields.wrong("response_format", "supports the type text only, so far"));
+    }
+    let mut generation = sampling(fields)?;
+    generation.max_tokens = max_tokens;
+    generation.min_tokens = fields.count("min_tokens", 0)?;
+    generation.stop = fields.stop("stop")?;
+    generation.ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
+    Ok(generation)
+}
+
+/// `n`, and `best_of` where it says no more than that.
+fn choices(fields: &mut Fields) -> Result<usize, Error> {
+    let n = fields.int("n", 1..=CHOICES_MAX)?.unwrap_or(1);
+    if fields
+        .int("best_of", 1..=CHOICES_MAX)?
+        .is_some_and(|best_of| best_of != n)
+    {
+        return Err(fields.wrong("best_of", "is not supported unless it equals n"));
+    }
+    Ok(usize::try_from(n).unwrap_or(1))
+}
+
+/// `stream`, and whether usage is wanted at its end.
+fn streaming(fields: &mut Fields) -> Result<(bool, bool), Error> {
+    let stream = fields.bool("stream")?.unwrap_or(false);
+    let options = match fields.take("stream_options") {
+        None => return Ok((stream, false)),
+        Some(Value::Object(options)) => options,
+        Some(_) => return Err(fields.wrong("stream_options", "must be an object")),
+    };
+    if !stream {
+        return Err(fields.wrong("stream_options", "is allowed only where stream is true"));
+    }
+    let usage = Fields::nested(options, "stream_options.").bool("include_usage")?;
+    Ok((stream, usage.unwrap_or(false)))
+}
+
+fn usage(prompt_tokens: usize, completion_tokens: usize) -> Value {
+    json!({
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    })
+}
+
+fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndOfSequence | Finish::StopSequence => "stop",
+        Finish::Length => "length",
+    }
+}

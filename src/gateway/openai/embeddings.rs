@@ -1,0 +1,119 @@
+//! `/v1/embeddings`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use roundhouse_serving::{Embeddings, EmbeddingsReply, Request};
+use serde::Serialize;
+
+use crate::answer::{Ask, Asked};
+use crate::error::Error;
+use crate::fields::Fields;
+use crate::openai::Stamp;
+use crate::openai::completions::prompts;
+
+/// How the answer shall look.
+pub(crate) struct EmbeddingsAsk {
+    model: String,
+    base64: bool,
+    dimensions: Option<usize>,
+}
+
+/// Reads a request for embeddings. `fallback` is what the answer calls the model where the
+/// body has no `model`.
+///
+/// # Errors
+/// `Field`, with the path of what is wrong.
+pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
+    let stamp = Stamp::new("embd", fields, fallback)?;
+    let inputs = prompts(fields, "input")?;
+    let base64 = match fields.string("encoding_format")?.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(_) => return Err(fields.wrong("encoding_format", "must be float or base64")),
+    };
+    let dimensions = fields.count("dimensions", 1)?;
+    let ask = EmbeddingsAsk {
+        model: stamp.model,
+        base64,
+        dimensions,
+    };
+    Ok(Asked {
+        request: Request::Embeddings(Embeddings { inputs }),
+        ask: Ask::Embeddings(ask),
+    })
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    object: &'static str,
+    data: Vec<Item<'a>>,
+    model: &'a str,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Item<'a> {
+    object: &'static str,
+    index: usize,
+    embedding: Vector<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector<'a> {
+    Floats(&'a [f32]),
+    Base64(String),
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+impl EmbeddingsAsk {
+    /// The list of vectors.
+    ///
+    /// # Errors
+    /// `Field` where other dimensions were asked for than the model has.
+    pub(crate) fn vectors(&self, reply: &EmbeddingsReply) -> Result<Bytes, Error> {
+        let size = reply.vectors.first().map_or(0, Vec::len);
+        if self.dimensions.is_some_and(|dimensions| dimensions != size) {
+            let expected = format!("must be {size}: this model's vectors cannot be shortened");
+            return Err(Error::field("dimensions", &expected));
+        }
+        let numbered = reply.vectors.iter().enumerate();
+        let data = numbered
+            .map(|(index, vector)| Item {
+                object: "embedding",
+                index,
+                embedding: self.vector(vector),
+            })
+            .collect();
+        let usage = Usage {
+            prompt_tokens: reply.prompt_tokens,
+            total_tokens: reply.prompt_tokens,
+        };
+        let list = List {
+            object: "list",
+            data,
+            model: &self.model,
+            usage,
+        };
+        serde_json::to_vec(&list)
+            .map(Bytes::from)
+            .map_err(|error| Error::internal(format!("writing vectors failed: {error}")))
+    }
+
+    fn vector<'a>(&self, vector: &'a [f32]) -> Vector<'a> {
+        if !self.base64 {
+            return Vector::Floats(vector);
+        }
+        let bytes: Vec<u8> = vector
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect();
+        Vector::Base64(STANDARD.encode(bytes))
+    }
+}

@@ -1,0 +1,55 @@
+//! Log-probabilities in the two shapes OpenAI has for them.
+
+use roundhouse_serving::TokenInfo;
+use serde_json::{Map, Value, json};
+
+use crate::json::logprob;
+
+/// A chat's: one object per token. Special tokens are no content.
+pub(crate) fn chat_logprobs(tokens: &[TokenInfo]) -> Value {
+    let one = |text: &str, value: f32| json!({"token": text, "logprob": logprob(value), "bytes": text.as_bytes()});
+    let content: Vec<Value> = tokens
+        .iter()
+        .filter(|token| !token.special)
+        .map(|token| {
+            let mut said = one(&token.text, token.logprob);
+            let top = token.top.iter().map(|(_, text, value)| one(text, *value));
+            said["top_logprobs"] = top.collect();
+            said
+        })
+        .collect();
+    json!({"content": content, "refusal": null})
+}
+
+/// A completion's: parallel lists. `offset` is where the first token's text begins, in
+/// characters; it is moved past the last one. Nothing where all tokens are special.
+pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize) -> Value {
+    let mut texts = Vec::new();
+    let mut values = Vec::new();
+    let mut tops = Vec::new();
+    let mut offsets = Vec::new();
+    for token in tokens.iter().filter(|token| !token.special) {
+        texts.push(Value::from(token.text.as_str()));
+        values.push(logprob(token.logprob));
+        let top = token
+            .top
+            .iter()
+            .map(|(_, text, value)| (text.clone(), logprob(*value)));
+        tops.push(if token.top.is_empty() {
+            Value::Null
+        } else {
+            Map::from_iter(top).into()
+        });
+        offsets.push(*offset);
+        *offset += token.text.chars().count();
+    }
+    if texts.is_empty() {
+        return Value::Null;
+    }
+    json!({
+        "tokens": texts,
+        "token_logprobs": values,
+        "top_logprobs": tops,
+        "text_offset": offsets,
+    })
+}

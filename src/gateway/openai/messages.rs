@@ -1,0 +1,141 @@
+//! Chat messages, made ready for templates.
+
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::fields::Fields;
+
+/// Messages of one chat at most.
+const MESSAGES_MAX: usize = 4096;
+
+/// Takes `messages`: objects with a role; content as one string, its text parts joined by
+/// line ends; arguments of tool calls as objects, since templates iterate over them.
+///
+/// # Errors
+/// `Field`, with the message's place.
+pub(crate) fn read(fields: &mut Fields) -> Result<Vec<Value>, Error> {
+    let items = match fields.take("messages") {
+        Some(Value::Array(items)) if !items.is_empty() && items.len() <= MESSAGES_MAX => items,
+        _ => {
+            let expected = format!("must be a list of 1 to {MESSAGES_MAX} messages");
+            return Err(fields.wrong("messages", &expected));
+        }
+    };
+    let numbered = items.into_iter().enumerate();
+    numbered.map(|(index, item)| message(index, item)).collect()
+}
+
+fn message(index: usize, item: Value) -> Result<Value, Error> {
+    let at = |field: &str| format!("messages[{index}]{field}");
+    let Value::Object(mut message) = item else {
+        return Err(Error::field(&at(""), "must be an object"));
+    };
+    if !message.get("role").is_some_and(Value::is_string) {
+        return Err(Error::field(&at(".role"), "must be a string"));
+    }
+    match message.get("content") {
+        Some(Value::String(_)) => {}
+        Some(Value::Array(parts)) => {
+            let joined = join(parts, &at(".content"))?;
+            message.insert("content".into(), joined.into());
+        }
+        // An assistant that only calls tools says nothing.
+        Some(Value::Null) | None if message.contains_key("tool_calls") => {
+            message.insert("content".into(), "".into());
+        }
+        _ => {
+            return Err(Error::field(
+                &at(".content"),
+                "must be a string or a list of parts",
+            ));
+        }
+    }
+    if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+        calls.iter_mut().for_each(open_arguments);
+    }
+    Ok(Value::Object(message))
+}
+
+fn join(parts: &[Value], at: &str) -> Result<String, Error> {
+    let mut texts = Vec::with_capacity(parts.len());
+    for (index, part) in parts.iter().enumerate() {
+        match (part["type"].as_str(), part["text"].as_str()) {
+            (Some("text"), Some(text)) => texts.push(text),
+            (Some("text"), None) => {
+                return Err(Error::field(
+                    &format!("{at}[{index}].text"),
+                    "must be a string",
+                ));
+            }
+            _ => return Err(Error::field(&format!("{at}[{index}].type"), "must be text")),
+        }
+    }
+    Ok(texts.join("\n"))
+}
+
+/// OpenAI sends a call's arguments as JSON in a string.
+fn open_arguments(call: &mut Value) {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else {
+        return;
+    };
+    let opened = arguments
+        .as_str()
+        .and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
+    if let Some(map) = opened {
+        *arguments = Value::Object(map);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_all(messages: Value) -> Result<Vec<Value>, Error> {
+        read(&mut Fields::new(Map::from_iter([(
+            "messages".to_owned(),
+            messages,
+        )])))
+    }
+
+    #[test]
+    fn text_parts_are_joined_and_arguments_opened() {
+        let read = read_all(json!([
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "1", "function": {"name": "f", "arguments": "{\"x\": 1}"}}]},
+        ]))
+        .unwrap();
+        assert_eq!(read[0]["content"], "a\nb");
+        assert_eq!(read[1]["content"], "");
+        assert_eq!(read[1]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+    }
+
+    #[test]
+    fn a_wrong_message_is_named_by_its_place() {
+        let cases = [
+            (json!([]), "messages must be a list of 1 to 4096 messages"),
+            (json!("hi"), "messages must be a list of 1 to 4096 messages"),
+            (
+                json!([{"role": "user", "content": "a"}, 1]),
+                "messages[1] must be an object",
+            ),
+            (
+                json!([{"content": "a"}]),
+                "messages[0].role must be a string",
+            ),
+            (
+                json!([{"role": "user"}]),
+                "messages[0].content must be a string or a list of parts",
+            ),
+            (
+                json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+                "messages[0].content[0].type must be text",
+            ),
+        ];
+        for (messages, want) in cases {
+            assert_eq!(read_all(messages).unwrap_err().to_string(), want);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Which path means what.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use http::StatusCode;
+use serde_json::json;
+
+use crate::error::{Error, Face};
+use crate::layers::{self, Notes};
+use crate::state::{GatewayState, Health};
+use crate::{container, openai, sagemaker};
+
+/// What every route shares.
+pub(crate) type Gateway = Arc<GatewayState>;
+
+/// The data port: every route with everything that surrounds it.
+pub fn router(state: GatewayState) -> Router {
+    let gateway = Arc::new(state);
+    let mut routes = Router::new()
+        .route("/ping", named("ping", get(ping)))
+        .route(
+            "/invocations",
+            named("invocations", post(sagemaker::invocations)),
+        )
+        .route(
+            "/endpoints/{endpoint}/invocations",
+            named("invoke_endpoint", post(sagemaker::invoke_endpoint)),
+        )
+        .route(
+            "/endpoints/{endpoint}/invocations-response-stream",
+            named(
+                "invoke_endpoint_stream",
+                post(sagemaker::invoke_endpoint_stream),
+            ),
+        )
+        .route(
+            "/endpoints/{endpoint}/openai/v1/chat/completions",
+            named("endpoint_chat", post(openai::endpoint_chat)),
+        )
+        .route("/v1/models", named("models", get(openai::models::list)))
+        .route("/v1/models/{*id}", named("model", get(openai::models::one)))
+        .route("/v1/chat/completions", named("chat", post(openai::chat)))
+        .route(
+            "/v1/completions",
+            named("completions", post(openai::completions)),
+        )
+        .route(
+            "/v1/embeddings",
+            named("embeddings", post(openai::embeddings)),
+        );
+    if gateway.container.is_some() {
+        routes = routes
+            .route(
+                "/models",
+                named(
+                    "container_models",
+                    get(container::list).post(container::load),
+                ),
+            )
+            .route(
+                "/models/{name}",
+                named(
+                    "container_model",
+                    get(container::get).delete(container::unload),
+                ),
+            )
+            .route(
+                "/models/{name}/invoke",
+                named("container_invoke", post(container::invoke)),
+            );
+    }
+    let routes = routes
+        .fallback(async |request: Request| {
+            Error::UnknownPath.respond(face_of(request.uri().path()))
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            Error::WrongMethod.respond(face_of(request.uri().path()))
+        })
+        .with_state(gateway.clone());
+    layers::around(routes, &gateway)
+}
+
+/// The dialect of a path, for answers that no handler gives.
+pub(crate) fn face_of(path: &str) -> Face {
+    if path.starts_with("/v1/") || path.contains("/openai/v1/") {
+        Face::OpenAi
+    } else if path == "/models" || path.starts_with("/models/") {
+        Face::Container
+    } else if path == "/invocations" {
+        Face::Invocations
+    } else {
+        Face::Endpoint
+    }
+}
+
+/// Gives a route the name it has in metrics and the access log.
+fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
+    route.layer(from_fn(move |request: Request, next: Next| {
+        if let Some(notes) = request.extensions().get::<Notes>() {
+            notes.route(name);
+        }
+        next.run(request)
+    }))
+}
+
+/// Never waits: SageMaker gives it two seconds, whatever else is under way.
+async fn ping(State(gateway): State<Gateway>) -> Response {
+    match (gateway.health)() {
+        Health::Healthy => axum::Json(json!({"status": "Healthy"})).into_response(),
+        Health::Unhealthy(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            axum::Json(json!({"status": "Unhealthy", "message": reason})),
+        )
+            .into_response(),
+    }
+}

@@ -1,0 +1,230 @@
+//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream` and `POST /invocations`.
+
+pub(crate) mod event_stream;
+pub(crate) mod generated;
+pub(crate) mod inputs;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use roundhouse_types::{ModelId, TargetModel};
+use serde_json::{Map, Value};
+
+use crate::answer::{Asked, Delivery, answer};
+use crate::body::{self, Media};
+use crate::call::Context;
+use crate::error::{Error, Face};
+use crate::fields::Fields;
+use crate::json;
+use crate::layers::Notes;
+use crate::openai;
+use crate::router::Gateway;
+use crate::state::EndpointFace;
+use crate::target;
+
+/// What boto3 shows as `InvokedProductionVariant`.
+const VARIANT: HeaderName = HeaderName::from_static("x-amzn-invoked-production-variant");
+/// The stream operation's own accept header.
+const STREAM_ACCEPT: HeaderName = HeaderName::from_static("x-amzn-sagemaker-accept");
+
+type EndpointPath = Result<Path<String>, PathRejection>;
+
+/// `POST /endpoints/{endpoint}/invocations`.
+pub(crate) async fn invoke_endpoint(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    path: EndpointPath,
+    request: Request,
+) -> Response {
+    let context = Context { gateway, notes };
+    let operation = async {
+        let (headers, body) = read(&context, request).await?;
+        let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
+        target::refuse_elsewhere(&headers)?;
+        let model = target::model(endpoint, &target::required_header(&headers)?)?;
+        invoke_plain(&context, model, &headers, body).await
+    };
+    with_variant(
+        operation
+            .await
+            .unwrap_or_else(|error| error.respond(Face::Endpoint)),
+    )
+}
+
+/// `POST /invocations`: the same for the only endpoint, or the one called `default`.
+pub(crate) async fn invocations(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    request: Request,
+) -> Response {
+    let context = Context { gateway, notes };
+    let operation = async {
+        let (headers, body) = read(&context, request).await?;
+        let endpoint = target::default_endpoint(&context.gateway)?;
+        let model = target::model(endpoint, &target::required_header(&headers)?)?;
+        invoke_plain(&context, model, &headers, body).await
+    };
+    operation
+        .await
+        .unwrap_or_else(|error| error.respond(Face::Invocations))
+}
+
+/// `POST /endpoints/{endpoint}/invocations-response-stream`.
+///
+/// Stock SDKs cannot send a target model here, so the body and the Custom-Attributes may
+/// name it too.
+pub(crate) async fn invoke_endpoint_stream(
+    State(gateway): State<Gateway>,
+    Extension(notes): Extension<Notes>,
+    path: EndpointPath,
+    request: Request,
+) -> Response {
+    let context = Context { gateway, notes };
+    let operation = async {
+        let (headers, body) = read(&context, request).await?;
+        let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
+        target::refuse_elsewhere(&headers)?;
+        let parsed = parse(&headers, body).await?;
+        let model = stream_model(endpoint, &headers, &parsed)?;
+        let asked = parsed.asked(&model)?;
+        let delivery = Delivery {
+            events: wants_events(&headers, &STREAM_ACCEPT),
+            framed: true,
+            timeout: context.gateway.config.stream_timeout,
+        };
+        answer(&context, model, asked, delivery).await
+    };
+    with_variant(
+        operation
+            .await
+            .unwrap_or_else(|error| error.respond(Face::Endpoint)),
+    )
+}
+
+/// Reads, parses and answers a request that is not framed. Also the container contract's.
+pub(crate) async fn invoke_plain(
+    context: &Context,
+    model: ModelId,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, Error> {
+    let asked = parse(headers, body).await?.asked(&model)?;
+    let delivery = Delivery {
+        events: wants_events(headers, &header::ACCEPT),
+        framed: false,
+        timeout: context.gateway.config.invoke_timeout,
+    };
+    answer(context, model, asked, delivery).await
+}
+
+/// Reads the body before anything is refused: a client that is still sending does not see
+/// an answer.
+pub(crate) async fn read(context: &Context, request: Request) -> Result<(HeaderMap, Bytes), Error> {
+    let headers = request.headers().clone();
+    let body = body::read(request, &context.gateway.config, &context.notes).await?;
+    Ok((headers, body))
+}
+
+/// A body whose media type is understood.
+enum Parsed {
+    Object(Map<String, Value>),
+    Text(String),
+}
+
+async fn parse(headers: &HeaderMap, body: Bytes) -> Result<Parsed, Error> {
+    match body::media(headers)? {
+        Media::Json => Ok(Parsed::Object(json::object(body).await?)),
+        Media::Text => {
+            let text = String::from_utf8(body.into())
+                .map_err(|error| Error::input(format!("the body is not UTF-8: {error}")))?;
+            Ok(Parsed::Text(text))
+        }
+    }
+}
+
+impl Parsed {
+    /// What is asked, by the field that is there, as LMI tells its schemas apart.
+    fn asked(self, model: &ModelId) -> Result<Asked, Error> {
+        let map = match self {
+            Self::Object(map) => map,
+            Self::Text(text) => return Ok(inputs::from_text(text)),
+        };
+        let mut fields = Fields::new(map);
+        let fallback = model.target.as_str();
+        if fields.has("messages") {
+            openai::chat::parse(&mut fields, fallback)
+        } else if fields.has("prompt") {
+            openai::completions::parse(&mut fields, fallback)
+        } else if fields.has("inputs") {
+            inputs::parse(&mut fields)
+        } else if fields.has("input") {
+            openai::embeddings::parse(&mut fields, fallback)
+        } else if fields.has("requestType") {
+            Err(Error::field(
+                "requestType",
+                "is not supported: there are no stateful sessions",
+            ))
+        } else {
+            Err(Error::input(
+                "the body must have one of inputs, messages, prompt or input",
+            ))
+        }
+    }
+}
+
+/// The stream's model: header, else the body's `model`, else `target-model=` among the
+/// Custom-Attributes.
+fn stream_model(
+    endpoint: &EndpointFace,
+    headers: &HeaderMap,
+    parsed: &Parsed,
+) -> Result<ModelId, Error> {
+    if let Some(name) = target::header(headers)? {
+        return target::model(endpoint, &name);
+    }
+    let in_body = match parsed {
+        Parsed::Object(map) => map.get("model").and_then(Value::as_str),
+        Parsed::Text(_) => None,
+    };
+    if let Some(name) = in_body.filter(|name| !name.is_empty()) {
+        return target::model(endpoint, &TargetModel::new(name));
+    }
+    let name = target::custom_attribute(headers).ok_or_else(|| {
+        Error::request(
+            "the request names no target model: send X-Amzn-SageMaker-Target-Model, a field \
+             model in the body, or target-model=… in X-Amzn-SageMaker-Custom-Attributes",
+        )
+    })?;
+    target::model(endpoint, &name)
+}
+
+/// Whether server-sent events are asked for.
+fn wants_events(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|text| text.to_ascii_lowercase().contains("text/event-stream"))
+    })
+}
+
+/// The path's endpoint, percent-decoded once.
+pub(crate) fn endpoint_name(path: EndpointPath) -> Result<String, Error> {
+    match path {
+        Ok(Path(name)) => Ok(name),
+        Err(_) => Err(Error::request(
+            "the endpoint's name in the path is not UTF-8",
+        )),
+    }
+}
+
+fn with_variant(mut response: Response) -> Response {
+    if response.status().is_success() {
+        response
+            .headers_mut()
+            .insert(VARIANT, HeaderValue::from_static("AllTraffic"));
+    }
+    response
+}

@@ -1,0 +1,112 @@
+//! AWS event-stream messages.
+//!
+//! A message is: total length and header length (u32 each, big-endian), the CRC-32 of these
+//! eight bytes, headers, payload, the CRC-32 of everything before it. A header is: name
+//! length (u8), name, value type 7 (a string), value length (u16), value.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderValue;
+use roundhouse_types::ErrorKind;
+use serde_json::json;
+
+use crate::error::{Error, Face};
+
+/// The stream's media type.
+pub(crate) const CONTENT_TYPE: HeaderValue =
+    HeaderValue::from_static("application/vnd.amazon.eventstream");
+
+/// The only header value type we write.
+const STRING: u8 = 7;
+/// Lengths and checksums around headers and payload.
+const OVERHEAD: usize = 16;
+
+/// A `PayloadPart` with these bytes.
+pub(crate) fn part(payload: &[u8]) -> Bytes {
+    let headers = [
+        (":message-type", "event"),
+        (":event-type", "PayloadPart"),
+        (":content-type", "application/octet-stream"),
+    ];
+    message(&headers, payload)
+}
+
+/// The message that ends a failed stream. Its types are the only two that boto3 knows.
+pub(crate) fn exception(error: &Error) -> Bytes {
+    // The text, cut to its limit, as every other face says it.
+    let said = error.object(Face::Container);
+    let text = said["message"].as_str().unwrap_or_default();
+    let (name, payload) = match error.kind() {
+        ErrorKind::Internal => ("InternalStreamFailure", json!({"Message": text})),
+        ErrorKind::TimedOut => (
+            "ModelStreamError",
+            json!({"Message": text, "ErrorCode": "ModelInvocationTimeExceeded"}),
+        ),
+        _ => (
+            "ModelStreamError",
+            json!({"Message": text, "ErrorCode": "StreamBroken"}),
+        ),
+    };
+    exception_message(name, payload.to_string().as_bytes())
+}
+
+fn exception_message(name: &str, payload: &[u8]) -> Bytes {
+    let headers = [
+        (":message-type", "exception"),
+        (":exception-type", name),
+        (":content-type", "application/json"),
+    ];
+    message(&headers, payload)
+}
+
+fn message(headers: &[(&str, &str)], payload: &[u8]) -> Bytes {
+    let header_length: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 4)
+        .sum();
+    let total = OVERHEAD + header_length + payload.len();
+    let length = |count: usize| u32::try_from(count).expect("events are far below 4 GiB");
+    let mut out = BytesMut::with_capacity(total);
+    out.put_u32(length(total));
+    out.put_u32(length(header_length));
+    out.put_u32(crc32fast::hash(&out));
+    for (name, value) in headers {
+        out.put_u8(u8::try_from(name.len()).expect("our header names are short"));
+        out.put_slice(name.as_bytes());
+        out.put_u8(STRING);
+        out.put_u16(u16::try_from(value.len()).expect("our header values are short"));
+        out.put_slice(value.as_bytes());
+    }
+    out.put_slice(payload);
+    out.put_u32(crc32fast::hash(&out));
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn messages_are_those_that_botocore_reads() {
+        // Both were fed to botocore and read back as intended.
+        assert_eq!(
+            hex(&part(b"{\"t\":1}\n")),
+            "0000007100000059b327ff460d3a6d6573736167652d747970650700056576656e740b3a6576656e74\
+             2d7479706507000b5061796c6f6164506172740d3a636f6e74656e742d747970650700186170706c69\
+             636174696f6e2f6f637465742d73747265616d7b2274223a317d0ae12b324b"
+                .replace(' ', "")
+        );
+        let payload = br#"{"Message": "worker died", "ErrorCode": "ModelInvocationTimeExceeded"}"#;
+        assert_eq!(
+            hex(&exception_message("ModelStreamError", payload)),
+            "000000b40000005e0cb60d4e0d3a6d6573736167652d74797065070009657863657074696f6e0f3a65\
+             7863657074696f6e2d747970650700104d6f64656c53747265616d4572726f720d3a636f6e74656e74\
+             2d747970650700106170706c69636174696f6e2f6a736f6e7b224d657373616765223a2022776f726b\
+             65722064696564222c20224572726f72436f6465223a20224d6f64656c496e766f636174696f6e5469\
+             6d654578636565646564227de0140fd3"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! `{"inputs": …, "parameters": …}`, as LMI, TGI and the Hugging Face toolkit take it.
+
+use roundhouse_serving::{Generation, Inputs, Request};
+use serde_json::Value;
+
+use crate::answer::{Ask, Asked};
+use crate::error::Error;
+use crate::fields::{Fields, Neutral, neutral, strings};
+
+/// Inputs of one request at most.
+const INPUTS_MAX: usize = 2048;
+
+/// Parameters of the three dialects that would change the answer and that nothing here
+/// honours, with the values that would not.
+const UNSUPPORTED: [Neutral; 24] = [
+    ("adapter_id", neutral::empty),
+    ("bad_words_ids", neutral::empty),
+    ("best_of", neutral::one),
+    ("candidate_labels", neutral::absent),
+    ("decoder_input_details", neutral::off),
+    ("function_to_apply", neutral::absent),
+    ("grammar", neutral::absent),
+    ("guided_json", neutral::absent),
+    ("include_stop_str_in_output", neutral::off),
+    ("length_penalty", neutral::one),
+    ("logit_bias", neutral::empty),
+    ("max_length", neutral::absent),
+    ("n", neutral::one),
+    ("no_repeat_ngram_size", neutral::zero),
+    ("num_beams", neutral::one),
+    ("num_return_sequences", neutral::one),
+    ("penalty_alpha", neutral::zero),
+    ("prompt_logprobs", neutral::zero),
+    ("response_format", neutral::absent),
+    ("skip_special_tokens", neutral::on),
+    ("top_n_tokens", neutral::zero),
+    ("truncate", neutral::absent),
+    ("typical_p", neutral::one),
+    ("watermark", neutral::off),
+];
+
+/// How the answer shall look.
+pub(crate) struct InputsAsk {
+    /// `inputs` was one string.
+    pub(crate) single: bool,
+    pub(crate) details: bool,
+    pub(crate) stream: bool,
+    /// A list of labels per input, rather than one label.
+    pub(crate) label_lists: bool,
+}
+
+/// The whole body is one input.
+pub(crate) fn from_text(text: String) -> Asked {
+    let inputs = Inputs {
+        texts: vec![text],
+        single: true,
+        generation: Generation::default(),
+        return_full_text: false,
+        top_k: None,
+        normalize: None,
+    };
+    let ask = InputsAsk {
+        single: true,
+        details: false,
+        stream: false,
+        label_lists: false,
+    };
+    Asked {
+        request: Request::Inputs(inputs),
+        ask: Ask::Inputs(ask),
+    }
+}
+
+/// Reads a body with `inputs`.
+///
+/// # Errors
+/// `Field`, with the path of what is wrong.
+pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
+    let (texts, single) = texts(fields)?;
+    let stream = fields.bool("stream")?.unwrap_or(false);
+    fields.refuse(&[("adapters", neutral::empty)])?;
+    if stream && !single && texts.len() > 1 {
+        return Err(fields.wrong("stream", "takes one input, not a list of several"));
+    }
+    let mut parameters = match fields.take("parameters") {
+        None => Fields::nested(serde_json::Map::new(), "parameters."),
+        Some(Value::Object(map)) => Fields::nested(map, "parameters."),
+        Some(_) => return Err(fields.wrong("parameters", "must be an object")),
+    };
+    parameters.refuse(&UNSUPPORTED)?;
+    let details = parameters.bool("details")?.unwrap_or(false);
+    // As in transformers: `top_k: null` and `return_all_scores` mean all labels.
+    let all_labels =
+        parameters.is_null("top_k") || parameters.bool("return_all_scores")?.unwrap_or(false);
+    let return_full_text = parameters.bool("return_full_text")?.unwrap_or(false);
+    let normalize = parameters.bool("normalize")?;
+    let mut generation = generation(&mut parameters)?;
+    if details || stream {
+        generation.logprobs = Some(0);
+    }
+    // One name for two things: labels of a classifier, likeliest tokens of a generator.
+    let top_k = if all_labels {
+        Some(usize::MAX)
+    } else {
+        generation.top_k.filter(|count| *count > 0)
+    };
+    let ask = InputsAsk {
+        single,
+        details,
+        stream,
+        label_lists: !single && top_k.is_some(),
+    };
+    let inputs = Inputs {
+        texts,
+        single,
+        generation,
+        return_full_text,
+        top_k,
+        normalize,
+    };
+    Ok(Asked {
+        request: Request::Inputs(inputs),
+        ask: Ask::Inputs(ask),
+    })
+}
+
+fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {
+    let wrong = |fields: &Fields| {
+        let expected = format!("must be a string or a list of 1 to {INPUTS_MAX} strings");
+        fields.wrong("inputs", &expected)
+    };
+    match fields.take("inputs") {
+        Some(Value::String(text)) => Ok((vec![text], true)),
+        Some(Value::Array(items)) if !items.is_empty() && items.len() <= INPUTS_MAX => {
+            let texts = strings(items).ok_or_else(|| wrong(fields))?;
+            Ok((texts, false))
+        }
+        _ => Err(wrong(fields)),
+    }
+}
+
+fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
+    let do_sample = parameters.bool("do_sample")?;
+    let mut generation = sampling(parameters)?;
+    let max = parameters.count("max_new_tokens", 1)?;
+    generation.max_tokens = max.or(parameters.count("max_tokens", 1)?);
+    let min = parameters.count("min_new_tokens", 0)?;
+    generation.min_tokens = min.or(parameters.count("min_tokens", 0)?);
+    let mut stop = parameters.stop("stop")?;
+    stop.extend(parameters.stop("stop_sequences")?);
+    generation.stop = stop;
+    generation.ignore_eos = parameters.bool("ignore_eos_token")?.unwrap_or(false)
+        || parameters.bool("ignore_eos")?.unwrap_or(false);
+    // LMI samples where a sampling parameter is given and nothing is said about sampling.
+    let asks_to_sample = generation
+        .temperature
+        .is_some_and(|temperature| temperature > 0.0)
+        || generation.top_p.is_some_and(|top_p| top_p < 1.0)
+        || generation.top_k.is_some_and(|top_k| top_k > 0)
+        || generation.min_p.is_some_and(|min_p| min_p > 0.0);
+    generation.do_sample = do_sample.or(asks_to_sample.then_some(true));
+    Ok(generation)
+}
+
+/// The fields that every dialect spells alike.
+///
+/// # Errors
+/// `Field`, with the path of what is wrong.
+pub(crate) fn sampling(fields: &mut Fields) -> Result<Generation, Error> {
+    let top_p = fields.float("top_p", 0.0..=1.0)?;
+    // -1 is how vLLM says "off".
+    let top_k = fields.int("top_k", -1..=i64::MAX)?;
+    Ok(Generation {
+        temperature: fields.float("temperature", 0.0..=100.0)?,
+        // 0 keeps the likeliest token alone, which the smallest positive number does too.
+        top_p: top_p.map(|top_p| top_p.max(f32::MIN_POSITIVE)),
+        top_k: top_k.map(|top_k| usize::try_from(top_k).unwrap_or(0)),
+        min_p: fields.float("min_p", 0.0..=1.0)?,
+        repetition_penalty: fields.float("repetition_penalty", 0.01..=100.0)?,
+        presence_penalty: fields.float("presence_penalty", -2.0..=2.0)?,
+        frequency_penalty: fields.float("frequency_penalty", -2.0..=2.0)?,
+        seed: fields.seed("seed")?,
+        stop_token_ids: fields.stop_tokens("stop_token_ids")?,
+        ..Generation::default()
+    })
+}

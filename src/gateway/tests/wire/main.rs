@@ -1,0 +1,13 @@
+//! The data port's wire formats, driven through the router with scripted models.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper's failure is its test's failure"
+)]
+
+mod container;
+mod edges;
+mod endpoint;
+mod openai;
+mod streams;
+mod support;

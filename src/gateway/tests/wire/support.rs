@@ -1,0 +1,340 @@
+//! A router over scripted models, and requests to it.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use roundhouse_gateway::state::InvokeFn;
+use roundhouse_gateway::{
+    AccessRecord, ContainerFace, EndpointFace, GatewayConfig, GatewayState, Health, Target,
+    TargetPage, router,
+};
+use roundhouse_serving::{
+    Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
+    PieceStream, Reply, Served, TokenInfo,
+};
+use roundhouse_types::{ErrorKind, Failure, ModelKind, Tier, Version};
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A router, what it was asked and what it logged.
+pub(crate) struct Harness {
+    pub(crate) router: Router,
+    pub(crate) asked: Arc<Mutex<Vec<Invocation>>>,
+    pub(crate) logged: Arc<Mutex<Vec<AccessRecord>>>,
+}
+
+/// How a router is made.
+pub(crate) struct Setup {
+    pub(crate) config: GatewayConfig,
+    pub(crate) endpoints: Vec<&'static str>,
+    pub(crate) targets: Vec<&'static str>,
+    pub(crate) health: Health,
+    pub(crate) container: Option<ContainerFace>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            config: GatewayConfig::default(),
+            endpoints: vec!["ep"],
+            targets: vec!["a", "b/c.tar.gz", "d"],
+            health: Health::Healthy,
+            container: None,
+        }
+    }
+}
+
+impl Setup {
+    /// A router whose models answer by a script.
+    pub(crate) fn with(
+        self,
+        script: impl Fn(Invocation) -> Result<Answer, Failure> + Send + Sync + 'static,
+    ) -> Harness {
+        let script = Arc::new(script);
+        self.with_async(Arc::new(move |invocation| {
+            let script = script.clone();
+            async move { script(invocation) }.boxed()
+        }))
+    }
+
+    pub(crate) fn with_async(self, invoke: InvokeFn) -> Harness {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let logged = Arc::new(Mutex::new(Vec::new()));
+        let (asking, logging) = (asked.clone(), logged.clone());
+        let health = self.health;
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|name| endpoint(name, self.targets.clone()))
+            .collect();
+        let state = GatewayState {
+            config: self.config,
+            endpoints,
+            invoke: Arc::new(move |invocation: Invocation| {
+                asking.lock().unwrap().push(invocation.clone());
+                invoke(invocation)
+            }),
+            health: Arc::new(move || health.clone()),
+            access: Arc::new(move |record| logging.lock().unwrap().push(record)),
+            container: self.container,
+        };
+        Harness {
+            router: router(state),
+            asked,
+            logged,
+        }
+    }
+}
+
+fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
+    let target = |name: &str| Target {
+        name: name.parse().unwrap(),
+        modified: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)),
+    };
+    let found = targets.clone();
+    EndpointFace {
+        name: name.parse().unwrap(),
+        list: Arc::new(move |after, limit| {
+            let all = targets
+                .iter()
+                .filter(|name| after.as_deref().is_none_or(|a| **name > a));
+            let mut page: Vec<Target> = all.map(|name| target(name)).collect();
+            let more = page.len() > limit;
+            page.truncate(limit);
+            async move {
+                Ok(TargetPage {
+                    targets: page,
+                    more,
+                })
+            }
+            .boxed()
+        }),
+        find: Arc::new(move |name| {
+            let known = found.contains(&name.as_str());
+            let answer = known
+                .then(|| target(name.as_str()))
+                .ok_or_else(|| Failure::new(ErrorKind::ModelNotFound, format!("no target {name}")));
+            async move { answer }.boxed()
+        }),
+    }
+}
+
+/// A whole answer.
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Got {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Harness {
+    pub(crate) async fn raw(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Got {
+        let (parts, body) = self.raw(request).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Got {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    /// A POST to a path, with a target model where one is given.
+    pub(crate) async fn post(&self, path: &str, target: &str, body: impl Into<Body>) -> Got {
+        self.send(post(path, target, body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Got {
+        self.send(Request::get(path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    /// The chunks of a streamed answer.
+    pub(crate) async fn chunks(&self, request: Request<Body>) -> (Got, Vec<Bytes>) {
+        let (parts, body) = self.raw(request).await.into_parts();
+        let mut stream = body.into_data_stream();
+        let mut chunks = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            chunks.push(chunk.unwrap());
+        }
+        let got = Got {
+            status: parts.status,
+            headers: parts.headers,
+            body: chunks.concat().into(),
+        };
+        (got, chunks)
+    }
+}
+
+pub(crate) fn post(path: &str, target: &str, body: impl Into<Body>) -> Request<Body> {
+    let mut request = Request::post(path);
+    if !target.is_empty() {
+        request = request.header("x-amzn-sagemaker-target-model", target.as_bytes());
+    }
+    request.body(body.into()).unwrap()
+}
+
+pub(crate) fn served(kind: ModelKind) -> Served {
+    Served {
+        version: Version::from_digest("0123abcd"),
+        tier: Tier::Disk,
+        kind,
+        load: Duration::from_millis(120),
+        queue: Duration::from_millis(7),
+    }
+}
+
+pub(crate) fn token(id: u32, text: &str, logprob: f32) -> TokenInfo {
+    let top = vec![(id, text.to_owned(), logprob)];
+    TokenInfo {
+        id,
+        text: text.into(),
+        logprob,
+        special: false,
+        top,
+    }
+}
+
+pub(crate) fn end_token() -> TokenInfo {
+    TokenInfo {
+        special: true,
+        ..token(2, "</s>", -0.25)
+    }
+}
+
+pub(crate) fn piece(choice: usize, text: &str, tokens: Vec<TokenInfo>) -> Piece {
+    Piece {
+        choice,
+        text: text.into(),
+        tokens,
+        finished: None,
+    }
+}
+
+pub(crate) fn last(choice: usize, reason: Finish, generated_tokens: usize) -> Piece {
+    let tokens = if reason == Finish::EndOfSequence {
+        vec![end_token()]
+    } else {
+        Vec::new()
+    };
+    let finished = Some(Finished {
+        reason,
+        generated_tokens,
+    });
+    Piece {
+        choice,
+        text: String::new(),
+        tokens,
+        finished,
+    }
+}
+
+/// "Hello é" in two pieces and an end, for each choice.
+pub(crate) fn hello(choices: usize) -> Vec<Piece> {
+    let one = |choice| {
+        [
+            piece(choice, "Hello", vec![token(10, "Hello", -0.5)]),
+            // A character of two tokens: neither is text by itself.
+            piece(
+                choice,
+                " é",
+                vec![token(11, "\u{fffd}", -1.0), token(12, "\u{fffd}", -0.1)],
+            ),
+            last(choice, Finish::EndOfSequence, 4),
+        ]
+    };
+    (0..choices).flat_map(one).collect()
+}
+
+pub(crate) fn generation(pieces: PieceStream, choices: usize) -> Answer {
+    let reply = GenerationReply {
+        prompt_tokens: vec![3; choices],
+        pieces,
+        seed: 42,
+    };
+    Answer {
+        reply: Reply::Generation(reply),
+        served: served(ModelKind::Generative),
+    }
+}
+
+pub(crate) fn says(pieces: Vec<Piece>, choices: usize) -> Result<Answer, Failure> {
+    let pieces = stream::iter(pieces.into_iter().map(Ok));
+    Ok(generation(Box::pin(pieces), choices))
+}
+
+/// One piece, then a failure.
+pub(crate) fn breaks(kind: ErrorKind) -> Result<Answer, Failure> {
+    let first = Ok(piece(0, "Hello", vec![token(10, "Hello", -0.5)]));
+    let pieces = stream::iter([first, Err(Failure::new(kind, "the device failed"))]);
+    Ok(generation(Box::pin(pieces), 1))
+}
+
+pub(crate) fn embeds(vectors: Vec<Vec<f32>>) -> Result<Answer, Failure> {
+    let reply = Reply::Embeddings(EmbeddingsReply {
+        vectors,
+        prompt_tokens: 5,
+    });
+    Ok(Answer {
+        reply,
+        served: served(ModelKind::Embedding),
+    })
+}
+
+pub(crate) fn classifies(inputs: &[&[(&str, f32)]]) -> Result<Answer, Failure> {
+    let scores = |labels: &[(&str, f32)]| {
+        labels
+            .iter()
+            .map(|(label, score)| LabelScore {
+                label: (*label).into(),
+                score: *score,
+            })
+            .collect()
+    };
+    let reply = Reply::Classification(inputs.iter().map(|labels| scores(labels)).collect());
+    Ok(Answer {
+        reply,
+        served: served(ModelKind::Classification),
+    })
+}
+
+/// Ids and times differ from run to run.
+pub(crate) fn steady(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    for (key, stop) in [("\"id\":\"c", '"'), ("\"created\":", ',')].iter().cycle() {
+        let Some(at) = rest.find(key) else { break };
+        let from = at + key.len();
+        out.push_str(&rest[..from]);
+        out.push_str("[…]");
+        let end = rest[from..].find(*stop).unwrap();
+        rest = &rest[from + end..];
+    }
+    out + rest
+}

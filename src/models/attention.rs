@@ -1,0 +1,254 @@
+//! The attention seam: packed projections in, mixed values out, whatever the rows' lengths.
+//!
+//! Two entries over one kernel: [`causal`] reads keys and values of sequences from the
+//! pool's blocks, [`bidirectional`] packs each sequence's own into blocks first. Work is
+//! cut into tiles of a few queries that share a key-value head; each walks the blocks once
+//! with the running maximum and sum of a softmax, so nothing of the size of tokens times
+//! tokens exists. Neither calls a matmul: that number must not depend on the sequences.
+
+use rayon::prelude::*;
+use roundhouse_engine::BlockId;
+
+use crate::kv::{BLOCK_TOKENS, HeadBlock, KvPool};
+use crate::rope::Rope;
+use crate::simd;
+
+mod kernel;
+
+/// Query vectors per tile: their sums stay in a core's first cache, and every key read
+/// serves all of them.
+const TILE: usize = 32;
+/// Multiplications below which spreading over threads costs more than it gains.
+const SERIAL: usize = 1 << 17;
+
+/// The shape of attention in one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heads {
+    /// Query heads.
+    pub(crate) heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub(crate) kv_heads: usize,
+    /// Numbers per head.
+    pub(crate) head_dim: usize,
+}
+
+impl Heads {
+    /// Numbers per token of all queries.
+    pub(crate) fn query_width(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Numbers per token of all keys, and of all values.
+    pub(crate) fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Numbers per token of queries, keys and values, in that order.
+    pub(crate) fn packed_width(self) -> usize {
+        self.query_width() + 2 * self.kv_width()
+    }
+
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// One sequence's share of the packed rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span<'a> {
+    /// Its first row among the packed.
+    pub(crate) first: usize,
+    /// Its rows.
+    pub(crate) tokens: usize,
+    /// The position of the first of them.
+    pub(crate) position: usize,
+    /// Its blocks from position 0 on.
+    pub(crate) blocks: &'a [BlockId],
+}
+
+/// Queries that one task computes: some tokens of a span, all heads of one key-value head.
+#[derive(Debug, Clone, Copy)]
+struct Tile<'a> {
+    span: Span<'a>,
+    /// Tokens of the span before the tile's.
+    offset: usize,
+    tokens: usize,
+    kv_head: usize,
+}
+
+/// Causal attention of new tokens over all before them.
+///
+/// Rotates queries and keys of `qkv` (`[tokens, packed_width]`) in place, writes keys and
+/// values to the spans' blocks, which must have been touched, and returns
+/// `[tokens, query_width]`. A block that several spans share is never one that a span writes.
+pub(crate) fn causal(
+    heads: Heads,
+    rope: &Rope,
+    pool: &mut KvPool,
+    layer: usize,
+    spans: &[Span<'_>],
+    qkv: &mut [f32],
+) -> Vec<f32> {
+    let width = heads.packed_width();
+    let positions: Vec<usize> = spans
+        .iter()
+        .flat_map(|span| span.position..span.position + span.tokens)
+        .collect();
+    rope.rotate(
+        qkv,
+        width,
+        heads.query_width() + heads.kv_width(),
+        &positions,
+    );
+    for span in spans {
+        for token in 0..span.tokens {
+            let row = &qkv[(span.first + token) * width..][..width];
+            let (keys, values) = row[heads.query_width()..].split_at(heads.kv_width());
+            let position = span.position + token;
+            let place = (
+                span.blocks[position / BLOCK_TOKENS],
+                position % BLOCK_TOKENS,
+            );
+            pool.write(layer, place, keys, values);
+        }
+    }
+
+    let pool = &*pool;
+    let compute = |tile: &Tile<'_>| {
+        let first = tile.span.position + tile.offset;
+        let blocks: Vec<HeadBlock<'_>> = tile.span.blocks
+            [..(first + tile.tokens).div_ceil(BLOCK_TOKENS)]
+            .iter()
+            .map(|block| pool.head_block(layer, *block, tile.kv_head))
+            .collect();
+        attend(heads, tile, qkv, &blocks, |token| first + token + 1)
+    };
+    let tiles = tiles(heads, spans, (TILE / heads.group()).max(1));
+    let keys = |tile: &Tile<'_>| tile.span.position + tile.offset + tile.tokens;
+    let work: usize = tiles.iter().map(|tile| tile.tokens * keys(tile)).sum();
+    scatter(heads, &tiles, work, qkv.len() / width, compute)
+}
+
+/// Attention of each sequence's tokens over all of its own, in both directions.
+///
+/// `qkv` is `[tokens, packed_width]`; returns `[tokens, query_width]`.
+pub(crate) fn bidirectional(heads: Heads, spans: &[Span<'_>], qkv: &[f32]) -> Vec<f32> {
+    let width = heads.packed_width();
+    let compute = |tile: &Tile<'_>| {
+        let packed = pack(heads, tile, qkv);
+        let floats = heads.head_dim * BLOCK_TOKENS;
+        let blocks: Vec<HeadBlock<'_>> = packed
+            .chunks_exact(2 * floats)
+            .map(|block| HeadBlock {
+                keys: &block[..floats],
+                values: &block[floats..],
+            })
+            .collect();
+        attend(heads, tile, qkv, &blocks, |_| tile.span.tokens)
+    };
+    // A tile is a whole sequence here: its keys are packed once.
+    let longest = spans.iter().map(|span| span.tokens).max().unwrap_or(1);
+    let tiles = tiles(heads, spans, longest.max(1));
+    let work: usize = tiles.iter().map(|tile| tile.tokens * tile.tokens).sum();
+    scatter(heads, &tiles, work, qkv.len() / width, compute)
+}
+
+/// One head's keys and values of a whole sequence as consecutive blocks.
+fn pack(heads: Heads, tile: &Tile<'_>, qkv: &[f32]) -> Vec<f32> {
+    let (width, head_dim) = (heads.packed_width(), heads.head_dim);
+    let floats = head_dim * BLOCK_TOKENS;
+    let mut packed = vec![0.0; tile.span.tokens.div_ceil(BLOCK_TOKENS) * 2 * floats];
+    for token in 0..tile.span.tokens {
+        let row = &qkv[(tile.span.first + token) * width..][..width];
+        let start = heads.query_width() + tile.kv_head * head_dim;
+        let keys = &row[start..start + head_dim];
+        let values = &row[start + heads.kv_width()..][..head_dim];
+        let slot = token % BLOCK_TOKENS;
+        let block = &mut packed[token / BLOCK_TOKENS * 2 * floats..][..2 * floats];
+        let (key_block, value_block) = block.split_at_mut(floats);
+        for (dim, key) in keys.iter().enumerate() {
+            key_block[dim * BLOCK_TOKENS + slot] = *key;
+        }
+        value_block[slot * head_dim..(slot + 1) * head_dim].copy_from_slice(values);
+    }
+    packed
+}
+
+fn tiles<'a>(heads: Heads, spans: &[Span<'a>], tokens: usize) -> Vec<Tile<'a>> {
+    let mut tiles = Vec::new();
+    for &span in spans {
+        for offset in (0..span.tokens).step_by(tokens) {
+            let tokens = tokens.min(span.tokens - offset);
+            tiles.extend((0..heads.kv_heads).map(|kv_head| Tile {
+                span,
+                offset,
+                tokens,
+                kv_head,
+            }));
+        }
+    }
+    tiles
+}
+
+/// Computes one tile: `[tokens, group, head_dim]`. `visible` says how many keys a token sees.
+fn attend(
+    heads: Heads,
+    tile: &Tile<'_>,
+    qkv: &[f32],
+    blocks: &[HeadBlock<'_>],
+    visible: impl Fn(usize) -> usize,
+) -> Vec<f32> {
+    let (width, head_dim, group) = (heads.packed_width(), heads.head_dim, heads.group());
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut queries = Vec::with_capacity(tile.tokens * group * head_dim);
+    let mut seen = Vec::with_capacity(tile.tokens * group);
+    for token in 0..tile.tokens {
+        let row = (tile.span.first + tile.offset + token) * width;
+        let start = row + tile.kv_head * group * head_dim;
+        queries.extend(
+            qkv[start..start + group * head_dim]
+                .iter()
+                .map(|x| x * scale),
+        );
+        seen.extend(std::iter::repeat_n(visible(token), group));
+    }
+    let mut out = vec![0.0; queries.len()];
+    let parts = queries.chunks(TILE * head_dim).zip(seen.chunks(TILE));
+    for ((queries, visible), out) in parts.zip(out.chunks_mut(TILE * head_dim)) {
+        simd::dispatch(kernel::Attend {
+            head_dim,
+            queries,
+            visible,
+            blocks,
+            out,
+        });
+    }
+    out
+}
+
+/// Computes all tiles, on all threads if it is worth it, and lays them out by token.
+fn scatter(
+    heads: Heads,
+    tiles: &[Tile<'_>],
+    work: usize,
+    tokens: usize,
+    compute: impl Fn(&Tile<'_>) -> Vec<f32> + Sync,
+) -> Vec<f32> {
+    let parts: Vec<Vec<f32>> = if work * heads.group() * heads.head_dim < SERIAL {
+        tiles.iter().map(&compute).collect()
+    } else {
+        tiles.par_iter().map(&compute).collect()
+    };
+    let (width, part_width) = (heads.query_width(), heads.group() * heads.head_dim);
+    let mut out = vec![0.0; tokens * width];
+    for (tile, part) in tiles.iter().zip(parts) {
+        for (token, row) in part.chunks_exact(part_width).enumerate() {
+            let start = (tile.span.first + tile.offset + token) * width + tile.kv_head * part_width;
+            out[start..start + part_width].copy_from_slice(row);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Whole steps of a decoder and an encoder of usual proportions: where the time of a token goes.
+//!
+//! The decoder has the layers of a 135M-parameter model, eight of its thirty; the encoder is
+//! a small sentence model. Random weights, read from a file as any other.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
+use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, inspect, load, read_local};
+use roundhouse_types::DeviceId;
+
+#[path = "../tests/random/mod.rs"]
+mod random;
+
+use random::{Bert, Llama};
+
+const CONTEXT: usize = 2048;
+const BLOCKS: u32 = CONTEXT as u32 / 16;
+
+fn open(dir: &std::path::Path, dtype: DtypeSetting) -> Box<dyn ModelRunner> {
+    let settings = LoadSettings {
+        kv_sequences: 32,
+        dtype,
+        ..LoadSettings::default()
+    };
+    let plan = inspect(&read_local(dir).unwrap(), &settings).unwrap();
+    load(dir, &plan, DeviceId::Cpu, &Cancel::new())
+        .unwrap()
+        .runner
+}
+
+fn row(sequence: u32, position: usize, tokens: usize) -> Row {
+    Row {
+        tokens: (0..tokens as u32).map(|token| token * 31 % 8000).collect(),
+        position,
+        blocks: (sequence * BLOCKS..(sequence + 1) * BLOCKS)
+            .map(BlockId)
+            .collect(),
+        output: true,
+    }
+}
+
+fn decoder(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = Llama {
+        hidden: 576,
+        intermediate: 1536,
+        layers: 8,
+        heads: 9,
+        kv_heads: 3,
+        vocab: 8192,
+        context: CONTEXT,
+    };
+    random::llama(folder.path(), shape);
+    for (name, dtype) in [("f32", DtypeSetting::F32), ("f16", DtypeSetting::F16)] {
+        let mut runner = open(folder.path(), dtype);
+        let mut group = criterion.benchmark_group(format!("decoder-{name}"));
+        group.sample_size(10);
+        for (sequences, position) in [
+            (1, 16),
+            (1, 2000),
+            (4, 16),
+            (8, 16),
+            (9, 16),
+            (16, 16),
+            (32, 16),
+            (16, 2000),
+        ] {
+            let plan = StepPlan {
+                rows: (0..sequences)
+                    .map(|index| row(index, position, 1))
+                    .collect(),
+            };
+            group.throughput(Throughput::Elements(u64::from(sequences)));
+            let id = BenchmarkId::new("decode", format!("{sequences}x{position}"));
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| runner.forward(&plan).unwrap())
+            });
+        }
+        for (tokens, position) in [(512, 0), (512, 1500)] {
+            let plan = StepPlan {
+                rows: vec![row(0, position, tokens)],
+            };
+            group.throughput(Throughput::Elements(tokens as u64));
+            let id = BenchmarkId::new("prefill", format!("{tokens}at{position}"));
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| runner.forward(&plan).unwrap())
+            });
+        }
+        group.finish();
+    }
+}
+
+fn encoder(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = Bert {
+        hidden: 384,
+        intermediate: 1536,
+        layers: 6,
+        heads: 12,
+        vocab: 8192,
+        context: 512,
+    };
+    random::bert(folder.path(), shape);
+    let mut runner = open(folder.path(), DtypeSetting::Auto);
+    let mut group = criterion.benchmark_group("encoder");
+    group.sample_size(10);
+    for (sequences, tokens) in [(1, 16), (1, 512), (16, 32)] {
+        let row = Row {
+            blocks: Vec::new(),
+            ..row(0, 0, tokens)
+        };
+        let plan = StepPlan {
+            rows: vec![row; sequences],
+        };
+        group.throughput(Throughput::Elements((sequences * tokens) as u64));
+        let id = BenchmarkId::new("encode", format!("{sequences}x{tokens}"));
+        group.bench_function(id, |bencher| {
+            bencher.iter(|| runner.forward(&plan).unwrap())
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decoder, encoder);
+criterion_main!(benches);

@@ -1,0 +1,214 @@
+//! What the JSON beside the weights says, checked: nothing is computed differently from
+//! what a file asks for; what we do not compute is refused by name.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::Error;
+use crate::files::Files;
+
+pub(crate) mod bert;
+pub(crate) mod llama;
+pub(crate) mod sentence;
+
+/// The main configuration file.
+pub(crate) const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+
+/// The parts of `config.json` that every architecture has.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Head {
+    #[serde(default)]
+    pub(crate) architectures: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) model_type: Option<String>,
+    #[serde(default)]
+    quantization_config: Option<Value>,
+    #[serde(default)]
+    pub(crate) eos_token_id: Option<TokenIds>,
+}
+
+/// One token id or several: both are written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum TokenIds {
+    One(u32),
+    Several(Vec<u32>),
+}
+
+impl TokenIds {
+    fn into_vec(self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![id],
+            Self::Several(ids) => ids,
+        }
+    }
+}
+
+/// How the model's authors would sample, where they said so (`generation_config.json`).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct GenerationDefaults {
+    /// Whether to sample at all; otherwise greedy.
+    #[serde(default)]
+    pub do_sample: Option<bool>,
+    /// The temperature.
+    #[serde(default)]
+    pub temperature: Option<f32>,
+    /// Keep the smallest set of tokens whose probabilities reach this.
+    #[serde(default)]
+    pub top_p: Option<f32>,
+    /// Keep this many likeliest tokens.
+    #[serde(default)]
+    pub top_k: Option<usize>,
+    /// Keep tokens at least this fraction as likely as the likeliest.
+    #[serde(default)]
+    pub min_p: Option<f32>,
+    /// Weakens tokens seen before.
+    #[serde(default)]
+    pub repetition_penalty: Option<f32>,
+}
+
+/// What turns class logits into scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreFunction {
+    /// One label is right.
+    Softmax,
+    /// Each label is right or not.
+    Sigmoid,
+    /// The numbers are the answer (regression).
+    Identity,
+}
+
+/// A classifier's labels, in the order of its logits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Whether several may be right at once.
+    pub multi_label: bool,
+    /// What turns logits into scores.
+    pub function: ScoreFunction,
+}
+
+/// Reads a JSON file of the artefact.
+pub(crate) fn parse<T: DeserializeOwned>(files: &Files, path: &str) -> Result<T, Error> {
+    let Some(content) = files.contents.get(path) else {
+        return Err(Error::config(path, "is not there, or too large"));
+    };
+    serde_json::from_slice(content).map_err(|error| Error::config(path, error.to_string()))
+}
+
+impl Head {
+    pub(crate) fn read(files: &Files) -> Result<Self, Error> {
+        let head: Self = parse(files, CONFIG)?;
+        if head.quantization_config.is_some() {
+            return Err(Error::NotServed {
+                what: "a quantised checkpoint (quantization_config in config.json) is".into(),
+                advice: "; store the weights as F32, F16 or BF16",
+            });
+        }
+        Ok(head)
+    }
+}
+
+/// End-of-sequence tokens: those of both files that name any, sorted.
+pub(crate) fn eos_tokens(files: &Files, head: &Head) -> Result<Vec<u32>, Error> {
+    #[derive(Deserialize)]
+    struct Generation {
+        #[serde(default)]
+        eos_token_id: Option<TokenIds>,
+    }
+    let mut ids = head
+        .eos_token_id
+        .clone()
+        .map_or_else(Vec::new, TokenIds::into_vec);
+    if files.contents.contains_key(GENERATION) {
+        let generation: Generation = parse(files, GENERATION)?;
+        ids.extend(
+            generation
+                .eos_token_id
+                .into_iter()
+                .flat_map(TokenIds::into_vec),
+        );
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// Sampling defaults, all absent without the file.
+pub(crate) fn generation_defaults(files: &Files) -> Result<GenerationDefaults, Error> {
+    match files.contents.contains_key(GENERATION) {
+        true => parse(files, GENERATION),
+        false => Ok(GenerationDefaults::default()),
+    }
+}
+
+/// A classifier's labels from `config.json`, by the rules of transformers.
+pub(crate) fn labels(files: &Files) -> Result<Labels, Error> {
+    #[derive(Deserialize)]
+    struct Raw {
+        #[serde(default)]
+        id2label: Option<BTreeMap<String, String>>,
+        #[serde(default)]
+        num_labels: Option<usize>,
+        #[serde(default)]
+        problem_type: Option<String>,
+    }
+    let raw: Raw = parse(files, CONFIG)?;
+    let names = match raw.id2label {
+        Some(map) => ordered(map)?,
+        None => {
+            let count = raw.num_labels.unwrap_or(2);
+            positive(&[("num_labels", count)])?;
+            (0..count.min(LABELS_MAX))
+                .map(|id| format!("LABEL_{id}"))
+                .collect()
+        }
+    };
+    let multi_label = raw.problem_type.as_deref() == Some("multi_label_classification");
+    let function = match raw.problem_type.as_deref() {
+        Some("regression") => ScoreFunction::Identity,
+        _ if multi_label || names.len() == 1 => ScoreFunction::Sigmoid,
+        _ => ScoreFunction::Softmax,
+    };
+    Ok(Labels {
+        names,
+        multi_label,
+        function,
+    })
+}
+
+/// More labels than any classifier has; a larger number is a fault of the file.
+const LABELS_MAX: usize = 1 << 20;
+
+/// Labels in the order of their ids, which must be 0, 1, 2 and so on.
+fn ordered(map: BTreeMap<String, String>) -> Result<Vec<String>, Error> {
+    let mut by_id = BTreeMap::new();
+    for (id, name) in map {
+        let id: usize = id
+            .parse()
+            .map_err(|_| Error::config(CONFIG, format!("id2label key '{id}' is not a number")))?;
+        by_id.insert(id, name);
+    }
+    if by_id.is_empty() || by_id.keys().copied().ne(0..by_id.len()) {
+        return Err(Error::config(
+            CONFIG,
+            "id2label does not number the labels from 0 on",
+        ));
+    }
+    Ok(by_id.into_values().collect())
+}
+
+/// Refuses zeros, and numbers no tensor dimension can have.
+pub(crate) fn positive(fields: &[(&str, usize)]) -> Result<(), Error> {
+    for (key, value) in fields {
+        if *value == 0 || *value > u32::MAX as usize {
+            return Err(Error::config(CONFIG, format!("{key} is {value}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The BERT encoder: packed ragged rows, no padding; sentence vectors or class logits.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::ops::layer_norm;
+use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+
+use crate::activation::with_floats;
+use crate::attention::{self, Span};
+use crate::config::bert::BertConfig;
+use crate::config::sentence::Sentence;
+use crate::linear::Linear;
+use crate::packed::Packed;
+use crate::pooling;
+use crate::reader::Parameter;
+use crate::tensors::TensorTable;
+
+type Outcome<T, E> = std::result::Result<T, E>;
+type Take<'a, T, E> = dyn FnMut(Parameter) -> Outcome<T, E> + 'a;
+
+/// How this checkpoint spells the tensors' names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    /// Before every name but the classifier's: `bert.` or nothing.
+    prefix: &'static str,
+    /// A norm's scale: `weight`, or `gamma` in old checkpoints.
+    scale: &'static str,
+    /// A norm's shift: `bias`, or `beta` in old checkpoints.
+    shift: &'static str,
+}
+
+impl Names {
+    /// Finds out whether norms are spelt the old way.
+    pub(crate) fn find(table: &TensorTable, prefix: &'static str) -> Self {
+        let old = table
+            .get(&format!("{prefix}embeddings.LayerNorm.gamma"))
+            .is_some();
+        let (scale, shift) = if old {
+            ("gamma", "beta")
+        } else {
+            ("weight", "bias")
+        };
+        Self {
+            prefix,
+            scale,
+            shift,
+        }
+    }
+}
+
+/// A layer norm's parameters.
+#[derive(Debug)]
+struct Norm<T> {
+    scale: T,
+    shift: T,
+}
+
+impl<T> Norm<T> {
+    fn gather<E>(
+        config: &BertConfig,
+        names: Names,
+        name: &str,
+        take: &mut Take<'_, T, E>,
+    ) -> Outcome<Self, E> {
+        let Names {
+            prefix,
+            scale,
+            shift,
+        } = names;
+        Ok(Self {
+            scale: take(Parameter::vector(
+                format!("{prefix}{name}.{scale}"),
+                config.hidden,
+            ))?,
+            shift: take(Parameter::vector(
+                format!("{prefix}{name}.{shift}"),
+                config.hidden,
+            ))?,
+        })
+    }
+}
+
+/// An encoder's parameters; see [`crate::decoder::DecoderWeights`] for `T`.
+#[derive(Debug)]
+pub(crate) struct EncoderWeights<T> {
+    /// `[vocab, hidden]`, `[positions, hidden]`, `[token types, hidden]`.
+    words: T,
+    positions: T,
+    token_types: T,
+    norm: Norm<T>,
+    layers: Vec<Layer<T>>,
+    classifier: Option<Classifier<T>>,
+}
+
+#[derive(Debug)]
+struct Layer<T> {
+    /// Queries, keys and values in one.
+    qkv: Linear<T>,
+    attention_out: Linear<T>,
+    attention_norm: Norm<T>,
+    up: Linear<T>,
+    down: Linear<T>,
+    norm: Norm<T>,
+}
+
+#[derive(Debug)]
+struct Classifier<T> {
+    /// The pooler's projection of the first token.
+    pooler: Linear<T>,
+    classes: Linear<T>,
+}
+
+impl<T> EncoderWeights<T> {
+    /// Takes every parameter, in the order of the computation. `labels`: a classifier's number.
+    pub(crate) fn gather<E>(
+        config: &BertConfig,
+        names: Names,
+        labels: Option<usize>,
+        take: &mut Take<'_, T, E>,
+    ) -> Outcome<Self, E> {
+        let (prefix, hidden) = (names.prefix, config.hidden);
+        let mut table = |name: &str, rows: usize| {
+            take(Parameter::matrix(
+                format!("{prefix}embeddings.{name}.weight"),
+                rows,
+                hidden,
+            ))
+        };
+        let words = table("word_embeddings", config.vocab)?;
+        let positions = table("position_embeddings", config.context)?;
+        let token_types = table("token_type_embeddings", config.token_types)?;
+        let norm = Norm::gather(config, names, "embeddings.LayerNorm", take)?;
+        let layers = (0..config.layers)
+            .map(|index| Layer::gather(config, names, index, take))
+            .collect::<Outcome<_, E>>()?;
+        let classifier = match labels {
+            None => None,
+            Some(labels) => {
+                let pooler = [(format!("{prefix}pooler.dense"), hidden)];
+                Some(Classifier {
+                    pooler: Linear::gather(take, &pooler, hidden, true)?,
+                    classes: Linear::gather(take, &[("classifier".into(), labels)], hidden, true)?,
+                })
+            }
+        };
+        Ok(Self {
+            words,
+            positions,
+            token_types,
+            norm,
+            layers,
+            classifier,
+        })
+    }
+}
+
+impl<T> Layer<T> {
+    fn gather<E>(
+        config: &BertConfig,
+        names: Names,
+        index: usize,
+        take: &mut Take<'_, T, E>,
+    ) -> Outcome<Self, E> {
+        let (hidden, intermediate) = (config.hidden, config.intermediate);
+        let layer = format!("encoder.layer.{index}");
+        let module = |name: &str, rows: usize| (format!("{}{layer}.{name}", names.prefix), rows);
+        let qkv =
+            ["query", "key", "value"].map(|name| module(&format!("attention.self.{name}"), hidden));
+        let out = [module("attention.output.dense", hidden)];
+        let up = [module("intermediate.dense", intermediate)];
+        let down = [module("output.dense", hidden)];
+        let attention_norm = format!("{layer}.attention.output.LayerNorm");
+        Ok(Self {
+            qkv: Linear::gather(take, &qkv, hidden, true)?,
+            attention_out: Linear::gather(take, &out, hidden, true)?,
+            attention_norm: Norm::gather(config, names, &attention_norm, take)?,
+            up: Linear::gather(take, &up, hidden, true)?,
+            down: Linear::gather(take, &down, intermediate, true)?,
+            norm: Norm::gather(config, names, &format!("{layer}.output.LayerNorm"), take)?,
+        })
+    }
+}
+
+/// A loaded encoder.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    config: BertConfig,
+    spec: RunnerSpec,
+    sentence: Sentence,
+    weights: EncoderWeights<Tensor>,
+}
+
+impl Encoder {
+    pub(crate) fn new(
+        config: BertConfig,
+        weights: EncoderWeights<Tensor>,
+        sentence: Sentence,
+        spec: RunnerSpec,
+    ) -> Self {
+        Self {
+            config,
+            spec,
+            sentence,
+            weights,
+        }
+    }
+
+    fn compute(&self, packed: &Packed<'_>) -> Result<StepOutput> {
+        let mut x = self.embed(packed)?;
+        for layer in &self.weights.layers {
+            x = self.layer(layer, &x, &packed.spans)?;
+        }
+        if packed.outputs.is_empty() {
+            return Ok(StepOutput::default());
+        }
+        let rows = match &self.weights.classifier {
+            Some(classifier) => classify(classifier, &x, &packed.outputs)?,
+            None => with_floats(&x, |hidden| {
+                let width = self.config.hidden;
+                let pool = |span: &Span<'_>| {
+                    let rows = &hidden[span.first * width..(span.first + span.tokens) * width];
+                    pooling::pool(self.sentence, rows, width)
+                };
+                packed.outputs.iter().map(pool).collect()
+            })?,
+        };
+        Ok(StepOutput { rows })
+    }
+
+    /// Words, positions and the first token type, summed and normed.
+    fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
+        let weights = &self.weights;
+        let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
+        let positions: Vec<u32> = packed
+            .spans
+            .iter()
+            .flat_map(|span| (0..span.tokens).map(|at| at as u32))
+            .collect();
+        let positions = Tensor::new(positions, &Device::Cpu)?;
+        let words = weights.words.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        let positions = weights
+            .positions
+            .index_select(&positions, 0)?
+            .to_dtype(DType::F32)?;
+        let first_type = weights.token_types.get(0)?.to_dtype(DType::F32)?;
+        self.norm(
+            &weights.norm,
+            &(words.broadcast_add(&first_type)? + positions)?,
+        )
+    }
+
+    fn layer(&self, layer: &Layer<Tensor>, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
+        let qkv = layer.qkv.forward(x)?;
+        let heads = self.config.heads;
+        let mixed = with_floats(&qkv, |qkv| attention::bidirectional(heads, spans, qkv))?;
+        let mixed = Tensor::from_vec(mixed, x.shape(), x.device())?;
+        let x = self.norm(
+            &layer.attention_norm,
+            &(layer.attention_out.forward(&mixed)? + x)?,
+        )?;
+        let inner = self.config.activation.forward(&layer.up.forward(&x)?)?;
+        self.norm(&layer.norm, &(layer.down.forward(&inner)? + x)?)
+    }
+
+    fn norm(&self, norm: &Norm<Tensor>, x: &Tensor) -> Result<Tensor> {
+        layer_norm(x, &norm.scale, &norm.shift, self.config.norm_epsilon)
+    }
+}
+
+/// Class logits from each sequence's first token.
+fn classify(
+    classifier: &Classifier<Tensor>,
+    x: &Tensor,
+    outputs: &[Span<'_>],
+) -> Result<Vec<Vec<f32>>> {
+    let first: Vec<u32> = outputs.iter().map(|span| span.first as u32).collect();
+    let first = x.index_select(&Tensor::new(first, x.device())?, 0)?;
+    let pooled = classifier.pooler.forward(&first)?.tanh()?;
+    classifier.classes.forward(&pooled)?.to_vec2()
+}
+
+impl ModelRunner for Encoder {
+    fn spec(&self) -> RunnerSpec {
+        self.spec
+    }
+
+    fn forward(&mut self, plan: &StepPlan) -> Outcome<StepOutput, RunnerError> {
+        let packed = Packed::check(plan, &self.spec, self.config.vocab)?;
+        if packed.tokens.is_empty() {
+            return Ok(StepOutput::default());
+        }
+        self.compute(&packed)
+            .map_err(|error| RunnerError::Device(error.to_string()))
+    }
+}

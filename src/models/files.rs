@@ -1,0 +1,171 @@
+//! What is looked at before a model is loaded: names and sizes of all files, the small
+//! ones' contents, and the headers of the weight files.
+//!
+//! The same questions are asked of a folder ([`read_local`]) and of an object store
+//! (the caller reads what [`wanted`] names).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use crate::Error;
+
+/// The largest header read from a weight file: what the format itself allows.
+pub const HEADER_MAX: u64 = 100_000_000;
+/// The largest configuration file read.
+const CONFIG_MAX: u64 = 16 << 20;
+/// How many files a folder may have before it is taken for something else.
+const FILES_MAX: usize = 10_000;
+/// How deep folders are looked into.
+const DEPTH_MAX: usize = 4;
+
+/// The index file of a sharded checkpoint.
+pub(crate) const SHARD_INDEX: &str = "model.safetensors.index.json";
+/// The weight file of an unsharded one.
+pub(crate) const SINGLE: &str = "model.safetensors";
+
+/// What inspection sees of an artefact. Paths are relative to it, with `/`.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// Every file with its size in bytes.
+    pub sizes: BTreeMap<String, u64>,
+    /// Whole contents of the files wanted whole.
+    pub contents: BTreeMap<String, Vec<u8>>,
+    /// The first bytes of weight files: eight of length and as many of JSON as they say.
+    pub headers: BTreeMap<String, Vec<u8>>,
+}
+
+/// How much of a file inspection wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// All of it.
+    Whole,
+    /// Its first eight bytes, and then as many more as [`header_bytes`] says.
+    SafetensorsHeader,
+}
+
+/// Which files [`crate::inspect`] needs to see, and how much of each.
+pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
+    let single = sizes.contains_key(SINGLE);
+    let want = |(path, size): (&String, &u64)| {
+        let depth = path.matches('/').count();
+        let is_config = match depth {
+            0 => matches!(
+                path.as_str(),
+                "config.json" | "generation_config.json" | "modules.json" | SHARD_INDEX
+            ),
+            // Sentence-transformers modules: `1_Pooling/config.json`, `2_Dense/config.json`.
+            1 => path.ends_with("/config.json") && path.starts_with(|c: char| c.is_ascii_digit()),
+            _ => false,
+        };
+        if is_config && *size <= CONFIG_MAX {
+            return Some((path.clone(), Want::Whole));
+        }
+        let is_weights = depth == 0 && path.ends_with(".safetensors");
+        // Like transformers: the single file is used where it exists, whatever lies beside it.
+        if is_weights && (path == SINGLE || !single) {
+            return Some((path.clone(), Want::SafetensorsHeader));
+        }
+        None
+    };
+    sizes.iter().filter_map(want).collect()
+}
+
+/// The bytes of a weight file's header, the eight of its length included.
+///
+/// # Errors
+/// When fewer than eight bytes are given, or the length is zero or beyond [`HEADER_MAX`].
+pub fn header_bytes(file: &str, first: &[u8]) -> Result<u64, Error> {
+    let Some(length) = first.first_chunk::<8>() else {
+        return Err(Error::header(file, format!("it has {} bytes", first.len())));
+    };
+    match u64::from_le_bytes(*length) {
+        length @ 2..=HEADER_MAX => Ok(length + 8),
+        length => Err(Error::header(
+            file,
+            format!("it claims a header of {length} bytes"),
+        )),
+    }
+}
+
+/// Reads what inspection wants of a folder. Blocking.
+///
+/// # Errors
+/// When the folder or a wanted file cannot be read, or a weight file is too short for its header.
+pub fn read_local(dir: &Path) -> Result<Files, Error> {
+    let mut files = Files::default();
+    list(dir, "", 0, &mut files.sizes)?;
+    for (path, want) in wanted(&files.sizes) {
+        let full = dir.join(&path);
+        match want {
+            Want::Whole => {
+                let content = fs::read(&full).map_err(|source| io_error(&path, source))?;
+                files.contents.insert(path, content);
+            }
+            Want::SafetensorsHeader => {
+                let header = read_header(&full, &path)?;
+                files.headers.insert(path, header);
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn list(
+    dir: &Path,
+    prefix: &str,
+    depth: usize,
+    sizes: &mut BTreeMap<String, u64>,
+) -> Result<(), Error> {
+    let shown = if prefix.is_empty() {
+        "the model's folder"
+    } else {
+        prefix
+    };
+    for entry in fs::read_dir(dir).map_err(|source| io_error(shown, source))? {
+        let entry = entry.map_err(|source| io_error(shown, source))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        // Follows links: hub caches are folders of links.
+        let Ok(meta) = fs::metadata(entry.path()) else {
+            continue;
+        };
+        if sizes.len() >= FILES_MAX {
+            return Err(Error::UnknownKind {
+                expected: "a model's folder",
+                found: format!("more than {FILES_MAX} files"),
+            });
+        }
+        if meta.is_dir() && depth < DEPTH_MAX {
+            list(&entry.path(), &format!("{prefix}{name}/"), depth + 1, sizes)?;
+        } else if meta.is_file() {
+            sizes.insert(format!("{prefix}{name}"), meta.len());
+        }
+    }
+    Ok(())
+}
+
+fn read_header(full: &Path, path: &str) -> Result<Vec<u8>, Error> {
+    let file = File::open(full).map_err(|source| io_error(path, source))?;
+    let mut header = Vec::new();
+    (&file)
+        .take(8)
+        .read_to_end(&mut header)
+        .map_err(|source| io_error(path, source))?;
+    let bytes = header_bytes(path, &header)?;
+    // `read_to_end` grows with what is there, so a false length allocates nothing.
+    (&file)
+        .take(bytes - 8)
+        .read_to_end(&mut header)
+        .map_err(|source| io_error(path, source))?;
+    Ok(header)
+}
+
+pub(crate) fn io_error(file: &str, source: std::io::Error) -> Error {
+    Error::Io {
+        file: file.into(),
+        source,
+    }
+}

@@ -1,0 +1,116 @@
+//! What a model will take, in bytes, from its shape alone.
+//!
+//! Every formula stands here. `weights` and `kv` are exact: they are what the loader then
+//! allocates. `workspace` is the largest step's peak of live activations. Units: numbers
+//! (f32, four bytes) per token unless said otherwise; `H` hidden, `I` intermediate, `Q` the
+//! packed queries, keys and values, `A` the queries alone.
+
+use roundhouse_types::Bytes;
+
+use crate::Error;
+use crate::config::bert::BertConfig;
+use crate::config::llama::LlamaConfig;
+use crate::kv::BLOCK_TOKENS;
+
+/// Bytes of memory that a loaded tokenizer takes per byte of its `tokenizer.json`. Growth of
+/// resident memory by the `tokenizers` library with generated vocabularies, after encoding
+/// 20,000 distinct words: byte-level BPE of 49 k and 128 k entries 6 to 10, WordPiece of 30 k
+/// entries 14 to 18 (short entries, the same tables for each).
+const TOKENIZER_FACTOR: u64 = 16;
+/// What a model without a tokenizer file still has: labels, a template, the records about it.
+const HOST_FLOOR: u64 = 64 << 10;
+
+const F32: u128 = 4;
+
+/// A count of bytes that came from a file's numbers.
+fn counted(part: &'static str, bytes: u128) -> Result<Bytes, Error> {
+    // An eighth of the range: the sum of four parts then fits without checks.
+    match u64::try_from(bytes) {
+        Ok(bytes) if bytes < u64::MAX / 8 => Ok(Bytes(bytes)),
+        _ => Err(Error::Overflow { part }),
+    }
+}
+
+/// Tokenizer, template and labels: a multiple of `tokenizer.json`, which holds nearly all of it.
+pub(crate) fn host(tokenizer_json: u64) -> Result<Bytes, Error> {
+    let bytes = u128::from(tokenizer_json) * u128::from(TOKENIZER_FACTOR);
+    counted("host part", bytes + u128::from(HOST_FLOOR))
+}
+
+/// Blocks of the KV pool: whole sequences of the served context.
+pub(crate) fn kv_blocks(context: usize, sequences: usize) -> Result<usize, Error> {
+    let blocks = context.div_ceil(BLOCK_TOKENS).checked_mul(sequences.max(1));
+    blocks
+        .filter(|blocks| *blocks <= u32::MAX as usize)
+        .ok_or(Error::Overflow { part: "kv" })
+}
+
+/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`.
+pub(crate) fn kv_token(config: &LlamaConfig) -> Result<Bytes, Error> {
+    counted(
+        "kv",
+        2 * config.layers as u128 * config.heads.kv_width() as u128 * F32,
+    )
+}
+
+/// Bytes of the KV pool: a token's times the tokens of all blocks.
+pub(crate) fn kv(token: Bytes, blocks: usize) -> Result<Bytes, Error> {
+    counted("kv", u128::from(token.0) * (blocks * BLOCK_TOKENS) as u128)
+}
+
+/// A decoder step's peak, plus its rope tables.
+///
+/// Per token: the residual stream and its norm `2 H`, and the larger of attention
+/// (projection, its rotated copy, the mixed values twice: `2 Q + 2 A`) and feed-forward
+/// (gate and up, their product, the result and its sum: `3 I + 2 H`). Biases copy the
+/// projection they are added to. When the layers are done, instead of the latter: the last
+/// rows and their norm `2 H`, and logits as tensor and as answer, twice the vocabulary, for
+/// as many rows as a step can have. Always: the lists of tokens, rows and tiles, in bytes.
+pub(crate) fn decoder_workspace(
+    config: &LlamaConfig,
+    context: usize,
+    step_tokens: usize,
+    blocks: usize,
+) -> Result<Bytes, Error> {
+    let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
+    let packed = config.heads.packed_width() as u128;
+    let attended = config.heads.query_width() as u128;
+    let attention = 2 * packed + 2 * attended + if config.attention_bias { packed } else { 0 };
+    let feed_forward =
+        3 * intermediate + 2 * hidden + if config.mlp_bias { 2 * intermediate } else { 0 };
+    let tokens = step_tokens as u128;
+    let layer = tokens * attention.max(feed_forward);
+    let outputs = tokens.min(blocks as u128) * 2 * (hidden + config.vocab as u128);
+    let tables = context as u128 * config.heads.head_dim as u128;
+    let numbers = tokens * 2 * hidden + layer.max(outputs) + tables;
+    counted(
+        "workspace",
+        numbers * F32 + lists(step_tokens, config.heads.kv_heads),
+    )
+}
+
+/// An encoder step's peak.
+///
+/// Per token: the residual stream `H`, and the larger of attention (projection and its
+/// sum with the bias `2 Q`, keys and values packed into blocks `2 H`, the mixed values twice
+/// `2 H`) and feed-forward (projection, bias, activation `3 I`, the result and sums `3 H`).
+/// Blocks are rounded up, so a sequence of few tokens packs into more than it has: one more
+/// block of keys and values per head that is packed at the same time, at most one per thread.
+pub(crate) fn encoder_workspace(config: &BertConfig, step_tokens: usize) -> Result<Bytes, Error> {
+    let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
+    let attention = 2 * 3 * hidden + 2 * hidden + 2 * hidden;
+    let feed_forward = 3 * intermediate + 3 * hidden;
+    let tokens = step_tokens as u128 * (hidden + attention.max(feed_forward));
+    let rounding = rayon::current_num_threads() as u128
+        * 2
+        * BLOCK_TOKENS as u128
+        * config.heads.head_dim as u128;
+    let lists = lists(step_tokens, config.heads.kv_heads);
+    counted("workspace", (tokens + rounding) * F32 + lists)
+}
+
+/// Bytes of a step's lists: per token its id, position and row, per tile its place and the
+/// head of its result. A tile is one token of one key-value head at worst.
+fn lists(step_tokens: usize, kv_heads: usize) -> u128 {
+    step_tokens as u128 * (128 + 128 * kv_heads as u128)
+}

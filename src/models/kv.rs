@@ -1,0 +1,164 @@
+//! The pool of KV blocks, addressed by id.
+
+use roundhouse_engine::BlockId;
+
+use crate::attention::Heads;
+
+/// Positions per block. Sixteen f32 fill one wide register: a query's scores against a
+/// whole block are one vector.
+pub(crate) const BLOCK_TOKENS: usize = 16;
+/// Blocks allocated together, all layers at once.
+const CHUNK_BLOCKS: usize = 16;
+
+/// Keys and values of one block and one head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadBlock<'a> {
+    /// `[head_dim, BLOCK_TOKENS]`: transposed, so that scores are sums over whole rows.
+    pub(crate) keys: &'a [f32],
+    /// `[BLOCK_TOKENS, head_dim]`.
+    pub(crate) values: &'a [f32],
+}
+
+/// Keys and values of all layers. Owned by one runner; blocks are the scheduler's to assign.
+///
+/// A chunk of blocks is allocated when one of them is first written, and all are freed with
+/// the pool; what is charged for the pool is its full size from the start.
+#[derive(Debug)]
+pub(crate) struct KvPool {
+    heads: Heads,
+    layers: usize,
+    blocks: usize,
+    /// Each `[layers, CHUNK_BLOCKS, kv_heads, (keys, values)]`.
+    chunks: Vec<Option<Box<[f32]>>>,
+}
+
+impl KvPool {
+    pub(crate) fn new(heads: Heads, layers: usize, blocks: usize) -> Self {
+        let chunks = vec![None; blocks.div_ceil(CHUNK_BLOCKS)];
+        Self {
+            heads,
+            layers,
+            blocks,
+            chunks,
+        }
+    }
+
+    /// Bytes of the pool when every block was written.
+    pub(crate) fn bytes(&self) -> u64 {
+        let per_block = 2 * self.heads.head_dim * BLOCK_TOKENS * self.heads.kv_heads * self.layers;
+        (self.blocks * per_block * size_of::<f32>()) as u64
+    }
+
+    /// Makes room for blocks that a step writes to.
+    pub(crate) fn touch(&mut self, blocks: &[BlockId]) {
+        for block in blocks {
+            let index = block.0 as usize / CHUNK_BLOCKS;
+            let in_chunk = CHUNK_BLOCKS.min(self.blocks - index * CHUNK_BLOCKS);
+            let floats = self.layers * in_chunk * self.heads.kv_heads * self.head_floats();
+            let chunk = &mut self.chunks[index];
+            chunk.get_or_insert_with(|| vec![0.0; floats].into_boxed_slice());
+        }
+    }
+
+    /// Writes one position's keys and values, `[kv_heads, head_dim]` each.
+    pub(crate) fn write(
+        &mut self,
+        layer: usize,
+        (block, slot): (BlockId, usize),
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let head_dim = self.heads.head_dim;
+        let floats = self.head_floats();
+        for head in 0..self.heads.kv_heads {
+            let (chunk, start) = self.place(layer, block, head);
+            let Some(chunk) = self.chunks[chunk].as_mut() else {
+                debug_assert!(false, "block {block:?} is written before it is touched");
+                return;
+            };
+            let (key_block, value_block) =
+                chunk[start..start + floats].split_at_mut(head_dim * BLOCK_TOKENS);
+            let from = head * head_dim..(head + 1) * head_dim;
+            for (row, key) in key_block
+                .chunks_exact_mut(BLOCK_TOKENS)
+                .zip(&keys[from.clone()])
+            {
+                row[slot] = *key;
+            }
+            value_block[slot * head_dim..(slot + 1) * head_dim].copy_from_slice(&values[from]);
+        }
+    }
+
+    /// One head's share of a block that was written.
+    pub(crate) fn head_block(&self, layer: usize, block: BlockId, head: usize) -> HeadBlock<'_> {
+        let (chunk, start) = self.place(layer, block, head);
+        let chunk = self.chunks[chunk]
+            .as_ref()
+            .expect("blocks are touched before they are read");
+        let (keys, values) =
+            chunk[start..start + self.head_floats()].split_at(self.heads.head_dim * BLOCK_TOKENS);
+        HeadBlock { keys, values }
+    }
+
+    fn head_floats(&self) -> usize {
+        2 * self.heads.head_dim * BLOCK_TOKENS
+    }
+
+    /// The chunk of a block and where in it a head's floats start.
+    fn place(&self, layer: usize, block: BlockId, head: usize) -> (usize, usize) {
+        let block = block.0 as usize;
+        let chunk = block / CHUNK_BLOCKS;
+        let in_chunk = CHUNK_BLOCKS.min(self.blocks - chunk * CHUNK_BLOCKS);
+        let index = (layer * in_chunk + block % CHUNK_BLOCKS) * self.heads.kv_heads + head;
+        (chunk, index * self.head_floats())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: Heads = Heads {
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 3,
+    };
+
+    #[test]
+    fn an_untouched_pool_takes_no_memory_and_a_touched_block_only_its_chunk() {
+        let mut pool = KvPool::new(HEADS, 2, 40);
+        assert_eq!(pool.bytes(), 40 * 16 * 2 * 2 * 2 * 3 * 4);
+        assert!(pool.chunks.iter().all(Option::is_none));
+        pool.touch(&[BlockId(39)]);
+        let sizes: Vec<usize> = pool
+            .chunks
+            .iter()
+            .map(|chunk| chunk.as_ref().map_or(0, |chunk| chunk.len()))
+            .collect();
+        assert_eq!(sizes, [0, 0, 8 * 16 * 2 * 2 * 2 * 3]);
+    }
+
+    #[test]
+    fn what_is_written_to_a_slot_is_read_from_it_and_from_no_other() {
+        let mut pool = KvPool::new(HEADS, 2, 20);
+        let blocks: Vec<BlockId> = (0..20).map(BlockId).collect();
+        pool.touch(&blocks);
+        for layer in 0..2 {
+            for block in 0..20 {
+                for slot in 0..16 {
+                    let mark = (layer * 1000 + block * 20 + slot) as f32;
+                    let keys: Vec<f32> = (0..6).map(|i| mark + i as f32 / 8.0).collect();
+                    let values: Vec<f32> = keys.iter().map(|key| -key).collect();
+                    pool.write(layer, (BlockId(block as u32), slot), &keys, &values);
+                }
+            }
+        }
+        for (layer, block, head, slot, dim) in [(0, 0, 0, 0, 0), (1, 19, 1, 15, 2), (1, 7, 0, 3, 1)]
+        {
+            let found = pool.head_block(layer, BlockId(block as u32), head);
+            let mark = (layer * 1000 + block * 20 + slot) as f32 + (head * 3 + dim) as f32 / 8.0;
+            assert_eq!(found.keys[dim * 16 + slot], mark);
+            assert_eq!(found.values[slot * 3 + dim], -mark);
+        }
+    }
+}

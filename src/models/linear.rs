@@ -1,0 +1,102 @@
+//! The one seam through which every projection of every model goes.
+//!
+//! Weight formats live here, and so will quantised kernels and per-row adapters: a model
+//! says which projection it wants, never how it is computed.
+
+use std::cell::Cell;
+
+use candle_core::{DType, Result, Tensor};
+
+use crate::reader::Parameter;
+
+mod few;
+
+/// Up to so many rows, weights are read once at memory speed instead of packed for a large
+/// multiplication. Eight rows cost about five cycles per 64 bytes of weights from the first
+/// cache; memory takes longer to deliver them.
+const FEW_ROWS: usize = 8;
+/// Weights widened at a time when they lie as f16: 4 MiB of f32.
+const PANEL: usize = 1 << 20;
+
+thread_local! {
+    static MATMULS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has multiplied by a weight matrix.
+///
+/// A step must need as many whatever the number of its sequences: that is what batching is.
+pub fn matmul_calls() -> u64 {
+    MATMULS.get()
+}
+
+/// A projection `x W^T + b`. `T` is a tensor once loaded; before, what is known of one.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear<T = Tensor> {
+    /// `[outputs, inputs]`, as checkpoints have it.
+    pub(crate) weight: T,
+    /// `[outputs]`.
+    pub(crate) bias: Option<T>,
+}
+
+impl<T> Linear<T> {
+    /// Gathers a projection of tensors stacked by rows. `parts`: the modules' names with their
+    /// outputs; each has a `.weight`, and a `.bias` if `bias`.
+    pub(crate) fn gather<E>(
+        take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>,
+        parts: &[(String, usize)],
+        inputs: usize,
+        bias: bool,
+    ) -> std::result::Result<Self, E> {
+        let named = |suffix: &str| {
+            parts
+                .iter()
+                .map(|(name, rows)| (format!("{name}.{suffix}"), *rows))
+                .collect()
+        };
+        let weight = take(Parameter {
+            parts: named("weight"),
+            columns: Some(inputs),
+        })?;
+        let bias = match bias {
+            true => Some(take(Parameter {
+                parts: named("bias"),
+                columns: None,
+            })?),
+            false => None,
+        };
+        Ok(Self { weight, bias })
+    }
+}
+
+impl Linear {
+    /// Projects `[rows, inputs]` f32 to `[rows, outputs]` f32, all rows in one go.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        MATMULS.set(MATMULS.get() + 1);
+        let y = if x.dim(0)? <= FEW_ROWS {
+            few::project(x, &self.weight)?
+        } else if self.weight.dtype() == DType::F16 {
+            widened(x, &self.weight)?
+        } else {
+            x.matmul(&self.weight.t()?)?
+        };
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// Multiplies by f16 weights in f32, a panel of outputs at a time: activations beyond the
+/// range of f16 stay right, and only a panel is ever widened.
+fn widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let rows = (PANEL / inputs.max(1)).max(1);
+    let mut panels = Vec::new();
+    for start in (0..outputs).step_by(rows) {
+        let panel = weight
+            .narrow(0, start, rows.min(outputs - start))?
+            .to_dtype(DType::F32)?;
+        panels.push(x.matmul(&panel.t()?)?);
+    }
+    Tensor::cat(&panels, 1)
+}

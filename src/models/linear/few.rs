@@ -1,0 +1,212 @@
+//! Projections of few rows: decoding, where reading the weights is all the work.
+//!
+//! Each weight is read once, in the order it lies, and multiplied with every row while it
+//! is in a register; nothing is packed. Outputs are spread over threads.
+
+use candle_core::{DType, Result, Tensor};
+use half::f16;
+use rayon::prelude::*;
+
+use crate::activation::{with_floats, with_numbers};
+use crate::simd::{self, Kernel, madd};
+
+/// Numbers side by side in the widest registers.
+const LANES: usize = 16;
+/// Rows whose sums are held in registers at once.
+const SIDE: usize = 4;
+/// Weights per task: enough to be worth a thread's waking.
+const TASK: usize = 1 << 16;
+
+/// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]` in f32 or f16.
+pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let rows = x.dim(0)?;
+    let (outputs, inputs) = weight.dims2()?;
+    let numbers = with_floats(x, |x| match weight.dtype() {
+        DType::F16 => with_numbers(weight, |weight: &[f16]| multiply(x, weight, rows, inputs)),
+        _ => with_floats(weight, |weight| multiply(x, weight, rows, inputs)),
+    })??;
+    Tensor::from_vec(numbers, (rows, outputs), x.device())
+}
+
+/// A weight as it lies in memory.
+trait Weight: Copy + Sync {
+    /// As f32, exactly. Finite numbers only.
+    fn widen(self) -> f32;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Weight for f16 {
+    /// Moves exponent and fraction to f32's places and corrects the exponent's bias, which is
+    /// exact for subnormal numbers too; unlike the library's, it vectorises without a branch.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+        f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    }
+}
+
+fn multiply<W: Weight>(x: &[f32], weight: &[W], rows: usize, inputs: usize) -> Vec<f32> {
+    let outputs = weight.len() / inputs;
+    // [outputs, rows]: a task's results lie together.
+    let mut turned = vec![0.0; outputs * rows];
+    let per_task = (TASK / inputs).max(1);
+    turned
+        .par_chunks_mut(per_task * rows)
+        .zip(weight.par_chunks(per_task * inputs))
+        .for_each(|(out, weight)| {
+            simd::dispatch(Project {
+                x,
+                weight,
+                rows,
+                inputs,
+                out,
+            })
+        });
+    if rows == 1 {
+        return turned;
+    }
+    let mut y = vec![0.0; outputs * rows];
+    for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
+        for (output, y) in y.iter_mut().enumerate() {
+            *y = turned[output * rows + row];
+        }
+    }
+    y
+}
+
+/// Some outputs of all rows.
+struct Project<'a, W> {
+    x: &'a [f32],
+    weight: &'a [W],
+    rows: usize,
+    inputs: usize,
+    /// `[outputs, rows]`.
+    out: &'a mut [f32],
+}
+
+impl<W: Weight> Kernel for Project<'_, W> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self {
+            x,
+            weight,
+            rows,
+            inputs,
+            out,
+        } = self;
+        for (weight, out) in weight.chunks_exact(inputs).zip(out.chunks_exact_mut(rows)) {
+            let mut row = 0;
+            while row < rows {
+                let rest = &x[row * inputs..];
+                if row + SIDE <= rows {
+                    let sums = dot::<W, FMA, SIDE>(weight, rest);
+                    out[row..row + SIDE].copy_from_slice(&sums);
+                    row += SIDE;
+                } else {
+                    out[row..=row].copy_from_slice(&dot::<W, FMA, 1>(weight, rest));
+                    row += 1;
+                }
+            }
+        }
+    }
+}
+
+/// One row of weights times `N` rows of `x`.
+#[inline(always)]
+fn dot<W: Weight, const FMA: bool, const N: usize>(weight: &[W], x: &[f32]) -> [f32; N] {
+    let inputs = weight.len();
+    let (chunks, rest) = weight.as_chunks::<LANES>();
+    let mut sums = [[0.0f32; LANES]; N];
+    for (index, chunk) in chunks.iter().enumerate() {
+        let mut wide = [0.0; LANES];
+        for lane in 0..LANES {
+            wide[lane] = chunk[lane].widen();
+        }
+        for n in 0..N {
+            let start = n * inputs + index * LANES;
+            if let Some(x) = x[start..].first_chunk::<LANES>() {
+                sums[n] = madd_lanes::<FMA>(&wide, x, sums[n]);
+            }
+        }
+    }
+    let mut out = [0.0; N];
+    for n in 0..N {
+        out[n] = sums[n].iter().sum();
+        let start = n * inputs + chunks.len() * LANES;
+        for (weight, x) in rest.iter().zip(&x[start..]) {
+            out[n] = madd::<FMA>(weight.widen(), *x, out[n]);
+        }
+    }
+    out
+}
+
+/// `a * b + c`, lane by lane.
+#[inline(always)]
+fn madd_lanes<const FMA: bool>(
+    a: &[f32; LANES],
+    b: &[f32; LANES],
+    c: [f32; LANES],
+) -> [f32; LANES] {
+    let mut sum = [0.0; LANES];
+    for lane in 0..LANES {
+        sum[lane] = madd::<FMA>(a[lane], b[lane], c[lane]);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn every_finite_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let number = f16::from_bits(bits);
+            if number.is_finite() {
+                assert_eq!(
+                    Weight::widen(number).to_bits(),
+                    number.to_f32().to_bits(),
+                    "{bits:x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_equal_the_large_multiplication_in_every_shape() {
+        for (rows, inputs, outputs) in [(1, 5, 3), (1, 64, 70), (3, 33, 10), (7, 100, 2000)] {
+            let number = |i: usize| ((i * 7919 % 1009) as f32 - 504.0) / 512.0;
+            let make = |count: usize, from: usize| (from..from + count).map(number).collect();
+            let x: Vec<f32> = make(rows * inputs, 3);
+            let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
+            let weight: Vec<f32> = make(outputs * inputs, 11);
+            let weight = Tensor::from_vec(weight, (outputs, inputs), &Device::Cpu).unwrap();
+            let narrow = weight.to_dtype(DType::F16).unwrap();
+            for weight in [weight, narrow] {
+                let got = project(&x, &weight)
+                    .unwrap()
+                    .to_vec2::<f32>()
+                    .unwrap()
+                    .concat();
+                let weight = weight.to_dtype(DType::F32).unwrap();
+                let want = x
+                    .matmul(&weight.t().unwrap())
+                    .unwrap()
+                    .to_vec2::<f32>()
+                    .unwrap();
+                for (a, b) in got.iter().zip(want.concat()) {
+                    assert!((a - b).abs() < 1e-4, "{rows} {inputs} {outputs}: {a} {b}");
+                }
+            }
+        }
+    }
+}

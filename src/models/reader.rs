@@ -1,0 +1,302 @@
+//! Weights from files into the buffers they stay in.
+//!
+//! Each buffer is allocated once, in its final size and format, and filled in pieces:
+//! the peak of a load is the weights plus one piece. Nothing is mapped, so the pages
+//! that a file occupies are the system's to drop, not part of our footprint.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{Device, Tensor};
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use roundhouse_types::Bytes;
+use safetensors::Dtype;
+
+use crate::Error;
+use crate::files::io_error;
+use crate::tensors::{Located, TensorTable};
+
+/// Values per piece: 2 MiB of f32, small enough to stay in a core's cache.
+const PIECE: usize = 1 << 19;
+
+/// Cancels a load that another thread runs. Clones cancel the same load.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the load at its next piece of a tensor, with [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.0.load(Ordering::Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// How a matrix lies in memory. Vectors (norms, biases) are f32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Four bytes a weight.
+    F32,
+    /// Two bytes a weight; widened as it is used.
+    F16,
+}
+
+impl Format {
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// One parameter of a model: tensors of equal width, stacked by rows into one.
+///
+/// Stacking is how `q_proj`, `k_proj` and `v_proj` become one projection.
+#[derive(Debug, Clone)]
+pub(crate) struct Parameter {
+    /// The tensors' names in the files, with their rows.
+    pub(crate) parts: Vec<(String, usize)>,
+    /// Numbers per row, or `None` for a vector.
+    pub(crate) columns: Option<usize>,
+}
+
+impl Parameter {
+    pub(crate) fn matrix(name: impl Into<String>, rows: usize, columns: usize) -> Self {
+        Self {
+            parts: vec![(name.into(), rows)],
+            columns: Some(columns),
+        }
+    }
+
+    pub(crate) fn vector(name: impl Into<String>, length: usize) -> Self {
+        Self {
+            parts: vec![(name.into(), length)],
+            columns: None,
+        }
+    }
+
+    /// Finds every part, checks its shape, and counts the bytes the whole will take.
+    pub(crate) fn locate<'a>(
+        &self,
+        table: &'a TensorTable,
+        format: Format,
+    ) -> Result<(Vec<&'a Located>, Bytes), Error> {
+        let mut found = Vec::with_capacity(self.parts.len());
+        let mut bytes = 0u64;
+        for (name, rows) in &self.parts {
+            let shape: &[usize] = match self.columns {
+                Some(columns) => &[*rows, columns],
+                None => &[*rows],
+            };
+            let located = table.find(name, shape)?;
+            // The header was checked: this many values of at least two bytes lie in a file.
+            let values: u64 = located.shape.iter().map(|&size| size as u64).product();
+            bytes += values * self.format(format).bytes();
+            found.push(located);
+        }
+        Ok((found, Bytes(bytes)))
+    }
+
+    fn format(&self, matrices: Format) -> Format {
+        if self.columns.is_some() {
+            matrices
+        } else {
+            Format::F32
+        }
+    }
+}
+
+/// Reads parameters from the files of one artefact.
+pub(crate) struct Reader<'a> {
+    dir: PathBuf,
+    table: &'a TensorTable,
+    format: Format,
+    cancel: &'a Cancel,
+    files: HashMap<Arc<str>, File>,
+    raw: Vec<u8>,
+    /// Bytes of all buffers allocated for parameters so far.
+    pub(crate) allocated: Bytes,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(
+        dir: &Path,
+        table: &'a TensorTable,
+        format: Format,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self {
+            dir: dir.into(),
+            table,
+            format,
+            cancel,
+            files: HashMap::new(),
+            raw: Vec::new(),
+            allocated: Bytes::ZERO,
+        }
+    }
+
+    /// Reads one parameter into a tensor of `[rows, columns]`, or `[length]` for a vector.
+    pub(crate) fn read(&mut self, parameter: &Parameter) -> Result<Tensor, Error> {
+        let (parts, _) = parameter.locate(self.table, self.format)?;
+        let rows: usize = parameter.parts.iter().map(|(_, rows)| rows).sum();
+        let values = rows * parameter.columns.unwrap_or(1);
+        let shape = match parameter.columns {
+            Some(columns) => vec![rows, columns],
+            None => vec![rows],
+        };
+        let tensor = match parameter.format(self.format) {
+            Format::F32 => {
+                let mut buffer = Vec::with_capacity(values);
+                for part in parts {
+                    self.pieces(part, |numbers| {
+                        buffer.extend_from_slice(numbers);
+                        Ok(())
+                    })?;
+                }
+                self.allocated += Bytes(4 * buffer.capacity() as u64);
+                Tensor::from_vec(buffer, shape, &Device::Cpu)?
+            }
+            Format::F16 => {
+                let mut buffer: Vec<f16> = Vec::with_capacity(values);
+                for (part, (name, _)) in parts.into_iter().zip(&parameter.parts) {
+                    self.pieces(part, |numbers| narrow(numbers, name, &mut buffer))?;
+                }
+                self.allocated += Bytes(2 * buffer.capacity() as u64);
+                Tensor::from_vec(buffer, shape, &Device::Cpu)?
+            }
+        };
+        Ok(tensor)
+    }
+
+    /// Hands a tensor's values to `sink`, widened to f32, piece by piece.
+    fn pieces(
+        &mut self,
+        part: &Located,
+        mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let file = match self.files.entry(Arc::clone(&part.file)) {
+            std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
+            std::collections::hash_map::Entry::Vacant(empty) => {
+                let opened = File::open(self.dir.join(part.file.as_ref()))
+                    .map_err(|source| io_error(&part.file, source))?;
+                empty.insert(opened)
+            }
+        };
+        let width = if part.dtype == Dtype::F32 { 4 } else { 2 };
+        let total: usize = part.shape.iter().product();
+        let mut widened = Vec::with_capacity(PIECE.min(total));
+        let mut done = 0;
+        while done < total {
+            self.cancel.check()?;
+            let count = PIECE.min(total - done);
+            self.raw.resize(count * width, 0);
+            let offset = part.start + (done * width) as u64;
+            file.read_exact_at(&mut self.raw, offset)
+                .map_err(|source| io_error(&part.file, source))?;
+            widened.clear();
+            widen(part.dtype, &self.raw, &mut widened);
+            sink(&widened)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+/// Little-endian numbers of `dtype` as f32, exactly.
+fn widen(dtype: Dtype, raw: &[u8], out: &mut Vec<f32>) {
+    match dtype {
+        Dtype::F32 => {
+            out.extend(
+                raw.as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|bytes| f32::from_le_bytes(*bytes)),
+            );
+        }
+        Dtype::BF16 => out.extend(
+            raw.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)),
+        ),
+        _ => {
+            let bits: Vec<u16> = raw
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| u16::from_le_bytes(*bytes))
+                .collect();
+            out.resize(bits.len(), 0.0);
+            bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
+        }
+    }
+}
+
+/// Rounds to f16, and refuses what is or would become infinite: kernels that widen f16
+/// rely on finite numbers.
+fn narrow(numbers: &[f32], name: &str, out: &mut Vec<f16>) -> Result<(), Error> {
+    let start = out.len();
+    out.resize(start + numbers.len(), f16::ZERO);
+    out[start..].convert_from_f32_slice(numbers);
+    if out[start..].iter().any(|number| !number.is_finite()) {
+        return Err(Error::BeyondRange { name: name.into() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_widens_to_the_same_numbers() {
+        let numbers = [0.0f32, -1.5, 0.15625, 1024.0];
+        let mut f32s = Vec::new();
+        let raw: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        widen(Dtype::F32, &raw, &mut f32s);
+        let mut f16s = Vec::new();
+        let raw: Vec<u8> = numbers
+            .iter()
+            .flat_map(|x| f16::from_f32(*x).to_le_bytes())
+            .collect();
+        widen(Dtype::F16, &raw, &mut f16s);
+        let mut bf16s = Vec::new();
+        let raw: Vec<u8> = numbers
+            .iter()
+            .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+            .collect();
+        widen(Dtype::BF16, &raw, &mut bf16s);
+        assert_eq!(
+            [f32s, f16s, bf16s],
+            [numbers.to_vec(), numbers.to_vec(), numbers.to_vec()]
+        );
+    }
+
+    #[test]
+    fn narrowing_refuses_what_f16_cannot_hold() {
+        let mut out = Vec::new();
+        assert!(narrow(&[1.0, -65_504.0], "w", &mut out).is_ok());
+        assert!(matches!(
+            narrow(&[70_000.0], "w", &mut out),
+            Err(Error::BeyondRange { .. })
+        ));
+    }
+}

@@ -1,0 +1,138 @@
+//! Where each tensor lies: the weight files' headers, checked, as one table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+
+use crate::Error;
+use crate::files::{Files, SHARD_INDEX, SINGLE, header_bytes};
+
+/// One tensor's place in a file.
+#[derive(Debug, Clone)]
+pub(crate) struct Located {
+    /// The file's path in the artefact.
+    pub(crate) file: Arc<str>,
+    /// The number format in the file.
+    pub(crate) dtype: Dtype,
+    /// Its shape.
+    pub(crate) shape: Vec<usize>,
+    /// The first byte of its data in the file.
+    pub(crate) start: u64,
+}
+
+/// All tensors of an artefact by name.
+#[derive(Debug, Default)]
+pub(crate) struct TensorTable {
+    tensors: BTreeMap<String, Located>,
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl TensorTable {
+    /// Reads the headers of one file or of all shards that the index names.
+    ///
+    /// # Errors
+    /// When a header is unsound, a file's size is not what its header says, or a shard is missing.
+    pub(crate) fn new(files: &Files) -> Result<Self, Error> {
+        let mut table = Self::default();
+        if files.sizes.contains_key(SINGLE) {
+            table.add(files, SINGLE)?;
+            return Ok(table);
+        }
+        let Some(index) = files.contents.get(SHARD_INDEX) else {
+            return Err(Error::config(
+                "config.json",
+                "no model.safetensors lies beside it",
+            ));
+        };
+        let index: ShardIndex = serde_json::from_slice(index)
+            .map_err(|error| Error::config(SHARD_INDEX, error.to_string()))?;
+        let mut shards: Vec<&String> = index.weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        for shard in shards {
+            table.add(files, shard)?;
+        }
+        Ok(table)
+    }
+
+    fn add(&mut self, files: &Files, path: &str) -> Result<(), Error> {
+        let (Some(size), Some(header)) = (files.sizes.get(path), files.headers.get(path)) else {
+            return Err(Error::config(
+                SHARD_INDEX,
+                format!("shard '{path}' is not there"),
+            ));
+        };
+        let bytes = header_bytes(path, header)?;
+        let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let Some(json) = header.get(8..length) else {
+            return Err(Error::Truncated {
+                file: path.into(),
+                expected: bytes,
+                found: *size,
+            });
+        };
+        let metadata: Metadata =
+            serde_json::from_slice(json).map_err(|error| Error::header(path, error.to_string()))?;
+        let expected = bytes.saturating_add(metadata.data_len() as u64);
+        if expected != *size {
+            return Err(Error::Truncated {
+                file: path.into(),
+                expected,
+                found: *size,
+            });
+        }
+        let file: Arc<str> = path.into();
+        for (name, info) in metadata.tensors() {
+            let located = Located {
+                file: Arc::clone(&file),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                start: bytes + info.data_offsets.0 as u64,
+            };
+            if self.tensors.insert(name.clone(), located).is_some() {
+                return Err(Error::header(
+                    path,
+                    format!("tensor '{name}' is in two shards"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor of that name, if any file holds it.
+    pub(crate) fn get(&self, name: &str) -> Option<&Located> {
+        self.tensors.get(name)
+    }
+
+    /// The tensor of that name, which must have that shape and a format we read.
+    pub(crate) fn find(&self, name: &str, shape: &[usize]) -> Result<&Located, Error> {
+        let Some(located) = self.tensors.get(name) else {
+            return Err(Error::MissingTensor {
+                name: name.into(),
+                expected: shape.to_vec(),
+            });
+        };
+        if located.shape != shape {
+            return Err(Error::WrongShape {
+                name: name.into(),
+                expected: shape.to_vec(),
+                found: located.shape.clone(),
+            });
+        }
+        if !matches!(located.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            let found = format!("{:?}", located.dtype);
+            return Err(Error::WrongType {
+                name: name.into(),
+                found,
+            });
+        }
+        Ok(located)
+    }
+}

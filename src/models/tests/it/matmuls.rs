@@ -1,0 +1,53 @@
+//! Batching means one matmul per projection and step, whatever the number of sequences.
+
+use crate::support::{open, row, settings, step, whole};
+use roundhouse_engine::{ModelRunner, Row};
+use roundhouse_models::matmul_calls;
+
+fn calls(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> u64 {
+    let before = matmul_calls();
+    let outputs = rows.len();
+    assert_eq!(step(runner, rows).len(), outputs);
+    matmul_calls() - before
+}
+
+/// Sixteen lengths, from one token to a few blocks.
+fn ragged() -> impl Iterator<Item = (usize, Vec<u32>)> {
+    (0..16).map(|index| (index, (0..1 + index as u32 * 2).map(|at| at + 3).collect()))
+}
+
+#[test]
+fn a_decoder_step_needs_as_many_matmuls_for_sixteen_sequences_as_for_one() {
+    let mut runner = open("llama-mha", &settings()).runner;
+    let one = calls(&mut *runner, vec![row(0, 0, &[5, 6, 7])]);
+    let prefill = ragged()
+        .map(|(index, tokens)| row(index, 0, &tokens))
+        .collect();
+    let prefill = calls(&mut *runner, prefill);
+    let decode = ragged()
+        .map(|(index, tokens)| row(index, tokens.len(), &[9]))
+        .collect();
+    let decode = calls(&mut *runner, decode);
+    let lengths: Vec<usize> = ragged().map(|(_, tokens)| tokens.len()).collect();
+    let mixed = ragged()
+        .map(|(index, tokens)| match index % 2 {
+            0 => row(index, lengths[index] + 1, &[9]),
+            _ => row(index, 0, &tokens),
+        })
+        .collect();
+    let mixed = calls(&mut *runner, mixed);
+    // Three layers of four projections, and the head.
+    assert_eq!([one, prefill, decode, mixed], [13; 4]);
+}
+
+#[test]
+fn an_encoder_step_needs_as_many_matmuls_for_sixteen_sequences_as_for_one() {
+    // Two layers of four projections; a classifier's pooler and classes.
+    for (case, want) in [("bert-plain", 8), ("bert-single-label", 10)] {
+        let mut runner = open(case, &settings()).runner;
+        let one = calls(&mut *runner, vec![whole(&[2, 9, 3])]);
+        let many = ragged().map(|(_, tokens)| whole(&tokens)).collect();
+        let many = calls(&mut *runner, many);
+        assert_eq!([one, many], [want; 2], "{case}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Reference cases and steps over them.
+
+use std::path::PathBuf;
+
+use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
+use roundhouse_models::{Cancel, LoadSettings, LoadedRunner, ModelPlan, inspect, load, read_local};
+use roundhouse_types::DeviceId;
+use serde::Deserialize;
+
+/// Every case whose folder name starts so.
+pub(crate) fn cases(prefix: &str) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(references())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(prefix))
+        .collect();
+    names.sort();
+    assert!(!names.is_empty(), "no reference case is called {prefix}*");
+    names
+}
+
+pub(crate) fn references() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/references")
+}
+
+pub(crate) fn dir(case: &str) -> PathBuf {
+    references().join(case)
+}
+
+pub(crate) fn settings() -> LoadSettings {
+    LoadSettings {
+        kv_sequences: 20,
+        ..LoadSettings::default()
+    }
+}
+
+pub(crate) fn plan(case: &str, settings: &LoadSettings) -> ModelPlan {
+    inspect(&read_local(&dir(case)).unwrap(), settings).unwrap()
+}
+
+pub(crate) fn open(case: &str, settings: &LoadSettings) -> LoadedRunner {
+    load(
+        &dir(case),
+        &plan(case, settings),
+        DeviceId::Cpu,
+        &Cancel::new(),
+    )
+    .unwrap()
+}
+
+pub(crate) fn expected<T: for<'de> Deserialize<'de>>(case: &str) -> T {
+    serde_json::from_slice(&std::fs::read(dir(case).join("expected.json")).unwrap()).unwrap()
+}
+
+#[derive(Deserialize)]
+pub(crate) struct LlamaCase {
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) every_position: EveryPosition,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Prompt {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) last_logits: Vec<f32>,
+    pub(crate) greedy: Greedy,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Greedy {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) margins: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct EveryPosition {
+    pub(crate) prompt: usize,
+    pub(crate) logits: Vec<Vec<f32>>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct BertCase {
+    pub(crate) inputs: Vec<Input>,
+    #[serde(default)]
+    pub(crate) labels: Vec<String>,
+    #[serde(default)]
+    pub(crate) activation: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Input {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) type_ids: Vec<u32>,
+    #[serde(default)]
+    pub(crate) embedding: Vec<f32>,
+    #[serde(default)]
+    pub(crate) logits: Vec<f32>,
+}
+
+/// Blocks for the `index`th sequence that lie apart and out of order: 13 and 160 have no
+/// common factor, so ten blocks each for sixteen sequences never meet in a pool of 160.
+pub(crate) fn scattered(index: usize) -> Vec<BlockId> {
+    (0..10)
+        .map(|at| BlockId(((index * 10 + at) * 13 % 160) as u32))
+        .collect()
+}
+
+/// A row that wants an output.
+pub(crate) fn row(index: usize, position: usize, tokens: &[u32]) -> Row {
+    Row {
+        tokens: tokens.to_vec(),
+        position,
+        blocks: scattered(index),
+        output: true,
+    }
+}
+
+/// A row of an encoder.
+pub(crate) fn whole(tokens: &[u32]) -> Row {
+    Row {
+        tokens: tokens.to_vec(),
+        position: 0,
+        blocks: Vec::new(),
+        output: true,
+    }
+}
+
+pub(crate) fn step(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> Vec<Vec<f32>> {
+    runner.forward(&StepPlan { rows }).unwrap().rows
+}
+
+/// The largest difference between two vectors of equal length.
+pub(crate) fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+/// The largest number's index, the first of equals.
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (index, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = index;
+        }
+    }
+    best as u32
+}

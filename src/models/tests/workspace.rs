@@ -1,0 +1,168 @@
+//! The workspace formulas against the allocator: a step never needs more than was charged.
+//!
+//! One test only: the counters are the process's.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
+use roundhouse_models::{Cancel, LoadSettings, inspect, load, read_local};
+use roundhouse_types::DeviceId;
+
+mod random;
+
+use random::{Bert, Llama};
+
+/// The system's allocator with the live bytes and their peak.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn add(bytes: usize) {
+    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(live, Ordering::Relaxed);
+}
+
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the pointer came from `System` with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+const VOCAB: usize = 3000;
+const STEP_TOKENS: usize = 256;
+
+/// Bytes above the present that a step needs at its peak.
+fn peak(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> usize {
+    let plan = StepPlan { rows };
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let output = runner.forward(&plan).expect("the plan is sound");
+    assert!(
+        output
+            .rows
+            .iter()
+            .flatten()
+            .all(|number| number.is_finite())
+    );
+    PEAK.load(Ordering::Relaxed) - before
+}
+
+fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
+    let mut next = 0;
+    let row = |&length: &usize| {
+        let count = if blocks {
+            length.div_ceil(16) as u32
+        } else {
+            0
+        };
+        let row = Row {
+            tokens: (0..length as u32)
+                .map(|token| token * 7 % VOCAB as u32)
+                .collect(),
+            position: 0,
+            blocks: (next..next + count).map(BlockId).collect(),
+            output: true,
+        };
+        next += count;
+        row
+    };
+    lengths.iter().map(row).collect()
+}
+
+fn llama(dir: &Path) {
+    let shape = Llama {
+        hidden: 256,
+        intermediate: 704,
+        layers: 2,
+        heads: 8,
+        kv_heads: 2,
+        vocab: VOCAB,
+        context: 512,
+    };
+    random::llama(dir, shape);
+}
+
+fn bert(dir: &Path) {
+    let shape = Bert {
+        hidden: 256,
+        intermediate: 1024,
+        layers: 2,
+        heads: 4,
+        vocab: VOCAB,
+        context: STEP_TOKENS,
+    };
+    random::bert(dir, shape);
+}
+
+#[test]
+fn no_step_needs_more_than_its_charged_workspace() {
+    let settings = LoadSettings {
+        kv_sequences: 8,
+        step_tokens: STEP_TOKENS,
+        ..LoadSettings::default()
+    };
+    for (kind, make) in [("llama", llama as fn(&Path)), ("bert", bert)] {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path());
+        let plan = inspect(&read_local(folder.path()).unwrap(), &settings).unwrap();
+        let before = LIVE.load(Ordering::Relaxed);
+        let loaded = load(folder.path(), &plan, DeviceId::Cpu, &Cancel::new()).unwrap();
+        let resident = LIVE.load(Ordering::Relaxed) - before;
+        let mut runner = loaded.runner;
+        let weights = plan.footprint.weights.as_usize();
+        assert!(
+            resident >= weights,
+            "{kind}: {resident} live, {weights} of weights"
+        );
+
+        // The matmul kernels' packing buffers and the KV chunks stay once they were used; the
+        // first are the threads', the second are charged as KV.
+        let shapes = [
+            vec![STEP_TOKENS],
+            vec![1; STEP_TOKENS],
+            vec![2; 128],
+            vec![37; 6],
+            vec![1],
+        ];
+        for lengths in &shapes {
+            peak(&mut *runner, rows(lengths, kind == "llama"));
+        }
+        // Rope tables were allocated with the weights and are charged as workspace.
+        let tables = resident - weights;
+        let charged = plan.footprint.workspace.as_usize();
+        for lengths in &shapes {
+            let peak = peak(&mut *runner, rows(lengths, kind == "llama"));
+            println!(
+                "{kind} {} rows: peak {peak}, tables {tables}, charged {charged}",
+                lengths.len()
+            );
+            assert!(
+                peak + tables <= charged,
+                "{kind}, {} rows: {peak} + {tables} > {charged}",
+                lengths.len()
+            );
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What the table decided and why: for `explain`, the event stream and metrics.
+
+use std::fmt;
+
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, TargetName, Version,
+};
+use serde::Serialize;
+
+/// A decision about one model, as it is kept and published.
+#[derive(Debug, Clone, Serialize)]
+pub struct Decision {
+    /// When, in RFC 3339; the last time where it happened several times in a row.
+    pub time: String,
+    /// The model's endpoint.
+    pub endpoint: EndpointName,
+    /// The model's target.
+    pub target: TargetName,
+    /// The version, where one was known.
+    pub version: Option<Version>,
+    /// The device, where one was chosen.
+    pub device: Option<DeviceId>,
+    /// How many times in a row.
+    pub times: u64,
+    /// The decision as a sentence.
+    pub message: String,
+    /// The decision.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// A request or an operator was turned away.
+    Refused {
+        /// The failure's text.
+        reason: String,
+    },
+    /// A fetch began.
+    Fetching {
+        /// What has to come from the store.
+        bytes: Bytes,
+    },
+    /// The files are whole on disk.
+    Fetched,
+    /// Room was promised to a load.
+    Promised {
+        /// What it needs.
+        bytes: Bytes,
+        /// Who leaves for it once it is on disk.
+        victims: Vec<ArtefactId>,
+    },
+    /// No room could be promised yet.
+    Blocked {
+        /// What it needs.
+        bytes: Bytes,
+        /// What is in the way.
+        by: Obstacle,
+    },
+    /// A promise was taken back, because a load with waiters needs the room or the budget shrank.
+    Withdrawn,
+    /// A load began.
+    Loading,
+    /// The model serves.
+    Ready {
+        /// What it takes, measured.
+        bytes: Bytes,
+    },
+    /// Resolving, fetching or loading failed.
+    Failed {
+        /// Which of them.
+        stage: Stage,
+        /// The failure's text.
+        reason: String,
+        /// No new attempt before this many milliseconds have passed.
+        retry_ms: u64,
+    },
+    /// The resident takes no new leases and unloads when the last one ends.
+    Draining {
+        /// Why it leaves.
+        why: Departure,
+        /// Whose room it makes, for an eviction.
+        for_artefact: Option<ArtefactId>,
+        /// Leases that are still held.
+        leases: u32,
+        /// How long nobody had used it, in milliseconds.
+        idle_ms: u64,
+    },
+    /// A draining resident serves again: its room is not needed any more.
+    Revived,
+    /// The device gave the bytes back.
+    Unloaded {
+        /// How many.
+        bytes: Bytes,
+    },
+    /// A load was given up.
+    Abandoned,
+    /// An operator's wish that it stay was set or lifted.
+    Keep {
+        /// The new state.
+        kept: bool,
+    },
+}
+
+/// What stands between a load and its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Obstacle {
+    /// What is kept leaves too little of the budget.
+    Kept,
+    /// Residents in use, residents that just came, or loads that came first.
+    InUse,
+    /// More is charged than the budget allows.
+    OverBudget,
+}
+
+/// The stage at which a load failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Finding the version.
+    Resolve,
+    /// Bringing the files to disk.
+    Fetch,
+    /// Finding room.
+    Room,
+    /// Loading onto the device.
+    Load,
+}
+
+/// Why a resident leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Departure {
+    /// Another load needs the room.
+    Evicted,
+    /// A newer version is ready.
+    Superseded,
+    /// An operator asked for it.
+    Requested,
+    /// Nobody used it for the idle time.
+    Idle,
+    /// The budget shrank below what is charged.
+    Shrunk,
+    /// The server stops.
+    Shutdown,
+}
+
+impl Departure {
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Superseded => "superseded",
+            Self::Requested => "requested",
+            Self::Idle => "idle",
+            Self::Shrunk => "shrunk",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl Stage {
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Fetch => "fetch",
+            Self::Room => "room",
+            Self::Load => "load",
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kept => "kept models leave too little of the budget",
+            Self::InUse => "the room is in use or promised to earlier loads",
+            Self::OverBudget => "the budget shrank below what is charged",
+        })
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { reason } => write!(f, "refused: {reason}"),
+            Self::Fetching { bytes } => write!(f, "fetching {bytes}"),
+            Self::Fetched => f.write_str("whole on disk"),
+            Self::Promised { bytes, victims } if victims.is_empty() => {
+                write!(f, "promised {bytes} of free room")
+            }
+            Self::Promised { bytes, victims } => {
+                write!(f, "promised {bytes}; to leave once it is on disk:")?;
+                victims.iter().try_for_each(|victim| write!(f, " {victim}"))
+            }
+            Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
+            Self::Withdrawn => f.write_str("promise taken back"),
+            Self::Loading => f.write_str("loading"),
+            Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),
+            Self::Failed {
+                stage,
+                reason,
+                retry_ms,
+            } => {
+                write!(
+                    f,
+                    "{} failed, next attempt in {retry_ms} ms: {reason}",
+                    stage.as_str()
+                )
+            }
+            Self::Draining {
+                why,
+                for_artefact,
+                leases,
+                idle_ms,
+            } => {
+                write!(f, "leaves ({}", why.as_str())?;
+                if let Some(artefact) = for_artefact {
+                    write!(f, " for {artefact}")?;
+                }
+                write!(f, "), {leases} leases held, last used {idle_ms} ms ago")
+            }
+            Self::Revived => f.write_str("serves again, its room is not needed"),
+            Self::Unloaded { bytes } => write!(f, "unloaded, {bytes} are free"),
+            Self::Abandoned => f.write_str("load given up"),
+            Self::Keep { kept: true } => f.write_str("kept"),
+            Self::Keep { kept: false } => f.write_str("no longer kept"),
+        }
+    }
+}
+
+/// A decision as the table emits it, without a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decided {
+    pub(crate) model: ModelId,
+    pub(crate) version: Option<Version>,
+    pub(crate) device: Option<DeviceId>,
+    pub(crate) action: Action,
+    /// For metrics: the kind of a refusal or failure.
+    pub(crate) kind: Option<ErrorKind>,
+}
+
+impl Decided {
+    pub(crate) fn about(model: &ModelId, action: Action) -> Self {
+        Self {
+            model: model.clone(),
+            version: None,
+            device: None,
+            action,
+            kind: None,
+        }
+    }
+
+    pub(crate) fn of(artefact: &ArtefactId, device: Option<DeviceId>, action: Action) -> Self {
+        Self {
+            model: artefact.model.clone(),
+            version: Some(artefact.version.clone()),
+            device,
+            action,
+            kind: None,
+        }
+    }
+
+    pub(crate) fn with_kind(mut self, failure: &Failure) -> Self {
+        self.kind = Some(failure.kind());
+        self
+    }
+}

@@ -1,0 +1,195 @@
+//! What residency itself refuses, and why.
+
+use std::fmt;
+use std::time::Duration;
+
+use roundhouse_types::{Bytes, ErrorKind, Failure, ModelId, RetryHint};
+use thiserror::Error;
+
+use crate::decision::Obstacle;
+
+/// A refusal of residency's own. Failures of the loader pass through as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Error {
+    /// The footprint exceeds every device's budget.
+    #[error("{model} needs {need} and the largest device budget is {budget}")]
+    TooLarge {
+        /// Which model.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// The largest budget.
+        budget: Bytes,
+    },
+    /// A load that must not evict found too little free room.
+    #[error("no room now for {model}: it needs {need}, {free} are free")]
+    NoRoomNow {
+        /// Which model.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// The most that is free on one device.
+        free: Bytes,
+    },
+    /// The hold time is over; the work goes on.
+    #[error("{model} is not ready: {progress}")]
+    NotReady {
+        /// Which model.
+        model: ModelId,
+        /// How far it is.
+        progress: Progress,
+        /// When it may be ready, where that can be told.
+        estimate: Option<Duration>,
+    },
+    /// The load did not end within the load timeout.
+    #[error("{model} was not ready within {limit:?}: {progress}")]
+    LoadTimedOut {
+        /// Which model.
+        model: ModelId,
+        /// How far it came.
+        progress: Progress,
+        /// The load timeout.
+        limit: Duration,
+    },
+    /// Too many requests wait for this model.
+    #[error("{waiters} requests wait for {model} already")]
+    ModelQueueFull {
+        /// Which model.
+        model: ModelId,
+        /// The limit.
+        waiters: usize,
+    },
+    /// Too many requests wait in all.
+    #[error("{waiters} requests wait for models already")]
+    QueueFull {
+        /// The limit.
+        waiters: usize,
+    },
+    /// Only loaded models were asked for, and this one is not.
+    #[error("{model} is not loaded")]
+    NotLoaded {
+        /// Which model.
+        model: ModelId,
+    },
+    /// The process died twice while it loaded this version.
+    #[error(
+        "{model} is quarantined: the server died twice while loading it; load it with force to try again"
+    )]
+    Quarantined {
+        /// Which model.
+        model: ModelId,
+    },
+    /// A loader call panicked.
+    #[error("the loader panicked in {call} of {subject}")]
+    LoaderPanicked {
+        /// Which call.
+        call: &'static str,
+        /// For what.
+        subject: String,
+    },
+    /// The load was given up before it ended.
+    #[error("the load of {model} was given up")]
+    Abandoned {
+        /// Which model.
+        model: ModelId,
+    },
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The task that owns the table is gone.
+    #[error("the residency task has ended")]
+    OwnerGone,
+}
+
+impl Error {
+    /// What the client is told.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::TooLarge { .. } | Self::NoRoomNow { .. } => ErrorKind::TooLarge,
+            Self::NotReady { .. } | Self::LoadTimedOut { .. } | Self::Abandoned { .. } => {
+                ErrorKind::NotReady
+            }
+            Self::ModelQueueFull { .. } | Self::QueueFull { .. } | Self::ShuttingDown => {
+                ErrorKind::Overloaded
+            }
+            Self::NotLoaded { .. } => ErrorKind::ModelNotFound,
+            Self::Quarantined { .. } => ErrorKind::ModelInvalid,
+            Self::LoaderPanicked { .. } | Self::OwnerGone => ErrorKind::Internal,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn retry(&self) -> RetryHint {
+        match self {
+            Self::TooLarge { .. } | Self::NotLoaded { .. } | Self::Quarantined { .. } => {
+                RetryHint::Never
+            }
+            Self::NotReady {
+                estimate: Some(estimate),
+                ..
+            } => RetryHint::After(*estimate),
+            Self::NoRoomNow { .. }
+            | Self::NotReady { .. }
+            | Self::LoadTimedOut { .. }
+            | Self::ModelQueueFull { .. }
+            | Self::QueueFull { .. }
+            | Self::LoaderPanicked { .. }
+            | Self::Abandoned { .. }
+            | Self::ShuttingDown
+            | Self::OwnerGone => RetryHint::Later,
+        }
+    }
+}
+
+/// How far a load has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The version is not known yet.
+    Resolving,
+    /// Files are on their way or wait for their turn.
+    Fetching {
+        /// What has come so far.
+        done: Bytes,
+        /// What had to come.
+        total: Bytes,
+    },
+    /// On disk, but there is no room.
+    WaitingForRoom {
+        /// Its footprint.
+        need: Bytes,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
+    /// Room is promised; others have to leave first, or a load slot has to come free.
+    WaitingForVictims,
+    /// On its way to the device.
+    Loading,
+    /// The resident is leaving the device.
+    Leaving {
+        /// Leases that are held.
+        leases: u32,
+    },
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolving => f.write_str("its version is being looked up"),
+            Self::Fetching { done, total } => write!(f, "still fetching, {done} of {total}"),
+            Self::WaitingForRoom { need, obstacle } => {
+                write!(f, "it waits for {need} of device memory: {obstacle}")
+            }
+            Self::WaitingForVictims => f.write_str("it waits for others to leave the device"),
+            Self::Loading => f.write_str("still loading"),
+            Self::Leaving { leases } => {
+                write!(f, "it is leaving the device, {leases} leases are held")
+            }
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::from_error(error.kind(), &error).with_retry(error.retry())
+    }
+}

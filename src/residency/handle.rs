@@ -1,0 +1,297 @@
+//! What the rest of the server holds: requests go to the task that owns the table.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use roundhouse_types::{Bytes, DeviceId, Failure, ModelId};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::config::Config;
+use crate::decision::Decision;
+use crate::error::Error;
+use crate::lease::Lease;
+use crate::loader::Loader;
+use crate::manager::{Command, Dropped, Owner};
+use crate::snapshot::Snapshot;
+use crate::table::{Event, LoadOptions, LoadReport, RefreshReport, Report, UnloadReport, WaiterId};
+
+/// Commands that may lie before the owner at once; it takes microseconds for each.
+const COMMANDS: usize = 1024;
+/// Decisions that a slow subscriber may fall behind before it misses some.
+const DECISIONS: usize = 256;
+
+/// The way to the residency table. Cheap to clone; the owner task unloads everything and
+/// ends when the last clone is gone.
+pub struct Residency<M> {
+    shared: Arc<Shared<M>>,
+}
+
+struct Shared<M> {
+    commands: mpsc::Sender<Command<M>>,
+    dropped: mpsc::UnboundedSender<Dropped>,
+    decisions: broadcast::Sender<Decision>,
+    next_waiter: AtomicU64,
+    config: Config,
+}
+
+impl<M> Clone for Residency<M> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<M> fmt::Debug for Residency<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Residency").finish_non_exhaustive()
+    }
+}
+
+/// Tells the owner when the caller went away before its answer came.
+struct CancelOnDrop {
+    waiter: WaiterId,
+    dropped: mpsc::UnboundedSender<Dropped>,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            // With the owner gone there is nobody left to tell.
+            let _ = self.dropped.send(Dropped::Waiter(self.waiter));
+        }
+    }
+}
+
+impl<M: Send + Sync + 'static> Residency<M> {
+    /// Spawns the owner task on the current runtime. Each device comes with the bytes
+    /// that residents may take on it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start<L: Loader<Model = M>>(
+        config: Config,
+        devices: Vec<(DeviceId, Bytes)>,
+        loader: Arc<L>,
+    ) -> Self {
+        let (commands, commands_inbox) = mpsc::channel(COMMANDS);
+        let (dropped, dropped_inbox) = mpsc::unbounded_channel();
+        let (decisions, _) = broadcast::channel(DECISIONS);
+        let owner = Owner::new(
+            config.clone(),
+            devices,
+            loader,
+            (dropped.clone(), dropped_inbox),
+            decisions.clone(),
+        );
+        tokio::spawn(owner.run(commands_inbox));
+        let next_waiter = AtomicU64::new(0);
+        Self {
+            shared: Arc::new(Shared {
+                commands,
+                dropped,
+                decisions,
+                next_waiter,
+                config,
+            }),
+        }
+    }
+
+    /// A hold on the model, which is fetched and loaded if need be.
+    ///
+    /// Answered at once for a resident. Past `hold_until` it fails as not ready, and the
+    /// load goes on; so it does when this future is dropped.
+    pub async fn acquire(&self, model: &ModelId, hold_until: Instant) -> Result<Lease<M>, Failure> {
+        self.acquire_where(model, hold_until, false).await
+    }
+
+    /// A hold on the model if it is loaded; otherwise it fails at once as not found and
+    /// nothing is loaded.
+    pub async fn acquire_loaded(&self, model: &ModelId) -> Result<Lease<M>, Failure> {
+        self.acquire_where(model, now(), true).await
+    }
+
+    async fn acquire_where(
+        &self,
+        model: &ModelId,
+        hold_until: Instant,
+        only_loaded: bool,
+    ) -> Result<Lease<M>, Failure> {
+        let mut guard = self.guard();
+        let waiter = guard.waiter;
+        let model = model.clone();
+        let event = Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded,
+        };
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Acquire {
+            waiter,
+            event,
+            reply,
+        })
+        .await?;
+        let result = answer.await.map_err(|_| Error::OwnerGone)?;
+        guard.armed = false;
+        result
+    }
+
+    /// Loads the model and reports where it is; at once where it is loaded already. Waits
+    /// for the load timeout at most. If dropped before, the load goes on.
+    pub async fn load(&self, model: &ModelId, options: LoadOptions) -> Result<LoadReport, Failure> {
+        let (model, hold_until) = (model.clone(), self.patience());
+        let event = |waiter| Event::LoadRequested {
+            waiter,
+            model,
+            hold_until,
+            options,
+        };
+        match self.operate(event).await? {
+            Report::Loaded(report) => Ok(report),
+            other => unreachable!("a load is answered by its report, not {other:?}"),
+        }
+    }
+
+    /// Takes the model off its devices and answers when the memory is free: no new leases,
+    /// then the last one ends, then it unloads. Fails as not found where it is not loaded.
+    /// Its keep, if any, is lifted. Files on disk stay; the report names their versions.
+    pub async fn unload(&self, model: &ModelId) -> Result<UnloadReport, Failure> {
+        let (model, hold_until) = (model.clone(), self.patience());
+        let event = |waiter| Event::UnloadRequested {
+            waiter,
+            model,
+            hold_until,
+        };
+        match self.operate(event).await? {
+            Report::Unloaded(report) => Ok(report),
+            other => unreachable!("an unload is answered by its report, not {other:?}"),
+        }
+    }
+
+    /// Asks the store for a new version now. Where the model is loaded and the version is
+    /// new, it answers when the new one serves, or fails with what went wrong; the old one
+    /// serves meanwhile.
+    pub async fn refresh(&self, model: &ModelId) -> Result<RefreshReport, Failure> {
+        let (model, hold_until) = (model.clone(), self.patience());
+        let event = |waiter| Event::RefreshRequested {
+            waiter,
+            model,
+            hold_until,
+        };
+        match self.operate(event).await? {
+            Report::Refreshed(report) => Ok(report),
+            other => unreachable!("a refresh is answered by its report, not {other:?}"),
+        }
+    }
+
+    /// Wishes that the model stay once it is loaded; it is not loaded by this.
+    pub async fn keep(&self, model: &ModelId) -> Result<(), Failure> {
+        self.tell(Event::KeepChanged {
+            model: model.clone(),
+            kept: true,
+        })
+        .await
+    }
+
+    /// Lifts a keep.
+    pub async fn release(&self, model: &ModelId) -> Result<(), Failure> {
+        self.tell(Event::KeepChanged {
+            model: model.clone(),
+            kept: false,
+        })
+        .await
+    }
+
+    /// Changes what residents may take on a device. What exceeds a smaller budget leaves;
+    /// until then nothing is granted there.
+    pub async fn set_budget(&self, device: DeviceId, budget: Bytes) -> Result<(), Failure> {
+        self.tell(Event::BudgetChanged { device, budget }).await
+    }
+
+    /// The whole table at one instant. It informs; nothing may be decided by it.
+    pub async fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Snapshot { reply }).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// The latest decisions about a model, oldest first.
+    pub async fn explain(&self, model: &ModelId) -> Result<Vec<Decision>, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Explain {
+            model: model.clone(),
+            reply,
+        })
+        .await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// Every decision from now on. A receiver that falls behind misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Decision> {
+        self.shared.decisions.subscribe()
+    }
+
+    /// Refuses all who wait, gives up loads, unloads residents as their leases end, and
+    /// returns when every device is empty. The caller bounds the wait.
+    pub async fn shutdown(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.send(Command::Shutdown { reply }).await.is_ok() {
+            // A gone owner has nothing left to unload.
+            let _ = answer.await;
+        }
+    }
+
+    async fn operate(&self, event: impl FnOnce(WaiterId) -> Event) -> Result<Report, Failure> {
+        let mut guard = self.guard();
+        let waiter = guard.waiter;
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Operate {
+            waiter,
+            event: event(waiter),
+            reply,
+        })
+        .await?;
+        let result = answer.await.map_err(|_| Error::OwnerGone)?;
+        guard.armed = false;
+        result
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Tell { event, reply }).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    async fn send(&self, command: Command<M>) -> Result<(), Failure> {
+        Ok(self
+            .shared
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| Error::OwnerGone)?)
+    }
+
+    fn guard(&self) -> CancelOnDrop {
+        let waiter = WaiterId(self.shared.next_waiter.fetch_add(1, Ordering::Relaxed));
+        CancelOnDrop {
+            waiter,
+            dropped: self.shared.dropped.clone(),
+            armed: true,
+        }
+    }
+
+    /// When an operator's call gives up.
+    fn patience(&self) -> Instant {
+        now() + self.shared.config.load_timeout
+    }
+}
+
+/// The runtime's clock, which tests may pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

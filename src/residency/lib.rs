@@ -1,0 +1,26 @@
+#![doc = include_str!("DESIGN.md")]
+
+mod config;
+mod decision;
+mod error;
+mod handle;
+mod lease;
+mod loader;
+mod manager;
+mod metrics;
+mod snapshot;
+mod table;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use config::Config;
+pub use decision::{Action, Decision, Departure, Obstacle, Stage};
+pub use error::{Error, Progress};
+pub use handle::Residency;
+pub use lease::Lease;
+pub use loader::{Fetched, Loaded, Loader, Resolution};
+pub use snapshot::{
+    DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
+    ResidentState, Snapshot,
+};
+pub use table::{LoadOptions, LoadReport, RefreshReport, UnloadReport};

@@ -1,0 +1,83 @@
+//! The seam to the side that fetches, loads and frees.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+};
+
+/// What is known of a model before anything is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// The version to serve.
+    pub version: Version,
+    /// What still has to come from the store; zero when it is whole on disk.
+    pub fetch_bytes: Bytes,
+    /// What it needs on a device and how far that can be trusted; `None`: unknown until fetched.
+    pub footprint: Option<(Footprint, Grade)>,
+    /// Its kind, where the headers already tell.
+    pub kind: Option<ModelKind>,
+    /// The process died twice while it loaded this version. It is refused until an
+    /// operator's forced load.
+    pub quarantined: bool,
+}
+
+/// What is known once the files are whole on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// What it needs on a device.
+    pub footprint: Footprint,
+    /// Its kind.
+    pub kind: ModelKind,
+}
+
+/// A model on its device.
+#[derive(Debug)]
+pub struct Loaded<M> {
+    /// The model, warm.
+    pub model: M,
+    /// What it takes, measured.
+    pub footprint: Footprint,
+}
+
+/// Performs what the table decides. Calls run as tasks of their own, side by side up to
+/// the limits of [`Config`](crate::Config). A panic in one counts as its failure.
+pub trait Loader: Send + Sync + 'static {
+    /// What requests lease.
+    type Model: Send + Sync + 'static;
+
+    /// Finds the version to serve. With `refresh` the store itself is asked, else a
+    /// cache may answer. With the store down, a version whole on disk is an answer.
+    fn resolve(
+        &self,
+        model: &ModelId,
+        refresh: bool,
+    ) -> impl Future<Output = Result<Resolution, Failure>> + Send;
+
+    /// Brings the files to disk, whole; called before every load, also when they are
+    /// there already. Dropping the future abandons the fetch; ranges on disk are kept.
+    fn fetch(&self, artefact: &ArtefactId)
+    -> impl Future<Output = Result<Fetched, Failure>> + Send;
+
+    /// Bytes that the fetch under way has brought so far. For messages only.
+    fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes;
+
+    /// Loads the files and warms the model up. Runs to its end; it is never dropped. When
+    /// it fails, everything it took on the device has been given back. A quarantined
+    /// version comes here only after an operator forced it.
+    fn load(
+        &self,
+        artefact: &ArtefactId,
+        device: DeviceId,
+    ) -> impl Future<Output = Result<Loaded<Self::Model>, Failure>> + Send;
+
+    /// Frees the device; returns when the memory is free. `model` is the last reference
+    /// that residency holds, and no lease is left.
+    fn unload(
+        &self,
+        artefact: &ArtefactId,
+        device: DeviceId,
+        model: Arc<Self::Model>,
+    ) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,167 @@
+//! Loader calls under way, each a task; a panic in one becomes its failure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+use super::{now, panicked};
+use crate::loader::{Fetched, Loaded, Loader, Resolution};
+use crate::table::Key;
+
+/// What a call brought.
+pub(crate) struct Finished<M> {
+    pub(crate) outcome: Outcome<M>,
+    /// How long it ran.
+    pub(crate) took: Duration,
+}
+
+/// The results by call.
+pub(crate) enum Outcome<M> {
+    Resolved {
+        model: ModelId,
+        result: Result<Resolution, Failure>,
+    },
+    Fetched {
+        artefact: ArtefactId,
+        result: Result<Fetched, Failure>,
+    },
+    Loaded {
+        key: Key,
+        result: Result<Loaded<M>, Failure>,
+    },
+    Unloaded {
+        key: Key,
+    },
+}
+
+/// Which call a task makes.
+enum Call {
+    Resolve(ModelId),
+    Fetch(ArtefactId),
+    Load(Key),
+    Unload(Key),
+}
+
+/// Owned by the residency owner. A task whose id is not listed was abandoned: its result
+/// is nobody's.
+pub(super) struct Tasks<L: Loader> {
+    loader: Arc<L>,
+    running: JoinSet<Outcome<L::Model>>,
+    calls: HashMap<Id, (Call, Instant)>,
+    fetches: HashMap<ArtefactId, AbortHandle>,
+}
+
+impl<L: Loader> Tasks<L> {
+    pub(super) fn new(loader: Arc<L>) -> Self {
+        Self {
+            loader,
+            running: JoinSet::new(),
+            calls: HashMap::new(),
+            fetches: HashMap::new(),
+        }
+    }
+
+    pub(super) fn resolve(&mut self, model: ModelId, refresh: bool) {
+        let (loader, subject) = (Arc::clone(&self.loader), model.clone());
+        let handle = self.running.spawn(async move {
+            let result = loader.resolve(&model, refresh).await;
+            Outcome::Resolved { model, result }
+        });
+        self.calls
+            .insert(handle.id(), (Call::Resolve(subject), now()));
+    }
+
+    pub(super) fn fetch(&mut self, artefact: ArtefactId) {
+        let (loader, subject) = (Arc::clone(&self.loader), artefact.clone());
+        let handle = self.running.spawn(async move {
+            let result = loader.fetch(&artefact).await;
+            Outcome::Fetched { artefact, result }
+        });
+        self.calls
+            .insert(handle.id(), (Call::Fetch(subject.clone()), now()));
+        self.fetches.insert(subject, handle);
+    }
+
+    pub(super) fn abandon_fetch(&mut self, artefact: &ArtefactId) {
+        if let Some(handle) = self.fetches.remove(artefact) {
+            self.calls.remove(&handle.id());
+            handle.abort();
+        }
+    }
+
+    pub(super) fn load(&mut self, key: Key) {
+        let (loader, subject) = (Arc::clone(&self.loader), key.clone());
+        let handle = self.running.spawn(async move {
+            let result = loader.load(&key.artefact, key.device).await;
+            Outcome::Loaded { key, result }
+        });
+        self.calls.insert(handle.id(), (Call::Load(subject), now()));
+    }
+
+    pub(super) fn unload(&mut self, key: Key, model: Arc<L::Model>) {
+        let (loader, subject) = (Arc::clone(&self.loader), key.clone());
+        let handle = self.running.spawn(async move {
+            loader.unload(&key.artefact, key.device, model).await;
+            Outcome::Unloaded { key }
+        });
+        self.calls
+            .insert(handle.id(), (Call::Unload(subject), now()));
+    }
+
+    /// How much each fetch under way has brought.
+    pub(super) fn progress(&self) -> Vec<(ArtefactId, Bytes)> {
+        let artefacts = self.fetches.keys();
+        artefacts
+            .map(|id| (id.clone(), self.loader.fetched_bytes(id)))
+            .collect()
+    }
+
+    /// The next call that ends; `None` while none runs. Nothing is lost if dropped.
+    pub(super) async fn next(&mut self) -> Option<Finished<L::Model>> {
+        loop {
+            let joined = self.running.join_next_with_id().await?;
+            let id = match &joined {
+                Ok((id, _)) => *id,
+                Err(error) => error.id(),
+            };
+            let Some((call, begun)) = self.calls.remove(&id) else {
+                continue;
+            };
+            if let Call::Fetch(artefact) = &call {
+                self.fetches.remove(artefact);
+            }
+            let outcome = match joined {
+                Ok((_, outcome)) => outcome,
+                Err(error) => broken(call, &error),
+            };
+            return Some(Finished {
+                outcome,
+                took: now().saturating_duration_since(begun),
+            });
+        }
+    }
+}
+
+/// The outcome of a call whose task did not end by itself.
+fn broken<M>(call: Call, error: &JoinError) -> Outcome<M> {
+    tracing::error!(%error, "a loader call panicked");
+    match call {
+        Call::Resolve(model) => {
+            let result = Err(panicked("resolve", &model));
+            Outcome::Resolved { model, result }
+        }
+        Call::Fetch(artefact) => {
+            let result = Err(panicked("fetch", &artefact));
+            Outcome::Fetched { artefact, result }
+        }
+        Call::Load(key) => {
+            let result = Err(panicked("load", &key.artefact));
+            Outcome::Loaded { key, result }
+        }
+        // The model was dropped with the task, so its memory is gone as far as we can know.
+        Call::Unload(key) => Outcome::Unloaded { key },
+    }
+}

@@ -1,0 +1,158 @@
+//! Every metric of this crate.
+//!
+//! | name | labels | meaning |
+//! |---|---|---|
+//! | `roundhouse_residency_grants_total` | endpoint, tier | leases granted, by where the model was found |
+//! | `roundhouse_residency_wait_seconds` | endpoint, tier | from request to lease |
+//! | `roundhouse_residency_refusals_total` | endpoint, kind | requests and operators turned away |
+//! | `roundhouse_residency_failures_total` | endpoint, stage | loads that failed, by stage |
+//! | `roundhouse_residency_loads_total` | endpoint | loads that became ready |
+//! | `roundhouse_residency_evictions_total` | endpoint, reason | residents that began to leave, for room or any other reason |
+//! | `roundhouse_residency_revivals_total` | endpoint | residents that had begun to leave and serve again |
+//! | `roundhouse_residency_eviction_idle_seconds` | endpoint, reason | how long they had not been used then |
+//! | `roundhouse_residency_resolve_seconds` | endpoint | finding a version |
+//! | `roundhouse_residency_fetch_seconds` | endpoint | bringing an artefact to disk |
+//! | `roundhouse_residency_load_seconds` | endpoint, device | loading it |
+//! | `roundhouse_residency_unload_seconds` | endpoint, device | freeing it |
+//! | `roundhouse_residency_budget_bytes` | device | what residents may take |
+//! | `roundhouse_residency_charged_bytes` | device | what they take |
+//! | `roundhouse_residency_reserved_bytes` | device | what is promised to loads |
+//! | `roundhouse_residency_residents` | device | loaded artefacts |
+//! | `roundhouse_residency_waiters` | | requests and operators that wait |
+
+use metrics::{counter, gauge, histogram};
+use roundhouse_types::{DeviceId, ErrorKind, ModelId};
+
+use crate::decision::{Action, Decided};
+use crate::manager::{Finished, Outcome};
+use crate::table::{Grant, Levels, Table};
+
+/// Reports to the process's recorder. Owned by the residency owner.
+pub(crate) struct Meters {
+    /// What the gauges show, so that they are written only when they change.
+    shown: Option<Levels>,
+}
+
+impl Meters {
+    pub(crate) fn new() -> Self {
+        Self { shown: None }
+    }
+
+    pub(crate) fn granted(&self, grant: &Grant) {
+        let endpoint = endpoint(&grant.key.artefact.model);
+        let tier = grant.tier.as_str();
+        counter!("roundhouse_residency_grants_total", "endpoint" => endpoint.clone(), "tier" => tier)
+            .increment(1);
+        histogram!("roundhouse_residency_wait_seconds", "endpoint" => endpoint, "tier" => tier)
+            .record(grant.load_wait + grant.queue_wait);
+    }
+
+    pub(crate) fn decided(&self, decided: &Decided) {
+        let endpoint = endpoint(&decided.model);
+        match &decided.action {
+            Action::Refused { .. } => {
+                let kind = decided.kind.map_or("none", kind_name);
+                counter!("roundhouse_residency_refusals_total", "endpoint" => endpoint, "kind" => kind)
+                    .increment(1);
+            }
+            Action::Failed { stage, .. } => {
+                counter!("roundhouse_residency_failures_total", "endpoint" => endpoint, "stage" => stage.as_str())
+                    .increment(1);
+            }
+            Action::Ready { .. } => {
+                counter!("roundhouse_residency_loads_total", "endpoint" => endpoint).increment(1);
+            }
+            Action::Revived => {
+                counter!("roundhouse_residency_revivals_total", "endpoint" => endpoint)
+                    .increment(1);
+            }
+            Action::Draining { why, idle_ms, .. } => {
+                let reason = why.as_str();
+                counter!("roundhouse_residency_evictions_total", "endpoint" => endpoint.clone(), "reason" => reason)
+                    .increment(1);
+                #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 milliseconds")]
+                let idle = *idle_ms as f64 / 1e3;
+                histogram!("roundhouse_residency_eviction_idle_seconds", "endpoint" => endpoint, "reason" => reason)
+                    .record(idle);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn finished<M>(&self, finished: &Finished<M>) {
+        let took = finished.took;
+        match &finished.outcome {
+            Outcome::Resolved { model, .. } => {
+                histogram!("roundhouse_residency_resolve_seconds", "endpoint" => endpoint(model))
+                    .record(took);
+            }
+            Outcome::Fetched { artefact, .. } => {
+                histogram!("roundhouse_residency_fetch_seconds", "endpoint" => endpoint(&artefact.model))
+                    .record(took);
+            }
+            Outcome::Loaded { key, .. } => {
+                histogram!("roundhouse_residency_load_seconds", "endpoint" => endpoint(&key.artefact.model), "device" => device(key.device))
+                    .record(took);
+            }
+            Outcome::Unloaded { key } => {
+                histogram!("roundhouse_residency_unload_seconds", "endpoint" => endpoint(&key.artefact.model), "device" => device(key.device))
+                    .record(took);
+            }
+        }
+    }
+
+    /// Shows the table's levels where they changed.
+    pub(crate) fn levels(&mut self, table: &Table) {
+        let levels = table.levels();
+        if self.shown.as_ref() == Some(&levels) {
+            return;
+        }
+        for level in &levels.devices {
+            let id = device(level.id);
+            gauge!("roundhouse_residency_budget_bytes", "device" => id.clone())
+                .set(float(level.budget.0));
+            gauge!("roundhouse_residency_charged_bytes", "device" => id.clone())
+                .set(float(level.charged.0));
+            gauge!("roundhouse_residency_reserved_bytes", "device" => id.clone())
+                .set(float(level.reserved.0));
+            gauge!("roundhouse_residency_residents", "device" => id)
+                .set(float(level.residents as u64));
+        }
+        gauge!("roundhouse_residency_waiters").set(float(levels.waiters as u64));
+        self.shown = Some(levels);
+    }
+}
+
+fn endpoint(model: &ModelId) -> String {
+    model.endpoint.to_string()
+}
+
+fn device(device: DeviceId) -> String {
+    device.to_string()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn kind_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidRequest => "invalid_request",
+        ErrorKind::InvalidInput => "invalid_input",
+        ErrorKind::PayloadTooLarge => "payload_too_large",
+        ErrorKind::UnsupportedMediaType => "unsupported_media_type",
+        ErrorKind::EndpointNotFound => "endpoint_not_found",
+        ErrorKind::ModelNotFound => "model_not_found",
+        ErrorKind::StoreDenied => "store_denied",
+        ErrorKind::ModelInvalid => "model_invalid",
+        ErrorKind::TooLarge => "too_large",
+        ErrorKind::NotReady => "not_ready",
+        ErrorKind::Overloaded => "overloaded",
+        ErrorKind::Throttled => "throttled",
+        ErrorKind::StoreUnavailable => "store_unavailable",
+        ErrorKind::ModelFailed => "model_failed",
+        ErrorKind::TimedOut => "timed_out",
+        ErrorKind::Internal => "internal",
+    }
+}

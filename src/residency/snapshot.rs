@@ -1,0 +1,224 @@
+//! The state of the table at one instant, in the shape of `/admin/v1/residency`.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use roundhouse_types::{
+    Bytes, DeviceId, EndpointName, Footprint, ModelId, ModelKind, TargetName, Version,
+};
+use serde::Serialize;
+
+/// The whole table at one instant.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// Every device with its residents.
+    pub devices: Vec<DeviceSnapshot>,
+    /// Requests and operators that wait.
+    pub waiters: usize,
+    /// Loads under way.
+    pub loads: Vec<LoadSnapshot>,
+    /// Models that failed or are quarantined.
+    pub failed: Vec<FailedSnapshot>,
+}
+
+impl Snapshot {
+    /// The resident that serves `model`, where one is ready.
+    pub fn ready(&self, model: &ModelId) -> Option<&ResidentSnapshot> {
+        let mut residents = self.devices.iter().flat_map(|device| &device.residents);
+        residents.find(|resident| {
+            resident.state == ResidentState::Ready
+                && resident.endpoint == model.endpoint
+                && resident.target == model.target
+        })
+    }
+}
+
+/// One device.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceSnapshot {
+    /// Which one.
+    pub id: DeviceId,
+    /// What residency may use.
+    pub budget_bytes: Bytes,
+    /// What residents take, those that are leaving included.
+    pub charged_bytes: Bytes,
+    /// What is promised to loads.
+    pub reserved_bytes: Bytes,
+    /// By how much charged and reserved exceed a budget that shrank.
+    pub over_bytes: Bytes,
+    /// The loaded artefacts.
+    pub residents: Vec<ResidentSnapshot>,
+}
+
+/// One loaded artefact.
+#[derive(Debug, Clone, Serialize)]
+pub struct ResidentSnapshot {
+    /// The model's endpoint.
+    pub endpoint: EndpointName,
+    /// The model's target.
+    pub target: TargetName,
+    /// The version.
+    pub version: Version,
+    /// What it does.
+    pub kind: ModelKind,
+    /// Whether it serves or leaves.
+    pub state: ResidentState,
+    /// What it takes, by part.
+    pub bytes: Footprint,
+    /// Requests that hold it.
+    pub leases: u32,
+    /// Whether an operator wants it to stay.
+    pub kept: bool,
+    /// When it was last acquired or released, in RFC 3339.
+    pub last_used: String,
+}
+
+/// The states of a resident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResidentState {
+    /// It serves.
+    Ready,
+    /// It serves its last leases.
+    Draining,
+    /// The device is giving its memory back; still charged.
+    Unloading,
+}
+
+/// A load under way.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoadSnapshot {
+    /// The model's endpoint.
+    pub endpoint: EndpointName,
+    /// The model's target.
+    pub target: TargetName,
+    /// The version.
+    pub version: Version,
+    /// How far it is.
+    pub state: LoadState,
+    /// The device that promised it room.
+    pub device: Option<DeviceId>,
+    /// What has to come from the store.
+    pub fetch_bytes: Bytes,
+    /// What has come so far.
+    pub fetched_bytes: Bytes,
+    /// What it will take on the device; absent where that is not known before the fetch.
+    pub footprint_bytes: Option<Bytes>,
+    /// What is promised to it by now.
+    pub reserved_bytes: Bytes,
+    /// Requests that wait for it.
+    pub waiters: usize,
+}
+
+/// The states of a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadState {
+    /// Waits for a fetch slot.
+    Queued,
+    /// Files are on their way.
+    Fetching,
+    /// Whole on disk; no room could be promised yet.
+    WaitingForRoom,
+    /// Room is promised; victims are leaving or a load slot is awaited.
+    WaitingToLoad,
+    /// On its way to the device.
+    Loading,
+}
+
+/// A model whose last attempt failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct FailedSnapshot {
+    /// The model's endpoint.
+    pub endpoint: EndpointName,
+    /// The model's target.
+    pub target: TargetName,
+    /// The version that failed, where one was known.
+    pub version: Option<Version>,
+    /// Whether it failed or is quarantined.
+    pub state: FailedState,
+    /// The failure's text.
+    pub message: String,
+    /// Attempts that failed in a row.
+    pub attempts: u32,
+    /// No new attempt before this.
+    pub retry_at: String,
+}
+
+/// Why a model is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailedState {
+    /// An attempt failed; another will be made.
+    Failed,
+    /// Two deaths while loading; only a forced load will be made.
+    Quarantined,
+}
+
+/// Tells wall-clock time for instants of the table: one pair of readings of both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clocks {
+    pub(crate) instant: Instant,
+    pub(crate) wall: SystemTime,
+}
+
+impl Clocks {
+    /// The wall-clock time of `instant` in RFC 3339.
+    pub(crate) fn rfc3339(&self, instant: Instant) -> String {
+        let wall = match instant.checked_duration_since(self.instant) {
+            Some(ahead) => self.wall.checked_add(ahead),
+            None => self
+                .wall
+                .checked_sub(self.instant.saturating_duration_since(instant)),
+        };
+        rfc3339(wall.unwrap_or(self.wall))
+    }
+}
+
+/// UTC with milliseconds. Times before 1970 are shown as its first instant.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Days to civil date over 400-year eras that begin on 1 March, so that leap days
+    // fall at the end of a year.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        since.subsec_millis(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_clock_times_are_civil_dates() {
+        let cases = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ];
+        for (seconds, want) in cases {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), want);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Who is on which device, who must leave, who waits: events in, effects out.
+
+mod check;
+mod event;
+mod ledger;
+mod loads;
+mod operator;
+mod requests;
+mod resolve;
+mod room;
+mod state;
+mod time;
+mod victims;
+mod view;
+
+pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
+pub use event::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
+pub(crate) use view::Levels;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use lru::LruCache;
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
+
+use self::ledger::Ledger;
+use self::state::{Job, Model, Rates, Resident, State, Waiters};
+use crate::config::Config;
+use crate::decision::{Action, Decided, Departure};
+
+/// The table. Owned by one task, which performs its effects and reports what came of them.
+///
+/// Its invariants are those of the crate's documentation, by number.
+#[derive(Debug)]
+pub(crate) struct Table {
+    config: Config,
+    ledger: Ledger,
+    models: LruCache<ModelId, Model>,
+    jobs: BTreeMap<ArtefactId, Job>,
+    residents: BTreeMap<Key, Resident>,
+    waiters: Waiters,
+    rates: Rates,
+    /// Counts what has an order: arrivals, uses, creations.
+    sequence: u64,
+    stopping: bool,
+    /// The time of the event that is being handled.
+    now: Instant,
+    /// Models whose waiters may have something coming to them.
+    touched: Vec<ModelId>,
+    /// What the event that is being handled wants done.
+    effects: Vec<Effect>,
+}
+
+impl Table {
+    pub(crate) fn new(config: Config, devices: Vec<(DeviceId, Bytes)>, now: Instant) -> Self {
+        Self {
+            config,
+            ledger: Ledger::new(devices),
+            // Its bound is kept by `forget_cold`: what has state is never dropped.
+            models: LruCache::unbounded(),
+            jobs: BTreeMap::new(),
+            residents: BTreeMap::new(),
+            waiters: Waiters::default(),
+            rates: Rates::default(),
+            sequence: 0,
+            stopping: false,
+            now,
+            touched: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and says what to do, in order.
+    pub(crate) fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        self.now = now;
+        // It only informs, and those whose time is over now are told it.
+        if let Event::Progressed { artefact, bytes } = &event {
+            self.progressed(artefact, *bytes);
+            return Vec::new();
+        }
+        self.expire();
+        match event {
+            Event::AcquireRequested {
+                waiter,
+                model,
+                hold_until,
+                only_loaded,
+            } => {
+                self.acquire(waiter, &model, hold_until, only_loaded);
+            }
+            Event::LoadRequested {
+                waiter,
+                model,
+                hold_until,
+                options,
+            } => {
+                self.operator_load(waiter, &model, hold_until, options);
+            }
+            Event::UnloadRequested {
+                waiter,
+                model,
+                hold_until,
+            } => {
+                self.operator_unload(waiter, &model, hold_until);
+            }
+            Event::RefreshRequested {
+                waiter,
+                model,
+                hold_until,
+            } => {
+                self.operator_refresh(waiter, &model, hold_until);
+            }
+            Event::KeepChanged { model, kept } => self.keep_changed(&model, kept),
+            Event::Cancelled { waiter } => {
+                self.take_waiter(waiter);
+            }
+            Event::Released { key } => self.released(&key),
+            Event::Resolved { model, result } => self.resolve_ended(&model, result),
+            Event::Fetched { artefact, result } => self.fetch_ended(&artefact, result),
+            Event::Loaded { key, result } => self.load_ended(&key, result),
+            Event::Unloaded { key } => self.unloaded(&key),
+            Event::BudgetChanged { device, budget } => self.budget_changed(device, budget),
+            Event::Progressed { .. } | Event::TimePassed => {}
+            Event::ShutdownBegan => self.shutdown(),
+        }
+        self.settle();
+        self.forget_cold();
+        #[cfg(debug_assertions)]
+        self.check();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether nothing is on a device or on its way there.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.residents.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Answers who can be answered and gives room to who is next, until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            while let Some(model) = self.touched.pop() {
+                self.serve(&model);
+            }
+            self.rebalance();
+            self.make_room();
+            if self.touched.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Forgets the models least recently asked for that have no state, down to the limit.
+    fn forget_cold(&mut self) {
+        /// Models looked at per event, so that one event costs a bounded time.
+        const LOOKED_AT: usize = 8;
+        while self.models.len() > self.config.max_known_models {
+            let oldest = self.models.iter().rev().take(LOOKED_AT);
+            let cold = oldest
+                .filter(|(_, model)| model.is_cold())
+                .map(|(id, _)| id.clone())
+                .next();
+            let Some(cold) = cold else { return };
+            self.models.pop(&cold);
+        }
+    }
+
+    fn model_mut(&mut self, model: &ModelId) -> &mut Model {
+        self.models.get_or_insert_mut_ref(model, Model::default)
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// The resident that serves a model's requests.
+    fn ready(&self, model: &ModelId) -> Option<&Key> {
+        let keys = &self.models.peek(model)?.residents;
+        keys.iter().find(|key| {
+            self.residents
+                .get(*key)
+                .is_some_and(|r| r.state == State::Ready)
+        })
+    }
+
+    /// Where an artefact is on a device, in whatever state.
+    fn resident_of(&self, artefact: &ArtefactId) -> Option<&Key> {
+        let keys = &self.models.peek(&artefact.model)?.residents;
+        keys.iter().find(|key| key.artefact == *artefact)
+    }
+
+    fn is_kept(&self, model: &ModelId) -> bool {
+        self.models.peek(model).is_some_and(|model| model.kept)
+    }
+
+    fn decide(&mut self, decided: Decided) {
+        self.effects.push(Effect::Decided(decided));
+    }
+
+    /// Takes a waiter off every list; `None` where it was answered already.
+    fn take_waiter(&mut self, id: WaiterId) -> Option<state::Waiter> {
+        let waiter = self.waiters.remove(id)?;
+        if let Some(model) = self.models.peek_mut(&waiter.model) {
+            model.waiters.remove(&id);
+            model.refreshers.remove(&id);
+            model.unloaders.remove(&id);
+        }
+        Some(waiter)
+    }
+
+    /// Answers a waiter with a failure.
+    fn refuse(&mut self, id: WaiterId, failure: &Failure) {
+        if let Some(waiter) = self.take_waiter(id) {
+            self.refuse_caller(id, &waiter.model, failure);
+        }
+    }
+
+    /// Answers a caller that is on no list.
+    fn refuse_caller(&mut self, waiter: WaiterId, model: &ModelId, failure: &Failure) {
+        self.effects.push(Effect::Refuse {
+            waiter,
+            failure: failure.clone(),
+        });
+        let action = Action::Refused {
+            reason: failure.message().into(),
+        };
+        self.decide(Decided::about(model, action).with_kind(failure));
+    }
+
+    /// Sends a resident on its way out: no new leases, and it unloads when the last one ends.
+    fn drain(&mut self, key: &Key, why: Departure, claim: Option<&ArtefactId>) {
+        let now = self.now;
+        let Some(resident) = self.residents.get_mut(key) else {
+            return;
+        };
+        // A resident that leaves for good does not leave for somebody's room as well.
+        let may_stay = match resident.state {
+            State::Ready | State::Draining(Departure::Evicted | Departure::Shrunk) => true,
+            State::Draining(_) => why == Departure::Shutdown,
+            State::Unloading => false,
+        };
+        if !may_stay || resident.state == State::Draining(why) {
+            return;
+        }
+        resident.state = State::Draining(why);
+        let leases = resident.leases;
+        let idle = now.saturating_duration_since(resident.last_used);
+        let action = Action::Draining {
+            why,
+            for_artefact: claim.cloned(),
+            leases,
+            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.decide(Decided::of(&key.artefact, Some(key.device), action));
+        if leases == 0 {
+            self.unload(key);
+        }
+    }
+
+    fn unload(&mut self, key: &Key) {
+        let Some(resident) = self.residents.get_mut(key) else {
+            return;
+        };
+        debug_assert_eq!(
+            resident.leases, 0,
+            "invariant 2: {} is leased",
+            key.artefact
+        );
+        resident.state = State::Unloading;
+        self.effects.push(Effect::Unload { key: key.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! What happens to the table and what it wants done.
+
+use std::time::{Duration, Instant};
+
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, Footprint, ModelId, Tier, Version};
+use serde::Serialize;
+
+use crate::decision::Decided;
+use crate::loader::{Fetched, Resolution};
+
+/// Names one caller that waits for an answer. Ids grow with arrival: the smaller one came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WaiterId(pub(crate) u64);
+
+/// One artefact on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) artefact: ArtefactId,
+    pub(crate) device: DeviceId,
+}
+
+/// How an operator's load differs from a request's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Whether others may leave for it. Without, it is refused when it does not fit what is free.
+    pub evict: bool,
+    /// Load it although it is quarantined or its last attempt failed.
+    pub force: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            evict: true,
+            force: false,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// A request wants a lease; with `only_loaded` on a resident or not at all.
+    AcquireRequested {
+        waiter: WaiterId,
+        model: ModelId,
+        hold_until: Instant,
+        only_loaded: bool,
+    },
+    /// An operator wants it loaded.
+    LoadRequested {
+        waiter: WaiterId,
+        model: ModelId,
+        hold_until: Instant,
+        options: LoadOptions,
+    },
+    /// An operator wants it off its devices.
+    UnloadRequested {
+        waiter: WaiterId,
+        model: ModelId,
+        hold_until: Instant,
+    },
+    /// An operator wants the store asked now, and a new version loaded.
+    RefreshRequested {
+        waiter: WaiterId,
+        model: ModelId,
+        hold_until: Instant,
+    },
+    /// An operator wants it to stay, or no longer.
+    KeepChanged { model: ModelId, kept: bool },
+    /// A caller went away before it was answered.
+    Cancelled { waiter: WaiterId },
+    /// A lease ended.
+    Released { key: Key },
+    /// Answers `Effect::Resolve`.
+    Resolved {
+        model: ModelId,
+        result: Result<Resolution, Failure>,
+    },
+    /// A fetch has brought this much.
+    Progressed { artefact: ArtefactId, bytes: Bytes },
+    /// Answers `Effect::Fetch`.
+    Fetched {
+        artefact: ArtefactId,
+        result: Result<Fetched, Failure>,
+    },
+    /// Answers `Effect::Load`, with the measured footprint.
+    Loaded {
+        key: Key,
+        result: Result<Footprint, Failure>,
+    },
+    /// Answers `Effect::Unload`: the device has its memory back.
+    Unloaded { key: Key },
+    /// The device may use more or less from now on.
+    BudgetChanged { device: DeviceId, budget: Bytes },
+    /// The instant of `Table::next_wake` has come.
+    TimePassed,
+    /// No more requests; everything leaves.
+    ShutdownBegan,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone)]
+pub(crate) enum Effect {
+    /// Ask for the version; answered by `Event::Resolved`.
+    Resolve { model: ModelId, refresh: bool },
+    /// Bring the files to disk; answered by `Event::Fetched` unless abandoned.
+    Fetch { artefact: ArtefactId },
+    /// Drop the fetch; no answer is wanted any more.
+    AbandonFetch { artefact: ArtefactId },
+    /// Load; answered by `Event::Loaded`.
+    Load { key: Key },
+    /// Unload; answered by `Event::Unloaded`.
+    Unload { key: Key },
+    /// Give the waiter its lease.
+    Grant(Grant),
+    /// Tell the waiter why not.
+    Refuse { waiter: WaiterId, failure: Failure },
+    /// Tell the operator how it went.
+    Report { waiter: WaiterId, report: Report },
+    /// Remember and publish.
+    Decided(Decided),
+}
+
+/// A lease for a waiter.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) waiter: WaiterId,
+    pub(crate) key: Key,
+    pub(crate) tier: Tier,
+    pub(crate) load_wait: Duration,
+    pub(crate) queue_wait: Duration,
+}
+
+/// How an operator's wish ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Report {
+    Loaded(LoadReport),
+    Unloaded(UnloadReport),
+    Refreshed(RefreshReport),
+}
+
+/// An operator's load that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoadReport {
+    /// The version that serves.
+    pub version: Version,
+    /// Where it is.
+    pub device: DeviceId,
+    /// Where it was found; `Device` where it was loaded already.
+    pub tier: Tier,
+}
+
+/// An operator's unload that succeeded: the memory is free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnloadReport {
+    /// The versions that were unloaded.
+    pub versions: Vec<Version>,
+}
+
+/// A refresh that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefreshReport {
+    /// The version in the store.
+    pub version: Version,
+    /// Whether it differs from what served before.
+    pub updated: bool,
+}

@@ -1,0 +1,309 @@
+//! Every byte of every device: what is charged, what is promised.
+
+use std::collections::BTreeMap;
+
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, Part};
+
+/// Names one holding for as long as somebody holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HoldingId(u64);
+
+/// A part of a model in a device's memory: the unit of account. A holding is charged once,
+/// however many residents hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) id: HoldingId,
+    pub(super) part: Part,
+    pub(super) bytes: Bytes,
+    /// A holding that must be there for as long as this one is: an adapter's base.
+    pub(super) parent: Option<HoldingId>,
+}
+
+/// The accounts of all devices. Owned by the table.
+///
+/// Charges and promises are asked of it, never added up elsewhere: what a set of victims
+/// frees is less than their sum where they share holdings with others.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    accounts: BTreeMap<DeviceId, Account>,
+    next_holding: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    budget: Bytes,
+    /// Always the sum over `held`.
+    charged: Bytes,
+    /// Always the sum over `promises`.
+    reserved: Bytes,
+    promises: BTreeMap<ArtefactId, Bytes>,
+    held: BTreeMap<HoldingId, Held>,
+    holders: BTreeMap<ArtefactId, Vec<HoldingId>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    holding: Holding,
+    holders: usize,
+}
+
+impl Ledger {
+    pub(super) fn new(devices: Vec<(DeviceId, Bytes)>) -> Self {
+        let open = |(id, budget)| {
+            (
+                id,
+                Account {
+                    budget,
+                    ..Account::default()
+                },
+            )
+        };
+        Self {
+            accounts: devices.into_iter().map(open).collect(),
+            next_holding: 0,
+        }
+    }
+
+    pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        // A server has a handful of devices; a copy lets callers change accounts meanwhile.
+        self.accounts
+            .keys()
+            .copied()
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    pub(super) fn budget(&self, device: DeviceId) -> Bytes {
+        self.account(device).budget
+    }
+
+    /// The largest budget of any device.
+    pub(super) fn largest_budget(&self) -> Bytes {
+        self.accounts
+            .values()
+            .map(|account| account.budget)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Changes a budget; false where there is no such device.
+    pub(super) fn set_budget(&mut self, device: DeviceId, budget: Bytes) -> bool {
+        let account = self.accounts.get_mut(&device);
+        account.map(|account| account.budget = budget).is_some()
+    }
+
+    pub(super) fn charged(&self, device: DeviceId) -> Bytes {
+        self.account(device).charged
+    }
+
+    pub(super) fn reserved(&self, device: DeviceId) -> Bytes {
+        self.account(device).reserved
+    }
+
+    /// What may still be promised.
+    pub(super) fn free(&self, device: DeviceId) -> Bytes {
+        let account = self.account(device);
+        account
+            .budget
+            .saturating_sub(account.charged + account.reserved)
+    }
+
+    /// By how much charges and promises exceed the budget: after it shrank, or after a
+    /// load measured more than was foreseen.
+    pub(super) fn over(&self, device: DeviceId) -> Bytes {
+        let account = self.account(device);
+        (account.charged + account.reserved).saturating_sub(account.budget)
+    }
+
+    /// What is promised to one load.
+    pub(super) fn promised(&self, device: DeviceId, claim: &ArtefactId) -> Bytes {
+        self.account(device)
+            .promises
+            .get(claim)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Adds free bytes to a load's promise.
+    pub(super) fn promise(&mut self, device: DeviceId, claim: &ArtefactId, bytes: Bytes) {
+        debug_assert!(
+            bytes <= self.free(device),
+            "invariant 1: {claim} is promised what is not free"
+        );
+        let account = self.account_mut(device);
+        account.reserved += bytes;
+        *account.promises.entry(claim.clone()).or_default() += bytes;
+    }
+
+    /// Ends a load's promise; its bytes are free again.
+    pub(super) fn withdraw(&mut self, device: DeviceId, claim: &ArtefactId) {
+        let account = self.account_mut(device);
+        if let Some(bytes) = account.promises.remove(claim) {
+            account.reserved = account.reserved.saturating_sub(bytes);
+        }
+    }
+
+    /// One holding per part of a footprint, shared with nobody.
+    pub(super) fn own_holdings(&mut self, footprint: &Footprint) -> Vec<Holding> {
+        let mut holdings = Vec::with_capacity(4);
+        for part in [Part::Weights, Part::Kv, Part::Workspace, Part::Host] {
+            let bytes = footprint.part(part);
+            if bytes > Bytes::ZERO {
+                let id = HoldingId(self.next_holding);
+                self.next_holding += 1;
+                holdings.push(Holding {
+                    id,
+                    part,
+                    bytes,
+                    parent: None,
+                });
+            }
+        }
+        holdings
+    }
+
+    /// Charges a resident with its holdings; one that is held already is not charged again.
+    pub(super) fn charge(&mut self, device: DeviceId, holder: &ArtefactId, holdings: Vec<Holding>) {
+        let account = self.account_mut(device);
+        debug_assert!(
+            !account.holders.contains_key(holder),
+            "{holder} is charged once"
+        );
+        let ids = holdings.iter().map(|holding| holding.id).collect();
+        account.holders.insert(holder.clone(), ids);
+        for holding in holdings {
+            debug_assert!(
+                holding
+                    .parent
+                    .is_none_or(|parent| account.held.contains_key(&parent)),
+                "{:?} of {holder} comes after its parent",
+                holding.part
+            );
+            let bytes = holding.bytes;
+            let held = account.held.entry(holding.id).or_insert(Held {
+                holding,
+                holders: 0,
+            });
+            if held.holders == 0 {
+                account.charged += bytes;
+            }
+            held.holders += 1;
+        }
+    }
+
+    /// Takes a resident's holdings off the account and returns what that freed.
+    pub(super) fn discharge(&mut self, device: DeviceId, holder: &ArtefactId) -> Bytes {
+        let account = self.account_mut(device);
+        let mut freed = Bytes::ZERO;
+        for id in account.holders.remove(holder).unwrap_or_default() {
+            let held = account
+                .held
+                .get_mut(&id)
+                .expect("what a resident holds is on the account");
+            held.holders -= 1;
+            if held.holders == 0 {
+                freed += held.holding.bytes;
+                account.held.remove(&id);
+            }
+        }
+        account.charged = account.charged.saturating_sub(freed);
+        freed
+    }
+
+    /// What would be free if all of these residents left.
+    pub(super) fn freed_by<'a>(
+        &self,
+        device: DeviceId,
+        leaving: impl IntoIterator<Item = &'a ArtefactId>,
+    ) -> Bytes {
+        let account = self.account(device);
+        let mut leavers: BTreeMap<HoldingId, usize> = BTreeMap::new();
+        for artefact in leaving {
+            for id in account.holders.get(artefact).into_iter().flatten() {
+                *leavers.entry(*id).or_default() += 1;
+            }
+        }
+        let freed = leavers.iter().filter_map(|(id, leaving)| {
+            let held = account.held.get(id)?;
+            (held.holders == *leaving).then_some(held.holding.bytes)
+        });
+        freed.sum()
+    }
+
+    fn account(&self, device: DeviceId) -> &Account {
+        self.accounts
+            .get(&device)
+            .expect("keys name devices the table was started with")
+    }
+
+    fn account_mut(&mut self, device: DeviceId) -> &mut Account {
+        self.accounts
+            .get_mut(&device)
+            .expect("keys name devices the table was started with")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::artefact;
+
+    const CPU: DeviceId = DeviceId::Cpu;
+
+    fn ledger() -> Ledger {
+        Ledger::new(vec![(CPU, Bytes(100))])
+    }
+
+    fn holding(id: u64, bytes: u64, parent: Option<u64>) -> Holding {
+        Holding {
+            id: HoldingId(id),
+            part: Part::Weights,
+            bytes: Bytes(bytes),
+            parent: parent.map(HoldingId),
+        }
+    }
+
+    #[test]
+    fn a_shared_holding_is_charged_once_and_freed_with_its_last_holder() {
+        let (a, b) = (artefact("a", 1), artefact("b", 1));
+        let mut ledger = ledger();
+        ledger.charge(CPU, &a, vec![holding(1, 40, None), holding(2, 5, None)]);
+        ledger.charge(CPU, &b, vec![holding(1, 40, None), holding(3, 7, Some(1))]);
+        assert_eq!(ledger.charged(CPU), Bytes(52));
+        assert_eq!(ledger.freed_by(CPU, [&a]), Bytes(5));
+        assert_eq!(ledger.freed_by(CPU, [&a, &b]), Bytes(52));
+        assert_eq!(ledger.discharge(CPU, &a), Bytes(5));
+        assert_eq!(ledger.freed_by(CPU, [&b]), Bytes(47));
+        assert_eq!(ledger.discharge(CPU, &b), Bytes(47));
+        assert_eq!(ledger.charged(CPU), Bytes::ZERO);
+    }
+
+    #[test]
+    fn promises_and_charges_leave_the_rest_free_and_show_what_is_over() {
+        let (a, b) = (artefact("a", 1), artefact("b", 1));
+        let mut ledger = ledger();
+        ledger.promise(CPU, &a, Bytes(30));
+        ledger.promise(CPU, &a, Bytes(10));
+        ledger.charge(CPU, &b, vec![holding(1, 50, None)]);
+        assert_eq!(
+            (ledger.free(CPU), ledger.promised(CPU, &a)),
+            (Bytes(10), Bytes(40))
+        );
+        ledger.set_budget(CPU, Bytes(70));
+        assert_eq!(
+            (ledger.free(CPU), ledger.over(CPU)),
+            (Bytes::ZERO, Bytes(20))
+        );
+        ledger.withdraw(CPU, &a);
+        assert_eq!(
+            (ledger.free(CPU), ledger.reserved(CPU)),
+            (Bytes(20), Bytes::ZERO)
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant 1")]
+    fn more_than_is_free_cannot_be_promised() {
+        ledger().promise(CPU, &artefact("a", 1), Bytes(101));
+    }
+}

@@ -1,0 +1,272 @@
+//! Loads under way: what fetches and loads bring, and how they end.
+
+use roundhouse_types::{ArtefactId, Bytes, Failure, Footprint, ModelId, Tier};
+
+use super::Table;
+use super::event::{Effect, Key};
+use super::state::{Arrival, Fetch, Job, Purpose, Resident, Room, State};
+use crate::decision::{Action, Decided, Departure, Stage};
+use crate::error::Error;
+use crate::loader::Fetched;
+
+impl Table {
+    pub(super) fn progressed(&mut self, artefact: &ArtefactId, bytes: Bytes) {
+        if let Some(job) = self.jobs.get_mut(artefact) {
+            job.fetched_bytes = bytes;
+        }
+    }
+
+    pub(super) fn fetch_ended(&mut self, artefact: &ArtefactId, result: Result<Fetched, Failure>) {
+        let now = self.now;
+        let Some(job) = self.jobs.get_mut(artefact) else {
+            return;
+        };
+        let Fetch::Running { since } = job.fetch else {
+            return;
+        };
+        job.fetch = Fetch::Whole { since, until: now };
+        match result {
+            Ok(fetched) => {
+                job.fetched_bytes = job.fetch_bytes;
+                job.kind = Some(fetched.kind);
+                let bytes = job.fetch_bytes;
+                let foreseen = job.footprint.replace(fetched.footprint);
+                self.rates
+                    .fetched(bytes, now.saturating_duration_since(since));
+                self.decide(Decided::of(artefact, None, Action::Fetched));
+                // What was promised by a header that turned out otherwise is promised anew.
+                if foreseen.is_some_and(|foreseen| foreseen.total() != fetched.footprint.total()) {
+                    self.take_back(artefact);
+                }
+            }
+            Err(failure) => self.fail(artefact, &failure, Stage::Fetch),
+        }
+    }
+
+    pub(super) fn load_ended(&mut self, key: &Key, result: Result<Footprint, Failure>) {
+        let artefact = &key.artefact;
+        let Some(job) = self.jobs.get(artefact) else {
+            return;
+        };
+        let Room::Loading { device, since } = job.room else {
+            return;
+        };
+        debug_assert_eq!(device, key.device, "{artefact} was to load there");
+        match result {
+            Ok(footprint) => {
+                let job = self.end_job(artefact).expect("it was there");
+                let took = self.now.saturating_duration_since(since);
+                self.rates.loaded(footprint.total(), took);
+                self.settle_resident(key, &job, footprint);
+            }
+            Err(failure) => {
+                self.fail(artefact, &failure, Stage::Load);
+                self.gone(key);
+            }
+        }
+    }
+
+    /// The promise becomes the measured charge, and the model serves.
+    fn settle_resident(&mut self, key: &Key, job: &Job, footprint: Footprint) {
+        let holdings = self.ledger.own_holdings(&footprint);
+        self.ledger.charge(key.device, &key.artefact, holdings);
+        let (now, sequence) = (self.now, self.next_sequence());
+        let fetch = match job.fetch {
+            Fetch::Whole { since, until } => (since, until),
+            Fetch::Queued | Fetch::Running { .. } => (now, now),
+        };
+        let load_began = match job.room {
+            Room::Loading { since, .. } => since,
+            Room::Wanted | Room::Promised { .. } => now,
+        };
+        let tier = if job.fetch_bytes == Bytes::ZERO {
+            Tier::Disk
+        } else {
+            Tier::Store
+        };
+        let resident = Resident {
+            kind: job.kind.expect("every fetch tells the kind"),
+            footprint,
+            state: State::Ready,
+            leases: 0,
+            last_used: now,
+            used_sequence: sequence,
+            ready_at: now,
+            ready_sequence: sequence,
+            claimed_by: None,
+            arrival: Arrival {
+                tier,
+                fetch,
+                load: (load_began, now),
+            },
+        };
+        let model = &key.artefact.model;
+        let older = self.models.peek(model).map(|entry| entry.residents.clone());
+        self.residents.insert(key.clone(), resident);
+        let entry = self.model_mut(model);
+        entry.residents.push(key.clone());
+        entry.trouble = None;
+        let bytes = footprint.total();
+        self.decide(Decided::of(
+            &key.artefact,
+            Some(key.device),
+            Action::Ready { bytes },
+        ));
+        for old in older.into_iter().flatten() {
+            self.drain(&old, Departure::Superseded, None);
+        }
+        self.answer_aimed(key);
+        if self.stopping {
+            self.drain(key, Departure::Shutdown, None);
+        } else if job.discard && self.models.peek(model).is_none_or(|m| m.waiters.is_empty()) {
+            self.drain(key, Departure::Requested, None);
+        }
+        self.touched.push(model.clone());
+    }
+
+    /// Tells operators that the version their refresh found serves now.
+    fn answer_aimed(&mut self, key: &Key) {
+        let version = &key.artefact.version;
+        let refreshers = self
+            .models
+            .peek(&key.artefact.model)
+            .map(|m| m.refreshers.clone());
+        for id in refreshers.into_iter().flatten() {
+            let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
+            if matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if aimed == version)
+            {
+                self.report_refreshed(id, version, true);
+            }
+        }
+    }
+
+    /// The device has its memory back; what a load was promised of it passes to that load.
+    pub(super) fn unloaded(&mut self, key: &Key) {
+        let Some(resident) = self.residents.get(key) else {
+            return;
+        };
+        debug_assert_eq!(
+            resident.state,
+            State::Unloading,
+            "{} was to be unloaded",
+            key.artefact
+        );
+        debug_assert_eq!(
+            resident.leases, 0,
+            "invariant 2: {} is leased",
+            key.artefact
+        );
+        let claim = resident.claimed_by.clone();
+        let bytes = self.ledger.discharge(key.device, &key.artefact);
+        self.residents.remove(key);
+        if let Some(claim) = claim {
+            self.top_up(&claim, bytes);
+        }
+        self.decide(Decided::of(
+            &key.artefact,
+            Some(key.device),
+            Action::Unloaded { bytes },
+        ));
+        if let Some(entry) = self.models.peek_mut(&key.artefact.model) {
+            entry.residents.retain(|other| other != key);
+        }
+        self.gone(key);
+        self.touched.push(key.artefact.model.clone());
+    }
+
+    /// Ends a load with a failure, which every waiter is told and which is remembered.
+    pub(super) fn fail(&mut self, artefact: &ArtefactId, failure: &Failure, stage: Stage) {
+        if self.end_job(artefact).is_none() {
+            return;
+        }
+        let model = &artefact.model;
+        if self.stopping {
+            return;
+        }
+        self.trouble(model, Some(&artefact.version), failure, false, stage);
+        self.refuse_job(artefact, failure);
+    }
+
+    /// Answers those who waited for a load that is over.
+    pub(super) fn refuse_job(&mut self, artefact: &ArtefactId, failure: &Failure) {
+        let model = &artefact.model;
+        let Some(entry) = self.models.peek(model) else {
+            return;
+        };
+        for id in entry.refreshers.clone() {
+            let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
+            if matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if *aimed == artefact.version)
+            {
+                self.refuse(id, failure);
+            }
+        }
+        let others = self
+            .models
+            .peek(model)
+            .is_some_and(|entry| !entry.jobs.is_empty());
+        if !others && self.ready(model).is_none() {
+            self.refuse_waiters(model, failure);
+        }
+    }
+
+    /// Gives up a load that is not on its way to the device yet.
+    pub(super) fn abandon(&mut self, artefact: &ArtefactId) {
+        debug_assert!(
+            !self.jobs.get(artefact).is_some_and(Job::is_loading),
+            "loads run to their end"
+        );
+        if self.end_job(artefact).is_some() {
+            self.decide(Decided::of(artefact, None, Action::Abandoned));
+        }
+    }
+
+    /// Takes a load off the table: its promise is free again, its victims may stay.
+    pub(super) fn end_job(&mut self, artefact: &ArtefactId) -> Option<Job> {
+        let job = self.jobs.remove(artefact)?;
+        if let Some(device) = job.device() {
+            self.ledger.withdraw(device, artefact);
+            self.unclaim_all(artefact);
+        }
+        if matches!(job.fetch, Fetch::Running { .. }) {
+            self.effects.push(Effect::AbandonFetch {
+                artefact: artefact.clone(),
+            });
+        }
+        if let Some(entry) = self.models.peek_mut(&artefact.model) {
+            entry.jobs.retain(|other| other != artefact);
+        }
+        self.touched.push(artefact.model.clone());
+        Some(job)
+    }
+
+    /// A load took longer than the load timeout.
+    pub(super) fn load_timed_out(&mut self, artefact: &ArtefactId) {
+        let model: &ModelId = &artefact.model;
+        let (progress, _) = self.progress(model);
+        let limit = self.config.load_timeout;
+        let failure = Error::LoadTimedOut {
+            model: model.clone(),
+            progress,
+            limit,
+        }
+        .into();
+        let Some(job) = self.jobs.get_mut(artefact) else {
+            return;
+        };
+        let is_whole = job.is_whole();
+        if job.is_loading() {
+            // Its memory is in the loader's hands until it answers.
+            job.late = true;
+            self.refuse_job(artefact, &failure);
+            if self.ready(model).is_none() {
+                self.refuse_waiters(model, &failure);
+            }
+            return;
+        }
+        if !self.is_wanted(artefact) {
+            return self.abandon(artefact);
+        }
+        let stage = if is_whole { Stage::Room } else { Stage::Fetch };
+        self.fail(artefact, &failure, stage);
+    }
+}

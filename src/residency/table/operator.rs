@@ -1,0 +1,189 @@
+//! What operators ask for: load, unload, refresh, keep, another budget, the end.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, ModelId, Tier, Version};
+
+use super::Table;
+use super::event::{Effect, Key, LoadOptions, LoadReport, Report, UnloadReport, WaiterId};
+use super::state::{Job, Purpose, Room};
+use crate::decision::{Action, Decided, Departure};
+use crate::error::Error;
+
+impl Table {
+    pub(super) fn operator_load(
+        &mut self,
+        waiter: WaiterId,
+        model: &ModelId,
+        hold_until: Instant,
+        options: LoadOptions,
+    ) {
+        if self.stopping {
+            return self.refuse_caller(waiter, model, &Error::ShuttingDown.into());
+        }
+        if let Some(key) = self.ready(model) {
+            let (version, device) = (key.artefact.version.clone(), key.device);
+            let report = Report::Loaded(LoadReport {
+                version,
+                device,
+                tier: Tier::Device,
+            });
+            return self.effects.push(Effect::Report { waiter, report });
+        }
+        if options.force {
+            self.model_mut(model).trouble = None;
+        } else if let Some(failure) = self.trouble_told(model) {
+            return self.refuse_caller(waiter, model, &failure);
+        }
+        self.enqueue(waiter, model, hold_until, Purpose::Load(options));
+    }
+
+    pub(super) fn operator_refresh(
+        &mut self,
+        waiter: WaiterId,
+        model: &ModelId,
+        hold_until: Instant,
+    ) {
+        if self.stopping {
+            return self.refuse_caller(waiter, model, &Error::ShuttingDown.into());
+        }
+        let purpose = Purpose::Refresh {
+            asked: false,
+            aimed: None,
+        };
+        if self.admit(waiter, model, hold_until, purpose) {
+            self.model_mut(model).refreshers.insert(waiter);
+            self.touched.push(model.clone());
+        }
+    }
+
+    /// Drains what is loaded of a model. What is on its way to a device is unloaded on
+    /// arrival, what is not yet on its way is given up, unless requests wait for it.
+    pub(super) fn operator_unload(
+        &mut self,
+        waiter: WaiterId,
+        model: &ModelId,
+        hold_until: Instant,
+    ) {
+        if self.stopping {
+            return self.refuse_caller(waiter, model, &Error::ShuttingDown.into());
+        }
+        let mut keys: BTreeSet<Key> = BTreeSet::new();
+        let mut unwanted: Vec<ArtefactId> = Vec::new();
+        if let Some(entry) = self.models.peek(model) {
+            keys.extend(entry.residents.iter().cloned());
+            unwanted.extend(
+                entry
+                    .jobs
+                    .iter()
+                    .filter(|job| !self.is_wanted(job))
+                    .cloned(),
+            );
+        }
+        for artefact in unwanted {
+            match self.jobs.get_mut(&artefact) {
+                Some(Job {
+                    room: Room::Loading { device, .. },
+                    discard,
+                    ..
+                }) => {
+                    *discard = true;
+                    keys.insert(Key {
+                        artefact,
+                        device: *device,
+                    });
+                }
+                _ => self.abandon(&artefact),
+            }
+        }
+        if keys.is_empty() {
+            let failure = Error::NotLoaded {
+                model: model.clone(),
+            }
+            .into();
+            return self.refuse_caller(waiter, model, &failure);
+        }
+        let leaving: Vec<Key> = keys.iter().cloned().collect();
+        let versions: BTreeSet<&Version> = keys.iter().map(|key| &key.artefact.version).collect();
+        let versions = versions.into_iter().cloned().collect();
+        let purpose = Purpose::Unload { keys, versions };
+        if !self.admit(waiter, model, hold_until, purpose) {
+            return;
+        }
+        let entry = self.model_mut(model);
+        entry.kept = false;
+        entry.unloaders.insert(waiter);
+        for key in leaving {
+            self.drain(&key, Departure::Requested, None);
+        }
+    }
+
+    /// An artefact is off its device, or never came to it: tells who waited for that.
+    pub(super) fn gone(&mut self, key: &Key) {
+        let unloaders = self
+            .models
+            .peek(&key.artefact.model)
+            .map(|m| m.unloaders.clone());
+        for id in unloaders.into_iter().flatten() {
+            let Some(waiter) = self.waiters.get_mut(id) else {
+                continue;
+            };
+            let Purpose::Unload { keys, versions } = &mut waiter.purpose else {
+                continue;
+            };
+            keys.remove(key);
+            if keys.is_empty() {
+                let report = Report::Unloaded(UnloadReport {
+                    versions: versions.clone(),
+                });
+                self.take_waiter(id);
+                self.effects.push(Effect::Report { waiter: id, report });
+            }
+        }
+    }
+
+    pub(super) fn keep_changed(&mut self, model: &ModelId, kept: bool) {
+        if self.is_kept(model) != kept {
+            self.model_mut(model).kept = kept;
+            self.decide(Decided::about(model, Action::Keep { kept }));
+        }
+    }
+
+    pub(super) fn budget_changed(&mut self, device: DeviceId, budget: Bytes) {
+        if !self.ledger.set_budget(device, budget) {
+            return;
+        }
+        // What was too large may fit now.
+        for (_, model) in self.models.iter_mut() {
+            model
+                .trouble
+                .take_if(|trouble| trouble.failure.kind() == ErrorKind::TooLarge);
+        }
+    }
+
+    /// Refuses all who wait for a model, gives up loads, and drains every resident.
+    pub(super) fn shutdown(&mut self) {
+        self.stopping = true;
+        for id in self.waiters.ids() {
+            let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
+            if !matches!(purpose, Some(Purpose::Unload { .. })) {
+                self.refuse(id, &Error::ShuttingDown.into());
+            }
+        }
+        for artefact in self.jobs_in_order() {
+            // What is on its way to a device is unloaded when it arrives.
+            if self
+                .jobs
+                .get(&artefact)
+                .is_some_and(|job| !job.is_loading())
+            {
+                self.abandon(&artefact);
+            }
+        }
+        let keys: Vec<Key> = self.residents.keys().cloned().collect();
+        for key in keys {
+            self.drain(&key, Departure::Shutdown, None);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Requests: asking for a lease, getting it, giving it back.
+
+use std::time::{Duration, Instant};
+
+use roundhouse_types::{Failure, ModelId, Tier};
+
+use super::Table;
+use super::event::{Effect, Grant, Key, LoadReport, Report, WaiterId};
+use super::state::{Fetch, Purpose, Room, State, Waiter};
+use crate::error::{Error, Progress};
+
+impl Table {
+    pub(super) fn acquire(
+        &mut self,
+        waiter: WaiterId,
+        model: &ModelId,
+        hold_until: Instant,
+        only_loaded: bool,
+    ) {
+        if self.stopping {
+            return self.refuse_caller(waiter, model, &Error::ShuttingDown.into());
+        }
+        // A use counts for which models are remembered.
+        self.models.promote(model);
+        if let Some(key) = self.ready(model).cloned() {
+            self.grant(waiter, &key, None);
+            return self.check_freshness(model);
+        }
+        if only_loaded {
+            let failure = Error::NotLoaded {
+                model: model.clone(),
+            }
+            .into();
+            return self.refuse_caller(waiter, model, &failure);
+        }
+        if let Some(failure) = self.trouble_told(model) {
+            self.check_freshness(model);
+            return self.refuse_caller(waiter, model, &failure);
+        }
+        self.enqueue(waiter, model, hold_until, Purpose::Request);
+    }
+
+    /// Puts a caller on the model's list of waiters, within the bounds.
+    pub(super) fn enqueue(
+        &mut self,
+        id: WaiterId,
+        model: &ModelId,
+        hold_until: Instant,
+        purpose: Purpose,
+    ) {
+        let evict = purpose.may_evict();
+        if !self.admit(id, model, hold_until, purpose) {
+            return;
+        }
+        let entry = self.model_mut(model);
+        entry.waiters.insert(id);
+        if let Some(resolving) = &mut entry.resolving {
+            resolving.evict |= evict;
+            resolving.load = true;
+        }
+        for artefact in entry.jobs.clone() {
+            if let Some(job) = self.jobs.get_mut(&artefact) {
+                job.evict |= evict;
+            }
+        }
+        self.touched.push(model.clone());
+    }
+
+    /// Registers a waiter unless too many wait already; then it is refused.
+    pub(super) fn admit(
+        &mut self,
+        id: WaiterId,
+        model: &ModelId,
+        hold_until: Instant,
+        purpose: Purpose,
+    ) -> bool {
+        let waiters = self.config.max_waiters;
+        if self.waiters.len() >= waiters {
+            self.refuse_caller(id, model, &Error::QueueFull { waiters }.into());
+            return false;
+        }
+        let waiters = self.config.max_waiters_per_model;
+        let waiting = self.models.peek(model).map_or(0, |entry| {
+            entry.waiters.len() + entry.refreshers.len() + entry.unloaders.len()
+        });
+        if waiting >= waiters {
+            let failure = Error::ModelQueueFull {
+                model: model.clone(),
+                waiters,
+            }
+            .into();
+            self.refuse_caller(id, model, &failure);
+            return false;
+        }
+        let (arrived, sequence) = (self.now, self.next_sequence());
+        let model = model.clone();
+        self.waiters.insert(
+            id,
+            Waiter {
+                model,
+                arrived,
+                sequence,
+                hold_until,
+                purpose,
+            },
+        );
+        true
+    }
+
+    /// Answers a model's waiters from its resident, or sees to it that there will be one.
+    pub(super) fn serve(&mut self, model: &ModelId) {
+        let Some(entry) = self.models.peek(model) else {
+            return;
+        };
+        if !entry.waiters.is_empty() {
+            if let Some(key) = self.ready(model).cloned() {
+                let waiting: Vec<WaiterId> = entry.waiters.iter().copied().collect();
+                for id in waiting {
+                    self.answer(id, &key);
+                }
+            } else if entry.jobs.is_empty() && entry.resolving.is_none() {
+                let leaving = |key: &&Key| entry.current.as_ref() == Some(&key.artefact.version);
+                // While the version they want is leaving they wait: it may be revived, and
+                // it cannot be loaded again before it is gone.
+                if !entry.residents.iter().any(|key| leaving(&key)) {
+                    self.resolve(model, false);
+                }
+            }
+        }
+        self.serve_refreshers(model);
+    }
+
+    fn answer(&mut self, id: WaiterId, key: &Key) {
+        let Some(waiter) = self.take_waiter(id) else {
+            return;
+        };
+        match waiter.purpose {
+            Purpose::Load(_) => {
+                let (version, device) = (key.artefact.version.clone(), key.device);
+                let tier = self.waited(&waiter, key).0;
+                let report = Report::Loaded(LoadReport {
+                    version,
+                    device,
+                    tier,
+                });
+                self.effects.push(Effect::Report { waiter: id, report });
+            }
+            Purpose::Request | Purpose::Refresh { .. } | Purpose::Unload { .. } => {
+                self.grant(id, key, Some(&waiter));
+            }
+        }
+    }
+
+    /// Gives a lease; to one that waited, with what it waited for.
+    fn grant(&mut self, id: WaiterId, key: &Key, waiter: Option<&Waiter>) {
+        let (tier, load_wait, queue_wait) = match waiter {
+            Some(waiter) => self.waited(waiter, key),
+            None => (Tier::Device, Duration::ZERO, Duration::ZERO),
+        };
+        let (now, sequence) = (self.now, self.next_sequence());
+        let resident = self.residents.get_mut(key).expect("grants name a resident");
+        debug_assert_eq!(
+            resident.state,
+            State::Ready,
+            "{} takes no leases",
+            key.artefact
+        );
+        resident.leases += 1;
+        resident.last_used = now;
+        resident.used_sequence = sequence;
+        let key = key.clone();
+        self.effects.push(Effect::Grant(Grant {
+            waiter: id,
+            key,
+            tier,
+            load_wait,
+            queue_wait,
+        }));
+    }
+
+    /// Where a waiter's model was found, how long it was worked on meanwhile, and the rest.
+    fn waited(&self, waiter: &Waiter, key: &Key) -> (Tier, Duration, Duration) {
+        let total = self.now.saturating_duration_since(waiter.arrived);
+        match self.residents.get(key) {
+            Some(resident) if waiter.sequence < resident.ready_sequence => {
+                let load = resident.arrival.work_since(waiter.arrived).min(total);
+                (resident.arrival.tier, load, total.saturating_sub(load))
+            }
+            _ => (Tier::Device, Duration::ZERO, total),
+        }
+    }
+
+    /// A lease ended. A draining resident with none left starts to unload; its bytes stay
+    /// charged until `Unloaded` arrives, because the device frees late.
+    pub(super) fn released(&mut self, key: &Key) {
+        let (now, sequence) = (self.now, self.next_sequence());
+        let Some(resident) = self.residents.get_mut(key) else {
+            return;
+        };
+        debug_assert!(
+            resident.leases > 0,
+            "{} released more often than leased",
+            key.artefact
+        );
+        resident.leases = resident.leases.saturating_sub(1);
+        resident.last_used = now;
+        resident.used_sequence = sequence;
+        if resident.leases == 0 && matches!(resident.state, State::Draining(_)) {
+            self.unload(key);
+        }
+    }
+
+    /// The remembered failure, while its pause lasts.
+    pub(super) fn trouble_told(&self, model: &ModelId) -> Option<Failure> {
+        let trouble = self.models.peek(model)?.trouble.as_ref()?;
+        (trouble.until > self.now).then(|| trouble.told(self.now))
+    }
+
+    /// Why a waiter whose time is over has no lease yet.
+    pub(super) fn not_ready(&self, model: &ModelId) -> Failure {
+        let (progress, estimate) = self.progress(model);
+        Error::NotReady {
+            model: model.clone(),
+            progress,
+            estimate,
+        }
+        .into()
+    }
+
+    pub(super) fn progress(&self, model: &ModelId) -> (Progress, Option<Duration>) {
+        let Some(entry) = self.models.peek(model) else {
+            return (Progress::Resolving, None);
+        };
+        let Some(job) = entry
+            .jobs
+            .last()
+            .and_then(|artefact| self.jobs.get(artefact))
+        else {
+            let leases = entry
+                .residents
+                .iter()
+                .filter_map(|key| self.residents.get(key));
+            return match leases.map(|resident| resident.leases).reduce(|a, b| a + b) {
+                Some(leases) => (Progress::Leaving { leases }, None),
+                None => (Progress::Resolving, None),
+            };
+        };
+        let need = job
+            .footprint
+            .map(|footprint| footprint.total())
+            .unwrap_or_default();
+        let (done, total) = (job.fetched_bytes, job.fetch_bytes);
+        match (job.fetch, job.room, job.obstacle) {
+            (Fetch::Whole { .. }, Room::Loading { since, .. }, _) => {
+                let whole = self.rates.estimate(roundhouse_types::Bytes::ZERO, need);
+                let spent = self.now.saturating_duration_since(since);
+                (
+                    Progress::Loading,
+                    whole.map(|whole| whole.saturating_sub(spent)),
+                )
+            }
+            (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
+                (Progress::WaitingForRoom { need, obstacle }, None)
+            }
+            (Fetch::Whole { .. }, _, _) => (Progress::WaitingForVictims, None),
+            (Fetch::Queued | Fetch::Running { .. }, _, _) => {
+                let estimate = self.rates.estimate(total.saturating_sub(done), need);
+                (Progress::Fetching { done, total }, estimate)
+            }
+        }
+    }
+}

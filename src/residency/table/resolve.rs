@@ -1,0 +1,364 @@
+//! Versions: asking for the one to serve, and what its answer starts.
+
+use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Version};
+
+use super::Table;
+use super::event::{Effect, RefreshReport, Report, WaiterId};
+use super::state::{Fetch, Job, Purpose, Resolving, Room, State, Trouble, pause};
+use crate::decision::{Action, Decided, Departure, Stage};
+use crate::error::Error;
+use crate::loader::Resolution;
+
+impl Table {
+    /// Asks for the version to serve, on behalf of those who wait.
+    pub(super) fn resolve(&mut self, model: &ModelId, refresh: bool) {
+        let Some(entry) = self.models.peek(model) else {
+            return;
+        };
+        let waiting = entry.waiters.iter().filter_map(|id| self.waiters.get(*id));
+        let evict = entry.waiters.is_empty() || waiting.into_iter().any(|w| w.purpose.may_evict());
+        let load = !entry.waiters.is_empty();
+        if refresh {
+            for id in entry.refreshers.clone() {
+                if let Some(waiter) = self.waiters.get_mut(id)
+                    && let Purpose::Refresh { asked, .. } = &mut waiter.purpose
+                {
+                    *asked = true;
+                }
+            }
+        }
+        let entry = self.model_mut(model);
+        debug_assert!(
+            entry.resolving.is_none(),
+            "one question per model at a time"
+        );
+        entry.resolving = Some(Resolving {
+            refresh,
+            load,
+            evict,
+        });
+        self.effects.push(Effect::Resolve {
+            model: model.clone(),
+            refresh,
+        });
+    }
+
+    /// Asks the store beside a request, never in front of it, and not too often.
+    pub(super) fn check_freshness(&mut self, model: &ModelId) {
+        let Some(entry) = self.models.peek(model) else {
+            return;
+        };
+        let age = entry
+            .checked_at
+            .map(|at| self.now.saturating_duration_since(at));
+        let is_due = age.is_none_or(|age| age >= self.config.refresh_every);
+        if is_due && entry.resolving.is_none() && entry.jobs.is_empty() && !self.stopping {
+            self.resolve(model, true);
+        }
+    }
+
+    pub(super) fn resolve_ended(&mut self, model: &ModelId, result: Result<Resolution, Failure>) {
+        let now = self.now;
+        let Some(entry) = self.models.peek_mut(model) else {
+            return;
+        };
+        let Some(resolving) = entry.resolving.take() else {
+            return;
+        };
+        entry.checked_at = Some(now);
+        let asked: Vec<WaiterId> = if resolving.refresh {
+            entry.refreshers.iter().copied().collect()
+        } else {
+            Vec::new()
+        };
+        let asked = asked.into_iter().filter(|id| self.is_asked(*id)).collect();
+        self.touched.push(model.clone());
+        if self.stopping {
+            return;
+        }
+        match result {
+            Ok(resolution) => self.resolved(model, &resolving, resolution, asked),
+            Err(failure) => self.unresolved(model, &resolving, &failure, asked),
+        }
+    }
+
+    /// Whether a question that is being answered covers this refresh.
+    fn is_asked(&self, id: WaiterId) -> bool {
+        let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
+        matches!(
+            purpose,
+            Some(Purpose::Refresh {
+                asked: true,
+                aimed: None
+            })
+        )
+    }
+
+    fn unresolved(
+        &mut self,
+        model: &ModelId,
+        resolving: &Resolving,
+        failure: &Failure,
+        asked: Vec<WaiterId>,
+    ) {
+        for id in asked {
+            self.refuse(id, failure);
+        }
+        let Some(entry) = self.models.peek(model) else {
+            return;
+        };
+        let is_wanted = resolving.load || !entry.waiters.is_empty();
+        if is_wanted && self.ready(model).is_none() && entry.jobs.is_empty() {
+            self.trouble(model, None, failure, false, Stage::Resolve);
+            self.refuse_waiters(model, failure);
+        } else {
+            // Residents, and loads under way, go on as if nobody had asked.
+            let retry = self.config.refresh_every;
+            self.decide_failed(model, None, failure, Stage::Resolve, retry);
+        }
+    }
+
+    fn resolved(
+        &mut self,
+        model: &ModelId,
+        resolving: &Resolving,
+        resolution: Resolution,
+        asked: Vec<WaiterId>,
+    ) {
+        let artefact = ArtefactId {
+            model: model.clone(),
+            version: resolution.version.clone(),
+        };
+        let serving = self.ready(model).map(|key| key.artefact.version.clone());
+        let entry = self.model_mut(model);
+        let before = entry.current.replace(artefact.version.clone());
+        let before = serving.clone().or(before);
+        // Another version may do what the one that failed did not.
+        let is_cleared =
+            |trouble: &mut Trouble| trouble.version.as_ref() != Some(&artefact.version);
+        entry.trouble.take_if(|trouble| is_cleared(trouble));
+        let jobs_before = entry.jobs.clone();
+        let is_wanted = resolving.load || !entry.waiters.is_empty() || serving.is_some();
+        let is_there = self.resident_of(&artefact).is_some();
+
+        if is_there {
+            self.revert_to(&artefact);
+        } else if !jobs_before.contains(&artefact) && is_wanted {
+            let forced = self.is_forced(model);
+            if let Some(failure) = self.objection(&artefact, &resolution, forced) {
+                asked.iter().for_each(|id| self.refuse(*id, &failure));
+                if serving.is_none() && jobs_before.is_empty() {
+                    self.refuse_waiters(model, &failure);
+                }
+                return;
+            }
+            self.create_job(&artefact, resolution, resolving.evict);
+            for older in jobs_before {
+                self.supersede_job(&older, &artefact.version);
+            }
+        }
+        self.answer_refreshers(&artefact, asked, before);
+    }
+
+    /// Why a version is not loaded although it is wanted.
+    fn objection(
+        &mut self,
+        artefact: &ArtefactId,
+        resolution: &Resolution,
+        forced: bool,
+    ) -> Option<Failure> {
+        if forced {
+            return None;
+        }
+        let model = &artefact.model;
+        let trouble = self
+            .models
+            .peek(model)
+            .and_then(|entry| entry.trouble.as_ref());
+        if let Some(trouble) = trouble.filter(|trouble| trouble.until > self.now) {
+            return Some(trouble.told(self.now));
+        }
+        if !resolution.quarantined {
+            return None;
+        }
+        let failure: Failure = Error::Quarantined {
+            model: model.clone(),
+        }
+        .into();
+        self.trouble(model, Some(&artefact.version), &failure, true, Stage::Load);
+        Some(failure)
+    }
+
+    fn is_forced(&self, model: &ModelId) -> bool {
+        let entry = self.models.peek(model);
+        let mut waiting = entry.into_iter().flat_map(|entry| &entry.waiters);
+        waiting.any(|id| self.waiters.get(*id).is_some_and(|w| w.purpose.is_forced()))
+    }
+
+    fn create_job(&mut self, artefact: &ArtefactId, resolution: Resolution, evict: bool) {
+        let sequence = self.next_sequence();
+        let job = Job {
+            begun: self.now,
+            sequence,
+            fetch_bytes: resolution.fetch_bytes,
+            fetched_bytes: Bytes::ZERO,
+            footprint: resolution.footprint.map(|(footprint, _)| footprint),
+            kind: resolution.kind,
+            fetch: Fetch::Queued,
+            room: Room::Wanted,
+            evict,
+            discard: false,
+            late: false,
+            obstacle: None,
+            overtaken: 0,
+        };
+        debug_assert!(
+            !self.jobs.contains_key(artefact),
+            "invariant 3: {artefact} loads already"
+        );
+        self.jobs.insert(artefact.clone(), job);
+        self.model_mut(&artefact.model).jobs.push(artefact.clone());
+    }
+
+    /// The store went back to a version that is still on a device: it serves again, and
+    /// the newer one leaves. One that is unloading already is left to it.
+    fn revert_to(&mut self, artefact: &ArtefactId) {
+        let Some(key) = self.resident_of(artefact).cloned() else {
+            return;
+        };
+        let superseded = State::Draining(Departure::Superseded);
+        if self
+            .residents
+            .get(&key)
+            .is_none_or(|resident| resident.state != superseded)
+        {
+            return;
+        }
+        let newer = self.ready(&artefact.model).cloned();
+        if let Some(resident) = self.residents.get_mut(&key) {
+            resident.state = State::Ready;
+        }
+        self.decide(Decided::of(artefact, Some(key.device), Action::Revived));
+        if let Some(newer) = newer {
+            self.drain(&newer, Departure::Superseded, None);
+        }
+    }
+
+    /// Gives up a load that a newer version has overtaken, unless it is on its way to the
+    /// device already; those who waited for it wait for the newer one.
+    fn supersede_job(&mut self, older: &ArtefactId, version: &Version) {
+        if self.jobs.get(older).is_none_or(Job::is_loading) {
+            return;
+        }
+        let refreshers = self
+            .models
+            .peek(&older.model)
+            .map(|entry| entry.refreshers.clone());
+        for id in refreshers.into_iter().flatten() {
+            if let Some(waiter) = self.waiters.get_mut(id)
+                && let Purpose::Refresh { aimed, .. } = &mut waiter.purpose
+                && aimed.as_ref() == Some(&older.version)
+            {
+                *aimed = Some(version.clone());
+            }
+        }
+        self.abandon(older);
+    }
+
+    /// Tells operators what a refresh found, or lets them wait for the load it started.
+    fn answer_refreshers(
+        &mut self,
+        artefact: &ArtefactId,
+        asked: Vec<WaiterId>,
+        before: Option<Version>,
+    ) {
+        let version = &artefact.version;
+        let is_loading = self.jobs.contains_key(artefact);
+        for id in asked {
+            if is_loading {
+                if let Some(waiter) = self.waiters.get_mut(id) {
+                    let aimed = Some(version.clone());
+                    waiter.purpose = Purpose::Refresh { asked: true, aimed };
+                }
+                continue;
+            }
+            let updated = before.as_ref().is_some_and(|before| before != version);
+            self.report_refreshed(id, version, updated);
+        }
+    }
+
+    pub(super) fn report_refreshed(&mut self, id: WaiterId, version: &Version, updated: bool) {
+        if self.take_waiter(id).is_some() {
+            let version = version.clone();
+            let report = Report::Refreshed(RefreshReport { version, updated });
+            self.effects.push(Effect::Report { waiter: id, report });
+        }
+    }
+
+    /// Operators whose refresh no question covers yet.
+    pub(super) fn serve_refreshers(&mut self, model: &ModelId) {
+        let Some(entry) = self.models.peek(model) else {
+            return;
+        };
+        if entry.resolving.is_some() || self.stopping {
+            return;
+        }
+        let is_new = |id: &WaiterId| {
+            let purpose = self.waiters.get(*id).map(|waiter| &waiter.purpose);
+            matches!(purpose, Some(Purpose::Refresh { asked: false, .. }))
+        };
+        if entry.refreshers.iter().any(is_new) {
+            self.resolve(model, true);
+        }
+    }
+
+    /// Remembers a failure, with a pause that grows with each in a row.
+    pub(super) fn trouble(
+        &mut self,
+        model: &ModelId,
+        version: Option<&Version>,
+        failure: &Failure,
+        quarantined: bool,
+        stage: Stage,
+    ) {
+        let now = self.now;
+        let entry = self.model_mut(model);
+        let attempts = entry.trouble.as_ref().map_or(0, |trouble| trouble.attempts) + 1;
+        let retry = pause(failure, attempts);
+        entry.trouble = Some(Trouble {
+            failure: failure.clone(),
+            version: version.cloned(),
+            until: now + retry,
+            attempts,
+            quarantined,
+        });
+        self.decide_failed(model, version, failure, stage, retry);
+    }
+
+    pub(super) fn decide_failed(
+        &mut self,
+        model: &ModelId,
+        version: Option<&Version>,
+        failure: &Failure,
+        stage: Stage,
+        retry: std::time::Duration,
+    ) {
+        let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+        let action = Action::Failed {
+            stage,
+            reason: failure.message().into(),
+            retry_ms,
+        };
+        let mut decided = Decided::about(model, action).with_kind(failure);
+        decided.version = version.cloned();
+        self.decide(decided);
+    }
+
+    /// Answers all who wait for a model's resident.
+    pub(super) fn refuse_waiters(&mut self, model: &ModelId, failure: &Failure) {
+        let waiting = self.models.peek(model).map(|entry| entry.waiters.clone());
+        for id in waiting.into_iter().flatten() {
+            self.refuse(id, failure);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What the table knows: models, loads under way, residents, waiters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId, ModelKind, RetryHint,
+    Tier, Version,
+};
+
+use super::event::{Key, LoadOptions, WaiterId};
+use crate::decision::{Departure, Obstacle};
+
+/// The first pause after a failure, and the longest for failures of the store.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// The longest pause after a failure.
+const PAUSE_LONGEST: Duration = Duration::from_secs(60);
+/// The longest pause after "no such model": people upload and try again.
+const PAUSE_NOT_FOUND: Duration = Duration::from_secs(2);
+
+/// One target model. Its state is the sum of its residents and loads.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    /// Requests and operators' loads that wait for a resident.
+    pub(super) waiters: BTreeSet<WaiterId>,
+    /// Operators that wait for a refresh.
+    pub(super) refreshers: BTreeSet<WaiterId>,
+    /// Operators that wait for an unload.
+    pub(super) unloaders: BTreeSet<WaiterId>,
+    pub(super) resolving: Option<Resolving>,
+    /// What the store held when it was last asked.
+    pub(super) current: Option<Version>,
+    pub(super) checked_at: Option<Instant>,
+    pub(super) trouble: Option<Trouble>,
+    pub(super) kept: bool,
+    pub(super) residents: Vec<Key>,
+    pub(super) jobs: Vec<ArtefactId>,
+}
+
+impl Model {
+    /// Whether forgetting it loses nothing but a back-off or a check time.
+    pub(super) fn is_cold(&self) -> bool {
+        self.waiters.is_empty()
+            && self.refreshers.is_empty()
+            && self.unloaders.is_empty()
+            && self.resolving.is_none()
+            && !self.kept
+            && self.residents.is_empty()
+            && self.jobs.is_empty()
+    }
+}
+
+/// A question to the store that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Resolving {
+    /// Whether the store itself is asked, rather than a cache.
+    pub(super) refresh: bool,
+    /// Whether the answer shall be loaded even if nobody waits any more.
+    pub(super) load: bool,
+    /// Whether others may leave for that load.
+    pub(super) evict: bool,
+}
+
+/// The last failure of a model, remembered so that it is not tried in vain.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) failure: Failure,
+    /// The version that failed; `None` where none was found.
+    pub(super) version: Option<Version>,
+    pub(super) until: Instant,
+    pub(super) attempts: u32,
+    pub(super) quarantined: bool,
+}
+
+impl Trouble {
+    /// The failure as it is told while the pause lasts.
+    pub(super) fn told(&self, now: Instant) -> Failure {
+        self.failure
+            .with_retry(RetryHint::After(self.until.saturating_duration_since(now)))
+    }
+}
+
+/// How long to pause after the `attempts`-th failure in a row.
+pub(super) fn pause(failure: &Failure, attempts: u32) -> Duration {
+    let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(6));
+    let by_kind = match failure.kind() {
+        ErrorKind::ModelNotFound => doubled.min(PAUSE_NOT_FOUND),
+        ErrorKind::StoreUnavailable => PAUSE_FIRST,
+        _ => doubled.min(PAUSE_LONGEST),
+    };
+    match failure.retry() {
+        RetryHint::After(told) => by_kind.max(told).min(PAUSE_LONGEST),
+        RetryHint::Never | RetryHint::Later => by_kind,
+    }
+}
+
+/// One artefact on its way to a device.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) begun: Instant,
+    /// Order of creation, for those that nobody waits for.
+    pub(super) sequence: u64,
+    pub(super) fetch_bytes: Bytes,
+    pub(super) fetched_bytes: Bytes,
+    pub(super) footprint: Option<Footprint>,
+    pub(super) kind: Option<ModelKind>,
+    pub(super) fetch: Fetch,
+    pub(super) room: Room,
+    /// Whether others may leave for it.
+    pub(super) evict: bool,
+    /// To be unloaded as soon as it is loaded: an operator or a shutdown came between.
+    pub(super) discard: bool,
+    /// The load timeout passed while it was on its way to the device.
+    pub(super) late: bool,
+    /// What was in the way when room was last looked for.
+    pub(super) obstacle: Option<Obstacle>,
+    /// Promises that later claims got while this one was blocked.
+    pub(super) overtaken: u32,
+}
+
+impl Job {
+    /// The device that promised it room.
+    pub(super) fn device(&self) -> Option<DeviceId> {
+        match self.room {
+            Room::Wanted => None,
+            Room::Promised { device } | Room::Loading { device, .. } => Some(device),
+        }
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        matches!(self.room, Room::Loading { .. })
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.fetch, Fetch::Whole { .. })
+    }
+}
+
+/// The way to disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fetch {
+    Queued,
+    Running { since: Instant },
+    Whole { since: Instant, until: Instant },
+}
+
+/// The way to device memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Room {
+    Wanted,
+    /// What is free is reserved, and a set of victims covers the rest.
+    Promised {
+        device: DeviceId,
+    },
+    Loading {
+        device: DeviceId,
+        since: Instant,
+    },
+}
+
+/// One artefact on its device.
+#[derive(Debug)]
+pub(super) struct Resident {
+    pub(super) kind: ModelKind,
+    pub(super) footprint: Footprint,
+    pub(super) state: State,
+    pub(super) leases: u32,
+    pub(super) last_used: Instant,
+    /// Recency among all residents.
+    pub(super) used_sequence: u64,
+    pub(super) ready_at: Instant,
+    pub(super) ready_sequence: u64,
+    /// The load that its bytes are promised to.
+    pub(super) claimed_by: Option<ArtefactId>,
+    /// How it came, for those that waited for it.
+    pub(super) arrival: Arrival,
+}
+
+/// The states of a resident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Ready,
+    Draining(Departure),
+    Unloading,
+}
+
+/// How a resident came to its device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) tier: Tier,
+    pub(super) fetch: (Instant, Instant),
+    pub(super) load: (Instant, Instant),
+}
+
+impl Arrival {
+    /// How long a fetch or load ran after `from`.
+    pub(super) fn work_since(&self, from: Instant) -> Duration {
+        let overlap =
+            |(begin, end): (Instant, Instant)| end.saturating_duration_since(begin.max(from));
+        overlap(self.fetch) + overlap(self.load)
+    }
+}
+
+/// A caller that waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) model: ModelId,
+    pub(super) arrived: Instant,
+    pub(super) sequence: u64,
+    pub(super) hold_until: Instant,
+    pub(super) purpose: Purpose,
+}
+
+/// What a caller waits for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    Request,
+    Load(LoadOptions),
+    /// A refresh: `asked` once a question covers it, `aimed` at the version it waits for.
+    Refresh {
+        asked: bool,
+        aimed: Option<Version>,
+    },
+    /// An unload: what has still to go, and what it will report.
+    Unload {
+        keys: BTreeSet<Key>,
+        versions: Vec<Version>,
+    },
+}
+
+impl Purpose {
+    pub(super) fn may_evict(&self) -> bool {
+        !matches!(self, Self::Load(LoadOptions { evict: false, .. }))
+    }
+
+    pub(super) fn is_forced(&self) -> bool {
+        matches!(self, Self::Load(LoadOptions { force: true, .. }))
+    }
+}
+
+/// All callers that wait, by id and by deadline.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    by_id: BTreeMap<WaiterId, Waiter>,
+    deadlines: BTreeSet<(Instant, WaiterId)>,
+}
+
+impl Waiters {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn get(&self, id: WaiterId) -> Option<&Waiter> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: WaiterId) -> Option<&mut Waiter> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn insert(&mut self, id: WaiterId, waiter: Waiter) {
+        self.deadlines.insert((waiter.hold_until, id));
+        let before = self.by_id.insert(id, waiter);
+        debug_assert!(before.is_none(), "waiter ids are used once");
+    }
+
+    pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
+        let waiter = self.by_id.remove(&id)?;
+        self.deadlines.remove(&(waiter.hold_until, id));
+        Some(waiter)
+    }
+
+    pub(super) fn first_deadline(&self) -> Option<(Instant, WaiterId)> {
+        self.deadlines.first().copied()
+    }
+
+    pub(super) fn ids(&self) -> Vec<WaiterId> {
+        self.by_id.keys().copied().collect()
+    }
+
+    /// Whether an index of a model and this one agree.
+    #[cfg(debug_assertions)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&WaiterId, &Waiter)> {
+        self.by_id.iter()
+    }
+}
+
+/// Measured rates, to tell callers when to come again.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    fetch: Option<f64>,
+    load: Option<f64>,
+}
+
+/// Weight of the newest measurement.
+const NEWEST: f64 = 0.3;
+
+impl Rates {
+    pub(super) fn fetched(&mut self, bytes: Bytes, took: Duration) {
+        learn(&mut self.fetch, bytes, took);
+    }
+
+    pub(super) fn loaded(&mut self, bytes: Bytes, took: Duration) {
+        learn(&mut self.load, bytes, took);
+    }
+
+    /// How long to fetch and load this much, where both rates are known as far as needed.
+    pub(super) fn estimate(&self, fetch: Bytes, load: Bytes) -> Option<Duration> {
+        let fetch = if fetch == Bytes::ZERO {
+            0.0
+        } else {
+            float(fetch) / self.fetch?
+        };
+        let load = float(load) / self.load?;
+        Duration::try_from_secs_f64(fetch + load).ok()
+    }
+}
+
+fn learn(rate: &mut Option<f64>, bytes: Bytes, took: Duration) {
+    let seconds = took.as_secs_f64();
+    if bytes == Bytes::ZERO || seconds <= 0.0 {
+        return;
+    }
+    let measured = float(bytes) / seconds;
+    *rate = Some(rate.map_or(measured, |known| known + NEWEST * (measured - known)));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn float(bytes: Bytes) -> f64 {
+    bytes.0 as f64
+}

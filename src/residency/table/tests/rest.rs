@@ -1,0 +1,119 @@
+//! How a random world ends: everything is answered, everybody served, nothing left.
+
+use std::time::Duration;
+
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind};
+
+use super::world::{Dice, World};
+use crate::table::Event;
+
+impl World {
+    /// The world stops being difficult: what is asked is answered well, leases end, and
+    /// everything comes to rest.
+    pub(super) fn come_to_rest(&mut self) {
+        let mut dice = Dice(1);
+        for _ in 0..5_000 {
+            if self.is_busy() {
+                self.answer_everything(&mut dice);
+            } else if self.pending.is_empty() {
+                return;
+            } else {
+                let wake = self.table.next_wake().expect("a waiter has a deadline");
+                self.pass(wake.saturating_duration_since(self.now));
+            }
+        }
+        panic!("invariant 4: {} are never answered", self.pending.len());
+    }
+
+    fn is_busy(&self) -> bool {
+        !(self.resolves.is_empty()
+            && self.fetches.is_empty()
+            && self.loads.is_empty()
+            && self.unloads.is_empty()
+            && self.leases.is_empty())
+    }
+
+    fn answer_everything(&mut self, dice: &mut Dice) {
+        self.release_one(dice);
+        self.answer_resolve(dice, false);
+        self.answer_fetch(dice, false);
+        self.answer_load(dice, false);
+        self.answer_unload(dice);
+    }
+
+    /// In a world that cooperates everybody who can fit is served, and in turn: nothing
+    /// but a young resident makes them wait for the clock.
+    pub(super) fn serve_everybody(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        for model in kept {
+            self.tell(Event::KeepChanged { model, kept: false });
+        }
+        for device in self.budgets.clone().into_keys() {
+            self.set_budget(device, 100);
+        }
+        // Past what is still waiting for room, then past every pause after a failure.
+        self.run_out();
+        self.pass(Duration::from_secs(61));
+        self.come_to_rest();
+        let mut asked = Vec::new();
+        for index in 0..self.models.len().min(self.config.max_waiters) {
+            let target = self.models[index].clone();
+            let waiter = self.acquire(target.clone(), Duration::from_secs(3600), false);
+            asked.push((waiter, target, self.stored[index]));
+        }
+        let begun = self.now;
+        self.come_to_rest();
+        for (waiter, target, stored) in asked {
+            let version = self.versions[stored].clone();
+            let size = Self::size(&ArtefactId {
+                model: target.clone(),
+                version,
+            });
+            match self.refused.get(&waiter) {
+                None => assert!(self.granted.contains(&waiter), "{target} was served"),
+                Some(kind) => {
+                    assert_eq!(*kind, ErrorKind::TooLarge, "{target} needs {size}");
+                    assert!(size > 100, "invariant 6: {size} fits");
+                }
+            }
+        }
+        let waited = self.now - begun;
+        assert!(
+            waited <= Duration::from_secs(30),
+            "they were served after {waited:?}"
+        );
+    }
+
+    /// Lets loads that nobody waits for and that have no room reach their limit.
+    fn run_out(&mut self) {
+        self.come_to_rest();
+        for _ in 0..20 {
+            if self.table.jobs.is_empty() {
+                return;
+            }
+            self.pass(Duration::from_secs(41));
+            self.come_to_rest();
+        }
+        panic!("loads end by their limit");
+    }
+
+    /// Nothing is left of anything.
+    pub(super) fn end(&mut self) {
+        self.run_out();
+        assert!(self.pending.is_empty(), "invariant 4: all are answered");
+        for level in self.table.levels().devices {
+            assert_eq!(level.reserved, Bytes::ZERO, "promises end with their loads");
+        }
+        assert!(self.table.jobs.is_empty(), "no load is left over");
+        self.shut_down();
+        self.come_to_rest();
+        assert!(
+            self.table.is_empty() && self.loaded.is_empty(),
+            "the devices are empty"
+        );
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+}

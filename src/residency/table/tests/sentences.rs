@@ -1,0 +1,284 @@
+//! What the table promises, one sentence each.
+
+use std::time::{Duration, Instant};
+
+use roundhouse_types::{Bytes, DeviceId, Footprint, Grade, ModelKind};
+
+use crate::config::Config;
+use crate::loader::{Fetched, Resolution};
+use crate::table::{Effect, Event, Key, Table, WaiterId};
+use crate::testing::{artefact, model, version};
+
+/// A table with one device of 100 bytes, and a clock that stands still.
+struct Bench {
+    table: Table,
+    now: Instant,
+    waiters: u64,
+}
+
+fn bench() -> Bench {
+    let now = Instant::now();
+    let devices = vec![(DeviceId::Cpu, Bytes(100))];
+    Bench {
+        table: Table::new(Config::default(), devices, now),
+        now,
+        waiters: 0,
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key {
+        artefact: artefact(name, 1),
+        device: DeviceId::Cpu,
+    }
+}
+
+fn footprint(bytes: u64) -> Footprint {
+    Footprint {
+        weights: Bytes(bytes),
+        ..Footprint::default()
+    }
+}
+
+fn loads(effects: &[Effect], key: &Key) -> bool {
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Load { key: other } if other == key))
+}
+
+fn unloads(effects: &[Effect], key: &Key) -> bool {
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Unload { key: other } if other == key))
+}
+
+fn granted(effects: &[Effect]) -> Vec<u64> {
+    let grants = effects.iter().filter_map(|effect| match effect {
+        Effect::Grant(grant) => Some(grant.waiter.0),
+        _ => None,
+    });
+    grants.collect()
+}
+
+impl Bench {
+    fn on(&mut self, event: Event) -> Vec<Effect> {
+        self.table.on(event, self.now)
+    }
+
+    fn acquire(&mut self, name: &str) -> Vec<Effect> {
+        self.waiters += 1;
+        let waiter = WaiterId(self.waiters);
+        let hold_until = self.now + Duration::from_secs(30);
+        let model = model(name);
+        self.on(Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded: false,
+        })
+    }
+
+    fn resolved(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
+        let resolution = Resolution {
+            version: version(1),
+            fetch_bytes: Bytes(bytes),
+            footprint: Some((footprint(bytes), Grade::Exact)),
+            kind: None,
+            quarantined: false,
+        };
+        self.on(Event::Resolved {
+            model: model(name),
+            result: Ok(resolution),
+        })
+    }
+
+    fn fetched(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
+        let fetched = Fetched {
+            footprint: footprint(bytes),
+            kind: ModelKind::Embedding,
+        };
+        self.on(Event::Fetched {
+            artefact: artefact(name, 1),
+            result: Ok(fetched),
+        })
+    }
+
+    fn loaded(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
+        self.on(Event::Loaded {
+            key: key(name),
+            result: Ok(footprint(bytes)),
+        })
+    }
+
+    fn released(&mut self, name: &str) -> Vec<Effect> {
+        self.on(Event::Released { key: key(name) })
+    }
+
+    fn unloaded(&mut self, name: &str) -> Vec<Effect> {
+        self.on(Event::Unloaded { key: key(name) })
+    }
+
+    /// A resident that nobody uses.
+    fn resident(&mut self, name: &str, bytes: u64) {
+        self.acquire(name);
+        self.resolved(name, bytes);
+        self.fetched(name, bytes);
+        self.loaded(name, bytes);
+        self.released(name);
+    }
+}
+
+#[test]
+fn a_victim_serves_until_the_files_that_need_its_room_are_on_disk() {
+    let mut bench = bench();
+    bench.resident("old", 80);
+    bench.acquire("new");
+    bench.resolved("new", 60);
+    let still = bench.acquire("old");
+    assert_eq!(granted(&still).len(), 1);
+    bench.released("old");
+    let effects = bench.fetched("new", 60);
+    assert!(unloads(&effects, &key("old")) && !loads(&effects, &key("new")));
+    let effects = bench.unloaded("old");
+    assert!(
+        loads(&effects, &key("new")),
+        "its bytes pass to the claim when they are free"
+    );
+}
+
+#[test]
+fn two_claims_never_count_on_the_same_room() {
+    let mut bench = bench();
+    bench.resident("old", 60);
+    for name in ["first", "second"] {
+        bench.acquire(name);
+        bench.resolved(name, 70);
+    }
+    bench.fetched("second", 70);
+    let level = bench.table.levels().devices.remove(0);
+    assert_eq!((level.charged, level.reserved), (Bytes(60), Bytes(40)));
+    let effects = bench.fetched("first", 70);
+    assert!(unloads(&effects, &key("old")));
+    let effects = bench.unloaded("old");
+    assert!(loads(&effects, &key("first")) && !loads(&effects, &key("second")));
+}
+
+#[test]
+fn a_victim_that_became_hot_is_swapped_for_a_colder_one() {
+    let mut bench = bench();
+    bench.resident("a", 50);
+    bench.resident("b", 50);
+    bench.acquire("new");
+    bench.resolved("new", 50);
+    bench.acquire("a");
+    let effects = bench.fetched("new", 50);
+    assert!(unloads(&effects, &key("b")) && !unloads(&effects, &key("a")));
+}
+
+#[test]
+fn a_draining_victim_serves_again_when_its_room_is_not_needed() {
+    let mut bench = bench();
+    bench.resident("a", 80);
+    bench.acquire("a");
+    bench.acquire("new");
+    bench.resolved("new", 60);
+    bench.fetched("new", 60);
+    assert_eq!(granted(&bench.acquire("a")), Vec::<u64>::new(), "it drains");
+    let effects = bench.on(Event::KeepChanged {
+        model: model("a"),
+        kept: true,
+    });
+    assert_eq!(granted(&effects).len(), 1, "a kept one is no victim");
+}
+
+#[test]
+fn the_least_recently_used_leaves_and_needless_victims_stay() {
+    let mut bench = bench();
+    bench.resident("small", 10);
+    bench.resident("large", 60);
+    bench.resident("late", 30);
+    bench.acquire("new");
+    bench.resolved("new", 55);
+    let effects = bench.fetched("new", 55);
+    assert!(unloads(&effects, &key("large")));
+    assert!(!unloads(&effects, &key("small")) && !unloads(&effects, &key("late")));
+}
+
+#[test]
+fn a_load_with_waiters_takes_the_promise_of_one_without() {
+    let mut bench = bench();
+    bench.acquire("unwanted");
+    bench.resolved("unwanted", 90);
+    bench.on(Event::Cancelled {
+        waiter: WaiterId(1),
+    });
+    bench.acquire("wanted");
+    bench.resolved("wanted", 90);
+    let effects = bench.fetched("wanted", 90);
+    assert!(loads(&effects, &key("wanted")));
+    assert!(
+        !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::AbandonFetch { .. }))
+    );
+}
+
+#[test]
+fn a_shrunken_budget_grants_nothing_until_idle_residents_have_left() {
+    let mut bench = bench();
+    bench.resident("a", 40);
+    bench.resident("b", 40);
+    let budget = Bytes(50);
+    let effects = bench.on(Event::BudgetChanged {
+        device: DeviceId::Cpu,
+        budget,
+    });
+    assert!(unloads(&effects, &key("a")) && !unloads(&effects, &key("b")));
+    bench.acquire("c");
+    bench.resolved("c", 10);
+    assert!(!loads(&bench.fetched("c", 10), &key("c")));
+    assert!(loads(&bench.unloaded("a"), &key("c")));
+}
+
+#[test]
+fn an_idle_resident_leaves_after_its_time_unless_it_is_kept() {
+    let mut bench = bench();
+    bench.table.config.idle_ttl = Some(Duration::from_secs(60));
+    bench.resident("a", 40);
+    bench.resident("kept", 40);
+    bench.on(Event::KeepChanged {
+        model: model("kept"),
+        kept: true,
+    });
+    let wake = bench
+        .table
+        .next_wake()
+        .expect("an idle resident has its time");
+    assert_eq!(wake, bench.now + Duration::from_secs(60));
+    bench.now = wake;
+    let effects = bench.on(Event::TimePassed);
+    assert!(unloads(&effects, &key("a")) && !unloads(&effects, &key("kept")));
+}
+
+#[test]
+fn a_flood_of_unknown_names_is_forgotten() {
+    let mut bench = bench();
+    bench.table.config.max_known_models = 10;
+    bench.resident("a", 40);
+    for number in 0..200 {
+        let name = format!("nobody-{number}");
+        bench.acquire(&name);
+        let failure =
+            roundhouse_types::Failure::new(roundhouse_types::ErrorKind::ModelNotFound, "no such");
+        bench.on(Event::Resolved {
+            model: model(&name),
+            result: Err(failure),
+        });
+    }
+    assert!(bench.table.models.len() <= 10);
+    assert_eq!(
+        granted(&bench.acquire("a")).len(),
+        1,
+        "what is loaded is never forgotten"
+    );
+}

@@ -1,0 +1,396 @@
+//! A world that plays with the table: it performs effects in any order, or fails them, and
+//! holds what it sees against the invariants, by number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+};
+
+use crate::config::Config;
+use crate::loader::{Fetched, Resolution};
+use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
+use crate::testing::{model, version};
+
+/// A stream of numbers from one seed.
+#[derive(Debug, Clone)]
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).unwrap()
+    }
+
+    fn one_in(&mut self, bound: usize) -> bool {
+        self.below(bound) == 0
+    }
+}
+
+/// What a caller wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Lease,
+    Other,
+}
+
+pub(super) struct World {
+    pub(super) table: Table,
+    pub(super) now: Instant,
+    pub(super) config: Config,
+    pub(super) budgets: BTreeMap<DeviceId, u64>,
+    pub(super) models: Vec<ModelId>,
+    pub(super) versions: Vec<Version>,
+    /// The version in the store, by model.
+    pub(super) stored: Vec<usize>,
+    pub(super) kept: BTreeSet<ModelId>,
+    pub(super) resolves: Vec<(ModelId, bool)>,
+    pub(super) fetches: Vec<ArtefactId>,
+    pub(super) on_disk: BTreeSet<ArtefactId>,
+    /// Footprints as a load that goes on foresees them.
+    pub(super) foreseen: BTreeMap<ArtefactId, Footprint>,
+    pub(super) loads: BTreeMap<Key, u64>,
+    /// What is on a device, those that are being unloaded included.
+    pub(super) loaded: BTreeMap<Key, u64>,
+    pub(super) unloads: Vec<Key>,
+    pub(super) leases: Vec<Key>,
+    pub(super) pending: BTreeMap<WaiterId, (ModelId, Wish)>,
+    pub(super) granted: BTreeSet<WaiterId>,
+    pub(super) refused: BTreeMap<WaiterId, ErrorKind>,
+    next_waiter: u64,
+    pub(super) excess: BTreeMap<DeviceId, u64>,
+    pub(super) stopping: bool,
+}
+
+impl World {
+    pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
+        let all = [DeviceId::Cpu, DeviceId::Cuda(0)];
+        let budgets: BTreeMap<DeviceId, u64> = all[..devices]
+            .iter()
+            .map(|id| (*id, 60 + dice.below(80) as u64))
+            .collect();
+        let seconds = Duration::from_secs;
+        let config = Config {
+            max_fetches: 1 + dice.below(3),
+            max_loads: 1 + dice.below(2),
+            max_waiters_per_model: 2 + dice.below(6),
+            max_waiters: 4 + dice.below(12),
+            max_known_models: 3 + dice.below(4),
+            load_timeout: seconds(40),
+            refresh_every: seconds(1 + dice.below(8) as u64),
+            idle_ttl: dice.one_in(3).then(|| seconds(3 + dice.below(10) as u64)),
+            minimum_residence: seconds(if dice.one_in(3) { 2 } else { 0 }),
+        };
+        let now = Instant::now();
+        let devices = budgets
+            .iter()
+            .map(|(id, budget)| (*id, Bytes(*budget)))
+            .collect();
+        let models: Vec<ModelId> = ["a", "b", "c", "d", "e"]
+            .iter()
+            .take(3 + dice.below(3))
+            .map(|n| model(n))
+            .collect();
+        Self {
+            table: Table::new(config.clone(), devices, now),
+            now,
+            config,
+            excess: budgets.keys().map(|id| (*id, 0)).collect(),
+            budgets,
+            stored: vec![0; models.len()],
+            models,
+            versions: (0..4).map(version).collect(),
+            kept: BTreeSet::new(),
+            resolves: Vec::new(),
+            fetches: Vec::new(),
+            on_disk: BTreeSet::new(),
+            foreseen: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            loaded: BTreeMap::new(),
+            unloads: Vec::new(),
+            leases: Vec::new(),
+            pending: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            next_waiter: 0,
+            stopping: false,
+        }
+    }
+
+    /// One thing happens.
+    pub(super) fn step(&mut self, dice: &mut Dice) {
+        match dice.below(64) {
+            0..14 => {
+                self.ask_for_lease(dice);
+            }
+            14..16 => self.ask_as_operator(dice),
+            16..19 => self.cancel(dice),
+            19..27 => self.release_one(dice),
+            27..35 => self.answer_resolve(dice, true),
+            35..42 => self.answer_fetch(dice, true),
+            42..49 => self.answer_load(dice, true),
+            49..54 => self.answer_unload(dice),
+            54..56 => self.pass(Duration::from_millis(200 + dice.below(9000) as u64)),
+            56 => self.pass(Duration::from_secs(20)),
+            57 | 58 => {
+                let index = dice.below(self.models.len());
+                self.stored[index] = dice.below(self.versions.len());
+            }
+            59 | 60 => self.toggle_keep(dice),
+            61 => self.change_budget(dice),
+            62 => {
+                self.on_disk.clear();
+            }
+            _ => {
+                if dice.one_in(6) {
+                    self.shut_down();
+                }
+            }
+        }
+    }
+
+    pub(super) fn ask_for_lease(&mut self, dice: &mut Dice) -> WaiterId {
+        let target = self.models[dice.below(self.models.len())].clone();
+        let patience = [0, 1, 5, 30][dice.below(4)];
+        let only_loaded = dice.one_in(8);
+        self.acquire(target, Duration::from_secs(patience), only_loaded)
+    }
+
+    pub(super) fn acquire(
+        &mut self,
+        model: ModelId,
+        hold: Duration,
+        only_loaded: bool,
+    ) -> WaiterId {
+        let (waiter, hold_until) = (self.waiter(&model, Wish::Lease), self.now + hold);
+        self.tell(Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded,
+        });
+        waiter
+    }
+
+    fn waiter(&mut self, model: &ModelId, wish: Wish) -> WaiterId {
+        self.next_waiter += 1;
+        let id = WaiterId(self.next_waiter);
+        self.pending.insert(id, (model.clone(), wish));
+        id
+    }
+
+    fn ask_as_operator(&mut self, dice: &mut Dice) {
+        let model = self.models[dice.below(self.models.len())].clone();
+        let waiter = self.waiter(&model, Wish::Other);
+        let hold_until = self.now + Duration::from_secs(30);
+        let options = LoadOptions {
+            evict: dice.one_in(2),
+            force: dice.one_in(2),
+        };
+        self.tell(match dice.below(3) {
+            0 => Event::LoadRequested {
+                waiter,
+                model,
+                hold_until,
+                options,
+            },
+            1 => Event::UnloadRequested {
+                waiter,
+                model,
+                hold_until,
+            },
+            _ => Event::RefreshRequested {
+                waiter,
+                model,
+                hold_until,
+            },
+        });
+    }
+
+    fn cancel(&mut self, dice: &mut Dice) {
+        if !self.pending.is_empty() {
+            let index = dice.below(self.pending.len());
+            let waiter = *self.pending.keys().nth(index).unwrap();
+            self.tell(Event::Cancelled { waiter });
+            // Unless its time was over at that very instant, nobody answers it any more.
+            self.pending.remove(&waiter);
+        }
+    }
+
+    pub(super) fn release_one(&mut self, dice: &mut Dice) {
+        if !self.leases.is_empty() {
+            let key = self.leases.swap_remove(dice.below(self.leases.len()));
+            self.tell(Event::Released { key });
+        }
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.tell(Event::TimePassed);
+    }
+
+    fn toggle_keep(&mut self, dice: &mut Dice) {
+        let model = self.models[dice.below(self.models.len())].clone();
+        let kept = !self.kept.remove(&model);
+        if kept {
+            self.kept.insert(model.clone());
+        }
+        self.tell(Event::KeepChanged { model, kept });
+    }
+
+    fn change_budget(&mut self, dice: &mut Dice) {
+        let device = *self
+            .budgets
+            .keys()
+            .nth(dice.below(self.budgets.len()))
+            .unwrap();
+        self.set_budget(device, 20 + dice.below(140) as u64);
+    }
+
+    pub(super) fn set_budget(&mut self, device: DeviceId, budget: u64) {
+        self.budgets.insert(device, budget);
+        self.tell(Event::BudgetChanged {
+            device,
+            budget: Bytes(budget),
+        });
+    }
+
+    pub(super) fn shut_down(&mut self) {
+        self.stopping = true;
+        self.tell(Event::ShutdownBegan);
+    }
+
+    /// What an artefact takes, as its headers say.
+    pub(super) fn size(artefact: &ArtefactId) -> u64 {
+        let text = artefact
+            .version
+            .as_str()
+            .bytes()
+            .chain(artefact.model.target.as_str().bytes());
+        let mut dice = Dice(text.fold(7, |seed, byte| seed.wrapping_mul(31) + u64::from(byte)));
+        if dice.one_in(12) {
+            170
+        } else {
+            8 + dice.below(60) as u64
+        }
+    }
+
+    fn footprint(total: u64) -> Footprint {
+        let kv = total / 4;
+        Footprint {
+            weights: Bytes(total - kv),
+            kv: Bytes(kv),
+            ..Footprint::default()
+        }
+    }
+
+    pub(super) fn answer_resolve(&mut self, dice: &mut Dice, may_fail: bool) {
+        if self.resolves.is_empty() {
+            return;
+        }
+        let (model, _) = self.resolves.swap_remove(dice.below(self.resolves.len()));
+        if may_fail && dice.one_in(6) {
+            let kind = [ErrorKind::ModelNotFound, ErrorKind::StoreUnavailable][dice.below(2)];
+            let result = Err(Failure::new(kind, "the store said no"));
+            return self.tell(Event::Resolved { model, result });
+        }
+        let index = self
+            .models
+            .iter()
+            .position(|other| *other == model)
+            .unwrap();
+        let version = self.versions[self.stored[index]].clone();
+        let artefact = ArtefactId {
+            model: model.clone(),
+            version: version.clone(),
+        };
+        let size = Self::size(&artefact);
+        let footprint = Self::footprint(size);
+        let is_known = !size.is_multiple_of(3);
+        let resolution = Resolution {
+            version,
+            fetch_bytes: Bytes(if self.on_disk.contains(&artefact) {
+                0
+            } else {
+                size
+            }),
+            footprint: is_known.then_some((footprint, Grade::Exact)),
+            kind: None,
+            quarantined: may_fail && dice.one_in(12),
+        };
+        let is_under_way = self.table.jobs.contains_key(&artefact);
+        if is_known && !is_under_way {
+            self.foreseen.insert(artefact.clone(), footprint);
+        } else if !is_under_way {
+            self.foreseen.remove(&artefact);
+        }
+        self.tell(Event::Resolved {
+            model,
+            result: Ok(resolution),
+        });
+    }
+
+    pub(super) fn answer_fetch(&mut self, dice: &mut Dice, may_fail: bool) {
+        if self.fetches.is_empty() {
+            return;
+        }
+        let artefact = self.fetches.remove(dice.below(self.fetches.len()));
+        if may_fail && dice.one_in(6) {
+            let result = Err(Failure::new(ErrorKind::ModelInvalid, "broken files"));
+            return self.tell(Event::Fetched { artefact, result });
+        }
+        self.on_disk.insert(artefact.clone());
+        // Now and then the files need something else than their headers said.
+        let other = if may_fail && dice.one_in(8) {
+            dice.below(12) as u64
+        } else {
+            0
+        };
+        let footprint = Self::footprint(Self::size(&artefact) + other);
+        self.foreseen.insert(artefact.clone(), footprint);
+        let result = Ok(Fetched {
+            footprint,
+            kind: ModelKind::Embedding,
+        });
+        self.tell(Event::Fetched { artefact, result });
+    }
+
+    pub(super) fn answer_load(&mut self, dice: &mut Dice, may_fail: bool) {
+        if self.loads.is_empty() {
+            return;
+        }
+        let index = dice.below(self.loads.len());
+        let key = self.loads.keys().nth(index).unwrap().clone();
+        let promised = self.loads.remove(&key).unwrap();
+        if may_fail && dice.one_in(5) {
+            let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
+            return self.tell(Event::Loaded { key, result });
+        }
+        let measured = match dice.below(if may_fail { 10 } else { 1 }) {
+            1 => promised + 6,
+            2 => promised.saturating_sub(3),
+            _ => promised,
+        };
+        self.loaded.insert(key.clone(), measured);
+        self.tell(Event::Loaded {
+            key,
+            result: Ok(Self::footprint(measured)),
+        });
+    }
+
+    pub(super) fn answer_unload(&mut self, dice: &mut Dice) {
+        if !self.unloads.is_empty() {
+            let key = self.unloads.swap_remove(dice.below(self.unloads.len()));
+            self.loaded.remove(&key).expect("it was on the device");
+            self.tell(Event::Unloaded { key });
+        }
+    }
+}

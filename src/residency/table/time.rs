@@ -1,0 +1,82 @@
+//! What passes with time: waiters' patience, loads' limits, idle residents.
+
+use std::time::Instant;
+
+use roundhouse_types::ArtefactId;
+
+use super::Table;
+use super::event::Key;
+use super::state::{Room, State};
+use crate::decision::Departure;
+
+impl Table {
+    /// When the table wants to be told that time passed, if nothing happens before.
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        let deadline = self.waiters.first_deadline().map(|(at, _)| at);
+        let jobs = self.jobs.values().filter(|job| !job.late);
+        let job = jobs.map(|job| job.begun + self.config.load_timeout).min();
+        let idle = self
+            .residents
+            .keys()
+            .filter_map(|key| self.idle_until(key))
+            .min();
+        [deadline, job, idle, self.first_of_age()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what was due before the event that is being handled.
+    pub(super) fn expire(&mut self) {
+        while let Some((at, id)) = self.waiters.first_deadline()
+            && at <= self.now
+        {
+            let Some(waiter) = self.waiters.get(id) else {
+                return;
+            };
+            let failure = self.not_ready(&waiter.model);
+            self.refuse(id, &failure);
+        }
+        let limit = self.config.load_timeout;
+        let late = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| !job.late && job.begun + limit <= self.now);
+        let late: Vec<ArtefactId> = late.map(|(artefact, _)| artefact.clone()).collect();
+        for artefact in late {
+            self.load_timed_out(&artefact);
+        }
+        if self.config.idle_ttl.is_some() {
+            let is_over = |key: &&Key| self.idle_until(key).is_some_and(|at| at <= self.now);
+            let idle: Vec<Key> = self.residents.keys().filter(is_over).cloned().collect();
+            for key in idle {
+                self.drain(&key, Departure::Idle, None);
+            }
+        }
+    }
+
+    /// When a resident leaves because nobody uses it.
+    fn idle_until(&self, key: &Key) -> Option<Instant> {
+        let ttl = self.config.idle_ttl?;
+        let resident = self.residents.get(key)?;
+        let is_idle = resident.state == State::Ready && resident.leases == 0;
+        (is_idle && !self.is_kept(&key.artefact.model)).then(|| resident.last_used + ttl)
+    }
+
+    /// When the next young resident becomes a possible victim, while a load wants room.
+    fn first_of_age(&self) -> Option<Instant> {
+        let minimum = self.config.minimum_residence;
+        if !self
+            .jobs
+            .values()
+            .any(|job| matches!(job.room, Room::Wanted))
+        {
+            return None;
+        }
+        let of_age = self
+            .residents
+            .values()
+            .map(|resident| resident.ready_at + minimum);
+        of_age.filter(|at| *at > self.now).min()
+    }
+}

@@ -1,0 +1,200 @@
+//! Who leaves: least recently used first, idle ones before busy ones, kept ones never.
+
+use roundhouse_types::{ArtefactId, Bytes, DeviceId};
+
+use super::Table;
+use super::event::Key;
+use super::state::{Resident, State};
+use crate::decision::{Action, Decided, Departure};
+
+/// How dear it is to let a resident leave; the cheaper goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cost {
+    /// Its bytes come free anyway.
+    Unloading,
+    /// Nobody uses it.
+    Idle,
+    /// Nobody uses it, but it is the old version of the very model that wants the room.
+    OldVersion,
+    /// It leaves anyway when its last lease ends.
+    Leaving,
+    /// It drains for this load already.
+    Draining,
+    /// It is in use: its requests will have to wait for a new load of it.
+    Busy,
+    /// It is in use and the old version of the model that wants the room.
+    BusyOldVersion,
+}
+
+impl Table {
+    /// The residents that have to leave so that `missing` more bytes come free for the
+    /// first of `claims`: the whole set or `None`. Those claimed by others are not
+    /// touched; those of the other `claims` are, because these would be taken back.
+    /// Residents in use are chosen only with `busy`.
+    pub(super) fn victims(
+        &self,
+        device: DeviceId,
+        claims: &[&ArtefactId],
+        missing: Bytes,
+        busy: bool,
+    ) -> Option<Vec<Key>> {
+        if missing == Bytes::ZERO {
+            return Some(Vec::new());
+        }
+        let mut candidates: Vec<(Cost, u64, &Key)> = self
+            .residents
+            .iter()
+            .filter(|(key, _)| key.device == device)
+            .filter_map(|(key, resident)| {
+                let cost = self.cost(key, resident, claims, busy)?;
+                Some((cost, resident.used_sequence, key))
+            })
+            .collect();
+        candidates.sort_unstable();
+        let mut chosen: Vec<&Key> = Vec::new();
+        let frees = |chosen: &[&Key]| {
+            self.ledger
+                .freed_by(device, chosen.iter().map(|key| &key.artefact))
+        };
+        for (_, _, key) in candidates {
+            chosen.push(key);
+            if frees(&chosen) >= missing {
+                break;
+            }
+        }
+        if frees(&chosen) < missing {
+            return None;
+        }
+        // A large one chosen late may make smaller ones before it needless; the dearest
+        // are spared first.
+        for index in (0..chosen.len()).rev() {
+            let mut without = chosen.clone();
+            without.remove(index);
+            if frees(&without) >= missing {
+                chosen = without;
+            }
+        }
+        Some(chosen.into_iter().cloned().collect())
+    }
+
+    /// What it costs that a resident leaves for the first of `claims`; `None` where it must not.
+    fn cost(
+        &self,
+        key: &Key,
+        resident: &Resident,
+        claims: &[&ArtefactId],
+        busy: bool,
+    ) -> Option<Cost> {
+        let claim = claims[0];
+        if resident
+            .claimed_by
+            .as_ref()
+            .is_some_and(|by| !claims.contains(&by))
+        {
+            return None;
+        }
+        let is_old_version = key.artefact.model == claim.model;
+        let may_go = is_old_version || !self.is_kept(&key.artefact.model);
+        let is_young =
+            self.now.saturating_duration_since(resident.ready_at) < self.config.minimum_residence;
+        match resident.state {
+            State::Unloading => Some(Cost::Unloading),
+            State::Draining(Departure::Evicted) if !may_go => None,
+            State::Draining(Departure::Evicted) if resident.claimed_by.as_ref() == Some(claim) => {
+                Some(Cost::Draining)
+            }
+            State::Draining(Departure::Evicted) => Some(Cost::Busy),
+            State::Draining(_) => Some(Cost::Leaving),
+            State::Ready if !may_go || (is_young && !is_old_version) => None,
+            State::Ready if resident.leases > 0 && !busy => None,
+            State::Ready => Some(match (resident.leases > 0, is_old_version) {
+                (false, false) => Cost::Idle,
+                (false, true) => Cost::OldVersion,
+                (true, false) => Cost::Busy,
+                (true, true) => Cost::BusyOldVersion,
+            }),
+        }
+    }
+
+    /// Whom a shrunken budget sends away beside those that leave anyway. Not all or
+    /// nothing: the memory is in foreign hands already, and every byte helps.
+    pub(super) fn overboard(&self, device: DeviceId, over: Bytes) -> Vec<Key> {
+        let here = self
+            .residents
+            .iter()
+            .filter(|(key, _)| key.device == device);
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            here.partition(|(_, resident)| resident.state != State::Ready);
+        let mut leaving: Vec<&ArtefactId> =
+            leaving.into_iter().map(|(key, _)| &key.artefact).collect();
+        let mut candidates: Vec<(bool, u64, &Key)> = staying
+            .into_iter()
+            .filter(|(key, _)| !self.is_kept(&key.artefact.model))
+            .map(|(key, resident)| (resident.leases > 0, resident.used_sequence, key))
+            .collect();
+        candidates.sort_unstable();
+        let mut chosen = Vec::new();
+        for (_, _, key) in candidates {
+            if self.ledger.freed_by(device, leaving.iter().copied()) >= over {
+                break;
+            }
+            leaving.push(&key.artefact);
+            chosen.push(key.clone());
+        }
+        chosen
+    }
+
+    /// The residents whose bytes are promised to a load.
+    pub(super) fn claimed(&self, artefact: &ArtefactId) -> Vec<Key> {
+        let claimed = self
+            .residents
+            .iter()
+            .filter(|(_, r)| r.claimed_by.as_ref() == Some(artefact));
+        claimed.map(|(key, _)| key.clone()).collect()
+    }
+
+    pub(super) fn claim(&mut self, key: &Key, artefact: &ArtefactId) {
+        if let Some(resident) = self.residents.get_mut(key) {
+            debug_assert!(
+                resident.claimed_by.as_ref().is_none_or(|by| by == artefact),
+                "a victim serves one claim"
+            );
+            resident.claimed_by = Some(artefact.clone());
+        }
+    }
+
+    /// A load does not need this resident's room any more. If it was draining for that, it
+    /// serves again.
+    pub(super) fn unclaim(&mut self, key: &Key) {
+        let Some(resident) = self.residents.get_mut(key) else {
+            return;
+        };
+        resident.claimed_by = None;
+        if resident.state == State::Draining(Departure::Evicted) {
+            self.revive(key);
+        }
+    }
+
+    pub(super) fn unclaim_all(&mut self, artefact: &ArtefactId) {
+        for key in self.claimed(artefact) {
+            self.unclaim(&key);
+        }
+    }
+
+    pub(super) fn revive(&mut self, key: &Key) {
+        let Some(resident) = self.residents.get_mut(key) else {
+            return;
+        };
+        debug_assert!(
+            matches!(resident.state, State::Draining(_)),
+            "only leavers are revived"
+        );
+        resident.state = State::Ready;
+        self.touched.push(key.artefact.model.clone());
+        self.decide(Decided::of(
+            &key.artefact,
+            Some(key.device),
+            Action::Revived,
+        ));
+    }
+}

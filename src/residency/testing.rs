@@ -1,0 +1,195 @@
+//! A loader that does what a test tells it, and names for tests.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+};
+
+use crate::loader::{Fetched, Loaded, Loader, Resolution};
+
+/// The model `name` of the endpoint `test`.
+pub fn model(name: &str) -> ModelId {
+    let endpoint = "test".parse().expect("a legal endpoint name");
+    ModelId {
+        endpoint,
+        target: name.parse().expect("a legal target name"),
+    }
+}
+
+/// A version that has this number.
+pub fn version(number: u64) -> Version {
+    Version::from_digest(&format!("{number:016x}"))
+}
+
+/// A version of a model.
+pub fn artefact(name: &str, number: u64) -> ArtefactId {
+    ArtefactId {
+        model: model(name),
+        version: version(number),
+    }
+}
+
+/// What the scripted loader knows of a model.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// The version in the store.
+    pub version: u64,
+    /// What it takes on a device.
+    pub bytes: u64,
+    /// How long a fetch takes; zero means whole on disk.
+    pub fetch: Duration,
+    /// How long a load takes.
+    pub load: Duration,
+    /// How long an unload takes.
+    pub unload: Duration,
+    /// What resolving fails with.
+    pub resolve_fails: Option<Failure>,
+    /// What loading fails with.
+    pub load_fails: Option<Failure>,
+    /// Loading panics.
+    pub load_panics: bool,
+    /// Two deaths while loading.
+    pub quarantined: bool,
+}
+
+impl Script {
+    /// On disk, of this size, 50 ms to load, 5 ms to unload.
+    pub fn of(bytes: u64) -> Self {
+        Self {
+            version: 1,
+            bytes,
+            fetch: Duration::ZERO,
+            load: Duration::from_millis(50),
+            unload: Duration::from_millis(5),
+            resolve_fails: None,
+            load_fails: None,
+            load_panics: false,
+            quarantined: false,
+        }
+    }
+}
+
+/// How often a loader was called.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Versions asked for.
+    pub resolves: AtomicUsize,
+    /// Fetches begun.
+    pub fetches: AtomicUsize,
+    /// Loads begun.
+    pub loads: AtomicUsize,
+    /// Unloads done.
+    pub unloads: AtomicUsize,
+}
+
+/// A loader that plays scripts. Its models are their own names.
+#[derive(Debug, Default)]
+pub struct ScriptedLoader {
+    scripts: Mutex<HashMap<ModelId, Script>>,
+    /// How often it was called.
+    pub calls: Calls,
+}
+
+impl ScriptedLoader {
+    /// A loader that knows these models.
+    pub fn new(models: impl IntoIterator<Item = (&'static str, Script)>) -> Arc<Self> {
+        let loader = Self::default();
+        loader.lock().extend(
+            models
+                .into_iter()
+                .map(|(name, script)| (model(name), script)),
+        );
+        Arc::new(loader)
+    }
+
+    /// Changes a model's script from now on.
+    ///
+    /// # Panics
+    /// Where the model has none.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Script)) {
+        change(
+            self.lock()
+                .get_mut(&model(name))
+                .expect("the model has a script"),
+        );
+    }
+
+    fn script(&self, model: &ModelId) -> Script {
+        self.lock()
+            .get(model)
+            .expect("the model has a script")
+            .clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ModelId, Script>> {
+        self.scripts
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn footprint(bytes: u64) -> Footprint {
+    Footprint {
+        weights: Bytes(bytes),
+        ..Footprint::default()
+    }
+}
+
+impl Loader for ScriptedLoader {
+    type Model = String;
+
+    async fn resolve(&self, model: &ModelId, _refresh: bool) -> Result<Resolution, Failure> {
+        self.calls.resolves.fetch_add(1, Ordering::SeqCst);
+        let script = self.script(model);
+        if let Some(failure) = script.resolve_fails {
+            return Err(failure);
+        }
+        let is_whole = script.fetch.is_zero();
+        Ok(Resolution {
+            version: version(script.version),
+            fetch_bytes: Bytes(if is_whole { 0 } else { script.bytes }),
+            footprint: Some((footprint(script.bytes), Grade::Exact)),
+            kind: Some(ModelKind::Generative),
+            quarantined: script.quarantined,
+        })
+    }
+
+    async fn fetch(&self, artefact: &ArtefactId) -> Result<Fetched, Failure> {
+        self.calls.fetches.fetch_add(1, Ordering::SeqCst);
+        let script = self.script(&artefact.model);
+        tokio::time::sleep(script.fetch).await;
+        Ok(Fetched {
+            footprint: footprint(script.bytes),
+            kind: ModelKind::Generative,
+        })
+    }
+
+    fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
+        Bytes(self.script(&artefact.model).bytes / 2)
+    }
+
+    async fn load(&self, artefact: &ArtefactId, _: DeviceId) -> Result<Loaded<String>, Failure> {
+        self.calls.loads.fetch_add(1, Ordering::SeqCst);
+        let script = self.script(&artefact.model);
+        tokio::time::sleep(script.load).await;
+        assert!(!script.load_panics, "the script says so");
+        if let Some(failure) = script.load_fails {
+            return Err(failure);
+        }
+        Ok(Loaded {
+            model: artefact.model.target.to_string(),
+            footprint: footprint(script.bytes),
+        })
+    }
+
+    async fn unload(&self, artefact: &ArtefactId, _: DeviceId, model: Arc<String>) {
+        let leaked = Arc::strong_count(&model) - 1;
+        assert_eq!(leaked, 0, "nobody else holds an unloading model");
+        tokio::time::sleep(self.script(&artefact.model).unload).await;
+        self.calls.unloads.fetch_add(1, Ordering::SeqCst);
+    }
+}

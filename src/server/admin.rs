@@ -1,0 +1,226 @@
+//! The admin port: what is resident and why, an operator's wishes, health and metrics.
+//!
+//! Health is answered from atomics alone, so that a busy server is not taken for a dead one.
+
+mod commands;
+mod health;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{Stream, StreamExt};
+use metrics_exporter_prometheus::PrometheusHandle;
+use roundhouse_residency::Residency;
+use roundhouse_serving::ServedModel;
+use roundhouse_store::{Catalog, DiskCache, TargetForm};
+use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_stream::wrappers::BroadcastStream;
+
+use crate::loader::ModelLoader;
+pub(crate) use health::Vitals;
+
+/// Silence on the event stream after which a comment is sent, so that proxies keep it open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Targets in one page of `/admin/v1/models`.
+const PAGE: usize = 1000;
+
+/// What the routes work with.
+pub(crate) struct Admin {
+    pub(crate) residency: Residency<ServedModel>,
+    pub(crate) loader: Arc<ModelLoader>,
+    pub(crate) catalogs: BTreeMap<EndpointName, Arc<Catalog>>,
+    /// Absent where there is no store.
+    pub(crate) cache: Option<DiskCache>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) metrics: PrometheusHandle,
+}
+
+/// The admin port's routes.
+pub(crate) fn router(admin: Arc<Admin>) -> Router {
+    let vitals = health_router(&admin.vitals, &admin.metrics);
+    Router::new()
+        .route("/admin/v1/residency", get(residency))
+        .route("/admin/v1/models", get(models))
+        .route("/admin/v1/explain", get(explain))
+        .route("/admin/v1/events", get(events))
+        .route("/admin/v1/load", post(commands::load))
+        .route("/admin/v1/unload", post(commands::unload))
+        .route("/admin/v1/keep", post(commands::keep))
+        .route("/admin/v1/release", post(commands::release))
+        .route("/admin/v1/refresh", post(commands::refresh))
+        .with_state(admin)
+        .merge(vitals)
+}
+
+/// `/livez`, `/readyz`, `/healthz` and `/metrics` alone, for kubelets and scrapers.
+pub(crate) fn health_router(vitals: &Arc<Vitals>, metrics: &PrometheusHandle) -> Router {
+    let metrics = metrics.clone();
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/healthz", get(health::both))
+        .with_state(vitals.clone())
+        .route("/metrics", get(move || async move { metrics.render() }))
+}
+
+/// A failure as the admin port says it.
+struct Refusal(Failure);
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.0.kind() {
+            ErrorKind::InvalidRequest | ErrorKind::InvalidInput | ErrorKind::ModelInvalid => {
+                StatusCode::BAD_REQUEST
+            }
+            ErrorKind::EndpointNotFound | ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
+            ErrorKind::StoreDenied => StatusCode::FORBIDDEN,
+            ErrorKind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorKind::TooLarge => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Throttled => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::NotReady | ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::StoreUnavailable => StatusCode::BAD_GATEWAY,
+            ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            ErrorKind::ModelFailed | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let kind = format!("{:?}", self.0.kind());
+        (status, Json(json!({"error": {"kind": kind, "message": self.0.message()}})))
+            .into_response()
+    }
+}
+
+/// Which model an operator means. Without an endpoint the only one, or `default`, is meant.
+#[derive(Debug, Deserialize)]
+struct Meant {
+    endpoint: Option<String>,
+    target: String,
+}
+
+impl Admin {
+    fn endpoint(&self, name: Option<&str>) -> Result<EndpointName, Failure> {
+        let known = || {
+            let names: Vec<_> = self.catalogs.keys().map(EndpointName::as_str).collect();
+            names.join(", ")
+        };
+        let found = match name {
+            Some(name) => self.catalogs.get_key_value(name),
+            None if self.catalogs.len() == 1 => self.catalogs.first_key_value(),
+            None => self.catalogs.get_key_value("default"),
+        };
+        found.map(|(name, _)| name.clone()).ok_or_else(|| {
+            let message = match name {
+                Some(name) => format!("no endpoint is called '{name}'; there are: {}", known()),
+                None => format!("name an endpoint; there are: {}", known()),
+            };
+            Failure::new(ErrorKind::EndpointNotFound, message)
+        })
+    }
+
+    fn model(&self, meant: &Meant) -> Result<ModelId, Failure> {
+        let endpoint = self.endpoint(meant.endpoint.as_deref())?;
+        let target = TargetModel::new(meant.target.as_bytes()).check().map_err(|why| {
+            Failure::new(ErrorKind::InvalidRequest, format!("the target cannot be used: {why}"))
+        })?;
+        Ok(ModelId { endpoint, target })
+    }
+}
+
+async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refusal> {
+    let snapshot = admin.residency.snapshot().await?;
+    let mut shown = serde_json::to_value(snapshot).map_err(unsayable)?;
+    shown["disk"] = match &admin.cache {
+        Some(cache) => {
+            let usage = cache.usage();
+            json!({
+                "budget_bytes": usage.budget, "used_bytes": usage.used,
+                "partial_bytes": usage.partial, "artefacts": usage.artefacts,
+            })
+        }
+        None => Value::Null,
+    };
+    Ok(Json(shown))
+}
+
+fn unsayable(error: serde_json::Error) -> Failure {
+    Failure::from_error(ErrorKind::Internal, &error)
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    endpoint: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// What the store holds, with the state of what is loaded.
+async fn models(
+    State(admin): State<Arc<Admin>>,
+    Query(page): Query<Page>,
+) -> Result<Json<Value>, Refusal> {
+    let endpoint = admin.endpoint(page.endpoint.as_deref())?;
+    let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let listed = admin.catalogs[&endpoint].list(page.after.as_deref(), limit).await.map_err(Failure::from)?;
+    let snapshot = admin.residency.snapshot().await?;
+    let mut states: BTreeMap<_, Value> = BTreeMap::new();
+    for load in snapshot.loads.iter().filter(|load| load.endpoint == endpoint) {
+        states.insert(load.target.clone(), json!(load.state));
+    }
+    let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
+    for resident in residents.filter(|resident| resident.endpoint == endpoint) {
+        states.insert(resident.target.clone(), json!(resident.state));
+    }
+    let models: Vec<_> = listed
+        .targets
+        .iter()
+        .map(|target| {
+            json!({
+                "endpoint": endpoint, "target": target.name, "bytes": target.bytes,
+                "archive": target.form == TargetForm::Archive, "state": states.get(&target.name),
+            })
+        })
+        .collect();
+    Ok(Json(json!({"models": models, "next": listed.next, "truncated": listed.truncated})))
+}
+
+async fn explain(
+    State(admin): State<Arc<Admin>>,
+    Query(meant): Query<Meant>,
+) -> Result<Json<Value>, Refusal> {
+    let model = admin.model(&meant)?;
+    let decisions = admin.residency.explain(&model).await?;
+    Ok(Json(json!({"endpoint": model.endpoint, "target": model.target, "decisions": decisions})))
+}
+
+/// Decisions as they are made. A reader that falls behind is told how many it missed.
+async fn events(
+    State(admin): State<Arc<Admin>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let stream = BroadcastStream::new(admin.residency.events()).map(|decision| {
+        let event = match decision {
+            Ok(decision) => Event::default()
+                .event("decision")
+                .json_data(decision)
+                .unwrap_or_else(|error| Event::default().event("error").data(error.to_string())),
+            Err(missed) => Event::default().event("missed").data(missed.to_string()),
+        };
+        Ok(event)
+    });
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}

@@ -1,0 +1,177 @@
+//! Puts the server together: build, then bind, then run, then drain.
+
+mod build;
+mod faces;
+mod settings;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundhouse_residency::Residency;
+use roundhouse_serving::ServedModel;
+use roundhouse_types::{ErrorKind, Failure};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Vitals};
+use crate::config::Config;
+use crate::error::Error;
+use crate::http;
+
+pub(crate) use build::Credentials;
+
+/// How often the lanes are looked at for a failed device.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A server whose ports are bound and which answers on them.
+pub(crate) struct Running {
+    /// The data port, as in `http://127.0.0.1:8080`.
+    pub(crate) data: String,
+    /// The admin port.
+    pub(crate) admin: String,
+    ports: Vec<JoinHandle<()>>,
+    residency: Residency<ServedModel>,
+    vitals: Arc<Vitals>,
+    stop_data: CancellationToken,
+    stop_admin: CancellationToken,
+    drain_timeout: Duration,
+}
+
+/// Builds a server, says where it listens, and runs it to its end.
+///
+/// # Errors
+/// When it cannot be built, a port is taken, or a device fails while it runs.
+pub(crate) async fn serve(config: Config) -> Result<(), Error> {
+    let running = start(config, None).await?;
+    announce(&running);
+    running.until_stopped().await
+}
+
+/// Prints the ready lines that scripts wait for.
+#[expect(clippy::print_stdout, reason = "the ready lines are the interface")]
+pub(crate) fn announce(running: &Running) {
+    println!("admin on {}", running.admin);
+    println!("listening on {}", running.data);
+}
+
+/// Builds a server and starts to answer.
+pub(crate) async fn start(
+    config: Config,
+    credentials: Option<Credentials>,
+) -> Result<Running, Error> {
+    let data = bind(config.listen.data).await?;
+    let admin = bind(config.listen.admin).await?;
+    let health = match config.listen.health {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let drain_timeout = config.shutdown.drain_timeout;
+    let app = build::build(config, credentials).await?;
+    let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let data_url = url(&data)?;
+    let admin_url = url(&admin)?;
+    let health_router = admin::health_router(&app.admin.vitals, &app.admin.metrics);
+    let (residency, vitals) = (app.admin.residency.clone(), app.admin.vitals.clone());
+    let mut ports = vec![
+        tokio::spawn(http::serve(data, app.data, stop_data.clone())),
+        tokio::spawn(http::serve(admin, admin::router(app.admin), stop_admin.clone())),
+    ];
+    if let Some(listener) = health {
+        ports.push(tokio::spawn(http::serve(listener, health_router, stop_admin.clone())));
+    }
+    vitals.set_ready(true);
+    info!(data = %data_url, admin = %admin_url, "ready");
+    Ok(Running {
+        data: data_url,
+        admin: admin_url,
+        ports,
+        residency,
+        vitals,
+        stop_data,
+        stop_admin,
+        drain_timeout,
+    })
+}
+
+async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::io(format!("cannot listen on {address}"), source))
+}
+
+fn url(listener: &TcpListener) -> Result<String, Error> {
+    let address =
+        listener.local_addr().map_err(|source| Error::io("a port without an address", source))?;
+    Ok(format!("http://{address}"))
+}
+
+impl Running {
+    /// Answers until SIGTERM or an interrupt, then drains; or until a device fails.
+    pub(crate) async fn until_stopped(self) -> Result<(), Error> {
+        let failed = tokio::select! {
+            signal = stop_signal() => {
+                info!(signal = signal?, "stopping");
+                None
+            }
+            why = device_failure(&self.vitals) => Some(why),
+        };
+        if let Some(why) = &failed {
+            error!(%why, "a device failed; what can be answered is, then the process ends");
+        }
+        let (timeout, again) = (self.drain_timeout, stop_signal());
+        tokio::select! {
+            () = self.drain() => info!("drained"),
+            () = tokio::time::sleep(timeout) => warn!(?timeout, "requests were cut off by the drain timeout"),
+            _ = again => warn!("a second signal cut off the requests under way"),
+        }
+        match failed {
+            None => Ok(()),
+            Some(why) => Err(Failure::new(ErrorKind::ModelFailed, why).into()),
+        }
+    }
+
+    /// Readiness fails first, then no connection is accepted, then requests end, then models
+    /// are unloaded. The admin port answers until that is done.
+    async fn drain(mut self) {
+        self.vitals.set_ready(false);
+        self.stop_data.cancel();
+        // The data port is the first.
+        let admin = self.ports.split_off(1);
+        for port in self.ports {
+            if let Err(error) = port.await {
+                warn!(%error, "the data port ended badly");
+            }
+        }
+        self.residency.shutdown().await;
+        self.stop_admin.cancel();
+        for port in admin {
+            // Event streams have no end of their own.
+            port.abort();
+        }
+    }
+}
+
+fn stop_signal() -> impl Future<Output = Result<&'static str, Error>> {
+    let listen = |kind| signal(kind).map_err(|source| Error::io("cannot listen for signals", source));
+    let (terminate, interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+    async move {
+        let (mut terminate, mut interrupt) = (terminate?, interrupt?);
+        Ok(tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        })
+    }
+}
+
+async fn device_failure(vitals: &Vitals) -> String {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(why) = vitals.device_failure() {
+            return why;
+        }
+    }
+}

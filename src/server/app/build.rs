@@ -1,0 +1,167 @@
+//! From settings to parts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use roundhouse_engine::{Lane, LaneConfig};
+use roundhouse_gateway::{ContainerFace, GatewayState};
+use roundhouse_residency::Residency;
+use roundhouse_serving::Dispatcher;
+use roundhouse_store::{
+    ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, S3Store, StoreUri,
+};
+use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure};
+use tracing::info;
+
+use super::{faces, settings};
+use crate::admin::{Admin, Vitals};
+use crate::config::Config;
+use crate::container::PlatformModels;
+use crate::error::Error;
+use crate::loader::{LocalModels, ModelLoader, Source, Stages};
+use crate::{exporter, limits};
+
+/// The endpoint that the container contract's models belong to.
+const CONTAINER_ENDPOINT: &str = "container";
+
+/// Keys for every mount, in place of the AWS chain: the demo's own.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
+}
+
+/// The parts that the ports serve.
+pub(crate) struct App {
+    pub(crate) data: Router,
+    pub(crate) admin: Arc<Admin>,
+}
+
+/// Starts everything but the ports.
+pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> Result<App, Error> {
+    let metrics = exporter::install()
+        .map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
+    describe_metrics();
+    let device = config.memory.device;
+    let budget = budget(&config)?;
+    info!(%device, %budget, "device");
+    let lane = Lane::start(
+        device,
+        LaneConfig { wedged_after: config.lane.wedged_after, ..LaneConfig::default() },
+    )
+    .map_err(|source| Error::io("cannot start the lane's thread", source))?;
+    let lanes = BTreeMap::from([(device, Arc::new(lane))]);
+    let vitals = Arc::new(Vitals::new(lanes.clone()));
+
+    let cache = match config.endpoints.is_empty() {
+        true => None,
+        false => Some(open_cache(&config).await?),
+    };
+    let catalogs = match &cache {
+        Some(cache) => connect(&config, cache, credentials.as_ref()).await?,
+        None => BTreeMap::new(),
+    };
+    let mut sources: BTreeMap<EndpointName, Source> = BTreeMap::new();
+    if let Some(cache) = &cache {
+        for (name, catalog) in &catalogs {
+            sources.insert(name.clone(), Source::Store(catalog.clone(), cache.clone()));
+        }
+    }
+    let local = Arc::new(LocalModels::default());
+    let container_name: EndpointName = CONTAINER_ENDPOINT.parse().expect("a plain word is a name");
+    if config.container.contract {
+        sources.insert(container_name.clone(), Source::Local(local.clone()));
+    }
+    let loader = Arc::new(ModelLoader::new(sources, lanes, settings::load(&config), settings::engine(&config)));
+    let residency =
+        Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());
+    let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));
+
+    let container = config.container.contract.then(|| ContainerFace {
+        models_root: config.container.models_root.clone(),
+        models: Arc::new(PlatformModels::new(container_name, local, residency.clone())),
+    });
+    let health = vitals.clone();
+    let state = GatewayState {
+        config: settings::gateway(&config),
+        endpoints: catalogs
+            .iter()
+            .map(|(name, catalog)| faces::endpoint(name.clone(), catalog))
+            .collect(),
+        invoke: Arc::new(move |invocation| {
+            let dispatcher = dispatcher.clone();
+            Box::pin(async move { dispatcher.invoke(invocation).await })
+        }),
+        health: Arc::new(move || faces::health(&health)),
+        access: faces::access_log(&config.log.access)?,
+        container,
+    };
+    let admin = Admin { residency, loader, catalogs, cache, vitals, metrics };
+    Ok(App { data: roundhouse_gateway::router(state), admin: Arc::new(admin) })
+}
+
+/// Registers units and help, before anything counts.
+fn describe_metrics() {
+    Stages::describe();
+    roundhouse_engine::describe_metrics();
+    roundhouse_serving::describe_metrics();
+}
+
+fn budget(config: &Config) -> Result<Bytes, Error> {
+    let seen = || limits::Memory::read().automatic_budget();
+    config.memory.budget.or_else(seen).ok_or_else(|| {
+        Error::Usage("the machine does not say how much memory it has: give --memory".into())
+    })
+}
+
+async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
+    let dir = &config.cache.dir;
+    let size = match config.cache.size {
+        Some(size) => size,
+        None => {
+            let free = limits::free_disk(dir).map_err(|source| {
+                Error::io(format!("cannot see the free disk of {}", dir.display()), source)
+            })?;
+            limits::automatic_cache_size(free, limits::held_disk(dir))
+        }
+    };
+    let cache = CacheConfig {
+        part: config.store.part_size,
+        in_flight: config.store.bytes_in_flight,
+        concurrency: config.store.parts_in_flight,
+        unpacked: config.cache.max_unpacked,
+        ..CacheConfig::new(dir, size)
+    };
+    Ok(DiskCache::open(cache).await.map_err(Failure::from)?)
+}
+
+async fn connect(
+    config: &Config,
+    cache: &DiskCache,
+    credentials: Option<&Credentials>,
+) -> Result<BTreeMap<EndpointName, Arc<Catalog>>, Error> {
+    let mut catalogs = BTreeMap::new();
+    for endpoint in &config.endpoints {
+        let mut stores: Vec<(Option<String>, Arc<dyn ArtifactStore>)> = Vec::new();
+        for mount in &endpoint.mounts {
+            let mount = mount.to_store();
+            let store: Arc<dyn ArtifactStore> = match (&mount.uri, credentials) {
+                (StoreUri::File { root }, _) => Arc::new(FileStore::new(root)),
+                (StoreUri::S3 { .. }, None) => {
+                    Arc::new(S3Store::connect(&mount).await.map_err(Failure::from)?)
+                }
+                (StoreUri::S3 { .. }, Some(keys)) => {
+                    let store = S3Store::connect_with_keys(&mount, &keys.access_key, &keys.secret_key);
+                    Arc::new(store.await.map_err(Failure::from)?)
+                }
+            };
+            stores.push((mount.name, store));
+        }
+        let catalog = Catalog::over(endpoint.name.clone(), stores, settings::catalogue(config))
+            .map_err(Failure::from)?
+            .with_disk(cache.clone());
+        catalogs.insert(endpoint.name.clone(), Arc::new(catalog));
+    }
+    Ok(catalogs)
+}

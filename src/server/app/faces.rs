@@ -1,0 +1,93 @@
+//! What the gateway calls: closures over what the server is made of.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::sync::{Arc, mpsc};
+
+use futures_util::FutureExt;
+use roundhouse_gateway::{AccessRecord, EndpointFace, Health, Target, TargetPage};
+use roundhouse_store::{Catalog, Freshness};
+use roundhouse_types::{EndpointName, Failure};
+
+use crate::admin::Vitals;
+use crate::config::AccessLog;
+use crate::error::Error;
+
+/// Records that may wait for the disk; more are lost rather than slow a request down.
+const RECORDS_WAITING: usize = 8192;
+
+/// An endpoint over its catalogue.
+pub(super) fn endpoint(name: EndpointName, catalog: &Arc<Catalog>) -> EndpointFace {
+    let (listed, found) = (catalog.clone(), catalog.clone());
+    EndpointFace {
+        name,
+        list: Arc::new(move |after, limit| {
+            let catalog = listed.clone();
+            async move {
+                let page = catalog.list(after.as_deref(), limit).await?;
+                let targets = page
+                    .targets
+                    .into_iter()
+                    .map(|target| Target { name: target.name, modified: target.modified })
+                    .collect();
+                Ok(TargetPage { targets, more: page.next.is_some() })
+            }
+            .boxed()
+        }),
+        find: Arc::new(move |name| {
+            let catalog = found.clone();
+            async move {
+                let artefact = catalog.resolve(&name, Freshness::Cached).await.map_err(Failure::from)?;
+                Ok(Target { name, modified: artefact.files.iter().filter_map(|file| file.modified).max() })
+            }
+            .boxed()
+        }),
+    }
+}
+
+/// What `/ping` says.
+pub(super) fn health(vitals: &Vitals) -> Health {
+    match vitals.unready() {
+        None => Health::Healthy,
+        Some(why) => Health::Unhealthy(why),
+    }
+}
+
+/// Where access records go. A thread of its own writes them, so that a slow disk slows nobody.
+pub(super) fn access_log(
+    to: &AccessLog,
+) -> Result<Arc<dyn Fn(AccessRecord) + Send + Sync>, Error> {
+    let file = match to {
+        AccessLog::Off => return Ok(Arc::new(|_| ())),
+        AccessLog::Stderr => None,
+        AccessLog::File(path) => Some(
+            OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
+                Error::io(format!("cannot open the access log {}", path.display()), source)
+            })?,
+        ),
+    };
+    let (records, waiting) = mpsc::sync_channel::<AccessRecord>(RECORDS_WAITING);
+    std::thread::Builder::new()
+        .name("access-log".into())
+        .spawn(move || write_records(&waiting, file))
+        .map_err(|source| Error::io("cannot start the access log", source))?;
+    Ok(Arc::new(move |record| {
+        if records.try_send(record).is_err() {
+            metrics::counter!("roundhouse_server_access_records_lost_total").increment(1);
+        }
+    }))
+}
+
+fn write_records(records: &mpsc::Receiver<AccessRecord>, mut file: Option<File>) {
+    for record in records {
+        let Ok(mut line) = serde_json::to_vec(&record) else { continue };
+        line.push(b'\n');
+        let written = match &mut file {
+            Some(file) => file.write_all(&line),
+            None => io::stderr().write_all(&line),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "an access record could not be written");
+        }
+    }
+}

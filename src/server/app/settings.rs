@@ -1,0 +1,76 @@
+//! From the settings as they are meant to what each part calls them.
+
+use std::num::NonZeroUsize;
+
+use roundhouse_engine::EngineConfig;
+use roundhouse_gateway::GatewayConfig;
+use roundhouse_models::LoadSettings;
+use roundhouse_store::{CatalogConfig, RetryConfig};
+
+use crate::config::Config;
+
+pub(super) fn load(config: &Config) -> LoadSettings {
+    LoadSettings {
+        context: config.serving.context,
+        kv_sequences: config.serving.kv_sequences,
+        step_tokens: config.serving.step_tokens,
+        ..LoadSettings::default()
+    }
+}
+
+pub(super) fn engine(config: &Config) -> EngineConfig {
+    let at_least_one = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+    EngineConfig {
+        max_running: at_least_one(config.serving.max_running),
+        max_waiting: at_least_one(config.serving.max_queue),
+        ..EngineConfig::default()
+    }
+}
+
+pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
+    let of = &config.residency;
+    roundhouse_residency::Config {
+        max_fetches: of.concurrent_fetches,
+        max_loads: of.concurrent_loads,
+        max_waiters: of.max_waiters,
+        max_waiters_per_model: of.max_waiters,
+        load_timeout: of.load_timeout,
+        refresh_every: of.refresh_every,
+        idle_ttl: of.idle_ttl,
+        minimum_residence: of.minimum_residence,
+        ..roundhouse_residency::Config::default()
+    }
+}
+
+pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {
+    roundhouse_serving::Config {
+        max_in_flight_per_model: config.serving.max_queue,
+        ..roundhouse_serving::Config::default()
+    }
+}
+
+pub(super) fn gateway(config: &Config) -> GatewayConfig {
+    GatewayConfig {
+        body_limit: config.serving.max_body,
+        invoke_timeout: config.serving.request_timeout,
+        stream_timeout: config.serving.stream_timeout,
+        hold: config.serving.hold,
+        served_headers: config.serving.response_headers,
+        ..GatewayConfig::default()
+    }
+}
+
+pub(super) fn catalogue(config: &Config) -> CatalogConfig {
+    CatalogConfig {
+        ttl: config.store.catalogue_ttl,
+        negative_ttl: config.store.negative_ttl,
+        settle: config.store.settle,
+        update_settle: config.store.update_settle,
+        retry: RetryConfig {
+            attempts: config.store.max_retries.saturating_add(1),
+            stall: config.store.stall_timeout,
+            ..RetryConfig::default()
+        },
+        ..CatalogConfig::default()
+    }
+}

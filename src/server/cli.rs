@@ -1,0 +1,235 @@
+//! The command line.
+//!
+//! Reading order: this file (the interface), [`target`] (which model is meant), [`client`]
+//! (talking to a running server), [`operate`] (models, load, unload, keep, release, refresh,
+//! explain), [`progress`] (a bar where a person waits), [`invoke`], [`check`], [`survey`],
+//! [`output`] (tables and JSON).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+mod check;
+mod client;
+mod invoke;
+mod operate;
+pub(crate) mod output;
+mod progress;
+mod survey;
+mod target;
+
+pub use check::CheckArgs;
+pub use invoke::InvokeArgs;
+pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
+pub use survey::SurveyArgs;
+pub use target::TargetArgs;
+
+use crate::config::Config;
+#[cfg(feature = "demo")]
+use crate::demo;
+use crate::error::Error;
+use crate::{app, doctor, logging};
+
+/// A model server for more models than fit a device.
+#[derive(Debug, Parser)]
+#[command(name = "roundhouse", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole thing with nothing set up: an embedded S3 server with demo models.
+    #[cfg(feature = "demo")]
+    Demo(DemoFlags),
+    /// Run a server.
+    Serve(Box<ServeFlags>),
+    /// Check a settings file: every fault at once, each with its key.
+    CheckConfig(CheckArgs),
+    /// List every target under a store's prefix: what it is, what it needs, or why it will
+    /// not run. Reads headers, not weights.
+    Survey(SurveyArgs),
+    /// List what an endpoint's stores hold, loaded or not.
+    Models(ModelsArgs),
+    /// Fetch and load a model, and wait until it is ready.
+    Load(LoadArgs),
+    /// Unload a model once its requests have ended.
+    Unload(UnloadArgs),
+    /// Keep a model loaded: it is not evicted for others.
+    Keep(ModelArgs),
+    /// Take a keep back.
+    Release(ModelArgs),
+    /// Look up a model's newest version now.
+    Refresh(ModelArgs),
+    /// Say why a model was loaded, evicted, refused or made to wait.
+    Explain(ExplainArgs),
+    /// Ask a model, through the data port.
+    Invoke(InvokeArgs),
+    /// Find out what is wrong here: settings, memory, disk, ports, stores.
+    Doctor(doctor::DoctorArgs),
+}
+
+impl Command {
+    /// Carries the command out. Dropping the future ends it; what a running server was asked
+    /// to do goes on there.
+    ///
+    /// # Errors
+    /// What went wrong, with a hint where one is known.
+    pub async fn run(self) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "demo")]
+            Self::Demo(flags) => {
+                logging::start(&logging::without_a_file(&environment)?)?;
+                demo::run(flags).await
+            }
+            Self::Serve(flags) => {
+                let config = Config::load(flags.config.as_deref(), &environment, &flags)
+                    .map_err(Error::Settings)?;
+                logging::start(&config.log)?;
+                app::serve(config).await
+            }
+            Self::CheckConfig(args) => check::run(&args),
+            Self::Survey(args) => survey::run(&args).await,
+            Self::Models(args) => operate::models(&args).await,
+            Self::Load(args) => operate::load(&args).await,
+            Self::Unload(args) => operate::unload(&args).await,
+            Self::Keep(args) => operate::change("keep", &args).await,
+            Self::Release(args) => operate::change("release", &args).await,
+            Self::Refresh(args) => operate::change("refresh", &args).await,
+            Self::Explain(args) => operate::explain(&args).await,
+            Self::Invoke(args) => invoke::run(args).await,
+            Self::Doctor(args) => doctor::run(&args).await,
+        }
+    }
+}
+
+/// How to reach a running server's admin port, and how to print its answers.
+#[derive(Debug, Clone, Args)]
+pub struct AdminArgs {
+    /// The server's admin address.
+    #[arg(
+        long,
+        env = "ROUNDHOUSE_URL",
+        default_value = "http://127.0.0.1:8081",
+        hide_env_values = true
+    )]
+    pub url: String,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The environment, as the settings read it.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Flags of `roundhouse demo`.
+#[cfg(feature = "demo")]
+#[derive(Debug, Clone, Default, Args)]
+pub struct DemoFlags {
+    /// The data port's address [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// The admin port's address [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Option<String>,
+    /// Keep the embedded store and the cache in this folder [default: a temporary one].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Flags of `roundhouse serve`. Values stay text here: they are checked with the settings,
+/// so that all faults are found together.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServeFlags {
+    /// Read settings from this file (config/default.toml explains every key).
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ROUNDHOUSE_CONFIG",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
+    /// Serve this store: s3://bucket/prefix/ or file:///folder/; repeat as NAME=URI for more
+    /// endpoints.
+    #[arg(long, value_name = "[NAME=]URI")]
+    pub store: Vec<String>,
+    /// The data port's address [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// The admin port's address [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Option<String>,
+    /// Serve /livez, /readyz and /metrics (only) at this address too.
+    #[arg(long, value_name = "ADDR")]
+    pub health_listen: Option<String>,
+    /// The device's budget, as in 4GiB [default: what there is, less a baseline and a margin].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Where models run: auto or cpu [default: auto].
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// The disk cache's folder, locked [default: the user's cache folder].
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<String>,
+    /// The most the disk cache may hold [default: the smaller of 50GiB and 70 % of what is free].
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<String>,
+    /// How long requests may take to finish after SIGTERM [default: 25s].
+    #[arg(long, value_name = "DURATION")]
+    pub drain_timeout: Option<String>,
+    /// Listen beyond loopback though nobody is asked who they are.
+    #[arg(long)]
+    pub insecure_no_auth: bool,
+    /// Serve SageMaker's multi-model container contract (/models…); no store is needed.
+    #[arg(long)]
+    pub container_contract: bool,
+    /// What a model's url must lie under [default: /opt/ml/models].
+    #[arg(long, value_name = "DIR")]
+    pub container_models_root: Option<String>,
+    /// How log lines look: human or json [default: human].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged, as in info or debug,hyper=warn [default: info].
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// Where the access log goes: stderr, off or a file [default: stderr].
+    #[arg(long, value_name = "WHERE")]
+    pub access_log: Option<String>,
+}
+
+impl ServeFlags {
+    /// The flags that were given, by the key each one sets.
+    pub(crate) fn values(&self) -> BTreeMap<&'static str, String> {
+        let texts = [
+            ("listen.data", &self.listen),
+            ("listen.admin", &self.admin_listen),
+            ("listen.health", &self.health_listen),
+            ("memory.budget", &self.memory),
+            ("memory.device", &self.device),
+            ("cache.dir", &self.cache_dir),
+            ("cache.size", &self.cache_size),
+            ("shutdown.drain_timeout", &self.drain_timeout),
+            ("container.models_root", &self.container_models_root),
+            ("log.format", &self.log_format),
+            ("log.level", &self.log_level),
+            ("log.access", &self.access_log),
+        ];
+        let switches = [
+            ("listen.insecure_no_auth", self.insecure_no_auth),
+            ("container.contract", self.container_contract),
+        ];
+        let texts = texts
+            .into_iter()
+            .filter_map(|(key, text)| Some((key, text.clone()?)));
+        let switches = switches.into_iter().filter(|(_, on)| *on);
+        texts
+            .chain(switches.map(|(key, _)| (key, "true".to_owned())))
+            .collect()
+    }
+}

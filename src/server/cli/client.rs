@@ -1,0 +1,184 @@
+//! The HTTP client of the commands that talk to a running server.
+
+use std::time::Duration;
+
+use reqwest::{Method, Response};
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// A server on the same network answers well within this, or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One server's address and a connection to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Client {
+    /// A client for `http://host:port`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the address is not one.
+    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+        let usage = |why: &str| Error::Usage(format!("'{url}' {why}, like http://127.0.0.1:8081"));
+        let parsed: reqwest::Url = url
+            .parse()
+            .map_err(|_| usage("is not an address; write http://HOST:PORT"))?;
+        if parsed.scheme() != "http" {
+            return Err(usage(
+                "is not http, which is all that this client speaks; write http://HOST:PORT",
+            ));
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A load may take minutes without a byte: this finds out that the server is gone.
+            .tcp_keepalive(Duration::from_secs(15))
+            // The server is ours and near; a proxy for the outside world is never meant.
+            .no_proxy()
+            .build()
+            .map_err(|source| Error::Request {
+                url: url.into(),
+                source,
+            })?;
+        Ok(Self {
+            http,
+            base: url.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// A request to a path of the server.
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    /// Sends a request. An answer with an error's status is an error.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`], [`Error::Request`], [`Error::Refused`].
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|source| self.broken(source))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response
+            .text()
+            .await
+            .map_err(|source| self.broken(source))?;
+        let (kind, message) = error_body(&text);
+        Err(Error::Refused {
+            status: status.as_u16(),
+            kind,
+            message,
+        })
+    }
+
+    /// Sends a request and reads its JSON answer.
+    ///
+    /// # Errors
+    /// As [`Client::send`], and [`Error::Answer`].
+    pub(crate) async fn json(&self, request: reqwest::RequestBuilder) -> Result<Value, Error> {
+        let text = self
+            .send(request)
+            .await?
+            .text()
+            .await
+            .map_err(|source| self.broken(source))?;
+        serde_json::from_str(&text).map_err(|source| Error::Answer {
+            url: self.base.clone(),
+            source,
+        })
+    }
+
+    /// An answer of a known shape.
+    ///
+    /// # Errors
+    /// [`Error::Answer`].
+    pub(crate) fn shaped<T: serde::de::DeserializeOwned>(&self, value: Value) -> Result<T, Error> {
+        serde_json::from_value(value).map_err(|source| Error::Answer {
+            url: self.base.clone(),
+            source,
+        })
+    }
+
+    /// What a broken exchange means.
+    pub(crate) fn broken(&self, source: reqwest::Error) -> Error {
+        let url = self.base.clone();
+        // Its own text would repeat the address.
+        let source = source.without_url();
+        if source.is_connect() {
+            return Error::NoServer { url, source };
+        }
+        Error::Request { url, source }
+    }
+}
+
+/// Kind and text of an error's body, in the spellings of the admin port, SageMaker and OpenAI.
+pub(crate) fn error_body(text: &str) -> (Option<String>, String) {
+    let Ok(body) = serde_json::from_str::<Value>(text) else {
+        let line = text.trim().lines().next().unwrap_or_default();
+        let shown: String = line.chars().take(500).collect();
+        return (
+            None,
+            if shown.is_empty() {
+                "without a message".into()
+            } else {
+                shown
+            },
+        );
+    };
+    let inner = body
+        .get("error")
+        .filter(|inner| inner.is_object())
+        .unwrap_or(&body);
+    let first = |keys: &[&str]| {
+        keys.iter()
+            .find_map(|key| inner.get(*key).and_then(Value::as_str))
+            .map(str::to_owned)
+    };
+    let kind = first(&["kind", "ErrorCode", "__type", "type", "error_type"]);
+    let message = first(&["message", "Message", "OriginalMessage", "error"]);
+    (kind, message.unwrap_or_else(|| body.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_read_in_every_spelling() {
+        let cases = [
+            (
+                r#"{"error":{"kind":"ModelNotFound","message":"no a"}}"#,
+                Some("ModelNotFound"),
+                "no a",
+            ),
+            (r#"{"ErrorCode":"X","Message":"b"}"#, Some("X"), "b"),
+            (
+                r#"{"error":"c","error_type":"validation"}"#,
+                Some("validation"),
+                "c",
+            ),
+            ("plain\nmore", None, "plain"),
+            ("", None, "without a message"),
+        ];
+        for (text, kind, message) in cases {
+            let (found_kind, found) = error_body(text);
+            assert_eq!(
+                (found_kind.as_deref(), found.as_str()),
+                (kind, message),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_a_usage_error() {
+        for url in ["", "localhost:8081", "https://x", "http//x"] {
+            assert!(matches!(Client::new(url), Err(Error::Usage(_))), "{url}");
+        }
+    }
+}

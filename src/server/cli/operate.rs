@@ -1,0 +1,372 @@
+//! The commands that ask a running server's admin port.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::Method;
+use roundhouse_types::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::client::Client;
+use super::output::{self, Table};
+use super::target::{Target, endpoint_name};
+use super::{AdminArgs, TargetArgs, progress};
+use crate::error::{Error, count};
+
+/// Everything but a load is answered at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// An unload waits for the model's requests, which a stream may draw out.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The server's own `residency.load_timeout` ends a load long before, unless it was raised.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Rows of one page; the server may send fewer.
+const PAGE: usize = 500;
+
+/// Arguments of the commands about one model.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Which server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Arguments of `models`.
+#[derive(Debug, Clone, Args)]
+pub struct ModelsArgs {
+    /// Only this endpoint's.
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// Which server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Arguments of `load`.
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
+    /// Which model, which server.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Try again though it failed before or was quarantined.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `unload`.
+#[derive(Debug, Clone, Args)]
+pub struct UnloadArgs {
+    /// Which model, which server.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Delete its files from the disk cache too.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// Arguments of `explain`.
+pub type ExplainArgs = ModelArgs;
+
+/// A page of `GET /admin/v1/models`.
+#[derive(Debug, Deserialize)]
+struct ModelsPage {
+    models: Vec<ModelRow>,
+    #[serde(default)]
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ModelRow {
+    endpoint: String,
+    target: String,
+    bytes: Option<u64>,
+    #[serde(default)]
+    archive: bool,
+    state: Option<String>,
+}
+
+/// Lists what the stores hold.
+pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
+    let client = Client::new(&args.admin.url)?;
+    if let Some(endpoint) = &args.endpoint {
+        endpoint_name(endpoint)?;
+    }
+    let limit = args.limit as usize;
+    let mut rows: Vec<ModelRow> = Vec::new();
+    let mut next: Option<String> = None;
+    loop {
+        let wanted = (limit - rows.len()).min(PAGE).to_string();
+        let mut query = vec![("limit", wanted.as_str())];
+        query.extend(
+            args.endpoint
+                .as_deref()
+                .map(|endpoint| ("endpoint", endpoint)),
+        );
+        query.extend(next.as_deref().map(|next| ("after", next)));
+        let request = client
+            .request(Method::GET, "/admin/v1/models")
+            .query(&query);
+        let page: ModelsPage =
+            client.shaped(client.json(request.timeout(ANSWER_TIMEOUT)).await?)?;
+        rows.extend(page.models);
+        let again = page.next.is_some() && page.next != next && rows.len() < limit;
+        next = page.next;
+        if !again {
+            break;
+        }
+    }
+    rows.truncate(limit);
+    if args.admin.json {
+        let mut answer = Map::new();
+        answer.insert(
+            "models".into(),
+            serde_json::to_value(&rows).expect("rows are plain"),
+        );
+        answer.insert("next".into(), next.into());
+        return output::print_json(&answer);
+    }
+    output::print(&models_table(&rows))?;
+    match next {
+        Some(_) => output::print(&format!("... and more: raise --limit (now {limit})\n")),
+        None => Ok(()),
+    }
+}
+
+fn models_table(rows: &[ModelRow]) -> String {
+    let mut table = Table::new(&["ENDPOINT", "TARGET", ">SIZE", "FORM", "STATE"]);
+    for row in rows {
+        table.row(vec![
+            row.endpoint.clone(),
+            row.target.clone(),
+            row.bytes
+                .map_or_else(|| "-".into(), |bytes| Bytes(bytes).to_string()),
+            if row.archive { "archive" } else { "files" }.into(),
+            row.state.clone().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    table.render()
+}
+
+/// Loads and waits, with a bar on a terminal.
+pub(super) async fn load(args: &LoadArgs) -> Result<(), Error> {
+    let target = args.model.target.check()?;
+    let client = Client::new(&args.model.admin.url)?;
+    let extra = args.force.then_some("force");
+    let asked = post(&client, "load", &target, extra, LOAD_TIMEOUT);
+    let answer = tokio::select! {
+        answer = asked => answer?,
+        never = progress::show(&client, &target) => match never {},
+    };
+    report(&answer, &target, args.model.admin.json)
+}
+
+/// Unloads, and deletes the files if asked.
+pub(super) async fn unload(args: &UnloadArgs) -> Result<(), Error> {
+    let target = args.model.target.check()?;
+    let client = Client::new(&args.model.admin.url)?;
+    let extra = args.purge.then_some("purge");
+    let answer = post(&client, "unload", &target, extra, UNLOAD_TIMEOUT).await?;
+    report(&answer, &target, args.model.admin.json)
+}
+
+/// `keep`, `release` and `refresh`.
+pub(super) async fn change(what: &str, args: &ModelArgs) -> Result<(), Error> {
+    let target = args.target.check()?;
+    let client = Client::new(&args.admin.url)?;
+    let answer = post(&client, what, &target, None, UNLOAD_TIMEOUT).await?;
+    report(&answer, &target, args.admin.json)
+}
+
+async fn post(
+    client: &Client,
+    what: &str,
+    target: &Target,
+    extra: Option<&str>,
+    timeout: Duration,
+) -> Result<Value, Error> {
+    let mut body = Map::new();
+    if let Some(endpoint) = &target.endpoint {
+        body.insert("endpoint".into(), endpoint.as_str().into());
+    }
+    body.insert("target".into(), target.target.as_str().into());
+    if let Some(extra) = extra {
+        body.insert(extra.into(), true.into());
+    }
+    let path = format!("/admin/v1/{what}");
+    client
+        .json(
+            client
+                .request(Method::POST, &path)
+                .json(&body)
+                .timeout(timeout),
+        )
+        .await
+}
+
+/// Prints the state a model is in after a change.
+fn report(answer: &Value, target: &Target, json: bool) -> Result<(), Error> {
+    if json {
+        return output::print_json(answer);
+    }
+    output::print(&format!("{}\n", sentence(answer, target)))
+}
+
+fn sentence(answer: &Value, target: &Target) -> String {
+    let text = |key: &str| answer.get(key).and_then(Value::as_str);
+    let switch = |key: &str| answer.get(key).and_then(Value::as_bool);
+    let endpoint = text("endpoint").or(target.endpoint.as_ref().map(|it| it.as_str()));
+    let name = match endpoint {
+        Some(endpoint) => format!("{endpoint}:{}", target.target),
+        None => target.target.to_string(),
+    };
+    let outcome = match (text("state"), switch("kept"), switch("updated")) {
+        (Some(state), _, _) => state.replace('_', " "),
+        (None, Some(true), _) => "is kept".into(),
+        (None, Some(false), _) => "may be evicted".into(),
+        (None, None, Some(true)) => "is updated".into(),
+        (None, None, Some(false)) => "has not changed".into(),
+        (None, None, None) => "done".into(),
+    };
+    let mut line = format!("{name} {outcome}");
+    if let Some(version) = text("version") {
+        line.push_str(&format!(
+            ", version {}",
+            version.get(..12).unwrap_or(version)
+        ));
+    }
+    let purged = answer
+        .get("purged")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
+    if purged > 0 {
+        line.push_str(&format!(", {} deleted from disk", count(purged, "version")));
+    }
+    output::printable(&line)
+}
+
+/// What was decided about a model, oldest first.
+#[derive(Debug, Deserialize)]
+struct Decisions {
+    decisions: Vec<Decision>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Decision {
+    time: String,
+    action: String,
+    message: String,
+    #[serde(default)]
+    times: u64,
+}
+
+/// Prints what was decided about a model, and why.
+pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
+    let target = args.target.check()?;
+    let client = Client::new(&args.admin.url)?;
+    let mut query = vec![("target", target.target.as_str())];
+    query.extend(
+        target
+            .endpoint
+            .as_ref()
+            .map(|endpoint| ("endpoint", endpoint.as_str())),
+    );
+    let request = client
+        .request(Method::GET, "/admin/v1/explain")
+        .query(&query);
+    let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
+    if args.admin.json {
+        return output::print_json(&answer);
+    }
+    let found: Decisions = client.shaped(answer)?;
+    if found.decisions.is_empty() {
+        return output::print(&format!(
+            "nothing was decided about {} yet\n",
+            target.name()
+        ));
+    }
+    let mut table = Table::new(&["AT", "WHAT", "WHY"]);
+    for decision in found.decisions {
+        let repeated = match decision.times {
+            0 | 1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        let action = decision.action.replace('_', " ");
+        table.row(vec![decision.time, action, decision.message + &repeated]);
+    }
+    output::print(&table.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn target() -> Target {
+        Target {
+            endpoint: None,
+            target: "a/b".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_in_one_line_with_the_endpoint_the_server_chose() {
+        let cases = [
+            (
+                json!({"endpoint": "demo", "state": "ready", "version": "0123456789abcdef"}),
+                "demo:a/b ready, version 0123456789ab",
+            ),
+            (
+                json!({"endpoint": "demo", "kept": true}),
+                "demo:a/b is kept",
+            ),
+            (
+                json!({"endpoint": "demo", "kept": false}),
+                "demo:a/b may be evicted",
+            ),
+            (
+                json!({"updated": false, "version": "00"}),
+                "a/b has not changed, version 00",
+            ),
+            (
+                json!({"state": "absent", "purged": ["00"]}),
+                "a/b absent, 1 version deleted from disk",
+            ),
+            (json!({}), "a/b done"),
+        ];
+        for (answer, want) in cases {
+            assert_eq!(sentence(&answer, &target()), want);
+        }
+    }
+
+    #[test]
+    fn decisions_are_read_with_more_than_is_shown() {
+        let answer = json!({"endpoint": "e", "target": "t", "decisions": [{
+            "time": "2026-01-01T00:00:00.000Z", "endpoint": "e", "target": "t", "version": null,
+            "device": "cpu", "times": 3, "message": "no room", "action": "blocked", "bytes": 1,
+        }]});
+        let decisions: Decisions = serde_json::from_value(answer).unwrap();
+        assert_eq!(decisions.decisions[0].times, 3);
+    }
+
+    #[test]
+    fn models_are_listed_with_what_is_known_of_them() {
+        let page = json!({"models": [
+            {"endpoint": "e", "target": "a.tar.gz", "bytes": 2048, "archive": true, "state": "ready"},
+            {"endpoint": "e", "target": "b", "bytes": 1, "archive": false, "state": null},
+        ], "next": null});
+        let page: ModelsPage = serde_json::from_value(page).unwrap();
+        assert_eq!(
+            models_table(&page.models),
+            "ENDPOINT  TARGET       SIZE  FORM     STATE\n\
+             e         a.tar.gz  2.0 KiB  archive  ready\n\
+             e         b             1 B  files    -\n"
+        );
+    }
+}

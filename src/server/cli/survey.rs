@@ -1,0 +1,238 @@
+//! `roundhouse survey`: what a store holds, and what of it will run.
+
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt;
+use roundhouse_models::{DtypeSetting, LoadSettings, ModelPlan, inspect};
+use roundhouse_store::{
+    Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm,
+};
+use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelKind, TargetName};
+use serde::Serialize;
+
+use super::output::{self, Table};
+use super::{ServeFlags, environment};
+use crate::config::Config;
+use crate::error::{Error, count};
+use crate::loader::read_remote;
+
+/// Targets looked into at a time: enough to hide round trips, few enough for any store.
+const AT_A_TIME: usize = 8;
+/// Targets of one page of the listing.
+const PAGE: usize = 1000;
+
+/// Arguments of `survey`.
+#[derive(Debug, Clone, Args)]
+pub struct SurveyArgs {
+    /// The store: s3://bucket/prefix/ or file:///folder/.
+    pub uri: String,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is known of one target without fetching it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    target: TargetName,
+    form: &'static str,
+    bytes: Bytes,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+/// Whether a target will run.
+#[derive(Debug, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+enum Verdict {
+    /// It will, and takes this.
+    Runs {
+        kind: ModelKind,
+        architecture: String,
+        context: usize,
+        footprint: Footprint,
+    },
+    /// Only its content tells, and an archive's content is seen when it is fetched.
+    UnknownUntilFetched,
+    /// It will not, as it is.
+    DoesNotRun { reason: String },
+    /// The store did not let us look.
+    NotSeen { reason: String },
+}
+
+/// Lists and looks into every target.
+pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
+    let uri: StoreUri = args
+        .uri
+        .parse()
+        .map_err(|error: roundhouse_store::Error| Error::Usage(error.to_string()))?;
+    let settings = load_settings()?;
+    let catalog = connect(uri).await.map_err(Failure::from)?;
+    let (targets, truncated) = targets(&catalog).await.map_err(Failure::from)?;
+    let looks = futures_util::stream::iter(targets)
+        .map(|target| look(&catalog, target, settings))
+        .buffered(AT_A_TIME);
+    let findings: Vec<Finding> = looks.collect().await;
+    if args.json {
+        return output::print_json(&serde_json::json!({
+            "uri": args.uri, "targets": findings, "truncated": truncated,
+        }));
+    }
+    output::print(&table(&findings))?;
+    output::print(&summary(&findings, truncated))
+}
+
+/// What the settings of the environment say about loads: they decide the footprint.
+fn load_settings() -> Result<LoadSettings, Error> {
+    let flags = ServeFlags {
+        store: vec!["file:///".into()],
+        ..ServeFlags::default()
+    };
+    let serving = Config::parse(None, &environment, &flags)
+        .map_err(Error::Settings)?
+        .serving;
+    Ok(LoadSettings {
+        context: serving.context,
+        kv_sequences: serving.kv_sequences,
+        step_tokens: serving.step_tokens,
+        dtype: DtypeSetting::Auto,
+    })
+}
+
+async fn connect(uri: StoreUri) -> Result<Catalog, roundhouse_store::Error> {
+    let endpoint: EndpointName = "survey".parse().expect("a plain word is a name");
+    let config = CatalogConfig {
+        // Everything is told as it is now; nothing is served that might be half uploaded.
+        settle: Duration::ZERO,
+        update_settle: Duration::ZERO,
+        settle_wait: Duration::ZERO,
+        ..CatalogConfig::default()
+    };
+    Catalog::connect(endpoint, vec![MountConfig::new(uri)], config).await
+}
+
+async fn targets(catalog: &Catalog) -> Result<(Vec<Target>, bool), roundhouse_store::Error> {
+    let mut targets = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = catalog.list(after.as_deref(), PAGE).await?;
+        targets.extend(page.targets);
+        match page.next {
+            None => return Ok((targets, page.truncated)),
+            next => after = next,
+        }
+    }
+}
+
+async fn look(catalog: &Catalog, target: Target, settings: LoadSettings) -> Finding {
+    let form = match target.form {
+        TargetForm::Archive => "archive",
+        TargetForm::Folder => "folder",
+        TargetForm::File => "file",
+    };
+    let verdict = match target.form {
+        TargetForm::Archive => Verdict::UnknownUntilFetched,
+        TargetForm::Folder | TargetForm::File => match plan(catalog, &target, settings).await {
+            Ok(plan) => Verdict::Runs {
+                kind: plan.kind,
+                architecture: plan.architecture,
+                context: plan.context,
+                footprint: plan.footprint,
+            },
+            Err(failure) => refusal(&failure),
+        },
+    };
+    Finding {
+        target: target.name,
+        form,
+        bytes: target.bytes,
+        verdict,
+    }
+}
+
+async fn plan(
+    catalog: &Catalog,
+    target: &Target,
+    settings: LoadSettings,
+) -> Result<ModelPlan, Failure> {
+    let artefact = catalog.resolve(&target.name, Freshness::Cached).await?;
+    let files = read_remote(catalog, &artefact).await?;
+    // Headers may be a hundred megabytes of JSON.
+    let inspected = tokio::task::spawn_blocking(move || inspect(&files, &settings)).await;
+    let plan = inspected.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
+    Ok(plan?)
+}
+
+fn refusal(failure: &Failure) -> Verdict {
+    let reason = failure.message().to_owned();
+    match failure.kind() {
+        ErrorKind::ModelInvalid | ErrorKind::TooLarge => Verdict::DoesNotRun { reason },
+        _ => Verdict::NotSeen { reason },
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut table = Table::new(&["TARGET", "FORM", ">SIZE", "KIND", ">NEEDS", "NOTE"]);
+    for finding in findings {
+        let (kind, needs, note) = match &finding.verdict {
+            Verdict::Runs {
+                kind,
+                architecture,
+                context,
+                footprint,
+            } => (
+                kind.as_str(),
+                footprint.total().to_string(),
+                format!("{architecture}, {context} tokens"),
+            ),
+            Verdict::UnknownUntilFetched => ("?", "?".into(), "unknown until fetched".into()),
+            Verdict::DoesNotRun { reason } => ("-", "-".into(), format!("will not run: {reason}")),
+            Verdict::NotSeen { reason } => ("?", "?".into(), format!("not seen: {reason}")),
+        };
+        table.row(vec![
+            finding.target.to_string(),
+            finding.form.into(),
+            finding.bytes.to_string(),
+            kind.into(),
+            needs,
+            note,
+        ]);
+    }
+    table.render()
+}
+
+fn summary(findings: &[Finding], truncated: bool) -> String {
+    let number = |wanted: fn(&Verdict) -> bool| {
+        findings
+            .iter()
+            .filter(|finding| wanted(&finding.verdict))
+            .count()
+    };
+    let parts = [
+        (number(|it| matches!(it, Verdict::Runs { .. })), "will run"),
+        (
+            number(|it| matches!(it, Verdict::UnknownUntilFetched)),
+            "unknown until fetched",
+        ),
+        (
+            number(|it| matches!(it, Verdict::DoesNotRun { .. })),
+            "will not run",
+        ),
+        (
+            number(|it| matches!(it, Verdict::NotSeen { .. })),
+            "not seen",
+        ),
+    ];
+    let mut text = count(findings.len(), "target");
+    for (number, what) in parts.into_iter().filter(|(number, _)| *number > 0) {
+        text.push_str(&format!(", {number} {what}"));
+    }
+    text.push('\n');
+    if truncated {
+        text.push_str(
+            "the store holds more objects than one survey looks at: name a longer prefix\n",
+        );
+    }
+    text
+}

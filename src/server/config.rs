@@ -1,0 +1,308 @@
+//! What the server was told to do: settings as they are meant, from a file, the
+//! environment and flags.
+//!
+//! Reading order: [`keys`] (every key there is), [`raw`] (the settings as written, from all
+//! sources), [`resolve`] (as written to as meant), [`endpoints`] (names, mounts, stores),
+//! [`units`] (durations, addresses), [`defaults`] (each with its reason).
+//!
+//! A flag beats the environment, which beats the file, which beats the default. Everything
+//! is checked here, once, and all faults are reported together; nothing is re-checked later,
+//! and the environment is read nowhere else.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use roundhouse_types::{Bytes, DeviceId, EndpointName};
+
+mod defaults;
+mod endpoints;
+mod keys;
+mod raw;
+mod resolve;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use endpoints::{Endpoint, Mount, Secret};
+
+use crate::cli::ServeFlags;
+
+/// One thing that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The dotted key, as in `listen.data` or `endpoint[0].mount[1].uri`.
+    pub key: String,
+    /// What is wrong and what would be right; names the flag or variable it came from.
+    pub message: String,
+}
+
+impl Fault {
+    fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+/// Every setting, resolved and checked. Prints without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where we listen.
+    pub listen: Listen,
+    /// The fronts and their stores; none only under the container contract.
+    pub endpoints: Vec<Endpoint>,
+    /// The device and its budget.
+    pub memory: Memory,
+    /// The disk cache.
+    pub cache: Cache,
+    /// How stores are listed and read.
+    pub store: Store,
+    /// When models are loaded, refreshed and unloaded.
+    pub residency: Residency,
+    /// Limits of a request.
+    pub serving: Serving,
+    /// The threads that run steps.
+    pub lane: Lane,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// Logs and the access log.
+    pub log: Log,
+    /// The container contract of SageMaker's multi-model endpoints.
+    pub container: Container,
+}
+
+/// `[listen]`: where we listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// The data port. Port 0 takes a free one.
+    pub data: SocketAddr,
+    /// The admin port. Port 0 takes a free one.
+    pub admin: SocketAddr,
+    /// `/livez`, `/readyz` and `/metrics` only; absent is off.
+    pub health: Option<SocketAddr>,
+    /// Whether addresses beyond loopback are allowed though nobody is asked who they are.
+    pub insecure_no_auth: bool,
+}
+
+/// `[memory]`: the device and its budget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// What loaded models may take; absent means what the machine or cgroup has, less the
+    /// measured baseline, less a margin of 10 % (see [`crate::limits`]).
+    pub budget: Option<Bytes>,
+    /// Where models run.
+    pub device: DeviceId,
+}
+
+/// `[cache]`: the disk cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// Its folder; one process at a time, held by a lock.
+    pub dir: PathBuf,
+    /// The most it may hold; absent means the smaller of 50 GiB and 70 % of what is free
+    /// (see [`crate::limits`]).
+    pub size: Option<Bytes>,
+    /// The most one archive may hold when unpacked; absent means 20 times its size, 1 GiB at
+    /// least. The cache's size bounds it too.
+    pub max_unpacked: Option<Bytes>,
+}
+
+/// `[store]`: how stores are listed and read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Bytes of one ranged read.
+    pub part_size: Bytes,
+    /// Ranged reads of one model at a time.
+    pub parts_in_flight: usize,
+    /// Bytes in memory on their way to disk, of all fetches together.
+    pub bytes_in_flight: Bytes,
+    /// How long a listing is believed.
+    pub catalogue_ttl: Duration,
+    /// How long a missing target is believed to be missing.
+    pub negative_ttl: Duration,
+    /// How long a folder seen for the first time must have been left alone.
+    pub settle: Duration,
+    /// How long a changed folder must have been left alone before it is a new version.
+    pub update_settle: Duration,
+    /// A read that yields nothing for this long is tried again.
+    pub stall_timeout: Duration,
+    /// Further tries after the first that failed.
+    pub max_retries: u32,
+}
+
+/// `[residency]`: when models are loaded, refreshed and unloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Residency {
+    /// The longest a fetch and load may take together.
+    pub load_timeout: Duration,
+    /// How often residents' versions are looked up.
+    pub refresh_every: Duration,
+    /// A resident unused for this long leaves; absent is never.
+    pub idle_ttl: Option<Duration>,
+    /// A resident is not evicted sooner than this after its load.
+    pub minimum_residence: Duration,
+    /// Requests that may wait for models to load, in all.
+    pub max_waiters: usize,
+    /// Models that may be fetched at a time.
+    pub concurrent_fetches: usize,
+    /// Models that may be loaded from disk at a time.
+    pub concurrent_loads: usize,
+}
+
+/// `[serving]`: limits of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// The longest a request without a stream may take.
+    pub request_timeout: Duration,
+    /// The longest a streamed answer may take.
+    pub stream_timeout: Duration,
+    /// How long a request waits for a model to load before it is told to come back.
+    pub hold: Duration,
+    /// The largest body.
+    pub max_body: Bytes,
+    /// Requests that may be under way per model.
+    pub max_queue: usize,
+    /// Whether answers carry our `x-roundhouse-…` headers.
+    pub response_headers: bool,
+    /// The longest sequence served, in tokens; a model's own maximum may be less.
+    pub context: usize,
+    /// A model's KV pool, in sequences of the full context.
+    pub kv_sequences: usize,
+    /// The most tokens one step computes.
+    pub step_tokens: usize,
+    /// Sequences of one model that run at a time.
+    pub max_running: usize,
+}
+
+/// `[lane]`: the threads that run steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// A step that takes longer than this makes `/ping` fail.
+    pub wedged_after: Duration,
+}
+
+/// `[shutdown]`: how the process ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long requests under way may take to finish.
+    pub drain_timeout: Duration,
+}
+
+/// `[log]`: logs and the access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// How a line of the log looks.
+    pub format: LogFormat,
+    /// What is logged: a filter as in `info,roundhouse_store=debug`.
+    pub level: String,
+    /// Where the access log goes.
+    pub access: AccessLog,
+}
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text for people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// To standard error, between the log's lines.
+    Stderr,
+    /// Appended to a file.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// `[container]`: the container contract of SageMaker's multi-model endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Whether `/models…` is served; then no endpoint is needed.
+    pub contract: bool,
+    /// What a model's `url` must lie under, links followed.
+    pub models_root: PathBuf,
+}
+
+impl Config {
+    /// Reads the settings from a file (if one is named), the environment and flags.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the keys.
+    pub fn load(
+        file: Option<&Path>,
+        env: &dyn Fn(&str) -> Option<String>,
+        flags: &ServeFlags,
+    ) -> Result<Self, Vec<Fault>> {
+        let text = match file {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+                vec![Fault::new(
+                    "config",
+                    format!("cannot read {}: {error}", path.display()),
+                )]
+            })?),
+            None => None,
+        };
+        Self::parse(text.as_deref(), env, flags)
+    }
+
+    /// As [`Config::load`], with the file's text in hand.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the keys.
+    pub fn parse(
+        text: Option<&str>,
+        env: &dyn Fn(&str) -> Option<String>,
+        flags: &ServeFlags,
+    ) -> Result<Self, Vec<Fault>> {
+        let sources = raw::Sources::new(text, env, flags);
+        let (config, mut faults) = resolve::resolve(sources);
+        if config.endpoints.is_empty() && !config.container.contract && faults.is_empty() {
+            faults.push(Fault::new(
+                "endpoint",
+                "no store: give --store URI, set ROUNDHOUSE_STORE, or write an [[endpoint]] with \
+                 an [[endpoint.mount]]",
+            ));
+        }
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// The endpoint of this name.
+    pub fn endpoint(&self, name: &EndpointName) -> Option<&Endpoint> {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.name == *name)
+    }
+}
+
+impl Default for Config {
+    /// What holds where nothing is said: no endpoint, and the cache in `/var/cache/roundhouse`
+    /// because no environment is looked at.
+    fn default() -> Self {
+        let (config, faults) =
+            resolve::resolve(raw::Sources::new(None, &|_| None, &ServeFlags::default()));
+        debug_assert!(
+            faults.is_empty(),
+            "the defaults are free of faults: {faults:?}"
+        );
+        config
+    }
+}

@@ -1,0 +1,72 @@
+//! The defaults, each with its reason.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use roundhouse_types::Bytes;
+
+/// SageMaker's port; loopback, because nobody is asked who they are.
+pub(super) const DATA: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Beside the data port.
+pub(super) const ADMIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+/// The port SageMaker's containers listen on when it names none.
+pub(super) const CONTAINER_PORT: u16 = 8080;
+/// Where SageMaker puts an endpoint's models.
+pub(super) const MODELS_ROOT: &str = "/opt/ml/models";
+/// Where the cache is when neither `XDG_CACHE_HOME` nor `HOME` is set, as under most init systems.
+pub(super) const SYSTEM_CACHE: &str = "/var/cache/roundhouse";
+/// AWS advises 8 to 16 MB per ranged read: round trips vanish beside the transfer.
+pub(super) const PART_SIZE: Bytes = Bytes::mib(8);
+/// 8 connections of some 85 MB/s each fill 5 Gbit/s; two such fetches fill what instances have.
+pub(super) const PARTS_IN_FLIGHT: usize = 8;
+/// The parts of four fetches at a time, so that memory bounds none of them by default.
+pub(super) const BYTES_IN_FLIGHT: Bytes = Bytes::mib(256);
+/// New uploads are seen within half a minute without listing on each request.
+pub(super) const CATALOGUE_TTL: Duration = Duration::from_secs(30);
+/// Long enough to absorb a burst for a misspelt name, short enough for "I just uploaded it".
+pub(super) const NEGATIVE_TTL: Duration = Duration::from_secs(2);
+/// Two listings apart by this show whether an upload is still under way.
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
+/// Updates can wait: the old version answers meanwhile.
+pub(super) const UPDATE_SETTLE: Duration = Duration::from_secs(10);
+/// S3 answers within a second; ten without a byte is a dead connection.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// With backoff, some ten seconds of throttling are ridden out.
+pub(super) const MAX_RETRIES: u32 = 5;
+/// As SageMaker's own limit for loading a model.
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(360);
+/// A new version is noticed within half a minute; one listing per resident each time.
+pub(super) const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// Enough for a burst, small enough that waiting bodies (6 MiB at most) stay within 1.5 GiB.
+pub(super) const MAX_WAITERS: usize = 256;
+/// One fetch with all parts in flight fills the network; a few keep small models moving.
+pub(super) const CONCURRENT_FETCHES: usize = 4;
+/// Loads are bound by the disk and memory bandwidth; two overlap reading with conversion.
+pub(super) const CONCURRENT_LOADS: usize = 2;
+/// As SageMaker's limit for an invocation.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Streams show that they live; a long answer on a CPU takes minutes.
+pub(super) const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
+/// Five seconds before boto3 gives up at 60 s, so that the client hears why.
+pub(super) const HOLD: Duration = Duration::from_secs(55);
+/// SageMaker's limit, 6 MiB.
+pub(super) const MAX_BODY: Bytes = Bytes(6_291_456);
+/// A minute's work of a small model on a CPU; more would only time out.
+pub(super) const MAX_QUEUE: usize = 256;
+/// Most chats fit; KV for a model's 128k maximum would starve every other model.
+pub(super) const CONTEXT: usize = 8192;
+/// A KV pool of four full contexts runs a dozen ordinary sequences.
+pub(super) const KV_SEQUENCES: usize = 4;
+/// Large enough to fill the matrix kernels, small enough that a long prompt delays
+/// others by one chunk only.
+pub(super) const STEP_TOKENS: usize = 2048;
+/// Past this, a step of a CPU takes longer than readers accept per token.
+pub(super) const MAX_RUNNING: usize = 64;
+/// No step of ours takes seconds; 30 is far beyond any honest one.
+pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(30);
+/// Five seconds within the 30 that Kubernetes and SageMaker allow.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// Lifecycle of process and models; requests are in the access log.
+pub(super) const LOG_LEVEL: &str = "info";

@@ -1,0 +1,391 @@
+//! Endpoints and their mounts: from `[[endpoint]]`, `--store` or `ROUNDHOUSE_STORE`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use roundhouse_store::{MountConfig, StoreUri};
+use roundhouse_types::{EndpointName, TargetName};
+
+use super::Fault;
+use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
+use super::raw::Sources;
+
+/// The name of an endpoint that was given none.
+const UNNAMED: &str = "default";
+/// Stores in the environment, separated by white space.
+const STORES_VARIABLE: &str = "ROUNDHOUSE_STORE";
+
+/// A named front over one or more stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name in requests.
+    pub name: EndpointName,
+    /// Its stores, with distinct prefixes; one at least.
+    pub mounts: Vec<Mount>,
+}
+
+/// One store of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The first segments of the names of its targets; absent is the endpoint's root.
+    pub prefix: Option<TargetName>,
+    /// `s3://bucket/prefix/` or `file:///folder/`.
+    pub uri: StoreUri,
+    /// The bucket's region; absent is what the AWS chain says.
+    pub region: Option<String>,
+    /// Another S3-compatible service; absent is what the AWS chain says.
+    pub endpoint_url: Option<String>,
+    /// Whether the bucket stands in the path; absent decides by the service.
+    pub path_style: Option<bool>,
+    /// A role to assume for this store.
+    pub role_arn: Option<String>,
+    /// What the role's trust policy asks for.
+    pub external_id: Option<Secret>,
+    /// Whether we pay for requests.
+    pub request_payer: bool,
+    /// The account the bucket must belong to.
+    pub expected_bucket_owner: Option<String>,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one who needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// The endpoints that flags name, else the environment, else the file.
+pub(super) fn resolve(sources: &mut Sources<'_>) -> Vec<Endpoint> {
+    let from_file = match sources.file.get("endpoint").cloned() {
+        None => Vec::new(),
+        // The file's faults are reported even where a flag replaces what it says.
+        Some(value) => file_endpoints(&value, sources),
+    };
+    if !sources.flags.store.is_empty() {
+        let stores = sources.flags.store.clone();
+        return store_endpoints(&stores, "--store", sources);
+    }
+    if let Some(text) = sources.variable(STORES_VARIABLE) {
+        let stores: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        return store_endpoints(&stores, STORES_VARIABLE, sources);
+    }
+    from_file
+}
+
+fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Vec<Endpoint> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for store in stores {
+        let (name, uri) = split_store(store);
+        let name = match name.parse::<EndpointName>() {
+            Ok(name) => name,
+            Err(why) => {
+                sources.fault(by, format!("'{name}' is not an endpoint's name: {why}"));
+                continue;
+            }
+        };
+        let uri = match check_uri(uri) {
+            Ok(uri) => uri,
+            Err(message) => {
+                sources.fault(by, message);
+                continue;
+            }
+        };
+        if endpoints.iter().any(|endpoint| endpoint.name == name) {
+            sources.fault(
+                by,
+                format!("endpoint '{name}' is given twice; name each one: {by} NAME=URI"),
+            );
+            continue;
+        }
+        endpoints.push(Endpoint {
+            name,
+            mounts: vec![Mount::plain(uri)],
+        });
+    }
+    endpoints
+}
+
+/// Splits `NAME=URI`; a `=` within the URI does not count.
+fn split_store(text: &str) -> (&str, &str) {
+    match (text.find('='), text.find("://")) {
+        (Some(equals), Some(scheme)) if equals < scheme => (&text[..equals], &text[equals + 1..]),
+        (Some(equals), None) => (&text[..equals], &text[equals + 1..]),
+        _ => (UNNAMED, text),
+    }
+}
+
+impl Mount {
+    fn plain(uri: StoreUri) -> Self {
+        Self {
+            prefix: None,
+            uri,
+            region: None,
+            endpoint_url: None,
+            path_style: None,
+            role_arn: None,
+            external_id: None,
+            request_payer: false,
+            expected_bucket_owner: None,
+        }
+    }
+
+    /// The same as the store takes it. What comes out prints its secrets.
+    pub fn to_store(&self) -> MountConfig {
+        MountConfig {
+            name: self.prefix.as_ref().map(ToString::to_string),
+            uri: self.uri.clone(),
+            region: self.region.clone(),
+            endpoint_url: self.endpoint_url.clone(),
+            path_style: self.path_style,
+            role_arn: self.role_arn.clone(),
+            external_id: self
+                .external_id
+                .as_ref()
+                .map(|secret| secret.reveal().to_owned()),
+            request_payer: self.request_payer,
+            expected_bucket_owner: self.expected_bucket_owner.clone(),
+        }
+    }
+}
+
+fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoint> {
+    let Some(entries) = tables(value) else {
+        sources.fault(
+            "endpoint",
+            "is a list: write [[endpoint]] and its keys below",
+        );
+        return Vec::new();
+    };
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        let at = format!("endpoint[{index}]");
+        sources.faults(keys::unknown_in(entry, ENDPOINT_KEYS, &at));
+        let mounts = file_mounts(entry, &at, sources);
+        let name = match entry
+            .get("name")
+            .map(|name| name.as_str().map(str::parse::<EndpointName>))
+        {
+            Some(Some(Ok(name))) => name,
+            Some(Some(Err(why))) => {
+                sources.fault(
+                    format!("{at}.name"),
+                    format!("is not an endpoint's name: {why}"),
+                );
+                continue;
+            }
+            Some(None) => {
+                sources.fault(format!("{at}.name"), "expected a string in quotes");
+                continue;
+            }
+            None => {
+                sources.fault(format!("{at}.name"), "is missing");
+                continue;
+            }
+        };
+        if endpoints.iter().any(|endpoint| endpoint.name == name) {
+            sources.fault(
+                format!("{at}.name"),
+                format!("'{name}' is the name of another endpoint"),
+            );
+            continue;
+        }
+        endpoints.push(Endpoint { name, mounts });
+    }
+    endpoints
+}
+
+fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> Vec<Mount> {
+    let key = format!("{at}.mount");
+    let Some(value) = endpoint.get("mount") else {
+        sources.fault(
+            key,
+            "is missing: write [[endpoint.mount]] with a uri below the endpoint",
+        );
+        return Vec::new();
+    };
+    let Some(entries) = tables(value) else {
+        sources.fault(
+            key,
+            "is a list: write [[endpoint.mount]] and its keys below",
+        );
+        return Vec::new();
+    };
+    let mut mounts = Vec::new();
+    let mut prefixes = BTreeSet::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        let at = format!("{key}[{index}]");
+        sources.faults(keys::unknown_in(entry, MOUNT_KEYS, &at));
+        let mut reader = MountReader {
+            entry,
+            at: &at,
+            faults: Vec::new(),
+        };
+        let mount = reader.read();
+        let faults = reader.faults;
+        sources.faults(faults);
+        if let Some(mount) = mount {
+            if !prefixes.insert(mount.prefix.clone()) {
+                sources.fault(
+                    format!("{at}.prefix"),
+                    "is the prefix of another mount of the endpoint",
+                );
+            }
+            mounts.push(mount);
+        }
+    }
+    mounts
+}
+
+/// The tables of a list; `None` if it is no list of tables.
+fn tables(value: &toml::Value) -> Option<Vec<&toml::Table>> {
+    value
+        .as_array()?
+        .iter()
+        .map(toml::Value::as_table)
+        .collect()
+}
+
+/// Reads the keys of one `[[endpoint.mount]]`.
+struct MountReader<'a> {
+    entry: &'a toml::Table,
+    at: &'a str,
+    faults: Vec<Fault>,
+}
+
+impl MountReader<'_> {
+    fn read(&mut self) -> Option<Mount> {
+        let prefix = self.checked("prefix", |text| {
+            text.parse::<TargetName>()
+                .map_err(|why| format!("is not a prefix of targets: {why}"))
+        });
+        let uri = self.checked("uri", check_uri);
+        if self.entry.get("uri").is_none() {
+            self.fault("uri", "is missing: s3://bucket/prefix/ or file:///folder/");
+        }
+        let region = self.checked("region", not_empty);
+        let endpoint_url = self.checked("endpoint_url", check_endpoint_url);
+        let path_style = self.switch("path_style");
+        let role_arn = self.checked("role_arn", check_role);
+        let external_id = self.checked("external_id", not_empty).map(Secret);
+        let request_payer = self.switch("request_payer").unwrap_or(false);
+        let expected_bucket_owner = self.checked("expected_bucket_owner", check_account);
+        if external_id.is_some() && self.entry.get("role_arn").is_none() {
+            self.fault("external_id", "is of no use without role_arn");
+        }
+        if matches!(uri, Some(StoreUri::File { .. })) {
+            self.refuse_s3_keys();
+        }
+        Some(Mount {
+            prefix,
+            uri: uri?,
+            region,
+            endpoint_url,
+            path_style,
+            role_arn,
+            external_id,
+            request_payer,
+            expected_bucket_owner,
+        })
+    }
+
+    fn refuse_s3_keys(&mut self) {
+        let s3_only = MOUNT_KEYS
+            .iter()
+            .filter(|key| !["prefix", "uri"].contains(key));
+        for key in s3_only {
+            if self.entry.contains_key(*key) {
+                self.fault(key, "is for s3:// stores only");
+            }
+        }
+    }
+
+    fn checked<T>(
+        &mut self,
+        key: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = match self.entry.get(key)?.as_str() {
+            Some(text) => text,
+            None => {
+                self.fault(key, "expected a string in quotes");
+                return None;
+            }
+        };
+        match check(text) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.fault(key, message);
+                None
+            }
+        }
+    }
+
+    fn switch(&mut self, key: &str) -> Option<bool> {
+        let value = self.entry.get(key)?.as_bool();
+        if value.is_none() {
+            self.fault(key, "expected true or false");
+        }
+        value
+    }
+
+    fn fault(&mut self, key: &str, message: impl Into<String>) {
+        self.faults
+            .push(Fault::new(format!("{}.{key}", self.at), message));
+    }
+}
+
+fn check_uri(text: &str) -> Result<StoreUri, String> {
+    let example = "write s3://bucket/prefix/ or file:///folder/";
+    text.parse()
+        .map_err(|error: roundhouse_store::Error| format!("{error}; {example}"))
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("is empty".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn check_endpoint_url(text: &str) -> Result<String, String> {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"))
+        .ok_or("is not a URL: write http://host:port or https://host")?;
+    let authority = rest.split('/').next().unwrap_or_default();
+    if authority.contains('@') {
+        // Not repeated: it may hold a password.
+        return Err("has a user or password in it; credentials come from the AWS chain".into());
+    }
+    if authority.is_empty() {
+        return Err("has no host".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn check_role(text: &str) -> Result<String, String> {
+    if text.starts_with("arn:") && text.contains(":role/") {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "'{text}' is not a role: write arn:aws:iam::ACCOUNT:role/NAME"
+    ))
+}
+
+fn check_account(text: &str) -> Result<String, String> {
+    if text.len() == 12 && text.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("'{text}' is not an account: write its 12 digits"))
+}

@@ -1,0 +1,257 @@
+//! Every key there is, and what an unknown one was probably meant to be.
+
+use super::Fault;
+
+/// What stands in the file to the right of a key. In the environment and in flags all is text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// A string, with its unit where it has one.
+    Text,
+    /// A string with a unit, or a whole number of bytes.
+    Size,
+    /// A whole number.
+    Count,
+    /// `true` or `false`.
+    Switch,
+}
+
+impl Written {
+    /// What is expected, for a fault.
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "a string in quotes",
+            Self::Size => "a string with a unit, like \"24GiB\"",
+            Self::Count => "a whole number",
+            Self::Switch => "true or false",
+        }
+    }
+}
+
+/// A key outside `[[endpoint]]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    /// Its dotted name.
+    pub(super) name: &'static str,
+    /// How it is written in the file.
+    pub(super) written: Written,
+    /// The flag that sets it, without its hyphens.
+    pub(super) flag: Option<&'static str>,
+}
+
+impl Key {
+    /// The environment variables that set it: after the key, and after the flag if that differs.
+    pub(super) fn variables(&self) -> Vec<String> {
+        let mut names = vec![variable(self.name)];
+        if let Some(flag) = self.flag {
+            let after_flag = variable(flag);
+            if after_flag != names[0] {
+                names.push(after_flag);
+            }
+        }
+        names
+    }
+}
+
+fn variable(name: &str) -> String {
+    let body: String = name
+        .chars()
+        .map(|c| {
+            if c == '.' || c == '-' {
+                '_'
+            } else {
+                c.to_ascii_uppercase()
+            }
+        })
+        .collect();
+    format!("ROUNDHOUSE_{body}")
+}
+
+const fn key(name: &'static str, written: Written) -> Key {
+    Key {
+        name,
+        written,
+        flag: None,
+    }
+}
+
+const fn with_flag(name: &'static str, written: Written, flag: &'static str) -> Key {
+    Key {
+        name,
+        written,
+        flag: Some(flag),
+    }
+}
+
+/// Every key outside `[[endpoint]]`, in the order of the file.
+pub(super) const KEYS: &[Key] = &[
+    with_flag("listen.data", Written::Text, "listen"),
+    with_flag("listen.admin", Written::Text, "admin-listen"),
+    with_flag("listen.health", Written::Text, "health-listen"),
+    with_flag(
+        "listen.insecure_no_auth",
+        Written::Switch,
+        "insecure-no-auth",
+    ),
+    with_flag("memory.budget", Written::Size, "memory"),
+    with_flag("memory.device", Written::Text, "device"),
+    with_flag("cache.dir", Written::Text, "cache-dir"),
+    with_flag("cache.size", Written::Size, "cache-size"),
+    key("cache.max_unpacked", Written::Size),
+    key("store.part_size", Written::Size),
+    key("store.parts_in_flight", Written::Count),
+    key("store.bytes_in_flight", Written::Size),
+    key("store.catalogue_ttl", Written::Text),
+    key("store.negative_ttl", Written::Text),
+    key("store.settle", Written::Text),
+    key("store.update_settle", Written::Text),
+    key("store.stall_timeout", Written::Text),
+    key("store.max_retries", Written::Count),
+    key("residency.load_timeout", Written::Text),
+    key("residency.refresh_every", Written::Text),
+    key("residency.idle_ttl", Written::Text),
+    key("residency.minimum_residence", Written::Text),
+    key("residency.max_waiters", Written::Count),
+    key("residency.concurrent_fetches", Written::Count),
+    key("residency.concurrent_loads", Written::Count),
+    key("serving.request_timeout", Written::Text),
+    key("serving.stream_timeout", Written::Text),
+    key("serving.hold", Written::Text),
+    key("serving.max_body", Written::Size),
+    key("serving.max_queue", Written::Count),
+    key("serving.response_headers", Written::Switch),
+    key("serving.context", Written::Count),
+    key("serving.kv_sequences", Written::Count),
+    key("serving.step_tokens", Written::Count),
+    key("serving.max_running", Written::Count),
+    key("lane.wedged_after", Written::Text),
+    with_flag("shutdown.drain_timeout", Written::Text, "drain-timeout"),
+    with_flag("log.format", Written::Text, "log-format"),
+    with_flag("log.level", Written::Text, "log-level"),
+    with_flag("log.access", Written::Text, "access-log"),
+    with_flag("container.contract", Written::Switch, "container-contract"),
+    with_flag(
+        "container.models_root",
+        Written::Text,
+        "container-models-root",
+    ),
+];
+
+/// Keys of an `[[endpoint]]`.
+pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "mount"];
+
+/// Keys of an `[[endpoint.mount]]`.
+pub(super) const MOUNT_KEYS: &[&str] = &[
+    "prefix",
+    "uri",
+    "region",
+    "endpoint_url",
+    "path_style",
+    "role_arn",
+    "external_id",
+    "request_payer",
+    "expected_bucket_owner",
+];
+
+/// The key of this name.
+///
+/// # Panics
+/// When the name is not in [`KEYS`]: every caller names one that is.
+pub(super) fn find(name: &str) -> &'static Key {
+    KEYS.iter()
+        .find(|key| key.name == name)
+        .expect("callers name keys of the table")
+}
+
+/// Faults for every key of the file that is not known. `endpoint` is left to its own reader.
+pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (section, value) in file {
+        if section == "version" || section == "endpoint" {
+            continue;
+        }
+        let known_section = KEYS.iter().any(|key| section_of(key.name) == section);
+        let Some(table) = value.as_table() else {
+            let message = if known_section {
+                format!("is a section: write [{section}] and its keys below")
+            } else {
+                unknown_message(section, &sections(), section)
+            };
+            faults.push(Fault::new(section, message));
+            continue;
+        };
+        if !known_section {
+            faults.push(Fault::new(
+                section,
+                unknown_message(section, &sections(), section),
+            ));
+            continue;
+        }
+        for leaf in table.keys() {
+            let name = format!("{section}.{leaf}");
+            if KEYS.iter().all(|key| key.name != name) {
+                let names: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+                faults.push(Fault::new(&name, unknown_message(&name, &names, leaf)));
+            }
+        }
+    }
+    faults
+}
+
+/// Faults for the keys of one table that are not in `known`.
+pub(super) fn unknown_in(table: &toml::Table, known: &[&str], at: &str) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for leaf in table.keys().filter(|leaf| !known.contains(&leaf.as_str())) {
+        faults.push(Fault::new(
+            format!("{at}.{leaf}"),
+            unknown_message(leaf, known, leaf),
+        ));
+    }
+    faults
+}
+
+fn section_of(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
+}
+
+fn sections() -> Vec<&'static str> {
+    let mut sections = vec!["version", "endpoint"];
+    for key in KEYS {
+        let section = section_of(key.name);
+        if !sections.contains(&section) {
+            sections.push(section);
+        }
+    }
+    sections
+}
+
+fn unknown_message(name: &str, known: &[&str], leaf: &str) -> String {
+    // A key under the wrong section is as common a slip as a misspelt one.
+    let moved = known
+        .iter()
+        .find(|candidate| candidate.rsplit('.').next() == Some(leaf));
+    let close = known
+        .iter()
+        .map(|candidate| (edits(name, candidate), *candidate))
+        .filter(|(edits, candidate)| *edits <= 2.max(candidate.len() / 5))
+        .min();
+    match moved.copied().or(close.map(|(_, candidate)| candidate)) {
+        Some(candidate) => format!("is not a key; did you mean {candidate}?"),
+        None => "is not a key".into(),
+    }
+}
+
+/// How many letters to add, drop or change to get from one word to the other.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, letter) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}

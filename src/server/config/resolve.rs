@@ -1,0 +1,344 @@
+//! From the settings as written to the settings as meant, with every fault on the way.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use roundhouse_types::{Bytes, DeviceId};
+use tracing_subscriber::EnvFilter;
+
+use super::raw::Sources;
+use super::units::parse_address;
+use super::{
+    AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
+    Serving, Shutdown, Store, defaults, endpoints,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Resolves every section. The config is complete even with faults; it is only good without.
+pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
+    let container = container(&mut sources);
+    let config = Config {
+        listen: listen(&mut sources, container.contract),
+        endpoints: endpoints::resolve(&mut sources),
+        memory: memory(&mut sources),
+        cache: cache(&mut sources),
+        store: store(&mut sources),
+        residency: residency(&mut sources),
+        serving: serving(&mut sources),
+        lane: Lane {
+            wedged_after: sources
+                .duration("lane.wedged_after", SECOND..=HOUR)
+                .unwrap_or(defaults::WEDGED_AFTER),
+        },
+        shutdown: Shutdown {
+            drain_timeout: sources
+                .duration("shutdown.drain_timeout", Duration::ZERO..=HOUR)
+                .unwrap_or(defaults::DRAIN_TIMEOUT),
+        },
+        log: log(&mut sources),
+        container,
+    };
+    (config, sources.into_faults())
+}
+
+fn container(sources: &mut Sources<'_>) -> Container {
+    let multi_model = sources
+        .variable("SAGEMAKER_MULTI_MODEL")
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    Container {
+        contract: sources.switch("container.contract").unwrap_or(multi_model),
+        models_root: sources
+            .optional("container.models_root", absolute_path)
+            .unwrap_or_else(|| defaults::MODELS_ROOT.into()),
+    }
+}
+
+fn listen(sources: &mut Sources<'_>, contract: bool) -> Listen {
+    let data = data_address(sources, contract);
+    let admin = sources
+        .optional("listen.admin", parse_address)
+        .unwrap_or(defaults::ADMIN);
+    let health = sources.optional("listen.health", parse_address);
+    let insecure_no_auth = sources.switch("listen.insecure_no_auth").unwrap_or(false);
+    if !insecure_no_auth {
+        if !contract && !data.ip().is_loopback() {
+            sources.fault("listen.data", beyond_loopback(data));
+        }
+        // SageMaker is the door of the data port only.
+        if !admin.ip().is_loopback() {
+            sources.fault("listen.admin", beyond_loopback(admin));
+        }
+    }
+    let taken = |one: SocketAddr, other: SocketAddr| one == other && one.port() != 0;
+    if taken(admin, data) {
+        sources.fault(
+            "listen.admin",
+            format!("{admin} is the data port's address too"),
+        );
+    }
+    if let Some(health) = health
+        && (taken(health, data) || taken(health, admin))
+    {
+        sources.fault(
+            "listen.health",
+            format!("{health} is another port's address too"),
+        );
+    }
+    Listen {
+        data,
+        admin,
+        health,
+        insecure_no_auth,
+    }
+}
+
+/// Under the container contract SageMaker names the port, and all interfaces are meant.
+fn data_address(sources: &mut Sources<'_>, contract: bool) -> SocketAddr {
+    const KEY: &str = "listen.data";
+    if let Some(said) = sources.outside_file(KEY) {
+        return sources
+            .read(KEY, said, parse_address)
+            .unwrap_or(defaults::DATA);
+    }
+    let everywhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    if contract && let Some(text) = sources.variable("SAGEMAKER_BIND_TO_PORT") {
+        match text.trim().parse() {
+            Ok(port) => return everywhere(port),
+            Err(_) => {
+                sources.fault(
+                    KEY,
+                    format!("SAGEMAKER_BIND_TO_PORT is not a port: '{text}'"),
+                );
+            }
+        }
+    }
+    let in_file = sources
+        .in_file(KEY)
+        .and_then(|said| sources.read(KEY, said, parse_address));
+    in_file.unwrap_or(if contract {
+        everywhere(defaults::CONTAINER_PORT)
+    } else {
+        defaults::DATA
+    })
+}
+
+fn beyond_loopback(address: SocketAddr) -> String {
+    format!(
+        "{address} is reachable from outside and nobody would be asked who they are; listen on \
+         127.0.0.1 behind a proxy that asks, or say --insecure-no-auth"
+    )
+}
+
+fn memory(sources: &mut Sources<'_>) -> Memory {
+    Memory {
+        budget: sources.size("memory.budget", Bytes::mib(1)..=Bytes::gib(1 << 20)),
+        device: sources
+            .optional("memory.device", parse_device)
+            .unwrap_or(DeviceId::Cpu),
+    }
+}
+
+fn parse_device(text: &str) -> Result<DeviceId, String> {
+    match text {
+        "auto" | "cpu" => Ok(DeviceId::Cpu),
+        _ if text == "cuda" || text.starts_with("cuda:") => Err(format!(
+            "'{text}': this build has no CUDA support; use auto or cpu"
+        )),
+        _ => Err(format!("'{text}' is not a device: auto or cpu")),
+    }
+}
+
+fn cache(sources: &mut Sources<'_>) -> Cache {
+    let dir = sources.optional("cache.dir", |text| match text {
+        "" => Err("is empty".into()),
+        _ => Ok(PathBuf::from(text)),
+    });
+    Cache {
+        dir: dir.unwrap_or_else(|| platform_cache(sources)),
+        size: sources.size("cache.size", Bytes::mib(1)..=Bytes::gib(1 << 20)),
+        max_unpacked: sources.size("cache.max_unpacked", Bytes::mib(1)..=Bytes::gib(1 << 20)),
+    }
+}
+
+fn platform_cache(sources: &Sources<'_>) -> PathBuf {
+    // The XDG specification says that relative paths are to be ignored.
+    let folder = |name| {
+        sources
+            .variable(name)
+            .map(PathBuf::from)
+            .filter(|it| it.is_absolute())
+    };
+    folder("XDG_CACHE_HOME")
+        .or_else(|| folder("HOME").map(|home| home.join(".cache")))
+        .map_or_else(
+            || defaults::SYSTEM_CACHE.into(),
+            |cache| cache.join("roundhouse"),
+        )
+}
+
+fn store(sources: &mut Sources<'_>) -> Store {
+    let store = Store {
+        // S3 allows no more than 5 GiB per read; below 64 KiB each read is all overhead.
+        part_size: sources
+            .size("store.part_size", Bytes(64 << 10)..=Bytes::gib(1))
+            .unwrap_or(defaults::PART_SIZE),
+        parts_in_flight: sources
+            .count("store.parts_in_flight", 1..=512)
+            .unwrap_or(defaults::PARTS_IN_FLIGHT),
+        bytes_in_flight: sources
+            .size("store.bytes_in_flight", Bytes::mib(1)..=Bytes::gib(64))
+            .unwrap_or(defaults::BYTES_IN_FLIGHT),
+        catalogue_ttl: sources
+            .duration("store.catalogue_ttl", Duration::ZERO..=HOUR)
+            .unwrap_or(defaults::CATALOGUE_TTL),
+        negative_ttl: sources
+            .duration("store.negative_ttl", Duration::ZERO..=2 * SECOND)
+            .unwrap_or(defaults::NEGATIVE_TTL),
+        settle: sources
+            .duration("store.settle", Duration::ZERO..=HOUR)
+            .unwrap_or(defaults::SETTLE),
+        update_settle: sources
+            .duration("store.update_settle", Duration::ZERO..=HOUR)
+            .unwrap_or(defaults::UPDATE_SETTLE),
+        stall_timeout: sources
+            .duration("store.stall_timeout", SECOND..=HOUR)
+            .unwrap_or(defaults::STALL_TIMEOUT),
+        max_retries: sources
+            .count("store.max_retries", 0..=100)
+            .and_then(|retries| u32::try_from(retries).ok())
+            .unwrap_or(defaults::MAX_RETRIES),
+    };
+    if store.bytes_in_flight < store.part_size {
+        sources.fault(
+            "store.bytes_in_flight",
+            "is less than store.part_size: no part could be read",
+        );
+    }
+    store
+}
+
+fn residency(sources: &mut Sources<'_>) -> Residency {
+    Residency {
+        load_timeout: sources
+            .duration("residency.load_timeout", SECOND..=DAY)
+            .unwrap_or(defaults::LOAD_TIMEOUT),
+        refresh_every: sources
+            .duration("residency.refresh_every", SECOND..=DAY)
+            .unwrap_or(defaults::REFRESH_EVERY),
+        idle_ttl: sources.duration("residency.idle_ttl", SECOND..=30 * DAY),
+        minimum_residence: sources
+            .duration("residency.minimum_residence", Duration::ZERO..=DAY)
+            .unwrap_or(Duration::ZERO),
+        max_waiters: sources
+            .count("residency.max_waiters", 1..=1_000_000)
+            .unwrap_or(defaults::MAX_WAITERS),
+        concurrent_fetches: sources
+            .count("residency.concurrent_fetches", 1..=64)
+            .unwrap_or(defaults::CONCURRENT_FETCHES),
+        concurrent_loads: sources
+            .count("residency.concurrent_loads", 1..=64)
+            .unwrap_or(defaults::CONCURRENT_LOADS),
+    }
+}
+
+fn serving(sources: &mut Sources<'_>) -> Serving {
+    let serving = Serving {
+        request_timeout: sources
+            .duration("serving.request_timeout", SECOND..=DAY)
+            .unwrap_or(defaults::REQUEST_TIMEOUT),
+        stream_timeout: sources
+            .duration("serving.stream_timeout", SECOND..=DAY)
+            .unwrap_or(defaults::STREAM_TIMEOUT),
+        hold: sources
+            .duration("serving.hold", Duration::ZERO..=DAY)
+            .unwrap_or(defaults::HOLD),
+        max_body: sources
+            .size("serving.max_body", Bytes(1 << 10)..=Bytes::gib(1))
+            .unwrap_or(defaults::MAX_BODY),
+        max_queue: sources
+            .count("serving.max_queue", 1..=1_000_000)
+            .unwrap_or(defaults::MAX_QUEUE),
+        response_headers: sources.switch("serving.response_headers").unwrap_or(true),
+        context: sources
+            .count("serving.context", 16..=16 << 20)
+            .unwrap_or(defaults::CONTEXT),
+        kv_sequences: sources
+            .count("serving.kv_sequences", 1..=4096)
+            .unwrap_or(defaults::KV_SEQUENCES),
+        step_tokens: sources
+            .count("serving.step_tokens", 16..=1 << 20)
+            .unwrap_or(defaults::STEP_TOKENS),
+        max_running: sources
+            .count("serving.max_running", 1..=4096)
+            .unwrap_or(defaults::MAX_RUNNING),
+    };
+    if serving.hold > serving.request_timeout {
+        sources.fault(
+            "serving.hold",
+            "is longer than serving.request_timeout: the request would end before it is told why",
+        );
+    }
+    if serving.max_running > serving.step_tokens {
+        sources.fault(
+            "serving.max_running",
+            "is more than serving.step_tokens: each running sequence needs a token of each step",
+        );
+    }
+    serving
+}
+
+fn log(sources: &mut Sources<'_>) -> Log {
+    let format = sources.optional("log.format", |text| match text {
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("'{text}' is not a format: human or json")),
+    });
+    let access = sources.optional("log.access", |text| match text {
+        "stderr" => Ok(AccessLog::Stderr),
+        "off" => Ok(AccessLog::Off),
+        "" => Err("is empty: stderr, off or a file".into()),
+        path => Ok(AccessLog::File(path.into())),
+    });
+    Log {
+        format: format.unwrap_or(LogFormat::Human),
+        level: log_level(sources),
+        access: access.unwrap_or(AccessLog::Stderr),
+    }
+}
+
+/// `RUST_LOG` is accepted because hands know it; our own names come first.
+fn log_level(sources: &mut Sources<'_>) -> String {
+    const KEY: &str = "log.level";
+    let check = |text: &str| match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "'{text}' is not a filter ({error}): like info or info,roundhouse_store=debug"
+        )),
+    };
+    if let Some(said) = sources.outside_file(KEY) {
+        return sources.read(KEY, said, check).unwrap_or_default();
+    }
+    if let Some(text) = sources.variable("RUST_LOG") {
+        return check(&text).unwrap_or_else(|message| {
+            sources.fault(KEY, format!("{message} (set by RUST_LOG)"));
+            String::new()
+        });
+    }
+    let in_file = sources
+        .in_file(KEY)
+        .and_then(|said| sources.read(KEY, said, check));
+    in_file.unwrap_or_else(|| defaults::LOG_LEVEL.into())
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("'{text}' is not an absolute path"))
+    }
+}

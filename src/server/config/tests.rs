@@ -1,0 +1,601 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roundhouse_types::Bytes;
+
+use super::keys::{KEYS, find};
+use super::*;
+
+const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn env(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+    let map: BTreeMap<String, String> = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    move |name| map.get(name).cloned()
+}
+
+fn flags() -> ServeFlags {
+    ServeFlags {
+        store: vec!["file:///models/".into()],
+        ..ServeFlags::default()
+    }
+}
+
+/// The faults of a file without flags or environment, as `key: message`.
+fn faults(text: &str) -> Vec<String> {
+    let text = format!("version = 1\n{text}");
+    let found = Config::parse(Some(&text), &no_env, &flags()).expect_err("the file has faults");
+    found.iter().map(ToString::to_string).collect()
+}
+
+fn fault_keys(text: &str) -> Vec<String> {
+    faults(text)
+        .iter()
+        .map(|fault| fault.split(": ").next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_annotated_file_says_what_holds_without_it() {
+    let written = Config::parse(Some(DEFAULT_FILE), &no_env, &flags()).unwrap();
+    let unwritten = Config::parse(None, &no_env, &flags()).unwrap();
+    assert_eq!(written, unwritten);
+    assert_eq!(
+        Config {
+            endpoints: Vec::new(),
+            ..written
+        },
+        Config::default()
+    );
+}
+
+#[test]
+fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
+    let file: toml::Table = DEFAULT_FILE.parse().unwrap();
+    let without_default = [
+        "listen.health",
+        "memory.budget",
+        "cache.dir",
+        "cache.size",
+        "cache.max_unpacked",
+        "residency.idle_ttl",
+    ];
+    for key in KEYS {
+        let (section, leaf) = key.name.split_once('.').unwrap();
+        let written = file[section].as_table().unwrap().contains_key(leaf);
+        assert_eq!(
+            written,
+            !without_default.contains(&key.name),
+            "{}",
+            key.name
+        );
+    }
+}
+
+#[test]
+fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
+    // Uncomments `# key = …`, `# [[…]]` and, in the endpoint's block, `# # …` to `# …`.
+    let all: String = DEFAULT_FILE
+        .lines()
+        .map(|line| {
+            let body = line.strip_prefix("# ").unwrap_or(line);
+            let setting = body.starts_with("[[endpoint")
+                || body.split_once(" = ").is_some_and(|(key, _)| {
+                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                });
+            if setting {
+                format!("{body}\n")
+            } else {
+                format!("{line}\n")
+            }
+        })
+        .collect();
+    let config = Config::parse(Some(&all), &no_env, &ServeFlags::default()).unwrap();
+    assert_eq!(config.endpoints.len(), 1);
+    assert_eq!(
+        config.endpoints[0].mounts[0].region.as_deref(),
+        Some("eu-central-1")
+    );
+    assert_eq!(config.listen.health, Some("0.0.0.0:8082".parse().unwrap()));
+    assert_eq!(config.memory.budget, Some(Bytes::gib(24)));
+    assert_eq!(config.residency.idle_ttl, Some(Duration::from_secs(3600)));
+}
+
+#[test]
+fn every_key_is_read() {
+    // A value that no key takes is a fault at each key: so each is looked at.
+    for key in KEYS
+        .iter()
+        .filter(|key| !["cache.dir", "log.access"].contains(&key.name))
+    {
+        let (section, leaf) = key.name.split_once('.').unwrap();
+        let found = fault_keys(&format!("[{section}]\n{leaf} = \"\\u0001\"\n"));
+        assert_eq!(found, [key.name]);
+    }
+    for name in ["cache.dir", "log.access"] {
+        let (section, leaf) = name.split_once('.').unwrap();
+        assert_eq!(fault_keys(&format!("[{section}]\n{leaf} = \"\"\n")), [name]);
+    }
+}
+
+#[test]
+fn every_flag_has_its_key_and_every_such_key_its_flag() {
+    let text = || Some("x".to_owned());
+    let all = ServeFlags {
+        listen: text(),
+        admin_listen: text(),
+        health_listen: text(),
+        memory: text(),
+        device: text(),
+        cache_dir: text(),
+        cache_size: text(),
+        drain_timeout: text(),
+        insecure_no_auth: true,
+        container_contract: true,
+        container_models_root: text(),
+        log_format: text(),
+        log_level: text(),
+        access_log: text(),
+        ..ServeFlags::default()
+    };
+    let set: Vec<&str> = all.values().into_keys().collect();
+    let mut with_flag: Vec<&str> = KEYS
+        .iter()
+        .filter(|key| key.flag.is_some())
+        .map(|key| key.name)
+        .collect();
+    with_flag.sort_unstable();
+    assert_eq!(set, with_flag);
+}
+
+#[test]
+fn all_faults_are_found_at_once_each_with_its_key() {
+    let found = fault_keys(
+        r#"
+        [listen]
+        data = "nowhere"
+        [memory]
+        device = "cuda:0"
+        budget = "lots"
+        [cache]
+        size = -1
+        [store]
+        negative_ttl = "3s"
+        part_sice = "8MiB"
+        [residency]
+        concurrent_loads = 0
+        [serving]
+        hold = "2m"
+        response_headers = "yes"
+        [log]
+        level = "=="
+        format = "xml"
+        [container]
+        models_root = "models"
+        [[endpoint]]
+        name = "-"
+        [[endpoint.mount]]
+        uri = "http://x/"
+        role_arn = "me"
+        "#,
+    );
+    for key in [
+        "listen.data",
+        "memory.device",
+        "memory.budget",
+        "cache.size",
+        "store.negative_ttl",
+        "store.part_sice",
+        "residency.concurrent_loads",
+        "serving.hold",
+        "serving.response_headers",
+        "log.level",
+        "log.format",
+        "container.models_root",
+        "endpoint[0].name",
+        "endpoint[0].mount[0].uri",
+        "endpoint[0].mount[0].role_arn",
+    ] {
+        assert!(
+            found.iter().any(|it| it == key),
+            "{key} is not among {found:?}"
+        );
+    }
+    assert_eq!(found.len(), 15, "{found:?}");
+}
+
+#[test]
+fn unknown_keys_are_faults_that_name_what_was_meant() {
+    let cases = [
+        (
+            "[cache]\nsise = \"1GiB\"",
+            "cache.sise: is not a key; did you mean cache.size?",
+        ),
+        (
+            "[serving]\nidle_ttl = \"1h\"",
+            "serving.idle_ttl: is not a key; did you mean residency.idle_ttl?",
+        ),
+        (
+            "[listne]\ndata = \"x\"",
+            "listne: is not a key; did you mean listen?",
+        ),
+        ("[log]\ncolour = true", "log.colour: is not a key"),
+        (
+            "listen = 1",
+            "listen: is a section: write [listen] and its keys below",
+        ),
+        (
+            "[[endpoint]]\nname = \"a\"\nmounts = 1\n[[endpoint.mount]]\nuri = \"s3://b/\"",
+            "endpoint[0].mounts: is not a key; did you mean mount?",
+        ),
+        (
+            "[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\nuri = \"s3://b/\"\nregoin = \"x\"",
+            "endpoint[0].mount[0].regoin: is not a key; did you mean region?",
+        ),
+    ];
+    for (text, want) in cases {
+        assert_eq!(faults(text), [want], "{text}");
+    }
+}
+
+#[test]
+fn a_file_without_a_version_or_with_another_is_refused() {
+    for text in ["", "version = 2", "version = \"1\""] {
+        let found = Config::parse(Some(text), &no_env, &flags()).unwrap_err();
+        assert_eq!(found.len(), 1, "{text}");
+        assert_eq!(found[0].key, "version");
+    }
+}
+
+#[test]
+fn a_syntax_error_is_told_by_line_and_without_the_line_itself() {
+    let text = "version = 1\n[[endpoint]]\nexternal_id = \"hush\" hush";
+    let found = Config::parse(Some(text), &no_env, &flags()).unwrap_err();
+    assert_eq!(found[0].key, "config");
+    assert!(found[0].message.contains("line 3"), "{}", found[0].message);
+    assert!(!found[0].message.contains("hush"), "{}", found[0].message);
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+    let file = "version = 1\n[cache]\nsize = \"1GiB\"\n";
+    let in_env = env(&[("ROUNDHOUSE_CACHE_SIZE", "2GiB")]);
+    let with_flag = ServeFlags {
+        cache_size: Some("3GiB".into()),
+        ..flags()
+    };
+    let size = |text, env: &dyn Fn(&str) -> Option<String>, flags: &ServeFlags| {
+        Config::parse(text, env, flags).unwrap().cache.size
+    };
+    assert_eq!(size(Some(file), &in_env, &with_flag), Some(Bytes::gib(3)));
+    assert_eq!(size(Some(file), &in_env, &flags()), Some(Bytes::gib(2)));
+    assert_eq!(size(Some(file), &no_env, &flags()), Some(Bytes::gib(1)));
+    assert_eq!(size(None, &no_env, &flags()), None);
+}
+
+#[test]
+fn a_key_may_be_set_by_a_variable_after_itself_or_after_its_flag_but_not_differently_by_both() {
+    for name in ["ROUNDHOUSE_LISTEN", "ROUNDHOUSE_LISTEN_DATA"] {
+        let config = Config::parse(None, &env(&[(name, "127.0.0.1:1")]), &flags()).unwrap();
+        assert_eq!(config.listen.data.port(), 1, "{name}");
+    }
+    let both = env(&[
+        ("ROUNDHOUSE_LISTEN", "127.0.0.1:1"),
+        ("ROUNDHOUSE_LISTEN_DATA", "127.0.0.1:2"),
+    ]);
+    let found = Config::parse(None, &both, &flags()).unwrap_err();
+    assert_eq!(found[0].key, "listen.data");
+    assert_eq!(
+        find("container.models_root").variables(),
+        ["ROUNDHOUSE_CONTAINER_MODELS_ROOT"],
+        "one name where key and flag agree"
+    );
+}
+
+#[test]
+fn a_fault_from_outside_the_file_says_where_it_was_set() {
+    let found = Config::parse(None, &env(&[("ROUNDHOUSE_MEMORY", "x")]), &flags()).unwrap_err();
+    assert!(
+        found[0].message.ends_with("(set by ROUNDHOUSE_MEMORY)"),
+        "{}",
+        found[0].message
+    );
+    let wrong = ServeFlags {
+        drain_timeout: Some("soon".into()),
+        ..flags()
+    };
+    let found = Config::parse(None, &no_env, &wrong).unwrap_err();
+    assert!(
+        found[0].message.ends_with("(set by --drain-timeout)"),
+        "{}",
+        found[0].message
+    );
+}
+
+#[test]
+fn listening_beyond_loopback_is_refused_unless_that_is_said_aloud() {
+    for address in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080"] {
+        let data = ServeFlags {
+            listen: Some(address.into()),
+            ..flags()
+        };
+        assert_eq!(
+            Config::parse(None, &no_env, &data).unwrap_err()[0].key,
+            "listen.data"
+        );
+        let admin = ServeFlags {
+            admin_listen: Some(address.into()),
+            ..flags()
+        };
+        assert_eq!(
+            Config::parse(None, &no_env, &admin).unwrap_err()[0].key,
+            "listen.admin"
+        );
+        let allowed = ServeFlags {
+            insecure_no_auth: true,
+            ..data
+        };
+        assert!(Config::parse(None, &no_env, &allowed).is_ok(), "{address}");
+        let health = ServeFlags {
+            health_listen: Some("0.0.0.0:8082".into()),
+            ..flags()
+        };
+        assert!(Config::parse(None, &no_env, &health).is_ok());
+    }
+    for address in ["127.0.0.2:1", "[::1]:1", "localhost:1"] {
+        let data = ServeFlags {
+            listen: Some(address.into()),
+            ..flags()
+        };
+        assert!(Config::parse(None, &no_env, &data).is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn the_container_contract_listens_everywhere_on_sagemakers_port_and_needs_no_store() {
+    let none = ServeFlags::default();
+    let multi = env(&[
+        ("SAGEMAKER_MULTI_MODEL", "true"),
+        ("SAGEMAKER_BIND_TO_PORT", "9000"),
+    ]);
+    let config = Config::parse(None, &multi, &none).unwrap();
+    assert!(config.container.contract && config.endpoints.is_empty());
+    assert_eq!(config.listen.data, "0.0.0.0:9000".parse().unwrap());
+    assert_eq!(config.listen.admin, "127.0.0.1:8081".parse().unwrap());
+
+    let by_flag = ServeFlags {
+        container_contract: true,
+        ..ServeFlags::default()
+    };
+    let config = Config::parse(None, &no_env, &by_flag).unwrap();
+    assert_eq!(config.listen.data, "0.0.0.0:8080".parse().unwrap());
+
+    let with_listen = ServeFlags {
+        listen: Some("127.0.0.1:0".into()),
+        ..by_flag.clone()
+    };
+    let config = Config::parse(None, &multi, &with_listen).unwrap();
+    assert_eq!(config.listen.data, "127.0.0.1:0".parse().unwrap());
+
+    let wide_admin = ServeFlags {
+        admin_listen: Some("0.0.0.0:1".into()),
+        ..by_flag
+    };
+    assert_eq!(
+        Config::parse(None, &no_env, &wide_admin).unwrap_err()[0].key,
+        "listen.admin"
+    );
+}
+
+#[test]
+fn without_a_store_and_without_the_contract_the_missing_endpoint_is_the_fault() {
+    let found = Config::parse(None, &no_env, &ServeFlags::default()).unwrap_err();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].key, "endpoint");
+}
+
+#[test]
+fn stores_from_flags_become_endpoints_and_replace_those_of_the_file() {
+    let file = "version = 1\n[[endpoint]]\nname = \"old\"\n[[endpoint.mount]]\nuri = \"s3://o/\"\n";
+    let names = |flags: &ServeFlags, env: &dyn Fn(&str) -> Option<String>| {
+        let config = Config::parse(Some(file), env, flags).unwrap();
+        let names: Vec<String> = config
+            .endpoints
+            .iter()
+            .map(|it| it.name.to_string())
+            .collect();
+        names
+    };
+    let stores = |stores: &[&str]| ServeFlags {
+        store: stores.iter().map(|it| (*it).to_owned()).collect(),
+        ..ServeFlags::default()
+    };
+    assert_eq!(
+        names(&stores(&["s3://b/k=v/", "b=file:///x"]), &no_env),
+        ["default", "b"]
+    );
+    let in_env = env(&[("ROUNDHOUSE_STORE", "s3://a/ c=s3://c/")]);
+    assert_eq!(names(&stores(&[]), &in_env), ["default", "c"]);
+    assert_eq!(names(&stores(&[]), &no_env), ["old"]);
+}
+
+#[test]
+fn wrong_stores_from_flags_are_faults_of_the_flag() {
+    for wrong in [
+        &["http://x"][..],
+        &["a_b=s3://b/"],
+        &["s3://a/", "s3://b/"],
+        &["s3:///x"],
+        &["a=b"],
+    ] {
+        let flags = ServeFlags {
+            store: wrong.iter().map(|it| (*it).to_owned()).collect(),
+            ..ServeFlags::default()
+        };
+        let found = Config::parse(None, &no_env, &flags).unwrap_err();
+        assert_eq!(found[0].key, "--store", "{wrong:?}");
+    }
+}
+
+#[test]
+fn mounts_are_checked_key_by_key() {
+    let mount = |keys: &str| format!("[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\n{keys}");
+    let cases = [
+        ("uri = \"s3://b/\"\nprefix = \"/x\"", "prefix"),
+        (
+            "uri = \"s3://b/\"\nendpoint_url = \"ftp://x\"",
+            "endpoint_url",
+        ),
+        (
+            "uri = \"s3://b/\"\nexpected_bucket_owner = \"12\"",
+            "expected_bucket_owner",
+        ),
+        ("uri = \"s3://b/\"\nexternal_id = \"x\"", "external_id"),
+        ("uri = \"s3://b/\"\npath_style = \"x\"", "path_style"),
+        ("uri = \"file:///b/\"\nregion = \"x\"", "region"),
+        ("prefix = \"x\"", "uri"),
+        ("uri = 7", "uri"),
+    ];
+    for (keys, want) in cases {
+        assert_eq!(
+            fault_keys(&mount(keys)),
+            [format!("endpoint[0].mount[0].{want}")],
+            "{keys}"
+        );
+    }
+    let twice = mount("uri = \"s3://b/\"\n[[endpoint.mount]]\nuri = \"s3://c/\"");
+    assert_eq!(fault_keys(&twice), ["endpoint[0].mount[1].prefix"]);
+    assert_eq!(
+        fault_keys("[[endpoint]]\nname = \"a\""),
+        ["endpoint[0].mount"]
+    );
+}
+
+#[test]
+fn secrets_are_not_printed_nor_told_in_faults() {
+    let text = "version = 1\n[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\nuri = \"s3://b/\"\n\
+        role_arn = \"arn:aws:iam::1:role/r\"\nexternal_id = \"hush-hush\"\n";
+    let config = Config::parse(Some(text), &no_env, &ServeFlags::default()).unwrap();
+    let printed = format!("{config:?}");
+    assert!(
+        printed.contains("<redacted>") && !printed.contains("hush-hush"),
+        "{printed}"
+    );
+    let revealed = config.endpoints[0].mounts[0]
+        .external_id
+        .as_ref()
+        .unwrap()
+        .reveal();
+    assert_eq!(revealed, "hush-hush");
+
+    let with_password = "[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\nuri = \"s3://b/\"\n\
+        endpoint_url = \"http://me:hush-hush@host\"\n";
+    let found = faults(with_password);
+    assert_eq!(found.len(), 1);
+    assert!(!found[0].contains("hush-hush"), "{found:?}");
+}
+
+#[test]
+fn the_cache_is_where_the_platform_says() {
+    let dir = |pairs: &[(&str, &str)]| {
+        Config::parse(None, &env(pairs), &flags())
+            .unwrap()
+            .cache
+            .dir
+            .display()
+            .to_string()
+    };
+    assert_eq!(
+        dir(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+        "/x/roundhouse"
+    );
+    assert_eq!(
+        dir(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]),
+        "/h/.cache/roundhouse"
+    );
+    assert_eq!(dir(&[]), "/var/cache/roundhouse");
+}
+
+#[test]
+fn the_logs_filter_may_come_from_rust_log_but_our_own_names_come_first() {
+    let level = |pairs: &[(&str, &str)]| {
+        let file = "version = 1\n[log]\nlevel = \"error\"\n";
+        Config::parse(Some(file), &env(pairs), &flags())
+            .unwrap()
+            .log
+            .level
+    };
+    assert_eq!(level(&[]), "error");
+    assert_eq!(level(&[("RUST_LOG", "debug")]), "debug");
+    assert_eq!(
+        level(&[("RUST_LOG", "debug"), ("ROUNDHOUSE_LOG_LEVEL", "warn")]),
+        "warn"
+    );
+    let found = Config::parse(None, &env(&[("RUST_LOG", "=")]), &flags()).unwrap_err();
+    assert_eq!(found[0].key, "log.level");
+}
+
+#[test]
+fn ports_that_collide_are_refused_but_two_zeros_are_two_ports() {
+    let at = |data: &str, admin: &str, health: &str| ServeFlags {
+        listen: Some(data.into()),
+        admin_listen: Some(admin.into()),
+        health_listen: Some(health.into()),
+        ..flags()
+    };
+    let keys = |flags: &ServeFlags| match Config::parse(None, &no_env, flags) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.into_iter().map(|fault| fault.key).collect::<Vec<_>>(),
+    };
+    assert_eq!(
+        keys(&at("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:2")),
+        ["listen.admin"]
+    );
+    assert_eq!(
+        keys(&at("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1")),
+        ["listen.health"]
+    );
+    assert!(keys(&at("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")).is_empty());
+}
+
+#[test]
+fn durations_carry_their_unit() {
+    let drain = |text: &str| {
+        let flags = ServeFlags {
+            drain_timeout: Some(text.into()),
+            ..flags()
+        };
+        Config::parse(None, &no_env, &flags)
+            .ok()
+            .map(|config| config.shutdown.drain_timeout)
+    };
+    assert_eq!(drain("500ms"), Some(Duration::from_millis(500)));
+    assert_eq!(drain("5 m"), Some(Duration::from_secs(300)));
+    assert_eq!(drain("1h"), Some(Duration::from_secs(3600)));
+    for wrong in [
+        "",
+        "5",
+        "s",
+        "1.5s",
+        "-1s",
+        "2h",
+        "5d",
+        "99999999999999999999s",
+    ] {
+        assert_eq!(drain(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_fault_that_names_it() {
+    let found =
+        Config::load(Some(Path::new("/nonexistent/x.toml")), &no_env, &flags()).unwrap_err();
+    assert_eq!(found[0].key, "config");
+    assert!(found[0].message.contains("/nonexistent/x.toml"));
+}

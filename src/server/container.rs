@@ -1,0 +1,138 @@
+//! The container contract's models: folders that the platform has put on this machine,
+//! loaded and unloaded when it says so, never evicted by us.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use roundhouse_gateway::{ContainerModel, ContainerModels, LoadOutcome};
+use roundhouse_residency::{LoadOptions, Residency};
+use roundhouse_serving::ServedModel;
+use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetName};
+use tracing::warn;
+
+use crate::loader::{Announced, LocalModels};
+
+/// See the module's text.
+pub(crate) struct PlatformModels {
+    endpoint: EndpointName,
+    local: Arc<LocalModels>,
+    residency: Residency<ServedModel>,
+    /// Names whose load has been answered: what listings show.
+    loaded: Arc<Mutex<BTreeSet<TargetName>>>,
+}
+
+impl PlatformModels {
+    pub(crate) fn new(
+        endpoint: EndpointName,
+        local: Arc<LocalModels>,
+        residency: Residency<ServedModel>,
+    ) -> Self {
+        Self { endpoint, local, residency, loaded: Arc::default() }
+    }
+
+    fn model(&self, name: TargetName) -> ModelId {
+        ModelId { endpoint: self.endpoint.clone(), target: name }
+    }
+
+    fn is_loaded(&self, name: &str) -> bool {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    fn shown(&self, name: TargetName, announced: Announced) -> ContainerModel {
+        ContainerModel {
+            name: name.to_string(),
+            url: announced.url,
+            model: self.model(name),
+        }
+    }
+}
+
+fn checked(name: &str) -> Result<TargetName, Failure> {
+    name.parse().map_err(|why| {
+        Failure::new(ErrorKind::InvalidRequest, format!("model_name cannot be used: {why}"))
+    })
+}
+
+impl ContainerModels for PlatformModels {
+    fn load(
+        &self,
+        name: String,
+        url: String,
+        path: PathBuf,
+    ) -> BoxFuture<'static, Result<LoadOutcome, Failure>> {
+        let name = match checked(&name) {
+            Ok(name) => name,
+            Err(failure) => return async move { Err(failure) }.boxed(),
+        };
+        if !self.local.announce(name.clone(), Announced { url, folder: path }) {
+            return async { Ok(LoadOutcome::AlreadyLoaded) }.boxed();
+        }
+        let (local, loaded, residency) =
+            (self.local.clone(), self.loaded.clone(), self.residency.clone());
+        let model = self.model(name.clone());
+        // A task of its own: the load goes on when the caller leaves, and what it announced is
+        // withdrawn by whoever sees it fail.
+        let task = tokio::spawn(async move {
+            // The platform decides who leaves; a folder it names again is tried again.
+            let options = LoadOptions { evict: false, force: true };
+            match residency.load(&model, options).await {
+                Ok(_) => {
+                    // The platform evicts; our own idle rules and budget changes must not.
+                    residency.keep(&model).await?;
+                    loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+                    Ok(LoadOutcome::Loaded)
+                }
+                Err(failure) => {
+                    local.withdraw(name.as_str());
+                    match failure.kind() {
+                        ErrorKind::TooLarge => Ok(LoadOutcome::NoMemory),
+                        _ => Err(failure),
+                    }
+                }
+            }
+        });
+        async move {
+            task.await.unwrap_or_else(|error| {
+                warn!(%error, "a load's task failed");
+                Err(Failure::new(ErrorKind::Internal, "the load ended unexpectedly"))
+            })
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> Vec<ContainerModel> {
+        let all = self.local.all().into_iter();
+        all.filter(|(name, _)| self.is_loaded(name.as_str()))
+            .map(|(name, announced)| self.shown(name, announced))
+            .collect()
+    }
+
+    fn get(&self, name: &str) -> Option<ContainerModel> {
+        if !self.is_loaded(name) {
+            return None;
+        }
+        let announced = self.local.get(name)?;
+        Some(self.shown(checked(name).ok()?, announced))
+    }
+
+    fn unload(&self, name: &str) -> BoxFuture<'static, Result<bool, Failure>> {
+        let Some(shown) = self.get(name) else { return async { Ok(false) }.boxed() };
+        let (local, loaded, residency) =
+            (self.local.clone(), self.loaded.clone(), self.residency.clone());
+        async move {
+            let unloaded = match residency.unload(&shown.model).await {
+                Ok(_) => true,
+                // Another call was first.
+                Err(failure) if failure.kind() == ErrorKind::ModelNotFound => false,
+                Err(failure) => return Err(failure),
+            };
+            loaded.lock().unwrap_or_else(PoisonError::into_inner).remove(shown.name.as_str());
+            local.withdraw(&shown.name);
+            Ok(unloaded)
+        }
+        .boxed()
+    }
+}

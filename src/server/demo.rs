@@ -1,0 +1,128 @@
+//! `roundhouse demo`: everything with nothing set up. An embedded S3-compatible server holds
+//! the demo models, and an endpoint over it has room for about three of them.
+
+mod s3;
+mod welcome;
+
+use std::path::{Path, PathBuf};
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Region};
+use aws_sdk_s3::primitives::ByteStream;
+use include_dir::{Dir, File, include_dir};
+use roundhouse_types::{ErrorKind, Failure};
+use tempfile::TempDir;
+use tracing::info;
+
+use crate::app;
+use crate::cli::{DemoFlags, ServeFlags};
+use crate::config::Config;
+use crate::error::Error;
+use s3::{ACCESS_KEY, EmbeddedS3, SECRET_KEY};
+
+/// The models as they lie in the source tree: paths are keys under the bucket's prefix.
+static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo/models");
+
+const BUCKET: &str = "models";
+
+/// What is special about the demo: room for three of its language models and a little, and
+/// a window no larger than what they were trained on.
+const SETTINGS: &str = include_str!("demo/demo.toml");
+
+/// Runs the demo to its end.
+///
+/// # Errors
+/// As [`app::serve`], and when the models cannot be put into the embedded store.
+pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
+    let home = Home::of(flags.data_dir.as_deref())?;
+    let buckets = home.path().join("s3");
+    std::fs::create_dir_all(buckets.join(BUCKET))
+        .map_err(|source| Error::io(format!("cannot create {}", buckets.display()), source))?;
+    let store = EmbeddedS3::start(&buckets)
+        .await
+        .map_err(|source| Error::io("cannot start the embedded S3 server", source))?;
+    let objects = upload(&store.url()).await?;
+    info!(objects, url = %store.url(), "demo models are in the embedded S3 server");
+
+    let config = settings(flags, &store.url(), &home.path().join("cache"))?;
+    let credentials =
+        app::Credentials { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() };
+    let running = app::start(config, Some(credentials)).await?;
+    welcome::print(&running.data, &running.admin);
+    app::announce(&running);
+    running.until_stopped().await
+}
+
+/// The demo's folder: the one asked for, kept, or a temporary one that goes with the demo.
+enum Home {
+    Kept(PathBuf),
+    Temporary(TempDir),
+}
+
+impl Home {
+    fn of(asked: Option<&Path>) -> Result<Self, Error> {
+        match asked {
+            Some(path) => Ok(Self::Kept(path.to_owned())),
+            None => TempDir::with_prefix("roundhouse-demo-")
+                .map(Self::Temporary)
+                .map_err(|source| Error::io("cannot create a temporary folder", source)),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+}
+
+fn settings(flags: DemoFlags, store: &str, cache: &Path) -> Result<Config, Error> {
+    let flags = ServeFlags {
+        listen: flags.listen,
+        admin_listen: flags.admin_listen,
+        cache_dir: Some(cache.display().to_string()),
+        ..ServeFlags::default()
+    };
+    let text = SETTINGS.replace("STORE_URL", store);
+    let env = |name: &str| std::env::var(name).ok();
+    Config::parse(Some(&text), &env, &flags).map_err(Error::Settings)
+}
+
+/// Puts every model into the bucket through the S3 API; what is there already, with the same
+/// bytes, keeps its ETag and with it its version.
+async fn upload(url: &str) -> Result<usize, Error> {
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(url)
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "demo"))
+        .force_path_style(true)
+        .build();
+    let client = Client::from_conf(config);
+    let mut files = Vec::new();
+    collect(&MODELS, &mut files);
+    for file in files.iter().copied() {
+        let key = file.path().to_string_lossy();
+        client
+            .put_object()
+            .bucket(BUCKET)
+            .key(key.as_ref())
+            .body(ByteStream::from_static(file.contents()))
+            .send()
+            .await
+            .map_err(|error| {
+                let cause = Failure::from_error(ErrorKind::StoreUnavailable, &error);
+                Failure::new(cause.kind(), format!("the embedded store refused {key}: {cause}"))
+            })?;
+    }
+    Ok(files.len())
+}
+
+fn collect(dir: &'static Dir<'static>, into: &mut Vec<&'static File<'static>>) {
+    into.extend(dir.files());
+    for inner in dir.dirs() {
+        collect(inner, into);
+    }
+}

@@ -1,0 +1,176 @@
+//! What can go wrong with a command, and what to do next.
+
+use std::io;
+
+use roundhouse_types::{ErrorKind, Failure, RetryHint};
+use thiserror::Error;
+
+use crate::config::Fault;
+
+const WRONG_PORT: &str = "check --url: `invoke` needs the server's data address, every other \
+                          command its admin address";
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The settings are wrong; every fault is in the list.
+    #[error("{} in the settings", count(.0.len(), "fault"))]
+    Settings(Vec<Fault>),
+    /// The command line is wrong in a way its parser cannot see.
+    #[error("{0}")]
+    Usage(String),
+    /// Nothing listens at the address.
+    #[error("no server answers at {url}")]
+    NoServer {
+        /// The address that was tried.
+        url: String,
+        /// What the connection said.
+        source: reqwest::Error,
+    },
+    /// The exchange with the server broke off.
+    #[error("the request to {url} failed")]
+    Request {
+        /// The address that was asked.
+        url: String,
+        /// What the connection said.
+        source: reqwest::Error,
+    },
+    /// The server answered with an error.
+    #[error("the server answered {status}{}: {message}", kind_note(.kind.as_deref()))]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The kind of error, where the server named one.
+        kind: Option<String>,
+        /// Its text.
+        message: String,
+    },
+    /// The server's answer is not what this command reads: another program, or another version.
+    #[error("the answer of {url} is not understood")]
+    Answer {
+        /// The address that was asked.
+        url: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// Something could not be read, written or bound.
+    #[error("{what}")]
+    Io {
+        /// What was tried, as in `cannot read /etc/roundhouse.toml`.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Whoever read standard output has left. Not a failure.
+    #[error("standard output was closed")]
+    OutputClosed,
+    /// A part of the server failed.
+    #[error("{0}")]
+    Failed(Failure),
+    /// `doctor` found problems; they are printed already.
+    #[error("{} found", count(*.0, "problem"))]
+    Problems(usize),
+}
+
+impl Error {
+    /// An I/O error with what was tried.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io {
+            what: what.into(),
+            source,
+        }
+    }
+
+    /// What a client would be told.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Settings(_) | Self::Usage(_) => ErrorKind::InvalidRequest,
+            Self::Failed(failure) => failure.kind(),
+            _ => ErrorKind::Internal,
+        }
+    }
+
+    /// Whether the same command may succeed later.
+    pub fn retry(&self) -> RetryHint {
+        match self {
+            Self::NoServer { .. } | Self::Request { .. } => RetryHint::Later,
+            Self::Refused {
+                status: 429 | 503, ..
+            } => RetryHint::Later,
+            Self::Failed(failure) => failure.retry(),
+            _ => RetryHint::Never,
+        }
+    }
+
+    /// The process's exit code: 2 for a wrong command line, 1 for every other failure.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// What to do next, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Settings(_) => Some(
+                "config/default.toml explains every key; `roundhouse check-config FILE` checks a file",
+            ),
+            Self::NoServer { .. } => {
+                Some("start one with `roundhouse serve`, or give --url (or ROUNDHOUSE_URL)")
+            }
+            Self::Answer { .. } => Some(WRONG_PORT),
+            Self::Refused { status, kind, .. } => refused_hint(*status, kind.as_deref()),
+            Self::Failed(failure) => failed_hint(failure.kind()),
+            _ => None,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
+    match (kind.unwrap_or_default(), status) {
+        ("ModelNotFound", _) => Some("`roundhouse models` lists what the store holds"),
+        ("TooLarge", _) | (_, 507) => {
+            Some("`roundhouse survey URI` shows what models need; --memory sets the budget")
+        }
+        ("StoreDenied", _) => failed_hint(ErrorKind::StoreDenied),
+        ("StoreUnavailable", _) => failed_hint(ErrorKind::StoreUnavailable),
+        ("", 404 | 405) => Some(WRONG_PORT),
+        (_, 429 | 503) => {
+            Some("try again in a moment; `roundhouse explain TARGET` says what it waits for")
+        }
+        _ => None,
+    }
+}
+
+fn failed_hint(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::StoreDenied => Some(
+            "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, roles) and the bucket's policy",
+        ),
+        ErrorKind::StoreUnavailable => Some(
+            "check the network, AWS_REGION and AWS_ENDPOINT_URL_S3; `roundhouse doctor` tries the store",
+        ),
+        _ => None,
+    }
+}
+
+fn kind_note(kind: Option<&str>) -> String {
+    kind.map(|kind| format!(" ({kind})")).unwrap_or_default()
+}
+
+/// `1 fault`, `2 faults`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}

@@ -1,0 +1,23 @@
+//! How Roundhouse is put together: configuration, command line, assembly.
+//!
+//! Reading order: [`config`] (what the server was told to do), [`limits`] (what the machine
+//! allows), [`cli`] (the command line and the commands that talk to a running server),
+//! `doctor` (what is wrong here); then the server: `app` (build, bind, run, drain), `loader`
+//! (models in and out), `http` (connections), `admin` (its port), `container` (SageMaker's
+//! contract), `exporter` (metrics), `demo` (everything with nothing set up).
+
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod limits;
+
+mod admin;
+mod app;
+mod container;
+#[cfg(feature = "demo")]
+mod demo;
+mod doctor;
+mod exporter;
+mod http;
+mod loader;
+mod logging;

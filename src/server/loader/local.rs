@@ -1,0 +1,84 @@
+//! Models in folders that someone else put on this machine: the container contract's.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use roundhouse_types::{ErrorKind, Failure, TargetName, Version};
+use sha2::{Digest, Sha256};
+
+/// A model that the platform announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Announced {
+    /// The `url` as it was given.
+    pub(crate) url: String,
+    /// The folder, checked and canonical.
+    pub(crate) folder: PathBuf,
+}
+
+/// Names and folders, as announced and not yet withdrawn.
+#[derive(Debug, Default)]
+pub(crate) struct LocalModels(Mutex<BTreeMap<TargetName, Announced>>);
+
+impl LocalModels {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TargetName, Announced>> {
+        // A map whose holder panicked is whole: entries are inserted or removed at once.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces a model; `false` where the name is taken.
+    pub(crate) fn announce(&self, name: TargetName, model: Announced) -> bool {
+        let mut models = self.lock();
+        if models.contains_key(&name) {
+            return false;
+        }
+        models.insert(name, model);
+        true
+    }
+
+    /// Forgets a model.
+    pub(crate) fn withdraw(&self, name: &str) -> Option<Announced> {
+        self.lock().remove(name)
+    }
+
+    /// One model.
+    pub(crate) fn get(&self, name: &str) -> Option<Announced> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All of them, by name.
+    pub(crate) fn all(&self) -> Vec<(TargetName, Announced)> {
+        self.lock().iter().map(|(name, model)| (name.clone(), model.clone())).collect()
+    }
+}
+
+/// The folder that holds the model: the one given, or its only sub-folder where an archive
+/// was packed with a folder at its top.
+pub(crate) fn model_folder(folder: &Path) -> PathBuf {
+    let Ok(entries) = std::fs::read_dir(folder) else { return folder.to_owned() };
+    let entries: Vec<_> = entries.filter_map(Result::ok).collect();
+    match entries.as_slice() {
+        [only] if only.path().is_dir() => only.path(),
+        _ => folder.to_owned(),
+    }
+}
+
+/// A digest over the files' names, sizes and times: a folder that the platform replaces
+/// under the same name is another version. Blocking.
+pub(crate) fn version(folder: &Path) -> Result<Version, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", folder.display()))
+    };
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let metadata = entry.metadata().map_err(unreadable)?;
+        entries.push((entry.file_name(), metadata.len(), metadata.modified().ok()));
+    }
+    entries.sort();
+    let mut digest = Sha256::new();
+    for entry in entries {
+        digest.update(format!("{entry:?}\n"));
+    }
+    Ok(Version::from_digest(&format!("{:x}", digest.finalize())))
+}

@@ -1,0 +1,56 @@
+//! What a loaded model is for, in serving's words.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use roundhouse_models::{ModelPlan, ScoreFunction as Scores};
+use roundhouse_serving::{GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec};
+use roundhouse_types::{Failure, ModelKind};
+
+/// Reads the tokenizer. Encoders' inputs are cut to what one step takes.
+pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failure> {
+    let codec = TextCodec::open(dir)?;
+    match plan.kind {
+        ModelKind::Generative => Ok(codec),
+        ModelKind::Embedding | ModelKind::Classification => {
+            Ok(codec.truncated_to(plan.context.min(plan.step_tokens))?)
+        }
+    }
+}
+
+/// What requests may ask of the model.
+pub(crate) fn of(plan: &ModelPlan) -> Purpose {
+    match plan.kind {
+        ModelKind::Generative => Purpose::Generative {
+            eos_tokens: plan.eos_tokens.clone(),
+            defaults: defaults(&plan.generation_defaults),
+        },
+        ModelKind::Embedding => Purpose::Embedding { normalize: plan.normalize },
+        ModelKind::Classification => Purpose::Classification(labels(plan)),
+    }
+}
+
+fn defaults(of: &roundhouse_models::GenerationDefaults) -> GenerationDefaults {
+    GenerationDefaults {
+        do_sample: of.do_sample,
+        temperature: of.temperature,
+        top_p: of.top_p,
+        top_k: of.top_k,
+        min_p: None,
+        repetition_penalty: of.repetition_penalty,
+    }
+}
+
+fn labels(plan: &ModelPlan) -> Labels {
+    let Some(labels) = &plan.labels else {
+        return Labels { names: Vec::new(), scores: ScoreFunction::Softmax };
+    };
+    Labels {
+        names: labels.names.iter().map(|name| Arc::from(name.as_str())).collect(),
+        scores: match labels.function {
+            Scores::Softmax => ScoreFunction::Softmax,
+            Scores::Sigmoid => ScoreFunction::Sigmoid,
+            Scores::Identity => ScoreFunction::Identity,
+        },
+    }
+}

@@ -1,0 +1,76 @@
+//! How long each stage of a cold load took, for the log and a metric.
+
+use std::time::Duration;
+
+use metrics::{Unit, describe_histogram, histogram};
+use roundhouse_types::{ArtefactId, Bytes};
+use tracing::info;
+
+/// Seconds by stage.
+const STAGE_SECONDS: &str = "roundhouse_load_stage_seconds";
+
+/// A stage of a cold load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Listing the objects and reading what tells the footprint.
+    List,
+    /// Bringing the files to disk, unpacking included.
+    Fetch,
+    /// Reading and converting weights and tokenizer.
+    Read,
+    /// The first forward of every step shape.
+    Warm,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Fetch => "fetch",
+            Self::Read => "read",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// The stages so far. A stage that was not needed stays zero: nothing is listed or fetched
+/// for a version that was whole on disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stages {
+    list: Duration,
+    fetch: Duration,
+    read: Duration,
+    warm: Duration,
+}
+
+impl Stages {
+    /// Registers the metric's help.
+    pub(crate) fn describe() {
+        let help = "Duration of a stage of a cold load: list, fetch, read or warm.";
+        describe_histogram!(STAGE_SECONDS, Unit::Seconds, help);
+    }
+
+    pub(crate) fn set(&mut self, stage: Stage, took: Duration) {
+        match stage {
+            Stage::List => self.list = took,
+            Stage::Fetch => self.fetch = took,
+            Stage::Read => self.read = took,
+            Stage::Warm => self.warm = took,
+        }
+        histogram!(STAGE_SECONDS, "stage" => stage.as_str()).record(took);
+    }
+
+    /// Says how long a finished load took, stage by stage.
+    pub(crate) fn report(&self, id: &ArtefactId, bytes: Bytes) {
+        info!(
+            model = %id.model,
+            version = %id.version,
+            bytes = bytes.0,
+            list = ?self.list,
+            fetch = ?self.fetch,
+            read = ?self.read,
+            warm = ?self.warm,
+            "loaded"
+        );
+    }
+}

@@ -1,0 +1,290 @@
+//! The binary as people and scripts meet it: exit codes, what is printed where, and what it
+//! asks of a server.
+
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use axum::extract::{Query, Request};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+/// Runs the binary with no environment of ours, feeding it `input`.
+async fn roundhouse_with(arguments: &[&str], input: &str) -> Output {
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_roundhouse"))
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It may end without reading.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    child.wait_with_output().await.unwrap()
+}
+
+async fn roundhouse(arguments: &[&str]) -> Output {
+    roundhouse_with(arguments, "").await
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Serves routes on loopback until the test ends.
+async fn serve(routes: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_2_and_a_failure_is_1() {
+    assert_eq!(roundhouse(&[]).await.status.code(), Some(2));
+    assert_eq!(roundhouse(&["fly"]).await.status.code(), Some(2));
+    assert_eq!(roundhouse(&["load", "../a"]).await.status.code(), Some(2));
+    assert_eq!(
+        roundhouse(&["load", "a", "--url", "ftp://x"])
+            .await
+            .status
+            .code(),
+        Some(2)
+    );
+    assert_eq!(
+        roundhouse(&["check-config", "/nonexistent"])
+            .await
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(roundhouse(&["--help"]).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_missing_server_is_named_with_what_to_do() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let output = roundhouse(&["models", "--url", &format!("http://{free}")]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    assert!(
+        text.starts_with(&format!("error: no server answers at http://{free}")),
+        "{text}"
+    );
+    assert!(
+        text.contains("hint: start one with `roundhouse serve`"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn check_config_tells_every_fault_and_is_quiet_about_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let bad = write(
+        "bad.toml",
+        "version = 1\n[cache]\nsise = 1\n[listen]\ndata = \"0.0.0.0:1\"\n",
+    );
+    let output = roundhouse(&["check-config", &bad]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    for key in ["error: cache.sise: ", "error: listen.data: "] {
+        assert!(text.contains(key), "{text}");
+    }
+    let output = roundhouse(&["check-config", &bad, "--json"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let answer: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(answer["faults"].as_array().unwrap().len(), 2);
+
+    let good = write(
+        "good.toml",
+        "version = 1\n[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\nuri = \"s3://b/c/\"\n",
+    );
+    let output = roundhouse(&["check-config", &good]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).starts_with("ok\n") && out(&output).contains("s3://b/c/"));
+}
+
+#[tokio::test]
+async fn serve_without_a_store_says_what_is_missing() {
+    let output = roundhouse(&["serve"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("endpoint: no store"),
+        "{}",
+        err(&output)
+    );
+    assert!(out(&output).is_empty());
+}
+
+#[tokio::test]
+async fn models_are_listed_over_all_pages() {
+    let page = |Query(query): Query<Vec<(String, String)>>| async move {
+        let after = query.iter().any(|(name, _)| name == "after");
+        let (target, next) = if after {
+            ("b", Value::Null)
+        } else {
+            ("a", "a".into())
+        };
+        Json(json!({"models": [
+            {"endpoint": "e", "target": target, "bytes": 5, "archive": false, "state": null}
+        ], "next": next}))
+    };
+    let url = serve(Router::new().route("/admin/v1/models", get(page))).await;
+    let output = roundhouse(&["models", "--url", &url]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let lines: Vec<String> = out(&output).lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(
+        lines[1].contains(" a ") && lines[2].contains(" b "),
+        "{lines:?}"
+    );
+    let output = roundhouse(&["models", "--url", &url, "--json"]).await;
+    let answer: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(answer["models"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_load_asks_for_the_model_and_a_refusal_is_told_with_a_hint() {
+    let asked = Arc::new(Mutex::new(Vec::<Value>::new()));
+    let seen = asked.clone();
+    let load = move |Json(body): Json<Value>| async move {
+        seen.lock().unwrap().push(body.clone());
+        if body["target"] == "gone" {
+            let error = json!({"error": {"kind": "ModelNotFound", "message": "no gone here"}});
+            return (StatusCode::NOT_FOUND, Json(error));
+        }
+        let answer = json!({"endpoint": "e", "target": "m", "state": "ready", "version": "00"});
+        (StatusCode::OK, Json(answer))
+    };
+    let url = serve(Router::new().route("/admin/v1/load", post(load))).await;
+    let output = roundhouse(&["load", "e:m/", "--force", "--url", &url]).await;
+    assert_eq!(out(&output), "e:m ready, version 00\n", "{}", err(&output));
+    let output = roundhouse(&["load", "gone", "--url", &url]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    assert!(
+        text.contains("the server answered 404 (ModelNotFound): no gone here"),
+        "{text}"
+    );
+    assert!(text.contains("`roundhouse models` lists"), "{text}");
+    let asked = asked.lock().unwrap();
+    assert_eq!(
+        asked[0],
+        json!({"endpoint": "e", "target": "m", "force": true})
+    );
+    assert_eq!(asked[1], json!({"target": "gone"}));
+}
+
+#[tokio::test]
+async fn an_invocation_sends_the_body_and_prints_the_answer() {
+    let echo = |headers: HeaderMap, request: Request| async move {
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20)
+            .await
+            .unwrap();
+        let target = headers["x-amzn-sagemaker-target-model"].to_str().unwrap();
+        let kind = headers["content-type"].to_str().unwrap();
+        format!("{target} {kind} {}", String::from_utf8_lossy(&body))
+    };
+    let answer = |Json(body): Json<Value>| async move {
+        assert_eq!(
+            body,
+            json!({"inputs": "hi", "parameters": {"max_new_tokens": 2}})
+        );
+        Json(json!([{"generated_text": "hello"}]))
+    };
+    let routes = Router::new()
+        .route("/invocations", post(echo))
+        .route("/endpoints/e/invocations", post(answer));
+    let url = serve(routes).await;
+    let output = roundhouse_with(&["invoke", "m", "--url", &url], "{}").await;
+    assert_eq!(out(&output), "m application/json {}\n", "{}", err(&output));
+    let output = roundhouse(&[
+        "invoke",
+        "e:m",
+        "--prompt",
+        "hi",
+        "--max-tokens",
+        "2",
+        "--url",
+        &url,
+    ])
+    .await;
+    assert_eq!(out(&output), "hello\n", "{}", err(&output));
+}
+
+#[tokio::test]
+async fn a_stream_is_printed_as_text_and_its_error_is_an_error() {
+    let stream = |Json(body): Json<Value>| async move {
+        assert_eq!(body["stream"], true);
+        "data: {\"token\":{\"text\":\"a\"}}\n\ndata: {\"token\":{\"text\":\"b\"}}\n\n\
+         data: {\"error\":{\"message\":\"it broke\"}}\n\n"
+    };
+    let url = serve(Router::new().route("/invocations", post(stream))).await;
+    let output = roundhouse(&["invoke", "m", "--prompt", "x", "--stream", "--url", &url]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(out(&output), "ab");
+    assert!(err(&output).contains("it broke"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn a_survey_of_a_folder_tells_kinds_and_reasons() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(
+        odd.join("config.json"),
+        r#"{"architectures":["NoSuchModel"]}"#,
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("packed.tar.gz"), b"never looked into").unwrap();
+    let uri = format!("file://{}", folder.path().display());
+    let output = roundhouse(&["survey", &uri, "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let answer: Value = serde_json::from_str(&out(&output)).unwrap();
+    let verdict = |target: &str| {
+        let all = answer["targets"].as_array().unwrap();
+        all.iter().find(|it| it["target"] == target).unwrap()["verdict"].clone()
+    };
+    assert_eq!(verdict("odd"), "does_not_run");
+    assert_eq!(verdict("packed.tar.gz"), "unknown_until_fetched");
+    let output = roundhouse(&["survey", &uri]).await;
+    assert!(out(&output).contains("NoSuchModel"), "{}", out(&output));
+    assert!(out(&output).contains("2 targets, 1 unknown until fetched, 1 will not run"));
+}
+
+#[tokio::test]
+async fn doctor_finds_what_is_wrong_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let cache = cache.to_str().unwrap();
+    let ports = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let missing = format!("file://{}/missing", folder.path().display());
+    let common = ["doctor", "--cache-dir", cache, "--store", missing.as_str()];
+    let output = roundhouse(&[&common[..], &ports].concat()).await;
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    let text = out(&output);
+    assert!(text.contains("BAD  store file://"), "{text}");
+    assert!(text.contains("ok   memory"), "{text}");
+    assert!(text.contains("->"), "{text}");
+    assert!(err(&output).contains("1 problem found"), "{}", err(&output));
+}

@@ -1,0 +1,246 @@
+//! One invocation and its answer, free of any wire format.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use roundhouse_types::{Failure, ModelId, ModelKind, Tier, Version};
+use serde_json::{Map, Value};
+
+/// One request to one model.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The checked target.
+    pub model: ModelId,
+    /// What is asked.
+    pub request: Request,
+    /// When the answer is of no use any more.
+    pub deadline: Instant,
+    /// How long to wait for a load before saying "not ready"; never past `deadline`.
+    pub hold_until: Instant,
+}
+
+/// What is asked of a model.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// `inputs` and `parameters`, as LMI, TGI and the Hugging Face toolkit spell it: the
+    /// model's kind decides what it means.
+    Inputs(Inputs),
+    /// A chat; for generative models.
+    Chat(Chat),
+    /// Prompts to continue; for generative models.
+    Completion(Completion),
+    /// Texts to embed; for encoders.
+    Embeddings(Embeddings),
+}
+
+/// `{"inputs": …, "parameters": …}`.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The texts, at least one.
+    pub texts: Vec<String>,
+    /// Whether `inputs` was one string rather than a list.
+    pub single: bool,
+    /// Generation parameters; ignored by encoders.
+    pub generation: Generation,
+    /// `return_full_text`: the prompt goes before the completion.
+    pub return_full_text: bool,
+    /// Classification: how many labels to report; the likeliest alone where absent.
+    pub top_k: Option<usize>,
+    /// Embeddings: whether to normalise, where it differs from the artefact's own choice.
+    pub normalize: Option<bool>,
+}
+
+/// Chat messages.
+#[derive(Debug, Clone)]
+pub struct Chat {
+    /// The messages as the template will see them: objects with `role` and `content`.
+    pub messages: Vec<Value>,
+    /// Tools as the template will see them.
+    pub tools: Option<Vec<Value>>,
+    /// Further variables for the template (`chat_template_kwargs`).
+    pub template_kwargs: Map<String, Value>,
+    /// Generation parameters.
+    pub generation: Generation,
+    /// How many answers.
+    pub n: usize,
+}
+
+/// Prompts to continue.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The prompts, at least one.
+    pub prompts: Vec<Prompt>,
+    /// Generation parameters.
+    pub generation: Generation,
+    /// How many answers per prompt.
+    pub n: usize,
+    /// The prompt goes before the completion.
+    pub echo: bool,
+}
+
+/// A prompt as text or as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// Tokenised as the artefact's tokenizer says, its post-processor included.
+    Text(String),
+    /// Used as it is.
+    Tokens(Vec<u32>),
+}
+
+/// Texts to embed.
+#[derive(Debug, Clone)]
+pub struct Embeddings {
+    /// The inputs, at least one.
+    pub inputs: Vec<Prompt>,
+}
+
+/// Generation parameters as a client may set them. Absent means: the artefact's
+/// `generation_config.json`, else the face's default, else off.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Generation {
+    /// New tokens at most; absent: up to the context.
+    pub max_tokens: Option<usize>,
+    /// New tokens at least.
+    pub min_tokens: Option<usize>,
+    /// `Some(false)` is greedy whatever the temperature says.
+    pub do_sample: Option<bool>,
+    /// Softmax temperature; 0 is greedy.
+    pub temperature: Option<f32>,
+    /// Nucleus sampling.
+    pub top_p: Option<f32>,
+    /// The k likeliest; 0 is off.
+    pub top_k: Option<usize>,
+    /// Relative floor.
+    pub min_p: Option<f32>,
+    /// Over prompt and completion.
+    pub repetition_penalty: Option<f32>,
+    /// Over the completion.
+    pub presence_penalty: Option<f32>,
+    /// Over the completion, per occurrence.
+    pub frequency_penalty: Option<f32>,
+    /// Decides every random choice; drawn at random where absent.
+    pub seed: Option<u64>,
+    /// Texts that end the answer; not part of it.
+    pub stop: Vec<String>,
+    /// Tokens that end the answer.
+    pub stop_token_ids: Vec<u32>,
+    /// Goes on past the end-of-sequence token.
+    pub ignore_eos: bool,
+    /// How many alternatives to report with each token; `None`: no log-probabilities.
+    pub logprobs: Option<usize>,
+}
+
+/// The answer to an invocation, with the truth about how it came about.
+pub struct Answer {
+    /// What the model says.
+    pub reply: Reply,
+    /// Facts for response headers and the access log.
+    pub served: Served,
+}
+
+/// How an answer came about.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The version that answers, from start to end.
+    pub version: Version,
+    /// Where the model was found.
+    pub tier: Tier,
+    /// What kind it is.
+    pub kind: ModelKind,
+    /// How long the request waited for a load; zero for a resident.
+    pub load: Duration,
+    /// How long it waited for anything else before it reached the model.
+    pub queue: Duration,
+}
+
+/// What a model says.
+pub enum Reply {
+    /// One stream per requested completion, in order (prompts first, then `n`).
+    Generation(GenerationReply),
+    /// One vector per input.
+    Embeddings(EmbeddingsReply),
+    /// For each input its labels, likeliest first.
+    Classification(Vec<Vec<LabelScore>>),
+}
+
+/// Completions under way.
+pub struct GenerationReply {
+    /// Prompt length per choice, in tokens.
+    pub prompt_tokens: Vec<usize>,
+    /// Pieces of every choice as they come, and one `Finished` per choice. A choice that
+    /// fails ends the stream with an error. Dropping it aborts the sequences and releases the lease.
+    pub pieces: PieceStream,
+    /// What seed was used.
+    pub seed: u64,
+}
+
+/// The stream of pieces.
+pub type PieceStream = Pin<Box<dyn Stream<Item = Result<Piece, Failure>> + Send>>;
+
+/// A part of a completion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// Which choice it belongs to.
+    pub choice: usize,
+    /// New text; whole characters only, possibly empty. Never part of a stop string.
+    pub text: String,
+    /// The tokens this piece adds (none, where held-back text is released; several, where
+    /// characters or stop strings needed waiting for).
+    pub tokens: Vec<TokenInfo>,
+    /// Set on a choice's last piece.
+    pub finished: Option<Finished>,
+}
+
+/// One generated token as a client may ask to see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its own text, as far as it is text by itself.
+    pub text: String,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Whether it is a special token.
+    pub special: bool,
+    /// Alternatives: id, text, log-probability.
+    pub top: Vec<(u32, String, f32)>,
+}
+
+/// How a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// Why.
+    pub reason: Finish,
+    /// Generated tokens, the end-of-sequence token included.
+    pub generated_tokens: usize,
+}
+
+/// Why a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    EndOfSequence,
+    /// A stop string or stop token of the client's.
+    StopSequence,
+    /// The length limit or the context.
+    Length,
+}
+
+/// Vectors.
+pub struct EmbeddingsReply {
+    /// One per input.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of all inputs.
+    pub prompt_tokens: usize,
+}
+
+/// A label and its score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelScore {
+    /// From the artefact's `id2label`.
+    pub label: Arc<str>,
+    /// Softmax, or sigmoid for multi-label artefacts.
+    pub score: f32,
+}

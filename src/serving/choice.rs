@@ -1,0 +1,174 @@
+//! One completion: from an engine's tokens to pieces of text.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+use roundhouse_engine::{FinishReason, TokenOut, TokenStream};
+use roundhouse_types::{Failure, ModelId};
+
+use crate::text::{Detokeniser, Scan, StopMatcher, TextCodec};
+use crate::{Error, Finish, Finished, Piece, TokenInfo};
+
+#[cfg(test)]
+mod tests;
+
+/// Makes text of one sequence's tokens and ends it at a stop string.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    choice: usize,
+    codec: TextCodec,
+    detokeniser: Detokeniser,
+    stops: StopMatcher,
+    /// Stop strings are not looked for in the text of so many tokens.
+    min_tokens: usize,
+    /// Which stop tokens are the artefact's rather than the client's.
+    eos_tokens: Arc<[u32]>,
+    /// Tokens whose text is held back.
+    waiting: Vec<TokenInfo>,
+    generated: usize,
+}
+
+/// What a writer starts from.
+pub(crate) struct WriterParts<'a> {
+    pub(crate) choice: usize,
+    pub(crate) codec: TextCodec,
+    pub(crate) prompt: &'a [u32],
+    pub(crate) stop: Vec<String>,
+    pub(crate) min_tokens: usize,
+    pub(crate) eos_tokens: Arc<[u32]>,
+}
+
+impl Writer {
+    pub(crate) fn new(parts: WriterParts<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            choice: parts.choice,
+            detokeniser: Detokeniser::after(parts.codec.clone(), parts.prompt)?,
+            codec: parts.codec,
+            stops: StopMatcher::new(parts.stop),
+            min_tokens: parts.min_tokens,
+            eos_tokens: parts.eos_tokens,
+            waiting: Vec::new(),
+            generated: 0,
+        })
+    }
+
+    /// Takes the next token; `None` while its text has to wait. The piece with `finished` is the
+    /// last, also where the engine would go on.
+    pub(crate) fn on_token(&mut self, token: TokenOut) -> Result<Option<Piece>, Error> {
+        self.generated += 1;
+        let (id, finish) = (token.id, token.finish);
+        self.waiting.push(self.token_info(token));
+        // The token that stops the sequence is not part of the answer.
+        let mut text = match finish {
+            Some(FinishReason::StopToken) => String::new(),
+            _ => self.detokeniser.push(id)?,
+        };
+        if finish.is_some() {
+            text.push_str(&self.detokeniser.finish()?);
+        }
+        let scan = if self.generated > self.min_tokens {
+            self.stops.push(&text)
+        } else {
+            Scan::Pass(text)
+        };
+        let (text, reason) = match (scan, finish) {
+            (Scan::Stop(text), _) => (text, Some(Finish::StopSequence)),
+            (Scan::Pass(text), Some(finish)) => {
+                (text + &self.stops.finish(), Some(self.reason(finish, id)))
+            }
+            (Scan::Pass(text), None) => (text, None),
+        };
+        let waits = self.detokeniser.holds() || self.stops.holds();
+        if reason.is_none() && text.is_empty() && waits {
+            return Ok(None);
+        }
+        let generated_tokens = self.generated;
+        Ok(Some(Piece {
+            choice: self.choice,
+            text,
+            tokens: std::mem::take(&mut self.waiting),
+            finished: reason.map(|reason| Finished { reason, generated_tokens }),
+        }))
+    }
+
+    fn reason(&self, finish: FinishReason, id: u32) -> Finish {
+        match finish {
+            FinishReason::StopToken if self.eos_tokens.contains(&id) => Finish::EndOfSequence,
+            FinishReason::StopToken => Finish::StopSequence,
+            FinishReason::Length => Finish::Length,
+        }
+    }
+
+    fn token_info(&self, token: TokenOut) -> TokenInfo {
+        let top = token.top.into_iter();
+        TokenInfo {
+            id: token.id,
+            text: self.codec.token_text(token.id),
+            logprob: token.logprob,
+            special: self.codec.is_special(token.id),
+            top: top.map(|(id, logprob)| (id, self.codec.token_text(id), logprob)).collect(),
+        }
+    }
+}
+
+/// The pieces of one completion. Ends after the piece with `finished` or after an error, and
+/// then has let go of its sequence, as it has when dropped.
+pub(crate) struct Choice {
+    model: ModelId,
+    /// A piece that needs no token: the prompt, where the client wants it back.
+    lead: Option<Piece>,
+    tokens: Option<TokenStream>,
+    writer: Writer,
+}
+
+impl Choice {
+    pub(crate) fn new(model: ModelId, lead: String, tokens: TokenStream, writer: Writer) -> Self {
+        let choice = writer.choice;
+        let lead = (!lead.is_empty()).then_some(Piece {
+            choice,
+            text: lead,
+            tokens: Vec::new(),
+            finished: None,
+        });
+        Self { model, lead, tokens: Some(tokens), writer }
+    }
+}
+
+impl Stream for Choice {
+    type Item = Result<Piece, Failure>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if let Some(lead) = this.lead.take() {
+            return Poll::Ready(Some(Ok(lead)));
+        }
+        loop {
+            let Some(tokens) = &mut this.tokens else {
+                return Poll::Ready(None);
+            };
+            let result = match ready!(Pin::new(tokens).poll_next(context)) {
+                Some(Ok(token)) => this.writer.on_token(token).map_err(Failure::from),
+                Some(Err(failure)) => Err(failure),
+                None => {
+                    let message = "its answer broke off";
+                    Err(Error::Broken { model: this.model.clone(), message }.into())
+                }
+            };
+            match result {
+                Ok(None) => {}
+                Ok(Some(piece)) => {
+                    if piece.finished.is_some() {
+                        this.tokens = None;
+                    }
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+                Err(failure) => {
+                    this.tokens = None;
+                    return Poll::Ready(Some(Err(failure)));
+                }
+            }
+        }
+    }
+}

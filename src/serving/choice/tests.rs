@@ -1,0 +1,135 @@
+use std::path::Path;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const EOS: u32 = 2;
+const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");
+
+fn codec() -> TextCodec {
+    static CODEC: LazyLock<TextCodec> =
+        LazyLock::new(|| TextCodec::open(Path::new(REFERENCES)).unwrap());
+    CODEC.clone()
+}
+
+fn writer(stop: &[&str], min_tokens: usize) -> Writer {
+    Writer::new(WriterParts {
+        choice: 3,
+        codec: codec(),
+        prompt: &[1],
+        stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+        min_tokens,
+        eos_tokens: [EOS].into(),
+    })
+    .unwrap()
+}
+
+fn token(id: u32, finish: Option<FinishReason>) -> TokenOut {
+    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], finish }
+}
+
+/// Writes tokens, the last with `finish`; the pieces up to the finished one.
+fn write(writer: &mut Writer, ids: &[u32], finish: FinishReason) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (index, &id) in ids.iter().enumerate() {
+        let last = (index + 1 == ids.len()).then_some(finish);
+        let Some(piece) = writer.on_token(token(id, last)).unwrap() else {
+            continue;
+        };
+        let finished = piece.finished.is_some();
+        pieces.push(piece);
+        if finished {
+            break;
+        }
+    }
+    pieces
+}
+
+fn text(pieces: &[Piece]) -> String {
+    pieces.iter().map(|piece| piece.text.as_str()).collect()
+}
+
+fn finish(pieces: &[Piece]) -> Finished {
+    pieces.last().unwrap().finished.unwrap()
+}
+
+#[test]
+fn nothing_of_a_stop_string_that_spans_tokens_goes_out() {
+    let ids = codec().encode("one two\n\nUser: three", false).unwrap();
+    let pieces = write(&mut writer(&["\n\nUser:", "never"], 0), &ids, FinishReason::Length);
+    assert_eq!(text(&pieces), "one two");
+    assert_eq!(finish(&pieces).reason, Finish::StopSequence);
+    let tokens: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
+    assert_eq!(finish(&pieces).generated_tokens, tokens);
+    assert!(tokens < ids.len());
+}
+
+#[test]
+fn text_held_for_a_stop_string_goes_out_with_its_tokens_when_the_answer_ends() {
+    let ids = codec().encode("one\n\nUs", false).unwrap();
+    let pieces = write(&mut writer(&["\n\nUser:"], 0), &ids, FinishReason::Length);
+    assert_eq!(text(&pieces), "one\n\nUs");
+    assert_eq!(finish(&pieces), Finished { reason: Finish::Length, generated_tokens: ids.len() });
+    let tokens: Vec<u32> =
+        pieces.iter().flat_map(|piece| &piece.tokens).map(|token| token.id).collect();
+    assert_eq!(tokens, ids);
+}
+
+#[test]
+fn the_token_that_stops_the_answer_has_no_text_in_it() {
+    let mut ids = codec().encode("one two", false).unwrap();
+    let own = *ids.last().unwrap();
+    let before = codec().decode(&ids[..ids.len() - 1]).unwrap();
+    let pieces = write(&mut writer(&[], 0), &ids, FinishReason::StopToken);
+    assert_eq!(text(&pieces), before);
+    assert_eq!(finish(&pieces).reason, Finish::StopSequence);
+    assert_eq!(pieces.last().unwrap().tokens.last().unwrap().id, own);
+
+    ids.push(EOS);
+    let pieces = write(&mut writer(&[], 0), &ids, FinishReason::StopToken);
+    assert_eq!(text(&pieces), "one two");
+    assert_eq!(finish(&pieces).reason, Finish::EndOfSequence);
+    let last = pieces.last().unwrap().tokens.last().unwrap();
+    assert!(last.special);
+    assert_eq!(last.text, "<|im_end|>");
+}
+
+#[test]
+fn stop_strings_wait_for_the_least_number_of_tokens() {
+    let ids = codec().encode("stop and stop", false).unwrap();
+    let first = codec().encode("stop", false).unwrap().len();
+    let pieces = write(&mut writer(&["stop"], first), &ids, FinishReason::Length);
+    assert_eq!(text(&pieces), "stop and ");
+    assert_eq!(finish(&pieces).reason, Finish::StopSequence);
+}
+
+#[test]
+fn tokens_wait_for_their_character() {
+    let ids = codec().encode("👩", false).unwrap();
+    assert!(ids.len() > 1, "the reference vocabulary has no token for it");
+    let mut writer = writer(&[], 0);
+    for &id in &ids[..ids.len() - 1] {
+        assert_eq!(writer.on_token(token(id, None)).unwrap(), None);
+    }
+    let piece = writer.on_token(token(ids[ids.len() - 1], None)).unwrap().unwrap();
+    assert_eq!((piece.choice, piece.text.as_str(), piece.tokens.len()), (3, "👩", ids.len()));
+    assert_eq!(piece.finished, None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_token_is_reported_once_and_the_text_is_whole(
+        ids in prop::collection::vec(0u32..540, 1..24),
+    ) {
+        let pieces = write(&mut writer(&[], 0), &ids, FinishReason::Length);
+        prop_assert_eq!(text(&pieces), codec().decode(&ids).unwrap());
+        let tokens: Vec<u32> =
+            pieces.iter().flat_map(|piece| &piece.tokens).map(|token| token.id).collect();
+        prop_assert_eq!(tokens, ids);
+        prop_assert!(pieces[..pieces.len() - 1].iter().all(|piece| piece.finished.is_none()));
+    }
+}

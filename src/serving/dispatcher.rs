@@ -1,0 +1,238 @@
+//! One invocation from admission to the stream that answers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use roundhouse_residency::Residency;
+use roundhouse_types::{Failure, ModelId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::admission::{Admission, Bounds};
+use crate::choice::{Choice, Writer, WriterParts};
+use crate::completions::{Completions, Hold};
+use crate::encoded::{label_scores, normalize};
+use crate::metrics::Record;
+use crate::served::{Purpose, ServedModel};
+use crate::task::{GenerateTask, Prepared, Task, tokenise};
+use crate::{
+    Answer, EmbeddingsReply, Error, GenerationReply, Invocation, Labels, Piece, PieceStream,
+    Prompt, Reply, Request, Served,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Bounds of a dispatcher. All are per process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Requests in flight in all, those that wait for a load included. One more is refused as
+    /// overload.
+    pub max_in_flight: usize,
+    /// Requests in flight for one model.
+    pub max_in_flight_per_model: usize,
+    /// Texts in one request to an encoder.
+    pub max_inputs: usize,
+    /// Completions of one request: prompts times answers.
+    pub max_sequences: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // Bodies of up to 6 MB each wait in memory.
+            max_in_flight: 1024,
+            // A popular model leaves room for others.
+            max_in_flight_per_model: 256,
+            // What OpenAI takes.
+            max_inputs: 2048,
+            // Sixteen answers to four prompts; more belong into requests of their own.
+            max_sequences: 64,
+        }
+    }
+}
+
+/// Answers invocations: admits, leases, prepares, submits, and hands back a stream that owns
+/// what the request holds.
+pub struct Dispatcher {
+    residency: Residency<ServedModel>,
+    admission: Arc<Admission>,
+    config: Config,
+}
+
+/// What has been done for an answer.
+struct Begun {
+    work: Work,
+    served: Served,
+    hold: Hold,
+}
+
+enum Work {
+    Generating { choices: Vec<Choice>, prompt_tokens: Vec<usize>, seed: u64 },
+    Done(Reply),
+}
+
+impl Dispatcher {
+    /// Leases from `residency` within the bounds of `config`.
+    pub fn new(residency: Residency<ServedModel>, config: Config) -> Self {
+        let bounds =
+            Bounds { in_all: config.max_in_flight, per_model: config.max_in_flight_per_model };
+        Self { residency, admission: Admission::new(bounds), config }
+    }
+
+    /// Answers one invocation. Returns when an encoder's answer is complete, or when a
+    /// generation has been submitted. Dropped before that, or when the reply's stream is dropped,
+    /// it lets go of sequences, lease and place; a load under way goes on.
+    ///
+    /// # Errors
+    /// `Overloaded` at once where too many requests are in flight, residency's failures
+    /// (`NotReady` past `hold_until`), `InvalidInput` for what the model cannot take, `TimedOut`
+    /// at the deadline, and the engine's.
+    pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure> {
+        let model = invocation.model.clone();
+        let deadline = Instant::from_std(invocation.deadline);
+        let mut record = Record::start(model.endpoint.clone());
+        let begun = match self.begin(invocation, &mut record).await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                record.failed(failure.kind());
+                return Err(failure);
+            }
+        };
+        let reply = match begun.work {
+            Work::Generating { choices, prompt_tokens, seed } => {
+                let pieces = Completions::new(model, choices, begun.hold, deadline, record);
+                Reply::Generation(GenerationReply { prompt_tokens, pieces: boxed(pieces), seed })
+            }
+            Work::Done(reply) => {
+                record.completed();
+                reply
+            }
+        };
+        Ok(Answer { reply, served: begun.served })
+    }
+
+    async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
+        let Invocation { model: id, request, deadline, hold_until } = invocation;
+        let permit = self.admission.enter(&id)?;
+        let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
+        record.leased(lease.kind());
+        let hold = Hold { lease, _permit: permit };
+        let work = self.work(&id, request, &hold, record);
+        let (work, queue) = timeout_at(Instant::from_std(deadline), work)
+            .await
+            .map_err(|_| Error::Deadline { model: id.clone() })??;
+        let lease = &hold.lease;
+        let served = Served {
+            version: lease.version().clone(),
+            tier: lease.tier(),
+            kind: lease.kind(),
+            load: lease.load_wait(),
+            queue,
+        };
+        Ok(Begun { work, served, hold })
+    }
+
+    async fn work(
+        &self,
+        id: &ModelId,
+        request: Request,
+        hold: &Hold,
+        record: &mut Record,
+    ) -> Result<(Work, Duration), Failure> {
+        let model: &ServedModel = &hold.lease;
+        let load = hold.lease.load_wait();
+        match Task::new(request, id, model, &self.config)? {
+            Task::Generate(task) => {
+                let prepared = prepare(model, task).await?;
+                let prompt_tokens: Vec<usize> =
+                    prepared.sequences.iter().map(|sequence| sequence.spec.prompt.len()).collect();
+                let seed = prepared.seed;
+                let choices = submit(id, model, prepared)?;
+                let queue = record.submitted(load, prompt_tokens.iter().sum(), choices.len());
+                Ok((Work::Generating { choices, prompt_tokens, seed }, queue))
+            }
+            Task::Embed { inputs, normalize: unit } => {
+                let inputs = tokens(model, inputs).await?;
+                let prompt_tokens = inputs.iter().map(Vec::len).sum();
+                let queue = record.submitted(load, prompt_tokens, 0);
+                let mut vectors = model.engine().encode(inputs).await?;
+                if vectors.iter().flatten().any(|x| !x.is_finite()) {
+                    return Err(broken(id, "its vectors are not finite"));
+                }
+                if unit {
+                    vectors.iter_mut().for_each(|vector| normalize(vector));
+                }
+                let reply = Reply::Embeddings(EmbeddingsReply { vectors, prompt_tokens });
+                Ok((Work::Done(reply), queue))
+            }
+            Task::Classify { texts, top_k } => {
+                let Purpose::Classification(labels) = model.purpose() else {
+                    return Err(broken(id, "it has no labels"));
+                };
+                let inputs = tokens(model, texts).await?;
+                let queue = record.submitted(load, inputs.iter().map(Vec::len).sum(), 0);
+                let logits = model.engine().encode(inputs).await?;
+                let reply = classify(id, &logits, labels, top_k)?;
+                Ok((Work::Done(reply), queue))
+            }
+        }
+    }
+}
+
+async fn prepare(model: &ServedModel, task: Box<GenerateTask>) -> Result<Prepared, Failure> {
+    let (text, spec) = (model.text().clone(), model.engine().spec());
+    let prepared = tokio::task::spawn_blocking(move || task.prepare(&text, &spec)).await;
+    Ok(prepared.map_err(|_| Error::Interrupted)??)
+}
+
+async fn tokens(model: &ServedModel, inputs: Vec<Prompt>) -> Result<Vec<Vec<u32>>, Failure> {
+    let text = model.text().clone();
+    let tokens = tokio::task::spawn_blocking(move || tokenise(inputs, &text)).await;
+    Ok(tokens.map_err(|_| Error::Interrupted)??)
+}
+
+/// Queues every sequence; when one is refused, those before it are aborted.
+fn submit(id: &ModelId, model: &ServedModel, prepared: Prepared) -> Result<Vec<Choice>, Failure> {
+    let eos_tokens: Arc<[u32]> = match model.purpose() {
+        Purpose::Generative { eos_tokens, .. } => eos_tokens.as_slice().into(),
+        Purpose::Embedding { .. } | Purpose::Classification(_) => [].into(),
+    };
+    let mut choices = Vec::with_capacity(prepared.sequences.len());
+    for (choice, sequence) in prepared.sequences.into_iter().enumerate() {
+        let writer = Writer::new(WriterParts {
+            choice,
+            codec: model.text().clone(),
+            prompt: &sequence.spec.prompt,
+            stop: prepared.stop.clone(),
+            min_tokens: sequence.spec.min_tokens,
+            eos_tokens: Arc::clone(&eos_tokens),
+        })?;
+        let tokens = model.engine().generate(sequence.spec)?;
+        choices.push(Choice::new(id.clone(), sequence.lead, tokens, writer));
+    }
+    Ok(choices)
+}
+
+fn classify(
+    id: &ModelId,
+    logits: &[Vec<f32>],
+    labels: &Labels,
+    top_k: usize,
+) -> Result<Reply, Failure> {
+    let mut scored = Vec::with_capacity(logits.len());
+    for logits in logits {
+        let labels = label_scores(logits, labels, top_k)
+            .ok_or_else(|| broken(id, "its scores are not finite or do not match its labels"))?;
+        scored.push(labels);
+    }
+    Ok(Reply::Classification(scored))
+}
+
+fn broken(model: &ModelId, message: &'static str) -> Failure {
+    Error::Broken { model: model.clone(), message }.into()
+}
+
+fn boxed(pieces: impl Stream<Item = Result<Piece, Failure>> + Send + 'static) -> PieceStream {
+    Box::pin(pieces)
+}

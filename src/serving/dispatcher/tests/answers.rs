@@ -1,0 +1,150 @@
+//! What requests are answered with.
+
+use super::*;
+
+#[tokio::test]
+async fn a_completion_is_the_text_of_the_engines_tokens() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let answer = server.ask(completion(&["hello"], 1, greedy(12))).await.unwrap();
+    assert_eq!((answer.served.kind, answer.served.tier), (ModelKind::Generative, Tier::Disk));
+    assert_eq!(answer.served.version, Version::from_digest("abc123"));
+    let Reply::Generation(reply) = answer.reply else { panic!("not a generation") };
+
+    let prompt = codec().encode("hello", true).unwrap();
+    assert_eq!(prompt[0], 0, "the post-processor adds the first token");
+    assert_eq!(reply.prompt_tokens, [prompt.len()]);
+    let tokens = echo_tokens(&prompt, 12, VOCAB);
+    let choices = collect(reply).await.unwrap();
+    assert_eq!(choices[0].text, codec().decode(&tokens).unwrap());
+    assert_eq!(choices[0].tokens, tokens);
+    assert_eq!(choices[0].finish, Some(Finish::Length));
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn a_stop_string_across_tokens_ends_the_answer_and_its_sequence() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let prompt = codec().encode("hello", true).unwrap();
+    let text = codec().decode(&echo_tokens(&prompt, 40, VOCAB)).unwrap();
+    let stop: String = text.chars().skip(20).take(6).collect();
+    let before = text.find(&stop).unwrap();
+    let generation = Generation { stop: vec![stop], ..greedy(400) };
+    let choices =
+        collect(server.generate(completion(&["hello"], 1, generation)).await).await.unwrap();
+    assert_eq!(choices[0].text, text[..before]);
+    assert_eq!(choices[0].finish, Some(Finish::StopSequence));
+    assert!(choices[0].tokens.len() <= 40);
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn prompts_and_answers_are_choices_of_one_stream_with_seeds_in_a_row() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let generation = Generation { temperature: Some(1.0), seed: Some(7), ..greedy(8) };
+    let ask = |prompts: &'static [&'static str], n, seed| {
+        completion(prompts, n, Generation { seed: Some(seed), ..generation.clone() })
+    };
+    let reply = server.generate(ask(&["one", "two words"], 2, 7)).await;
+    assert_eq!(reply.seed, 7);
+    let lengths = ["one", "two words"].map(|text| codec().encode(text, true).unwrap().len());
+    assert_eq!(reply.prompt_tokens, [lengths[0], lengths[0], lengths[1], lengths[1]]);
+    let choices = collect(reply).await.unwrap();
+    assert_ne!(choices[0], choices[1]);
+    // The fourth choice is the second prompt with the seed 7 + 3.
+    let alone = collect(server.generate(ask(&["two words"], 1, 10)).await).await.unwrap();
+    assert_eq!(choices[3], alone[0]);
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn inputs_are_answered_one_by_one_by_the_habits_of_that_face() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let request = Inputs { return_full_text: true, ..inputs(&["one", "two"]) };
+    let choices = collect(server.generate(Request::Inputs(request)).await).await.unwrap();
+    for (prompt, choice) in ["one", "two"].iter().zip(&choices) {
+        // Greedy, 30 tokens, and the prompt in front.
+        let tokens = echo_tokens(&codec().encode(prompt, true).unwrap(), 30, VOCAB);
+        assert_eq!(choice.tokens, tokens);
+        assert_eq!(choice.text, format!("{prompt}{}", codec().decode(&tokens).unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn a_chat_is_rendered_and_gets_no_second_first_token() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
+    let prompt = codec().encode(rendered, false).unwrap();
+    let choices = collect(server.generate(chat("hi")).await).await.unwrap();
+    assert_eq!(choices[0].tokens, echo_tokens(&prompt, 4, VOCAB));
+}
+
+#[tokio::test]
+async fn embeddings_are_normalised_as_the_artefact_or_the_request_says() {
+    let server = Server::start(EchoRunner::new(encoder(4)), Purpose::Embedding { normalize: true });
+    let raw = echo_logits(&codec().encode("text", true).unwrap(), 4);
+    let vectors = |answer: Answer| match answer.reply {
+        Reply::Embeddings(reply) => reply.vectors,
+        Reply::Generation(_) | Reply::Classification(_) => panic!("not vectors"),
+    };
+    let unit = vectors(server.ask(embeddings(&["text", "other"])).await.unwrap());
+    assert_eq!(unit.len(), 2);
+    let length: f32 = unit[0].iter().map(|x| x * x).sum();
+    assert!((length - 1.0).abs() < 1e-5);
+    let request = Inputs { normalize: Some(false), ..inputs(&["text"]) };
+    assert_eq!(vectors(server.ask(Request::Inputs(request)).await.unwrap()), [raw]);
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn a_classifier_names_its_labels_likeliest_first() {
+    let names = ["no", "yes", "maybe"].map(Arc::from).to_vec();
+    let labels = Labels { names, scores: ScoreFunction::Softmax };
+    let server =
+        Server::start(EchoRunner::new(encoder(3)), Purpose::Classification(labels.clone()));
+    let logits = echo_logits(&codec().encode("text", true).unwrap(), 3);
+    for (top_k, count) in [(None, 1), (Some(2), 2), (Some(9), 3)] {
+        let request = Inputs { top_k, ..inputs(&["text"]) };
+        let answer = server.ask(Request::Inputs(request)).await.unwrap();
+        let Reply::Classification(scores) = answer.reply else { panic!("not labels") };
+        assert_eq!(scores, [label_scores(&logits, &labels, count).unwrap()]);
+        assert_eq!(scores[0].len(), count);
+    }
+    let none = Inputs { top_k: Some(0), ..inputs(&["text"]) };
+    let failure = server.ask(Request::Inputs(none)).await.err().unwrap();
+    assert_eq!(failure.message(), "top_k: 0 is not at least 1");
+}
+
+#[tokio::test]
+async fn what_a_model_cannot_do_is_told_with_what_it_can() {
+    let labels = Labels { names: vec!["a".into()], scores: ScoreFunction::Sigmoid };
+    let generates = Server::generative(EchoRunner::new(GENERATIVE));
+    let embeds = Server::start(EchoRunner::new(encoder(4)), Purpose::Embedding { normalize: true });
+    let classifies = Server::start(EchoRunner::new(encoder(1)), Purpose::Classification(labels));
+    for (server, request, message) in [
+        (
+            &generates,
+            embeddings(&["a"]),
+            "e:t/model is a generative model, not an embedding model, ",
+        ),
+        (&embeds, chat("a"), "e:t/model is an embedding model, "),
+        (&embeds, completion(&["a"], 1, greedy(1)), "e:t/model is an embedding model, "),
+        (&classifies, chat("a"), "e:t/model is a classification model, "),
+        (&classifies, embeddings(&["a"]), "e:t/model is a classification model, "),
+        (&generates, completion(&[], 1, greedy(1)), "prompt: it is empty"),
+        (&generates, completion(&["a"], 17, greedy(1)), "n: 17 is not between 1 and 16"),
+        (
+            &generates,
+            completion(&["a"; 33], 2, greedy(1)),
+            "prompt: 33 entries are more than the 32",
+        ),
+        (&generates, completion(&["a"], 1, greedy(600)), "max_tokens: "),
+        (&embeds, embeddings(&["a"; 2049]), "input: 2049 entries are more than the 2048 at most"),
+    ] {
+        let failure = server.ask(request).await.err().unwrap();
+        assert_eq!(failure.kind(), ErrorKind::InvalidInput);
+        assert!(failure.message().starts_with(message), "{failure}");
+    }
+    for server in [&generates, &embeds, &classifies] {
+        server.let_go().await;
+    }
+}

@@ -1,0 +1,151 @@
+//! What can go wrong while one invocation is answered.
+
+use std::io;
+use std::path::PathBuf;
+
+use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint};
+use thiserror::Error;
+
+/// A fault of the artefact's text files, of the request, or of the queue in front of a model.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The artefact has no `tokenizer.json`.
+    #[error("tokenizer.json not found; files seen: {seen}")]
+    NoTokenizer {
+        /// The names in the artefact's folder.
+        seen: String,
+    },
+    /// A file of the artefact could not be read from disk.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the artefact is not the JSON it should be.
+    #[error("{file} is not valid")]
+    Json {
+        /// The file's name.
+        file: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The tokenizer's definition was refused.
+    #[error("tokenizer.json is not valid")]
+    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The tokenizer could not encode or decode.
+    #[error("the artefact's tokenizer failed")]
+    Tokenise(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An encoder's length limit leaves no room for its special tokens.
+    #[error("a sequence limit of {limit} tokens leaves no room beside {special} special tokens")]
+    Truncation {
+        /// The limit.
+        limit: usize,
+        /// How many special tokens the post-processor adds.
+        special: usize,
+    },
+    /// A chat was sent to an artefact without a chat template.
+    #[error("the artefact has no chat template; send a prompt to continue instead of messages")]
+    NoTemplate,
+    /// The chat template cannot be parsed, refused the messages or ran too long.
+    #[error("chat template, line {line}: {message}")]
+    Template {
+        /// Where in the template.
+        line: usize,
+        /// What it says.
+        message: String,
+    },
+    /// The rendered chat is longer than the limit.
+    #[error("the chat template's output is longer than {0} bytes")]
+    TemplateOutput(usize),
+    /// A field of the request is missing or outside its range.
+    #[error("{field}: {message}")]
+    Field {
+        /// The field as a client would name it.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The model does not do what was asked.
+    #[error("{model} is {is}, {use_instead}")]
+    WrongKind {
+        /// Which model.
+        model: ModelId,
+        /// What it is.
+        is: &'static str,
+        /// What may be asked of it.
+        use_instead: &'static str,
+    },
+    /// The queue in front of all models, or of this one, is full.
+    #[error("{in_flight} requests are in flight {scope}, which is the limit")]
+    QueueFull {
+        /// For this model or in all.
+        scope: String,
+        /// How many.
+        in_flight: usize,
+        /// When a place is likely to be free.
+        retry: RetryHint,
+    },
+    /// The deadline passed before the answer was complete.
+    #[error("{model} did not finish its answer before the request's deadline")]
+    Deadline {
+        /// Which model.
+        model: ModelId,
+    },
+    /// The model broke its contract: a stream without an end, numbers that are none.
+    #[error("{model} failed: {message}")]
+    Broken {
+        /// Which model.
+        model: ModelId,
+        /// What it did.
+        message: &'static str,
+    },
+    /// Preparing the request ended without a result.
+    #[error("preparing the request was cut short")]
+    Interrupted,
+}
+
+impl Error {
+    /// A fault of one field.
+    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), message: message.into() }
+    }
+
+    /// What the client is told.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoTokenizer { .. }
+            | Self::Json { .. }
+            | Self::Tokenizer(_)
+            | Self::Tokenise(_)
+            | Self::Truncation { .. } => ErrorKind::ModelInvalid,
+            Self::NoTemplate
+            | Self::Template { .. }
+            | Self::TemplateOutput(_)
+            | Self::Field { .. }
+            | Self::WrongKind { .. } => ErrorKind::InvalidInput,
+            Self::QueueFull { .. } => ErrorKind::Overloaded,
+            Self::Deadline { .. } => ErrorKind::TimedOut,
+            Self::Broken { .. } => ErrorKind::ModelFailed,
+            Self::Read { .. } | Self::Interrupted => ErrorKind::Internal,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn retry(&self) -> RetryHint {
+        match self {
+            Self::QueueFull { retry, .. } => *retry,
+            Self::Deadline { .. } | Self::Broken { .. } | Self::Read { .. } | Self::Interrupted => {
+                RetryHint::Later
+            }
+            _ => RetryHint::Never,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::from_error(error.kind(), &error).with_retry(error.retry())
+    }
+}

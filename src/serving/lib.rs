@@ -1,0 +1,39 @@
+//! How is one invocation answered?
+//!
+//! Reading order: `api` (what is asked and answered, free of any wire format), `dispatcher` (one
+//! invocation from admission to stream), `admission` (who may come in), `served` (a loaded model
+//! as requests use it), `task` and `params` (what a request means to the model it reached),
+//! `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (vectors and
+//! labels), `text` (tokenizer, detokeniser, stop strings, chat templates).
+//!
+//! What holds:
+//! 1. A request's lease and place live in its stream, and no longer than it.
+//! 2. Dropping the stream aborts its sequences before the lease is released.
+//! 3. A piece never ends inside a character and never contains a part of a stop string.
+//! 4. Every wait ends at the request's deadline.
+//!
+//! Prompts and completions are never logged.
+
+mod admission;
+mod api;
+mod choice;
+mod completions;
+mod dispatcher;
+mod encoded;
+mod error;
+mod metrics;
+mod params;
+mod served;
+mod task;
+mod text;
+
+pub use api::{
+    Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish, Finished, Generation,
+    GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream, Prompt, Reply, Request,
+    Served, TokenInfo,
+};
+pub use dispatcher::{Config, Dispatcher};
+pub use error::Error;
+pub use metrics::describe_metrics;
+pub use served::{GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
+pub use text::TextCodec;

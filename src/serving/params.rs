@@ -1,0 +1,214 @@
+//! Generation parameters: what the client set, what the artefact says, what the face assumes.
+
+use std::hash::{BuildHasher, RandomState};
+
+use roundhouse_engine::{GenerateSpec, RunnerSpec, Sampling};
+
+use crate::served::GenerationDefaults;
+use crate::{Error, Generation};
+
+#[cfg(test)]
+mod tests;
+
+/// How many stop strings and stop tokens a request may name.
+const STOPS_MAX: usize = 16;
+/// The longest stop string, in bytes: that much text is held back at most.
+const STOP_BYTES_MAX: usize = 1024;
+/// Alternatives per token, as OpenAI bounds them.
+const LOGPROBS_MAX: usize = 20;
+/// `max_new_tokens` of LMI where a request sets none.
+const INPUTS_MAX_TOKENS: usize = 30;
+/// Drawn seeds are exact in clients whose numbers are doubles.
+const SEED_BITS: u32 = 53;
+
+/// Whose defaults apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// `inputs` and `parameters`: greedy unless something asks to sample, 30 tokens.
+    Inputs,
+    /// OpenAI: sampled, up to the context.
+    OpenAi,
+}
+
+/// Checked parameters, the same for all sequences of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Parameters {
+    face: Face,
+    max_tokens: Option<usize>,
+    min_tokens: usize,
+    sampling: Sampling,
+    stop_tokens: Vec<u32>,
+    top_logprobs: usize,
+    /// Strings that end the answer.
+    pub(crate) stop: Vec<String>,
+}
+
+impl Parameters {
+    /// Checks what the client set and fills in the rest.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names the field.
+    pub(crate) fn resolve(
+        face: Face,
+        asked: &Generation,
+        defaults: &GenerationDefaults,
+        eos_tokens: &[u32],
+        vocab: usize,
+    ) -> Result<Self, Error> {
+        check(asked)?;
+        tokens_known("stop_token_ids", &asked.stop_token_ids, vocab)?;
+        let mut stop_tokens = asked.stop_token_ids.clone();
+        if !asked.ignore_eos {
+            stop_tokens.extend(eos_tokens);
+        }
+        Ok(Self {
+            face,
+            max_tokens: asked.max_tokens,
+            min_tokens: asked.min_tokens.unwrap_or(0),
+            sampling: sampling(face, asked, defaults),
+            stop_tokens,
+            top_logprobs: asked.logprobs.unwrap_or(0),
+            stop: asked.stop.clone(),
+        })
+    }
+
+    /// The seed of the first sequence.
+    pub(crate) fn seed(&self) -> u64 {
+        self.sampling.seed
+    }
+
+    /// The engine's view of one sequence; the `index`th has the seed `seed + index`.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the prompt, or the prompt with the tokens asked for, does not fit the
+    /// context. Only a length that the client did not set is cut to what fits.
+    pub(crate) fn sequence(
+        &self,
+        prompt: Vec<u32>,
+        index: usize,
+        spec: &RunnerSpec,
+    ) -> Result<GenerateSpec, Error> {
+        tokens_known("prompt", &prompt, spec.output_width)?;
+        let context = longest_sequence(spec);
+        let length = prompt.len();
+        if length == 0 {
+            return Err(Error::field("prompt", "it has no tokens"));
+        }
+        if length >= context {
+            let message = format!(
+                "it has {length} tokens, which leaves no room for an answer in the context of {context} tokens"
+            );
+            return Err(Error::field("prompt", message));
+        }
+        let room = context - length;
+        let max_tokens = match (self.max_tokens, self.face) {
+            (Some(asked), _) if asked > room => {
+                let message = format!(
+                    "{length} tokens of prompt and {asked} new ones exceed the context of {context} tokens"
+                );
+                return Err(Error::field("max_tokens", message));
+            }
+            (Some(asked), _) => asked,
+            (None, Face::Inputs) => INPUTS_MAX_TOKENS.min(room),
+            (None, Face::OpenAi) => room,
+        };
+        if self.min_tokens > max_tokens {
+            let message = format!("{} is more than the {max_tokens} at most", self.min_tokens);
+            return Err(Error::field("min_tokens", message));
+        }
+        let offset = u64::try_from(index).expect("64-bit targets only");
+        let seed = self.sampling.seed.wrapping_add(offset);
+        Ok(GenerateSpec {
+            prompt,
+            max_tokens,
+            min_tokens: self.min_tokens,
+            stop_tokens: self.stop_tokens.clone(),
+            sampling: Sampling { seed, ..self.sampling },
+            top_logprobs: self.top_logprobs,
+        })
+    }
+}
+
+/// The longest sequence that context and KV pool allow.
+fn longest_sequence(spec: &RunnerSpec) -> usize {
+    let pool = spec.kv.map_or(usize::MAX, |kv| kv.blocks.saturating_mul(kv.block_tokens));
+    spec.context.min(pool)
+}
+
+fn check(asked: &Generation) -> Result<(), Error> {
+    let positive = f32::MIN_POSITIVE..=f32::MAX;
+    let ranges = [
+        ("temperature", asked.temperature, 0.0..=f32::MAX, "a number from 0 on"),
+        ("top_p", asked.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
+        ("min_p", asked.min_p, 0.0..=1.0, "between 0 and 1"),
+        ("repetition_penalty", asked.repetition_penalty, positive, "a number above 0"),
+        ("presence_penalty", asked.presence_penalty, -2.0..=2.0, "between -2 and 2"),
+        ("frequency_penalty", asked.frequency_penalty, -2.0..=2.0, "between -2 and 2"),
+    ];
+    for (field, value, range, words) in ranges {
+        if let Some(value) = value
+            && !range.contains(&value)
+        {
+            return Err(Error::field(field, format!("{value} is not {words}")));
+        }
+    }
+    if asked.max_tokens == Some(0) {
+        return Err(Error::field("max_tokens", "0 is not at least 1"));
+    }
+    if asked.logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
+        return Err(Error::field("logprobs", format!("more than {LOGPROBS_MAX} alternatives")));
+    }
+    if asked.stop.len() > STOPS_MAX || asked.stop_token_ids.len() > STOPS_MAX {
+        let field = if asked.stop.len() > STOPS_MAX { "stop" } else { "stop_token_ids" };
+        return Err(Error::field(field, format!("more than {STOPS_MAX} entries")));
+    }
+    for (index, stop) in asked.stop.iter().enumerate() {
+        if stop.is_empty() {
+            return Err(Error::field(format!("stop[{index}]"), "it is empty"));
+        }
+        if stop.len() > STOP_BYTES_MAX {
+            let message = format!("it is longer than {STOP_BYTES_MAX} bytes");
+            return Err(Error::field(format!("stop[{index}]"), message));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses ids outside the vocabulary: a runner would fail on them.
+fn tokens_known(field: &str, ids: &[u32], vocab: usize) -> Result<(), Error> {
+    let known = |id: u32| usize::try_from(id).is_ok_and(|id| id < vocab);
+    match ids.iter().position(|&id| !known(id)) {
+        None => Ok(()),
+        Some(index) => {
+            let message = format!("{} is not in the vocabulary of {vocab} tokens", ids[index]);
+            Err(Error::field(format!("{field}[{index}]"), message))
+        }
+    }
+}
+
+fn sampling(face: Face, asked: &Generation, defaults: &GenerationDefaults) -> Sampling {
+    let shaped = asked.temperature.is_some() || asked.top_p.is_some() || asked.top_k.is_some();
+    // The client's word, then its hints, then the artefact's word, then the face's habit.
+    let sampled = match (asked.do_sample, shaped, defaults.do_sample, face) {
+        (Some(sampled), ..) => sampled,
+        (None, true, ..) => true,
+        (None, false, Some(sampled), _) => sampled,
+        (None, false, None, face) => face == Face::OpenAi,
+    };
+    let temperature = asked.temperature.or(defaults.temperature).unwrap_or(1.0);
+    Sampling {
+        temperature: if sampled { temperature } else { 0.0 },
+        top_p: asked.top_p.or(defaults.top_p).unwrap_or(1.0),
+        top_k: asked.top_k.or(defaults.top_k).unwrap_or(0),
+        min_p: asked.min_p.or(defaults.min_p).unwrap_or(0.0),
+        repetition_penalty: asked.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
+        presence_penalty: asked.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: asked.frequency_penalty.unwrap_or(0.0),
+        seed: asked.seed.unwrap_or_else(draw_seed),
+    }
+}
+
+/// The standard library's only source of randomness: the keys of a fresh hash map.
+fn draw_seed() -> u64 {
+    RandomState::new().hash_one(0_u8) >> (u64::BITS - SEED_BITS)
+}

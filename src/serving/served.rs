@@ -1,0 +1,127 @@
+//! A loaded model as requests use it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use roundhouse_engine::{EngineHandle, Placed};
+use roundhouse_types::ModelKind;
+
+use crate::text::TextCodec;
+
+/// A loaded model: its text side, the way to its engine, and what it is for. Residency owns it;
+/// requests lease it.
+pub struct ServedModel {
+    text: TextCodec,
+    engine: EngineHandle,
+    purpose: Purpose,
+    /// Taken by the removal.
+    placed: Mutex<Option<Placed>>,
+}
+
+/// What a model is for, with what only such models have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Purpose {
+    /// It continues prompts.
+    Generative {
+        /// Tokens that end a sequence, from the artefact's configuration. The tokenizer's own
+        /// `eos_token` is added to them.
+        eos_tokens: Vec<u32>,
+        /// Sampling as the artefact's `generation_config.json` has it.
+        defaults: GenerationDefaults,
+    },
+    /// It answers with one vector per text.
+    Embedding {
+        /// Whether vectors are brought to length 1 unless a request says otherwise. The engine's
+        /// own vectors are not.
+        normalize: bool,
+    },
+    /// It answers with labels and scores.
+    Classification(Labels),
+}
+
+/// Sampling defaults of an artefact; absent where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// Whether to sample at all; otherwise greedy.
+    pub do_sample: Option<bool>,
+    /// The temperature.
+    pub temperature: Option<f32>,
+    /// Nucleus sampling.
+    pub top_p: Option<f32>,
+    /// The k likeliest.
+    pub top_k: Option<usize>,
+    /// Relative floor.
+    pub min_p: Option<f32>,
+    /// Over prompt and completion.
+    pub repetition_penalty: Option<f32>,
+}
+
+/// A classifier's labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// Their names, in the order of the logits.
+    pub names: Vec<Arc<str>>,
+    /// What becomes of the logits.
+    pub scores: ScoreFunction,
+}
+
+/// How class logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreFunction {
+    /// One label is right.
+    Softmax,
+    /// Each label is right or not.
+    Sigmoid,
+    /// The numbers are the answer (regression).
+    Identity,
+}
+
+impl ServedModel {
+    /// Puts a placed engine together with its text side. For encoders `text` is to be
+    /// [truncated](TextCodec::truncated_to) to what one step of the engine takes, before the
+    /// engine is placed: that can fail, this cannot.
+    pub fn new(text: TextCodec, placed: Placed, purpose: Purpose) -> Self {
+        let mut purpose = purpose;
+        if let (Purpose::Generative { eos_tokens, .. }, Some(eos)) =
+            (&mut purpose, text.eos_token())
+            && !eos_tokens.contains(&eos)
+        {
+            eos_tokens.push(eos);
+        }
+        let engine = placed.handle.clone();
+        Self { text, engine, purpose, placed: Mutex::new(Some(placed)) }
+    }
+
+    /// What kind of model it is.
+    pub fn kind(&self) -> ModelKind {
+        match self.purpose {
+            Purpose::Generative { .. } => ModelKind::Generative,
+            Purpose::Embedding { .. } => ModelKind::Embedding,
+            Purpose::Classification(_) => ModelKind::Classification,
+        }
+    }
+
+    /// Its tokenizer and template.
+    pub fn text(&self) -> &TextCodec {
+        &self.text
+    }
+
+    /// Submits work to it.
+    pub fn engine(&self) -> &EngineHandle {
+        &self.engine
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
+
+    /// Takes the engine off its lane; resolves when the runner is dropped and its memory free.
+    /// Sequences still running end with an error. A second call finds nothing to do. If dropped
+    /// before ready, the removal goes on.
+    pub async fn remove(&self) {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(placed) = placed {
+            placed.remove().await;
+        }
+    }
+}

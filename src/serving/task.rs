@@ -1,0 +1,225 @@
+//! What a request means to the model it reached.
+
+use roundhouse_engine::{GenerateSpec, RunnerSpec};
+use roundhouse_types::{ModelId, ModelKind};
+use serde_json::{Map, Value};
+
+use crate::params::{Face, Parameters};
+use crate::served::{GenerationDefaults, Purpose, ServedModel};
+use crate::text::TextCodec;
+use crate::{Config, Error, Generation, Prompt, Request};
+
+/// Work for a model of the right kind, with everything that preparing it takes.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Generate(Box<GenerateTask>),
+    Embed { inputs: Vec<Prompt>, normalize: bool },
+    Classify { texts: Vec<Prompt>, top_k: usize },
+}
+
+/// A request to generate.
+#[derive(Debug)]
+pub(crate) struct GenerateTask {
+    source: Source,
+    face: Face,
+    asked: Generation,
+    /// Answers per prompt.
+    n: usize,
+    /// The prompt goes before the completion.
+    echo: bool,
+    eos_tokens: Vec<u32>,
+    defaults: GenerationDefaults,
+}
+
+#[derive(Debug)]
+enum Source {
+    Prompts(Vec<Prompt>),
+    Chat { messages: Vec<Value>, tools: Option<Vec<Value>>, kwargs: Map<String, Value> },
+}
+
+/// Sequences ready for the engine, in the order of their choices.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) sequences: Vec<Sequence>,
+    pub(crate) stop: Vec<String>,
+    pub(crate) seed: u64,
+}
+
+/// One choice.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) spec: GenerateSpec,
+    /// Text that goes before the completion.
+    pub(crate) lead: String,
+}
+
+impl Task {
+    /// Decides what `request` asks of `model`.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the model is of another kind, or the request has too many parts.
+    pub(crate) fn new(
+        request: Request,
+        id: &ModelId,
+        model: &ServedModel,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        match (request, model.purpose()) {
+            (Request::Inputs(inputs), Purpose::Generative { eos_tokens, defaults }) => {
+                Self::generate(
+                    config,
+                    GenerateTask {
+                        source: Source::Prompts(
+                            inputs.texts.into_iter().map(Prompt::Text).collect(),
+                        ),
+                        face: Face::Inputs,
+                        asked: inputs.generation,
+                        n: 1,
+                        echo: inputs.return_full_text,
+                        eos_tokens: eos_tokens.clone(),
+                        defaults: defaults.clone(),
+                    },
+                )
+            }
+            (Request::Chat(chat), Purpose::Generative { eos_tokens, defaults }) => {
+                let (messages, tools) = (chat.messages, chat.tools);
+                Self::generate(
+                    config,
+                    GenerateTask {
+                        source: Source::Chat { messages, tools, kwargs: chat.template_kwargs },
+                        face: Face::OpenAi,
+                        asked: chat.generation,
+                        n: chat.n,
+                        echo: false,
+                        eos_tokens: eos_tokens.clone(),
+                        defaults: defaults.clone(),
+                    },
+                )
+            }
+            (Request::Completion(completion), Purpose::Generative { eos_tokens, defaults }) => {
+                Self::generate(
+                    config,
+                    GenerateTask {
+                        source: Source::Prompts(completion.prompts),
+                        face: Face::OpenAi,
+                        asked: completion.generation,
+                        n: completion.n,
+                        echo: completion.echo,
+                        eos_tokens: eos_tokens.clone(),
+                        defaults: defaults.clone(),
+                    },
+                )
+            }
+            (Request::Inputs(inputs), Purpose::Embedding { normalize }) => {
+                counted("inputs", inputs.texts.len(), config.max_inputs)?;
+                Ok(Self::Embed {
+                    inputs: inputs.texts.into_iter().map(Prompt::Text).collect(),
+                    normalize: inputs.normalize.unwrap_or(*normalize),
+                })
+            }
+            (Request::Embeddings(embeddings), Purpose::Embedding { normalize }) => {
+                counted("input", embeddings.inputs.len(), config.max_inputs)?;
+                Ok(Self::Embed { inputs: embeddings.inputs, normalize: *normalize })
+            }
+            (Request::Inputs(inputs), Purpose::Classification(_)) => {
+                counted("inputs", inputs.texts.len(), config.max_inputs)?;
+                let top_k = inputs.top_k.unwrap_or(1);
+                if top_k == 0 {
+                    return Err(Error::field("top_k", "0 is not at least 1"));
+                }
+                let texts = inputs.texts.into_iter().map(Prompt::Text).collect();
+                Ok(Self::Classify { texts, top_k })
+            }
+            (Request::Chat(_) | Request::Completion(_) | Request::Embeddings(_), _) => {
+                Err(wrong_kind(id, model.kind()))
+            }
+        }
+    }
+
+    fn generate(config: &Config, task: GenerateTask) -> Result<Self, Error> {
+        if !(1..=N_MAX).contains(&task.n) {
+            let message = format!("{} is not between 1 and {N_MAX}", task.n);
+            return Err(Error::field("n", message));
+        }
+        if let Source::Prompts(prompts) = &task.source {
+            counted("prompt", prompts.len(), config.max_sequences / task.n)?;
+        }
+        Ok(Self::Generate(Box::new(task)))
+    }
+}
+
+/// Answers per prompt, as other servers bound them.
+const N_MAX: usize = 16;
+
+impl GenerateTask {
+    /// Renders, tokenises and checks. Takes time: belongs on a blocking thread.
+    pub(crate) fn prepare(self, text: &TextCodec, spec: &RunnerSpec) -> Result<Prepared, Error> {
+        let parameters = Parameters::resolve(
+            self.face,
+            &self.asked,
+            &self.defaults,
+            &self.eos_tokens,
+            spec.output_width,
+        )?;
+        let prompts = match self.source {
+            Source::Prompts(prompts) => prompts,
+            Source::Chat { messages, tools, kwargs } => {
+                let rendered = text.render_chat(&messages, tools.as_deref(), &kwargs)?;
+                // The template has written the special tokens; the post-processor would double
+                // the first.
+                vec![Prompt::Tokens(text.encode(&rendered, false)?)]
+            }
+        };
+        let mut sequences = Vec::with_capacity(prompts.len() * self.n);
+        for prompt in prompts {
+            let (tokens, lead) = match prompt {
+                Prompt::Text(prompt) => {
+                    let tokens = text.encode(&prompt, true)?;
+                    (tokens, if self.echo { prompt } else { String::new() })
+                }
+                Prompt::Tokens(tokens) if self.echo => {
+                    let lead = text.decode(&tokens)?;
+                    (tokens, lead)
+                }
+                Prompt::Tokens(tokens) => (tokens, String::new()),
+            };
+            for _ in 0..self.n {
+                let spec = parameters.sequence(tokens.clone(), sequences.len(), spec)?;
+                sequences.push(Sequence { spec, lead: lead.clone() });
+            }
+        }
+        Ok(Prepared { sequences, seed: parameters.seed(), stop: parameters.stop })
+    }
+}
+
+/// The tokens of an encoder's inputs. Takes time: belongs on a blocking thread.
+pub(crate) fn tokenise(inputs: Vec<Prompt>, text: &TextCodec) -> Result<Vec<Vec<u32>>, Error> {
+    let tokens = |input| match input {
+        Prompt::Text(input) => text.encode(&input, true),
+        Prompt::Tokens(tokens) => Ok(tokens),
+    };
+    inputs.into_iter().map(tokens).collect()
+}
+
+fn counted(field: &str, count: usize, most: usize) -> Result<(), Error> {
+    match count {
+        0 => Err(Error::field(field, "it is empty")),
+        count if count > most => {
+            Err(Error::field(field, format!("{count} entries are more than the {most} at most")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
+    let (is, use_instead) = match kind {
+        ModelKind::Generative => {
+            ("a generative model, not an embedding model", "send a chat, a prompt or `inputs`")
+        }
+        ModelKind::Embedding => {
+            ("an embedding model", "send texts to the embeddings route, or `inputs`")
+        }
+        ModelKind::Classification => ("a classification model", "send `inputs` to be classified"),
+    };
+    Error::WrongKind { model: model.clone(), is, use_instead }
+}

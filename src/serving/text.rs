@@ -1,0 +1,201 @@
+//! An artefact's text: tokenizer, special tokens, chat template.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use tokenizers::tokenizer::{PostProcessor, TruncationDirection, TruncationParams};
+use tokenizers::{Tokenizer, TruncationStrategy};
+
+use crate::Error;
+use files::TextFiles;
+use template::ChatTemplates;
+
+mod detokenise;
+mod files;
+mod messages;
+mod python;
+mod stop;
+mod template;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use detokenise::Detokeniser;
+pub(crate) use stop::{Scan, StopMatcher};
+
+/// Turns an artefact's texts into tokens and back. Immutable; clones share everything.
+#[derive(Debug, Clone)]
+pub struct TextCodec {
+    tokenizer: Arc<Tokenizer>,
+    facts: Arc<Facts>,
+}
+
+#[derive(Debug)]
+struct Facts {
+    /// Ids that [`TextCodec::decode`] leaves out.
+    special: HashSet<u32>,
+    /// An ordinary token, to see what another looks like behind it.
+    neighbour: Option<(u32, String)>,
+    eos: Option<u32>,
+    /// The artefact's own limit for encoders.
+    encoder_limit: Option<usize>,
+    truncate_left: bool,
+    templates: ChatTemplates,
+}
+
+impl TextCodec {
+    /// Reads `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja` and `sentence_bert_config.json` from an artefact's folder. All but
+    /// the first may be missing. Blocks on the disk.
+    ///
+    /// Truncation and padding stored in `tokenizer.json` are switched off: a prompt is never
+    /// shortened in silence, and batches are packed, not padded.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where `tokenizer.json` is missing or a file is broken. A chat template that
+    /// cannot be parsed is reported when a chat needs it: completions do without.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join("tokenizer.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NoTokenizer { seen: files::names(dir)? });
+            }
+            Err(source) => return Err(Error::Read { path, source }),
+        };
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
+        let files = TextFiles::read(dir)?;
+        let truncate_left = files.truncate_left
+            || tokenizer
+                .get_truncation()
+                .is_some_and(|stored| stored.direction == TruncationDirection::Left);
+        tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;
+        tokenizer.with_padding(None);
+
+        let special = tokenizer
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter_map(|(id, token)| token.special.then_some(id))
+            .collect();
+        let eos = files.special.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
+        let facts = Facts {
+            neighbour: neighbour(&tokenizer, &special),
+            special,
+            eos,
+            encoder_limit: files.max_seq_length.or(files.model_max_length),
+            truncate_left,
+            templates: ChatTemplates::new(files.templates, files.special),
+        };
+        Ok(Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts) })
+    }
+
+    /// The same codec for an encoder: texts are cut so that with their special tokens, the
+    /// closing one included, they fit `context` and the artefact's own limit, which is
+    /// `max_seq_length` of `sentence_bert_config.json`, else `model_max_length`.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where the special tokens alone fill the limit.
+    pub fn truncated_to(self, context: usize) -> Result<Self, Error> {
+        let limit = self.facts.encoder_limit.map_or(context, |own| own.min(context));
+        let special =
+            self.tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(false));
+        if limit <= special {
+            return Err(Error::Truncation { limit, special });
+        }
+        let direction = if self.facts.truncate_left {
+            TruncationDirection::Left
+        } else {
+            TruncationDirection::Right
+        };
+        let mut tokenizer = Arc::unwrap_or_clone(self.tokenizer);
+        tokenizer
+            .with_truncation(Some(TruncationParams {
+                direction,
+                max_length: limit,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+            }))
+            .map_err(Error::Tokenizer)?;
+        Ok(Self { tokenizer: Arc::new(tokenizer), facts: self.facts })
+    }
+
+    /// The tokens of a text. With `add_special` the artefact's post-processor adds what it adds
+    /// (a beginning-of-sequence token, `[CLS]` and `[SEP]`); without, nothing is added. Special
+    /// tokens written out in the text count as such either way. Takes time in the text's length:
+    /// belongs on a blocking thread.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where the vocabulary cannot express the text and has no unknown token.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self.tokenizer.encode_fast(text, add_special).map_err(Error::Tokenise)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens, special tokens and ids outside the vocabulary left out.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where the artefact's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        self.tokenizer.decode(ids, true).map_err(Error::Tokenise)
+    }
+
+    /// One token's text as it reads inside a sentence, so with its leading space; a special
+    /// token's name; empty for an id outside the vocabulary. Bytes that are no character by
+    /// themselves read as U+FFFD.
+    pub fn token_text(&self, id: u32) -> String {
+        if self.is_special(id) {
+            return self.tokenizer.id_to_token(id).unwrap_or_default();
+        }
+        let behind = self.facts.neighbour.as_ref().and_then(|(neighbour, text)| {
+            let both = self.decode(&[*neighbour, id]).ok()?;
+            both.strip_prefix(text).map(str::to_owned)
+        });
+        behind.or_else(|| self.decode(&[id]).ok()).unwrap_or_default()
+    }
+
+    /// Whether the id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.facts.special.contains(&id)
+    }
+
+    /// Whether the id has no part in decoded text: special, or outside the vocabulary.
+    pub(crate) fn is_silent(&self, id: u32) -> bool {
+        self.is_special(id) || self.tokenizer.id_to_token(id).is_none()
+    }
+
+    /// The end-of-sequence token that `tokenizer_config.json` names.
+    pub fn eos_token(&self) -> Option<u32> {
+        self.facts.eos
+    }
+
+    /// Whether the artefact has a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        !self.facts.templates.is_empty()
+    }
+
+    /// The prompt of a chat, by the artefact's template, opened for the assistant's answer
+    /// (`add_generation_prompt`, unless `kwargs` says otherwise). The template holds the special
+    /// tokens: encode the result without adding any. Templates are the artefact's and may take
+    /// their allowance of steps: belongs on a blocking thread.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a message without role or content, content that is not text, an
+    /// artefact without a template, and whatever the template raises, with its line.
+    pub fn render_chat(
+        &self,
+        messages: &[Value],
+        tools: Option<&[Value]>,
+        kwargs: &Map<String, Value>,
+    ) -> Result<String, Error> {
+        self.facts.templates.render(messages, tools, kwargs)
+    }
+}
+
+/// An ordinary token whose text is known to be non-empty.
+fn neighbour(tokenizer: &Tokenizer, special: &HashSet<u32>) -> Option<(u32, String)> {
+    let encoding = tokenizer.encode_fast("a", false).ok()?;
+    let id = *encoding.get_ids().last()?;
+    let text = tokenizer.decode(&[id], true).ok()?;
+    (!special.contains(&id) && !text.is_empty() && !text.contains('\u{FFFD}')).then_some((id, text))
+}

@@ -1,0 +1,179 @@
+//! Chat messages as clients send them, made into what a template expects.
+
+use serde_json::{Map, Value, json};
+
+use crate::Error;
+
+/// How a template reads a message's `content`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ContentForm {
+    /// As one string.
+    Text,
+    /// As a list of parts with a `type`.
+    Parts,
+}
+
+impl ContentForm {
+    /// Found from the template's own words: one that loops over `content` and never asks
+    /// whether it is a string can read parts only.
+    pub(super) fn of(template: &str) -> Self {
+        let loops = template.split("{%").skip(1).any(|rest| {
+            let tag = rest.split("%}").next().unwrap_or_default();
+            let tag = tag.trim_matches(['-', '+']).trim();
+            let Some(iterated) = tag.strip_prefix("for ").and_then(|tag| tag.split_once(" in "))
+            else {
+                return false;
+            };
+            let subject = iterated.1.split(['|', ' ']).next().unwrap_or_default();
+            let subject = subject.trim_end_matches(['\'', '"', ']', ')']);
+            subject == "content"
+                || [".content", "['content", "[\"content"].iter().any(|end| subject.ends_with(end))
+        });
+        if loops && !template.contains("is string") { Self::Parts } else { Self::Text }
+    }
+}
+
+/// Checks the messages and puts them into the form.
+pub(super) fn prepare(messages: &[Value], form: ContentForm) -> Result<Vec<Value>, Error> {
+    if messages.is_empty() {
+        return Err(Error::field("messages", "at least one message is needed"));
+    }
+    messages.iter().enumerate().map(|(index, message)| one(index, message, form)).collect()
+}
+
+fn one(index: usize, message: &Value, form: ContentForm) -> Result<Value, Error> {
+    let place = |field: &str| format!("messages[{index}]{field}");
+    let Some(object) = message.as_object() else {
+        return Err(Error::field(place(""), "a message is an object with role and content"));
+    };
+    match object.get("role") {
+        Some(Value::String(role)) if !role.is_empty() => {}
+        _ => {
+            return Err(Error::field(place(".role"), "a role is needed, as a string"));
+        }
+    }
+    let mut object = object.clone();
+    let calls_tools =
+        matches!(object.get("tool_calls"), Some(Value::Array(calls)) if !calls.is_empty());
+    match object.get("content") {
+        Some(Value::String(text)) => {
+            if form == ContentForm::Parts {
+                let parts = json!([{"type": "text", "text": text}]);
+                object.insert("content".to_owned(), parts);
+            }
+        }
+        Some(Value::Array(parts)) => {
+            let texts = text_parts(parts, &place(".content"))?;
+            if form == ContentForm::Text {
+                object.insert("content".to_owned(), Value::String(texts.join("\n")));
+            }
+        }
+        // A message that calls tools may say nothing beside.
+        None | Some(Value::Null) if calls_tools => {}
+        _ => {
+            return Err(Error::field(
+                place(".content"),
+                "content is needed, as a string or a list of text parts",
+            ));
+        }
+    }
+    if calls_tools {
+        parse_arguments(&mut object);
+    }
+    Ok(Value::Object(object))
+}
+
+/// The texts of parts; `refusal`s and the like are text in no template.
+fn text_parts<'a>(parts: &'a [Value], place: &str) -> Result<Vec<&'a str>, Error> {
+    let text = |(index, part): (usize, &'a Value)| {
+        let place = format!("{place}[{index}]");
+        match part.get("type").and_then(Value::as_str) {
+            Some("text") => part
+                .get("text")
+                .and_then(Value::as_str)
+                .ok_or_else(|| Error::field(place, "a text part needs text, as a string")),
+            Some(other) => Err(Error::field(
+                place,
+                format!("a part of type '{other}' is not supported, only text"),
+            )),
+            None => Err(Error::field(place, "a part needs a type")),
+        }
+    };
+    parts.iter().enumerate().map(text).collect()
+}
+
+/// On the wire a tool call's arguments are JSON in a string; templates expect the object.
+fn parse_arguments(message: &mut Map<String, Value>) {
+    let Some(Value::Array(calls)) = message.get_mut("tool_calls") else {
+        return;
+    };
+    for call in calls {
+        let Some(arguments) = call.pointer_mut("/function/arguments") else {
+            continue;
+        };
+        let parsed = arguments.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        if let Some(object @ Value::Object(_)) = parsed {
+            *arguments = object;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_parts_become_one_string_where_the_template_wants_one() {
+        let parts = json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
+        let text = prepare(std::slice::from_ref(&parts), ContentForm::Text).unwrap();
+        assert_eq!(text[0]["content"], "a\nb");
+        assert_eq!(prepare(std::slice::from_ref(&parts), ContentForm::Parts).unwrap()[0], parts);
+        let string = json!({"role": "user", "content": "a"});
+        let listed = prepare(&[string], ContentForm::Parts).unwrap();
+        assert_eq!(listed[0]["content"], json!([{"type": "text", "text": "a"}]));
+    }
+
+    #[test]
+    fn a_faulty_message_is_named_with_its_place() {
+        let cases = [
+            (json!("hello"), "messages[0]: "),
+            (json!({"content": "a"}), "messages[0].role: "),
+            (json!({"role": "user"}), "messages[0].content: "),
+            (
+                json!({"role": "assistant", "content": null, "tool_calls": []}),
+                "messages[0].content: ",
+            ),
+            (
+                json!({"role": "user", "content": [{"type": "image_url"}]}),
+                "messages[0].content[0]: a part of type 'image_url'",
+            ),
+        ];
+        for (message, start) in cases {
+            let error = prepare(&[message], ContentForm::Text).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{error}");
+        }
+        assert!(prepare(&[], ContentForm::Text).is_err());
+    }
+
+    #[test]
+    fn tool_call_arguments_are_objects_for_the_template() {
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [
+            {"type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}}
+        ]});
+        let prepared = prepare(&[message], ContentForm::Text).unwrap();
+        assert_eq!(prepared[0]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
+    }
+
+    #[test]
+    fn a_template_that_can_only_loop_over_content_gets_parts() {
+        for (template, form) in [
+            ("{{ message.content }}", ContentForm::Text),
+            ("{%- for part in message['content'] -%}", ContentForm::Parts),
+            ("{% for part in m.content | selectattr('type') %}", ContentForm::Parts),
+            ("{% if c is string %}{% for part in message.content %}", ContentForm::Text),
+            ("{% for message in messages %}", ContentForm::Text),
+        ] {
+            assert_eq!(ContentForm::of(template), form, "{template}");
+        }
+    }
+}

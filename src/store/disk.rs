@@ -1,0 +1,372 @@
+//! The disk cache: whole, verified versions of models, within a bound of bytes.
+
+mod attempts;
+mod fetch;
+mod flight;
+mod journal;
+mod layout;
+mod ledger;
+mod manifest;
+#[cfg(test)]
+mod tests;
+mod unpack;
+mod verify;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use roundhouse_types::{ArtefactId, Bytes, ModelId};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use self::attempts::Attempts;
+use self::fetch::{Fetch, verify};
+use self::layout::{FILES, Layout, MANIFEST, entries, measure};
+use self::ledger::{Held, Ledger, off_thread};
+pub use self::manifest::DiskFile;
+use self::manifest::Manifest;
+use crate::file::blocking;
+use crate::progress::{Counters, Stage};
+use crate::{Artefact, Catalog, Error, Progress, metrics};
+
+/// Where the cache is and what it may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The cache's own folder; made if it is not there.
+    pub dir: PathBuf,
+    /// The most that all its files may take, partial ones and archives included.
+    pub size: Bytes,
+    /// The most bytes that may be in memory on their way from stores to disk.
+    pub in_flight: Bytes,
+    /// The size of one ranged read.
+    pub part: Bytes,
+    /// Ranged reads of one artefact at the same time.
+    pub concurrency: usize,
+    /// The most that one archive may unpack to; by default 20 times its size, 1 GiB at
+    /// least. The cache's size bounds it too.
+    pub unpacked: Option<Bytes>,
+}
+
+impl CacheConfig {
+    /// A cache in a folder with a size, everything else by default.
+    pub fn new(dir: impl Into<PathBuf>, size: Bytes) -> Self {
+        Self {
+            dir: dir.into(),
+            size,
+            in_flight: Bytes::mib(256),
+            part: Bytes::mib(8),
+            concurrency: 8,
+            unpacked: None,
+        }
+    }
+}
+
+/// What the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// The most it may hold.
+    pub budget: Bytes,
+    /// What it holds and has promised, everything included.
+    pub used: Bytes,
+    /// The part of it that belongs to fetches, running or abandoned.
+    pub partial: Bytes,
+    /// Whole artefacts.
+    pub artefacts: usize,
+}
+
+/// A whole artefact on disk. Its files are not removed while this or a clone lives.
+#[derive(Debug, Clone)]
+pub struct CachedArtefact {
+    held: Arc<Held>,
+    dir: PathBuf,
+}
+
+impl CachedArtefact {
+    fn new(held: Arc<Held>) -> Self {
+        let dir = held.folder.join(FILES);
+        Self { held, dir }
+    }
+
+    /// The folder with the model's files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Which version of which model it is.
+    pub fn id(&self) -> &ArtefactId {
+        &self.held.manifest.artefact.id
+    }
+
+    /// The version as the store had it when it was fetched.
+    pub fn artefact(&self) -> &Artefact {
+        &self.held.manifest.artefact
+    }
+
+    /// The files, in the byte order of their paths; an archive's contents if it was one.
+    pub fn files(&self) -> &[DiskFile] {
+        &self.held.manifest.files
+    }
+
+    /// What it takes on disk.
+    pub fn bytes(&self) -> Bytes {
+        Bytes(self.held.bytes)
+    }
+}
+
+type Outcome = Result<Arc<Held>, Error>;
+type Running = (WeakShared<BoxFuture<'static, Outcome>>, Arc<Counters>);
+
+/// The cache. Clones are the same cache; the folder is unlocked when the last is gone.
+#[derive(Clone)]
+pub struct DiskCache {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: CacheConfig,
+    ledger: Arc<Ledger>,
+    attempts: Arc<Attempts>,
+    in_flight: Arc<Semaphore>,
+    fetches: Mutex<Fetches>,
+}
+
+#[derive(Default)]
+struct Fetches {
+    running: HashMap<ArtefactId, Running>,
+    turns: HashMap<ArtefactId, Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl DiskCache {
+    /// Locks the folder and finds out what is whole in it. What is neither whole nor
+    /// can be gone on with is deleted; so is what exceeds the size.
+    pub async fn open(config: CacheConfig) -> Result<Self, Error> {
+        blocking(move || {
+            let layout = Layout::open(&config.dir)?;
+            let attempts = Arc::new(Attempts::open(layout.attempts())?);
+            let ledger = Ledger::new(layout, config.size);
+            find_whole(&ledger)?;
+            find_partial(&ledger)?;
+            ledger.shrink();
+            let usage = ledger.usage();
+            info!(dir = %config.dir.display(), artefacts = usage.artefacts, used = %usage.used, budget = %usage.budget, "disk cache opened");
+            let permits = (config.in_flight.0 / 1024).clamp(1, u64::from(u32::MAX));
+            let permits = usize::try_from(permits).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+            let in_flight = Arc::new(Semaphore::new(permits));
+            let fetches = Mutex::default();
+            Ok(Self { inner: Arc::new(Inner { config, ledger, attempts, in_flight, fetches }) })
+        })
+        .await
+    }
+
+    /// Brings a version to disk, whole and verified, or says that it is there.
+    ///
+    /// Concurrent calls for one version share one fetch, which ends when the last of
+    /// them is dropped; ranges that are on disk are not fetched again the next time.
+    /// [`Error::Changed`] means that the store has another version now: the catalogue
+    /// has forgotten this one and can be asked again at once.
+    pub async fn fetch(
+        &self,
+        catalog: &Catalog,
+        artefact: &Artefact,
+        progress: &Progress,
+    ) -> Result<CachedArtefact, Error> {
+        let remote = catalog.remote(artefact)?;
+        let (fetch, counters) = self.join(remote, artefact);
+        progress.show(counters);
+        let outcome = fetch.await;
+        if let Err(Error::Changed { .. } | Error::ObjectNotFound { .. }) = &outcome {
+            catalog.forget(&artefact.id.model.target).await;
+        }
+        match outcome {
+            // Listed a moment ago and gone now: it is being replaced or was deleted.
+            Err(Error::ObjectNotFound { store, key }) => Err(Error::Changed { store, key }),
+            outcome => outcome.map(CachedArtefact::new),
+        }
+    }
+
+    /// The running fetch of a version, or a new one.
+    fn join(
+        &self,
+        remote: crate::remote::Remote,
+        artefact: &Artefact,
+    ) -> (Shared<BoxFuture<'static, Outcome>>, Arc<Counters>) {
+        let id = &artefact.id;
+        let mut fetches = self
+            .inner
+            .fetches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((running, counters)) = fetches.running.get(id)
+            && let Some(running) = running.upgrade().filter(|running| running.peek().is_none())
+        {
+            return (running, Arc::clone(counters));
+        }
+        fetches
+            .running
+            .retain(|_, (running, _)| running.upgrade().is_some());
+        fetches.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        let turn = Arc::clone(fetches.turns.entry(id.clone()).or_default());
+        let counters = Counters::new(artefact.bytes.0);
+        let fetch = Fetch {
+            ledger: Arc::clone(&self.inner.ledger),
+            config: self.inner.config.clone(),
+            in_flight: Arc::clone(&self.inner.in_flight),
+            remote,
+            artefact: artefact.clone(),
+            counters: Arc::clone(&counters),
+            turn,
+        };
+        let shared = measured(fetch).boxed().shared();
+        if let Some(weak) = shared.downgrade() {
+            fetches
+                .running
+                .insert(id.clone(), (weak, Arc::clone(&counters)));
+        }
+        (shared, counters)
+    }
+
+    /// A version, only if it is whole on disk.
+    pub fn get(&self, id: &ArtefactId) -> Option<CachedArtefact> {
+        let (held, write_down) = self.inner.ledger.get(id)?;
+        if write_down {
+            let manifest = held.folder.join(MANIFEST);
+            // Only the order after a restart depends on it.
+            off_thread(move || {
+                let touched = File::options()
+                    .append(true)
+                    .open(&manifest)
+                    .and_then(|file| file.set_modified(SystemTime::now()));
+                drop(touched);
+            });
+        }
+        Some(CachedArtefact::new(held))
+    }
+
+    /// The version of a model that was fetched last and is whole on disk: for answering
+    /// while the store is down.
+    pub fn latest(&self, model: &ModelId) -> Option<ArtefactId> {
+        self.inner
+            .ledger
+            .latest(model)
+            .map(|held| held.manifest.artefact.id.clone())
+    }
+
+    /// The same as the store had it.
+    pub fn latest_artefact(&self, model: &ModelId) -> Option<Artefact> {
+        self.inner
+            .ledger
+            .latest(model)
+            .map(|held| held.manifest.artefact.clone())
+    }
+
+    /// Removes a version and what an abandoned fetch of it left. It is not handed out
+    /// any more from now on; the files go when nobody holds it.
+    pub async fn purge(&self, id: &ArtefactId) -> Result<(), Error> {
+        let (ledger, id) = (Arc::clone(&self.inner.ledger), id.clone());
+        blocking(move || {
+            if let Some(held) = ledger.purge(&id) {
+                // Else a restart would find it whole while somebody still held it.
+                let manifest = held.folder.join(MANIFEST);
+                std::fs::remove_file(&manifest)
+                    .map_err(|error| Error::io("remove", &manifest, error))?;
+            }
+            ledger.purge_partial(&id)
+        })
+        .await
+    }
+
+    /// What the cache holds.
+    pub fn usage(&self) -> CacheUsage {
+        self.inner.ledger.usage()
+    }
+
+    /// Reads all files of a version again and compares our digests. A version that
+    /// does not match is purged and the error says which file it was.
+    pub async fn verify(&self, id: &ArtefactId) -> Result<(), Error> {
+        let Some(cached) = self.get(id) else {
+            return Err(Error::ModelNotFound {
+                model: id.to_string(),
+                store: "the disk cache".into(),
+            });
+        };
+        let held = cached.held;
+        let outcome = blocking(move || verify(&held)).await;
+        if let Err(Error::Corrupt { .. }) = &outcome {
+            self.purge(id).await?;
+        }
+        outcome
+    }
+
+    /// How many times the process has died while it loaded this version.
+    pub fn attempts(&self, id: &ArtefactId) -> u32 {
+        self.inner.attempts.deaths(id)
+    }
+
+    /// Notes on disk that a load of this version begins. If the process dies before
+    /// [`DiskCache::end_load`], that counts as one of its [`DiskCache::attempts`].
+    pub async fn begin_load(&self, id: &ArtefactId) -> Result<(), Error> {
+        self.inner.attempts.begin(id).await
+    }
+
+    /// Notes that a load of this version has ended, well or with an error, and clears
+    /// its attempts. Without a load it only clears them: to lift a quarantine.
+    pub async fn end_load(&self, id: &ArtefactId) -> Result<(), Error> {
+        self.inner.attempts.end(id).await
+    }
+}
+
+async fn measured(fetch: Fetch) -> Outcome {
+    let begun = Instant::now();
+    let id = fetch.artefact.id.clone();
+    let counters = Arc::clone(&fetch.counters);
+    let outcome = fetch.run().await;
+    let label = outcome.as_ref().err().map_or("ok", metrics::outcome);
+    metrics::fetch(id.model.endpoint.as_str(), label, begun.elapsed());
+    if let Ok(held) = &outcome {
+        counters.enter(Stage::Done);
+        info!(artefact = %id, bytes = %Bytes(held.bytes), elapsed = ?begun.elapsed(), "whole on disk");
+    }
+    outcome
+}
+
+/// Admits what is whole and deletes the rest. Blocks.
+fn find_whole(ledger: &Arc<Ledger>) -> Result<(), Error> {
+    for endpoint in entries(&ledger.layout.artefacts())? {
+        for folder in entries(&endpoint)? {
+            let manifest = Manifest::read(&folder).filter(|manifest| manifest.is_whole(&folder));
+            let Some(manifest) = manifest else {
+                warn!(folder = %folder.display(), "not whole, deleted");
+                ledger.layout.remove(&folder)?;
+                continue;
+            };
+            let used_at = folder
+                .join(MANIFEST)
+                .metadata()
+                .and_then(|found| found.modified());
+            let used_at = used_at.unwrap_or(SystemTime::UNIX_EPOCH);
+            let bytes = manifest.charge();
+            ledger.admit(manifest, folder, bytes, used_at, 0);
+        }
+    }
+    Ok(())
+}
+
+/// Lists what can be gone on with and deletes the rest. Blocks.
+fn find_partial(ledger: &Arc<Ledger>) -> Result<(), Error> {
+    for folder in entries(&ledger.layout.partials())? {
+        let id = Manifest::read(&folder).map(|manifest| manifest.artefact.id);
+        let Some(id) = id.filter(|id| ledger.layout.partial(id) == folder) else {
+            ledger.layout.remove(&folder)?;
+            continue;
+        };
+        let bytes = measure(&folder)?;
+        ledger.leave(id, folder, bytes, 0);
+    }
+    Ok(())
+}

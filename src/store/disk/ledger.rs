@@ -1,0 +1,365 @@
+//! Who holds how many bytes of the disk, and who must leave.
+//!
+//! 1. Whole artefacts, abandoned partial fetches, promises to running fetches and what
+//!    is being deleted never exceed the budget together.
+//! 2. An artefact that somebody holds is not evicted.
+//! 3. Nobody is evicted unless the whole set of victims makes room.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use roundhouse_types::{ArtefactId, Bytes, ModelId};
+use tracing::{info, warn};
+
+use super::CacheUsage;
+use super::layout::Layout;
+use super::manifest::Manifest;
+use crate::{Error, metrics};
+
+/// One whole artefact. Alive while the ledger or a guard knows it.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) manifest: Manifest,
+    pub(super) folder: PathBuf,
+    pub(super) bytes: u64,
+    ledger: Weak<Ledger>,
+    /// Purged: the files go when the last guard goes.
+    doomed: AtomicBool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(ledger) = self.ledger.upgrade().filter(|_| *self.doomed.get_mut()) else {
+            return;
+        };
+        let (folder, bytes) = (std::mem::take(&mut self.folder), self.bytes);
+        off_thread(move || ledger.delete_leaving(&folder, bytes));
+    }
+}
+
+/// The table. Its lock is held for bookkeeping only, never over file work.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) layout: Layout,
+    budget: u64,
+    state: Mutex<State>,
+    /// Held while victims are chosen and deleted, so that their bytes are counted once.
+    evicting: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    whole: HashMap<ArtefactId, Whole>,
+    partial: HashMap<ArtefactId, Partial>,
+    /// Promised to running fetches.
+    promised: u64,
+    /// Out of the tables, still on disk.
+    leaving: u64,
+}
+
+#[derive(Debug)]
+struct Whole {
+    held: Arc<Held>,
+    used_at: SystemTime,
+}
+
+#[derive(Debug)]
+struct Partial {
+    folder: PathBuf,
+    bytes: u64,
+    used_at: SystemTime,
+}
+
+struct Victim {
+    what: &'static str,
+    id: ArtefactId,
+    folder: PathBuf,
+    bytes: u64,
+}
+
+impl State {
+    fn used(&self) -> u64 {
+        let whole: u64 = self.whole.values().map(|whole| whole.held.bytes).sum();
+        let partial: u64 = self.partial.values().map(|partial| partial.bytes).sum();
+        whole + partial + self.promised + self.leaving
+    }
+
+    /// Takes the least recently used out of the tables until `short` bytes are found;
+    /// takes none if there are not as many.
+    fn take_victims(&mut self, short: u64, but: &ArtefactId) -> Option<Vec<Victim>> {
+        let idle = self
+            .whole
+            .iter()
+            .filter(|(_, w)| Arc::strong_count(&w.held) == 1);
+        let mut candidates: Vec<_> = idle
+            .map(|(id, w)| (w.used_at, w.held.bytes, id.clone(), true))
+            .chain(
+                self.partial
+                    .iter()
+                    .map(|(id, p)| (p.used_at, p.bytes, id.clone(), false)),
+            )
+            .filter(|(_, _, id, _)| id != but)
+            .collect();
+        candidates.sort_unstable_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
+        let mut found = 0;
+        let needed = candidates.iter().take_while(|(_, bytes, _, _)| {
+            let wanted = found < short;
+            found += if wanted { *bytes } else { 0 };
+            wanted
+        });
+        let count = needed.count();
+        if found < short {
+            return None;
+        }
+        candidates.truncate(count);
+        let victims: Vec<_> = candidates
+            .into_iter()
+            .filter_map(|(_, bytes, id, whole)| {
+                let (what, folder) = if whole {
+                    ("artefact", self.whole.remove(&id)?.held.folder.clone())
+                } else {
+                    ("partial", self.partial.remove(&id)?.folder)
+                };
+                Some(Victim {
+                    what,
+                    id,
+                    folder,
+                    bytes,
+                })
+            })
+            .collect();
+        self.leaving += victims.iter().map(|victim| victim.bytes).sum::<u64>();
+        Some(victims)
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(layout: Layout, budget: Bytes) -> Arc<Self> {
+        Arc::new(Self {
+            layout,
+            budget: budget.0,
+            state: Mutex::default(),
+            evicting: Mutex::default(),
+        })
+    }
+
+    /// Takes over an artefact that is whole on disk.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        manifest: Manifest,
+        folder: PathBuf,
+        bytes: u64,
+        used_at: SystemTime,
+        promised: u64,
+    ) -> Arc<Held> {
+        let id = manifest.artefact.id.clone();
+        let ledger = Arc::downgrade(self);
+        let held = Arc::new(Held {
+            manifest,
+            folder,
+            bytes,
+            ledger,
+            doomed: AtomicBool::new(false),
+        });
+        let whole = Whole {
+            held: Arc::clone(&held),
+            used_at,
+        };
+        let mut state = self.lock();
+        state.promised -= promised;
+        let before = state.whole.insert(id, whole);
+        self.show(&state);
+        drop(state);
+        // Two folders of one version can only come from a crash; the later one stays.
+        if let Some(before) = before {
+            self.doom(&before.held);
+        }
+        held
+    }
+
+    /// Takes over a partial fetch that nobody goes on with now.
+    pub(super) fn leave(&self, id: ArtefactId, folder: PathBuf, bytes: u64, promised: u64) {
+        let mut state = self.lock();
+        state.promised -= promised;
+        state.partial.insert(
+            id,
+            Partial {
+                folder,
+                bytes,
+                used_at: SystemTime::now(),
+            },
+        );
+        self.show(&state);
+    }
+
+    /// Gives a promise back.
+    pub(super) fn release(&self, promised: u64) {
+        let mut state = self.lock();
+        state.promised -= promised;
+        self.show(&state);
+    }
+
+    /// The artefact, if it is whole; marks it as used now. True when its last use was
+    /// long enough ago to be written down.
+    pub(super) fn get(&self, id: &ArtefactId) -> Option<(Arc<Held>, bool)> {
+        let mut state = self.lock();
+        let whole = state.whole.get_mut(id)?;
+        let now = SystemTime::now();
+        let since = now.duration_since(whole.used_at).unwrap_or_default();
+        whole.used_at = now;
+        Some((Arc::clone(&whole.held), since.as_secs() >= 60))
+    }
+
+    /// The version of a model that was fetched last.
+    pub(super) fn latest(&self, model: &ModelId) -> Option<Arc<Held>> {
+        let state = self.lock();
+        let of_model = state
+            .whole
+            .values()
+            .filter(|w| w.held.manifest.artefact.id.model == *model);
+        let newest = of_model.max_by_key(|whole| whole.held.manifest.fetched_at)?;
+        Some(Arc::clone(&newest.held))
+    }
+
+    /// Promises room to a fetch that has `had` already, evicting if need be. What an
+    /// abandoned fetch of the same version left is taken over. Blocks.
+    pub(super) fn promise(&self, id: &ArtefactId, had: u64, more: u64) -> Result<(), Error> {
+        if had.saturating_add(more) > self.budget {
+            return Err(Error::TooLarge {
+                model: id.model.to_string(),
+                needed: Bytes(had.saturating_add(more)),
+                budget: Bytes(self.budget),
+            });
+        }
+        let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let victims = {
+            let mut state = self.lock();
+            let own = state.partial.get(id).map_or(0, |partial| partial.bytes);
+            let wanted = (state.used() - own).saturating_add(more);
+            let short = wanted.saturating_sub(self.budget);
+            let Some(victims) = state.take_victims(short, id) else {
+                return Err(Error::DiskBusy {
+                    model: id.model.to_string(),
+                    needed: Bytes(more),
+                    held: Bytes(state.used() - own),
+                });
+            };
+            state.partial.remove(id);
+            state.promised += more;
+            self.show(&state);
+            victims
+        };
+        self.delete(victims);
+        Ok(())
+    }
+
+    /// Evicts idle artefacts of about this many bytes: the file system is fuller than
+    /// our own sum says. Blocks.
+    pub(super) fn relieve(&self, id: &ArtefactId, bytes: u64) {
+        let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let victims = self.lock().take_victims(bytes, id).unwrap_or_default();
+        self.delete(victims);
+    }
+
+    /// Evicts what is above the budget after it was made smaller. Blocks.
+    pub(super) fn shrink(&self) {
+        let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let victims = {
+            let mut state = self.lock();
+            let over = state.used().saturating_sub(self.budget);
+            let nobody = ArtefactId {
+                model: ModelId {
+                    endpoint: "none".parse().expect("a constant name"),
+                    target: "none".parse().expect("a constant name"),
+                },
+                version: roundhouse_types::Version::from_digest(""),
+            };
+            state.take_victims(over, &nobody).unwrap_or_default()
+        };
+        self.delete(victims);
+        self.show(&self.lock());
+    }
+
+    /// Takes a version out of sight. Its files go when nobody holds it any more.
+    pub(super) fn purge(&self, id: &ArtefactId) -> Option<Arc<Held>> {
+        let whole = self.lock().whole.remove(id)?;
+        self.doom(&whole.held);
+        Some(whole.held)
+    }
+
+    /// Takes what an abandoned fetch left out of the table.
+    pub(super) fn purge_partial(&self, id: &ArtefactId) -> Result<(), Error> {
+        let partial = {
+            let mut state = self.lock();
+            let partial = state.partial.remove(id);
+            state.leaving += partial.as_ref().map_or(0, |partial| partial.bytes);
+            partial
+        };
+        partial.map_or(Ok(()), |partial| {
+            self.delete_folder(&partial.folder, partial.bytes)
+        })
+    }
+
+    pub(super) fn usage(&self) -> CacheUsage {
+        let state = self.lock();
+        let partial: u64 = state.partial.values().map(|partial| partial.bytes).sum();
+        CacheUsage {
+            budget: Bytes(self.budget),
+            used: Bytes(state.used()),
+            partial: Bytes(partial + state.promised),
+            artefacts: state.whole.len(),
+        }
+    }
+
+    fn doom(&self, held: &Held) {
+        if !held.doomed.swap(true, Ordering::AcqRel) {
+            self.lock().leaving += held.bytes;
+        }
+    }
+
+    fn delete(&self, victims: Vec<Victim>) {
+        for victim in victims {
+            metrics::evicted(victim.what);
+            info!(artefact = %victim.id, what = victim.what, bytes = %Bytes(victim.bytes), "evicted from disk");
+            self.delete_leaving(&victim.folder, victim.bytes);
+        }
+    }
+
+    fn delete_leaving(&self, folder: &std::path::Path, bytes: u64) {
+        if let Err(error) = self.delete_folder(folder, bytes) {
+            warn!(error = %error, "an evicted artefact could not be deleted");
+        }
+    }
+
+    /// Deletes a folder and its charge. What cannot be deleted stays charged.
+    fn delete_folder(&self, folder: &std::path::Path, bytes: u64) -> Result<(), Error> {
+        self.layout.remove(folder)?;
+        let mut state = self.lock();
+        state.leaving -= bytes;
+        self.show(&state);
+        Ok(())
+    }
+
+    fn show(&self, state: &State) {
+        debug_assert!(
+            state.promised == 0 || state.used() <= self.budget,
+            "invariant 1"
+        );
+        metrics::disk(self.budget, state.used());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs file work without holding up a thread that runs async code.
+pub(super) fn off_thread(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}

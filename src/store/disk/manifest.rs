@@ -1,0 +1,80 @@
+//! What an artefact on disk is: who it is, where it came from, what its files hold.
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::{FILES, MANIFEST, charge, write_durably};
+use crate::{Artefact, Error};
+
+/// The version of the manifest's shape.
+const FORMAT: u32 = 1;
+
+/// One file of an artefact on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFile {
+    /// Relative to the artefact's folder.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// Our digest of the contents when they were verified, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// Stands beside the files. In a partial folder `files` is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    format: u32,
+    pub(super) artefact: Artefact,
+    pub(super) files: Vec<DiskFile>,
+    pub(super) fetched_at: SystemTime,
+}
+
+impl Manifest {
+    pub(super) fn new(artefact: &Artefact, files: Vec<DiskFile>) -> Self {
+        let fetched_at = SystemTime::now();
+        Self {
+            format: FORMAT,
+            artefact: artefact.clone(),
+            files,
+            fetched_at,
+        }
+    }
+
+    /// Reads a folder's manifest; `None` if there is none that can be read.
+    pub(super) fn read(folder: &Path) -> Option<Self> {
+        let text = fs::read(folder.join(MANIFEST)).ok()?;
+        let manifest: Self = serde_json::from_slice(&text).ok()?;
+        (manifest.format == FORMAT).then_some(manifest)
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Error> {
+        let text = serde_json::to_vec(self)
+            .map_err(|error| Error::Internal(format!("a manifest cannot be written: {error}")))?;
+        write_durably(&folder.join(MANIFEST), &text)
+    }
+
+    /// Whether every file is in the folder with its size.
+    pub(super) fn is_whole(&self, folder: &Path) -> bool {
+        let files = folder.join(FILES);
+        !self.files.is_empty()
+            && self.files.iter().all(|file| {
+                fs::symlink_metadata(files.join(&file.path))
+                    .is_ok_and(|found| found.is_file() && found.len() == file.size)
+            })
+    }
+
+    /// What the files take on disk.
+    pub(super) fn charge(&self) -> u64 {
+        charge_all(self.files.iter().map(|file| file.size))
+    }
+}
+
+/// What files of these sizes take on disk, with the manifest.
+pub(super) fn charge_all(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(charge(0).saturating_add(8192), |total, size| {
+        total.saturating_add(charge(size))
+    })
+}

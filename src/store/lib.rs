@@ -1,0 +1,39 @@
+//! Where a model's files are, which version they are, and whether they are whole on disk.
+//!
+//! Reading order: [`object`](ArtifactStore) is the seam to a store, `file` and `s3`
+//! implement it, `remote` adds patience; `artefact` says what a version is,
+//! `catalog` which one a name means now; `disk` fetches versions and keeps them.
+//!
+//! 1. An artefact on disk is whole: every file has the bytes that its version's tags
+//!    stood for when the version was resolved. Nothing else is ever handed out.
+//! 2. The disk cache's files, partial ones and archives included, never exceed its size.
+//! 3. An artefact is not removed from disk while a [`CachedArtefact`] of it lives.
+//! 4. A range that was recorded as on disk is not fetched again.
+//! 5. No async function of this crate blocks: file work runs on blocking threads.
+
+mod artefact;
+mod catalog;
+mod disk;
+mod error;
+mod file;
+pub mod metrics;
+mod object;
+mod progress;
+mod remote;
+mod s3;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod uri;
+
+pub use artefact::{ArchiveKind, Artefact, RemoteFile};
+pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
+pub use disk::{CacheConfig, CacheUsage, CachedArtefact, DiskCache, DiskFile};
+pub use error::Error;
+pub use file::FileStore;
+pub use object::{
+    ArtifactStore, Checksum, ChecksumAlgorithm, ListPage, ListRequest, ObjectMeta, ObjectRead,
+};
+pub use progress::{Progress, ProgressSnapshot, Stage};
+pub use remote::RetryConfig;
+pub use s3::S3Store;
+pub use uri::{MountConfig, StoreUri};

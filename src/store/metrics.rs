@@ -1,0 +1,83 @@
+//! All metrics of this crate. Labels are bounded: endpoints, operations, outcomes.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use crate::Error;
+
+/// Bytes of artefacts that arrived from a store to be kept on disk. Label `endpoint`.
+/// Reads of headers and listings are not in it.
+pub const FETCHED_BYTES: &str = "roundhouse_store_fetched_bytes_total";
+/// Bytes read from a store to look into a file. Label `endpoint`.
+pub const INSPECTED_BYTES: &str = "roundhouse_store_inspected_bytes_total";
+/// Requests to stores. Labels `endpoint`, `operation` (`list`, `head`, `get`), `outcome`.
+pub const REQUESTS: &str = "roundhouse_store_requests_total";
+/// Requests that were made again after a failure. Label `endpoint`.
+pub const RETRIES: &str = "roundhouse_store_retries_total";
+/// Time from the beginning of a fetch to whole on disk, in seconds. Labels
+/// `endpoint`, `outcome`.
+pub const FETCH_SECONDS: &str = "roundhouse_store_fetch_seconds";
+/// Bytes that the disk cache may hold.
+pub const DISK_BUDGET: &str = "roundhouse_store_disk_budget_bytes";
+/// Bytes that the disk cache holds or has promised, partial files and archives included.
+pub const DISK_USED: &str = "roundhouse_store_disk_used_bytes";
+/// Artefacts and abandoned partial fetches removed to make room. Label `what`
+/// (`artefact`, `partial`).
+pub const EVICTIONS: &str = "roundhouse_store_evictions_total";
+
+pub(crate) fn request(endpoint: &str, operation: &'static str, outcome: &'static str) {
+    counter!(REQUESTS, "endpoint" => endpoint.to_owned(), "operation" => operation, "outcome" => outcome)
+        .increment(1);
+}
+
+pub(crate) fn retried(endpoint: &str) {
+    counter!(RETRIES, "endpoint" => endpoint.to_owned()).increment(1);
+}
+
+pub(crate) fn read(endpoint: &str, purpose: Purpose, bytes: u64) {
+    let name = match purpose {
+        Purpose::Fetch => FETCHED_BYTES,
+        Purpose::Inspect => INSPECTED_BYTES,
+    };
+    counter!(name, "endpoint" => endpoint.to_owned()).increment(bytes);
+}
+
+pub(crate) fn fetch(endpoint: &str, outcome: &'static str, took: Duration) {
+    histogram!(FETCH_SECONDS, "endpoint" => endpoint.to_owned(), "outcome" => outcome)
+        .record(took.as_secs_f64());
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub(crate) fn disk(budget: u64, used: u64) {
+    gauge!(DISK_BUDGET).set(budget as f64);
+    gauge!(DISK_USED).set(used as f64);
+}
+
+pub(crate) fn evicted(what: &'static str) {
+    counter!(EVICTIONS, "what" => what).increment(1);
+}
+
+/// Why bytes are read from a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To keep a file on disk.
+    Fetch,
+    /// To look into a file.
+    Inspect,
+}
+
+/// A failure as the `outcome` label says it.
+pub(crate) fn outcome(error: &Error) -> &'static str {
+    match error {
+        Error::ObjectNotFound { .. } | Error::ModelNotFound { .. } => "not_found",
+        Error::AccessDenied { .. }
+        | Error::KmsDenied { .. }
+        | Error::NoCredentials { .. }
+        | Error::Archived { .. } => "denied",
+        Error::Throttled { .. } => "throttled",
+        Error::Unavailable { .. } => "unavailable",
+        Error::Changed { .. } => "changed",
+        _ => "error",
+    }
+}

@@ -1,0 +1,279 @@
+//! A store with patience: retries, back-off shared by all requests to one mount,
+//! limits on silence, and the check that every answer is of the pinned object.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use rand::Rng;
+use roundhouse_types::EndpointName;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use crate::metrics::{self, Purpose};
+use crate::{ArtifactStore, Error, ListPage, ListRequest, ObjectMeta};
+
+/// How long a store is given, and how often it is asked again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryConfig {
+    /// Attempts in a row that yield nothing before a request fails, at least 1.
+    pub attempts: u32,
+    /// The first pause; it doubles with each failure in a row, with jitter.
+    pub pause: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+    /// How long an answer, or the next bytes of one, may take.
+    pub stall: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 6,
+            pause: Duration::from_millis(200),
+            pause_max: Duration::from_secs(10),
+            stall: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A range may break this many times as often as it may fail without yielding a byte.
+const BREAKS_PER_ATTEMPT: u32 = 8;
+
+/// One mount's store. Clones share the back-off.
+#[derive(Clone)]
+pub(crate) struct Remote {
+    pub(crate) store: Arc<dyn ArtifactStore>,
+    endpoint: EndpointName,
+    config: RetryConfig,
+    pacer: Arc<Pacer>,
+}
+
+impl Remote {
+    pub(crate) fn new(
+        store: Arc<dyn ArtifactStore>,
+        endpoint: EndpointName,
+        config: RetryConfig,
+    ) -> Self {
+        Self {
+            store,
+            endpoint,
+            config,
+            pacer: Arc::default(),
+        }
+    }
+
+    /// The store's name for messages.
+    pub(crate) fn name(&self) -> &str {
+        self.store.name()
+    }
+
+    /// One page of a listing, retried.
+    pub(crate) async fn list(&self, request: &ListRequest) -> Result<ListPage, Error> {
+        let mut patience = self.patience();
+        loop {
+            match self
+                .answered("list", &request.prefix, self.store.list(request))
+                .await
+            {
+                Ok(page) => return Ok(page),
+                Err(error) => patience.failed(error, false).await?,
+            }
+        }
+    }
+
+    /// What is known of one object, retried.
+    pub(crate) async fn head(&self, key: &str) -> Result<ObjectMeta, Error> {
+        let mut patience = self.patience();
+        loop {
+            match self.answered("head", key, self.store.head(key)).await {
+                Ok(meta) => return Ok(meta),
+                Err(error) => patience.failed(error, false).await?,
+            }
+        }
+    }
+
+    /// Reads a range of the object with this tag into memory. A broken connection is
+    /// resumed behind the last byte that arrived.
+    pub(crate) async fn read(
+        &self,
+        key: &str,
+        etag: &str,
+        range: Range<u64>,
+        purpose: Purpose,
+    ) -> Result<Bytes, Error> {
+        let length = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|_| Error::Internal("a range larger than memory".into()))?;
+        let mut buffer = BytesMut::with_capacity(length);
+        let mut patience = self.patience();
+        while buffer.len() < length {
+            let before = buffer.len();
+            let rest = range.start + before as u64..range.end;
+            let outcome = self.read_on(key, etag, rest, &mut buffer).await;
+            metrics::read(
+                self.endpoint.as_str(),
+                purpose,
+                (buffer.len() - before) as u64,
+            );
+            if let Err(error) = outcome {
+                patience.failed(error, buffer.len() > before).await?;
+            }
+        }
+        Ok(buffer.freeze())
+    }
+
+    /// Appends what one request yields. Fails if that is not the whole rest.
+    async fn read_on(
+        &self,
+        key: &str,
+        etag: &str,
+        rest: Range<u64>,
+        buffer: &mut BytesMut,
+    ) -> Result<(), Error> {
+        let mut left = rest.end - rest.start;
+        let mut read = self
+            .answered("get", key, self.store.get(key, etag, rest))
+            .await?;
+        if read.etag != etag {
+            return Err(Error::Changed {
+                store: self.name().into(),
+                key: key.into(),
+            });
+        }
+        while left > 0 {
+            let chunk = match timeout(self.config.stall, read.stream.next()).await {
+                Ok(Some(chunk)) => chunk?,
+                Ok(None) => return Err(self.unavailable(key, "the connection broke")),
+                Err(_) => return Err(self.unavailable(key, "no bytes arrived in time")),
+            };
+            if chunk.len() as u64 > left {
+                return Err(self.unavailable(key, "more bytes came than were asked for"));
+            }
+            left -= chunk.len() as u64;
+            buffer.extend_from_slice(&chunk);
+        }
+        Ok(())
+    }
+
+    /// Waits for the mount's turn, then for an answer, and counts the outcome.
+    async fn answered<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.pacer.turn().await;
+        let outcome = match timeout(self.config.stall, request).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(self.unavailable(key, "it did not answer in time")),
+        };
+        let label = outcome.as_ref().err().map_or("ok", metrics::outcome);
+        metrics::request(self.endpoint.as_str(), operation, label);
+        match &outcome {
+            Err(Error::Throttled { .. }) => self.pacer.throttled(&self.config),
+            Err(Error::Unavailable { .. }) => {}
+            _ => self.pacer.answered(),
+        }
+        outcome
+    }
+
+    fn unavailable(&self, key: &str, cause: &str) -> Error {
+        Error::Unavailable {
+            store: self.name().into(),
+            key: key.into(),
+            cause: cause.into(),
+        }
+    }
+
+    fn patience(&self) -> Patience<'_> {
+        Patience {
+            remote: self,
+            in_row: 0,
+            in_all: 0,
+        }
+    }
+}
+
+/// The failures of one request so far.
+struct Patience<'a> {
+    remote: &'a Remote,
+    in_row: u32,
+    in_all: u32,
+}
+
+impl Patience<'_> {
+    /// Pauses before the next attempt, or hands the error back when there is none.
+    async fn failed(&mut self, error: Error, yielded: bool) -> Result<(), Error> {
+        let config = &self.remote.config;
+        self.in_row = if yielded { 1 } else { self.in_row + 1 };
+        self.in_all += 1;
+        let spent = self.in_row >= config.attempts.max(1)
+            || self.in_all >= config.attempts.saturating_mul(BREAKS_PER_ATTEMPT);
+        // One attempt means one: a break after some bytes is not tried again either.
+        if !error.is_transient() || spent {
+            return Err(error);
+        }
+        metrics::retried(self.remote.endpoint.as_str());
+        let pause = backoff(config, self.in_row);
+        debug!(store = self.remote.name(), error = %error, pause = ?pause, "asking the store again");
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// Doubling, with the upper half random so that clients spread.
+fn backoff(config: &RetryConfig, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let pause = config
+        .pause
+        .saturating_mul(1 << doublings)
+        .min(config.pause_max);
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// Holds back all requests to one bucket while it asks to slow down.
+#[derive(Debug, Default)]
+struct Pacer {
+    state: Mutex<Pace>,
+}
+
+#[derive(Debug, Default)]
+struct Pace {
+    not_before: Option<Instant>,
+    level: u32,
+}
+
+impl Pacer {
+    async fn turn(&self) {
+        let until = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .not_before;
+        if let Some(until) = until {
+            sleep_until(until).await;
+        }
+    }
+
+    fn throttled(&self, config: &RetryConfig) {
+        let now = Instant::now();
+        let mut pace = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Requests that were under way together are one message, not many.
+        if pace.not_before.is_some_and(|until| until > now) {
+            return;
+        }
+        pace.level = pace.level.saturating_add(1);
+        pace.not_before = Some(now + backoff(config, pace.level));
+    }
+
+    fn answered(&self) {
+        let mut pace = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // An answer to a request from before the pause says nothing about the pause.
+        if pace.not_before.is_some_and(|until| until <= Instant::now()) {
+            pace.level /= 2;
+            pace.not_before = None;
+        }
+    }
+}

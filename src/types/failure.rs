@@ -1,0 +1,126 @@
+//! What went wrong, in the closed set of kinds that faces know how to say.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a client is told. A closed set: `gateway` has one exhaustive table from
+/// these to statuses, error types and bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The envelope is wrong: a missing or illegal target, an unknown endpoint, a bad header.
+    InvalidRequest,
+    /// The body is not what the model takes: not JSON, a wrong field, a prompt too long.
+    InvalidInput,
+    /// The body is larger than the limit.
+    PayloadTooLarge,
+    /// The body's media type is not one we read.
+    UnsupportedMediaType,
+    /// No such endpoint.
+    EndpointNotFound,
+    /// No such target in the store.
+    ModelNotFound,
+    /// The store refuses us: access or KMS denied, or the object is archived.
+    StoreDenied,
+    /// The artefact cannot be served: unknown kind, corrupt, truncated, unsupported.
+    ModelInvalid,
+    /// It can never fit the device's budget.
+    TooLarge,
+    /// Still fetching or loading when the hold time was over. The load goes on.
+    NotReady,
+    /// A queue is full, or the server is stopping.
+    Overloaded,
+    /// A quota is used up.
+    Throttled,
+    /// The store is down or misconfigured and the model is not on disk.
+    StoreUnavailable,
+    /// The model failed while it ran.
+    ModelFailed,
+    /// The model did not answer in time.
+    TimedOut,
+    /// A fault of ours.
+    Internal,
+}
+
+/// Whether the same call may succeed later. Independent of the kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryHint {
+    /// Not without a change.
+    Never,
+    /// Perhaps; nothing is known about when.
+    Later,
+    /// Not before this has passed.
+    After(Duration),
+}
+
+/// A failure that many waiters may share: cheap to clone, source chain already in its text.
+#[derive(Clone)]
+pub struct Failure(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    retry: RetryHint,
+    message: String,
+}
+
+impl Failure {
+    /// A failure that will not go away by itself.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, retry: RetryHint::Never, message: message.into() }))
+    }
+
+    /// Takes an error and the chain of its sources.
+    pub fn from_error(kind: ErrorKind, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Some libraries repeat their cause in their own text.
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Self::new(kind, message)
+    }
+
+    /// The same failure with another retry hint.
+    #[must_use]
+    pub fn with_retry(&self, retry: RetryHint) -> Self {
+        Self(Arc::new(Inner { kind: self.0.kind, retry, message: self.0.message.clone() }))
+    }
+
+    /// What the client is told.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn retry(&self) -> RetryHint {
+        self.0.retry
+    }
+
+    /// What failed, with which id.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("kind", &self.0.kind)
+            .field("retry", &self.0.retry)
+            .field("message", &self.0.message)
+            .finish()
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,66 @@
+//! The words every other crate uses: ids, units, footprints, failures.
+//!
+//! Reading order: [`ids`] (who is meant), [`units`] (how much), [`footprint`]
+//! (what a model costs), [`failure`] (what went wrong and what a caller may do).
+//!
+//! Plain data only: no I/O, no clock, no channel.
+
+mod failure;
+mod footprint;
+mod ids;
+mod units;
+
+pub use failure::{ErrorKind, Failure, RetryHint};
+pub use footprint::{Footprint, Grade, Part};
+pub use ids::{
+    ArtefactId, DeviceId, EndpointName, InvalidName, ModelId, TargetModel, TargetName, Version,
+};
+pub use units::{Bytes, ParseBytesError};
+
+use serde::{Deserialize, Serialize};
+
+/// What a model does, found from its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// A causal language model.
+    Generative,
+    /// A text encoder that answers with one vector per input.
+    Embedding,
+    /// A sequence classifier that answers with labels and scores.
+    Classification,
+}
+
+impl ModelKind {
+    /// The kind's name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Generative => "generative",
+            Self::Embedding => "embedding",
+            Self::Classification => "classification",
+        }
+    }
+}
+
+/// Where a model was found when a request asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Loaded already.
+    Device,
+    /// Its files were whole on disk; it had to be loaded.
+    Disk,
+    /// It had to be fetched and loaded.
+    Store,
+}
+
+impl Tier {
+    /// The tier's name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Disk => "disk",
+            Self::Store => "store",
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The commands, against a running server and without one.
+
+use std::process::Command;
+use std::time::Duration;
+
+use roundhouse_tests::models::{signature, signed_classifier};
+use roundhouse_tests::server::{Server, binary, root};
+use serde_json::{Value, json};
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(binary()).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lists_loads_keeps_explains_invokes_and_unloads() {
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().join("team/signs");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (path, body) in signed_classifier("signs", 6, 0) {
+        std::fs::write(folder.join(path), body).unwrap();
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}/", store.path().display());
+    let args = ["serve", "--store", &uri, "--cache-dir", cache.path().to_str().unwrap()];
+    let server = Server::start(&args, &[]).await;
+    let (admin, data) = (server.admin.clone(), server.data.clone());
+    let done = tokio::task::spawn_blocking(move || {
+        let (code, out, err) = run(&["models", "--url", &admin, "--json"]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("team/signs"), "{out}");
+        let (code, out, err) = run(&["load", "team/signs", "--url", &admin]);
+        assert_eq!(code, 0, "{out}{err}");
+        let (code, _, err) = run(&["keep", "team/signs", "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        let (code, out, err) = run(&["models", "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("ready"), "{out}");
+        let (code, out, err) =
+            run(&["invoke", "team/signs", "--url", &data, "--body", r#"{"inputs": "hello"}"#]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains(&signature("signs", 6)), "{out}");
+        let (code, out, err) = run(&["explain", "team/signs", "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        assert!(!out.trim().is_empty());
+        let (code, _, err) = run(&["release", "team/signs", "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        let (code, _, err) = run(&["unload", "team/signs", "--purge", "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        let (code, _, err) = run(&["unload", "team/signs", "--url", &admin]);
+        assert_eq!(code, 1, "{err}");
+        let (code, _, err) = run(&["load", "no/such", "--url", &admin]);
+        assert_eq!(code, 1);
+        assert!(err.contains("no/such"), "{err}");
+    });
+    done.await.unwrap();
+    let residency = server.admin_get("/admin/v1/residency").await.json();
+    assert_eq!(residency["devices"][0]["charged_bytes"], 0, "{residency}");
+    assert_eq!(residency["disk"]["artefacts"], 0, "{residency}");
+}
+
+#[test]
+fn settings_are_checked_all_at_once_and_the_default_file_is_fine() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "version = 1\n[listen]\ndata = \"nowhere\"\n[cache]\nsize = \"many\"\nsise = 1\n").unwrap();
+    let (code, out, err) = run(&["check-config", file.path().to_str().unwrap()]);
+    assert_eq!(code, 1);
+    for key in ["listen.data", "cache.size", "cache.sise"] {
+        assert!(format!("{out}{err}").contains(key), "{key} is not in {out}{err}");
+    }
+    let (code, _, err) = run(&["serve", "--store", "file:///tmp/", "--listen", "0.0.0.0:0"]);
+    assert_ne!(code, 0);
+    assert!(err.contains("insecure-no-auth"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_lets_requests_end_and_exits_with_success() {
+    let mut server = Server::start(&["demo"], &[]).await;
+    let target = "support/base";
+    let body = json!({"messages": [{"role": "user", "content": "When are you open?"}], "max_tokens": 200, "ignore_eos": true});
+    server.invoke("demo", target, body.clone()).await;
+    let url = format!("{}/endpoints/demo/invocations", server.data);
+    let request = server.http().post(url).header("x-amzn-sagemaker-target-model", target).json(&body);
+    let asking = tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.terminate();
+    let status = server.wait(Duration::from_secs(30)).await.expect("it ends");
+    assert!(status.success(), "{status}");
+    let answer: Value = serde_json::from_str(&asking.await.unwrap()).unwrap();
+    assert!(answer["choices"].is_array() || answer["generated_text"].is_string(), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survey_tells_of_every_target_whether_it_will_run() {
+    let uri = format!("file://{}/", root().join("src/server/demo/models").display());
+    let (code, out, err) =
+        tokio::task::spawn_blocking(move || run(&["survey", &uri, "--json"])).await.unwrap();
+    assert_eq!(code, 0, "{err}");
+    for target in ["support/base", "adapters/", "search/encoder"] {
+        assert!(out.contains(target), "{target} is not in {out}");
+    }
+}

@@ -1,0 +1,132 @@
+//! What goes wrong, said rightly, at nobody else's cost.
+
+use std::time::{Duration, Instant};
+
+use roundhouse_tests::models::{decoder, signature, signed_classifier, tar_gz};
+use roundhouse_tests::proxy::{Mode, Proxy};
+use roundhouse_tests::python;
+use roundhouse_tests::s3::S3;
+use roundhouse_tests::server::Server;
+use serde_json::json;
+
+fn as_refs<'a>(env: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    env.iter().map(|(k, v)| (*k, v.as_str())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_raises_the_right_error_for_each_fault_and_others_go_on() {
+    let s3 = S3::start().await;
+    s3.put_folder("good", &signed_classifier("good", 1, 0)).await;
+    s3.put("packed.tar.gz", tar_gz(&signed_classifier("packed", 2, 0))).await;
+    let mut corrupt = tar_gz(&signed_classifier("corrupt", 2, 4_000));
+    let half = corrupt.len() / 2;
+    corrupt[half..half + 64].fill(0x55);
+    s3.put("corrupt.tar.gz", corrupt).await;
+    let mut short = tar_gz(&signed_classifier("short", 2, 4_000));
+    short.truncate(short.len() / 2);
+    s3.put("short.tar.gz", short).await;
+    let mut unknown = signed_classifier("unknown", 1, 0);
+    let config = String::from_utf8(unknown[0].1.clone()).unwrap();
+    unknown[0].1 = config.replace("BertForSequenceClassification", "ZebraForStripes").into();
+    s3.put_folder("unknown", &unknown).await;
+    // A truncated file within a whole archive: the lengths of a folder would show in the listing.
+    let mut cut = signed_classifier("cut", 1, 4_000);
+    cut[2].1.truncate(600_000);
+    s3.put("cut.tar.gz", tar_gz(&cut)).await;
+    s3.put_folder("huge", &decoder(60)).await;
+    s3.put("empty/readme.md", b"nothing here".to_vec()).await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().display().to_string();
+    let env = S3::env(s3.address());
+    let args = ["serve", "--store", "s3://models/", "--cache-dir", &cache, "--memory", "32MiB"];
+    let server = Server::start(&args, &as_refs(&env)).await;
+    let fine = r#"{"inputs": "hello"}"#;
+    let cases = json!([
+        {"target": "absent", "body": fine, "raises": "ValidationError", "says": "absent"},
+        {"target": "corrupt.tar.gz", "body": fine, "raises": "ModelError", "original": 400, "says": "corrupt.tar.gz"},
+        {"target": "short.tar.gz", "body": fine, "raises": "ModelError", "original": 400, "says": "short.tar.gz"},
+        {"target": "cut.tar.gz", "body": fine, "raises": "ModelError", "original": 400, "says": "model.safetensors"},
+        {"target": "unknown", "body": fine, "raises": "ModelError", "original": 400, "says": "ZebraForStripes"},
+        {"target": "huge", "body": fine, "raises": "ModelError", "original": 507},
+        {"target": "good", "body": "this is not JSON", "raises": "ModelError", "original": 400, "says": "JSON"},
+        {"target": "good", "body": "x", "repeat": 7_340_032, "raises": "ValidationError"},
+        {"target": "../secret", "body": fine, "raises": "ValidationError", "says": "segment"},
+        {"target": "a/../../b", "body": fine, "raises": "ValidationError", "says": "segment"},
+        {"target": "/etc/passwd", "body": fine, "raises": "ValidationError"},
+        {"target": null, "body": fine, "raises": "ValidationError", "says": "Target-Model"},
+        {"endpoint": "nowhere", "target": "good", "body": fine, "raises": "ValidationError", "says": "nowhere"},
+    ]);
+    let (url, text) = (server.data.clone(), cases.to_string());
+    tokio::task::spawn_blocking(move || python::client("boto3_errors.py", &[&url, "default", &text]))
+        .await
+        .unwrap();
+
+    let good = server.invoke("default", "good", json!({"inputs": "hello"})).await;
+    assert_eq!(good.json()[0]["label"], signature("good", 1), "{}", good.body);
+    let packed = server.invoke("default", "packed.tar.gz", json!({"inputs": "hello"})).await;
+    assert_eq!(packed.json()[0]["label"], signature("packed", 2), "{}", packed.body);
+    assert_eq!(server.get("/ping").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn residents_and_what_is_on_disk_answer_while_the_store_is_busy_silent_or_gone() {
+    let _alone = crate::HEAVY.lock().await;
+    let s3 = S3::start().await;
+    for name in ["resident", "on-disk", "cold"] {
+        s3.put_folder(name, &signed_classifier(name, 4, 2_000)).await;
+    }
+    let proxy = Proxy::start(s3.address(), None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("roundhouse.toml");
+    let text = format!(
+        "version = 1\n[cache]\ndir = \"{}\"\n[serving]\nhold = \"8s\"\n[store]\nsettle = \"0s\"\ncatalogue_ttl = \"300ms\"\nstall_timeout = \"1s\"\nmax_retries = 2\n[residency]\nrefresh_every = \"300ms\"\n[[endpoint]]\nname = \"default\"\n[[endpoint.mount]]\nuri = \"s3://models/\"\n",
+        dir.path().join("cache").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let env = S3::env(proxy.address());
+    let server =
+        Server::start(&["serve", "--config", config.to_str().unwrap()], &as_refs(&env)).await;
+    let ask = |target: &'static str| server.invoke("default", target, json!({"inputs": "hello"}));
+    assert_eq!(ask("resident").await.status, 200);
+    assert_eq!(ask("on-disk").await.status, 200);
+    assert_eq!(server.admin_post("unload", "default", "on-disk").await.status, 200);
+
+    for mode in [Mode::Busy, Mode::Stall, Mode::Gone] {
+        proxy.set(mode);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for _ in 0..20 {
+            let began = Instant::now();
+            let answer = ask("resident").await;
+            assert_eq!(answer.json()[0]["label"], signature("resident", 4), "{mode:?}: {}", answer.body);
+            assert!(began.elapsed() < Duration::from_secs(1), "{mode:?}: {:?}", began.elapsed());
+        }
+        let answer = ask("on-disk").await;
+        assert_eq!(answer.json()[0]["label"], signature("on-disk", 4), "{mode:?}: {}", answer.body);
+        assert_eq!(server.admin_post("unload", "default", "on-disk").await.status, 200);
+        let answer = ask("cold").await;
+        assert!(
+            answer.status == 530 || answer.status == 429,
+            "{mode:?}: {} {}",
+            answer.status,
+            answer.body
+        );
+        proxy.set(Mode::Pass);
+        // The failure is remembered for a moment only.
+        let until = Instant::now() + Duration::from_secs(15);
+        loop {
+            let answer = ask("cold").await;
+            if answer.status == 200 {
+                break;
+            }
+            assert!(Instant::now() < until, "{mode:?}: {} {}", answer.status, answer.body);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let purged = server
+            .send(server.http().post(format!("{}/admin/v1/unload", server.admin)).json(
+                &json!({"endpoint": "default", "target": "cold", "purge": true}),
+            ))
+            .await;
+        assert_eq!(purged.status, 200, "{}", purged.body);
+    }
+}

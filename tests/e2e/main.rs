@@ -1,0 +1,18 @@
+//! Whole-process tests: the real binary, real clients, a real (embedded) store.
+//!
+//! They share two cores, so each starts what it needs and no two of the heavy ones run side
+//! by side (`HEAVY`).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
+
+mod command_line;
+mod container;
+mod demo;
+mod faults;
+mod health;
+mod measured;
+mod pressure;
+mod updates;
+
+/// Held by tests that measure time or fill the machine.
+static HEAVY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,0 +1,29 @@
+"""Writes the committed reference outputs: `python tests/models/make_references.py`.
+
+The pins are in requirements.txt beside this script; every weight and prompt comes from a fixed seed.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from reference_bert import write_bert_cases
+from reference_llama import write_llama_cases
+from reference_text import write_text_case
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    logging.set_verbosity_error()
+    models = REPOSITORY / "src/models/tests/references"
+    write_llama_cases(models)
+    write_bert_cases(models)
+    write_text_case(REPOSITORY / "src/serving/tests/references")
+
+
+if __name__ == "__main__":
+    main()
