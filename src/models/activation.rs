@@ -31,10 +31,7 @@ impl Activation {
             "gelu" => Ok(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
-            _ => Err(Error::config(
-                CONFIG,
-                format!("hidden_act '{name}' is not computed"),
-            )),
+            _ => Err(Error::config(CONFIG, format!("hidden_act '{name}' is not computed"))),
         }
     }
 

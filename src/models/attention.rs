@@ -90,25 +90,15 @@ pub(crate) fn causal(
     qkv: &mut [f32],
 ) -> Vec<f32> {
     let width = heads.packed_width();
-    let positions: Vec<usize> = spans
-        .iter()
-        .flat_map(|span| span.position..span.position + span.tokens)
-        .collect();
-    rope.rotate(
-        qkv,
-        width,
-        heads.query_width() + heads.kv_width(),
-        &positions,
-    );
+    let positions: Vec<usize> =
+        spans.iter().flat_map(|span| span.position..span.position + span.tokens).collect();
+    rope.rotate(qkv, width, heads.query_width() + heads.kv_width(), &positions);
     for span in spans {
         for token in 0..span.tokens {
             let row = &qkv[(span.first + token) * width..][..width];
             let (keys, values) = row[heads.query_width()..].split_at(heads.kv_width());
             let position = span.position + token;
-            let place = (
-                span.blocks[position / BLOCK_TOKENS],
-                position % BLOCK_TOKENS,
-            );
+            let place = (span.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS);
             pool.write(layer, place, keys, values);
         }
     }
@@ -139,10 +129,7 @@ pub(crate) fn bidirectional(heads: Heads, spans: &[Span<'_>], qkv: &[f32]) -> Ve
         let floats = heads.head_dim * BLOCK_TOKENS;
         let blocks: Vec<HeadBlock<'_>> = packed
             .chunks_exact(2 * floats)
-            .map(|block| HeadBlock {
-                keys: &block[..floats],
-                values: &block[floats..],
-            })
+            .map(|block| HeadBlock { keys: &block[..floats], values: &block[floats..] })
             .collect();
         attend(heads, tile, qkv, &blocks, |_| tile.span.tokens)
     };
@@ -179,12 +166,7 @@ fn tiles<'a>(heads: Heads, spans: &[Span<'a>], tokens: usize) -> Vec<Tile<'a>> {
     for &span in spans {
         for offset in (0..span.tokens).step_by(tokens) {
             let tokens = tokens.min(span.tokens - offset);
-            tiles.extend((0..heads.kv_heads).map(|kv_head| Tile {
-                span,
-                offset,
-                tokens,
-                kv_head,
-            }));
+            tiles.extend((0..heads.kv_heads).map(|kv_head| Tile { span, offset, tokens, kv_head }));
         }
     }
     tiles
@@ -205,23 +187,13 @@ fn attend(
     for token in 0..tile.tokens {
         let row = (tile.span.first + tile.offset + token) * width;
         let start = row + tile.kv_head * group * head_dim;
-        queries.extend(
-            qkv[start..start + group * head_dim]
-                .iter()
-                .map(|x| x * scale),
-        );
+        queries.extend(qkv[start..start + group * head_dim].iter().map(|x| x * scale));
         seen.extend(std::iter::repeat_n(visible(token), group));
     }
     let mut out = vec![0.0; queries.len()];
     let parts = queries.chunks(TILE * head_dim).zip(seen.chunks(TILE));
     for ((queries, visible), out) in parts.zip(out.chunks_mut(TILE * head_dim)) {
-        simd::dispatch(kernel::Attend {
-            head_dim,
-            queries,
-            visible,
-            blocks,
-            out,
-        });
+        simd::dispatch(kernel::Attend { head_dim, queries, visible, blocks, out });
     }
     out
 }

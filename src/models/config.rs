@@ -121,18 +121,10 @@ pub(crate) fn eos_tokens(files: &Files, head: &Head) -> Result<Vec<u32>, Error> 
         #[serde(default)]
         eos_token_id: Option<TokenIds>,
     }
-    let mut ids = head
-        .eos_token_id
-        .clone()
-        .map_or_else(Vec::new, TokenIds::into_vec);
+    let mut ids = head.eos_token_id.clone().map_or_else(Vec::new, TokenIds::into_vec);
     if files.contents.contains_key(GENERATION) {
         let generation: Generation = parse(files, GENERATION)?;
-        ids.extend(
-            generation
-                .eos_token_id
-                .into_iter()
-                .flat_map(TokenIds::into_vec),
-        );
+        ids.extend(generation.eos_token_id.into_iter().flat_map(TokenIds::into_vec));
     }
     ids.sort_unstable();
     ids.dedup();
@@ -164,9 +156,7 @@ pub(crate) fn labels(files: &Files) -> Result<Labels, Error> {
         None => {
             let count = raw.num_labels.unwrap_or(2);
             positive(&[("num_labels", count)])?;
-            (0..count.min(LABELS_MAX))
-                .map(|id| format!("LABEL_{id}"))
-                .collect()
+            (0..count.min(LABELS_MAX)).map(|id| format!("LABEL_{id}")).collect()
         }
     };
     let multi_label = raw.problem_type.as_deref() == Some("multi_label_classification");
@@ -175,11 +165,7 @@ pub(crate) fn labels(files: &Files) -> Result<Labels, Error> {
         _ if multi_label || names.len() == 1 => ScoreFunction::Sigmoid,
         _ => ScoreFunction::Softmax,
     };
-    Ok(Labels {
-        names,
-        multi_label,
-        function,
-    })
+    Ok(Labels { names, multi_label, function })
 }
 
 /// More labels than any classifier has; a larger number is a fault of the file.
@@ -195,10 +181,7 @@ fn ordered(map: BTreeMap<String, String>) -> Result<Vec<String>, Error> {
         by_id.insert(id, name);
     }
     if by_id.is_empty() || by_id.keys().copied().ne(0..by_id.len()) {
-        return Err(Error::config(
-            CONFIG,
-            "id2label does not number the labels from 0 on",
-        ));
+        return Err(Error::config(CONFIG, "id2label does not number the labels from 0 on"));
     }
     Ok(by_id.into_values().collect())
 }

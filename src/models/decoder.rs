@@ -45,30 +45,17 @@ impl<T> DecoderWeights<T> {
         take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>,
     ) -> std::result::Result<Self, E> {
         let (hidden, vocab) = (config.hidden, config.vocab);
-        let embeddings = take(Parameter::matrix(
-            format!("{prefix}embed_tokens.weight"),
-            vocab,
-            hidden,
-        ))?;
+        let embeddings =
+            take(Parameter::matrix(format!("{prefix}embed_tokens.weight"), vocab, hidden))?;
         let layers = (0..config.layers)
             .map(|index| Layer::gather(config, &format!("{prefix}layers.{index}"), take))
             .collect::<std::result::Result<_, E>>()?;
         let norm = take(Parameter::vector(format!("{prefix}norm.weight"), hidden))?;
         let head = match config.tied {
             true => None,
-            false => Some(Linear::gather(
-                take,
-                &[("lm_head".into(), vocab)],
-                hidden,
-                false,
-            )?),
+            false => Some(Linear::gather(take, &[("lm_head".into(), vocab)], hidden, false)?),
         };
-        Ok(Self {
-            embeddings,
-            layers,
-            norm,
-            head,
-        })
+        Ok(Self { embeddings, layers, norm, head })
     }
 }
 
@@ -86,10 +73,7 @@ impl<T> Layer<T> {
             module("self_attn.v_proj", heads.kv_width()),
         ];
         let out = [module("self_attn.o_proj", hidden)];
-        let gate_up = [
-            module("mlp.gate_proj", intermediate),
-            module("mlp.up_proj", intermediate),
-        ];
+        let gate_up = [module("mlp.gate_proj", intermediate), module("mlp.up_proj", intermediate)];
         let down = [module("mlp.down_proj", hidden)];
         let norm = |take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>, part: &str| {
             take(Parameter::vector(format!("{name}.{part}.weight"), hidden))
@@ -126,43 +110,14 @@ impl Decoder {
         step_tokens: usize,
         blocks: usize,
     ) -> Self {
-        let DecoderWeights {
-            embeddings,
-            layers,
-            norm,
-            head,
-        } = weights;
-        let head = head.unwrap_or_else(|| Linear {
-            weight: embeddings.clone(),
-            bias: None,
-        });
-        let kv = KvSpec {
-            block_tokens: BLOCK_TOKENS,
-            blocks,
-        };
-        let spec = RunnerSpec {
-            output_width: config.vocab,
-            context,
-            step_tokens,
-            kv: Some(kv),
-        };
-        let rope = Rope::new(
-            config.heads.head_dim,
-            config.rope_theta,
-            config.rope_scaling,
-            context,
-        );
+        let DecoderWeights { embeddings, layers, norm, head } = weights;
+        let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
+        let kv = KvSpec { block_tokens: BLOCK_TOKENS, blocks };
+        let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
+        let rope =
+            Rope::new(config.heads.head_dim, config.rope_theta, config.rope_scaling, context);
         let pool = KvPool::new(config.heads, config.layers, blocks);
-        Self {
-            config,
-            spec,
-            embeddings,
-            layers,
-            norm,
-            head,
-            rope,
-            pool,
-        }
+        Self { config, spec, embeddings, layers, norm, head, rope, pool }
     }
 
     /// Bytes of the KV pool in full.
@@ -176,10 +131,7 @@ impl Decoder {
         }
         let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
         // [tokens, hidden]
-        let mut x = self
-            .embeddings
-            .index_select(&ids, 0)?
-            .to_dtype(DType::F32)?;
+        let mut x = self.embeddings.index_select(&ids, 0)?.to_dtype(DType::F32)?;
         for index in 0..self.layers.len() {
             let mixed = self.attend(index, &x, &packed.spans)?;
             x = (x + mixed)?;
@@ -192,9 +144,7 @@ impl Decoder {
         let x = x.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
         let x = rms_norm(&x, &self.norm, self.config.norm_epsilon)?;
         // [outputs, vocab]
-        Ok(StepOutput {
-            rows: self.head.forward(&x)?.to_vec2()?,
-        })
+        Ok(StepOutput { rows: self.head.forward(&x)?.to_vec2()? })
     }
 
     fn attend(&mut self, index: usize, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
@@ -210,10 +160,7 @@ impl Decoder {
     fn feed_forward(&self, index: usize, x: &Tensor) -> Result<Tensor> {
         let layer = &self.layers[index];
         let normed = rms_norm(x, &layer.feed_forward_norm, self.config.norm_epsilon)?;
-        let gated = self
-            .config
-            .activation
-            .gate(&layer.gate_up.forward(&normed)?)?;
+        let gated = self.config.activation.gate(&layer.gate_up.forward(&normed)?)?;
         layer.down.forward(&gated)
     }
 }
@@ -228,7 +175,6 @@ impl ModelRunner for Decoder {
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
-        self.compute(&packed)
-            .map_err(|error| RunnerError::Device(error.to_string()))
+        self.compute(&packed).map_err(|error| RunnerError::Device(error.to_string()))
     }
 }

@@ -31,19 +31,9 @@ pub(crate) struct Names {
 impl Names {
     /// Finds out whether norms are spelt the old way.
     pub(crate) fn find(table: &TensorTable, prefix: &'static str) -> Self {
-        let old = table
-            .get(&format!("{prefix}embeddings.LayerNorm.gamma"))
-            .is_some();
-        let (scale, shift) = if old {
-            ("gamma", "beta")
-        } else {
-            ("weight", "bias")
-        };
-        Self {
-            prefix,
-            scale,
-            shift,
-        }
+        let old = table.get(&format!("{prefix}embeddings.LayerNorm.gamma")).is_some();
+        let (scale, shift) = if old { ("gamma", "beta") } else { ("weight", "bias") };
+        Self { prefix, scale, shift }
     }
 }
 
@@ -61,20 +51,10 @@ impl<T> Norm<T> {
         name: &str,
         take: &mut Take<'_, T, E>,
     ) -> Outcome<Self, E> {
-        let Names {
-            prefix,
-            scale,
-            shift,
-        } = names;
+        let Names { prefix, scale, shift } = names;
         Ok(Self {
-            scale: take(Parameter::vector(
-                format!("{prefix}{name}.{scale}"),
-                config.hidden,
-            ))?,
-            shift: take(Parameter::vector(
-                format!("{prefix}{name}.{shift}"),
-                config.hidden,
-            ))?,
+            scale: take(Parameter::vector(format!("{prefix}{name}.{scale}"), config.hidden))?,
+            shift: take(Parameter::vector(format!("{prefix}{name}.{shift}"), config.hidden))?,
         })
     }
 }
@@ -119,11 +99,7 @@ impl<T> EncoderWeights<T> {
     ) -> Outcome<Self, E> {
         let (prefix, hidden) = (names.prefix, config.hidden);
         let mut table = |name: &str, rows: usize| {
-            take(Parameter::matrix(
-                format!("{prefix}embeddings.{name}.weight"),
-                rows,
-                hidden,
-            ))
+            take(Parameter::matrix(format!("{prefix}embeddings.{name}.weight"), rows, hidden))
         };
         let words = table("word_embeddings", config.vocab)?;
         let positions = table("position_embeddings", config.context)?;
@@ -142,14 +118,7 @@ impl<T> EncoderWeights<T> {
                 })
             }
         };
-        Ok(Self {
-            words,
-            positions,
-            token_types,
-            norm,
-            layers,
-            classifier,
-        })
+        Ok(Self { words, positions, token_types, norm, layers, classifier })
     }
 }
 
@@ -196,12 +165,7 @@ impl Encoder {
         sentence: Sentence,
         spec: RunnerSpec,
     ) -> Self {
-        Self {
-            config,
-            spec,
-            sentence,
-            weights,
-        }
+        Self { config, spec, sentence, weights }
     }
 
     fn compute(&self, packed: &Packed<'_>) -> Result<StepOutput> {
@@ -230,22 +194,13 @@ impl Encoder {
     fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
         let weights = &self.weights;
         let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
-        let positions: Vec<u32> = packed
-            .spans
-            .iter()
-            .flat_map(|span| (0..span.tokens).map(|at| at as u32))
-            .collect();
+        let positions: Vec<u32> =
+            packed.spans.iter().flat_map(|span| (0..span.tokens).map(|at| at as u32)).collect();
         let positions = Tensor::new(positions, &Device::Cpu)?;
         let words = weights.words.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-        let positions = weights
-            .positions
-            .index_select(&positions, 0)?
-            .to_dtype(DType::F32)?;
+        let positions = weights.positions.index_select(&positions, 0)?.to_dtype(DType::F32)?;
         let first_type = weights.token_types.get(0)?.to_dtype(DType::F32)?;
-        self.norm(
-            &weights.norm,
-            &(words.broadcast_add(&first_type)? + positions)?,
-        )
+        self.norm(&weights.norm, &(words.broadcast_add(&first_type)? + positions)?)
     }
 
     fn layer(&self, layer: &Layer<Tensor>, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
@@ -253,10 +208,7 @@ impl Encoder {
         let heads = self.config.heads;
         let mixed = with_floats(&qkv, |qkv| attention::bidirectional(heads, spans, qkv))?;
         let mixed = Tensor::from_vec(mixed, x.shape(), x.device())?;
-        let x = self.norm(
-            &layer.attention_norm,
-            &(layer.attention_out.forward(&mixed)? + x)?,
-        )?;
+        let x = self.norm(&layer.attention_norm, &(layer.attention_out.forward(&mixed)? + x)?)?;
         let inner = self.config.activation.forward(&layer.up.forward(&x)?)?;
         self.norm(&layer.norm, &(layer.down.forward(&inner)? + x)?)
     }
@@ -288,7 +240,6 @@ impl ModelRunner for Encoder {
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
-        self.compute(&packed)
-            .map_err(|error| RunnerError::Device(error.to_string()))
+        self.compute(&packed).map_err(|error| RunnerError::Device(error.to_string()))
     }
 }

@@ -139,17 +139,11 @@ impl Error {
     }
 
     pub(crate) fn config(file: &str, reason: impl Into<String>) -> Self {
-        Self::Config {
-            file: file.into(),
-            reason: reason.into(),
-        }
+        Self::Config { file: file.into(), reason: reason.into() }
     }
 
     pub(crate) fn header(file: &str, reason: impl Into<String>) -> Self {
-        Self::Header {
-            file: file.into(),
-            reason: reason.into(),
-        }
+        Self::Header { file: file.into(), reason: reason.into() }
     }
 }
 

@@ -82,10 +82,7 @@ pub fn header_bytes(file: &str, first: &[u8]) -> Result<u64, Error> {
     };
     match u64::from_le_bytes(*length) {
         length @ 2..=HEADER_MAX => Ok(length + 8),
-        length => Err(Error::header(
-            file,
-            format!("it claims a header of {length} bytes"),
-        )),
+        length => Err(Error::header(file, format!("it claims a header of {length} bytes"))),
     }
 }
 
@@ -118,11 +115,7 @@ fn list(
     depth: usize,
     sizes: &mut BTreeMap<String, u64>,
 ) -> Result<(), Error> {
-    let shown = if prefix.is_empty() {
-        "the model's folder"
-    } else {
-        prefix
-    };
+    let shown = if prefix.is_empty() { "the model's folder" } else { prefix };
     for entry in fs::read_dir(dir).map_err(|source| io_error(shown, source))? {
         let entry = entry.map_err(|source| io_error(shown, source))?;
         let Ok(name) = entry.file_name().into_string() else {
@@ -150,22 +143,13 @@ fn list(
 fn read_header(full: &Path, path: &str) -> Result<Vec<u8>, Error> {
     let file = File::open(full).map_err(|source| io_error(path, source))?;
     let mut header = Vec::new();
-    (&file)
-        .take(8)
-        .read_to_end(&mut header)
-        .map_err(|source| io_error(path, source))?;
+    (&file).take(8).read_to_end(&mut header).map_err(|source| io_error(path, source))?;
     let bytes = header_bytes(path, &header)?;
     // `read_to_end` grows with what is there, so a false length allocates nothing.
-    (&file)
-        .take(bytes - 8)
-        .read_to_end(&mut header)
-        .map_err(|source| io_error(path, source))?;
+    (&file).take(bytes - 8).read_to_end(&mut header).map_err(|source| io_error(path, source))?;
     Ok(header)
 }
 
 pub(crate) fn io_error(file: &str, source: std::io::Error) -> Error {
-    Error::Io {
-        file: file.into(),
-        source,
-    }
+    Error::Io { file: file.into(), source }
 }

@@ -40,17 +40,12 @@ pub(crate) fn host(tokenizer_json: u64) -> Result<Bytes, Error> {
 /// Blocks of the KV pool: whole sequences of the served context.
 pub(crate) fn kv_blocks(context: usize, sequences: usize) -> Result<usize, Error> {
     let blocks = context.div_ceil(BLOCK_TOKENS).checked_mul(sequences.max(1));
-    blocks
-        .filter(|blocks| *blocks <= u32::MAX as usize)
-        .ok_or(Error::Overflow { part: "kv" })
+    blocks.filter(|blocks| *blocks <= u32::MAX as usize).ok_or(Error::Overflow { part: "kv" })
 }
 
 /// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`.
 pub(crate) fn kv_token(config: &LlamaConfig) -> Result<Bytes, Error> {
-    counted(
-        "kv",
-        2 * config.layers as u128 * config.heads.kv_width() as u128 * F32,
-    )
+    counted("kv", 2 * config.layers as u128 * config.heads.kv_width() as u128 * F32)
 }
 
 /// Bytes of the KV pool: a token's times the tokens of all blocks.
@@ -83,10 +78,7 @@ pub(crate) fn decoder_workspace(
     let outputs = tokens.min(blocks as u128) * 2 * (hidden + config.vocab as u128);
     let tables = context as u128 * config.heads.head_dim as u128;
     let numbers = tokens * 2 * hidden + layer.max(outputs) + tables;
-    counted(
-        "workspace",
-        numbers * F32 + lists(step_tokens, config.heads.kv_heads),
-    )
+    counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
 }
 
 /// An encoder step's peak.

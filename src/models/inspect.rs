@@ -87,17 +87,8 @@ pub struct ModelPlan {
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
-    Decoder {
-        config: LlamaConfig,
-        prefix: &'static str,
-        blocks: usize,
-    },
-    Encoder {
-        config: BertConfig,
-        names: Names,
-        sentence: Sentence,
-        labels: Option<usize>,
-    },
+    Decoder { config: LlamaConfig, prefix: &'static str, blocks: usize },
+    Encoder { config: BertConfig, names: Names, sentence: Sentence, labels: Option<usize> },
 }
 
 /// What would have been recognised.
@@ -154,31 +145,20 @@ fn recognise(files: &Files) -> Result<(), Error> {
     }
     if !has(CONFIG) {
         if let Some(path) = ending(".gguf") {
-            return refuse(
-                format!("a GGUF file ({path}) is"),
-                "; use the safetensors checkpoint",
-            );
+            return refuse(format!("a GGUF file ({path}) is"), "; use the safetensors checkpoint");
         }
-        return Err(Error::UnknownKind {
-            expected: EXPECTED,
-            found: found(files),
-        });
+        return Err(Error::UnknownKind { expected: EXPECTED, found: found(files) });
     }
     if has(SINGLE) || has(SHARD_INDEX) {
         return Ok(());
     }
-    for suffix in [
-        ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf",
-    ] {
+    for suffix in [".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"] {
         if let Some(path) = ending(suffix) {
             let what = format!("a checkpoint without safetensors (it has {path}) is");
             return refuse(what, "; convert it to safetensors");
         }
     }
-    Err(Error::UnknownKind {
-        expected: EXPECTED,
-        found: found(files),
-    })
+    Err(Error::UnknownKind { expected: EXPECTED, found: found(files) })
 }
 
 /// The first few names, and how many more there are.
@@ -204,9 +184,7 @@ fn format(setting: DtypeSetting) -> Format {
 /// The first prefix under which the tensor of that name is there; if none, the usual one,
 /// under which it will then be reported missing.
 fn prefix(table: &TensorTable, prefixes: [&'static str; 2], name: &str) -> &'static str {
-    let found = prefixes
-        .iter()
-        .find(|prefix| table.get(&format!("{prefix}{name}")).is_some());
+    let found = prefixes.iter().find(|prefix| table.get(&format!("{prefix}{name}")).is_some());
     found.unwrap_or(&prefixes[0])
 }
 
@@ -220,9 +198,8 @@ fn decoder(
     let table = TensorTable::new(files)?;
     let prefix = prefix(&table, ["model.", ""], "embed_tokens.weight");
     let format = format(settings.dtype);
-    let weights = weigh(&table, format, |take| {
-        DecoderWeights::gather(&config, prefix, take).map(drop)
-    })?;
+    let weights =
+        weigh(&table, format, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(1);
     let blocks = footprint::kv_blocks(context, settings.kv_sequences)?;
@@ -246,11 +223,7 @@ fn decoder(
         output_width: config.vocab,
         step_tokens,
         format,
-        family: Family::Decoder {
-            config,
-            prefix,
-            blocks,
-        },
+        family: Family::Decoder { config, prefix, blocks },
     })
 }
 
@@ -276,11 +249,7 @@ fn encoder(
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
     Ok(ModelPlan {
-        kind: if classifies {
-            ModelKind::Classification
-        } else {
-            ModelKind::Embedding
-        },
+        kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
         architecture: architecture.into(),
         footprint: Footprint {
             weights,
@@ -298,12 +267,7 @@ fn encoder(
         output_width: label_count.unwrap_or(config.hidden),
         step_tokens,
         format,
-        family: Family::Encoder {
-            config,
-            names,
-            sentence,
-            labels: label_count,
-        },
+        family: Family::Encoder { config, names, sentence, labels: label_count },
     })
 }
 
@@ -316,9 +280,7 @@ fn weigh(
     let mut total = Bytes::ZERO;
     gather(&mut |parameter| {
         let (_, bytes) = parameter.locate(table, format)?;
-        total = total
-            .checked_add(bytes)
-            .ok_or(Error::Overflow { part: "weights" })?;
+        total = total.checked_add(bytes).ok_or(Error::Overflow { part: "weights" })?;
         Ok(())
     })?;
     Ok(total)

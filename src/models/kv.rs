@@ -35,12 +35,7 @@ pub(crate) struct KvPool {
 impl KvPool {
     pub(crate) fn new(heads: Heads, layers: usize, blocks: usize) -> Self {
         let chunks = vec![None; blocks.div_ceil(CHUNK_BLOCKS)];
-        Self {
-            heads,
-            layers,
-            blocks,
-            chunks,
-        }
+        Self { heads, layers, blocks, chunks }
     }
 
     /// Bytes of the pool when every block was written.
@@ -79,10 +74,7 @@ impl KvPool {
             let (key_block, value_block) =
                 chunk[start..start + floats].split_at_mut(head_dim * BLOCK_TOKENS);
             let from = head * head_dim..(head + 1) * head_dim;
-            for (row, key) in key_block
-                .chunks_exact_mut(BLOCK_TOKENS)
-                .zip(&keys[from.clone()])
-            {
+            for (row, key) in key_block.chunks_exact_mut(BLOCK_TOKENS).zip(&keys[from.clone()]) {
                 row[slot] = *key;
             }
             value_block[slot * head_dim..(slot + 1) * head_dim].copy_from_slice(&values[from]);
@@ -92,9 +84,7 @@ impl KvPool {
     /// One head's share of a block that was written.
     pub(crate) fn head_block(&self, layer: usize, block: BlockId, head: usize) -> HeadBlock<'_> {
         let (chunk, start) = self.place(layer, block, head);
-        let chunk = self.chunks[chunk]
-            .as_ref()
-            .expect("blocks are touched before they are read");
+        let chunk = self.chunks[chunk].as_ref().expect("blocks are touched before they are read");
         let (keys, values) =
             chunk[start..start + self.head_floats()].split_at(self.heads.head_dim * BLOCK_TOKENS);
         HeadBlock { keys, values }
@@ -118,11 +108,7 @@ impl KvPool {
 mod tests {
     use super::*;
 
-    const HEADS: Heads = Heads {
-        heads: 2,
-        kv_heads: 2,
-        head_dim: 3,
-    };
+    const HEADS: Heads = Heads { heads: 2, kv_heads: 2, head_dim: 3 };
 
     #[test]
     fn an_untouched_pool_takes_no_memory_and_a_touched_block_only_its_chunk() {
@@ -130,11 +116,8 @@ mod tests {
         assert_eq!(pool.bytes(), 40 * 16 * 2 * 2 * 2 * 3 * 4);
         assert!(pool.chunks.iter().all(Option::is_none));
         pool.touch(&[BlockId(39)]);
-        let sizes: Vec<usize> = pool
-            .chunks
-            .iter()
-            .map(|chunk| chunk.as_ref().map_or(0, |chunk| chunk.len()))
-            .collect();
+        let sizes: Vec<usize> =
+            pool.chunks.iter().map(|chunk| chunk.as_ref().map_or(0, |chunk| chunk.len())).collect();
         assert_eq!(sizes, [0, 0, 8 * 16 * 2 * 2 * 2 * 3]);
     }
 

@@ -1,20 +1,16 @@
 //! What does a forward pass compute, and how many bytes does it need?
 //!
-//! Reading order: [`files`] (what is looked at), [`inspect`](mod@inspect) (what it is and
-//! what it takes: `config`, `tensors`, `footprint`), [`load`](mod@load) (`reader`: from files
-//! into final buffers), then the computation: `linear` and `attention` are the two seams,
-//! `decoder` and `encoder` the models over them, `packed` the step's rows, `kv` the pool.
+//! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
+//! `config`, `tensors`, `footprint`), `load` (`reader`: from files into final buffers), then
+//! the computation: `linear` and `attention` are the two seams, `decoder` and `encoder` the
+//! models over them, `packed` the step's rows, `kv` the pool.
 //!
 //! What holds:
-//! 1. [`inspect()`] and [`load()`] walk the same list of parameters, so the weights and KV of
+//! 1. [`inspect`] and [`load`] walk the same list of parameters, so the weights and KV of
 //!    a plan's footprint are the bytes that a load allocates.
 //! 2. The number of matmul calls in a step does not depend on the number of sequences.
 //! 3. A plan that breaks the contract is refused before anything is written.
 //! 4. What a configuration asks for is computed, or refused by name.
-
-pub mod files;
-pub mod inspect;
-pub mod load;
 
 mod activation;
 mod attention;
@@ -22,9 +18,12 @@ mod config;
 mod decoder;
 mod encoder;
 mod error;
+mod files;
 mod footprint;
+mod inspect;
 mod kv;
 mod linear;
+mod load;
 mod packed;
 mod pooling;
 mod reader;

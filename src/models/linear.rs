@@ -48,20 +48,11 @@ impl<T> Linear<T> {
         bias: bool,
     ) -> std::result::Result<Self, E> {
         let named = |suffix: &str| {
-            parts
-                .iter()
-                .map(|(name, rows)| (format!("{name}.{suffix}"), *rows))
-                .collect()
+            parts.iter().map(|(name, rows)| (format!("{name}.{suffix}"), *rows)).collect()
         };
-        let weight = take(Parameter {
-            parts: named("weight"),
-            columns: Some(inputs),
-        })?;
+        let weight = take(Parameter { parts: named("weight"), columns: Some(inputs) })?;
         let bias = match bias {
-            true => Some(take(Parameter {
-                parts: named("bias"),
-                columns: None,
-            })?),
+            true => Some(take(Parameter { parts: named("bias"), columns: None })?),
             false => None,
         };
         Ok(Self { weight, bias })
@@ -93,9 +84,7 @@ fn widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let rows = (PANEL / inputs.max(1)).max(1);
     let mut panels = Vec::new();
     for start in (0..outputs).step_by(rows) {
-        let panel = weight
-            .narrow(0, start, rows.min(outputs - start))?
-            .to_dtype(DType::F32)?;
+        let panel = weight.narrow(0, start, rows.min(outputs - start))?.to_dtype(DType::F32)?;
         panels.push(x.matmul(&panel.t()?)?);
     }
     Tensor::cat(&panels, 1)

@@ -53,18 +53,10 @@ pub fn load(
     let table = TensorTable::new(&read_local(dir)?)?;
     let mut reader = Reader::new(dir, &table, plan.format, cancel);
     let (runner, kv) = build(plan, &mut reader)?;
-    let footprint = Footprint {
-        weights: reader.allocated,
-        kv,
-        ..plan.footprint
-    };
+    let footprint = Footprint { weights: reader.allocated, kv, ..plan.footprint };
     let read = started.elapsed();
     tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), elapsed = ?read, "weights read");
-    Ok(LoadedRunner {
-        runner,
-        footprint,
-        read,
-    })
+    Ok(LoadedRunner { runner, footprint, read })
 }
 
 fn build(
@@ -73,28 +65,14 @@ fn build(
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
     let mut take = |parameter| reader.read(&parameter);
     match &plan.family {
-        Family::Decoder {
-            config,
-            prefix,
-            blocks,
-        } => {
+        Family::Decoder { config, prefix, blocks } => {
             let weights = DecoderWeights::gather(config, prefix, &mut take)?;
-            let decoder = Decoder::new(
-                config.clone(),
-                weights,
-                plan.context,
-                plan.step_tokens,
-                *blocks,
-            );
+            let decoder =
+                Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks);
             let kv = Bytes(decoder.kv_bytes());
             Ok((Box::new(decoder), kv))
         }
-        Family::Encoder {
-            config,
-            names,
-            sentence,
-            labels,
-        } => {
+        Family::Encoder { config, names, sentence, labels } => {
             let weights = EncoderWeights::gather(config, *names, *labels, &mut take)?;
             let spec = RunnerSpec {
                 output_width: plan.output_width,

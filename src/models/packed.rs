@@ -32,15 +32,9 @@ impl<'a> Packed<'a> {
         let total = plan.tokens();
         if total > spec.step_tokens || u32::try_from(total).is_err() {
             let limit = spec.step_tokens;
-            return refuse(format!(
-                "{total} tokens in one step; its workspace is for {limit}"
-            ));
+            return refuse(format!("{total} tokens in one step; its workspace is for {limit}"));
         }
-        let mut packed = Self {
-            tokens: Vec::with_capacity(total),
-            spans: vec![],
-            outputs: vec![],
-        };
+        let mut packed = Self { tokens: Vec::with_capacity(total), spans: vec![], outputs: vec![] };
         for (index, row) in plan.rows.iter().enumerate() {
             let blocks = check_row(index, row, spec, vocab)?;
             let span = Span {
@@ -70,40 +64,26 @@ fn check_row(
         return refuse(format!("row {index} has no tokens"));
     }
     if let Some(token) = row.tokens.iter().find(|token| **token as usize >= vocab) {
-        return refuse(format!(
-            "row {index} has token {token}; the vocabulary has {vocab}"
-        ));
+        return refuse(format!("row {index} has token {token}; the vocabulary has {vocab}"));
     }
     let end = row.position.saturating_add(row.tokens.len());
     if end > spec.context {
         let context = spec.context;
-        return refuse(format!(
-            "row {index} ends at position {end}; the context is {context}"
-        ));
+        return refuse(format!("row {index} ends at position {end}; the context is {context}"));
     }
     let Some(kv) = spec.kv else {
         if row.position != 0 || !row.blocks.is_empty() {
-            return refuse(format!(
-                "row {index} continues a sequence; encoders take whole ones"
-            ));
+            return refuse(format!("row {index} continues a sequence; encoders take whole ones"));
         }
         return Ok(0);
     };
     let needed = end.div_ceil(kv.block_tokens);
     if row.blocks.len() < needed {
         let blocks = row.blocks.len();
-        return refuse(format!(
-            "row {index} has {blocks} blocks and needs {needed}"
-        ));
+        return refuse(format!("row {index} has {blocks} blocks and needs {needed}"));
     }
-    if let Some(block) = row.blocks[..needed]
-        .iter()
-        .find(|block| block.0 as usize >= kv.blocks)
-    {
-        return refuse(format!(
-            "row {index} has block {}; the pool has {}",
-            block.0, kv.blocks
-        ));
+    if let Some(block) = row.blocks[..needed].iter().find(|block| block.0 as usize >= kv.blocks) {
+        return refuse(format!("row {index} has block {}; the pool has {}", block.0, kv.blocks));
     }
     Ok(needed)
 }

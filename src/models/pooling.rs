@@ -23,12 +23,7 @@ pub(crate) fn pool(sentence: Sentence, rows: &[f32], width: usize) -> Vec<f32> {
         }
     };
     if sentence.normalize {
-        let length = vector
-            .iter()
-            .map(|x| x * x)
-            .sum::<f32>()
-            .sqrt()
-            .max(LENGTH_MIN);
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(LENGTH_MIN);
         for x in &mut vector {
             *x /= length;
         }
@@ -56,16 +51,7 @@ mod tests {
     #[test]
     fn each_mode_pools_by_its_definition() {
         let rows = [1.0, -2.0, 3.0, 4.0, 2.0, 1.0, -6.0, 0.0];
-        let pooled = |pooling| {
-            pool(
-                Sentence {
-                    pooling,
-                    normalize: false,
-                },
-                &rows,
-                2,
-            )
-        };
+        let pooled = |pooling| pool(Sentence { pooling, normalize: false }, &rows, 2);
         assert_eq!(pooled(Pooling::Cls), [1.0, -2.0]);
         assert_eq!(pooled(Pooling::Max), [3.0, 4.0]);
         assert_eq!(pooled(Pooling::Mean), [0.0, 0.75]);
@@ -74,10 +60,7 @@ mod tests {
 
     #[test]
     fn a_normalised_vector_has_length_one_and_a_zero_vector_stays_zero() {
-        let sentence = Sentence {
-            pooling: Pooling::Cls,
-            normalize: true,
-        };
+        let sentence = Sentence { pooling: Pooling::Cls, normalize: true };
         assert_eq!(pool(sentence, &[3.0, 4.0], 2), [0.6, 0.8]);
         assert_eq!(pool(sentence, &[0.0, 0.0], 2), [0.0, 0.0]);
     }

@@ -40,11 +40,7 @@ impl Cancel {
     }
 
     fn check(&self) -> Result<(), Error> {
-        if self.0.load(Ordering::Relaxed) {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -79,17 +75,11 @@ pub(crate) struct Parameter {
 
 impl Parameter {
     pub(crate) fn matrix(name: impl Into<String>, rows: usize, columns: usize) -> Self {
-        Self {
-            parts: vec![(name.into(), rows)],
-            columns: Some(columns),
-        }
+        Self { parts: vec![(name.into(), rows)], columns: Some(columns) }
     }
 
     pub(crate) fn vector(name: impl Into<String>, length: usize) -> Self {
-        Self {
-            parts: vec![(name.into(), length)],
-            columns: None,
-        }
+        Self { parts: vec![(name.into(), length)], columns: None }
     }
 
     /// Finds every part, checks its shape, and counts the bytes the whole will take.
@@ -115,11 +105,7 @@ impl Parameter {
     }
 
     fn format(&self, matrices: Format) -> Format {
-        if self.columns.is_some() {
-            matrices
-        } else {
-            Format::F32
-        }
+        if self.columns.is_some() { matrices } else { Format::F32 }
     }
 }
 
@@ -224,12 +210,7 @@ impl<'a> Reader<'a> {
 fn widen(dtype: Dtype, raw: &[u8], out: &mut Vec<f32>) {
     match dtype {
         Dtype::F32 => {
-            out.extend(
-                raw.as_chunks::<4>()
-                    .0
-                    .iter()
-                    .map(|bytes| f32::from_le_bytes(*bytes)),
-            );
+            out.extend(raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
         }
         Dtype::BF16 => out.extend(
             raw.as_chunks::<2>()
@@ -238,12 +219,8 @@ fn widen(dtype: Dtype, raw: &[u8], out: &mut Vec<f32>) {
                 .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)),
         ),
         _ => {
-            let bits: Vec<u16> = raw
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|bytes| u16::from_le_bytes(*bytes))
-                .collect();
+            let bits: Vec<u16> =
+                raw.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
             out.resize(bits.len(), 0.0);
             bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
         }
@@ -273,30 +250,19 @@ mod tests {
         let raw: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         widen(Dtype::F32, &raw, &mut f32s);
         let mut f16s = Vec::new();
-        let raw: Vec<u8> = numbers
-            .iter()
-            .flat_map(|x| f16::from_f32(*x).to_le_bytes())
-            .collect();
+        let raw: Vec<u8> = numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
         widen(Dtype::F16, &raw, &mut f16s);
         let mut bf16s = Vec::new();
-        let raw: Vec<u8> = numbers
-            .iter()
-            .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
-            .collect();
+        let raw: Vec<u8> =
+            numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
         widen(Dtype::BF16, &raw, &mut bf16s);
-        assert_eq!(
-            [f32s, f16s, bf16s],
-            [numbers.to_vec(), numbers.to_vec(), numbers.to_vec()]
-        );
+        assert_eq!([f32s, f16s, bf16s], [numbers.to_vec(), numbers.to_vec(), numbers.to_vec()]);
     }
 
     #[test]
     fn narrowing_refuses_what_f16_cannot_hold() {
         let mut out = Vec::new();
         assert!(narrow(&[1.0, -65_504.0], "w", &mut out).is_ok());
-        assert!(matches!(
-            narrow(&[70_000.0], "w", &mut out),
-            Err(Error::BeyondRange { .. })
-        ));
+        assert!(matches!(narrow(&[70_000.0], "w", &mut out), Err(Error::BeyondRange { .. })));
     }
 }

@@ -38,12 +38,7 @@ fn frequencies(head_dim: usize, theta: f32, scaling: RopeScaling) -> Vec<f32> {
     let scale = |frequency: f32| match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear(factor) => frequency / factor,
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context,
-        } => {
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             let wave = 2.0 * std::f32::consts::PI / frequency;
             if wave > original_context / low_freq_factor {
                 frequency / factor
@@ -76,10 +71,8 @@ impl Rope {
         width: usize,
         positions: &[usize],
     ) {
-        rows.par_chunks_mut(row_width)
-            .zip(positions)
-            .with_min_len(16)
-            .for_each(|(row, &position)| {
+        rows.par_chunks_mut(row_width).zip(positions).with_min_len(16).for_each(
+            |(row, &position)| {
                 let half = self.head_dim / 2;
                 let cos = &self.cos[position * half..(position + 1) * half];
                 let sin = &self.sin[position * half..(position + 1) * half];
@@ -89,7 +82,8 @@ impl Rope {
                         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
                     }
                 }
-            });
+            },
+        );
     }
 }
 

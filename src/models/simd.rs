@@ -69,15 +69,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let r = madd::<FMA>(whole, -LN2_LOW, madd::<FMA>(whole, -LN2_HIGH, x));
     // The Taylor series of e^r; |r| <= ln 2 / 2, so the next term is below 1.2e-8 of the sum.
     let mut sum = 1.0 / 5040.0;
-    for factor in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = madd::<FMA>(sum, r, factor);
     }
     let exponent = (shifted.to_bits() << 23).wrapping_add(127 << 23);

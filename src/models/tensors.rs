@@ -46,10 +46,7 @@ impl TensorTable {
             return Ok(table);
         }
         let Some(index) = files.contents.get(SHARD_INDEX) else {
-            return Err(Error::config(
-                "config.json",
-                "no model.safetensors lies beside it",
-            ));
+            return Err(Error::config("config.json", "no model.safetensors lies beside it"));
         };
         let index: ShardIndex = serde_json::from_slice(index)
             .map_err(|error| Error::config(SHARD_INDEX, error.to_string()))?;
@@ -64,29 +61,18 @@ impl TensorTable {
 
     fn add(&mut self, files: &Files, path: &str) -> Result<(), Error> {
         let (Some(size), Some(header)) = (files.sizes.get(path), files.headers.get(path)) else {
-            return Err(Error::config(
-                SHARD_INDEX,
-                format!("shard '{path}' is not there"),
-            ));
+            return Err(Error::config(SHARD_INDEX, format!("shard '{path}' is not there")));
         };
         let bytes = header_bytes(path, header)?;
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         let Some(json) = header.get(8..length) else {
-            return Err(Error::Truncated {
-                file: path.into(),
-                expected: bytes,
-                found: *size,
-            });
+            return Err(Error::Truncated { file: path.into(), expected: bytes, found: *size });
         };
         let metadata: Metadata =
             serde_json::from_slice(json).map_err(|error| Error::header(path, error.to_string()))?;
         let expected = bytes.saturating_add(metadata.data_len() as u64);
         if expected != *size {
-            return Err(Error::Truncated {
-                file: path.into(),
-                expected,
-                found: *size,
-            });
+            return Err(Error::Truncated { file: path.into(), expected, found: *size });
         }
         let file: Arc<str> = path.into();
         for (name, info) in metadata.tensors() {
@@ -97,10 +83,7 @@ impl TensorTable {
                 start: bytes + info.data_offsets.0 as u64,
             };
             if self.tensors.insert(name.clone(), located).is_some() {
-                return Err(Error::header(
-                    path,
-                    format!("tensor '{name}' is in two shards"),
-                ));
+                return Err(Error::header(path, format!("tensor '{name}' is in two shards")));
             }
         }
         Ok(())
@@ -114,10 +97,7 @@ impl TensorTable {
     /// The tensor of that name, which must have that shape and a format we read.
     pub(crate) fn find(&self, name: &str, shape: &[usize]) -> Result<&Located, Error> {
         let Some(located) = self.tensors.get(name) else {
-            return Err(Error::MissingTensor {
-                name: name.into(),
-                expected: shape.to_vec(),
-            });
+            return Err(Error::MissingTensor { name: name.into(), expected: shape.to_vec() });
         };
         if located.shape != shape {
             return Err(Error::WrongShape {
@@ -128,10 +108,7 @@ impl TensorTable {
         }
         if !matches!(located.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             let found = format!("{:?}", located.dtype);
-            return Err(Error::WrongType {
-                name: name.into(),
-                found,
-            });
+            return Err(Error::WrongType { name: name.into(), found });
         }
         Ok(located)
     }

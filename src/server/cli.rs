@@ -1,9 +1,9 @@
 //! The command line.
 //!
-//! Reading order: this file (the interface), [`target`] (which model is meant), [`client`]
-//! (talking to a running server), [`operate`] (models, load, unload, keep, release, refresh,
-//! explain), [`progress`] (a bar where a person waits), [`invoke`], [`check`], [`survey`],
-//! [`output`] (tables and JSON).
+//! Reading order: this file (the interface), `target` (which model is meant), `client`
+//! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
+//! explain), `progress` (a bar where a person waits), `invoke`, `check`, `survey`,
+//! `output` (tables and JSON).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -148,12 +148,7 @@ pub struct DemoFlags {
 #[derive(Debug, Clone, Default, Args)]
 pub struct ServeFlags {
     /// Read settings from this file (config/default.toml explains every key).
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "ROUNDHOUSE_CONFIG",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Serve this store: s3://bucket/prefix/ or file:///folder/; repeat as NAME=URI for more
     /// endpoints.
@@ -224,12 +219,8 @@ impl ServeFlags {
             ("listen.insecure_no_auth", self.insecure_no_auth),
             ("container.contract", self.container_contract),
         ];
-        let texts = texts
-            .into_iter()
-            .filter_map(|(key, text)| Some((key, text.clone()?)));
+        let texts = texts.into_iter().filter_map(|(key, text)| Some((key, text.clone()?)));
         let switches = switches.into_iter().filter(|(_, on)| *on);
-        texts
-            .chain(switches.map(|(key, _)| (key, "true".to_owned())))
-            .collect()
+        texts.chain(switches.map(|(key, _)| (key, "true".to_owned()))).collect()
     }
 }

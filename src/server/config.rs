@@ -1,9 +1,9 @@
 //! What the server was told to do: settings as they are meant, from a file, the
 //! environment and flags.
 //!
-//! Reading order: [`keys`] (every key there is), [`raw`] (the settings as written, from all
-//! sources), [`resolve`] (as written to as meant), [`endpoints`] (names, mounts, stores),
-//! [`units`] (durations, addresses), [`defaults`] (each with its reason).
+//! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
+//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores),
+//! `units` (durations, addresses), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
 //! is checked here, once, and all faults are reported together; nothing is re-checked later,
@@ -41,10 +41,7 @@ pub struct Fault {
 
 impl Fault {
     fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            message: message.into(),
-        }
+        Self { key: key.into(), message: message.into() }
     }
 }
 
@@ -250,10 +247,7 @@ impl Config {
     ) -> Result<Self, Vec<Fault>> {
         let text = match file {
             Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
-                vec![Fault::new(
-                    "config",
-                    format!("cannot read {}: {error}", path.display()),
-                )]
+                vec![Fault::new("config", format!("cannot read {}: {error}", path.display()))]
             })?),
             None => None,
         };
@@ -278,18 +272,12 @@ impl Config {
                  an [[endpoint.mount]]",
             ));
         }
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 
     /// The endpoint of this name.
     pub fn endpoint(&self, name: &EndpointName) -> Option<&Endpoint> {
-        self.endpoints
-            .iter()
-            .find(|endpoint| endpoint.name == *name)
+        self.endpoints.iter().find(|endpoint| endpoint.name == *name)
     }
 }
 
@@ -299,10 +287,7 @@ impl Default for Config {
     fn default() -> Self {
         let (config, faults) =
             resolve::resolve(raw::Sources::new(None, &|_| None, &ServeFlags::default()));
-        debug_assert!(
-            faults.is_empty(),
-            "the defaults are free of faults: {faults:?}"
-        );
+        debug_assert!(faults.is_empty(), "the defaults are free of faults: {faults:?}");
         config
     }
 }

@@ -53,32 +53,17 @@ enum State {
 
 impl Finding {
     fn ok(check: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            check: check.into(),
-            state: State::Ok,
-            message: message.into(),
-            next: None,
-        }
+        Self { check: check.into(), state: State::Ok, message: message.into(), next: None }
     }
 
     fn odd(check: impl Into<String>, message: impl Into<String>, next: impl Into<String>) -> Self {
         let next = Some(next.into());
-        Self {
-            check: check.into(),
-            state: State::Odd,
-            message: message.into(),
-            next,
-        }
+        Self { check: check.into(), state: State::Odd, message: message.into(), next }
     }
 
     fn bad(check: impl Into<String>, message: impl Into<String>, next: impl Into<String>) -> Self {
         let next = Some(next.into());
-        Self {
-            check: check.into(),
-            state: State::Bad,
-            message: message.into(),
-            next,
-        }
+        Self { check: check.into(), state: State::Bad, message: message.into(), next }
     }
 }
 
@@ -89,12 +74,7 @@ impl fmt::Display for Finding {
             State::Odd => "odd",
             State::Bad => "BAD",
         };
-        write!(
-            f,
-            "{mark}  {}: {}",
-            printable(&self.check),
-            printable(&self.message)
-        )?;
+        write!(f, "{mark}  {}: {}", printable(&self.check), printable(&self.message))?;
         match &self.next {
             Some(next) => write!(f, "\n     -> {}", printable(next)),
             None => Ok(()),
@@ -112,11 +92,7 @@ pub(crate) async fn run(args: &DoctorArgs) -> Result<(), Error> {
             print(&format!("{finding}\n"))?;
         }
     }
-    match findings
-        .iter()
-        .filter(|finding| finding.state == State::Bad)
-        .count()
-    {
+    match findings.iter().filter(|finding| finding.state == State::Bad).count() {
         0 => Ok(()),
         bad => Err(Error::Problems(bad)),
     }

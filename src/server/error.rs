@@ -75,10 +75,7 @@ pub enum Error {
 impl Error {
     /// An I/O error with what was tried.
     pub fn io(what: impl Into<String>, source: io::Error) -> Self {
-        Self::Io {
-            what: what.into(),
-            source,
-        }
+        Self::Io { what: what.into(), source }
     }
 
     /// What a client would be told.
@@ -94,9 +91,7 @@ impl Error {
     pub fn retry(&self) -> RetryHint {
         match self {
             Self::NoServer { .. } | Self::Request { .. } => RetryHint::Later,
-            Self::Refused {
-                status: 429 | 503, ..
-            } => RetryHint::Later,
+            Self::Refused { status: 429 | 503, .. } => RetryHint::Later,
             Self::Failed(failure) => failure.retry(),
             _ => RetryHint::Never,
         }
@@ -168,9 +163,5 @@ fn kind_note(kind: Option<&str>) -> String {
 
 /// `1 fault`, `2 faults`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
-    if number == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{number} {noun}s")
-    }
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }

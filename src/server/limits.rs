@@ -64,9 +64,7 @@ impl Memory {
     /// The budget of models where the settings name none: the limit, less what the process
     /// holds now, less a margin of 10 %. `None` where the memory is unknown.
     pub fn automatic_budget(&self) -> Option<Bytes> {
-        let left = self
-            .limit()?
-            .saturating_sub(self.resident.unwrap_or(Bytes::ZERO));
+        let left = self.limit()?.saturating_sub(self.resident.unwrap_or(Bytes::ZERO));
         Some(share(left, 100 - MEMORY_MARGIN))
     }
 }
@@ -78,10 +76,7 @@ impl Memory {
 /// When the system does not say.
 pub fn free_disk(folder: &Path) -> io::Result<Bytes> {
     let absolute = std::path::absolute(folder)?;
-    let existing = absolute
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
+    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let name = CString::new(existing.as_os_str().as_bytes())?;
     statvfs(&name)
 }
@@ -139,10 +134,7 @@ fn cgroup_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<Bytes> {
         let folder = PathBuf::from(format!("{root}{path}"));
         // In a container the path may name a folder of the host that is not mounted here;
         // the walk up ends at the root, where the container's own limit then stands.
-        for ancestor in folder
-            .ancestors()
-            .take_while(|ancestor| ancestor.starts_with(root))
-        {
+        for ancestor in folder.ancestors().take_while(|ancestor| ancestor.starts_with(root)) {
             let limit = read(&ancestor.join(file)).and_then(|text| text.trim().parse().ok());
             limits.extend(limit.filter(|limit| *limit < UNLIMITED).map(Bytes));
         }
@@ -167,9 +159,7 @@ fn statvfs(path: &CString) -> io::Result<Bytes> {
         return Err(io::Error::last_os_error());
     }
     let block = answer.f_frsize;
-    Ok(Bytes(answer.f_bavail)
-        .checked_mul(block)
-        .unwrap_or(Bytes(u64::MAX)))
+    Ok(Bytes(answer.f_bavail).checked_mul(block).unwrap_or(Bytes(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -183,20 +173,15 @@ mod tests {
         }
     }
 
-    const MEMINFO: (&str, &str) = (
-        "/proc/meminfo",
-        "MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n",
-    );
+    const MEMINFO: (&str, &str) =
+        ("/proc/meminfo", "MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n");
     const STATUS: (&str, &str) = ("/proc/self/status", "Name:\tx\nVmRSS:\t  1048576 kB\n");
 
     #[test]
     fn the_budget_is_what_others_leave_less_the_baseline_and_a_tenth() {
         let memory = Memory::read_with(&machine(&[MEMINFO, STATUS]));
         assert_eq!(memory.limit(), Some(Bytes::gib(9)));
-        assert_eq!(
-            memory.automatic_budget(),
-            Some(Bytes(Bytes::gib(8).0 / 100 * 90))
-        );
+        assert_eq!(memory.automatic_budget(), Some(Bytes(Bytes::gib(8).0 / 100 * 90)));
     }
 
     #[test]
@@ -220,18 +205,12 @@ mod tests {
         let unlimited = [MEMINFO, cgroup, (file, "9223372036854771712\n")];
         assert_eq!(Memory::read_with(&machine(&unlimited)).cgroup, None);
         let limited = [MEMINFO, cgroup, (file, "1073741824\n")];
-        assert_eq!(
-            Memory::read_with(&machine(&limited)).cgroup,
-            Some(Bytes::gib(1))
-        );
+        assert_eq!(Memory::read_with(&machine(&limited)).cgroup, Some(Bytes::gib(1)));
     }
 
     #[test]
     fn the_cache_takes_seventy_percent_of_a_small_disk_and_fifty_gib_of_a_large_one() {
-        assert_eq!(
-            automatic_cache_size(Bytes::gib(1000), Bytes::ZERO),
-            Bytes::gib(50)
-        );
+        assert_eq!(automatic_cache_size(Bytes::gib(1000), Bytes::ZERO), Bytes::gib(50));
         assert_eq!(automatic_cache_size(Bytes(600), Bytes(400)), Bytes(700));
     }
 

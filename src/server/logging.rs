@@ -5,8 +5,11 @@ use std::io::{IsTerminal, stderr};
 use roundhouse_types::{ErrorKind, Failure};
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "demo")]
 use crate::cli::ServeFlags;
-use crate::config::{Config, Log, LogFormat};
+#[cfg(feature = "demo")]
+use crate::config::Config;
+use crate::config::{Log, LogFormat};
 use crate::error::Error;
 
 /// Starts the log of this process; once.
@@ -15,9 +18,7 @@ use crate::error::Error;
 /// When a log was started before.
 pub(crate) fn start(log: &Log) -> Result<(), Error> {
     let filter = EnvFilter::new(&log.level);
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let started = match log.format {
         LogFormat::Human => lines.with_ansi(stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
@@ -30,13 +31,9 @@ pub(crate) fn start(log: &Log) -> Result<(), Error> {
 ///
 /// # Errors
 /// The faults of the environment, in all its settings.
+#[cfg(feature = "demo")]
 pub(crate) fn without_a_file(env: &dyn Fn(&str) -> Option<String>) -> Result<Log, Error> {
     // A store is needed for the settings to be whole; nothing looks at it.
-    let flags = ServeFlags {
-        store: vec!["file:///".into()],
-        ..ServeFlags::default()
-    };
-    Config::parse(None, env, &flags)
-        .map(|config| config.log)
-        .map_err(Error::Settings)
+    let flags = ServeFlags { store: vec!["file:///".into()], ..ServeFlags::default() };
+    Config::parse(None, env, &flags).map(|config| config.log).map_err(Error::Settings)
 }

@@ -30,10 +30,7 @@ impl ArchiveKind {
             (".tar", Self::Tar),
             (".tar.zst", Self::TarZst),
         ];
-        endings
-            .into_iter()
-            .find(|(ending, _)| key.ends_with(ending))
-            .map(|(_, kind)| kind)
+        endings.into_iter().find(|(ending, _)| key.ends_with(ending)).map(|(_, kind)| kind)
     }
 }
 
@@ -79,10 +76,7 @@ impl Artefact {
         objects: &[ObjectMeta],
         archive: Option<ArchiveKind>,
     ) -> Result<Self, Error> {
-        let invalid = |why: String| Error::Invalid {
-            model: model.to_string(),
-            why,
-        };
+        let invalid = |why: String| Error::Invalid { model: model.to_string(), why };
         let mut files = Vec::with_capacity(objects.len());
         let mut bytes = Bytes::ZERO;
         for object in objects {
@@ -106,12 +100,7 @@ impl Artefact {
             return Err(invalid(format!("'{path}' is both a file and a folder")));
         }
         let version = version(&files);
-        Ok(Self {
-            id: ArtefactId { model, version },
-            files,
-            archive,
-            bytes,
-        })
+        Ok(Self { id: ArtefactId { model, version }, files, archive, bytes })
     }
 }
 
@@ -180,12 +169,10 @@ pub(crate) fn check_path(path: &str) -> Result<(), &'static str> {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]
@@ -193,27 +180,15 @@ mod tests {
     use super::*;
 
     fn object(key: &str, size: u64, etag: &str) -> ObjectMeta {
-        ObjectMeta {
-            key: key.into(),
-            size,
-            etag: etag.into(),
-            modified: None,
-            checksum: None,
-        }
+        ObjectMeta { key: key.into(), size, etag: etag.into(), modified: None, checksum: None }
     }
 
     fn model() -> ModelId {
-        ModelId {
-            endpoint: "ep".parse().unwrap(),
-            target: "m".parse().unwrap(),
-        }
+        ModelId { endpoint: "ep".parse().unwrap(), target: "m".parse().unwrap() }
     }
 
     fn version_of(objects: &[ObjectMeta]) -> Version {
-        Artefact::new(model(), "m/", objects, None)
-            .unwrap()
-            .id
-            .version
+        Artefact::new(model(), "m/", objects, None).unwrap().id.version
     }
 
     #[test]
@@ -222,11 +197,7 @@ mod tests {
         let b = object("m/b", 2, "y");
         let version = version_of(&[a.clone(), b.clone()]);
         assert_eq!(version, version_of(&[b.clone(), a.clone()]));
-        for other in [
-            object("m/c", 2, "y"),
-            object("m/b", 3, "y"),
-            object("m/b", 2, "z"),
-        ] {
+        for other in [object("m/c", 2, "y"), object("m/b", 3, "y"), object("m/b", 2, "z")] {
             assert_ne!(version, version_of(&[a.clone(), other]));
         }
         assert_ne!(version, version_of(&[a]));
@@ -240,24 +211,13 @@ mod tests {
     #[test]
     fn keys_that_leave_the_folder_or_contradict_are_refused() {
         let long = format!("m/{}", "a".repeat(256));
-        for key in [
-            "m/../x",
-            "m/a/./b",
-            "m/a//b",
-            "m//a",
-            "m/a\\b",
-            "m/a\nb",
-            "m/..",
-            long.as_str(),
-        ] {
+        for key in
+            ["m/../x", "m/a/./b", "m/a//b", "m//a", "m/a\\b", "m/a\nb", "m/..", long.as_str()]
+        {
             let outcome = Artefact::new(model(), "m/", &[object(key, 1, "x")], None);
             assert!(matches!(outcome, Err(Error::Invalid { .. })), "{key}");
         }
-        let both = [
-            object("m/a", 1, "x"),
-            object("m/a-b", 1, "x"),
-            object("m/a/b/c", 1, "y"),
-        ];
+        let both = [object("m/a", 1, "x"), object("m/a-b", 1, "x"), object("m/a/b/c", 1, "y")];
         assert!(Artefact::new(model(), "m/", &both, None).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Which version a target's name means now, and which targets there are.
 
+mod find;
 mod reads;
 mod settle;
 mod targets;
@@ -17,21 +18,20 @@ use roundhouse_types::{EndpointName, ModelId, TargetName};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use self::find::{Found, objects_below};
 use self::reads::Heads;
 use self::settle::{Sighting, quiet_for, still_to_wait};
 pub use self::targets::{Target, TargetForm, TargetPage};
 use crate::remote::{Remote, RetryConfig};
 use crate::{
-    ArchiveKind, Artefact, ArtifactStore, DiskCache, Error, FileStore, ListRequest, MountConfig,
-    ObjectMeta, RemoteFile, S3Store, StoreUri,
+    Artefact, ArtifactStore, DiskCache, Error, FileStore, MountConfig, RemoteFile, S3Store,
+    StoreUri,
 };
 
 /// A negative answer is believed this long at most: people upload, then call.
 const NEGATIVE_MAX: Duration = Duration::from_secs(2);
 /// Targets whose answers are remembered.
 const REMEMBERED: u64 = 100_000;
-/// The most that a listing may ask for in one page.
-const PAGE: usize = 1000;
 /// A folder that is incomplete and has been quiet this long is not being uploaded any more.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 /// How often a folder that is being written is listed again, at most.
@@ -122,13 +122,6 @@ struct Listing {
     until: Instant,
 }
 
-/// What a target's name stands for right now.
-struct Found {
-    artefact: Artefact,
-    /// Several objects, or one that can be seen half-written.
-    may_be_partial: bool,
-}
-
 impl Catalog {
     /// Opens the mounts of an endpoint. No request is made yet: a store that is down
     /// is an error of [`Catalog::resolve`], not of this.
@@ -157,27 +150,18 @@ impl Catalog {
         let mut mounts: Vec<Mount> = Vec::new();
         for (name, store) in stores {
             let name = name.map(|name| name.trim_matches('/').to_owned());
-            let fault = |why: String| Error::Config {
-                uri: store.name().into(),
-                why,
-            };
+            let fault = |why: String| Error::Config { uri: store.name().into(), why };
             if let Some(name) = &name
                 && let Err(why) = name.parse::<TargetName>()
             {
-                return Err(fault(format!(
-                    "the mount's name '{name}' cannot be used: {why}"
-                )));
+                return Err(fault(format!("the mount's name '{name}' cannot be used: {why}")));
             }
             if mounts.iter().any(|mount| mount.name == name) {
                 let name = name.as_deref().unwrap_or("(none)");
                 return Err(fault(format!("a second mount has the name '{name}'")));
             }
             let remote = Remote::new(store, endpoint.clone(), config.retry.clone());
-            mounts.push(Mount {
-                name,
-                remote,
-                heads: Heads::new(),
-            });
+            mounts.push(Mount { name, remote, heads: Heads::new() });
         }
         // The longest name first, so that the first that fits is the right one.
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.name.as_ref().map_or(0, String::len)));
@@ -225,11 +209,7 @@ impl Catalog {
         };
         let inner = &self.inner;
         let entry = inner.answers.entry(target.clone());
-        entry
-            .or_insert_with_if(inner.answer(target), stale)
-            .await
-            .into_value()
-            .outcome
+        entry.or_insert_with_if(inner.answer(target), stale).await.into_value().outcome
     }
 
     /// Forgets what was resolved for a target, so that the next call asks the store.
@@ -254,11 +234,7 @@ impl Catalog {
         let limit = limit.max(1);
         let next = (targets.len() > limit).then(|| targets[limit - 1].name.to_string());
         targets.truncate(limit);
-        Ok(TargetPage {
-            targets,
-            next,
-            truncated,
-        })
+        Ok(TargetPage { targets, next, truncated })
     }
 
     /// Reads a file of an artefact, or a range of it, from the store: for headers and
@@ -284,10 +260,7 @@ impl Catalog {
             });
         }
         let outcome = mount.heads.read(&mount.remote, file, range).await;
-        if matches!(
-            outcome,
-            Err(Error::Changed { .. } | Error::ObjectNotFound { .. })
-        ) {
+        if matches!(outcome, Err(Error::Changed { .. } | Error::ObjectNotFound { .. })) {
             self.forget(&artefact.id.model.target).await;
         }
         outcome
@@ -295,18 +268,13 @@ impl Catalog {
 
     /// The store that holds an artefact.
     pub(crate) fn remote(&self, artefact: &Artefact) -> Result<Remote, Error> {
-        self.inner
-            .place(&artefact.id.model.target)
-            .map(|(mount, _)| mount.remote.clone())
+        self.inner.place(&artefact.id.model.target).map(|(mount, _)| mount.remote.clone())
     }
 }
 
 impl Inner {
     fn model(&self, target: &TargetName) -> ModelId {
-        ModelId {
-            endpoint: self.endpoint.clone(),
-            target: target.clone(),
-        }
+        ModelId { endpoint: self.endpoint.clone(), target: target.clone() }
     }
 
     /// The mount that a target belongs to, and its key there.
@@ -315,19 +283,13 @@ impl Inner {
         for mount in &self.mounts {
             let key = match &mount.name {
                 None => Some(text),
-                Some(name) => text
-                    .strip_prefix(name.as_str())
-                    .and_then(|k| k.strip_prefix('/')),
+                Some(name) => text.strip_prefix(name.as_str()).and_then(|k| k.strip_prefix('/')),
             };
             if let Some(key) = key.filter(|key| !key.is_empty()) {
                 return Ok((mount, key));
             }
         }
-        let names: Vec<_> = self
-            .mounts
-            .iter()
-            .filter_map(|m| m.name.as_deref())
-            .collect();
+        let names: Vec<_> = self.mounts.iter().filter_map(|m| m.name.as_deref()).collect();
         Err(Error::ModelNotFound {
             model: self.model(target).to_string(),
             store: format!("any mount (there are: {})", names.join(", ")),
@@ -344,19 +306,11 @@ impl Inner {
                     error,
                     Error::ModelNotFound { .. } | Error::Invalid { .. } | Error::Unsettled { .. }
                 );
-                let believed = if known_bad {
-                    self.config.negative_ttl
-                } else {
-                    Duration::ZERO
-                };
+                let believed = if known_bad { self.config.negative_ttl } else { Duration::ZERO };
                 (Err(error), believed.min(NEGATIVE_MAX))
             }
         };
-        Answer {
-            outcome,
-            begun,
-            until: Instant::now() + believed,
-        }
+        Answer { outcome, begun, until: Instant::now() + believed }
     }
 
     /// Asks the store until the target is settled; says how long to believe it.
@@ -373,18 +327,15 @@ impl Inner {
                 });
             };
             let known = self.known(target).await;
-            let Some((pause, why)) = self
-                .unsettled(mount, target, &found, known.as_deref())
-                .await?
+            let Some((pause, why)) =
+                self.unsettled(mount, target, &found, known.as_deref()).await?
             else {
                 let artefact = Arc::new(found.artefact);
                 if known.as_ref().is_none_or(|known| known.id != artefact.id) {
                     info!(artefact = %artefact.id, bytes = %artefact.bytes, "version settled");
                 }
                 self.sightings.invalidate(target).await;
-                self.known
-                    .insert(target.clone(), Arc::clone(&artefact))
-                    .await;
+                self.known.insert(target.clone(), Arc::clone(&artefact)).await;
                 return Ok((artefact, self.config.ttl));
             };
             if let Some(known) = known.filter(|known| self.can_be_had(known, &found.artefact)) {
@@ -393,10 +344,7 @@ impl Inner {
             }
             let next = Instant::now() + pause.max(POLL_MIN);
             if next > give_up || self.abandoned(&found, mount) {
-                return Err(Error::Unsettled {
-                    model: self.model(target).to_string(),
-                    why,
-                });
+                return Err(Error::Unsettled { model: self.model(target).to_string(), why });
             }
             tokio::time::sleep_until(next).await;
         }
@@ -434,10 +382,7 @@ impl Inner {
         }
         // A long wait is cut into looks, so that the time of a change is known.
         let pause = wait.min(self.config.settle);
-        Ok(Some((
-            pause,
-            format!("its files changed less than {:?} ago", seen_for + wait),
-        )))
+        Ok(Some((pause, format!("its files changed less than {:?} ago", seen_for + wait))))
     }
 
     /// For how long this very listing has been seen.
@@ -447,15 +392,7 @@ impl Inner {
         match self.sightings.get(target).await {
             Some(sighting) if sighting.version == version => now.duration_since(sighting.since),
             _ => {
-                self.sightings
-                    .insert(
-                        target.clone(),
-                        Sighting {
-                            version,
-                            since: now,
-                        },
-                    )
-                    .await;
+                self.sightings.insert(target.clone(), Sighting { version, since: now }).await;
                 Duration::ZERO
             }
         }
@@ -472,89 +409,15 @@ impl Inner {
 
     /// Whether a version's files are on disk, or all still in the store.
     fn can_be_had(&self, known: &Artefact, listed: &Artefact) -> bool {
-        let on_disk = self
-            .disk
-            .get()
-            .is_some_and(|disk| disk.get(&known.id).is_some());
+        let on_disk = self.disk.get().is_some_and(|disk| disk.get(&known.id).is_some());
         let same = |old: &RemoteFile| {
-            listed
-                .file(&old.path)
-                .is_some_and(|new| new.etag == old.etag && new.size == old.size)
+            listed.file(&old.path).is_some_and(|new| new.etag == old.etag && new.size == old.size)
         };
         on_disk || known.files.iter().all(same)
     }
 
     fn abandoned(&self, found: &Found, mount: &Mount) -> bool {
         quiet_for(&found.artefact, mount.remote.store.now()) >= GIVEN_UP
-    }
-
-    /// What has the target's name: an object, or else a folder.
-    async fn find(
-        &self,
-        mount: &Mount,
-        target: &TargetName,
-        key: &str,
-    ) -> Result<Option<Found>, Error> {
-        let remote = &mount.remote;
-        let archive = ArchiveKind::of(key);
-        let (head, folder) = if archive.is_some() {
-            let head = remote.head(key).await;
-            let folder = match &head {
-                Err(_) => self.folder(remote, target, key).await,
-                Ok(_) => Ok(Vec::new()),
-            };
-            (head, folder)
-        } else {
-            futures_util::join!(remote.head(key), self.folder(remote, target, key))
-        };
-        let object = match head {
-            Ok(meta) => Some(meta),
-            Err(Error::ObjectNotFound { .. }) => None,
-            // Without permission to list, S3 denies what is not there.
-            Err(Error::AccessDenied { .. }) if folder.as_ref().is_ok_and(|f| !f.is_empty()) => None,
-            Err(error) => return Err(error),
-        };
-        // An empty object beside a folder of its name is a marker that a tool left.
-        let object = object.filter(|o| o.size > 0 || folder.as_ref().is_ok_and(Vec::is_empty));
-        if let Some(object) = object {
-            let base = key
-                .rsplit_once('/')
-                .map_or("", |(folder, _)| &key[..=folder.len()]);
-            let artefact = Artefact::new(self.model(target), base, &[object], archive)?;
-            let may_be_partial = !remote.store.writes_are_atomic();
-            return Ok(Some(Found {
-                artefact,
-                may_be_partial,
-            }));
-        }
-        let objects = folder?;
-        if objects.is_empty() {
-            return Ok(None);
-        }
-        let artefact = Artefact::new(self.model(target), &format!("{key}/"), &objects, None)?;
-        Ok(Some(Found {
-            artefact,
-            may_be_partial: true,
-        }))
-    }
-
-    /// All files below a folder, without the markers that tools leave for folders.
-    async fn folder(
-        &self,
-        remote: &Remote,
-        target: &TargetName,
-        key: &str,
-    ) -> Result<Vec<ObjectMeta>, Error> {
-        let limit = self.config.max_files;
-        let (mut objects, more) = objects_below(remote, format!("{key}/"), limit).await?;
-        if more {
-            return Err(Error::Invalid {
-                model: self.model(target).to_string(),
-                why: format!("it has more than {limit} files"),
-            });
-        }
-        objects.retain(|object| !object.key.ends_with('/'));
-        Ok(objects)
     }
 
     async fn listing(&self, index: usize) -> Result<Arc<(Vec<Target>, bool)>, Error> {
@@ -565,48 +428,10 @@ impl Inner {
             let outcome = outcome.map(|(objects, more)| {
                 Arc::new((targets::targets(mount.name.as_deref(), &objects), more))
             });
-            let believed = if outcome.is_ok() {
-                self.config.ttl
-            } else {
-                Duration::ZERO
-            };
-            Listing {
-                outcome,
-                until: Instant::now() + believed,
-            }
+            let believed = if outcome.is_ok() { self.config.ttl } else { Duration::ZERO };
+            Listing { outcome, until: Instant::now() + believed }
         };
         let stale = move |listing: &Listing| listing.until <= asked;
-        self.listings
-            .entry(index)
-            .or_insert_with_if(look, stale)
-            .await
-            .into_value()
-            .outcome
-    }
-}
-
-/// The objects below a prefix, at most `limit`, and whether there are more.
-async fn objects_below(
-    remote: &Remote,
-    prefix: String,
-    limit: usize,
-) -> Result<(Vec<ObjectMeta>, bool), Error> {
-    let mut objects = Vec::new();
-    let mut request = ListRequest {
-        prefix,
-        token: None,
-        limit: PAGE,
-    };
-    loop {
-        let page = remote.list(&request).await?;
-        objects.extend(page.objects);
-        if objects.len() > limit || (objects.len() == limit && page.next.is_some()) {
-            objects.truncate(limit);
-            return Ok((objects, true));
-        }
-        match page.next {
-            None => return Ok((objects, false)),
-            token => request.token = token,
-        }
+        self.listings.entry(index).or_insert_with_if(look, stale).await.into_value().outcome
     }
 }

@@ -197,19 +197,13 @@ impl DiskCache {
         artefact: &Artefact,
     ) -> (Shared<BoxFuture<'static, Outcome>>, Arc<Counters>) {
         let id = &artefact.id;
-        let mut fetches = self
-            .inner
-            .fetches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((running, counters)) = fetches.running.get(id)
             && let Some(running) = running.upgrade().filter(|running| running.peek().is_none())
         {
             return (running, Arc::clone(counters));
         }
-        fetches
-            .running
-            .retain(|_, (running, _)| running.upgrade().is_some());
+        fetches.running.retain(|_, (running, _)| running.upgrade().is_some());
         fetches.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         let turn = Arc::clone(fetches.turns.entry(id.clone()).or_default());
         let counters = Counters::new(artefact.bytes.0);
@@ -224,9 +218,7 @@ impl DiskCache {
         };
         let shared = measured(fetch).boxed().shared();
         if let Some(weak) = shared.downgrade() {
-            fetches
-                .running
-                .insert(id.clone(), (weak, Arc::clone(&counters)));
+            fetches.running.insert(id.clone(), (weak, Arc::clone(&counters)));
         }
         (shared, counters)
     }
@@ -251,18 +243,12 @@ impl DiskCache {
     /// The version of a model that was fetched last and is whole on disk: for answering
     /// while the store is down.
     pub fn latest(&self, model: &ModelId) -> Option<ArtefactId> {
-        self.inner
-            .ledger
-            .latest(model)
-            .map(|held| held.manifest.artefact.id.clone())
+        self.inner.ledger.latest(model).map(|held| held.manifest.artefact.id.clone())
     }
 
     /// The same as the store had it.
     pub fn latest_artefact(&self, model: &ModelId) -> Option<Artefact> {
-        self.inner
-            .ledger
-            .latest(model)
-            .map(|held| held.manifest.artefact.clone())
+        self.inner.ledger.latest(model).map(|held| held.manifest.artefact.clone())
     }
 
     /// Removes a version and what an abandoned fetch of it left. It is not handed out
@@ -345,10 +331,7 @@ fn find_whole(ledger: &Arc<Ledger>) -> Result<(), Error> {
                 ledger.layout.remove(&folder)?;
                 continue;
             };
-            let used_at = folder
-                .join(MANIFEST)
-                .metadata()
-                .and_then(|found| found.modified());
+            let used_at = folder.join(MANIFEST).metadata().and_then(|found| found.modified());
             let used_at = used_at.unwrap_or(SystemTime::UNIX_EPOCH);
             let bytes = manifest.charge();
             ledger.admit(manifest, folder, bytes, used_at, 0);

@@ -285,15 +285,9 @@ impl Error {
         if source.kind() == io::ErrorKind::StorageFull
             || source.kind() == io::ErrorKind::QuotaExceeded
         {
-            return Self::DiskFull {
-                path: path.to_owned(),
-            };
+            return Self::DiskFull { path: path.to_owned() };
         }
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source: Arc::new(source),
-        }
+        Self::Io { action, path: path.to_owned(), source: Arc::new(source) }
     }
 }
 

@@ -38,9 +38,7 @@ impl FileStore {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
         let name = format!("file://{}", folder.display());
-        Self {
-            root: Arc::new(Root { name, folder }),
-        }
+        Self { root: Arc::new(Root { name, folder }) }
     }
 }
 
@@ -76,12 +74,7 @@ impl ArtifactStore for FileStore {
         let (root, key, etag) = (Arc::clone(&self.root), key.to_owned(), etag.to_owned());
         let reader = blocking(move || {
             let (file, metadata) = root.open(&key)?;
-            let reader = Reader {
-                root,
-                key,
-                etag,
-                file,
-            };
+            let reader = Reader { root, key, etag, file };
             reader.check(&metadata)?;
             Ok(Arc::new(reader))
         })
@@ -98,10 +91,7 @@ impl ArtifactStore for FileStore {
                 Ok(Some((chunk, end..left.end)))
             }
         });
-        Ok(ObjectRead {
-            etag,
-            stream: stream.boxed(),
-        })
+        Ok(ObjectRead { etag, stream: stream.boxed() })
     }
 }
 
@@ -117,34 +107,22 @@ impl Reader {
     fn read(&self, range: Range<u64>) -> Result<Bytes, Error> {
         let length = usize::try_from(range.end - range.start).expect("at most one chunk");
         let mut buffer = vec![0; length];
-        self.file
-            .read_exact_at(&mut buffer, range.start)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => self.changed(),
-                _ => self.root.fault(&self.key, &error),
-            })?;
+        self.file.read_exact_at(&mut buffer, range.start).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.changed(),
+            _ => self.root.fault(&self.key, &error),
+        })?;
         // After the read: bytes that were read before an unchanged state are unchanged.
-        let metadata = self
-            .file
-            .metadata()
-            .map_err(|error| self.root.fault(&self.key, &error))?;
+        let metadata = self.file.metadata().map_err(|error| self.root.fault(&self.key, &error))?;
         self.check(&metadata)?;
         Ok(buffer.into())
     }
 
     fn check(&self, metadata: &Metadata) -> Result<(), Error> {
-        if tag(metadata) == self.etag {
-            Ok(())
-        } else {
-            Err(self.changed())
-        }
+        if tag(metadata) == self.etag { Ok(()) } else { Err(self.changed()) }
     }
 
     fn changed(&self) -> Error {
-        Error::Changed {
-            store: self.root.name.clone(),
-            key: self.key.clone(),
-        }
+        Error::Changed { store: self.root.name.clone(), key: self.key.clone() }
     }
 }
 
@@ -188,21 +166,13 @@ impl Root {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
                 Error::ObjectNotFound { store, key }
             }
-            io::ErrorKind::PermissionDenied => Error::AccessDenied {
-                store,
-                key,
-                cause: error.to_string(),
-            },
-            io::ErrorKind::InvalidFilename => Error::Refused {
-                store,
-                key,
-                cause: error.to_string(),
-            },
-            _ => Error::Unavailable {
-                store,
-                key,
-                cause: error.to_string(),
-            },
+            io::ErrorKind::PermissionDenied => {
+                Error::AccessDenied { store, key, cause: error.to_string() }
+            }
+            io::ErrorKind::InvalidFilename => {
+                Error::Refused { store, key, cause: error.to_string() }
+            }
+            _ => Error::Unavailable { store, key, cause: error.to_string() },
         }
     }
 
@@ -232,15 +202,8 @@ impl Root {
             }
         }
         let more = walk.folder(&start, &request.prefix)?;
-        let next = walk
-            .objects
-            .last()
-            .filter(|_| more)
-            .map(|object| object.key.clone());
-        Ok(ListPage {
-            objects: walk.objects,
-            next,
-        })
+        let next = walk.objects.last().filter(|_| more).map(|object| object.key.clone());
+        Ok(ListPage { objects: walk.objects, next })
     }
 }
 
@@ -319,9 +282,7 @@ fn meta(key: String, metadata: &Metadata) -> ObjectMeta {
         let nanos = u32::try_from(metadata.ctime_nsec()).unwrap_or_default();
         UNIX_EPOCH + Duration::new(seconds, nanos)
     });
-    let modified = metadata
-        .modified()
-        .map_or(changed, |modified| modified.max(changed));
+    let modified = metadata.modified().map_or(changed, |modified| modified.max(changed));
     ObjectMeta {
         key,
         size: metadata.len(),

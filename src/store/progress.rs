@@ -44,10 +44,7 @@ impl Progress {
 
     /// The counters now. They inform; nothing may depend on them.
     pub fn snapshot(&self) -> ProgressSnapshot {
-        self.shown
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .snapshot()
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).snapshot()
     }
 
     pub(crate) fn show(&self, counters: Arc<Counters>) {

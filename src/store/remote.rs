@@ -57,12 +57,7 @@ impl Remote {
         endpoint: EndpointName,
         config: RetryConfig,
     ) -> Self {
-        Self {
-            store,
-            endpoint,
-            config,
-            pacer: Arc::default(),
-        }
+        Self { store, endpoint, config, pacer: Arc::default() }
     }
 
     /// The store's name for messages.
@@ -74,10 +69,7 @@ impl Remote {
     pub(crate) async fn list(&self, request: &ListRequest) -> Result<ListPage, Error> {
         let mut patience = self.patience();
         loop {
-            match self
-                .answered("list", &request.prefix, self.store.list(request))
-                .await
-            {
+            match self.answered("list", &request.prefix, self.store.list(request)).await {
                 Ok(page) => return Ok(page),
                 Err(error) => patience.failed(error, false).await?,
             }
@@ -112,11 +104,7 @@ impl Remote {
             let before = buffer.len();
             let rest = range.start + before as u64..range.end;
             let outcome = self.read_on(key, etag, rest, &mut buffer).await;
-            metrics::read(
-                self.endpoint.as_str(),
-                purpose,
-                (buffer.len() - before) as u64,
-            );
+            metrics::read(self.endpoint.as_str(), purpose, (buffer.len() - before) as u64);
             if let Err(error) = outcome {
                 patience.failed(error, buffer.len() > before).await?;
             }
@@ -133,14 +121,9 @@ impl Remote {
         buffer: &mut BytesMut,
     ) -> Result<(), Error> {
         let mut left = rest.end - rest.start;
-        let mut read = self
-            .answered("get", key, self.store.get(key, etag, rest))
-            .await?;
+        let mut read = self.answered("get", key, self.store.get(key, etag, rest)).await?;
         if read.etag != etag {
-            return Err(Error::Changed {
-                store: self.name().into(),
-                key: key.into(),
-            });
+            return Err(Error::Changed { store: self.name().into(), key: key.into() });
         }
         while left > 0 {
             let chunk = match timeout(self.config.stall, read.stream.next()).await {
@@ -180,19 +163,11 @@ impl Remote {
     }
 
     fn unavailable(&self, key: &str, cause: &str) -> Error {
-        Error::Unavailable {
-            store: self.name().into(),
-            key: key.into(),
-            cause: cause.into(),
-        }
+        Error::Unavailable { store: self.name().into(), key: key.into(), cause: cause.into() }
     }
 
     fn patience(&self) -> Patience<'_> {
-        Patience {
-            remote: self,
-            in_row: 0,
-            in_all: 0,
-        }
+        Patience { remote: self, in_row: 0, in_all: 0 }
     }
 }
 
@@ -226,10 +201,7 @@ impl Patience<'_> {
 /// Doubling, with the upper half random so that clients spread.
 fn backoff(config: &RetryConfig, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    let pause = config
-        .pause
-        .saturating_mul(1 << doublings)
-        .min(config.pause_max);
+    let pause = config.pause.saturating_mul(1 << doublings).min(config.pause_max);
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
@@ -247,11 +219,7 @@ struct Pace {
 
 impl Pacer {
     async fn turn(&self) {
-        let until = self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .not_before;
+        let until = self.state.lock().unwrap_or_else(PoisonError::into_inner).not_before;
         if let Some(until) = until {
             sleep_until(until).await;
         }

@@ -67,12 +67,7 @@ impl S3Store {
         if object.e_tag().is_none() {
             return match self.head(key).await {
                 Err(Error::ObjectNotFound { .. }) => Ok(None),
-                head => head.map(|meta| {
-                    Some(ObjectMeta {
-                        checksum: None,
-                        ..meta
-                    })
-                }),
+                head => head.map(|meta| Some(ObjectMeta { checksum: None, ..meta })),
             };
         }
         Ok(Some(ObjectMeta {
@@ -125,11 +120,7 @@ impl S3Store {
     }
 
     fn context<'a>(&'a self, key: &'a str) -> Context<'a> {
-        Context {
-            store: &self.name,
-            region: &self.region,
-            key,
-        }
+        Context { store: &self.name, region: &self.region, key }
     }
 }
 
@@ -170,29 +161,20 @@ impl ArtifactStore for S3Store {
             };
             objects.push(self.listed(key, object));
         }
-        let objects = stream::iter(objects)
-            .buffered(HEADS)
-            .try_collect::<Vec<_>>()
-            .await?;
+        let objects = stream::iter(objects).buffered(HEADS).try_collect::<Vec<_>>().await?;
         // An object that went away between its listing and its head.
         let objects = objects.into_iter().flatten().collect();
-        let next = page
-            .next_continuation_token()
-            .filter(|_| page.is_truncated() == Some(true));
-        Ok(ListPage {
-            objects,
-            next: next.map(str::to_owned),
-        })
+        let next = page.next_continuation_token().filter(|_| page.is_truncated() == Some(true));
+        Ok(ListPage { objects, next: next.map(str::to_owned) })
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, Error> {
         match self.head_object(key).await {
             // Some servers stumble over the name of a folder. Their listing does not.
             Err(error @ Error::Unavailable { .. }) => match self.is_listed(key).await {
-                Ok(false) => Err(Error::ObjectNotFound {
-                    store: self.name.clone(),
-                    key: key.into(),
-                }),
+                Ok(false) => {
+                    Err(Error::ObjectNotFound { store: self.name.clone(), key: key.into() })
+                }
                 _ => Err(error),
             },
             head => head,
@@ -206,11 +188,7 @@ impl ArtifactStore for S3Store {
             .get_object()
             .bucket(&self.bucket)
             .key(self.key(key))
-            .range(format!(
-                "bytes={}-{}",
-                range.start,
-                range.end.saturating_sub(1)
-            ))
+            .range(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
             .if_match(format!("\"{etag}\""))
             .set_request_payer(self.payer.clone())
             .set_expected_bucket_owner(self.owner.clone())
@@ -219,10 +197,7 @@ impl ArtifactStore for S3Store {
             .map_err(|error| context.error(&error))?;
         // A server that ignores the range would hand out other bytes under its name.
         let wanted = format!("bytes {}-{}/", range.start, range.end.saturating_sub(1));
-        if !answer
-            .content_range()
-            .is_some_and(|range| range.starts_with(&wanted))
-        {
+        if !answer.content_range().is_some_and(|range| range.starts_with(&wanted)) {
             let whole = range.start == 0 && context.size(answer.content_length())? == range.end;
             if !whole {
                 return Err(context.refused("it answered with another range than asked for"));
@@ -241,10 +216,7 @@ impl ArtifactStore for S3Store {
                 Some((chunk, body))
             }
         });
-        Ok(ObjectRead {
-            etag,
-            stream: stream.boxed(),
-        })
+        Ok(ObjectRead { etag, stream: stream.boxed() })
     }
 }
 
@@ -266,8 +238,5 @@ fn checksum(head: &HeadObjectOutput) -> Option<Checksum> {
         // Older servers name no type; a checksum over parts carries their number.
         None => !base64.contains('-') && !head.e_tag().is_some_and(|tag| tag.contains('-')),
     };
-    full.then(|| Checksum {
-        algorithm,
-        base64: base64.to_owned(),
-    })
+    full.then(|| Checksum { algorithm, base64: base64.to_owned() })
 }

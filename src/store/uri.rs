@@ -27,10 +27,7 @@ impl FromStr for StoreUri {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = |why: &str| Error::Config {
-            uri: text.into(),
-            why: why.into(),
-        };
+        let fault = |why: &str| Error::Config { uri: text.into(), why: why.into() };
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             if bucket.is_empty() {
@@ -40,23 +37,14 @@ impl FromStr for StoreUri {
             if prefix.starts_with('/') || prefix.contains("//") {
                 return Err(fault("the prefix has an empty segment"));
             }
-            let prefix = if prefix.is_empty() {
-                String::new()
-            } else {
-                format!("{prefix}/")
-            };
-            return Ok(Self::S3 {
-                bucket: bucket.into(),
-                prefix,
-            });
+            let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+            return Ok(Self::S3 { bucket: bucket.into(), prefix });
         }
         if let Some(path) = text.strip_prefix("file://") {
             if !Path::new(path).is_absolute() {
                 return Err(fault("the folder is not absolute, write file:///folder/"));
             }
-            return Ok(Self::File {
-                root: PathBuf::from(path),
-            });
+            return Ok(Self::File { root: PathBuf::from(path) });
         }
         Err(fault("it begins with neither s3:// nor file://"))
     }
@@ -124,43 +112,21 @@ mod tests {
     fn store_uris_are_read_with_and_without_a_trailing_slash() {
         for text in ["s3://bucket/a/b", "s3://bucket/a/b/"] {
             let uri: StoreUri = text.parse().unwrap();
-            assert_eq!(
-                uri,
-                StoreUri::S3 {
-                    bucket: "bucket".into(),
-                    prefix: "a/b/".into()
-                }
-            );
+            assert_eq!(uri, StoreUri::S3 { bucket: "bucket".into(), prefix: "a/b/".into() });
         }
         for text in ["s3://bucket", "s3://bucket/"] {
             let uri: StoreUri = text.parse().unwrap();
-            assert_eq!(
-                uri,
-                StoreUri::S3 {
-                    bucket: "bucket".into(),
-                    prefix: String::new()
-                }
-            );
+            assert_eq!(uri, StoreUri::S3 { bucket: "bucket".into(), prefix: String::new() });
         }
         assert_eq!(
             "file:///srv/models/".parse::<StoreUri>().unwrap(),
-            StoreUri::File {
-                root: "/srv/models/".into()
-            }
+            StoreUri::File { root: "/srv/models/".into() }
         );
     }
 
     #[test]
     fn other_schemes_and_nameless_buckets_are_refused() {
-        for text in [
-            "",
-            "http://x/",
-            "s3://",
-            "s3:///a",
-            "s3://b//a",
-            "file://a/b",
-            "/a",
-        ] {
+        for text in ["", "http://x/", "s3://", "s3:///a", "s3://b//a", "file://a/b", "/a"] {
             assert!(text.parse::<StoreUri>().is_err(), "{text}");
         }
     }

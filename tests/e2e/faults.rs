@@ -80,7 +80,7 @@ async fn residents_and_what_is_on_disk_answer_while_the_store_is_busy_silent_or_
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("roundhouse.toml");
     let text = format!(
-        "version = 1\n[cache]\ndir = \"{}\"\n[serving]\nhold = \"8s\"\n[store]\nsettle = \"0s\"\ncatalogue_ttl = \"300ms\"\nstall_timeout = \"1s\"\nmax_retries = 2\n[residency]\nrefresh_every = \"300ms\"\n[[endpoint]]\nname = \"default\"\n[[endpoint.mount]]\nuri = \"s3://models/\"\n",
+        "version = 1\n[cache]\ndir = \"{}\"\n[serving]\nhold = \"8s\"\n[store]\nsettle = \"0s\"\ncatalogue_ttl = \"300ms\"\nstall_timeout = \"1s\"\nmax_retries = 2\n[residency]\nrefresh_every = \"1s\"\n[[endpoint]]\nname = \"default\"\n[[endpoint.mount]]\nuri = \"s3://models/\"\n",
         dir.path().join("cache").display()
     );
     std::fs::write(&config, text).unwrap();

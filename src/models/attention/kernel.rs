@@ -32,13 +32,7 @@ impl Kernel for Attend<'_> {
     fn run<const FMA: bool>(self) {
         let dim = self.head_dim;
         let rows = self.visible.len();
-        let mut running = vec![
-            Running {
-                largest: f32::NEG_INFINITY,
-                sum: 0.0
-            };
-            rows
-        ];
+        let mut running = vec![Running { largest: f32::NEG_INFINITY, sum: 0.0 }; rows];
         for (index, block) in self.blocks.iter().enumerate() {
             let before = index * BLOCK_TOKENS;
             let mut row = 0;
@@ -102,13 +96,7 @@ fn scores<const FMA: bool, const N: usize>(
 ) -> [[f32; BLOCK_TOKENS]; N] {
     let mut sums = [[0.0; BLOCK_TOKENS]; N];
     let queries = &queries[..N * dim];
-    for (d, key) in keys
-        .as_chunks::<BLOCK_TOKENS>()
-        .0
-        .iter()
-        .enumerate()
-        .take(dim)
-    {
+    for (d, key) in keys.as_chunks::<BLOCK_TOKENS>().0.iter().enumerate().take(dim) {
         for n in 0..N {
             let query = queries[n * dim + d];
             for slot in 0..BLOCK_TOKENS {
@@ -132,11 +120,7 @@ fn soften<const FMA: bool>(
         return 1.0;
     }
     for (slot, score) in scores.iter_mut().enumerate() {
-        *score = if slot < seen {
-            *score
-        } else {
-            f32::NEG_INFINITY
-        };
+        *score = if slot < seen { *score } else { f32::NEG_INFINITY };
     }
     let mut largest = running.largest;
     for score in scores.iter() {
@@ -156,10 +140,7 @@ fn soften<const FMA: bool>(
     } else {
         exp::<FMA>(running.largest - largest)
     };
-    *running = Running {
-        largest,
-        sum: madd::<FMA>(running.sum, decay, sum),
-    };
+    *running = Running { largest, sum: madd::<FMA>(running.sum, decay, sum) };
     decay
 }
 

@@ -16,24 +16,13 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 /// Softmax attention of one query head over keys `[keys, head_dim]`, in f64.
 fn textbook(query: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f64> {
     let dot = |key: &&[f32]| -> f64 {
-        query
-            .iter()
-            .zip(*key)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum::<f64>()
+        query.iter().zip(*key).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
             / (query.len() as f64).sqrt()
     };
     let weights: Vec<f64> = keys.iter().map(|key| dot(key).exp()).collect();
     let total: f64 = weights.iter().sum();
     (0..query.len())
-        .map(|d| {
-            weights
-                .iter()
-                .zip(values)
-                .map(|(w, v)| w * f64::from(v[d]))
-                .sum::<f64>()
-                / total
-        })
+        .map(|d| weights.iter().zip(values).map(|(w, v)| w * f64::from(v[d])).sum::<f64>() / total)
         .collect()
 }
 
@@ -50,9 +39,8 @@ fn worst(heads: Heads, spans: &[Span<'_>], qkv: &[f32], out: &[f32], causal: boo
                 let part = |t: usize, start: usize| &row(t)[start..start + dim];
                 let key_start = heads.query_width() + kv * dim;
                 let keys: Vec<&[f32]> = (0..seen).map(|t| part(t, key_start)).collect();
-                let values: Vec<&[f32]> = (0..seen)
-                    .map(|t| part(t, key_start + heads.kv_width()))
-                    .collect();
+                let values: Vec<&[f32]> =
+                    (0..seen).map(|t| part(t, key_start + heads.kv_width())).collect();
                 let exact = textbook(part(token, head * dim), &keys, &values);
                 let start = (span.first + token) * heads.query_width() + head * dim;
                 for (a, b) in out[start..start + dim].iter().zip(exact) {
@@ -65,26 +53,10 @@ fn worst(heads: Heads, spans: &[Span<'_>], qkv: &[f32], out: &[f32], causal: boo
 }
 
 const SHAPES: [Heads; 4] = [
-    Heads {
-        heads: 4,
-        kv_heads: 4,
-        head_dim: 16,
-    },
-    Heads {
-        heads: 6,
-        kv_heads: 2,
-        head_dim: 20,
-    },
-    Heads {
-        heads: 5,
-        kv_heads: 1,
-        head_dim: 6,
-    },
-    Heads {
-        heads: 8,
-        kv_heads: 2,
-        head_dim: 64,
-    },
+    Heads { heads: 4, kv_heads: 4, head_dim: 16 },
+    Heads { heads: 6, kv_heads: 2, head_dim: 20 },
+    Heads { heads: 5, kv_heads: 1, head_dim: 6 },
+    Heads { heads: 8, kv_heads: 2, head_dim: 64 },
 ];
 
 #[test]
@@ -93,12 +65,7 @@ fn packed_sequences_attend_to_themselves_alone_in_both_directions() {
         let mut spans = Vec::new();
         let mut first = 0;
         for tokens in [1, 2, 15, 16, 17, 50] {
-            spans.push(Span {
-                first,
-                tokens,
-                position: 0,
-                blocks: &[],
-            });
+            spans.push(Span { first, tokens, position: 0, blocks: &[] });
             first += tokens;
         }
         let qkv = numbers(first * heads.packed_width(), 7);
@@ -115,9 +82,8 @@ fn chunks_through_scattered_blocks_equal_whole_sequences() {
         let rope = Rope::new(heads.head_dim, 10_000.0, RopeScaling::None, 64);
         let blocks = [[9, 2, 30, 5].map(BlockId), [0, 17, 3, 8].map(BlockId)];
         let lengths = [50, 33];
-        let whole: Vec<Vec<f32>> = (0..2)
-            .map(|s| numbers(lengths[s] * width, 11 + s as u32))
-            .collect();
+        let whole: Vec<Vec<f32>> =
+            (0..2).map(|s| numbers(lengths[s] * width, 11 + s as u32)).collect();
         let mut pool = KvPool::new(heads, 2, 31);
         pool.touch(&blocks[0]);
         pool.touch(&blocks[1]);
@@ -130,18 +96,8 @@ fn chunks_through_scattered_blocks_equal_whole_sequences() {
                 qkv.extend_from_slice(&whole[s][done[s] * width..(done[s] + chunk[s]) * width]);
             }
             let spans = [
-                Span {
-                    first: 0,
-                    tokens: chunk[0],
-                    position: done[0],
-                    blocks: &blocks[0],
-                },
-                Span {
-                    first: chunk[0],
-                    tokens: chunk[1],
-                    position: done[1],
-                    blocks: &blocks[1],
-                },
+                Span { first: 0, tokens: chunk[0], position: done[0], blocks: &blocks[0] },
+                Span { first: chunk[0], tokens: chunk[1], position: done[1], blocks: &blocks[1] },
             ];
             let out = causal(heads, &rope, &mut pool, 1, &spans, &mut qkv);
             let (first, second) = out.split_at(chunk[0] * heads.query_width());
@@ -152,18 +108,8 @@ fn chunks_through_scattered_blocks_equal_whole_sequences() {
         for s in 0..2 {
             let mut rotated = whole[s].clone();
             let positions: Vec<usize> = (0..lengths[s]).collect();
-            rope.rotate(
-                &mut rotated,
-                width,
-                heads.query_width() + heads.kv_width(),
-                &positions,
-            );
-            let span = Span {
-                first: 0,
-                tokens: lengths[s],
-                position: 0,
-                blocks: &[],
-            };
+            rope.rotate(&mut rotated, width, heads.query_width() + heads.kv_width(), &positions);
+            let span = Span { first: 0, tokens: lengths[s], position: 0, blocks: &[] };
             let worst = worst(heads, &[span], &rotated, &outs[s], true);
             assert!(worst < 2e-6, "{heads:?}: {worst}");
         }
@@ -172,11 +118,7 @@ fn chunks_through_scattered_blocks_equal_whole_sequences() {
 
 #[test]
 fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
-    let heads = Heads {
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 16,
-    };
+    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
     let rope = Rope::new(16, 10_000.0, RopeScaling::None, 64);
     let blocks = [BlockId(0)];
     let mut pool = KvPool::new(heads, 1, 1);
@@ -185,12 +127,7 @@ fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
         pool.write(0, (BlockId(0), slot), &[f32::NAN; 16], &[f32::NAN; 16]);
     }
     let mut qkv = numbers(3 * heads.packed_width(), 3);
-    let spans = [Span {
-        first: 0,
-        tokens: 3,
-        position: 0,
-        blocks: &blocks,
-    }];
+    let spans = [Span { first: 0, tokens: 3, position: 0, blocks: &blocks }];
     let out = causal(heads, &rope, &mut pool, 0, &spans, &mut qkv);
     assert!(out.iter().all(|x| x.is_finite()));
 }

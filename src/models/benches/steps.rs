@@ -3,6 +3,9 @@
 //! The decoder has the layers of a 135M-parameter model, eight of its thirty; the encoder is
 //! a small sentence model. Random weights, read from a file as any other.
 
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot run should say so loudly")]
+#![expect(missing_docs, reason = "the group that criterion makes is public")]
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
 use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, inspect, load, read_local};
@@ -17,24 +20,16 @@ const CONTEXT: usize = 2048;
 const BLOCKS: u32 = CONTEXT as u32 / 16;
 
 fn open(dir: &std::path::Path, dtype: DtypeSetting) -> Box<dyn ModelRunner> {
-    let settings = LoadSettings {
-        kv_sequences: 32,
-        dtype,
-        ..LoadSettings::default()
-    };
+    let settings = LoadSettings { kv_sequences: 32, dtype, ..LoadSettings::default() };
     let plan = inspect(&read_local(dir).unwrap(), &settings).unwrap();
-    load(dir, &plan, DeviceId::Cpu, &Cancel::new())
-        .unwrap()
-        .runner
+    load(dir, &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner
 }
 
 fn row(sequence: u32, position: usize, tokens: usize) -> Row {
     Row {
         tokens: (0..tokens as u32).map(|token| token * 31 % 8000).collect(),
         position,
-        blocks: (sequence * BLOCKS..(sequence + 1) * BLOCKS)
-            .map(BlockId)
-            .collect(),
+        blocks: (sequence * BLOCKS..(sequence + 1) * BLOCKS).map(BlockId).collect(),
         output: true,
     }
 }
@@ -55,36 +50,20 @@ fn decoder(criterion: &mut Criterion) {
         let mut runner = open(folder.path(), dtype);
         let mut group = criterion.benchmark_group(format!("decoder-{name}"));
         group.sample_size(10);
-        for (sequences, position) in [
-            (1, 16),
-            (1, 2000),
-            (4, 16),
-            (8, 16),
-            (9, 16),
-            (16, 16),
-            (32, 16),
-            (16, 2000),
-        ] {
-            let plan = StepPlan {
-                rows: (0..sequences)
-                    .map(|index| row(index, position, 1))
-                    .collect(),
-            };
+        for (sequences, position) in
+            [(1, 16), (1, 2000), (4, 16), (8, 16), (9, 16), (16, 16), (32, 16), (16, 2000)]
+        {
+            let plan =
+                StepPlan { rows: (0..sequences).map(|index| row(index, position, 1)).collect() };
             group.throughput(Throughput::Elements(u64::from(sequences)));
             let id = BenchmarkId::new("decode", format!("{sequences}x{position}"));
-            group.bench_function(id, |bencher| {
-                bencher.iter(|| runner.forward(&plan).unwrap())
-            });
+            group.bench_function(id, |bencher| bencher.iter(|| runner.forward(&plan).unwrap()));
         }
         for (tokens, position) in [(512, 0), (512, 1500)] {
-            let plan = StepPlan {
-                rows: vec![row(0, position, tokens)],
-            };
+            let plan = StepPlan { rows: vec![row(0, position, tokens)] };
             group.throughput(Throughput::Elements(tokens as u64));
             let id = BenchmarkId::new("prefill", format!("{tokens}at{position}"));
-            group.bench_function(id, |bencher| {
-                bencher.iter(|| runner.forward(&plan).unwrap())
-            });
+            group.bench_function(id, |bencher| bencher.iter(|| runner.forward(&plan).unwrap()));
         }
         group.finish();
     }
@@ -92,31 +71,18 @@ fn decoder(criterion: &mut Criterion) {
 
 fn encoder(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
-    let shape = Bert {
-        hidden: 384,
-        intermediate: 1536,
-        layers: 6,
-        heads: 12,
-        vocab: 8192,
-        context: 512,
-    };
+    let shape =
+        Bert { hidden: 384, intermediate: 1536, layers: 6, heads: 12, vocab: 8192, context: 512 };
     random::bert(folder.path(), shape);
     let mut runner = open(folder.path(), DtypeSetting::Auto);
     let mut group = criterion.benchmark_group("encoder");
     group.sample_size(10);
     for (sequences, tokens) in [(1, 16), (1, 512), (16, 32)] {
-        let row = Row {
-            blocks: Vec::new(),
-            ..row(0, 0, tokens)
-        };
-        let plan = StepPlan {
-            rows: vec![row; sequences],
-        };
+        let row = Row { blocks: Vec::new(), ..row(0, 0, tokens) };
+        let plan = StepPlan { rows: vec![row; sequences] };
         group.throughput(Throughput::Elements((sequences * tokens) as u64));
         let id = BenchmarkId::new("encode", format!("{sequences}x{tokens}"));
-        group.bench_function(id, |bencher| {
-            bencher.iter(|| runner.forward(&plan).unwrap())
-        });
+        group.bench_function(id, |bencher| bencher.iter(|| runner.forward(&plan).unwrap()));
     }
     group.finish();
 }

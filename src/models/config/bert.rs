@@ -56,10 +56,7 @@ impl BertConfig {
             let reason = format!("hidden_size {hidden} is not a multiple of {heads} heads");
             return Err(Error::config(CONFIG, reason));
         }
-        if let Some(kind) = raw
-            .position_embedding_type
-            .filter(|kind| kind != "absolute")
-        {
+        if let Some(kind) = raw.position_embedding_type.filter(|kind| kind != "absolute") {
             let reason = format!("position_embedding_type '{kind}' is not computed; absolute is");
             return Err(Error::config(CONFIG, reason));
         }
@@ -68,20 +65,13 @@ impl BertConfig {
         }
         let norm_epsilon = raw.layer_norm_eps.unwrap_or(1e-12);
         if !norm_epsilon.is_finite() || norm_epsilon <= 0.0 {
-            return Err(Error::config(
-                CONFIG,
-                format!("layer_norm_eps is {norm_epsilon}"),
-            ));
+            return Err(Error::config(CONFIG, format!("layer_norm_eps is {norm_epsilon}")));
         }
         Ok(Self {
             hidden,
             intermediate: raw.intermediate_size,
             layers: raw.num_hidden_layers,
-            heads: Heads {
-                heads,
-                kv_heads: heads,
-                head_dim: hidden / heads,
-            },
+            heads: Heads { heads, kv_heads: heads, head_dim: hidden / heads },
             vocab: raw.vocab_size,
             context: raw.max_position_embeddings,
             token_types,

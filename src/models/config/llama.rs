@@ -69,25 +69,15 @@ impl LlamaConfig {
         let raw: Raw = parse(files, CONFIG)?;
         let heads = heads(&raw)?;
         if raw.sliding_window.is_some() {
-            return Err(Error::config(
-                CONFIG,
-                "sliding_window attention is not computed",
-            ));
+            return Err(Error::config(CONFIG, "sliding_window attention is not computed"));
         }
         let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
-        let partial = raw
-            .partial_rotary_factor
-            .or(rope.and_then(|rope| rope.partial_rotary_factor));
+        let partial =
+            raw.partial_rotary_factor.or(rope.and_then(|rope| rope.partial_rotary_factor));
         if partial.is_some_and(|factor| factor != 1.0) {
-            return Err(Error::config(
-                CONFIG,
-                "partial_rotary_factor is not computed",
-            ));
+            return Err(Error::config(CONFIG, "partial_rotary_factor is not computed"));
         }
-        let theta = rope
-            .and_then(|rope| rope.rope_theta)
-            .or(raw.rope_theta)
-            .unwrap_or(10_000.0);
+        let theta = rope.and_then(|rope| rope.rope_theta).or(raw.rope_theta).unwrap_or(10_000.0);
         let norm_epsilon = raw.rms_norm_eps.unwrap_or(1e-6);
         for (key, value) in [("rope_theta", theta), ("rms_norm_eps", norm_epsilon)] {
             if !value.is_finite() || value <= 0.0 {
@@ -122,20 +112,14 @@ fn heads(raw: &Raw) -> Result<Heads, Error> {
         ("num_attention_heads", heads),
         ("num_key_value_heads", kv_heads),
         ("vocab_size", raw.vocab_size),
-        (
-            "max_position_embeddings",
-            raw.max_position_embeddings.unwrap_or(1),
-        ),
+        ("max_position_embeddings", raw.max_position_embeddings.unwrap_or(1)),
     ])?;
     if !heads.is_multiple_of(kv_heads) {
         let reason = format!("{heads} attention heads do not share {kv_heads} key-value heads");
         return Err(Error::config(CONFIG, reason));
     }
     if raw.head_dim.is_none() && !raw.hidden_size.is_multiple_of(heads) {
-        let reason = format!(
-            "hidden_size {} is not a multiple of {heads} heads",
-            raw.hidden_size
-        );
+        let reason = format!("hidden_size {} is not a multiple of {heads} heads", raw.hidden_size);
         return Err(Error::config(CONFIG, reason));
     }
     let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / heads);
@@ -146,20 +130,13 @@ fn heads(raw: &Raw) -> Result<Heads, Error> {
             format!("head_dim {head_dim} cannot be rotated in pairs"),
         ));
     }
-    Ok(Heads {
-        heads,
-        kv_heads,
-        head_dim,
-    })
+    Ok(Heads { heads, kv_heads, head_dim })
 }
 
 fn scaling(raw: &RawRope) -> Result<RopeScaling, Error> {
     let number = |key: &str, value: Option<f64>| match value {
         Some(value) if value.is_finite() && value > 0.0 => Ok(value as f32),
-        Some(value) => Err(Error::config(
-            CONFIG,
-            format!("rope scaling's {key} is {value}"),
-        )),
+        Some(value) => Err(Error::config(CONFIG, format!("rope scaling's {key} is {value}"))),
         None => Err(Error::config(CONFIG, format!("rope scaling has no {key}"))),
     };
     match raw.rope_type.as_deref() {

@@ -40,18 +40,12 @@ struct Module {
 
 impl Sentence {
     /// What a classifier has: its own pooler, no sentence vector.
-    pub(crate) const NONE: Self = Self {
-        pooling: Pooling::Cls,
-        normalize: false,
-    };
+    pub(crate) const NONE: Self = Self { pooling: Pooling::Cls, normalize: false };
 
     /// Reads the modules; without the file, the mean as it is.
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
         if !files.sizes.contains_key(MODULES) {
-            return Ok(Self {
-                pooling: Pooling::Mean,
-                normalize: false,
-            });
+            return Ok(Self { pooling: Pooling::Mean, normalize: false });
         }
         let modules: Vec<Module> = parse(files, MODULES)?;
         let mut pooling = None;
@@ -95,11 +89,9 @@ fn read_pooling(files: &Files, path: &str) -> Result<Pooling, Error> {
     let config: Map<String, Value> = parse(files, &file)?;
     let mut modes: Vec<String> = match config.get("pooling_mode") {
         Some(Value::String(mode)) => vec![mode.clone()],
-        Some(Value::Array(modes)) => modes
-            .iter()
-            .filter_map(Value::as_str)
-            .map(String::from)
-            .collect(),
+        Some(Value::Array(modes)) => {
+            modes.iter().filter_map(Value::as_str).map(String::from).collect()
+        }
         _ => Vec::new(),
     };
     for (key, value) in &config {

@@ -60,15 +60,7 @@ fn multiply<W: Weight>(x: &[f32], weight: &[W], rows: usize, inputs: usize) -> V
     turned
         .par_chunks_mut(per_task * rows)
         .zip(weight.par_chunks(per_task * inputs))
-        .for_each(|(out, weight)| {
-            simd::dispatch(Project {
-                x,
-                weight,
-                rows,
-                inputs,
-                out,
-            })
-        });
+        .for_each(|(out, weight)| simd::dispatch(Project { x, weight, rows, inputs, out }));
     if rows == 1 {
         return turned;
     }
@@ -94,13 +86,7 @@ struct Project<'a, W> {
 impl<W: Weight> Kernel for Project<'_, W> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self {
-            x,
-            weight,
-            rows,
-            inputs,
-            out,
-        } = self;
+        let Self { x, weight, rows, inputs, out } = self;
         for (weight, out) in weight.chunks_exact(inputs).zip(out.chunks_exact_mut(rows)) {
             let mut row = 0;
             while row < rows {
@@ -129,10 +115,10 @@ fn dot<W: Weight, const FMA: bool, const N: usize>(weight: &[W], x: &[f32]) -> [
         for lane in 0..LANES {
             wide[lane] = chunk[lane].widen();
         }
-        for n in 0..N {
+        for (n, sum) in sums.iter_mut().enumerate() {
             let start = n * inputs + index * LANES;
             if let Some(x) = x[start..].first_chunk::<LANES>() {
-                sums[n] = madd_lanes::<FMA>(&wide, x, sums[n]);
+                *sum = madd_lanes::<FMA>(&wide, x, *sum);
             }
         }
     }
@@ -172,11 +158,7 @@ mod tests {
         for bits in 0..=u16::MAX {
             let number = f16::from_bits(bits);
             if number.is_finite() {
-                assert_eq!(
-                    Weight::widen(number).to_bits(),
-                    number.to_f32().to_bits(),
-                    "{bits:x}"
-                );
+                assert_eq!(Weight::widen(number).to_bits(), number.to_f32().to_bits(), "{bits:x}");
             }
         }
     }
@@ -192,17 +174,9 @@ mod tests {
             let weight = Tensor::from_vec(weight, (outputs, inputs), &Device::Cpu).unwrap();
             let narrow = weight.to_dtype(DType::F16).unwrap();
             for weight in [weight, narrow] {
-                let got = project(&x, &weight)
-                    .unwrap()
-                    .to_vec2::<f32>()
-                    .unwrap()
-                    .concat();
+                let got = project(&x, &weight).unwrap().to_vec2::<f32>().unwrap().concat();
                 let weight = weight.to_dtype(DType::F32).unwrap();
-                let want = x
-                    .matmul(&weight.t().unwrap())
-                    .unwrap()
-                    .to_vec2::<f32>()
-                    .unwrap();
+                let want = x.matmul(&weight.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
                 for (a, b) in got.iter().zip(want.concat()) {
                     assert!((a - b).abs() < 1e-4, "{rows} {inputs} {outputs}: {a} {b}");
                 }

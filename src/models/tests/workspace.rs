@@ -59,28 +59,16 @@ fn peak(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> usize {
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let output = runner.forward(&plan).expect("the plan is sound");
-    assert!(
-        output
-            .rows
-            .iter()
-            .flatten()
-            .all(|number| number.is_finite())
-    );
+    assert!(output.rows.iter().flatten().all(|number| number.is_finite()));
     PEAK.load(Ordering::Relaxed) - before
 }
 
 fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
     let mut next = 0;
     let row = |&length: &usize| {
-        let count = if blocks {
-            length.div_ceil(16) as u32
-        } else {
-            0
-        };
+        let count = if blocks { length.div_ceil(16) as u32 } else { 0 };
         let row = Row {
-            tokens: (0..length as u32)
-                .map(|token| token * 7 % VOCAB as u32)
-                .collect(),
+            tokens: (0..length as u32).map(|token| token * 7 % VOCAB as u32).collect(),
             position: 0,
             blocks: (next..next + count).map(BlockId).collect(),
             output: true,
@@ -118,11 +106,8 @@ fn bert(dir: &Path) {
 
 #[test]
 fn no_step_needs_more_than_its_charged_workspace() {
-    let settings = LoadSettings {
-        kv_sequences: 8,
-        step_tokens: STEP_TOKENS,
-        ..LoadSettings::default()
-    };
+    let settings =
+        LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
     for (kind, make) in [("llama", llama as fn(&Path)), ("bert", bert)] {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
@@ -132,20 +117,11 @@ fn no_step_needs_more_than_its_charged_workspace() {
         let resident = LIVE.load(Ordering::Relaxed) - before;
         let mut runner = loaded.runner;
         let weights = plan.footprint.weights.as_usize();
-        assert!(
-            resident >= weights,
-            "{kind}: {resident} live, {weights} of weights"
-        );
+        assert!(resident >= weights, "{kind}: {resident} live, {weights} of weights");
 
         // The matmul kernels' packing buffers and the KV chunks stay once they were used; the
         // first are the threads', the second are charged as KV.
-        let shapes = [
-            vec![STEP_TOKENS],
-            vec![1; STEP_TOKENS],
-            vec![2; 128],
-            vec![37; 6],
-            vec![1],
-        ];
+        let shapes = [vec![STEP_TOKENS], vec![1; STEP_TOKENS], vec![2; 128], vec![37; 6], vec![1]];
         for lengths in &shapes {
             peak(&mut *runner, rows(lengths, kind == "llama"));
         }

@@ -23,11 +23,7 @@ pub struct CheckArgs {
 pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
     let checked = Config::load(Some(&args.file), &environment, &ServeFlags::default());
     if args.json {
-        let faults = checked
-            .as_ref()
-            .err()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let faults = checked.as_ref().err().map(Vec::as_slice).unwrap_or_default();
         let listed: Vec<_> = faults
             .iter()
             .map(|Fault { key, message }| json!({ "key": key, "message": message }))
@@ -35,54 +31,28 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
         output::print_json(&json!({ "ok": faults.is_empty(), "faults": listed }))?;
     }
     let config = checked.map_err(Error::Settings)?;
-    if args.json {
-        Ok(())
-    } else {
-        output::print(&summary(&config))
-    }
+    if args.json { Ok(()) } else { output::print(&summary(&config)) }
 }
 
 fn summary(config: &Config) -> String {
-    let mounts: usize = config
-        .endpoints
-        .iter()
-        .map(|endpoint| endpoint.mounts.len())
-        .sum();
+    let mounts: usize = config.endpoints.iter().map(|endpoint| endpoint.mounts.len()).sum();
     let automatic = |size: Option<roundhouse_types::Bytes>| {
         size.map_or_else(|| "automatic".to_owned(), |size| size.to_string())
     };
     let mut lines = vec![
         "ok".to_owned(),
-        format!(
-            "  {} with {}",
-            count(config.endpoints.len(), "endpoint"),
-            count(mounts, "mount")
-        ),
+        format!("  {} with {}", count(config.endpoints.len(), "endpoint"), count(mounts, "mount")),
     ];
     for endpoint in &config.endpoints {
         for mount in &endpoint.mounts {
-            let prefix = mount
-                .prefix
-                .as_ref()
-                .map(|prefix| format!("/{prefix}"))
-                .unwrap_or_default();
+            let prefix =
+                mount.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
             lines.push(format!("    {}{prefix}  {}", endpoint.name, mount.uri));
         }
     }
-    lines.push(format!(
-        "  data {}, admin {}",
-        config.listen.data, config.listen.admin
-    ));
-    lines.push(format!(
-        "  memory {} on {}",
-        automatic(config.memory.budget),
-        config.memory.device
-    ));
-    lines.push(format!(
-        "  cache {}, {}",
-        config.cache.dir.display(),
-        automatic(config.cache.size)
-    ));
+    lines.push(format!("  data {}, admin {}", config.listen.data, config.listen.admin));
+    lines.push(format!("  memory {} on {}", automatic(config.memory.budget), config.memory.device));
+    lines.push(format!("  cache {}, {}", config.cache.dir.display(), automatic(config.cache.size)));
     let access = match &config.log.access {
         AccessLog::Stderr => "standard error".into(),
         AccessLog::Off => "off".into(),
@@ -90,10 +60,7 @@ fn summary(config: &Config) -> String {
     };
     lines.push(format!("  access log {access}"));
     if config.container.contract {
-        lines.push(format!(
-            "  container contract over {}",
-            config.container.models_root.display()
-        ));
+        lines.push(format!("  container contract over {}", config.container.models_root.display()));
     }
     lines.push(String::new());
     lines.join("\n")

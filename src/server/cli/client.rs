@@ -24,9 +24,8 @@ impl Client {
     /// [`Error::Usage`] when the address is not one.
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
         let usage = |why: &str| Error::Usage(format!("'{url}' {why}, like http://127.0.0.1:8081"));
-        let parsed: reqwest::Url = url
-            .parse()
-            .map_err(|_| usage("is not an address; write http://HOST:PORT"))?;
+        let parsed: reqwest::Url =
+            url.parse().map_err(|_| usage("is not an address; write http://HOST:PORT"))?;
         if parsed.scheme() != "http" {
             return Err(usage(
                 "is not http, which is all that this client speaks; write http://HOST:PORT",
@@ -39,14 +38,8 @@ impl Client {
             // The server is ours and near; a proxy for the outside world is never meant.
             .no_proxy()
             .build()
-            .map_err(|source| Error::Request {
-                url: url.into(),
-                source,
-            })?;
-        Ok(Self {
-            http,
-            base: url.trim_end_matches('/').to_owned(),
-        })
+            .map_err(|source| Error::Request { url: url.into(), source })?;
+        Ok(Self { http, base: url.trim_end_matches('/').to_owned() })
     }
 
     /// A request to a path of the server.
@@ -64,16 +57,9 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let text = response
-            .text()
-            .await
-            .map_err(|source| self.broken(source))?;
+        let text = response.text().await.map_err(|source| self.broken(source))?;
         let (kind, message) = error_body(&text);
-        Err(Error::Refused {
-            status: status.as_u16(),
-            kind,
-            message,
-        })
+        Err(Error::Refused { status: status.as_u16(), kind, message })
     }
 
     /// Sends a request and reads its JSON answer.
@@ -81,16 +67,9 @@ impl Client {
     /// # Errors
     /// As [`Client::send`], and [`Error::Answer`].
     pub(crate) async fn json(&self, request: reqwest::RequestBuilder) -> Result<Value, Error> {
-        let text = self
-            .send(request)
-            .await?
-            .text()
-            .await
-            .map_err(|source| self.broken(source))?;
-        serde_json::from_str(&text).map_err(|source| Error::Answer {
-            url: self.base.clone(),
-            source,
-        })
+        let text = self.send(request).await?.text().await.map_err(|source| self.broken(source))?;
+        serde_json::from_str(&text)
+            .map_err(|source| Error::Answer { url: self.base.clone(), source })
     }
 
     /// An answer of a known shape.
@@ -98,10 +77,8 @@ impl Client {
     /// # Errors
     /// [`Error::Answer`].
     pub(crate) fn shaped<T: serde::de::DeserializeOwned>(&self, value: Value) -> Result<T, Error> {
-        serde_json::from_value(value).map_err(|source| Error::Answer {
-            url: self.base.clone(),
-            source,
-        })
+        serde_json::from_value(value)
+            .map_err(|source| Error::Answer { url: self.base.clone(), source })
     }
 
     /// What a broken exchange means.
@@ -121,23 +98,11 @@ pub(crate) fn error_body(text: &str) -> (Option<String>, String) {
     let Ok(body) = serde_json::from_str::<Value>(text) else {
         let line = text.trim().lines().next().unwrap_or_default();
         let shown: String = line.chars().take(500).collect();
-        return (
-            None,
-            if shown.is_empty() {
-                "without a message".into()
-            } else {
-                shown
-            },
-        );
+        return (None, if shown.is_empty() { "without a message".into() } else { shown });
     };
-    let inner = body
-        .get("error")
-        .filter(|inner| inner.is_object())
-        .unwrap_or(&body);
+    let inner = body.get("error").filter(|inner| inner.is_object()).unwrap_or(&body);
     let first = |keys: &[&str]| {
-        keys.iter()
-            .find_map(|key| inner.get(*key).and_then(Value::as_str))
-            .map(str::to_owned)
+        keys.iter().find_map(|key| inner.get(*key).and_then(Value::as_str)).map(str::to_owned)
     };
     let kind = first(&["kind", "ErrorCode", "__type", "type", "error_type"]);
     let message = first(&["message", "Message", "OriginalMessage", "error"]);
@@ -157,21 +122,13 @@ mod tests {
                 "no a",
             ),
             (r#"{"ErrorCode":"X","Message":"b"}"#, Some("X"), "b"),
-            (
-                r#"{"error":"c","error_type":"validation"}"#,
-                Some("validation"),
-                "c",
-            ),
+            (r#"{"error":"c","error_type":"validation"}"#, Some("validation"), "c"),
             ("plain\nmore", None, "plain"),
             ("", None, "without a message"),
         ];
         for (text, kind, message) in cases {
             let (found_kind, found) = error_body(text);
-            assert_eq!(
-                (found_kind.as_deref(), found.as_str()),
-                (kind, message),
-                "{text}"
-            );
+            assert_eq!((found_kind.as_deref(), found.as_str()), (kind, message), "{text}");
         }
     }
 

@@ -90,16 +90,10 @@ pub(super) async fn run(args: InvokeArgs) -> Result<(), Error> {
     if args.stream {
         return stream(&client, response, framed, plain).await;
     }
-    let answer = response
-        .bytes()
-        .await
-        .map_err(|source| client.broken(source))?;
+    let answer = response.bytes().await.map_err(|source| client.broken(source))?;
     let said = match plain {
         true => None,
-        false => serde_json::from_slice(&answer)
-            .ok()
-            .as_ref()
-            .and_then(text::of_answer),
+        false => serde_json::from_slice(&answer).ok().as_ref().and_then(text::of_answer),
     };
     match said {
         Some(said) => output::print(&said)?,
@@ -133,11 +127,7 @@ fn body(args: &InvokeArgs) -> Result<Vec<u8>, Error> {
             read
         }
     };
-    Ok(if args.stream {
-        asking_for_stream(written)
-    } else {
-        written
-    })
+    Ok(if args.stream { asking_for_stream(written) } else { written })
 }
 
 /// The body with `"stream": true`, unless it says something about that itself.
@@ -184,11 +174,7 @@ async fn stream(
     let mut lines = Lines::default();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|source| client.broken(source))?;
-        let payloads = if framed {
-            payloads(&mut frames, &piece)?
-        } else {
-            vec![piece.to_vec()]
-        };
+        let payloads = if framed { payloads(&mut frames, &piece)? } else { vec![piece.to_vec()] };
         for payload in payloads {
             if plain {
                 output::print_bytes(&payload)?;
@@ -221,11 +207,7 @@ fn payloads(frames: &mut Frames, piece: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
             Frame::Exception { name, payload } => {
                 let (_, message) = error_body(&String::from_utf8_lossy(&payload));
                 // Once a stream has begun, its status was 200; this is what SageMaker means by it.
-                return Err(Error::Refused {
-                    status: 424,
-                    kind: Some(name),
-                    message,
-                });
+                return Err(Error::Refused { status: 424, kind: Some(name), message });
             }
         }
     }
@@ -239,10 +221,7 @@ mod tests {
     #[test]
     fn a_json_object_asks_for_a_stream_and_anything_else_is_left_alone() {
         let asking = |body: &str| String::from_utf8(asking_for_stream(body.into())).unwrap();
-        assert_eq!(
-            asking(r#"{"inputs":"a"}"#),
-            r#"{"inputs":"a","stream":true}"#
-        );
+        assert_eq!(asking(r#"{"inputs":"a"}"#), r#"{"inputs":"a","stream":true}"#);
         assert_eq!(asking(r#"{"stream":false}"#), r#"{"stream":false}"#);
         assert_eq!(asking("text"), "text");
     }

@@ -103,15 +103,9 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
     loop {
         let wanted = (limit - rows.len()).min(PAGE).to_string();
         let mut query = vec![("limit", wanted.as_str())];
-        query.extend(
-            args.endpoint
-                .as_deref()
-                .map(|endpoint| ("endpoint", endpoint)),
-        );
+        query.extend(args.endpoint.as_deref().map(|endpoint| ("endpoint", endpoint)));
         query.extend(next.as_deref().map(|next| ("after", next)));
-        let request = client
-            .request(Method::GET, "/admin/v1/models")
-            .query(&query);
+        let request = client.request(Method::GET, "/admin/v1/models").query(&query);
         let page: ModelsPage =
             client.shaped(client.json(request.timeout(ANSWER_TIMEOUT)).await?)?;
         rows.extend(page.models);
@@ -124,10 +118,7 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
     rows.truncate(limit);
     if args.admin.json {
         let mut answer = Map::new();
-        answer.insert(
-            "models".into(),
-            serde_json::to_value(&rows).expect("rows are plain"),
-        );
+        answer.insert("models".into(), serde_json::to_value(&rows).expect("rows are plain"));
         answer.insert("next".into(), next.into());
         return output::print_json(&answer);
     }
@@ -144,8 +135,7 @@ fn models_table(rows: &[ModelRow]) -> String {
         table.row(vec![
             row.endpoint.clone(),
             row.target.clone(),
-            row.bytes
-                .map_or_else(|| "-".into(), |bytes| Bytes(bytes).to_string()),
+            row.bytes.map_or_else(|| "-".into(), |bytes| Bytes(bytes).to_string()),
             if row.archive { "archive" } else { "files" }.into(),
             row.state.clone().unwrap_or_else(|| "-".into()),
         ]);
@@ -199,14 +189,7 @@ async fn post(
         body.insert(extra.into(), true.into());
     }
     let path = format!("/admin/v1/{what}");
-    client
-        .json(
-            client
-                .request(Method::POST, &path)
-                .json(&body)
-                .timeout(timeout),
-        )
-        .await
+    client.json(client.request(Method::POST, &path).json(&body).timeout(timeout)).await
 }
 
 /// Prints the state a model is in after a change.
@@ -235,15 +218,9 @@ fn sentence(answer: &Value, target: &Target) -> String {
     };
     let mut line = format!("{name} {outcome}");
     if let Some(version) = text("version") {
-        line.push_str(&format!(
-            ", version {}",
-            version.get(..12).unwrap_or(version)
-        ));
+        line.push_str(&format!(", version {}", version.get(..12).unwrap_or(version)));
     }
-    let purged = answer
-        .get("purged")
-        .and_then(Value::as_array)
-        .map_or(0, Vec::len);
+    let purged = answer.get("purged").and_then(Value::as_array).map_or(0, Vec::len);
     if purged > 0 {
         line.push_str(&format!(", {} deleted from disk", count(purged, "version")));
     }
@@ -270,25 +247,15 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     let target = args.target.check()?;
     let client = Client::new(&args.admin.url)?;
     let mut query = vec![("target", target.target.as_str())];
-    query.extend(
-        target
-            .endpoint
-            .as_ref()
-            .map(|endpoint| ("endpoint", endpoint.as_str())),
-    );
-    let request = client
-        .request(Method::GET, "/admin/v1/explain")
-        .query(&query);
+    query.extend(target.endpoint.as_ref().map(|endpoint| ("endpoint", endpoint.as_str())));
+    let request = client.request(Method::GET, "/admin/v1/explain").query(&query);
     let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
     if args.admin.json {
         return output::print_json(&answer);
     }
     let found: Decisions = client.shaped(answer)?;
     if found.decisions.is_empty() {
-        return output::print(&format!(
-            "nothing was decided about {} yet\n",
-            target.name()
-        ));
+        return output::print(&format!("nothing was decided about {} yet\n", target.name()));
     }
     let mut table = Table::new(&["AT", "WHAT", "WHY"]);
     for decision in found.decisions {
@@ -309,10 +276,7 @@ mod tests {
     use super::*;
 
     fn target() -> Target {
-        Target {
-            endpoint: None,
-            target: "a/b".parse().unwrap(),
-        }
+        Target { endpoint: None, target: "a/b".parse().unwrap() }
     }
 
     #[test]
@@ -322,18 +286,9 @@ mod tests {
                 json!({"endpoint": "demo", "state": "ready", "version": "0123456789abcdef"}),
                 "demo:a/b ready, version 0123456789ab",
             ),
-            (
-                json!({"endpoint": "demo", "kept": true}),
-                "demo:a/b is kept",
-            ),
-            (
-                json!({"endpoint": "demo", "kept": false}),
-                "demo:a/b may be evicted",
-            ),
-            (
-                json!({"updated": false, "version": "00"}),
-                "a/b has not changed, version 00",
-            ),
+            (json!({"endpoint": "demo", "kept": true}), "demo:a/b is kept"),
+            (json!({"endpoint": "demo", "kept": false}), "demo:a/b may be evicted"),
+            (json!({"updated": false, "version": "00"}), "a/b has not changed, version 00"),
             (
                 json!({"state": "absent", "purged": ["00"]}),
                 "a/b absent, 1 version deleted from disk",

@@ -47,14 +47,8 @@ impl Table {
     /// A table with these headings; one that begins with `>` is a column of numbers.
     pub(crate) fn new(headings: &[&'static str]) -> Self {
         Self {
-            right: headings
-                .iter()
-                .map(|heading| heading.starts_with('>'))
-                .collect(),
-            headings: headings
-                .iter()
-                .map(|heading| heading.trim_start_matches('>'))
-                .collect(),
+            right: headings.iter().map(|heading| heading.starts_with('>')).collect(),
+            headings: headings.iter().map(|heading| heading.trim_start_matches('>')).collect(),
             rows: Vec::new(),
         }
     }
@@ -62,8 +56,7 @@ impl Table {
     /// Adds a row; one cell per heading.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.headings.len(), "one cell per heading");
-        self.rows
-            .push(cells.into_iter().map(|cell| printable(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
 
     /// The table as text with a line's end.
@@ -80,11 +73,7 @@ impl Table {
             let mut line = String::new();
             for ((cell, width), right) in row.iter().zip(&widths).zip(&self.right) {
                 let gap = " ".repeat(width - cell.chars().count());
-                let (before, after) = if *right {
-                    (gap.as_str(), "")
-                } else {
-                    ("", gap.as_str())
-                };
+                let (before, after) = if *right { (gap.as_str(), "") } else { ("", gap.as_str()) };
                 line.push_str(before);
                 line.push_str(cell);
                 line.push_str(after);
@@ -100,9 +89,7 @@ impl Table {
 /// The text without control characters: names and messages come from stores and servers,
 /// and must not steer a terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

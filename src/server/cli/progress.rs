@@ -39,10 +39,7 @@ pub(super) async fn show(client: &Client, target: &Target) -> Infallible {
     if !std::io::stderr().is_terminal() {
         return std::future::pending().await;
     }
-    let bar = Bar(ProgressBar::with_draw_target(
-        None,
-        ProgressDrawTarget::stderr(),
-    ));
+    let bar = Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
     bar.0.set_style(waiting_style());
     bar.0.set_message(format!("{}: waiting", target.name()));
     let mut ticks = tokio::time::interval(PERIOD);
@@ -56,16 +53,11 @@ pub(super) async fn show(client: &Client, target: &Target) -> Infallible {
 }
 
 async fn look(client: &Client, target: &Target) -> Option<Load> {
-    let request = client
-        .request(Method::GET, "/admin/v1/residency")
-        .timeout(PERIOD * 20);
+    let request = client.request(Method::GET, "/admin/v1/residency").timeout(PERIOD * 20);
     let page: Loads = serde_json::from_value(client.json(request).await.ok()?).ok()?;
     page.loads.into_iter().find(|load| {
         load.target == target.target.as_str()
-            && target
-                .endpoint
-                .as_ref()
-                .is_none_or(|endpoint| load.endpoint == endpoint.as_str())
+            && target.endpoint.as_ref().is_none_or(|endpoint| load.endpoint == endpoint.as_str())
     })
 }
 
@@ -79,8 +71,7 @@ impl Bar {
         if load.fetch_bytes > 0 {
             self.0.set_style(fetching_style());
             self.0.set_length(load.fetch_bytes);
-            self.0
-                .set_position(load.fetched_bytes.min(load.fetch_bytes));
+            self.0.set_position(load.fetched_bytes.min(load.fetch_bytes));
         } else {
             self.0.set_style(waiting_style());
         }
@@ -119,11 +110,6 @@ mod tests {
             "fetched_bytes":4,"waiters":1}],"failed":[]}"#;
         let loads: Loads = serde_json::from_str(page).unwrap();
         assert_eq!(loads.loads[0].fetched_bytes, 4);
-        assert!(
-            serde_json::from_str::<Loads>("{}")
-                .unwrap()
-                .loads
-                .is_empty()
-        );
+        assert!(serde_json::from_str::<Loads>("{}").unwrap().loads.is_empty());
     }
 }

@@ -47,12 +47,7 @@ struct Finding {
 #[serde(tag = "verdict", rename_all = "snake_case")]
 enum Verdict {
     /// It will, and takes this.
-    Runs {
-        kind: ModelKind,
-        architecture: String,
-        context: usize,
-        footprint: Footprint,
-    },
+    Runs { kind: ModelKind, architecture: String, context: usize, footprint: Footprint },
     /// Only its content tells, and an archive's content is seen when it is fetched.
     UnknownUntilFetched,
     /// It will not, as it is.
@@ -85,13 +80,8 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
 
 /// What the settings of the environment say about loads: they decide the footprint.
 fn load_settings() -> Result<LoadSettings, Error> {
-    let flags = ServeFlags {
-        store: vec!["file:///".into()],
-        ..ServeFlags::default()
-    };
-    let serving = Config::parse(None, &environment, &flags)
-        .map_err(Error::Settings)?
-        .serving;
+    let flags = ServeFlags { store: vec!["file:///".into()], ..ServeFlags::default() };
+    let serving = Config::parse(None, &environment, &flags).map_err(Error::Settings)?.serving;
     Ok(LoadSettings {
         context: serving.context,
         kv_sequences: serving.kv_sequences,
@@ -143,12 +133,7 @@ async fn look(catalog: &Catalog, target: Target, settings: LoadSettings) -> Find
             Err(failure) => refusal(&failure),
         },
     };
-    Finding {
-        target: target.name,
-        form,
-        bytes: target.bytes,
-        verdict,
-    }
+    Finding { target: target.name, form, bytes: target.bytes, verdict }
 }
 
 async fn plan(
@@ -176,12 +161,7 @@ fn table(findings: &[Finding]) -> String {
     let mut table = Table::new(&["TARGET", "FORM", ">SIZE", "KIND", ">NEEDS", "NOTE"]);
     for finding in findings {
         let (kind, needs, note) = match &finding.verdict {
-            Verdict::Runs {
-                kind,
-                architecture,
-                context,
-                footprint,
-            } => (
+            Verdict::Runs { kind, architecture, context, footprint } => (
                 kind.as_str(),
                 footprint.total().to_string(),
                 format!("{architecture}, {context} tokens"),
@@ -204,25 +184,13 @@ fn table(findings: &[Finding]) -> String {
 
 fn summary(findings: &[Finding], truncated: bool) -> String {
     let number = |wanted: fn(&Verdict) -> bool| {
-        findings
-            .iter()
-            .filter(|finding| wanted(&finding.verdict))
-            .count()
+        findings.iter().filter(|finding| wanted(&finding.verdict)).count()
     };
     let parts = [
         (number(|it| matches!(it, Verdict::Runs { .. })), "will run"),
-        (
-            number(|it| matches!(it, Verdict::UnknownUntilFetched)),
-            "unknown until fetched",
-        ),
-        (
-            number(|it| matches!(it, Verdict::DoesNotRun { .. })),
-            "will not run",
-        ),
-        (
-            number(|it| matches!(it, Verdict::NotSeen { .. })),
-            "not seen",
-        ),
+        (number(|it| matches!(it, Verdict::UnknownUntilFetched)), "unknown until fetched"),
+        (number(|it| matches!(it, Verdict::DoesNotRun { .. })), "will not run"),
+        (number(|it| matches!(it, Verdict::NotSeen { .. })), "not seen"),
     ];
     let mut text = count(findings.len(), "target");
     for (number, what) in parts.into_iter().filter(|(number, _)| *number > 0) {

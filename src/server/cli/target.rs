@@ -56,8 +56,7 @@ impl Target {
 /// # Errors
 /// [`Error::Usage`], with what is wrong.
 pub(crate) fn endpoint_name(text: &str) -> Result<EndpointName, Error> {
-    text.parse()
-        .map_err(|why| Error::Usage(format!("'{text}' is not an endpoint's name: {why}")))
+    text.parse().map_err(|why| Error::Usage(format!("'{text}' is not an endpoint's name: {why}")))
 }
 
 #[cfg(test)]
@@ -65,16 +64,9 @@ mod tests {
     use super::*;
 
     fn check(target: &str, endpoint: Option<&str>) -> Result<String, Error> {
-        let args = TargetArgs {
-            target: target.into(),
-            endpoint: endpoint.map(Into::into),
-        };
+        let args = TargetArgs { target: target.into(), endpoint: endpoint.map(Into::into) };
         args.check().map(|target| {
-            format!(
-                "{:?} {}",
-                target.endpoint.map(|it| it.to_string()),
-                target.target
-            )
+            format!("{:?} {}", target.endpoint.map(|it| it.to_string()), target.target)
         })
     }
 
@@ -87,17 +79,8 @@ mod tests {
 
     #[test]
     fn wrong_names_are_usage_errors() {
-        for (target, endpoint) in [
-            ("", None),
-            ("../a", None),
-            ("e p:a", None),
-            ("a", Some("-")),
-        ] {
-            assert_eq!(
-                check(target, endpoint).unwrap_err().exit_code(),
-                2,
-                "{target}"
-            );
+        for (target, endpoint) in [("", None), ("../a", None), ("e p:a", None), ("a", Some("-"))] {
+            assert_eq!(check(target, endpoint).unwrap_err().exit_code(), 2, "{target}");
         }
     }
 }

@@ -107,10 +107,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             );
             continue;
         }
-        endpoints.push(Endpoint {
-            name,
-            mounts: vec![Mount::plain(uri)],
-        });
+        endpoints.push(Endpoint { name, mounts: vec![Mount::plain(uri)] });
     }
     endpoints
 }
@@ -148,10 +145,7 @@ impl Mount {
             endpoint_url: self.endpoint_url.clone(),
             path_style: self.path_style,
             role_arn: self.role_arn.clone(),
-            external_id: self
-                .external_id
-                .as_ref()
-                .map(|secret| secret.reveal().to_owned()),
+            external_id: self.external_id.as_ref().map(|secret| secret.reveal().to_owned()),
             request_payer: self.request_payer,
             expected_bucket_owner: self.expected_bucket_owner.clone(),
         }
@@ -160,10 +154,7 @@ impl Mount {
 
 fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoint> {
     let Some(entries) = tables(value) else {
-        sources.fault(
-            "endpoint",
-            "is a list: write [[endpoint]] and its keys below",
-        );
+        sources.fault("endpoint", "is a list: write [[endpoint]] and its keys below");
         return Vec::new();
     };
     let mut endpoints: Vec<Endpoint> = Vec::new();
@@ -171,16 +162,11 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         let at = format!("endpoint[{index}]");
         sources.faults(keys::unknown_in(entry, ENDPOINT_KEYS, &at));
         let mounts = file_mounts(entry, &at, sources);
-        let name = match entry
-            .get("name")
-            .map(|name| name.as_str().map(str::parse::<EndpointName>))
+        let name = match entry.get("name").map(|name| name.as_str().map(str::parse::<EndpointName>))
         {
             Some(Some(Ok(name))) => name,
             Some(Some(Err(why))) => {
-                sources.fault(
-                    format!("{at}.name"),
-                    format!("is not an endpoint's name: {why}"),
-                );
+                sources.fault(format!("{at}.name"), format!("is not an endpoint's name: {why}"));
                 continue;
             }
             Some(None) => {
@@ -193,10 +179,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
             }
         };
         if endpoints.iter().any(|endpoint| endpoint.name == name) {
-            sources.fault(
-                format!("{at}.name"),
-                format!("'{name}' is the name of another endpoint"),
-            );
+            sources
+                .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
         endpoints.push(Endpoint { name, mounts });
@@ -207,17 +191,11 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
 fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> Vec<Mount> {
     let key = format!("{at}.mount");
     let Some(value) = endpoint.get("mount") else {
-        sources.fault(
-            key,
-            "is missing: write [[endpoint.mount]] with a uri below the endpoint",
-        );
+        sources.fault(key, "is missing: write [[endpoint.mount]] with a uri below the endpoint");
         return Vec::new();
     };
     let Some(entries) = tables(value) else {
-        sources.fault(
-            key,
-            "is a list: write [[endpoint.mount]] and its keys below",
-        );
+        sources.fault(key, "is a list: write [[endpoint.mount]] and its keys below");
         return Vec::new();
     };
     let mut mounts = Vec::new();
@@ -225,11 +203,7 @@ fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> V
     for (index, entry) in entries.into_iter().enumerate() {
         let at = format!("{key}[{index}]");
         sources.faults(keys::unknown_in(entry, MOUNT_KEYS, &at));
-        let mut reader = MountReader {
-            entry,
-            at: &at,
-            faults: Vec::new(),
-        };
+        let mut reader = MountReader { entry, at: &at, faults: Vec::new() };
         let mount = reader.read();
         let faults = reader.faults;
         sources.faults(faults);
@@ -248,11 +222,7 @@ fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> V
 
 /// The tables of a list; `None` if it is no list of tables.
 fn tables(value: &toml::Value) -> Option<Vec<&toml::Table>> {
-    value
-        .as_array()?
-        .iter()
-        .map(toml::Value::as_table)
-        .collect()
+    value.as_array()?.iter().map(toml::Value::as_table).collect()
 }
 
 /// Reads the keys of one `[[endpoint.mount]]`.
@@ -265,8 +235,7 @@ struct MountReader<'a> {
 impl MountReader<'_> {
     fn read(&mut self) -> Option<Mount> {
         let prefix = self.checked("prefix", |text| {
-            text.parse::<TargetName>()
-                .map_err(|why| format!("is not a prefix of targets: {why}"))
+            text.parse::<TargetName>().map_err(|why| format!("is not a prefix of targets: {why}"))
         });
         let uri = self.checked("uri", check_uri);
         if self.entry.get("uri").is_none() {
@@ -299,9 +268,7 @@ impl MountReader<'_> {
     }
 
     fn refuse_s3_keys(&mut self) {
-        let s3_only = MOUNT_KEYS
-            .iter()
-            .filter(|key| !["prefix", "uri"].contains(key));
+        let s3_only = MOUNT_KEYS.iter().filter(|key| !["prefix", "uri"].contains(key));
         for key in s3_only {
             if self.entry.contains_key(*key) {
                 self.fault(key, "is for s3:// stores only");
@@ -339,23 +306,17 @@ impl MountReader<'_> {
     }
 
     fn fault(&mut self, key: &str, message: impl Into<String>) {
-        self.faults
-            .push(Fault::new(format!("{}.{key}", self.at), message));
+        self.faults.push(Fault::new(format!("{}.{key}", self.at), message));
     }
 }
 
 fn check_uri(text: &str) -> Result<StoreUri, String> {
     let example = "write s3://bucket/prefix/ or file:///folder/";
-    text.parse()
-        .map_err(|error: roundhouse_store::Error| format!("{error}; {example}"))
+    text.parse().map_err(|error: roundhouse_store::Error| format!("{error}; {example}"))
 }
 
 fn not_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        Err("is empty".into())
-    } else {
-        Ok(text.to_owned())
-    }
+    if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
 }
 
 fn check_endpoint_url(text: &str) -> Result<String, String> {
@@ -378,9 +339,7 @@ fn check_role(text: &str) -> Result<String, String> {
     if text.starts_with("arn:") && text.contains(":role/") {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "'{text}' is not a role: write arn:aws:iam::ACCOUNT:role/NAME"
-    ))
+    Err(format!("'{text}' is not a role: write arn:aws:iam::ACCOUNT:role/NAME"))
 }
 
 fn check_account(text: &str) -> Result<String, String> {

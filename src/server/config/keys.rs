@@ -55,31 +55,17 @@ impl Key {
 fn variable(name: &str) -> String {
     let body: String = name
         .chars()
-        .map(|c| {
-            if c == '.' || c == '-' {
-                '_'
-            } else {
-                c.to_ascii_uppercase()
-            }
-        })
+        .map(|c| if c == '.' || c == '-' { '_' } else { c.to_ascii_uppercase() })
         .collect();
     format!("ROUNDHOUSE_{body}")
 }
 
 const fn key(name: &'static str, written: Written) -> Key {
-    Key {
-        name,
-        written,
-        flag: None,
-    }
+    Key { name, written, flag: None }
 }
 
 const fn with_flag(name: &'static str, written: Written, flag: &'static str) -> Key {
-    Key {
-        name,
-        written,
-        flag: Some(flag),
-    }
+    Key { name, written, flag: Some(flag) }
 }
 
 /// Every key outside `[[endpoint]]`, in the order of the file.
@@ -87,11 +73,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("listen.data", Written::Text, "listen"),
     with_flag("listen.admin", Written::Text, "admin-listen"),
     with_flag("listen.health", Written::Text, "health-listen"),
-    with_flag(
-        "listen.insecure_no_auth",
-        Written::Switch,
-        "insecure-no-auth",
-    ),
+    with_flag("listen.insecure_no_auth", Written::Switch, "insecure-no-auth"),
     with_flag("memory.budget", Written::Size, "memory"),
     with_flag("memory.device", Written::Text, "device"),
     with_flag("cache.dir", Written::Text, "cache-dir"),
@@ -129,11 +111,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("log.level", Written::Text, "log-level"),
     with_flag("log.access", Written::Text, "access-log"),
     with_flag("container.contract", Written::Switch, "container-contract"),
-    with_flag(
-        "container.models_root",
-        Written::Text,
-        "container-models-root",
-    ),
+    with_flag("container.models_root", Written::Text, "container-models-root"),
 ];
 
 /// Keys of an `[[endpoint]]`.
@@ -157,9 +135,7 @@ pub(super) const MOUNT_KEYS: &[&str] = &[
 /// # Panics
 /// When the name is not in [`KEYS`]: every caller names one that is.
 pub(super) fn find(name: &str) -> &'static Key {
-    KEYS.iter()
-        .find(|key| key.name == name)
-        .expect("callers name keys of the table")
+    KEYS.iter().find(|key| key.name == name).expect("callers name keys of the table")
 }
 
 /// Faults for every key of the file that is not known. `endpoint` is left to its own reader.
@@ -180,10 +156,7 @@ pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
             continue;
         };
         if !known_section {
-            faults.push(Fault::new(
-                section,
-                unknown_message(section, &sections(), section),
-            ));
+            faults.push(Fault::new(section, unknown_message(section, &sections(), section)));
             continue;
         }
         for leaf in table.keys() {
@@ -201,10 +174,7 @@ pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
 pub(super) fn unknown_in(table: &toml::Table, known: &[&str], at: &str) -> Vec<Fault> {
     let mut faults = Vec::new();
     for leaf in table.keys().filter(|leaf| !known.contains(&leaf.as_str())) {
-        faults.push(Fault::new(
-            format!("{at}.{leaf}"),
-            unknown_message(leaf, known, leaf),
-        ));
+        faults.push(Fault::new(format!("{at}.{leaf}"), unknown_message(leaf, known, leaf)));
     }
     faults
 }
@@ -226,9 +196,7 @@ fn sections() -> Vec<&'static str> {
 
 fn unknown_message(name: &str, known: &[&str], leaf: &str) -> String {
     // A key under the wrong section is as common a slip as a misspelt one.
-    let moved = known
-        .iter()
-        .find(|candidate| candidate.rsplit('.').next() == Some(leaf));
+    let moved = known.iter().find(|candidate| candidate.rsplit('.').next() == Some(leaf));
     let close = known
         .iter()
         .map(|candidate| (edits(name, candidate), *candidate))

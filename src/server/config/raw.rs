@@ -51,20 +51,11 @@ impl<'a> Sources<'a> {
                 table
             }
             Some(Err(error)) => {
-                faults.push(Fault::new(
-                    "config",
-                    syntax(text.unwrap_or_default(), &error),
-                ));
+                faults.push(Fault::new("config", syntax(text.unwrap_or_default(), &error)));
                 toml::Table::new()
             }
         };
-        Self {
-            file,
-            flags,
-            flag_values: flags.values(),
-            env,
-            faults,
-        }
+        Self { file, flags, flag_values: flags.values(), env, faults }
     }
 
     /// Records a fault.
@@ -91,10 +82,7 @@ impl<'a> Sources<'a> {
     pub(super) fn outside_file(&mut self, name: &'static str) -> Option<Said> {
         let key = keys::find(name);
         if let (Some(text), Some(flag)) = (self.flag_values.get(name), key.flag) {
-            return Some(Said {
-                text: text.clone(),
-                by: format!(" (set by --{flag})"),
-            });
+            return Some(Said { text: text.clone(), by: format!(" (set by --{flag})") });
         }
         let said: Vec<(String, String)> = key
             .variables()
@@ -103,15 +91,9 @@ impl<'a> Sources<'a> {
             .collect();
         let (text, by) = said.first()?.clone();
         if let Some((_, other)) = said.iter().find(|(other, _)| *other != text) {
-            self.fault(
-                name,
-                format!("{by} and {other} both set it and differ; keep one"),
-            );
+            self.fault(name, format!("{by} and {other} both set it and differ; keep one"));
         }
-        Some(Said {
-            text,
-            by: format!(" (set by {by})"),
-        })
+        Some(Said { text, by: format!(" (set by {by})") })
     }
 
     /// What the file says about a key.
@@ -125,17 +107,11 @@ impl<'a> Sources<'a> {
             (Written::Switch, toml::Value::Boolean(on)) => on.to_string(),
             (_, other) => {
                 let found = other.type_str();
-                self.fault(
-                    name,
-                    format!("expected {}, found {found}", written.expected()),
-                );
+                self.fault(name, format!("expected {}, found {found}", written.expected()));
                 return None;
             }
         };
-        Some(Said {
-            text,
-            by: String::new(),
-        })
+        Some(Said { text, by: String::new() })
     }
 
     /// What the first source that knows says about a key.
@@ -187,9 +163,7 @@ impl<'a> Sources<'a> {
         name: &'static str,
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        self.optional(name, |text| {
-            within(parse_duration(text)?, &range, |it| show_duration(*it))
-        })
+        self.optional(name, |text| within(parse_duration(text)?, &range, |it| show_duration(*it)))
     }
 
     /// A whole number within a range, if anyone wrote one.
@@ -199,10 +173,8 @@ impl<'a> Sources<'a> {
         range: RangeInclusive<usize>,
     ) -> Option<usize> {
         self.optional(name, |text| {
-            let number = text
-                .trim()
-                .parse()
-                .map_err(|_| format!("'{text}' is not a whole number"))?;
+            let number =
+                text.trim().parse().map_err(|_| format!("'{text}' is not a whole number"))?;
             within(number, &range, ToString::to_string)
         })
     }
@@ -235,10 +207,7 @@ fn within<T: PartialOrd>(
 
 /// Where and what; the line itself is left out, as it may hold a secret.
 fn syntax(text: &str, error: &toml::de::Error) -> String {
-    let before = error
-        .span()
-        .and_then(|span| text.get(..span.start))
-        .unwrap_or_default();
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     format!("is not TOML, line {line}: {}", error.message())
 }

@@ -59,9 +59,7 @@ fn container(sources: &mut Sources<'_>) -> Container {
 
 fn listen(sources: &mut Sources<'_>, contract: bool) -> Listen {
     let data = data_address(sources, contract);
-    let admin = sources
-        .optional("listen.admin", parse_address)
-        .unwrap_or(defaults::ADMIN);
+    let admin = sources.optional("listen.admin", parse_address).unwrap_or(defaults::ADMIN);
     let health = sources.optional("listen.health", parse_address);
     let insecure_no_auth = sources.switch("listen.insecure_no_auth").unwrap_or(false);
     if !insecure_no_auth {
@@ -75,55 +73,33 @@ fn listen(sources: &mut Sources<'_>, contract: bool) -> Listen {
     }
     let taken = |one: SocketAddr, other: SocketAddr| one == other && one.port() != 0;
     if taken(admin, data) {
-        sources.fault(
-            "listen.admin",
-            format!("{admin} is the data port's address too"),
-        );
+        sources.fault("listen.admin", format!("{admin} is the data port's address too"));
     }
     if let Some(health) = health
         && (taken(health, data) || taken(health, admin))
     {
-        sources.fault(
-            "listen.health",
-            format!("{health} is another port's address too"),
-        );
+        sources.fault("listen.health", format!("{health} is another port's address too"));
     }
-    Listen {
-        data,
-        admin,
-        health,
-        insecure_no_auth,
-    }
+    Listen { data, admin, health, insecure_no_auth }
 }
 
 /// Under the container contract SageMaker names the port, and all interfaces are meant.
 fn data_address(sources: &mut Sources<'_>, contract: bool) -> SocketAddr {
     const KEY: &str = "listen.data";
     if let Some(said) = sources.outside_file(KEY) {
-        return sources
-            .read(KEY, said, parse_address)
-            .unwrap_or(defaults::DATA);
+        return sources.read(KEY, said, parse_address).unwrap_or(defaults::DATA);
     }
     let everywhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     if contract && let Some(text) = sources.variable("SAGEMAKER_BIND_TO_PORT") {
         match text.trim().parse() {
             Ok(port) => return everywhere(port),
             Err(_) => {
-                sources.fault(
-                    KEY,
-                    format!("SAGEMAKER_BIND_TO_PORT is not a port: '{text}'"),
-                );
+                sources.fault(KEY, format!("SAGEMAKER_BIND_TO_PORT is not a port: '{text}'"));
             }
         }
     }
-    let in_file = sources
-        .in_file(KEY)
-        .and_then(|said| sources.read(KEY, said, parse_address));
-    in_file.unwrap_or(if contract {
-        everywhere(defaults::CONTAINER_PORT)
-    } else {
-        defaults::DATA
-    })
+    let in_file = sources.in_file(KEY).and_then(|said| sources.read(KEY, said, parse_address));
+    in_file.unwrap_or(if contract { everywhere(defaults::CONTAINER_PORT) } else { defaults::DATA })
 }
 
 fn beyond_loopback(address: SocketAddr) -> String {
@@ -136,18 +112,16 @@ fn beyond_loopback(address: SocketAddr) -> String {
 fn memory(sources: &mut Sources<'_>) -> Memory {
     Memory {
         budget: sources.size("memory.budget", Bytes::mib(1)..=Bytes::gib(1 << 20)),
-        device: sources
-            .optional("memory.device", parse_device)
-            .unwrap_or(DeviceId::Cpu),
+        device: sources.optional("memory.device", parse_device).unwrap_or(DeviceId::Cpu),
     }
 }
 
 fn parse_device(text: &str) -> Result<DeviceId, String> {
     match text {
         "auto" | "cpu" => Ok(DeviceId::Cpu),
-        _ if text == "cuda" || text.starts_with("cuda:") => Err(format!(
-            "'{text}': this build has no CUDA support; use auto or cpu"
-        )),
+        _ if text == "cuda" || text.starts_with("cuda:") => {
+            Err(format!("'{text}': this build has no CUDA support; use auto or cpu"))
+        }
         _ => Err(format!("'{text}' is not a device: auto or cpu")),
     }
 }
@@ -166,18 +140,10 @@ fn cache(sources: &mut Sources<'_>) -> Cache {
 
 fn platform_cache(sources: &Sources<'_>) -> PathBuf {
     // The XDG specification says that relative paths are to be ignored.
-    let folder = |name| {
-        sources
-            .variable(name)
-            .map(PathBuf::from)
-            .filter(|it| it.is_absolute())
-    };
+    let folder = |name| sources.variable(name).map(PathBuf::from).filter(|it| it.is_absolute());
     folder("XDG_CACHE_HOME")
         .or_else(|| folder("HOME").map(|home| home.join(".cache")))
-        .map_or_else(
-            || defaults::SYSTEM_CACHE.into(),
-            |cache| cache.join("roundhouse"),
-        )
+        .map_or_else(|| defaults::SYSTEM_CACHE.into(), |cache| cache.join("roundhouse"))
 }
 
 fn store(sources: &mut Sources<'_>) -> Store {
@@ -198,9 +164,7 @@ fn store(sources: &mut Sources<'_>) -> Store {
         negative_ttl: sources
             .duration("store.negative_ttl", Duration::ZERO..=2 * SECOND)
             .unwrap_or(defaults::NEGATIVE_TTL),
-        settle: sources
-            .duration("store.settle", Duration::ZERO..=HOUR)
-            .unwrap_or(defaults::SETTLE),
+        settle: sources.duration("store.settle", Duration::ZERO..=HOUR).unwrap_or(defaults::SETTLE),
         update_settle: sources
             .duration("store.update_settle", Duration::ZERO..=HOUR)
             .unwrap_or(defaults::UPDATE_SETTLE),
@@ -213,10 +177,8 @@ fn store(sources: &mut Sources<'_>) -> Store {
             .unwrap_or(defaults::MAX_RETRIES),
     };
     if store.bytes_in_flight < store.part_size {
-        sources.fault(
-            "store.bytes_in_flight",
-            "is less than store.part_size: no part could be read",
-        );
+        sources
+            .fault("store.bytes_in_flight", "is less than store.part_size: no part could be read");
     }
     store
 }
@@ -253,19 +215,13 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
         stream_timeout: sources
             .duration("serving.stream_timeout", SECOND..=DAY)
             .unwrap_or(defaults::STREAM_TIMEOUT),
-        hold: sources
-            .duration("serving.hold", Duration::ZERO..=DAY)
-            .unwrap_or(defaults::HOLD),
+        hold: sources.duration("serving.hold", Duration::ZERO..=DAY).unwrap_or(defaults::HOLD),
         max_body: sources
             .size("serving.max_body", Bytes(1 << 10)..=Bytes::gib(1))
             .unwrap_or(defaults::MAX_BODY),
-        max_queue: sources
-            .count("serving.max_queue", 1..=1_000_000)
-            .unwrap_or(defaults::MAX_QUEUE),
+        max_queue: sources.count("serving.max_queue", 1..=1_000_000).unwrap_or(defaults::MAX_QUEUE),
         response_headers: sources.switch("serving.response_headers").unwrap_or(true),
-        context: sources
-            .count("serving.context", 16..=16 << 20)
-            .unwrap_or(defaults::CONTEXT),
+        context: sources.count("serving.context", 16..=16 << 20).unwrap_or(defaults::CONTEXT),
         kv_sequences: sources
             .count("serving.kv_sequences", 1..=4096)
             .unwrap_or(defaults::KV_SEQUENCES),
@@ -328,17 +284,11 @@ fn log_level(sources: &mut Sources<'_>) -> String {
             String::new()
         });
     }
-    let in_file = sources
-        .in_file(KEY)
-        .and_then(|said| sources.read(KEY, said, check));
+    let in_file = sources.in_file(KEY).and_then(|said| sources.read(KEY, said, check));
     in_file.unwrap_or_else(|| defaults::LOG_LEVEL.into())
 }
 
 fn absolute_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    if path.is_absolute() {
-        Ok(path)
-    } else {
-        Err(format!("'{text}' is not an absolute path"))
-    }
+    if path.is_absolute() { Ok(path) } else { Err(format!("'{text}' is not an absolute path")) }
 }

@@ -13,18 +13,13 @@ fn no_env(_: &str) -> Option<String> {
 }
 
 fn env(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
-    let map: BTreeMap<String, String> = pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+    let map: BTreeMap<String, String> =
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     move |name| map.get(name).cloned()
 }
 
 fn flags() -> ServeFlags {
-    ServeFlags {
-        store: vec!["file:///models/".into()],
-        ..ServeFlags::default()
-    }
+    ServeFlags { store: vec!["file:///models/".into()], ..ServeFlags::default() }
 }
 
 /// The faults of a file without flags or environment, as `key: message`.
@@ -35,10 +30,7 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 fn fault_keys(text: &str) -> Vec<String> {
-    faults(text)
-        .iter()
-        .map(|fault| fault.split(": ").next().unwrap().to_owned())
-        .collect()
+    faults(text).iter().map(|fault| fault.split(": ").next().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -46,13 +38,7 @@ fn the_annotated_file_says_what_holds_without_it() {
     let written = Config::parse(Some(DEFAULT_FILE), &no_env, &flags()).unwrap();
     let unwritten = Config::parse(None, &no_env, &flags()).unwrap();
     assert_eq!(written, unwritten);
-    assert_eq!(
-        Config {
-            endpoints: Vec::new(),
-            ..written
-        },
-        Config::default()
-    );
+    assert_eq!(Config { endpoints: Vec::new(), ..written }, Config::default());
 }
 
 #[test]
@@ -69,12 +55,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
     for key in KEYS {
         let (section, leaf) = key.name.split_once('.').unwrap();
         let written = file[section].as_table().unwrap().contains_key(leaf);
-        assert_eq!(
-            written,
-            !without_default.contains(&key.name),
-            "{}",
-            key.name
-        );
+        assert_eq!(written, !without_default.contains(&key.name), "{}", key.name);
     }
 }
 
@@ -89,19 +70,12 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
                 || body.split_once(" = ").is_some_and(|(key, _)| {
                     !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 });
-            if setting {
-                format!("{body}\n")
-            } else {
-                format!("{line}\n")
-            }
+            if setting { format!("{body}\n") } else { format!("{line}\n") }
         })
         .collect();
     let config = Config::parse(Some(&all), &no_env, &ServeFlags::default()).unwrap();
     assert_eq!(config.endpoints.len(), 1);
-    assert_eq!(
-        config.endpoints[0].mounts[0].region.as_deref(),
-        Some("eu-central-1")
-    );
+    assert_eq!(config.endpoints[0].mounts[0].region.as_deref(), Some("eu-central-1"));
     assert_eq!(config.listen.health, Some("0.0.0.0:8082".parse().unwrap()));
     assert_eq!(config.memory.budget, Some(Bytes::gib(24)));
     assert_eq!(config.residency.idle_ttl, Some(Duration::from_secs(3600)));
@@ -110,10 +84,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
 #[test]
 fn every_key_is_read() {
     // A value that no key takes is a fault at each key: so each is looked at.
-    for key in KEYS
-        .iter()
-        .filter(|key| !["cache.dir", "log.access"].contains(&key.name))
-    {
+    for key in KEYS.iter().filter(|key| !["cache.dir", "log.access"].contains(&key.name)) {
         let (section, leaf) = key.name.split_once('.').unwrap();
         let found = fault_keys(&format!("[{section}]\n{leaf} = \"\\u0001\"\n"));
         assert_eq!(found, [key.name]);
@@ -145,11 +116,8 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         ..ServeFlags::default()
     };
     let set: Vec<&str> = all.values().into_keys().collect();
-    let mut with_flag: Vec<&str> = KEYS
-        .iter()
-        .filter(|key| key.flag.is_some())
-        .map(|key| key.name)
-        .collect();
+    let mut with_flag: Vec<&str> =
+        KEYS.iter().filter(|key| key.flag.is_some()).map(|key| key.name).collect();
     with_flag.sort_unstable();
     assert_eq!(set, with_flag);
 }
@@ -202,10 +170,7 @@ fn all_faults_are_found_at_once_each_with_its_key() {
         "endpoint[0].mount[0].uri",
         "endpoint[0].mount[0].role_arn",
     ] {
-        assert!(
-            found.iter().any(|it| it == key),
-            "{key} is not among {found:?}"
-        );
+        assert!(found.iter().any(|it| it == key), "{key} is not among {found:?}");
     }
     assert_eq!(found.len(), 15, "{found:?}");
 }
@@ -213,23 +178,14 @@ fn all_faults_are_found_at_once_each_with_its_key() {
 #[test]
 fn unknown_keys_are_faults_that_name_what_was_meant() {
     let cases = [
-        (
-            "[cache]\nsise = \"1GiB\"",
-            "cache.sise: is not a key; did you mean cache.size?",
-        ),
+        ("[cache]\nsise = \"1GiB\"", "cache.sise: is not a key; did you mean cache.size?"),
         (
             "[serving]\nidle_ttl = \"1h\"",
             "serving.idle_ttl: is not a key; did you mean residency.idle_ttl?",
         ),
-        (
-            "[listne]\ndata = \"x\"",
-            "listne: is not a key; did you mean listen?",
-        ),
+        ("[listne]\ndata = \"x\"", "listne: is not a key; did you mean listen?"),
         ("[log]\ncolour = true", "log.colour: is not a key"),
-        (
-            "listen = 1",
-            "listen: is a section: write [listen] and its keys below",
-        ),
+        ("listen = 1", "listen: is a section: write [listen] and its keys below"),
         (
             "[[endpoint]]\nname = \"a\"\nmounts = 1\n[[endpoint.mount]]\nuri = \"s3://b/\"",
             "endpoint[0].mounts: is not a key; did you mean mount?",
@@ -266,10 +222,7 @@ fn a_syntax_error_is_told_by_line_and_without_the_line_itself() {
 fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     let file = "version = 1\n[cache]\nsize = \"1GiB\"\n";
     let in_env = env(&[("ROUNDHOUSE_CACHE_SIZE", "2GiB")]);
-    let with_flag = ServeFlags {
-        cache_size: Some("3GiB".into()),
-        ..flags()
-    };
+    let with_flag = ServeFlags { cache_size: Some("3GiB".into()), ..flags() };
     let size = |text, env: &dyn Fn(&str) -> Option<String>, flags: &ServeFlags| {
         Config::parse(text, env, flags).unwrap().cache.size
     };
@@ -285,10 +238,8 @@ fn a_key_may_be_set_by_a_variable_after_itself_or_after_its_flag_but_not_differe
         let config = Config::parse(None, &env(&[(name, "127.0.0.1:1")]), &flags()).unwrap();
         assert_eq!(config.listen.data.port(), 1, "{name}");
     }
-    let both = env(&[
-        ("ROUNDHOUSE_LISTEN", "127.0.0.1:1"),
-        ("ROUNDHOUSE_LISTEN_DATA", "127.0.0.1:2"),
-    ]);
+    let both =
+        env(&[("ROUNDHOUSE_LISTEN", "127.0.0.1:1"), ("ROUNDHOUSE_LISTEN_DATA", "127.0.0.1:2")]);
     let found = Config::parse(None, &both, &flags()).unwrap_err();
     assert_eq!(found[0].key, "listen.data");
     assert_eq!(
@@ -301,58 +252,26 @@ fn a_key_may_be_set_by_a_variable_after_itself_or_after_its_flag_but_not_differe
 #[test]
 fn a_fault_from_outside_the_file_says_where_it_was_set() {
     let found = Config::parse(None, &env(&[("ROUNDHOUSE_MEMORY", "x")]), &flags()).unwrap_err();
-    assert!(
-        found[0].message.ends_with("(set by ROUNDHOUSE_MEMORY)"),
-        "{}",
-        found[0].message
-    );
-    let wrong = ServeFlags {
-        drain_timeout: Some("soon".into()),
-        ..flags()
-    };
+    assert!(found[0].message.ends_with("(set by ROUNDHOUSE_MEMORY)"), "{}", found[0].message);
+    let wrong = ServeFlags { drain_timeout: Some("soon".into()), ..flags() };
     let found = Config::parse(None, &no_env, &wrong).unwrap_err();
-    assert!(
-        found[0].message.ends_with("(set by --drain-timeout)"),
-        "{}",
-        found[0].message
-    );
+    assert!(found[0].message.ends_with("(set by --drain-timeout)"), "{}", found[0].message);
 }
 
 #[test]
 fn listening_beyond_loopback_is_refused_unless_that_is_said_aloud() {
     for address in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080"] {
-        let data = ServeFlags {
-            listen: Some(address.into()),
-            ..flags()
-        };
-        assert_eq!(
-            Config::parse(None, &no_env, &data).unwrap_err()[0].key,
-            "listen.data"
-        );
-        let admin = ServeFlags {
-            admin_listen: Some(address.into()),
-            ..flags()
-        };
-        assert_eq!(
-            Config::parse(None, &no_env, &admin).unwrap_err()[0].key,
-            "listen.admin"
-        );
-        let allowed = ServeFlags {
-            insecure_no_auth: true,
-            ..data
-        };
+        let data = ServeFlags { listen: Some(address.into()), ..flags() };
+        assert_eq!(Config::parse(None, &no_env, &data).unwrap_err()[0].key, "listen.data");
+        let admin = ServeFlags { admin_listen: Some(address.into()), ..flags() };
+        assert_eq!(Config::parse(None, &no_env, &admin).unwrap_err()[0].key, "listen.admin");
+        let allowed = ServeFlags { insecure_no_auth: true, ..data };
         assert!(Config::parse(None, &no_env, &allowed).is_ok(), "{address}");
-        let health = ServeFlags {
-            health_listen: Some("0.0.0.0:8082".into()),
-            ..flags()
-        };
+        let health = ServeFlags { health_listen: Some("0.0.0.0:8082".into()), ..flags() };
         assert!(Config::parse(None, &no_env, &health).is_ok());
     }
     for address in ["127.0.0.2:1", "[::1]:1", "localhost:1"] {
-        let data = ServeFlags {
-            listen: Some(address.into()),
-            ..flags()
-        };
+        let data = ServeFlags { listen: Some(address.into()), ..flags() };
         assert!(Config::parse(None, &no_env, &data).is_ok(), "{address}");
     }
 }
@@ -360,37 +279,22 @@ fn listening_beyond_loopback_is_refused_unless_that_is_said_aloud() {
 #[test]
 fn the_container_contract_listens_everywhere_on_sagemakers_port_and_needs_no_store() {
     let none = ServeFlags::default();
-    let multi = env(&[
-        ("SAGEMAKER_MULTI_MODEL", "true"),
-        ("SAGEMAKER_BIND_TO_PORT", "9000"),
-    ]);
+    let multi = env(&[("SAGEMAKER_MULTI_MODEL", "true"), ("SAGEMAKER_BIND_TO_PORT", "9000")]);
     let config = Config::parse(None, &multi, &none).unwrap();
     assert!(config.container.contract && config.endpoints.is_empty());
     assert_eq!(config.listen.data, "0.0.0.0:9000".parse().unwrap());
     assert_eq!(config.listen.admin, "127.0.0.1:8081".parse().unwrap());
 
-    let by_flag = ServeFlags {
-        container_contract: true,
-        ..ServeFlags::default()
-    };
+    let by_flag = ServeFlags { container_contract: true, ..ServeFlags::default() };
     let config = Config::parse(None, &no_env, &by_flag).unwrap();
     assert_eq!(config.listen.data, "0.0.0.0:8080".parse().unwrap());
 
-    let with_listen = ServeFlags {
-        listen: Some("127.0.0.1:0".into()),
-        ..by_flag.clone()
-    };
+    let with_listen = ServeFlags { listen: Some("127.0.0.1:0".into()), ..by_flag.clone() };
     let config = Config::parse(None, &multi, &with_listen).unwrap();
     assert_eq!(config.listen.data, "127.0.0.1:0".parse().unwrap());
 
-    let wide_admin = ServeFlags {
-        admin_listen: Some("0.0.0.0:1".into()),
-        ..by_flag
-    };
-    assert_eq!(
-        Config::parse(None, &no_env, &wide_admin).unwrap_err()[0].key,
-        "listen.admin"
-    );
+    let wide_admin = ServeFlags { admin_listen: Some("0.0.0.0:1".into()), ..by_flag };
+    assert_eq!(Config::parse(None, &no_env, &wide_admin).unwrap_err()[0].key, "listen.admin");
 }
 
 #[test]
@@ -405,21 +309,14 @@ fn stores_from_flags_become_endpoints_and_replace_those_of_the_file() {
     let file = "version = 1\n[[endpoint]]\nname = \"old\"\n[[endpoint.mount]]\nuri = \"s3://o/\"\n";
     let names = |flags: &ServeFlags, env: &dyn Fn(&str) -> Option<String>| {
         let config = Config::parse(Some(file), env, flags).unwrap();
-        let names: Vec<String> = config
-            .endpoints
-            .iter()
-            .map(|it| it.name.to_string())
-            .collect();
+        let names: Vec<String> = config.endpoints.iter().map(|it| it.name.to_string()).collect();
         names
     };
     let stores = |stores: &[&str]| ServeFlags {
         store: stores.iter().map(|it| (*it).to_owned()).collect(),
         ..ServeFlags::default()
     };
-    assert_eq!(
-        names(&stores(&["s3://b/k=v/", "b=file:///x"]), &no_env),
-        ["default", "b"]
-    );
+    assert_eq!(names(&stores(&["s3://b/k=v/", "b=file:///x"]), &no_env), ["default", "b"]);
     let in_env = env(&[("ROUNDHOUSE_STORE", "s3://a/ c=s3://c/")]);
     assert_eq!(names(&stores(&[]), &in_env), ["default", "c"]);
     assert_eq!(names(&stores(&[]), &no_env), ["old"]);
@@ -427,13 +324,9 @@ fn stores_from_flags_become_endpoints_and_replace_those_of_the_file() {
 
 #[test]
 fn wrong_stores_from_flags_are_faults_of_the_flag() {
-    for wrong in [
-        &["http://x"][..],
-        &["a_b=s3://b/"],
-        &["s3://a/", "s3://b/"],
-        &["s3:///x"],
-        &["a=b"],
-    ] {
+    for wrong in
+        [&["http://x"][..], &["a_b=s3://b/"], &["s3://a/", "s3://b/"], &["s3:///x"], &["a=b"]]
+    {
         let flags = ServeFlags {
             store: wrong.iter().map(|it| (*it).to_owned()).collect(),
             ..ServeFlags::default()
@@ -448,14 +341,8 @@ fn mounts_are_checked_key_by_key() {
     let mount = |keys: &str| format!("[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\n{keys}");
     let cases = [
         ("uri = \"s3://b/\"\nprefix = \"/x\"", "prefix"),
-        (
-            "uri = \"s3://b/\"\nendpoint_url = \"ftp://x\"",
-            "endpoint_url",
-        ),
-        (
-            "uri = \"s3://b/\"\nexpected_bucket_owner = \"12\"",
-            "expected_bucket_owner",
-        ),
+        ("uri = \"s3://b/\"\nendpoint_url = \"ftp://x\"", "endpoint_url"),
+        ("uri = \"s3://b/\"\nexpected_bucket_owner = \"12\"", "expected_bucket_owner"),
         ("uri = \"s3://b/\"\nexternal_id = \"x\"", "external_id"),
         ("uri = \"s3://b/\"\npath_style = \"x\"", "path_style"),
         ("uri = \"file:///b/\"\nregion = \"x\"", "region"),
@@ -463,18 +350,11 @@ fn mounts_are_checked_key_by_key() {
         ("uri = 7", "uri"),
     ];
     for (keys, want) in cases {
-        assert_eq!(
-            fault_keys(&mount(keys)),
-            [format!("endpoint[0].mount[0].{want}")],
-            "{keys}"
-        );
+        assert_eq!(fault_keys(&mount(keys)), [format!("endpoint[0].mount[0].{want}")], "{keys}");
     }
     let twice = mount("uri = \"s3://b/\"\n[[endpoint.mount]]\nuri = \"s3://c/\"");
     assert_eq!(fault_keys(&twice), ["endpoint[0].mount[1].prefix"]);
-    assert_eq!(
-        fault_keys("[[endpoint]]\nname = \"a\""),
-        ["endpoint[0].mount"]
-    );
+    assert_eq!(fault_keys("[[endpoint]]\nname = \"a\""), ["endpoint[0].mount"]);
 }
 
 #[test]
@@ -483,15 +363,8 @@ fn secrets_are_not_printed_nor_told_in_faults() {
         role_arn = \"arn:aws:iam::1:role/r\"\nexternal_id = \"hush-hush\"\n";
     let config = Config::parse(Some(text), &no_env, &ServeFlags::default()).unwrap();
     let printed = format!("{config:?}");
-    assert!(
-        printed.contains("<redacted>") && !printed.contains("hush-hush"),
-        "{printed}"
-    );
-    let revealed = config.endpoints[0].mounts[0]
-        .external_id
-        .as_ref()
-        .unwrap()
-        .reveal();
+    assert!(printed.contains("<redacted>") && !printed.contains("hush-hush"), "{printed}");
+    let revealed = config.endpoints[0].mounts[0].external_id.as_ref().unwrap().reveal();
     assert_eq!(revealed, "hush-hush");
 
     let with_password = "[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\nuri = \"s3://b/\"\n\
@@ -504,21 +377,10 @@ fn secrets_are_not_printed_nor_told_in_faults() {
 #[test]
 fn the_cache_is_where_the_platform_says() {
     let dir = |pairs: &[(&str, &str)]| {
-        Config::parse(None, &env(pairs), &flags())
-            .unwrap()
-            .cache
-            .dir
-            .display()
-            .to_string()
+        Config::parse(None, &env(pairs), &flags()).unwrap().cache.dir.display().to_string()
     };
-    assert_eq!(
-        dir(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
-        "/x/roundhouse"
-    );
-    assert_eq!(
-        dir(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]),
-        "/h/.cache/roundhouse"
-    );
+    assert_eq!(dir(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), "/x/roundhouse");
+    assert_eq!(dir(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]), "/h/.cache/roundhouse");
     assert_eq!(dir(&[]), "/var/cache/roundhouse");
 }
 
@@ -526,17 +388,11 @@ fn the_cache_is_where_the_platform_says() {
 fn the_logs_filter_may_come_from_rust_log_but_our_own_names_come_first() {
     let level = |pairs: &[(&str, &str)]| {
         let file = "version = 1\n[log]\nlevel = \"error\"\n";
-        Config::parse(Some(file), &env(pairs), &flags())
-            .unwrap()
-            .log
-            .level
+        Config::parse(Some(file), &env(pairs), &flags()).unwrap().log.level
     };
     assert_eq!(level(&[]), "error");
     assert_eq!(level(&[("RUST_LOG", "debug")]), "debug");
-    assert_eq!(
-        level(&[("RUST_LOG", "debug"), ("ROUNDHOUSE_LOG_LEVEL", "warn")]),
-        "warn"
-    );
+    assert_eq!(level(&[("RUST_LOG", "debug"), ("ROUNDHOUSE_LOG_LEVEL", "warn")]), "warn");
     let found = Config::parse(None, &env(&[("RUST_LOG", "=")]), &flags()).unwrap_err();
     assert_eq!(found[0].key, "log.level");
 }
@@ -553,41 +409,21 @@ fn ports_that_collide_are_refused_but_two_zeros_are_two_ports() {
         Ok(_) => Vec::new(),
         Err(found) => found.into_iter().map(|fault| fault.key).collect::<Vec<_>>(),
     };
-    assert_eq!(
-        keys(&at("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:2")),
-        ["listen.admin"]
-    );
-    assert_eq!(
-        keys(&at("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1")),
-        ["listen.health"]
-    );
+    assert_eq!(keys(&at("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:2")), ["listen.admin"]);
+    assert_eq!(keys(&at("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1")), ["listen.health"]);
     assert!(keys(&at("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")).is_empty());
 }
 
 #[test]
 fn durations_carry_their_unit() {
     let drain = |text: &str| {
-        let flags = ServeFlags {
-            drain_timeout: Some(text.into()),
-            ..flags()
-        };
-        Config::parse(None, &no_env, &flags)
-            .ok()
-            .map(|config| config.shutdown.drain_timeout)
+        let flags = ServeFlags { drain_timeout: Some(text.into()), ..flags() };
+        Config::parse(None, &no_env, &flags).ok().map(|config| config.shutdown.drain_timeout)
     };
     assert_eq!(drain("500ms"), Some(Duration::from_millis(500)));
     assert_eq!(drain("5 m"), Some(Duration::from_secs(300)));
     assert_eq!(drain("1h"), Some(Duration::from_secs(3600)));
-    for wrong in [
-        "",
-        "5",
-        "s",
-        "1.5s",
-        "-1s",
-        "2h",
-        "5d",
-        "99999999999999999999s",
-    ] {
+    for wrong in ["", "5", "s", "1.5s", "-1s", "2h", "5d", "99999999999999999999s"] {
         assert_eq!(drain(wrong), None, "{wrong}");
     }
 }

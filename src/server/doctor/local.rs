@@ -24,14 +24,9 @@ pub(super) fn memory(settings: &Memory) -> Finding {
 fn memory_of(budget: Option<Bytes>, seen: &limits::Memory) -> Finding {
     const CHECK: &str = "memory";
     let show = |size: Option<Bytes>| size.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-    let cgroup = seen
-        .cgroup
-        .map_or_else(|| "no limit".to_owned(), |it| it.to_string());
-    let machine = format!(
-        "host {} ({} available), cgroup {cgroup}",
-        show(seen.total),
-        show(seen.available)
-    );
+    let cgroup = seen.cgroup.map_or_else(|| "no limit".to_owned(), |it| it.to_string());
+    let machine =
+        format!("host {} ({} available), cgroup {cgroup}", show(seen.total), show(seen.available));
     match (budget, seen.automatic_budget()) {
         (Some(budget), Some(most)) if budget > most => Finding::odd(
             CHECK,
@@ -58,10 +53,7 @@ pub(super) fn cache(settings: &Cache) -> Vec<Finding> {
     let dir = &settings.dir;
     let shown = dir.display();
     let mut findings = Vec::new();
-    let existing = dir
-        .ancestors()
-        .find(|path| path.is_dir())
-        .unwrap_or(Path::new("/"));
+    let existing = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
     match probe(existing) {
         Ok(()) if existing == dir => {
             findings.push(Finding::ok(CHECK, format!("{shown} can be written")))
@@ -161,11 +153,7 @@ async fn port(key: &str, address: SocketAddr, path: &str) -> Finding {
 }
 
 async fn answers(address: SocketAddr, path: &str) -> Option<reqwest::StatusCode> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWER_TIMEOUT)
-        .build()
-        .ok()?;
+    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().ok()?;
     let mut reachable = address;
     if address.ip().is_unspecified() {
         reachable.set_ip(match address {
@@ -173,11 +161,7 @@ async fn answers(address: SocketAddr, path: &str) -> Option<reqwest::StatusCode>
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let response = client
-        .get(format!("http://{reachable}{path}"))
-        .send()
-        .await
-        .ok()?;
+    let response = client.get(format!("http://{reachable}{path}")).send().await.ok()?;
     Some(response.status())
 }
 
@@ -187,11 +171,7 @@ mod tests {
     use super::*;
 
     fn settings(dir: &Path) -> Cache {
-        Cache {
-            dir: dir.into(),
-            size: None,
-            max_unpacked: None,
-        }
+        Cache { dir: dir.into(), size: None, max_unpacked: None }
     }
 
     #[test]
@@ -205,10 +185,7 @@ mod tests {
         assert_eq!(memory_of(Some(Bytes::gib(4)), &seen).state, State::Odd);
         assert_eq!(memory_of(Some(Bytes::gib(3)), &seen).state, State::Ok);
         assert_eq!(memory_of(None, &seen).state, State::Ok);
-        assert_eq!(
-            memory_of(None, &limits::Memory::default()).state,
-            State::Bad
-        );
+        assert_eq!(memory_of(None, &limits::Memory::default()).state, State::Bad);
     }
 
     #[test]
@@ -216,10 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("a/b");
         let findings = cache(&settings(&dir));
-        assert!(
-            findings.iter().all(|finding| finding.state == State::Ok),
-            "{findings:?}"
-        );
+        assert!(findings.iter().all(|finding| finding.state == State::Ok), "{findings:?}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
@@ -230,12 +204,7 @@ mod tests {
         assert!(!is_locked(folder.path()));
         lock.lock().unwrap();
         let findings = cache(&settings(folder.path()));
-        assert!(
-            findings
-                .iter()
-                .any(|finding| finding.message.contains("in use")),
-            "{findings:?}"
-        );
+        assert!(findings.iter().any(|finding| finding.message.contains("in use")), "{findings:?}");
     }
 
     #[tokio::test]
@@ -244,10 +213,7 @@ mod tests {
         let address = taken.local_addr().unwrap();
         // It accepts nothing and closes: whoever asks gets no answer.
         let closing = tokio::spawn(async move { while taken.accept().await.is_ok() {} });
-        assert_eq!(
-            port("listen.data", address, "/ping").await.state,
-            State::Bad
-        );
+        assert_eq!(port("listen.data", address, "/ping").await.state, State::Bad);
         closing.abort();
         let free = port("listen.data", "127.0.0.1:0".parse().unwrap(), "/ping").await;
         assert_eq!(free.state, State::Ok);

@@ -7,6 +7,7 @@ use roundhouse_types::EndpointName;
 
 use super::Finding;
 use crate::config::{Config, Mount};
+use crate::error::count;
 
 /// One page tells whether a store can be read.
 const LISTED: usize = 1000;
@@ -19,7 +20,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     for endpoint in &config.endpoints {
         for mount in &endpoint.mounts {
             let check = format!("store {}", mount.uri);
-            findings.push(match tokio::time::timeout(PATIENCE, count(&endpoint.name, mount)).await {
+            findings.push(match tokio::time::timeout(PATIENCE, list(&endpoint.name, mount)).await {
                 Ok(Ok((0, _))) => Finding::odd(
                     check,
                     "can be listed, and holds no model",
@@ -27,7 +28,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
                 ),
                 Ok(Ok((number, more))) => {
                     let more = if more { " or more" } else { "" };
-                    Finding::ok(check, format!("can be listed: {number}{more} targets"))
+                    Finding::ok(check, format!("can be listed: {}{more}", count(number, "target")))
                 }
                 Ok(Err(error)) => Finding::bad(check, chain(&error), next(&error)),
                 Err(_) => Finding::bad(
@@ -41,13 +42,10 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn count(endpoint: &EndpointName, mount: &Mount) -> Result<(usize, bool), Error> {
+async fn list(endpoint: &EndpointName, mount: &Mount) -> Result<(usize, bool), Error> {
     let config = CatalogConfig {
         max_listed: LISTED,
-        retry: RetryConfig {
-            attempts: 2,
-            ..RetryConfig::default()
-        },
+        retry: RetryConfig { attempts: 2, ..RetryConfig::default() },
         ..CatalogConfig::default()
     };
     let catalog = Catalog::connect(endpoint.clone(), vec![mount.to_store()], config).await?;
@@ -82,9 +80,7 @@ fn next(error: &Error) -> &'static str {
 }
 
 fn chain(error: &Error) -> String {
-    roundhouse_types::Failure::from_error(error.kind(), error)
-        .message()
-        .to_owned()
+    roundhouse_types::Failure::from_error(error.kind(), error).message().to_owned()
 }
 
 #[cfg(test)]
@@ -94,10 +90,7 @@ mod tests {
     use crate::cli::ServeFlags;
 
     async fn found(uri: String) -> Finding {
-        let flags = ServeFlags {
-            store: vec![uri],
-            ..ServeFlags::default()
-        };
+        let flags = ServeFlags { store: vec![uri], ..ServeFlags::default() };
         let config = Config::parse(None, &|_| None, &flags).unwrap();
         let mut findings = look(&config).await;
         assert_eq!(findings.len(), 1);
@@ -112,16 +105,9 @@ mod tests {
         std::fs::create_dir(folder.path().join("model")).unwrap();
         std::fs::write(folder.path().join("model/config.json"), "{}").unwrap();
         let good = found(uri.clone()).await;
-        assert_eq!(
-            (good.state, good.message.as_str()),
-            (State::Ok, "can be listed: 1 targets")
-        );
+        assert_eq!((good.state, good.message.as_str()), (State::Ok, "can be listed: 1 target"));
         let missing = found(format!("{uri}/nowhere")).await;
         assert_eq!(missing.state, State::Bad);
-        assert!(
-            missing.next.unwrap().contains("folder's name"),
-            "{}",
-            missing.message
-        );
+        assert!(missing.next.unwrap().contains("folder's name"), "{}", missing.message);
     }
 }

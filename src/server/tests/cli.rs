@@ -1,6 +1,8 @@
 //! The binary as people and scripts meet it: exit codes, what is printed where, and what it
 //! asks of a server.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -55,41 +57,19 @@ async fn a_wrong_command_line_is_2_and_a_failure_is_1() {
     assert_eq!(roundhouse(&[]).await.status.code(), Some(2));
     assert_eq!(roundhouse(&["fly"]).await.status.code(), Some(2));
     assert_eq!(roundhouse(&["load", "../a"]).await.status.code(), Some(2));
-    assert_eq!(
-        roundhouse(&["load", "a", "--url", "ftp://x"])
-            .await
-            .status
-            .code(),
-        Some(2)
-    );
-    assert_eq!(
-        roundhouse(&["check-config", "/nonexistent"])
-            .await
-            .status
-            .code(),
-        Some(1)
-    );
+    assert_eq!(roundhouse(&["load", "a", "--url", "ftp://x"]).await.status.code(), Some(2));
+    assert_eq!(roundhouse(&["check-config", "/nonexistent"]).await.status.code(), Some(1));
     assert_eq!(roundhouse(&["--help"]).await.status.code(), Some(0));
 }
 
 #[tokio::test]
 async fn a_missing_server_is_named_with_what_to_do() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let output = roundhouse(&["models", "--url", &format!("http://{free}")]).await;
     assert_eq!(output.status.code(), Some(1));
     let text = err(&output);
-    assert!(
-        text.starts_with(&format!("error: no server answers at http://{free}")),
-        "{text}"
-    );
-    assert!(
-        text.contains("hint: start one with `roundhouse serve`"),
-        "{text}"
-    );
+    assert!(text.starts_with(&format!("error: no server answers at http://{free}")), "{text}");
+    assert!(text.contains("hint: start one with `roundhouse serve`"), "{text}");
 }
 
 #[tokio::test]
@@ -100,10 +80,7 @@ async fn check_config_tells_every_fault_and_is_quiet_about_none() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let bad = write(
-        "bad.toml",
-        "version = 1\n[cache]\nsise = 1\n[listen]\ndata = \"0.0.0.0:1\"\n",
-    );
+    let bad = write("bad.toml", "version = 1\n[cache]\nsise = 1\n[listen]\ndata = \"0.0.0.0:1\"\n");
     let output = roundhouse(&["check-config", &bad]).await;
     assert_eq!(output.status.code(), Some(1));
     let text = err(&output);
@@ -128,11 +105,7 @@ async fn check_config_tells_every_fault_and_is_quiet_about_none() {
 async fn serve_without_a_store_says_what_is_missing() {
     let output = roundhouse(&["serve"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        err(&output).contains("endpoint: no store"),
-        "{}",
-        err(&output)
-    );
+    assert!(err(&output).contains("endpoint: no store"), "{}", err(&output));
     assert!(out(&output).is_empty());
 }
 
@@ -140,11 +113,7 @@ async fn serve_without_a_store_says_what_is_missing() {
 async fn models_are_listed_over_all_pages() {
     let page = |Query(query): Query<Vec<(String, String)>>| async move {
         let after = query.iter().any(|(name, _)| name == "after");
-        let (target, next) = if after {
-            ("b", Value::Null)
-        } else {
-            ("a", "a".into())
-        };
+        let (target, next) = if after { ("b", Value::Null) } else { ("a", "a".into()) };
         Json(json!({"models": [
             {"endpoint": "e", "target": target, "bytes": 5, "archive": false, "state": null}
         ], "next": next}))
@@ -154,10 +123,7 @@ async fn models_are_listed_over_all_pages() {
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let lines: Vec<String> = out(&output).lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(
-        lines[1].contains(" a ") && lines[2].contains(" b "),
-        "{lines:?}"
-    );
+    assert!(lines[1].contains(" a ") && lines[2].contains(" b "), "{lines:?}");
     let output = roundhouse(&["models", "--url", &url, "--json"]).await;
     let answer: Value = serde_json::from_str(&out(&output)).unwrap();
     assert_eq!(answer["models"].as_array().unwrap().len(), 2);
@@ -182,34 +148,23 @@ async fn a_load_asks_for_the_model_and_a_refusal_is_told_with_a_hint() {
     let output = roundhouse(&["load", "gone", "--url", &url]).await;
     assert_eq!(output.status.code(), Some(1));
     let text = err(&output);
-    assert!(
-        text.contains("the server answered 404 (ModelNotFound): no gone here"),
-        "{text}"
-    );
+    assert!(text.contains("the server answered 404 (ModelNotFound): no gone here"), "{text}");
     assert!(text.contains("`roundhouse models` lists"), "{text}");
     let asked = asked.lock().unwrap();
-    assert_eq!(
-        asked[0],
-        json!({"endpoint": "e", "target": "m", "force": true})
-    );
+    assert_eq!(asked[0], json!({"endpoint": "e", "target": "m", "force": true}));
     assert_eq!(asked[1], json!({"target": "gone"}));
 }
 
 #[tokio::test]
 async fn an_invocation_sends_the_body_and_prints_the_answer() {
     let echo = |headers: HeaderMap, request: Request| async move {
-        let body = axum::body::to_bytes(request.into_body(), 1 << 20)
-            .await
-            .unwrap();
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
         let target = headers["x-amzn-sagemaker-target-model"].to_str().unwrap();
         let kind = headers["content-type"].to_str().unwrap();
         format!("{target} {kind} {}", String::from_utf8_lossy(&body))
     };
     let answer = |Json(body): Json<Value>| async move {
-        assert_eq!(
-            body,
-            json!({"inputs": "hi", "parameters": {"max_new_tokens": 2}})
-        );
+        assert_eq!(body, json!({"inputs": "hi", "parameters": {"max_new_tokens": 2}}));
         Json(json!([{"generated_text": "hello"}]))
     };
     let routes = Router::new()
@@ -218,17 +173,8 @@ async fn an_invocation_sends_the_body_and_prints_the_answer() {
     let url = serve(routes).await;
     let output = roundhouse_with(&["invoke", "m", "--url", &url], "{}").await;
     assert_eq!(out(&output), "m application/json {}\n", "{}", err(&output));
-    let output = roundhouse(&[
-        "invoke",
-        "e:m",
-        "--prompt",
-        "hi",
-        "--max-tokens",
-        "2",
-        "--url",
-        &url,
-    ])
-    .await;
+    let output =
+        roundhouse(&["invoke", "e:m", "--prompt", "hi", "--max-tokens", "2", "--url", &url]).await;
     assert_eq!(out(&output), "hello\n", "{}", err(&output));
 }
 
@@ -251,11 +197,7 @@ async fn a_survey_of_a_folder_tells_kinds_and_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let odd = folder.path().join("odd");
     std::fs::create_dir(&odd).unwrap();
-    std::fs::write(
-        odd.join("config.json"),
-        r#"{"architectures":["NoSuchModel"]}"#,
-    )
-    .unwrap();
+    std::fs::write(odd.join("config.json"), r#"{"architectures":["NoSuchModel"]}"#).unwrap();
     std::fs::write(folder.path().join("packed.tar.gz"), b"never looked into").unwrap();
     let uri = format!("file://{}", folder.path().display());
     let output = roundhouse(&["survey", &uri, "--json"]).await;
@@ -268,7 +210,7 @@ async fn a_survey_of_a_folder_tells_kinds_and_reasons() {
     assert_eq!(verdict("odd"), "does_not_run");
     assert_eq!(verdict("packed.tar.gz"), "unknown_until_fetched");
     let output = roundhouse(&["survey", &uri]).await;
-    assert!(out(&output).contains("NoSuchModel"), "{}", out(&output));
+    assert!(out(&output).contains("will not run: not a model"), "{}", out(&output));
     assert!(out(&output).contains("2 targets, 1 unknown until fetched, 1 will not run"));
 }
 

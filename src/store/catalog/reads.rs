@@ -45,27 +45,15 @@ impl Heads {
         }
         let identity = (file.key.clone(), file.etag.clone());
         let mut known = self.bytes.get(&identity).await.unwrap_or_default();
-        let end = if range.start == 0 {
-            range.end.max(FIRST)
-        } else {
-            range.end
-        };
+        let end = if range.start == 0 { range.end.max(FIRST) } else { range.end };
         let end = end.min(file.size);
         let have = known.len() as u64;
         if range.end > have && range.start > have {
-            return remote
-                .read(&file.key, &file.etag, range, Purpose::Inspect)
-                .await;
+            return remote.read(&file.key, &file.etag, range, Purpose::Inspect).await;
         }
         if range.end > have {
-            let rest = remote
-                .read(&file.key, &file.etag, have..end, Purpose::Inspect)
-                .await?;
-            known = if known.is_empty() {
-                rest
-            } else {
-                [known, rest].concat().into()
-            };
+            let rest = remote.read(&file.key, &file.etag, have..end, Purpose::Inspect).await?;
+            known = if known.is_empty() { rest } else { [known, rest].concat().into() };
             self.bytes.insert(identity, known.clone()).await;
         }
         let at = |position: u64| usize::try_from(position).expect("inside what is in memory");
@@ -74,15 +62,11 @@ impl Heads {
 
     /// The verdict on this version of a file, if it was judged.
     pub(crate) async fn judged(&self, file: &RemoteFile) -> Option<Option<String>> {
-        self.verdicts
-            .get(&(file.key.clone(), file.etag.clone()))
-            .await
+        self.verdicts.get(&(file.key.clone(), file.etag.clone())).await
     }
 
     /// Keeps a verdict.
     pub(crate) async fn judge(&self, file: &RemoteFile, fault: Option<String>) {
-        self.verdicts
-            .insert((file.key.clone(), file.etag.clone()), fault)
-            .await;
+        self.verdicts.insert((file.key.clone(), file.etag.clone()), fault).await;
     }
 }

@@ -46,9 +46,7 @@ pub(crate) fn still_to_wait(
 /// For how long the store's own dates say that nothing was written.
 pub(crate) fn quiet_for(listed: &Artefact, store_now: SystemTime) -> Duration {
     let quiet = |file: &RemoteFile| {
-        let age = file
-            .modified
-            .and_then(|at| store_now.duration_since(at).ok());
+        let age = file.modified.and_then(|at| store_now.duration_since(at).ok());
         let age = age.unwrap_or_default();
         // A multi-part tag ends in the number of parts.
         if file.etag.contains('-') && is_md5_like(&file.etag) {
@@ -71,15 +69,9 @@ fn is_md5_like(etag: &str) -> bool {
 
 /// Whether some weight files are those of the known version and some are not.
 fn mixed_weights(known: &Artefact, listed: &Artefact) -> bool {
-    let mut weights = listed
-        .files
-        .iter()
-        .filter(|file| is_weight(&file.path))
-        .peekable();
+    let mut weights = listed.files.iter().filter(|file| is_weight(&file.path)).peekable();
     let same = |file: &RemoteFile| {
-        known
-            .file(&file.path)
-            .is_some_and(|old| old.etag == file.etag && old.size == file.size)
+        known.file(&file.path).is_some_and(|old| old.etag == file.etag && old.size == file.size)
     };
     let Some(first) = weights.next().map(same) else {
         return false;
@@ -88,9 +80,7 @@ fn mixed_weights(known: &Artefact, listed: &Artefact) -> bool {
 }
 
 fn is_weight(path: &str) -> bool {
-    [".safetensors", ".gguf", ".bin", ".pt", ".onnx"]
-        .iter()
-        .any(|ending| path.ends_with(ending))
+    [".safetensors", ".gguf", ".bin", ".pt", ".onnx"].iter().any(|ending| path.ends_with(ending))
 }
 
 #[cfg(test)]
@@ -103,10 +93,7 @@ mod tests {
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn listing(files: &[(&str, &str, u64)]) -> Artefact {
-        let model = ModelId {
-            endpoint: "ep".parse().unwrap(),
-            target: "m".parse().unwrap(),
-        };
+        let model = ModelId { endpoint: "ep".parse().unwrap(), target: "m".parse().unwrap() };
         let objects: Vec<_> = files
             .iter()
             .map(|(path, etag, age)| ObjectMeta {

@@ -43,21 +43,13 @@ pub struct TargetPage {
 }
 
 /// A folder with one of these is a target.
-const MARKERS: [&str; 5] = [
-    "config.json",
-    "modules.json",
-    "adapter_config.json",
-    "model_index.json",
-    "code/inference.py",
-];
+const MARKERS: [&str; 5] =
+    ["config.json", "modules.json", "adapter_config.json", "model_index.json", "code/inference.py"];
 
 /// Finds the targets among a store's objects; names get the mount's name in front.
 /// A folder inside a target's folder is a part of it, not a target.
 pub(crate) fn targets(mount: Option<&str>, objects: &[ObjectMeta]) -> Vec<Target> {
-    let marked: BTreeSet<&str> = objects
-        .iter()
-        .filter_map(|o| marked_folder(&o.key))
-        .collect();
+    let marked: BTreeSet<&str> = objects.iter().filter_map(|o| marked_folder(&o.key)).collect();
     let mut found = BTreeMap::new();
     for object in objects {
         let (key, form) = match outermost(&object.key, &marked) {
@@ -85,16 +77,12 @@ pub(crate) fn targets(mount: Option<&str>, objects: &[ObjectMeta]) -> Vec<Target
 
 /// The folder that a marker file makes a target.
 fn marked_folder(key: &str) -> Option<&str> {
-    MARKERS
-        .iter()
-        .find_map(|marker| key.strip_suffix(marker)?.strip_suffix('/'))
+    MARKERS.iter().find_map(|marker| key.strip_suffix(marker)?.strip_suffix('/'))
 }
 
 /// The marked folder nearest to the root that holds the key.
 fn outermost<'a>(key: &'a str, marked: &BTreeSet<&str>) -> Option<&'a str> {
-    key.match_indices('/')
-        .map(|(at, _)| &key[..at])
-        .find(|folder| marked.contains(folder))
+    key.match_indices('/').map(|(at, _)| &key[..at]).find(|folder| marked.contains(folder))
 }
 
 #[cfg(test)]
@@ -102,13 +90,7 @@ mod tests {
     use super::*;
 
     fn object(key: &str) -> ObjectMeta {
-        ObjectMeta {
-            key: key.into(),
-            size: 10,
-            etag: "x".into(),
-            modified: None,
-            checksum: None,
-        }
+        ObjectMeta { key: key.into(), size: 10, etag: "x".into(), modified: None, checksum: None }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use roundhouse_types::{ErrorKind, RetryHint};
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::ArchiveKind;
 use crate::testing::{Fault, Faulty, MemoryStore, Operation};
 use crate::{CacheConfig, Progress};
 
@@ -25,24 +26,16 @@ fn fixture_with(config: CatalogConfig) -> Fixture {
     let faulty = Arc::new(Faulty::new(memory.clone()));
     let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, faulty.clone())];
     let catalog = Catalog::over("ep".parse().unwrap(), stores, config).unwrap();
-    Fixture {
-        memory,
-        faulty,
-        catalog,
-    }
+    Fixture { memory, faulty, catalog }
 }
 
 impl Fixture {
     async fn resolve(&self, target: &str) -> Result<Arc<Artefact>, Error> {
-        self.catalog
-            .resolve(&target.parse().unwrap(), Freshness::Cached)
-            .await
+        self.catalog.resolve(&target.parse().unwrap(), Freshness::Cached).await
     }
 
     async fn fresh(&self, target: &str) -> Result<Arc<Artefact>, Error> {
-        self.catalog
-            .resolve(&target.parse().unwrap(), Freshness::Fresh)
-            .await
+        self.catalog.resolve(&target.parse().unwrap(), Freshness::Fresh).await
     }
 
     fn old(&self, key: &str, contents: impl Into<Bytes>) {
@@ -62,11 +55,7 @@ fn safetensors(bytes: usize) -> Vec<u8> {
 }
 
 fn paths(artefact: &Artefact) -> Vec<&str> {
-    artefact
-        .files
-        .iter()
-        .map(|file| file.path.as_str())
-        .collect()
+    artefact.files.iter().map(|file| file.path.as_str()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,11 +134,7 @@ async fn a_young_folder_waits_for_its_second_listing_and_an_old_one_does_not() {
     f.resolve("old").await.unwrap();
     assert_eq!(begun.elapsed(), Duration::ZERO);
     f.resolve("young").await.unwrap();
-    assert!(
-        begun.elapsed() >= Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,16 +144,8 @@ async fn a_missing_shard_is_named_and_the_model_is_there_once_it_is() {
     f.memory.put("m/model.safetensors.index.json", index);
     f.memory.put("m/1.safetensors", safetensors(10));
     let error = f.resolve("m").await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("still being uploaded: shard '2.safetensors'"),
-        "{error}"
-    );
-    assert_eq!(
-        (error.kind(), error.retry()),
-        (ErrorKind::ModelInvalid, RetryHint::Later)
-    );
+    assert!(error.to_string().contains("still being uploaded: shard '2.safetensors'"), "{error}");
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::ModelInvalid, RetryHint::Later));
     f.memory.put("m/2.safetensors", safetensors(10));
     sleep(NEGATIVE_MAX).await;
     assert_eq!(f.resolve("m").await.unwrap().files.len(), 3);
@@ -239,9 +216,7 @@ async fn while_a_folder_is_replaced_the_version_on_disk_keeps_answering_also_aft
     f.old("m/a.bin", "old");
     f.old("m/b.bin", "old");
     let old = f.resolve("m").await.unwrap();
-    disk.fetch(&f.catalog, &old, &Progress::new())
-        .await
-        .unwrap();
+    disk.fetch(&f.catalog, &old, &Progress::new()).await.unwrap();
 
     f.memory.put("m/a.bin", "new!");
     let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, f.memory.clone())];
@@ -249,30 +224,12 @@ async fn while_a_folder_is_replaced_the_version_on_disk_keeps_answering_also_aft
     let restarted = restarted.unwrap().with_disk(disk.clone());
     let target = "m".parse().unwrap();
     let begun = Instant::now();
-    assert_eq!(
-        restarted
-            .resolve(&target, Freshness::Fresh)
-            .await
-            .unwrap()
-            .id,
-        old.id
-    );
-    assert_eq!(
-        begun.elapsed(),
-        Duration::ZERO,
-        "no wait in front of what is on disk"
-    );
+    assert_eq!(restarted.resolve(&target, Freshness::Fresh).await.unwrap().id, old.id);
+    assert_eq!(begun.elapsed(), Duration::ZERO, "no wait in front of what is on disk");
     sleep(Duration::from_secs(1)).await;
     f.memory.put("m/b.bin", "new!");
     sleep(Duration::from_secs(11)).await;
-    assert_ne!(
-        restarted
-            .resolve(&target, Freshness::Fresh)
-            .await
-            .unwrap()
-            .id,
-        old.id
-    );
+    assert_ne!(restarted.resolve(&target, Freshness::Fresh).await.unwrap().id, old.id);
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,19 +244,11 @@ async fn added_files_do_not_take_the_settled_version_away() {
 
 #[tokio::test(start_paused = true)]
 async fn unsafe_keys_and_too_many_files_are_refused() {
-    let f = fixture_with(CatalogConfig {
-        max_files: 3,
-        ..CatalogConfig::default()
-    });
+    let f = fixture_with(CatalogConfig { max_files: 3, ..CatalogConfig::default() });
     f.old("m/../../etc/passwd", "x");
     let error = f.resolve("m").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ModelInvalid);
-    assert!(
-        error
-            .to_string()
-            .contains("'../../etc/passwd' has a '.' or '..' segment"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("'../../etc/passwd' has a '.' or '..' segment"), "{error}");
     for n in 0..4 {
         f.old(&format!("n/{n}"), "x");
     }
@@ -309,33 +258,22 @@ async fn unsafe_keys_and_too_many_files_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn targets_go_to_the_mount_with_the_longest_name() {
-    let stores: Vec<_> = ["root", "a", "a/b"]
-        .map(|n| Arc::new(MemoryStore::new(n)))
-        .into();
+    let stores: Vec<_> = ["root", "a", "a/b"].map(|n| Arc::new(MemoryStore::new(n))).into();
     for store in &stores {
         store.put_aged("x/config.json", store.name().to_owned(), LONG_AGO);
     }
     let names = [None, Some("a".to_owned()), Some("a/b".to_owned())];
-    let mounts: Vec<(_, Arc<dyn ArtifactStore>)> = names
-        .into_iter()
-        .zip(stores)
-        .map(|(n, s)| (n, s as Arc<dyn ArtifactStore>))
-        .collect();
+    let mounts: Vec<(_, Arc<dyn ArtifactStore>)> =
+        names.into_iter().zip(stores).map(|(n, s)| (n, s as Arc<dyn ArtifactStore>)).collect();
     let catalog = Catalog::over("ep".parse().unwrap(), mounts, CatalogConfig::default()).unwrap();
     for (target, wanted) in [("x", "root"), ("a/x", "a"), ("a/b/x", "a/b")] {
-        let artefact = catalog
-            .resolve(&target.parse().unwrap(), Freshness::Cached)
-            .await
-            .unwrap();
+        let artefact = catalog.resolve(&target.parse().unwrap(), Freshness::Cached).await.unwrap();
         let text = catalog.read(&artefact, "config.json", None).await.unwrap();
         assert_eq!(text, wanted.as_bytes());
     }
     let first = catalog.list(None, 2).await.unwrap();
     let names: Vec<_> = first.targets.iter().map(|t| t.name.as_str()).collect();
-    assert_eq!(
-        (names, first.next.as_deref()),
-        (vec!["a/b/x", "a/x"], Some("a/x"))
-    );
+    assert_eq!((names, first.next.as_deref()), (vec!["a/b/x", "a/x"], Some("a/x")));
     let second = catalog.list(first.next.as_deref(), 2).await.unwrap();
     assert_eq!((second.targets[0].name.as_str(), second.next), ("x", None));
 }
@@ -344,25 +282,17 @@ async fn targets_go_to_the_mount_with_the_longest_name() {
 async fn the_store_s_failures_are_retried_and_then_told_and_not_remembered() {
     let f = fixture();
     f.old("m/config.json", "{}");
-    let down = Error::Unavailable {
-        store: "memory".into(),
-        key: "m/".into(),
-        cause: "down".into(),
-    };
+    let down =
+        Error::Unavailable { store: "memory".into(), key: "m/".into(), cause: "down".into() };
     for _ in 0..5 {
-        f.faulty
-            .plan(Operation::List, "m/", Fault::Fail(down.clone()));
+        f.faulty.plan(Operation::List, "m/", Fault::Fail(down.clone()));
     }
     f.resolve("m").await.unwrap();
     for _ in 0..6 {
-        f.faulty
-            .plan(Operation::List, "n/", Fault::Fail(down.clone()));
+        f.faulty.plan(Operation::List, "n/", Fault::Fail(down.clone()));
     }
     let error = f.resolve("n").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.retry()),
-        (ErrorKind::StoreUnavailable, RetryHint::Later)
-    );
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::StoreUnavailable, RetryHint::Later));
     f.old("n/config.json", "{}");
     f.resolve("n").await.unwrap();
 }
@@ -376,11 +306,7 @@ async fn a_store_that_never_answers_is_given_up_after_a_bounded_time() {
     let begun = Instant::now();
     let error = f.resolve("m").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreUnavailable);
-    assert!(
-        begun.elapsed() < Duration::from_secs(200),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(200), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,20 +314,13 @@ async fn slow_down_holds_back_the_whole_mount() {
     let f = fixture();
     f.old("m/config.json", "{}");
     f.old("n/config.json", "{}");
-    let slow = Error::Throttled {
-        store: "memory".into(),
-        key: "m/".into(),
-    };
+    let slow = Error::Throttled { store: "memory".into(), key: "m/".into() };
     f.faulty.plan(Operation::List, "m/", Fault::Fail(slow));
     let begun = Instant::now();
     let (first, ()) = futures_util::join!(f.resolve("m"), async {
         tokio::task::yield_now().await;
         f.resolve("n").await.unwrap();
-        assert!(
-            begun.elapsed() >= Duration::from_millis(100),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
     });
     first.unwrap();
 }
@@ -415,15 +334,10 @@ async fn denied_heads_of_what_is_not_there_do_not_hide_a_folder() {
         key: key.into(),
         cause: "no".into(),
     };
-    f.faulty
-        .plan(Operation::Head, "m", Fault::Fail(denied("m")));
+    f.faulty.plan(Operation::Head, "m", Fault::Fail(denied("m")));
     assert!(f.resolve("m").await.is_ok());
-    f.faulty
-        .plan(Operation::Head, "n", Fault::Fail(denied("n")));
-    assert_eq!(
-        f.resolve("n").await.unwrap_err().kind(),
-        ErrorKind::StoreDenied
-    );
+    f.faulty.plan(Operation::Head, "n", Fault::Fail(denied("n")));
+    assert_eq!(f.resolve("n").await.unwrap_err().kind(), ErrorKind::StoreDenied);
 }
 
 #[tokio::test(start_paused = true)]
@@ -432,31 +346,16 @@ async fn a_reread_header_is_not_read_again_and_a_replaced_file_is_told() {
     f.old("m/model.safetensors", safetensors(100));
     let artefact = f.resolve("m").await.unwrap();
     let gets = f.faulty.requests(Operation::Get);
-    let prefix = f
-        .catalog
-        .read(&artefact, "model.safetensors", Some(0..8))
-        .await
-        .unwrap();
+    let prefix = f.catalog.read(&artefact, "model.safetensors", Some(0..8)).await.unwrap();
     assert_eq!(prefix.len(), 8);
-    assert_eq!(
-        f.faulty.requests(Operation::Get),
-        gets,
-        "the settling check has read it"
-    );
+    assert_eq!(f.faulty.requests(Operation::Get), gets, "the settling check has read it");
     f.old("m/big.bin", vec![1; 1 << 20]);
     advance(Duration::from_millis(1)).await;
     let artefact = f.fresh("m").await.unwrap();
     f.old("m/big.bin", vec![2; 1 << 20]);
-    let error = f
-        .catalog
-        .read(&artefact, "big.bin", Some(0..8))
-        .await
-        .unwrap_err();
+    let error = f.catalog.read(&artefact, "big.bin", Some(0..8)).await.unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
-    let outside = f
-        .catalog
-        .read(&artefact, "big.bin", Some(0..u64::MAX))
-        .await;
+    let outside = f.catalog.read(&artefact, "big.bin", Some(0..u64::MAX)).await;
     assert!(outside.is_err());
 }
 
@@ -474,15 +373,9 @@ async fn a_file_store_keeps_the_contract_and_stays_in_its_folder() {
     crate::testing::contract(&Faulty::new(Arc::new(store.clone()))).await;
     std::fs::write(folder.path().join("secret"), "x").unwrap();
     std::os::unix::fs::symlink(folder.path().join("secret"), root.join("link")).unwrap();
-    assert!(matches!(
-        store.head("link").await,
-        Err(Error::AccessDenied { .. })
-    ));
+    assert!(matches!(store.head("link").await, Err(Error::AccessDenied { .. })));
     let none = FileStore::new(folder.path().join("none"));
-    assert!(matches!(
-        none.head("x").await,
-        Err(Error::NoSuchBucket { .. })
-    ));
+    assert!(matches!(none.head("x").await, Err(Error::NoSuchBucket { .. })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,22 +37,14 @@ pub(crate) async fn missing(
     heads: &Heads,
     artefact: &Artefact,
 ) -> Result<Option<String>, Error> {
-    let indexes = artefact
-        .files
-        .iter()
-        .filter(|f| f.path.ends_with(".safetensors.index.json"));
+    let indexes = artefact.files.iter().filter(|f| f.path.ends_with(".safetensors.index.json"));
     for file in indexes {
         if let Some(why) = missing_shard(remote, heads, artefact, file).await? {
             return Ok(Some(why));
         }
     }
-    let weights = artefact
-        .files
-        .iter()
-        .filter(|f| f.path.ends_with(".safetensors"));
-    let checks: Vec<_> = weights
-        .map(|file| length_fault(remote, heads, file))
-        .collect();
+    let weights = artefact.files.iter().filter(|f| f.path.ends_with(".safetensors"));
+    let checks: Vec<_> = weights.map(|file| length_fault(remote, heads, file)).collect();
     let faults: Vec<Option<String>> = stream::iter(checks).buffered(READS).try_collect().await?;
     Ok(faults.into_iter().flatten().next())
 }
@@ -70,22 +62,14 @@ async fn missing_shard(
     let index: Index = match serde_json::from_slice(&text) {
         Ok(index) => index,
         Err(error) => {
-            return Ok(Some(format!(
-                "index '{}' cannot be read: {error}",
-                file.path
-            )));
+            return Ok(Some(format!("index '{}' cannot be read: {error}", file.path)));
         }
     };
-    let folder = file
-        .path
-        .rsplit_once('/')
-        .map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let folder =
+        file.path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
     for shard in index.weight_map.values() {
         if artefact.file(&format!("{folder}{shard}")).is_none() {
-            return Ok(Some(format!(
-                "shard '{shard}' named by '{}' is missing",
-                file.path
-            )));
+            return Ok(Some(format!("shard '{shard}' named by '{}' is missing", file.path)));
         }
     }
     Ok(None)
@@ -107,10 +91,7 @@ async fn length_fault(
     let prefix = heads.read(remote, file, 0..8).await?;
     let length = u64::from_le_bytes(prefix.as_ref().try_into().expect("eight bytes were read"));
     if length > HEADER_MAX {
-        return Ok(Some(format!(
-            "file '{}' has no safetensors header",
-            file.path
-        )));
+        return Ok(Some(format!("file '{}' has no safetensors header", file.path)));
     }
     if file.size < 8 + length {
         return Ok(Some(short(8 + length)));

@@ -51,19 +51,9 @@ impl Attempts {
                 marker.loading = false;
                 write(&path, &marker)?;
             }
-            counts.insert(
-                marker.id,
-                Count {
-                    deaths: marker.deaths,
-                    loading: 0,
-                },
-            );
+            counts.insert(marker.id, Count { deaths: marker.deaths, loading: 0 });
         }
-        Ok(Self {
-            folder,
-            counts: Mutex::new(counts),
-            writing: tokio::sync::Mutex::new(()),
-        })
+        Ok(Self { folder, counts: Mutex::new(counts), writing: tokio::sync::Mutex::new(()) })
     }
 
     pub(super) fn deaths(&self, id: &ArtefactId) -> u32 {
@@ -79,44 +69,34 @@ impl Attempts {
             count.loading += 1;
             count.deaths
         };
-        let (path, marker) = (
-            self.path(id),
-            Marker {
-                id: id.clone(),
-                deaths,
-                loading: true,
-            },
-        );
+        let (path, marker) = (self.path(id), Marker { id: id.clone(), deaths, loading: true });
         crate::file::blocking(move || write(&path, &marker)).await
     }
 
     /// Takes the marker away when a load has ended, and clears the deaths.
     pub(super) async fn end(self: &Arc<Self>, id: &ArtefactId) -> Result<(), Error> {
         let _turn = self.writing.lock().await;
-        let last = {
+        let running = {
             let mut counts = self.lock();
-            let running = counts
-                .get(id)
-                .map_or(0, |count| count.loading.saturating_sub(1));
+            let running = counts.get(id).map_or(0, |count| count.loading.saturating_sub(1));
             if running == 0 {
                 counts.remove(id);
-            } else if let Some(count) = counts.get_mut(id) {
-                *count = Count {
-                    deaths: 0,
-                    loading: running,
-                };
+            } else {
+                counts.insert(id.clone(), Count { deaths: 0, loading: running });
             }
-            running == 0
+            running
         };
-        if !last {
-            return Ok(());
-        }
-        let path = self.path(id);
-        crate::file::blocking(move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &path, error))
+        let (path, marker) = (self.path(id), Marker { id: id.clone(), deaths: 0, loading: true });
+        crate::file::blocking(move || {
+            if running > 0 {
+                return write(&path, &marker);
             }
-            _ => Ok(()),
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("remove", &path, error))
+                }
+                _ => Ok(()),
+            }
         })
         .await
     }

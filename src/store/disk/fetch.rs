@@ -98,25 +98,16 @@ impl Fetch {
     async fn fetch_files(&self, flight: &Arc<Flight>) -> Result<Vec<DiskFile>, Error> {
         let (checksums, ()) = futures_util::try_join!(self.checksums(), self.ranges(flight))?;
         self.counters.enter(Stage::Verifying);
-        let checks = self
-            .artefact
-            .files
-            .iter()
-            .zip(checksums)
-            .map(|(file, expected)| {
-                let path = flight.folder.join(FILES).join(&file.path);
-                let size = file.size;
-                async move {
-                    match blocking(move || digest(&path, size, expected)).await? {
-                        Ok(sha256) => Ok(DiskFile {
-                            path: file.path.clone(),
-                            size,
-                            sha256,
-                        }),
-                        Err(what) => Err(self.corrupt(&file.path, what)),
-                    }
+        let checks = self.artefact.files.iter().zip(checksums).map(|(file, expected)| {
+            let path = flight.folder.join(FILES).join(&file.path);
+            let size = file.size;
+            async move {
+                match blocking(move || digest(&path, size, expected)).await? {
+                    Ok(sha256) => Ok(DiskFile { path: file.path.clone(), size, sha256 }),
+                    Err(what) => Err(self.corrupt(&file.path, what)),
                 }
-            });
+            }
+        });
         let checks: Vec<_> = checks.collect();
         stream::iter(checks).buffered(VERIFIES).try_collect().await
     }
@@ -161,11 +152,7 @@ impl Fetch {
 
     /// Fetches what is missing of every file, in order.
     async fn ranges(&self, flight: &Arc<Flight>) -> Result<(), Error> {
-        let part = self
-            .config
-            .part
-            .0
-            .clamp(PERMIT, self.config.in_flight.0.max(PERMIT));
+        let part = self.config.part.0.clamp(PERMIT, self.config.in_flight.0.max(PERMIT));
         let journal = flight.journal()?;
         let mut missing = Vec::new();
         for (index, file) in self.artefact.files.iter().enumerate() {
@@ -194,10 +181,7 @@ impl Fetch {
             .acquire_many_owned(permits)
             .await
             .map_err(|_| Error::Internal("the bytes in flight have no bound any more".into()))?;
-        let bytes = self
-            .remote
-            .read(&file.key, &file.etag, range.clone(), Purpose::Fetch)
-            .await?;
+        let bytes = self.remote.read(&file.key, &file.etag, range.clone(), Purpose::Fetch).await?;
         let flight = Arc::clone(flight);
         blocking(move || {
             let outcome = flight.journal()?.write(index, range.start, &bytes);
@@ -219,20 +203,13 @@ impl Fetch {
     async fn checksum(&self, file: &RemoteFile) -> Result<Option<Checksum>, Error> {
         let meta = self.remote.head(&file.key).await?;
         if meta.etag != file.etag {
-            return Err(Error::Changed {
-                store: self.remote.name().into(),
-                key: file.key.clone(),
-            });
+            return Err(Error::Changed { store: self.remote.name().into(), key: file.key.clone() });
         }
         Ok(meta.checksum)
     }
 
     fn corrupt(&self, path: &str, what: String) -> Error {
-        Error::Corrupt {
-            model: self.artefact.id.model.to_string(),
-            path: path.into(),
-            what,
-        }
+        Error::Corrupt { model: self.artefact.id.model.to_string(), path: path.into(), what }
     }
 }
 
@@ -292,13 +269,7 @@ fn land(flight: &Flight, artefact: &Artefact, files: Vec<DiskFile>) -> Result<Ar
     std::fs::rename(folder, &target).map_err(|error| Error::io("rename", folder, error))?;
     flight.landed();
     let bytes = manifest.charge();
-    let held = ledger.admit(
-        manifest,
-        target.clone(),
-        bytes,
-        SystemTime::now(),
-        flight.promised(),
-    );
+    let held = ledger.admit(manifest, target.clone(), bytes, SystemTime::now(), flight.promised());
     target.parent().map_or(Ok(()), sync_folder)?;
     Ok(held)
 }
@@ -320,12 +291,7 @@ fn unpack_behind(
     size: u64,
     limit: u64,
 ) -> Result<(Vec<DiskFile>, u64), Fault> {
-    let mut source = Arriving {
-        journal: flight.journal()?,
-        at: 0,
-        size,
-        broken_off: false,
-    };
+    let mut source = Arriving { journal: flight.journal()?, at: 0, size, broken_off: false };
     let folder = flight.folder.join(FILES);
     let mut room = |bytes| flight.grow(bytes);
     let outcome = unpack(&mut source, kind, &folder, limit, &mut room);
@@ -343,9 +309,7 @@ fn unpack_behind(
             }
             if source.broken_off {
                 // The fetch itself says why it ended.
-                return Err(Fault::Ours(Error::Internal(
-                    "the archive's fetch ended".into(),
-                )));
+                return Err(Fault::Ours(Error::Internal("the archive's fetch ended".into())));
             }
             Err(fault)
         }
@@ -393,10 +357,7 @@ pub(super) fn verify(held: &Held) -> Result<(), Error> {
         };
         let found = digest(&path, file.size, None)?.map_err(corrupt)?;
         if found != file.sha256 {
-            return Err(corrupt(format!(
-                "SHA-256 was {} and is {found}",
-                file.sha256
-            )));
+            return Err(corrupt(format!("SHA-256 was {} and is {found}", file.sha256)));
         }
     }
     Ok(())

@@ -45,9 +45,7 @@ impl Flight {
 
     /// The files and their record.
     pub(super) fn journal(&self) -> Result<&Journal, Error> {
-        self.journal
-            .get()
-            .ok_or_else(|| Error::Internal(format!("no journal of {}", self.id)))
+        self.journal.get().ok_or_else(|| Error::Internal(format!("no journal of {}", self.id)))
     }
 
     /// Promises more room, evicting if need be. Blocks.
@@ -79,15 +77,9 @@ impl Drop for Flight {
         if *self.landed.get_mut() {
             return;
         }
-        let (ledger, id, folder) = (
-            Arc::clone(&self.ledger),
-            self.id.clone(),
-            std::mem::take(&mut self.folder),
-        );
-        let promised = *self
-            .promised
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (ledger, id, folder) =
+            (Arc::clone(&self.ledger), self.id.clone(), std::mem::take(&mut self.folder));
+        let promised = *self.promised.get_mut().unwrap_or_else(PoisonError::into_inner);
         let discard = *self.discard.get_mut();
         let (journal, turn) = (self.journal.take(), self.turn.take());
         off_thread(move || {

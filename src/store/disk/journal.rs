@@ -44,10 +44,7 @@ impl Ranges {
 
     /// Where the gapless beginning ends.
     pub(super) fn contiguous(&self) -> u64 {
-        self.0
-            .first()
-            .filter(|range| range.start == 0)
-            .map_or(0, |range| range.end)
+        self.0.first().filter(|range| range.start == 0).map_or(0, |range| range.end)
     }
 
     /// What is missing of `0..size`, in pieces of at most `part`.
@@ -95,17 +92,9 @@ impl Journal {
         let mut folders = BTreeSet::new();
         for (index, (path, size)) in files.iter().enumerate() {
             let open = || {
-                let file = File::options()
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .open(path)?;
+                let file = File::options().write(true).create(true).truncate(false).open(path)?;
                 let kept = file.metadata()?.len() == *size;
-                if kept {
-                    Ok(true)
-                } else {
-                    file.set_len(*size).map(|()| false)
-                }
+                if kept { Ok(true) } else { file.set_len(*size).map(|()| false) }
             };
             if !open().map_err(|error| Error::io("open", path, error))? {
                 // Whatever is recorded of it went with the old file.
@@ -124,20 +113,9 @@ impl Journal {
             .append(true)
             .open(&path)
             .map_err(|error| Error::io("open", &path, error))?;
-        let state = State {
-            written,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            closed: false,
-        };
+        let state = State { written, pending: Vec::new(), pending_bytes: 0, closed: false };
         let files = files.into_iter().map(|(path, _)| path).collect();
-        Ok(Self {
-            path,
-            log,
-            files,
-            state: Mutex::new(state),
-            grown: Condvar::new(),
-        })
+        Ok(Self { path, log, files, state: Mutex::new(state), grown: Condvar::new() })
     }
 
     /// What one file holds.
@@ -210,15 +188,10 @@ impl Journal {
             if state.closed {
                 return None;
             }
-            state = self
-                .grown
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
         drop(state);
-        let length = usize::try_from(ready - at)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let length = usize::try_from(ready - at).unwrap_or(usize::MAX).min(buffer.len());
         Some(
             File::open(&self.files[index]).and_then(|file| file.read_at(&mut buffer[..length], at)),
         )
@@ -238,11 +211,7 @@ impl Journal {
 /// The record of everything that is written.
 fn records(written: &[Ranges]) -> String {
     let of_file = |(index, ranges): (usize, &Ranges)| {
-        ranges
-            .0
-            .iter()
-            .map(|r| format!("{index} {} {}\n", r.start, r.end))
-            .collect::<String>()
+        ranges.0.iter().map(|r| format!("{index} {} {}\n", r.start, r.end)).collect::<String>()
     };
     written.iter().enumerate().map(of_file).collect()
 }
@@ -277,12 +246,7 @@ fn read(path: &Path, files: &[(PathBuf, u64)]) -> Result<Vec<Ranges>, Error> {
     if !text.is_empty() && !text.ends_with('\n') {
         // The next record must not be glued to the torn one.
         let whole = text.rfind('\n').map_or(0, |at| at + 1);
-        let cut = || {
-            File::options()
-                .write(true)
-                .open(path)?
-                .set_len(whole as u64)
-        };
+        let cut = || File::options().write(true).open(path)?.set_len(whole as u64);
         cut().map_err(|error| Error::io("cut", path, error))?;
     }
     Ok(written)
@@ -331,13 +295,7 @@ mod tests {
         journal.write(0, 10, &[1; 5]).unwrap();
         journal.flush().unwrap();
         drop(journal);
-        assert_eq!(
-            Journal::open(path, files())
-                .unwrap()
-                .written(0)
-                .contiguous(),
-            15
-        );
+        assert_eq!(Journal::open(path, files()).unwrap().written(0).contiguous(), 15);
     }
 
     #[test]

@@ -56,11 +56,7 @@ impl Layout {
             Err(TryLockError::WouldBlock) => return Err(Error::Locked(root.to_owned())),
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
         }
-        let layout = Self {
-            root: root.to_owned(),
-            _lock: lock,
-            trashed: AtomicU64::new(0),
-        };
+        let layout = Self { root: root.to_owned(), _lock: lock, trashed: AtomicU64::new(0) };
         layout.check_format()?;
         for folder in [layout.artefacts(), layout.partials(), layout.attempts()] {
             create_folder(&folder)?;
@@ -91,11 +87,7 @@ impl Layout {
     }
 
     fn other_format(&self, found: String) -> Error {
-        Error::Format {
-            dir: self.root.clone(),
-            found,
-            expected: FORMAT.into(),
-        }
+        Error::Format { dir: self.root.clone(), found, expected: FORMAT.into() }
     }
 
     pub(super) fn artefacts(&self) -> PathBuf {
@@ -147,11 +139,7 @@ impl Layout {
 /// A file name for a version of a model. Who it is stands in the manifest.
 pub(super) fn folder_name(id: &ArtefactId) -> String {
     let mut digest = Sha256::new();
-    for text in [
-        id.model.endpoint.as_str(),
-        id.model.target.as_str(),
-        id.version.as_str(),
-    ] {
+    for text in [id.model.endpoint.as_str(), id.model.target.as_str(), id.version.as_str()] {
         digest.update((text.len() as u64).to_le_bytes());
         digest.update(text);
     }
@@ -163,9 +151,7 @@ pub(super) fn folder_name(id: &ArtefactId) -> String {
 pub(super) fn charge(size: u64) -> u64 {
     const BLOCK: u64 = 4096;
     const OVERHEAD: u64 = 512;
-    size.div_ceil(BLOCK)
-        .saturating_mul(BLOCK)
-        .saturating_add(OVERHEAD)
+    size.div_ceil(BLOCK).saturating_mul(BLOCK).saturating_add(OVERHEAD)
 }
 
 /// The blocks that a folder's files take, in bytes.
@@ -188,9 +174,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(fault(error)),
-        Ok(read) => read
-            .map(|entry| entry.map(|e| e.path()).map_err(fault))
-            .collect(),
+        Ok(read) => read.map(|entry| entry.map(|e| e.path()).map_err(fault)).collect(),
     }
 }
 

@@ -87,20 +87,19 @@ impl State {
         whole + partial + self.promised + self.leaving
     }
 
+    /// What would be used with so much more for a version, whose leftover it replaces.
+    fn wanted(&self, id: &ArtefactId, more: u64) -> u64 {
+        let own = self.partial.get(id).map_or(0, |partial| partial.bytes);
+        (self.used() - own).saturating_add(more)
+    }
+
     /// Takes the least recently used out of the tables until `short` bytes are found;
     /// takes none if there are not as many.
     fn take_victims(&mut self, short: u64, but: &ArtefactId) -> Option<Vec<Victim>> {
-        let idle = self
-            .whole
-            .iter()
-            .filter(|(_, w)| Arc::strong_count(&w.held) == 1);
+        let idle = self.whole.iter().filter(|(_, w)| Arc::strong_count(&w.held) == 1);
         let mut candidates: Vec<_> = idle
             .map(|(id, w)| (w.used_at, w.held.bytes, id.clone(), true))
-            .chain(
-                self.partial
-                    .iter()
-                    .map(|(id, p)| (p.used_at, p.bytes, id.clone(), false)),
-            )
+            .chain(self.partial.iter().map(|(id, p)| (p.used_at, p.bytes, id.clone(), false)))
             .filter(|(_, _, id, _)| id != but)
             .collect();
         candidates.sort_unstable_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
@@ -123,12 +122,7 @@ impl State {
                 } else {
                     ("partial", self.partial.remove(&id)?.folder)
                 };
-                Some(Victim {
-                    what,
-                    id,
-                    folder,
-                    bytes,
-                })
+                Some(Victim { what, id, folder, bytes })
             })
             .collect();
         self.leaving += victims.iter().map(|victim| victim.bytes).sum::<u64>();
@@ -157,17 +151,9 @@ impl Ledger {
     ) -> Arc<Held> {
         let id = manifest.artefact.id.clone();
         let ledger = Arc::downgrade(self);
-        let held = Arc::new(Held {
-            manifest,
-            folder,
-            bytes,
-            ledger,
-            doomed: AtomicBool::new(false),
-        });
-        let whole = Whole {
-            held: Arc::clone(&held),
-            used_at,
-        };
+        let held =
+            Arc::new(Held { manifest, folder, bytes, ledger, doomed: AtomicBool::new(false) });
+        let whole = Whole { held: Arc::clone(&held), used_at };
         let mut state = self.lock();
         state.promised -= promised;
         let before = state.whole.insert(id, whole);
@@ -184,14 +170,7 @@ impl Ledger {
     pub(super) fn leave(&self, id: ArtefactId, folder: PathBuf, bytes: u64, promised: u64) {
         let mut state = self.lock();
         state.promised -= promised;
-        state.partial.insert(
-            id,
-            Partial {
-                folder,
-                bytes,
-                used_at: SystemTime::now(),
-            },
-        );
+        state.partial.insert(id, Partial { folder, bytes, used_at: SystemTime::now() });
         self.show(&state);
     }
 
@@ -216,10 +195,7 @@ impl Ledger {
     /// The version of a model that was fetched last.
     pub(super) fn latest(&self, model: &ModelId) -> Option<Arc<Held>> {
         let state = self.lock();
-        let of_model = state
-            .whole
-            .values()
-            .filter(|w| w.held.manifest.artefact.id.model == *model);
+        let of_model = state.whole.values().filter(|w| w.held.manifest.artefact.id.model == *model);
         let newest = of_model.max_by_key(|whole| whole.held.manifest.fetched_at)?;
         Some(Arc::clone(&newest.held))
     }
@@ -237,23 +213,27 @@ impl Ledger {
         let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         let victims = {
             let mut state = self.lock();
-            let own = state.partial.get(id).map_or(0, |partial| partial.bytes);
-            let wanted = (state.used() - own).saturating_add(more);
-            let short = wanted.saturating_sub(self.budget);
-            let Some(victims) = state.take_victims(short, id) else {
-                return Err(Error::DiskBusy {
-                    model: id.model.to_string(),
-                    needed: Bytes(more),
-                    held: Bytes(state.used() - own),
-                });
-            };
-            state.partial.remove(id);
-            state.promised += more;
-            self.show(&state);
-            victims
+            let short = state.wanted(id, more).saturating_sub(self.budget);
+            state.take_victims(short, id).ok_or_else(|| self.busy(&state, id, more))?
         };
+        // Their bytes are gone before they are promised to somebody else.
         self.delete(victims);
+        let mut state = self.lock();
+        if state.wanted(id, more) > self.budget {
+            return Err(self.busy(&state, id, more));
+        }
+        state.partial.remove(id);
+        state.promised += more;
+        self.show(&state);
         Ok(())
+    }
+
+    fn busy(&self, state: &State, id: &ArtefactId, more: u64) -> Error {
+        Error::DiskBusy {
+            model: id.model.to_string(),
+            needed: Bytes(more),
+            held: Bytes(state.wanted(id, 0)),
+        }
     }
 
     /// Evicts idle artefacts of about this many bytes: the file system is fuller than
@@ -298,9 +278,7 @@ impl Ledger {
             state.leaving += partial.as_ref().map_or(0, |partial| partial.bytes);
             partial
         };
-        partial.map_or(Ok(()), |partial| {
-            self.delete_folder(&partial.folder, partial.bytes)
-        })
+        partial.map_or(Ok(()), |partial| self.delete_folder(&partial.folder, partial.bytes))
     }
 
     pub(super) fn usage(&self) -> CacheUsage {
@@ -344,10 +322,7 @@ impl Ledger {
     }
 
     fn show(&self, state: &State) {
-        debug_assert!(
-            state.promised == 0 || state.used() <= self.budget,
-            "invariant 1"
-        );
+        debug_assert!(state.promised == 0 || state.used() <= self.budget, "invariant 1");
         metrics::disk(self.budget, state.used());
     }
 

@@ -35,12 +35,7 @@ pub(super) struct Manifest {
 impl Manifest {
     pub(super) fn new(artefact: &Artefact, files: Vec<DiskFile>) -> Self {
         let fetched_at = SystemTime::now();
-        Self {
-            format: FORMAT,
-            artefact: artefact.clone(),
-            files,
-            fetched_at,
-        }
+        Self { format: FORMAT, artefact: artefact.clone(), files, fetched_at }
     }
 
     /// Reads a folder's manifest; `None` if there is none that can be read.
@@ -74,7 +69,5 @@ impl Manifest {
 
 /// What files of these sizes take on disk, with the manifest.
 pub(super) fn charge_all(sizes: impl Iterator<Item = u64>) -> u64 {
-    sizes.fold(charge(0).saturating_add(8192), |total, size| {
-        total.saturating_add(charge(size))
-    })
+    sizes.fold(charge(0).saturating_add(8192), |total, size| total.saturating_add(charge(size)))
 }

@@ -38,13 +38,7 @@ impl Fixture {
             concurrency: 1,
             ..CacheConfig::new(folder.path().join("cache"), size)
         };
-        Self {
-            memory,
-            faulty,
-            catalog,
-            config,
-            folder,
-        }
+        Self { memory, faulty, catalog, config, folder }
     }
 
     /// Opens the cache; waits for the tasks of one that was dropped to give up its lock.
@@ -63,10 +57,7 @@ impl Fixture {
 
     async fn resolve(&self, target: &str) -> Arc<Artefact> {
         let target: TargetName = target.parse().unwrap();
-        self.catalog
-            .resolve(&target, Freshness::Fresh)
-            .await
-            .unwrap()
+        self.catalog.resolve(&target, Freshness::Fresh).await.unwrap()
     }
 
     async fn fetch(&self, disk: &DiskCache, target: &str) -> Result<CachedArtefact, Error> {
@@ -79,11 +70,7 @@ impl Fixture {
         let artefact = self.resolve(target).await;
         let progress = Progress::new();
         let fetch = disk.fetch(&self.catalog, &artefact, &progress);
-        assert!(
-            tokio::time::timeout(Duration::from_secs(1), fetch)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_secs(1), fetch).await.is_err());
     }
 }
 
@@ -105,11 +92,7 @@ fn tree(folder: &Path) -> Vec<(String, Vec<u8>)> {
     for path in entries(folder).unwrap() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if path.is_dir() {
-            files.extend(
-                tree(&path)
-                    .into_iter()
-                    .map(|(below, c)| (format!("{name}/{below}"), c)),
-            );
+            files.extend(tree(&path).into_iter().map(|(below, c)| (format!("{name}/{below}"), c)));
         } else {
             files.push((name, std::fs::read(&path).unwrap()));
         }

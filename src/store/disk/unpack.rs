@@ -67,15 +67,10 @@ pub(super) fn unpack(
             Box::new(decoder)
         }
     };
-    let mut tar = Archive::new(Meter {
-        inner: unpacked,
-        gauge: Rc::clone(&gauge),
-    });
+    let mut tar = Archive::new(Meter { inner: unpacked, gauge: Rc::clone(&gauge) });
     let mut files = entries(&mut tar, folder, bytes_max, &gauge, room)?;
     if gauge.ended.get() {
-        return Err(Fault::Archive(
-            "it ends without an end mark: it is truncated".into(),
-        ));
+        return Err(Fault::Archive("it ends without an end mark: it is truncated".into()));
     }
     // To the end, so that the compression's own check is made.
     gauge.allowed.set(PADDING_MAX);
@@ -107,9 +102,7 @@ fn entries<R: Read>(
         let mut entry = entry.map_err(archive)?;
         count += 1;
         if count > ENTRIES_MAX {
-            return Err(Fault::Archive(format!(
-                "it has more than {ENTRIES_MAX} entries"
-            )));
+            return Err(Fault::Archive(format!("it has more than {ENTRIES_MAX} entries")));
         }
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
@@ -151,11 +144,7 @@ fn path<R: Read>(entry: &Entry<'_, R>) -> Result<String, Fault> {
         return Err(fault("is absolute"));
     }
     let text = text.strip_suffix('/').unwrap_or(text);
-    let path = text
-        .split('/')
-        .filter(|segment| *segment != ".")
-        .collect::<Vec<_>>()
-        .join("/");
+    let path = text.split('/').filter(|segment| *segment != ".").collect::<Vec<_>>().join("/");
     if !path.is_empty() {
         check_path(&path).map_err(fault)?;
     }
@@ -175,9 +164,7 @@ fn refuse(kind: EntryType, path: &str) -> Result<(), Fault> {
         EntryType::Fifo => "a pipe",
         _ => "of an unknown type",
     };
-    Err(Fault::Archive(format!(
-        "'{path}' is {what}; only files and folders are unpacked"
-    )))
+    Err(Fault::Archive(format!("'{path}' is {what}; only files and folders are unpacked")))
 }
 
 fn write<R: Read>(
@@ -204,8 +191,7 @@ fn write<R: Read>(
             break;
         }
         hasher.update(&buffer[..count]);
-        file.write_all(&buffer[..count])
-            .map_err(|error| Error::io("write", &target, error))?;
+        file.write_all(&buffer[..count]).map_err(|error| Error::io("write", &target, error))?;
     }
     if hasher.length() != size {
         let length = hasher.length();
@@ -213,8 +199,7 @@ fn write<R: Read>(
             "it is truncated in '{path}': {length} of {size} bytes"
         )));
     }
-    file.sync_data()
-        .map_err(|error| Error::io("sync", &target, error))?;
+    file.sync_data().map_err(|error| Error::io("sync", &target, error))?;
     hasher.finish().map_err(Fault::Archive)
 }
 
@@ -227,9 +212,7 @@ fn create_folder_of(folder: &Path, path: &str) -> Result<(), Fault> {
                 io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory
             ) =>
         {
-            Err(Fault::Archive(format!(
-                "'{path}' is both a file and a folder"
-            )))
+            Err(Fault::Archive(format!("'{path}' is both a file and a folder")))
         }
         outcome => Ok(outcome.map_err(|error| Error::io("create", &target, error))?),
     }
@@ -283,9 +266,7 @@ impl<R: Read> Read for Meter<R> {
         }
         let length = buffer.len().min(allowed);
         let count = self.inner.read(&mut buffer[..length])?;
-        self.gauge
-            .allowed
-            .set(self.gauge.allowed.get() - count as u64);
+        self.gauge.allowed.set(self.gauge.allowed.get() - count as u64);
         if count == 0 && length > 0 {
             self.gauge.ended.set(true);
         }

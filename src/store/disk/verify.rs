@@ -24,20 +24,13 @@ pub(super) struct Hasher {
 impl Hasher {
     /// Takes the store's checksum to compare with, if there is one.
     pub(super) fn new(expected: Option<Checksum>) -> Self {
-        let crc = expected
-            .as_ref()
-            .and_then(|checksum| match checksum.algorithm {
-                ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
-                ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
-                ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
-                ChecksumAlgorithm::Sha256 => None,
-            });
-        Self {
-            sha256: Sha256::new(),
-            crc: crc.map(crc_fast::Digest::new),
-            expected,
-            length: 0,
-        }
+        let crc = expected.as_ref().and_then(|checksum| match checksum.algorithm {
+            ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+            ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+            ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+            ChecksumAlgorithm::Sha256 => None,
+        });
+        Self { sha256: Sha256::new(), crc: crc.map(crc_fast::Digest::new), expected, length: 0 }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
@@ -71,10 +64,7 @@ impl Hasher {
         if computed == expected.base64 {
             return Ok(hex(&sha256));
         }
-        Err(format!(
-            "{name} of the store is {}, of the bytes on disk {computed}",
-            expected.base64
-        ))
+        Err(format!("{name} of the store is {}, of the bytes on disk {computed}", expected.base64))
     }
 }
 
@@ -112,11 +102,7 @@ fn base64(bytes: &[u8]) -> String {
         });
         for at in 0..4 {
             let digit = DIGITS[bits >> (18 - 6 * at) & 63];
-            text.push(if at <= group.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
+            text.push(if at <= group.len() { char::from(digit) } else { '=' });
         }
     }
     text
@@ -127,10 +113,7 @@ mod tests {
     use super::*;
 
     fn check(algorithm: ChecksumAlgorithm, base64: &str) -> Result<String, String> {
-        let mut hasher = Hasher::new(Some(Checksum {
-            algorithm,
-            base64: base64.into(),
-        }));
+        let mut hasher = Hasher::new(Some(Checksum { algorithm, base64: base64.into() }));
         hasher.update(b"1234");
         hasher.update(b"56789");
         hasher.finish()
@@ -143,10 +126,7 @@ mod tests {
             (ChecksumAlgorithm::Crc32, "y/Q5Jg=="),
             (ChecksumAlgorithm::Crc32c, "4waSgw=="),
             (ChecksumAlgorithm::Crc64Nvme, "rosUhgp5mIg="),
-            (
-                ChecksumAlgorithm::Sha256,
-                "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=",
-            ),
+            (ChecksumAlgorithm::Sha256, "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
         ];
         for (algorithm, good) in vectors {
             let outcome = check(algorithm, good);
@@ -158,13 +138,8 @@ mod tests {
 
     #[test]
     fn base64_is_padded() {
-        let cases = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ];
+        let cases =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
         for (plain, coded) in cases {
             assert_eq!(base64(plain.as_bytes()), coded);
         }

@@ -1,7 +1,7 @@
 //! What an answer of S3 means.
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use crate::Error;
 
@@ -18,9 +18,7 @@ impl Context<'_> {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let status = error
-            .raw_response()
-            .map(|response| response.status().as_u16());
+        let status = error.raw_response().map(|response| response.status().as_u16());
         let code = error.code().unwrap_or_default();
         let text = error.message().unwrap_or_default();
         match error {
@@ -29,7 +27,7 @@ impl Context<'_> {
             SdkError::TimeoutError(_) => {
                 return self.unavailable("it did not answer in time".into());
             }
-            _ => return self.no_answer(&DisplayErrorContext(error).to_string()),
+            _ => return self.no_answer(&chain(error)),
         }
         let header = |name| error.raw_response().and_then(|r| r.headers().get(name));
         let said = Said {
@@ -47,10 +45,9 @@ impl Context<'_> {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         match self.error(error) {
-            Error::ObjectNotFound { store, .. } => Error::NoSuchBucket {
-                store,
-                cause: error.code().unwrap_or("not found").to_owned(),
-            },
+            Error::ObjectNotFound { store, .. } => {
+                Error::NoSuchBucket { store, cause: error.code().unwrap_or("not found").to_owned() }
+            }
             other => other,
         }
     }
@@ -98,17 +95,12 @@ impl Context<'_> {
 
     fn wrong_region(&self, said: &Said<'_>) -> Error {
         // "...the region 'us-east-1' is wrong; expecting 'eu-west-1'"
-        let in_text = said
-            .text
-            .split_once("expecting '")
-            .and_then(|(_, rest)| rest.split_once('\''));
+        let in_text =
+            said.text.split_once("expecting '").and_then(|(_, rest)| rest.split_once('\''));
         Error::WrongRegion {
             store: self.store.into(),
             configured: self.region.into(),
-            expected: said
-                .region
-                .or(in_text.map(|(region, _)| region))
-                .map(str::to_owned),
+            expected: said.region.or(in_text.map(|(region, _)| region)).map(str::to_owned),
         }
     }
 
@@ -117,28 +109,17 @@ impl Context<'_> {
         let lower = text.to_ascii_lowercase();
         // The chain's errors have no public type at this height.
         if lower.contains("credentials") || lower.contains("failed to select an auth scheme") {
-            return Error::NoCredentials {
-                store: self.store.into(),
-                cause: text.into(),
-            };
+            return Error::NoCredentials { store: self.store.into(), cause: text.into() };
         }
         self.unavailable(text.into())
     }
 
     fn unavailable(&self, cause: String) -> Error {
-        Error::Unavailable {
-            store: self.store.into(),
-            key: self.key.into(),
-            cause,
-        }
+        Error::Unavailable { store: self.store.into(), key: self.key.into(), cause }
     }
 
     pub(super) fn refused(&self, cause: &str) -> Error {
-        Error::Refused {
-            store: self.store.into(),
-            key: self.key.into(),
-            cause: cause.into(),
-        }
+        Error::Refused { store: self.store.into(), key: self.key.into(), cause: cause.into() }
     }
 
     /// A size that an answer must carry.
@@ -153,6 +134,21 @@ impl Context<'_> {
             .filter(|etag| !etag.is_empty())
             .ok_or_else(|| self.refused("it told no etag"))
     }
+}
+
+/// An error's text and those of its sources, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// An error answer, taken apart.
@@ -180,17 +176,8 @@ mod tests {
     use super::*;
 
     fn classified(status: u16, code: &str, text: &str, region: Option<&str>) -> Error {
-        let context = Context {
-            store: "s3://bucket/",
-            region: "us-east-1",
-            key: "m/a",
-        };
-        context.classify(&Said {
-            status,
-            code,
-            text,
-            region,
-        })
+        let context = Context { store: "s3://bucket/", region: "us-east-1", key: "m/a" };
+        context.classify(&Said { status, code, text, region })
     }
 
     #[test]
@@ -201,39 +188,15 @@ mod tests {
             matches!(denied, E::AccessDenied { .. }) && denied.kind() == ErrorKind::StoreDenied
         );
         let kms = "not authorized to perform: kms:Decrypt on resource";
-        assert!(matches!(
-            classified(403, "AccessDenied", kms, None),
-            E::KmsDenied { .. }
-        ));
-        assert!(matches!(
-            classified(400, "KMS.DisabledException", "", None),
-            E::KmsDenied { .. }
-        ));
-        assert!(matches!(
-            classified(404, "NoSuchBucket", "", None),
-            E::NoSuchBucket { .. }
-        ));
-        assert!(matches!(
-            classified(403, "InvalidObjectState", "", None),
-            E::Archived { .. }
-        ));
-        assert!(matches!(
-            classified(404, "", "", None),
-            E::ObjectNotFound { .. }
-        ));
+        assert!(matches!(classified(403, "AccessDenied", kms, None), E::KmsDenied { .. }));
+        assert!(matches!(classified(400, "KMS.DisabledException", "", None), E::KmsDenied { .. }));
+        assert!(matches!(classified(404, "NoSuchBucket", "", None), E::NoSuchBucket { .. }));
+        assert!(matches!(classified(403, "InvalidObjectState", "", None), E::Archived { .. }));
+        assert!(matches!(classified(404, "", "", None), E::ObjectNotFound { .. }));
         assert!(matches!(classified(412, "", "", None), E::Changed { .. }));
-        assert!(matches!(
-            classified(503, "SlowDown", "", None),
-            E::Throttled { .. }
-        ));
-        assert!(matches!(
-            classified(500, "InternalError", "", None),
-            E::Unavailable { .. }
-        ));
-        assert!(matches!(
-            classified(400, "InvalidArgument", "", None),
-            E::Refused { .. }
-        ));
+        assert!(matches!(classified(503, "SlowDown", "", None), E::Throttled { .. }));
+        assert!(matches!(classified(500, "InternalError", "", None), E::Unavailable { .. }));
+        assert!(matches!(classified(400, "InvalidArgument", "", None), E::Refused { .. }));
     }
 
     #[test]
@@ -247,10 +210,7 @@ mod tests {
         ];
         for (status, code, text, region) in cases {
             let error = classified(status, code, text, region);
-            assert!(
-                error.to_string().ends_with("it is in 'eu-west-1'"),
-                "{error}"
-            );
+            assert!(error.to_string().ends_with("it is in 'eu-west-1'"), "{error}");
         }
     }
 }

@@ -40,18 +40,12 @@ pub(super) async fn connect(
     keys: Option<SharedCredentialsProvider>,
 ) -> Result<S3Store, Error> {
     let StoreUri::S3 { bucket, prefix } = &mount.uri else {
-        return Err(Error::Config {
-            uri: mount.uri.to_string(),
-            why: "it is not on S3".into(),
-        });
+        return Err(Error::Config { uri: mount.uri.to_string(), why: "it is not on S3".into() });
     };
     let custom_endpoint = mount.endpoint_url.is_some() || environment_names_endpoint();
     let Some(region) = region(mount, custom_endpoint).await else {
         let why = "no region is known: set the mount's region or AWS_REGION";
-        return Err(Error::Config {
-            uri: mount.uri.to_string(),
-            why: why.into(),
-        });
+        return Err(Error::Config { uri: mount.uri.to_string(), why: why.into() });
     };
     let shared = shared_config(region.clone(), keys).await;
     let clock = Clock::default();
@@ -59,11 +53,7 @@ pub(super) async fn connect(
         .force_path_style(mount.path_style.unwrap_or(custom_endpoint))
         // `Remote` owns the patience.
         .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .build(),
-        )
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         // Checksums are over whole objects and we read ranges.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -111,9 +101,7 @@ async fn region(mount: &MountConfig, custom_endpoint: bool) -> Option<Region> {
     if let Some(region) = chain.region().await {
         return Some(region);
     }
-    let metadata = ImdsRegionProvider::builder()
-        .imds_client(metadata_client())
-        .build();
+    let metadata = ImdsRegionProvider::builder().imds_client(metadata_client()).build();
     metadata.region().await
 }
 
@@ -149,11 +137,7 @@ impl Clock {
         let ahead = self.ahead_seconds.load(Ordering::Relaxed);
         let offset = Duration::from_secs(ahead.unsigned_abs());
         let now = SystemTime::now();
-        let shifted = if ahead < 0 {
-            now.checked_sub(offset)
-        } else {
-            now.checked_add(offset)
-        };
+        let shifted = if ahead < 0 { now.checked_sub(offset) } else { now.checked_add(offset) };
         shifted.unwrap_or(now)
     }
 
@@ -165,8 +149,7 @@ impl Clock {
             return;
         };
         let ours = i64::try_from(ours.as_secs()).unwrap_or(i64::MAX);
-        self.ahead_seconds
-            .store(date.secs().saturating_sub(ours), Ordering::Relaxed);
+        self.ahead_seconds.store(date.secs().saturating_sub(ours), Ordering::Relaxed);
     }
 }
 
@@ -190,8 +173,6 @@ impl Intercept for Clock {
 
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Store")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("S3Store").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -44,19 +44,14 @@ impl Server {
         let task = tokio::spawn(async move {
             let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             while let Ok((socket, _)) = listener.accept().await {
-                let connection = http
-                    .serve_connection(TokioIo::new(socket), service.clone())
-                    .into_owned();
+                let connection =
+                    http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
                 tokio::spawn(async move {
                     let _ = connection.await;
                 });
             }
         });
-        Self {
-            url,
-            task,
-            _folder: folder,
-        }
+        Self { url, task, _folder: folder }
     }
 
     fn mount(&self, uri: &str) -> MountConfig {
@@ -67,22 +62,13 @@ impl Server {
     }
 
     async fn store(&self, uri: &str) -> S3Store {
-        S3Store::connect_with_keys(&self.mount(uri), KEY, SECRET)
-            .await
-            .unwrap()
+        S3Store::connect_with_keys(&self.mount(uri), KEY, SECRET).await.unwrap()
     }
 }
 
 async fn put(client: &Client, key: &str, contents: Vec<u8>) {
     let body = ByteStream::from(contents);
-    client
-        .put_object()
-        .bucket("models")
-        .key(key)
-        .body(body)
-        .send()
-        .await
-        .unwrap();
+    client.put_object().bucket("models").key(key).body(body).send().await.unwrap();
 }
 
 fn catalog(store: S3Store) -> Catalog {
@@ -100,10 +86,7 @@ fn catalog(store: S3Store) -> Catalog {
 
 async fn resolve_error(store: S3Store) -> Error {
     let target = "m".parse().unwrap();
-    catalog(store)
-        .resolve(&target, Freshness::Cached)
-        .await
-        .unwrap_err()
+    catalog(store).resolve(&target, Freshness::Cached).await.unwrap_err()
 }
 
 #[tokio::test]
@@ -127,21 +110,13 @@ async fn a_model_on_s3_is_resolved_listed_and_fetched() {
     let catalog = catalog(store);
     let page = catalog.list(None, 10).await.unwrap();
     assert_eq!(page.targets[0].name.as_str(), "t/a model+1");
-    let artefact = catalog
-        .resolve(&page.targets[0].name, Freshness::Cached)
-        .await
-        .unwrap();
+    let artefact = catalog.resolve(&page.targets[0].name, Freshness::Cached).await.unwrap();
 
     let folder = tempfile::tempdir().unwrap();
-    let config = CacheConfig {
-        part: Bytes::mib(1),
-        ..CacheConfig::new(folder.path(), Bytes::mib(64))
-    };
+    let config =
+        CacheConfig { part: Bytes::mib(1), ..CacheConfig::new(folder.path(), Bytes::mib(64)) };
     let disk = DiskCache::open(config).await.unwrap();
-    let cached = disk
-        .fetch(&catalog, &artefact, &Progress::new())
-        .await
-        .unwrap();
+    let cached = disk.fetch(&catalog, &artefact, &Progress::new()).await.unwrap();
     assert!(std::fs::read(cached.dir().join("weights.bin")).unwrap() == weights);
     assert_eq!(disk.latest(&artefact.id.model), Some(artefact.id.clone()));
 }
@@ -149,16 +124,10 @@ async fn a_model_on_s3_is_resolved_listed_and_fetched() {
 #[test]
 fn only_checksums_over_the_whole_object_are_used() {
     let head = || HeadObjectOutput::builder().checksum_crc32_c("4waSgw==");
-    let wanted = Checksum {
-        algorithm: ChecksumAlgorithm::Crc32c,
-        base64: "4waSgw==".into(),
-    };
+    let wanted = Checksum { algorithm: ChecksumAlgorithm::Crc32c, base64: "4waSgw==".into() };
     let full = head().checksum_type(ChecksumType::FullObject).build();
     assert_eq!(checksum(&full), Some(wanted));
-    assert_eq!(
-        checksum(&head().checksum_type(ChecksumType::Composite).build()),
-        None
-    );
+    assert_eq!(checksum(&head().checksum_type(ChecksumType::Composite).build()), None);
     assert_eq!(checksum(&head().e_tag("\"0123-2\"").build()), None);
     assert_eq!(checksum(&HeadObjectOutput::builder().build()), None);
 }
@@ -167,9 +136,7 @@ fn only_checksums_over_the_whole_object_are_used() {
 async fn wrong_keys_are_denied() {
     let server = Server::start().await;
     let mount = server.mount("s3://models/");
-    let store = S3Store::connect_with_keys(&mount, KEY, "wrong")
-        .await
-        .unwrap();
+    let store = S3Store::connect_with_keys(&mount, KEY, "wrong").await.unwrap();
     let error = resolve_error(store).await;
     assert!(matches!(error, Error::AccessDenied { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::StoreDenied);
@@ -182,9 +149,7 @@ async fn a_server_that_is_not_there_is_unavailable() {
     drop(listener);
     let mut mount = MountConfig::new("s3://models/".parse().unwrap());
     mount.endpoint_url = Some(url);
-    let store = S3Store::connect_with_keys(&mount, KEY, SECRET)
-        .await
-        .unwrap();
+    let store = S3Store::connect_with_keys(&mount, KEY, SECRET).await.unwrap();
     let error = resolve_error(store).await;
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::StoreUnavailable);

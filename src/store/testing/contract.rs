@@ -6,9 +6,8 @@ use crate::{ArtifactStore, Error, ListRequest};
 
 /// The objects that a store must hold, and no others, when the suite runs on it.
 pub fn contract_objects() -> Vec<(String, Vec<u8>)> {
-    let large: Vec<u8> = (0..3_000_000_u32)
-        .flat_map(|n| n.to_le_bytes().into_iter().take(1))
-        .collect();
+    let large: Vec<u8> =
+        (0..3_000_000_u32).flat_map(|n| n.to_le_bytes().into_iter().take(1)).collect();
     let mut objects = vec![
         ("a-b/c".to_owned(), b"sorts before a/".to_vec()),
         ("a/b c+d.txt".to_owned(), b"blank and plus".to_vec()),
@@ -34,18 +33,11 @@ pub async fn contract(store: &dyn ArtifactStore) {
 }
 
 async fn listed(store: &dyn ArtifactStore, prefix: &str, limit: usize) -> Vec<String> {
-    let mut request = ListRequest {
-        prefix: prefix.into(),
-        token: None,
-        limit,
-    };
+    let mut request = ListRequest { prefix: prefix.into(), token: None, limit };
     let mut keys = Vec::new();
     loop {
         let page = store.list(&request).await.expect("a listing");
-        assert!(
-            page.objects.len() <= limit,
-            "a page is no larger than asked for"
-        );
+        assert!(page.objects.len() <= limit, "a page is no larger than asked for");
         keys.extend(page.objects.into_iter().map(|object| object.key));
         assert!(keys.len() <= 1000, "a listing ends");
         match page.next {
@@ -61,11 +53,7 @@ async fn listings_are_complete_ordered_and_paged(store: &dyn ArtifactStore) {
     for limit in [1000, 10, 1] {
         assert_eq!(listed(store, "", limit).await, all, "pages of {limit}");
         for prefix in ["a/", "a/deep/", "many/"] {
-            let below: Vec<_> = all
-                .iter()
-                .filter(|key| key.starts_with(prefix))
-                .cloned()
-                .collect();
+            let below: Vec<_> = all.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
             assert_eq!(listed(store, prefix, limit).await, below, "below {prefix}");
         }
     }
@@ -73,31 +61,14 @@ async fn listings_are_complete_ordered_and_paged(store: &dyn ArtifactStore) {
 }
 
 async fn heads_agree_with_listings(store: &dyn ArtifactStore) {
-    let request = ListRequest {
-        prefix: "a/".into(),
-        token: None,
-        limit: 1000,
-    };
+    let request = ListRequest { prefix: "a/".into(), token: None, limit: 1000 };
     let page = store.list(&request).await.expect("a listing");
     for listed in page.objects {
         let head = store.head(&listed.key).await.expect("a head");
-        assert_eq!(
-            (&head.etag, head.size),
-            (&listed.etag, listed.size),
-            "{}",
-            listed.key
-        );
-        assert!(
-            head.modified.is_some() && listed.modified.is_some(),
-            "objects have dates"
-        );
-        let age = store
-            .now()
-            .duration_since(listed.modified.expect("checked above"));
-        assert!(
-            age.unwrap_or_default().as_secs() < 3600,
-            "the dates are of the store's clock"
-        );
+        assert_eq!((&head.etag, head.size), (&listed.etag, listed.size), "{}", listed.key);
+        assert!(head.modified.is_some() && listed.modified.is_some(), "objects have dates");
+        let age = store.now().duration_since(listed.modified.expect("checked above"));
+        assert!(age.unwrap_or_default().as_secs() < 3600, "the dates are of the store's clock");
     }
 }
 
@@ -105,13 +76,7 @@ async fn reads_yield_exactly_the_range(store: &dyn ArtifactStore) {
     for (key, contents) in contract_objects() {
         let size = contents.len() as u64;
         let etag = store.head(&key).await.expect("a head").etag;
-        for range in [
-            0..size,
-            0..1,
-            size / 2..size,
-            size.saturating_sub(1)..size,
-            7..9,
-        ] {
+        for range in [0..size, 0..1, size / 2..size, size.saturating_sub(1)..size, 7..9] {
             if range.is_empty() || range.end > size {
                 continue;
             }
@@ -128,16 +93,10 @@ async fn reads_yield_exactly_the_range(store: &dyn ArtifactStore) {
 async fn what_is_not_there_is_not_found(store: &dyn ArtifactStore) {
     for key in ["nothing", "a", "a/deep", "a0/x"] {
         let head = store.head(key).await;
-        assert!(
-            matches!(head, Err(Error::ObjectNotFound { .. })),
-            "{key}: {head:?}"
-        );
+        assert!(matches!(head, Err(Error::ObjectNotFound { .. })), "{key}: {head:?}");
     }
     let read = store.get("nothing", "x", 0..1).await.err();
-    assert!(
-        matches!(read, Some(Error::ObjectNotFound { .. })),
-        "{read:?}"
-    );
+    assert!(matches!(read, Some(Error::ObjectNotFound { .. })), "{read:?}");
 }
 
 async fn other_versions_are_refused_or_say_so(store: &dyn ArtifactStore) {

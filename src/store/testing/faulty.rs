@@ -56,10 +56,7 @@ struct State {
 impl Faulty {
     /// A store that works until a fault is planned.
     pub fn new(inner: Arc<dyn ArtifactStore>) -> Self {
-        Self {
-            inner,
-            state: Arc::default(),
-        }
+        Self { inner, state: Arc::default() }
     }
 
     /// Plans a fault for the next request of this kind whose key contains the text.
@@ -69,11 +66,7 @@ impl Faulty {
 
     /// The number of requests of a kind so far.
     pub fn requests(&self, operation: Operation) -> usize {
-        self.lock()
-            .requests
-            .iter()
-            .filter(|(asked, _)| *asked == operation)
-            .count()
+        self.lock().requests.iter().filter(|(asked, _)| *asked == operation).count()
     }
 
     /// The ranges of one object that were handed out so far.
@@ -154,10 +147,7 @@ impl ArtifactStore for Faulty {
             state.delivered.push((key.clone(), at..end));
             at = end;
         });
-        Ok(ObjectRead {
-            etag: read.etag,
-            stream: watched.boxed(),
-        })
+        Ok(ObjectRead { etag: read.etag, stream: watched.boxed() })
     }
 }
 
@@ -168,9 +158,7 @@ fn first(
 ) -> BoxStream<'static, Result<Bytes, Error>> {
     let some = chunks.scan(bytes, |left, chunk| {
         let cut = chunk.map(|chunk| {
-            let length = chunk
-                .len()
-                .min(usize::try_from(*left).unwrap_or(usize::MAX));
+            let length = chunk.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
             *left -= length as u64;
             chunk.slice(..length)
         });

@@ -35,11 +35,7 @@ const CHUNK: usize = 64 << 10;
 impl MemoryStore {
     /// An empty store. Must be made where tokio's clock runs.
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            begun: Instant::now(),
-            state: Mutex::default(),
-        }
+        Self { name: name.into(), begun: Instant::now(), state: Mutex::default() }
     }
 
     /// Writes an object now.
@@ -80,10 +76,7 @@ impl MemoryStore {
             .objects
             .get(key)
             .cloned()
-            .ok_or_else(|| Error::ObjectNotFound {
-                store: self.name.clone(),
-                key: key.into(),
-            })
+            .ok_or_else(|| Error::ObjectNotFound { store: self.name.clone(), key: key.into() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -111,14 +104,9 @@ impl ArtifactStore for MemoryStore {
         let below = state.objects.values().map(|(meta, _)| meta);
         let mut below = below
             .filter(|meta| meta.key.starts_with(&request.prefix) && meta.key > after)
-            .map(|meta| ObjectMeta {
-                checksum: None,
-                ..meta.clone()
-            });
+            .map(|meta| ObjectMeta { checksum: None, ..meta.clone() });
         let objects: Vec<_> = below.by_ref().take(request.limit).collect();
-        let next = below
-            .next()
-            .and_then(|_| objects.last().map(|last| last.key.clone()));
+        let next = below.next().and_then(|_| objects.last().map(|last| last.key.clone()));
         Ok(ListPage { objects, next })
     }
 
@@ -129,21 +117,11 @@ impl ArtifactStore for MemoryStore {
     async fn get(&self, key: &str, etag: &str, range: Range<u64>) -> Result<ObjectRead, Error> {
         let (meta, contents) = self.found(key)?;
         if meta.etag != etag || range.end > meta.size {
-            return Err(Error::Changed {
-                store: self.name.clone(),
-                key: key.into(),
-            });
+            return Err(Error::Changed { store: self.name.clone(), key: key.into() });
         }
         let at = |position: u64| usize::try_from(position).expect("it is in memory");
         let contents = contents.slice(at(range.start)..at(range.end));
-        let chunks: Vec<_> = contents
-            .chunks(CHUNK)
-            .map(Bytes::copy_from_slice)
-            .map(Ok)
-            .collect();
-        Ok(ObjectRead {
-            etag: meta.etag,
-            stream: stream::iter(chunks).boxed(),
-        })
+        let chunks: Vec<_> = contents.chunks(CHUNK).map(Bytes::copy_from_slice).map(Ok).collect();
+        Ok(ObjectRead { etag: meta.etag, stream: stream::iter(chunks).boxed() })
     }
 }

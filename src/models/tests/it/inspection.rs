@@ -35,20 +35,14 @@ pub(crate) fn with_config(case: &str, change: &str) -> Files {
 
 fn named(names: &[&str]) -> Files {
     let sizes = names.iter().map(|name| (name.to_string(), 1)).collect();
-    Files {
-        sizes,
-        ..Files::default()
-    }
+    Files { sizes, ..Files::default() }
 }
 
 #[test]
 fn the_footprint_of_a_plan_is_what_a_load_allocates() {
     for case in cases("") {
         for dtype in [DtypeSetting::Auto, DtypeSetting::F16] {
-            let settings = LoadSettings {
-                dtype,
-                ..settings()
-            };
+            let settings = LoadSettings { dtype, ..settings() };
             let plan = plan(&case, &settings);
             let loaded = open(&case, &settings);
             assert_eq!(loaded.footprint, plan.footprint, "{case}");
@@ -61,17 +55,8 @@ fn the_footprint_of_a_plan_is_what_a_load_allocates() {
 fn footprints_are_counted_by_hand_once() {
     // vocab 256, hidden 64, intermediate 112, two layers, 4 heads and 2 of keys of 16, tied.
     let layer = 64 * (64 + 32 + 32) + 64 * 64 + 3 * 64 * 112 + 2 * 64;
-    let plan = plan(
-        "llama-gqa-tied",
-        &LoadSettings {
-            kv_sequences: 3,
-            ..settings()
-        },
-    );
-    assert_eq!(
-        plan.footprint.weights,
-        Bytes(4 * (256 * 64 + 2 * layer + 64))
-    );
+    let plan = plan("llama-gqa-tied", &LoadSettings { kv_sequences: 3, ..settings() });
+    assert_eq!(plan.footprint.weights, Bytes(4 * (256 * 64 + 2 * layer + 64)));
     assert_eq!(plan.kv_token_bytes, Bytes(2 * 2 * 2 * 16 * 4));
     assert_eq!(plan.footprint.kv, Bytes(2 * 2 * 2 * 16 * 4 * 128 * 3));
 }
@@ -81,41 +66,23 @@ fn kinds_contexts_and_tokens_are_read_from_the_files() {
     let llama = plan("llama-mha", &settings());
     assert_eq!((llama.kind, llama.context), (ModelKind::Generative, 128));
     assert_eq!(llama.eos_tokens, [2]);
-    let short = plan(
-        "llama-mha",
-        &LoadSettings {
-            context: 50,
-            kv_sequences: 1,
-            ..settings()
-        },
-    );
+    let short = plan("llama-mha", &LoadSettings { context: 50, kv_sequences: 1, ..settings() });
     assert_eq!(short.context, 50);
-    assert_eq!(
-        short.footprint.kv,
-        Bytes(short.kv_token_bytes.0 * 64),
-        "whole blocks"
-    );
+    assert_eq!(short.footprint.kv, Bytes(short.kv_token_bytes.0 * 64), "whole blocks");
 
     let mean = plan("bert-mean-normalised", &settings());
     assert_eq!((mean.kind, mean.normalize), (ModelKind::Embedding, true));
     assert_eq!((mean.context, mean.kv_token_bytes), (48, Bytes::ZERO));
     assert!(!plan("bert-plain", &settings()).normalize);
-    assert_eq!(
-        plan("bert-one-label", &settings()).kind,
-        ModelKind::Classification
-    );
+    assert_eq!(plan("bert-one-label", &settings()).kind, ModelKind::Classification);
 }
 
 #[test]
 fn end_tokens_of_both_files_count_and_lists_are_read() {
     let mut files = with_config("llama-mha", r#"{"eos_token_id": [7, 2]}"#);
     let generation = br#"{"eos_token_id": [9, 7], "temperature": 0.6, "top_k": 50}"#;
-    files
-        .sizes
-        .insert("generation_config.json".into(), generation.len() as u64);
-    files
-        .contents
-        .insert("generation_config.json".into(), generation.to_vec());
+    files.sizes.insert("generation_config.json".into(), generation.len() as u64);
+    files.contents.insert("generation_config.json".into(), generation.to_vec());
     let plan = inspect(&files, &settings()).unwrap();
     assert_eq!(plan.eos_tokens, [2, 7, 9]);
     assert_eq!(plan.generation_defaults.temperature, Some(0.6));
@@ -132,9 +99,7 @@ fn rope_parameters_mean_what_rope_theta_and_scaling_meant() {
     files.contents.insert("config.json".into(), newer);
     let plan = inspect(&files, &settings()).unwrap();
     let want: LlamaCase = expected(case);
-    let mut runner = load(&dir(case), &plan, DeviceId::Cpu, &Cancel::new())
-        .unwrap()
-        .runner;
+    let mut runner = load(&dir(case), &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner;
     let prompt = &want.prompts[4];
     let got = step(&mut *runner, vec![row(0, 0, &prompt.ids)]);
     assert!(apart(&got[0], &prompt.last_logits) < 2e-3);
@@ -149,24 +114,12 @@ fn only_what_inspection_needs_is_wanted() {
     let whole = |name: &str| (name.to_string(), Want::Whole);
     let header = |name: &str| (name.to_string(), Want::SafetensorsHeader);
     assert_eq!(
-        of(&[
-            "config.json",
-            "tokenizer.json",
-            "model.safetensors",
-            "consolidated.safetensors"
-        ]),
+        of(&["config.json", "tokenizer.json", "model.safetensors", "consolidated.safetensors"]),
         [whole("config.json"), header("model.safetensors")]
     );
     assert_eq!(
-        of(&[
-            "a-1-of-2.safetensors",
-            "model.safetensors.index.json",
-            "sub/config.json"
-        ]),
-        [
-            header("a-1-of-2.safetensors"),
-            whole("model.safetensors.index.json")
-        ]
+        of(&["a-1-of-2.safetensors", "model.safetensors.index.json", "sub/config.json"]),
+        [header("a-1-of-2.safetensors"), whole("model.safetensors.index.json")]
     );
     assert_eq!(
         of(&["1_Pooling/config.json", "1_Pooling/x.bin", "modules.json"]),
@@ -177,33 +130,20 @@ fn only_what_inspection_needs_is_wanted() {
 #[test]
 fn other_kinds_are_refused_by_what_they_are() {
     let cases: [(&[&str], &str); 7] = [
-        (
-            &["adapter_config.json", "adapter_model.safetensors"],
-            "a LoRA adapter",
-        ),
-        (
-            &["model_index.json", "unet/config.json"],
-            "an image pipeline",
-        ),
+        (&["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter"),
+        (&["model_index.json", "unet/config.json"], "an image pipeline"),
         (&["code/inference.py", "config.json"], "a Python handler"),
         (&["weights-q4.gguf"], "weights-q4.gguf"),
-        (
-            &["config.json", "pytorch_model.bin"],
-            "convert it to safetensors",
-        ),
-        (
-            &["saved_model.pb", "variables/x"],
-            "found saved_model.pb, variables/x",
-        ),
+        (&["config.json", "pytorch_model.bin"], "convert it to safetensors"),
+        (&["saved_model.pb", "variables/x"], "found saved_model.pb, variables/x"),
         (&[], "found no files"),
     ];
     for (names, words) in cases {
         let text = refusal(&named(names));
         assert!(text.contains(words), "{text}");
     }
-    let many: Vec<String> = (0..500)
-        .map(|index| format!("{index:03}{}", "x".repeat(900)))
-        .collect();
+    let many: Vec<String> =
+        (0..500).map(|index| format!("{index:03}{}", "x".repeat(900))).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let text = refusal(&named(&many));
     assert!(text.contains("and 488 more") && text.len() < 2000, "{text}");
@@ -212,83 +152,31 @@ fn other_kinds_are_refused_by_what_they_are() {
 #[test]
 fn what_is_not_computed_is_refused_by_its_key() {
     let cases = [
-        (
-            "llama-mha",
-            r#"{"architectures": ["GPT2LMHeadModel"]}"#,
-            "GPT2LMHeadModel",
-        ),
-        (
-            "llama-mha",
-            r#"{"architectures": []}"#,
-            "0 architectures (model_type llama)",
-        ),
-        (
-            "llama-mha",
-            r#"{"quantization_config": {"bits": 4}}"#,
-            "quantization_config",
-        ),
-        (
-            "llama-mha",
-            r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#,
-            "'yarn'",
-        ),
+        ("llama-mha", r#"{"architectures": ["GPT2LMHeadModel"]}"#, "GPT2LMHeadModel"),
+        ("llama-mha", r#"{"architectures": []}"#, "0 architectures (model_type llama)"),
+        ("llama-mha", r#"{"quantization_config": {"bits": 4}}"#, "quantization_config"),
+        ("llama-mha", r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#, "'yarn'"),
         (
             "llama-mha",
             r#"{"rope_scaling": {"rope_type": "llama3", "factor": 4}}"#,
             "low_freq_factor",
         ),
-        (
-            "llama-mha",
-            r#"{"rope_scaling": {"type": "linear", "factor": -1}}"#,
-            "factor is -1",
-        ),
-        (
-            "llama-mha",
-            r#"{"partial_rotary_factor": 0.5}"#,
-            "partial_rotary_factor",
-        ),
+        ("llama-mha", r#"{"rope_scaling": {"type": "linear", "factor": -1}}"#, "factor is -1"),
+        ("llama-mha", r#"{"partial_rotary_factor": 0.5}"#, "partial_rotary_factor"),
         ("llama-mha", r#"{"sliding_window": 64}"#, "sliding_window"),
         ("llama-mha", r#"{"hidden_act": "xielu"}"#, "'xielu'"),
-        (
-            "llama-mha",
-            r#"{"num_attention_heads": 0}"#,
-            "num_attention_heads is 0",
-        ),
-        (
-            "llama-mha",
-            r#"{"num_key_value_heads": 3}"#,
-            "key-value heads",
-        ),
+        ("llama-mha", r#"{"num_attention_heads": 0}"#, "num_attention_heads is 0"),
+        ("llama-mha", r#"{"num_key_value_heads": 3}"#, "key-value heads"),
         ("llama-mha", r#"{"head_dim": 7}"#, "head_dim 7"),
         ("llama-mha", r#"{"hidden_size": -4}"#, "config.json"),
         ("llama-mha", r#"{"rms_norm_eps": 0}"#, "rms_norm_eps"),
-        (
-            "llama-mha",
-            r#"{"num_hidden_layers": 4000000000}"#,
-            "model.layers.3.",
-        ),
-        (
-            "llama-mha",
-            r#"{"vocab_size": 4294967295}"#,
-            "model.embed_tokens.weight",
-        ),
-        (
-            "bert-cls",
-            r#"{"position_embedding_type": "relative_key"}"#,
-            "relative_key",
-        ),
+        ("llama-mha", r#"{"num_hidden_layers": 4000000000}"#, "model.layers.3."),
+        ("llama-mha", r#"{"vocab_size": 4294967295}"#, "model.embed_tokens.weight"),
+        ("bert-cls", r#"{"position_embedding_type": "relative_key"}"#, "relative_key"),
         ("bert-cls", r#"{"hidden_act": "tanh"}"#, "'tanh'"),
         ("bert-cls", r#"{"num_attention_heads": 5}"#, "multiple of 5"),
-        (
-            "bert-single-label",
-            r#"{"id2label": {"0": "a", "2": "b"}}"#,
-            "id2label",
-        ),
-        (
-            "bert-single-label",
-            r#"{"id2label": {"0": "a", "1": "b"}}"#,
-            "classifier.weight",
-        ),
+        ("bert-single-label", r#"{"id2label": {"0": "a", "2": "b"}}"#, "id2label"),
+        ("bert-single-label", r#"{"id2label": {"0": "a", "1": "b"}}"#, "classifier.weight"),
     ];
     for (case, change, words) in cases {
         let text = refusal(&with_config(case, change));
@@ -302,26 +190,15 @@ fn modules_that_are_not_computed_are_refused() {
     let transformer = module("Transformer", "");
     let pooling = module("Pooling", "1_Pooling");
     let cases = [
-        (
-            format!("[{transformer},{pooling},{}]", module("Dense", "2_Dense")),
-            "a.b.Dense",
-        ),
+        (format!("[{transformer},{pooling},{}]", module("Dense", "2_Dense")), "a.b.Dense"),
         (format!("[{transformer}]"), "no Pooling"),
-        (
-            format!("[{},{pooling}]", module("Transformer", "0_Transformer")),
-            "0_Transformer",
-        ),
-        (
-            format!("[{transformer},{}]", module("Pooling", "9_Pooling")),
-            "9_Pooling/config.json",
-        ),
+        (format!("[{},{pooling}]", module("Transformer", "0_Transformer")), "0_Transformer"),
+        (format!("[{transformer},{}]", module("Pooling", "9_Pooling")), "9_Pooling/config.json"),
         ("{}".into(), "modules.json"),
     ];
     for (modules, words) in cases {
         let mut files = files("bert-cls");
-        files
-            .contents
-            .insert("modules.json".into(), modules.into_bytes());
+        files.contents.insert("modules.json".into(), modules.into_bytes());
         let text = refusal(&files);
         assert!(text.contains(words), "{text}");
     }
@@ -331,13 +208,8 @@ fn modules_that_are_not_computed_are_refused() {
         r#"{"pooling_mode_cls_token": false}"#,
     ] {
         let mut files = files("bert-cls");
-        files
-            .contents
-            .insert("1_Pooling/config.json".into(), mode.into());
-        assert!(
-            refusal(&files).contains("1_Pooling/config.json: "),
-            "{mode}"
-        );
+        files.contents.insert("1_Pooling/config.json".into(), mode.into());
+        assert!(refusal(&files).contains("1_Pooling/config.json: "), "{mode}");
     }
 }
 

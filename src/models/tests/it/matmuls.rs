@@ -20,13 +20,9 @@ fn ragged() -> impl Iterator<Item = (usize, Vec<u32>)> {
 fn a_decoder_step_needs_as_many_matmuls_for_sixteen_sequences_as_for_one() {
     let mut runner = open("llama-mha", &settings()).runner;
     let one = calls(&mut *runner, vec![row(0, 0, &[5, 6, 7])]);
-    let prefill = ragged()
-        .map(|(index, tokens)| row(index, 0, &tokens))
-        .collect();
+    let prefill = ragged().map(|(index, tokens)| row(index, 0, &tokens)).collect();
     let prefill = calls(&mut *runner, prefill);
-    let decode = ragged()
-        .map(|(index, tokens)| row(index, tokens.len(), &[9]))
-        .collect();
+    let decode = ragged().map(|(index, tokens)| row(index, tokens.len(), &[9])).collect();
     let decode = calls(&mut *runner, decode);
     let lengths: Vec<usize> = ragged().map(|(_, tokens)| tokens.len()).collect();
     let mixed = ragged()

@@ -34,10 +34,7 @@ fn logits_at_every_position_equal_the_reference() {
         let mut runner = open(&case, &settings()).runner;
         let ids = &want.prompts[want.every_position.prompt].ids;
         for (position, logits) in want.every_position.logits.iter().enumerate() {
-            let got = step(
-                &mut *runner,
-                vec![row(3, position, &ids[position..=position])],
-            );
+            let got = step(&mut *runner, vec![row(3, position, &ids[position..=position])]);
             let difference = apart(&got[0], logits);
             assert!(difference <= LOGITS, "{case} at {position}: {difference}");
         }
@@ -60,10 +57,7 @@ fn greedy_tokens_are_identical_one_sequence_at_a_time() {
                 got.push(next[0]);
             }
             let margins = &prompt.greedy.margins;
-            assert_eq!(
-                got, prompt.greedy.ids,
-                "{case}, prompt {index}, margins {margins:?}"
-            );
+            assert_eq!(got, prompt.greedy.ids, "{case}, prompt {index}, margins {margins:?}");
         }
     }
 }
@@ -76,22 +70,12 @@ fn greedy_tokens_are_identical_in_company_and_in_chunks() {
     for case in cases("llama") {
         let want: LlamaCase = expected(&case);
         let mut runner = open(&case, &settings()).runner;
-        let mut sequences: Vec<Vec<u32>> = want
-            .prompts
-            .iter()
-            .map(|prompt| prompt.ids.clone())
-            .collect();
+        let mut sequences: Vec<Vec<u32>> =
+            want.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let mut done = vec![0; sequences.len()];
-        let ends: Vec<usize> = want
-            .prompts
-            .iter()
-            .map(|prompt| prompt.ids.len() + prompt.greedy.ids.len())
-            .collect();
-        while sequences
-            .iter()
-            .zip(&ends)
-            .any(|(sequence, end)| sequence.len() < *end)
-        {
+        let ends: Vec<usize> =
+            want.prompts.iter().map(|prompt| prompt.ids.len() + prompt.greedy.ids.len()).collect();
+        while sequences.iter().zip(&ends).any(|(sequence, end)| sequence.len() < *end) {
             let mut rows = Vec::new();
             let mut owners = Vec::new();
             for (index, sequence) in sequences.iter().enumerate() {
@@ -158,16 +142,9 @@ fn class_logits_and_labels_equal_the_reference() {
 
         // A step's rows carry no token types: second texts of pairs are not asked for.
         let single = |types: &[u32]| types.iter().all(|kind| *kind == 0);
-        let inputs: Vec<_> = want
-            .inputs
-            .iter()
-            .filter(|input| single(&input.type_ids))
-            .collect();
+        let inputs: Vec<_> = want.inputs.iter().filter(|input| single(&input.type_ids)).collect();
         let mut runner = open(case, &settings()).runner;
-        let got = step(
-            &mut *runner,
-            inputs.iter().map(|input| whole(&input.ids)).collect(),
-        );
+        let got = step(&mut *runner, inputs.iter().map(|input| whole(&input.ids)).collect());
         let mut worst = 0.0f32;
         for (input, got) in inputs.iter().zip(&got) {
             worst = worst.max(apart(got, &input.logits));
@@ -180,10 +157,7 @@ fn class_logits_and_labels_equal_the_reference() {
 /// Weights that are f16 in the file lose nothing by staying f16; those of f32 files round.
 #[test]
 fn weights_held_as_f16_compute_the_same_model() {
-    let halves = LoadSettings {
-        dtype: DtypeSetting::F16,
-        ..settings()
-    };
+    let halves = LoadSettings { dtype: DtypeSetting::F16, ..settings() };
     for (case, tolerance) in [("llama-f16", LOGITS), ("llama-mha", 0.05)] {
         let want: LlamaCase = expected(case);
         let mut runner = open(case, &halves).runner;

@@ -30,10 +30,7 @@ pub(crate) fn dir(case: &str) -> PathBuf {
 }
 
 pub(crate) fn settings() -> LoadSettings {
-    LoadSettings {
-        kv_sequences: 20,
-        ..LoadSettings::default()
-    }
+    LoadSettings { kv_sequences: 20, ..LoadSettings::default() }
 }
 
 pub(crate) fn plan(case: &str, settings: &LoadSettings) -> ModelPlan {
@@ -41,13 +38,7 @@ pub(crate) fn plan(case: &str, settings: &LoadSettings) -> ModelPlan {
 }
 
 pub(crate) fn open(case: &str, settings: &LoadSettings) -> LoadedRunner {
-    load(
-        &dir(case),
-        &plan(case, settings),
-        DeviceId::Cpu,
-        &Cancel::new(),
-    )
-    .unwrap()
+    load(&dir(case), &plan(case, settings), DeviceId::Cpu, &Cancel::new()).unwrap()
 }
 
 pub(crate) fn expected<T: for<'de> Deserialize<'de>>(case: &str) -> T {
@@ -101,29 +92,17 @@ pub(crate) struct Input {
 /// Blocks for the `index`th sequence that lie apart and out of order: 13 and 160 have no
 /// common factor, so ten blocks each for sixteen sequences never meet in a pool of 160.
 pub(crate) fn scattered(index: usize) -> Vec<BlockId> {
-    (0..10)
-        .map(|at| BlockId(((index * 10 + at) * 13 % 160) as u32))
-        .collect()
+    (0..10).map(|at| BlockId(((index * 10 + at) * 13 % 160) as u32)).collect()
 }
 
 /// A row that wants an output.
 pub(crate) fn row(index: usize, position: usize, tokens: &[u32]) -> Row {
-    Row {
-        tokens: tokens.to_vec(),
-        position,
-        blocks: scattered(index),
-        output: true,
-    }
+    Row { tokens: tokens.to_vec(), position, blocks: scattered(index), output: true }
 }
 
 /// A row of an encoder.
 pub(crate) fn whole(tokens: &[u32]) -> Row {
-    Row {
-        tokens: tokens.to_vec(),
-        position: 0,
-        blocks: Vec::new(),
-        output: true,
-    }
+    Row { tokens: tokens.to_vec(), position: 0, blocks: Vec::new(), output: true }
 }
 
 pub(crate) fn step(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> Vec<Vec<f32>> {
@@ -133,10 +112,7 @@ pub(crate) fn step(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> Vec<Vec<f32>
 /// The largest difference between two vectors of equal length.
 pub(crate) fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max)
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// The largest number's index, the first of equals.

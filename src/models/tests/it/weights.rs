@@ -45,28 +45,16 @@ fn hostile_headers_are_refused_and_never_panic() {
     for header in headers {
         refusal(&with_header(&header));
     }
-    for first in [
-        &b""[..],
-        b"1234567",
-        &[0; 8],
-        &[255; 8],
-        &200_000_000u64.to_le_bytes(),
-    ] {
+    for first in [&b""[..], b"1234567", &[0; 8], &[255; 8], &200_000_000u64.to_le_bytes()] {
         let error = header_bytes("model.safetensors", first).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ModelInvalid);
         let mut files = files("llama-mha");
-        files
-            .headers
-            .insert("model.safetensors".into(), first.to_vec());
+        files.headers.insert("model.safetensors".into(), first.to_vec());
         refusal(&files);
     }
     // A header that claims more than was handed over.
     let mut files = files("llama-mha");
-    files
-        .headers
-        .get_mut("model.safetensors")
-        .unwrap()
-        .truncate(100);
+    files.headers.get_mut("model.safetensors").unwrap().truncate(100);
     assert!(refusal(&files).contains("truncated"));
 }
 
@@ -103,10 +91,7 @@ fn a_missing_shard_or_tensor_is_named() {
 
     let untied = with_config("llama-gqa-tied", r#"{"tie_word_embeddings": false}"#);
     let text = refusal(&untied);
-    assert!(
-        text.contains("'lm_head.weight' of shape [256, 64]"),
-        "{text}"
-    );
+    assert!(text.contains("'lm_head.weight' of shape [256, 64]"), "{text}");
     let wider = with_config("llama-mha", r#"{"intermediate_size": 77}"#);
     assert!(refusal(&wider).contains("configuration asks for [77, "));
 }

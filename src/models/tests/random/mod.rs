@@ -33,15 +33,7 @@ type Tensors = Vec<(String, Vec<usize>)>;
 
 /// Writes a decoder with tied embeddings.
 pub(crate) fn llama(dir: &Path, shape: Llama) {
-    let Llama {
-        hidden,
-        intermediate,
-        layers,
-        heads,
-        kv_heads,
-        vocab,
-        context,
-    } = shape;
+    let Llama { hidden, intermediate, layers, heads, kv_heads, vocab, context } = shape;
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "hidden_size": hidden,
         "intermediate_size": intermediate, "num_hidden_layers": layers,
@@ -55,10 +47,7 @@ pub(crate) fn llama(dir: &Path, shape: Llama) {
     ];
     for layer in 0..layers {
         let mut add = |name: &str, shape: &[usize]| {
-            tensors.push((
-                format!("model.layers.{layer}.{name}.weight"),
-                shape.to_vec(),
-            ));
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
         };
         add("input_layernorm", &[hidden]);
         add("post_attention_layernorm", &[hidden]);
@@ -75,32 +64,16 @@ pub(crate) fn llama(dir: &Path, shape: Llama) {
 
 /// Writes an encoder.
 pub(crate) fn bert(dir: &Path, shape: Bert) {
-    let Bert {
-        hidden,
-        intermediate,
-        layers,
-        heads,
-        vocab,
-        context,
-    } = shape;
+    let Bert { hidden, intermediate, layers, heads, vocab, context } = shape;
     let config = json!({
         "architectures": ["BertModel"], "hidden_size": hidden, "vocab_size": vocab,
         "intermediate_size": intermediate, "num_hidden_layers": layers,
         "num_attention_heads": heads, "max_position_embeddings": context, "hidden_act": "gelu"
     });
     let mut tensors: Tensors = vec![
-        (
-            "embeddings.word_embeddings.weight".into(),
-            vec![vocab, hidden],
-        ),
-        (
-            "embeddings.position_embeddings.weight".into(),
-            vec![context, hidden],
-        ),
-        (
-            "embeddings.token_type_embeddings.weight".into(),
-            vec![2, hidden],
-        ),
+        ("embeddings.word_embeddings.weight".into(), vec![vocab, hidden]),
+        ("embeddings.position_embeddings.weight".into(), vec![context, hidden]),
+        ("embeddings.token_type_embeddings.weight".into(), vec![2, hidden]),
         ("embeddings.LayerNorm.weight".into(), vec![hidden]),
         ("embeddings.LayerNorm.bias".into(), vec![hidden]),
     ];
@@ -132,16 +105,11 @@ fn write(dir: &Path, config: &Value, tensors: &Tensors) {
     };
     let bytes = |(_, shape): &(String, Vec<usize>)| -> Vec<u8> {
         let count = shape.iter().product();
-        (0..count)
-            .flat_map(|i| number(shape, i).to_le_bytes())
-            .collect()
+        (0..count).flat_map(|i| number(shape, i).to_le_bytes()).collect()
     };
     let data: Vec<Vec<u8>> = tensors.iter().map(bytes).collect();
     let views = tensors.iter().zip(&data).map(|((name, shape), data)| {
-        (
-            name.clone(),
-            TensorView::new(Dtype::F32, shape.clone(), data).expect("shapes fit"),
-        )
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), data).expect("shapes fit"))
     });
     let bytes = safetensors::serialize(views, None).expect("tensors serialise");
     std::fs::write(dir.join("model.safetensors"), bytes).expect("the folder takes files");

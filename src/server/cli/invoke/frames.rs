@@ -52,7 +52,7 @@ impl Frames {
         let (Some(total), Some(headers)) = (self.length(0), self.length(4)) else {
             return Ok(None);
         };
-        if total > LONGEST || total < PRELUDE + TRAILER || headers > total - PRELUDE - TRAILER {
+        if !(PRELUDE + TRAILER..=LONGEST).contains(&total) || headers > total - PRELUDE - TRAILER {
             return Err(not_a_stream());
         }
         if self.0.len() < total {
@@ -132,12 +132,7 @@ mod tests {
     #[test]
     fn frames_come_out_whole_however_their_bytes_come_in() {
         let part = [(":message-type", "event"), (":event-type", "PayloadPart")];
-        let bytes = [
-            frame(&part, b"one"),
-            frame(&part, b""),
-            frame(&part, b"two"),
-        ]
-        .concat();
+        let bytes = [frame(&part, b"one"), frame(&part, b""), frame(&part, b"two")].concat();
         for size in 1..bytes.len() {
             let mut frames = Frames::default();
             let mut found = Vec::new();
@@ -155,26 +150,18 @@ mod tests {
 
     #[test]
     fn an_exception_is_told_from_a_part() {
-        let headers = [
-            (":message-type", "exception"),
-            (":exception-type", "ModelStreamError"),
-        ];
+        let headers = [(":message-type", "exception"), (":exception-type", "ModelStreamError")];
         let mut frames = Frames::default();
         frames.push(&frame(&headers, b"{}"));
-        let want = Frame::Exception {
-            name: "ModelStreamError".into(),
-            payload: b"{}".to_vec(),
-        };
+        let want = Frame::Exception { name: "ModelStreamError".into(), payload: b"{}".to_vec() };
         assert_eq!(frames.next().unwrap(), Some(want));
     }
 
     #[test]
     fn bytes_that_are_no_stream_are_refused_and_never_waited_for() {
-        for bytes in [
-            &b"{\"error\": \"no stream\"}"[..],
-            &[0; 16],
-            &[0, 0, 0, 20, 0, 0, 0, 9, 0, 0],
-        ] {
+        for bytes in
+            [&b"{\"error\": \"no stream\"}"[..], &[0; 16], &[0, 0, 0, 20, 0, 0, 0, 9, 0, 0]]
+        {
             let mut frames = Frames::default();
             frames.push(bytes);
             assert!(frames.next().is_err(), "{bytes:?}");

@@ -27,10 +27,7 @@ impl Lines {
             return Vec::new();
         };
         let whole: Vec<u8> = self.0.drain(..=end).collect();
-        whole
-            .split(|byte| *byte == b'\n')
-            .filter_map(of_line)
-            .collect()
+        whole.split(|byte| *byte == b'\n').filter_map(of_line).collect()
     }
 
     /// The text of a last line without an end.
@@ -46,27 +43,17 @@ fn of_line(line: &[u8]) -> Option<Result<String, Error>> {
     if event.get("error").is_some_and(|error| !error.is_null()) {
         let (kind, message) = error_body(&event.to_string());
         // Once a stream has begun, its status was 200; this is what SageMaker means by it.
-        return Some(Err(Error::Refused {
-            status: 424,
-            kind,
-            message,
-        }));
+        return Some(Err(Error::Refused { status: 424, kind, message }));
     }
     let choice = &event["choices"][0];
-    let said = [
-        &event["token"]["text"],
-        &choice["delta"]["content"],
-        &choice["text"],
-    ];
+    let said = [&event["token"]["text"], &choice["delta"]["content"], &choice["text"]];
     // Special tokens are marks of the model's, not part of what it says.
     if event["token"]["special"] == Value::Bool(true) {
         return None;
     }
     let text = said.into_iter().find_map(Value::as_str);
     // A whole answer: the model does not stream.
-    text.map(str::to_owned)
-        .or_else(|| of_answer(&event))
-        .map(Ok)
+    text.map(str::to_owned).or_else(|| of_answer(&event)).map(Ok)
 }
 
 #[cfg(test)]
@@ -77,14 +64,8 @@ mod tests {
 
     #[test]
     fn text_is_found_whole_and_streamed_in_every_spelling() {
-        assert_eq!(
-            of_answer(&json!([{"generated_text": "a"}])).as_deref(),
-            Some("a")
-        );
-        assert_eq!(
-            of_answer(&json!({"generated_text": "b"})).as_deref(),
-            Some("b")
-        );
+        assert_eq!(of_answer(&json!([{"generated_text": "a"}])).as_deref(), Some("a"));
+        assert_eq!(of_answer(&json!({"generated_text": "b"})).as_deref(), Some("b"));
         assert_eq!(of_answer(&json!([[0.1]])), None);
         let stream = "data: {\"token\":{\"text\":\"a\",\"special\":false}}\n\n\
             : comment\n\
@@ -96,10 +77,7 @@ mod tests {
             let mut lines = Lines::default();
             let mut said = String::new();
             for piece in stream.as_bytes().chunks(size) {
-                lines
-                    .push(piece)
-                    .into_iter()
-                    .for_each(|text| said.push_str(&text.unwrap()));
+                lines.push(piece).into_iter().for_each(|text| said.push_str(&text.unwrap()));
             }
             assert!(lines.finish().is_none());
             assert_eq!(said, "abéd");

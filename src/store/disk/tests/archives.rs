@@ -52,10 +52,7 @@ async fn refused(archive: Vec<u8>) -> String {
     while disk.usage().used > Bytes::ZERO {
         tokio::task::yield_now().await;
     }
-    assert!(
-        entries(&f.config.dir.join("partial")).unwrap().is_empty(),
-        "nothing stays"
-    );
+    assert!(entries(&f.config.dir.join("partial")).unwrap().is_empty(), "nothing stays");
     let below: Vec<_> = entries(f.folder.path()).unwrap();
     assert_eq!(below.len(), 1, "nothing outside the cache: {below:?}");
     error.to_string()
@@ -79,25 +76,14 @@ async fn archives_of_every_kind_unpack_while_they_arrive() {
         f.put(name, packed(&plain, kind));
         let disk = f.open().await;
         let cached = f.fetch(&disk, name).await.unwrap();
-        let wanted = [
-            ("config.json".to_owned(), b"{}".to_vec()),
-            ("sub/w.bin".to_owned(), weights.clone()),
-        ];
+        let wanted =
+            [("config.json".to_owned(), b"{}".to_vec()), ("sub/w.bin".to_owned(), weights.clone())];
         assert!(tree(cached.dir()) == wanted, "{name}");
         disk.verify(cached.id()).await.unwrap();
         let used = disk.usage().used.0;
-        assert!(
-            (700_000..800_000).contains(&used),
-            "the packed bytes are gone: {used}"
-        );
+        assert!((700_000..800_000).contains(&used), "the packed bytes are gone: {used}");
         use std::os::unix::fs::PermissionsExt;
-        let mode = cached
-            .dir()
-            .join("config.json")
-            .metadata()
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = cached.dir().join("config.json").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7111, 0, "no mode is taken over");
     }
 }
@@ -107,22 +93,13 @@ async fn a_single_folder_around_everything_is_taken_away_but_not_code() {
     let f = Fixture::new(Bytes::mib(16));
     f.put(
         "a.tar",
-        packed(
-            &[(FILE, "m/config.json", b"{}"), (FILE, "m/x/y", b"z")],
-            ArchiveKind::Tar,
-        ),
+        packed(&[(FILE, "m/config.json", b"{}"), (FILE, "m/x/y", b"z")], ArchiveKind::Tar),
     );
-    f.put(
-        "b.tar",
-        packed(&[(FILE, "code/inference.py", b"")], ArchiveKind::Tar),
-    );
+    f.put("b.tar", packed(&[(FILE, "code/inference.py", b"")], ArchiveKind::Tar));
     let disk = f.open().await;
     let a = f.fetch(&disk, "a.tar").await.unwrap();
     assert_eq!(
-        tree(a.dir())
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect::<Vec<_>>(),
+        tree(a.dir()).iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
         ["config.json", "x/y"]
     );
     assert_eq!(a.files().len(), 2);
@@ -146,32 +123,19 @@ async fn entries_that_leave_the_folder_or_are_no_files_are_refused() {
     for (kind, name, why) in cases {
         let archive = packed(&[(FILE, "ok", b"x"), (kind, name, b"")], ArchiveKind::TarGz);
         let text = refused(archive).await;
-        assert!(
-            text.contains(why) && text.contains("ep:m.tar.gz"),
-            "{name}: {text}"
-        );
+        assert!(text.contains(why) && text.contains("ep:m.tar.gz"), "{name}: {text}");
     }
     let twice = packed(&[(FILE, "a", b"x"), (FILE, "a", b"y")], ArchiveKind::TarGz);
     assert!(refused(twice).await.contains("twice"));
-    let below = packed(
-        &[(FILE, "a", b"x"), (FILE, "a/b", b"y")],
-        ArchiveKind::TarGz,
-    );
+    let below = packed(&[(FILE, "a", b"x"), (FILE, "a/b", b"y")], ArchiveKind::TarGz);
     assert!(refused(below).await.contains("both a file and a folder"));
-    assert!(
-        refused(packed(&[], ArchiveKind::TarGz))
-            .await
-            .contains("no files")
-    );
+    assert!(refused(packed(&[], ArchiveKind::TarGz)).await.contains("no files"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn archives_cut_anywhere_are_refused() {
     let weights = noise(60_000, 2);
-    let whole = packed(
-        &[(FILE, "w.bin", &weights), (FILE, "b", b"x")],
-        ArchiveKind::TarGz,
-    );
+    let whole = packed(&[(FILE, "w.bin", &weights), (FILE, "b", b"x")], ArchiveKind::TarGz);
     for cut in [0, 1, 9, 300, 30_000, whole.len() - 9, whole.len() - 1] {
         // An empty object is no archive at all, and has its own error.
         if cut > 0 {
@@ -186,34 +150,21 @@ async fn archives_cut_anywhere_are_refused() {
     let unended = tar.get_ref().clone();
     let text = refused(compressed(&unended, ArchiveKind::TarGz)).await;
     assert!(text.contains("truncated"), "{text}");
-    assert!(
-        refused(b"not an archive".to_vec())
-            .await
-            .contains("m.tar.gz")
-    );
+    assert!(refused(b"not an archive".to_vec()).await.contains("m.tar.gz"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn bombs_are_stopped_at_their_limit() {
     let zeros = vec![0; 8 << 20];
     let f = Fixture::new(Bytes::mib(64));
-    f.put(
-        "m.tar.gz",
-        packed(&[(FILE, "zeros", &zeros)], ArchiveKind::TarGz),
-    );
+    f.put("m.tar.gz", packed(&[(FILE, "zeros", &zeros)], ArchiveKind::TarGz));
     let disk = {
-        let config = CacheConfig {
-            unpacked: Some(Bytes::mib(4)),
-            ..f.config.clone()
-        };
+        let config = CacheConfig { unpacked: Some(Bytes::mib(4)), ..f.config.clone() };
         DiskCache::open(config).await.unwrap()
     };
     let error = f.fetch(&disk, "m.tar.gz").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ModelInvalid);
-    assert!(
-        error.to_string().contains("unpacks to more than"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("unpacks to more than"), "{error}");
     // A long name that does not end.
     let long = packed(&[(EntryType::GNULongName, "x", &zeros)], ArchiveKind::TarGz);
     assert!(refused(long).await.contains("does not end"));
@@ -222,10 +173,7 @@ async fn bombs_are_stopped_at_their_limit() {
 #[tokio::test(start_paused = true)]
 async fn an_archive_that_outgrows_the_disk_while_it_unpacks_is_too_large() {
     let f = Fixture::new(Bytes::mib(2));
-    f.put(
-        "m.tar.gz",
-        packed(&[(FILE, "zeros", &vec![0; 4 << 20])], ArchiveKind::TarGz),
-    );
+    f.put("m.tar.gz", packed(&[(FILE, "zeros", &vec![0; 4 << 20])], ArchiveKind::TarGz));
     let disk = f.open().await;
     let error = f.fetch(&disk, "m.tar.gz").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
@@ -243,8 +191,7 @@ async fn an_interrupted_archive_does_not_fetch_its_bytes_twice() {
     f.put("m.tar.zst", archive);
     let disk = f.open().await;
     for _ in 0..4 {
-        f.faulty
-            .plan(Operation::Get, "m.tar", Fault::BreakAfter(u64::MAX));
+        f.faulty.plan(Operation::Get, "m.tar", Fault::BreakAfter(u64::MAX));
     }
     f.faulty.plan(Operation::Get, "m.tar", Fault::Hang);
     // Paused time stands while the unpacker's thread waits, so the drop is by hand.

@@ -14,10 +14,7 @@ async fn a_second_process_is_refused_and_other_formats_too() {
     let foreign = f.folder.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(foreign.join("thesis.txt"), "x").unwrap();
-    let error = DiskCache::open(CacheConfig::new(&foreign, Bytes::mib(1)))
-        .await
-        .err()
-        .unwrap();
+    let error = DiskCache::open(CacheConfig::new(&foreign, Bytes::mib(1))).await.err().unwrap();
     assert!(matches!(error, Error::Format { .. }), "{error}");
     assert!(foreign.join("thesis.txt").exists());
 }
@@ -53,11 +50,7 @@ async fn a_restart_finds_what_is_whole_and_deletes_what_is_not() {
     assert!(entries(&f.config.dir.join("trash")).unwrap().is_empty());
     let fetched = f.faulty.delivered("whole/w.bin").len();
     f.fetch(&disk, "whole").await.unwrap();
-    assert_eq!(
-        f.faulty.delivered("whole/w.bin").len(),
-        fetched,
-        "warm after a restart"
-    );
+    assert_eq!(f.faulty.delivered("whole/w.bin").len(), fetched, "warm after a restart");
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,8 +79,7 @@ async fn a_crash_between_any_two_steps_of_a_fetch_leaves_nothing_that_looks_whol
     let id = f.resolve("m").await.id.clone();
     for answered in 0..10 {
         for _ in 0..answered.min(1) {
-            f.faulty
-                .plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
+            f.faulty.plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
         }
         f.faulty.plan(Operation::Get, "w.bin", Fault::Hang);
         f.abandon(&disk, "m").await;
@@ -117,11 +109,7 @@ async fn loads_that_the_process_did_not_survive_are_counted_until_one_ends() {
     disk.end_load(&id).await.unwrap();
     drop(disk);
     let disk = f.open().await;
-    assert_eq!(
-        disk.attempts(&id),
-        1,
-        "one of two loads ended, the other died"
-    );
+    assert_eq!(disk.attempts(&id), 1, "one of two loads ended, the other died");
     disk.end_load(&id).await.unwrap();
     assert_eq!(disk.attempts(&id), 0);
     drop(disk);

@@ -29,14 +29,8 @@ async fn a_folder_arrives_whole_with_its_digests_and_counters() {
     );
     disk.verify(&artefact.id).await.unwrap();
     std::fs::write(cached.dir().join("config.json"), "[]").unwrap();
-    assert!(matches!(
-        disk.verify(&artefact.id).await,
-        Err(Error::Corrupt { .. })
-    ));
-    assert!(
-        disk.get(&artefact.id).is_none(),
-        "what does not match is not handed out"
-    );
+    assert!(matches!(disk.verify(&artefact.id).await, Err(Error::Corrupt { .. })));
+    assert!(disk.get(&artefact.id).is_none(), "what does not match is not handed out");
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,17 +51,10 @@ async fn broken_and_stalled_reads_go_on_behind_the_last_byte() {
     let f = Fixture::new(Bytes::mib(16));
     let weights = noise(1_000_000, 2);
     f.put("m/w.bin", weights.clone());
-    for fault in [
-        Fault::BreakAfter(70_001),
-        Fault::StallAfter(3),
-        Fault::BreakAfter(0),
-    ] {
+    for fault in [Fault::BreakAfter(70_001), Fault::StallAfter(3), Fault::BreakAfter(0)] {
         f.faulty.plan(Operation::Get, "w.bin", fault);
     }
-    let down = Error::Throttled {
-        store: "memory".into(),
-        key: "m/w.bin".into(),
-    };
+    let down = Error::Throttled { store: "memory".into(), key: "m/w.bin".into() };
     f.faulty.plan(Operation::Get, "w.bin", Fault::Fail(down));
     let disk = f.open().await;
     let cached = f.fetch(&disk, "m").await.unwrap();
@@ -83,8 +70,7 @@ async fn an_abandoned_fetch_goes_on_where_it_was_also_in_the_next_process() {
     let disk = f.open().await;
     // The parts are of 100,000 bytes; the sixth read never answers.
     for _ in 0..5 {
-        f.faulty
-            .plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
+        f.faulty.plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
     }
     f.faulty.plan(Operation::Get, "w.bin", Fault::Hang);
     f.abandon(&disk, "m").await;
@@ -103,18 +89,14 @@ async fn a_file_replaced_while_it_is_fetched_never_mixes() {
     f.put("m/w.bin", noise(1_000_000, 4));
     let disk = f.open().await;
     for _ in 0..3 {
-        f.faulty
-            .plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
+        f.faulty.plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
     }
     f.faulty.plan(Operation::Get, "w.bin", Fault::Hang);
     let old = f.resolve("m").await;
     f.abandon(&disk, "m").await;
     let new = noise(1_000_000, 5);
     f.put("m/w.bin", new.clone());
-    let error = disk
-        .fetch(&f.catalog, &old, &Progress::new())
-        .await
-        .unwrap_err();
+    let error = disk.fetch(&f.catalog, &old, &Progress::new()).await.unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     assert_eq!(
         (error.kind(), error.retry()),
@@ -131,8 +113,7 @@ async fn a_store_that_ignores_the_pin_is_found_out_by_its_tag() {
     let f = Fixture::new(Bytes::mib(16));
     f.put("m/w.bin", noise(1_000_000, 4));
     let disk = f.open().await;
-    f.faulty
-        .plan(Operation::Get, "w.bin", Fault::OtherEtag("other".into()));
+    f.faulty.plan(Operation::Get, "w.bin", Fault::OtherEtag("other".into()));
     let error = f.fetch(&disk, "m").await.unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
 }
@@ -141,10 +122,8 @@ async fn a_store_that_ignores_the_pin_is_found_out_by_its_tag() {
 async fn a_turned_byte_is_found_by_the_store_s_checksum_and_nothing_is_kept() {
     let f = Fixture::new(Bytes::mib(16));
     f.put("m/w.bin", "123456789");
-    let checksum = Checksum {
-        algorithm: ChecksumAlgorithm::Crc64Nvme,
-        base64: "rosUhgp5mIg=".into(),
-    };
+    let checksum =
+        Checksum { algorithm: ChecksumAlgorithm::Crc64Nvme, base64: "rosUhgp5mIg=".into() };
     f.memory.set_checksum("m/w.bin", checksum);
     let disk = f.open().await;
     f.faulty.plan(Operation::Get, "w.bin", Fault::FlipByte);
@@ -159,8 +138,7 @@ async fn a_store_that_stays_down_is_told_and_the_ranges_stay() {
     let f = Fixture::new(Bytes::mib(16));
     f.put("m/w.bin", noise(300_000, 6));
     let disk = f.open().await;
-    f.faulty
-        .plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
+    f.faulty.plan(Operation::Get, "w.bin", Fault::BreakAfter(u64::MAX));
     for _ in 0..6 {
         f.faulty.plan(Operation::Get, "w.bin", Fault::BreakAfter(0));
     }

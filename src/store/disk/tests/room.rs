@@ -16,10 +16,7 @@ async fn the_least_recently_used_leaves_and_nothing_that_is_held() {
     let b = f.fetch(&disk, "b").await.unwrap().id().clone();
     let a_id = a.id().clone();
     f.fetch(&disk, "c").await.unwrap();
-    assert!(
-        disk.get(&a_id).is_some() && disk.get(&b).is_none(),
-        "a is held, b was older than c"
-    );
+    assert!(disk.get(&a_id).is_some() && disk.get(&b).is_none(), "a is held, b was older than c");
     let c = f.fetch(&disk, "c").await.unwrap();
     let error = f.fetch(&disk, "d").await.unwrap_err();
     assert!(matches!(error, Error::DiskBusy { .. }), "{error}");
@@ -52,8 +49,7 @@ async fn abandoned_fetches_count_and_leave_too() {
     f.put("b/w.bin", noise(2 * MIB, 2));
     let disk = f.open().await;
     for _ in 0..15 {
-        f.faulty
-            .plan(Operation::Get, "a/w.bin", Fault::BreakAfter(u64::MAX));
+        f.faulty.plan(Operation::Get, "a/w.bin", Fault::BreakAfter(u64::MAX));
     }
     f.faulty.plan(Operation::Get, "a/w.bin", Fault::Hang);
     f.abandon(&disk, "a").await;

@@ -1,0 +1,102 @@
+//! What a store holds under a name, without asking whether it is settled.
+
+use roundhouse_types::TargetName;
+
+use super::{Inner, Mount};
+use crate::remote::Remote;
+use crate::{ArchiveKind, Artefact, Error, ListRequest, ObjectMeta};
+
+/// The most that a listing may ask for in one page.
+const PAGE: usize = 1000;
+
+/// What a target's name stands for right now.
+pub(super) struct Found {
+    pub(super) artefact: Artefact,
+    /// Several objects, or one that can be seen half-written.
+    pub(super) may_be_partial: bool,
+}
+
+impl Inner {
+    /// What has the target's name: an object, or else a folder.
+    pub(super) async fn find(
+        &self,
+        mount: &Mount,
+        target: &TargetName,
+        key: &str,
+    ) -> Result<Option<Found>, Error> {
+        let remote = &mount.remote;
+        let archive = ArchiveKind::of(key);
+        let (head, folder) = if archive.is_some() {
+            let head = remote.head(key).await;
+            let folder = match &head {
+                Err(_) => self.folder(remote, target, key).await,
+                Ok(_) => Ok(Vec::new()),
+            };
+            (head, folder)
+        } else {
+            futures_util::join!(remote.head(key), self.folder(remote, target, key))
+        };
+        let object = match head {
+            Ok(meta) => Some(meta),
+            Err(Error::ObjectNotFound { .. }) => None,
+            // Without permission to list, S3 denies what is not there.
+            Err(Error::AccessDenied { .. }) if folder.as_ref().is_ok_and(|f| !f.is_empty()) => None,
+            Err(error) => return Err(error),
+        };
+        // An empty object beside a folder of its name is a marker that a tool left.
+        let object = object.filter(|o| o.size > 0 || folder.as_ref().is_ok_and(Vec::is_empty));
+        if let Some(object) = object {
+            let base = key.rsplit_once('/').map_or("", |(folder, _)| &key[..=folder.len()]);
+            let artefact = Artefact::new(self.model(target), base, &[object], archive)?;
+            let may_be_partial = !remote.store.writes_are_atomic();
+            return Ok(Some(Found { artefact, may_be_partial }));
+        }
+        let objects = folder?;
+        if objects.is_empty() {
+            return Ok(None);
+        }
+        let artefact = Artefact::new(self.model(target), &format!("{key}/"), &objects, None)?;
+        Ok(Some(Found { artefact, may_be_partial: true }))
+    }
+
+    /// All files below a folder, without the markers that tools leave for folders.
+    async fn folder(
+        &self,
+        remote: &Remote,
+        target: &TargetName,
+        key: &str,
+    ) -> Result<Vec<ObjectMeta>, Error> {
+        let limit = self.config.max_files;
+        let (mut objects, more) = objects_below(remote, format!("{key}/"), limit).await?;
+        if more {
+            return Err(Error::Invalid {
+                model: self.model(target).to_string(),
+                why: format!("it has more than {limit} files"),
+            });
+        }
+        objects.retain(|object| !object.key.ends_with('/'));
+        Ok(objects)
+    }
+}
+
+/// The objects below a prefix, at most `limit`, and whether there are more.
+pub(super) async fn objects_below(
+    remote: &Remote,
+    prefix: String,
+    limit: usize,
+) -> Result<(Vec<ObjectMeta>, bool), Error> {
+    let mut objects = Vec::new();
+    let mut request = ListRequest { prefix, token: None, limit: PAGE };
+    loop {
+        let page = remote.list(&request).await?;
+        objects.extend(page.objects);
+        if objects.len() > limit || (objects.len() == limit && page.next.is_some()) {
+            objects.truncate(limit);
+            return Ok((objects, true));
+        }
+        match page.next {
+            None => return Ok((objects, false)),
+            token => request.token = token,
+        }
+    }
+}
