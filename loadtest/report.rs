@@ -70,40 +70,83 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(out, "{text}");
         };
-        line(&mut out, format!("{}: {total} requests to {} targets in {seconds:.1} s", self.title, self.targets.len()));
+        line(
+            &mut out,
+            format!(
+                "{}: {total} requests to {} targets in {seconds:.1} s",
+                self.title,
+                self.targets.len()
+            ),
+        );
         for (name, why) in &self.left_out {
-            line(&mut out, format!("left out: {name}: {}", why.chars().take(120).collect::<String>()));
+            line(
+                &mut out,
+                format!("left out: {name}: {}", why.chars().take(120).collect::<String>()),
+            );
         }
-        let outcomes: Vec<_> = self.outcomes().into_iter().map(|(k, n)| format!("{n} {k}")).collect();
+        let outcomes: Vec<_> =
+            self.outcomes().into_iter().map(|(k, n)| format!("{n} {k}")).collect();
         line(&mut out, format!("answers: {}", outcomes.join(", ")));
-        line(&mut out, format!("\n{:<10}{:>9}{:>11}{:>11}{:>11}{:>11}", "found in", "answers", "p50 ms", "p90 ms", "p99 ms", "max ms"));
+        line(
+            &mut out,
+            format!(
+                "\n{:<10}{:>9}{:>11}{:>11}{:>11}{:>11}",
+                "found in", "answers", "p50 ms", "p90 ms", "p99 ms", "max ms"
+            ),
+        );
         for (tier, h) in self.by_tier() {
             let ms = |q: f64| h.value_at_quantile(q) as f64 / 1e3;
-            line(&mut out, format!(
-                "{tier:<10}{:>9}{:>11.1}{:>11.1}{:>11.1}{:>11.1}",
-                h.len(), ms(0.5), ms(0.9), ms(0.99), h.max() as f64 / 1e3
-            ));
+            line(
+                &mut out,
+                format!(
+                    "{tier:<10}{:>9}{:>11.1}{:>11.1}{:>11.1}{:>11.1}",
+                    h.len(),
+                    ms(0.5),
+                    ms(0.9),
+                    ms(0.99),
+                    h.max() as f64 / 1e3
+                ),
+            );
         }
         let hits = self.samples.iter().filter(|s| s.tier.as_deref() == Some("device")).count();
         let answered = self.samples.iter().filter(|s| s.tier.is_some()).count().max(1);
         let loads = self.counter("roundhouse_residency_loads_total");
         let evictions = self.counter("roundhouse_residency_evictions_total");
         let fetched = self.counter("roundhouse_store_fetched_bytes_total");
-        line(&mut out, format!(
-            "\nhit ratio {:.3}; {loads} loads ({:.2}/s), {evictions} evictions, {:.1} MB fetched from the store",
-            hits as f64 / answered as f64, loads / seconds, fetched / 1e6
-        ));
-        line(&mut out, format!(
-            "residency sampled {} times ({} failed): budget {} bytes, at most {} granted and {} ready; {} over budget, {} double loads",
-            self.seen.samples, self.seen.failed_samples, self.seen.budget, self.seen.most_granted,
-            self.seen.most_residents, self.seen.over_budget, self.seen.double_loads
-        ));
+        line(
+            &mut out,
+            format!(
+                "\nhit ratio {:.3}; {loads} loads ({:.2}/s), {evictions} evictions, {:.1} MB fetched from the store",
+                hits as f64 / answered as f64,
+                loads / seconds,
+                fetched / 1e6
+            ),
+        );
+        line(
+            &mut out,
+            format!(
+                "residency sampled {} times ({} failed): budget {} bytes, at most {} granted and {} ready; {} over budget, {} double loads",
+                self.seen.samples,
+                self.seen.failed_samples,
+                self.seen.budget,
+                self.seen.most_granted,
+                self.seen.most_residents,
+                self.seen.over_budget,
+                self.seen.double_loads
+            ),
+        );
         let faults: Vec<_> = self.samples.iter().filter(|s| s.outcome != Outcome::Right).collect();
         for fault in faults.iter().take(5) {
-            line(&mut out, format!(
-                "{} after {:.1} s: {} {}", fault.target, fault.latency.as_secs_f64(), fault.outcome.label(),
-                fault.outcome.detail().chars().take(300).collect::<String>()
-            ));
+            line(
+                &mut out,
+                format!(
+                    "{} after {:.1} s: {} {}",
+                    fault.target,
+                    fault.latency.as_secs_f64(),
+                    fault.outcome.label(),
+                    fault.outcome.detail().chars().take(300).collect::<String>()
+                ),
+            );
         }
         out
     }

@@ -8,11 +8,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+use crate::Common;
 use crate::client::{Client, Outcome, Sample};
 use crate::report::Report;
 use crate::schedule::{self, Target};
 use crate::watch::{self, Watch};
-use crate::Common;
 
 /// Sends at planned times.
 pub(crate) async fn open_loop(common: &Common, rate: f64, skew: f64) -> Result<ExitCode, String> {

@@ -6,9 +6,7 @@ use crate::request::{GenerateSpec, Sampling};
 
 /// The longest sequence, prompt and completion together, that context and pool allow.
 pub(crate) fn longest_sequence(spec: &RunnerSpec) -> usize {
-    let pool = spec
-        .kv
-        .map_or(usize::MAX, |kv| kv.blocks.saturating_mul(kv.block_tokens));
+    let pool = spec.kv.map_or(usize::MAX, |kv| kv.blocks.saturating_mul(kv.block_tokens));
     spec.context.min(pool)
 }
 
@@ -24,9 +22,7 @@ pub(crate) fn check_runner(spec: &RunnerSpec) -> Result<(), String> {
     if spec.kv.is_some_and(|kv| kv.block_tokens == 0)
         || (spec.kv.is_some() && longest_sequence(spec) < 2)
     {
-        return Err(format!(
-            "the KV pool or context of {spec:?} holds no sequence of two tokens"
-        ));
+        return Err(format!("the KV pool or context of {spec:?} holds no sequence of two tokens"));
     }
     Ok(())
 }
@@ -48,18 +44,9 @@ pub(crate) fn check_generate(request: &GenerateSpec, spec: &RunnerSpec) -> Resul
         });
     }
     let within = |good: bool, name, value: String, range| {
-        if good {
-            Ok(())
-        } else {
-            Err(Error::Parameter { name, value, range })
-        }
+        if good { Ok(()) } else { Err(Error::Parameter { name, value, range }) }
     };
-    within(
-        request.max_tokens > 0,
-        "max_tokens",
-        request.max_tokens.to_string(),
-        "at least 1",
-    )?;
+    within(request.max_tokens > 0, "max_tokens", request.max_tokens.to_string(), "at least 1")?;
     within(
         request.top_logprobs <= spec.output_width,
         "logprobs",
@@ -73,45 +60,16 @@ fn check_sampling(sampling: &Sampling) -> Result<(), Error> {
     let finite = f32::MIN..=f32::MAX;
     let positive = f32::MIN_POSITIVE..=f32::MAX;
     let rules = [
-        (
-            "temperature",
-            sampling.temperature,
-            0.0..=f32::MAX,
-            "a number from 0 on",
-        ),
-        (
-            "top_p",
-            sampling.top_p,
-            f32::MIN_POSITIVE..=1.0,
-            "above 0 and at most 1",
-        ),
+        ("temperature", sampling.temperature, 0.0..=f32::MAX, "a number from 0 on"),
+        ("top_p", sampling.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
         ("min_p", sampling.min_p, 0.0..=1.0, "between 0 and 1"),
-        (
-            "repetition_penalty",
-            sampling.repetition_penalty,
-            positive,
-            "a number above 0",
-        ),
-        (
-            "presence_penalty",
-            sampling.presence_penalty,
-            finite.clone(),
-            "a number",
-        ),
-        (
-            "frequency_penalty",
-            sampling.frequency_penalty,
-            finite,
-            "a number",
-        ),
+        ("repetition_penalty", sampling.repetition_penalty, positive, "a number above 0"),
+        ("presence_penalty", sampling.presence_penalty, finite.clone(), "a number"),
+        ("frequency_penalty", sampling.frequency_penalty, finite, "a number"),
     ];
     for (name, value, allowed, range) in rules {
         if !allowed.contains(&value) {
-            return Err(Error::Parameter {
-                name,
-                value: value.to_string(),
-                range,
-            });
+            return Err(Error::Parameter { name, value: value.to_string(), range });
         }
     }
     Ok(())
@@ -128,11 +86,7 @@ pub(crate) fn check_encode(inputs: &[Vec<u32>], spec: &RunnerSpec) -> Result<(),
             return Err(Error::EmptyInput { index });
         }
         if input.len() > most {
-            return Err(Error::InputTooLong {
-                index,
-                tokens: input.len(),
-                most,
-            });
+            return Err(Error::InputTooLong { index, tokens: input.len(), most });
         }
     }
     Ok(())

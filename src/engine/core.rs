@@ -76,14 +76,7 @@ impl Engine {
             Some(kv) => Work::Generate(GenerateWork::new(&spec, kv, running)),
             None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
         };
-        Self {
-            runner,
-            spec,
-            work,
-            meters: Meters::new(),
-            pace: Pace::default(),
-            published,
-        }
+        Self { runner, spec, work, meters: Meters::new(), pace: Pace::default(), published }
     }
 
     /// Queues a sequence.
@@ -165,9 +158,7 @@ impl Engine {
         };
         self.published.running.store(running, Ordering::Relaxed);
         self.published.preempted.store(preempted, Ordering::Relaxed);
-        self.published
-            .pace
-            .store(self.pace.microseconds(), Ordering::Relaxed);
+        self.published.pace.store(self.pace.microseconds(), Ordering::Relaxed);
     }
 }
 
@@ -191,9 +182,7 @@ fn forward(
         Err(RunnerError::Input(_)) => {
             let mut outcomes = Vec::with_capacity(plan.rows.len());
             for row in &plan.rows {
-                let single = StepPlan {
-                    rows: vec![row.clone()],
-                };
+                let single = StepPlan { rows: vec![row.clone()] };
                 outcomes.extend(forward(runner, spec, &single)?);
             }
             Ok(outcomes)
@@ -211,11 +200,7 @@ fn outcomes(spec: &RunnerSpec, plan: &StepPlan, vectors: Vec<Vec<f32>>) -> Vec<R
             wanted: format!("{wanted} of {width}"),
         };
         let failure = Failure::from(error);
-        return plan
-            .rows
-            .iter()
-            .map(|_| RowOutcome::Failed(failure.clone()))
-            .collect();
+        return plan.rows.iter().map(|_| RowOutcome::Failed(failure.clone())).collect();
     }
     let mut vectors = vectors.into_iter();
     plan.rows
@@ -228,7 +213,5 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     if let Some(text) = panic.downcast_ref::<&str>() {
         return text;
     }
-    panic
-        .downcast_ref::<String>()
-        .map_or("no text", String::as_str)
+    panic.downcast_ref::<String>().map_or("no text", String::as_str)
 }

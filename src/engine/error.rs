@@ -18,35 +18,19 @@ pub(crate) enum Error {
     EmptyPrompt,
     /// A prompt that leaves no room for one new token.
     #[error("the prompt has {tokens} tokens, and at most {most} fit a context of {context}")]
-    PromptTooLong {
-        tokens: usize,
-        most: usize,
-        context: usize,
-    },
+    PromptTooLong { tokens: usize, most: usize, context: usize },
     /// An encoder input without tokens.
     #[error("input {index} has no tokens")]
     EmptyInput { index: usize },
     /// An encoder input that is longer than one row may be.
     #[error("input {index} has {tokens} tokens, and the model takes at most {most}")]
-    InputTooLong {
-        index: usize,
-        tokens: usize,
-        most: usize,
-    },
+    InputTooLong { index: usize, tokens: usize, most: usize },
     /// A parameter out of its range.
     #[error("{name} is {value}, and must be {range}")]
-    Parameter {
-        name: &'static str,
-        value: String,
-        range: &'static str,
-    },
+    Parameter { name: &'static str, value: String, range: &'static str },
     /// The waiting queue is full.
     #[error("{waiting} sequences wait for model {name} already")]
-    QueueFull {
-        name: String,
-        waiting: usize,
-        after: Duration,
-    },
+    QueueFull { name: String, waiting: usize, after: Duration },
     /// The runner cannot be served: its shapes contradict one another, or it refuses them.
     #[error("model {name} cannot be served: {reason}")]
     Unservable { name: String, reason: String },

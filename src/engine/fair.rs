@@ -32,14 +32,7 @@ const SCALE: u128 = 4096;
 impl FairPicker {
     /// Adds an engine; it starts at the present, with no credit for the past.
     pub(crate) fn add(&mut self, id: EngineId, weight: NonZeroU32) {
-        self.clocks.insert(
-            id,
-            Clock {
-                weight,
-                virtual_time: self.now,
-                busy: false,
-            },
-        );
+        self.clocks.insert(id, Clock { weight, virtual_time: self.now, busy: false });
     }
 
     /// Forgets an engine.
@@ -94,9 +87,7 @@ mod tests {
     fn run(picker: &mut FairPicker, busy: &[(EngineId, u64)], total: u64) -> Vec<u64> {
         let mut used = vec![0; busy.len()];
         while used.iter().sum::<u64>() < total {
-            let id = picker
-                .pick(|id| busy.iter().any(|(b, _)| *b == id))
-                .unwrap();
+            let id = picker.pick(|id| busy.iter().any(|(b, _)| *b == id)).unwrap();
             let index = busy.iter().position(|(b, _)| *b == id).unwrap();
             picker.charge(id, Duration::from_millis(busy[index].1));
             used[index] += busy[index].1;

@@ -40,11 +40,7 @@ const MAX_RUNNING: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self {
-            weight: NonZeroU32::MIN,
-            max_waiting: MAX_WAITING,
-            max_running: MAX_RUNNING,
-        }
+        Self { weight: NonZeroU32::MIN, max_waiting: MAX_WAITING, max_running: MAX_RUNNING }
     }
 }
 
@@ -127,11 +123,7 @@ impl EngineHandle {
                 },
             )
         })?;
-        Ok(TokenStream {
-            tokens,
-            ticket,
-            ended: false,
-        })
+        Ok(TokenStream { tokens, ticket, ended: false })
     }
 
     /// Encodes inputs, each in one step; answers with one vector per input, in order. If
@@ -149,12 +141,7 @@ impl EngineHandle {
         let mut ticket = self.submit(|id| {
             Command::Encode(
                 self.0.engine,
-                EncodeJob {
-                    id,
-                    inputs,
-                    answer: sender,
-                    place: Some(place),
-                },
+                EncodeJob { id, inputs, answer: sender, place: Some(place) },
             )
         })?;
         let answer = answer.await;
@@ -194,25 +181,13 @@ impl EngineHandle {
 
     fn submit(&self, command: impl FnOnce(SequenceId) -> Command) -> Result<Ticket, Failure> {
         let sequence = SequenceId(self.0.next_sequence.fetch_add(1, Ordering::Relaxed));
-        self.0
-            .commands
-            .send(command(sequence))
-            .map_err(|_| self.0.heartbeat.silence())?;
-        Ok(Ticket {
-            handle: self.clone(),
-            sequence,
-            used: false,
-        })
+        self.0.commands.send(command(sequence)).map_err(|_| self.0.heartbeat.silence())?;
+        Ok(Ticket { handle: self.clone(), sequence, used: false })
     }
 
     /// Why an answer will never come.
     fn gone(&self) -> Failure {
-        let removed = || {
-            Error::Removed {
-                name: self.0.name.clone(),
-            }
-            .into()
-        };
+        let removed = || Error::Removed { name: self.0.name.clone() }.into();
         self.0.heartbeat.failure().unwrap_or_else(removed)
     }
 }
@@ -236,11 +211,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.used {
             // A lane that has ended has nothing to abort.
-            let _ = self
-                .handle
-                .0
-                .commands
-                .send(Command::Abort(self.handle.0.engine, self.sequence));
+            let _ =
+                self.handle.0.commands.send(Command::Abort(self.handle.0.engine, self.sequence));
         }
     }
 }

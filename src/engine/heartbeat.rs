@@ -38,12 +38,7 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// A heart that beats for the first time now.
     pub(crate) fn new(device: DeviceId) -> Self {
-        Self {
-            device,
-            started: Instant::now(),
-            last: AtomicU64::new(0),
-            failure: OnceLock::new(),
-        }
+        Self { device, started: Instant::now(), last: AtomicU64::new(0), failure: OnceLock::new() }
     }
 
     /// The lane's thread is alive.
@@ -54,10 +49,7 @@ impl Heartbeat {
 
     /// The device failed, for good; the first reason stays.
     pub(crate) fn fail(&self, reason: String) -> Failure {
-        let error = Error::DeviceFailed {
-            device: self.device.to_string(),
-            reason,
-        };
+        let error = Error::DeviceFailed { device: self.device.to_string(), reason };
         self.failure.get_or_init(|| error.into()).clone()
     }
 
@@ -68,12 +60,8 @@ impl Heartbeat {
 
     /// Why the lane does not answer: its failure, else that it has ended.
     pub(crate) fn silence(&self) -> Failure {
-        self.failure().unwrap_or_else(|| {
-            Error::LaneEnded {
-                device: self.device.to_string(),
-            }
-            .into()
-        })
+        self.failure()
+            .unwrap_or_else(|| Error::LaneEnded { device: self.device.to_string() }.into())
     }
 
     /// When it beat last, to the millisecond.

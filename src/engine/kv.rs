@@ -15,10 +15,7 @@ impl BlockPool {
     pub(crate) fn new(spec: KvSpec) -> Self {
         let blocks = u32::try_from(spec.blocks).expect("block ids are 32 bits, checked at placing");
         // The lowest id is handed out first: a small load stays in a small part of the pool.
-        Self {
-            spec,
-            free: (0..blocks).rev().map(BlockId).collect(),
-        }
+        Self { spec, free: (0..blocks).rev().map(BlockId).collect() }
     }
 
     /// Blocks that `tokens` positions need.
@@ -40,10 +37,7 @@ impl BlockPool {
     /// Takes back all blocks of `table`.
     pub(crate) fn release(&mut self, table: &mut Vec<BlockId>) {
         self.free.extend(table.drain(..).rev());
-        debug_assert!(
-            self.free.len() <= self.spec.blocks,
-            "a block was released twice"
-        );
+        debug_assert!(self.free.len() <= self.spec.blocks, "a block was released twice");
     }
 
     /// Blocks in tables.

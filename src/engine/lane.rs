@@ -34,10 +34,7 @@ pub struct LaneConfig {
 impl Default for LaneConfig {
     fn default() -> Self {
         // A step carries a bounded number of tokens: seconds at worst, even on a busy CPU.
-        Self {
-            wedged_after: Duration::from_secs(30),
-            idle_beat: Duration::from_millis(500),
-        }
+        Self { wedged_after: Duration::from_secs(30), idle_beat: Duration::from_millis(500) }
     }
 }
 
@@ -112,15 +109,8 @@ impl Lane {
         let (commands, inbox) = mpsc::channel();
         let heartbeat = Arc::new(Heartbeat::new(device));
         let thread = LaneThread::new(inbox, Arc::clone(&heartbeat), config.idle_beat);
-        std::thread::Builder::new()
-            .name(format!("lane-{device}"))
-            .spawn(move || thread.run())?;
-        Ok(Self {
-            commands,
-            heartbeat,
-            config,
-            next_engine: AtomicU64::new(0),
-        })
+        std::thread::Builder::new().name(format!("lane-{device}")).spawn(move || thread.run())?;
+        Ok(Self { commands, heartbeat, config, next_engine: AtomicU64::new(0) })
     }
 
     /// How the lane is now. Never blocks.
@@ -152,11 +142,7 @@ impl Lane {
             runner,
             config,
             published: Arc::clone(&published),
-            registration: Registration {
-                engine,
-                commands: self.commands.clone(),
-                removed: false,
-            },
+            registration: Registration { engine, commands: self.commands.clone(), removed: false },
             answer,
         };
         self.commands
@@ -172,11 +158,7 @@ impl Lane {
             published,
             config,
         });
-        Ok(Placed {
-            handle,
-            warm: warm.elapsed,
-            registration: warm.registration,
-        })
+        Ok(Placed { handle, warm: warm.elapsed, registration: warm.registration })
     }
 }
 

@@ -18,16 +18,8 @@ const NEXT_TOKEN: &str = "roundhouse_engine_time_per_output_token_seconds";
 /// Registers units and meanings with the installed recorder.
 pub fn describe() {
     describe_histogram!(STEP, Unit::Seconds, "one step: plan, forward, sampling");
-    describe_histogram!(
-        STEP_ROWS,
-        Unit::Count,
-        "sequences that shared a step's forward"
-    );
-    describe_counter!(
-        PREFILLED,
-        Unit::Count,
-        "prompt tokens computed, recomputed ones included"
-    );
+    describe_histogram!(STEP_ROWS, Unit::Count, "sequences that shared a step's forward");
+    describe_counter!(PREFILLED, Unit::Count, "prompt tokens computed, recomputed ones included");
     describe_counter!(DECODED, Unit::Count, "sampled tokens computed");
     describe_counter!(
         SUBMITTED,
@@ -49,22 +41,10 @@ pub fn describe() {
         Unit::Count,
         "sequences that gave their KV blocks back to recompute later"
     );
-    describe_counter!(
-        BLOCKS_TAKEN,
-        Unit::Count,
-        "KV blocks taken; less freed ones: in use"
-    );
+    describe_counter!(BLOCKS_TAKEN, Unit::Count, "KV blocks taken; less freed ones: in use");
     describe_counter!(BLOCKS_FREED, Unit::Count, "KV blocks given back");
-    describe_histogram!(
-        FIRST_TOKEN,
-        Unit::Seconds,
-        "from submission to the first token"
-    );
-    describe_histogram!(
-        NEXT_TOKEN,
-        Unit::Seconds,
-        "from one token of a sequence to its next"
-    );
+    describe_histogram!(FIRST_TOKEN, Unit::Seconds, "from submission to the first token");
+    describe_histogram!(NEXT_TOKEN, Unit::Seconds, "from one token of a sequence to its next");
 }
 
 /// Why a sequence ended, as a label.

@@ -104,11 +104,7 @@ impl Sampler {
         for id in &self.seen {
             // A prompt may hold tokens the head does not produce.
             if let Some(score) = scores.get_mut(*id as usize) {
-                let penalised = if *score < 0.0 {
-                    *score * penalty
-                } else {
-                    *score / penalty
-                };
+                let penalised = if *score < 0.0 { *score * penalty } else { *score / penalty };
                 *score = penalised.clamp(f32::MIN, f32::MAX);
             }
         }
@@ -225,17 +221,11 @@ fn uniform(seed: u64, position: usize) -> f64 {
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| (f64::from(*logit) - f64::from(best)).exp())
-        .sum();
+    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - f64::from(best)).exp()).sum();
     f64::from(best) + sum.ln()
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "reported in single precision"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "reported in single precision")]
 fn logprob(logit: f32, normaliser: f64) -> f32 {
     (f64::from(logit) - normaliser) as f32
 }
@@ -250,9 +240,7 @@ fn alternatives(logits: &[f32], count: usize, normaliser: f64) -> Vec<(u32, f32)
         all.truncate(count);
     }
     all.sort_unstable_by(likelier);
-    all.iter()
-        .map(|c| (c.id, logprob(c.score, normaliser)))
-        .collect()
+    all.iter().map(|c| (c.id, logprob(c.score, normaliser))).collect()
 }
 
 #[cfg(test)]

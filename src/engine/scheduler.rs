@@ -89,13 +89,7 @@ impl Scheduler {
         );
         let arrival = self.arrivals;
         self.arrivals += 1;
-        let sequence = Sequence {
-            id,
-            arrival,
-            tokens: prompt,
-            computed: 0,
-            blocks: Vec::new(),
-        };
+        let sequence = Sequence { id, arrival, tokens: prompt, computed: 0, blocks: Vec::new() };
         self.waiting.push_back(sequence);
     }
 

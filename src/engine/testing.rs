@@ -15,15 +15,11 @@ use crate::plan::{ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPla
 
 /// The logits that follow `tokens`: spread over [-4, 4), different for every sequence.
 pub fn echo_logits(tokens: &[u32], width: usize) -> Vec<f32> {
-    let sequence = tokens.iter().fold(tokens.len() as u64, |hash, token| {
-        mix(hash ^ u64::from(*token))
-    });
+    let sequence =
+        tokens.iter().fold(tokens.len() as u64, |hash, token| mix(hash ^ u64::from(*token)));
     (0..width as u64)
         .map(|id| {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "24 bits are exact in single precision"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "24 bits are exact in single precision")]
             let fraction = (mix(sequence ^ (id << 32)) >> 40) as f32 / (1_u32 << 24) as f32;
             fraction * 8.0 - 4.0
         })
@@ -76,10 +72,7 @@ impl EchoLog {
 
     /// Whether `token` was in any step.
     pub fn saw(&self, token: u32) -> bool {
-        self.tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&token)
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).contains(&token)
     }
 }
 
@@ -99,10 +92,7 @@ enum Reaction {
     FailDevice,
     Panic,
     Garble,
-    Hold {
-        entered: Sender<()>,
-        release: Receiver<()>,
-    },
+    Hold { entered: Sender<()>, release: Receiver<()> },
 }
 
 /// A runner whose output depends on the tokens alone; see the module's documentation.
@@ -119,12 +109,7 @@ impl EchoRunner {
     /// A runner of these shapes; an encoder where `spec.kv` is `None`.
     pub fn new(spec: RunnerSpec) -> Self {
         let slots = spec.kv.map_or(0, |kv| kv.blocks * kv.block_tokens);
-        Self {
-            spec,
-            slots: vec![None; slots],
-            reactions: Vec::new(),
-            log: Arc::default(),
-        }
+        Self { spec, slots: vec![None; slots], reactions: Vec::new(), log: Arc::default() }
     }
 
     /// Its log, to keep.
@@ -161,10 +146,7 @@ impl EchoRunner {
     pub fn held_at(self, token: u32) -> (Self, Gate) {
         let (entered_sender, entered) = channel();
         let (release, release_receiver) = channel();
-        let hold = Reaction::Hold {
-            entered: entered_sender,
-            release: release_receiver,
-        };
+        let hold = Reaction::Hold { entered: entered_sender, release: release_receiver };
         (self.reacting(token, hold), Gate { entered, release })
     }
 
@@ -205,11 +187,7 @@ impl EchoRunner {
     fn check(&self, plan: &StepPlan) -> Result<(), RunnerError> {
         let broken = |what: String| Err(RunnerError::Device(format!("plan broken: {what}")));
         if plan.rows.is_empty() || plan.tokens() > self.spec.step_tokens {
-            return broken(format!(
-                "{} rows, {} tokens",
-                plan.rows.len(),
-                plan.tokens()
-            ));
+            return broken(format!("{} rows, {} tokens", plan.rows.len(), plan.tokens()));
         }
         let mut owned = HashSet::new();
         for row in &plan.rows {
@@ -245,9 +223,7 @@ impl EchoRunner {
         (0..row.position + row.tokens.len())
             .map(|position| match self.slots[slot(position)] {
                 Some((written, token)) if written == position => Ok(token),
-                other => Err(RunnerError::Device(format!(
-                    "position {position} reads {other:?}"
-                ))),
+                other => Err(RunnerError::Device(format!("position {position} reads {other:?}"))),
             })
             .collect()
     }
@@ -260,15 +236,9 @@ impl ModelRunner for EchoRunner {
 
     fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
         self.log.forwards.fetch_add(1, Ordering::SeqCst);
-        self.log
-            .most_rows
-            .fetch_max(plan.rows.len(), Ordering::SeqCst);
+        self.log.most_rows.fetch_max(plan.rows.len(), Ordering::SeqCst);
         let tokens = plan.rows.iter().flat_map(|row| &row.tokens);
-        self.log
-            .tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(tokens);
+        self.log.tokens.lock().unwrap_or_else(PoisonError::into_inner).extend(tokens);
         self.check(plan)?;
         self.react(plan)?;
         let mut output = StepOutput::default();

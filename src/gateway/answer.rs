@@ -94,12 +94,7 @@ pub(crate) async fn answer(
         Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
         Reply::Embeddings(reply) => {
             context.notes.prompt(reply.prompt_tokens);
-            if reply
-                .vectors
-                .iter()
-                .flatten()
-                .any(|number| !number.is_finite())
-            {
+            if reply.vectors.iter().flatten().any(|number| !number.is_finite()) {
                 return Err(not_a_number());
             }
             let numbers: usize = reply.vectors.iter().map(Vec::len).sum();
@@ -119,11 +114,7 @@ pub(crate) async fn answer(
         }
         Reply::Classification(labels) => match ask {
             Ask::Inputs(ask) => {
-                if labels
-                    .iter()
-                    .flatten()
-                    .any(|label| !label.score.is_finite())
-                {
+                if labels.iter().flatten().any(|label| !label.score.is_finite()) {
                     return Err(not_a_number());
                 }
                 whole(text(&ask.labels(&labels)?), delivery)
@@ -143,17 +134,11 @@ async fn generation(
     deadline: Instant,
 ) -> Result<Response, Error> {
     let notes = &context.notes;
-    let prompts = reply
-        .prompt_tokens
-        .iter()
-        .step_by(ask.choices_per_prompt().max(1));
+    let prompts = reply.prompt_tokens.iter().step_by(ask.choices_per_prompt().max(1));
     let prompt_tokens = prompts.sum();
     notes.prompt(prompt_tokens);
     if ask.streams() {
-        let wire = Wire {
-            format: ask.format(delivery.events),
-            framed: delivery.framed,
-        };
+        let wire = Wire { format: ask.format(delivery.events), framed: delivery.framed };
         let transcript: Box<dyn Transcript> = match ask {
             Ask::Inputs(_) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed)),
             Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens)),
@@ -163,11 +148,7 @@ async fn generation(
             Ask::Embeddings(_) => return Err(mismatch()),
         };
         let keep_alive = context.gateway.config.keep_alive;
-        let bounds = Bounds {
-            deadline,
-            keep_alive,
-            notes: notes.clone(),
-        };
+        let bounds = Bounds { deadline, keep_alive, notes: notes.clone() };
         return stream::respond(reply, transcript, wire, bounds).await;
     }
     let generated = call::collect(reply, deadline, notes).await?;

@@ -148,18 +148,10 @@ mod tests {
     #[test]
     fn media_types_are_read_without_their_parameters() {
         assert_eq!(media(&HeaderMap::new()).unwrap(), Media::Json);
-        assert_eq!(
-            media_of("Application/JSON; charset=utf-8").unwrap(),
-            Media::Json
-        );
+        assert_eq!(media_of("Application/JSON; charset=utf-8").unwrap(), Media::Json);
         assert_eq!(media_of("application/vnd.x+json").unwrap(), Media::Json);
         assert_eq!(media_of("text/plain;charset=utf-8").unwrap(), Media::Text);
-        for other in [
-            "text/csv",
-            "application/jsonlines",
-            "image/png",
-            "application/x-npy",
-        ] {
+        for other in ["text/csv", "application/jsonlines", "image/png", "application/x-npy"] {
             let error = media_of(other).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnsupportedMediaType, "{other}");
         }
@@ -169,9 +161,6 @@ mod tests {
     fn a_compressed_body_is_refused() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert_eq!(
-            media(&headers).unwrap_err().kind(),
-            ErrorKind::UnsupportedMediaType
-        );
+        assert_eq!(media(&headers).unwrap_err().kind(), ErrorKind::UnsupportedMediaType);
     }
 }

@@ -83,21 +83,13 @@ pub(crate) async fn collect(
         (0..count).map(|_| Default::default()).collect();
     let mut unfinished = count;
     while unfinished > 0 {
-        let next = timeout_at(deadline, reply.pieces.next())
-            .await
-            .map_err(|_| timed_out())?;
+        let next = timeout_at(deadline, reply.pieces.next()).await.map_err(|_| timed_out())?;
         let piece =
             next.ok_or_else(|| Error::internal("a completion ended without a reason"))??;
-        let Piece {
-            choice,
-            text,
-            tokens,
-            finished,
-        } = piece;
+        let Piece { choice, text, tokens, finished } = piece;
         notes.generated(tokens.len());
-        let slot = texts
-            .get_mut(choice)
-            .ok_or_else(|| Error::internal("a piece belongs to no choice"))?;
+        let slot =
+            texts.get_mut(choice).ok_or_else(|| Error::internal("a piece belongs to no choice"))?;
         slot.0.push_str(&text);
         slot.1.extend(tokens);
         if finished.is_some() && slot.2.is_none() {
@@ -106,11 +98,7 @@ pub(crate) async fn collect(
         }
     }
     let choices = texts.into_iter().filter_map(|(text, tokens, finished)| {
-        finished.map(|finished| Choice {
-            text,
-            tokens,
-            finished,
-        })
+        finished.map(|finished| Choice { text, tokens, finished })
     });
     Ok(Generated {
         choices: choices.collect(),
@@ -132,8 +120,5 @@ pub(crate) fn served_headers(headers: &mut HeaderMap, served: &Served, config: &
     put("x-roundhouse-version", served.version.as_str());
     put("x-roundhouse-tier", served.tier.as_str());
     put("x-roundhouse-load-ms", &served.load.as_millis().to_string());
-    put(
-        "x-roundhouse-queue-ms",
-        &served.queue.as_millis().to_string(),
-    );
+    put("x-roundhouse-queue-ms", &served.queue.as_millis().to_string());
 }

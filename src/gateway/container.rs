@@ -86,11 +86,7 @@ pub(crate) async fn list(
             Some(limit) => limit.min(PAGE_MAX),
             None => PAGE_MAX,
         };
-        page(
-            face(&gateway)?.models.list(),
-            limit,
-            query.next_page_token.as_deref(),
-        )
+        page(face(&gateway)?.models.list(), limit, query.next_page_token.as_deref())
     };
     answered(page().map(|page| axum::Json(page).into_response()))
 }
@@ -146,10 +142,7 @@ fn loaded(face: &ContainerFace, name: &str) -> Result<ContainerModel, Error> {
 }
 
 fn not_loaded(name: &str) -> Error {
-    Error::Failed(Failure::new(
-        ErrorKind::ModelNotFound,
-        format!("model {name} is not loaded"),
-    ))
+    Error::Failed(Failure::new(ErrorKind::ModelNotFound, format!("model {name} is not loaded")))
 }
 
 fn late(what: &str, name: &str) -> Error {
@@ -200,10 +193,7 @@ fn page(
     let mut page = Map::new();
     page.insert("models".into(), models.iter().map(object).collect());
     if let Some(last) = models.last().filter(|_| more) {
-        page.insert(
-            "nextPageToken".into(),
-            URL_SAFE_NO_PAD.encode(&last.name).into(),
-        );
+        page.insert("nextPageToken".into(), URL_SAFE_NO_PAD.encode(&last.name).into());
     }
     Ok(page.into())
 }

@@ -95,10 +95,7 @@ impl Error {
 
     /// One field of the body is wrong; the message begins with its name.
     pub(crate) fn field(name: &str, expected: &str) -> Self {
-        Self::Field {
-            name: name.into(),
-            message: format!("{name} {expected}"),
-        }
+        Self::Field { name: name.into(), message: format!("{name} {expected}") }
     }
 
     /// A fault of ours.
@@ -174,11 +171,7 @@ impl Error {
         }
         if let RetryHint::After(wait) = self.retry() {
             // Rounded up: a client that comes back early finds the same answer.
-            let seconds = wait
-                .as_millis()
-                .div_ceil(1000)
-                .max(1)
-                .min(u128::from(u32::MAX));
+            let seconds = wait.as_millis().div_ceil(1000).max(1).min(u128::from(u32::MAX));
             let milliseconds = wait.as_millis().min(u128::from(u32::MAX));
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
             headers.insert(AMZ_RETRY_AFTER, HeaderValue::from(milliseconds as u64));
@@ -192,11 +185,7 @@ fn amazon_object(row: Row, message: &str) -> Value {
     let Some(original) = row.original else {
         return json!({"Message": cut(message)});
     };
-    let side = if (400..500).contains(&original) {
-        "client"
-    } else {
-        "server"
-    };
+    let side = if (400..500).contains(&original) { "client" } else { "server" };
     let whole =
         format!("Received {side} error ({original}) from primary with message \"{message}\"");
     json!({
@@ -228,26 +217,15 @@ fn row(face: Face, case: Case) -> Row {
 }
 
 fn amazon(status: u16, name: &'static str) -> Row {
-    Row {
-        status,
-        name,
-        original: None,
-        code: None,
-    }
+    Row { status, name, original: None, code: None }
 }
 
 fn model_error(original: u16) -> Row {
-    Row {
-        original: Some(original),
-        ..amazon(424, "ModelError")
-    }
+    Row { original: Some(original), ..amazon(424, "ModelError") }
 }
 
 fn openai(status: u16, name: &'static str, code: &'static str) -> Row {
-    Row {
-        code: Some(code),
-        ..amazon(status, name)
-    }
+    Row { code: Some(code), ..amazon(status, name) }
 }
 
 fn amazon_row(case: Case) -> Row {

@@ -85,11 +85,8 @@ impl Fields {
                 Err(self.wrong(name, &expected))
             }
             None => {
-                let expected = format!(
-                    "must be a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                );
+                let expected =
+                    format!("must be a whole number from {} to {}", range.start(), range.end());
                 Err(self.wrong(name, &expected))
             }
         }
@@ -110,10 +107,7 @@ impl Fields {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "sampling works in single precision"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "sampling works in single precision")]
         let number = value.as_f64().map(|number| number as f32);
         match number.filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
@@ -130,10 +124,7 @@ impl Fields {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
-        match value
-            .as_u64()
-            .or_else(|| whole(&value).map(i64::cast_unsigned))
-        {
+        match value.as_u64().or_else(|| whole(&value).map(i64::cast_unsigned)) {
             Some(seed) => Ok(Some(seed)),
             None => Err(self.wrong(name, "must be a whole number of at most 64 bits")),
         }
@@ -165,10 +156,10 @@ impl Fields {
             Some(Value::Array(items)) if items.len() <= STOP_TOKENS_MAX => {
                 tokens(&items).ok_or_else(|| self.wrong(name, "must be a list of token ids"))
             }
-            Some(_) => Err(self.wrong(
-                name,
-                &format!("must be a list of at most {STOP_TOKENS_MAX} token ids"),
-            )),
+            Some(_) => {
+                Err(self
+                    .wrong(name, &format!("must be a list of at most {STOP_TOKENS_MAX} token ids")))
+            }
         }
     }
 
@@ -239,10 +230,7 @@ pub(crate) fn strings(items: Vec<Value>) -> Option<Vec<String>> {
 
 /// All items, where each is a token id.
 pub(crate) fn tokens(items: &[Value]) -> Option<Vec<u32>> {
-    items
-        .iter()
-        .map(|item| item.as_u64().and_then(|id| u32::try_from(id).ok()))
-        .collect()
+    items.iter().map(|item| item.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
 }
 
 fn whole(value: &Value) -> Option<i64> {
@@ -297,11 +285,7 @@ mod tests {
     #[test]
     fn an_unsupported_field_is_refused_unless_it_asks_for_nothing() {
         let list: [Neutral; 2] = [("num_beams", neutral::one), ("grammar", neutral::absent)];
-        assert!(
-            fields(json!({"num_beams": 1, "grammar": null}))
-                .refuse(&list)
-                .is_ok()
-        );
+        assert!(fields(json!({"num_beams": 1, "grammar": null})).refuse(&list).is_ok());
         assert!(fields(json!({"num_beams": 2})).refuse(&list).is_err());
         assert!(fields(json!({"grammar": {}})).refuse(&list).is_err());
     }

@@ -119,11 +119,7 @@ pub(crate) fn decimal(value: f32) -> Value {
 
 /// A log-probability; OpenAI's floor where it is not finite.
 pub(crate) fn logprob(value: f32) -> Value {
-    if value.is_finite() {
-        decimal(value)
-    } else {
-        Value::from(-9999.0)
-    }
+    if value.is_finite() { decimal(value) } else { Value::from(-9999.0) }
 }
 
 #[cfg(test)]
@@ -131,10 +127,7 @@ mod tests {
     use super::*;
 
     async fn refusal(body: &str) -> String {
-        object(Bytes::from(body.to_owned()))
-            .await
-            .unwrap_err()
-            .to_string()
+        object(Bytes::from(body.to_owned())).await.unwrap_err().to_string()
     }
 
     #[tokio::test]
@@ -144,25 +137,13 @@ mod tests {
             "{}",
             refusal("{\"a\": NaN}").await
         );
-        assert!(
-            refusal("{\"a\":1,\n\"a\":2}")
-                .await
-                .contains("twice in one object at line 2")
-        );
+        assert!(refusal("{\"a\":1,\n\"a\":2}").await.contains("twice in one object at line 2"));
         assert!(refusal("{\"a\":{\"b\":1,\"b\":2}}").await.contains("twice"));
-        assert!(
-            refusal("{\"a\":1e999}")
-                .await
-                .contains("number out of range")
-        );
+        assert!(refusal("{\"a\":1e999}").await.contains("number out of range"));
         assert!(refusal("{} {}").await.contains("trailing characters"));
         assert!(refusal("[1]").await.contains("must be a JSON object"));
         assert!(refusal("").await.contains("EOF"));
-        assert!(
-            refusal("{\"a\":\"\\ud800\"}")
-                .await
-                .contains("not valid JSON")
-        );
+        assert!(refusal("{\"a\":\"\\ud800\"}").await.contains("not valid JSON"));
     }
 
     #[tokio::test]

@@ -93,12 +93,7 @@ async fn observe(State(gateway): State<Gateway>, mut request: Request, next: Nex
         let entry = response.headers_mut().entry(header::CONTENT_LENGTH);
         entry.or_insert(HeaderValue::from(length));
     }
-    response.map(|body| {
-        Body::from_stream(Observed {
-            body: body.into_data_stream(),
-            ending,
-        })
-    })
+    response.map(|body| Body::from_stream(Observed { body: body.into_data_stream(), ending }))
 }
 
 /// What is learned about a request while it is served; read once, at its end. Shared by
@@ -135,10 +130,7 @@ impl Notes {
             status: 499,
             complete: false,
         };
-        Self(Arc::new(Shared {
-            arrived: Instant::now(),
-            record: Mutex::new(record),
-        }))
+        Self(Arc::new(Shared { arrived: Instant::now(), record: Mutex::new(record) }))
     }
 
     /// When the request's headers had been read.

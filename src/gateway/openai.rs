@@ -69,13 +69,7 @@ pub(crate) async fn completions(
     Extension(notes): Extension<Notes>,
     request: Request,
 ) -> Response {
-    serve(
-        Context { gateway, notes },
-        None,
-        request,
-        completions::parse,
-    )
-    .await
+    serve(Context { gateway, notes }, None, request, completions::parse).await
 }
 
 /// `POST /v1/embeddings`.
@@ -120,23 +114,13 @@ async fn serve(
         let mut fields = Fields::new(json::object(body).await?);
         let name = fields.string("model")?.unwrap_or_default();
         let model = target::openai_model(&context.gateway, fixed, &headers, &name)?;
-        let echo = if name.is_empty() {
-            model.target.as_str()
-        } else {
-            &name
-        };
+        let echo = if name.is_empty() { model.target.as_str() } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery {
-            events: true,
-            framed: false,
-            timeout,
-        };
+        let delivery = Delivery { events: true, framed: false, timeout };
         answer(&context, model, asked, delivery).await
     };
-    operation
-        .await
-        .unwrap_or_else(|error| error.respond(Face::OpenAi))
+    operation.await.unwrap_or_else(|error| error.respond(Face::OpenAi))
 }
 
 /// What every object of one answer repeats.
@@ -172,8 +156,7 @@ impl Stamp {
 
 /// Seconds since 1970; 0 before.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The generation fields that chats and completions share, all but the log-probabilities.
@@ -194,10 +177,7 @@ fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generati
 /// `n`, and `best_of` where it says no more than that.
 fn choices(fields: &mut Fields) -> Result<usize, Error> {
     let n = fields.int("n", 1..=CHOICES_MAX)?.unwrap_or(1);
-    if fields
-        .int("best_of", 1..=CHOICES_MAX)?
-        .is_some_and(|best_of| best_of != n)
-    {
+    if fields.int("best_of", 1..=CHOICES_MAX)?.is_some_and(|best_of| best_of != n) {
         return Err(fields.wrong("best_of", "is not supported unless it equals n"));
     }
     Ok(usize::try_from(n).unwrap_or(1))

@@ -23,20 +23,14 @@ pub fn router(state: GatewayState) -> Router {
     let gateway = Arc::new(state);
     let mut routes = Router::new()
         .route("/ping", named("ping", get(ping)))
-        .route(
-            "/invocations",
-            named("invocations", post(sagemaker::invocations)),
-        )
+        .route("/invocations", named("invocations", post(sagemaker::invocations)))
         .route(
             "/endpoints/{endpoint}/invocations",
             named("invoke_endpoint", post(sagemaker::invoke_endpoint)),
         )
         .route(
             "/endpoints/{endpoint}/invocations-response-stream",
-            named(
-                "invoke_endpoint_stream",
-                post(sagemaker::invoke_endpoint_stream),
-            ),
+            named("invoke_endpoint_stream", post(sagemaker::invoke_endpoint_stream)),
         )
         .route(
             "/endpoints/{endpoint}/openai/v1/chat/completions",
@@ -45,34 +39,16 @@ pub fn router(state: GatewayState) -> Router {
         .route("/v1/models", named("models", get(openai::models::list)))
         .route("/v1/models/{*id}", named("model", get(openai::models::one)))
         .route("/v1/chat/completions", named("chat", post(openai::chat)))
-        .route(
-            "/v1/completions",
-            named("completions", post(openai::completions)),
-        )
-        .route(
-            "/v1/embeddings",
-            named("embeddings", post(openai::embeddings)),
-        );
+        .route("/v1/completions", named("completions", post(openai::completions)))
+        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)));
     if gateway.container.is_some() {
         routes = routes
-            .route(
-                "/models",
-                named(
-                    "container_models",
-                    get(container::list).post(container::load),
-                ),
-            )
+            .route("/models", named("container_models", get(container::list).post(container::load)))
             .route(
                 "/models/{name}",
-                named(
-                    "container_model",
-                    get(container::get).delete(container::unload),
-                ),
+                named("container_model", get(container::get).delete(container::unload)),
             )
-            .route(
-                "/models/{name}/invoke",
-                named("container_invoke", post(container::invoke)),
-            );
+            .route("/models/{name}/invoke", named("container_invoke", post(container::invoke)));
     }
     let routes = routes
         .fallback(async |request: Request| {

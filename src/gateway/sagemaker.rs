@@ -47,11 +47,7 @@ pub(crate) async fn invoke_endpoint(
         let model = target::model(endpoint, &target::required_header(&headers)?)?;
         invoke_plain(&context, model, &headers, body).await
     };
-    with_variant(
-        operation
-            .await
-            .unwrap_or_else(|error| error.respond(Face::Endpoint)),
-    )
+    with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
 }
 
 /// `POST /invocations`: the same for the only endpoint, or the one called `default`.
@@ -67,9 +63,7 @@ pub(crate) async fn invocations(
         let model = target::model(endpoint, &target::required_header(&headers)?)?;
         invoke_plain(&context, model, &headers, body).await
     };
-    operation
-        .await
-        .unwrap_or_else(|error| error.respond(Face::Invocations))
+    operation.await.unwrap_or_else(|error| error.respond(Face::Invocations))
 }
 
 /// `POST /endpoints/{endpoint}/invocations-response-stream`.
@@ -97,11 +91,7 @@ pub(crate) async fn invoke_endpoint_stream(
         };
         answer(&context, model, asked, delivery).await
     };
-    with_variant(
-        operation
-            .await
-            .unwrap_or_else(|error| error.respond(Face::Endpoint)),
-    )
+    with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
 }
 
 /// Reads, parses and answers a request that is not framed. Also the container contract's.
@@ -163,14 +153,9 @@ impl Parsed {
         } else if fields.has("input") {
             openai::embeddings::parse(&mut fields, fallback)
         } else if fields.has("requestType") {
-            Err(Error::field(
-                "requestType",
-                "is not supported: there are no stateful sessions",
-            ))
+            Err(Error::field("requestType", "is not supported: there are no stateful sessions"))
         } else {
-            Err(Error::input(
-                "the body must have one of inputs, messages, prompt or input",
-            ))
+            Err(Error::input("the body must have one of inputs, messages, prompt or input"))
         }
     }
 }
@@ -204,9 +189,7 @@ fn stream_model(
 /// Whether server-sent events are asked for.
 fn wants_events(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(name).iter().any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|text| text.to_ascii_lowercase().contains("text/event-stream"))
+        value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("text/event-stream"))
     })
 }
 
@@ -214,17 +197,13 @@ fn wants_events(headers: &HeaderMap, name: &HeaderName) -> bool {
 pub(crate) fn endpoint_name(path: EndpointPath) -> Result<String, Error> {
     match path {
         Ok(Path(name)) => Ok(name),
-        Err(_) => Err(Error::request(
-            "the endpoint's name in the path is not UTF-8",
-        )),
+        Err(_) => Err(Error::request("the endpoint's name in the path is not UTF-8")),
     }
 }
 
 fn with_variant(mut response: Response) -> Response {
     if response.status().is_success() {
-        response
-            .headers_mut()
-            .insert(VARIANT, HeaderValue::from_static("AllTraffic"));
+        response.headers_mut().insert(VARIANT, HeaderValue::from_static("AllTraffic"));
     }
     response
 }

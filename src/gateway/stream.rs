@@ -72,11 +72,7 @@ impl Wire {
     }
 
     fn wrapped(self, text: String) -> Bytes {
-        if self.framed {
-            event_stream::part(text.as_bytes())
-        } else {
-            text.into()
-        }
+        if self.framed { event_stream::part(text.as_bytes()) } else { text.into() }
     }
 
     fn done(self) -> Option<Bytes> {
@@ -222,8 +218,7 @@ impl Pump {
         } else {
             tracing::debug!(%error, "a stream failed");
         }
-        self.ready
-            .push_back(self.wire.failed(self.transcript.as_ref(), error));
+        self.ready.push_back(self.wire.failed(self.transcript.as_ref(), error));
         self.end();
     }
 
@@ -234,8 +229,7 @@ impl Pump {
     }
 
     fn push(&mut self, events: Vec<Value>) {
-        self.ready
-            .extend(events.iter().map(|event| self.wire.data(event)));
+        self.ready.extend(events.iter().map(|event| self.wire.data(event)));
     }
 }
 
@@ -256,10 +250,7 @@ impl Pieces {
                 take(&held);
             }
         });
-        Self {
-            held,
-            watchdog: watching.abort_handle(),
-        }
+        Self { held, watchdog: watching.abort_handle() }
     }
 
     fn let_go(&self) {
@@ -300,14 +291,9 @@ pub(crate) fn framed_whole(body: &[u8]) -> Response {
     line.push(b'\n');
     let message = event_stream::part(&line);
     let events = stream::iter([Ok::<_, Failure>(message)]);
-    let wire = Wire {
-        format: Format::JsonLines,
-        framed: true,
-    };
+    let wire = Wire { format: Format::JsonLines, framed: true };
     let mut response = wire.response(Body::from_stream(events));
-    response
-        .headers_mut()
-        .insert(INNER_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(INNER_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

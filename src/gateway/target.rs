@@ -28,10 +28,7 @@ const DEFAULT_ENDPOINT: &str = "default";
 /// # Errors
 /// `EndpointNotFound`.
 pub(crate) fn endpoint<'a>(state: &'a GatewayState, name: &str) -> Result<&'a EndpointFace, Error> {
-    let found = state
-        .endpoints
-        .iter()
-        .find(|endpoint| endpoint.name.as_str() == name);
+    let found = state.endpoints.iter().find(|endpoint| endpoint.name.as_str() == name);
     found.ok_or_else(|| {
         let message = format!("endpoint {name} not found");
         Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
@@ -46,10 +43,7 @@ pub(crate) fn default_endpoint(state: &GatewayState) -> Result<&EndpointFace, Er
     if let [only] = state.endpoints.as_slice() {
         return Ok(only);
     }
-    let found = state
-        .endpoints
-        .iter()
-        .find(|face| face.name.as_str() == DEFAULT_ENDPOINT);
+    let found = state.endpoints.iter().find(|face| face.name.as_str() == DEFAULT_ENDPOINT);
     found.ok_or_else(|| {
         let message = "the request names no endpoint, and there is neither a single one nor \
                        one called default";
@@ -65,9 +59,7 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<TargetModel>, Error> 
     let mut values = headers.get_all(TARGET_MODEL).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(Error::request(format!(
-            "the header {TARGET_MODEL} is there more than once"
-        )));
+        return Err(Error::request(format!("the header {TARGET_MODEL} is there more than once")));
     }
     Ok(first.map(|value| TargetModel::new(value.as_bytes())))
 }
@@ -87,12 +79,10 @@ pub(crate) fn required_header(headers: &HeaderMap) -> Result<TargetModel, Error>
 /// `target-model` of the Custom-Attributes, which are `k=v` pairs between commas or semicolons.
 pub(crate) fn custom_attribute(headers: &HeaderMap) -> Option<TargetModel> {
     let attributes = headers.get(CUSTOM_ATTRIBUTES)?.as_bytes();
-    attributes
-        .split(|byte| matches!(byte, b',' | b';'))
-        .find_map(|pair| {
-            let target = pair.trim_ascii().strip_prefix(b"target-model=")?;
-            Some(TargetModel::new(target.trim_ascii()))
-        })
+    attributes.split(|byte| matches!(byte, b',' | b';')).find_map(|pair| {
+        let target = pair.trim_ascii().strip_prefix(b"target-model=")?;
+        Some(TargetModel::new(target.trim_ascii()))
+    })
 }
 
 /// Checks a target and puts it under its endpoint.
@@ -103,10 +93,7 @@ pub(crate) fn model(endpoint: &EndpointFace, target: &TargetModel) -> Result<Mod
     let checked = target.check().map_err(|reason| {
         Error::request(format!("the target model is not a legal name: {reason}"))
     })?;
-    Ok(ModelId {
-        endpoint: endpoint.name.clone(),
-        target: checked,
-    })
+    Ok(ModelId { endpoint: endpoint.name.clone(), target: checked })
 }
 
 /// Refuses requests that ask for a variant, container, component or session: there are none.
@@ -119,9 +106,7 @@ pub(crate) fn refuse_elsewhere(headers: &HeaderMap) -> Result<(), Error> {
             continue;
         };
         if allowed.is_none_or(|allowed| value.as_bytes() != allowed.as_bytes()) {
-            return Err(Error::request(format!(
-                "the header {name} is not supported here"
-            )));
+            return Err(Error::request(format!("the header {name} is not supported here")));
         }
     }
     Ok(())
@@ -152,10 +137,7 @@ pub(crate) fn openai_model(
     let checked = TargetModel::new(target)
         .check()
         .map_err(|reason| Error::field("model", &format!("is not a legal name: {reason}")))?;
-    Ok(ModelId {
-        endpoint: endpoint.name.clone(),
-        target: checked,
-    })
+    Ok(ModelId { endpoint: endpoint.name.clone(), target: checked })
 }
 
 /// Takes `endpoint:` off a model's name, where it is one.
@@ -186,26 +168,16 @@ mod tests {
     #[test]
     fn the_header_is_taken_as_raw_bytes() {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            TARGET_MODEL,
-            HeaderValue::from_bytes("t/é%20a.gguf".as_bytes()).unwrap(),
-        );
+        headers.insert(TARGET_MODEL, HeaderValue::from_bytes("t/é%20a.gguf".as_bytes()).unwrap());
         let target = header(&headers).unwrap().unwrap();
         assert_eq!(target.check().unwrap().as_str(), "t/é%20a.gguf");
         headers.append(TARGET_MODEL, HeaderValue::from_static("other"));
-        assert_eq!(
-            header(&headers).unwrap_err().kind(),
-            ErrorKind::InvalidRequest
-        );
+        assert_eq!(header(&headers).unwrap_err().kind(), ErrorKind::InvalidRequest);
     }
 
     #[test]
     fn a_target_is_found_among_custom_attributes() {
-        for text in [
-            "a=b,target-model=x/y",
-            "target-model=x/y; c=d",
-            " target-model = no",
-        ] {
+        for text in ["a=b,target-model=x/y", "target-model=x/y; c=d", " target-model = no"] {
             let mut headers = HeaderMap::new();
             headers.insert(CUSTOM_ATTRIBUTES, HeaderValue::from_static(text));
             let found = custom_attribute(&headers);

@@ -201,23 +201,10 @@ impl fmt::Display for Action {
             Self::Withdrawn => f.write_str("promise taken back"),
             Self::Loading => f.write_str("loading"),
             Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),
-            Self::Failed {
-                stage,
-                reason,
-                retry_ms,
-            } => {
-                write!(
-                    f,
-                    "{} failed, next attempt in {retry_ms} ms: {reason}",
-                    stage.as_str()
-                )
+            Self::Failed { stage, reason, retry_ms } => {
+                write!(f, "{} failed, next attempt in {retry_ms} ms: {reason}", stage.as_str())
             }
-            Self::Draining {
-                why,
-                for_artefact,
-                leases,
-                idle_ms,
-            } => {
+            Self::Draining { why, for_artefact, leases, idle_ms } => {
                 write!(f, "leaves ({}", why.as_str())?;
                 if let Some(artefact) = for_artefact {
                     write!(f, " for {artefact}")?;
@@ -246,13 +233,7 @@ pub(crate) struct Decided {
 
 impl Decided {
     pub(crate) fn about(model: &ModelId, action: Action) -> Self {
-        Self {
-            model: model.clone(),
-            version: None,
-            device: None,
-            action,
-            kind: None,
-        }
+        Self { model: model.clone(), version: None, device: None, action, kind: None }
     }
 
     pub(crate) fn of(artefact: &ArtefactId, device: Option<DeviceId>, action: Action) -> Self {

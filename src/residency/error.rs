@@ -124,10 +124,7 @@ impl Error {
             Self::TooLarge { .. } | Self::NotLoaded { .. } | Self::Quarantined { .. } => {
                 RetryHint::Never
             }
-            Self::NotReady {
-                estimate: Some(estimate),
-                ..
-            } => RetryHint::After(*estimate),
+            Self::NotReady { estimate: Some(estimate), .. } => RetryHint::After(*estimate),
             Self::NoRoomNow { .. }
             | Self::NotReady { .. }
             | Self::LoadTimedOut { .. }

@@ -38,9 +38,7 @@ struct Shared<M> {
 
 impl<M> Clone for Residency<M> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-        }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -89,15 +87,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
         );
         tokio::spawn(owner.run(commands_inbox));
         let next_waiter = AtomicU64::new(0);
-        Self {
-            shared: Arc::new(Shared {
-                commands,
-                dropped,
-                decisions,
-                next_waiter,
-                config,
-            }),
-        }
+        Self { shared: Arc::new(Shared { commands, dropped, decisions, next_waiter, config }) }
     }
 
     /// A hold on the model, which is fetched and loaded if need be.
@@ -123,19 +113,9 @@ impl<M: Send + Sync + 'static> Residency<M> {
         let mut guard = self.guard();
         let waiter = guard.waiter;
         let model = model.clone();
-        let event = Event::AcquireRequested {
-            waiter,
-            model,
-            hold_until,
-            only_loaded,
-        };
+        let event = Event::AcquireRequested { waiter, model, hold_until, only_loaded };
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Acquire {
-            waiter,
-            event,
-            reply,
-        })
-        .await?;
+        self.send(Command::Acquire { waiter, event, reply }).await?;
         let result = answer.await.map_err(|_| Error::OwnerGone)?;
         guard.armed = false;
         result
@@ -145,12 +125,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// for the load timeout at most. If dropped before, the load goes on.
     pub async fn load(&self, model: &ModelId, options: LoadOptions) -> Result<LoadReport, Failure> {
         let (model, hold_until) = (model.clone(), self.patience());
-        let event = |waiter| Event::LoadRequested {
-            waiter,
-            model,
-            hold_until,
-            options,
-        };
+        let event = |waiter| Event::LoadRequested { waiter, model, hold_until, options };
         match self.operate(event).await? {
             Report::Loaded(report) => Ok(report),
             other => unreachable!("a load is answered by its report, not {other:?}"),
@@ -162,11 +137,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// Its keep, if any, is lifted. Files on disk stay; the report names their versions.
     pub async fn unload(&self, model: &ModelId) -> Result<UnloadReport, Failure> {
         let (model, hold_until) = (model.clone(), self.patience());
-        let event = |waiter| Event::UnloadRequested {
-            waiter,
-            model,
-            hold_until,
-        };
+        let event = |waiter| Event::UnloadRequested { waiter, model, hold_until };
         match self.operate(event).await? {
             Report::Unloaded(report) => Ok(report),
             other => unreachable!("an unload is answered by its report, not {other:?}"),
@@ -178,11 +149,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// serves meanwhile.
     pub async fn refresh(&self, model: &ModelId) -> Result<RefreshReport, Failure> {
         let (model, hold_until) = (model.clone(), self.patience());
-        let event = |waiter| Event::RefreshRequested {
-            waiter,
-            model,
-            hold_until,
-        };
+        let event = |waiter| Event::RefreshRequested { waiter, model, hold_until };
         match self.operate(event).await? {
             Report::Refreshed(report) => Ok(report),
             other => unreachable!("a refresh is answered by its report, not {other:?}"),
@@ -191,20 +158,12 @@ impl<M: Send + Sync + 'static> Residency<M> {
 
     /// Wishes that the model stay once it is loaded; it is not loaded by this.
     pub async fn keep(&self, model: &ModelId) -> Result<(), Failure> {
-        self.tell(Event::KeepChanged {
-            model: model.clone(),
-            kept: true,
-        })
-        .await
+        self.tell(Event::KeepChanged { model: model.clone(), kept: true }).await
     }
 
     /// Lifts a keep.
     pub async fn release(&self, model: &ModelId) -> Result<(), Failure> {
-        self.tell(Event::KeepChanged {
-            model: model.clone(),
-            kept: false,
-        })
-        .await
+        self.tell(Event::KeepChanged { model: model.clone(), kept: false }).await
     }
 
     /// Changes what residents may take on a device. What exceeds a smaller budget leaves;
@@ -223,11 +182,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// The latest decisions about a model, oldest first.
     pub async fn explain(&self, model: &ModelId) -> Result<Vec<Decision>, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Explain {
-            model: model.clone(),
-            reply,
-        })
-        .await?;
+        self.send(Command::Explain { model: model.clone(), reply }).await?;
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)
     }
 
@@ -250,12 +205,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
         let mut guard = self.guard();
         let waiter = guard.waiter;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Operate {
-            waiter,
-            event: event(waiter),
-            reply,
-        })
-        .await?;
+        self.send(Command::Operate { waiter, event: event(waiter), reply }).await?;
         let result = answer.await.map_err(|_| Error::OwnerGone)?;
         guard.armed = false;
         result
@@ -268,21 +218,12 @@ impl<M: Send + Sync + 'static> Residency<M> {
     }
 
     async fn send(&self, command: Command<M>) -> Result<(), Failure> {
-        Ok(self
-            .shared
-            .commands
-            .send(command)
-            .await
-            .map_err(|_| Error::OwnerGone)?)
+        Ok(self.shared.commands.send(command).await.map_err(|_| Error::OwnerGone)?)
     }
 
     fn guard(&self) -> CancelOnDrop {
         let waiter = WaiterId(self.shared.next_waiter.fetch_add(1, Ordering::Relaxed));
-        CancelOnDrop {
-            waiter,
-            dropped: self.shared.dropped.clone(),
-            armed: true,
-        }
+        CancelOnDrop { waiter, dropped: self.shared.dropped.clone(), armed: true }
     }
 
     /// When an operator's call gives up.

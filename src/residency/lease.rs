@@ -76,9 +76,7 @@ impl<M> Deref for Lease<M> {
 
 impl<M> fmt::Debug for Lease<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("artefact", &self.key.artefact)
-            .finish_non_exhaustive()
+        f.debug_struct("Lease").field("artefact", &self.key.artefact).finish_non_exhaustive()
     }
 }
 

@@ -134,22 +134,14 @@ impl<L: Loader> Owner<L> {
 
     fn command(&mut self, command: Command<L::Model>) {
         match command {
-            Command::Acquire {
-                waiter,
-                event,
-                reply,
-            } => {
+            Command::Acquire { waiter, event, reply } => {
                 // Its cancellation may have overtaken it, and comes only once.
                 if !reply.is_closed() {
                     self.requests.insert(waiter, reply);
                     self.apply(event);
                 }
             }
-            Command::Operate {
-                waiter,
-                event,
-                reply,
-            } => {
+            Command::Operate { waiter, event, reply } => {
                 if !reply.is_closed() {
                     self.operators.insert(waiter, reply);
                     self.apply(event);
@@ -161,10 +153,7 @@ impl<L: Loader> Owner<L> {
             }
             Command::Snapshot { reply } => {
                 self.report_progress();
-                let clocks = Clocks {
-                    instant: now(),
-                    wall: SystemTime::now(),
-                };
+                let clocks = Clocks { instant: now(), wall: SystemTime::now() };
                 let _ = reply.send(self.table.snapshot(&clocks));
             }
             Command::Explain { model, reply } => {
@@ -232,8 +221,7 @@ impl<L: Loader> Owner<L> {
             Effect::Load { key } => self.tasks.load(key),
             Effect::Unload { key } => {
                 let model = self.models.remove(&key);
-                self.tasks
-                    .unload(key, model.expect("the table unloads only what was loaded"));
+                self.tasks.unload(key, model.expect("the table unloads only what was loaded"));
             }
             Effect::Grant(grant) => self.grant(grant),
             Effect::Refuse { waiter, failure } => {
@@ -253,10 +241,7 @@ impl<L: Loader> Owner<L> {
     }
 
     fn grant(&mut self, grant: Grant) {
-        let model = self
-            .models
-            .get(&grant.key)
-            .expect("the table grants only what is loaded");
+        let model = self.models.get(&grant.key).expect("the table grants only what is loaded");
         self.meters.granted(&grant);
         let waiter = grant.waiter;
         let lease = Lease::new(grant, Arc::clone(model), self.dropped.clone());
@@ -278,13 +263,7 @@ impl<L: Loader> Owner<L> {
 
 /// Lifecycle of models at info, what an operator may want to look into at warn.
 fn log(decided: &Decided) {
-    let Decided {
-        model,
-        version,
-        device,
-        action,
-        ..
-    } = decided;
+    let Decided { model, version, device, action, .. } = decided;
     let version = version.as_ref().map(tracing::field::display);
     let device = device.as_ref().map(tracing::field::display);
     match action {
@@ -314,11 +293,7 @@ fn now() -> Instant {
 
 /// The failure of a loader call that panicked.
 fn panicked(call: &'static str, subject: impl ToString) -> Failure {
-    Error::LoaderPanicked {
-        call,
-        subject: subject.to_string(),
-    }
-    .into()
+    Error::LoaderPanicked { call, subject: subject.to_string() }.into()
 }
 
 #[cfg(test)]

@@ -166,9 +166,7 @@ impl Clocks {
     pub(crate) fn rfc3339(&self, instant: Instant) -> String {
         let wall = match instant.checked_duration_since(self.instant) {
             Some(ahead) => self.wall.checked_add(ahead),
-            None => self
-                .wall
-                .checked_sub(self.instant.saturating_duration_since(instant)),
+            None => self.wall.checked_sub(self.instant.saturating_duration_since(instant)),
         };
         rfc3339(wall.unwrap_or(self.wall))
     }
@@ -188,11 +186,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",

@@ -80,34 +80,16 @@ impl Table {
         }
         self.expire();
         match event {
-            Event::AcquireRequested {
-                waiter,
-                model,
-                hold_until,
-                only_loaded,
-            } => {
+            Event::AcquireRequested { waiter, model, hold_until, only_loaded } => {
                 self.acquire(waiter, &model, hold_until, only_loaded);
             }
-            Event::LoadRequested {
-                waiter,
-                model,
-                hold_until,
-                options,
-            } => {
+            Event::LoadRequested { waiter, model, hold_until, options } => {
                 self.operator_load(waiter, &model, hold_until, options);
             }
-            Event::UnloadRequested {
-                waiter,
-                model,
-                hold_until,
-            } => {
+            Event::UnloadRequested { waiter, model, hold_until } => {
                 self.operator_unload(waiter, &model, hold_until);
             }
-            Event::RefreshRequested {
-                waiter,
-                model,
-                hold_until,
-            } => {
+            Event::RefreshRequested { waiter, model, hold_until } => {
                 self.operator_refresh(waiter, &model, hold_until);
             }
             Event::KeepChanged { model, kept } => self.keep_changed(&model, kept),
@@ -155,10 +137,7 @@ impl Table {
         const LOOKED_AT: usize = 8;
         while self.models.len() > self.config.max_known_models {
             let oldest = self.models.iter().rev().take(LOOKED_AT);
-            let cold = oldest
-                .filter(|(_, model)| model.is_cold())
-                .map(|(id, _)| id.clone())
-                .next();
+            let cold = oldest.filter(|(_, model)| model.is_cold()).map(|(id, _)| id.clone()).next();
             let Some(cold) = cold else { return };
             self.models.pop(&cold);
         }
@@ -176,11 +155,7 @@ impl Table {
     /// The resident that serves a model's requests.
     fn ready(&self, model: &ModelId) -> Option<&Key> {
         let keys = &self.models.peek(model)?.residents;
-        keys.iter().find(|key| {
-            self.residents
-                .get(*key)
-                .is_some_and(|r| r.state == State::Ready)
-        })
+        keys.iter().find(|key| self.residents.get(*key).is_some_and(|r| r.state == State::Ready))
     }
 
     /// Where an artefact is on a device, in whatever state.
@@ -217,13 +192,8 @@ impl Table {
 
     /// Answers a caller that is on no list.
     fn refuse_caller(&mut self, waiter: WaiterId, model: &ModelId, failure: &Failure) {
-        self.effects.push(Effect::Refuse {
-            waiter,
-            failure: failure.clone(),
-        });
-        let action = Action::Refused {
-            reason: failure.message().into(),
-        };
+        self.effects.push(Effect::Refuse { waiter, failure: failure.clone() });
+        let action = Action::Refused { reason: failure.message().into() };
         self.decide(Decided::about(model, action).with_kind(failure));
     }
 
@@ -261,11 +231,7 @@ impl Table {
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
-        debug_assert_eq!(
-            resident.leases, 0,
-            "invariant 2: {} is leased",
-            key.artefact
-        );
+        debug_assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
         resident.state = State::Unloading;
         self.effects.push(Effect::Unload { key: key.clone() });
     }

@@ -14,10 +14,7 @@ use crate::loader::{Fetched, Loaded, Loader, Resolution};
 /// The model `name` of the endpoint `test`.
 pub fn model(name: &str) -> ModelId {
     let endpoint = "test".parse().expect("a legal endpoint name");
-    ModelId {
-        endpoint,
-        target: name.parse().expect("a legal target name"),
-    }
+    ModelId { endpoint, target: name.parse().expect("a legal target name") }
 }
 
 /// A version that has this number.
@@ -27,10 +24,7 @@ pub fn version(number: u64) -> Version {
 
 /// A version of a model.
 pub fn artefact(name: &str, number: u64) -> ArtefactId {
-    ArtefactId {
-        model: model(name),
-        version: version(number),
-    }
+    ArtefactId { model: model(name), version: version(number) }
 }
 
 /// What the scripted loader knows of a model.
@@ -98,11 +92,7 @@ impl ScriptedLoader {
     /// A loader that knows these models.
     pub fn new(models: impl IntoIterator<Item = (&'static str, Script)>) -> Arc<Self> {
         let loader = Self::default();
-        loader.lock().extend(
-            models
-                .into_iter()
-                .map(|(name, script)| (model(name), script)),
-        );
+        loader.lock().extend(models.into_iter().map(|(name, script)| (model(name), script)));
         Arc::new(loader)
     }
 
@@ -111,32 +101,20 @@ impl ScriptedLoader {
     /// # Panics
     /// Where the model has none.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Script)) {
-        change(
-            self.lock()
-                .get_mut(&model(name))
-                .expect("the model has a script"),
-        );
+        change(self.lock().get_mut(&model(name)).expect("the model has a script"));
     }
 
     fn script(&self, model: &ModelId) -> Script {
-        self.lock()
-            .get(model)
-            .expect("the model has a script")
-            .clone()
+        self.lock().get(model).expect("the model has a script").clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ModelId, Script>> {
-        self.scripts
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.scripts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 fn footprint(bytes: u64) -> Footprint {
-    Footprint {
-        weights: Bytes(bytes),
-        ..Footprint::default()
-    }
+    Footprint { weights: Bytes(bytes), ..Footprint::default() }
 }
 
 impl Loader for ScriptedLoader {
@@ -162,10 +140,7 @@ impl Loader for ScriptedLoader {
         self.calls.fetches.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
         tokio::time::sleep(script.fetch).await;
-        Ok(Fetched {
-            footprint: footprint(script.bytes),
-            kind: ModelKind::Generative,
-        })
+        Ok(Fetched { footprint: footprint(script.bytes), kind: ModelKind::Generative })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
@@ -180,10 +155,7 @@ impl Loader for ScriptedLoader {
         if let Some(failure) = script.load_fails {
             return Err(failure);
         }
-        Ok(Loaded {
-            model: artefact.model.target.to_string(),
-            footprint: footprint(script.bytes),
-        })
+        Ok(Loaded { model: artefact.model.target.to_string(), footprint: footprint(script.bytes) })
     }
 
     async fn unload(&self, artefact: &ArtefactId, _: DeviceId, model: Arc<String>) {

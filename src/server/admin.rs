@@ -176,7 +176,10 @@ async fn models(
 ) -> Result<Json<Value>, Refusal> {
     let endpoint = admin.endpoint(page.endpoint.as_deref())?;
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let listed = admin.catalogs[&endpoint].list(page.after.as_deref(), limit).await.map_err(Failure::from)?;
+    let listed = admin.catalogs[&endpoint]
+        .list(page.after.as_deref(), limit)
+        .await
+        .map_err(Failure::from)?;
     let snapshot = admin.residency.snapshot().await?;
     let mut states: BTreeMap<_, Value> = BTreeMap::new();
     for load in snapshot.loads.iter().filter(|load| load.endpoint == endpoint) {

@@ -156,7 +156,8 @@ impl Running {
 }
 
 fn stop_signal() -> impl Future<Output = Result<&'static str, Error>> {
-    let listen = |kind| signal(kind).map_err(|source| Error::io("cannot listen for signals", source));
+    let listen =
+        |kind| signal(kind).map_err(|source| Error::io("cannot listen for signals", source));
     let (terminate, interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
     async move {
         let (mut terminate, mut interrupt) = (terminate?, interrupt?);

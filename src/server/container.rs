@@ -42,11 +42,7 @@ impl PlatformModels {
     }
 
     fn shown(&self, name: TargetName, announced: Announced) -> ContainerModel {
-        ContainerModel {
-            name: name.to_string(),
-            url: announced.url,
-            model: self.model(name),
-        }
+        ContainerModel { name: name.to_string(), url: announced.url, model: self.model(name) }
     }
 }
 

@@ -103,7 +103,7 @@ async fn upload(url: &str) -> Result<usize, Error> {
     let client = Client::from_conf(config);
     let mut files = Vec::new();
     collect(&MODELS, &mut files);
-    for file in files.iter().copied() {
+    for file in &files {
         let key = file.path().to_string_lossy();
         client
             .put_object()

@@ -23,8 +23,7 @@ use roundhouse_residency::{Fetched, Loaded, Loader, Resolution};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, Catalog, DiskCache, Freshness, Progress};
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Grade, ModelId,
-    RetryHint,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Grade, ModelId, RetryHint,
 };
 use tracing::{info, warn};
 
@@ -176,7 +175,7 @@ impl ModelLoader {
         if let Some(plan) = self.recall(id).plan {
             return Ok(plan);
         }
-        let (dir, settings) = (dir.to_owned(), self.settings.clone());
+        let (dir, settings) = (dir.to_owned(), self.settings);
         let plan = blocking(move || {
             let files = roundhouse_models::read_local(&dir)?;
             Ok(roundhouse_models::inspect(&files, &settings)?)
@@ -257,7 +256,8 @@ impl Loader for ModelLoader {
                         cached
                     }
                     (None, None) => {
-                        let message = format!("{id} is no longer on disk and its listing is not known");
+                        let message =
+                            format!("{id} is no longer on disk and its listing is not known");
                         let failure = Failure::new(ErrorKind::StoreUnavailable, message);
                         return Err(failure.with_retry(RetryHint::Later));
                     }
@@ -324,9 +324,9 @@ impl ModelLoader {
 }
 
 fn announced(models: &LocalModels, model: &ModelId) -> Result<Announced, Failure> {
-    models.get(model.target.as_str()).ok_or_else(|| {
-        Failure::new(ErrorKind::ModelNotFound, format!("{model} is not announced"))
-    })
+    models
+        .get(model.target.as_str())
+        .ok_or_else(|| Failure::new(ErrorKind::ModelNotFound, format!("{model} is not announced")))
 }
 
 /// The same failure, saying whose it is.

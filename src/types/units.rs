@@ -88,7 +88,9 @@ impl fmt::Display for Bytes {
 
 /// A size that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("'{0}' is not a size: write a number with B, KiB, MiB, GiB, TiB, kB, MB, GB or TB, like 24GiB")]
+#[error(
+    "'{0}' is not a size: write a number with B, KiB, MiB, GiB, TiB, kB, MB, GB or TB, like 24GiB"
+)]
 pub struct ParseBytesError(String);
 
 impl FromStr for Bytes {
@@ -97,9 +99,8 @@ impl FromStr for Bytes {
     fn from_str(text: &str) -> Result<Self, ParseBytesError> {
         let fault = || ParseBytesError(text.into());
         let trimmed = text.trim();
-        let split = trimmed
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(trimmed.len());
+        let split =
+            trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(split);
         let factor: u64 = match unit.trim() {
             "" | "B" => 1,

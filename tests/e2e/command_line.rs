@@ -63,7 +63,11 @@ async fn an_operator_lists_loads_keeps_explains_invokes_and_unloads() {
 #[test]
 fn settings_are_checked_all_at_once_and_the_default_file_is_fine() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "version = 1\n[listen]\ndata = \"nowhere\"\n[cache]\nsize = \"many\"\nsise = 1\n").unwrap();
+    std::fs::write(
+        file.path(),
+        "version = 1\n[listen]\ndata = \"nowhere\"\n[cache]\nsize = \"many\"\nsise = 1\n",
+    )
+    .unwrap();
     let (code, out, err) = run(&["check-config", file.path().to_str().unwrap()]);
     assert_eq!(code, 1);
     for key in ["listen.data", "cache.size", "cache.sise"] {
@@ -81,7 +85,8 @@ async fn sigterm_lets_requests_end_and_exits_with_success() {
     let body = json!({"messages": [{"role": "user", "content": "When are you open?"}], "max_tokens": 200, "ignore_eos": true});
     server.invoke("demo", target, body.clone()).await;
     let url = format!("{}/endpoints/demo/invocations", server.data);
-    let request = server.http().post(url).header("x-amzn-sagemaker-target-model", target).json(&body);
+    let request =
+        server.http().post(url).header("x-amzn-sagemaker-target-model", target).json(&body);
     let asking = tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() });
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.terminate();

@@ -30,7 +30,8 @@ async fn the_platform_loads_lists_invokes_and_unloads() {
     let models_root = root.path().display().to_string();
     let args = ["serve", "--container-models-root", &models_root, "--memory", "32MiB"];
     let server = Server::start(&args, &[("SAGEMAKER_MULTI_MODEL", "true")]).await;
-    let load = |name: &str, url: &str| server.post("/models", json!({"model_name": name, "url": url}));
+    let load =
+        |name: &str, url: &str| server.post("/models", json!({"model_name": name, "url": url}));
 
     assert_eq!(server.get("/ping").await.status, 200);
     assert_eq!(server.get("/models").await.json()["models"], json!([]));
@@ -56,7 +57,8 @@ async fn the_platform_loads_lists_invokes_and_unloads() {
     let answer = server.post("/models/bbb/invoke", json!({"inputs": "hello"})).await;
     assert_eq!(answer.json()[0]["label"], signature("b", 2), "{}", answer.body);
     assert_eq!(server.get("/models/aaa").await.json()["modelUrl"], Value::from(a.as_str()));
-    let delete = |name: &str| server.send(server.http().delete(format!("{}/models/{name}", server.data)));
+    let delete =
+        |name: &str| server.send(server.http().delete(format!("{}/models/{name}", server.data)));
     assert_eq!(delete("aaa").await.status, 200);
     // The memory is free when the answer is sent.
     let residency = server.admin_get("/admin/v1/residency").await.json();

@@ -60,10 +60,8 @@ async fn the_openai_client_chats_streams_completes_and_embeds() {
     let wanted = chat["contains"][0].as_str().unwrap();
     let target = chat["target"].as_str().unwrap();
     let server = Server::start(&["demo"], &[]).await;
-    let args: Vec<String> = [&server.data, target, question, wanted, encoder]
-        .iter()
-        .map(|s| s.to_string())
-        .collect();
+    let args: Vec<String> =
+        [&server.data, target, question, wanted, encoder].iter().map(|s| s.to_string()).collect();
     tokio::task::spawn_blocking(move || {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         python::client("openai_demo.py", &args)

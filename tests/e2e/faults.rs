@@ -58,9 +58,11 @@ async fn boto3_raises_the_right_error_for_each_fault_and_others_go_on() {
         {"endpoint": "nowhere", "target": "good", "body": fine, "raises": "ValidationError", "says": "nowhere"},
     ]);
     let (url, text) = (server.data.clone(), cases.to_string());
-    tokio::task::spawn_blocking(move || python::client("boto3_errors.py", &[&url, "default", &text]))
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || {
+        python::client("boto3_errors.py", &[&url, "default", &text])
+    })
+    .await
+    .unwrap();
 
     let good = server.invoke("default", "good", json!({"inputs": "hello"})).await;
     assert_eq!(good.json()[0]["label"], signature("good", 1), "{}", good.body);
@@ -98,7 +100,12 @@ async fn residents_and_what_is_on_disk_answer_while_the_store_is_busy_silent_or_
         for _ in 0..20 {
             let began = Instant::now();
             let answer = ask("resident").await;
-            assert_eq!(answer.json()[0]["label"], signature("resident", 4), "{mode:?}: {}", answer.body);
+            assert_eq!(
+                answer.json()[0]["label"],
+                signature("resident", 4),
+                "{mode:?}: {}",
+                answer.body
+            );
             assert!(began.elapsed() < Duration::from_secs(1), "{mode:?}: {:?}", began.elapsed());
         }
         let answer = ask("on-disk").await;
@@ -123,9 +130,12 @@ async fn residents_and_what_is_on_disk_answer_while_the_store_is_busy_silent_or_
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let purged = server
-            .send(server.http().post(format!("{}/admin/v1/unload", server.admin)).json(
-                &json!({"endpoint": "default", "target": "cold", "purge": true}),
-            ))
+            .send(
+                server
+                    .http()
+                    .post(format!("{}/admin/v1/unload", server.admin))
+                    .json(&json!({"endpoint": "default", "target": "cold", "purge": true})),
+            )
             .await;
         assert_eq!(purged.status, 200, "{}", purged.body);
     }

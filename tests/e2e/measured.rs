@@ -74,7 +74,10 @@ async fn a_load_of_ninety_seconds_is_refused_in_time_and_fetched_once() {
     for (name, sorted) in [("alone", alone), ("beside the load", beside)] {
         println!(
             "a resident's latency {name}: p50 {:?}, p99 {:?}, max {:?} ({} requests)",
-            quantile(&sorted, 0.5), quantile(&sorted, 0.99), quantile(&sorted, 1.0), sorted.len()
+            quantile(&sorted, 0.5),
+            quantile(&sorted, 0.99),
+            quantile(&sorted, 1.0),
+            sorted.len()
         );
     }
 }
@@ -87,7 +90,8 @@ async fn a_cold_load_of_half_a_gigabyte_by_stage() {
     let env = S3::env(s3.address());
     for round in 0..3 {
         let cache = tempfile::tempdir().unwrap();
-        let args = ["serve", "--store", "s3://models/", "--cache-dir", cache.path().to_str().unwrap()];
+        let args =
+            ["serve", "--store", "s3://models/", "--cache-dir", cache.path().to_str().unwrap()];
         let server = Server::start(&args, &as_refs(&env)).await;
         let began = Instant::now();
         let body = json!({"prompt": "hello", "max_tokens": 1});
@@ -154,6 +158,8 @@ async fn two_thousand_pings_while_models_load_unpack_and_generate() {
     });
     println!(
         "2000 pings beside {loads} loads with unpacking and generation: p50 {:?}, p99 {:?}, max {:?}",
-        quantile(&took, 0.5), quantile(&took, 0.99), quantile(&took, 1.0)
+        quantile(&took, 0.5),
+        quantile(&took, 0.99),
+        quantile(&took, 1.0)
     );
 }

@@ -23,11 +23,9 @@ async fn sixty_four_clients_over_ten_models_and_room_for_three_all_get_right_ans
     }
     let cache = store.path().join("cache-dir");
     let uri = format!("file://{}/", store.path().display());
-    let probe = Server::start(
-        &["serve", "--store", &uri, "--cache-dir", cache.to_str().unwrap()],
-        &[],
-    )
-    .await;
+    let probe =
+        Server::start(&["serve", "--store", &uri, "--cache-dir", cache.to_str().unwrap()], &[])
+            .await;
     probe.invoke("default", "m0", json!({"inputs": "hello"})).await;
     let one = probe.admin_get("/admin/v1/residency").await.json()["devices"][0]["charged_bytes"]
         .as_u64()

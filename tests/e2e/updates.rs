@@ -33,7 +33,8 @@ async fn a_folder_replaced_slowly_is_never_served_as_a_mixture() {
     )
     .unwrap();
     let env = S3::env(s3.address());
-    let server = Server::start(&["serve", "--config", config.to_str().unwrap()], &as_refs(&env)).await;
+    let server =
+        Server::start(&["serve", "--config", config.to_str().unwrap()], &as_refs(&env)).await;
 
     let first = server.invoke("default", "m", json!({"inputs": "hello"})).await;
     assert_eq!(label(&first.json()), signature("m", 1), "{}", first.body);

@@ -43,7 +43,11 @@ pub fn signed_classifier(name: &str, version: u32, padding_tokens: usize) -> Vec
     }
     weights.linear(&format!("{layer}.intermediate.dense"), HIDDEN, HIDDEN);
     weights.linear("bert.pooler.dense", HIDDEN, HIDDEN);
-    weights.values("classifier.weight", &[LABELS as usize, HIDDEN], &vec![0.0; LABELS as usize * HIDDEN]);
+    weights.values(
+        "classifier.weight",
+        &[LABELS as usize, HIDDEN],
+        &vec![0.0; LABELS as usize * HIDDEN],
+    );
     weights.values("classifier.bias", &[LABELS as usize], &bias);
     vec![
         ("config.json".into(), pretty(&config)),
@@ -135,9 +139,7 @@ fn byte_tokenizer() -> Value {
         };
         vocab.insert(char::from_u32(code).unwrap().to_string(), json!(byte));
     }
-    let special = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
+    let special = |id: u32, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": [special(256, "<s>"), special(257, "</s>")],
@@ -159,7 +161,11 @@ struct Weights {
 
 impl Weights {
     fn new(seed: u64) -> Self {
-        Self { header: Map::new(), body: Vec::new(), state: seed.wrapping_add(0x9e37_79b9_7f4a_7c15) }
+        Self {
+            header: Map::new(),
+            body: Vec::new(),
+            state: seed.wrapping_add(0x9e37_79b9_7f4a_7c15),
+        }
     }
 
     fn values(&mut self, name: &str, shape: &[usize], values: &[f32]) {
@@ -168,7 +174,8 @@ impl Weights {
         for value in values {
             self.body.write_all(&value.to_le_bytes()).unwrap();
         }
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, self.body.len()]});
+        let entry =
+            json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, self.body.len()]});
         self.header.insert(name.into(), entry);
     }
 

@@ -88,8 +88,8 @@ impl Pace {
         let Some(rate) = self.bytes_per_second else { return };
         let until = {
             let mut free_at = self.free_at.lock().await;
-            *free_at =
-                (*free_at).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            *free_at = (*free_at).max(Instant::now())
+                + Duration::from_secs_f64(bytes as f64 / rate as f64);
             *free_at
         };
         tokio::time::sleep_until(until).await;

@@ -11,7 +11,8 @@ use crate::server::{binary, root};
 /// When Python 3 or the package registry cannot be had: the real clients are part of the tests.
 pub fn interpreter() -> PathBuf {
     let target = binary().parent().and_then(Path::parent).expect("target/<profile>").to_owned();
-    let (venv, wanted) = (target.join("clients-venv"), root().join("tests/clients/requirements.txt"));
+    let (venv, wanted) =
+        (target.join("clients-venv"), root().join("tests/clients/requirements.txt"));
     let python = venv.join("bin/python");
     let stamp = venv.join("installed.txt");
     let requirements = std::fs::read(&wanted).unwrap();
@@ -35,7 +36,8 @@ pub fn client(script: &str, args: &[&str]) -> String {
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
     out.into_owned()
 }

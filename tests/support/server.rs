@@ -48,7 +48,11 @@ pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("a test has an executable");
     let folder = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let path = folder.join("roundhouse");
-    assert!(path.exists(), "{} is not built: run `cargo build` first, or `cargo test --workspace`", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build` first, or `cargo test --workspace`",
+        path.display()
+    );
     path
 }
 

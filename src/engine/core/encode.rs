@@ -46,22 +46,13 @@ struct Call {
 
 impl EncodeWork {
     pub(super) fn new(step_tokens: usize, step_rows: usize) -> Self {
-        Self {
-            calls: VecDeque::new(),
-            owners: Vec::new(),
-            step_tokens,
-            step_rows,
-        }
+        Self { calls: VecDeque::new(), owners: Vec::new(), step_tokens, step_rows }
     }
 
     pub(super) fn submit(&mut self, job: EncodeJob, meters: &Meters) {
         meters.submitted.increment(job.inputs.len() as u64);
         let vectors = Vec::with_capacity(job.inputs.len());
-        self.calls.push_back(Call {
-            job,
-            planned: 0,
-            vectors,
-        });
+        self.calls.push_back(Call { job, planned: 0, vectors });
     }
 
     pub(super) fn abort(&mut self, id: SequenceId, meters: &Meters) {

@@ -59,11 +59,7 @@ struct Client {
 
 impl GenerateWork {
     pub(super) fn new(spec: &RunnerSpec, kv: KvSpec, running: usize) -> Self {
-        let limits = Limits {
-            kv,
-            step_tokens: spec.step_tokens,
-            running,
-        };
+        let limits = Limits { kv, step_tokens: spec.step_tokens, running };
         Self {
             scheduler: Scheduler::new(limits),
             clients: HashMap::new(),
@@ -76,12 +72,7 @@ impl GenerateWork {
         let client = Client {
             tokens: job.tokens,
             sampler: Sampler::new(&job.spec),
-            limit: job
-                .spec
-                .prompt
-                .len()
-                .saturating_add(job.spec.max_tokens)
-                .min(self.longest),
+            limit: job.spec.prompt.len().saturating_add(job.spec.max_tokens).min(self.longest),
             place: job.place,
             begun: false,
             submitted: job.submitted,
@@ -123,22 +114,13 @@ impl GenerateWork {
         let before = self.scheduler.blocks();
         let step = self.scheduler.plan();
         let after = self.scheduler.blocks();
-        meters
-            .blocks_taken
-            .increment(after.saturating_sub(before) as u64);
-        meters
-            .blocks_freed
-            .increment(before.saturating_sub(after) as u64);
+        meters.blocks_taken.increment(after.saturating_sub(before) as u64);
+        meters.blocks_freed.increment(before.saturating_sub(after) as u64);
         meters.preempted.increment(step.preempted as u64);
         meters.decoded.increment(step.decoded as u64);
-        meters
-            .prefilled
-            .increment((step.plan.tokens() - step.decoded) as u64);
+        meters.prefilled.increment((step.plan.tokens() - step.decoded) as u64);
         for id in &step.admitted {
-            let client = self
-                .clients
-                .get_mut(id)
-                .expect("every sequence has its client");
+            let client = self.clients.get_mut(id).expect("every sequence has its client");
             if !client.begun {
                 client.begun = true;
                 client.place = None;
@@ -175,10 +157,7 @@ impl GenerateWork {
     /// Samples the token after a row and sends it.
     fn next_token(&mut self, id: SequenceId, row: &Row, logits: &[f32], meters: &Meters) {
         let position = row.position + row.tokens.len();
-        let client = self
-            .clients
-            .get_mut(&id)
-            .expect("every sequence has its client");
+        let client = self.clients.get_mut(&id).expect("every sequence has its client");
         let choice = match client.sampler.sample(logits, position) {
             Ok(choice) => choice,
             Err(error) => return self.fail(id, error.into(), meters),
@@ -191,12 +170,7 @@ impl GenerateWork {
             None
         };
         client.record_time(meters);
-        let token = TokenOut {
-            id: choice.id,
-            logprob: choice.logprob,
-            top: choice.top,
-            finish,
-        };
+        let token = TokenOut { id: choice.id, logprob: choice.logprob, top: choice.top, finish };
         let client_gone = client.tokens.try_send(Ok(token)).is_err();
         match finish {
             Some(FinishReason::StopToken) => self.remove(id, Ended::Stop, meters),
@@ -217,9 +191,7 @@ impl GenerateWork {
         let before = self.scheduler.blocks();
         self.scheduler.remove(id);
         self.clients.remove(&id);
-        meters
-            .blocks_freed
-            .increment((before - self.scheduler.blocks()) as u64);
+        meters.blocks_freed.increment((before - self.scheduler.blocks()) as u64);
         meters.ended(reason, 1);
     }
 }

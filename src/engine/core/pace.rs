@@ -31,10 +31,7 @@ impl Pace {
         };
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let each = now.saturating_duration_since(mark).as_secs_f64() / count as f64;
-        self.seconds = Some(
-            self.seconds
-                .map_or(each, |mean| mean + NEWEST * (each - mean)),
-        );
+        self.seconds = Some(self.seconds.map_or(each, |mean| mean + NEWEST * (each - mean)));
         self.mark = Some(now);
     }
 
@@ -45,8 +42,7 @@ impl Pace {
         reason = "never negative, and the cast saturates"
     )]
     pub(super) fn microseconds(&self) -> u64 {
-        self.seconds
-            .map_or(0, |seconds| (seconds * 1e6).max(1.0) as u64)
+        self.seconds.map_or(0, |seconds| (seconds * 1e6).max(1.0) as u64)
     }
 }
 

@@ -12,22 +12,11 @@ const WIDTH: usize = 16;
 const CONTEXT: usize = 40;
 
 fn shapes(step_tokens: usize, kv: Option<KvSpec>) -> RunnerSpec {
-    RunnerSpec {
-        output_width: WIDTH,
-        context: CONTEXT,
-        step_tokens,
-        kv,
-    }
+    RunnerSpec { output_width: WIDTH, context: CONTEXT, step_tokens, kv }
 }
 
 fn generative(step_tokens: usize) -> RunnerSpec {
-    shapes(
-        step_tokens,
-        Some(KvSpec {
-            block_tokens: 4,
-            blocks: 100,
-        }),
-    )
+    shapes(step_tokens, Some(KvSpec { block_tokens: 4, blocks: 100 }))
 }
 
 fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
@@ -52,11 +41,7 @@ impl Bench {
     fn new(runner: EchoRunner, running: usize) -> Self {
         let (log, spec) = (runner.log(), runner.spec());
         let engine = Engine::new(Box::new(runner), spec, running, Arc::default());
-        Self {
-            engine,
-            log,
-            steps: 0,
-        }
+        Self { engine, log, steps: 0 }
     }
 
     fn generate(&mut self, id: u64, spec: GenerateSpec) -> mpsc::Receiver<TokenResult> {
@@ -80,12 +65,7 @@ impl Bench {
     ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
         let (answer, vectors) = oneshot::channel();
         let inputs = inputs.iter().map(|input| input.to_vec()).collect();
-        self.engine.encode(EncodeJob {
-            id: SequenceId(id),
-            inputs,
-            answer,
-            place: None,
-        });
+        self.engine.encode(EncodeJob { id: SequenceId(id), inputs, answer, place: None });
         vectors
     }
 
@@ -114,10 +94,7 @@ fn items(mut stream: mpsc::Receiver<TokenResult>) -> Vec<TokenResult> {
 fn tokens(stream: mpsc::Receiver<TokenResult>) -> Vec<TokenOut> {
     let tokens: Vec<_> = items(stream).into_iter().map(Result::unwrap).collect();
     let endings = tokens.iter().filter(|token| token.finish.is_some()).count();
-    assert_eq!(
-        (endings, tokens.last().unwrap().finish.is_some()),
-        (1, true)
-    );
+    assert_eq!((endings, tokens.last().unwrap().finish.is_some()), (1, true));
     tokens
 }
 
@@ -145,31 +122,21 @@ fn a_sequence_ends_at_max_tokens_at_the_context_and_at_a_stop_token() {
     let expected = echo_tokens(&[6], 9, WIDTH);
     let stop = expected[8];
     let first_stop = expected.iter().position(|id| *id == stop).unwrap();
-    let stopped = bench.generate(
-        2,
-        GenerateSpec {
-            stop_tokens: vec![stop],
-            ..greedy(&[6], 30)
-        },
-    );
+    let stopped = bench.generate(2, GenerateSpec { stop_tokens: vec![stop], ..greedy(&[6], 30) });
     bench.finish();
     assert_eq!(ids(counted), echo_tokens(&[1, 2, 3], 5, WIDTH));
     assert_eq!(ids(full), echo_tokens(&[4, 5], CONTEXT - 2, WIDTH));
     let stopped = tokens(stopped);
     assert_eq!(stopped.len(), first_stop + 1);
-    assert_eq!(
-        stopped.last().unwrap().finish,
-        Some(FinishReason::StopToken)
-    );
+    assert_eq!(stopped.last().unwrap().finish, Some(FinishReason::StopToken));
 }
 
 #[test]
 fn a_step_is_one_forward_whatever_the_number_of_sequences() {
     let forwards = |sequences: u64| {
         let mut bench = Bench::new(EchoRunner::new(generative(256)), 64);
-        let streams: Vec<_> = (0..sequences)
-            .map(|id| bench.generate(id, greedy(&[1, 2], 10)))
-            .collect();
+        let streams: Vec<_> =
+            (0..sequences).map(|id| bench.generate(id, greedy(&[1, 2], 10))).collect();
         bench.finish();
         assert_eq!(bench.log.forwards(), bench.steps);
         assert_eq!(bench.log.most_rows() as u64, sequences);
@@ -182,21 +149,11 @@ fn a_step_is_one_forward_whatever_the_number_of_sequences() {
 
 #[test]
 fn a_preempted_sequence_goes_on_as_if_nothing_had_happened() {
-    let kv = Some(KvSpec {
-        block_tokens: 2,
-        blocks: 8,
-    });
+    let kv = Some(KvSpec { block_tokens: 2, blocks: 8 });
     let mut bench = Bench::new(EchoRunner::new(shapes(64, kv)), 8);
-    let sampling = Sampling {
-        temperature: 1.0,
-        seed: 5,
-        frequency_penalty: 0.5,
-        ..Sampling::GREEDY
-    };
-    let spec = |first| GenerateSpec {
-        sampling,
-        ..greedy(&[first, 2, 3], 11)
-    };
+    let sampling =
+        Sampling { temperature: 1.0, seed: 5, frequency_penalty: 0.5, ..Sampling::GREEDY };
+    let spec = |first| GenerateSpec { sampling, ..greedy(&[first, 2, 3], 11) };
     let streams = [bench.generate(0, spec(1)), bench.generate(1, spec(9))];
     let mut preempted = 0;
     while bench.engine.has_work() {
@@ -250,13 +207,8 @@ fn logits_that_are_not_numbers_fail_their_sequence_alone() {
 fn a_panic_in_a_step_is_a_device_failure() {
     let mut bench = Bench::new(EchoRunner::new(generative(64)).panicking(99), 8);
     let stream = bench.generate(0, greedy(&[99], 4));
-    assert_eq!(
-        bench.engine.step(),
-        Err(DeviceFailure("panic in a step: token 99".to_owned()))
-    );
-    bench
-        .engine
-        .end(&Failure::new(ErrorKind::ModelFailed, "over"));
+    assert_eq!(bench.engine.step(), Err(DeviceFailure("panic in a step: token 99".to_owned())));
+    bench.engine.end(&Failure::new(ErrorKind::ModelFailed, "over"));
     assert_eq!(items(stream).len(), 1);
 }
 
@@ -271,12 +223,7 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
             Ok(StepOutput::default())
         }
     }
-    let row = Row {
-        tokens: vec![1],
-        position: 0,
-        blocks: Vec::new(),
-        output: true,
-    };
+    let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), output: true };
     let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
     assert!(matches!(&outcomes[..], [RowOutcome::Failed(f)] if f.kind() == ErrorKind::ModelFailed));
     let refused = warm_up(&mut Mute, &generative(8), || {});
@@ -291,10 +238,7 @@ fn encoder_rows_of_many_calls_share_a_step_up_to_its_tokens() {
     bench.finish();
     assert_eq!((bench.steps, bench.log.forwards()), (2, 2));
     let vector = |input: &[u32]| echo_logits(input, WIDTH);
-    assert_eq!(
-        first.blocking_recv().unwrap().unwrap(),
-        [vector(&[1, 2, 3]), vector(&[4])]
-    );
+    assert_eq!(first.blocking_recv().unwrap().unwrap(), [vector(&[1, 2, 3]), vector(&[4])]);
     let expected = [vector(&[5, 6]), vector(&[7, 8, 9]), vector(&[1])];
     assert_eq!(second.blocking_recv().unwrap().unwrap(), expected);
 }
@@ -310,10 +254,7 @@ fn a_failing_input_fails_its_call_alone() {
         let good = bench.encode(1, &[&[3]]);
         bench.finish();
         assert!(bad.blocking_recv().unwrap().is_err());
-        assert_eq!(
-            good.blocking_recv().unwrap().unwrap(),
-            [echo_logits(&[3], WIDTH)]
-        );
+        assert_eq!(good.blocking_recv().unwrap().unwrap(), [echo_logits(&[3], WIDTH)]);
     }
 }
 
@@ -334,25 +275,11 @@ fn an_aborted_call_leaves_the_queue() {
 fn every_shape_warms_up() {
     for step_tokens in [1, 2, 3, 64] {
         for (block_tokens, blocks) in [(1, 2), (2, 1), (1, 3), (1, 4), (2, 2), (3, 3), (16, 8)] {
-            let spec = shapes(
-                step_tokens,
-                Some(KvSpec {
-                    block_tokens,
-                    blocks,
-                }),
-            );
-            assert_eq!(
-                warm_up(&mut EchoRunner::new(spec), &spec, || {}),
-                Ok(()),
-                "{spec:?}"
-            );
+            let spec = shapes(step_tokens, Some(KvSpec { block_tokens, blocks }));
+            assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec, || {}), Ok(()), "{spec:?}");
         }
         let spec = shapes(step_tokens, None);
-        assert_eq!(
-            warm_up(&mut EchoRunner::new(spec), &spec, || {}),
-            Ok(()),
-            "{spec:?}"
-        );
+        assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec, || {}), Ok(()), "{spec:?}");
     }
 }
 
@@ -364,26 +291,21 @@ struct Request {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let sampling = (
-        prop_oneof![Just(0.0_f32), 0.2..2.0_f32],
-        0..6_usize,
-        0.3..1.0_f32,
-        any::<u64>(),
-        0..2_u8,
-    )
-        .prop_map(|(temperature, top_k, top_p, seed, penalties)| {
-            let on = f32::from(penalties);
-            Sampling {
-                temperature,
-                top_k,
-                top_p,
-                min_p: 0.0,
-                repetition_penalty: 1.0 + 0.3 * on,
-                presence_penalty: 0.2 * on,
-                frequency_penalty: 0.1 * on,
-                seed,
-            }
-        });
+    let sampling =
+        (prop_oneof![Just(0.0_f32), 0.2..2.0_f32], 0..6_usize, 0.3..1.0_f32, any::<u64>(), 0..2_u8)
+            .prop_map(|(temperature, top_k, top_p, seed, penalties)| {
+                let on = f32::from(penalties);
+                Sampling {
+                    temperature,
+                    top_k,
+                    top_p,
+                    min_p: 0.0,
+                    repetition_penalty: 1.0 + 0.3 * on,
+                    presence_penalty: 0.2 * on,
+                    frequency_penalty: 0.1 * on,
+                    seed,
+                }
+            });
     let prompt = prop::collection::vec(0..WIDTH as u32, 1..12);
     let stops = prop::collection::vec(0..WIDTH as u32, 0..2);
     (

@@ -22,9 +22,7 @@ pub(crate) fn warm_up(
     spec: &RunnerSpec,
     beat: impl Fn(),
 ) -> Result<(), WarmUpError> {
-    let plans = spec
-        .kv
-        .map_or_else(|| encoder_plans(spec), |kv| generative_plans(spec, kv));
+    let plans = spec.kv.map_or_else(|| encoder_plans(spec), |kv| generative_plans(spec, kv));
     for plan in plans {
         let outcomes = forward(runner, spec, &plan).map_err(WarmUpError::Device)?;
         beat();
@@ -40,13 +38,9 @@ pub(crate) fn warm_up(
 /// One row, then rows of different lengths.
 fn encoder_plans(spec: &RunnerSpec) -> Vec<StepPlan> {
     let longest = PROMPT.min(spec.context).min(spec.step_tokens);
-    let mut plans = vec![StepPlan {
-        rows: vec![row(0, longest, &[])],
-    }];
+    let mut plans = vec![StepPlan { rows: vec![row(0, longest, &[])] }];
     if longest < spec.step_tokens {
-        plans.push(StepPlan {
-            rows: vec![row(0, longest, &[]), row(0, 1, &[])],
-        });
+        plans.push(StepPlan { rows: vec![row(0, longest, &[]), row(0, 1, &[])] });
     }
     plans
 }
@@ -54,11 +48,7 @@ fn encoder_plans(spec: &RunnerSpec) -> Vec<StepPlan> {
 /// A prefill, a decode, a prefill beside a decode, a decode of two.
 fn generative_plans(spec: &RunnerSpec, kv: KvSpec) -> Vec<StepPlan> {
     // Two sequences share the pool, unless half of it holds no sequence of two tokens.
-    let half = if kv.blocks / 2 * kv.block_tokens >= 2 {
-        kv.blocks / 2
-    } else {
-        0
-    };
+    let half = if kv.blocks / 2 * kv.block_tokens >= 2 { kv.blocks / 2 } else { 0 };
     let blocks: Vec<BlockId> = (0..).map(BlockId).take(kv.blocks).collect();
     let (first, second) = blocks.split_at(kv.blocks - half);
     let prompt = |room: usize| {
@@ -70,33 +60,20 @@ fn generative_plans(spec: &RunnerSpec, kv: KvSpec) -> Vec<StepPlan> {
     let length = prompt(first.len());
     let decode = row(length, 1, &table(first, length + 1));
     let mut plans = vec![
-        StepPlan {
-            rows: vec![row(0, length, &table(first, length))],
-        },
-        StepPlan {
-            rows: vec![decode.clone()],
-        },
+        StepPlan { rows: vec![row(0, length, &table(first, length))] },
+        StepPlan { rows: vec![decode.clone()] },
     ];
     if half > 0 && spec.step_tokens >= 2 {
         let length = prompt(second.len()).min(spec.step_tokens - 1);
         let prefill = row(0, length, &table(second, length));
         let other = row(length, 1, &table(second, length + 1));
-        plans.push(StepPlan {
-            rows: vec![decode.clone(), prefill],
-        });
-        plans.push(StepPlan {
-            rows: vec![decode, other],
-        });
+        plans.push(StepPlan { rows: vec![decode.clone(), prefill] });
+        plans.push(StepPlan { rows: vec![decode, other] });
     }
     plans
 }
 
 fn row(position: usize, tokens: usize, blocks: &[BlockId]) -> Row {
     // Token 0 is in every vocabulary.
-    Row {
-        tokens: vec![0; tokens],
-        position,
-        blocks: blocks.to_vec(),
-        output: true,
-    }
+    Row { tokens: vec![0; tokens], position, blocks: blocks.to_vec(), output: true }
 }

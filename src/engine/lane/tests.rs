@@ -14,42 +14,24 @@ const WIDTH: usize = 16;
 const SIGNAL: u32 = 99;
 
 fn generative() -> EchoRunner {
-    let kv = Some(KvSpec {
-        block_tokens: 4,
-        blocks: 64,
-    });
-    EchoRunner::new(RunnerSpec {
-        output_width: WIDTH,
-        context: 64,
-        step_tokens: 32,
-        kv,
-    })
+    let kv = Some(KvSpec { block_tokens: 4, blocks: 64 });
+    EchoRunner::new(RunnerSpec { output_width: WIDTH, context: 64, step_tokens: 32, kv })
 }
 
 fn encoder() -> EchoRunner {
-    EchoRunner::new(RunnerSpec {
-        output_width: WIDTH,
-        context: 8,
-        step_tokens: 6,
-        kv: None,
-    })
+    EchoRunner::new(RunnerSpec { output_width: WIDTH, context: 8, step_tokens: 6, kv: None })
 }
 
 fn lane() -> Lane {
     Lane::start(
         DeviceId::Cpu,
-        LaneConfig {
-            idle_beat: Duration::from_millis(1),
-            ..LaneConfig::default()
-        },
+        LaneConfig { idle_beat: Duration::from_millis(1), ..LaneConfig::default() },
     )
     .unwrap()
 }
 
 async fn place(lane: &Lane, runner: EchoRunner) -> Placed {
-    lane.place("tenant/model", Box::new(runner), EngineConfig::default())
-        .await
-        .unwrap()
+    lane.place("tenant/model", Box::new(runner), EngineConfig::default()).await.unwrap()
 }
 
 fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
@@ -86,10 +68,7 @@ async fn a_placed_engine_is_warm_and_answers() {
     let runner = generative();
     let log = runner.log();
     let placed = place(&lane, runner).await;
-    assert!(
-        log.forwards() >= 3,
-        "a prefill and decodes of one and two sequences"
-    );
+    assert!(log.forwards() >= 3, "a prefill and decodes of one and two sequences");
     assert_eq!(placed.handle.spec().output_width, WIDTH);
     let streams =
         [&[1, 2][..], &[3]].map(|prompt| placed.handle.generate(greedy(prompt, 6)).unwrap());
@@ -101,64 +80,29 @@ async fn a_placed_engine_is_warm_and_answers() {
 #[tokio::test]
 async fn engines_of_both_kinds_share_a_lane() {
     let lane = lane();
-    let (texts, vectors) = (
-        place(&lane, generative()).await,
-        place(&lane, encoder()).await,
-    );
+    let (texts, vectors) = (place(&lane, generative()).await, place(&lane, encoder()).await);
     let stream = texts.handle.generate(greedy(&[1], 20)).unwrap();
-    let encoded = vectors
-        .handle
-        .encode(vec![vec![1, 2], vec![3]])
-        .await
-        .unwrap();
-    assert_eq!(
-        encoded,
-        [echo_logits(&[1, 2], WIDTH), echo_logits(&[3], WIDTH)]
-    );
+    let encoded = vectors.handle.encode(vec![vec![1, 2], vec![3]]).await.unwrap();
+    assert_eq!(encoded, [echo_logits(&[1, 2], WIDTH), echo_logits(&[3], WIDTH)]);
     assert_eq!(ids(stream).await, echo_tokens(&[1], 20, WIDTH));
 }
 
 #[tokio::test]
 async fn what_can_never_run_is_refused_at_once_with_its_lengths() {
     let lane = lane();
-    let (texts, vectors) = (
-        place(&lane, generative()).await,
-        place(&lane, encoder()).await,
-    );
+    let (texts, vectors) = (place(&lane, generative()).await, place(&lane, encoder()).await);
     let refused = |spec| texts.handle.generate(spec).err().unwrap();
     let long = refused(greedy(&[1; 64], 1));
     assert_eq!(long.kind(), ErrorKind::InvalidInput);
-    assert_eq!(
-        long.message(),
-        "the prompt has 64 tokens, and at most 63 fit a context of 64"
-    );
+    assert_eq!(long.message(), "the prompt has 64 tokens, and at most 63 fit a context of 64");
     assert!(texts.handle.generate(greedy(&[1; 63], 1)).is_ok());
-    assert_eq!(
-        refused(greedy(&[], 1)).message(),
-        "the prompt has no tokens"
-    );
-    let sampling = Sampling {
-        top_p: f32::NAN,
-        ..Sampling::GREEDY
-    };
-    let wrong = refused(GenerateSpec {
-        sampling,
-        ..greedy(&[1], 1)
-    });
-    assert_eq!(
-        wrong.message(),
-        "top_p is NaN, and must be above 0 and at most 1"
-    );
-    let long = vectors
-        .handle
-        .encode(vec![vec![1], vec![1; 7]])
-        .await
-        .unwrap_err();
+    assert_eq!(refused(greedy(&[], 1)).message(), "the prompt has no tokens");
+    let sampling = Sampling { top_p: f32::NAN, ..Sampling::GREEDY };
+    let wrong = refused(GenerateSpec { sampling, ..greedy(&[1], 1) });
+    assert_eq!(wrong.message(), "top_p is NaN, and must be above 0 and at most 1");
+    let long = vectors.handle.encode(vec![vec![1], vec![1; 7]]).await.unwrap_err();
     assert_eq!(long.kind(), ErrorKind::InvalidInput);
-    assert_eq!(
-        long.message(),
-        "input 1 has 7 tokens, and the model takes at most 6"
-    );
+    assert_eq!(long.message(), "input 1 has 7 tokens, and the model takes at most 6");
     assert!(vectors.handle.generate(greedy(&[1], 1)).is_err());
     assert!(texts.handle.encode(vec![vec![1]]).await.is_err());
     assert!(vectors.handle.encode(Vec::new()).await.unwrap().is_empty());
@@ -173,13 +117,7 @@ async fn a_waiting_sequence_whose_stream_is_dropped_never_runs() {
     let held = hold(&placed.handle, &gate);
     let left = placed.handle.generate(greedy(&[77], 5)).unwrap();
     let encoded = placed.handle.generate(greedy(&[1], 5)).unwrap();
-    assert_eq!(
-        placed.handle.load(),
-        Load {
-            running: 1,
-            waiting: 2
-        }
-    );
+    assert_eq!(placed.handle.load(), Load { running: 1, waiting: 2 });
     drop(left);
     drop(gate);
     assert_eq!(ids(encoded).await, echo_tokens(&[1], 5, WIDTH));
@@ -192,14 +130,8 @@ async fn a_waiting_sequence_whose_stream_is_dropped_never_runs() {
 async fn a_full_queue_refuses_with_a_hint() {
     let lane = lane();
     let (runner, gate) = generative().held_at(SIGNAL);
-    let config = EngineConfig {
-        max_waiting: NonZeroUsize::MIN,
-        ..EngineConfig::default()
-    };
-    let placed = lane
-        .place("tenant/model", Box::new(runner), config)
-        .await
-        .unwrap();
+    let config = EngineConfig { max_waiting: NonZeroUsize::MIN, ..EngineConfig::default() };
+    let placed = lane.place("tenant/model", Box::new(runner), config).await.unwrap();
     let held = hold(&placed.handle, &gate);
     let waits = placed.handle.generate(greedy(&[1], 2)).unwrap();
     let refused = placed.handle.generate(greedy(&[2], 2)).err().unwrap();
@@ -229,9 +161,7 @@ async fn a_device_failure_ends_everything_on_the_lane() {
         gate.release.send(()).unwrap();
         let failures = [failure(fails).await, failure(beside).await];
         assert!(
-            failures
-                .iter()
-                .all(|failure| failure.kind() == ErrorKind::ModelFailed),
+            failures.iter().all(|failure| failure.kind() == ErrorKind::ModelFailed),
             "{failures:?}"
         );
         drop(gate);
@@ -244,17 +174,10 @@ async fn a_device_failure_ends_everything_on_the_lane() {
             ErrorKind::ModelFailed
         );
         assert!(vectors.handle.encode(vec![vec![1]]).await.is_err());
-        assert!(
-            lane.place("next", Box::new(encoder()), EngineConfig::default())
-                .await
-                .is_err()
-        );
+        assert!(lane.place("next", Box::new(encoder()), EngineConfig::default()).await.is_err());
         vectors.remove().await;
         texts.remove().await;
-        assert_eq!(
-            (Arc::strong_count(&log), Arc::strong_count(&other_log)),
-            (1, 1)
-        );
+        assert_eq!((Arc::strong_count(&log), Arc::strong_count(&other_log)), (1, 1));
     }
 }
 
@@ -262,11 +185,7 @@ async fn a_device_failure_ends_everything_on_the_lane() {
 async fn a_device_failure_while_warming_up_fails_the_lane() {
     let lane = lane();
     let failed = lane
-        .place(
-            "tenant/model",
-            Box::new(generative().failing(0)),
-            EngineConfig::default(),
-        )
+        .place("tenant/model", Box::new(generative().failing(0)), EngineConfig::default())
         .await;
     assert_eq!(failed.err().unwrap().kind(), ErrorKind::ModelFailed);
     assert!(matches!(lane.health(), LaneHealth::Failed { .. }));
@@ -275,31 +194,14 @@ async fn a_device_failure_while_warming_up_fails_the_lane() {
 #[tokio::test]
 async fn a_runner_that_refuses_its_shapes_is_invalid_and_the_lane_goes_on() {
     let lane = lane();
-    let bad_shape = RunnerSpec {
-        context: 0,
-        ..encoder().spec()
-    };
+    let bad_shape = RunnerSpec { context: 0, ..encoder().spec() };
     for runner in [encoder().refusing(0), EchoRunner::new(bad_shape)] {
-        let refused = lane
-            .place("tenant/model", Box::new(runner), EngineConfig::default())
-            .await;
+        let refused = lane.place("tenant/model", Box::new(runner), EngineConfig::default()).await;
         let refused = refused.err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::ModelInvalid);
-        assert!(
-            refused
-                .message()
-                .starts_with("model tenant/model cannot be served"),
-            "{refused}"
-        );
+        assert!(refused.message().starts_with("model tenant/model cannot be served"), "{refused}");
     }
-    assert!(
-        place(&lane, encoder())
-            .await
-            .handle
-            .encode(vec![vec![1]])
-            .await
-            .is_ok()
-    );
+    assert!(place(&lane, encoder()).await.handle.encode(vec![vec![1]]).await.is_ok());
 }
 
 #[tokio::test]
@@ -348,10 +250,7 @@ async fn a_removal_ends_what_is_left_and_frees_the_runner() {
     assert!(items[0].is_ok() && items[1].is_err() && items.len() == 2);
     assert_eq!(failure(waits).await.kind(), ErrorKind::ModelFailed);
     let late = failure(handle.generate(greedy(&[1], 1)).unwrap()).await;
-    assert_eq!(
-        late.message(),
-        "model tenant/model was unloaded before it answered"
-    );
+    assert_eq!(late.message(), "model tenant/model was unloaded before it answered");
     assert_eq!(late.retry(), RetryHint::Later);
     assert!(handle.encode(vec![vec![1]]).await.is_err());
 }

@@ -69,11 +69,7 @@ impl LaneThread {
                 Err(Deserted) => return Ok(()),
             }
             let engines = &self.engines;
-            let has_work = |id| {
-                engines
-                    .get(&id)
-                    .is_some_and(|placed| placed.engine.has_work())
-            };
+            let has_work = |id| engines.get(&id).is_some_and(|placed| placed.engine.has_work());
             let Some(id) = self.picker.pick(has_work) else {
                 continue;
             };
@@ -142,14 +138,7 @@ impl LaneThread {
     }
 
     fn place(&mut self, placing: Placing) -> Result<(), DeviceFailure> {
-        let Placing {
-            name,
-            mut runner,
-            config,
-            published,
-            registration,
-            answer,
-        } = placing;
+        let Placing { name, mut runner, config, published, registration, answer } = placing;
         let started = Instant::now();
         let spec = runner.spec();
         let warmed = check_runner(&spec)
@@ -174,11 +163,7 @@ impl LaneThread {
         self.engines.insert(id, Placed { name, engine });
         self.picker.add(id, config.weight);
         // Should the caller be gone, the registration comes back as a removal.
-        let _ = answer.send(Ok(Warm {
-            spec,
-            elapsed,
-            registration,
-        }));
+        let _ = answer.send(Ok(Warm { spec, elapsed, registration }));
         Ok(())
     }
 
@@ -187,9 +172,7 @@ impl LaneThread {
             return;
         };
         self.picker.remove(id);
-        let failure = Failure::from(Error::Removed {
-            name: placed.name.clone(),
-        });
+        let failure = Failure::from(Error::Removed { name: placed.name.clone() });
         placed.engine.end(&failure);
         info!(model = %placed.name, "engine removed");
     }

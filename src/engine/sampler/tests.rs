@@ -17,11 +17,7 @@ fn spec(sampling: Sampling) -> GenerateSpec {
 }
 
 fn random(temperature: f32) -> Sampling {
-    Sampling {
-        temperature,
-        seed: 17,
-        ..Sampling::GREEDY
-    }
+    Sampling { temperature, seed: 17, ..Sampling::GREEDY }
 }
 
 /// How often each id is drawn over many positions.
@@ -29,9 +25,7 @@ fn frequencies(sampling: Sampling, logits: &[f32]) -> BTreeMap<u32, f64> {
     const DRAWS: usize = 20_000;
     let mut counts = BTreeMap::new();
     for position in 0..DRAWS {
-        *counts
-            .entry(draw(logits, &sampling, position).unwrap())
-            .or_insert(0.0) += 1.0;
+        *counts.entry(draw(logits, &sampling, position).unwrap()).or_insert(0.0) += 1.0;
     }
     counts.values_mut().for_each(|count| *count /= DRAWS as f64);
     counts
@@ -41,31 +35,17 @@ fn frequencies(sampling: Sampling, logits: &[f32]) -> BTreeMap<u32, f64> {
 fn the_likeliest_is_chosen_at_temperature_zero_and_ties_go_to_the_lower_id() {
     let mut sampler = Sampler::new(&spec(Sampling::GREEDY));
     assert_eq!(sampler.sample(&LOGITS, 2).unwrap().id, 0);
-    assert_eq!(
-        sampler.sample(&[-1.0, 3.0, 3.0, 0.0, 3.0], 3).unwrap().id,
-        1
-    );
+    assert_eq!(sampler.sample(&[-1.0, 3.0, 3.0, 0.0, 3.0], 3).unwrap().id, 1);
 }
 
 #[test]
 fn log_probabilities_are_the_models_own() {
-    let sampling = Sampling {
-        repetition_penalty: 2.5,
-        top_k: 1,
-        ..random(0.3)
-    };
-    let mut sampler = Sampler::new(&GenerateSpec {
-        top_logprobs: 3,
-        ..spec(sampling)
-    });
+    let sampling = Sampling { repetition_penalty: 2.5, top_k: 1, ..random(0.3) };
+    let mut sampler = Sampler::new(&GenerateSpec { top_logprobs: 3, ..spec(sampling) });
     let choice = sampler.sample(&LOGITS, 2).unwrap();
     // Token 0 falls to 0.8 by the penalty, so that 1 is chosen; the report knows no penalty.
     assert_eq!(choice.id, 1);
-    assert!(
-        (choice.logprob - -1.574_437_9).abs() < 1e-5,
-        "{}",
-        choice.logprob
-    );
+    assert!((choice.logprob - -1.574_437_9).abs() < 1e-5, "{}", choice.logprob);
     let expected = [(0, -0.574_437_9), (1, -1.574_437_9), (4, -2.074_437_9)];
     for ((id, logprob), (wanted, value)) in choice.top.iter().zip(expected) {
         assert_eq!(*id, wanted);
@@ -97,60 +77,29 @@ fn penalties_follow_their_formulas() {
 
 #[test]
 fn draws_follow_the_filtered_distribution() {
-    let filtered = |temperature, top_k, top_p, min_p| Sampling {
-        top_k,
-        top_p,
-        min_p,
-        ..random(temperature)
-    };
+    let filtered =
+        |temperature, top_k, top_p, min_p| Sampling { top_k, top_p, min_p, ..random(temperature) };
     let cases: [(Sampling, &[(u32, f64)]); 6] = [
         (
             filtered(0.7, 0, 1.0, 0.0),
-            &[
-                (0, 0.700_198),
-                (1, 0.167_803),
-                (4, 0.082_147),
-                (2, 0.040_214),
-                (3, 0.009_637),
-            ],
+            &[(0, 0.700_198), (1, 0.167_803), (4, 0.082_147), (2, 0.040_214), (3, 0.009_637)],
         ),
-        (
-            filtered(1.5, 3, 1.0, 0.0),
-            &[(0, 0.531_548), (1, 0.272_906), (4, 0.195_546)],
-        ),
-        (
-            filtered(1.0, 0, 0.8, 0.0),
-            &[(0, 0.628_532), (1, 0.231_224), (4, 0.140_244)],
-        ),
-        (
-            filtered(1.0, 0, 1.0, 0.3),
-            &[(0, 0.731_059), (1, 0.268_941)],
-        ),
+        (filtered(1.5, 3, 1.0, 0.0), &[(0, 0.531_548), (1, 0.272_906), (4, 0.195_546)]),
+        (filtered(1.0, 0, 0.8, 0.0), &[(0, 0.628_532), (1, 0.231_224), (4, 0.140_244)]),
+        (filtered(1.0, 0, 1.0, 0.3), &[(0, 0.731_059), (1, 0.268_941)]),
         // Token 4 is within the nucleus of the model's distribution, not of what top_k left.
-        (
-            filtered(1.0, 3, 0.85, 0.0),
-            &[(0, 0.731_059), (1, 0.268_941)],
-        ),
-        (
-            filtered(1.2, 4, 0.9, 0.2),
-            &[(0, 0.581_023), (1, 0.252_511), (4, 0.166_466)],
-        ),
+        (filtered(1.0, 3, 0.85, 0.0), &[(0, 0.731_059), (1, 0.268_941)]),
+        (filtered(1.2, 4, 0.9, 0.2), &[(0, 0.581_023), (1, 0.252_511), (4, 0.166_466)]),
     ];
     for (sampling, expected) in cases {
         let seen = frequencies(sampling, &LOGITS);
         let ids: Vec<_> = expected.iter().map(|(id, _)| *id).collect();
-        assert!(
-            seen.keys().all(|id| ids.contains(id)),
-            "{sampling:?}: {seen:?}"
-        );
+        assert!(seen.keys().all(|id| ids.contains(id)), "{sampling:?}: {seen:?}");
         for (id, probability) in expected {
             // Four standard deviations; the seed is fixed, so this cannot flicker.
             let tolerance = 4.0 * (probability * (1.0 - probability) / 20_000.0).sqrt();
             let share = seen.get(id).copied().unwrap_or(0.0);
-            assert!(
-                (share - probability).abs() <= tolerance,
-                "{sampling:?} {id}: {share}"
-            );
+            assert!((share - probability).abs() <= tolerance, "{sampling:?} {id}: {share}");
         }
     }
 }
@@ -158,38 +107,22 @@ fn draws_follow_the_filtered_distribution() {
 #[test]
 fn a_choice_depends_on_seed_and_position_alone() {
     let draws = |seed: u64| -> Vec<u32> {
-        let sampling = Sampling {
-            seed,
-            ..random(1.0)
-        };
-        (0..64)
-            .map(|position| draw(&LOGITS, &sampling, position).unwrap())
-            .collect()
+        let sampling = Sampling { seed, ..random(1.0) };
+        (0..64).map(|position| draw(&LOGITS, &sampling, position).unwrap()).collect()
     };
     assert_eq!(draws(1), draws(1));
     assert_ne!(draws(1), draws(2));
     let backwards: Vec<u32> = (0..64)
         .rev()
-        .map(|position| {
-            draw(
-                &LOGITS,
-                &Sampling {
-                    seed: 1,
-                    ..random(1.0)
-                },
-                position,
-            )
-            .unwrap()
-        })
+        .map(|position| draw(&LOGITS, &Sampling { seed: 1, ..random(1.0) }, position).unwrap())
         .collect();
     assert_eq!(draws(1), backwards.into_iter().rev().collect::<Vec<_>>());
 }
 
 #[test]
 fn the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort() {
-    let logits: Vec<f32> = (0..5_000_u32)
-        .map(|id| (id.wrapping_mul(2_654_435_761) % 997) as f32 / 400.0)
-        .collect();
+    let logits: Vec<f32> =
+        (0..5_000_u32).map(|id| (id.wrapping_mul(2_654_435_761) % 997) as f32 / 400.0).collect();
     let weight = |c: &Candidate| f64::from(c.score).exp();
     for top_p in [0.01, 0.3, 0.9, 0.999] {
         let mut quick = candidates(&logits);
@@ -204,39 +137,24 @@ fn the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort() {
             wanted
         });
         let expected: Vec<u32> = smallest.map(|c| c.id).collect();
-        assert_eq!(
-            quick.iter().map(|c| c.id).collect::<Vec<_>>(),
-            expected,
-            "{top_p}"
-        );
+        assert_eq!(quick.iter().map(|c| c.id).collect::<Vec<_>>(), expected, "{top_p}");
     }
 }
 
 #[test]
 fn stop_tokens_wait_for_min_tokens() {
-    let request = GenerateSpec {
-        min_tokens: 2,
-        stop_tokens: vec![0, 77],
-        ..spec(Sampling::GREEDY)
-    };
+    let request =
+        GenerateSpec { min_tokens: 2, stop_tokens: vec![0, 77], ..spec(Sampling::GREEDY) };
     let mut sampler = Sampler::new(&request);
-    let chosen: Vec<_> = (2..5)
-        .map(|position| sampler.sample(&LOGITS, position).unwrap())
-        .collect();
+    let chosen: Vec<_> =
+        (2..5).map(|position| sampler.sample(&LOGITS, position).unwrap()).collect();
     assert_eq!(chosen.iter().map(|c| c.id).collect::<Vec<_>>(), [1, 1, 0]);
-    assert_eq!(
-        chosen.iter().map(|c| c.stop).collect::<Vec<_>>(),
-        [false, false, true]
-    );
+    assert_eq!(chosen.iter().map(|c| c.stop).collect::<Vec<_>>(), [false, false, true]);
 }
 
 #[test]
 fn a_mask_over_everything_is_an_error() {
-    let request = GenerateSpec {
-        min_tokens: 1,
-        stop_tokens: vec![0, 1],
-        ..spec(random(1.0))
-    };
+    let request = GenerateSpec { min_tokens: 1, stop_tokens: vec![0, 1], ..spec(random(1.0)) };
     let outcome = Sampler::new(&request).sample(&[1.0, 2.0], 7);
     assert_eq!(outcome, Err(Error::NothingToChoose { position: 7 }));
 }
@@ -254,12 +172,7 @@ fn extreme_parameters_choose_a_token() {
     let extremes = [
         random(f32::MIN_POSITIVE),
         random(f32::MAX),
-        Sampling {
-            top_p: f32::MIN_POSITIVE,
-            min_p: 1.0,
-            top_k: 1,
-            ..random(1.0)
-        },
+        Sampling { top_p: f32::MIN_POSITIVE, min_p: 1.0, top_k: 1, ..random(1.0) },
         Sampling {
             repetition_penalty: f32::MAX,
             presence_penalty: f32::MAX,
@@ -275,9 +188,7 @@ fn extreme_parameters_choose_a_token() {
     for sampling in extremes {
         let mut sampler = Sampler::new(&spec(sampling));
         for position in 2..20 {
-            let choice = sampler
-                .sample(&[f32::MAX, -3.0, f32::MIN, 0.0, 1.0], position)
-                .unwrap();
+            let choice = sampler.sample(&[f32::MAX, -3.0, f32::MIN, 0.0, 1.0], position).unwrap();
             assert!(choice.id < 5 && !choice.logprob.is_nan());
         }
     }

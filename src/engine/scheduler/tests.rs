@@ -5,20 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn scheduler(blocks: usize, block_tokens: usize, step_tokens: usize, running: usize) -> Scheduler {
-    Scheduler::new(Limits {
-        kv: KvSpec {
-            block_tokens,
-            blocks,
-        },
-        step_tokens,
-        running,
-    })
+    Scheduler::new(Limits { kv: KvSpec { block_tokens, blocks }, step_tokens, running })
 }
 
 fn prompt(length: usize) -> Vec<u32> {
-    (0..length)
-        .map(|token| u32::try_from(token).unwrap())
-        .collect()
+    (0..length).map(|token| u32::try_from(token).unwrap()).collect()
 }
 
 /// Plans a step and plays the device and the sampler for it.
@@ -35,8 +26,7 @@ fn run(scheduler: &mut Scheduler) -> Step {
 
 fn shape(step: &Step) -> Vec<(u64, usize, usize, bool)> {
     let rows = step.owners.iter().zip(&step.plan.rows);
-    rows.map(|(id, row)| (id.0, row.position, row.tokens.len(), row.output))
-        .collect()
+    rows.map(|(id, row)| (id.0, row.position, row.tokens.len(), row.output)).collect()
 }
 
 #[test]
@@ -45,18 +35,9 @@ fn a_long_prompt_is_read_in_chunks_beside_decodes() {
     scheduler.submit(SequenceId(1), prompt(3));
     assert_eq!(shape(&run(&mut scheduler)), [(1, 0, 3, true)]);
     scheduler.submit(SequenceId(2), prompt(12));
-    assert_eq!(
-        shape(&run(&mut scheduler)),
-        [(1, 3, 1, true), (2, 0, 7, false)]
-    );
-    assert_eq!(
-        shape(&run(&mut scheduler)),
-        [(1, 4, 1, true), (2, 7, 5, true)]
-    );
-    assert_eq!(
-        shape(&run(&mut scheduler)),
-        [(1, 5, 1, true), (2, 12, 1, true)]
-    );
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 3, 1, true), (2, 0, 7, false)]);
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 4, 1, true), (2, 7, 5, true)]);
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 5, 1, true), (2, 12, 1, true)]);
 }
 
 #[test]
@@ -76,14 +57,8 @@ fn the_youngest_gives_way_when_blocks_run_out_and_is_computed_again() {
     for id in [1, 2] {
         scheduler.submit(SequenceId(id), prompt(3));
     }
-    assert_eq!(
-        shape(&run(&mut scheduler)),
-        [(1, 0, 3, true), (2, 0, 3, true)]
-    );
-    assert_eq!(
-        shape(&run(&mut scheduler)),
-        [(1, 3, 1, true), (2, 3, 1, true)]
-    );
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 0, 3, true), (2, 0, 3, true)]);
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 3, 1, true), (2, 3, 1, true)]);
     let step = run(&mut scheduler);
     assert_eq!((shape(&step), step.preempted), (vec![(1, 4, 1, true)], 1));
     scheduler.remove(SequenceId(1));

@@ -15,9 +15,7 @@ use crate::error::Error;
 pub(crate) async fn checked(url: &str, root: &Path) -> Result<PathBuf, Error> {
     let outside = || Error::request("url must be a path below the models' root folder");
     let written = Path::new(url.strip_prefix("file://").unwrap_or(url));
-    let climbs = written
-        .components()
-        .any(|part| part == Component::ParentDir);
+    let climbs = written.components().any(|part| part == Component::ParentDir);
     if url.contains('\0') || climbs {
         return Err(outside());
     }
@@ -30,20 +28,14 @@ pub(crate) async fn checked(url: &str, root: &Path) -> Result<PathBuf, Error> {
     if !joined.starts_with(root) && !joined.starts_with(&real_root) {
         return Err(outside());
     }
-    let real = tokio::fs::canonicalize(&joined)
-        .await
-        .map_err(|error| match error.kind() {
-            IoKind::NotFound | IoKind::NotADirectory => {
-                let message = format!("there is nothing at {url}");
-                Error::Failed(Failure::new(ErrorKind::ModelNotFound, message))
-            }
-            _ => Error::request(format!("url cannot be read: {error}")),
-        })?;
-    if real.starts_with(&real_root) && real != real_root {
-        Ok(real)
-    } else {
-        Err(outside())
-    }
+    let real = tokio::fs::canonicalize(&joined).await.map_err(|error| match error.kind() {
+        IoKind::NotFound | IoKind::NotADirectory => {
+            let message = format!("there is nothing at {url}");
+            Error::Failed(Failure::new(ErrorKind::ModelNotFound, message))
+        }
+        _ => Error::request(format!("url cannot be read: {error}")),
+    })?;
+    if real.starts_with(&real_root) && real != real_root { Ok(real) } else { Err(outside()) }
 }
 
 #[cfg(test)]
@@ -69,19 +61,10 @@ mod tests {
         for good in [whole, &format!("file://{whole}"), "abc/model", "in"] {
             assert_eq!(checked(good, &root).await.unwrap(), real, "{good}");
         }
-        for bad in [
-            "/etc/passwd",
-            "/nonexistent",
-            "../secret",
-            "abc/../../secret",
-            "out/secret",
-        ] {
+        for bad in ["/etc/passwd", "/nonexistent", "../secret", "abc/../../secret", "out/secret"] {
             assert_eq!(kind(bad, &root).await, ErrorKind::InvalidRequest, "{bad}");
         }
-        assert_eq!(
-            kind(root.to_str().unwrap(), &root).await,
-            ErrorKind::InvalidRequest
-        );
+        assert_eq!(kind(root.to_str().unwrap(), &root).await, ErrorKind::InvalidRequest);
         assert_eq!(kind("a\0b", &root).await, ErrorKind::InvalidRequest);
         assert_eq!(kind("abc/none", &root).await, ErrorKind::ModelNotFound);
     }
@@ -94,12 +77,7 @@ mod tests {
         let root = folder.path().join("root");
         std::os::unix::fs::symlink(&real_root, &root).unwrap();
         let real = real_root.join("m").canonicalize().unwrap();
-        assert_eq!(
-            checked(root.join("m").to_str().unwrap(), &root)
-                .await
-                .unwrap(),
-            real
-        );
+        assert_eq!(checked(root.join("m").to_str().unwrap(), &root).await.unwrap(), real);
         assert_eq!(checked(real.to_str().unwrap(), &root).await.unwrap(), real);
     }
 }

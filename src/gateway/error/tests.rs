@@ -22,19 +22,12 @@ const KINDS: [ErrorKind; 16] = [
     ErrorKind::TimedOut,
     ErrorKind::Internal,
 ];
-const FACES: [Face; 4] = [
-    Face::Endpoint,
-    Face::Invocations,
-    Face::Container,
-    Face::OpenAi,
-];
+const FACES: [Face; 4] = [Face::Endpoint, Face::Invocations, Face::Container, Face::OpenAi];
 
 #[test]
 fn the_whole_table() {
-    let mut cases: Vec<Error> = KINDS
-        .iter()
-        .map(|kind| Failure::new(*kind, "why").into())
-        .collect();
+    let mut cases: Vec<Error> =
+        KINDS.iter().map(|kind| Failure::new(*kind, "why").into()).collect();
     cases.extend([
         Error::field("parameters.top_p", "is wrong"),
         Error::UnknownPath,
@@ -49,21 +42,10 @@ fn the_whole_table() {
         for case in &cases {
             let name = match case {
                 Error::Failed(failure) => format!("{:?}", failure.kind()),
-                other => format!("{other:?}")
-                    .split(['(', ' '])
-                    .next()
-                    .unwrap()
-                    .to_owned(),
+                other => format!("{other:?}").split(['(', ' ']).next().unwrap().to_owned(),
             };
             let row = row(face, case.case());
-            writeln!(
-                table,
-                "  {name}: {} {} {}",
-                row.status,
-                row.name,
-                case.object(face)
-            )
-            .unwrap();
+            writeln!(table, "  {name}: {} {} {}", row.status, row.name, case.object(face)).unwrap();
         }
     }
     insta::assert_snapshot!(table);
@@ -77,11 +59,7 @@ async fn every_face_says_when_to_come_back() {
         let response = Error::Failed(failure).respond(face);
         assert_eq!(response.headers()["retry-after"], "2", "{face:?}");
         assert_eq!(response.headers()["x-amz-retry-after"], "1500", "{face:?}");
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/json",
-            "{face:?}"
-        );
+        assert_eq!(response.headers()["content-type"], "application/json", "{face:?}");
         let response = Error::from(Failure::new(ErrorKind::NotReady, "loading")).respond(face);
         assert!(!response.headers().contains_key("retry-after"), "{face:?}");
     }
@@ -91,15 +69,11 @@ async fn every_face_says_when_to_come_back() {
 async fn long_messages_are_cut_at_a_character() {
     for face in FACES {
         let failure = Failure::new(ErrorKind::ModelFailed, "é".repeat(5000));
-        let body = to_bytes(Error::Failed(failure).respond(face).into_body(), 1 << 20)
-            .await
-            .unwrap();
+        let body =
+            to_bytes(Error::Failed(failure).respond(face).into_body(), 1 << 20).await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap();
         let texts = ["/Message", "/OriginalMessage", "/message", "/error/message"];
-        let found: Vec<&str> = texts
-            .iter()
-            .filter_map(|at| body.pointer(at)?.as_str())
-            .collect();
+        let found: Vec<&str> = texts.iter().filter_map(|at| body.pointer(at)?.as_str()).collect();
         assert!(!found.is_empty(), "{face:?}");
         for text in found {
             assert_eq!(text.chars().count(), MESSAGE_MAX, "{face:?}");

@@ -56,24 +56,9 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     }
     let n = choices(fields)?;
     let (stream, include_usage) = streaming(fields)?;
-    let chat = Chat {
-        messages,
-        tools,
-        template_kwargs,
-        generation,
-        n,
-    };
-    let ask = ChatAsk {
-        stamp,
-        n,
-        stream,
-        include_usage,
-        logprobs,
-    };
-    Ok(Asked {
-        request: Request::Chat(chat),
-        ask: Ask::Chat(ask),
-    })
+    let chat = Chat { messages, tools, template_kwargs, generation, n };
+    let ask = ChatAsk { stamp, n, stream, include_usage, logprobs };
+    Ok(Asked { request: Request::Chat(chat), ask: Ask::Chat(ask) })
 }
 
 /// `tools` go to the template; nothing here can force a call.
@@ -103,22 +88,15 @@ impl ChatAsk {
             })
         });
         let mut said = self.stamp.object("chat.completion", choices.collect());
-        let completion_tokens = generated
-            .choices
-            .iter()
-            .map(|choice| choice.finished.generated_tokens)
-            .sum();
+        let completion_tokens =
+            generated.choices.iter().map(|choice| choice.finished.generated_tokens).sum();
         said["usage"] = usage(prompt_tokens, completion_tokens);
         said
     }
 
     /// The answer as a stream.
     pub(crate) fn transcript(self, prompt_tokens: usize) -> ChatTranscript {
-        ChatTranscript {
-            ask: self,
-            prompt_tokens,
-            completion_tokens: 0,
-        }
+        ChatTranscript { ask: self, prompt_tokens, completion_tokens: 0 }
     }
 }
 

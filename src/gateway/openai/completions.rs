@@ -52,23 +52,9 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         return Err(fields.wrong("n", &expected));
     }
     let (stream, include_usage) = streaming(fields)?;
-    let completion = Completion {
-        prompts,
-        generation,
-        n,
-        echo,
-    };
-    let ask = CompletionAsk {
-        stamp,
-        n,
-        stream,
-        include_usage,
-        logprobs: top.is_some(),
-    };
-    Ok(Asked {
-        request: Request::Completion(completion),
-        ask: Ask::Completion(ask),
-    })
+    let completion = Completion { prompts, generation, n, echo };
+    let ask = CompletionAsk { stamp, n, stream, include_usage, logprobs: top.is_some() };
+    Ok(Asked { request: Request::Completion(completion), ask: Ask::Completion(ask) })
 }
 
 /// Reads a text, a list of texts, a list of tokens or a list of such lists.
@@ -94,14 +80,12 @@ pub(crate) fn prompts(fields: &mut Fields, name: &str) -> Result<Vec<Prompt>, Er
         },
         _ => None,
     };
-    prompts
-        .filter(|prompts| prompts.len() <= PROMPTS_MAX)
-        .ok_or_else(|| {
-            let expected = format!(
-                "must be a string, a list of token ids, or a list of 1 to {PROMPTS_MAX} of either"
-            );
-            fields.wrong(name, &expected)
-        })
+    prompts.filter(|prompts| prompts.len() <= PROMPTS_MAX).ok_or_else(|| {
+        let expected = format!(
+            "must be a string, a list of token ids, or a list of 1 to {PROMPTS_MAX} of either"
+        );
+        fields.wrong(name, &expected)
+    })
 }
 
 impl CompletionAsk {
@@ -116,11 +100,8 @@ impl CompletionAsk {
             })
         });
         let mut said = self.stamp.object("text_completion", choices.collect());
-        let completion_tokens = generated
-            .choices
-            .iter()
-            .map(|choice| choice.finished.generated_tokens)
-            .sum();
+        let completion_tokens =
+            generated.choices.iter().map(|choice| choice.finished.generated_tokens).sum();
         said["usage"] = usage(prompt_tokens, completion_tokens);
         said
     }
@@ -128,12 +109,7 @@ impl CompletionAsk {
     /// The answer as a stream of so many choices.
     pub(crate) fn transcript(self, prompt_tokens: usize, choices: usize) -> CompletionTranscript {
         let offsets = vec![0; choices];
-        CompletionTranscript {
-            ask: self,
-            prompt_tokens,
-            completion_tokens: 0,
-            offsets,
-        }
+        CompletionTranscript { ask: self, prompt_tokens, completion_tokens: 0, offsets }
     }
 }
 

@@ -33,15 +33,8 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some(_) => return Err(fields.wrong("encoding_format", "must be float or base64")),
     };
     let dimensions = fields.count("dimensions", 1)?;
-    let ask = EmbeddingsAsk {
-        model: stamp.model,
-        base64,
-        dimensions,
-    };
-    Ok(Asked {
-        request: Request::Embeddings(Embeddings { inputs }),
-        ask: Ask::Embeddings(ask),
-    })
+    let ask = EmbeddingsAsk { model: stamp.model, base64, dimensions };
+    Ok(Asked { request: Request::Embeddings(Embeddings { inputs }), ask: Ask::Embeddings(ask) })
 }
 
 #[derive(Serialize)]
@@ -91,16 +84,8 @@ impl EmbeddingsAsk {
                 embedding: self.vector(vector),
             })
             .collect();
-        let usage = Usage {
-            prompt_tokens: reply.prompt_tokens,
-            total_tokens: reply.prompt_tokens,
-        };
-        let list = List {
-            object: "list",
-            data,
-            model: &self.model,
-            usage,
-        };
+        let usage = Usage { prompt_tokens: reply.prompt_tokens, total_tokens: reply.prompt_tokens };
+        let list = List { object: "list", data, model: &self.model, usage };
         serde_json::to_vec(&list)
             .map(Bytes::from)
             .map_err(|error| Error::internal(format!("writing vectors failed: {error}")))
@@ -110,10 +95,7 @@ impl EmbeddingsAsk {
         if !self.base64 {
             return Vector::Floats(vector);
         }
-        let bytes: Vec<u8> = vector
-            .iter()
-            .flat_map(|number| number.to_le_bytes())
-            .collect();
+        let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
         Vector::Base64(STANDARD.encode(bytes))
     }
 }

@@ -31,15 +31,8 @@ pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize) -> V
     for token in tokens.iter().filter(|token| !token.special) {
         texts.push(Value::from(token.text.as_str()));
         values.push(logprob(token.logprob));
-        let top = token
-            .top
-            .iter()
-            .map(|(_, text, value)| (text.clone(), logprob(*value)));
-        tops.push(if token.top.is_empty() {
-            Value::Null
-        } else {
-            Map::from_iter(top).into()
-        });
+        let top = token.top.iter().map(|(_, text, value)| (text.clone(), logprob(*value)));
+        tops.push(if token.top.is_empty() { Value::Null } else { Map::from_iter(top).into() });
         offsets.push(*offset);
         *offset += token.text.chars().count();
     }

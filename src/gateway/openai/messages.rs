@@ -44,10 +44,7 @@ fn message(index: usize, item: Value) -> Result<Value, Error> {
             message.insert("content".into(), "".into());
         }
         _ => {
-            return Err(Error::field(
-                &at(".content"),
-                "must be a string or a list of parts",
-            ));
+            return Err(Error::field(&at(".content"), "must be a string or a list of parts"));
         }
     }
     if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
@@ -62,10 +59,7 @@ fn join(parts: &[Value], at: &str) -> Result<String, Error> {
         match (part["type"].as_str(), part["text"].as_str()) {
             (Some("text"), Some(text)) => texts.push(text),
             (Some("text"), None) => {
-                return Err(Error::field(
-                    &format!("{at}[{index}].text"),
-                    "must be a string",
-                ));
+                return Err(Error::field(&format!("{at}[{index}].text"), "must be a string"));
             }
             _ => return Err(Error::field(&format!("{at}[{index}].type"), "must be text")),
         }
@@ -78,9 +72,7 @@ fn open_arguments(call: &mut Value) {
     let Some(arguments) = call.pointer_mut("/function/arguments") else {
         return;
     };
-    let opened = arguments
-        .as_str()
-        .and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
+    let opened = arguments.as_str().and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
     if let Some(map) = opened {
         *arguments = Value::Object(map);
     }
@@ -93,10 +85,7 @@ mod tests {
     use super::*;
 
     fn read_all(messages: Value) -> Result<Vec<Value>, Error> {
-        read(&mut Fields::new(Map::from_iter([(
-            "messages".to_owned(),
-            messages,
-        )])))
+        read(&mut Fields::new(Map::from_iter([("messages".to_owned(), messages)])))
     }
 
     #[test]
@@ -117,18 +106,9 @@ mod tests {
         let cases = [
             (json!([]), "messages must be a list of 1 to 4096 messages"),
             (json!("hi"), "messages must be a list of 1 to 4096 messages"),
-            (
-                json!([{"role": "user", "content": "a"}, 1]),
-                "messages[1] must be an object",
-            ),
-            (
-                json!([{"content": "a"}]),
-                "messages[0].role must be a string",
-            ),
-            (
-                json!([{"role": "user"}]),
-                "messages[0].content must be a string or a list of parts",
-            ),
+            (json!([{"role": "user", "content": "a"}, 1]), "messages[1] must be an object"),
+            (json!([{"content": "a"}]), "messages[0].role must be a string"),
+            (json!([{"role": "user"}]), "messages[0].content must be a string or a list of parts"),
             (
                 json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
                 "messages[0].content[0].type must be text",

@@ -74,10 +74,8 @@ async fn page(state: &GatewayState, after: Option<&str>, limit: usize) -> Result
             break;
         }
         let page = (endpoint.list)(after.take(), limit - data.len()).await?;
-        let objects = page
-            .targets
-            .iter()
-            .map(|found| object(&id(state, endpoint, found), endpoint, found));
+        let objects =
+            page.targets.iter().map(|found| object(&id(state, endpoint, found), endpoint, found));
         data.extend(objects);
         if page.more {
             more = true;
@@ -103,10 +101,7 @@ fn place(state: &GatewayState, after: Option<&str>) -> Result<(usize, Option<Str
         return Ok((0, Some(after.to_owned())));
     }
     let (endpoint, name) = target::split(state, None, after)?;
-    let index = state
-        .endpoints
-        .iter()
-        .position(|other| other.name == endpoint.name);
+    let index = state.endpoints.iter().position(|other| other.name == endpoint.name);
     Ok((index.unwrap_or(0), Some(name.to_owned())))
 }
 

@@ -41,10 +41,7 @@ pub(crate) fn exception(error: &Error) -> Bytes {
             "ModelStreamError",
             json!({"Message": text, "ErrorCode": "ModelInvocationTimeExceeded"}),
         ),
-        _ => (
-            "ModelStreamError",
-            json!({"Message": text, "ErrorCode": "StreamBroken"}),
-        ),
+        _ => ("ModelStreamError", json!({"Message": text, "ErrorCode": "StreamBroken"})),
     };
     exception_message(name, payload.to_string().as_bytes())
 }
@@ -59,10 +56,8 @@ fn exception_message(name: &str, payload: &[u8]) -> Bytes {
 }
 
 fn message(headers: &[(&str, &str)], payload: &[u8]) -> Bytes {
-    let header_length: usize = headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + 4)
-        .sum();
+    let header_length: usize =
+        headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     let total = OVERHEAD + header_length + payload.len();
     let length = |count: usize| u32::try_from(count).expect("events are far below 4 GiB");
     let mut out = BytesMut::with_capacity(total);

@@ -17,9 +17,8 @@ impl InputsAsk {
     /// `Internal` where the model answered a number of inputs that nobody sent.
     pub(crate) fn generated(&self, generated: &Generated) -> Result<Value, Error> {
         let said = generated.choices.iter().zip(&generated.prompt_tokens);
-        let mut answers: Vec<Value> = said
-            .map(|(choice, prompt)| self.choice(choice, *prompt, generated.seed))
-            .collect();
+        let mut answers: Vec<Value> =
+            said.map(|(choice, prompt)| self.choice(choice, *prompt, generated.seed)).collect();
         self.one_or_all(&mut answers)
     }
 
@@ -28,11 +27,7 @@ impl InputsAsk {
         if self.details {
             let mut details = details(choice.finished, prompt_tokens, seed);
             details["prefill"] = json!([]);
-            details["tokens"] = choice
-                .tokens
-                .iter()
-                .map(|info| token(info, &info.text))
-                .collect();
+            details["tokens"] = choice.tokens.iter().map(|info| token(info, &info.text)).collect();
             said["details"] = details;
         }
         said
@@ -54,10 +49,8 @@ impl InputsAsk {
             _ if self.single => Err(Error::internal("one input has not one answer")),
             many if self.label_lists => Ok(many.iter().map(|labels| written(labels)).collect()),
             many => {
-                let first: Vec<LabelScore> = many
-                    .iter()
-                    .filter_map(|labels| labels.first().cloned())
-                    .collect();
+                let first: Vec<LabelScore> =
+                    many.iter().filter_map(|labels| labels.first().cloned()).collect();
                 Ok(written(&first))
             }
         }
@@ -127,34 +120,19 @@ pub(crate) struct InputsTranscript {
 
 impl InputsTranscript {
     pub(crate) fn new(prompt_tokens: usize, seed: u64) -> Self {
-        Self {
-            prompt_tokens,
-            seed,
-            text: String::new(),
-            index: 0,
-            last: None,
-        }
+        Self { prompt_tokens, seed, text: String::new(), index: 0, last: None }
     }
 
     /// Deals a piece's text out to its tokens, so that the texts of tokens that are not
     /// special add up to the text generated: to each its own where they do anyway, else
     /// all of it to the last.
     fn dealt(&self, piece: &Piece) -> Vec<(TokenInfo, String)> {
-        let own: String = piece
-            .tokens
-            .iter()
-            .filter(|t| !t.special)
-            .map(|t| &*t.text)
-            .collect();
+        let own: String = piece.tokens.iter().filter(|t| !t.special).map(|t| &*t.text).collect();
         let mut dealt: Vec<(TokenInfo, String)> = piece
             .tokens
             .iter()
             .map(|info| {
-                let text = if info.special || own == piece.text {
-                    &*info.text
-                } else {
-                    ""
-                };
+                let text = if info.special || own == piece.text { &*info.text } else { "" };
                 (info.clone(), text.to_owned())
             })
             .collect();

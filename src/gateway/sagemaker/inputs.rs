@@ -59,16 +59,8 @@ pub(crate) fn from_text(text: String) -> Asked {
         top_k: None,
         normalize: None,
     };
-    let ask = InputsAsk {
-        single: true,
-        details: false,
-        stream: false,
-        label_lists: false,
-    };
-    Asked {
-        request: Request::Inputs(inputs),
-        ask: Ask::Inputs(ask),
-    }
+    let ask = InputsAsk { single: true, details: false, stream: false, label_lists: false };
+    Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) }
 }
 
 /// Reads a body with `inputs`.
@@ -99,29 +91,11 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
         generation.logprobs = Some(0);
     }
     // One name for two things: labels of a classifier, likeliest tokens of a generator.
-    let top_k = if all_labels {
-        Some(usize::MAX)
-    } else {
-        generation.top_k.filter(|count| *count > 0)
-    };
-    let ask = InputsAsk {
-        single,
-        details,
-        stream,
-        label_lists: !single && top_k.is_some(),
-    };
-    let inputs = Inputs {
-        texts,
-        single,
-        generation,
-        return_full_text,
-        top_k,
-        normalize,
-    };
-    Ok(Asked {
-        request: Request::Inputs(inputs),
-        ask: Ask::Inputs(ask),
-    })
+    let top_k =
+        if all_labels { Some(usize::MAX) } else { generation.top_k.filter(|count| *count > 0) };
+    let ask = InputsAsk { single, details, stream, label_lists: !single && top_k.is_some() };
+    let inputs = Inputs { texts, single, generation, return_full_text, top_k, normalize };
+    Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) })
 }
 
 fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {
@@ -152,9 +126,7 @@ fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
     generation.ignore_eos = parameters.bool("ignore_eos_token")?.unwrap_or(false)
         || parameters.bool("ignore_eos")?.unwrap_or(false);
     // LMI samples where a sampling parameter is given and nothing is said about sampling.
-    let asks_to_sample = generation
-        .temperature
-        .is_some_and(|temperature| temperature > 0.0)
+    let asks_to_sample = generation.temperature.is_some_and(|temperature| temperature > 0.0)
         || generation.top_p.is_some_and(|top_p| top_p < 1.0)
         || generation.top_k.is_some_and(|top_k| top_k > 0)
         || generation.min_p.is_some_and(|min_p| min_p > 0.0);

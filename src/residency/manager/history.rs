@@ -22,17 +22,13 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn new() -> Self {
-        Self {
-            models: LruCache::new(MODELS),
-        }
+        Self { models: LruCache::new(MODELS) }
     }
 
     /// Remembers a decision and returns it as it is published. The same decision several
     /// times in a row is one entry.
     pub(super) fn record(&mut self, decided: Decided, time: SystemTime) -> Decision {
-        let decisions = self
-            .models
-            .get_or_insert_mut(decided.model.clone(), VecDeque::new);
+        let decisions = self.models.get_or_insert_mut(decided.model.clone(), VecDeque::new);
         let mut decision = Decision {
             time: rfc3339(time),
             endpoint: decided.model.endpoint,

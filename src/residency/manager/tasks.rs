@@ -20,21 +20,10 @@ pub(crate) struct Finished<M> {
 
 /// The results by call.
 pub(crate) enum Outcome<M> {
-    Resolved {
-        model: ModelId,
-        result: Result<Resolution, Failure>,
-    },
-    Fetched {
-        artefact: ArtefactId,
-        result: Result<Fetched, Failure>,
-    },
-    Loaded {
-        key: Key,
-        result: Result<Loaded<M>, Failure>,
-    },
-    Unloaded {
-        key: Key,
-    },
+    Resolved { model: ModelId, result: Result<Resolution, Failure> },
+    Fetched { artefact: ArtefactId, result: Result<Fetched, Failure> },
+    Loaded { key: Key, result: Result<Loaded<M>, Failure> },
+    Unloaded { key: Key },
 }
 
 /// Which call a task makes.
@@ -56,12 +45,7 @@ pub(super) struct Tasks<L: Loader> {
 
 impl<L: Loader> Tasks<L> {
     pub(super) fn new(loader: Arc<L>) -> Self {
-        Self {
-            loader,
-            running: JoinSet::new(),
-            calls: HashMap::new(),
-            fetches: HashMap::new(),
-        }
+        Self { loader, running: JoinSet::new(), calls: HashMap::new(), fetches: HashMap::new() }
     }
 
     pub(super) fn resolve(&mut self, model: ModelId, refresh: bool) {
@@ -70,8 +54,7 @@ impl<L: Loader> Tasks<L> {
             let result = loader.resolve(&model, refresh).await;
             Outcome::Resolved { model, result }
         });
-        self.calls
-            .insert(handle.id(), (Call::Resolve(subject), now()));
+        self.calls.insert(handle.id(), (Call::Resolve(subject), now()));
     }
 
     pub(super) fn fetch(&mut self, artefact: ArtefactId) {
@@ -80,8 +63,7 @@ impl<L: Loader> Tasks<L> {
             let result = loader.fetch(&artefact).await;
             Outcome::Fetched { artefact, result }
         });
-        self.calls
-            .insert(handle.id(), (Call::Fetch(subject.clone()), now()));
+        self.calls.insert(handle.id(), (Call::Fetch(subject.clone()), now()));
         self.fetches.insert(subject, handle);
     }
 
@@ -107,16 +89,13 @@ impl<L: Loader> Tasks<L> {
             loader.unload(&key.artefact, key.device, model).await;
             Outcome::Unloaded { key }
         });
-        self.calls
-            .insert(handle.id(), (Call::Unload(subject), now()));
+        self.calls.insert(handle.id(), (Call::Unload(subject), now()));
     }
 
     /// How much each fetch under way has brought.
     pub(super) fn progress(&self) -> Vec<(ArtefactId, Bytes)> {
         let artefacts = self.fetches.keys();
-        artefacts
-            .map(|id| (id.clone(), self.loader.fetched_bytes(id)))
-            .collect()
+        artefacts.map(|id| (id.clone(), self.loader.fetched_bytes(id))).collect()
     }
 
     /// The next call that ends; `None` while none runs. Nothing is lost if dropped.
@@ -137,10 +116,7 @@ impl<L: Loader> Tasks<L> {
                 Ok((_, outcome)) => outcome,
                 Err(error) => broken(call, &error),
             };
-            return Some(Finished {
-                outcome,
-                took: now().saturating_duration_since(begun),
-            });
+            return Some(Finished { outcome, took: now().saturating_duration_since(begun) });
         }
     }
 }

@@ -11,11 +11,7 @@ use crate::testing::{Script, ScriptedLoader, model, version};
 use crate::{Action, Config, LoadOptions, Residency, ResidentState};
 
 fn start(budget: u64, loader: &Arc<ScriptedLoader>, config: Config) -> Residency<String> {
-    Residency::start(
-        config,
-        vec![(DeviceId::Cpu, Bytes(budget))],
-        Arc::clone(loader),
-    )
+    Residency::start(config, vec![(DeviceId::Cpu, Bytes(budget))], Arc::clone(loader))
 }
 
 fn within(time: Duration) -> Instant {
@@ -45,45 +41,29 @@ async fn many_requests_share_one_load_and_a_resident_answers_at_once() {
         assert_eq!(lease.load_wait(), Duration::from_millis(50));
     }
     let lease = residency.acquire(&model("a"), soon()).await.unwrap();
-    assert_eq!(
-        (lease.tier(), lease.load_wait()),
-        (Tier::Device, Duration::ZERO)
-    );
+    assert_eq!((lease.tier(), lease.load_wait()), (Tier::Device, Duration::ZERO));
     assert_eq!(count(&loader.calls.loads), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_waiter_does_not_cancel_a_shared_load() {
-    let script = Script {
-        fetch: Duration::from_secs(2),
-        ..Script::of(40)
-    };
+    let script = Script { fetch: Duration::from_secs(2), ..Script::of(40) };
     let loader = ScriptedLoader::new([("a", script)]);
     let residency = start(100, &loader, Config::default());
     let other = residency.clone();
     let waiting = tokio::spawn(async move { other.acquire(&model("a"), soon()).await });
     let name = model("a");
     let gave_up = residency.acquire(&name, soon());
-    assert!(
-        tokio::time::timeout(Duration::from_secs(1), gave_up)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_secs(1), gave_up).await.is_err());
     let lease = waiting.await.unwrap().unwrap();
     assert_eq!(lease.tier(), Tier::Store);
-    assert_eq!(
-        (count(&loader.calls.fetches), count(&loader.calls.loads)),
-        (1, 1)
-    );
+    assert_eq!((count(&loader.calls.fetches), count(&loader.calls.loads)), (1, 1));
     assert_eq!(residency.snapshot().await.unwrap().waiters, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_load_outlives_its_waiters_and_says_how_far_it_is() {
-    let script = Script {
-        fetch: Duration::from_secs(90),
-        ..Script::of(40)
-    };
+    let script = Script { fetch: Duration::from_secs(90), ..Script::of(40) };
     let loader = ScriptedLoader::new([("a", script)]);
     let residency = start(100, &loader, Config::default());
     let hold = within(Duration::from_secs(55));
@@ -100,29 +80,20 @@ async fn a_load_outlives_its_waiters_and_says_how_far_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_a_load_is_its_failure_and_gives_the_room_back() {
-    let script = Script {
-        load_panics: true,
-        ..Script::of(80)
-    };
+    let script = Script { load_panics: true, ..Script::of(80) };
     let loader = ScriptedLoader::new([("a", script), ("b", Script::of(80))]);
     let residency = start(100, &loader, Config::default());
     let failure = residency.acquire(&model("a"), soon()).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::Internal);
     let device = residency.snapshot().await.unwrap().devices.remove(0);
-    assert_eq!(
-        (device.charged_bytes, device.reserved_bytes),
-        (Bytes::ZERO, Bytes::ZERO)
-    );
+    assert_eq!((device.charged_bytes, device.reserved_bytes), (Bytes::ZERO, Bytes::ZERO));
     residency.acquire(&model("b"), soon()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_are_remembered_with_growing_pauses() {
     let broken = Failure::new(ErrorKind::ModelInvalid, "a bad tensor");
-    let script = Script {
-        load_fails: Some(broken),
-        ..Script::of(40)
-    };
+    let script = Script { load_fails: Some(broken), ..Script::of(40) };
     let loader = ScriptedLoader::new([("a", script)]);
     let residency = start(100, &loader, Config::default());
     for pause in [1, 2, 4, 8] {
@@ -130,11 +101,7 @@ async fn failures_are_remembered_with_growing_pauses() {
         residency.acquire(&model("a"), soon()).await.unwrap_err();
         let told = residency.acquire(&model("a"), soon()).await.unwrap_err();
         assert_eq!(told.retry(), RetryHint::After(Duration::from_secs(pause)));
-        assert_eq!(
-            count(&loader.calls.loads),
-            before + 1,
-            "the pause spares the loader"
-        );
+        assert_eq!(count(&loader.calls.loads), before + 1, "the pause spares the loader");
         tokio::time::advance(Duration::from_secs(pause)).await;
     }
     let failed = residency.snapshot().await.unwrap().failed;
@@ -151,20 +118,13 @@ async fn a_lease_that_ends_while_its_model_drains_lets_it_unload() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let snapshot = residency.snapshot().await.unwrap();
     let resident = &snapshot.devices[0].residents[0];
-    assert_eq!(
-        (resident.state, resident.leases),
-        (ResidentState::Draining, 1)
-    );
+    assert_eq!((resident.state, resident.leases), (ResidentState::Draining, 1));
     assert_eq!(count(&loader.calls.unloads), 0);
     drop(lease);
     let lease = waiting.await.unwrap().unwrap();
     assert!(lease.queue_wait() >= Duration::from_secs(1));
     let decisions = residency.explain(&model("a")).await.unwrap();
-    assert!(
-        decisions
-            .iter()
-            .any(|d| matches!(d.action, Action::Draining { leases: 1, .. }))
-    );
+    assert!(decisions.iter().any(|d| matches!(d.action, Action::Draining { leases: 1, .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,66 +135,36 @@ async fn what_can_never_fit_is_refused_with_the_numbers_and_evicts_nobody() {
     let failure = residency.acquire(&model("big"), soon()).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::TooLarge);
     assert!(failure.message().contains("101 B") && failure.message().contains("100 B"));
-    assert!(
-        residency
-            .snapshot()
-            .await
-            .unwrap()
-            .ready(&model("a"))
-            .is_some()
-    );
-    assert_eq!(
-        count(&loader.calls.fetches),
-        1,
-        "only the one that fits was fetched"
-    );
+    assert!(residency.snapshot().await.unwrap().ready(&model("a")).is_some());
+    assert_eq!(count(&loader.calls.fetches), 1, "only the one that fits was fetched");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_load_without_eviction_says_that_there_is_no_room_now() {
     let loader = ScriptedLoader::new([("a", Script::of(80)), ("b", Script::of(80))]);
     let residency = start(100, &loader, Config::default());
-    let options = LoadOptions {
-        evict: false,
-        force: false,
-    };
-    assert_eq!(
-        residency.load(&model("a"), options).await.unwrap().tier,
-        Tier::Disk
-    );
-    assert_eq!(
-        residency.load(&model("a"), options).await.unwrap().tier,
-        Tier::Device
-    );
+    let options = LoadOptions { evict: false, force: false };
+    assert_eq!(residency.load(&model("a"), options).await.unwrap().tier, Tier::Disk);
+    assert_eq!(residency.load(&model("a"), options).await.unwrap().tier, Tier::Device);
     let failure = residency.load(&model("b"), options).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::TooLarge);
     let missing = residency.acquire_loaded(&model("b")).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::ModelNotFound);
     residency.unload(&model("a")).await.unwrap();
-    assert_eq!(
-        count(&loader.calls.unloads),
-        1,
-        "answered when the memory is free"
-    );
+    assert_eq!(count(&loader.calls.unloads), 1, "answered when the memory is free");
     residency.load(&model("b"), options).await.unwrap();
     residency.acquire_loaded(&model("b")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_quarantined_version_is_loaded_only_by_force() {
-    let script = Script {
-        quarantined: true,
-        ..Script::of(40)
-    };
+    let script = Script { quarantined: true, ..Script::of(40) };
     let loader = ScriptedLoader::new([("a", script)]);
     let residency = start(100, &loader, Config::default());
     let failure = residency.acquire(&model("a"), soon()).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::ModelInvalid);
     assert_eq!(count(&loader.calls.fetches), 0);
-    let options = LoadOptions {
-        evict: true,
-        force: true,
-    };
+    let options = LoadOptions { evict: true, force: true };
     residency.load(&model("a"), options).await.unwrap();
     residency.acquire(&model("a"), soon()).await.unwrap();
 }
@@ -247,11 +177,7 @@ async fn a_new_version_takes_over_when_it_is_ready_and_the_old_one_ends_with_its
     loader.change("a", |script| script.version = 2);
     tokio::time::advance(Duration::from_secs(31)).await;
     let same = residency.acquire(&model("a"), soon()).await.unwrap();
-    assert_eq!(
-        same.version(),
-        &version(1),
-        "the check runs beside the request"
-    );
+    assert_eq!(same.version(), &version(1), "the check runs beside the request");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let new = residency.acquire(&model("a"), soon()).await.unwrap();
     assert_eq!((new.version(), old.version()), (&version(2), &version(1)));
@@ -272,10 +198,7 @@ async fn with_the_store_down_residents_go_on_and_a_refresh_says_so() {
     drop(residency.acquire(&model("a"), soon()).await.unwrap());
     let failure = residency.refresh(&model("a")).await.unwrap_err();
     assert_eq!(failure.kind(), ErrorKind::StoreUnavailable);
-    assert_eq!(
-        residency.acquire(&model("a"), soon()).await.unwrap().tier(),
-        Tier::Device
-    );
+    assert_eq!(residency.acquire(&model("a"), soon()).await.unwrap().tier(), Tier::Device);
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,18 +223,12 @@ async fn sixty_four_clients_over_ten_models_with_room_for_three_are_all_served_i
         });
     }
     let longest = clients.join_all().await.into_iter().max().unwrap();
-    assert!(
-        longest < Duration::from_secs(2),
-        "the longest wait was {longest:?}"
-    );
+    assert!(longest < Duration::from_secs(2), "the longest wait was {longest:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_refuses_who_waits_and_ends_when_the_last_lease_does() {
-    let slow = Script {
-        fetch: Duration::from_secs(60),
-        ..Script::of(40)
-    };
+    let slow = Script { fetch: Duration::from_secs(60), ..Script::of(40) };
     let loader = ScriptedLoader::new([("a", Script::of(40)), ("slow", slow)]);
     let residency = start(100, &loader, Config::default());
     let lease = residency.acquire(&model("a"), soon()).await.unwrap();
@@ -342,23 +259,11 @@ async fn a_snapshot_has_the_shape_of_the_admin_page() {
     let page = serde_json::to_value(residency.snapshot().await.unwrap()).unwrap();
     let device = &page["devices"][0];
     assert_eq!(device["id"], "cpu");
-    assert_eq!(
-        (&device["charged_bytes"], &device["over_bytes"]),
-        (&40.into(), &0.into())
-    );
+    assert_eq!((&device["charged_bytes"], &device["over_bytes"]), (&40.into(), &0.into()));
     let resident = &device["residents"][0];
     assert_eq!(resident["bytes"]["weights"], 40);
-    assert_eq!(
-        (&resident["kept"], &resident["leases"]),
-        (&true.into(), &1.into())
-    );
-    assert_eq!(
-        (&resident["state"], &resident["target"]),
-        (&"ready".into(), &"a".into())
-    );
+    assert_eq!((&resident["kept"], &resident["leases"]), (&true.into(), &1.into()));
+    assert_eq!((&resident["state"], &resident["target"]), (&"ready".into(), &"a".into()));
     let first = serde_json::to_value(events.recv().await.unwrap()).unwrap();
-    assert_eq!(
-        (&first["action"], &first["target"]),
-        (&"keep".into(), &"a".into())
-    );
+    assert_eq!((&first["action"], &first["target"]), (&"keep".into(), &"a".into()));
 }

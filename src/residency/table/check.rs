@@ -26,16 +26,9 @@ impl Table {
                 residents,
                 "invariant 5: {device} is charged for its residents, those that unload included"
             );
-            let jobs = self
-                .jobs
-                .iter()
-                .filter(|(_, job)| job.device() == Some(device));
+            let jobs = self.jobs.iter().filter(|(_, job)| job.device() == Some(device));
             let promised: Bytes = jobs.map(|(id, _)| self.ledger.promised(device, id)).sum();
-            assert_eq!(
-                self.ledger.reserved(device),
-                promised,
-                "promises on {device} have a load"
-            );
+            assert_eq!(self.ledger.reserved(device), promised, "promises on {device} have a load");
             if self.ledger.over(device) > Bytes::ZERO {
                 let waits = |room| matches!(room, Room::Promised { device: d } if d == device);
                 let promised: Bytes = self
@@ -44,11 +37,7 @@ impl Table {
                     .filter(|(_, job)| waits(job.room))
                     .map(|(id, _)| self.ledger.promised(device, id))
                     .sum();
-                assert_eq!(
-                    promised,
-                    Bytes::ZERO,
-                    "invariant 1: nothing is granted on {device}"
-                );
+                assert_eq!(promised, Bytes::ZERO, "invariant 1: nothing is granted on {device}");
             }
         }
     }
@@ -57,10 +46,7 @@ impl Table {
         for (artefact, job) in &self.jobs {
             if job.footprint.is_some() && !job.is_loading() && !self.stopping {
                 let largest = self.ledger.largest_budget();
-                assert!(
-                    need(job) <= largest,
-                    "invariant 6: {artefact} can never fit"
-                );
+                assert!(need(job) <= largest, "invariant 6: {artefact} can never fit");
             }
             match job.room {
                 Room::Wanted => {
@@ -71,25 +57,15 @@ impl Table {
                 }
                 Room::Promised { device } => {
                     let victims = self.claimed(artefact);
-                    let frees = self
-                        .ledger
-                        .freed_by(device, victims.iter().map(|key| &key.artefact));
+                    let frees =
+                        self.ledger.freed_by(device, victims.iter().map(|key| &key.artefact));
                     let covered = self.ledger.promised(device, artefact) + frees;
-                    assert!(
-                        covered >= need(job),
-                        "invariant 7: {artefact} is not covered"
-                    );
+                    assert!(covered >= need(job), "invariant 7: {artefact} is not covered");
                 }
                 Room::Loading { device, .. } => {
                     let promised = self.ledger.promised(device, artefact);
-                    assert!(
-                        promised >= need(job),
-                        "invariant 1: {artefact} loads unpromised"
-                    );
-                    assert!(
-                        self.resident_of(artefact).is_none(),
-                        "invariant 3: {artefact}"
-                    );
+                    assert!(promised >= need(job), "invariant 1: {artefact} loads unpromised");
+                    assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact}");
                 }
             }
         }
@@ -98,20 +74,11 @@ impl Table {
     fn check_residents(&self) {
         for (key, resident) in &self.residents {
             if resident.state == State::Unloading {
-                assert_eq!(
-                    resident.leases, 0,
-                    "invariant 2: {} is leased",
-                    key.artefact
-                );
+                assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
             }
             if let Some(claim) = &resident.claimed_by {
                 let device = self.jobs.get(claim).and_then(|job| job.device());
-                assert_eq!(
-                    device,
-                    Some(key.device),
-                    "{} is claimed in vain",
-                    key.artefact
-                );
+                assert_eq!(device, Some(key.device), "{} is claimed in vain", key.artefact);
             } else {
                 let evicted = State::Draining(Departure::Evicted);
                 assert_ne!(
@@ -127,11 +94,7 @@ impl Table {
         let mut listed = 0;
         for (id, model) in self.models.iter() {
             listed += model.waiters.len() + model.refreshers.len() + model.unloaders.len();
-            let is_ready = |key| {
-                self.residents
-                    .get(key)
-                    .is_some_and(|r| r.state == State::Ready)
-            };
+            let is_ready = |key| self.residents.get(key).is_some_and(|r| r.state == State::Ready);
             let ready = model.residents.iter().filter(|key| is_ready(key)).count();
             assert!(ready <= 1, "{id} serves one version");
             assert!(
@@ -139,16 +102,9 @@ impl Table {
                 "invariant 4: nobody will answer those who wait for {id}"
             );
         }
-        assert_eq!(
-            listed,
-            self.waiters.len(),
-            "invariant 4: every waiter is on one list"
-        );
+        assert_eq!(listed, self.waiters.len(), "invariant 4: every waiter is on one list");
         for (id, waiter) in self.waiters.iter() {
-            let model = self
-                .models
-                .peek(&waiter.model)
-                .expect("models with waiters stay");
+            let model = self.models.peek(&waiter.model).expect("models with waiters stay");
             let is_listed = match waiter.purpose {
                 Purpose::Request | Purpose::Load(_) => model.waiters.contains(id),
                 Purpose::Refresh { .. } => model.refreshers.contains(id),

@@ -30,10 +30,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self {
-            evict: true,
-            force: false,
-        }
+        Self { evict: true, force: false }
     }
 }
 
@@ -41,31 +38,13 @@ impl Default for LoadOptions {
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// A request wants a lease; with `only_loaded` on a resident or not at all.
-    AcquireRequested {
-        waiter: WaiterId,
-        model: ModelId,
-        hold_until: Instant,
-        only_loaded: bool,
-    },
+    AcquireRequested { waiter: WaiterId, model: ModelId, hold_until: Instant, only_loaded: bool },
     /// An operator wants it loaded.
-    LoadRequested {
-        waiter: WaiterId,
-        model: ModelId,
-        hold_until: Instant,
-        options: LoadOptions,
-    },
+    LoadRequested { waiter: WaiterId, model: ModelId, hold_until: Instant, options: LoadOptions },
     /// An operator wants it off its devices.
-    UnloadRequested {
-        waiter: WaiterId,
-        model: ModelId,
-        hold_until: Instant,
-    },
+    UnloadRequested { waiter: WaiterId, model: ModelId, hold_until: Instant },
     /// An operator wants the store asked now, and a new version loaded.
-    RefreshRequested {
-        waiter: WaiterId,
-        model: ModelId,
-        hold_until: Instant,
-    },
+    RefreshRequested { waiter: WaiterId, model: ModelId, hold_until: Instant },
     /// An operator wants it to stay, or no longer.
     KeepChanged { model: ModelId, kept: bool },
     /// A caller went away before it was answered.
@@ -73,22 +52,13 @@ pub(crate) enum Event {
     /// A lease ended.
     Released { key: Key },
     /// Answers `Effect::Resolve`.
-    Resolved {
-        model: ModelId,
-        result: Result<Resolution, Failure>,
-    },
+    Resolved { model: ModelId, result: Result<Resolution, Failure> },
     /// A fetch has brought this much.
     Progressed { artefact: ArtefactId, bytes: Bytes },
     /// Answers `Effect::Fetch`.
-    Fetched {
-        artefact: ArtefactId,
-        result: Result<Fetched, Failure>,
-    },
+    Fetched { artefact: ArtefactId, result: Result<Fetched, Failure> },
     /// Answers `Effect::Load`, with the measured footprint.
-    Loaded {
-        key: Key,
-        result: Result<Footprint, Failure>,
-    },
+    Loaded { key: Key, result: Result<Footprint, Failure> },
     /// Answers `Effect::Unload`: the device has its memory back.
     Unloaded { key: Key },
     /// The device may use more or less from now on.

@@ -49,28 +49,13 @@ struct Held {
 
 impl Ledger {
     pub(super) fn new(devices: Vec<(DeviceId, Bytes)>) -> Self {
-        let open = |(id, budget)| {
-            (
-                id,
-                Account {
-                    budget,
-                    ..Account::default()
-                },
-            )
-        };
-        Self {
-            accounts: devices.into_iter().map(open).collect(),
-            next_holding: 0,
-        }
+        let open = |(id, budget)| (id, Account { budget, ..Account::default() });
+        Self { accounts: devices.into_iter().map(open).collect(), next_holding: 0 }
     }
 
     pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> + use<> {
         // A server has a handful of devices; a copy lets callers change accounts meanwhile.
-        self.accounts
-            .keys()
-            .copied()
-            .collect::<Vec<_>>()
-            .into_iter()
+        self.accounts.keys().copied().collect::<Vec<_>>().into_iter()
     }
 
     pub(super) fn budget(&self, device: DeviceId) -> Bytes {
@@ -79,11 +64,7 @@ impl Ledger {
 
     /// The largest budget of any device.
     pub(super) fn largest_budget(&self) -> Bytes {
-        self.accounts
-            .values()
-            .map(|account| account.budget)
-            .max()
-            .unwrap_or_default()
+        self.accounts.values().map(|account| account.budget).max().unwrap_or_default()
     }
 
     /// Changes a budget; false where there is no such device.
@@ -103,9 +84,7 @@ impl Ledger {
     /// What may still be promised.
     pub(super) fn free(&self, device: DeviceId) -> Bytes {
         let account = self.account(device);
-        account
-            .budget
-            .saturating_sub(account.charged + account.reserved)
+        account.budget.saturating_sub(account.charged + account.reserved)
     }
 
     /// By how much charges and promises exceed the budget: after it shrank, or after a
@@ -117,11 +96,7 @@ impl Ledger {
 
     /// What is promised to one load.
     pub(super) fn promised(&self, device: DeviceId, claim: &ArtefactId) -> Bytes {
-        self.account(device)
-            .promises
-            .get(claim)
-            .copied()
-            .unwrap_or_default()
+        self.account(device).promises.get(claim).copied().unwrap_or_default()
     }
 
     /// Adds free bytes to a load's promise.
@@ -151,12 +126,7 @@ impl Ledger {
             if bytes > Bytes::ZERO {
                 let id = HoldingId(self.next_holding);
                 self.next_holding += 1;
-                holdings.push(Holding {
-                    id,
-                    part,
-                    bytes,
-                    parent: None,
-                });
+                holdings.push(Holding { id, part, bytes, parent: None });
             }
         }
         holdings
@@ -165,25 +135,17 @@ impl Ledger {
     /// Charges a resident with its holdings; one that is held already is not charged again.
     pub(super) fn charge(&mut self, device: DeviceId, holder: &ArtefactId, holdings: Vec<Holding>) {
         let account = self.account_mut(device);
-        debug_assert!(
-            !account.holders.contains_key(holder),
-            "{holder} is charged once"
-        );
+        debug_assert!(!account.holders.contains_key(holder), "{holder} is charged once");
         let ids = holdings.iter().map(|holding| holding.id).collect();
         account.holders.insert(holder.clone(), ids);
         for holding in holdings {
             debug_assert!(
-                holding
-                    .parent
-                    .is_none_or(|parent| account.held.contains_key(&parent)),
+                holding.parent.is_none_or(|parent| account.held.contains_key(&parent)),
                 "{:?} of {holder} comes after its parent",
                 holding.part
             );
             let bytes = holding.bytes;
-            let held = account.held.entry(holding.id).or_insert(Held {
-                holding,
-                holders: 0,
-            });
+            let held = account.held.entry(holding.id).or_insert(Held { holding, holders: 0 });
             if held.holders == 0 {
                 account.charged += bytes;
             }
@@ -196,10 +158,7 @@ impl Ledger {
         let account = self.account_mut(device);
         let mut freed = Bytes::ZERO;
         for id in account.holders.remove(holder).unwrap_or_default() {
-            let held = account
-                .held
-                .get_mut(&id)
-                .expect("what a resident holds is on the account");
+            let held = account.held.get_mut(&id).expect("what a resident holds is on the account");
             held.holders -= 1;
             if held.holders == 0 {
                 freed += held.holding.bytes;
@@ -231,15 +190,11 @@ impl Ledger {
     }
 
     fn account(&self, device: DeviceId) -> &Account {
-        self.accounts
-            .get(&device)
-            .expect("keys name devices the table was started with")
+        self.accounts.get(&device).expect("keys name devices the table was started with")
     }
 
     fn account_mut(&mut self, device: DeviceId) -> &mut Account {
-        self.accounts
-            .get_mut(&device)
-            .expect("keys name devices the table was started with")
+        self.accounts.get_mut(&device).expect("keys name devices the table was started with")
     }
 }
 
@@ -285,20 +240,11 @@ mod tests {
         ledger.promise(CPU, &a, Bytes(30));
         ledger.promise(CPU, &a, Bytes(10));
         ledger.charge(CPU, &b, vec![holding(1, 50, None)]);
-        assert_eq!(
-            (ledger.free(CPU), ledger.promised(CPU, &a)),
-            (Bytes(10), Bytes(40))
-        );
+        assert_eq!((ledger.free(CPU), ledger.promised(CPU, &a)), (Bytes(10), Bytes(40)));
         ledger.set_budget(CPU, Bytes(70));
-        assert_eq!(
-            (ledger.free(CPU), ledger.over(CPU)),
-            (Bytes::ZERO, Bytes(20))
-        );
+        assert_eq!((ledger.free(CPU), ledger.over(CPU)), (Bytes::ZERO, Bytes(20)));
         ledger.withdraw(CPU, &a);
-        assert_eq!(
-            (ledger.free(CPU), ledger.reserved(CPU)),
-            (Bytes(20), Bytes::ZERO)
-        );
+        assert_eq!((ledger.free(CPU), ledger.reserved(CPU)), (Bytes(20), Bytes::ZERO));
     }
 
     #[test]

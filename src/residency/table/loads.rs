@@ -31,8 +31,7 @@ impl Table {
                 job.kind = Some(fetched.kind);
                 let bytes = job.fetch_bytes;
                 let foreseen = job.footprint.replace(fetched.footprint);
-                self.rates
-                    .fetched(bytes, now.saturating_duration_since(since));
+                self.rates.fetched(bytes, now.saturating_duration_since(since));
                 self.decide(Decided::of(artefact, None, Action::Fetched));
                 // What was promised by a header that turned out otherwise is promised anew.
                 if foreseen.is_some_and(|foreseen| foreseen.total() != fetched.footprint.total()) {
@@ -79,11 +78,7 @@ impl Table {
             Room::Loading { since, .. } => since,
             Room::Wanted | Room::Promised { .. } => now,
         };
-        let tier = if job.fetch_bytes == Bytes::ZERO {
-            Tier::Disk
-        } else {
-            Tier::Store
-        };
+        let tier = if job.fetch_bytes == Bytes::ZERO { Tier::Disk } else { Tier::Store };
         let resident = Resident {
             kind: job.kind.expect("every fetch tells the kind"),
             footprint,
@@ -94,11 +89,7 @@ impl Table {
             ready_at: now,
             ready_sequence: sequence,
             claimed_by: None,
-            arrival: Arrival {
-                tier,
-                fetch,
-                load: (load_began, now),
-            },
+            arrival: Arrival { tier, fetch, load: (load_began, now) },
         };
         let model = &key.artefact.model;
         let older = self.models.peek(model).map(|entry| entry.residents.clone());
@@ -107,11 +98,7 @@ impl Table {
         entry.residents.push(key.clone());
         entry.trouble = None;
         let bytes = footprint.total();
-        self.decide(Decided::of(
-            &key.artefact,
-            Some(key.device),
-            Action::Ready { bytes },
-        ));
+        self.decide(Decided::of(&key.artefact, Some(key.device), Action::Ready { bytes }));
         for old in older.into_iter().flatten() {
             self.drain(&old, Departure::Superseded, None);
         }
@@ -127,10 +114,7 @@ impl Table {
     /// Tells operators that the version their refresh found serves now.
     fn answer_aimed(&mut self, key: &Key) {
         let version = &key.artefact.version;
-        let refreshers = self
-            .models
-            .peek(&key.artefact.model)
-            .map(|m| m.refreshers.clone());
+        let refreshers = self.models.peek(&key.artefact.model).map(|m| m.refreshers.clone());
         for id in refreshers.into_iter().flatten() {
             let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
             if matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if aimed == version)
@@ -145,28 +129,15 @@ impl Table {
         let Some(resident) = self.residents.get(key) else {
             return;
         };
-        debug_assert_eq!(
-            resident.state,
-            State::Unloading,
-            "{} was to be unloaded",
-            key.artefact
-        );
-        debug_assert_eq!(
-            resident.leases, 0,
-            "invariant 2: {} is leased",
-            key.artefact
-        );
+        debug_assert_eq!(resident.state, State::Unloading, "{} was to be unloaded", key.artefact);
+        debug_assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
         let claim = resident.claimed_by.clone();
         let bytes = self.ledger.discharge(key.device, &key.artefact);
         self.residents.remove(key);
         if let Some(claim) = claim {
             self.top_up(&claim, bytes);
         }
-        self.decide(Decided::of(
-            &key.artefact,
-            Some(key.device),
-            Action::Unloaded { bytes },
-        ));
+        self.decide(Decided::of(&key.artefact, Some(key.device), Action::Unloaded { bytes }));
         if let Some(entry) = self.models.peek_mut(&key.artefact.model) {
             entry.residents.retain(|other| other != key);
         }
@@ -200,10 +171,7 @@ impl Table {
                 self.refuse(id, failure);
             }
         }
-        let others = self
-            .models
-            .peek(model)
-            .is_some_and(|entry| !entry.jobs.is_empty());
+        let others = self.models.peek(model).is_some_and(|entry| !entry.jobs.is_empty());
         if !others && self.ready(model).is_none() {
             self.refuse_waiters(model, failure);
         }
@@ -228,9 +196,7 @@ impl Table {
             self.unclaim_all(artefact);
         }
         if matches!(job.fetch, Fetch::Running { .. }) {
-            self.effects.push(Effect::AbandonFetch {
-                artefact: artefact.clone(),
-            });
+            self.effects.push(Effect::AbandonFetch { artefact: artefact.clone() });
         }
         if let Some(entry) = self.models.peek_mut(&artefact.model) {
             entry.jobs.retain(|other| other != artefact);
@@ -244,12 +210,7 @@ impl Table {
         let model: &ModelId = &artefact.model;
         let (progress, _) = self.progress(model);
         let limit = self.config.load_timeout;
-        let failure = Error::LoadTimedOut {
-            model: model.clone(),
-            progress,
-            limit,
-        }
-        .into();
+        let failure = Error::LoadTimedOut { model: model.clone(), progress, limit }.into();
         let Some(job) = self.jobs.get_mut(artefact) else {
             return;
         };

@@ -24,11 +24,7 @@ impl Table {
         }
         if let Some(key) = self.ready(model) {
             let (version, device) = (key.artefact.version.clone(), key.device);
-            let report = Report::Loaded(LoadReport {
-                version,
-                device,
-                tier: Tier::Device,
-            });
+            let report = Report::Loaded(LoadReport { version, device, tier: Tier::Device });
             return self.effects.push(Effect::Report { waiter, report });
         }
         if options.force {
@@ -48,10 +44,7 @@ impl Table {
         if self.stopping {
             return self.refuse_caller(waiter, model, &Error::ShuttingDown.into());
         }
-        let purpose = Purpose::Refresh {
-            asked: false,
-            aimed: None,
-        };
+        let purpose = Purpose::Refresh { asked: false, aimed: None };
         if self.admit(waiter, model, hold_until, purpose) {
             self.model_mut(model).refreshers.insert(waiter);
             self.touched.push(model.clone());
@@ -73,35 +66,19 @@ impl Table {
         let mut unwanted: Vec<ArtefactId> = Vec::new();
         if let Some(entry) = self.models.peek(model) {
             keys.extend(entry.residents.iter().cloned());
-            unwanted.extend(
-                entry
-                    .jobs
-                    .iter()
-                    .filter(|job| !self.is_wanted(job))
-                    .cloned(),
-            );
+            unwanted.extend(entry.jobs.iter().filter(|job| !self.is_wanted(job)).cloned());
         }
         for artefact in unwanted {
             match self.jobs.get_mut(&artefact) {
-                Some(Job {
-                    room: Room::Loading { device, .. },
-                    discard,
-                    ..
-                }) => {
+                Some(Job { room: Room::Loading { device, .. }, discard, .. }) => {
                     *discard = true;
-                    keys.insert(Key {
-                        artefact,
-                        device: *device,
-                    });
+                    keys.insert(Key { artefact, device: *device });
                 }
                 _ => self.abandon(&artefact),
             }
         }
         if keys.is_empty() {
-            let failure = Error::NotLoaded {
-                model: model.clone(),
-            }
-            .into();
+            let failure = Error::NotLoaded { model: model.clone() }.into();
             return self.refuse_caller(waiter, model, &failure);
         }
         let leaving: Vec<Key> = keys.iter().cloned().collect();
@@ -121,10 +98,7 @@ impl Table {
 
     /// An artefact is off its device, or never came to it: tells who waited for that.
     pub(super) fn gone(&mut self, key: &Key) {
-        let unloaders = self
-            .models
-            .peek(&key.artefact.model)
-            .map(|m| m.unloaders.clone());
+        let unloaders = self.models.peek(&key.artefact.model).map(|m| m.unloaders.clone());
         for id in unloaders.into_iter().flatten() {
             let Some(waiter) = self.waiters.get_mut(id) else {
                 continue;
@@ -134,9 +108,7 @@ impl Table {
             };
             keys.remove(key);
             if keys.is_empty() {
-                let report = Report::Unloaded(UnloadReport {
-                    versions: versions.clone(),
-                });
+                let report = Report::Unloaded(UnloadReport { versions: versions.clone() });
                 self.take_waiter(id);
                 self.effects.push(Effect::Report { waiter: id, report });
             }
@@ -156,9 +128,7 @@ impl Table {
         }
         // What was too large may fit now.
         for (_, model) in self.models.iter_mut() {
-            model
-                .trouble
-                .take_if(|trouble| trouble.failure.kind() == ErrorKind::TooLarge);
+            model.trouble.take_if(|trouble| trouble.failure.kind() == ErrorKind::TooLarge);
         }
     }
 
@@ -173,11 +143,7 @@ impl Table {
         }
         for artefact in self.jobs_in_order() {
             // What is on its way to a device is unloaded when it arrives.
-            if self
-                .jobs
-                .get(&artefact)
-                .is_some_and(|job| !job.is_loading())
-            {
+            if self.jobs.get(&artefact).is_some_and(|job| !job.is_loading()) {
                 self.abandon(&artefact);
             }
         }

@@ -27,10 +27,7 @@ impl Table {
             return self.check_freshness(model);
         }
         if only_loaded {
-            let failure = Error::NotLoaded {
-                model: model.clone(),
-            }
-            .into();
+            let failure = Error::NotLoaded { model: model.clone() }.into();
             return self.refuse_caller(waiter, model, &failure);
         }
         if let Some(failure) = self.trouble_told(model) {
@@ -84,26 +81,13 @@ impl Table {
             entry.waiters.len() + entry.refreshers.len() + entry.unloaders.len()
         });
         if waiting >= waiters {
-            let failure = Error::ModelQueueFull {
-                model: model.clone(),
-                waiters,
-            }
-            .into();
+            let failure = Error::ModelQueueFull { model: model.clone(), waiters }.into();
             self.refuse_caller(id, model, &failure);
             return false;
         }
         let (arrived, sequence) = (self.now, self.next_sequence());
         let model = model.clone();
-        self.waiters.insert(
-            id,
-            Waiter {
-                model,
-                arrived,
-                sequence,
-                hold_until,
-                purpose,
-            },
-        );
+        self.waiters.insert(id, Waiter { model, arrived, sequence, hold_until, purpose });
         true
     }
 
@@ -138,11 +122,7 @@ impl Table {
             Purpose::Load(_) => {
                 let (version, device) = (key.artefact.version.clone(), key.device);
                 let tier = self.waited(&waiter, key).0;
-                let report = Report::Loaded(LoadReport {
-                    version,
-                    device,
-                    tier,
-                });
+                let report = Report::Loaded(LoadReport { version, device, tier });
                 self.effects.push(Effect::Report { waiter: id, report });
             }
             Purpose::Request | Purpose::Refresh { .. } | Purpose::Unload { .. } => {
@@ -159,23 +139,12 @@ impl Table {
         };
         let (now, sequence) = (self.now, self.next_sequence());
         let resident = self.residents.get_mut(key).expect("grants name a resident");
-        debug_assert_eq!(
-            resident.state,
-            State::Ready,
-            "{} takes no leases",
-            key.artefact
-        );
+        debug_assert_eq!(resident.state, State::Ready, "{} takes no leases", key.artefact);
         resident.leases += 1;
         resident.last_used = now;
         resident.used_sequence = sequence;
         let key = key.clone();
-        self.effects.push(Effect::Grant(Grant {
-            waiter: id,
-            key,
-            tier,
-            load_wait,
-            queue_wait,
-        }));
+        self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
     }
 
     /// Where a waiter's model was found, how long it was worked on meanwhile, and the rest.
@@ -197,11 +166,7 @@ impl Table {
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
-        debug_assert!(
-            resident.leases > 0,
-            "{} released more often than leased",
-            key.artefact
-        );
+        debug_assert!(resident.leases > 0, "{} released more often than leased", key.artefact);
         resident.leases = resident.leases.saturating_sub(1);
         resident.last_used = now;
         resident.used_sequence = sequence;
@@ -219,45 +184,27 @@ impl Table {
     /// Why a waiter whose time is over has no lease yet.
     pub(super) fn not_ready(&self, model: &ModelId) -> Failure {
         let (progress, estimate) = self.progress(model);
-        Error::NotReady {
-            model: model.clone(),
-            progress,
-            estimate,
-        }
-        .into()
+        Error::NotReady { model: model.clone(), progress, estimate }.into()
     }
 
     pub(super) fn progress(&self, model: &ModelId) -> (Progress, Option<Duration>) {
         let Some(entry) = self.models.peek(model) else {
             return (Progress::Resolving, None);
         };
-        let Some(job) = entry
-            .jobs
-            .last()
-            .and_then(|artefact| self.jobs.get(artefact))
-        else {
-            let leases = entry
-                .residents
-                .iter()
-                .filter_map(|key| self.residents.get(key));
+        let Some(job) = entry.jobs.last().and_then(|artefact| self.jobs.get(artefact)) else {
+            let leases = entry.residents.iter().filter_map(|key| self.residents.get(key));
             return match leases.map(|resident| resident.leases).reduce(|a, b| a + b) {
                 Some(leases) => (Progress::Leaving { leases }, None),
                 None => (Progress::Resolving, None),
             };
         };
-        let need = job
-            .footprint
-            .map(|footprint| footprint.total())
-            .unwrap_or_default();
+        let need = job.footprint.map(|footprint| footprint.total()).unwrap_or_default();
         let (done, total) = (job.fetched_bytes, job.fetch_bytes);
         match (job.fetch, job.room, job.obstacle) {
             (Fetch::Whole { .. }, Room::Loading { since, .. }, _) => {
                 let whole = self.rates.estimate(roundhouse_types::Bytes::ZERO, need);
                 let spent = self.now.saturating_duration_since(since);
-                (
-                    Progress::Loading,
-                    whole.map(|whole| whole.saturating_sub(spent)),
-                )
+                (Progress::Loading, whole.map(|whole| whole.saturating_sub(spent)))
             }
             (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
                 (Progress::WaitingForRoom { need, obstacle }, None)

@@ -28,19 +28,9 @@ impl Table {
             }
         }
         let entry = self.model_mut(model);
-        debug_assert!(
-            entry.resolving.is_none(),
-            "one question per model at a time"
-        );
-        entry.resolving = Some(Resolving {
-            refresh,
-            load,
-            evict,
-        });
-        self.effects.push(Effect::Resolve {
-            model: model.clone(),
-            refresh,
-        });
+        debug_assert!(entry.resolving.is_none(), "one question per model at a time");
+        entry.resolving = Some(Resolving { refresh, load, evict });
+        self.effects.push(Effect::Resolve { model: model.clone(), refresh });
     }
 
     /// Asks the store beside a request, never in front of it, and not too often.
@@ -48,9 +38,7 @@ impl Table {
         let Some(entry) = self.models.peek(model) else {
             return;
         };
-        let age = entry
-            .checked_at
-            .map(|at| self.now.saturating_duration_since(at));
+        let age = entry.checked_at.map(|at| self.now.saturating_duration_since(at));
         let is_due = age.is_none_or(|age| age >= self.config.refresh_every);
         if is_due && entry.resolving.is_none() && entry.jobs.is_empty() && !self.stopping {
             self.resolve(model, true);
@@ -66,11 +54,8 @@ impl Table {
             return;
         };
         entry.checked_at = Some(now);
-        let asked: Vec<WaiterId> = if resolving.refresh {
-            entry.refreshers.iter().copied().collect()
-        } else {
-            Vec::new()
-        };
+        let asked: Vec<WaiterId> =
+            if resolving.refresh { entry.refreshers.iter().copied().collect() } else { Vec::new() };
         let asked = asked.into_iter().filter(|id| self.is_asked(*id)).collect();
         self.touched.push(model.clone());
         if self.stopping {
@@ -85,13 +70,7 @@ impl Table {
     /// Whether a question that is being answered covers this refresh.
     fn is_asked(&self, id: WaiterId) -> bool {
         let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
-        matches!(
-            purpose,
-            Some(Purpose::Refresh {
-                asked: true,
-                aimed: None
-            })
-        )
+        matches!(purpose, Some(Purpose::Refresh { asked: true, aimed: None }))
     }
 
     fn unresolved(
@@ -125,10 +104,7 @@ impl Table {
         resolution: Resolution,
         asked: Vec<WaiterId>,
     ) {
-        let artefact = ArtefactId {
-            model: model.clone(),
-            version: resolution.version.clone(),
-        };
+        let artefact = ArtefactId { model: model.clone(), version: resolution.version.clone() };
         let serving = self.ready(model).map(|key| key.artefact.version.clone());
         let entry = self.model_mut(model);
         let before = entry.current.replace(artefact.version.clone());
@@ -171,20 +147,14 @@ impl Table {
             return None;
         }
         let model = &artefact.model;
-        let trouble = self
-            .models
-            .peek(model)
-            .and_then(|entry| entry.trouble.as_ref());
+        let trouble = self.models.peek(model).and_then(|entry| entry.trouble.as_ref());
         if let Some(trouble) = trouble.filter(|trouble| trouble.until > self.now) {
             return Some(trouble.told(self.now));
         }
         if !resolution.quarantined {
             return None;
         }
-        let failure: Failure = Error::Quarantined {
-            model: model.clone(),
-        }
-        .into();
+        let failure: Failure = Error::Quarantined { model: model.clone() }.into();
         self.trouble(model, Some(&artefact.version), &failure, true, Stage::Load);
         Some(failure)
     }
@@ -212,10 +182,7 @@ impl Table {
             obstacle: None,
             overtaken: 0,
         };
-        debug_assert!(
-            !self.jobs.contains_key(artefact),
-            "invariant 3: {artefact} loads already"
-        );
+        debug_assert!(!self.jobs.contains_key(artefact), "invariant 3: {artefact} loads already");
         self.jobs.insert(artefact.clone(), job);
         self.model_mut(&artefact.model).jobs.push(artefact.clone());
     }
@@ -227,11 +194,7 @@ impl Table {
             return;
         };
         let superseded = State::Draining(Departure::Superseded);
-        if self
-            .residents
-            .get(&key)
-            .is_none_or(|resident| resident.state != superseded)
-        {
+        if self.residents.get(&key).is_none_or(|resident| resident.state != superseded) {
             return;
         }
         let newer = self.ready(&artefact.model).cloned();
@@ -250,10 +213,7 @@ impl Table {
         if self.jobs.get(older).is_none_or(Job::is_loading) {
             return;
         }
-        let refreshers = self
-            .models
-            .peek(&older.model)
-            .map(|entry| entry.refreshers.clone());
+        let refreshers = self.models.peek(&older.model).map(|entry| entry.refreshers.clone());
         for id in refreshers.into_iter().flatten() {
             if let Some(waiter) = self.waiters.get_mut(id)
                 && let Purpose::Refresh { aimed, .. } = &mut waiter.purpose
@@ -344,11 +304,7 @@ impl Table {
         retry: std::time::Duration,
     ) {
         let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
-        let action = Action::Failed {
-            stage,
-            reason: failure.message().into(),
-            retry_ms,
-        };
+        let action = Action::Failed { stage, reason: failure.message().into(), retry_ms };
         let mut decided = Decided::about(model, action).with_kind(failure);
         decided.version = version.cloned();
         self.decide(decided);

@@ -46,15 +46,10 @@ impl Table {
 
     fn look_for_room(&mut self, artefact: &ArtefactId, blocked: &mut Vec<ArtefactId>) {
         let is_full = |job: &Job| job.overtaken >= OVERTAKEN_AT_MOST;
-        let must_wait = blocked
-            .iter()
-            .any(|first| self.jobs.get(first).is_some_and(is_full));
+        let must_wait = blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
         let must_wait = must_wait && self.jobs.get(artefact).is_some_and(|job| job.evict);
-        let outcome = if must_wait {
-            Outcome::Blocked(Obstacle::InUse)
-        } else {
-            self.promise(artefact)
-        };
+        let outcome =
+            if must_wait { Outcome::Blocked(Obstacle::InUse) } else { self.promise(artefact) };
         match outcome {
             Outcome::Promised => {
                 for first in blocked.iter() {
@@ -87,10 +82,7 @@ impl Table {
             })
             .collect();
         order.sort_unstable();
-        order
-            .into_iter()
-            .map(|(_, _, artefact)| artefact.clone())
-            .collect()
+        order.into_iter().map(|(_, _, artefact)| artefact.clone()).collect()
     }
 
     /// The arrival of the first caller that waits for this load.
@@ -101,10 +93,7 @@ impl Table {
             matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if *aimed == artefact.version)
         });
         let first = entry.waiters.iter().take(1).chain(aimed);
-        first
-            .filter_map(|id| self.waiters.get(*id))
-            .map(|waiter| waiter.sequence)
-            .min()
+        first.filter_map(|id| self.waiters.get(*id)).map(|waiter| waiter.sequence).min()
     }
 
     pub(super) fn is_wanted(&self, artefact: &ArtefactId) -> bool {
@@ -120,24 +109,13 @@ impl Table {
         let (need, evict) = (need(job), job.evict);
         if need > self.ledger.largest_budget() {
             let (model, budget) = (artefact.model.clone(), self.ledger.largest_budget());
-            let failure = Error::TooLarge {
-                model,
-                need,
-                budget,
-            }
-            .into();
+            let failure = Error::TooLarge { model, need, budget }.into();
             self.fail(artefact, &failure, Stage::Room);
             return Outcome::Ended;
         }
-        debug_assert!(
-            self.resident_of(artefact).is_none(),
-            "invariant 3: {artefact} is there"
-        );
-        let mut devices: Vec<DeviceId> = self
-            .ledger
-            .devices()
-            .filter(|device| need <= self.ledger.budget(*device))
-            .collect();
+        debug_assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact} is there");
+        let mut devices: Vec<DeviceId> =
+            self.ledger.devices().filter(|device| need <= self.ledger.budget(*device)).collect();
         devices.retain(|device| self.ledger.over(*device) == Bytes::ZERO);
         devices.sort_by_key(|device| std::cmp::Reverse(self.ledger.free(*device)));
         if let Some(device) = devices.first().copied()
@@ -159,9 +137,7 @@ impl Table {
             }
         }
         if is_wanted
-            && devices
-                .iter()
-                .any(|device| self.take_back_unwanted(artefact, *device, need))
+            && devices.iter().any(|device| self.take_back_unwanted(artefact, *device, need))
         {
             return self.promise(artefact);
         }
@@ -194,11 +170,7 @@ impl Table {
     }
 
     fn refuse_without_eviction(&mut self, artefact: &ArtefactId, need: Bytes) {
-        let free = self
-            .ledger
-            .devices()
-            .map(|device| self.ledger.free(device))
-            .max();
+        let free = self.ledger.devices().map(|device| self.ledger.free(device)).max();
         let (model, free) = (artefact.model.clone(), free.unwrap_or_default());
         let failure = Error::NoRoomNow { model, need, free }.into();
         self.end_job(artefact);
@@ -247,10 +219,7 @@ impl Table {
             job.obstacle = None;
         }
         let victims = victims.into_iter().map(|key| key.artefact).collect();
-        let action = Action::Promised {
-            bytes: need,
-            victims,
-        };
+        let action = Action::Promised { bytes: need, victims };
         self.decide(Decided::of(artefact, Some(device), action));
         self.review(artefact, device);
     }
@@ -330,9 +299,7 @@ impl Table {
             return;
         }
         job.fetch = Fetch::Running { since: now };
-        self.effects.push(Effect::Fetch {
-            artefact: artefact.clone(),
-        });
+        self.effects.push(Effect::Fetch { artefact: artefact.clone() });
         if bytes > Bytes::ZERO {
             self.decide(Decided::of(artefact, None, Action::Fetching { bytes }));
         }
@@ -352,10 +319,7 @@ impl Table {
             return;
         }
         job.room = Room::Loading { device, since };
-        let key = Key {
-            artefact: artefact.clone(),
-            device,
-        };
+        let key = Key { artefact: artefact.clone(), device };
         self.effects.push(Effect::Load { key });
         self.decide(Decided::of(artefact, Some(device), Action::Loading));
     }
@@ -399,7 +363,5 @@ impl Table {
 
 /// What a load takes on its device, as far as it is known.
 pub(super) fn need(job: &Job) -> Bytes {
-    job.footprint
-        .map(|footprint| footprint.total())
-        .unwrap_or_default()
+    job.footprint.map(|footprint| footprint.total()).unwrap_or_default()
 }

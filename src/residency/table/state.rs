@@ -75,8 +75,7 @@ pub(super) struct Trouble {
 impl Trouble {
     /// The failure as it is told while the pause lasts.
     pub(super) fn told(&self, now: Instant) -> Failure {
-        self.failure
-            .with_retry(RetryHint::After(self.until.saturating_duration_since(now)))
+        self.failure.with_retry(RetryHint::After(self.until.saturating_duration_since(now)))
     }
 }
 
@@ -306,11 +305,7 @@ impl Rates {
 
     /// How long to fetch and load this much, where both rates are known as far as needed.
     pub(super) fn estimate(&self, fetch: Bytes, load: Bytes) -> Option<Duration> {
-        let fetch = if fetch == Bytes::ZERO {
-            0.0
-        } else {
-            float(fetch) / self.fetch?
-        };
+        let fetch = if fetch == Bytes::ZERO { 0.0 } else { float(fetch) / self.fetch? };
         let load = float(load) / self.load?;
         Duration::try_from_secs_f64(fetch + load).ok()
     }

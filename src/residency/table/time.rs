@@ -15,15 +15,8 @@ impl Table {
         let deadline = self.waiters.first_deadline().map(|(at, _)| at);
         let jobs = self.jobs.values().filter(|job| !job.late);
         let job = jobs.map(|job| job.begun + self.config.load_timeout).min();
-        let idle = self
-            .residents
-            .keys()
-            .filter_map(|key| self.idle_until(key))
-            .min();
-        [deadline, job, idle, self.first_of_age()]
-            .into_iter()
-            .flatten()
-            .min()
+        let idle = self.residents.keys().filter_map(|key| self.idle_until(key)).min();
+        [deadline, job, idle, self.first_of_age()].into_iter().flatten().min()
     }
 
     /// Does what was due before the event that is being handled.
@@ -38,10 +31,7 @@ impl Table {
             self.refuse(id, &failure);
         }
         let limit = self.config.load_timeout;
-        let late = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| !job.late && job.begun + limit <= self.now);
+        let late = self.jobs.iter().filter(|(_, job)| !job.late && job.begun + limit <= self.now);
         let late: Vec<ArtefactId> = late.map(|(artefact, _)| artefact.clone()).collect();
         for artefact in late {
             self.load_timed_out(&artefact);
@@ -66,17 +56,10 @@ impl Table {
     /// When the next young resident becomes a possible victim, while a load wants room.
     fn first_of_age(&self) -> Option<Instant> {
         let minimum = self.config.minimum_residence;
-        if !self
-            .jobs
-            .values()
-            .any(|job| matches!(job.room, Room::Wanted))
-        {
+        if !self.jobs.values().any(|job| matches!(job.room, Room::Wanted)) {
             return None;
         }
-        let of_age = self
-            .residents
-            .values()
-            .map(|resident| resident.ready_at + minimum);
+        let of_age = self.residents.values().map(|resident| resident.ready_at + minimum);
         of_age.filter(|at| *at > self.now).min()
     }
 }

@@ -52,10 +52,8 @@ impl Table {
             .collect();
         candidates.sort_unstable();
         let mut chosen: Vec<&Key> = Vec::new();
-        let frees = |chosen: &[&Key]| {
-            self.ledger
-                .freed_by(device, chosen.iter().map(|key| &key.artefact))
-        };
+        let frees =
+            |chosen: &[&Key]| self.ledger.freed_by(device, chosen.iter().map(|key| &key.artefact));
         for (_, _, key) in candidates {
             chosen.push(key);
             if frees(&chosen) >= missing {
@@ -86,11 +84,7 @@ impl Table {
         busy: bool,
     ) -> Option<Cost> {
         let claim = claims[0];
-        if resident
-            .claimed_by
-            .as_ref()
-            .is_some_and(|by| !claims.contains(&by))
-        {
+        if resident.claimed_by.as_ref().is_some_and(|by| !claims.contains(&by)) {
             return None;
         }
         let is_old_version = key.artefact.model == claim.model;
@@ -119,10 +113,7 @@ impl Table {
     /// Whom a shrunken budget sends away beside those that leave anyway. Not all or
     /// nothing: the memory is in foreign hands already, and every byte helps.
     pub(super) fn overboard(&self, device: DeviceId, over: Bytes) -> Vec<Key> {
-        let here = self
-            .residents
-            .iter()
-            .filter(|(key, _)| key.device == device);
+        let here = self.residents.iter().filter(|(key, _)| key.device == device);
         let (leaving, staying): (Vec<_>, Vec<_>) =
             here.partition(|(_, resident)| resident.state != State::Ready);
         let mut leaving: Vec<&ArtefactId> =
@@ -146,10 +137,8 @@ impl Table {
 
     /// The residents whose bytes are promised to a load.
     pub(super) fn claimed(&self, artefact: &ArtefactId) -> Vec<Key> {
-        let claimed = self
-            .residents
-            .iter()
-            .filter(|(_, r)| r.claimed_by.as_ref() == Some(artefact));
+        let claimed =
+            self.residents.iter().filter(|(_, r)| r.claimed_by.as_ref() == Some(artefact));
         claimed.map(|(key, _)| key.clone()).collect()
     }
 
@@ -185,16 +174,9 @@ impl Table {
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
-        debug_assert!(
-            matches!(resident.state, State::Draining(_)),
-            "only leavers are revived"
-        );
+        debug_assert!(matches!(resident.state, State::Draining(_)), "only leavers are revived");
         resident.state = State::Ready;
         self.touched.push(key.artefact.model.clone());
-        self.decide(Decided::of(
-            &key.artefact,
-            Some(key.device),
-            Action::Revived,
-        ));
+        self.decide(Decided::of(&key.artefact, Some(key.device), Action::Revived));
     }
 }

@@ -38,10 +38,7 @@ impl Table {
             reserved: self.ledger.reserved(id),
             residents: self.residents.keys().filter(|key| key.device == id).count(),
         };
-        Levels {
-            devices: self.ledger.devices().map(level).collect(),
-            waiters: self.waiters.len(),
-        }
+        Levels { devices: self.ledger.devices().map(level).collect(), waiters: self.waiters.len() }
     }
 
     pub(crate) fn snapshot(&self, clocks: &Clocks) -> Snapshot {
@@ -62,10 +59,7 @@ impl Table {
     }
 
     fn resident_snapshots(&self, device: DeviceId, clocks: &Clocks) -> Vec<ResidentSnapshot> {
-        let here = self
-            .residents
-            .iter()
-            .filter(|(key, _)| key.device == device);
+        let here = self.residents.iter().filter(|(key, _)| key.device == device);
         here.map(|(key, resident)| ResidentSnapshot {
             endpoint: key.artefact.model.endpoint.clone(),
             target: key.artefact.model.target.clone(),
@@ -86,9 +80,7 @@ impl Table {
 
     fn load_snapshots(&self) -> Vec<LoadSnapshot> {
         let order = self.jobs_in_order();
-        let jobs = order
-            .iter()
-            .filter_map(|artefact| Some((artefact, self.jobs.get(artefact)?)));
+        let jobs = order.iter().filter_map(|artefact| Some((artefact, self.jobs.get(artefact)?)));
         jobs.map(|(artefact, job)| LoadSnapshot {
             endpoint: artefact.model.endpoint.clone(),
             target: artefact.model.target.clone(),
@@ -108,10 +100,7 @@ impl Table {
                 .device()
                 .map(|device| self.ledger.promised(device, artefact))
                 .unwrap_or_default(),
-            waiters: self
-                .models
-                .peek(&artefact.model)
-                .map_or(0, |model| model.waiters.len()),
+            waiters: self.models.peek(&artefact.model).map_or(0, |model| model.waiters.len()),
         })
         .collect()
     }

@@ -55,10 +55,10 @@ pub(super) async fn unload(
     };
     let mut purged = Vec::new();
     if asked.purge {
-        if let Some(id) = admin.cache.as_ref().and_then(|cache| cache.latest(&model)) {
-            if !versions.contains(&id.version) {
-                versions.push(id.version);
-            }
+        if let Some(id) = admin.cache.as_ref().and_then(|cache| cache.latest(&model))
+            && !versions.contains(&id.version)
+        {
+            versions.push(id.version);
         }
         for version in &versions {
             let id = ArtefactId { model: model.clone(), version: version.clone() };

@@ -40,8 +40,8 @@ pub(crate) struct App {
 
 /// Starts everything but the ports.
 pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> Result<App, Error> {
-    let metrics = exporter::install()
-        .map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
+    let metrics =
+        exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
     let device = config.memory.device;
     let budget = budget(&config)?;
@@ -73,7 +73,12 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     if config.container.contract {
         sources.insert(container_name.clone(), Source::Local(local.clone()));
     }
-    let loader = Arc::new(ModelLoader::new(sources, lanes, settings::load(&config), settings::engine(&config)));
+    let loader = Arc::new(ModelLoader::new(
+        sources,
+        lanes,
+        settings::load(&config),
+        settings::engine(&config),
+    ));
     let residency =
         Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());
     let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));
@@ -152,7 +157,8 @@ async fn connect(
                     Arc::new(S3Store::connect(&mount).await.map_err(Failure::from)?)
                 }
                 (StoreUri::S3 { .. }, Some(keys)) => {
-                    let store = S3Store::connect_with_keys(&mount, &keys.access_key, &keys.secret_key);
+                    let store =
+                        S3Store::connect_with_keys(&mount, &keys.access_key, &keys.secret_key);
                     Arc::new(store.await.map_err(Failure::from)?)
                 }
             };

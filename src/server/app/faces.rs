@@ -37,8 +37,12 @@ pub(super) fn endpoint(name: EndpointName, catalog: &Arc<Catalog>) -> EndpointFa
         find: Arc::new(move |name| {
             let catalog = found.clone();
             async move {
-                let artefact = catalog.resolve(&name, Freshness::Cached).await.map_err(Failure::from)?;
-                Ok(Target { name, modified: artefact.files.iter().filter_map(|file| file.modified).max() })
+                let artefact =
+                    catalog.resolve(&name, Freshness::Cached).await.map_err(Failure::from)?;
+                Ok(Target {
+                    name,
+                    modified: artefact.files.iter().filter_map(|file| file.modified).max(),
+                })
             }
             .boxed()
         }),
@@ -54,17 +58,15 @@ pub(super) fn health(vitals: &Vitals) -> Health {
 }
 
 /// Where access records go. A thread of its own writes them, so that a slow disk slows nobody.
-pub(super) fn access_log(
-    to: &AccessLog,
-) -> Result<Arc<dyn Fn(AccessRecord) + Send + Sync>, Error> {
+pub(super) fn access_log(to: &AccessLog) -> Result<Arc<dyn Fn(AccessRecord) + Send + Sync>, Error> {
     let file = match to {
         AccessLog::Off => return Ok(Arc::new(|_| ())),
         AccessLog::Stderr => None,
-        AccessLog::File(path) => Some(
-            OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
+        AccessLog::File(path) => {
+            Some(OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
                 Error::io(format!("cannot open the access log {}", path.display()), source)
-            })?,
-        ),
+            })?)
+        }
     };
     let (records, waiting) = mpsc::sync_channel::<AccessRecord>(RECORDS_WAITING);
     std::thread::Builder::new()

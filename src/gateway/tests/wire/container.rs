@@ -24,15 +24,8 @@ struct Host {
 
 impl Host {
     fn model(name: &str, url: &str) -> ContainerModel {
-        let model = ModelId {
-            endpoint: "ep".parse().unwrap(),
-            target: name.parse().unwrap(),
-        };
-        ContainerModel {
-            name: name.into(),
-            url: url.into(),
-            model,
-        }
+        let model = ModelId { endpoint: "ep".parse().unwrap(), target: name.parse().unwrap() };
+        ContainerModel { name: name.into(), url: url.into(), model }
     }
 }
 
@@ -61,19 +54,11 @@ impl ContainerModels for Host {
     fn list(&self) -> Vec<ContainerModel> {
         let loaded = self.loaded.lock().unwrap();
         // The order is the gateway's business.
-        loaded
-            .iter()
-            .rev()
-            .map(|(name, (url, _))| Self::model(name, url))
-            .collect()
+        loaded.iter().rev().map(|(name, (url, _))| Self::model(name, url)).collect()
     }
 
     fn get(&self, name: &str) -> Option<ContainerModel> {
-        self.loaded
-            .lock()
-            .unwrap()
-            .get(name)
-            .map(|(url, _)| Self::model(name, url))
+        self.loaded.lock().unwrap().get(name).map(|(url, _)| Self::model(name, url))
     }
 
     fn unload(&self, name: &str) -> BoxFuture<'static, Result<bool, Failure>> {
@@ -83,19 +68,10 @@ impl ContainerModels for Host {
 }
 
 fn contract(host: &Host, root: &Path) -> Harness {
-    let face = ContainerFace {
-        models_root: root.into(),
-        models: Arc::new(host.clone()),
-    };
-    let setup = Setup {
-        container: Some(face),
-        ..Setup::default()
-    };
+    let face = ContainerFace { models_root: root.into(), models: Arc::new(host.clone()) };
+    let setup = Setup { container: Some(face), ..Setup::default() };
     setup.with(|invocation| match invocation.model.target.as_str() {
-        "large" => Err(Failure::new(
-            ErrorKind::TooLarge,
-            "no memory left on the device",
-        )),
+        "large" => Err(Failure::new(ErrorKind::TooLarge, "no memory left on the device")),
         _ => says(hello(1), 1),
     })
 }
@@ -124,50 +100,26 @@ async fn a_model_lives_from_load_to_unload() {
     assert_eq!(harness.get("/models").await.json(), json!({"models": []}));
     assert_eq!(harness.get("/ping").await.status, 200);
 
-    let got = harness
-        .post("/models", "", load_body("a", root.path()))
-        .await;
+    let got = harness.post("/models", "", load_body("a", root.path())).await;
     assert_eq!(got.status, 200, "{}", got.text());
     let real = root.path().join("a/model").canonicalize().unwrap();
     assert_eq!(host.loaded.lock().unwrap()["a"].1, real);
-    assert_eq!(
-        harness
-            .post("/models", "", load_body("a", root.path()))
-            .await
-            .status,
-        409
-    );
-    assert_eq!(
-        harness
-            .post("/models", "", load_body("b", root.path()))
-            .await
-            .status,
-        200
-    );
-    let got = harness
-        .post("/models", "", load_body("c", root.path()))
-        .await;
+    assert_eq!(harness.post("/models", "", load_body("a", root.path())).await.status, 409);
+    assert_eq!(harness.post("/models", "", load_body("b", root.path())).await.status, 200);
+    let got = harness.post("/models", "", load_body("c", root.path())).await;
     assert_eq!(got.status, 507);
     assert_eq!(got.json()["code"], 507);
 
     let url = root.path().join("a/model");
     let want = json!({"modelName": "a", "modelUrl": url.to_str().unwrap()});
     assert_eq!(harness.get("/models/a").await.json(), want);
-    let got = harness
-        .post("/models/a/invoke", "x.tar.gz", r#"{"inputs":"hi"}"#)
-        .await;
+    let got = harness.post("/models/a/invoke", "x.tar.gz", r#"{"inputs":"hi"}"#).await;
     assert_eq!(got.json(), json!({"generated_text": "Hello é"}));
     assert_eq!(harness.asked.lock().unwrap()[0].model.to_string(), "ep:a");
 
     assert_eq!(harness.send(delete("/models/a")).await.status, 200);
     assert_eq!(harness.send(delete("/models/a")).await.status, 404);
-    assert_eq!(
-        harness
-            .post("/models", "", load_body("c", root.path()))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(harness.post("/models", "", load_body("c", root.path())).await.status, 200);
 }
 
 #[tokio::test]
@@ -175,9 +127,7 @@ async fn what_is_not_loaded_is_not_found() {
     let (root, host) = (root(), Host::default());
     let harness = contract(&host, root.path());
     assert_eq!(harness.get("/models/none").await.status, 404);
-    let got = harness
-        .post("/models/none/invoke", "", r#"{"inputs":"hi"}"#)
-        .await;
+    let got = harness.post("/models/none/invoke", "", r#"{"inputs":"hi"}"#).await;
     assert_eq!(got.status, 404);
     let want = json!({
         "code": 404, "type": "ModelNotFoundException", "message": "model none is not loaded",
@@ -194,36 +144,16 @@ async fn a_wrong_load_says_what_is_wrong() {
         ("[]".to_owned(), 400, "must be a JSON object"),
         (r#"{"model_name":"a"}"#.to_owned(), 400, "url is required"),
         (r#"{"url":"/x"}"#.to_owned(), 400, "model_name is required"),
-        (
-            r#"{"model_name":"a/b","url":"/x"}"#.to_owned(),
-            400,
-            "model_name must be",
-        ),
-        (
-            r#"{"model_name":"a","url":"/etc"}"#.to_owned(),
-            400,
-            "below the models' root",
-        ),
-        (
-            r#"{"model_name":"a","url":"../etc"}"#.to_owned(),
-            400,
-            "below the models' root",
-        ),
-        (
-            load_body("missing", root.path()),
-            404,
-            "there is nothing at",
-        ),
+        (r#"{"model_name":"a/b","url":"/x"}"#.to_owned(), 400, "model_name must be"),
+        (r#"{"model_name":"a","url":"/etc"}"#.to_owned(), 400, "below the models' root"),
+        (r#"{"model_name":"a","url":"../etc"}"#.to_owned(), 400, "below the models' root"),
+        (load_body("missing", root.path()), 404, "there is nothing at"),
         (load_body("broken", root.path()), 400, "no config.json"),
     ];
     for (body, status, why) in cases {
         let got = harness.post("/models", "", body.clone()).await;
         assert_eq!(got.status, status, "{body}: {}", got.text());
-        assert!(
-            got.json()["message"].as_str().unwrap().contains(why),
-            "{}",
-            got.text()
-        );
+        assert!(got.json()["message"].as_str().unwrap().contains(why), "{}", got.text());
     }
     assert!(host.loaded.lock().unwrap().is_empty());
 }
@@ -232,12 +162,8 @@ async fn a_wrong_load_says_what_is_wrong() {
 async fn memory_that_runs_out_in_an_invocation_is_a_507() {
     let (root, host) = (root(), Host::default());
     let harness = contract(&host, root.path());
-    harness
-        .post("/models", "", load_body("large", root.path()))
-        .await;
-    let got = harness
-        .post("/models/large/invoke", "", r#"{"inputs":"hi"}"#)
-        .await;
+    harness.post("/models", "", load_body("large", root.path())).await;
+    let got = harness.post("/models/large/invoke", "", r#"{"inputs":"hi"}"#).await;
     assert_eq!(got.status, 507);
     let got = harness.post("/models/large/invoke", "", "nonsense").await;
     assert_eq!(got.status, 400);
@@ -249,10 +175,7 @@ async fn a_list_is_paged_by_name_with_a_token_only_where_more_follows() {
     let harness = contract(&host, root.path());
     for number in 0..101 {
         let entry = (format!("/m/{number}"), PathBuf::new());
-        host.loaded
-            .lock()
-            .unwrap()
-            .insert(format!("m{number:03}"), entry);
+        host.loaded.lock().unwrap().insert(format!("m{number:03}"), entry);
     }
     let first = harness.get("/models").await.json();
     assert_eq!(first["models"].as_array().unwrap().len(), 100);
@@ -262,20 +185,13 @@ async fn a_list_is_paged_by_name_with_a_token_only_where_more_follows() {
     host.loaded.lock().unwrap().remove("m005");
     let path = format!("/models?limit=1000&next_page_token={token}");
     let second = harness.get(&path).await.json();
-    assert_eq!(
-        second,
-        json!({"models": [{"modelName": "m100", "modelUrl": "/m/100"}]})
-    );
+    assert_eq!(second, json!({"models": [{"modelName": "m100", "modelUrl": "/m/100"}]}));
     // Exactly a whole page: nothing follows.
     let exact = harness.get("/models?limit=100").await.json();
     assert_eq!(exact["models"].as_array().unwrap().len(), 100);
     assert!(exact.get("nextPageToken").is_none());
     for bad in ["limit=0", "limit=-1", "limit=x", "next_page_token=!"] {
-        assert_eq!(
-            harness.get(&format!("/models?{bad}")).await.status,
-            400,
-            "{bad}"
-        );
+        assert_eq!(harness.get(&format!("/models?{bad}")).await.status, 400, "{bad}");
     }
 }
 
@@ -285,22 +201,13 @@ async fn names_are_percent_decoded_once() {
     let harness = contract(&host, root.path());
     let entry = ("/m".to_owned(), PathBuf::new());
     host.loaded.lock().unwrap().insert("a%20b c".into(), entry);
-    assert_eq!(
-        harness.get("/models/a%2520b%20c").await.json()["modelName"],
-        "a%20b c"
-    );
+    assert_eq!(harness.get("/models/a%2520b%20c").await.json()["modelName"], "a%20b c");
 }
 
 #[tokio::test]
 async fn without_its_switch_the_contract_does_not_exist() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     assert_eq!(harness.get("/models").await.status, 404);
-    assert_eq!(
-        harness
-            .post("/models", "", r#"{"model_name":"a","url":"b"}"#)
-            .await
-            .status,
-        404
-    );
+    assert_eq!(harness.post("/models", "", r#"{"model_name":"a","url":"b"}"#).await.status, 404);
     assert_eq!(harness.post("/models/a/invoke", "", "{}").await.status, 404);
 }

@@ -21,27 +21,14 @@ const INVOKE: &str = "/endpoints/ep/invocations";
 async fn ping_tells_the_health_of_the_server() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let got = harness.get("/ping").await;
-    assert_eq!(
-        (got.status.as_u16(), got.json()),
-        (200, json!({"status": "Healthy"}))
-    );
+    assert_eq!((got.status.as_u16(), got.json()), (200, json!({"status": "Healthy"})));
     let head = Request::head("/ping").body(Body::empty()).unwrap();
     let got = harness.send(head).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("content-length")),
-        (200, "20")
-    );
+    assert_eq!((got.status.as_u16(), got.header("content-length")), (200, "20"));
     let health = Health::Unhealthy("device cpu failed".into());
-    let harness = Setup {
-        health,
-        ..Setup::default()
-    }
-    .with(|_| says(hello(1), 1));
+    let harness = Setup { health, ..Setup::default() }.with(|_| says(hello(1), 1));
     let got = harness.get("/ping").await;
-    assert_eq!(
-        (got.status.as_u16(), &got.json()["message"]),
-        (503, &json!("device cpu failed"))
-    );
+    assert_eq!((got.status.as_u16(), &got.json()["message"]), (503, &json!("device cpu failed")));
 }
 
 #[tokio::test]
@@ -49,24 +36,9 @@ async fn unknown_paths_and_methods_are_told_apart_in_every_dialect() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let cases = [
         ("GET", "/nowhere", 404, json!({"Message": "no such path"})),
-        (
-            "POST",
-            "/endpoints/ep/async-invocations",
-            404,
-            json!({"Message": "no such path"}),
-        ),
-        (
-            "GET",
-            "/invocations",
-            405,
-            json!({"Message": "this path does not take this method"}),
-        ),
-        (
-            "DELETE",
-            INVOKE,
-            405,
-            json!({"Message": "this path does not take this method"}),
-        ),
+        ("POST", "/endpoints/ep/async-invocations", 404, json!({"Message": "no such path"})),
+        ("GET", "/invocations", 405, json!({"Message": "this path does not take this method"})),
+        ("DELETE", INVOKE, 405, json!({"Message": "this path does not take this method"})),
         (
             "GET",
             "/v1/chat/completions",
@@ -78,17 +50,9 @@ async fn unknown_paths_and_methods_are_told_apart_in_every_dialect() {
         ),
     ];
     for (method, path, status, body) in cases {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .body(Body::empty())
-            .unwrap();
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let got = harness.send(request).await;
-        assert_eq!(
-            (got.status.as_u16(), got.json()),
-            (status, body),
-            "{method} {path}"
-        );
+        assert_eq!((got.status.as_u16(), got.json()), (status, body), "{method} {path}");
         assert_eq!(got.header("x-amzn-requestid").len(), 36);
     }
 }
@@ -97,10 +61,7 @@ async fn unknown_paths_and_methods_are_told_apart_in_every_dialect() {
 async fn a_panic_is_an_internal_failure_with_a_request_id() {
     let harness = Setup::default().with(|_| panic!("on purpose"));
     let got = harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (500, "InternalFailure")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (500, "InternalFailure"));
     assert_eq!(got.header("x-amzn-requestid").len(), 36);
     assert!(!got.text().contains("on purpose"));
     assert_eq!(harness.logged.lock().unwrap()[0].status, 500);
@@ -109,9 +70,7 @@ async fn a_panic_is_an_internal_failure_with_a_request_id() {
 #[tokio::test]
 async fn every_request_is_logged_once_at_its_end() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
-    let got = harness
-        .post(INVOKE, "t/a", r#"{"inputs":"hi","stream":true}"#)
-        .await;
+    let got = harness.post(INVOKE, "t/a", r#"{"inputs":"hi","stream":true}"#).await;
     harness.get("/nowhere").await;
     let logged = harness.logged.lock().unwrap();
     assert_eq!(logged.len(), 2);
@@ -129,29 +88,15 @@ async fn every_request_is_logged_once_at_its_end() {
         "bytes_out": got.body.len(), "status": 200, "complete": true,
     });
     assert_eq!(record, want);
-    assert_eq!(
-        (logged[1].route, logged[1].status, logged[1].complete),
-        ("unmatched", 404, true)
-    );
+    assert_eq!((logged[1].route, logged[1].status, logged[1].complete), ("unmatched", 404, true));
 }
 
 #[tokio::test]
 async fn the_headers_about_the_answer_can_be_switched_off() {
-    let config = GatewayConfig {
-        served_headers: false,
-        ..GatewayConfig::default()
-    };
-    let harness = Setup {
-        config,
-        ..Setup::default()
-    }
-    .with(|_| says(hello(1), 1));
+    let config = GatewayConfig { served_headers: false, ..GatewayConfig::default() };
+    let harness = Setup { config, ..Setup::default() }.with(|_| says(hello(1), 1));
     let got = harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await;
-    assert!(
-        !got.headers
-            .keys()
-            .any(|name| name.as_str().starts_with("x-roundhouse"))
-    );
+    assert!(!got.headers.keys().any(|name| name.as_str().starts_with("x-roundhouse")));
     assert_eq!(got.header("x-amzn-requestid").len(), 36);
 }
 
@@ -166,23 +111,13 @@ async fn a_body_that_never_arrives_is_given_up() {
 
 #[tokio::test]
 async fn a_crowd_is_refused_early_and_ping_is_not() {
-    let config = GatewayConfig {
-        max_requests: 1,
-        ..GatewayConfig::default()
-    };
+    let config = GatewayConfig { max_requests: 1, ..GatewayConfig::default() };
     let never: InvokeFn = Arc::new(|_| std::future::pending().boxed());
-    let harness = Setup {
-        config,
-        ..Setup::default()
-    }
-    .with_async(never);
+    let harness = Setup { config, ..Setup::default() }.with_async(never);
     let mut first = Box::pin(harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#));
     assert!((&mut first).now_or_never().is_none());
     let got = harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (503, "ServiceUnavailable")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (503, "ServiceUnavailable"));
     assert_eq!(got.header("retry-after"), "1");
     assert_eq!(harness.get("/ping").await.status, 200);
     drop(first);
@@ -191,21 +126,12 @@ async fn a_crowd_is_refused_early_and_ping_is_not() {
 
 #[tokio::test]
 async fn a_stream_counts_as_under_way_until_it_ends() {
-    let config = GatewayConfig {
-        max_requests: 1,
-        ..GatewayConfig::default()
-    };
-    let harness = Setup {
-        config,
-        ..Setup::default()
-    }
-    .with(|_| {
+    let config = GatewayConfig { max_requests: 1, ..GatewayConfig::default() };
+    let harness = Setup { config, ..Setup::default() }.with(|_| {
         let first = stream::iter([Ok(piece(0, "Hello", Vec::new()))]);
         Ok(generation(Box::pin(first.chain(stream::pending())), 1))
     });
-    let open = harness
-        .raw(post(INVOKE, "a", r#"{"inputs":"hi","stream":true}"#))
-        .await;
+    let open = harness.raw(post(INVOKE, "a", r#"{"inputs":"hi","stream":true}"#)).await;
     assert_eq!(harness.get("/v1/models").await.status, 503);
     drop(open);
     assert_eq!(harness.get("/v1/models").await.status, 200);
@@ -243,10 +169,7 @@ async fn a_client_that_is_still_sending_too_much_sees_the_413() {
     stream.write_all(&vec![b'a'; size]).await.unwrap();
     let answer = answer_of(stream).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert!(
-        answer.contains("x-amzn-errortype: ValidationError"),
-        "{answer}"
-    );
+    assert!(answer.contains("x-amzn-errortype: ValidationError"), "{answer}");
 }
 
 #[tokio::test]
@@ -254,17 +177,11 @@ async fn plain_answers_have_a_length_and_streams_are_chunked() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     for (body, framing) in [
         (r#"{"inputs":"hi"}"#, "content-length: 29"),
-        (
-            r#"{"inputs":"hi","stream":true}"#,
-            "transfer-encoding: chunked",
-        ),
+        (r#"{"inputs":"hi","stream":true}"#, "transfer-encoding: chunked"),
     ] {
         let mut stream = connected(&harness).await;
         let head = head(INVOKE, &format!("content-length: {}\r\n", body.len()));
-        stream
-            .write_all(format!("{head}{body}").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
         let answer = answer_of(stream).await;
         assert!(answer.contains(framing), "{answer}");
         assert!(answer.matches("content-length").count() <= 1);
@@ -278,19 +195,10 @@ async fn a_failed_stream_says_so_over_a_real_connection() {
     let harness = Setup::default().with(|_| breaks(ErrorKind::ModelFailed));
     let mut stream = connected(&harness).await;
     let body = r#"{"model":"a","prompt":"hi","stream":true}"#;
-    let head = head(
-        "/v1/completions",
-        &format!("content-length: {}\r\n", body.len()),
-    );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .await
-        .unwrap();
+    let head = head("/v1/completions", &format!("content-length: {}\r\n", body.len()));
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     let answer = answer_of(stream).await;
-    assert!(
-        answer.contains("model_failed") && !answer.contains("[DONE]"),
-        "{answer}"
-    );
+    assert!(answer.contains("model_failed") && !answer.contains("[DONE]"), "{answer}");
 }
 
 #[tokio::test]
@@ -312,10 +220,7 @@ async fn a_client_that_leaves_while_waiting_cancels_its_invocation() {
     let harness = Setup::default().with_async(never);
     let mut stream = connected(&harness).await;
     let head = head(INVOKE, "content-length: 15\r\n");
-    stream
-        .write_all(format!("{head}{{\"inputs\":\"hi\"}}").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(format!("{head}{{\"inputs\":\"hi\"}}").as_bytes()).await.unwrap();
     begun.notified().await;
     drop(stream);
     let gone = tokio::time::timeout(Duration::from_secs(10), receiver).await;
@@ -326,15 +231,8 @@ async fn a_client_that_leaves_while_waiting_cancels_its_invocation() {
 async fn large_bodies_are_parsed_like_small_ones() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let body: Value = json!({"inputs": "a".repeat(1 << 20)});
-    assert_eq!(
-        harness.post(INVOKE, "a", body.to_string()).await.status,
-        200
-    );
+    assert_eq!(harness.post(INVOKE, "a", body.to_string()).await.status, 200);
     let wrong = format!("{}x", body);
     let got = harness.post(INVOKE, "a", wrong).await;
-    assert!(
-        got.text().contains("trailing characters at line 1"),
-        "{}",
-        got.text()
-    );
+    assert!(got.text().contains("trailing characters at line 1"), "{}", got.text());
 }

@@ -15,9 +15,7 @@ const PLAIN: &str = "/invocations";
 async fn an_invocation_answers_with_the_truth_about_itself() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     for path in [INVOKE, PLAIN] {
-        let got = harness
-            .post(path, "t/a b.tar.gz", r#"{"inputs":"hi"}"#)
-            .await;
+        let got = harness.post(path, "t/a b.tar.gz", r#"{"inputs":"hi"}"#).await;
         assert_eq!(got.status, 200, "{}", got.text());
         assert_eq!(got.json(), json!({"generated_text": "Hello é"}));
         assert_eq!(got.header("content-type"), "application/json");
@@ -38,26 +36,8 @@ async fn an_invocation_answers_with_the_truth_about_itself() {
 async fn the_target_header_is_raw_bytes_and_checked() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     for name in ["é/…", "t/a+b%20c#d?.tar.gz", "%2e%2e/a"] {
-        assert_eq!(
-            harness
-                .post(INVOKE, name, r#"{"inputs":"hi"}"#)
-                .await
-                .status,
-            200,
-            "{name}"
-        );
-        assert_eq!(
-            harness
-                .asked
-                .lock()
-                .unwrap()
-                .last()
-                .unwrap()
-                .model
-                .target
-                .as_str(),
-            name
-        );
+        assert_eq!(harness.post(INVOKE, name, r#"{"inputs":"hi"}"#).await.status, 200, "{name}");
+        assert_eq!(harness.asked.lock().unwrap().last().unwrap().model.target.as_str(), name);
     }
     let long = "a".repeat(1025);
     for name in ["../a", "/a", "a//b", "a/../b", "a\\b", long.as_str()] {
@@ -69,9 +49,7 @@ async fn the_target_header_is_raw_bytes_and_checked() {
     }
     let mut bytes = post(INVOKE, "", r#"{"inputs":"hi"}"#);
     let value = http::HeaderValue::from_bytes(b"a\xff").unwrap();
-    bytes
-        .headers_mut()
-        .insert("x-amzn-sagemaker-target-model", value);
+    bytes.headers_mut().insert("x-amzn-sagemaker-target-model", value);
     assert_eq!(harness.send(bytes).await.status, 400);
     assert_eq!(harness.asked.lock().unwrap().len(), 3);
 }
@@ -80,52 +58,22 @@ async fn the_target_header_is_raw_bytes_and_checked() {
 async fn a_missing_target_or_endpoint_is_a_validation_error() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let got = harness.post(INVOKE, "", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (400, "ValidationError")
-    );
-    assert!(
-        got.text().contains("X-Amzn-SageMaker-Target-Model"),
-        "{}",
-        got.text()
-    );
-    let got = harness
-        .post("/endpoints/my%2Fep/invocations", "a", r#"{"inputs":"hi"}"#)
-        .await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (400, "ValidationError")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
+    assert!(got.text().contains("X-Amzn-SageMaker-Target-Model"), "{}", got.text());
+    let got = harness.post("/endpoints/my%2Fep/invocations", "a", r#"{"inputs":"hi"}"#).await;
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
     assert_eq!(got.json()["Message"], "endpoint my/ep not found");
     let got = harness.post("/endpoints/%ff/invocations", "a", "{}").await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (400, "ValidationError")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
 
-    let several = Setup {
-        endpoints: vec!["x", "y"],
-        ..Setup::default()
-    };
+    let several = Setup { endpoints: vec!["x", "y"], ..Setup::default() };
     let harness = several.with(|_| says(hello(1), 1));
     let got = harness.post(PLAIN, "a", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (400, "ValidationError")
-    );
-    let with_default = Setup {
-        endpoints: vec!["x", "default"],
-        ..Setup::default()
-    };
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
+    let with_default = Setup { endpoints: vec!["x", "default"], ..Setup::default() };
     let harness = with_default.with(|_| says(hello(1), 1));
-    assert_eq!(
-        harness.post(PLAIN, "a", r#"{"inputs":"hi"}"#).await.status,
-        200
-    );
-    assert_eq!(
-        harness.asked.lock().unwrap()[0].model.endpoint.as_str(),
-        "default"
-    );
+    assert_eq!(harness.post(PLAIN, "a", r#"{"inputs":"hi"}"#).await.status, 200);
+    assert_eq!(harness.asked.lock().unwrap()[0].model.endpoint.as_str(), "default");
 }
 
 #[tokio::test]
@@ -142,11 +90,7 @@ async fn what_is_not_there_cannot_be_asked_for() {
     for (name, value, status) in cases {
         let mut request = post(INVOKE, "a", r#"{"inputs":"hi"}"#);
         request.headers_mut().insert(name, value.parse().unwrap());
-        assert_eq!(
-            harness.send(request).await.status,
-            status,
-            "{name}: {value}"
-        );
+        assert_eq!(harness.send(request).await.status, status, "{name}: {value}");
     }
 }
 
@@ -168,13 +112,9 @@ async fn the_body_decides_what_is_asked() {
     }
     let asked = harness.asked.lock().unwrap();
     assert!(matches!(&asked[0].request, Asked::Chat(chat) if chat.messages.len() == 1));
-    let Asked::Completion(completion) = &asked[1].request else {
-        panic!("not a completion")
-    };
+    let Asked::Completion(completion) = &asked[1].request else { panic!("not a completion") };
     assert_eq!(completion.prompts, [Prompt::Text("hi".into())]);
-    let Asked::Inputs(inputs) = &asked[2].request else {
-        panic!("not inputs")
-    };
+    let Asked::Inputs(inputs) = &asked[2].request else { panic!("not inputs") };
     let want = Generation {
         max_tokens: Some(7),
         temperature: Some(0.5),
@@ -190,13 +130,8 @@ async fn the_body_decides_what_is_asked() {
 async fn a_plain_text_body_is_one_input() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let mut request = post(INVOKE, "a", "hi {");
-    request
-        .headers_mut()
-        .insert("content-type", "text/plain".parse().unwrap());
-    assert_eq!(
-        harness.send(request).await.json(),
-        json!({"generated_text": "Hello é"})
-    );
+    request.headers_mut().insert("content-type", "text/plain".parse().unwrap());
+    assert_eq!(harness.send(request).await.json(), json!({"generated_text": "Hello é"}));
     let asked = harness.asked.lock().unwrap();
     assert!(matches!(&asked[0].request, Asked::Inputs(inputs) if inputs.texts == ["hi {"]));
 }
@@ -213,9 +148,7 @@ async fn a_list_of_inputs_gets_a_list_with_details_where_asked() {
 #[tokio::test]
 async fn labels_take_the_hugging_face_shapes() {
     let harness = Setup::default().with(|invocation| {
-        let Asked::Inputs(inputs) = invocation.request else {
-            panic!("not inputs")
-        };
+        let Asked::Inputs(inputs) = invocation.request else { panic!("not inputs") };
         let all: &[(&str, f32)] = &[("good", 0.9), ("bad", 0.1)];
         let labels = &all[..inputs.top_k.unwrap_or(1).min(2)];
         classifies(&vec![labels; inputs.texts.len()])
@@ -224,19 +157,10 @@ async fn labels_take_the_hugging_face_shapes() {
     let bad = json!({"label": "bad", "score": 0.1});
     let cases = [
         (r#"{"inputs":"x"}"#, json!([good])),
-        (
-            r#"{"inputs":"x","parameters":{"top_k":2}}"#,
-            json!([good, bad]),
-        ),
+        (r#"{"inputs":"x","parameters":{"top_k":2}}"#, json!([good, bad])),
         (r#"{"inputs":["x","y"]}"#, json!([good, good])),
-        (
-            r#"{"inputs":["x"],"parameters":{"top_k":null}}"#,
-            json!([[good, bad]]),
-        ),
-        (
-            r#"{"inputs":["x"],"parameters":{"return_all_scores":true}}"#,
-            json!([[good, bad]]),
-        ),
+        (r#"{"inputs":["x"],"parameters":{"top_k":null}}"#, json!([[good, bad]])),
+        (r#"{"inputs":["x"],"parameters":{"return_all_scores":true}}"#, json!([[good, bad]])),
     ];
     for (body, want) in cases {
         assert_eq!(harness.post(INVOKE, "a", body).await.json(), want, "{body}");
@@ -246,15 +170,10 @@ async fn labels_take_the_hugging_face_shapes() {
 #[tokio::test]
 async fn vectors_come_bare_for_a_string_and_listed_for_a_list() {
     let harness = Setup::default().with(|invocation| {
-        let Asked::Inputs(inputs) = invocation.request else {
-            panic!("not inputs")
-        };
+        let Asked::Inputs(inputs) = invocation.request else { panic!("not inputs") };
         embeds(vec![vec![0.1, -2.0]; inputs.texts.len()])
     });
-    assert_eq!(
-        harness.post(INVOKE, "a", r#"{"inputs":"x"}"#).await.text(),
-        "[0.1,-2.0]"
-    );
+    assert_eq!(harness.post(INVOKE, "a", r#"{"inputs":"x"}"#).await.text(), "[0.1,-2.0]");
     let got = harness.post(INVOKE, "a", r#"{"inputs":["x","y"]}"#).await;
     assert_eq!(got.text(), "[[0.1,-2.0],[0.1,-2.0]]");
 }
@@ -263,10 +182,7 @@ async fn vectors_come_bare_for_a_string_and_listed_for_a_list() {
 async fn a_vector_that_is_not_finite_is_a_failure_of_the_model() {
     let harness = Setup::default().with(|_| embeds(vec![vec![f32::NAN]]));
     let got = harness.post(INVOKE, "a", r#"{"inputs":"x"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (424, "ModelError")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (424, "ModelError"));
     assert_eq!(got.json()["OriginalStatusCode"], 500);
 }
 
@@ -274,26 +190,11 @@ async fn a_vector_that_is_not_finite_is_a_failure_of_the_model() {
 async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let cases = [
-        (
-            "nonsense",
-            "the body is not valid JSON: expected ident at line 1 column 2",
-        ),
-        (
-            "{}",
-            "the body must have one of inputs, messages, prompt or input",
-        ),
-        (
-            r#"{"inputs":7}"#,
-            "inputs must be a string or a list of 1 to 2048 strings",
-        ),
-        (
-            r#"{"inputs":[]}"#,
-            "inputs must be a string or a list of 1 to 2048 strings",
-        ),
-        (
-            r#"{"inputs":"a","parameters":[]}"#,
-            "parameters must be an object",
-        ),
+        ("nonsense", "the body is not valid JSON: expected ident at line 1 column 2"),
+        ("{}", "the body must have one of inputs, messages, prompt or input"),
+        (r#"{"inputs":7}"#, "inputs must be a string or a list of 1 to 2048 strings"),
+        (r#"{"inputs":[]}"#, "inputs must be a string or a list of 1 to 2048 strings"),
+        (r#"{"inputs":"a","parameters":[]}"#, "parameters must be an object"),
         (
             r#"{"inputs":"a","parameters":{"num_beams":4}}"#,
             "parameters.num_beams is not supported with this value",
@@ -306,10 +207,7 @@ async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
             r#"{"inputs":"a","parameters":{"max_new_tokens":0}}"#,
             "parameters.max_new_tokens must be a whole number of at least 1",
         ),
-        (
-            r#"{"inputs":["a","b"],"stream":true}"#,
-            "stream takes one input, not a list of several",
-        ),
+        (r#"{"inputs":["a","b"],"stream":true}"#, "stream takes one input, not a list of several"),
         (
             r#"{"requestType":"NEW_SESSION"}"#,
             "requestType is not supported: there are no stateful sessions",
@@ -317,18 +215,12 @@ async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
     ];
     for (body, message) in cases {
         let got = harness.post(INVOKE, "a", body).await;
-        assert_eq!(
-            (got.status.as_u16(), got.header("x-amzn-errortype")),
-            (424, "ModelError")
-        );
+        assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (424, "ModelError"));
         assert_eq!(got.json()["OriginalStatusCode"], 400);
         assert_eq!(got.json()["OriginalMessage"], message);
         assert_eq!(got.json()["LogStreamArn"], "");
         let got = harness.post(PLAIN, "a", body).await;
-        assert_eq!(
-            (got.status.as_u16(), got.header("x-amzn-errortype")),
-            (400, "ValidationError")
-        );
+        assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
         assert_eq!(got.json(), json!({"Message": message}));
     }
     assert!(harness.asked.lock().unwrap().is_empty());
@@ -339,9 +231,7 @@ async fn media_types_that_nobody_reads_are_refused() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     for (path, status, original) in [(INVOKE, 424, json!(415)), (PLAIN, 415, json!(null))] {
         let mut request = post(path, "a", "inputs\nhi");
-        request
-            .headers_mut()
-            .insert("content-type", "text/csv".parse().unwrap());
+        request.headers_mut().insert("content-type", "text/csv".parse().unwrap());
         let got = harness.send(request).await;
         assert_eq!(got.status, status);
         assert_eq!(got.json()["OriginalStatusCode"], original);
@@ -358,11 +248,7 @@ async fn failures_keep_their_meaning() {
         (ErrorKind::Throttled, 429, "ThrottlingException"),
         (ErrorKind::Internal, 500, "InternalFailure"),
         (ErrorKind::Overloaded, 503, "ServiceUnavailable"),
-        (
-            ErrorKind::StoreUnavailable,
-            530,
-            "InternalDependencyException",
-        ),
+        (ErrorKind::StoreUnavailable, 530, "InternalDependencyException"),
     ];
     for (kind, status, name) in cases {
         let harness = Setup::default().with(move |_| {
@@ -371,10 +257,7 @@ async fn failures_keep_their_meaning() {
         });
         for path in [INVOKE, PLAIN, "/endpoints/ep/invocations-response-stream"] {
             let got = harness.post(path, "a", r#"{"inputs":"hi"}"#).await;
-            assert_eq!(
-                (got.status.as_u16(), got.header("x-amzn-errortype")),
-                (status, name)
-            );
+            assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (status, name));
             assert_eq!(got.header("retry-after"), "3");
             assert_eq!(got.header("x-amz-retry-after"), "2500");
             assert!(!got.header("x-amzn-requestid").is_empty());
@@ -390,10 +273,7 @@ async fn a_model_that_is_too_slow_times_out_before_the_client_does() {
     let start = tokio::time::Instant::now();
     let got = harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await;
     assert_eq!(start.elapsed().as_secs(), 60);
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (424, "ModelError")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (424, "ModelError"));
     assert_eq!(got.json()["OriginalStatusCode"], 0);
 }
 
@@ -401,10 +281,7 @@ async fn a_model_that_is_too_slow_times_out_before_the_client_does() {
 async fn a_stream_that_ends_without_a_reason_is_a_fault_of_ours() {
     let harness = Setup::default().with(|_| says(vec![piece(0, "Hello", Vec::new())], 1));
     let got = harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (500, "InternalFailure")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (500, "InternalFailure"));
 }
 
 #[tokio::test]
@@ -413,14 +290,8 @@ async fn seven_megabytes_are_too_many() {
     let big = format!("{{\"inputs\":\"{}\"}}", "a".repeat(7 << 20));
     for path in [INVOKE, PLAIN] {
         let got = harness.post(path, "a", big.clone()).await;
-        assert_eq!(
-            (got.status.as_u16(), got.header("x-amzn-errortype")),
-            (413, "ValidationError")
-        );
-        assert_eq!(
-            got.json(),
-            json!({"Message": "the request body is larger than 6291456 bytes"})
-        );
+        assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (413, "ValidationError"));
+        assert_eq!(got.json(), json!({"Message": "the request body is larger than 6291456 bytes"}));
     }
     let declared = Request::post("/v1/completions")
         .header("content-length", (7 << 20).to_string())

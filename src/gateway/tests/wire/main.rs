@@ -1,9 +1,6 @@
 //! The data port's wire formats, driven through the router with scripted models.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper's failure is its test's failure"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper's failure is its test's failure")]
 
 mod container;
 mod edges;

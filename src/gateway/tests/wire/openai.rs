@@ -41,9 +41,7 @@ async fn every_field_of_a_chat_reaches_the_model() {
     }));
     assert_eq!(harness.post(CHAT, "", body).await.status, 200);
     let asked = harness.asked.lock().unwrap();
-    let Asked::Chat(chat) = &asked[0].request else {
-        panic!("not a chat")
-    };
+    let Asked::Chat(chat) = &asked[0].request else { panic!("not a chat") };
     insta::assert_debug_snapshot!(chat);
 }
 
@@ -51,18 +49,12 @@ async fn every_field_of_a_chat_reaches_the_model() {
 async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let cases = [
-        (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format",
-        ),
+        (json!({"response_format": {"type": "json_object"}}), "response_format"),
         (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"logit_bias": {"5": 1}}), "logit_bias"),
         (json!({"best_of": 2}), "best_of"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
-        (
-            json!({"stream_options": {"include_usage": true}}),
-            "stream_options",
-        ),
+        (json!({"stream_options": {"include_usage": true}}), "stream_options"),
         (json!({"guided_json": {}}), "guided_json"),
         (json!({"temperature": "hot"}), "temperature"),
         (json!({"n": 0}), "n"),
@@ -73,26 +65,16 @@ async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
     for (extra, param) in cases {
         let got = harness.post(CHAT, "", chat(extra)).await;
         let error = &got.json()["error"];
-        assert_eq!(
-            (got.status.as_u16(), &error["param"]),
-            (400, &json!(param)),
-            "{error}"
-        );
+        assert_eq!((got.status.as_u16(), &error["param"]), (400, &json!(param)), "{error}");
         assert_eq!(error["type"], "invalid_request_error");
-        assert!(
-            error["message"].as_str().unwrap().starts_with(param),
-            "{error}"
-        );
+        assert!(error["message"].as_str().unwrap().starts_with(param), "{error}");
     }
     assert!(harness.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn the_model_is_a_target_or_an_endpoint_and_a_target() {
-    let setup = || Setup {
-        endpoints: vec!["default", "other"],
-        ..Setup::default()
-    };
+    let setup = || Setup { endpoints: vec!["default", "other"], ..Setup::default() };
     let harness = setup().with(|_| says(hello(1), 1));
     let cases = [
         ("a", "", "default:a"),
@@ -103,39 +85,18 @@ async fn the_model_is_a_target_or_an_endpoint_and_a_target() {
         ("", "h/1", "default:h/1"),
     ];
     for (name, header, want) in cases {
-        let got = harness
-            .post(CHAT, header, chat(json!({"model": name})))
-            .await;
+        let got = harness.post(CHAT, header, chat(json!({"model": name}))).await;
         assert_eq!(got.status, 200, "{name}: {}", got.text());
-        assert_eq!(
-            harness
-                .asked
-                .lock()
-                .unwrap()
-                .last()
-                .unwrap()
-                .model
-                .to_string(),
-            want
-        );
+        assert_eq!(harness.asked.lock().unwrap().last().unwrap().model.to_string(), want);
         let echoed = if name.is_empty() { header } else { name };
         assert_eq!(got.json()["model"], echoed);
     }
     for name in ["", "../a"] {
         let got = harness.post(CHAT, "", chat(json!({"model": name}))).await;
-        assert_eq!(
-            (got.status.as_u16(), &got.json()["error"]["param"]),
-            (400, &json!("model"))
-        );
+        assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!("model")));
     }
-    let none = Setup {
-        endpoints: vec!["x", "y"],
-        ..Setup::default()
-    };
-    let got = none
-        .with(|_| says(hello(1), 1))
-        .post(CHAT, "", chat(json!({})))
-        .await;
+    let none = Setup { endpoints: vec!["x", "y"], ..Setup::default() };
+    let got = none.with(|_| says(hello(1), 1)).post(CHAT, "", chat(json!({}))).await;
     assert_eq!(
         (got.status.as_u16(), &got.json()["error"]["code"]),
         (404, &json!("model_not_found"))
@@ -144,10 +105,7 @@ async fn the_model_is_a_target_or_an_endpoint_and_a_target() {
 
 #[tokio::test]
 async fn sagemakers_openai_path_takes_an_empty_model() {
-    let setup = Setup {
-        endpoints: vec!["x", "y"],
-        ..Setup::default()
-    };
+    let setup = Setup { endpoints: vec!["x", "y"], ..Setup::default() };
     let harness = setup.with(|_| says(hello(1), 1));
     let path = "/endpoints/y/openai/v1/chat/completions";
     let got = harness.post(path, "a", chat(json!({"model": ""}))).await;
@@ -162,58 +120,32 @@ async fn sagemakers_openai_path_takes_an_empty_model() {
 #[tokio::test]
 async fn completions_take_texts_and_tokens() {
     let harness = Setup::default().with(|invocation| {
-        let Asked::Completion(completion) = invocation.request else {
-            panic!("not a completion")
-        };
+        let Asked::Completion(completion) = invocation.request else { panic!("not a completion") };
         let choices = completion.prompts.len() * completion.n;
         says(hello(choices), choices)
     });
     let cases = [
         (json!("x"), vec![Prompt::Text("x".into())]),
-        (
-            json!(["x", "y"]),
-            vec![Prompt::Text("x".into()), Prompt::Text("y".into())],
-        ),
+        (json!(["x", "y"]), vec![Prompt::Text("x".into()), Prompt::Text("y".into())]),
         (json!([1, 2]), vec![Prompt::Tokens(vec![1, 2])]),
-        (
-            json!([[1], [2]]),
-            vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2])],
-        ),
+        (json!([[1], [2]]), vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2])]),
     ];
     for (prompt, want) in cases {
         let body = json!({"model": "a", "prompt": prompt, "n": 2});
         let got = harness.post("/v1/completions", "", body.to_string()).await;
-        assert_eq!(
-            got.json()["choices"].as_array().unwrap().len(),
-            want.len() * 2
-        );
+        assert_eq!(got.json()["choices"].as_array().unwrap().len(), want.len() * 2);
         // Three tokens per prompt, four per completion, each prompt counted once.
         let usage = &got.json()["usage"];
         assert_eq!(usage["prompt_tokens"], want.len() * 3);
         assert_eq!(usage["completion_tokens"], want.len() * 8);
         let asked = harness.asked.lock().unwrap();
-        let Asked::Completion(asked) = &asked.last().unwrap().request else {
-            panic!()
-        };
-        assert_eq!(
-            (&asked.prompts, asked.generation.max_tokens),
-            (&want, Some(16))
-        );
+        let Asked::Completion(asked) = &asked.last().unwrap().request else { panic!() };
+        assert_eq!((&asked.prompts, asked.generation.max_tokens), (&want, Some(16)));
     }
-    for prompt in [
-        json!(null),
-        json!([]),
-        json!([[]]),
-        json!(["x", 1]),
-        json!([-1]),
-        json!({}),
-    ] {
+    for prompt in [json!(null), json!([]), json!([[]]), json!(["x", 1]), json!([-1]), json!({})] {
         let body = json!({"model": "a", "prompt": prompt});
         let got = harness.post("/v1/completions", "", body.to_string()).await;
-        assert_eq!(
-            (got.status.as_u16(), &got.json()["error"]["param"]),
-            (400, &json!("prompt"))
-        );
+        assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!("prompt")));
     }
 }
 
@@ -232,52 +164,25 @@ async fn embeddings_come_as_numbers_or_as_bytes() {
     let harness = Setup::default().with(|_| embeds(vec![vec![0.1, -2.0]]));
     let ask = |extra: Value| {
         let mut body = json!({"model": "a", "input": "hi"});
-        body.as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         body.to_string()
     };
     let got = harness.post("/v1/embeddings", "", ask(json!({}))).await;
     let want = r#"{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1,-2.0]}],"model":"a","usage":{"prompt_tokens":5,"total_tokens":5}}"#;
     assert_eq!(got.text(), want);
-    let got = harness
-        .post(
-            "/v1/embeddings",
-            "",
-            ask(json!({"encoding_format": "base64"})),
-        )
-        .await;
+    let got = harness.post("/v1/embeddings", "", ask(json!({"encoding_format": "base64"}))).await;
     // 0.1 and -2.0 as little-endian singles.
     assert_eq!(got.json()["data"][0]["embedding"], "zczMPQAAAMA=");
-    assert_eq!(
-        harness
-            .post("/v1/embeddings", "", ask(json!({"dimensions": 2})))
-            .await
-            .status,
-        200
-    );
-    let got = harness
-        .post("/v1/embeddings", "", ask(json!({"dimensions": 1})))
-        .await;
-    assert_eq!(
-        (got.status.as_u16(), &got.json()["error"]["param"]),
-        (400, &json!("dimensions"))
-    );
+    assert_eq!(harness.post("/v1/embeddings", "", ask(json!({"dimensions": 2}))).await.status, 200);
+    let got = harness.post("/v1/embeddings", "", ask(json!({"dimensions": 1}))).await;
+    assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!("dimensions")));
 }
 
 #[tokio::test]
 async fn large_vectors_are_written_too() {
     let harness = Setup::default().with(|_| embeds(vec![vec![1.0; 1024]; 32]));
-    let got = harness
-        .post("/v1/embeddings", "", r#"{"model":"a","input":"hi"}"#)
-        .await;
-    assert_eq!(
-        got.json()["data"][31]["embedding"]
-            .as_array()
-            .unwrap()
-            .len(),
-        1024
-    );
+    let got = harness.post("/v1/embeddings", "", r#"{"model":"a","input":"hi"}"#).await;
+    assert_eq!(got.json()["data"][31]["embedding"].as_array().unwrap().len(), 1024);
 }
 
 #[tokio::test]
@@ -285,9 +190,7 @@ async fn models_are_listed_in_pages() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let ids = |page: &Value| -> Vec<String> {
         let data = page["data"].as_array().unwrap();
-        data.iter()
-            .map(|model| model["id"].as_str().unwrap().to_owned())
-            .collect()
+        data.iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
     };
     let all = harness.get("/v1/models").await.json();
     assert_eq!(ids(&all), ["a", "b/c.tar.gz", "d"]);
@@ -297,42 +200,24 @@ async fn models_are_listed_in_pages() {
     let first = harness.get("/v1/models?limit=2").await.json();
     assert_eq!((ids(&first).len(), &first["has_more"]), (2, &json!(true)));
     assert_eq!(first["last_id"], "b/c.tar.gz");
-    let second = harness
-        .get("/v1/models?limit=2&after=b/c.tar.gz")
-        .await
-        .json();
-    assert_eq!(
-        (ids(&second), &second["has_more"]),
-        (vec!["d".to_owned()], &json!(false))
-    );
-    assert_eq!(
-        harness.get("/v1/models?after=z").await.json()["data"],
-        json!([])
-    );
+    let second = harness.get("/v1/models?limit=2&after=b/c.tar.gz").await.json();
+    assert_eq!((ids(&second), &second["has_more"]), (vec!["d".to_owned()], &json!(false)));
+    assert_eq!(harness.get("/v1/models?after=z").await.json()["data"], json!([]));
     assert_eq!(harness.get("/v1/models?limit=x").await.status, 400);
 
-    let several = Setup {
-        endpoints: vec!["x", "y"],
-        ..Setup::default()
-    };
+    let several = Setup { endpoints: vec!["x", "y"], ..Setup::default() };
     let harness = several.with(|_| says(hello(1), 1));
     let mut after = String::new();
     let mut seen = Vec::new();
     loop {
-        let page = harness
-            .get(&format!("/v1/models?limit=2{after}"))
-            .await
-            .json();
+        let page = harness.get(&format!("/v1/models?limit=2{after}")).await.json();
         seen.extend(ids(&page));
         if page["has_more"] == false {
             break;
         }
         after = format!("&after={}", page["last_id"].as_str().unwrap());
     }
-    assert_eq!(
-        seen,
-        ["x:a", "x:b/c.tar.gz", "x:d", "y:a", "y:b/c.tar.gz", "y:d"]
-    );
+    assert_eq!(seen, ["x:a", "x:b/c.tar.gz", "x:d", "y:a", "y:b/c.tar.gz", "y:d"]);
 }
 
 #[tokio::test]
@@ -366,17 +251,12 @@ async fn failures_take_openais_shape() {
             Err(Failure::new(kind, "why").with_retry(retry))
         });
         let got = harness.post(CHAT, "", chat(json!({}))).await;
-        assert_eq!(
-            (got.status.as_u16(), &got.json()["error"]["code"]),
-            (status, &json!(code))
-        );
+        assert_eq!((got.status.as_u16(), &got.json()["error"]["code"]), (status, &json!(code)));
         assert_eq!(got.json()["error"]["message"], "why");
         assert_eq!(got.header("retry-after"), "4");
     }
     let harness = Setup::default().with(|_| says(hello(1), 1));
-    let request = Request::post(CHAT)
-        .header("content-type", "text/plain")
-        .body("x".into());
+    let request = Request::post(CHAT).header("content-type", "text/plain").body("x".into());
     assert_eq!(harness.send(request.unwrap()).await.status, 415);
     assert_eq!(harness.post(CHAT, "", "{").await.status, 400);
 }

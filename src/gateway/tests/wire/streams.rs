@@ -19,16 +19,12 @@ const FRAMED: &str = "/endpoints/ep/invocations-response-stream";
 const STREAM: &str = r#"{"inputs":"hi","stream":true,"parameters":{"details":true}}"#;
 
 fn accepting(mut request: Request<Body>, name: &'static str) -> Request<Body> {
-    request
-        .headers_mut()
-        .insert(name, "text/event-stream".parse().unwrap());
+    request.headers_mut().insert(name, "text/event-stream".parse().unwrap());
     request
 }
 
 fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[tokio::test]
@@ -54,10 +50,7 @@ async fn text_that_is_released_at_the_end_is_not_lost() {
     let pieces = || {
         vec![
             piece(0, "", vec![token(10, "He", -0.5)]),
-            Piece {
-                text: "He".into(),
-                ..last(0, Finish::EndOfSequence, 2)
-            },
+            Piece { text: "He".into(), ..last(0, Finish::EndOfSequence, 2) },
         ]
     };
     let harness = Setup::default().with(move |_| says(pieces(), 1));
@@ -75,19 +68,11 @@ async fn text_that_is_released_at_the_end_is_not_lost() {
 #[tokio::test]
 async fn inputs_stream_as_events_where_the_client_accepts_them() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
-    let got = harness
-        .send(accepting(post(INVOKE, "a", STREAM), "accept"))
-        .await;
-    assert_eq!(
-        got.header("content-type"),
-        "text/event-stream; charset=utf-8"
-    );
+    let got = harness.send(accepting(post(INVOKE, "a", STREAM), "accept")).await;
+    assert_eq!(got.header("content-type"), "text/event-stream; charset=utf-8");
     let text = got.text();
     assert!(text.starts_with("data: {\"index\":0,"), "{text}");
-    assert!(
-        text.ends_with("}\n\n") && !text.contains("[DONE]"),
-        "{text}"
-    );
+    assert!(text.ends_with("}\n\n") && !text.contains("[DONE]"), "{text}");
 }
 
 #[tokio::test]
@@ -97,19 +82,10 @@ async fn a_chat_streams_as_openai_does() {
         "model": "a", "messages": [{"role": "user", "content": "hi"}], "n": 2,
         "stream": true, "stream_options": {"include_usage": true},
     });
-    let (got, chunks) = harness
-        .chunks(post("/v1/chat/completions", "", body.to_string()))
-        .await;
-    assert_eq!(
-        got.header("content-type"),
-        "text/event-stream; charset=utf-8"
-    );
+    let (got, chunks) = harness.chunks(post("/v1/chat/completions", "", body.to_string())).await;
+    assert_eq!(got.header("content-type"), "text/event-stream; charset=utf-8");
     assert_eq!(got.header("x-accel-buffering"), "no");
-    assert!(
-        chunks
-            .iter()
-            .all(|chunk| chunk.starts_with(b"data: ") && chunk.ends_with(b"\n\n"))
-    );
+    assert!(chunks.iter().all(|chunk| chunk.starts_with(b"data: ") && chunk.ends_with(b"\n\n")));
     insta::assert_snapshot!(steady(&got.text()));
 }
 
@@ -128,9 +104,7 @@ async fn a_chat_on_invocations_streams_as_lines_like_lmi() {
     let got = harness.post(INVOKE, "a", body).await;
     assert_eq!(got.header("content-type"), "application/jsonlines");
     assert_eq!(lines(&got.text()).len(), 4);
-    let got = harness
-        .send(accepting(post(INVOKE, "a", body), "accept"))
-        .await;
+    let got = harness.send(accepting(post(INVOKE, "a", body), "accept")).await;
     assert!(got.text().ends_with("data: [DONE]\n\n"));
 }
 
@@ -172,14 +146,8 @@ fn messages(bytes: &Bytes) -> Vec<(Vec<String>, Bytes)> {
     while !rest.is_empty() {
         let message = rest.split_to(number(&rest));
         let end = message.len() - 4;
-        assert_eq!(
-            crc32fast::hash(&message[..8]) as usize,
-            number(&message[8..])
-        );
-        assert_eq!(
-            crc32fast::hash(&message[..end]) as usize,
-            number(&message[end..])
-        );
+        assert_eq!(crc32fast::hash(&message[..8]) as usize, number(&message[8..]));
+        assert_eq!(crc32fast::hash(&message[..end]) as usize, number(&message[end..]));
         let mut headers = message.slice(12..12 + number(&message[4..]));
         let payload = message.slice(12 + headers.len()..end);
         let mut values = Vec::new();
@@ -199,35 +167,20 @@ fn messages(bytes: &Bytes) -> Vec<(Vec<String>, Bytes)> {
 async fn the_framed_stream_has_one_event_per_part() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let (got, chunks) = harness.chunks(post(FRAMED, "a", STREAM)).await;
-    assert_eq!(
-        got.header("content-type"),
-        "application/vnd.amazon.eventstream"
-    );
-    assert_eq!(
-        got.header("x-amzn-sagemaker-content-type"),
-        "application/jsonlines"
-    );
-    assert_eq!(
-        got.header("x-amzn-invoked-production-variant"),
-        "AllTraffic"
-    );
+    assert_eq!(got.header("content-type"), "application/vnd.amazon.eventstream");
+    assert_eq!(got.header("x-amzn-sagemaker-content-type"), "application/jsonlines");
+    assert_eq!(got.header("x-amzn-invoked-production-variant"), "AllTraffic");
     let parts = messages(&got.body);
     assert_eq!((parts.len(), chunks.len()), (4, 4));
     for (headers, payload) in &parts {
-        assert_eq!(
-            headers,
-            &["event", "PayloadPart", "application/octet-stream"]
-        );
+        assert_eq!(headers, &["event", "PayloadPart", "application/octet-stream"]);
         assert_eq!(lines(std::str::from_utf8(payload).unwrap()).len(), 1);
         assert!(payload.ends_with(b"\n"));
     }
     let chat = r#"{"messages":[{"role":"user","content":"hi"}],"stream":true}"#;
     let request = accepting(post(FRAMED, "a", chat), "x-amzn-sagemaker-accept");
     let (got, _) = harness.chunks(request).await;
-    assert_eq!(
-        got.header("x-amzn-sagemaker-content-type"),
-        "text/event-stream; charset=utf-8"
-    );
+    assert_eq!(got.header("x-amzn-sagemaker-content-type"), "text/event-stream; charset=utf-8");
     assert_eq!(messages(&got.body).last().unwrap().1, "data: [DONE]\n\n");
 }
 
@@ -235,10 +188,7 @@ async fn the_framed_stream_has_one_event_per_part() {
 async fn the_framed_stream_carries_a_whole_answer_too() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let got = harness.post(FRAMED, "a", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        got.header("x-amzn-sagemaker-content-type"),
-        "application/json"
-    );
+    assert_eq!(got.header("x-amzn-sagemaker-content-type"), "application/json");
     let parts = messages(&got.body);
     assert_eq!(parts.len(), 1);
     assert_eq!(parts[0].1, "{\"generated_text\":\"Hello é\"}\n");
@@ -247,16 +197,8 @@ async fn the_framed_stream_carries_a_whole_answer_too() {
 #[tokio::test]
 async fn the_framed_stream_fails_with_names_that_boto3_knows() {
     let cases = [
-        (
-            ErrorKind::ModelFailed,
-            "ModelStreamError",
-            json!("StreamBroken"),
-        ),
-        (
-            ErrorKind::TimedOut,
-            "ModelStreamError",
-            json!("ModelInvocationTimeExceeded"),
-        ),
+        (ErrorKind::ModelFailed, "ModelStreamError", json!("StreamBroken")),
+        (ErrorKind::TimedOut, "ModelStreamError", json!("ModelInvocationTimeExceeded")),
         (ErrorKind::Internal, "InternalStreamFailure", json!(null)),
     ];
     for (kind, name, code) in cases {
@@ -276,9 +218,7 @@ async fn the_framed_stream_finds_its_target_in_three_places() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let attributes = |mut request: Request<Body>| {
         let value = "a=b,target-model=t3".parse().unwrap();
-        request
-            .headers_mut()
-            .insert("x-amzn-sagemaker-custom-attributes", value);
+        request.headers_mut().insert("x-amzn-sagemaker-custom-attributes", value);
         request
     };
     let with_model = r#"{"inputs":"hi","model":"t2"}"#;
@@ -289,24 +229,10 @@ async fn the_framed_stream_finds_its_target_in_three_places() {
     ];
     for (request, want) in cases {
         assert_eq!(harness.send(request).await.status, 200);
-        assert_eq!(
-            harness
-                .asked
-                .lock()
-                .unwrap()
-                .last()
-                .unwrap()
-                .model
-                .target
-                .as_str(),
-            want
-        );
+        assert_eq!(harness.asked.lock().unwrap().last().unwrap().model.target.as_str(), want);
     }
     let got = harness.post(FRAMED, "", r#"{"inputs":"hi"}"#).await;
-    assert_eq!(
-        (got.status.as_u16(), got.header("x-amzn-errortype")),
-        (400, "ValidationError")
-    );
+    assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,11 +260,7 @@ async fn a_stream_that_stalls_ends_at_its_deadline_with_an_error() {
     let body = r#"{"model":"a","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
     let got = harness.post("/v1/chat/completions", "", body).await;
     assert_eq!(start.elapsed().as_secs(), 600);
-    assert!(
-        got.text().contains("\"code\":\"timeout\""),
-        "{}",
-        got.text()
-    );
+    assert!(got.text().contains("\"code\":\"timeout\""), "{}", got.text());
     assert!(!got.text().contains("[DONE]"));
 }
 
@@ -363,10 +285,7 @@ async fn a_client_that_stops_reading_holds_no_model_past_the_deadline() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(watched.upgrade().is_none());
     let rest = body.next().await.unwrap().unwrap();
-    assert!(
-        String::from_utf8_lossy(&rest).contains("timed out"),
-        "{rest:?}"
-    );
+    assert!(String::from_utf8_lossy(&rest).contains("timed out"), "{rest:?}");
     assert!(body.next().await.is_none());
 }
 

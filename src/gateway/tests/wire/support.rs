@@ -70,11 +70,8 @@ impl Setup {
         let logged = Arc::new(Mutex::new(Vec::new()));
         let (asking, logging) = (asked.clone(), logged.clone());
         let health = self.health;
-        let endpoints = self
-            .endpoints
-            .iter()
-            .map(|name| endpoint(name, self.targets.clone()))
-            .collect();
+        let endpoints =
+            self.endpoints.iter().map(|name| endpoint(name, self.targets.clone())).collect();
         let state = GatewayState {
             config: self.config,
             endpoints,
@@ -86,11 +83,7 @@ impl Setup {
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
             container: self.container,
         };
-        Harness {
-            router: router(state),
-            asked,
-            logged,
-        }
+        Harness { router: router(state), asked, logged }
     }
 }
 
@@ -103,19 +96,11 @@ fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     EndpointFace {
         name: name.parse().unwrap(),
         list: Arc::new(move |after, limit| {
-            let all = targets
-                .iter()
-                .filter(|name| after.as_deref().is_none_or(|a| **name > a));
+            let all = targets.iter().filter(|name| after.as_deref().is_none_or(|a| **name > a));
             let mut page: Vec<Target> = all.map(|name| target(name)).collect();
             let more = page.len() > limit;
             page.truncate(limit);
-            async move {
-                Ok(TargetPage {
-                    targets: page,
-                    more,
-                })
-            }
-            .boxed()
+            async move { Ok(TargetPage { targets: page, more }) }.boxed()
         }),
         find: Arc::new(move |name| {
             let known = found.contains(&name.as_str());
@@ -144,9 +129,7 @@ impl Got {
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -158,11 +141,7 @@ impl Harness {
     pub(crate) async fn send(&self, request: Request<Body>) -> Got {
         let (parts, body) = self.raw(request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Got {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-        }
+        Got { status: parts.status, headers: parts.headers, body }
     }
 
     /// A POST to a path, with a target model where one is given.
@@ -171,8 +150,7 @@ impl Harness {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Got {
-        self.send(Request::get(path).body(Body::empty()).unwrap())
-            .await
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
     /// The chunks of a streamed answer.
@@ -183,11 +161,8 @@ impl Harness {
         while let Some(chunk) = stream.next().await {
             chunks.push(chunk.unwrap());
         }
-        let got = Got {
-            status: parts.status,
-            headers: parts.headers,
-            body: chunks.concat().into(),
-        };
+        let got =
+            Got { status: parts.status, headers: parts.headers, body: chunks.concat().into() };
         (got, chunks)
     }
 }
@@ -212,47 +187,21 @@ pub(crate) fn served(kind: ModelKind) -> Served {
 
 pub(crate) fn token(id: u32, text: &str, logprob: f32) -> TokenInfo {
     let top = vec![(id, text.to_owned(), logprob)];
-    TokenInfo {
-        id,
-        text: text.into(),
-        logprob,
-        special: false,
-        top,
-    }
+    TokenInfo { id, text: text.into(), logprob, special: false, top }
 }
 
 pub(crate) fn end_token() -> TokenInfo {
-    TokenInfo {
-        special: true,
-        ..token(2, "</s>", -0.25)
-    }
+    TokenInfo { special: true, ..token(2, "</s>", -0.25) }
 }
 
 pub(crate) fn piece(choice: usize, text: &str, tokens: Vec<TokenInfo>) -> Piece {
-    Piece {
-        choice,
-        text: text.into(),
-        tokens,
-        finished: None,
-    }
+    Piece { choice, text: text.into(), tokens, finished: None }
 }
 
 pub(crate) fn last(choice: usize, reason: Finish, generated_tokens: usize) -> Piece {
-    let tokens = if reason == Finish::EndOfSequence {
-        vec![end_token()]
-    } else {
-        Vec::new()
-    };
-    let finished = Some(Finished {
-        reason,
-        generated_tokens,
-    });
-    Piece {
-        choice,
-        text: String::new(),
-        tokens,
-        finished,
-    }
+    let tokens = if reason == Finish::EndOfSequence { vec![end_token()] } else { Vec::new() };
+    let finished = Some(Finished { reason, generated_tokens });
+    Piece { choice, text: String::new(), tokens, finished }
 }
 
 /// "Hello é" in two pieces and an end, for each choice.
@@ -261,11 +210,7 @@ pub(crate) fn hello(choices: usize) -> Vec<Piece> {
         [
             piece(choice, "Hello", vec![token(10, "Hello", -0.5)]),
             // A character of two tokens: neither is text by itself.
-            piece(
-                choice,
-                " é",
-                vec![token(11, "\u{fffd}", -1.0), token(12, "\u{fffd}", -0.1)],
-            ),
+            piece(choice, " é", vec![token(11, "\u{fffd}", -1.0), token(12, "\u{fffd}", -0.1)]),
             last(choice, Finish::EndOfSequence, 4),
         ]
     };
@@ -273,15 +218,8 @@ pub(crate) fn hello(choices: usize) -> Vec<Piece> {
 }
 
 pub(crate) fn generation(pieces: PieceStream, choices: usize) -> Answer {
-    let reply = GenerationReply {
-        prompt_tokens: vec![3; choices],
-        pieces,
-        seed: 42,
-    };
-    Answer {
-        reply: Reply::Generation(reply),
-        served: served(ModelKind::Generative),
-    }
+    let reply = GenerationReply { prompt_tokens: vec![3; choices], pieces, seed: 42 };
+    Answer { reply: Reply::Generation(reply), served: served(ModelKind::Generative) }
 }
 
 pub(crate) fn says(pieces: Vec<Piece>, choices: usize) -> Result<Answer, Failure> {
@@ -297,31 +235,19 @@ pub(crate) fn breaks(kind: ErrorKind) -> Result<Answer, Failure> {
 }
 
 pub(crate) fn embeds(vectors: Vec<Vec<f32>>) -> Result<Answer, Failure> {
-    let reply = Reply::Embeddings(EmbeddingsReply {
-        vectors,
-        prompt_tokens: 5,
-    });
-    Ok(Answer {
-        reply,
-        served: served(ModelKind::Embedding),
-    })
+    let reply = Reply::Embeddings(EmbeddingsReply { vectors, prompt_tokens: 5 });
+    Ok(Answer { reply, served: served(ModelKind::Embedding) })
 }
 
 pub(crate) fn classifies(inputs: &[&[(&str, f32)]]) -> Result<Answer, Failure> {
     let scores = |labels: &[(&str, f32)]| {
         labels
             .iter()
-            .map(|(label, score)| LabelScore {
-                label: (*label).into(),
-                score: *score,
-            })
+            .map(|(label, score)| LabelScore { label: (*label).into(), score: *score })
             .collect()
     };
     let reply = Reply::Classification(inputs.iter().map(|labels| scores(labels)).collect());
-    Ok(Answer {
-        reply,
-        served: served(ModelKind::Classification),
-    })
+    Ok(Answer { reply, served: served(ModelKind::Classification) })
 }
 
 /// Ids and times differ from run to run.

@@ -12,9 +12,7 @@ const WORLDS: u32 = 26_000;
 
 /// The first number makes the world; each further one is something that happens in it.
 fn play(devices: usize, numbers: &[u32]) {
-    let (first, rest) = numbers
-        .split_first()
-        .expect("the strategy makes at least one");
+    let (first, rest) = numbers.split_first().expect("the strategy makes at least one");
     let mut world = World::new(devices, &mut Dice(u64::from(*first)));
     for number in rest {
         // Shrinking ends at zeros; they are nothing, so that the shortest list is read easily.
@@ -30,11 +28,7 @@ fn play(devices: usize, numbers: &[u32]) {
 }
 
 fn play_many(devices: usize, steps: std::ops::Range<usize>) {
-    let config = Config {
-        cases: WORLDS,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: WORLDS, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&vec(any::<u32>(), steps), |numbers| {
         play(devices, &numbers);
         Ok(())

@@ -65,10 +65,7 @@ impl World {
         self.come_to_rest();
         for (waiter, target, stored) in asked {
             let version = self.versions[stored].clone();
-            let size = Self::size(&ArtefactId {
-                model: target.clone(),
-                version,
-            });
+            let size = Self::size(&ArtefactId { model: target.clone(), version });
             match self.refused.get(&waiter) {
                 None => assert!(self.granted.contains(&waiter), "{target} was served"),
                 Some(kind) => {
@@ -78,10 +75,7 @@ impl World {
             }
         }
         let waited = self.now - begun;
-        assert!(
-            waited <= Duration::from_secs(30),
-            "they were served after {waited:?}"
-        );
+        assert!(waited <= Duration::from_secs(30), "they were served after {waited:?}");
     }
 
     /// Lets loads that nobody waits for and that have no room reach their limit.
@@ -107,10 +101,7 @@ impl World {
         assert!(self.table.jobs.is_empty(), "no load is left over");
         self.shut_down();
         self.come_to_rest();
-        assert!(
-            self.table.is_empty() && self.loaded.is_empty(),
-            "the devices are empty"
-        );
+        assert!(self.table.is_empty() && self.loaded.is_empty(), "the devices are empty");
     }
 
     pub(super) fn is_stopping(&self) -> bool {

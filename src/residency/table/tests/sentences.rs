@@ -19,37 +19,23 @@ struct Bench {
 fn bench() -> Bench {
     let now = Instant::now();
     let devices = vec![(DeviceId::Cpu, Bytes(100))];
-    Bench {
-        table: Table::new(Config::default(), devices, now),
-        now,
-        waiters: 0,
-    }
+    Bench { table: Table::new(Config::default(), devices, now), now, waiters: 0 }
 }
 
 fn key(name: &str) -> Key {
-    Key {
-        artefact: artefact(name, 1),
-        device: DeviceId::Cpu,
-    }
+    Key { artefact: artefact(name, 1), device: DeviceId::Cpu }
 }
 
 fn footprint(bytes: u64) -> Footprint {
-    Footprint {
-        weights: Bytes(bytes),
-        ..Footprint::default()
-    }
+    Footprint { weights: Bytes(bytes), ..Footprint::default() }
 }
 
 fn loads(effects: &[Effect], key: &Key) -> bool {
-    effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::Load { key: other } if other == key))
+    effects.iter().any(|effect| matches!(effect, Effect::Load { key: other } if other == key))
 }
 
 fn unloads(effects: &[Effect], key: &Key) -> bool {
-    effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::Unload { key: other } if other == key))
+    effects.iter().any(|effect| matches!(effect, Effect::Unload { key: other } if other == key))
 }
 
 fn granted(effects: &[Effect]) -> Vec<u64> {
@@ -70,12 +56,7 @@ impl Bench {
         let waiter = WaiterId(self.waiters);
         let hold_until = self.now + Duration::from_secs(30);
         let model = model(name);
-        self.on(Event::AcquireRequested {
-            waiter,
-            model,
-            hold_until,
-            only_loaded: false,
-        })
+        self.on(Event::AcquireRequested { waiter, model, hold_until, only_loaded: false })
     }
 
     fn resolved(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
@@ -86,28 +67,16 @@ impl Bench {
             kind: None,
             quarantined: false,
         };
-        self.on(Event::Resolved {
-            model: model(name),
-            result: Ok(resolution),
-        })
+        self.on(Event::Resolved { model: model(name), result: Ok(resolution) })
     }
 
     fn fetched(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
-        let fetched = Fetched {
-            footprint: footprint(bytes),
-            kind: ModelKind::Embedding,
-        };
-        self.on(Event::Fetched {
-            artefact: artefact(name, 1),
-            result: Ok(fetched),
-        })
+        let fetched = Fetched { footprint: footprint(bytes), kind: ModelKind::Embedding };
+        self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 
     fn loaded(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
-        self.on(Event::Loaded {
-            key: key(name),
-            result: Ok(footprint(bytes)),
-        })
+        self.on(Event::Loaded { key: key(name), result: Ok(footprint(bytes)) })
     }
 
     fn released(&mut self, name: &str) -> Vec<Effect> {
@@ -140,10 +109,7 @@ fn a_victim_serves_until_the_files_that_need_its_room_are_on_disk() {
     let effects = bench.fetched("new", 60);
     assert!(unloads(&effects, &key("old")) && !loads(&effects, &key("new")));
     let effects = bench.unloaded("old");
-    assert!(
-        loads(&effects, &key("new")),
-        "its bytes pass to the claim when they are free"
-    );
+    assert!(loads(&effects, &key("new")), "its bytes pass to the claim when they are free");
 }
 
 #[test]
@@ -184,10 +150,7 @@ fn a_draining_victim_serves_again_when_its_room_is_not_needed() {
     bench.resolved("new", 60);
     bench.fetched("new", 60);
     assert_eq!(granted(&bench.acquire("a")), Vec::<u64>::new(), "it drains");
-    let effects = bench.on(Event::KeepChanged {
-        model: model("a"),
-        kept: true,
-    });
+    let effects = bench.on(Event::KeepChanged { model: model("a"), kept: true });
     assert_eq!(granted(&effects).len(), 1, "a kept one is no victim");
 }
 
@@ -209,18 +172,12 @@ fn a_load_with_waiters_takes_the_promise_of_one_without() {
     let mut bench = bench();
     bench.acquire("unwanted");
     bench.resolved("unwanted", 90);
-    bench.on(Event::Cancelled {
-        waiter: WaiterId(1),
-    });
+    bench.on(Event::Cancelled { waiter: WaiterId(1) });
     bench.acquire("wanted");
     bench.resolved("wanted", 90);
     let effects = bench.fetched("wanted", 90);
     assert!(loads(&effects, &key("wanted")));
-    assert!(
-        !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::AbandonFetch { .. }))
-    );
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::AbandonFetch { .. })));
 }
 
 #[test]
@@ -229,10 +186,7 @@ fn a_shrunken_budget_grants_nothing_until_idle_residents_have_left() {
     bench.resident("a", 40);
     bench.resident("b", 40);
     let budget = Bytes(50);
-    let effects = bench.on(Event::BudgetChanged {
-        device: DeviceId::Cpu,
-        budget,
-    });
+    let effects = bench.on(Event::BudgetChanged { device: DeviceId::Cpu, budget });
     assert!(unloads(&effects, &key("a")) && !unloads(&effects, &key("b")));
     bench.acquire("c");
     bench.resolved("c", 10);
@@ -246,14 +200,8 @@ fn an_idle_resident_leaves_after_its_time_unless_it_is_kept() {
     bench.table.config.idle_ttl = Some(Duration::from_secs(60));
     bench.resident("a", 40);
     bench.resident("kept", 40);
-    bench.on(Event::KeepChanged {
-        model: model("kept"),
-        kept: true,
-    });
-    let wake = bench
-        .table
-        .next_wake()
-        .expect("an idle resident has its time");
+    bench.on(Event::KeepChanged { model: model("kept"), kept: true });
+    let wake = bench.table.next_wake().expect("an idle resident has its time");
     assert_eq!(wake, bench.now + Duration::from_secs(60));
     bench.now = wake;
     let effects = bench.on(Event::TimePassed);
@@ -270,15 +218,8 @@ fn a_flood_of_unknown_names_is_forgotten() {
         bench.acquire(&name);
         let failure =
             roundhouse_types::Failure::new(roundhouse_types::ErrorKind::ModelNotFound, "no such");
-        bench.on(Event::Resolved {
-            model: model(&name),
-            result: Err(failure),
-        });
+        bench.on(Event::Resolved { model: model(&name), result: Err(failure) });
     }
     assert!(bench.table.models.len() <= 10);
-    assert_eq!(
-        granted(&bench.acquire("a")).len(),
-        1,
-        "what is loaded is never forgotten"
-    );
+    assert_eq!(granted(&bench.acquire("a")).len(), 1, "what is loaded is never forgotten");
 }

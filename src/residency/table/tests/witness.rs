@@ -35,10 +35,7 @@ impl World {
                 self.resolves.push((model, refresh));
             }
             Effect::Fetch { artefact } => {
-                assert!(
-                    !self.fetches.contains(&artefact),
-                    "invariant 3: {artefact} fetched twice"
-                );
+                assert!(!self.fetches.contains(&artefact), "invariant 3: {artefact} fetched twice");
                 if let Some(footprint) = self.foreseen.get(&artefact) {
                     self.assert_can_fit(&artefact, footprint.total().0);
                 }
@@ -46,38 +43,20 @@ impl World {
             }
             Effect::AbandonFetch { artefact } => {
                 let index = self.fetches.iter().position(|other| *other == artefact);
-                self.fetches
-                    .remove(index.expect("only a fetch under way is abandoned"));
+                self.fetches.remove(index.expect("only a fetch under way is abandoned"));
             }
             Effect::Load { key } => self.begin_load(key),
             Effect::Unload { key } => {
-                assert!(
-                    !self.leases.contains(&key),
-                    "invariant 2: {} is leased",
-                    key.artefact
-                );
-                assert!(
-                    !self.unloads.contains(&key),
-                    "{} is unloaded once",
-                    key.artefact
-                );
-                assert!(
-                    self.loaded.contains_key(&key),
-                    "only what is loaded is unloaded"
-                );
+                assert!(!self.leases.contains(&key), "invariant 2: {} is leased", key.artefact);
+                assert!(!self.unloads.contains(&key), "{} is unloaded once", key.artefact);
+                assert!(self.loaded.contains_key(&key), "only what is loaded is unloaded");
                 self.unloads.push(key);
             }
             Effect::Grant(grant) => {
                 let (model, wish) = self.answered(grant.waiter);
                 assert_eq!((wish, &model), (Wish::Lease, &grant.key.artefact.model));
-                assert!(
-                    self.loaded.contains_key(&grant.key),
-                    "a lease is on a resident"
-                );
-                assert!(
-                    !self.unloads.contains(&grant.key),
-                    "invariant 2: it is being unloaded"
-                );
+                assert!(self.loaded.contains_key(&grant.key), "a lease is on a resident");
+                assert!(!self.unloads.contains(&grant.key), "invariant 2: it is being unloaded");
                 self.granted.insert(grant.waiter);
                 self.leases.push(grant.key);
             }
@@ -93,9 +72,7 @@ impl World {
     }
 
     fn answered(&mut self, waiter: WaiterId) -> (ModelId, Wish) {
-        self.pending
-            .remove(&waiter)
-            .expect("invariant 4: a waiter is answered exactly once")
+        self.pending.remove(&waiter).expect("invariant 4: a waiter is answered exactly once")
     }
 
     fn begin_load(&mut self, key: Key) {
@@ -105,41 +82,24 @@ impl World {
         let need = self.foreseen[&key.artefact].total().0;
         let used = self.used(key.device) + need;
         let budget = self.budgets[&key.device];
-        assert!(
-            used <= budget,
-            "invariant 1: {used} of {budget} with {}",
-            key.artefact
-        );
+        assert!(used <= budget, "invariant 1: {used} of {budget} with {}", key.artefact);
         self.loads.insert(key, need);
-        assert!(
-            self.loads.len() <= self.config.max_loads,
-            "loads are bounded"
-        );
+        assert!(self.loads.len() <= self.config.max_loads, "loads are bounded");
     }
 
     /// What is on a device or on its way there, by our own count.
     fn used(&self, device: DeviceId) -> u64 {
         let all = self.loaded.iter().chain(&self.loads);
-        all.filter(|(key, _)| key.device == device)
-            .map(|(_, bytes)| bytes)
-            .sum()
+        all.filter(|(key, _)| key.device == device).map(|(_, bytes)| bytes).sum()
     }
 
     fn check_decision(&self, decided: &Decided) {
-        let Action::Draining {
-            why: Departure::Evicted,
-            for_artefact,
-            ..
-        } = &decided.action
-        else {
+        let Action::Draining { why: Departure::Evicted, for_artefact, .. } = &decided.action else {
             return;
         };
         let claim = for_artefact.as_ref().expect("evictions are for somebody");
         let is_kept = self.kept.contains(&decided.model) && self.table.is_kept(&decided.model);
-        assert!(
-            !is_kept || decided.model == claim.model,
-            "a kept model is no victim"
-        );
+        assert!(!is_kept || decided.model == claim.model, "a kept model is no victim");
         let need = self.foreseen[claim].total().0;
         self.assert_can_fit(claim, need);
         let device = decided.device.expect("a resident has a device");
@@ -151,10 +111,7 @@ impl World {
         });
         let kept: u64 = kept.map(|(_, bytes)| bytes).sum();
         let room = self.budgets[&device].saturating_sub(kept);
-        assert!(
-            need <= room,
-            "invariant 7: {need} for {claim} cannot come of {room}"
-        );
+        assert!(need <= room, "invariant 7: {need} for {claim} cannot come of {room}");
     }
 
     fn assert_can_fit(&self, artefact: &ArtefactId, need: u64) {
@@ -167,28 +124,14 @@ impl World {
         for level in self.table.levels().devices {
             let on_device = self.loaded.iter().filter(|(key, _)| key.device == level.id);
             let on_device: u64 = on_device.map(|(_, bytes)| bytes).sum();
-            assert_eq!(
-                level.charged.0, on_device,
-                "invariant 5: what is there is charged"
-            );
-            let on_the_way: u64 = self
-                .loads
-                .iter()
-                .filter(|(key, _)| key.device == level.id)
-                .map(|(_, b)| b)
-                .sum();
-            assert!(
-                level.reserved.0 >= on_the_way,
-                "invariant 1: loads are promised their room"
-            );
+            assert_eq!(level.charged.0, on_device, "invariant 5: what is there is charged");
+            let on_the_way: u64 =
+                self.loads.iter().filter(|(key, _)| key.device == level.id).map(|(_, b)| b).sum();
+            assert!(level.reserved.0 >= on_the_way, "invariant 1: loads are promised their room");
             let sum = level.charged.0 + level.reserved.0;
             let excess = sum.saturating_sub(self.budgets[&level.id]);
             let before = self.excess.insert(level.id, excess).unwrap();
-            assert!(
-                may_exceed || excess <= before,
-                "invariant 1: {sum} on {}",
-                level.id
-            );
+            assert!(may_exceed || excess <= before, "invariant 1: {sum} on {}", level.id);
         }
     }
 }

@@ -73,10 +73,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
         let all = [DeviceId::Cpu, DeviceId::Cuda(0)];
-        let budgets: BTreeMap<DeviceId, u64> = all[..devices]
-            .iter()
-            .map(|id| (*id, 60 + dice.below(80) as u64))
-            .collect();
+        let budgets: BTreeMap<DeviceId, u64> =
+            all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
         let seconds = Duration::from_secs;
         let config = Config {
             max_fetches: 1 + dice.below(3),
@@ -90,15 +88,9 @@ impl World {
             minimum_residence: seconds(if dice.one_in(3) { 2 } else { 0 }),
         };
         let now = Instant::now();
-        let devices = budgets
-            .iter()
-            .map(|(id, budget)| (*id, Bytes(*budget)))
-            .collect();
-        let models: Vec<ModelId> = ["a", "b", "c", "d", "e"]
-            .iter()
-            .take(3 + dice.below(3))
-            .map(|n| model(n))
-            .collect();
+        let devices = budgets.iter().map(|(id, budget)| (*id, Bytes(*budget))).collect();
+        let models: Vec<ModelId> =
+            ["a", "b", "c", "d", "e"].iter().take(3 + dice.below(3)).map(|n| model(n)).collect();
         Self {
             table: Table::new(config.clone(), devices, now),
             now,
@@ -171,12 +163,7 @@ impl World {
         only_loaded: bool,
     ) -> WaiterId {
         let (waiter, hold_until) = (self.waiter(&model, Wish::Lease), self.now + hold);
-        self.tell(Event::AcquireRequested {
-            waiter,
-            model,
-            hold_until,
-            only_loaded,
-        });
+        self.tell(Event::AcquireRequested { waiter, model, hold_until, only_loaded });
         waiter
     }
 
@@ -191,27 +178,11 @@ impl World {
         let model = self.models[dice.below(self.models.len())].clone();
         let waiter = self.waiter(&model, Wish::Other);
         let hold_until = self.now + Duration::from_secs(30);
-        let options = LoadOptions {
-            evict: dice.one_in(2),
-            force: dice.one_in(2),
-        };
+        let options = LoadOptions { evict: dice.one_in(2), force: dice.one_in(2) };
         self.tell(match dice.below(3) {
-            0 => Event::LoadRequested {
-                waiter,
-                model,
-                hold_until,
-                options,
-            },
-            1 => Event::UnloadRequested {
-                waiter,
-                model,
-                hold_until,
-            },
-            _ => Event::RefreshRequested {
-                waiter,
-                model,
-                hold_until,
-            },
+            0 => Event::LoadRequested { waiter, model, hold_until, options },
+            1 => Event::UnloadRequested { waiter, model, hold_until },
+            _ => Event::RefreshRequested { waiter, model, hold_until },
         });
     }
 
@@ -247,20 +218,13 @@ impl World {
     }
 
     fn change_budget(&mut self, dice: &mut Dice) {
-        let device = *self
-            .budgets
-            .keys()
-            .nth(dice.below(self.budgets.len()))
-            .unwrap();
+        let device = *self.budgets.keys().nth(dice.below(self.budgets.len())).unwrap();
         self.set_budget(device, 20 + dice.below(140) as u64);
     }
 
     pub(super) fn set_budget(&mut self, device: DeviceId, budget: u64) {
         self.budgets.insert(device, budget);
-        self.tell(Event::BudgetChanged {
-            device,
-            budget: Bytes(budget),
-        });
+        self.tell(Event::BudgetChanged { device, budget: Bytes(budget) });
     }
 
     pub(super) fn shut_down(&mut self) {
@@ -270,26 +234,14 @@ impl World {
 
     /// What an artefact takes, as its headers say.
     pub(super) fn size(artefact: &ArtefactId) -> u64 {
-        let text = artefact
-            .version
-            .as_str()
-            .bytes()
-            .chain(artefact.model.target.as_str().bytes());
+        let text = artefact.version.as_str().bytes().chain(artefact.model.target.as_str().bytes());
         let mut dice = Dice(text.fold(7, |seed, byte| seed.wrapping_mul(31) + u64::from(byte)));
-        if dice.one_in(12) {
-            170
-        } else {
-            8 + dice.below(60) as u64
-        }
+        if dice.one_in(12) { 170 } else { 8 + dice.below(60) as u64 }
     }
 
     fn footprint(total: u64) -> Footprint {
         let kv = total / 4;
-        Footprint {
-            weights: Bytes(total - kv),
-            kv: Bytes(kv),
-            ..Footprint::default()
-        }
+        Footprint { weights: Bytes(total - kv), kv: Bytes(kv), ..Footprint::default() }
     }
 
     pub(super) fn answer_resolve(&mut self, dice: &mut Dice, may_fail: bool) {
@@ -302,26 +254,15 @@ impl World {
             let result = Err(Failure::new(kind, "the store said no"));
             return self.tell(Event::Resolved { model, result });
         }
-        let index = self
-            .models
-            .iter()
-            .position(|other| *other == model)
-            .unwrap();
+        let index = self.models.iter().position(|other| *other == model).unwrap();
         let version = self.versions[self.stored[index]].clone();
-        let artefact = ArtefactId {
-            model: model.clone(),
-            version: version.clone(),
-        };
+        let artefact = ArtefactId { model: model.clone(), version: version.clone() };
         let size = Self::size(&artefact);
         let footprint = Self::footprint(size);
         let is_known = !size.is_multiple_of(3);
         let resolution = Resolution {
             version,
-            fetch_bytes: Bytes(if self.on_disk.contains(&artefact) {
-                0
-            } else {
-                size
-            }),
+            fetch_bytes: Bytes(if self.on_disk.contains(&artefact) { 0 } else { size }),
             footprint: is_known.then_some((footprint, Grade::Exact)),
             kind: None,
             quarantined: may_fail && dice.one_in(12),
@@ -332,10 +273,7 @@ impl World {
         } else if !is_under_way {
             self.foreseen.remove(&artefact);
         }
-        self.tell(Event::Resolved {
-            model,
-            result: Ok(resolution),
-        });
+        self.tell(Event::Resolved { model, result: Ok(resolution) });
     }
 
     pub(super) fn answer_fetch(&mut self, dice: &mut Dice, may_fail: bool) {
@@ -349,17 +287,10 @@ impl World {
         }
         self.on_disk.insert(artefact.clone());
         // Now and then the files need something else than their headers said.
-        let other = if may_fail && dice.one_in(8) {
-            dice.below(12) as u64
-        } else {
-            0
-        };
+        let other = if may_fail && dice.one_in(8) { dice.below(12) as u64 } else { 0 };
         let footprint = Self::footprint(Self::size(&artefact) + other);
         self.foreseen.insert(artefact.clone(), footprint);
-        let result = Ok(Fetched {
-            footprint,
-            kind: ModelKind::Embedding,
-        });
+        let result = Ok(Fetched { footprint, kind: ModelKind::Embedding });
         self.tell(Event::Fetched { artefact, result });
     }
 
@@ -380,10 +311,7 @@ impl World {
             _ => promised,
         };
         self.loaded.insert(key.clone(), measured);
-        self.tell(Event::Loaded {
-            key,
-            result: Ok(Self::footprint(measured)),
-        });
+        self.tell(Event::Loaded { key, result: Ok(Self::footprint(measured)) });
     }
 
     pub(super) fn answer_unload(&mut self, dice: &mut Dice) {
