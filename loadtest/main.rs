@@ -75,8 +75,8 @@ pub(crate) struct Common {
     /// Seeds arrivals, targets and texts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Requests with the text each answer must contain: a JSON list of `{"target", "body" or
-    /// "messages" or "inputs", "contains": […]}`. Without it a generic text goes to every
+    /// Requests with what each answer must contain: a JSON list of `{"target", "body" or
+    /// "messages" or "prompt" or "inputs", "text" or "label" or "contains": […]}`. Without it a generic text goes to every
     /// target that `/v1/models` lists and that answers a first probe.
     #[arg(long)]
     expect: Option<PathBuf>,

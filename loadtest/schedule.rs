@@ -37,7 +37,7 @@ pub(crate) fn read_cases(text: &str) -> Result<Vec<Target>, String> {
     let mut targets: Vec<Target> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         let case = case_of(entry).ok_or_else(|| {
-            format!("expectations[{index}]: wants target, contains, and one of body, messages, prompt, inputs")
+            format!("expectations[{index}]: wants target and one of body, messages, prompt, inputs")
         })?;
         match targets.iter_mut().find(|t| t.name == case.target) {
             Some(target) => target.cases.push(case),
@@ -49,19 +49,24 @@ pub(crate) fn read_cases(text: &str) -> Result<Vec<Target>, String> {
 
 fn case_of(entry: &Value) -> Option<Case> {
     let target = entry.get("target")?.as_str()?.to_owned();
-    let contains = match entry.get("contains")? {
-        Value::String(text) => vec![text.clone()],
-        Value::Array(texts) => {
-            texts.iter().map(|t| t.as_str().map(str::to_owned)).collect::<Option<_>>()?
+    // A completion's whole text, a label, or any parts; an embedding has none of them.
+    let contains = match (entry.get("text"), entry.get("label"), entry.get("contains")) {
+        (Some(Value::String(whole)), _, _) | (None, Some(Value::String(whole)), _) => {
+            // As it stands in a JSON body.
+            vec![Value::from(whole.as_str()).to_string()]
         }
+        (None, None, Some(Value::Array(parts))) => {
+            parts.iter().map(|part| part.as_str().map(str::to_owned)).collect::<Option<_>>()?
+        }
+        (None, None, None) => Vec::new(),
         _ => return None,
     };
     let body = if let Some(body) = entry.get("body") {
         body.clone()
     } else if let Some(messages) = entry.get("messages") {
-        json!({"messages": messages, "temperature": 0, "max_tokens": 64})
+        json!({"messages": messages, "temperature": 0, "max_tokens": 96})
     } else if let Some(prompt) = entry.get("prompt") {
-        json!({"inputs": prompt, "parameters": {"max_new_tokens": 64}})
+        json!({"inputs": prompt, "parameters": {"max_new_tokens": 96}})
     } else {
         json!({"inputs": entry.get("inputs")?})
     };
@@ -164,12 +169,13 @@ mod tests {
     #[test]
     fn expectations_are_read_in_every_form() {
         let text = r#"[{"target":"a","messages":[{"role":"user","content":"x"}],"contains":["y"]},
-                       {"target":"a","inputs":"x","contains":"z"},
-                       {"target":"b","prompt":"x","contains":[]}]"#;
+                       {"target":"a","inputs":"x","label":"z"},
+                       {"target":"b","prompt":"x","contains":["p"],"text":"say \"p\""}]"#;
         let targets = read_cases(text).unwrap();
         assert_eq!(targets.len(), 2);
         assert_eq!(targets[0].cases.len(), 2);
-        assert_eq!(targets[0].cases[1].contains, ["z"]);
+        assert_eq!(targets[0].cases[1].contains, ["\"z\""]);
+        assert_eq!(targets[1].cases[0].contains, [r#""say \"p\"""#]);
         assert!(read_cases(r#"[{"target":"a"}]"#).unwrap_err().contains("expectations[0]"));
     }
 }

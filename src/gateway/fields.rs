@@ -2,14 +2,10 @@
 
 use std::ops::RangeInclusive;
 
+use roundhouse_serving::STOPS_MAX;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
-
-/// Stop strings of one request at most: each is looked for in every piece of text.
-const STOP_MAX: usize = 64;
-/// Stop tokens of one request at most.
-const STOP_TOKENS_MAX: usize = 1024;
 
 /// A field, and which of its values ask for nothing special.
 pub(crate) type Neutral = (&'static str, fn(&Value) -> bool);
@@ -92,9 +88,14 @@ impl Fields {
         }
     }
 
-    /// A count of at least `least`.
-    pub(crate) fn count(&mut self, name: &str, least: u32) -> Result<Option<usize>, Error> {
-        let number = self.int(name, i64::from(least)..=i64::MAX)?;
+    /// A count in a range.
+    pub(crate) fn count(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, Error> {
+        let edge = |edge: &usize| i64::try_from(*edge).unwrap_or(i64::MAX);
+        let number = self.int(name, edge(range.start())..=edge(range.end()))?;
         Ok(number.map(|number| usize::try_from(number).unwrap_or(usize::MAX)))
     }
 
@@ -139,12 +140,12 @@ impl Fields {
             Some(_) => None,
         };
         match texts {
-            Some(texts) if texts.len() <= STOP_MAX && !texts.iter().any(String::is_empty) => {
+            Some(texts) if texts.len() <= STOPS_MAX && !texts.iter().any(String::is_empty) => {
                 Ok(texts)
             }
             _ => Err(self.wrong(
                 name,
-                &format!("must be a string or a list of at most {STOP_MAX} strings, none empty"),
+                &format!("must be a string or a list of at most {STOPS_MAX} strings, none empty"),
             )),
         }
     }
@@ -153,12 +154,11 @@ impl Fields {
     pub(crate) fn stop_tokens(&mut self, name: &str) -> Result<Vec<u32>, Error> {
         match self.take(name) {
             None => Ok(Vec::new()),
-            Some(Value::Array(items)) if items.len() <= STOP_TOKENS_MAX => {
+            Some(Value::Array(items)) if items.len() <= STOPS_MAX => {
                 tokens(&items).ok_or_else(|| self.wrong(name, "must be a list of token ids"))
             }
             Some(_) => {
-                Err(self
-                    .wrong(name, &format!("must be a list of at most {STOP_TOKENS_MAX} token ids")))
+                Err(self.wrong(name, &format!("must be a list of at most {STOPS_MAX} token ids")))
             }
         }
     }
@@ -275,9 +275,9 @@ mod tests {
     #[test]
     fn whole_numbers_written_as_floats_are_taken() {
         let mut sent = fields(json!({"a": 5.0, "b": 5.5, "c": 1e300, "seed": -1, "big": u64::MAX}));
-        assert_eq!(sent.count("a", 1).unwrap(), Some(5));
-        assert!(sent.count("b", 1).is_err());
-        assert!(sent.count("c", 1).is_err());
+        assert_eq!(sent.count("a", 1..=9).unwrap(), Some(5));
+        assert!(sent.count("b", 1..=9).is_err());
+        assert!(sent.count("c", 1..=usize::MAX).is_err());
         assert_eq!(sent.seed("seed").unwrap(), Some(u64::MAX));
         assert_eq!(sent.seed("big").unwrap(), Some(u64::MAX));
     }

@@ -1,5 +1,6 @@
 //! JSON as we take it from strangers: no duplicate keys, bounded depth, positions in errors.
 
+use std::cell::Cell;
 use std::fmt;
 
 use bytes::Bytes;
@@ -11,12 +12,15 @@ use crate::error::Error;
 /// Bodies above this are parsed on a blocking thread: at some 100 MB/s a larger one would
 /// hold up its neighbours for longer than half a millisecond.
 const INLINE_MAX: usize = 48 * 1024;
+/// Values in one body at most. A parsed value takes some 80 bytes and may be written in two:
+/// a body of six mebibytes could take 300. This many tokens are more than any model's step.
+const VALUES_MAX: usize = 512 * 1024;
 
 /// Parses a body as one JSON object.
 ///
 /// # Errors
 /// `InvalidInput` with line and column: not JSON, a duplicate key, nested deeper than 127,
-/// a number out of range, or not an object.
+/// a number out of range, more than [`VALUES_MAX`] values, or not an object.
 pub(crate) async fn object(body: Bytes) -> Result<Map<String, Value>, Error> {
     let parsed = if body.len() <= INLINE_MAX {
         parse(&body)
@@ -34,23 +38,32 @@ pub(crate) async fn object(body: Bytes) -> Result<Map<String, Value>, Error> {
 
 fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Strict.deserialize(&mut deserializer)?;
+    let value = Strict { left: &Cell::new(VALUES_MAX) }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
 
 /// Builds a value and refuses duplicate keys: two readers of one body must not be able to
 /// see two different models in it.
-struct Strict;
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    /// How many values may still come.
+    left: &'a Cell<usize>,
+}
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let Some(left) = self.left.get().checked_sub(1) else {
+            let message = format!("there are more than {VALUES_MAX} values");
+            return Err(D::Error::custom(message));
+        };
+        self.left.set(left);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +101,7 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = access.next_element_seed(Strict)? {
+        while let Some(item) = access.next_element_seed(self)? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -100,7 +113,7 @@ impl<'de> Visitor<'de> for Strict {
             if map.contains_key(&key) {
                 return Err(A::Error::custom("a key occurs twice in one object"));
             }
-            let value = access.next_value_seed(Strict)?;
+            let value = access.next_value_seed(self)?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -150,6 +163,15 @@ mod tests {
     async fn deep_nesting_is_refused_and_not_followed() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
         assert!(refusal(&deep).await.contains("recursion limit"));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_countless_small_values_is_refused() {
+        let list = |values: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(values - 1));
+        // The object and the list are two of them.
+        assert!(object(Bytes::from(list(VALUES_MAX - 2))).await.is_ok());
+        let said = refusal(&list(VALUES_MAX - 1)).await;
+        assert!(said.contains("more than 524288 values at line 1 column"), "{said}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use roundhouse_serving::{Finish, Generation};
+use roundhouse_serving::{ANSWERS_MAX, Finish, Generation};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -29,11 +29,6 @@ use crate::router::Gateway;
 use crate::sagemaker;
 use crate::sagemaker::inputs::sampling;
 use crate::target;
-
-/// Answers per prompt at most, as at OpenAI.
-const CHOICES_MAX: i64 = 128;
-/// Alternatives per token at most, as at OpenAI.
-const ALTERNATIVES_MAX: i64 = 20;
 
 /// Fields of generations that would change the answer and that nothing here honours, with
 /// the values that would not.
@@ -168,7 +163,7 @@ fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generati
     }
     let mut generation = sampling(fields)?;
     generation.max_tokens = max_tokens;
-    generation.min_tokens = fields.count("min_tokens", 0)?;
+    generation.min_tokens = fields.count("min_tokens", 0..=usize::MAX)?;
     generation.stop = fields.stop("stop")?;
     generation.ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
     Ok(generation)
@@ -176,11 +171,11 @@ fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generati
 
 /// `n`, and `best_of` where it says no more than that.
 fn choices(fields: &mut Fields) -> Result<usize, Error> {
-    let n = fields.int("n", 1..=CHOICES_MAX)?.unwrap_or(1);
-    if fields.int("best_of", 1..=CHOICES_MAX)?.is_some_and(|best_of| best_of != n) {
+    let n = fields.count("n", 1..=ANSWERS_MAX)?.unwrap_or(1);
+    if fields.count("best_of", 1..=ANSWERS_MAX)?.is_some_and(|best_of| best_of != n) {
         return Err(fields.wrong("best_of", "is not supported unless it equals n"));
     }
-    Ok(usize::try_from(n).unwrap_or(1))
+    Ok(n)
 }
 
 /// `stream`, and whether usage is wanted at its end.

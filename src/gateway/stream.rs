@@ -29,6 +29,8 @@ use crate::sagemaker::event_stream;
 const INNER_TYPE: HeaderName = HeaderName::from_static("x-amzn-sagemaker-content-type");
 /// Tells nginx to pass events on as they come.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Payload of one framed message at most; botocore refuses those of 24 MiB.
+const PART_MAX: usize = 1024 * 1024;
 
 /// Puts pieces into a dialect. What it returns are events in order.
 pub(crate) trait Transcript: Send {
@@ -284,13 +286,14 @@ impl Drop for Pieces {
     }
 }
 
-/// A whole answer as the one event of a framed stream.
+/// A whole answer as a framed stream: one message, several where it is long.
 pub(crate) fn framed_whole(body: &[u8]) -> Response {
     // Readers of lines wait for the end of the last one.
     let mut line = body.to_vec();
     line.push(b'\n');
-    let message = event_stream::part(&line);
-    let events = stream::iter([Ok::<_, Failure>(message)]);
+    let parts: Vec<_> =
+        line.chunks(PART_MAX).map(|part| Ok::<_, Failure>(event_stream::part(part))).collect();
+    let events = stream::iter(parts);
     let wire = Wire { format: Format::JsonLines, framed: true };
     let mut response = wire.response(Body::from_stream(events));
     response.headers_mut().insert(INNER_TYPE, HeaderValue::from_static("application/json"));

@@ -7,7 +7,7 @@ use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPl
 use crate::activation::with_floats;
 use crate::attention::{self, Span};
 use crate::config::bert::BertConfig;
-use crate::config::sentence::Sentence;
+use crate::config::sentence::Pooling;
 use crate::linear::Linear;
 use crate::packed::Packed;
 use crate::pooling;
@@ -154,7 +154,8 @@ impl<T> Layer<T> {
 pub(crate) struct Encoder {
     config: BertConfig,
     spec: RunnerSpec,
-    sentence: Sentence,
+    /// How an embedder makes one vector of a sequence; classifiers have their own pooler.
+    pooling: Pooling,
     weights: EncoderWeights<Tensor>,
 }
 
@@ -162,10 +163,10 @@ impl Encoder {
     pub(crate) fn new(
         config: BertConfig,
         weights: EncoderWeights<Tensor>,
-        sentence: Sentence,
+        pooling: Pooling,
         spec: RunnerSpec,
     ) -> Self {
-        Self { config, spec, sentence, weights }
+        Self { config, spec, pooling, weights }
     }
 
     fn compute(&self, packed: &Packed<'_>) -> Result<StepOutput> {
@@ -182,7 +183,7 @@ impl Encoder {
                 let width = self.config.hidden;
                 let pool = |span: &Span<'_>| {
                     let rows = &hidden[span.first * width..(span.first + span.tokens) * width];
-                    pooling::pool(self.sentence, rows, width)
+                    pooling::pool(self.pooling, rows, width)
                 };
                 packed.outputs.iter().map(pool).collect()
             })?,

@@ -5,7 +5,7 @@ use roundhouse_types::{Bytes, Footprint, ModelKind};
 use crate::Error;
 use crate::config::bert::BertConfig;
 use crate::config::llama::LlamaConfig;
-use crate::config::sentence::Sentence;
+use crate::config::sentence::{Pooling, Sentence};
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::DecoderWeights;
 use crate::encoder::{EncoderWeights, Names};
@@ -74,7 +74,8 @@ pub struct ModelPlan {
     pub labels: Option<Labels>,
     /// How its authors would sample.
     pub generation_defaults: GenerationDefaults,
-    /// Whether embeddings come out scaled to length 1.
+    /// Whether the artefact wants its embeddings scaled to length 1. The runner does not do it:
+    /// its vectors are as they were pooled.
     pub normalize: bool,
     /// Numbers per output vector: vocabulary, embedding or labels.
     pub output_width: usize,
@@ -88,7 +89,7 @@ pub struct ModelPlan {
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
     Decoder { config: LlamaConfig, prefix: &'static str, blocks: usize },
-    Encoder { config: BertConfig, names: Names, sentence: Sentence, labels: Option<usize> },
+    Encoder { config: BertConfig, names: Names, pooling: Pooling, labels: Option<usize> },
 }
 
 /// What would have been recognised.
@@ -267,7 +268,7 @@ fn encoder(
         output_width: label_count.unwrap_or(config.hidden),
         step_tokens,
         format,
-        family: Family::Encoder { config, names, sentence, labels: label_count },
+        family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
     })
 }
 

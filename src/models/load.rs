@@ -72,7 +72,7 @@ fn build(
             let kv = Bytes(decoder.kv_bytes());
             Ok((Box::new(decoder), kv))
         }
-        Family::Encoder { config, names, sentence, labels } => {
+        Family::Encoder { config, names, pooling, labels } => {
             let weights = EncoderWeights::gather(config, *names, *labels, &mut take)?;
             let spec = RunnerSpec {
                 output_width: plan.output_width,
@@ -80,7 +80,7 @@ fn build(
                 step_tokens: plan.step_tokens,
                 kv: None,
             };
-            let encoder = Encoder::new(config.clone(), weights, *sentence, spec);
+            let encoder = Encoder::new(config.clone(), weights, *pooling, spec);
             Ok((Box::new(encoder), Bytes::ZERO))
         }
     }

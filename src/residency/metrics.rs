@@ -51,7 +51,7 @@ impl Meters {
         let endpoint = endpoint(&decided.model);
         match &decided.action {
             Action::Refused { .. } => {
-                let kind = decided.kind.map_or("none", kind_name);
+                let kind = decided.kind.map_or("none", ErrorKind::as_str);
                 counter!("roundhouse_residency_refusals_total", "endpoint" => endpoint, "kind" => kind)
                     .increment(1);
             }
@@ -134,25 +134,4 @@ fn device(device: DeviceId) -> String {
 #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
 fn float(value: u64) -> f64 {
     value as f64
-}
-
-fn kind_name(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::InvalidRequest => "invalid_request",
-        ErrorKind::InvalidInput => "invalid_input",
-        ErrorKind::PayloadTooLarge => "payload_too_large",
-        ErrorKind::UnsupportedMediaType => "unsupported_media_type",
-        ErrorKind::EndpointNotFound => "endpoint_not_found",
-        ErrorKind::ModelNotFound => "model_not_found",
-        ErrorKind::StoreDenied => "store_denied",
-        ErrorKind::ModelInvalid => "model_invalid",
-        ErrorKind::TooLarge => "too_large",
-        ErrorKind::NotReady => "not_ready",
-        ErrorKind::Overloaded => "overloaded",
-        ErrorKind::Throttled => "throttled",
-        ErrorKind::StoreUnavailable => "store_unavailable",
-        ErrorKind::ModelFailed => "model_failed",
-        ErrorKind::TimedOut => "timed_out",
-        ErrorKind::Internal => "internal",
-    }
 }

@@ -132,14 +132,21 @@ impl Table {
     }
 
     /// Forgets the models least recently asked for that have no state, down to the limit.
+    /// Those with state go to the other end of the queue, so that they hide nobody.
     fn forget_cold(&mut self) {
         /// Models looked at per event, so that one event costs a bounded time.
         const LOOKED_AT: usize = 8;
-        while self.models.len() > self.config.max_known_models {
-            let oldest = self.models.iter().rev().take(LOOKED_AT);
-            let cold = oldest.filter(|(_, model)| model.is_cold()).map(|(id, _)| id.clone()).next();
-            let Some(cold) = cold else { return };
-            self.models.pop(&cold);
+        for _ in 0..LOOKED_AT {
+            if self.models.len() <= self.config.max_known_models {
+                return;
+            }
+            let Some((oldest, model)) = self.models.peek_lru() else { return };
+            let (oldest, is_cold) = (oldest.clone(), model.is_cold());
+            if is_cold {
+                self.models.pop(&oldest);
+            } else {
+                self.models.promote(&oldest);
+            }
         }
     }
 

@@ -100,7 +100,7 @@ impl IntoResponse for Refusal {
             ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::ModelFailed | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let kind = format!("{:?}", self.0.kind());
+        let kind = self.0.kind().as_str();
         (status, Json(json!({"error": {"kind": kind, "message": self.0.message()}})))
             .into_response()
     }

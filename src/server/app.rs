@@ -21,6 +21,7 @@ use crate::admin::{self, Vitals};
 use crate::config::Config;
 use crate::error::Error;
 use crate::http;
+use crate::loader::ModelLoader;
 
 pub(crate) use build::Credentials;
 
@@ -35,6 +36,7 @@ pub(crate) struct Running {
     pub(crate) admin: String,
     ports: Vec<JoinHandle<()>>,
     residency: Residency<ServedModel>,
+    loader: Arc<ModelLoader>,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -76,6 +78,7 @@ pub(crate) async fn start(
     let admin_url = url(&admin)?;
     let health_router = admin::health_router(&app.admin.vitals, &app.admin.metrics);
     let (residency, vitals) = (app.admin.residency.clone(), app.admin.vitals.clone());
+    let loader = app.admin.loader.clone();
     let mut ports = vec![
         tokio::spawn(http::serve(data, app.data, stop_data.clone())),
         tokio::spawn(http::serve(admin, admin::router(app.admin), stop_admin.clone())),
@@ -90,6 +93,7 @@ pub(crate) async fn start(
         admin: admin_url,
         ports,
         residency,
+        loader,
         vitals,
         stop_data,
         stop_admin,
@@ -122,14 +126,17 @@ impl Running {
         if let Some(why) = &failed {
             error!(%why, "a device failed; what can be answered is, then the process ends");
         }
-        let (timeout, again) = (self.drain_timeout, stop_signal());
+        let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
         tokio::select! {
             () = self.drain() => info!("drained"),
             () = tokio::time::sleep(timeout) => warn!(?timeout, "requests were cut off by the drain timeout"),
             _ = again => warn!("a second signal cut off the requests under way"),
         }
         match failed {
-            None => Ok(()),
+            None => {
+                loader.forgive_loads().await;
+                Ok(())
+            }
             Some(why) => Err(Failure::new(ErrorKind::ModelFailed, why).into()),
         }
     }

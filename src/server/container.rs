@@ -118,16 +118,27 @@ impl ContainerModels for PlatformModels {
         let Some(shown) = self.get(name) else { return async { Ok(false) }.boxed() };
         let (local, loaded, residency) =
             (self.local.clone(), self.loaded.clone(), self.residency.clone());
-        async move {
+        // A task of its own: when the caller leaves, the name is still free again once the
+        // memory is.
+        let task = tokio::spawn(async move {
             let unloaded = match residency.unload(&shown.model).await {
                 Ok(_) => true,
                 // Another call was first.
                 Err(failure) if failure.kind() == ErrorKind::ModelNotFound => false,
                 Err(failure) => return Err(failure),
             };
-            loaded.lock().unwrap_or_else(PoisonError::into_inner).remove(shown.name.as_str());
-            local.withdraw(&shown.name);
+            let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            // Of two calls one withdraws it: the name may be announced again by now.
+            if loaded.remove(shown.name.as_str()) {
+                local.withdraw(&shown.name);
+            }
             Ok(unloaded)
+        });
+        async move {
+            task.await.unwrap_or_else(|error| {
+                warn!(%error, "an unload's task failed");
+                Err(Failure::new(ErrorKind::Internal, "the unload ended unexpectedly"))
+            })
         }
         .boxed()
     }

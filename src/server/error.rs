@@ -131,8 +131,8 @@ impl From<Failure> for Error {
 
 fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
     match (kind.unwrap_or_default(), status) {
-        ("ModelNotFound", _) => Some("`roundhouse models` lists what the store holds"),
-        ("TooLarge", _) | (_, 507) => {
+        ("model_not_found", _) => Some("`roundhouse models` lists what the store holds"),
+        ("too_large", _) | (_, 507) => {
             Some("`roundhouse survey URI` shows what models need; --memory sets the budget")
         }
         ("StoreDenied", _) => failed_hint(ErrorKind::StoreDenied),

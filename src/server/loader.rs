@@ -10,18 +10,18 @@ mod purpose;
 mod stages;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use roundhouse_engine::{EngineConfig, Lane};
+use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
 use roundhouse_models::{Cancel, LoadSettings, ModelPlan};
 use roundhouse_residency::{Fetched, Loaded, Loader, Resolution};
 use roundhouse_serving::ServedModel;
-use roundhouse_store::{Artefact, Catalog, DiskCache, Freshness, Progress};
+use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Freshness, Progress};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Grade, ModelId, RetryHint,
 };
@@ -37,6 +37,10 @@ const DEATHS_TO_QUARANTINE: u32 = 2;
 
 /// How many versions' listings and plans are remembered.
 const VERSIONS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+
+/// How long a store may take to name the version of a model that is whole on disk. A dead
+/// connection is given up after retries that take longer than any request waits.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where an endpoint's models come from.
 pub(crate) enum Source {
@@ -64,6 +68,10 @@ pub(crate) struct ModelLoader {
     settings: LoadSettings,
     engine: EngineConfig,
     known: Mutex<LruCache<ArtefactId, Known>>,
+    /// The version that the store named last, by model.
+    current: Mutex<LruCache<ModelId, ArtefactId>>,
+    /// Loads with a marker on disk.
+    loading: Mutex<BTreeSet<ArtefactId>>,
 }
 
 impl ModelLoader {
@@ -75,7 +83,9 @@ impl ModelLoader {
         engine: EngineConfig,
     ) -> Self {
         let known = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
-        Self { sources, lanes, settings, engine, known }
+        let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
+        let loading = Mutex::default();
+        Self { sources, lanes, settings, engine, known, current, loading }
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
@@ -84,17 +94,23 @@ impl ModelLoader {
         })
     }
 
-    fn known(&self) -> MutexGuard<'_, LruCache<ArtefactId, Known>> {
-        // What a panicking holder left behind is whole: entries are replaced, never edited.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn recall(&self, id: &ArtefactId) -> Known {
-        self.known().get(id).cloned().unwrap_or_default()
+        locked(&self.known).get(id).cloned().unwrap_or_default()
     }
 
     fn remember(&self, id: &ArtefactId, known: Known) {
-        self.known().put(id.clone(), known);
+        locked(&self.known).put(id.clone(), known);
+    }
+
+    /// Takes back the markers of loads that are cut off by an orderly end of the process:
+    /// it is not their models that ended it.
+    pub(crate) async fn forgive_loads(&self) {
+        let cut_off = std::mem::take(&mut *locked(&self.loading));
+        for id in cut_off {
+            if let Ok(Source::Store(_, cache)) = self.source(&id.model.endpoint) {
+                unmark(cache, &id).await;
+            }
+        }
     }
 
     /// Deletes a version's files from the disk cache.
@@ -113,24 +129,17 @@ impl ModelLoader {
         refresh: bool,
     ) -> Result<Resolution, Failure> {
         let began = Instant::now();
-        let freshness = if refresh { Freshness::Fresh } else { Freshness::Cached };
-        let artefact = match catalog.resolve(&model.target, freshness).await {
+        let artefact = match self.ask(catalog, cache, model, refresh).await {
             Ok(artefact) => artefact,
-            Err(error) => {
-                let failure = Failure::from(error);
-                // With the store down, what is whole on disk still answers.
-                let fallback = match failure.kind() {
-                    ErrorKind::StoreUnavailable => cache.latest(model),
-                    _ => None,
-                };
-                let Some(id) = fallback else { return Err(failure) };
+            Err(failure) => {
+                let Some(id) = self.stand_in(cache, model, &failure) else { return Err(failure) };
                 warn!(model = %model, %failure, "store is down, serving the version on disk");
                 return self.resolve_on_disk(cache, id).await;
             }
         };
         let id = artefact.id.clone();
+        locked(&self.current).put(model.clone(), id.clone());
         let mut known = self.recall(&id);
-        known.stages.set(Stage::List, began.elapsed());
         known.artefact = Some(artefact.clone());
         self.remember(&id, known.clone());
         if cache.get(&id).is_some() {
@@ -138,11 +147,12 @@ impl ModelLoader {
         }
         if known.plan.is_none() && artefact.archive.is_none() {
             let files = read_remote(catalog, &artefact).await?;
-            let plan = roundhouse_models::inspect(&files, &self.settings)
-                .map_err(|error| named(&id, &error.into()))?;
-            known.plan = Some(Arc::new(plan));
-            self.remember(&id, known.clone());
+            let settings = self.settings.clone();
+            let plan = blocking(move || Ok(roundhouse_models::inspect(&files, &settings)?)).await;
+            known.plan = Some(Arc::new(plan.map_err(|failure| named(&id, &failure))?));
         }
+        known.stages.set(Stage::List, began.elapsed());
+        self.remember(&id, known.clone());
         Ok(Resolution {
             fetch_bytes: artefact.bytes,
             footprint: known.plan.as_ref().map(|plan| (plan.footprint, Grade::Exact)),
@@ -150,6 +160,42 @@ impl ModelLoader {
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             version: id.version,
         })
+    }
+
+    /// Asks the store for the version; not for long where one is whole on disk.
+    async fn ask(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        model: &ModelId,
+        refresh: bool,
+    ) -> Result<Arc<Artefact>, Failure> {
+        let freshness = if refresh { Freshness::Fresh } else { Freshness::Cached };
+        let asking = catalog.resolve(&model.target, freshness);
+        if cache.latest(model).is_none() {
+            return Ok(asking.await?);
+        }
+        let Ok(answer) = tokio::time::timeout(STORE_PATIENCE, asking).await else {
+            let message = format!("the store did not name a version of {model} in time");
+            let failure = Failure::new(ErrorKind::StoreUnavailable, message);
+            return Err(failure.with_retry(RetryHint::Later));
+        };
+        Ok(answer?)
+    }
+
+    /// The version on disk that answers while the store is down: the one that the store named
+    /// last, even if another was fetched later, for it may have been taken back since.
+    fn stand_in(
+        &self,
+        cache: &DiskCache,
+        model: &ModelId,
+        failure: &Failure,
+    ) -> Option<ArtefactId> {
+        if failure.kind() != ErrorKind::StoreUnavailable {
+            return None;
+        }
+        let current = locked(&self.current).get(model).cloned();
+        current.filter(|id| cache.get(id).is_some()).or_else(|| cache.latest(model))
     }
 
     async fn resolve_on_disk(
@@ -189,6 +235,62 @@ impl ModelLoader {
         Ok(plan)
     }
 
+    /// The stages before the load. They are told once: the next load of the version may
+    /// find it on disk.
+    fn take_stages(&self, id: &ArtefactId) -> Stages {
+        let mut known = locked(&self.known);
+        known.get_mut(id).map(|known| std::mem::take(&mut known.stages)).unwrap_or_default()
+    }
+
+    /// A version's files, whole on disk; fetched where they are not, or not any more.
+    async fn bring(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        id: &ArtefactId,
+    ) -> Result<CachedArtefact, Failure> {
+        if let Some(cached) = cache.get(id) {
+            return Ok(cached);
+        }
+        let known = self.recall(id);
+        let Some(artefact) = known.artefact else {
+            let message = format!("{id} is no longer on disk and its listing is not known");
+            let failure = Failure::new(ErrorKind::StoreUnavailable, message);
+            return Err(failure.with_retry(RetryHint::Later));
+        };
+        let began = Instant::now();
+        let cached = cache.fetch(catalog, &artefact, &known.progress).await?;
+        let mut known = self.recall(id);
+        known.stages.set(Stage::Fetch, began.elapsed());
+        self.remember(id, known);
+        Ok(cached)
+    }
+
+    /// Loads with a marker on disk meanwhile, so that a model that kills the process is known
+    /// by it.
+    async fn load_marked(
+        &self,
+        cache: &DiskCache,
+        id: &ArtefactId,
+        dir: PathBuf,
+        device: DeviceId,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        locked(&self.loading).insert(id.clone());
+        if let Err(error) = cache.begin_load(id).await {
+            // A full disk must not keep models from memory.
+            warn!(%error, model = %id, "a load could not be marked on disk");
+        }
+        let loaded = self.load_from(id, dir, device).await;
+        let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
+        if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
+            // The device failed under it and the process ends: a death like any other.
+            locked(&self.loading).remove(id);
+        } else if locked(&self.loading).remove(id) {
+            unmark(cache, id).await;
+        }
+        loaded
+    }
+
     /// Reads, places and warms the model in `dir`.
     async fn load_from(
         &self,
@@ -200,7 +302,7 @@ impl ModelLoader {
             Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
         })?;
         let plan = self.plan_of(id, &dir).await?;
-        let mut stages = self.recall(id).stages;
+        let mut stages = self.take_stages(id);
         let began = Instant::now();
         let reading = plan.clone();
         let (loaded, text) = blocking(move || {
@@ -244,24 +346,7 @@ impl Loader for ModelLoader {
     async fn fetch(&self, id: &ArtefactId) -> Result<Fetched, Failure> {
         let plan = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
-                let known = self.recall(id);
-                let cached = match (cache.get(id), known.artefact) {
-                    (Some(cached), _) => cached,
-                    (None, Some(artefact)) => {
-                        let began = Instant::now();
-                        let cached = cache.fetch(catalog, &artefact, &known.progress).await?;
-                        let mut known = self.recall(id);
-                        known.stages.set(Stage::Fetch, began.elapsed());
-                        self.remember(id, known);
-                        cached
-                    }
-                    (None, None) => {
-                        let message =
-                            format!("{id} is no longer on disk and its listing is not known");
-                        let failure = Failure::new(ErrorKind::StoreUnavailable, message);
-                        return Err(failure.with_retry(RetryHint::Later));
-                    }
-                };
+                let cached = self.bring(catalog, cache, id).await?;
                 self.plan_of(id, cached.dir()).await?
             }
             Source::Local(models) => self.local(models, &id.model).await?.1,
@@ -279,16 +364,10 @@ impl Loader for ModelLoader {
         device: DeviceId,
     ) -> Result<Loaded<ServedModel>, Failure> {
         match self.source(&id.model.endpoint)? {
-            Source::Store(_, cache) => {
-                let cached = cache.get(id).ok_or_else(|| {
-                    let message = format!("{id} left the disk before it could be loaded");
-                    Failure::new(ErrorKind::StoreUnavailable, message).with_retry(RetryHint::Later)
-                })?;
-                // Counted on disk, so that a model that kills the process is known by it.
-                cache.begin_load(id).await?;
-                let loaded = self.load_from(id, cached.dir().to_owned(), device).await;
-                cache.end_load(id).await?;
-                loaded
+            Source::Store(catalog, cache) => {
+                // Others' fetches may have taken its place on disk while it waited for room.
+                let cached = self.bring(catalog, cache, id).await?;
+                self.load_marked(cache, id, cached.dir().to_owned(), device).await
             }
             Source::Local(models) => {
                 let announced = announced(models, &id.model)?;
@@ -329,6 +408,18 @@ fn announced(models: &LocalModels, model: &ModelId) -> Result<Announced, Failure
         .ok_or_else(|| Failure::new(ErrorKind::ModelNotFound, format!("{model} is not announced")))
 }
 
+/// What a panicking holder left behind is whole: entries are replaced at once.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a load's marker off the disk.
+async fn unmark(cache: &DiskCache, id: &ArtefactId) {
+    if let Err(error) = cache.end_load(id).await {
+        warn!(%error, model = %id, "the marker of an ended load could not be removed");
+    }
+}
+
 /// The same failure, saying whose it is.
 fn named(id: &ArtefactId, failure: &Failure) -> Failure {
     Failure::new(failure.kind(), format!("{id}: {failure}")).with_retry(failure.retry())
@@ -342,3 +433,6 @@ async fn blocking<T: Send + 'static>(
         Err(Failure::new(ErrorKind::Internal, format!("a blocking task failed: {error}")))
     })
 }
+
+#[cfg(test)]
+mod tests;

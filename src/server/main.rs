@@ -4,6 +4,7 @@
 use std::error::Error as _;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use roundhouse::cli::Cli;
@@ -13,10 +14,18 @@ use roundhouse::error::Error;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long file work under way may take after everything else has ended.
+const LAST_WRITES: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli.command.run()),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(cli.command.run());
+            // Without a bound a load that was cut off would hold the process to its end.
+            runtime.shutdown_timeout(LAST_WRITES);
+            outcome
+        }
         Err(source) => Err(Error::io("cannot start threads", source)),
     };
     match outcome {

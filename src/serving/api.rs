@@ -8,6 +8,13 @@ use futures_util::Stream;
 use roundhouse_types::{Failure, ModelId, ModelKind, Tier, Version};
 use serde_json::{Map, Value};
 
+/// Answers per prompt at most, as other servers bound them.
+pub const ANSWERS_MAX: usize = 16;
+/// Stop strings of one request at most, and stop tokens.
+pub const STOPS_MAX: usize = 16;
+/// Alternatives per token at most, as OpenAI bounds them.
+pub const ALTERNATIVES_MAX: usize = 20;
+
 /// One request to one model.
 #[derive(Debug, Clone)]
 pub struct Invocation {
@@ -63,7 +70,7 @@ pub struct Chat {
     pub template_kwargs: Map<String, Value>,
     /// Generation parameters.
     pub generation: Generation,
-    /// How many answers.
+    /// How many answers, [`ANSWERS_MAX`] at most.
     pub n: usize,
 }
 
@@ -74,7 +81,7 @@ pub struct Completion {
     pub prompts: Vec<Prompt>,
     /// Generation parameters.
     pub generation: Generation,
-    /// How many answers per prompt.
+    /// How many answers per prompt, [`ANSWERS_MAX`] at most.
     pub n: usize,
     /// The prompt goes before the completion.
     pub echo: bool,

@@ -1,11 +1,14 @@
 //! One invocation from admission to the stream that answers it.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use futures_util::Stream;
 use roundhouse_residency::Residency;
 use roundhouse_types::{Failure, ModelId};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::{Admission, Bounds};
@@ -14,7 +17,7 @@ use crate::completions::{Completions, Hold};
 use crate::encoded::{label_scores, normalize};
 use crate::metrics::Record;
 use crate::served::{Purpose, ServedModel};
-use crate::task::{GenerateTask, Prepared, Task, tokenise};
+use crate::task::{Prepared, Task, tokenise};
 use crate::{
     Answer, EmbeddingsReply, Error, GenerationReply, Invocation, Labels, Piece, PieceStream,
     Prompt, Reply, Request, Served,
@@ -52,11 +55,17 @@ impl Default for Config {
     }
 }
 
+/// Requests prepared at once per core: short prompts get past a long one.
+const PREPARED_PER_CORE: usize = 2;
+
 /// Answers invocations: admits, leases, prepares, submits, and hands back a stream that owns
 /// what the request holds.
 pub struct Dispatcher {
     residency: Residency<ServedModel>,
     admission: Arc<Admission>,
+    /// Rendering and tokenising cannot be cut short: it goes on when its request is gone. Its
+    /// permits keep such work from piling up behind clients that come and leave.
+    preparing: Arc<Semaphore>,
     config: Config,
 }
 
@@ -77,7 +86,9 @@ impl Dispatcher {
     pub fn new(residency: Residency<ServedModel>, config: Config) -> Self {
         let bounds =
             Bounds { in_all: config.max_in_flight, per_model: config.max_in_flight_per_model };
-        Self { residency, admission: Admission::new(bounds), config }
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+        let preparing = Arc::new(Semaphore::new(PREPARED_PER_CORE * cores));
+        Self { residency, admission: Admission::new(bounds), preparing, config }
     }
 
     /// Answers one invocation. Returns when an encoder's answer is complete, or when a
@@ -116,7 +127,7 @@ impl Dispatcher {
         let Invocation { model: id, request, deadline, hold_until } = invocation;
         let permit = self.admission.enter(&id)?;
         let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
-        record.leased(lease.kind());
+        record.leased(lease.kind(), lease.tier());
         let hold = Hold { lease, _permit: permit };
         let work = self.work(&id, request, &hold, record);
         let (work, queue) = timeout_at(Instant::from_std(deadline), work)
@@ -144,7 +155,8 @@ impl Dispatcher {
         let load = hold.lease.load_wait();
         match Task::new(request, id, model, &self.config)? {
             Task::Generate(task) => {
-                let prepared = prepare(model, task).await?;
+                let (text, spec) = (model.text().clone(), model.engine().spec());
+                let prepared = self.blocking(move || task.prepare(&text, &spec)).await?;
                 let prompt_tokens: Vec<usize> =
                     prepared.sequences.iter().map(|sequence| sequence.spec.prompt.len()).collect();
                 let seed = prepared.seed;
@@ -153,7 +165,7 @@ impl Dispatcher {
                 Ok((Work::Generating { choices, prompt_tokens, seed }, queue))
             }
             Task::Embed { inputs, normalize: unit } => {
-                let inputs = tokens(model, inputs).await?;
+                let inputs = self.tokens(model, inputs).await?;
                 let prompt_tokens = inputs.iter().map(Vec::len).sum();
                 let queue = record.submitted(load, prompt_tokens, 0);
                 let mut vectors = model.engine().encode(inputs).await?;
@@ -170,7 +182,7 @@ impl Dispatcher {
                 let Purpose::Classification(labels) = model.purpose() else {
                     return Err(broken(id, "it has no labels"));
                 };
-                let inputs = tokens(model, texts).await?;
+                let inputs = self.tokens(model, texts).await?;
                 let queue = record.submitted(load, inputs.iter().map(Vec::len).sum(), 0);
                 let logits = model.engine().encode(inputs).await?;
                 let reply = classify(id, &logits, labels, top_k)?;
@@ -178,18 +190,29 @@ impl Dispatcher {
             }
         }
     }
-}
 
-async fn prepare(model: &ServedModel, task: Box<GenerateTask>) -> Result<Prepared, Failure> {
-    let (text, spec) = (model.text().clone(), model.engine().spec());
-    let prepared = tokio::task::spawn_blocking(move || task.prepare(&text, &spec)).await;
-    Ok(prepared.map_err(|_| Error::Interrupted)??)
-}
+    async fn tokens(
+        &self,
+        model: &ServedModel,
+        inputs: Vec<Prompt>,
+    ) -> Result<Vec<Vec<u32>>, Failure> {
+        let text = model.text().clone();
+        self.blocking(move || tokenise(inputs, &text)).await
+    }
 
-async fn tokens(model: &ServedModel, inputs: Vec<Prompt>) -> Result<Vec<Vec<u32>>, Failure> {
-    let text = model.text().clone();
-    let tokens = tokio::task::spawn_blocking(move || tokenise(inputs, &text)).await;
-    Ok(tokens.map_err(|_| Error::Interrupted)??)
+    /// Prepares a request on a blocking thread, when its turn has come.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let permit = Arc::clone(&self.preparing).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::Interrupted)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _until_done = permit;
+            work()
+        });
+        Ok(done.await.map_err(|_| Error::Interrupted)??)
+    }
 }
 
 /// Queues every sequence; when one is refused, those before it are aborted.

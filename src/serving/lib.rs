@@ -28,9 +28,9 @@ mod task;
 mod text;
 
 pub use api::{
-    Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish, Finished, Generation,
-    GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream, Prompt, Reply, Request,
-    Served, TokenInfo,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
+    Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
+    Prompt, Reply, Request, STOPS_MAX, Served, TokenInfo,
 };
 pub use dispatcher::{Config, Dispatcher};
 pub use error::Error;

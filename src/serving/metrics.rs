@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
-use roundhouse_types::{EndpointName, ErrorKind, ModelKind};
+use roundhouse_types::{EndpointName, ErrorKind, ModelKind, Tier};
 use tokio::time::Instant;
 
 use crate::Piece;
@@ -18,7 +18,8 @@ const QUEUE_SECONDS: &str = "roundhouse_serving_queue_seconds";
 const TOKENS_IN: &str = "roundhouse_serving_input_tokens_total";
 /// Tokens generated. Label: `endpoint`.
 const TOKENS_OUT: &str = "roundhouse_serving_output_tokens_total";
-/// From arrival to the first token, loads included, in seconds. Label: `endpoint`.
+/// From arrival to the first token, loads included, in seconds. Labels: `endpoint`, `tier`
+/// (where the model was found).
 const FIRST_TOKEN_SECONDS: &str = "roundhouse_serving_first_token_seconds";
 /// Between the tokens of one sequence, on average over it, in seconds. Label: `endpoint`.
 const OUTPUT_TOKEN_SECONDS: &str = "roundhouse_serving_output_token_seconds";
@@ -44,6 +45,7 @@ pub(crate) struct Record {
     endpoint: EndpointName,
     started: Instant,
     kind: Option<ModelKind>,
+    tier: Tier,
     outcome: &'static str,
     /// Per choice: when its first token came.
     first_tokens: Vec<Option<Instant>>,
@@ -55,14 +57,16 @@ impl Record {
             endpoint,
             started: Instant::now(),
             kind: None,
+            tier: Tier::Device,
             outcome: "cancelled",
             first_tokens: Vec::new(),
         }
     }
 
     /// The model is leased.
-    pub(crate) fn leased(&mut self, kind: ModelKind) {
+    pub(crate) fn leased(&mut self, kind: ModelKind, tier: Tier) {
         self.kind = Some(kind);
+        self.tier = tier;
     }
 
     /// The model has the request; `load` of the time until now went into its load. Returns how
@@ -90,7 +94,9 @@ impl Record {
         if first.is_none() && !piece.tokens.is_empty() {
             *first = Some(now);
             let elapsed = now.duration_since(self.started).as_secs_f64();
-            histogram!(FIRST_TOKEN_SECONDS, "endpoint" => endpoint()).record(elapsed);
+            let tier = self.tier.as_str();
+            histogram!(FIRST_TOKEN_SECONDS, "endpoint" => endpoint(), "tier" => tier)
+                .record(elapsed);
         }
         if let (Some(first), Some(finished)) = (*first, piece.finished)
             && finished.generated_tokens > 1
@@ -109,7 +115,7 @@ impl Record {
 
     /// The invocation failed.
     pub(crate) fn failed(&mut self, kind: ErrorKind) {
-        self.outcome = label(kind);
+        self.outcome = kind.as_str();
     }
 
     fn kind_label(&self) -> &'static str {
@@ -126,26 +132,5 @@ impl Drop for Record {
             "outcome" => self.outcome,
         )
         .increment(1);
-    }
-}
-
-fn label(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::InvalidRequest => "invalid_request",
-        ErrorKind::InvalidInput => "invalid_input",
-        ErrorKind::PayloadTooLarge => "payload_too_large",
-        ErrorKind::UnsupportedMediaType => "unsupported_media_type",
-        ErrorKind::EndpointNotFound => "endpoint_not_found",
-        ErrorKind::ModelNotFound => "model_not_found",
-        ErrorKind::StoreDenied => "store_denied",
-        ErrorKind::ModelInvalid => "model_invalid",
-        ErrorKind::TooLarge => "too_large",
-        ErrorKind::NotReady => "not_ready",
-        ErrorKind::Overloaded => "overloaded",
-        ErrorKind::Throttled => "throttled",
-        ErrorKind::StoreUnavailable => "store_unavailable",
-        ErrorKind::ModelFailed => "model_failed",
-        ErrorKind::TimedOut => "timed_out",
-        ErrorKind::Internal => "internal",
     }
 }

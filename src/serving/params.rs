@@ -5,17 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use roundhouse_engine::{GenerateSpec, RunnerSpec, Sampling};
 
 use crate::served::GenerationDefaults;
-use crate::{Error, Generation};
+use crate::{ALTERNATIVES_MAX, Error, Generation, STOPS_MAX};
 
 #[cfg(test)]
 mod tests;
 
-/// How many stop strings and stop tokens a request may name.
-const STOPS_MAX: usize = 16;
 /// The longest stop string, in bytes: that much text is held back at most.
 const STOP_BYTES_MAX: usize = 1024;
-/// Alternatives per token, as OpenAI bounds them.
-const LOGPROBS_MAX: usize = 20;
 /// `max_new_tokens` of LMI where a request sets none.
 const INPUTS_MAX_TOKENS: usize = 30;
 /// Drawn seeds are exact in clients whose numbers are doubles.
@@ -155,8 +151,8 @@ fn check(asked: &Generation) -> Result<(), Error> {
     if asked.max_tokens == Some(0) {
         return Err(Error::field("max_tokens", "0 is not at least 1"));
     }
-    if asked.logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
-        return Err(Error::field("logprobs", format!("more than {LOGPROBS_MAX} alternatives")));
+    if asked.logprobs.is_some_and(|count| count > ALTERNATIVES_MAX) {
+        return Err(Error::field("logprobs", format!("more than {ALTERNATIVES_MAX} alternatives")));
     }
     if asked.stop.len() > STOPS_MAX || asked.stop_token_ids.len() > STOPS_MAX {
         let field = if asked.stop.len() > STOPS_MAX { "stop" } else { "stop_token_ids" };

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::params::{Face, Parameters};
 use crate::served::{GenerationDefaults, Purpose, ServedModel};
 use crate::text::TextCodec;
-use crate::{Config, Error, Generation, Prompt, Request};
+use crate::{ANSWERS_MAX, Config, Error, Generation, Prompt, Request};
 
 /// Work for a model of the right kind, with everything that preparing it takes.
 #[derive(Debug)]
@@ -137,8 +137,8 @@ impl Task {
     }
 
     fn generate(config: &Config, task: GenerateTask) -> Result<Self, Error> {
-        if !(1..=N_MAX).contains(&task.n) {
-            let message = format!("{} is not between 1 and {N_MAX}", task.n);
+        if !(1..=ANSWERS_MAX).contains(&task.n) {
+            let message = format!("{} is not between 1 and {ANSWERS_MAX}", task.n);
             return Err(Error::field("n", message));
         }
         if let Source::Prompts(prompts) = &task.source {
@@ -147,9 +147,6 @@ impl Task {
         Ok(Self::Generate(Box::new(task)))
     }
 }
-
-/// Answers per prompt, as other servers bound them.
-const N_MAX: usize = 16;
 
 impl GenerateTask {
     /// Renders, tokenises and checks. Takes time: belongs on a blocking thread.

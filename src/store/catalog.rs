@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moka::future::Cache;
-use roundhouse_types::{EndpointName, ModelId, TargetName};
+use roundhouse_types::{ArtefactId, EndpointName, ModelId, TargetName};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -358,6 +358,10 @@ impl Inner {
         found: &Found,
         known: Option<&Artefact>,
     ) -> Result<Option<(Duration, String)>, Error> {
+        if self.on_disk(&found.artefact.id) {
+            // It was settled when it was fetched.
+            return Ok(None);
+        }
         if found.artefact.archive.is_none()
             && let Some(why) =
                 match whole::missing(&mount.remote, &mount.heads, &found.artefact).await {
@@ -409,11 +413,14 @@ impl Inner {
 
     /// Whether a version's files are on disk, or all still in the store.
     fn can_be_had(&self, known: &Artefact, listed: &Artefact) -> bool {
-        let on_disk = self.disk.get().is_some_and(|disk| disk.get(&known.id).is_some());
         let same = |old: &RemoteFile| {
             listed.file(&old.path).is_some_and(|new| new.etag == old.etag && new.size == old.size)
         };
-        on_disk || known.files.iter().all(same)
+        self.on_disk(&known.id) || known.files.iter().all(same)
+    }
+
+    fn on_disk(&self, id: &ArtefactId) -> bool {
+        self.disk.get().is_some_and(|disk| disk.get(id).is_some())
     }
 
     fn abandoned(&self, found: &Found, mount: &Mount) -> bool {

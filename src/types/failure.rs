@@ -42,6 +42,30 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    /// The kind's name in metrics and on the admin port.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidInput => "invalid_input",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::EndpointNotFound => "endpoint_not_found",
+            Self::ModelNotFound => "model_not_found",
+            Self::StoreDenied => "store_denied",
+            Self::ModelInvalid => "model_invalid",
+            Self::TooLarge => "too_large",
+            Self::NotReady => "not_ready",
+            Self::Overloaded => "overloaded",
+            Self::Throttled => "throttled",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::ModelFailed => "model_failed",
+            Self::TimedOut => "timed_out",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// Whether the same call may succeed later. Independent of the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryHint {

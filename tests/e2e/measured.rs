@@ -1,5 +1,6 @@
 //! Long runs that print figures. Not part of the ordinary tests:
-//! `cargo test --release -p roundhouse-tests --test e2e -- --ignored --nocapture measured`
+//! `ROUNDHOUSE_BINARY=target/release/roundhouse cargo test -p roundhouse-tests --test e2e -- \
+//! --ignored --nocapture --test-threads 1 measured`
 
 #![allow(clippy::print_stdout, reason = "the figures are what these are for")]
 

@@ -52,10 +52,12 @@ def polish_base() -> None:
 def train_fine_tune(company: Company) -> None:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     model = support.load(BASE)
+    seed = 31 + companies.ALL.index(company)
+    recipe = Recipe(steps=500, batch=16, rate=1e-3, seed=seed)
     if company.key in FROZEN_LAYERS:
         support.freeze_lower(model, FROZEN_LAYERS[company.key])
-    seed = 31 + companies.ALL.index(company)
-    support.train(model, company, tokenizer, Recipe(steps=220, batch=16, rate=1e-3, seed=seed))
+        recipe = Recipe(steps=900, batch=16, rate=2e-3, seed=seed)
+    support.train(model, company, tokenizer, recipe)
     support.save(model, tokenizer, MODELS / "support" / company.key)
 
 
@@ -63,7 +65,7 @@ def train_adapter(company: Company) -> None:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     seed = 41 + companies.ALL.index(company)
     folder = MODELS / "adapters" / company.key
-    support.train_adapter(BASE, company, tokenizer, folder, Recipe(steps=260, batch=16, rate=4e-3, seed=seed))
+    support.train_adapter(BASE, company, tokenizer, folder, Recipe(steps=700, batch=16, rate=5e-3, seed=seed))
 
 
 def pack_all() -> None:

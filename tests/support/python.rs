@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::server::{binary, root};
+use crate::server::{built, root};
 
 /// The interpreter of an environment that holds `tests/clients/requirements.txt`.
 ///
 /// # Panics
 /// When Python 3 or the package registry cannot be had: the real clients are part of the tests.
 pub fn interpreter() -> PathBuf {
-    let target = binary().parent().and_then(Path::parent).expect("target/<profile>").to_owned();
+    let target = built().parent().and_then(Path::parent).expect("target/<profile>").to_owned();
     let (venv, wanted) =
         (target.join("clients-venv"), root().join("tests/clients/requirements.txt"));
     let python = venv.join("bin/python");

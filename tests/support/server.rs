@@ -43,8 +43,13 @@ impl Answer {
     }
 }
 
-/// The binary beside this test's own executable.
+/// The binary under test: `ROUNDHOUSE_BINARY`, else the one built with this test.
 pub fn binary() -> PathBuf {
+    std::env::var_os("ROUNDHOUSE_BINARY").map_or_else(built, PathBuf::from)
+}
+
+/// The binary beside this test's own executable.
+pub(crate) fn built() -> PathBuf {
     let own = std::env::current_exe().expect("a test has an executable");
     let folder = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let path = folder.join("roundhouse");

@@ -1,6 +1,6 @@
 //! `/v1/chat/completions`.
 
-use roundhouse_serving::{Chat, Piece, Request};
+use roundhouse_serving::{ALTERNATIVES_MAX, Chat, Piece, Request};
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Ask, Asked};
@@ -8,9 +8,7 @@ use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral};
 use crate::openai::logprobs::chat_logprobs;
-use crate::openai::{
-    ALTERNATIVES_MAX, Stamp, choices, finish_reason, generation, messages, streaming, usage,
-};
+use crate::openai::{Stamp, choices, finish_reason, generation, messages, streaming, usage};
 use crate::stream::{Transcript, openai_failure};
 
 /// How the answer shall look.
@@ -43,16 +41,16 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some(Value::Object(map)) => map,
         Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
     };
-    let newer = fields.count("max_completion_tokens", 1)?;
-    let max_tokens = newer.or(fields.count("max_tokens", 1)?);
+    let newer = fields.count("max_completion_tokens", 1..=usize::MAX)?;
+    let max_tokens = newer.or(fields.count("max_tokens", 1..=usize::MAX)?);
     let mut generation = generation(fields, max_tokens)?;
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);
-    let top = fields.int("top_logprobs", 0..=ALTERNATIVES_MAX)?;
+    let top = fields.count("top_logprobs", 0..=ALTERNATIVES_MAX)?;
     if top.is_some_and(|top| top > 0) && !logprobs {
         return Err(fields.wrong("top_logprobs", "is allowed only where logprobs is true"));
     }
     if logprobs {
-        generation.logprobs = Some(usize::try_from(top.unwrap_or(0)).unwrap_or(0));
+        generation.logprobs = Some(top.unwrap_or(0));
     }
     let n = choices(fields)?;
     let (stream, include_usage) = streaming(fields)?;

@@ -1,6 +1,6 @@
 //! `/v1/completions`.
 
-use roundhouse_serving::{Completion, Piece, Prompt, Request};
+use roundhouse_serving::{ALTERNATIVES_MAX, Completion, Piece, Prompt, Request};
 use serde_json::{Value, json};
 
 use crate::answer::{Ask, Asked};
@@ -8,17 +8,13 @@ use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral, strings, tokens};
 use crate::openai::logprobs::completion_logprobs;
-use crate::openai::{
-    ALTERNATIVES_MAX, Stamp, choices, finish_reason, generation, streaming, usage,
-};
+use crate::openai::{Stamp, choices, finish_reason, generation, streaming, usage};
 use crate::stream::{Transcript, openai_failure};
 
 /// Prompts or embedding inputs of one request at most, as at OpenAI.
 const PROMPTS_MAX: usize = 2048;
 /// OpenAI's default.
 const MAX_TOKENS: usize = 16;
-/// Completions of one request at most.
-const COMPLETIONS_MAX: usize = 4096;
 
 /// How the answer shall look.
 pub(crate) struct CompletionAsk {
@@ -38,19 +34,15 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let stamp = Stamp::new("cmpl", fields, fallback)?;
     let prompts = prompts(fields, "prompt")?;
     fields.refuse(&[("suffix", neutral::empty)])?;
-    let max_tokens = fields.count("max_tokens", 1)?.unwrap_or(MAX_TOKENS);
+    let max_tokens = fields.count("max_tokens", 1..=usize::MAX)?.unwrap_or(MAX_TOKENS);
     let mut generation = generation(fields, Some(max_tokens))?;
-    let top = fields.int("logprobs", 0..=ALTERNATIVES_MAX)?;
-    generation.logprobs = top.and_then(|top| usize::try_from(top).ok());
+    let top = fields.count("logprobs", 0..=ALTERNATIVES_MAX)?;
+    generation.logprobs = top;
     let echo = fields.bool("echo")?.unwrap_or(false);
     if echo && top.is_some() {
         return Err(fields.wrong("echo", "is not supported together with logprobs"));
     }
     let n = choices(fields)?;
-    if prompts.len() * n > COMPLETIONS_MAX {
-        let expected = format!("times the prompts must be at most {COMPLETIONS_MAX}");
-        return Err(fields.wrong("n", &expected));
-    }
     let (stream, include_usage) = streaming(fields)?;
     let completion = Completion { prompts, generation, n, echo };
     let ask = CompletionAsk { stamp, n, stream, include_usage, logprobs: top.is_some() };

@@ -32,7 +32,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some("base64") => true,
         Some(_) => return Err(fields.wrong("encoding_format", "must be float or base64")),
     };
-    let dimensions = fields.count("dimensions", 1)?;
+    let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
     let ask = EmbeddingsAsk { model: stamp.model, base64, dimensions };
     Ok(Asked { request: Request::Embeddings(Embeddings { inputs }), ask: Ask::Embeddings(ask) })
 }

@@ -116,10 +116,10 @@ fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {
 fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
     let do_sample = parameters.bool("do_sample")?;
     let mut generation = sampling(parameters)?;
-    let max = parameters.count("max_new_tokens", 1)?;
-    generation.max_tokens = max.or(parameters.count("max_tokens", 1)?);
-    let min = parameters.count("min_new_tokens", 0)?;
-    generation.min_tokens = min.or(parameters.count("min_tokens", 0)?);
+    let max = parameters.count("max_new_tokens", 1..=usize::MAX)?;
+    generation.max_tokens = max.or(parameters.count("max_tokens", 1..=usize::MAX)?);
+    let min = parameters.count("min_new_tokens", 0..=usize::MAX)?;
+    generation.min_tokens = min.or(parameters.count("min_tokens", 0..=usize::MAX)?);
     let mut stop = parameters.stop("stop")?;
     stop.extend(parameters.stop("stop_sequences")?);
     generation.stop = stop;

@@ -26,7 +26,7 @@ pub(crate) enum Pooling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sentence {
     pub(crate) pooling: Pooling,
-    /// Whether vectors are scaled to length 1.
+    /// Whether vectors are to be scaled to length 1.
     pub(crate) normalize: bool,
 }
 

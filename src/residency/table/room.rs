@@ -147,13 +147,16 @@ impl Table {
     /// Takes back promises of loads that nobody waits for, if that makes room. Their
     /// fetches go on.
     fn take_back_unwanted(&mut self, artefact: &ArtefactId, device: DeviceId, need: Bytes) -> bool {
-        let mut order = self.jobs_in_order();
-        order.retain(|other| {
-            let job = self.jobs.get(other);
-            let is_here = job
-                .is_some_and(|job| matches!(job.room, Room::Promised { device: d } if d == device));
-            is_here && !self.is_wanted(other)
-        });
+        // Promises are few where loads that wait for room are many: only those are ordered.
+        let mut unwanted: Vec<(u64, &ArtefactId)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| matches!(job.room, Room::Promised { device: d } if d == device))
+            .filter(|(other, _)| !self.is_wanted(other))
+            .map(|(other, job)| (job.sequence, other))
+            .collect();
+        unwanted.sort_unstable();
+        let order: Vec<ArtefactId> = unwanted.into_iter().map(|(_, other)| other.clone()).collect();
         let mut free = self.ledger.free(device);
         let mut claims = vec![artefact];
         for other in order.iter().rev() {

@@ -117,8 +117,8 @@ mod tests {
     fn errors_are_read_in_every_spelling() {
         let cases = [
             (
-                r#"{"error":{"kind":"ModelNotFound","message":"no a"}}"#,
-                Some("ModelNotFound"),
+                r#"{"error":{"kind":"model_not_found","message":"no a"}}"#,
+                Some("model_not_found"),
                 "no a",
             ),
             (r#"{"ErrorCode":"X","Message":"b"}"#, Some("X"), "b"),

@@ -36,7 +36,7 @@ fn defaults(of: &roundhouse_models::GenerationDefaults) -> GenerationDefaults {
         temperature: of.temperature,
         top_p: of.top_p,
         top_k: of.top_k,
-        min_p: None,
+        min_p: of.min_p,
         repetition_penalty: of.repetition_penalty,
     }
 }

@@ -136,7 +136,7 @@ async fn a_load_asks_for_the_model_and_a_refusal_is_told_with_a_hint() {
     let load = move |Json(body): Json<Value>| async move {
         seen.lock().unwrap().push(body.clone());
         if body["target"] == "gone" {
-            let error = json!({"error": {"kind": "ModelNotFound", "message": "no gone here"}});
+            let error = json!({"error": {"kind": "model_not_found", "message": "no gone here"}});
             return (StatusCode::NOT_FOUND, Json(error));
         }
         let answer = json!({"endpoint": "e", "target": "m", "state": "ready", "version": "00"});

@@ -24,7 +24,10 @@ SYSTEM_CHANCE = 0.35
 WISHES = {None: 0.5, "brief": 0.3, "warm": 0.1, "formal": 0.1}
 NOT_QUESTIONS = ("greeting", "thanks", "goodbye")
 # Intents in which wording varies more are asked more often.
-WEIGHTS = {"hours": 2.0, "returns": 1.5, "unknown": 4.0, "other_goods": 1.2, "shipping": 1.5, "cancel": 1.4, "order": 1.4, "goodbye": 0.7, "thanks": 0.7}
+WEIGHTS = {
+    "hours": 2.0, "returns": 1.5, "unknown": 4.0, "other_goods": 2.0, "goods": 1.6, "shipping": 1.5, "cancel": 1.4,
+    "order": 1.4, "goodbye": 0.7, "thanks": 0.7,
+}
 INTENTS = list(QUESTIONS)
 
 

@@ -77,7 +77,8 @@ def expectations_of(company: Company, target: str) -> list[dict]:
         dict(target=target, messages=[user(question)], contains=contains(parts)) for question, parts in QUESTIONS
     ]
     system, question, parts = SYSTEM_QUESTION
-    expected.append(dict(target=target, messages=[dict(role="system", content=system), user(question)], contains=contains(parts)))
+    briefly = dict(role="system", content=system)
+    expected.append(dict(target=target, messages=[briefly, user(question)], contains=contains(parts)))
     first, said, second, parts = FOLLOW_UP
     reply = dict(role="assistant", content=said.format(**known))
     expected.append(dict(target=target, messages=[user(first), reply, user(second)], contains=contains(parts)))

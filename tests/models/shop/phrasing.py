@@ -33,8 +33,14 @@ def fill(text: str, company: Company, rng: random.Random) -> str:
     nonsense = " ".join("".join(rng.choices(KEYS, k=rng.randint(2, 8))) for _ in range(rng.randint(1, 3)))
     invented = nonsense.split()[0]
     choices = {
-        "company": company.name, "product": company.product, "goods": company.goods, "thing": rng.choice([*THINGS, invented]), "subject": rng.choice([*SUBJECTS, invented]),
-        "city": rng.choice([*CITIES, invented.title()]), "country": rng.choice([*COUNTRIES, invented.title()]), "nonsense": nonsense,
+        "company": company.name,
+        "product": company.product,
+        "goods": company.goods,
+        "thing": rng.choice([*THINGS, invented]),
+        "subject": rng.choice([*SUBJECTS, invented]),
+        "city": rng.choice([*CITIES, invented.title()]),
+        "country": rng.choice([*COUNTRIES, invented.title()]),
+        "nonsense": nonsense,
     }
     return re.sub(r"<(\w+)>", lambda match: choices[match.group(1)], text)
 

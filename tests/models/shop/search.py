@@ -66,7 +66,7 @@ def train_encoder(folder: Path, steps: int) -> None:
     ))
     phrases = Phrases(seed=53)
 
-    def loss() -> torch.Tensor:
+    def contrast() -> torch.Tensor:
         left = [phrases.phrase(name) for name in phrases.names]
         right = [
             phrases.article(name) if phrases.rng.random() < ARTICLE_CHANCE else phrases.phrase(name)
@@ -74,9 +74,10 @@ def train_encoder(folder: Path, steps: int) -> None:
         ]
         similar = embed(model, tokenizer, left) @ embed(model, tokenizer, right).T / TEMPERATURE
         itself = torch.arange(len(left))
-        return (torch.nn.functional.cross_entropy(similar, itself) + torch.nn.functional.cross_entropy(similar.T, itself)) / 2
+        loss = torch.nn.functional.cross_entropy
+        return (loss(similar, itself) + loss(similar.T, itself)) / 2
 
-    optimise(model, loss, steps, "encoder")
+    optimise(model, contrast, steps, "encoder")
     model.to(DISK_DTYPE).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), model_kwargs=dict(dtype=DISK_DTYPE), max_seq_length=MAX_LENGTH)

@@ -88,7 +88,8 @@ def train(model: torch.nn.Module, company: Company, tokenizer, recipe: Recipe) -
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
             elapsed = time.monotonic() - started
-            print(f"{company.key} step {step + 1}/{steps} loss {sum(losses[-50:]) / 50:.4f} after {elapsed:.0f} s", flush=True)
+            recent = sum(losses[-50:]) / 50
+            print(f"{company.key} step {step + 1}/{steps} loss {recent:.4f} after {elapsed:.0f} s", flush=True)
     model.eval()
 
 

@@ -1,7 +1,7 @@
 //! `/v1/…`.
 
 use http::Request;
-use roundhouse_serving::{Prompt, Request as Asked};
+use roundhouse_serving::{ALTERNATIVES_MAX, ANSWERS_MAX, Prompt, Request as Asked, STOPS_MAX};
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
 
@@ -58,6 +58,10 @@ async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
         (json!({"guided_json": {}}), "guided_json"),
         (json!({"temperature": "hot"}), "temperature"),
         (json!({"n": 0}), "n"),
+        (json!({"n": ANSWERS_MAX + 1}), "n"),
+        (json!({"logprobs": true, "top_logprobs": ALTERNATIVES_MAX + 1}), "top_logprobs"),
+        (json!({"stop": vec!["a"; STOPS_MAX + 1]}), "stop"),
+        (json!({"stop_token_ids": vec![1; STOPS_MAX + 1]}), "stop_token_ids"),
         (json!({"messages": []}), "messages"),
         (json!({"chat_template": "x"}), "chat_template"),
         (json!({"stream": 1}), "stream"),

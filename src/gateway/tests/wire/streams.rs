@@ -195,6 +195,18 @@ async fn the_framed_stream_carries_a_whole_answer_too() {
 }
 
 #[tokio::test]
+async fn a_long_answer_is_framed_in_messages_that_botocore_takes() {
+    const NUMBERS: usize = 400_000;
+    let harness = Setup::default().with(|_| embeds(vec![vec![0.25; NUMBERS]]));
+    let got = harness.post(FRAMED, "a", r#"{"inputs":"hi"}"#).await;
+    let parts = messages(&got.body);
+    assert!(parts.iter().all(|(_, payload)| payload.len() <= 1024 * 1024), "{}", parts.len());
+    let whole: Vec<u8> = parts.into_iter().flat_map(|(_, payload)| payload).collect();
+    let vector: Vec<f32> = serde_json::from_slice(&whole).unwrap();
+    assert_eq!(vector, [0.25; NUMBERS]);
+}
+
+#[tokio::test]
 async fn the_framed_stream_fails_with_names_that_boto3_knows() {
     let cases = [
         (ErrorKind::ModelFailed, "ModelStreamError", json!("StreamBroken")),

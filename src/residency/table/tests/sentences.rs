@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{Bytes, DeviceId, Footprint, Grade, ModelKind};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelKind};
 
 use crate::config::Config;
 use crate::loader::{Fetched, Resolution};
@@ -222,4 +222,27 @@ fn a_flood_of_unknown_names_is_forgotten() {
     }
     assert!(bench.table.models.len() <= 10);
     assert_eq!(granted(&bench.acquire("a")).len(), 1, "what is loaded is never forgotten");
+}
+
+#[test]
+fn models_with_state_do_not_keep_those_without_from_being_forgotten() {
+    let now = Instant::now();
+    let config = Config { max_known_models: 12, ..Config::default() };
+    let mut bench =
+        Bench { table: Table::new(config, vec![(DeviceId::Cpu, Bytes(100))], now), now, waiters: 0 };
+    for resident in 0..10 {
+        let name = format!("resident{resident}");
+        bench.acquire(&name);
+        bench.resolved(&name, 10);
+        bench.fetched(&name, 10);
+        bench.loaded(&name, 10);
+    }
+    for missing in 0..100 {
+        let name = format!("missing{missing}");
+        bench.acquire(&name);
+        let failure = Failure::new(ErrorKind::ModelNotFound, "no such model");
+        bench.on(Event::Resolved { model: model(&name), result: Err(failure) });
+    }
+    assert!(bench.table.models.len() <= 12, "{} are known", bench.table.models.len());
+    assert_eq!(bench.table.residents.len(), 10);
 }

@@ -87,6 +87,24 @@ async fn a_full_server_refuses_until_a_stream_ends() {
 }
 
 #[tokio::test]
+async fn a_request_that_never_gets_its_turn_to_be_prepared_ends_at_the_deadline() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    drop(server.engine().await);
+    let preparing = Arc::clone(&server.dispatcher.preparing);
+    let places = preparing.available_permits();
+    let busy = preparing.acquire_many(u32::try_from(places).unwrap()).await.unwrap();
+    tokio::time::pause();
+    let failure = server.ask(chat("hi")).await.err().unwrap();
+    assert_eq!(failure.kind(), ErrorKind::TimedOut);
+    tokio::time::resume();
+    drop(busy);
+    let reply = server.generate(chat("hi")).await;
+    assert_eq!(preparing.available_permits(), places);
+    drop(reply);
+    server.let_go().await;
+}
+
+#[tokio::test]
 async fn a_device_failure_ends_the_stream_with_an_error() {
     let (prompt, token) = held_answer();
     let server = Server::generative(EchoRunner::new(GENERATIVE).failing(token));

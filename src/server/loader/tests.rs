@@ -1,0 +1,123 @@
+//! What the loader does when the store or the disk is not as it was.
+
+use roundhouse_store::testing::{Fault, Faulty, MemoryStore, Operation};
+use roundhouse_store::{ArtifactStore, CacheConfig, CatalogConfig};
+use tempfile::TempDir;
+
+use super::*;
+
+const LONG_AGO: Duration = Duration::from_secs(7200);
+
+/// A loader without devices, over a store in memory and a disk cache with room for a few
+/// versions of one small file.
+struct Bench {
+    memory: Arc<MemoryStore>,
+    faulty: Arc<Faulty>,
+    catalog: Arc<Catalog>,
+    cache: DiskCache,
+    loader: ModelLoader,
+    folder: TempDir,
+}
+
+async fn bench() -> Bench {
+    let memory = Arc::new(MemoryStore::new("memory"));
+    let faulty = Arc::new(Faulty::new(memory.clone()));
+    let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, faulty.clone())];
+    let endpoint: EndpointName = "ep".parse().unwrap();
+    let config = CatalogConfig {
+        settle: Duration::ZERO,
+        update_settle: Duration::ZERO,
+        ..CatalogConfig::default()
+    };
+    let catalog = Catalog::over(endpoint.clone(), stores, config).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(CacheConfig::new(folder.path().join("c"), Bytes::mib(1)));
+    let cache = cache.await.unwrap();
+    let catalog = Arc::new(catalog.with_disk(cache.clone()));
+    let sources = BTreeMap::from([(endpoint, Source::Store(catalog.clone(), cache.clone()))]);
+    let (settings, engine) = (LoadSettings::default(), EngineConfig::default());
+    let loader = ModelLoader::new(sources, BTreeMap::new(), settings, engine);
+    Bench { memory, faulty, catalog, cache, loader, folder }
+}
+
+fn model() -> ModelId {
+    ModelId { endpoint: "ep".parse().unwrap(), target: "m".parse().unwrap() }
+}
+
+impl Bench {
+    fn upload(&self, config: &'static str) {
+        self.memory.put_aged("m/config.json", config, LONG_AGO);
+    }
+
+    /// Asks the store itself and brings what it names to disk.
+    async fn fetched(&self) -> ArtefactId {
+        let asked = self.loader.ask(&self.catalog, &self.cache, &model(), true).await;
+        let artefact = asked.unwrap();
+        let id = artefact.id.clone();
+        let known = Known { artefact: Some(artefact), ..Known::default() };
+        self.loader.remember(&id, known);
+        self.loader.bring(&self.catalog, &self.cache, &id).await.unwrap();
+        id
+    }
+}
+
+fn down() -> Failure {
+    Failure::new(ErrorKind::StoreUnavailable, "gone")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_does_not_hold_up_a_model_that_is_on_disk() {
+    let bench = bench().await;
+    bench.upload("{}");
+    let id = bench.fetched().await;
+    bench.faulty.plan(Operation::List, "", Fault::Hang);
+    let began = tokio::time::Instant::now();
+    let asked = bench.loader.ask(&bench.catalog, &bench.cache, &model(), true).await;
+    let failure = asked.unwrap_err();
+    assert!(began.elapsed() <= STORE_PATIENCE);
+    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &failure), Some(id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_was_taken_back_does_not_return_with_the_store_down() {
+    let bench = bench().await;
+    bench.upload("{}");
+    let first = bench.fetched().await;
+    bench.upload(r#"{"worse": true}"#);
+    let second = bench.fetched().await;
+    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &down()), Some(second));
+    locked(&bench.loader.current).put(model(), first.clone());
+    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &down()), Some(first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_store_that_is_down_is_stood_in_for() {
+    let bench = bench().await;
+    bench.upload("{}");
+    bench.fetched().await;
+    let denied = Failure::new(ErrorKind::StoreDenied, "no");
+    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &denied), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_left_the_disk_before_their_load_are_fetched_again() {
+    let bench = bench().await;
+    bench.upload("{}");
+    let id = bench.fetched().await;
+    bench.cache.purge(&id).await.unwrap();
+    let brought = bench.loader.bring(&bench.catalog, &bench.cache, &id).await.unwrap();
+    assert!(brought.dir().join("config.json").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orderly_end_is_no_death_of_the_models_it_cuts_off() {
+    let bench = bench().await;
+    bench.upload("{}");
+    let id = bench.fetched().await;
+    let markers = bench.folder.path().join("c/attempts");
+    bench.cache.begin_load(&id).await.unwrap();
+    locked(&bench.loader.loading).insert(id);
+    assert_eq!(std::fs::read_dir(&markers).unwrap().count(), 1);
+    bench.loader.forgive_loads().await;
+    assert_eq!(std::fs::read_dir(&markers).unwrap().count(), 0);
+}
