@@ -45,10 +45,11 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         let (builder, watcher, stop) = (builder.clone(), graceful.watcher(), stop.clone());
         tokio::spawn(async move {
             // The header timeout begins with the first byte, which may never come.
+            let mut first = [0];
             tokio::select! {
-                first = timeout(HEADER_READ_TIMEOUT, stream.readable()) => match first {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) | Err(_) => return,
+                first = timeout(HEADER_READ_TIMEOUT, stream.peek(&mut first)) => match first {
+                    Ok(Ok(1..)) => {}
+                    Ok(_) | Err(_) => return,
                 },
                 () = stop.cancelled() => return,
             }

@@ -147,7 +147,7 @@ impl ModelLoader {
         }
         if known.plan.is_none() && artefact.archive.is_none() {
             let files = read_remote(catalog, &artefact).await?;
-            let settings = self.settings.clone();
+            let settings = self.settings;
             let plan = blocking(move || Ok(roundhouse_models::inspect(&files, &settings)?)).await;
             known.plan = Some(Arc::new(plan.map_err(|failure| named(&id, &failure))?));
         }

@@ -228,8 +228,11 @@ fn a_flood_of_unknown_names_is_forgotten() {
 fn models_with_state_do_not_keep_those_without_from_being_forgotten() {
     let now = Instant::now();
     let config = Config { max_known_models: 12, ..Config::default() };
-    let mut bench =
-        Bench { table: Table::new(config, vec![(DeviceId::Cpu, Bytes(100))], now), now, waiters: 0 };
+    let mut bench = Bench {
+        table: Table::new(config, vec![(DeviceId::Cpu, Bytes(100))], now),
+        now,
+        waiters: 0,
+    };
     for resident in 0..10 {
         let name = format!("resident{resident}");
         bench.acquire(&name);
