@@ -85,7 +85,10 @@ async fn a_server_killed_at_any_time_answers_rightly_after_a_restart_and_refetch
         let asked = async {
             for name in names {
                 let answer = server.invoke("default", name, json!({"inputs": "hello"})).await;
-                assert_eq!(label(&answer.json()), signature(name, 3), "{}", answer.body);
+                // Two kills within the loads of one version quarantine it.
+                if answer.status == 200 || !answer.body.contains("quarantine") {
+                    assert_eq!(label(&answer.json()), signature(name, 3), "{}", answer.body);
+                }
             }
         };
         // From during the first listing to after the last load.
@@ -95,6 +98,10 @@ async fn a_server_killed_at_any_time_answers_rightly_after_a_restart_and_refetch
     let passed = proxy.passed();
     let server = Server::start(&args, &as_refs(&env)).await;
     for name in names {
+        // What a quarantine asks of an operator.
+        let url = format!("{}/admin/v1/load", server.admin);
+        let body = json!({"endpoint": "default", "target": name, "force": true});
+        assert_eq!(server.send(server.http().post(url).json(&body)).await.status, 200);
         let answer = server.invoke("default", name, json!({"inputs": "hello"})).await;
         assert_eq!(label(&answer.json()), signature(name, 3), "{}", answer.body);
         assert_eq!(answer.status, 200);

@@ -41,6 +41,11 @@ impl Attempts {
     pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
         let mut counts = HashMap::new();
         for path in entries(&folder)? {
+            if path.extension().is_some_and(|ending| ending == "new") {
+                // Cut off before its rename: the marker beside it, if any, is the truth.
+                fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+                continue;
+            }
             let text = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
             let Ok(mut marker) = serde_json::from_slice::<Marker>(&text) else {
                 fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
