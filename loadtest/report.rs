@@ -185,7 +185,7 @@ impl Report {
     }
 }
 
-/// Three significant digits from a microsecond on.
+/// Three significant digits from a microsecond to an hour.
 fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three significant digits are allowed")
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order")
 }

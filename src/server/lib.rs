@@ -6,6 +6,7 @@
 //! (models in and out), `http` (connections), `admin` (its port), `container` (SageMaker's
 //! contract), `exporter` (metrics), `demo` (everything with nothing set up).
 
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod error;

@@ -27,6 +27,7 @@ use roundhouse_types::{
 };
 use tracing::{info, warn};
 
+use crate::allocator;
 pub(crate) use local::{Announced, LocalModels};
 use stages::Stage;
 pub(crate) use stages::Stages;
@@ -379,6 +380,10 @@ impl Loader for ModelLoader {
     async fn unload(&self, id: &ArtefactId, device: DeviceId, model: Arc<ServedModel>) {
         model.remove().await;
         drop(model);
+        // What was freed is free for others, not kept for later.
+        if let Err(failure) = blocking(|| Ok(allocator::give_back())).await {
+            warn!(%failure, "freed memory was not handed back");
+        }
         info!(model = %id.model, version = %id.version, %device, "unloaded");
     }
 }

@@ -10,14 +10,11 @@ use clap::Parser;
 use roundhouse::cli::Cli;
 use roundhouse::error::Error;
 
-// Unlike the system's, it gives the memory of unloaded models back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// How long file work under way may take after everything else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    roundhouse::allocator::tune();
     let cli = Cli::parse();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
