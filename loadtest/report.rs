@@ -50,7 +50,7 @@ impl Report {
             .iter()
             .filter(|(series, _)| series.split('{').next() == Some(name))
             .map(|(_, value)| value)
-            .sum()
+            .fold(0.0, |sum, value| sum + value)
     }
 
     fn outcomes(&self) -> BTreeMap<String, usize> {
