@@ -135,8 +135,8 @@ fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
         ("too_large", _) | (_, 507) => {
             Some("`roundhouse survey URI` shows what models need; --memory sets the budget")
         }
-        ("StoreDenied", _) => failed_hint(ErrorKind::StoreDenied),
-        ("StoreUnavailable", _) => failed_hint(ErrorKind::StoreUnavailable),
+        ("store_denied", _) => failed_hint(ErrorKind::StoreDenied),
+        ("store_unavailable", _) => failed_hint(ErrorKind::StoreUnavailable),
         ("", 404 | 405) => Some(WRONG_PORT),
         (_, 429 | 503) => {
             Some("try again in a moment; `roundhouse explain TARGET` says what it waits for")

@@ -148,7 +148,7 @@ async fn a_load_asks_for_the_model_and_a_refusal_is_told_with_a_hint() {
     let output = roundhouse(&["load", "gone", "--url", &url]).await;
     assert_eq!(output.status.code(), Some(1));
     let text = err(&output);
-    assert!(text.contains("the server answered 404 (ModelNotFound): no gone here"), "{text}");
+    assert!(text.contains("the server answered 404 (model_not_found): no gone here"), "{text}");
     assert!(text.contains("`roundhouse models` lists"), "{text}");
     let asked = asked.lock().unwrap();
     assert_eq!(asked[0], json!({"endpoint": "e", "target": "m", "force": true}));
