@@ -2,9 +2,9 @@
 //! fixed number of clients. Speaks HTTP only, so that it can drive anything that
 //! answers the same routes.
 //!
-//! Reading order: [`schedule`] (when and what), [`client`] (one request),
-//! [`run`] (the scenario), [`watch`] (what the server says of itself meanwhile),
-//! [`report`] and [`chart`] (what came of it).
+//! Reading order: `schedule` (when and what), `client` (one request),
+//! `run` (the scenario), `watch` (what the server says of itself meanwhile),
+//! `report` and `chart` (what came of it).
 #![allow(clippy::print_stdout, reason = "a command-line tool: its report goes to standard output")]
 #![allow(clippy::print_stderr, reason = "and its complaints to standard error")]
 

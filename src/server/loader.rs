@@ -1,9 +1,9 @@
 //! Brings models in and out: the world's side of residency, over store, models, engine and serving.
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
-//! order: this one (the steps), [`view`] (what can be known of a model before it is
-//! fetched), [`purpose`] (what a loaded model is for), [`local`]
-//! (folders that someone else put here), [`stages`] (how long each step took).
+//! order: this one (the steps), `view` (what can be known of a model before it is
+//! fetched), `purpose` (what a loaded model is for), `local`
+//! (folders that someone else put here), `stages` (how long each step took).
 
 mod local;
 mod purpose;
@@ -381,7 +381,11 @@ impl Loader for ModelLoader {
         model.remove().await;
         drop(model);
         // What was freed is free for others, not kept for later.
-        if let Err(failure) = blocking(|| Ok(allocator::give_back())).await {
+        let trimmed = blocking(|| {
+            allocator::give_back();
+            Ok(())
+        });
+        if let Err(failure) = trimmed.await {
             warn!(%failure, "freed memory was not handed back");
         }
         info!(model = %id.model, version = %id.version, %device, "unloaded");

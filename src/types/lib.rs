@@ -1,7 +1,7 @@
 //! The words every other crate uses: ids, units, footprints, failures.
 //!
-//! Reading order: [`ids`] (who is meant), [`units`] (how much), [`footprint`]
-//! (what a model costs), [`failure`] (what went wrong and what a caller may do).
+//! Reading order: `ids` (who is meant), `units` (how much), `footprint` (what a model
+//! costs), `failure` (what went wrong and what a caller may do).
 //!
 //! Plain data only: no I/O, no clock, no channel.
 
