@@ -142,17 +142,25 @@ impl Running {
     }
 
     /// Readiness fails first, then no connection is accepted, then requests end, then models
-    /// are unloaded. The admin port answers until that is done.
+    /// are unloaded. Requests that still wait for a model when half of the drain timeout is
+    /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
         self.stop_data.cancel();
         // The data port is the first.
         let admin = self.ports.split_off(1);
+        let patience = self.drain_timeout / 2;
+        let residency = self.residency.clone();
+        let late = tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            residency.shutdown().await;
+        });
         for port in self.ports {
             if let Err(error) = port.await {
                 warn!(%error, "the data port ended badly");
             }
         }
+        late.abort();
         self.residency.shutdown().await;
         self.stop_admin.cancel();
         for port in admin {

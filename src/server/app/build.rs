@@ -12,7 +12,7 @@ use roundhouse_store::{
     ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, S3Store, StoreUri,
 };
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{faces, settings};
 use crate::admin::{Admin, Vitals};
@@ -152,7 +152,12 @@ async fn connect(
         for mount in &endpoint.mounts {
             let mount = mount.to_store();
             let store: Arc<dyn ArtifactStore> = match (&mount.uri, credentials) {
-                (StoreUri::File { root }, _) => Arc::new(FileStore::new(root)),
+                (StoreUri::File { root }, _) => {
+                    if !root.is_dir() {
+                        warn!(uri = %mount.uri, "the store's folder does not exist");
+                    }
+                    Arc::new(FileStore::new(root))
+                }
                 (StoreUri::S3 { .. }, None) => {
                     Arc::new(S3Store::connect(&mount).await.map_err(Failure::from)?)
                 }
