@@ -83,7 +83,7 @@ impl Command {
         match self {
             #[cfg(feature = "demo")]
             Self::Demo(flags) => {
-                logging::start(&logging::without_a_file(&environment)?)?;
+                logging::start(&demo::log(&environment)?)?;
                 demo::run(flags).await
             }
             Self::Serve(flags) => {

@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::app;
 use crate::cli::{DemoFlags, ServeFlags};
-use crate::config::Config;
+use crate::config::{Config, Log};
 use crate::error::Error;
 use s3::{ACCESS_KEY, EmbeddedS3, SECRET_KEY};
 
@@ -52,6 +52,16 @@ pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
     welcome::print(&running.data, &running.admin);
     app::announce(&running);
     running.until_stopped().await
+}
+
+/// The demo's log settings, known before its store has an address.
+///
+/// # Errors
+/// The faults of the environment, in all its settings.
+pub(crate) fn log(env: &dyn Fn(&str) -> Option<String>) -> Result<Log, Error> {
+    let text = SETTINGS.replace("STORE_URL", "http://127.0.0.1");
+    let config = Config::parse(Some(&text), env, &ServeFlags::default());
+    config.map(|config| config.log).map_err(Error::Settings)
 }
 
 /// The demo's folder: the one asked for, kept, or a temporary one that goes with the demo.

@@ -5,10 +5,6 @@ use std::io::{IsTerminal, stderr};
 use roundhouse_types::{ErrorKind, Failure};
 use tracing_subscriber::EnvFilter;
 
-#[cfg(feature = "demo")]
-use crate::cli::ServeFlags;
-#[cfg(feature = "demo")]
-use crate::config::Config;
 use crate::config::{Log, LogFormat};
 use crate::error::Error;
 
@@ -24,16 +20,4 @@ pub(crate) fn start(log: &Log) -> Result<(), Error> {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| Failure::from_error(ErrorKind::Internal, error.as_ref()).into())
-}
-
-/// The log's settings where only the environment is asked, for a process that knows its
-/// other settings later.
-///
-/// # Errors
-/// The faults of the environment, in all its settings.
-#[cfg(feature = "demo")]
-pub(crate) fn without_a_file(env: &dyn Fn(&str) -> Option<String>) -> Result<Log, Error> {
-    // A store is needed for the settings to be whole; nothing looks at it.
-    let flags = ServeFlags { store: vec!["file:///".into()], ..ServeFlags::default() };
-    Config::parse(None, env, &flags).map(|config| config.log).map_err(Error::Settings)
 }
