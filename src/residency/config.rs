@@ -7,8 +7,11 @@ use std::time::Duration;
 pub struct Config {
     /// Fetches from the store at once. Artefacts that are whole on disk do not count.
     pub max_fetches: usize,
-    /// Loads onto devices at once.
+    /// Loads onto devices at once, those of handlers not counted.
     pub max_loads: usize,
+    /// Loads of handlers at once. They have slots of their own: one that imports for a
+    /// minute keeps no checkpoint from loading, nor the other way round.
+    pub max_handler_loads: usize,
     /// Requests that may wait for one model.
     pub max_waiters_per_model: usize,
     /// Requests that may wait in all.
@@ -34,6 +37,9 @@ impl Default for Config {
             max_fetches: 4,
             // Loads share memory bandwidth: the second hides the first one's waits.
             max_loads: 2,
+            // A handler's start is mostly imports, which wait for files and for each other
+            // more than they compute.
+            max_handler_loads: 8,
             max_waiters_per_model: 256,
             max_waiters: 4096,
             max_known_models: 10_000,

@@ -59,7 +59,8 @@ pub enum Action {
         /// What is in the way.
         by: Obstacle,
     },
-    /// A promise was taken back, because a load with waiters needs the room or the budget shrank.
+    /// A promise was taken back, because a load with waiters needs the room or more is
+    /// charged than the budget allows.
     Withdrawn,
     /// A load began.
     Loading,
@@ -67,6 +68,22 @@ pub enum Action {
     Ready {
         /// What it takes, measured.
         bytes: Bytes,
+    },
+    /// A resident takes so much more than before that the budget is exceeded.
+    Grown {
+        /// What it takes, measured.
+        bytes: Bytes,
+        /// By how much charges and promises exceed the device's budget.
+        over_bytes: Bytes,
+    },
+    /// A loaded model is gone by itself.
+    Died {
+        /// The failure's text.
+        reason: String,
+        /// Deaths in a row, each soon after the model was ready.
+        deaths: u32,
+        /// No new load before this many milliseconds have passed.
+        retry_ms: u64,
     },
     /// Resolving, fetching or loading failed.
     Failed {
@@ -142,8 +159,13 @@ pub enum Departure {
     Requested,
     /// Nobody used it for the idle time.
     Idle,
-    /// The budget shrank below what is charged.
+    /// More is charged than the budget allows: it shrank, or a resident takes more than
+    /// was foreseen.
     Shrunk,
+    /// It takes more than the whole budget of its device.
+    Outgrown,
+    /// It is gone by itself.
+    Died,
     /// The server stops.
     Shutdown,
 }
@@ -157,6 +179,8 @@ impl Departure {
             Self::Requested => "requested",
             Self::Idle => "idle",
             Self::Shrunk => "shrunk",
+            Self::Outgrown => "outgrown",
+            Self::Died => "died",
             Self::Shutdown => "shutdown",
         }
     }
@@ -179,7 +203,7 @@ impl fmt::Display for Obstacle {
         f.write_str(match self {
             Self::Kept => "kept models leave too little of the budget",
             Self::InUse => "the room is in use or promised to earlier loads",
-            Self::OverBudget => "the budget shrank below what is charged",
+            Self::OverBudget => "more is charged than the budget allows",
         })
     }
 }
@@ -201,6 +225,13 @@ impl fmt::Display for Action {
             Self::Withdrawn => f.write_str("promise taken back"),
             Self::Loading => f.write_str("loading"),
             Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),
+            Self::Grown { bytes, over_bytes } => {
+                write!(f, "takes {bytes} by now, the budget is exceeded by {over_bytes}")
+            }
+            Self::Died { reason, retry_ms: 0, .. } => write!(f, "died: {reason}"),
+            Self::Died { reason, deaths, retry_ms } => {
+                write!(f, "died {deaths} times, next load in {retry_ms} ms: {reason}")
+            }
             Self::Failed { stage, reason, retry_ms } => {
                 write!(f, "{} failed, next attempt in {retry_ms} ms: {reason}", stage.as_str())
             }

@@ -8,6 +8,7 @@ mod lease;
 mod loader;
 mod manager;
 mod metrics;
+mod reporter;
 mod snapshot;
 mod table;
 #[cfg(any(test, feature = "testing"))]
@@ -19,6 +20,7 @@ pub use error::{Error, Progress};
 pub use handle::Residency;
 pub use lease::Lease;
 pub use loader::{Fetched, Loaded, Loader, Resolution};
+pub use reporter::Reporter;
 pub use snapshot::{
     DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
     ResidentState, Snapshot,

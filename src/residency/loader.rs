@@ -7,6 +7,8 @@ use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
 };
 
+use crate::reporter::Reporter;
+
 /// What is known of a model before anything is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
@@ -66,14 +68,18 @@ pub trait Loader: Send + Sync + 'static {
     /// Loads the files and warms the model up. Runs to its end; it is never dropped. When
     /// it fails, everything it took on the device has been given back. A quarantined
     /// version comes here only after an operator forced it.
+    ///
+    /// `reporter` is for what the model does later: that it takes more or less than the
+    /// returned footprint, or that it died. It may be kept for as long as one likes.
     fn load(
         &self,
         artefact: &ArtefactId,
         device: DeviceId,
+        reporter: Reporter,
     ) -> impl Future<Output = Result<Loaded<Self::Model>, Failure>> + Send;
 
     /// Frees the device; returns when the memory is free. `model` is the last reference
-    /// that residency holds, and no lease is left.
+    /// that residency holds, and no lease is left. Called for a model that died, too.
     fn unload(
         &self,
         artefact: &ArtefactId,

@@ -18,8 +18,9 @@ use crate::config::Config;
 use crate::decision::{Action, Decided, Decision};
 use crate::error::Error;
 use crate::lease::Lease;
-use crate::loader::Loader;
+use crate::loader::{Loaded, Loader};
 use crate::metrics::Meters;
+use crate::reporter::{Notes, Slot};
 use crate::snapshot::{Clocks, Snapshot};
 use crate::table::{Effect, Event, Grant, Key, Report, Table, WaiterId};
 
@@ -70,6 +71,11 @@ pub(crate) struct Owner<L: Loader> {
     table: Table,
     tasks: Tasks<L>,
     models: HashMap<Key, Arc<L::Model>>,
+    /// What loads and residents report, from the begin of the load until it is unloaded.
+    slots: HashMap<Key, Arc<Slot>>,
+    reports: mpsc::UnboundedSender<Arc<Slot>>,
+    /// Slots with something to take. Each is in it once at most, so it has a bound.
+    reports_inbox: mpsc::UnboundedReceiver<Arc<Slot>>,
     requests: HashMap<WaiterId, LeaseReply<L::Model>>,
     operators: HashMap<WaiterId, oneshot::Sender<Result<Report, Failure>>>,
     closing: Vec<oneshot::Sender<()>>,
@@ -91,10 +97,14 @@ impl<L: Loader> Owner<L> {
         ),
         decisions: broadcast::Sender<Decision>,
     ) -> Self {
+        let (reports, reports_inbox) = mpsc::unbounded_channel();
         Self {
             table: Table::new(config, devices, now()),
             tasks: Tasks::new(loader),
             models: HashMap::new(),
+            slots: HashMap::new(),
+            reports,
+            reports_inbox,
             requests: HashMap::new(),
             operators: HashMap::new(),
             closing: Vec::new(),
@@ -124,6 +134,8 @@ impl<L: Loader> Owner<L> {
                         self.apply(Event::ShutdownBegan);
                     }
                 },
+                // Last, so that one who reports without a pause holds up nobody.
+                Some(slot) = self.reports_inbox.recv() => self.reported(&slot),
                 () = sleep_until(wake) => {
                     self.report_progress();
                     self.apply(Event::TimePassed);
@@ -133,6 +145,13 @@ impl<L: Loader> Owner<L> {
     }
 
     fn command(&mut self, command: Command<L::Model>) {
+        // What was reported before a request came is seen before it: as much as lies there
+        // now, not what is reported meanwhile.
+        for _ in 0..self.reports_inbox.len() {
+            if let Ok(slot) = self.reports_inbox.try_recv() {
+                self.reported(&slot);
+            }
+        }
         match command {
             Command::Acquire { waiter, event, reply } => {
                 // Its cancellation may have overtaken it, and comes only once.
@@ -183,16 +202,48 @@ impl<L: Loader> Owner<L> {
         let event = match finished.outcome {
             tasks::Outcome::Resolved { model, result } => Event::Resolved { model, result },
             tasks::Outcome::Fetched { artefact, result } => Event::Fetched { artefact, result },
-            tasks::Outcome::Loaded { key, result } => {
-                let result = result.map(|loaded| {
-                    self.models.insert(key.clone(), Arc::new(loaded.model));
-                    loaded.footprint
-                });
-                Event::Loaded { key, result }
+            tasks::Outcome::Loaded { key, result: Ok(loaded) } => self.loaded(key, loaded),
+            tasks::Outcome::Loaded { key, result: Err(failure) } => {
+                self.close_slot(&key);
+                Event::Loaded { key, result: Err(failure) }
             }
-            tasks::Outcome::Unloaded { key } => Event::Unloaded { key },
+            tasks::Outcome::Unloaded { key } => {
+                self.close_slot(&key);
+                Event::Unloaded { key }
+            }
         };
         self.apply(event);
+    }
+
+    /// Takes in a loaded model together with what it reported before the table knew of it:
+    /// a death first, so that it is granted to nobody.
+    fn loaded(&mut self, key: Key, loaded: Loaded<L::Model>) -> Event {
+        self.models.insert(key.clone(), Arc::new(loaded.model));
+        let notes = self.slots.get(&key).map(|slot| slot.open()).unwrap_or_default();
+        if let Some(failure) = notes.died {
+            self.apply(Event::Died { key: key.clone(), failure });
+        }
+        let footprint = notes.measured.unwrap_or(loaded.footprint);
+        Event::Loaded { key, result: Ok(footprint) }
+    }
+
+    /// Takes what a resident reported. A death comes first: who is dead is not judged by
+    /// what it takes.
+    fn reported(&mut self, slot: &Slot) {
+        let Notes { measured, died } = slot.take();
+        if let Some(failure) = died {
+            self.apply(Event::Died { key: slot.key.clone(), failure });
+        }
+        if let Some(footprint) = measured {
+            self.apply(Event::Measured { key: slot.key.clone(), footprint });
+        }
+    }
+
+    /// From here on reports about this load are ignored.
+    fn close_slot(&mut self, key: &Key) {
+        if let Some(slot) = self.slots.remove(key) {
+            slot.close();
+        }
     }
 
     fn report_progress(&mut self) {
@@ -207,6 +258,7 @@ impl<L: Loader> Owner<L> {
         }
         self.meters.levels(&self.table);
         if self.table.is_empty() {
+            debug_assert!(self.slots.is_empty(), "slots end with their loads and residents");
             for reply in self.closing.drain(..) {
                 let _ = reply.send(());
             }
@@ -218,7 +270,11 @@ impl<L: Loader> Owner<L> {
             Effect::Resolve { model, refresh } => self.tasks.resolve(model, refresh),
             Effect::Fetch { artefact } => self.tasks.fetch(artefact),
             Effect::AbandonFetch { artefact } => self.tasks.abandon_fetch(&artefact),
-            Effect::Load { key } => self.tasks.load(key),
+            Effect::Load { key } => {
+                let slot = Slot::new(key.clone(), self.reports.clone());
+                self.slots.insert(key.clone(), Arc::clone(&slot));
+                self.tasks.load(key, slot);
+            }
             Effect::Unload { key } => {
                 let model = self.models.remove(&key);
                 self.tasks.unload(key, model.expect("the table unloads only what was loaded"));
@@ -269,6 +325,12 @@ fn log(decided: &Decided) {
     match action {
         Action::Failed { stage, reason, .. } => {
             warn!(%model, version, stage = stage.as_str(), reason, "model failed");
+        }
+        Action::Died { reason, deaths, .. } => {
+            warn!(%model, version, device, reason, deaths, "model died");
+        }
+        Action::Grown { bytes, over_bytes } => {
+            warn!(%model, version, device, %bytes, over = %over_bytes, "model outgrew the budget");
         }
         Action::Ready { bytes } => info!(%model, version, device, %bytes, "model ready"),
         Action::Unloaded { bytes } => info!(%model, version, device, %bytes, "model unloaded"),

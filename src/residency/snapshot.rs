@@ -43,7 +43,8 @@ pub struct DeviceSnapshot {
     pub charged_bytes: Bytes,
     /// What is promised to loads.
     pub reserved_bytes: Bytes,
-    /// By how much charged and reserved exceed a budget that shrank.
+    /// By how much charged and reserved exceed the budget: it shrank, or residents take
+    /// more than was foreseen.
     pub over_bytes: Bytes,
     /// The loaded artefacts.
     pub residents: Vec<ResidentSnapshot>,

@@ -5,6 +5,7 @@ mod event;
 mod ledger;
 mod loads;
 mod operator;
+mod reports;
 mod requests;
 mod resolve;
 mod room;
@@ -100,6 +101,8 @@ impl Table {
             Event::Resolved { model, result } => self.resolve_ended(&model, result),
             Event::Fetched { artefact, result } => self.fetch_ended(&artefact, result),
             Event::Loaded { key, result } => self.load_ended(&key, result),
+            Event::Measured { key, footprint } => self.measured(&key, footprint),
+            Event::Died { key, failure } => self.died(&key, &failure),
             Event::Unloaded { key } => self.unloaded(&key),
             Event::BudgetChanged { device, budget } => self.budget_changed(device, budget),
             Event::Progressed { .. } | Event::TimePassed => {}
@@ -211,12 +214,14 @@ impl Table {
             return;
         };
         // A resident that leaves for good does not leave for somebody's room as well.
-        let may_stay = match resident.state {
+        let may_change = match resident.state {
             State::Ready | State::Draining(Departure::Evicted | Departure::Shrunk) => true,
-            State::Draining(_) => why == Departure::Shutdown,
-            State::Unloading => false,
+            State::Draining(Departure::Died | Departure::Shutdown) | State::Unloading => false,
+            // The store may return to an old version, which must be able to serve then.
+            State::Draining(Departure::Superseded) if why == Departure::Outgrown => true,
+            State::Draining(_) => matches!(why, Departure::Shutdown | Departure::Died),
         };
-        if !may_stay || resident.state == State::Draining(why) {
+        if !may_change || resident.state == State::Draining(why) {
             return;
         }
         resident.state = State::Draining(why);

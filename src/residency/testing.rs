@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use roundhouse_types::{
@@ -10,6 +10,8 @@ use roundhouse_types::{
 };
 
 use crate::loader::{Fetched, Loaded, Loader, Resolution};
+use crate::reporter::{Reporter, Slot};
+use crate::table::Key;
 
 /// The model `name` of the endpoint `test`.
 pub fn model(name: &str) -> ModelId {
@@ -48,6 +50,12 @@ pub struct Script {
     pub load_panics: bool,
     /// Two deaths while loading.
     pub quarantined: bool,
+    /// What it is.
+    pub kind: ModelKind,
+    /// A death that is reported when the load has ended, just before it returns.
+    pub dies: Option<Failure>,
+    /// What it takes from right after the load has returned, which is reported then.
+    pub grows: Option<u64>,
 }
 
 impl Script {
@@ -63,6 +71,9 @@ impl Script {
             load_fails: None,
             load_panics: false,
             quarantined: false,
+            kind: ModelKind::Generative,
+            dies: None,
+            grows: None,
         }
     }
 }
@@ -84,6 +95,7 @@ pub struct Calls {
 #[derive(Debug, Default)]
 pub struct ScriptedLoader {
     scripts: Mutex<HashMap<ModelId, Script>>,
+    reporters: Mutex<HashMap<ModelId, Reporter>>,
     /// How often it was called.
     pub calls: Calls,
 }
@@ -104,12 +116,45 @@ impl ScriptedLoader {
         change(self.lock().get_mut(&model(name)).expect("the model has a script"));
     }
 
+    /// The reporter of a model's latest load.
+    ///
+    /// # Panics
+    /// Where it was never loaded.
+    pub fn reporter(&self, name: &str) -> Reporter {
+        self.reporters().get(&model(name)).expect("the model was loaded").clone()
+    }
+
+    fn reporters(&self) -> MutexGuard<'_, HashMap<ModelId, Reporter>> {
+        self.reporters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn script(&self, model: &ModelId) -> Script {
         self.lock().get(model).expect("the model has a script").clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ModelId, Script>> {
-        self.scripts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.scripts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reporter for a call of `load` outside of residency, and what it was told.
+pub fn reporter() -> (Reporter, Reported) {
+    let (inbox, _) = tokio::sync::mpsc::unbounded_channel();
+    let key = Key { artefact: artefact("reporter", 0), device: DeviceId::Cpu };
+    let slot = Slot::new(key, inbox);
+    (slot.reporter(), Reported { slot })
+}
+
+/// What a reporter was told.
+pub struct Reported {
+    slot: Arc<Slot>,
+}
+
+impl Reported {
+    /// The latest measure and the first death since the last look.
+    pub fn take(&self) -> (Option<Footprint>, Option<Failure>) {
+        let notes = self.slot.take();
+        (notes.measured, notes.died)
     }
 }
 
@@ -131,7 +176,7 @@ impl Loader for ScriptedLoader {
             version: version(script.version),
             fetch_bytes: Bytes(if is_whole { 0 } else { script.bytes }),
             footprint: Some((footprint(script.bytes), Grade::Exact)),
-            kind: Some(ModelKind::Generative),
+            kind: Some(script.kind),
             quarantined: script.quarantined,
         })
     }
@@ -140,20 +185,33 @@ impl Loader for ScriptedLoader {
         self.calls.fetches.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
         tokio::time::sleep(script.fetch).await;
-        Ok(Fetched { footprint: footprint(script.bytes), kind: ModelKind::Generative })
+        Ok(Fetched { footprint: footprint(script.bytes), kind: script.kind })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
         Bytes(self.script(&artefact.model).bytes / 2)
     }
 
-    async fn load(&self, artefact: &ArtefactId, _: DeviceId) -> Result<Loaded<String>, Failure> {
+    async fn load(
+        &self,
+        artefact: &ArtefactId,
+        _: DeviceId,
+        reporter: Reporter,
+    ) -> Result<Loaded<String>, Failure> {
         self.calls.loads.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
+        self.reporters().insert(artefact.model.clone(), reporter.clone());
         tokio::time::sleep(script.load).await;
         assert!(!script.load_panics, "the script says so");
         if let Some(failure) = script.load_fails {
             return Err(failure);
+        }
+        if let Some(failure) = script.dies {
+            reporter.died(failure);
+        }
+        if let Some(bytes) = script.grows {
+            // A task of its own, which runs when this one has returned.
+            tokio::spawn(async move { reporter.measured(footprint(bytes)) });
         }
         Ok(Loaded { model: artefact.model.target.to_string(), footprint: footprint(script.bytes) })
     }

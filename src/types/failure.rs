@@ -84,13 +84,15 @@ pub struct Failure(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     retry: RetryHint,
+    status: Option<u16>,
     message: String,
 }
 
 impl Failure {
     /// A failure that will not go away by itself.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, retry: RetryHint::Never, message: message.into() }))
+        let (retry, message) = (RetryHint::Never, message.into());
+        Self(Arc::new(Inner { kind, retry, status: None, message }))
     }
 
     /// Takes an error and the chain of its sources.
@@ -112,7 +114,15 @@ impl Failure {
     /// The same failure with another retry hint.
     #[must_use]
     pub fn with_retry(&self, retry: RetryHint) -> Self {
-        Self(Arc::new(Inner { kind: self.0.kind, retry, message: self.0.message.clone() }))
+        let (kind, status, message) = (self.0.kind, self.0.status, self.0.message.clone());
+        Self(Arc::new(Inner { kind, retry, status, message }))
+    }
+
+    /// The same failure with the status that the model itself answered with.
+    #[must_use]
+    pub fn with_status(&self, status: u16) -> Self {
+        let (kind, retry, message) = (self.0.kind, self.0.retry, self.0.message.clone());
+        Self(Arc::new(Inner { kind, retry, status: Some(status), message }))
     }
 
     /// What the client is told.
@@ -123,6 +133,11 @@ impl Failure {
     /// Whether the same call may succeed later.
     pub fn retry(&self) -> RetryHint {
         self.0.retry
+    }
+
+    /// The status that the model itself answered with, where it is one that does.
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
     }
 
     /// What failed, with which id.
@@ -142,6 +157,7 @@ impl fmt::Debug for Failure {
         f.debug_struct("Failure")
             .field("kind", &self.0.kind)
             .field("retry", &self.0.retry)
+            .field("status", &self.0.status)
             .field("message", &self.0.message)
             .finish()
     }

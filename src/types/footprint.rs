@@ -48,7 +48,7 @@ impl Footprint {
     }
 }
 
-/// How far a footprint can be trusted before the load.
+/// How far a footprint can be trusted before the load, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grade {
@@ -56,4 +56,6 @@ pub enum Grade {
     Exact,
     /// This version was loaded before.
     Remembered,
+    /// The artefact's settings or the operator say so; nobody has measured it yet.
+    Declared,
 }

@@ -29,6 +29,8 @@ pub enum ModelKind {
     Embedding,
     /// A sequence classifier that answers with labels and scores.
     Classification,
+    /// Code of the artefact's own, run in worker processes; it takes and answers any bytes.
+    Handler,
 }
 
 impl ModelKind {
@@ -38,6 +40,7 @@ impl ModelKind {
             Self::Generative => "generative",
             Self::Embedding => "embedding",
             Self::Classification => "classification",
+            Self::Handler => "handler",
         }
     }
 }

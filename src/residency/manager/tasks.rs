@@ -9,6 +9,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::{now, panicked};
 use crate::loader::{Fetched, Loaded, Loader, Resolution};
+use crate::reporter::Slot;
 use crate::table::Key;
 
 /// What a call brought.
@@ -74,10 +75,11 @@ impl<L: Loader> Tasks<L> {
         }
     }
 
-    pub(super) fn load(&mut self, key: Key) {
+    pub(super) fn load(&mut self, key: Key, slot: Arc<Slot>) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
         let handle = self.running.spawn(async move {
-            let result = loader.load(&key.artefact, key.device).await;
+            let result = loader.load(&key.artefact, key.device, slot.reporter()).await;
+            slot.load_returned();
             Outcome::Loaded { key, result }
         });
         self.calls.insert(handle.id(), (Call::Load(subject), now()));

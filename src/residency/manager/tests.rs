@@ -1,5 +1,7 @@
 //! The owner task with paused time and a scripted loader.
 
+mod reports;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! after every event.
 #![cfg(debug_assertions)]
 
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, ModelKind};
 
 use super::Table;
 use super::room::need;
@@ -43,7 +43,14 @@ impl Table {
     }
 
     fn check_loads(&self) {
+        let loading = self.jobs.values().filter(|job| job.is_loading());
+        let (handlers, others): (Vec<_>, Vec<_>) =
+            loading.partition(|job| job.kind == Some(ModelKind::Handler));
+        assert!(handlers.len() <= self.config.max_handler_loads, "loads of handlers are bounded");
+        assert!(others.len() <= self.config.max_loads, "other loads are bounded");
         for (artefact, job) in &self.jobs {
+            let is_stillborn = job.died.is_some();
+            assert!(!is_stillborn || job.is_loading(), "{artefact} died before it was there");
             if job.footprint.is_some() && !job.is_loading() && !self.stopping {
                 let largest = self.ledger.largest_budget();
                 assert!(need(job) <= largest, "invariant 6: {artefact} can never fit");
@@ -76,6 +83,15 @@ impl Table {
             if resident.state == State::Unloading {
                 assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
             }
+            if matches!(resident.state, State::Draining(_)) {
+                assert!(resident.leases > 0, "{} has nothing to wait for", key.artefact);
+            }
+            assert_eq!(
+                self.ledger.freed_by(key.device, [&key.artefact].into_iter()),
+                resident.footprint.total(),
+                "invariant 5: {} is charged for what it was last measured at",
+                key.artefact
+            );
             if let Some(claim) = &resident.claimed_by {
                 let device = self.jobs.get(claim).and_then(|job| job.device());
                 assert_eq!(device, Some(key.device), "{} is claimed in vain", key.artefact);

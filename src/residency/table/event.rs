@@ -59,6 +59,10 @@ pub(crate) enum Event {
     Fetched { artefact: ArtefactId, result: Result<Fetched, Failure> },
     /// Answers `Effect::Load`, with the measured footprint.
     Loaded { key: Key, result: Result<Footprint, Failure> },
+    /// A resident takes this much by now.
+    Measured { key: Key, footprint: Footprint },
+    /// A model that is loaded, or about to be, is gone by itself.
+    Died { key: Key, failure: Failure },
     /// Answers `Effect::Unload`: the device has its memory back.
     Unloaded { key: Key },
     /// The device may use more or less from now on.

@@ -87,8 +87,8 @@ impl Ledger {
         account.budget.saturating_sub(account.charged + account.reserved)
     }
 
-    /// By how much charges and promises exceed the budget: after it shrank, or after a
-    /// load measured more than was foreseen.
+    /// By how much charges and promises exceed the budget: after it shrank, a load measured
+    /// more than was foreseen, or a resident grew.
     pub(super) fn over(&self, device: DeviceId) -> Bytes {
         let account = self.account(device);
         (account.charged + account.reserved).saturating_sub(account.budget)
@@ -167,6 +167,13 @@ impl Ledger {
         }
         account.charged = account.charged.saturating_sub(freed);
         freed
+    }
+
+    /// Charges a resident, whose holdings are its own, with another footprint.
+    pub(super) fn recharge(&mut self, device: DeviceId, holder: &ArtefactId, to: &Footprint) {
+        self.discharge(device, holder);
+        let holdings = self.own_holdings(to);
+        self.charge(device, holder, holdings);
     }
 
     /// What would be free if all of these residents left.

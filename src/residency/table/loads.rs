@@ -57,6 +57,10 @@ impl Table {
                 let took = self.now.saturating_duration_since(since);
                 self.rates.loaded(footprint.total(), took);
                 self.settle_resident(key, &job, footprint);
+                match job.died.as_ref().filter(|_| !self.stopping) {
+                    None => self.begin_service(key, &job),
+                    Some(failure) => self.stillborn(key, failure),
+                }
             }
             Err(failure) => {
                 self.fail(artefact, &failure, Stage::Load);
@@ -65,7 +69,7 @@ impl Table {
         }
     }
 
-    /// The promise becomes the measured charge, and the model serves.
+    /// The promise becomes the measured charge.
     fn settle_resident(&mut self, key: &Key, job: &Job, footprint: Footprint) {
         let holdings = self.ledger.own_holdings(&footprint);
         self.ledger.charge(key.device, &key.artefact, holdings);
@@ -91,15 +95,21 @@ impl Table {
             claimed_by: None,
             arrival: Arrival { tier, fetch, load: (load_began, now) },
         };
-        let model = &key.artefact.model;
-        let older = self.models.peek(model).map(|entry| entry.residents.clone());
         self.residents.insert(key.clone(), resident);
+        self.model_mut(&key.artefact.model).residents.push(key.clone());
+        self.touched.push(key.artefact.model.clone());
+    }
+
+    /// The loaded model serves from now on, and older versions of it leave.
+    fn begin_service(&mut self, key: &Key, job: &Job) {
+        let model = &key.artefact.model;
         let entry = self.model_mut(model);
-        entry.residents.push(key.clone());
         entry.trouble = None;
-        let bytes = footprint.total();
+        let older: Vec<Key> = entry.residents.iter().filter(|old| *old != key).cloned().collect();
+        let bytes = self.residents.get(key).map(|resident| resident.footprint.total());
+        let bytes = bytes.unwrap_or_default();
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Ready { bytes }));
-        for old in older.into_iter().flatten() {
+        for old in older {
             self.drain(&old, Departure::Superseded, None);
         }
         self.answer_aimed(key);
@@ -108,7 +118,13 @@ impl Table {
         } else if job.discard && self.models.peek(model).is_none_or(|m| m.waiters.is_empty()) {
             self.drain(key, Departure::Requested, None);
         }
-        self.touched.push(model.clone());
+    }
+
+    /// The model was loaded and died before anybody could use it: it takes nothing over
+    /// from an older version that serves, and is unloaded.
+    fn stillborn(&mut self, key: &Key, failure: &Failure) {
+        self.died(key, failure);
+        self.refuse_aimed(&key.artefact, failure);
     }
 
     /// Tells operators that the version their refresh found serves now.
@@ -160,17 +176,24 @@ impl Table {
 
     /// Answers those who waited for a load that is over.
     pub(super) fn refuse_job(&mut self, artefact: &ArtefactId, failure: &Failure) {
-        let model = &artefact.model;
-        let Some(entry) = self.models.peek(model) else {
-            return;
-        };
-        for id in entry.refreshers.clone() {
+        self.refuse_aimed(artefact, failure);
+        self.refuse_unserved(&artefact.model, failure);
+    }
+
+    /// Answers the operators whose refresh waits for this version.
+    fn refuse_aimed(&mut self, artefact: &ArtefactId, failure: &Failure) {
+        let refreshers = self.models.peek(&artefact.model).map(|entry| entry.refreshers.clone());
+        for id in refreshers.into_iter().flatten() {
             let purpose = self.waiters.get(id).map(|waiter| &waiter.purpose);
             if matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if *aimed == artefact.version)
             {
                 self.refuse(id, failure);
             }
         }
+    }
+
+    /// Answers those who wait for a model that neither serves nor is being loaded.
+    pub(super) fn refuse_unserved(&mut self, model: &ModelId, failure: &Failure) {
         let others = self.models.peek(model).is_some_and(|entry| !entry.jobs.is_empty());
         if !others && self.ready(model).is_none() {
             self.refuse_waiters(model, failure);

@@ -28,7 +28,8 @@ impl Table {
             return self.effects.push(Effect::Report { waiter, report });
         }
         if options.force {
-            self.model_mut(model).trouble = None;
+            let entry = self.model_mut(model);
+            (entry.trouble, entry.deaths) = (None, 0);
         } else if let Some(failure) = self.trouble_told(model) {
             return self.refuse_caller(waiter, model, &failure);
         }

@@ -108,6 +108,9 @@ impl Table {
         let serving = self.ready(model).map(|key| key.artefact.version.clone());
         let entry = self.model_mut(model);
         let before = entry.current.replace(artefact.version.clone());
+        if before.as_ref() != Some(&artefact.version) {
+            entry.deaths = 0;
+        }
         let before = serving.clone().or(before);
         // Another version may do what the one that failed did not.
         let is_cleared =
@@ -179,6 +182,7 @@ impl Table {
             evict,
             discard: false,
             late: false,
+            died: None,
             obstacle: None,
             overtaken: 0,
         };

@@ -1,6 +1,6 @@
 //! Room: who is promised it, who starts, and what happens when the budget shrinks.
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelKind};
 
 use super::Table;
 use super::event::{Effect, Key};
@@ -309,7 +309,15 @@ impl Table {
     }
 
     fn start_load(&mut self, artefact: &ArtefactId) {
-        let loading = self.jobs.values().filter(|job| job.is_loading()).count();
+        let is_handler = |job: &Job| job.kind == Some(ModelKind::Handler);
+        let Some(job) = self.jobs.get(artefact) else {
+            return;
+        };
+        // Whole files have told their kind, and only those are loaded.
+        let kin = is_handler(job);
+        let slots = if kin { self.config.max_handler_loads } else { self.config.max_loads };
+        let loading =
+            self.jobs.values().filter(|job| job.is_loading() && is_handler(job) == kin).count();
         let since = self.now;
         let Some(job) = self.jobs.get_mut(artefact) else {
             return;
@@ -318,7 +326,7 @@ impl Table {
             return;
         };
         let is_covered = self.ledger.promised(device, artefact) >= need(job);
-        if !job.is_whole() || !is_covered || loading >= self.config.max_loads {
+        if !job.is_whole() || !is_covered || loading >= slots {
             return;
         }
         job.room = Room::Loading { device, since };
@@ -327,7 +335,7 @@ impl Table {
         self.decide(Decided::of(artefact, Some(device), Action::Loading));
     }
 
-    /// Where a budget shrank below what is charged and promised: promises of loads that
+    /// Where more is charged and promised than the budget allows: promises of loads that
     /// have not begun are taken back, then residents leave, idle ones first.
     pub(super) fn rebalance(&mut self) {
         for device in self.ledger.devices() {

@@ -32,6 +32,8 @@ pub(super) struct Model {
     pub(super) current: Option<Version>,
     pub(super) checked_at: Option<Instant>,
     pub(super) trouble: Option<Trouble>,
+    /// Deaths in a row of the current version, each soon after it was ready.
+    pub(super) deaths: u32,
     pub(super) kept: bool,
     pub(super) residents: Vec<Key>,
     pub(super) jobs: Vec<ArtefactId>,
@@ -111,6 +113,8 @@ pub(super) struct Job {
     pub(super) discard: bool,
     /// The load timeout passed while it was on its way to the device.
     pub(super) late: bool,
+    /// The model died before the end of its load was seen.
+    pub(super) died: Option<Failure>,
     /// What was in the way when room was last looked for.
     pub(super) obstacle: Option<Obstacle>,
     /// Promises that later claims got while this one was blocked.

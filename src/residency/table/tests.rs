@@ -1,6 +1,9 @@
 //! The table by sentences, and against random worlds.
 
+mod bench;
+mod life;
 mod random;
+mod reports;
 mod rest;
 mod sentences;
 mod witness;

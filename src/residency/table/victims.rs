@@ -110,7 +110,7 @@ impl Table {
         }
     }
 
-    /// Whom a shrunken budget sends away beside those that leave anyway. Not all or
+    /// Whom an exceeded budget sends away beside those that leave anyway. Not all or
     /// nothing: the memory is in foreign hands already, and every byte helps.
     pub(super) fn overboard(&self, device: DeviceId, over: Bytes) -> Vec<Key> {
         let here = self.residents.iter().filter(|(key, _)| key.device == device);

@@ -1,101 +1,13 @@
 //! What the table promises, one sentence each.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelKind};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
 
+use super::bench::{bench, bench_with, granted, key, loads, unloads};
 use crate::config::Config;
-use crate::loader::{Fetched, Resolution};
-use crate::table::{Effect, Event, Key, Table, WaiterId};
-use crate::testing::{artefact, model, version};
-
-/// A table with one device of 100 bytes, and a clock that stands still.
-struct Bench {
-    table: Table,
-    now: Instant,
-    waiters: u64,
-}
-
-fn bench() -> Bench {
-    let now = Instant::now();
-    let devices = vec![(DeviceId::Cpu, Bytes(100))];
-    Bench { table: Table::new(Config::default(), devices, now), now, waiters: 0 }
-}
-
-fn key(name: &str) -> Key {
-    Key { artefact: artefact(name, 1), device: DeviceId::Cpu }
-}
-
-fn footprint(bytes: u64) -> Footprint {
-    Footprint { weights: Bytes(bytes), ..Footprint::default() }
-}
-
-fn loads(effects: &[Effect], key: &Key) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Load { key: other } if other == key))
-}
-
-fn unloads(effects: &[Effect], key: &Key) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Unload { key: other } if other == key))
-}
-
-fn granted(effects: &[Effect]) -> Vec<u64> {
-    let grants = effects.iter().filter_map(|effect| match effect {
-        Effect::Grant(grant) => Some(grant.waiter.0),
-        _ => None,
-    });
-    grants.collect()
-}
-
-impl Bench {
-    fn on(&mut self, event: Event) -> Vec<Effect> {
-        self.table.on(event, self.now)
-    }
-
-    fn acquire(&mut self, name: &str) -> Vec<Effect> {
-        self.waiters += 1;
-        let waiter = WaiterId(self.waiters);
-        let hold_until = self.now + Duration::from_secs(30);
-        let model = model(name);
-        self.on(Event::AcquireRequested { waiter, model, hold_until, only_loaded: false })
-    }
-
-    fn resolved(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
-        let resolution = Resolution {
-            version: version(1),
-            fetch_bytes: Bytes(bytes),
-            footprint: Some((footprint(bytes), Grade::Exact)),
-            kind: None,
-            quarantined: false,
-        };
-        self.on(Event::Resolved { model: model(name), result: Ok(resolution) })
-    }
-
-    fn fetched(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
-        let fetched = Fetched { footprint: footprint(bytes), kind: ModelKind::Embedding };
-        self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
-    }
-
-    fn loaded(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
-        self.on(Event::Loaded { key: key(name), result: Ok(footprint(bytes)) })
-    }
-
-    fn released(&mut self, name: &str) -> Vec<Effect> {
-        self.on(Event::Released { key: key(name) })
-    }
-
-    fn unloaded(&mut self, name: &str) -> Vec<Effect> {
-        self.on(Event::Unloaded { key: key(name) })
-    }
-
-    /// A resident that nobody uses.
-    fn resident(&mut self, name: &str, bytes: u64) {
-        self.acquire(name);
-        self.resolved(name, bytes);
-        self.fetched(name, bytes);
-        self.loaded(name, bytes);
-        self.released(name);
-    }
-}
+use crate::table::{Effect, Event, WaiterId};
+use crate::testing::model;
 
 #[test]
 fn a_victim_serves_until_the_files_that_need_its_room_are_on_disk() {
@@ -226,13 +138,8 @@ fn a_flood_of_unknown_names_is_forgotten() {
 
 #[test]
 fn models_with_state_do_not_keep_those_without_from_being_forgotten() {
-    let now = Instant::now();
     let config = Config { max_known_models: 12, ..Config::default() };
-    let mut bench = Bench {
-        table: Table::new(config, vec![(DeviceId::Cpu, Bytes(100))], now),
-        now,
-        waiters: 0,
-    };
+    let mut bench = bench_with(config);
     for resident in 0..10 {
         let name = format!("resident{resident}");
         bench.acquire(&name);

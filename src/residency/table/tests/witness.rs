@@ -1,6 +1,6 @@
 //! What the world sees of the table, held against the invariants by our own count.
 
-use roundhouse_types::{ArtefactId, DeviceId, ModelId};
+use roundhouse_types::{ArtefactId, DeviceId, ModelId, ModelKind};
 
 use super::world::{Wish, World};
 use crate::decision::{Action, Decided, Departure};
@@ -10,7 +10,14 @@ use crate::table::{Effect, Event, Key, WaiterId};
 impl World {
     /// Tells the table and holds its effects against the invariants.
     pub(super) fn tell(&mut self, event: Event) {
-        let may_exceed = matches!(event, Event::BudgetChanged { .. } | Event::Loaded { .. });
+        let may_exceed = match &event {
+            Event::BudgetChanged { .. } | Event::Loaded { .. } => true,
+            Event::Measured { key, footprint } => {
+                let known = self.table.residents.get(key);
+                known.is_some_and(|known| footprint.total() > known.footprint.total())
+            }
+            _ => false,
+        };
         let unloaded_keeps = match &event {
             Event::UnloadRequested { model, .. } => Some(model.clone()),
             _ => None,
@@ -19,6 +26,7 @@ impl World {
         for effect in effects {
             self.perform(effect);
         }
+        self.check_dead();
         if let Some(model) = unloaded_keeps
             && !self.table.is_kept(&model)
         {
@@ -57,6 +65,7 @@ impl World {
                 assert_eq!((wish, &model), (Wish::Lease, &grant.key.artefact.model));
                 assert!(self.loaded.contains_key(&grant.key), "a lease is on a resident");
                 assert!(!self.unloads.contains(&grant.key), "invariant 2: it is being unloaded");
+                assert!(!self.dead.contains(&grant.key), "the dead take no leases");
                 self.granted.insert(grant.waiter);
                 self.leases.push(grant.key);
             }
@@ -84,7 +93,10 @@ impl World {
         let budget = self.budgets[&key.device];
         assert!(used <= budget, "invariant 1: {used} of {budget} with {}", key.artefact);
         self.loads.insert(key, need);
-        assert!(self.loads.len() <= self.config.max_loads, "loads are bounded");
+        let is_handler = |key: &&Key| Self::kind(&key.artefact.model) == ModelKind::Handler;
+        let handlers = self.loads.keys().filter(is_handler).count();
+        assert!(handlers <= self.config.max_handler_loads, "loads of handlers are bounded");
+        assert!(self.loads.len() - handlers <= self.config.max_loads, "loads are bounded");
     }
 
     /// What is on a device or on its way there, by our own count.
@@ -117,6 +129,14 @@ impl World {
     fn assert_can_fit(&self, artefact: &ArtefactId, need: u64) {
         let largest = *self.budgets.values().max().unwrap();
         assert!(need <= largest, "invariant 6: {artefact} can never fit");
+    }
+
+    /// Who is dead leaves when its last lease ends.
+    fn check_dead(&self) {
+        for key in self.dead.iter().filter(|key| self.loaded.contains_key(*key)) {
+            let is_held = self.leases.contains(key);
+            assert_ne!(is_held, self.unloads.contains(key), "{} is dead", key.artefact);
+        }
     }
 
     /// Invariants 1 and 5, by our own count of what is on each device.

@@ -61,6 +61,8 @@ pub(super) struct World {
     /// What is on a device, those that are being unloaded included.
     pub(super) loaded: BTreeMap<Key, u64>,
     pub(super) unloads: Vec<Key>,
+    /// What died on a device or on its way there, and is not unloaded yet.
+    pub(super) dead: BTreeSet<Key>,
     pub(super) leases: Vec<Key>,
     pub(super) pending: BTreeMap<WaiterId, (ModelId, Wish)>,
     pub(super) granted: BTreeSet<WaiterId>,
@@ -79,6 +81,7 @@ impl World {
         let config = Config {
             max_fetches: 1 + dice.below(3),
             max_loads: 1 + dice.below(2),
+            max_handler_loads: 1 + dice.below(2),
             max_waiters_per_model: 2 + dice.below(6),
             max_waiters: 4 + dice.below(12),
             max_known_models: 3 + dice.below(4),
@@ -108,6 +111,7 @@ impl World {
             loads: BTreeMap::new(),
             loaded: BTreeMap::new(),
             unloads: Vec::new(),
+            dead: BTreeSet::new(),
             leases: Vec::new(),
             pending: BTreeMap::new(),
             granted: BTreeSet::new(),
@@ -119,7 +123,7 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self, dice: &mut Dice) {
-        match dice.below(64) {
+        match dice.below(72) {
             0..14 => {
                 self.ask_for_lease(dice);
             }
@@ -141,6 +145,8 @@ impl World {
             62 => {
                 self.on_disk.clear();
             }
+            63..69 => self.measure(dice),
+            69 | 70 => self.die(dice),
             _ => {
                 if dice.one_in(6) {
                     self.shut_down();
@@ -239,9 +245,16 @@ impl World {
         if dice.one_in(12) { 170 } else { 8 + dice.below(60) as u64 }
     }
 
-    fn footprint(total: u64) -> Footprint {
+    pub(super) fn footprint(total: u64) -> Footprint {
         let kv = total / 4;
         Footprint { weights: Bytes(total - kv), kv: Bytes(kv), ..Footprint::default() }
+    }
+
+    pub(super) fn kind(model: &ModelId) -> ModelKind {
+        match model.target.as_str() {
+            "a" | "b" => ModelKind::Handler,
+            _ => ModelKind::Embedding,
+        }
     }
 
     pub(super) fn answer_resolve(&mut self, dice: &mut Dice, may_fail: bool) {
@@ -290,7 +303,7 @@ impl World {
         let other = if may_fail && dice.one_in(8) { dice.below(12) as u64 } else { 0 };
         let footprint = Self::footprint(Self::size(&artefact) + other);
         self.foreseen.insert(artefact.clone(), footprint);
-        let result = Ok(Fetched { footprint, kind: ModelKind::Embedding });
+        let result = Ok(Fetched { footprint, kind: Self::kind(&artefact.model) });
         self.tell(Event::Fetched { artefact, result });
     }
 
@@ -303,6 +316,7 @@ impl World {
         let promised = self.loads.remove(&key).unwrap();
         if may_fail && dice.one_in(5) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
+            self.dead.remove(&key);
             return self.tell(Event::Loaded { key, result });
         }
         let measured = match dice.below(if may_fail { 10 } else { 1 }) {
@@ -318,6 +332,7 @@ impl World {
         if !self.unloads.is_empty() {
             let key = self.unloads.swap_remove(dice.below(self.unloads.len()));
             self.loaded.remove(&key).expect("it was on the device");
+            self.dead.remove(&key);
             self.tell(Event::Unloaded { key });
         }
     }

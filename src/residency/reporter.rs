@@ -1,0 +1,206 @@
+//! How a loaded model tells that its memory changed or that it died.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use roundhouse_types::{Failure, Footprint};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::table::Key;
+
+/// Tells the table about one load of one artefact, from then until it is unloaded.
+///
+/// Both calls only leave a note and never wait. A note about a model that is gone is
+/// ignored, also when the same artefact has been loaded again meanwhile: every load gets a
+/// reporter of its own. Clones report about the same load.
+#[derive(Clone)]
+pub struct Reporter {
+    slot: Arc<Slot>,
+}
+
+impl Reporter {
+    /// The model takes this much from now on. Of several measures that were not looked at
+    /// yet the latest counts; one that is made before `load` returns is older than the
+    /// footprint that `load` returns.
+    pub fn measured(&self, footprint: Footprint) {
+        self.slot.note(|notes| notes.measured = Some(footprint));
+    }
+
+    /// The model is gone by itself and serves nobody any more. It gets no new leases from
+    /// now on and is unloaded when the last one ends. The first of several deaths counts.
+    pub fn died(&self, failure: Failure) {
+        self.slot.note(|notes| {
+            notes.died.get_or_insert(failure);
+        });
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter")
+            .field("artefact", &self.slot.key.artefact)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was reported and not looked at yet.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) measured: Option<Footprint>,
+    pub(crate) died: Option<Failure>,
+}
+
+/// The notes of one load. Reporters write, the owner of the table takes; it is in the
+/// owner's inbox at most once, however often something is reported.
+pub(crate) struct Slot {
+    pub(crate) key: Key,
+    inbox: UnboundedSender<Arc<Slot>>,
+    /// Held for a few instructions only.
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    notes: Notes,
+    /// Whether the slot lies in the inbox.
+    queued: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The table does not know yet that the load has ended: notes are kept.
+    Loading,
+    /// On the device: notes are passed on.
+    Live,
+    /// Gone: notes are ignored.
+    Closed,
+}
+
+impl Slot {
+    pub(crate) fn new(key: Key, inbox: UnboundedSender<Arc<Self>>) -> Arc<Self> {
+        let state = State { phase: Phase::Loading, notes: Notes::default(), queued: false };
+        Arc::new(Self { key, inbox, state: Mutex::new(state) })
+    }
+
+    pub(crate) fn reporter(self: &Arc<Self>) -> Reporter {
+        Reporter { slot: Arc::clone(self) }
+    }
+
+    /// The loader has returned: measures made before are older than what it returned.
+    pub(crate) fn load_returned(&self) {
+        self.lock().notes.measured = None;
+    }
+
+    /// The owner has seen the end of the load: takes what was kept until then, and has
+    /// further notes sent.
+    pub(crate) fn open(&self) -> Notes {
+        let mut state = self.lock();
+        state.phase = Phase::Live;
+        std::mem::take(&mut state.notes)
+    }
+
+    /// Takes what was reported since it was last taken, for the one that found the slot in
+    /// the inbox.
+    pub(crate) fn take(&self) -> Notes {
+        let mut state = self.lock();
+        state.queued = false;
+        std::mem::take(&mut state.notes)
+    }
+
+    /// The model is off its device.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.phase = Phase::Closed;
+        state.notes = Notes::default();
+    }
+
+    fn note(self: &Arc<Self>, write: impl FnOnce(&mut Notes)) {
+        let mut state = self.lock();
+        if state.phase == Phase::Closed {
+            return;
+        }
+        write(&mut state.notes);
+        if state.phase == Phase::Live && !state.queued {
+            state.queued = true;
+            // With the owner gone there is nobody left to tell.
+            let _ = self.inbox.send(Arc::clone(self));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundhouse_types::{Bytes, DeviceId, ErrorKind};
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+    use crate::testing::artefact;
+
+    fn slot() -> (Arc<Slot>, UnboundedReceiver<Arc<Slot>>) {
+        let (inbox, received) = unbounded_channel();
+        let key = Key { artefact: artefact("a", 1), device: DeviceId::Cpu };
+        (Slot::new(key, inbox), received)
+    }
+
+    fn takes(bytes: u64) -> Footprint {
+        Footprint { host: Bytes(bytes), ..Footprint::default() }
+    }
+
+    fn gone(why: &str) -> Failure {
+        Failure::new(ErrorKind::ModelFailed, why)
+    }
+
+    #[test]
+    fn what_is_reported_before_the_load_was_seen_is_kept_and_not_sent() {
+        let (slot, inbox) = slot();
+        slot.reporter().measured(takes(1));
+        slot.load_returned();
+        slot.reporter().died(gone("early"));
+        slot.reporter().measured(takes(2));
+        assert!(inbox.is_empty());
+        let notes = slot.open();
+        assert_eq!(notes.measured, Some(takes(2)));
+        assert_eq!(notes.died.unwrap().message(), "early");
+    }
+
+    #[test]
+    fn a_measure_of_the_time_before_the_load_returned_is_older_than_its_footprint() {
+        let (slot, _inbox) = slot();
+        slot.reporter().measured(takes(1));
+        slot.reporter().died(gone("early"));
+        slot.load_returned();
+        let notes = slot.open();
+        assert!(notes.measured.is_none() && notes.died.is_some());
+    }
+
+    #[test]
+    fn however_often_something_is_reported_it_lies_in_the_inbox_once() {
+        let (slot, mut inbox) = slot();
+        slot.open();
+        for bytes in 0..1000 {
+            slot.reporter().measured(takes(bytes));
+            slot.reporter().died(gone(if bytes == 0 { "first" } else { "again" }));
+        }
+        assert_eq!(inbox.len(), 1);
+        let notes = inbox.try_recv().unwrap().take();
+        assert_eq!((notes.measured, notes.died.unwrap().message()), (Some(takes(999)), "first"));
+        slot.reporter().measured(takes(7));
+        assert_eq!(inbox.try_recv().unwrap().take().measured, Some(takes(7)));
+    }
+
+    #[test]
+    fn what_is_off_its_device_reports_nothing_any_more() {
+        let (slot, mut inbox) = slot();
+        slot.open();
+        slot.reporter().measured(takes(1));
+        slot.close();
+        slot.reporter().died(gone("late"));
+        let notes = inbox.try_recv().unwrap().take();
+        assert!(notes.measured.is_none() && notes.died.is_none());
+        assert!(inbox.is_empty());
+    }
+}

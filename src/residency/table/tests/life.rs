@@ -1,0 +1,57 @@
+//! What the models of a random world do by themselves.
+
+use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
+
+use super::world::{Dice, World};
+use crate::table::state::State;
+use crate::table::{Event, Key};
+
+impl World {
+    /// A measure comes in: mostly of what is on a device, in whatever state.
+    pub(super) fn measure(&mut self, dice: &mut Dice) {
+        let key = self.some_key(dice);
+        let before = self.loaded.get(&key).copied();
+        let bytes = match dice.below(6) {
+            0 => dice.below(200) as u64,
+            1 | 2 => before.unwrap_or(20).saturating_sub(dice.below(12) as u64),
+            _ => before.unwrap_or(20) + dice.below(12) as u64,
+        };
+        if let Some(known) = self.loaded.get_mut(&key) {
+            *known = bytes;
+        }
+        let budget = self.budgets[&key.device];
+        self.tell(Event::Measured { key: key.clone(), footprint: Self::footprint(bytes) });
+        if before.is_some_and(|before| before != bytes) && bytes > budget {
+            let serves = self.table.residents.get(&key).is_some_and(|r| r.state == State::Ready);
+            assert!(!serves, "{} takes {bytes} of {budget}", key.artefact);
+        }
+    }
+
+    /// A death comes in: of what is on a device or on its way there, or of what is not.
+    pub(super) fn die(&mut self, dice: &mut Dice) {
+        let key = self.some_key(dice);
+        // What is being unloaded anyway is nobody's loss.
+        let is_there = self.loaded.contains_key(&key) || self.loads.contains_key(&key);
+        if is_there && !self.unloads.contains(&key) {
+            self.dead.insert(key.clone());
+        }
+        let failure = Failure::new(ErrorKind::ModelFailed, "the workers are gone");
+        self.tell(Event::Died { key, failure });
+    }
+
+    /// A key that is on a device, on its way there, or neither.
+    fn some_key(&self, dice: &mut Dice) -> Key {
+        let mut keys: Vec<&Key> = self.loaded.keys().chain(self.loads.keys()).collect();
+        keys.sort_unstable();
+        match dice.below(keys.len() + 1).checked_sub(1) {
+            Some(index) => keys[index].clone(),
+            None => {
+                let model = self.models[dice.below(self.models.len())].clone();
+                let version = self.versions[dice.below(self.versions.len())].clone();
+                let devices: Vec<DeviceId> = self.budgets.keys().copied().collect();
+                let device = devices[dice.below(devices.len())];
+                Key { artefact: ArtefactId { model, version }, device }
+            }
+        }
+    }
+}
