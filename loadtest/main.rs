@@ -10,6 +10,7 @@
 
 mod chart;
 mod client;
+mod echo;
 mod report;
 mod run;
 mod schedule;
@@ -51,6 +52,12 @@ enum Scenario {
         /// How many.
         #[arg(long, default_value_t = 64)]
         clients: usize,
+    },
+    /// No load at all: a bare server that sends every body back, to compare others with.
+    Echo {
+        /// Where it listens.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: String,
     },
 }
 
@@ -97,6 +104,7 @@ async fn main() -> ExitCode {
     let result = match &cli.scenario {
         Scenario::Zipf { common, rate, skew } => run::open_loop(common, *rate, *skew).await,
         Scenario::Clients { common, clients } => run::closed_loop(common, *clients).await,
+        Scenario::Echo { listen } => echo::serve(listen).await.map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(outcome) => outcome,

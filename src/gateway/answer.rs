@@ -13,11 +13,13 @@ use tokio::time::Instant;
 
 use crate::call::{self, Context};
 use crate::error::Error;
+use crate::handled;
 use crate::openai::chat::ChatAsk;
 use crate::openai::completions::CompletionAsk;
 use crate::openai::embeddings::EmbeddingsAsk;
 use crate::sagemaker::generated::InputsTranscript;
 use crate::sagemaker::inputs::InputsAsk;
+use crate::sagemaker::raw::Later;
 use crate::stream::{self, Bounds, Format, Transcript, Wire};
 
 /// Numbers above this are written as text on a blocking thread.
@@ -36,6 +38,8 @@ pub(crate) enum Ask {
     Chat(ChatAsk),
     Completion(CompletionAsk),
     Embeddings(EmbeddingsAsk),
+    /// Not known before the body is read; a handler reads it itself.
+    Later(Later),
 }
 
 /// How the answer goes out.
@@ -45,6 +49,8 @@ pub(crate) struct Delivery {
     pub(crate) events: bool,
     /// Whether the answer is wrapped in AWS event-stream messages.
     pub(crate) framed: bool,
+    /// Whether what a handler yields in pieces goes out as one.
+    pub(crate) gathers: bool,
     /// From the request's arrival to the last byte.
     pub(crate) timeout: Duration,
 }
@@ -55,14 +61,14 @@ impl Ask {
             Self::Inputs(ask) => ask.stream,
             Self::Chat(ask) => ask.stream,
             Self::Completion(ask) => ask.stream,
-            Self::Embeddings(_) => false,
+            Self::Embeddings(_) | Self::Later(_) => false,
         }
     }
 
     fn format(&self, events: bool) -> Format {
         match self {
             _ if !events => Format::JsonLines,
-            Self::Inputs(_) => Format::Sse { done: false },
+            Self::Inputs(_) | Self::Later(_) => Format::Sse { done: false },
             Self::Chat(_) | Self::Completion(_) | Self::Embeddings(_) => Format::Sse { done: true },
         }
     }
@@ -72,7 +78,7 @@ impl Ask {
         match self {
             Self::Chat(ask) => ask.n,
             Self::Completion(ask) => ask.n,
-            Self::Inputs(_) | Self::Embeddings(_) => 1,
+            Self::Inputs(_) | Self::Embeddings(_) | Self::Later(_) => 1,
         }
     }
 }
@@ -90,7 +96,12 @@ pub(crate) async fn answer(
     let Asked { request, ask } = asked;
     let config = &context.gateway.config;
     let (answer, deadline) = call::invoke(context, model, request, delivery.timeout).await?;
+    let ask = match ask {
+        Ask::Later(later) => later.take().unwrap_or(Ask::Later(later)),
+        ask => ask,
+    };
     let mut response = match answer.reply {
+        Reply::Handled(reply) => handled::respond(context, reply, delivery, deadline).await?,
         Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
         Reply::Embeddings(reply) => {
             context.notes.prompt(reply.prompt_tokens);
@@ -101,7 +112,7 @@ pub(crate) async fn answer(
             let write = move || match &ask {
                 Ask::Inputs(ask) => ask.vectors(&reply),
                 Ask::Embeddings(ask) => ask.vectors(&reply),
-                Ask::Chat(_) | Ask::Completion(_) => Err(mismatch()),
+                Ask::Chat(_) | Ask::Completion(_) | Ask::Later(_) => Err(mismatch()),
             };
             let body = if numbers <= INLINE_NUMBERS {
                 write()?
@@ -119,7 +130,9 @@ pub(crate) async fn answer(
                 }
                 whole(text(&ask.labels(&labels)?), delivery)
             }
-            Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) => return Err(mismatch()),
+            Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) | Ask::Later(_) => {
+                return Err(mismatch());
+            }
         },
     };
     call::served_headers(response.headers_mut(), &answer.served, config);
@@ -145,7 +158,7 @@ async fn generation(
             Ask::Completion(ask) => {
                 Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))
             }
-            Ask::Embeddings(_) => return Err(mismatch()),
+            Ask::Embeddings(_) | Ask::Later(_) => return Err(mismatch()),
         };
         let keep_alive = context.gateway.config.keep_alive;
         let bounds = Bounds { deadline, keep_alive, notes: notes.clone() };
@@ -156,7 +169,7 @@ async fn generation(
         Ask::Inputs(ask) => ask.generated(&generated)?,
         Ask::Chat(ask) => ask.whole(&generated, prompt_tokens),
         Ask::Completion(ask) => ask.whole(&generated, prompt_tokens),
-        Ask::Embeddings(_) => return Err(mismatch()),
+        Ask::Embeddings(_) | Ask::Later(_) => return Err(mismatch()),
     };
     Ok(whole(text(&said), delivery))
 }

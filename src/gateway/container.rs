@@ -126,8 +126,10 @@ pub(crate) async fn invoke(
     let context = Context { gateway, notes };
     let operation = async {
         let (headers, body): (HeaderMap, _) = sagemaker::read(&context, request).await?;
-        let model = loaded(face(&context.gateway)?, &model_name(path)?)?;
-        sagemaker::invoke_plain(&context, model.model, &headers, body).await
+        let face = face(&context.gateway)?;
+        let model = loaded(face, &model_name(path)?)?;
+        let read = sagemaker::Read { handlers: face.handlers, gathers: false };
+        sagemaker::invoke_plain(&context, model.model, &headers, body, read).await
     };
     answered(operation.await)
 }

@@ -126,6 +126,21 @@ impl Error {
         }
     }
 
+    /// The table's row; where the model itself answered with a status, that is the one told.
+    fn row(&self, face: Face) -> Row {
+        let row = row(face, self.case());
+        let Self::Failed(failure) = self else { return row };
+        match (failure.status(), face) {
+            (None, _) => row,
+            (Some(status), Face::Endpoint) => model_error(status),
+            // As a container would: what is the client's fault is so here too.
+            (Some(status @ 400..500), Face::Invocations) => amazon(status, "ModelError"),
+            (Some(status), Face::Invocations) => model_error(status),
+            (Some(status), Face::Container) => Row { status, ..row },
+            (Some(_), Face::OpenAi) => row,
+        }
+    }
+
     fn case(&self) -> Case {
         match self {
             Self::UnknownPath => Case::UnknownPath,
@@ -138,7 +153,7 @@ impl Error {
 
     /// The error as a JSON object: a whole body, or the last event of a stream.
     pub(crate) fn object(&self, face: Face) -> Value {
-        let row = row(face, self.case());
+        let row = self.row(face);
         let message = self.to_string();
         match face {
             Face::Endpoint | Face::Invocations => amazon_object(row, &message),
@@ -156,7 +171,7 @@ impl Error {
 
     /// The whole response.
     pub(crate) fn respond(&self, face: Face) -> Response {
-        let row = row(face, self.case());
+        let row = self.row(face);
         if self.kind() == ErrorKind::Internal {
             tracing::error!(error = %self, "a request failed by a fault of ours");
         } else {

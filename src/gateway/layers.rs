@@ -146,6 +146,10 @@ impl Notes {
         self.lock().bytes_in = bytes;
     }
 
+    pub(crate) fn request_id(&self) -> Uuid {
+        self.lock().request_id
+    }
+
     pub(crate) fn asked(&self, model: &ModelId) {
         let mut record = self.lock();
         record.endpoint = Some(model.endpoint.clone());

@@ -20,6 +20,7 @@ mod call;
 mod container;
 mod error;
 mod fields;
+mod handled;
 mod json;
 mod layers;
 mod metrics;

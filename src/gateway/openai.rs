@@ -112,7 +112,7 @@ async fn serve(
         let echo = if name.is_empty() { model.target.as_str() } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery { events: true, framed: false, timeout };
+        let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
         answer(&context, model, asked, delivery).await
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::OpenAi))

@@ -3,6 +3,7 @@
 pub(crate) mod event_stream;
 pub(crate) mod generated;
 pub(crate) mod inputs;
+pub(crate) mod raw;
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -27,6 +28,8 @@ use crate::target;
 
 /// What boto3 shows as `InvokedProductionVariant`.
 const VARIANT: HeaderName = HeaderName::from_static("x-amzn-invoked-production-variant");
+/// What a client may send beside, for a handler and as a last place for the target's name.
+const CUSTOM_ATTRIBUTES: HeaderName = HeaderName::from_static("x-amzn-sagemaker-custom-attributes");
 /// The stream operation's own accept header.
 const STREAM_ACCEPT: HeaderName = HeaderName::from_static("x-amzn-sagemaker-accept");
 
@@ -45,7 +48,8 @@ pub(crate) async fn invoke_endpoint(
         let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
         target::refuse_elsewhere(&headers)?;
         let model = target::model(endpoint, &target::required_header(&headers)?)?;
-        invoke_plain(&context, model, &headers, body).await
+        let read = Read { handlers: endpoint.handlers, gathers: true };
+        invoke_plain(&context, model, &headers, body, read).await
     };
     with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
 }
@@ -61,7 +65,8 @@ pub(crate) async fn invocations(
         let (headers, body) = read(&context, request).await?;
         let endpoint = target::default_endpoint(&context.gateway)?;
         let model = target::model(endpoint, &target::required_header(&headers)?)?;
-        invoke_plain(&context, model, &headers, body).await
+        let read = Read { handlers: endpoint.handlers, gathers: false };
+        invoke_plain(&context, model, &headers, body, read).await
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Invocations))
 }
@@ -81,17 +86,32 @@ pub(crate) async fn invoke_endpoint_stream(
         let (headers, body) = read(&context, request).await?;
         let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
         target::refuse_elsewhere(&headers)?;
-        let parsed = parse(&headers, body).await?;
+        let parsed = parse(&headers, body.clone()).await;
         let model = stream_model(endpoint, &headers, &parsed)?;
-        let asked = parsed.asked(&model)?;
+        let asked = if endpoint.handlers {
+            let told = (true, context.notes.request_id());
+            raw::asked(&headers, body, &model, &STREAM_ACCEPT, told)
+        } else {
+            parsed?.asked(&model)?
+        };
         let delivery = Delivery {
             events: wants_events(&headers, &STREAM_ACCEPT),
             framed: true,
+            gathers: false,
             timeout: context.gateway.config.stream_timeout,
         };
         answer(&context, model, asked, delivery).await
     };
     with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
+}
+
+/// How a request that is not framed is read and answered.
+#[derive(Clone, Copy)]
+pub(crate) struct Read {
+    /// Whether its models may be handlers.
+    pub(crate) handlers: bool,
+    /// Whether what a handler yields in pieces goes out as one.
+    pub(crate) gathers: bool,
 }
 
 /// Reads, parses and answers a request that is not framed. Also the container contract's.
@@ -100,11 +120,18 @@ pub(crate) async fn invoke_plain(
     model: ModelId,
     headers: &HeaderMap,
     body: Bytes,
+    read: Read,
 ) -> Result<Response, Error> {
-    let asked = parse(headers, body).await?.asked(&model)?;
+    let asked = if read.handlers {
+        let told = (!read.gathers, context.notes.request_id());
+        raw::asked(headers, body, &model, &header::ACCEPT, told)
+    } else {
+        parse(headers, body).await?.asked(&model)?
+    };
     let delivery = Delivery {
         events: wants_events(headers, &header::ACCEPT),
         framed: false,
+        gathers: read.gathers,
         timeout: context.gateway.config.invoke_timeout,
     };
     answer(context, model, asked, delivery).await
@@ -165,19 +192,23 @@ impl Parsed {
 fn stream_model(
     endpoint: &EndpointFace,
     headers: &HeaderMap,
-    parsed: &Parsed,
+    parsed: &Result<Parsed, Error>,
 ) -> Result<ModelId, Error> {
     if let Some(name) = target::header(headers)? {
         return target::model(endpoint, &name);
     }
     let in_body = match parsed {
-        Parsed::Object(map) => map.get("model").and_then(Value::as_str),
-        Parsed::Text(_) => None,
+        Ok(Parsed::Object(map)) => map.get("model").and_then(Value::as_str),
+        Ok(Parsed::Text(_)) | Err(_) => None,
     };
     if let Some(name) = in_body.filter(|name| !name.is_empty()) {
         return target::model(endpoint, &TargetModel::new(name));
     }
-    let name = target::custom_attribute(headers).ok_or_else(|| {
+    let named = target::custom_attribute(headers);
+    if let (None, Err(error)) = (&named, parsed) {
+        return Err(error.clone());
+    }
+    let name = named.ok_or_else(|| {
         Error::request(
             "the request names no target model: send X-Amzn-SageMaker-Target-Model, a field \
              model in the body, or target-model=… in X-Amzn-SageMaker-Custom-Attributes",

@@ -15,6 +15,8 @@ use uuid::Uuid;
 pub struct GatewayConfig {
     /// The largest request body; larger ones are refused with 413.
     pub body_limit: Bytes,
+    /// The largest answer that a handler gives in pieces to a client that takes it whole.
+    pub gathered_limit: Bytes,
     /// How long a request body may take to arrive before 408.
     pub body_timeout: Duration,
     /// How long an answer of `InvokeEndpoint` or `/invocations` may take, from the request's
@@ -40,6 +42,7 @@ impl Default for GatewayConfig {
         Self {
             // SageMaker's limit for real-time inference.
             body_limit: Bytes::mib(6),
+            gathered_limit: Bytes::mib(32),
             body_timeout: Duration::from_secs(30),
             invoke_timeout: Duration::from_secs(60),
             // The OpenAI clients' own default.
@@ -98,6 +101,8 @@ pub struct EndpointFace {
     pub list: ListFn,
     /// Finds one target.
     pub find: FindFn,
+    /// Whether its targets may be handlers: then bodies are read when the model is known.
+    pub handlers: bool,
 }
 
 /// A page of targets.
@@ -133,6 +138,8 @@ pub struct ContainerFace {
     pub models_root: PathBuf,
     /// The models.
     pub models: Arc<dyn ContainerModels>,
+    /// Whether they may be handlers.
+    pub handlers: bool,
 }
 
 /// The models that the container contract loads and unloads. Implemented by the server;

@@ -26,11 +26,11 @@ use crate::layers::Notes;
 use crate::sagemaker::event_stream;
 
 /// Where clients of the framed stream find the type of what is inside.
-const INNER_TYPE: HeaderName = HeaderName::from_static("x-amzn-sagemaker-content-type");
+pub(crate) const INNER_TYPE: HeaderName = HeaderName::from_static("x-amzn-sagemaker-content-type");
 /// Tells nginx to pass events on as they come.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Payload of one framed message at most; botocore refuses those of 24 MiB.
-const PART_MAX: usize = 1024 * 1024;
+pub(crate) const PART_MAX: usize = 1024 * 1024;
 
 /// Puts pieces into a dialect. What it returns are events in order.
 pub(crate) trait Transcript: Send {

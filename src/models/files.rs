@@ -91,8 +91,7 @@ pub fn header_bytes(file: &str, first: &[u8]) -> Result<u64, Error> {
 /// # Errors
 /// When the folder or a wanted file cannot be read, or a weight file is too short for its header.
 pub fn read_local(dir: &Path) -> Result<Files, Error> {
-    let mut files = Files::default();
-    list(dir, "", 0, &mut files.sizes)?;
+    let mut files = Files { sizes: list_local(dir)?, ..Files::default() };
     for (path, want) in wanted(&files.sizes) {
         let full = dir.join(&path);
         match want {
@@ -107,6 +106,16 @@ pub fn read_local(dir: &Path) -> Result<Files, Error> {
         }
     }
     Ok(files)
+}
+
+/// The names and sizes of a folder's files. Blocking.
+///
+/// # Errors
+/// When the folder cannot be read, or has too many files to be a model's.
+pub fn list_local(dir: &Path) -> Result<BTreeMap<String, u64>, Error> {
+    let mut sizes = BTreeMap::new();
+    list(dir, "", 0, &mut sizes)?;
+    Ok(sizes)
 }
 
 fn list(

@@ -33,7 +33,7 @@ mod tensors;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use error::Error;
-pub use files::{Files, HEADER_MAX, Want, header_bytes, read_local, wanted};
+pub use files::{Files, HEADER_MAX, Want, header_bytes, list_local, read_local, wanted};
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, load};

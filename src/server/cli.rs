@@ -175,6 +175,15 @@ pub struct ServeFlags {
     /// The most the disk cache may hold [default: the smaller of 50GiB and 70 % of what is free].
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
+    /// Serve Python handlers (code/inference.py, scikit-learn, XGBoost and PyTorch models).
+    #[arg(long)]
+    pub handlers: bool,
+    /// How strictly handlers are confined: required or best-effort [default: required].
+    #[arg(long, value_name = "LEVEL")]
+    pub handlers_isolation: Option<String>,
+    /// The interpreter that runs handlers [default: python3].
+    #[arg(long, value_name = "PYTHON")]
+    pub handlers_python: Option<String>,
     /// How long requests may take to finish after SIGTERM [default: 25s].
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<String>,
@@ -209,6 +218,8 @@ impl ServeFlags {
             ("memory.device", &self.device),
             ("cache.dir", &self.cache_dir),
             ("cache.size", &self.cache_size),
+            ("handlers.isolation", &self.handlers_isolation),
+            ("handlers.python", &self.handlers_python),
             ("shutdown.drain_timeout", &self.drain_timeout),
             ("container.models_root", &self.container_models_root),
             ("log.format", &self.log_format),
@@ -217,6 +228,7 @@ impl ServeFlags {
         ];
         let switches = [
             ("listen.insecure_no_auth", self.insecure_no_auth),
+            ("handlers.enabled", self.handlers),
             ("container.contract", self.container_contract),
         ];
         let texts = texts.into_iter().filter_map(|(key, text)| Some((key, text.clone()?)));

@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundhouse_types::{Bytes, DeviceId, EndpointName};
+use roundhouse_workers::{Isolation, Packages};
 
 mod defaults;
 mod endpoints;
+mod handlers;
 mod keys;
 mod raw;
 mod resolve;
@@ -68,6 +70,8 @@ pub struct Config {
     pub residency: Residency,
     /// Limits of a request.
     pub serving: Serving,
+    /// Python handlers.
+    pub handlers: Handlers,
     /// The threads that run steps.
     pub lane: Lane,
     /// How the process ends.
@@ -224,6 +228,39 @@ pub enum AccessLog {
     File(PathBuf),
     /// Nowhere.
     Off,
+}
+
+/// `[handlers]`: Python handlers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handlers {
+    /// Whether endpoints that do not say otherwise serve handlers, and the container contract.
+    pub enabled: bool,
+    /// How strictly their processes are confined.
+    pub isolation: Isolation,
+    /// The interpreter.
+    pub python: PathBuf,
+    /// What a handler is taken to need that declares nothing and was never loaded.
+    pub memory: Bytes,
+    /// The most any handler may use; absent means the device's budget.
+    pub max_memory: Option<Bytes>,
+    /// Worker processes of a handler that does not say how many.
+    pub workers: usize,
+    /// The most any handler gets.
+    pub max_workers: usize,
+    /// How long a call may run.
+    pub time_limit: Duration,
+    /// How long a handler may take to import and load.
+    pub start_limit: Duration,
+    /// Handlers that start at a time.
+    pub concurrent_starts: usize,
+    /// The largest answer.
+    pub max_response: Bytes,
+    /// What a handler may keep in its temporary folder.
+    pub max_temp: Bytes,
+    /// Processes and threads of a handler.
+    pub processes: u32,
+    /// How requirements are installed.
+    pub packages: Packages,
 }
 
 /// `[container]`: the container contract of SageMaker's multi-model endpoints.

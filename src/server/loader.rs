@@ -1,34 +1,39 @@
 //! Brings models in and out: the world's side of residency, over store, models, engine and serving.
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
-//! order: this one (the steps), `view` (what can be known of a model before it is
-//! fetched), `purpose` (what a loaded model is for), `local`
+//! order: this one (the steps), `plan` and `view` (what can be known of a model before it is
+//! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `local`
 //! (folders that someone else put here), `stages` (how long each step took).
 
+mod load;
 mod local;
+mod plan;
 mod purpose;
 mod stages;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
-use roundhouse_models::{Cancel, LoadSettings, ModelPlan};
-use roundhouse_residency::{Fetched, Loaded, Loader, Resolution};
+use roundhouse_models::LoadSettings;
+use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Freshness, Progress};
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Grade, ModelId, RetryHint,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint,
 };
 use tracing::{info, warn};
 
 use crate::allocator;
+use load::Files;
 pub(crate) use local::{Announced, LocalModels};
+pub(crate) use plan::Handlers;
+use plan::Plan;
 use stages::Stage;
 pub(crate) use stages::Stages;
 pub(crate) use view::read_remote;
@@ -57,7 +62,7 @@ struct Known {
     /// Its listing, unless it was only found on disk.
     artefact: Option<Arc<Artefact>>,
     /// What a load of it means, once its configuration and headers were seen.
-    plan: Option<Arc<ModelPlan>>,
+    plan: Option<Plan>,
     progress: Arc<Progress>,
     stages: Stages,
 }
@@ -68,6 +73,7 @@ pub(crate) struct ModelLoader {
     lanes: BTreeMap<DeviceId, Arc<Lane>>,
     settings: LoadSettings,
     engine: EngineConfig,
+    handlers: Handlers,
     known: Mutex<LruCache<ArtefactId, Known>>,
     /// The version that the store named last, by model.
     current: Mutex<LruCache<ModelId, ArtefactId>>,
@@ -82,11 +88,12 @@ impl ModelLoader {
         lanes: BTreeMap<DeviceId, Arc<Lane>>,
         settings: LoadSettings,
         engine: EngineConfig,
+        handlers: Handlers,
     ) -> Self {
         let known = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let loading = Mutex::default();
-        Self { sources, lanes, settings, engine, known, current, loading }
+        Self { sources, lanes, settings, engine, handlers, known, current, loading }
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
@@ -147,17 +154,15 @@ impl ModelLoader {
             return self.resolve_on_disk(cache, id).await;
         }
         if known.plan.is_none() && artefact.archive.is_none() {
-            let files = read_remote(catalog, &artefact).await?;
-            let settings = self.settings;
-            let plan = blocking(move || Ok(roundhouse_models::inspect(&files, &settings)?)).await;
-            known.plan = Some(Arc::new(plan.map_err(|failure| named(&id, &failure))?));
+            let plan = self.handlers.plan_remote(catalog, &artefact, self.settings).await;
+            known.plan = Some(plan.map_err(|failure| named(&id, &failure))?);
         }
         known.stages.set(Stage::List, began.elapsed());
         self.remember(&id, known.clone());
         Ok(Resolution {
             fetch_bytes: artefact.bytes,
-            footprint: known.plan.as_ref().map(|plan| (plan.footprint, Grade::Exact)),
-            kind: known.plan.as_ref().map(|plan| plan.kind),
+            footprint: known.plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            kind: known.plan.as_ref().map(Plan::kind),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             version: id.version,
         })
@@ -210,26 +215,23 @@ impl ModelLoader {
         };
         Ok(Resolution {
             fetch_bytes: Bytes::ZERO,
-            footprint: plan.as_ref().map(|plan| (plan.footprint, Grade::Exact)),
-            kind: plan.as_ref().map(|plan| plan.kind),
+            footprint: plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            kind: plan.as_ref().map(Plan::kind),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             version: id.version,
         })
     }
 
     /// The plan of a version whose files lie in `dir`, read once.
-    async fn plan_of(&self, id: &ArtefactId, dir: &Path) -> Result<Arc<ModelPlan>, Failure> {
+    async fn plan_of(&self, id: &ArtefactId, dir: &Path) -> Result<Plan, Failure> {
         if let Some(plan) = self.recall(id).plan {
             return Ok(plan);
         }
-        let (dir, settings) = (dir.to_owned(), self.settings);
-        let plan = blocking(move || {
-            let files = roundhouse_models::read_local(&dir)?;
-            Ok(roundhouse_models::inspect(&files, &settings)?)
-        })
-        .await
-        .map_err(|failure| named(id, &failure))?;
-        let plan = Arc::new(plan);
+        let (dir, settings, handlers) = (dir.to_owned(), self.settings, self.handlers.clone());
+        let planned = id.clone();
+        let plan = blocking(move || handlers.plan_local(&planned, &dir, &settings))
+            .await
+            .map_err(|failure| named(id, &failure))?;
         let mut known = self.recall(id);
         known.plan = Some(plan.clone());
         self.remember(id, known);
@@ -273,15 +275,16 @@ impl ModelLoader {
         &self,
         cache: &DiskCache,
         id: &ArtefactId,
-        dir: PathBuf,
+        files: Files,
         device: DeviceId,
+        reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         locked(&self.loading).insert(id.clone());
         if let Err(error) = cache.begin_load(id).await {
             // A full disk must not keep models from memory.
             warn!(%error, model = %id, "a load could not be marked on disk");
         }
-        let loaded = self.load_from(id, dir, device).await;
+        let loaded = self.load_from(id, files, device, reporter).await;
         let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
         if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
             // The device failed under it and the process ends: a death like any other.
@@ -290,36 +293,6 @@ impl ModelLoader {
             unmark(cache, id).await;
         }
         loaded
-    }
-
-    /// Reads, places and warms the model in `dir`.
-    async fn load_from(
-        &self,
-        id: &ArtefactId,
-        dir: PathBuf,
-        device: DeviceId,
-    ) -> Result<Loaded<ServedModel>, Failure> {
-        let lane = self.lanes.get(&device).ok_or_else(|| {
-            Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
-        })?;
-        let plan = self.plan_of(id, &dir).await?;
-        let mut stages = self.take_stages(id);
-        let began = Instant::now();
-        let reading = plan.clone();
-        let (loaded, text) = blocking(move || {
-            // Loads run to their end: residency abandons what is still being fetched alone.
-            let loaded = roundhouse_models::load(&dir, &reading, device, &Cancel::default())?;
-            let text = purpose::open_text(&dir, &reading)?;
-            Ok((loaded, text))
-        })
-        .await
-        .map_err(|failure| named(id, &failure))?;
-        stages.set(Stage::Read, began.elapsed());
-        let footprint = loaded.footprint;
-        let placed = lane.place(&id.model.to_string(), loaded.runner, self.engine).await?;
-        stages.set(Stage::Warm, placed.warm);
-        stages.report(id, footprint.total());
-        Ok(Loaded { model: ServedModel::new(text, placed, purpose::of(&plan)), footprint })
     }
 }
 
@@ -334,11 +307,11 @@ impl Loader for ModelLoader {
             Source::Local(models) => {
                 let (id, plan) = self.local(models, model).await?;
                 Ok(Resolution {
-                    version: id.version,
                     fetch_bytes: Bytes::ZERO,
-                    footprint: Some((plan.footprint, Grade::Exact)),
-                    kind: Some(plan.kind),
+                    footprint: Some(self.handlers.footprint(&id, &plan)),
+                    kind: Some(plan.kind()),
                     quarantined: false,
+                    version: id.version,
                 })
             }
         }
@@ -352,7 +325,7 @@ impl Loader for ModelLoader {
             }
             Source::Local(models) => self.local(models, &id.model).await?.1,
         };
-        Ok(Fetched { footprint: plan.footprint, kind: plan.kind })
+        Ok(Fetched { footprint: self.handlers.footprint(id, &plan).0, kind: plan.kind() })
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {
@@ -363,22 +336,26 @@ impl Loader for ModelLoader {
         &self,
         id: &ArtefactId,
         device: DeviceId,
+        reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 // Others' fetches may have taken its place on disk while it waited for room.
                 let cached = self.bring(catalog, cache, id).await?;
-                self.load_marked(cache, id, cached.dir().to_owned(), device).await
+                let files = Files { dir: cached.dir().to_owned(), held: Some(cached) };
+                self.load_marked(cache, id, files, device, reporter).await
             }
             Source::Local(models) => {
                 let announced = announced(models, &id.model)?;
-                self.load_from(id, local::model_folder(&announced.folder), device).await
+                let dir = local::model_folder(&announced.folder);
+                self.load_from(id, Files { dir, held: None }, device, reporter).await
             }
         }
     }
 
     async fn unload(&self, id: &ArtefactId, device: DeviceId, model: Arc<ServedModel>) {
         model.remove().await;
+        self.remember_peak(id, &model).await;
         drop(model);
         // What was freed is free for others, not kept for later.
         let trimmed = blocking(|| {
@@ -393,12 +370,28 @@ impl Loader for ModelLoader {
 }
 
 impl ModelLoader {
+    /// Writes down the most that a handler was seen to use: its next load is promised that.
+    async fn remember_peak(&self, id: &ArtefactId, model: &ServedModel) {
+        let (ServedModel::Handler(group), Some(workers)) = (model, &self.handlers.workers) else {
+            return;
+        };
+        let (workers, version, peak) =
+            (workers.clone(), id.version.as_str().to_owned(), group.peak());
+        let written = blocking(move || {
+            workers.remember(&version, peak);
+            Ok(())
+        });
+        if let Err(failure) = written.await {
+            warn!(%failure, "a handler's memory peak was not written down");
+        }
+    }
+
     /// The version and plan of a model in someone else's folder.
     async fn local(
         &self,
         models: &LocalModels,
         model: &ModelId,
-    ) -> Result<(ArtefactId, Arc<ModelPlan>), Failure> {
+    ) -> Result<(ArtefactId, Plan), Failure> {
         let folder = announced(models, model)?.folder;
         let (version, folder) = blocking(move || {
             let folder = local::model_folder(&folder);

@@ -14,6 +14,13 @@ use roundhouse::error::Error;
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == roundhouse_confine::SUBCOMMAND)
+    {
+        // Not in the command line's help: the server calls itself so, to become a worker.
+        let error = roundhouse_confine::exec();
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        return ExitCode::from(126);
+    }
     roundhouse::allocator::tune();
     let cli = Cli::parse();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -4,9 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use roundhouse_types::{Failure, ModelId, ModelKind, Tier, Version};
 use serde_json::{Map, Value};
+
+use crate::handled::HandledReply;
 
 /// Answers per prompt at most, as other servers bound them.
 pub const ANSWERS_MAX: usize = 16;
@@ -40,6 +44,30 @@ pub enum Request {
     Completion(Completion),
     /// Texts to embed; for encoders.
     Embeddings(Embeddings),
+    /// A body that has not been read: a handler reads it itself, for all other models it is
+    /// read when the model is known.
+    Raw(RawRequest),
+}
+
+/// A body as it came, and the way to read it.
+#[derive(Clone)]
+pub struct RawRequest {
+    /// The body with what a handler is told about it.
+    pub body: RawBody,
+    /// Makes one of the other requests of it.
+    pub read: ReadFn,
+}
+
+/// What a handler sees of a request.
+pub type RawBody = roundhouse_workers::Call;
+
+/// Reads a body into any request but a raw one.
+pub type ReadFn = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Request, Failure>> + Send + Sync>;
+
+impl std::fmt::Debug for RawRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawRequest").field("bytes", &self.body.body.len()).finish_non_exhaustive()
+    }
 }
 
 /// `{"inputs": …, "parameters": …}`.
@@ -170,6 +198,8 @@ pub enum Reply {
     Embeddings(EmbeddingsReply),
     /// For each input its labels, likeliest first.
     Classification(Vec<Vec<LabelScore>>),
+    /// What a handler says, as it says it.
+    Handled(HandledReply),
 }
 
 /// Completions under way.

@@ -17,7 +17,7 @@ use crate::{Error, Piece, ServedModel};
 /// What a request holds while it is answered.
 pub(crate) struct Hold {
     pub(crate) lease: Lease<ServedModel>,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// The merged pieces of a request's choices. It owns lease and permit: at its end, at an error,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use roundhouse_residency::Residency;
-use roundhouse_types::{Failure, ModelId};
+use roundhouse_types::{Failure, ModelId, ModelKind};
+use roundhouse_workers::CallError;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,12 +16,13 @@ use crate::admission::{Admission, Bounds};
 use crate::choice::{Choice, Writer, WriterParts};
 use crate::completions::{Completions, Hold};
 use crate::encoded::{label_scores, normalize};
+use crate::handled;
 use crate::metrics::Record;
-use crate::served::{Purpose, ServedModel};
-use crate::task::{Prepared, Task, tokenise};
+use crate::served::{EngineModel, Purpose, ServedModel};
+use crate::task::{Prepared, Task, tokenise, wrong_kind};
 use crate::{
     Answer, EmbeddingsReply, Error, GenerationReply, Invocation, Labels, Piece, PieceStream,
-    Prompt, Reply, Request, Served,
+    Prompt, RawRequest, Reply, Request, Served,
 };
 
 #[cfg(test)]
@@ -55,6 +57,10 @@ impl Default for Config {
     }
 }
 
+/// How often a request is given to another group of a handler's workers when the one it waited
+/// for went away before it had begun.
+const HANDLER_TRIES: usize = 3;
+
 /// Requests prepared at once per core: short prompts get past a long one.
 const PREPARED_PER_CORE: usize = 2;
 
@@ -78,7 +84,21 @@ struct Begun {
 
 enum Work {
     Generating { choices: Vec<Choice>, prompt_tokens: Vec<usize>, seed: u64 },
+    Handled(roundhouse_workers::Reply),
     Done(Reply),
+}
+
+/// Why a request has not been begun.
+enum NoWork {
+    Failed(Failure),
+    /// The handler's workers went away before; others may do it.
+    NotBegun(RawRequest, Failure),
+}
+
+impl From<Failure> for NoWork {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl Dispatcher {
@@ -115,6 +135,9 @@ impl Dispatcher {
                 let pieces = Completions::new(model, choices, begun.hold, deadline, record);
                 Reply::Generation(GenerationReply { prompt_tokens, pieces: boxed(pieces), seed })
             }
+            Work::Handled(reply) => {
+                Reply::Handled(handled::answer(model, reply, begun.hold, deadline, record))
+            }
             Work::Done(reply) => {
                 record.completed();
                 reply
@@ -124,24 +147,41 @@ impl Dispatcher {
     }
 
     async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
-        let Invocation { model: id, request, deadline, hold_until } = invocation;
-        let permit = self.admission.enter(&id)?;
-        let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
-        record.leased(lease.kind(), lease.tier());
-        let hold = Hold { lease, _permit: permit };
-        let work = self.work(&id, request, &hold, record);
-        let (work, queue) = timeout_at(Instant::from_std(deadline), work)
-            .await
-            .map_err(|_| Error::Deadline { model: id.clone() })??;
-        let lease = &hold.lease;
-        let served = Served {
-            version: lease.version().clone(),
-            tier: lease.tier(),
-            kind: lease.kind(),
-            load: lease.load_wait(),
-            queue,
-        };
-        Ok(Begun { work, served, hold })
+        let Invocation { model: id, mut request, deadline, hold_until } = invocation;
+        let mut permit = self.admission.enter(&id)?;
+        let mut tries = 0;
+        loop {
+            let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
+            record.leased(lease.kind(), lease.tier());
+            let hold = Hold { lease, permit };
+            let work = self.work(&id, request, &hold, record);
+            let done = timeout_at(Instant::from_std(deadline), work)
+                .await
+                .map_err(|_| Error::Deadline { model: id.clone() })?;
+            let (work, queue) = match done {
+                Ok(done) => done,
+                Err(NoWork::Failed(failure)) => return Err(failure),
+                Err(NoWork::NotBegun(again, failure)) => {
+                    tries += 1;
+                    if tries == HANDLER_TRIES {
+                        return Err(failure);
+                    }
+                    request = Request::Raw(again);
+                    // The lease goes: the group cannot be replaced before.
+                    permit = hold.permit;
+                    continue;
+                }
+            };
+            let lease = &hold.lease;
+            let served = Served {
+                version: lease.version().clone(),
+                tier: lease.tier(),
+                kind: lease.kind(),
+                load: lease.load_wait(),
+                queue,
+            };
+            return Ok(Begun { work, served, hold });
+        }
     }
 
     async fn work(
@@ -150,9 +190,36 @@ impl Dispatcher {
         request: Request,
         hold: &Hold,
         record: &mut Record,
+    ) -> Result<(Work, Duration), NoWork> {
+        let model = match &*hold.lease {
+            ServedModel::Engine(model) => model,
+            ServedModel::Handler(group) => {
+                let Request::Raw(raw) = request else {
+                    return Err(NoWork::Failed(wrong_kind(id, ModelKind::Handler).into()));
+                };
+                let queue = record.submitted(hold.lease.load_wait(), 0, 0);
+                return match group.call(raw.body.clone()).await {
+                    Ok(reply) => Ok((Work::Handled(reply), queue)),
+                    Err(CallError::NotBegun(failure)) => Err(NoWork::NotBegun(raw, failure)),
+                    Err(CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
+                };
+            }
+        };
+        let request = match request {
+            Request::Raw(raw) => (raw.read)(raw.body.body).await?,
+            request => request,
+        };
+        Ok(self.engine_work(id, request, model, hold.lease.load_wait(), record).await?)
+    }
+
+    async fn engine_work(
+        &self,
+        id: &ModelId,
+        request: Request,
+        model: &EngineModel,
+        load: Duration,
+        record: &mut Record,
     ) -> Result<(Work, Duration), Failure> {
-        let model: &ServedModel = &hold.lease;
-        let load = hold.lease.load_wait();
         match Task::new(request, id, model, &self.config)? {
             Task::Generate(task) => {
                 let (text, spec) = (model.text().clone(), model.engine().spec());
@@ -193,7 +260,7 @@ impl Dispatcher {
 
     async fn tokens(
         &self,
-        model: &ServedModel,
+        model: &EngineModel,
         inputs: Vec<Prompt>,
     ) -> Result<Vec<Vec<u32>>, Failure> {
         let text = model.text().clone();
@@ -216,7 +283,7 @@ impl Dispatcher {
 }
 
 /// Queues every sequence; when one is refused, those before it are aborted.
-fn submit(id: &ModelId, model: &ServedModel, prepared: Prepared) -> Result<Vec<Choice>, Failure> {
+fn submit(id: &ModelId, model: &EngineModel, prepared: Prepared) -> Result<Vec<Choice>, Failure> {
     let eos_tokens: Arc<[u32]> = match model.purpose() {
         Purpose::Generative { eos_tokens, .. } => eos_tokens.as_slice().into(),
         Purpose::Embedding { .. } | Purpose::Classification(_) => [].into(),

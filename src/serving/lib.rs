@@ -3,7 +3,7 @@
 //! Reading order: `api` (what is asked and answered, free of any wire format), `dispatcher` (one
 //! invocation from admission to stream), `admission` (who may come in), `served` (a loaded model
 //! as requests use it), `task` and `params` (what a request means to the model it reached),
-//! `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (vectors and
+//! `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (vectors and
 //! labels), `text` (tokenizer, detokeniser, stop strings, chat templates).
 //!
 //! What holds:
@@ -21,6 +21,7 @@ mod completions;
 mod dispatcher;
 mod encoded;
 mod error;
+mod handled;
 mod metrics;
 mod params;
 mod served;
@@ -30,10 +31,11 @@ mod text;
 pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
     Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
-    Prompt, Reply, Request, STOPS_MAX, Served, TokenInfo,
+    Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served, TokenInfo,
 };
 pub use dispatcher::{Config, Dispatcher};
 pub use error::Error;
+pub use handled::{HandledBody, HandledReply, HandledStream};
 pub use metrics::describe_metrics;
-pub use served::{GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
+pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
 pub use text::TextCodec;

@@ -4,12 +4,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use roundhouse_engine::{EngineHandle, Placed};
 use roundhouse_types::ModelKind;
+use roundhouse_workers::Group;
 
 use crate::text::TextCodec;
 
-/// A loaded model: its text side, the way to its engine, and what it is for. Residency owns it;
-/// requests lease it.
-pub struct ServedModel {
+/// A loaded model. Residency owns it; requests lease it.
+pub enum ServedModel {
+    /// One of our own, on a lane.
+    Engine(EngineModel),
+    /// Python processes that run the artefact's own script.
+    Handler(Group),
+}
+
+impl ServedModel {
+    /// What kind of model it is.
+    pub fn kind(&self) -> ModelKind {
+        match self {
+            Self::Engine(model) => model.kind(),
+            Self::Handler(_) => ModelKind::Handler,
+        }
+    }
+
+    /// Takes it off its device; resolves when its memory is free. What it still does ends with
+    /// an error. If dropped before ready, the removal goes on.
+    pub async fn remove(&self) {
+        match self {
+            Self::Engine(model) => model.remove().await,
+            Self::Handler(group) => group.stop().await,
+        }
+    }
+}
+
+/// A model of our own: its text side, the way to its engine, and what it is for.
+pub struct EngineModel {
     text: TextCodec,
     engine: EngineHandle,
     purpose: Purpose,
@@ -75,7 +102,7 @@ pub enum ScoreFunction {
     Identity,
 }
 
-impl ServedModel {
+impl EngineModel {
     /// Puts a placed engine together with its text side. For encoders `text` is to be
     /// [truncated](TextCodec::truncated_to) to what one step of the engine takes, before the
     /// engine is placed: that can fail, this cannot.

@@ -5,7 +5,7 @@ use roundhouse_types::{ModelId, ModelKind};
 use serde_json::{Map, Value};
 
 use crate::params::{Face, Parameters};
-use crate::served::{GenerationDefaults, Purpose, ServedModel};
+use crate::served::{EngineModel, GenerationDefaults, Purpose};
 use crate::text::TextCodec;
 use crate::{ANSWERS_MAX, Config, Error, Generation, Prompt, Request};
 
@@ -61,7 +61,7 @@ impl Task {
     pub(crate) fn new(
         request: Request,
         id: &ModelId,
-        model: &ServedModel,
+        model: &EngineModel,
         config: &Config,
     ) -> Result<Self, Error> {
         match (request, model.purpose()) {
@@ -129,6 +129,9 @@ impl Task {
                 }
                 let texts = inputs.texts.into_iter().map(Prompt::Text).collect();
                 Ok(Self::Classify { texts, top_k })
+            }
+            (Request::Raw(_), _) => {
+                Err(Error::Broken { model: id.clone(), message: "the body was not read" })
             }
             (Request::Chat(_) | Request::Completion(_) | Request::Embeddings(_), _) => {
                 Err(wrong_kind(id, model.kind()))
@@ -208,7 +211,8 @@ fn counted(field: &str, count: usize, most: usize) -> Result<(), Error> {
     }
 }
 
-fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
+/// What is told where a model is asked for what it does not do.
+pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
     let (is, use_instead) = match kind {
         ModelKind::Generative => {
             ("a generative model, not an embedding model", "send a chat, a prompt or `inputs`")
@@ -217,6 +221,7 @@ fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
             ("an embedding model", "send texts to the embeddings route, or `inputs`")
         }
         ModelKind::Classification => ("a classification model", "send `inputs` to be classified"),
+        ModelKind::Handler => ("a Python handler", "send its own input to /invocations"),
     };
     Error::WrongKind { model: model.clone(), is, use_instead }
 }

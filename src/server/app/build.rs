@@ -19,7 +19,7 @@ use crate::admin::{Admin, Vitals};
 use crate::config::Config;
 use crate::container::PlatformModels;
 use crate::error::Error;
-use crate::loader::{LocalModels, ModelLoader, Source, Stages};
+use crate::loader::{Handlers, LocalModels, ModelLoader, Source, Stages};
 use crate::{exporter, limits};
 
 /// The endpoint that the container contract's models belong to.
@@ -68,6 +68,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
             sources.insert(name.clone(), Source::Store(catalog.clone(), cache.clone()));
         }
     }
+    let handlers = handlers(&config, budget).await?;
     let local = Arc::new(LocalModels::default());
     let container_name: EndpointName = CONTAINER_ENDPOINT.parse().expect("a plain word is a name");
     if config.container.contract {
@@ -78,6 +79,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         lanes,
         settings::load(&config),
         settings::engine(&config),
+        handlers.clone(),
     ));
     let residency =
         Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());
@@ -85,6 +87,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
 
     let container = config.container.contract.then(|| ContainerFace {
         models_root: config.container.models_root.clone(),
+        handlers: config.handlers.enabled,
         models: Arc::new(PlatformModels::new(container_name, local, residency.clone())),
     });
     let health = vitals.clone();
@@ -92,7 +95,9 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         config: settings::gateway(&config),
         endpoints: catalogs
             .iter()
-            .map(|(name, catalog)| faces::endpoint(name.clone(), catalog))
+            .map(|(name, catalog)| {
+                faces::endpoint(name.clone(), catalog, handlers.endpoints.contains(name))
+            })
             .collect(),
         invoke: Arc::new(move |invocation| {
             let dispatcher = dispatcher.clone();
@@ -111,6 +116,34 @@ fn describe_metrics() {
     Stages::describe();
     roundhouse_engine::describe_metrics();
     roundhouse_serving::describe_metrics();
+    roundhouse_workers::describe_metrics();
+}
+
+/// What runs Python handlers, where an endpoint serves them.
+async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
+    let mut endpoints: Vec<EndpointName> = config
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.handlers.unwrap_or(config.handlers.enabled))
+        .map(|endpoint| endpoint.name.clone())
+        .collect();
+    if config.container.contract && config.handlers.enabled {
+        endpoints.push(CONTAINER_ENDPOINT.parse().expect("a plain word is a name"));
+    }
+    if endpoints.is_empty() {
+        return Ok(Handlers::default());
+    }
+    let settings = settings::workers(config, budget)?;
+    let runtime = tokio::runtime::Handle::current();
+    let start = move || {
+        let _within = runtime.enter();
+        roundhouse_workers::Workers::start(settings)
+    };
+    let workers = tokio::task::spawn_blocking(start)
+        .await
+        .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?
+        .map_err(Failure::from)?;
+    Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget })
 }
 
 fn budget(config: &Config) -> Result<Bytes, Error> {

@@ -17,10 +17,11 @@ use crate::error::Error;
 const RECORDS_WAITING: usize = 8192;
 
 /// An endpoint over its catalogue.
-pub(super) fn endpoint(name: EndpointName, catalog: &Arc<Catalog>) -> EndpointFace {
+pub(super) fn endpoint(name: EndpointName, catalog: &Arc<Catalog>, handlers: bool) -> EndpointFace {
     let (listed, found) = (catalog.clone(), catalog.clone());
     EndpointFace {
         name,
+        handlers,
         list: Arc::new(move |after, limit| {
             let catalog = listed.clone();
             async move {

@@ -6,8 +6,10 @@ use roundhouse_engine::EngineConfig;
 use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::LoadSettings;
 use roundhouse_store::{CatalogConfig, RetryConfig};
+use roundhouse_types::Bytes;
 
 use crate::config::Config;
+use crate::error::Error;
 
 pub(super) fn load(config: &Config) -> LoadSettings {
     LoadSettings {
@@ -27,11 +29,37 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
     }
 }
 
+/// What all handlers of the process get; none can take more than the device's budget.
+pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_workers::Config, Error> {
+    let of = &config.handlers;
+    let exe = std::env::current_exe()
+        .map_err(|source| Error::io("cannot find our own binary", source))?;
+    Ok(roundhouse_workers::Config {
+        exe,
+        dir: config.cache.dir.join("handlers"),
+        python: of.python.clone(),
+        isolation: of.isolation,
+        uids: roundhouse_workers::DYNAMIC_USERS,
+        assumed_memory: of.memory,
+        max_memory: of.max_memory.map_or(budget, |most| most.min(budget)),
+        workers: of.workers,
+        max_workers: of.max_workers,
+        time_limit: of.time_limit,
+        start_limit: of.start_limit,
+        max_response: of.max_response,
+        max_temp: of.max_temp,
+        processes: of.processes,
+        max_queue: config.serving.max_queue,
+        packages: of.packages.clone(),
+    })
+}
+
 pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
     let of = &config.residency;
     roundhouse_residency::Config {
         max_fetches: of.concurrent_fetches,
         max_loads: of.concurrent_loads,
+        max_handler_loads: config.handlers.concurrent_starts,
         max_waiters: of.max_waiters,
         max_waiters_per_model: of.max_waiters,
         load_timeout: of.load_timeout,
@@ -55,6 +83,7 @@ pub(super) fn gateway(config: &Config) -> GatewayConfig {
         invoke_timeout: config.serving.request_timeout,
         stream_timeout: config.serving.stream_timeout,
         hold: config.serving.hold,
+        gathered_limit: config.handlers.max_response,
         served_headers: config.serving.response_headers,
         ..GatewayConfig::default()
     }

@@ -64,6 +64,28 @@ pub(super) const KV_SEQUENCES: usize = 4;
 pub(super) const STEP_TOKENS: usize = 2048;
 /// Past this, a step of a CPU takes longer than readers accept per token.
 pub(super) const MAX_RUNNING: usize = 64;
+/// A bare interpreter with numpy takes 30 MiB, scikit-learn 100, PyTorch 300.
+pub(super) const HANDLER_MEMORY: Bytes = Bytes::mib(256);
+/// One process answers one call at a time: what the toolkits give a model on a shared machine.
+pub(super) const HANDLER_WORKERS: usize = 1;
+/// More than the cores of most machines that serve many models would only share them.
+pub(super) const HANDLER_MAX_WORKERS: usize = 8;
+/// As SageMaker's limit for an invocation.
+pub(super) const HANDLER_TIME_LIMIT: Duration = Duration::from_secs(60);
+/// PyTorch imports within ten seconds on a cold disk; a minute within SageMaker's load limit.
+pub(super) const HANDLER_START_LIMIT: Duration = Duration::from_secs(300);
+/// A script that imports for a minute must not keep others from starting.
+pub(super) const HANDLER_CONCURRENT_STARTS: usize = 8;
+/// Four pictures in base64 fit.
+pub(super) const HANDLER_MAX_RESPONSE: Bytes = Bytes::mib(32);
+/// Enough for a request's own files; downloads belong into the artefact.
+pub(super) const HANDLER_MAX_TEMP: Bytes = Bytes::gib(1);
+/// Threads count: numeric libraries start one per core, data loaders a few processes.
+pub(super) const HANDLER_PROCESSES: u32 = 256;
+/// Some dozens of scikit-learn environments, or a few with PyTorch.
+pub(super) const HANDLER_ENVIRONMENTS_SIZE: Bytes = Bytes::gib(10);
+/// PyTorch and its libraries are 3 GB to fetch and unpack.
+pub(super) const HANDLER_INSTALL_LIMIT: Duration = Duration::from_secs(300);
 /// No step of ours takes seconds; 30 is far beyond any honest one.
 pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(30);
 /// Five seconds within the 30 that Kubernetes and SageMaker allow.

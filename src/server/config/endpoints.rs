@@ -20,6 +20,8 @@ const STORES_VARIABLE: &str = "ROUNDHOUSE_STORE";
 pub struct Endpoint {
     /// Its name in requests.
     pub name: EndpointName,
+    /// Whether its targets may be Python handlers; absent is what `[handlers]` says.
+    pub handlers: Option<bool>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -107,7 +109,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             );
             continue;
         }
-        endpoints.push(Endpoint { name, mounts: vec![Mount::plain(uri)] });
+        endpoints.push(Endpoint { name, handlers: None, mounts: vec![Mount::plain(uri)] });
     }
     endpoints
 }
@@ -162,6 +164,14 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         let at = format!("endpoint[{index}]");
         sources.faults(keys::unknown_in(entry, ENDPOINT_KEYS, &at));
         let mounts = file_mounts(entry, &at, sources);
+        let handlers = match entry.get("handlers") {
+            None => None,
+            Some(toml::Value::Boolean(on)) => Some(*on),
+            Some(_) => {
+                sources.fault(format!("{at}.handlers"), "expected true or false");
+                None
+            }
+        };
         let name = match entry.get("name").map(|name| name.as_str().map(str::parse::<EndpointName>))
         {
             Some(Some(Ok(name))) => name,
@@ -183,7 +193,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, mounts });
+        endpoints.push(Endpoint { name, handlers, mounts });
     }
     endpoints
 }

@@ -105,6 +105,25 @@ pub(super) const KEYS: &[Key] = &[
     key("serving.kv_sequences", Written::Count),
     key("serving.step_tokens", Written::Count),
     key("serving.max_running", Written::Count),
+    with_flag("handlers.enabled", Written::Switch, "handlers"),
+    with_flag("handlers.isolation", Written::Text, "handlers-isolation"),
+    with_flag("handlers.python", Written::Text, "handlers-python"),
+    key("handlers.memory", Written::Size),
+    key("handlers.max_memory", Written::Size),
+    key("handlers.workers", Written::Count),
+    key("handlers.max_workers", Written::Count),
+    key("handlers.time_limit", Written::Text),
+    key("handlers.start_limit", Written::Text),
+    key("handlers.concurrent_starts", Written::Count),
+    key("handlers.max_response", Written::Size),
+    key("handlers.max_temp", Written::Size),
+    key("handlers.processes", Written::Count),
+    key("handlers.index", Written::Text),
+    key("handlers.allowed_indexes", Written::Text),
+    key("handlers.source_builds", Written::Switch),
+    key("handlers.share_environments", Written::Switch),
+    key("handlers.environments_size", Written::Size),
+    key("handlers.install_limit", Written::Text),
     key("lane.wedged_after", Written::Text),
     with_flag("shutdown.drain_timeout", Written::Text, "drain-timeout"),
     with_flag("log.format", Written::Text, "log-format"),
@@ -115,7 +134,7 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of an `[[endpoint]]`.
-pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "mount"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "handlers", "mount"];
 
 /// Keys of an `[[endpoint.mount]]`.
 pub(super) const MOUNT_KEYS: &[&str] = &[

@@ -11,11 +11,11 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, Shutdown, Store, defaults, endpoints,
+    Serving, Shutdown, Store, defaults, endpoints, handlers,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Resolves every section. The config is complete even with faults; it is only good without.
@@ -29,6 +29,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         store: store(&mut sources),
         residency: residency(&mut sources),
         serving: serving(&mut sources),
+        handlers: handlers::resolve(&mut sources),
         lane: Lane {
             wedged_after: sources
                 .duration("lane.wedged_after", SECOND..=HOUR)

@@ -51,6 +51,9 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "cache.size",
         "cache.max_unpacked",
         "residency.idle_ttl",
+        "handlers.max_memory",
+        "handlers.index",
+        "handlers.allowed_indexes",
     ];
     for key in KEYS {
         let (section, leaf) = key.name.split_once('.').unwrap();
@@ -107,6 +110,9 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         cache_dir: text(),
         cache_size: text(),
         drain_timeout: text(),
+        handlers: true,
+        handlers_isolation: text(),
+        handlers_python: text(),
         insecure_no_auth: true,
         container_contract: true,
         container_models_root: text(),

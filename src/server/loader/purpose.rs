@@ -12,7 +12,8 @@ pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failu
     let codec = TextCodec::open(dir)?;
     match plan.kind {
         ModelKind::Generative => Ok(codec),
-        ModelKind::Embedding | ModelKind::Classification => {
+        // What is planned as a model of our own is never a handler.
+        ModelKind::Embedding | ModelKind::Classification | ModelKind::Handler => {
             Ok(codec.truncated_to(plan.context.min(plan.step_tokens))?)
         }
     }
@@ -26,7 +27,7 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
             defaults: defaults(&plan.generation_defaults),
         },
         ModelKind::Embedding => Purpose::Embedding { normalize: plan.normalize },
-        ModelKind::Classification => Purpose::Classification(labels(plan)),
+        ModelKind::Classification | ModelKind::Handler => Purpose::Classification(labels(plan)),
     }
 }
 

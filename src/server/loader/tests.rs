@@ -36,7 +36,7 @@ async fn bench() -> Bench {
     let catalog = Arc::new(catalog.with_disk(cache.clone()));
     let sources = BTreeMap::from([(endpoint, Source::Store(catalog.clone(), cache.clone()))]);
     let (settings, engine) = (LoadSettings::default(), EngineConfig::default());
-    let loader = ModelLoader::new(sources, BTreeMap::new(), settings, engine);
+    let loader = ModelLoader::new(sources, BTreeMap::new(), settings, engine, Handlers::default());
     Bench { memory, faulty, catalog, cache, loader, folder }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use futures_util::StreamExt;
 use roundhouse_engine::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
 use roundhouse_engine::{EngineHandle, KvSpec, Lane, LaneConfig, RunnerSpec};
-use roundhouse_residency::{Fetched, Loaded, Loader, Resolution};
+use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
 };
@@ -75,6 +75,7 @@ impl Loader for OneModel {
         &self,
         artefact: &ArtefactId,
         _device: DeviceId,
+        _reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if self.stuck {
             std::future::pending::<()>().await;
@@ -82,7 +83,7 @@ impl Loader for OneModel {
         let (runner, text, purpose) = self.parts.lock().unwrap().take().unwrap();
         let name = artefact.to_string();
         let placed = self.lane.place(&name, Box::new(runner), Default::default()).await?;
-        let model = ServedModel::new(text, placed, purpose);
+        let model = ServedModel::Engine(EngineModel::new(text, placed, purpose));
         Ok(Loaded { model, footprint: FOOTPRINT })
     }
 
@@ -112,7 +113,7 @@ impl Server {
         };
         let text = match kind {
             ModelKind::Generative => codec(),
-            ModelKind::Embedding | ModelKind::Classification => codec().truncated_to(32).unwrap(),
+            _ => codec().truncated_to(32).unwrap(),
         };
         let lane = Lane::start(DeviceId::Cpu, LaneConfig::default()).unwrap();
         let parts = Mutex::new(Some((runner, text, purpose)));
@@ -134,13 +135,16 @@ impl Server {
     async fn generate(&self, request: Request) -> GenerationReply {
         match self.ask(request).await.unwrap().reply {
             Reply::Generation(reply) => reply,
-            Reply::Embeddings(_) | Reply::Classification(_) => panic!("not a generation"),
+            _ => panic!("not a generation"),
         }
     }
 
     async fn engine(&self) -> EngineHandle {
         let until = std::time::Instant::now() + MINUTE;
-        self.residency.acquire(&model(), until).await.unwrap().engine().clone()
+        match &*self.residency.acquire(&model(), until).await.unwrap() {
+            ServedModel::Engine(model) => model.engine().clone(),
+            ServedModel::Handler(_) => panic!("not an engine"),
+        }
     }
 
     /// Returns when no lease is left and the runner is gone, which a lease that leaked or a

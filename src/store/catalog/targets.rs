@@ -43,8 +43,18 @@ pub struct TargetPage {
 }
 
 /// A folder with one of these is a target.
-const MARKERS: [&str; 5] =
-    ["config.json", "modules.json", "adapter_config.json", "model_index.json", "code/inference.py"];
+const MARKERS: [&str; 10] = [
+    "config.json",
+    "modules.json",
+    "adapter_config.json",
+    "model_index.json",
+    "code/inference.py",
+    "model.joblib",
+    "model.pkl",
+    "model.pt",
+    "model.pth",
+    "xgboost-model",
+];
 
 /// Finds the targets among a store's objects; names get the mount's name in front.
 /// A folder inside a target's folder is a part of it, not a target.
@@ -104,7 +114,8 @@ mod tests {
             "b.tar.gz",
             "c/chat.gguf",
             "c/h/code/inference.py",
-            "c/h/model.pt",
+            "c/h/weights/model.pt",
+            "c/x/xgboost-model",
             "d//e.tar",
         ];
         let objects: Vec<_> = keys.into_iter().map(object).collect();
@@ -119,6 +130,7 @@ mod tests {
                 ("x/b.tar.gz".to_owned(), TargetForm::Archive, 10),
                 ("x/c/chat.gguf".to_owned(), TargetForm::File, 10),
                 ("x/c/h".to_owned(), TargetForm::Folder, 20),
+                ("x/c/x".to_owned(), TargetForm::Folder, 10),
             ]
         );
     }

@@ -75,8 +75,10 @@ impl Layout {
                 for entry in entries(&self.root)? {
                     let name = entry.file_name();
                     let ours = name == Some("lock".as_ref()) || name == Some("format.new".as_ref());
-                    // A new file system's root has this folder.
-                    if !ours && name != Some("lost+found".as_ref()) {
+                    // A new file system's root has the one; the server's folder for handlers
+                    // is the other.
+                    let beside = ["lost+found", "handlers"].map(|name| Some(name.as_ref()));
+                    if !ours && !beside.contains(&name) {
                         return Err(self.other_format("none, and it is not empty".into()));
                     }
                 }

@@ -68,7 +68,8 @@ impl ContainerModels for Host {
 }
 
 fn contract(host: &Host, root: &Path) -> Harness {
-    let face = ContainerFace { models_root: root.into(), models: Arc::new(host.clone()) };
+    let models = Arc::new(host.clone());
+    let face = ContainerFace { models_root: root.into(), models, handlers: false };
     let setup = Setup { container: Some(face), ..Setup::default() };
     setup.with(|invocation| match invocation.model.target.as_str() {
         "large" => Err(Failure::new(ErrorKind::TooLarge, "no memory left on the device")),

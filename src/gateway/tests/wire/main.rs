@@ -5,6 +5,7 @@
 mod container;
 mod edges;
 mod endpoint;
+mod handled;
 mod openai;
 mod streams;
 mod support;

@@ -38,6 +38,7 @@ pub(crate) struct Setup {
     pub(crate) targets: Vec<&'static str>,
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
+    pub(crate) handlers: bool,
 }
 
 impl Default for Setup {
@@ -48,6 +49,7 @@ impl Default for Setup {
             targets: vec!["a", "b/c.tar.gz", "d"],
             health: Health::Healthy,
             container: None,
+            handlers: false,
         }
     }
 }
@@ -70,8 +72,11 @@ impl Setup {
         let logged = Arc::new(Mutex::new(Vec::new()));
         let (asking, logging) = (asked.clone(), logged.clone());
         let health = self.health;
-        let endpoints =
-            self.endpoints.iter().map(|name| endpoint(name, self.targets.clone())).collect();
+        let face = |name: &&str| EndpointFace {
+            handlers: self.handlers,
+            ..endpoint(name, self.targets.clone())
+        };
+        let endpoints = self.endpoints.iter().map(face).collect();
         let state = GatewayState {
             config: self.config,
             endpoints,
@@ -95,6 +100,7 @@ fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     let found = targets.clone();
     EndpointFace {
         name: name.parse().unwrap(),
+        handlers: false,
         list: Arc::new(move |after, limit| {
             let all = targets.iter().filter(|name| after.as_deref().is_none_or(|a| **name > a));
             let mut page: Vec<Target> = all.map(|name| target(name)).collect();

@@ -1,0 +1,129 @@
+//! A handler's answer as a response: its bytes, untouched.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use roundhouse_serving::{HandledBody, HandledReply, HandledStream};
+use roundhouse_types::{ErrorKind, Failure};
+use tokio::time::{Instant, timeout_at};
+
+use crate::answer::Delivery;
+use crate::call::{Context, timed_out};
+use crate::error::Error;
+use crate::sagemaker::event_stream;
+use crate::stream::{INNER_TYPE, PART_MAX};
+
+/// The response headers that a handler may set; all others are ours or the connection's.
+const ALLOWED: &str = "x-amzn-sagemaker-";
+/// How much of an error's body becomes its message.
+const MESSAGE_BYTES: usize = 8192;
+
+/// Writes the answer.
+///
+/// # Errors
+/// The handler's own failure before the first byte; an answer whose status is none of success,
+/// where the client expects such as an error; an answer in pieces that is too large to be
+/// gathered.
+pub(crate) async fn respond(
+    context: &Context,
+    reply: HandledReply,
+    delivery: Delivery,
+    deadline: Instant,
+) -> Result<Response, Error> {
+    let HandledReply { status, content_type, headers, body } = reply;
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let gathers = delivery.gathers || !status.is_success();
+    let (whole, pieces) = match body {
+        HandledBody::Whole(body) => (body, None),
+        HandledBody::Stream(pieces) if gathers => {
+            let limit = context.gateway.config.gathered_limit.as_usize();
+            (gather(pieces, limit, deadline).await?, None)
+        }
+        HandledBody::Stream(mut pieces) => {
+            // A failure before the first piece still has a status of its own.
+            let first = timeout_at(deadline, pieces.next()).await.map_err(|_| timed_out())?;
+            match first {
+                Some(first) => (first?, Some(pieces)),
+                None => (Bytes::new(), None),
+            }
+        }
+    };
+    if !status.is_success() {
+        return Err(refused(status, &whole));
+    }
+    let content_type = content_type
+        .and_then(|text| HeaderValue::from_str(&text).ok())
+        .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let mut response = match (pieces, delivery.framed) {
+        (None, false) => Response::new(Body::from(whole)),
+        (Some(pieces), false) => Response::new(Body::from_stream(chunked(whole, pieces))),
+        (pieces, true) => Response::new(Body::from_stream(framed(whole, pieces))),
+    };
+    let out = response.headers_mut();
+    if delivery.framed {
+        out.insert(INNER_TYPE, content_type);
+        out.insert(header::CONTENT_TYPE, event_stream::CONTENT_TYPE);
+    } else {
+        out.insert(header::CONTENT_TYPE, content_type);
+    }
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
+            && name.as_str().starts_with(ALLOWED)
+            && name != INNER_TYPE
+        {
+            out.insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+/// All pieces, where the client takes them as one.
+async fn gather(
+    mut pieces: HandledStream,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Bytes, Error> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = timeout_at(deadline, pieces.next()).await.map_err(|_| timed_out())? {
+        let piece = piece?;
+        if whole.len() + piece.len() > limit {
+            let message = format!("the handler's answer is larger than {limit} bytes");
+            return Err(Failure::new(ErrorKind::ModelFailed, message).into());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
+
+/// A failure cuts the connection: the client must not take what it has for all of it.
+fn chunked(
+    first: Bytes,
+    pieces: HandledStream,
+) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
+    stream::iter([Ok(first)]).chain(pieces)
+}
+
+/// Each piece is a part of the event stream, and a failure its last message.
+fn framed(
+    first: Bytes,
+    pieces: Option<HandledStream>,
+) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
+    let rest = stream::iter(pieces).flatten();
+    stream::iter([Ok(first)])
+        .chain(rest)
+        .map(|piece| match piece {
+            Ok(piece) => piece.chunks(PART_MAX).map(event_stream::part).collect(),
+            Err(failure) => vec![event_stream::exception(&failure.into())],
+        })
+        .flat_map(|parts| stream::iter(parts.into_iter().map(Ok)))
+}
+
+/// A container's error answer: its body is the message.
+fn refused(status: StatusCode, body: &[u8]) -> Error {
+    let shown = &body[..body.len().min(MESSAGE_BYTES)];
+    let message = String::from_utf8_lossy(shown).trim().to_owned();
+    Failure::new(ErrorKind::ModelFailed, message).with_status(status.as_u16()).into()
+}

@@ -1,0 +1,112 @@
+//! `[handlers]`: what the operator allows Python handlers.
+
+use std::path::PathBuf;
+
+use roundhouse_types::Bytes;
+use roundhouse_workers::{Isolation, Packages};
+
+use super::raw::Sources;
+use super::resolve::{HOUR, SECOND};
+use super::{Handlers, defaults};
+
+/// The operator's own settings of pip that go on to installations: where packages come from
+/// and how that is reached. Nothing else of the environment does.
+const INSTALLER_VARIABLES: [&str; 12] = [
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_CERT",
+    "PIP_DEFAULT_TIMEOUT",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "NO_PROXY",
+];
+
+pub(super) fn resolve(sources: &mut Sources<'_>) -> Handlers {
+    let sizes = || Bytes::mib(1)..=Bytes::gib(1 << 20);
+    let handlers = Handlers {
+        enabled: sources.switch("handlers.enabled").unwrap_or(false),
+        isolation: sources
+            .optional("handlers.isolation", str::parse)
+            .unwrap_or(Isolation::Required),
+        python: sources
+            .optional("handlers.python", python)
+            .unwrap_or_else(|| PathBuf::from("python3")),
+        memory: sources.size("handlers.memory", sizes()).unwrap_or(defaults::HANDLER_MEMORY),
+        max_memory: sources.size("handlers.max_memory", sizes()),
+        workers: sources.count("handlers.workers", 1..=1024).unwrap_or(defaults::HANDLER_WORKERS),
+        max_workers: sources
+            .count("handlers.max_workers", 1..=1024)
+            .unwrap_or(defaults::HANDLER_MAX_WORKERS),
+        time_limit: sources
+            .duration("handlers.time_limit", SECOND..=HOUR)
+            .unwrap_or(defaults::HANDLER_TIME_LIMIT),
+        start_limit: sources
+            .duration("handlers.start_limit", SECOND..=HOUR)
+            .unwrap_or(defaults::HANDLER_START_LIMIT),
+        concurrent_starts: sources
+            .count("handlers.concurrent_starts", 1..=1024)
+            .unwrap_or(defaults::HANDLER_CONCURRENT_STARTS),
+        max_response: sources
+            .size("handlers.max_response", Bytes(1 << 10)..=Bytes(1 << 30))
+            .unwrap_or(defaults::HANDLER_MAX_RESPONSE),
+        max_temp: sources.size("handlers.max_temp", sizes()).unwrap_or(defaults::HANDLER_MAX_TEMP),
+        processes: sources
+            .count("handlers.processes", 8..=100_000)
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(defaults::HANDLER_PROCESSES),
+        packages: packages(sources),
+    };
+    if handlers.workers > handlers.max_workers {
+        sources.fault("handlers.workers", "is more than handlers.max_workers");
+    }
+    if handlers.max_memory.is_some_and(|most| handlers.memory > most) {
+        sources.fault("handlers.memory", "is more than handlers.max_memory");
+    }
+    handlers
+}
+
+fn packages(sources: &mut Sources<'_>) -> Packages {
+    Packages {
+        index: sources.optional("handlers.index", index),
+        allowed_indexes: sources
+            .optional("handlers.allowed_indexes", |text| {
+                text.split_whitespace().map(index).collect::<Result<Vec<_>, _>>()
+            })
+            .unwrap_or_default(),
+        variables: INSTALLER_VARIABLES
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), sources.variable(name)?)))
+            .collect(),
+        source_builds: sources.switch("handlers.source_builds").unwrap_or(false),
+        shared: sources.switch("handlers.share_environments").unwrap_or(false),
+        max_size: sources
+            .size("handlers.environments_size", Bytes::mib(1)..=Bytes::gib(1 << 20))
+            .unwrap_or(defaults::HANDLER_ENVIRONMENTS_SIZE),
+        time_limit: sources
+            .duration("handlers.install_limit", SECOND..=HOUR)
+            .unwrap_or(defaults::HANDLER_INSTALL_LIMIT),
+    }
+}
+
+fn python(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(format!("{text:?} is neither a path nor a name on the PATH like python3"));
+    }
+    Ok(text.into())
+}
+
+/// Credentials in it would be shown in logs and to whoever reads the environment.
+fn index(text: &str) -> Result<String, String> {
+    let rest = ["https://", "http://", "file:///"].iter().find_map(|it| text.strip_prefix(it));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.split('/').next().unwrap_or("").contains('@') => {
+            Ok(text.into())
+        }
+        _ => Err(format!("'{text}' is not an index: https://host/simple/, without credentials")),
+    }
+}

@@ -1,0 +1,121 @@
+//! From files on disk to a model that answers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use roundhouse_models::{Cancel, ModelPlan};
+use roundhouse_residency::{Loaded, Reporter};
+use roundhouse_serving::{EngineModel, ServedModel};
+use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
+use roundhouse_workers::{Handler, News};
+
+use super::plan::{HandlerPlan, Plan, processes};
+use super::stages::Stage;
+use super::{ModelLoader, blocking, named, purpose};
+
+/// A version's files, and whatever keeps them on disk.
+pub(super) struct Files {
+    pub(super) dir: PathBuf,
+    /// A handler may read its files for as long as it lives.
+    pub(super) held: Option<roundhouse_store::CachedArtefact>,
+}
+
+impl ModelLoader {
+    /// Reads, places and warms the model.
+    pub(super) async fn load_from(
+        &self,
+        id: &ArtefactId,
+        files: Files,
+        device: DeviceId,
+        reporter: Reporter,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        match self.plan_of(id, &files.dir).await? {
+            Plan::Model(plan) => self.load_model(id, &plan, files.dir, device).await,
+            Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
+        }
+    }
+
+    async fn load_model(
+        &self,
+        id: &ArtefactId,
+        plan: &Arc<ModelPlan>,
+        dir: PathBuf,
+        device: DeviceId,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let lane = self.lanes.get(&device).ok_or_else(|| {
+            Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
+        })?;
+        let mut stages = self.take_stages(id);
+        let began = Instant::now();
+        let reading = Arc::clone(plan);
+        let (loaded, text) = blocking(move || {
+            // Loads run to their end: residency abandons what is still being fetched alone.
+            let loaded = roundhouse_models::load(&dir, &reading, device, &Cancel::default())?;
+            let text = purpose::open_text(&dir, &reading)?;
+            Ok((loaded, text))
+        })
+        .await
+        .map_err(|failure| named(id, &failure))?;
+        stages.set(Stage::Read, began.elapsed());
+        let footprint = loaded.footprint;
+        let placed = lane.place(&id.model.to_string(), loaded.runner, self.engine).await?;
+        stages.set(Stage::Warm, placed.warm);
+        stages.report(id, footprint.total());
+        let model = EngineModel::new(text, placed, purpose::of(plan));
+        Ok(Loaded { model: ServedModel::Engine(model), footprint })
+    }
+
+    /// Starts the workers. From then on they tell residency what they take, and of their death.
+    async fn load_handler(
+        &self,
+        id: &ArtefactId,
+        plan: &HandlerPlan,
+        files: Files,
+        reporter: Reporter,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let workers = self.handlers.workers(&id.model.endpoint)?;
+        let mut stages = self.take_stages(id);
+        let began = Instant::now();
+        let handler = Handler {
+            name: id.model.to_string(),
+            version: id.version.as_str().to_owned(),
+            tenant: tenant(id),
+            dir: absolute(&files.dir)?,
+            layout: plan.layout.clone(),
+            settings: plan.settings.clone(),
+        };
+        let held = files.held;
+        let news = move |news| {
+            // The files stay on disk for as long as somebody may tell of the workers.
+            let _ = &held;
+            match news {
+                News::Measured(bytes) => reporter.measured(processes(bytes)),
+                News::Died(failure) => reporter.died(failure),
+            }
+        };
+        let launched = workers.launch(&handler, Arc::new(news)).await;
+        let group = launched.map_err(|error| named(id, &error.into()))?;
+        let group = Arc::new(group);
+        let measured = Arc::clone(&group);
+        let memory = blocking(move || Ok(measured.measure())).await?;
+        let group = Arc::into_inner(group)
+            .ok_or_else(|| Failure::new(ErrorKind::Internal, "a measurement did not end"))?;
+        stages.set(Stage::Warm, began.elapsed());
+        stages.report(id, memory);
+        Ok(Loaded { model: ServedModel::Handler(group), footprint: processes(memory) })
+    }
+}
+
+/// The first segment of the target's name, until tenants are known by who they are.
+fn tenant(id: &ArtefactId) -> String {
+    let target = id.model.target.as_str();
+    let first = target.split_once('/').map_or("", |(first, _)| first);
+    format!("{}/{first}", id.model.endpoint)
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
+    dir.canonicalize().map_err(|error| {
+        Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
+    })
+}

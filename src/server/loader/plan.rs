@@ -1,0 +1,151 @@
+//! What a load of a version means, found out from its files before it is loaded.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use roundhouse_models::{LoadSettings, ModelPlan};
+use roundhouse_store::{Artefact, Catalog};
+use roundhouse_types::{
+    ArtefactId, Bytes, EndpointName, ErrorKind, Failure, Footprint, Grade, ModelKind,
+};
+use roundhouse_workers::{Layout, SETTINGS_FILE, SETTINGS_MAX, Settings, Workers};
+
+use super::view::read_remote;
+
+/// What a load of a version means.
+#[derive(Clone)]
+pub(crate) enum Plan {
+    /// A model of our own.
+    Model(Arc<ModelPlan>),
+    /// Python processes that run the artefact's script.
+    Handler(Arc<HandlerPlan>),
+}
+
+/// Where a handler's parts lie and what it asks for.
+pub(crate) struct HandlerPlan {
+    pub(super) layout: Layout,
+    pub(super) settings: Settings,
+}
+
+/// Where handlers may run, and what runs them.
+#[derive(Clone, Default)]
+pub(crate) struct Handlers {
+    /// What runs them; absent where no endpoint serves them.
+    pub(crate) workers: Option<Arc<Workers>>,
+    /// Endpoints that serve them.
+    pub(crate) endpoints: Vec<EndpointName>,
+    /// The device's budget: none of them can take more.
+    pub(crate) budget: Bytes,
+}
+
+impl Plan {
+    pub(super) fn kind(&self) -> ModelKind {
+        match self {
+            Self::Model(plan) => plan.kind,
+            Self::Handler(_) => ModelKind::Handler,
+        }
+    }
+}
+
+impl Handlers {
+    /// What runs an endpoint's handlers.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where the endpoint does not serve them.
+    pub(super) fn workers(&self, endpoint: &EndpointName) -> Result<&Arc<Workers>, Failure> {
+        let enabled = self.workers.as_ref().filter(|_| self.endpoints.contains(endpoint));
+        enabled.ok_or_else(|| {
+            let message = "it is a Python handler, and handlers are off here; --handlers, \
+                           handlers.enabled or the endpoint's own `handlers = true` serves them";
+            Failure::new(ErrorKind::ModelInvalid, message)
+        })
+    }
+
+    /// What a load is promised: what the version was seen to use, else what it declares, else
+    /// what the operator assumes.
+    pub(super) fn footprint(&self, id: &ArtefactId, plan: &Plan) -> (Footprint, Grade) {
+        let plan = match plan {
+            Plan::Model(plan) => return (plan.footprint, Grade::Exact),
+            Plan::Handler(plan) => plan,
+        };
+        let workers = self.workers.as_deref();
+        let remembered = workers.and_then(|workers| workers.remembered(id.version.as_str()));
+        let (memory, grade) = match (remembered, plan.settings.memory) {
+            (Some(peak), declared) => (peak.min(declared.unwrap_or(peak)), Grade::Remembered),
+            // A declaration may be more than there is: then it can never fit, and that is said.
+            (None, Some(declared)) => (declared, Grade::Declared),
+            (None, None) => {
+                let assumed = workers.map_or(Bytes::ZERO, |it| it.config().assumed_memory);
+                (assumed.min(self.budget), Grade::Declared)
+            }
+        };
+        (processes(memory), grade)
+    }
+
+    /// Finds out what lies in a folder. Blocking.
+    pub(super) fn plan_local(
+        &self,
+        id: &ArtefactId,
+        dir: &Path,
+        settings: &LoadSettings,
+    ) -> Result<Plan, Failure> {
+        let sizes = roundhouse_models::list_local(dir)?;
+        let Some(layout) = Layout::of(&sizes) else {
+            let files = roundhouse_models::read_local(dir)?;
+            return Ok(Plan::Model(Arc::new(roundhouse_models::inspect(&files, settings)?)));
+        };
+        let text = match settings_file(&sizes) {
+            Some(file) => Some(std::fs::read_to_string(dir.join(file)).map_err(|error| {
+                Failure::new(ErrorKind::ModelInvalid, format!("{SETTINGS_FILE}: {error}"))
+            })?),
+            None => None,
+        };
+        self.handler(id, layout, text.as_deref())
+    }
+
+    /// Finds out what lies in a folder of the store, reading as little as tells it.
+    pub(super) async fn plan_remote(
+        &self,
+        catalog: &Catalog,
+        artefact: &Artefact,
+        settings: LoadSettings,
+    ) -> Result<Plan, Failure> {
+        let sizes: BTreeMap<String, u64> =
+            artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
+        let Some(layout) = Layout::of(&sizes) else {
+            let files = read_remote(catalog, artefact).await?;
+            let plan = super::blocking(move || Ok(roundhouse_models::inspect(&files, &settings)?));
+            return Ok(Plan::Model(Arc::new(plan.await?)));
+        };
+        let text = match settings_file(&sizes) {
+            Some(file) => {
+                let bytes = catalog.read(artefact, file, None).await?;
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            None => None,
+        };
+        self.handler(&artefact.id, layout, text.as_deref())
+    }
+
+    fn handler(
+        &self,
+        id: &ArtefactId,
+        layout: Layout,
+        text: Option<&str>,
+    ) -> Result<Plan, Failure> {
+        let workers = self.workers(&id.model.endpoint)?;
+        let settings = Settings::read(text, workers.config())?;
+        Ok(Plan::Handler(Arc::new(HandlerPlan { layout, settings })))
+    }
+}
+
+/// The artefact's settings, where they are of a size that settings have.
+fn settings_file(sizes: &BTreeMap<String, u64>) -> Option<&'static str> {
+    sizes.get(SETTINGS_FILE).filter(|size| **size <= SETTINGS_MAX).map(|_| SETTINGS_FILE)
+}
+
+/// Memory of a handler's processes, as a footprint.
+pub(super) fn processes(memory: Bytes) -> Footprint {
+    Footprint { host: memory, ..Footprint::default() }
+}

@@ -1,0 +1,102 @@
+//! What a handler answers, with what its request holds.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use roundhouse_types::{Failure, ModelId};
+use roundhouse_workers::{Body, Chunks, Reply};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::Error;
+use crate::completions::Hold;
+use crate::metrics::Record;
+
+/// A handler's answer, as it gave it.
+pub struct HandledReply {
+    /// 200 unless the handler set another.
+    pub status: u16,
+    /// What the body is written in; absent where the handler said nothing.
+    pub content_type: Option<String>,
+    /// Response headers that the handler set.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: HandledBody,
+}
+
+/// The body of a handler's answer.
+pub enum HandledBody {
+    /// All of it.
+    Whole(Bytes),
+    /// As the handler yields it; a failure is the last item. Dropping it tells the handler to
+    /// stop and releases the lease.
+    Stream(HandledStream),
+}
+
+/// Pieces of a handler's answer. It owns lease and permit: at its end, at an error, at the
+/// deadline and when dropped, both are released.
+pub struct HandledStream {
+    model: ModelId,
+    deadline: Pin<Box<Sleep>>,
+    /// Gone when the stream has ended. The pieces are dropped before what is held.
+    running: Option<(Chunks, Hold)>,
+    record: Record,
+}
+
+/// Puts an answer together with what its request holds; a whole one holds nothing any more.
+pub(crate) fn answer(
+    model: ModelId,
+    reply: Reply,
+    hold: Hold,
+    deadline: Instant,
+    mut record: Record,
+) -> HandledReply {
+    let Reply { status, content_type, headers, body } = reply;
+    let body = match body {
+        Body::Whole(body) => {
+            record.completed();
+            HandledBody::Whole(body)
+        }
+        Body::Chunks(chunks) => HandledBody::Stream(HandledStream {
+            model,
+            deadline: Box::pin(sleep_until(deadline)),
+            running: Some((chunks, hold)),
+            record,
+        }),
+    };
+    HandledReply { status, content_type, headers, body }
+}
+
+impl HandledStream {
+    fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {
+        self.running = None;
+        self.record.failed(failure.kind());
+        Poll::Ready(Some(Err(failure)))
+    }
+}
+
+impl Stream for HandledStream {
+    type Item = Result<Bytes, Failure>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some((chunks, _)) = &mut this.running else {
+            return Poll::Ready(None);
+        };
+        if this.deadline.as_mut().poll(context).is_ready() {
+            let deadline = Error::Deadline { model: this.model.clone() };
+            return this.fail(deadline.into());
+        }
+        match Pin::new(chunks).poll_next(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(piece))) => Poll::Ready(Some(Ok(piece))),
+            Poll::Ready(Some(Err(failure))) => this.fail(failure),
+            Poll::Ready(None) => {
+                this.running = None;
+                this.record.completed();
+                Poll::Ready(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The workers of one loaded handler.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_channel::TrySendError;
+use roundhouse_confine::{Confinement, Launch};
+use roundhouse_types::{Bytes, Failure};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::metrics::{self, End};
+use crate::poison::{Fingerprinted, Poison};
+use crate::process::Process;
+use crate::scratch::Corner;
+use crate::spawn::Spawner;
+use crate::watch::{Verdict, Watched};
+use crate::worker::{Job, Over, Worker};
+use crate::{Call, CallError, Error, Reply};
+
+/// Pauses before a worker that died is started again.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_LONGEST: Duration = Duration::from_secs(30);
+/// A worker that lived this long died of something new.
+const LIVED: Duration = Duration::from_secs(60);
+
+/// What a group's owner is told of it.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// All its processes take this much now.
+    Measured(Bytes),
+    /// No worker is left; it cannot serve any more.
+    Died(Failure),
+}
+
+/// Takes news. Must not block.
+pub type NewsFn = Arc<dyn Fn(News) + Send + Sync>;
+
+/// What tasks of one group share.
+pub(crate) struct Shared {
+    /// The artefact, for logs.
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) time_limit: Duration,
+    pub(crate) start_limit: Duration,
+    pub(crate) max_response: Bytes,
+    pub(crate) queue: async_channel::Receiver<Job>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) watched: Arc<Watched>,
+    pub(crate) poison: Arc<Poison>,
+    pub(crate) spawner: Spawner,
+    pub(crate) launch: Arc<dyn Fn(usize) -> Launch + Send + Sync>,
+    pub(crate) news: NewsFn,
+    /// Workers that serve.
+    pub(crate) alive: AtomicUsize,
+}
+
+impl Shared {
+    pub(crate) fn fingerprinted(&self, call: Call) -> Fingerprinted {
+        Fingerprinted {
+            handler: self.version.clone(),
+            content_type: call.content_type,
+            body: call.body,
+        }
+    }
+}
+
+/// The way to the workers of one loaded handler. Dropping it stops them, without waiting.
+pub struct Group {
+    shared: Arc<Shared>,
+    calls: async_channel::Sender<Job>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    corner: Mutex<Option<Corner>>,
+}
+
+impl Group {
+    pub(crate) fn new(
+        shared: Shared,
+        calls: async_channel::Sender<Job>,
+        processes: Vec<Process>,
+        corner: Corner,
+    ) -> Self {
+        let shared = Arc::new(shared);
+        shared.alive.store(processes.len(), Ordering::Relaxed);
+        let tasks = processes
+            .into_iter()
+            .enumerate()
+            .map(|(index, process)| tokio::spawn(keep(Arc::clone(&shared), index, process)))
+            .collect();
+        Self { shared, calls, tasks: Mutex::new(tasks), corner: Mutex::new(Some(corner)) }
+    }
+
+    /// Runs one call. Returns with the whole answer, or when the first piece of a streamed one
+    /// may come. Dropped before that, the call is not begun, or its answer is nobody's.
+    ///
+    /// # Errors
+    /// `NotBegun` where the group is going: the call may be tried elsewhere. `Failed` with what
+    /// the handler raised, how its worker ended, or why it was refused.
+    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let request = Fingerprinted {
+            handler: self.shared.version.clone(),
+            content_type: call.content_type.clone(),
+            body: call.body.clone(),
+        };
+        if self.shared.poison.refuses(&request, Instant::now()) {
+            metrics::refused();
+            return Err(CallError::Failed(Error::Poisonous.into()));
+        }
+        let (reply, answer) = oneshot::channel();
+        match self.calls.try_send(Job { call, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                let waiting = self.calls.len();
+                return Err(CallError::Failed(Error::QueueFull(waiting).into()));
+            }
+            Err(TrySendError::Closed(_)) => return Err(CallError::NotBegun(Error::Gone.into())),
+        }
+        // A queue that is thrown away answers nobody.
+        answer.await.unwrap_or_else(|_| Err(CallError::NotBegun(Error::Gone.into())))
+    }
+
+    /// What its processes take now. Blocking.
+    pub fn measure(&self) -> Bytes {
+        self.shared.watched.measure()
+    }
+
+    /// The most they were seen to take.
+    pub fn peak(&self) -> Bytes {
+        self.shared.watched.peak()
+    }
+
+    /// Ends all workers and everything they started; returns when their memory is free. Calls
+    /// that wait are told that they were not begun.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            // A task that panicked has dropped its process, which kills it.
+            let _ = task.await;
+        }
+        discard(&self.shared.queue);
+        let corner = self.corner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = tokio::task::spawn_blocking(move || drop(corner)).await;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// Nobody takes from the queue any more: what waits there is not begun.
+fn discard(queue: &async_channel::Receiver<Job>) {
+    queue.close();
+    while let Ok(job) = queue.try_recv() {
+        let _ = job.reply.send(Err(CallError::NotBegun(Error::Gone.into())));
+    }
+}
+
+/// Keeps one worker going until the group stops or its last worker has died.
+async fn keep(shared: Arc<Shared>, index: usize, process: Process) {
+    let mut pause = RESTART_FIRST;
+    let mut running = Some(process);
+    loop {
+        if let Some(mut process) = running.take() {
+            let began = Instant::now();
+            let failure = serve(&shared, &mut process, index).await;
+            let Some(failure) = failure else { return };
+            if shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+                discard(&shared.queue);
+                (shared.news)(News::Died(failure));
+                return;
+            }
+            if began.elapsed() > LIVED {
+                pause = RESTART_FIRST;
+            }
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if shared.alive.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        pause = (pause * 2).min(RESTART_LONGEST);
+        match start(&shared, index).await {
+            Ok(process) => {
+                shared.alive.fetch_add(1, Ordering::AcqRel);
+                running = Some(process);
+            }
+            Err(error) => {
+                warn!(model = %shared.name, worker = index, %error, "worker not restarted")
+            }
+        }
+    }
+}
+
+/// Serves with one process to its end; `None` where the group stops.
+async fn serve(shared: &Arc<Shared>, process: &mut Process, index: usize) -> Option<Failure> {
+    let mut worker = Worker::new(shared, process);
+    let over = worker.run().await;
+    let flight = worker.into_flight();
+    let (ended, why) = match over {
+        Over::Stopped => {
+            flight.bury(shared, &Error::Gone.into(), false).await;
+            process.end().await;
+            shared.watched.remove(process.group);
+            metrics::ended(End::Unloaded);
+            return None;
+        }
+        Over::TimeLimit => (End::Time, Some(Error::TimeLimit(shared.time_limit))),
+        Over::Gone(garbled) => (End::Died, garbled.map(Error::Garbled)),
+    };
+    let how = process.end().await;
+    shared.watched.remove(process.group);
+    let (ended, error) = match (why, shared.watched.take_verdict()) {
+        (Some(error), _) => (ended, error),
+        (None, Some(verdict)) => condemned(verdict),
+        (None, None) => (ended, Error::Died { how }),
+    };
+    metrics::ended(ended);
+    warn!(model = %shared.name, worker = index, why = %error, "worker ended");
+    let failure = Failure::from(error);
+    flight.bury(shared, &failure, true).await;
+    Some(failure)
+}
+
+fn condemned(verdict: Verdict) -> (End, Error) {
+    match verdict {
+        Verdict::Memory { used, limit } => {
+            let how = format!("was ended: the handler used {used} of memory, its limit is {limit}");
+            (End::Memory, Error::Died { how })
+        }
+        Verdict::Files { used, limit } => {
+            let how = format!("was ended: its temporary files took {used}, the limit is {limit}");
+            (End::Temp, Error::Died { how })
+        }
+    }
+}
+
+/// Starts one worker and waits until it is ready.
+pub(crate) async fn start(shared: &Shared, index: usize) -> Result<Process, Error> {
+    let began = Instant::now();
+    let launch = (shared.launch)(index);
+    let spawned = shared.spawner.spawn(&launch).await?;
+    metrics::started();
+    let mut process = Process::new(spawned, &shared.name, index);
+    shared.watched.add(process.group);
+    let ready = tokio::select! {
+        () = shared.stop.cancelled() => Err(Error::Gone),
+        ready = tokio::time::timeout(shared.start_limit, process.ready()) => {
+            ready.unwrap_or(Err(Error::StartTimedOut(shared.start_limit)))
+        }
+    };
+    match ready {
+        Ok(ready) => {
+            metrics::ready(began.elapsed());
+            info!(
+                model = %shared.name, worker = index, python = ready.python,
+                framework = ready.framework, took = ?began.elapsed(), "worker ready"
+            );
+            Ok(process)
+        }
+        Err(error) => {
+            process.end().await;
+            shared.watched.remove(process.group);
+            metrics::ended(End::FailedStart);
+            let verdict = shared.watched.take_verdict();
+            Err(verdict
+                .map_or(error, |verdict| Error::Unloadable(condemned(verdict).1.to_string())))
+        }
+    }
+}
+
+/// What a group's processes are started with.
+pub(crate) struct Recipe {
+    pub(crate) confinement: Confinement,
+    pub(crate) python: PathBuf,
+    pub(crate) runtime: PathBuf,
+    pub(crate) settings: serde_json::Value,
+    pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) dir: PathBuf,
+}
+
+impl Recipe {
+    /// The launch of one worker.
+    pub(crate) fn launch(&self, index: usize) -> Launch {
+        let mut settings = self.settings.clone();
+        settings["worker"] = index.into();
+        let entry = self.runtime.to_string_lossy();
+        // As a module, so that its compiled form is used.
+        let start = format!(
+            "import sys; sys.path.insert(0, {entry:?}); import roundhouse_worker; \
+             roundhouse_worker.main()"
+        );
+        Launch {
+            confinement: self.confinement.clone(),
+            program: self.python.clone(),
+            args: vec![
+                "-s".into(),
+                "-B".into(),
+                "-u".into(),
+                "-c".into(),
+                start,
+                settings.to_string(),
+            ],
+            env: self.variables.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            dir: self.dir.clone(),
+        }
+    }
+}

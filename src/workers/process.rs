@@ -1,0 +1,143 @@
+//! One worker process: its start, its end, and what becomes of its output.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tracing::warn;
+
+use crate::Error;
+use crate::frame::{self, Frame, Ready};
+use crate::logs;
+use crate::spawn::Spawned;
+
+/// The kernel frees a killed process's memory before its group is gone; this is for a
+/// process that hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last lines of a worker that ended are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A worker process and all that it starts. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) group: u32,
+    pub(crate) socket: UnixStream,
+    pub(crate) read: BytesMut,
+    ended: bool,
+}
+
+impl Process {
+    /// Takes charge of what was just started.
+    pub(crate) fn new(spawned: Spawned, model: &str, worker: usize) -> Self {
+        let Spawned { child, group, socket, stdout, stderr } = spawned;
+        // They end when the last process that could write is gone.
+        tokio::spawn(logs::pump(stdout, model.to_owned(), worker));
+        tokio::spawn(logs::pump(stderr, model.to_owned(), worker));
+        Self { child, group, socket, read: BytesMut::new(), ended: false }
+    }
+
+    /// Waits until the handler is loaded.
+    ///
+    /// # Errors
+    /// What the handler says, or how the process ended.
+    pub(crate) async fn ready(&mut self) -> Result<Ready, Error> {
+        loop {
+            match frame::next(&mut self.read, 0).map_err(|garbled| Error::Garbled(garbled.0))? {
+                Some(Frame::Ready(ready)) => return Ok(ready),
+                Some(Frame::Failed(trace)) => {
+                    if let Some(traceback) = trace.traceback {
+                        warn!(traceback, "handler cannot be loaded");
+                    }
+                    return Err(Error::Unloadable(trace.message));
+                }
+                Some(_) => return Err(Error::Garbled("an answer before it was ready")),
+                None => {}
+            }
+            if self.receive().await? == 0 {
+                let how = self.end().await;
+                return Err(Error::Unloadable(format!("its worker {how} while it started")));
+            }
+        }
+    }
+
+    /// Reads what there is; zero at the end.
+    async fn receive(&mut self) -> Result<usize, Error> {
+        loop {
+            self.socket.readable().await.map_err(Error::Spawn)?;
+            self.read.reserve(4096);
+            match self.socket.try_read_buf(&mut self.read) {
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                // A worker that is killed with calls unread resets the connection.
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+
+    /// Kills the whole group, waits until it is gone, and says how the worker ended.
+    pub(crate) async fn end(&mut self) -> String {
+        // A worker that ended by itself has a status of its own.
+        let by_itself = tokio::time::timeout(LAST_WORDS, self.child.wait()).await;
+        kill(self.group);
+        let status = match by_itself {
+            Ok(status) => status,
+            Err(_) => self.child.wait().await,
+        };
+        let began = Instant::now();
+        // What it started may outlive it for a moment.
+        while kill(self.group) {
+            if began.elapsed() > KILL_PATIENCE {
+                warn!(group = self.group, "a worker's processes do not go away");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.ended = true;
+        status.map_or_else(|error| format!("was lost ({error})"), described)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.ended {
+            kill(self.group);
+        }
+    }
+}
+
+/// Kills a process group; `false` where nobody is in it any more.
+pub(crate) fn kill(group: u32) -> bool {
+    let group = i32::try_from(group).ok().and_then(Pid::from_raw);
+    group.is_some_and(|group| kill_process_group(group, Signal::KILL).is_ok())
+}
+
+/// How a process ended, as the rest of a sentence.
+pub(crate) fn described(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(126), _) => "could not be confined (its log lines say why)".into(),
+        (Some(code), _) => format!("ended with exit status {code}"),
+        (None, Some(signal)) => format!("was ended by {}", signal_name(signal)),
+        (None, None) => "ended".into(),
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        15 => "SIGTERM",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return format!("signal {signal}"),
+    };
+    name.into()
+}
