@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+mod handlers;
 mod local;
 mod stores;
 
@@ -115,6 +116,10 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
         findings.extend(local::cache(&config.cache));
     }
     findings.extend(local::ports(&config.listen).await);
+    let looked = config.clone();
+    // A probe that was cut off has found nothing.
+    let handlers = tokio::task::spawn_blocking(move || handlers::look(&looked)).await;
+    findings.extend(handlers.unwrap_or_default());
     findings.extend(stores::look(&config).await);
     findings
 }

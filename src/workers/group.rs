@@ -217,7 +217,10 @@ async fn serve(shared: &Arc<Shared>, process: &mut Process, index: usize) -> Opt
         Over::TimeLimit => (End::Time, Some(Error::TimeLimit(shared.time_limit))),
         Over::Gone(garbled) => (End::Died, garbled.map(Error::Garbled)),
     };
-    let how = process.end().await;
+    let how = match why {
+        Some(_) => process.end().await,
+        None => process.ended().await,
+    };
     shared.watched.remove(process.group);
     let (ended, error) = match (why, shared.watched.take_verdict()) {
         (Some(error), _) => (ended, error),
@@ -296,7 +299,7 @@ impl Recipe {
         let entry = self.runtime.to_string_lossy();
         // As a module, so that its compiled form is used.
         let start = format!(
-            "import sys; sys.path.insert(0, {entry:?}); import roundhouse_worker; \
+            "import sys; sys.path[0] = {entry:?}; import roundhouse_worker; \
              roundhouse_worker.main()"
         );
         Launch {

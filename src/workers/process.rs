@@ -18,13 +18,13 @@ use crate::spawn::Spawned;
 /// The kernel frees a killed process's memory before its group is gone; this is for a
 /// process that hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the last lines of a worker that ended are waited for.
+/// How long the status of a worker that hung up is waited for.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A worker process and all that it starts. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) group: u32,
     pub(crate) socket: UnixStream,
     pub(crate) read: BytesMut,
@@ -59,7 +59,7 @@ impl Process {
                 None => {}
             }
             if self.receive().await? == 0 {
-                let how = self.end().await;
+                let how = self.ended().await;
                 return Err(Error::Unloadable(format!("its worker {how} while it started")));
             }
         }
@@ -79,15 +79,21 @@ impl Process {
         }
     }
 
+    /// Waits for the status of a worker that seems to have ended by itself, ends the rest of its
+    /// group, and says how it ended.
+    pub(crate) async fn ended(&mut self) -> String {
+        let by_itself = tokio::time::timeout(LAST_WORDS, self.child.wait()).await;
+        let killed = self.end().await;
+        match by_itself {
+            Ok(Ok(status)) => described(status),
+            Ok(Err(_)) | Err(_) => killed,
+        }
+    }
+
     /// Kills the whole group, waits until it is gone, and says how the worker ended.
     pub(crate) async fn end(&mut self) -> String {
-        // A worker that ended by itself has a status of its own.
-        let by_itself = tokio::time::timeout(LAST_WORDS, self.child.wait()).await;
         kill(self.group);
-        let status = match by_itself {
-            Ok(status) => status,
-            Err(_) => self.child.wait().await,
-        };
+        let status = self.child.wait().await;
         let began = Instant::now();
         // What it started may outlive it for a moment.
         while kill(self.group) {

@@ -119,6 +119,8 @@ impl<'a> Worker<'a> {
                         }
                     }
                 }
+                // What it started may hold its end of the socket open.
+                _ = self.process.child.wait() => return Over::Gone(None),
                 job = shared.queue.recv(), if room => {
                     let Ok(job) = job else { return Over::Stopped };
                     self.take(job);

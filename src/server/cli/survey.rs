@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt;
-use roundhouse_models::{DtypeSetting, LoadSettings, ModelPlan, inspect};
+use roundhouse_models::{DtypeSetting, LoadSettings, inspect};
 use roundhouse_store::{
     Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm,
 };
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelKind, TargetName};
+use roundhouse_workers::Layout;
 use serde::Serialize;
 
 use super::output::{self, Table};
@@ -48,6 +49,8 @@ struct Finding {
 enum Verdict {
     /// It will, and takes this.
     Runs { kind: ModelKind, architecture: String, context: usize, footprint: Footprint },
+    /// It will where handlers are served; what it takes is known when it has run.
+    RunsAsHandler { kind: ModelKind, script: bool, requirements: bool },
     /// Only its content tells, and an archive's content is seen when it is fetched.
     UnknownUntilFetched,
     /// It will not, as it is.
@@ -124,12 +127,7 @@ async fn look(catalog: &Catalog, target: Target, settings: LoadSettings) -> Find
     let verdict = match target.form {
         TargetForm::Archive => Verdict::UnknownUntilFetched,
         TargetForm::Folder | TargetForm::File => match plan(catalog, &target, settings).await {
-            Ok(plan) => Verdict::Runs {
-                kind: plan.kind,
-                architecture: plan.architecture,
-                context: plan.context,
-                footprint: plan.footprint,
-            },
+            Ok(verdict) => verdict,
             Err(failure) => refusal(&failure),
         },
     };
@@ -140,13 +138,26 @@ async fn plan(
     catalog: &Catalog,
     target: &Target,
     settings: LoadSettings,
-) -> Result<ModelPlan, Failure> {
+) -> Result<Verdict, Failure> {
     let artefact = catalog.resolve(&target.name, Freshness::Cached).await?;
+    let sizes = artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
+    if let Some(layout) = Layout::of(&sizes) {
+        return Ok(Verdict::RunsAsHandler {
+            kind: ModelKind::Handler,
+            script: layout.code.is_some(),
+            requirements: layout.requirements.is_some(),
+        });
+    }
     let files = read_remote(catalog, &artefact).await?;
     // Headers may be a hundred megabytes of JSON.
     let inspected = tokio::task::spawn_blocking(move || inspect(&files, &settings)).await;
-    let plan = inspected.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
-    Ok(plan?)
+    let plan = inspected.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))??;
+    Ok(Verdict::Runs {
+        kind: plan.kind,
+        architecture: plan.architecture,
+        context: plan.context,
+        footprint: plan.footprint,
+    })
 }
 
 fn refusal(failure: &Failure) -> Verdict {
@@ -166,6 +177,11 @@ fn table(findings: &[Finding]) -> String {
                 footprint.total().to_string(),
                 format!("{architecture}, {context} tokens"),
             ),
+            Verdict::RunsAsHandler { kind, script, requirements } => {
+                let what = if *script { "a Python script" } else { "a plain Python model" };
+                let with = if *requirements { " with requirements" } else { "" };
+                (kind.as_str(), "?".into(), format!("{what}{with}; runs with --handlers"))
+            }
             Verdict::UnknownUntilFetched => ("?", "?".into(), "unknown until fetched".into()),
             Verdict::DoesNotRun { reason } => ("-", "-".into(), format!("will not run: {reason}")),
             Verdict::NotSeen { reason } => ("?", "?".into(), format!("not seen: {reason}")),
@@ -188,6 +204,7 @@ fn summary(findings: &[Finding], truncated: bool) -> String {
     };
     let parts = [
         (number(|it| matches!(it, Verdict::Runs { .. })), "will run"),
+        (number(|it| matches!(it, Verdict::RunsAsHandler { .. })), "will run with --handlers"),
         (number(|it| matches!(it, Verdict::UnknownUntilFetched)), "unknown until fetched"),
         (number(|it| matches!(it, Verdict::DoesNotRun { .. })), "will not run"),
         (number(|it| matches!(it, Verdict::NotSeen { .. })), "not seen"),

@@ -53,7 +53,8 @@ def imported(script):
     """Imports the script, its folder first on the path, this runtime's own folder last."""
     global code_dir
     code_dir, name = os.path.split(script)
-    sys.path.append(sys.path.pop(0))
+    runtime = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if folder != runtime] + [runtime]
     folders = [code_dir, os.path.join(code_dir, "lib")]
     sys.path[:0] = [folder for folder in folders if os.path.isdir(folder)]
     sys.dont_write_bytecode = True

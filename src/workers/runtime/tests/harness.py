@@ -1,4 +1,5 @@
 """A stand-in for the server: starts a worker on a socketpair and speaks frames with it."""
+import io
 import json
 import os
 import socket
@@ -7,9 +8,34 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import unittest
 
 WORKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "roundhouse_worker.py")
 READY, FAILED, ANSWER, BEGIN, CHUNK, END, ERROR = 1, 2, 3, 4, 5, 6, 7
+BYTES = "application/octet-stream"
+
+
+def script(text, **more):
+    """The files of a handler with this script, and with others."""
+    return dict({"code/inference.py": text}, **more)
+
+
+def have(*names):
+    """Skips a test where one of these modules is missing."""
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError:
+            return unittest.skip("needs " + name)
+    return lambda test: test
+
+
+def npy(values, kind=None):
+    """The bytes of an .npy file."""
+    import numpy
+    out = io.BytesIO()
+    numpy.save(out, numpy.array(values, dtype=kind))
+    return out.getvalue()
 
 
 def invoke(number, body=b"", content_type="", accept="", meta=None, stream=False):
