@@ -45,6 +45,8 @@ const ABOUT: &[&str] = &[
 
 /// Settings of the machine without secrets.
 const SETTINGS: &[&str] = &[
+    // pip looks at it, as do clients of services that say what they run on.
+    "/etc/debian_version",
     "/etc/group",
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",

@@ -82,7 +82,7 @@ pub(crate) async fn read(
         drain(body, limit).await;
         return Err(too_large(limit));
     }
-    match tokio::time::timeout(config.body_timeout, gather(body, limit)).await {
+    match tokio::time::timeout(config.body_timeout, gather(body, limit, declared)).await {
         Err(_) => Err(Error::SlowBody(config.body_timeout)),
         Ok(Err(error)) => Err(error),
         Ok(Ok(bytes)) => {
@@ -92,9 +92,10 @@ pub(crate) async fn read(
     }
 }
 
-async fn gather(body: Body, limit: usize) -> Result<Bytes, Error> {
+async fn gather(body: Body, limit: usize, declared: Option<u64>) -> Result<Bytes, Error> {
     let mut pieces = body.into_data_stream();
-    let mut whole = BytesMut::with_capacity(FIRST_ROOM.min(limit));
+    let told = declared.map_or(FIRST_ROOM, |length| usize::try_from(length).unwrap_or(FIRST_ROOM));
+    let mut whole = BytesMut::with_capacity(FIRST_ROOM.min(limit).min(told));
     let mut count = 0_usize;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|_| Error::request("the request body was cut off"))?;

@@ -82,7 +82,7 @@ pub(crate) async fn respond(
 
 /// All pieces, where the client takes them as one.
 async fn gather(
-    mut pieces: HandledStream,
+    mut pieces: Box<HandledStream>,
     limit: usize,
     deadline: Instant,
 ) -> Result<Bytes, Error> {
@@ -101,7 +101,7 @@ async fn gather(
 /// A failure cuts the connection: the client must not take what it has for all of it.
 fn chunked(
     first: Bytes,
-    pieces: HandledStream,
+    pieces: Box<HandledStream>,
 ) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
     stream::iter([Ok(first)]).chain(pieces)
 }
@@ -109,7 +109,7 @@ fn chunked(
 /// Each piece is a part of the event stream, and a failure its last message.
 fn framed(
     first: Bytes,
-    pieces: Option<HandledStream>,
+    pieces: Option<Box<HandledStream>>,
 ) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
     let rest = stream::iter(pieces).flatten();
     stream::iter([Ok(first)])

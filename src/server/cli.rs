@@ -70,7 +70,7 @@ pub enum Command {
     /// Ask a model, through the data port.
     Invoke(InvokeArgs),
     /// Find out what is wrong here: settings, memory, disk, ports, stores.
-    Doctor(doctor::DoctorArgs),
+    Doctor(Box<doctor::DoctorArgs>),
 }
 
 impl Command {

@@ -1,6 +1,7 @@
 //! `roundhouse demo`: everything with nothing set up. An embedded S3-compatible server holds
-//! the demo models, and an endpoint over it has room for about three of them.
+//! the demo models, and an endpoint over it has room for about half of them.
 
+mod python;
 mod s3;
 mod welcome;
 
@@ -13,7 +14,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use include_dir::{Dir, File, include_dir};
 use roundhouse_types::{ErrorKind, Failure};
 use tempfile::TempDir;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::app;
 use crate::cli::{DemoFlags, ServeFlags};
@@ -26,8 +27,8 @@ static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo/models");
 
 const BUCKET: &str = "models";
 
-/// What is special about the demo: room for three of its language models and a little, and
-/// a window no larger than what they were trained on.
+/// What is special about the demo: room for half of its models, a window no larger than what
+/// the language models were trained on, and Python handlers.
 const SETTINGS: &str = include_str!("demo/demo.toml");
 
 /// Runs the demo to its end.
@@ -45,11 +46,16 @@ pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
     let objects = upload(&store.url()).await?;
     info!(objects, url = %store.url(), "demo models are in the embedded S3 server");
 
-    let config = settings(flags, &store.url(), &home.path().join("cache"))?;
+    let mut config = settings(flags, &store.url(), &home.path().join("cache"))?;
+    let python = python::find(&config.handlers).await;
+    if let Err(reason) = &python {
+        warn!(reason, "the demo runs without its Python handlers");
+        config.handlers.enabled = false;
+    }
     let credentials =
         app::Credentials { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() };
     let running = app::start(config, Some(credentials)).await?;
-    welcome::print(&running.data, &running.admin);
+    welcome::print(&running.data, &running.admin, &python);
     app::announce(&running);
     running.until_stopped().await
 }

@@ -31,7 +31,7 @@ pub enum HandledBody {
     Whole(Bytes),
     /// As the handler yields it; a failure is the last item. Dropping it tells the handler to
     /// stop and releases the lease.
-    Stream(HandledStream),
+    Stream(Box<HandledStream>),
 }
 
 /// Pieces of a handler's answer. It owns lease and permit: at its end, at an error, at the
@@ -58,12 +58,12 @@ pub(crate) fn answer(
             record.completed();
             HandledBody::Whole(body)
         }
-        Body::Chunks(chunks) => HandledBody::Stream(HandledStream {
+        Body::Chunks(chunks) => HandledBody::Stream(Box::new(HandledStream {
             model,
             deadline: Box::pin(sleep_until(deadline)),
             running: Some((chunks, hold)),
             record,
-        }),
+        })),
     };
     HandledReply { status, content_type, headers, body }
 }

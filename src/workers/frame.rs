@@ -13,6 +13,9 @@ const ENVELOPE: usize = 256 * 1024;
 /// Chunks are cut by the worker's side of the protocol.
 const CHUNK_MAX: usize = 1024 * 1024;
 
+/// Smaller frames are copied: a piece of the buffer would keep all of it from being used again.
+const COPIED_BELOW: usize = 4096;
+
 const INVOKE: u8 = 1;
 const CANCEL: u8 = 2;
 
@@ -132,7 +135,13 @@ pub(crate) fn next(read: &mut BytesMut, body_max: usize) -> Result<Option<Frame>
         read.reserve(4 + length - read.len());
         return Ok(None);
     }
-    let mut frame = read.split_to(4 + length).freeze();
+    let mut frame = if length < COPIED_BELOW {
+        let copy = Bytes::copy_from_slice(&read[..4 + length]);
+        read.advance(4 + length);
+        copy
+    } else {
+        read.split_to(4 + length).freeze()
+    };
     let kind = frame[HEAD - 1];
     frame.advance(HEAD);
     Ok(Some(parse(kind, frame)?))

@@ -20,7 +20,7 @@ use crate::process::Process;
 use crate::scratch::Corner;
 use crate::spawn::Spawner;
 use crate::watch::{Verdict, Watched};
-use crate::worker::{Job, Over, Worker};
+use crate::worker::{Flight, Job, Over, Worker};
 use crate::{Call, CallError, Error, Reply};
 
 /// Pauses before a worker that died is started again.
@@ -170,11 +170,16 @@ async fn keep(shared: Arc<Shared>, index: usize, process: Process) {
     loop {
         if let Some(mut process) = running.take() {
             let began = Instant::now();
-            let failure = serve(&shared, &mut process, index).await;
-            let Some(failure) = failure else { return };
-            if shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let died = serve(&shared, &mut process, index).await;
+            let Some((failure, flight)) = died else { return };
+            let is_last = shared.alive.fetch_sub(1, Ordering::AcqRel) == 1;
+            if is_last {
+                // Before any call is answered: who tries again must not find this group.
+                (shared.news)(News::Died(failure.clone()));
                 discard(&shared.queue);
-                (shared.news)(News::Died(failure));
+            }
+            flight.bury(&shared, &failure, true).await;
+            if is_last {
                 return;
             }
             if began.elapsed() > LIVED {
@@ -201,8 +206,13 @@ async fn keep(shared: Arc<Shared>, index: usize, process: Process) {
     }
 }
 
-/// Serves with one process to its end; `None` where the group stops.
-async fn serve(shared: &Arc<Shared>, process: &mut Process, index: usize) -> Option<Failure> {
+/// Serves with one process to its end; why it ended and what it left unanswered, or `None` where
+/// the group stops.
+async fn serve(
+    shared: &Arc<Shared>,
+    process: &mut Process,
+    index: usize,
+) -> Option<(Failure, Flight)> {
     let mut worker = Worker::new(shared, process);
     let over = worker.run().await;
     let flight = worker.into_flight();
@@ -229,9 +239,7 @@ async fn serve(shared: &Arc<Shared>, process: &mut Process, index: usize) -> Opt
     };
     metrics::ended(ended);
     warn!(model = %shared.name, worker = index, why = %error, "worker ended");
-    let failure = Failure::from(error);
-    flight.bury(shared, &failure, true).await;
-    Some(failure)
+    Some((Failure::from(error), flight))
 }
 
 fn condemned(verdict: Verdict) -> (End, Error) {
@@ -255,12 +263,14 @@ pub(crate) async fn start(shared: &Shared, index: usize) -> Result<Process, Erro
     metrics::started();
     let mut process = Process::new(spawned, &shared.name, index);
     shared.watched.add(process.group);
+    shared.watched.starting.fetch_add(1, Ordering::Relaxed);
     let ready = tokio::select! {
         () = shared.stop.cancelled() => Err(Error::Gone),
         ready = tokio::time::timeout(shared.start_limit, process.ready()) => {
             ready.unwrap_or(Err(Error::StartTimedOut(shared.start_limit)))
         }
     };
+    shared.watched.starting.fetch_sub(1, Ordering::Relaxed);
     match ready {
         Ok(ready) => {
             metrics::ready(began.elapsed());

@@ -190,6 +190,7 @@ impl Workers {
             files_limit: self.config.max_temp,
             workers: Mutex::new(BTreeSet::new()),
             busy: AtomicBool::new(true),
+            starting: AtomicUsize::new(0),
             peak: AtomicU64::new(0),
             verdict: Mutex::new(None),
             told: {

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid, waitpid};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tracing::warn;
@@ -68,11 +68,15 @@ impl Process {
     /// Reads what there is; zero at the end.
     async fn receive(&mut self) -> Result<usize, Error> {
         loop {
-            self.socket.readable().await.map_err(Error::Spawn)?;
+            let gone = tokio::select! {
+                biased;
+                ready = self.socket.readable() => ready.map(|()| false).map_err(Error::Spawn)?,
+                _ = self.child.wait() => true,
+            };
             self.read.reserve(4096);
             match self.socket.try_read_buf(&mut self.read) {
                 Ok(count) => return Ok(count),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !gone => {}
                 // A worker that is killed with calls unread resets the connection.
                 Err(_) => return Ok(0),
             }
@@ -96,7 +100,11 @@ impl Process {
         let status = self.child.wait().await;
         let began = Instant::now();
         // What it started may outlive it for a moment.
-        while kill(self.group) {
+        loop {
+            reap(self.group);
+            if !kill(self.group) {
+                break;
+            }
             if began.elapsed() > KILL_PATIENCE {
                 warn!(group = self.group, "a worker's processes do not go away");
                 break;
@@ -120,6 +128,21 @@ impl Drop for Process {
 pub(crate) fn kill(group: u32) -> bool {
     let group = i32::try_from(group).ok().and_then(Pid::from_raw);
     group.is_some_and(|group| kill_process_group(group, Signal::KILL).is_ok())
+}
+
+/// Takes the ends of what a group's processes have left to us. Its leader's end must have been
+/// taken before: it is not to be lost here.
+fn reap(group: u32) {
+    let group = i32::try_from(group).ok().and_then(Pid::from_raw);
+    let Some(group) = group else { return };
+    while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
+}
+
+/// Takes the end of one process that was left to us.
+pub(crate) fn reap_one(process: u32) {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    // It may be somebody else's to take.
+    let _ = process.map(|process| waitpid(Some(process), WaitOptions::NOHANG));
 }
 
 /// How a process ended, as the rest of a sentence.

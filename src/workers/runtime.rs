@@ -42,3 +42,26 @@ pub(crate) fn install(dir: &Path, python: &Path) -> Result<PathBuf, Error> {
     }
     Ok(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workers_side_keeps_to_the_protocol_and_the_toolkits_conventions() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/tests/test_runtime.py");
+        let output = Command::new("python3").arg(script).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("\nOK"), "{said}");
+    }
+
+    #[test]
+    fn the_runtime_is_written_once_and_compiled() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = install(dir.path(), Path::new("python3")).unwrap();
+        assert!(first.join("roundhouse_worker.py").exists());
+        assert!(first.join("__pycache__").exists());
+        assert_eq!(install(dir.path(), Path::new("python3")).unwrap(), first);
+    }
+}

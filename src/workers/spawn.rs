@@ -12,10 +12,12 @@ use std::sync::mpsc;
 use std::thread;
 
 use roundhouse_confine::Launch;
+use rustix::process::{getpid, set_child_subreaper};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use crate::Error;
 
@@ -41,6 +43,11 @@ pub(crate) struct Spawner {
 impl Spawner {
     /// Starts the thread. Within a runtime.
     pub(crate) fn start(exe: PathBuf) -> Result<Self, Error> {
+        // Workers' children that outlive them come to us, and not to a first process that in a
+        // container may be a server that never takes their ends, or may be us.
+        if let Err(error) = set_child_subreaper(Some(getpid())) {
+            warn!(%error, "what handlers leave behind is not looked after");
+        }
         let (requests, waiting) = mpsc::channel::<(std::process::Command, Reply)>();
         let runtime = Handle::current();
         let serve = move || {

@@ -7,20 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use roundhouse_types::Bytes;
 
 use crate::Error;
-use crate::process::kill;
+use crate::process::{kill, reap_one};
 use crate::scratch;
 
 /// How often working groups are looked at: a leak of 1 GiB/s overshoots its limit by a fifth of that.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How often groups that do nothing are.
-const LOOK_IDLE_EVERY: Duration = Duration::from_secs(5);
+/// How often groups that do nothing are: what they take changes as those who share pages with
+/// them come and go. A look costs about a millisecond per worker.
+const LOOK_IDLE_EVERY: Duration = Duration::from_secs(10);
 /// How often the files of a working group are added up.
 const LOOK_FILES_EVERY: Duration = Duration::from_secs(1);
 
@@ -37,6 +38,8 @@ pub(crate) struct Watched {
     pub(crate) workers: Mutex<BTreeSet<u32>>,
     /// A worker runs a call, or has since the last look.
     pub(crate) busy: AtomicBool,
+    /// Workers that are importing and loading.
+    pub(crate) starting: AtomicUsize,
     pub(crate) peak: AtomicU64,
     /// Set before a worker is killed for a limit; taken by whoever explains its end.
     pub(crate) verdict: Mutex<Option<Verdict>>,
@@ -157,7 +160,10 @@ impl Watch {
         let with_files = looked.is_due(now, LOOK_FILES_EVERY, |looked| &mut looked.files);
         let due: Vec<Arc<Watched>> = groups
             .into_iter()
-            .filter(|group| group.busy.swap(false, Ordering::Relaxed) || with_idle)
+            .filter(|group| {
+                let starts = group.starting.load(Ordering::Relaxed) > 0;
+                group.busy.swap(false, Ordering::Relaxed) || starts || with_idle
+            })
             .collect();
         if due.is_empty() {
             return;
@@ -205,20 +211,29 @@ fn members(groups: &BTreeSet<u32>) -> BTreeMap<u32, Vec<u32>> {
             continue;
         };
         // A process may be gone by now.
-        let Some(group) = process_group(&entry.path()) else { continue };
-        if groups.contains(&group) {
-            members.entry(group).or_default().push(process);
+        let Some((state, group)) = state_and_group(&entry.path()) else { continue };
+        if !groups.contains(&group) {
+            continue;
         }
+        if state == "Z" && process != group {
+            // Its parent left it to us. Leaders' ends are awaited elsewhere.
+            reap_one(process);
+            continue;
+        }
+        members.entry(group).or_default().push(process);
     }
     members
 }
 
-/// The fifth field of `stat`; the second is a name in brackets that may hold anything.
-fn process_group(proc: &Path) -> Option<u32> {
+/// The third and fifth fields of `stat`; the second is a name in brackets that may hold
+/// anything.
+fn state_and_group(proc: &Path) -> Option<(String, u32)> {
     let stat = fs::read(proc.join("stat")).ok()?;
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
     let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
-    rest.split_ascii_whitespace().nth(2)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.to_owned();
+    Some((state, fields.nth(1)?.parse().ok()?))
 }
 
 /// A process's proportional set size. Where the kernel tells only its own user or a tracer
@@ -254,7 +269,7 @@ mod tests {
         let own = resident(std::process::id()).unwrap();
         assert!(own.0 >= 32 << 20, "{own}");
         drop(block);
-        let group = process_group(Path::new("/proc/self")).unwrap();
+        let (_, group) = state_and_group(Path::new("/proc/self")).unwrap();
         let members = members(&BTreeSet::from([group]));
         assert!(members[&group].contains(&std::process::id()));
     }

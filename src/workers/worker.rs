@@ -75,6 +75,8 @@ pub(crate) struct Worker<'a> {
     next: u64,
     /// Since when the first call runs, or yielded its last piece.
     since: Instant,
+    /// The process ended before it had read all that was sent to it.
+    unread: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -87,6 +89,7 @@ impl<'a> Worker<'a> {
             pace: Pace::default(),
             next: 0,
             since: Instant::now(),
+            unread: false,
         }
     }
 
@@ -113,14 +116,13 @@ impl<'a> Worker<'a> {
                     }
                     if ready.is_readable() || ready.is_read_closed() {
                         match self.read().await {
-                            Ok(ControlFlow::Continue(())) => {}
+                            Ok(ControlFlow::Continue(_)) => {}
                             Ok(ControlFlow::Break(())) => return Over::Gone(None),
                             Err(why) => return Over::Gone(Some(why)),
                         }
                     }
                 }
-                // What it started may hold its end of the socket open.
-                _ = self.process.child.wait() => return Over::Gone(None),
+                _ = self.process.child.wait() => return self.last_words().await,
                 job = shared.queue.recv(), if room => {
                     let Ok(job) = job else { return Over::Stopped };
                     self.take(job);
@@ -173,20 +175,40 @@ impl<'a> Worker<'a> {
             match self.process.socket.try_write(&self.out) {
                 Ok(count) => drop(self.out.split_to(count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.unread = true;
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 
-    /// Reads what there is and hands on whole frames; `Break` at the end.
-    async fn read(&mut self) -> Result<ControlFlow<()>, &'static str> {
+    /// What the process has sent before it ended. What it started may hold its socket open, so
+    /// that there is no end to be read.
+    async fn last_words(&mut self) -> Over {
+        loop {
+            match self.read().await {
+                Ok(ControlFlow::Continue(1..)) => {}
+                Ok(_) => return Over::Gone(None),
+                Err(why) => return Over::Gone(Some(why)),
+            }
+        }
+    }
+
+    /// Reads what there is, hands on whole frames, and says how many bytes came; `Break` at the
+    /// end.
+    async fn read(&mut self) -> Result<ControlFlow<(), usize>, &'static str> {
         self.process.read.reserve(READ);
+        let mut came = 0;
         match self.process.socket.try_read_buf(&mut self.process.read) {
             Ok(0) => return Ok(ControlFlow::Break(())),
-            Ok(_) => {}
+            Ok(count) => came = count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Ok(ControlFlow::Break(())),
+            Err(error) => {
+                self.unread = error.kind() == io::ErrorKind::ConnectionReset;
+                return Ok(ControlFlow::Break(()));
+            }
         }
         let body_max = self.shared.max_response.as_usize();
         while let Some(frame) =
@@ -194,7 +216,7 @@ impl<'a> Worker<'a> {
         {
             self.on(frame).await?;
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(ControlFlow::Continue(came))
     }
 
     async fn on(&mut self, frame: Frame) -> Result<(), &'static str> {
@@ -255,6 +277,8 @@ impl<'a> Worker<'a> {
 
     fn done(&mut self, ok: bool) {
         self.flight.pop_front();
+        // What the call took is there to be seen only now.
+        self.shared.watched.busy.store(true, Ordering::Relaxed);
         let took = self.since.elapsed();
         self.pace.took(took);
         metrics::answered(ok, took);
@@ -273,19 +297,29 @@ impl<'a> Worker<'a> {
 
     /// What it had not answered.
     pub(crate) fn into_flight(self) -> Flight {
-        Flight(self.flight)
+        let is_whole = !self.unread || self.flight.len() > 1;
+        let began = is_whole
+            || !matches!(self.flight.front(), Some(InFlight { answer: Answer::Awaited(_), .. }));
+        Flight { calls: self.flight, began }
     }
 }
 
 /// Calls that were in the hands of a worker that is over.
-pub(crate) struct Flight(VecDeque<InFlight>);
+pub(crate) struct Flight {
+    calls: VecDeque<InFlight>,
+    /// The first was running: the only one is not where the process ended before it had read it.
+    began: bool,
+}
 
 impl Flight {
     /// Answers them: the one that ran has failed and counts against its request, unless the
     /// worker was stopped by us; the others were not begun.
     pub(crate) async fn bury(self, shared: &Shared, failure: &Failure, guilty: bool) {
-        let mut calls = self.0.into_iter();
-        if guilty && let Some(mut first) = calls.next() {
+        let mut calls = self.calls.into_iter();
+        if guilty
+            && self.began
+            && let Some(mut first) = calls.next()
+        {
             shared.poison.killed(&first.request, Instant::now());
             match first.take() {
                 Answer::Awaited(reply) => {

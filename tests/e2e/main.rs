@@ -9,6 +9,7 @@ mod command_line;
 mod container;
 mod demo;
 mod faults;
+mod handlers;
 mod health;
 mod measured;
 mod pressure;

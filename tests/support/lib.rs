@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
 
+pub mod handlers;
 pub mod models;
+pub mod processes;
 pub mod proxy;
 pub mod python;
 pub mod s3;

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use roundhouse_gateway::{AccessRecord, EndpointFace, Health, Target, TargetPage};
@@ -15,6 +16,9 @@ use crate::error::Error;
 
 /// Records that may wait for the disk; more are lost rather than slow a request down.
 const RECORDS_WAITING: usize = 8192;
+
+/// How long a record may wait for others that are written with it.
+const RECORDS_EVERY: Duration = Duration::from_millis(5);
 
 /// An endpoint over its catalogue.
 pub(super) fn endpoint(name: EndpointName, catalog: &Arc<Catalog>, handlers: bool) -> EndpointFace {
@@ -81,16 +85,26 @@ pub(super) fn access_log(to: &AccessLog) -> Result<Arc<dyn Fn(AccessRecord) + Se
     }))
 }
 
+/// Writes what has come since the last time. Between two times it sleeps: a thread that is woken
+/// for each record costs more than the record, and the request pays for it.
 fn write_records(records: &mpsc::Receiver<AccessRecord>, mut file: Option<File>) {
-    for record in records {
-        let Ok(mut line) = serde_json::to_vec(&record) else { continue };
-        line.push(b'\n');
+    let mut lines = Vec::new();
+    while let Ok(first) = records.recv() {
+        lines.clear();
+        for record in std::iter::once(first).chain(records.try_iter()) {
+            // A record that cannot be written as JSON leaves no half of itself.
+            if let Ok(line) = serde_json::to_vec(&record) {
+                lines.extend_from_slice(&line);
+                lines.push(b'\n');
+            }
+        }
         let written = match &mut file {
-            Some(file) => file.write_all(&line),
-            None => io::stderr().write_all(&line),
+            Some(file) => file.write_all(&lines),
+            None => io::stderr().write_all(&lines),
         };
         if let Err(error) = written {
-            tracing::warn!(%error, "an access record could not be written");
+            tracing::warn!(%error, "access records could not be written");
         }
+        std::thread::sleep(RECORDS_EVERY);
     }
 }

@@ -25,6 +25,9 @@ const LINES_KEPT: usize = 8;
 const LINE_MAX: usize = 500;
 /// Where indexes listen, beside the port that one names.
 const PORTS: [u16; 2] = [443, 80];
+/// Variables of the operator's that name certificates and folders of packages.
+const NAMING_FILES: [&str; 4] =
+    ["PIP_CERT", "PIP_FIND_LINKS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"];
 /// What an installer reads beside the interpreter's own files, where it is there.
 const READ: [&str; 4] = ["/etc/ssl", "/etc/pip.conf", "/usr/share/ca-certificates", "/etc/pki"];
 
@@ -162,8 +165,10 @@ impl Installer {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut read = self.system.clone();
         read.extend(READ.map(PathBuf::from));
-        // Certificates and folders of packages that the operator names.
-        let named = self.packages.variables.iter().map(|(_, value)| PathBuf::from(value));
+        let variables = self.packages.variables.iter();
+        let named = variables
+            .filter(|(name, _)| NAMING_FILES.contains(&name.as_str()))
+            .map(|(_, value)| PathBuf::from(value));
         read.extend(named.filter(|path| path.is_absolute()));
         let local = self.packages.index.iter().chain(&self.packages.allowed_indexes);
         read.extend(local.filter_map(|index| index.strip_prefix("file://").map(PathBuf::from)));
@@ -193,13 +198,18 @@ impl Installer {
         if status.success() {
             return Ok(());
         }
-        let said = if errors.is_empty() { out } else { errors };
-        let said = if said.is_empty() {
-            format!("the installer {}", described(status))
-        } else {
-            said.join("; ")
-        };
+        let said = told(&errors).or_else(|| told(&out));
+        let said = said.unwrap_or_else(|| format!("the installer {}", described(status)));
         Err(Error::Requirements(said))
+    }
+}
+
+/// Of an installer's last lines, those that say what is wrong: its own errors, else the last.
+fn told(lines: &[String]) -> Option<String> {
+    let errors: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("ERROR: ")).collect();
+    match errors.as_slice() {
+        [] => lines.last().cloned(),
+        errors => Some(errors.join("; ")),
     }
 }
 
