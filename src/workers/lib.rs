@@ -30,6 +30,8 @@ mod watch;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
@@ -79,6 +81,8 @@ pub struct Workers {
     peaks: Arc<Peaks>,
     poison: Arc<Poison>,
     environments: Environments,
+    /// Held for as long as the folder is ours.
+    _lock: File,
 }
 
 /// A handler to be launched.
@@ -105,6 +109,10 @@ impl Workers {
     /// `NotIsolated` where isolation is required and cannot be had, `Interpreter`, and what
     /// keeps the folders from being written.
     pub fn start(config: Config) -> Result<Self, Error> {
+        // Workers have another working directory than we.
+        let dir = std::path::absolute(&config.dir)
+            .map_err(|source| Error::file("find", &config.dir, source))?;
+        let config = Config { dir, ..config };
         let mechanisms = roundhouse_confine::probe(&config.exe);
         let missing = mechanisms.missing();
         metrics::isolated(missing.is_empty());
@@ -121,6 +129,7 @@ impl Workers {
             Error::Interpreter { python, message: error.to_string() }
         })?;
         let python = interpreter.executable;
+        let lock = lock(&config.dir)?;
         let runtime = runtime::install(&config.dir.join("runtime"), &python)?;
         let uids = mechanisms.own_uid.then(|| config.uids.clone());
         let scratch = Arc::new(Scratch::open(config.dir.join("scratch"), uids)?);
@@ -143,6 +152,7 @@ impl Workers {
             poison: Arc::default(),
             environments,
             mechanisms,
+            _lock: lock,
             config: Config { python, ..config },
         })
     }
@@ -269,6 +279,15 @@ impl Workers {
             "workers": handler.settings.workers,
         })
     }
+}
+
+/// Takes the folder for this process: what another left in it is ended and deleted.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let locked = std::fs::create_dir_all(dir)
+        .and_then(|()| File::create(&path))
+        .and_then(|file| file.try_lock().map(|()| file).map_err(io::Error::from));
+    locked.map_err(|source| Error::file("lock (is another server using it?)", &path, source))
 }
 
 /// The environment of a handler's processes; nothing of ours is in it.

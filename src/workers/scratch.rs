@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roundhouse_types::Bytes;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::warn;
 
 use crate::Error;
@@ -37,8 +38,9 @@ pub(crate) struct Corner {
 }
 
 impl Scratch {
-    /// Deletes what an earlier process left.
+    /// Ends and deletes what an earlier process left. Blocking.
     pub(crate) fn open(root: PathBuf, uids: Option<RangeInclusive<u32>>) -> Result<Self, Error> {
+        end_leftovers(&root);
         match fs::remove_dir_all(&root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::file("delete the old", &root, error));
@@ -71,6 +73,38 @@ impl Scratch {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Times that all processes are looked at for what is left of an earlier server: what is left
+/// may start others meanwhile.
+const LOOKS: usize = 20;
+
+/// Kills what is left of an earlier server that was killed. Workers die with their server, but
+/// not what they have started, which would be the user of a handler of ours.
+fn end_leftovers(root: &Path) {
+    let home = format!("HOME={}/", root.display());
+    let mut ended = 0_usize;
+    for _ in 0..LOOKS {
+        let before = ended;
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let process = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(process) = process.and_then(Pid::from_raw) else { continue };
+            // Opened first, so that what is killed is what was looked at.
+            let Ok(opened) = pidfd_open(process, PidfdFlags::empty()) else { continue };
+            let variables = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let is_left =
+                variables.split(|byte| *byte == 0).any(|one| one.starts_with(home.as_bytes()));
+            if is_left && pidfd_send_signal(opened, Signal::KILL).is_ok() {
+                ended += 1;
+            }
+        }
+        if ended == before {
+            break;
+        }
+    }
+    if ended > 0 {
+        warn!(processes = ended, "killed what handlers of an earlier server had left running");
     }
 }
 

@@ -1,8 +1,10 @@
 //! Which handlers are started, and what is said of those that cannot be.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use roundhouse_tests::handlers::{Running, Stage, until};
+use roundhouse_tests::server::{Server, binary};
 use serde_json::Value;
 
 use super::ECHO;
@@ -136,4 +138,18 @@ async fn a_failed_load_is_told_to_the_next_requests_without_another_process_each
         server.ask("broken", "x").await.status == 200
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_may_be_named_relative_to_where_the_server_starts() {
+    let mut stage = Stage::new();
+    stage.script("echo", ECHO).file("echo/code/requirements.txt", "# nothing\n");
+    let uri = stage.uri();
+    let mut command = Command::new(binary());
+    command.current_dir(stage.path());
+    command.args(["serve", "--store", &uri, "--handlers", "--cache-dir", "relative"]);
+    command.args(["--memory", "1GiB", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let server = Server::spawn(command, &[("ROUNDHOUSE_STORE_SETTLE", "0s")]).await;
+    let answer = server.invoke("default", "echo", serde_json::json!({"a": 1})).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "{\"a\":1}"));
 }

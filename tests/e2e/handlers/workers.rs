@@ -85,6 +85,20 @@ async fn no_worker_survives_a_server_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_workers_of_a_killed_server_had_started_ends_when_the_next_one_starts() {
+    let mut stage = Stage::new();
+    stage.hostile("fork");
+    let mut server = stage.serve().await;
+    assert_eq!(server.ask("fork", "fork").await.status, 200);
+    assert!(server.processes().len() > 10);
+    server.server().kill();
+    let next = stage.serve().await;
+    until("they are gone", Duration::from_secs(2), async || next.processes().is_empty()).await;
+    assert_eq!(next.ask("fork", "fine").await.text(), "fine");
+    assert_eq!(next.processes().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_s_end_is_seen_although_its_children_live_on() {
     let mut stage = Stage::new();
     stage.script("run", RUN).script(
