@@ -51,6 +51,13 @@ const REFUSED: &[i64] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_userfaultfd,
+    // Memory that is in no process, and so in nobody's account.
+    libc::SYS_memfd_create,
+    libc::SYS_memfd_secret,
+    // They tell of files that may not be read.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_fanotify_init,
     libc::SYS_fanotify_init,
     libc::SYS_add_key,
     libc::SYS_keyctl,

@@ -40,7 +40,9 @@ pub(crate) enum Media {
 pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
     let unsupported = |what: &str, value: &HeaderValue| {
         let shown = String::from_utf8_lossy(value.as_bytes());
-        let message = format!("{what} {shown} is not supported");
+        let message = format!(
+            "{what} {shown} is not supported by models other than Python handlers (--handlers)"
+        );
         Error::Failed(Failure::new(ErrorKind::UnsupportedMediaType, message))
     };
     if let Some(coding) = headers.get(header::CONTENT_ENCODING)

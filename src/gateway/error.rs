@@ -136,6 +136,8 @@ impl Error {
             // As a container would: what is the client's fault is so here too.
             (Some(status @ 400..500), Face::Invocations) => amazon(status, "ModelError"),
             (Some(status), Face::Invocations) => model_error(status),
+            // The platform understands these as "not loaded", "loaded before" and "no memory".
+            (Some(404 | 409 | 507), Face::Container) => Row { status: 500, ..row },
             (Some(status), Face::Container) => Row { status, ..row },
             (Some(_), Face::OpenAi) => row,
         }

@@ -125,5 +125,7 @@ fn framed(
 fn refused(status: StatusCode, body: &[u8]) -> Error {
     let shown = &body[..body.len().min(MESSAGE_BYTES)];
     let message = String::from_utf8_lossy(shown).trim().to_owned();
-    Failure::new(ErrorKind::ModelFailed, message).with_status(status.as_u16()).into()
+    // What is neither an answer nor an error would confuse whoever stands between.
+    let status = if (400..600).contains(&status.as_u16()) { status.as_u16() } else { 500 };
+    Failure::new(ErrorKind::ModelFailed, message).with_status(status).into()
 }

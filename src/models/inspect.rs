@@ -94,7 +94,8 @@ pub(crate) enum Family {
 
 /// What would have been recognised.
 const EXPECTED: &str = "config.json with safetensors weights of LlamaForCausalLM, BertModel \
-     or BertForSequenceClassification";
+     or BertForSequenceClassification, or a Python handler's code/inference.py, model.joblib, \
+     model.pkl, xgboost-model or one .pt or .pth";
 
 /// Finds out what the files are, checks that all weights are there in the right shapes,
 /// and counts the bytes. Reads nothing but what it is given.

@@ -22,8 +22,11 @@ use crate::scratch;
 use crate::{Config, Error, metrics};
 pub(crate) use install::Installer;
 
-/// What an environment holds when it is whole: its size in bytes.
-const MARKER: &str = "roundhouse-ready";
+/// The ending of the file beside an environment that says that it is whole, and its size in
+/// bytes. It lies where an installer cannot write.
+const MARKER: &str = "ready";
+/// Files and folders of one environment; PyTorch and its friends have some tens of thousands.
+pub(crate) const ENTRIES: usize = 1_000_000;
 /// Installations at a time: they are bound by the network and the disk.
 const AT_A_TIME: usize = 2;
 
@@ -56,8 +59,9 @@ impl Environments {
         fs::create_dir_all(&root).map_err(|source| Error::file("create", &root, source))?;
         let entries = fs::read_dir(&root).map_err(|source| Error::file("read", &root, source))?;
         for entry in entries.flatten() {
-            if !entry.path().join(MARKER).exists() {
-                delete(&entry.path());
+            let path = entry.path();
+            if path.is_dir() && !path.with_extension(MARKER).exists() {
+                delete(&path);
             }
         }
         let turns = Semaphore::new(AT_A_TIME);
@@ -75,9 +79,7 @@ impl Environments {
         name: &str,
     ) -> Result<Arc<Environment>, Error> {
         let path = file.to_owned();
-        let read = move || {
-            fs::read_to_string(&path).map_err(|error| Error::Requirements(error.to_string()))
-        };
+        let read = move || requirements::read(&path);
         let text = requirements::checked(&crate::blocking(read).await?, self.installer.packages())?;
         let key = self.key(&text, tenant);
         // The first who comes installs; the others wait and find it.
@@ -137,7 +139,7 @@ impl Environments {
 
     fn present(&self, key: &str) -> Option<Arc<Environment>> {
         let root = self.root.join(key);
-        let marker = fs::File::options().append(true).open(root.join(MARKER)).ok()?;
+        let marker = fs::File::options().append(true).open(root.with_extension(MARKER)).ok()?;
         // When it was used last decides who is deleted first.
         if let Err(error) = marker.set_modified(SystemTime::now()) {
             warn!(path = %root.display(), %error, "an environment's use was not written down");
@@ -162,9 +164,9 @@ impl Environments {
         };
         let root = self.root.clone();
         crate::blocking(move || {
-            let size = scratch::used(&folder);
+            let size = scratch::size(&folder, ENTRIES);
             make_room(&root, &in_use, size, limit)?;
-            let marker = folder.join(MARKER);
+            let marker = folder.with_extension(MARKER);
             fs::write(&marker, size.0.to_string())
                 .map_err(|source| Error::file("write", &marker, source))?;
             Ok(size)
@@ -182,13 +184,19 @@ fn make_room(root: &Path, in_use: &[PathBuf], size: Bytes, limit: Bytes) -> Resu
     let mut others: Vec<(SystemTime, PathBuf, Bytes)> = Vec::new();
     let entries = fs::read_dir(root).map_err(|source| Error::file("read", root, source))?;
     for entry in entries.flatten() {
-        let marker = entry.path().join(MARKER);
+        let marker = entry.path().with_extension(MARKER);
+        if !entry.path().is_dir() {
+            continue;
+        }
         let Ok(text) = fs::read_to_string(&marker) else { continue };
         let used = fs::metadata(&marker).and_then(|metadata| metadata.modified());
         let bytes = Bytes(text.trim().parse().unwrap_or(0));
         others.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), bytes));
     }
     others.sort();
+    if size > limit {
+        return Err(Error::EnvironmentTooLarge { need: size, limit });
+    }
     let mut total: Bytes = others.iter().map(|(_, _, bytes)| *bytes).sum::<Bytes>() + size;
     for (_, path, bytes) in others {
         if total <= limit {
@@ -208,8 +216,8 @@ fn make_room(root: &Path, in_use: &[PathBuf], size: Bytes, limit: Bytes) -> Resu
 
 fn delete(path: &Path) {
     // Without its marker it does not count, however far the deletion comes.
-    let _ = fs::remove_file(path.join(MARKER));
-    if let Err(error) = fs::remove_dir_all(path) {
+    let _ = fs::remove_file(path.with_extension(MARKER));
+    if let Err(error) = scratch::remove(path) {
         warn!(path = %path.display(), %error, "an environment could not be deleted");
     }
 }

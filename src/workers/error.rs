@@ -66,6 +66,9 @@ pub enum Error {
     /// A call ran longer than it may.
     #[error("the handler did not answer within its time limit of {0:?}; its worker was ended")]
     TimeLimit(Duration),
+    /// The client of a stream did not read it.
+    #[error("the client read nothing of the answer for {0:?}")]
+    ClientStalled(Duration),
     /// The same request killed workers before.
     #[error("this request has killed its worker twice and is not tried again for some minutes")]
     Poisonous,
@@ -109,7 +112,7 @@ impl Error {
                 ErrorKind::ModelFailed
             }
             Self::Poisonous => ErrorKind::ModelFailed,
-            Self::TimeLimit(_) => ErrorKind::TimedOut,
+            Self::TimeLimit(_) | Self::ClientStalled(_) => ErrorKind::TimedOut,
             Self::QueueFull(_) => ErrorKind::Overloaded,
             Self::NotIsolated { .. }
             | Self::Interpreter { .. }

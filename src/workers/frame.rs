@@ -13,6 +13,9 @@ const ENVELOPE: usize = 256 * 1024;
 /// Chunks are cut by the worker's side of the protocol.
 const CHUNK_MAX: usize = 1024 * 1024;
 
+/// Response headers of one answer, in bytes and in number.
+const META_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
 /// Smaller frames are copied: a piece of the buffer would keep all of it from being used again.
 const COPIED_BELOW: usize = 4096;
 
@@ -180,9 +183,15 @@ fn head(rest: &mut Bytes) -> Result<Head, Garbled> {
     if rest.len() < content_type.saturating_add(meta) {
         return Err(CUT);
     }
+    if meta > META_MAX {
+        return Err(Garbled("response headers beyond their limit"));
+    }
     let content_type = text(&rest.split_to(content_type))?;
     let meta = rest.split_to(meta);
     let headers = if meta.is_empty() { Vec::new() } else { json::<Meta>(&meta)?.list() };
+    if headers.len() > HEADERS_MAX {
+        return Err(Garbled("more response headers than are taken"));
+    }
     Ok(Head { status, content_type, headers })
 }
 

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::environment::Environment;
 use crate::metrics::{self, End};
 use crate::poison::{Fingerprinted, Poison};
 use crate::process::Process;
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) news: NewsFn,
     /// Workers that serve.
     pub(crate) alive: AtomicUsize,
+    /// Its packages stay on disk for as long as it may start workers.
+    pub(crate) _environment: Option<Arc<Environment>>,
 }
 
 impl Shared {
@@ -178,7 +181,7 @@ async fn keep(shared: Arc<Shared>, index: usize, process: Process) {
                 (shared.news)(News::Died(failure.clone()));
                 discard(&shared.queue);
             }
-            flight.bury(&shared, &failure, true).await;
+            flight.bury(&shared, &failure, true);
             if is_last {
                 return;
             }
@@ -218,7 +221,7 @@ async fn serve(
     let flight = worker.into_flight();
     let (ended, why) = match over {
         Over::Stopped => {
-            flight.bury(shared, &Error::Gone.into(), false).await;
+            flight.bury(shared, &Error::Gone.into(), false);
             process.end().await;
             shared.watched.remove(process.group);
             metrics::ended(End::Unloaded);
@@ -245,11 +248,16 @@ async fn serve(
 fn condemned(verdict: Verdict) -> (End, Error) {
     match verdict {
         Verdict::Memory { used, limit } => {
-            let how = format!("was ended: the handler used {used} of memory, its limit is {limit}");
+            let how = format!(
+                "was ended: the handler used {used} of memory, its limit is {limit} (memory under \
+                 [handler] in roundhouse.toml, and the operator's handlers.max_memory)"
+            );
             (End::Memory, Error::Died { how })
         }
         Verdict::Files { used, limit } => {
-            let how = format!("was ended: its temporary files took {used}, the limit is {limit}");
+            let how = format!(
+                "was ended: its temporary files took {used}, the limit is {limit} (handlers.max_temp)"
+            );
             (End::Temp, Error::Died { how })
         }
     }
@@ -266,7 +274,7 @@ pub(crate) async fn start(shared: &Shared, index: usize) -> Result<Process, Erro
     shared.watched.starting.fetch_add(1, Ordering::Relaxed);
     let ready = tokio::select! {
         () = shared.stop.cancelled() => Err(Error::Gone),
-        ready = tokio::time::timeout(shared.start_limit, process.ready()) => {
+        ready = tokio::time::timeout(shared.start_limit, process.ready(&shared.name)) => {
             ready.unwrap_or(Err(Error::StartTimedOut(shared.start_limit)))
         }
     };

@@ -12,6 +12,8 @@ use crate::{Config, Error};
 pub const SETTINGS_FILE: &str = "roundhouse.toml";
 /// Larger settings are none.
 pub const SETTINGS_MAX: u64 = 64 * 1024;
+/// An interpreter does not start with less.
+const MEMORY_MIN: Bytes = Bytes::mib(16);
 /// Environment variables that an artefact may set.
 const VARIABLES_MAX: usize = 64;
 
@@ -20,6 +22,8 @@ const VARIABLES_MAX: usize = 64;
 pub struct Layout {
     /// The script's folder, relative to the artefact; `None` without a script.
     pub code: Option<&'static str>,
+    /// The script's name, where it is not `inference.py`.
+    pub script: Option<String>,
     /// `requirements.txt` beside the script.
     pub requirements: Option<&'static str>,
 }
@@ -28,7 +32,8 @@ impl Layout {
     /// What the files are, by name; `None` where they are no handler.
     pub fn of(sizes: &BTreeMap<String, u64>) -> Option<Self> {
         let has = |name: &str| sizes.contains_key(name);
-        let code = if has("code/inference.py") {
+        let script = if has("code/inference.py") { None } else { only_script(sizes) };
+        let code = if has("code/inference.py") || script.is_some() {
             Some("code")
         } else if has("inference.py") {
             Some("")
@@ -39,8 +44,18 @@ impl Layout {
             return None;
         }
         let places = ["code/requirements.txt", "requirements.txt"];
-        Some(Self { code, requirements: places.into_iter().find(|place| has(place)) })
+        Some(Self { code, script, requirements: places.into_iter().find(|place| has(place)) })
     }
+}
+
+/// The only script of the folder `code`, whatever it is called: what an estimator was given as
+/// its entry point.
+fn only_script(sizes: &BTreeMap<String, u64>) -> Option<String> {
+    let mut scripts = sizes.keys().filter_map(|path| {
+        path.strip_prefix("code/").filter(|name| name.ends_with(".py") && !name.contains('/'))
+    });
+    let first = scripts.next()?;
+    (scripts.next().is_none() && first != "__init__.py").then(|| first.to_owned())
 }
 
 /// Models of frameworks whose containers serve them without a script.
@@ -106,6 +121,7 @@ impl Framework {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
     handler: Section,
@@ -135,14 +151,22 @@ impl Settings {
         };
         let section = file.handler;
         let time_limit = match &section.timeout {
-            Some(text) => seconds(text)?.min(config.time_limit),
+            Some(text) => seconds(text)?,
             None => config.time_limit,
         };
+        within("memory", section.memory, MEMORY_MIN, config.max_memory)?;
+        let workers = section.workers.unwrap_or(config.workers);
+        if !(1..=config.max_workers).contains(&workers) {
+            let most = config.max_workers;
+            return Err(Error::Settings(format!(
+                "handler.workers: {workers} is not between 1 and the operator's limit, {most}"
+            )));
+        }
         check_variables(&section.env)?;
         Ok(Self {
-            memory: section.memory.map(|memory| memory.min(config.max_memory)),
-            workers: section.workers.unwrap_or(config.workers).clamp(1, config.max_workers),
-            time_limit,
+            memory: section.memory,
+            workers,
+            time_limit: time_limit.min(config.time_limit),
             framework: section.framework,
             variables: section.env,
         })
@@ -153,6 +177,19 @@ fn settings_fault(text: &str, error: &toml::de::Error) -> Error {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     Error::Settings(format!("line {line}: {}", error.message()))
+}
+
+/// A declaration beyond what can be had is a mistake: cut silently it would evict everybody else.
+fn within(key: &str, size: Option<Bytes>, least: Bytes, most: Bytes) -> Result<(), Error> {
+    match size {
+        Some(size) if size < least => Err(Error::Settings(format!(
+            "handler.{key}: {size} is less than {least}; is the unit missing, as in \"512MiB\"?"
+        ))),
+        Some(size) if size > most => Err(Error::Settings(format!(
+            "handler.{key}: {size} is more than the operator's limit, {most} (handlers.max_{key})"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, Error> {

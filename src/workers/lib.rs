@@ -46,6 +46,7 @@ pub use roundhouse_confine::Isolation;
 
 use roundhouse_confine::{Confinement, Interpreter, Mechanisms, Network};
 use roundhouse_types::Bytes;
+use rustix::fs::Mode;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -109,6 +110,8 @@ impl Workers {
     /// `NotIsolated` where isolation is required and cannot be had, `Interpreter`, and what
     /// keeps the folders from being written.
     pub fn start(config: Config) -> Result<Self, Error> {
+        // Workers are other users: what we write for them must be readable to them.
+        rustix::process::umask(Mode::from_raw_mode(0o022));
         // Workers have another working directory than we.
         let dir = std::path::absolute(&config.dir)
             .map_err(|source| Error::file("find", &config.dir, source))?;
@@ -202,6 +205,7 @@ impl Workers {
             busy: AtomicBool::new(true),
             starting: AtomicUsize::new(0),
             peak: AtomicU64::new(0),
+            rests_until: Mutex::new(None),
             verdict: Mutex::new(None),
             told: {
                 let news = Arc::clone(&news);
@@ -212,7 +216,6 @@ impl Workers {
         let mut read = self.system.clone();
         read.extend([self.runtime.clone(), handler.dir.clone()]);
         read.extend(environment.as_ref().map(|it| it.root.clone()));
-        let _kept = environment.clone();
         let recipe = Recipe {
             confinement: self.confinement(read, &corner.dir, corner.uid, memory_limit),
             python: python.clone(),
@@ -236,6 +239,7 @@ impl Workers {
             launch: Arc::new(move |index| recipe.launch(index)),
             news,
             alive: AtomicUsize::new(0),
+            _environment: environment.clone(),
         };
         self.watch.add(&watched);
         let starts = (0..handler.settings.workers).map(|index| group::start(&shared, index));
@@ -300,7 +304,10 @@ fn variables(handler: &Handler, temp: &Path, python: &Path) -> BTreeMap<String, 
         ("HOME".into(), text(temp)),
         ("TMPDIR".into(), text(temp)),
         ("SM_MODEL_DIR".into(), text(&handler.dir)),
-        ("SAGEMAKER_PROGRAM".into(), "inference.py".into()),
+        (
+            "SAGEMAKER_PROGRAM".into(),
+            handler.layout.script.clone().unwrap_or_else(|| "inference.py".into()),
+        ),
     ]);
     if let Some(code) = handler.layout.code {
         variables.insert("SAGEMAKER_SUBMIT_DIRECTORY".into(), text(&handler.dir.join(code)));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 /// Longer lines are cut.
@@ -29,23 +29,42 @@ pub(crate) async fn pump(mut pipe: impl AsyncRead + Unpin, model: String, worker
     loop {
         buffer.reserve(READ);
         let mut limited = (&mut pipe).take(READ as u64);
-        let count = limited.read_buf(&mut buffer).await.unwrap_or(0);
+        let count = match timeout(TELL_EVERY, limited.read_buf(&mut buffer)).await {
+            Ok(count) => count.unwrap_or(0),
+            // Nothing more for now: what was left out is told.
+            Err(_) => {
+                tell(&mut left_out, &model, worker);
+                continue;
+            }
+        };
         while let Some(line) = next_line(&mut buffer, &mut cutting, count == 0) {
             if allowance.line(Instant::now()) {
-                info!(%model, worker, line = %String::from_utf8_lossy(&line), "handler says");
+                info!(%model, worker, line = plain(&line), "handler says");
             } else {
                 left_out += 1;
             }
         }
-        if left_out > 0 && (count == 0 || told.elapsed() >= TELL_EVERY) {
-            warn!(%model, worker, lines = left_out, "handler prints too much, lines left out");
-            left_out = 0;
+        if count == 0 || told.elapsed() >= TELL_EVERY {
+            tell(&mut left_out, &model, worker);
             told = Instant::now();
         }
         if count == 0 {
             return;
         }
         sleep(Duration::from_secs_f64(count as f64 / BYTES_PER_SECOND)).await;
+    }
+}
+
+/// Without what moves a terminal's cursor or colours what others say.
+fn plain(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+fn tell(left_out: &mut u64, model: &str, worker: usize) {
+    let lines = std::mem::take(left_out);
+    if lines > 0 {
+        warn!(model, worker, lines, "handler prints too much, lines left out");
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::Error;
 use crate::frame::{self, Frame, Ready};
 use crate::logs;
+use crate::metrics::{self, End};
 use crate::spawn::Spawned;
 
 /// The kernel frees a killed process's memory before its group is gone; this is for a
@@ -45,13 +46,13 @@ impl Process {
     ///
     /// # Errors
     /// What the handler says, or how the process ended.
-    pub(crate) async fn ready(&mut self) -> Result<Ready, Error> {
+    pub(crate) async fn ready(&mut self, model: &str) -> Result<Ready, Error> {
         loop {
             match frame::next(&mut self.read, 0).map_err(|garbled| Error::Garbled(garbled.0))? {
                 Some(Frame::Ready(ready)) => return Ok(ready),
                 Some(Frame::Failed(trace)) => {
                     if let Some(traceback) = trace.traceback {
-                        warn!(traceback, "handler cannot be loaded");
+                        warn!(model, traceback, "handler cannot be loaded");
                     }
                     return Err(Error::Unloadable(trace.message));
                 }
@@ -98,19 +99,7 @@ impl Process {
     pub(crate) async fn end(&mut self) -> String {
         kill(self.group);
         let status = self.child.wait().await;
-        let began = Instant::now();
-        // What it started may outlive it for a moment.
-        loop {
-            reap(self.group);
-            if !kill(self.group) {
-                break;
-            }
-            if began.elapsed() > KILL_PATIENCE {
-                warn!(group = self.group, "a worker's processes do not go away");
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        end_group(self.group).await;
         self.ended = true;
         status.map_or_else(|error| format!("was lost ({error})"), described)
     }
@@ -119,8 +108,35 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.ended {
-            kill(self.group);
+            metrics::ended(End::FailedStart);
+            abandon(self.group);
         }
+    }
+}
+
+/// Ends what is left of a group whose leader's end was taken, and waits until it is gone.
+pub(crate) async fn end_group(group: u32) {
+    let began = Instant::now();
+    // What it started may outlive it for a moment.
+    loop {
+        reap(group);
+        if !kill(group) {
+            return;
+        }
+        if began.elapsed() > KILL_PATIENCE {
+            warn!(group, "a worker's processes do not go away");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Ends a group that nobody waits for.
+pub(crate) fn abandon(group: u32) {
+    kill(group);
+    // Without a runtime the process ends, and with it all its children.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(end_group(group));
     }
 }
 

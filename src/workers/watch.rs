@@ -25,6 +25,10 @@ const LOOK_IDLE_EVERY: Duration = Duration::from_secs(10);
 /// How often the files of a working group are added up.
 const LOOK_FILES_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a group rests after a look, against what the look took: one group costs at most a
+/// twentieth of a core.
+const REST: u32 = 19;
+
 /// Tells of a group's memory.
 pub(crate) type Told = Box<dyn Fn(Bytes) + Send + Sync>;
 
@@ -41,6 +45,8 @@ pub(crate) struct Watched {
     /// Workers that are importing and loading.
     pub(crate) starting: AtomicUsize,
     pub(crate) peak: AtomicU64,
+    /// Not looked at before: a group of many processes takes long to look at, at the cost of all.
+    pub(crate) rests_until: Mutex<Option<Instant>>,
     /// Set before a worker is killed for a limit; taken by whoever explains its end.
     pub(crate) verdict: Mutex<Option<Verdict>>,
     pub(crate) told: Told,
@@ -98,6 +104,17 @@ impl Watched {
             self.condemn(Verdict::Memory { used, limit: self.memory_limit }, *largest);
         }
         used
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        let until = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| now < until)
+    }
+
+    /// A look that began then is over.
+    fn rest(&self, began: Instant) {
+        let until = Instant::now() + began.elapsed() * REST;
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
     fn look_at_files(&self) {
@@ -161,6 +178,9 @@ impl Watch {
         let due: Vec<Arc<Watched>> = groups
             .into_iter()
             .filter(|group| {
+                if group.rests(now) {
+                    return false;
+                }
                 let starts = group.starting.load(Ordering::Relaxed) > 0;
                 group.busy.swap(false, Ordering::Relaxed) || starts || with_idle
             })
@@ -171,10 +191,12 @@ impl Watch {
         let all = due.iter().flat_map(|group| group.workers().clone()).collect();
         let members = members(&all);
         for group in due {
+            let began = Instant::now();
             let used = group.measured(&members);
-            if with_files {
+            if with_files || with_idle {
                 group.look_at_files();
             }
+            group.rest(began);
             (group.told)(used);
         }
     }

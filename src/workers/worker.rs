@@ -16,7 +16,7 @@ use roundhouse_types::Failure;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use tracing::debug;
+use tracing::warn;
 
 use crate::frame::{self, Frame, Head, Invoke, Trace};
 use crate::group::Shared;
@@ -32,6 +32,8 @@ const READ: usize = 64 * 1024;
 const WRITE_AHEAD: usize = 256 * 1024;
 /// Pieces of a streamed answer that wait for its client; then the handler waits.
 const CHUNKS_AHEAD: usize = 8;
+/// A handler that raises at each call tells where once in a while.
+const TRACE_EVERY: Duration = Duration::from_secs(1);
 /// How often time limits are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -77,6 +79,8 @@ pub(crate) struct Worker<'a> {
     since: Instant,
     /// The process ended before it had read all that was sent to it.
     unread: bool,
+    /// When a traceback was last logged.
+    traced: Option<Instant>,
 }
 
 impl<'a> Worker<'a> {
@@ -90,6 +94,7 @@ impl<'a> Worker<'a> {
             next: 0,
             since: Instant::now(),
             unread: false,
+            traced: None,
         }
     }
 
@@ -239,33 +244,53 @@ impl<'a> Worker<'a> {
                 self.done(true);
             }
             Frame::Begin { head, .. } => {
+                let Answer::Awaited(reply) = first.take() else {
+                    return Err("an answer that begins twice");
+                };
                 let (pieces, waiting) = mpsc::channel(CHUNKS_AHEAD);
-                if let Answer::Awaited(reply) = first.take() {
-                    let body = Body::Chunks(Chunks(waiting));
-                    if reply.send(Ok(reply_of(head, body))).is_ok() {
-                        first.answer = Answer::Streaming(pieces);
-                    } else {
-                        frame::write_cancel(id, &mut self.out);
-                    }
+                let body = Body::Chunks(Chunks(waiting));
+                if reply.send(Ok(reply_of(head, body))).is_ok() {
+                    first.answer = Answer::Streaming(pieces);
+                } else {
+                    frame::write_cancel(id, &mut self.out);
                 }
                 self.since = Instant::now();
             }
             Frame::Chunk { body, .. } => {
-                if let Answer::Streaming(pieces) = &first.answer
-                    && pieces.send(Ok(body)).await.is_err()
-                {
-                    first.answer = Answer::Abandoned;
+                let Answer::Streaming(pieces) = &first.answer else {
+                    return first.answer.unbegun("a piece of an answer that has not begun");
+                };
+                let limit = self.shared.time_limit;
+                let late = tokio::select! {
+                    sent = pieces.send(Ok(body)) => sent.is_err().then_some(None),
+                    // A client that reads nothing holds up the worker no longer than a call may.
+                    () = tokio::time::sleep(limit) => Some(Some(Error::ClientStalled(limit))),
+                    () = self.shared.stop.cancelled() => Some(Some(Error::Gone)),
+                };
+                if let Some(why) = late {
+                    if let (Answer::Streaming(pieces), Some(why)) = (first.take(), why) {
+                        fail(pieces, why.into());
+                    }
                     frame::write_cancel(id, &mut self.out);
                 }
                 self.shared.watched.busy.store(true, Ordering::Relaxed);
                 self.since = Instant::now();
             }
-            Frame::End { .. } => self.done(true),
+            Frame::End { .. } => {
+                first.answer.unbegun("the end of an answer that has not begun")?;
+                self.done(true);
+            }
             Frame::Error { status, trace, .. } => {
+                if let Some(traceback) = &trace.traceback
+                    && self.traced.is_none_or(|traced| traced.elapsed() > TRACE_EVERY)
+                {
+                    warn!(model = %self.shared.name, traceback, "handler raised");
+                    self.traced = Some(Instant::now());
+                }
                 let failure = raised(status, trace);
                 match first.take() {
                     Answer::Awaited(reply) => drop(reply.send(Err(CallError::Failed(failure)))),
-                    Answer::Streaming(pieces) => drop(pieces.send(Err(failure)).await),
+                    Answer::Streaming(pieces) => fail(pieces, failure),
                     Answer::Abandoned => {}
                 }
                 self.done(false);
@@ -314,7 +339,7 @@ pub(crate) struct Flight {
 impl Flight {
     /// Answers them: the one that ran has failed and counts against its request, unless the
     /// worker was stopped by us; the others were not begun.
-    pub(crate) async fn bury(self, shared: &Shared, failure: &Failure, guilty: bool) {
+    pub(crate) fn bury(self, shared: &Shared, failure: &Failure, guilty: bool) {
         let mut calls = self.calls.into_iter();
         if guilty
             && self.began
@@ -325,7 +350,7 @@ impl Flight {
                 Answer::Awaited(reply) => {
                     drop(reply.send(Err(CallError::Failed(failure.clone()))));
                 }
-                Answer::Streaming(pieces) => drop(pieces.send(Err(failure.clone())).await),
+                Answer::Streaming(pieces) => fail(pieces, failure.clone()),
                 Answer::Abandoned => {}
             }
         }
@@ -334,10 +359,17 @@ impl Flight {
                 Answer::Awaited(reply) => {
                     drop(reply.send(Err(CallError::NotBegun(failure.clone()))));
                 }
-                Answer::Streaming(pieces) => drop(pieces.send(Err(failure.clone())).await),
+                Answer::Streaming(pieces) => fail(pieces, failure.clone()),
                 Answer::Abandoned => {}
             }
         }
+    }
+}
+
+impl Answer {
+    /// An error where nothing of the answer may have come yet.
+    fn unbegun(&self, what: &'static str) -> Result<(), &'static str> {
+        if matches!(self, Self::Awaited(_)) { Err(what) } else { Ok(()) }
     }
 }
 
@@ -347,15 +379,18 @@ impl InFlight {
     }
 }
 
+/// Ends a stream with a failure, when its client has read what came before: without it what has
+/// come would look whole. The client's own deadline bounds the wait.
+fn fail(pieces: mpsc::Sender<Result<Bytes, Failure>>, failure: Failure) {
+    tokio::spawn(async move { drop(pieces.send(Err(failure)).await) });
+}
+
 fn reply_of(head: Head, body: Body) -> Reply {
     let content_type = Some(head.content_type).filter(|text| !text.is_empty());
     Reply { status: head.status, content_type, headers: head.headers, body }
 }
 
 fn raised(status: u16, trace: Trace) -> Failure {
-    if let Some(traceback) = trace.traceback {
-        debug!(traceback, "handler raised");
-    }
     let status = if (400..600).contains(&status) { status } else { 500 };
     Error::Raised { message: trace.message, status }.into()
 }

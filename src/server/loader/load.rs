@@ -91,7 +91,11 @@ impl ModelLoader {
             let _ = &held;
             match news {
                 News::Measured(bytes) => reporter.measured(processes(bytes)),
-                News::Died(failure) => reporter.died(failure),
+                // Told to those who come during a pause after repeated deaths: they have not run.
+                News::Died(failure) => reporter.died(Failure::new(
+                    ErrorKind::NotReady,
+                    format!("{failure}; it is started again after a pause"),
+                )),
             }
         };
         let launched = workers.launch(&handler, Arc::new(news)).await;
@@ -107,10 +111,11 @@ impl ModelLoader {
     }
 }
 
-/// The first segment of the target's name, until tenants are known by who they are.
+/// The first segment of the target's name, until tenants are known by who they are. A target
+/// without a `/` is a tenant of its own.
 fn tenant(id: &ArtefactId) -> String {
     let target = id.model.target.as_str();
-    let first = target.split_once('/').map_or("", |(first, _)| first);
+    let first = target.split_once('/').map_or(target, |(first, _)| first);
     format!("{}/{first}", id.model.endpoint)
 }
 

@@ -6,20 +6,25 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use roundhouse_confine::{Confinement, Launch, Network};
+use roundhouse_types::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::process::{described, kill};
-use crate::scratch::Scratch;
+use super::ENTRIES;
+use crate::process::{abandon, described, end_group, kill};
+use crate::scratch::{Scratch, size};
 use crate::spawn::Spawner;
 use crate::{Config, Error, OPEN_FILES, Packages};
 
 /// What an installer may take: resolving large lists takes hundreds of megabytes.
 const MEMORY: u64 = 4 << 30;
 const PROCESSES: u32 = 256;
+/// How often it is looked at what an installer has written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Lines of the installer's that are kept for the error.
 const LINES_KEPT: usize = 8;
 const LINE_MAX: usize = 500;
@@ -193,14 +198,45 @@ impl Installer {
     async fn run(&self, launch: Launch, name: &str) -> Result<(), Error> {
         let mut spawned = self.spawner.spawn(&launch).await?;
         let _group = Group(spawned.group);
-        let (out, errors) = tokio::join!(lines(spawned.stdout, name), lines(spawned.stderr, name));
+        let said = async { tokio::join!(lines(spawned.stdout, name), lines(spawned.stderr, name)) };
+        let folders = launch.confinement.write.clone();
+        let (out, errors) = tokio::select! {
+            said = said => said,
+            need = self.outgrown(folders, spawned.group) => {
+                let limit = self.packages.max_size;
+                return Err(Error::EnvironmentTooLarge { need, limit });
+            }
+        };
         let status = spawned.child.wait().await.map_err(Error::Spawn)?;
+        // What is made ours below must have no other writer.
+        end_group(spawned.group).await;
         if status.success() {
             return Ok(());
         }
         let said = told(&errors).or_else(|| told(&out));
-        let said = said.unwrap_or_else(|| format!("the installer {}", described(status)));
+        let mut said = said.unwrap_or_else(|| format!("the installer {}", described(status)));
+        if !self.packages.source_builds && said.contains("from versions: none") {
+            said.push_str("; wheels only are installed here (handlers.source_builds)");
+        }
         Err(Error::Requirements(said))
+    }
+}
+
+impl Installer {
+    /// Ends the installer when its folders hold more than all environments may.
+    async fn outgrown(&self, folders: Vec<PathBuf>, group: u32) -> Bytes {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let looked = folders.clone();
+            let sizes = move || {
+                Ok(looked.iter().map(|folder| size(folder, ENTRIES)).max().unwrap_or_default())
+            };
+            let need = crate::blocking(sizes).await.unwrap_or(Bytes::ZERO);
+            if need > self.packages.max_size {
+                kill(group);
+                return need;
+            }
+        }
     }
 }
 
@@ -218,7 +254,7 @@ struct Group(u32);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        kill(self.0);
+        abandon(self.0);
     }
 }
 

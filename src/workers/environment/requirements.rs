@@ -3,6 +3,10 @@
 //! The file is its uploader's. Left to itself an installer follows it anywhere: to other
 //! indexes, to repositories, to files of this machine.
 
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
 use crate::{Error, Packages};
 
 /// Longer lists are none.
@@ -13,6 +17,24 @@ const HARMLESS: [&str; 3] = ["--pre", "--prefer-binary", "--require-hashes"];
 /// Options that name an index.
 const INDEXES: [&str; 3] = ["--index-url", "--extra-index-url", "-i"];
 
+/// Reads the file, which must be one of the artefact's own. Blocking.
+///
+/// # Errors
+/// `Requirements` where it is a link, too long, or not UTF-8.
+pub(super) fn read(path: &Path) -> Result<String, Error> {
+    let fault = |error: io::Error| Error::Requirements(error.to_string());
+    let folder = path.parent().unwrap_or(path);
+    let is_link = fs::symlink_metadata(path).map_err(fault)?.is_symlink()
+        || fs::symlink_metadata(folder).map_err(fault)?.is_symlink();
+    if is_link {
+        return Err(Error::Requirements("it is a link".into()));
+    }
+    let file = File::open(path).map_err(fault)?;
+    let mut text = String::new();
+    file.take(SIZE_MAX as u64 + 1).read_to_string(&mut text).map_err(fault)?;
+    Ok(text)
+}
+
 /// The lines that matter, joined and trimmed, so that equal requirements have equal texts.
 ///
 /// # Errors
@@ -20,6 +42,14 @@ const INDEXES: [&str; 3] = ["--index-url", "--extra-index-url", "-i"];
 pub(super) fn checked(text: &str, packages: &Packages) -> Result<String, Error> {
     if text.len() > SIZE_MAX {
         return Err(Error::Requirements(format!("it is longer than {SIZE_MAX} bytes")));
+    }
+    // Other readers end lines at these too: what would be one line here would be two there.
+    let ends =
+        |c: char| (c.is_control() && !"\n\r\t".contains(c)) || "\u{2028}\u{2029}".contains(c);
+    let text = text.replace("\r\n", "\n");
+    if let Some(found) = text.chars().find(|c| ends(*c) || *c == '\r') {
+        let message = format!("it has a control character, {:?}", found);
+        return Err(Error::Requirements(message));
     }
     let mut kept = String::new();
     let mut open = String::new();
@@ -58,7 +88,25 @@ fn check(line: &str, packages: &Packages) -> Result<(), String> {
     if line.starts_with('-') {
         return check_option(line, packages);
     }
-    let requirement = line.split(" --hash").next().unwrap_or(line);
+    let (requirement, hashes) = match line.split_once(" --hash") {
+        Some((requirement, rest)) => (requirement.trim_end(), format!(" --hash{rest}")),
+        None => (line, String::new()),
+    };
+    for hash in hashes.split_whitespace() {
+        let (algorithm, digest) =
+            hash.strip_prefix("--hash=").and_then(|hash| hash.split_once(':')).unwrap_or_default();
+        let is_hash = !algorithm.is_empty()
+            && !digest.is_empty()
+            && algorithm.chars().all(|c| c.is_ascii_alphanumeric())
+            && digest.chars().all(|c| c.is_ascii_hexdigit());
+        if !is_hash {
+            return Err(format!("'{hash}' is not a hash, like --hash=sha256:…"));
+        }
+    }
+    // Quotes stand around versions in markers; an installer unquotes what it takes for options.
+    if requirement.contains(" -") || requirement.contains('\\') {
+        return Err(format!("'{requirement}' holds options"));
+    }
     // A marker or a version may not hold them, a name neither.
     if requirement.contains("://") || requirement.contains(" @ ") || requirement.contains("@file") {
         return Err(format!(
@@ -79,10 +127,13 @@ fn check(line: &str, packages: &Packages) -> Result<(), String> {
 }
 
 fn check_option(line: &str, packages: &Packages) -> Result<(), String> {
-    let (option, value) = match line.split_once(['=', ' ']) {
+    let (option, value) = match line.split_once(['=', ' ', '\t']) {
         Some((option, value)) => (option, value.trim()),
         None => (line, ""),
     };
+    if value.contains(|c: char| c.is_whitespace() || "\"'\\".contains(c)) {
+        return Err(format!("'{value}' is not one plain value"));
+    }
     if HARMLESS.contains(&option) && value.is_empty() {
         return Ok(());
     }
@@ -155,10 +206,19 @@ mod tests {
             "local.whl",
             "https://evil.example/x.whl",
             "name another",
+            "x>=1\u{c}--index-url https://evil.example",
+            "x>=1\r--index-url https://evil.example",
+            "x>=1\u{2028}--no-binary :all:",
+            "x>=1\u{85}--no-binary :all:",
+            "x --hash=sha256:00 --index-url https://evil.example",
+            "x --hash=sha256:00 --hash=zz",
+            "x>=1 --config-settings a=b",
+            "--extra-index-url https://wheels.example/cpu --no-binary :all:",
+            "--pre --no-binary :all:",
         ];
         for line in refused {
             let error = checked(&format!("six\n{line}\n"), &packages()).unwrap_err().to_string();
-            assert!(error.contains("line 2"), "{line}: {error}");
+            assert!(error.contains("line 2") || error.contains("control"), "{line}: {error}");
         }
         assert!(checked("six \\", &packages()).is_err());
     }

@@ -45,8 +45,10 @@ class Plain:
         base = JSON if route.base.endswith("+json") else route.base
         kind = self.reads.get(base)
         if kind is None:
-            raise Refused(415, "content type {} is not supported by the default input_fn; it reads {}".format(
-                ascii(route.content_type), ", ".join(self.reads)))
+            told = "content type {!a} is not supported".format(route.content_type)
+            raise Refused(415, "{} by the default input_fn; it reads {}".format(
+                told if route.content_type else "a request without a Content-Type is not understood",
+                ", ".join(self.reads)))
         try:
             return getattr(self, "read_" + kind)(body)
         except (ValueError, TypeError, KeyError, IndexError, EOFError, OSError, RecursionError) as error:

@@ -9,6 +9,8 @@ import pickle
 from roundhouse_defaults import CSV, JSON, JSONLINES, NPY, NPZ, Plain, csv_array, csv_text, json_text, numpy
 from roundhouse_errors import Refused
 
+# Packages whose name is not that of what is imported.
+PACKAGES = {"sklearn": "scikit-learn"}
 LIBSVM = ("text/libsvm", "text/x-libsvm")
 
 
@@ -19,8 +21,8 @@ def needed(name, what):
     except ModuleNotFoundError as error:
         if error.name != name:  # it is there, and something of its own is missing
             raise
-        raise Refused(500, "{} needs {}, which is not installed; name it in code/requirements.txt".format(
-            what, name)) from None
+        raise Refused(500, "{} needs {}, which is not installed; write {} into requirements.txt".format(
+            what, name, PACKAGES.get(name, name))) from None
     return module
 
 

@@ -1,6 +1,7 @@
 //! Handlers that crash, hang, leak and flood, at nobody else's cost.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use roundhouse_tests::handlers::{RawAnswer, Stage, until};
@@ -74,7 +75,8 @@ async fn requests_that_wait_behind_a_crash_are_answered_by_a_new_process() {
     let own = server.ask("run", "answer = os.getpid()").await.text();
     // The process is in the first request's hands until the others stand behind it.
     let gate = stage.path().join("cache/handlers/scratch");
-    let folder = std::fs::read_dir(&gate).unwrap().next().unwrap().unwrap().path();
+    let first = |folder: &Path| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let folder = first(&first(&gate));
     let crash = "
 while not os.path.exists('go'): time.sleep(0.005)
 os.abort()";

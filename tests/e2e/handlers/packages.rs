@@ -53,28 +53,28 @@ fn installations(server: &Running) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn conflicting_requirements_live_side_by_side_and_are_installed_once() {
     let mut stage = stage();
-    wants(&mut stage, "one", "shade==1.0\n");
-    wants(&mut stage, "two", "# the newer one\nshade >= 2.0  # at least\n");
-    wants(&mut stage, "same", "shade==1.0");
+    wants(&mut stage, "shop/one", "shade==1.0\n");
+    wants(&mut stage, "shop/two", "# the newer one\nshade >= 2.0  # at least\n");
+    wants(&mut stage, "shop/same", "shade==1.0");
     stage.script("none", RUN);
     let server = stage.serve().await;
-    let (one, two) = tokio::join!(version(&server, "one"), version(&server, "two"));
+    let (one, two) = tokio::join!(version(&server, "shop/one"), version(&server, "shop/two"));
     assert_eq!((one.as_str(), two.as_str()), ("1.0", "2.0"));
-    let (one, two) = tokio::join!(version(&server, "one"), version(&server, "two"));
+    let (one, two) = tokio::join!(version(&server, "shop/one"), version(&server, "shop/two"));
     assert_eq!((one.as_str(), two.as_str()), ("1.0", "2.0"));
     assert_eq!(installations(&server), 2);
     let without = server.ask("none", "import shade").await;
     assert!(without.text().contains("No module named 'shade'"), "{}", without.text());
 
     // Equal requirements of one tenant are one environment; another load installs nothing.
-    assert_eq!(version(&server, "same").await, "1.0");
-    server.unload("one").await;
-    assert_eq!(version(&server, "one").await, "1.0");
+    assert_eq!(version(&server, "shop/same").await, "1.0");
+    server.unload("shop/one").await;
+    assert_eq!(version(&server, "shop/one").await, "1.0");
     assert_eq!(installations(&server), 2);
     // Nor does another process.
     drop(server);
     let server = stage.serve().await;
-    assert_eq!(version(&server, "two").await, "2.0");
+    assert_eq!(version(&server, "shop/two").await, "2.0");
     assert_eq!(installations(&server), 0);
 
     // They are everybody's to read and nobody's to write.
@@ -89,21 +89,23 @@ for path in (shade.__file__, os.path.join(folder, 'planted.py'), os.path.join(sy
     except OSError as error:
         pass
 answer = tried";
-    let answer = server.ask("two", write).await;
+    let answer = server.ask("shop/two", write).await;
     assert_eq!(answer.text(), "[]");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_share_an_environment_only_where_the_operator_says_so() {
-    for (shared, installed) in [("false", 2), ("true", 1)] {
+    for (shared, installed) in [("false", 3), ("true", 1)] {
         let mut stage = stage();
         wants(&mut stage, "red/model", "shade==1.0");
         wants(&mut stage, "blue/model", "shade==1.0");
+        wants(&mut stage, "lone", "shade==1.0");
         stage.setting("HANDLERS_SHARE_ENVIRONMENTS", shared);
         let server = stage.serve().await;
         let (red, blue) =
             tokio::join!(version(&server, "red/model"), version(&server, "blue/model"));
         assert_eq!((red.as_str(), blue.as_str()), ("1.0", "1.0"));
+        assert_eq!(version(&server, "lone").await, "1.0");
         assert_eq!(installations(&server), installed, "shared: {shared}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use roundhouse_tests::handlers::{Stage, until};
+use roundhouse_tests::handlers::{RawAnswer, Stage, until};
 use roundhouse_tests::processes::{kill, processes_of, processes_of_group};
 
 use super::RUN;
@@ -20,7 +20,8 @@ async fn three_workers_run_three_calls_side_by_side() {
     let (a, b, c) =
         tokio::join!(server.ask("run", sleep), server.ask("run", sleep), server.ask("run", sleep));
     assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
-    let pids: BTreeSet<u32> = [a, b, c].iter().map(|one| one.text().parse().unwrap()).collect();
+    let pid = |one: &RawAnswer| one.text().parse().unwrap_or_else(|_| panic!("{}", one.text()));
+    let pids: BTreeSet<u32> = [&a, &b, &c].map(pid).into();
     assert_eq!(pids, server.processes_of("run"));
 }
 
