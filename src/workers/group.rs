@@ -255,8 +255,12 @@ fn condemned(verdict: Verdict) -> (End, Error) {
             (End::Memory, Error::Died { how })
         }
         Verdict::Files { used, limit } => {
+            let took = match used {
+                Bytes(u64::MAX) => "are too many or too deep to be counted".to_owned(),
+                used => format!("took {used}"),
+            };
             let how = format!(
-                "was ended: its temporary files took {used}, the limit is {limit} (handlers.max_temp)"
+                "was ended: its temporary files {took}, the limit is {limit} (handlers.max_temp)"
             );
             (End::Temp, Error::Died { how })
         }
