@@ -124,12 +124,12 @@ async fn what_a_handler_leaves_in_its_temporary_folder_is_bounded_and_deleted() 
     let mut stage = Stage::new();
     stage.script("run", super::RUN).setting("HANDLERS_MAX_TEMP", "8MiB");
     let server = stage.serve().await;
-    let write = "open('/tmp/kept', 'wb').write(bytes(1 << 20)); answer = os.getcwd()";
+    let write = "open('kept', 'wb').write(bytes(1 << 20)); answer = os.getcwd()";
     let folder = server.ask("run", write).await.text();
     assert!(std::path::Path::new(&folder).join("kept").exists(), "{folder}");
     let flood = "
 for number in range(64):
-    open('/tmp/%d' % number, 'wb').write(bytes(1 << 20))
+    open('%d' % number, 'wb').write(bytes(1 << 20))
 time.sleep(30)";
     let answer = server.ask("run", flood).await;
     assert_eq!(answer.status, 424, "{}", answer.text());

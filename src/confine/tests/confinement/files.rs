@@ -178,6 +178,10 @@ tell('held', lambda: ' /proc/%d ' % os.getpid() in open('/proc/self/mountinfo').
 
 fn the_temporary_folders_are_private() -> Outcome {
     require!();
+    let own = std::env::current_exe().unwrap();
+    if ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|folder| own.starts_with(folder)) {
+        return Some("what must be read lies below one of them".to_owned());
+    }
     let mut setting = Setting::new();
     let told = setting.told(
         "
