@@ -1,9 +1,12 @@
 //! Limits and times of the residency table.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use roundhouse_types::{Bytes, ModelId};
+
 /// Everything the table may be told. All bounds are per process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Fetches from the store at once. Artefacts that are whole on disk do not count.
     pub max_fetches: usize,
@@ -27,6 +30,59 @@ pub struct Config {
     pub idle_ttl: Option<Duration>,
     /// A resident is no victim before it has been ready for this long.
     pub minimum_residence: Duration,
+    /// Who leaves first.
+    pub policy: Policy,
+    /// In which order loads are served while they are the bottleneck.
+    pub collation: Collation,
+    /// What is promised to tenants and asked of them, by [`tenant`].
+    pub tenants: BTreeMap<String, TenantLimits>,
+}
+
+/// Who leaves first, of those that may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The least recently used.
+    LeastRecentlyUsed,
+    /// The one whose requests, each weighed with the time that a reload takes, are fewest per
+    /// byte; what is not asked for any more ages. GreedyDual-Size-Frequency (Cherkasova,
+    /// "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency Caching Policy",
+    /// HPL-98-69R1), with frequencies that fade.
+    GreedyDual,
+}
+
+/// How far the order of arrival may be left so that one load answers many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Collation {
+    /// Whether the load that most requests wait for goes first. Without, the one whose first
+    /// request came first does.
+    pub most_waited_first: bool,
+    /// Later requests that may be given a load before an earlier one is: then it is its turn.
+    pub overtaken_at_most: u32,
+    /// How long a request may be overtaken.
+    pub overtaken_within: Duration,
+}
+
+/// What one tenant has and may take. All tenants together must be promised no more than there is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TenantLimits {
+    /// Bytes of its residents that other tenants' loads leave where they are.
+    pub floor: Bytes,
+    /// The most its residents may take; its own leave for what comes on top. `None`: all there is.
+    pub ceiling: Option<Bytes>,
+    /// Its weight where several tenants wait for loads; 1 for those without limits.
+    pub share: f64,
+}
+
+impl Default for TenantLimits {
+    fn default() -> Self {
+        Self { floor: Bytes::ZERO, ceiling: None, share: 1.0 }
+    }
+}
+
+/// Whose model it is: the first segment of its target's name. Targets without a `/` are one
+/// tenant's, whose name is empty.
+pub fn tenant(model: &ModelId) -> &str {
+    model.target.as_str().split_once('/').map_or("", |(first, _)| first)
 }
 
 impl Default for Config {
@@ -48,6 +104,14 @@ impl Default for Config {
             refresh_every: Duration::from_secs(30),
             idle_ttl: None,
             minimum_residence: Duration::ZERO,
+            // What a replayed trace of 87 models loads least with, at every size tried.
+            policy: Policy::GreedyDual,
+            collation: Collation {
+                most_waited_first: true,
+                overtaken_at_most: 32,
+                overtaken_within: Duration::from_secs(10),
+            },
+            tenants: BTreeMap::new(),
         }
     }
 }

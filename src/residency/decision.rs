@@ -63,7 +63,12 @@ pub enum Action {
     /// charged than the budget allows.
     Withdrawn,
     /// A load began.
-    Loading,
+    Loading {
+        /// Requests that wait for it.
+        requests: usize,
+        /// Loads that go on waiting although requests for them came earlier.
+        ahead_of: usize,
+    },
     /// The model serves.
     Ready {
         /// What it takes, measured.
@@ -122,15 +127,21 @@ pub enum Action {
 }
 
 /// What stands between a load and its room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+///
+/// Where devices differ, the first of these that is in the way on one of them is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Obstacle {
-    /// What is kept leaves too little of the budget.
-    Kept,
     /// Residents in use, residents that just came, or loads that came first.
     InUse,
     /// More is charged than the budget allows.
     OverBudget,
+    /// What other tenants are promised leaves too little of the budget.
+    Floors,
+    /// What is kept leaves too little of the budget.
+    Kept,
+    /// Its tenant has as much as it may, and nothing of it can leave.
+    Ceiling,
 }
 
 /// The stage at which a load failed.
@@ -204,6 +215,8 @@ impl fmt::Display for Obstacle {
             Self::Kept => "kept models leave too little of the budget",
             Self::InUse => "the room is in use or promised to earlier loads",
             Self::OverBudget => "more is charged than the budget allows",
+            Self::Floors => "what other tenants are promised leaves too little of the budget",
+            Self::Ceiling => "its tenant has as much as it may and nothing of that can leave",
         })
     }
 }
@@ -223,7 +236,13 @@ impl fmt::Display for Action {
             }
             Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
             Self::Withdrawn => f.write_str("promise taken back"),
-            Self::Loading => f.write_str("loading"),
+            Self::Loading { requests, ahead_of: 0 } => {
+                write!(f, "loading, {requests} requests wait for it")
+            }
+            Self::Loading { requests, ahead_of } => {
+                write!(f, "loading, {requests} requests wait for it; goes before {ahead_of} ")?;
+                f.write_str("loads that were asked for earlier")
+            }
             Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),
             Self::Grown { bytes, over_bytes } => {
                 write!(f, "takes {bytes} by now, the budget is exceeded by {over_bytes}")

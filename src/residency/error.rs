@@ -21,6 +21,18 @@ pub enum Error {
         /// The largest budget.
         budget: Bytes,
     },
+    /// The footprint exceeds what the model's tenant may take.
+    #[error("{model} needs {need} and tenant '{tenant}' may take {ceiling}")]
+    AboveCeiling {
+        /// Which model.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// Its tenant.
+        tenant: String,
+        /// What the tenant may take.
+        ceiling: Bytes,
+    },
     /// A load that must not evict found too little free room.
     #[error("no room now for {model}: it needs {need}, {free} are free")]
     NoRoomNow {
@@ -105,7 +117,9 @@ impl Error {
     /// What the client is told.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooLarge { .. } | Self::NoRoomNow { .. } => ErrorKind::TooLarge,
+            Self::TooLarge { .. } | Self::AboveCeiling { .. } | Self::NoRoomNow { .. } => {
+                ErrorKind::TooLarge
+            }
             Self::NotReady { .. } | Self::LoadTimedOut { .. } | Self::Abandoned { .. } => {
                 ErrorKind::NotReady
             }
@@ -121,9 +135,10 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn retry(&self) -> RetryHint {
         match self {
-            Self::TooLarge { .. } | Self::NotLoaded { .. } | Self::Quarantined { .. } => {
-                RetryHint::Never
-            }
+            Self::TooLarge { .. }
+            | Self::AboveCeiling { .. }
+            | Self::NotLoaded { .. }
+            | Self::Quarantined { .. } => RetryHint::Never,
             Self::NotReady { estimate: Some(estimate), .. } => RetryHint::After(*estimate),
             Self::NoRoomNow { .. }
             | Self::NotReady { .. }

@@ -14,7 +14,7 @@ mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use config::Config;
+pub use config::{Collation, Config, Policy, TenantLimits, tenant};
 pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use error::{Error, Progress};
 pub use handle::Residency;

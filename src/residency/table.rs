@@ -5,14 +5,17 @@ mod event;
 mod ledger;
 mod loads;
 mod operator;
+mod order;
 mod reports;
 mod requests;
 mod resolve;
 mod room;
 mod state;
+mod tenants;
 mod time;
 mod victims;
 mod view;
+mod worth;
 
 pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
 pub use event::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
@@ -26,6 +29,8 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
 use self::ledger::Ledger;
 use self::state::{Job, Model, Rates, Resident, State, Waiters};
+use self::tenants::Turns;
+use self::worth::Ages;
 use crate::config::Config;
 use crate::decision::{Action, Decided, Departure};
 
@@ -41,6 +46,8 @@ pub(crate) struct Table {
     residents: BTreeMap<Key, Resident>,
     waiters: Waiters,
     rates: Rates,
+    ages: Ages,
+    turns: Turns,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
     stopping: bool,
@@ -63,6 +70,8 @@ impl Table {
             residents: BTreeMap::new(),
             waiters: Waiters::default(),
             rates: Rates::default(),
+            ages: Ages::default(),
+            turns: Turns::default(),
             sequence: 0,
             stopping: false,
             now,
@@ -226,6 +235,9 @@ impl Table {
         }
         resident.state = State::Draining(why);
         let leases = resident.leases;
+        if why == Departure::Evicted {
+            self.ages.left(key.device, resident.worth);
+        }
         let idle = now.saturating_duration_since(resident.last_used);
         let action = Action::Draining {
             why,

@@ -196,6 +196,14 @@ impl Ledger {
         freed.sum()
     }
 
+    /// A resident's bytes, those that several hold split among them.
+    pub(super) fn share(&self, device: DeviceId, holder: &ArtefactId) -> Bytes {
+        let account = self.account(device);
+        let held = account.holders.get(holder).into_iter().flatten();
+        let held = held.filter_map(|id| account.held.get(id));
+        held.map(|held| Bytes(held.holding.bytes.0 / held.holders.max(1) as u64)).sum()
+    }
+
     fn account(&self, device: DeviceId) -> &Account {
         self.accounts.get(&device).expect("keys name devices the table was started with")
     }

@@ -90,13 +90,17 @@ impl Table {
             leases: 0,
             last_used: now,
             used_sequence: sequence,
+            worth: 0.0,
             ready_at: now,
             ready_sequence: sequence,
             claimed_by: None,
             arrival: Arrival { tier, fetch, load: (load_began, now) },
         };
+        let arrival = resident.arrival;
         self.residents.insert(key.clone(), resident);
         self.model_mut(&key.artefact.model).residents.push(key.clone());
+        self.learn_reload(&key.artefact.model, arrival);
+        self.used(key);
         self.touched.push(key.artefact.model.clone());
     }
 

@@ -137,12 +137,11 @@ impl Table {
             Some(waiter) => self.waited(waiter, key),
             None => (Tier::Device, Duration::ZERO, Duration::ZERO),
         };
-        let (now, sequence) = (self.now, self.next_sequence());
+        self.count_use(&key.artefact.model);
         let resident = self.residents.get_mut(key).expect("grants name a resident");
         debug_assert_eq!(resident.state, State::Ready, "{} takes no leases", key.artefact);
         resident.leases += 1;
-        resident.last_used = now;
-        resident.used_sequence = sequence;
+        self.used(key);
         let key = key.clone();
         self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
     }
@@ -162,15 +161,14 @@ impl Table {
     /// A lease ended. A draining resident with none left starts to unload; its bytes stay
     /// charged until `Unloaded` arrives, because the device frees late.
     pub(super) fn released(&mut self, key: &Key) {
-        let (now, sequence) = (self.now, self.next_sequence());
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
         debug_assert!(resident.leases > 0, "{} released more often than leased", key.artefact);
         resident.leases = resident.leases.saturating_sub(1);
-        resident.last_used = now;
-        resident.used_sequence = sequence;
-        if resident.leases == 0 && matches!(resident.state, State::Draining(_)) {
+        let is_done = resident.leases == 0 && matches!(resident.state, State::Draining(_));
+        self.used(key);
+        if is_done {
             self.unload(key);
         }
     }

@@ -1,16 +1,13 @@
 //! Room: who is promised it, who starts, and what happens when the budget shrinks.
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelKind};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure};
 
 use super::Table;
 use super::event::{Effect, Key};
-use super::state::{Fetch, Job, Purpose, Room, State};
+use super::state::{Fetch, Job, Room, State};
+use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Obstacle, Stage};
 use crate::error::Error;
-
-/// Promises that others may get while a load with waiters is blocked; after that nobody
-/// passes it. Enough to use the room it cannot use, few enough that it is not starved.
-const OVERTAKEN_AT_MOST: u32 = 8;
 
 /// What came of looking for room.
 enum Outcome {
@@ -45,19 +42,23 @@ impl Table {
     }
 
     fn look_for_room(&mut self, artefact: &ArtefactId, blocked: &mut Vec<ArtefactId>) {
-        let is_full = |job: &Job| job.overtaken >= OVERTAKEN_AT_MOST;
-        let must_wait = blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
-        let must_wait = must_wait && self.jobs.get(artefact).is_some_and(|job| job.evict);
+        let Some(job) = self.jobs.get(artefact) else {
+            return;
+        };
+        if let Some(failure) = self.never_fits(artefact, need(job)) {
+            return self.fail(artefact, &failure, Stage::Room);
+        }
+        if !self.has_turn(job) {
+            return;
+        }
+        let bound = self.config.collation.overtaken_at_most;
+        let is_full = |job: &Job| job.overtaken >= bound;
+        let must_wait =
+            job.evict && blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
         let outcome =
             if must_wait { Outcome::Blocked(Obstacle::InUse) } else { self.promise(artefact) };
         match outcome {
-            Outcome::Promised => {
-                for first in blocked.iter() {
-                    if let Some(job) = self.jobs.get_mut(first) {
-                        job.overtaken += 1;
-                    }
-                }
-            }
+            Outcome::Promised | Outcome::Ended => {}
             Outcome::Blocked(obstacle) => {
                 self.note_obstacle(artefact, obstacle);
                 // What only an operator can clear holds nobody else up.
@@ -66,38 +67,18 @@ impl Table {
                     blocked.push(artefact.clone());
                 }
             }
-            Outcome::Ended => {}
         }
     }
 
-    /// Loads in the order in which they are served: by the first caller that waits, then
-    /// those that nobody waits for, by age.
-    pub(super) fn jobs_in_order(&self) -> Vec<ArtefactId> {
-        let mut order: Vec<(bool, u64, &ArtefactId)> = self
-            .jobs
-            .iter()
-            .map(|(artefact, job)| match self.first_waiter(artefact) {
-                Some(sequence) => (false, sequence, artefact),
-                None => (true, job.sequence, artefact),
-            })
-            .collect();
-        order.sort_unstable();
-        order.into_iter().map(|(_, _, artefact)| artefact.clone()).collect()
-    }
-
-    /// The arrival of the first caller that waits for this load.
-    fn first_waiter(&self, artefact: &ArtefactId) -> Option<u64> {
-        let entry = self.models.peek(&artefact.model)?;
-        let aimed = entry.refreshers.iter().filter(|id| {
-            let purpose = self.waiters.get(**id).map(|waiter| &waiter.purpose);
-            matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if *aimed == artefact.version)
-        });
-        let first = entry.waiters.iter().take(1).chain(aimed);
-        first.filter_map(|id| self.waiters.get(*id)).map(|waiter| waiter.sequence).min()
-    }
-
-    pub(super) fn is_wanted(&self, artefact: &ArtefactId) -> bool {
-        self.first_waiter(artefact).is_some()
+    /// Why no room will ever do, where that is so.
+    fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
+        let (model, budget) = (artefact.model.clone(), self.ledger.largest_budget());
+        if need > budget {
+            return Some(Error::TooLarge { model, need, budget }.into());
+        }
+        let ceiling = self.ceiling(&model).filter(|ceiling| need > *ceiling)?;
+        let tenant = tenant(&model).to_owned();
+        Some(Error::AboveCeiling { model, need, tenant, ceiling }.into())
     }
 
     /// Promises a load its whole footprint, what is free at once and the rest by victims,
@@ -107,19 +88,15 @@ impl Table {
             return Outcome::Ended;
         };
         let (need, evict) = (need(job), job.evict);
-        if need > self.ledger.largest_budget() {
-            let (model, budget) = (artefact.model.clone(), self.ledger.largest_budget());
-            let failure = Error::TooLarge { model, need, budget }.into();
-            self.fail(artefact, &failure, Stage::Room);
-            return Outcome::Ended;
-        }
         debug_assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact} is there");
         let mut devices: Vec<DeviceId> =
             self.ledger.devices().filter(|device| need <= self.ledger.budget(*device)).collect();
         devices.retain(|device| self.ledger.over(*device) == Bytes::ZERO);
         devices.sort_by_key(|device| std::cmp::Reverse(self.ledger.free(*device)));
+        let is_below_ceiling = self.above_ceiling(artefact) == Bytes::ZERO;
         if let Some(device) = devices.first().copied()
             && self.ledger.free(device) >= need
+            && is_below_ceiling
         {
             self.accept(artefact, device, need, Vec::new());
             return Outcome::Promised;
@@ -129,15 +106,17 @@ impl Table {
             return Outcome::Ended;
         }
         let is_wanted = self.is_wanted(artefact);
+        // As many as can load at once may wait for leases to end; more would only take
+        // residents out of service early.
+        let may_wait = is_wanted && self.waiting_for_leases() < self.load_slots(job);
         for device in &devices {
             let missing = need.saturating_sub(self.ledger.free(*device));
-            if let Some(victims) = self.victims(*device, &[artefact], missing, is_wanted) {
+            if let Some(victims) = self.victims(*device, &[artefact], missing, may_wait) {
                 self.accept(artefact, *device, need, victims);
                 return Outcome::Promised;
             }
         }
-        if is_wanted
-            && devices.iter().any(|device| self.take_back_unwanted(artefact, *device, need))
+        if may_wait && devices.iter().any(|device| self.take_back_unwanted(artefact, *device, need))
         {
             return self.promise(artefact);
         }
@@ -174,7 +153,8 @@ impl Table {
 
     fn refuse_without_eviction(&mut self, artefact: &ArtefactId, need: Bytes) {
         let free = self.ledger.devices().map(|device| self.ledger.free(device)).max();
-        let (model, free) = (artefact.model.clone(), free.unwrap_or_default());
+        let free = free.unwrap_or_default().min(need.saturating_sub(self.above_ceiling(artefact)));
+        let model = artefact.model.clone();
         let failure = Error::NoRoomNow { model, need, free }.into();
         self.end_job(artefact);
         // Not remembered: whoever asked makes room and asks again.
@@ -182,23 +162,30 @@ impl Table {
     }
 
     fn obstacle(&self, artefact: &ArtefactId, need: Bytes) -> Obstacle {
-        let is_open = |device: &DeviceId| {
+        if self.given_at_most(artefact) < self.above_ceiling(artefact) {
+            return Obstacle::Ceiling;
+        }
+        let floors = self.foreign_floors(&artefact.model);
+        let mut obstacle = Obstacle::Kept;
+        for device in self.ledger.devices() {
             let kept = self.residents.keys().filter(|key| {
-                key.device == *device
+                key.device == device
                     && key.artefact.model != artefact.model
                     && self.is_kept(&key.artefact.model)
             });
-            let kept = self.ledger.freed_by(*device, kept.map(|key| &key.artefact));
-            need <= self.ledger.budget(*device).saturating_sub(kept)
-        };
-        let mut open = self.ledger.devices().filter(is_open).peekable();
-        if open.peek().is_none() {
-            Obstacle::Kept
-        } else if open.all(|device| self.ledger.over(device) > Bytes::ZERO) {
-            Obstacle::OverBudget
-        } else {
-            Obstacle::InUse
+            let kept = self.ledger.freed_by(device, kept.map(|key| &key.artefact));
+            let open = self.ledger.budget(device).saturating_sub(kept);
+            obstacle = obstacle.min(if need > open {
+                Obstacle::Kept
+            } else if need > open.saturating_sub(floors) {
+                Obstacle::Floors
+            } else if self.ledger.over(device) > Bytes::ZERO {
+                Obstacle::OverBudget
+            } else {
+                Obstacle::InUse
+            });
         }
+        obstacle
     }
 
     fn note_obstacle(&mut self, artefact: &ArtefactId, by: Obstacle) {
@@ -289,19 +276,18 @@ impl Table {
     }
 
     fn start_fetch(&mut self, artefact: &ArtefactId) {
-        let running = self.jobs.values().filter(|job| {
-            matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO
-        });
-        let is_slot_free = running.count() < self.config.max_fetches;
-        let now = self.now;
-        let Some(job) = self.jobs.get_mut(artefact) else {
+        let Some(job) = self.jobs.get(artefact) else {
             return;
         };
         let bytes = job.fetch_bytes;
-        if !matches!(job.fetch, Fetch::Queued) || (bytes > Bytes::ZERO && !is_slot_free) {
+        let may_begin = bytes == Bytes::ZERO || self.may_fetch(bytes);
+        if !matches!(job.fetch, Fetch::Queued) || !may_begin {
             return;
         }
-        job.fetch = Fetch::Running { since: now };
+        let since = self.now;
+        if let Some(job) = self.jobs.get_mut(artefact) {
+            job.fetch = Fetch::Running { since };
+        }
         self.effects.push(Effect::Fetch { artefact: artefact.clone() });
         if bytes > Bytes::ZERO {
             self.decide(Decided::of(artefact, None, Action::Fetching { bytes }));
@@ -309,30 +295,30 @@ impl Table {
     }
 
     fn start_load(&mut self, artefact: &ArtefactId) {
-        let is_handler = |job: &Job| job.kind == Some(ModelKind::Handler);
         let Some(job) = self.jobs.get(artefact) else {
-            return;
-        };
-        // Whole files have told their kind, and only those are loaded.
-        let kin = is_handler(job);
-        let slots = if kin { self.config.max_handler_loads } else { self.config.max_loads };
-        let loading =
-            self.jobs.values().filter(|job| job.is_loading() && is_handler(job) == kin).count();
-        let since = self.now;
-        let Some(job) = self.jobs.get_mut(artefact) else {
             return;
         };
         let Room::Promised { device } = job.room else {
             return;
         };
+        // Whole files have told their kind, and only those are loaded.
+        let kin = |other: &&Job| other.is_loading() && other.is_handler() == job.is_handler();
+        let is_slot_free = self.jobs.values().filter(kin).count() < self.load_slots(job);
         let is_covered = self.ledger.promised(device, artefact) >= need(job);
-        if !job.is_whole() || !is_covered || loading >= slots {
+        if !job.is_whole() || !is_covered || !is_slot_free {
             return;
         }
-        job.room = Room::Loading { device, since };
+        let since = self.now;
+        if let Some(job) = self.jobs.get_mut(artefact) {
+            job.room = Room::Loading { device, since };
+        }
         let key = Key { artefact: artefact.clone(), device };
         self.effects.push(Effect::Load { key });
-        self.decide(Decided::of(artefact, Some(device), Action::Loading));
+        self.take_turn(artefact);
+        let ahead_of = self.overtake(artefact);
+        let requests = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
+        let action = Action::Loading { requests, ahead_of };
+        self.decide(Decided::of(artefact, Some(device), action));
     }
 
     /// Where more is charged and promised than the budget allows: promises of loads that

@@ -9,6 +9,7 @@ use roundhouse_types::{
 };
 
 use super::event::{Key, LoadOptions, WaiterId};
+use super::worth::Frequency;
 use crate::decision::{Departure, Obstacle};
 
 /// The first pause after a failure, and the longest for failures of the store.
@@ -35,12 +36,16 @@ pub(super) struct Model {
     /// Deaths in a row of the current version, each soon after it was ready.
     pub(super) deaths: u32,
     pub(super) kept: bool,
+    /// How often it is asked for.
+    pub(super) frequency: Frequency,
+    /// Seconds that its fetches and loads took.
+    pub(super) reload: Option<f64>,
     pub(super) residents: Vec<Key>,
     pub(super) jobs: Vec<ArtefactId>,
 }
 
 impl Model {
-    /// Whether forgetting it loses nothing but a back-off or a check time.
+    /// Whether forgetting it loses nothing but a back-off, a check time or how popular it was.
     pub(super) fn is_cold(&self) -> bool {
         self.waiters.is_empty()
             && self.refreshers.is_empty()
@@ -117,7 +122,7 @@ pub(super) struct Job {
     pub(super) died: Option<Failure>,
     /// What was in the way when room was last looked for.
     pub(super) obstacle: Option<Obstacle>,
-    /// Promises that later claims got while this one was blocked.
+    /// Later requests that were given a load before this one.
     pub(super) overtaken: u32,
 }
 
@@ -128,6 +133,10 @@ impl Job {
             Room::Wanted => None,
             Room::Promised { device } | Room::Loading { device, .. } => Some(device),
         }
+    }
+
+    pub(super) fn is_handler(&self) -> bool {
+        self.kind == Some(ModelKind::Handler)
     }
 
     pub(super) fn is_loading(&self) -> bool {
@@ -171,6 +180,8 @@ pub(super) struct Resident {
     pub(super) last_used: Instant,
     /// Recency among all residents.
     pub(super) used_sequence: u64,
+    /// What its stay is worth; the least leaves first.
+    pub(super) worth: f64,
     pub(super) ready_at: Instant,
     pub(super) ready_sequence: u64,
     /// The load that its bytes are promised to.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod life;
+mod policy;
 mod random;
 mod reports;
 mod rest;

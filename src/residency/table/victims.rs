@@ -1,10 +1,13 @@
-//! Who leaves: least recently used first, idle ones before busy ones, kept ones never.
+//! Who leaves: what is worth least first, idle ones before busy ones, kept ones never.
+
+use std::cmp::Ordering;
 
 use roundhouse_types::{ArtefactId, Bytes, DeviceId};
 
 use super::Table;
 use super::event::Key;
 use super::state::{Resident, State};
+use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure};
 
 /// How dear it is to let a resident leave; the cheaper goes first.
@@ -38,29 +41,34 @@ impl Table {
         missing: Bytes,
         busy: bool,
     ) -> Option<Vec<Key>> {
-        if missing == Bytes::ZERO {
+        let own = self.above_ceiling(claims[0]);
+        if missing == Bytes::ZERO && own == Bytes::ZERO {
             return Some(Vec::new());
         }
-        let mut candidates: Vec<(Cost, u64, &Key)> = self
-            .residents
-            .iter()
-            .filter(|(key, _)| key.device == device)
-            .filter_map(|(key, resident)| {
-                let cost = self.cost(key, resident, claims, busy)?;
-                Some((cost, resident.used_sequence, key))
-            })
-            .collect();
-        candidates.sort_unstable();
+        let candidates = self.candidates(device, claims, busy);
         let mut chosen: Vec<&Key> = Vec::new();
         let frees =
             |chosen: &[&Key]| self.ledger.freed_by(device, chosen.iter().map(|key| &key.artefact));
-        for (_, _, key) in candidates {
-            chosen.push(key);
-            if frees(&chosen) >= missing {
+        let gives = |chosen: &[&Key]| self.given_by(device, claims[0], chosen);
+        let is_enough = |chosen: &[&Key]| frees(chosen) >= missing && gives(chosen) >= own;
+        // What its own tenant has to give comes first; it may be enough.
+        let (theirs, others): (Vec<&Key>, Vec<&Key>) = match own > Bytes::ZERO {
+            true => candidates.into_iter().partition(|key| self.is_same_tenant(key, claims[0])),
+            false => (Vec::new(), candidates),
+        };
+        for key in theirs {
+            if gives(&chosen) >= own {
                 break;
             }
+            chosen.push(key);
         }
-        if frees(&chosen) < missing {
+        for key in others {
+            if is_enough(&chosen) {
+                break;
+            }
+            chosen.push(key);
+        }
+        if !is_enough(&chosen) {
             return None;
         }
         // A large one chosen late may make smaller ones before it needless; the dearest
@@ -68,11 +76,53 @@ impl Table {
         for index in (0..chosen.len()).rev() {
             let mut without = chosen.clone();
             without.remove(index);
-            if frees(&without) >= missing {
+            if is_enough(&without) {
                 chosen = without;
             }
         }
         Some(chosen.into_iter().cloned().collect())
+    }
+
+    /// Those that may leave for the first of `claims`, cheapest first; of a tenant with a
+    /// floor only so many that the floor stays.
+    fn candidates(&self, device: DeviceId, claims: &[&ArtefactId], busy: bool) -> Vec<&Key> {
+        let here = self.residents.iter().filter(|(key, _)| key.device == device);
+        let mut candidates: Vec<(Cost, f64, u64, &Key)> = here
+            .filter_map(|(key, resident)| {
+                let cost = self.cost(key, resident, claims, busy)?;
+                Some((cost, resident.worth, resident.used_sequence, key))
+            })
+            .collect();
+        candidates.sort_unstable_by(|a, b| {
+            let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);
+            a.0.cmp(&b.0).then(worth).then(a.2.cmp(&b.2)).then(a.3.cmp(b.3))
+        });
+        let mut beyond_floors = self.beyond_floors();
+        candidates.retain(|(cost, _, _, key)| {
+            if self.is_same_tenant(key, claims[0]) {
+                return true;
+            }
+            let Some(beyond) = beyond_floors.get_mut(tenant(&key.artefact.model)) else {
+                return true;
+            };
+            let bytes = self.ledger.share(device, &key.artefact);
+            let may_leave = bytes <= *beyond || matches!(cost, Cost::Unloading | Cost::Leaving);
+            if may_leave {
+                *beyond = beyond.saturating_sub(bytes);
+            }
+            may_leave
+        });
+        candidates.into_iter().map(|(_, _, _, key)| key).collect()
+    }
+
+    fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
+        tenant(&key.artefact.model) == tenant(&claim.model)
+    }
+
+    /// How much less the claim's tenant would have if these left.
+    fn given_by(&self, device: DeviceId, claim: &ArtefactId, leaving: &[&Key]) -> Bytes {
+        let theirs = leaving.iter().filter(|key| self.is_same_tenant(key, claim));
+        theirs.map(|key| self.ledger.share(device, &key.artefact)).sum()
     }
 
     /// What it costs that a resident leaves for the first of `claims`; `None` where it must not.
@@ -118,12 +168,15 @@ impl Table {
             here.partition(|(_, resident)| resident.state != State::Ready);
         let mut leaving: Vec<&ArtefactId> =
             leaving.into_iter().map(|(key, _)| &key.artefact).collect();
-        let mut candidates: Vec<(bool, u64, &Key)> = staying
+        let mut candidates: Vec<(bool, f64, &Key)> = staying
             .into_iter()
             .filter(|(key, _)| !self.is_kept(&key.artefact.model))
-            .map(|(key, resident)| (resident.leases > 0, resident.used_sequence, key))
+            .map(|(key, resident)| (resident.leases > 0, resident.worth, key))
             .collect();
-        candidates.sort_unstable();
+        candidates.sort_unstable_by(|a, b| {
+            let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);
+            a.0.cmp(&b.0).then(worth).then(a.2.cmp(b.2))
+        });
         let mut chosen = Vec::new();
         for (_, _, key) in candidates {
             if self.ledger.freed_by(device, leaving.iter().copied()) >= over {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelKind};
 
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::loader::{Fetched, Resolution};
 use crate::table::{Effect, Event, Key, Table, WaiterId};
 use crate::testing::{artefact, model, version};
@@ -16,8 +16,9 @@ pub(super) struct Bench {
     waiters: u64,
 }
 
+/// By least recent use, so that a sentence need not say how often and how long.
 pub(super) fn bench() -> Bench {
-    bench_with(Config::default())
+    bench_with(Config { policy: Policy::LeastRecentlyUsed, ..Config::default() })
 }
 
 pub(super) fn bench_with(config: Config) -> Bench {

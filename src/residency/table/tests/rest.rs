@@ -48,6 +48,7 @@ impl World {
         for model in kept {
             self.tell(Event::KeepChanged { model, kept: false });
         }
+        self.table.config.tenants.clear();
         for device in self.budgets.clone().into_keys() {
             self.set_budget(device, 100);
         }

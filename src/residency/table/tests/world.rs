@@ -8,7 +8,7 @@ use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelId, ModelKind, Version,
 };
 
-use crate::config::Config;
+use crate::config::{Collation, Config, Policy, TenantLimits};
 use crate::loader::{Fetched, Resolution};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
@@ -89,11 +89,21 @@ impl World {
             refresh_every: seconds(1 + dice.below(8) as u64),
             idle_ttl: dice.one_in(3).then(|| seconds(3 + dice.below(10) as u64)),
             minimum_residence: seconds(if dice.one_in(3) { 2 } else { 0 }),
+            policy: [Policy::LeastRecentlyUsed, Policy::GreedyDual][dice.below(2)],
+            collation: Collation {
+                most_waited_first: dice.one_in(2),
+                overtaken_at_most: 1 + dice.below(6) as u32,
+                overtaken_within: seconds(1 + dice.below(20) as u64),
+            },
+            tenants: Self::tenants(dice),
         };
         let now = Instant::now();
         let devices = budgets.iter().map(|(id, budget)| (*id, Bytes(*budget))).collect();
-        let models: Vec<ModelId> =
-            ["a", "b", "c", "d", "e"].iter().take(3 + dice.below(3)).map(|n| model(n)).collect();
+        let models: Vec<ModelId> = ["t/a", "u/b", "t/c", "u/d", "e"]
+            .iter()
+            .take(3 + dice.below(3))
+            .map(|n| model(n))
+            .collect();
         Self {
             table: Table::new(config.clone(), devices, now),
             now,
@@ -119,6 +129,19 @@ impl World {
             next_waiter: 0,
             stopping: false,
         }
+    }
+
+    fn tenants(dice: &mut Dice) -> BTreeMap<String, TenantLimits> {
+        let mut tenants = BTreeMap::new();
+        for name in ["t", "u"] {
+            if dice.one_in(2) {
+                let floor = Bytes(if dice.one_in(2) { dice.below(60) as u64 } else { 0 });
+                let ceiling = dice.one_in(3).then(|| Bytes(30 + dice.below(90) as u64));
+                let share = [0.5, 1.0, 3.0][dice.below(3)];
+                tenants.insert(name.to_owned(), TenantLimits { floor, ceiling, share });
+            }
+        }
+        tenants
     }
 
     /// One thing happens.
@@ -252,7 +275,7 @@ impl World {
 
     pub(super) fn kind(model: &ModelId) -> ModelKind {
         match model.target.as_str() {
-            "a" | "b" => ModelKind::Handler,
+            "t/a" | "u/b" => ModelKind::Handler,
             _ => ModelKind::Embedding,
         }
     }

@@ -1,0 +1,144 @@
+//! Who goes first: the order in which loads are served, and what bounds it.
+
+use std::cmp::Reverse;
+
+use roundhouse_types::{ArtefactId, Bytes};
+
+use super::Table;
+use super::state::{Fetch, Job, Purpose, Resident, Room, Waiter};
+
+impl Table {
+    /// Loads in the order in which they are served. Those that nobody waits for come last,
+    /// and before them those of tenants that had more than their share. Of the others, first
+    /// those that were overtaken enough, by arrival; then those that most requests wait for.
+    pub(super) fn jobs_in_order(&self) -> Vec<ArtefactId> {
+        let mut order: Vec<_> = self
+            .jobs
+            .iter()
+            .map(|(artefact, job)| {
+                let Some(first) = self.first_waiter(artefact) else {
+                    return ((true, false, false, Reverse(0), job.sequence), artefact);
+                };
+                let is_over_share = self.is_over_share(&artefact.model);
+                let is_due = self.is_due(job, first);
+                let many = if self.config.collation.most_waited_first && !is_due {
+                    self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len())
+                } else {
+                    0
+                };
+                ((false, is_over_share, !is_due, Reverse(many), first.sequence), artefact)
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, artefact)| artefact.clone()).collect()
+    }
+
+    /// Whether nobody who came later may be given a load before this one.
+    fn is_due(&self, job: &Job, first: &Waiter) -> bool {
+        let bound = self.config.collation;
+        job.overtaken >= bound.overtaken_at_most
+            || self.now.saturating_duration_since(first.arrived) >= bound.overtaken_within
+    }
+
+    /// The first caller that waits for this load.
+    pub(super) fn first_waiter(&self, artefact: &ArtefactId) -> Option<&Waiter> {
+        let entry = self.models.peek(&artefact.model)?;
+        let aimed = entry.refreshers.iter().filter(|id| {
+            let purpose = self.waiters.get(**id).map(|waiter| &waiter.purpose);
+            matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if *aimed == artefact.version)
+        });
+        let first = entry.waiters.iter().take(1).chain(aimed);
+        first.filter_map(|id| self.waiters.get(*id)).min_by_key(|waiter| waiter.sequence)
+    }
+
+    pub(super) fn is_wanted(&self, artefact: &ArtefactId) -> bool {
+        self.first_waiter(artefact).is_some()
+    }
+
+    /// A load begins: counts its requests against the earlier ones that go on waiting, and
+    /// says how many loads it passed.
+    pub(super) fn overtake(&mut self, chosen: &ArtefactId) -> usize {
+        let waiting = self.models.peek(&chosen.model).map(|entry| &entry.waiters);
+        let arrivals: Vec<u64> = waiting
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.waiters.get(*id))
+            .map(|waiter| waiter.sequence)
+            .collect();
+        let passed: Vec<(ArtefactId, u32)> = self
+            .jobs
+            .iter()
+            .filter(|(artefact, job)| *artefact != chosen && !job.is_loading())
+            .filter_map(|(artefact, _)| {
+                let first = self.first_waiter(artefact)?.sequence;
+                let later = arrivals.iter().filter(|sequence| **sequence > first).count();
+                // A load that nobody waits for passes like one request.
+                let passed = if arrivals.is_empty() { 1 } else { later };
+                Some((artefact.clone(), u32::try_from(passed).unwrap_or(u32::MAX)))
+            })
+            .filter(|(_, requests)| *requests > 0)
+            .collect();
+        let loads = passed.len();
+        for (artefact, requests) in passed {
+            if let Some(job) = self.jobs.get_mut(&artefact) {
+                job.overtaken = job.overtaken.saturating_add(requests);
+            }
+        }
+        loads
+    }
+
+    /// Whether room shall be looked for now. Not before something can be done with it: the
+    /// later a load is chosen, the more requests it answers.
+    pub(super) fn has_turn(&self, job: &Job) -> bool {
+        match job.fetch {
+            // What may evict nobody takes nothing from others and wants to be told at once.
+            _ if !job.evict => true,
+            Fetch::Queued => job.fetch_bytes > Bytes::ZERO && self.may_fetch(job.fetch_bytes),
+            Fetch::Running { .. } => job.fetch_bytes > Bytes::ZERO,
+            Fetch::Whole { .. } => {
+                let ahead = self.jobs.iter().filter(|(artefact, other)| {
+                    other.is_whole()
+                        && other.is_handler() == job.is_handler()
+                        && !matches!(other.room, Room::Wanted)
+                        && !self.waits_for_leases(artefact)
+                });
+                ahead.count() < self.load_slots(job)
+            }
+        }
+    }
+
+    /// Whether requests have to end before this load can begin.
+    fn waits_for_leases(&self, artefact: &ArtefactId) -> bool {
+        let is_held = |resident: &Resident| {
+            resident.leases > 0 && resident.claimed_by.as_ref() == Some(artefact)
+        };
+        self.residents.values().any(is_held)
+    }
+
+    /// Loads whose files are whole and that wait for requests to end.
+    pub(super) fn waiting_for_leases(&self) -> usize {
+        let whole = self.jobs.iter().filter(|(_, job)| job.is_whole());
+        whole.filter(|(artefact, _)| self.waits_for_leases(artefact)).count()
+    }
+
+    /// How many loads of this one's kind may run at once.
+    pub(super) fn load_slots(&self, job: &Job) -> usize {
+        if job.is_handler() { self.config.max_handler_loads } else { self.config.max_loads }
+    }
+
+    /// Whether a fetch of so much may begin. One that is smaller than what every running one
+    /// has still to bring need not wait for them: with its fair share of the network it would
+    /// be done before any of them.
+    pub(super) fn may_fetch(&self, bytes: Bytes) -> bool {
+        let running = self.jobs.values().filter(|job| {
+            matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO
+        });
+        let left = running.map(|job| job.fetch_bytes.saturating_sub(job.fetched_bytes));
+        let (count, least) =
+            left.fold((0, None), |(count, least): (usize, Option<Bytes>), left| {
+                (count + 1, Some(least.map_or(left, |least| least.min(left))))
+            });
+        let slots = self.config.max_fetches;
+        count < slots || (count < 2 * slots && least.is_some_and(|least| bytes < least))
+    }
+}

@@ -1,0 +1,121 @@
+//! Tenants: whose bytes may not be taken, who may take no more, and whose turn it is.
+
+use std::collections::BTreeMap;
+
+use roundhouse_types::{ArtefactId, Bytes, ModelId};
+
+use super::Table;
+use super::room::need;
+use super::state::Room;
+use crate::config::{TenantLimits, tenant};
+
+/// How many average loads a tenant may be ahead of the one that is furthest behind.
+const AHEAD: f64 = 2.0;
+/// Weight of the newest load in the average.
+const NEWEST: f64 = 0.1;
+
+/// What tenants were given of the loader, in bytes over their share: start-time fair queueing
+/// (Goyal, Vin, Cheng, SIGCOMM 1996), with some slack so that popular models may go first.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// What the one that is furthest behind, of those that wait, has had.
+    clock: f64,
+    /// Those that had more. Others are taken to have had as much as the clock says.
+    had: BTreeMap<String, f64>,
+    /// What a load brings, on average.
+    average: f64,
+}
+
+impl Turns {
+    fn had(&self, tenant: &str) -> f64 {
+        self.had.get(tenant).copied().unwrap_or_default().max(self.clock)
+    }
+}
+
+impl Table {
+    fn limits(&self, tenant: &str) -> TenantLimits {
+        self.config.tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Whether its tenant had so much of the loader that others who wait go first.
+    pub(super) fn is_over_share(&self, model: &ModelId) -> bool {
+        let ahead = self.turns.had(tenant(model)) - self.turns.clock;
+        ahead > AHEAD * self.turns.average
+    }
+
+    /// A load begins: its tenant is given that much, and the clock follows whoever of
+    /// those that wait is furthest behind.
+    pub(super) fn take_turn(&mut self, artefact: &ArtefactId) {
+        let Some(job) = self.jobs.get(artefact) else {
+            return;
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a share, not an account")]
+        let bytes = (job.fetch_bytes + need(job)).0 as f64;
+        let behind = self
+            .jobs
+            .iter()
+            .filter(|(other, job)| !job.is_loading() && self.is_wanted(other))
+            .map(|(other, _)| self.turns.had(tenant(&other.model)))
+            .fold(self.turns.had(tenant(&artefact.model)), f64::min);
+        let name = tenant(&artefact.model);
+        let had = self.turns.had(name) + bytes / self.limits(name).share;
+        let turns = &mut self.turns;
+        turns.clock = behind;
+        turns.had.insert(name.to_owned(), had);
+        turns.had.retain(|_, had| *had > behind);
+        turns.average += if turns.average == 0.0 { 1.0 } else { NEWEST } * (bytes - turns.average);
+    }
+
+    /// What a tenant's residents take; bytes that several hold are split among them.
+    pub(super) fn tenant_bytes(&self, name: &str) -> Bytes {
+        let theirs = self.residents.keys().filter(|key| tenant(&key.artefact.model) == name);
+        theirs.map(|key| self.ledger.share(key.device, &key.artefact)).sum()
+    }
+
+    /// By how much its tenant's ceiling would be exceeded when this load came on top of what
+    /// is there and promised; so much must leave of its own.
+    pub(super) fn above_ceiling(&self, artefact: &ArtefactId) -> Bytes {
+        let name = tenant(&artefact.model);
+        let Some(ceiling) = self.limits(name).ceiling else {
+            return Bytes::ZERO;
+        };
+        let is_theirs = |other: &ArtefactId| other == artefact || tenant(&other.model) == name;
+        let coming = self.jobs.iter().filter(|(other, job)| {
+            is_theirs(other) && (*other == artefact || !matches!(job.room, Room::Wanted))
+        });
+        let coming: Bytes = coming.map(|(_, job)| need(job)).sum();
+        (self.tenant_bytes(name) + coming).saturating_sub(ceiling)
+    }
+
+    /// The most a load of this model may take: its tenant's ceiling, where it has one.
+    pub(super) fn ceiling(&self, model: &ModelId) -> Option<Bytes> {
+        self.limits(tenant(model)).ceiling
+    }
+
+    /// What residents of its tenant that are not kept take: so much can leave for it.
+    pub(super) fn given_at_most(&self, artefact: &ArtefactId) -> Bytes {
+        let name = tenant(&artefact.model);
+        let theirs = self.residents.keys().filter(|key| {
+            let model = &key.artefact.model;
+            tenant(model) == name && (*model == artefact.model || !self.is_kept(model))
+        });
+        theirs.map(|key| self.ledger.share(key.device, &key.artefact)).sum()
+    }
+
+    /// What other tenants' floors keep from loads of this model.
+    pub(super) fn foreign_floors(&self, model: &ModelId) -> Bytes {
+        let others = self.config.tenants.iter().filter(|(name, _)| *name != tenant(model));
+        others.map(|(name, limits)| limits.floor.min(self.tenant_bytes(name))).sum()
+    }
+
+    /// What each tenant with a floor has beyond it: so much others' loads may take of theirs.
+    /// Tenants that are not in it have no floor.
+    pub(super) fn beyond_floors(&self) -> BTreeMap<String, Bytes> {
+        let with_floor =
+            self.config.tenants.iter().filter(|(_, limits)| limits.floor > Bytes::ZERO);
+        let beyond = with_floor.map(|(name, limits)| {
+            (name.clone(), self.tenant_bytes(name).saturating_sub(limits.floor))
+        });
+        beyond.collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! What it is worth that a resident stays: who leaves first among those that may.
+
+use std::collections::BTreeMap;
+
+use roundhouse_types::{Bytes, DeviceId, ModelId};
+
+use super::Table;
+use super::event::Key;
+use super::state::Arrival;
+use crate::config::Policy;
+
+/// Grants after which a request counts half. On a replayed trace of 27,000 requests anything
+/// from 300 to never loads about as little; fading lets go of what was popular last month.
+const HALF_LIFE: f64 = 1000.0;
+/// A reload that seems to take no time still costs this many seconds.
+const LEAST_RELOAD: f64 = 0.001;
+/// Weight of the newest reload.
+const NEWEST: f64 = 0.5;
+
+/// How often a model was asked for, older requests counting less.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Frequency {
+    count: f64,
+    /// The grant of all models at which it was last counted.
+    at: u64,
+}
+
+impl Frequency {
+    fn at(self, grant: u64) -> f64 {
+        self.count * (-float(grant.saturating_sub(self.at)) / HALF_LIFE).exp2()
+    }
+}
+
+/// How far each device has aged, in the worth of what left it: a resident must be worth more
+/// than what left before it was used.
+#[derive(Debug, Default)]
+pub(super) struct Ages {
+    by_device: BTreeMap<DeviceId, f64>,
+    grants: u64,
+}
+
+impl Ages {
+    /// A resident of this worth leaves for another.
+    pub(super) fn left(&mut self, device: DeviceId, worth: f64) {
+        let age = self.by_device.entry(device).or_default();
+        *age = age.max(worth);
+    }
+
+    fn of(&self, device: DeviceId) -> f64 {
+        self.by_device.get(&device).copied().unwrap_or_default()
+    }
+}
+
+impl Table {
+    /// A request of this model is answered.
+    pub(super) fn count_use(&mut self, model: &ModelId) {
+        self.ages.grants += 1;
+        let grants = self.ages.grants;
+        let frequency = &mut self.model_mut(model).frequency;
+        *frequency = Frequency { count: frequency.at(grants) + 1.0, at: grants };
+    }
+
+    /// A resident is in use now.
+    pub(super) fn used(&mut self, key: &Key) {
+        let (now, sequence) = (self.now, self.next_sequence());
+        let Some(resident) = self.residents.get(key) else {
+            return;
+        };
+        let bytes = resident.footprint.total();
+        let worth = match self.config.policy {
+            Policy::LeastRecentlyUsed => float(sequence),
+            Policy::GreedyDual => {
+                self.ages.of(key.device) + self.reloads_per_byte(&key.artefact.model, bytes)
+            }
+        };
+        if let Some(resident) = self.residents.get_mut(key) {
+            resident.last_used = now;
+            resident.used_sequence = sequence;
+            resident.worth = worth;
+        }
+    }
+
+    /// Seconds of reloading that its requests would cost, per mebibyte that it takes.
+    fn reloads_per_byte(&self, model: &ModelId, bytes: Bytes) -> f64 {
+        let Some(entry) = self.models.peek(model) else {
+            return 0.0;
+        };
+        let reload = entry.reload.unwrap_or_default().max(LEAST_RELOAD);
+        let mebibytes = float(bytes.0.max(1)) / float(1 << 20);
+        entry.frequency.at(self.ages.grants) * reload / mebibytes
+    }
+
+    /// Remembers how long a model took to come. A fetch counts too: one that is fetched each
+    /// time has a dear reload, one that stays on disk soon has not.
+    pub(super) fn learn_reload(&mut self, model: &ModelId, arrival: Arrival) {
+        let took = |(begin, end): (std::time::Instant, std::time::Instant)| {
+            end.saturating_duration_since(begin).as_secs_f64()
+        };
+        let seconds = took(arrival.fetch) + took(arrival.load);
+        let reload = &mut self.model_mut(model).reload;
+        *reload = Some(reload.map_or(seconds, |known| known + NEWEST * (seconds - known)));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an order, not an account")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
