@@ -70,6 +70,8 @@ pub enum Error {
         model: ModelId,
         /// The limit.
         waiters: usize,
+        /// When they may be answered, where that can be told.
+        estimate: Option<Duration>,
     },
     /// Too many requests wait in all.
     #[error("{waiters} requests wait for models already")]
@@ -139,7 +141,8 @@ impl Error {
             | Self::AboveCeiling { .. }
             | Self::NotLoaded { .. }
             | Self::Quarantined { .. } => RetryHint::Never,
-            Self::NotReady { estimate: Some(estimate), .. } => RetryHint::After(*estimate),
+            Self::NotReady { estimate: Some(estimate), .. }
+            | Self::ModelQueueFull { estimate: Some(estimate), .. } => RetryHint::After(*estimate),
             Self::NoRoomNow { .. }
             | Self::NotReady { .. }
             | Self::LoadTimedOut { .. }

@@ -2,6 +2,7 @@
 
 mod build;
 mod faces;
+mod preload;
 mod settings;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::preload::Wishes;
 use crate::admin::{self, Vitals};
 use crate::config::Config;
 use crate::error::Error;
@@ -72,6 +74,7 @@ pub(crate) async fn start(
         None => None,
     };
     let drain_timeout = config.shutdown.drain_timeout;
+    let wishes = Wishes::of(&config.endpoints);
     let app = build::build(config, credentials).await?;
     let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let data_url = url(&data)?;
@@ -86,6 +89,7 @@ pub(crate) async fn start(
     if let Some(listener) = health {
         ports.push(tokio::spawn(http::serve(listener, health_router, stop_admin.clone())));
     }
+    tokio::spawn(wishes.fulfil(residency.clone()));
     vitals.set_ready(true);
     info!(data = %data_url, admin = %admin_url, "ready");
     Ok(Running {

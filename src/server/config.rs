@@ -2,7 +2,7 @@
 //! environment and flags.
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
-//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores),
+//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
 //! `units` (durations, addresses), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use roundhouse_residency::Policy;
 use roundhouse_types::{Bytes, DeviceId, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
@@ -23,12 +24,14 @@ mod handlers;
 mod keys;
 mod raw;
 mod resolve;
+mod tenants;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
 pub use endpoints::{Endpoint, Mount, Secret};
+pub use tenants::Tenant;
 
 use crate::cli::ServeFlags;
 
@@ -54,12 +57,14 @@ impl fmt::Display for Fault {
 }
 
 /// Every setting, resolved and checked. Prints without secrets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where we listen.
     pub listen: Listen,
     /// The fronts and their stores; none only under the container contract.
     pub endpoints: Vec<Endpoint>,
+    /// What is promised to tenants and asked of them.
+    pub tenants: Vec<Tenant>,
     /// The device and its budget.
     pub memory: Memory,
     /// The disk cache.
@@ -158,6 +163,14 @@ pub struct Residency {
     pub concurrent_fetches: usize,
     /// Models that may be loaded from disk at a time.
     pub concurrent_loads: usize,
+    /// Who leaves first.
+    pub policy: Policy,
+    /// Whether the load that most requests wait for goes first.
+    pub collation: bool,
+    /// Later requests that may be given a load before an earlier one is.
+    pub overtaken_at_most: usize,
+    /// How long a request may be overtaken.
+    pub overtaken_within: Duration,
 }
 
 /// `[serving]`: limits of a request.

@@ -6,8 +6,8 @@ use roundhouse_types::{Failure, ModelId, Tier};
 
 use super::Table;
 use super::event::{Effect, Grant, Key, LoadReport, Report, WaiterId};
-use super::state::{Fetch, Purpose, Room, State, Waiter};
-use crate::error::{Error, Progress};
+use super::state::{Purpose, State, Waiter};
+use crate::error::Error;
 
 impl Table {
     pub(super) fn acquire(
@@ -81,7 +81,8 @@ impl Table {
             entry.waiters.len() + entry.refreshers.len() + entry.unloaders.len()
         });
         if waiting >= waiters {
-            let failure = Error::ModelQueueFull { model: model.clone(), waiters }.into();
+            let (_, estimate) = self.progress(model);
+            let failure = Error::ModelQueueFull { model: model.clone(), waiters, estimate }.into();
             self.refuse_caller(id, model, &failure);
             return false;
         }
@@ -177,41 +178,5 @@ impl Table {
     pub(super) fn trouble_told(&self, model: &ModelId) -> Option<Failure> {
         let trouble = self.models.peek(model)?.trouble.as_ref()?;
         (trouble.until > self.now).then(|| trouble.told(self.now))
-    }
-
-    /// Why a waiter whose time is over has no lease yet.
-    pub(super) fn not_ready(&self, model: &ModelId) -> Failure {
-        let (progress, estimate) = self.progress(model);
-        Error::NotReady { model: model.clone(), progress, estimate }.into()
-    }
-
-    pub(super) fn progress(&self, model: &ModelId) -> (Progress, Option<Duration>) {
-        let Some(entry) = self.models.peek(model) else {
-            return (Progress::Resolving, None);
-        };
-        let Some(job) = entry.jobs.last().and_then(|artefact| self.jobs.get(artefact)) else {
-            let leases = entry.residents.iter().filter_map(|key| self.residents.get(key));
-            return match leases.map(|resident| resident.leases).reduce(|a, b| a + b) {
-                Some(leases) => (Progress::Leaving { leases }, None),
-                None => (Progress::Resolving, None),
-            };
-        };
-        let need = job.footprint.map(|footprint| footprint.total()).unwrap_or_default();
-        let (done, total) = (job.fetched_bytes, job.fetch_bytes);
-        match (job.fetch, job.room, job.obstacle) {
-            (Fetch::Whole { .. }, Room::Loading { since, .. }, _) => {
-                let whole = self.rates.estimate(roundhouse_types::Bytes::ZERO, need);
-                let spent = self.now.saturating_duration_since(since);
-                (Progress::Loading, whole.map(|whole| whole.saturating_sub(spent)))
-            }
-            (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
-                (Progress::WaitingForRoom { need, obstacle }, None)
-            }
-            (Fetch::Whole { .. }, _, _) => (Progress::WaitingForVictims, None),
-            (Fetch::Queued | Fetch::Running { .. }, _, _) => {
-                let estimate = self.rates.estimate(total.saturating_sub(done), need);
-                (Progress::Fetching { done, total }, estimate)
-            }
-        }
     }
 }

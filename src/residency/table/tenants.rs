@@ -73,18 +73,24 @@ impl Table {
     }
 
     /// By how much its tenant's ceiling would be exceeded when this load came on top of what
-    /// is there and promised; so much must leave of its own.
+    /// is there and promised; so much must leave of its own, beside what leaves for others.
     pub(super) fn above_ceiling(&self, artefact: &ArtefactId) -> Bytes {
         let name = tenant(&artefact.model);
         let Some(ceiling) = self.limits(name).ceiling else {
             return Bytes::ZERO;
         };
-        let is_theirs = |other: &ArtefactId| other == artefact || tenant(&other.model) == name;
+        let is_theirs = |other: &ArtefactId| tenant(&other.model) == name;
         let coming = self.jobs.iter().filter(|(other, job)| {
             is_theirs(other) && (*other == artefact || !matches!(job.room, Room::Wanted))
         });
         let coming: Bytes = coming.map(|(_, job)| need(job)).sum();
-        (self.tenant_bytes(name) + coming).saturating_sub(ceiling)
+        let staying = self.residents.iter().filter(|(key, resident)| {
+            let claim = resident.claimed_by.as_ref();
+            is_theirs(&key.artefact) && claim.is_none_or(|claim| claim == artefact)
+        });
+        let staying: Bytes =
+            staying.map(|(key, _)| self.ledger.share(key.device, &key.artefact)).sum();
+        (staying + coming).saturating_sub(ceiling)
     }
 
     /// The most a load of this model may take: its tenant's ceiling, where it has one.

@@ -5,10 +5,11 @@ use std::num::NonZeroUsize;
 use roundhouse_engine::EngineConfig;
 use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::LoadSettings;
+use roundhouse_residency::{Collation, TenantLimits};
 use roundhouse_store::{CatalogConfig, RetryConfig};
 use roundhouse_types::Bytes;
 
-use crate::config::Config;
+use crate::config::{Config, Tenant};
 use crate::error::Error;
 
 pub(super) fn load(config: &Config) -> LoadSettings {
@@ -66,8 +67,20 @@ pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
         refresh_every: of.refresh_every,
         idle_ttl: of.idle_ttl,
         minimum_residence: of.minimum_residence,
+        policy: of.policy,
+        collation: Collation {
+            most_waited_first: of.collation,
+            overtaken_at_most: u32::try_from(of.overtaken_at_most).unwrap_or(u32::MAX),
+            overtaken_within: of.overtaken_within,
+        },
+        tenants: config.tenants.iter().map(limits).collect(),
         ..roundhouse_residency::Config::default()
     }
+}
+
+fn limits(tenant: &Tenant) -> (String, TenantLimits) {
+    let limits = TenantLimits { floor: tenant.floor, ceiling: tenant.ceiling, share: tenant.share };
+    (tenant.name.clone(), limits)
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {

@@ -22,6 +22,10 @@ pub struct Endpoint {
     pub name: EndpointName,
     /// Whether its targets may be Python handlers; absent is what `[handlers]` says.
     pub handlers: Option<bool>,
+    /// Targets that are loaded when the server starts, in this order.
+    pub preload: Vec<TargetName>,
+    /// Targets that stay once they are loaded.
+    pub keep: Vec<TargetName>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -109,7 +113,13 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             );
             continue;
         }
-        endpoints.push(Endpoint { name, handlers: None, mounts: vec![Mount::plain(uri)] });
+        endpoints.push(Endpoint {
+            name,
+            handlers: None,
+            preload: Vec::new(),
+            keep: Vec::new(),
+            mounts: vec![Mount::plain(uri)],
+        });
     }
     endpoints
 }
@@ -172,6 +182,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 None
             }
         };
+        let preload = targets(entry, "preload", &at, sources);
+        let keep = targets(entry, "keep", &at, sources);
         let name = match entry.get("name").map(|name| name.as_str().map(str::parse::<EndpointName>))
         {
             Some(Some(Ok(name))) => name,
@@ -193,9 +205,32 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, mounts });
+        endpoints.push(Endpoint { name, handlers, preload, keep, mounts });
     }
     endpoints
+}
+
+/// A list of targets' names.
+fn targets(entry: &toml::Table, key: &str, at: &str, sources: &mut Sources<'_>) -> Vec<TargetName> {
+    let Some(value) = entry.get(key) else {
+        return Vec::new();
+    };
+    let mut targets = Vec::new();
+    let names = value.as_array().map(|names| names.iter().map(toml::Value::as_str));
+    let Some(Some(names)) = names.map(Iterator::collect::<Option<Vec<_>>>) else {
+        let expected = "expected a list of targets' names in quotes";
+        sources.fault(format!("{at}.{key}"), expected);
+        return targets;
+    };
+    for name in names {
+        match name.parse() {
+            Ok(target) => targets.push(target),
+            Err(why) => {
+                sources.fault(format!("{at}.{key}"), format!("'{name}' is not a target: {why}"));
+            }
+        }
+    }
+    targets
 }
 
 fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> Vec<Mount> {

@@ -95,6 +95,10 @@ pub(super) const KEYS: &[Key] = &[
     key("residency.max_waiters", Written::Count),
     key("residency.concurrent_fetches", Written::Count),
     key("residency.concurrent_loads", Written::Count),
+    key("residency.policy", Written::Text),
+    key("residency.collation", Written::Switch),
+    key("residency.overtaken_at_most", Written::Count),
+    key("residency.overtaken_within", Written::Text),
     key("serving.request_timeout", Written::Text),
     key("serving.stream_timeout", Written::Text),
     key("serving.hold", Written::Text),
@@ -134,7 +138,10 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of an `[[endpoint]]`.
-pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "handlers", "mount"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "handlers", "preload", "keep", "mount"];
+
+/// Keys of a `[[tenant]]`.
+pub(super) const TENANT_KEYS: &[&str] = &["name", "floor", "ceiling", "share"];
 
 /// Keys of an `[[endpoint.mount]]`.
 pub(super) const MOUNT_KEYS: &[&str] = &[
@@ -157,11 +164,11 @@ pub(super) fn find(name: &str) -> &'static Key {
     KEYS.iter().find(|key| key.name == name).expect("callers name keys of the table")
 }
 
-/// Faults for every key of the file that is not known. `endpoint` is left to its own reader.
+/// Faults for every key of the file that is not known. The lists are left to their readers.
 pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (section, value) in file {
-        if section == "version" || section == "endpoint" {
+        if ["version", "endpoint", "tenant"].contains(&section.as_str()) {
             continue;
         }
         let known_section = KEYS.iter().any(|key| section_of(key.name) == section);
@@ -203,7 +210,7 @@ fn section_of(name: &str) -> &str {
 }
 
 fn sections() -> Vec<&'static str> {
-    let mut sections = vec!["version", "endpoint"];
+    let mut sections = vec!["version", "endpoint", "tenant"];
     for key in KEYS {
         let section = section_of(key.name);
         if !sections.contains(&section) {

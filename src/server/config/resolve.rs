@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use roundhouse_residency::Policy;
 use roundhouse_types::{Bytes, DeviceId};
 use tracing_subscriber::EnvFilter;
 
@@ -11,7 +12,7 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, Shutdown, Store, defaults, endpoints, handlers,
+    Serving, Shutdown, Store, defaults, endpoints, handlers, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
     let config = Config {
         listen: listen(&mut sources, container.contract),
         endpoints: endpoints::resolve(&mut sources),
+        tenants: tenants::resolve(&mut sources),
         memory: memory(&mut sources),
         cache: cache(&mut sources),
         store: store(&mut sources),
@@ -43,6 +45,11 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         log: log(&mut sources),
         container,
     };
+    let promised: Bytes = config.tenants.iter().map(|tenant| tenant.floor).sum();
+    if let Some(budget) = config.memory.budget.filter(|budget| promised > *budget) {
+        let message = format!("the floors sum up to {promised}, and memory.budget is {budget}");
+        sources.fault("tenant", message);
+    }
     (config, sources.into_faults())
 }
 
@@ -205,6 +212,22 @@ fn residency(sources: &mut Sources<'_>) -> Residency {
         concurrent_loads: sources
             .count("residency.concurrent_loads", 1..=64)
             .unwrap_or(defaults::CONCURRENT_LOADS),
+        policy: sources.optional("residency.policy", policy).unwrap_or(defaults::POLICY),
+        collation: sources.switch("residency.collation").unwrap_or(true),
+        overtaken_at_most: sources
+            .count("residency.overtaken_at_most", 0..=1_000_000)
+            .unwrap_or(defaults::OVERTAKEN_AT_MOST),
+        overtaken_within: sources
+            .duration("residency.overtaken_within", Duration::ZERO..=HOUR)
+            .unwrap_or(defaults::OVERTAKEN_WITHIN),
+    }
+}
+
+fn policy(text: &str) -> Result<Policy, String> {
+    match text {
+        "greedy-dual" => Ok(Policy::GreedyDual),
+        "lru" => Ok(Policy::LeastRecentlyUsed),
+        _ => Err(format!("'{text}' is not a policy: write greedy-dual or lru")),
     }
 }
 

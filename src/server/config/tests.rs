@@ -69,7 +69,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting = body.starts_with("[[endpoint")
+            let setting = ["[[endpoint", "[[tenant"].iter().any(|list| body.starts_with(list))
                 || body.split_once(" = ").is_some_and(|(key, _)| {
                     !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 });
@@ -82,6 +82,22 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
     assert_eq!(config.listen.health, Some("0.0.0.0:8082".parse().unwrap()));
     assert_eq!(config.memory.budget, Some(Bytes::gib(24)));
     assert_eq!(config.residency.idle_ttl, Some(Duration::from_secs(3600)));
+    assert_eq!(config.endpoints[0].preload.len(), 2);
+    assert_eq!(config.tenants[0].ceiling, Some(Bytes::gib(12)));
+}
+
+#[test]
+fn what_tenants_are_promised_is_checked() {
+    let tenant = |keys: &str| fault_keys(&format!("[[tenant]]\n{keys}\n"));
+    assert_eq!(tenant("name = \"acme\"\nfloor = \"1GiB\"\nceiling = \"2GiB\"\nshare = 2"), [""; 0]);
+    assert_eq!(tenant("floor = \"1GiB\""), ["tenant[0].name"]);
+    assert_eq!(tenant("name = \"a/b\""), ["tenant[0].name"]);
+    assert_eq!(tenant("name = \"a\"\nfloor = \"2GiB\"\nceiling = \"1GiB\""), ["tenant[0].ceiling"]);
+    assert_eq!(tenant("name = \"a\"\nshare = 0"), ["tenant[0].share"]);
+    assert_eq!(tenant("name = \"a\"\nflor = 1"), ["tenant[0].flor"]);
+    assert_eq!(tenant("name = \"a\"\n[[tenant]]\nname = \"a\""), ["tenant[1].name"]);
+    let promised = "[memory]\nbudget = \"1GiB\"\n[[tenant]]\nname = \"a\"\nfloor = \"2GiB\"";
+    assert_eq!(fault_keys(promised), ["tenant"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, ErrorKind};
+use roundhouse_types::{Bytes, ErrorKind, RetryHint};
 
 use super::bench::{Bench, bench, bench_with, granted, key, loads, unloads};
 use crate::config::{Collation, Config, TenantLimits};
@@ -286,4 +286,33 @@ fn by_recency_the_least_recently_used_leaves_however_often_it_was_used() {
     (0..3).for_each(|_| use_once(&mut bench, "often"));
     resident_that_took(&mut bench, "late", 50, SECOND);
     bring(&mut bench, "new", 50, "often");
+}
+
+#[test]
+fn who_is_told_to_come_again_is_told_when() {
+    let mut bench = one_load_at_a_time(collation());
+    bench.table.config.max_fetches = 1;
+    bench.acquire("measured");
+    bench.resolved("measured", 20);
+    bench.now += 2 * SECOND;
+    bench.fetched("measured", 20);
+    bench.now += SECOND;
+    bench.loaded("measured", 20);
+    // From here on 10 bytes a second are fetched and 20 are loaded.
+    bench.acquire("first");
+    bench.resolved("first", 20);
+    bench.acquire("second");
+    bench.resolved("second", 30);
+    let told = |bench: &Bench, name| bench.table.not_ready(&model(name)).retry();
+    let after = |seconds| RetryHint::After(Duration::from_secs_f64(seconds));
+    assert_eq!(told(&bench, "first"), after(2.0 + 1.0));
+    assert_eq!(told(&bench, "second"), after(2.0 + 3.0 + 1.5));
+    bench.now += SECOND;
+    let artefact = key("first").artefact;
+    bench.on(Event::Progressed { artefact, bytes: Bytes(5) });
+    assert_eq!(told(&bench, "first"), after(3.0 + 1.0), "it comes at half the speed");
+    bench.fetched("first", 20);
+    bench.now += SECOND / 4;
+    bench.on(Event::TimePassed);
+    assert_eq!(told(&bench, "first"), after(0.75));
 }

@@ -1,0 +1,129 @@
+//! How far a model is and when it may be ready, for those who are told to come again.
+
+use std::time::Duration;
+
+use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
+
+use super::Table;
+use super::room::need;
+use super::state::{Fetch, Job, Room};
+use crate::error::{Error, Progress};
+
+/// Weight of the newest measurement.
+const NEWEST: f64 = 0.3;
+
+/// Measured rates of fetches and loads, in bytes a second, each as it ran beside others.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    fetch: Option<f64>,
+    load: Option<f64>,
+}
+
+impl Rates {
+    pub(super) fn fetched(&mut self, bytes: Bytes, took: Duration) {
+        learn(&mut self.fetch, bytes, took);
+    }
+
+    pub(super) fn loaded(&mut self, bytes: Bytes, took: Duration) {
+        learn(&mut self.load, bytes, took);
+    }
+}
+
+impl Table {
+    /// Why a waiter whose time is over has no lease yet.
+    pub(super) fn not_ready(&self, model: &ModelId) -> Failure {
+        let (progress, estimate) = self.progress(model);
+        Error::NotReady { model: model.clone(), progress, estimate }.into()
+    }
+
+    /// How far a model is, and how long it may take from here; `None` where that depends on
+    /// requests that have to end, or on what was never measured.
+    pub(super) fn progress(&self, model: &ModelId) -> (Progress, Option<Duration>) {
+        let Some(entry) = self.models.peek(model) else {
+            return (Progress::Resolving, None);
+        };
+        let last = entry.jobs.last();
+        let Some((artefact, job)) = last.and_then(|id| Some((id, self.jobs.get(id)?))) else {
+            let leases = entry.residents.iter().filter_map(|key| self.residents.get(key));
+            return match leases.map(|resident| resident.leases).reduce(|a, b| a + b) {
+                Some(leases) => (Progress::Leaving { leases }, None),
+                None => (Progress::Resolving, None),
+            };
+        };
+        let progress = match (job.fetch, job.room, job.obstacle) {
+            (Fetch::Whole { .. }, Room::Loading { .. }, _) => Progress::Loading,
+            (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
+                Progress::WaitingForRoom { need: need(job), obstacle }
+            }
+            (Fetch::Whole { .. }, _, _) => Progress::WaitingForVictims,
+            (Fetch::Queued | Fetch::Running { .. }, _, _) => {
+                Progress::Fetching { done: job.fetched_bytes, total: job.fetch_bytes }
+            }
+        };
+        (progress, self.forecast(artefact, job))
+    }
+
+    /// What is left to fetch and load, of this one and of those that go before it, at the
+    /// rates that were measured.
+    fn forecast(&self, artefact: &ArtefactId, job: &Job) -> Option<Duration> {
+        let order = self.jobs_in_order();
+        let before = order.iter().take_while(|other| *other != artefact);
+        let before: Vec<&Job> = before.filter_map(|other| self.jobs.get(other)).collect();
+        let seconds = self.seconds_to_fetch(job, &before)? + self.seconds_to_load(job, &before)?;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
+    fn seconds_to_fetch(&self, job: &Job, before: &[&Job]) -> Option<f64> {
+        let left = |job: &Job| job.fetch_bytes.saturating_sub(job.fetched_bytes);
+        let own = match job.fetch {
+            Fetch::Whole { .. } => return Some(0.0),
+            _ if job.fetch_bytes == Bytes::ZERO => return Some(0.0),
+            Fetch::Running { since } => {
+                // What it has brought so far says more than others did.
+                let took = self.now.saturating_duration_since(since).as_secs_f64();
+                let seen = float(job.fetched_bytes) / took;
+                let rate = if seen > 0.0 && seen.is_finite() { seen } else { self.rates.fetch? };
+                return Some(float(left(job)) / rate);
+            }
+            Fetch::Queued => float(left(job)),
+        };
+        let rate = self.rates.fetch?;
+        let waiting = before.iter().filter(|other| !other.is_whole());
+        let ahead: Bytes = waiting.map(|other| left(other)).sum();
+        Some(own / rate + float(ahead) / (rate * slots(self.config.max_fetches)))
+    }
+
+    fn seconds_to_load(&self, job: &Job, before: &[&Job]) -> Option<f64> {
+        let rate = self.rates.load?;
+        let own = float(need(job)) / rate;
+        if let Room::Loading { since, .. } = job.room {
+            let spent = self.now.saturating_duration_since(since).as_secs_f64();
+            return Some((own - spent).max(0.0));
+        }
+        // Those that are still being fetched load beside the fetches to come.
+        let waiting = before
+            .iter()
+            .filter(|other| other.is_whole() && other.is_handler() == job.is_handler());
+        let ahead: Bytes = waiting.map(|other| need(other)).sum();
+        Some(own + float(ahead) / (rate * slots(self.load_slots(job))))
+    }
+}
+
+fn learn(rate: &mut Option<f64>, bytes: Bytes, took: Duration) {
+    let seconds = took.as_secs_f64();
+    if bytes == Bytes::ZERO || seconds <= 0.0 {
+        return;
+    }
+    let measured = float(bytes) / seconds;
+    *rate = Some(rate.map_or(measured, |known| known + NEWEST * (measured - known)));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn float(bytes: Bytes) -> f64 {
+    bytes.0 as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a handful")]
+fn slots(slots: usize) -> f64 {
+    slots.max(1) as f64
+}

@@ -1,0 +1,110 @@
+//! `[[tenant]]`: what is promised to a tenant and asked of it.
+
+use roundhouse_types::{Bytes, TargetName};
+
+use super::Fault;
+use super::keys::{self, TENANT_KEYS};
+use super::raw::Sources;
+
+/// One tenant's limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tenant {
+    /// The first segment of its targets' names.
+    pub name: String,
+    /// Bytes of its models that other tenants' loads leave where they are.
+    pub floor: Bytes,
+    /// The most its models may take; absent is all there is.
+    pub ceiling: Option<Bytes>,
+    /// Its weight where several tenants wait for loads.
+    pub share: f64,
+}
+
+/// The tenants that the file names.
+pub(super) fn resolve(sources: &mut Sources<'_>) -> Vec<Tenant> {
+    let Some(value) = sources.file.get("tenant").cloned() else {
+        return Vec::new();
+    };
+    let entries: Option<Vec<&toml::Table>> =
+        value.as_array().and_then(|list| list.iter().map(toml::Value::as_table).collect());
+    let Some(entries) = entries else {
+        sources.fault("tenant", "is a list: write [[tenant]] and its keys below");
+        return Vec::new();
+    };
+    let mut tenants: Vec<Tenant> = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        let at = format!("tenant[{index}]");
+        let mut faults = keys::unknown_in(entry, TENANT_KEYS, &at);
+        let tenant = read(entry, &at, &mut faults);
+        if let Some(tenant) = tenant {
+            if tenants.iter().any(|other| other.name == tenant.name) {
+                let message = format!("'{}' is the name of another tenant", tenant.name);
+                faults.push(Fault::new(format!("{at}.name"), message));
+            } else {
+                tenants.push(tenant);
+            }
+        }
+        sources.faults(faults);
+    }
+    tenants
+}
+
+fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant> {
+    let name = name(entry, at, faults);
+    let floor = size(entry, "floor", at, faults).unwrap_or(Bytes::ZERO);
+    let ceiling = size(entry, "ceiling", at, faults);
+    if ceiling.is_some_and(|ceiling| ceiling < floor) {
+        faults.push(Fault::new(format!("{at}.ceiling"), "is less than floor"));
+    }
+    let share = match entry.get("share") {
+        None => 1.0,
+        Some(value) => {
+            let number = value.as_float().or_else(|| value.as_integer().map(whole));
+            match number.filter(|number| (0.01..=100.0).contains(number)) {
+                Some(number) => number,
+                None => {
+                    let expected = "expected a number, 0.01 to 100";
+                    faults.push(Fault::new(format!("{at}.share"), expected));
+                    1.0
+                }
+            }
+        }
+    };
+    Some(Tenant { name: name?, floor, ceiling, share })
+}
+
+fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<String> {
+    let message = match entry.get("name").map(toml::Value::as_str) {
+        None => "is missing: the first segment of the tenant's targets".to_owned(),
+        Some(None) => "expected a string in quotes".to_owned(),
+        Some(Some(name)) => match name.parse::<TargetName>() {
+            Ok(target) if !target.as_str().contains('/') => return Some(name.to_owned()),
+            Ok(_) => "is one segment, without a /".to_owned(),
+            Err(why) => format!("is not the first segment of a target's name: {why}"),
+        },
+    };
+    faults.push(Fault::new(format!("{at}.name"), message));
+    None
+}
+
+fn size(entry: &toml::Table, key: &str, at: &str, faults: &mut Vec<Fault>) -> Option<Bytes> {
+    let value = entry.get(key)?;
+    let read = match value {
+        toml::Value::String(text) => text.parse().map_err(|error| format!("{error}")),
+        toml::Value::Integer(bytes) => {
+            u64::try_from(*bytes).map(Bytes).map_err(|_| "expected a size".to_owned())
+        }
+        _ => Err("expected a string with a unit, like \"24GiB\"".to_owned()),
+    };
+    match read {
+        Ok(size) => Some(size),
+        Err(message) => {
+            faults.push(Fault::new(format!("{at}.{key}"), message));
+            None
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bounded by a hundred right after")]
+fn whole(number: i64) -> f64 {
+    number as f64
+}
