@@ -22,7 +22,7 @@ pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
 pub use event::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
 pub(crate) use view::Levels;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use lru::LruCache;
@@ -54,6 +54,8 @@ pub(crate) struct Table {
     rates: Rates,
     ages: Ages,
     turns: Turns,
+    /// Devices whose residents may be draining because the budget was exceeded.
+    shrunk: BTreeSet<DeviceId>,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
     stopping: bool,
@@ -78,6 +80,7 @@ impl Table {
             rates: Rates::default(),
             ages: Ages::default(),
             turns: Turns::default(),
+            shrunk: BTreeSet::new(),
             sequence: 0,
             stopping: false,
             now,

@@ -223,3 +223,85 @@ impl Loader for ScriptedLoader {
         self.calls.unloads.fetch_add(1, Ordering::SeqCst);
     }
 }
+
+/// A table with residents that nobody but the caller uses: for measuring what a request on
+/// a resident costs it.
+#[derive(Debug)]
+pub struct BusyTable {
+    table: crate::table::Table,
+    keys: Vec<Key>,
+    now: std::time::Instant,
+    waiters: u64,
+}
+
+impl BusyTable {
+    /// A table that knows `known` models, of which `residents` are loaded.
+    pub fn new(known: usize, residents: usize) -> Self {
+        let now = std::time::Instant::now();
+        let config = crate::Config { max_known_models: known, max_loads: 1, ..Default::default() };
+        let devices = vec![(DeviceId::Cpu, Bytes(residents as u64 * 10))];
+        let table = crate::table::Table::new(config, devices, now);
+        let mut this = Self { table, keys: Vec::new(), now, waiters: 0 };
+        for index in 0..known {
+            let name = format!("tenant-{}/models/variant-{index}", index % 100);
+            if index < residents {
+                this.load(&name);
+            } else {
+                this.miss(&name);
+            }
+        }
+        this
+    }
+
+    fn on(&mut self, event: crate::table::Event) {
+        drop(self.table.on(event, self.now));
+    }
+
+    fn ask(&mut self, model: &ModelId) {
+        self.waiters += 1;
+        let hold_until = self.now + Duration::from_secs(60);
+        let waiter = crate::table::WaiterId(self.waiters);
+        let model = model.clone();
+        self.on(crate::table::Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded: false,
+        });
+    }
+
+    fn load(&mut self, name: &str) {
+        use crate::table::Event;
+        let artefact = artefact(name, 1);
+        let key = Key { artefact: artefact.clone(), device: DeviceId::Cpu };
+        let footprint = footprint(10);
+        self.ask(&artefact.model);
+        let resolution = Resolution {
+            version: artefact.version.clone(),
+            fetch_bytes: Bytes::ZERO,
+            footprint: Some((footprint, Grade::Exact)),
+            kind: None,
+            quarantined: false,
+        };
+        self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
+        let fetched = Fetched { footprint, kind: ModelKind::Embedding };
+        self.on(Event::Fetched { artefact, result: Ok(fetched) });
+        self.on(Event::Loaded { key: key.clone(), result: Ok(footprint) });
+        self.on(Event::Released { key: key.clone() });
+        self.keys.push(key);
+    }
+
+    fn miss(&mut self, name: &str) {
+        let model = model(name);
+        self.ask(&model);
+        let failure = Failure::new(roundhouse_types::ErrorKind::ModelInvalid, "broken files");
+        self.on(crate::table::Event::Resolved { model, result: Err(failure) });
+    }
+
+    /// A request on the `index`-th resident, modulo their number, begins and ends.
+    pub fn acquire_and_release(&mut self, index: usize) {
+        let key = self.keys[index % self.keys.len()].clone();
+        self.ask(&key.artefact.model);
+        self.on(crate::table::Event::Released { key });
+    }
+}

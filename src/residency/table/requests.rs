@@ -139,10 +139,9 @@ impl Table {
             None => (Tier::Device, Duration::ZERO, Duration::ZERO),
         };
         self.count_use(&key.artefact.model);
-        let resident = self.residents.get_mut(key).expect("grants name a resident");
+        let resident = self.used(key).expect("grants name a resident");
         debug_assert_eq!(resident.state, State::Ready, "{} takes no leases", key.artefact);
         resident.leases += 1;
-        self.used(key);
         let key = key.clone();
         self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
     }
@@ -162,14 +161,12 @@ impl Table {
     /// A lease ended. A draining resident with none left starts to unload; its bytes stay
     /// charged until `Unloaded` arrives, because the device frees late.
     pub(super) fn released(&mut self, key: &Key) {
-        let Some(resident) = self.residents.get_mut(key) else {
+        let Some(resident) = self.used(key) else {
             return;
         };
         debug_assert!(resident.leases > 0, "{} released more often than leased", key.artefact);
         resident.leases = resident.leases.saturating_sub(1);
-        let is_done = resident.leases == 0 && matches!(resident.state, State::Draining(_));
-        self.used(key);
-        if is_done {
+        if resident.leases == 0 && matches!(resident.state, State::Draining(_)) {
             self.unload(key);
         }
     }

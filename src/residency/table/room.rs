@@ -340,11 +340,16 @@ impl Table {
             }
             for key in self.overboard(device, over) {
                 self.drain(&key, Departure::Shrunk, None);
+                self.shrunk.insert(device);
             }
         }
     }
 
     fn revive_shrunk(&mut self, device: DeviceId) {
+        // Each event asks; it is seldom that there are any.
+        if !self.shrunk.remove(&device) {
+            return;
+        }
         let shrunk = State::Draining(Departure::Shrunk);
         let keys: Vec<Key> = self
             .residents

@@ -15,7 +15,10 @@ impl Table {
         let deadline = self.waiters.first_deadline().map(|(at, _)| at);
         let jobs = self.jobs.values().filter(|job| !job.late);
         let job = jobs.map(|job| job.begun + self.config.load_timeout).min();
-        let idle = self.residents.keys().filter_map(|key| self.idle_until(key)).min();
+        let idle = match self.config.idle_ttl {
+            Some(_) => self.residents.keys().filter_map(|key| self.idle_until(key)).min(),
+            None => None,
+        };
         [deadline, job, idle, self.first_of_age()].into_iter().flatten().min()
     }
 

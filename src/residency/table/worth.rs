@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use roundhouse_types::{Bytes, DeviceId, ModelId};
+use roundhouse_types::{DeviceId, ModelId};
 
 use super::Table;
 use super::event::Key;
-use super::state::Arrival;
+use super::state::{Arrival, Resident};
 use crate::config::Policy;
 
 /// Grants after which a request counts half. On a replayed trace of 27,000 requests anything
@@ -61,33 +61,23 @@ impl Table {
     }
 
     /// A resident is in use now.
-    pub(super) fn used(&mut self, key: &Key) {
+    pub(super) fn used(&mut self, key: &Key) -> Option<&mut Resident> {
         let (now, sequence) = (self.now, self.next_sequence());
-        let Some(resident) = self.residents.get(key) else {
-            return;
-        };
-        let bytes = resident.footprint.total();
-        let worth = match self.config.policy {
+        let resident = self.residents.get_mut(key)?;
+        resident.last_used = now;
+        resident.used_sequence = sequence;
+        resident.worth = match self.config.policy {
             Policy::LeastRecentlyUsed => float(sequence),
             Policy::GreedyDual => {
-                self.ages.of(key.device) + self.reloads_per_byte(&key.artefact.model, bytes)
+                let saved = self.models.peek(&key.artefact.model).map_or(0.0, |model| {
+                    let reload = model.reload.unwrap_or_default().max(LEAST_RELOAD);
+                    let mebibytes = float(resident.footprint.total().0.max(1)) / float(1 << 20);
+                    model.frequency.at(self.ages.grants) * reload / mebibytes
+                });
+                self.ages.of(key.device) + saved
             }
         };
-        if let Some(resident) = self.residents.get_mut(key) {
-            resident.last_used = now;
-            resident.used_sequence = sequence;
-            resident.worth = worth;
-        }
-    }
-
-    /// Seconds of reloading that its requests would cost, per mebibyte that it takes.
-    fn reloads_per_byte(&self, model: &ModelId, bytes: Bytes) -> f64 {
-        let Some(entry) = self.models.peek(model) else {
-            return 0.0;
-        };
-        let reload = entry.reload.unwrap_or_default().max(LEAST_RELOAD);
-        let mebibytes = float(bytes.0.max(1)) / float(1 << 20);
-        entry.frequency.at(self.ages.grants) * reload / mebibytes
+        Some(resident)
     }
 
     /// Remembers how long a model took to come. A fetch counts too: one that is fetched each
