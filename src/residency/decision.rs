@@ -7,6 +7,8 @@ use roundhouse_types::{
 };
 use serde::Serialize;
 
+use crate::table::Demand;
+
 /// A decision about one model, as it is kept and published.
 #[derive(Debug, Clone, Serialize)]
 pub struct Decision {
@@ -109,6 +111,9 @@ pub enum Action {
         leases: u32,
         /// How long nobody had used it, in milliseconds.
         idle_ms: u64,
+        /// How much it was wanted.
+        #[serde(flatten)]
+        demand: Demand,
     },
     /// A draining resident serves again: its room is not needed any more.
     Revived,
@@ -254,12 +259,12 @@ impl fmt::Display for Action {
             Self::Failed { stage, reason, retry_ms } => {
                 write!(f, "{} failed, next attempt in {retry_ms} ms: {reason}", stage.as_str())
             }
-            Self::Draining { why, for_artefact, leases, idle_ms } => {
+            Self::Draining { why, for_artefact, leases, idle_ms, demand } => {
                 write!(f, "leaves ({}", why.as_str())?;
                 if let Some(artefact) = for_artefact {
                     write!(f, " for {artefact}")?;
                 }
-                write!(f, "), {leases} leases held, last used {idle_ms} ms ago")
+                write!(f, "), {leases} leases held, last used {idle_ms} ms ago, {demand}")
             }
             Self::Revived => f.write_str("serves again, its room is not needed"),
             Self::Unloaded { bytes } => write!(f, "unloaded, {bytes} are free"),

@@ -175,6 +175,8 @@ pub enum Progress {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// On disk; other loads go first.
+    WaitingForTurn,
     /// Room is promised; others have to leave first, or a load slot has to come free.
     WaitingForVictims,
     /// On its way to the device.
@@ -194,6 +196,7 @@ impl fmt::Display for Progress {
             Self::WaitingForRoom { need, obstacle } => {
                 write!(f, "it waits for {need} of device memory: {obstacle}")
             }
+            Self::WaitingForTurn => f.write_str("it waits for other loads to end"),
             Self::WaitingForVictims => f.write_str("it waits for others to leave the device"),
             Self::Loading => f.write_str("still loading"),
             Self::Leaving { leases } => {

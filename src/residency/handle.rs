@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use roundhouse_types::{Bytes, DeviceId, Failure, ModelId};
+use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
@@ -46,6 +47,18 @@ impl<M> fmt::Debug for Residency<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Residency").finish_non_exhaustive()
     }
+}
+
+/// Why a model is where it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// How it stands, as a sentence.
+    pub now: String,
+    /// When it may be ready, in milliseconds; absent where it is, or where that depends on
+    /// requests that have to end or on what was never measured.
+    pub ready_in_ms: Option<u64>,
+    /// The latest decisions about it, oldest first.
+    pub decisions: Vec<Decision>,
 }
 
 /// Tells the owner when the caller went away before its answer came.
@@ -179,8 +192,8 @@ impl<M: Send + Sync + 'static> Residency<M> {
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)
     }
 
-    /// The latest decisions about a model, oldest first.
-    pub async fn explain(&self, model: &ModelId) -> Result<Vec<Decision>, Failure> {
+    /// How a model stands and what was decided about it.
+    pub async fn explain(&self, model: &ModelId) -> Result<Explanation, Failure> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Explain { model: model.clone(), reply }).await?;
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)

@@ -17,7 +17,7 @@ pub mod testing;
 pub use config::{Collation, Config, Policy, TenantLimits, tenant};
 pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use error::{Error, Progress};
-pub use handle::Residency;
+pub use handle::{Explanation, Residency};
 pub use lease::Lease;
 pub use loader::{Fetched, Loaded, Loader, Resolution};
 pub use reporter::Reporter;
@@ -25,4 +25,4 @@ pub use snapshot::{
     DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
     ResidentState, Snapshot,
 };
-pub use table::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
+pub use table::{Demand, LoadOptions, LoadReport, RefreshReport, UnloadReport};

@@ -17,6 +17,7 @@ pub(crate) use self::tasks::{Finished, Outcome};
 use crate::config::Config;
 use crate::decision::{Action, Decided, Decision};
 use crate::error::Error;
+use crate::handle::Explanation;
 use crate::lease::Lease;
 use crate::loader::{Loaded, Loader};
 use crate::metrics::Meters;
@@ -51,7 +52,7 @@ pub(crate) enum Command<M> {
     },
     Explain {
         model: ModelId,
-        reply: oneshot::Sender<Vec<Decision>>,
+        reply: oneshot::Sender<Explanation>,
     },
     Shutdown {
         reply: oneshot::Sender<()>,
@@ -176,7 +177,12 @@ impl<L: Loader> Owner<L> {
                 let _ = reply.send(self.table.snapshot(&clocks));
             }
             Command::Explain { model, reply } => {
-                let _ = reply.send(self.history.of(&model));
+                self.report_progress();
+                let (now, ready_in) = self.table.standing(&model);
+                let ready_in_ms =
+                    ready_in.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                let decisions = self.history.of(&model);
+                let _ = reply.send(Explanation { now, ready_in_ms, decisions });
             }
             Command::Shutdown { reply } => {
                 self.closing.push(reply);

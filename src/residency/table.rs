@@ -11,6 +11,7 @@ mod reports;
 mod requests;
 mod resolve;
 mod room;
+mod standing;
 mod state;
 mod tenants;
 mod time;
@@ -21,6 +22,7 @@ mod worth;
 pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
 pub use event::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
 pub(crate) use view::Levels;
+pub use worth::Demand;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -255,6 +257,7 @@ impl Table {
             for_artefact: claim.cloned(),
             leases,
             idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            demand: self.demand(&key.artefact.model),
         };
         self.decide(Decided::of(&key.artefact, Some(key.device), action));
         if leases == 0 {

@@ -207,8 +207,14 @@ async fn explain(
     Query(meant): Query<Meant>,
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
-    let decisions = admin.residency.explain(&model).await?;
-    Ok(Json(json!({"endpoint": model.endpoint, "target": model.target, "decisions": decisions})))
+    let explanation = admin.residency.explain(&model).await?;
+    Ok(Json(json!({
+        "endpoint": model.endpoint,
+        "target": model.target,
+        "now": explanation.now,
+        "ready_in_ms": explanation.ready_in_ms,
+        "decisions": explanation.decisions,
+    })))
 }
 
 /// Decisions as they are made. A reader that falls behind is told how many it missed.

@@ -125,7 +125,7 @@ async fn a_lease_that_ends_while_its_model_drains_lets_it_unload() {
     drop(lease);
     let lease = waiting.await.unwrap().unwrap();
     assert!(lease.queue_wait() >= Duration::from_secs(1));
-    let decisions = residency.explain(&model("a")).await.unwrap();
+    let decisions = residency.explain(&model("a")).await.unwrap().decisions;
     assert!(decisions.iter().any(|d| matches!(d.action, Action::Draining { leases: 1, .. })));
 }
 

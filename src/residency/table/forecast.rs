@@ -55,6 +55,7 @@ impl Table {
             (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
                 Progress::WaitingForRoom { need: need(job), obstacle }
             }
+            (Fetch::Whole { .. }, Room::Wanted, None) => Progress::WaitingForTurn,
             (Fetch::Whole { .. }, _, _) => Progress::WaitingForVictims,
             (Fetch::Queued | Fetch::Running { .. }, _, _) => {
                 Progress::Fetching { done: job.fetched_bytes, total: job.fetch_bytes }

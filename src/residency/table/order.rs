@@ -121,6 +121,13 @@ impl Table {
         whole.filter(|(artefact, _)| self.waits_for_leases(artefact)).count()
     }
 
+    /// Whether this load could run now. Whole files have told their kind, and only those are
+    /// loaded.
+    pub(super) fn is_load_slot_free(&self, job: &Job) -> bool {
+        let kin = |other: &&Job| other.is_loading() && other.is_handler() == job.is_handler();
+        self.jobs.values().filter(kin).count() < self.load_slots(job)
+    }
+
     /// How many loads of this one's kind may run at once.
     pub(super) fn load_slots(&self, job: &Job) -> usize {
         if job.is_handler() { self.config.max_handler_loads } else { self.config.max_loads }

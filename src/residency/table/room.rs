@@ -216,12 +216,12 @@ impl Table {
 
     /// Holds a promise against the present: takes what has come free, chooses the victims
     /// anew (colder ones, none that is kept by now), and drains them once the files are on
-    /// disk. A promise that is no longer covered is taken back.
+    /// disk and the load could begin. A promise that is no longer covered is taken back.
     fn review(&mut self, artefact: &ArtefactId, device: DeviceId) {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
-        let is_whole = job.is_whole();
+        let may_begin = job.is_whole() && self.is_load_slot_free(job);
         let missing = need(job).saturating_sub(self.ledger.promised(device, artefact));
         let free = self.ledger.free(device).min(missing);
         if free > Bytes::ZERO {
@@ -240,7 +240,7 @@ impl Table {
         }
         for key in &victims {
             self.claim(key, artefact);
-            if is_whole {
+            if may_begin {
                 self.drain(key, Departure::Evicted, Some(artefact));
             }
         }
@@ -301,11 +301,8 @@ impl Table {
         let Room::Promised { device } = job.room else {
             return;
         };
-        // Whole files have told their kind, and only those are loaded.
-        let kin = |other: &&Job| other.is_loading() && other.is_handler() == job.is_handler();
-        let is_slot_free = self.jobs.values().filter(kin).count() < self.load_slots(job);
         let is_covered = self.ledger.promised(device, artefact) >= need(job);
-        if !job.is_whole() || !is_covered || !is_slot_free {
+        if !job.is_whole() || !is_covered || !self.is_load_slot_free(job) {
             return;
         }
         let since = self.now;

@@ -1,13 +1,31 @@
 //! What it is worth that a resident stays: who leaves first among those that may.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use roundhouse_types::{DeviceId, ModelId};
+use serde::Serialize;
 
 use super::Table;
 use super::event::Key;
 use super::state::{Arrival, Resident};
 use crate::config::Policy;
+
+/// What is known of the demand for a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Demand {
+    /// How often it was asked for, older requests counting less, in hundredths.
+    pub uses_percent: u64,
+    /// How long its last loads took, in milliseconds.
+    pub reload_ms: u64,
+}
+
+impl fmt::Display for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (uses, part) = (self.uses_percent / 100, self.uses_percent % 100);
+        write!(f, "asked for {uses}.{part:02} times of late, a load takes {} ms", self.reload_ms)
+    }
+}
 
 /// Grants after which a request counts half. On a replayed trace of 27,000 requests anything
 /// from 300 to never loads about as little; fading lets go of what was popular last month.
@@ -80,6 +98,14 @@ impl Table {
         Some(resident)
     }
 
+    /// What victims are judged by, for those who ask why.
+    pub(super) fn demand(&self, model: &ModelId) -> Demand {
+        let entry = self.models.peek(model);
+        let uses = entry.map_or(0.0, |entry| entry.frequency.at(self.ages.grants));
+        let reload = entry.and_then(|entry| entry.reload).unwrap_or_default();
+        Demand { uses_percent: whole(uses * 100.0), reload_ms: whole(reload * 1000.0) }
+    }
+
     /// Remembers how long a model took to come. A fetch counts too: one that is fetched each
     /// time has a dear reload, one that stays on disk soon has not.
     pub(super) fn learn_reload(&mut self, model: &ModelId, arrival: Arrival) {
@@ -90,6 +116,15 @@ impl Table {
         let reload = &mut self.model_mut(model).reload;
         *reload = Some(reload.map_or(seconds, |known| known + NEWEST * (seconds - known)));
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "never negative, and saturating where it is large"
+)]
+fn whole(number: f64) -> u64 {
+    number.round() as u64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an order, not an account")]

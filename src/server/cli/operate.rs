@@ -229,7 +229,9 @@ fn sentence(answer: &Value, target: &Target) -> String {
 
 /// What was decided about a model, oldest first.
 #[derive(Debug, Deserialize)]
-struct Decisions {
+struct Explanation {
+    now: String,
+    ready_in_ms: Option<u64>,
     decisions: Vec<Decision>,
 }
 
@@ -242,7 +244,7 @@ struct Decision {
     times: u64,
 }
 
-/// Prints what was decided about a model, and why.
+/// Prints how a model stands, what was decided about it, and why.
 pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     let target = args.target.check()?;
     let client = Client::new(&args.admin.url)?;
@@ -253,9 +255,14 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     if args.admin.json {
         return output::print_json(&answer);
     }
-    let found: Decisions = client.shaped(answer)?;
+    let found: Explanation = client.shaped(answer)?;
+    output::print(&format!("{}: {}\n", target.name(), found.now))?;
+    if let Some(milliseconds) = found.ready_in_ms {
+        let seconds = milliseconds.div_ceil(1000);
+        output::print(&format!("may be tried again in {seconds} s\n"))?;
+    }
     if found.decisions.is_empty() {
-        return output::print(&format!("nothing was decided about {} yet\n", target.name()));
+        return output::print("nothing was decided about it yet\n");
     }
     let mut table = Table::new(&["AT", "WHAT", "WHY"]);
     for decision in found.decisions {

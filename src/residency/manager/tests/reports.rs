@@ -28,7 +28,7 @@ async fn a_death_before_the_end_of_the_load_was_seen_is_granted_to_nobody() {
     loader.change("a", |script| script.dies = None);
     let lease = waiting.await.unwrap().unwrap();
     assert_eq!((count(&loader.calls.loads), count(&loader.calls.unloads)), (2, 1));
-    let decisions = residency.explain(&model("a")).await.unwrap();
+    let decisions = residency.explain(&model("a")).await.unwrap().decisions;
     let ready = decisions.iter().filter(|d| matches!(d.action, Action::Ready { .. })).count();
     assert_eq!(ready, 1, "the dead one never served");
     drop(lease);
@@ -40,7 +40,7 @@ async fn a_measure_before_the_end_of_the_load_was_seen_is_what_is_charged() {
     let residency = start(100, &loader, Config::default());
     let _lease = residency.acquire(&model("a"), soon()).await.unwrap();
     assert_eq!(charged(&residency).await, Bytes(60));
-    let decisions = residency.explain(&model("a")).await.unwrap();
+    let decisions = residency.explain(&model("a")).await.unwrap().decisions;
     assert!(decisions.iter().any(|d| d.action == Action::Ready { bytes: Bytes(60) }));
 }
 
@@ -83,7 +83,7 @@ async fn a_dead_model_leaves_with_its_last_lease_and_says_why() {
     drop(lease);
     waiting.await.unwrap().unwrap();
     assert_eq!(count(&loader.calls.unloads), 1);
-    let decisions = residency.explain(&model("a")).await.unwrap();
+    let decisions = residency.explain(&model("a")).await.unwrap().decisions;
     assert!(decisions.iter().any(|d| d.message == "died: all 2 workers are gone"));
     let leaves = |a: &Action| matches!(a, Action::Draining { why: Departure::Died, .. });
     assert!(decisions.iter().any(|decision| leaves(&decision.action)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, ErrorKind, RetryHint};
+use roundhouse_types::{Bytes, ErrorKind, Failure, RetryHint};
 
 use super::bench::{Bench, bench, bench_with, granted, key, loads, unloads};
 use crate::config::{Collation, Config, TenantLimits};
@@ -315,4 +315,35 @@ fn who_is_told_to_come_again_is_told_when() {
     bench.now += SECOND / 4;
     bench.on(Event::TimePassed);
     assert_eq!(told(&bench, "first"), after(0.75));
+}
+
+#[test]
+fn it_says_how_a_model_stands() {
+    let mut bench = one_load_at_a_time(collation());
+    let says = |bench: &Bench, name| bench.table.standing(&model(name)).0;
+    assert_eq!(says(&bench, "a"), "not asked for of late");
+    resident_that_took(&mut bench, "a", 60, SECOND);
+    assert_eq!(
+        says(&bench, "a"),
+        "serves on cpu, takes 60 B, 0 leases held, last used 0 s ago, \
+         asked for 1.00 times of late, a load takes 1000 ms"
+    );
+    bench.acquire("b");
+    bench.resolved("b", 30);
+    bench.fetched("b", 30);
+    for _ in 0..3 {
+        bench.acquire("c");
+    }
+    bench.resolved("c", 30);
+    bench.fetched("c", 30);
+    let (sentence, ready_in) = bench.table.standing(&model("c"));
+    assert_eq!(sentence, "it waits for others to leave the device; 1 of 2 loads, 3 requests wait");
+    assert_eq!(ready_in, Some(SECOND / 2), "60 bytes took a second");
+    bench.on(Event::KeepChanged { model: model("a"), kept: true });
+    assert!(says(&bench, "a").ends_with("; kept"));
+    let failure = Failure::new(ErrorKind::ModelInvalid, "broken files");
+    bench.acquire("d");
+    bench.on(Event::Resolved { model: model("d"), result: Err(failure) });
+    let (sentence, pause) = bench.table.standing(&model("d"));
+    assert_eq!((sentence.as_str(), pause), ("failed: broken files", Some(SECOND)));
 }

@@ -1,0 +1,76 @@
+//! How a model stands at this instant, for people.
+
+use std::time::Duration;
+
+use roundhouse_types::{ArtefactId, ModelId};
+
+use super::Table;
+use super::state::State;
+
+impl Table {
+    /// One sentence, and when the model may be ready where it is not and that can be told.
+    pub(crate) fn standing(&self, model: &ModelId) -> (String, Option<Duration>) {
+        let Some(entry) = self.models.peek(model) else {
+            return ("not asked for of late".into(), None);
+        };
+        if let Some(key) = self.ready(model) {
+            return (self.serving(key), None);
+        }
+        if let Some(artefact) = entry.jobs.last() {
+            let (progress, estimate) = self.progress(model);
+            return (format!("{progress}{}", self.place(artefact)), estimate);
+        }
+        if let Some(failure) = self.trouble_told(model) {
+            let pause = entry.trouble.as_ref().map(|trouble| trouble.until);
+            let pause = pause.map(|until| until.saturating_duration_since(self.now));
+            return (format!("failed: {failure}"), pause);
+        }
+        let is_leaving = |key: &&super::Key| {
+            self.residents.get(*key).is_some_and(|resident| resident.state == State::Unloading)
+        };
+        if !entry.residents.is_empty() && entry.residents.iter().all(|key| is_leaving(&key)) {
+            return ("the device is giving its memory back".into(), None);
+        }
+        if entry.resolving.is_some() || !entry.residents.is_empty() {
+            return (self.progress(model).0.to_string(), None);
+        }
+        ("not loaded".into(), None)
+    }
+
+    fn serving(&self, key: &super::Key) -> String {
+        let Some(resident) = self.residents.get(key) else {
+            return String::new();
+        };
+        let idle = self.now.saturating_duration_since(resident.last_used).as_secs();
+        let mut sentence = format!(
+            "serves on {}, takes {}, {} leases held, last used {idle} s ago, {}",
+            key.device,
+            resident.footprint.total(),
+            resident.leases,
+            self.demand(&key.artefact.model),
+        );
+        if self.is_kept(&key.artefact.model) {
+            sentence.push_str("; kept");
+        }
+        if let Some(claim) = &resident.claimed_by {
+            sentence.push_str(&format!("; to leave for {claim}"));
+        }
+        sentence
+    }
+
+    /// Where a load stands among those that wait.
+    fn place(&self, artefact: &ArtefactId) -> String {
+        let order = self.jobs_in_order();
+        let place = order.iter().position(|other| other == artefact).unwrap_or_default() + 1;
+        let waiting = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
+        let mut sentence = format!("; {place} of {} loads, {waiting} requests wait", order.len());
+        let overtaken = self.jobs.get(artefact).map_or(0, |job| job.overtaken);
+        if overtaken > 0 {
+            sentence.push_str(&format!(", passed by {overtaken} later ones"));
+        }
+        if self.is_over_share(&artefact.model) {
+            sentence.push_str("; its tenant had more than its share of loads");
+        }
+        sentence
+    }
+}
