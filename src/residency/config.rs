@@ -1,6 +1,9 @@
 //! Limits and times of the residency table.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use roundhouse_types::EndpointName;
 
 /// Everything the table may be told. All bounds are per process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,9 @@ pub struct Config {
     pub idle_ttl: Option<Duration>,
     /// A resident is no victim before it has been ready for this long.
     pub minimum_residence: Duration,
+    /// Endpoints whose models drain when the store holds them no more; those of others serve
+    /// until they are evicted.
+    pub drain_deleted: BTreeSet<EndpointName>,
 }
 
 impl Default for Config {
@@ -48,6 +54,7 @@ impl Default for Config {
             refresh_every: Duration::from_secs(30),
             idle_ttl: None,
             minimum_residence: Duration::ZERO,
+            drain_deleted: BTreeSet::new(),
         }
     }
 }

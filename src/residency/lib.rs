@@ -19,7 +19,7 @@ pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use error::{Error, Progress};
 pub use handle::Residency;
 pub use lease::Lease;
-pub use loader::{Fetched, Loaded, Loader, Resolution};
+pub use loader::{Authority, Fetched, InStore, Loaded, Loader, Resolution, Standing};
 pub use reporter::Reporter;
 pub use snapshot::{
     DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,

@@ -69,6 +69,8 @@ pub struct ResidentSnapshot {
     pub leases: u32,
     /// Whether an operator wants it to stay.
     pub kept: bool,
+    /// A version in the store that is served only when an operator says so.
+    pub offered: Option<Version>,
     /// When it was last acquired or released, in RFC 3339.
     pub last_used: String,
 }

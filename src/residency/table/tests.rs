@@ -6,5 +6,6 @@ mod random;
 mod reports;
 mod rest;
 mod sentences;
+mod versions;
 mod witness;
 mod world;

@@ -9,7 +9,7 @@ use roundhouse_types::{
 };
 
 use crate::config::Config;
-use crate::loader::{Fetched, Resolution};
+use crate::loader::{Authority, Fetched, InStore, Resolution, Standing};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
 
@@ -89,6 +89,7 @@ impl World {
             refresh_every: seconds(1 + dice.below(8) as u64),
             idle_ttl: dice.one_in(3).then(|| seconds(3 + dice.below(10) as u64)),
             minimum_residence: seconds(if dice.one_in(3) { 2 } else { 0 }),
+            drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
         let devices = budgets.iter().map(|(id, budget)| (*id, Bytes(*budget))).collect();
@@ -279,6 +280,7 @@ impl World {
             footprint: is_known.then_some((footprint, Grade::Exact)),
             kind: None,
             quarantined: may_fail && dice.one_in(12),
+            standing: self.standing(dice),
         };
         let is_under_way = self.table.jobs.contains_key(&artefact);
         if is_known && !is_under_way {
@@ -287,6 +289,18 @@ impl World {
             self.foreseen.remove(&artefact);
         }
         self.tell(Event::Resolved { model, result: Ok(resolution) });
+    }
+
+    /// What the store holds beside the version to serve.
+    fn standing(&self, dice: &mut Dice) -> Standing {
+        let store = match dice.below(12) {
+            0 => InStore::Unreached(Failure::new(ErrorKind::StoreUnavailable, "no answer")),
+            1 => InStore::Gone,
+            2 => InStore::Other(self.versions[dice.below(self.versions.len())].clone()),
+            3 => InStore::Unasked,
+            _ => InStore::Same,
+        };
+        Standing { by: Authority::Store, store }
     }
 
     pub(super) fn answer_fetch(&mut self, dice: &mut Dice, may_fail: bool) {
