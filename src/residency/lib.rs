@@ -23,6 +23,6 @@ pub use loader::{Authority, Fetched, InStore, Loaded, Loader, Resolution, Standi
 pub use reporter::Reporter;
 pub use snapshot::{
     DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
-    ResidentState, Snapshot,
+    ResidentState, Snapshot, rfc3339,
 };
 pub use table::{LoadOptions, LoadReport, RefreshReport, UnloadReport};

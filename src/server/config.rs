@@ -23,12 +23,14 @@ mod handlers;
 mod keys;
 mod raw;
 mod resolve;
+mod rules;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
 pub use endpoints::{Endpoint, Mount, Secret};
+pub use rules::{OnDelete, Update, VersionRule};
 
 use crate::cli::ServeFlags;
 

@@ -1,14 +1,15 @@
 //! From the settings as they are meant to what each part calls them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
 use roundhouse_engine::EngineConfig;
 use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::LoadSettings;
 use roundhouse_store::{CatalogConfig, RetryConfig};
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, EndpointName};
 
-use crate::config::Config;
+use crate::config::{Config, OnDelete, VersionRule};
 use crate::error::Error;
 
 pub(super) fn load(config: &Config) -> LoadSettings {
@@ -66,8 +67,19 @@ pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
         refresh_every: of.refresh_every,
         idle_ttl: of.idle_ttl,
         minimum_residence: of.minimum_residence,
+        drain_deleted: drain_deleted(config),
         ..roundhouse_residency::Config::default()
     }
+}
+
+fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
+    let drains = config.endpoints.iter().filter(|it| it.versions.on_delete == OnDelete::Drain);
+    drains.map(|endpoint| endpoint.name.clone()).collect()
+}
+
+/// What each endpoint does when the store changes.
+pub(super) fn version_rules(config: &Config) -> BTreeMap<EndpointName, VersionRule> {
+    config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), endpoint.versions)).collect()
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {

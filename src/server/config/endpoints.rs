@@ -9,6 +9,7 @@ use roundhouse_types::{EndpointName, TargetName};
 use super::Fault;
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
+use super::rules::{self, VersionRule};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -22,6 +23,8 @@ pub struct Endpoint {
     pub name: EndpointName,
     /// Whether its targets may be Python handlers; absent is what `[handlers]` says.
     pub handlers: Option<bool>,
+    /// What it does when the store changes.
+    pub versions: VersionRule,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -109,7 +112,8 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             );
             continue;
         }
-        endpoints.push(Endpoint { name, handlers: None, mounts: vec![Mount::plain(uri)] });
+        let (versions, mounts) = (VersionRule::default(), vec![Mount::plain(uri)]);
+        endpoints.push(Endpoint { name, handlers: None, versions, mounts });
     }
     endpoints
 }
@@ -172,6 +176,10 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 None
             }
         };
+        let (versions, faults) = rules::read(entry);
+        for (key, why) in faults {
+            sources.fault(format!("{at}.{key}"), why);
+        }
         let name = match entry.get("name").map(|name| name.as_str().map(str::parse::<EndpointName>))
         {
             Some(Some(Ok(name))) => name,
@@ -193,7 +201,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, mounts });
+        endpoints.push(Endpoint { name, handlers, versions, mounts });
     }
     endpoints
 }

@@ -134,7 +134,7 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of an `[[endpoint]]`.
-pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "handlers", "mount"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "handlers", "update", "on_delete", "mount"];
 
 /// Keys of an `[[endpoint.mount]]`.
 pub(super) const MOUNT_KEYS: &[&str] = &[
