@@ -17,7 +17,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// An endpoint with this rule, which looks at its store several times a second.
+    /// An endpoint with this rule, which looks at its store every second.
     fn new(rule: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
@@ -25,7 +25,7 @@ impl Stage {
         std::fs::create_dir(dir.path().join("store")).unwrap();
         let text = format!(
             "version = 1\n[cache]\ndir = \"{}\"\n[store]\ncatalogue_ttl = \"200ms\"\nsettle = \"100ms\"\n\
-             update_settle = \"300ms\"\n[residency]\nrefresh_every = \"200ms\"\n\
+             update_settle = \"300ms\"\n[residency]\nrefresh_every = \"1s\"\n\
              [[endpoint]]\nname = \"default\"\n{rule}\n[[endpoint.mount]]\nuri = \"file://{}/\"\n",
             path("cache"),
             path("store")
@@ -107,6 +107,16 @@ async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> 
         assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until the store's new files have settled to a version other than this one.
+async fn settled(server: &Server, before: &str) {
+    until("the upload settles", || async {
+        let found = versions(server).await;
+        let rows = found["versions"].as_array().expect("a list");
+        rows.iter().any(|row| row["in_store"] == true && row["version"] != before)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,6 +217,7 @@ async fn a_version_that_fails_is_told_and_the_old_one_serves_on() {
     let tokenizer = broken.iter_mut().find(|(path, _)| path == "tokenizer.json").unwrap();
     tokenizer.1 = b"{}".to_vec();
     stage.put(&broken);
+    settled(&server, &first).await;
     let used = use_version(&server, "latest").await;
     assert_eq!(used.json()["error"]["kind"], "model_invalid", "{}", used.body);
     assert!(used.body.contains("serves as before"), "{}", used.body);
@@ -288,6 +299,7 @@ async fn a_purge_takes_every_version_and_the_choice() {
     let server = stage.start().await;
     let first = served(&server, 1).await;
     stage.upload(2);
+    settled(&server, &first).await;
     assert_eq!(use_version(&server, "latest").await.status, 200);
     let second = served(&server, 2).await;
     assert_eq!(use_version(&server, &first).await.status, 200);

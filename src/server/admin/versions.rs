@@ -159,44 +159,47 @@ async fn switch(
     model: ModelId,
     wish: Wish,
 ) -> Result<(RefreshReport, Option<Version>), Failure> {
-    let switching = async move {
-        let trial = admin.loader.begin_trial(&model, wish.clone());
-        let tried = match attempt(&admin, &model, &wish).await {
-            Ok(_) if !trial.counts() => Err(overtaken(&model)),
-            Ok(report) => Ok(report),
-            Err(failure) => Err(failure),
-        };
-        let counts = trial.counts();
-        let done = match tried {
-            Ok(report) => {
-                let held = admin.loader.commit(trial, &report.version).await;
-                held.map(|held| (report, held))
-            }
-            Err(failure) => {
-                drop(trial);
-                Err(failure)
-            }
-        };
-        match done {
-            Ok((report, held)) => {
-                admin.residency.note_choice(&model, held.clone()).await?;
-                Ok((report, held))
-            }
-            Err(failure) => {
-                // What served before is what is wanted again; that it failed is told anyway.
-                if !counts || !admin.residency.is_known(&model).await? {
-                    return Err(failure);
-                }
-                let back = admin.residency.refresh(&model).await;
-                Err(match back.ok().and_then(|report| report.serving) {
-                    Some(version) => still_serves(&failure, &version),
-                    None => failure,
-                })
-            }
+    let broken = |error: tokio::task::JoinError| Failure::from_error(ErrorKind::Internal, &error);
+    tokio::spawn(async move { carry_out(&admin, &model, wish).await }).await.map_err(broken)?
+}
+
+async fn carry_out(
+    admin: &Admin,
+    model: &ModelId,
+    wish: Wish,
+) -> Result<(RefreshReport, Option<Version>), Failure> {
+    let was_chosen =
+        admin.loader.choice(model).is_some_and(|choice| choice.by == ChosenBy::Operator);
+    let trial = admin.loader.begin_trial(model, wish.clone());
+    let done = match attempt(admin, model, &wish).await {
+        Ok(report) => {
+            let held = admin.loader.commit(trial, &report.version).await;
+            held.map(|held| (report, held))
+        }
+        Err(failure) => {
+            drop(trial);
+            Err(failure)
         }
     };
-    let broken = |error: tokio::task::JoinError| Failure::from_error(ErrorKind::Internal, &error);
-    tokio::spawn(switching).await.map_err(broken)?
+    let failure = match done {
+        Ok((report, held)) => {
+            if held.is_some() || was_chosen {
+                admin.residency.note_choice(model, held.clone()).await?;
+            }
+            return Ok((report, held));
+        }
+        Err(failure) => failure,
+    };
+    // A later wish has taken its place, or there is nothing that could serve on.
+    if admin.loader.is_tried(model) || !admin.residency.is_known(model).await? {
+        return Err(failure);
+    }
+    // What served before is what is to be served again.
+    let back = admin.residency.refresh(model).await;
+    Err(match back.ok().and_then(|report| report.serving) {
+        Some(version) => still_serves(&failure, &version),
+        None => failure,
+    })
 }
 
 /// The failure of a switch, with what it left.

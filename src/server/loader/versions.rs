@@ -168,6 +168,11 @@ impl ModelLoader {
         Trial { trials, model: model.clone(), number, wish }
     }
 
+    /// Whether a wish is tried just now.
+    pub(crate) fn is_tried(&self, model: &ModelId) -> bool {
+        self.versions.tried(model).is_some()
+    }
+
     /// Remembers what was tried, also for after a restart: `version` came of it. Returns the
     /// version that the model is held at from now on because an operator chose it.
     ///
