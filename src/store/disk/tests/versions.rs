@@ -40,7 +40,11 @@ async fn the_version_before_the_newest_outlives_older_ones_and_a_held_one_outliv
     next(&f, &disk, "c", 5).await;
     assert!(on_disk(&disk, "b").is_empty());
     next(&f, &disk, "d", 6).await;
-    assert_eq!(on_disk(&disk, "a"), [first.clone()], "{third} was used before what came last");
+    assert_eq!(
+        on_disk(&disk, "a"),
+        std::slice::from_ref(&first),
+        "{third} was used before what came last"
+    );
     disk.unchoose(&model("a")).await.unwrap();
     next(&f, &disk, "e", 7).await;
     assert!(on_disk(&disk, "a").is_empty(), "{first} is held no more");
