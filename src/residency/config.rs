@@ -1,9 +1,9 @@
 //! Limits and times of the residency table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, ModelId};
+use roundhouse_types::{Bytes, EndpointName, ModelId};
 
 /// Everything the table may be told. All bounds are per process.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,9 @@ pub struct Config {
     pub collation: Collation,
     /// What is promised to tenants and asked of them, by [`tenant`].
     pub tenants: BTreeMap<String, TenantLimits>,
+    /// Endpoints whose models drain when the store holds them no more; those of others serve
+    /// until they are evicted.
+    pub drain_deleted: BTreeSet<EndpointName>,
 }
 
 /// Who leaves first, of those that may.
@@ -112,6 +115,7 @@ impl Default for Config {
                 overtaken_within: Duration::from_secs(10),
             },
             tenants: BTreeMap::new(),
+            drain_deleted: BTreeSet::new(),
         }
     }
 }

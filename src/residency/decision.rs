@@ -7,6 +7,7 @@ use roundhouse_types::{
 };
 use serde::Serialize;
 
+use crate::loader::Authority;
 use crate::table::Demand;
 
 /// A decision about one model, as it is kept and published.
@@ -124,6 +125,28 @@ pub enum Action {
     },
     /// A load was given up.
     Abandoned,
+    /// Requests go to this version from now on.
+    Switched {
+        /// The version that served before.
+        from: Version,
+        /// Who says that this one is served.
+        by: Authority,
+    },
+    /// The store holds a version that is served only when an operator says so.
+    Offered {
+        /// That version.
+        offered: Version,
+    },
+    /// An operator chose the version to serve, or leaves that to the endpoint again.
+    Chosen {
+        /// Whether a version is chosen now.
+        held: bool,
+    },
+    /// The store holds nothing of the model's name any more.
+    Deleted {
+        /// Whether its residents leave for that.
+        drains: bool,
+    },
     /// An operator's wish that it stay was set or lifted.
     Keep {
         /// The new state.
@@ -169,8 +192,10 @@ pub enum Stage {
 pub enum Departure {
     /// Another load needs the room.
     Evicted,
-    /// A newer version is ready.
+    /// Another version serves instead.
     Superseded,
+    /// The store holds the model no more.
+    Deleted,
     /// An operator asked for it.
     Requested,
     /// Nobody used it for the idle time.
@@ -192,6 +217,7 @@ impl Departure {
         match self {
             Self::Evicted => "evicted",
             Self::Superseded => "superseded",
+            Self::Deleted => "deleted",
             Self::Requested => "requested",
             Self::Idle => "idle",
             Self::Shrunk => "shrunk",
@@ -269,10 +295,38 @@ impl fmt::Display for Action {
             Self::Revived => f.write_str("serves again, its room is not needed"),
             Self::Unloaded { bytes } => write!(f, "unloaded, {bytes} are free"),
             Self::Abandoned => f.write_str("load given up"),
+            Self::Switched { from, by } => {
+                let by = match by {
+                    Authority::Store => "it is the store's newest",
+                    Authority::Operator => "an operator chose it",
+                    Authority::Rule => "the endpoint's update rule holds it",
+                };
+                write!(f, "serves instead of {}: {by}", short(from))
+            }
+            Self::Offered { offered } => write!(
+                f,
+                "the store holds version {}, which is not served before an operator says so",
+                short(offered)
+            ),
+            Self::Chosen { held: true } => f.write_str("an operator chose this version"),
+            Self::Chosen { held: false } => {
+                f.write_str("an operator lifted the choice of a version")
+            }
+            Self::Deleted { drains: true } => {
+                f.write_str("the store holds it no more: it takes no new requests")
+            }
+            Self::Deleted { drains: false } => {
+                f.write_str("the store holds it no more: it serves until it is evicted")
+            }
             Self::Keep { kept: true } => f.write_str("kept"),
             Self::Keep { kept: false } => f.write_str("no longer kept"),
         }
     }
+}
+
+/// The beginning of a version's digest, which tells it from the model's others.
+fn short(version: &Version) -> &str {
+    version.as_str().get(..12).unwrap_or(version.as_str())
 }
 
 /// A decision as the table emits it, without a time.

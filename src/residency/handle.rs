@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use roundhouse_types::{Bytes, DeviceId, Failure, ModelId};
+use roundhouse_types::{Bytes, DeviceId, Failure, ModelId, Version};
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -157,9 +157,10 @@ impl<M: Send + Sync + 'static> Residency<M> {
         }
     }
 
-    /// Asks the store for a new version now. Where the model is loaded and the version is
-    /// new, it answers when the new one serves, or fails with what went wrong; the old one
-    /// serves meanwhile.
+    /// Has the version to serve looked up now, in the store. Where the model is loaded and the
+    /// version is another one, it answers when that one serves, or fails with what went wrong;
+    /// the old one serves meanwhile. Fails where the store was not reached. If dropped before,
+    /// the load goes on.
     pub async fn refresh(&self, model: &ModelId) -> Result<RefreshReport, Failure> {
         let (model, hold_until) = (model.clone(), self.patience());
         let event = |waiter| Event::RefreshRequested { waiter, model, hold_until };
@@ -177,6 +178,23 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// Lifts a keep.
     pub async fn release(&self, model: &ModelId) -> Result<(), Failure> {
         self.tell(Event::KeepChanged { model: model.clone(), kept: false }).await
+    }
+
+    /// Notes that an operator chose the version to serve, or with `None` chose none any more.
+    /// It decides nothing by itself: the loader is who names versions.
+    pub async fn note_choice(
+        &self,
+        model: &ModelId,
+        chosen: Option<Version>,
+    ) -> Result<(), Failure> {
+        self.tell(Event::ChoiceChanged { model: model.clone(), chosen }).await
+    }
+
+    /// Whether the model is kept, loaded or on its way.
+    pub async fn is_known(&self, model: &ModelId) -> Result<bool, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Known { model: model.clone(), reply }).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
     }
 
     /// Changes what residents may take on a device. What exceeds a smaller budget leaves;

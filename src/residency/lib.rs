@@ -19,10 +19,10 @@ pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};
 pub use lease::Lease;
-pub use loader::{Fetched, Loaded, Loader, Resolution};
+pub use loader::{Authority, Fetched, InStore, Loaded, Loader, Resolution, Standing};
 pub use reporter::Reporter;
 pub use snapshot::{
     DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
-    ResidentState, Snapshot,
+    ResidentState, Snapshot, rfc3339,
 };
 pub use table::{Demand, LoadOptions, LoadReport, RefreshReport, UnloadReport};

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
 };
+use serde::Serialize;
 
 use crate::reporter::Reporter;
 
 /// What is known of a model before anything is fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Resolution {
     /// The version to serve.
     pub version: Version,
@@ -23,6 +24,47 @@ pub struct Resolution {
     /// The process died twice while it loaded this version. It is refused until an
     /// operator's forced load.
     pub quarantined: bool,
+    /// Why it is this version, and what the store holds beside it.
+    pub standing: Standing,
+}
+
+/// Why a version is the one to serve, and what the store holds beside it. By default it is
+/// what the store holds.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// Who says so.
+    pub by: Authority,
+    /// What the store holds.
+    pub store: InStore,
+}
+
+/// Who says which version is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Authority {
+    /// The store: it is the newest there.
+    #[default]
+    Store,
+    /// An operator chose it.
+    Operator,
+    /// The endpoint's update rule holds what was served first.
+    Rule,
+}
+
+/// What the store holds of a model, as far as it was asked.
+#[derive(Debug, Clone, Default)]
+pub enum InStore {
+    /// The version that is to be served.
+    #[default]
+    Same,
+    /// Nobody asked.
+    Unasked,
+    /// Another version, which is served only when an operator says so.
+    Other(Version),
+    /// Nothing of that name any more.
+    Gone,
+    /// It could not be asked; the version to serve is one that is on disk.
+    Unreached(Failure),
 }
 
 /// What is known once the files are whole on disk.
@@ -50,7 +92,9 @@ pub trait Loader: Send + Sync + 'static {
     type Model: Send + Sync + 'static;
 
     /// Finds the version to serve. With `refresh` the store itself is asked, else a
-    /// cache may answer. With the store down, a version whole on disk is an answer.
+    /// cache may answer. With the store down, a version whole on disk is an answer, whose
+    /// [`Standing`] says so. Where [`Config::drain_deleted`](crate::Config) names the endpoint,
+    /// a refresh that fails with `ModelNotFound` means that the model was deleted for good.
     fn resolve(
         &self,
         model: &ModelId,

@@ -50,6 +50,10 @@ pub(crate) enum Command<M> {
     Snapshot {
         reply: oneshot::Sender<Snapshot>,
     },
+    Known {
+        model: ModelId,
+        reply: oneshot::Sender<bool>,
+    },
     Explain {
         model: ModelId,
         reply: oneshot::Sender<Explanation>,
@@ -175,6 +179,9 @@ impl<L: Loader> Owner<L> {
                 self.report_progress();
                 let clocks = Clocks { instant: now(), wall: SystemTime::now() };
                 let _ = reply.send(self.table.snapshot(&clocks));
+            }
+            Command::Known { model, reply } => {
+                let _ = reply.send(self.table.is_known(&model));
             }
             Command::Explain { model, reply } => {
                 self.report_progress();
@@ -340,6 +347,12 @@ fn log(decided: &Decided) {
         }
         Action::Ready { bytes } => info!(%model, version, device, %bytes, "model ready"),
         Action::Unloaded { bytes } => info!(%model, version, device, %bytes, "model unloaded"),
+        Action::Switched { from, .. } => {
+            info!(%model, version, device, %from, decision = %action, "model switched");
+        }
+        Action::Offered { .. } | Action::Chosen { .. } | Action::Deleted { .. } => {
+            info!(%model, version, decision = %action, "model's versions");
+        }
         Action::Draining { why, .. } => {
             info!(%model, version, device, why = why.as_str(), "model leaves");
         }

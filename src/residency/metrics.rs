@@ -19,6 +19,7 @@
 //! | `roundhouse_residency_reserved_bytes` | device | what is promised to loads |
 //! | `roundhouse_residency_residents` | device | loaded artefacts |
 //! | `roundhouse_residency_waiters` | | requests and operators that wait |
+//! | `roundhouse_residency_updates_waiting` | | known models of which the store holds a version that waits for an operator's word |
 
 use metrics::{counter, gauge, histogram};
 use roundhouse_types::{DeviceId, ErrorKind, ModelId};
@@ -119,6 +120,7 @@ impl Meters {
                 .set(float(level.residents as u64));
         }
         gauge!("roundhouse_residency_waiters").set(float(levels.waiters as u64));
+        gauge!("roundhouse_residency_updates_waiting").set(float(levels.offers as u64));
         self.shown = Some(levels);
     }
 }

@@ -69,6 +69,8 @@ pub struct ResidentSnapshot {
     pub leases: u32,
     /// Whether an operator wants it to stay.
     pub kept: bool,
+    /// A version in the store that is served only when an operator says so.
+    pub offered: Option<Version>,
     /// When it was last acquired or released, in RFC 3339.
     pub last_used: String,
 }
@@ -174,7 +176,7 @@ impl Clocks {
 }
 
 /// UTC with milliseconds. Times before 1970 are shown as its first instant.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     // Days to civil date over 400-year eras that begin on 1 March, so that leap days

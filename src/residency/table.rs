@@ -15,6 +15,7 @@ mod standing;
 mod state;
 mod tenants;
 mod time;
+mod versions;
 mod victims;
 mod view;
 mod worth;
@@ -60,6 +61,8 @@ pub(crate) struct Table {
     shrunk: BTreeSet<DeviceId>,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
+    /// Models of which the store holds a version that waits for an operator's word.
+    offers: usize,
     stopping: bool,
     /// The time of the event that is being handled.
     now: Instant,
@@ -84,6 +87,7 @@ impl Table {
             turns: Turns::default(),
             shrunk: BTreeSet::new(),
             sequence: 0,
+            offers: 0,
             stopping: false,
             now,
             touched: Vec::new(),
@@ -114,6 +118,7 @@ impl Table {
                 self.operator_refresh(waiter, &model, hold_until);
             }
             Event::KeepChanged { model, kept } => self.keep_changed(&model, kept),
+            Event::ChoiceChanged { model, chosen } => self.choice_changed(&model, chosen),
             Event::Cancelled { waiter } => {
                 self.take_waiter(waiter);
             }
@@ -168,7 +173,8 @@ impl Table {
             let Some((oldest, model)) = self.models.peek_lru() else { return };
             let (oldest, is_cold) = (oldest.clone(), model.is_cold());
             if is_cold {
-                self.models.pop(&oldest);
+                let offered = self.models.pop(&oldest).and_then(|model| model.offered);
+                self.offers -= usize::from(offered.is_some());
             } else {
                 self.models.promote(&oldest);
             }
@@ -194,6 +200,12 @@ impl Table {
     fn resident_of(&self, artefact: &ArtefactId) -> Option<&Key> {
         let keys = &self.models.peek(&artefact.model)?.residents;
         keys.iter().find(|key| key.artefact == *artefact)
+    }
+
+    /// Whether it is kept, loaded or on its way: what its name means was seen before.
+    pub(crate) fn is_known(&self, model: &ModelId) -> bool {
+        let entry = self.models.peek(model);
+        entry.is_some_and(|it| it.kept || !it.residents.is_empty() || !it.jobs.is_empty())
     }
 
     fn is_kept(&self, model: &ModelId) -> bool {
@@ -239,8 +251,12 @@ impl Table {
         let may_change = match resident.state {
             State::Ready | State::Draining(Departure::Evicted | Departure::Shrunk) => true,
             State::Draining(Departure::Died | Departure::Shutdown) | State::Unloading => false,
-            // The store may return to an old version, which must be able to serve then.
-            State::Draining(Departure::Superseded) if why == Departure::Outgrown => true,
+            // The store, or an operator, may return to it: then it must be able to serve.
+            State::Draining(Departure::Superseded | Departure::Deleted)
+                if why == Departure::Outgrown =>
+            {
+                true
+            }
             State::Draining(_) => matches!(why, Departure::Shutdown | Departure::Died),
         };
         if !may_change || resident.state == State::Draining(why) {

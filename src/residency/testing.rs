@@ -9,7 +9,7 @@ use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
 };
 
-use crate::loader::{Fetched, Loaded, Loader, Resolution};
+use crate::loader::{Fetched, Loaded, Loader, Resolution, Standing};
 use crate::reporter::{Reporter, Slot};
 use crate::table::Key;
 
@@ -50,6 +50,8 @@ pub struct Script {
     pub load_panics: bool,
     /// Two deaths while loading.
     pub quarantined: bool,
+    /// Why it is this version.
+    pub standing: Standing,
     /// What it is.
     pub kind: ModelKind,
     /// A death that is reported when the load has ended, just before it returns.
@@ -71,6 +73,7 @@ impl Script {
             load_fails: None,
             load_panics: false,
             quarantined: false,
+            standing: Standing::default(),
             kind: ModelKind::Generative,
             dies: None,
             grows: None,
@@ -178,6 +181,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             kind: Some(script.kind),
             quarantined: script.quarantined,
+            standing: script.standing,
         })
     }
 

@@ -4,6 +4,7 @@
 
 mod commands;
 mod health;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -58,7 +59,9 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/v1/unload", post(commands::unload))
         .route("/admin/v1/keep", post(commands::keep))
         .route("/admin/v1/release", post(commands::release))
-        .route("/admin/v1/refresh", post(commands::refresh))
+        .route("/admin/v1/refresh", post(versions::refresh))
+        .route("/admin/v1/use", post(versions::use_version))
+        .route("/admin/v1/versions", get(versions::versions))
         .with_state(admin)
         .merge(vitals)
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
-//! explain), `progress` (a bar where a person waits), `invoke`, `check`, `survey`,
+//! explain), `versions` (versions, use), `progress` (a bar where a person waits), `invoke`, `check`, `survey`,
 //! `output` (tables and JSON).
 
 use std::collections::BTreeMap;
@@ -18,12 +18,14 @@ pub(crate) mod output;
 mod progress;
 mod survey;
 mod target;
+mod versions;
 
 pub use check::CheckArgs;
 pub use invoke::InvokeArgs;
 pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
+pub use versions::UseArgs;
 
 use crate::config::Config;
 #[cfg(feature = "demo")]
@@ -63,8 +65,12 @@ pub enum Command {
     Keep(ModelArgs),
     /// Take a keep back.
     Release(ModelArgs),
-    /// Look up a model's newest version now.
+    /// Look up a model's newest version now, and serve it unless another one was chosen.
     Refresh(ModelArgs),
+    /// List a model's versions: in the store, on disk, loaded, chosen.
+    Versions(ModelArgs),
+    /// Serve a version of a model from now on, an older one included; or `latest` again.
+    Use(UseArgs),
     /// Say why a model was loaded, evicted, refused or made to wait.
     Explain(ExplainArgs),
     /// Ask a model, through the data port.
@@ -100,6 +106,8 @@ impl Command {
             Self::Keep(args) => operate::change("keep", &args).await,
             Self::Release(args) => operate::change("release", &args).await,
             Self::Refresh(args) => operate::change("refresh", &args).await,
+            Self::Versions(args) => versions::list(&args).await,
+            Self::Use(args) => versions::choose(&args).await,
             Self::Explain(args) => operate::explain(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
             Self::Doctor(args) => doctor::run(&args).await,

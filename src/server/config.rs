@@ -24,6 +24,7 @@ mod handlers;
 mod keys;
 mod raw;
 mod resolve;
+mod rules;
 mod tenants;
 mod units;
 
@@ -31,6 +32,7 @@ mod units;
 mod tests;
 
 pub use endpoints::{Endpoint, Mount, Secret};
+pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
 
 use crate::cli::ServeFlags;

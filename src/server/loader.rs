@@ -1,7 +1,7 @@
 //! Brings models in and out: the world's side of residency, over store, models, engine and serving.
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
-//! order: this one (the steps), `plan` and `view` (what can be known of a model before it is
+//! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `local`
 //! (folders that someone else put here), `stages` (how long each step took).
 
@@ -9,21 +9,23 @@ mod load;
 mod local;
 mod plan;
 mod purpose;
+mod resolve;
 mod stages;
+mod versions;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
 use roundhouse_models::LoadSettings;
-use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution};
+use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution, Standing};
 use roundhouse_serving::ServedModel;
-use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Freshness, Progress};
+use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint,
 };
@@ -36,6 +38,8 @@ pub(crate) use plan::Handlers;
 use plan::Plan;
 use stages::Stage;
 pub(crate) use stages::Stages;
+use versions::Versions;
+pub(crate) use versions::{Wish, overtaken};
 pub(crate) use view::read_remote;
 
 /// A version that was loading this many times when the process died is not tried again unasked.
@@ -65,6 +69,10 @@ struct Known {
     plan: Option<Plan>,
     progress: Arc<Progress>,
     stages: Stages,
+    /// How long the store took to name it.
+    listing: Duration,
+    /// When the store named it first.
+    seen_at: Option<SystemTime>,
 }
 
 /// See the module's text.
@@ -79,6 +87,7 @@ pub(crate) struct ModelLoader {
     current: Mutex<LruCache<ModelId, ArtefactId>>,
     /// Loads with a marker on disk.
     loading: Mutex<BTreeSet<ArtefactId>>,
+    versions: Versions,
 }
 
 impl ModelLoader {
@@ -92,8 +101,8 @@ impl ModelLoader {
     ) -> Self {
         let known = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
-        let loading = Mutex::default();
-        Self { sources, lanes, settings, engine, handlers, known, current, loading }
+        let (loading, versions) = (Mutex::default(), Versions::default());
+        Self { sources, lanes, settings, engine, handlers, known, current, loading, versions }
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
@@ -119,107 +128,6 @@ impl ModelLoader {
                 unmark(cache, &id).await;
             }
         }
-    }
-
-    /// Deletes a version's files from the disk cache.
-    pub(crate) async fn purge(&self, id: &ArtefactId) -> Result<(), Failure> {
-        match self.source(&id.model.endpoint)? {
-            Source::Store(_, cache) => Ok(cache.purge(id).await?),
-            Source::Local(_) => Ok(()),
-        }
-    }
-
-    async fn resolve_in_store(
-        &self,
-        catalog: &Catalog,
-        cache: &DiskCache,
-        model: &ModelId,
-        refresh: bool,
-    ) -> Result<Resolution, Failure> {
-        let began = Instant::now();
-        let artefact = match self.ask(catalog, cache, model, refresh).await {
-            Ok(artefact) => artefact,
-            Err(failure) => {
-                let Some(id) = self.stand_in(cache, model, &failure) else { return Err(failure) };
-                warn!(model = %model, %failure, "store is down, serving the version on disk");
-                return self.resolve_on_disk(cache, id).await;
-            }
-        };
-        let id = artefact.id.clone();
-        locked(&self.current).put(model.clone(), id.clone());
-        let mut known = self.recall(&id);
-        known.artefact = Some(artefact.clone());
-        self.remember(&id, known.clone());
-        if cache.get(&id).is_some() {
-            return self.resolve_on_disk(cache, id).await;
-        }
-        if known.plan.is_none() && artefact.archive.is_none() {
-            let plan = self.handlers.plan_remote(catalog, &artefact, self.settings).await;
-            known.plan = Some(plan.map_err(|failure| named(&id, &failure))?);
-        }
-        known.stages.set(Stage::List, began.elapsed());
-        self.remember(&id, known.clone());
-        Ok(Resolution {
-            fetch_bytes: artefact.bytes,
-            footprint: known.plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
-            kind: known.plan.as_ref().map(Plan::kind),
-            quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
-            version: id.version,
-        })
-    }
-
-    /// Asks the store for the version; not for long where one is whole on disk.
-    async fn ask(
-        &self,
-        catalog: &Catalog,
-        cache: &DiskCache,
-        model: &ModelId,
-        refresh: bool,
-    ) -> Result<Arc<Artefact>, Failure> {
-        let freshness = if refresh { Freshness::Fresh } else { Freshness::Cached };
-        let asking = catalog.resolve(&model.target, freshness);
-        if cache.latest(model).is_none() {
-            return Ok(asking.await?);
-        }
-        let Ok(answer) = tokio::time::timeout(STORE_PATIENCE, asking).await else {
-            let message = format!("the store did not name a version of {model} in time");
-            let failure = Failure::new(ErrorKind::StoreUnavailable, message);
-            return Err(failure.with_retry(RetryHint::Later));
-        };
-        Ok(answer?)
-    }
-
-    /// The version on disk that answers while the store is down: the one that the store named
-    /// last, even if another was fetched later, for it may have been taken back since.
-    fn stand_in(
-        &self,
-        cache: &DiskCache,
-        model: &ModelId,
-        failure: &Failure,
-    ) -> Option<ArtefactId> {
-        if failure.kind() != ErrorKind::StoreUnavailable {
-            return None;
-        }
-        let current = locked(&self.current).get(model).cloned();
-        current.filter(|id| cache.get(id).is_some()).or_else(|| cache.latest(model))
-    }
-
-    async fn resolve_on_disk(
-        &self,
-        cache: &DiskCache,
-        id: ArtefactId,
-    ) -> Result<Resolution, Failure> {
-        let plan = match cache.get(&id) {
-            Some(cached) => Some(self.plan_of(&id, cached.dir()).await?),
-            None => None,
-        };
-        Ok(Resolution {
-            fetch_bytes: Bytes::ZERO,
-            footprint: plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
-            kind: plan.as_ref().map(Plan::kind),
-            quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
-            version: id.version,
-        })
     }
 
     /// The plan of a version whose files lie in `dir`, read once.
@@ -311,6 +219,7 @@ impl Loader for ModelLoader {
                     footprint: Some(self.handlers.footprint(&id, &plan)),
                     kind: Some(plan.kind()),
                     quarantined: false,
+                    standing: Standing::default(),
                     version: id.version,
                 })
             }
@@ -343,7 +252,11 @@ impl Loader for ModelLoader {
                 // Others' fetches may have taken its place on disk while it waited for room.
                 let cached = self.bring(catalog, cache, id).await?;
                 let files = Files { dir: cached.dir().to_owned(), held: Some(cached) };
-                self.load_marked(cache, id, files, device, reporter).await
+                let loaded = self.load_marked(cache, id, files, device, reporter).await;
+                if loaded.is_ok() {
+                    self.hold_first(cache, id).await;
+                }
+                loaded
             }
             Source::Local(models) => {
                 let announced = announced(models, &id.model)?;

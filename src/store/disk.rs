@@ -1,6 +1,7 @@
 //! The disk cache: whole, verified versions of models, within a bound of bytes.
 
 mod attempts;
+mod choices;
 mod fetch;
 mod flight;
 mod journal;
@@ -20,12 +21,14 @@ use std::time::SystemTime;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use roundhouse_types::{ArtefactId, Bytes, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::attempts::Attempts;
+use self::choices::Choices;
+pub use self::choices::{Choice, ChosenBy};
 use self::fetch::{Fetch, verify};
 use self::layout::{FILES, Layout, MANIFEST, entries, measure};
 use self::ledger::{Held, Ledger, off_thread};
@@ -80,6 +83,30 @@ pub struct CacheUsage {
     pub artefacts: usize,
 }
 
+/// A version that is whole on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskVersion {
+    /// The version.
+    pub version: Version,
+    /// What it takes on disk.
+    pub bytes: Bytes,
+    /// When its files were whole.
+    pub fetched_at: SystemTime,
+    /// When it was last asked for.
+    pub used_at: SystemTime,
+}
+
+/// A version that was removed from disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purged {
+    /// The version.
+    pub version: Version,
+    /// What it took there.
+    pub bytes: Bytes,
+    /// Somebody still holds its files: they go when the last one lets go.
+    pub in_use: bool,
+}
+
 /// A whole artefact on disk. Its files are not removed while this or a clone lives.
 #[derive(Debug, Clone)]
 pub struct CachedArtefact {
@@ -132,6 +159,7 @@ struct Inner {
     config: CacheConfig,
     ledger: Arc<Ledger>,
     attempts: Arc<Attempts>,
+    choices: Arc<Choices>,
     in_flight: Arc<Semaphore>,
     fetches: Mutex<Fetches>,
 }
@@ -149,7 +177,11 @@ impl DiskCache {
         blocking(move || {
             let layout = Layout::open(&config.dir)?;
             let attempts = Arc::new(Attempts::open(layout.attempts())?);
+            let choices = Arc::new(Choices::open(layout.choices())?);
             let ledger = Ledger::new(layout, config.size);
+            for (model, version) in choices.all() {
+                ledger.hold_at(&model, Some(version));
+            }
             find_whole(&ledger)?;
             find_partial(&ledger)?;
             ledger.shrink();
@@ -159,7 +191,8 @@ impl DiskCache {
             let permits = usize::try_from(permits).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
             let in_flight = Arc::new(Semaphore::new(permits));
             let fetches = Mutex::default();
-            Ok(Self { inner: Arc::new(Inner { config, ledger, attempts, in_flight, fetches }) })
+            let inner = Inner { config, ledger, attempts, choices, in_flight, fetches };
+            Ok(Self { inner: Arc::new(inner) })
         })
         .await
     }
@@ -265,6 +298,61 @@ impl DiskCache {
             ledger.purge_partial(&id)
         })
         .await
+    }
+
+    /// Removes every version of a model, as [`DiskCache::purge`] does, and says what each took.
+    /// None at all is no error.
+    pub async fn purge_model(&self, model: &ModelId) -> Result<Vec<Purged>, Error> {
+        let ledger = &self.inner.ledger;
+        let whole = ledger.versions(model).into_iter().map(|(held, _)| {
+            // One is the table's, one is ours.
+            (held.manifest.artefact.id.clone(), held.bytes, Arc::strong_count(&held) > 2)
+        });
+        let partial = ledger.partials(model).into_iter().map(|(id, bytes)| (id, bytes, false));
+        let found: Vec<_> = whole.chain(partial).collect();
+        let mut purged: Vec<Purged> = Vec::with_capacity(found.len());
+        for (id, bytes, in_use) in found {
+            self.purge(&id).await?;
+            match purged.iter_mut().find(|before| before.version == id.version) {
+                Some(before) => before.bytes = Bytes(before.bytes.0.saturating_add(bytes)),
+                None => purged.push(Purged { version: id.version, bytes: Bytes(bytes), in_use }),
+            }
+        }
+        Ok(purged)
+    }
+
+    /// The versions of a model that are whole on disk. To look is no use of them.
+    pub fn versions(&self, model: &ModelId) -> Vec<DiskVersion> {
+        let found = self.inner.ledger.versions(model).into_iter();
+        found
+            .map(|(held, used_at)| DiskVersion {
+                version: held.manifest.artefact.id.version.clone(),
+                bytes: Bytes(held.bytes),
+                fetched_at: held.manifest.fetched_at,
+                used_at,
+            })
+            .collect()
+    }
+
+    /// The version that a model is held at, if it is.
+    pub fn choice(&self, model: &ModelId) -> Option<Choice> {
+        self.inner.choices.of(model)
+    }
+
+    /// Holds a model at a version, also after a restart. It need not be on disk; while it is,
+    /// it is the last to be evicted.
+    pub async fn choose(&self, model: &ModelId, choice: Choice) -> Result<(), Error> {
+        let version = choice.version.clone();
+        self.inner.choices.set(model, choice).await?;
+        self.inner.ledger.hold_at(model, Some(version));
+        Ok(())
+    }
+
+    /// Holds a model at no version any more and says which one it was.
+    pub async fn unchoose(&self, model: &ModelId) -> Result<Option<Choice>, Error> {
+        let before = self.inner.choices.clear(model).await?;
+        self.inner.ledger.hold_at(model, None);
+        Ok(before)
     }
 
     /// What the cache holds.

@@ -187,6 +187,14 @@ pub enum Error {
         /// What was written.
         path: PathBuf,
     },
+    /// So many models are held at a version that no other can be.
+    #[error("model '{model}' cannot be held at a version: {limit} models are already")]
+    TooManyHeld {
+        /// The endpoint and target.
+        model: String,
+        /// The most models that can be.
+        limit: usize,
+    },
     /// Another process holds the disk cache's folder.
     #[error("disk cache '{}' is locked by another process", .0.display())]
     Locked(PathBuf),
@@ -238,6 +246,7 @@ impl Error {
                 ErrorKind::ModelInvalid
             }
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::TooManyHeld { .. } => ErrorKind::Overloaded,
             Self::Locked(_) | Self::Format { .. } | Self::Io { .. } | Self::Internal(_) => {
                 ErrorKind::Internal
             }
@@ -270,6 +279,7 @@ impl Error {
             | Self::Invalid { .. }
             | Self::Archive { .. }
             | Self::TooLarge { .. }
+            | Self::TooManyHeld { .. }
             | Self::Format { .. }
             | Self::Internal(_) => RetryHint::Never,
         }

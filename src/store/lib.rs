@@ -27,7 +27,10 @@ mod uri;
 
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
-pub use disk::{CacheConfig, CacheUsage, CachedArtefact, DiskCache, DiskFile};
+pub use disk::{
+    CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, DiskCache, DiskFile, DiskVersion,
+    Purged,
+};
 pub use error::Error;
 pub use file::FileStore;
 pub use object::{

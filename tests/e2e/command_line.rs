@@ -41,6 +41,16 @@ async fn an_operator_lists_loads_keeps_explains_invokes_and_unloads() {
             run(&["invoke", "team/signs", "--url", &data, "--body", r#"{"inputs": "hello"}"#]);
         assert_eq!(code, 0, "{err}");
         assert!(out.contains(&signature("signs", 6)), "{out}");
+        let (code, out, err) = run(&["versions", "team/signs", "--url", &admin, "--json"]);
+        assert_eq!(code, 0, "{err}");
+        let versions: Value = serde_json::from_str(&out).unwrap();
+        let version = versions["versions"][0]["version"].as_str().unwrap();
+        let (code, out, err) = run(&["use", "team/signs", &version[..6], "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains(&format!("serves version {}", &version[..12])), "{out}");
+        let (code, out, err) = run(&["versions", "team/signs", "--url", &admin]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("by operator") && out.contains("update = auto"), "{out}");
         let (code, out, err) = run(&["explain", "team/signs", "--url", &admin]);
         assert_eq!(code, 0, "{err}");
         assert!(!out.trim().is_empty());

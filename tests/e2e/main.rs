@@ -14,6 +14,7 @@ mod health;
 mod measured;
 mod pressure;
 mod updates;
+mod versions;
 
 /// Held by tests that measure time or fill the machine.
 static HEAVY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

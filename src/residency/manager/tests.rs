@@ -1,6 +1,7 @@
 //! The owner task with paused time and a scripted loader.
 
 mod reports;
+mod versions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

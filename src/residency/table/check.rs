@@ -107,6 +107,8 @@ impl Table {
     }
 
     fn check_waiters(&self) {
+        let offers = self.models.iter().filter(|(_, model)| model.offered.is_some()).count();
+        assert_eq!(self.offers, offers, "what waits for an operator's word is counted");
         let mut listed = 0;
         for (id, model) in self.models.iter() {
             listed += model.waiters.len() + model.refreshers.len() + model.unloaders.len();

@@ -47,6 +47,8 @@ pub(crate) enum Event {
     RefreshRequested { waiter: WaiterId, model: ModelId, hold_until: Instant },
     /// An operator wants it to stay, or no longer.
     KeepChanged { model: ModelId, kept: bool },
+    /// An operator chose the version to serve, or chose none any more.
+    ChoiceChanged { model: ModelId, chosen: Option<Version> },
     /// A caller went away before it was answered.
     Cancelled { waiter: WaiterId },
     /// A lease ended.
@@ -135,8 +137,14 @@ pub struct UnloadReport {
 /// A refresh that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefreshReport {
-    /// The version in the store.
+    /// The version to serve.
     pub version: Version,
     /// Whether it differs from what served before.
     pub updated: bool,
+    /// The version that serves; absent where none is loaded.
+    pub serving: Option<Version>,
+    /// The version in the store, where that is another one, which waits for an operator's word.
+    pub offered: Option<Version>,
+    /// Whether an operator wants the model to stay.
+    pub kept: bool,
 }

@@ -1,5 +1,7 @@
 //! Loads under way: what fetches and loads bring, and how they end.
 
+use std::time::Duration;
+
 use roundhouse_types::{ArtefactId, Bytes, Failure, Footprint, ModelId, Tier};
 
 use super::Table;
@@ -106,6 +108,10 @@ impl Table {
 
     /// The loaded model serves from now on, and older versions of it leave.
     fn begin_service(&mut self, key: &Key, job: &Job) {
+        if let Some(serving) = self.overtaken_by(key) {
+            return self.retire(key, &serving);
+        }
+        let before = self.ready_but(key);
         let model = &key.artefact.model;
         let entry = self.model_mut(model);
         entry.trouble = None;
@@ -113,6 +119,9 @@ impl Table {
         let bytes = self.residents.get(key).map(|resident| resident.footprint.total());
         let bytes = bytes.unwrap_or_default();
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Ready { bytes }));
+        if let Some(before) = before {
+            self.switched(key, before);
+        }
         for old in older {
             self.drain(&old, Departure::Superseded, None);
         }
@@ -162,6 +171,7 @@ impl Table {
             entry.residents.retain(|other| other != key);
         }
         self.gone(key);
+        self.ask_again(&key.artefact);
         self.touched.push(key.artefact.model.clone());
     }
 
@@ -174,7 +184,11 @@ impl Table {
         if self.stopping {
             return;
         }
-        self.trouble(model, Some(&artefact.version), failure, false, stage);
+        if self.is_past(artefact) {
+            self.decide_failed(model, Some(&artefact.version), failure, stage, Duration::ZERO);
+        } else {
+            self.trouble(model, Some(&artefact.version), failure, false, stage);
+        }
         self.refuse_job(artefact, failure);
     }
 

@@ -1,6 +1,6 @@
 //! Versions: asking for the one to serve, and what its answer starts.
 
-use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Version};
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, Version};
 
 use super::Table;
 use super::event::{Effect, RefreshReport, Report, WaiterId};
@@ -90,6 +90,8 @@ impl Table {
         if is_wanted && self.ready(model).is_none() && entry.jobs.is_empty() {
             self.trouble(model, None, failure, false, Stage::Resolve);
             self.refuse_waiters(model, failure);
+        } else if resolving.refresh && failure.kind() == ErrorKind::ModelNotFound {
+            self.deleted(model, self.drains_deleted(model));
         } else {
             // Residents, and loads under way, go on as if nobody had asked.
             let retry = self.config.refresh_every;
@@ -101,11 +103,13 @@ impl Table {
         &mut self,
         model: &ModelId,
         resolving: &Resolving,
-        resolution: Resolution,
+        mut resolution: Resolution,
         asked: Vec<WaiterId>,
     ) {
         let artefact = ArtefactId { model: model.clone(), version: resolution.version.clone() };
         let serving = self.ready(model).map(|key| key.artefact.version.clone());
+        let standing = std::mem::take(&mut resolution.standing);
+        let asked = self.note_standing(&artefact, standing, asked);
         let entry = self.model_mut(model);
         let before = entry.current.replace(artefact.version.clone());
         if before.as_ref() != Some(&artefact.version) {
@@ -117,7 +121,9 @@ impl Table {
             |trouble: &mut Trouble| trouble.version.as_ref() != Some(&artefact.version);
         entry.trouble.take_if(|trouble| is_cleared(trouble));
         let jobs_before = entry.jobs.clone();
-        let is_wanted = resolving.load || !entry.waiters.is_empty() || serving.is_some();
+        // A load that nobody waits for would put another version in its place when it ends.
+        let is_used = serving.is_some() || !jobs_before.is_empty();
+        let is_wanted = resolving.load || !entry.waiters.is_empty() || is_used;
         let is_there = self.resident_of(&artefact).is_some();
 
         if is_there {
@@ -191,14 +197,15 @@ impl Table {
         self.model_mut(&artefact.model).jobs.push(artefact.clone());
     }
 
-    /// The store went back to a version that is still on a device: it serves again, and
-    /// the newer one leaves. One that is unloading already is left to it.
+    /// The store or an operator went back to a version that is still on a device: it serves
+    /// again, and the other one leaves. One that is unloading already is left to it.
     fn revert_to(&mut self, artefact: &ArtefactId) {
         let Some(key) = self.resident_of(artefact).cloned() else {
             return;
         };
-        let superseded = State::Draining(Departure::Superseded);
-        if self.residents.get(&key).is_none_or(|resident| resident.state != superseded) {
+        let may_return =
+            [Departure::Superseded, Departure::Deleted].map(|why| Some(State::Draining(why)));
+        if !may_return.contains(&self.residents.get(&key).map(|resident| resident.state)) {
             return;
         }
         let newer = self.ready(&artefact.model).cloned();
@@ -207,6 +214,7 @@ impl Table {
         }
         self.decide(Decided::of(artefact, Some(key.device), Action::Revived));
         if let Some(newer) = newer {
+            self.switched(&key, newer.artefact.version.clone());
             self.drain(&newer, Departure::Superseded, None);
         }
     }
@@ -237,9 +245,9 @@ impl Table {
         before: Option<Version>,
     ) {
         let version = &artefact.version;
-        let is_loading = self.jobs.contains_key(artefact);
+        let is_to_come = self.jobs.contains_key(artefact) || self.is_leaving(artefact);
         for id in asked {
-            if is_loading {
+            if is_to_come {
                 if let Some(waiter) = self.waiters.get_mut(id) {
                     let aimed = Some(version.clone());
                     waiter.purpose = Purpose::Refresh { asked: true, aimed };
@@ -252,11 +260,18 @@ impl Table {
     }
 
     pub(super) fn report_refreshed(&mut self, id: WaiterId, version: &Version, updated: bool) {
-        if self.take_waiter(id).is_some() {
-            let version = version.clone();
-            let report = Report::Refreshed(RefreshReport { version, updated });
-            self.effects.push(Effect::Report { waiter: id, report });
-        }
+        let Some(waiter) = self.take_waiter(id) else {
+            return;
+        };
+        let entry = self.models.peek(&waiter.model);
+        let report = Report::Refreshed(RefreshReport {
+            version: version.clone(),
+            updated,
+            serving: self.ready(&waiter.model).map(|key| key.artefact.version.clone()),
+            offered: entry.and_then(|entry| entry.offered.clone()),
+            kept: entry.is_some_and(|entry| entry.kept),
+        });
+        self.effects.push(Effect::Report { waiter: id, report });
     }
 
     /// Operators whose refresh no question covers yet.

@@ -11,6 +11,7 @@ use roundhouse_types::{
 use super::event::{Key, LoadOptions, WaiterId};
 use super::worth::Frequency;
 use crate::decision::{Departure, Obstacle};
+use crate::loader::Authority;
 
 /// The first pause after a failure, and the longest for failures of the store.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -29,8 +30,14 @@ pub(super) struct Model {
     /// Operators that wait for an unload.
     pub(super) unloaders: BTreeSet<WaiterId>,
     pub(super) resolving: Option<Resolving>,
-    /// What the store held when it was last asked.
+    /// The version to serve, as it was last found out.
     pub(super) current: Option<Version>,
+    /// Who says so.
+    pub(super) by: Authority,
+    /// The version in the store, where that is another one.
+    pub(super) offered: Option<Version>,
+    /// The store said that it holds the model no more, and that was told.
+    pub(super) deleted: bool,
     pub(super) checked_at: Option<Instant>,
     pub(super) trouble: Option<Trouble>,
     /// Deaths in a row of the current version, each soon after it was ready.

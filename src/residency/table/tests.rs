@@ -7,5 +7,6 @@ mod random;
 mod reports;
 mod rest;
 mod sentences;
+mod versions;
 mod witness;
 mod world;

@@ -17,6 +17,8 @@ const FAILED_SHOWN: usize = 256;
 pub(crate) struct Levels {
     pub(crate) devices: Vec<DeviceLevel>,
     pub(crate) waiters: usize,
+    /// Models of which the store holds a version that waits for an operator's word.
+    pub(crate) offers: usize,
 }
 
 /// One device's levels.
@@ -38,7 +40,11 @@ impl Table {
             reserved: self.ledger.reserved(id),
             residents: self.residents.keys().filter(|key| key.device == id).count(),
         };
-        Levels { devices: self.ledger.devices().map(level).collect(), waiters: self.waiters.len() }
+        Levels {
+            devices: self.ledger.devices().map(level).collect(),
+            waiters: self.waiters.len(),
+            offers: self.offers,
+        }
     }
 
     pub(crate) fn snapshot(&self, clocks: &Clocks) -> Snapshot {
@@ -73,6 +79,7 @@ impl Table {
             bytes: resident.footprint,
             leases: resident.leases,
             kept: self.is_kept(&key.artefact.model),
+            offered: self.models.peek(&key.artefact.model).and_then(|it| it.offered.clone()),
             last_used: clocks.rfc3339(resident.last_used),
         })
         .collect()

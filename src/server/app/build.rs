@@ -74,13 +74,15 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     if config.container.contract {
         sources.insert(container_name.clone(), Source::Local(local.clone()));
     }
-    let loader = Arc::new(ModelLoader::new(
+    let loader = ModelLoader::new(
         sources,
         lanes,
         settings::load(&config),
         settings::engine(&config),
         handlers.clone(),
-    ));
+    );
+    let rules = settings::version_rules(&config);
+    let loader = Arc::new(loader.with_rules(rules, config.store.update_settle));
     let residency =
         Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());
     let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));

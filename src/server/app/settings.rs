@@ -1,5 +1,6 @@
 //! From the settings as they are meant to what each part calls them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
 use roundhouse_engine::EngineConfig;
@@ -7,9 +8,9 @@ use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::LoadSettings;
 use roundhouse_residency::{Collation, TenantLimits};
 use roundhouse_store::{CatalogConfig, RetryConfig};
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, EndpointName};
 
-use crate::config::{Config, Tenant};
+use crate::config::{Config, OnDelete, Tenant, VersionRule};
 use crate::error::Error;
 
 pub(super) fn load(config: &Config) -> LoadSettings {
@@ -74,6 +75,7 @@ pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
             overtaken_within: of.overtaken_within,
         },
         tenants: config.tenants.iter().map(limits).collect(),
+        drain_deleted: drain_deleted(config),
         ..roundhouse_residency::Config::default()
     }
 }
@@ -81,6 +83,16 @@ pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
 fn limits(tenant: &Tenant) -> (String, TenantLimits) {
     let limits = TenantLimits { floor: tenant.floor, ceiling: tenant.ceiling, share: tenant.share };
     (tenant.name.clone(), limits)
+}
+
+fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
+    let drains = config.endpoints.iter().filter(|it| it.versions.on_delete == OnDelete::Drain);
+    drains.map(|endpoint| endpoint.name.clone()).collect()
+}
+
+/// What each endpoint does when the store changes.
+pub(super) fn version_rules(config: &Config) -> BTreeMap<EndpointName, VersionRule> {
+    config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), endpoint.versions)).collect()
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {

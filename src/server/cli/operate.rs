@@ -15,11 +15,11 @@ use super::{AdminArgs, TargetArgs, progress};
 use crate::error::{Error, count};
 
 /// Everything but a load is answered at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// An unload waits for the model's requests, which a stream may draw out.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The server's own `residency.load_timeout` ends a load long before, unless it was raised.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Rows of one page; the server may send fewer.
 const PAGE: usize = 500;
 
@@ -65,7 +65,7 @@ pub struct UnloadArgs {
     /// Which model, which server.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Delete its files from the disk cache too.
+    /// Delete the files of all its versions from the disk cache too, and forget a chosen one.
     #[arg(long)]
     pub purge: bool,
 }
@@ -218,13 +218,27 @@ fn sentence(answer: &Value, target: &Target) -> String {
     };
     let mut line = format!("{name} {outcome}");
     if let Some(version) = text("version") {
-        line.push_str(&format!(", version {}", version.get(..12).unwrap_or(version)));
+        line.push_str(&format!(", version {}", short(version)));
+    }
+    if let Some(offered) = text("offered") {
+        line.push_str(&format!("; the store holds version {}", short(offered)));
     }
     let purged = answer.get("purged").and_then(Value::as_array).map_or(0, Vec::len);
     if purged > 0 {
-        line.push_str(&format!(", {} deleted from disk", count(purged, "version")));
+        let freed = answer.get("freed").and_then(Value::as_array).into_iter().flatten();
+        let bytes = freed.filter_map(|it| it.get("bytes")?.as_u64()).sum();
+        let what = count(purged, "version");
+        line.push_str(&format!(", {what} deleted from disk ({})", Bytes(bytes)));
+    }
+    if switch("choice_lifted") == Some(true) {
+        line.push_str(", its version is chosen no more");
     }
     output::printable(&line)
+}
+
+/// The beginning of a version's digest, which tells it from the model's others.
+pub(super) fn short(version: &str) -> &str {
+    version.get(..12).unwrap_or(version)
 }
 
 /// What was decided about a model, oldest first.
@@ -297,8 +311,12 @@ mod tests {
             (json!({"endpoint": "demo", "kept": false}), "demo:a/b may be evicted"),
             (json!({"updated": false, "version": "00"}), "a/b has not changed, version 00"),
             (
-                json!({"state": "absent", "purged": ["00"]}),
-                "a/b absent, 1 version deleted from disk",
+                json!({"state": "absent", "purged": ["00"], "freed": [{"bytes": 2048}]}),
+                "a/b absent, 1 version deleted from disk (2.0 KiB)",
+            ),
+            (
+                json!({"updated": false, "version": "00", "offered": "0123456789abcdef"}),
+                "a/b has not changed, version 00; the store holds version 0123456789ab",
             ),
             (json!({}), "a/b done"),
         ];
@@ -309,12 +327,12 @@ mod tests {
 
     #[test]
     fn decisions_are_read_with_more_than_is_shown() {
-        let answer = json!({"endpoint": "e", "target": "t", "decisions": [{
+        let answer = json!({"endpoint": "e", "target": "t", "now": "not loaded", "decisions": [{
             "time": "2026-01-01T00:00:00.000Z", "endpoint": "e", "target": "t", "version": null,
             "device": "cpu", "times": 3, "message": "no room", "action": "blocked", "bytes": 1,
         }]});
-        let decisions: Decisions = serde_json::from_value(answer).unwrap();
-        assert_eq!(decisions.decisions[0].times, 3);
+        let found: Explanation = serde_json::from_value(answer).unwrap();
+        assert_eq!((found.decisions[0].times, found.ready_in_ms), (3, None));
     }
 
     #[test]

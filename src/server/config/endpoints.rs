@@ -9,6 +9,7 @@ use roundhouse_types::{EndpointName, TargetName};
 use super::Fault;
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
+use super::rules::{self, VersionRule};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -26,6 +27,8 @@ pub struct Endpoint {
     pub preload: Vec<TargetName>,
     /// Targets that stay once they are loaded.
     pub keep: Vec<TargetName>,
+    /// What it does when the store changes.
+    pub versions: VersionRule,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -118,6 +121,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             handlers: None,
             preload: Vec::new(),
             keep: Vec::new(),
+            versions: VersionRule::default(),
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -184,6 +188,10 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         };
         let preload = targets(entry, "preload", &at, sources);
         let keep = targets(entry, "keep", &at, sources);
+        let (versions, faults) = rules::read(entry);
+        for (key, why) in faults {
+            sources.fault(format!("{at}.{key}"), why);
+        }
         let name = match entry.get("name").map(|name| name.as_str().map(str::parse::<EndpointName>))
         {
             Some(Some(Ok(name))) => name,
@@ -205,7 +213,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, preload, keep, mounts });
+        endpoints.push(Endpoint { name, handlers, preload, keep, versions, mounts });
     }
     endpoints
 }

@@ -138,7 +138,8 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of an `[[endpoint]]`.
-pub(super) const ENDPOINT_KEYS: &[&str] = &["name", "handlers", "preload", "keep", "mount"];
+pub(super) const ENDPOINT_KEYS: &[&str] =
+    &["name", "handlers", "preload", "keep", "update", "on_delete", "mount"];
 
 /// Keys of a `[[tenant]]`.
 pub(super) const TENANT_KEYS: &[&str] = &["name", "floor", "ceiling", "share"];

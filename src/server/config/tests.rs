@@ -101,6 +101,28 @@ fn what_tenants_are_promised_is_checked() {
 }
 
 #[test]
+fn an_endpoint_says_what_it_does_when_the_store_changes() {
+    let mount = "[[endpoint.mount]]\nuri = \"s3://b/\"\n";
+    let text = |keys: &str| format!("version = 1\n[[endpoint]]\nname = \"a\"\n{keys}\n{mount}");
+    let rule = |keys: &str| {
+        let parsed = Config::parse(Some(&text(keys)), &no_env, &ServeFlags::default());
+        parsed.map(|config| config.endpoints[0].versions)
+    };
+    assert_eq!(rule("").unwrap(), VersionRule::default());
+    let manual = rule("update = \"manual\"\non_delete = \"drain\"").unwrap();
+    assert_eq!((manual.update, manual.on_delete), (Update::Manual, OnDelete::Drain));
+    for (keys, fault) in [
+        ("update = \"sometimes\"", "endpoint[0].update"),
+        ("update = true", "endpoint[0].update"),
+        ("on_delete = \"forget\"", "endpoint[0].on_delete"),
+        ("update = \"never\"\non_delete = \"drain\"", "endpoint[0].on_delete"),
+    ] {
+        let found = rule(keys).unwrap_err();
+        assert_eq!(found.iter().map(|it| it.key.as_str()).collect::<Vec<_>>(), [fault], "{keys}");
+    }
+}
+
+#[test]
 fn every_key_is_read() {
     // A value that no key takes is a fault at each key: so each is looked at.
     for key in KEYS.iter().filter(|key| !["cache.dir", "log.access"].contains(&key.name)) {

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod versions;
+
 const LONG_AGO: Duration = Duration::from_secs(7200);
 
 /// A loader without devices, over a store in memory and a disk cache with room for a few

@@ -60,6 +60,7 @@ impl Loader for OneModel {
             footprint: Some((FOOTPRINT, Grade::Exact)),
             kind: Some(self.kind),
             quarantined: false,
+            standing: roundhouse_residency::Standing::default(),
         })
     }
 

@@ -6,6 +6,7 @@
 //! artefacts/<endpoint>/<name>/            a whole version: manifest and files/
 //! partial/<name>/                         one that is being fetched: manifest, journal, archive, files/
 //! attempts/<name>.json                    loads that may have killed the process
+//! choices/<name>.json                     versions that models are held at
 //! trash/                                  being deleted; emptied when the folder is opened
 //! ```
 
@@ -58,7 +59,8 @@ impl Layout {
         }
         let layout = Self { root: root.to_owned(), _lock: lock, trashed: AtomicU64::new(0) };
         layout.check_format()?;
-        for folder in [layout.artefacts(), layout.partials(), layout.attempts()] {
+        let folders = [layout.artefacts(), layout.partials(), layout.attempts(), layout.choices()];
+        for folder in folders {
             create_folder(&folder)?;
         }
         remove_tree(&layout.trash())?;
@@ -102,6 +104,10 @@ impl Layout {
 
     pub(super) fn attempts(&self) -> PathBuf {
         self.root.join("attempts")
+    }
+
+    pub(super) fn choices(&self) -> PathBuf {
+        self.root.join("choices")
     }
 
     fn trash(&self) -> PathBuf {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
-use roundhouse_types::{ArtefactId, Bytes, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 use tracing::{info, warn};
 
 use super::CacheUsage;
@@ -58,6 +58,8 @@ struct State {
     promised: u64,
     /// Out of the tables, still on disk.
     leaving: u64,
+    /// The versions that models are held at.
+    held_at: HashMap<ModelId, Version>,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,14 @@ struct Partial {
     folder: PathBuf,
     bytes: u64,
     used_at: SystemTime,
+}
+
+/// The order in which versions leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Old,
+    Recent,
+    Held,
 }
 
 struct Victim {
@@ -93,13 +103,43 @@ impl State {
         (self.used() - own).saturating_add(more)
     }
 
-    /// Takes the least recently used out of the tables until `short` bytes are found;
-    /// takes none if there are not as many.
+    /// How early a whole version leaves: first what two other versions of its model were used
+    /// after, last what its model is held at. So the version before the newest stays as long
+    /// as other models' versions do, and can be returned to.
+    fn ranks(&self) -> HashMap<&ArtefactId, Rank> {
+        let mut by_model: HashMap<&ModelId, Vec<(SystemTime, &ArtefactId)>> = HashMap::new();
+        for (id, whole) in &self.whole {
+            by_model.entry(&id.model).or_default().push((whole.used_at, id));
+        }
+        let mut ranks = HashMap::new();
+        for (model, mut versions) in by_model {
+            versions.sort_unstable_by(|a, b| b.cmp(a));
+            for (index, (_, id)) in versions.into_iter().enumerate() {
+                let is_held = self.held_at.get(model) == Some(&id.version);
+                let rank = match index {
+                    _ if is_held => Rank::Held,
+                    0 | 1 => Rank::Recent,
+                    _ => Rank::Old,
+                };
+                ranks.insert(id, rank);
+            }
+        }
+        ranks
+    }
+
+    /// Takes the least recently used of the lowest rank out of the tables until `short` bytes
+    /// are found; takes none if there are not as many.
     fn take_victims(&mut self, short: u64, but: &ArtefactId) -> Option<Vec<Victim>> {
+        if short == 0 {
+            return Some(Vec::new());
+        }
+        let ranks = self.ranks();
+        let rank = |id| ranks.get(id).copied().unwrap_or(Rank::Recent);
         let idle = self.whole.iter().filter(|(_, w)| Arc::strong_count(&w.held) == 1);
+        let partial = self.partial.iter();
         let mut candidates: Vec<_> = idle
-            .map(|(id, w)| (w.used_at, w.held.bytes, id.clone(), true))
-            .chain(self.partial.iter().map(|(id, p)| (p.used_at, p.bytes, id.clone(), false)))
+            .map(|(id, w)| ((rank(id), w.used_at), w.held.bytes, id.clone(), true))
+            .chain(partial.map(|(id, p)| ((Rank::Recent, p.used_at), p.bytes, id.clone(), false)))
             .filter(|(_, _, id, _)| id != but)
             .collect();
         candidates.sort_unstable_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
@@ -198,6 +238,29 @@ impl Ledger {
         let of_model = state.whole.values().filter(|w| w.held.manifest.artefact.id.model == *model);
         let newest = of_model.max_by_key(|whole| whole.held.manifest.fetched_at)?;
         Some(Arc::clone(&newest.held))
+    }
+
+    /// Every version of a model that is whole, and when it was last used.
+    pub(super) fn versions(&self, model: &ModelId) -> Vec<(Arc<Held>, SystemTime)> {
+        let state = self.lock();
+        let of_model = state.whole.iter().filter(|(id, _)| id.model == *model);
+        of_model.map(|(_, whole)| (Arc::clone(&whole.held), whole.used_at)).collect()
+    }
+
+    /// Every version of a model of which an abandoned fetch left something, and how much.
+    pub(super) fn partials(&self, model: &ModelId) -> Vec<(ArtefactId, u64)> {
+        let state = self.lock();
+        let of_model = state.partial.iter().filter(|(id, _)| id.model == *model);
+        of_model.map(|(id, partial)| (id.clone(), partial.bytes)).collect()
+    }
+
+    /// Takes in that a model is held at a version, or at none any more.
+    pub(super) fn hold_at(&self, model: &ModelId, version: Option<Version>) {
+        let held_at = &mut self.lock().held_at;
+        match version {
+            Some(version) => held_at.insert(model.clone(), version),
+            None => held_at.remove(model),
+        };
     }
 
     /// Promises room to a fetch that has `had` already, evicting if need be. What an

@@ -2,6 +2,7 @@ mod archives;
 mod crashes;
 mod fetches;
 mod room;
+mod versions;
 
 use std::path::Path;
 use std::sync::Arc;

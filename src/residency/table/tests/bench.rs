@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelKind};
 
 use crate::config::{Config, Policy};
-use crate::loader::{Fetched, Resolution};
+use crate::loader::{Fetched, Resolution, Standing};
 use crate::table::{Effect, Event, Key, Table, WaiterId};
 use crate::testing::{artefact, model, version};
 
@@ -73,12 +73,23 @@ impl Bench {
     }
 
     pub(super) fn resolved_version(&mut self, name: &str, number: u64, bytes: u64) -> Vec<Effect> {
+        self.resolved_with(name, number, bytes, Standing::default())
+    }
+
+    pub(super) fn resolved_with(
+        &mut self,
+        name: &str,
+        number: u64,
+        bytes: u64,
+        standing: Standing,
+    ) -> Vec<Effect> {
         let resolution = Resolution {
             version: version(number),
             fetch_bytes: Bytes(bytes),
             footprint: Some((footprint(bytes), Grade::Exact)),
             kind: None,
             quarantined: false,
+            standing,
         };
         self.on(Event::Resolved { model: model(name), result: Ok(resolution) })
     }

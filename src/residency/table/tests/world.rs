@@ -9,7 +9,7 @@ use roundhouse_types::{
 };
 
 use crate::config::{Collation, Config, Policy, TenantLimits};
-use crate::loader::{Fetched, Resolution};
+use crate::loader::{Authority, Fetched, InStore, Resolution, Standing};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
 
@@ -96,6 +96,7 @@ impl World {
                 overtaken_within: seconds(1 + dice.below(20) as u64),
             },
             tenants: Self::tenants(dice),
+            drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
         let devices = budgets.iter().map(|(id, budget)| (*id, Bytes(*budget))).collect();
@@ -302,6 +303,7 @@ impl World {
             footprint: is_known.then_some((footprint, Grade::Exact)),
             kind: None,
             quarantined: may_fail && dice.one_in(12),
+            standing: self.standing(dice),
         };
         let is_under_way = self.table.jobs.contains_key(&artefact);
         if is_known && !is_under_way {
@@ -310,6 +312,18 @@ impl World {
             self.foreseen.remove(&artefact);
         }
         self.tell(Event::Resolved { model, result: Ok(resolution) });
+    }
+
+    /// What the store holds beside the version to serve.
+    fn standing(&self, dice: &mut Dice) -> Standing {
+        let store = match dice.below(12) {
+            0 => InStore::Unreached(Failure::new(ErrorKind::StoreUnavailable, "no answer")),
+            1 => InStore::Gone,
+            2 => InStore::Other(self.versions[dice.below(self.versions.len())].clone()),
+            3 => InStore::Unasked,
+            _ => InStore::Same,
+        };
+        Standing { by: Authority::Store, store }
     }
 
     pub(super) fn answer_fetch(&mut self, dice: &mut Dice, may_fail: bool) {

@@ -1,0 +1,257 @@
+//! Which version serves when several are wanted, loading or leaving at once.
+
+use std::time::Duration;
+
+use roundhouse_types::{ErrorKind, Failure, Version};
+
+use super::bench::{Bench, bench, granted, key_of, unloads};
+use crate::decision::{Action, Departure};
+use crate::loader::{Authority, InStore, Standing};
+use crate::table::{Effect, Event, RefreshReport, Report, WaiterId};
+use crate::testing::{model, version};
+
+const OPERATOR: WaiterId = WaiterId(1000);
+
+fn refresh(bench: &mut Bench) -> Vec<Effect> {
+    let hold_until = bench.now + Duration::from_secs(60);
+    bench.on(Event::RefreshRequested { waiter: OPERATOR, model: model("a"), hold_until })
+}
+
+/// The store, or an operator, names a version.
+fn names(bench: &mut Bench, number: u64) -> Vec<Effect> {
+    bench.resolved_version("a", number, 30)
+}
+
+/// A version comes to the disk and to the device.
+fn arrives(bench: &mut Bench, number: u64) -> Vec<Effect> {
+    let mut effects = bench.fetched_version("a", number, 30);
+    effects.extend(bench.loaded_version("a", number, 30));
+    effects
+}
+
+fn serving(bench: &Bench) -> Option<Version> {
+    bench.table.ready(&model("a")).map(|key| key.artefact.version.clone())
+}
+
+fn refreshed(effects: &[Effect]) -> Option<RefreshReport> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Report { waiter: OPERATOR, report: Report::Refreshed(report) } => {
+            Some(report.clone())
+        }
+        _ => None,
+    })
+}
+
+fn refusal(effects: &[Effect]) -> Option<ErrorKind> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Refuse { waiter: OPERATOR, failure } => Some(failure.kind()),
+        _ => None,
+    })
+}
+
+fn decided(effects: &[Effect]) -> Vec<Action> {
+    let actions = effects.iter().filter_map(|effect| match effect {
+        Effect::Decided(decided) => Some(decided.action.clone()),
+        _ => None,
+    });
+    actions.collect()
+}
+
+fn gone() -> Failure {
+    Failure::new(ErrorKind::ModelNotFound, "no such model")
+}
+
+#[test]
+fn a_load_that_ends_after_another_version_was_asked_for_takes_nothing_over() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    bench.fetched_version("a", 2, 30);
+    bench.on(Event::Cancelled { waiter: OPERATOR });
+    refresh(&mut bench);
+    let report = refreshed(&names(&mut bench, 1)).expect("it serves already");
+    assert_eq!(report.serving, Some(version(1)));
+    let effects = bench.loaded_version("a", 2, 30);
+    assert!(unloads(&effects, &key_of("a", 2)), "it came too late");
+    assert_eq!(serving(&bench), Some(version(1)));
+}
+
+#[test]
+fn a_refresh_that_waits_for_a_load_is_told_what_serves_when_another_came_first() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    bench.fetched_version("a", 2, 30);
+    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
+    bench.on(Event::RefreshRequested { waiter, model: model("a"), hold_until });
+    names(&mut bench, 1);
+    let report = refreshed(&bench.loaded_version("a", 2, 30)).expect("it is answered");
+    assert_eq!((report.version, report.serving), (version(1), Some(version(1))));
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_is_given_up_for_the_version_asked_for() {
+    let mut bench = bench();
+    bench.acquire("a");
+    names(&mut bench, 1);
+    bench.on(Event::Cancelled { waiter: WaiterId(1) });
+    refresh(&mut bench);
+    let effects = names(&mut bench, 2);
+    assert!(decided(&effects).contains(&Action::Abandoned));
+    assert_eq!(refreshed(&effects), None, "it waits for the load that was begun instead");
+    let report = refreshed(&arrives(&mut bench, 2)).expect("it serves");
+    assert_eq!(report.serving, Some(version(2)));
+}
+
+#[test]
+fn a_version_asked_for_while_it_unloads_is_loaded_again_and_then_reported() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    assert!(unloads(&arrives(&mut bench, 2), &key_of("a", 1)));
+    refresh(&mut bench);
+    assert_eq!(refreshed(&names(&mut bench, 1)), None, "it does not serve yet");
+    let effects = bench.unloaded("a");
+    assert!(effects.iter().any(|it| matches!(it, Effect::Resolve { refresh: true, .. })));
+    names(&mut bench, 1);
+    let report = refreshed(&arrives(&mut bench, 1)).expect("it serves again");
+    assert_eq!((report.version, report.serving), (version(1), Some(version(1))));
+    assert_eq!(serving(&bench), Some(version(1)));
+}
+
+#[test]
+fn a_version_that_drains_serves_again_at_once_when_it_is_asked_for() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    bench.acquire("a");
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    arrives(&mut bench, 2);
+    refresh(&mut bench);
+    let effects = names(&mut bench, 1);
+    let switched = Action::Switched { from: version(2), by: Authority::Store };
+    assert!(decided(&effects).contains(&switched));
+    assert_eq!(refreshed(&effects).and_then(|it| it.serving), Some(version(1)));
+    assert!(unloads(&effects, &key_of("a", 2)));
+}
+
+#[test]
+fn an_unload_while_another_version_is_on_its_way_leaves_what_the_operator_waits_for() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
+    let effects = bench.on(Event::UnloadRequested { waiter, model: model("a"), hold_until });
+    assert!(unloads(&effects, &key_of("a", 1)));
+    let effects = bench.unloaded("a");
+    assert!(effects.iter().any(|it| matches!(it, Effect::Report { waiter: WaiterId(1001), .. })));
+    let report = refreshed(&arrives(&mut bench, 2)).expect("the refresh is answered too");
+    assert_eq!(report.serving, Some(version(2)));
+}
+
+#[test]
+fn the_failure_of_a_version_that_is_not_asked_for_any_more_keeps_nobody_waiting() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    bench.fetched_version("a", 2, 30);
+    bench.on(Event::Cancelled { waiter: OPERATOR });
+    refresh(&mut bench);
+    names(&mut bench, 1);
+    let failure = Failure::new(ErrorKind::ModelInvalid, "a bad tensor");
+    let effects = bench.on(Event::Loaded { key: key_of("a", 2), result: Err(failure) });
+    assert!(decided(&effects).iter().any(|it| matches!(it, Action::Failed { .. })));
+    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
+    bench.on(Event::UnloadRequested { waiter, model: model("a"), hold_until });
+    bench.unloaded("a");
+    let effects = bench.acquire("a");
+    assert!(effects.iter().any(|it| matches!(it, Effect::Resolve { .. })), "there is no pause");
+}
+
+#[test]
+fn a_store_that_was_not_reached_fails_the_refresh_and_changes_nothing_else() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    let down = Failure::new(ErrorKind::StoreUnavailable, "connection refused");
+    let standing = Standing { store: InStore::Unreached(down), ..Standing::default() };
+    let effects = bench.resolved_with("a", 1, 30, standing);
+    assert_eq!(refusal(&effects), Some(ErrorKind::StoreUnavailable));
+    assert_eq!(granted(&bench.acquire("a")).len(), 1);
+}
+
+#[test]
+fn a_version_that_waits_for_an_operator_is_told_once_and_shown_until_it_serves() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    let held = || Standing { by: Authority::Rule, store: InStore::Other(version(2)) };
+    let offered = Action::Offered { offered: version(2) };
+    for (round, told) in [(0, 1), (1, 0)] {
+        refresh(&mut bench);
+        let effects = bench.resolved_with("a", 1, 30, held());
+        assert_eq!(decided(&effects).iter().filter(|it| **it == offered).count(), told, "{round}");
+        assert_eq!(refreshed(&effects).unwrap().offered, Some(version(2)));
+    }
+    assert_eq!(bench.table.levels().offers, 1);
+    refresh(&mut bench);
+    let by_operator = Standing { by: Authority::Operator, store: InStore::Same };
+    bench.resolved_with("a", 2, 30, by_operator);
+    let effects = arrives(&mut bench, 2);
+    let switched = Action::Switched { from: version(1), by: Authority::Operator };
+    assert!(decided(&effects).contains(&switched));
+    assert_eq!(bench.table.levels().offers, 0);
+}
+
+#[test]
+fn a_model_deleted_in_the_store_serves_on_unless_its_endpoint_says_otherwise() {
+    for drains in [false, true] {
+        let mut bench = bench();
+        if drains {
+            bench.table.config.drain_deleted.insert(model("a").endpoint);
+        }
+        bench.resident("a", 30);
+        refresh(&mut bench);
+        let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
+        assert_eq!(refusal(&effects), Some(ErrorKind::ModelNotFound));
+        assert!(decided(&effects).contains(&Action::Deleted { drains }));
+        assert_eq!(unloads(&effects, &key_of("a", 1)), drains);
+        assert_eq!(granted(&bench.acquire("a")).len(), usize::from(!drains));
+    }
+}
+
+#[test]
+fn requests_do_not_wait_for_the_leases_of_a_deleted_model_and_it_serves_when_it_is_back() {
+    let mut bench = bench();
+    bench.table.config.drain_deleted.insert(model("a").endpoint);
+    bench.resident("a", 30);
+    bench.acquire("a");
+    refresh(&mut bench);
+    let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
+    let left = |it: &Action| matches!(it, Action::Draining { why: Departure::Deleted, .. });
+    assert!(decided(&effects).iter().any(left));
+    let effects = bench.acquire("a");
+    assert!(effects.iter().any(|it| matches!(it, Effect::Resolve { refresh: false, .. })));
+    let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
+    assert!(effects.iter().any(|it| matches!(it, Effect::Refuse { .. })));
+    bench.now += Duration::from_secs(5);
+    bench.acquire("a");
+    assert_eq!(granted(&names(&mut bench, 1)).len(), 1, "it was put back");
+}
+
+#[test]
+fn a_store_that_fails_drains_nothing() {
+    for kind in [ErrorKind::StoreUnavailable, ErrorKind::StoreDenied, ErrorKind::NotReady] {
+        let mut bench = bench();
+        bench.table.config.drain_deleted.insert(model("a").endpoint);
+        bench.resident("a", 30);
+        refresh(&mut bench);
+        let result = Err(Failure::new(kind, "not now"));
+        bench.on(Event::Resolved { model: model("a"), result });
+        assert_eq!(granted(&bench.acquire("a")).len(), 1, "{kind:?}");
+    }
+}

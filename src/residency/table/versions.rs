@@ -1,0 +1,161 @@
+//! Versions beside the one that serves: what the store offers or has no more, what an
+//! operator chose, and loads that come too late.
+
+use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
+
+use super::Table;
+use super::event::{Key, WaiterId};
+use super::state::{Purpose, State};
+use crate::decision::{Action, Decided, Departure};
+use crate::loader::{InStore, Standing};
+
+impl Table {
+    /// Takes in why a version is the one to serve and what the store holds beside it. Returns
+    /// the refreshes among `asked` that this answers: none where the store was not reached.
+    pub(super) fn note_standing(
+        &mut self,
+        artefact: &ArtefactId,
+        standing: Standing,
+        asked: Vec<WaiterId>,
+    ) -> Vec<WaiterId> {
+        let model = &artefact.model;
+        self.model_mut(model).by = standing.by;
+        match standing.store {
+            InStore::Unasked => return asked,
+            InStore::Unreached(failure) => {
+                asked.into_iter().for_each(|id| self.refuse(id, &failure));
+                return Vec::new();
+            }
+            InStore::Same => self.offer(model, None),
+            InStore::Other(version) => self.offer(model, Some(version)),
+            InStore::Gone => {
+                self.offer(model, None);
+                self.deleted(model, false);
+                return asked;
+            }
+        }
+        self.model_mut(model).deleted = false;
+        asked
+    }
+
+    /// The store holds a version that is served only when an operator says so, or none.
+    fn offer(&mut self, model: &ModelId, version: Option<Version>) {
+        let before = std::mem::replace(&mut self.model_mut(model).offered, version.clone());
+        self.offers += usize::from(version.is_some());
+        self.offers -= usize::from(before.is_some());
+        if let Some(offered) = version.filter(|version| before.as_ref() != Some(version)) {
+            self.decide(Decided::about(model, Action::Offered { offered }));
+        }
+    }
+
+    /// The store holds nothing of that name any more. What serves goes on until it is evicted,
+    /// or takes no new leases from now on.
+    pub(super) fn deleted(&mut self, model: &ModelId, drains: bool) {
+        let ready = self.ready(model).cloned();
+        let entry = self.model_mut(model);
+        if !std::mem::replace(&mut entry.deleted, true) {
+            self.decide(Decided::about(model, Action::Deleted { drains }));
+        }
+        if let Some(key) = ready.filter(|_| drains) {
+            // Whoever asks next is told what the store says, and waits for nothing.
+            self.model_mut(model).current = None;
+            self.drain(&key, Departure::Deleted, None);
+        }
+    }
+
+    /// Whether the store's word on a deleted model drains its residents.
+    pub(super) fn drains_deleted(&self, model: &ModelId) -> bool {
+        self.config.drain_deleted.contains(&model.endpoint)
+    }
+
+    /// An operator chose a version, or chose none any more.
+    pub(super) fn choice_changed(&mut self, model: &ModelId, chosen: Option<Version>) {
+        let mut decided = Decided::about(model, Action::Chosen { held: chosen.is_some() });
+        decided.version = chosen;
+        self.decide(decided);
+    }
+
+    /// Requests go to another version from now on.
+    pub(super) fn switched(&mut self, to: &Key, from: Version) {
+        let by = self.models.peek(&to.artefact.model).map_or_else(Default::default, |m| m.by);
+        let action = Action::Switched { from, by };
+        self.decide(Decided::of(&to.artefact, Some(to.device), action));
+    }
+
+    /// The version that serves instead of one whose load ends only now: another one was
+    /// asked for meanwhile, and is ready already.
+    pub(super) fn overtaken_by(&self, late: &Key) -> Option<Version> {
+        let current = self.models.peek(&late.artefact.model)?.current.as_ref()?;
+        self.ready_but(late).filter(|serving| serving == current)
+    }
+
+    /// The version that serves beside this one, which is about to take its place.
+    pub(super) fn ready_but(&self, newer: &Key) -> Option<Version> {
+        let residents = &self.models.peek(&newer.artefact.model)?.residents;
+        let serves = |key: &&Key| {
+            *key != newer && self.residents.get(*key).is_some_and(|it| it.state == State::Ready)
+        };
+        residents.iter().find(serves).map(|key| key.artefact.version.clone())
+    }
+
+    /// A load that was overtaken takes nothing over: it leaves as it came.
+    pub(super) fn retire(&mut self, late: &Key, serving: &Version) {
+        let bytes = self.residents.get(late).map_or(Bytes::ZERO, |it| it.footprint.total());
+        self.decide(Decided::of(&late.artefact, Some(late.device), Action::Ready { bytes }));
+        self.drain(late, Departure::Superseded, None);
+        for id in self.aimed_at(&late.artefact) {
+            self.report_refreshed(id, serving, true);
+        }
+    }
+
+    /// Whether a version failed that is not the one to serve any more: the one that is serves,
+    /// or is on its way.
+    pub(super) fn is_past(&self, artefact: &ArtefactId) -> bool {
+        let Some(entry) = self.models.peek(&artefact.model) else {
+            return false;
+        };
+        let Some(current) = entry.current.as_ref().filter(|it| **it != artefact.version) else {
+            return false;
+        };
+        let is_current = |id: &ArtefactId| id.version == *current;
+        entry.jobs.iter().any(is_current)
+            || self.ready(&artefact.model).is_some_and(|key| is_current(&key.artefact))
+    }
+
+    /// Whether another version serves while this one is on its way off its device: it can be
+    /// loaded again only when it is gone.
+    pub(super) fn is_leaving(&self, artefact: &ArtefactId) -> bool {
+        let serving = self.ready(&artefact.model);
+        serving.is_some_and(|key| key.artefact != *artefact) && self.resident_of(artefact).is_some()
+    }
+
+    /// A version is off its device that was asked for again meanwhile: whoever waits for it
+    /// has the question put again.
+    pub(super) fn ask_again(&mut self, gone: &ArtefactId) {
+        for id in self.aimed_at(gone) {
+            if let Some(waiter) = self.waiters.get_mut(id) {
+                waiter.purpose = Purpose::Refresh { asked: false, aimed: None };
+            }
+        }
+        let serves_another = self.ready(&gone.model).is_some();
+        if let Some(entry) = self.models.peek_mut(&gone.model)
+            && serves_another
+            && entry.current.as_ref() == Some(&gone.version)
+        {
+            // The next request has it looked up, whenever the last look was.
+            entry.checked_at = None;
+        }
+    }
+
+    /// Operators whose refresh waits for this version.
+    fn aimed_at(&self, artefact: &ArtefactId) -> Vec<WaiterId> {
+        let Some(entry) = self.models.peek(&artefact.model) else {
+            return Vec::new();
+        };
+        let is_aimed = |id: &WaiterId| {
+            let purpose = self.waiters.get(*id).map(|waiter| &waiter.purpose);
+            matches!(purpose, Some(Purpose::Refresh { aimed: Some(aimed), .. }) if *aimed == artefact.version)
+        };
+        entry.refreshers.iter().copied().filter(is_aimed).collect()
+    }
+}

@@ -1,0 +1,266 @@
+//! A model's versions: which there are, which one is served, and how that is changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use roundhouse_residency::{LoadOptions, RefreshReport, Snapshot, rfc3339};
+use roundhouse_store::{ChosenBy, Freshness};
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, Version};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Admin, Meant, Refusal};
+use crate::config::Update;
+use crate::loader::{Wish, overtaken};
+
+/// So many digits of a version are taken for it.
+const DIGITS_MIN: usize = 6;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Use {
+    #[serde(flatten)]
+    meant: Meant,
+    /// The first digits of a version, or `latest`.
+    version: String,
+}
+
+/// One version, wherever it is.
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    version: String,
+    /// Whether it is what the store holds now.
+    in_store: bool,
+    /// What the store has of it, in bytes.
+    store_bytes: Option<Bytes>,
+    /// What it takes on disk, where it is whole there.
+    disk_bytes: Option<Bytes>,
+    /// `ready`, `draining`, `unloading` or how far its load is; absent where it is not loaded.
+    state: Option<Value>,
+    device: Option<String>,
+    /// Whether the model is held at it.
+    held: bool,
+    first_seen: Option<String>,
+    last_used: Option<String>,
+}
+
+pub(super) async fn versions(
+    State(admin): State<Arc<Admin>>,
+    Query(meant): Query<Meant>,
+) -> Result<Json<Value>, Refusal> {
+    let model = admin.model(&meant)?;
+    let rule = admin.loader.rule(&model.endpoint);
+    let in_store = admin.loader.look(&model, Freshness::Fresh).await;
+    let mut rows: BTreeMap<Version, Row> = BTreeMap::new();
+    if let Ok(artefact) = &in_store {
+        let row = rows.entry(artefact.id.version.clone()).or_default();
+        (row.in_store, row.store_bytes) = (true, Some(artefact.bytes));
+    }
+    for found in admin.loader.on_disk(&model) {
+        let row = rows.entry(found.version).or_default();
+        row.disk_bytes = Some(found.bytes);
+        row.first_seen = Some(rfc3339(found.fetched_at));
+        row.last_used = Some(rfc3339(found.used_at));
+    }
+    add_loaded(&mut rows, &model, &admin.residency.snapshot().await?);
+    let choice = admin.loader.choice(&model);
+    if let Some(choice) = &choice {
+        rows.entry(choice.version.clone()).or_default().held = true;
+    }
+    if let (true, Err(failure)) = (rows.is_empty(), &in_store) {
+        return Err(failure.clone().into());
+    }
+    for (version, row) in &mut rows {
+        row.version = version.as_str().to_owned();
+        let id = ArtefactId { model: model.clone(), version: version.clone() };
+        let seen = admin.loader.first_seen(&id).map(rfc3339);
+        // Times of this form sort as texts.
+        row.first_seen = seen.into_iter().chain(row.first_seen.take()).min();
+    }
+    let mut rows: Vec<Row> = rows.into_values().collect();
+    rows.sort_by(|a, b| b.first_seen.cmp(&a.first_seen));
+    let held = choice.map(|choice| {
+        let by = match choice.by {
+            ChosenBy::Operator => "operator",
+            ChosenBy::Rule => "rule",
+        };
+        json!({"version": choice.version, "by": by, "since": rfc3339(choice.since)})
+    });
+    Ok(Json(json!({
+        "endpoint": model.endpoint, "target": model.target, "update": rule.update.as_str(),
+        "on_delete": rule.on_delete.as_str(), "held": held, "versions": rows,
+        "store_failure": in_store.err().map(|failure| failure.message().to_owned()),
+    })))
+}
+
+fn add_loaded(rows: &mut BTreeMap<Version, Row>, model: &ModelId, snapshot: &Snapshot) {
+    let loads = snapshot.loads.iter();
+    for load in loads.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
+        let row = rows.entry(load.version.clone()).or_default();
+        row.state = Some(json!(load.state));
+        row.device = load.device.map(|device| device.to_string());
+    }
+    for device in &snapshot.devices {
+        let here = device.residents.iter();
+        for it in here.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
+            let row = rows.entry(it.version.clone()).or_default();
+            row.state = Some(json!(it.state));
+            row.device = Some(device.id.to_string());
+            row.last_used = Some(it.last_used.clone());
+        }
+    }
+}
+
+pub(super) async fn refresh(
+    State(admin): State<Arc<Admin>>,
+    Json(meant): Json<Meant>,
+) -> Result<Json<Value>, Refusal> {
+    let model = admin.model(&meant)?;
+    let report = match admin.loader.rule(&model.endpoint).update {
+        Update::Auto => admin.residency.refresh(&model).await?,
+        Update::Manual => switch(admin, model.clone(), Wish::Latest).await?.0,
+        Update::Never => {
+            let message = format!(
+                "endpoint '{}' has update = \"never\", so a refresh changes nothing: \
+                 'roundhouse use {model} latest' serves what the store holds",
+                model.endpoint
+            );
+            return Err(Failure::new(ErrorKind::InvalidRequest, message).into());
+        }
+    };
+    Ok(Json(json!({
+        "endpoint": model.endpoint, "target": model.target, "version": report.version,
+        "updated": report.updated, "offered": report.offered,
+        "serves": report.serving.as_ref() == Some(&report.version),
+    })))
+}
+
+pub(super) async fn use_version(
+    State(admin): State<Arc<Admin>>,
+    Json(asked): Json<Use>,
+) -> Result<Json<Value>, Refusal> {
+    let model = admin.model(&asked.meant)?;
+    let wish = match asked.version.as_str() {
+        "latest" => Wish::Latest,
+        digits => Wish::Version(find(&admin, &model, digits).await?),
+    };
+    let (report, held) = switch(admin, model.clone(), wish).await?;
+    Ok(Json(json!({
+        "endpoint": model.endpoint, "target": model.target, "version": report.version,
+        "updated": report.updated, "serves": report.serving.is_some(), "held": held.is_some(),
+    })))
+}
+
+/// Has a wish tried, and remembered when it has succeeded. It runs to its end though the
+/// caller leaves. Where it fails, what served before serves on.
+async fn switch(
+    admin: Arc<Admin>,
+    model: ModelId,
+    wish: Wish,
+) -> Result<(RefreshReport, Option<Version>), Failure> {
+    let broken = |error: tokio::task::JoinError| Failure::from_error(ErrorKind::Internal, &error);
+    tokio::spawn(async move { carry_out(&admin, &model, wish).await }).await.map_err(broken)?
+}
+
+async fn carry_out(
+    admin: &Admin,
+    model: &ModelId,
+    wish: Wish,
+) -> Result<(RefreshReport, Option<Version>), Failure> {
+    let was_chosen =
+        admin.loader.choice(model).is_some_and(|choice| choice.by == ChosenBy::Operator);
+    let trial = admin.loader.begin_trial(model, wish.clone());
+    let done = match attempt(admin, model, &wish).await {
+        Ok(report) => {
+            let held = admin.loader.commit(trial, &report.version).await;
+            held.map(|held| (report, held))
+        }
+        Err(failure) => {
+            drop(trial);
+            Err(failure)
+        }
+    };
+    let failure = match done {
+        Ok((report, held)) => {
+            if held.is_some() || was_chosen {
+                admin.residency.note_choice(model, held.clone()).await?;
+            }
+            return Ok((report, held));
+        }
+        Err(failure) => failure,
+    };
+    // A later wish has taken its place, or there is nothing that could serve on.
+    if admin.loader.is_tried(model) || !admin.residency.is_known(model).await? {
+        return Err(failure);
+    }
+    // What served before is what is to be served again.
+    let back = admin.residency.refresh(model).await;
+    Err(match back.ok().and_then(|report| report.serving) {
+        Some(version) => still_serves(&failure, &version),
+        None => failure,
+    })
+}
+
+/// The failure of a switch, with what it left.
+fn still_serves(failure: &Failure, version: &Version) -> Failure {
+    let short = version.as_str().get(..12).unwrap_or(version.as_str());
+    let message = format!("{failure}; version {short} serves as before");
+    Failure::new(failure.kind(), message).with_retry(failure.retry())
+}
+
+/// Brings what is wished for to serve, where the model is loaded or kept.
+async fn attempt(admin: &Admin, model: &ModelId, wish: &Wish) -> Result<RefreshReport, Failure> {
+    let mut report = admin.residency.refresh(model).await?;
+    if report.serving.is_none() && report.kept {
+        let loaded = admin.residency.load(model, LoadOptions::default()).await?;
+        report.version = loaded.version.clone();
+        report.serving = Some(loaded.version);
+    }
+    let serves_another = report.serving.as_ref().is_some_and(|it| *it != report.version);
+    let is_wished = matches!(wish, Wish::Version(version) if *version != report.version);
+    if serves_another || is_wished {
+        return Err(overtaken(model));
+    }
+    Ok(report)
+}
+
+/// The version that begins with these digits, of those in the store and on disk.
+async fn find(admin: &Admin, model: &ModelId, digits: &str) -> Result<Version, Failure> {
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if !is_hex || digits.len() < DIGITS_MIN {
+        let message = format!(
+            "'{}' is no version: give {DIGITS_MIN} or more of its digits, or 'latest'",
+            digits.escape_debug()
+        );
+        return Err(Failure::new(ErrorKind::InvalidRequest, message));
+    }
+    let digits = digits.to_ascii_lowercase();
+    let mut known: Vec<Version> =
+        admin.loader.on_disk(model).into_iter().map(|found| found.version).collect();
+    let in_store = admin.loader.look(model, Freshness::Fresh).await;
+    known.extend(in_store.iter().map(|artefact| artefact.id.version.clone()));
+    known.sort();
+    known.dedup();
+    let mut meant = known.iter().filter(|version| version.as_str().starts_with(&digits));
+    let (first, second) = (meant.next(), meant.next());
+    match (first, second, in_store) {
+        (Some(version), None, _) => Ok(version.clone()),
+        (Some(first), Some(second), _) => {
+            let others = meant.map(|version| format!(", {version}")).collect::<String>();
+            let message = format!("'{digits}' may be {first}, {second}{others}: give more digits");
+            Err(Failure::new(ErrorKind::InvalidRequest, message))
+        }
+        // Whether the store has it is not known.
+        (None, _, Err(failure)) => Err(failure),
+        (None, _, Ok(_)) => {
+            let names: Vec<&str> = known.iter().map(Version::as_str).collect();
+            let message = format!(
+                "no version of {model} in the store or whole on disk begins with '{digits}'; \
+                 there are: {}",
+                names.join(", ")
+            );
+            Err(Failure::new(ErrorKind::ModelNotFound, message))
+        }
+    }
+}

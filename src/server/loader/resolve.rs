@@ -1,0 +1,243 @@
+//! Which version is served: what the store names, or what the model is held at.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use roundhouse_residency::{Authority, InStore, Resolution, Standing};
+use roundhouse_store::{Artefact, Catalog, ChosenBy, DiskCache, Freshness};
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
+use tracing::warn;
+
+use super::plan::Plan;
+use super::stages::Stage;
+use super::versions::Wish;
+use super::{DEATHS_TO_QUARANTINE, ModelLoader, STORE_PATIENCE, locked, named};
+use crate::config::{OnDelete, Update};
+
+/// A version that is served whatever the store holds.
+struct Held {
+    version: Version,
+    by: Authority,
+    /// An operator tries it just now, and waits.
+    is_tried: bool,
+}
+
+impl ModelLoader {
+    /// Finds the version of a model that lies in a store.
+    pub(super) async fn resolve_in_store(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        model: &ModelId,
+        refresh: bool,
+    ) -> Result<Resolution, Failure> {
+        let (by, held) = match self.versions.tried(model) {
+            Some(Wish::Version(version)) => {
+                let by = Authority::Operator;
+                (by, Some(Held { version, by, is_tried: true }))
+            }
+            Some(Wish::Latest) => (Authority::Operator, None),
+            None => {
+                let held = self.versions.held(cache, model).map(|choice| {
+                    let by = match choice.by {
+                        ChosenBy::Operator => Authority::Operator,
+                        ChosenBy::Rule => Authority::Rule,
+                    };
+                    Held { version: choice.version, by, is_tried: false }
+                });
+                (Authority::Store, held)
+            }
+        };
+        match held {
+            Some(held) => self.resolve_held(catalog, cache, model, held, refresh).await,
+            None => self.resolve_newest(catalog, cache, model, by, refresh).await,
+        }
+    }
+
+    /// What the store names; with the store down, what is on disk.
+    async fn resolve_newest(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        model: &ModelId,
+        by: Authority,
+        refresh: bool,
+    ) -> Result<Resolution, Failure> {
+        match self.ask(catalog, cache, model, refresh).await {
+            Ok(artefact) => self.resolve_listed(catalog, cache, artefact, by).await,
+            Err(failure) => {
+                let Some(id) = self.stand_in(cache, model, &failure) else { return Err(failure) };
+                warn!(model = %model, %failure, "store is down, serving the version on disk");
+                let standing = Standing { by, store: InStore::Unreached(failure) };
+                self.resolve_on_disk(cache, id, standing).await
+            }
+        }
+    }
+
+    /// The version that a model is held at. While it is whole on disk, the store only says
+    /// what else there is; else the store must hold this very version.
+    async fn resolve_held(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        model: &ModelId,
+        held: Held,
+        refresh: bool,
+    ) -> Result<Resolution, Failure> {
+        let rule = self.rule(&model.endpoint);
+        let Held { version, by, is_tried } = held;
+        let id = ArtefactId { model: model.clone(), version };
+        let is_whole = cache.get(&id).is_some();
+        let drains = rule.on_delete == OnDelete::Drain;
+        // An operator who waits for a version on disk waits for no store.
+        let looks = !is_tried && (drains || (refresh && rule.update != Update::Never));
+        if is_whole && !looks {
+            let standing = Standing { by, store: InStore::Unasked };
+            return self.resolve_on_disk(cache, id, standing).await;
+        }
+        let store = match self.ask(catalog, cache, model, refresh).await {
+            Ok(artefact) if artefact.id == id && !is_whole => {
+                return self.resolve_listed(catalog, cache, artefact, by).await;
+            }
+            Ok(artefact) if !is_whole => return Err(lost(&id, by, &artefact.id.version)),
+            Ok(artefact) if artefact.id == id => InStore::Same,
+            Ok(artefact) => InStore::Other(artefact.id.version.clone()),
+            Err(failure) if !is_whole => return Err(failure),
+            Err(failure) => match failure.kind() {
+                ErrorKind::ModelNotFound if drains => return Err(failure),
+                ErrorKind::ModelNotFound => InStore::Gone,
+                _ => InStore::Unreached(failure),
+            },
+        };
+        self.resolve_on_disk(cache, id, Standing { by, store }).await
+    }
+
+    /// A version that the store named.
+    async fn resolve_listed(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        artefact: Arc<Artefact>,
+        by: Authority,
+    ) -> Result<Resolution, Failure> {
+        let id = artefact.id.clone();
+        let mut known = self.recall(&id);
+        let standing = Standing { by, store: InStore::Same };
+        if cache.get(&id).is_some() {
+            return self.resolve_on_disk(cache, id, standing).await;
+        }
+        let began = Instant::now();
+        if known.plan.is_none() && artefact.archive.is_none() {
+            let plan = self.handlers.plan_remote(catalog, &artefact, self.settings).await;
+            known.plan = Some(plan.map_err(|failure| named(&id, &failure))?);
+        }
+        known.stages.set(Stage::List, known.listing + began.elapsed());
+        self.remember(&id, known.clone());
+        Ok(Resolution {
+            fetch_bytes: artefact.bytes,
+            footprint: known.plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            kind: known.plan.as_ref().map(Plan::kind),
+            quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
+            standing,
+            version: id.version,
+        })
+    }
+
+    /// Asks the store for the version; not for long where one is whole on disk.
+    pub(super) async fn ask(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        model: &ModelId,
+        refresh: bool,
+    ) -> Result<Arc<Artefact>, Failure> {
+        let began = Instant::now();
+        let freshness = if refresh { Freshness::Fresh } else { Freshness::Cached };
+        let asking = catalog.resolve(&model.target, freshness);
+        let answer = if cache.latest(model).is_none() {
+            asking.await
+        } else {
+            let answer = tokio::time::timeout(STORE_PATIENCE, asking).await;
+            answer.map_err(|_| too_slow(model))?
+        };
+        match answer.map_err(Failure::from) {
+            Ok(artefact) => {
+                self.versions.found(model);
+                locked(&self.current).put(model.clone(), artefact.id.clone());
+                let mut known = self.recall(&artefact.id);
+                known.artefact = Some(Arc::clone(&artefact));
+                known.listing = began.elapsed();
+                known.seen_at.get_or_insert_with(SystemTime::now);
+                self.remember(&artefact.id, known);
+                Ok(artefact)
+            }
+            Err(failure) if refresh && failure.kind() == ErrorKind::ModelNotFound => {
+                let was_there =
+                    locked(&self.current).contains(model) || cache.latest(model).is_some();
+                Err(if was_there { self.versions.missing(model, failure) } else { failure })
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The version on disk that answers while the store is down: the one that the model is
+    /// held at, else the one that the store named last, even if another was fetched later, for
+    /// it may have been taken back since.
+    pub(super) fn stand_in(
+        &self,
+        cache: &DiskCache,
+        model: &ModelId,
+        failure: &Failure,
+    ) -> Option<ArtefactId> {
+        if failure.kind() != ErrorKind::StoreUnavailable {
+            return None;
+        }
+        let held = self.versions.held(cache, model).map(|choice| choice.version);
+        let held = held.map(|version| ArtefactId { model: model.clone(), version });
+        let current = locked(&self.current).get(model).cloned();
+        let named = held.into_iter().chain(current);
+        let mut on_disk = named.filter(|id| cache.get(id).is_some());
+        on_disk.next().or_else(|| cache.latest(model))
+    }
+
+    async fn resolve_on_disk(
+        &self,
+        cache: &DiskCache,
+        id: ArtefactId,
+        standing: Standing,
+    ) -> Result<Resolution, Failure> {
+        let plan = match cache.get(&id) {
+            Some(cached) => Some(self.plan_of(&id, cached.dir()).await?),
+            None => None,
+        };
+        Ok(Resolution {
+            fetch_bytes: Bytes::ZERO,
+            footprint: plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            kind: plan.as_ref().map(Plan::kind),
+            quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
+            standing,
+            version: id.version,
+        })
+    }
+}
+
+/// The failure of a store that did not name a version within [`STORE_PATIENCE`].
+pub(super) fn too_slow(model: &ModelId) -> Failure {
+    let message = format!("the store did not name a version of {model} in time");
+    Failure::new(ErrorKind::StoreUnavailable, message).with_retry(RetryHint::Later)
+}
+
+/// The failure of a version that is to be served and is nowhere to be had.
+fn lost(id: &ArtefactId, by: Authority, in_store: &Version) -> Failure {
+    let short = in_store.as_str().get(..12).unwrap_or(in_store.as_str());
+    let by = match by {
+        Authority::Rule => "the endpoint's update rule",
+        Authority::Operator | Authority::Store => "an operator",
+    };
+    let model = &id.model;
+    let message = format!(
+        "{id} is what {by} holds {model} at, its files are not on disk any more, and the store \
+         holds version {short}: 'roundhouse use {model} latest' serves that one"
+    );
+    Failure::new(ErrorKind::ModelInvalid, message)
+}

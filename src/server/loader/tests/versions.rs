@@ -1,0 +1,118 @@
+//! Which version a model is held at, and when a deletion is believed.
+
+use roundhouse_store::{Choice, ChosenBy};
+use roundhouse_types::Version;
+
+use super::*;
+use crate::config::{OnDelete, Update, VersionRule};
+use crate::loader::Wish;
+
+async fn bench_with(update: Update, on_delete: OnDelete) -> Bench {
+    let mut bench = bench().await;
+    let rules = BTreeMap::from([(model().endpoint, VersionRule { update, on_delete })]);
+    bench.loader = bench.loader.with_rules(rules, Duration::from_secs(10));
+    bench
+}
+
+impl Bench {
+    fn held(&self) -> Option<(Version, ChosenBy)> {
+        self.loader.choice(&model()).map(|choice| (choice.version, choice.by))
+    }
+
+    async fn resolve(&self, refresh: bool) -> Result<Resolution, Failure> {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        self.loader.resolve(&model(), refresh).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_loaded_first_is_held_where_the_rule_holds_and_forgotten_where_it_does_not() {
+    let bench = bench_with(Update::Manual, OnDelete::Serve).await;
+    bench.upload("{}");
+    let first = bench.fetched().await;
+    bench.loader.hold_first(&bench.cache, &first).await;
+    bench.upload(r#"{"better": true}"#);
+    let second = bench.fetched().await;
+    bench.loader.hold_first(&bench.cache, &second).await;
+    assert_eq!(bench.held(), Some((first.version.clone(), ChosenBy::Rule)));
+    let loader = bench.loader.with_rules(BTreeMap::new(), Duration::ZERO);
+    assert_eq!(loader.choice(&model()), None, "the endpoint holds nothing any more");
+    loader.hold_first(&bench.cache, &second).await;
+    assert_eq!(bench.cache.choice(&model()), None, "nor when it holds again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_version_that_is_nowhere_names_itself_and_what_the_store_holds() {
+    let bench = bench_with(Update::Manual, OnDelete::Serve).await;
+    bench.upload("{}");
+    let first = bench.fetched().await;
+    bench.loader.hold_first(&bench.cache, &first).await;
+    bench.upload(r#"{"better": true}"#);
+    let second = bench.fetched().await;
+    bench.loader.purge(&model()).await.unwrap();
+    let failure = bench.resolve(false).await.unwrap_err();
+    assert_eq!(failure.kind(), ErrorKind::ModelInvalid);
+    for version in [&first.version, &second.version] {
+        assert!(failure.message().contains(&version.as_str()[..12]), "{failure}");
+    }
+    let tried = bench.loader.begin_trial(&model(), Wish::Latest);
+    assert!(bench.loader.commit(tried, &second.version).await.unwrap().is_none());
+    assert_eq!(bench.held(), Some((second.version, ChosenBy::Rule)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_counts_until_it_is_dropped_and_a_later_one_takes_its_place() {
+    let bench = bench_with(Update::Auto, OnDelete::Serve).await;
+    bench.upload("{}");
+    let id = bench.fetched().await;
+    let wish = || Wish::Version(id.version.clone());
+    let first = bench.loader.begin_trial(&model(), wish());
+    let second = bench.loader.begin_trial(&model(), wish());
+    assert!(!first.counts() && second.counts());
+    let failure = bench.loader.commit(first, &id.version).await.unwrap_err();
+    assert_eq!((failure.kind(), bench.held()), (ErrorKind::NotReady, None));
+    assert!(second.counts(), "the end of the first is not its end");
+    drop(second);
+    assert_eq!(bench.loader.versions.tried(&model()), None);
+    let third = bench.loader.begin_trial(&model(), wish());
+    assert_eq!(bench.loader.commit(third, &id.version).await.unwrap(), Some(id.version.clone()));
+    assert_eq!(bench.held(), Some((id.version, ChosenBy::Operator)));
+    assert_eq!(bench.loader.versions.tried(&model()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_is_believed_when_the_store_has_not_found_the_model_for_long_enough() {
+    let bench = bench_with(Update::Auto, OnDelete::Drain).await;
+    let unknown = bench.resolve(true).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::ModelNotFound, "it never was there");
+    bench.upload("{}");
+    bench.fetched().await;
+    let looks = [(0, ErrorKind::NotReady), (5, ErrorKind::NotReady), (6, ErrorKind::ModelNotFound)];
+    for round in 0..2 {
+        bench.memory.remove("m/config.json");
+        for (later, kind) in looks {
+            tokio::time::advance(Duration::from_secs(later)).await;
+            let failure = bench.resolve(true).await.unwrap_err();
+            assert_eq!(failure.kind(), kind, "{round}: {failure}");
+        }
+        // Found again, the time begins anew.
+        bench.upload("{}");
+        bench.fetched().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_store_down_what_is_held_comes_before_what_was_named_last() {
+    let bench = bench_with(Update::Auto, OnDelete::Serve).await;
+    bench.upload("{}");
+    let first = bench.fetched().await;
+    bench.upload(r#"{"better": true}"#);
+    bench.fetched().await;
+    let choice = Choice {
+        version: first.version.clone(),
+        by: ChosenBy::Operator,
+        since: SystemTime::UNIX_EPOCH,
+    };
+    bench.cache.choose(&model(), choice).await.unwrap();
+    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &down()), Some(first));
+}

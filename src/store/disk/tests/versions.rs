@@ -1,0 +1,88 @@
+//! Several versions of a model: which ones stay, and which one it is held at.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+fn model(name: &str) -> ModelId {
+    ModelId { endpoint: "ep".parse().unwrap(), target: name.parse().unwrap() }
+}
+
+fn choice(version: &Version) -> Choice {
+    let by = ChosenBy::Operator;
+    Choice { version: version.clone(), by, since: SystemTime::UNIX_EPOCH }
+}
+
+/// Puts another version of a model into the store and fetches it.
+async fn next(f: &Fixture, disk: &DiskCache, name: &str, seed: u64) -> Version {
+    tokio::time::advance(Duration::from_secs(1)).await;
+    f.put(&format!("{name}/w.bin"), noise(MIB, seed));
+    f.fetch(disk, name).await.unwrap().id().version.clone()
+}
+
+fn on_disk(disk: &DiskCache, name: &str) -> Vec<Version> {
+    disk.versions(&model(name)).into_iter().map(|found| found.version).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_version_before_the_newest_outlives_older_ones_and_a_held_one_outlives_all() {
+    let f = Fixture::new(Bytes(7 * 512 * 1024));
+    let disk = f.open().await;
+    let first = next(&f, &disk, "a", 1).await;
+    let second = next(&f, &disk, "a", 2).await;
+    let other = next(&f, &disk, "b", 3).await;
+    disk.choose(&model("a"), choice(&first)).await.unwrap();
+    let third = next(&f, &disk, "a", 4).await;
+    assert!(!on_disk(&disk, "a").contains(&second), "another was used after it, and one is held");
+    assert_eq!(on_disk(&disk, "a").len(), 2);
+    assert_eq!(on_disk(&disk, "b"), [other]);
+    // With nothing old left, what was used longest ago leaves; not what is held.
+    next(&f, &disk, "c", 5).await;
+    assert!(on_disk(&disk, "b").is_empty());
+    next(&f, &disk, "d", 6).await;
+    assert_eq!(
+        on_disk(&disk, "a"),
+        std::slice::from_ref(&first),
+        "{third} was used before what came last"
+    );
+    disk.unchoose(&model("a")).await.unwrap();
+    next(&f, &disk, "e", 7).await;
+    assert!(on_disk(&disk, "a").is_empty(), "{first} is held no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_choice_survives_a_restart_and_a_write_that_was_cut_off_changes_nothing() {
+    let f = Fixture::new(Bytes::mib(16));
+    let disk = f.open().await;
+    let version = next(&f, &disk, "a", 1).await;
+    disk.choose(&model("a"), choice(&version)).await.unwrap();
+    disk.choose(&model("b"), choice(&version)).await.unwrap();
+    assert_eq!(disk.unchoose(&model("b")).await.unwrap(), Some(choice(&version)));
+    drop(disk);
+    let folder = f.config.dir.join("choices");
+    let file = entries(&folder).unwrap().remove(0);
+    std::fs::write(file.with_added_extension("new"), "{").unwrap();
+    let disk = f.open().await;
+    assert_eq!(disk.choice(&model("a")), Some(choice(&version)));
+    assert_eq!(disk.choice(&model("b")), None);
+    assert_eq!(entries(&folder).unwrap(), [file]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn purging_a_model_takes_every_version_and_says_what_each_took() {
+    let f = Fixture::new(Bytes::mib(16));
+    let disk = f.open().await;
+    let first = next(&f, &disk, "a", 1).await;
+    let id = ArtefactId { model: model("a"), version: first.clone() };
+    let held = disk.get(&id).unwrap();
+    let second = next(&f, &disk, "a", 2).await;
+    next(&f, &disk, "b", 3).await;
+    let mut purged = disk.purge_model(&model("a")).await.unwrap();
+    purged.sort_by_key(|purged| !purged.in_use);
+    assert_eq!([&purged[0].version, &purged[1].version], [&first, &second]);
+    assert_eq!([purged[0].in_use, purged[1].in_use], [true, false]);
+    assert!(purged.iter().all(|purged| purged.bytes.0 >= MIB as u64));
+    assert!(on_disk(&disk, "a").is_empty() && on_disk(&disk, "b").len() == 1);
+    assert!(held.dir().join("w.bin").exists(), "what somebody holds stays until he lets go");
+    assert_eq!(disk.purge_model(&model("a")).await.unwrap(), []);
+}
