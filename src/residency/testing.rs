@@ -286,6 +286,7 @@ impl BusyTable {
             footprint: Some((footprint, Grade::Exact)),
             kind: None,
             quarantined: false,
+            standing: crate::loader::Standing::default(),
         };
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
         let fetched = Fetched { footprint, kind: ModelKind::Embedding };

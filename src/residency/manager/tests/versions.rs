@@ -19,7 +19,7 @@ async fn a_refresh_to_a_version_that_still_unloads_is_answered_when_it_serves_ag
         let lease = residency.acquire(&model("a"), soon()).await.unwrap();
         assert_eq!(lease.version(), &version(number), "a request after the answer gets it");
     }
-    let decisions = residency.explain(&model("a")).await.unwrap();
+    let decisions = residency.explain(&model("a")).await.unwrap().decisions;
     let by_operator = |from: u64| {
         let action = Action::Switched { from: version(from), by: Authority::Operator };
         decisions.iter().any(|decision| decision.action == action)
@@ -67,7 +67,7 @@ async fn a_choice_is_explained_with_its_version() {
     let residency = start(100, &loader, Config::default());
     residency.note_choice(&model("a"), Some(version(2))).await.unwrap();
     residency.note_choice(&model("a"), None).await.unwrap();
-    let decisions = residency.explain(&model("a")).await.unwrap();
+    let decisions = residency.explain(&model("a")).await.unwrap().decisions;
     let seen: Vec<_> = decisions.iter().map(|it| (it.version.clone(), it.action.clone())).collect();
     let chosen = (Some(version(2)), Action::Chosen { held: true });
     assert_eq!(seen, [chosen, (None, Action::Chosen { held: false })]);
