@@ -41,7 +41,7 @@ use crate::decision::{Action, Decided, Departure};
 
 /// Rounds in which an event must settle. Each round that is not the last gives or takes back
 /// something; far fewer are needed.
-const ROUNDS: usize = 10_000;
+const ROUNDS: usize = 1_000;
 
 /// The table. Owned by one task, which performs its effects and reports what came of them.
 ///

@@ -93,7 +93,7 @@ impl Table {
             self.ledger.devices().filter(|device| need <= self.ledger.budget(*device)).collect();
         devices.retain(|device| self.ledger.over(*device) == Bytes::ZERO);
         devices.sort_by_key(|device| std::cmp::Reverse(self.ledger.free(*device)));
-        let is_below_ceiling = self.above_ceiling(artefact) == Bytes::ZERO;
+        let is_below_ceiling = self.above_ceiling(&[artefact]) == Bytes::ZERO;
         if let Some(device) = devices.first().copied()
             && self.ledger.free(device) >= need
             && is_below_ceiling
@@ -153,7 +153,8 @@ impl Table {
 
     fn refuse_without_eviction(&mut self, artefact: &ArtefactId, need: Bytes) {
         let free = self.ledger.devices().map(|device| self.ledger.free(device)).max();
-        let free = free.unwrap_or_default().min(need.saturating_sub(self.above_ceiling(artefact)));
+        let free =
+            free.unwrap_or_default().min(need.saturating_sub(self.above_ceiling(&[artefact])));
         let model = artefact.model.clone();
         let failure = Error::NoRoomNow { model, need, free }.into();
         self.end_job(artefact);
@@ -162,7 +163,7 @@ impl Table {
     }
 
     fn obstacle(&self, artefact: &ArtefactId, need: Bytes) -> Obstacle {
-        if self.given_at_most(artefact) < self.above_ceiling(artefact) {
+        if self.given_at_most(artefact) < self.above_ceiling(&[artefact]) {
             return Obstacle::Ceiling;
         }
         let floors = self.foreign_floors(&artefact.model);

@@ -72,21 +72,24 @@ impl Table {
         theirs.map(|key| self.ledger.share(key.device, &key.artefact)).sum()
     }
 
-    /// By how much its tenant's ceiling would be exceeded when this load came on top of what
-    /// is there and promised; so much must leave of its own, beside what leaves for others.
-    pub(super) fn above_ceiling(&self, artefact: &ArtefactId) -> Bytes {
+    /// By how much its tenant's ceiling would be exceeded when the first of `claims` came on
+    /// top of what is there and promised; so much must leave of its own, beside what leaves for
+    /// others. The other claims are taken to have none.
+    pub(super) fn above_ceiling(&self, claims: &[&ArtefactId]) -> Bytes {
+        let artefact = claims[0];
         let name = tenant(&artefact.model);
         let Some(ceiling) = self.limits(name).ceiling else {
             return Bytes::ZERO;
         };
         let is_theirs = |other: &ArtefactId| tenant(&other.model) == name;
         let coming = self.jobs.iter().filter(|(other, job)| {
-            is_theirs(other) && (*other == artefact || !matches!(job.room, Room::Wanted))
+            let is_promised = !matches!(job.room, Room::Wanted) && !claims.contains(other);
+            is_theirs(other) && (*other == artefact || is_promised)
         });
         let coming: Bytes = coming.map(|(_, job)| need(job)).sum();
         let staying = self.residents.iter().filter(|(key, resident)| {
             let claim = resident.claimed_by.as_ref();
-            is_theirs(&key.artefact) && claim.is_none_or(|claim| claim == artefact)
+            is_theirs(&key.artefact) && claim.is_none_or(|claim| claims.contains(&claim))
         });
         let staying: Bytes =
             staying.map(|(key, _)| self.ledger.share(key.device, &key.artefact)).sum();

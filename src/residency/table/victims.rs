@@ -41,7 +41,7 @@ impl Table {
         missing: Bytes,
         busy: bool,
     ) -> Option<Vec<Key>> {
-        let own = self.above_ceiling(claims[0]);
+        let own = self.above_ceiling(claims);
         if missing == Bytes::ZERO && own == Bytes::ZERO {
             return Some(Vec::new());
         }
