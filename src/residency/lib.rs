@@ -9,6 +9,7 @@ mod loader;
 mod manager;
 mod metrics;
 mod reporter;
+pub mod simulate;
 mod snapshot;
 mod table;
 #[cfg(any(test, feature = "testing"))]
