@@ -6,9 +6,9 @@ use super::bounds::float;
 
 /// Steps of the descent: the bound of a trace of 27,000 requests moves by less than a thousandth
 /// after them.
-const STEPS: usize = 400;
+const STEPS: usize = 1000;
 /// Steps without a better bound after which the descent takes smaller ones.
-const PATIENCE: usize = 12;
+const PATIENCE: usize = 25;
 
 /// A model stays between two requests for it and saves a load.
 #[derive(Debug, Clone, Copy)]
