@@ -118,6 +118,12 @@ impl<'a> Run<'a> {
             let artefact = ArtefactId { model: model.id.clone(), version: version.clone() };
             Key { artefact, device: DEVICE }
         };
+        let mut disk = Disk::new(setup.world.disk);
+        if setup.world.on_disk {
+            for (number, model) in (0..).zip(trace.models()) {
+                disk.used(number, model.bytes, |_| false);
+            }
+        }
         let requests = trace.requests().len();
         Self {
             trace,
@@ -130,7 +136,7 @@ impl<'a> Run<'a> {
             sequence: 0,
             store: Pipe::new(float(setup.world.store_bandwidth)),
             device: Pipe::new(float(setup.world.load_bandwidth)),
-            disk: Disk::new(setup.world.disk),
+            disk,
             fetching: BTreeMap::new(),
             whole: BTreeSet::new(),
             inbox: VecDeque::new(),

@@ -3,7 +3,7 @@ use std::time::Duration;
 use roundhouse_types::Bytes;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::testing::model;
 
 /// Requests for models by the letters of `asked`, one each second; every model takes `bytes`.
@@ -26,6 +26,7 @@ fn setup(budget: u64) -> Setup {
         world: World {
             store_bandwidth: Bytes(100),
             store_latency: Duration::ZERO,
+            on_disk: false,
             disk: None,
             load_bandwidth: Bytes(1000),
             load_latency: Duration::ZERO,
@@ -59,6 +60,12 @@ fn what_was_fetched_once_is_on_disk_unless_the_disk_is_too_small() {
     let mut small = setup(50);
     small.world.disk = Some(Bytes(60));
     assert_eq!(run(&trace("aba", 50), &small).fetched_bytes, Bytes(150));
+    small.world.on_disk = true;
+    // b, the last in, is there; a makes it leave.
+    assert_eq!(run(&trace("bab", 50), &small).fetched_bytes, Bytes(150));
+    let mut warm = setup(50);
+    warm.world.on_disk = true;
+    assert_eq!(run(&trace("aba", 50), &warm).fetched_bytes, Bytes::ZERO);
 }
 
 #[test]
@@ -138,6 +145,7 @@ fn one_request_at_a_time_loads_what_plain_lru_loads() {
     let trace = skewed(1500, 12);
     for slots in [1, 3, 6, 11] {
         let mut setup = setup(10 * slots);
+        setup.config.policy = Policy::LeastRecentlyUsed;
         setup.drive = Drive::Closed { pending: 1 };
         let outcome = run(&trace, &setup);
         let plain = reference::lru(&trace.sequence(), Bytes(10 * slots));

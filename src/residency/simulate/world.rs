@@ -12,6 +12,8 @@ pub struct World {
     pub store_bandwidth: Bytes,
     /// What a fetch takes beside that.
     pub store_latency: Duration,
+    /// Whether the files of all models are on disk at the beginning, as far as it holds them.
+    pub on_disk: bool,
     /// What the disk holds; files that were not loaded for the longest time make way. Absent: all.
     pub disk: Option<Bytes>,
     /// Bytes per second from disk to the device; loads under way share it.
@@ -30,6 +32,7 @@ impl Default for World {
         Self {
             store_bandwidth: Bytes(1_000_000_000),
             store_latency: Duration::from_millis(50),
+            on_disk: false,
             disk: None,
             load_bandwidth: Bytes(4_000_000_000),
             load_latency: Duration::from_millis(20),
