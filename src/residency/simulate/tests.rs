@@ -11,7 +11,7 @@ fn trace(asked: &str, bytes: u64) -> Trace {
     let mut trace = Trace::new();
     for (second, letter) in asked.chars().enumerate() {
         let at = Duration::from_secs(second as u64);
-        trace.push(at, &model(&letter.to_string()), None);
+        trace.push(at, &model(&letter.to_string()));
     }
     trace.size(|_| Bytes(bytes));
     trace.sort();
@@ -107,7 +107,7 @@ fn a_later_request_for_a_resident_overtakes_one_that_needs_a_load() {
     // b comes after a second and waits for 0.55; the third request finds a, 0.1 after.
     let mut overtaken = Trace::new();
     for (at, name) in [(0, "a"), (1000, "b"), (1100, "a"), (1200, "a")] {
-        overtaken.push(Duration::from_millis(at), &model(name), None);
+        overtaken.push(Duration::from_millis(at), &model(name));
     }
     overtaken.size(|_| Bytes(50));
     overtaken.sort();
@@ -125,7 +125,7 @@ fn skewed(requests: u64, models: u64) -> Trace {
     };
     for second in 0..requests {
         let chosen = dice(models).min(dice(models)).min(dice(models));
-        trace.push(Duration::from_secs(second), &model(&format!("m{chosen}")), None);
+        trace.push(Duration::from_secs(second), &model(&format!("m{chosen}")));
     }
     trace.size(|_| Bytes(10));
     trace.sort();

@@ -32,8 +32,6 @@ pub struct Request {
     pub at: Duration,
     /// The model's place in [`Trace::models`].
     pub model: u32,
-    /// Who asked, by number, where the trace says so.
-    pub tenant: Option<u32>,
 }
 
 impl Trace {
@@ -43,7 +41,7 @@ impl Trace {
     }
 
     /// Adds a request. Requests may be added in any order; those of one instant stay in theirs.
-    pub fn push(&mut self, at: Duration, model: &ModelId, tenant: Option<u32>) {
+    pub fn push(&mut self, at: Duration, model: &ModelId) {
         let number = match self.numbers.get(model) {
             Some(number) => *number,
             None => {
@@ -53,7 +51,7 @@ impl Trace {
                 fresh
             }
         };
-        self.requests.push(Request { at, model: number, tenant });
+        self.requests.push(Request { at, model: number });
         self.is_sorted = false;
     }
 
