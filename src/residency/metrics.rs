@@ -133,7 +133,8 @@ impl Meters {
 /// Shows the regret that was calculated last.
 pub(crate) fn regret(regret: &Regret) {
     let show = |bound: &'static str, ratio: Option<f64>, loads: u64| {
-        gauge!("roundhouse_residency_regret_ratio", "bound" => bound).set(ratio.unwrap_or(f64::NAN));
+        gauge!("roundhouse_residency_regret_ratio", "bound" => bound)
+            .set(ratio.unwrap_or(f64::NAN));
         gauge!("roundhouse_residency_regret_optimal_loads", "bound" => bound).set(float(loads));
     };
     show("lower", regret.ratio.lower, regret.optimal_loads.lower);

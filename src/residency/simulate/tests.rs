@@ -120,7 +120,8 @@ fn skewed(requests: u64, models: u64) -> Trace {
     let mut trace = Trace::new();
     let mut state = 7_u64;
     let mut dice = |bound: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % bound
     };
     for second in 0..requests {

@@ -11,7 +11,8 @@ const WINDOW: usize = 10_000;
 fn skewed(requests: usize, models: u64) -> Vec<u64> {
     let mut state = 11_u64;
     let mut dice = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % models
     };
     (0..requests).map(|_| dice().min(dice()).min(dice())).collect()

@@ -121,12 +121,7 @@ fn largest(pending: &BTreeMap<u32, Group>) -> Option<u32> {
     most.map(|(model, _)| *model)
 }
 
-fn answer(
-    greedy: &mut Greedy,
-    pending: &mut BTreeMap<u32, Group>,
-    model: u32,
-    tally: &mut Tally,
-) {
+fn answer(greedy: &mut Greedy, pending: &mut BTreeMap<u32, Group>, model: u32, tally: &mut Tally) {
     if let Some(group) = pending.remove(&model) {
         greedy.place(model, group.bytes, group.requests);
         tally.load(group.bytes);

@@ -3,7 +3,7 @@
 use roundhouse_types::{ArtefactId, Bytes, Footprint, Grade, ModelId, ModelKind, Version};
 
 use super::{Happening, Run};
-use crate::loader::{Fetched, Resolution};
+use crate::loader::{Fetched, Resolution, Standing};
 use crate::table::{Effect, Event, Grant, WaiterId};
 
 impl Run<'_> {
@@ -70,6 +70,7 @@ impl Run<'_> {
             footprint: Some((footprint(bytes), Grade::Exact)),
             kind: Some(ModelKind::Generative),
             quarantined: false,
+            standing: Standing::default(),
         };
         self.inbox.push_back(Event::Resolved { model, result: Ok(resolution) });
     }

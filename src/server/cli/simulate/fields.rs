@@ -52,8 +52,7 @@ fn civil(text: &str) -> Option<f64> {
         && *minutes < 60.0
         && *seconds < 61.0;
     // Years that begin in March have their leap day at the end.
-    let (year, month) =
-        if *month > 2.0 { (*year, month - 3.0) } else { (year - 1.0, month + 9.0) };
+    let (year, month) = if *month > 2.0 { (*year, month - 3.0) } else { (year - 1.0, month + 9.0) };
     let leap_days = (year / 4.0).floor() - (year / 100.0).floor() + (year / 400.0).floor();
     let day_of_year = ((153.0 * month + 2.0) / 5.0).floor() + day - 1.0;
     let days = 365.0 * year + leap_days + day_of_year - 719_468.0;

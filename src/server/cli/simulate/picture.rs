@@ -121,7 +121,9 @@ fn axes(svg: &mut String, report: &Report, budgets: &[Bytes], scale: &Scale) {
     }
     put(
         svg,
-        format_args!("<path d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\" fill=\"none\" stroke=\"black\"/>\n"),
+        format_args!(
+            "<path d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\" fill=\"none\" stroke=\"black\"/>\n"
+        ),
     );
     let unit = match report.slot {
         Some(slot) => format!("budget, in models of {slot} (logarithmic)"),
@@ -146,12 +148,8 @@ fn draw_line(svg: &mut String, line: &Line<'_>, number: usize, scale: &Scale) {
         Source::Optimum | Source::Bound => " stroke-dasharray=\"2 3\"",
     };
     let place = |(budget, share): &(Bytes, f64)| (scale.x(*budget), scale.y(*share));
-    let places: Vec<String> = line
-        .points
-        .iter()
-        .map(place)
-        .map(|(x, y)| format!("{x:.1},{y:.1}"))
-        .collect();
+    let places: Vec<String> =
+        line.points.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     put(
         svg,
         format_args!(
@@ -160,7 +158,10 @@ fn draw_line(svg: &mut String, line: &Line<'_>, number: usize, scale: &Scale) {
         ),
     );
     for (x, y) in line.points.iter().map(place) {
-        put(svg, format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>\n"));
+        put(
+            svg,
+            format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>\n"),
+        );
     }
     #[expect(clippy::cast_precision_loss, reason = "a handful of lines")]
     let y = TOP + 12.0 + number as f64 * 24.0;

@@ -149,16 +149,19 @@ fn columns(line: &str) -> Result<Columns, String> {
         (Some(time), Some(target)) => {
             Ok(Columns { time, target, bytes: place("bytes"), unnamed: None })
         }
-        _ => Err("neither a line of the access log nor a header with the columns time and target; \
+        _ => {
+            Err("neither a line of the access log nor a header with the columns time and target; \
                   --help tells the formats"
-            .into()),
+                .into())
+        }
     }
 }
 
 fn row(line: &str, columns: &Columns, read: &mut Read) -> Result<(), String> {
     let fields = fields::split(line)?;
     let field = |at: usize| {
-        let missing = || format!("{}, and column {} is needed", count(fields.len(), "column"), at + 1);
+        let missing =
+            || format!("{}, and column {} is needed", count(fields.len(), "column"), at + 1);
         fields.get(at).map(|field| field.trim()).ok_or_else(missing)
     };
     let at = fields::time(field(columns.time)?)?;

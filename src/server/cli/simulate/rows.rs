@@ -160,8 +160,19 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut text: String = self.notes.iter().map(|note| format!("note: {note}\n")).collect();
         let headings = [
-            "BUDGET", "RULE", ">LOADS/REQ", ">LOADS", ">LOADED", ">x OPTIMUM", ">HITS", ">P50",
-            ">P99", ">MAX", ">REFUSED", ">GOODPUT", ">OVERTAKEN",
+            "BUDGET",
+            "RULE",
+            ">LOADS/REQ",
+            ">LOADS",
+            ">LOADED",
+            ">x OPTIMUM",
+            ">HITS",
+            ">P50",
+            ">P99",
+            ">MAX",
+            ">REFUSED",
+            ">GOODPUT",
+            ">OVERTAKEN",
         ];
         let mut table = Table::new(&headings);
         for row in &self.rows {
