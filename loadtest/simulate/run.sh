@@ -39,16 +39,16 @@ say '## The Alibaba trace, saturated' '' \
     'that is waited for. `alibaba.csv` is `alibaba_gentd26_lora_requests.csv`.' '' \
     'One load at a time:' ''
 # shellcheck disable=SC2086
-show alibaba-one-load --trace alibaba.csv --sizes 1GB $slots $all --pending 16 --service-time 0ms \
+show alibaba-one-load --trace alibaba.csv --sizes 1GiB $slots $all --pending 16 --service-time 0ms \
     --warm-disk --concurrent-loads 1 --picture "$out/alibaba.svg"
 say '![hit ratio over budget](alibaba.svg)' '' 'The default, two at a time:' ''
 # shellcheck disable=SC2086
-show alibaba-two-loads --trace alibaba.csv --sizes 1GB $slots $all --pending 16 --service-time 0ms --warm-disk
+show alibaba-two-loads --trace alibaba.csv --sizes 1GiB $slots $all --pending 16 --service-time 0ms --warm-disk
 
 say '## The Alibaba trace, unsaturated' '' \
     'At its own times, 100 times faster: 1.3 requests a second.' ''
 # shellcheck disable=SC2086
-show alibaba-open --trace alibaba.csv --sizes 1GB $slots --collation off --collation on --compress 100 \
+show alibaba-open --trace alibaba.csv --sizes 1GiB $slots --collation off --collation on --compress 100 \
     --target-hit-ratio 0.9
 
 say '## Mixed sizes' '' \
@@ -65,22 +65,22 @@ say '## A nightly scan over everything' '' \
     '400 models, 40 of them by day; `traces.py` says how it is made. One request after the other, saturated,' \
     'and at its own times 100 times faster.' ''
 # shellcheck disable=SC2086
-show scan-one --trace scan.csv --sizes 1GB --slots 10 --slots 20 --slots 40 --slots 80 --policy lru \
+show scan-one --trace scan.csv --sizes 1GiB --slots 10 --slots 20 --slots 40 --slots 80 --policy lru \
     --policy greedy-dual --pending 1 --service-time 0ms --warm-disk --picture "$out/scan.svg"
 say '![hit ratio over budget](scan.svg)' ''
 # shellcheck disable=SC2086
-show scan-saturated --trace scan.csv --sizes 1GB --slots 20 --slots 40 $all --pending 16 --service-time 0ms \
+show scan-saturated --trace scan.csv --sizes 1GiB --slots 20 --slots 40 $all --pending 16 --service-time 0ms \
     --warm-disk
 # shellcheck disable=SC2086
-show scan-open --trace scan.csv --sizes 1GB --slots 20 --slots 40 $all --compress 100
+show scan-open --trace scan.csv --sizes 1GiB --slots 20 --slots 40 $all --compress 100
 
 say '## A long tail' '' '2,000 models; the first 200 get half of the requests. The same three ways.' ''
 # shellcheck disable=SC2086
-show tail-one --trace tail.csv --sizes 1GB --slots 50 --slots 100 --slots 200 --slots 400 --policy lru \
+show tail-one --trace tail.csv --sizes 1GiB --slots 50 --slots 100 --slots 200 --slots 400 --policy lru \
     --policy greedy-dual --pending 1 --service-time 0ms --warm-disk --picture "$out/tail.svg"
 say '![hit ratio over budget](tail.svg)' ''
 # shellcheck disable=SC2086
-show tail-saturated --trace tail.csv --sizes 1GB --slots 100 --slots 200 $all --pending 16 --service-time 0ms \
+show tail-saturated --trace tail.csv --sizes 1GiB --slots 100 --slots 200 $all --pending 16 --service-time 0ms \
     --warm-disk
 # shellcheck disable=SC2086
-show tail-open --trace tail.csv --sizes 1GB --slots 100 --slots 200 $all --compress 100
+show tail-open --trace tail.csv --sizes 1GiB --slots 100 --slots 200 $all --compress 100

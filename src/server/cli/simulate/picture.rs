@@ -13,9 +13,9 @@ const LEFT: f64 = 76.0;
 const RIGHT: f64 = 660.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 488.0;
-/// Told apart also by people who see fewer colours (Okabe and Ito's palette).
-const COLOURS: [&str; 7] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+/// Told apart also by people who see fewer colours (the palette of Okabe and Ito, and grey).
+const COLOURS: [&str; 8] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f"];
 /// Lines at shares of requests.
 const GRID: u32 = 5;
 
