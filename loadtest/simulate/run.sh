@@ -77,7 +77,7 @@ show scan-saturated --trace scan.csv --sizes 1GiB --slots 20 --slots 40 $all --p
 # shellcheck disable=SC2086
 show scan-open --trace scan.csv --sizes 1GiB --slots 20 --slots 40 $all --compress 10
 
-say '## A long tail' '' '2,000 models; the first 200 get half of the requests. The same three ways, 20 times faster.' ''
+say '## A long tail' '' '2,000 models; the first 200 get half of the requests. One request after the other, and saturated.' ''
 # shellcheck disable=SC2086
 show tail-one --trace tail.csv --sizes 1GiB --slots 50 --slots 100 --slots 200 --slots 400 --policy lru \
     --policy greedy-dual --pending 1 --service-time 0ms --warm-disk --picture "$out/tail.svg"
@@ -85,5 +85,3 @@ say '![hit ratio over budget](tail.svg)' ''
 # shellcheck disable=SC2086
 show tail-saturated --trace tail.csv --sizes 1GiB --slots 100 --slots 200 $all --pending 16 --service-time 0ms \
     --warm-disk
-# shellcheck disable=SC2086
-show tail-open --trace tail.csv --sizes 1GiB --slots 100 --slots 200 $all --compress 20
