@@ -1,13 +1,13 @@
 //! What the rest of the server holds: requests go to the task that owns the table.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use roundhouse_types::{Bytes, DeviceId, Failure, ModelId, Version};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, ModelId, Version};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use crate::config::Config;
 use crate::decision::Decision;
@@ -15,6 +15,8 @@ use crate::error::Error;
 use crate::lease::Lease;
 use crate::loader::Loader;
 use crate::manager::{Command, Dropped, Owner};
+use crate::metrics;
+use crate::regret::{FRESH, Regret};
 use crate::snapshot::Snapshot;
 use crate::table::{Event, LoadOptions, LoadReport, RefreshReport, Report, UnloadReport, WaiterId};
 
@@ -35,6 +37,10 @@ struct Shared<M> {
     decisions: broadcast::Sender<Decision>,
     next_waiter: AtomicU64,
     config: Config,
+    /// The latest regret and when it was calculated. Held for a copy only.
+    regret: Mutex<Option<(Instant, Regret)>>,
+    /// Regret is calculated once at a time.
+    regret_turn: Semaphore,
 }
 
 impl<M> Clone for Residency<M> {
@@ -100,7 +106,18 @@ impl<M: Send + Sync + 'static> Residency<M> {
         );
         tokio::spawn(owner.run(commands_inbox));
         let next_waiter = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { commands, dropped, decisions, next_waiter, config }) }
+        let (regret, regret_turn) = (Mutex::new(None), Semaphore::new(1));
+        Self {
+            shared: Arc::new(Shared {
+                commands,
+                dropped,
+                decisions,
+                next_waiter,
+                config,
+                regret,
+                regret_turn,
+            }),
+        }
     }
 
     /// A hold on the model, which is fetched and loaded if need be.
@@ -215,6 +232,29 @@ impl<M: Send + Sync + 'static> Residency<M> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Explain { model: model.clone(), reply }).await?;
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// What was loaded while the latest 10,000 requests came, beside what the offline optimum would
+    /// have loaded. At most ten seconds old; calculated on a blocking thread, and shown by the
+    /// gauges from then on.
+    pub async fn regret(&self) -> Result<Regret, Failure> {
+        // Who waited for its turn finds what the one before has found.
+        let _turn = self.shared.regret_turn.acquire().await.map_err(|_| Error::OwnerGone)?;
+        let known = self.shared.regret.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, regret)) = known
+            && now().saturating_duration_since(at) < FRESH
+        {
+            return Ok(regret);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Window { reply }).await?;
+        let window = answer.await.map_err(|_| Error::OwnerGone)?;
+        let judged = tokio::task::spawn_blocking(move || window.judge()).await;
+        let regret = judged.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
+        metrics::regret(&regret);
+        let fresh = Some((now(), regret.clone()));
+        *self.shared.regret.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(regret)
     }
 
     /// Every decision from now on. A receiver that falls behind misses the oldest.

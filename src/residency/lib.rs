@@ -8,7 +8,9 @@ mod lease;
 mod loader;
 mod manager;
 mod metrics;
+mod regret;
 mod reporter;
+pub mod simulate;
 mod snapshot;
 mod table;
 #[cfg(any(test, feature = "testing"))]
@@ -20,6 +22,7 @@ pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};
 pub use lease::Lease;
 pub use loader::{Authority, Fetched, InStore, Loaded, Loader, Resolution, Standing};
+pub use regret::{OptimalLoads, Regret, RegretRatio};
 pub use reporter::Reporter;
 pub use snapshot::{
     DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,

@@ -1,6 +1,7 @@
 //! The task that owns the table: it performs the effects and reports what came of them.
 
 mod history;
+mod ring;
 mod tasks;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use self::history::History;
+use self::ring::{Place, Ring};
 use self::tasks::Tasks;
 pub(crate) use self::tasks::{Finished, Outcome};
 use crate::config::Config;
@@ -21,6 +23,7 @@ use crate::handle::Explanation;
 use crate::lease::Lease;
 use crate::loader::{Loaded, Loader};
 use crate::metrics::Meters;
+use crate::regret::{Numbered, Window};
 use crate::reporter::{Notes, Slot};
 use crate::snapshot::{Clocks, Snapshot};
 use crate::table::{Effect, Event, Grant, Key, Report, Table, WaiterId};
@@ -58,6 +61,10 @@ pub(crate) enum Command<M> {
         model: ModelId,
         reply: oneshot::Sender<Explanation>,
     },
+    /// The latest requests, for the regret meter.
+    Window {
+        reply: oneshot::Sender<Window>,
+    },
     Shutdown {
         reply: oneshot::Sender<()>,
     },
@@ -71,23 +78,36 @@ pub(crate) enum Dropped {
     Waiter(WaiterId),
 }
 
+/// A loaded model, and how the ring of requests knows it.
+struct Placed<M> {
+    model: Arc<M>,
+    known_as: Numbered,
+}
+
+/// A request that waits for its lease.
+struct Waiting<M> {
+    reply: LeaseReply<M>,
+    place: Place,
+}
+
 /// Owns the table, the loaded models and the callers that wait.
 pub(crate) struct Owner<L: Loader> {
     table: Table,
     tasks: Tasks<L>,
-    models: HashMap<Key, Arc<L::Model>>,
+    models: HashMap<Key, Placed<L::Model>>,
     /// What loads and residents report, from the begin of the load until it is unloaded.
     slots: HashMap<Key, Arc<Slot>>,
     reports: mpsc::UnboundedSender<Arc<Slot>>,
     /// Slots with something to take. Each is in it once at most, so it has a bound.
     reports_inbox: mpsc::UnboundedReceiver<Arc<Slot>>,
-    requests: HashMap<WaiterId, LeaseReply<L::Model>>,
+    requests: HashMap<WaiterId, Waiting<L::Model>>,
     operators: HashMap<WaiterId, oneshot::Sender<Result<Report, Failure>>>,
     closing: Vec<oneshot::Sender<()>>,
     dropped: mpsc::UnboundedSender<Dropped>,
     dropped_inbox: mpsc::UnboundedReceiver<Dropped>,
     decisions: broadcast::Sender<Decision>,
     history: History,
+    ring: Ring,
     meters: Meters,
 }
 
@@ -117,6 +137,7 @@ impl<L: Loader> Owner<L> {
             dropped_inbox,
             decisions,
             history: History::new(),
+            ring: Ring::new(),
             meters: Meters::new(),
         }
     }
@@ -161,7 +182,8 @@ impl<L: Loader> Owner<L> {
             Command::Acquire { waiter, event, reply } => {
                 // Its cancellation may have overtaken it, and comes only once.
                 if !reply.is_closed() {
-                    self.requests.insert(waiter, reply);
+                    let place = self.ring.asked();
+                    self.requests.insert(waiter, Waiting { reply, place });
                     self.apply(event);
                 }
             }
@@ -190,6 +212,9 @@ impl<L: Loader> Owner<L> {
                     ready_in.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 let decisions = self.history.of(&model);
                 let _ = reply.send(Explanation { now, ready_in_ms, decisions });
+            }
+            Command::Window { reply } => {
+                let _ = reply.send(self.ring.window(self.table.budget()));
             }
             Command::Shutdown { reply } => {
                 self.closing.push(reply);
@@ -231,12 +256,14 @@ impl<L: Loader> Owner<L> {
     /// Takes in a loaded model together with what it reported before the table knew of it:
     /// a death first, so that it is granted to nobody.
     fn loaded(&mut self, key: Key, loaded: Loaded<L::Model>) -> Event {
-        self.models.insert(key.clone(), Arc::new(loaded.model));
         let notes = self.slots.get(&key).map(|slot| slot.open()).unwrap_or_default();
         if let Some(failure) = notes.died {
             self.apply(Event::Died { key: key.clone(), failure });
         }
         let footprint = notes.measured.unwrap_or(loaded.footprint);
+        let bytes = footprint.total();
+        let known_as = (self.ring.came(&key.artefact, bytes), bytes);
+        self.models.insert(key.clone(), Placed { model: Arc::new(loaded.model), known_as });
         Event::Loaded { key, result: Ok(footprint) }
     }
 
@@ -248,6 +275,9 @@ impl<L: Loader> Owner<L> {
             self.apply(Event::Died { key: slot.key.clone(), failure });
         }
         if let Some(footprint) = measured {
+            if let Some(placed) = self.models.get_mut(&slot.key) {
+                placed.known_as.1 = footprint.total();
+            }
             self.apply(Event::Measured { key: slot.key.clone(), footprint });
         }
     }
@@ -289,12 +319,14 @@ impl<L: Loader> Owner<L> {
                 self.tasks.load(key, slot);
             }
             Effect::Unload { key } => {
-                let model = self.models.remove(&key);
-                self.tasks.unload(key, model.expect("the table unloads only what was loaded"));
+                let placed = self.models.remove(&key);
+                let placed = placed.expect("the table unloads only what was loaded");
+                self.ring.left(placed.known_as.0);
+                self.tasks.unload(key, placed.model);
             }
             Effect::Grant(grant) => self.grant(grant),
             Effect::Refuse { waiter, failure } => {
-                if let Some(reply) = self.requests.remove(&waiter) {
+                if let Some(Waiting { reply, .. }) = self.requests.remove(&waiter) {
                     let _ = reply.send(Err(failure));
                 } else if let Some(reply) = self.operators.remove(&waiter) {
                     let _ = reply.send(Err(failure));
@@ -310,13 +342,14 @@ impl<L: Loader> Owner<L> {
     }
 
     fn grant(&mut self, grant: Grant) {
-        let model = self.models.get(&grant.key).expect("the table grants only what is loaded");
+        let placed = self.models.get(&grant.key).expect("the table grants only what is loaded");
         self.meters.granted(&grant);
         let waiter = grant.waiter;
-        let lease = Lease::new(grant, Arc::clone(model), self.dropped.clone());
+        let lease = Lease::new(grant, Arc::clone(&placed.model), self.dropped.clone());
         // A caller that went away hands the lease back by dropping it: here, or with the
         // channel that holds it.
-        if let Some(reply) = self.requests.remove(&waiter) {
+        if let Some(Waiting { reply, place }) = self.requests.remove(&waiter) {
+            self.ring.answered(place, placed.known_as);
             let _ = reply.send(Ok(lease));
         }
     }

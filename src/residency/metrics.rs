@@ -20,12 +20,17 @@
 //! | `roundhouse_residency_residents` | device | loaded artefacts |
 //! | `roundhouse_residency_waiters` | | requests and operators that wait |
 //! | `roundhouse_residency_updates_waiting` | | known models of which the store holds a version that waits for an operator's word |
+//! | `roundhouse_residency_regret_ratio` | bound | loads during the latest requests by those of the offline optimum; `NaN` where the optimum loads nothing |
+//! | `roundhouse_residency_regret_loads` | | loads during the latest requests |
+//! | `roundhouse_residency_regret_optimal_loads` | bound | what the offline optimum would have loaded, `lower` and `upper` |
+//! | `roundhouse_residency_regret_requests` | | the latest requests |
 
 use metrics::{counter, gauge, histogram};
 use roundhouse_types::{DeviceId, ErrorKind, ModelId};
 
 use crate::decision::{Action, Decided};
 use crate::manager::{Finished, Outcome};
+use crate::regret::Regret;
 use crate::table::{Grant, Levels, Table};
 
 /// Reports to the process's recorder. Owned by the residency owner.
@@ -123,6 +128,19 @@ impl Meters {
         gauge!("roundhouse_residency_updates_waiting").set(float(levels.offers as u64));
         self.shown = Some(levels);
     }
+}
+
+/// Shows the regret that was calculated last.
+pub(crate) fn regret(regret: &Regret) {
+    let show = |bound: &'static str, ratio: Option<f64>, loads: u64| {
+        gauge!("roundhouse_residency_regret_ratio", "bound" => bound)
+            .set(ratio.unwrap_or(f64::NAN));
+        gauge!("roundhouse_residency_regret_optimal_loads", "bound" => bound).set(float(loads));
+    };
+    show("lower", regret.ratio.lower, regret.optimal_loads.lower);
+    show("upper", regret.ratio.upper, regret.optimal_loads.upper);
+    gauge!("roundhouse_residency_regret_loads").set(float(regret.loads));
+    gauge!("roundhouse_residency_regret_requests").set(float(regret.requests));
 }
 
 fn endpoint(model: &ModelId) -> String {

@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt};
 use metrics_exporter_prometheus::PrometheusHandle;
-use roundhouse_residency::Residency;
+use roundhouse_residency::{Regret, Residency};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Catalog, DiskCache, TargetForm};
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
@@ -54,6 +54,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/v1/residency", get(residency))
         .route("/admin/v1/models", get(models))
         .route("/admin/v1/explain", get(explain))
+        .route("/admin/v1/regret", get(regret))
         .route("/admin/v1/events", get(events))
         .route("/admin/v1/load", post(commands::load))
         .route("/admin/v1/unload", post(commands::unload))
@@ -218,6 +219,11 @@ async fn explain(
         "ready_in_ms": explanation.ready_in_ms,
         "decisions": explanation.decisions,
     })))
+}
+
+/// Loads during the latest requests, beside those of the offline optimum.
+async fn regret(State(admin): State<Arc<Admin>>) -> Result<Json<Regret>, Refusal> {
+    Ok(Json(admin.residency.regret().await?))
 }
 
 /// Decisions as they are made. A reader that falls behind is told how many it missed.

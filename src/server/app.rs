@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::preload::Wishes;
 use crate::admin::{self, Vitals};
@@ -26,9 +26,13 @@ use crate::http;
 use crate::loader::ModelLoader;
 
 pub(crate) use build::Credentials;
+pub(crate) use settings::residency as residency_settings;
 
 /// How often the lanes are looked at for a failed device.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often the regret is calculated for the gauges.
+const REGRET_EVERY: Duration = Duration::from_secs(10);
 
 /// A server whose ports are bound and which answers on them.
 pub(crate) struct Running {
@@ -37,6 +41,7 @@ pub(crate) struct Running {
     /// The admin port.
     pub(crate) admin: String,
     ports: Vec<JoinHandle<()>>,
+    regret: JoinHandle<()>,
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     vitals: Arc<Vitals>,
@@ -90,12 +95,14 @@ pub(crate) async fn start(
         ports.push(tokio::spawn(http::serve(listener, health_router, stop_admin.clone())));
     }
     tokio::spawn(wishes.fulfil(residency.clone()));
+    let regret = tokio::spawn(watch_regret(residency.clone()));
     vitals.set_ready(true);
     info!(data = %data_url, admin = %admin_url, "ready");
     Ok(Running {
         data: data_url,
         admin: admin_url,
         ports,
+        regret,
         residency,
         loader,
         vitals,
@@ -150,6 +157,7 @@ impl Running {
     /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
+        self.regret.abort();
         self.stop_data.cancel();
         // The data port is the first.
         let admin = self.ports.split_off(1);
@@ -184,6 +192,17 @@ fn stop_signal() -> impl Future<Output = Result<&'static str, Error>> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         })
+    }
+}
+
+/// Keeps the gauges of the regret fresh until residency ends.
+async fn watch_regret(residency: Residency<ServedModel>) {
+    loop {
+        tokio::time::sleep(REGRET_EVERY).await;
+        if let Err(error) = residency.regret().await {
+            debug!(%error, "no regret any more");
+            return;
+        }
     }
 }
 

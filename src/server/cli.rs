@@ -3,7 +3,7 @@
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
 //! explain), `versions` (versions, use), `progress` (a bar where a person waits), `invoke`, `check`, `survey`,
-//! `output` (tables and JSON).
+//! `simulate` (traces under other budgets), `output` (tables and JSON).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ mod invoke;
 mod operate;
 pub(crate) mod output;
 mod progress;
+mod simulate;
 mod survey;
 mod target;
 mod versions;
@@ -23,6 +24,7 @@ mod versions;
 pub use check::CheckArgs;
 pub use invoke::InvokeArgs;
 pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
+pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
 pub use versions::UseArgs;
@@ -75,6 +77,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Ask a model, through the data port.
     Invoke(InvokeArgs),
+    /// Replay an access log or a CSV trace under other budgets and policies.
+    Simulate(Box<SimulateArgs>),
     /// Find out what is wrong here: settings, memory, disk, ports, stores.
     Doctor(Box<doctor::DoctorArgs>),
 }
@@ -110,6 +114,7 @@ impl Command {
             Self::Use(args) => versions::choose(&args).await,
             Self::Explain(args) => operate::explain(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
+            Self::Simulate(args) => simulate::simulate(&args),
             Self::Doctor(args) => doctor::run(&args).await,
         }
     }

@@ -34,6 +34,7 @@ mod tests;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
+pub(crate) use units::parse_duration;
 
 use crate::cli::ServeFlags;
 

@@ -70,6 +70,40 @@ async fn an_operator_lists_loads_keeps_explains_invokes_and_unloads() {
     assert_eq!(residency["disk"]["artefacts"], 0, "{residency}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_logged_is_replayed_and_its_regret_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, log) = (folder.path().join("store"), folder.path().join("access.log"));
+    for name in ["a", "b"] {
+        std::fs::create_dir_all(store.join(name)).unwrap();
+        for (path, body) in signed_classifier(name, 6, 0) {
+            std::fs::write(store.join(name).join(path), body).unwrap();
+        }
+    }
+    let (uri, cache) = (format!("file://{}/", store.display()), folder.path().join("cache"));
+    let (cache, log) = (cache.to_str().unwrap(), log.to_str().unwrap());
+    let args = ["serve", "--store", &uri, "--cache-dir", cache, "--access-log", log];
+    let mut server = Server::start(&args, &[]).await;
+    for target in ["a", "b", "a", "no-such", "a"] {
+        server.invoke("default", target, json!({"inputs": "hello"})).await;
+    }
+    let regret = server.admin_get("/admin/v1/regret").await.json();
+    assert_eq!((&regret["requests"], &regret["loads"]), (&json!(4), &json!(2)), "{regret}");
+    assert_eq!(regret["optimal_loads"]["upper"], 2, "{regret}");
+    server.terminate();
+    assert!(server.wait(Duration::from_secs(30)).await.is_some());
+    let (code, out, err) =
+        run(&["simulate", "--trace", log, "--sizes", "1GB", "--slots", "1", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["requests"], 4, "{report}");
+    let rows = report["rows"].as_array().unwrap();
+    let lru = rows.iter().find(|row| row["rule"] == "(lru)").unwrap();
+    assert_eq!(lru["loads"], 3, "a, b, a: {report}");
+    let (code, _, err) = run(&["simulate", "--trace", cache]);
+    assert_eq!(code, 1, "a folder is no trace: {err}");
+}
+
 #[test]
 fn settings_are_checked_all_at_once_and_the_default_file_is_fine() {
     let file = tempfile::NamedTempFile::new().unwrap();

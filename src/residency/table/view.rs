@@ -47,6 +47,11 @@ impl Table {
         }
     }
 
+    /// What residents may take on all devices.
+    pub(crate) fn budget(&self) -> Bytes {
+        self.ledger.devices().map(|device| self.ledger.budget(device)).sum()
+    }
+
     pub(crate) fn snapshot(&self, clocks: &Clocks) -> Snapshot {
         let device = |id| DeviceSnapshot {
             id,

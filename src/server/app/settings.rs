@@ -56,7 +56,7 @@ pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_worke
     })
 }
 
-pub(super) fn residency(config: &Config) -> roundhouse_residency::Config {
+pub(crate) fn residency(config: &Config) -> roundhouse_residency::Config {
     let of = &config.residency;
     roundhouse_residency::Config {
         max_fetches: of.concurrent_fetches,

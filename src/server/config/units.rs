@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Reads `500ms`, `30s`, `5m` or `1h`: a whole number and its unit.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let fault =
         || format!("'{text}' is not a duration: write a whole number with ms, s, m or h, like 30s");
     let trimmed = text.trim();
