@@ -37,6 +37,11 @@ pub(crate) fn host(tokenizer_json: u64) -> Result<Bytes, Error> {
     counted("host part", bytes + u128::from(HOST_FLOOR))
 }
 
+/// The same when it is loaded and its tokenizer and template were measured.
+pub fn host_measured(text: Bytes) -> Bytes {
+    Bytes(text.0.saturating_add(HOST_FLOOR))
+}
+
 /// Blocks of the KV pool: whole sequences of the served context.
 pub(crate) fn kv_blocks(context: usize, sequences: usize) -> Result<usize, Error> {
     let blocks = context.div_ceil(BLOCK_TOKENS).checked_mul(sequences.max(1));

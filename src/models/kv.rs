@@ -30,18 +30,25 @@ pub(crate) struct KvPool {
     blocks: usize,
     /// Each `[layers, CHUNK_BLOCKS, kv_heads, (keys, values)]`.
     chunks: Vec<Option<Box<[f32]>>>,
+    /// Numbers in the chunks that are allocated.
+    touched: usize,
 }
 
 impl KvPool {
     pub(crate) fn new(heads: Heads, layers: usize, blocks: usize) -> Self {
         let chunks = vec![None; blocks.div_ceil(CHUNK_BLOCKS)];
-        Self { heads, layers, blocks, chunks }
+        Self { heads, layers, blocks, chunks, touched: 0 }
     }
 
     /// Bytes of the pool when every block was written.
     pub(crate) fn bytes(&self) -> u64 {
         let per_block = 2 * self.heads.head_dim * BLOCK_TOKENS * self.heads.kv_heads * self.layers;
         (self.blocks * per_block * size_of::<f32>()) as u64
+    }
+
+    /// Bytes of the chunks that are allocated by now.
+    pub(crate) fn touched(&self) -> u64 {
+        (self.touched * size_of::<f32>()) as u64
     }
 
     /// Makes room for blocks that a step writes to.
@@ -51,7 +58,10 @@ impl KvPool {
             let in_chunk = CHUNK_BLOCKS.min(self.blocks - index * CHUNK_BLOCKS);
             let floats = self.layers * in_chunk * self.heads.kv_heads * self.head_floats();
             let chunk = &mut self.chunks[index];
-            chunk.get_or_insert_with(|| vec![0.0; floats].into_boxed_slice());
+            if chunk.is_none() {
+                *chunk = Some(vec![0.0; floats].into_boxed_slice());
+                self.touched += floats;
+            }
         }
     }
 
@@ -119,6 +129,7 @@ mod tests {
         let sizes: Vec<usize> =
             pool.chunks.iter().map(|chunk| chunk.as_ref().map_or(0, |chunk| chunk.len())).collect();
         assert_eq!(sizes, [0, 0, 8 * 16 * 2 * 2 * 2 * 3]);
+        assert_eq!(pool.touched(), 4 * 8 * 16 * 2 * 2 * 2 * 3);
     }
 
     #[test]

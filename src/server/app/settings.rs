@@ -12,6 +12,7 @@ use roundhouse_types::{Bytes, EndpointName};
 
 use crate::config::{Config, OnDelete, Tenant, VersionRule};
 use crate::error::Error;
+use crate::witness::WitnessConfig;
 
 pub(super) fn load(config: &Config) -> LoadSettings {
     LoadSettings {
@@ -93,6 +94,18 @@ fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
 /// What each endpoint does when the store changes.
 pub(super) fn version_rules(config: &Config) -> BTreeMap<EndpointName, VersionRule> {
     config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), endpoint.versions)).collect()
+}
+
+/// `budget` is the device's, configured or automatic.
+pub(super) fn witness(config: &Config, budget: Bytes) -> WitnessConfig {
+    WitnessConfig {
+        every: config.memory.witness_every,
+        tolerance: config.memory.witness_tolerance,
+        yields: config.memory.yield_to_others,
+        in_flight: config.store.bytes_in_flight,
+        device: config.memory.device,
+        configured: budget,
+    }
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {
