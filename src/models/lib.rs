@@ -36,7 +36,7 @@ pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use error::Error;
 pub use files::{Files, HEADER_MAX, Want, header_bytes, list_local, read_local, wanted};
 pub use footprint::host_measured;
-pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, inspect};
+pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, WeightShare, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, load};
 pub use primer::primer;

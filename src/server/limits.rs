@@ -65,8 +65,13 @@ impl Memory {
     /// holds now, less a margin of 10 %. `None` where the memory is unknown.
     pub fn automatic_budget(&self) -> Option<Bytes> {
         let left = self.limit()?.saturating_sub(self.resident.unwrap_or(Bytes::ZERO));
-        Some(share(left, 100 - MEMORY_MARGIN))
+        Some(budget_of(left))
     }
+}
+
+/// What models may take of the memory that is left beside everything else: all but the margin.
+pub(crate) fn budget_of(left: Bytes) -> Bytes {
+    share(left, 100 - MEMORY_MARGIN)
 }
 
 /// What is free on the disk that holds this folder or, where it does not exist yet, the

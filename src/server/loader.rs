@@ -35,16 +35,16 @@ use tracing::{info, warn};
 
 use crate::allocator;
 use load::Files;
-pub(crate) use local::{Announced, LocalModels};
+pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
 pub(crate) use placed::Touched;
-pub(crate) use plan::Handlers;
-use plan::Plan;
+pub(crate) use plan::{
+    HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
+};
 use stages::Stage;
 pub(crate) use stages::Stages;
 use versions::Versions;
 pub(crate) use versions::{Wish, overtaken};
-pub(crate) use view::read_remote;
 
 /// A version that was loading this many times when the process died is not tried again unasked.
 const DEATHS_TO_QUARANTINE: u32 = 2;

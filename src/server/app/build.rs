@@ -45,7 +45,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
     let device = config.memory.device;
-    let budget = budget(&config)?;
+    let budget = settings::budget(&config)?;
     info!(%device, %budget, "device");
     let lane = Lane::start(
         device,
@@ -160,13 +160,6 @@ async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
         .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?
         .map_err(Failure::from)?;
     Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget })
-}
-
-fn budget(config: &Config) -> Result<Bytes, Error> {
-    let seen = || limits::Memory::read().automatic_budget();
-    config.memory.budget.or_else(seen).ok_or_else(|| {
-        Error::Usage("the machine does not say how much memory it has: give --memory".into())
-    })
 }
 
 async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
