@@ -51,6 +51,9 @@ const BASELINE_BYTES: &str = "roundhouse_memory_baseline_bytes";
 /// The budget that was asked for.
 const CONFIGURED_BYTES: &str = "roundhouse_memory_configured_bytes";
 
+/// How long after a model came or went it is looked: thrice as long as freeing takes.
+const AFTER_CHANGE: Duration = Duration::from_millis(100);
+
 /// Registers the metrics' help.
 pub(crate) fn describe() {
     describe_gauge!(
@@ -164,7 +167,12 @@ impl Witness {
             let care = tokio::select! {
                 _ = ticks.tick() => Care::Tally,
                 changed = next_change(&mut decisions) => match changed {
-                    Some(()) => thrift.care(Instant::now()),
+                    Some(()) => {
+                        // Those that come and go meanwhile are seen by the same look.
+                        tokio::time::sleep(AFTER_CHANGE).await;
+                        decisions = decisions.resubscribe();
+                        thrift.care(Instant::now())
+                    }
                     None => return,
                 },
             };
@@ -187,7 +195,7 @@ impl Witness {
     ) -> Result<(), Failure> {
         let mut books = self.books(residency, loader).await?;
         let mut seen = see(care, thrift).await?;
-        if seen.is_some_and(|seen| judge.is_grave(&seen, &books)) {
+        if seen.is_some_and(|seen| judge.is_grave(&seen, &books, Instant::now())) {
             // What was freed may still be in the allocator's hands.
             blocking(allocator::give_back).await?;
             books = self.books(residency, loader).await?;

@@ -30,7 +30,7 @@ async fn what_is_planned_is_what_is_charged_and_what_is_there() {
     let store = tempfile::tempdir().unwrap();
     let folder = store.path().join("big");
     std::fs::create_dir_all(&folder).unwrap();
-    for (path, body) in decoder(60) {
+    for (path, body) in decoder(120) {
         std::fs::write(folder.join(path), body).unwrap();
     }
     let uri = format!("file://{}/", store.path().display());
@@ -45,14 +45,9 @@ async fn what_is_planned_is_what_is_charged_and_what_is_there() {
     let server = Server::start(&args, &[]).await;
     let answer = server.invoke("default", "big", json!({"inputs": "hello"})).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    // It looks after a load, and every two seconds: the one that has seen the model comes.
-    let residency = loop {
-        let residency = server.admin_get("/admin/v1/residency").await.json();
-        if bytes(&residency["memory"]["untouched_bytes"]) > 0 {
-            break residency;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    // It looks after a load, and every two seconds: the look that has seen the model comes.
+    let saw_it = |residency: &Value| residency["memory"]["untouched_bytes"].as_i64() > Some(0);
+    let residency = server.residency_once(saw_it).await;
     let charged = &residency["devices"][0]["residents"][0]["bytes"];
     for part in ["weights", "kv", "workspace"] {
         assert_eq!(charged[part], local["targets"][0]["bytes"][part], "{part}");

@@ -15,6 +15,8 @@ const NOTICED: Bytes = Bytes::mib(64);
 const LOOKS_TO_WARN: u32 = 2;
 /// The same warning is not repeated before this.
 const WARN_EVERY: Duration = Duration::from_secs(60);
+/// A difference that stays does not have the allocator's arenas walked more often.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// Of what there is for models, in percent: what is never given to them while others use
 /// memory. Half of the margin of the automatic budget, so that a server alone on its machine
 /// does not come near it.
@@ -55,18 +57,27 @@ pub(super) struct Judge {
     off: u32,
     told: Option<Instant>,
     roomy: u32,
+    trimmed: Option<Instant>,
 }
 
 impl Judge {
     pub(super) fn new(baseline: Bytes, configured: Bytes, tolerance: u64, yields: bool) -> Self {
-        Self { baseline, configured, tolerance, yields, off: 0, told: None, roomy: 0 }
+        let (told, trimmed) = (None, None);
+        Self { baseline, configured, tolerance, yields, off: 0, told, roomy: 0, trimmed }
     }
 
     /// Whether a look with freed memory still in the allocator's hands would have
     /// consequences: then it is handed back, and the look taken again.
-    pub(super) fn is_grave(&self, seen: &Seen, books: &Books) -> bool {
-        self.is_off(seen, books)
-            || self.room(seen, books).is_some_and(|room| self.falls(room, books))
+    pub(super) fn is_grave(&mut self, seen: &Seen, books: &Books, now: Instant) -> bool {
+        if self.room(seen, books).is_some_and(|room| self.falls(room, books)) {
+            return true;
+        }
+        let lately = |then: Instant| now.saturating_duration_since(then) < TRIM_EVERY;
+        if !self.is_off(seen, books) || self.trimmed.is_some_and(lately) {
+            return false;
+        }
+        self.trimmed = Some(now);
+        true
     }
 
     /// Judges a look. What was decided counts as done.

@@ -40,7 +40,9 @@ fn a_footprint_formula_that_is_wrong_by_thirty_percent_fires() {
 
     // The weights take 1,300 MiB where the formula said 1,000.
     let wrong = seen(BASELINE + Bytes::mib(1300), Bytes::gib(100));
-    assert!(judge.is_grave(&wrong, &books(CONFIGURED)));
+    let grave =
+        [0, 0, 1].map(|after| judge.is_grave(&wrong, &books(CONFIGURED), now + minutes(after)));
+    assert_eq!(grave, [true, false, true]);
     let first = judge.look(&wrong, &books(CONFIGURED), now);
     assert!((0.29..0.30).contains(&first.divergence), "{first:?}");
     let told: Vec<bool> = [0, 0, 0, 1]

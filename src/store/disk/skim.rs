@@ -97,8 +97,10 @@ mod tests {
     fn an_archive_is_read_for_names_and_beginnings_only() {
         let folder = tempfile::tempdir().unwrap();
         let archive = folder.path().join("m.tar");
+        let mut weights = b"\x02headers and more".to_vec();
+        weights.resize(3 << 20, 7);
         let files: [(&str, &[u8]); 2] =
-            [("m/config.json", b"{}"), ("m/model.safetensors", b"\x02headers and more")];
+            [("m/config.json", b"{}"), ("m/model.safetensors", &weights)];
         std::fs::write(&archive, packed(&files)).unwrap();
         // The first byte says how many follow.
         let skimmed = skim(&archive, &|path, size, kept| match (path, kept.first()) {
@@ -107,7 +109,7 @@ mod tests {
             (_, Some(more)) => 1 + u64::from(*more),
         })
         .unwrap();
-        let sizes = [("config.json".to_owned(), 2), ("model.safetensors".to_owned(), 17)];
+        let sizes = [("config.json".to_owned(), 2), ("model.safetensors".to_owned(), 3 << 20)];
         assert_eq!(skimmed.sizes, sizes.into());
         assert_eq!(skimmed.heads["config.json"], b"{}");
         assert_eq!(skimmed.heads["model.safetensors"], b"\x02he");

@@ -95,7 +95,10 @@ pub(super) fn visit(
             return Ok(());
         }
         count += 1;
-        match look(path, size, entry).map_err(archive)? {
+        let is_new = look(path, size, entry).map_err(archive)?;
+        // What was not looked at is passed over here, where its size is allowed for.
+        io::copy(entry, &mut io::sink()).map_err(archive)?;
+        match is_new {
             true => Ok(()),
             false => Err(Fault::Archive(format!("'{path}' is in it twice"))),
         }

@@ -4,7 +4,7 @@ use roundhouse_models::{ModelPlan, WeightShare};
 use roundhouse_types::{Bytes, Footprint, Grade, ModelKind};
 use serde::Serialize;
 
-use super::instances::{self, Instance};
+use super::instances::{self, Device, Instance};
 use super::source::Found;
 use crate::config::Config;
 use crate::loader::Plan;
@@ -93,6 +93,10 @@ impl Estimate {
         estimate.footprint = Some(Parts { parts: footprint, total });
         estimate.models_in_budget = Some(budget.0 / total.0.max(1));
         estimate.instances = instances::smallest_for(total);
+        if estimate.kind == Some(ModelKind::Handler) {
+            // What a handler does with a GPU is its own matter.
+            estimate.instances.retain(|instance| instance.device() == Device::Cpu);
+        }
         if let Plan::Model(plan) = plan {
             estimate.model(plan);
         }
