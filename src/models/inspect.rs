@@ -230,7 +230,7 @@ fn decoder(
             weights: total(&weights)?,
             kv: footprint::kv(kv_token_bytes, blocks)?,
             workspace: footprint::decoder_workspace(&config, context, step_tokens, blocks)?,
-            host: host(files)?,
+            host: host(files, footprint::BYTE_PAIRS)?,
         },
         weights,
         context,
@@ -275,7 +275,7 @@ fn encoder(
             weights: total(&weights)?,
             kv: Bytes::ZERO,
             workspace: footprint::encoder_workspace(&config, step_tokens)?,
-            host: host(files)?,
+            host: host(files, footprint::WORD_PIECES)?,
         },
         weights,
         context,
@@ -347,6 +347,6 @@ fn total(shares: &[WeightShare]) -> Result<Bytes, Error> {
     shares.iter().try_fold(Bytes::ZERO, add).ok_or(Error::Overflow { part: "weights" })
 }
 
-fn host(files: &Files) -> Result<Bytes, Error> {
-    footprint::host(files.sizes.get("tokenizer.json").copied().unwrap_or(0))
+fn host(files: &Files, cost: footprint::TokenizerCost) -> Result<Bytes, Error> {
+    footprint::host(files.sizes.get("tokenizer.json").copied().unwrap_or(0), cost)
 }

@@ -54,12 +54,14 @@ impl ModelLoader {
             // Loads run to their end: residency abandons what is still being fetched alone.
             let loaded = roundhouse_models::load(&dir, &reading, device, &Cancel::default())?;
             let (text, taken) = allocator::counted(|| purpose::open_text(&dir, &reading));
+            // What reading took beyond that is several times the tokenizer's file.
+            allocator::give_back();
             Ok((loaded, text?, taken))
         })
         .await
         .map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Read, began.elapsed());
-        // The estimate was a multiple of the tokenizer's file; this is what it took.
+        // Until now by the tokenizer's file; this is what it took.
         let footprint =
             Footprint { host: roundhouse_models::host_measured(taken), ..loaded.footprint };
         let placed = lane.place(&id.model.to_string(), loaded.runner, self.engine).await?;
