@@ -96,7 +96,7 @@ pub(crate) fn decoder_workspace(
     config: &LlamaConfig,
     context: usize,
     step_tokens: usize,
-    blocks: usize,
+    rows: usize,
 ) -> Result<Bytes, Error> {
     let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
     let packed = config.heads.packed_width() as u128;
@@ -106,7 +106,7 @@ pub(crate) fn decoder_workspace(
         3 * intermediate + 2 * hidden + if config.mlp_bias { 2 * intermediate } else { 0 };
     let tokens = step_tokens as u128;
     let layer = tokens * attention.max(feed_forward);
-    let outputs = tokens.min(blocks as u128) * 2 * (hidden + config.vocab as u128);
+    let outputs = tokens.min(rows as u128) * 2 * (hidden + config.vocab as u128);
     let tables = context as u128 * config.heads.head_dim as u128;
     let numbers = tokens * 2 * hidden + layer.max(outputs) + tables;
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))

@@ -25,6 +25,8 @@ pub struct LoadSettings {
     pub kv_sequences: usize,
     /// The most tokens one step may carry. An encoder's is at least one whole sequence.
     pub step_tokens: usize,
+    /// The most sequences that share a step: each has a row of outputs.
+    pub step_rows: usize,
     /// How projections and embeddings lie in memory.
     pub dtype: DtypeSetting,
 }
@@ -38,6 +40,8 @@ impl Default for LoadSettings {
             kv_sequences: 1,
             // Large enough that matmuls are compute-bound, small enough not to hold up decoding.
             step_tokens: 512,
+            // The engine's own default.
+            step_rows: 256,
             dtype: DtypeSetting::Auto,
         }
     }
@@ -222,6 +226,8 @@ fn decoder(
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(1);
     let blocks = footprint::kv_blocks(context, settings.kv_sequences)?;
+    // A sequence has a block of its own.
+    let rows = settings.step_rows.min(blocks);
     let kv_token_bytes = footprint::kv_token(&config)?;
     Ok(ModelPlan {
         kind: ModelKind::Generative,
@@ -229,7 +235,7 @@ fn decoder(
         footprint: Footprint {
             weights: total(&weights)?,
             kv: footprint::kv(kv_token_bytes, blocks)?,
-            workspace: footprint::decoder_workspace(&config, context, step_tokens, blocks)?,
+            workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?,
             host: host(files, footprint::BYTE_PAIRS)?,
         },
         weights,

@@ -5,7 +5,7 @@
 //! clients and some hundred loads, with mimalloc 2: 0.6 to 1.2 GB stayed where 50 MiB were in
 //! use. With what is below: 0.11 GB at most.
 //!
-//! What a tokenizer takes is known to nobody but the allocator: [`counted`] says what a piece
+//! What a tokenizer takes is known to nobody but the allocator: `counted` says what a piece
 //! of work on one thread allocated and did not free.
 
 #![cfg_attr(not(all(target_os = "linux", target_env = "gnu")), allow(dead_code))]

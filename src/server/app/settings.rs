@@ -21,6 +21,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         context: config.serving.context,
         kv_sequences: config.serving.kv_sequences,
         step_tokens: config.serving.step_tokens,
+        step_rows: config.serving.max_running,
         ..LoadSettings::default()
     }
 }

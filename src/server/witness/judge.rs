@@ -34,8 +34,8 @@ const LOOKS_TO_RAISE: u32 = 3;
 pub(super) struct Verdict {
     /// What this process should use between steps.
     pub(super) expected: Bytes,
-    /// By what share of that it uses more (positive) or less (negative) than loads, steps and
-    /// fetches under way explain.
+    /// By what share of that, of 64 MiB at least, it uses more (positive) or less (negative)
+    /// than loads, steps and fetches under way explain.
     pub(super) divergence: f64,
     /// Whether it is to be told that the two differ.
     pub(super) warn: bool,
@@ -91,7 +91,7 @@ impl Judge {
         }
         let budget = self.budget(seen, books);
         #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes for people")]
-        let divergence = off_by as f64 / expected.0.max(1) as f64;
+        let divergence = off_by as f64 / expected.max(NOTICED).0 as f64;
         Verdict { expected, divergence, warn, budget }
     }
 
