@@ -130,6 +130,7 @@ fn resident(target: &str, kind: ModelKind, state: ResidentState) -> ResidentSnap
         leases: 0,
         kept: false,
         last_used: String::new(),
+        offered: None,
     }
 }
 
