@@ -47,6 +47,8 @@ pub(crate) struct Published {
     pub(crate) preempted: AtomicUsize,
     /// Microseconds per finished sequence, lately; 0 before the first.
     pub(crate) pace: AtomicU64,
+    /// Bytes of the KV pool and the workspace that stay allocated between steps.
+    pub(crate) touched: AtomicU64,
 }
 
 /// An engine on its lane. Owned by the lane's thread alone.
@@ -76,7 +78,10 @@ impl Engine {
             Some(kv) => Work::Generate(GenerateWork::new(&spec, kv, running)),
             None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
         };
-        Self { runner, spec, work, meters: Meters::new(), pace: Pace::default(), published }
+        let (meters, pace) = (Meters::new(), Pace::default());
+        let engine = Self { runner, spec, work, meters, pace, published };
+        engine.publish();
+        engine
     }
 
     /// Queues a sequence.
@@ -159,6 +164,7 @@ impl Engine {
         self.published.running.store(running, Ordering::Relaxed);
         self.published.preempted.store(preempted, Ordering::Relaxed);
         self.published.pace.store(self.pace.microseconds(), Ordering::Relaxed);
+        self.published.touched.store(self.runner.touched().0, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use roundhouse_types::Failure;
+use roundhouse_types::{Bytes, Failure};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::check::{check_encode, check_generate, longest_sequence};
@@ -161,6 +161,12 @@ impl EngineHandle {
             running: self.0.published.running.load(Ordering::Relaxed),
             waiting: queued + self.0.published.preempted.load(Ordering::Relaxed),
         }
+    }
+
+    /// Bytes of its KV pool and workspace that are allocated between steps, as of the last
+    /// step: what is charged for the two beyond that was never touched.
+    pub fn touched(&self) -> Bytes {
+        Bytes(self.0.published.touched.load(Ordering::Relaxed))
     }
 
     fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {

@@ -1,6 +1,6 @@
 //! What one step computes: plain data between the scheduler and a runner.
 
-use roundhouse_types::{ErrorKind, Failure};
+use roundhouse_types::{Bytes, ErrorKind, Failure};
 
 /// Index of one KV block in a runner's pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +79,10 @@ pub trait ModelRunner: Send {
     /// vocabulary) and leaves the runner usable; [`RunnerError::Device`] says the device can
     /// no longer be trusted.
     fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError>;
+
+    /// Bytes of its KV pool and workspace that are allocated between steps: the blocks that
+    /// were ever written, tables. The rest is charged, but nobody has touched it yet.
+    fn touched(&self) -> Bytes;
 }
 
 /// Why a step failed.

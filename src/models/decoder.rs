@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use roundhouse_engine::{KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_types::Bytes;
 
 use crate::activation::with_floats;
 use crate::attention::{self, Span};
@@ -176,5 +177,9 @@ impl ModelRunner for Decoder {
             return Ok(StepOutput::default());
         }
         self.compute(&packed).map_err(|error| RunnerError::Device(error.to_string()))
+    }
+
+    fn touched(&self) -> Bytes {
+        Bytes(self.pool.touched() + self.rope.bytes())
     }
 }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::layer_norm;
 use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_types::Bytes;
 
 use crate::activation::with_floats;
 use crate::attention::{self, Span};
@@ -242,5 +243,10 @@ impl ModelRunner for Encoder {
             return Ok(StepOutput::default());
         }
         self.compute(&packed).map_err(|error| RunnerError::Device(error.to_string()))
+    }
+
+    /// An encoder keeps nothing between steps but its weights.
+    fn touched(&self) -> Bytes {
+        Bytes::ZERO
     }
 }

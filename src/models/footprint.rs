@@ -12,12 +12,34 @@ use crate::config::bert::BertConfig;
 use crate::config::llama::LlamaConfig;
 use crate::kv::BLOCK_TOKENS;
 
-/// Bytes of memory that a loaded tokenizer takes per byte of its `tokenizer.json`. Growth of
-/// resident memory by the `tokenizers` library with generated vocabularies, after encoding
-/// 20,000 distinct words: byte-level BPE of 49 k and 128 k entries 6 to 10, WordPiece of 30 k
-/// entries 14 to 18 (short entries, the same tables for each).
-const TOKENIZER_FACTOR: u64 = 16;
-/// What a model without a tokenizer file still has: labels, a template, the records about it.
+/// What a loaded tokenizer takes: a multiple of its `tokenizer.json`, and what it takes whatever
+/// its vocabulary (compiled patterns, a template). Counted by the allocator while it was read,
+/// for tokenizers trained on the same text, and rounded up:
+///
+/// | kind | entries | file | memory |
+/// |---|---|---|---|
+/// | byte pairs | 1 k | 54 KiB | 0.6 MiB |
+/// | byte pairs | 8 k | 0.5 MiB | 1.9 MiB |
+/// | byte pairs | 49 k | 3.4 MiB | 8.3 MiB |
+/// | byte pairs | 128 k | 9.2 MiB | 29 MiB |
+/// | word pieces | 2 k | 30 KiB | 0.3 MiB |
+/// | word pieces | 30 k | 0.7 MiB | 6.1 MiB |
+/// | unigrams | 32 k | 2.0 MiB | 52 MiB |
+///
+/// Decoders that are served have byte pairs, encoders word pieces. One that has unigrams is
+/// charged with what it takes when it is loaded, as all are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TokenizerCost {
+    per_byte: u64,
+    whatever: u64,
+}
+
+/// Of decoders.
+pub(crate) const BYTE_PAIRS: TokenizerCost = TokenizerCost { per_byte: 4, whatever: 1 << 20 };
+/// Of encoders.
+pub(crate) const WORD_PIECES: TokenizerCost = TokenizerCost { per_byte: 10, whatever: 512 << 10 };
+
+/// What a model has beside its tokenizer: labels, the records about it.
 const HOST_FLOOR: u64 = 64 << 10;
 
 const F32: u128 = 4;
@@ -31,10 +53,19 @@ fn counted(part: &'static str, bytes: u128) -> Result<Bytes, Error> {
     }
 }
 
-/// Tokenizer, template and labels: a multiple of `tokenizer.json`, which holds nearly all of it.
-pub(crate) fn host(tokenizer_json: u64) -> Result<Bytes, Error> {
-    let bytes = u128::from(tokenizer_json) * u128::from(TOKENIZER_FACTOR);
-    counted("host part", bytes + u128::from(HOST_FLOOR))
+/// Tokenizer, template and labels, from the size of `tokenizer.json`, which holds nearly all
+/// of it; zero where there is none.
+pub(crate) fn host(tokenizer_json: u64, cost: TokenizerCost) -> Result<Bytes, Error> {
+    let text = match tokenizer_json {
+        0 => 0,
+        size => u128::from(size) * u128::from(cost.per_byte) + u128::from(cost.whatever),
+    };
+    counted("host part", text + u128::from(HOST_FLOOR))
+}
+
+/// The same when it is loaded and its tokenizer and template were measured.
+pub fn host_measured(text: Bytes) -> Bytes {
+    Bytes(text.0.saturating_add(HOST_FLOOR))
 }
 
 /// Blocks of the KV pool: whole sequences of the served context.
@@ -65,7 +96,7 @@ pub(crate) fn decoder_workspace(
     config: &LlamaConfig,
     context: usize,
     step_tokens: usize,
-    blocks: usize,
+    rows: usize,
 ) -> Result<Bytes, Error> {
     let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
     let packed = config.heads.packed_width() as u128;
@@ -75,7 +106,7 @@ pub(crate) fn decoder_workspace(
         3 * intermediate + 2 * hidden + if config.mlp_bias { 2 * intermediate } else { 0 };
     let tokens = step_tokens as u128;
     let layer = tokens * attention.max(feed_forward);
-    let outputs = tokens.min(blocks as u128) * 2 * (hidden + config.vocab as u128);
+    let outputs = tokens.min(rows as u128) * 2 * (hidden + config.vocab as u128);
     let tables = context as u128 * config.heads.head_dim as u128;
     let numbers = tokens * 2 * hidden + layer.max(outputs) + tables;
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))

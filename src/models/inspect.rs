@@ -1,6 +1,8 @@
 //! What kind of model some files are, and exactly what it will take.
 
 use roundhouse_types::{Bytes, Footprint, ModelKind};
+use safetensors::Dtype;
+use serde::Serialize;
 
 use crate::Error;
 use crate::config::bert::BertConfig;
@@ -23,6 +25,8 @@ pub struct LoadSettings {
     pub kv_sequences: usize,
     /// The most tokens one step may carry. An encoder's is at least one whole sequence.
     pub step_tokens: usize,
+    /// The most sequences that share a step: each has a row of outputs.
+    pub step_rows: usize,
     /// How projections and embeddings lie in memory.
     pub dtype: DtypeSetting,
 }
@@ -36,6 +40,8 @@ impl Default for LoadSettings {
             kv_sequences: 1,
             // Large enough that matmuls are compute-bound, small enough not to hold up decoding.
             step_tokens: 512,
+            // The engine's own default.
+            step_rows: 256,
             dtype: DtypeSetting::Auto,
         }
     }
@@ -62,6 +68,8 @@ pub struct ModelPlan {
     pub architecture: String,
     /// The bytes it will take, exact in weights and KV.
     pub footprint: Footprint,
+    /// Its weights by the number format of the files, largest first.
+    pub weights: Vec<WeightShare>,
     /// The longest sequence served, in tokens.
     pub context: usize,
     /// Bytes of keys and values per token; zero for encoders.
@@ -83,6 +91,19 @@ pub struct ModelPlan {
     pub step_tokens: usize,
     pub(crate) format: Format,
     pub(crate) family: Family,
+}
+
+/// The weights that the files hold in one number format and memory in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct WeightShare {
+    /// The format in the files: `f32`, `f16` or `bf16`.
+    pub file_dtype: &'static str,
+    /// The format in memory: `f32` or `f16`.
+    pub memory_dtype: &'static str,
+    /// Bytes in the files. What the model does not use is not in it.
+    pub file_bytes: Bytes,
+    /// Bytes in memory.
+    pub bytes: Bytes,
 }
 
 /// What the runner is built from.
@@ -205,16 +226,19 @@ fn decoder(
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(1);
     let blocks = footprint::kv_blocks(context, settings.kv_sequences)?;
+    // A sequence has a block of its own.
+    let rows = settings.step_rows.min(blocks);
     let kv_token_bytes = footprint::kv_token(&config)?;
     Ok(ModelPlan {
         kind: ModelKind::Generative,
         architecture: architecture.into(),
         footprint: Footprint {
-            weights,
+            weights: total(&weights)?,
             kv: footprint::kv(kv_token_bytes, blocks)?,
-            workspace: footprint::decoder_workspace(&config, context, step_tokens, blocks)?,
-            host: host(files)?,
+            workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?,
+            host: host(files, footprint::BYTE_PAIRS)?,
         },
+        weights,
         context,
         kv_token_bytes,
         vocab: config.vocab,
@@ -254,11 +278,12 @@ fn encoder(
         kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
         architecture: architecture.into(),
         footprint: Footprint {
-            weights,
+            weights: total(&weights)?,
             kv: Bytes::ZERO,
             workspace: footprint::encoder_workspace(&config, step_tokens)?,
-            host: host(files)?,
+            host: host(files, footprint::WORD_PIECES)?,
         },
+        weights,
         context,
         kv_token_bytes: Bytes::ZERO,
         vocab: config.vocab,
@@ -273,21 +298,61 @@ fn encoder(
     })
 }
 
-/// Walks a model's parameters as a load would, and adds up their bytes.
+/// Walks a model's parameters as a load would, and adds up their bytes by number format.
 fn weigh(
     table: &TensorTable,
     format: Format,
     gather: impl FnOnce(&mut dyn FnMut(Parameter) -> Result<(), Error>) -> Result<(), Error>,
-) -> Result<Bytes, Error> {
-    let mut total = Bytes::ZERO;
+) -> Result<Vec<WeightShare>, Error> {
+    let mut shares: Vec<WeightShare> = Vec::new();
     gather(&mut |parameter| {
-        let (_, bytes) = parameter.locate(table, format)?;
-        total = total.checked_add(bytes).ok_or(Error::Overflow { part: "weights" })?;
+        let (parts, bytes) = parameter.locate(table, format)?;
+        let lies_as = if parameter.columns.is_some() { format } else { Format::F32 };
+        let memory_dtype = match lies_as {
+            Format::F32 => "f32",
+            Format::F16 => "f16",
+        };
+        let mut counted = Bytes::ZERO;
+        for part in parts {
+            let values: u64 = part.shape.iter().map(|&size| size as u64).product();
+            let (file_dtype, width) = match part.dtype {
+                Dtype::F32 => ("f32", 4),
+                Dtype::BF16 => ("bf16", 2),
+                _ => ("f16", 2),
+            };
+            let overflow = || Error::Overflow { part: "weights" };
+            let in_memory = Bytes(values).checked_mul(lies_as.bytes()).ok_or_else(overflow)?;
+            let in_file = Bytes(values).checked_mul(width).ok_or_else(overflow)?;
+            counted = counted.checked_add(in_memory).ok_or_else(overflow)?;
+            let same = |share: &&mut WeightShare| {
+                share.file_dtype == file_dtype && share.memory_dtype == memory_dtype
+            };
+            match shares.iter_mut().find(same) {
+                Some(share) => {
+                    share.file_bytes =
+                        share.file_bytes.checked_add(in_file).ok_or_else(overflow)?;
+                    share.bytes = share.bytes.checked_add(in_memory).ok_or_else(overflow)?;
+                }
+                None => shares.push(WeightShare {
+                    file_dtype,
+                    memory_dtype,
+                    file_bytes: in_file,
+                    bytes: in_memory,
+                }),
+            }
+        }
+        debug_assert_eq!(counted, bytes, "parts of a parameter add up to it");
         Ok(())
     })?;
-    Ok(total)
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    Ok(shares)
 }
 
-fn host(files: &Files) -> Result<Bytes, Error> {
-    footprint::host(files.sizes.get("tokenizer.json").copied().unwrap_or(0))
+fn total(shares: &[WeightShare]) -> Result<Bytes, Error> {
+    let add = |sum: Bytes, share: &WeightShare| sum.checked_add(share.bytes);
+    shares.iter().try_fold(Bytes::ZERO, add).ok_or(Error::Overflow { part: "weights" })
+}
+
+fn host(files: &Files, cost: footprint::TokenizerCost) -> Result<Bytes, Error> {
+    footprint::host(files.sizes.get("tokenizer.json").copied().unwrap_or(0), cost)
 }

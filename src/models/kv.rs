@@ -7,8 +7,11 @@ use crate::attention::Heads;
 /// Positions per block. Sixteen f32 fill one wide register: a query's scores against a
 /// whole block are one vector.
 pub(crate) const BLOCK_TOKENS: usize = 16;
-/// Blocks allocated together, all layers at once.
+/// Blocks allocated together, all layers at once, at least.
 const CHUNK_BLOCKS: usize = 16;
+/// A chunk has at least this many bytes: the system then gives it a mapping of its own, of
+/// which only the pages that are written take memory.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// Keys and values of one block and one head.
 #[derive(Debug, Clone, Copy)]
@@ -22,37 +25,61 @@ pub(crate) struct HeadBlock<'a> {
 /// Keys and values of all layers. Owned by one runner; blocks are the scheduler's to assign.
 ///
 /// A chunk of blocks is allocated when one of them is first written, and all are freed with
-/// the pool; what is charged for the pool is its full size from the start.
+/// the pool; what is charged for the pool is its full size from the start. Of a chunk, the
+/// blocks that were never written take no memory.
 #[derive(Debug)]
 pub(crate) struct KvPool {
     heads: Heads,
     layers: usize,
     blocks: usize,
-    /// Each `[layers, CHUNK_BLOCKS, kv_heads, (keys, values)]`.
+    /// Each `[layers, blocks of a chunk, kv_heads, (keys, values)]`.
     chunks: Vec<Option<Box<[f32]>>>,
+    /// The logarithm of a chunk's blocks; the last chunk may have fewer.
+    chunk_shift: u32,
+    /// Whether a block was ever written.
+    written: Vec<bool>,
+    /// How many were.
+    touched: usize,
 }
 
 impl KvPool {
     pub(crate) fn new(heads: Heads, layers: usize, blocks: usize) -> Self {
-        let chunks = vec![None; blocks.div_ceil(CHUNK_BLOCKS)];
-        Self { heads, layers, blocks, chunks }
+        let block_bytes = block_floats(heads, layers) * size_of::<f32>();
+        let chunk = CHUNK_BYTES.div_ceil(block_bytes.max(1)).max(CHUNK_BLOCKS);
+        let chunk_shift = chunk.next_power_of_two().trailing_zeros();
+        let chunks = vec![None; blocks.div_ceil(1 << chunk_shift)];
+        let written = vec![false; blocks];
+        Self { heads, layers, blocks, chunks, chunk_shift, written, touched: 0 }
     }
 
     /// Bytes of the pool when every block was written.
     pub(crate) fn bytes(&self) -> u64 {
-        let per_block = 2 * self.heads.head_dim * BLOCK_TOKENS * self.heads.kv_heads * self.layers;
-        (self.blocks * per_block * size_of::<f32>()) as u64
+        (self.blocks * block_floats(self.heads, self.layers) * size_of::<f32>()) as u64
+    }
+
+    /// Bytes of the blocks that were ever written.
+    pub(crate) fn touched(&self) -> u64 {
+        (self.touched * block_floats(self.heads, self.layers) * size_of::<f32>()) as u64
     }
 
     /// Makes room for blocks that a step writes to.
     pub(crate) fn touch(&mut self, blocks: &[BlockId]) {
         for block in blocks {
-            let index = block.0 as usize / CHUNK_BLOCKS;
-            let in_chunk = CHUNK_BLOCKS.min(self.blocks - index * CHUNK_BLOCKS);
-            let floats = self.layers * in_chunk * self.heads.kv_heads * self.head_floats();
+            let block = block.0 as usize;
+            if std::mem::replace(&mut self.written[block], true) {
+                continue;
+            }
+            self.touched += 1;
+            let index = block >> self.chunk_shift;
+            let floats = self.in_chunk(index) * block_floats(self.heads, self.layers);
             let chunk = &mut self.chunks[index];
             chunk.get_or_insert_with(|| vec![0.0; floats].into_boxed_slice());
         }
+    }
+
+    /// How many blocks a chunk has.
+    fn in_chunk(&self, index: usize) -> usize {
+        (1 << self.chunk_shift).min(self.blocks - (index << self.chunk_shift))
     }
 
     /// Writes one position's keys and values, `[kv_heads, head_dim]` each.
@@ -97,11 +124,16 @@ impl KvPool {
     /// The chunk of a block and where in it a head's floats start.
     fn place(&self, layer: usize, block: BlockId, head: usize) -> (usize, usize) {
         let block = block.0 as usize;
-        let chunk = block / CHUNK_BLOCKS;
-        let in_chunk = CHUNK_BLOCKS.min(self.blocks - chunk * CHUNK_BLOCKS);
-        let index = (layer * in_chunk + block % CHUNK_BLOCKS) * self.heads.kv_heads + head;
+        let chunk = block >> self.chunk_shift;
+        let within = block - (chunk << self.chunk_shift);
+        let index = (layer * self.in_chunk(chunk) + within) * self.heads.kv_heads + head;
         (chunk, index * self.head_floats())
     }
+}
+
+/// Numbers of one block, all layers and heads.
+fn block_floats(heads: Heads, layers: usize) -> usize {
+    2 * heads.head_dim * BLOCK_TOKENS * heads.kv_heads * layers
 }
 
 #[cfg(test)]
@@ -111,14 +143,17 @@ mod tests {
     const HEADS: Heads = Heads { heads: 2, kv_heads: 2, head_dim: 3 };
 
     #[test]
-    fn an_untouched_pool_takes_no_memory_and_a_touched_block_only_its_chunk() {
-        let mut pool = KvPool::new(HEADS, 2, 40);
-        assert_eq!(pool.bytes(), 40 * 16 * 2 * 2 * 2 * 3 * 4);
+    fn an_untouched_pool_takes_no_memory_and_a_touched_block_only_itself() {
+        const BLOCK: usize = 16 * 2 * 2 * 2 * 3;
+        // 683 blocks of 1.5 KiB would make a chunk; a power of two does.
+        let mut pool = KvPool::new(HEADS, 2, 2500);
+        assert_eq!(pool.bytes(), 2500 * 4 * BLOCK as u64);
         assert!(pool.chunks.iter().all(Option::is_none));
-        pool.touch(&[BlockId(39)]);
+        pool.touch(&[BlockId(2499), BlockId(2048), BlockId(2499)]);
         let sizes: Vec<usize> =
             pool.chunks.iter().map(|chunk| chunk.as_ref().map_or(0, |chunk| chunk.len())).collect();
-        assert_eq!(sizes, [0, 0, 8 * 16 * 2 * 2 * 2 * 3]);
+        assert_eq!(sizes, [0, 0, 452 * BLOCK]);
+        assert_eq!(pool.touched(), 2 * 4 * BLOCK as u64);
     }
 
     #[test]

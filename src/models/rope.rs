@@ -55,11 +55,23 @@ fn frequencies(head_dim: usize, theta: f32, scaling: RopeScaling) -> Vec<f32> {
 }
 
 impl Rope {
+    /// Bytes of both tables.
+    pub(crate) fn bytes(&self) -> u64 {
+        ((self.cos.len() + self.sin.len()) * size_of::<f32>()) as u64
+    }
+
     pub(crate) fn new(head_dim: usize, theta: f32, scaling: RopeScaling, context: usize) -> Self {
         let frequencies = frequencies(head_dim, theta, scaling);
-        let angles =
-            (0..context).flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
-        let (sin, cos) = angles.map(f32::sin_cos).unzip();
+        // Allocated in their final size: what doubles as it grows would hold more than is charged.
+        let numbers = context * frequencies.len();
+        let (mut sin, mut cos) = (Vec::with_capacity(numbers), Vec::with_capacity(numbers));
+        for position in 0..context {
+            for frequency in &frequencies {
+                let (s, c) = (position as f32 * frequency).sin_cos();
+                sin.push(s);
+                cos.push(c);
+            }
+        }
         Self { head_dim, cos, sin }
     }
 

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::loader::ModelLoader;
+use crate::witness::Witness;
 pub(crate) use health::Vitals;
 
 /// Silence on the event stream after which a comment is sent, so that proxies keep it open.
@@ -44,6 +45,7 @@ pub(crate) struct Admin {
     /// Absent where there is no store.
     pub(crate) cache: Option<DiskCache>,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) witness: Arc<Witness>,
     pub(crate) metrics: PrometheusHandle,
 }
 
@@ -159,6 +161,12 @@ async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refus
         }
         None => Value::Null,
     };
+    shown["memory"] = serde_json::to_value(admin.witness.last()).map_err(unsayable)?;
+    let (device, configured) = admin.witness.configured();
+    let devices = shown["devices"].as_array_mut().into_iter().flatten();
+    for found in devices.filter(|found| found["id"] == json!(device)) {
+        found["configured_bytes"] = json!(configured);
+    }
     Ok(Json(shown))
 }
 

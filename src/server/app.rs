@@ -3,7 +3,7 @@
 mod build;
 mod faces;
 mod preload;
-mod settings;
+pub(crate) mod settings;
 
 use std::future::Future;
 use std::sync::Arc;

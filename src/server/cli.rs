@@ -3,7 +3,7 @@
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
 //! explain), `versions` (versions, use), `progress` (a bar where a person waits), `invoke`, `check`, `survey`,
-//! `simulate` (traces under other budgets), `output` (tables and JSON).
+//! `plan`, `simulate` (traces under other budgets), `output` (tables and JSON).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ mod client;
 mod invoke;
 mod operate;
 pub(crate) mod output;
+mod plan;
 mod progress;
 mod simulate;
 mod survey;
@@ -24,6 +25,7 @@ mod versions;
 pub use check::CheckArgs;
 pub use invoke::InvokeArgs;
 pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
+pub use plan::PlanArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
@@ -54,6 +56,8 @@ pub enum Command {
     Serve(Box<ServeFlags>),
     /// Check a settings file: every fault at once, each with its key.
     CheckConfig(CheckArgs),
+    /// Say what models will take in memory, part by part, before anything is fetched or loaded.
+    Plan(Box<PlanArgs>),
     /// List every target under a store's prefix: what it is, what it needs, or why it will
     /// not run. Reads headers, not weights.
     Survey(SurveyArgs),
@@ -103,6 +107,7 @@ impl Command {
                 app::serve(config).await
             }
             Self::CheckConfig(args) => check::run(&args),
+            Self::Plan(args) => plan::run(&args).await,
             Self::Survey(args) => survey::run(&args).await,
             Self::Models(args) => operate::models(&args).await,
             Self::Load(args) => operate::load(&args).await,
@@ -188,6 +193,15 @@ pub struct ServeFlags {
     /// The most the disk cache may hold [default: the smaller of 50GiB and 70 % of what is free].
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
+    /// The longest sequence served, in tokens [default: 8192].
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<String>,
+    /// A generative model's KV pool, in sequences of the full context [default: 4].
+    #[arg(long, value_name = "COUNT")]
+    pub kv_sequences: Option<String>,
+    /// The most tokens one step computes [default: 2048].
+    #[arg(long, value_name = "TOKENS")]
+    pub step_tokens: Option<String>,
     /// Serve Python handlers (code/inference.py, scikit-learn, XGBoost and PyTorch models).
     #[arg(long)]
     pub handlers: bool,
@@ -231,6 +245,9 @@ impl ServeFlags {
             ("memory.device", &self.device),
             ("cache.dir", &self.cache_dir),
             ("cache.size", &self.cache_size),
+            ("serving.context", &self.context),
+            ("serving.kv_sequences", &self.kv_sequences),
+            ("serving.step_tokens", &self.step_tokens),
             ("handlers.isolation", &self.handlers_isolation),
             ("handlers.python", &self.handlers_python),
             ("shutdown.drain_timeout", &self.drain_timeout),

@@ -111,6 +111,12 @@ pub struct Memory {
     pub budget: Option<Bytes>,
     /// Where models run.
     pub device: DeviceId,
+    /// How often the ledger is held against the memory that is really used; zero is never.
+    pub witness_every: Duration,
+    /// By how many percent of what the ledger expects they may differ before it is told.
+    pub witness_tolerance: u64,
+    /// Whether the budget is lowered while others use the memory that it counts on.
+    pub yield_to_others: bool,
 }
 
 /// `[cache]`: the disk cache.

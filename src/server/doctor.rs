@@ -11,6 +11,7 @@ use serde_json::json;
 mod handlers;
 mod local;
 mod stores;
+mod witness;
 
 use crate::cli::output::{print, print_json, printable};
 use crate::cli::{ServeFlags, environment};
@@ -116,6 +117,7 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
         findings.extend(local::cache(&config.cache));
     }
     findings.extend(local::ports(&config.listen).await);
+    findings.extend(witness::look(&config.listen, &config.memory).await);
     let looked = config.clone();
     // A probe that was cut off has found nothing.
     let handlers = tokio::task::spawn_blocking(move || handlers::look(&looked)).await;

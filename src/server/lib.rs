@@ -3,7 +3,8 @@
 //! Reading order: [`config`] (what the server was told to do), [`limits`] (what the machine
 //! allows), [`cli`] (the command line and the commands that talk to a running server),
 //! `doctor` (what is wrong here); then the server: `app` (build, bind, run, drain), `loader`
-//! (models in and out), `http` (connections), `admin` (its port), `container` (SageMaker's
+//! (models in and out), `witness` (the ledger
+//! against the memory really used), `http` (connections), `admin` (its port), `container` (SageMaker's
 //! contract), `exporter` (metrics), `demo` (everything with nothing set up).
 
 pub mod allocator;
@@ -22,3 +23,4 @@ mod exporter;
 mod http;
 mod loader;
 mod logging;
+mod witness;

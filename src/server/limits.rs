@@ -65,8 +65,13 @@ impl Memory {
     /// holds now, less a margin of 10 %. `None` where the memory is unknown.
     pub fn automatic_budget(&self) -> Option<Bytes> {
         let left = self.limit()?.saturating_sub(self.resident.unwrap_or(Bytes::ZERO));
-        Some(share(left, 100 - MEMORY_MARGIN))
+        Some(budget_of(left))
     }
+}
+
+/// What models may take of the memory that is left beside everything else: all but the margin.
+pub(crate) fn budget_of(left: Bytes) -> Bytes {
+    share(left, 100 - MEMORY_MARGIN)
 }
 
 /// What is free on the disk that holds this folder or, where it does not exist yet, the
@@ -106,17 +111,79 @@ fn share(of: Bytes, percent: u64) -> Bytes {
     Bytes(of.0 / 100 * percent)
 }
 
+/// What could still be taken before our control group, one above it or the machine has no
+/// more: page cache that would be dropped for it counts as free. `read` answers for the files
+/// of the system; `None` where none of them says.
+pub(crate) fn left(read: &dyn Fn(&Path) -> Option<String>) -> Option<Bytes> {
+    let meminfo = read(Path::new("/proc/meminfo")).unwrap_or_default();
+    let in_groups = memory_groups(read).into_iter().filter_map(|group| group.left(read));
+    in_groups.chain(kib_field(&meminfo, "MemAvailable:")).min()
+}
+
 /// A line of `/proc` as in `MemTotal:  24 kB`.
-fn kib_field(text: &str, field: &str) -> Option<Bytes> {
+pub(crate) fn kib_field(text: &str, field: &str) -> Option<Bytes> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let number = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Bytes(1024).checked_mul(number)
 }
 
+/// A control group that may limit our memory.
+struct MemoryGroup {
+    folder: PathBuf,
+    files: &'static GroupFiles,
+}
+
+/// What the two versions call the same things.
+struct GroupFiles {
+    limit: &'static str,
+    usage: &'static str,
+    /// What the system would drop before it says that there is no more. With what is below.
+    reclaimable: [&'static str; 3],
+}
+
+const VERSION_TWO: GroupFiles = GroupFiles {
+    limit: "memory.max",
+    usage: "memory.current",
+    reclaimable: ["inactive_file ", "active_file ", "slab_reclaimable "],
+};
+const VERSION_ONE: GroupFiles = GroupFiles {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    // Its slab is counted elsewhere.
+    reclaimable: ["total_inactive_file ", "total_active_file ", "total_slab_reclaimable "],
+};
+
+impl MemoryGroup {
+    fn number(&self, file: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+        read(&self.folder.join(file))?.trim().parse().ok()
+    }
+
+    fn limit(&self, read: &dyn Fn(&Path) -> Option<String>) -> Option<Bytes> {
+        self.number(self.files.limit, read).filter(|limit| *limit < UNLIMITED).map(Bytes)
+    }
+
+    fn left(&self, read: &dyn Fn(&Path) -> Option<String>) -> Option<Bytes> {
+        let limit = self.limit(read)?;
+        let usage = Bytes(self.number(self.files.usage, read)?);
+        let stat = read(&self.folder.join("memory.stat")).unwrap_or_default();
+        let field = |name: &str| {
+            let number = stat.lines().find_map(|line| line.strip_prefix(name))?;
+            number.trim().parse().ok().map(Bytes)
+        };
+        let reclaimable: Bytes = self.files.reclaimable.iter().filter_map(|name| field(name)).sum();
+        Some(limit.saturating_sub(usage.saturating_sub(reclaimable)))
+    }
+}
+
 /// The tightest limit on the way from our cgroup to the root.
 fn cgroup_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<Bytes> {
-    let ours = read(Path::new("/proc/self/cgroup"))?;
-    let mut limits = Vec::new();
+    memory_groups(read).iter().filter_map(|group| group.limit(read)).min()
+}
+
+/// Our cgroup and all above it, of both versions.
+fn memory_groups(read: &dyn Fn(&Path) -> Option<String>) -> Vec<MemoryGroup> {
+    let ours = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
+    let mut groups = Vec::new();
     for line in ours.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) =
@@ -124,22 +191,20 @@ fn cgroup_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<Bytes> {
         else {
             continue;
         };
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
+        let (root, files) = match controllers {
+            "" => ("/sys/fs/cgroup", &VERSION_TWO),
             _ if controllers.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+                ("/sys/fs/cgroup/memory", &VERSION_ONE)
             }
             _ => continue,
         };
         let folder = PathBuf::from(format!("{root}{path}"));
         // In a container the path may name a folder of the host that is not mounted here;
         // the walk up ends at the root, where the container's own limit then stands.
-        for ancestor in folder.ancestors().take_while(|ancestor| ancestor.starts_with(root)) {
-            let limit = read(&ancestor.join(file)).and_then(|text| text.trim().parse().ok());
-            limits.extend(limit.filter(|limit| *limit < UNLIMITED).map(Bytes));
-        }
+        let within = folder.ancestors().take_while(|ancestor| ancestor.starts_with(root));
+        groups.extend(within.map(|folder| MemoryGroup { folder: folder.into(), files }));
     }
-    limits.into_iter().min()
+    groups
 }
 
 /// Version 1 writes "no limit" as the largest multiple of a page.
@@ -206,6 +271,29 @@ mod tests {
         assert_eq!(Memory::read_with(&machine(&unlimited)).cgroup, None);
         let limited = [MEMINFO, cgroup, (file, "1073741824\n")];
         assert_eq!(Memory::read_with(&machine(&limited)).cgroup, Some(Bytes::gib(1)));
+    }
+
+    #[test]
+    fn what_is_left_in_a_cgroup_has_page_cache_in_it() {
+        let stat = "anon 1\nfile 900\ninactive_file 300\nactive_file 100\nslab_reclaimable 50\n";
+        let two = [
+            MEMINFO,
+            ("/proc/self/cgroup", "0::/ours\n"),
+            ("/sys/fs/cgroup/ours/memory.max", "2000\n"),
+            ("/sys/fs/cgroup/ours/memory.current", "1500\n"),
+            ("/sys/fs/cgroup/ours/memory.stat", stat),
+        ];
+        assert_eq!(left(&machine(&two)), Some(Bytes(950)));
+        let one = [
+            MEMINFO,
+            ("/proc/self/cgroup", "4:memory:/a\n"),
+            ("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", "2000\n"),
+            ("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", "1500\n"),
+            ("/sys/fs/cgroup/memory/a/memory.stat", "inactive_file 1\ntotal_inactive_file 20\n"),
+        ];
+        assert_eq!(left(&machine(&one)), Some(Bytes(520)));
+        assert_eq!(left(&machine(&[MEMINFO])), Some(Bytes::gib(8)));
+        assert_eq!(left(&machine(&[])), None);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
-//! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `local`
-//! (folders that someone else put here), `stages` (how long each step took).
+//! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `placed`
+//! (what loaded models have touched), `local` (folders that someone else put here), `stages`
+//! (how long each step took).
 
 mod load;
 mod local;
+mod placed;
 mod plan;
 mod purpose;
 mod resolve;
@@ -33,14 +35,16 @@ use tracing::{info, warn};
 
 use crate::allocator;
 use load::Files;
-pub(crate) use local::{Announced, LocalModels};
-pub(crate) use plan::Handlers;
-use plan::Plan;
+pub(crate) use local::{Announced, LocalModels, model_folder};
+use placed::PlacedModels;
+pub(crate) use placed::Touched;
+pub(crate) use plan::{
+    HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
+};
 use stages::Stage;
 pub(crate) use stages::Stages;
 use versions::Versions;
 pub(crate) use versions::{Wish, overtaken};
-pub(crate) use view::read_remote;
 
 /// A version that was loading this many times when the process died is not tried again unasked.
 const DEATHS_TO_QUARANTINE: u32 = 2;
@@ -88,6 +92,7 @@ pub(crate) struct ModelLoader {
     /// Loads with a marker on disk.
     loading: Mutex<BTreeSet<ArtefactId>>,
     versions: Versions,
+    placed: PlacedModels,
 }
 
 impl ModelLoader {
@@ -102,7 +107,24 @@ impl ModelLoader {
         let known = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let (loading, versions) = (Mutex::default(), Versions::default());
-        Self { sources, lanes, settings, engine, handlers, known, current, loading, versions }
+        let placed = PlacedModels::default();
+        Self {
+            sources,
+            lanes,
+            settings,
+            engine,
+            handlers,
+            known,
+            current,
+            loading,
+            versions,
+            placed,
+        }
+    }
+
+    /// How much of its memory a loaded model of ours has touched; `None` for any other.
+    pub(crate) fn touched(&self, id: &ArtefactId) -> Option<Touched> {
+        self.placed.touched(id)
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
@@ -267,6 +289,7 @@ impl Loader for ModelLoader {
     }
 
     async fn unload(&self, id: &ArtefactId, device: DeviceId, model: Arc<ServedModel>) {
+        self.placed.remove(id);
         model.remove().await;
         self.remember_peak(id, &model).await;
         drop(model);

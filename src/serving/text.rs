@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PostProcessor, TruncationDirection, TruncationParams};
-use tokenizers::{Tokenizer, TruncationStrategy};
+use tokenizers::{ModelWrapper, Tokenizer, TruncationStrategy};
 
 use crate::Error;
 use files::TextFiles;
@@ -65,6 +65,7 @@ impl TextCodec {
             Err(source) => return Err(Error::Read { path, source }),
         };
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
+        forget_words(&mut tokenizer);
         let files = TextFiles::read(dir)?;
         let truncate_left = files.truncate_left
             || tokenizer
@@ -189,6 +190,26 @@ impl TextCodec {
         kwargs: &Map<String, Value>,
     ) -> Result<String, Error> {
         self.facts.templates.render(messages, tools, kwargs)
+    }
+}
+
+/// Takes away the caches of words that the library keeps for speed: 10,000 words per model and,
+/// for byte pairs, per thread, which outlive the tokenizer. A model would grow with every
+/// text after it was charged, and its threads would remember models that left long ago.
+/// Costs a microsecond per word of a text.
+fn forget_words(tokenizer: &mut Tokenizer) {
+    match tokenizer.get_model() {
+        ModelWrapper::BPE(model) => {
+            let mut model = model.clone();
+            model.resize_cache(0);
+            tokenizer.with_model(model);
+        }
+        ModelWrapper::Unigram(model) => {
+            let mut model = model.clone();
+            model.resize_cache(0);
+            tokenizer.with_model(model);
+        }
+        ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => {}
     }
 }
 

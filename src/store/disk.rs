@@ -8,6 +8,7 @@ mod journal;
 mod layout;
 mod ledger;
 mod manifest;
+mod skim;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -34,6 +35,7 @@ use self::layout::{FILES, Layout, MANIFEST, entries, measure};
 use self::ledger::{Held, Ledger, off_thread};
 pub use self::manifest::DiskFile;
 use self::manifest::Manifest;
+pub use self::skim::{Skimmed, remembered, skim};
 use crate::file::blocking;
 use crate::progress::{Counters, Stage};
 use crate::{Artefact, Catalog, Error, Progress, metrics};

@@ -143,6 +143,14 @@ pub enum Error {
         /// Which file breaks which rule.
         why: String,
     },
+    /// An archive on this machine cannot be read, or is refused by a guard.
+    #[error("archive {} cannot be unpacked: {why}", .path.display())]
+    LocalArchive {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The archive is corrupt, truncated or refused by a guard.
     #[error("archive of model '{model}' cannot be unpacked: {why}")]
     Archive {
@@ -242,9 +250,10 @@ impl Error {
             | Self::DiskBusy { .. }
             | Self::DiskFull { .. } => ErrorKind::StoreUnavailable,
             Self::Changed { .. } => ErrorKind::NotReady,
-            Self::Unsettled { .. } | Self::Invalid { .. } | Self::Archive { .. } => {
-                ErrorKind::ModelInvalid
-            }
+            Self::Unsettled { .. }
+            | Self::Invalid { .. }
+            | Self::Archive { .. }
+            | Self::LocalArchive { .. } => ErrorKind::ModelInvalid,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::TooManyHeld { .. } => ErrorKind::Overloaded,
             Self::Locked(_) | Self::Format { .. } | Self::Io { .. } | Self::Internal(_) => {
@@ -278,6 +287,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Invalid { .. }
             | Self::Archive { .. }
+            | Self::LocalArchive { .. }
             | Self::TooLarge { .. }
             | Self::TooManyHeld { .. }
             | Self::Format { .. }

@@ -29,7 +29,7 @@ pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
 pub use disk::{
     CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, DiskCache, DiskFile, DiskVersion,
-    Purged,
+    Purged, Skimmed, remembered, skim,
 };
 pub use error::Error;
 pub use file::FileStore;

@@ -42,6 +42,7 @@ pub use error::Error;
 pub use group::{Group, News, NewsFn};
 pub use layout::{Framework, Layout, SETTINGS_FILE, SETTINGS_MAX, Settings};
 pub use metrics::describe_metrics;
+pub use peaks::remembered;
 pub use roundhouse_confine::Isolation;
 
 use roundhouse_confine::{Confinement, Interpreter, Mechanisms, Network};
@@ -151,7 +152,7 @@ impl Workers {
             scratch,
             spawner,
             watch: Watch::start()?,
-            peaks: Arc::new(Peaks::open(config.dir.join("peaks.json"))),
+            peaks: Arc::new(Peaks::open(&config.dir)),
             poison: Arc::default(),
             environments,
             mechanisms,

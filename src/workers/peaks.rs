@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
@@ -14,6 +14,17 @@ use tracing::warn;
 /// Versions remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
+/// The file in a server's folder for handlers.
+const FILE: &str = "peaks.json";
+
+/// The most that a version was seen to use by the server whose folder for handlers this is,
+/// running or not. Blocking.
+pub fn remembered(dir: &Path, version: &str) -> Option<Bytes> {
+    let text = fs::read(dir.join(FILE)).ok()?;
+    let saved: BTreeMap<String, u64> = serde_json::from_slice(&text).ok()?;
+    saved.get(version).copied().map(Bytes)
+}
+
 /// Peaks by version. The file is rewritten whole; the lock is held for a look-up.
 #[derive(Debug)]
 pub(crate) struct Peaks {
@@ -22,8 +33,9 @@ pub(crate) struct Peaks {
 }
 
 impl Peaks {
-    /// Reads what was remembered; a file that cannot be read is begun anew.
-    pub(crate) fn open(path: PathBuf) -> Self {
+    /// Reads what was remembered in a folder; a file that cannot be read is begun anew.
+    pub(crate) fn open(dir: &Path) -> Self {
+        let path = dir.join(FILE);
         let mut known = LruCache::new(REMEMBERED);
         let read = fs::read(&path).map(|text| serde_json::from_slice(&text));
         let saved: BTreeMap<String, u64> = match read {
@@ -78,12 +90,14 @@ mod tests {
     #[test]
     fn peaks_survive_a_restart_and_never_shrink() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("peaks.json");
-        let peaks = Peaks::open(path.clone());
+        let peaks = Peaks::open(dir.path());
         peaks.seen("a", Bytes(10));
         peaks.seen("a", Bytes(7));
-        assert_eq!(Peaks::open(path.clone()).get("a"), Some(Bytes(10)));
-        fs::write(&path, "{").unwrap();
-        assert_eq!(Peaks::open(path).get("a"), None);
+        assert_eq!(Peaks::open(dir.path()).get("a"), Some(Bytes(10)));
+        assert_eq!(remembered(dir.path(), "a"), Some(Bytes(10)));
+        assert_eq!(remembered(dir.path(), "b"), None);
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(Peaks::open(dir.path()).get("a"), None);
+        assert_eq!(remembered(dir.path(), "a"), None);
     }
 }

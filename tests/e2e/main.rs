@@ -11,6 +11,7 @@ mod demo;
 mod faults;
 mod handlers;
 mod health;
+mod honest;
 mod measured;
 mod pressure;
 mod updates;

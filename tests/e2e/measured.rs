@@ -11,7 +11,7 @@ use roundhouse_tests::proxy::Proxy;
 use roundhouse_tests::python;
 use roundhouse_tests::s3::S3;
 use roundhouse_tests::server::Server;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn as_refs<'a>(env: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
     env.iter().map(|(k, v)| (*k, v.as_str())).collect()
@@ -163,4 +163,32 @@ async fn two_thousand_pings_while_models_load_unpack_and_generate() {
         quantile(&took, 0.99),
         quantile(&took, 1.0)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a sixth of the machine's free memory"]
+async fn memory_that_another_process_takes_lowers_the_budget_until_it_is_given_back() {
+    let store = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}/", store.path().display());
+    let cache = tempfile::tempdir().unwrap();
+    let args = ["serve", "--store", &uri, "--cache-dir", cache.path().to_str().unwrap()];
+    let server = Server::start(&args, &[]).await;
+    let budget = |residency: &Value| residency["devices"][0]["budget_bytes"].as_u64().unwrap();
+    let before = server.residency_once(|it| it["memory"].is_object()).await;
+    let configured = before["devices"][0]["configured_bytes"].as_u64().unwrap();
+    // Ours are not the server's: this is another process.
+    let began = Instant::now();
+    let taken = vec![1_u8; usize::try_from(configured / 6).unwrap()];
+    let lower = server.residency_once(|it| budget(it) < configured / 100 * 95).await;
+    println!(
+        "{} MiB taken: the budget is {} MiB of {} MiB after {:.1?}",
+        taken.len() >> 20,
+        budget(&lower) >> 20,
+        configured >> 20,
+        began.elapsed()
+    );
+    drop(taken);
+    let began = Instant::now();
+    let after = server.residency_once(|it| budget(it) >= configured / 100 * 97).await;
+    println!("given back: {} MiB after {:.1?}", budget(&after) >> 20, began.elapsed());
 }

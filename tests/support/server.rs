@@ -163,6 +163,22 @@ impl Server {
         self.send(self.http.get(format!("{}{path}", self.admin))).await
     }
 
+    /// `/admin/v1/residency`, as soon as it is as wanted.
+    ///
+    /// # Panics
+    /// When it is not within two minutes.
+    pub async fn residency_once(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let residency = self.admin_get("/admin/v1/residency").await.json();
+            if wanted(&residency) {
+                return residency;
+            }
+            assert!(Instant::now() < deadline, "it stays as it is: {residency}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// An admin command on a target.
     pub async fn admin_post(&self, command: &str, endpoint: &str, target: &str) -> Answer {
         let url = format!("{}/admin/v1/{command}", self.admin);

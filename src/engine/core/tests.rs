@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use roundhouse_types::ErrorKind;
+use roundhouse_types::{Bytes, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -221,6 +221,9 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
         }
         fn forward(&mut self, _: &StepPlan) -> Result<StepOutput, RunnerError> {
             Ok(StepOutput::default())
+        }
+        fn touched(&self) -> Bytes {
+            Bytes::ZERO
         }
     }
     let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), output: true };

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use roundhouse_engine::{Lane, LaneConfig};
+use roundhouse_engine::{EngineConfig, Lane, LaneConfig};
 use roundhouse_gateway::{ContainerFace, GatewayState};
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
     ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, S3Store, StoreUri,
 };
-use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure};
+use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
 use super::{faces, settings};
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::container::PlatformModels;
 use crate::error::Error;
 use crate::loader::{Handlers, LocalModels, ModelLoader, Source, Stages};
+use crate::witness::{self, Witness};
 use crate::{exporter, limits};
 
 /// The endpoint that the container contract's models belong to.
@@ -44,7 +45,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
     let device = config.memory.device;
-    let budget = budget(&config)?;
+    let budget = settings::budget(&config)?;
     info!(%device, %budget, "device");
     let lane = Lane::start(
         device,
@@ -52,6 +53,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     )
     .map_err(|source| Error::io("cannot start the lane's thread", source))?;
     let lanes = BTreeMap::from([(device, Arc::new(lane))]);
+    prime(&lanes).await?;
     let vitals = Arc::new(Vitals::new(lanes.clone()));
 
     let cache = match config.endpoints.is_empty() {
@@ -85,6 +87,8 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let loader = Arc::new(loader.with_rules(rules, config.store.update_settle));
     let residency =
         Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());
+    let witness = Witness::start(settings::witness(&config, budget)).await?;
+    tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));
     let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));
 
     let container = config.container.contract.then(|| ContainerFace {
@@ -109,13 +113,23 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         access: faces::access_log(&config.log.access)?,
         container,
     };
-    let admin = Admin { residency, loader, catalogs, cache, vitals, metrics };
+    let admin = Admin { residency, loader, catalogs, cache, vitals, witness, metrics };
     Ok(App { data: roundhouse_gateway::router(state), admin: Arc::new(admin) })
+}
+
+/// Brings up on each lane what its models share, so that it is in the baseline.
+async fn prime(lanes: &BTreeMap<DeviceId, Arc<Lane>>) -> Result<(), Error> {
+    for lane in lanes.values() {
+        let runner = roundhouse_models::primer();
+        lane.place("primer", runner, EngineConfig::default()).await?.remove().await;
+    }
+    Ok(())
 }
 
 /// Registers units and help, before anything counts.
 fn describe_metrics() {
     Stages::describe();
+    witness::describe();
     roundhouse_engine::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();
@@ -146,13 +160,6 @@ async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
         .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?
         .map_err(Failure::from)?;
     Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget })
-}
-
-fn budget(config: &Config) -> Result<Bytes, Error> {
-    let seen = || limits::Memory::read().automatic_budget();
-    config.memory.budget.or_else(seen).ok_or_else(|| {
-        Error::Usage("the machine does not say how much memory it has: give --memory".into())
-    })
 }
 
 async fn open_cache(config: &Config) -> Result<DiskCache, Error> {

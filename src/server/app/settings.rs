@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use roundhouse_engine::EngineConfig;
 use roundhouse_gateway::GatewayConfig;
@@ -12,12 +13,15 @@ use roundhouse_types::{Bytes, EndpointName};
 
 use crate::config::{Config, OnDelete, Tenant, VersionRule};
 use crate::error::Error;
+use crate::limits;
+use crate::witness::WitnessConfig;
 
-pub(super) fn load(config: &Config) -> LoadSettings {
+pub(crate) fn load(config: &Config) -> LoadSettings {
     LoadSettings {
         context: config.serving.context,
         kv_sequences: config.serving.kv_sequences,
         step_tokens: config.serving.step_tokens,
+        step_rows: config.serving.max_running,
         ..LoadSettings::default()
     }
 }
@@ -33,11 +37,16 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
 
 /// What all handlers of the process get; none can take more than the device's budget.
 pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_workers::Config, Error> {
-    let of = &config.handlers;
     let exe = std::env::current_exe()
         .map_err(|source| Error::io("cannot find our own binary", source))?;
-    Ok(roundhouse_workers::Config {
-        exe,
+    Ok(roundhouse_workers::Config { exe, ..handlers(config, budget) })
+}
+
+/// The same for who starts none of them: without our own binary.
+pub(crate) fn handlers(config: &Config, budget: Bytes) -> roundhouse_workers::Config {
+    let of = &config.handlers;
+    roundhouse_workers::Config {
+        exe: PathBuf::new(),
         dir: config.cache.dir.join("handlers"),
         python: of.python.clone(),
         isolation: of.isolation,
@@ -53,7 +62,7 @@ pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_worke
         processes: of.processes,
         max_queue: config.serving.max_queue,
         packages: of.packages.clone(),
-    })
+    }
 }
 
 pub(crate) fn residency(config: &Config) -> roundhouse_residency::Config {
@@ -93,6 +102,29 @@ fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
 /// What each endpoint does when the store changes.
 pub(super) fn version_rules(config: &Config) -> BTreeMap<EndpointName, VersionRule> {
     config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), endpoint.versions)).collect()
+}
+
+/// What models may take on the device, configured or automatic.
+///
+/// # Errors
+/// When it is not configured and the machine does not say what it has.
+pub(crate) fn budget(config: &Config) -> Result<Bytes, Error> {
+    let seen = || limits::Memory::read().automatic_budget();
+    config.memory.budget.or_else(seen).ok_or_else(|| {
+        Error::Usage("the machine does not say how much memory it has: give --memory".into())
+    })
+}
+
+/// `budget` is the device's, configured or automatic.
+pub(super) fn witness(config: &Config, budget: Bytes) -> WitnessConfig {
+    WitnessConfig {
+        every: config.memory.witness_every,
+        tolerance: config.memory.witness_tolerance,
+        yields: config.memory.yield_to_others,
+        in_flight: config.store.bytes_in_flight,
+        device: config.memory.device,
+        configured: budget,
+    }
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {

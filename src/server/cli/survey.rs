@@ -1,22 +1,24 @@
 //! `roundhouse survey`: what a store holds, and what of it will run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt;
-use roundhouse_models::{DtypeSetting, LoadSettings, inspect};
+use roundhouse_models::LoadSettings;
 use roundhouse_store::{
     Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm,
 };
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelKind, TargetName};
-use roundhouse_workers::Layout;
+use roundhouse_workers::Settings;
 use serde::Serialize;
 
 use super::output::{self, Table};
 use super::{ServeFlags, environment};
+use crate::app::settings;
 use crate::config::Config;
 use crate::error::{Error, count};
-use crate::loader::read_remote;
+use crate::loader::{HandlerPlan, Plan, plan_stored};
 
 /// Targets looked into at a time: enough to hide round trips, few enough for any store.
 const AT_A_TIME: usize = 8;
@@ -84,17 +86,12 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
 /// What the settings of the environment say about loads: they decide the footprint.
 fn load_settings() -> Result<LoadSettings, Error> {
     let flags = ServeFlags { store: vec!["file:///".into()], ..ServeFlags::default() };
-    let serving = Config::parse(None, &environment, &flags).map_err(Error::Settings)?.serving;
-    Ok(LoadSettings {
-        context: serving.context,
-        kv_sequences: serving.kv_sequences,
-        step_tokens: serving.step_tokens,
-        dtype: DtypeSetting::Auto,
-    })
+    let config = Config::parse(None, &environment, &flags).map_err(Error::Settings)?;
+    Ok(settings::load(&config))
 }
 
-async fn connect(uri: StoreUri) -> Result<Catalog, roundhouse_store::Error> {
-    let endpoint: EndpointName = "survey".parse().expect("a plain word is a name");
+pub(super) async fn connect(uri: StoreUri) -> Result<Catalog, roundhouse_store::Error> {
+    let endpoint: EndpointName = "local".parse().expect("a plain word is a name");
     let config = CatalogConfig {
         // Everything is told as it is now; nothing is served that might be half uploaded.
         settle: Duration::ZERO,
@@ -140,23 +137,24 @@ async fn plan(
     settings: LoadSettings,
 ) -> Result<Verdict, Failure> {
     let artefact = catalog.resolve(&target.name, Freshness::Cached).await?;
-    let sizes = artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
-    if let Some(layout) = Layout::of(&sizes) {
-        return Ok(Verdict::RunsAsHandler {
+    let defaults = settings::handlers(&Config::default(), Bytes::ZERO);
+    let handler = |layout, _: Option<&str>| {
+        // What it declares is not shown, so a fault in it is not either.
+        let settings = Settings::read(None, &defaults)?;
+        Ok(Plan::Handler(Arc::new(HandlerPlan { layout, settings })))
+    };
+    Ok(match plan_stored(catalog, &artefact, settings, &handler).await? {
+        Plan::Handler(plan) => Verdict::RunsAsHandler {
             kind: ModelKind::Handler,
-            script: layout.code.is_some(),
-            requirements: layout.requirements.is_some(),
-        });
-    }
-    let files = read_remote(catalog, &artefact).await?;
-    // Headers may be a hundred megabytes of JSON.
-    let inspected = tokio::task::spawn_blocking(move || inspect(&files, &settings)).await;
-    let plan = inspected.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))??;
-    Ok(Verdict::Runs {
-        kind: plan.kind,
-        architecture: plan.architecture,
-        context: plan.context,
-        footprint: plan.footprint,
+            script: plan.layout.code.is_some(),
+            requirements: plan.layout.requirements.is_some(),
+        },
+        Plan::Model(plan) => Verdict::Runs {
+            kind: plan.kind,
+            architecture: plan.architecture.clone(),
+            context: plan.context,
+            footprint: plan.footprint,
+        },
     })
 }
 

@@ -22,6 +22,10 @@ pub(super) const SYSTEM_CACHE: &str = "/var/cache/roundhouse";
 pub(super) const PART_SIZE: Bytes = Bytes::mib(8);
 /// 8 connections of some 85 MB/s each fill 5 Gbit/s; two such fetches fill what instances have.
 pub(super) const PARTS_IN_FLIGHT: usize = 8;
+/// A tally is read in 20 microseconds; memory that others take is noticed soon enough to leave.
+pub(super) const WITNESS_EVERY: Duration = Duration::from_secs(2);
+/// Loads end within 2 % of the ledger; buffers and the allocator's holes come on top.
+pub(super) const WITNESS_TOLERANCE: u64 = 10;
 /// The parts of four fetches at a time, so that memory bounds none of them by default.
 pub(super) const BYTES_IN_FLIGHT: Bytes = Bytes::mib(256);
 /// New uploads are seen within half a minute without listing on each request.

@@ -121,6 +121,14 @@ fn memory(sources: &mut Sources<'_>) -> Memory {
     Memory {
         budget: sources.size("memory.budget", Bytes::mib(1)..=Bytes::gib(1 << 20)),
         device: sources.optional("memory.device", parse_device).unwrap_or(DeviceId::Cpu),
+        witness_every: sources
+            .duration("memory.witness_every", Duration::ZERO..=HOUR)
+            .unwrap_or(defaults::WITNESS_EVERY),
+        witness_tolerance: sources
+            .count("memory.witness_tolerance", 1..=1000)
+            .and_then(|percent| u64::try_from(percent).ok())
+            .unwrap_or(defaults::WITNESS_TOLERANCE),
+        yield_to_others: sources.switch("memory.yield_to_others").unwrap_or(true),
     }
 }
 

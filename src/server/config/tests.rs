@@ -89,7 +89,10 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
 #[test]
 fn what_tenants_are_promised_is_checked() {
     let tenant = |keys: &str| fault_keys(&format!("[[tenant]]\n{keys}\n"));
-    assert_eq!(tenant("name = \"acme\"\nfloor = \"1GiB\"\nceiling = \"2GiB\"\nshare = 2"), [""; 0]);
+    let sound = "version = 1\n[[endpoint]]\nname = \"e\"\n[[endpoint.mount]]\nuri = \"file:///m\"\n\
+                 [[tenant]]\nname = \"acme\"\nfloor = \"1GiB\"\nceiling = \"2GiB\"\nshare = 2\n";
+    let config = Config::parse(Some(sound), &no_env, &ServeFlags::default()).unwrap();
+    assert_eq!((config.tenants[0].floor, config.tenants[0].share), (Bytes::gib(1), 2.0));
     assert_eq!(tenant("floor = \"1GiB\""), ["tenant[0].name"]);
     assert_eq!(tenant("name = \"a/b\""), ["tenant[0].name"]);
     assert_eq!(tenant("name = \"a\"\nfloor = \"2GiB\"\nceiling = \"1GiB\""), ["tenant[0].ceiling"]);
@@ -148,6 +151,9 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         cache_dir: text(),
         cache_size: text(),
         drain_timeout: text(),
+        context: text(),
+        kv_sequences: text(),
+        step_tokens: text(),
         handlers: true,
         handlers_isolation: text(),
         handlers_python: text(),

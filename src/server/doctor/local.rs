@@ -153,6 +153,11 @@ async fn port(key: &str, address: SocketAddr, path: &str) -> Finding {
 }
 
 async fn answers(address: SocketAddr, path: &str) -> Option<reqwest::StatusCode> {
+    Some(ask(address, path).await?.status())
+}
+
+/// What a server on this machine answers, where one does.
+pub(super) async fn ask(address: SocketAddr, path: &str) -> Option<reqwest::Response> {
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().ok()?;
     let mut reachable = address;
     if address.ip().is_unspecified() {
@@ -161,8 +166,7 @@ async fn answers(address: SocketAddr, path: &str) -> Option<reqwest::StatusCode>
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let response = client.get(format!("http://{reachable}{path}")).send().await.ok()?;
-    Some(response.status())
+    client.get(format!("http://{reachable}{path}")).send().await.ok()
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use std::time::Instant;
 use roundhouse_models::{Cancel, ModelPlan};
 use roundhouse_residency::{Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel};
-use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
+use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure, Footprint};
 use roundhouse_workers::{Handler, News};
 
 use super::plan::{HandlerPlan, Plan, processes};
 use super::stages::Stage;
 use super::{ModelLoader, blocking, named, purpose};
+use crate::allocator;
 
 /// A version's files, and whatever keeps them on disk.
 pub(super) struct Files {
@@ -49,20 +50,25 @@ impl ModelLoader {
         let mut stages = self.take_stages(id);
         let began = Instant::now();
         let reading = Arc::clone(plan);
-        let (loaded, text) = blocking(move || {
+        let (loaded, text, taken) = blocking(move || {
             // Loads run to their end: residency abandons what is still being fetched alone.
             let loaded = roundhouse_models::load(&dir, &reading, device, &Cancel::default())?;
-            let text = purpose::open_text(&dir, &reading)?;
-            Ok((loaded, text))
+            let (text, taken) = allocator::counted(|| purpose::open_text(&dir, &reading));
+            // What reading took beyond that is several times the tokenizer's file.
+            allocator::give_back();
+            Ok((loaded, text?, taken))
         })
         .await
         .map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Read, began.elapsed());
-        let footprint = loaded.footprint;
+        // Until now by the tokenizer's file; this is what it took.
+        let footprint =
+            Footprint { host: roundhouse_models::host_measured(taken), ..loaded.footprint };
         let placed = lane.place(&id.model.to_string(), loaded.runner, self.engine).await?;
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total());
         let model = EngineModel::new(text, placed, purpose::of(plan));
+        self.placed.add(id, model.engine().clone());
         Ok(Loaded { model: ServedModel::Engine(model), footprint })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{LoadSettings, ModelPlan};
+use roundhouse_models::{Files, LoadSettings, ModelPlan};
 use roundhouse_store::{Artefact, Catalog};
 use roundhouse_types::{
     ArtefactId, Bytes, EndpointName, ErrorKind, Failure, Footprint, Grade, ModelKind,
@@ -24,8 +24,8 @@ pub(crate) enum Plan {
 
 /// Where a handler's parts lie and what it asks for.
 pub(crate) struct HandlerPlan {
-    pub(super) layout: Layout,
-    pub(super) settings: Settings,
+    pub(crate) layout: Layout,
+    pub(crate) settings: Settings,
 }
 
 /// Where handlers may run, and what runs them.
@@ -40,12 +40,85 @@ pub(crate) struct Handlers {
 }
 
 impl Plan {
-    pub(super) fn kind(&self) -> ModelKind {
+    pub(crate) fn kind(&self) -> ModelKind {
         match self {
             Self::Model(plan) => plan.kind,
             Self::Handler(_) => ModelKind::Handler,
         }
     }
+
+    /// What a load is promised, and how far that can be trusted: for handlers what the version
+    /// was seen to use (`peak`), else what it declares, else what the operator assumes.
+    pub(crate) fn estimate(
+        &self,
+        peak: Option<Bytes>,
+        assumed: Bytes,
+        budget: Bytes,
+    ) -> (Footprint, Grade) {
+        let plan = match self {
+            Self::Model(plan) => return (plan.footprint, Grade::Exact),
+            Self::Handler(plan) => plan,
+        };
+        let (memory, grade) = match (peak, plan.settings.memory) {
+            (Some(peak), declared) => (peak.min(declared.unwrap_or(peak)), Grade::Remembered),
+            // A declaration may be more than there is: then it can never fit, and that is said.
+            (None, Some(declared)) => (declared, Grade::Declared),
+            (None, None) => (assumed.min(budget), Grade::Declared),
+        };
+        (processes(memory), grade)
+    }
+}
+
+/// Makes a plan of a handler's files and the text of its settings.
+pub(crate) type PlanHandler<'a> =
+    &'a (dyn Fn(Layout, Option<&str>) -> Result<Plan, Failure> + Send + Sync);
+
+/// Finds out what lies in a folder. Blocking.
+pub(crate) fn plan_folder(
+    dir: &Path,
+    settings: &LoadSettings,
+    handler: PlanHandler<'_>,
+) -> Result<Plan, Failure> {
+    let sizes = roundhouse_models::list_local(dir)?;
+    let Some(layout) = Layout::of(&sizes) else {
+        return plan_files(&roundhouse_models::read_local(dir)?, settings);
+    };
+    let text = match settings_file(&sizes) {
+        Some(file) => Some(std::fs::read_to_string(dir.join(file)).map_err(|error| {
+            Failure::new(ErrorKind::ModelInvalid, format!("{SETTINGS_FILE}: {error}"))
+        })?),
+        None => None,
+    };
+    handler(layout, text.as_deref())
+}
+
+/// Finds out what files of a model of ours are. Headers may be a hundred megabytes of JSON:
+/// belongs on a blocking thread.
+pub(crate) fn plan_files(files: &Files, settings: &LoadSettings) -> Result<Plan, Failure> {
+    Ok(Plan::Model(Arc::new(roundhouse_models::inspect(files, settings)?)))
+}
+
+/// Finds out what lies in a folder of the store, reading as little as tells it.
+pub(crate) async fn plan_stored(
+    catalog: &Catalog,
+    artefact: &Artefact,
+    settings: LoadSettings,
+    handler: PlanHandler<'_>,
+) -> Result<Plan, Failure> {
+    let sizes: BTreeMap<String, u64> =
+        artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
+    let Some(layout) = Layout::of(&sizes) else {
+        let files = read_remote(catalog, artefact).await?;
+        return super::blocking(move || plan_files(&files, &settings)).await;
+    };
+    let text = match settings_file(&sizes) {
+        Some(file) => {
+            let bytes = catalog.read(artefact, file, None).await?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        None => None,
+    };
+    handler(layout, text.as_deref())
 }
 
 impl Handlers {
@@ -62,25 +135,12 @@ impl Handlers {
         })
     }
 
-    /// What a load is promised: what the version was seen to use, else what it declares, else
-    /// what the operator assumes.
+    /// What a load of the version is promised.
     pub(super) fn footprint(&self, id: &ArtefactId, plan: &Plan) -> (Footprint, Grade) {
-        let plan = match plan {
-            Plan::Model(plan) => return (plan.footprint, Grade::Exact),
-            Plan::Handler(plan) => plan,
-        };
         let workers = self.workers.as_deref();
-        let remembered = workers.and_then(|workers| workers.remembered(id.version.as_str()));
-        let (memory, grade) = match (remembered, plan.settings.memory) {
-            (Some(peak), declared) => (peak.min(declared.unwrap_or(peak)), Grade::Remembered),
-            // A declaration may be more than there is: then it can never fit, and that is said.
-            (None, Some(declared)) => (declared, Grade::Declared),
-            (None, None) => {
-                let assumed = workers.map_or(Bytes::ZERO, |it| it.config().assumed_memory);
-                (assumed.min(self.budget), Grade::Declared)
-            }
-        };
-        (processes(memory), grade)
+        let peak = workers.and_then(|workers| workers.remembered(id.version.as_str()));
+        let assumed = workers.map_or(Bytes::ZERO, |it| it.config().assumed_memory);
+        plan.estimate(peak, assumed, self.budget)
     }
 
     /// Finds out what lies in a folder. Blocking.
@@ -90,18 +150,7 @@ impl Handlers {
         dir: &Path,
         settings: &LoadSettings,
     ) -> Result<Plan, Failure> {
-        let sizes = roundhouse_models::list_local(dir)?;
-        let Some(layout) = Layout::of(&sizes) else {
-            let files = roundhouse_models::read_local(dir)?;
-            return Ok(Plan::Model(Arc::new(roundhouse_models::inspect(&files, settings)?)));
-        };
-        let text = match settings_file(&sizes) {
-            Some(file) => Some(std::fs::read_to_string(dir.join(file)).map_err(|error| {
-                Failure::new(ErrorKind::ModelInvalid, format!("{SETTINGS_FILE}: {error}"))
-            })?),
-            None => None,
-        };
-        self.handler(id, layout, text.as_deref())
+        plan_folder(dir, settings, &|layout, text| self.handler(id, layout, text))
     }
 
     /// Finds out what lies in a folder of the store, reading as little as tells it.
@@ -111,21 +160,8 @@ impl Handlers {
         artefact: &Artefact,
         settings: LoadSettings,
     ) -> Result<Plan, Failure> {
-        let sizes: BTreeMap<String, u64> =
-            artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
-        let Some(layout) = Layout::of(&sizes) else {
-            let files = read_remote(catalog, artefact).await?;
-            let plan = super::blocking(move || Ok(roundhouse_models::inspect(&files, &settings)?));
-            return Ok(Plan::Model(Arc::new(plan.await?)));
-        };
-        let text = match settings_file(&sizes) {
-            Some(file) => {
-                let bytes = catalog.read(artefact, file, None).await?;
-                Some(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            None => None,
-        };
-        self.handler(&artefact.id, layout, text.as_deref())
+        let handler = |layout, text: Option<&str>| self.handler(&artefact.id, layout, text);
+        plan_stored(catalog, artefact, settings, &handler).await
     }
 
     fn handler(
@@ -141,7 +177,7 @@ impl Handlers {
 }
 
 /// The artefact's settings, where they are of a size that settings have.
-fn settings_file(sizes: &BTreeMap<String, u64>) -> Option<&'static str> {
+pub(crate) fn settings_file(sizes: &BTreeMap<String, u64>) -> Option<&'static str> {
     sizes.get(SETTINGS_FILE).filter(|size| **size <= SETTINGS_MAX).map(|_| SETTINGS_FILE)
 }
 

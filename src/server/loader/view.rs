@@ -14,7 +14,7 @@ const HEADER_LENGTH_BYTES: u64 = 8;
 ///
 /// # Errors
 /// The store's, and `ModelInvalid` for a header that cannot be one.
-pub(crate) async fn read_remote(catalog: &Catalog, artefact: &Artefact) -> Result<Files, Failure> {
+pub(super) async fn read_remote(catalog: &Catalog, artefact: &Artefact) -> Result<Files, Failure> {
     let sizes: BTreeMap<String, u64> =
         artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
     let mut files = Files { sizes, contents: BTreeMap::new(), headers: BTreeMap::new() };

@@ -57,8 +57,67 @@ pub(super) fn unpack(
     room: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<Vec<DiskFile>, Fault> {
     create_folder(folder)?;
+    let mut files = Vec::new();
+    let mut left = bytes_max;
+    each(source, kind, &mut |entry, path, size| {
+        if size > left {
+            return Err(Fault::Archive(format!(
+                "it unpacks to more than {bytes_max} bytes: '{path}' has {size} more"
+            )));
+        }
+        left -= size;
+        room(charge(size))?;
+        if entry.header().entry_type().is_dir() {
+            return create_folder_of(folder, path);
+        }
+        let sha256 = write(entry, folder, path, size)?;
+        files.push(DiskFile { path: path.to_owned(), size, sha256 });
+        Ok(())
+    })?;
+    if files.is_empty() {
+        return Err(Fault::Archive("it holds no files".into()));
+    }
+    unwrap_folder(folder, &mut files)?;
+    files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+/// Hands each file's path, size and contents to `look` and writes nothing. `look` says whether
+/// the path is a new one. Blocks.
+pub(super) fn visit(
+    source: impl Read,
+    kind: ArchiveKind,
+    look: &mut dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<bool>,
+) -> Result<(), Fault> {
+    let mut count = 0_u32;
+    each(source, kind, &mut |entry, path, size| {
+        if entry.header().entry_type().is_dir() {
+            return Ok(());
+        }
+        count += 1;
+        let is_new = look(path, size, entry).map_err(archive)?;
+        // What was not looked at is passed over here, where its size is allowed for.
+        io::copy(entry, &mut io::sink()).map_err(archive)?;
+        match is_new {
+            true => Ok(()),
+            false => Err(Fault::Archive(format!("'{path}' is in it twice"))),
+        }
+    })?;
+    if count == 0 { Err(Fault::Archive("it holds no files".into())) } else { Ok(()) }
+}
+
+type Decompressed<'a> = Meter<Box<dyn Read + 'a>>;
+type Look<'l, 'a> =
+    dyn FnMut(&mut Entry<'_, Decompressed<'a>>, &str, u64) -> Result<(), Fault> + 'l;
+
+/// Reads an archive to its end, and hands over what it holds, one after the other.
+fn each<'a>(
+    source: impl Read + 'a,
+    kind: ArchiveKind,
+    look: &mut Look<'_, 'a>,
+) -> Result<(), Fault> {
     let gauge = Rc::new(Gauge::default());
-    let unpacked: Box<dyn Read + '_> = match kind {
+    let unpacked: Box<dyn Read + 'a> = match kind {
         ArchiveKind::Tar => Box::new(source),
         ArchiveKind::TarGz => Box::new(MultiGzDecoder::new(source)),
         ArchiveKind::TarZst => {
@@ -68,36 +127,27 @@ pub(super) fn unpack(
         }
     };
     let mut tar = Archive::new(Meter { inner: unpacked, gauge: Rc::clone(&gauge) });
-    let mut files = entries(&mut tar, folder, bytes_max, &gauge, room)?;
+    entries(&mut tar, &gauge, look)?;
     if gauge.ended.get() {
         return Err(Fault::Archive("it ends without an end mark: it is truncated".into()));
     }
     // To the end, so that the compression's own check is made.
     gauge.allowed.set(PADDING_MAX);
     io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(archive)?;
-    if files.is_empty() {
-        return Err(Fault::Archive("it holds no files".into()));
-    }
-    unwrap_folder(folder, &mut files)?;
-    files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    Ok(())
 }
 
-fn entries<R: Read>(
-    tar: &mut Archive<Meter<R>>,
-    folder: &Path,
-    bytes_max: u64,
+fn entries<'a>(
+    tar: &mut Archive<Decompressed<'a>>,
     gauge: &Gauge,
-    room: &mut dyn FnMut(u64) -> Result<(), Error>,
-) -> Result<Vec<DiskFile>, Fault> {
-    let mut files = Vec::new();
-    let mut left = bytes_max;
+    look: &mut Look<'_, 'a>,
+) -> Result<(), Fault> {
     let mut entries = tar.entries().map_err(archive)?;
     let mut count = 0_u32;
     loop {
         gauge.allowed.set(BETWEEN_MAX);
         let Some(entry) = entries.next() else {
-            return Ok(files);
+            return Ok(());
         };
         let mut entry = entry.map_err(archive)?;
         count += 1;
@@ -114,21 +164,10 @@ fn entries<R: Read>(
             continue;
         }
         let size = if kind.is_dir() { 0 } else { entry.size() };
-        if size > left {
-            return Err(Fault::Archive(format!(
-                "it unpacks to more than {} bytes: '{path}' has {size} more",
-                bytes_max
-            )));
+        if !kind.is_dir() {
+            gauge.allowed.set(size.saturating_add(BETWEEN_MAX));
         }
-        left -= size;
-        room(charge(size))?;
-        if kind.is_dir() {
-            create_folder_of(folder, &path)?;
-            continue;
-        }
-        gauge.allowed.set(size.saturating_add(BETWEEN_MAX));
-        let sha256 = write(&mut entry, folder, &path, size)?;
-        files.push(DiskFile { path, size, sha256 });
+        look(&mut entry, &path, size)?;
     }
 }
 
@@ -218,16 +257,21 @@ fn create_folder_of(folder: &Path, path: &str) -> Result<(), Fault> {
     }
 }
 
+/// The folder around everything, with its `/`, where there is one.
+pub(super) fn wrapper<'p>(mut paths: impl Iterator<Item = &'p str> + Clone) -> Option<&'p str> {
+    let all = paths.clone();
+    let first = paths.next()?;
+    let top = first.get(..=first.find('/')?)?;
+    let wrapped = all.into_iter().all(|path| path.starts_with(top));
+    (wrapped && top.trim_end_matches('/') != NOT_A_WRAPPER).then_some(top)
+}
+
 /// Archives are often made of a folder instead of its contents.
 fn unwrap_folder(folder: &Path, files: &mut [DiskFile]) -> Result<(), Error> {
-    let Some((top, _)) = files.first().and_then(|file| file.path.split_once('/')) else {
+    let Some(top) = wrapper(files.iter().map(|file| file.path.as_str())) else {
         return Ok(());
     };
-    let top = format!("{top}/");
-    let wrapped = files.iter().all(|file| file.path.starts_with(&top));
-    if !wrapped || top.trim_end_matches('/') == NOT_A_WRAPPER {
-        return Ok(());
-    }
+    let top = top.to_owned();
     let aside = folder.with_added_extension("unwrapped");
     let fault = |error| Error::io("rename", folder, error);
     remove_tree(&aside)?;

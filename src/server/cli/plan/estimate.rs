@@ -1,0 +1,132 @@
+//! What a target's files mean in bytes, sequences and machines.
+
+use roundhouse_models::{ModelPlan, WeightShare};
+use roundhouse_types::{Bytes, Footprint, Grade, ModelKind};
+use serde::Serialize;
+
+use super::instances::{self, Device, Instance};
+use super::source::Found;
+use crate::config::Config;
+use crate::loader::Plan;
+
+/// Contexts whose sequences are counted, beside the longest one served.
+const CONTEXTS: [usize; 4] = [512, 2048, 8192, 32_768];
+
+/// How far the numbers can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Trust {
+    /// Read from configuration and headers, exact in weights and KV.
+    Exact,
+    /// A server has had this version: an archive in its cache, or a handler that it ran.
+    Remembered,
+    /// The artefact's settings or the operator say so; nobody has measured it.
+    Declared,
+    /// Only its content tells, and that is seen when it is fetched.
+    Unknown,
+}
+
+/// The parts of the sum.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Parts {
+    #[serde(flatten)]
+    pub(super) parts: Footprint,
+    pub(super) total: Bytes,
+}
+
+/// How many sequences of a length the KV pool holds at a time.
+#[derive(Debug, Serialize)]
+pub(super) struct Sequences {
+    pub(super) context: usize,
+    pub(super) sequences: u64,
+}
+
+/// One target.
+#[derive(Debug, Serialize)]
+pub(super) struct Estimate {
+    pub(super) target: String,
+    pub(super) form: &'static str,
+    pub(super) grade: Trust,
+    pub(super) kind: Option<ModelKind>,
+    pub(super) architecture: Option<String>,
+    /// Absent where unknown; then nothing below is known either.
+    #[serde(rename = "bytes")]
+    pub(super) footprint: Option<Parts>,
+    pub(super) weights: Vec<WeightShare>,
+    /// The longest sequence served, in tokens; absent for handlers.
+    pub(super) context: Option<usize>,
+    pub(super) kv_token_bytes: Option<Bytes>,
+    pub(super) sequences: Vec<Sequences>,
+    /// Models of this kind that the budget holds side by side.
+    pub(super) models_in_budget: Option<u64>,
+    pub(super) instances: Vec<&'static Instance>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Estimate {
+    pub(super) fn of(target: &str, found: Found, config: &Config, budget: Bytes) -> Self {
+        let mut estimate = Self {
+            target: target.to_owned(),
+            form: found.form,
+            grade: Trust::Unknown,
+            kind: None,
+            architecture: None,
+            footprint: None,
+            weights: Vec::new(),
+            context: None,
+            kv_token_bytes: None,
+            sequences: Vec::new(),
+            models_in_budget: None,
+            instances: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let Some(plan) = &found.plan else { return estimate };
+        let (footprint, grade) = plan.estimate(found.peak, config.handlers.memory, budget);
+        let total = footprint.total();
+        estimate.kind = Some(plan.kind());
+        estimate.grade = match grade {
+            Grade::Exact if found.is_remembered => Trust::Remembered,
+            Grade::Exact => Trust::Exact,
+            Grade::Remembered => Trust::Remembered,
+            Grade::Declared => Trust::Declared,
+        };
+        estimate.footprint = Some(Parts { parts: footprint, total });
+        estimate.models_in_budget = Some(budget.0 / total.0.max(1));
+        estimate.instances = instances::smallest_for(total);
+        if estimate.kind == Some(ModelKind::Handler) {
+            // What a handler does with a GPU is its own matter.
+            estimate.instances.retain(|instance| instance.device() == Device::Cpu);
+        }
+        if let Plan::Model(plan) = plan {
+            estimate.model(plan);
+        }
+        if total > budget {
+            estimate.warnings.push(format!(
+                "it needs {total}, more than the whole budget of {budget}: it can never be loaded"
+            ));
+        }
+        estimate
+    }
+
+    fn model(&mut self, plan: &ModelPlan) {
+        self.architecture = Some(plan.architecture.clone());
+        self.context = Some(plan.context);
+        self.weights.clone_from(&plan.weights);
+        if plan.kv_token_bytes > Bytes::ZERO {
+            self.kv_token_bytes = Some(plan.kv_token_bytes);
+            let tokens = plan.footprint.kv.0 / plan.kv_token_bytes.0;
+            let mut contexts: Vec<usize> =
+                CONTEXTS.into_iter().filter(|context| *context < plan.context).collect();
+            contexts.push(plan.context);
+            let holds = |context: usize| Sequences { context, sequences: tokens / context as u64 };
+            self.sequences = contexts.into_iter().map(holds).collect();
+        }
+        for share in plan.weights.iter().filter(|share| share.bytes > share.file_bytes) {
+            let more = share.bytes.saturating_sub(share.file_bytes);
+            self.warnings.push(format!(
+                "on the CPU its {} of {} weights become {} in {}: {more} more, with each copy loaded",
+                share.file_bytes, share.file_dtype, share.bytes, share.memory_dtype
+            ));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Where a target's files are, and what is read of them: never its weights.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use roundhouse_models::{Files, HEADER_MAX, header_bytes, wanted};
+use roundhouse_store::{ArchiveKind, Artefact, Freshness, StoreUri, remembered, skim};
+use roundhouse_types::{Bytes, ErrorKind, Failure, TargetName};
+use roundhouse_workers::{Layout, SETTINGS_FILE, SETTINGS_MAX, Settings};
+
+use crate::app::settings;
+use crate::cli::survey;
+use crate::config::Config;
+use crate::loader::{
+    HandlerPlan, Plan, model_folder, plan_files, plan_folder, plan_stored, settings_file,
+};
+
+/// The largest configuration that is kept of an archive.
+const CONFIG_MAX: u64 = 16 << 20;
+
+/// What was found of a target.
+pub(super) struct Found {
+    /// `folder`, `archive` or `file`.
+    pub(super) form: &'static str,
+    /// What it is; `None` where only its content tells and that is not at hand.
+    pub(super) plan: Option<Plan>,
+    /// The most that a server saw this version of a handler use.
+    pub(super) peak: Option<Bytes>,
+    /// Whether a server's cache had it.
+    pub(super) is_remembered: bool,
+}
+
+/// Looks at a target, here or in its store.
+pub(super) async fn find(target: &str, config: &Config, budget: Bytes) -> Result<Found, Failure> {
+    if target.contains("://") {
+        return stored(target, config, budget).await;
+    }
+    let (path, config) = (PathBuf::from(target), config.clone());
+    blocking(move || local(&path, &config, budget)).await
+}
+
+fn nothing_usable(what: String) -> Failure {
+    let expected = "expected a model's folder, an archive (.tar.gz, .tgz, .tar, .tar.zst) or a \
+                    file here, or one target as s3://bucket/prefix/TARGET or file:///folder/TARGET";
+    Failure::new(ErrorKind::ModelNotFound, format!("{what}; {expected}"))
+}
+
+/// What lies on this machine. Blocking.
+fn local(path: &Path, config: &Config, budget: Bytes) -> Result<Found, Failure> {
+    let load = settings::load(config);
+    let found = std::fs::metadata(path)
+        .map_err(|error| nothing_usable(format!("it cannot be looked at: {error}")))?;
+    let handler = |layout, text: Option<&str>| handler(layout, text, config, budget);
+    let (form, plan) = if found.is_dir() {
+        ("folder", plan_folder(&model_folder(path), &load, &handler)?)
+    } else if ArchiveKind::of(&path.to_string_lossy()).is_some() {
+        let (files, text) = skimmed(path)?;
+        let plan = match Layout::of(&files.sizes) {
+            Some(layout) => handler(layout, text.as_deref())?,
+            None => plan_files(&files, &load)?,
+        };
+        ("archive", plan)
+    } else {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = Files { sizes: [(name, found.len())].into(), ..Files::default() };
+        let plan = match Layout::of(&files.sizes) {
+            Some(layout) => handler(layout, None)?,
+            None => plan_files(&files, &load)?,
+        };
+        ("file", plan)
+    };
+    Ok(Found { form, plan: Some(plan), peak: None, is_remembered: false })
+}
+
+/// What an archive holds, its weight files' headers and its configuration.
+fn skimmed(path: &Path) -> Result<(Files, Option<String>), Failure> {
+    let skimmed = skim(path, &|path, size, kept| {
+        if path.ends_with(".safetensors") {
+            return match header_bytes(path, kept) {
+                Ok(header) => header.min(HEADER_MAX + 8),
+                // Its eight bytes first. What is no header is told when the whole is looked at.
+                Err(_) => 8,
+            };
+        }
+        let is_settings = path.ends_with(SETTINGS_FILE) && size <= SETTINGS_MAX;
+        let is_config = path.ends_with(".json") && !path.ends_with("tokenizer.json");
+        if is_settings || (is_config && size <= CONFIG_MAX) { size } else { 0 }
+    })?;
+    let text = settings_file(&skimmed.sizes)
+        .and_then(|file| skimmed.heads.get(file))
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let mut files = Files { sizes: skimmed.sizes, ..Files::default() };
+    let mut heads = skimmed.heads;
+    for (path, want) in wanted(&files.sizes) {
+        let Some(head) = heads.remove(&path) else { continue };
+        match want {
+            roundhouse_models::Want::Whole => files.contents.insert(path, head),
+            roundhouse_models::Want::SafetensorsHeader => files.headers.insert(path, head),
+        };
+    }
+    Ok((files, text))
+}
+
+/// What a store holds under a name.
+async fn stored(target: &str, config: &Config, budget: Bytes) -> Result<Found, Failure> {
+    let (parent, name) = target.trim_end_matches('/').rsplit_once('/').unwrap_or((target, ""));
+    let uri: StoreUri = format!("{parent}/").parse().map_err(Failure::from)?;
+    let name: TargetName = name
+        .parse()
+        .map_err(|why| nothing_usable(format!("'{name}' cannot be a target's name: {why}")))?;
+    let catalog = survey::connect(uri).await?;
+    let artefact = catalog.resolve(&name, Freshness::Cached).await?;
+    let (cache, version) = (config.cache.dir.clone(), artefact.id.version.clone());
+    let (folder, peak) = blocking(move || {
+        let peak = roundhouse_workers::remembered(&cache.join("handlers"), version.as_str());
+        Ok((remembered(&cache, &version), peak))
+    })
+    .await?;
+    let form = form(&artefact);
+    let (load, of) = (settings::load(config), config.clone());
+    let handler = move |layout, text: Option<&str>| handler(layout, text, &of, budget);
+    if artefact.archive.is_none() {
+        let plan = plan_stored(&catalog, &artefact, load, &handler).await?;
+        return Ok(Found { form, plan: Some(plan), peak, is_remembered: false });
+    }
+    let plan = match folder {
+        Some(folder) => Some(blocking(move || plan_folder(&folder, &load, &handler)).await?),
+        None => None,
+    };
+    let is_remembered = plan.is_some();
+    Ok(Found { form, plan, peak, is_remembered })
+}
+
+fn form(artefact: &Artefact) -> &'static str {
+    match (&artefact.archive, artefact.files.as_slice()) {
+        (Some(_), _) => "archive",
+        (None, [only]) if !only.path.contains('/') => "file",
+        (None, _) => "folder",
+    }
+}
+
+fn handler(
+    layout: Layout,
+    text: Option<&str>,
+    config: &Config,
+    budget: Bytes,
+) -> Result<Plan, Failure> {
+    let settings = Settings::read(text, &settings::handlers(config, budget))?;
+    Ok(Plan::Handler(Arc::new(HandlerPlan { layout, settings })))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?
+}

@@ -1,0 +1,187 @@
+use std::time::{Duration, Instant};
+
+use roundhouse_residency::{
+    DeviceSnapshot, LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
+};
+use roundhouse_types::{Bytes, DeviceId, Footprint, ModelKind, Version};
+
+use super::books::Books;
+use super::judge::Judge;
+use super::readings::Seen;
+use crate::loader::Touched;
+
+const BASELINE: Bytes = Bytes::mib(20);
+const CONFIGURED: Bytes = Bytes::gib(10);
+
+fn judge() -> Judge {
+    Judge::new(BASELINE, CONFIGURED, 10, true)
+}
+
+fn seen(own: Bytes, available: Bytes) -> Seen {
+    Seen { own, available: Some(available) }
+}
+
+/// A model of 1,000 MiB of weights with a pool and a workspace of 600 MiB.
+fn books(budget: Bytes) -> Books {
+    let (charged, untouched) = (Bytes::mib(1600), Bytes::mib(600));
+    Books { charged, untouched, budget, ..Books::default() }
+}
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+#[test]
+fn a_footprint_formula_that_is_wrong_by_thirty_percent_fires() {
+    let (mut judge, now) = (judge(), Instant::now());
+    let right = seen(BASELINE + Bytes::mib(1000), Bytes::gib(100));
+    let fine = judge.look(&right, &books(CONFIGURED), now);
+    assert_eq!((fine.expected, fine.divergence, fine.warn), (Bytes::mib(1020), 0.0, false));
+
+    // The weights take 1,300 MiB where the formula said 1,000.
+    let wrong = seen(BASELINE + Bytes::mib(1300), Bytes::gib(100));
+    let grave =
+        [0, 0, 1].map(|after| judge.is_grave(&wrong, &books(CONFIGURED), now + minutes(after)));
+    assert_eq!(grave, [true, false, true]);
+    let first = judge.look(&wrong, &books(CONFIGURED), now);
+    assert!((0.29..0.30).contains(&first.divergence), "{first:?}");
+    let told: Vec<bool> = [0, 0, 0, 1]
+        .map(|after| judge.look(&wrong, &books(CONFIGURED), now + minutes(after)).warn)
+        .into();
+    assert_eq!((first.warn, told), (false, vec![true, false, false, true]));
+
+    // And the other way round: less is there than was charged.
+    let less =
+        judge.look(&seen(BASELINE + Bytes::mib(700), Bytes::gib(100)), &books(CONFIGURED), now);
+    assert!((-0.30..-0.29).contains(&less.divergence), "{less:?}");
+}
+
+#[test]
+fn what_loads_steps_fetches_and_unloads_may_take_explains_a_difference() {
+    let (mut judge, now) = (judge(), Instant::now());
+    let under_way = Books {
+        in_steps: Bytes::mib(100),
+        arriving: Bytes::mib(50),
+        in_flight: Bytes::mib(30),
+        leaving: Bytes::mib(400),
+        ..books(CONFIGURED)
+    };
+    let mut divergence = |own| judge.look(&seen(own, Bytes::gib(100)), &under_way, now).divergence;
+    assert_eq!(divergence(Bytes::mib(1020 + 180)), 0.0);
+    assert_eq!(divergence(Bytes::mib(1020 - 400)), 0.0);
+    assert_eq!(divergence(Bytes::mib(1020 + 180 + 102)), 0.1);
+    assert_eq!(divergence(Bytes::mib(1020 - 400 - 102)), -0.1);
+}
+
+#[test]
+fn memory_that_others_take_lowers_the_budget_at_once_and_raises_it_late() {
+    let (mut judge, now) = (judge(), Instant::now());
+    let own = BASELINE + Bytes::mib(1000);
+    let mut look =
+        |available, budget| judge.look(&seen(own, available), &books(budget), now).budget;
+    assert_eq!(look(Bytes::gib(12), CONFIGURED), None);
+    // 1,000 MiB are held and 3 GiB are left: 95 % of that can be had.
+    let left = Bytes::mib(1000 + 3072);
+    let lowered = look(Bytes::gib(3), CONFIGURED).expect("others took what was counted on");
+    assert!(lowered.0.abs_diff(left.0 / 100 * 95) < 200, "{lowered}");
+    // What hardly changes changes nothing.
+    assert_eq!(look(Bytes::gib(3) + Bytes::mib(100), lowered), None);
+    // It comes back; a look in between at which it does not begins the count anew.
+    assert_eq!(look(Bytes::gib(100), lowered), None);
+    assert_eq!(look(Bytes::gib(100), lowered), None);
+    assert_eq!(look(Bytes::gib(3), lowered), None);
+    let raised = [(); 3].map(|()| look(Bytes::gib(100), lowered));
+    assert_eq!(raised, [None, None, Some(CONFIGURED)]);
+    // Everything gone: a tenth of what was configured stays.
+    assert_eq!(look(Bytes::ZERO, CONFIGURED).map(|it| it.0 / 100), Some(CONFIGURED.0 / 1000));
+}
+
+#[test]
+fn an_own_leak_shrinks_the_budget_and_untouched_charges_do_not() {
+    let (mut judge, now) = (judge(), Instant::now());
+    // 9 GiB are charged, of which the pools' 8 were never touched and still lie free.
+    let pools = Books { charged: Bytes::gib(9), untouched: Bytes::gib(8), ..books(CONFIGURED) };
+    let fits = seen(BASELINE + Bytes::gib(1), Bytes::gib(10));
+    assert_eq!(judge.look(&fits, &pools, now).budget, None);
+    // The process holds 5 GiB more than anything explains, and so much less is left.
+    let leaks = seen(BASELINE + Bytes::gib(6), Bytes::gib(5));
+    let budget = judge.look(&leaks, &pools, now).budget.expect("it is lost to models");
+    assert_eq!(budget.0 / 1000, Bytes::gib(6).0 / 100 * 95 / 1000);
+    // Handlers hold theirs in other processes.
+    let handlers = Books { charged: Bytes::gib(5), elsewhere: Bytes::gib(5), ..books(CONFIGURED) };
+    let handlers = Books { untouched: Bytes::ZERO, ..handlers };
+    let held = seen(BASELINE, Bytes::gib(6));
+    assert_eq!(judge.look(&held, &handlers, now).budget, None);
+    // An operator who does not want it is not second-guessed.
+    let mut fixed = Judge::new(BASELINE, CONFIGURED, 10, false);
+    assert_eq!(fixed.look(&leaks, &pools, now).budget, None);
+}
+
+fn resident(target: &str, kind: ModelKind, state: ResidentState) -> ResidentSnapshot {
+    let bytes =
+        Footprint { weights: Bytes(1000), kv: Bytes(200), workspace: Bytes(100), host: Bytes(10) };
+    ResidentSnapshot {
+        endpoint: "default".parse().unwrap(),
+        target: target.parse().unwrap(),
+        version: Version::from_digest("0123456789abcdef"),
+        kind,
+        state,
+        bytes,
+        leases: 0,
+        kept: false,
+        last_used: String::new(),
+        offered: None,
+    }
+}
+
+fn load(state: LoadState) -> LoadSnapshot {
+    LoadSnapshot {
+        endpoint: "default".parse().unwrap(),
+        target: "coming".parse().unwrap(),
+        version: Version::from_digest("0123456789abcdef"),
+        state,
+        device: Some(DeviceId::Cpu),
+        fetch_bytes: Bytes::ZERO,
+        fetched_bytes: Bytes::ZERO,
+        footprint_bytes: None,
+        reserved_bytes: Bytes(70),
+        waiters: 0,
+    }
+}
+
+#[test]
+fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
+    let residents = vec![
+        resident("idle", ModelKind::Generative, ResidentState::Ready),
+        resident("busy", ModelKind::Embedding, ResidentState::Draining),
+        resident("script", ModelKind::Handler, ResidentState::Ready),
+        resident("going", ModelKind::Generative, ResidentState::Unloading),
+    ];
+    let device = DeviceSnapshot {
+        id: DeviceId::Cpu,
+        budget_bytes: Bytes(9000),
+        charged_bytes: Bytes(4 * 1310),
+        reserved_bytes: Bytes(70),
+        over_bytes: Bytes::ZERO,
+        residents,
+    };
+    let loads = vec![load(LoadState::Loading), load(LoadState::Fetching)];
+    let snapshot = Snapshot { devices: vec![device], waiters: 0, loads, failed: Vec::new() };
+    let books = Books::of(&snapshot, DeviceId::Cpu, Bytes(256), &|id| {
+        let stepping = id.model.target.as_str() == "busy";
+        Some(Touched { between_steps: Bytes(40), stepping })
+    });
+    let want = Books {
+        charged: Bytes(4 * 1310),
+        elsewhere: Bytes(1310),
+        untouched: Bytes(2 * 260),
+        in_steps: Bytes(100),
+        arriving: Bytes(70),
+        leaving: Bytes(1310),
+        in_flight: Bytes(256),
+        budget: Bytes(9000),
+    };
+    assert_eq!(books, want);
+    // Idle and busy with weights, host and what they touched, and all of the one that goes.
+    assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310));
+}
