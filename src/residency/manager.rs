@@ -237,7 +237,8 @@ impl<L: Loader> Owner<L> {
             self.apply(Event::Died { key: key.clone(), failure });
         }
         let footprint = notes.measured.unwrap_or(loaded.footprint);
-        Event::Loaded { key, result: Ok(footprint) }
+        let loaded = Loaded { model: (), footprint, shared: loaded.shared };
+        Event::Loaded { key, result: Ok(loaded) }
     }
 
     /// Takes what a resident reported. A death comes first: who is dead is not judged by

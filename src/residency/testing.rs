@@ -179,6 +179,7 @@ impl Loader for ScriptedLoader {
             version: version(script.version),
             fetch_bytes: Bytes(if is_whole { 0 } else { script.bytes }),
             footprint: Some((footprint(script.bytes), Grade::Exact)),
+            shared: Vec::new(),
             kind: Some(script.kind),
             quarantined: script.quarantined,
             standing: script.standing,
@@ -189,7 +190,8 @@ impl Loader for ScriptedLoader {
         self.calls.fetches.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
         tokio::time::sleep(script.fetch).await;
-        Ok(Fetched { footprint: footprint(script.bytes), kind: script.kind })
+        let footprint = footprint(script.bytes);
+        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
@@ -217,7 +219,8 @@ impl Loader for ScriptedLoader {
             // A task of its own, which runs when this one has returned.
             tokio::spawn(async move { reporter.measured(footprint(bytes)) });
         }
-        Ok(Loaded { model: artefact.model.target.to_string(), footprint: footprint(script.bytes) })
+        let model = artefact.model.target.to_string();
+        Ok(Loaded { model, footprint: footprint(script.bytes), shared: Vec::new() })
     }
 
     async fn unload(&self, artefact: &ArtefactId, _: DeviceId, model: Arc<String>) {
