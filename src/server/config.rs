@@ -110,6 +110,20 @@ pub struct Memory {
     pub budget: Option<Bytes>,
     /// Where models run.
     pub device: DeviceId,
+    /// Which models hold equal parameters together.
+    pub share_tensors: ShareTensors,
+}
+
+/// Which models hold parameters of equal content once in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShareTensors {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of one endpoint whose targets begin with the same segment.
+    Tenant,
+    /// None.
+    Off,
 }
 
 /// `[cache]`: the disk cache.

@@ -2,14 +2,15 @@
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
-//! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `local`
-//! (folders that someone else put here), `stages` (how long each step took).
+//! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `sharing` (what loaded models
+//! hold together), `local` (folders that someone else put here), `stages` (how long each step took).
 
 mod load;
 mod local;
 mod plan;
 mod purpose;
 mod resolve;
+mod sharing;
 mod stages;
 mod versions;
 mod view;
@@ -27,15 +28,17 @@ use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution, Standi
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint, SharedPart,
 };
 use tracing::{info, warn};
 
 use crate::allocator;
+use crate::config::ShareTensors;
 use load::Files;
 pub(crate) use local::{Announced, LocalModels};
 pub(crate) use plan::Handlers;
 use plan::Plan;
+use sharing::Shares;
 use stages::Stage;
 pub(crate) use stages::Stages;
 use versions::Versions;
@@ -82,6 +85,7 @@ pub(crate) struct ModelLoader {
     settings: LoadSettings,
     engine: EngineConfig,
     handlers: Handlers,
+    shares: Arc<Shares>,
     known: Mutex<LruCache<ArtefactId, Known>>,
     /// The version that the store named last, by model.
     current: Mutex<LruCache<ModelId, ArtefactId>>,
@@ -102,7 +106,14 @@ impl ModelLoader {
         let known = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let (loading, versions) = (Mutex::default(), Versions::default());
-        Self { sources, lanes, settings, engine, handlers, known, current, loading, versions }
+        let shares = Arc::new(Shares::new(ShareTensors::default(), lanes.keys().copied()));
+        Self { sources, lanes, settings, engine, handlers, shares, known, current, loading, versions }
+    }
+
+    /// The same loader, sharing parameters by this rule.
+    pub(crate) fn sharing(mut self, rule: ShareTensors) -> Self {
+        self.shares = Arc::new(Shares::new(rule, self.lanes.keys().copied()));
+        self
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
@@ -144,6 +155,18 @@ impl ModelLoader {
         known.plan = Some(plan.clone());
         self.remember(id, known);
         Ok(plan)
+    }
+
+    /// The parts of a version's weights that others may hold as well, as far as an earlier
+    /// load of it told.
+    async fn known_shared(
+        &self,
+        id: &ArtefactId,
+        plan: &Plan,
+        cached: CachedArtefact,
+    ) -> Result<Vec<SharedPart>, Failure> {
+        let (shares, id, plan) = (Arc::clone(&self.shares), id.clone(), plan.clone());
+        blocking(move || Ok(shares.known(&id, &plan, &cached))).await
     }
 
     /// The stages before the load. They are told once: the next load of the version may
@@ -217,6 +240,7 @@ impl Loader for ModelLoader {
                 Ok(Resolution {
                     fetch_bytes: Bytes::ZERO,
                     footprint: Some(self.handlers.footprint(&id, &plan)),
+                    shared: Vec::new(),
                     kind: Some(plan.kind()),
                     quarantined: false,
                     standing: Standing::default(),
@@ -227,14 +251,18 @@ impl Loader for ModelLoader {
     }
 
     async fn fetch(&self, id: &ArtefactId) -> Result<Fetched, Failure> {
-        let plan = match self.source(&id.model.endpoint)? {
+        let (plan, shared) = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 let cached = self.bring(catalog, cache, id).await?;
-                self.plan_of(id, cached.dir()).await?
+                let plan = self.plan_of(id, cached.dir()).await?;
+                let shared = self.known_shared(id, &plan, cached).await?;
+                (plan, shared)
             }
-            Source::Local(models) => self.local(models, &id.model).await?.1,
+            // Somebody else's folder may change, so nothing is remembered of its content.
+            Source::Local(models) => (self.local(models, &id.model).await?.1, Vec::new()),
         };
-        Ok(Fetched { footprint: self.handlers.footprint(id, &plan).0, kind: plan.kind() })
+        let footprint = self.handlers.footprint(id, &plan).0;
+        Ok(Fetched { footprint, shared, kind: plan.kind() })
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {

@@ -13,6 +13,7 @@ mod handlers;
 mod health;
 mod measured;
 mod pressure;
+mod sharing;
 mod updates;
 mod versions;
 

@@ -76,6 +76,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("listen.insecure_no_auth", Written::Switch, "insecure-no-auth"),
     with_flag("memory.budget", Written::Size, "memory"),
     with_flag("memory.device", Written::Text, "device"),
+    key("memory.share_tensors", Written::Text),
     with_flag("cache.dir", Written::Text, "cache-dir"),
     with_flag("cache.size", Written::Size, "cache-size"),
     key("cache.max_unpacked", Written::Size),

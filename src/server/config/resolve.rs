@@ -12,7 +12,7 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, Shutdown, Store, defaults, endpoints, handlers, tenants,
+    Serving, ShareTensors, Shutdown, Store, defaults, endpoints, handlers, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -121,6 +121,16 @@ fn memory(sources: &mut Sources<'_>) -> Memory {
     Memory {
         budget: sources.size("memory.budget", Bytes::mib(1)..=Bytes::gib(1 << 20)),
         device: sources.optional("memory.device", parse_device).unwrap_or(DeviceId::Cpu),
+        share_tensors: sources.optional("memory.share_tensors", parse_share).unwrap_or_default(),
+    }
+}
+
+fn parse_share(text: &str) -> Result<ShareTensors, String> {
+    match text {
+        "all" => Ok(ShareTensors::All),
+        "tenant" => Ok(ShareTensors::Tenant),
+        "off" => Ok(ShareTensors::Off),
+        _ => Err(format!("'{text}' is not one of all, tenant and off")),
     }
 }
 
