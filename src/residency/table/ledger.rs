@@ -440,6 +440,39 @@ mod tests {
         assert_eq!((ledger.free(CPU), ledger.reserved(CPU)), (Bytes(20), Bytes::ZERO));
     }
 
+    fn part(number: u8, bytes: u64) -> SharedPart {
+        SharedPart { content: ContentId::from_digest([number; 32]), bytes: Bytes(bytes) }
+    }
+
+    #[test]
+    fn what_a_load_counts_on_is_freed_by_nobody_and_stays_charged_until_it_ends() {
+        let (a, b) = (artefact("a", 1), artefact("b", 1));
+        let mut ledger = ledger();
+        let footprint = Footprint { weights: Bytes(40), kv: Bytes(5), ..Footprint::default() };
+        let holdings = ledger.holdings(&footprint, &[part(1, 30)]);
+        ledger.charge(CPU, &a, holdings);
+        ledger.count_on(CPU, &b, &[part(1, 30), part(2, 9)], &BTreeSet::new());
+        assert_eq!((ledger.counted(CPU, &b), ledger.shared(CPU, &a)), (Bytes(30), Bytes(30)));
+        assert_eq!(ledger.freed_by(CPU, [&a]), Bytes(15));
+        assert_eq!(ledger.discharge(CPU, &a), Bytes(15));
+        assert_eq!(ledger.charged(CPU), Bytes(30));
+        ledger.withdraw(CPU, &b);
+        assert_eq!((ledger.charged(CPU), ledger.counted(CPU, &b)), (Bytes::ZERO, Bytes::ZERO));
+    }
+
+    #[test]
+    fn what_is_spoken_for_is_not_counted_on() {
+        let (a, b) = (artefact("a", 1), artefact("b", 1));
+        let mut ledger = ledger();
+        let footprint = Footprint { weights: Bytes(40), ..Footprint::default() };
+        let holdings = ledger.holdings(&footprint, &[part(1, 30), part(2, 9)]);
+        ledger.charge(CPU, &a, holdings);
+        let spoken_for = BTreeSet::from([part(1, 30).content]);
+        ledger.count_on(CPU, &b, &[part(1, 30), part(2, 9)], &spoken_for);
+        assert_eq!(ledger.counted(CPU, &b), Bytes(9));
+        assert_eq!(ledger.content_freed_by(CPU, [&a]).collect::<Vec<_>>(), [part(1, 30).content]);
+    }
+
     #[test]
     #[should_panic(expected = "invariant 1")]
     fn more_than_is_free_cannot_be_promised() {

@@ -36,12 +36,13 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Bytes::ZERO;
         };
-        let on = |device| {
-            self.need(artefact, device) + self.ledger.split(device, artefact, &job.shared)
-        };
+        let on =
+            |device| self.need(artefact, device) + self.ledger.split(device, artefact, &job.shared);
         match job.device() {
             Some(device) => on(device),
-            None => self.ledger.devices().map(on).min().unwrap_or_default(),
+            // Not less than it will be once a device is chosen, or its ceiling would take the
+            // promise back.
+            None => self.ledger.devices().map(on).max().unwrap_or_default(),
         }
     }
 

@@ -35,9 +35,9 @@ fn checkpoint(is_decoder: bool, lies: Lies, model: u64, tuned: usize) -> TempDir
     for (name, shape) in tensors {
         let layer = name.split('.').find_map(|part| part.parse::<usize>().ok()).unwrap_or(0);
         let seed = if layer >= tuned { model } else { 0 };
-        let mut state = name.bytes().fold(seed + 1, |state, byte| {
-            (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let mut state = name
+            .bytes()
+            .fold(seed + 1, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let begin = body.len();
         for _ in 0..shape.iter().product::<usize>() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -171,15 +171,17 @@ fn fine_tunes_hold_their_base_once_and_answer_as_they_do_alone() {
             for dtype in [DtypeSetting::F32, DtypeSetting::F16] {
                 let loads = Loads::new(dtype);
                 let tuned = LAYERS - 1;
-                let [one, two] =
-                    [1, 2].map(|model| checkpoint(is_decoder, lies, model, tuned));
+                let [one, two] = [1, 2].map(|model| checkpoint(is_decoder, lies, model, tuned));
                 let unknown = Digests::default();
                 let mut first = loads.load(&one, "", &unknown);
                 let mut second = loads.load(&two, "", &unknown);
                 let common: Vec<&SharedPart> =
                     first.shared.iter().filter(|part| second.shared.contains(part)).collect();
                 let base = bytes(common);
-                assert!(base + base > first.footprint.weights, "two of three layers are the base's");
+                assert!(
+                    base + base > first.footprint.weights,
+                    "two of three layers are the base's"
+                );
                 assert!(base < first.footprint.weights);
                 let both = bytes(&first.shared) + bytes(&second.shared);
                 assert_eq!(loads.pool.bytes(), both.saturating_sub(base));
@@ -250,10 +252,8 @@ fn loads_side_by_side_share_as_loads_in_turn() {
     let loads = Loads::new(DtypeSetting::F32);
     let folders: Vec<TempDir> =
         (1..5).map(|model| checkpoint(true, Lies::F32, model, LAYERS - 1)).collect();
-    let noted: Vec<Digests> = folders
-        .iter()
-        .map(|folder| loads.load(folder, "", &Digests::default()).digests)
-        .collect();
+    let noted: Vec<Digests> =
+        folders.iter().map(|folder| loads.load(folder, "", &Digests::default()).digests).collect();
     let unknown = vec![Digests::default(); folders.len()];
     for known in [&noted, &unknown] {
         let loaded: Vec<LoadedRunner> = std::thread::scope(|scope| {
