@@ -142,12 +142,12 @@ fn a_claim_stays_covered_when_another_comes_to_hold_what_its_victim_was_to_free(
 #[test]
 fn a_measure_changes_what_is_a_residents_own() {
     let mut bench = bench();
-    bench.sharer("one", 70, base(60));
-    bench.sharer("two", 65, base(60));
-    assert_eq!(bench.accounts(), (75, 0));
-    let grown = Footprint { weights: Bytes(80), ..Footprint::default() };
+    bench.sharer("one", 40, base(30));
+    bench.sharer("two", 35, base(30));
+    assert_eq!(bench.accounts(), (45, 0));
+    let grown = Footprint { weights: Bytes(50), ..Footprint::default() };
     bench.on(Event::Measured { key: key("one"), footprint: grown });
-    assert_eq!(bench.accounts(), (85, 0));
+    assert_eq!(bench.accounts(), (55, 0));
     bench.on(Event::Measured { key: key("one"), footprint: Footprint::default() });
-    assert_eq!(bench.accounts(), (65, 0));
+    assert_eq!(bench.accounts(), (35, 0));
 }
