@@ -58,6 +58,8 @@ struct Held {
     holding: Holding,
     /// Residents that hold it and loads that count on it.
     holders: usize,
+    /// The loads among them.
+    counting: usize,
 }
 
 impl Account {
@@ -184,6 +186,9 @@ impl Ledger {
             account.reserved = account.reserved.saturating_sub(bytes);
         }
         if let Some(ids) = account.counted.remove(claim) {
+            for id in &ids {
+                account.held.entry(*id).and_modify(|held| held.counting -= 1);
+            }
             account.let_go(ids);
         }
     }
@@ -206,6 +211,7 @@ impl Ledger {
             }
             if let Some(held) = account.held.get_mut(&id) {
                 held.holders += 1;
+                held.counting += 1;
                 counted.push(id);
             }
         }
@@ -226,21 +232,14 @@ impl Ledger {
         parts.map(|part| account.bytes(&HoldingId::Content(part.content))).sum()
     }
 
-    /// What a load's holder would be said to have of those of `parts` that are on the
-    /// account: each split among all who hold it, the load included.
-    pub(super) fn split(
-        &self,
-        device: DeviceId,
-        claim: &ArtefactId,
-        parts: &[SharedPart],
-    ) -> Bytes {
+    /// What one more resident would be said to have of those of `parts` that are on the
+    /// account: each split among the residents that hold it and that one.
+    pub(super) fn split(&self, device: DeviceId, parts: &[SharedPart]) -> Bytes {
         let account = self.account(device);
-        let counted = account.counted.get(claim).map(Vec::as_slice).unwrap_or_default();
         let split = parts.iter().filter_map(|part| {
-            let id = HoldingId::Content(part.content);
-            let held = account.held.get(&id)?;
-            let holders = held.holders + usize::from(!counted.contains(&id));
-            Some(Bytes(held.holding.bytes.0 / holders.max(1) as u64))
+            let held = account.held.get(&HoldingId::Content(part.content))?;
+            let residents = held.holders - held.counting + 1;
+            Some(Bytes(held.holding.bytes.0 / residents as u64))
         });
         split.sum()
     }
@@ -301,7 +300,8 @@ impl Ledger {
                 holding.part
             );
             let bytes = holding.bytes;
-            let held = account.held.entry(holding.id).or_insert(Held { holding, holders: 0 });
+            let held =
+                account.held.entry(holding.id).or_insert(Held { holding, holders: 0, counting: 0 });
             if held.holders == 0 {
                 account.charged += bytes;
             }
@@ -374,12 +374,14 @@ impl Ledger {
         held.map(|held| held.holding.bytes).sum()
     }
 
-    /// A resident's bytes, those that several hold split among them.
+    /// A resident's bytes, those that several residents hold split among them. Loads do not
+    /// count: a promise must change nobody's share, or two promises could undo each other.
     pub(super) fn share(&self, device: DeviceId, holder: &ArtefactId) -> Bytes {
         let account = self.account(device);
         let held = account.holders.get(holder).into_iter().flatten();
         let held = held.filter_map(|id| account.held.get(id));
-        held.map(|held| Bytes(held.holding.bytes.0 / held.holders.max(1) as u64)).sum()
+        held.map(|held| Bytes(held.holding.bytes.0 / (held.holders - held.counting).max(1) as u64))
+            .sum()
     }
 
     fn account(&self, device: DeviceId) -> &Account {
