@@ -36,8 +36,7 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Bytes::ZERO;
         };
-        let on =
-            |device| self.need(artefact, device) + self.ledger.split(device, artefact, &job.shared);
+        let on = |device| self.need(artefact, device) + self.ledger.split(device, &job.shared);
         match job.device() {
             Some(device) => on(device),
             // Not less than it will be once a device is chosen, or its ceiling would take the
