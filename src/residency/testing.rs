@@ -288,13 +288,15 @@ impl BusyTable {
             fetch_bytes: Bytes::ZERO,
             footprint: Some((footprint, Grade::Exact)),
             kind: None,
+            shared: Vec::new(),
             quarantined: false,
             standing: crate::loader::Standing::default(),
         };
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
-        let fetched = Fetched { footprint, kind: ModelKind::Embedding };
+        let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
-        self.on(Event::Loaded { key: key.clone(), result: Ok(footprint) });
+        let loaded = Loaded { model: (), footprint, shared: Vec::new() };
+        self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
         self.on(Event::Released { key: key.clone() });
         self.keys.push(key);
     }
