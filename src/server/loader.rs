@@ -107,7 +107,18 @@ impl ModelLoader {
         let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let (loading, versions) = (Mutex::default(), Versions::default());
         let shares = Arc::new(Shares::new(ShareTensors::default(), lanes.keys().copied()));
-        Self { sources, lanes, settings, engine, handlers, shares, known, current, loading, versions }
+        Self {
+            sources,
+            lanes,
+            settings,
+            engine,
+            handlers,
+            shares,
+            known,
+            current,
+            loading,
+            versions,
+        }
     }
 
     /// The same loader, sharing parameters by this rule.
@@ -159,7 +170,7 @@ impl ModelLoader {
 
     /// The parts of a version's weights that others may hold as well, as far as an earlier
     /// load of it told.
-    async fn known_shared(
+    pub(super) async fn known_shared(
         &self,
         id: &ArtefactId,
         plan: &Plan,

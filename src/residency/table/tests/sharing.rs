@@ -4,7 +4,7 @@ use roundhouse_types::{Bytes, ContentId, Footprint, Grade, ModelKind, SharedPart
 
 use super::bench::{Bench, bench, footprint, key, loads, unloads};
 use crate::decision::Action;
-use crate::loader::{Fetched, Loaded, Resolution};
+use crate::loader::{Fetched, Loaded, Resolution, Standing};
 use crate::table::{Effect, Event};
 use crate::testing::{artefact, model, version};
 
@@ -25,6 +25,7 @@ impl Bench {
             shared,
             kind,
             quarantined: false,
+            standing: Standing::default(),
         };
         self.on(Event::Resolved { model: model(name), result: Ok(resolution) })
     }
