@@ -133,6 +133,8 @@ impl Table {
     /// Takes back promises of loads that nobody waits for, if that makes room. Their
     /// fetches go on.
     fn take_back_unwanted(&mut self, artefact: &ArtefactId, device: DeviceId) -> bool {
+        // Held from here on, so that it does not leave with a promise that is taken back.
+        self.count_on_shared(artefact, device);
         let need = self.need(artefact, device);
         // Promises are few where loads that wait for room are many: only those are ordered.
         let mut unwanted: Vec<(u64, &ArtefactId)> = self
@@ -156,6 +158,7 @@ impl Table {
                 return true;
             }
         }
+        self.ledger.withdraw(device, artefact);
         false
     }
 
