@@ -1,17 +1,19 @@
 //! From a folder and a plan to a runner.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use roundhouse_engine::{ModelRunner, RunnerSpec};
-use roundhouse_types::{Bytes, DeviceId, Footprint};
+use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
 
 use crate::Error;
 use crate::decoder::{Decoder, DecoderWeights};
 use crate::encoder::{Encoder, EncoderWeights};
 use crate::files::read_local;
 use crate::inspect::{Family, ModelPlan};
-use crate::reader::{Cancel, Reader};
+use crate::pool::{Digests, Pooled, Sharing};
+use crate::reader::{Cancel, Parameter, Reader};
 use crate::tensors::TensorTable;
 
 /// A model ready to compute steps.
@@ -20,6 +22,13 @@ pub struct LoadedRunner {
     pub runner: Box<dyn ModelRunner>,
     /// The plan's footprint with weights and KV as they were really allocated.
     pub footprint: Footprint,
+    /// The parts of the footprint's weights that it holds together with whoever has the same
+    /// content, each content once.
+    pub shared: Vec<SharedPart>,
+    /// The bytes of shared parts that another model had, and that were not read.
+    pub found: Bytes,
+    /// What its files hold, for the next load of them; empty where nothing is shared.
+    pub digests: Digests,
     /// Time spent reading and converting weights.
     pub read: Duration,
 }
@@ -28,6 +37,8 @@ impl std::fmt::Debug for LoadedRunner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadedRunner")
             .field("footprint", &self.footprint)
+            .field("shared", &self.shared.len())
+            .field("found", &self.found)
             .field("read", &self.read)
             .finish_non_exhaustive()
     }
@@ -45,18 +56,50 @@ pub fn load(
     device: DeviceId,
     cancel: &Cancel,
 ) -> Result<LoadedRunner, Error> {
+    load_parameters(dir, plan, device, cancel, None)
+}
+
+/// As [`load`], but parameters that a loaded model has are not loaded a second time.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_shared(
+    dir: &Path,
+    plan: &ModelPlan,
+    device: DeviceId,
+    cancel: &Cancel,
+    sharing: &Sharing,
+) -> Result<LoadedRunner, Error> {
+    sharing.pool.sweep();
+    load_parameters(dir, plan, device, cancel, Some(sharing))
+}
+
+fn load_parameters(
+    dir: &Path,
+    plan: &ModelPlan,
+    device: DeviceId,
+    cancel: &Cancel,
+    sharing: Option<&Sharing>,
+) -> Result<LoadedRunner, Error> {
     if device != DeviceId::Cpu {
         return Err(Error::NoDevice { device });
     }
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
     let table = TensorTable::new(&read_local(dir)?)?;
-    let mut reader = Reader::new(dir, &table, plan.format, cancel);
+    let mut reader = Reader::new(dir, &table, plan.format, cancel, sharing);
     let (runner, kv) = build(plan, &mut reader)?;
-    let footprint = Footprint { weights: reader.allocated, kv, ..plan.footprint };
+    let Reader { own, held, digests, found, .. } = reader;
+    let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
+    let weights = own + shared.iter().map(|part| part.bytes).sum();
+    let footprint = Footprint { weights, kv, ..plan.footprint };
+    let runner: Box<dyn ModelRunner> = match held.is_empty() {
+        true => runner,
+        false => Box::new(Holder { runner, _held: held }),
+    };
     let read = started.elapsed();
-    tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), elapsed = ?read, "weights read");
-    Ok(LoadedRunner { runner, footprint, read })
+    tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights read");
+    Ok(LoadedRunner { runner, footprint, shared, found, digests, read })
 }
 
 fn build(
@@ -83,5 +126,48 @@ fn build(
             let encoder = Encoder::new(config.clone(), weights, *pooling, spec);
             Ok((Box::new(encoder), Bytes::ZERO))
         }
+    }
+}
+
+/// The shared parts of a load of these files, as far as an earlier load told what they hold;
+/// each content once.
+pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<SharedPart> {
+    let mut parts: Vec<SharedPart> = Vec::new();
+    let mut take = |parameter: Parameter| {
+        parts.extend(known.part(&parameter, plan.format, scope));
+        Ok::<_, Error>(())
+    };
+    let walked = match &plan.family {
+        Family::Decoder { config, prefix, .. } => {
+            DecoderWeights::gather(config, prefix, &mut take).map(drop)
+        }
+        Family::Encoder { config, names, labels, .. } => {
+            EncoderWeights::gather(config, *names, *labels, &mut take).map(drop)
+        }
+    };
+    debug_assert!(walked.is_ok(), "taking nothing cannot fail");
+    parts.sort_unstable_by_key(|part| part.content);
+    parts.dedup();
+    parts
+}
+
+/// A runner with the shared buffers that it uses. Fields are dropped in order: the pool
+/// knows a buffer for as long as the runner's tensors keep it.
+struct Holder {
+    runner: Box<dyn ModelRunner>,
+    _held: Vec<Arc<Pooled>>,
+}
+
+impl ModelRunner for Holder {
+    fn spec(&self) -> RunnerSpec {
+        self.runner.spec()
+    }
+
+    fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
+        self.runner.forward(plan)
+    }
+
+    fn touched(&self) -> Bytes {
+        self.runner.touched()
     }
 }

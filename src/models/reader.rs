@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{Device, Tensor};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, SharedPart};
 use safetensors::Dtype;
 
 use crate::Error;
 use crate::files::io_error;
+use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
 
 /// Values per piece: 2 MiB of f32, small enough to stay in a core's cache.
@@ -39,7 +40,7 @@ impl Cancel {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
@@ -104,7 +105,14 @@ impl Parameter {
         Ok((found, Bytes(bytes)))
     }
 
-    fn format(&self, matrices: Format) -> Format {
+    /// The bytes it takes in memory.
+    pub(crate) fn bytes(&self, format: Format) -> Bytes {
+        let rows: u64 = self.parts.iter().map(|(_, rows)| *rows as u64).sum();
+        Bytes(rows * self.columns.unwrap_or(1) as u64 * self.format(format).bytes())
+    }
+
+    /// How it lies in memory where matrices lie like this.
+    pub(crate) fn format(&self, matrices: Format) -> Format {
         if self.columns.is_some() { matrices } else { Format::F32 }
     }
 }
@@ -115,10 +123,17 @@ pub(crate) struct Reader<'a> {
     table: &'a TensorTable,
     format: Format,
     cancel: &'a Cancel,
+    sharing: Option<&'a Sharing>,
     files: HashMap<Arc<str>, File>,
     raw: Vec<u8>,
-    /// Bytes of all buffers allocated for parameters so far.
-    pub(crate) allocated: Bytes,
+    /// Bytes of all buffers allocated for parameters that are shared with nobody.
+    pub(crate) own: Bytes,
+    /// The shared buffers, each once.
+    pub(crate) held: Vec<Arc<Pooled>>,
+    /// Digests of what could be shared.
+    pub(crate) digests: Digests,
+    /// Bytes that others had read.
+    pub(crate) found: Bytes,
 }
 
 impl<'a> Reader<'a> {
@@ -127,21 +142,70 @@ impl<'a> Reader<'a> {
         table: &'a TensorTable,
         format: Format,
         cancel: &'a Cancel,
+        sharing: Option<&'a Sharing>,
     ) -> Self {
         Self {
             dir: dir.into(),
             table,
             format,
             cancel,
+            sharing,
             files: HashMap::new(),
             raw: Vec::new(),
-            allocated: Bytes::ZERO,
+            own: Bytes::ZERO,
+            held: Vec::new(),
+            digests: Digests::default(),
+            found: Bytes::ZERO,
         }
     }
 
-    /// Reads one parameter into a tensor of `[rows, columns]`, or `[length]` for a vector.
+    /// Reads one parameter into a tensor of `[rows, columns]`, or `[length]` for a vector,
+    /// or takes the buffer of a model that has the same content.
     pub(crate) fn read(&mut self, parameter: &Parameter) -> Result<Tensor, Error> {
-        let (parts, _) = parameter.locate(self.table, self.format)?;
+        let (parts, bytes) = parameter.locate(self.table, self.format)?;
+        let Some(sharing) = self.sharing.filter(|_| bytes >= SHARED_AT_LEAST) else {
+            self.own += bytes;
+            return self.fill(parameter, &parts, None);
+        };
+        let format = parameter.format(self.format);
+        let mut turn = None;
+        if let Some(digest) = sharing.known.get(parameter) {
+            match sharing.pool.take(sharing.content(digest, format), self.cancel)? {
+                Taken::Found(pooled) => {
+                    self.digests.insert(parameter, blake3::Hash::from_bytes(*digest));
+                    self.found += bytes;
+                    return Ok(self.hold(pooled));
+                }
+                Taken::Absent(mine) => turn = Some(mine),
+            }
+        }
+        let mut hasher = pool::hasher(parameter, &parts);
+        let tensor = self.fill(parameter, &parts, Some(&mut hasher))?;
+        let digest = hasher.finalize();
+        let content = sharing.content(digest.as_bytes(), format);
+        let pooled = sharing.pool.add(SharedPart { content, bytes }, tensor);
+        drop(turn);
+        self.digests.insert(parameter, digest);
+        Ok(self.hold(pooled))
+    }
+
+    fn hold(&mut self, pooled: Arc<Pooled>) -> Tensor {
+        let tensor = pooled.tensor.clone();
+        // Two parameters of one model may be equal, too.
+        if !self.held.iter().any(|held| Arc::ptr_eq(held, &pooled)) {
+            self.held.push(pooled);
+        }
+        tensor
+    }
+
+    /// Reads a parameter's parts into one new buffer, and the bytes as they lie in the files
+    /// into `hasher`.
+    fn fill(
+        &mut self,
+        parameter: &Parameter,
+        parts: &[&Located],
+        mut hasher: Option<&mut blake3::Hasher>,
+    ) -> Result<Tensor, Error> {
         let rows: usize = parameter.parts.iter().map(|(_, rows)| rows).sum();
         let values = rows * parameter.columns.unwrap_or(1);
         let shape = match parameter.columns {
@@ -152,20 +216,20 @@ impl<'a> Reader<'a> {
             Format::F32 => {
                 let mut buffer = Vec::with_capacity(values);
                 for part in parts {
-                    self.pieces(part, |numbers| {
+                    self.pieces(part, hasher.as_deref_mut(), |numbers| {
                         buffer.extend_from_slice(numbers);
                         Ok(())
                     })?;
                 }
-                self.allocated += Bytes(4 * buffer.capacity() as u64);
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
             }
             Format::F16 => {
                 let mut buffer: Vec<f16> = Vec::with_capacity(values);
-                for (part, (name, _)) in parts.into_iter().zip(&parameter.parts) {
-                    self.pieces(part, |numbers| narrow(numbers, name, &mut buffer))?;
+                for (part, (name, _)) in parts.iter().zip(&parameter.parts) {
+                    self.pieces(part, hasher.as_deref_mut(), |numbers| {
+                        narrow(numbers, name, &mut buffer)
+                    })?;
                 }
-                self.allocated += Bytes(2 * buffer.capacity() as u64);
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
             }
         };
@@ -176,6 +240,7 @@ impl<'a> Reader<'a> {
     fn pieces(
         &mut self,
         part: &Located,
+        mut hasher: Option<&mut blake3::Hasher>,
         mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let file = match self.files.entry(Arc::clone(&part.file)) {
@@ -197,6 +262,9 @@ impl<'a> Reader<'a> {
             let offset = part.start + (done * width) as u64;
             file.read_exact_at(&mut self.raw, offset)
                 .map_err(|source| io_error(&part.file, source))?;
+            if let Some(hasher) = hasher.as_deref_mut() {
+                hasher.update(&self.raw);
+            }
             widened.clear();
             widen(part.dtype, &self.raw, &mut widened);
             sink(&widened)?;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+    ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, SharedPart, Version,
 };
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ pub struct Resolution {
     pub fetch_bytes: Bytes,
     /// What it needs on a device and how far that can be trusted; `None`: unknown until fetched.
     pub footprint: Option<(Footprint, Grade)>,
+    /// Parts of the footprint's weights whose content is known, each content once: what is
+    /// on the device already needs no room. The rest is its own as far as one can know.
+    pub shared: Vec<SharedPart>,
     /// Its kind, where the headers already tell.
     pub kind: Option<ModelKind>,
     /// The process died twice while it loaded this version. It is refused until an
@@ -72,17 +75,22 @@ pub enum InStore {
 pub struct Fetched {
     /// What it needs on a device.
     pub footprint: Footprint,
+    /// As in [`Resolution::shared`].
+    pub shared: Vec<SharedPart>,
     /// Its kind.
     pub kind: ModelKind,
 }
 
 /// A model on its device.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Loaded<M> {
     /// The model, warm.
     pub model: M,
     /// What it takes, measured.
     pub footprint: Footprint,
+    /// The parts of the footprint's weights that it holds together with whoever holds the
+    /// same content on this device, each content once. Charged once for all of them.
+    pub shared: Vec<SharedPart>,
 }
 
 /// Performs what the table decides. Calls run as tasks of their own, side by side up to
@@ -112,6 +120,9 @@ pub trait Loader: Send + Sync + 'static {
     /// Loads the files and warms the model up. Runs to its end; it is never dropped. When
     /// it fails, everything it took on the device has been given back. A quarantined
     /// version comes here only after an operator forced it.
+    ///
+    /// Content that was on the device when the room was promised, or that another load
+    /// brings meanwhile, is not brought a second time.
     ///
     /// `reporter` is for what the model does later: that it takes more or less than the
     /// returned footprint, or that it died. It may be kept for as long as one likes.

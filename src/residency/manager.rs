@@ -264,7 +264,8 @@ impl<L: Loader> Owner<L> {
         let bytes = footprint.total();
         let known_as = (self.ring.came(&key.artefact, bytes), bytes);
         self.models.insert(key.clone(), Placed { model: Arc::new(loaded.model), known_as });
-        Event::Loaded { key, result: Ok(footprint) }
+        let loaded = Loaded { model: (), footprint, shared: loaded.shared };
+        Event::Loaded { key, result: Ok(loaded) }
     }
 
     /// Takes what a resident reported. A death comes first: who is dead is not judged by

@@ -39,7 +39,9 @@ pub struct DeviceSnapshot {
     pub id: DeviceId,
     /// What residency may use.
     pub budget_bytes: Bytes,
-    /// What residents take, those that are leaving included.
+    /// What residents take, those that are leaving included, and what loads count on. Less
+    /// than the sum over the residents where they share: what they hold together is
+    /// charged once.
     pub charged_bytes: Bytes,
     /// What is promised to loads.
     pub reserved_bytes: Bytes,
@@ -65,6 +67,9 @@ pub struct ResidentSnapshot {
     pub state: ResidentState,
     /// What it takes, by part.
     pub bytes: Footprint,
+    /// How much of `bytes` others hold as well right now, or loads under way count on. It
+    /// does not come free when this resident leaves.
+    pub shared_bytes: Bytes,
     /// Requests that hold it.
     pub leases: u32,
     /// Whether an operator wants it to stay.

@@ -11,6 +11,7 @@ mod reports;
 mod requests;
 mod resolve;
 mod room;
+mod sharing;
 mod standing;
 mod state;
 mod tenants;

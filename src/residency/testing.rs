@@ -179,6 +179,7 @@ impl Loader for ScriptedLoader {
             version: version(script.version),
             fetch_bytes: Bytes(if is_whole { 0 } else { script.bytes }),
             footprint: Some((footprint(script.bytes), Grade::Exact)),
+            shared: Vec::new(),
             kind: Some(script.kind),
             quarantined: script.quarantined,
             standing: script.standing,
@@ -189,7 +190,8 @@ impl Loader for ScriptedLoader {
         self.calls.fetches.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
         tokio::time::sleep(script.fetch).await;
-        Ok(Fetched { footprint: footprint(script.bytes), kind: script.kind })
+        let footprint = footprint(script.bytes);
+        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
@@ -217,7 +219,8 @@ impl Loader for ScriptedLoader {
             // A task of its own, which runs when this one has returned.
             tokio::spawn(async move { reporter.measured(footprint(bytes)) });
         }
-        Ok(Loaded { model: artefact.model.target.to_string(), footprint: footprint(script.bytes) })
+        let model = artefact.model.target.to_string();
+        Ok(Loaded { model, footprint: footprint(script.bytes), shared: Vec::new() })
     }
 
     async fn unload(&self, artefact: &ArtefactId, _: DeviceId, model: Arc<String>) {
@@ -285,13 +288,15 @@ impl BusyTable {
             fetch_bytes: Bytes::ZERO,
             footprint: Some((footprint, Grade::Exact)),
             kind: None,
+            shared: Vec::new(),
             quarantined: false,
             standing: crate::loader::Standing::default(),
         };
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
-        let fetched = Fetched { footprint, kind: ModelKind::Embedding };
+        let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
-        self.on(Event::Loaded { key: key.clone(), result: Ok(footprint) });
+        let loaded = Loaded { model: (), footprint, shared: Vec::new() };
+        self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
         self.on(Event::Released { key: key.clone() });
         self.keys.push(key);
     }

@@ -117,6 +117,20 @@ pub struct Memory {
     pub witness_tolerance: u64,
     /// Whether the budget is lowered while others use the memory that it counts on.
     pub yield_to_others: bool,
+    /// Which models hold equal parameters together.
+    pub share_tensors: ShareTensors,
+}
+
+/// Which models hold parameters of equal content once in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShareTensors {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of one endpoint whose targets begin with the same segment.
+    Tenant,
+    /// None.
+    Off,
 }
 
 /// `[cache]`: the disk cache.

@@ -3,8 +3,8 @@
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `placed`
-//! (what loaded models have touched), `local` (folders that someone else put here), `stages`
-//! (how long each step took).
+//! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
+//! someone else put here), `stages` (how long each step took).
 
 mod load;
 mod local;
@@ -12,6 +12,7 @@ mod placed;
 mod plan;
 mod purpose;
 mod resolve;
+mod sharing;
 mod stages;
 mod versions;
 mod view;
@@ -29,11 +30,12 @@ use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution, Standi
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint, SharedPart,
 };
 use tracing::{info, warn};
 
 use crate::allocator;
+use crate::config::ShareTensors;
 use load::Files;
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
@@ -41,6 +43,7 @@ pub(crate) use placed::Touched;
 pub(crate) use plan::{
     HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
 };
+use sharing::Shares;
 use stages::Stage;
 pub(crate) use stages::Stages;
 use versions::Versions;
@@ -86,6 +89,7 @@ pub(crate) struct ModelLoader {
     settings: LoadSettings,
     engine: EngineConfig,
     handlers: Handlers,
+    shares: Arc<Shares>,
     known: Mutex<LruCache<ArtefactId, Known>>,
     /// The version that the store named last, by model.
     current: Mutex<LruCache<ModelId, ArtefactId>>,
@@ -108,12 +112,14 @@ impl ModelLoader {
         let current = Mutex::new(LruCache::new(VERSIONS_REMEMBERED));
         let (loading, versions) = (Mutex::default(), Versions::default());
         let placed = PlacedModels::default();
+        let shares = Arc::new(Shares::new(ShareTensors::default(), lanes.keys().copied()));
         Self {
             sources,
             lanes,
             settings,
             engine,
             handlers,
+            shares,
             known,
             current,
             loading,
@@ -125,6 +131,12 @@ impl ModelLoader {
     /// How much of its memory a loaded model of ours has touched; `None` for any other.
     pub(crate) fn touched(&self, id: &ArtefactId) -> Option<Touched> {
         self.placed.touched(id)
+    }
+
+    /// The same loader, sharing parameters by this rule.
+    pub(crate) fn sharing(mut self, rule: ShareTensors) -> Self {
+        self.shares = Arc::new(Shares::new(rule, self.lanes.keys().copied()));
+        self
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
@@ -166,6 +178,18 @@ impl ModelLoader {
         known.plan = Some(plan.clone());
         self.remember(id, known);
         Ok(plan)
+    }
+
+    /// The parts of a version's weights that others may hold as well, as far as an earlier
+    /// load of it told.
+    pub(super) async fn known_shared(
+        &self,
+        id: &ArtefactId,
+        plan: &Plan,
+        cached: CachedArtefact,
+    ) -> Result<Vec<SharedPart>, Failure> {
+        let (shares, id, plan) = (Arc::clone(&self.shares), id.clone(), plan.clone());
+        blocking(move || Ok(shares.known(&id, &plan, &cached))).await
     }
 
     /// The stages before the load. They are told once: the next load of the version may
@@ -239,6 +263,7 @@ impl Loader for ModelLoader {
                 Ok(Resolution {
                     fetch_bytes: Bytes::ZERO,
                     footprint: Some(self.handlers.footprint(&id, &plan)),
+                    shared: Vec::new(),
                     kind: Some(plan.kind()),
                     quarantined: false,
                     standing: Standing::default(),
@@ -249,14 +274,18 @@ impl Loader for ModelLoader {
     }
 
     async fn fetch(&self, id: &ArtefactId) -> Result<Fetched, Failure> {
-        let plan = match self.source(&id.model.endpoint)? {
+        let (plan, shared) = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 let cached = self.bring(catalog, cache, id).await?;
-                self.plan_of(id, cached.dir()).await?
+                let plan = self.plan_of(id, cached.dir()).await?;
+                let shared = self.known_shared(id, &plan, cached).await?;
+                (plan, shared)
             }
-            Source::Local(models) => self.local(models, &id.model).await?.1,
+            // Somebody else's folder may change, so nothing is remembered of its content.
+            Source::Local(models) => (self.local(models, &id.model).await?.1, Vec::new()),
         };
-        Ok(Fetched { footprint: self.handlers.footprint(id, &plan).0, kind: plan.kind() })
+        let footprint = self.handlers.footprint(id, &plan).0;
+        Ok(Fetched { footprint, shared, kind: plan.kind() })
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {

@@ -146,6 +146,25 @@ impl CachedArtefact {
     pub fn bytes(&self) -> Bytes {
         Bytes(self.held.bytes)
     }
+
+    /// What was noted under `name` beside the files; `None` where there is nothing that can
+    /// be read. Blocking.
+    pub fn note(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.held.folder.join(name)).ok()
+    }
+
+    /// Notes something of a few kilobytes under `name` beside the files, for as long as they
+    /// are there. What was written just before a crash may be lost or empty. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was noted before is still there.
+    pub fn write_note(&self, name: &str, contents: &[u8]) -> Result<(), Error> {
+        let (path, new) =
+            (self.held.folder.join(name), self.held.folder.join(format!("{name}.new")));
+        std::fs::write(&new, contents)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|error| Error::io("write", &path, error))
+    }
 }
 
 type Outcome = Result<Arc<Held>, Error>;

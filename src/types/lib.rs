@@ -1,15 +1,18 @@
 //! The words every other crate uses: ids, units, footprints, failures.
 //!
 //! Reading order: `ids` (who is meant), `units` (how much), `footprint` (what a model
-//! costs), `failure` (what went wrong and what a caller may do).
+//! costs), `content` (what of it others may hold as well), `failure` (what went wrong and
+//! what a caller may do).
 //!
 //! Plain data only: no I/O, no clock, no channel.
 
+mod content;
 mod failure;
 mod footprint;
 mod ids;
 mod units;
 
+pub use content::{ContentId, SharedPart};
 pub use failure::{ErrorKind, Failure, RetryHint};
 pub use footprint::{Footprint, Grade, Part};
 pub use ids::{

@@ -63,6 +63,12 @@ pub fn signature(name: &str, version: u32) -> String {
 
 /// A Llama decoder with random f32 weights of about `megabytes` (decimal), byte-level tokens.
 pub fn decoder(megabytes: usize) -> Vec<File> {
+    fine_tune(megabytes, 0, 1)
+}
+
+/// [`decoder`] with other weights in its last `tuned` layers, by `seed`. All of a size share
+/// the rest to the bit.
+pub fn fine_tune(megabytes: usize, tuned: usize, seed: u64) -> Vec<File> {
     const HIDDEN: usize = 512;
     const INNER: usize = 1408;
     const VOCAB: usize = 258;
@@ -78,6 +84,9 @@ pub fn decoder(megabytes: usize) -> Vec<File> {
     let mut weights = Weights::new(1);
     weights.noise("model.embed_tokens.weight", &[VOCAB, HIDDEN]);
     for layer in 0..layers {
+        if layer == layers.saturating_sub(tuned) {
+            weights.state = Weights::new(seed.wrapping_mul(0x9e37_79b9)).state;
+        }
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
         for part in ["q_proj", "k_proj", "v_proj", "o_proj"] {
             weights.noise(&name(&format!("self_attn.{part}")), &[HIDDEN, HIDDEN]);

@@ -5,7 +5,7 @@
 use roundhouse_types::{Bytes, ModelKind};
 
 use super::Table;
-use super::room::need;
+use super::sharing::whole;
 use super::state::{Model, Purpose, Room, State};
 use crate::decision::Departure;
 
@@ -19,12 +19,14 @@ impl Table {
 
     fn check_accounts(&self) {
         for device in self.ledger.devices() {
-            let here = self.residents.keys().filter(|key| key.device == device);
-            let residents = self.ledger.freed_by(device, here.map(|key| &key.artefact));
+            let residents = self.residents.keys().filter(|key| key.device == device);
+            let loads = self.jobs.iter().filter(|(_, job)| job.device() == Some(device));
+            let here = residents.map(|key| &key.artefact).chain(loads.map(|(id, _)| id));
             assert_eq!(
                 self.ledger.charged(device),
-                residents,
-                "invariant 5: {device} is charged for its residents, those that unload included"
+                self.ledger.together(device, here, &[]),
+                "invariant 5: {device} is charged for its residents, those that unload included, \
+                 and for what loads count on"
             );
             let jobs = self.jobs.iter().filter(|(_, job)| job.device() == Some(device));
             let promised: Bytes = jobs.map(|(id, _)| self.ledger.promised(device, id)).sum();
@@ -53,7 +55,7 @@ impl Table {
             assert!(!is_stillborn || job.is_loading(), "{artefact} died before it was there");
             if job.footprint.is_some() && !job.is_loading() && !self.stopping {
                 let largest = self.ledger.largest_budget();
-                assert!(need(job) <= largest, "invariant 6: {artefact} can never fit");
+                assert!(whole(job) <= largest, "invariant 6: {artefact} can never fit");
             }
             match job.room {
                 Room::Wanted => {
@@ -67,11 +69,13 @@ impl Table {
                     let frees =
                         self.ledger.freed_by(device, victims.iter().map(|key| &key.artefact));
                     let covered = self.ledger.promised(device, artefact) + frees;
-                    assert!(covered >= need(job), "invariant 7: {artefact} is not covered");
+                    let need = self.need(artefact, device);
+                    assert!(covered >= need, "invariant 7: {artefact} is not covered");
                 }
                 Room::Loading { device, .. } => {
                     let promised = self.ledger.promised(device, artefact);
-                    assert!(promised >= need(job), "invariant 1: {artefact} loads unpromised");
+                    let need = self.need(artefact, device);
+                    assert!(promised >= need, "invariant 1: {artefact} loads unpromised");
                     assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact}");
                 }
             }
@@ -87,7 +91,7 @@ impl Table {
                 assert!(resident.leases > 0, "{} has nothing to wait for", key.artefact);
             }
             assert_eq!(
-                self.ledger.freed_by(key.device, [&key.artefact].into_iter()),
+                self.ledger.together(key.device, [&key.artefact], &[]),
                 resident.footprint.total(),
                 "invariant 5: {} is charged for what it was last measured at",
                 key.artefact

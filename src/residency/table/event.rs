@@ -6,7 +6,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, Footprint, ModelId,
 use serde::Serialize;
 
 use crate::decision::Decided;
-use crate::loader::{Fetched, Resolution};
+use crate::loader::{Fetched, Loaded, Resolution};
 
 /// Names one caller that waits for an answer. Ids grow with arrival: the smaller one came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,8 +59,8 @@ pub(crate) enum Event {
     Progressed { artefact: ArtefactId, bytes: Bytes },
     /// Answers `Effect::Fetch`.
     Fetched { artefact: ArtefactId, result: Result<Fetched, Failure> },
-    /// Answers `Effect::Load`, with the measured footprint.
-    Loaded { key: Key, result: Result<Footprint, Failure> },
+    /// Answers `Effect::Load`, with what it takes as measured; the owner keeps the model.
+    Loaded { key: Key, result: Result<Loaded<()>, Failure> },
     /// A resident takes this much by now.
     Measured { key: Key, footprint: Footprint },
     /// A model that is loaded, or about to be, is gone by itself.

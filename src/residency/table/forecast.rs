@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
 
 use super::Table;
-use super::room::need;
+use super::sharing::whole;
 use super::state::{Fetch, Job, Room};
 use crate::error::{Error, Progress};
 
@@ -53,7 +53,7 @@ impl Table {
         let progress = match (job.fetch, job.room, job.obstacle) {
             (Fetch::Whole { .. }, Room::Loading { .. }, _) => Progress::Loading,
             (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
-                Progress::WaitingForRoom { need: need(job), obstacle }
+                Progress::WaitingForRoom { need: self.least_need(artefact), obstacle }
             }
             (Fetch::Whole { .. }, Room::Wanted, None) => Progress::WaitingForTurn,
             (Fetch::Whole { .. }, _, _) => Progress::WaitingForVictims,
@@ -96,7 +96,8 @@ impl Table {
 
     fn seconds_to_load(&self, job: &Job, before: &[&Job]) -> Option<f64> {
         let rate = self.rates.load?;
-        let own = float(need(job)) / rate;
+        // At most: content that is there already takes no time.
+        let own = float(whole(job)) / rate;
         if let Room::Loading { since, .. } = job.room {
             let spent = self.now.saturating_duration_since(since).as_secs_f64();
             return Some((own - spent).max(0.0));
@@ -105,7 +106,7 @@ impl Table {
         let waiting = before
             .iter()
             .filter(|other| other.is_whole() && other.is_handler() == job.is_handler());
-        let ahead: Bytes = waiting.map(|other| need(other)).sum();
+        let ahead: Bytes = waiting.map(|other| whole(other)).sum();
         Some(own + float(ahead) / (rate * slots(self.load_slots(job))))
     }
 }

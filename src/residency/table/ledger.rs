@@ -1,12 +1,17 @@
 //! Every byte of every device: what is charged, what is promised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, Part};
+use roundhouse_types::{ArtefactId, Bytes, ContentId, DeviceId, Footprint, Part, SharedPart};
 
 /// Names one holding for as long as somebody holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct HoldingId(u64);
+pub(super) enum HoldingId {
+    /// Shared with nobody.
+    Own(u64),
+    /// Whoever holds this content holds the same.
+    Content(ContentId),
+}
 
 /// A part of a model in a device's memory: the unit of account. A holding is charged once,
 /// however many residents hold it.
@@ -23,6 +28,10 @@ pub(super) struct Holding {
 ///
 /// Charges and promises are asked of it, never added up elsewhere: what a set of victims
 /// frees is less than their sum where they share holdings with others.
+///
+/// A load counts on content that is on the account when its room is promised: it holds that
+/// like a resident until it ends, so the content stays charged though all residents that
+/// brought it leave. Then the memory may be gone, and there is room for it.
 #[derive(Debug)]
 pub(super) struct Ledger {
     accounts: BTreeMap<DeviceId, Account>,
@@ -38,13 +47,61 @@ struct Account {
     reserved: Bytes,
     promises: BTreeMap<ArtefactId, Bytes>,
     held: BTreeMap<HoldingId, Held>,
+    /// What residents hold.
     holders: BTreeMap<ArtefactId, Vec<HoldingId>>,
+    /// What loads count on.
+    counted: BTreeMap<ArtefactId, Vec<HoldingId>>,
 }
 
 #[derive(Debug)]
 struct Held {
     holding: Holding,
+    /// Residents that hold it and loads that count on it.
     holders: usize,
+    /// The loads among them.
+    counting: usize,
+}
+
+impl Account {
+    /// What residents and loads of this artefact hold here.
+    fn of(&self, artefact: &ArtefactId) -> impl Iterator<Item = &HoldingId> {
+        let both = [self.holders.get(artefact), self.counted.get(artefact)];
+        both.into_iter().flatten().flatten()
+    }
+
+    fn bytes(&self, id: &HoldingId) -> Bytes {
+        self.held.get(id).map(|held| held.holding.bytes).unwrap_or_default()
+    }
+
+    /// Takes one holder off each of these and returns what that freed.
+    fn let_go(&mut self, ids: Vec<HoldingId>) -> Bytes {
+        let mut freed = Bytes::ZERO;
+        for id in ids {
+            let held = self.held.get_mut(&id).expect("what is held is on the account");
+            held.holders -= 1;
+            if held.holders == 0 {
+                freed += held.holding.bytes;
+                self.held.remove(&id);
+            }
+        }
+        self.charged = self.charged.saturating_sub(freed);
+        freed
+    }
+
+    /// What nobody but these residents holds.
+    fn only_held_by<'a>(&self, leaving: impl IntoIterator<Item = &'a ArtefactId>) -> Vec<&Holding> {
+        let mut leavers: BTreeMap<HoldingId, usize> = BTreeMap::new();
+        for artefact in leaving {
+            for id in self.holders.get(artefact).into_iter().flatten() {
+                *leavers.entry(*id).or_default() += 1;
+            }
+        }
+        let alone = leavers.iter().filter_map(|(id, leaving)| {
+            let held = self.held.get(id)?;
+            (held.holders == *leaving).then_some(&held.holding)
+        });
+        alone.collect()
+    }
 }
 
 impl Ledger {
@@ -110,21 +167,119 @@ impl Ledger {
         *account.promises.entry(claim.clone()).or_default() += bytes;
     }
 
-    /// Ends a load's promise; its bytes are free again.
+    /// Gives back what a load was promised beyond `need`, and returns how much that is.
+    pub(super) fn limit(&mut self, device: DeviceId, claim: &ArtefactId, need: Bytes) -> Bytes {
+        let account = self.account_mut(device);
+        let Some(bytes) = account.promises.get_mut(claim) else {
+            return Bytes::ZERO;
+        };
+        let excess = bytes.saturating_sub(need);
+        *bytes = bytes.saturating_sub(excess);
+        account.reserved = account.reserved.saturating_sub(excess);
+        excess
+    }
+
+    /// Ends a load's promise; its bytes are free again, and it counts on nothing any more.
     pub(super) fn withdraw(&mut self, device: DeviceId, claim: &ArtefactId) {
         let account = self.account_mut(device);
         if let Some(bytes) = account.promises.remove(claim) {
             account.reserved = account.reserved.saturating_sub(bytes);
         }
+        if let Some(ids) = account.counted.remove(claim) {
+            for id in &ids {
+                account.held.entry(*id).and_modify(|held| held.counting -= 1);
+            }
+            account.let_go(ids);
+        }
     }
 
-    /// One holding per part of a footprint, shared with nobody.
-    pub(super) fn own_holdings(&mut self, footprint: &Footprint) -> Vec<Holding> {
-        let mut holdings = Vec::with_capacity(4);
+    /// From now on a load counts on those of `parts` that are on the account, except what
+    /// others count on being freed.
+    pub(super) fn count_on(
+        &mut self,
+        device: DeviceId,
+        claim: &ArtefactId,
+        parts: &[SharedPart],
+        except: &BTreeSet<ContentId>,
+    ) {
+        let account = self.account_mut(device);
+        let mut counted = account.counted.remove(claim).unwrap_or_default();
+        for part in parts.iter().filter(|part| !except.contains(&part.content)) {
+            let id = HoldingId::Content(part.content);
+            if counted.contains(&id) {
+                continue;
+            }
+            if let Some(held) = account.held.get_mut(&id) {
+                held.holders += 1;
+                held.counting += 1;
+                counted.push(id);
+            }
+        }
+        if !counted.is_empty() {
+            account.counted.insert(claim.clone(), counted);
+        }
+    }
+
+    /// How many bytes of `parts` are on the account, without `except`.
+    pub(super) fn there(
+        &self,
+        device: DeviceId,
+        parts: &[SharedPart],
+        except: &BTreeSet<ContentId>,
+    ) -> Bytes {
+        let account = self.account(device);
+        let parts = parts.iter().filter(|part| !except.contains(&part.content));
+        parts.map(|part| account.bytes(&HoldingId::Content(part.content))).sum()
+    }
+
+    /// What one more resident would be said to have of those of `parts` that are on the
+    /// account: each split among the residents that hold it and that one.
+    pub(super) fn split(&self, device: DeviceId, parts: &[SharedPart]) -> Bytes {
+        let account = self.account(device);
+        let split = parts.iter().filter_map(|part| {
+            let held = account.held.get(&HoldingId::Content(part.content))?;
+            let residents = held.holders - held.counting + 1;
+            Some(Bytes(held.holding.bytes.0 / residents as u64))
+        });
+        split.sum()
+    }
+
+    /// The bytes that a load counts on.
+    pub(super) fn counted(&self, device: DeviceId, claim: &ArtefactId) -> Bytes {
+        let account = self.account(device);
+        account.counted.get(claim).into_iter().flatten().map(|id| account.bytes(id)).sum()
+    }
+
+    /// Whether a load counts on this content.
+    #[cfg(test)]
+    pub(super) fn counts_on(
+        &self,
+        device: DeviceId,
+        claim: &ArtefactId,
+        content: ContentId,
+    ) -> bool {
+        let counted = self.account(device).counted.get(claim);
+        counted.is_some_and(|ids| ids.contains(&HoldingId::Content(content)))
+    }
+
+    /// A holding per shared part, and one per part of the footprint for what is left of it.
+    pub(super) fn holdings(
+        &mut self,
+        footprint: &Footprint,
+        shared: &[SharedPart],
+    ) -> Vec<Holding> {
+        let mut holdings = Vec::with_capacity(4 + shared.len());
+        let mut left = *footprint;
+        for part in shared {
+            let (id, bytes) = (HoldingId::Content(part.content), part.bytes);
+            debug_assert!(bytes <= left.weights, "shared parts are parts of the weights");
+            left.weights = left.weights.saturating_sub(bytes);
+            holdings.push(Holding { id, part: Part::Weights, bytes, parent: None });
+        }
         for part in [Part::Weights, Part::Kv, Part::Workspace, Part::Host] {
-            let bytes = footprint.part(part);
+            let bytes = left.part(part);
             if bytes > Bytes::ZERO {
-                let id = HoldingId(self.next_holding);
+                let id = HoldingId::Own(self.next_holding);
                 self.next_holding += 1;
                 holdings.push(Holding { id, part, bytes, parent: None });
             }
@@ -145,7 +300,8 @@ impl Ledger {
                 holding.part
             );
             let bytes = holding.bytes;
-            let held = account.held.entry(holding.id).or_insert(Held { holding, holders: 0 });
+            let held =
+                account.held.entry(holding.id).or_insert(Held { holding, holders: 0, counting: 0 });
             if held.holders == 0 {
                 account.charged += bytes;
             }
@@ -156,23 +312,20 @@ impl Ledger {
     /// Takes a resident's holdings off the account and returns what that freed.
     pub(super) fn discharge(&mut self, device: DeviceId, holder: &ArtefactId) -> Bytes {
         let account = self.account_mut(device);
-        let mut freed = Bytes::ZERO;
-        for id in account.holders.remove(holder).unwrap_or_default() {
-            let held = account.held.get_mut(&id).expect("what a resident holds is on the account");
-            held.holders -= 1;
-            if held.holders == 0 {
-                freed += held.holding.bytes;
-                account.held.remove(&id);
-            }
-        }
-        account.charged = account.charged.saturating_sub(freed);
-        freed
+        let ids = account.holders.remove(holder).unwrap_or_default();
+        account.let_go(ids)
     }
 
-    /// Charges a resident, whose holdings are its own, with another footprint.
-    pub(super) fn recharge(&mut self, device: DeviceId, holder: &ArtefactId, to: &Footprint) {
+    /// Charges a resident with another footprint; what it shares stays as it is.
+    pub(super) fn recharge(
+        &mut self,
+        device: DeviceId,
+        holder: &ArtefactId,
+        to: &Footprint,
+        shared: &[SharedPart],
+    ) {
         self.discharge(device, holder);
-        let holdings = self.own_holdings(to);
+        let holdings = self.holdings(to, shared);
         self.charge(device, holder, holdings);
     }
 
@@ -182,26 +335,53 @@ impl Ledger {
         device: DeviceId,
         leaving: impl IntoIterator<Item = &'a ArtefactId>,
     ) -> Bytes {
-        let account = self.account(device);
-        let mut leavers: BTreeMap<HoldingId, usize> = BTreeMap::new();
-        for artefact in leaving {
-            for id in account.holders.get(artefact).into_iter().flatten() {
-                *leavers.entry(*id).or_default() += 1;
-            }
-        }
-        let freed = leavers.iter().filter_map(|(id, leaving)| {
-            let held = account.held.get(id)?;
-            (held.holders == *leaving).then_some(held.holding.bytes)
-        });
-        freed.sum()
+        self.account(device).only_held_by(leaving).iter().map(|holding| holding.bytes).sum()
     }
 
-    /// A resident's bytes, those that several hold split among them.
+    /// The content that would be gone if all of these residents left.
+    pub(super) fn content_freed_by<'a>(
+        &self,
+        device: DeviceId,
+        leaving: impl IntoIterator<Item = &'a ArtefactId>,
+    ) -> impl Iterator<Item = ContentId> {
+        let alone = self.account(device).only_held_by(leaving);
+        alone.into_iter().filter_map(|holding| match holding.id {
+            HoldingId::Content(content) => Some(content),
+            HoldingId::Own(_) => None,
+        })
+    }
+
+    /// What these residents and loads hold, with shared parts of one that is not there yet.
+    pub(super) fn together<'a>(
+        &self,
+        device: DeviceId,
+        holders: impl IntoIterator<Item = &'a ArtefactId>,
+        parts: &[SharedPart],
+    ) -> Bytes {
+        let account = self.account(device);
+        let ids: BTreeSet<&HoldingId> =
+            holders.into_iter().flat_map(|artefact| account.of(artefact)).collect();
+        let held: Bytes = ids.iter().map(|id| account.bytes(id)).sum();
+        let is_new = |part: &&SharedPart| !ids.contains(&HoldingId::Content(part.content));
+        held + parts.iter().filter(is_new).map(|part| part.bytes).sum()
+    }
+
+    /// The part of a resident's bytes that others hold, or loads count on, as well.
+    pub(super) fn shared(&self, device: DeviceId, holder: &ArtefactId) -> Bytes {
+        let account = self.account(device);
+        let ids = account.holders.get(holder).into_iter().flatten();
+        let held = ids.filter_map(|id| account.held.get(id)).filter(|held| held.holders > 1);
+        held.map(|held| held.holding.bytes).sum()
+    }
+
+    /// A resident's bytes, those that several residents hold split among them. Loads do not
+    /// count: a promise must change nobody's share, or two promises could undo each other.
     pub(super) fn share(&self, device: DeviceId, holder: &ArtefactId) -> Bytes {
         let account = self.account(device);
         let held = account.holders.get(holder).into_iter().flatten();
         let held = held.filter_map(|id| account.held.get(id));
-        held.map(|held| Bytes(held.holding.bytes.0 / held.holders.max(1) as u64)).sum()
+        held.map(|held| Bytes(held.holding.bytes.0 / (held.holders - held.counting).max(1) as u64))
+            .sum()
     }
 
     fn account(&self, device: DeviceId) -> &Account {
@@ -226,10 +406,10 @@ mod tests {
 
     fn holding(id: u64, bytes: u64, parent: Option<u64>) -> Holding {
         Holding {
-            id: HoldingId(id),
+            id: HoldingId::Own(id),
             part: Part::Weights,
             bytes: Bytes(bytes),
-            parent: parent.map(HoldingId),
+            parent: parent.map(HoldingId::Own),
         }
     }
 
@@ -260,6 +440,39 @@ mod tests {
         assert_eq!((ledger.free(CPU), ledger.over(CPU)), (Bytes::ZERO, Bytes(20)));
         ledger.withdraw(CPU, &a);
         assert_eq!((ledger.free(CPU), ledger.reserved(CPU)), (Bytes(20), Bytes::ZERO));
+    }
+
+    fn part(number: u8, bytes: u64) -> SharedPart {
+        SharedPart { content: ContentId::from_digest([number; 32]), bytes: Bytes(bytes) }
+    }
+
+    #[test]
+    fn what_a_load_counts_on_is_freed_by_nobody_and_stays_charged_until_it_ends() {
+        let (a, b) = (artefact("a", 1), artefact("b", 1));
+        let mut ledger = ledger();
+        let footprint = Footprint { weights: Bytes(40), kv: Bytes(5), ..Footprint::default() };
+        let holdings = ledger.holdings(&footprint, &[part(1, 30)]);
+        ledger.charge(CPU, &a, holdings);
+        ledger.count_on(CPU, &b, &[part(1, 30), part(2, 9)], &BTreeSet::new());
+        assert_eq!((ledger.counted(CPU, &b), ledger.shared(CPU, &a)), (Bytes(30), Bytes(30)));
+        assert_eq!(ledger.freed_by(CPU, [&a]), Bytes(15));
+        assert_eq!(ledger.discharge(CPU, &a), Bytes(15));
+        assert_eq!(ledger.charged(CPU), Bytes(30));
+        ledger.withdraw(CPU, &b);
+        assert_eq!((ledger.charged(CPU), ledger.counted(CPU, &b)), (Bytes::ZERO, Bytes::ZERO));
+    }
+
+    #[test]
+    fn what_is_spoken_for_is_not_counted_on() {
+        let (a, b) = (artefact("a", 1), artefact("b", 1));
+        let mut ledger = ledger();
+        let footprint = Footprint { weights: Bytes(40), ..Footprint::default() };
+        let holdings = ledger.holdings(&footprint, &[part(1, 30), part(2, 9)]);
+        ledger.charge(CPU, &a, holdings);
+        let spoken_for = BTreeSet::from([part(1, 30).content]);
+        ledger.count_on(CPU, &b, &[part(1, 30), part(2, 9)], &spoken_for);
+        assert_eq!(ledger.counted(CPU, &b), Bytes(9));
+        assert_eq!(ledger.content_freed_by(CPU, [&a]).collect::<Vec<_>>(), [part(1, 30).content]);
     }
 
     #[test]

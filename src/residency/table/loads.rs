@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{ArtefactId, Bytes, Failure, Footprint, ModelId, Tier};
+use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Tier};
 
 use super::Table;
 use super::event::{Effect, Key};
+use super::sharing::with_shared;
 use super::state::{Arrival, Fetch, Job, Purpose, Resident, Room, State};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
-use crate::loader::Fetched;
+use crate::loader::{Fetched, Loaded};
 
 impl Table {
     pub(super) fn progressed(&mut self, artefact: &ArtefactId, bytes: Bytes) {
@@ -32,11 +33,15 @@ impl Table {
                 job.fetched_bytes = job.fetch_bytes;
                 job.kind = Some(fetched.kind);
                 let bytes = job.fetch_bytes;
-                let foreseen = job.footprint.replace(fetched.footprint);
+                let is_foreseen =
+                    job.footprint.is_none_or(|f| f.total() == fetched.footprint.total())
+                        && job.shared == fetched.shared;
+                job.footprint = Some(fetched.footprint);
+                job.shared = fetched.shared;
                 self.rates.fetched(bytes, now.saturating_duration_since(since));
                 self.decide(Decided::of(artefact, None, Action::Fetched));
                 // What was promised by a header that turned out otherwise is promised anew.
-                if foreseen.is_some_and(|foreseen| foreseen.total() != fetched.footprint.total()) {
+                if !is_foreseen {
                     self.take_back(artefact);
                 }
             }
@@ -44,7 +49,7 @@ impl Table {
         }
     }
 
-    pub(super) fn load_ended(&mut self, key: &Key, result: Result<Footprint, Failure>) {
+    pub(super) fn load_ended(&mut self, key: &Key, result: Result<Loaded<()>, Failure>) {
         let artefact = &key.artefact;
         let Some(job) = self.jobs.get(artefact) else {
             return;
@@ -54,11 +59,13 @@ impl Table {
         };
         debug_assert_eq!(device, key.device, "{artefact} was to load there");
         match result {
-            Ok(footprint) => {
+            Ok(loaded) => {
+                let brought = self.need(artefact, device);
                 let job = self.end_job(artefact).expect("it was there");
                 let took = self.now.saturating_duration_since(since);
-                self.rates.loaded(footprint.total(), took);
-                self.settle_resident(key, &job, footprint);
+                self.rates.loaded(brought, took);
+                self.settle_resident(key, &job, loaded);
+                self.cover_promises(device);
                 match job.died.as_ref().filter(|_| !self.stopping) {
                     None => self.begin_service(key, &job),
                     Some(failure) => self.stillborn(key, failure),
@@ -72,8 +79,10 @@ impl Table {
     }
 
     /// The promise becomes the measured charge.
-    fn settle_resident(&mut self, key: &Key, job: &Job, footprint: Footprint) {
-        let holdings = self.ledger.own_holdings(&footprint);
+    fn settle_resident(&mut self, key: &Key, job: &Job, loaded: Loaded<()>) {
+        let Loaded { footprint, shared, .. } = loaded;
+        let footprint = with_shared(footprint, &shared);
+        let holdings = self.ledger.holdings(&footprint, &shared);
         self.ledger.charge(key.device, &key.artefact, holdings);
         let (now, sequence) = (self.now, self.next_sequence());
         let fetch = match job.fetch {
@@ -88,6 +97,7 @@ impl Table {
         let resident = Resident {
             kind: job.kind.expect("every fetch tells the kind"),
             footprint,
+            shared,
             state: State::Ready,
             leases: 0,
             last_used: now,

@@ -6,6 +6,7 @@ use roundhouse_types::{Bytes, Failure, Footprint};
 
 use super::Table;
 use super::event::Key;
+use super::sharing::with_shared;
 use super::state::{State, Trouble, pause};
 use crate::decision::{Action, Decided, Departure};
 
@@ -20,13 +21,14 @@ impl Table {
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
+        let footprint = with_shared(footprint, &resident.shared);
         if resident.footprint == footprint {
             return;
         }
         resident.footprint = footprint;
         let (device, bytes) = (key.device, footprint.total());
         let over_before = self.ledger.over(device);
-        self.ledger.recharge(device, &key.artefact, &footprint);
+        self.ledger.recharge(device, &key.artefact, &footprint, &resident.shared);
         let over_bytes = self.ledger.over(device);
         if over_before == Bytes::ZERO && over_bytes > Bytes::ZERO {
             let action = Action::Grown { bytes, over_bytes };

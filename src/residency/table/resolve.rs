@@ -182,6 +182,7 @@ impl Table {
             fetch_bytes: resolution.fetch_bytes,
             fetched_bytes: Bytes::ZERO,
             footprint: resolution.footprint.map(|(footprint, _)| footprint),
+            shared: resolution.shared,
             kind: resolution.kind,
             fetch: Fetch::Queued,
             room: Room::Wanted,

@@ -4,6 +4,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure};
 
 use super::Table;
 use super::event::{Effect, Key};
+use super::sharing::whole;
 use super::state::{Fetch, Job, Room, State};
 use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Obstacle, Stage};
@@ -45,7 +46,7 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
-        if let Some(failure) = self.never_fits(artefact, need(job)) {
+        if let Some(failure) = self.never_fits(artefact, whole(job)) {
             return self.fail(artefact, &failure, Stage::Room);
         }
         if !self.has_turn(job) {
@@ -87,22 +88,26 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Outcome::Ended;
         };
-        let (need, evict) = (need(job), job.evict);
+        let (whole, evict) = (whole(job), job.evict);
         debug_assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact} is there");
         let mut devices: Vec<DeviceId> =
-            self.ledger.devices().filter(|device| need <= self.ledger.budget(*device)).collect();
+            self.ledger.devices().filter(|device| whole <= self.ledger.budget(*device)).collect();
         devices.retain(|device| self.ledger.over(*device) == Bytes::ZERO);
-        devices.sort_by_key(|device| std::cmp::Reverse(self.ledger.free(*device)));
+        // Where the most is left, or the least is missing.
+        devices.sort_by_key(|device| {
+            let (free, need) = (self.ledger.free(*device), self.need(artefact, *device));
+            (need.saturating_sub(free), std::cmp::Reverse(free.saturating_sub(need)))
+        });
         let is_below_ceiling = self.above_ceiling(&[artefact]) == Bytes::ZERO;
         if let Some(device) = devices.first().copied()
-            && self.ledger.free(device) >= need
+            && self.ledger.free(device) >= self.need(artefact, device)
             && is_below_ceiling
         {
-            self.accept(artefact, device, need, Vec::new());
+            self.accept(artefact, device, Vec::new());
             return Outcome::Promised;
         }
         if !evict {
-            self.refuse_without_eviction(artefact, need);
+            self.refuse_without_eviction(artefact);
             return Outcome::Ended;
         }
         let is_wanted = self.is_wanted(artefact);
@@ -110,22 +115,27 @@ impl Table {
         // residents out of service early.
         let may_wait = is_wanted && self.waiting_for_leases() < self.load_slots(job);
         for device in &devices {
-            let missing = need.saturating_sub(self.ledger.free(*device));
+            let missing = self.need(artefact, *device).saturating_sub(self.ledger.free(*device));
+            // What it will count on is not freed by any victim.
+            self.count_on_shared(artefact, *device);
             if let Some(victims) = self.victims(*device, &[artefact], missing, may_wait) {
-                self.accept(artefact, *device, need, victims);
+                self.accept(artefact, *device, victims);
                 return Outcome::Promised;
             }
+            self.ledger.withdraw(*device, artefact);
         }
-        if may_wait && devices.iter().any(|device| self.take_back_unwanted(artefact, *device, need))
-        {
+        if may_wait && devices.iter().any(|device| self.take_back_unwanted(artefact, *device)) {
             return self.promise(artefact);
         }
-        Outcome::Blocked(self.obstacle(artefact, need))
+        Outcome::Blocked(self.obstacle(artefact))
     }
 
     /// Takes back promises of loads that nobody waits for, if that makes room. Their
     /// fetches go on.
-    fn take_back_unwanted(&mut self, artefact: &ArtefactId, device: DeviceId, need: Bytes) -> bool {
+    fn take_back_unwanted(&mut self, artefact: &ArtefactId, device: DeviceId) -> bool {
+        // Held from here on, so that it does not leave with a promise that is taken back.
+        self.count_on_shared(artefact, device);
+        let need = self.need(artefact, device);
         // Promises are few where loads that wait for room are many: only those are ordered.
         let mut unwanted: Vec<(u64, &ArtefactId)> = self
             .jobs
@@ -148,10 +158,12 @@ impl Table {
                 return true;
             }
         }
+        self.ledger.withdraw(device, artefact);
         false
     }
 
-    fn refuse_without_eviction(&mut self, artefact: &ArtefactId, need: Bytes) {
+    fn refuse_without_eviction(&mut self, artefact: &ArtefactId) {
+        let need = self.least_need(artefact);
         let free = self.ledger.devices().map(|device| self.ledger.free(device)).max();
         let free =
             free.unwrap_or_default().min(need.saturating_sub(self.above_ceiling(&[artefact])));
@@ -162,7 +174,12 @@ impl Table {
         self.refuse_job(artefact, &failure);
     }
 
-    fn obstacle(&self, artefact: &ArtefactId, need: Bytes) -> Obstacle {
+    fn obstacle(&self, artefact: &ArtefactId) -> Obstacle {
+        let Some(job) = self.jobs.get(artefact) else {
+            return Obstacle::InUse;
+        };
+        let shared: Bytes = job.shared.iter().map(|part| part.bytes).sum();
+        let own = whole(job).saturating_sub(shared);
         if self.given_at_most(artefact) < self.above_ceiling(&[artefact]) {
             return Obstacle::Ceiling;
         }
@@ -174,11 +191,12 @@ impl Table {
                     && key.artefact.model != artefact.model
                     && self.is_kept(&key.artefact.model)
             });
-            let kept = self.ledger.freed_by(device, kept.map(|key| &key.artefact));
-            let open = self.ledger.budget(device).saturating_sub(kept);
-            obstacle = obstacle.min(if need > open {
+            let kept = kept.map(|key| &key.artefact);
+            let least = own + self.ledger.together(device, kept, &job.shared);
+            let budget = self.ledger.budget(device);
+            obstacle = obstacle.min(if least > budget {
                 Obstacle::Kept
-            } else if need > open.saturating_sub(floors) {
+            } else if least > budget.saturating_sub(floors) {
                 Obstacle::Floors
             } else if self.ledger.over(device) > Bytes::ZERO {
                 Obstacle::OverBudget
@@ -190,24 +208,26 @@ impl Table {
     }
 
     fn note_obstacle(&mut self, artefact: &ArtefactId, by: Obstacle) {
+        let bytes = self.least_need(artefact);
         let Some(job) = self.jobs.get_mut(artefact) else {
             return;
         };
         if job.obstacle.replace(by) != Some(by) {
-            let bytes = need(job);
             self.decide(Decided::of(artefact, None, Action::Blocked { bytes, by }));
         }
     }
 
-    fn accept(&mut self, artefact: &ArtefactId, device: DeviceId, need: Bytes, victims: Vec<Key>) {
+    fn accept(&mut self, artefact: &ArtefactId, device: DeviceId, victims: Vec<Key>) {
+        self.count_on_shared(artefact, device);
+        if let Some(job) = self.jobs.get_mut(artefact) {
+            job.room = Room::Promised { device };
+            job.obstacle = None;
+        }
+        let need = self.need(artefact, device);
         let free = self.ledger.free(device).min(need);
         self.ledger.promise(device, artefact, free);
         for key in &victims {
             self.claim(key, artefact);
-        }
-        if let Some(job) = self.jobs.get_mut(artefact) {
-            job.room = Room::Promised { device };
-            job.obstacle = None;
         }
         let victims = victims.into_iter().map(|key| key.artefact).collect();
         let action = Action::Promised { bytes: need, victims };
@@ -223,7 +243,9 @@ impl Table {
             return;
         };
         let may_begin = job.is_whole() && self.is_load_slot_free(job);
-        let missing = need(job).saturating_sub(self.ledger.promised(device, artefact));
+        self.count_on_more(artefact, device);
+        let need = self.need(artefact, device);
+        let missing = need.saturating_sub(self.ledger.promised(device, artefact));
         let free = self.ledger.free(device).min(missing);
         if free > Bytes::ZERO {
             self.ledger.promise(device, artefact, free);
@@ -271,7 +293,8 @@ impl Table {
         let Room::Promised { device } = job.room else {
             return;
         };
-        let missing = need(job).saturating_sub(self.ledger.promised(device, artefact));
+        let need = self.need(artefact, device);
+        let missing = need.saturating_sub(self.ledger.promised(device, artefact));
         let bytes = missing.min(freed).min(self.ledger.free(device));
         self.ledger.promise(device, artefact, bytes);
     }
@@ -302,7 +325,7 @@ impl Table {
         let Room::Promised { device } = job.room else {
             return;
         };
-        let is_covered = self.ledger.promised(device, artefact) >= need(job);
+        let is_covered = self.ledger.promised(device, artefact) >= self.need(artefact, device);
         if !job.is_whole() || !is_covered || !self.is_load_slot_free(job) {
             return;
         }
@@ -359,9 +382,4 @@ impl Table {
             self.revive(&key);
         }
     }
-}
-
-/// What a load takes on its device, as far as it is known.
-pub(super) fn need(job: &Job) -> Bytes {
-    job.footprint.map(|footprint| footprint.total()).unwrap_or_default()
 }

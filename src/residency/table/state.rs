@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId, ModelKind, RetryHint,
-    Tier, Version,
+    SharedPart, Tier, Version,
 };
 
 use super::event::{Key, LoadOptions, WaiterId};
@@ -116,6 +116,8 @@ pub(super) struct Job {
     pub(super) fetch_bytes: Bytes,
     pub(super) fetched_bytes: Bytes,
     pub(super) footprint: Option<Footprint>,
+    /// Parts of the footprint's weights that others may hold as well.
+    pub(super) shared: Vec<SharedPart>,
     pub(super) kind: Option<ModelKind>,
     pub(super) fetch: Fetch,
     pub(super) room: Room,
@@ -182,6 +184,8 @@ pub(super) enum Room {
 pub(super) struct Resident {
     pub(super) kind: ModelKind,
     pub(super) footprint: Footprint,
+    /// Parts of the footprint's weights that others may hold as well.
+    pub(super) shared: Vec<SharedPart>,
     pub(super) state: State,
     pub(super) leases: u32,
     pub(super) last_used: Instant,

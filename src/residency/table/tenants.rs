@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use roundhouse_types::{ArtefactId, Bytes, ModelId};
 
 use super::Table;
-use super::room::need;
+use super::sharing::whole;
 use super::state::Room;
 use crate::config::{TenantLimits, tenant};
 
@@ -50,7 +50,7 @@ impl Table {
             return;
         };
         #[expect(clippy::cast_precision_loss, reason = "a share, not an account")]
-        let bytes = (job.fetch_bytes + need(job)).0 as f64;
+        let bytes = (job.fetch_bytes + whole(job)).0 as f64;
         let behind = self
             .jobs
             .iter()
@@ -86,7 +86,7 @@ impl Table {
             let is_promised = !matches!(job.room, Room::Wanted) && !claims.contains(other);
             is_theirs(other) && (*other == artefact || is_promised)
         });
-        let coming: Bytes = coming.map(|(_, job)| need(job)).sum();
+        let coming: Bytes = coming.map(|(other, _)| self.share_of_load(other)).sum();
         let staying = self.residents.iter().filter(|(key, resident)| {
             let claim = resident.claimed_by.as_ref();
             is_theirs(&key.artefact) && claim.is_none_or(|claim| claims.contains(&claim))

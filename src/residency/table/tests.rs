@@ -7,6 +7,7 @@ mod random;
 mod reports;
 mod rest;
 mod sentences;
+mod sharing;
 mod versions;
 mod witness;
 mod world;

@@ -82,6 +82,7 @@ impl Table {
                 State::Unloading => ResidentState::Unloading,
             },
             bytes: resident.footprint,
+            shared_bytes: self.ledger.shared(device, &key.artefact),
             leases: resident.leases,
             kept: self.is_kept(&key.artefact.model),
             offered: self.models.peek(&key.artefact.model).and_then(|it| it.offered.clone()),

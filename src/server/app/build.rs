@@ -84,6 +84,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         handlers.clone(),
     );
     let rules = settings::version_rules(&config);
+    let loader = loader.sharing(config.memory.share_tensors);
     let loader = Arc::new(loader.with_rules(rules, config.store.update_settle));
     let residency =
         Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());

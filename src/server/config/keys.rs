@@ -79,6 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("memory.witness_every", Written::Text),
     key("memory.witness_tolerance", Written::Count),
     key("memory.yield_to_others", Written::Switch),
+    key("memory.share_tensors", Written::Text),
     with_flag("cache.dir", Written::Text, "cache-dir"),
     with_flag("cache.size", Written::Size, "cache-size"),
     key("cache.max_unpacked", Written::Size),

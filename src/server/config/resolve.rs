@@ -12,7 +12,7 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, Shutdown, Store, defaults, endpoints, handlers, tenants,
+    Serving, ShareTensors, Shutdown, Store, defaults, endpoints, handlers, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -129,6 +129,16 @@ fn memory(sources: &mut Sources<'_>) -> Memory {
             .and_then(|percent| u64::try_from(percent).ok())
             .unwrap_or(defaults::WITNESS_TOLERANCE),
         yield_to_others: sources.switch("memory.yield_to_others").unwrap_or(true),
+        share_tensors: sources.optional("memory.share_tensors", parse_share).unwrap_or_default(),
+    }
+}
+
+fn parse_share(text: &str) -> Result<ShareTensors, String> {
+    match text {
+        "all" => Ok(ShareTensors::All),
+        "tenant" => Ok(ShareTensors::Tenant),
+        "off" => Ok(ShareTensors::Off),
+        _ => Err(format!("'{text}' is not one of all, tenant and off")),
     }
 }
 

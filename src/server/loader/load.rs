@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use roundhouse_models::{Cancel, ModelPlan};
+use roundhouse_models::{Cancel, ModelPlan, load_shared};
 use roundhouse_residency::{Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel};
 use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure, Footprint};
@@ -12,7 +12,7 @@ use roundhouse_workers::{Handler, News};
 
 use super::plan::{HandlerPlan, Plan, processes};
 use super::stages::Stage;
-use super::{ModelLoader, blocking, named, purpose};
+use super::{ModelLoader, blocking, named, purpose, sharing};
 use crate::allocator;
 
 /// A version's files, and whatever keeps them on disk.
@@ -32,7 +32,7 @@ impl ModelLoader {
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         match self.plan_of(id, &files.dir).await? {
-            Plan::Model(plan) => self.load_model(id, &plan, files.dir, device).await,
+            Plan::Model(plan) => self.load_model(id, &plan, files, device).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
         }
     }
@@ -41,7 +41,7 @@ impl ModelLoader {
         &self,
         id: &ArtefactId,
         plan: &Arc<ModelPlan>,
-        dir: PathBuf,
+        files: Files,
         device: DeviceId,
     ) -> Result<Loaded<ServedModel>, Failure> {
         let lane = self.lanes.get(&device).ok_or_else(|| {
@@ -49,10 +49,19 @@ impl ModelLoader {
         })?;
         let mut stages = self.take_stages(id);
         let began = Instant::now();
-        let reading = Arc::clone(plan);
+        let (reading, shares, reader) = (Arc::clone(plan), Arc::clone(&self.shares), id.clone());
         let (loaded, text, taken) = blocking(move || {
+            let Files { dir, held } = files;
             // Loads run to their end: residency abandons what is still being fetched alone.
-            let loaded = roundhouse_models::load(&dir, &reading, device, &Cancel::default())?;
+            let cancel = Cancel::default();
+            let known = held.as_ref().map(sharing::noted).unwrap_or_default();
+            let loaded = match shares.of(&reader, device, known.clone()) {
+                Some(shared) => load_shared(&dir, &reading, device, &cancel, &shared)?,
+                None => roundhouse_models::load(&dir, &reading, device, &cancel)?,
+            };
+            if let Some(cached) = held.filter(|_| !loaded.digests.is_empty()) {
+                sharing::note(&reader, &cached, &known, &loaded.digests);
+            }
             let (text, taken) = allocator::counted(|| purpose::open_text(&dir, &reading));
             // What reading took beyond that is several times the tokenizer's file.
             allocator::give_back();
@@ -64,12 +73,13 @@ impl ModelLoader {
         // Until now by the tokenizer's file; this is what it took.
         let footprint =
             Footprint { host: roundhouse_models::host_measured(taken), ..loaded.footprint };
+        let shared = loaded.shared;
         let placed = lane.place(&id.model.to_string(), loaded.runner, self.engine).await?;
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total());
         let model = EngineModel::new(text, placed, purpose::of(plan));
         self.placed.add(id, model.engine().clone());
-        Ok(Loaded { model: ServedModel::Engine(model), footprint })
+        Ok(Loaded { model: ServedModel::Engine(model), footprint, shared })
     }
 
     /// Starts the workers. From then on they tell residency what they take, and of their death.
@@ -113,13 +123,14 @@ impl ModelLoader {
             .ok_or_else(|| Failure::new(ErrorKind::Internal, "a measurement did not end"))?;
         stages.set(Stage::Warm, began.elapsed());
         stages.report(id, memory);
-        Ok(Loaded { model: ServedModel::Handler(group), footprint: processes(memory) })
+        let (model, footprint) = (ServedModel::Handler(group), processes(memory));
+        Ok(Loaded { model, footprint, shared: Vec::new() })
     }
 }
 
 /// The first segment of the target's name, until tenants are known by who they are. A target
 /// without a `/` is a tenant of its own.
-fn tenant(id: &ArtefactId) -> String {
+pub(super) fn tenant(id: &ArtefactId) -> String {
     let target = id.model.target.as_str();
     let first = target.split_once('/').map_or(target, |(first, _)| first);
     format!("{}/{first}", id.model.endpoint)

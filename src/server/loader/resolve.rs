@@ -136,6 +136,7 @@ impl ModelLoader {
         Ok(Resolution {
             fetch_bytes: artefact.bytes,
             footprint: known.plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            shared: Vec::new(),
             kind: known.plan.as_ref().map(Plan::kind),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,
@@ -206,13 +207,18 @@ impl ModelLoader {
         id: ArtefactId,
         standing: Standing,
     ) -> Result<Resolution, Failure> {
-        let plan = match cache.get(&id) {
-            Some(cached) => Some(self.plan_of(&id, cached.dir()).await?),
-            None => None,
+        let (plan, shared) = match cache.get(&id) {
+            Some(cached) => {
+                let plan = self.plan_of(&id, cached.dir()).await?;
+                let shared = self.known_shared(&id, &plan, cached).await?;
+                (Some(plan), shared)
+            }
+            None => (None, Vec::new()),
         };
         Ok(Resolution {
             fetch_bytes: Bytes::ZERO,
             footprint: plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            shared,
             kind: plan.as_ref().map(Plan::kind),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,

@@ -121,6 +121,7 @@ fn resident(target: &str, kind: ModelKind, state: ResidentState) -> ResidentSnap
     let bytes =
         Footprint { weights: Bytes(1000), kv: Bytes(200), workspace: Bytes(100), host: Bytes(10) };
     ResidentSnapshot {
+        shared_bytes: Bytes::ZERO,
         endpoint: "default".parse().unwrap(),
         target: target.parse().unwrap(),
         version: Version::from_digest("0123456789abcdef"),

@@ -58,6 +58,7 @@ impl Loader for OneModel {
             version: Version::from_digest("abc123"),
             fetch_bytes: Bytes::ZERO,
             footprint: Some((FOOTPRINT, Grade::Exact)),
+            shared: Vec::new(),
             kind: Some(self.kind),
             quarantined: false,
             standing: roundhouse_residency::Standing::default(),
@@ -65,7 +66,7 @@ impl Loader for OneModel {
     }
 
     async fn fetch(&self, _artefact: &ArtefactId) -> Result<Fetched, Failure> {
-        Ok(Fetched { footprint: FOOTPRINT, kind: self.kind })
+        Ok(Fetched { footprint: FOOTPRINT, shared: Vec::new(), kind: self.kind })
     }
 
     fn fetched_bytes(&self, _artefact: &ArtefactId) -> Bytes {
@@ -85,7 +86,7 @@ impl Loader for OneModel {
         let name = artefact.to_string();
         let placed = self.lane.place(&name, Box::new(runner), Default::default()).await?;
         let model = ServedModel::Engine(EngineModel::new(text, placed, purpose));
-        Ok(Loaded { model, footprint: FOOTPRINT })
+        Ok(Loaded { model, footprint: FOOTPRINT, shared: Vec::new() })
     }
 
     async fn unload(&self, _artefact: &ArtefactId, _device: DeviceId, model: Arc<ServedModel>) {

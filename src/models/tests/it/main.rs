@@ -6,5 +6,6 @@ mod inspection;
 mod matmuls;
 mod numbers;
 mod plans;
+mod sharing;
 mod support;
 mod weights;

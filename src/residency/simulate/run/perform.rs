@@ -3,7 +3,7 @@
 use roundhouse_types::{ArtefactId, Bytes, Footprint, Grade, ModelId, ModelKind, Version};
 
 use super::{Happening, Run};
-use crate::loader::{Fetched, Resolution, Standing};
+use crate::loader::{Fetched, Loaded, Resolution, Standing};
 use crate::table::{Effect, Event, Grant, WaiterId};
 
 impl Run<'_> {
@@ -51,7 +51,8 @@ impl Run<'_> {
                 self.fetched(model)
             }
             Happening::Loaded { model } => {
-                let result = Ok(footprint(self.bytes(model)));
+                let footprint = footprint(self.bytes(model));
+                let result = Ok(Loaded { model: (), footprint, shared: Vec::new() });
                 Event::Loaded { key: self.keys[model as usize].clone(), result }
             }
             Happening::Unloaded { model } => {
@@ -68,6 +69,7 @@ impl Run<'_> {
             version: self.version(number),
             fetch_bytes: if self.disk.holds(number) { Bytes::ZERO } else { bytes },
             footprint: Some((footprint(bytes), Grade::Exact)),
+            shared: Vec::new(),
             kind: Some(ModelKind::Generative),
             quarantined: false,
             standing: Standing::default(),
@@ -93,7 +95,8 @@ impl Run<'_> {
         self.whole.insert(model);
         let whole = &self.whole;
         self.disk.used(model, bytes, |file| whole.contains(&file));
-        let fetched = Fetched { footprint: footprint(bytes), kind: ModelKind::Generative };
+        let (footprint, kind) = (footprint(bytes), ModelKind::Generative);
+        let fetched = Fetched { footprint, shared: Vec::new(), kind };
         let artefact = self.keys[model as usize].artefact.clone();
         Event::Fetched { artefact, result: Ok(fetched) }
     }

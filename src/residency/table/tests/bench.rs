@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelKind};
 
 use crate::config::{Config, Policy};
-use crate::loader::{Fetched, Resolution, Standing};
+use crate::loader::{Fetched, Loaded, Resolution, Standing};
 use crate::table::{Effect, Event, Key, Table, WaiterId};
 use crate::testing::{artefact, model, version};
 
@@ -87,6 +87,7 @@ impl Bench {
             version: version(number),
             fetch_bytes: Bytes(bytes),
             footprint: Some((footprint(bytes), Grade::Exact)),
+            shared: Vec::new(),
             kind: None,
             quarantined: false,
             standing,
@@ -99,17 +100,19 @@ impl Bench {
     }
 
     pub(super) fn fetched_as(&mut self, kind: ModelKind, name: &str, bytes: u64) -> Vec<Effect> {
-        let fetched = Fetched { footprint: footprint(bytes), kind };
+        let fetched = Fetched { footprint: footprint(bytes), shared: Vec::new(), kind };
         self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 
     pub(super) fn fetched_version(&mut self, name: &str, number: u64, bytes: u64) -> Vec<Effect> {
-        let fetched = Fetched { footprint: footprint(bytes), kind: ModelKind::Embedding };
+        let (footprint, kind) = (footprint(bytes), ModelKind::Embedding);
+        let fetched = Fetched { footprint, shared: Vec::new(), kind };
         self.on(Event::Fetched { artefact: artefact(name, number), result: Ok(fetched) })
     }
 
     pub(super) fn loaded_version(&mut self, name: &str, number: u64, bytes: u64) -> Vec<Effect> {
-        self.on(Event::Loaded { key: key_of(name, number), result: Ok(footprint(bytes)) })
+        let loaded = Loaded { model: (), footprint: footprint(bytes), shared: Vec::new() };
+        self.on(Event::Loaded { key: key_of(name, number), result: Ok(loaded) })
     }
 
     pub(super) fn died_version(&mut self, name: &str, number: u64) -> Vec<Effect> {

@@ -16,11 +16,15 @@ impl World {
             1 | 2 => before.unwrap_or(20).saturating_sub(dice.below(12) as u64),
             _ => before.unwrap_or(20) + dice.below(12) as u64,
         };
+        let shared: u64 = self.contents(&key.artefact).iter().map(|part| part.bytes.0).sum();
+        let footprint = Self::footprint(bytes);
+        // What is shared is there, whatever was measured.
+        let bytes = bytes - footprint.weights.0 + footprint.weights.0.max(shared);
         if let Some(known) = self.loaded.get_mut(&key) {
             *known = bytes;
         }
         let budget = self.budgets[&key.device];
-        self.tell(Event::Measured { key: key.clone(), footprint: Self::footprint(bytes) });
+        self.tell(Event::Measured { key: key.clone(), footprint });
         if before.is_some_and(|before| before != bytes) && bytes > budget {
             let serves = self.table.residents.get(&key).is_some_and(|r| r.state == State::Ready);
             assert!(!serves, "{} takes {bytes} of {budget}", key.artefact);

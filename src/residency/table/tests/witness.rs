@@ -1,9 +1,12 @@
 //! What the world sees of the table, held against the invariants by our own count.
 
-use roundhouse_types::{ArtefactId, DeviceId, ModelId, ModelKind};
+use std::collections::BTreeMap;
+
+use roundhouse_types::{ArtefactId, ContentId, DeviceId, ModelId, ModelKind, SharedPart};
 
 use super::world::{Wish, World};
 use crate::decision::{Action, Decided, Departure};
+use crate::table::sharing::with_shared;
 use crate::table::state::State;
 use crate::table::{Effect, Event, Key, WaiterId};
 
@@ -14,7 +17,9 @@ impl World {
             Event::BudgetChanged { .. } | Event::Loaded { .. } => true,
             Event::Measured { key, footprint } => {
                 let known = self.table.residents.get(key);
-                known.is_some_and(|known| footprint.total() > known.footprint.total())
+                known.is_some_and(|known| {
+                    with_shared(*footprint, &known.shared).total() > known.footprint.total()
+                })
             }
             _ => false,
         };
@@ -88,21 +93,38 @@ impl World {
         let is_same = |other: &&Key| other.artefact == key.artefact;
         let twice = self.loads.keys().chain(self.loaded.keys()).find(is_same);
         assert_eq!(twice, None, "invariant 3: one load per version and device");
-        let need = self.foreseen[&key.artefact].total().0;
-        let used = self.used(key.device) + need;
+        let whole = self.foreseen[&key.artefact].total().0;
+        let counts_on = |part: &SharedPart| {
+            self.table.ledger.counts_on(key.device, &key.artefact, part.content)
+        };
+        let (there, bringing): (Vec<_>, Vec<_>) =
+            self.contents(&key.artefact).into_iter().partition(counts_on);
+        self.bringing.insert(key.clone(), bringing);
+        self.loads.insert(key.clone(), whole);
+        let used = self.used(key.device, there);
         let budget = self.budgets[&key.device];
         assert!(used <= budget, "invariant 1: {used} of {budget} with {}", key.artefact);
-        self.loads.insert(key, need);
         let is_handler = |key: &&Key| Self::kind(&key.artefact.model) == ModelKind::Handler;
         let handlers = self.loads.keys().filter(is_handler).count();
         assert!(handlers <= self.config.max_handler_loads, "loads of handlers are bounded");
         assert!(self.loads.len() - handlers <= self.config.max_loads, "loads are bounded");
     }
 
-    /// What is on a device or on its way there, by our own count.
-    fn used(&self, device: DeviceId) -> u64 {
-        let all = self.loaded.iter().chain(&self.loads);
-        all.filter(|(key, _)| key.device == device).map(|(_, bytes)| bytes).sum()
+    /// What is on a device or on its way there, by our own count. Content that a load finds
+    /// there is there once; what a load brings itself may be there a second time until it ends.
+    fn used(&self, device: DeviceId, there: Vec<SharedPart>) -> u64 {
+        let all = || self.loaded.iter().chain(&self.loads).filter(|(key, _)| key.device == device);
+        let own: u64 = all().map(|(key, bytes)| self.own(key, *bytes)).sum();
+        let bringing = self.bringing.iter().filter(|(key, _)| key.device == device);
+        let brought: u64 = bringing.flat_map(|(_, parts)| parts).map(|part| part.bytes.0).sum();
+        let loaded = self.loaded.keys().filter(|key| key.device == device);
+        let held = loaded.flat_map(|key| self.contents(&key.artefact));
+        own + brought + distinct(held.chain(there))
+    }
+
+    /// What nobody else holds of it.
+    fn own(&self, key: &Key, whole: u64) -> u64 {
+        whole - self.contents(&key.artefact).iter().map(|part| part.bytes.0).sum::<u64>()
     }
 
     fn check_decision(&self, decided: &Decided) {
@@ -121,9 +143,14 @@ impl World {
                 && self.table.is_kept(&key.artefact.model)
                 && self.table.residents[*key].state == State::Ready
         });
-        let kept: u64 = kept.map(|(_, bytes)| bytes).sum();
-        let room = self.budgets[&device].saturating_sub(kept);
-        assert!(need <= room, "invariant 7: {need} for {claim} cannot come of {room}");
+        let kept: Vec<(&Key, &u64)> = kept.collect();
+        let own: u64 = kept.iter().map(|(key, bytes)| self.own(key, **bytes)).sum();
+        let common = self.contents(claim);
+        let need = need - common.iter().map(|part| part.bytes.0).sum::<u64>();
+        let held = kept.iter().flat_map(|(key, _)| self.contents(&key.artefact));
+        let least = own + need + distinct(held.chain(common));
+        let budget = self.budgets[&device];
+        assert!(least <= budget, "invariant 7: {claim} and what is kept take {least} of {budget}");
     }
 
     fn assert_can_fit(&self, artefact: &ArtefactId, need: u64) {
@@ -142,16 +169,34 @@ impl World {
     /// Invariants 1 and 5, by our own count of what is on each device.
     fn check_accounts(&mut self, may_exceed: bool) {
         for level in self.table.levels().devices {
-            let on_device = self.loaded.iter().filter(|(key, _)| key.device == level.id);
-            let on_device: u64 = on_device.map(|(_, bytes)| bytes).sum();
-            assert_eq!(level.charged.0, on_device, "invariant 5: what is there is charged");
-            let on_the_way: u64 =
-                self.loads.iter().filter(|(key, _)| key.device == level.id).map(|(_, b)| b).sum();
-            assert!(level.reserved.0 >= on_the_way, "invariant 1: loads are promised their room");
+            let here = || self.loaded.iter().filter(|(key, _)| key.device == level.id);
+            let own: u64 = here().map(|(key, bytes)| self.own(key, *bytes)).sum();
+            let held: Vec<SharedPart> =
+                here().flat_map(|(key, _)| self.contents(&key.artefact)).collect();
+            let jobs = self.table.jobs.iter().filter(|(_, job)| job.device() == Some(level.id));
+            let counted: Vec<SharedPart> = jobs
+                .flat_map(|(artefact, job)| job.shared.iter().map(move |part| (artefact, part)))
+                .filter(|(id, part)| self.table.ledger.counts_on(level.id, id, part.content))
+                .map(|(_, part)| *part)
+                .collect();
+            let there = own + distinct(held.into_iter().chain(counted));
+            assert_eq!(level.charged.0, there, "invariant 5: what is there is charged, once");
+            let loads = self.loads.iter().filter(|(key, _)| key.device == level.id);
+            let own: u64 = loads.map(|(key, bytes)| self.own(key, *bytes)).sum();
+            let bringing = self.bringing.iter().filter(|(key, _)| key.device == level.id);
+            let brought: u64 = bringing.flat_map(|(_, parts)| parts).map(|part| part.bytes.0).sum();
+            assert!(level.reserved.0 >= own + brought, "invariant 1: loads are promised room");
             let sum = level.charged.0 + level.reserved.0;
             let excess = sum.saturating_sub(self.budgets[&level.id]);
             let before = self.excess.insert(level.id, excess).unwrap();
             assert!(may_exceed || excess <= before, "invariant 1: {sum} on {}", level.id);
         }
     }
+}
+
+/// The bytes of parts that are there once, however many hold them.
+fn distinct(parts: impl Iterator<Item = SharedPart>) -> u64 {
+    let by_content: BTreeMap<ContentId, u64> =
+        parts.map(|part| (part.content, part.bytes.0)).collect();
+    by_content.into_values().sum()
 }

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+    ArtefactId, Bytes, ContentId, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelId,
+    ModelKind, SharedPart, Version,
 };
 
 use crate::config::{Collation, Config, Policy, TenantLimits};
-use crate::loader::{Authority, Fetched, InStore, Resolution, Standing};
+use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
 
@@ -58,6 +59,8 @@ pub(super) struct World {
     /// Footprints as a load that goes on foresees them.
     pub(super) foreseen: BTreeMap<ArtefactId, Footprint>,
     pub(super) loads: BTreeMap<Key, u64>,
+    /// What loads under way bring of the content that others may hold.
+    pub(super) bringing: BTreeMap<Key, Vec<SharedPart>>,
     /// What is on a device, those that are being unloaded included.
     pub(super) loaded: BTreeMap<Key, u64>,
     pub(super) unloads: Vec<Key>,
@@ -69,6 +72,8 @@ pub(super) struct World {
     pub(super) refused: BTreeMap<WaiterId, ErrorKind>,
     next_waiter: u64,
     pub(super) excess: BTreeMap<DeviceId, u64>,
+    /// Whether its models have content in common.
+    is_sharing: bool,
     pub(super) stopping: bool,
 }
 
@@ -110,6 +115,7 @@ impl World {
             now,
             config,
             excess: budgets.keys().map(|id| (*id, 0)).collect(),
+            is_sharing: !dice.one_in(4),
             budgets,
             stored: vec![0; models.len()],
             models,
@@ -120,6 +126,7 @@ impl World {
             on_disk: BTreeSet::new(),
             foreseen: BTreeMap::new(),
             loads: BTreeMap::new(),
+            bringing: BTreeMap::new(),
             loaded: BTreeMap::new(),
             unloads: Vec::new(),
             dead: BTreeSet::new(),
@@ -269,6 +276,29 @@ impl World {
         if dice.one_in(12) { 170 } else { 8 + dice.below(60) as u64 }
     }
 
+    /// The content that an artefact may hold together with others.
+    pub(super) fn contents(&self, artefact: &ArtefactId) -> Vec<SharedPart> {
+        const SIZES: [u64; 6] = [3, 5, 8, 12, 18, 27];
+        let size = Self::size(artefact);
+        let mut dice = Dice(size.wrapping_mul(31));
+        // Less than the weights, also when it is measured at less than foreseen.
+        let mut left = if self.is_sharing { (size / 2).saturating_sub(4) } else { 0 };
+        let mut parts = Vec::new();
+        for (index, bytes) in (0_u8..).zip(SIZES) {
+            if bytes <= left && !dice.one_in(3) {
+                left -= bytes;
+                let content = ContentId::from_digest([index; 32]);
+                parts.push(SharedPart { content, bytes: Bytes(bytes) });
+            }
+        }
+        parts
+    }
+
+    /// What is known of it beforehand: for some all, for others nothing.
+    fn known_contents(&self, artefact: &ArtefactId, dice: &mut Dice) -> Vec<SharedPart> {
+        if dice.one_in(3) { Vec::new() } else { self.contents(artefact) }
+    }
+
     pub(super) fn footprint(total: u64) -> Footprint {
         let kv = total / 4;
         Footprint { weights: Bytes(total - kv), kv: Bytes(kv), ..Footprint::default() }
@@ -301,6 +331,7 @@ impl World {
             version,
             fetch_bytes: Bytes(if self.on_disk.contains(&artefact) { 0 } else { size }),
             footprint: is_known.then_some((footprint, Grade::Exact)),
+            shared: if is_known { self.known_contents(&artefact, dice) } else { Vec::new() },
             kind: None,
             quarantined: may_fail && dice.one_in(12),
             standing: self.standing(dice),
@@ -340,7 +371,8 @@ impl World {
         let other = if may_fail && dice.one_in(8) { dice.below(12) as u64 } else { 0 };
         let footprint = Self::footprint(Self::size(&artefact) + other);
         self.foreseen.insert(artefact.clone(), footprint);
-        let result = Ok(Fetched { footprint, kind: Self::kind(&artefact.model) });
+        let shared = self.known_contents(&artefact, dice);
+        let result = Ok(Fetched { footprint, shared, kind: Self::kind(&artefact.model) });
         self.tell(Event::Fetched { artefact, result });
     }
 
@@ -351,6 +383,7 @@ impl World {
         let index = dice.below(self.loads.len());
         let key = self.loads.keys().nth(index).unwrap().clone();
         let promised = self.loads.remove(&key).unwrap();
+        self.bringing.remove(&key);
         if may_fail && dice.one_in(5) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
             self.dead.remove(&key);
@@ -362,7 +395,9 @@ impl World {
             _ => promised,
         };
         self.loaded.insert(key.clone(), measured);
-        self.tell(Event::Loaded { key, result: Ok(Self::footprint(measured)) });
+        let (footprint, shared) = (Self::footprint(measured), self.contents(&key.artefact));
+        let loaded = Loaded { model: (), footprint, shared };
+        self.tell(Event::Loaded { key, result: Ok(loaded) });
     }
 
     pub(super) fn answer_unload(&mut self, dice: &mut Dice) {

@@ -1,0 +1,111 @@
+//! Fine-tunes of one base: their common content is in memory and in the books once.
+
+use std::path::Path;
+
+use roundhouse_tests::models::{File, fine_tune, tar_gz};
+use roundhouse_tests::server::Server;
+use serde_json::{Value, json};
+
+/// Four layers of 512 by 512 and 512 by 1408, of which the last is each model's own.
+const MEGABYTES: usize = 52;
+const TARGETS: [&str; 3] = ["tune-a", "tune-b", "tune-c.tar.gz"];
+
+async fn serve(store: &Path, cache: &Path, share: &str) -> Server {
+    let uri = format!("file://{}/", store.display());
+    let args = ["serve", "--store", &uri, "--cache-dir", cache.to_str().unwrap()];
+    Server::start(&args, &[("ROUNDHOUSE_MEMORY_SHARE_TENSORS", share)]).await
+}
+
+/// The tokens that a target generates, each with its probability.
+async fn generated(server: &Server, target: &str) -> Value {
+    let parameters = json!({"max_new_tokens": 6, "details": true, "do_sample": false});
+    let body = json!({"inputs": "hello world", "parameters": parameters});
+    let answer = server.invoke("default", target, body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let said = answer.json();
+    said["details"]["tokens"].clone()
+}
+
+/// What is charged in all, and for each resident its whole and what it shares.
+async fn books(server: &Server) -> (u64, Vec<(u64, u64)>) {
+    let device = server.admin_get("/admin/v1/residency").await.json()["devices"][0].clone();
+    let bytes = |resident: &Value| {
+        let parts = resident["bytes"].as_object().unwrap().values();
+        let whole = parts.map(|part| part.as_u64().unwrap()).sum();
+        (whole, resident["shared_bytes"].as_u64().unwrap())
+    };
+    let residents = device["residents"].as_array().unwrap().iter().map(bytes).collect();
+    (device["charged_bytes"].as_u64().unwrap(), residents)
+}
+
+/// Unloads all in this order; at each step the rest is charged as if it had come alone.
+async fn unload_all(server: &Server, order: [usize; 3], (each, base): (u64, u64)) {
+    for (gone, index) in order.into_iter().enumerate() {
+        let (before, _) = books(server).await;
+        let answer = server.admin_post("unload", "default", TARGETS[index]).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let (charged, residents) = books(server).await;
+        let whole: u64 = residents.iter().map(|(whole, _)| whole).sum();
+        let others = (residents.len() as u64).saturating_sub(1);
+        assert_eq!(charged, whole - others * base);
+        // The base goes with the last of them.
+        let freed = before - charged;
+        let said = last_decision(server, TARGETS[index], "unloaded").await;
+        assert_eq!(said["bytes"], json!(freed));
+        assert_eq!(freed, if gone == 2 { each } else { each - base });
+    }
+    assert_eq!(books(server).await, (0, Vec::new()));
+}
+
+async fn last_decision(server: &Server, target: &str, action: &str) -> Value {
+    let path = format!("/admin/v1/explain?endpoint=default&target={target}");
+    let told = server.admin_get(&path).await.json();
+    let decisions = told["decisions"].as_array().unwrap();
+    decisions.iter().rfind(|decision| decision["action"] == action).unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fine_tunes_are_charged_for_their_base_once_and_answer_as_without_sharing() {
+    let _alone = crate::HEAVY.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for (seed, target) in (1..).zip(TARGETS) {
+        let files: Vec<File> = fine_tune(MEGABYTES, 1, seed);
+        if target.ends_with(".tar.gz") {
+            std::fs::write(store.path().join(target), tar_gz(&files)).unwrap();
+            continue;
+        }
+        std::fs::create_dir(store.path().join(target)).unwrap();
+        for (path, body) in files {
+            std::fs::write(store.path().join(target).join(path), body).unwrap();
+        }
+    }
+    let sharing = serve(store.path(), caches[0].path(), "all").await;
+    let apart = serve(store.path(), caches[1].path(), "off").await;
+    let mut answers = Vec::new();
+    for target in TARGETS {
+        let alone = generated(&apart, target).await;
+        assert_eq!(apart.admin_post("unload", "default", target).await.status, 200);
+        assert_eq!(generated(&sharing, target).await, alone);
+        assert_eq!(alone.as_array().unwrap().len(), 6);
+        answers.push(alone);
+    }
+    assert!(answers[0] != answers[1] && answers[1] != answers[2]);
+    let (charged, residents) = books(&sharing).await;
+    let (whole, base) = residents[0];
+    assert_eq!(residents, [(whole, base); 3]);
+    // Three of four layers and the vocabulary, without the vectors, which are too small.
+    assert_eq!(base, 4 * (3 * (4 * 512 * 512 + 3 * 512 * 1408) + 258 * 512));
+    assert_eq!(charged, 3 * whole - 2 * base);
+    unload_all(&sharing, [0, 1, 2], (whole, base)).await;
+    // What they hold is known by now, and only what is not there yet is promised.
+    for (target, promised) in TARGETS.into_iter().zip([whole, whole - base, whole - base]) {
+        assert_eq!(sharing.admin_post("load", "default", target).await.status, 200);
+        let decision = last_decision(&sharing, target, "promised").await;
+        assert_eq!(decision["bytes"], json!(promised));
+    }
+    for (target, tokens) in TARGETS.into_iter().zip(&answers) {
+        assert_eq!(generated(&sharing, target).await, *tokens);
+    }
+    unload_all(&sharing, [2, 0, 1], (whole, base)).await;
+}
