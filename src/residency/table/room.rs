@@ -125,7 +125,13 @@ impl Table {
             self.ledger.withdraw(*device, artefact);
         }
         if may_wait && devices.iter().any(|device| self.take_back_unwanted(artefact, *device)) {
-            return self.promise(artefact);
+            let outcome = self.promise(artefact);
+            // What it held meanwhile on a device that was not chosen after all.
+            let chosen = self.jobs.get(artefact).and_then(Job::device);
+            for device in self.ledger.devices().filter(|device| Some(*device) != chosen) {
+                self.ledger.withdraw(device, artefact);
+            }
+            return outcome;
         }
         Outcome::Blocked(self.obstacle(artefact))
     }
