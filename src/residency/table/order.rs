@@ -1,11 +1,33 @@
 //! Who goes first: the order in which loads are served, and what bounds it.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use roundhouse_types::{ArtefactId, Bytes};
 
 use super::Table;
-use super::state::{Fetch, Job, Purpose, Resident, Room, Waiter};
+use super::sharing::whole;
+use super::state::{Fetch, Job, Purpose, Room, Waiter};
+
+/// The part of a device that loads which make others leave may have in flight together,
+/// beyond the first: an eighth.
+const IN_FLIGHT: u64 = 8;
+
+/// Loads that have begun, counted.
+#[derive(Debug, Default)]
+pub(super) struct Underway {
+    /// Fetches that bring something.
+    fetches: usize,
+    /// The least that one of them has still to bring.
+    least_left: Option<Bytes>,
+    /// Loads with whole files and promised room, of other models and of handlers, that wait
+    /// for no request to end.
+    ahead: [usize; 2],
+    /// Those that do.
+    pub(super) waiting: usize,
+    /// What all of these take.
+    bytes: Bytes,
+}
 
 impl Table {
     /// Loads in the order in which they are served. Those that nobody waits for come last,
@@ -87,38 +109,59 @@ impl Table {
         loads
     }
 
+    /// What is under way, in one look at all loads and residents.
+    pub(super) fn underway(&self) -> Underway {
+        let held = self.residents.values().filter(|resident| resident.leases > 0);
+        let held: BTreeSet<&ArtefactId> =
+            held.filter_map(|resident| resident.claimed_by.as_ref()).collect();
+        let mut underway = Underway::default();
+        for (artefact, job) in &self.jobs {
+            if matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO {
+                let left = job.fetch_bytes.saturating_sub(job.fetched_bytes);
+                underway.fetches += 1;
+                underway.least_left =
+                    Some(underway.least_left.map_or(left, |least| least.min(left)));
+            }
+            if !job.is_whole() || matches!(job.room, Room::Wanted) {
+                continue;
+            }
+            underway.bytes += whole(job);
+            if held.contains(artefact) {
+                underway.waiting += 1;
+            } else {
+                underway.ahead[usize::from(job.is_handler())] += 1;
+            }
+        }
+        underway
+    }
+
     /// Whether room shall be looked for now. Not before something can be done with it: the
-    /// later a load is chosen, the more requests it answers.
-    pub(super) fn has_turn(&self, job: &Job) -> bool {
+    /// later a load is chosen, the more requests it answers. Loads that make others leave
+    /// take turns where they are large for the device: what is on its way serves nobody.
+    pub(super) fn has_turn(&self, artefact: &ArtefactId, job: &Job, underway: &Underway) -> bool {
         match job.fetch {
             // What may evict nobody takes nothing from others and wants to be told at once.
             _ if !job.evict => true,
-            Fetch::Queued => job.fetch_bytes > Bytes::ZERO && self.may_fetch(job.fetch_bytes),
+            Fetch::Queued => {
+                job.fetch_bytes > Bytes::ZERO && self.may_fetch(job.fetch_bytes, underway)
+            }
             Fetch::Running { .. } => job.fetch_bytes > Bytes::ZERO,
             Fetch::Whole { .. } => {
-                let ahead = self.jobs.iter().filter(|(artefact, other)| {
-                    other.is_whole()
-                        && other.is_handler() == job.is_handler()
-                        && !matches!(other.room, Room::Wanted)
-                        && !self.waits_for_leases(artefact)
-                });
-                ahead.count() < self.load_slots(job)
+                let ahead = underway.ahead[usize::from(job.is_handler())];
+                ahead == 0
+                    || (ahead < self.load_slots(job)
+                        && (self.fits_beside(job, underway) || self.fits_free(artefact)))
             }
         }
     }
 
-    /// Whether requests have to end before this load can begin.
-    fn waits_for_leases(&self, artefact: &ArtefactId) -> bool {
-        let is_held = |resident: &Resident| {
-            resident.leases > 0 && resident.claimed_by.as_ref() == Some(artefact)
-        };
-        self.residents.values().any(is_held)
+    fn fits_beside(&self, job: &Job, underway: &Underway) -> bool {
+        (underway.bytes + whole(job)).0 <= self.ledger.largest_budget().0 / IN_FLIGHT
     }
 
-    /// Loads whose files are whole and that wait for requests to end.
-    pub(super) fn waiting_for_leases(&self) -> usize {
-        let whole = self.jobs.iter().filter(|(_, job)| job.is_whole());
-        whole.filter(|(artefact, _)| self.waits_for_leases(artefact)).count()
+    fn fits_free(&self, artefact: &ArtefactId) -> bool {
+        let mut devices = self.ledger.devices();
+        devices.any(|device| self.need(artefact, device) <= self.ledger.free(device))
     }
 
     /// Whether this load could run now. Whole files have told their kind, and only those are
@@ -136,16 +179,9 @@ impl Table {
     /// Whether a fetch of so much may begin. One that is smaller than what every running one
     /// has still to bring need not wait for them: with its fair share of the network it would
     /// be done before any of them.
-    pub(super) fn may_fetch(&self, bytes: Bytes) -> bool {
-        let running = self.jobs.values().filter(|job| {
-            matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO
-        });
-        let left = running.map(|job| job.fetch_bytes.saturating_sub(job.fetched_bytes));
-        let (count, least) =
-            left.fold((0, None), |(count, least): (usize, Option<Bytes>), left| {
-                (count + 1, Some(least.map_or(left, |least| least.min(left))))
-            });
+    pub(super) fn may_fetch(&self, bytes: Bytes, underway: &Underway) -> bool {
         let slots = self.config.max_fetches;
-        count < slots || (count < 2 * slots && least.is_some_and(|least| bytes < least))
+        let is_small = underway.least_left.is_some_and(|least| bytes < least);
+        underway.fetches < slots || (is_small && underway.fetches < 2 * slots)
     }
 }

@@ -4,6 +4,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure};
 
 use super::Table;
 use super::event::{Effect, Key};
+use super::order::Underway;
 use super::sharing::whole;
 use super::state::{Fetch, Job, Room, State};
 use crate::config::tenant;
@@ -26,38 +27,52 @@ impl Table {
             return;
         }
         let mut blocked: Vec<ArtefactId> = Vec::new();
+        let mut underway = self.underway();
+        let mut done = self.effects.len();
         for artefact in self.jobs_in_order() {
             let Some(job) = self.jobs.get(&artefact) else {
                 continue;
             };
+            // Whatever is given shows as an effect.
+            if std::mem::replace(&mut done, self.effects.len()) != self.effects.len() {
+                underway = self.underway();
+            }
             match job.room {
                 Room::Wanted if job.footprint.is_some() => {
-                    self.look_for_room(&artefact, &mut blocked);
+                    self.look_for_room(&artefact, &underway, &mut blocked);
                 }
                 Room::Promised { device } => self.review(&artefact, device),
                 Room::Wanted | Room::Loading { .. } => {}
             }
-            self.start_fetch(&artefact);
+            self.start_fetch(&artefact, &underway);
             self.start_load(&artefact);
         }
     }
 
-    fn look_for_room(&mut self, artefact: &ArtefactId, blocked: &mut Vec<ArtefactId>) {
+    fn look_for_room(
+        &mut self,
+        artefact: &ArtefactId,
+        underway: &Underway,
+        blocked: &mut Vec<ArtefactId>,
+    ) {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
         if let Some(failure) = self.never_fits(artefact, whole(job)) {
             return self.fail(artefact, &failure, Stage::Room);
         }
-        if !self.has_turn(job) {
+        if !self.has_turn(artefact, job, underway) {
             return;
         }
         let bound = self.config.collation.overtaken_at_most;
         let is_full = |job: &Job| job.overtaken >= bound;
         let must_wait =
             job.evict && blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
-        let outcome =
-            if must_wait { Outcome::Blocked(Obstacle::InUse) } else { self.promise(artefact) };
+        let outcome = if must_wait {
+            Outcome::Blocked(Obstacle::InUse)
+        } else {
+            self.promise(artefact, underway.waiting)
+        };
         match outcome {
             Outcome::Promised | Outcome::Ended => {}
             Outcome::Blocked(obstacle) => {
@@ -83,8 +98,8 @@ impl Table {
     }
 
     /// Promises a load its whole footprint, what is free at once and the rest by victims,
-    /// or nothing at all.
-    fn promise(&mut self, artefact: &ArtefactId) -> Outcome {
+    /// or nothing at all. `waiting`: loads that wait for requests to end.
+    fn promise(&mut self, artefact: &ArtefactId, waiting: usize) -> Outcome {
         let Some(job) = self.jobs.get(artefact) else {
             return Outcome::Ended;
         };
@@ -113,7 +128,7 @@ impl Table {
         let is_wanted = self.is_wanted(artefact);
         // As many as can load at once may wait for leases to end; more would only take
         // residents out of service early.
-        let may_wait = is_wanted && self.waiting_for_leases() < self.load_slots(job);
+        let may_wait = is_wanted && waiting < self.load_slots(job);
         for device in &devices {
             let missing = self.need(artefact, *device).saturating_sub(self.ledger.free(*device));
             // What it will count on is not freed by any victim.
@@ -125,7 +140,7 @@ impl Table {
             self.ledger.withdraw(*device, artefact);
         }
         if may_wait && devices.iter().any(|device| self.take_back_unwanted(artefact, *device)) {
-            let outcome = self.promise(artefact);
+            let outcome = self.promise(artefact, waiting);
             // What it held meanwhile on a device that was not chosen after all.
             let chosen = self.jobs.get(artefact).and_then(Job::device);
             for device in self.ledger.devices().filter(|device| Some(*device) != chosen) {
@@ -305,12 +320,12 @@ impl Table {
         self.ledger.promise(device, artefact, bytes);
     }
 
-    fn start_fetch(&mut self, artefact: &ArtefactId) {
+    fn start_fetch(&mut self, artefact: &ArtefactId, underway: &Underway) {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
         let bytes = job.fetch_bytes;
-        let may_begin = bytes == Bytes::ZERO || self.may_fetch(bytes);
+        let may_begin = bytes == Bytes::ZERO || self.may_fetch(bytes, underway);
         if !matches!(job.fetch, Fetch::Queued) || !may_begin {
             return;
         }
