@@ -39,9 +39,9 @@ async fn books(server: &Server) -> (u64, Vec<(u64, u64)>) {
 }
 
 /// Unloads all in this order; at each step the rest is charged as if it had come alone.
-async fn unload_all(server: &Server, order: [usize; 3], (each, base): (u64, u64)) {
+async fn unload_all(server: &Server, order: [usize; 3], base: u64) {
     for (gone, index) in order.into_iter().enumerate() {
-        let (before, _) = books(server).await;
+        let (before, all) = books(server).await;
         let answer = server.admin_post("unload", "default", TARGETS[index]).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         let (charged, residents) = books(server).await;
@@ -52,7 +52,9 @@ async fn unload_all(server: &Server, order: [usize; 3], (each, base): (u64, u64)
         let freed = before - charged;
         let said = last_decision(server, TARGETS[index], "unloaded").await;
         assert_eq!(said["bytes"], json!(freed));
-        assert_eq!(freed, if gone == 2 { each } else { each - base });
+        let sum = |residents: &[(u64, u64)]| residents.iter().map(|(whole, _)| whole).sum::<u64>();
+        let leaver = sum(&all) - sum(&residents);
+        assert_eq!(freed, if gone == 2 { leaver } else { leaver - base });
     }
     assert_eq!(books(server).await, (0, Vec::new()));
 }
@@ -92,20 +94,25 @@ async fn fine_tunes_are_charged_for_their_base_once_and_answer_as_without_sharin
     }
     assert!(answers[0] != answers[1] && answers[1] != answers[2]);
     let (charged, residents) = books(&sharing).await;
-    let (whole, base) = residents[0];
-    assert_eq!(residents, [(whole, base); 3]);
+    let base = residents[0].1;
+    assert!(residents.iter().all(|(_, shared)| *shared == base), "{residents:?}");
+    // Their tokenizers are measured, and seldom twice the same to the byte.
+    let wholes: u64 = residents.iter().map(|(whole, _)| whole).sum();
     // Three of four layers and the vocabulary, without the vectors, which are too small.
     assert_eq!(base, 4 * (3 * (4 * 512 * 512 + 3 * 512 * 1408) + 258 * 512));
-    assert_eq!(charged, 3 * whole - 2 * base);
-    unload_all(&sharing, [0, 1, 2], (whole, base)).await;
+    assert_eq!(charged, wholes - 2 * base);
+    unload_all(&sharing, [0, 1, 2], base).await;
     // What they hold is known by now, and only what is not there yet is promised.
-    for (target, promised) in TARGETS.into_iter().zip([whole, whole - base, whole - base]) {
+    let mut promised = Vec::new();
+    for target in TARGETS {
         assert_eq!(sharing.admin_post("load", "default", target).await.status, 200);
         let decision = last_decision(&sharing, target, "promised").await;
-        assert_eq!(decision["bytes"], json!(promised));
+        promised.push(decision["bytes"].as_u64().unwrap());
     }
+    let whole = promised[0];
+    assert_eq!(promised, [whole, whole - base, whole - base]);
     for (target, tokens) in TARGETS.into_iter().zip(&answers) {
         assert_eq!(generated(&sharing, target).await, *tokens);
     }
-    unload_all(&sharing, [2, 0, 1], (whole, base)).await;
+    unload_all(&sharing, [2, 0, 1], base).await;
 }
