@@ -2,7 +2,7 @@
 //!
 //! [`run`] drives the very table that serves requests, with a scripted [`World`] in place of stores
 //! and devices: nothing waits, no thread is started, and the same trace and setup always give the same
-//! [`Outcome`]. [`reference`] holds what the outcome is to be measured by.
+//! [`Outcome`]. [`mod@reference`] holds what the outcome is to be measured by.
 //!
 //! Read `trace.rs` (who asked for what when), `world.rs` (how long things take), `pipe.rs`
 //! (bandwidth that is shared), `run.rs` (the clock and the two drives), `outcome.rs` (what came of

@@ -5,7 +5,7 @@
 //!
 //! | name | rule |
 //! |---|---|
-//! | [`lru`] | the least recently used leaves |
+//! | [`lru()`] | the least recently used leaves |
 //! | [`gdsf`] | the one with the least `H` leaves, where `H = L + frequency * cost / size` is set at each use and `L` is the `H` of who left last. Among equals the least recently used leaves |
 //! | [`collation`] | a request for a resident is answered at once; another waits until enough are pending or the oldest has been passed often enough, then one model is loaded for all who wait for it; GDSF chooses who leaves |
 //! | [`belady`] | the offline optimum where all sizes are equal: the one whose next use is farthest leaves |
