@@ -24,7 +24,7 @@ from collections import Counter
 import uploads
 from clients import BODY, PATH, Clients, Watcher
 from served import ask
-from trouble import Trouble
+from trouble import UPLOADS, Trouble
 from world import World
 
 COUNTERS = ["roundhouse_residency_evictions_total", "roundhouse_store_fetched_bytes_total",
@@ -107,6 +107,42 @@ def report(world, options, budget, calms, watcher, metrics) -> dict:
     }
 
 
+GROUPS = {
+    "Uploads": lambda kind: kind in {event.__name__ for event in UPLOADS} | {"never_complete"},
+    "Stores and disk": lambda kind: kind.startswith(("store: ", "disk full")),
+    "Process": lambda kind: kind.startswith(("kill -9", "SIGTERM")),
+    "Operators, with the status": lambda kind: kind.startswith("operator: ") and kind[-1].isdigit(),
+    "Answers to clients, and to the calm's questions": lambda kind: kind.startswith(("asked: ", "calm: ")),
+    "Other": lambda kind: True,
+}
+
+
+def tables(found: dict) -> str:
+    """What happened and what was measured, for people."""
+    left = {kind: number for kind, number in found["counts"].items()
+            if not (kind.startswith("operator: ") and not kind[-1].isdigit())}
+    text = ["| what | how often |", "|---|---|"]
+    for group, belongs in GROUPS.items():
+        of_group = {kind: left.pop(kind) for kind in list(left) if belongs(kind)}
+        told = ", ".join(f"{kind.removeprefix('operator: ').replace('_', ' ')} {number}"
+                         for kind, number in of_group.items())
+        text.append(f"| {group} | {told} |")
+    ledger = ", ".join(f"{kind} {number}" for kind, number in found["ledger"].items())
+    text += [f"| Ledger | {ledger} |", "", "| seconds | count | p50 | p99 | most |", "|---|--:|--:|--:|--:|"]
+    names = {"device": "answered, model loaded", "disk": "answered, loaded from disk",
+             "store": "answered, fetched and loaded"}
+    for what, took in found["took"].items():
+        what = names.get(what, f"answered {what}" if what.isdigit() else what)
+        text.append(f"| {what} | {took['count']} | {took['p50_s']} | {took['p99_s']} | {took['max_s']} |")
+    lag = found["lag_behind_newest_s"]
+    text.append(f"| age of the newest version, where an older one answered | {lag['answers']} | {lag['p50']}"
+                f" | {lag['p99']} | {lag['max']} |")
+    calms = [calm["seconds_to_newest"] for calm in found["calms"]]
+    text.append(f"| calm until every whole model answers with its newest version | {len(calms)}"
+                f" | {quantile(calms, 0.5)} | {quantile(calms, 0.99)} | {max(calms, default=0.0)} |")
+    return "\n".join(text) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,6 +176,8 @@ def main() -> int:
     found["command"] = " ".join(["python3", *sys.argv])
     with open(os.path.join(options.out, "chaos.json"), "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1)
+    with open(os.path.join(options.out, "chaos.md"), "w", encoding="utf-8") as file:
+        file.write(tables(found))
     violations = world.counts["violations"]
     print(f"{violations} violations; {found['counts']}")
     return 1 if violations else 0

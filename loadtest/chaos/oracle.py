@@ -2,10 +2,10 @@
 
 A target's past is a list of states, each from an instant on: `whole` (its files are one version,
 with a signature), `partial` (files of several versions, or some are missing), `bad` (complete, and
-nothing that may serve), `absent`. A request that began at b and ended at e may be answered with the
-version that was whole last at b less the allowed lag, and with any that became whole until e. The
-lag counts healthy time only: while a store fails or no server runs, versions on disk serve. A
-deletion and a bad upload leave the old version in service until it leaves the device.
+nothing that may serve), `absent`. A request that began at b and ended at e may be answered with any
+version that became whole until e and was not outlived: a version outlives all before it when it has
+been whole, before b, for the allowed lag. The lag counts healthy time only: while a store fails or no
+server runs, versions on disk serve. A deletion and a bad upload leave in service what was in service.
 """
 
 from __future__ import annotations
@@ -124,14 +124,16 @@ class Oracle:
 
     def allowed(self, target: Target, begun: float, ended: float) -> list[int]:
         """Places in the target's past whose signatures may answer. Call with the lock held."""
-        lo = self.unhealthy.before(begun, self.lag)
         places: list[int] = []
         for place, state in enumerate(target.past):
             if state.at > ended:
                 break
             if state.kind != "whole":
                 continue
-            if state.at <= lo or (state.strict and state.at <= begun):
+            later = target.past[place + 1:place + 2]
+            until = min([begun] + [state.at for state in later])
+            outlives = self.unhealthy.before(until, self.lag) >= state.at
+            if outlives or (state.strict and state.at <= begun):
                 places = []
             places.append(place)
         return places

@@ -46,7 +46,9 @@ class Served:
             status = self.process.poll()
             self.process.kill()
             self.process.wait()
-            raise Failed(f"not ready after {time.monotonic() - begun:.1f} s (status {status}), see {self.log}")
+            with open(self.log, "rb") as log:
+                last = log.read()[-500:].decode(errors="replace")
+            raise Failed(f"not ready after {time.monotonic() - begun:.1f} s (status {status}): {last}")
         self.data, self.admin = found["data"], found["admin"]
         now = time.monotonic()
         self.lives.append([now, None, None])

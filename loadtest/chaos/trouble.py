@@ -23,7 +23,7 @@ OTHERS = {"never_complete": 2, "fault": 5, "files_gone": 1, "disk_full": 1, "kil
           "kill_fetching": 1, "kill_loading": 1, "kill_starting": 0.5, "terminate": 1, "load": 2,
           "unload": 2, "purge": 1, "keep": 1, "release": 1, "refresh": 2, "use": 2}
 # What an operator's command may be answered: done, or a reason.
-ANSWERS = {200, 400, 404, 429, 500, 502, 503, 504, 507}
+ANSWERS = {200, 400, 403, 404, 429, 500, 502, 503, 504, 507}
 DRAIN_LIMIT = 30.0
 # A failure's pause doubles up to a minute.
 CALM_LIMIT = 90.0
@@ -280,7 +280,8 @@ class Trouble:
         if status != 200:
             return False
         self.world.oracle.note_reset()
-        self.world.oracle.note(target, "whole", newest, strict=True)
+        # Which one that is the store says, as for any other model: perhaps it has to settle.
+        self.world.oracle.note(target, "whole", newest)
         target.unsure = False
         return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -156,7 +155,7 @@ class World:
             record["events_before"] = list(self.recent)
             if len(self.violations) < 100:
                 self.violations.append(record)
-        print("VIOLATION " + json.dumps(record), flush=True)
+        print(f"{record['at']:8.2f} VIOLATION {record['target'] or ''} {what}", flush=True)
 
     # What stands in the stores.
 

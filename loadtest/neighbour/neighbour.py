@@ -197,6 +197,7 @@ class Bench:
         stop, told, process = multiprocessing.Event(), multiprocessing.Queue(), None
         if arm != "alone":
             targets = self.scanned[:1] if arm == "one" else self.scanned
+            targets = [target for target in targets for _ in range(options.repeat)]
             to = (beside or server).data
             arguments = (to, targets, options.scan_rate, options.concurrency, stop, told)
             process = multiprocessing.Process(target=scan, args=arguments)
@@ -298,6 +299,7 @@ def main():
     parser.add_argument("--rate", type=float, default=40, help="calm's requests a second")
     parser.add_argument("--scan-rate", type=float, default=20, help="scan's requests a second at most; 0: no limit")
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--repeat", type=int, default=1, help="times that scan asks a model in a row")
     parser.add_argument("--models", type=int, default=500)
     parser.add_argument("--spare", type=int, default=3, help="models that fit beside calm's six")
     parser.add_argument("--arms", default=",".join(ARMS))
