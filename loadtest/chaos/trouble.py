@@ -314,7 +314,8 @@ class Trouble:
         for name, target in missing.items():
             world.violation(f"in calm it does not answer with {wanted[name]}: {last[name]}", target)
         self.check_rest()
-        return {"models": asked, "seconds_to_newest": round(took, 2)}
+        return {"models": asked, "seconds_to_newest": round(took, 2),
+                "resident_mib": round(world.served.resident_bytes() / 2**20, 1)}
 
     def lift_quarantines(self) -> None:
         seen = self.world.served.look("/admin/v1/residency") or {}
