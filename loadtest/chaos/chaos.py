@@ -23,7 +23,7 @@ from collections import Counter
 
 import uploads
 from clients import BODY, PATH, Clients, Watcher
-from served import ask
+from served import Failed, ask
 from trouble import UPLOADS, Trouble
 from world import World
 
@@ -78,10 +78,12 @@ def run(world: World, options) -> dict:
             print(f"{(time.monotonic() - world.begun) / 60:.1f} min: calm after "
                   f"{calms[-1]['seconds_to_newest']} s, {world.counts['violations']} violations, "
                   f"{world.counts['asked: 200']} answers", flush=True)
+    except Failed as error:
+        print(f"the run ends early: {error}", flush=True)
     finally:
         clients.stop()
         watcher.stop()
-        if world.served.died() is None:
+        if world.served.process.poll() is None:
             world.served.terminate(30)
     return report(world, options, budget, calms, watcher, metrics)
 

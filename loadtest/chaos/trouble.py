@@ -25,6 +25,8 @@ OTHERS = {"never_complete": 2, "fault": 5, "files_gone": 1, "disk_full": 1, "kil
 # What an operator's command may be answered: done, or a reason.
 ANSWERS = {200, 400, 403, 404, 429, 500, 502, 503, 504, 507}
 DRAIN_LIMIT = 30.0
+# For a server that does not start at first, in seconds.
+START_LIMIT = 60.0
 # A failure's pause doubles up to a minute.
 CALM_LIMIT = 90.0
 
@@ -57,13 +59,22 @@ class Trouble:
                 name = rng.choices(list(OTHERS), list(OTHERS.values()))[0]
                 self.start(getattr(self, name), rng.choice(world.targets), random.Random(seed))
             time.sleep(rng.expovariate(1 / world.options.every))
-            if (status := world.served.died()) is not None and self.life.acquire(blocking=False):
-                world.violation(f"the server ended by itself with status {status}")
-                self.restart(0)
-                self.life.release()
+            self.revive()
         for job in self.running:
             job.result()
         self.running = []
+
+    def revive(self) -> None:
+        """Starts a server that ended by itself, which none may."""
+        if not self.life.acquire(blocking=False):
+            return
+        try:
+            if (status := self.world.served.died()) is not None:
+                self.world.violation(f"the server ended by itself with status {status}")
+                with self.unhealthy():
+                    self.restart(0)
+        finally:
+            self.life.release()
 
     def start(self, function, *arguments) -> None:
         self.running = [job for job in self.running if not job.done() or job.exception()]
@@ -158,17 +169,22 @@ class Trouble:
         time.sleep(pause)
         self.world.oracle.note_reset()
         self.world.kept.clear()
-        took = self.world.served.start()
-        self.world.took(took, "start of the server")
+        end = time.monotonic() + START_LIMIT
+        while True:
+            try:
+                self.world.took(self.world.served.start(), "start of the server")
+                return
+            except Failed as error:
+                self.world.violation(f"the server did not start: {error}")
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
 
     def one_life(self, function) -> None:
         if not self.life.acquire(blocking=False):
             return
         try:
             function()
-        except Failed as error:
-            self.world.violation(f"the server did not start: {error}")
-            self.restart(1)
         finally:
             self.life.release()
 
