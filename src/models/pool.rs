@@ -1,16 +1,19 @@
 //! Buffers that several models hold together: one for each content.
 //!
-//! A content's name comes from the bytes in the files, how they are put together and the
-//! format in memory: models that share a name would have filled equal buffers. A buffer
-//! enters the pool under the digest of the bytes that it was really filled from.
+//! A content's name comes from the bytes in the files, how they are put together, and its
+//! shape and format in memory: models that share a name would have filled equal buffers. A
+//! buffer enters the pool under the digest of the bytes that it was really filled from. What
+//! was noted of a file only says what to look for: whatever is found has the size, shape and
+//! format that were asked for, because they are in its name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use candle_core::Tensor;
-use roundhouse_types::{Bytes, ContentId, SharedPart};
+use roundhouse_types::{Bytes, ContentId, SharedPart, Version};
 use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::reader::{Cancel, Format, Parameter};
@@ -23,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The version of what digests are made of.
 const DIGEST_CONTEXT: &str = "roundhouse 2026-11-21 parameter in files 1";
 /// The version of what contents' names are made of.
-const CONTENT_CONTEXT: &str = "roundhouse 2026-11-21 content in memory 1";
+const CONTENT_CONTEXT: &str = "roundhouse 2026-11-21 content in memory 2";
 
 /// The shared buffers of one device. It holds none of them: a buffer is freed with the last
 /// model that uses it.
@@ -137,17 +140,25 @@ pub struct Sharing {
 
 impl Sharing {
     /// The name of a parameter's content in memory.
-    pub(crate) fn content(&self, digest: &[u8; 32], format: Format) -> ContentId {
-        content(digest, format, &self.scope)
+    pub(crate) fn content(
+        &self,
+        digest: &[u8; 32],
+        parameter: &Parameter,
+        format: Format,
+    ) -> ContentId {
+        content(digest, parameter, format, &self.scope)
     }
 }
 
-fn content(digest: &[u8; 32], format: Format, scope: &str) -> ContentId {
+fn content(digest: &[u8; 32], parameter: &Parameter, format: Format, scope: &str) -> ContentId {
     let mut hasher = blake3::Hasher::new_derive_key(CONTENT_CONTEXT);
     hasher.update(&[match format {
         Format::F32 => 0,
         Format::F16 => 1,
     }]);
+    let rows: u64 = parameter.parts.iter().map(|(_, rows)| *rows as u64).sum();
+    hasher.update(&rows.to_le_bytes());
+    hasher.update(&(parameter.columns.unwrap_or(0) as u64).to_le_bytes());
     hasher.update(digest);
     hasher.update(scope.as_bytes());
     ContentId::from_digest(*hasher.finalize().as_bytes())
@@ -158,22 +169,32 @@ fn content(digest: &[u8; 32], format: Format, scope: &str) -> ContentId {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Digests(BTreeMap<String, blake3::Hash>);
 
+/// Digests as they are written.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    version: Version,
+    /// In lower-case hexadecimal.
+    digests: BTreeMap<String, String>,
+}
+
 impl Digests {
-    /// Reads what [`Digests::to_json`] wrote; what cannot be read is not known.
-    pub fn from_json(text: &[u8]) -> Self {
-        let read: BTreeMap<String, String> = serde_json::from_slice(text).unwrap_or_default();
-        let parsed = read.into_iter().filter_map(|(name, hex)| {
-            let digest = blake3::Hash::from_hex(&hex).ok()?;
-            Some((name, digest))
+    /// Reads what [`Digests::to_json`] wrote of this version. What was written of another one,
+    /// or cannot be read to its end, says nothing.
+    pub fn from_json(text: &[u8], version: &Version) -> Self {
+        let note = serde_json::from_slice::<Note>(text).ok();
+        let digests = note.filter(|note| note.version == *version).and_then(|note| {
+            let pairs = note.digests.into_iter();
+            pairs.map(|(name, hex)| Some((name, blake3::Hash::from_hex(&hex).ok()?))).collect()
         });
-        Self(parsed.collect())
+        Self(digests.unwrap_or_default())
     }
 
-    /// As a JSON object of lower-case hexadecimal.
-    pub fn to_json(&self) -> Vec<u8> {
-        let hex: BTreeMap<&String, String> =
-            self.0.iter().map(|(name, digest)| (name, digest.to_hex().to_string())).collect();
-        serde_json::to_vec(&hex).unwrap_or_default()
+    /// As a JSON object that names the version they are of.
+    pub fn to_json(&self, version: &Version) -> Vec<u8> {
+        let hex =
+            |(name, digest): (&String, &blake3::Hash)| (name.clone(), digest.to_hex().to_string());
+        let digests = self.0.iter().map(hex).collect();
+        serde_json::to_vec(&Note { version: version.clone(), digests }).unwrap_or_default()
     }
 
     /// Whether nothing is known.
@@ -198,7 +219,8 @@ impl Digests {
     ) -> Option<SharedPart> {
         let bytes = parameter.bytes(format);
         let digest = self.get(parameter).filter(|_| bytes >= SHARED_AT_LEAST)?;
-        Some(SharedPart { content: content(digest, format, scope), bytes })
+        let content = content(digest, parameter, parameter.format(format), scope);
+        Some(SharedPart { content, bytes })
     }
 }
 
@@ -291,22 +313,33 @@ mod tests {
     }
 
     #[test]
-    fn digests_survive_being_written_and_nonsense_is_nothing() {
+    fn digests_survive_being_written_and_those_of_another_version_and_nonsense_are_nothing() {
         let mut digests = Digests::default();
         digests.insert(&Parameter::matrix("a", 2, 2), blake3::hash(b"a"));
-        assert_eq!(Digests::from_json(&digests.to_json()), digests);
-        assert_eq!(Digests::from_json(b"{\"a\": \"x\"}"), Digests::default());
-        assert_eq!(Digests::from_json(b"]"), Digests::default());
+        let [version, other] = ["aa", "bb"].map(Version::from_digest);
+        let text = digests.to_json(&version);
+        assert_eq!(Digests::from_json(&text, &version), digests);
+        assert_eq!(Digests::from_json(&text, &other), Digests::default());
+        let half = &text[..text.len() / 2];
+        let bad: [&[u8]; 4] =
+            [half, b"]", b"{\"a\": \"x\"}", b"{\"version\":\"aa\",\"digests\":{\"a\":\"x\"}}"];
+        for text in bad {
+            assert_eq!(Digests::from_json(text, &version), Digests::default());
+        }
     }
 
     #[test]
-    fn contents_differ_by_format_and_by_scope() {
+    fn contents_differ_by_shape_by_format_and_by_scope() {
         let digest = [7; 32];
+        let matrix = Parameter::matrix("a", 2, 8);
         let names = [
-            content(&digest, Format::F32, ""),
-            content(&digest, Format::F16, ""),
-            content(&digest, Format::F32, "a"),
-            content(&digest, Format::F32, "b"),
+            content(&digest, &matrix, Format::F32, ""),
+            content(&digest, &matrix, Format::F16, ""),
+            content(&digest, &matrix, Format::F32, "a"),
+            content(&digest, &matrix, Format::F32, "b"),
+            content(&digest, &Parameter::matrix("a", 8, 2), Format::F32, ""),
+            content(&digest, &Parameter::matrix("a", 2, 16), Format::F32, ""),
+            content(&digest, &Parameter::vector("a", 2), Format::F32, ""),
         ];
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name));

@@ -170,7 +170,8 @@ impl<'a> Reader<'a> {
         let format = parameter.format(self.format);
         let mut turn = None;
         if let Some(digest) = sharing.known.get(parameter) {
-            match sharing.pool.take(sharing.content(digest, format), self.cancel)? {
+            let content = sharing.content(digest, parameter, format);
+            match sharing.pool.take(content, self.cancel)? {
                 Taken::Found(pooled) => {
                     self.digests.insert(parameter, blake3::Hash::from_bytes(*digest));
                     self.found += bytes;
@@ -182,7 +183,7 @@ impl<'a> Reader<'a> {
         let mut hasher = pool::hasher(parameter, &parts);
         let tensor = self.fill(parameter, &parts, Some(&mut hasher))?;
         let digest = hasher.finalize();
-        let content = sharing.content(digest.as_bytes(), format);
+        let content = sharing.content(digest.as_bytes(), parameter, format);
         let pooled = sharing.pool.add(SharedPart { content, bytes }, tensor);
         drop(turn);
         self.digests.insert(parameter, digest);

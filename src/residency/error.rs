@@ -21,6 +21,20 @@ pub enum Error {
         /// The largest budget.
         budget: Bytes,
     },
+    /// The footprint exceeds what every device has now, but not what it had.
+    #[error(
+        "{model} needs {need}: others use the memory, {budget} of {most} are left to models for now"
+    )]
+    Lowered {
+        /// Which model.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// The largest budget now.
+        budget: Bytes,
+        /// The largest budget that there was.
+        most: Bytes,
+    },
     /// The footprint exceeds what the model's tenant may take.
     #[error("{model} needs {need} and tenant '{tenant}' may take {ceiling}")]
     AboveCeiling {
@@ -122,9 +136,10 @@ impl Error {
             Self::TooLarge { .. } | Self::AboveCeiling { .. } | Self::NoRoomNow { .. } => {
                 ErrorKind::TooLarge
             }
-            Self::NotReady { .. } | Self::LoadTimedOut { .. } | Self::Abandoned { .. } => {
-                ErrorKind::NotReady
-            }
+            Self::Lowered { .. }
+            | Self::NotReady { .. }
+            | Self::LoadTimedOut { .. }
+            | Self::Abandoned { .. } => ErrorKind::NotReady,
             Self::ModelQueueFull { .. } | Self::QueueFull { .. } | Self::ShuttingDown => {
                 ErrorKind::Overloaded
             }
@@ -144,6 +159,7 @@ impl Error {
             Self::NotReady { estimate: Some(estimate), .. }
             | Self::ModelQueueFull { estimate: Some(estimate), .. } => RetryHint::After(*estimate),
             Self::NoRoomNow { .. }
+            | Self::Lowered { .. }
             | Self::NotReady { .. }
             | Self::LoadTimedOut { .. }
             | Self::ModelQueueFull { .. }

@@ -160,6 +160,8 @@ impl Table {
         }
         let last = self.effects.len().saturating_sub(8);
         debug_assert!(false, "it does not settle: {:?}", &self.effects[last..]);
+        tracing::error!("loads undo each other; the next event goes on with them");
+        self.touched.clear();
     }
 
     /// Forgets the models least recently asked for that have no state, down to the limit.
@@ -245,6 +247,7 @@ impl Table {
     /// Sends a resident on its way out: no new leases, and it unloads when the last one ends.
     fn drain(&mut self, key: &Key, why: Departure, claim: Option<&ArtefactId>) {
         let now = self.now;
+        let is_own = claim.is_some_and(|claim| self.above_ceiling(&[claim]) > Bytes::ZERO);
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
@@ -265,7 +268,8 @@ impl Table {
         }
         resident.state = State::Draining(why);
         let leases = resident.leases;
-        if why == Departure::Evicted {
+        // One in use, or one that had to leave for its own tenant, was not worth least of all.
+        if why == Departure::Evicted && leases == 0 && !is_own {
             self.ages.left(key.device, resident.worth);
         }
         let idle = now.saturating_duration_since(resident.last_used);

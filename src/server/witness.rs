@@ -157,8 +157,7 @@ impl Witness {
         if self.config.every.is_zero() {
             return;
         }
-        let WitnessConfig { configured, tolerance, yields, .. } = self.config;
-        let mut judge = Judge::new(self.baseline, configured, tolerance, yields);
+        let mut judge = Judge::new(self.baseline, self.config);
         let mut thrift = Thrift::default();
         let mut decisions = residency.events();
         let mut ticks = tokio::time::interval(self.config.every);

@@ -20,11 +20,14 @@ pub(crate) struct Hold {
     pub(crate) permit: Permit,
 }
 
-/// The merged pieces of a request's choices. It owns lease and permit: at its end, at an error,
-/// at the deadline and when dropped, the sequences are aborted first and both released then.
+/// The merged pieces of a request's choices. It owns lease and permit: with the last choice's last
+/// piece, at an error, at the deadline and when dropped, the sequences are aborted first and both
+/// released then.
 pub(crate) struct Completions {
     model: ModelId,
     deadline: Pin<Box<Sleep>>,
+    /// Choices whose last piece has not gone out.
+    unfinished: usize,
     /// Gone when the stream has ended.
     running: Option<Running>,
     record: Record,
@@ -44,13 +47,20 @@ impl Completions {
         deadline: Instant,
         record: Record,
     ) -> Self {
+        let unfinished = choices.len();
         let choices = choices.into_iter().collect();
         Self {
             model,
             deadline: Box::pin(sleep_until(deadline)),
+            unfinished,
             running: Some(Running { choices, _hold: hold }),
             record,
         }
+    }
+
+    fn end(&mut self) {
+        self.running = None;
+        self.record.completed();
     }
 
     fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Piece, Failure>>> {
@@ -76,12 +86,18 @@ impl Stream for Completions {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(piece))) => {
                 this.record.piece(&piece);
+                if piece.finished.is_some() {
+                    this.unfinished = this.unfinished.saturating_sub(1);
+                    // Who has every choice's end may leave without asking for the stream's.
+                    if this.unfinished == 0 {
+                        this.end();
+                    }
+                }
                 Poll::Ready(Some(Ok(piece)))
             }
             Poll::Ready(Some(Err(failure))) => this.fail(failure),
             Poll::Ready(None) => {
-                this.running = None;
-                this.record.completed();
+                this.end();
                 Poll::Ready(None)
             }
         }

@@ -207,16 +207,72 @@ async fn a_rollback_takes_over_without_a_failed_request_and_outlives_a_restart()
     assert_eq!(versions(&server).await["held"]["by"], "operator");
 }
 
+/// A version that is fetched and does not load.
+fn broken(version: u32) -> Vec<File> {
+    let mut files = signed_classifier("m", version, 200);
+    let tokenizer = files.iter_mut().find(|(path, _)| path == "tokenizer.json").unwrap();
+    tokenizer.1 = b"{}".to_vec();
+    files
+}
+
+/// Holds a refresh against what is to stay as it was: the version, and who holds it.
+async fn stays(server: &Server, refreshed: &Answer, (number, digest): (u32, &str), by: &str) {
+    assert_eq!(refreshed.status, 200, "{}", refreshed.body);
+    let told = refreshed.json();
+    assert_eq!(told["version"], digest, "{told}");
+    assert!(told["offered"].is_string(), "{told}");
+    let found = versions(server).await;
+    assert_eq!((&found["held"]["version"], &found["held"]["by"]), (&digest.into(), &by.into()));
+    assert_eq!(served(server, number).await, digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_manual_a_refresh_lifts_no_rollback_and_only_offers_what_nothing_has_served() {
+    let stage = Stage::new("update = \"manual\"");
+    stage.upload(1);
+    let server = stage.start().await;
+    let first = served(&server, 1).await;
+    stage.upload(2);
+    settled(&server, &first).await;
+    assert_eq!(server.admin_post("refresh", "default", "m").await.json()["serves"], true);
+    let second = served(&server, 2).await;
+    assert_eq!(use_version(&server, &first).await.status, 200);
+    let refreshed = server.admin_post("refresh", "default", "m").await;
+    assert_eq!(refreshed.json()["offered"], second.as_str(), "{}", refreshed.body);
+    stays(&server, &refreshed, (1, &first), "operator").await;
+    // Nor where nothing is loaded that could show what the store's version is worth.
+    assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
+    stage.put(&broken(3));
+    settled(&server, &second).await;
+    let refreshed = server.admin_post("refresh", "default", "m").await;
+    stays(&server, &refreshed, (1, &first), "operator").await;
+    // The same without an operator's word.
+    let third = refreshed.json()["offered"].as_str().expect("a version").to_owned();
+    stage.upload(4);
+    settled(&server, &third).await;
+    assert_eq!(use_version(&server, "latest").await.status, 200);
+    let fourth = served(&server, 4).await;
+    assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
+    stage.put(&broken(5));
+    settled(&server, &fourth).await;
+    let refreshed = server.admin_post("refresh", "default", "m").await;
+    stays(&server, &refreshed, (4, &fourth), "rule").await;
+    // Where one serves, the store's version is tried beside it.
+    let refreshed = server.admin_post("refresh", "default", "m").await;
+    assert!(refreshed.body.contains("serves as before"), "{}", refreshed.body);
+    assert_eq!(served(&server, 4).await, fourth);
+    stage.delete();
+    until("the store holds none", || async { versions(&server).await["in_store"] == false }).await;
+    assert_eq!(versions(&server).await["store_failure"], Value::Null);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_fails_is_told_and_the_old_one_serves_on() {
     let stage = Stage::new("update = \"manual\"");
     stage.upload(1);
     let server = stage.start().await;
     let first = served(&server, 1).await;
-    let mut broken = signed_classifier("m", 2, 200);
-    let tokenizer = broken.iter_mut().find(|(path, _)| path == "tokenizer.json").unwrap();
-    tokenizer.1 = b"{}".to_vec();
-    stage.put(&broken);
+    stage.put(&broken(2));
     settled(&server, &first).await;
     let used = use_version(&server, "latest").await;
     assert_eq!(used.json()["error"]["kind"], "model_invalid", "{}", used.body);

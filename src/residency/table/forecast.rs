@@ -7,8 +7,11 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
 use super::Table;
 use super::sharing::whole;
 use super::state::{Fetch, Job, Room};
+use crate::decision::Obstacle;
 use crate::error::{Error, Progress};
 
+/// Seconds after which a fetch is judged by its own speed.
+const FIRST_IMPRESSION: f64 = 1.0;
 /// Weight of the newest measurement.
 const NEWEST: f64 = 0.3;
 
@@ -61,7 +64,10 @@ impl Table {
                 Progress::Fetching { done: job.fetched_bytes, total: job.fetch_bytes }
             }
         };
-        (progress, self.forecast(artefact, job))
+        // What only an operator can clear has no time.
+        let is_open =
+            !matches!(job.obstacle, Some(Obstacle::Kept | Obstacle::Floors | Obstacle::Ceiling));
+        (progress, self.forecast(artefact, job).filter(|_| is_open))
     }
 
     /// What is left to fetch and load, of this one and of those that go before it, at the
@@ -71,7 +77,8 @@ impl Table {
         let before = order.iter().take_while(|other| *other != artefact);
         let before: Vec<&Job> = before.filter_map(|other| self.jobs.get(other)).collect();
         let seconds = self.seconds_to_fetch(job, &before)? + self.seconds_to_load(job, &before)?;
-        Duration::try_from_secs_f64(seconds).ok()
+        // What would take longer than a load may take is not known.
+        Duration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= self.config.load_timeout)
     }
 
     fn seconds_to_fetch(&self, job: &Job, before: &[&Job]) -> Option<f64> {
@@ -83,7 +90,8 @@ impl Table {
                 // What it has brought so far says more than others did.
                 let took = self.now.saturating_duration_since(since).as_secs_f64();
                 let seen = float(job.fetched_bytes) / took;
-                let rate = if seen > 0.0 && seen.is_finite() { seen } else { self.rates.fetch? };
+                let is_seen = took >= FIRST_IMPRESSION && seen > 0.0;
+                let rate = if is_seen { seen } else { self.rates.fetch? };
                 return Some(float(left(job)) / rate);
             }
             Fetch::Queued => float(left(job)),
@@ -100,7 +108,8 @@ impl Table {
         let own = float(whole(job)) / rate;
         if let Room::Loading { since, .. } = job.room {
             let spent = self.now.saturating_duration_since(since).as_secs_f64();
-            return Some((own - spent).max(0.0));
+            // It takes longer than others did: half as long again, as a guess.
+            return Some(if own > spent { own - spent } else { spent.max(1.0) / 2.0 });
         }
         // Those that are still being fetched load beside the fetches to come.
         let waiting = before

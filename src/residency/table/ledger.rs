@@ -41,6 +41,8 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Account {
     budget: Bytes,
+    /// The largest budget that it ever had.
+    most: Bytes,
     /// Always the sum over `held`.
     charged: Bytes,
     /// Always the sum over `promises`.
@@ -104,9 +106,49 @@ impl Account {
     }
 }
 
+/// What comes free as more and more residents leave.
+pub(super) struct Freeing<'a> {
+    account: &'a Account,
+    leavers: BTreeMap<HoldingId, usize>,
+    bytes: Bytes,
+}
+
+impl Freeing<'_> {
+    pub(super) fn bytes(&self) -> Bytes {
+        self.bytes
+    }
+
+    /// One more leaves.
+    pub(super) fn add(&mut self, artefact: &ArtefactId) {
+        for id in self.account.holders.get(artefact).into_iter().flatten() {
+            let leaving = self.leavers.entry(*id).or_default();
+            *leaving += 1;
+            if let Some(held) = self.account.held.get(id).filter(|held| held.holders == *leaving) {
+                self.bytes += held.holding.bytes;
+            }
+        }
+    }
+
+    /// One of those that were added stays after all.
+    pub(super) fn spare(&mut self, artefact: &ArtefactId) {
+        for id in self.account.holders.get(artefact).into_iter().flatten() {
+            let leaving = self.leavers.entry(*id).or_default();
+            if let Some(held) = self.account.held.get(id).filter(|held| held.holders == *leaving) {
+                self.bytes = self.bytes.saturating_sub(held.holding.bytes);
+            }
+            *leaving = leaving.saturating_sub(1);
+        }
+    }
+}
+
 impl Ledger {
+    /// For asking what a growing set of residents frees.
+    pub(super) fn freeing(&self, device: DeviceId) -> Freeing<'_> {
+        Freeing { account: self.account(device), leavers: BTreeMap::new(), bytes: Bytes::ZERO }
+    }
+
     pub(super) fn new(devices: Vec<(DeviceId, Bytes)>) -> Self {
-        let open = |(id, budget)| (id, Account { budget, ..Account::default() });
+        let open = |(id, budget)| (id, Account { budget, most: budget, ..Account::default() });
         Self { accounts: devices.into_iter().map(open).collect(), next_holding: 0 }
     }
 
@@ -124,10 +166,19 @@ impl Ledger {
         self.accounts.values().map(|account| account.budget).max().unwrap_or_default()
     }
 
+    /// The largest budget that any device ever had: it may have it again.
+    pub(super) fn most(&self) -> Bytes {
+        self.accounts.values().map(|account| account.most).max().unwrap_or_default()
+    }
+
     /// Changes a budget; false where there is no such device.
     pub(super) fn set_budget(&mut self, device: DeviceId, budget: Bytes) -> bool {
         let account = self.accounts.get_mut(&device);
-        account.map(|account| account.budget = budget).is_some()
+        let change = |account: &mut Account| {
+            account.budget = budget;
+            account.most = account.most.max(budget);
+        };
+        account.map(change).is_some()
     }
 
     pub(super) fn charged(&self, device: DeviceId) -> Bytes {

@@ -32,34 +32,38 @@ pub(super) struct Underway {
 impl Table {
     /// Loads in the order in which they are served. Those that nobody waits for come last,
     /// and before them those of tenants that had more than their share. Of the others, first
-    /// those that were overtaken enough, by arrival; then those that most requests wait for.
+    /// those that were overtaken enough, by age; then those that most requests wait for.
     pub(super) fn jobs_in_order(&self) -> Vec<ArtefactId> {
         let mut order: Vec<_> = self
             .jobs
             .iter()
             .map(|(artefact, job)| {
-                let Some(first) = self.first_waiter(artefact) else {
-                    return ((true, false, false, Reverse(0), job.sequence), artefact);
-                };
-                let is_over_share = self.is_over_share(&artefact.model);
-                let is_due = self.is_due(job, first);
+                if !self.is_wanted(artefact) {
+                    return ((true, 0, false, Reverse(0), job.sequence), artefact);
+                }
+                let is_due = self.is_due(job);
+                // Each time that it was overtaken enough counts as a step less ahead, so that
+                // nobody starves behind those who are new.
+                let lifted = job.overtaken / self.config.collation.overtaken_at_most.max(1);
+                let lead = self.lead(&artefact.model).saturating_sub(lifted);
                 let many = if self.config.collation.most_waited_first && !is_due {
                     self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len())
                 } else {
                     0
                 };
-                ((false, is_over_share, !is_due, Reverse(many), first.sequence), artefact)
+                ((false, lead, !is_due, Reverse(many), job.sequence), artefact)
             })
             .collect();
         order.sort_unstable();
         order.into_iter().map(|(_, artefact)| artefact.clone()).collect()
     }
 
-    /// Whether nobody who came later may be given a load before this one.
-    fn is_due(&self, job: &Job, first: &Waiter) -> bool {
+    /// Whether nothing that was asked for later may be loaded before this. Its age is the
+    /// load's own: callers may leave and come again meanwhile.
+    fn is_due(&self, job: &Job) -> bool {
         let bound = self.config.collation;
         job.overtaken >= bound.overtaken_at_most
-            || self.now.saturating_duration_since(first.arrived) >= bound.overtaken_within
+            || self.now.saturating_duration_since(job.begun) >= bound.overtaken_within
     }
 
     /// The first caller that waits for this load.
@@ -91,12 +95,13 @@ impl Table {
             .jobs
             .iter()
             .filter(|(artefact, job)| *artefact != chosen && !job.is_loading())
-            .filter_map(|(artefact, _)| {
-                let first = self.first_waiter(artefact)?.sequence;
+            .filter(|(artefact, _)| self.is_wanted(artefact))
+            .map(|(artefact, job)| {
+                let first = job.sequence;
                 let later = arrivals.iter().filter(|sequence| **sequence > first).count();
                 // A load that nobody waits for passes like one request.
                 let passed = if arrivals.is_empty() { 1 } else { later };
-                Some((artefact.clone(), u32::try_from(passed).unwrap_or(u32::MAX)))
+                (artefact.clone(), u32::try_from(passed).unwrap_or(u32::MAX))
             })
             .filter(|(_, requests)| *requests > 0)
             .collect();
@@ -122,7 +127,8 @@ impl Table {
                 underway.least_left =
                     Some(underway.least_left.map_or(left, |least| least.min(left)));
             }
-            if !job.is_whole() || matches!(job.room, Room::Wanted) {
+            // One that is late may hang: it keeps its slot, and nobody waits for it to end.
+            if !job.is_whole() || matches!(job.room, Room::Wanted) || job.late {
                 continue;
             }
             underway.bytes += whole(job);
@@ -159,7 +165,7 @@ impl Table {
         (underway.bytes + whole(job)).0 <= self.ledger.largest_budget().0 / IN_FLIGHT
     }
 
-    fn fits_free(&self, artefact: &ArtefactId) -> bool {
+    pub(super) fn fits_free(&self, artefact: &ArtefactId) -> bool {
         let mut devices = self.ledger.devices();
         devices.any(|device| self.need(artefact, device) <= self.ledger.free(device))
     }

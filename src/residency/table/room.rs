@@ -11,6 +11,18 @@ use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Obstacle, Stage};
 use crate::error::Error;
 
+/// What one walk over the loads has seen so far.
+struct Walk {
+    underway: Underway,
+    /// Loads that wait for room that will come.
+    blocked: Vec<ArtefactId>,
+    /// The least that could not be promised since something was last given, to handlers or
+    /// other models, and why.
+    least: Option<(bool, Bytes, Obstacle)>,
+    /// Whether a load with whole files waits for its turn.
+    is_held_back: bool,
+}
+
 /// What came of looking for room.
 enum Outcome {
     Promised,
@@ -26,8 +38,8 @@ impl Table {
         if self.jobs.is_empty() || self.stopping {
             return;
         }
-        let mut blocked: Vec<ArtefactId> = Vec::new();
-        let mut underway = self.underway();
+        let underway = self.underway();
+        let mut walk = Walk { underway, blocked: Vec::new(), least: None, is_held_back: false };
         let mut done = self.effects.len();
         for artefact in self.jobs_in_order() {
             let Some(job) = self.jobs.get(&artefact) else {
@@ -35,62 +47,79 @@ impl Table {
             };
             // Whatever is given shows as an effect.
             if std::mem::replace(&mut done, self.effects.len()) != self.effects.len() {
-                underway = self.underway();
+                (walk.underway, walk.least) = (self.underway(), None);
             }
             match job.room {
                 Room::Wanted if job.footprint.is_some() => {
-                    self.look_for_room(&artefact, &underway, &mut blocked);
+                    self.look_for_room(&artefact, &mut walk);
                 }
                 Room::Promised { device } => self.review(&artefact, device),
                 Room::Wanted | Room::Loading { .. } => {}
             }
-            self.start_fetch(&artefact, &underway);
+            self.start_fetch(&artefact, &walk.underway);
             self.start_load(&artefact);
         }
     }
 
-    fn look_for_room(
-        &mut self,
-        artefact: &ArtefactId,
-        underway: &Underway,
-        blocked: &mut Vec<ArtefactId>,
-    ) {
+    fn look_for_room(&mut self, artefact: &ArtefactId, walk: &mut Walk) {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
         if let Some(failure) = self.never_fits(artefact, whole(job)) {
             return self.fail(artefact, &failure, Stage::Room);
         }
-        if !self.has_turn(artefact, job, underway) {
+        let is_wanted = self.is_wanted(artefact);
+        if !self.has_turn(artefact, job, &walk.underway) {
+            walk.is_held_back |= job.is_whole() && is_wanted;
+            return;
+        }
+        // A fetch takes nobody's room before a load that could use it sooner.
+        if walk.is_held_back && job.evict && !job.is_whole() && !self.fits_free(artefact) {
             return;
         }
         let bound = self.config.collation.overtaken_at_most;
         let is_full = |job: &Job| job.overtaken >= bound;
         let must_wait =
-            job.evict && blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
-        let outcome = if must_wait {
-            Outcome::Blocked(Obstacle::InUse)
-        } else {
-            self.promise(artefact, underway.waiting)
+            job.evict && walk.blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
+        let (kin, bytes) = (job.is_handler(), whole(job));
+        let is_plain = job.evict && self.is_plain(artefact, job);
+        let known =
+            walk.least.filter(|(other, least, _)| is_plain && *other == kin && bytes >= *least);
+        let outcome = match known {
+            _ if must_wait => Outcome::Blocked(Obstacle::InUse),
+            Some((_, _, obstacle)) => Outcome::Blocked(obstacle),
+            None => self.promise(artefact, walk.underway.waiting),
         };
-        match outcome {
-            Outcome::Promised | Outcome::Ended => {}
-            Outcome::Blocked(obstacle) => {
-                self.note_obstacle(artefact, obstacle);
-                // What only an operator can clear holds nobody else up.
-                let is_first = matches!(obstacle, Obstacle::InUse | Obstacle::OverBudget);
-                if is_first && self.is_wanted(artefact) {
-                    blocked.push(artefact.clone());
-                }
-            }
+        let Outcome::Blocked(obstacle) = outcome else {
+            return;
+        };
+        self.note_obstacle(artefact, obstacle);
+        // What only an operator can clear holds nobody else up.
+        let is_first = matches!(obstacle, Obstacle::InUse | Obstacle::OverBudget);
+        if is_first && is_wanted && (known.is_some() || self.could_come(artefact)) {
+            walk.blocked.push(artefact.clone());
         }
+        if is_plain && known.is_none() && !must_wait {
+            walk.least = Some((kin, bytes, obstacle));
+        }
+    }
+
+    /// Whether what a load can be promised depends on its size alone.
+    fn is_plain(&self, artefact: &ArtefactId, job: &Job) -> bool {
+        let has_residents =
+            self.models.peek(&artefact.model).is_none_or(|entry| !entry.residents.is_empty());
+        self.config.tenants.is_empty() && job.shared.is_empty() && !has_residents
     }
 
     /// Why no room will ever do, where that is so.
     fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
         let (model, budget) = (artefact.model.clone(), self.ledger.largest_budget());
+        let most = self.ledger.most();
+        if need > most {
+            return Some(Error::TooLarge { model, need, budget: most }.into());
+        }
         if need > budget {
-            return Some(Error::TooLarge { model, need, budget }.into());
+            return Some(Error::Lowered { model, need, budget, most }.into());
         }
         let ceiling = self.ceiling(&model).filter(|ceiling| need > *ceiling)?;
         let tenant = tenant(&model).to_owned();
@@ -201,7 +230,8 @@ impl Table {
         };
         let shared: Bytes = job.shared.iter().map(|part| part.bytes).sum();
         let own = whole(job).saturating_sub(shared);
-        if self.given_at_most(artefact) < self.above_ceiling(&[artefact]) {
+        let above = self.above_ceiling(&[artefact]);
+        if above > Bytes::ZERO && self.given_at_most(artefact) < above {
             return Obstacle::Ceiling;
         }
         let floors = self.foreign_floors(&artefact.model);

@@ -68,7 +68,7 @@ impl Table {
         if overtaken > 0 {
             sentence.push_str(&format!(", passed by {overtaken} later ones"));
         }
-        if self.is_over_share(&artefact.model) {
+        if self.lead(&artefact.model) > 0 {
             sentence.push_str("; its tenant had more than its share of loads");
         }
         sentence

@@ -6,8 +6,9 @@ use roundhouse_types::{ArtefactId, Bytes, ModelId};
 
 use super::Table;
 use super::sharing::whole;
-use super::state::Room;
+use super::state::{Job, Room, State};
 use crate::config::{TenantLimits, tenant};
+use crate::decision::Departure;
 
 /// How many average loads a tenant may be ahead of the one that is furthest behind.
 const AHEAD: f64 = 2.0;
@@ -37,28 +38,40 @@ impl Table {
         self.config.tenants.get(tenant).copied().unwrap_or_default()
     }
 
-    /// Whether its tenant had so much of the loader that others who wait go first.
-    pub(super) fn is_over_share(&self, model: &ModelId) -> bool {
+    /// How far its tenant is ahead of its share, in steps; those of lesser ones go first.
+    pub(super) fn lead(&self, model: &ModelId) -> u32 {
         let ahead = self.turns.had(tenant(model)) - self.turns.clock;
-        ahead > AHEAD * self.turns.average
+        let step = AHEAD * self.turns.average;
+        if step <= 0.0 {
+            return 0;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturating, and never negative"
+        )]
+        let steps = (ahead / step) as u32;
+        steps
     }
 
-    /// A load begins: its tenant is given that much, and the clock follows whoever of
-    /// those that wait is furthest behind.
+    /// A load begins: its tenant is given that much. The clock follows whoever is furthest
+    /// behind of those whose loads could begin now.
     pub(super) fn take_turn(&mut self, artefact: &ArtefactId) {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
         #[expect(clippy::cast_precision_loss, reason = "a share, not an account")]
         let bytes = (job.fetch_bytes + whole(job)).0 as f64;
+        let name = tenant(&artefact.model);
+        let begins = self.turns.had(name);
+        let could_begin = |job: &Job| job.is_whole() && !job.is_loading() && job.obstacle.is_none();
         let behind = self
             .jobs
             .iter()
-            .filter(|(other, job)| !job.is_loading() && self.is_wanted(other))
+            .filter(|(other, job)| could_begin(job) && self.is_wanted(other))
             .map(|(other, _)| self.turns.had(tenant(&other.model)))
-            .fold(self.turns.had(tenant(&artefact.model)), f64::min);
-        let name = tenant(&artefact.model);
-        let had = self.turns.had(name) + bytes / self.limits(name).share;
+            .fold(begins, f64::min);
+        let had = begins + bytes / self.limits(name).share;
         let turns = &mut self.turns;
         turns.clock = behind;
         turns.had.insert(name.to_owned(), had);
@@ -88,8 +101,15 @@ impl Table {
         });
         let coming: Bytes = coming.map(|(other, _)| self.share_of_load(other)).sum();
         let staying = self.residents.iter().filter(|(key, resident)| {
-            let claim = resident.claimed_by.as_ref();
-            is_theirs(&key.artefact) && claim.is_none_or(|claim| claims.contains(&claim))
+            // What another of its loads has claimed makes room for that one; what others
+            // have claimed stays until it leaves.
+            let stays = match resident.claimed_by.as_ref() {
+                Some(claim) if !claims.contains(&claim) => {
+                    resident.state == State::Ready && !is_theirs(claim)
+                }
+                _ => true,
+            };
+            is_theirs(&key.artefact) && stays
         });
         let staying: Bytes =
             staying.map(|(key, _)| self.ledger.share(key.device, &key.artefact)).sum();
@@ -118,13 +138,30 @@ impl Table {
     }
 
     /// What each tenant with a floor has beyond it: so much others' loads may take of theirs.
+    /// What leaves already, or leaves for loads that are not among `claims`, is not counted.
     /// Tenants that are not in it have no floor.
-    pub(super) fn beyond_floors(&self) -> BTreeMap<String, Bytes> {
+    pub(super) fn beyond_floors(&self, claims: &[&ArtefactId]) -> BTreeMap<String, Bytes> {
         let with_floor =
             self.config.tenants.iter().filter(|(_, limits)| limits.floor > Bytes::ZERO);
-        let beyond = with_floor.map(|(name, limits)| {
-            (name.clone(), self.tenant_bytes(name).saturating_sub(limits.floor))
-        });
-        beyond.collect()
+        let mut beyond: BTreeMap<String, Bytes> =
+            with_floor.map(|(name, _)| (name.clone(), Bytes::ZERO)).collect();
+        if beyond.is_empty() {
+            return beyond;
+        }
+        for (key, resident) in &self.residents {
+            let is_claimed = resident.claimed_by.as_ref().is_some_and(|by| !claims.contains(&by));
+            let may_stay =
+                matches!(resident.state, State::Ready | State::Draining(Departure::Evicted));
+            if let Some(bytes) = beyond.get_mut(tenant(&key.artefact.model))
+                && may_stay
+                && !is_claimed
+            {
+                *bytes += self.ledger.share(key.device, &key.artefact);
+            }
+        }
+        for (name, bytes) in &mut beyond {
+            *bytes = bytes.saturating_sub(self.limits(name).floor);
+        }
+        beyond
     }
 }

@@ -1,6 +1,7 @@
 //! The table by sentences, and against random worlds.
 
 mod bench;
+mod hostile;
 mod life;
 mod policy;
 mod random;

@@ -46,41 +46,81 @@ impl Table {
             return Some(Vec::new());
         }
         let candidates = self.candidates(device, claims, busy);
-        let mut chosen: Vec<&Key> = Vec::new();
-        let frees =
-            |chosen: &[&Key]| self.ledger.freed_by(device, chosen.iter().map(|key| &key.artefact));
-        let gives = |chosen: &[&Key]| self.given_by(device, claims[0], chosen);
-        let is_enough = |chosen: &[&Key]| frees(chosen) >= missing && gives(chosen) >= own;
         // What its own tenant has to give comes first; it may be enough.
         let (theirs, others): (Vec<&Key>, Vec<&Key>) = match own > Bytes::ZERO {
             true => candidates.into_iter().partition(|key| self.is_same_tenant(key, claims[0])),
             false => (Vec::new(), candidates),
         };
-        for key in theirs {
-            if gives(&chosen) >= own {
+        let share = |key: &Key| match self.is_same_tenant(key, claims[0]) {
+            true => self.ledger.share(device, &key.artefact),
+            false => Bytes::ZERO,
+        };
+        let (mut chosen, mut freeing) = (Vec::new(), self.ledger.freeing(device));
+        let mut given = Bytes::ZERO;
+        for (is_theirs, key) in
+            theirs.into_iter().map(|key| (true, key)).chain(others.into_iter().map(|k| (false, k)))
+        {
+            let is_given = given >= own;
+            if is_given && (is_theirs || freeing.bytes() >= missing) {
+                if is_theirs {
+                    continue;
+                }
                 break;
             }
             chosen.push(key);
-        }
-        for key in others {
-            if is_enough(&chosen) {
-                break;
+            freeing.add(&key.artefact);
+            if own > Bytes::ZERO {
+                given += share(key);
             }
-            chosen.push(key);
         }
-        if !is_enough(&chosen) {
+        if freeing.bytes() < missing || given < own {
             return None;
         }
         // A large one chosen late may make smaller ones before it needless; the dearest
         // are spared first.
-        for index in (0..chosen.len()).rev() {
-            let mut without = chosen.clone();
-            without.remove(index);
-            if is_enough(&without) {
-                chosen = without;
+        let mut kept = Vec::with_capacity(chosen.len());
+        for key in chosen.into_iter().rev() {
+            let left = if own > Bytes::ZERO { given.saturating_sub(share(key)) } else { given };
+            freeing.spare(&key.artefact);
+            if freeing.bytes() >= missing && left >= own {
+                given = left;
+            } else {
+                freeing.add(&key.artefact);
+                kept.push(key.clone());
             }
         }
-        Some(chosen.into_iter().cloned().collect())
+        kept.reverse();
+        Some(kept)
+    }
+
+    /// Whether a load could ever come: if all that may leave for it did, whoever uses or has
+    /// claimed it by now.
+    pub(super) fn could_come(&self, artefact: &ArtefactId) -> bool {
+        let own = self.above_ceiling(&[artefact]);
+        self.ledger.devices().any(|device| {
+            let mut freeing = self.ledger.freeing(device);
+            let mut given = Bytes::ZERO;
+            let mut beyond_floors = self.beyond_floors(&[]);
+            for key in self.residents.keys().filter(|key| key.device == device) {
+                let model = &key.artefact.model;
+                if *model != artefact.model && self.is_kept(model) {
+                    continue;
+                }
+                let bytes = self.ledger.share(device, &key.artefact);
+                if self.is_same_tenant(key, artefact) {
+                    given += bytes;
+                } else if let Some(beyond) = beyond_floors.get_mut(tenant(model)) {
+                    if bytes > *beyond {
+                        continue;
+                    }
+                    *beyond = beyond.saturating_sub(bytes);
+                }
+                freeing.add(&key.artefact);
+            }
+            let promised = self.ledger.reserved(device);
+            let room = self.ledger.free(device) + promised + freeing.bytes();
+            self.need(artefact, device) <= room && given >= own
+        })
     }
 
     /// Those that may leave for the first of `claims`, cheapest first; of a tenant with a
@@ -97,16 +137,18 @@ impl Table {
             let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);
             a.0.cmp(&b.0).then(worth).then(a.2.cmp(&b.2)).then(a.3.cmp(b.3))
         });
-        let mut beyond_floors = self.beyond_floors();
+        let mut beyond_floors = self.beyond_floors(claims);
         candidates.retain(|(cost, _, _, key)| {
-            if self.is_same_tenant(key, claims[0]) {
+            // What leaves anyway is no part of a floor any more.
+            let is_leaving = matches!(cost, Cost::Unloading | Cost::Leaving);
+            if is_leaving || self.is_same_tenant(key, claims[0]) {
                 return true;
             }
             let Some(beyond) = beyond_floors.get_mut(tenant(&key.artefact.model)) else {
                 return true;
             };
             let bytes = self.ledger.share(device, &key.artefact);
-            let may_leave = bytes <= *beyond || matches!(cost, Cost::Unloading | Cost::Leaving);
+            let may_leave = bytes <= *beyond;
             if may_leave {
                 *beyond = beyond.saturating_sub(bytes);
             }
@@ -117,12 +159,6 @@ impl Table {
 
     fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
         tenant(&key.artefact.model) == tenant(&claim.model)
-    }
-
-    /// How much less the claim's tenant would have if these left.
-    fn given_by(&self, device: DeviceId, claim: &ArtefactId, leaving: &[&Key]) -> Bytes {
-        let theirs = leaving.iter().filter(|key| self.is_same_tenant(key, claim));
-        theirs.map(|key| self.ledger.share(device, &key.artefact)).sum()
     }
 
     /// What it costs that a resident leaves for the first of `claims`; `None` where it must not.
@@ -166,8 +202,7 @@ impl Table {
         let here = self.residents.iter().filter(|(key, _)| key.device == device);
         let (leaving, staying): (Vec<_>, Vec<_>) =
             here.partition(|(_, resident)| resident.state != State::Ready);
-        let mut leaving: Vec<&ArtefactId> =
-            leaving.into_iter().map(|(key, _)| &key.artefact).collect();
+        let leaving: Vec<&ArtefactId> = leaving.into_iter().map(|(key, _)| &key.artefact).collect();
         let mut candidates: Vec<(bool, f64, &Key)> = staying
             .into_iter()
             .filter(|(key, _)| !self.is_kept(&key.artefact.model))
@@ -177,12 +212,27 @@ impl Table {
             let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);
             a.0.cmp(&b.0).then(worth).then(a.2.cmp(b.2))
         });
+        // Floors are broken last.
+        let mut beyond_floors = self.beyond_floors(&[]);
+        let (first, last): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(_, _, key)| {
+            let Some(beyond) = beyond_floors.get_mut(tenant(&key.artefact.model)) else {
+                return true;
+            };
+            let bytes = self.ledger.share(device, &key.artefact);
+            let is_beyond = bytes <= *beyond;
+            if is_beyond {
+                *beyond = beyond.saturating_sub(bytes);
+            }
+            is_beyond
+        });
+        let mut freeing = self.ledger.freeing(device);
+        leaving.into_iter().for_each(|artefact| freeing.add(artefact));
         let mut chosen = Vec::new();
-        for (_, _, key) in candidates {
-            if self.ledger.freed_by(device, leaving.iter().copied()) >= over {
+        for (_, _, key) in first.into_iter().chain(last) {
+            if freeing.bytes() >= over {
                 break;
             }
-            leaving.push(&key.artefact);
+            freeing.add(&key.artefact);
             chosen.push(key.clone());
         }
         chosen

@@ -87,10 +87,16 @@ pub(super) async fn versions(
         };
         json!({"version": choice.version, "by": by, "since": rfc3339(choice.since)})
     });
+    let (in_store, failure) = match in_store {
+        Ok(_) => (Some(true), None),
+        // The store did answer: it holds nothing of that name.
+        Err(failure) if failure.kind() == ErrorKind::ModelNotFound => (Some(false), None),
+        Err(failure) => (None, Some(failure.message().to_owned())),
+    };
     Ok(Json(json!({
         "endpoint": model.endpoint, "target": model.target, "update": rule.update.as_str(),
         "on_delete": rule.on_delete.as_str(), "held": held, "versions": rows,
-        "store_failure": in_store.err().map(|failure| failure.message().to_owned()),
+        "in_store": in_store, "store_failure": failure,
     })))
 }
 
@@ -119,7 +125,7 @@ pub(super) async fn refresh(
     let model = admin.model(&meant)?;
     let report = match admin.loader.rule(&model.endpoint).update {
         Update::Auto => admin.residency.refresh(&model).await?,
-        Update::Manual => switch(admin, model.clone(), Wish::Latest).await?.0,
+        Update::Manual => to_end(update(admin, model.clone())).await?,
         Update::Never => {
             let message = format!(
                 "endpoint '{}' has update = \"never\", so a refresh changes nothing: \
@@ -145,33 +151,65 @@ pub(super) async fn use_version(
         "latest" => Wish::Latest,
         digits => Wish::Version(find(&admin, &model, digits).await?),
     };
-    let (report, held) = switch(admin, model.clone(), wish).await?;
+    let (report, held) = to_end(switch(admin, model.clone(), wish)).await?;
     Ok(Json(json!({
         "endpoint": model.endpoint, "target": model.target, "version": report.version,
         "updated": report.updated, "serves": report.serving.is_some(), "held": held.is_some(),
     })))
 }
 
-/// Has a wish tried, and remembered when it has succeeded. It runs to its end though the
-/// caller leaves. Where it fails, what served before serves on.
+/// Runs to its end though the caller leaves.
+async fn to_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    let broken = |error: tokio::task::JoinError| Failure::from_error(ErrorKind::Internal, &error);
+    tokio::spawn(work).await.map_err(broken)?
+}
+
+/// A refresh where an operator's word is waited for: what the store holds is remembered when
+/// it serves. Where nothing could show that it serves, and where an operator chose or tries a
+/// version, the store is only looked at.
+async fn update(admin: Arc<Admin>, model: ModelId) -> Result<RefreshReport, Failure> {
+    let is_known = admin.residency.is_known(&model).await?;
+    // Asked first: a trial that ends in between has left its choice.
+    let is_tried = admin.loader.is_tried(&model);
+    if !is_known || is_tried || is_chosen(&admin, &model) {
+        return admin.residency.refresh(&model).await;
+    }
+    let trial = admin.loader.begin_trial(&model, Wish::Latest);
+    match attempt(&admin, &model, &Wish::Latest).await {
+        Ok(report) if report.serving.is_some() => {
+            match admin.loader.commit(trial, &report.version).await {
+                Ok(_) => Ok(report),
+                Err(failure) => Err(take_back(&admin, &model, failure).await),
+            }
+        }
+        Ok(_) => {
+            // It left its device meanwhile.
+            drop(trial);
+            admin.residency.refresh(&model).await
+        }
+        Err(failure) => {
+            drop(trial);
+            Err(take_back(&admin, &model, failure).await)
+        }
+    }
+}
+
+fn is_chosen(admin: &Admin, model: &ModelId) -> bool {
+    admin.loader.choice(model).is_some_and(|choice| choice.by == ChosenBy::Operator)
+}
+
+/// Has a wish tried, and remembered when it has succeeded. Where it fails, what served before
+/// serves on.
 async fn switch(
     admin: Arc<Admin>,
     model: ModelId,
     wish: Wish,
 ) -> Result<(RefreshReport, Option<Version>), Failure> {
-    let broken = |error: tokio::task::JoinError| Failure::from_error(ErrorKind::Internal, &error);
-    tokio::spawn(async move { carry_out(&admin, &model, wish).await }).await.map_err(broken)?
-}
-
-async fn carry_out(
-    admin: &Admin,
-    model: &ModelId,
-    wish: Wish,
-) -> Result<(RefreshReport, Option<Version>), Failure> {
-    let was_chosen =
-        admin.loader.choice(model).is_some_and(|choice| choice.by == ChosenBy::Operator);
-    let trial = admin.loader.begin_trial(model, wish.clone());
-    let done = match attempt(admin, model, &wish).await {
+    let was_chosen = is_chosen(&admin, &model);
+    let trial = admin.loader.begin_trial(&model, wish.clone());
+    let done = match attempt(&admin, &model, &wish).await {
         Ok(report) => {
             let held = admin.loader.commit(trial, &report.version).await;
             held.map(|held| (report, held))
@@ -181,25 +219,29 @@ async fn carry_out(
             Err(failure)
         }
     };
-    let failure = match done {
+    match done {
         Ok((report, held)) => {
             if held.is_some() || was_chosen {
-                admin.residency.note_choice(model, held.clone()).await?;
+                admin.residency.note_choice(&model, held.clone()).await?;
             }
-            return Ok((report, held));
+            Ok((report, held))
         }
-        Err(failure) => failure,
-    };
-    // A later wish has taken its place, or there is nothing that could serve on.
-    if admin.loader.is_tried(model) || !admin.residency.is_known(model).await? {
-        return Err(failure);
+        Err(failure) => Err(take_back(&admin, &model, failure).await),
     }
-    // What served before is what is to be served again.
+}
+
+/// Has what served before a failed wish serve again; returns the failure, with what it left.
+async fn take_back(admin: &Admin, model: &ModelId, failure: Failure) -> Failure {
+    // A later wish has taken its place, or there is nothing that could serve on.
+    let is_known = admin.residency.is_known(model).await.unwrap_or(false);
+    if admin.loader.is_tried(model) || !is_known {
+        return failure;
+    }
     let back = admin.residency.refresh(model).await;
-    Err(match back.ok().and_then(|report| report.serving) {
+    match back.ok().and_then(|report| report.serving) {
         Some(version) => still_serves(&failure, &version),
         None => failure,
-    })
+    }
 }
 
 /// The failure of a switch, with what it left.

@@ -45,7 +45,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
     let device = config.memory.device;
-    let budget = settings::budget(&config)?;
+    let budget = budget(&config)?;
     info!(%device, %budget, "device");
     let lane = Lane::start(
         device,
@@ -116,6 +116,13 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     };
     let admin = Admin { residency, loader, catalogs, cache, vitals, witness, metrics };
     Ok(App { data: roundhouse_gateway::router(state), admin: Arc::new(admin) })
+}
+
+/// What models may take, where that holds what tenants are promised.
+fn budget(config: &Config) -> Result<Bytes, Error> {
+    let budget = settings::budget(config)?;
+    config.check_floors(Some(budget)).map_err(|fault| Error::Settings(vec![fault]))?;
+    Ok(budget)
 }
 
 /// Brings up on each lane what its models share, so that it is in the baseline.
@@ -218,4 +225,27 @@ async fn connect(
         catalogs.insert(endpoint.name.clone(), Arc::new(catalog));
     }
     Ok(catalogs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ServeFlags;
+
+    #[test]
+    fn floors_are_held_against_the_budget_that_the_machine_gives() {
+        let config = |floor: &str| {
+            let text = format!("version = 1\n[[tenant]]\nname = \"a\"\nfloor = \"{floor}\"");
+            let flags =
+                ServeFlags { store: vec!["file:///models/".into()], ..ServeFlags::default() };
+            Config::parse(Some(&text), &|_| None, &flags).unwrap()
+        };
+        // No machine has a pebibyte.
+        let Err(Error::Settings(faults)) = budget(&config("1024TiB")) else {
+            panic!("it was promised");
+        };
+        let told = faults[0].to_string();
+        assert!(told.starts_with("tenant: the floors sum up to 1024.0 TiB, and"), "{told}");
+        assert!(budget(&config("1kB")).is_ok());
+    }
 }

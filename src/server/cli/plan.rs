@@ -34,7 +34,8 @@ pub struct PlanArgs {
     /// s3://bucket/prefix/TARGET or file:///folder/TARGET.
     #[arg(required = true, value_name = "TARGET")]
     pub targets: Vec<String>,
-    /// Read settings from this file, as `serve` does.
+    /// Read settings from this file, as `serve` does, but not its stores: the region, endpoint and
+    /// credentials of an s3:// target's store come from the environment.
     #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// The device's budget, as in 4GiB [default: as `serve` would have it on this machine].

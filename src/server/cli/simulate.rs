@@ -1,9 +1,11 @@
 //! `roundhouse simulate`: what a trace of requests would have met under other budgets and policies.
 //!
-//! Reading order: this file (the arguments and the runs), `read` (traces), `fields` (columns and
-//! times), `sizes` (what models take), `rows` (the table and the JSON), `picture` (the SVG).
+//! Reading order: this file (the arguments and the runs), `read` (traces), `lines` (of files),
+//! `fields` (columns and times), `sizes` (what models take), `rows` (the table and the JSON),
+//! `picture` (the SVG).
 
 mod fields;
+mod lines;
 mod picture;
 mod read;
 mod rows;
@@ -22,6 +24,12 @@ use super::{ServeFlags, environment, output};
 use crate::app;
 use crate::config::{Config, parse_duration};
 use crate::error::Error;
+
+/// The least bandwidth, per second: at less, what is not worth waiting for takes longer than can
+/// be counted.
+const LEAST_BANDWIDTH: Bytes = Bytes(1000);
+/// The longest that a request may wait or be served.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Arguments of `simulate`.
 #[derive(Debug, Clone, Args)]
@@ -160,21 +168,26 @@ pub(super) fn simulate(args: &SimulateArgs) -> Result<(), Error> {
 
 impl SimulateArgs {
     fn check(&self) -> Result<(), Error> {
-        let positive = [
-            ("--compress", self.compress > 0.0 && self.compress.is_finite()),
-            ("--store-bandwidth", self.store_bandwidth > Bytes::ZERO),
-            ("--load-bandwidth", self.load_bandwidth > Bytes::ZERO),
-            ("--budget", !self.budgets.contains(&Bytes::ZERO)),
-            ("--slots", !self.slots.contains(&0)),
+        let ratio = self.target_hit_ratio;
+        let budget = format!("is above zero and at most {}", sizes::COUNTED);
+        let is_budget = |budget: &Bytes| (Bytes(1)..=sizes::COUNTED).contains(budget);
+        let asked = [
+            ("--compress", (1e-3..=1e9).contains(&self.compress), "lies between 0.001 and 1e9"),
+            ("--store-bandwidth", self.store_bandwidth >= LEAST_BANDWIDTH, "is 1kB at least"),
+            ("--load-bandwidth", self.load_bandwidth >= LEAST_BANDWIDTH, "is 1kB at least"),
+            ("--service-time", self.service_time <= LONGEST, "is 8760h at most"),
+            ("--hold", self.hold <= LONGEST, "is 8760h at most"),
+            ("--budget", self.budgets.iter().all(is_budget), budget.as_str()),
+            ("--slots", !self.slots.contains(&0), "is above zero"),
+            (
+                "--target-hit-ratio",
+                ratio.is_none_or(|ratio| (0.0..=1.0).contains(&ratio)),
+                "lies between 0 and 1, like 0.9",
+            ),
         ];
-        if let Some((flag, _)) = positive.into_iter().find(|(_, is_positive)| !is_positive) {
-            return Err(Error::Usage(format!("{flag} must be above zero")));
-        }
-        match self.target_hit_ratio {
-            Some(ratio) if !(0.0..=1.0).contains(&ratio) => {
-                Err(Error::Usage("--target-hit-ratio lies between 0 and 1, like 0.9".into()))
-            }
-            _ => Ok(()),
+        match asked.into_iter().find(|(_, holds, _)| !holds) {
+            Some((flag, _, what)) => Err(Error::Usage(format!("{flag} {what}"))),
+            None => Ok(()),
         }
     }
 
@@ -194,8 +207,8 @@ impl SimulateArgs {
             slots.dedup();
         }
         let budget = |slots: &u64| {
-            let fault = || Error::Usage(format!("{slots} slots are more than can be counted"));
-            size.checked_mul(*slots).ok_or_else(fault)
+            let fault = || Error::Usage(format!("--slots {slots} are more than can be counted"));
+            size.checked_mul(*slots).filter(|all| *all <= sizes::COUNTED).ok_or_else(fault)
         };
         slots.iter().map(budget).collect()
     }

@@ -31,6 +31,7 @@ struct Versions {
     update: String,
     versions: Vec<Row>,
     held: Option<Held>,
+    in_store: Option<bool>,
     store_failure: Option<String>,
 }
 
@@ -86,7 +87,10 @@ fn render(found: &Versions) -> String {
     let mut text = table.render();
     text.push_str(&format!("update = {}\n", output::printable(&found.update)));
     if let Some(failure) = &found.store_failure {
-        text.push_str(&format!("the store did not answer: {}\n", output::printable(failure)));
+        text.push_str(&format!("the store names no version: {}\n", output::printable(failure)));
+    }
+    if found.in_store == Some(false) {
+        text.push_str("the store holds no such model\n");
     }
     text
 }
@@ -134,9 +138,10 @@ mod tests {
 
     #[test]
     fn versions_are_listed_with_where_they_are() {
-        let found = json!({
+        let mut found = json!({
             "endpoint": "e", "target": "t", "update": "manual", "on_delete": "serve",
-            "held": {"version": "aa", "by": "rule", "since": "x"}, "store_failure": "no answer",
+            "held": {"version": "aa", "by": "rule", "since": "x"},
+            "in_store": null, "store_failure": "no answer",
             "versions": [
                 {"version": "bb", "in_store": true, "store_bytes": 1, "disk_bytes": null,
                  "state": null, "device": null, "held": false, "first_seen": null,
@@ -147,12 +152,16 @@ mod tests {
             ],
         });
         assert_eq!(
-            render(&serde_json::from_value(found).unwrap()),
+            render(&serde_json::from_value(found.clone()).unwrap()),
             "VERSION       STORE     DISK  STATE             DEVICE  HELD     FIRST SEEN  LAST USED\n\
              bb            yes          -  -                 -       -        -           -\n\
              0123456789ab  -      2.0 KiB  waiting for room  cpu     by rule  then        now\n\
-             update = manual\nthe store did not answer: no answer\n"
+             update = manual\nthe store names no version: no answer\n"
         );
+        found["store_failure"] = Value::Null;
+        found["in_store"] = false.into();
+        let text = render(&serde_json::from_value(found).unwrap());
+        assert!(text.ends_with("update = manual\nthe store holds no such model\n"), "{text}");
     }
 
     #[test]

@@ -45,12 +45,33 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         log: log(&mut sources),
         container,
     };
-    let promised: Bytes = config.tenants.iter().map(|tenant| tenant.floor).sum();
-    if let Some(budget) = config.memory.budget.filter(|budget| promised > *budget) {
-        let message = format!("the floors sum up to {promised}, and memory.budget is {budget}");
-        sources.fault("tenant", message);
+    // An automatic budget is known where the server starts, and held against the floors there.
+    if let Err(fault) = config.check_floors(config.memory.budget) {
+        sources.faults([fault]);
     }
     (config, sources.into_faults())
+}
+
+impl Config {
+    /// Whether a device of this budget can keep what tenants are promised; where the budget is not
+    /// known, whether that can be counted at all.
+    ///
+    /// # Errors
+    /// The fault, with both sizes.
+    pub(crate) fn check_floors(&self, budget: Option<Bytes>) -> Result<(), Fault> {
+        let floors = self.tenants.iter().map(|tenant| tenant.floor);
+        let sum = floors.fold(Some(Bytes::ZERO), |sum, floor| sum?.checked_add(floor));
+        let Some(sum) = sum else {
+            return Err(Fault::new("tenant", "the floors sum up to more than can be counted"));
+        };
+        match budget {
+            Some(budget) if sum > budget => {
+                let message = format!("the floors sum up to {sum}, and memory.budget is {budget}");
+                Err(Fault::new("tenant", message))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn container(sources: &mut Sources<'_>) -> Container {

@@ -101,6 +101,9 @@ fn what_tenants_are_promised_is_checked() {
     assert_eq!(tenant("name = \"a\"\n[[tenant]]\nname = \"a\""), ["tenant[1].name"]);
     let promised = "[memory]\nbudget = \"1GiB\"\n[[tenant]]\nname = \"a\"\nfloor = \"2GiB\"";
     assert_eq!(fault_keys(promised), ["tenant"]);
+    let endless = "[[tenant]]\nname = \"a\"\nfloor = \"17179869183GiB\"\n\
+                   [[tenant]]\nname = \"b\"\nfloor = \"17179869183GiB\"";
+    assert_eq!(faults(endless), ["tenant: the floors sum up to more than can be counted"]);
 }
 
 #[test]

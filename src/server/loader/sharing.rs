@@ -55,9 +55,10 @@ impl Shares {
     }
 }
 
-/// What an earlier load found in a version's files. Blocking.
+/// What an earlier load of this version found in its files. Blocking.
 pub(super) fn noted(cached: &CachedArtefact) -> Digests {
-    cached.note(NOTE).map(|text| Digests::from_json(&text)).unwrap_or_default()
+    let version = &cached.id().version;
+    cached.note(NOTE).map(|text| Digests::from_json(&text, version)).unwrap_or_default()
 }
 
 /// Notes what a load found for the next one, where that is news. Blocking.
@@ -66,7 +67,7 @@ pub(super) fn note(id: &ArtefactId, cached: &CachedArtefact, before: &Digests, f
         return;
     }
     // Without it, the next load is promised all of its bytes and reads them.
-    if let Err(error) = cached.write_note(NOTE, &found.to_json()) {
+    if let Err(error) = cached.write_note(NOTE, &found.to_json(&cached.id().version)) {
         warn!(%error, model = %id, "what a model's files hold could not be noted");
     }
 }

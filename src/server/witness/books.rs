@@ -17,7 +17,8 @@ pub(super) struct Books {
     pub(super) untouched: Bytes,
     /// Of what is untouched, what steps that run now may be using.
     pub(super) in_steps: Bytes,
-    /// What loads on their way to a device were promised: any part of it may be there already.
+    /// What loads on their way to a device were promised: any part of it may be there already,
+    /// in this process or, where it is a handler that starts, in another.
     pub(super) arriving: Bytes,
     /// What residents that are being unloaded are charged with: any part may be gone already.
     pub(super) leaving: Bytes,
@@ -49,8 +50,6 @@ impl Books {
         use roundhouse_residency::LoadState::{Fetching, Loading};
         for load in &snapshot.loads {
             match load.state {
-                // Handlers are promised memory here and take it elsewhere: then less arrives
-                // than may.
                 Loading => books.arriving += load.reserved_bytes,
                 Fetching => books.in_flight = in_flight,
                 _ => {}

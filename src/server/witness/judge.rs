@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use roundhouse_types::Bytes;
 
+use super::WitnessConfig;
 use super::books::Books;
 use super::readings::Seen;
 
 /// A difference below this is no news whatever its share: buffers of connections, holes in
 /// the allocator's arenas.
 const NOTICED: Bytes = Bytes::mib(64);
-/// A difference has to be seen this often in a row before it is told: bodies and answers on
-/// their way are in no ledger, and gone at the next look.
-const LOOKS_TO_WARN: u32 = 2;
+/// Of the time between two ticks: for so long every look must find the same before a difference
+/// is told or the budget raised. Bodies and answers on their way are in no ledger, and others
+/// may want back at once what they gave. Looks are no measure: they follow changes closely.
+const PATIENCE: u32 = 3;
 /// The same warning is not repeated before this.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// A difference that stays does not have the allocator's arenas walked more often.
@@ -26,8 +28,6 @@ const RESERVE: u64 = 5;
 const FLOOR: u64 = 10;
 /// Of the configured budget, in percent: a change that is not worth an eviction.
 const STEP: u64 = 2;
-/// The budget is raised when there was room for it at this many looks in a row.
-const LOOKS_TO_RAISE: u32 = 3;
 
 /// What one look found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,29 +47,25 @@ pub(super) struct Verdict {
 #[derive(Debug)]
 pub(super) struct Judge {
     /// What this process uses without any model.
-    pub(super) baseline: Bytes,
-    /// What the operator wants models to have; the budget is never above it.
-    pub(super) configured: Bytes,
-    /// Of what is expected, in percent: a larger difference is told.
-    tolerance: u64,
-    /// Whether the budget follows what others leave.
-    yields: bool,
-    off: u32,
+    baseline: Bytes,
+    config: WitnessConfig,
+    /// Since when every look found that the two differ.
+    off_since: Option<Instant>,
     told: Option<Instant>,
-    roomy: u32,
+    /// Since when every look found room for a larger budget, and the least that was found.
+    roomy: Option<(Instant, Bytes)>,
     trimmed: Option<Instant>,
 }
 
 impl Judge {
-    pub(super) fn new(baseline: Bytes, configured: Bytes, tolerance: u64, yields: bool) -> Self {
-        let (told, trimmed) = (None, None);
-        Self { baseline, configured, tolerance, yields, off: 0, told, roomy: 0, trimmed }
+    pub(super) fn new(baseline: Bytes, config: WitnessConfig) -> Self {
+        Self { baseline, config, off_since: None, told: None, roomy: None, trimmed: None }
     }
 
     /// Whether a look with freed memory still in the allocator's hands would have
     /// consequences: then it is handed back, and the look taken again.
     pub(super) fn is_grave(&mut self, seen: &Seen, books: &Books, now: Instant) -> bool {
-        if self.room(seen, books).is_some_and(|room| self.falls(room, books)) {
+        if self.lowered(seen, books).is_some() {
             return true;
         }
         let lately = |then: Instant| now.saturating_duration_since(then) < TRIM_EVERY;
@@ -83,13 +79,15 @@ impl Judge {
     /// Judges a look. What was decided counts as done.
     pub(super) fn look(&mut self, seen: &Seen, books: &Books, now: Instant) -> Verdict {
         let (expected, off_by) = self.compare(seen, books);
-        self.off = if self.is_off(seen, books) { self.off.saturating_add(1) } else { 0 };
+        let off = self.is_off(seen, books);
+        self.off_since = off.then(|| self.off_since.unwrap_or(now));
+        let lasts = self.off_since.is_some_and(|since| self.is_long(since, now));
         let quiet = self.told.is_none_or(|told| now.saturating_duration_since(told) >= WARN_EVERY);
-        let warn = self.off >= LOOKS_TO_WARN && quiet;
+        let warn = lasts && quiet;
         if warn {
             self.told = Some(now);
         }
-        let budget = self.budget(seen, books);
+        let budget = self.budget(seen, books, now);
         #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes for people")]
         let divergence = off_by as f64 / expected.max(NOTICED).0 as f64;
         Verdict { expected, divergence, warn, budget }
@@ -111,47 +109,61 @@ impl Judge {
 
     fn is_off(&self, seen: &Seen, books: &Books) -> bool {
         let (expected, off_by) = self.compare(seen, books);
-        let tolerated = percent(expected, self.tolerance).max(NOTICED);
+        let tolerated = percent(expected, self.config.tolerance).max(NOTICED);
         off_by.unsigned_abs() > tolerated.0
     }
 
+    fn is_long(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.config.every.saturating_mul(PATIENCE)
+    }
+
     /// What models can have: what they hold by the ledger and really, and what is available
-    /// beyond that, less a reserve.
-    fn room(&self, seen: &Seen, books: &Books) -> Option<Bytes> {
-        let explained = books.expected(self.baseline) + books.above();
+    /// beyond that, less a reserve. `unseen` is held by models outside of what is seen.
+    fn room(&self, seen: &Seen, books: &Books, unseen: Bytes) -> Option<Bytes> {
         // What this process uses beyond that is lost to models like what others use.
-        let held = seen.own.min(explained).saturating_sub(self.baseline) + books.elsewhere;
-        let room = held + seen.available?;
-        let least = percent(self.configured, FLOOR);
-        Some(room.saturating_sub(percent(room, RESERVE)).max(least).min(self.configured))
+        let held = seen.own.min(self.explained(books)).saturating_sub(self.baseline);
+        let room = held + books.elsewhere + unseen + seen.available?;
+        let configured = self.config.configured;
+        let least = percent(configured, FLOOR);
+        Some(room.saturating_sub(percent(room, RESERVE)).max(least).min(configured))
+    }
+
+    fn explained(&self, books: &Books) -> Bytes {
+        books.expected(self.baseline) + books.above()
     }
 
     fn step(&self) -> Bytes {
-        percent(self.configured, STEP)
+        percent(self.config.configured, STEP)
     }
 
-    /// Whether the budget has to be lowered to the room.
-    fn falls(&self, room: Bytes, books: &Books) -> bool {
-        self.yields && room + self.step() <= books.budget
+    /// The budget that others leave, where the current one has to be lowered to it.
+    ///
+    /// What loads were promised and this process does not hold may be in the hands of a handler
+    /// that starts: it is never taken for others'. So what others take is seen late, as far as
+    /// loads have not yet taken as much themselves: when they have, or have ended.
+    fn lowered(&self, seen: &Seen, books: &Books) -> Option<Bytes> {
+        let unseen = books.arriving.min(self.explained(books).saturating_sub(seen.own));
+        let room = self.room(seen, books, unseen)?;
+        (self.config.yields && room + self.step() <= books.budget).then_some(room)
     }
 
-    fn budget(&mut self, seen: &Seen, books: &Books) -> Option<Bytes> {
-        let room = self.room(seen, books).filter(|_| self.yields)?;
-        if self.falls(room, books) {
-            self.roomy = 0;
+    fn budget(&mut self, seen: &Seen, books: &Books, now: Instant) -> Option<Bytes> {
+        let before = self.roomy.take();
+        if let Some(room) = self.lowered(seen, books) {
             return Some(room);
         }
-        let raise = room >= books.budget + self.step() || room == self.configured;
-        if room <= books.budget || !raise {
-            self.roomy = 0;
+        // Nobody may have taken yet what loads were promised: then it is among what is available.
+        let room = self.room(seen, books, Bytes::ZERO).filter(|_| self.config.yields)?;
+        let (since, room) = before.map_or((now, room), |(since, least)| (since, least.min(room)));
+        let worth = room >= books.budget + self.step() || room == self.config.configured;
+        if room <= books.budget || !worth {
             return None;
         }
-        self.roomy += 1;
-        if self.roomy < LOOKS_TO_RAISE {
-            return None;
+        if self.is_long(since, now) {
+            return Some(room);
         }
-        self.roomy = 0;
-        Some(room)
+        self.roomy = Some((since, room));
+        None
     }
 }
 

@@ -5,6 +5,7 @@ use roundhouse_residency::{
 };
 use roundhouse_types::{Bytes, DeviceId, Footprint, ModelKind, Version};
 
+use super::WitnessConfig;
 use super::books::Books;
 use super::judge::Judge;
 use super::readings::Seen;
@@ -13,8 +14,18 @@ use crate::loader::Touched;
 const BASELINE: Bytes = Bytes::mib(20);
 const CONFIGURED: Bytes = Bytes::gib(10);
 
+/// Ticks are 2 s apart: what lasts 6 s lasts.
+const CONFIG: WitnessConfig = WitnessConfig {
+    every: Duration::from_secs(2),
+    tolerance: 10,
+    yields: true,
+    in_flight: Bytes::ZERO,
+    device: DeviceId::Cpu,
+    configured: CONFIGURED,
+};
+
 fn judge() -> Judge {
-    Judge::new(BASELINE, CONFIGURED, 10, true)
+    Judge::new(BASELINE, CONFIG)
 }
 
 fn seen(own: Bytes, available: Bytes) -> Seen {
@@ -27,8 +38,13 @@ fn books(budget: Bytes) -> Books {
     Books { charged, untouched, budget, ..Books::default() }
 }
 
-fn minutes(count: u64) -> Duration {
-    Duration::from_secs(60 * count)
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// 95 % of it.
+fn less_reserve(room: Bytes) -> Bytes {
+    Bytes(room.0 - room.0 / 100 * 5)
 }
 
 #[test]
@@ -41,14 +57,13 @@ fn a_footprint_formula_that_is_wrong_by_thirty_percent_fires() {
     // The weights take 1,300 MiB where the formula said 1,000.
     let wrong = seen(BASELINE + Bytes::mib(1300), Bytes::gib(100));
     let grave =
-        [0, 0, 1].map(|after| judge.is_grave(&wrong, &books(CONFIGURED), now + minutes(after)));
+        [0, 9, 10].map(|after| judge.is_grave(&wrong, &books(CONFIGURED), now + seconds(after)));
     assert_eq!(grave, [true, false, true]);
     let first = judge.look(&wrong, &books(CONFIGURED), now);
     assert!((0.29..0.30).contains(&first.divergence), "{first:?}");
-    let told: Vec<bool> = [0, 0, 0, 1]
-        .map(|after| judge.look(&wrong, &books(CONFIGURED), now + minutes(after)).warn)
-        .into();
-    assert_eq!((first.warn, told), (false, vec![true, false, false, true]));
+    let told = [1, 5, 6, 7, 65, 66]
+        .map(|after| judge.look(&wrong, &books(CONFIGURED), now + seconds(after)).warn);
+    assert_eq!((first.warn, told), (false, [false, false, true, false, false, true]));
 
     // And the other way round: less is there than was charged.
     let less =
@@ -77,23 +92,94 @@ fn what_loads_steps_fetches_and_unloads_may_take_explains_a_difference() {
 fn memory_that_others_take_lowers_the_budget_at_once_and_raises_it_late() {
     let (mut judge, now) = (judge(), Instant::now());
     let own = BASELINE + Bytes::mib(1000);
-    let mut look =
-        |available, budget| judge.look(&seen(own, available), &books(budget), now).budget;
-    assert_eq!(look(Bytes::gib(12), CONFIGURED), None);
+    let mut look = |after, available, budget| {
+        judge.look(&seen(own, available), &books(budget), now + seconds(after)).budget
+    };
+    assert_eq!(look(0, Bytes::gib(12), CONFIGURED), None);
     // 1,000 MiB are held and 3 GiB are left: 95 % of that can be had.
-    let left = Bytes::mib(1000 + 3072);
-    let lowered = look(Bytes::gib(3), CONFIGURED).expect("others took what was counted on");
-    assert!(lowered.0.abs_diff(left.0 / 100 * 95) < 200, "{lowered}");
+    let lowered = look(0, Bytes::gib(3), CONFIGURED).expect("others took what was counted on");
+    assert_eq!(lowered, less_reserve(Bytes::mib(1000 + 3072)));
     // What hardly changes changes nothing.
-    assert_eq!(look(Bytes::gib(3) + Bytes::mib(100), lowered), None);
-    // It comes back; a look in between at which it does not begins the count anew.
-    assert_eq!(look(Bytes::gib(100), lowered), None);
-    assert_eq!(look(Bytes::gib(100), lowered), None);
-    assert_eq!(look(Bytes::gib(3), lowered), None);
-    let raised = [(); 3].map(|()| look(Bytes::gib(100), lowered));
-    assert_eq!(raised, [None, None, Some(CONFIGURED)]);
+    assert_eq!(look(0, Bytes::gib(3) + Bytes::mib(100), lowered), None);
+    // It comes back; however many looks there are, it must stay for three ticks.
+    let early = [0, 0, 0, 1, 5].map(|after| look(after, Bytes::gib(100), lowered));
+    assert_eq!(early, [None; 5]);
+    assert_eq!(look(6, Bytes::gib(100), lowered), Some(CONFIGURED));
     // Everything gone: a tenth of what was configured stays.
-    assert_eq!(look(Bytes::ZERO, CONFIGURED).map(|it| it.0 / 100), Some(CONFIGURED.0 / 1000));
+    let floor = look(7, Bytes::ZERO, CONFIGURED);
+    assert_eq!(floor.map(|it| it.0 / 100), Some(CONFIGURED.0 / 1000));
+}
+
+#[test]
+fn the_budget_does_not_follow_a_neighbour_that_comes_and_goes() {
+    let (mut judge, now) = (judge(), Instant::now());
+    let own = BASELINE + Bytes::mib(1000);
+    let mut look = |after, available, budget| {
+        judge.look(&seen(own, available), &books(budget), now + seconds(after)).budget
+    };
+    let lowered = look(0, Bytes::gib(3), CONFIGURED).expect("others took what was counted on");
+    // Away for 5 s of every 6.
+    for after in 1..60 {
+        let left = if after % 6 == 0 { Bytes::gib(3) } else { Bytes::gib(100) };
+        assert_eq!(look(after, left, lowered), None, "after {after} s");
+    }
+    // It stays away, and takes half as much meanwhile: the least that was left is given.
+    assert_eq!(look(60, Bytes::gib(3), lowered), None);
+    assert_eq!(look(61, Bytes::gib(100), lowered), None);
+    assert_eq!(look(64, Bytes::gib(6), lowered), None);
+    let raised = look(67, Bytes::gib(100), lowered);
+    assert_eq!(raised, Some(less_reserve(Bytes::mib(1000 + 6144))));
+}
+
+/// A handler that was promised 6 GiB of 10, on a machine with 11 GiB for models: `took` is what
+/// its processes hold, `others` what others do.
+fn while_a_handler_loads(took: Bytes, others: Bytes, budget: Bytes) -> (Seen, Books) {
+    let available = Bytes::gib(11).saturating_sub(took + others);
+    (seen(BASELINE, available), Books { arriving: Bytes::gib(6), budget, ..Books::default() })
+}
+
+#[test]
+fn what_a_loading_handler_takes_in_its_own_processes_is_not_taken_for_others() {
+    let (mut judge, now) = (judge(), Instant::now());
+    for gib in 0..=6 {
+        let (seen, books) = while_a_handler_loads(Bytes::gib(gib), Bytes::ZERO, CONFIGURED);
+        assert!(!judge.is_grave(&seen, &books, now), "{gib} GiB taken");
+        assert_eq!(judge.look(&seen, &books, now).budget, None, "{gib} GiB taken");
+    }
+    // Beside it a model of 2 GiB loads in this process and has 1 of them.
+    let (mut seen, mut books) = while_a_handler_loads(Bytes::gib(7), Bytes::ZERO, CONFIGURED);
+    seen.own += Bytes::gib(1);
+    books.arriving += Bytes::gib(2);
+    assert_eq!(judge.look(&seen, &books, now).budget, None);
+}
+
+#[test]
+fn a_neighbour_is_seen_while_a_handler_loads_or_when_it_has_loaded() {
+    let (mut judge, now) = (judge(), Instant::now());
+    let mut look = |(seen, books): (Seen, Books)| judge.look(&seen, &books, now).budget;
+    let (four, two) = (Bytes::gib(4), Bytes::gib(2));
+    // More than what the handler has still to take.
+    let large = while_a_handler_loads(four, Bytes::gib(6), CONFIGURED);
+    assert_eq!(look(large), Some(less_reserve(Bytes::gib(7))));
+    // As much as that may be the handler's, until it has all of it,
+    let (seen, books) = while_a_handler_loads(four, two, CONFIGURED);
+    assert_eq!(look((seen, books)), None);
+    let whole = while_a_handler_loads(Bytes::gib(6), two, CONFIGURED);
+    assert_eq!(look(whole), Some(less_reserve(Bytes::gib(9))));
+    // or has loaded and takes less than it was promised.
+    let loaded = Books { charged: four, elsewhere: four, arriving: Bytes::ZERO, ..books };
+    assert_eq!(look((seen, loaded)), Some(less_reserve(Bytes::gib(9))));
+}
+
+#[test]
+fn the_budget_is_not_raised_by_what_a_load_has_yet_to_take() {
+    let (mut judge, now) = (judge(), Instant::now());
+    // 5 GiB are left by others, and nothing of the 6 that were promised is taken.
+    let lowered = less_reserve(Bytes::gib(5));
+    for after in 0..20 {
+        let (seen, books) = while_a_handler_loads(Bytes::ZERO, Bytes::gib(6), lowered);
+        assert_eq!(judge.look(&seen, &books, now + seconds(after)).budget, None);
+    }
 }
 
 #[test]
@@ -113,7 +199,7 @@ fn an_own_leak_shrinks_the_budget_and_untouched_charges_do_not() {
     let held = seen(BASELINE, Bytes::gib(6));
     assert_eq!(judge.look(&held, &handlers, now).budget, None);
     // An operator who does not want it is not second-guessed.
-    let mut fixed = Judge::new(BASELINE, CONFIGURED, 10, false);
+    let mut fixed = Judge::new(BASELINE, WitnessConfig { yields: false, ..CONFIG });
     assert_eq!(fixed.look(&leaks, &pools, now).budget, None);
 }
 

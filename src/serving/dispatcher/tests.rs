@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod answers;
+mod counted;
 mod ends;
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roundhouse_types::ArtefactId;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::layout::{entries, folder_name, write_durably};
 use crate::Error;
@@ -54,7 +55,10 @@ impl Attempts {
             if marker.loading {
                 marker.deaths = marker.deaths.saturating_add(1);
                 marker.loading = false;
-                write(&path, &marker)?;
+                if let Err(error) = write(&path, &marker) {
+                    // A full disk must not keep the server from starting.
+                    warn!(file = %path.display(), %error, "a death could not be written down");
+                }
             }
             counts.insert(marker.id, Count { deaths: marker.deaths, loading: 0 });
         }

@@ -57,21 +57,17 @@ pub(super) struct Choices {
 }
 
 impl Choices {
-    /// Reads what was remembered. Blocks.
+    /// Reads what was remembered; what cannot be read is passed over. Blocks.
     pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
         let mut held = HashMap::new();
         for path in entries(&folder)? {
-            let is_cut_off = path.extension().is_some_and(|ending| ending == "new");
-            let entry = if is_cut_off { None } else { read(&path)? };
-            match entry {
-                Some(entry) => {
-                    held.insert(entry.model, entry.choice);
-                }
-                None => {
-                    if !is_cut_off {
-                        warn!(file = %path.display(), "a remembered version cannot be read, forgotten");
-                    }
-                    remove(&path)?;
+            match open_one(&path) {
+                Ok(Some(entry)) => drop(held.insert(entry.model, entry.choice)),
+                Ok(None) => {}
+                // One model's choice must not keep all others from being served.
+                Err(error) => {
+                    let file = path.display();
+                    warn!(%file, %error, "a remembered version cannot be read, passed over");
                 }
             }
         }
@@ -126,6 +122,19 @@ impl Choices {
     fn lock(&self) -> MutexGuard<'_, HashMap<ModelId, Choice>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The choice in a file; one that holds none is deleted.
+fn open_one(path: &Path) -> Result<Option<Entry>, Error> {
+    let is_cut_off = path.extension().is_some_and(|ending| ending == "new");
+    let entry = if is_cut_off { None } else { read(path)? };
+    if entry.is_none() {
+        if !is_cut_off {
+            warn!(file = %path.display(), "a remembered version is damaged, forgotten");
+        }
+        remove(path)?;
+    }
+    Ok(entry)
 }
 
 /// `None` for a file that holds no choice.

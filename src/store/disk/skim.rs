@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use roundhouse_types::Version;
+use roundhouse_types::{Bytes, Version};
 
 use super::layout::{FILES, entries};
 use super::manifest::Manifest;
 use super::unpack::{self, Fault};
 use crate::{ArchiveKind, Error};
+
+/// The most that is kept of one archive: its beginnings together.
+const KEPT_MAX: Bytes = Bytes::mib(256);
 
 /// What is kept of an archive's files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,13 +30,23 @@ pub struct Skimmed {
 /// around everything is taken away. Blocks for as long as the archive takes to decompress.
 ///
 /// # Errors
-/// When it cannot be read or is not sound: by the same rules as when it is unpacked.
+/// When it cannot be read or is not sound, by the same rules as when it is unpacked, and when more
+/// than 256 MiB of it would be kept.
 pub fn skim(archive: &Path, head: &dyn Fn(&str, u64, &[u8]) -> u64) -> Result<Skimmed, Error> {
+    skim_within(archive, head, KEPT_MAX)
+}
+
+fn skim_within(
+    archive: &Path,
+    head: &dyn Fn(&str, u64, &[u8]) -> u64,
+    most: Bytes,
+) -> Result<Skimmed, Error> {
     let kind = ArchiveKind::of(&archive.to_string_lossy());
     let unsound = |why: String| Error::LocalArchive { path: archive.to_owned(), why };
     let kind = kind.ok_or_else(|| unsound("its name does not end as an archive's".into()))?;
     let source = File::open(archive).map_err(|error| Error::io("open", archive, error))?;
     let mut found = Skimmed::default();
+    let mut left = most.0;
     unpack::visit(source, kind, &mut |path, size, reader| {
         let mut kept: Vec<u8> = Vec::new();
         loop {
@@ -42,11 +55,21 @@ pub fn skim(archive: &Path, head: &dyn Fn(&str, u64, &[u8]) -> u64) -> Result<Sk
             if more == 0 {
                 break;
             }
+            if more > left {
+                let why = format!(
+                    "what describes its models is larger than {most}: '{path}' has {more} bytes \
+                     more"
+                );
+                return Err(io::Error::other(why));
+            }
+            left -= more;
             if reader.take(more).read_to_end(&mut kept)? as u64 != more {
                 break;
             }
         }
         if !kept.is_empty() {
+            // Reading to an end leaves up to as much again unused behind it.
+            kept.shrink_to_fit();
             found.heads.insert(path.to_owned(), kept);
         }
         Ok(found.sizes.insert(path.to_owned(), size).is_none())
@@ -113,6 +136,20 @@ mod tests {
         assert_eq!(skimmed.sizes, sizes.into());
         assert_eq!(skimmed.heads["config.json"], b"{}");
         assert_eq!(skimmed.heads["model.safetensors"], b"\x02he");
+    }
+
+    #[test]
+    fn no_more_is_kept_of_an_archive_than_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("m.tar");
+        let files: [(&str, &[u8]); 3] = [("a", &[0; 400]), ("b", &[0; 400]), ("c", &[0; 400])];
+        std::fs::write(&archive, packed(&files)).unwrap();
+        let error = skim_within(&archive, &|_, size, _| size, Bytes(1000)).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("larger than 1000 B: 'c' has 400 bytes more"), "{told}");
+        let not_b = |path: &str, size: u64, _: &[u8]| if path == "b" { 0 } else { size };
+        let skimmed = skim_within(&archive, &not_b, Bytes(800)).unwrap();
+        assert_eq!(skimmed.heads.keys().collect::<Vec<_>>(), ["a", "c"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use roundhouse_models::{
     Cancel, Digests, DtypeSetting, LoadSettings, LoadedRunner, ModelPlan, Sharing, TensorPool,
     inspect, known_parts, load, load_shared, read_local,
 };
-use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
+use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart, Version};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -207,7 +207,8 @@ fn what_an_earlier_load_found_tells_the_next_what_it_need_not_read() {
     let noted = [&one, &two].map(|folder| {
         let loaded = loads.load(folder, "", &Digests::default());
         assert_eq!(loaded.found, Bytes::ZERO, "what is not known is read");
-        Digests::from_json(&loaded.digests.to_json())
+        let version = Version::from_digest("aa");
+        Digests::from_json(&loaded.digests.to_json(&version), &version)
     });
     let first = loads.load(&one, "", &noted[0]);
     let foreseen = known_parts(&loads.plan(two.path()), &noted[1], "");
@@ -231,6 +232,41 @@ fn files_that_are_not_what_was_noted_of_them_are_read_and_shared_as_what_they_ar
     let mut first = loads.load(&one, "", &Digests::default());
     assert_eq!(answer(&mut first, true), answer(&mut loads.alone(&one), true));
     assert!(!first.shared.iter().any(|part| second.shared.contains(part)));
+}
+
+/// The note of a load in which a parameter has another one's digest.
+fn mixed_up(noted: &Digests, name: &str, others: &str) -> Digests {
+    let version = Version::from_digest("aa");
+    let mut note: Value = serde_json::from_slice(&noted.to_json(&version)).unwrap();
+    let digests = note["digests"].as_object_mut().unwrap();
+    let digest = digests[others].clone();
+    assert!(digests.insert(name.into(), digest).is_some(), "{name}");
+    Digests::from_json(note.to_string().as_bytes(), &version)
+}
+
+#[test]
+fn a_note_that_names_a_buffer_of_another_size_or_shape_is_not_followed() {
+    for dtype in [DtypeSetting::F32, DtypeSetting::F16] {
+        let loads = Loads::new(dtype);
+        let folder = checkpoint(true, Lies::F32, 1, LAYERS - 1);
+        let mut first = loads.load(&folder, "", &Digests::default());
+        let layer = |name: &str| format!("model.layers.1.{name}.weight");
+        let down = layer("mlp.down_proj");
+        let twice = format!("{}+{}", layer("mlp.gate_proj"), layer("mlp.up_proj"));
+        // Of twice the size, and of the same size with rows for columns.
+        for others in [&twice, "model.embed_tokens.weight"] {
+            let noted = mixed_up(&first.digests, &down, others);
+            let foreseen = known_parts(&loads.plan(folder.path()), &noted, "");
+            let is_true = |part: &&SharedPart| first.shared.contains(part);
+            let promised = bytes(foreseen.iter().filter(is_true));
+            let mut second = loads.load(&folder, "", &noted);
+            assert_eq!(second.found, promised, "what is not there is read");
+            assert!(second.found < bytes(&first.shared));
+            assert_eq!(second.shared, first.shared);
+            assert_eq!(second.digests, first.digests, "and noted as what it is");
+            assert_eq!(answer(&mut second, true), answer(&mut first, true));
+        }
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::testing::{artefact, model, version};
 pub(super) struct Bench {
     pub(super) table: Table,
     pub(super) now: Instant,
-    waiters: u64,
+    pub(super) waiters: u64,
 }
 
 /// By least recent use, so that a sentence need not say how often and how long.

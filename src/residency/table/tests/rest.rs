@@ -70,7 +70,9 @@ impl World {
             match self.refused.get(&waiter) {
                 None => assert!(self.granted.contains(&waiter), "{target} was served"),
                 Some(kind) => {
-                    assert_eq!(*kind, ErrorKind::TooLarge, "{target} needs {size}");
+                    // The budget may have been larger once, and may be again.
+                    let kinds = [ErrorKind::TooLarge, ErrorKind::NotReady];
+                    assert!(kinds.contains(kind), "{target} needs {size}");
                     assert!(size > 100, "invariant 6: {size} fits");
                 }
             }

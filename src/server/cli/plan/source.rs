@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use roundhouse_models::{Files, HEADER_MAX, header_bytes, wanted};
+use roundhouse_models::{Files, Want, header_bytes, wanted};
 use roundhouse_store::{ArchiveKind, Artefact, Freshness, StoreUri, remembered, skim};
 use roundhouse_types::{Bytes, ErrorKind, Failure, TargetName};
 use roundhouse_workers::{Layout, SETTINGS_FILE, SETTINGS_MAX, Settings};
@@ -14,9 +14,6 @@ use crate::config::Config;
 use crate::loader::{
     HandlerPlan, Plan, model_folder, plan_files, plan_folder, plan_stored, settings_file,
 };
-
-/// The largest configuration that is kept of an archive.
-const CONFIG_MAX: u64 = 16 << 20;
 
 /// What was found of a target.
 pub(super) struct Found {
@@ -74,18 +71,7 @@ fn local(path: &Path, config: &Config, budget: Bytes) -> Result<Found, Failure> 
 
 /// What an archive holds, its weight files' headers and its configuration.
 fn skimmed(path: &Path) -> Result<(Files, Option<String>), Failure> {
-    let skimmed = skim(path, &|path, size, kept| {
-        if path.ends_with(".safetensors") {
-            return match header_bytes(path, kept) {
-                Ok(header) => header.min(HEADER_MAX + 8),
-                // Its eight bytes first. What is no header is told when the whole is looked at.
-                Err(_) => 8,
-            };
-        }
-        let is_settings = path.ends_with(SETTINGS_FILE) && size <= SETTINGS_MAX;
-        let is_config = path.ends_with(".json") && !path.ends_with("tokenizer.json");
-        if is_settings || (is_config && size <= CONFIG_MAX) { size } else { 0 }
-    })?;
+    let skimmed = skim(path, &head)?;
     let text = settings_file(&skimmed.sizes)
         .and_then(|file| skimmed.heads.get(file))
         .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
@@ -94,11 +80,28 @@ fn skimmed(path: &Path) -> Result<(Files, Option<String>), Failure> {
     for (path, want) in wanted(&files.sizes) {
         let Some(head) = heads.remove(&path) else { continue };
         match want {
-            roundhouse_models::Want::Whole => files.contents.insert(path, head),
-            roundhouse_models::Want::SafetensorsHeader => files.headers.insert(path, head),
+            Want::Whole => files.contents.insert(path, head),
+            Want::SafetensorsHeader => files.headers.insert(path, head),
         };
     }
     Ok((files, text))
+}
+
+/// How much of an archive's file is looked at, of which `kept` is there.
+fn head(path: &str, size: u64, kept: &[u8]) -> u64 {
+    // Whether a folder lies around everything is known when the archive has been read.
+    let inner = path.split_once('/').map(|(_, inner)| inner);
+    let names = || std::iter::once(path).chain(inner);
+    if size <= SETTINGS_MAX && names().any(|name| name == SETTINGS_FILE) {
+        return size;
+    }
+    let want = |name: &str| wanted(&[(name.to_owned(), size)].into()).pop();
+    match names().find_map(want) {
+        Some((_, Want::Whole)) => size,
+        // Its eight bytes first. What is no header is told when the whole is looked at.
+        Some((_, Want::SafetensorsHeader)) => header_bytes(path, kept).unwrap_or(8),
+        None => 0,
+    }
 }
 
 /// What a store holds under a name.
@@ -154,4 +157,31 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_inspection_wants_by_name_is_kept_of_an_archive() {
+        let whole = ["config.json", "m/config.json", "m/1_Pooling/config.json", "roundhouse.toml"];
+        for path in whole {
+            assert_eq!(head(path, 100, &[]), 100, "{path}");
+        }
+        let passed_over =
+            ["f1.json", "m/tokenizer.json", "a/b/config.json", "m/code/inference.py", "a/b/c.toml"];
+        for path in passed_over {
+            assert_eq!(head(path, 16 << 20, &[]), 0, "{path}");
+        }
+        assert_eq!(head("config.json", 17 << 20, &[]), 0, "no configuration is so large");
+        assert_eq!(head("roundhouse.toml", SETTINGS_MAX + 1, &[]), 0, "no settings are so large");
+    }
+
+    #[test]
+    fn of_weights_the_header_is_kept() {
+        assert_eq!(head("m/model.safetensors", 1 << 40, &[]), 8);
+        assert_eq!(head("m/model.safetensors", 1 << 40, &500_u64.to_le_bytes()), 508);
+        assert_eq!(head("model.safetensors", 1 << 40, &u64::MAX.to_le_bytes()), 8);
+    }
 }

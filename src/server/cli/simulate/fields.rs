@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The latest time of a trace, in seconds: 30,000 years.
+const LATEST: f64 = 1e12;
+
 /// The fields of a line; quoted ones may hold commas and doubled quotes.
 ///
 /// # Errors
@@ -29,9 +32,16 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, String> {
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let seconds = text.parse().ok().or_else(|| civil(text));
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
-        format!("'{text}' is not a time: write seconds, or like 2026-11-21 07:00:00")
+    seconds.and_then(self::seconds).ok_or_else(|| {
+        format!(
+            "'{text}' is not a time: write seconds, up to {LATEST:e}, or like 2026-11-21 07:00:00"
+        )
     })
+}
+
+/// A time of a trace; none where it is negative, no number, or too late to reckon with.
+pub(super) fn seconds(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| seconds <= LATEST)
 }
 
 /// `2026-11-21 07:00:00`, with a `T` between and a fraction and a `Z` behind where one likes, in
@@ -79,6 +89,10 @@ mod tests {
         ];
         for (text, want) in cases {
             assert_eq!(time(text), Ok(Duration::from_secs_f64(want)), "{text}");
+        }
+        assert_eq!(time("1e12"), Ok(Duration::from_secs(1_000_000_000_000)));
+        for text in ["1e19", "1.1e12", "inf", "nan", "40000-01-01 00:00:00"] {
+            assert!(time(text).is_err(), "{text}");
         }
         for text in ["", "-1", "yesterday", "2024-13-01 00:00:00", "2024-01-01 24:00:00"] {
             assert!(time(text).is_err(), "{text}");

@@ -135,7 +135,7 @@ fn axes(svg: &mut String, report: &Report, budgets: &[Bytes], scale: &Scale) {
         svg,
         format_args!(
             "<text transform=\"translate(22 {middle:.0}) rotate(-90)\" text-anchor=\"middle\">\
-             hit ratio: 1 - loads / requests</text>\n"
+             1 - loads per request</text>\n"
         ),
     );
 }

@@ -1,8 +1,6 @@
 //! Traces: access logs and CSV files.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +9,7 @@ use roundhouse_types::{Bytes, EndpointName, ModelId};
 use serde::Deserialize;
 
 use super::fields;
+use super::lines::{self, Lines};
 use crate::error::{Error, count};
 
 /// Stands for the endpoint of traces that name none.
@@ -83,11 +82,10 @@ struct Columns {
 
 fn read_file(path: &Path, read: &mut Read) -> Result<(), Error> {
     let cannot = |source| Error::io(format!("cannot read {}", path.display()), source);
-    let lines = BufReader::new(File::open(path).map_err(cannot)?).lines();
+    let mut lines = Lines::of(path).map_err(cannot)?;
     let mut format = None;
-    for (number, line) in lines.enumerate() {
-        let line = line.map_err(cannot)?;
-        let fault = |why: String| Error::Usage(format!("{}:{}: {why}", path.display(), number + 1));
+    while let Some((number, line)) = lines.next()? {
+        let fault = |why: String| lines::fault(path, number, &why);
         if line.trim().is_empty() {
             continue;
         }
@@ -128,8 +126,8 @@ fn logged(line: &str, read: &mut Read) -> Result<(), String> {
         read.not_served += 1;
         return Ok(());
     }
-    let at = Duration::try_from_secs_f64(logged.time)
-        .map_err(|_| format!("{} is not a time", logged.time))?;
+    let at =
+        fields::seconds(logged.time).ok_or_else(|| format!("{} is not a time", logged.time))?;
     let model = model(logged.endpoint, &target)?;
     read.push(at, &model, None);
     Ok(())

@@ -5,11 +5,15 @@ use std::path::Path;
 
 use roundhouse_types::{Bytes, ModelId};
 
+use super::lines::{self, Lines};
 use super::read::Read;
 use crate::error::{Error, count};
 
 /// What every model takes where nothing is known of any.
 const ASSUMED: Bytes = Bytes::gib(1);
+/// The most that all requests of a trace may want together, and a budget may be: sums of such sizes
+/// can be counted, and so can the time that they take.
+pub(super) const COUNTED: Bytes = Bytes(1 << 62);
 
 /// Gives each model its size: as named in a file, else as the trace says, else the one for all.
 pub(super) fn apply(
@@ -53,21 +57,35 @@ pub(super) fn apply(
     let sizes: HashMap<ModelId, Bytes> =
         models.iter().filter_map(|model| Some((model.id.clone(), size(&model.id)?))).collect();
     read.trace.size(|model| sizes.get(model).copied().unwrap_or_default());
-    Ok(())
+    let models = read.trace.models();
+    let wanted = read.trace.requests().iter().map(|request| models[request.model as usize].bytes);
+    let sum = wanted.fold(Some(Bytes::ZERO), |sum, bytes| sum?.checked_add(bytes));
+    match sum.filter(|sum| *sum <= COUNTED) {
+        Some(_) => Ok(()),
+        None => {
+            let largest = models.iter().max_by_key(|model| model.bytes);
+            let (target, bytes) =
+                largest.map(|it| (it.id.target.to_string(), it.bytes)).unwrap_or_default();
+            Err(Error::Usage(format!(
+                "--sizes: all requests together want more than {COUNTED}, which is too much to \
+                 count; the largest model is {target} with {bytes}"
+            )))
+        }
+    }
 }
 
 /// Lines of `model=size`; empty ones and those that begin with `#` say nothing.
 fn file(path: &Path, named: &mut HashMap<String, Bytes>) -> Result<(), Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| {
+    let mut lines = Lines::of(path).map_err(|source| {
         let what = format!("--sizes {} is no size, and no file that can be read", path.display());
         Error::io(what, source)
     })?;
-    for (number, line) in text.lines().enumerate() {
+    while let Some((number, line)) = lines.next()? {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let fault = |why: String| Error::Usage(format!("{}:{}: {why}", path.display(), number + 1));
+        let fault = |why: String| lines::fault(path, number, &why);
         // A target may hold `=`, a size does not.
         let (model, size) =
             line.rsplit_once('=').ok_or_else(|| fault(format!("'{line}' is not model=size")))?;

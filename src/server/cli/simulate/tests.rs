@@ -83,12 +83,21 @@ fn what_cannot_be_read_is_named_with_its_file_and_line() {
         ("d.csv", "time,target\n1,../x\n", "d.csv:2: the target '../x' cannot be used"),
         ("e.log", "{\"time\":1,\"target\":\"a\"}\n{\"time\":}\n", "e.log:2: not a line"),
         ("f.csv", "time,target\n", "no request"),
+        ("a1.csv", "time,target\n1e19,a\n", "a1.csv:2: '1e19' is not a time"),
+        ("e1.log", "{\"time\":1e19,\"target\":\"a\"}\n", "e1.log:1: 10000000000000000000 is not"),
         ("g.csv", "time,target,bytes\n1,a,big\n", "g.csv:2: 'big' is not a size"),
     ];
     for (name, text, want) in cases {
         let told = refused(folder.path(), name, text);
         assert!(told.contains(want), "{told}");
     }
+    let endless = format!("time,target\n1,{}", "a".repeat(2 << 20));
+    let told = refused(folder.path(), "h.csv", &endless);
+    assert!(told.ends_with("h.csv:2: the line is longer than 1 MiB"), "{told}");
+    let path = folder.path().join("i.csv");
+    fs::write(&path, b"time,target\n1,\xff\n").unwrap();
+    let Err(error) = read::read(&[path]) else { panic!("it was read") };
+    assert!(error.to_string().ends_with("i.csv:2: the line is not UTF-8"), "{error}");
     let missing = read::read(&[folder.path().join("missing")]);
     assert!(missing.is_err_and(|error| error.to_string().contains("missing")));
 }
@@ -174,9 +183,14 @@ fn numbers_that_make_no_sense_are_refused_by_the_name_of_their_flag() {
     for (flag, value) in [
         ("--compress", "0"),
         ("--compress", "nan"),
+        ("--compress", "1e-300"),
+        ("--compress", "1e300"),
         ("--store-bandwidth", "0B"),
-        ("--load-bandwidth", "0"),
+        ("--load-bandwidth", "999"),
+        ("--service-time", "8761h"),
+        ("--hold", "5124095576030431h"),
         ("--budget", "0B"),
+        ("--budget", "18446744073709551615"),
         ("--slots", "0"),
         ("--target-hit-ratio", "90"),
     ] {
@@ -204,4 +218,28 @@ fn the_picture_has_a_line_and_a_name_for_each_rule() {
         assert!(drawn.contains(rule), "{rule}");
     }
     assert!(drawn.contains("budget, in models of 1000 B"), "{drawn}");
+}
+
+#[test]
+fn what_cannot_be_counted_is_refused_and_what_can_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "trace.csv", "time,target\n0,a\n1e12,b\n1e12,a\n");
+    let path = path.to_str().unwrap();
+    let told = |given: &[&str]| {
+        let given = args(&[&["--trace", path][..], given].concat());
+        simulate(&given).map_err(|error| error.to_string())
+    };
+    for sizes in ["18446744073709551615", "4611686018427387904"] {
+        let error = told(&["--sizes", sizes, "--budget", "1GB"]).unwrap_err();
+        assert!(error.starts_with("--sizes: all requests together want more"), "{error}");
+    }
+    let error = told(&["--sizes", "1GB", "--slots", "18446744073709551615"]).unwrap_err();
+    assert!(error.starts_with("--slots 18446744073709551615 are"), "{error}");
+    // The ends of every range, all at once.
+    let ends = ["--compress", "0.001", "--hold", "8760h", "--service-time", "8760h"];
+    let large = ["--sizes", "1073741824GB", "--budget", "4611686018427387904"];
+    let slow = ["--store-bandwidth", "1kB", "--load-bandwidth", "1kB", "--target-hit-ratio", "1"];
+    told(&[&ends[..], &large, &slow].concat()).unwrap();
+    let fast = ["--store-bandwidth", "18446744073709551615", "--warm-disk"];
+    told(&[&large[..], &fast].concat()).unwrap();
 }

@@ -69,6 +69,24 @@ async fn a_choice_survives_a_restart_and_a_write_that_was_cut_off_changes_nothin
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_among_the_choices_is_passed_over_and_the_others_count() {
+    let f = Fixture::new(Bytes::mib(16));
+    let disk = f.open().await;
+    let version = next(&f, &disk, "a", 1).await;
+    disk.choose(&model("a"), choice(&version)).await.unwrap();
+    drop(disk);
+    let folder = f.config.dir.join("choices");
+    for name in ["folder.json", "folder.json.new"] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+    }
+    std::fs::write(folder.join("damaged.json"), "{").unwrap();
+    let disk = f.open().await;
+    assert_eq!(disk.choice(&model("a")), Some(choice(&version)));
+    assert!(folder.join("folder.json").exists(), "it is nobody's to delete");
+    assert!(!folder.join("damaged.json").exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn purging_a_model_takes_every_version_and_says_what_each_took() {
     let f = Fixture::new(Bytes::mib(16));
     let disk = f.open().await;
