@@ -59,8 +59,8 @@ impl Config {
     /// # Errors
     /// The fault, with both sizes.
     pub(crate) fn check_floors(&self, budget: Option<Bytes>) -> Result<(), Fault> {
-        let floors = self.tenants.iter().map(|tenant| tenant.floor);
-        let sum = floors.fold(Some(Bytes::ZERO), |sum, floor| sum?.checked_add(floor));
+        let mut floors = self.tenants.iter().map(|tenant| tenant.floor);
+        let sum = floors.try_fold(Bytes::ZERO, |sum, floor| sum.checked_add(floor));
         let Some(sum) = sum else {
             return Err(Fault::new("tenant", "the floors sum up to more than can be counted"));
         };

@@ -58,8 +58,9 @@ pub(super) fn apply(
         models.iter().filter_map(|model| Some((model.id.clone(), size(&model.id)?))).collect();
     read.trace.size(|model| sizes.get(model).copied().unwrap_or_default());
     let models = read.trace.models();
-    let wanted = read.trace.requests().iter().map(|request| models[request.model as usize].bytes);
-    let sum = wanted.fold(Some(Bytes::ZERO), |sum, bytes| sum?.checked_add(bytes));
+    let mut wanted =
+        read.trace.requests().iter().map(|request| models[request.model as usize].bytes);
+    let sum = wanted.try_fold(Bytes::ZERO, |sum, bytes| sum.checked_add(bytes));
     match sum.filter(|sum| *sum <= COUNTED) {
         Some(_) => Ok(()),
         None => {
