@@ -1,5 +1,5 @@
 //! `roundhouse demo`: everything with nothing set up. An embedded S3-compatible server holds
-//! the demo models, and an endpoint over it has room for about half of them.
+//! the demo models, and an endpoint over it has no room for all of them.
 
 mod python;
 mod s3;
@@ -27,7 +27,7 @@ static MODELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/demo/models");
 
 const BUCKET: &str = "models";
 
-/// What is special about the demo: room for half of its models, a window no larger than what
+/// What is special about the demo: too little room for all of its models, a window no larger than what
 /// the language models were trained on, and Python handlers.
 const SETTINGS: &str = include_str!("demo/demo.toml");
 
