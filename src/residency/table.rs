@@ -62,6 +62,8 @@ pub(crate) struct Table {
     shrunk: BTreeSet<DeviceId>,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
+    /// Counts events.
+    events: u64,
     /// Models of which the store holds a version that waits for an operator's word.
     offers: usize,
     stopping: bool,
@@ -88,6 +90,7 @@ impl Table {
             turns: Turns::default(),
             shrunk: BTreeSet::new(),
             sequence: 0,
+            events: 0,
             offers: 0,
             stopping: false,
             now,
@@ -99,6 +102,7 @@ impl Table {
     /// Takes in what happened and says what to do, in order.
     pub(crate) fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         self.now = now;
+        self.events += 1;
         // It only informs, and those whose time is over now are told it.
         if let Event::Progressed { artefact, bytes } = &event {
             self.progressed(artefact, *bytes);

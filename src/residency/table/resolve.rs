@@ -192,6 +192,7 @@ impl Table {
             died: None,
             obstacle: None,
             overtaken: 0,
+            withdrawn: (0, 0),
         };
         debug_assert!(!self.jobs.contains_key(artefact), "invariant 3: {artefact} loads already");
         self.jobs.insert(artefact.clone(), job);

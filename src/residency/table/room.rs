@@ -11,6 +11,9 @@ use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Obstacle, Stage};
 use crate::error::Error;
 
+/// How often a load's promise may be taken back within one event before it stays without.
+const WITHDRAWN_AT_MOST: u32 = 3;
+
 /// What one walk over the loads has seen so far.
 struct Walk {
     underway: Underway,
@@ -69,6 +72,10 @@ impl Table {
             return self.fail(artefact, &failure, Stage::Room);
         }
         let is_wanted = self.is_wanted(artefact);
+        // Two loads that undo each other's promises: one of them looks again at the next event.
+        if job.withdrawn.0 == self.events && job.withdrawn.1 >= WITHDRAWN_AT_MOST {
+            return;
+        }
         if !self.has_turn(artefact, job, &walk.underway) {
             walk.is_held_back |= job.is_whole() && is_wanted;
             return;
@@ -329,6 +336,8 @@ impl Table {
             return;
         };
         job.room = Room::Wanted;
+        let before = if job.withdrawn.0 == self.events { job.withdrawn.1 } else { 0 };
+        job.withdrawn = (self.events, before + 1);
         self.ledger.withdraw(device, artefact);
         self.unclaim_all(artefact);
         self.decide(Decided::of(artefact, Some(device), Action::Withdrawn));

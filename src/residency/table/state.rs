@@ -133,6 +133,8 @@ pub(super) struct Job {
     pub(super) obstacle: Option<Obstacle>,
     /// Later requests that were given a load before this one.
     pub(super) overtaken: u32,
+    /// The last event in which a promise to it was taken back, and how often it was then.
+    pub(super) withdrawn: (u64, u32),
 }
 
 impl Job {
