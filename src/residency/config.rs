@@ -36,6 +36,9 @@ pub struct Config {
     pub collation: Collation,
     /// What is promised to tenants and asked of them, by [`tenant`].
     pub tenants: BTreeMap<String, TenantLimits>,
+    /// What copies of models that left other devices may take in the host's memory; what
+    /// residents take there, where it is a device as well, comes on top. Zero: none stay.
+    pub host_budget: Bytes,
     /// Endpoints whose models drain when the store holds them no more; those of others serve
     /// until they are evicted.
     pub drain_deleted: BTreeSet<EndpointName>,
@@ -115,6 +118,7 @@ impl Default for Config {
                 overtaken_within: Duration::from_secs(10),
             },
             tenants: BTreeMap::new(),
+            host_budget: Bytes::ZERO,
             drain_deleted: BTreeSet::new(),
         }
     }

@@ -21,7 +21,9 @@ pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};
 pub use lease::Lease;
-pub use loader::{Authority, Fetched, InStore, Loaded, Loader, Resolution, Standing};
+pub use loader::{
+    Authority, Fetched, HostCopy, InStore, LoadSource, Loaded, Loader, Resolution, Standing,
+};
 pub use regret::{OptimalLoads, Regret, RegretRatio};
 pub use reporter::Reporter;
 pub use snapshot::{

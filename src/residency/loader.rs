@@ -24,6 +24,8 @@ pub struct Resolution {
     pub shared: Vec<SharedPart>,
     /// Its kind, where the headers already tell.
     pub kind: Option<ModelKind>,
+    /// Whether a load may begin while the files are still coming ([`LoadSource::Arriving`]).
+    pub streams: bool,
     /// The process died twice while it loaded this version. It is refused until an
     /// operator's forced load.
     pub quarantined: bool,
@@ -81,6 +83,28 @@ pub struct Fetched {
     pub kind: ModelKind,
 }
 
+/// Where a load takes a model from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadSource {
+    /// Its files, whole on disk.
+    Files,
+    /// Its files, while the fetch of them is under way. Such a load ends when the fetch has
+    /// ended; it fails with it, and when the fetch is abandoned.
+    Arriving,
+    /// The copy in the host's memory, which stays there; no fetch comes before.
+    Host,
+}
+
+/// What an unload left in the host's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostCopy {
+    /// What the copy takes: weights and host parts.
+    pub footprint: Footprint,
+    /// The parts of its weights that it holds together with whichever copy in the host's
+    /// memory has the same content, each content once.
+    pub shared: Vec<SharedPart>,
+}
+
 /// A model on its device.
 #[derive(Debug, Clone)]
 pub struct Loaded<M> {
@@ -130,15 +154,25 @@ pub trait Loader: Send + Sync + 'static {
         &self,
         artefact: &ArtefactId,
         device: DeviceId,
+        source: LoadSource,
         reporter: Reporter,
     ) -> impl Future<Output = Result<Loaded<Self::Model>, Failure>> + Send;
 
     /// Frees the device; returns when the memory is free. `model` is the last reference
     /// that residency holds, and no lease is left. Called for a model that died, too.
+    ///
+    /// With `demote`, room for the weights and host parts of its footprint is promised in the
+    /// host's memory, and the model's copy there is returned: one that a load left there, or a
+    /// new one. `None`: there is no copy, because this model cannot have one or making it failed.
     fn unload(
         &self,
         artefact: &ArtefactId,
         device: DeviceId,
         model: Arc<Self::Model>,
-    ) -> impl Future<Output = ()> + Send;
+        demote: bool,
+    ) -> impl Future<Output = Option<HostCopy>> + Send;
+
+    /// Frees a copy in the host's memory; returns when the memory is free. Loads from it have
+    /// ended.
+    fn discard(&self, artefact: &ArtefactId) -> impl Future<Output = ()> + Send;
 }

@@ -9,7 +9,7 @@ use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
 };
 
-use crate::loader::{Fetched, Loaded, Loader, Resolution, Standing};
+use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution, Standing};
 use crate::reporter::{Reporter, Slot};
 use crate::table::Key;
 
@@ -181,6 +181,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(script.kind),
+            streams: false,
             quarantined: script.quarantined,
             standing: script.standing,
         })
@@ -202,6 +203,7 @@ impl Loader for ScriptedLoader {
         &self,
         artefact: &ArtefactId,
         _: DeviceId,
+        _: LoadSource,
         reporter: Reporter,
     ) -> Result<Loaded<String>, Failure> {
         self.calls.loads.fetch_add(1, Ordering::SeqCst);
@@ -223,11 +225,23 @@ impl Loader for ScriptedLoader {
         Ok(Loaded { model, footprint: footprint(script.bytes), shared: Vec::new() })
     }
 
-    async fn unload(&self, artefact: &ArtefactId, _: DeviceId, model: Arc<String>) {
+    async fn unload(
+        &self,
+        artefact: &ArtefactId,
+        _: DeviceId,
+        model: Arc<String>,
+        demote: bool,
+    ) -> Option<HostCopy> {
         let leaked = Arc::strong_count(&model) - 1;
         assert_eq!(leaked, 0, "nobody else holds an unloading model");
         tokio::time::sleep(self.script(&artefact.model).unload).await;
         self.calls.unloads.fetch_add(1, Ordering::SeqCst);
+        let footprint = footprint(self.script(&artefact.model).bytes);
+        demote.then_some(HostCopy { footprint, shared: Vec::new() })
+    }
+
+    async fn discard(&self, artefact: &ArtefactId) {
+        tokio::time::sleep(self.script(&artefact.model).unload).await;
     }
 }
 
@@ -289,6 +303,7 @@ impl BusyTable {
             footprint: Some((footprint, Grade::Exact)),
             kind: None,
             shared: Vec::new(),
+            streams: false,
             quarantined: false,
             standing: crate::loader::Standing::default(),
         };

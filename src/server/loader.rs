@@ -26,7 +26,9 @@ use std::time::{Duration, Instant, SystemTime};
 use lru::LruCache;
 use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
 use roundhouse_models::LoadSettings;
-use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution, Standing};
+use roundhouse_residency::{
+    Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
+};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
 use roundhouse_types::{
@@ -265,6 +267,7 @@ impl Loader for ModelLoader {
                     footprint: Some(self.handlers.footprint(&id, &plan)),
                     shared: Vec::new(),
                     kind: Some(plan.kind()),
+                    streams: false,
                     quarantined: false,
                     standing: Standing::default(),
                     version: id.version,
@@ -296,6 +299,7 @@ impl Loader for ModelLoader {
         &self,
         id: &ArtefactId,
         device: DeviceId,
+        _source: LoadSource,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         match self.source(&id.model.endpoint)? {
@@ -317,7 +321,13 @@ impl Loader for ModelLoader {
         }
     }
 
-    async fn unload(&self, id: &ArtefactId, device: DeviceId, model: Arc<ServedModel>) {
+    async fn unload(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        model: Arc<ServedModel>,
+        _demote: bool,
+    ) -> Option<HostCopy> {
         self.placed.remove(id);
         model.remove().await;
         self.remember_peak(id, &model).await;
@@ -331,7 +341,10 @@ impl Loader for ModelLoader {
             warn!(%failure, "freed memory was not handed back");
         }
         info!(model = %id.model, version = %id.version, %device, "unloaded");
+        None
     }
+
+    async fn discard(&self, _id: &ArtefactId) {}
 }
 
 impl ModelLoader {

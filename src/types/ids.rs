@@ -218,6 +218,20 @@ pub enum DeviceId {
     Cpu,
     /// A CUDA device by ordinal.
     Cuda(u16),
+    /// A device that computes on the host's processor but has a memory of its own, which is
+    /// filled through a copy of bounded bandwidth: a rehearsal of an accelerator.
+    Simulated(u16),
+}
+
+impl DeviceId {
+    /// Whether its memory is the host's. What leaves any other device may stay in the host's
+    /// memory.
+    pub fn is_host(self) -> bool {
+        match self {
+            Self::Cpu => true,
+            Self::Cuda(_) | Self::Simulated(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for DeviceId {
@@ -225,6 +239,7 @@ impl fmt::Display for DeviceId {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Simulated(ordinal) => write!(f, "simulated:{ordinal}"),
         }
     }
 }

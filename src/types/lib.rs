@@ -54,6 +54,8 @@ impl ModelKind {
 pub enum Tier {
     /// Loaded already.
     Device,
+    /// A copy lay in the host's memory; it had to be brought to the device.
+    Host,
     /// Its files were whole on disk; it had to be loaded.
     Disk,
     /// It had to be fetched and loaded.
@@ -65,6 +67,7 @@ impl Tier {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Device => "device",
+            Self::Host => "host",
             Self::Disk => "disk",
             Self::Store => "store",
         }

@@ -8,7 +8,7 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::{now, panicked};
-use crate::loader::{Fetched, Loaded, Loader, Resolution};
+use crate::loader::{Fetched, LoadSource, Loaded, Loader, Resolution};
 use crate::reporter::Slot;
 use crate::table::Key;
 
@@ -78,7 +78,8 @@ impl<L: Loader> Tasks<L> {
     pub(super) fn load(&mut self, key: Key, slot: Arc<Slot>) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
         let handle = self.running.spawn(async move {
-            let result = loader.load(&key.artefact, key.device, slot.reporter()).await;
+            let result =
+                loader.load(&key.artefact, key.device, LoadSource::Files, slot.reporter()).await;
             slot.load_returned();
             Outcome::Loaded { key, result }
         });
@@ -88,7 +89,7 @@ impl<L: Loader> Tasks<L> {
     pub(super) fn unload(&mut self, key: Key, model: Arc<L::Model>) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
         let handle = self.running.spawn(async move {
-            loader.unload(&key.artefact, key.device, model).await;
+            let _ = loader.unload(&key.artefact, key.device, model, false).await;
             Outcome::Unloaded { key }
         });
         self.calls.insert(handle.id(), (Call::Unload(subject), now()));

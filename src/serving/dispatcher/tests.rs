@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use futures_util::StreamExt;
 use roundhouse_engine::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
 use roundhouse_engine::{EngineHandle, KvSpec, Lane, LaneConfig, RunnerSpec};
-use roundhouse_residency::{Fetched, Loaded, Loader, Reporter, Resolution};
+use roundhouse_residency::{Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
 };
@@ -61,6 +61,7 @@ impl Loader for OneModel {
             footprint: Some((FOOTPRINT, Grade::Exact)),
             shared: Vec::new(),
             kind: Some(self.kind),
+            streams: false,
             quarantined: false,
             standing: roundhouse_residency::Standing::default(),
         })
@@ -78,6 +79,7 @@ impl Loader for OneModel {
         &self,
         artefact: &ArtefactId,
         _device: DeviceId,
+        _source: LoadSource,
         _reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if self.stuck {
@@ -90,9 +92,18 @@ impl Loader for OneModel {
         Ok(Loaded { model, footprint: FOOTPRINT, shared: Vec::new() })
     }
 
-    async fn unload(&self, _artefact: &ArtefactId, _device: DeviceId, model: Arc<ServedModel>) {
+    async fn unload(
+        &self,
+        _artefact: &ArtefactId,
+        _device: DeviceId,
+        model: Arc<ServedModel>,
+        _demote: bool,
+    ) -> Option<HostCopy> {
         model.remove().await;
+        None
     }
+
+    async fn discard(&self, _artefact: &ArtefactId) {}
 }
 
 /// A dispatcher over one model, and what tests look at.

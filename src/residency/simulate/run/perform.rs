@@ -71,6 +71,7 @@ impl Run<'_> {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Generative),
+            streams: false,
             quarantined: false,
             standing: Standing::default(),
         };

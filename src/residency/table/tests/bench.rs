@@ -89,6 +89,7 @@ impl Bench {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: None,
+            streams: false,
             quarantined: false,
             standing,
         };

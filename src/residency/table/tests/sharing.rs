@@ -24,6 +24,7 @@ impl Bench {
             footprint,
             shared,
             kind,
+            streams: false,
             quarantined: false,
             standing: Standing::default(),
         };

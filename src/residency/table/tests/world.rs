@@ -101,6 +101,7 @@ impl World {
                 overtaken_within: seconds(1 + dice.below(20) as u64),
             },
             tenants: Self::tenants(dice),
+            host_budget: Bytes::ZERO,
             drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
@@ -333,6 +334,7 @@ impl World {
             footprint: is_known.then_some((footprint, Grade::Exact)),
             shared: if is_known { self.known_contents(&artefact, dice) } else { Vec::new() },
             kind: None,
+            streams: false,
             quarantined: may_fail && dice.one_in(12),
             standing: self.standing(dice),
         };
