@@ -19,7 +19,7 @@ use self::encode::EncodeWork;
 pub(crate) use self::generate::GenerateJob;
 use self::generate::GenerateWork;
 use self::pace::Pace;
-pub(crate) use self::warm::{WarmUpError, warm_up};
+pub(crate) use self::warm::{WarmUp, WarmUpError};
 use crate::error::Error;
 use crate::metrics::Meters;
 use crate::plan::{ModelRunner, RunnerError, RunnerSpec, StepPlan};
