@@ -40,7 +40,9 @@ struct Bench {
 impl Bench {
     fn new(runner: EchoRunner, running: usize) -> Self {
         let (log, spec) = (runner.log(), runner.spec());
-        let engine = Engine::new(Box::new(runner), spec, running, Arc::default());
+        let max_running = running.try_into().unwrap();
+        let config = EngineConfig { max_running, ..EngineConfig::default() };
+        let engine = Engine::new(Box::new(runner), spec, &config, Arc::default());
         Self { engine, log, steps: 0 }
     }
 
@@ -315,7 +317,9 @@ fn request() -> impl Strategy<Value = Request> {
                     seed,
                 }
             });
-    let prompt = prop::collection::vec(0..WIDTH as u32, 1..12);
+    // Many begin alike, so that they have a prefix in common.
+    let prompt = (0..11_usize, prop::collection::vec(0..WIDTH as u32, 1..12))
+        .prop_map(|(common, own)| -> Vec<u32> { (0..common as u32).chain(own).take(11).collect() });
     let stops = prop::collection::vec(0..WIDTH as u32, 0..2);
     (
         prompt,

@@ -188,7 +188,7 @@ impl LaneThread {
         let Placing { name, runner, config, published, registration, answer } = placing;
         let elapsed = started.elapsed();
         info!(model = %name, warm = ?elapsed, "engine placed");
-        let engine = Engine::new(runner, spec, config.max_running.get(), published);
+        let engine = Engine::new(runner, spec, &config, published);
         self.engines.insert(id, Placed { name, engine });
         // Should the caller be gone, the registration comes back as a removal.
         let _ = answer.send(Ok(Warm { spec, elapsed, registration }));
