@@ -279,9 +279,7 @@ async fn an_engine_that_gets_warm_takes_turns_with_those_that_serve() {
     let lane = lane();
     let (serving, (large, gate)) = (generative(), generative().held_at(0));
     let log = serving.log();
-    // What its own shapes took counts for nothing.
-    let config = EngineConfig { weight: std::num::NonZeroU32::MAX, ..EngineConfig::default() };
-    let placed = lane.place("small", Box::new(serving), config).await.unwrap();
+    let placed = place(&lane, serving).await;
     let placing = lane.place("large", Box::new(large), EngineConfig::default());
     tokio::pin!(placing);
     assert!(poll!(&mut placing).is_pending());

@@ -92,11 +92,12 @@ impl LaneThread {
                 continue;
             };
             self.heartbeat.beat();
-            let started = Instant::now();
-            let stepped = match self.engines.get_mut(&id) {
-                Some(placed) => placed.engine.step(),
-                None => self.warm_up(id),
+            let Some(placed) = self.engines.get_mut(&id) else {
+                self.warm_up(id)?;
+                continue;
             };
+            let started = Instant::now();
+            let stepped = placed.engine.step();
             self.picker.charge(id, started.elapsed());
             stepped?;
         }
@@ -165,8 +166,10 @@ impl LaneThread {
             free(warming.placing.runner, None);
             return Ok(());
         }
+        let started = Instant::now();
         match warming.shapes.step(warming.placing.runner.as_mut(), &warming.spec) {
             Ok(false) => {
+                self.picker.charge(id, started.elapsed());
                 self.warming.insert(id, warming);
             }
             Ok(true) => self.begin_service(id, warming),
@@ -190,6 +193,8 @@ impl LaneThread {
         info!(model = %name, warm = ?elapsed, "engine placed");
         let engine = Engine::new(runner, spec, &config, published);
         self.engines.insert(id, Placed { name, engine });
+        // Its first request is not to pay for its getting warm.
+        self.picker.add(id, config.weight);
         // Should the caller be gone, the registration comes back as a removal.
         let _ = answer.send(Ok(Warm { spec, elapsed, registration }));
     }
