@@ -1,5 +1,7 @@
 //! What the models of a random world do by themselves.
 
+use std::time::Duration;
+
 use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
 
 use super::world::{Dice, World};
@@ -28,6 +30,18 @@ impl World {
         if before.is_some_and(|before| before != bytes) && bytes > budget {
             let serves = self.table.residents.get(&key).is_some_and(|r| r.state == State::Ready);
             assert!(!serves, "{} takes {bytes} of {budget}", key.artefact);
+        }
+    }
+
+    /// Many ask for one model, for as long as makes it hot.
+    pub(super) fn rush(&mut self, dice: &mut Dice) {
+        let model = self.models[dice.below(self.models.len())].clone();
+        for _ in 0..3 + dice.below(6) {
+            self.acquire(model.clone(), Duration::from_secs(5), true);
+        }
+        self.pass(Duration::from_millis(1900 + dice.below(400) as u64));
+        for _ in 0..1 + dice.below(3) {
+            self.acquire(model.clone(), Duration::from_secs(5), true);
         }
     }
 

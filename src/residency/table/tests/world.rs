@@ -9,7 +9,7 @@ use roundhouse_types::{
     ModelKind, SharedPart, Version,
 };
 
-use crate::config::{Collation, Config, Policy, TenantLimits};
+use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
@@ -79,7 +79,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
-        let all = [DeviceId::Cpu, DeviceId::Cuda(0)];
+        let all = [DeviceId::Cpu, DeviceId::Simulated(0), DeviceId::Simulated(1)];
         let budgets: BTreeMap<DeviceId, u64> =
             all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
         let seconds = Duration::from_secs;
@@ -102,6 +102,10 @@ impl World {
             },
             tenants: Self::tenants(dice),
             host_budget: Bytes::ZERO,
+            replicas: (!dice.one_in(4)).then(|| Replicas {
+                at_leases: 1 + dice.below(3) as u32,
+                at_most: 1 + dice.below(3),
+            }),
             drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
@@ -155,7 +159,7 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self, dice: &mut Dice) {
-        match dice.below(72) {
+        match dice.below(76) {
             0..14 => {
                 self.ask_for_lease(dice);
             }
@@ -179,6 +183,7 @@ impl World {
             }
             63..69 => self.measure(dice),
             69 | 70 => self.die(dice),
+            71..75 => self.rush(dice),
             _ => {
                 if dice.one_in(6) {
                     self.shut_down();
