@@ -95,7 +95,7 @@ impl Table {
         for (artefact, job) in replicas {
             let takes_room = matches!(job.room, Room::Promised { .. });
             assert!(!(takes_room && is_room_wanted), "{artefact} takes what others wait for");
-            let residents = self.ready_keys(&artefact.model).len();
+            let residents = self.devices_of(artefact);
             let most = self.config.replicas.map_or(0, |replicas| replicas.at_most);
             assert!(residents < most, "{artefact} is on {residents} devices already");
         }

@@ -101,6 +101,12 @@ impl Table {
         next.map(|(key, _)| key)
     }
 
+    /// On how many devices an artefact is, in whatever state: who leaves may come back.
+    pub(super) fn devices_of(&self, artefact: &ArtefactId) -> usize {
+        let keys = self.models.peek(&artefact.model).into_iter().flat_map(|it| &it.residents);
+        keys.filter(|key| key.artefact == *artefact).count()
+    }
+
     /// Whether this artefact serves, on any device.
     pub(super) fn serves(&self, artefact: &ArtefactId) -> bool {
         self.all_ready(&artefact.model).any(|(key, _)| key.artefact == *artefact)
@@ -187,7 +193,7 @@ impl Table {
             && is_current
             && !self.stopping
             && leases.fewest >= of.at_leases
-            && leases.residents < of.at_most
+            && self.devices_of(artefact) < of.at_most
             && self.trouble_told(&artefact.model).is_none()
             && !self.jobs.values().any(|job| job.replica || matches!(job.room, Room::Wanted))
     }

@@ -33,15 +33,34 @@ impl World {
         }
     }
 
-    /// Many ask for one model, for as long as makes it hot.
+    /// Many ask for a model, for as long as makes it hot; what that starts may come to its end
+    /// at once.
     pub(super) fn rush(&mut self, dice: &mut Dice) {
-        let model = self.models[dice.below(self.models.len())].clone();
-        for _ in 0..3 + dice.below(6) {
+        let loaded = self.loaded.keys().nth(dice.below(self.loaded.len() + 1));
+        let model = match loaded {
+            Some(key) => key.artefact.model.clone(),
+            None => self.models[dice.below(self.models.len())].clone(),
+        };
+        self.acquire(model.clone(), Duration::from_secs(5), false);
+        // Nothing else is under way then, mostly.
+        for _ in 0..dice.below(6) {
+            self.answer_resolve(dice, true);
+            self.answer_fetch(dice, true);
+            self.answer_unload(dice);
+            self.answer_load(dice, true);
+        }
+        for _ in 0..1 + dice.below(8) {
             self.acquire(model.clone(), Duration::from_secs(5), true);
         }
-        self.pass(Duration::from_millis(1900 + dice.below(400) as u64));
+        self.pass(Duration::from_millis(1900 + dice.below(1600) as u64));
         for _ in 0..1 + dice.below(3) {
             self.acquire(model.clone(), Duration::from_secs(5), true);
+        }
+        for _ in 0..dice.below(4) {
+            self.answer_resolve(dice, true);
+            self.answer_fetch(dice, true);
+            self.answer_unload(dice);
+            self.answer_load(dice, true);
         }
     }
 

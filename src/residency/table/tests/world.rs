@@ -74,6 +74,8 @@ pub(super) struct World {
     pub(super) excess: BTreeMap<DeviceId, u64>,
     /// Whether its models have content in common.
     is_sharing: bool,
+    /// Whether many ask for one model time and again.
+    is_hot: bool,
     pub(super) stopping: bool,
 }
 
@@ -82,6 +84,7 @@ impl World {
         let all = [DeviceId::Cpu, DeviceId::Simulated(0), DeviceId::Simulated(1)];
         let budgets: BTreeMap<DeviceId, u64> =
             all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
+        let is_hot = devices > 1 && dice.one_in(2);
         let seconds = Duration::from_secs;
         let config = Config {
             max_fetches: 1 + dice.below(3),
@@ -102,9 +105,9 @@ impl World {
             },
             tenants: Self::tenants(dice),
             host_budget: Bytes::ZERO,
-            replicas: (!dice.one_in(4)).then(|| Replicas {
+            replicas: (is_hot || dice.one_in(2)).then(|| Replicas {
                 at_leases: 1 + dice.below(3) as u32,
-                at_most: 1 + dice.below(3),
+                at_most: 2 + dice.below(2),
             }),
             drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
@@ -121,6 +124,7 @@ impl World {
             config,
             excess: budgets.keys().map(|id| (*id, 0)).collect(),
             is_sharing: !dice.one_in(4),
+            is_hot,
             budgets,
             stored: vec![0; models.len()],
             models,
@@ -159,7 +163,10 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self, dice: &mut Dice) {
-        match dice.below(76) {
+        if self.is_hot && dice.one_in(3) {
+            return self.rush(dice);
+        }
+        match dice.below(72) {
             0..14 => {
                 self.ask_for_lease(dice);
             }
@@ -183,7 +190,6 @@ impl World {
             }
             63..69 => self.measure(dice),
             69 | 70 => self.die(dice),
-            71..75 => self.rush(dice),
             _ => {
                 if dice.one_in(6) {
                     self.shut_down();
