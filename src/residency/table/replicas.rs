@@ -12,8 +12,11 @@ use crate::config::Replicas;
 use crate::decision::{Action, Decided, Stage};
 use crate::loader::Resolution;
 
-/// How long a model must be hot on end: one burst loads no replica.
-const SUSTAINED: Duration = Duration::from_secs(2);
+/// Over how long the leases in flight are averaged: one burst loads no replica, and requests
+/// that end together and come again are no pause.
+const WINDOW: Duration = Duration::from_secs(2);
+/// What counts of a burst at most, as a multiple of what makes a model hot.
+const BURST: u64 = 2;
 /// How long a model must have been able to do with one resident less before it does.
 const COOLED: Duration = Duration::from_secs(10);
 /// After a look for room that found none, and a load that was given up.
@@ -22,9 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How much a model is in use, as far as replicas depend on it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Heat {
-    /// Since when each of its residents had the leases that make it hot, without a fall below
-    /// half of that.
-    hot_since: Option<Instant>,
+    window: Option<Window>,
+    /// Whether the leases of the last whole window made it hot.
+    is_hot: bool,
     /// Since when less than half of what makes one resident less hot was held.
     cool_since: Option<Instant>,
     /// No attempt at a replica before.
@@ -33,16 +36,31 @@ pub(super) struct Heat {
     failures: u32,
 }
 
+/// Leases added up over time.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    since: Instant,
+    /// When leases were last counted, and how many they were, up to what counts of a burst.
+    at: Instant,
+    held: u64,
+    /// Leases by nanoseconds until then.
+    sum: u64,
+}
+
 impl Heat {
     fn feel(&mut self, leases: Leases, at_leases: u32, now: Instant) {
         let at = u64::from(at_leases.max(1));
-        let residents = leases.residents as u64;
-        if u64::from(leases.fewest) >= at {
-            self.hot_since.get_or_insert(now);
-        } else if leases.sum * 2 < at * residents {
-            self.hot_since = None;
+        let enough = at * leases.residents as u64;
+        let window = self.window.get_or_insert(Window { since: now, at: now, held: 0, sum: 0 });
+        let more = window.held.saturating_mul(nanoseconds(window.at, now));
+        (window.at, window.sum) = (now, window.sum.saturating_add(more));
+        window.held = leases.sum.min(enough * BURST);
+        if now.saturating_duration_since(window.since) >= WINDOW {
+            let needed = enough.saturating_mul(nanoseconds(window.since, now));
+            self.is_hot = enough > 0 && window.sum >= needed;
+            (window.since, window.sum) = (now, 0);
         }
-        let enough_for_others = at * residents.saturating_sub(1);
+        let enough_for_others = at * leases.residents.saturating_sub(1) as u64;
         if leases.sum * 2 < enough_for_others {
             self.cool_since.get_or_insert(now);
         } else if leases.sum >= enough_for_others {
@@ -50,14 +68,17 @@ impl Heat {
         }
     }
 
-    fn is_hot(&self, now: Instant) -> bool {
-        let is_sustained = self.hot_since.is_some_and(|since| since + SUSTAINED <= now);
-        is_sustained && self.not_before.is_none_or(|at| at <= now)
+    fn may_want_more(&self, now: Instant) -> bool {
+        self.is_hot && self.not_before.is_none_or(|at| at <= now)
     }
 
     fn is_cooled(&self, now: Instant) -> bool {
         self.cool_since.is_some_and(|since| since + COOLED <= now)
     }
+}
+
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The leases on a model's residents that serve.
@@ -136,8 +157,8 @@ impl Table {
     /// A lease on it began.
     pub(super) fn granted(&mut self, artefact: &ArtefactId) {
         self.feel(&artefact.model);
-        let is_hot = |entry: &super::Model| entry.heat.is_hot(self.now);
-        if self.models.peek(&artefact.model).is_some_and(is_hot) {
+        let entry = self.models.peek(&artefact.model);
+        if entry.is_some_and(|entry| entry.heat.may_want_more(self.now)) {
             self.want_replica(artefact);
         }
     }
@@ -303,11 +324,10 @@ impl Table {
         self.model_mut(model).heat.not_before = not_before;
     }
 
-    /// A resident came beside others of its version: the next one is due when all of them have
-    /// been hot for a while.
+    /// A resident came: the next one is due when all of them have been hot for a while.
     pub(super) fn replicated(&mut self, model: &ModelId) {
         let entry = self.model_mut(model);
-        (entry.heat.hot_since, entry.heat.failures) = (None, 0);
+        entry.heat = Heat::default();
         self.feel(model);
     }
 
