@@ -126,7 +126,8 @@ impl Table {
         let model = &key.artefact.model;
         let entry = self.model_mut(model);
         // Beside one that serves it says nothing about a version that failed.
-        let of_another = |trouble: &Trouble| trouble.version.as_ref() != Some(&key.artefact.version);
+        let of_another =
+            |trouble: &Trouble| trouble.version.as_ref() != Some(&key.artefact.version);
         if !(is_replica && entry.trouble.as_ref().is_some_and(of_another)) {
             entry.trouble = None;
         }

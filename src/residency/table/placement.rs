@@ -60,7 +60,8 @@ impl Table {
     }
 
     /// Of these devices the one whose victims are worth least, with them; among equals one with
-    /// few loads under way. Only sets that `is_good` finds so.
+    /// few loads under way. Only sets that `is_good` finds so. The load goes on counting on what
+    /// is there, so that it does not leave before its room is promised.
     pub(super) fn cheapest(
         &mut self,
         artefact: &ArtefactId,
@@ -74,16 +75,21 @@ impl Table {
             // What it will count on is not freed by any victim.
             self.count_on_shared(artefact, *device);
             let victims = self.victims(*device, &[artefact], missing, busy);
-            self.ledger.withdraw(*device, artefact);
             let Some(victims) = victims.filter(|victims| is_good(self, victims)) else {
+                self.ledger.withdraw(*device, artefact);
                 continue;
             };
             let price = (self.price(&victims), self.loads_under_way(*device));
             let is_better = best.as_ref().is_none_or(|(least, _, _)| {
                 price.partial_cmp(least).unwrap_or(Ordering::Equal) == Ordering::Less
             });
-            if is_better {
-                best = Some((price, *device, victims));
+            let other = if is_better {
+                best.replace((price, *device, victims)).map(|(_, before, _)| before)
+            } else {
+                Some(*device)
+            };
+            if let Some(other) = other {
+                self.ledger.withdraw(other, artefact);
             }
         }
         best.map(|(_, device, victims)| (device, victims))

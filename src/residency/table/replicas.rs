@@ -112,8 +112,7 @@ impl Table {
         let Some(second) = serving.next() else {
             return Some(first.0);
         };
-        let is_cooled =
-            self.models.peek(model).is_some_and(|entry| entry.heat.is_cooled(self.now));
+        let is_cooled = self.models.peek(model).is_some_and(|entry| entry.heat.is_cooled(self.now));
         let all = [first, second].into_iter().chain(serving);
         let next = all.min_by_key(|(_, resident)| {
             let leases = if is_cooled { 0 } else { resident.leases };
@@ -186,7 +185,9 @@ impl Table {
 
     /// Has a replica looked up, where one is due and there is room that it may take.
     fn want_replica(&mut self, artefact: &ArtefactId) {
-        if !self.may_replicate(artefact) {
+        let at_leases = self.config.replicas.map_or(u32::MAX, |replicas| replicas.at_leases);
+        let is_now = self.leases(&artefact.model).fewest >= at_leases;
+        if !is_now || !self.may_replicate(artefact) {
             return;
         }
         if !self.is_room_for_replica(artefact) {
@@ -199,21 +200,19 @@ impl Table {
         }
     }
 
-    /// Whether one resident more is due: each of those there are is hot, and nothing else is
-    /// under way for the model. One replica is loaded at a time, so that its load takes one slot
+    /// Whether one resident more may be loaded of a model that is hot: nothing else is under way
+    /// for it, and nobody waits for room. One replica is loaded at a time, so that its load takes one slot
     /// at most.
     fn may_replicate(&self, artefact: &ArtefactId) -> bool {
         let (Some(entry), Some(of)) = (self.models.peek(&artefact.model), self.config.replicas)
         else {
             return false;
         };
-        let leases = self.leases(&artefact.model);
         let is_at_rest = entry.resolving.is_none() && entry.jobs.is_empty() && !entry.deleted;
         let is_current = entry.current.as_ref() == Some(&artefact.version);
         is_at_rest
             && is_current
             && !self.stopping
-            && leases.fewest >= of.at_leases
             && self.devices_of(artefact) < of.at_most
             && self.trouble_told(&artefact.model).is_none()
             && !self.jobs.values().any(|job| job.replica || matches!(job.room, Room::Wanted))
@@ -283,7 +282,8 @@ impl Table {
             let stays = self.residents.get(key).is_some_and(|it| it.state == State::Ready);
             if stays && !self.has_twin(key) {
                 cost += self.reload_cost(model);
-            } else if stays && !self.models.peek(model).is_some_and(|it| it.heat.is_cooled(self.now))
+            } else if stays
+                && !self.models.peek(model).is_some_and(|it| it.heat.is_cooled(self.now))
             {
                 return false;
             }

@@ -180,7 +180,12 @@ impl Table {
         waiting.any(|id| self.waiters.get(*id).is_some_and(|w| w.purpose.is_forced()))
     }
 
-    pub(super) fn create_job(&mut self, artefact: &ArtefactId, resolution: Resolution, evict: bool) {
+    pub(super) fn create_job(
+        &mut self,
+        artefact: &ArtefactId,
+        resolution: Resolution,
+        evict: bool,
+    ) {
         let sequence = self.next_sequence();
         let job = Job {
             begun: self.now,

@@ -244,9 +244,7 @@ impl Table {
         let mut obstacle = Obstacle::Kept;
         for device in self.ledger.devices() {
             let kept = self.residents.keys().filter(|key| {
-                key.device == device
-                    && key.artefact.model != artefact.model
-                    && self.is_held(key)
+                key.device == device && key.artefact.model != artefact.model && self.is_held(key)
             });
             let kept = kept.map(|key| &key.artefact);
             let least = own + self.ledger.together(device, kept, &job.shared);

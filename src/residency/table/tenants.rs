@@ -134,9 +134,11 @@ impl Table {
     /// What other tenants' floors keep from loads of this model on a device: what is left there
     /// when as much of theirs as exceeds their floors leaves it.
     pub(super) fn foreign_floors(&self, model: &ModelId, device: DeviceId) -> Bytes {
-        let others = self.config.tenants.iter().filter(|(name, limits)| {
-            *name != tenant(model) && limits.floor > Bytes::ZERO
-        });
+        let others = self
+            .config
+            .tenants
+            .iter()
+            .filter(|(name, limits)| *name != tenant(model) && limits.floor > Bytes::ZERO);
         let kept = others.map(|(name, limits)| {
             let theirs = self.residents.keys().filter(|key| tenant(&key.artefact.model) == name);
             let here = theirs.filter(|key| key.device == device);

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{
-    ArtefactId, Bytes, ContentId, DeviceId, Grade, ModelKind, SharedPart,
-};
+use roundhouse_types::{ArtefactId, Bytes, ContentId, DeviceId, Grade, ModelKind, SharedPart};
 
 use super::bench::footprint;
 use crate::config::{Config, Replicas, TenantLimits};
@@ -221,7 +219,11 @@ fn a_device_that_holds_the_content_needs_no_room_made() {
     assert_eq!((rig.charged(FIRST), rig.charged(SECOND)), (30, 60));
     rig.ask("tuned");
     let effects = rig.found(&artefact("tuned", 1), 70, &base);
-    assert_eq!(loads_of(&effects, "tuned"), vec![SECOND], "20 are new there, 60 are free elsewhere");
+    assert_eq!(
+        loads_of(&effects, "tuned"),
+        vec![SECOND],
+        "20 are new there, 60 are free elsewhere"
+    );
     assert_eq!(leaving(&effects), vec![]);
 }
 

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
 
-use super::devices::{
-    A_SECOND, FIRST, Rig, SECOND, grants, leaving, loads_of, on, rig, rig_with,
-};
+use super::devices::{A_SECOND, FIRST, Rig, SECOND, grants, leaving, loads_of, on, rig, rig_with};
 use crate::config::{Config, TenantLimits};
 use crate::decision::{Action, Departure};
 use crate::table::{Effect, Event, Key, LoadOptions, Report};
@@ -216,7 +214,8 @@ fn a_new_version_loads_once_and_all_residents_of_the_old_one_leave() {
     assert_eq!(rig.serving("a"), vec![FIRST, SECOND], "the old one serves until it is ready");
     let key = Key { artefact: newer, device: places[0] };
     let effects = rig.loaded(&key, 30, &[]);
-    let superseded = |it: &Action| matches!(it, Action::Draining { why: Departure::Superseded, .. });
+    let superseded =
+        |it: &Action| matches!(it, Action::Draining { why: Departure::Superseded, .. });
     let draining = effects
         .iter()
         .filter(|effect| matches!(effect, Effect::Decided(it) if superseded(&it.action)));
@@ -340,7 +339,8 @@ fn operators_do_not_wait_for_a_replica() {
     let (waiter, hold_until) = rig.waiter();
     rig.on(Event::RefreshRequested { waiter, model: model("a"), hold_until });
     let effects = rig.found(&artefact("a", 1), 30, &[]);
-    let is_told = |effect: &Effect| matches!(effect, Effect::Report { waiter: id, .. } if *id == waiter);
+    let is_told =
+        |effect: &Effect| matches!(effect, Effect::Report { waiter: id, .. } if *id == waiter);
     assert!(effects.iter().any(is_told), "the version serves");
     let (waiter, hold_until) = rig.waiter();
     let options = LoadOptions::default();
