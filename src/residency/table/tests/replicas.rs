@@ -251,15 +251,14 @@ fn a_return_to_the_old_version_brings_all_its_residents_back() {
 
 #[test]
 fn a_cooled_replica_is_the_first_to_leave_and_its_model_goes_on() {
-    let mut rig = rig(100, 60);
-    rig.cooled("a", 50);
+    let mut rig = rig(100, 42);
+    rig.cooled("a", 40);
     assert_eq!(rig.serving("a"), vec![FIRST, SECOND]);
-    rig.resident("rare", 45);
+    assert_eq!(rig.resident("rare", 45), FIRST);
     rig.use_often("a", 20);
-    let effects = rig.begin("new", 55);
-    let gone = leaving(&effects);
-    assert_eq!(gone, vec![on("a", SECOND)], "worth more than rare, but it loads nothing again");
-    assert_eq!(grants(&rig.ask("a")), vec![on("a", FIRST)]);
+    let gone = leaving(&rig.begin("new", 50));
+    assert_eq!(gone, vec![on("a", FIRST)], "worth more than rare, but it loads nothing again");
+    assert_eq!(grants(&rig.ask("a")), vec![on("a", SECOND)]);
 }
 
 #[test]
