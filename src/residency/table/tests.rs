@@ -1,10 +1,12 @@
 //! The table by sentences, and against random worlds.
 
 mod bench;
+mod devices;
 mod hostile;
 mod life;
 mod policy;
 mod random;
+mod replicas;
 mod reports;
 mod rest;
 mod sentences;

@@ -1,5 +1,7 @@
 //! What the models of a random world do by themselves.
 
+use std::time::Duration;
+
 use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
 
 use super::world::{Dice, World};
@@ -28,6 +30,37 @@ impl World {
         if before.is_some_and(|before| before != bytes) && bytes > budget {
             let serves = self.table.residents.get(&key).is_some_and(|r| r.state == State::Ready);
             assert!(!serves, "{} takes {bytes} of {budget}", key.artefact);
+        }
+    }
+
+    /// Many ask for a model, for as long as makes it hot; what that starts may come to its end
+    /// at once.
+    pub(super) fn rush(&mut self, dice: &mut Dice) {
+        let loaded = self.loaded.keys().nth(dice.below(self.loaded.len() + 1));
+        let model = match loaded {
+            Some(key) => key.artefact.model.clone(),
+            None => self.models[dice.below(self.models.len())].clone(),
+        };
+        self.acquire(model.clone(), Duration::from_secs(5), false);
+        // Nothing else is under way then, mostly.
+        for _ in 0..dice.below(6) {
+            self.answer_resolve(dice, true);
+            self.answer_fetch(dice, true);
+            self.answer_unload(dice);
+            self.answer_load(dice, true);
+        }
+        for _ in 0..1 + dice.below(8) {
+            self.acquire(model.clone(), Duration::from_secs(5), true);
+        }
+        self.pass(Duration::from_millis(1900 + dice.below(1600) as u64));
+        for _ in 0..1 + dice.below(3) {
+            self.acquire(model.clone(), Duration::from_secs(5), true);
+        }
+        for _ in 0..dice.below(4) {
+            self.answer_resolve(dice, true);
+            self.answer_fetch(dice, true);
+            self.answer_unload(dice);
+            self.answer_load(dice, true);
         }
     }
 

@@ -9,7 +9,7 @@ use roundhouse_types::{
     ModelKind, SharedPart, Version,
 };
 
-use crate::config::{Collation, Config, Policy, TenantLimits};
+use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
@@ -74,14 +74,17 @@ pub(super) struct World {
     pub(super) excess: BTreeMap<DeviceId, u64>,
     /// Whether its models have content in common.
     is_sharing: bool,
+    /// Whether many ask for one model time and again.
+    is_hot: bool,
     pub(super) stopping: bool,
 }
 
 impl World {
     pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
-        let all = [DeviceId::Cpu, DeviceId::Cuda(0)];
+        let all = [DeviceId::Cpu, DeviceId::Simulated(0), DeviceId::Simulated(1)];
         let budgets: BTreeMap<DeviceId, u64> =
             all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
+        let is_hot = devices > 1 && dice.one_in(2);
         let seconds = Duration::from_secs;
         let config = Config {
             max_fetches: 1 + dice.below(3),
@@ -102,6 +105,10 @@ impl World {
             },
             tenants: Self::tenants(dice),
             host_budget: Bytes::ZERO,
+            replicas: (is_hot || dice.one_in(2)).then(|| Replicas {
+                at_leases: 1 + dice.below(3) as u32,
+                at_most: 2 + dice.below(2),
+            }),
             drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
@@ -117,6 +124,7 @@ impl World {
             config,
             excess: budgets.keys().map(|id| (*id, 0)).collect(),
             is_sharing: !dice.one_in(4),
+            is_hot,
             budgets,
             stored: vec![0; models.len()],
             models,
@@ -155,6 +163,9 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self, dice: &mut Dice) {
+        if self.is_hot && dice.one_in(3) {
+            return self.rush(dice);
+        }
         match dice.below(72) {
             0..14 => {
                 self.ask_for_lease(dice);
