@@ -9,6 +9,7 @@ mod operator;
 mod order;
 mod reports;
 mod requests;
+mod residents;
 mod resolve;
 mod room;
 mod sharing;
@@ -34,7 +35,8 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
 use self::forecast::Rates;
 use self::ledger::Ledger;
-use self::state::{Job, Model, Resident, State, Waiters};
+use self::residents::Residents;
+use self::state::{Job, Model, State, Waiters};
 use self::tenants::Turns;
 use self::worth::Ages;
 use crate::config::Config;
@@ -53,13 +55,15 @@ pub(crate) struct Table {
     ledger: Ledger,
     models: LruCache<ModelId, Model>,
     jobs: BTreeMap<ArtefactId, Job>,
-    residents: BTreeMap<Key, Resident>,
+    residents: Residents,
     waiters: Waiters,
     rates: Rates,
     ages: Ages,
     turns: Turns,
     /// Devices whose residents may be draining because the budget was exceeded.
     shrunk: BTreeSet<DeviceId>,
+    /// No resident has been unused for too long before this; `None`: it has to be looked.
+    idle_from: Option<Instant>,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
     /// Counts events.
@@ -83,12 +87,13 @@ impl Table {
             // Its bound is kept by `forget_cold`: what has state is never dropped.
             models: LruCache::unbounded(),
             jobs: BTreeMap::new(),
-            residents: BTreeMap::new(),
+            residents: Residents::default(),
             waiters: Waiters::default(),
             rates: Rates::default(),
             ages: Ages::default(),
             turns: Turns::default(),
             shrunk: BTreeSet::new(),
+            idle_from: None,
             sequence: 0,
             events: 0,
             offers: 0,
@@ -200,7 +205,7 @@ impl Table {
     /// The resident that serves a model's requests.
     fn ready(&self, model: &ModelId) -> Option<&Key> {
         let keys = &self.models.peek(model)?.residents;
-        keys.iter().find(|key| self.residents.get(*key).is_some_and(|r| r.state == State::Ready))
+        keys.iter().find(|key| self.residents.get(key).is_some_and(|r| r.state == State::Ready))
     }
 
     /// Where an artefact is on a device, in whatever state.

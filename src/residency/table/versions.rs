@@ -93,7 +93,7 @@ impl Table {
     pub(super) fn ready_but(&self, newer: &Key) -> Option<Version> {
         let residents = &self.models.peek(&newer.artefact.model)?.residents;
         let serves = |key: &&Key| {
-            *key != newer && self.residents.get(*key).is_some_and(|it| it.state == State::Ready)
+            *key != newer && self.residents.get(key).is_some_and(|it| it.state == State::Ready)
         };
         residents.iter().find(serves).map(|key| key.artefact.version.clone())
     }
