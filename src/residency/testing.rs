@@ -142,7 +142,7 @@ impl ScriptedLoader {
 
 /// A reporter for a call of `load` outside of residency, and what it was told.
 pub fn reporter() -> (Reporter, Reported) {
-    let (inbox, _) = tokio::sync::mpsc::unbounded_channel();
+    let (inbox, _) = crate::sync::unbounded_channel();
     let key = Key { artefact: artefact("reporter", 0), device: DeviceId::Cpu };
     let slot = Slot::new(key, inbox);
     (slot.reporter(), Reported { slot })

@@ -412,6 +412,10 @@ impl Life {
                 (Some(number), Ok(lease)) => assert_eq!(*lease.version(), version(number)),
                 (None, Err(failure)) if failure.kind() == ErrorKind::ModelNotFound => {}
                 (Some(_), Err(failure)) if failure.kind() == ErrorKind::TooLarge => {}
+                // Floors that were promised to others may leave too little for ever.
+                (Some(_), Err(failure))
+                    if failure.kind() == ErrorKind::NotReady && !self.config.tenants.is_empty() => {
+                }
                 (_, answer) => panic!("{name}: {answer:?}"),
             }
         }

@@ -255,8 +255,7 @@ impl World {
             LoadSource::Host => truth.copies.contains(artefact),
         };
         truth.must(is_there, || format!("{artefact} is loaded from {source:?} without them"));
-        let may_load =
-            truth.fit.contains(artefact) || truth.forced.contains(&artefact.model);
+        let may_load = truth.fit.contains(artefact) || truth.forced.contains(&artefact.model);
         truth.must(may_load, || format!("{artefact} is quarantined, and nobody forced it"));
         let bytes = truth.foretold.get(artefact).copied().unwrap_or_default();
         let before =
