@@ -60,6 +60,8 @@ mod explored {
             let waker = queue.waker.take();
             drop(queue);
             waker.into_iter().for_each(Waker::wake);
+            // Whoever receives it may be done with it before the sender goes on.
+            shuttle::thread::yield_now();
             Ok(())
         }
     }
