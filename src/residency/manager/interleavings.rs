@@ -14,6 +14,7 @@ use roundhouse_types::{
 };
 use shuttle::Runner;
 use shuttle::future::block_on;
+use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread::{self, JoinHandle};
 
@@ -26,6 +27,8 @@ use crate::{Config, Lease, Reporter, Residency};
 const ORDERS: usize = 3_000;
 /// Those points.
 const TURNS: usize = 3;
+/// More points than an unload and a load have together.
+const LATE: usize = 100;
 const SEED: u64 = 20_261_121;
 /// What the device holds, and what each model takes: there is room for one.
 const SIZE: Bytes = Bytes(10);
@@ -56,7 +59,7 @@ struct Stage {
 impl Stage {
     /// The reporter of the latest load.
     fn reporter(&self) -> Reporter {
-        self.reporter.lock().unwrap().clone().expect("something was loaded")
+        self.reporter.lock().expect("nobody panics with it").clone().expect("something was loaded")
     }
 }
 
@@ -97,7 +100,7 @@ impl Loader for Stage {
         reporter: Reporter,
     ) -> Result<Loaded<Engine>, Failure> {
         let load = self.loads.fetch_add(1, Ordering::SeqCst) + 1;
-        *self.reporter.lock().unwrap() = Some(reporter);
+        *self.reporter.lock().expect("nobody panics with it") = Some(reporter);
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (is_freed, alive) = (AtomicBool::new(false), Arc::clone(&self.alive));
         let model = Engine { load, is_freed, alive };
@@ -179,6 +182,12 @@ fn user(residency: &Residency<Engine>, name: &'static str) -> JoinHandle<()> {
     })
 }
 
+/// Lets others go first for a while: left to the scheduler, a thread of few steps is done before
+/// one of many.
+fn sooner_or_later() {
+    (0..thread_rng().gen_range(0..LATE)).for_each(|_| thread::yield_now());
+}
+
 fn all_end(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().expect("callers do not panic"));
 }
@@ -231,6 +240,7 @@ fn a_death_is_seen_once_and_by_no_later_load() {
         drop(acquire(residency, "a"));
         let reporter = stage.reporter();
         let killer = thread::spawn(move || {
+            sooner_or_later();
             reporter.died(Failure::new(ErrorKind::ModelFailed, "it is gone"));
         });
         let other = residency.clone();
