@@ -73,7 +73,7 @@ fn any_config(dice: &mut Dice) -> Config {
 }
 
 fn any_devices(dice: &mut Dice) -> Vec<(DeviceId, Bytes)> {
-    let ids: &[DeviceId] = *dice.pick(&[
+    let ids = *dice.pick(&[
         &[DeviceId::Cpu][..],
         &[DeviceId::Cpu, DeviceId::Cuda(0)][..],
         &[DeviceId::Simulated(0), DeviceId::Simulated(1)][..],
@@ -451,6 +451,7 @@ fn live(seed: u64, events: u64) -> (u64, Tally) {
 }
 
 /// Plays lives until so many events have happened.
+#[expect(clippy::print_stdout, reason = "how they ended, for who runs it by name")]
 fn live_on(first_seed: u64, events: u64) {
     let (mut happened, mut seed, mut tally) = (0, first_seed, Tally::new());
     while happened < events {
