@@ -18,6 +18,7 @@ use crate::manager::{Command, Dropped, Owner};
 use crate::metrics;
 use crate::regret::{FRESH, Regret};
 use crate::snapshot::Snapshot;
+use crate::sync::{UnboundedSender, unbounded_channel};
 use crate::table::{Event, LoadOptions, LoadReport, RefreshReport, Report, UnloadReport, WaiterId};
 
 /// Commands that may lie before the owner at once; it takes microseconds for each.
@@ -33,7 +34,7 @@ pub struct Residency<M> {
 
 struct Shared<M> {
     commands: mpsc::Sender<Command<M>>,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    dropped: UnboundedSender<Dropped>,
     decisions: broadcast::Sender<Decision>,
     next_waiter: AtomicU64,
     config: Config,
@@ -70,7 +71,7 @@ pub struct Explanation {
 /// Tells the owner when the caller went away before its answer came.
 struct CancelOnDrop {
     waiter: WaiterId,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    dropped: UnboundedSender<Dropped>,
     armed: bool,
 }
 
@@ -95,7 +96,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
         loader: Arc<L>,
     ) -> Self {
         let (commands, commands_inbox) = mpsc::channel(COMMANDS);
-        let (dropped, dropped_inbox) = mpsc::unbounded_channel();
+        let (dropped, dropped_inbox) = unbounded_channel();
         let (decisions, _) = broadcast::channel(DECISIONS);
         let owner = Owner::new(
             config.clone(),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roundhouse_types::{ArtefactId, DeviceId, Tier, Version};
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::manager::Dropped;
+use crate::sync::UnboundedSender;
 use crate::table::{Grant, Key};
 
 /// A hold on a loaded model: it is not unloaded while one lives. Dropping it releases the

@@ -12,6 +12,7 @@ mod regret;
 mod reporter;
 pub mod simulate;
 mod snapshot;
+mod sync;
 mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -26,6 +26,7 @@ use crate::metrics::Meters;
 use crate::regret::{Numbered, Window};
 use crate::reporter::{Notes, Slot};
 use crate::snapshot::{Clocks, Snapshot};
+use crate::sync::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::table::{Effect, Event, Grant, Key, Report, Table, WaiterId};
 
 /// Where a request waits for its lease.
@@ -97,14 +98,14 @@ pub(crate) struct Owner<L: Loader> {
     models: HashMap<Key, Placed<L::Model>>,
     /// What loads and residents report, from the begin of the load until it is unloaded.
     slots: HashMap<Key, Arc<Slot>>,
-    reports: mpsc::UnboundedSender<Arc<Slot>>,
+    reports: UnboundedSender<Arc<Slot>>,
     /// Slots with something to take. Each is in it once at most, so it has a bound.
-    reports_inbox: mpsc::UnboundedReceiver<Arc<Slot>>,
+    reports_inbox: UnboundedReceiver<Arc<Slot>>,
     requests: HashMap<WaiterId, Waiting<L::Model>>,
     operators: HashMap<WaiterId, oneshot::Sender<Result<Report, Failure>>>,
     closing: Vec<oneshot::Sender<()>>,
-    dropped: mpsc::UnboundedSender<Dropped>,
-    dropped_inbox: mpsc::UnboundedReceiver<Dropped>,
+    dropped: UnboundedSender<Dropped>,
+    dropped_inbox: UnboundedReceiver<Dropped>,
     decisions: broadcast::Sender<Decision>,
     history: History,
     ring: Ring,
@@ -116,13 +117,10 @@ impl<L: Loader> Owner<L> {
         config: Config,
         devices: Vec<(DeviceId, Bytes)>,
         loader: Arc<L>,
-        (dropped, dropped_inbox): (
-            mpsc::UnboundedSender<Dropped>,
-            mpsc::UnboundedReceiver<Dropped>,
-        ),
+        (dropped, dropped_inbox): (UnboundedSender<Dropped>, UnboundedReceiver<Dropped>),
         decisions: broadcast::Sender<Decision>,
     ) -> Self {
-        let (reports, reports_inbox) = mpsc::unbounded_channel();
+        let (reports, reports_inbox) = unbounded_channel();
         Self {
             table: Table::new(config, devices, now()),
             tasks: Tasks::new(loader),
@@ -428,4 +426,8 @@ fn panicked(call: &'static str, subject: impl ToString) -> Failure {
 }
 
 #[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod interleavings;
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod tests;

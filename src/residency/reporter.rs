@@ -1,11 +1,11 @@
 //! How a loaded model tells that its memory changed or that it died.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use roundhouse_types::{Failure, Footprint};
-use tokio::sync::mpsc::UnboundedSender;
 
+use crate::sync::{Mutex, MutexGuard, UnboundedSender};
 use crate::table::Key;
 
 /// Tells the table about one load of one artefact, from then until it is unloaded.
@@ -133,6 +133,7 @@ impl Slot {
 }
 
 #[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod tests {
     use roundhouse_types::{Bytes, DeviceId, ErrorKind};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};

@@ -11,6 +11,7 @@ mod placement;
 mod replicas;
 mod reports;
 mod requests;
+mod residents;
 mod resolve;
 mod room;
 mod sharing;
@@ -36,7 +37,8 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
 use self::forecast::Rates;
 use self::ledger::Ledger;
-use self::state::{Job, Model, Resident, State, Waiters};
+use self::residents::Residents;
+use self::state::{Job, Model, State, Waiters};
 use self::tenants::Turns;
 use self::worth::Ages;
 use crate::config::Config;
@@ -55,13 +57,15 @@ pub(crate) struct Table {
     ledger: Ledger,
     models: LruCache<ModelId, Model>,
     jobs: BTreeMap<ArtefactId, Job>,
-    residents: BTreeMap<Key, Resident>,
+    residents: Residents,
     waiters: Waiters,
     rates: Rates,
     ages: Ages,
     turns: Turns,
     /// Devices whose residents may be draining because the budget was exceeded.
     shrunk: BTreeSet<DeviceId>,
+    /// No resident has been unused for too long before this; `None`: it has to be looked.
+    idle_from: Option<Instant>,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
     /// Counts events.
@@ -86,12 +90,13 @@ impl Table {
             // Its bound is kept by `forget_cold`: what has state is never dropped.
             models: LruCache::unbounded(),
             jobs: BTreeMap::new(),
-            residents: BTreeMap::new(),
+            residents: Residents::default(),
             waiters: Waiters::default(),
             rates: Rates::default(),
             ages: Ages::default(),
             turns: Turns::default(),
             shrunk: BTreeSet::new(),
+            idle_from: None,
             sequence: 0,
             events: 0,
             offers: 0,
@@ -203,7 +208,7 @@ impl Table {
     /// A resident that serves a model's requests; others of its version may beside it.
     fn ready(&self, model: &ModelId) -> Option<&Key> {
         let keys = &self.models.peek(model)?.residents;
-        keys.iter().find(|key| self.residents.get(*key).is_some_and(|r| r.state == State::Ready))
+        keys.iter().find(|key| self.residents.get(key).is_some_and(|r| r.state == State::Ready))
     }
 
     /// A device that an artefact is on, in whatever state.

@@ -142,7 +142,7 @@ impl ScriptedLoader {
 
 /// A reporter for a call of `load` outside of residency, and what it was told.
 pub fn reporter() -> (Reporter, Reported) {
-    let (inbox, _) = tokio::sync::mpsc::unbounded_channel();
+    let (inbox, _) = crate::sync::unbounded_channel();
     let key = Key { artefact: artefact("reporter", 0), device: DeviceId::Cpu };
     let slot = Slot::new(key, inbox);
     (slot.reporter(), Reported { slot })
@@ -245,6 +245,20 @@ impl Loader for ScriptedLoader {
     }
 }
 
+/// What the busy table's models are said to be: ten bytes each.
+fn resolution(artefact: &ArtefactId, fetch_bytes: Bytes) -> Resolution {
+    Resolution {
+        version: artefact.version.clone(),
+        fetch_bytes,
+        footprint: Some((footprint(10), Grade::Exact)),
+        kind: None,
+        shared: Vec::new(),
+        streams: false,
+        quarantined: false,
+        standing: Standing::default(),
+    }
+}
+
 /// A table with residents that nobody but the caller uses: for measuring what a request on
 /// a resident costs it.
 #[derive(Debug)]
@@ -297,16 +311,7 @@ impl BusyTable {
         let key = Key { artefact: artefact.clone(), device: DeviceId::Cpu };
         let footprint = footprint(10);
         self.ask(&artefact.model);
-        let resolution = Resolution {
-            version: artefact.version.clone(),
-            fetch_bytes: Bytes::ZERO,
-            footprint: Some((footprint, Grade::Exact)),
-            kind: None,
-            shared: Vec::new(),
-            streams: false,
-            quarantined: false,
-            standing: crate::loader::Standing::default(),
-        };
+        let resolution = resolution(&artefact, Bytes::ZERO);
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
         let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
@@ -316,6 +321,25 @@ impl BusyTable {
         self.keys.push(key);
     }
 
+    /// From now on so many loads are under way: one on its way to the device, the others'
+    /// files on their way to disk, with a request that waits for each.
+    pub fn begin_loads(&mut self, loads: usize) {
+        use crate::table::Event;
+        let room = Bytes((self.keys.len() + loads) as u64 * 10);
+        self.on(Event::BudgetChanged { device: DeviceId::Cpu, budget: room });
+        for index in 0..loads {
+            let artefact = artefact(&format!("tenant-{}/models/cold-{index}", index % 100), 1);
+            self.ask(&artefact.model);
+            let resolution = resolution(&artefact, Bytes(if index == 0 { 0 } else { 10 }));
+            self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
+            if index == 0 {
+                let footprint = footprint(10);
+                let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding };
+                self.on(Event::Fetched { artefact, result: Ok(fetched) });
+            }
+        }
+    }
+
     fn miss(&mut self, name: &str) {
         let model = model(name);
         self.ask(&model);
@@ -323,10 +347,49 @@ impl BusyTable {
         self.on(crate::table::Event::Resolved { model, result: Err(failure) });
     }
 
-    /// A request on the `index`-th resident, modulo their number, begins and ends.
-    pub fn acquire_and_release(&mut self, index: usize) {
-        let key = self.keys[index % self.keys.len()].clone();
-        self.ask(&key.artefact.model);
-        self.on(crate::table::Event::Released { key });
+    /// What asks for the `index`-th resident, modulo their number: its name as it is read off the
+    /// wire, in memory of its own.
+    pub fn request(&mut self, index: usize) -> Request {
+        let artefact = &self.keys[index % self.keys.len()].artefact;
+        let model = ModelId {
+            endpoint: artefact.model.endpoint.as_str().parse().expect("a legal endpoint name"),
+            target: artefact.model.target.as_str().parse().expect("a legal target name"),
+        };
+        self.waiters += 1;
+        let (waiter, hold_until) =
+            (crate::table::WaiterId(self.waiters), self.now + Duration::from_secs(60));
+        let event =
+            crate::table::Event::AcquireRequested { waiter, model, hold_until, only_loaded: false };
+        Request { event }
     }
+
+    /// A request comes; what it is granted.
+    ///
+    /// # Panics
+    /// Where it is not granted at once.
+    pub fn acquire(&mut self, request: Request) -> Granted {
+        let effects = self.table.on(request.event, self.now);
+        let key = effects.into_iter().find_map(|effect| match effect {
+            crate::table::Effect::Grant(grant) => Some(grant.key),
+            _ => None,
+        });
+        Granted { key: key.expect("the model is loaded") }
+    }
+
+    /// A request ends.
+    pub fn release(&mut self, granted: Granted) {
+        self.on(crate::table::Event::Released { key: granted.key });
+    }
+}
+
+/// A request that has not come yet.
+#[derive(Debug)]
+pub struct Request {
+    event: crate::table::Event,
+}
+
+/// A request that holds a resident.
+#[derive(Debug)]
+pub struct Granted {
+    key: Key,
 }

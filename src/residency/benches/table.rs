@@ -3,21 +3,117 @@
 #![expect(missing_docs, reason = "the group that criterion makes is public")]
 #![expect(clippy::print_stdout, reason = "a measurement's result")]
 
+use std::time::{Duration, Instant};
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use roundhouse_residency::testing::BusyTable;
+use roundhouse_residency::testing::{BusyTable, Script, ScriptedLoader, model};
+use roundhouse_residency::{Config, LoadOptions, Residency};
+use roundhouse_types::{Bytes, DeviceId};
+use tokio::runtime::Builder;
 
 /// Models that are known, by failures or as residents.
 const KNOWN: usize = 10_000;
+/// Requests between two readings of the clock.
+const BATCH: usize = 128;
+/// Between the residents that two requests in a row ask for: no two are near each other.
+const STRIDE: usize = 7919;
+
+/// Which part of a request is measured.
+#[derive(Clone, Copy)]
+enum Part {
+    Acquire,
+    Release,
+    Both,
+}
 
 fn hot(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("acquire and release on a resident");
-    for residents in [10, 100, 1_000, 10_000] {
-        let mut table = BusyTable::new(KNOWN, residents);
+    let parts = [
+        ("acquire a resident", Part::Acquire),
+        ("release it", Part::Release),
+        ("acquire and release", Part::Both),
+    ];
+    for (name, part) in parts {
+        let mut group = criterion.benchmark_group(name);
+        for residents in [10, 100, 1_000, 10_000] {
+            let mut table = BusyTable::new(KNOWN, residents);
+            let mut turn = 0;
+            group.bench_function(BenchmarkId::from_parameter(residents), |bench| {
+                bench.iter_custom(|iterations| measure(&mut table, &mut turn, part, iterations));
+            });
+        }
+        group.finish();
+    }
+}
+
+/// A request on a resident among ten thousand, while other models are on their way.
+fn hot_beside_loads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("acquire and release beside loads");
+    for loads in [1, 10, 100] {
+        let mut table = BusyTable::new(KNOWN, KNOWN);
+        table.begin_loads(loads);
+        let mut turn = 0;
+        group.bench_function(BenchmarkId::from_parameter(loads), |bench| {
+            bench.iter_custom(|iterations| measure(&mut table, &mut turn, Part::Both, iterations));
+        });
+    }
+    group.finish();
+}
+
+/// How long this part of so many requests takes.
+fn measure(table: &mut BusyTable, turn: &mut usize, part: Part, iterations: u64) -> Duration {
+    let mut measured = Duration::ZERO;
+    let mut left = usize::try_from(iterations).expect("as many as a machine can count");
+    while left > 0 {
+        let batch = left.min(BATCH);
+        left -= batch;
+        let mut next = || {
+            *turn += STRIDE;
+            *turn
+        };
+        let requests: Vec<_> = (0..batch).map(|_| table.request(next())).collect();
+        let begin = Instant::now();
+        let granted: Vec<_> = requests.into_iter().map(|request| table.acquire(request)).collect();
+        let acquired = Instant::now();
+        granted.into_iter().for_each(|granted| table.release(granted));
+        measured += match part {
+            Part::Acquire => acquired - begin,
+            Part::Release => acquired.elapsed(),
+            Part::Both => begin.elapsed(),
+        };
+    }
+    measured
+}
+
+/// A request on a resident as everybody makes it: a message to the task that owns the table, its
+/// answer, and the message that the lease ended.
+fn through_the_owner(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("acquire and release through the owner");
+    for residents in [10, 10_000] {
+        // With time paused, scripted loads take none.
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime for one thread");
+        let names: Vec<&'static str> =
+            (0..residents).map(|index| &*format!("models/variant-{index}").leak()).collect();
+        let loader = ScriptedLoader::new(names.iter().map(|name| (*name, Script::of(10))));
+        let residency = runtime.block_on(async {
+            let config = Config { max_loads: residents, ..Config::default() };
+            let device = (DeviceId::Cpu, Bytes(residents as u64 * 10));
+            let residency = Residency::start(config, vec![device], loader);
+            for name in &names {
+                let loaded = residency.load(&model(name), LoadOptions::default()).await;
+                loaded.expect("there is room for all");
+            }
+            residency
+        });
         let mut turn = 0;
         group.bench_function(BenchmarkId::from_parameter(residents), |bench| {
             bench.iter(|| {
-                turn += 7919;
-                table.acquire_and_release(turn);
+                turn += STRIDE;
+                let model = model(names[turn % residents]);
+                runtime.block_on(async {
+                    let soon = tokio::time::Instant::now().into_std() + Duration::from_secs(1);
+                    drop(residency.acquire(&model, soon).await.expect("it is loaded"));
+                });
             });
         });
     }
@@ -38,5 +134,5 @@ fn resident_pages() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default()
 }
 
-criterion_group!(benches, memory, hot);
+criterion_group!(benches, memory, hot, hot_beside_loads, through_the_owner);
 criterion_main!(benches);

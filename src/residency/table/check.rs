@@ -2,6 +2,8 @@
 //! after every event.
 #![cfg(debug_assertions)]
 
+use std::collections::BTreeSet;
+
 use roundhouse_types::{Bytes, ModelKind};
 
 use super::Table;
@@ -23,6 +25,8 @@ impl Table {
         for device in self.ledger.devices() {
             let residents = self.residents.keys().filter(|key| key.device == device);
             let loads = self.jobs.iter().filter(|(_, job)| job.device() == Some(device));
+            let count = self.residents.keys().filter(|key| key.device == device).count();
+            assert_eq!(self.ledger.residents(device), count, "residents of {device} are charged");
             let here = residents.map(|key| &key.artefact).chain(loads.map(|(id, _)| id));
             assert_eq!(
                 self.ledger.charged(device),
@@ -102,6 +106,18 @@ impl Table {
     }
 
     fn check_residents(&self) {
+        if let Some(looked) = self.idle_from {
+            let first = self.first_idle();
+            assert!(first.is_none_or(|at| at >= looked), "nobody is unused for too long unseen");
+        }
+        let by_resident = self.residents.iter();
+        let by_resident = by_resident.filter_map(|(key, it)| Some((it.claimed_by.as_ref()?, key)));
+        let listed = self.residents.claims();
+        let listed = listed.flat_map(|(claim, keys)| keys.iter().map(move |key| (claim, key)));
+        assert!(
+            by_resident.collect::<BTreeSet<_>>() == listed.collect::<BTreeSet<_>>(),
+            "residents are listed by the loads that claim them"
+        );
         for (key, resident) in &self.residents {
             if resident.state == State::Unloading {
                 assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);

@@ -194,6 +194,11 @@ impl Ledger {
         self.account(device).reserved
     }
 
+    /// How many residents are charged.
+    pub(super) fn residents(&self, device: DeviceId) -> usize {
+        self.account(device).holders.len()
+    }
+
     /// What may still be promised.
     pub(super) fn free(&self, device: DeviceId) -> Bytes {
         let account = self.account(device);

@@ -119,6 +119,8 @@ impl Table {
     pub(super) fn keep_changed(&mut self, model: &ModelId, kept: bool) {
         if self.is_kept(model) != kept {
             self.model_mut(model).kept = kept;
+            // One that was kept may have been unused for long.
+            self.idle_from = None;
             self.decide(Decided::about(model, Action::Keep { kept }));
         }
     }

@@ -114,11 +114,11 @@ impl Table {
         loads
     }
 
-    /// What is under way, in one look at all loads and residents.
+    /// What is under way, in one look at all loads.
     pub(super) fn underway(&self) -> Underway {
-        let held = self.residents.values().filter(|resident| resident.leases > 0);
-        let held: BTreeSet<&ArtefactId> =
-            held.filter_map(|resident| resident.claimed_by.as_ref()).collect();
+        let is_held = |key| self.residents.get(key).is_some_and(|resident| resident.leases > 0);
+        let held = self.residents.claims().filter(|(_, keys)| keys.iter().any(is_held));
+        let held: BTreeSet<&ArtefactId> = held.map(|(artefact, _)| artefact).collect();
         let mut underway = Underway::default();
         for (artefact, job) in &self.jobs {
             if matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO {

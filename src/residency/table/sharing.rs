@@ -1,6 +1,6 @@
 //! What loads need of a device where residents share content with them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use roundhouse_types::{ArtefactId, Bytes, ContentId, DeviceId, Footprint, SharedPart};
 
@@ -70,16 +70,12 @@ impl Table {
     /// Content that the victims of other loads are to free: those loads count on its room,
     /// so this one cannot count on the content.
     fn spoken_for(&self, artefact: &ArtefactId, device: DeviceId) -> BTreeSet<ContentId> {
-        let mut victims: BTreeMap<&ArtefactId, Vec<&ArtefactId>> = BTreeMap::new();
-        for (key, resident) in self.residents.iter().filter(|(key, _)| key.device == device) {
-            if let Some(claim) = resident.claimed_by.as_ref().filter(|claim| *claim != artefact) {
-                victims.entry(claim).or_default().push(&key.artefact);
-            }
-        }
-        let freed = |victims: Vec<&ArtefactId>| {
-            self.ledger.content_freed_by(device, victims).collect::<Vec<_>>()
-        };
-        victims.into_values().flat_map(freed).collect()
+        let others = self.residents.claims().filter(|(claim, _)| *claim != artefact);
+        let freed = others.flat_map(|(_, keys)| {
+            let here = keys.iter().filter(|key| key.device == device);
+            self.ledger.content_freed_by(device, here.map(|key| &key.artefact))
+        });
+        freed.collect()
     }
 
     /// A load that ended holds content that another's victims were to free. What it was

@@ -26,7 +26,7 @@ impl Table {
             return (format!("failed: {failure}"), pause);
         }
         let is_leaving = |key: &&super::Key| {
-            self.residents.get(*key).is_some_and(|resident| resident.state == State::Unloading)
+            self.residents.get(key).is_some_and(|resident| resident.state == State::Unloading)
         };
         if !entry.residents.is_empty() && entry.residents.iter().all(|key| is_leaving(&key)) {
             return ("the device is giving its memory back".into(), None);

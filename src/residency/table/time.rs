@@ -15,9 +15,10 @@ impl Table {
         let deadline = self.waiters.first_deadline().map(|(at, _)| at);
         let jobs = self.jobs.values().filter(|job| !job.late);
         let job = jobs.map(|job| job.begun + self.config.load_timeout).min();
-        let idle = match self.config.idle_ttl {
-            Some(_) => self.residents.keys().filter_map(|key| self.idle_until(key)).min(),
-            None => None,
+        let idle = match self.idle_from {
+            Some(_) if self.residents.is_empty() => None,
+            None if self.config.idle_ttl.is_some() => self.first_idle(),
+            known => known,
         };
         [deadline, job, idle, self.first_of_age()].into_iter().flatten().min()
     }
@@ -39,7 +40,9 @@ impl Table {
         for artefact in late {
             self.load_timed_out(&artefact);
         }
-        if self.config.idle_ttl.is_some() {
+        if let Some(ttl) = self.config.idle_ttl
+            && self.idle_from.is_none_or(|at| at <= self.now)
+        {
             let is_over = |key: &&Key| self.idle_until(key).is_some_and(|at| at <= self.now);
             let idle: Vec<Key> = self.residents.keys().filter(is_over).cloned().collect();
             for key in idle {
@@ -49,7 +52,15 @@ impl Table {
                 }
                 self.drain(&key, Departure::Idle, None);
             }
+            // Who comes or is used later is unused for too long later than this.
+            let latest = self.now + ttl;
+            self.idle_from = Some(self.first_idle().map_or(latest, |at| at.min(latest)));
         }
+    }
+
+    /// When the first resident leaves because nobody uses it.
+    pub(super) fn first_idle(&self) -> Option<Instant> {
+        self.residents.keys().filter_map(|key| self.idle_until(key)).min()
     }
 
     /// When a resident leaves because nobody uses it.
@@ -63,7 +74,8 @@ impl Table {
     /// When the next young resident becomes a possible victim, while a load wants room.
     fn first_of_age(&self) -> Option<Instant> {
         let minimum = self.config.minimum_residence;
-        if !self.jobs.values().any(|job| matches!(job.room, Room::Wanted)) {
+        let is_wanted = || self.jobs.values().any(|job| matches!(job.room, Room::Wanted));
+        if minimum.is_zero() || !is_wanted() {
             return None;
         }
         let of_age = self.residents.values().map(|resident| resident.ready_at + minimum);

@@ -241,28 +241,19 @@ impl Table {
 
     /// The residents whose bytes are promised to a load.
     pub(super) fn claimed(&self, artefact: &ArtefactId) -> Vec<Key> {
-        let claimed =
-            self.residents.iter().filter(|(_, r)| r.claimed_by.as_ref() == Some(artefact));
-        claimed.map(|(key, _)| key.clone()).collect()
+        self.residents.claimed(artefact).cloned().collect()
     }
 
     pub(super) fn claim(&mut self, key: &Key, artefact: &ArtefactId) {
-        if let Some(resident) = self.residents.get_mut(key) {
-            debug_assert!(
-                resident.claimed_by.as_ref().is_none_or(|by| by == artefact),
-                "a victim serves one claim"
-            );
-            resident.claimed_by = Some(artefact.clone());
-        }
+        self.residents.claim(key, artefact);
     }
 
     /// A load does not need this resident's room any more. If it was draining for that, it
     /// serves again.
     pub(super) fn unclaim(&mut self, key: &Key) {
-        let Some(resident) = self.residents.get_mut(key) else {
+        let Some(resident) = self.residents.unclaim(key) else {
             return;
         };
-        resident.claimed_by = None;
         if resident.state == State::Draining(Departure::Evicted) {
             self.revive(key);
         }

@@ -38,7 +38,7 @@ impl Table {
             budget: self.ledger.budget(id),
             charged: self.ledger.charged(id),
             reserved: self.ledger.reserved(id),
-            residents: self.residents.keys().filter(|key| key.device == id).count(),
+            residents: self.ledger.residents(id),
         };
         Levels {
             devices: self.ledger.devices().map(level).collect(),
