@@ -409,7 +409,9 @@ fn panicked(call: &'static str, subject: impl ToString) -> Failure {
     Error::LoaderPanicked { call, subject: subject.to_string() }.into()
 }
 
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod interleavings;
-#[cfg(all(test, not(feature = "shuttle")))]
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod tests;

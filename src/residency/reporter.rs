@@ -132,7 +132,8 @@ impl Slot {
     }
 }
 
-#[cfg(all(test, not(feature = "shuttle")))]
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod tests {
     use roundhouse_types::{Bytes, DeviceId, ErrorKind};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};

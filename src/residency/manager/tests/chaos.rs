@@ -73,7 +73,7 @@ fn any_config(dice: &mut Dice) -> Config {
 }
 
 fn any_devices(dice: &mut Dice) -> Vec<(DeviceId, Bytes)> {
-    let ids: &[DeviceId] = *dice.pick(&[
+    let ids = *dice.pick(&[
         &[DeviceId::Cpu][..],
         &[DeviceId::Cpu, DeviceId::Cuda(0)][..],
         &[DeviceId::Simulated(0), DeviceId::Simulated(1)][..],
