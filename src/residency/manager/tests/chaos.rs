@@ -13,7 +13,7 @@ use tokio::time::{Instant as Moment, sleep, timeout};
 
 use self::world::{Dice, MODELS, Signed, World, any_artefact, any_model};
 use super::*;
-use crate::config::{Collation, Policy, TenantLimits};
+use crate::config::{Collation, Policy, Replicas, TenantLimits};
 use crate::{Lease, Reporter, Snapshot};
 
 /// Events of one life.
@@ -68,7 +68,7 @@ fn any_config(dice: &mut Dice) -> Config {
         },
         tenants,
         host_budget: Bytes(*dice.pick(&[0, 60])),
-        replicas: None,
+        replicas: dice.one_in(2).then(|| Replicas { at_leases: *dice.pick(&[1, 4]), at_most: 2 }),
         drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
     }
 }
