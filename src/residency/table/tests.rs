@@ -1,6 +1,8 @@
 //! The table by sentences, and against random worlds.
 
 mod bench;
+mod copies;
+mod hosted;
 mod hostile;
 mod life;
 mod policy;

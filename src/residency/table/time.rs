@@ -19,7 +19,7 @@ impl Table {
             Some(_) => self.residents.keys().filter_map(|key| self.idle_until(key)).min(),
             None => None,
         };
-        [deadline, job, idle, self.first_of_age()].into_iter().flatten().min()
+        [deadline, job, idle, self.first_of_age(), self.first_idle_copy()].into_iter().flatten().min()
     }
 
     /// Does what was due before the event that is being handled.
@@ -45,6 +45,7 @@ impl Table {
             for key in idle {
                 self.drain(&key, Departure::Idle, None);
             }
+            self.expire_copies();
         }
     }
 

@@ -9,6 +9,7 @@ use roundhouse_types::{
     ModelKind, SharedPart, Version,
 };
 
+use super::hosted::Host;
 use crate::config::{Collation, Config, Policy, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
@@ -31,7 +32,7 @@ impl Dice {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 
-    fn one_in(&mut self, bound: usize) -> bool {
+    pub(super) fn one_in(&mut self, bound: usize) -> bool {
         self.below(bound) == 0
     }
 }
@@ -72,6 +73,7 @@ pub(super) struct World {
     pub(super) refused: BTreeMap<WaiterId, ErrorKind>,
     next_waiter: u64,
     pub(super) excess: BTreeMap<DeviceId, u64>,
+    pub(super) host: Host,
     /// Whether its models have content in common.
     is_sharing: bool,
     pub(super) stopping: bool,
@@ -79,7 +81,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
-        let all = [DeviceId::Cpu, DeviceId::Cuda(0)];
+        let own = DeviceId::Simulated(0);
+        let all = [[DeviceId::Cpu, own], [own, DeviceId::Simulated(1)]][dice.below(2)];
         let budgets: BTreeMap<DeviceId, u64> =
             all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
         let seconds = Duration::from_secs;
@@ -101,7 +104,7 @@ impl World {
                 overtaken_within: seconds(1 + dice.below(20) as u64),
             },
             tenants: Self::tenants(dice),
-            host_budget: Bytes::ZERO,
+            host_budget: Bytes(if dice.one_in(4) { 0 } else { 10 + dice.below(140) as u64 }),
             drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
@@ -114,8 +117,9 @@ impl World {
         Self {
             table: Table::new(config.clone(), devices, now),
             now,
-            config,
+            host: Host::new(config.host_budget.0),
             excess: budgets.keys().map(|id| (*id, 0)).collect(),
+            config,
             is_sharing: !dice.one_in(4),
             budgets,
             stored: vec![0; models.len()],
@@ -155,7 +159,7 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self, dice: &mut Dice) {
-        match dice.below(72) {
+        match dice.below(76) {
             0..14 => {
                 self.ask_for_lease(dice);
             }
@@ -179,6 +183,8 @@ impl World {
             }
             63..69 => self.measure(dice),
             69 | 70 => self.die(dice),
+            71..74 => self.answer_discard(dice),
+            74 => self.change_host_budget(dice),
             _ => {
                 if dice.one_in(6) {
                     self.shut_down();
@@ -343,6 +349,7 @@ impl World {
             self.foreseen.insert(artefact.clone(), footprint);
         } else if !is_under_way {
             self.foreseen.remove(&artefact);
+            self.foresee_from_copy(&artefact, resolution.quarantined);
         }
         self.tell(Event::Resolved { model, result: Ok(resolution) });
     }
@@ -386,6 +393,7 @@ impl World {
         let key = self.loads.keys().nth(index).unwrap().clone();
         let promised = self.loads.remove(&key).unwrap();
         self.bringing.remove(&key);
+        self.host.sources.remove(&key);
         if may_fail && dice.one_in(5) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
             self.dead.remove(&key);
@@ -405,9 +413,10 @@ impl World {
     pub(super) fn answer_unload(&mut self, dice: &mut Dice) {
         if !self.unloads.is_empty() {
             let key = self.unloads.swap_remove(dice.below(self.unloads.len()));
+            let copy = self.leave_copy(&key, dice);
             self.loaded.remove(&key).expect("it was on the device");
             self.dead.remove(&key);
-            self.tell(Event::Unloaded { key });
+            self.tell(Event::Unloaded { key, copy });
         }
     }
 }
