@@ -185,7 +185,7 @@ impl Copies {
     }
 
     /// What is promised to one that is coming.
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, test))]
     pub(super) fn promised(&self, artefact: &ArtefactId) -> Bytes {
         self.ledger.promised(HOST, artefact)
     }

@@ -96,8 +96,7 @@ impl Table {
 
     /// The unload of a resident that was to be demoted has ended.
     pub(super) fn demoted(&mut self, artefact: &ArtefactId, copy: Option<HostCopy>) {
-        let is_coming =
-            self.copies.get(artefact).is_some_and(|entry| entry.stage == Stage::Coming);
+        let is_coming = self.copies.get(artefact).is_some_and(|entry| entry.stage == Stage::Coming);
         match copy {
             Some(copy) => {
                 let bytes = copy.footprint.total();
@@ -289,7 +288,8 @@ impl Table {
     /// When the first copy leaves because nobody loads from it.
     pub(super) fn first_idle_copy(&self) -> Option<Instant> {
         self.config.idle_ttl?;
-        let idle = self.copies.iter().filter_map(|(artefact, it)| self.copy_idle_until(artefact, it));
+        let idle =
+            self.copies.iter().filter_map(|(artefact, it)| self.copy_idle_until(artefact, it));
         idle.min()
     }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod copies;
+mod discards;
 mod hosted;
 mod hostile;
 mod life;

@@ -19,7 +19,10 @@ impl Table {
             Some(_) => self.residents.keys().filter_map(|key| self.idle_until(key)).min(),
             None => None,
         };
-        [deadline, job, idle, self.first_of_age(), self.first_idle_copy()].into_iter().flatten().min()
+        [deadline, job, idle, self.first_of_age(), self.first_idle_copy()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what was due before the event that is being handled.

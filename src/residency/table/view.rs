@@ -6,8 +6,8 @@ use super::Table;
 use super::copies::Stage;
 use super::state::{Fetch, Room, State};
 use crate::snapshot::{
-    Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot, LoadSnapshot, LoadState, ResidentSnapshot,
-    ResidentState, Snapshot,
+    Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
+    LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
 };
 
 /// Failures that a snapshot lists at most.

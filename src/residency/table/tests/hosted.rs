@@ -20,6 +20,8 @@ pub(super) struct Host {
     /// Where loads under way take their models from.
     pub(super) sources: BTreeMap<Key, LoadSource>,
     demotions: BTreeMap<Key, Demotion>,
+    /// What residents took before the event that is being handled.
+    footprints: BTreeMap<Key, Footprint>,
     /// What a model took on its device when it last left a copy.
     remembered: BTreeMap<ArtefactId, Footprint>,
 }
@@ -43,6 +45,7 @@ impl Host {
             discards: Vec::new(),
             sources: BTreeMap::new(),
             demotions: BTreeMap::new(),
+            footprints: BTreeMap::new(),
             remembered: BTreeMap::new(),
         }
     }
@@ -69,18 +72,26 @@ impl World {
     pub(super) fn begin_demotion(&mut self, key: &Key) {
         let artefact = &key.artefact;
         assert!(!key.device.is_host(), "{artefact} is in the host's memory already");
-        assert!(!self.dead.contains(key), "the dead leave no copies");
         assert!(!self.host.discards.contains(artefact), "the copy of {artefact} leaves");
-        let footprint = self.table.residents[key].footprint;
-        self.host.remembered.insert(artefact.clone(), footprint);
-        let weights = footprint.weights;
+        // A measure of the same event may be older or younger than the decision to unload.
+        let after = self.table.residents[key].footprint;
+        let before = self.host.footprints.get(key).copied().unwrap_or(after);
         let (mut counted, mut promised) = (Vec::new(), 0);
         if !self.host.copies.contains_key(artefact) {
             counted = self.contents(artefact);
             let there: BTreeSet<_> = self.host.parts().map(|part| part.content).collect();
             counted.retain(|part| there.contains(&part.content));
-            promised = weights.0 - counted.iter().map(|part| part.bytes.0).sum::<u64>();
+            let counted: Bytes = counted.iter().map(|part| part.bytes).sum();
+            let needs = [before, after].map(|takes| takes.weights.saturating_sub(counted));
+            let is_promised = self.table.copies.promised(artefact);
+            assert!(needs.contains(&is_promised), "{artefact} is promised what its copy takes");
+            promised = is_promised.0;
         }
+        let decided_by = self.table.copies.get(artefact).map(|entry| entry.model.footprint);
+        let footprint = decided_by.expect("it has a copy, or will have");
+        assert!([before, after].contains(&footprint), "{artefact} took {footprint:?}");
+        self.host.remembered.insert(artefact.clone(), footprint);
+        let weights = footprint.weights;
         self.host.demotions.insert(key.clone(), Demotion { weights, counted, promised });
     }
 
@@ -162,5 +173,10 @@ impl World {
         let excess = (there + promised).saturating_sub(host.budget);
         assert!(may_exceed || excess <= host.excess, "invariant 1: {excess} above the budget");
         self.host.excess = excess;
+        for key in self.dead.iter().filter(|key| self.loaded.contains_key(*key)) {
+            assert!(!self.table.copies.is_usable(&key.artefact), "the dead leave no copies");
+        }
+        let residents = self.table.residents.iter();
+        self.host.footprints = residents.map(|(key, it)| (key.clone(), it.footprint)).collect();
     }
 }
