@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundhouse_types::{ErrorKind, Failure};
 
 use super::bench::{Bench, footprint};
-use super::copies::{at, demotes, discards, fetches, hosted, hosted_with, source, why};
+use super::copies::{at, copy, demotes, discards, fetches, hosted, hosted_with, source, why};
 use crate::config::{Config, Policy};
 use crate::decision::Departure;
 use crate::loader::LoadSource;
@@ -242,4 +242,57 @@ fn the_end_comes_when_the_last_copy_is_gone() {
     assert!(!bench.table.is_empty());
     bench.freed("a");
     assert!(bench.table.is_empty());
+}
+
+#[test]
+fn no_more_copies_leave_than_must() {
+    let mut bench = hosted(100);
+    for (name, bytes) in [("small", 20), ("large", 60)] {
+        bench.on_device(name, bytes);
+    }
+    bench.wants("other", 100);
+    for (name, bytes) in [("small", 20), ("large", 60)] {
+        bench.demoted(name, bytes);
+    }
+    assert_eq!(discards(&bench.host_budget(20)), ["large"], "the small one alone would not do");
+}
+
+/// Requests for `name`, after others left the device for it with a copy or without; it takes
+/// so many seconds to load.
+fn comes(bench: &mut Bench, name: &str, bytes: u64, seconds: u64, others: &[(&str, bool)]) {
+    bench.wants(name, bytes);
+    for (other, demotes) in others {
+        bench.left(other, demotes.then(|| copy(bytes)));
+    }
+    bench.now += Duration::from_secs(seconds);
+    bench.arrived(name, bytes, Vec::new());
+    bench.let_go(name);
+}
+
+#[test]
+fn a_resident_that_could_come_back_from_a_copy_leaves_before_one_that_could_not() {
+    let mut bench = hosted_with(100, Config { policy: Policy::GreedyDual, ..Config::default() });
+    comes(&mut bench, "x", 50, 10, &[]);
+    comes(&mut bench, "y", 50, 10, &[]);
+    comes(&mut bench, "all", 100, 10, &[("x", true), ("y", false)]);
+    comes(&mut bench, "x", 50, 1, &[("all", false)]);
+    comes(&mut bench, "y", 50, 10, &[]);
+    bench.acquire("x");
+    bench.let_go("x");
+    let effects = bench.wants("z", 50);
+    assert_eq!((demotes(&effects, "x"), demotes(&effects, "y")), (Some(true), None));
+}
+
+#[test]
+fn a_copy_is_worth_the_reload_from_files_that_it_saves() {
+    let mut bench = hosted_with(200, Config { policy: Policy::GreedyDual, ..Config::default() });
+    comes(&mut bench, "p", 100, 10, &[]);
+    comes(&mut bench, "q", 100, 3, &[("p", true)]);
+    for _ in 0..3 {
+        comes(&mut bench, "p", 100, 1, &[("q", true)]);
+        comes(&mut bench, "q", 100, 1, &[("p", true)]);
+    }
+    bench.wants("other", 100);
+    bench.left("q", Some(copy(100)));
+    assert_eq!(discards(&bench.host_budget(100)), ["q"], "three seconds, of the other ten");
 }
