@@ -53,11 +53,9 @@ impl Table {
         let need = self.copies.need(&model);
         let free = self.copies.free();
         if need > free {
-            if need <= self.copies.budget() {
-                let bytes = copied(&model.footprint).total();
-                let worth = self.copy_worth(&artefact.model, bytes, used_sequence);
-                self.clear_copies(need.saturating_sub(free), Some(worth), Departure::Evicted);
-            }
+            let bytes = copied(&model.footprint).total();
+            let worth = self.copy_worth(&artefact.model, bytes, used_sequence);
+            self.clear_copies(need.saturating_sub(free), Some(worth), Departure::Evicted);
             return false;
         }
         let entry = Entry {

@@ -10,6 +10,7 @@ use super::bench::{Bench, footprint};
 use crate::config::{Config, Policy};
 use crate::decision::{Action, Departure};
 use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Resolution, Standing};
+use crate::table::sharing::whole;
 use crate::table::view::HostLevel;
 use crate::table::{Effect, Event, Key, Table, WaiterId};
 use crate::testing::{artefact, model, version};
@@ -270,16 +271,8 @@ fn a_copy_of_a_quarantined_version_is_not_used() {
     assert!(fetches(&bench.on(Event::Resolved { model: model("a"), result: Ok(resolution) })));
 }
 
-#[test]
-fn a_copy_knows_what_a_fetch_would_tell() {
-    let mut bench = hosted(100);
-    bench.on_device("a", 60);
-    bench.on(Event::Measured { key: at("a"), footprint: footprint(70) });
-    let effects = bench.wants("b", 60);
-    assert_eq!(demotes(&effects, "a"), Some(true));
-    bench.demoted("a", 70);
-    bench.arrived("b", 60, Vec::new());
-    bench.acquire("a");
+/// The store's answer where it cannot tell what the model takes.
+fn resolved_blindly(bench: &mut Bench, name: &str) -> Vec<Effect> {
     let resolution = Resolution {
         version: version(1),
         fetch_bytes: Bytes(60),
@@ -290,20 +283,32 @@ fn a_copy_knows_what_a_fetch_would_tell() {
         quarantined: false,
         standing: Standing::default(),
     };
-    bench.let_go("b");
-    let effects = bench.on(Event::Resolved { model: model("a"), result: Ok(resolution) });
-    let needs = |effect: &Effect| match effect {
-        Effect::Decided(decided) => match &decided.action {
-            Action::Promised { bytes, .. } => Some(*bytes),
-            _ => None,
-        },
-        _ => None,
-    };
-    assert_eq!(effects.iter().find_map(needs), Some(Bytes(70)));
-    bench.left("b", None);
-    bench.arrived("a", 70, Vec::new());
-    let snapshot = bench.table.residents[&at("a")].kind;
-    assert_eq!(snapshot, ModelKind::Embedding);
+    bench.on(Event::Resolved { model: model(name), result: Ok(resolution) })
+}
+
+#[test]
+fn a_copy_knows_what_a_fetch_would_tell() {
+    for budget in [100, 65] {
+        let mut bench = hosted(100);
+        bench.on_device("a", 60);
+        bench.on(Event::Measured { key: at("a"), footprint: footprint(70) });
+        assert_eq!(demotes(&bench.wants("b", 60), "a"), Some(true));
+        bench.demoted("a", 70);
+        bench.arrived("b", 60, Vec::new());
+        bench.let_go("b");
+        bench.on(Event::BudgetChanged { device: DEVICE, budget: Bytes(budget) });
+        bench.acquire("a");
+        let effects = resolved_blindly(&mut bench, "a");
+        if budget == 65 {
+            assert!(fetches(&effects), "it had grown; its files may need less");
+            continue;
+        }
+        let job = &bench.table.jobs[&artefact("a", 1)];
+        assert_eq!((whole(job), job.fetch_bytes), (Bytes(70), Bytes::ZERO));
+        bench.left("b", None);
+        bench.arrived("a", 70, Vec::new());
+        assert_eq!(bench.table.residents[&at("a")].kind, ModelKind::Embedding);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::config::{Config, Policy};
 use crate::decision::Departure;
 use crate::loader::LoadSource;
 use crate::table::{Effect, Event, Report, WaiterId};
-use crate::testing::{artefact, model, version};
+use crate::testing::{model, version};
 
 #[test]
 fn an_unload_waits_for_no_room_and_copies_that_are_worth_less_leave_for_the_next() {
@@ -32,29 +32,35 @@ fn an_unload_waits_for_no_room_and_copies_that_are_worth_less_leave_for_the_next
 
 #[test]
 fn copies_leave_for_another_all_or_none_and_none_that_is_worth_more() {
-    let config = Config { policy: Policy::GreedyDual, ..Config::default() };
-    let mut bench = hosted_with(100, config);
-    // What is asked for often stays in the host's memory as well.
+    let mut bench = hosted_with(100, Config { policy: Policy::GreedyDual, ..Config::default() });
     bench.on_device("popular", 60);
-    for _ in 0..20 {
-        bench.acquire("popular");
-        bench.let_go("popular");
+    bench.on_device("rare", 20);
+    for (name, uses) in [("popular", 20), ("often", 5)] {
+        if name == "often" {
+            bench.wants("often", 90);
+            bench.demoted("popular", 60);
+            bench.demoted("rare", 20);
+            bench.arrived("often", 60, Vec::new());
+            bench.let_go("often");
+        }
+        for _ in 0..uses {
+            bench.acquire(name);
+            bench.let_go(name);
+        }
     }
-    bench.on_device("rare", 40);
-    bench.on(Event::UnloadRequested {
-        waiter: WaiterId(900),
-        model: model("rare"),
-        hold_until: bench.now + Duration::from_secs(9),
-    });
-    bench.left("rare", None);
-    bench.instead_of("popular", "once", 60);
-    let effects = bench.wants("twice", 60);
-    assert_eq!((demotes(&effects, "once"), discards(&effects)), (Some(false), Vec::new()));
-    bench.left("once", None);
-    bench.arrived("twice", 60, Vec::new());
-    bench.let_go("twice");
-    let copies: Vec<_> = bench.table.copies.artefacts();
-    assert_eq!(copies, [artefact("popular", 1)]);
+    // 40 are missing: the rare one has only 20, the popular one is worth more.
+    let effects = bench.wants("last", 90);
+    assert_eq!((demotes(&effects, "often"), discards(&effects)), (Some(false), Vec::new()));
+    bench.host_budget(120);
+    bench.left("often", None);
+    bench.arrived("last", 60, Vec::new());
+    for _ in 0..5 {
+        bench.acquire("last");
+        bench.let_go("last");
+    }
+    bench.let_go("last");
+    let effects = bench.wants("next", 90);
+    assert_eq!((demotes(&effects, "last"), discards(&effects)), (Some(false), vec!["rare".into()]));
 }
 
 #[test]
@@ -69,13 +75,15 @@ fn nobody_is_discarded_for_a_copy_that_can_never_fit() {
 
 #[test]
 fn the_copy_of_a_model_that_is_on_the_device_leaves_first() {
-    let mut bench = hosted(120);
+    let mut bench = hosted_with(120, Config { policy: Policy::GreedyDual, ..Config::default() });
     bench.on_device("a", 60);
     bench.instead_of("a", "b", 60);
     bench.instead_of("b", "a", 60);
-    // Now both have copies, and `a` serves. It was used last.
-    bench.acquire("a");
-    bench.let_go("a");
+    // Now both have copies, and `a` serves, which is asked for more often.
+    for _ in 0..5 {
+        bench.acquire("a");
+        bench.let_go("a");
+    }
     let effects = bench.host_budget(70);
     assert_eq!((discards(&effects), why(&effects)), (vec!["a".into()], Some(Departure::Shrunk)));
 }
@@ -199,8 +207,13 @@ fn the_copy_of_a_model_that_serves_is_not_idle() {
     bench.demoted("a", 60);
     bench.wants("a", 60);
     bench.arrived("a", 60, Vec::new());
-    bench.now += 3 * ttl;
-    assert!(discards(&bench.on(Event::TimePassed)).is_empty());
+    bench.let_go("a");
+    bench.now += ttl;
+    let effects = bench.on(Event::TimePassed);
+    assert_eq!((demotes(&effects, "a"), discards(&effects)), (Some(true), Vec::new()));
+    bench.now += ttl;
+    bench.demoted("a", 60);
+    assert_eq!(bench.table.next_wake(), Some(bench.now + ttl), "its own time begins now");
 }
 
 #[test]
@@ -259,10 +272,10 @@ fn no_more_copies_leave_than_must() {
 
 /// Requests for `name`, after others left the device for it with a copy or without; it takes
 /// so many seconds to load.
-fn comes(bench: &mut Bench, name: &str, bytes: u64, seconds: u64, others: &[(&str, bool)]) {
+fn comes(bench: &mut Bench, name: &str, bytes: u64, seconds: u64, others: &[(&str, u64)]) {
     bench.wants(name, bytes);
-    for (other, demotes) in others {
-        bench.left(other, demotes.then(|| copy(bytes)));
+    for (other, copied) in others {
+        bench.left(other, (*copied > 0).then(|| copy(*copied)));
     }
     bench.now += Duration::from_secs(seconds);
     bench.arrived(name, bytes, Vec::new());
@@ -274,8 +287,8 @@ fn a_resident_that_could_come_back_from_a_copy_leaves_before_one_that_could_not(
     let mut bench = hosted_with(100, Config { policy: Policy::GreedyDual, ..Config::default() });
     comes(&mut bench, "x", 50, 10, &[]);
     comes(&mut bench, "y", 50, 10, &[]);
-    comes(&mut bench, "all", 100, 10, &[("x", true), ("y", false)]);
-    comes(&mut bench, "x", 50, 1, &[("all", false)]);
+    comes(&mut bench, "all", 100, 10, &[("x", 50), ("y", 0)]);
+    comes(&mut bench, "x", 50, 1, &[("all", 0)]);
     comes(&mut bench, "y", 50, 10, &[]);
     bench.acquire("x");
     bench.let_go("x");
@@ -287,12 +300,25 @@ fn a_resident_that_could_come_back_from_a_copy_leaves_before_one_that_could_not(
 fn a_copy_is_worth_the_reload_from_files_that_it_saves() {
     let mut bench = hosted_with(200, Config { policy: Policy::GreedyDual, ..Config::default() });
     comes(&mut bench, "p", 100, 10, &[]);
-    comes(&mut bench, "q", 100, 3, &[("p", true)]);
+    comes(&mut bench, "q", 100, 3, &[("p", 100)]);
     for _ in 0..3 {
-        comes(&mut bench, "p", 100, 1, &[("q", true)]);
-        comes(&mut bench, "q", 100, 1, &[("p", true)]);
+        comes(&mut bench, "p", 100, 1, &[("q", 100)]);
+        comes(&mut bench, "q", 100, 1, &[("p", 100)]);
     }
     bench.wants("other", 100);
     bench.left("q", Some(copy(100)));
     assert_eq!(discards(&bench.host_budget(100)), ["q"], "three seconds, of the other ten");
+}
+
+#[test]
+fn a_copy_of_a_version_that_serves_no_more_stays_until_the_load_from_it_has_ended() {
+    let mut bench = hosted(100);
+    bench.on_device("a", 60);
+    bench.instead_of("a", "b", 60);
+    bench.wants("a", 60);
+    assert_eq!(source(&bench.left("b", None), "a"), Some(LoadSource::Host));
+    let (waiter, hold_until) = (WaiterId(900), bench.now + Duration::from_secs(9));
+    bench.on(Event::RefreshRequested { waiter, model: model("a"), hold_until });
+    assert!(discards(&bench.resolved_version("a", 2, 30)).is_empty(), "a load reads it");
+    assert_eq!(discards(&bench.arrived("a", 60, Vec::new())), ["a"]);
 }
