@@ -303,7 +303,7 @@ fn a_copy_is_worth_the_reload_from_files_that_it_saves() {
     comes(&mut bench, "q", 100, 3, &[("p", 100)]);
     for _ in 0..3 {
         comes(&mut bench, "p", 100, 1, &[("q", 100)]);
-        comes(&mut bench, "q", 100, 1, &[("p", 100)]);
+        comes(&mut bench, "q", 100, 3, &[("p", 100)]);
     }
     bench.wants("other", 100);
     bench.left("q", Some(copy(100)));

@@ -12,6 +12,7 @@ use roundhouse_types::{
 use super::hosted::Host;
 use crate::config::{Collation, Config, Policy, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
+use crate::table::sharing::with_shared;
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
 
@@ -404,8 +405,10 @@ impl World {
             2 => promised.saturating_sub(3),
             _ => promised,
         };
-        self.loaded.insert(key.clone(), measured);
-        let (footprint, shared) = (Self::footprint(measured), self.contents(&key.artefact));
+        let shared = self.contents(&key.artefact);
+        // What is shared is there, whatever was measured.
+        let footprint = with_shared(Self::footprint(measured), &shared);
+        self.loaded.insert(key.clone(), footprint.total().0);
         let loaded = Loaded { model: (), footprint, shared };
         self.tell(Event::Loaded { key, result: Ok(loaded) });
     }
