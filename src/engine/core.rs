@@ -19,8 +19,9 @@ use self::encode::EncodeWork;
 pub(crate) use self::generate::GenerateJob;
 use self::generate::GenerateWork;
 use self::pace::Pace;
-pub(crate) use self::warm::{WarmUpError, warm_up};
+pub(crate) use self::warm::{WarmUp, WarmUpError};
 use crate::error::Error;
+use crate::handle::EngineConfig;
 use crate::metrics::Meters;
 use crate::plan::{ModelRunner, RunnerError, RunnerSpec, StepPlan};
 use crate::scheduler::SequenceId;
@@ -62,20 +63,24 @@ pub(crate) struct Engine {
 }
 
 enum Work {
-    Generate(GenerateWork),
+    Generate(Box<GenerateWork>),
     Encode(EncodeWork),
 }
 
 impl Engine {
-    /// An engine with nothing to do. At most `running` sequences share a step.
+    /// An engine with nothing to do.
     pub(crate) fn new(
         runner: Box<dyn ModelRunner>,
         spec: RunnerSpec,
-        running: usize,
+        config: &EngineConfig,
         published: Arc<Published>,
     ) -> Self {
+        let running = config.max_running.get();
         let work = match spec.kv {
-            Some(kv) => Work::Generate(GenerateWork::new(&spec, kv, running)),
+            Some(kv) => {
+                let reuse = config.reuse_prefixes;
+                Work::Generate(Box::new(GenerateWork::new(&spec, kv, running, reuse)))
+            }
             None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
         };
         let (meters, pace) = (Meters::new(), Pace::default());

@@ -30,7 +30,7 @@ struct Clock {
 const SCALE: u128 = 4096;
 
 impl FairPicker {
-    /// Adds an engine; it starts at the present, with no credit for the past.
+    /// Adds an engine, or lets it begin anew: at the present, with neither credit nor debt.
     pub(crate) fn add(&mut self, id: EngineId, weight: NonZeroU32) {
         self.clocks.insert(id, Clock { weight, virtual_time: self.now, busy: false });
     }

@@ -31,6 +31,9 @@ pub struct EngineConfig {
     pub max_waiting: NonZeroUsize,
     /// Sequences, or encoder inputs, that share a step. The runner's `step_tokens` caps it.
     pub max_running: NonZeroUsize,
+    /// Whether keys and values of a sequence's prefix that the pool still holds are used
+    /// again. Without, nobody can tell by the time an answer takes what was asked before.
+    pub reuse_prefixes: bool,
 }
 
 /// Some seconds' work for a small model; longer queues only make timeouts certain.
@@ -40,7 +43,12 @@ const MAX_RUNNING: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { weight: NonZeroU32::MIN, max_waiting: MAX_WAITING, max_running: MAX_RUNNING }
+        Self {
+            weight: NonZeroU32::MIN,
+            max_waiting: MAX_WAITING,
+            max_running: MAX_RUNNING,
+            reuse_prefixes: true,
+        }
     }
 }
 

@@ -122,7 +122,8 @@ impl Lane {
         self.heartbeat.health(now, self.config.wedged_after)
     }
 
-    /// Takes a runner in and warms it up on the lane: one tiny forward per step shape. If
+    /// Takes a runner in and warms it up on the lane: one tiny forward per step shape, in turns
+    /// with the steps of other engines. If
     /// dropped before ready, the engine is removed again. `name` is for logs and errors.
     ///
     /// # Errors
@@ -172,7 +173,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Ends what is left of its sequences with an error and drops the runner on the lane;
+    /// Ends what is left of its sequences with an error and drops the runner;
     /// resolves when that is done. If dropped before ready, the removal goes on.
     pub async fn remove(mut self) {
         let (gone, done) = oneshot::channel();

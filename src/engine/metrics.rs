@@ -5,6 +5,7 @@ use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_hist
 const STEP: &str = "roundhouse_engine_step_seconds";
 const STEP_ROWS: &str = "roundhouse_engine_step_rows";
 const PREFILLED: &str = "roundhouse_engine_prefilled_tokens_total";
+const REUSED: &str = "roundhouse_engine_reused_tokens_total";
 const DECODED: &str = "roundhouse_engine_decoded_tokens_total";
 const SUBMITTED: &str = "roundhouse_engine_sequences_submitted_total";
 const ADMITTED: &str = "roundhouse_engine_sequences_admitted_total";
@@ -20,6 +21,7 @@ pub fn describe() {
     describe_histogram!(STEP, Unit::Seconds, "one step: plan, forward, sampling");
     describe_histogram!(STEP_ROWS, Unit::Count, "sequences that shared a step's forward");
     describe_counter!(PREFILLED, Unit::Count, "prompt tokens computed, recomputed ones included");
+    describe_counter!(REUSED, Unit::Count, "tokens whose keys and values were in the pool already");
     describe_counter!(DECODED, Unit::Count, "sampled tokens computed");
     describe_counter!(
         SUBMITTED,
@@ -62,6 +64,7 @@ pub(crate) struct Meters {
     pub(crate) step_seconds: Histogram,
     pub(crate) step_rows: Histogram,
     pub(crate) prefilled: Counter,
+    pub(crate) reused: Counter,
     pub(crate) decoded: Counter,
     pub(crate) submitted: Counter,
     pub(crate) admitted: Counter,
@@ -84,6 +87,7 @@ impl Meters {
             step_seconds: histogram!(STEP),
             step_rows: histogram!(STEP_ROWS),
             prefilled: counter!(PREFILLED),
+            reused: counter!(REUSED),
             decoded: counter!(DECODED),
             submitted: counter!(SUBMITTED),
             admitted: counter!(ADMITTED),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::kv::BlockPool;
+use crate::kv::{BlockPool, Prefix};
 use crate::plan::{BlockId, KvSpec, Row, StepPlan};
 
 /// Names one sequence (or one encoder call) of an engine; never reused.
@@ -17,11 +17,13 @@ pub(crate) struct Limits {
     pub(crate) step_tokens: usize,
     /// Sequences that hold blocks.
     pub(crate) running: usize,
+    /// Whether KV of a prefix that was computed before is used again.
+    pub(crate) reuse: bool,
 }
 
 /// The sequences of one generative engine. First come, first served.
 ///
-/// 1. A block belongs to one sequence or to nobody.
+/// 1. A block that is written belongs to one sequence; several may read one that is full.
 /// 2. A step carries at most `step_tokens` tokens and one row per sequence.
 /// 3. Every running sequence came before every waiting one.
 /// 4. While there is a sequence, a plan has a row: nobody waits on an idle device.
@@ -46,6 +48,8 @@ struct Sequence {
     /// How many of them have their KV in `blocks`.
     computed: usize,
     blocks: Vec<BlockId>,
+    /// Names of the full blocks of `tokens`, as far as they were needed.
+    names: Vec<Prefix>,
 }
 
 /// One step and what making it changed.
@@ -58,6 +62,8 @@ pub(crate) struct Step {
     pub(crate) admitted: Vec<SequenceId>,
     /// How many went back to it.
     pub(crate) preempted: usize,
+    /// Tokens of admitted sequences whose KV was there.
+    pub(crate) reused: usize,
     /// Tokens of rows that compute the last sampled token alone.
     pub(crate) decoded: usize,
 }
@@ -89,7 +95,8 @@ impl Scheduler {
         );
         let arrival = self.arrivals;
         self.arrivals += 1;
-        let sequence = Sequence { id, arrival, tokens: prompt, computed: 0, blocks: Vec::new() };
+        let (blocks, names) = (Vec::new(), Vec::new());
+        let sequence = Sequence { id, arrival, tokens: prompt, computed: 0, blocks, names };
         self.waiting.push_back(sequence);
     }
 
@@ -108,8 +115,17 @@ impl Scheduler {
     /// The KV of the next `tokens` tokens of a running sequence has been written.
     pub(crate) fn computed(&mut self, id: SequenceId, tokens: usize) {
         if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+            let before = sequence.computed / self.limits.kv.block_tokens;
             sequence.computed += tokens;
             debug_assert!(sequence.computed <= sequence.tokens.len());
+            if self.limits.reuse {
+                let Sequence { tokens, computed, blocks, names, .. } = sequence;
+                self.pool.name(&tokens[..*computed], names);
+                let full = *computed / self.limits.kv.block_tokens;
+                for (id, name) in blocks.iter().zip(names).take(full).skip(before) {
+                    self.pool.filled(*id, *name);
+                }
+            }
         }
     }
 
@@ -188,10 +204,19 @@ impl Scheduler {
             let Some(sequence) = self.waiting.front_mut() else {
                 return;
             };
-            let wanted = sequence.tokens.len() + 1;
-            if !self.pool.extend(&mut sequence.blocks, wanted) {
+            let length = sequence.tokens.len();
+            if self.limits.reuse {
+                // Its last token is computed in any case: somebody waits for what follows it.
+                self.pool.name(&sequence.tokens[..length - 1], &mut sequence.names);
+                self.pool.find(&sequence.names, &mut sequence.blocks);
+            }
+            let found = sequence.blocks.len() * self.limits.kv.block_tokens;
+            if !self.pool.extend(&mut sequence.blocks, length + 1) {
+                self.pool.release(&mut sequence.blocks);
                 return;
             }
+            sequence.computed = found;
+            step.reused += found;
             let sequence = self.waiting.pop_front().expect("it is at the front");
             add_chunk(step, &sequence, &self.pool, self.limits.step_tokens);
             step.admitted.push(sequence.id);

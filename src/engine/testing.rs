@@ -191,7 +191,8 @@ impl EchoRunner {
         if plan.rows.is_empty() || plan.tokens() > self.spec.step_tokens {
             return broken(format!("{} rows, {} tokens", plan.rows.len(), plan.tokens()));
         }
-        let mut owned = HashSet::new();
+        let mut written = HashSet::new();
+        let mut read = HashSet::new();
         for row in &plan.rows {
             let end = row.position + row.tokens.len();
             if row.tokens.is_empty() || end > self.spec.context {
@@ -201,11 +202,16 @@ impl EchoRunner {
             if row.blocks.len() != end.div_ceil(kv.block_tokens) {
                 return broken(format!("{} blocks for {end} positions", row.blocks.len()));
             }
-            for block in &row.blocks {
-                if block.0 as usize >= kv.blocks || !owned.insert(*block) {
-                    return broken(format!("{block:?} is shared or outside the pool"));
+            let (before, from) = row.blocks.split_at(row.position / kv.block_tokens);
+            read.extend(before);
+            for block in from {
+                if block.0 as usize >= kv.blocks || !written.insert(*block) {
+                    return broken(format!("{block:?} is written by two or outside the pool"));
                 }
             }
+        }
+        if let Some(block) = written.intersection(&read).next() {
+            return broken(format!("{block:?} is written while another sequence reads it"));
         }
         Ok(())
     }

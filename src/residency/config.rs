@@ -39,6 +39,8 @@ pub struct Config {
     /// What copies of models that left other devices may take in the host's memory; what
     /// residents take there, where it is a device as well, comes on top. Zero: none stay.
     pub host_budget: Bytes,
+    /// When a model is served from one more device. Absent: never; with one device neither.
+    pub replicas: Option<Replicas>,
     /// Endpoints whose models drain when the store holds them no more; those of others serve
     /// until they are evicted.
     pub drain_deleted: BTreeSet<EndpointName>,
@@ -66,6 +68,23 @@ pub struct Collation {
     pub overtaken_at_most: u32,
     /// How long a request may be overtaken.
     pub overtaken_within: Duration,
+}
+
+/// When a model is hot, and on how many devices it may be then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas {
+    /// Leases that each of its residents must hold, for some seconds on end.
+    pub at_leases: u32,
+    /// Devices that one version may serve from, the first included. One: no replicas.
+    pub at_most: usize,
+}
+
+impl Default for Replicas {
+    fn default() -> Self {
+        // Batches of eight share most of a step's cost; with more, steps grow longer. Two: what
+        // a third would bring is seldom worth the models that leave for it.
+        Self { at_leases: 8, at_most: 2 }
+    }
 }
 
 /// What one tenant has and may take. All tenants together must be promised no more than there is.
@@ -119,6 +138,7 @@ impl Default for Config {
             },
             tenants: BTreeMap::new(),
             host_budget: Bytes::ZERO,
+            replicas: Some(Replicas::default()),
             drain_deleted: BTreeSet::new(),
         }
     }

@@ -55,6 +55,13 @@ pub enum Action {
         /// Who leaves for it once it is on disk.
         victims: Vec<ArtefactId>,
     },
+    /// A model that serves is loaded onto one more device, because it is hot.
+    Replicating {
+        /// Leases on each of its residents, at the least.
+        leases: u32,
+        /// The devices that it serves from.
+        devices: usize,
+    },
     /// No room could be promised yet.
     Blocked {
         /// What it needs.
@@ -282,6 +289,10 @@ impl fmt::Display for Action {
                 write!(f, "promised {bytes}; to leave once it is on disk:")?;
                 victims.iter().try_for_each(|victim| write!(f, " {victim}"))
             }
+            Self::Replicating { leases, devices } => write!(
+                f,
+                "replicating: {leases} leases or more on each of {devices} devices that serve it"
+            ),
             Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
             Self::Withdrawn => f.write_str("promise taken back"),
             Self::Loading { from, requests, ahead_of } => {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, ErrorKind, Failure, ModelId, RetryHint};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, ModelId, RetryHint};
 use thiserror::Error;
 
 use crate::decision::Obstacle;
@@ -12,28 +12,27 @@ use crate::decision::Obstacle;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     /// The footprint exceeds every device's budget.
-    #[error("{model} needs {need} and the largest device budget is {budget}")]
+    #[error("{model} needs {need}, and no device may use as much: {}", list(.devices))]
     TooLarge {
         /// Which model.
         model: ModelId,
         /// Its footprint.
         need: Bytes,
-        /// The largest budget.
-        budget: Bytes,
+        /// The devices, each with the largest budget that it ever had.
+        devices: Vec<(DeviceId, Bytes)>,
     },
     /// The footprint exceeds what every device has now, but not what it had.
     #[error(
-        "{model} needs {need}: others use the memory, {budget} of {most} are left to models for now"
+        "{model} needs {need}: others use the memory, for now models are left {}",
+        list_left(.devices)
     )]
     Lowered {
         /// Which model.
         model: ModelId,
         /// Its footprint.
         need: Bytes,
-        /// The largest budget now.
-        budget: Bytes,
-        /// The largest budget that there was.
-        most: Bytes,
+        /// The devices, each with its budget now and the largest that it ever had.
+        devices: Vec<(DeviceId, Bytes, Bytes)>,
     },
     /// The footprint exceeds what the model's tenant may take.
     #[error("{model} needs {need} and tenant '{tenant}' may take {ceiling}")]
@@ -226,4 +225,19 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::from_error(error.kind(), &error).with_retry(error.retry())
     }
+}
+
+/// The devices, each with what it may use.
+fn list(devices: &[(DeviceId, Bytes)]) -> String {
+    let devices: Vec<String> =
+        devices.iter().map(|(device, budget)| format!("{device} {budget}")).collect();
+    devices.join(", ")
+}
+
+fn list_left(devices: &[(DeviceId, Bytes, Bytes)]) -> String {
+    let devices: Vec<String> = devices
+        .iter()
+        .map(|(device, budget, most)| format!("{budget} of {most} on {device}"))
+        .collect();
+    devices.join(", ")
 }

@@ -16,7 +16,7 @@ mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use config::{Collation, Config, Policy, TenantLimits, tenant};
+pub use config::{Collation, Config, Policy, Replicas, TenantLimits, tenant};
 pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};

@@ -263,10 +263,21 @@ impl<L: Loader> Owner<L> {
         }
         let footprint = notes.measured.unwrap_or(loaded.footprint);
         let bytes = footprint.total();
-        let known_as = (self.ring.came(&key.artefact, bytes), bytes);
+        // The optimum has each model once: a replica is none of its misses.
+        let number = match self.twin(&key) {
+            Some(twin) => twin.known_as.0,
+            None => self.ring.came(&key.artefact, bytes),
+        };
+        let known_as = (number, bytes);
         self.models.insert(key.clone(), Placed { model: Arc::new(loaded.model), known_as });
         let loaded = Loaded { model: (), footprint, shared: loaded.shared };
         Event::Loaded { key, result: Ok(loaded) }
+    }
+
+    /// The same artefact on another device.
+    fn twin(&self, key: &Key) -> Option<&Placed<L::Model>> {
+        let is_twin = |other: &Key| other.artefact == key.artefact && other.device != key.device;
+        self.models.iter().find(|(other, _)| is_twin(other)).map(|(_, placed)| placed)
     }
 
     /// Takes what a resident reported. A death comes first: who is dead is not judged by
@@ -323,7 +334,9 @@ impl<L: Loader> Owner<L> {
             Effect::Unload { key, demote } => {
                 let placed = self.models.remove(&key);
                 let placed = placed.expect("the table unloads only what was loaded");
-                self.ring.left(placed.known_as.0);
+                if self.twin(&key).is_none() {
+                    self.ring.left(placed.known_as.0);
+                }
                 self.tasks.unload(key, placed.model, demote);
             }
             Effect::Discard { artefact } => self.tasks.discard(artefact),
@@ -383,6 +396,9 @@ fn log(decided: &Decided) {
         }
         Action::Ready { bytes } => info!(%model, version, device, %bytes, "model ready"),
         Action::Unloaded { bytes } => info!(%model, version, device, %bytes, "model unloaded"),
+        Action::Replicating { leases, devices } => {
+            info!(%model, version, leases, devices, "model replicates");
+        }
         Action::Switched { from, .. } => {
             info!(%model, version, device, %from, decision = %action, "model switched");
         }

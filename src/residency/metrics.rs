@@ -7,6 +7,7 @@
 //! | `roundhouse_residency_refusals_total` | endpoint, kind | requests and operators turned away |
 //! | `roundhouse_residency_failures_total` | endpoint, stage | loads that failed, by stage |
 //! | `roundhouse_residency_loads_total` | endpoint | loads that became ready |
+//! | `roundhouse_residency_replications_total` | endpoint | loads of replicas that were begun, those that were given up or failed among them |
 //! | `roundhouse_residency_evictions_total` | endpoint, reason | residents that began to leave, for room or any other reason, `died` among them |
 //! | `roundhouse_residency_revivals_total` | endpoint | residents that had begun to leave and serve again |
 //! | `roundhouse_residency_eviction_idle_seconds` | endpoint, reason | how long they had not been used then |
@@ -81,6 +82,10 @@ impl Meters {
             }
             Action::Discarded { why, .. } => {
                 counter!("roundhouse_residency_discards_total", "endpoint" => endpoint, "reason" => why.as_str())
+                    .increment(1);
+            }
+            Action::Replicating { .. } => {
+                counter!("roundhouse_residency_replications_total", "endpoint" => endpoint)
                     .increment(1);
             }
             Action::Revived => {

@@ -166,6 +166,8 @@ pub struct LoadSnapshot {
     pub reserved_bytes: Bytes,
     /// Requests that wait for it.
     pub waiters: usize,
+    /// Whether the version serves already and this is for one more device.
+    pub replica: bool,
 }
 
 /// The states of a load.

@@ -9,6 +9,8 @@ mod ledger;
 mod loads;
 mod operator;
 mod order;
+mod placement;
+mod replicas;
 mod reports;
 mod requests;
 mod resolve;
@@ -80,7 +82,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(config: Config, devices: Vec<(DeviceId, Bytes)>, now: Instant) -> Self {
+    pub(crate) fn new(mut config: Config, devices: Vec<(DeviceId, Bytes)>, now: Instant) -> Self {
+        config.replicas = config.replicas.filter(|_| devices.len() > 1);
         Self {
             copies: Copies::new(config.host_budget),
             config,
@@ -205,13 +208,13 @@ impl Table {
         self.sequence
     }
 
-    /// The resident that serves a model's requests.
+    /// A resident that serves a model's requests; others of its version may beside it.
     fn ready(&self, model: &ModelId) -> Option<&Key> {
         let keys = &self.models.peek(model)?.residents;
         keys.iter().find(|key| self.residents.get(*key).is_some_and(|r| r.state == State::Ready))
     }
 
-    /// Where an artefact is on a device, in whatever state.
+    /// A device that an artefact is on, in whatever state.
     fn resident_of(&self, artefact: &ArtefactId) -> Option<&Key> {
         let keys = &self.models.peek(&artefact.model)?.residents;
         keys.iter().find(|key| key.artefact == *artefact)
@@ -260,6 +263,7 @@ impl Table {
     fn drain(&mut self, key: &Key, why: Departure, claim: Option<&ArtefactId>) {
         let now = self.now;
         let is_own = claim.is_some_and(|claim| self.above_ceiling(&[claim]) > Bytes::ZERO);
+        let has_twin = self.has_twin(key);
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
@@ -280,8 +284,9 @@ impl Table {
         }
         resident.state = State::Draining(why);
         let leases = resident.leases;
-        // One in use, or one that had to leave for its own tenant, was not worth least of all.
-        if why == Departure::Evicted && leases == 0 && !is_own {
+        // One in use, one that had to leave for its own tenant, or one whose version goes on
+        // serving, was not worth least of all.
+        if why == Departure::Evicted && leases == 0 && !is_own && !has_twin {
             self.ages.left(key.device, resident.worth);
         }
         let idle = now.saturating_duration_since(resident.last_used);

@@ -4,6 +4,7 @@
 
 mod commands;
 mod health;
+mod plain;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::middleware::map_response;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -66,6 +68,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/v1/use", post(versions::use_version))
         .route("/admin/v1/versions", get(versions::versions))
         .with_state(admin)
+        .fallback(plain::nothing_here)
+        .layer(map_response(plain::as_json))
         .merge(vitals)
 }
 

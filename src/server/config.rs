@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use roundhouse_residency::Policy;
+use roundhouse_residency::{Policy, Replicas};
 use roundhouse_types::{Bytes, DeviceId, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
@@ -76,6 +76,8 @@ pub struct Config {
     pub store: Store,
     /// When models are loaded, refreshed and unloaded.
     pub residency: Residency,
+    /// `[replicas]`: when a model is served from one more device.
+    pub replicas: Replicas,
     /// Limits of a request.
     pub serving: Serving,
     /// Python handlers.

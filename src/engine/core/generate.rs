@@ -58,8 +58,8 @@ struct Client {
 }
 
 impl GenerateWork {
-    pub(super) fn new(spec: &RunnerSpec, kv: KvSpec, running: usize) -> Self {
-        let limits = Limits { kv, step_tokens: spec.step_tokens, running };
+    pub(super) fn new(spec: &RunnerSpec, kv: KvSpec, running: usize, reuse: bool) -> Self {
+        let limits = Limits { kv, step_tokens: spec.step_tokens, running, reuse };
         Self {
             scheduler: Scheduler::new(limits),
             clients: HashMap::new(),
@@ -117,6 +117,7 @@ impl GenerateWork {
         meters.blocks_taken.increment(after.saturating_sub(before) as u64);
         meters.blocks_freed.increment(before.saturating_sub(after) as u64);
         meters.preempted.increment(step.preempted as u64);
+        meters.reused.increment(step.reused as u64);
         meters.decoded.increment(step.decoded as u64);
         meters.prefilled.increment((step.plan.tokens() - step.decoded) as u64);
         for id in &step.admitted {

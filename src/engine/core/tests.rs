@@ -40,7 +40,9 @@ struct Bench {
 impl Bench {
     fn new(runner: EchoRunner, running: usize) -> Self {
         let (log, spec) = (runner.log(), runner.spec());
-        let engine = Engine::new(Box::new(runner), spec, running, Arc::default());
+        let max_running = running.try_into().unwrap();
+        let config = EngineConfig { max_running, ..EngineConfig::default() };
+        let engine = Engine::new(Box::new(runner), spec, &config, Arc::default());
         Self { engine, log, steps: 0 }
     }
 
@@ -229,7 +231,7 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
     let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), output: true };
     let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
     assert!(matches!(&outcomes[..], [RowOutcome::Failed(f)] if f.kind() == ErrorKind::ModelFailed));
-    let refused = warm_up(&mut Mute, &generative(8), || {});
+    let refused = warm_up(&mut Mute, &generative(8));
     assert!(matches!(refused, Err(WarmUpError::Refused(_))));
 }
 
@@ -274,15 +276,21 @@ fn an_aborted_call_leaves_the_queue() {
     assert!(!bench.log.saw(99));
 }
 
+fn warm_up(runner: &mut dyn ModelRunner, spec: &RunnerSpec) -> Result<(), WarmUpError> {
+    let mut shapes = WarmUp::new(spec);
+    while !shapes.step(runner, spec)? {}
+    Ok(())
+}
+
 #[test]
 fn every_shape_warms_up() {
     for step_tokens in [1, 2, 3, 64] {
         for (block_tokens, blocks) in [(1, 2), (2, 1), (1, 3), (1, 4), (2, 2), (3, 3), (16, 8)] {
             let spec = shapes(step_tokens, Some(KvSpec { block_tokens, blocks }));
-            assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec, || {}), Ok(()), "{spec:?}");
+            assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec), Ok(()), "{spec:?}");
         }
         let spec = shapes(step_tokens, None);
-        assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec, || {}), Ok(()), "{spec:?}");
+        assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec), Ok(()), "{spec:?}");
     }
 }
 
@@ -309,7 +317,9 @@ fn request() -> impl Strategy<Value = Request> {
                     seed,
                 }
             });
-    let prompt = prop::collection::vec(0..WIDTH as u32, 1..12);
+    // Many begin alike, so that they have a prefix in common.
+    let prompt = (0..11_usize, prop::collection::vec(0..WIDTH as u32, 1..12))
+        .prop_map(|(common, own)| -> Vec<u32> { (0..common as u32).chain(own).take(11).collect() });
     let stops = prop::collection::vec(0..WIDTH as u32, 0..2);
     (
         prompt,

@@ -1,5 +1,7 @@
 //! Warm means: one tiny forward per step shape has run.
 
+use std::vec::IntoIter;
+
 use super::{DeviceFailure, RowOutcome, forward};
 use crate::plan::{BlockId, KvSpec, ModelRunner, Row, RunnerSpec, StepPlan};
 
@@ -15,24 +17,36 @@ pub(crate) enum WarmUpError {
 /// Tokens of the warm-up prompt.
 const PROMPT: usize = 4;
 
-/// Runs the step shapes of `spec` once. The KV it leaves in the pool is never read: a
-/// sequence writes its blocks before it reads them. `beat` is called after each forward.
-pub(crate) fn warm_up(
-    runner: &mut dyn ModelRunner,
-    spec: &RunnerSpec,
-    beat: impl Fn(),
-) -> Result<(), WarmUpError> {
-    let plans = spec.kv.map_or_else(|| encoder_plans(spec), |kv| generative_plans(spec, kv));
-    for plan in plans {
+/// The step shapes of a runner, each to be run once. The KV they leave in the pool is never
+/// read: a sequence writes its blocks before it reads them.
+pub(crate) struct WarmUp {
+    plans: IntoIter<StepPlan>,
+}
+
+impl WarmUp {
+    /// Nothing has run.
+    pub(crate) fn new(spec: &RunnerSpec) -> Self {
+        let plans = spec.kv.map_or_else(|| encoder_plans(spec), |kv| generative_plans(spec, kv));
+        Self { plans: plans.into_iter() }
+    }
+
+    /// Runs the next shape; says whether that was the last.
+    pub(crate) fn step(
+        &mut self,
+        runner: &mut dyn ModelRunner,
+        spec: &RunnerSpec,
+    ) -> Result<bool, WarmUpError> {
+        let Some(plan) = self.plans.next() else {
+            return Ok(true);
+        };
         let outcomes = forward(runner, spec, &plan).map_err(WarmUpError::Device)?;
-        beat();
         for outcome in outcomes {
             if let RowOutcome::Failed(failure) = outcome {
                 return Err(WarmUpError::Refused(failure.message().to_owned()));
             }
         }
+        Ok(self.plans.as_slice().is_empty())
     }
-    Ok(())
 }
 
 /// One row, then rows of different lengths.

@@ -6,19 +6,24 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use roundhouse_types::Failure;
-use tracing::{error, info};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
 
 use super::{Command, Placing, Warm};
 use crate::check::check_runner;
-use crate::core::{DeviceFailure, Engine, WarmUpError, warm_up};
+use crate::core::{DeviceFailure, Engine, WarmUp, WarmUpError};
 use crate::error::Error;
 use crate::fair::{EngineId, FairPicker};
 use crate::heartbeat::Heartbeat;
+use crate::plan::RunnerSpec;
 
 /// Everything the lane's thread owns. Fields drop in order: runners before the inbox, so
 /// that a removal that was under way resolves when the runner is gone.
 pub(super) struct LaneThread {
     engines: BTreeMap<EngineId, Placed>,
+    /// Those that get warm, a shape per turn, so that a large one holds up others' steps no
+    /// longer than one of its own steps would.
+    warming: BTreeMap<EngineId, Warming>,
     picker: FairPicker,
     inbox: Receiver<Command>,
     heartbeat: Arc<Heartbeat>,
@@ -28,6 +33,13 @@ pub(super) struct LaneThread {
 struct Placed {
     name: String,
     engine: Engine,
+}
+
+struct Warming {
+    placing: Placing,
+    spec: RunnerSpec,
+    shapes: WarmUp,
+    started: Instant,
 }
 
 /// Everybody who could send a command is gone.
@@ -41,6 +53,7 @@ impl LaneThread {
     ) -> Self {
         Self {
             engines: BTreeMap::new(),
+            warming: BTreeMap::new(),
             picker: FairPicker::default(),
             inbox,
             heartbeat,
@@ -59,24 +72,30 @@ impl LaneThread {
         for placed in self.engines.values_mut() {
             placed.engine.end(&failure);
         }
+        for (_, warming) in std::mem::take(&mut self.warming) {
+            let _ = warming.placing.answer.send(Err(failure.clone()));
+        }
     }
 
     fn take_turns(&mut self) -> Result<(), DeviceFailure> {
         loop {
             self.heartbeat.beat();
-            match self.take_commands() {
-                Ok(done) => done?,
-                Err(Deserted) => return Ok(()),
+            if let Err(Deserted) = self.take_commands() {
+                return Ok(());
             }
-            let engines = &self.engines;
-            let has_work = |id| engines.get(&id).is_some_and(|placed| placed.engine.has_work());
+            let (engines, warming) = (&self.engines, &self.warming);
+            let has_work = |id| {
+                engines.get(&id).is_some_and(|placed| placed.engine.has_work())
+                    || warming.contains_key(&id)
+            };
             let Some(id) = self.picker.pick(has_work) else {
                 continue;
             };
+            self.heartbeat.beat();
             let Some(placed) = self.engines.get_mut(&id) else {
+                self.warm_up(id)?;
                 continue;
             };
-            self.heartbeat.beat();
             let started = Instant::now();
             let stepped = placed.engine.step();
             self.picker.charge(id, started.elapsed());
@@ -85,34 +104,27 @@ impl LaneThread {
     }
 
     /// Performs all commands that are there; without work, waits for one until the next beat.
-    fn take_commands(&mut self) -> Result<Result<(), DeviceFailure>, Deserted> {
-        if !self.engines.values().any(|placed| placed.engine.has_work()) {
+    fn take_commands(&mut self) -> Result<(), Deserted> {
+        let is_idle = !self.engines.values().any(|placed| placed.engine.has_work());
+        if is_idle && self.warming.is_empty() {
             match self.inbox.recv_timeout(self.idle_beat) {
-                Ok(command) => {
-                    if let Err(failure) = self.perform(command) {
-                        return Ok(Err(failure));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(Ok(())),
+                Ok(command) => self.perform(command),
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => return Err(Deserted),
             }
         }
         loop {
             match self.inbox.try_recv() {
-                Ok(command) => {
-                    if let Err(failure) = self.perform(command) {
-                        return Ok(Err(failure));
-                    }
-                }
-                Err(TryRecvError::Empty) => return Ok(Ok(())),
+                Ok(command) => self.perform(command),
+                Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Deserted),
             }
         }
     }
 
-    fn perform(&mut self, command: Command) -> Result<(), DeviceFailure> {
+    fn perform(&mut self, command: Command) {
         match command {
-            Command::Place(placing) => return self.place(*placing),
+            Command::Place(placing) => self.place(*placing),
             // A job for an engine that is gone is dropped, which tells its client so.
             Command::Generate(id, job) => {
                 if let Some(placed) = self.engines.get_mut(&id) {
@@ -129,45 +141,65 @@ impl LaneThread {
                     placed.engine.abort(sequence);
                 }
             }
-            Command::Remove(id, gone) => {
-                self.remove(id);
-                drop(gone);
-            }
+            Command::Remove(id, gone) => self.remove(id, gone),
         }
-        Ok(())
     }
 
-    fn place(&mut self, placing: Placing) -> Result<(), DeviceFailure> {
-        let Placing { name, mut runner, config, published, registration, answer } = placing;
+    fn place(&mut self, placing: Placing) {
+        let spec = placing.runner.spec();
+        if let Err(reason) = check_runner(&spec) {
+            return refuse(placing, reason);
+        }
+        let id = placing.registration.engine();
+        self.picker.add(id, placing.config.weight);
+        let shapes = WarmUp::new(&spec);
+        self.warming.insert(id, Warming { placing, spec, shapes, started: Instant::now() });
+    }
+
+    /// The next shape of an engine that gets warm; it serves after the last.
+    fn warm_up(&mut self, id: EngineId) -> Result<(), DeviceFailure> {
+        let Some(mut warming) = self.warming.remove(&id) else {
+            return Ok(());
+        };
+        if warming.placing.answer.is_closed() {
+            self.picker.remove(id);
+            free(warming.placing.runner, None);
+            return Ok(());
+        }
         let started = Instant::now();
-        let spec = runner.spec();
-        let warmed = check_runner(&spec)
-            .map_err(WarmUpError::Refused)
-            .and_then(|()| warm_up(runner.as_mut(), &spec, || self.heartbeat.beat()));
-        match warmed {
-            Ok(()) => {}
+        match warming.shapes.step(warming.placing.runner.as_mut(), &warming.spec) {
+            Ok(false) => {
+                self.picker.charge(id, started.elapsed());
+                self.warming.insert(id, warming);
+            }
+            Ok(true) => self.begin_service(id, warming),
             Err(WarmUpError::Refused(reason)) => {
-                drop(runner);
-                let _ = answer.send(Err(Error::Unservable { name, reason }.into()));
-                return Ok(());
+                self.picker.remove(id);
+                refuse(warming.placing, reason);
             }
             Err(WarmUpError::Device(failure)) => {
-                let _ = answer.send(Err(self.heartbeat.fail(failure.0.clone())));
+                let told = self.heartbeat.fail(failure.0.clone());
+                let _ = warming.placing.answer.send(Err(told));
                 return Err(failure);
             }
         }
-        let elapsed = started.elapsed();
-        info!(model = %name, warm = ?elapsed, "engine placed");
-        let engine = Engine::new(runner, spec, config.max_running.get(), published);
-        let id = registration.engine();
-        self.engines.insert(id, Placed { name, engine });
-        self.picker.add(id, config.weight);
-        // Should the caller be gone, the registration comes back as a removal.
-        let _ = answer.send(Ok(Warm { spec, elapsed, registration }));
         Ok(())
     }
 
-    fn remove(&mut self, id: EngineId) {
+    fn begin_service(&mut self, id: EngineId, warming: Warming) {
+        let Warming { placing, spec, started, .. } = warming;
+        let Placing { name, runner, config, published, registration, answer } = placing;
+        let elapsed = started.elapsed();
+        info!(model = %name, warm = ?elapsed, "engine placed");
+        let engine = Engine::new(runner, spec, &config, published);
+        self.engines.insert(id, Placed { name, engine });
+        // Its first request is not to pay for its getting warm.
+        self.picker.add(id, config.weight);
+        // Should the caller be gone, the registration comes back as a removal.
+        let _ = answer.send(Ok(Warm { spec, elapsed, registration }));
+    }
+
+    fn remove(&mut self, id: EngineId, gone: Option<oneshot::Sender<()>>) {
         let Some(mut placed) = self.engines.remove(&id) else {
             return;
         };
@@ -175,6 +207,26 @@ impl LaneThread {
         let failure = Failure::from(Error::Removed { name: placed.name.clone() });
         placed.engine.end(&failure);
         info!(model = %placed.name, "engine removed");
+        free(placed, gone);
+    }
+}
+
+fn refuse(placing: Placing, reason: String) {
+    let Placing { name, runner, answer, .. } = placing;
+    drop(runner);
+    let _ = answer.send(Err(Error::Unservable { name, reason }.into()));
+}
+
+/// Drops what holds a model, on a thread of its own: giving back gigabytes takes longer than a
+/// step, and others' steps wait for the lane. `gone` is dropped after it.
+fn free(held: impl Send + 'static, gone: Option<oneshot::Sender<()>>) {
+    let work = move || {
+        drop(held);
+        drop(gone);
+    };
+    // Where the system gives no thread, the work is dropped here: the same, but on the lane.
+    if let Err(error) = std::thread::Builder::new().name("free".to_owned()).spawn(work) {
+        warn!(%error, "a model is freed on its lane");
     }
 }
 

@@ -5,7 +5,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn scheduler(blocks: usize, block_tokens: usize, step_tokens: usize, running: usize) -> Scheduler {
-    Scheduler::new(Limits { kv: KvSpec { block_tokens, blocks }, step_tokens, running })
+    let kv = KvSpec { block_tokens, blocks };
+    Scheduler::new(Limits { kv, step_tokens, running, reuse: true })
+}
+
+fn forgetful(blocks: usize, block_tokens: usize) -> Scheduler {
+    let kv = KvSpec { block_tokens, blocks };
+    Scheduler::new(Limits { kv, step_tokens: 100, running: 8, reuse: false })
 }
 
 fn prompt(length: usize) -> Vec<u32> {
@@ -53,7 +59,7 @@ fn a_sequence_is_let_in_only_with_blocks_for_its_prompt_and_one_token() {
 
 #[test]
 fn the_youngest_gives_way_when_blocks_run_out_and_is_computed_again() {
-    let mut scheduler = scheduler(4, 2, 100, 8);
+    let mut scheduler = forgetful(4, 2);
     for id in [1, 2] {
         scheduler.submit(SequenceId(id), prompt(3));
     }
@@ -77,6 +83,72 @@ fn nobody_overtakes_a_sequence_that_waits_for_blocks() {
     assert_eq!(run(&mut scheduler).owners, [SequenceId(1)]);
     scheduler.remove(SequenceId(1));
     assert_eq!(run(&mut scheduler).owners, [SequenceId(2), SequenceId(3)]);
+}
+
+#[test]
+fn what_was_computed_of_a_prefix_is_not_computed_again() {
+    let mut scheduler = scheduler(8, 4, 100, 8);
+    scheduler.submit(SequenceId(1), prompt(10));
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 0, 10, true)]);
+    // Beside the first, which still writes to its third block.
+    scheduler.submit(SequenceId(2), prompt(9));
+    assert_eq!(shape(&run(&mut scheduler)), [(1, 10, 1, true), (2, 8, 1, true)]);
+    assert_eq!(scheduler.blocks(), 4);
+    for id in [1, 2] {
+        scheduler.remove(SequenceId(id));
+    }
+    assert_eq!(scheduler.blocks(), 0);
+    // After it; the last token is computed although it ends a full block.
+    scheduler.submit(SequenceId(3), prompt(8));
+    let step = run(&mut scheduler);
+    assert_eq!((shape(&step), step.reused), (vec![(3, 4, 4, true)], 4));
+    // Another beginning is another prefix, whatever follows.
+    let mut other = prompt(10);
+    other[0] = 99;
+    scheduler.submit(SequenceId(4), other);
+    assert_eq!(shape(&run(&mut scheduler))[1], (4, 0, 10, true));
+}
+
+#[test]
+fn generated_tokens_are_part_of_a_prefix() {
+    let mut scheduler = scheduler(8, 4, 100, 8);
+    scheduler.submit(SequenceId(1), prompt(3));
+    for _ in 0..6 {
+        run(&mut scheduler);
+    }
+    scheduler.remove(SequenceId(1));
+    let turn: Vec<u32> = prompt(3).into_iter().chain([7; 7]).collect();
+    scheduler.submit(SequenceId(2), turn);
+    assert_eq!(shape(&run(&mut scheduler)), [(2, 8, 2, true)]);
+}
+
+#[test]
+fn kept_prefixes_give_way_to_sequences_the_ends_of_the_oldest_first() {
+    let mut scheduler = scheduler(4, 2, 100, 8);
+    scheduler.submit(SequenceId(1), prompt(6));
+    run(&mut scheduler);
+    scheduler.remove(SequenceId(1));
+    scheduler.submit(SequenceId(2), vec![50, 51, 52]);
+    assert_eq!(shape(&run(&mut scheduler)), [(2, 0, 3, true)]);
+    scheduler.remove(SequenceId(2));
+    scheduler.submit(SequenceId(3), prompt(6));
+    assert_eq!(shape(&run(&mut scheduler)), [(3, 4, 2, true)]);
+}
+
+#[test]
+fn a_preempted_sequence_keeps_what_nobody_needed() {
+    let mut scheduler = scheduler(5, 2, 100, 8);
+    scheduler.submit(SequenceId(1), prompt(3));
+    scheduler.submit(SequenceId(2), vec![50, 51, 52, 53]);
+    for _ in 0..2 {
+        run(&mut scheduler);
+    }
+    let step = run(&mut scheduler);
+    assert_eq!((shape(&step), step.preempted), (vec![(1, 4, 1, true)], 1));
+    scheduler.remove(SequenceId(1));
+    let step = run(&mut scheduler);
+    assert!(step.reused >= 2, "{step:?}");
+    assert_eq!(step.plan.rows[0].tokens.len() + step.reused, 6);
 }
 
 #[test]
@@ -115,8 +187,10 @@ proptest! {
         block_tokens in 1..5_usize,
         step_tokens in 1..12_usize,
         running in 1..6_usize,
+        reuse: bool,
     ) {
-        let mut scheduler = scheduler(blocks, block_tokens, step_tokens, running);
+        let kv = KvSpec { block_tokens, blocks };
+        let mut scheduler = Scheduler::new(Limits { kv, step_tokens, running, reuse });
         let longest = blocks * block_tokens;
         let mut live: Vec<SequenceId> = Vec::new();
         let mut ids = 0;
@@ -153,9 +227,17 @@ proptest! {
                     }
                 }
             }
-            let held: Vec<_> = scheduler.running.iter().chain(&scheduler.waiting).flat_map(|s| &s.blocks).collect();
-            prop_assert_eq!(held.len(), held.iter().collect::<HashSet<_>>().len(), "1");
-            prop_assert_eq!(held.len(), scheduler.blocks(), "1");
+            prop_assert!(scheduler.waiting.iter().all(|s| s.blocks.is_empty()));
+            let (mut full, mut written) = (HashSet::new(), HashSet::new());
+            for sequence in &scheduler.running {
+                let (before, after) = sequence.blocks.split_at(sequence.computed / block_tokens);
+                full.extend(before);
+                for block in after {
+                    prop_assert!(written.insert(block), "1");
+                }
+            }
+            prop_assert!(full.is_disjoint(&written), "1");
+            prop_assert_eq!(full.len() + written.len(), scheduler.blocks(), "1");
             let arrivals = scheduler.running.iter().chain(&scheduler.waiting).map(|s| s.arrival);
             prop_assert!(arrivals.is_sorted(), "3");
             prop_assert!(scheduler.running.len() <= running);

@@ -2,6 +2,7 @@
 
 mod copies;
 mod regret;
+mod replicas;
 mod reports;
 mod versions;
 

@@ -6,6 +6,7 @@ use roundhouse_types::{Bytes, ModelKind};
 
 use super::Table;
 use super::copies::Stage;
+use super::event::Key;
 use super::sharing::whole;
 use super::state::{Model, Purpose, Room, State};
 use crate::decision::Departure;
@@ -14,6 +15,7 @@ impl Table {
     pub(super) fn check(&self) {
         self.check_accounts();
         self.check_loads();
+        self.check_replicas();
         self.check_residents();
         self.check_copies();
         self.check_waiters();
@@ -78,9 +80,26 @@ impl Table {
                     let promised = self.ledger.promised(device, artefact);
                     let need = self.need(artefact, device);
                     assert!(promised >= need, "invariant 1: {artefact} loads unpromised");
-                    assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact}");
                 }
             }
+            if let Some(device) = job.device() {
+                assert!(!self.is_on(artefact, device), "invariant 3: {artefact} is on {device}");
+            }
+        }
+    }
+
+    /// A replica takes no room while others wait for some, and there are not too many.
+    fn check_replicas(&self) {
+        let (replicas, others): (Vec<_>, Vec<_>) =
+            self.jobs.iter().partition(|(artefact, job)| self.is_replica(artefact, job));
+        assert!(replicas.len() <= 1, "one replica is loaded at a time");
+        let is_room_wanted = others.iter().any(|(_, job)| matches!(job.room, Room::Wanted));
+        for (artefact, job) in replicas {
+            let takes_room = matches!(job.room, Room::Promised { .. });
+            assert!(!(takes_room && is_room_wanted), "{artefact} takes what others wait for");
+            let residents = self.devices_of(artefact);
+            let most = self.config.replicas.map_or(0, |replicas| replicas.at_most);
+            assert!(residents < most, "{artefact} is on {residents} devices already");
         }
     }
 
@@ -173,9 +192,11 @@ impl Table {
         let mut listed = 0;
         for (id, model) in self.models.iter() {
             listed += model.waiters.len() + model.refreshers.len() + model.unloaders.len();
-            let is_ready = |key| self.residents.get(key).is_some_and(|r| r.state == State::Ready);
-            let ready = model.residents.iter().filter(|key| is_ready(key)).count();
-            assert!(ready <= 1, "{id} serves one version");
+            let serving = self.ready_keys(id);
+            let ready = serving.len();
+            let version = serving.first().map(|key| &key.artefact.version);
+            let is_same = |key: &Key| Some(&key.artefact.version) == version;
+            assert!(serving.iter().all(is_same), "{id} serves one version");
             assert!(
                 model.waiters.is_empty() || (ready == 0 && has_prospect(model)),
                 "invariant 4: nobody will answer those who wait for {id}"

@@ -166,6 +166,11 @@ impl Ledger {
         self.accounts.values().map(|account| account.budget).max().unwrap_or_default()
     }
 
+    /// Every device, with its budget and the largest that it ever had.
+    pub(super) fn budgets(&self) -> impl Iterator<Item = (DeviceId, Bytes, Bytes)> {
+        self.accounts.iter().map(|(device, account)| (*device, account.budget, account.most))
+    }
+
     /// The largest budget that any device ever had: it may have it again.
     pub(super) fn most(&self) -> Bytes {
         self.accounts.values().map(|account| account.most).max().unwrap_or_default()

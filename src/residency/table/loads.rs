@@ -7,7 +7,7 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Tier};
 use super::Table;
 use super::event::{Effect, Key};
 use super::sharing::with_shared;
-use super::state::{Arrival, Fetch, Job, Purpose, Resident, Room, State};
+use super::state::{Arrival, Fetch, Job, Purpose, Resident, Room, State, Trouble};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
 use crate::loader::{Fetched, HostCopy, Loaded};
@@ -131,10 +131,17 @@ impl Table {
             return self.retire(key, &serving);
         }
         let before = self.ready_but(key);
+        let is_replica = self.has_twin(key);
         let model = &key.artefact.model;
         let entry = self.model_mut(model);
-        entry.trouble = None;
-        let older: Vec<Key> = entry.residents.iter().filter(|old| *old != key).cloned().collect();
+        // Beside one that serves it says nothing about a version that failed.
+        let of_another =
+            |trouble: &Trouble| trouble.version.as_ref() != Some(&key.artefact.version);
+        if !(is_replica && entry.trouble.as_ref().is_some_and(of_another)) {
+            entry.trouble = None;
+        }
+        let is_older = |other: &&Key| other.artefact != key.artefact;
+        let older: Vec<Key> = entry.residents.iter().filter(is_older).cloned().collect();
         let bytes = self.residents.get(key).map(|resident| resident.footprint.total());
         let bytes = bytes.unwrap_or_default();
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Ready { bytes }));
@@ -144,6 +151,7 @@ impl Table {
         for old in older {
             self.drain(&old, Departure::Superseded, None);
         }
+        self.replicated(model);
         self.answer_aimed(key);
         if self.stopping {
             self.drain(key, Departure::Shutdown, None);
@@ -208,7 +216,7 @@ impl Table {
         }
         if self.is_past(artefact) {
             self.decide_failed(model, Some(&artefact.version), failure, stage, Duration::ZERO);
-        } else {
+        } else if !self.replica_failed(artefact, failure, stage) {
             self.trouble(model, Some(&artefact.version), failure, false, stage);
         }
         self.refuse_job(artefact, failure);

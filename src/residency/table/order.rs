@@ -166,7 +166,7 @@ impl Table {
     }
 
     pub(super) fn fits_free(&self, artefact: &ArtefactId) -> bool {
-        let mut devices = self.ledger.devices();
+        let mut devices = self.ledger.devices().filter(|device| !self.is_on(artefact, *device));
         devices.any(|device| self.need(artefact, device) <= self.ledger.free(device))
     }
 

@@ -22,7 +22,7 @@ impl Table {
         }
         // A use counts for which models are remembered.
         self.models.promote(model);
-        if let Some(key) = self.ready(model).cloned() {
+        if let Some(key) = self.next_to_serve(model).cloned() {
             self.grant(waiter, &key, None);
             return self.check_freshness(model);
         }
@@ -98,10 +98,12 @@ impl Table {
             return;
         };
         if !entry.waiters.is_empty() {
-            if let Some(key) = self.ready(model).cloned() {
+            if self.ready(model).is_some() {
                 let waiting: Vec<WaiterId> = entry.waiters.iter().copied().collect();
                 for id in waiting {
-                    self.answer(id, &key);
+                    if let Some(key) = self.next_to_serve(model).cloned() {
+                        self.answer(id, &key);
+                    }
                 }
             } else if entry.jobs.is_empty() && entry.resolving.is_none() {
                 let leaving = |key: &&Key| entry.current.as_ref() == Some(&key.artefact.version);
@@ -142,8 +144,12 @@ impl Table {
         let resident = self.used(key).expect("grants name a resident");
         debug_assert_eq!(resident.state, State::Ready, "{} takes no leases", key.artefact);
         resident.leases += 1;
+        let artefact = &key.artefact;
         let key = key.clone();
         self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
+        if self.config.replicas.is_some() {
+            self.granted(artefact);
+        }
     }
 
     /// Where a waiter's model was found, how long it was worked on meanwhile, and the rest.
@@ -169,6 +175,7 @@ impl Table {
         if resident.leases == 0 && matches!(resident.state, State::Draining(_)) {
             self.unload(key);
         }
+        self.feel(&key.artefact.model);
     }
 
     /// The remembered failure, while its pause lasts.

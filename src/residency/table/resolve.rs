@@ -29,7 +29,7 @@ impl Table {
         }
         let entry = self.model_mut(model);
         debug_assert!(entry.resolving.is_none(), "one question per model at a time");
-        entry.resolving = Some(Resolving { refresh, load, evict });
+        entry.resolving = Some(Resolving { refresh, load, evict, replica: false });
         self.effects.push(Effect::Resolve { model: model.clone(), refresh });
     }
 
@@ -53,7 +53,10 @@ impl Table {
         let Some(resolving) = entry.resolving.take() else {
             return;
         };
-        entry.checked_at = Some(now);
+        // A look for a replica asks nobody whether there is a newer version.
+        if !resolving.replica {
+            entry.checked_at = Some(now);
+        }
         let asked: Vec<WaiterId> =
             if resolving.refresh { entry.refreshers.iter().copied().collect() } else { Vec::new() };
         let asked = asked.into_iter().filter(|id| self.is_asked(*id)).collect();
@@ -132,6 +135,9 @@ impl Table {
 
         if is_there {
             self.revert_to(&artefact);
+            if resolving.replica {
+                self.begin_replica(&artefact, resolution);
+            }
         } else if !jobs_before.contains(&artefact) && is_wanted {
             let forced = self.is_forced(model);
             if let Some(failure) = self.objection(&artefact, &resolution, forced) {
@@ -178,7 +184,12 @@ impl Table {
         waiting.any(|id| self.waiters.get(*id).is_some_and(|w| w.purpose.is_forced()))
     }
 
-    fn create_job(&mut self, artefact: &ArtefactId, resolution: Resolution, evict: bool) {
+    pub(super) fn create_job(
+        &mut self,
+        artefact: &ArtefactId,
+        resolution: Resolution,
+        evict: bool,
+    ) {
         let sequence = self.next_sequence();
         let is_quarantined = resolution.quarantined;
         let mut job = Job {
@@ -193,6 +204,7 @@ impl Table {
             from_copy: false,
             room: Room::Wanted,
             evict,
+            replica: false,
             discard: false,
             late: false,
             died: None,
@@ -211,21 +223,26 @@ impl Table {
     /// The store or an operator went back to a version that is still on a device: it serves
     /// again, and the other one leaves. One that is unloading already is left to it.
     fn revert_to(&mut self, artefact: &ArtefactId) {
-        let Some(key) = self.resident_of(artefact).cloned() else {
+        let newer = self.serving_but(artefact);
+        let may_return = [Departure::Superseded, Departure::Deleted].map(State::Draining);
+        let keys = self.models.peek(&artefact.model).map(|entry| entry.residents.clone());
+        let mut first = None;
+        for key in keys.into_iter().flatten().filter(|key| key.artefact == *artefact) {
+            let resident = self.residents.get_mut(&key);
+            let Some(resident) = resident.filter(|it| may_return.contains(&it.state)) else {
+                continue;
+            };
+            resident.state = State::Ready;
+            self.decide(Decided::of(artefact, Some(key.device), Action::Revived));
+            first.get_or_insert(key);
+        }
+        let Some(first) = first else {
             return;
         };
-        let may_return =
-            [Departure::Superseded, Departure::Deleted].map(|why| Some(State::Draining(why)));
-        if !may_return.contains(&self.residents.get(&key).map(|resident| resident.state)) {
-            return;
+        if let Some(newer) = newer.first() {
+            self.switched(&first, newer.artefact.version.clone());
         }
-        let newer = self.ready(&artefact.model).cloned();
-        if let Some(resident) = self.residents.get_mut(&key) {
-            resident.state = State::Ready;
-        }
-        self.decide(Decided::of(artefact, Some(key.device), Action::Revived));
-        if let Some(newer) = newer {
-            self.switched(&key, newer.artefact.version.clone());
+        for newer in newer {
             self.drain(&newer, Departure::Superseded, None);
         }
     }
@@ -256,7 +273,8 @@ impl Table {
         before: Option<Version>,
     ) {
         let version = &artefact.version;
-        let is_to_come = self.jobs.contains_key(artefact) || self.is_leaving(artefact);
+        let is_to_come = !self.serves(artefact)
+            && (self.jobs.contains_key(artefact) || self.is_leaving(artefact));
         for id in asked {
             if is_to_come {
                 if let Some(waiter) = self.waiters.get_mut(id) {

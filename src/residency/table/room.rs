@@ -42,6 +42,7 @@ impl Table {
         if self.jobs.is_empty() || self.stopping {
             return;
         }
+        self.give_up_replicas();
         let underway = self.underway();
         let mut walk = Walk { underway, blocked: Vec::new(), least: None, is_held_back: false };
         let mut done = self.effects.len();
@@ -121,13 +122,14 @@ impl Table {
 
     /// Why no room will ever do, where that is so.
     pub(super) fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
-        let (model, budget) = (artefact.model.clone(), self.ledger.largest_budget());
-        let most = self.ledger.most();
-        if need > most {
-            return Some(Error::TooLarge { model, need, budget: most }.into());
+        let model = artefact.model.clone();
+        if need > self.ledger.most() {
+            let devices = self.ledger.budgets().map(|(device, _, most)| (device, most)).collect();
+            return Some(Error::TooLarge { model, need, devices }.into());
         }
-        if need > budget {
-            return Some(Error::Lowered { model, need, budget, most }.into());
+        if need > self.ledger.largest_budget() {
+            let devices = self.ledger.budgets().collect();
+            return Some(Error::Lowered { model, need, devices }.into());
         }
         let ceiling = self.ceiling(&model).filter(|ceiling| need > *ceiling)?;
         let tenant = tenant(&model).to_owned();
@@ -140,16 +142,20 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Outcome::Ended;
         };
-        let (whole, evict) = (whole(job), job.evict);
-        debug_assert!(self.resident_of(artefact).is_none(), "invariant 3: {artefact} is there");
-        let mut devices: Vec<DeviceId> =
-            self.ledger.devices().filter(|device| whole <= self.ledger.budget(*device)).collect();
-        devices.retain(|device| self.ledger.over(*device) == Bytes::ZERO);
-        // Where the most is left, or the least is missing.
-        devices.sort_by_key(|device| {
-            let (free, need) = (self.ledger.free(*device), self.need(artefact, *device));
-            (need.saturating_sub(free), std::cmp::Reverse(free.saturating_sub(need)))
-        });
+        let evict = job.evict;
+        if self.is_replica(artefact, job) {
+            return match self.place_replica(artefact) {
+                Some((device, victims)) => {
+                    self.accept(artefact, device, victims);
+                    Outcome::Promised
+                }
+                None => {
+                    self.give_up_replica(artefact);
+                    Outcome::Ended
+                }
+            };
+        }
+        let devices = self.hosts(artefact);
         let is_below_ceiling = self.above_ceiling(&[artefact]) == Bytes::ZERO;
         if let Some(device) = devices.first().copied()
             && self.ledger.free(device) >= self.need(artefact, device)
@@ -166,15 +172,9 @@ impl Table {
         // As many as can load at once may wait for leases to end; more would only take
         // residents out of service early.
         let may_wait = is_wanted && waiting < self.load_slots(job);
-        for device in &devices {
-            let missing = self.need(artefact, *device).saturating_sub(self.ledger.free(*device));
-            // What it will count on is not freed by any victim.
-            self.count_on_shared(artefact, *device);
-            if let Some(victims) = self.victims(*device, &[artefact], missing, may_wait) {
-                self.accept(artefact, *device, victims);
-                return Outcome::Promised;
-            }
-            self.ledger.withdraw(*device, artefact);
+        if let Some((device, victims)) = self.cheapest(artefact, &devices, may_wait, |_, _| true) {
+            self.accept(artefact, device, victims);
+            return Outcome::Promised;
         }
         if may_wait && devices.iter().any(|device| self.take_back_unwanted(artefact, *device)) {
             let outcome = self.promise(artefact, waiting);
@@ -242,17 +242,15 @@ impl Table {
         if above > Bytes::ZERO && self.given_at_most(artefact) < above {
             return Obstacle::Ceiling;
         }
-        let floors = self.foreign_floors(&artefact.model);
         let mut obstacle = Obstacle::Kept;
         for device in self.ledger.devices() {
             let kept = self.residents.keys().filter(|key| {
-                key.device == device
-                    && key.artefact.model != artefact.model
-                    && self.is_kept(&key.artefact.model)
+                key.device == device && key.artefact.model != artefact.model && self.is_held(key)
             });
             let kept = kept.map(|key| &key.artefact);
             let least = own + self.ledger.together(device, kept, &job.shared);
             let budget = self.ledger.budget(device);
+            let floors = self.foreign_floors(&artefact.model, device);
             obstacle = obstacle.min(if least > budget {
                 Obstacle::Kept
             } else if least > budget.saturating_sub(floors) {
@@ -311,7 +309,8 @@ impl Table {
         }
         let missing = missing.saturating_sub(free);
         let is_wanted = self.is_wanted(artefact);
-        let Some(victims) = self.victims(device, &[artefact], missing, is_wanted) else {
+        let victims = self.victims(device, &[artefact], missing, is_wanted);
+        let Some(victims) = victims.filter(|victims| self.may_leave_for(artefact, victims)) else {
             self.take_back(artefact);
             return;
         };

@@ -56,6 +56,12 @@ impl Table {
             resident.leases,
             self.demand(&key.artefact.model),
         );
+        for (other, resident) in self.all_ready(&key.artefact.model) {
+            if other != key {
+                let (device, leases) = (other.device, resident.leases);
+                sentence.push_str(&format!("; also on {device}, {leases} leases held"));
+            }
+        }
         if self.is_kept(&key.artefact.model) {
             sentence.push_str("; kept");
         }

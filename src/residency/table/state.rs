@@ -9,6 +9,7 @@ use roundhouse_types::{
 };
 
 use super::event::{Key, LoadOptions, WaiterId};
+use super::replicas::Heat;
 use super::worth::Frequency;
 use crate::decision::{Departure, Obstacle};
 use crate::loader::Authority;
@@ -45,6 +46,8 @@ pub(super) struct Model {
     pub(super) kept: bool,
     /// How often it is asked for.
     pub(super) frequency: Frequency,
+    /// Whether it is due on one device more, or could do with one less.
+    pub(super) heat: Heat,
     /// Seconds that its fetches and loads took, those from a copy apart.
     pub(super) reload: Option<f64>,
     /// Seconds that its loads from a copy took.
@@ -78,6 +81,8 @@ pub(super) struct Resolving {
     pub(super) load: bool,
     /// Whether others may leave for that load.
     pub(super) evict: bool,
+    /// Whether it is asked for a replica.
+    pub(super) replica: bool,
 }
 
 /// The last failure of a model, remembered so that it is not tried in vain.
@@ -130,6 +135,8 @@ pub(super) struct Job {
     pub(super) room: Room,
     /// Whether others may leave for it.
     pub(super) evict: bool,
+    /// Whether it began because the version serves and is hot.
+    pub(super) replica: bool,
     /// To be unloaded as soon as it is loaded: an operator or a shutdown came between.
     pub(super) discard: bool,
     /// The load timeout passed while it was on its way to the device.

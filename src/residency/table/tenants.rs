@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use roundhouse_types::{ArtefactId, Bytes, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId};
 
 use super::Table;
 use super::sharing::whole;
@@ -126,15 +126,26 @@ impl Table {
         let name = tenant(&artefact.model);
         let theirs = self.residents.keys().filter(|key| {
             let model = &key.artefact.model;
-            tenant(model) == name && (*model == artefact.model || !self.is_kept(model))
+            tenant(model) == name && (*model == artefact.model || !self.is_held(key))
         });
         theirs.map(|key| self.ledger.share(key.device, &key.artefact)).sum()
     }
 
-    /// What other tenants' floors keep from loads of this model.
-    pub(super) fn foreign_floors(&self, model: &ModelId) -> Bytes {
-        let others = self.config.tenants.iter().filter(|(name, _)| *name != tenant(model));
-        others.map(|(name, limits)| limits.floor.min(self.tenant_bytes(name))).sum()
+    /// What other tenants' floors keep from loads of this model on a device: what is left there
+    /// when as much of theirs as exceeds their floors leaves it.
+    pub(super) fn foreign_floors(&self, model: &ModelId, device: DeviceId) -> Bytes {
+        let others = self
+            .config
+            .tenants
+            .iter()
+            .filter(|(name, limits)| *name != tenant(model) && limits.floor > Bytes::ZERO);
+        let kept = others.map(|(name, limits)| {
+            let theirs = self.residents.keys().filter(|key| tenant(&key.artefact.model) == name);
+            let here = theirs.filter(|key| key.device == device);
+            let here: Bytes = here.map(|key| self.ledger.share(device, &key.artefact)).sum();
+            here.saturating_sub(self.tenant_bytes(name).saturating_sub(limits.floor))
+        });
+        kept.sum()
     }
 
     /// What each tenant with a floor has beyond it: so much others' loads may take of theirs.

@@ -2,12 +2,14 @@
 
 mod bench;
 mod copies;
+mod devices;
 mod discards;
 mod hosted;
 mod hostile;
 mod life;
 mod policy;
 mod random;
+mod replicas;
 mod reports;
 mod rest;
 mod sentences;

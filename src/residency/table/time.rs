@@ -46,6 +46,10 @@ impl Table {
             let is_over = |key: &&Key| self.idle_until(key).is_some_and(|at| at <= self.now);
             let idle: Vec<Key> = self.residents.keys().filter(is_over).cloned().collect();
             for key in idle {
+                // Of a kept model's idle residents the last one stays.
+                if self.idle_until(&key).is_none() {
+                    continue;
+                }
                 self.drain(&key, Departure::Idle, None);
             }
             self.expire_copies();
@@ -57,7 +61,7 @@ impl Table {
         let ttl = self.config.idle_ttl?;
         let resident = self.residents.get(key)?;
         let is_idle = resident.state == State::Ready && resident.leases == 0;
-        (is_idle && !self.is_kept(&key.artefact.model)).then(|| resident.last_used + ttl)
+        (is_idle && !self.is_held(key)).then(|| resident.last_used + ttl)
     }
 
     /// When the next young resident becomes a possible victim, while a load wants room.

@@ -5,7 +5,7 @@ use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 
 use super::Table;
 use super::event::{Key, WaiterId};
-use super::state::{Purpose, State};
+use super::state::Purpose;
 use crate::decision::{Action, Decided, Departure};
 use crate::loader::{InStore, Standing};
 
@@ -51,15 +51,17 @@ impl Table {
     /// The store holds nothing of that name any more. What serves goes on until it is evicted,
     /// or takes no new leases from now on.
     pub(super) fn deleted(&mut self, model: &ModelId, drains: bool) {
-        let ready = self.ready(model).cloned();
+        let serving = self.ready_keys(model);
         let entry = self.model_mut(model);
         if !std::mem::replace(&mut entry.deleted, true) {
             self.decide(Decided::about(model, Action::Deleted { drains }));
         }
-        if let Some(key) = ready.filter(|_| drains) {
+        if drains && !serving.is_empty() {
             // Whoever asks next is told what the store says, and waits for nothing.
             self.model_mut(model).current = None;
-            self.drain(&key, Departure::Deleted, None);
+            for key in serving {
+                self.drain(&key, Departure::Deleted, None);
+            }
         }
         if drains {
             self.discard_others(model, None, Departure::Deleted);
@@ -92,13 +94,17 @@ impl Table {
         self.ready_but(late).filter(|serving| serving == current)
     }
 
-    /// The version that serves beside this one, which is about to take its place.
+    /// The other version that serves beside this one, which is about to take its place.
     pub(super) fn ready_but(&self, newer: &Key) -> Option<Version> {
-        let residents = &self.models.peek(&newer.artefact.model)?.residents;
-        let serves = |key: &&Key| {
-            *key != newer && self.residents.get(*key).is_some_and(|it| it.state == State::Ready)
-        };
-        residents.iter().find(serves).map(|key| key.artefact.version.clone())
+        let other = self.serving_but(&newer.artefact).into_iter().next();
+        other.map(|key| key.artefact.version)
+    }
+
+    /// The residents of other versions that serve.
+    pub(super) fn serving_but(&self, artefact: &ArtefactId) -> Vec<Key> {
+        let mut serving = self.ready_keys(&artefact.model);
+        serving.retain(|key| key.artefact != *artefact);
+        serving
     }
 
     /// A load that was overtaken takes nothing over: it leaves as it came.

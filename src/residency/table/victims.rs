@@ -103,7 +103,7 @@ impl Table {
             let mut beyond_floors = self.beyond_floors(&[]);
             for key in self.residents.keys().filter(|key| key.device == device) {
                 let model = &key.artefact.model;
-                if *model != artefact.model && self.is_kept(model) {
+                if *model != artefact.model && self.is_held(key) {
                     continue;
                 }
                 let bytes = self.ledger.share(device, &key.artefact);
@@ -123,14 +123,15 @@ impl Table {
         })
     }
 
-    /// Those that may leave for the first of `claims`, cheapest first; of a tenant with a
-    /// floor only so many that the floor stays.
+    /// Those that may leave for the first of `claims`, cheapest first, and of equals those first
+    /// whose version goes on serving elsewhere; of a tenant with a floor only so many that the
+    /// floor stays.
     fn candidates(&self, device: DeviceId, claims: &[&ArtefactId], busy: bool) -> Vec<&Key> {
         let here = self.residents.iter().filter(|(key, _)| key.device == device);
-        let mut candidates: Vec<(Cost, f64, u64, &Key)> = here
+        let mut candidates: Vec<((Cost, bool), f64, u64, &Key)> = here
             .filter_map(|(key, resident)| {
                 let cost = self.cost(key, resident, claims, busy)?;
-                Some((cost, resident.worth, resident.used_sequence, key))
+                Some(((cost, !self.has_twin(key)), resident.worth, resident.used_sequence, key))
             })
             .collect();
         candidates.sort_unstable_by(|a, b| {
@@ -138,7 +139,7 @@ impl Table {
             a.0.cmp(&b.0).then(worth).then(a.2.cmp(&b.2)).then(a.3.cmp(b.3))
         });
         let mut beyond_floors = self.beyond_floors(claims);
-        candidates.retain(|(cost, _, _, key)| {
+        candidates.retain(|((cost, _), _, _, key)| {
             // What leaves anyway is no part of a floor any more.
             let is_leaving = matches!(cost, Cost::Unloading | Cost::Leaving);
             if is_leaving || self.is_same_tenant(key, claims[0]) {
@@ -174,7 +175,7 @@ impl Table {
             return None;
         }
         let is_old_version = key.artefact.model == claim.model;
-        let may_go = is_old_version || !self.is_kept(&key.artefact.model);
+        let may_go = is_old_version || !self.is_held(key);
         let is_young =
             self.now.saturating_duration_since(resident.ready_at) < self.config.minimum_residence;
         match resident.state {
@@ -203,10 +204,10 @@ impl Table {
         let (leaving, staying): (Vec<_>, Vec<_>) =
             here.partition(|(_, resident)| resident.state != State::Ready);
         let leaving: Vec<&ArtefactId> = leaving.into_iter().map(|(key, _)| &key.artefact).collect();
-        let mut candidates: Vec<(bool, f64, &Key)> = staying
+        let mut candidates: Vec<((bool, bool), f64, &Key)> = staying
             .into_iter()
-            .filter(|(key, _)| !self.is_kept(&key.artefact.model))
-            .map(|(key, resident)| (resident.leases > 0, resident.worth, key))
+            .filter(|(key, _)| !self.is_held(key))
+            .map(|(key, it)| ((it.leases > 0, !self.has_twin(key)), it.worth, key))
             .collect();
         candidates.sort_unstable_by(|a, b| {
             let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);

@@ -159,6 +159,7 @@ impl Table {
                 .map(|device| self.ledger.promised(device, artefact))
                 .unwrap_or_default(),
             waiters: self.models.peek(&artefact.model).map_or(0, |model| model.waiters.len()),
+            replica: self.serves(artefact),
         })
         .collect()
     }

@@ -111,6 +111,15 @@ impl Table {
         }
     }
 
+    /// The seconds of loading that the demand for a model stands for if it has to be loaded
+    /// again.
+    pub(super) fn reload_cost(&self, model: &ModelId) -> f64 {
+        let entry = self.models.peek(model);
+        let uses = entry.map_or(0.0, |entry| entry.frequency.at(self.ages.grants));
+        let reload = entry.and_then(|entry| entry.reload).unwrap_or_default();
+        uses * reload.max(LEAST_RELOAD)
+    }
+
     /// What victims are judged by, for those who ask why.
     pub(super) fn demand(&self, model: &ModelId) -> Demand {
         let entry = self.models.peek(model);

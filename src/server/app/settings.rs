@@ -85,6 +85,7 @@ pub(crate) fn residency(config: &Config) -> roundhouse_residency::Config {
         },
         tenants: config.tenants.iter().map(limits).collect(),
         drain_deleted: drain_deleted(config),
+        replicas: Some(config.replicas),
         ..roundhouse_residency::Config::default()
     }
 }

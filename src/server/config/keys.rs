@@ -103,6 +103,8 @@ pub(super) const KEYS: &[Key] = &[
     key("residency.collation", Written::Switch),
     key("residency.overtaken_at_most", Written::Count),
     key("residency.overtaken_within", Written::Text),
+    key("replicas.at_leases", Written::Count),
+    key("replicas.max", Written::Count),
     key("serving.request_timeout", Written::Text),
     key("serving.stream_timeout", Written::Text),
     key("serving.hold", Written::Text),

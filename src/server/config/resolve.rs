@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use roundhouse_residency::Policy;
+use roundhouse_residency::{Policy, Replicas};
 use roundhouse_types::{Bytes, DeviceId};
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +30,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         cache: cache(&mut sources),
         store: store(&mut sources),
         residency: residency(&mut sources),
+        replicas: replicas(&mut sources),
         serving: serving(&mut sources),
         handlers: handlers::resolve(&mut sources),
         lane: Lane {
@@ -259,6 +260,16 @@ fn residency(sources: &mut Sources<'_>) -> Residency {
         overtaken_within: sources
             .duration("residency.overtaken_within", Duration::ZERO..=HOUR)
             .unwrap_or(defaults::OVERTAKEN_WITHIN),
+    }
+}
+
+fn replicas(sources: &mut Sources<'_>) -> Replicas {
+    let default = Replicas::default();
+    let at_leases = sources.count("replicas.at_leases", 1..=1_000_000);
+    let at_leases = at_leases.and_then(|leases| u32::try_from(leases).ok());
+    Replicas {
+        at_leases: at_leases.unwrap_or(default.at_leases),
+        at_most: sources.count("replicas.max", 1..=64).unwrap_or(default.at_most),
     }
 }
 

@@ -173,9 +173,6 @@ impl World {
         let excess = (there + promised).saturating_sub(host.budget);
         assert!(may_exceed || excess <= host.excess, "invariant 1: {excess} above the budget");
         self.host.excess = excess;
-        for key in self.dead.iter().filter(|key| self.loaded.contains_key(*key)) {
-            assert!(!self.table.copies.is_usable(&key.artefact), "the dead leave no copies");
-        }
         let residents = self.table.residents.iter();
         self.host.footprints = residents.map(|(key, it)| (key.clone(), it.footprint)).collect();
     }

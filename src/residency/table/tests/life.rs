@@ -1,5 +1,7 @@
 //! What the models of a random world do by themselves.
 
+use std::time::Duration;
+
 use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
 
 use super::world::{Dice, World};
@@ -31,6 +33,37 @@ impl World {
         }
     }
 
+    /// Many ask for a model, for as long as makes it hot; what that starts may come to its end
+    /// at once.
+    pub(super) fn rush(&mut self, dice: &mut Dice) {
+        let loaded = self.loaded.keys().nth(dice.below(self.loaded.len() + 1));
+        let model = match loaded {
+            Some(key) => key.artefact.model.clone(),
+            None => self.models[dice.below(self.models.len())].clone(),
+        };
+        self.acquire(model.clone(), Duration::from_secs(5), false);
+        // Nothing else is under way then, mostly.
+        for _ in 0..dice.below(6) {
+            self.answer_resolve(dice, true);
+            self.answer_fetch(dice, true);
+            self.answer_unload(dice);
+            self.answer_load(dice, true);
+        }
+        for _ in 0..1 + dice.below(8) {
+            self.acquire(model.clone(), Duration::from_secs(5), true);
+        }
+        self.pass(Duration::from_millis(1900 + dice.below(1600) as u64));
+        for _ in 0..1 + dice.below(3) {
+            self.acquire(model.clone(), Duration::from_secs(5), true);
+        }
+        for _ in 0..dice.below(4) {
+            self.answer_resolve(dice, true);
+            self.answer_fetch(dice, true);
+            self.answer_unload(dice);
+            self.answer_load(dice, true);
+        }
+    }
+
     /// A death comes in: of what is on a device or on its way there, or of what is not.
     pub(super) fn die(&mut self, dice: &mut Dice) {
         let key = self.some_key(dice);
@@ -40,7 +73,10 @@ impl World {
             self.dead.insert(key.clone());
         }
         let failure = Failure::new(ErrorKind::ModelFailed, "the workers are gone");
+        let artefact = key.artefact.clone();
+        let is_loaded = self.loaded.contains_key(&key);
         self.tell(Event::Died { key, failure });
+        assert!(!is_loaded || !self.table.copies.is_usable(&artefact), "the dead leave no copies");
     }
 
     /// A key that is on a device, on its way there, or neither.

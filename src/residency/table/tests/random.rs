@@ -7,8 +7,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::world::{Dice, World};
 
-/// Worlds per test; four tests make the 100,000, and run side by side.
-const WORLDS: u32 = 26_000;
+/// Worlds per test; six tests make the 100,000, and run side by side.
+const WORLDS: u32 = 17_000;
 
 /// The first number makes the world; each further one is something that happens in it.
 fn play(devices: usize, numbers: &[u32]) {
@@ -56,4 +56,14 @@ fn invariants_1_to_8_hold_on_two_devices() {
 #[test]
 fn invariants_1_to_8_hold_on_two_devices_for_long() {
     play_many(2, 40..80);
+}
+
+#[test]
+fn invariants_1_to_8_hold_on_three_devices() {
+    play_many(3, 20..40);
+}
+
+#[test]
+fn invariants_1_to_8_hold_on_three_devices_for_long() {
+    play_many(3, 40..80);
 }

@@ -7,7 +7,7 @@ use roundhouse_types::{ArtefactId, ContentId, DeviceId, ModelId, ModelKind, Shar
 use super::world::{Wish, World};
 use crate::decision::{Action, Decided, Departure};
 use crate::table::sharing::with_shared;
-use crate::table::state::State;
+use crate::table::state::{Room, State};
 use crate::table::{Effect, Event, Key, WaiterId};
 
 impl World {
@@ -99,9 +99,14 @@ impl World {
     }
 
     fn begin_load(&mut self, key: Key) {
-        let is_same = |other: &&Key| other.artefact == key.artefact;
-        let twice = self.loads.keys().chain(self.loaded.keys()).find(is_same);
-        assert_eq!(twice, None, "invariant 3: one load per version and device");
+        let twice = self.loads.keys().find(|other| other.artefact == key.artefact);
+        assert_eq!(twice, None, "invariant 3: one load per version at a time");
+        assert!(!self.loaded.contains_key(&key), "invariant 3: {} is there", key.artefact);
+        let serving = self.serving(&key.artefact.model);
+        if serving.iter().any(|other| other.artefact == key.artefact) {
+            let most = self.config.replicas.map_or(0, |replicas| replicas.at_most);
+            assert!(serving.len() < most, "{} is on {} devices", key.artefact, serving.len());
+        }
         let whole = self.foreseen[&key.artefact].total().0;
         let counts_on = |part: &SharedPart| {
             self.table.ledger.counts_on(key.device, &key.artefact, part.content)
@@ -117,6 +122,43 @@ impl World {
         let handlers = self.loads.keys().filter(is_handler).count();
         assert!(handlers <= self.config.max_handler_loads, "loads of handlers are bounded");
         assert!(self.loads.len() - handlers <= self.config.max_loads, "loads are bounded");
+    }
+
+    /// The residents that serve a model.
+    fn serving(&self, model: &ModelId) -> Vec<&Key> {
+        let is_serving = |key: &&Key| {
+            key.artefact.model == *model && self.table.residents[*key].state == State::Ready
+        };
+        self.loaded.keys().filter(is_serving).collect()
+    }
+
+    /// Whether its version goes on serving when this one leaves.
+    fn is_spare(&self, key: &Key) -> bool {
+        let goes_on = |other: &&Key| {
+            other.artefact == key.artefact && self.table.residents[*other].claimed_by.is_none()
+        };
+        self.serving(&key.artefact.model).into_iter().any(|other| other != key && goes_on(&other))
+    }
+
+    /// Nobody has to wait for a replica, nor does anybody of more worth leave for it.
+    fn check_leaves_for_replica(&self, key: &Key, claim: &ArtefactId) {
+        let others = self.table.jobs.iter().filter(|(artefact, _)| *artefact != claim);
+        for (artefact, job) in others {
+            assert!(!matches!(job.room, Room::Wanted), "{artefact} waits while {claim} evicts");
+        }
+        assert!(!self.leases.contains(key), "{} is used and leaves for a replica", key.artefact);
+        if self.is_spare(key) {
+            return;
+        }
+        // Rounded to hundredths and milliseconds: half of one either way.
+        let cost = |model: &ModelId, rounded: f64| {
+            let demand = self.table.demand(model);
+            let uses = (demand.uses_percent as f64 + rounded) / 100.0;
+            uses * ((demand.reload_ms as f64 + rounded) / 1000.0).max(0.001)
+        };
+        let parts = self.serving(&claim.model).len() + 1;
+        let (lost, won) = (cost(&key.artefact.model, -0.5), cost(&claim.model, 0.5) / parts as f64);
+        assert!(lost < won, "{} leaves for a replica of {claim}: {lost} > {won}", key.artefact);
     }
 
     /// What is on a device or on its way there, by our own count. Content that a load finds
@@ -142,7 +184,16 @@ impl World {
         };
         let claim = for_artefact.as_ref().expect("evictions are for somebody");
         let is_kept = self.kept.contains(&decided.model) && self.table.is_kept(&decided.model);
-        assert!(!is_kept || decided.model == claim.model, "a kept model is no victim");
+        let artefact = ArtefactId {
+            model: decided.model.clone(),
+            version: decided.version.clone().expect("a resident has a version"),
+        };
+        let key = Key { artefact, device: decided.device.expect("a resident has a device") };
+        let may_leave = !is_kept || decided.model == claim.model || self.is_spare(&key);
+        assert!(may_leave, "a kept model is no victim, but for a replica of it");
+        if self.table.jobs.get(claim).is_some_and(|job| self.table.is_replica(claim, job)) {
+            self.check_leaves_for_replica(&key, claim);
+        }
         let need = self.foreseen[claim].total().0;
         self.assert_can_fit(claim, need);
         let device = decided.device.expect("a resident has a device");
@@ -151,6 +202,7 @@ impl World {
                 && key.artefact.model != claim.model
                 && self.table.is_kept(&key.artefact.model)
                 && self.table.residents[*key].state == State::Ready
+                && !self.is_spare(key)
         });
         let kept: Vec<(&Key, &u64)> = kept.collect();
         let own: u64 = kept.iter().map(|(key, bytes)| self.own(key, **bytes)).sum();

@@ -10,7 +10,7 @@ use roundhouse_types::{
 };
 
 use super::hosted::Host;
-use crate::config::{Collation, Config, Policy, TenantLimits};
+use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::sharing::with_shared;
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
@@ -77,15 +77,20 @@ pub(super) struct World {
     pub(super) host: Host,
     /// Whether its models have content in common.
     is_sharing: bool,
+    /// Whether many ask for one model time and again.
+    is_hot: bool,
     pub(super) stopping: bool,
 }
 
 impl World {
     pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
-        let own = DeviceId::Simulated(0);
-        let all = [[DeviceId::Cpu, own], [own, DeviceId::Simulated(1)]][dice.below(2)];
+        let own = [DeviceId::Simulated(0), DeviceId::Simulated(1), DeviceId::Simulated(2)];
+        let mixed = [own[0], DeviceId::Cpu, own[1]];
+        let cpu_first = [DeviceId::Cpu, own[0], own[1]];
+        let all = [own, mixed, cpu_first][dice.below(3)];
         let budgets: BTreeMap<DeviceId, u64> =
             all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
+        let is_hot = devices > 1 && dice.one_in(2);
         let seconds = Duration::from_secs;
         let config = Config {
             max_fetches: 1 + dice.below(3),
@@ -106,6 +111,10 @@ impl World {
             },
             tenants: Self::tenants(dice),
             host_budget: Bytes(if dice.one_in(4) { 0 } else { 10 + dice.below(140) as u64 }),
+            replicas: (is_hot || dice.one_in(2)).then(|| Replicas {
+                at_leases: 1 + dice.below(3) as u32,
+                at_most: 2 + dice.below(2),
+            }),
             drain_deleted: dice.one_in(2).then(|| model("a").endpoint).into_iter().collect(),
         };
         let now = Instant::now();
@@ -122,6 +131,7 @@ impl World {
             excess: budgets.keys().map(|id| (*id, 0)).collect(),
             config,
             is_sharing: !dice.one_in(4),
+            is_hot,
             budgets,
             stored: vec![0; models.len()],
             models,
@@ -160,6 +170,9 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self, dice: &mut Dice) {
+        if self.is_hot && dice.one_in(3) {
+            return self.rush(dice);
+        }
         match dice.below(76) {
             0..14 => {
                 self.ask_for_lease(dice);
