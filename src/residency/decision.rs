@@ -7,7 +7,7 @@ use roundhouse_types::{
 };
 use serde::Serialize;
 
-use crate::loader::Authority;
+use crate::loader::{Authority, LoadSource};
 use crate::table::Demand;
 
 /// A decision about one model, as it is kept and published.
@@ -74,6 +74,8 @@ pub enum Action {
     Withdrawn,
     /// A load began.
     Loading {
+        /// What it loads from.
+        from: LoadSource,
         /// Requests that wait for it.
         requests: usize,
         /// Loads that go on waiting although requests for them came earlier.
@@ -128,6 +130,18 @@ pub enum Action {
     /// The device gave the bytes back.
     Unloaded {
         /// How many.
+        bytes: Bytes,
+    },
+    /// A copy stays in the host's memory.
+    Demoted {
+        /// What the copy takes.
+        bytes: Bytes,
+    },
+    /// The copy in the host's memory leaves.
+    Discarded {
+        /// Why.
+        why: Departure,
+        /// What comes free with it.
         bytes: Bytes,
     },
     /// A load was given up.
@@ -193,11 +207,11 @@ pub enum Stage {
     Load,
 }
 
-/// Why a resident leaves.
+/// Why a resident leaves its device, or a copy the host's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Departure {
-    /// Another load needs the room.
+    /// Another load needs the room; of a copy: other copies do, which are worth more.
     Evicted,
     /// Another version serves instead.
     Superseded,
@@ -212,8 +226,10 @@ pub enum Departure {
     Shrunk,
     /// It takes more than the whole budget of its device.
     Outgrown,
-    /// It is gone by itself.
+    /// It is gone by itself; of a copy: what was loaded is.
     Died,
+    /// Of copies only: a load from it failed, or the loader has it no more.
+    Failed,
     /// The server stops.
     Shutdown,
 }
@@ -230,6 +246,7 @@ impl Departure {
             Self::Shrunk => "shrunk",
             Self::Outgrown => "outgrown",
             Self::Died => "died",
+            Self::Failed => "failed",
             Self::Shutdown => "shutdown",
         }
     }
@@ -278,12 +295,16 @@ impl fmt::Display for Action {
             ),
             Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
             Self::Withdrawn => f.write_str("promise taken back"),
-            Self::Loading { requests, ahead_of: 0 } => {
-                write!(f, "loading, {requests} requests wait for it")
-            }
-            Self::Loading { requests, ahead_of } => {
-                write!(f, "loading, {requests} requests wait for it; goes before {ahead_of} ")?;
-                f.write_str("loads that were asked for earlier")
+            Self::Loading { from, requests, ahead_of } => {
+                let source = match from {
+                    LoadSource::Host => " from its copy in host memory",
+                    LoadSource::Files | LoadSource::Arriving => "",
+                };
+                write!(f, "loading{source}, {requests} requests wait for it")?;
+                match ahead_of {
+                    0 => Ok(()),
+                    n => write!(f, "; goes before {n} loads that were asked for earlier"),
+                }
             }
             Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),
             Self::Grown { bytes, over_bytes } => {
@@ -305,6 +326,12 @@ impl fmt::Display for Action {
             }
             Self::Revived => f.write_str("serves again, its room is not needed"),
             Self::Unloaded { bytes } => write!(f, "unloaded, {bytes} are free"),
+            Self::Demoted { bytes } => {
+                write!(f, "a copy stays in host memory, takes {bytes}")
+            }
+            Self::Discarded { why, bytes } => {
+                write!(f, "its copy leaves host memory ({}), {bytes} come free", why.as_str())
+            }
             Self::Abandoned => f.write_str("load given up"),
             Self::Switched { from, by } => {
                 let by = match by {

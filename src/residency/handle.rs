@@ -221,6 +221,13 @@ impl<M: Send + Sync + 'static> Residency<M> {
         self.tell(Event::BudgetChanged { device, budget }).await
     }
 
+    /// Changes what copies of models that left other devices may take in the host's memory.
+    /// What exceeds a smaller budget is discarded, except what loads under way take for
+    /// their source; until then no copy is made.
+    pub async fn set_host_budget(&self, budget: Bytes) -> Result<(), Failure> {
+        self.tell(Event::HostBudgetChanged { budget }).await
+    }
+
     /// The whole table at one instant. It informs; nothing may be decided by it.
     pub async fn snapshot(&self) -> Result<Snapshot, Failure> {
         let (reply, answer) = oneshot::channel();
@@ -264,7 +271,7 @@ impl<M: Send + Sync + 'static> Residency<M> {
     }
 
     /// Refuses all who wait, gives up loads, unloads residents as their leases end, and
-    /// returns when every device is empty. The caller bounds the wait.
+    /// returns when every device is empty and no copy is left. The caller bounds the wait.
     pub async fn shutdown(&self) {
         let (reply, answer) = oneshot::channel();
         if self.send(Command::Shutdown { reply }).await.is_ok() {

@@ -28,7 +28,7 @@ pub use loader::{
 pub use regret::{OptimalLoads, Regret, RegretRatio};
 pub use reporter::Reporter;
 pub use snapshot::{
-    DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
-    ResidentState, Snapshot, rfc3339,
+    CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
+    LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot, rfc3339,
 };
 pub use table::{Demand, LoadOptions, LoadReport, RefreshReport, UnloadReport};

@@ -84,7 +84,8 @@ pub struct Fetched {
 }
 
 /// Where a load takes a model from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LoadSource {
     /// Its files, whole on disk.
     Files,
@@ -164,6 +165,7 @@ pub trait Loader: Send + Sync + 'static {
     /// With `demote`, room for the weights and host parts of its footprint is promised in the
     /// host's memory, and the model's copy there is returned: one that a load left there, or a
     /// new one. `None`: there is no copy, because this model cannot have one or making it failed.
+    /// Without `demote` no copy is made; one that is there stays until it is discarded.
     fn unload(
         &self,
         artefact: &ArtefactId,
@@ -173,6 +175,6 @@ pub trait Loader: Send + Sync + 'static {
     ) -> impl Future<Output = Option<HostCopy>> + Send;
 
     /// Frees a copy in the host's memory; returns when the memory is free. Loads from it have
-    /// ended.
+    /// ended. Called as well for one that the loader said it has no more: then it returns at once.
     fn discard(&self, artefact: &ArtefactId) -> impl Future<Output = ()> + Send;
 }

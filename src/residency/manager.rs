@@ -140,7 +140,7 @@ impl<L: Loader> Owner<L> {
         }
     }
 
-    /// Runs until every handle is gone and every device is empty.
+    /// Runs until every handle is gone, every device is empty and no copy is left.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command<L::Model>>) {
         let mut open = true;
         self.meters.levels(&self.table);
@@ -243,10 +243,11 @@ impl<L: Loader> Owner<L> {
                 self.close_slot(&key);
                 Event::Loaded { key, result: Err(failure) }
             }
-            tasks::Outcome::Unloaded { key } => {
+            tasks::Outcome::Unloaded { key, copy } => {
                 self.close_slot(&key);
-                Event::Unloaded { key }
+                Event::Unloaded { key, copy }
             }
+            tasks::Outcome::Discarded { artefact } => Event::Discarded { artefact },
         };
         self.apply(event);
     }
@@ -323,19 +324,20 @@ impl<L: Loader> Owner<L> {
             Effect::Resolve { model, refresh } => self.tasks.resolve(model, refresh),
             Effect::Fetch { artefact } => self.tasks.fetch(artefact),
             Effect::AbandonFetch { artefact } => self.tasks.abandon_fetch(&artefact),
-            Effect::Load { key } => {
+            Effect::Load { key, source } => {
                 let slot = Slot::new(key.clone(), self.reports.clone());
                 self.slots.insert(key.clone(), Arc::clone(&slot));
-                self.tasks.load(key, slot);
+                self.tasks.load(key, source, slot);
             }
-            Effect::Unload { key } => {
+            Effect::Unload { key, demote } => {
                 let placed = self.models.remove(&key);
                 let placed = placed.expect("the table unloads only what was loaded");
                 if self.twin(&key).is_none() {
                     self.ring.left(placed.known_as.0);
                 }
-                self.tasks.unload(key, placed.model);
+                self.tasks.unload(key, placed.model, demote);
             }
+            Effect::Discard { artefact } => self.tasks.discard(artefact),
             Effect::Grant(grant) => self.grant(grant),
             Effect::Refuse { waiter, failure } => {
                 if let Some(Waiting { reply, .. }) = self.requests.remove(&waiter) {
@@ -400,6 +402,10 @@ fn log(decided: &Decided) {
         }
         Action::Offered { .. } | Action::Chosen { .. } | Action::Deleted { .. } => {
             info!(%model, version, decision = %action, "model's versions");
+        }
+        Action::Demoted { bytes } => info!(%model, version, %bytes, "model copied to host memory"),
+        Action::Discarded { why, bytes } => {
+            info!(%model, version, %bytes, why = why.as_str(), "model's copy leaves host memory");
         }
         Action::Draining { why, .. } => {
             info!(%model, version, device, why = why.as_str(), "model leaves");

@@ -15,6 +15,13 @@
 //! | `roundhouse_residency_fetch_seconds` | endpoint | bringing an artefact to disk |
 //! | `roundhouse_residency_load_seconds` | endpoint, device | loading it |
 //! | `roundhouse_residency_unload_seconds` | endpoint, device | freeing it |
+//! | `roundhouse_residency_discard_seconds` | endpoint | freeing a copy in the host's memory |
+//! | `roundhouse_residency_demotions_total` | endpoint | unloads that left a copy in the host's memory |
+//! | `roundhouse_residency_discards_total` | endpoint, reason | copies that left the host's memory |
+//! | `roundhouse_residency_host_budget_bytes` | | what copies may take in the host's memory |
+//! | `roundhouse_residency_host_charged_bytes` | | what they take |
+//! | `roundhouse_residency_host_reserved_bytes` | | what is promised to those that are being made |
+//! | `roundhouse_residency_copies` | | copies in the host's memory |
 //! | `roundhouse_residency_budget_bytes` | device | what residents may take |
 //! | `roundhouse_residency_charged_bytes` | device | what they take |
 //! | `roundhouse_residency_reserved_bytes` | device | what is promised to loads |
@@ -69,6 +76,14 @@ impl Meters {
             Action::Ready { .. } => {
                 counter!("roundhouse_residency_loads_total", "endpoint" => endpoint).increment(1);
             }
+            Action::Demoted { .. } => {
+                counter!("roundhouse_residency_demotions_total", "endpoint" => endpoint)
+                    .increment(1);
+            }
+            Action::Discarded { why, .. } => {
+                counter!("roundhouse_residency_discards_total", "endpoint" => endpoint, "reason" => why.as_str())
+                    .increment(1);
+            }
             Action::Replicating { .. } => {
                 counter!("roundhouse_residency_replications_total", "endpoint" => endpoint)
                     .increment(1);
@@ -105,7 +120,11 @@ impl Meters {
                 histogram!("roundhouse_residency_load_seconds", "endpoint" => endpoint(&key.artefact.model), "device" => device(key.device))
                     .record(took);
             }
-            Outcome::Unloaded { key } => {
+            Outcome::Discarded { artefact } => {
+                histogram!("roundhouse_residency_discard_seconds", "endpoint" => endpoint(&artefact.model))
+                    .record(took);
+            }
+            Outcome::Unloaded { key, .. } => {
                 histogram!("roundhouse_residency_unload_seconds", "endpoint" => endpoint(&key.artefact.model), "device" => device(key.device))
                     .record(took);
             }
@@ -129,6 +148,11 @@ impl Meters {
             gauge!("roundhouse_residency_residents", "device" => id)
                 .set(float(level.residents as u64));
         }
+        let host = &levels.host;
+        gauge!("roundhouse_residency_host_budget_bytes").set(float(host.budget.0));
+        gauge!("roundhouse_residency_host_charged_bytes").set(float(host.charged.0));
+        gauge!("roundhouse_residency_host_reserved_bytes").set(float(host.reserved.0));
+        gauge!("roundhouse_residency_copies").set(float(host.copies as u64));
         gauge!("roundhouse_residency_waiters").set(float(levels.waiters as u64));
         gauge!("roundhouse_residency_updates_waiting").set(float(levels.offers as u64));
         self.shown = Some(levels);

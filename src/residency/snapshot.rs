@@ -12,6 +12,10 @@ use serde::Serialize;
 pub struct Snapshot {
     /// Every device with its residents.
     pub devices: Vec<DeviceSnapshot>,
+    /// Copies of models that left a device with a memory of its own, in the host's memory;
+    /// absent where that may hold none and holds none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostSnapshot>,
     /// Requests and operators that wait.
     pub waiters: usize,
     /// Loads under way.
@@ -90,6 +94,53 @@ pub enum ResidentState {
     Draining,
     /// The device is giving its memory back; still charged.
     Unloading,
+}
+
+/// The copies in the host's memory.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostSnapshot {
+    /// What copies may take.
+    pub budget_bytes: Bytes,
+    /// What they take, those that are leaving included. What several hold together is charged
+    /// once.
+    pub charged_bytes: Bytes,
+    /// What is promised to those that unloads are making.
+    pub reserved_bytes: Bytes,
+    /// By how much charged and reserved exceed the budget.
+    pub over_bytes: Bytes,
+    /// The copies.
+    pub copies: Vec<CopySnapshot>,
+}
+
+/// One copy in the host's memory.
+#[derive(Debug, Clone, Serialize)]
+pub struct CopySnapshot {
+    /// The model's endpoint.
+    pub endpoint: EndpointName,
+    /// The model's target.
+    pub target: TargetName,
+    /// The version.
+    pub version: Version,
+    /// Whether loads may begin from it.
+    pub state: CopyState,
+    /// What it takes, by part: weights and host parts.
+    pub bytes: Footprint,
+    /// How much of `bytes` other copies hold as well right now.
+    pub shared_bytes: Bytes,
+    /// Whether a load takes it for its source; until that ends it stays.
+    pub in_use: bool,
+    /// When it came, or a load from it last ended, in RFC 3339.
+    pub last_used: String,
+}
+
+/// The states of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    /// A load may begin from it.
+    Ready,
+    /// It leaves, when the load that uses it has ended, or is leaving; still charged.
+    Leaving,
 }
 
 /// A load under way.

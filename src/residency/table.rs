@@ -1,6 +1,8 @@
 //! Who is on which device, who must leave, who waits: events in, effects out.
 
 mod check;
+mod copies;
+mod demotion;
 mod event;
 mod forecast;
 mod ledger;
@@ -35,6 +37,7 @@ use std::time::Instant;
 use lru::LruCache;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
+use self::copies::Copies;
 use self::forecast::Rates;
 use self::ledger::Ledger;
 use self::residents::Residents;
@@ -58,6 +61,7 @@ pub(crate) struct Table {
     models: LruCache<ModelId, Model>,
     jobs: BTreeMap<ArtefactId, Job>,
     residents: Residents,
+    copies: Copies,
     waiters: Waiters,
     rates: Rates,
     ages: Ages,
@@ -85,6 +89,7 @@ impl Table {
     pub(crate) fn new(mut config: Config, devices: Vec<(DeviceId, Bytes)>, now: Instant) -> Self {
         config.replicas = config.replicas.filter(|_| devices.len() > 1);
         Self {
+            copies: Copies::new(config.host_budget),
             config,
             ledger: Ledger::new(devices),
             // Its bound is kept by `forget_cold`: what has state is never dropped.
@@ -141,21 +146,24 @@ impl Table {
             Event::Loaded { key, result } => self.load_ended(&key, result),
             Event::Measured { key, footprint } => self.measured(&key, footprint),
             Event::Died { key, failure } => self.died(&key, &failure),
-            Event::Unloaded { key } => self.unloaded(&key),
+            Event::Unloaded { key, copy } => self.unloaded(&key, copy),
+            Event::Discarded { artefact } => self.discarded(&artefact),
             Event::BudgetChanged { device, budget } => self.budget_changed(device, budget),
+            Event::HostBudgetChanged { budget } => self.copies.set_budget(budget),
             Event::Progressed { .. } | Event::TimePassed => {}
             Event::ShutdownBegan => self.shutdown(),
         }
         self.settle();
+        self.rebalance_copies();
         self.forget_cold();
         #[cfg(debug_assertions)]
         self.check();
         std::mem::take(&mut self.effects)
     }
 
-    /// Whether nothing is on a device or on its way there.
+    /// Whether nothing is on a device, on its way there, or in the host's memory.
     pub(crate) fn is_empty(&self) -> bool {
-        self.residents.is_empty() && self.jobs.is_empty()
+        self.residents.is_empty() && self.jobs.is_empty() && self.copies.is_empty()
     }
 
     /// Answers who can be answered and gives room to who is next, until nothing moves.
@@ -301,12 +309,14 @@ impl Table {
     }
 
     fn unload(&mut self, key: &Key) {
+        let demote = self.demote(key);
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
         debug_assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
         resident.state = State::Unloading;
-        self.effects.push(Effect::Unload { key: key.clone() });
+        resident.demotes = demote;
+        self.effects.push(Effect::Unload { key: key.clone(), demote });
     }
 }
 

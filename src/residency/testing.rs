@@ -48,6 +48,10 @@ pub struct Script {
     pub load_fails: Option<Failure>,
     /// Loading panics.
     pub load_panics: bool,
+    /// Unloading panics.
+    pub unload_panics: bool,
+    /// Discarding panics.
+    pub discard_panics: bool,
     /// Two deaths while loading.
     pub quarantined: bool,
     /// Why it is this version.
@@ -72,6 +76,8 @@ impl Script {
             resolve_fails: None,
             load_fails: None,
             load_panics: false,
+            unload_panics: false,
+            discard_panics: false,
             quarantined: false,
             standing: Standing::default(),
             kind: ModelKind::Generative,
@@ -92,6 +98,10 @@ pub struct Calls {
     pub loads: AtomicUsize,
     /// Unloads done.
     pub unloads: AtomicUsize,
+    /// Loads begun from copies in the host's memory.
+    pub promotions: AtomicUsize,
+    /// Discards begun.
+    pub discards: AtomicUsize,
 }
 
 /// A loader that plays scripts. Its models are their own names.
@@ -203,10 +213,13 @@ impl Loader for ScriptedLoader {
         &self,
         artefact: &ArtefactId,
         _: DeviceId,
-        _: LoadSource,
+        source: LoadSource,
         reporter: Reporter,
     ) -> Result<Loaded<String>, Failure> {
         self.calls.loads.fetch_add(1, Ordering::SeqCst);
+        if source == LoadSource::Host {
+            self.calls.promotions.fetch_add(1, Ordering::SeqCst);
+        }
         let script = self.script(&artefact.model);
         self.reporters().insert(artefact.model.clone(), reporter.clone());
         tokio::time::sleep(script.load).await;
@@ -234,14 +247,19 @@ impl Loader for ScriptedLoader {
     ) -> Option<HostCopy> {
         let leaked = Arc::strong_count(&model) - 1;
         assert_eq!(leaked, 0, "nobody else holds an unloading model");
-        tokio::time::sleep(self.script(&artefact.model).unload).await;
+        let script = self.script(&artefact.model);
+        tokio::time::sleep(script.unload).await;
+        assert!(!script.unload_panics, "the script says so");
         self.calls.unloads.fetch_add(1, Ordering::SeqCst);
-        let footprint = footprint(self.script(&artefact.model).bytes);
+        let footprint = footprint(script.bytes);
         demote.then_some(HostCopy { footprint, shared: Vec::new() })
     }
 
     async fn discard(&self, artefact: &ArtefactId) {
-        tokio::time::sleep(self.script(&artefact.model).unload).await;
+        self.calls.discards.fetch_add(1, Ordering::SeqCst);
+        let script = self.script(&artefact.model);
+        tokio::time::sleep(script.unload).await;
+        assert!(!script.discard_panics, "the script says so");
     }
 }
 

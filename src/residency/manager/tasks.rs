@@ -8,7 +8,7 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::{now, panicked};
-use crate::loader::{Fetched, LoadSource, Loaded, Loader, Resolution};
+use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution};
 use crate::reporter::Slot;
 use crate::table::Key;
 
@@ -24,7 +24,8 @@ pub(crate) enum Outcome<M> {
     Resolved { model: ModelId, result: Result<Resolution, Failure> },
     Fetched { artefact: ArtefactId, result: Result<Fetched, Failure> },
     Loaded { key: Key, result: Result<Loaded<M>, Failure> },
-    Unloaded { key: Key },
+    Unloaded { key: Key, copy: Option<HostCopy> },
+    Discarded { artefact: ArtefactId },
 }
 
 /// Which call a task makes.
@@ -33,6 +34,7 @@ enum Call {
     Fetch(ArtefactId),
     Load(Key),
     Unload(Key),
+    Discard(ArtefactId),
 }
 
 /// Owned by the residency owner. A task whose id is not listed was abandoned: its result
@@ -75,24 +77,32 @@ impl<L: Loader> Tasks<L> {
         }
     }
 
-    pub(super) fn load(&mut self, key: Key, slot: Arc<Slot>) {
+    pub(super) fn load(&mut self, key: Key, source: LoadSource, slot: Arc<Slot>) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
         let handle = self.running.spawn(async move {
-            let result =
-                loader.load(&key.artefact, key.device, LoadSource::Files, slot.reporter()).await;
+            let result = loader.load(&key.artefact, key.device, source, slot.reporter()).await;
             slot.load_returned();
             Outcome::Loaded { key, result }
         });
         self.calls.insert(handle.id(), (Call::Load(subject), now()));
     }
 
-    pub(super) fn unload(&mut self, key: Key, model: Arc<L::Model>) {
+    pub(super) fn unload(&mut self, key: Key, model: Arc<L::Model>, demote: bool) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
         let handle = self.running.spawn(async move {
-            let _ = loader.unload(&key.artefact, key.device, model, false).await;
-            Outcome::Unloaded { key }
+            let copy = loader.unload(&key.artefact, key.device, model, demote).await;
+            Outcome::Unloaded { key, copy: copy.filter(|_| demote) }
         });
         self.calls.insert(handle.id(), (Call::Unload(subject), now()));
+    }
+
+    pub(super) fn discard(&mut self, artefact: ArtefactId) {
+        let (loader, subject) = (Arc::clone(&self.loader), artefact.clone());
+        let handle = self.running.spawn(async move {
+            loader.discard(&artefact).await;
+            Outcome::Discarded { artefact }
+        });
+        self.calls.insert(handle.id(), (Call::Discard(subject), now()));
     }
 
     /// How much each fetch under way has brought.
@@ -141,6 +151,8 @@ fn broken<M>(call: Call, error: &JoinError) -> Outcome<M> {
             Outcome::Loaded { key, result }
         }
         // The model was dropped with the task, so its memory is gone as far as we can know.
-        Call::Unload(key) => Outcome::Unloaded { key },
+        Call::Unload(key) => Outcome::Unloaded { key, copy: None },
+        // Nobody will use what is left of it, and nobody can free more of it.
+        Call::Discard(artefact) => Outcome::Discarded { artefact },
     }
 }

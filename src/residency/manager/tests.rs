@@ -1,6 +1,7 @@
 //! The owner task with paused time and a scripted loader.
 
 mod chaos;
+mod copies;
 mod regret;
 mod replicas;
 mod reports;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use roundhouse_types::{Bytes, ModelKind};
 
 use super::Table;
+use super::copies::Stage;
 use super::event::Key;
 use super::sharing::whole;
 use super::state::{Model, Purpose, Room, State};
@@ -18,6 +19,7 @@ impl Table {
         self.check_loads();
         self.check_replicas();
         self.check_residents();
+        self.check_copies();
         self.check_waiters();
     }
 
@@ -142,6 +144,61 @@ impl Table {
                     key.artefact
                 );
             }
+        }
+    }
+
+    fn check_copies(&self) {
+        let copies = &self.copies;
+        assert_eq!(
+            copies.charged(),
+            copies.together(),
+            "invariant 5: the host is charged for its copies, those that leave included"
+        );
+        let mut leaving = copies.freeing();
+        let doomed = copies.iter().filter(|(_, entry)| entry.doomed.is_some());
+        doomed.for_each(|(artefact, _)| leaving.add(artefact));
+        let mut promised = Bytes::ZERO;
+        for (artefact, entry) in copies.iter() {
+            promised += copies.promised(artefact);
+            assert!(
+                entry.stage == Stage::Coming || copies.promised(artefact) == Bytes::ZERO,
+                "{artefact} is charged or promised room"
+            );
+            let residents = self.residents.iter().filter(|(key, _)| key.artefact == *artefact);
+            let unloads = residents.filter(|(_, resident)| resident.demotes).count();
+            let loads = self.jobs.get(artefact).is_some_and(|job| job.from_copy);
+            let holds = match entry.stage {
+                Stage::Coming => {
+                    assert_eq!((unloads, loads), (1, false), "{artefact} is made by one unload");
+                    0
+                }
+                Stage::There | Stage::Leaving => unloads + usize::from(loads),
+            };
+            assert_eq!(entry.holds as usize, holds, "{artefact} is held by loads and unloads");
+            let is_over = entry.doomed.is_some() && entry.holds == 0;
+            assert_eq!(
+                is_over && entry.stage != Stage::Coming,
+                entry.stage == Stage::Leaving,
+                "{artefact} leaves when nobody holds it, and only then"
+            );
+            let stays = entry.stage == Stage::There && entry.holds == 0 && entry.doomed.is_none();
+            assert!(
+                leaving.bytes() >= copies.over() || !stays,
+                "invariant 1: the host's budget is exceeded and {artefact} stays"
+            );
+            let model = self.models.peek(&artefact.model).expect("models with copies stay");
+            let is_served = model.current.as_ref() == Some(&artefact.version);
+            assert!(is_served || entry.doomed.is_some(), "{artefact} is not to serve");
+        }
+        assert_eq!(copies.reserved(), promised, "promises of host memory have a copy to come");
+        for (artefact, job) in self.jobs.iter().filter(|(_, job)| job.from_copy) {
+            let stage = copies.get(artefact).map(|entry| entry.stage);
+            assert_eq!(stage, Some(Stage::There), "{artefact} has its copy until the load ends");
+            assert!(job.is_whole(), "{artefact} needs no fetch");
+        }
+        for (id, model) in self.models.iter() {
+            let theirs = copies.iter().filter(|(artefact, _)| artefact.model == *id).count();
+            assert_eq!(model.copies, theirs, "the copies of {id} are counted");
         }
     }
 

@@ -6,7 +6,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, Footprint, ModelId,
 use serde::Serialize;
 
 use crate::decision::Decided;
-use crate::loader::{Fetched, Loaded, Resolution};
+use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Resolution};
 
 /// Names one caller that waits for an answer. Ids grow with arrival: the smaller one came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,10 +65,15 @@ pub(crate) enum Event {
     Measured { key: Key, footprint: Footprint },
     /// A model that is loaded, or about to be, is gone by itself.
     Died { key: Key, failure: Failure },
-    /// Answers `Effect::Unload`: the device has its memory back.
-    Unloaded { key: Key },
+    /// Answers `Effect::Unload`: the device has its memory back. The copy is in the host's
+    /// memory; there is none unless the unload was to demote.
+    Unloaded { key: Key, copy: Option<HostCopy> },
+    /// Answers `Effect::Discard`: the host has its memory back.
+    Discarded { artefact: ArtefactId },
     /// The device may use more or less from now on.
     BudgetChanged { device: DeviceId, budget: Bytes },
+    /// Copies in the host's memory may use more or less from now on.
+    HostBudgetChanged { budget: Bytes },
     /// The instant of `Table::next_wake` has come.
     TimePassed,
     /// No more requests; everything leaves.
@@ -85,9 +90,12 @@ pub(crate) enum Effect {
     /// Drop the fetch; no answer is wanted any more.
     AbandonFetch { artefact: ArtefactId },
     /// Load; answered by `Event::Loaded`.
-    Load { key: Key },
-    /// Unload; answered by `Event::Unloaded`.
-    Unload { key: Key },
+    Load { key: Key, source: LoadSource },
+    /// Unload, and leave a copy in the host's memory where it is to `demote`; answered by
+    /// `Event::Unloaded`.
+    Unload { key: Key, demote: bool },
+    /// Free a copy in the host's memory; answered by `Event::Discarded`.
+    Discard { artefact: ArtefactId },
     /// Give the waiter its lease.
     Grant(Grant),
     /// Tell the waiter why not.

@@ -20,6 +20,8 @@ const NEWEST: f64 = 0.3;
 pub(super) struct Rates {
     fetch: Option<f64>,
     load: Option<f64>,
+    /// Of loads from copies in the host's memory.
+    promotion: Option<f64>,
 }
 
 impl Rates {
@@ -27,8 +29,13 @@ impl Rates {
         learn(&mut self.fetch, bytes, took);
     }
 
-    pub(super) fn loaded(&mut self, bytes: Bytes, took: Duration) {
-        learn(&mut self.load, bytes, took);
+    pub(super) fn loaded(&mut self, from_copy: bool, bytes: Bytes, took: Duration) {
+        learn(if from_copy { &mut self.promotion } else { &mut self.load }, bytes, took);
+    }
+
+    /// At which rate a load goes: until one from a copy was seen, like any other.
+    fn of_load(&self, job: &Job) -> Option<f64> {
+        self.promotion.filter(|_| job.from_copy).or(self.load)
     }
 }
 
@@ -103,9 +110,9 @@ impl Table {
     }
 
     fn seconds_to_load(&self, job: &Job, before: &[&Job]) -> Option<f64> {
-        let rate = self.rates.load?;
         // At most: content that is there already takes no time.
-        let own = float(whole(job)) / rate;
+        let alone = |job: &Job| Some(float(whole(job)) / self.rates.of_load(job)?);
+        let own = alone(job)?;
         if let Room::Loading { since, .. } = job.room {
             let spent = self.now.saturating_duration_since(since).as_secs_f64();
             // It takes longer than others did: half as long again, as a guess.
@@ -115,8 +122,8 @@ impl Table {
         let waiting = before
             .iter()
             .filter(|other| other.is_whole() && other.is_handler() == job.is_handler());
-        let ahead: Bytes = waiting.map(|other| whole(other)).sum();
-        Some(own + float(ahead) / (rate * slots(self.load_slots(job))))
+        let ahead: f64 = waiting.map(|other| alone(other)).sum::<Option<f64>>()?;
+        Some(own + ahead / slots(self.load_slots(job)))
     }
 }
 

@@ -10,7 +10,7 @@ use super::sharing::with_shared;
 use super::state::{Arrival, Fetch, Job, Purpose, Resident, Room, State, Trouble};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
-use crate::loader::{Fetched, Loaded};
+use crate::loader::{Fetched, HostCopy, Loaded};
 
 impl Table {
     pub(super) fn progressed(&mut self, artefact: &ArtefactId, bytes: Bytes) {
@@ -63,7 +63,7 @@ impl Table {
                 let brought = self.need(artefact, device);
                 let job = self.end_job(artefact).expect("it was there");
                 let took = self.now.saturating_duration_since(since);
-                self.rates.loaded(brought, took);
+                self.rates.loaded(job.from_copy, brought, took);
                 self.settle_resident(key, &job, loaded);
                 self.cover_promises(device);
                 match job.died.as_ref().filter(|_| !self.stopping) {
@@ -72,6 +72,10 @@ impl Table {
                 }
             }
             Err(failure) => {
+                if job.from_copy {
+                    // The next attempt is made from the files.
+                    self.discard(artefact, Departure::Failed);
+                }
                 self.fail(artefact, &failure, Stage::Load);
                 self.gone(key);
             }
@@ -93,9 +97,13 @@ impl Table {
             Room::Loading { since, .. } => since,
             Room::Wanted | Room::Promised { .. } => now,
         };
-        let tier = if job.fetch_bytes == Bytes::ZERO { Tier::Disk } else { Tier::Store };
+        let tier = match job.fetch_bytes {
+            _ if job.from_copy => Tier::Host,
+            Bytes::ZERO => Tier::Disk,
+            _ => Tier::Store,
+        };
         let resident = Resident {
-            kind: job.kind.expect("every fetch tells the kind"),
+            kind: job.kind.expect("every fetch tells the kind, and every copy knows it"),
             footprint,
             shared,
             state: State::Ready,
@@ -105,6 +113,7 @@ impl Table {
             worth: 0.0,
             ready_at: now,
             ready_sequence: sequence,
+            demotes: false,
             claimed_by: None,
             arrival: Arrival { tier, fetch, load: (load_began, now) },
         };
@@ -172,7 +181,7 @@ impl Table {
     }
 
     /// The device has its memory back; what a load was promised of it passes to that load.
-    pub(super) fn unloaded(&mut self, key: &Key) {
+    pub(super) fn unloaded(&mut self, key: &Key, copy: Option<HostCopy>) {
         let Some(resident) = self.residents.get(key) else {
             return;
         };
@@ -180,13 +189,16 @@ impl Table {
         debug_assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
         let claim = resident.claimed_by.clone();
         let bytes = self.ledger.discharge(key.device, &key.artefact);
-        self.residents.remove(key);
+        let resident = self.residents.remove(key);
         if let Some(claim) = claim {
             self.top_up(&claim, bytes);
         }
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Unloaded { bytes }));
         if let Some(entry) = self.models.peek_mut(&key.artefact.model) {
             entry.residents.retain(|other| other != key);
+        }
+        if resident.is_some_and(|resident| resident.demotes) {
+            self.demoted(&key.artefact, copy);
         }
         self.gone(key);
         self.ask_again(&key.artefact);
@@ -250,6 +262,9 @@ impl Table {
     /// Takes a load off the table: its promise is free again, its victims may stay.
     pub(super) fn end_job(&mut self, artefact: &ArtefactId) -> Option<Job> {
         let job = self.jobs.remove(artefact)?;
+        if job.from_copy {
+            self.release_copy(artefact);
+        }
         if let Some(device) = job.device() {
             self.ledger.withdraw(device, artefact);
             self.unclaim_all(artefact);

@@ -78,14 +78,16 @@ impl Table {
                 _ => self.abandon(&artefact),
             }
         }
-        if keys.is_empty() {
+        let copies = self.copies_to_leave(model);
+        if keys.is_empty() && copies.is_empty() {
             let failure = Error::NotLoaded { model: model.clone() }.into();
             return self.refuse_caller(waiter, model, &failure);
         }
         let leaving: Vec<Key> = keys.iter().cloned().collect();
-        let versions: BTreeSet<&Version> = keys.iter().map(|key| &key.artefact.version).collect();
+        let artefacts = keys.iter().map(|key| &key.artefact).chain(&copies);
+        let versions: BTreeSet<&Version> = artefacts.map(|artefact| &artefact.version).collect();
         let versions = versions.into_iter().cloned().collect();
-        let purpose = Purpose::Unload { keys, versions };
+        let purpose = Purpose::Unload { keys, copies, versions };
         if !self.admit(waiter, model, hold_until, purpose) {
             return;
         }
@@ -95,20 +97,33 @@ impl Table {
         for key in leaving {
             self.drain(&key, Departure::Requested, None);
         }
+        self.discard_others(model, None, Departure::Requested);
     }
 
     /// An artefact is off its device, or never came to it: tells who waited for that.
     pub(super) fn gone(&mut self, key: &Key) {
-        let unloaders = self.models.peek(&key.artefact.model).map(|m| m.unloaders.clone());
+        self.tell_unloaders(&key.artefact.model, |keys, _| keys.remove(key));
+    }
+
+    /// A copy is off the host's memory, or never came to it: likewise.
+    pub(super) fn copy_gone(&mut self, artefact: &ArtefactId) {
+        self.tell_unloaders(&artefact.model, |_, copies| copies.remove(artefact));
+    }
+
+    fn tell_unloaders(
+        &mut self,
+        model: &ModelId,
+        strike: impl Fn(&mut BTreeSet<Key>, &mut BTreeSet<ArtefactId>) -> bool,
+    ) {
+        let unloaders = self.models.peek(model).map(|entry| entry.unloaders.clone());
         for id in unloaders.into_iter().flatten() {
             let Some(waiter) = self.waiters.get_mut(id) else {
                 continue;
             };
-            let Purpose::Unload { keys, versions } = &mut waiter.purpose else {
+            let Purpose::Unload { keys, copies, versions } = &mut waiter.purpose else {
                 continue;
             };
-            keys.remove(key);
-            if keys.is_empty() {
+            if strike(keys, copies) && keys.is_empty() && copies.is_empty() {
                 let report = Report::Unloaded(UnloadReport { versions: versions.clone() });
                 self.take_waiter(id);
                 self.effects.push(Effect::Report { waiter: id, report });
@@ -153,6 +168,9 @@ impl Table {
         let keys: Vec<Key> = self.residents.keys().cloned().collect();
         for key in keys {
             self.drain(&key, Departure::Shutdown, None);
+        }
+        for artefact in self.copies.artefacts() {
+            self.discard(&artefact, Departure::Shutdown);
         }
     }
 }

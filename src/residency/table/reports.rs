@@ -49,6 +49,10 @@ impl Table {
             job.died.get_or_insert_with(|| failure.clone());
             return;
         }
+        if self.residents.get(key).is_some() {
+            // Whatever it left, or is leaving, in the host's memory.
+            self.discard(&key.artefact, Departure::Died);
+        }
         let Some(resident) = self.residents.get(key) else {
             return;
         };

@@ -91,6 +91,9 @@ impl Table {
         };
         let is_wanted = resolving.load || !entry.waiters.is_empty();
         if is_wanted && self.ready(model).is_none() && entry.jobs.is_empty() {
+            if failure.kind() == ErrorKind::ModelNotFound && self.drains_deleted(model) {
+                self.discard_others(model, None, Departure::Deleted);
+            }
             self.trouble(model, None, failure, false, Stage::Resolve);
             self.refuse_waiters(model, failure);
         } else if resolving.refresh && failure.kind() == ErrorKind::ModelNotFound {
@@ -127,6 +130,7 @@ impl Table {
         // A load that nobody waits for would put another version in its place when it ends.
         let is_used = serving.is_some() || !jobs_before.is_empty();
         let is_wanted = resolving.load || !entry.waiters.is_empty() || is_used;
+        self.discard_others(model, Some(&artefact.version), Departure::Superseded);
         let is_there = self.resident_of(&artefact).is_some();
 
         if is_there {
@@ -187,7 +191,8 @@ impl Table {
         evict: bool,
     ) {
         let sequence = self.next_sequence();
-        let job = Job {
+        let is_quarantined = resolution.quarantined;
+        let mut job = Job {
             begun: self.now,
             sequence,
             fetch_bytes: resolution.fetch_bytes,
@@ -196,6 +201,7 @@ impl Table {
             shared: resolution.shared,
             kind: resolution.kind,
             fetch: Fetch::Queued,
+            from_copy: false,
             room: Room::Wanted,
             evict,
             replica: false,
@@ -207,6 +213,9 @@ impl Table {
             withdrawn: (0, 0),
         };
         debug_assert!(!self.jobs.contains_key(artefact), "invariant 3: {artefact} loads already");
+        if !is_quarantined {
+            self.take_copy(artefact, &mut job);
+        }
         self.jobs.insert(artefact.clone(), job);
         self.model_mut(&artefact.model).jobs.push(artefact.clone());
     }

@@ -10,6 +10,7 @@ use super::state::{Fetch, Job, Room, State};
 use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Obstacle, Stage};
 use crate::error::Error;
+use crate::loader::LoadSource;
 
 /// How often a load's promise may be taken back within one event before it stays without.
 const WITHDRAWN_AT_MOST: u32 = 3;
@@ -120,7 +121,7 @@ impl Table {
     }
 
     /// Why no room will ever do, where that is so.
-    fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
+    pub(super) fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
         let model = artefact.model.clone();
         if need > self.ledger.most() {
             let devices = self.ledger.budgets().map(|(device, _, most)| (device, most)).collect();
@@ -388,16 +389,17 @@ impl Table {
         if !job.is_whole() || !is_covered || !self.is_load_slot_free(job) {
             return;
         }
+        let from = if job.from_copy { LoadSource::Host } else { LoadSource::Files };
         let since = self.now;
         if let Some(job) = self.jobs.get_mut(artefact) {
             job.room = Room::Loading { device, since };
         }
         let key = Key { artefact: artefact.clone(), device };
-        self.effects.push(Effect::Load { key });
+        self.effects.push(Effect::Load { key, source: from });
         self.take_turn(artefact);
         let ahead_of = self.overtake(artefact);
         let requests = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
-        let action = Action::Loading { requests, ahead_of };
+        let action = Action::Loading { from, requests, ahead_of };
         self.decide(Decided::of(artefact, Some(device), action));
     }
 

@@ -14,7 +14,7 @@ impl Table {
             return ("not asked for of late".into(), None);
         };
         if let Some(key) = self.ready(model) {
-            return (self.serving(key), None);
+            return (format!("{}{}", self.serving(key), self.beside(model)), None);
         }
         if let Some(artefact) = entry.jobs.last() {
             let (progress, estimate) = self.progress(model);
@@ -23,7 +23,7 @@ impl Table {
         if let Some(failure) = self.trouble_told(model) {
             let pause = entry.trouble.as_ref().map(|trouble| trouble.until);
             let pause = pause.map(|until| until.saturating_duration_since(self.now));
-            return (format!("failed: {failure}"), pause);
+            return (format!("failed: {failure}{}", self.beside(model)), pause);
         }
         let is_leaving = |key: &&super::Key| {
             self.residents.get(key).is_some_and(|resident| resident.state == State::Unloading)
@@ -34,7 +34,14 @@ impl Table {
         if entry.resolving.is_some() || !entry.residents.is_empty() {
             return (self.progress(model).0.to_string(), None);
         }
-        ("not loaded".into(), None)
+        (format!("not loaded{}", self.beside(model)), None)
+    }
+
+    /// What there is of a model beside its devices.
+    fn beside(&self, model: &ModelId) -> &'static str {
+        let mut copies = self.copies.iter().filter(|(artefact, _)| artefact.model == *model);
+        let is_there = copies.any(|(artefact, _)| self.copies.is_usable(artefact));
+        if is_there { "; a copy is in host memory" } else { "" }
     }
 
     fn serving(&self, key: &super::Key) -> String {

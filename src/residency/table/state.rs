@@ -48,10 +48,14 @@ pub(super) struct Model {
     pub(super) frequency: Frequency,
     /// Whether it is due on one device more, or could do with one less.
     pub(super) heat: Heat,
-    /// Seconds that its fetches and loads took.
+    /// Seconds that its fetches and loads took, those from a copy apart.
     pub(super) reload: Option<f64>,
+    /// Seconds that its loads from a copy took.
+    pub(super) promotion: Option<f64>,
     pub(super) residents: Vec<Key>,
     pub(super) jobs: Vec<ArtefactId>,
+    /// Copies in the host's memory, those on their way there or away included.
+    pub(super) copies: usize,
 }
 
 impl Model {
@@ -64,6 +68,7 @@ impl Model {
             && !self.kept
             && self.residents.is_empty()
             && self.jobs.is_empty()
+            && self.copies == 0
     }
 }
 
@@ -125,6 +130,8 @@ pub(super) struct Job {
     pub(super) shared: Vec<SharedPart>,
     pub(super) kind: Option<ModelKind>,
     pub(super) fetch: Fetch,
+    /// Whether it loads from the copy in the host's memory, which it holds until it ends.
+    pub(super) from_copy: bool,
     pub(super) room: Room,
     /// Whether others may leave for it.
     pub(super) evict: bool,
@@ -204,6 +211,8 @@ pub(super) struct Resident {
     pub(super) worth: f64,
     pub(super) ready_at: Instant,
     pub(super) ready_sequence: u64,
+    /// Whether its unload is to leave a copy in the host's memory.
+    pub(super) demotes: bool,
     /// The load that its bytes are promised to.
     pub(super) claimed_by: Option<ArtefactId>,
     /// How it came, for those that waited for it.
@@ -258,6 +267,7 @@ pub(super) enum Purpose {
     /// An unload: what has still to go, and what it will report.
     Unload {
         keys: BTreeSet<Key>,
+        copies: BTreeSet<ArtefactId>,
         versions: Vec<Version>,
     },
 }

@@ -1,7 +1,10 @@
 //! The table by sentences, and against random worlds.
 
 mod bench;
+mod copies;
 mod devices;
+mod discards;
+mod hosted;
 mod hostile;
 mod life;
 mod policy;

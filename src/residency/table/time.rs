@@ -20,7 +20,10 @@ impl Table {
             None if self.config.idle_ttl.is_some() => self.first_idle(),
             known => known,
         };
-        [deadline, job, idle, self.first_of_age()].into_iter().flatten().min()
+        [deadline, job, idle, self.first_of_age(), self.first_idle_copy()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what was due before the event that is being handled.
@@ -52,10 +55,13 @@ impl Table {
                 }
                 self.drain(&key, Departure::Idle, None);
             }
-            // Who comes or is used later is unused for too long later than this.
+            // Who comes or is used later is unused for too long later than this. Of several
+            // residents of a kept model, any may be the one that is held from now on.
             let latest = self.now + ttl;
-            self.idle_from = Some(self.first_idle().map_or(latest, |at| at.min(latest)));
+            let first = self.first_idle().map_or(latest, |at| at.min(latest));
+            self.idle_from = self.config.replicas.is_none().then_some(first);
         }
+        self.expire_copies();
     }
 
     /// When the first resident leaves because nobody uses it.

@@ -63,6 +63,9 @@ impl Table {
                 self.drain(&key, Departure::Deleted, None);
             }
         }
+        if drains {
+            self.discard_others(model, None, Departure::Deleted);
+        }
     }
 
     /// Whether the store's word on a deleted model drains its residents.

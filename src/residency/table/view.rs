@@ -3,10 +3,11 @@
 use roundhouse_types::{Bytes, DeviceId, ErrorKind};
 
 use super::Table;
+use super::copies::Stage;
 use super::state::{Fetch, Room, State};
 use crate::snapshot::{
-    Clocks, DeviceSnapshot, FailedSnapshot, FailedState, LoadSnapshot, LoadState, ResidentSnapshot,
-    ResidentState, Snapshot,
+    Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
+    LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
 };
 
 /// Failures that a snapshot lists at most.
@@ -16,9 +17,19 @@ const FAILED_SHOWN: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Levels {
     pub(crate) devices: Vec<DeviceLevel>,
+    pub(crate) host: HostLevel,
     pub(crate) waiters: usize,
     /// Models of which the store holds a version that waits for an operator's word.
     pub(crate) offers: usize,
+}
+
+/// The levels of the copies in the host's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostLevel {
+    pub(crate) budget: Bytes,
+    pub(crate) charged: Bytes,
+    pub(crate) reserved: Bytes,
+    pub(crate) copies: usize,
 }
 
 /// One device's levels.
@@ -42,6 +53,12 @@ impl Table {
         };
         Levels {
             devices: self.ledger.devices().map(level).collect(),
+            host: HostLevel {
+                budget: self.copies.budget(),
+                charged: self.copies.charged(),
+                reserved: self.copies.reserved(),
+                copies: self.copies.count(),
+            },
             waiters: self.waiters.len(),
             offers: self.offers,
         }
@@ -63,6 +80,7 @@ impl Table {
         };
         Snapshot {
             devices: self.ledger.devices().map(device).collect(),
+            host: self.host_snapshot(clocks),
             waiters: self.waiters.len(),
             loads: self.load_snapshots(),
             failed: self.failed_snapshots(clocks),
@@ -89,6 +107,33 @@ impl Table {
             last_used: clocks.rfc3339(resident.last_used),
         })
         .collect()
+    }
+
+    fn host_snapshot(&self, clocks: &Clocks) -> Option<HostSnapshot> {
+        if self.copies.budget() == Bytes::ZERO && self.copies.is_empty() {
+            return None;
+        }
+        let there = self.copies.iter().filter(|(_, entry)| entry.stage != Stage::Coming);
+        let copies = there.map(|(artefact, entry)| CopySnapshot {
+            endpoint: artefact.model.endpoint.clone(),
+            target: artefact.model.target.clone(),
+            version: artefact.version.clone(),
+            state: match entry.stage {
+                Stage::There if entry.doomed.is_none() => CopyState::Ready,
+                Stage::Coming | Stage::There | Stage::Leaving => CopyState::Leaving,
+            },
+            bytes: entry.footprint,
+            shared_bytes: self.copies.shared(artefact),
+            in_use: self.jobs.get(artefact).is_some_and(|job| job.from_copy),
+            last_used: clocks.rfc3339(entry.last_used),
+        });
+        Some(HostSnapshot {
+            budget_bytes: self.copies.budget(),
+            charged_bytes: self.copies.charged(),
+            reserved_bytes: self.copies.reserved(),
+            over_bytes: self.copies.over(),
+            copies: copies.collect(),
+        })
     }
 
     fn load_snapshots(&self) -> Vec<LoadSnapshot> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use roundhouse_types::{DeviceId, ModelId};
+use roundhouse_types::{Bytes, DeviceId, ModelId, Tier};
 use serde::Serialize;
 
 use super::Table;
@@ -81,6 +81,7 @@ impl Table {
     /// A resident is in use now.
     pub(super) fn used(&mut self, key: &Key) -> Option<&mut Resident> {
         let (now, sequence) = (self.now, self.next_sequence());
+        let has_copy = self.copies.is_usable(&key.artefact);
         let resident = self.residents.get_mut(key)?;
         resident.last_used = now;
         resident.used_sequence = sequence;
@@ -88,14 +89,26 @@ impl Table {
             Policy::LeastRecentlyUsed => float(sequence),
             Policy::GreedyDual => {
                 let saved = self.models.peek(&key.artefact.model).map_or(0.0, |model| {
-                    let reload = model.reload.unwrap_or_default().max(LEAST_RELOAD);
-                    let mebibytes = float(resident.footprint.total().0.max(1)) / float(1 << 20);
-                    model.frequency.at(self.ages.grants) * reload / mebibytes
+                    // It comes back from its copy for as long as that is there.
+                    let reload = model.promotion.filter(|_| has_copy).or(model.reload);
+                    let bytes = resident.footprint.total();
+                    saved(model.frequency.at(self.ages.grants), reload, bytes)
                 });
                 self.ages.of(key.device) + saved
             }
         };
         Some(resident)
+    }
+
+    /// What a copy of this size in the host's memory is worth now: its requests fade, so it
+    /// ages without a clock of its own.
+    pub(super) fn copy_worth(&self, model: &ModelId, bytes: Bytes, used_sequence: u64) -> f64 {
+        match self.config.policy {
+            Policy::LeastRecentlyUsed => float(used_sequence),
+            Policy::GreedyDual => self.models.peek(model).map_or(0.0, |model| {
+                saved(model.frequency.at(self.ages.grants), model.reload, bytes)
+            }),
+        }
     }
 
     /// The seconds of loading that the demand for a model stands for if it has to be loaded
@@ -122,9 +135,17 @@ impl Table {
             end.saturating_duration_since(begin).as_secs_f64()
         };
         let seconds = took(arrival.fetch) + took(arrival.load);
-        let reload = &mut self.model_mut(model).reload;
+        let entry = self.model_mut(model);
+        let reload =
+            if arrival.tier == Tier::Host { &mut entry.promotion } else { &mut entry.reload };
         *reload = Some(reload.map_or(seconds, |known| known + NEWEST * (seconds - known)));
     }
+}
+
+/// Seconds of reloading that a stay saves, per mebibyte.
+fn saved(frequency: f64, reload: Option<f64>, bytes: Bytes) -> f64 {
+    let mebibytes = float(bytes.0.max(1)) / float(1 << 20);
+    frequency * reload.unwrap_or_default().max(LEAST_RELOAD) / mebibytes
 }
 
 #[expect(

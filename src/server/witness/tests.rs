@@ -254,7 +254,8 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         residents,
     };
     let loads = vec![load(LoadState::Loading), load(LoadState::Fetching)];
-    let snapshot = Snapshot { devices: vec![device], waiters: 0, loads, failed: Vec::new() };
+    let snapshot =
+        Snapshot { devices: vec![device], host: None, waiters: 0, loads, failed: Vec::new() };
     let books = Books::of(&snapshot, DeviceId::Cpu, Bytes(256), &|id| {
         let stepping = id.model.target.as_str() == "busy";
         Some(Touched { between_steps: Bytes(40), stepping })

@@ -16,8 +16,8 @@ impl Run<'_> {
                 self.fetching.remove(&model);
                 self.store.abandon(model, self.now);
             }
-            Effect::Load { key } => self.load(self.number(&key.artefact.model)),
-            Effect::Unload { key } => {
+            Effect::Load { key, .. } => self.load(self.number(&key.artefact.model)),
+            Effect::Unload { key, .. } => {
                 let model = self.number(&key.artefact.model);
                 self.counts.evictions += 1;
                 self.after(self.setup.world.unload, Happening::Unloaded { model });
@@ -29,8 +29,9 @@ impl Run<'_> {
                 self.overtakings.over(request, false);
                 self.answered();
             }
-            // No operator takes part, and nobody asks why.
-            Effect::Report { .. } | Effect::Decided(_) => {}
+            // No operator takes part, nobody asks why, and nothing is demoted: the one device is
+            // the host.
+            Effect::Report { .. } | Effect::Decided(_) | Effect::Discard { .. } => {}
         }
     }
 
@@ -56,7 +57,7 @@ impl Run<'_> {
                 Event::Loaded { key: self.keys[model as usize].clone(), result }
             }
             Happening::Unloaded { model } => {
-                Event::Unloaded { key: self.keys[model as usize].clone() }
+                Event::Unloaded { key: self.keys[model as usize].clone(), copy: None }
             }
         };
         self.tell(event, None);

@@ -40,11 +40,11 @@ pub(super) fn footprint(bytes: u64) -> Footprint {
 }
 
 pub(super) fn loads(effects: &[Effect], key: &Key) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Load { key: other } if other == key))
+    effects.iter().any(|effect| matches!(effect, Effect::Load { key: other, .. } if other == key))
 }
 
 pub(super) fn unloads(effects: &[Effect], key: &Key) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Unload { key: other } if other == key))
+    effects.iter().any(|effect| matches!(effect, Effect::Unload { key: other, .. } if other == key))
 }
 
 pub(super) fn granted(effects: &[Effect]) -> Vec<u64> {
@@ -138,7 +138,7 @@ impl Bench {
     }
 
     pub(super) fn unloaded(&mut self, name: &str) -> Vec<Effect> {
-        self.on(Event::Unloaded { key: key(name) })
+        self.on(Event::Unloaded { key: key(name), copy: None })
     }
 
     /// A resident that nobody uses.

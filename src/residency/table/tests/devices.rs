@@ -41,7 +41,7 @@ pub(super) fn on(name: &str, device: DeviceId) -> Key {
 /// The devices on which loads of this model begin.
 pub(super) fn loads_of(effects: &[Effect], name: &str) -> Vec<DeviceId> {
     let loads = effects.iter().filter_map(|effect| match effect {
-        Effect::Load { key } if key.artefact.model == model(name) => Some(key.device),
+        Effect::Load { key, .. } if key.artefact.model == model(name) => Some(key.device),
         _ => None,
     });
     loads.collect()
@@ -49,7 +49,7 @@ pub(super) fn loads_of(effects: &[Effect], name: &str) -> Vec<DeviceId> {
 
 pub(super) fn leaving(effects: &[Effect]) -> Vec<Key> {
     let unloads = effects.iter().filter_map(|effect| match effect {
-        Effect::Unload { key } => Some(key.clone()),
+        Effect::Unload { key, .. } => Some(key.clone()),
         _ => None,
     });
     unloads.collect()
@@ -132,7 +132,7 @@ impl Rig {
     }
 
     pub(super) fn unloaded(&mut self, key: &Key) -> Vec<Effect> {
-        self.on(Event::Unloaded { key: key.clone() })
+        self.on(Event::Unloaded { key: key.clone(), copy: None })
     }
 
     pub(super) fn use_often(&mut self, name: &str, times: usize) {

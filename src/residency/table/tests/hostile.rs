@@ -84,12 +84,12 @@ fn what_floors_keep_for_ever_holds_nobody_up() {
         let gone: Vec<Key> = e
             .iter()
             .filter_map(|e| match e {
-                Effect::Unload { key } => Some(key.clone()),
+                Effect::Unload { key, .. } => Some(key.clone()),
                 _ => None,
             })
             .collect();
         assert_eq!(gone.len(), 1, "{n} may take the room of its own tenant's idle one: {e:?}");
-        bench.on(Event::Unloaded { key: gone[0].clone() });
+        bench.on(Event::Unloaded { key: gone[0].clone(), copy: None });
         bench.loaded(n, 50);
         for _ in 0..3 {
             bench.released(n);
@@ -154,7 +154,7 @@ fn a_later_fetch_does_not_take_the_room_of_an_earlier_load_on_disk() {
 
 fn next_load(e: &[Effect]) -> Option<String> {
     e.iter().find_map(|e| match e {
-        Effect::Load { key } => Some(key.artefact.model.target.as_str().to_owned()),
+        Effect::Load { key, .. } => Some(key.artefact.model.target.as_str().to_owned()),
         _ => None,
     })
 }

@@ -73,7 +73,10 @@ impl World {
             self.dead.insert(key.clone());
         }
         let failure = Failure::new(ErrorKind::ModelFailed, "the workers are gone");
+        let artefact = key.artefact.clone();
+        let is_loaded = self.loaded.contains_key(&key);
         self.tell(Event::Died { key, failure });
+        assert!(!is_loaded || !self.table.copies.is_usable(&artefact), "the dead leave no copies");
     }
 
     /// A key that is on a device, on its way there, or neither.

@@ -303,7 +303,7 @@ fn another_version_and_a_forced_load_end_a_row_of_deaths() {
     let effects = bench.died_version("a", 2);
     assert!(actions(&effects).iter().any(|a| matches!(a, Action::Died { deaths: 1, .. })));
     bench.on(Event::Released { key: key_of("a", 2) });
-    bench.on(Event::Unloaded { key: key_of("a", 2) });
+    bench.on(Event::Unloaded { key: key_of("a", 2), copy: None });
     let options = LoadOptions { evict: true, force: true };
     let (waiter, hold_until) = (WaiterId(90), bench.now + Duration::from_secs(30));
     bench.on(Event::LoadRequested { waiter, model: model("a"), hold_until, options });

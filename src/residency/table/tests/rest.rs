@@ -30,6 +30,7 @@ impl World {
             && self.fetches.is_empty()
             && self.loads.is_empty()
             && self.unloads.is_empty()
+            && self.host.discards.is_empty()
             && self.leases.is_empty())
     }
 
@@ -39,6 +40,7 @@ impl World {
         self.answer_fetch(dice, false);
         self.answer_load(dice, false);
         self.answer_unload(dice);
+        self.answer_discard(dice);
     }
 
     /// In a world that cooperates everybody who can fit is served, and in turn: nothing
@@ -105,6 +107,7 @@ impl World {
         self.shut_down();
         self.come_to_rest();
         assert!(self.table.is_empty() && self.loaded.is_empty(), "the devices are empty");
+        assert!(self.host.copies.is_empty(), "no copy is left over");
     }
 
     pub(super) fn is_stopping(&self) -> bool {

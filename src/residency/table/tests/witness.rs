@@ -13,6 +13,7 @@ use crate::table::{Effect, Event, Key, WaiterId};
 impl World {
     /// Tells the table and holds its effects against the invariants.
     pub(super) fn tell(&mut self, event: Event) {
+        let may_exceed_host = Self::may_exceed_host(&event);
         let may_exceed = match &event {
             Event::BudgetChanged { .. } | Event::Loaded { .. } => true,
             Event::Measured { key, footprint } => {
@@ -38,6 +39,7 @@ impl World {
             self.kept.remove(&model);
         }
         self.check_accounts(may_exceed);
+        self.check_host(may_exceed_host);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -58,11 +60,18 @@ impl World {
                 let index = self.fetches.iter().position(|other| *other == artefact);
                 self.fetches.remove(index.expect("only a fetch under way is abandoned"));
             }
-            Effect::Load { key } => self.begin_load(key),
-            Effect::Unload { key } => {
+            Effect::Load { key, source } => {
+                self.check_source(&key, source);
+                self.begin_load(key);
+            }
+            Effect::Discard { artefact } => self.begin_discard(artefact),
+            Effect::Unload { key, demote } => {
                 assert!(!self.leases.contains(&key), "invariant 2: {} is leased", key.artefact);
                 assert!(!self.unloads.contains(&key), "{} is unloaded once", key.artefact);
                 assert!(self.loaded.contains_key(&key), "only what is loaded is unloaded");
+                if demote {
+                    self.begin_demotion(&key);
+                }
                 self.unloads.push(key);
             }
             Effect::Grant(grant) => {
@@ -247,7 +256,7 @@ impl World {
 }
 
 /// The bytes of parts that are there once, however many hold them.
-fn distinct(parts: impl Iterator<Item = SharedPart>) -> u64 {
+pub(super) fn distinct(parts: impl Iterator<Item = SharedPart>) -> u64 {
     let by_content: BTreeMap<ContentId, u64> =
         parts.map(|part| (part.content, part.bytes.0)).collect();
     by_content.into_values().sum()

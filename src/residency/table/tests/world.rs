@@ -9,8 +9,10 @@ use roundhouse_types::{
     ModelKind, SharedPart, Version,
 };
 
+use super::hosted::Host;
 use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
+use crate::table::sharing::with_shared;
 use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
 use crate::testing::{model, version};
 
@@ -31,7 +33,7 @@ impl Dice {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 
-    fn one_in(&mut self, bound: usize) -> bool {
+    pub(super) fn one_in(&mut self, bound: usize) -> bool {
         self.below(bound) == 0
     }
 }
@@ -72,6 +74,7 @@ pub(super) struct World {
     pub(super) refused: BTreeMap<WaiterId, ErrorKind>,
     next_waiter: u64,
     pub(super) excess: BTreeMap<DeviceId, u64>,
+    pub(super) host: Host,
     /// Whether its models have content in common.
     is_sharing: bool,
     /// Whether many ask for one model time and again.
@@ -81,7 +84,10 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(devices: usize, dice: &mut Dice) -> Self {
-        let all = [DeviceId::Cpu, DeviceId::Simulated(0), DeviceId::Simulated(1)];
+        let own = [DeviceId::Simulated(0), DeviceId::Simulated(1), DeviceId::Simulated(2)];
+        let mixed = [own[0], DeviceId::Cpu, own[1]];
+        let cpu_first = [DeviceId::Cpu, own[0], own[1]];
+        let all = [own, mixed, cpu_first][dice.below(3)];
         let budgets: BTreeMap<DeviceId, u64> =
             all[..devices].iter().map(|id| (*id, 60 + dice.below(80) as u64)).collect();
         let is_hot = devices > 1 && dice.one_in(2);
@@ -104,7 +110,7 @@ impl World {
                 overtaken_within: seconds(1 + dice.below(20) as u64),
             },
             tenants: Self::tenants(dice),
-            host_budget: Bytes::ZERO,
+            host_budget: Bytes(if dice.one_in(4) { 0 } else { 10 + dice.below(140) as u64 }),
             replicas: (is_hot || dice.one_in(2)).then(|| Replicas {
                 at_leases: 1 + dice.below(3) as u32,
                 at_most: 2 + dice.below(2),
@@ -121,8 +127,9 @@ impl World {
         Self {
             table: Table::new(config.clone(), devices, now),
             now,
-            config,
+            host: Host::new(config.host_budget.0),
             excess: budgets.keys().map(|id| (*id, 0)).collect(),
+            config,
             is_sharing: !dice.one_in(4),
             is_hot,
             budgets,
@@ -166,7 +173,7 @@ impl World {
         if self.is_hot && dice.one_in(3) {
             return self.rush(dice);
         }
-        match dice.below(72) {
+        match dice.below(76) {
             0..14 => {
                 self.ask_for_lease(dice);
             }
@@ -190,6 +197,8 @@ impl World {
             }
             63..69 => self.measure(dice),
             69 | 70 => self.die(dice),
+            71..74 => self.answer_discard(dice),
+            74 => self.change_host_budget(dice),
             _ => {
                 if dice.one_in(6) {
                     self.shut_down();
@@ -354,6 +363,7 @@ impl World {
             self.foreseen.insert(artefact.clone(), footprint);
         } else if !is_under_way {
             self.foreseen.remove(&artefact);
+            self.foresee_from_copy(&artefact, resolution.quarantined);
         }
         self.tell(Event::Resolved { model, result: Ok(resolution) });
     }
@@ -397,6 +407,7 @@ impl World {
         let key = self.loads.keys().nth(index).unwrap().clone();
         let promised = self.loads.remove(&key).unwrap();
         self.bringing.remove(&key);
+        self.host.sources.remove(&key);
         if may_fail && dice.one_in(5) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
             self.dead.remove(&key);
@@ -407,8 +418,10 @@ impl World {
             2 => promised.saturating_sub(3),
             _ => promised,
         };
-        self.loaded.insert(key.clone(), measured);
-        let (footprint, shared) = (Self::footprint(measured), self.contents(&key.artefact));
+        let shared = self.contents(&key.artefact);
+        // What is shared is there, whatever was measured.
+        let footprint = with_shared(Self::footprint(measured), &shared);
+        self.loaded.insert(key.clone(), footprint.total().0);
         let loaded = Loaded { model: (), footprint, shared };
         self.tell(Event::Loaded { key, result: Ok(loaded) });
     }
@@ -416,9 +429,10 @@ impl World {
     pub(super) fn answer_unload(&mut self, dice: &mut Dice) {
         if !self.unloads.is_empty() {
             let key = self.unloads.swap_remove(dice.below(self.unloads.len()));
+            let copy = self.leave_copy(&key, dice);
             self.loaded.remove(&key).expect("it was on the device");
             self.dead.remove(&key);
-            self.tell(Event::Unloaded { key });
+            self.tell(Event::Unloaded { key, copy });
         }
     }
 }
