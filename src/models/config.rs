@@ -11,8 +11,18 @@ use crate::Error;
 use crate::files::Files;
 
 pub(crate) mod bert;
-pub(crate) mod llama;
+pub(crate) mod decoder;
+pub(crate) mod families;
+mod gemma;
+mod gpt;
+mod llama;
+mod mistral;
+mod phi;
+mod qwen;
+mod raw;
+mod scaling;
 pub(crate) mod sentence;
+mod smollm;
 
 /// The main configuration file.
 pub(crate) const CONFIG: &str = "config.json";

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::config::bert::BertConfig;
-use crate::config::llama::LlamaConfig;
+use crate::config::decoder::DecoderConfig;
+use crate::config::families;
 use crate::config::sentence::{Pooling, Sentence};
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::DecoderWeights;
@@ -109,12 +110,12 @@ pub struct WeightShare {
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
-    Decoder { config: LlamaConfig, prefix: &'static str, blocks: usize },
+    Decoder { config: DecoderConfig, prefix: &'static str, blocks: usize },
     Encoder { config: BertConfig, names: Names, pooling: Pooling, labels: Option<usize> },
 }
 
 /// What would have been recognised.
-const EXPECTED: &str = "config.json with safetensors weights of LlamaForCausalLM, BertModel \
+const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertModel \
      or BertForSequenceClassification, or a Python handler's code/inference.py, model.joblib, \
      model.pkl, xgboost-model or one .pt or .pth";
 
@@ -138,17 +139,16 @@ pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Erro
     };
     let has_modules = files.sizes.contains_key("modules.json");
     match architecture.as_str() {
-        "LlamaForCausalLM" => decoder(files, settings, &head, architecture),
         "BertModel" => encoder(files, settings, architecture, false),
         "BertForSequenceClassification" => encoder(files, settings, architecture, true),
         // Encoders fine-tuned from these keep the name; without modules they are no embedders.
         "BertForMaskedLM" | "BertForPreTraining" if has_modules => {
             encoder(files, settings, architecture, false)
         }
-        other => Err(Error::NotServed {
-            what: format!("architecture '{other}' is"),
-            advice: "; LlamaForCausalLM, BertModel and BertForSequenceClassification are",
-        }),
+        other => match families::find(other) {
+            Some(read) => decoder(files, settings, &head, (architecture, read)),
+            None => Err(families::refusal(other)),
+        },
     }
 }
 
@@ -215,11 +215,12 @@ fn decoder(
     files: &Files,
     settings: &LoadSettings,
     head: &Head,
-    architecture: &str,
+    (architecture, read): (&str, families::Read),
 ) -> Result<ModelPlan, Error> {
-    let config = LlamaConfig::read(files)?;
+    let config = read(&config::parse(files, CONFIG)?)?;
     let table = TensorTable::new(files)?;
-    let prefix = prefix(&table, ["model.", ""], "embed_tokens.weight");
+    let embeddings = format!("{}.weight", config.names.embeddings);
+    let prefix = prefix(&table, config.names.prefixes, &embeddings);
     let format = format(settings.dtype);
     let weights =
         weigh(&table, format, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;

@@ -25,6 +25,7 @@ mod inspect;
 mod kv;
 mod linear;
 mod load;
+mod norm;
 mod packed;
 mod pool;
 mod pooling;

@@ -47,12 +47,24 @@ impl<T> Linear<T> {
         inputs: usize,
         bias: bool,
     ) -> std::result::Result<Self, E> {
+        Self::gather_lying(take, parts, (inputs, false), bias)
+    }
+
+    /// The same of tensors that may lie transposed in the files.
+    pub(crate) fn gather_lying<E>(
+        take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>,
+        parts: &[(String, usize)],
+        (inputs, transposed): (usize, bool),
+        bias: bool,
+    ) -> std::result::Result<Self, E> {
         let named = |suffix: &str| {
             parts.iter().map(|(name, rows)| (format!("{name}.{suffix}"), *rows)).collect()
         };
-        let weight = take(Parameter { parts: named("weight"), columns: Some(inputs) })?;
+        let weight = take(Parameter { parts: named("weight"), columns: Some(inputs), transposed })?;
         let bias = match bias {
-            true => Some(take(Parameter { parts: named("bias"), columns: None })?),
+            true => {
+                Some(take(Parameter { parts: named("bias"), columns: None, transposed: false })?)
+            }
             false => None,
         };
         Ok(Self { weight, bias })

@@ -111,7 +111,7 @@ fn build(
         Family::Decoder { config, prefix, blocks } => {
             let weights = DecoderWeights::gather(config, prefix, &mut take)?;
             let decoder =
-                Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks);
+                Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks)?;
             let kv = Bytes(decoder.kv_bytes());
             Ok((Box::new(decoder), kv))
         }

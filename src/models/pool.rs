@@ -159,6 +159,9 @@ fn content(digest: &[u8; 32], parameter: &Parameter, format: Format, scope: &str
     let rows: u64 = parameter.parts.iter().map(|(_, rows)| *rows as u64).sum();
     hasher.update(&rows.to_le_bytes());
     hasher.update(&(parameter.columns.unwrap_or(0) as u64).to_le_bytes());
+    if parameter.transposed {
+        hasher.update(b"transposed");
+    }
     hasher.update(digest);
     hasher.update(scope.as_bytes());
     ContentId::from_digest(*hasher.finalize().as_bytes())

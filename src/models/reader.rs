@@ -72,15 +72,17 @@ pub(crate) struct Parameter {
     pub(crate) parts: Vec<(String, usize)>,
     /// Numbers per row, or `None` for a vector.
     pub(crate) columns: Option<usize>,
+    /// Whether a matrix's parts lie in the files by columns.
+    pub(crate) transposed: bool,
 }
 
 impl Parameter {
     pub(crate) fn matrix(name: impl Into<String>, rows: usize, columns: usize) -> Self {
-        Self { parts: vec![(name.into(), rows)], columns: Some(columns) }
+        Self { parts: vec![(name.into(), rows)], columns: Some(columns), transposed: false }
     }
 
     pub(crate) fn vector(name: impl Into<String>, length: usize) -> Self {
-        Self { parts: vec![(name.into(), length)], columns: None }
+        Self { parts: vec![(name.into(), length)], columns: None, transposed: false }
     }
 
     /// Finds every part, checks its shape, and counts the bytes the whole will take.
@@ -93,6 +95,7 @@ impl Parameter {
         let mut bytes = 0u64;
         for (name, rows) in &self.parts {
             let shape: &[usize] = match self.columns {
+                Some(columns) if self.transposed => &[columns, *rows],
                 Some(columns) => &[*rows, columns],
                 None => &[*rows],
             };
@@ -214,6 +217,9 @@ impl<'a> Reader<'a> {
             None => vec![rows],
         };
         let tensor = match parameter.format(self.format) {
+            format if parameter.transposed => {
+                self.fill_by_columns(parameter, parts, hasher, format)?
+            }
             Format::F32 => {
                 let mut buffer = Vec::with_capacity(values);
                 for part in parts {
@@ -235,6 +241,43 @@ impl<'a> Reader<'a> {
             }
         };
         Ok(tensor)
+    }
+
+    /// The same of parts that lie in the files by columns.
+    fn fill_by_columns(
+        &mut self,
+        parameter: &Parameter,
+        parts: &[&Located],
+        mut hasher: Option<&mut blake3::Hasher>,
+        format: Format,
+    ) -> Result<Tensor, Error> {
+        let rows: usize = parameter.parts.iter().map(|(_, rows)| rows).sum();
+        let columns = parameter.columns.unwrap_or(1);
+        let (mut wide, mut half) = match format {
+            Format::F32 => (vec![0.0f32; rows * columns], Vec::new()),
+            Format::F16 => (Vec::new(), vec![f16::ZERO; rows * columns]),
+        };
+        let mut first = 0;
+        for (part, (name, part_rows)) in parts.iter().zip(&parameter.parts) {
+            let mut place = ByColumns { first, rows: *part_rows, columns, row: 0, column: 0 };
+            let mut narrowed = Vec::new();
+            self.pieces(part, hasher.as_deref_mut(), |numbers| {
+                match format {
+                    Format::F32 => place.put(numbers, &mut wide),
+                    Format::F16 => {
+                        narrowed.clear();
+                        narrow(numbers, name, &mut narrowed)?;
+                        place.put(&narrowed, &mut half);
+                    }
+                }
+                Ok(())
+            })?;
+            first += part_rows;
+        }
+        Ok(match format {
+            Format::F32 => Tensor::from_vec(wide, (rows, columns), &Device::Cpu)?,
+            Format::F16 => Tensor::from_vec(half, (rows, columns), &Device::Cpu)?,
+        })
     }
 
     /// Hands a tensor's values to `sink`, widened to f32, piece by piece.
@@ -272,6 +315,28 @@ impl<'a> Reader<'a> {
             done += count;
         }
         Ok(())
+    }
+}
+
+/// Where the next number of a part goes that lies in its file by columns.
+struct ByColumns {
+    /// The part's first row in the whole.
+    first: usize,
+    rows: usize,
+    columns: usize,
+    row: usize,
+    column: usize,
+}
+
+impl ByColumns {
+    fn put<T: Copy>(&mut self, numbers: &[T], whole: &mut [T]) {
+        for number in numbers {
+            whole[(self.first + self.row) * self.columns + self.column] = *number;
+            self.row += 1;
+            if self.row == self.rows {
+                (self.row, self.column) = (0, self.column + 1);
+            }
+        }
     }
 }
 
