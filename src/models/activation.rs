@@ -105,7 +105,7 @@ impl Kernel for GeluTanhGate<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         /// Twice the root of 2 / pi.
-        const SLOPE: f32 = 1.595_769_1;
+        const SLOPE: f32 = 1.595_769;
         const CUBIC: f32 = 0.044_715;
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
             let twice = SLOPE * (gate + CUBIC * gate * gate * gate);

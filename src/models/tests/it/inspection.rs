@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{LlamaCase, apart, cases, dir, expected, open, plan, row, settings, step};
+use crate::support::{
+    LlamaCase, apart, cases, dir, expected, open, plan, row, served, settings, step,
+};
 use roundhouse_models::{
     Cancel, DtypeSetting, Error, Files, LoadSettings, Want, inspect, load, read_local, wanted,
 };
@@ -90,6 +92,16 @@ fn end_tokens_of_both_files_count_and_lists_are_read() {
     assert_eq!(plan.generation_defaults.do_sample, None);
 }
 
+/// The largest difference to the reference's logits where the configuration is another one.
+fn difference_under(case: &str, files: &Files) -> f32 {
+    let want: LlamaCase = expected(case);
+    let plan = inspect(files, &served(&want)).unwrap();
+    let mut runner = load(&dir(case), &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner;
+    let prompt = &want.prompts[4];
+    let got = step(&mut *runner, vec![row(0, 0, &prompt.ids)]);
+    apart(&got[0], &prompt.last_logits)
+}
+
 /// The newer spelling of the same model computes the same model.
 #[test]
 fn rope_parameters_mean_what_rope_theta_and_scaling_meant() {
@@ -97,12 +109,48 @@ fn rope_parameters_mean_what_rope_theta_and_scaling_meant() {
     let newer = std::fs::read(dir(case).join("config-v5.json")).unwrap();
     let mut files = files(case);
     files.contents.insert("config.json".into(), newer);
-    let plan = inspect(&files, &settings()).unwrap();
-    let want: LlamaCase = expected(case);
-    let mut runner = load(&dir(case), &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner;
-    let prompt = &want.prompts[4];
-    let got = step(&mut *runner, vec![row(0, 0, &prompt.ids)]);
-    assert!(apart(&got[0], &prompt.last_logits) < 2e-3);
+    assert!(difference_under(case, &files) < 2e-3);
+
+    let by_type = r#"{"rope_theta": null, "rope_local_base_freq": null, "rope_scaling": null,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}}"#;
+    let case = "gemma3-two-ropes";
+    assert!(difference_under(case, &with_config(case, by_type)) < 2e-3);
+}
+
+/// Else a reference would say nothing about what it is there for.
+#[test]
+fn every_particular_of_a_family_shows_in_its_reference() {
+    let cases = [
+        ("llama-rope-linear", r#"{"rope_scaling": null}"#),
+        ("llama-rope-yarn", r#"{"rope_scaling": null}"#),
+        ("mistral-window", r#"{"sliding_window": 9}"#),
+        ("qwen2-windows-yarn", r#"{"sliding_window": 7}"#),
+        ("qwen2-windows-yarn", r#"{"rope_scaling": null}"#),
+        ("qwen3-head-norms", r#"{"rms_norm_eps": 1.0}"#),
+        ("phi3-window-partial", r#"{"sliding_window": null}"#),
+        ("phi3-window-partial", r#"{"partial_rotary_factor": 1.0}"#),
+        ("phi3-longrope-long", r#"{"original_max_position_embeddings": 128}"#),
+        ("phi3-longrope-short", r#"{"original_max_position_embeddings": 32}"#),
+        ("smollm3-nope", r#"{"no_rope_layers": [1, 1, 1, 1]}"#),
+        ("gemma2-caps-windows", r#"{"sliding_window": 9}"#),
+        ("gemma2-caps-windows", r#"{"attn_logit_softcapping": null}"#),
+        ("gemma2-caps-windows", r#"{"final_logit_softcapping": null}"#),
+        ("gemma2-caps-windows", r#"{"query_pre_attn_scalar": 16}"#),
+        ("gemma3-two-ropes", r#"{"rope_local_base_freq": 100000.0}"#),
+        ("gemma3-two-ropes", r#"{"rope_scaling": null}"#),
+        ("gemma3-two-ropes", r#"{"sliding_window": 9}"#),
+        ("gpt2", r#"{"scale_attn_weights": false}"#),
+        ("gpt2", r#"{"activation_function": "relu"}"#),
+        ("stablelm-partial", r#"{"partial_rotary_factor": 0.5}"#),
+        ("gpt-neox-parallel", r#"{"use_parallel_residual": false}"#),
+        ("gpt-neox-sequential", r#"{"rotary_pct": 0.25}"#),
+    ];
+    for (case, change) in cases {
+        let difference = difference_under(case, &with_config(case, change));
+        assert!(difference > 1e-2, "{case} without its {change}: {difference}");
+    }
 }
 
 #[test]
