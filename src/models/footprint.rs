@@ -74,7 +74,8 @@ pub(crate) fn kv_blocks(context: usize, sequences: usize) -> Result<usize, Error
     blocks.filter(|blocks| *blocks <= u32::MAX as usize).ok_or(Error::Overflow { part: "kv" })
 }
 
-/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`.
+/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`. Layers with a
+/// window keep all of them, too.
 pub(crate) fn kv_token(config: &DecoderConfig) -> Result<Bytes, Error> {
     counted("kv", 2 * config.layers as u128 * config.heads.kv_width() as u128 * F32)
 }

@@ -1,7 +1,8 @@
 //! What does a forward pass compute, and how many bytes does it need?
 //!
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
-//! `config`, `tensors`, `footprint`), `load` (`reader`: from files into final buffers,
+//! `config`, whose `families` map each architecture to the one decoder, `tensors`,
+//! `footprint`), `load` (`reader`: from files into final buffers,
 //! `pool`: those that several models hold together), then
 //! the computation: `linear` and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.

@@ -84,6 +84,9 @@ pub(super) fn plain(json: &Value, defaults: &Defaults) -> Result<DecoderConfig, 
     let raw: Raw = keys(json)?;
     let context = raw.max_position_embeddings.unwrap_or(defaults.context);
     let norm_epsilon = raw.rms_norm_eps.unwrap_or(defaults.norm_epsilon);
+    // Null is not absent: it says that the heads do not share.
+    let unshared = json.get("num_key_value_heads").is_some_and(Value::is_null);
+    let defaults = &Defaults { kv_heads: defaults.kv_heads.filter(|_| !unshared), ..*defaults };
     let heads = heads(&raw, defaults)?;
     positive(&[("max_position_embeddings", context)])?;
     sound("rms_norm_eps", norm_epsilon)?;
