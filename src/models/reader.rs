@@ -1,8 +1,9 @@
 //! Weights from files into the buffers they stay in.
 //!
 //! Each buffer is allocated once, in its final size and format, and filled in pieces:
-//! the peak of a load is the weights plus one piece. Nothing is mapped, so the pages
-//! that a file occupies are the system's to drop, not part of our footprint.
+//! the peak of a load is the weights plus one piece, or one matrix that lies by columns.
+//! Nothing is mapped, so the pages that a file occupies are the system's to drop, not part of
+//! our footprint.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -210,6 +211,7 @@ impl<'a> Reader<'a> {
         parts: &[&Located],
         mut hasher: Option<&mut blake3::Hasher>,
     ) -> Result<Tensor, Error> {
+        let transposed = parameter.transposed;
         let rows: usize = parameter.parts.iter().map(|(_, rows)| rows).sum();
         let values = rows * parameter.columns.unwrap_or(1);
         let shape = match parameter.columns {
@@ -217,13 +219,10 @@ impl<'a> Reader<'a> {
             None => vec![rows],
         };
         let tensor = match parameter.format(self.format) {
-            format if parameter.transposed => {
-                self.fill_by_columns(parameter, parts, hasher, format)?
-            }
             Format::F32 => {
                 let mut buffer = Vec::with_capacity(values);
                 for part in parts {
-                    self.pieces(part, hasher.as_deref_mut(), |numbers| {
+                    self.by_rows(part, transposed, hasher.as_deref_mut(), |numbers| {
                         buffer.extend_from_slice(numbers);
                         Ok(())
                     })?;
@@ -233,7 +232,7 @@ impl<'a> Reader<'a> {
             Format::F16 => {
                 let mut buffer: Vec<f16> = Vec::with_capacity(values);
                 for (part, (name, _)) in parts.iter().zip(&parameter.parts) {
-                    self.pieces(part, hasher.as_deref_mut(), |numbers| {
+                    self.by_rows(part, transposed, hasher.as_deref_mut(), |numbers| {
                         narrow(numbers, name, &mut buffer)
                     })?;
                 }
@@ -243,41 +242,31 @@ impl<'a> Reader<'a> {
         Ok(tensor)
     }
 
-    /// The same of parts that lie in the files by columns.
-    fn fill_by_columns(
+    /// Hands a part's values to `sink` row after row, widened to f32: piece by piece as they lie
+    /// in the file, or all at once where they lie there by columns.
+    fn by_rows(
         &mut self,
-        parameter: &Parameter,
-        parts: &[&Located],
-        mut hasher: Option<&mut blake3::Hasher>,
-        format: Format,
-    ) -> Result<Tensor, Error> {
-        let rows: usize = parameter.parts.iter().map(|(_, rows)| rows).sum();
-        let columns = parameter.columns.unwrap_or(1);
-        let (mut wide, mut half) = match format {
-            Format::F32 => (vec![0.0f32; rows * columns], Vec::new()),
-            Format::F16 => (Vec::new(), vec![f16::ZERO; rows * columns]),
+        part: &Located,
+        transposed: bool,
+        hasher: Option<&mut blake3::Hasher>,
+        mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (true, [columns, rows]) = (transposed, part.shape.as_slice()) else {
+            return self.pieces(part, hasher, sink);
         };
-        let mut first = 0;
-        for (part, (name, part_rows)) in parts.iter().zip(&parameter.parts) {
-            let mut place = ByColumns { first, rows: *part_rows, columns, row: 0, column: 0 };
-            let mut narrowed = Vec::new();
-            self.pieces(part, hasher.as_deref_mut(), |numbers| {
-                match format {
-                    Format::F32 => place.put(numbers, &mut wide),
-                    Format::F16 => {
-                        narrowed.clear();
-                        narrow(numbers, name, &mut narrowed)?;
-                        place.put(&narrowed, &mut half);
-                    }
+        let mut whole = vec![0.0; rows * columns];
+        let (mut row, mut column) = (0, 0);
+        self.pieces(part, hasher, |numbers| {
+            for number in numbers {
+                whole[row * columns + column] = *number;
+                row += 1;
+                if row == *rows {
+                    (row, column) = (0, column + 1);
                 }
-                Ok(())
-            })?;
-            first += part_rows;
-        }
-        Ok(match format {
-            Format::F32 => Tensor::from_vec(wide, (rows, columns), &Device::Cpu)?,
-            Format::F16 => Tensor::from_vec(half, (rows, columns), &Device::Cpu)?,
-        })
+            }
+            Ok(())
+        })?;
+        sink(&whole)
     }
 
     /// Hands a tensor's values to `sink`, widened to f32, piece by piece.
@@ -315,28 +304,6 @@ impl<'a> Reader<'a> {
             done += count;
         }
         Ok(())
-    }
-}
-
-/// Where the next number of a part goes that lies in its file by columns.
-struct ByColumns {
-    /// The part's first row in the whole.
-    first: usize,
-    rows: usize,
-    columns: usize,
-    row: usize,
-    column: usize,
-}
-
-impl ByColumns {
-    fn put<T: Copy>(&mut self, numbers: &[T], whole: &mut [T]) {
-        for number in numbers {
-            whole[(self.first + self.row) * self.columns + self.column] = *number;
-            self.row += 1;
-            if self.row == self.rows {
-                (self.row, self.column) = (0, self.column + 1);
-            }
-        }
     }
 }
 

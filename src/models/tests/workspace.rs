@@ -80,6 +80,9 @@ fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
     lengths.iter().map(row).collect()
 }
 
+/// A name, and what writes such a model to a folder.
+type Kind = (&'static str, fn(&Path));
+
 const DECODER: Llama = Llama {
     hidden: 256,
     intermediate: 704,
@@ -106,7 +109,7 @@ fn bert(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [(&str, fn(&Path)); 5] = [
+    let kinds: [Kind; 5] = [
         ("llama", |dir| random::llama(dir, DECODER)),
         ("gemma3", |dir| families::gemma3(dir, DECODER)),
         ("gpt2", |dir| families::gpt2(dir, DECODER)),
