@@ -1,6 +1,6 @@
 //! The Llama decoder: one forward per step over the packed rows of all sequences.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use roundhouse_engine::{KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::Bytes;
@@ -8,8 +8,9 @@ use roundhouse_types::Bytes;
 use crate::activation::with_floats;
 use crate::attention::{self, Span};
 use crate::config::llama::LlamaConfig;
+use crate::gguf;
 use crate::kv::{BLOCK_TOKENS, KvPool};
-use crate::linear::Linear;
+use crate::linear::{self, Linear};
 use crate::packed::Packed;
 use crate::reader::Parameter;
 use crate::rope::Rope;
@@ -24,6 +25,8 @@ pub(crate) struct DecoderWeights<T> {
     norm: T,
     /// `None` when the embeddings serve as the head.
     head: Option<Linear<T>>,
+    /// `[head_dim / 2]`: what the frequencies of rotations are divided by.
+    rope_factors: Option<T>,
 }
 
 #[derive(Debug)]
@@ -56,7 +59,12 @@ impl<T> DecoderWeights<T> {
             true => None,
             false => Some(Linear::gather(take, &[("lm_head".into(), vocab)], hidden, false)?),
         };
-        Ok(Self { embeddings, layers, norm, head })
+        let half = config.heads.head_dim / 2;
+        let rope_factors = match config.rope_factors {
+            true => Some(take(Parameter::vector(gguf::ROPE_FACTORS, half))?),
+            false => None,
+        };
+        Ok(Self { embeddings, layers, norm, head, rope_factors })
     }
 }
 
@@ -110,15 +118,19 @@ impl Decoder {
         context: usize,
         step_tokens: usize,
         blocks: usize,
-    ) -> Self {
-        let DecoderWeights { embeddings, layers, norm, head } = weights;
+    ) -> Result<Self> {
+        let DecoderWeights { embeddings, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let kv = KvSpec { block_tokens: BLOCK_TOKENS, blocks };
         let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
-        let rope =
-            Rope::new(config.heads.head_dim, config.rope_theta, config.rope_scaling, context);
+        let factors = match &rope_factors {
+            Some(factors) => factors.to_vec1()?,
+            None => Vec::new(),
+        };
+        let (head_dim, theta) = (config.heads.head_dim, config.rope_theta);
+        let rope = Rope::divided(head_dim, theta, config.rope_scaling, &factors, context);
         let pool = KvPool::new(config.heads, config.layers, blocks);
-        Self { config, spec, embeddings, layers, norm, head, rope, pool }
+        Ok(Self { config, spec, embeddings, layers, norm, head, rope, pool })
     }
 
     /// Bytes of the KV pool in full.
@@ -130,9 +142,8 @@ impl Decoder {
         for span in &packed.spans {
             self.pool.touch(span.blocks);
         }
-        let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
         // [tokens, hidden]
-        let mut x = self.embeddings.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        let mut x = linear::rows(&self.embeddings, &packed.tokens)?;
         for index in 0..self.layers.len() {
             let mixed = self.attend(index, &x, &packed.spans)?;
             x = (x + mixed)?;

@@ -1,9 +1,9 @@
 //! What does a forward pass compute, and how many bytes does it need?
 //!
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
-//! `config`, `tensors`, `footprint`), `load` (`reader`: from files into final buffers,
+//! `config`, `tensors`, `gguf`, `format`, `footprint`), `load` (`reader`: from files into final buffers,
 //! `pool`: those that several models hold together), then
-//! the computation: `linear` and `attention` are the two seams, `decoder` and `encoder` the
+//! the computation: `linear` (over `blocks` where weights are quantised) and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.
 //!
 //! What holds:
@@ -15,12 +15,15 @@
 
 mod activation;
 mod attention;
+mod blocks;
 mod config;
 mod decoder;
 mod encoder;
 mod error;
 mod files;
 mod footprint;
+mod format;
+mod gguf;
 mod inspect;
 mod kv;
 mod linear;
@@ -31,14 +34,18 @@ mod pooling;
 mod primer;
 mod reader;
 mod rope;
+mod settings;
 mod simd;
 mod tensors;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use error::Error;
-pub use files::{Files, HEADER_MAX, Want, header_bytes, list_local, read_local, wanted};
+pub use files::{
+    Files, HEADER_MAX, Want, header_bytes, list_local, read_file, read_local, wanted, wanted_gguf,
+};
 pub use footprint::host_measured;
-pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, WeightShare, inspect};
+pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
+pub use inspect::{DtypeSetting, LoadSettings, Quantize, ModelPlan, WeightShare, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_shared};
 pub use pool::{Digests, Sharing, TensorPool};

@@ -60,8 +60,23 @@ impl Rope {
         ((self.cos.len() + self.sin.len()) * size_of::<f32>()) as u64
     }
 
+    #[cfg(test)]
     pub(crate) fn new(head_dim: usize, theta: f32, scaling: RopeScaling, context: usize) -> Self {
-        let frequencies = frequencies(head_dim, theta, scaling);
+        Self::divided(head_dim, theta, scaling, &[], context)
+    }
+
+    /// The tables, with each frequency divided by its factor where there are any.
+    pub(crate) fn divided(
+        head_dim: usize,
+        theta: f32,
+        scaling: RopeScaling,
+        factors: &[f32],
+        context: usize,
+    ) -> Self {
+        let mut frequencies = frequencies(head_dim, theta, scaling);
+        for (frequency, factor) in frequencies.iter_mut().zip(factors) {
+            *frequency /= factor;
+        }
         // Allocated in their final size: what doubles as it grows would hold more than is charged.
         let numbers = context * frequencies.len();
         let (mut sin, mut cos) = (Vec::with_capacity(numbers), Vec::with_capacity(numbers));

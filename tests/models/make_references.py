@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 from reference_bert import write_bert_cases
+from reference_gguf import write_gguf_cases
 from reference_llama import write_llama_cases
 from reference_text import write_text_case
 
@@ -21,6 +22,7 @@ def main() -> None:
     logging.set_verbosity_error()
     models = REPOSITORY / "src/models/tests/references"
     write_llama_cases(models)
+    write_gguf_cases(models)
     write_bert_cases(models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
 

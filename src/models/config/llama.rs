@@ -22,6 +22,8 @@ pub(crate) struct LlamaConfig {
     pub(crate) norm_epsilon: f32,
     pub(crate) rope_theta: f32,
     pub(crate) rope_scaling: RopeScaling,
+    /// Whether a tensor divides each frequency.
+    pub(crate) rope_factors: bool,
     pub(crate) tied: bool,
     pub(crate) attention_bias: bool,
     pub(crate) mlp_bias: bool,
@@ -94,6 +96,7 @@ impl LlamaConfig {
             norm_epsilon: norm_epsilon as f32,
             rope_theta: theta as f32,
             rope_scaling: rope.map_or(Ok(RopeScaling::None), scaling)?,
+            rope_factors: false,
             tied: raw.tie_word_embeddings.unwrap_or(false),
             attention_bias: raw.attention_bias.unwrap_or(false),
             mlp_bias: raw.mlp_bias.unwrap_or(false),

@@ -2,10 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod gguf;
 mod inspection;
 mod matmuls;
 mod numbers;
 mod plans;
+mod quantize;
 mod sharing;
 mod support;
 mod weights;
+
+#[path = "../random/mod.rs"]
+mod random;
