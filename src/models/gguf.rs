@@ -148,7 +148,10 @@ pub(crate) fn refuse_unused(table: &TensorTable, config: &LlamaConfig) -> Result
     match unused.first() {
         None => Ok(()),
         Some(name) => Err(Error::NotServed {
-            what: format!("a GGUF file with tensor '{}', which its own keys leave out, is", own_name(name)),
+            what: format!(
+                "a GGUF file with tensor '{}', which its own keys leave out, is",
+                own_name(name)
+            ),
             advice: "",
         }),
     }

@@ -1,5 +1,7 @@
 //! What kind of model some files are, and exactly what it will take.
 
+use std::collections::BTreeMap;
+
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 use serde::Serialize;
 
@@ -12,7 +14,7 @@ use crate::decoder::DecoderWeights;
 use crate::encoder::{EncoderWeights, Names};
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
-use crate::format::Formats;
+use crate::format::{Formats, Layout};
 use crate::gguf;
 use crate::reader::Parameter;
 use crate::settings::ModelSettings;
@@ -132,6 +134,9 @@ pub struct ModelPlan {
     pub gguf: Option<gguf::Tokenizer>,
     /// What weights are quantised to as far as their shapes allow, where that was asked for.
     pub quantize: Option<Quantize>,
+    /// Of the weights that are to be quantised, those whose shape forbids the format asked for,
+    /// and what they get: one sentence for each kind of them.
+    pub fallbacks: Vec<String>,
     pub(crate) formats: Formats,
     pub(crate) family: Family,
 }
@@ -227,7 +232,10 @@ fn recognise(files: &Files) -> Result<(), Error> {
     }
     if !has(CONFIG) {
         if let Some(path) = ending(".gguf") {
-            return refuse(format!("a GGUF file inside a folder ({path}) is"), "; put it at the top");
+            return refuse(
+                format!("a GGUF file inside a folder ({path}) is"),
+                "; put it at the top",
+            );
         }
         return Err(Error::UnknownKind { expected: EXPECTED, found: found(files) });
     }
@@ -257,11 +265,7 @@ fn found(files: &Files) -> String {
 }
 
 /// How a model's parameters are to lie in memory: its own settings go before the operator's.
-fn formats(
-    files: &Files,
-    settings: &LoadSettings,
-    table: &TensorTable,
-) -> Result<Formats, Error> {
+fn formats(files: &Files, settings: &LoadSettings, table: &TensorTable) -> Result<Formats, Error> {
     let quantize = ModelSettings::read(files)?.quantize.unwrap_or(settings.quantize);
     Ok(Formats { dtype: settings.dtype, quantize, stored: table.quantized().into() })
 }
@@ -296,16 +300,12 @@ fn prefix(table: &TensorTable, prefixes: [&'static str; 2], name: &str) -> &'sta
     found.unwrap_or(&prefixes[0])
 }
 
-fn decoder(
-    files: &Files,
-    settings: &LoadSettings,
-    model: Decoding,
-) -> Result<ModelPlan, Error> {
+fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<ModelPlan, Error> {
     let Decoding { architecture, config, eos_tokens, defaults, host, gguf } = model;
     let table = TensorTable::new(files)?;
     let prefix = prefix(&table, ["model.", ""], "embed_tokens.weight");
     let formats = formats(files, settings, &table)?;
-    let weights =
+    let (weights, fallbacks) =
         weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
     if gguf.is_some() {
         gguf::refuse_unused(&table, &config)?;
@@ -317,7 +317,8 @@ fn decoder(
     let rows = settings.step_rows.min(blocks);
     let kv_token_bytes = footprint::kv_token(&config)?;
     let narrowest = config.hidden.min(config.intermediate).min(config.heads.query_width());
-    let widths = [config.vocab, config.hidden, 2 * config.intermediate, config.heads.packed_width()];
+    let widths =
+        [config.vocab, config.hidden, 2 * config.intermediate, config.heads.packed_width()];
     let tallest = widths.into_iter().max().unwrap_or(1);
     Ok(ModelPlan {
         kind: ModelKind::Generative,
@@ -341,6 +342,7 @@ fn decoder(
         step_tokens,
         gguf,
         quantize: formats.quantize,
+        fallbacks,
         formats,
         family: Family::Decoder { config, prefix, blocks },
     })
@@ -362,7 +364,7 @@ fn encoder(
     let names = Names::find(&table, prefix);
     let formats = formats(files, settings, &table)?;
     let label_count = labels.as_ref().map(|labels| labels.names.len());
-    let weights = weigh(&table, &formats, |take| {
+    let (weights, fallbacks) = weigh(&table, &formats, |take| {
         EncoderWeights::gather(&config, names, label_count, take).map(drop)
     })?;
     let context = settings.context.clamp(1, config.context);
@@ -391,6 +393,7 @@ fn encoder(
         step_tokens,
         gguf: None,
         quantize: formats.quantize,
+        fallbacks,
         formats,
         family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
     })
@@ -401,11 +404,13 @@ fn weigh(
     table: &TensorTable,
     formats: &Formats,
     gather: impl FnOnce(&mut dyn FnMut(Parameter) -> Result<(), Error>) -> Result<(), Error>,
-) -> Result<Vec<WeightShare>, Error> {
+) -> Result<(Vec<WeightShare>, Vec<String>), Error> {
     let mut shares: Vec<WeightShare> = Vec::new();
+    let mut fallbacks = Fallbacks::default();
     gather(&mut |parameter| {
         let overflow = || Error::Overflow { part: "weights" };
         let (parts, layout) = parameter.locate(table, formats)?;
+        fallbacks.look(&parameter, formats, &layout);
         // What a parameter has beside its parts' values goes with the first.
         let mut beside = layout.bytes(&parameter);
         for (part, format) in parts.iter().zip(&layout.0) {
@@ -437,7 +442,33 @@ fn weigh(
         Ok(())
     })?;
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
-    Ok(shares)
+    Ok((shares, fallbacks.sentences()))
+}
+
+/// Weights that could not get the format asked for, by module, values per row and format.
+#[derive(Default)]
+struct Fallbacks(BTreeMap<(String, usize, &'static str), usize>);
+
+impl Fallbacks {
+    fn look(&mut self, parameter: &Parameter, formats: &Formats, layout: &Layout) {
+        let (Some(wanted), Some(columns)) = (formats.quantize, parameter.columns) else { return };
+        for ((name, _), format) in parameter.parts.iter().zip(&layout.0) {
+            if format.name() == wanted.name() || formats.stored.contains_key(name) {
+                continue;
+            }
+            // The same module of all layers.
+            let module: Vec<&str> =
+                name.split('.').filter(|part| part.parse::<usize>().is_err()).collect();
+            *self.0.entry((module.join("."), columns, format.name())).or_default() += 1;
+        }
+    }
+
+    fn sentences(self) -> Vec<String> {
+        let sentence = |((module, columns, format), count): ((String, usize, &str), usize)| {
+            format!("{module} ({count} of them) has rows of {columns} and gets {format}")
+        };
+        self.0.into_iter().map(sentence).collect()
+    }
 }
 
 fn total(shares: &[WeightShare]) -> Result<Bytes, Error> {

@@ -45,7 +45,7 @@ pub use files::{
 };
 pub use footprint::host_measured;
 pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
-pub use inspect::{DtypeSetting, LoadSettings, Quantize, ModelPlan, WeightShare, inspect};
+pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, WeightShare, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_shared};
 pub use pool::{Digests, Sharing, TensorPool};

@@ -98,6 +98,14 @@ fn load_parameters(
         false => Box::new(Holder { runner, _held: held }),
     };
     let read = started.elapsed();
+    if !plan.fallbacks.is_empty() {
+        let wanted = plan.quantize.map_or("none", crate::Quantize::name);
+        tracing::info!(
+            wanted,
+            got = plan.fallbacks.join("; "),
+            "some weights cannot be quantised so"
+        );
+    }
     tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights read");
     Ok(LoadedRunner { runner, footprint, shared, found, digests, read })
 }

@@ -216,8 +216,7 @@ impl<'a> Reader<'a> {
                 let mut buffer = Vec::with_capacity(size);
                 let heights: Vec<usize> = parameter.parts.iter().map(|(_, rows)| *rows).collect();
                 buffer.extend(blocks::table(columns, &heights, layout));
-                for ((part, (name, _)), format) in
-                    parts.iter().zip(&parameter.parts).zip(&layout.0)
+                for ((part, (name, _)), format) in parts.iter().zip(&parameter.parts).zip(&layout.0)
                 {
                     let start = buffer.len();
                     self.blocks(part, name, *format, hasher.as_deref_mut(), &mut buffer)?;

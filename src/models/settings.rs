@@ -36,7 +36,8 @@ impl ModelSettings {
     /// Reads them; without the file, nothing is asked for.
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
         let Some(content) = files.contents.get(FILE) else { return Ok(Self::default()) };
-        let text = str::from_utf8(content).map_err(|error| Error::config(FILE, error.to_string()))?;
+        let text =
+            str::from_utf8(content).map_err(|error| Error::config(FILE, error.to_string()))?;
         let written: Written =
             toml::from_str(text).map_err(|error| Error::config(FILE, error.message()))?;
         let Section { file, quantize } = written.model;

@@ -12,6 +12,7 @@ from reference_bert import write_bert_cases
 from reference_gguf import write_gguf_cases
 from reference_llama import write_llama_cases
 from reference_text import write_text_case
+from reference_vocabulary import write_vocabulary_cases
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,6 +26,7 @@ def main() -> None:
     write_gguf_cases(models)
     write_bert_cases(models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
+    write_vocabulary_cases(REPOSITORY / "src/serving/tests/references")
 
 
 if __name__ == "__main__":

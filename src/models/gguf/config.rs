@@ -115,7 +115,9 @@ pub(super) fn describe(file: &str, header: &Header<'_>) -> Result<Described, Err
             advice: "; 'llama' is",
         });
     }
-    if metadata.get("split.count").is_some_and(|count| *count != Value::Unsigned(1) && !is_off(*count))
+    if metadata
+        .get("split.count")
+        .is_some_and(|count| *count != Value::Unsigned(1) && !is_off(*count))
     {
         return Err(Error::NotServed {
             what: format!("a GGUF model in several parts ({file}) is"),
@@ -130,12 +132,10 @@ pub(super) fn describe(file: &str, header: &Header<'_>) -> Result<Described, Err
     if let Some(Value::Array(tokens)) = metadata.get("tokenizer.ggml.tokens")
         && tokens.count() != config.vocab as u64
     {
-        let reason =
-            format!("it has {} tokens and embeddings of {}", tokens.count(), config.vocab);
+        let reason = format!("it has {} tokens and embeddings of {}", tokens.count(), config.vocab);
         return keys.refuse(reason);
     }
-    let tokenizer =
-        Tokenizer { file: file.into(), model, pre: text("tokenizer.ggml.pre") };
+    let tokenizer = Tokenizer { file: file.into(), model, pre: text("tokenizer.ggml.pre") };
     Ok(Described {
         eos_tokens: eos_tokens(metadata),
         architecture,
@@ -237,10 +237,9 @@ fn eos_tokens(metadata: &BTreeMap<&str, Value<'_>>) -> Vec<u32> {
         }
     });
     let mut ids: Vec<u32> = named.collect();
-    if let (Some(Value::Array(tokens)), Some(Value::Array(kinds))) = (
-        metadata.get("tokenizer.ggml.tokens"),
-        metadata.get("tokenizer.ggml.token_type"),
-    ) {
+    if let (Some(Value::Array(tokens)), Some(Value::Array(kinds))) =
+        (metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type"))
+    {
         let ends = |text: &str, kind: f64| kind == CONTROL && ENDINGS.contains(&text);
         let found = (0..).zip(tokens.texts().zip(kinds.numbers()));
         ids.extend(found.filter(|(_, (text, kind))| ends(text, *kind)).map(|(id, _)| id));

@@ -300,7 +300,10 @@ fn parse<'a>(cursor: &mut Cursor<'a>, size: u64) -> Read<Header<'a>> {
         end = offset.saturating_add(*bytes);
         info.start = data.saturating_add(*offset);
         if data.saturating_add(end) > size {
-            let reason = format!("tensor {name} ends at byte {} and the file at {size}", data.saturating_add(end));
+            let reason = format!(
+                "tensor {name} ends at byte {} and the file at {size}",
+                data.saturating_add(end)
+            );
             return fault(format!("{reason}: truncated or damaged"));
         }
     }

@@ -85,7 +85,10 @@ fn logits_and_greedy_tokens_are_llama_cpps_but_for_its_rounding() {
             same += parting.unwrap_or(wanted.len());
             if let Some(at) = parting {
                 let lead = prompt.greedy.margins[at];
-                assert!(lead < 2.0 * LLAMA_CPP, "{case}, prompt {index}: parts at a lead of {lead}");
+                assert!(
+                    lead < 2.0 * LLAMA_CPP,
+                    "{case}, prompt {index}: parts at a lead of {lead}"
+                );
             }
         }
         println!("{case}: llama.cpp differs by {worst:e}, {same} of {all} tokens before parting");
@@ -233,7 +236,7 @@ fn two_files_with_equal_tensors_hold_them_once() {
     );
     let prompt = [5, 9, 200];
     let [mut shared, mut alone] = [tuned.runner, plain.unwrap().runner];
-    let [shared, alone] = [&mut shared, &mut alone]
-        .map(|runner| step(&mut **runner, vec![row(0, 0, &prompt)]));
+    let [shared, alone] =
+        [&mut shared, &mut alone].map(|runner| step(&mut **runner, vec![row(0, 0, &prompt)]));
     assert_eq!(shared, alone);
 }

@@ -51,6 +51,8 @@ fn four_bits_take_what_the_footprint_says_and_shapes_that_forbid_them_fall_back(
     assert_eq!(formats(&plan), [("f32", "f32"), ("f32", "q4_k"), ("f32", "q8_0")]);
     let loaded = load(folder.path(), &plan, DeviceId::Cpu, &Cancel::new()).unwrap();
     assert_eq!(loaded.footprint.weights, plan.footprint.weights);
+    let said = ["model.layers.mlp.down_proj.weight (2 of them) has rows of 96 and gets q8_0"];
+    assert_eq!(plan.fallbacks, said);
     let down = plan.weights.iter().find(|share| share.memory_dtype == "q8_0").unwrap();
     assert_eq!(down.bytes, Bytes(2 * (256 * 96 / 32 * 34 + 64)));
     let mut runner = loaded.runner;
