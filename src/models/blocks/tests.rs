@@ -126,3 +126,42 @@ fn a_buffer_that_is_not_what_its_table_says_is_an_error() {
     let x = Tensor::zeros((1, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
     assert!(project_few(&x, &bytes).is_err(), "inputs of another width");
 }
+
+/// Prints microseconds per call, ours and candle's in turn, the best of nine.
+#[test]
+#[ignore = "prints figures"]
+#[allow(clippy::print_stdout, reason = "the figures are what it is for")]
+fn beside_candles_kernels() {
+    let (outputs, inputs) = (4096, 4096);
+    let floats = matrix(outputs, inputs);
+    for (format, dtype) in FORMATS {
+        let quantized = QTensor::quantize(&floats, dtype).unwrap();
+        let mut bytes = table(inputs, &[outputs], &Layout(vec![Format::Blocks(format)])).to_vec();
+        bytes.extend_from_slice(&quantized.data().unwrap());
+        let size = bytes.len();
+        let bytes = Tensor::from_vec(bytes, size, &Device::Cpu).unwrap();
+        let theirs = candle_core::quantized::QMatMul::from_qtensor(quantized).unwrap();
+        for count in [1, 8, 512] {
+            let x = Tensor::from_vec(numbers(count * inputs, 3), (count, inputs), &Device::Cpu);
+            let x = x.unwrap();
+            let mut best = [f64::MAX; 2];
+            for _ in 0..9 {
+                let began = std::time::Instant::now();
+                match count {
+                    ..=few::ROWS => project_few(&x, &bytes).unwrap(),
+                    _ => project_many(&x, &bytes).unwrap(),
+                };
+                best[0] = best[0].min(began.elapsed().as_secs_f64() * 1e6);
+                let began = std::time::Instant::now();
+                candle_core::Module::forward(&theirs, &x).unwrap();
+                best[1] = best[1].min(began.elapsed().as_secs_f64() * 1e6);
+            }
+            println!(
+                "{}, {count} rows: ours {:.0}, candle's {:.0}",
+                format.name(),
+                best[0],
+                best[1]
+            );
+        }
+    }
+}
