@@ -115,7 +115,7 @@ pub(crate) fn rows(parameter: &Tensor, indices: &[u32]) -> Result<Tensor> {
     Tensor::from_vec(numbers, (indices.len(), columns), parameter.device())
 }
 
-/// `x W^T` for up to [`few::ROWS`] rows: each weight is read once.
+/// `x W^T` for up to [`crate::linear::FEW_ROWS`] rows: each weight is read once.
 pub(crate) fn project_few(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let rows = x.dim(0)?;
     let (numbers, outputs) = with_floats(x, |x| {

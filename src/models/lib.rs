@@ -1,7 +1,7 @@
 //! What does a forward pass compute, and how many bytes does it need?
 //!
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
-//! `config`, `tensors`, `gguf`, `format`, `footprint`), `load` (`reader`: from files into final buffers,
+//! `config`, `tensors`, `gguf`, `format`, `weigh`, `footprint`), `load` (`reader` and `convert`: from files into final buffers,
 //! `pool`: those that several models hold together), then
 //! the computation: `linear` (over `blocks` where weights are quantised) and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.
@@ -17,6 +17,7 @@ mod activation;
 mod attention;
 mod blocks;
 mod config;
+mod convert;
 mod decoder;
 mod encoder;
 mod error;
@@ -37,6 +38,7 @@ mod rope;
 mod settings;
 mod simd;
 mod tensors;
+mod weigh;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use error::Error;
@@ -45,9 +47,10 @@ pub use files::{
 };
 pub use footprint::host_measured;
 pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
-pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, WeightShare, inspect};
+pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_shared};
 pub use pool::{Digests, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;
+pub use weigh::WeightShare;

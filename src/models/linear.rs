@@ -16,7 +16,7 @@ mod few;
 /// Up to so many rows, weights are read once at memory speed instead of packed for a large
 /// multiplication. Eight rows cost about five cycles per 64 bytes of weights from the first
 /// cache; memory takes longer to deliver them.
-const FEW_ROWS: usize = 8;
+pub(crate) const FEW_ROWS: usize = 8;
 
 thread_local! {
     static MATMULS: Cell<u64> = const { Cell::new(0) };

@@ -8,10 +8,9 @@ use rayon::prelude::*;
 use super::Parts;
 use super::widen::{Blocks, ForFormat, VALUES_MAX, with};
 use crate::format::Format;
+use crate::linear::FEW_ROWS as ROWS;
 use crate::simd::{self, Kernel, madd};
 
-/// The most rows of inputs.
-pub(crate) const ROWS: usize = 8;
 /// Numbers added side by side: enough sums in flight to hide how long each addition takes.
 const LANES: usize = 64;
 /// Weights per task: enough to be worth a thread's waking.

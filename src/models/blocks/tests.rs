@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 use crate::format::BlockFormat;
+use crate::linear::FEW_ROWS;
 
 const FORMATS: [(BlockFormat, GgmlDType); 8] = [
     (BlockFormat::Q4_0, GgmlDType::Q4_0),
@@ -97,7 +98,7 @@ fn few_and_many_rows_project_as_the_widened_weights_do() {
             let x = Tensor::from_vec(numbers(count * columns, 3), (count, columns), &Device::Cpu);
             let x = x.unwrap();
             let got = match count {
-                ..=few::ROWS => project_few(&x, &bytes).unwrap(),
+                ..=FEW_ROWS => project_few(&x, &bytes).unwrap(),
                 _ => project_many(&x, &bytes).unwrap(),
             };
             let want = x.matmul(&wide.t().unwrap()).unwrap();
@@ -148,7 +149,7 @@ fn beside_candles_kernels() {
             for _ in 0..9 {
                 let began = std::time::Instant::now();
                 match count {
-                    ..=few::ROWS => project_few(&x, &bytes).unwrap(),
+                    ..=FEW_ROWS => project_few(&x, &bytes).unwrap(),
                     _ => project_many(&x, &bytes).unwrap(),
                 };
                 best[0] = best[0].min(began.elapsed().as_secs_f64() * 1e6);
