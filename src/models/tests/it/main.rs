@@ -12,5 +12,6 @@ mod sharing;
 mod support;
 mod weights;
 
+#[expect(dead_code, reason = "its encoders are for measurements")]
 #[path = "../random/mod.rs"]
 mod random;
