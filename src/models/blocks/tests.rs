@@ -128,7 +128,8 @@ fn a_buffer_that_is_not_what_its_table_says_is_an_error() {
     assert!(project_few(&x, &bytes).is_err(), "inputs of another width");
 }
 
-/// Prints microseconds per call, ours and candle's in turn, the best of nine.
+/// Prints microseconds per call, ours and candle's in turn, the best of nine. Means something in
+/// a release build only: kernels are vectorised by the compiler.
 #[test]
 #[ignore = "prints figures"]
 #[allow(clippy::print_stdout, reason = "the figures are what it is for")]
