@@ -1,7 +1,7 @@
 //! The decoder: one forward per step over the packed rows of all sequences. What it computes
 //! is data ([`DecoderConfig`]); families differ in nothing else.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use roundhouse_engine::{KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::Bytes;
 
@@ -9,7 +9,7 @@ use crate::activation::{self, with_floats};
 use crate::attention::{Causal, Scores, Span};
 use crate::config::decoder::DecoderConfig;
 use crate::kv::{BLOCK_TOKENS, KvPool};
-use crate::linear::Linear;
+use crate::linear::{self, Linear};
 use crate::norm;
 use crate::packed::Packed;
 use crate::rope::Rope;
@@ -46,11 +46,16 @@ impl Decoder {
     ) -> Result<Self> {
         let weights = weights.ready(config.norm)?;
         let head_norms = weights.head_norms()?;
-        let DecoderWeights { embeddings, positions, layers, norm, head } = weights;
+        let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let kv = KvSpec { block_tokens: BLOCK_TOKENS, blocks };
         let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
-        let ropes = config.ropes.iter().map(|rope| Rope::new(rope, context)).collect();
+        let factors = match &rope_factors {
+            Some(factors) => factors.to_vec1()?,
+            None => Vec::new(),
+        };
+        let ropes = config.ropes.iter().map(|rope| Rope::divided(rope, &factors, context));
+        let ropes = ropes.collect();
         let pool = KvPool::new(config.heads, config.layers, blocks);
         Ok(Self {
             config,
@@ -102,14 +107,12 @@ impl Decoder {
 
     /// What the first layer reads: `[tokens, hidden]`.
     fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
-        let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
-        let mut x = self.embeddings.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        let mut x = linear::rows(&self.embeddings, &packed.tokens)?;
         if let Some(scale) = self.config.embedding_scale {
             x = (x * f64::from(scale))?;
         }
         if let Some(table) = &self.positions {
-            let at = Tensor::new(packed.positions(), &Device::Cpu)?;
-            x = (x + table.index_select(&at, 0)?.to_dtype(DType::F32)?)?;
+            x = (x + linear::rows(table, &packed.positions())?)?;
         }
         Ok(x)
     }

@@ -8,6 +8,7 @@
 use roundhouse_types::Bytes;
 
 use crate::Error;
+use crate::blocks::PANEL;
 use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
 use crate::kv::BLOCK_TOKENS;
@@ -120,6 +121,19 @@ pub(crate) fn decoder_workspace(
     let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
     let numbers = tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated;
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
+}
+
+/// What a large multiplication needs more where weights are widened a panel at a time: the
+/// panel, and what it makes of all tokens. The fewer values a row has, the more rows a panel,
+/// up to the most that a projection has.
+pub(crate) fn panels(
+    are_widened: bool,
+    step_tokens: usize,
+    [narrowest, tallest]: [usize; 2],
+) -> Result<Bytes, Error> {
+    let tall = (PANEL / narrowest.max(1)).clamp(1, tallest) as u128;
+    let numbers = if are_widened { PANEL as u128 + step_tokens as u128 * tall } else { 0 };
+    counted("workspace", numbers * F32)
 }
 
 /// An encoder step's peak.

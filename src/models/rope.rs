@@ -107,8 +107,17 @@ impl Rope {
         ((self.cos.len() + self.sin.len()) * size_of::<f32>()) as u64
     }
 
+    #[cfg(test)]
     pub(crate) fn new(config: &RopeConfig, context: usize) -> Self {
-        let frequencies = frequencies(config, context);
+        Self::divided(config, &[], context)
+    }
+
+    /// The tables, with each frequency divided by its factor where there are any.
+    pub(crate) fn divided(config: &RopeConfig, factors: &[f32], context: usize) -> Self {
+        let mut frequencies = frequencies(config, context);
+        for (frequency, factor) in frequencies.iter_mut().zip(factors) {
+            *frequency /= factor;
+        }
         // Allocated in their final size: what doubles as it grows would hold more than is charged.
         let numbers = context * frequencies.len();
         let (mut sin, mut cos) = (Vec::with_capacity(numbers), Vec::with_capacity(numbers));

@@ -21,6 +21,8 @@ pub(crate) struct DecoderConfig {
     pub(crate) kinds: Vec<LayerKind>,
     /// The rotations that kinds of layers refer to.
     pub(crate) ropes: Vec<RopeConfig>,
+    /// Whether a tensor divides each of their frequencies.
+    pub(crate) rope_factors: bool,
     pub(crate) norm: NormKind,
     pub(crate) norm_epsilon: f32,
     /// Whether both blocks of a layer read its input, and their results are added together.

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::config::decoder::{DecoderConfig, NormKind};
+use crate::gguf;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::reader::Parameter;
@@ -22,6 +23,8 @@ pub(crate) struct DecoderWeights<T> {
     pub(super) norm: Norm<T>,
     /// `None` when the embeddings serve as the head.
     pub(super) head: Option<Linear<T>>,
+    /// `[head_dim / 2]`: what the frequencies of rotations are divided by.
+    pub(super) rope_factors: Option<T>,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,12 @@ impl<T> DecoderWeights<T> {
             true => None,
             false => Some(Linear::gather(take, &[(names.head.into(), vocab)], hidden, false)?),
         };
-        Ok(Self { embeddings, positions, layers, norm, head })
+        let half = config.heads.head_dim / 2;
+        let rope_factors = match config.rope_factors {
+            true => Some(take(Parameter::vector(gguf::ROPE_FACTORS, half))?),
+            false => None,
+        };
+        Ok(Self { embeddings, positions, layers, norm, head, rope_factors })
     }
 }
 
