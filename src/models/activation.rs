@@ -29,7 +29,7 @@ impl Activation {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
             "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             _ => Err(Error::config(CONFIG, format!("hidden_act '{name}' is not computed"))),
         }
@@ -45,10 +45,15 @@ impl Activation {
         }
     }
 
+    /// Whether [`Self::gate`] is one pass; otherwise it needs two more tensors of its result's size.
+    pub(crate) fn gates_in_one_pass(self) -> bool {
+        matches!(self, Self::Silu | Self::GeluTanh)
+    }
+
     /// Takes `[rows, 2 n]` to `[rows, n]`: the first half, activated, times the second.
     pub(crate) fn gate(self, packed: &Tensor) -> Result<Tensor> {
         let (rows, width) = packed.dims2()?;
-        if self != Self::Silu {
+        if !self.gates_in_one_pass() {
             let half = width / 2;
             let gate = packed.narrow(1, 0, half)?.contiguous()?;
             return self.forward(&gate)?.mul(&packed.narrow(1, half, half)?);
@@ -61,7 +66,10 @@ impl Activation {
                 .with_min_len(rows_at_least)
                 .for_each(|(out, row)| {
                     let (gate, up) = row.split_at(width / 2);
-                    simd::dispatch(SiluGate { gate, up, out });
+                    match self {
+                        Self::GeluTanh => simd::dispatch(GeluTanhGate { gate, up, out }),
+                        _ => simd::dispatch(SiluGate { gate, up, out }),
+                    }
                 });
             out
         })?;
@@ -82,6 +90,52 @@ impl Kernel for SiluGate<'_> {
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
             *out = gate / (1.0 + exp::<FMA>(-gate)) * up;
         }
+    }
+}
+
+/// `gelu(gate) * up` in one pass, GELU by its tanh form: `x / (1 + e^(-2 u))` for
+/// `x / 2 (1 + tanh u)`.
+struct GeluTanhGate<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for GeluTanhGate<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        /// Twice the root of 2 / pi.
+        const SLOPE: f32 = 1.595_769;
+        const CUBIC: f32 = 0.044_715;
+        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            let twice = SLOPE * (gate + CUBIC * gate * gate * gate);
+            *out = gate / (1.0 + exp::<FMA>(-twice)) * up;
+        }
+    }
+}
+
+/// Bends each number of a row to stay within plus and minus `cap`.
+pub(crate) fn cap(row: &mut [f32], cap: f32) {
+    simd::dispatch(Cap { row, cap });
+}
+
+struct Cap<'a> {
+    row: &'a mut [f32],
+    cap: f32,
+}
+
+impl Kernel for Cap<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        bend::<FMA>(self.row, self.cap);
+    }
+}
+
+/// `cap * tanh(x / cap)` of every number, in place.
+#[inline(always)]
+pub(crate) fn bend<const FMA: bool>(numbers: &mut [f32], cap: f32) {
+    for x in numbers {
+        *x = cap - 2.0 * cap / (exp::<FMA>(*x * (2.0 / cap)) + 1.0);
     }
 }
 
@@ -107,13 +161,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gated_kernel_equals_its_definition() {
+    fn bent_numbers_are_the_tangent_s() {
+        let mut numbers: Vec<f32> = (-3000..=3000).map(|i| i as f32 * 0.1).collect();
+        let want: Vec<f64> = numbers.iter().map(|x| 30.0 * (f64::from(*x) / 30.0).tanh()).collect();
+        cap(&mut numbers, 30.0);
+        for (a, b) in numbers.iter().zip(want) {
+            assert!((f64::from(*a) - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn gated_kernels_equal_their_definitions() {
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            gate_equals_its_definition(activation);
+        }
+    }
+
+    fn gate_equals_its_definition(activation: Activation) {
         let numbers: Vec<f32> = (0..60).map(|i| (i as f32 - 30.0) * 0.7).collect();
         let packed = Tensor::from_vec(numbers, (3, 20), &Device::Cpu).unwrap();
-        let got = Activation::Silu.gate(&packed).unwrap();
+        let got = activation.gate(&packed).unwrap();
         let gate = packed.narrow(1, 0, 10).unwrap().contiguous().unwrap();
         let up = packed.narrow(1, 10, 10).unwrap().contiguous().unwrap();
-        let want = (gate.silu().unwrap() * up).unwrap();
+        let want = (activation.forward(&gate).unwrap() * up).unwrap();
         let pairs = got.to_vec2::<f32>().unwrap().concat();
         for (a, b) in pairs.iter().zip(want.to_vec2::<f32>().unwrap().concat()) {
             assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{a} {b}");

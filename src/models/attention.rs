@@ -1,6 +1,6 @@
 //! The attention seam: packed projections in, mixed values out, whatever the rows' lengths.
 //!
-//! Two entries over one kernel: [`causal`] reads keys and values of sequences from the
+//! Two entries over one kernel: [`Causal::attend`] reads keys and values of sequences from the
 //! pool's blocks, [`bidirectional`] packs each sequence's own into blocks first. Work is
 //! cut into tiles of a few queries that share a key-value head; each walks the blocks once
 //! with the running maximum and sum of a softmax, so nothing of the size of tokens times
@@ -14,6 +14,8 @@ use crate::rope::Rope;
 use crate::simd;
 
 mod kernel;
+
+use kernel::Seen;
 
 /// Query vectors per tile: their sums stay in a core's first cache, and every key read
 /// serves all of them.
@@ -48,9 +50,53 @@ impl Heads {
         self.query_width() + 2 * self.kv_width()
     }
 
+    /// Rows in which queries, keys and values of each head lie together, as rows in which all
+    /// queries come first and all values last. As many key heads as query heads.
+    pub(crate) fn separated(self, rows: &[f32]) -> Vec<f32> {
+        let dim = self.head_dim;
+        let mut out = Vec::with_capacity(rows.len());
+        for row in rows.chunks_exact(self.packed_width()) {
+            for part in 0..3 {
+                for head in row.chunks_exact(3 * dim) {
+                    out.extend_from_slice(&head[part * dim..(part + 1) * dim]);
+                }
+            }
+        }
+        out
+    }
+
     fn group(self) -> usize {
         self.heads / self.kv_heads
     }
+}
+
+/// What becomes of the products of queries and keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scores {
+    /// What they are multiplied by.
+    pub(crate) scale: f32,
+    /// They are then bent to stay within plus and minus this.
+    pub(crate) cap: Option<f32>,
+    /// How many keys a token sees at most, its own included.
+    pub(crate) window: Option<usize>,
+}
+
+impl Scores {
+    /// The usual ones: over the root of the head's size, and nothing else.
+    pub(crate) fn plain(heads: Heads) -> Self {
+        Self { scale: 1.0 / (heads.head_dim as f32).sqrt(), cap: None, window: None }
+    }
+}
+
+/// The causal attention of one layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Causal<'a> {
+    pub(crate) heads: Heads,
+    pub(crate) scores: Scores,
+    /// How queries and keys learn their positions, where they do.
+    pub(crate) rope: Option<&'a Rope>,
+    /// The layer whose keys and values are used.
+    pub(crate) layer: usize,
 }
 
 /// One sequence's share of the packed rows.
@@ -76,47 +122,65 @@ struct Tile<'a> {
     kv_head: usize,
 }
 
-/// Causal attention of new tokens over all before them.
-///
-/// Rotates queries and keys of `qkv` (`[tokens, packed_width]`) in place, writes keys and
-/// values to the spans' blocks, which must have been touched, and returns
-/// `[tokens, query_width]`. A block that several spans share is never one that a span writes.
-pub(crate) fn causal(
-    heads: Heads,
-    rope: &Rope,
-    pool: &mut KvPool,
-    layer: usize,
-    spans: &[Span<'_>],
-    qkv: &mut [f32],
-) -> Vec<f32> {
-    let width = heads.packed_width();
-    let positions: Vec<usize> =
-        spans.iter().flat_map(|span| span.position..span.position + span.tokens).collect();
-    rope.rotate(qkv, width, heads.query_width() + heads.kv_width(), &positions);
-    for span in spans {
-        for token in 0..span.tokens {
-            let row = &qkv[(span.first + token) * width..][..width];
-            let (keys, values) = row[heads.query_width()..].split_at(heads.kv_width());
-            let position = span.position + token;
-            let place = (span.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS);
-            pool.write(layer, place, keys, values);
+impl Causal<'_> {
+    /// Attention of new tokens over all before them that the window shows.
+    ///
+    /// Rotates queries and keys of `qkv` (`[tokens, packed_width]`) in place, writes keys and
+    /// values to the spans' blocks, which must have been touched, and returns
+    /// `[tokens, query_width]`. A block that several spans share is never one that a span writes.
+    pub(crate) fn attend(
+        &self,
+        pool: &mut KvPool,
+        spans: &[Span<'_>],
+        qkv: &mut [f32],
+    ) -> Vec<f32> {
+        let &Self { heads, scores, rope, layer } = self;
+        let width = heads.packed_width();
+        if let Some(rope) = rope {
+            let positions: Vec<usize> =
+                spans.iter().flat_map(|span| span.position..span.position + span.tokens).collect();
+            let rotated = heads.query_width() + heads.kv_width();
+            rope.rotate(qkv, (width, rotated, heads.head_dim), &positions);
         }
-    }
+        for span in spans {
+            for token in 0..span.tokens {
+                let row = &qkv[(span.first + token) * width..][..width];
+                let (keys, values) = row[heads.query_width()..].split_at(heads.kv_width());
+                let position = span.position + token;
+                let place = (span.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS);
+                pool.write(layer, place, keys, values);
+            }
+        }
 
-    let pool = &*pool;
-    let compute = |tile: &Tile<'_>| {
-        let first = tile.span.position + tile.offset;
-        let blocks: Vec<HeadBlock<'_>> = tile.span.blocks
-            [..(first + tile.tokens).div_ceil(BLOCK_TOKENS)]
-            .iter()
-            .map(|block| pool.head_block(layer, *block, tile.kv_head))
-            .collect();
-        attend(heads, tile, qkv, &blocks, |token| first + token + 1)
-    };
-    let tiles = tiles(heads, spans, (TILE / heads.group()).max(1));
-    let keys = |tile: &Tile<'_>| tile.span.position + tile.offset + tile.tokens;
-    let work: usize = tiles.iter().map(|tile| tile.tokens * keys(tile)).sum();
-    scatter(heads, &tiles, work, qkv.len() / width, compute)
+        let pool = &*pool;
+        // The first key that the token at a position sees.
+        let oldest = |position: usize| match scores.window {
+            Some(window) => (position + 1).saturating_sub(window),
+            None => 0,
+        };
+        let compute = |tile: &Tile<'_>| {
+            let first = tile.span.position + tile.offset;
+            // Blocks that lie before all windows of the tile are not looked at.
+            let skipped = oldest(first) / BLOCK_TOKENS;
+            let before = skipped * BLOCK_TOKENS;
+            let blocks: Vec<HeadBlock<'_>> = tile.span.blocks
+                [skipped..(first + tile.tokens).div_ceil(BLOCK_TOKENS)]
+                .iter()
+                .map(|block| pool.head_block(layer, *block, tile.kv_head))
+                .collect();
+            attend((heads, scores), tile, qkv, &blocks, |token| Seen {
+                from: oldest(first + token) - before,
+                to: first + token + 1 - before,
+            })
+        };
+        let tiles = tiles(heads, spans, (TILE / heads.group()).max(1));
+        let keys = |tile: &Tile<'_>| {
+            let first = tile.span.position + tile.offset;
+            first + tile.tokens - oldest(first)
+        };
+        let work: usize = tiles.iter().map(|tile| tile.tokens * keys(tile)).sum();
+        scatter(heads, &tiles, work, qkv.len() / width, compute)
+    }
 }
 
 /// Attention of each sequence's tokens over all of its own, in both directions.
@@ -131,7 +195,8 @@ pub(crate) fn bidirectional(heads: Heads, spans: &[Span<'_>], qkv: &[f32]) -> Ve
             .chunks_exact(2 * floats)
             .map(|block| HeadBlock { keys: &block[..floats], values: &block[floats..] })
             .collect();
-        attend(heads, tile, qkv, &blocks, |_| tile.span.tokens)
+        let all = Seen { from: 0, to: tile.span.tokens };
+        attend((heads, Scores::plain(heads)), tile, qkv, &blocks, |_| all)
     };
     // A tile is a whole sequence here: its keys are packed once.
     let longest = spans.iter().map(|span| span.tokens).max().unwrap_or(1);
@@ -172,16 +237,17 @@ fn tiles<'a>(heads: Heads, spans: &[Span<'a>], tokens: usize) -> Vec<Tile<'a>> {
     tiles
 }
 
-/// Computes one tile: `[tokens, group, head_dim]`. `visible` says how many keys a token sees.
+/// Computes one tile: `[tokens, group, head_dim]`. `visible` says which keys of the blocks a
+/// token sees.
 fn attend(
-    heads: Heads,
+    (heads, scores): (Heads, Scores),
     tile: &Tile<'_>,
     qkv: &[f32],
     blocks: &[HeadBlock<'_>],
-    visible: impl Fn(usize) -> usize,
+    visible: impl Fn(usize) -> Seen,
 ) -> Vec<f32> {
     let (width, head_dim, group) = (heads.packed_width(), heads.head_dim, heads.group());
-    let scale = 1.0 / (head_dim as f32).sqrt();
+    let Scores { scale, cap, .. } = scores;
     let mut queries = Vec::with_capacity(tile.tokens * group * head_dim);
     let mut seen = Vec::with_capacity(tile.tokens * group);
     for token in 0..tile.tokens {
@@ -193,7 +259,7 @@ fn attend(
     let mut out = vec![0.0; queries.len()];
     let parts = queries.chunks(TILE * head_dim).zip(seen.chunks(TILE));
     for ((queries, visible), out) in parts.zip(out.chunks_mut(TILE * head_dim)) {
-        simd::dispatch(kernel::Attend { head_dim, queries, visible, blocks, out });
+        simd::dispatch(kernel::Attend { head_dim, cap, queries, visible, blocks, out });
     }
     out
 }

@@ -11,8 +11,18 @@ use crate::Error;
 use crate::files::Files;
 
 pub(crate) mod bert;
-pub(crate) mod llama;
+pub(crate) mod decoder;
+pub(crate) mod families;
+mod gemma;
+mod gpt;
+mod llama;
+mod mistral;
+mod phi;
+mod qwen;
+mod raw;
+mod scaling;
 pub(crate) mod sentence;
+mod smollm;
 
 /// The main configuration file.
 pub(crate) const CONFIG: &str = "config.json";
@@ -104,10 +114,17 @@ pub(crate) fn parse<T: DeserializeOwned>(files: &Files, path: &str) -> Result<T,
 impl Head {
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
         let head: Self = parse(files, CONFIG)?;
-        if head.quantization_config.is_some() {
+        if let Some(quantization) = &head.quantization_config {
+            let method = match quantization.get("quant_method").and_then(Value::as_str) {
+                Some(method) => format!("by '{}', ", method.escape_debug()),
+                None => String::new(),
+            };
             return Err(Error::NotServed {
-                what: "a quantised checkpoint (quantization_config in config.json) is".into(),
-                advice: "; store the weights as F32, F16 or BF16",
+                what: format!(
+                    "a quantised checkpoint ({method}quantization_config in config.json) is"
+                ),
+                advice: "; GGUF files are, and weights in F32, F16 or BF16, which model.quantize \
+                         in roundhouse.toml makes q8_0 or q4_k",
             });
         }
         Ok(head)

@@ -1,124 +1,74 @@
-//! The Llama decoder: one forward per step over the packed rows of all sequences.
+//! The decoder: one forward per step over the packed rows of all sequences. What it computes
+//! is data ([`DecoderConfig`]); families differ in nothing else.
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::ops::rms_norm;
+use candle_core::{Device, Result, Tensor};
 use roundhouse_engine::{KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::Bytes;
 
-use crate::activation::with_floats;
-use crate::attention::{self, Span};
-use crate::config::llama::LlamaConfig;
+use crate::activation::{self, with_floats};
+use crate::attention::{Causal, Scores, Span};
+use crate::config::decoder::DecoderConfig;
 use crate::kv::{BLOCK_TOKENS, KvPool};
-use crate::linear::Linear;
+use crate::linear::{self, Linear};
+use crate::norm;
 use crate::packed::Packed;
-use crate::reader::Parameter;
 use crate::rope::Rope;
 
-/// A decoder's parameters. `T` is a tensor once loaded, and nothing while bytes are counted:
-/// both walk [`DecoderWeights::gather`], so neither can forget a tensor.
-#[derive(Debug)]
-pub(crate) struct DecoderWeights<T> {
-    /// `[vocab, hidden]`.
-    embeddings: T,
-    layers: Vec<Layer<T>>,
-    norm: T,
-    /// `None` when the embeddings serve as the head.
-    head: Option<Linear<T>>,
-}
+mod weights;
 
-#[derive(Debug)]
-struct Layer<T> {
-    attention_norm: T,
-    /// Queries, keys and values in one.
-    qkv: Linear<T>,
-    attention_out: Linear<T>,
-    feed_forward_norm: T,
-    /// Gate and up in one.
-    gate_up: Linear<T>,
-    down: Linear<T>,
-}
+pub(crate) use weights::DecoderWeights;
 
-impl<T> DecoderWeights<T> {
-    /// Takes every parameter, in the order of the computation.
-    pub(crate) fn gather<E>(
-        config: &LlamaConfig,
-        prefix: &str,
-        take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>,
-    ) -> std::result::Result<Self, E> {
-        let (hidden, vocab) = (config.hidden, config.vocab);
-        let embeddings =
-            take(Parameter::matrix(format!("{prefix}embed_tokens.weight"), vocab, hidden))?;
-        let layers = (0..config.layers)
-            .map(|index| Layer::gather(config, &format!("{prefix}layers.{index}"), take))
-            .collect::<std::result::Result<_, E>>()?;
-        let norm = take(Parameter::vector(format!("{prefix}norm.weight"), hidden))?;
-        let head = match config.tied {
-            true => None,
-            false => Some(Linear::gather(take, &[("lm_head".into(), vocab)], hidden, false)?),
-        };
-        Ok(Self { embeddings, layers, norm, head })
-    }
-}
-
-impl<T> Layer<T> {
-    fn gather<E>(
-        config: &LlamaConfig,
-        name: &str,
-        take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>,
-    ) -> std::result::Result<Self, E> {
-        let (hidden, intermediate, heads) = (config.hidden, config.intermediate, config.heads);
-        let module = |module: &str, rows: usize| (format!("{name}.{module}"), rows);
-        let qkv = [
-            module("self_attn.q_proj", heads.query_width()),
-            module("self_attn.k_proj", heads.kv_width()),
-            module("self_attn.v_proj", heads.kv_width()),
-        ];
-        let out = [module("self_attn.o_proj", hidden)];
-        let gate_up = [module("mlp.gate_proj", intermediate), module("mlp.up_proj", intermediate)];
-        let down = [module("mlp.down_proj", hidden)];
-        let norm = |take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>, part: &str| {
-            take(Parameter::vector(format!("{name}.{part}.weight"), hidden))
-        };
-        Ok(Self {
-            attention_norm: norm(take, "input_layernorm")?,
-            qkv: Linear::gather(take, &qkv, hidden, config.attention_bias)?,
-            attention_out: Linear::gather(take, &out, heads.query_width(), config.attention_bias)?,
-            feed_forward_norm: norm(take, "post_attention_layernorm")?,
-            gate_up: Linear::gather(take, &gate_up, hidden, config.mlp_bias)?,
-            down: Linear::gather(take, &down, intermediate, config.mlp_bias)?,
-        })
-    }
-}
+use weights::Layer;
 
 /// A loaded decoder with its KV pool.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    config: LlamaConfig,
+    config: DecoderConfig,
     spec: RunnerSpec,
     embeddings: Tensor,
+    positions: Option<Tensor>,
     layers: Vec<Layer<Tensor>>,
-    norm: Tensor,
+    /// For each layer that norms heads, the weights of queries and of keys.
+    head_norms: Vec<[Vec<f32>; 2]>,
+    norm: norm::Norm,
     head: Linear,
-    rope: Rope,
+    ropes: Vec<Rope>,
     pool: KvPool,
 }
 
 impl Decoder {
     pub(crate) fn new(
-        config: LlamaConfig,
+        config: DecoderConfig,
         weights: DecoderWeights<Tensor>,
         context: usize,
         step_tokens: usize,
         blocks: usize,
-    ) -> Self {
-        let DecoderWeights { embeddings, layers, norm, head } = weights;
+    ) -> Result<Self> {
+        let weights = weights.ready(config.norm)?;
+        let head_norms = weights.head_norms()?;
+        let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let kv = KvSpec { block_tokens: BLOCK_TOKENS, blocks };
         let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
-        let rope =
-            Rope::new(config.heads.head_dim, config.rope_theta, config.rope_scaling, context);
+        let factors = match &rope_factors {
+            Some(factors) => factors.to_vec1()?,
+            None => Vec::new(),
+        };
+        let ropes = config.ropes.iter().map(|rope| Rope::divided(rope, &factors, context));
+        let ropes = ropes.collect();
         let pool = KvPool::new(config.heads, config.layers, blocks);
-        Self { config, spec, embeddings, layers, norm, head, rope, pool }
+        Ok(Self {
+            config,
+            spec,
+            embeddings,
+            positions,
+            layers,
+            head_norms,
+            norm,
+            head,
+            ropes,
+            pool,
+        })
     }
 
     /// Bytes of the KV pool in full.
@@ -130,39 +80,92 @@ impl Decoder {
         for span in &packed.spans {
             self.pool.touch(span.blocks);
         }
-        let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
-        // [tokens, hidden]
-        let mut x = self.embeddings.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        let mut x = self.embed(packed)?;
         for index in 0..self.layers.len() {
             let mixed = self.attend(index, &x, &packed.spans)?;
-            x = (x + mixed)?;
-            x = (&x + self.feed_forward(index, &x)?)?;
+            if self.config.parallel {
+                let fed = self.feed_forward(index, &x)?;
+                x = ((x + mixed)? + fed)?;
+            } else {
+                x = (x + mixed)?;
+                x = (&x + self.feed_forward(index, &x)?)?;
+            }
         }
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
         let last: Vec<u32> = packed.outputs.iter().map(|span| span.last_row()).collect();
         let x = x.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
-        let x = rms_norm(&x, &self.norm, self.config.norm_epsilon)?;
+        let x = self.norm.forward(&x, &self.config)?;
         // [outputs, vocab]
-        Ok(StepOutput { rows: self.head.forward(&x)?.to_vec2()? })
+        let mut rows = self.head.forward(&x)?.to_vec2()?;
+        if let Some(cap) = self.config.logit_cap {
+            rows.iter_mut().for_each(|row: &mut Vec<f32>| activation::cap(row, cap));
+        }
+        Ok(StepOutput { rows })
+    }
+
+    /// What the first layer reads: `[tokens, hidden]`.
+    fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
+        let mut x = linear::rows(&self.embeddings, &packed.tokens)?;
+        if let Some(scale) = self.config.embedding_scale {
+            x = (x * f64::from(scale))?;
+        }
+        if let Some(table) = &self.positions {
+            x = (x + linear::rows(table, &packed.positions())?)?;
+        }
+        Ok(x)
     }
 
     fn attend(&mut self, index: usize, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
-        let (layer, heads) = (&self.layers[index], self.config.heads);
-        let normed = rms_norm(x, &layer.attention_norm, self.config.norm_epsilon)?;
+        let (layer, config) = (&self.layers[index], &self.config);
+        let heads = config.heads;
+        let normed = layer.attention_norm.forward(x, config)?;
         let qkv = layer.qkv.forward(&normed)?;
-        let mut qkv = with_floats(&qkv, <[f32]>::to_vec)?;
-        let out = attention::causal(heads, &self.rope, &mut self.pool, index, spans, &mut qkv);
+        let mut qkv = with_floats(&qkv, |numbers| match config.interleaved {
+            true => heads.separated(numbers),
+            false => numbers.to_vec(),
+        })?;
+        if let Some([queries, keys]) = self.head_norms.get(index) {
+            let (width, first_key) = (heads.packed_width(), heads.query_width());
+            let of_keys = first_key..first_key + heads.kv_width();
+            norm::heads(&mut qkv, (width, 0..first_key), queries, config.norm_epsilon);
+            norm::heads(&mut qkv, (width, of_keys), keys, config.norm_epsilon);
+        }
+        let kind = config.kind(index);
+        let causal = Causal {
+            heads,
+            scores: Scores {
+                scale: config.query_scale,
+                cap: config.score_cap,
+                window: kind.window,
+            },
+            rope: kind.rope.map(|rope| &self.ropes[rope]),
+            layer: index,
+        };
+        let out = causal.attend(&mut self.pool, spans, &mut qkv);
         let out = Tensor::from_vec(out, (x.dim(0)?, heads.query_width()), x.device())?;
-        layer.attention_out.forward(&out)
+        let out = layer.attention_out.forward(&out)?;
+        match &layer.attention_result_norm {
+            Some(norm) => norm.forward(&out, config),
+            None => Ok(out),
+        }
     }
 
     fn feed_forward(&self, index: usize, x: &Tensor) -> Result<Tensor> {
-        let layer = &self.layers[index];
-        let normed = rms_norm(x, &layer.feed_forward_norm, self.config.norm_epsilon)?;
-        let gated = self.config.activation.gate(&layer.gate_up.forward(&normed)?)?;
-        layer.down.forward(&gated)
+        let (layer, config) = (&self.layers[index], &self.config);
+        let norm = layer.feed_forward_norm.as_ref().unwrap_or(&layer.attention_norm);
+        let up = layer.up.forward(&norm.forward(x, config)?)?;
+        let activated = match config.gated {
+            true => config.activation.gate(&up)?,
+            false => config.activation.forward(&up)?,
+        };
+        drop(up);
+        let out = layer.down.forward(&activated)?;
+        match &layer.feed_forward_result_norm {
+            Some(norm) => norm.forward(&out, config),
+            None => Ok(out),
+        }
     }
 }
 
@@ -180,6 +183,6 @@ impl ModelRunner for Decoder {
     }
 
     fn touched(&self) -> Bytes {
-        Bytes(self.pool.touched() + self.rope.bytes())
+        Bytes(self.pool.touched() + self.ropes.iter().map(Rope::bytes).sum::<u64>())
     }
 }

@@ -1,6 +1,6 @@
 //! The BERT encoder: packed ragged rows, no padding; sentence vectors or class logits.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::ops::layer_norm;
 use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::Bytes;
@@ -9,7 +9,7 @@ use crate::activation::with_floats;
 use crate::attention::{self, Span};
 use crate::config::bert::BertConfig;
 use crate::config::sentence::Pooling;
-use crate::linear::Linear;
+use crate::linear::{self, Linear};
 use crate::packed::Packed;
 use crate::pooling;
 use crate::reader::Parameter;
@@ -195,13 +195,11 @@ impl Encoder {
     /// Words, positions and the first token type, summed and normed.
     fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
         let weights = &self.weights;
-        let ids = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
         let positions: Vec<u32> =
             packed.spans.iter().flat_map(|span| (0..span.tokens).map(|at| at as u32)).collect();
-        let positions = Tensor::new(positions, &Device::Cpu)?;
-        let words = weights.words.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-        let positions = weights.positions.index_select(&positions, 0)?.to_dtype(DType::F32)?;
-        let first_type = weights.token_types.get(0)?.to_dtype(DType::F32)?;
+        let words = linear::rows(&weights.words, &packed.tokens)?;
+        let positions = linear::rows(&weights.positions, &positions)?;
+        let first_type = linear::rows(&weights.token_types, &[0])?;
         self.norm(&weights.norm, &(words.broadcast_add(&first_type)? + positions)?)
     }
 

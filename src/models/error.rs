@@ -33,7 +33,7 @@ pub enum Error {
         reason: String,
     },
     /// A weight file whose header is wrong.
-    #[error("{file} is not a sound safetensors file: {reason}")]
+    #[error("{file} is not a sound {} file: {reason}", kind_of(file))]
     Header {
         /// The file, relative to the artefact.
         file: String,
@@ -82,6 +82,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A tensor with values that cannot be quantised.
+    #[error("tensor '{name}' has values that are not finite: it cannot be quantised")]
+    NotFinite {
+        /// Its name.
+        name: String,
+    },
     /// The plan's bytes cannot be counted in 64 bits.
     #[error("the model's {part} would need more bytes than can be counted")]
     Overflow {
@@ -124,6 +130,7 @@ impl Error {
             | Self::WrongShape { .. }
             | Self::WrongType { .. }
             | Self::BeyondRange { .. }
+            | Self::NotFinite { .. }
             | Self::Overflow { .. } => ErrorKind::ModelInvalid,
             Self::Cancelled => ErrorKind::NotReady,
             Self::Io { .. } | Self::NoDevice { .. } | Self::Tensor(_) => ErrorKind::Internal,
@@ -151,4 +158,9 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::from_error(error.kind(), &error).with_retry(error.retry())
     }
+}
+
+/// What a weight file is, by its name.
+fn kind_of(file: &str) -> &'static str {
+    if file.ends_with(".gguf") { "GGUF" } else { "safetensors" }
 }

@@ -10,6 +10,8 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::Error;
+use crate::gguf::{self, gguf_bytes};
+use crate::settings;
 
 /// The largest header read from a weight file: what the format itself allows.
 pub const HEADER_MAX: u64 = 100_000_000;
@@ -32,7 +34,8 @@ pub struct Files {
     pub sizes: BTreeMap<String, u64>,
     /// Whole contents of the files wanted whole.
     pub contents: BTreeMap<String, Vec<u8>>,
-    /// The first bytes of weight files: eight of length and as many of JSON as they say.
+    /// The first bytes of weight files: eight of length and as many of JSON as they say, or a
+    /// GGUF file's header.
     pub headers: BTreeMap<String, Vec<u8>>,
 }
 
@@ -43,9 +46,12 @@ pub enum Want {
     Whole,
     /// Its first eight bytes, and then as many more as [`header_bytes`] says.
     SafetensorsHeader,
+    /// Its first bytes, as many as [`gguf_bytes`] says for those that are there.
+    GgufHeader,
 }
 
-/// Which files [`crate::inspect`] needs to see, and how much of each.
+/// Which files [`crate::inspect`] needs to see, and how much of each. When they are there,
+/// [`wanted_gguf`] says whether another one is needed.
 pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
     let single = sizes.contains_key(SINGLE);
     let want = |(path, size): (&String, &u64)| {
@@ -53,7 +59,11 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
         let is_config = match depth {
             0 => matches!(
                 path.as_str(),
-                "config.json" | "generation_config.json" | "modules.json" | SHARD_INDEX
+                "config.json"
+                    | "generation_config.json"
+                    | "modules.json"
+                    | settings::FILE
+                    | SHARD_INDEX
             ),
             // Sentence-transformers modules: `1_Pooling/config.json`, `2_Dense/config.json`.
             1 => path.ends_with("/config.json") && path.starts_with(|c: char| c.is_ascii_digit()),
@@ -70,6 +80,15 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
         None
     };
     sizes.iter().filter_map(want).collect()
+}
+
+/// The GGUF file whose header [`crate::inspect`] needs to see, if it is one that holds the model.
+/// `files` has the contents that are wanted whole.
+///
+/// # Errors
+/// When there are several and the artefact's settings choose none, or it is in parts.
+pub fn wanted_gguf(files: &Files) -> Result<Option<(String, Want)>, Error> {
+    Ok(gguf::chosen(files)?.map(|path| (path, Want::GgufHeader)))
 }
 
 /// The bytes of a weight file's header, the eight of its length included.
@@ -93,19 +112,69 @@ pub fn header_bytes(file: &str, first: &[u8]) -> Result<u64, Error> {
 pub fn read_local(dir: &Path) -> Result<Files, Error> {
     let mut files = Files { sizes: list_local(dir)?, ..Files::default() };
     for (path, want) in wanted(&files.sizes) {
-        let full = dir.join(&path);
-        match want {
-            Want::Whole => {
-                let content = fs::read(&full).map_err(|source| io_error(&path, source))?;
-                files.contents.insert(path, content);
-            }
-            Want::SafetensorsHeader => {
-                let header = read_header(&full, &path)?;
-                files.headers.insert(path, header);
-            }
-        }
+        read_wanted(dir, path, want, &mut files)?;
+    }
+    if let Some((path, want)) = wanted_gguf(&files)? {
+        read_wanted(dir, path, want, &mut files)?;
     }
     Ok(files)
+}
+
+/// Reads a GGUF file's header, or one file that is looked at by itself. Blocking.
+///
+/// # Errors
+/// As [`read_local`].
+pub fn read_file(path: &Path) -> Result<Files, Error> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io_error(&path.to_string_lossy(), std::io::ErrorKind::InvalidInput.into()));
+    };
+    let name = name.to_string_lossy().into_owned();
+    let size = fs::metadata(path).map_err(|source| io_error(&name, source))?.len();
+    let mut files = Files { sizes: [(name, size)].into(), ..Files::default() };
+    if let Some((path, want)) = wanted_gguf(&files)? {
+        read_wanted(dir, path, want, &mut files)?;
+    }
+    Ok(files)
+}
+
+fn read_wanted(dir: &Path, path: String, want: Want, files: &mut Files) -> Result<(), Error> {
+    let full = dir.join(&path);
+    match want {
+        Want::Whole => {
+            let content = fs::read(&full).map_err(|source| io_error(&path, source))?;
+            files.contents.insert(path, content);
+        }
+        Want::SafetensorsHeader => {
+            let header = read_header(&full, &path)?;
+            files.headers.insert(path, header);
+        }
+        Want::GgufHeader => {
+            let (_, header) = read_gguf_header(&full, &path)?;
+            files.headers.insert(path, header);
+        }
+    }
+    Ok(())
+}
+
+/// A GGUF file's size and header.
+pub(crate) fn read_gguf_header(full: &Path, path: &str) -> Result<(u64, Vec<u8>), Error> {
+    let file = File::open(full).map_err(|source| io_error(path, source))?;
+    let size = file.metadata().map_err(|source| io_error(path, source))?.len();
+    let mut header = Vec::new();
+    loop {
+        let have = header.len() as u64;
+        let wanted = gguf_bytes(path, size, &header)?;
+        if wanted <= have {
+            header.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+            header.shrink_to_fit();
+            return Ok((size, header));
+        }
+        let more = (&file).take(wanted - have);
+        let read = { more }.read_to_end(&mut header).map_err(|source| io_error(path, source))?;
+        if read == 0 {
+            return Err(Error::header(path, "it ends inside its header"));
+        }
+    }
 }
 
 /// The names and sizes of a folder's files. Blocking.

@@ -8,8 +8,9 @@
 use roundhouse_types::Bytes;
 
 use crate::Error;
+use crate::blocks::PANEL;
 use crate::config::bert::BertConfig;
-use crate::config::llama::LlamaConfig;
+use crate::config::decoder::DecoderConfig;
 use crate::kv::BLOCK_TOKENS;
 
 /// What a loaded tokenizer takes: a multiple of its `tokenizer.json`, and what it takes whatever
@@ -74,8 +75,9 @@ pub(crate) fn kv_blocks(context: usize, sequences: usize) -> Result<usize, Error
     blocks.filter(|blocks| *blocks <= u32::MAX as usize).ok_or(Error::Overflow { part: "kv" })
 }
 
-/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`.
-pub(crate) fn kv_token(config: &LlamaConfig) -> Result<Bytes, Error> {
+/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`. Layers with a
+/// window keep all of them, too.
+pub(crate) fn kv_token(config: &DecoderConfig) -> Result<Bytes, Error> {
     counted("kv", 2 * config.layers as u128 * config.heads.kv_width() as u128 * F32)
 }
 
@@ -88,12 +90,14 @@ pub(crate) fn kv(token: Bytes, blocks: usize) -> Result<Bytes, Error> {
 ///
 /// Per token: the residual stream and its norm `2 H`, and the larger of attention
 /// (projection, its rotated copy, the mixed values twice: `2 Q + 2 A`) and feed-forward
-/// (gate and up, their product, the result and its sum: `3 I + 2 H`). Biases copy the
-/// projection they are added to. When the layers are done, instead of the latter: the last
-/// rows and their norm `2 H`, and logits as tensor and as answer, twice the vocabulary, for
-/// as many rows as a step can have. Always: the lists of tokens, rows and tiles, in bytes.
+/// (the first projection, gate and up `2 I` or up alone `I`, what its activation makes of it
+/// `I`, the result and its sum `2 H`). Biases copy the projection they are added to, norms of
+/// results the result; blocks side by side keep the attention's result. When the layers are
+/// done, instead of the latter: the last rows and their norm `2 H`, and logits as tensor and as
+/// answer, twice the vocabulary, for as many rows as a step can have. Always: the lists of
+/// tokens, rows and tiles, in bytes.
 pub(crate) fn decoder_workspace(
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     context: usize,
     step_tokens: usize,
     rows: usize,
@@ -101,15 +105,35 @@ pub(crate) fn decoder_workspace(
     let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
     let packed = config.heads.packed_width() as u128;
     let attended = config.heads.query_width() as u128;
-    let attention = 2 * packed + 2 * attended + if config.attention_bias { packed } else { 0 };
-    let feed_forward =
-        3 * intermediate + 2 * hidden + if config.mlp_bias { 2 * intermediate } else { 0 };
+    let up = config.up_width() as u128;
+    let if_any = |is: bool, numbers: u128| if is { numbers } else { 0 };
+    let activated = match config.gated && !config.activation.gates_in_one_pass() {
+        true => 3 * intermediate,
+        false => intermediate,
+    };
+    let attention = 2 * packed + 2 * attended + if_any(config.qkv_bias, packed);
+    let feed_forward = up + activated + 2 * hidden + if_any(config.mlp_bias, up);
+    let beside =
+        if_any(config.names.result_norms.is_some(), hidden) + if_any(config.parallel, hidden);
     let tokens = step_tokens as u128;
-    let layer = tokens * attention.max(feed_forward);
+    let layer = tokens * (attention.max(feed_forward) + beside);
     let outputs = tokens.min(rows as u128) * 2 * (hidden + config.vocab as u128);
-    let tables = context as u128 * config.heads.head_dim as u128;
-    let numbers = tokens * 2 * hidden + layer.max(outputs) + tables;
+    let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
+    let numbers = tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated;
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
+}
+
+/// What a large multiplication needs more where weights are widened a panel at a time: the
+/// panel, and what it makes of all tokens. The fewer values a row has, the more rows a panel,
+/// up to the most that a projection has.
+pub(crate) fn panels(
+    are_widened: bool,
+    step_tokens: usize,
+    [narrowest, tallest]: [usize; 2],
+) -> Result<Bytes, Error> {
+    let tall = (PANEL / narrowest.max(1)).clamp(1, tallest) as u128;
+    let numbers = if are_widened { PANEL as u128 + step_tokens as u128 * tall } else { 0 };
+    counted("workspace", numbers * F32)
 }
 
 /// An encoder step's peak.

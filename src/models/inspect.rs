@@ -1,20 +1,22 @@
 //! What kind of model some files are, and exactly what it will take.
 
 use roundhouse_types::{Bytes, Footprint, ModelKind};
-use safetensors::Dtype;
-use serde::Serialize;
 
 use crate::Error;
 use crate::config::bert::BertConfig;
-use crate::config::llama::LlamaConfig;
+use crate::config::decoder::DecoderConfig;
+use crate::config::families;
 use crate::config::sentence::{Pooling, Sentence};
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::DecoderWeights;
 use crate::encoder::{EncoderWeights, Names};
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
-use crate::reader::{Format, Parameter};
+use crate::format::Formats;
+use crate::gguf;
+use crate::settings::ModelSettings;
 use crate::tensors::TensorTable;
+use crate::weigh::{WeightShare, total, weigh};
 
 /// What the operator decides about every model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub struct LoadSettings {
     pub step_rows: usize,
     /// How projections and embeddings lie in memory.
     pub dtype: DtypeSetting,
+    /// How projections and embeddings that files have as floats are quantised, unless a model's
+    /// own settings say otherwise.
+    pub quantize: Option<Quantize>,
 }
 
 impl Default for LoadSettings {
@@ -43,20 +48,54 @@ impl Default for LoadSettings {
             // The engine's own default.
             step_rows: 256,
             dtype: DtypeSetting::Auto,
+            quantize: None,
         }
     }
 }
 
-/// How projections and embeddings lie in memory, whatever the files have.
+/// How projections and embeddings lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DtypeSetting {
-    /// What the device computes fastest: f32 on the CPU.
+    /// What is quantised in the files as it is there; all else as the device computes fastest:
+    /// f32 on the CPU.
     #[default]
     Auto,
-    /// Four bytes a weight.
+    /// Four bytes a weight, whatever the files have.
     F32,
     /// Two bytes a weight, widened as it is used: half the memory, slower on the CPU.
     F16,
+}
+
+/// What weights are quantised to while they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantize {
+    /// Blocks of 32 values in 34 bytes; rows that are no multiple of 32 stay f16.
+    Q8_0,
+    /// Blocks of 256 values in 144 bytes; rows that are no multiple of 256 get `q8_0`.
+    Q4K,
+}
+
+impl Quantize {
+    /// What a setting of that name asks for; `none` for nothing.
+    ///
+    /// # Errors
+    /// For any other name, with those that there are.
+    pub fn named(name: &str) -> Result<Option<Self>, &'static str> {
+        match name {
+            "none" => Ok(None),
+            "q8_0" => Ok(Some(Self::Q8_0)),
+            "q4_k" => Ok(Some(Self::Q4K)),
+            _ => Err("none, q8_0 and q4_k are known"),
+        }
+    }
+
+    /// As settings and reports spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+        }
+    }
 }
 
 /// A model that can be loaded, and what that takes.
@@ -89,33 +128,27 @@ pub struct ModelPlan {
     pub output_width: usize,
     /// The most tokens one step may carry.
     pub step_tokens: usize,
-    pub(crate) format: Format,
+    /// The tokenizer that a GGUF file holds; `None` where it lies in files of its own.
+    pub gguf: Option<gguf::Tokenizer>,
+    /// What weights are quantised to as far as their shapes allow, where that was asked for.
+    pub quantize: Option<Quantize>,
+    /// Of the weights that are to be quantised, those whose shape forbids the format asked for,
+    /// and what they get: one sentence for each kind of them.
+    pub fallbacks: Vec<String>,
+    pub(crate) formats: Formats,
     pub(crate) family: Family,
-}
-
-/// The weights that the files hold in one number format and memory in one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct WeightShare {
-    /// The format in the files: `f32`, `f16` or `bf16`.
-    pub file_dtype: &'static str,
-    /// The format in memory: `f32` or `f16`.
-    pub memory_dtype: &'static str,
-    /// Bytes in the files. What the model does not use is not in it.
-    pub file_bytes: Bytes,
-    /// Bytes in memory.
-    pub bytes: Bytes,
 }
 
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
-    Decoder { config: LlamaConfig, prefix: &'static str, blocks: usize },
+    Decoder { config: DecoderConfig, prefix: &'static str, blocks: usize },
     Encoder { config: BertConfig, names: Names, pooling: Pooling, labels: Option<usize> },
 }
 
 /// What would have been recognised.
-const EXPECTED: &str = "config.json with safetensors weights of LlamaForCausalLM, BertModel \
-     or BertForSequenceClassification, or a Python handler's code/inference.py, model.joblib, \
+const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertModel \
+     or BertForSequenceClassification, or a GGUF file of a Llama, or a Python handler's code/inference.py, model.joblib, \
      model.pkl, xgboost-model or one .pt or .pth";
 
 /// Finds out what the files are, checks that all weights are there in the right shapes,
@@ -126,6 +159,9 @@ const EXPECTED: &str = "config.json with safetensors weights of LlamaForCausalLM
 /// what is not computed, or a tensor is missing or of the wrong shape.
 pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
     recognise(files)?;
+    if let Some(path) = gguf::chosen(files)? {
+        return gguf_decoder(files, settings, &path).map_err(gguf::in_its_words);
+    }
     let head = Head::read(files)?;
     let names = head.architectures.as_deref().unwrap_or_default();
     let [architecture] = names else {
@@ -138,17 +174,24 @@ pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Erro
     };
     let has_modules = files.sizes.contains_key("modules.json");
     match architecture.as_str() {
-        "LlamaForCausalLM" => decoder(files, settings, &head, architecture),
         "BertModel" => encoder(files, settings, architecture, false),
         "BertForSequenceClassification" => encoder(files, settings, architecture, true),
         // Encoders fine-tuned from these keep the name; without modules they are no embedders.
         "BertForMaskedLM" | "BertForPreTraining" if has_modules => {
             encoder(files, settings, architecture, false)
         }
-        other => Err(Error::NotServed {
-            what: format!("architecture '{other}' is"),
-            advice: "; LlamaForCausalLM, BertModel and BertForSequenceClassification are",
-        }),
+        other => {
+            let read = families::find(other).ok_or_else(|| families::refusal(other))?;
+            let model = Decoding {
+                architecture: architecture.clone(),
+                config: read(&config::parse(files, CONFIG)?)?,
+                eos_tokens: config::eos_tokens(files, &head)?,
+                defaults: config::generation_defaults(files)?,
+                host: host(files, footprint::BYTE_PAIRS)?,
+                gguf: None,
+            };
+            decoder(files, settings, model)
+        }
     }
 }
 
@@ -166,9 +209,15 @@ fn recognise(files: &Files) -> Result<(), Error> {
     if has("code/inference.py") {
         return refuse("a Python handler (code/inference.py) is".into(), "");
     }
+    if gguf::chosen(files)?.is_some() {
+        return Ok(());
+    }
     if !has(CONFIG) {
         if let Some(path) = ending(".gguf") {
-            return refuse(format!("a GGUF file ({path}) is"), "; use the safetensors checkpoint");
+            return refuse(
+                format!("a GGUF file inside a folder ({path}) is"),
+                "; put it at the top",
+            );
         }
         return Err(Error::UnknownKind { expected: EXPECTED, found: found(files) });
     }
@@ -197,11 +246,33 @@ fn found(files: &Files) -> String {
     }
 }
 
-fn format(setting: DtypeSetting) -> Format {
-    match setting {
-        DtypeSetting::Auto | DtypeSetting::F32 => Format::F32,
-        DtypeSetting::F16 => Format::F16,
-    }
+/// How a model's parameters are to lie in memory: its own settings go before the operator's.
+fn formats(files: &Files, settings: &LoadSettings, table: &TensorTable) -> Result<Formats, Error> {
+    let quantize = ModelSettings::read(files)?.quantize.unwrap_or(settings.quantize);
+    Ok(Formats { dtype: settings.dtype, quantize, stored: table.quantized().into() })
+}
+
+/// A decoder as its files describe it.
+struct Decoding {
+    architecture: String,
+    config: DecoderConfig,
+    eos_tokens: Vec<u32>,
+    defaults: GenerationDefaults,
+    host: Bytes,
+    gguf: Option<gguf::Tokenizer>,
+}
+
+fn gguf_decoder(files: &Files, settings: &LoadSettings, path: &str) -> Result<ModelPlan, Error> {
+    let described = gguf::describe(files, path)?;
+    let model = Decoding {
+        host: footprint::host(described.metadata_bytes, footprint::BYTE_PAIRS)?,
+        architecture: described.architecture,
+        config: described.config,
+        eos_tokens: described.eos_tokens,
+        defaults: GenerationDefaults::default(),
+        gguf: Some(described.tokenizer),
+    };
+    decoder(files, settings, model)
 }
 
 /// The first prefix under which the tensor of that name is there; if none, the usual one,
@@ -211,44 +282,50 @@ fn prefix(table: &TensorTable, prefixes: [&'static str; 2], name: &str) -> &'sta
     found.unwrap_or(&prefixes[0])
 }
 
-fn decoder(
-    files: &Files,
-    settings: &LoadSettings,
-    head: &Head,
-    architecture: &str,
-) -> Result<ModelPlan, Error> {
-    let config = LlamaConfig::read(files)?;
+fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<ModelPlan, Error> {
+    let Decoding { architecture, config, eos_tokens, defaults, host, gguf } = model;
     let table = TensorTable::new(files)?;
-    let prefix = prefix(&table, ["model.", ""], "embed_tokens.weight");
-    let format = format(settings.dtype);
-    let weights =
-        weigh(&table, format, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
+    let embeddings = format!("{}.weight", config.names.embeddings);
+    let prefix = prefix(&table, config.names.prefixes, &embeddings);
+    let formats = formats(files, settings, &table)?;
+    let (weights, fallbacks) =
+        weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
+    if gguf.is_some() {
+        gguf::refuse_unused(&table, &config)?;
+    }
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(1);
     let blocks = footprint::kv_blocks(context, settings.kv_sequences)?;
     // A sequence has a block of its own.
     let rows = settings.step_rows.min(blocks);
     let kv_token_bytes = footprint::kv_token(&config)?;
+    let narrowest = config.hidden.min(config.intermediate).min(config.heads.query_width());
+    let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
+    let tallest = widths.into_iter().max().unwrap_or(1);
     Ok(ModelPlan {
         kind: ModelKind::Generative,
-        architecture: architecture.into(),
+        architecture,
         footprint: Footprint {
             weights: total(&weights)?,
             kv: footprint::kv(kv_token_bytes, blocks)?,
-            workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?,
-            host: host(files, footprint::BYTE_PAIRS)?,
+            workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?
+                + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
+            host,
         },
         weights,
         context,
         kv_token_bytes,
         vocab: config.vocab,
-        eos_tokens: config::eos_tokens(files, head)?,
+        eos_tokens,
         labels: None,
-        generation_defaults: config::generation_defaults(files)?,
+        generation_defaults: defaults,
         normalize: false,
         output_width: config.vocab,
         step_tokens,
-        format,
+        gguf,
+        quantize: formats.quantize,
+        fallbacks,
+        formats,
         family: Family::Decoder { config, prefix, blocks },
     })
 }
@@ -267,20 +344,23 @@ fn encoder(
     let table = TensorTable::new(files)?;
     let prefix = prefix(&table, ["", "bert."], "embeddings.word_embeddings.weight");
     let names = Names::find(&table, prefix);
-    let format = format(settings.dtype);
+    let formats = formats(files, settings, &table)?;
     let label_count = labels.as_ref().map(|labels| labels.names.len());
-    let weights = weigh(&table, format, |take| {
+    let (weights, fallbacks) = weigh(&table, &formats, |take| {
         EncoderWeights::gather(&config, names, label_count, take).map(drop)
     })?;
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
+    let narrowest = config.hidden.min(config.intermediate);
+    let tallest = config.intermediate.max(3 * config.hidden);
     Ok(ModelPlan {
         kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
         architecture: architecture.into(),
         footprint: Footprint {
             weights: total(&weights)?,
             kv: Bytes::ZERO,
-            workspace: footprint::encoder_workspace(&config, step_tokens)?,
+            workspace: footprint::encoder_workspace(&config, step_tokens)?
+                + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
             host: host(files, footprint::WORD_PIECES)?,
         },
         weights,
@@ -293,64 +373,12 @@ fn encoder(
         normalize: sentence.normalize,
         output_width: label_count.unwrap_or(config.hidden),
         step_tokens,
-        format,
+        gguf: None,
+        quantize: formats.quantize,
+        fallbacks,
+        formats,
         family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
     })
-}
-
-/// Walks a model's parameters as a load would, and adds up their bytes by number format.
-fn weigh(
-    table: &TensorTable,
-    format: Format,
-    gather: impl FnOnce(&mut dyn FnMut(Parameter) -> Result<(), Error>) -> Result<(), Error>,
-) -> Result<Vec<WeightShare>, Error> {
-    let mut shares: Vec<WeightShare> = Vec::new();
-    gather(&mut |parameter| {
-        let (parts, bytes) = parameter.locate(table, format)?;
-        let lies_as = if parameter.columns.is_some() { format } else { Format::F32 };
-        let memory_dtype = match lies_as {
-            Format::F32 => "f32",
-            Format::F16 => "f16",
-        };
-        let mut counted = Bytes::ZERO;
-        for part in parts {
-            let values: u64 = part.shape.iter().map(|&size| size as u64).product();
-            let (file_dtype, width) = match part.dtype {
-                Dtype::F32 => ("f32", 4),
-                Dtype::BF16 => ("bf16", 2),
-                _ => ("f16", 2),
-            };
-            let overflow = || Error::Overflow { part: "weights" };
-            let in_memory = Bytes(values).checked_mul(lies_as.bytes()).ok_or_else(overflow)?;
-            let in_file = Bytes(values).checked_mul(width).ok_or_else(overflow)?;
-            counted = counted.checked_add(in_memory).ok_or_else(overflow)?;
-            let same = |share: &&mut WeightShare| {
-                share.file_dtype == file_dtype && share.memory_dtype == memory_dtype
-            };
-            match shares.iter_mut().find(same) {
-                Some(share) => {
-                    share.file_bytes =
-                        share.file_bytes.checked_add(in_file).ok_or_else(overflow)?;
-                    share.bytes = share.bytes.checked_add(in_memory).ok_or_else(overflow)?;
-                }
-                None => shares.push(WeightShare {
-                    file_dtype,
-                    memory_dtype,
-                    file_bytes: in_file,
-                    bytes: in_memory,
-                }),
-            }
-        }
-        debug_assert_eq!(counted, bytes, "parts of a parameter add up to it");
-        Ok(())
-    })?;
-    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
-    Ok(shares)
-}
-
-fn total(shares: &[WeightShare]) -> Result<Bytes, Error> {
-    let add = |sum: Bytes, share: &WeightShare| sum.checked_add(share.bytes);
-    shares.iter().try_fold(Bytes::ZERO, add).ok_or(Error::Overflow { part: "weights" })
 }
 
 fn host(files: &Files, cost: footprint::TokenizerCost) -> Result<Bytes, Error> {

@@ -1,9 +1,10 @@
 //! What does a forward pass compute, and how many bytes does it need?
 //!
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
-//! `config`, `tensors`, `footprint`), `load` (`reader`: from files into final buffers,
+//! `config`, whose `families` map each architecture to the one decoder, `tensors`, `gguf`,
+//! `format`, `weigh`, `footprint`), `load` (`reader` and `convert`: from files into final buffers,
 //! `pool`: those that several models hold together), then
-//! the computation: `linear` and `attention` are the two seams, `decoder` and `encoder` the
+//! the computation: `linear` (over `blocks` where weights are quantised) and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.
 //!
 //! What holds:
@@ -15,32 +16,43 @@
 
 mod activation;
 mod attention;
+mod blocks;
 mod config;
+mod convert;
 mod decoder;
 mod encoder;
 mod error;
 mod files;
 mod footprint;
+mod format;
+mod gguf;
 mod inspect;
 mod kv;
 mod linear;
 mod load;
+mod norm;
 mod packed;
 mod pool;
 mod pooling;
 mod primer;
 mod reader;
 mod rope;
+mod settings;
 mod simd;
 mod tensors;
+mod weigh;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use error::Error;
-pub use files::{Files, HEADER_MAX, Want, header_bytes, list_local, read_local, wanted};
+pub use files::{
+    Files, HEADER_MAX, Want, header_bytes, list_local, read_file, read_local, wanted, wanted_gguf,
+};
 pub use footprint::host_measured;
-pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, WeightShare, inspect};
+pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
+pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_shared};
 pub use pool::{Digests, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;
+pub use weigh::WeightShare;

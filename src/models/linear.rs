@@ -7,6 +7,8 @@ use std::cell::Cell;
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::activation::with_floats;
+use crate::blocks::{self, PANEL};
 use crate::reader::Parameter;
 
 mod few;
@@ -14,9 +16,7 @@ mod few;
 /// Up to so many rows, weights are read once at memory speed instead of packed for a large
 /// multiplication. Eight rows cost about five cycles per 64 bytes of weights from the first
 /// cache; memory takes longer to deliver them.
-const FEW_ROWS: usize = 8;
-/// Weights widened at a time when they lie as f16: 4 MiB of f32.
-const PANEL: usize = 1 << 20;
+pub(crate) const FEW_ROWS: usize = 8;
 
 thread_local! {
     static MATMULS: Cell<u64> = const { Cell::new(0) };
@@ -47,12 +47,24 @@ impl<T> Linear<T> {
         inputs: usize,
         bias: bool,
     ) -> std::result::Result<Self, E> {
+        Self::gather_lying(take, parts, (inputs, false), bias)
+    }
+
+    /// The same of tensors that may lie transposed in the files.
+    pub(crate) fn gather_lying<E>(
+        take: &mut dyn FnMut(Parameter) -> std::result::Result<T, E>,
+        parts: &[(String, usize)],
+        (inputs, transposed): (usize, bool),
+        bias: bool,
+    ) -> std::result::Result<Self, E> {
         let named = |suffix: &str| {
             parts.iter().map(|(name, rows)| (format!("{name}.{suffix}"), *rows)).collect()
         };
-        let weight = take(Parameter { parts: named("weight"), columns: Some(inputs) })?;
+        let weight = take(Parameter { parts: named("weight"), columns: Some(inputs), transposed })?;
         let bias = match bias {
-            true => Some(take(Parameter { parts: named("bias"), columns: None })?),
+            true => {
+                Some(take(Parameter { parts: named("bias"), columns: None, transposed: false })?)
+            }
             false => None,
         };
         Ok(Self { weight, bias })
@@ -63,12 +75,13 @@ impl Linear {
     /// Projects `[rows, inputs]` f32 to `[rows, outputs]` f32, all rows in one go.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         MATMULS.set(MATMULS.get() + 1);
-        let y = if x.dim(0)? <= FEW_ROWS {
-            few::project(x, &self.weight)?
-        } else if self.weight.dtype() == DType::F16 {
-            widened(x, &self.weight)?
-        } else {
-            x.matmul(&self.weight.t()?)?
+        let is_few = x.dim(0)? <= FEW_ROWS;
+        let y = match self.weight.dtype() {
+            DType::U8 if is_few => blocks::project_few(x, &self.weight)?,
+            DType::U8 => blocks::project_many(x, &self.weight)?,
+            _ if is_few => few::project(x, &self.weight)?,
+            DType::F16 => widened(x, &self.weight)?,
+            _ => x.matmul(&self.weight.t()?)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
@@ -77,15 +90,35 @@ impl Linear {
     }
 }
 
+/// The rows of an embedding table with those indices, in f32. Of one that lies in another
+/// format, they alone are widened.
+pub(crate) fn rows(table: &Tensor, indices: &[u32]) -> Result<Tensor> {
+    match table.dtype() {
+        DType::U8 => blocks::rows(table, indices),
+        _ => table.index_select(&Tensor::new(indices, table.device())?, 0)?.to_dtype(DType::F32),
+    }
+}
+
 /// Multiplies by f16 weights in f32, a panel of outputs at a time: activations beyond the
 /// range of f16 stay right, and only a panel is ever widened.
 fn widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
-    let rows = (PANEL / inputs.max(1)).max(1);
-    let mut panels = Vec::new();
-    for start in (0..outputs).step_by(rows) {
-        let panel = weight.narrow(0, start, rows.min(outputs - start))?.to_dtype(DType::F32)?;
-        panels.push(x.matmul(&panel.t()?)?);
+    let (rows, tall) = (x.dim(0)?, (PANEL / inputs.max(1)).max(1));
+    let mut y = vec![0.0; rows * outputs];
+    for first in (0..outputs).step_by(tall) {
+        let panel = weight.narrow(0, first, tall.min(outputs - first))?.to_dtype(DType::F32)?;
+        place(&x.matmul(&panel.t()?)?, first, outputs, &mut y)?;
     }
-    Tensor::cat(&panels, 1)
+    Tensor::from_vec(y, (rows, outputs), x.device())
+}
+
+/// Puts some outputs of all rows, the first of them `first`, where they belong in
+/// `y` `[rows, outputs]`.
+pub(crate) fn place(product: &Tensor, first: usize, outputs: usize, y: &mut [f32]) -> Result<()> {
+    let count = product.dim(1)?;
+    with_floats(product, |product| {
+        for (from, to) in product.chunks_exact(count).zip(y.chunks_exact_mut(outputs)) {
+            to[first..first + count].copy_from_slice(from);
+        }
+    })
 }

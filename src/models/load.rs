@@ -87,7 +87,7 @@ fn load_parameters(
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
     let table = TensorTable::new(&read_local(dir)?)?;
-    let mut reader = Reader::new(dir, &table, plan.format, cancel, sharing);
+    let mut reader = Reader::new(dir, &table, &plan.formats, cancel, sharing);
     let (runner, kv) = build(plan, &mut reader)?;
     let Reader { own, held, digests, found, .. } = reader;
     let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
@@ -98,6 +98,14 @@ fn load_parameters(
         false => Box::new(Holder { runner, _held: held }),
     };
     let read = started.elapsed();
+    if !plan.fallbacks.is_empty() {
+        let wanted = plan.quantize.map_or("none", crate::Quantize::name);
+        tracing::info!(
+            wanted,
+            got = plan.fallbacks.join("; "),
+            "some weights cannot be quantised so"
+        );
+    }
     tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights read");
     Ok(LoadedRunner { runner, footprint, shared, found, digests, read })
 }
@@ -111,7 +119,7 @@ fn build(
         Family::Decoder { config, prefix, blocks } => {
             let weights = DecoderWeights::gather(config, prefix, &mut take)?;
             let decoder =
-                Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks);
+                Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks)?;
             let kv = Bytes(decoder.kv_bytes());
             Ok((Box::new(decoder), kv))
         }
@@ -134,7 +142,7 @@ fn build(
 pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<SharedPart> {
     let mut parts: Vec<SharedPart> = Vec::new();
     let mut take = |parameter: Parameter| {
-        parts.extend(known.part(&parameter, plan.format, scope));
+        parts.extend(known.part(&parameter, &plan.formats, scope));
         Ok::<_, Error>(())
     };
     let walked = match &plan.family {

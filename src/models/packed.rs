@@ -51,6 +51,12 @@ impl<'a> Packed<'a> {
         }
         Ok(packed)
     }
+
+    /// The position of each token.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        let of = |span: &Span<'_>| span.position as u32..(span.position + span.tokens) as u32;
+        self.spans.iter().flat_map(of).collect()
+    }
 }
 
 /// Checks one row and says how many blocks it needs.

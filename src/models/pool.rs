@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use candle_core::Tensor;
 use roundhouse_types::{Bytes, ContentId, SharedPart, Version};
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::reader::{Cancel, Format, Parameter};
+use crate::format::{Formats, Layout};
+use crate::reader::{Cancel, Parameter};
 use crate::tensors::Located;
 
 /// Smaller parameters are each model's own: a record of them costs more than they take.
@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const DIGEST_CONTEXT: &str = "roundhouse 2026-11-21 parameter in files 1";
 /// The version of what contents' names are made of.
 const CONTENT_CONTEXT: &str = "roundhouse 2026-11-21 content in memory 2";
+/// Stands where a parameter's one format would, for those that are buffers of bytes.
+const BYTES_TAG: u8 = u8::MAX;
 
 /// The shared buffers of one device. It holds none of them: a buffer is freed with the last
 /// model that uses it.
@@ -144,21 +146,27 @@ impl Sharing {
         &self,
         digest: &[u8; 32],
         parameter: &Parameter,
-        format: Format,
+        layout: &Layout,
     ) -> ContentId {
-        content(digest, parameter, format, &self.scope)
+        content(digest, parameter, layout, &self.scope)
     }
 }
 
-fn content(digest: &[u8; 32], parameter: &Parameter, format: Format, scope: &str) -> ContentId {
+fn content(digest: &[u8; 32], parameter: &Parameter, layout: &Layout, scope: &str) -> ContentId {
     let mut hasher = blake3::Hasher::new_derive_key(CONTENT_CONTEXT);
-    hasher.update(&[match format {
-        Format::F32 => 0,
-        Format::F16 => 1,
-    }]);
+    match layout.plain() {
+        Some(format) => hasher.update(&[format.tag()]),
+        None => {
+            let tags: Vec<u8> = layout.0.iter().map(|format| format.tag()).collect();
+            hasher.update(&[BYTES_TAG]).update(&[tags.len() as u8]).update(&tags)
+        }
+    };
     let rows: u64 = parameter.parts.iter().map(|(_, rows)| *rows as u64).sum();
     hasher.update(&rows.to_le_bytes());
     hasher.update(&(parameter.columns.unwrap_or(0) as u64).to_le_bytes());
+    if parameter.transposed {
+        hasher.update(b"transposed");
+    }
     hasher.update(digest);
     hasher.update(scope.as_bytes());
     ContentId::from_digest(*hasher.finalize().as_bytes())
@@ -214,12 +222,13 @@ impl Digests {
     pub(crate) fn part(
         &self,
         parameter: &Parameter,
-        format: Format,
+        formats: &Formats,
         scope: &str,
     ) -> Option<SharedPart> {
-        let bytes = parameter.bytes(format);
+        let layout = formats.layout(parameter);
+        let bytes = layout.bytes(parameter);
         let digest = self.get(parameter).filter(|_| bytes >= SHARED_AT_LEAST)?;
-        let content = content(digest, parameter, parameter.format(format), scope);
+        let content = content(digest, parameter, &layout, scope);
         Some(SharedPart { content, bytes })
     }
 }
@@ -237,12 +246,11 @@ pub(crate) fn hasher(parameter: &Parameter, parts: &[&Located]) -> blake3::Hashe
     hasher.update(&(parameter.columns.unwrap_or(0) as u64).to_le_bytes());
     for (part, (_, rows)) in parts.iter().zip(&parameter.parts) {
         hasher.update(&(*rows as u64).to_le_bytes());
-        hasher.update(&[match part.dtype {
-            Dtype::F32 => 0,
-            Dtype::F16 => 1,
-            // The only other one that is read.
-            _ => 2,
-        }]);
+        hasher.update(&[part.dtype.tag()]);
+        // Equal bytes, put together in another order, are other content.
+        if let Some(head) = part.paired {
+            hasher.update(b"pairs").update(&(head as u64).to_le_bytes());
+        }
     }
     hasher
 }
@@ -252,6 +260,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::format::{BlockFormat, Format};
 
     fn tensor(value: f32) -> Tensor {
         Tensor::full(value, 4, &Device::Cpu).unwrap()
@@ -331,15 +340,20 @@ mod tests {
     #[test]
     fn contents_differ_by_shape_by_format_and_by_scope() {
         let digest = [7; 32];
-        let matrix = Parameter::matrix("a", 2, 8);
+        let matrix = Parameter::matrix("a", 2, 256);
+        let [f32, f16] = [Format::F32, Format::F16].map(|format| Layout(vec![format]));
+        let [q8, q4] = [BlockFormat::Q8_0, BlockFormat::Q4K]
+            .map(|format| Layout(vec![Format::Blocks(format)]));
         let names = [
-            content(&digest, &matrix, Format::F32, ""),
-            content(&digest, &matrix, Format::F16, ""),
-            content(&digest, &matrix, Format::F32, "a"),
-            content(&digest, &matrix, Format::F32, "b"),
-            content(&digest, &Parameter::matrix("a", 8, 2), Format::F32, ""),
-            content(&digest, &Parameter::matrix("a", 2, 16), Format::F32, ""),
-            content(&digest, &Parameter::vector("a", 2), Format::F32, ""),
+            content(&digest, &matrix, &f32, ""),
+            content(&digest, &matrix, &f16, ""),
+            content(&digest, &matrix, &q8, ""),
+            content(&digest, &matrix, &q4, ""),
+            content(&digest, &matrix, &f32, "a"),
+            content(&digest, &matrix, &f32, "b"),
+            content(&digest, &Parameter::matrix("a", 8, 2), &f32, ""),
+            content(&digest, &Parameter::matrix("a", 2, 16), &f32, ""),
+            content(&digest, &Parameter::vector("a", 2), &f32, ""),
         ];
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name));

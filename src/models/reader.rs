@@ -1,7 +1,7 @@
 //! Weights from files into the buffers they stay in.
 //!
 //! Each buffer is allocated once, in its final size and format, and filled in pieces:
-//! the peak of a load is the weights plus one piece. Nothing is mapped, so the pages
+//! the peak of a load is the weights plus one piece, or one matrix that lies by columns. Nothing is mapped, so the pages
 //! that a file occupies are the system's to drop, not part of our footprint.
 
 use std::collections::HashMap;
@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use roundhouse_types::{Bytes, SharedPart};
-use safetensors::Dtype;
 
 use crate::Error;
+use crate::blocks;
+use crate::convert::{narrow, quantize, unpair, widen};
 use crate::files::io_error;
+use crate::format::{Format, Formats, Layout, Stored};
 use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
 
@@ -45,24 +46,6 @@ impl Cancel {
     }
 }
 
-/// How a matrix lies in memory. Vectors (norms, biases) are f32 always.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// Four bytes a weight.
-    F32,
-    /// Two bytes a weight; widened as it is used.
-    F16,
-}
-
-impl Format {
-    pub(crate) fn bytes(self) -> u64 {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-        }
-    }
-}
-
 /// One parameter of a model: tensors of equal width, stacked by rows into one.
 ///
 /// Stacking is how `q_proj`, `k_proj` and `v_proj` become one projection.
@@ -72,48 +55,40 @@ pub(crate) struct Parameter {
     pub(crate) parts: Vec<(String, usize)>,
     /// Numbers per row, or `None` for a vector.
     pub(crate) columns: Option<usize>,
+    /// Whether a matrix's parts lie in the files by columns.
+    pub(crate) transposed: bool,
 }
 
 impl Parameter {
     pub(crate) fn matrix(name: impl Into<String>, rows: usize, columns: usize) -> Self {
-        Self { parts: vec![(name.into(), rows)], columns: Some(columns) }
+        Self { parts: vec![(name.into(), rows)], columns: Some(columns), transposed: false }
     }
 
     pub(crate) fn vector(name: impl Into<String>, length: usize) -> Self {
-        Self { parts: vec![(name.into(), length)], columns: None }
+        Self { parts: vec![(name.into(), length)], columns: None, transposed: false }
     }
 
-    /// Finds every part, checks its shape, and counts the bytes the whole will take.
+    /// Finds every part, checks its shape, and says how each will lie in memory.
     pub(crate) fn locate<'a>(
         &self,
         table: &'a TensorTable,
-        format: Format,
-    ) -> Result<(Vec<&'a Located>, Bytes), Error> {
+        formats: &Formats,
+    ) -> Result<(Vec<&'a Located>, Layout), Error> {
         let mut found = Vec::with_capacity(self.parts.len());
-        let mut bytes = 0u64;
         for (name, rows) in &self.parts {
             let shape: &[usize] = match self.columns {
+                Some(columns) if self.transposed => &[columns, *rows],
                 Some(columns) => &[*rows, columns],
                 None => &[*rows],
             };
-            let located = table.find(name, shape)?;
-            // The header was checked: this many values of at least two bytes lie in a file.
-            let values: u64 = located.shape.iter().map(|&size| size as u64).product();
-            bytes += values * self.format(format).bytes();
-            found.push(located);
+            found.push(table.find(name, shape)?);
         }
-        Ok((found, Bytes(bytes)))
+        Ok((found, formats.layout(self)))
     }
 
-    /// The bytes it takes in memory.
-    pub(crate) fn bytes(&self, format: Format) -> Bytes {
-        let rows: u64 = self.parts.iter().map(|(_, rows)| *rows as u64).sum();
-        Bytes(rows * self.columns.unwrap_or(1) as u64 * self.format(format).bytes())
-    }
-
-    /// How it lies in memory where matrices lie like this.
-    pub(crate) fn format(&self, matrices: Format) -> Format {
-        if self.columns.is_some() { matrices } else { Format::F32 }
+    /// Its rows in memory.
+    pub(crate) fn rows(&self) -> usize {
+        self.parts.iter().map(|(_, rows)| rows).sum()
     }
 }
 
@@ -121,7 +96,7 @@ impl Parameter {
 pub(crate) struct Reader<'a> {
     dir: PathBuf,
     table: &'a TensorTable,
-    format: Format,
+    formats: &'a Formats,
     cancel: &'a Cancel,
     sharing: Option<&'a Sharing>,
     files: HashMap<Arc<str>, File>,
@@ -140,14 +115,14 @@ impl<'a> Reader<'a> {
     pub(crate) fn new(
         dir: &Path,
         table: &'a TensorTable,
-        format: Format,
+        formats: &'a Formats,
         cancel: &'a Cancel,
         sharing: Option<&'a Sharing>,
     ) -> Self {
         Self {
             dir: dir.into(),
             table,
-            format,
+            formats,
             cancel,
             sharing,
             files: HashMap::new(),
@@ -162,15 +137,15 @@ impl<'a> Reader<'a> {
     /// Reads one parameter into a tensor of `[rows, columns]`, or `[length]` for a vector,
     /// or takes the buffer of a model that has the same content.
     pub(crate) fn read(&mut self, parameter: &Parameter) -> Result<Tensor, Error> {
-        let (parts, bytes) = parameter.locate(self.table, self.format)?;
+        let (parts, layout) = parameter.locate(self.table, self.formats)?;
+        let bytes = layout.bytes(parameter);
         let Some(sharing) = self.sharing.filter(|_| bytes >= SHARED_AT_LEAST) else {
             self.own += bytes;
-            return self.fill(parameter, &parts, None);
+            return self.fill(parameter, &parts, &layout, None);
         };
-        let format = parameter.format(self.format);
         let mut turn = None;
         if let Some(digest) = sharing.known.get(parameter) {
-            let content = sharing.content(digest, parameter, format);
+            let content = sharing.content(digest, parameter, &layout);
             match sharing.pool.take(content, self.cancel)? {
                 Taken::Found(pooled) => {
                     self.digests.insert(parameter, blake3::Hash::from_bytes(*digest));
@@ -181,9 +156,9 @@ impl<'a> Reader<'a> {
             }
         }
         let mut hasher = pool::hasher(parameter, &parts);
-        let tensor = self.fill(parameter, &parts, Some(&mut hasher))?;
+        let tensor = self.fill(parameter, &parts, &layout, Some(&mut hasher))?;
         let digest = hasher.finalize();
-        let content = sharing.content(digest.as_bytes(), parameter, format);
+        let content = sharing.content(digest.as_bytes(), parameter, &layout);
         let pooled = sharing.pool.add(SharedPart { content, bytes }, tensor);
         drop(turn);
         self.digests.insert(parameter, digest);
@@ -205,44 +180,141 @@ impl<'a> Reader<'a> {
         &mut self,
         parameter: &Parameter,
         parts: &[&Located],
+        layout: &Layout,
         mut hasher: Option<&mut blake3::Hasher>,
     ) -> Result<Tensor, Error> {
-        let rows: usize = parameter.parts.iter().map(|(_, rows)| rows).sum();
-        let values = rows * parameter.columns.unwrap_or(1);
+        let (rows, columns) = (parameter.rows(), parameter.columns.unwrap_or(1));
         let shape = match parameter.columns {
             Some(columns) => vec![rows, columns],
             None => vec![rows],
         };
-        let tensor = match parameter.format(self.format) {
-            Format::F32 => {
-                let mut buffer = Vec::with_capacity(values);
-                for part in parts {
-                    self.pieces(part, hasher.as_deref_mut(), |numbers| {
-                        buffer.extend_from_slice(numbers);
-                        Ok(())
+        let tensor = match layout.plain() {
+            Some(Format::F16) => {
+                let mut buffer: Vec<f16> = Vec::with_capacity(rows * columns);
+                for (part, (name, _)) in parts.iter().zip(&parameter.parts) {
+                    let start = buffer.len();
+                    self.by_rows(part, parameter.transposed, hasher.as_deref_mut(), |numbers| {
+                        narrow(numbers, name, &mut buffer)
                     })?;
+                    unpair(part.paired, columns, &mut buffer[start..]);
                 }
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
             }
-            Format::F16 => {
-                let mut buffer: Vec<f16> = Vec::with_capacity(values);
-                for (part, (name, _)) in parts.iter().zip(&parameter.parts) {
-                    self.pieces(part, hasher.as_deref_mut(), |numbers| {
-                        narrow(numbers, name, &mut buffer)
+            Some(_) => {
+                let mut buffer = Vec::with_capacity(rows * columns);
+                for part in parts {
+                    let start = buffer.len();
+                    self.by_rows(part, parameter.transposed, hasher.as_deref_mut(), |numbers| {
+                        buffer.extend_from_slice(numbers);
+                        Ok(())
                     })?;
+                    unpair(part.paired, columns, &mut buffer[start..]);
                 }
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
+            }
+            None => {
+                let size = layout.bytes(parameter).as_usize();
+                let mut buffer = Vec::with_capacity(size);
+                let heights: Vec<usize> = parameter.parts.iter().map(|(_, rows)| *rows).collect();
+                buffer.extend(blocks::table(columns, &heights, layout));
+                for ((part, (name, _)), format) in parts.iter().zip(&parameter.parts).zip(&layout.0)
+                {
+                    let start = buffer.len();
+                    let kind = (*format, parameter.transposed);
+                    self.blocks(part, name, kind, hasher.as_deref_mut(), &mut buffer)?;
+                    unpair(part.paired, format.bytes_of(columns), &mut buffer[start..]);
+                }
+                debug_assert_eq!(buffer.len(), size, "a buffer is what was counted");
+                Tensor::from_vec(buffer, size, &Device::Cpu)?
             }
         };
         Ok(tensor)
     }
 
+    /// Appends a tensor's rows in `format`: as they lie in the file if that is theirs already.
+    fn blocks(
+        &mut self,
+        part: &Located,
+        name: &str,
+        (format, transposed): (Format, bool),
+        hasher: Option<&mut blake3::Hasher>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let is_there = match (part.dtype, format) {
+            (Stored::F32, Format::F32) | (Stored::F16, Format::F16) => true,
+            (Stored::Blocks(stored), Format::Blocks(wanted)) => stored == wanted,
+            _ => false,
+        };
+        if is_there && !transposed {
+            return self.pieces(part, hasher, |raw| {
+                buffer.extend_from_slice(raw);
+                Ok(())
+            });
+        }
+        self.by_rows(part, transposed, hasher, |numbers| match format {
+            Format::F32 => {
+                buffer.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+                Ok(())
+            }
+            Format::F16 => {
+                let mut halves = Vec::with_capacity(numbers.len());
+                narrow(numbers, name, &mut halves)?;
+                buffer.extend(halves.iter().flat_map(|number| number.to_le_bytes()));
+                Ok(())
+            }
+            Format::Blocks(format) => quantize(numbers, name, format, buffer),
+        })
+    }
+
+    /// Hands a part's values to `sink` row after row, widened to f32: piece by piece as they lie
+    /// in the file, or all at once where they lie there by columns.
+    fn by_rows(
+        &mut self,
+        part: &Located,
+        transposed: bool,
+        hasher: Option<&mut blake3::Hasher>,
+        mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (true, [columns, rows]) = (transposed, part.shape.as_slice()) else {
+            return self.numbers(part, hasher, sink);
+        };
+        let mut whole = vec![0.0; rows * columns];
+        let (mut row, mut column) = (0, 0);
+        self.numbers(part, hasher, |numbers| {
+            for number in numbers {
+                whole[row * columns + column] = *number;
+                row += 1;
+                if row == *rows {
+                    (row, column) = (0, column + 1);
+                }
+            }
+            Ok(())
+        })?;
+        sink(&whole)
+    }
+
     /// Hands a tensor's values to `sink`, widened to f32, piece by piece.
+    fn numbers(
+        &mut self,
+        part: &Located,
+        hasher: Option<&mut blake3::Hasher>,
+        mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let dtype = part.dtype;
+        let mut widened = Vec::new();
+        self.pieces(part, hasher, |raw| {
+            widened.clear();
+            widen(dtype, raw, &mut widened);
+            sink(&widened)
+        })
+    }
+
+    /// Hands a tensor's bytes to `sink`, piece by piece, each of whole blocks.
     fn pieces(
         &mut self,
         part: &Located,
         mut hasher: Option<&mut blake3::Hasher>,
-        mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
+        mut sink: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let file = match self.files.entry(Arc::clone(&part.file)) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
@@ -252,86 +324,22 @@ impl<'a> Reader<'a> {
                 empty.insert(opened)
             }
         };
-        let width = if part.dtype == Dtype::F32 { 4 } else { 2 };
+        let (together, width) = part.dtype.unit();
         let total: usize = part.shape.iter().product();
-        let mut widened = Vec::with_capacity(PIECE.min(total));
         let mut done = 0;
         while done < total {
             self.cancel.check()?;
             let count = PIECE.min(total - done);
-            self.raw.resize(count * width, 0);
-            let offset = part.start + (done * width) as u64;
+            self.raw.resize(count / together * width, 0);
+            let offset = part.start + (done / together * width) as u64;
             file.read_exact_at(&mut self.raw, offset)
                 .map_err(|source| io_error(&part.file, source))?;
             if let Some(hasher) = hasher.as_deref_mut() {
                 hasher.update(&self.raw);
             }
-            widened.clear();
-            widen(part.dtype, &self.raw, &mut widened);
-            sink(&widened)?;
+            sink(&self.raw)?;
             done += count;
         }
         Ok(())
-    }
-}
-
-/// Little-endian numbers of `dtype` as f32, exactly.
-fn widen(dtype: Dtype, raw: &[u8], out: &mut Vec<f32>) {
-    match dtype {
-        Dtype::F32 => {
-            out.extend(raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-        }
-        Dtype::BF16 => out.extend(
-            raw.as_chunks::<2>()
-                .0
-                .iter()
-                .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)),
-        ),
-        _ => {
-            let bits: Vec<u16> =
-                raw.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
-            out.resize(bits.len(), 0.0);
-            bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
-        }
-    }
-}
-
-/// Rounds to f16, and refuses what is or would become infinite: kernels that widen f16
-/// rely on finite numbers.
-fn narrow(numbers: &[f32], name: &str, out: &mut Vec<f16>) -> Result<(), Error> {
-    let start = out.len();
-    out.resize(start + numbers.len(), f16::ZERO);
-    out[start..].convert_from_f32_slice(numbers);
-    if out[start..].iter().any(|number| !number.is_finite()) {
-        return Err(Error::BeyondRange { name: name.into() });
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_format_widens_to_the_same_numbers() {
-        let numbers = [0.0f32, -1.5, 0.15625, 1024.0];
-        let mut f32s = Vec::new();
-        let raw: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        widen(Dtype::F32, &raw, &mut f32s);
-        let mut f16s = Vec::new();
-        let raw: Vec<u8> = numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
-        widen(Dtype::F16, &raw, &mut f16s);
-        let mut bf16s = Vec::new();
-        let raw: Vec<u8> =
-            numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
-        widen(Dtype::BF16, &raw, &mut bf16s);
-        assert_eq!([f32s, f16s, bf16s], [numbers.to_vec(), numbers.to_vec(), numbers.to_vec()]);
-    }
-
-    #[test]
-    fn narrowing_refuses_what_f16_cannot_hold() {
-        let mut out = Vec::new();
-        assert!(narrow(&[1.0, -65_504.0], "w", &mut out).is_ok());
-        assert!(matches!(narrow(&[70_000.0], "w", &mut out), Err(Error::BeyondRange { .. })));
     }
 }

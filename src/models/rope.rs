@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 /// How frequencies are stretched beyond the lengths trained on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum RopeScaling {
     /// As trained.
     None,
@@ -20,38 +20,85 @@ pub(crate) enum RopeScaling {
         /// The context trained on.
         original_context: f32,
     },
+    /// Slow turns divided, fast ones kept, a ramp between, by the index of the pair.
+    Yarn {
+        /// What slow turns are divided by.
+        factor: f32,
+        /// Pairs up to this one are kept.
+        low: f32,
+        /// Pairs from this one on are divided.
+        high: f32,
+    },
+    /// Each pair divided by a number of its own, by others where long contexts are served.
+    Long {
+        /// For contexts up to the one trained on.
+        short: Vec<f32>,
+        /// For longer ones.
+        long: Vec<f32>,
+        /// The context trained on.
+        original_context: usize,
+    },
+}
+
+/// A rotation of queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RopeConfig {
+    /// The base of the frequencies.
+    pub(crate) theta: f32,
+    /// How many numbers of each head are rotated, the first ones; even.
+    pub(crate) dims: usize,
+    pub(crate) scaling: RopeScaling,
+    /// What sines and cosines are multiplied by.
+    pub(crate) factor: f32,
 }
 
 /// Sines and cosines for every position of the served context.
 #[derive(Debug)]
 pub(crate) struct Rope {
-    head_dim: usize,
-    /// `[positions, head_dim / 2]` each.
+    dims: usize,
+    /// `[positions, dims / 2]` each.
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
-/// The angle per position of each pair of dimensions. In f32 throughout, as the
-/// reference computes it: what matters is the same angle, not a better one.
-fn frequencies(head_dim: usize, theta: f32, scaling: RopeScaling) -> Vec<f32> {
-    let plain = |pair: usize| 1.0 / theta.powf((2 * pair) as f32 / head_dim as f32);
-    let scale = |frequency: f32| match scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear(factor) => frequency / factor,
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-            let wave = 2.0 * std::f32::consts::PI / frequency;
-            if wave > original_context / low_freq_factor {
-                frequency / factor
-            } else if wave < original_context / high_freq_factor {
-                frequency
-            } else {
-                let ramp = (original_context / wave - low_freq_factor)
-                    / (high_freq_factor - low_freq_factor);
-                (1.0 - ramp) * frequency / factor + ramp * frequency
+/// The angle per position of each pair of dimensions, where `context` positions are served.
+/// In f32 throughout, as the reference computes it: what matters is the same angle, not a
+/// better one.
+fn frequencies(config: &RopeConfig, context: usize) -> Vec<f32> {
+    let power = |pair: usize| config.theta.powf((2 * pair) as f32 / config.dims as f32);
+    let scale = |pair: usize| {
+        let frequency = 1.0 / power(pair);
+        match &config.scaling {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear(factor) => frequency / factor,
+            &RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => {
+                let wave = 2.0 * std::f32::consts::PI / frequency;
+                if wave > original_context / low_freq_factor {
+                    frequency / factor
+                } else if wave < original_context / high_freq_factor {
+                    frequency
+                } else {
+                    let ramp = (original_context / wave - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
+                    (1.0 - ramp) * frequency / factor + ramp * frequency
+                }
+            }
+            RopeScaling::Yarn { factor, low, high } => {
+                let kept = 1.0 - ((pair as f32 - low) / (high - low)).clamp(0.0, 1.0);
+                1.0 / (factor * power(pair)) * (1.0 - kept) + frequency * kept
+            }
+            RopeScaling::Long { short, long, original_context } => {
+                let divisors = if context > *original_context { long } else { short };
+                1.0 / (divisors[pair] * power(pair))
             }
         }
     };
-    (0..head_dim / 2).map(plain).map(scale).collect()
+    (0..config.dims / 2).map(scale).collect()
 }
 
 impl Rope {
@@ -60,36 +107,44 @@ impl Rope {
         ((self.cos.len() + self.sin.len()) * size_of::<f32>()) as u64
     }
 
-    pub(crate) fn new(head_dim: usize, theta: f32, scaling: RopeScaling, context: usize) -> Self {
-        let frequencies = frequencies(head_dim, theta, scaling);
+    #[cfg(test)]
+    pub(crate) fn new(config: &RopeConfig, context: usize) -> Self {
+        Self::divided(config, &[], context)
+    }
+
+    /// The tables, with each frequency divided by its factor where there are any.
+    pub(crate) fn divided(config: &RopeConfig, factors: &[f32], context: usize) -> Self {
+        let mut frequencies = frequencies(config, context);
+        for (frequency, factor) in frequencies.iter_mut().zip(factors) {
+            *frequency /= factor;
+        }
         // Allocated in their final size: what doubles as it grows would hold more than is charged.
         let numbers = context * frequencies.len();
         let (mut sin, mut cos) = (Vec::with_capacity(numbers), Vec::with_capacity(numbers));
         for position in 0..context {
             for frequency in &frequencies {
                 let (s, c) = (position as f32 * frequency).sin_cos();
-                sin.push(s);
-                cos.push(c);
+                sin.push(s * config.factor);
+                cos.push(c * config.factor);
             }
         }
-        Self { head_dim, cos, sin }
+        Self { dims: config.dims, cos, sin }
     }
 
     /// Rotates the first `width` numbers of each row, heads of `head_dim`, to the row's position.
     pub(crate) fn rotate(
         &self,
         rows: &mut [f32],
-        row_width: usize,
-        width: usize,
+        (row_width, width, head_dim): (usize, usize, usize),
         positions: &[usize],
     ) {
         rows.par_chunks_mut(row_width).zip(positions).with_min_len(16).for_each(
             |(row, &position)| {
-                let half = self.head_dim / 2;
+                let half = self.dims / 2;
                 let cos = &self.cos[position * half..(position + 1) * half];
                 let sin = &self.sin[position * half..(position + 1) * half];
-                for head in row[..width].chunks_exact_mut(self.head_dim) {
-                    let (first, second) = head.split_at_mut(half);
+                for head in row[..width].chunks_exact_mut(head_dim) {
+                    let (first, second) = head[..self.dims].split_at_mut(half);
                     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
                     }
@@ -103,6 +158,19 @@ impl Rope {
 mod tests {
     use super::*;
 
+    fn config(dims: usize, theta: f32, scaling: RopeScaling) -> RopeConfig {
+        RopeConfig { theta, dims, scaling, factor: 1.0 }
+    }
+
+    #[test]
+    fn the_served_context_chooses_between_short_and_long_factors() {
+        let scaling =
+            RopeScaling::Long { short: vec![1.0, 2.0], long: vec![4.0, 8.0], original_context: 32 };
+        let config = config(4, 100.0, scaling);
+        assert_eq!(frequencies(&config, 32), [1.0, 0.05]);
+        assert_eq!(frequencies(&config, 33), [0.25, 0.0125]);
+    }
+
     #[test]
     fn llama3_scaling_divides_long_waves_keeps_short_ones_and_ramps_between() {
         let scaling = RopeScaling::Llama3 {
@@ -111,8 +179,8 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 64.0,
         };
-        let plain = frequencies(16, 10_000.0, RopeScaling::None);
-        let scaled = frequencies(16, 10_000.0, scaling);
+        let plain = frequencies(&config(16, 10_000.0, RopeScaling::None), 64);
+        let scaled = frequencies(&config(16, 10_000.0, scaling), 64);
         // Waves: 6.3, 19.9, 62.8, 198.7 ...; short below 16, long above 64.
         assert_eq!(scaled[0], plain[0]);
         assert!(scaled[2] < plain[2] && scaled[2] > plain[2] / 8.0);
@@ -121,10 +189,10 @@ mod tests {
 
     #[test]
     fn a_rotation_keeps_lengths_and_depends_on_distance_alone() {
-        let rope = Rope::new(4, 100.0, RopeScaling::None, 32);
+        let rope = Rope::new(&config(4, 100.0, RopeScaling::None), 32);
         let at = |numbers: [f32; 4], position: usize| {
             let mut row = numbers;
-            rope.rotate(&mut row, 4, 4, &[position]);
+            rope.rotate(&mut row, (4, 4, 4), &[position]);
             row
         };
         let dot = |a: [f32; 4], b: [f32; 4]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();

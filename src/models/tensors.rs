@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use crate::Error;
 use crate::files::{Files, SHARD_INDEX, SINGLE, header_bytes};
+use crate::format::{BlockFormat, Stored};
+use crate::gguf;
 
 /// One tensor's place in a file.
 #[derive(Debug, Clone)]
@@ -16,11 +17,14 @@ pub(crate) struct Located {
     /// The file's path in the artefact.
     pub(crate) file: Arc<str>,
     /// The number format in the file.
-    pub(crate) dtype: Dtype,
+    pub(crate) dtype: Stored,
     /// Its shape.
     pub(crate) shape: Vec<usize>,
     /// The first byte of its data in the file.
     pub(crate) start: u64,
+    /// The rows of each head of so many lie in pairs (0, 1), (2, 3) and so on, where we
+    /// rotate the first half of a head against its second.
+    pub(crate) paired: Option<usize>,
 }
 
 /// All tensors of an artefact by name.
@@ -44,6 +48,9 @@ impl TensorTable {
         if files.sizes.contains_key(SINGLE) {
             table.add(files, SINGLE)?;
             return Ok(table);
+        }
+        if let Some(path) = gguf::chosen(files)? {
+            return gguf::table(files, &path);
         }
         let Some(index) = files.contents.get(SHARD_INDEX) else {
             return Err(Error::config("config.json", "no model.safetensors lies beside it"));
@@ -78,15 +85,35 @@ impl TensorTable {
         for (name, info) in metadata.tensors() {
             let located = Located {
                 file: Arc::clone(&file),
-                dtype: info.dtype,
+                dtype: Stored::of(info.dtype),
                 shape: info.shape.clone(),
                 start: bytes + info.data_offsets.0 as u64,
+                paired: None,
             };
             if self.tensors.insert(name.clone(), located).is_some() {
                 return Err(Error::header(path, format!("tensor '{name}' is in two shards")));
             }
         }
         Ok(())
+    }
+
+    /// A table of tensors that were found otherwise.
+    pub(crate) fn of(tensors: BTreeMap<String, Located>) -> Self {
+        Self { tensors }
+    }
+
+    /// The tensors that are quantised in the files.
+    pub(crate) fn quantized(&self) -> BTreeMap<String, BlockFormat> {
+        let blocks = |(name, located): (&String, &Located)| match located.dtype {
+            Stored::Blocks(format) => Some((name.clone(), format)),
+            _ => None,
+        };
+        self.tensors.iter().filter_map(blocks).collect()
+    }
+
+    /// All names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// The tensor of that name, if any file holds it.
@@ -106,8 +133,8 @@ impl TensorTable {
                 found: located.shape.clone(),
             });
         }
-        if !matches!(located.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            let found = format!("{:?}", located.dtype);
+        if let Stored::Unread(dtype) = located.dtype {
+            let found = format!("{dtype:?}");
             return Err(Error::WrongType { name: name.into(), found });
         }
         Ok(located)

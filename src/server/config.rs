@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_types::{Bytes, DeviceId, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
@@ -221,6 +222,8 @@ pub struct Serving {
     pub step_tokens: usize,
     /// Sequences of one model that run at a time.
     pub max_running: usize,
+    /// What weights are quantised to as they are read; a model's own settings go before it.
+    pub quantize: Option<Quantize>,
 }
 
 /// `[lane]`: the threads that run steps.

@@ -34,6 +34,9 @@ pub enum Error {
     /// The tokenizer's definition was refused.
     #[error("tokenizer.json is not valid")]
     Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A GGUF file's tokenizer is of a kind that is not known, or contradicts itself.
+    #[error("the GGUF file's tokenizer: {0}")]
+    Vocabulary(String),
     /// The tokenizer could not encode or decode.
     #[error("the artefact's tokenizer failed")]
     Tokenise(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -118,6 +121,7 @@ impl Error {
             Self::NoTokenizer { .. }
             | Self::Json { .. }
             | Self::Tokenizer(_)
+            | Self::Vocabulary(_)
             | Self::Tokenise(_)
             | Self::Truncation { .. } => ErrorKind::ModelInvalid,
             Self::NoTemplate

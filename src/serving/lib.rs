@@ -38,4 +38,4 @@ pub use error::Error;
 pub use handled::{HandledBody, HandledReply, HandledStream};
 pub use metrics::describe_metrics;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
-pub use text::TextCodec;
+pub use text::{TextCodec, Vocabulary};

@@ -20,9 +20,11 @@ mod stop;
 mod template;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 pub(crate) use detokenise::Detokeniser;
 pub(crate) use stop::{Scan, StopMatcher};
+pub use vocabulary::Vocabulary;
 
 /// Turns an artefact's texts into tokens and back. Immutable; clones share everything.
 #[derive(Debug, Clone)]
@@ -39,6 +41,15 @@ struct Facts {
     neighbour: Option<(u32, String)>,
     eos: Option<u32>,
     /// The artefact's own limit for encoders.
+    encoder_limit: Option<usize>,
+    truncate_left: bool,
+    templates: ChatTemplates,
+}
+
+/// What a codec is made of, wherever it was read from.
+struct TextParts {
+    tokenizer: Tokenizer,
+    eos: Option<u32>,
     encoder_limit: Option<usize>,
     truncate_left: bool,
     templates: ChatTemplates,
@@ -65,7 +76,6 @@ impl TextCodec {
             Err(source) => return Err(Error::Read { path, source }),
         };
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
-        forget_words(&mut tokenizer);
         let files = TextFiles::read(dir)?;
         let truncate_left = files.truncate_left
             || tokenizer
@@ -73,22 +83,33 @@ impl TextCodec {
                 .is_some_and(|stored| stored.direction == TruncationDirection::Left);
         tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;
         tokenizer.with_padding(None);
+        let eos = files.special.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
+        Ok(Self::assemble(TextParts {
+            tokenizer,
+            eos,
+            encoder_limit: files.max_seq_length.or(files.model_max_length),
+            truncate_left,
+            templates: ChatTemplates::new(files.templates, files.special),
+        }))
+    }
 
+    fn assemble(parts: TextParts) -> Self {
+        let TextParts { mut tokenizer, eos, encoder_limit, truncate_left, templates } = parts;
+        forget_words(&mut tokenizer);
         let special = tokenizer
             .get_added_tokens_decoder()
             .into_iter()
             .filter_map(|(id, token)| token.special.then_some(id))
             .collect();
-        let eos = files.special.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
         let facts = Facts {
             neighbour: neighbour(&tokenizer, &special),
             special,
             eos,
-            encoder_limit: files.max_seq_length.or(files.model_max_length),
+            encoder_limit,
             truncate_left,
-            templates: ChatTemplates::new(files.templates, files.special),
+            templates,
         };
-        Ok(Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts) })
+        Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts) }
     }
 
     /// The same codec for an encoder: texts are cut so that with their special tokens, the

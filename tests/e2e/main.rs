@@ -14,6 +14,7 @@ mod health;
 mod honest;
 mod measured;
 mod pressure;
+mod quantised;
 mod sharing;
 mod tenants;
 mod updates;

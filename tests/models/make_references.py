@@ -9,8 +9,11 @@ import torch
 from transformers.utils import logging
 
 from reference_bert import write_bert_cases
+from reference_families import write_family_cases
+from reference_gguf import write_gguf_cases
 from reference_llama import write_llama_cases
 from reference_text import write_text_case
+from reference_vocabulary import write_vocabulary_cases
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -21,8 +24,11 @@ def main() -> None:
     logging.set_verbosity_error()
     models = REPOSITORY / "src/models/tests/references"
     write_llama_cases(models)
+    write_family_cases(models)
+    write_gguf_cases(models)
     write_bert_cases(models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
+    write_vocabulary_cases(REPOSITORY / "src/serving/tests/references")
 
 
 if __name__ == "__main__":

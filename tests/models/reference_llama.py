@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from reference_output import fresh_folder, randomise, rounded, write_json
 
@@ -108,10 +108,10 @@ def write_newer_config(folder: Path) -> None:
     (folder / "config-v5.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def expected(model: LlamaForCausalLM, name: str, seed: int) -> dict:
+def expected(model: PreTrainedModel, name: str, seed: int, lengths=PROMPT_LENGTHS) -> dict:
     generator = torch.Generator().manual_seed(seed)
     vocab = model.config.vocab_size
-    prompts = [torch.randint(0, vocab, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+    prompts = [torch.randint(0, vocab, (length,), generator=generator).tolist() for length in lengths]
     double = copy.deepcopy(model).double()
     answers = []
     for ids in prompts:
@@ -132,11 +132,11 @@ def expected(model: LlamaForCausalLM, name: str, seed: int) -> dict:
 
 
 @torch.inference_mode()
-def logits(model: LlamaForCausalLM, ids: list[int]) -> torch.Tensor:
+def logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]  # [seq, vocab]
 
 
-def greedy(model: LlamaForCausalLM, prompt: list[int]) -> tuple[list[int], list[float]]:
+def greedy(model: PreTrainedModel, prompt: list[int]) -> tuple[list[int], list[float]]:
     """The most likely continuation, each step computed from scratch, and each step's lead over the runner-up."""
     ids = list(prompt)
     margins = []

@@ -36,7 +36,7 @@ def randomise(model: torch.nn.Module, seed: int, spread: float) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            is_norm = "norm" in name.lower()
+            is_norm = "norm" in name.lower() or ".ln_" in name
             if is_norm and name.endswith("weight"):
                 parameter.copy_(1.0 + 0.25 * noise)
             elif name.endswith("bias"):

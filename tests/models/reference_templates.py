@@ -91,10 +91,35 @@ STRINGS = """\
 {% endfor -%}
 {{ 'assistant:' if add_generation_prompt else '' }}"""
 
+# What newer templates ask of their tools and messages: iterable (None is not), selectattr and map, equality of
+# messages, filtered loops over items, slices of text, functions that may be missing.
+ASKING = """\
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list -%}
+{{- 'dated ' if strftime_now is defined else 'undated ' -}}
+{%- if tools is iterable and tools | length > 0 -%}
+{{- 'tools:' -}}
+{%- for tool in tools -%}
+{%- for key, value in tool.function.items() if key != 'parameters' -%}
+{{- ' ' + key + '=' + (value if value is string else value | tojson) -}}
+{%- endfor -%}
+{%- set text = tool | tojson -%}
+{{- ' ' + text[:-1] + '...' + text[-1:] + ('.' if loop.last else ', ') -}}
+{%- endfor -%}
+{%- elif tools is none -%}
+{{- 'no tools' -}}
+{%- endif -%}
+{%- for message in messages %}
+{{ message.get('role', 'nobody') }}{{ ' (latest)' if message == users[-1] }}: {{ message['content'][:40] }}
+{%- if not message.get('tool_calls') and 'name' not in message and message.content is iterable %} -{% endif -%}
+{%- endfor %}
+{{ messages | map(attribute='content') | map('trim') | join(' | ') }}
+"""
+
 TEMPLATES = {
     "chatml": CHATML,
     "headers": HEADERS,
     "alternating": ALTERNATING,
     "tools": TOOLS,
     "strings": STRINGS,
+    "asking": ASKING,
 }

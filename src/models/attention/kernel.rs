@@ -1,19 +1,44 @@
 //! The inner loops: a few queries against blocks of sixteen keys.
 
+use crate::activation::bend;
 use crate::kv::{BLOCK_TOKENS, HeadBlock};
 use crate::simd::{Kernel, exp, madd};
 
 /// Queries computed side by side, so that a key or value once read serves all of them.
 const SIDE: usize = 4;
 
+/// The keys that a row sees, by their places in the blocks; at least one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) from: usize,
+    /// The first that it does not see.
+    pub(super) to: usize,
+}
+
+impl Seen {
+    /// Its part of the block that begins at `before`.
+    #[inline(always)]
+    fn within(self, before: usize) -> Self {
+        let place = |at: usize| at.saturating_sub(before).min(BLOCK_TOKENS);
+        Self { from: place(self.from), to: place(self.to) }
+    }
+
+    #[inline(always)]
+    fn is_empty(self) -> bool {
+        self.from >= self.to
+    }
+}
+
 /// One tile's queries over one head's blocks.
 pub(super) struct Attend<'a> {
     /// Numbers per head.
     pub(super) head_dim: usize,
+    /// What scores are bent to stay within.
+    pub(super) cap: Option<f32>,
     /// `[rows, head_dim]`, scaled.
     pub(super) queries: &'a [f32],
-    /// For each row, how many keys it sees, at least one.
-    pub(super) visible: &'a [usize],
+    /// For each row, the keys it sees.
+    pub(super) visible: &'a [Seen],
     /// The keys and values, block after block.
     pub(super) blocks: &'a [HeadBlock<'a>],
     /// `[rows, head_dim]`, zero.
@@ -43,10 +68,11 @@ impl Kernel for Attend<'_> {
                 let out = &mut self.out[range];
                 let visible = &self.visible[row..row + side];
                 let running = &mut running[row..row + side];
+                let shape = (dim, before, self.cap);
                 if side == SIDE {
-                    step::<FMA, SIDE>(dim, block, before, queries, visible, running, out);
+                    step::<FMA, SIDE>(shape, block, queries, visible, running, out);
                 } else {
-                    step::<FMA, 1>(dim, block, before, queries, visible, running, out);
+                    step::<FMA, 1>(shape, block, queries, visible, running, out);
                 }
                 row += side;
             }
@@ -63,23 +89,28 @@ impl Kernel for Attend<'_> {
 /// Takes one block into the sums of `N` rows.
 #[inline(always)]
 fn step<const FMA: bool, const N: usize>(
-    dim: usize,
+    (dim, before, cap): (usize, usize, Option<f32>),
     block: &HeadBlock<'_>,
-    before: usize,
     queries: &[f32],
-    visible: &[usize],
+    visible: &[Seen],
     running: &mut [Running],
     out: &mut [f32],
 ) {
-    let mut seen = [0; N];
+    let mut seen = [Seen { from: 0, to: 0 }; N];
+    let mut slots = 0;
     for n in 0..N {
-        seen[n] = visible[n].saturating_sub(before).min(BLOCK_TOKENS);
+        seen[n] = visible[n].within(before);
+        slots = slots.max(if seen[n].is_empty() { 0 } else { seen[n].to });
     }
-    let slots = seen.iter().copied().max().unwrap_or(0);
     if slots == 0 {
         return;
     }
     let mut weights = scores::<FMA, N>(dim, block.keys, queries);
+    if let Some(cap) = cap {
+        for row in &mut weights {
+            bend::<FMA>(row, cap);
+        }
+    }
     let mut decay = [1.0; N];
     for n in 0..N {
         decay[n] = soften::<FMA>(&mut weights[n], seen[n], &mut running[n]);
@@ -108,19 +139,20 @@ fn scores<const FMA: bool, const N: usize>(
 }
 
 /// Turns scores into exponentials over the running maximum, and says by what earlier
-/// sums shrink. Slots from `seen` on weigh nothing.
+/// sums shrink. Slots outside of `seen` weigh nothing.
 #[inline(always)]
 fn soften<const FMA: bool>(
     scores: &mut [f32; BLOCK_TOKENS],
-    seen: usize,
+    seen: Seen,
     running: &mut Running,
 ) -> f32 {
-    if seen == 0 {
+    if seen.is_empty() {
         *scores = [0.0; BLOCK_TOKENS];
         return 1.0;
     }
     for (slot, score) in scores.iter_mut().enumerate() {
-        *score = if slot < seen { *score } else { f32::NEG_INFINITY };
+        let sees = seen.from <= slot && slot < seen.to;
+        *score = if sees { *score } else { f32::NEG_INFINITY };
     }
     let mut largest = running.largest;
     for score in scores.iter() {
@@ -129,7 +161,7 @@ fn soften<const FMA: bool>(
     let mut sum = 0.0;
     for (slot, score) in scores.iter_mut().enumerate() {
         let weight = exp::<FMA>(*score - largest);
-        *score = if slot < seen { weight } else { 0.0 };
+        *score = if seen.from <= slot && slot < seen.to { weight } else { 0.0 };
     }
     for weight in scores.iter() {
         sum += weight;

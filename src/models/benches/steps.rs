@@ -8,7 +8,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
-use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, inspect, load, read_local};
+use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
 #[path = "../tests/random/mod.rs"]
@@ -20,7 +20,11 @@ const CONTEXT: usize = 2048;
 const BLOCKS: u32 = CONTEXT as u32 / 16;
 
 fn open(dir: &std::path::Path, dtype: DtypeSetting) -> Box<dyn ModelRunner> {
-    let settings = LoadSettings { kv_sequences: 32, dtype, ..LoadSettings::default() };
+    open_with(dir, LoadSettings { dtype, ..LoadSettings::default() })
+}
+
+fn open_with(dir: &std::path::Path, settings: LoadSettings) -> Box<dyn ModelRunner> {
+    let settings = LoadSettings { kv_sequences: 32, ..settings };
     let plan = inspect(&read_local(dir).unwrap(), &settings).unwrap();
     load(dir, &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner
 }
@@ -69,6 +73,39 @@ fn decoder(criterion: &mut Criterion) {
     }
 }
 
+/// The same weights in every format: rows that blocks of 256 divide, 81 M parameters, more than
+/// the second cache holds of any.
+fn formats(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = Llama {
+        hidden: 1024,
+        intermediate: 2816,
+        layers: 6,
+        heads: 16,
+        kv_heads: 4,
+        vocab: 8192,
+        context: CONTEXT,
+    };
+    random::llama(folder.path(), shape);
+    let wide = LoadSettings { dtype: DtypeSetting::F32, ..LoadSettings::default() };
+    let half = LoadSettings { dtype: DtypeSetting::F16, ..LoadSettings::default() };
+    let [q8, q4] = [Quantize::Q8_0, Quantize::Q4K]
+        .map(|quantize| LoadSettings { quantize: Some(quantize), ..LoadSettings::default() });
+    for (name, settings) in [("f32", wide), ("f16", half), ("q8_0", q8), ("q4_k", q4)] {
+        let mut runner = open_with(folder.path(), settings);
+        let mut group = criterion.benchmark_group(format!("formats-{name}"));
+        group.sample_size(10);
+        for (sequences, tokens) in [(1, 1), (8, 1), (1, 512)] {
+            let rows = (0..sequences).map(|index| row(index, 0, tokens)).collect();
+            let plan = StepPlan { rows };
+            group.throughput(Throughput::Elements(u64::from(sequences) * tokens as u64));
+            let id = BenchmarkId::new("step", format!("{sequences}x{tokens}"));
+            group.bench_function(id, |bencher| bencher.iter(|| runner.forward(&plan).unwrap()));
+        }
+        group.finish();
+    }
+}
+
 fn encoder(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let shape =
@@ -87,5 +124,5 @@ fn encoder(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decoder, encoder);
+criterion_group!(benches, decoder, formats, encoder);
 criterion_main!(benches);

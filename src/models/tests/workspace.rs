@@ -10,6 +10,7 @@ use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
 use roundhouse_models::{Cancel, LoadSettings, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
+mod families;
 mod random;
 
 use random::{Bert, Llama};
@@ -79,18 +80,18 @@ fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
     lengths.iter().map(row).collect()
 }
 
-fn llama(dir: &Path) {
-    let shape = Llama {
-        hidden: 256,
-        intermediate: 704,
-        layers: 2,
-        heads: 8,
-        kv_heads: 2,
-        vocab: VOCAB,
-        context: 512,
-    };
-    random::llama(dir, shape);
-}
+/// A name, and what writes such a model to a folder.
+type Kind = (&'static str, fn(&Path));
+
+const DECODER: Llama = Llama {
+    hidden: 256,
+    intermediate: 704,
+    layers: 2,
+    heads: 8,
+    kv_heads: 2,
+    vocab: VOCAB,
+    context: 512,
+};
 
 fn bert(dir: &Path) {
     let shape = Bert {
@@ -108,7 +109,14 @@ fn bert(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    for (kind, make) in [("llama", llama as fn(&Path)), ("bert", bert)] {
+    let kinds: [Kind; 5] = [
+        ("llama", |dir| random::llama(dir, DECODER)),
+        ("gemma3", |dir| families::gemma3(dir, DECODER)),
+        ("gpt2", |dir| families::gpt2(dir, DECODER)),
+        ("gpt_neox", |dir| families::gpt_neox(dir, DECODER)),
+        ("bert", bert),
+    ];
+    for (kind, make) in kinds {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
         let plan = inspect(&read_local(folder.path()).unwrap(), &settings).unwrap();
@@ -123,13 +131,13 @@ fn no_step_needs_more_than_its_charged_workspace() {
         // first are the threads', the second are charged as KV.
         let shapes = [vec![STEP_TOKENS], vec![1; STEP_TOKENS], vec![2; 128], vec![37; 6], vec![1]];
         for lengths in &shapes {
-            peak(&mut *runner, rows(lengths, kind == "llama"));
+            peak(&mut *runner, rows(lengths, kind != "bert"));
         }
         // Rope tables were allocated with the weights and are charged as workspace.
         let tables = resident - weights;
         let charged = plan.footprint.workspace.as_usize();
         for lengths in &shapes {
-            let peak = peak(&mut *runner, rows(lengths, kind == "llama"));
+            let peak = peak(&mut *runner, rows(lengths, kind != "bert"));
             println!(
                 "{kind} {} rows: peak {peak}, tables {tables}, charged {charged}",
                 lengths.len()

@@ -22,6 +22,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         kv_sequences: config.serving.kv_sequences,
         step_tokens: config.serving.step_tokens,
         step_rows: config.serving.max_running,
+        quantize: config.serving.quantize,
         ..LoadSettings::default()
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_types::{Bytes, DeviceId};
 use tracing_subscriber::EnvFilter;
@@ -281,6 +282,10 @@ fn policy(text: &str) -> Result<Policy, String> {
     }
 }
 
+fn parse_quantize(text: &str) -> Result<Option<Quantize>, String> {
+    Quantize::named(text).map_err(|known| format!("is '{text}'; {known}"))
+}
+
 fn serving(sources: &mut Sources<'_>) -> Serving {
     let serving = Serving {
         request_timeout: sources
@@ -305,6 +310,7 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
         max_running: sources
             .count("serving.max_running", 1..=4096)
             .unwrap_or(defaults::MAX_RUNNING),
+        quantize: sources.optional("serving.quantize", parse_quantize).unwrap_or_default(),
     };
     if serving.hold > serving.request_timeout {
         sources.fault(

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use roundhouse_models::{Files, LoadSettings, ModelPlan};
+use roundhouse_serving::Vocabulary;
 use roundhouse_store::{Artefact, Catalog};
 use roundhouse_types::{
     ArtefactId, Bytes, EndpointName, ErrorKind, Failure, Footprint, Grade, ModelKind,
@@ -95,7 +96,11 @@ pub(crate) fn plan_folder(
 /// Finds out what files of a model of ours are. Headers may be a hundred megabytes of JSON:
 /// belongs on a blocking thread.
 pub(crate) fn plan_files(files: &Files, settings: &LoadSettings) -> Result<Plan, Failure> {
-    Ok(Plan::Model(Arc::new(roundhouse_models::inspect(files, settings)?)))
+    let plan = roundhouse_models::inspect(files, settings)?;
+    if let Some(tokenizer) = &plan.gguf {
+        Vocabulary::check(&tokenizer.model, tokenizer.pre.as_deref())?;
+    }
+    Ok(Plan::Model(Arc::new(plan)))
 }
 
 /// Finds out what lies in a folder of the store, reading as little as tells it.

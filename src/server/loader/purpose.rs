@@ -3,19 +3,44 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{ModelPlan, ScoreFunction as Scores};
-use roundhouse_serving::{GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec};
+use roundhouse_models::{GgufText, ModelPlan, ScoreFunction as Scores};
+use roundhouse_serving::{
+    GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
+};
 use roundhouse_types::{Failure, ModelKind};
 
 /// Reads the tokenizer. Encoders' inputs are cut to what one step takes.
 pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failure> {
-    let codec = TextCodec::open(dir)?;
+    let codec = match &plan.gguf {
+        None => TextCodec::open(dir)?,
+        Some(tokenizer) => {
+            let text = roundhouse_models::gguf_text(dir, &tokenizer.file)?;
+            TextCodec::from_vocabulary(vocabulary(text))?
+        }
+    };
     match plan.kind {
         ModelKind::Generative => Ok(codec),
         // What is planned as a model of our own is never a handler.
         ModelKind::Embedding | ModelKind::Classification | ModelKind::Handler => {
             Ok(codec.truncated_to(plan.context.min(plan.step_tokens))?)
         }
+    }
+}
+
+/// The same in serving's words.
+fn vocabulary(text: GgufText) -> Vocabulary {
+    Vocabulary {
+        model: text.model,
+        pre: text.pre,
+        tokens: text.tokens,
+        scores: text.scores,
+        kinds: text.kinds,
+        merges: text.merges,
+        special: text.special,
+        add_bos: text.add_bos,
+        add_eos: text.add_eos,
+        add_space_prefix: text.add_space_prefix,
+        templates: text.templates,
     }
 }
 

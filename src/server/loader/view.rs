@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use roundhouse_models::{Files, Want, header_bytes, wanted};
+use roundhouse_models::{Files, Want, gguf_bytes, header_bytes, wanted, wanted_gguf};
 use roundhouse_store::{Artefact, Catalog};
 use roundhouse_types::{ErrorKind, Failure};
 
@@ -19,27 +19,57 @@ pub(super) async fn read_remote(catalog: &Catalog, artefact: &Artefact) -> Resul
         artefact.files.iter().map(|file| (file.path.clone(), file.size)).collect();
     let mut files = Files { sizes, contents: BTreeMap::new(), headers: BTreeMap::new() };
     for (path, want) in wanted(&files.sizes) {
-        match want {
-            Want::Whole => {
-                let bytes = catalog.read(artefact, &path, None).await?;
-                files.contents.insert(path, bytes.to_vec());
-            }
-            Want::SafetensorsHeader => {
-                let size = files.sizes.get(&path).copied().unwrap_or(0);
-                let end = HEADER_LENGTH_BYTES.min(size);
-                let first = catalog.read(artefact, &path, Some(0..end)).await?;
-                let length = header_bytes(&path, &first)?;
-                if length > size {
-                    let message = format!(
-                        "{path} of {} has {size} bytes, its header alone wants {length}",
-                        artefact.id
-                    );
-                    return Err(Failure::new(ErrorKind::ModelInvalid, message));
-                }
-                let header = catalog.read(artefact, &path, Some(0..length)).await?;
-                files.headers.insert(path, header.to_vec());
-            }
-        }
+        read(catalog, artefact, path, want, &mut files).await?;
+    }
+    if let Some((path, want)) = wanted_gguf(&files)? {
+        read(catalog, artefact, path, want, &mut files).await?;
     }
     Ok(files)
+}
+
+async fn read(
+    catalog: &Catalog,
+    artefact: &Artefact,
+    path: String,
+    want: Want,
+    files: &mut Files,
+) -> Result<(), Failure> {
+    match want {
+        Want::Whole => {
+            let bytes = catalog.read(artefact, &path, None).await?;
+            files.contents.insert(path, bytes.to_vec());
+        }
+        Want::SafetensorsHeader => {
+            let size = files.sizes.get(&path).copied().unwrap_or(0);
+            let end = HEADER_LENGTH_BYTES.min(size);
+            let first = catalog.read(artefact, &path, Some(0..end)).await?;
+            let length = header_bytes(&path, &first)?;
+            if length > size {
+                let message = format!(
+                    "{path} of {} has {size} bytes, its header alone wants {length}",
+                    artefact.id
+                );
+                return Err(Failure::new(ErrorKind::ModelInvalid, message));
+            }
+            let header = catalog.read(artefact, &path, Some(0..length)).await?;
+            files.headers.insert(path, header.to_vec());
+        }
+        Want::GgufHeader => {
+            let size = files.sizes.get(&path).copied().unwrap_or(0);
+            let mut first = bytes::Bytes::new();
+            loop {
+                // A header may be megabytes of tokens, and is looked at up to four times.
+                let (name, seen) = (path.clone(), first.clone());
+                let wanted = super::blocking(move || Ok(gguf_bytes(&name, size, &seen)?));
+                let wanted = wanted.await?;
+                if wanted <= first.len() as u64 || first.len() as u64 >= size {
+                    first.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+                    break;
+                }
+                first = catalog.read(artefact, &path, Some(0..wanted)).await?;
+            }
+            files.headers.insert(path, first.to_vec());
+        }
+    }
+    Ok(())
 }

@@ -109,6 +109,10 @@ fn environment() -> Environment<'static> {
             Ok(out)
         },
     );
+    // As in Jinja, where `None` cannot be looped over.
+    environment.add_test("iterable", |value: &minijinja::Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
     environment.add_function("strftime_now", |format: &str| python::strftime_now(format));
     environment.add_function(
         "raise_exception",

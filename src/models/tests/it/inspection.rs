@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{LlamaCase, apart, cases, dir, expected, open, plan, row, settings, step};
+use crate::support::{
+    LlamaCase, apart, cases, dir, expected, open, plan, row, served, settings, step,
+};
 use roundhouse_models::{
     Cancel, DtypeSetting, Error, Files, LoadSettings, Want, inspect, load, read_local, wanted,
 };
@@ -90,6 +92,16 @@ fn end_tokens_of_both_files_count_and_lists_are_read() {
     assert_eq!(plan.generation_defaults.do_sample, None);
 }
 
+/// The largest difference to the reference's logits where the configuration is another one.
+fn difference_under(case: &str, files: &Files) -> f32 {
+    let want: LlamaCase = expected(case);
+    let plan = inspect(files, &served(&want)).unwrap();
+    let mut runner = load(&dir(case), &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner;
+    let prompt = &want.prompts[4];
+    let got = step(&mut *runner, vec![row(0, 0, &prompt.ids)]);
+    apart(&got[0], &prompt.last_logits)
+}
+
 /// The newer spelling of the same model computes the same model.
 #[test]
 fn rope_parameters_mean_what_rope_theta_and_scaling_meant() {
@@ -97,12 +109,48 @@ fn rope_parameters_mean_what_rope_theta_and_scaling_meant() {
     let newer = std::fs::read(dir(case).join("config-v5.json")).unwrap();
     let mut files = files(case);
     files.contents.insert("config.json".into(), newer);
-    let plan = inspect(&files, &settings()).unwrap();
-    let want: LlamaCase = expected(case);
-    let mut runner = load(&dir(case), &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner;
-    let prompt = &want.prompts[4];
-    let got = step(&mut *runner, vec![row(0, 0, &prompt.ids)]);
-    assert!(apart(&got[0], &prompt.last_logits) < 2e-3);
+    assert!(difference_under(case, &files) < 2e-3);
+
+    let by_type = r#"{"rope_theta": null, "rope_local_base_freq": null, "rope_scaling": null,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}}"#;
+    let case = "gemma3-two-ropes";
+    assert!(difference_under(case, &with_config(case, by_type)) < 2e-3);
+}
+
+/// Else a reference would say nothing about what it is there for.
+#[test]
+fn every_particular_of_a_family_shows_in_its_reference() {
+    let cases = [
+        ("llama-rope-linear", r#"{"rope_scaling": null}"#),
+        ("llama-rope-yarn", r#"{"rope_scaling": null}"#),
+        ("mistral-window", r#"{"sliding_window": 9}"#),
+        ("qwen2-windows-yarn", r#"{"sliding_window": 7}"#),
+        ("qwen2-windows-yarn", r#"{"rope_scaling": null}"#),
+        ("qwen3-head-norms", r#"{"rms_norm_eps": 1.0}"#),
+        ("phi3-window-partial", r#"{"sliding_window": null}"#),
+        ("phi3-window-partial", r#"{"partial_rotary_factor": 1.0}"#),
+        ("phi3-longrope-long", r#"{"original_max_position_embeddings": 128}"#),
+        ("phi3-longrope-short", r#"{"original_max_position_embeddings": 32}"#),
+        ("smollm3-nope", r#"{"no_rope_layers": [1, 1, 1, 1]}"#),
+        ("gemma2-caps-windows", r#"{"sliding_window": 9}"#),
+        ("gemma2-caps-windows", r#"{"attn_logit_softcapping": null}"#),
+        ("gemma2-caps-windows", r#"{"final_logit_softcapping": null}"#),
+        ("gemma2-caps-windows", r#"{"query_pre_attn_scalar": 16}"#),
+        ("gemma3-two-ropes", r#"{"rope_local_base_freq": 100000.0}"#),
+        ("gemma3-two-ropes", r#"{"rope_scaling": null}"#),
+        ("gemma3-two-ropes", r#"{"sliding_window": 9}"#),
+        ("gpt2", r#"{"scale_attn_weights": false}"#),
+        ("gpt2", r#"{"activation_function": "relu"}"#),
+        ("stablelm-partial", r#"{"partial_rotary_factor": 0.5}"#),
+        ("gpt-neox-parallel", r#"{"use_parallel_residual": false}"#),
+        ("gpt-neox-sequential", r#"{"rotary_pct": 0.25}"#),
+    ];
+    for (case, change) in cases {
+        let difference = difference_under(case, &with_config(case, change));
+        assert!(difference > 1e-2, "{case} without its {change}: {difference}");
+    }
 }
 
 #[test]
@@ -152,10 +200,44 @@ fn other_kinds_are_refused_by_what_they_are() {
 #[test]
 fn what_is_not_computed_is_refused_by_its_key() {
     let cases = [
-        ("llama-mha", r#"{"architectures": ["GPT2LMHeadModel"]}"#, "GPT2LMHeadModel"),
+        ("llama-mha", r#"{"architectures": ["OPTForCausalLM"]}"#, "OPTForCausalLM"),
+        ("llama-mha", r#"{"architectures": ["MixtralForCausalLM"]}"#, "a mixture of experts"),
+        ("llama-mha", r#"{"architectures": ["Qwen3MoeForCausalLM"]}"#, "a mixture of experts"),
+        (
+            "llama-mha",
+            r#"{"architectures": ["Gemma3ForConditionalGeneration"]}"#,
+            "inputs other than one text",
+        ),
         ("llama-mha", r#"{"architectures": []}"#, "0 architectures (model_type llama)"),
         ("llama-mha", r#"{"quantization_config": {"bits": 4}}"#, "quantization_config"),
-        ("llama-mha", r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#, "'yarn'"),
+        ("llama-mha", r#"{"rope_scaling": {"rope_type": "ntk", "factor": 4.0}}"#, "'ntk'"),
+        ("llama-mha", r#"{"rope_scaling": {"rope_type": "yarn"}}"#, "has no factor"),
+        ("llama-mha", r#"{"rope_scaling": {"rope_type": "longrope"}}"#, "no short_factor"),
+        ("phi3-longrope-long", r#"{"partial_rotary_factor": 0.5}"#, "6 numbers, not 4"),
+        ("phi3-longrope-long", r#"{"partial_rotary_factor": 1.5}"#, "partial_rotary_factor is 1.5"),
+        ("phi3-longrope-long", r#"{"partial_rotary_factor": 0.05}"#, "rotated in pairs"),
+        ("mistral-window", r#"{"sliding_window": 0}"#, "sliding_window is 0"),
+        ("qwen2-windows-yarn", r#"{"layer_types": ["full_attention"]}"#, "names 1 layers of 3"),
+        (
+            "qwen3-head-norms",
+            r#"{"layer_types": ["full_attention", "full_attention", "chunked_attention"]}"#,
+            "'chunked_attention'",
+        ),
+        (
+            "qwen3-head-norms",
+            r#"{"layer_types": ["full_attention", "full_attention", "sliding_attention"]}"#,
+            "sliding_window is absent",
+        ),
+        ("qwen3-head-norms", r#"{"num_hidden_layers": 4000000000}"#, "num_hidden_layers is 4"),
+        ("smollm3-nope", r#"{"no_rope_layers": [1]}"#, "names 1 layers of 4"),
+        ("smollm3-nope", r#"{"no_rope_layers": null, "no_rope_layer_interval": 0}"#, "is 0"),
+        ("gemma2-caps-windows", r#"{"final_logit_softcapping": -1}"#, "softcapping is -1"),
+        ("gemma3-two-ropes", r#"{"attn_logit_softcapping": 50.0}"#, "attn_logit_softcapping"),
+        ("gemma3-two-ropes", r#"{"use_bidirectional_attention": true}"#, "bidirectional"),
+        ("gpt2", r#"{"scale_attn_by_inverse_layer_idx": true}"#, "inverse_layer_idx"),
+        ("gpt2", r#"{"add_cross_attention": true}"#, "add_cross_attention"),
+        ("stablelm-partial", r#"{"qk_layernorm": true}"#, "qk_layernorm"),
+        ("gpt-neox-parallel", r#"{"num_key_value_heads": 2}"#, "query_key_value"),
         (
             "llama-mha",
             r#"{"rope_scaling": {"rope_type": "llama3", "factor": 4}}"#,

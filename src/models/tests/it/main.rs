@@ -2,10 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod decoders;
+mod gguf;
 mod inspection;
 mod matmuls;
 mod numbers;
 mod plans;
+mod quantize;
 mod sharing;
 mod support;
 mod weights;
+
+#[expect(dead_code, reason = "its encoders are for measurements")]
+#[path = "../random/mod.rs"]
+mod random;

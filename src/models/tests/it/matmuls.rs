@@ -1,8 +1,9 @@
 //! Batching means one matmul per projection and step, whatever the number of sequences.
 
-use crate::support::{open, row, settings, step, whole};
+use crate::support::{decoders, dir, expected, open, row, served, settings, step, whole};
 use roundhouse_engine::{ModelRunner, Row};
 use roundhouse_models::matmul_calls;
+use serde_json::Value;
 
 fn calls(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> u64 {
     let before = matmul_calls();
@@ -18,7 +19,13 @@ fn ragged() -> impl Iterator<Item = (usize, Vec<u32>)> {
 
 #[test]
 fn a_decoder_step_needs_as_many_matmuls_for_sixteen_sequences_as_for_one() {
-    let mut runner = open("llama-mha", &settings()).runner;
+    for case in decoders() {
+        decoder_steps_need_as_many(&case);
+    }
+}
+
+fn decoder_steps_need_as_many(case: &str) {
+    let mut runner = open(case, &served(&expected(case))).runner;
     let one = calls(&mut *runner, vec![row(0, 0, &[5, 6, 7])]);
     let prefill = ragged().map(|(index, tokens)| row(index, 0, &tokens)).collect();
     let prefill = calls(&mut *runner, prefill);
@@ -32,8 +39,12 @@ fn a_decoder_step_needs_as_many_matmuls_for_sixteen_sequences_as_for_one() {
         })
         .collect();
     let mixed = calls(&mut *runner, mixed);
-    // Three layers of four projections, and the head.
-    assert_eq!([one, prefill, decode, mixed], [13; 4]);
+    // Four projections a layer, and the head.
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(dir(case).join("config.json")).unwrap()).unwrap();
+    let layers = config.get("num_hidden_layers").or(config.get("n_layer")).unwrap();
+    let want = 4 * layers.as_u64().unwrap() + 1;
+    assert_eq!([one, prefill, decode, mixed], [want; 4], "{case}");
 }
 
 #[test]

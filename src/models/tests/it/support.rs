@@ -21,6 +21,18 @@ pub(crate) fn cases(prefix: &str) -> Vec<String> {
     names
 }
 
+/// Every case of a decoder whose weights are safetensors.
+pub(crate) fn decoders() -> Vec<String> {
+    let is_one = |name: &String| !name.starts_with("bert") && !name.starts_with("gguf");
+    cases("").into_iter().filter(is_one).collect()
+}
+
+/// The settings under which a decoder's reference was computed, with room for [`scattered`].
+pub(crate) fn served(case: &LlamaCase) -> LoadSettings {
+    let context = case.context.unwrap_or(128);
+    LoadSettings { context, kv_sequences: 160 * 16 / context, ..settings() }
+}
+
 pub(crate) fn references() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/references")
 }
@@ -45,8 +57,12 @@ pub(crate) fn expected<T: for<'de> Deserialize<'de>>(case: &str) -> T {
     serde_json::from_slice(&std::fs::read(dir(case).join("expected.json")).unwrap()).unwrap()
 }
 
+/// What a decoder of any family is held to.
 #[derive(Deserialize)]
 pub(crate) struct LlamaCase {
+    /// The served context, where it is not the model's own.
+    #[serde(default)]
+    pub(crate) context: Option<usize>,
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) every_position: EveryPosition,
 }

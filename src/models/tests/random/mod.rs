@@ -29,7 +29,8 @@ pub(crate) struct Bert {
     pub(crate) context: usize,
 }
 
-type Tensors = Vec<(String, Vec<usize>)>;
+/// Names and shapes.
+pub(crate) type Tensors = Vec<(String, Vec<usize>)>;
 
 /// Writes a decoder with tied embeddings.
 pub(crate) fn llama(dir: &Path, shape: Llama) {
@@ -97,7 +98,7 @@ pub(crate) fn bert(dir: &Path, shape: Bert) {
 }
 
 /// Matrices of small numbers about zero; vectors of ones, so that norms pass signals on.
-fn write(dir: &Path, config: &Value, tensors: &Tensors) {
+pub(crate) fn write(dir: &Path, config: &Value, tensors: &Tensors) {
     std::fs::write(dir.join("config.json"), config.to_string()).expect("the folder takes files");
     let number = |shape: &[usize], i: usize| match shape.len() {
         1 => 1.0f32,

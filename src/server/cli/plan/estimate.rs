@@ -121,7 +121,11 @@ impl Estimate {
             let holds = |context: usize| Sequences { context, sequences: tokens / context as u64 };
             self.sequences = contexts.into_iter().map(holds).collect();
         }
-        for share in plan.weights.iter().filter(|share| share.bytes > share.file_bytes) {
+        let fallbacks = plan.fallbacks.iter();
+        self.warnings.extend(fallbacks.map(|it| format!("quantised as far as shapes allow: {it}")));
+        let grows =
+            |it: &&WeightShare| it.bytes > it.file_bytes && it.file_dtype != it.memory_dtype;
+        for share in plan.weights.iter().filter(grows) {
             let more = share.bytes.saturating_sub(share.file_bytes);
             self.warnings.push(format!(
                 "on the CPU its {} of {} weights become {} in {}: {more} more, with each copy loaded",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use roundhouse_models::{Files, Want, header_bytes, wanted};
+use roundhouse_models::{Files, Want, gguf_bytes, header_bytes, read_file, wanted, wanted_gguf};
 use roundhouse_store::{ArchiveKind, Artefact, Freshness, StoreUri, remembered, skim};
 use roundhouse_types::{Bytes, ErrorKind, Failure, TargetName};
 use roundhouse_workers::{Layout, SETTINGS_FILE, SETTINGS_MAX, Settings};
@@ -62,7 +62,7 @@ fn local(path: &Path, config: &Config, budget: Bytes) -> Result<Found, Failure> 
         let files = Files { sizes: [(name, found.len())].into(), ..Files::default() };
         let plan = match Layout::of(&files.sizes) {
             Some(layout) => handler(layout, None)?,
-            None => plan_files(&files, &load)?,
+            None => plan_files(&read_file(path)?, &load)?,
         };
         ("file", plan)
     };
@@ -81,8 +81,14 @@ fn skimmed(path: &Path) -> Result<(Files, Option<String>), Failure> {
         let Some(head) = heads.remove(&path) else { continue };
         match want {
             Want::Whole => files.contents.insert(path, head),
-            Want::SafetensorsHeader => files.headers.insert(path, head),
+            Want::SafetensorsHeader | Want::GgufHeader => files.headers.insert(path, head),
         };
+    }
+    // Which of several files holds the model is known when the archive has been read.
+    if let Some((path, _)) = wanted_gguf(&files)?
+        && let Some(head) = heads.remove(&path)
+    {
+        files.headers.insert(path, head);
     }
     Ok((files, text))
 }
@@ -96,10 +102,15 @@ fn head(path: &str, size: u64, kept: &[u8]) -> u64 {
         return size;
     }
     let want = |name: &str| wanted(&[(name.to_owned(), size)].into()).pop();
+    if inner.unwrap_or(path).ends_with(".gguf") && path.matches('/').count() < 2 {
+        // What is no header is told when the whole is looked at.
+        return gguf_bytes(path, size, kept).unwrap_or(0);
+    }
     match names().find_map(want) {
         Some((_, Want::Whole)) => size,
         // Its eight bytes first. What is no header is told when the whole is looked at.
         Some((_, Want::SafetensorsHeader)) => header_bytes(path, kept).unwrap_or(8),
+        Some((_, Want::GgufHeader)) => gguf_bytes(path, size, kept).unwrap_or(0),
         None => 0,
     }
 }

@@ -1,0 +1,66 @@
+//! The decoder families: which reader maps a configuration to the one decoder, and what is
+//! refused with which reason.
+
+use serde_json::Value;
+
+use super::decoder::DecoderConfig;
+use super::{gemma, gpt, llama, mistral, phi, qwen, smollm};
+use crate::Error;
+
+/// Maps a `config.json` to what the decoder computes.
+pub(crate) type Read = fn(&Value) -> Result<DecoderConfig, Error>;
+
+/// Every family by the architecture that files name.
+const FAMILIES: [(&str, Read); 12] = [
+    ("LlamaForCausalLM", llama::llama),
+    ("MistralForCausalLM", mistral::mistral),
+    ("Qwen2ForCausalLM", qwen::qwen2),
+    ("Qwen3ForCausalLM", qwen::qwen3),
+    ("Phi3ForCausalLM", phi::phi3),
+    ("SmolLM3ForCausalLM", smollm::smollm3),
+    ("GemmaForCausalLM", gemma::gemma),
+    ("Gemma2ForCausalLM", gemma::gemma2),
+    ("Gemma3ForCausalLM", gemma::gemma3),
+    ("GPT2LMHeadModel", gpt::gpt2),
+    ("StableLmForCausalLM", llama::stablelm),
+    ("GPTNeoXForCausalLM", gpt::gpt_neox),
+];
+
+/// What is served, as refusals say it.
+pub(crate) const SERVED: &str = "; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, \
+     Qwen3ForCausalLM, Phi3ForCausalLM, SmolLM3ForCausalLM, GemmaForCausalLM, \
+     Gemma2ForCausalLM, Gemma3ForCausalLM, GPT2LMHeadModel, StableLmForCausalLM, \
+     GPTNeoXForCausalLM, BertModel and BertForSequenceClassification are";
+
+/// The reader of an architecture's configuration, if it is a decoder that is served.
+pub(crate) fn find(architecture: &str) -> Option<Read> {
+    FAMILIES.iter().find(|(name, _)| *name == architecture).map(|(_, read)| *read)
+}
+
+/// Why an architecture that is not served is refused.
+pub(crate) fn refusal(architecture: &str) -> Error {
+    const EXPERTS: [&str; 7] =
+        ["Moe", "MoE", "Mixtral", "Deepseek", "Dbrx", "GptOss", "Llama4ForCausalLM"];
+    const IMAGES: [&str; 4] = ["ConditionalGeneration", "Vision", "Phi3V", "Phi4MM"];
+    let is = |parts: &[&str]| parts.iter().any(|part| architecture.contains(part));
+    let (what, advice) = if is(&IMAGES) {
+        (" (inputs other than one text) is", "; checkpoints of the text decoder alone are")
+    } else if is(&EXPERTS) {
+        (" (a mixture of experts) is", "; dense decoders are")
+    } else {
+        (" is", SERVED)
+    };
+    Error::NotServed { what: format!("architecture '{architecture}'{what}"), advice }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_list_every_family() {
+        for (name, _) in FAMILIES {
+            assert!(SERVED.contains(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! GPT-2 and GPT-NeoX: layer norms, biases everywhere, feed-forward blocks without a gate.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::CONFIG;
+use super::decoder::{DecoderConfig, LLAMA_NAMES, LayerKind, Names, NormKind};
+use super::raw::{Defaults, keys, plain, renamed};
+use crate::Error;
+
+const GPT2_NAMES: Names = Names {
+    prefixes: ["transformer.", ""],
+    embeddings: "wte",
+    positions: Some("wpe"),
+    layers: "h",
+    attention_norm: "ln_1",
+    qkv: &["attn.c_attn"],
+    attention_out: "attn.c_proj",
+    feed_forward_norm: Some("ln_2"),
+    up: &["mlp.c_fc"],
+    down: "mlp.c_proj",
+    norm: "ln_f",
+    transposed: true,
+    ..LLAMA_NAMES
+};
+
+const NEOX_NAMES: Names = Names {
+    prefixes: ["gpt_neox.", ""],
+    embeddings: "embed_in",
+    qkv: &["attention.query_key_value"],
+    attention_out: "attention.dense",
+    up: &["mlp.dense_h_to_4h"],
+    down: "mlp.dense_4h_to_h",
+    norm: "final_layer_norm",
+    head: "embed_out",
+    ..LLAMA_NAMES
+};
+
+/// GPT-2: learned positions, projections transposed.
+pub(super) fn gpt2(json: &Value) -> Result<DecoderConfig, Error> {
+    #[derive(Deserialize)]
+    struct Keys {
+        scale_attn_weights: Option<bool>,
+        #[serde(default)]
+        scale_attn_by_inverse_layer_idx: bool,
+        #[serde(default)]
+        add_cross_attention: bool,
+    }
+    const NAMES: [(&str, &str); 7] = [
+        ("n_embd", "hidden_size"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_head", "num_attention_heads"),
+        ("n_positions", "max_position_embeddings"),
+        ("n_inner", "intermediate_size"),
+        ("activation_function", "hidden_act"),
+        ("layer_norm_epsilon", "rms_norm_eps"),
+    ];
+    let extra: Keys = keys(json)?;
+    for (key, is) in [
+        ("scale_attn_by_inverse_layer_idx", extra.scale_attn_by_inverse_layer_idx),
+        ("add_cross_attention", extra.add_cross_attention),
+    ] {
+        if is {
+            return Err(Error::config(CONFIG, format!("{key} is not computed")));
+        }
+    }
+    let mut json = renamed(json, &NAMES);
+    let hidden = json.get("hidden_size").and_then(Value::as_u64);
+    if let (Some(hidden), Some(keys)) = (hidden, json.as_object_mut()) {
+        let inner = keys.entry("intermediate_size").or_insert(Value::Null);
+        if inner.is_null() {
+            *inner = hidden.saturating_mul(4).into();
+        }
+        keys.entry("hidden_act").or_insert_with(|| "gelu_new".into());
+    }
+    let defaults = Defaults { context: 1024, norm_epsilon: 1e-5, tied: true, ..Defaults::LLAMA };
+    let config = plain(&json, &defaults)?;
+    let scaled = extra.scale_attn_weights.unwrap_or(true);
+    Ok(DecoderConfig {
+        kinds: vec![LayerKind { window: None, rope: None }],
+        ropes: Vec::new(),
+        norm: NormKind::Layer,
+        query_scale: if scaled { config.query_scale } else { 1.0 },
+        qkv_bias: true,
+        attention_out_bias: true,
+        mlp_bias: true,
+        gated: false,
+        names: &GPT2_NAMES,
+        ..config
+    })
+}
+
+/// GPT-NeoX and Pythia: queries, keys and values interleaved by head.
+pub(super) fn gpt_neox(json: &Value) -> Result<DecoderConfig, Error> {
+    #[derive(Deserialize)]
+    struct Keys {
+        use_parallel_residual: Option<bool>,
+        attention_bias: Option<bool>,
+    }
+    const NAMES: [(&str, &str); 3] = [
+        ("rotary_pct", "partial_rotary_factor"),
+        ("rotary_emb_base", "rope_theta"),
+        ("layer_norm_eps", "rms_norm_eps"),
+    ];
+    let extra: Keys = keys(json)?;
+    let mut json = renamed(json, &NAMES);
+    if let Some(keys) = json.as_object_mut() {
+        keys.entry("hidden_act").or_insert_with(|| "gelu".into());
+    }
+    let defaults = Defaults { norm_epsilon: 1e-5, rotated: 0.25, ..Defaults::LLAMA };
+    let bias = extra.attention_bias.unwrap_or(true);
+    let config = plain(&json, &defaults)?;
+    if config.heads.kv_heads != config.heads.heads {
+        let reason = "query_key_value is not computed with shared key-value heads";
+        return Err(Error::config(CONFIG, reason));
+    }
+    Ok(DecoderConfig {
+        norm: NormKind::Layer,
+        parallel: extra.use_parallel_residual.unwrap_or(true),
+        qkv_bias: bias,
+        attention_out_bias: bias,
+        mlp_bias: true,
+        interleaved: true,
+        gated: false,
+        names: &NEOX_NAMES,
+        ..config
+    })
+}

@@ -1,0 +1,149 @@
+//! Numbers as files have them to numbers as memory has them, a piece at a time.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use rayon::prelude::*;
+
+use crate::Error;
+use crate::blocks;
+use crate::format::{BlockFormat, Format, Stored};
+
+/// Little-endian numbers of `dtype` as f32, exactly.
+pub(crate) fn widen(dtype: Stored, raw: &[u8], out: &mut Vec<f32>) {
+    match dtype {
+        Stored::F32 => {
+            out.extend(raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        }
+        Stored::Bf16 => out.extend(
+            raw.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)),
+        ),
+        Stored::F16 => {
+            let bits: Vec<u16> =
+                raw.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
+            out.resize(bits.len(), 0.0);
+            bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
+        }
+        Stored::Blocks(format) => blocks::widen(Format::Blocks(format), raw, out),
+        Stored::Unread(_) => {}
+    }
+}
+
+/// Values per quantising task.
+const TASK: usize = 1 << 15;
+
+/// Quantises whole blocks, and refuses what is not finite: one such value would spoil its block.
+pub(crate) fn quantize(
+    numbers: &[f32],
+    name: &str,
+    format: BlockFormat,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    if numbers.iter().any(|number| !number.is_finite()) {
+        return Err(Error::NotFinite { name: name.into() });
+    }
+    let done: Result<Vec<Vec<u8>>, candle_core::Error> = numbers
+        .par_chunks(TASK)
+        .map(|numbers| {
+            let tensor = Tensor::from_slice(numbers, numbers.len(), &Device::Cpu)?;
+            Ok(QTensor::quantize(&tensor, quantizer(format))?.data()?.into_owned())
+        })
+        .collect();
+    for bytes in done? {
+        out.extend_from_slice(&bytes);
+    }
+    Ok(())
+}
+
+pub(crate) fn quantizer(format: BlockFormat) -> GgmlDType {
+    match format {
+        BlockFormat::Q4_0 => GgmlDType::Q4_0,
+        BlockFormat::Q4_1 => GgmlDType::Q4_1,
+        BlockFormat::Q5_0 => GgmlDType::Q5_0,
+        BlockFormat::Q5_1 => GgmlDType::Q5_1,
+        BlockFormat::Q8_0 => GgmlDType::Q8_0,
+        BlockFormat::Q4K => GgmlDType::Q4K,
+        BlockFormat::Q5K => GgmlDType::Q5K,
+        BlockFormat::Q6K => GgmlDType::Q6K,
+    }
+}
+
+/// Brings rows that lie in pairs into halves, head by head: of each head of `head` rows, the
+/// even ones come first.
+pub(crate) fn unpair<T: Copy>(head: Option<usize>, row: usize, values: &mut [T]) {
+    let Some(head) = head else { return };
+    let mut pairs = Vec::new();
+    for rows in values.chunks_exact_mut(head * row) {
+        pairs.clear();
+        pairs.extend_from_slice(rows);
+        for (index, to) in rows.chunks_exact_mut(row).enumerate() {
+            let half = head / 2;
+            let from = if index < half { 2 * index } else { 2 * (index - half) + 1 };
+            to.copy_from_slice(&pairs[from * row..][..row]);
+        }
+    }
+}
+
+/// Rounds to f16, and refuses what is or would become infinite: kernels that widen f16
+/// rely on finite numbers.
+pub(crate) fn narrow(numbers: &[f32], name: &str, out: &mut Vec<f16>) -> Result<(), Error> {
+    let start = out.len();
+    out.resize(start + numbers.len(), f16::ZERO);
+    out[start..].convert_from_f32_slice(numbers);
+    if out[start..].iter().any(|number| !number.is_finite()) {
+        return Err(Error::BeyondRange { name: name.into() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_widens_to_the_same_numbers() {
+        let numbers = [0.0f32, -1.5, 0.15625, 1024.0];
+        let mut f32s = Vec::new();
+        let raw: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        widen(Stored::F32, &raw, &mut f32s);
+        let mut f16s = Vec::new();
+        let raw: Vec<u8> = numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+        widen(Stored::F16, &raw, &mut f16s);
+        let mut bf16s = Vec::new();
+        let raw: Vec<u8> =
+            numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        widen(Stored::Bf16, &raw, &mut bf16s);
+        assert_eq!([f32s, f16s, bf16s], [numbers.to_vec(), numbers.to_vec(), numbers.to_vec()]);
+    }
+
+    #[test]
+    fn rows_in_pairs_come_to_lie_in_halves_head_by_head() {
+        let mut rows = [0, 0, 10, 10, 1, 1, 11, 11, 5, 5, 15, 15, 6, 6, 16, 16];
+        unpair(Some(4), 2, &mut rows);
+        assert_eq!(rows, [0, 0, 1, 1, 10, 10, 11, 11, 5, 5, 6, 6, 15, 15, 16, 16]);
+        unpair(None, 2, &mut rows);
+        assert_eq!(rows[..4], [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn quantising_refuses_what_is_not_finite() {
+        let mut numbers = vec![0.5; 64];
+        let mut out = Vec::new();
+        quantize(&numbers, "w", BlockFormat::Q8_0, &mut out).unwrap();
+        assert_eq!(out.len(), 2 * BlockFormat::Q8_0.bytes());
+        numbers[40] = f32::NAN;
+        let refused = quantize(&numbers, "w", BlockFormat::Q8_0, &mut out);
+        assert!(matches!(refused, Err(Error::NotFinite { .. })));
+    }
+
+    #[test]
+    fn narrowing_refuses_what_f16_cannot_hold() {
+        let mut out = Vec::new();
+        assert!(narrow(&[1.0, -65_504.0], "w", &mut out).is_ok());
+        assert!(matches!(narrow(&[70_000.0], "w", &mut out), Err(Error::BeyondRange { .. })));
+    }
+}

@@ -1,0 +1,164 @@
+//! A decoder's parameters: which there are, under which names and in which shapes.
+
+use candle_core::{Result, Tensor};
+
+use crate::config::decoder::{DecoderConfig, NormKind};
+use crate::gguf;
+use crate::linear::Linear;
+use crate::norm::Norm;
+use crate::reader::Parameter;
+
+type Outcome<T, E> = std::result::Result<T, E>;
+type Take<'a, T, E> = dyn FnMut(Parameter) -> Outcome<T, E> + 'a;
+
+/// A decoder's parameters. `T` is a tensor once loaded, and nothing while bytes are counted:
+/// both walk [`DecoderWeights::gather`], so neither can forget a tensor.
+#[derive(Debug)]
+pub(crate) struct DecoderWeights<T> {
+    /// `[vocab, hidden]`.
+    pub(super) embeddings: T,
+    /// `[context, hidden]`, where positions are learned.
+    pub(super) positions: Option<T>,
+    pub(super) layers: Vec<Layer<T>>,
+    pub(super) norm: Norm<T>,
+    /// `None` when the embeddings serve as the head.
+    pub(super) head: Option<Linear<T>>,
+    /// `[head_dim / 2]`: what the frequencies of rotations are divided by.
+    pub(super) rope_factors: Option<T>,
+}
+
+#[derive(Debug)]
+pub(super) struct Layer<T> {
+    pub(super) attention_norm: Norm<T>,
+    /// Queries, keys and values in one.
+    pub(super) qkv: Linear<T>,
+    /// Of each query head and of each key head.
+    head_norms: Option<[Norm<T>; 2]>,
+    pub(super) attention_out: Linear<T>,
+    pub(super) attention_result_norm: Option<Norm<T>>,
+    /// `None` where the feed-forward block reads what the attention's norm gives.
+    pub(super) feed_forward_norm: Option<Norm<T>>,
+    /// Gate and up in one, or up alone.
+    pub(super) up: Linear<T>,
+    pub(super) down: Linear<T>,
+    pub(super) feed_forward_result_norm: Option<Norm<T>>,
+}
+
+impl<T> DecoderWeights<T> {
+    /// Takes every parameter, in the order of the computation.
+    pub(crate) fn gather<E>(
+        config: &DecoderConfig,
+        prefix: &str,
+        take: &mut Take<'_, T, E>,
+    ) -> Outcome<Self, E> {
+        let (hidden, vocab, names) = (config.hidden, config.vocab, config.names);
+        let mut table = |name: &str, rows: usize| {
+            take(Parameter::matrix(format!("{prefix}{name}.weight"), rows, hidden))
+        };
+        let embeddings = table(names.embeddings, vocab)?;
+        let positions = names.positions.map(|name| table(name, config.context)).transpose()?;
+        let layer = |index| format!("{prefix}{}.{index}", names.layers);
+        let layers = (0..config.layers)
+            .map(|index| Layer::gather(config, &layer(index), take))
+            .collect::<Outcome<_, E>>()?;
+        let norm = Norm::gather(config.norm, &format!("{prefix}{}", names.norm), hidden, take)?;
+        let head = match config.tied {
+            true => None,
+            false => Some(Linear::gather(take, &[(names.head.into(), vocab)], hidden, false)?),
+        };
+        let half = config.heads.head_dim / 2;
+        let rope_factors = match config.rope_factors {
+            true => Some(take(Parameter::vector(gguf::ROPE_FACTORS, half))?),
+            false => None,
+        };
+        Ok(Self { embeddings, positions, layers, norm, head, rope_factors })
+    }
+}
+
+impl<T> Layer<T> {
+    fn gather<E>(
+        config: &DecoderConfig,
+        name: &str,
+        take: &mut Take<'_, T, E>,
+    ) -> Outcome<Self, E> {
+        let (hidden, heads, names) = (config.hidden, config.heads, config.names);
+        let linear = |take: &mut Take<'_, T, E>,
+                      modules: &[&str],
+                      rows: &[usize],
+                      (inputs, bias): (usize, bool)| {
+            let modules = modules.iter().map(|module| format!("{name}.{module}"));
+            let parts: Vec<(String, usize)> = modules.zip(rows.iter().copied()).collect();
+            Linear::gather_lying(take, &parts, (inputs, names.transposed), bias)
+        };
+        let norm = |take: &mut Take<'_, T, E>, part: &str, width: usize| {
+            Norm::gather(config.norm, &format!("{name}.{part}"), width, take)
+        };
+        let qkv_rows = match names.qkv.len() {
+            1 => vec![heads.packed_width()],
+            _ => vec![heads.query_width(), heads.kv_width(), heads.kv_width()],
+        };
+        let up_rows = vec![config.up_width() / names.up.len(); names.up.len()];
+        let attended = heads.query_width();
+        let result_norm = |index: usize| names.result_norms.map(|names| names[index]);
+
+        let attention_norm = norm(take, names.attention_norm, hidden)?;
+        let qkv = linear(take, names.qkv, &qkv_rows, (hidden, config.qkv_bias))?;
+        let head_norms = match names.head_norms {
+            Some([queries, keys]) => {
+                let queries = norm(take, queries, heads.head_dim)?;
+                Some([queries, norm(take, keys, heads.head_dim)?])
+            }
+            None => None,
+        };
+        let out_bias = config.attention_out_bias;
+        let out = linear(take, &[names.attention_out], &[hidden], (attended, out_bias))?;
+        let out_norm = result_norm(0).map(|name| norm(take, name, hidden)).transpose()?;
+        let fed_norm = names.feed_forward_norm.map(|name| norm(take, name, hidden)).transpose()?;
+        let up = linear(take, names.up, &up_rows, (hidden, config.mlp_bias))?;
+        let down = linear(take, &[names.down], &[hidden], (config.intermediate, config.mlp_bias))?;
+        let down_norm = result_norm(1).map(|name| norm(take, name, hidden)).transpose()?;
+        Ok(Self {
+            attention_norm,
+            qkv,
+            head_norms,
+            attention_out: out,
+            attention_result_norm: out_norm,
+            feed_forward_norm: fed_norm,
+            up,
+            down,
+            feed_forward_result_norm: down_norm,
+        })
+    }
+}
+
+impl DecoderWeights<Tensor> {
+    /// The parameters as they are used.
+    pub(super) fn ready(self, kind: NormKind) -> Result<Self> {
+        let layers = self.layers.into_iter().map(|layer| layer.ready(kind));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, norm: self.norm.ready(kind)?, ..self })
+    }
+
+    /// The numbers of heads' norms, of queries and of keys, layer by layer.
+    pub(super) fn head_norms(&self) -> Result<Vec<[Vec<f32>; 2]>> {
+        let norms = self.layers.iter().filter_map(|layer| layer.head_norms.as_ref());
+        norms.map(|[queries, keys]| Ok([queries.numbers()?, keys.numbers()?])).collect()
+    }
+}
+
+impl Layer<Tensor> {
+    fn ready(self, kind: NormKind) -> Result<Self> {
+        let optional = |norm: Option<Norm>| norm.map(|norm| norm.ready(kind)).transpose();
+        let head_norms = match self.head_norms {
+            Some([queries, keys]) => Some([queries.ready(kind)?, keys.ready(kind)?]),
+            None => None,
+        };
+        Ok(Self {
+            attention_norm: self.attention_norm.ready(kind)?,
+            head_norms,
+            attention_result_norm: optional(self.attention_result_norm)?,
+            feed_forward_norm: optional(self.feed_forward_norm)?,
+            feed_forward_result_norm: optional(self.feed_forward_result_norm)?,
+            ..self
+        })
+    }
+}

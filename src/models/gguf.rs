@@ -1,0 +1,247 @@
+//! GGUF files: one file with the weights, the configuration and the tokenizer.
+//!
+//! What differs from a checkpoint is put right here, so that nothing behind knows of it: names
+//! become those of checkpoints, dimensions their order, and rows of queries and keys that were
+//! put in pairs are marked to be put back. `header` reads, `config` understands, `text` holds
+//! what the tokenizer is made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::Error;
+use crate::config::decoder::DecoderConfig;
+use crate::decoder::DecoderWeights;
+use crate::files::{Files, SHARD_INDEX, SINGLE};
+use crate::format::Stored;
+use crate::reader::Parameter;
+use crate::settings::ModelSettings;
+use crate::tensors::{Located, TensorTable};
+
+mod config;
+mod header;
+mod text;
+
+pub use header::gguf_bytes;
+pub(crate) use header::{Header, Value};
+pub use text::{GgufText, gguf_text};
+
+/// What a GGUF file says beside its tensors.
+#[derive(Debug, Clone)]
+pub(crate) struct Described {
+    /// As the file names it.
+    pub(crate) architecture: String,
+    pub(crate) config: DecoderConfig,
+    pub(crate) eos_tokens: Vec<u32>,
+    /// Bytes of tokenizer and configuration.
+    pub(crate) metadata_bytes: u64,
+    pub(crate) tokenizer: Tokenizer,
+}
+
+/// Which way of making tokens a GGUF file asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokenizer {
+    /// The file, relative to the artefact.
+    pub file: String,
+    /// `tokenizer.ggml.model`.
+    pub model: String,
+    /// `tokenizer.ggml.pre`: how texts are cut before tokens are merged.
+    pub pre: Option<String>,
+}
+
+/// The ending of such files.
+const ENDING: &str = ".gguf";
+
+/// The GGUF file that holds the model, where there is one and no safetensors checkpoint.
+///
+/// # Errors
+/// When there are several and the artefact's settings choose none, or the one is in parts.
+pub(crate) fn chosen(files: &Files) -> Result<Option<String>, Error> {
+    if files.sizes.contains_key(SINGLE) || files.sizes.contains_key(SHARD_INDEX) {
+        return Ok(None);
+    }
+    let at_top = |path: &&String| path.ends_with(ENDING) && !path.contains('/');
+    let mut found = files.sizes.keys().filter(at_top);
+    let path = match (ModelSettings::read(files)?.file, found.next(), found.next()) {
+        (_, None, _) => return Ok(None),
+        (None, Some(only), None) => only,
+        (Some(file), ..) => files.sizes.keys().find(|path| **path == file).ok_or_else(|| {
+            Error::config(crate::settings::FILE, format!("its file '{file}' is not there"))
+        })?,
+        (None, Some(first), Some(second)) => {
+            let others = found.count();
+            let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+            return Err(Error::NotServed {
+                what: format!("a folder of several GGUF files ({first}, {second}{more}) is"),
+                advice: " without a choice; name one in roundhouse.toml: model.file = \"...\"",
+            });
+        }
+    };
+    if is_part(path) {
+        return Err(Error::NotServed {
+            what: format!("a GGUF model in several parts ({path}) is"),
+            advice: "; merge it (llama-gguf-split --merge)",
+        });
+    }
+    Ok(Some(path.clone()))
+}
+
+/// Whether a file's name says that it is one of several: `...-00001-of-00003.gguf`.
+fn is_part(path: &str) -> bool {
+    let Some(stem) = path.strip_suffix(ENDING) else { return false };
+    let mut parts = stem.rsplit('-');
+    let is_number =
+        |part: Option<&str>| part.is_some_and(|part| part.bytes().all(|c| c.is_ascii_digit()));
+    is_number(parts.next().filter(|part| part.len() == 5))
+        && parts.next() == Some("of")
+        && is_number(parts.next().filter(|part| part.len() == 5))
+}
+
+fn header<'a>(files: &'a Files, path: &str) -> Result<Header<'a>, Error> {
+    let (Some(size), Some(first)) = (files.sizes.get(path), files.headers.get(path)) else {
+        return Err(Error::header(path, "its header was not read"));
+    };
+    let header = Header::parse(path, *size, first)?;
+    header.ok_or_else(|| Error::header(path, "it ends inside its header"))
+}
+
+/// What the file says of its model.
+pub(crate) fn describe(files: &Files, path: &str) -> Result<Described, Error> {
+    config::describe(path, &header(files, path)?)
+}
+
+/// Where its tensors lie, by the names that checkpoints have.
+pub(crate) fn table(files: &Files, path: &str) -> Result<TensorTable, Error> {
+    let header = header(files, path)?;
+    let head_dim = config::describe(path, &header)?.config.heads.head_dim;
+    let file: Arc<str> = path.into();
+    let mut tensors = BTreeMap::new();
+    for info in header.tensors {
+        let Some((name, is_paired)) = checkpoint_name(info.name) else {
+            return Err(Error::NotServed {
+                what: format!("{path} with tensor '{}', which no Llama has, is", info.name),
+                advice: "",
+            });
+        };
+        let located = Located {
+            file: Arc::clone(&file),
+            dtype: info.stored,
+            shape: info.shape,
+            start: info.start,
+            paired: is_paired.then_some(head_dim),
+        };
+        debug_assert!(!matches!(located.dtype, Stored::Unread(_)), "the header was checked");
+        tensors.insert(name, located);
+    }
+    Ok(TensorTable::of(tensors))
+}
+
+/// Refuses a file with tensors that the computation would leave out: it means something else.
+pub(crate) fn refuse_unused(table: &TensorTable, config: &DecoderConfig) -> Result<(), Error> {
+    let mut unused: BTreeSet<&str> = table.names().collect();
+    let used = DecoderWeights::gather(config, "model.", &mut |parameter: Parameter| {
+        for (name, _) in &parameter.parts {
+            unused.remove(name.as_str());
+        }
+        Ok::<_, Error>(())
+    });
+    used.map(drop)?;
+    match unused.first() {
+        None => Ok(()),
+        Some(name) => Err(Error::NotServed {
+            what: format!(
+                "a GGUF file with tensor '{}', which its own keys leave out, is",
+                own_name(name)
+            ),
+            advice: "",
+        }),
+    }
+}
+
+/// Names of a layer's modules in GGUF files and in checkpoints.
+const MODULES: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// The tensor that divides the frequencies of rotations, in both.
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// What checkpoints call a tensor, and whether its rows lie in pairs.
+fn checkpoint_name(name: &str) -> Option<(String, bool)> {
+    match name {
+        "token_embd.weight" => return Some(("model.embed_tokens.weight".into(), false)),
+        "output_norm.weight" => return Some(("model.norm.weight".into(), false)),
+        "output.weight" => return Some(("lm_head.weight".into(), false)),
+        ROPE_FACTORS => return Some((ROPE_FACTORS.into(), false)),
+        _ => {}
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let layer: usize = layer.parse().ok()?;
+    let (module, kind) = rest.split_once('.')?;
+    let (_, ours) = MODULES.iter().find(|(theirs, _)| *theirs == module)?;
+    let is_known = kind == "weight" || (kind == "bias" && !module.ends_with("norm"));
+    let is_paired = matches!(module, "attn_q" | "attn_k");
+    is_known.then(|| (format!("model.layers.{layer}.{ours}.{kind}"), is_paired))
+}
+
+/// An error in the words of the file: its own names of tensors.
+pub(crate) fn in_its_words(error: Error) -> Error {
+    match error {
+        Error::MissingTensor { name, expected } => {
+            Error::MissingTensor { name: own_name(&name), expected }
+        }
+        Error::WrongShape { name, expected, found } => {
+            Error::WrongShape { name: own_name(&name), expected, found }
+        }
+        other => other,
+    }
+}
+
+fn own_name(name: &str) -> String {
+    match name {
+        "model.embed_tokens.weight" => return "token_embd.weight".into(),
+        "model.norm.weight" => return "output_norm.weight".into(),
+        "lm_head.weight" => return "output.weight".into(),
+        _ => {}
+    }
+    let found = MODULES.iter().find_map(|(theirs, ours)| {
+        let (layer, kind) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let kind = kind.strip_prefix(ours)?.strip_prefix('.')?;
+        Some(format!("blk.{layer}.{theirs}.{kind}"))
+    });
+    found.unwrap_or_else(|| name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_checkpoints_and_back() {
+        let names = ["token_embd.weight", "output.weight", "blk.7.attn_q.weight"];
+        for name in names.into_iter().chain(["blk.12.ffn_down.bias", "blk.0.attn_norm.weight"]) {
+            let (ours, _) = checkpoint_name(name).unwrap();
+            assert_eq!(own_name(&ours), name);
+        }
+        let unknown = ["blk.0.attn_q_norm.weight", "blk.x.attn_q.weight", "blk.0.attn_norm.bias"];
+        for name in unknown.into_iter().chain(["v.patch_embd.weight", "blk.0.ffn_gate_inp.weight"])
+        {
+            assert_eq!(checkpoint_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_are_known_by_their_names() {
+        assert!(is_part("big-q4_k-00001-of-00003.gguf"));
+        for name in ["big.gguf", "big-00001.gguf", "a-1-of-3.gguf", "00001-of-00003"] {
+            assert!(!is_part(name), "{name}");
+        }
+    }
+}

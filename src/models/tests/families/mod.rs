@@ -1,0 +1,103 @@
+//! Artefacts of families whose steps hold other things alive than Llama's.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::random::{Llama, Tensors, write};
+
+/// Norms of heads and of blocks' results, windows, scaled embeddings.
+pub(crate) fn gemma3(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, kv_heads, vocab, context } = shape;
+    let head_dim = hidden / heads;
+    let config = json!({
+        "architectures": ["Gemma3ForCausalLM"], "hidden_size": hidden, "head_dim": head_dim,
+        "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab,
+        "max_position_embeddings": context, "sliding_window": 64, "sliding_window_pattern": 2,
+        "final_logit_softcapping": 30.0
+    });
+    let mut tensors: Tensors = vec![
+        ("model.embed_tokens.weight".into(), vec![vocab, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        };
+        for name in ["input", "post_attention", "pre_feedforward", "post_feedforward"] {
+            add(&format!("{name}_layernorm"), &[hidden]);
+        }
+        add("self_attn.q_norm", &[head_dim]);
+        add("self_attn.k_norm", &[head_dim]);
+        add("self_attn.q_proj", &[hidden, hidden]);
+        add("self_attn.k_proj", &[head_dim * kv_heads, hidden]);
+        add("self_attn.v_proj", &[head_dim * kv_heads, hidden]);
+        add("self_attn.o_proj", &[hidden, hidden]);
+        add("mlp.gate_proj", &[intermediate, hidden]);
+        add("mlp.up_proj", &[intermediate, hidden]);
+        add("mlp.down_proj", &[hidden, intermediate]);
+    }
+    write(dir, &config, &tensors);
+}
+
+/// Learned positions, biases, no gate.
+pub(crate) fn gpt2(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, vocab, context, .. } = shape;
+    let config = json!({
+        "architectures": ["GPT2LMHeadModel"], "n_embd": hidden, "n_inner": intermediate,
+        "n_layer": layers, "n_head": heads, "vocab_size": vocab, "n_positions": context
+    });
+    let mut tensors: Tensors = vec![
+        ("wte.weight".into(), vec![vocab, hidden]),
+        ("wpe.weight".into(), vec![context, hidden]),
+        ("ln_f.weight".into(), vec![hidden]),
+        ("ln_f.bias".into(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, inputs: Option<usize>, outputs: usize| {
+            let name = format!("h.{layer}.{name}");
+            let weight = inputs.map_or(vec![outputs], |inputs| vec![inputs, outputs]);
+            tensors.push((format!("{name}.weight"), weight));
+            tensors.push((format!("{name}.bias"), vec![outputs]));
+        };
+        add("ln_1", None, hidden);
+        add("ln_2", None, hidden);
+        add("attn.c_attn", Some(hidden), 3 * hidden);
+        add("attn.c_proj", Some(hidden), hidden);
+        add("mlp.c_fc", Some(hidden), intermediate);
+        add("mlp.c_proj", Some(intermediate), hidden);
+    }
+    write(dir, &config, &tensors);
+}
+
+/// Blocks side by side, interleaved projections.
+pub(crate) fn gpt_neox(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, vocab, context, .. } = shape;
+    let config = json!({
+        "architectures": ["GPTNeoXForCausalLM"], "hidden_size": hidden, "hidden_act": "gelu",
+        "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "vocab_size": vocab, "max_position_embeddings": context
+    });
+    let mut tensors: Tensors = vec![
+        ("gpt_neox.embed_in.weight".into(), vec![vocab, hidden]),
+        ("embed_out.weight".into(), vec![vocab, hidden]),
+        ("gpt_neox.final_layer_norm.weight".into(), vec![hidden]),
+        ("gpt_neox.final_layer_norm.bias".into(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, inputs: Option<usize>, outputs: usize| {
+            let name = format!("gpt_neox.layers.{layer}.{name}");
+            let weight = inputs.map_or(vec![outputs], |inputs| vec![outputs, inputs]);
+            tensors.push((format!("{name}.weight"), weight));
+            tensors.push((format!("{name}.bias"), vec![outputs]));
+        };
+        add("input_layernorm", None, hidden);
+        add("post_attention_layernorm", None, hidden);
+        add("attention.query_key_value", Some(hidden), 3 * hidden);
+        add("attention.dense", Some(hidden), hidden);
+        add("mlp.dense_h_to_4h", Some(hidden), intermediate);
+        add("mlp.dense_4h_to_h", Some(intermediate), hidden);
+    }
+    write(dir, &config, &tensors);
+}

@@ -1,0 +1,146 @@
+//! Against llama.cpp, committed under `tests/references/gguf`; pieces were held against Hugging
+//! Face's tokenizer of the same vocabulary as well.
+
+use serde::Deserialize;
+use serde_json::{Map, json};
+
+use super::*;
+
+#[derive(Deserialize)]
+struct References {
+    pairs: Written,
+    pieces: Written,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    model: String,
+    tokens: Vec<String>,
+    scores: Vec<f32>,
+    kinds: Vec<u8>,
+    merges: Vec<String>,
+    special: BTreeMap<String, u32>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    vocabulary: String,
+    pre: Option<String>,
+    add_bos: Option<bool>,
+    add_space_prefix: Option<bool>,
+    texts: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+    ids_with_special: Vec<u32>,
+}
+
+fn references() -> References {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/gguf/vocabularies.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn vocabulary(written: &Written) -> Vocabulary {
+    Vocabulary {
+        model: written.model.clone(),
+        tokens: written.tokens.clone(),
+        scores: written.scores.clone(),
+        kinds: written.kinds.clone(),
+        merges: written.merges.clone(),
+        special: written.special.clone(),
+        ..Vocabulary::default()
+    }
+}
+
+fn codec(references: &References, case: &Case) -> TextCodec {
+    let written = if case.vocabulary == "pieces" { &references.pieces } else { &references.pairs };
+    TextCodec::from_vocabulary(Vocabulary {
+        pre: case.pre.clone(),
+        add_bos: case.add_bos,
+        add_space_prefix: case.add_space_prefix,
+        ..vocabulary(written)
+    })
+    .unwrap()
+}
+
+#[test]
+fn texts_have_llama_cpps_tokens() {
+    let references = references();
+    for case in &references.cases {
+        let codec = codec(&references, case);
+        for text in &case.texts {
+            let shown = format!("{} {:?} {:?}", case.vocabulary, case.pre, text.text);
+            assert_eq!(codec.encode(&text.text, false).unwrap(), text.ids, "{shown}");
+            let with_special = codec.encode(&text.text, true).unwrap();
+            assert_eq!(with_special, text.ids_with_special, "{shown}, with special tokens");
+        }
+    }
+}
+
+#[test]
+fn tokens_read_as_the_text_they_were_made_of() {
+    let references = references();
+    for case in &references.cases {
+        let codec = codec(&references, case);
+        for text in case.texts.iter().filter(|text| !text.text.contains('<')) {
+            let ids = codec.encode(&text.text, true).unwrap();
+            // A second space in front is a piece's own; the first is the one that was put there.
+            assert_eq!(
+                codec.decode(&ids).unwrap(),
+                text.text,
+                "{} {:?}",
+                case.vocabulary,
+                case.pre
+            );
+        }
+    }
+}
+
+#[test]
+fn special_tokens_are_silent_and_known_to_templates() {
+    let references = references();
+    let mut vocabulary = vocabulary(&references.pairs);
+    vocabulary.pre = Some("llama-bpe".into());
+    let template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}";
+    vocabulary.templates = [("default".to_owned(), template.to_owned())].into();
+    let eos = vocabulary.special["eos"];
+    let user = vocabulary.tokens.iter().position(|token| token == "<|user|>").unwrap() as u32;
+    let codec = TextCodec::from_vocabulary(vocabulary).unwrap();
+    assert_eq!(codec.eos_token(), Some(eos));
+    assert!(codec.is_special(eos) && !codec.is_special(user));
+    assert_eq!(codec.decode(&[eos, user]).unwrap(), "<|user|>");
+    let messages = [json!({"role": "user", "content": "hello"})];
+    let chat = codec.render_chat(&messages, None, &Map::new()).unwrap();
+    assert_eq!(chat, "<|begin_of_text|>hello<|end_of_text|>");
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    for (model, pre, expected) in [
+        ("gpt2", Some("tekken"), "'tekken'"),
+        ("bert", None, "'bert'"),
+        ("t5", Some("default"), "'t5'"),
+    ] {
+        let error = Vocabulary::check(model, pre).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(Vocabulary::check("llama", Some("anything")).is_ok());
+}
+
+#[test]
+fn vocabularies_that_contradict_themselves_are_errors() {
+    let references = references();
+    let mut no_space = vocabulary(&references.pairs);
+    no_space.merges[0] = "ab".into();
+    let mut no_token = vocabulary(&references.pairs);
+    no_token.merges[0] = "zz qq".into();
+    let mut empty = vocabulary(&references.pieces);
+    empty.tokens.clear();
+    for broken in [no_space, no_token, empty] {
+        assert!(matches!(TextCodec::from_vocabulary(broken), Err(Error::Vocabulary(_))));
+    }
+}

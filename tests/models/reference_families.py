@@ -1,0 +1,139 @@
+"""Tiny checkpoints of the other decoder families and what transformers computes from them."""
+
+from pathlib import Path
+
+import torch
+import transformers
+
+from reference_llama import PROMPT_LENGTHS, expected
+from reference_output import fresh_folder, randomise, write_json
+
+TINY = dict(vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4)
+GROUPED = dict(TINY, num_key_value_heads=2)
+WIDE = dict(GROUPED, hidden_size=64, num_hidden_layers=2)
+SHORT = [1.0, 1.1, 1.25, 1.5, 1.75, 2.0]
+LONG = [1.0, 1.4, 2.0, 3.5, 5.0, 8.0]
+
+# Every case: the classes by their prefix, how the configuration differs, and, where it is not
+# what the configuration says, the context that is served and the lengths of the prompts.
+# Windows are shorter than most prompts; caps are low enough to bend.
+CASES = {
+    "llama-rope-linear": dict(
+        seed=201, family="Llama", config=dict(GROUPED, rope_scaling=dict(rope_type="linear", factor=4.0)),
+    ),
+    # Up to the context trained on, which is what is served, it changes nothing.
+    "llama-rope-dynamic": dict(
+        seed=202, family="Llama", config=dict(GROUPED, rope_scaling=dict(rope_type="dynamic", factor=2.5)),
+    ),
+    # Head size 32: pairs that turn more than 32 times in 64 positions, fewer than once, and between.
+    "llama-rope-yarn": dict(
+        seed=203, family="Llama",
+        config=dict(
+            GROUPED, head_dim=32, rope_theta=10000.0,
+            rope_scaling=dict(
+                rope_type="yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=8.0, beta_slow=1.0,
+            ),
+        ),
+    ),
+    "mistral-window": dict(
+        seed=211, family="Mistral", config=dict(GROUPED, head_dim=16, sliding_window=8, rope_theta=10000.0),
+    ),
+    "qwen2-biases": dict(
+        seed=221, family="Qwen2", config=dict(GROUPED, rope_theta=1000000.0, tie_word_embeddings=True),
+    ),
+    "qwen2-windows-yarn": dict(
+        seed=222, family="Qwen2",
+        config=dict(
+            GROUPED, use_sliding_window=True, sliding_window=6, max_window_layers=1, rope_theta=10000.0,
+            rope_scaling=dict(type="yarn", factor=4.0, original_max_position_embeddings=32),
+        ),
+    ),
+    "qwen3-head-norms": dict(
+        seed=231, family="Qwen3", config=dict(GROUPED, head_dim=24, rope_theta=1000000.0, tie_word_embeddings=True),
+    ),
+    "phi3-window-partial": dict(
+        seed=241, family="Phi3",
+        config=dict(WIDE, partial_rotary_factor=0.75, sliding_window=12, pad_token_id=None),
+    ),
+    "phi3-longrope-long": dict(
+        seed=242, family="Phi3", lengths=(9, 10, 12, 17, 40),
+        config=dict(
+            WIDE, partial_rotary_factor=0.75, pad_token_id=None, tie_word_embeddings=True,
+            original_max_position_embeddings=8,
+            rope_scaling=dict(type="longrope", short_factor=SHORT, long_factor=LONG),
+        ),
+    ),
+    "phi3-longrope-short": dict(
+        seed=243, family="Phi3", context=64,
+        config=dict(
+            WIDE, partial_rotary_factor=0.75, pad_token_id=None,
+            original_max_position_embeddings=64,
+            rope_scaling=dict(type="longrope", short_factor=SHORT, long_factor=LONG),
+        ),
+    ),
+    "smollm3-nope": dict(
+        seed=251, family="SmolLM3",
+        config=dict(GROUPED, num_hidden_layers=4, no_rope_layer_interval=2, pad_token_id=None),
+    ),
+    "gemma1": dict(
+        seed=261, family="Gemma", config=dict(GROUPED, head_dim=16, hidden_act="gelu_pytorch_tanh", pad_token_id=None),
+    ),
+    "gemma2-caps-windows": dict(
+        seed=262, family="Gemma2",
+        config=dict(
+            GROUPED, head_dim=16, sliding_window=8, query_pre_attn_scalar=24, attn_logit_softcapping=4.0,
+            final_logit_softcapping=6.0, pad_token_id=None,
+        ),
+    ),
+    "gemma3-two-ropes": dict(
+        seed=263, family="Gemma3", config_class="Gemma3TextConfig",
+        config=dict(
+            GROUPED, head_dim=16, num_hidden_layers=4, sliding_window=8, sliding_window_pattern=3,
+            query_pre_attn_scalar=20, rope_theta=100000.0, rope_local_base_freq=1000.0,
+            rope_scaling=dict(rope_type="linear", factor=8.0), pad_token_id=None,
+        ),
+    ),
+    "gpt2": dict(
+        seed=271, family="GPT2", model_class="GPT2LMHeadModel",
+        config=dict(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=128),
+    ),
+    "stablelm-partial": dict(
+        seed=281, family="StableLm", config=dict(WIDE, use_qkv_bias=True, partial_rotary_factor=0.25),
+    ),
+    "stablelm-parallel": dict(
+        seed=282, family="StableLm", config=dict(WIDE, use_parallel_residual=True),
+    ),
+    "gpt-neox-parallel": dict(
+        seed=291, family="GPTNeoX", config=dict(TINY, hidden_size=64, num_hidden_layers=2, rotary_pct=0.25, tie_word_embeddings=False),
+    ),
+    "gpt-neox-sequential": dict(
+        seed=292, family="GPTNeoX",
+        config=dict(TINY, hidden_size=32, rotary_pct=0.5, use_parallel_residual=False, tie_word_embeddings=False),
+    ),
+}
+
+
+def write_family_cases(root: Path) -> None:
+    for name, case in CASES.items():
+        write_case(fresh_folder(root / name), name, case)
+
+
+def write_case(folder: Path, name: str, case: dict) -> None:
+    family = case["family"]
+    config_class = getattr(transformers, case.get("config_class", f"{family}Config"))
+    model_class = getattr(transformers, case.get("model_class", f"{family}ForCausalLM"))
+    positions = {} if family == "GPT2" else dict(max_position_embeddings=128)
+    config = config_class(
+        bos_token_id=1, eos_token_id=2, attn_implementation="eager", **positions, **case["config"],
+    )
+    model = model_class(config).eval()
+    randomise(model, case["seed"], spread=0.2)
+    model.config.dtype = torch.float32
+    model.save_pretrained(folder)
+    # The reference is what the stored weights mean, computed in f32.
+    model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    numbers = expected(model, name, case["seed"], case.get("lengths", PROMPT_LENGTHS))
+    numbers["kind"] = "decoder"
+    if "context" in case:
+        numbers["context"] = case["context"]
+    write_json(folder / "expected.json", numbers)
