@@ -2,7 +2,8 @@
 //!
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
 //! `config`, `tensors`, `footprint`), `load` (`reader`: from files into final buffers,
-//! `pool`: those that several models hold together), then
+//! `pool`: those that several models hold together, `device`: where they are, `held`: copies of
+//! them in another memory), then
 //! the computation: `linear` and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.
 //!
@@ -17,10 +18,12 @@ mod activation;
 mod attention;
 mod config;
 mod decoder;
+mod device;
 mod encoder;
 mod error;
 mod files;
 mod footprint;
+mod held;
 mod inspect;
 mod kv;
 mod linear;
@@ -35,12 +38,14 @@ mod simd;
 mod tensors;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
+pub use device::DeviceMemory;
 pub use error::Error;
 pub use files::{Files, HEADER_MAX, Want, header_bytes, list_local, read_local, wanted};
 pub use footprint::host_measured;
+pub use held::Weights;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, WeightShare, inspect};
 pub use linear::matmul_calls;
-pub use load::{LoadedRunner, known_parts, load, load_shared};
+pub use load::{LoadedRunner, known_parts, load, load_shared, promote};
 pub use pool::{Digests, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;

@@ -18,6 +18,7 @@ use roundhouse_types::{Bytes, SharedPart};
 use safetensors::Dtype;
 
 use crate::Error;
+use crate::device::DeviceMemory;
 use crate::files::io_error;
 use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
@@ -111,6 +112,12 @@ impl Parameter {
         Bytes(rows * self.columns.unwrap_or(1) as u64 * self.format(format).bytes())
     }
 
+    /// Its shape in memory.
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        let rows = self.parts.iter().map(|(_, rows)| rows).sum();
+        std::iter::once(rows).chain(self.columns).collect()
+    }
+
     /// How it lies in memory where matrices lie like this.
     pub(crate) fn format(&self, matrices: Format) -> Format {
         if self.columns.is_some() { matrices } else { Format::F32 }
@@ -188,6 +195,21 @@ impl<'a> Reader<'a> {
         drop(turn);
         self.digests.insert(parameter, digest);
         Ok(self.hold(pooled))
+    }
+
+    /// The same for a device's own memory: its buffers are filled piece by piece, and what was
+    /// read has passed the device's link when this returns.
+    pub(crate) fn read_to(
+        &mut self,
+        device: &DeviceMemory,
+        parameter: &Parameter,
+    ) -> Result<Tensor, Error> {
+        let found = self.found;
+        let tensor = self.read(parameter)?;
+        if self.found == found {
+            device.was_filled(parameter.bytes(self.format));
+        }
+        Ok(tensor)
     }
 
     fn hold(&mut self, pooled: Arc<Pooled>) -> Tensor {
