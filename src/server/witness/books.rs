@@ -24,27 +24,24 @@ pub(super) struct Books {
     pub(super) leaving: Bytes,
     /// What fetches under way may hold outside the ledger.
     pub(super) in_flight: Bytes,
-    /// The device's current budget.
+    /// The current budget of all devices.
     pub(super) budget: Bytes,
 }
 
 impl Books {
-    /// Reads them from the table. `touched` tells of a loaded model of ours what it has touched;
+    /// Reads them from the table. `touched` tells of a model of ours on a device what it has touched;
     /// `in_flight` is what all fetches together may hold in memory.
     pub(super) fn of(
         snapshot: &Snapshot,
-        device: DeviceId,
         in_flight: Bytes,
-        touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
+        touched: &dyn Fn(&ArtefactId, DeviceId) -> Option<Touched>,
     ) -> Self {
         let mut books = Self::default();
         for found in &snapshot.devices {
             books.charged += found.charged_bytes;
-            if found.id == device {
-                books.budget = found.budget_bytes;
-            }
+            books.budget += found.budget_bytes;
             for resident in &found.residents {
-                books.resident(resident, touched);
+                books.resident(resident, &|id| touched(id, found.id));
             }
         }
         use roundhouse_residency::LoadState::{Fetching, Loading};

@@ -20,7 +20,6 @@ const CONFIG: WitnessConfig = WitnessConfig {
     tolerance: 10,
     yields: true,
     in_flight: Bytes::ZERO,
-    device: DeviceId::Cpu,
     configured: CONFIGURED,
 };
 
@@ -255,7 +254,8 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
     };
     let loads = vec![load(LoadState::Loading), load(LoadState::Fetching)];
     let snapshot = Snapshot { devices: vec![device], waiters: 0, loads, failed: Vec::new() };
-    let books = Books::of(&snapshot, DeviceId::Cpu, Bytes(256), &|id| {
+    let books = Books::of(&snapshot, Bytes(256), &|id, device| {
+        assert_eq!(device, DeviceId::Cpu);
         let stepping = id.model.target.as_str() == "busy";
         Some(Touched { between_steps: Bytes(40), stepping })
     });
