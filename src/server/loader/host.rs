@@ -70,6 +70,12 @@ pub(super) struct HostCopies {
 }
 
 impl HostCopies {
+    /// What the weights that several may hold take.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> Bytes {
+        self.pool.bytes()
+    }
+
     fn get(&self, id: &ArtefactId) -> Option<Arc<Copy>> {
         locked(&self.copies).get(id).cloned()
     }
@@ -99,9 +105,9 @@ impl ModelLoader {
         });
         match released.await {
             Ok(Some(copy)) => {
-                let copy = Arc::new(copy);
-                locked(&self.copies.copies).insert(id.clone(), Arc::clone(&copy));
-                Some(copy.told())
+                // A replica that left meanwhile may have made one as well.
+                let mut copies = locked(&self.copies.copies);
+                Some(copies.entry(id.clone()).or_insert_with(|| Arc::new(copy)).told())
             }
             Ok(None) => before.map(|copy| copy.told()),
             Err(failure) => {

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod host;
 mod versions;
 
 const LONG_AGO: Duration = Duration::from_secs(7200);
