@@ -91,7 +91,8 @@ async fn loads_spread_over_two_devices_and_each_is_charged_for_its_own() {
     // Of what was left free, no device has room for it: it is on none and nobody left.
     let answer = server.invoke("default", "huge", json!({"inputs": "hello"})).await;
     assert_eq!(answer.json()["OriginalStatusCode"], 507, "{}", answer.body);
-    assert!(answer.body.contains("96.0 MiB"), "{}", answer.body);
+    let devices_told = "simulated:0 96.0 MiB, simulated:1 96.0 MiB";
+    assert!(answer.body.contains(devices_told), "{}", answer.body);
     let after = server.admin_get("/admin/v1/residency").await.json();
     let charged = |devices: &[Value]| devices.iter().map(whole).sum::<u64>();
     assert_eq!(charged(after["devices"].as_array().unwrap()), charged(devices));

@@ -115,11 +115,11 @@ mod tests {
         };
         let cpu = device(DeviceId::Cpu, None);
         let simulated = device(SIMULATED, Some(300));
-        assert_eq!(of(&[cpu.clone()], None), (vec![1000], 0, 0));
+        assert_eq!(of(std::slice::from_ref(&cpu), None), (vec![1000], 0, 0));
         assert_eq!(of(&[cpu.clone(), simulated.clone()], Some(200)), (vec![500, 300], 200, 0));
         assert_eq!(of(&[cpu.clone(), simulated.clone()], None), (vec![700, 300], 0, 0));
-        assert_eq!(of(&[simulated.clone()], None), (vec![300], 350, 0));
-        assert_eq!(of(&[simulated.clone()], Some(0)), (vec![300], 0, 0));
+        assert_eq!(of(std::slice::from_ref(&simulated), None), (vec![300], 350, 0));
+        assert_eq!(of(std::slice::from_ref(&simulated), Some(0)), (vec![300], 0, 0));
         assert_eq!(of(&[device(SIMULATED, Some(1500))], Some(100)), (vec![1500], 100, 600));
         let full = [cpu.clone(), device(SIMULATED, Some(1000))];
         let nothing = NoBudget::NothingLeft { taken: Bytes::mib(1000), most: Bytes::mib(1000) };
