@@ -3,7 +3,8 @@
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
 //! `config`, whose `families` map each architecture to the one decoder, `tensors`, `gguf`,
 //! `format`, `weigh`, `footprint`), `load` (`reader` and `convert`: from files into final buffers,
-//! `pool`: those that several models hold together), then
+//! `pool`: those that several models hold together, `device`: where they are, `held`: copies of
+//! them in another memory), then
 //! the computation: `linear` (over `blocks` where weights are quantised) and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.
 //!
@@ -20,12 +21,14 @@ mod blocks;
 mod config;
 mod convert;
 mod decoder;
+mod device;
 mod encoder;
 mod error;
 mod files;
 mod footprint;
 mod format;
 mod gguf;
+mod held;
 mod inspect;
 mod kv;
 mod linear;
@@ -43,15 +46,17 @@ mod tensors;
 mod weigh;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
+pub use device::DeviceMemory;
 pub use error::Error;
 pub use files::{
     Files, HEADER_MAX, Want, header_bytes, list_local, read_file, read_local, wanted, wanted_gguf,
 };
 pub use footprint::host_measured;
 pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
+pub use held::Weights;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
 pub use linear::matmul_calls;
-pub use load::{LoadedRunner, known_parts, load, load_shared};
+pub use load::{LoadedRunner, known_parts, load, load_shared, promote};
 pub use pool::{Digests, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;

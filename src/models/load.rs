@@ -4,15 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
 
 use crate::Error;
 use crate::decoder::{Decoder, DecoderWeights};
+use crate::device::DeviceMemory;
 use crate::encoder::{Encoder, EncoderWeights};
 use crate::files::read_local;
+use crate::held::Weights;
 use crate::inspect::{Family, ModelPlan};
-use crate::pool::{Digests, Pooled, Sharing};
+use crate::pool::{Digests, Pooled, Sharing, TensorPool};
 use crate::reader::{Cancel, Parameter, Reader};
 use crate::tensors::TensorTable;
 
@@ -29,6 +32,8 @@ pub struct LoadedRunner {
     pub found: Bytes,
     /// What its files hold, for the next load of them; empty where nothing is shared.
     pub digests: Digests,
+    /// Its parameters, for copies of them; absent where the device's memory is the host's.
+    pub weights: Option<Weights>,
     /// Time spent reading and converting weights.
     pub read: Duration,
 }
@@ -45,7 +50,8 @@ impl std::fmt::Debug for LoadedRunner {
 }
 
 /// Loads the model that `plan` describes from the files in `dir`. Blocking: reads all
-/// weights. `cancel` ends it from another thread, within one piece of a tensor.
+/// weights. `cancel` ends it from another thread, within one piece of a tensor. Beside the
+/// weights on the device, pieces of one tensor are in the host's memory.
 ///
 /// # Errors
 /// When the files are no longer those that were planned for, cannot be read, the load was
@@ -53,10 +59,10 @@ impl std::fmt::Debug for LoadedRunner {
 pub fn load(
     dir: &Path,
     plan: &ModelPlan,
-    device: DeviceId,
+    device: impl Into<DeviceMemory>,
     cancel: &Cancel,
 ) -> Result<LoadedRunner, Error> {
-    load_parameters(dir, plan, device, cancel, None)
+    load_parameters(dir, plan, &device.into(), cancel, None)
 }
 
 /// As [`load`], but parameters that a loaded model has are not loaded a second time.
@@ -66,65 +72,126 @@ pub fn load(
 pub fn load_shared(
     dir: &Path,
     plan: &ModelPlan,
-    device: DeviceId,
+    device: impl Into<DeviceMemory>,
     cancel: &Cancel,
     sharing: &Sharing,
 ) -> Result<LoadedRunner, Error> {
     sharing.pool.sweep();
-    load_parameters(dir, plan, device, cancel, Some(sharing))
+    load_parameters(dir, plan, &device.into(), cancel, Some(sharing))
 }
 
 fn load_parameters(
     dir: &Path,
     plan: &ModelPlan,
-    device: DeviceId,
+    device: &DeviceMemory,
     cancel: &Cancel,
     sharing: Option<&Sharing>,
 ) -> Result<LoadedRunner, Error> {
-    if device != DeviceId::Cpu {
-        return Err(Error::NoDevice { device });
-    }
+    check(device)?;
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
     let table = TensorTable::new(&read_local(dir)?)?;
     let mut reader = Reader::new(dir, &table, &plan.formats, cancel, sharing);
-    let (runner, kv) = build(plan, &mut reader)?;
+    let mut taken = Vec::new();
+    let (runner, kv) = build(plan, &mut |parameter| {
+        let tensor = reader.read_to(device, &parameter)?;
+        taken.push((parameter, tensor.clone()));
+        Ok(tensor)
+    })?;
     let Reader { own, held, digests, found, .. } = reader;
-    let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
-    let weights = own + shared.iter().map(|part| part.bytes).sum();
-    let footprint = Footprint { weights, kv, ..plan.footprint };
-    let runner: Box<dyn ModelRunner> = match held.is_empty() {
-        true => runner,
-        false => Box::new(Holder { runner, _held: held }),
-    };
-    let read = started.elapsed();
-    if !plan.fallbacks.is_empty() {
-        let wanted = plan.quantize.map_or("none", crate::Quantize::name);
-        tracing::info!(
-            wanted,
-            got = plan.fallbacks.join("; "),
-            "some weights cannot be quantised so"
-        );
-    }
-    tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights read");
-    Ok(LoadedRunner { runner, footprint, shared, found, digests, read })
+    let weights = (!device.id().is_host()).then(|| Weights::of(taken, &held));
+    let built = Built { runner, kv, own, held, found, weights };
+    Ok(LoadedRunner { digests, ..built.loaded(plan, started) })
 }
 
+/// Loads the model that `plan` describes from a copy of its weights in the host's memory, which
+/// stays. No file is read. What `pool` holds on the device is not copied. Blocking.
+///
+/// # Errors
+/// When the copy is not of this plan, it was cancelled, or this build has no support for the
+/// device.
+pub fn promote(
+    plan: &ModelPlan,
+    copy: &Weights,
+    device: &DeviceMemory,
+    pool: Option<&TensorPool>,
+    cancel: &Cancel,
+) -> Result<LoadedRunner, Error> {
+    check(device)?;
+    if let Some(pool) = pool {
+        pool.sweep();
+    }
+    let started = Instant::now();
+    let (mut taken, mut held, mut found) = (Vec::new(), Vec::<Arc<Pooled>>::new(), Bytes::ZERO);
+    let (runner, kv) = build(plan, &mut |parameter| {
+        let (tensor, shared, was_there) = copy.to_device(&parameter, device, pool, cancel)?;
+        found += was_there;
+        held.extend(shared);
+        taken.push((parameter, tensor.clone()));
+        Ok(tensor)
+    })?;
+    let weights = Weights::of(taken, &held);
+    let held = weights.pooled();
+    let own = weights.bytes().saturating_sub(held.iter().map(|pooled| pooled.part.bytes).sum());
+    let built = Built { runner, kv, own, held, found, weights: Some(weights) };
+    Ok(built.loaded(plan, started))
+}
+
+/// Whether this build computes there.
+fn check(device: &DeviceMemory) -> Result<(), Error> {
+    match device.id() {
+        DeviceId::Cpu | DeviceId::Simulated(_) => Ok(()),
+        device @ DeviceId::Cuda(_) => Err(Error::NoDevice { device }),
+    }
+}
+
+/// A runner whose parameters are on its device.
+struct Built {
+    runner: Box<dyn ModelRunner>,
+    kv: Bytes,
+    own: Bytes,
+    held: Vec<Arc<Pooled>>,
+    found: Bytes,
+    weights: Option<Weights>,
+}
+
+impl Built {
+    fn loaded(self, plan: &ModelPlan, started: Instant) -> LoadedRunner {
+        let Self { runner, kv, own, held, found, weights: record } = self;
+        let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
+        let weights = own + shared.iter().map(|part| part.bytes).sum();
+        let footprint = Footprint { weights, kv, ..plan.footprint };
+        let runner: Box<dyn ModelRunner> = match held.is_empty() {
+            true => runner,
+            false => Box::new(Holder { runner, _held: held }),
+        };
+        let read = started.elapsed();
+        if !plan.fallbacks.is_empty() {
+            let wanted = plan.quantize.map_or("none", crate::Quantize::name);
+            let got = plan.fallbacks.join("; ");
+            tracing::info!(wanted, got, "some weights cannot be quantised so");
+        }
+        tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights in place");
+        let (digests, weights) = (Digests::default(), record);
+        LoadedRunner { runner, footprint, shared, found, digests, weights, read }
+    }
+}
+
+/// Puts the runner together from what `take` gives, and says what its KV pool takes.
 fn build(
     plan: &ModelPlan,
-    reader: &mut Reader<'_>,
+    take: &mut dyn FnMut(Parameter) -> Result<Tensor, Error>,
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
-    let mut take = |parameter| reader.read(&parameter);
     match &plan.family {
         Family::Decoder { config, prefix, blocks } => {
-            let weights = DecoderWeights::gather(config, prefix, &mut take)?;
+            let weights = DecoderWeights::gather(config, prefix, take)?;
             let decoder =
                 Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks)?;
             let kv = Bytes(decoder.kv_bytes());
             Ok((Box::new(decoder), kv))
         }
         Family::Encoder { config, names, pooling, labels } => {
-            let weights = EncoderWeights::gather(config, *names, *labels, &mut take)?;
+            let weights = EncoderWeights::gather(config, *names, *labels, take)?;
             let spec = RunnerSpec {
                 output_width: plan.output_width,
                 context: plan.context,

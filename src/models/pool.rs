@@ -234,7 +234,7 @@ impl Digests {
 }
 
 /// A parameter by the names of its parts.
-fn name(parameter: &Parameter) -> String {
+pub(crate) fn name(parameter: &Parameter) -> String {
     let names: Vec<&str> = parameter.parts.iter().map(|(name, _)| name.as_str()).collect();
     names.join("+")
 }

@@ -18,6 +18,7 @@ use roundhouse_types::{Bytes, SharedPart};
 use crate::Error;
 use crate::blocks;
 use crate::convert::{narrow, quantize, unpair, widen};
+use crate::device::DeviceMemory;
 use crate::files::io_error;
 use crate::format::{Format, Formats, Layout, Stored};
 use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
@@ -89,6 +90,11 @@ impl Parameter {
     /// Its rows in memory.
     pub(crate) fn rows(&self) -> usize {
         self.parts.iter().map(|(_, rows)| rows).sum()
+    }
+
+    /// Its shape in memory.
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        std::iter::once(self.rows()).chain(self.columns).collect()
     }
 }
 
@@ -165,6 +171,21 @@ impl<'a> Reader<'a> {
         Ok(self.hold(pooled))
     }
 
+    /// The same for a device's own memory: its buffers are filled piece by piece, and what was
+    /// read has passed the device's link when this returns.
+    pub(crate) fn read_to(
+        &mut self,
+        device: &DeviceMemory,
+        parameter: &Parameter,
+    ) -> Result<Tensor, Error> {
+        let found = self.found;
+        let tensor = self.read(parameter)?;
+        if self.found == found {
+            device.was_filled(self.formats.layout(parameter).bytes(parameter));
+        }
+        Ok(tensor)
+    }
+
     fn hold(&mut self, pooled: Arc<Pooled>) -> Tensor {
         let tensor = pooled.tensor.clone();
         // Two parameters of one model may be equal, too.
@@ -184,10 +205,7 @@ impl<'a> Reader<'a> {
         mut hasher: Option<&mut blake3::Hasher>,
     ) -> Result<Tensor, Error> {
         let (rows, columns) = (parameter.rows(), parameter.columns.unwrap_or(1));
-        let shape = match parameter.columns {
-            Some(columns) => vec![rows, columns],
-            None => vec![rows],
-        };
+        let shape = parameter.shape();
         let tensor = match layout.plain() {
             Some(Format::F16) => {
                 let mut buffer: Vec<f16> = Vec::with_capacity(rows * columns);

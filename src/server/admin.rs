@@ -166,10 +166,14 @@ async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refus
         None => Value::Null,
     };
     shown["memory"] = serde_json::to_value(admin.witness.last()).map_err(unsayable)?;
-    let (device, configured) = admin.witness.configured();
-    let devices = shown["devices"].as_array_mut().into_iter().flatten();
-    for found in devices.filter(|found| found["id"] == json!(device)) {
-        found["configured_bytes"] = json!(configured);
+    for found in shown["devices"].as_array_mut().into_iter().flatten() {
+        let mut configured = admin.witness.configured().devices.iter();
+        if let Some((_, budget)) = configured.find(|(device, _)| found["id"] == json!(device)) {
+            found["configured_bytes"] = json!(budget);
+        }
+    }
+    if let Some(host) = shown["host"].as_object_mut() {
+        host.insert("configured_bytes".to_owned(), json!(admin.witness.configured().host));
     }
     Ok(Json(shown))
 }

@@ -1,5 +1,6 @@
 //! Puts the server together: build, then bind, then run, then drain.
 
+pub(crate) mod budgets;
 mod build;
 mod faces;
 mod preload;

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
 //! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
-//! `units` (durations, addresses), `defaults` (each with its reason).
+//! `devices`, `units` (durations, addresses), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
 //! is checked here, once, and all faults are reported together; nothing is re-checked later,
@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
-use roundhouse_types::{Bytes, DeviceId, EndpointName};
+use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
 mod defaults;
+mod devices;
 mod endpoints;
 mod handlers;
 mod keys;
@@ -32,6 +33,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
@@ -69,7 +71,9 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// What is promised to tenants and asked of them.
     pub tenants: Vec<Tenant>,
-    /// The device and its budget.
+    /// Where models run; one at least, each once.
+    pub devices: Vec<Device>,
+    /// What is held in memory beside and how it is watched.
     pub memory: Memory,
     /// The disk cache.
     pub cache: Cache,
@@ -106,14 +110,14 @@ pub struct Listen {
     pub insecure_no_auth: bool,
 }
 
-/// `[memory]`: the device and its budget.
+/// `[memory]`: what is held in memory beside the devices' own, and how it is watched. Its
+/// `device` and `budget` are the one [`Device`] where the file lists none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
-    /// What loaded models may take; absent means what the machine or cgroup has, less the
-    /// measured baseline, less a margin of 10 % (see [`crate::limits`]).
-    pub budget: Option<Bytes>,
-    /// Where models run.
-    pub device: DeviceId,
+    /// What copies of models that left other devices may take in the host's memory; absent
+    /// means half of what the machine has beside the devices' budgets, and nothing where
+    /// no device has a memory of its own.
+    pub host: Option<Bytes>,
     /// How often the ledger is held against the memory that is really used; zero is never.
     pub witness_every: Duration,
     /// By how many percent of what the ledger expects they may differ before it is told.

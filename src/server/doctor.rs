@@ -112,7 +112,7 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
         }
     };
     let mut findings = vec![Finding::ok("settings", "no fault")];
-    findings.push(local::memory(&config.memory));
+    findings.push(local::memory(&config));
     if !config.endpoints.is_empty() {
         findings.extend(local::cache(&config.cache));
     }

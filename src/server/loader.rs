@@ -4,8 +4,10 @@
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
-//! someone else put here), `stages` (how long each step took).
+//! someone else put here), `stages` (how long each step took),
+//! `host` (copies that models leave in the host's memory).
 
+mod host;
 mod load;
 mod local;
 mod placed;
@@ -17,7 +19,7 @@ mod stages;
 mod versions;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
-use roundhouse_models::LoadSettings;
+use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{
     Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
 };
@@ -36,8 +38,8 @@ use roundhouse_types::{
 };
 use tracing::{info, warn};
 
-use crate::allocator;
 use crate::config::ShareTensors;
+use host::HostCopies;
 use load::Files;
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
@@ -88,15 +90,18 @@ struct Known {
 pub(crate) struct ModelLoader {
     sources: BTreeMap<EndpointName, Source>,
     lanes: BTreeMap<DeviceId, Arc<Lane>>,
+    /// Those that the settings say something of.
+    memories: BTreeMap<DeviceId, DeviceMemory>,
     settings: LoadSettings,
     engine: EngineConfig,
     handlers: Handlers,
     shares: Arc<Shares>,
+    copies: HostCopies,
     known: Mutex<LruCache<ArtefactId, Known>>,
     /// The version that the store named last, by model.
     current: Mutex<LruCache<ModelId, ArtefactId>>,
-    /// Loads with a marker on disk.
-    loading: Mutex<BTreeSet<ArtefactId>>,
+    /// Loads with a marker on disk; how many there are of a version, on as many devices.
+    loading: Mutex<BTreeMap<ArtefactId, usize>>,
     versions: Versions,
     placed: PlacedModels,
 }
@@ -118,10 +123,12 @@ impl ModelLoader {
         Self {
             sources,
             lanes,
+            memories: BTreeMap::new(),
             settings,
             engine,
             handlers,
             shares,
+            copies: HostCopies::default(),
             known,
             current,
             loading,
@@ -130,9 +137,16 @@ impl ModelLoader {
         }
     }
 
-    /// How much of its memory a loaded model of ours has touched; `None` for any other.
-    pub(crate) fn touched(&self, id: &ArtefactId) -> Option<Touched> {
-        self.placed.touched(id)
+    /// How much of its memory on a device a loaded model of ours has touched; `None` for any
+    /// other.
+    pub(crate) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {
+        self.placed.touched(id, device)
+    }
+
+    /// The same loader, with what is known of devices' memories.
+    pub(crate) fn with_memories(mut self, memories: impl Iterator<Item = DeviceMemory>) -> Self {
+        self.memories = memories.map(|memory| (memory.id(), memory)).collect();
+        self
     }
 
     /// The same loader, sharing parameters by this rule.
@@ -159,7 +173,7 @@ impl ModelLoader {
     /// it is not their models that ended it.
     pub(crate) async fn forgive_loads(&self) {
         let cut_off = std::mem::take(&mut *locked(&self.loading));
-        for id in cut_off {
+        for id in cut_off.into_keys() {
             if let Ok(Source::Store(_, cache)) = self.source(&id.model.endpoint) {
                 unmark(cache, &id).await;
             }
@@ -235,8 +249,9 @@ impl ModelLoader {
         device: DeviceId,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        locked(&self.loading).insert(id.clone());
-        if let Err(error) = cache.begin_load(id).await {
+        if self.begins_loading(id)
+            && let Err(error) = cache.begin_load(id).await
+        {
             // A full disk must not keep models from memory.
             warn!(%error, model = %id, "a load could not be marked on disk");
         }
@@ -245,10 +260,30 @@ impl ModelLoader {
         if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
             // The device failed under it and the process ends: a death like any other.
             locked(&self.loading).remove(id);
-        } else if locked(&self.loading).remove(id) {
+        } else if self.ends_loading(id) {
             unmark(cache, id).await;
         }
         loaded
+    }
+
+    /// Whether it is the first of the version's loads that run now.
+    fn begins_loading(&self, id: &ArtefactId) -> bool {
+        let mut loading = locked(&self.loading);
+        let running = loading.entry(id.clone()).or_default();
+        *running += 1;
+        *running == 1
+    }
+
+    /// Whether it was the last of the version's loads that ran, and not taken out meanwhile.
+    fn ends_loading(&self, id: &ArtefactId) -> bool {
+        let mut loading = locked(&self.loading);
+        let Some(running) = loading.get_mut(id) else { return false };
+        *running -= 1;
+        let was_last = *running == 0;
+        if was_last {
+            loading.remove(id);
+        }
+        was_last
     }
 }
 
@@ -299,9 +334,12 @@ impl Loader for ModelLoader {
         &self,
         id: &ArtefactId,
         device: DeviceId,
-        _source: LoadSource,
+        source: LoadSource,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
+        if source == LoadSource::Host {
+            return self.promote(id, device).await;
+        }
         match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 // Others' fetches may have taken its place on disk while it waited for room.
@@ -326,25 +364,20 @@ impl Loader for ModelLoader {
         id: &ArtefactId,
         device: DeviceId,
         model: Arc<ServedModel>,
-        _demote: bool,
+        demote: bool,
     ) -> Option<HostCopy> {
-        self.placed.remove(id);
+        let resident = self.placed.remove(id, device);
         model.remove().await;
         self.remember_peak(id, &model).await;
         drop(model);
-        // What was freed is free for others, not kept for later.
-        let trimmed = blocking(|| {
-            allocator::give_back();
-            Ok(())
-        });
-        if let Err(failure) = trimmed.await {
-            warn!(%failure, "freed memory was not handed back");
-        }
-        info!(model = %id.model, version = %id.version, %device, "unloaded");
-        None
+        let copy = self.release(id, device, resident, demote).await;
+        info!(model = %id.model, version = %id.version, %device, copied = copy.is_some(), "unloaded");
+        copy
     }
 
-    async fn discard(&self, _id: &ArtefactId) {}
+    async fn discard(&self, id: &ArtefactId) {
+        self.forget_copy(id).await;
+    }
 }
 
 impl ModelLoader {

@@ -5,18 +5,20 @@
 //! load and unload and every few seconds, and
 //!
 //! - publishes both numbers, and warns when they differ (`judge`);
-//! - lowers the device's budget when others use what the ledger counts on, and raises it
-//!   again when they stop.
+//! - lowers the budgets of copies in the host's memory, then of devices, when others use what the ledger counts on, and raises them
+//!   again when they stop (`shares`).
 //!
 //! What is compared: the process's anonymous memory with its baseline, taken before the first
 //! model, plus what models in this process are charged with, less what is charged but not
 //! touched: KV blocks that were never written, and workspaces between steps. Handlers are
 //! processes of their own, measured and charged by `workers`. Reading order: this file (the
-//! task), `readings` (what the system says), `books` (what the ledger says), `judge`.
+//! task), `readings` (what the system says), `books` (what the ledger says), `judge`,
+//! `shares`.
 
 mod books;
 mod judge;
 mod readings;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, describe_gauge, gauge};
 use roundhouse_residency::{Action, Decision, Residency};
 use roundhouse_serving::ServedModel;
-use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
+use roundhouse_types::{Bytes, ErrorKind, Failure};
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -38,6 +40,7 @@ use self::books::Books;
 use self::judge::{Judge, Verdict};
 use self::readings::{Care, Seen, Thrift};
 use crate::allocator;
+use crate::app::budgets::Budgets;
 use crate::loader::ModelLoader;
 
 /// Anonymous memory of the process.
@@ -74,7 +77,7 @@ pub(crate) fn describe() {
     describe_gauge!(
         CONFIGURED_BYTES,
         Unit::Bytes,
-        "The budget as configured; the current one is lower while others use the memory."
+        "A device's budget as configured; the current one is lower while others use the memory."
     );
 }
 
@@ -89,9 +92,7 @@ pub(crate) struct WitnessConfig {
     pub(crate) yields: bool,
     /// What all fetches together may hold in memory.
     pub(crate) in_flight: Bytes,
-    /// The device whose budget it is.
-    pub(crate) device: DeviceId,
-    /// That device's budget.
+    /// What all devices and copies in the host's memory may take together.
     pub(crate) configured: Bytes,
 }
 
@@ -117,6 +118,8 @@ pub(crate) struct Sighting {
 /// See the module's text. One task looks; others read its last sighting.
 pub(crate) struct Witness {
     config: WitnessConfig,
+    /// The budgets as they were asked for.
+    budgets: Budgets,
     baseline: Bytes,
     last: Mutex<Option<Sighting>>,
 }
@@ -126,21 +129,26 @@ impl Witness {
     ///
     /// # Errors
     /// When no thread can be had for it.
-    pub(crate) async fn start(config: WitnessConfig) -> Result<Arc<Self>, Failure> {
+    pub(crate) async fn start(
+        config: WitnessConfig,
+        budgets: Budgets,
+    ) -> Result<Arc<Self>, Failure> {
         let seen = blocking(|| {
             allocator::give_back();
             readings::read(Care::Pages, &read_file)
         });
         let baseline = seen.await?.map_or(Bytes::ZERO, |seen| seen.own);
         gauge!(BASELINE_BYTES).set(shown(baseline));
-        gauge!(CONFIGURED_BYTES).set(shown(config.configured));
+        for (device, budget) in &budgets.devices {
+            gauge!(CONFIGURED_BYTES, "device" => device.to_string()).set(shown(*budget));
+        }
         info!(%baseline, "memory of the process without models");
-        Ok(Arc::new(Self { config, baseline, last: Mutex::default() }))
+        Ok(Arc::new(Self { config, budgets, baseline, last: Mutex::default() }))
     }
 
-    /// The budget that was asked for, with its device.
-    pub(crate) fn configured(&self) -> (DeviceId, Bytes) {
-        (self.config.device, self.config.configured)
+    /// The budgets that were asked for.
+    pub(crate) fn configured(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// What was found last; `None` before the first look, or where it never looks.
@@ -205,7 +213,11 @@ impl Witness {
         self.publish(&seen, &books, &verdict);
         if let Some(budget) = verdict.budget {
             self.change(budget, &seen, &books);
-            residency.set_budget(self.config.device, budget).await?;
+            let (devices, host) = shares::divide(&self.budgets, budget);
+            residency.set_host_budget(host).await?;
+            for (device, share) in devices {
+                residency.set_budget(device, share).await?;
+            }
         }
         Ok(())
     }
@@ -216,8 +228,8 @@ impl Witness {
         loader: &Arc<ModelLoader>,
     ) -> Result<Books, Failure> {
         let snapshot = residency.snapshot().await?;
-        let WitnessConfig { device, in_flight, .. } = self.config;
-        Ok(Books::of(&snapshot, device, in_flight, &|id| loader.touched(id)))
+        let touched = |id: &_, device| loader.touched(id, device);
+        Ok(Books::of(&snapshot, self.config.in_flight, &touched))
     }
 
     fn publish(&self, seen: &Seen, books: &Books, verdict: &Verdict) {

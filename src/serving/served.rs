@@ -37,7 +37,7 @@ impl ServedModel {
 
 /// A model of our own: its text side, the way to its engine, and what it is for.
 pub struct EngineModel {
-    text: TextCodec,
+    text: Arc<TextCodec>,
     engine: EngineHandle,
     purpose: Purpose,
     /// Taken by the removal.
@@ -105,9 +105,10 @@ pub enum ScoreFunction {
 impl EngineModel {
     /// Puts a placed engine together with its text side. For encoders `text` is to be
     /// [truncated](TextCodec::truncated_to) to what one step of the engine takes, before the
-    /// engine is placed: that can fail, this cannot.
-    pub fn new(text: TextCodec, placed: Placed, purpose: Purpose) -> Self {
-        let mut purpose = purpose;
+    /// engine is placed: that can fail, this cannot. A copy of the model in another memory may
+    /// hold the text side, too.
+    pub fn new(text: impl Into<Arc<TextCodec>>, placed: Placed, purpose: Purpose) -> Self {
+        let (text, mut purpose) = (text.into(), purpose);
         if let (Purpose::Generative { eos_tokens, .. }, Some(eos)) =
             (&mut purpose, text.eos_token())
             && !eos_tokens.contains(&eos)

@@ -8,6 +8,7 @@
 mod command_line;
 mod container;
 mod demo;
+mod devices;
 mod faults;
 mod handlers;
 mod health;

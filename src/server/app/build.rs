@@ -14,6 +14,7 @@ use roundhouse_store::{
 use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
+use super::budgets::{self, Budgets};
 use super::{faces, settings};
 use crate::admin::{Admin, Vitals};
 use crate::config::Config;
@@ -44,15 +45,8 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let metrics =
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
-    let device = config.memory.device;
-    let budget = budget(&config)?;
-    info!(%device, %budget, "device");
-    let lane = Lane::start(
-        device,
-        LaneConfig { wedged_after: config.lane.wedged_after, ..LaneConfig::default() },
-    )
-    .map_err(|source| Error::io("cannot start the lane's thread", source))?;
-    let lanes = BTreeMap::from([(device, Arc::new(lane))]);
+    let budgets = budgets(&config)?;
+    let lanes = start_lanes(&config, &budgets)?;
     prime(&lanes).await?;
     let vitals = Arc::new(Vitals::new(lanes.clone()));
 
@@ -70,7 +64,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
             sources.insert(name.clone(), Source::Store(catalog.clone(), cache.clone()));
         }
     }
-    let handlers = handlers(&config, budget).await?;
+    let handlers = handlers(&config, budgets.largest()).await?;
     let local = Arc::new(LocalModels::default());
     let container_name: EndpointName = CONTAINER_ENDPOINT.parse().expect("a plain word is a name");
     if config.container.contract {
@@ -85,10 +79,13 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     );
     let rules = settings::version_rules(&config);
     let loader = loader.sharing(config.memory.share_tensors);
+    let loader = loader.with_memories(settings::memories(&config));
     let loader = Arc::new(loader.with_rules(rules, config.store.update_settle));
-    let residency =
-        Residency::start(settings::residency(&config), vec![(device, budget)], loader.clone());
-    let witness = Witness::start(settings::witness(&config, budget)).await?;
+    let limits =
+        roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };
+    let residency = Residency::start(limits, budgets.devices.clone(), loader.clone());
+    let watched = settings::witness(&config, budgets.on_devices() + budgets.host);
+    let witness = Witness::start(watched, budgets).await?;
     tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));
     let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));
 
@@ -119,10 +116,32 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
 }
 
 /// What models may take, where that holds what tenants are promised.
-fn budget(config: &Config) -> Result<Bytes, Error> {
-    let budget = settings::budget(config)?;
-    config.check_floors(Some(budget)).map_err(|fault| Error::Settings(vec![fault]))?;
-    Ok(budget)
+fn budgets(config: &Config) -> Result<Budgets, Error> {
+    let budgets = budgets::budgets(config)?;
+    let floors = config.check_floors(Some(budgets.on_devices()));
+    floors.map_err(|fault| Error::Settings(vec![fault]))?;
+    if budgets.beyond > Bytes::ZERO {
+        let (devices, host, beyond) = (budgets.on_devices(), budgets.host, budgets.beyond);
+        warn!(%devices, %host, %beyond, "budgets are beyond what can safely be had: the system ends the process when it runs out");
+    }
+    Ok(budgets)
+}
+
+/// A lane for each device. Simulated ones compute on the processor's one pool of threads: steps
+/// of several lanes are interleaved there, each slower and none different.
+fn start_lanes(config: &Config, budgets: &Budgets) -> Result<BTreeMap<DeviceId, Arc<Lane>>, Error> {
+    let settings = LaneConfig { wedged_after: config.lane.wedged_after, ..LaneConfig::default() };
+    let mut lanes = BTreeMap::new();
+    for (device, budget) in &budgets.devices {
+        info!(%device, %budget, "device");
+        let lane = Lane::start(*device, settings)
+            .map_err(|source| Error::io("cannot start the lane's thread", source))?;
+        lanes.insert(*device, Arc::new(lane));
+    }
+    if budgets.host > Bytes::ZERO {
+        info!(budget = %budgets.host, "copies in the host's memory");
+    }
+    Ok(lanes)
 }
 
 /// Brings up on each lane what its models share, so that it is in the baseline.
@@ -241,11 +260,11 @@ mod tests {
             Config::parse(Some(&text), &|_| None, &flags).unwrap()
         };
         // No machine has a pebibyte.
-        let Err(Error::Settings(faults)) = budget(&config("1024TiB")) else {
+        let Err(Error::Settings(faults)) = budgets(&config("1024TiB")) else {
             panic!("it was promised");
         };
         let told = faults[0].to_string();
         assert!(told.starts_with("tenant: the floors sum up to 1024.0 TiB, and"), "{told}");
-        assert!(budget(&config("1kB")).is_ok());
+        assert!(budgets(&config("1kB")).is_ok());
     }
 }

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 
 use roundhouse_engine::EngineConfig;
 use roundhouse_gateway::GatewayConfig;
-use roundhouse_models::LoadSettings;
+use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits};
 use roundhouse_store::{CatalogConfig, RetryConfig};
 use roundhouse_types::{Bytes, EndpointName};
 
 use crate::config::{Config, OnDelete, Tenant, VersionRule};
 use crate::error::Error;
-use crate::limits;
 use crate::witness::WitnessConfig;
 
 pub(crate) fn load(config: &Config) -> LoadSettings {
@@ -36,7 +35,7 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
     }
 }
 
-/// What all handlers of the process get; none can take more than the device's budget.
+/// What all handlers of the process get; none can take more than `budget`, the largest device's.
 pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_workers::Config, Error> {
     let exe = std::env::current_exe()
         .map_err(|source| Error::io("cannot find our own binary", source))?;
@@ -106,27 +105,20 @@ pub(super) fn version_rules(config: &Config) -> BTreeMap<EndpointName, VersionRu
     config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), endpoint.versions)).collect()
 }
 
-/// What models may take on the device, configured or automatic.
-///
-/// # Errors
-/// When it is not configured and the machine does not say what it has.
-pub(crate) fn budget(config: &Config) -> Result<Bytes, Error> {
-    let seen = || limits::Memory::read().automatic_budget();
-    config.memory.budget.or_else(seen).ok_or_else(|| {
-        Error::Usage("the machine does not say how much memory it has: give --memory".into())
-    })
-}
-
-/// `budget` is the device's, configured or automatic.
-pub(super) fn witness(config: &Config, budget: Bytes) -> WitnessConfig {
+/// `configured` is what all devices and copies in the host's memory may take together.
+pub(super) fn witness(config: &Config, configured: Bytes) -> WitnessConfig {
     WitnessConfig {
         every: config.memory.witness_every,
         tolerance: config.memory.witness_tolerance,
         yields: config.memory.yield_to_others,
         in_flight: config.store.bytes_in_flight,
-        device: config.memory.device,
-        configured: budget,
+        configured,
     }
+}
+
+/// The memories of all devices.
+pub(super) fn memories(config: &Config) -> impl Iterator<Item = DeviceMemory> {
+    config.devices.iter().map(|device| DeviceMemory::new(device.id, device.copy_bandwidth))
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {

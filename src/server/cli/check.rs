@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use roundhouse_types::Bytes;
 use serde_json::json;
 
 use super::{ServeFlags, environment, output};
@@ -36,9 +37,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
 
 fn summary(config: &Config) -> String {
     let mounts: usize = config.endpoints.iter().map(|endpoint| endpoint.mounts.len()).sum();
-    let automatic = |size: Option<roundhouse_types::Bytes>| {
-        size.map_or_else(|| "automatic".to_owned(), |size| size.to_string())
-    };
+    let automatic =
+        |size: Option<Bytes>| size.map_or_else(|| "automatic".to_owned(), |size| size.to_string());
     let mut lines = vec![
         "ok".to_owned(),
         format!("  {} with {}", count(config.endpoints.len(), "endpoint"), count(mounts, "mount")),
@@ -51,7 +51,15 @@ fn summary(config: &Config) -> String {
         }
     }
     lines.push(format!("  data {}, admin {}", config.listen.data, config.listen.admin));
-    lines.push(format!("  memory {} on {}", automatic(config.memory.budget), config.memory.device));
+    for device in &config.devices {
+        let copies =
+            device.copy_bandwidth.map(|rate| format!(", copies at {}/s", Bytes(rate.get())));
+        let (budget, copies) = (automatic(device.budget), copies.unwrap_or_default());
+        lines.push(format!("  memory {budget} on {}{copies}", device.id));
+    }
+    if config.devices.iter().any(|device| !device.id.is_host()) {
+        lines.push(format!("  memory {} for copies", automatic(config.memory.host)));
+    }
     lines.push(format!("  cache {}, {}", config.cache.dir.display(), automatic(config.cache.size)));
     let access = match &config.log.access {
         AccessLog::Stderr => "standard error".into(),

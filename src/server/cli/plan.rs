@@ -18,7 +18,7 @@ use serde::Serialize;
 use self::estimate::Estimate;
 use self::instances::Instance;
 use super::{ServeFlags, environment, output};
-use crate::app::settings;
+use crate::app::budgets::budgets;
 use crate::config::Config;
 use crate::error::Error;
 
@@ -38,7 +38,8 @@ pub struct PlanArgs {
     /// credentials of an s3:// target's store come from the environment.
     #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// The device's budget, as in 4GiB [default: as `serve` would have it on this machine].
+    /// The device's budget, as in 4GiB [default: as `serve` would have it on this machine; the
+    /// largest of several devices].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// The disk cache of a server, running or not: what it holds of a target is known
@@ -62,7 +63,7 @@ pub struct PlanArgs {
 /// Everything that was found, in the shape of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// What models may take, and whether that was chosen for this machine.
+    /// What models may take on the largest device, and whether that was chosen for this machine.
     budget_bytes: Bytes,
     budget_is_automatic: bool,
     /// The settings that decide.
@@ -91,7 +92,7 @@ struct Total {
 /// Looks at every target. One that cannot be planned for fails the command, with its name.
 pub(super) async fn run(args: &PlanArgs) -> Result<(), Error> {
     let config = settings_of(args)?;
-    let budget = settings::budget(&config)?;
+    let budget = budgets(&config)?.largest();
     let mut targets = Vec::new();
     for target in &args.targets {
         let found = source::find(target, &config, budget).await.map_err(|failure| {
@@ -133,7 +134,7 @@ fn report(config: &Config, budget: Bytes, targets: Vec<Estimate>) -> Report {
     };
     Report {
         budget_bytes: budget,
-        budget_is_automatic: config.memory.budget.is_none(),
+        budget_is_automatic: config.devices.iter().any(|device| device.budget.is_none()),
         context: config.serving.context,
         kv_sequences: config.serving.kv_sequences,
         step_tokens: config.serving.step_tokens,

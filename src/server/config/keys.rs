@@ -76,6 +76,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("listen.insecure_no_auth", Written::Switch, "insecure-no-auth"),
     with_flag("memory.budget", Written::Size, "memory"),
     with_flag("memory.device", Written::Text, "device"),
+    key("memory.host", Written::Size),
     key("memory.witness_every", Written::Text),
     key("memory.witness_tolerance", Written::Count),
     key("memory.yield_to_others", Written::Switch),
@@ -148,6 +149,9 @@ pub(super) const KEYS: &[Key] = &[
 pub(super) const ENDPOINT_KEYS: &[&str] =
     &["name", "handlers", "preload", "keep", "update", "on_delete", "mount"];
 
+/// Keys of a `[[device]]`.
+pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];
+
 /// Keys of a `[[tenant]]`.
 pub(super) const TENANT_KEYS: &[&str] = &["name", "floor", "ceiling", "share"];
 
@@ -176,7 +180,7 @@ pub(super) fn find(name: &str) -> &'static Key {
 pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (section, value) in file {
-        if ["version", "endpoint", "tenant"].contains(&section.as_str()) {
+        if ["version", "endpoint", "device", "tenant"].contains(&section.as_str()) {
             continue;
         }
         let known_section = KEYS.iter().any(|key| section_of(key.name) == section);
@@ -218,7 +222,7 @@ fn section_of(name: &str) -> &str {
 }
 
 fn sections() -> Vec<&'static str> {
-    let mut sections = vec!["version", "endpoint", "tenant"];
+    let mut sections = vec!["version", "endpoint", "device", "tenant"];
     for key in KEYS {
         let section = section_of(key.name);
         if !sections.contains(&section) {

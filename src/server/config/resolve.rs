@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
-use roundhouse_types::{Bytes, DeviceId};
+use roundhouse_types::Bytes;
 use tracing_subscriber::EnvFilter;
 
 use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, ShareTensors, Shutdown, Store, defaults, endpoints, handlers, tenants,
+    Serving, ShareTensors, Shutdown, Store, defaults, devices, endpoints, handlers, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -27,6 +27,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         listen: listen(&mut sources, container.contract),
         endpoints: endpoints::resolve(&mut sources),
         tenants: tenants::resolve(&mut sources),
+        devices: devices::resolve(&mut sources),
         memory: memory(&mut sources),
         cache: cache(&mut sources),
         store: store(&mut sources),
@@ -48,15 +49,25 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         container,
     };
     // An automatic budget is known where the server starts, and held against the floors there.
-    if let Err(fault) = config.check_floors(config.memory.budget) {
+    if let Err(fault) = config.check_floors(config.written_budgets()) {
         sources.faults([fault]);
+    }
+    let has_own = config.devices.iter().any(|device| !device.id.is_host());
+    if !has_own && config.memory.host.is_some_and(|host| host > Bytes::ZERO) {
+        let why = "is for models that leave a device with a memory of its own, and there is none";
+        sources.fault("memory.host", why);
     }
     (config, sources.into_faults())
 }
 
 impl Config {
-    /// Whether a device of this budget can keep what tenants are promised; where the budget is not
-    /// known, whether that can be counted at all.
+    /// What all devices are given, where each has its budget written.
+    fn written_budgets(&self) -> Option<Bytes> {
+        self.devices.iter().map(|device| device.budget).sum()
+    }
+
+    /// Whether devices of this budget together can keep what tenants are promised; where the
+    /// budget is not known, whether that can be counted at all.
     ///
     /// # Errors
     /// The fault, with both sizes.
@@ -68,7 +79,7 @@ impl Config {
         };
         match budget {
             Some(budget) if sum > budget => {
-                let message = format!("the floors sum up to {sum}, and memory.budget is {budget}");
+                let message = format!("the floors sum up to {sum}, and models may take {budget}");
                 Err(Fault::new("tenant", message))
             }
             _ => Ok(()),
@@ -142,8 +153,7 @@ fn beyond_loopback(address: SocketAddr) -> String {
 
 fn memory(sources: &mut Sources<'_>) -> Memory {
     Memory {
-        budget: sources.size("memory.budget", Bytes::mib(1)..=Bytes::gib(1 << 20)),
-        device: sources.optional("memory.device", parse_device).unwrap_or(DeviceId::Cpu),
+        host: sources.size("memory.host", Bytes::ZERO..=Bytes::gib(1 << 20)),
         witness_every: sources
             .duration("memory.witness_every", Duration::ZERO..=HOUR)
             .unwrap_or(defaults::WITNESS_EVERY),
@@ -162,16 +172,6 @@ fn parse_share(text: &str) -> Result<ShareTensors, String> {
         "tenant" => Ok(ShareTensors::Tenant),
         "off" => Ok(ShareTensors::Off),
         _ => Err(format!("'{text}' is not one of all, tenant and off")),
-    }
-}
-
-fn parse_device(text: &str) -> Result<DeviceId, String> {
-    match text {
-        "auto" | "cpu" => Ok(DeviceId::Cpu),
-        _ if text == "cuda" || text.starts_with("cuda:") => {
-            Err(format!("'{text}': this build has no CUDA support; use auto or cpu"))
-        }
-        _ => Err(format!("'{text}' is not a device: auto or cpu")),
     }
 }
 

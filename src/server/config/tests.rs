@@ -47,6 +47,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
     let without_default = [
         "listen.health",
         "memory.budget",
+        "memory.host",
         "cache.dir",
         "cache.size",
         "cache.max_unpacked",
@@ -80,7 +81,8 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
     assert_eq!(config.endpoints.len(), 1);
     assert_eq!(config.endpoints[0].mounts[0].region.as_deref(), Some("eu-central-1"));
     assert_eq!(config.listen.health, Some("0.0.0.0:8082".parse().unwrap()));
-    assert_eq!(config.memory.budget, Some(Bytes::gib(24)));
+    assert_eq!(config.devices[0].budget, Some(Bytes::gib(24)));
+    assert_eq!(config.memory.host, Some(Bytes::ZERO));
     assert_eq!(config.residency.idle_ttl, Some(Duration::from_secs(3600)));
     assert_eq!(config.endpoints[0].preload.len(), 2);
     assert_eq!(config.tenants[0].ceiling, Some(Bytes::gib(12)));

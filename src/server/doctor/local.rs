@@ -10,41 +10,65 @@ use roundhouse_types::Bytes;
 use tokio::net::TcpListener;
 
 use super::Finding;
-use crate::config::{Cache, Listen, Memory};
+use crate::app::budgets::{Budgets, NoBudget};
+use crate::config::{Cache, Config, Device, Listen};
 use crate::limits::{self, automatic_cache_size, free_disk};
 
 /// A server on this machine answers at once or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Whether the budget fits what the machine and the cgroup allow.
-pub(super) fn memory(settings: &Memory) -> Finding {
-    memory_of(settings.budget, &limits::Memory::read())
+/// Whether the budgets fit what the machine and the cgroup allow.
+pub(super) fn memory(config: &Config) -> Finding {
+    memory_of(&config.devices, config.memory.host, &limits::Memory::read())
 }
 
-fn memory_of(budget: Option<Bytes>, seen: &limits::Memory) -> Finding {
+fn memory_of(devices: &[Device], host: Option<Bytes>, seen: &limits::Memory) -> Finding {
     const CHECK: &str = "memory";
     let show = |size: Option<Bytes>| size.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
     let cgroup = seen.cgroup.map_or_else(|| "no limit".to_owned(), |it| it.to_string());
     let machine =
         format!("host {} ({} available), cgroup {cgroup}", show(seen.total), show(seen.available));
-    match (budget, seen.automatic_budget()) {
-        (Some(budget), Some(most)) if budget > most => Finding::odd(
-            CHECK,
-            format!(
-                "the budget {budget} is more than the {most} that can safely be had; {machine}"
-            ),
-            "lower memory.budget (--memory) or raise the limit: the system ends the process when it runs out",
-        ),
-        (Some(budget), _) => Finding::ok(CHECK, format!("budget {budget}; {machine}")),
-        (None, Some(budget)) => {
-            Finding::ok(CHECK, format!("automatic budget about {budget}; {machine}"))
+    let most = seen.automatic_budget();
+    let budgets = match Budgets::of(devices, host, most) {
+        Ok(budgets) => budgets,
+        Err(NoBudget::Unknown) => {
+            return Finding::bad(
+                CHECK,
+                "the machine does not say how much memory it has",
+                "set memory.budget (--memory)",
+            );
         }
-        (None, None) => Finding::bad(
+        Err(NoBudget::NothingLeft { taken, most }) => {
+            return Finding::bad(
+                CHECK,
+                format!("{taken} of {most} are given away and leave nothing for cpu; {machine}"),
+                "lower the budgets of other devices or memory.host, or give cpu a budget",
+            );
+        }
+    };
+    let told = told(devices, &budgets);
+    if budgets.beyond > Bytes::ZERO {
+        return Finding::odd(
             CHECK,
-            "the machine does not say how much memory it has",
-            "set memory.budget (--memory)",
-        ),
+            format!("{told}: {} more than can safely be had; {machine}", budgets.beyond),
+            "lower memory.budget (--memory), the devices' or memory.host, or raise the limit: the system ends the process when it runs out",
+        );
     }
+    Finding::ok(CHECK, format!("{told}; {machine}"))
+}
+
+fn told(devices: &[Device], budgets: &Budgets) -> String {
+    let pairs = devices.iter().zip(&budgets.devices);
+    let mut told: Vec<String> = pairs
+        .map(|(device, (id, budget))| match device.budget {
+            Some(_) => format!("budget {budget} on {id}"),
+            None => format!("automatic budget about {budget} on {id}"),
+        })
+        .collect();
+    if budgets.host > Bytes::ZERO {
+        told.push(format!("{} for copies", budgets.host));
+    }
+    told.join(", ")
 }
 
 /// Whether the cache's folder can be written, is free, and has room.
@@ -171,6 +195,8 @@ pub(super) async fn ask(address: SocketAddr, path: &str) -> Option<reqwest::Resp
 
 #[cfg(test)]
 mod tests {
+    use roundhouse_types::DeviceId;
+
     use super::super::State;
     use super::*;
 
@@ -186,10 +212,25 @@ mod tests {
             cgroup: None,
             resident: Some(Bytes::ZERO),
         };
-        assert_eq!(memory_of(Some(Bytes::gib(4)), &seen).state, State::Odd);
-        assert_eq!(memory_of(Some(Bytes::gib(3)), &seen).state, State::Ok);
-        assert_eq!(memory_of(None, &seen).state, State::Ok);
-        assert_eq!(memory_of(None, &limits::Memory::default()).state, State::Bad);
+        let device = |id, budget: Option<u64>| Device {
+            id,
+            budget: budget.map(Bytes::gib),
+            copy_bandwidth: None,
+        };
+        let cpu = |budget| [device(DeviceId::Cpu, budget)];
+        let state = |devices: &[Device], host: Option<u64>, seen: &limits::Memory| {
+            memory_of(devices, host.map(Bytes::gib), seen).state
+        };
+        assert_eq!(state(&cpu(Some(4)), None, &seen), State::Odd);
+        assert_eq!(state(&cpu(Some(3)), None, &seen), State::Ok);
+        assert_eq!(state(&cpu(None), None, &seen), State::Ok);
+        assert_eq!(state(&cpu(None), None, &limits::Memory::default()), State::Bad);
+        let two =
+            [device(DeviceId::Simulated(0), Some(1)), device(DeviceId::Simulated(1), Some(1))];
+        assert_eq!(state(&two, Some(1), &seen), State::Ok);
+        assert_eq!(state(&two, Some(2), &seen), State::Odd);
+        let [one, _] = two;
+        assert_eq!(state(&[one, device(DeviceId::Cpu, None)], Some(3), &seen), State::Bad);
     }
 
     #[test]

@@ -18,9 +18,9 @@ pub(super) async fn look(listen: &Listen, settings: &Memory) -> Option<Finding> 
 fn judge(residency: &Value, tolerance: u64) -> Option<Finding> {
     let bytes = |value: &Value| value.as_u64().map(Bytes);
     let devices = residency["devices"].as_array()?;
-    let device = devices.iter().find(|device| device["configured_bytes"].is_u64())?;
-    let (budget, configured) =
-        (bytes(&device["budget_bytes"])?, bytes(&device["configured_bytes"])?);
+    let sum =
+        |field: &str| -> Option<Bytes> { devices.iter().map(|device| bytes(&device[field])).sum() };
+    let (budget, configured) = (sum("budget_bytes")?, sum("configured_bytes")?);
     let memory = &residency["memory"];
     let Some(witness) = bytes(&memory["witness_bytes"]) else {
         return Some(Finding::odd(

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use roundhouse_models::{Cancel, ModelPlan, load_shared};
+use roundhouse_models::{Cancel, LoadedRunner, ModelPlan, load_shared};
 use roundhouse_residency::{Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel};
 use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure, Footprint};
 use roundhouse_workers::{Handler, News};
 
+use super::host::{Demotable, HostParts};
 use super::plan::{HandlerPlan, Plan, processes};
-use super::stages::Stage;
+use super::stages::{Stage, Stages};
 use super::{ModelLoader, blocking, named, purpose, sharing};
 use crate::allocator;
 
@@ -44,20 +45,18 @@ impl ModelLoader {
         files: Files,
         device: DeviceId,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        let lane = self.lanes.get(&device).ok_or_else(|| {
-            Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
-        })?;
         let mut stages = self.take_stages(id);
         let began = Instant::now();
         let (reading, shares, reader) = (Arc::clone(plan), Arc::clone(&self.shares), id.clone());
+        let memory = self.memory(device);
         let (loaded, text, taken) = blocking(move || {
             let Files { dir, held } = files;
             // Loads run to their end: residency abandons what is still being fetched alone.
             let cancel = Cancel::default();
             let known = held.as_ref().map(sharing::noted).unwrap_or_default();
             let loaded = match shares.of(&reader, device, known.clone()) {
-                Some(shared) => load_shared(&dir, &reading, device, &cancel, &shared)?,
-                None => roundhouse_models::load(&dir, &reading, device, &cancel)?,
+                Some(shared) => load_shared(&dir, &reading, memory, &cancel, &shared)?,
+                None => roundhouse_models::load(&dir, &reading, memory, &cancel)?,
             };
             if let Some(cached) = held.filter(|_| !loaded.digests.is_empty()) {
                 sharing::note(&reader, &cached, &known, &loaded.digests);
@@ -71,14 +70,32 @@ impl ModelLoader {
         .map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Read, began.elapsed());
         // Until now by the tokenizer's file; this is what it took.
-        let footprint =
-            Footprint { host: roundhouse_models::host_measured(taken), ..loaded.footprint };
-        let shared = loaded.shared;
-        let placed = lane.place(&id.model.to_string(), loaded.runner, self.engine).await?;
+        let bytes = roundhouse_models::host_measured(taken);
+        let parts = HostParts { plan: Arc::clone(plan), text: Arc::new(text), bytes };
+        self.place(id, device, loaded, parts, stages).await
+    }
+
+    /// Places a model whose weights are on the device, and warms it.
+    pub(super) async fn place(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        loaded: LoadedRunner,
+        parts: HostParts,
+        mut stages: Stages,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let lane = self.lanes.get(&device).ok_or_else(|| {
+            Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
+        })?;
+        let LoadedRunner { runner, footprint, shared, weights, .. } = loaded;
+        let footprint = Footprint { host: parts.bytes, ..footprint };
+        let placed = lane.place(&id.model.to_string(), runner, self.engine).await?;
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total());
-        let model = EngineModel::new(text, placed, purpose::of(plan));
-        self.placed.add(id, model.engine().clone());
+        let purpose = purpose::of(&parts.plan);
+        let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
+        let demotable = weights.map(|weights| Demotable { weights, parts });
+        self.placed.add(id, device, model.engine().clone(), demotable);
         Ok(Loaded { model: ServedModel::Engine(model), footprint, shared })
     }
 

@@ -1,11 +1,13 @@
-//! The models of ours that are on a lane, and how much of their memory they have touched.
+//! The models of ours that are on a lane: how much of their memory they have touched, and what
+//! copies of them are made of.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use roundhouse_engine::EngineHandle;
-use roundhouse_types::{ArtefactId, Bytes};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId};
 
+use super::host::Demotable;
 use super::locked;
 
 /// How much of its KV pool and workspace a model has touched.
@@ -17,21 +19,34 @@ pub(crate) struct Touched {
     pub(crate) stepping: bool,
 }
 
-/// Engines by version, from the end of their load to the beginning of their unload.
+/// One of them.
+struct Placed {
+    engine: EngineHandle,
+    /// Absent where the device's memory is the host's.
+    demotable: Option<Demotable>,
+}
+
+/// By version and device, from the end of their load to the beginning of their unload.
 #[derive(Default)]
-pub(super) struct PlacedModels(Mutex<BTreeMap<ArtefactId, EngineHandle>>);
+pub(super) struct PlacedModels(Mutex<BTreeMap<(ArtefactId, DeviceId), Placed>>);
 
 impl PlacedModels {
-    pub(super) fn add(&self, id: &ArtefactId, engine: EngineHandle) {
-        locked(&self.0).insert(id.clone(), engine);
+    pub(super) fn add(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        engine: EngineHandle,
+        demotable: Option<Demotable>,
+    ) {
+        locked(&self.0).insert((id.clone(), device), Placed { engine, demotable });
     }
 
-    pub(super) fn remove(&self, id: &ArtefactId) {
-        locked(&self.0).remove(id);
+    pub(super) fn remove(&self, id: &ArtefactId, device: DeviceId) -> Option<Demotable> {
+        locked(&self.0).remove(&(id.clone(), device))?.demotable
     }
 
-    pub(super) fn touched(&self, id: &ArtefactId) -> Option<Touched> {
-        let engine = locked(&self.0).get(id).cloned()?;
+    pub(super) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {
+        let engine = locked(&self.0).get(&(id.clone(), device))?.engine.clone();
         Some(Touched { between_steps: engine.touched(), stepping: engine.load().running > 0 })
     }
 }

@@ -32,6 +32,11 @@ impl Shares {
         Some(Sharing { pool, scope: self.scope(id)?, known })
     }
 
+    /// The shared buffers of a device, where anything is shared.
+    pub(super) fn pool(&self, device: DeviceId) -> Option<Arc<TensorPool>> {
+        self.pools.get(&device).filter(|_| self.rule != ShareTensors::Off).cloned()
+    }
+
     /// The shared parts of a load, as far as an earlier one noted what the files hold.
     /// Blocking.
     pub(super) fn known(

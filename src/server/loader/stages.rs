@@ -18,6 +18,8 @@ pub(crate) enum Stage {
     Fetch,
     /// Reading and converting weights and tokenizer.
     Read,
+    /// Copying weights from the host's memory to the device's.
+    Copy,
     /// The first forward of every step shape.
     Warm,
 }
@@ -28,26 +30,29 @@ impl Stage {
             Self::List => "list",
             Self::Fetch => "fetch",
             Self::Read => "read",
+            Self::Copy => "copy",
             Self::Warm => "warm",
         }
     }
 }
 
 /// The stages so far. A stage that was not needed stays zero: nothing is listed or fetched
-/// for a version that was whole on disk.
+/// for a version that was whole on disk, and nothing read for one in the host's memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stages {
     list: Duration,
     fetch: Duration,
     read: Duration,
+    copy: Duration,
     warm: Duration,
 }
 
 impl Stages {
     /// Registers the metric's help.
     pub(crate) fn describe() {
-        let help = "Duration of a stage of a cold load: list, fetch, read or warm.";
+        let help = "Duration of a stage of a cold load: list, fetch, read, copy or warm.";
         describe_histogram!(STAGE_SECONDS, Unit::Seconds, help);
+        super::host::describe();
     }
 
     pub(crate) fn set(&mut self, stage: Stage, took: Duration) {
@@ -55,6 +60,7 @@ impl Stages {
             Stage::List => self.list = took,
             Stage::Fetch => self.fetch = took,
             Stage::Read => self.read = took,
+            Stage::Copy => self.copy = took,
             Stage::Warm => self.warm = took,
         }
         histogram!(STAGE_SECONDS, "stage" => stage.as_str()).record(took);
@@ -69,6 +75,7 @@ impl Stages {
             list = ?self.list,
             fetch = ?self.fetch,
             read = ?self.read,
+            copy = ?self.copy,
             warm = ?self.warm,
             "loaded"
         );

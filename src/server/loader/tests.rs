@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod host;
 mod versions;
 
 const LONG_AGO: Duration = Duration::from_secs(7200);
@@ -126,7 +127,7 @@ async fn an_orderly_end_is_no_death_of_the_models_it_cuts_off() {
     let id = bench.fetched().await;
     let markers = bench.folder.path().join("c/attempts");
     bench.cache.begin_load(&id).await.unwrap();
-    locked(&bench.loader.loading).insert(id);
+    assert!(bench.loader.begins_loading(&id));
     assert_eq!(std::fs::read_dir(&markers).unwrap().count(), 1);
     bench.loader.forgive_loads().await;
     assert_eq!(std::fs::read_dir(&markers).unwrap().count(), 0);

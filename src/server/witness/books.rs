@@ -1,6 +1,6 @@
 //! What the ledger says, as far as it can be held against what this process uses.
 
-use roundhouse_residency::{ResidentSnapshot, ResidentState, Snapshot};
+use roundhouse_residency::{CopySnapshot, CopyState, ResidentSnapshot, ResidentState, Snapshot};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId, ModelKind};
 
 use crate::loader::Touched;
@@ -8,12 +8,12 @@ use crate::loader::Touched;
 /// The ledger's sums at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Books {
-    /// What residents are charged with, on all devices.
+    /// What residents are charged with, on all devices, and copies in the host's memory.
     pub(super) charged: Bytes,
     /// The part of it that other processes hold: handlers.
     pub(super) elsewhere: Bytes,
     /// The part of it that nobody has touched yet: KV blocks that were never written, and the
-    /// workspaces of models between two steps.
+    /// workspaces of models between two steps; and host parts that are charged twice.
     pub(super) untouched: Bytes,
     /// Of what is untouched, what steps that run now may be using.
     pub(super) in_steps: Bytes,
@@ -24,27 +24,32 @@ pub(super) struct Books {
     pub(super) leaving: Bytes,
     /// What fetches under way may hold outside the ledger.
     pub(super) in_flight: Bytes,
-    /// The device's current budget.
+    /// The current budget of all devices and of copies.
     pub(super) budget: Bytes,
 }
 
 impl Books {
-    /// Reads them from the table. `touched` tells of a loaded model of ours what it has touched;
+    /// Reads them from the table. `touched` tells of a model of ours on a device what it has touched;
     /// `in_flight` is what all fetches together may hold in memory.
     pub(super) fn of(
         snapshot: &Snapshot,
-        device: DeviceId,
         in_flight: Bytes,
-        touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
+        touched: &dyn Fn(&ArtefactId, DeviceId) -> Option<Touched>,
     ) -> Self {
         let mut books = Self::default();
         for found in &snapshot.devices {
             books.charged += found.charged_bytes;
-            if found.id == device {
-                books.budget = found.budget_bytes;
-            }
+            books.budget += found.budget_bytes;
             for resident in &found.residents {
-                books.resident(resident, touched);
+                books.resident(resident, &|id| touched(id, found.id));
+            }
+        }
+        if let Some(host) = &snapshot.host {
+            books.charged += host.charged_bytes;
+            books.budget += host.budget_bytes;
+            books.arriving += host.reserved_bytes;
+            for copy in &host.copies {
+                books.copy(copy, snapshot);
             }
         }
         use roundhouse_residency::LoadState::{Fetching, Loading};
@@ -56,6 +61,23 @@ impl Books {
             }
         }
         books
+    }
+
+    /// A copy and a resident that was loaded from it, or left it, hold their host parts together,
+    /// and both are charged with them.
+    fn copy(&mut self, copy: &CopySnapshot, snapshot: &Snapshot) {
+        if copy.state == CopyState::Leaving {
+            self.leaving += copy.bytes.total();
+            return;
+        }
+        let mut residents = snapshot.devices.iter().flat_map(|device| &device.residents);
+        let is_same = |resident: &ResidentSnapshot| {
+            (&resident.endpoint, &resident.target, &resident.version)
+                == (&copy.endpoint, &copy.target, &copy.version)
+        };
+        if residents.any(is_same) {
+            self.untouched += copy.bytes.host;
+        }
     }
 
     fn resident(

@@ -1,7 +1,8 @@
 use std::time::{Duration, Instant};
 
 use roundhouse_residency::{
-    DeviceSnapshot, LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
+    CopySnapshot, CopyState, DeviceSnapshot, HostSnapshot, LoadSnapshot, LoadState,
+    ResidentSnapshot, ResidentState, Snapshot,
 };
 use roundhouse_types::{Bytes, DeviceId, Footprint, ModelKind, Version};
 
@@ -20,7 +21,6 @@ const CONFIG: WitnessConfig = WitnessConfig {
     tolerance: 10,
     yields: true,
     in_flight: Bytes::ZERO,
-    device: DeviceId::Cpu,
     configured: CONFIGURED,
 };
 
@@ -221,6 +221,20 @@ fn resident(target: &str, kind: ModelKind, state: ResidentState) -> ResidentSnap
     }
 }
 
+fn copy(target: &str, state: CopyState) -> CopySnapshot {
+    let of = resident(target, ModelKind::Generative, ResidentState::Ready);
+    CopySnapshot {
+        endpoint: of.endpoint,
+        target: of.target,
+        version: of.version,
+        state,
+        bytes: Footprint { kv: Bytes::ZERO, workspace: Bytes::ZERO, ..of.bytes },
+        shared_bytes: Bytes::ZERO,
+        in_use: false,
+        last_used: String::new(),
+    }
+}
+
 fn load(state: LoadState) -> LoadSnapshot {
     LoadSnapshot {
         endpoint: "default".parse().unwrap(),
@@ -254,23 +268,35 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         residents,
     };
     let loads = vec![load(LoadState::Loading), load(LoadState::Fetching)];
+    // One that is on the device as well, and one that leaves.
+    let copies = vec![copy("idle", CopyState::Ready), copy("old", CopyState::Leaving)];
+    let host = HostSnapshot {
+        budget_bytes: Bytes(3000),
+        charged_bytes: Bytes(2 * 1010),
+        reserved_bytes: Bytes(30),
+        over_bytes: Bytes::ZERO,
+        copies,
+    };
     let snapshot =
-        Snapshot { devices: vec![device], host: None, waiters: 0, loads, failed: Vec::new() };
-    let books = Books::of(&snapshot, DeviceId::Cpu, Bytes(256), &|id| {
+        Snapshot { devices: vec![device], host: Some(host), waiters: 0, loads, failed: Vec::new() };
+    let books = Books::of(&snapshot, Bytes(256), &|id, device| {
+        assert_eq!(device, DeviceId::Cpu);
         let stepping = id.model.target.as_str() == "busy";
         Some(Touched { between_steps: Bytes(40), stepping })
     });
     let want = Books {
-        charged: Bytes(4 * 1310),
+        charged: Bytes(4 * 1310 + 2 * 1010),
         elsewhere: Bytes(1310),
-        untouched: Bytes(2 * 260),
+        // The tokenizer of the one that is there twice is there once.
+        untouched: Bytes(2 * 260 + 10),
         in_steps: Bytes(100),
-        arriving: Bytes(70),
-        leaving: Bytes(1310),
+        arriving: Bytes(70 + 30),
+        leaving: Bytes(1310 + 1010),
         in_flight: Bytes(256),
-        budget: Bytes(9000),
+        budget: Bytes(9000 + 3000),
     };
     assert_eq!(books, want);
-    // Idle and busy with weights, host and what they touched, and all of the one that goes.
-    assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310));
+    // Idle and busy with weights, host and what they touched, all of the one that goes, and copies.
+    let copied = 1000 + 1010;
+    assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310 + copied));
 }

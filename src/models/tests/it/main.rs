@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod decoders;
+mod devices;
 mod gguf;
 mod inspection;
 mod matmuls;

@@ -16,19 +16,19 @@ use crate::support::{row, settings, step, whole};
 
 const HIDDEN: usize = 128;
 const INNER: usize = 256;
-const LAYERS: usize = 3;
+pub(crate) const LAYERS: usize = 3;
 const VOCAB: usize = 256;
 
 /// How numbers lie in a file.
 #[derive(Clone, Copy, PartialEq)]
-enum Lies {
+pub(crate) enum Lies {
     F32,
     F16,
     Bf16,
 }
 
 /// A checkpoint whose layers from `tuned` on are this `model`'s own; the others are the base's.
-fn checkpoint(is_decoder: bool, lies: Lies, model: u64, tuned: usize) -> TempDir {
+pub(crate) fn checkpoint(is_decoder: bool, lies: Lies, model: u64, tuned: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (config, tensors) = if is_decoder { decoder() } else { encoder() };
     let (mut header, mut body) = (serde_json::Map::new(), Vec::new());
@@ -158,7 +158,7 @@ fn bytes<'a>(parts: impl IntoIterator<Item = &'a SharedPart>) -> Bytes {
     parts.into_iter().map(|part| part.bytes).sum()
 }
 
-fn answer(loaded: &mut LoadedRunner, is_decoder: bool) -> Vec<Vec<f32>> {
+pub(crate) fn answer(loaded: &mut LoadedRunner, is_decoder: bool) -> Vec<Vec<f32>> {
     let tokens: Vec<u32> = (2..40).collect();
     let row = if is_decoder { row(0, 0, &tokens) } else { whole(&tokens) };
     step(loaded.runner.as_mut(), vec![row])
