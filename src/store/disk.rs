@@ -259,8 +259,9 @@ impl DiskCache {
     pub fn arriving(&self, id: &ArtefactId) -> Option<ArrivingFiles> {
         let fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         let running = fetches.running.get(id)?;
-        running.fetch.upgrade()?;
-        running.arrival.upgrade().map(ArrivingFiles::new)
+        let is_wanted = running.fetch.upgrade().is_some();
+        let arrival = running.arrival.upgrade().filter(|_| is_wanted);
+        arrival.map(ArrivingFiles::new)
     }
 
     /// The running fetch of a version, or a new one.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -120,11 +121,7 @@ impl ArrivingFiles {
             return Err(fault(io::ErrorKind::UnexpectedEof.into()));
         }
         let file = self.file(index)?;
-        if let Phase::Open(journal, _) = self.begun()
-            && !journal.wait_for(index, offset..end)
-        {
-            self.whole()?;
-        }
+        self.wait_for(index, offset..end)?;
         file.read_exact_at(buffer, offset).map_err(fault)
     }
 
@@ -139,12 +136,7 @@ impl ArrivingFiles {
     ) -> Result<PathBuf, Error> {
         for path in paths {
             let index = self.index(path)?;
-            let size = self.artefact().files[index].size;
-            if let Phase::Open(journal, _) = self.begun()
-                && !journal.wait_for(index, 0..size)
-            {
-                self.whole()?;
-            }
+            self.wait_for(index, 0..self.artefact().files[index].size)?;
         }
         match self.begun() {
             Phase::Open(_, folder) => Ok(folder),
@@ -162,6 +154,14 @@ impl ArrivingFiles {
             Phase::Waiting | Phase::Open(..) => {
                 Err(Error::Internal("a fetch ended without an outcome".into()))
             }
+        }
+    }
+
+    /// Waits until a range is on disk; fails when the fetch ended without it.
+    fn wait_for(&self, index: usize, range: Range<u64>) -> Result<(), Error> {
+        match self.begun() {
+            Phase::Open(journal, _) if journal.wait_for(index, range) => Ok(()),
+            Phase::Waiting | Phase::Open(..) | Phase::Ended(_) => self.whole().map(drop),
         }
     }
 
