@@ -7,7 +7,7 @@ use roundhouse_types::{
 };
 use serde::Serialize;
 
-use crate::loader::Authority;
+use crate::loader::{Authority, LoadSource};
 use crate::table::Demand;
 
 /// A decision about one model, as it is kept and published.
@@ -67,6 +67,8 @@ pub enum Action {
     Withdrawn,
     /// A load began.
     Loading {
+        /// What it is loaded from.
+        from: LoadSource,
         /// Requests that wait for it.
         requests: usize,
         /// Loads that go on waiting although requests for them came earlier.
@@ -267,12 +269,16 @@ impl fmt::Display for Action {
             }
             Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
             Self::Withdrawn => f.write_str("promise taken back"),
-            Self::Loading { requests, ahead_of: 0 } => {
-                write!(f, "loading, {requests} requests wait for it")
-            }
-            Self::Loading { requests, ahead_of } => {
-                write!(f, "loading, {requests} requests wait for it; goes before {ahead_of} ")?;
-                f.write_str("loads that were asked for earlier")
+            Self::Loading { from, requests, ahead_of } => {
+                f.write_str(match from {
+                    LoadSource::Files | LoadSource::Host => "loading",
+                    LoadSource::Arriving => "loading while it arrives",
+                })?;
+                write!(f, ", {requests} requests wait for it")?;
+                match ahead_of {
+                    0 => Ok(()),
+                    loads => write!(f, "; goes before {loads} loads that were asked for earlier"),
+                }
             }
             Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),
             Self::Grown { bytes, over_bytes } => {

@@ -84,7 +84,8 @@ pub struct Fetched {
 }
 
 /// Where a load takes a model from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LoadSource {
     /// Its files, whole on disk.
     Files,

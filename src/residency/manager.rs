@@ -314,10 +314,10 @@ impl<L: Loader> Owner<L> {
             Effect::Resolve { model, refresh } => self.tasks.resolve(model, refresh),
             Effect::Fetch { artefact } => self.tasks.fetch(artefact),
             Effect::AbandonFetch { artefact } => self.tasks.abandon_fetch(&artefact),
-            Effect::Load { key } => {
+            Effect::Load { key, source } => {
                 let slot = Slot::new(key.clone(), self.reports.clone());
                 self.slots.insert(key.clone(), Arc::clone(&slot));
-                self.tasks.load(key, slot);
+                self.tasks.load(key, source, slot);
             }
             Effect::Unload { key } => {
                 let placed = self.models.remove(&key);

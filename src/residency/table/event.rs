@@ -6,7 +6,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, Footprint, ModelId,
 use serde::Serialize;
 
 use crate::decision::Decided;
-use crate::loader::{Fetched, Loaded, Resolution};
+use crate::loader::{Fetched, LoadSource, Loaded, Resolution};
 
 /// Names one caller that waits for an answer. Ids grow with arrival: the smaller one came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ pub(crate) enum Effect {
     /// Drop the fetch; no answer is wanted any more.
     AbandonFetch { artefact: ArtefactId },
     /// Load; answered by `Event::Loaded`.
-    Load { key: Key },
+    Load { key: Key, source: LoadSource },
     /// Unload; answered by `Event::Unloaded`.
     Unload { key: Key },
     /// Give the waiter its lease.

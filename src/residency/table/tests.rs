@@ -1,5 +1,6 @@
 //! The table by sentences, and against random worlds.
 
+mod arriving;
 mod bench;
 mod hostile;
 mod life;

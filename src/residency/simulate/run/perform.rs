@@ -16,7 +16,7 @@ impl Run<'_> {
                 self.fetching.remove(&model);
                 self.store.abandon(model, self.now);
             }
-            Effect::Load { key } => self.load(self.number(&key.artefact.model)),
+            Effect::Load { key, .. } => self.load(self.number(&key.artefact.model)),
             Effect::Unload { key } => {
                 let model = self.number(&key.artefact.model);
                 self.counts.evictions += 1;

@@ -40,7 +40,7 @@ pub(super) fn footprint(bytes: u64) -> Footprint {
 }
 
 pub(super) fn loads(effects: &[Effect], key: &Key) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Load { key: other } if other == key))
+    effects.iter().any(|effect| matches!(effect, Effect::Load { key: other, .. } if other == key))
 }
 
 pub(super) fn unloads(effects: &[Effect], key: &Key) -> bool {

@@ -154,7 +154,7 @@ fn a_later_fetch_does_not_take_the_room_of_an_earlier_load_on_disk() {
 
 fn next_load(e: &[Effect]) -> Option<String> {
     e.iter().find_map(|e| match e {
-        Effect::Load { key } => Some(key.artefact.model.target.as_str().to_owned()),
+        Effect::Load { key, .. } => Some(key.artefact.model.target.as_str().to_owned()),
         _ => None,
     })
 }

@@ -6,6 +6,7 @@ use roundhouse_types::{ArtefactId, ContentId, DeviceId, ModelId, ModelKind, Shar
 
 use super::world::{Wish, World};
 use crate::decision::{Action, Decided, Departure};
+use crate::loader::LoadSource;
 use crate::table::sharing::with_shared;
 use crate::table::state::State;
 use crate::table::{Effect, Event, Key, WaiterId};
@@ -57,8 +58,9 @@ impl World {
             Effect::AbandonFetch { artefact } => {
                 let index = self.fetches.iter().position(|other| *other == artefact);
                 self.fetches.remove(index.expect("only a fetch under way is abandoned"));
+                self.break_load(&artefact);
             }
-            Effect::Load { key } => self.begin_load(key),
+            Effect::Load { key, source } => self.begin_load(key, source),
             Effect::Unload { key } => {
                 assert!(!self.leases.contains(&key), "invariant 2: {} is leased", key.artefact);
                 assert!(!self.unloads.contains(&key), "{} is unloaded once", key.artefact);
@@ -89,7 +91,20 @@ impl World {
         self.pending.remove(&waiter).expect("invariant 4: a waiter is answered exactly once")
     }
 
-    fn begin_load(&mut self, key: Key) {
+    /// The fetch behind a load is over without having brought everything.
+    pub(super) fn break_load(&mut self, artefact: &ArtefactId) {
+        let behind = self.arriving.iter().filter(|(key, _)| key.artefact == *artefact);
+        let behind: Vec<Key> = behind.map(|(key, _)| key.clone()).collect();
+        for key in behind {
+            self.arriving.insert(key, false);
+        }
+    }
+
+    fn begin_load(&mut self, key: Key, source: LoadSource) {
+        if source == LoadSource::Arriving {
+            assert!(self.fetches.contains(&key.artefact), "{} does not arrive", key.artefact);
+            self.arriving.insert(key.clone(), true);
+        }
         let is_same = |other: &&Key| other.artefact == key.artefact;
         let twice = self.loads.keys().chain(self.loaded.keys()).find(is_same);
         assert_eq!(twice, None, "invariant 3: one load per version and device");
@@ -107,7 +122,8 @@ impl World {
         let is_handler = |key: &&Key| Self::kind(&key.artefact.model) == ModelKind::Handler;
         let handlers = self.loads.keys().filter(is_handler).count();
         assert!(handlers <= self.config.max_handler_loads, "loads of handlers are bounded");
-        assert!(self.loads.len() - handlers <= self.config.max_loads, "loads are bounded");
+        let others = self.loads.len() - handlers - self.arriving.len();
+        assert!(others <= self.config.max_loads, "loads from disk are bounded");
     }
 
     /// What is on a device or on its way there, by our own count. Content that a load finds
