@@ -36,11 +36,13 @@ mod tensors;
 
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use error::Error;
-pub use files::{Files, HEADER_MAX, Want, header_bytes, list_local, read_local, wanted};
+pub use files::{
+    Files, Folder, HEADER_MAX, ModelFiles, Want, header_bytes, list_local, read_local, wanted,
+};
 pub use footprint::host_measured;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, WeightShare, inspect};
 pub use linear::matmul_calls;
-pub use load::{LoadedRunner, known_parts, load, load_shared};
+pub use load::{LoadedRunner, known_parts, load, load_files, load_shared};
 pub use pool::{Digests, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;

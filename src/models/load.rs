@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
 
 use crate::Error;
 use crate::decoder::{Decoder, DecoderWeights};
 use crate::encoder::{Encoder, EncoderWeights};
-use crate::files::read_local;
+use crate::files::{Folder, ModelFiles, read_wanted};
 use crate::inspect::{Family, ModelPlan};
 use crate::pool::{Digests, Pooled, Sharing};
 use crate::reader::{Cancel, Parameter, Reader};
@@ -56,7 +57,7 @@ pub fn load(
     device: DeviceId,
     cancel: &Cancel,
 ) -> Result<LoadedRunner, Error> {
-    load_parameters(dir, plan, device, cancel, None)
+    load_files(&Folder::new(dir), plan, device, cancel, None)
 }
 
 /// As [`load`], but parameters that a loaded model has are not loaded a second time.
@@ -70,25 +71,32 @@ pub fn load_shared(
     cancel: &Cancel,
     sharing: &Sharing,
 ) -> Result<LoadedRunner, Error> {
-    sharing.pool.sweep();
-    load_parameters(dir, plan, device, cancel, Some(sharing))
+    load_files(&Folder::new(dir), plan, device, cancel, Some(sharing))
 }
 
-fn load_parameters(
-    dir: &Path,
+/// As [`load`], from files wherever they come from, and as [`load_shared`] with `sharing`. They
+/// are read once, from the first to the last, as they lie: so it can follow files that arrive.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_files(
+    files: &dyn ModelFiles,
     plan: &ModelPlan,
     device: DeviceId,
     cancel: &Cancel,
     sharing: Option<&Sharing>,
 ) -> Result<LoadedRunner, Error> {
+    if let Some(sharing) = sharing {
+        sharing.pool.sweep();
+    }
     if device != DeviceId::Cpu {
         return Err(Error::NoDevice { device });
     }
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
-    let table = TensorTable::new(&read_local(dir)?)?;
-    let mut reader = Reader::new(dir, &table, plan.format, cancel, sharing);
-    let (runner, kv) = build(plan, &mut reader)?;
+    let table = TensorTable::new(&read_wanted(files)?)?;
+    let mut reader = Reader::new(files, &table, plan.format, cancel, sharing);
+    let (runner, kv) = build(plan, &mut read_in_order(plan, &table, &mut reader)?)?;
     let Reader { own, held, digests, found, .. } = reader;
     let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
     let weights = own + shared.iter().map(|part| part.bytes).sum();
@@ -102,11 +110,30 @@ fn load_parameters(
     Ok(LoadedRunner { runner, footprint, shared, found, digests, read })
 }
 
+/// Reads all parameters in the order in which they lie in the files, each when its last
+/// byte comes by, and returns what hands them out in the order of the model.
+fn read_in_order(
+    plan: &ModelPlan,
+    table: &TensorTable,
+    reader: &mut Reader<'_>,
+) -> Result<impl FnMut(Parameter) -> Result<Tensor, Error>, Error> {
+    let mut wanted = Vec::new();
+    walk(plan, &mut |parameter| wanted.push(parameter));
+    let mut order: Vec<_> = wanted.iter().map(|wanted| wanted.last_byte(table)).zip(0..).collect();
+    order.sort_unstable();
+    let mut read: Vec<Option<Tensor>> = vec![None; wanted.len()];
+    for (_, index) in order {
+        read[index] = Some(reader.read(&wanted[index])?);
+    }
+    let mut read = read.into_iter();
+    let mut next = move || read.next().flatten().expect("the model is built by the same walk");
+    Ok(move |_: Parameter| Ok(next()))
+}
+
 fn build(
     plan: &ModelPlan,
-    reader: &mut Reader<'_>,
+    mut take: &mut dyn FnMut(Parameter) -> Result<Tensor, Error>,
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
-    let mut take = |parameter| reader.read(&parameter);
     match &plan.family {
         Family::Decoder { config, prefix, blocks } => {
             let weights = DecoderWeights::gather(config, prefix, &mut take)?;
@@ -133,8 +160,16 @@ fn build(
 /// each content once.
 pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<SharedPart> {
     let mut parts: Vec<SharedPart> = Vec::new();
+    walk(plan, &mut |parameter| parts.extend(known.part(&parameter, plan.format, scope)));
+    parts.sort_unstable_by_key(|part| part.content);
+    parts.dedup();
+    parts
+}
+
+/// Shows a model's parameters, in the order in which it is built of them.
+fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
     let mut take = |parameter: Parameter| {
-        parts.extend(known.part(&parameter, plan.format, scope));
+        look(parameter);
         Ok::<_, Error>(())
     };
     let walked = match &plan.family {
@@ -146,9 +181,6 @@ pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<Shared
         }
     };
     debug_assert!(walked.is_ok(), "taking nothing cannot fail");
-    parts.sort_unstable_by_key(|part| part.content);
-    parts.dedup();
-    parts
 }
 
 /// A runner with the shared buffers that it uses. Fields are dropped in order: the pool

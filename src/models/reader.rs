@@ -4,10 +4,6 @@
 //! the peak of a load is the weights plus one piece. Nothing is mapped, so the pages
 //! that a file occupies are the system's to drop, not part of our footprint.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +14,7 @@ use roundhouse_types::{Bytes, SharedPart};
 use safetensors::Dtype;
 
 use crate::Error;
-use crate::files::io_error;
+use crate::files::{ModelFiles, io_error};
 use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
 
@@ -105,6 +101,17 @@ impl Parameter {
         Ok((found, Bytes(bytes)))
     }
 
+    /// Where its last byte lies: in which file, and how far behind. Comes first where a part is
+    /// in no file, so that this is told before anything is read.
+    pub(crate) fn last_byte<'a>(&self, table: &'a TensorTable) -> Option<(&'a str, u64)> {
+        let mut last = Some(("", 0));
+        for (name, _) in &self.parts {
+            let part = table.get(name)?;
+            last = last.max(Some((part.file.as_ref(), part.start)));
+        }
+        last
+    }
+
     /// The bytes it takes in memory.
     pub(crate) fn bytes(&self, format: Format) -> Bytes {
         let rows: u64 = self.parts.iter().map(|(_, rows)| *rows as u64).sum();
@@ -119,12 +126,11 @@ impl Parameter {
 
 /// Reads parameters from the files of one artefact.
 pub(crate) struct Reader<'a> {
-    dir: PathBuf,
+    files: &'a dyn ModelFiles,
     table: &'a TensorTable,
     format: Format,
     cancel: &'a Cancel,
     sharing: Option<&'a Sharing>,
-    files: HashMap<Arc<str>, File>,
     raw: Vec<u8>,
     /// Bytes of all buffers allocated for parameters that are shared with nobody.
     pub(crate) own: Bytes,
@@ -138,19 +144,18 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(
-        dir: &Path,
+        files: &'a dyn ModelFiles,
         table: &'a TensorTable,
         format: Format,
         cancel: &'a Cancel,
         sharing: Option<&'a Sharing>,
     ) -> Self {
         Self {
-            dir: dir.into(),
+            files,
             table,
             format,
             cancel,
             sharing,
-            files: HashMap::new(),
             raw: Vec::new(),
             own: Bytes::ZERO,
             held: Vec::new(),
@@ -244,14 +249,6 @@ impl<'a> Reader<'a> {
         mut hasher: Option<&mut blake3::Hasher>,
         mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let file = match self.files.entry(Arc::clone(&part.file)) {
-            std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
-            std::collections::hash_map::Entry::Vacant(empty) => {
-                let opened = File::open(self.dir.join(part.file.as_ref()))
-                    .map_err(|source| io_error(&part.file, source))?;
-                empty.insert(opened)
-            }
-        };
         let width = if part.dtype == Dtype::F32 { 4 } else { 2 };
         let total: usize = part.shape.iter().product();
         let mut widened = Vec::with_capacity(PIECE.min(total));
@@ -261,7 +258,8 @@ impl<'a> Reader<'a> {
             let count = PIECE.min(total - done);
             self.raw.resize(count * width, 0);
             let offset = part.start + (done * width) as u64;
-            file.read_exact_at(&mut self.raw, offset)
+            self.files
+                .read_at(&part.file, offset, &mut self.raw)
                 .map_err(|source| io_error(&part.file, source))?;
             if let Some(hasher) = hasher.as_deref_mut() {
                 hasher.update(&self.raw);

@@ -15,6 +15,7 @@ mod honest;
 mod measured;
 mod pressure;
 mod sharing;
+mod streaming;
 mod tenants;
 mod updates;
 mod versions;
