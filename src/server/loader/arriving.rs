@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Mutex;
 
-use roundhouse_models::{Cancel, Error, ModelFiles, ModelPlan, load_files};
+use roundhouse_models::{Cancel, Digests, Error, ModelFiles, ModelPlan, load_files};
 use roundhouse_serving::TextCodec;
 use roundhouse_store::{ArrivingFiles, Artefact, DiskCache};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, RetryHint};
@@ -55,7 +55,7 @@ pub(super) fn read(
     let files = Behind { arriving, broken: Mutex::default() };
     let early = files.read_text(plan)?;
     // Nothing is known of its content before it has been read.
-    let sharing = shares.of(id, device, Default::default());
+    let sharing = shares.of(id, device, Digests::default());
     let cancel = Cancel::default();
     let loaded = load_files(&files, plan, device, &cancel, sharing.as_ref());
     if let Some(failure) = locked(&files.broken).take() {
@@ -64,7 +64,7 @@ pub(super) fn read(
     let loaded = loaded?;
     let cached = files.arriving.whole()?;
     if !loaded.digests.is_empty() {
-        note(id, &cached, &Default::default(), &loaded.digests);
+        note(id, &cached, &Digests::default(), &loaded.digests);
     }
     let (text, taken) = match early {
         Some(read) => read,

@@ -252,23 +252,26 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         over_bytes: Bytes::ZERO,
         residents,
     };
-    let loads = vec![load(LoadState::Loading), load(LoadState::Fetching)];
-    let snapshot = Snapshot { devices: vec![device], waiters: 0, loads, failed: Vec::new() };
-    let books = Books::of(&snapshot, DeviceId::Cpu, Bytes(256), &|id| {
-        let stepping = id.model.target.as_str() == "busy";
-        Some(Touched { between_steps: Bytes(40), stepping })
-    });
-    let want = Books {
-        charged: Bytes(4 * 1310),
-        elsewhere: Bytes(1310),
-        untouched: Bytes(2 * 260),
-        in_steps: Bytes(100),
-        arriving: Bytes(70),
-        leaving: Bytes(1310),
-        in_flight: Bytes(256),
-        budget: Bytes(9000),
-    };
-    assert_eq!(books, want);
-    // Idle and busy with weights, host and what they touched, and all of the one that goes.
-    assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310));
+    let apart = vec![load(LoadState::Loading), load(LoadState::Fetching)];
+    for loads in [apart, vec![load(LoadState::Arriving)]] {
+        let snapshot =
+            Snapshot { devices: vec![device.clone()], waiters: 0, loads, failed: Vec::new() };
+        let books = Books::of(&snapshot, DeviceId::Cpu, Bytes(256), &|id| {
+            let stepping = id.model.target.as_str() == "busy";
+            Some(Touched { between_steps: Bytes(40), stepping })
+        });
+        let want = Books {
+            charged: Bytes(4 * 1310),
+            elsewhere: Bytes(1310),
+            untouched: Bytes(2 * 260),
+            in_steps: Bytes(100),
+            arriving: Bytes(70),
+            leaving: Bytes(1310),
+            in_flight: Bytes(256),
+            budget: Bytes(9000),
+        };
+        assert_eq!(books, want);
+        // Idle and busy with weights, host and what they touched, and all of the one that goes.
+        assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310));
+    }
 }
