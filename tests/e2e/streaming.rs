@@ -76,7 +76,7 @@ async fn where_another_must_leave_it_serves_until_the_files_are_whole() {
     let proxy = Proxy::start(s3.address(), None).await;
     let dir = tempfile::tempdir().unwrap();
     // Room for one.
-    let server = serve(&proxy, dir.path(), &["--memory", "100MiB"]).await;
+    let server = serve(&proxy, dir.path(), &["--memory", "150MiB"]).await;
     assert_eq!(ask(&server, "old").await.status, 200);
     let answer = ask(&server, "new").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -124,6 +124,8 @@ async fn a_store_that_fails_midway_is_told_and_the_next_request_goes_on_from_the
         if answer.status != 530 {
             break answer;
         }
+        // A failure of the store is paused for a second.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     };
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(proxy.passed() - before < whole * 9 / 10, "what had come was not fetched again");
