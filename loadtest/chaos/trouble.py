@@ -20,7 +20,7 @@ from world import World
 UPLOADS = {uploads.replace: 10, uploads.roll_back: 2, uploads.other_weights: 2, uploads.truncated: 2,
            uploads.corrupted: 3, uploads.half: 3, uploads.delete: 3}
 OTHERS = {"never_complete": 2, "fault": 5, "files_gone": 1, "disk_full": 1, "kill": 1,
-          "kill_fetching": 1, "kill_loading": 1, "kill_starting": 0.5, "terminate": 1, "load": 2,
+          "kill_fetching": 1, "kill_arriving": 1, "kill_loading": 1, "kill_starting": 0.5, "terminate": 1, "load": 2,
           "unload": 2, "purge": 1, "keep": 1, "release": 1, "refresh": 2, "use": 2}
 # What an operator's command may be answered: done, or a reason.
 ANSWERS = {200, 400, 403, 404, 429, 500, 502, 503, 504, 507}
@@ -198,6 +198,9 @@ class Trouble:
 
     def kill_fetching(self, _, rng) -> None:
         self.kill_in("fetching", rng)
+
+    def kill_arriving(self, _, rng) -> None:
+        self.kill_in("arriving", rng)
 
     def kill_loading(self, _, rng) -> None:
         self.kill_in("loading", rng)

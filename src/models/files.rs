@@ -4,10 +4,12 @@
 //! The same questions are asked of a folder ([`read_local`]) and of an object store
 //! (the caller reads what [`wanted`] names).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
 use crate::gguf::{self, gguf_bytes};
@@ -105,17 +107,74 @@ pub fn header_bytes(file: &str, first: &[u8]) -> Result<u64, Error> {
     }
 }
 
+/// A model's files, wherever their bytes come from.
+pub trait ModelFiles: Send + Sync {
+    /// Every file with its size in bytes.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    fn sizes(&self) -> Result<BTreeMap<String, u64>, Error>;
+
+    /// Fills `buffer` with a file's bytes from `offset` on. Blocks until they are there.
+    ///
+    /// # Errors
+    /// When they cannot be read, or will never be there.
+    fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// Files that lie in a folder.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    open: Mutex<HashMap<String, Arc<File>>>,
+}
+
+impl Folder {
+    /// The files in `dir` and below.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), open: Mutex::default() }
+    }
+
+    fn file(&self, path: &str) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(path) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(File::open(self.dir.join(path))?);
+        open.insert(path.to_owned(), Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+impl ModelFiles for Folder {
+    fn sizes(&self) -> Result<BTreeMap<String, u64>, Error> {
+        list_local(&self.dir)
+    }
+
+    fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file(path)?.read_exact_at(buffer, offset)
+    }
+}
+
 /// Reads what inspection wants of a folder. Blocking.
 ///
 /// # Errors
 /// When the folder or a wanted file cannot be read, or a weight file is too short for its header.
 pub fn read_local(dir: &Path) -> Result<Files, Error> {
-    let mut files = Files { sizes: list_local(dir)?, ..Files::default() };
+    read_wanted(&Folder::new(dir))
+}
+
+/// Reads what inspection wants of files. Blocking.
+///
+/// # Errors
+/// As [`read_local`].
+pub(crate) fn read_wanted(source: &dyn ModelFiles) -> Result<Files, Error> {
+    let mut files = Files { sizes: source.sizes()?, ..Files::default() };
     for (path, want) in wanted(&files.sizes) {
-        read_wanted(dir, path, want, &mut files)?;
+        read_into(source, path, want, &mut files)?;
     }
     if let Some((path, want)) = wanted_gguf(&files)? {
-        read_wanted(dir, path, want, &mut files)?;
+        read_into(source, path, want, &mut files)?;
     }
     Ok(files)
 }
@@ -126,40 +185,56 @@ pub fn read_local(dir: &Path) -> Result<Files, Error> {
 /// As [`read_local`].
 pub fn read_file(path: &Path) -> Result<Files, Error> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io_error(&path.to_string_lossy(), std::io::ErrorKind::InvalidInput.into()));
+        return Err(io_error(&path.to_string_lossy(), io::ErrorKind::InvalidInput.into()));
     };
     let name = name.to_string_lossy().into_owned();
     let size = fs::metadata(path).map_err(|source| io_error(&name, source))?.len();
     let mut files = Files { sizes: [(name, size)].into(), ..Files::default() };
     if let Some((path, want)) = wanted_gguf(&files)? {
-        read_wanted(dir, path, want, &mut files)?;
+        read_into(&Folder::new(dir), path, want, &mut files)?;
     }
     Ok(files)
 }
 
-fn read_wanted(dir: &Path, path: String, want: Want, files: &mut Files) -> Result<(), Error> {
-    let full = dir.join(&path);
+fn read_into(
+    source: &dyn ModelFiles,
+    path: String,
+    want: Want,
+    files: &mut Files,
+) -> Result<(), Error> {
+    let size = files.sizes.get(&path).copied().unwrap_or_default();
     match want {
         Want::Whole => {
-            let content = fs::read(&full).map_err(|source| io_error(&path, source))?;
+            let content = read_first(source, &path, size)?;
             files.contents.insert(path, content);
         }
         Want::SafetensorsHeader => {
-            let header = read_header(&full, &path)?;
+            let first = read_first(source, &path, size.min(8))?;
+            // A false length allocates no more than the file has.
+            let bytes = header_bytes(&path, &first)?.min(size);
+            let header = read_first(source, &path, bytes)?;
             files.headers.insert(path, header);
         }
         Want::GgufHeader => {
-            let (_, header) = read_gguf_header(&full, &path)?;
+            let header = read_gguf_header(source, &path, size)?;
             files.headers.insert(path, header);
         }
     }
     Ok(())
 }
 
-/// A GGUF file's size and header.
-pub(crate) fn read_gguf_header(full: &Path, path: &str) -> Result<(u64, Vec<u8>), Error> {
-    let file = File::open(full).map_err(|source| io_error(path, source))?;
-    let size = file.metadata().map_err(|source| io_error(path, source))?.len();
+fn read_first(files: &dyn ModelFiles, path: &str, bytes: u64) -> Result<Vec<u8>, Error> {
+    let mut first = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    files.read_at(path, 0, &mut first).map_err(|source| io_error(path, source))?;
+    Ok(first)
+}
+
+/// The header of a GGUF file of so many bytes.
+pub(crate) fn read_gguf_header(
+    files: &dyn ModelFiles,
+    path: &str,
+    size: u64,
+) -> Result<Vec<u8>, Error> {
     let mut header = Vec::new();
     loop {
         let have = header.len() as u64;
@@ -167,13 +242,16 @@ pub(crate) fn read_gguf_header(full: &Path, path: &str) -> Result<(u64, Vec<u8>)
         if wanted <= have {
             header.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
             header.shrink_to_fit();
-            return Ok((size, header));
+            return Ok(header);
         }
-        let more = (&file).take(wanted - have);
-        let read = { more }.read_to_end(&mut header).map_err(|source| io_error(path, source))?;
-        if read == 0 {
+        if have >= size {
             return Err(Error::header(path, "it ends inside its header"));
         }
+        let upto = usize::try_from(wanted.min(size)).unwrap_or(usize::MAX);
+        let known = header.len();
+        header.resize(upto, 0);
+        let read = files.read_at(path, have, &mut header[known..]);
+        read.map_err(|source| io_error(path, source))?;
     }
 }
 
@@ -216,16 +294,6 @@ fn list(
         }
     }
     Ok(())
-}
-
-fn read_header(full: &Path, path: &str) -> Result<Vec<u8>, Error> {
-    let file = File::open(full).map_err(|source| io_error(path, source))?;
-    let mut header = Vec::new();
-    (&file).take(8).read_to_end(&mut header).map_err(|source| io_error(path, source))?;
-    let bytes = header_bytes(path, &header)?;
-    // `read_to_end` grows with what is there, so a false length allocates nothing.
-    (&file).take(bytes - 8).read_to_end(&mut header).map_err(|source| io_error(path, source))?;
-    Ok(header)
 }
 
 pub(crate) fn io_error(file: &str, source: std::io::Error) -> Error {

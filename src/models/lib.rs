@@ -49,14 +49,15 @@ pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use device::DeviceMemory;
 pub use error::Error;
 pub use files::{
-    Files, HEADER_MAX, Want, header_bytes, list_local, read_file, read_local, wanted, wanted_gguf,
+    Files, Folder, HEADER_MAX, ModelFiles, Want, header_bytes, list_local, read_file, read_local,
+    wanted, wanted_gguf,
 };
 pub use footprint::host_measured;
 pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
 pub use held::Weights;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
 pub use linear::matmul_calls;
-pub use load::{LoadedRunner, known_parts, load, load_shared, promote};
+pub use load::{LoadedRunner, known_parts, load, load_files, load_shared, promote};
 pub use pool::{Digests, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;

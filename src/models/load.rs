@@ -12,7 +12,7 @@ use crate::Error;
 use crate::decoder::{Decoder, DecoderWeights};
 use crate::device::DeviceMemory;
 use crate::encoder::{Encoder, EncoderWeights};
-use crate::files::read_local;
+use crate::files::{Folder, ModelFiles, read_wanted};
 use crate::held::Weights;
 use crate::inspect::{Family, ModelPlan};
 use crate::pool::{Digests, Pooled, Sharing, TensorPool};
@@ -62,7 +62,7 @@ pub fn load(
     device: impl Into<DeviceMemory>,
     cancel: &Cancel,
 ) -> Result<LoadedRunner, Error> {
-    load_parameters(dir, plan, &device.into(), cancel, None)
+    load_files(&Folder::new(dir), plan, &device.into(), cancel, None)
 }
 
 /// As [`load`], but parameters that a loaded model has are not loaded a second time.
@@ -76,28 +76,37 @@ pub fn load_shared(
     cancel: &Cancel,
     sharing: &Sharing,
 ) -> Result<LoadedRunner, Error> {
-    sharing.pool.sweep();
-    load_parameters(dir, plan, &device.into(), cancel, Some(sharing))
+    load_files(&Folder::new(dir), plan, &device.into(), cancel, Some(sharing))
 }
 
-fn load_parameters(
-    dir: &Path,
+/// As [`load`], from files wherever they come from, and as [`load_shared`] with `sharing`. They
+/// are read once, from the first to the last, as they lie: so it can follow files that arrive.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_files(
+    files: &dyn ModelFiles,
     plan: &ModelPlan,
     device: &DeviceMemory,
     cancel: &Cancel,
     sharing: Option<&Sharing>,
 ) -> Result<LoadedRunner, Error> {
+    if let Some(sharing) = sharing {
+        sharing.pool.sweep();
+    }
     check(device)?;
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
-    let table = TensorTable::new(&read_local(dir)?)?;
-    let mut reader = Reader::new(dir, &table, &plan.formats, cancel, sharing);
+    let table = TensorTable::new(&read_wanted(files)?)?;
+    let mut reader = Reader::new(files, &table, &plan.formats, cancel, sharing);
     let mut taken = Vec::new();
+    let mut read = read_in_order(plan, &table, device, &mut reader)?;
     let (runner, kv) = build(plan, &mut |parameter| {
-        let tensor = reader.read_to(device, &parameter)?;
+        let tensor = read(parameter.clone())?;
         taken.push((parameter, tensor.clone()));
         Ok(tensor)
     })?;
+    drop(read);
     let Reader { own, held, digests, found, .. } = reader;
     let weights = (!device.id().is_host()).then(|| Weights::of(taken, &held));
     let built = Built { runner, kv, own, held, found, weights };
@@ -177,6 +186,27 @@ impl Built {
     }
 }
 
+/// Reads all parameters in the order in which they lie in the files, each when its last
+/// byte comes by, and returns what hands them out in the order of the model.
+fn read_in_order(
+    plan: &ModelPlan,
+    table: &TensorTable,
+    device: &DeviceMemory,
+    reader: &mut Reader<'_>,
+) -> Result<impl FnMut(Parameter) -> Result<Tensor, Error>, Error> {
+    let mut wanted = Vec::new();
+    walk(plan, &mut |parameter| wanted.push(parameter));
+    let mut order: Vec<_> = wanted.iter().map(|wanted| wanted.last_byte(table)).zip(0..).collect();
+    order.sort_unstable();
+    let mut read: Vec<Option<Tensor>> = vec![None; wanted.len()];
+    for (_, index) in order {
+        read[index] = Some(reader.read_to(device, &wanted[index])?);
+    }
+    let mut read = read.into_iter();
+    let mut next = move || read.next().flatten().expect("the model is built by the same walk");
+    Ok(move |_: Parameter| Ok(next()))
+}
+
 /// Puts the runner together from what `take` gives, and says what its KV pool takes.
 fn build(
     plan: &ModelPlan,
@@ -208,8 +238,16 @@ fn build(
 /// each content once.
 pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<SharedPart> {
     let mut parts: Vec<SharedPart> = Vec::new();
+    walk(plan, &mut |parameter| parts.extend(known.part(&parameter, &plan.formats, scope)));
+    parts.sort_unstable_by_key(|part| part.content);
+    parts.dedup();
+    parts
+}
+
+/// Shows a model's parameters, in the order in which it is built of them.
+fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
     let mut take = |parameter: Parameter| {
-        parts.extend(known.part(&parameter, &plan.formats, scope));
+        look(parameter);
         Ok::<_, Error>(())
     };
     let walked = match &plan.family {
@@ -221,9 +259,6 @@ pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<Shared
         }
     };
     debug_assert!(walked.is_ok(), "taking nothing cannot fail");
-    parts.sort_unstable_by_key(|part| part.content);
-    parts.dedup();
-    parts
 }
 
 /// A runner with the shared buffers that it uses. Fields are dropped in order: the pool

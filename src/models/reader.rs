@@ -4,10 +4,6 @@
 //! the peak of a load is the weights plus one piece, or one matrix that lies by columns. Nothing is mapped, so the pages
 //! that a file occupies are the system's to drop, not part of our footprint.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +15,7 @@ use crate::Error;
 use crate::blocks;
 use crate::convert::{narrow, quantize, unpair, widen};
 use crate::device::DeviceMemory;
-use crate::files::io_error;
+use crate::files::{ModelFiles, io_error};
 use crate::format::{Format, Formats, Layout, Stored};
 use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
@@ -87,6 +83,17 @@ impl Parameter {
         Ok((found, formats.layout(self)))
     }
 
+    /// Where its last byte lies: in which file, and how far behind. Comes first where a part is
+    /// in no file, so that this is told before anything is read.
+    pub(crate) fn last_byte<'a>(&self, table: &'a TensorTable) -> Option<(&'a str, u64)> {
+        let mut last = Some(("", 0));
+        for (name, _) in &self.parts {
+            let part = table.get(name)?;
+            last = last.max(Some((part.file.as_ref(), part.start)));
+        }
+        last
+    }
+
     /// Its rows in memory.
     pub(crate) fn rows(&self) -> usize {
         self.parts.iter().map(|(_, rows)| rows).sum()
@@ -100,12 +107,11 @@ impl Parameter {
 
 /// Reads parameters from the files of one artefact.
 pub(crate) struct Reader<'a> {
-    dir: PathBuf,
+    files: &'a dyn ModelFiles,
     table: &'a TensorTable,
     formats: &'a Formats,
     cancel: &'a Cancel,
     sharing: Option<&'a Sharing>,
-    files: HashMap<Arc<str>, File>,
     raw: Vec<u8>,
     /// Bytes of all buffers allocated for parameters that are shared with nobody.
     pub(crate) own: Bytes,
@@ -119,19 +125,18 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(
-        dir: &Path,
+        files: &'a dyn ModelFiles,
         table: &'a TensorTable,
         formats: &'a Formats,
         cancel: &'a Cancel,
         sharing: Option<&'a Sharing>,
     ) -> Self {
         Self {
-            dir: dir.into(),
+            files,
             table,
             formats,
             cancel,
             sharing,
-            files: HashMap::new(),
             raw: Vec::new(),
             own: Bytes::ZERO,
             held: Vec::new(),
@@ -334,14 +339,6 @@ impl<'a> Reader<'a> {
         mut hasher: Option<&mut blake3::Hasher>,
         mut sink: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let file = match self.files.entry(Arc::clone(&part.file)) {
-            std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
-            std::collections::hash_map::Entry::Vacant(empty) => {
-                let opened = File::open(self.dir.join(part.file.as_ref()))
-                    .map_err(|source| io_error(&part.file, source))?;
-                empty.insert(opened)
-            }
-        };
         let (together, width) = part.dtype.unit();
         let total: usize = part.shape.iter().product();
         let mut done = 0;
@@ -350,7 +347,8 @@ impl<'a> Reader<'a> {
             let count = PIECE.min(total - done);
             self.raw.resize(count / together * width, 0);
             let offset = part.start + (done / together * width) as u64;
-            file.read_exact_at(&mut self.raw, offset)
+            self.files
+                .read_at(&part.file, offset, &mut self.raw)
                 .map_err(|source| io_error(&part.file, source))?;
             if let Some(hasher) = hasher.as_deref_mut() {
                 hasher.update(&self.raw);

@@ -298,7 +298,8 @@ impl fmt::Display for Action {
             Self::Loading { from, requests, ahead_of } => {
                 let source = match from {
                     LoadSource::Host => " from its copy in host memory",
-                    LoadSource::Files | LoadSource::Arriving => "",
+                    LoadSource::Arriving => " while it arrives",
+                    LoadSource::Files => "",
                 };
                 write!(f, "loading{source}, {requests} requests wait for it")?;
                 match ahead_of {

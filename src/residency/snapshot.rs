@@ -178,6 +178,8 @@ pub enum LoadState {
     Queued,
     /// Files are on their way.
     Fetching,
+    /// Files are on their way, and what has come of them goes to the device.
+    Arriving,
     /// Whole on disk; no room could be promised yet.
     WaitingForRoom,
     /// Room is promised; victims are leaving or a load slot is awaited.

@@ -1,5 +1,6 @@
 //! Who is on which device, who must leave, who waits: events in, effects out.
 
+mod arriving;
 mod check;
 mod copies;
 mod demotion;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelId, ModelKind, Version,
 };
+use tokio::sync::oneshot;
 
 use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution, Standing};
 use crate::reporter::{Reporter, Slot};
@@ -38,6 +39,8 @@ pub struct Script {
     pub bytes: u64,
     /// How long a fetch takes; zero means whole on disk.
     pub fetch: Duration,
+    /// Whether a load may begin while it is fetched; it ends this long after the fetch.
+    pub streams: bool,
     /// How long a load takes.
     pub load: Duration,
     /// How long an unload takes.
@@ -71,6 +74,7 @@ impl Script {
             version: 1,
             bytes,
             fetch: Duration::ZERO,
+            streams: false,
             load: Duration::from_millis(50),
             unload: Duration::from_millis(5),
             resolve_fails: None,
@@ -109,6 +113,8 @@ pub struct Calls {
 pub struct ScriptedLoader {
     scripts: Mutex<HashMap<ModelId, Script>>,
     reporters: Mutex<HashMap<ModelId, Reporter>>,
+    /// The ends of fetches under way.
+    arriving: Mutex<HashMap<ModelId, oneshot::Receiver<()>>>,
     /// How often it was called.
     pub calls: Calls,
 }
@@ -139,6 +145,10 @@ impl ScriptedLoader {
 
     fn reporters(&self) -> MutexGuard<'_, HashMap<ModelId, Reporter>> {
         self.reporters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arriving(&self) -> MutexGuard<'_, HashMap<ModelId, oneshot::Receiver<()>>> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn script(&self, model: &ModelId) -> Script {
@@ -191,7 +201,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(script.kind),
-            streams: false,
+            streams: script.streams,
             quarantined: script.quarantined,
             standing: script.standing,
         })
@@ -200,7 +210,11 @@ impl Loader for ScriptedLoader {
     async fn fetch(&self, artefact: &ArtefactId) -> Result<Fetched, Failure> {
         self.calls.fetches.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
+        let (ends, end) = oneshot::channel();
+        self.arriving().insert(artefact.model.clone(), end);
         tokio::time::sleep(script.fetch).await;
+        // Nobody has to read behind it.
+        let _ = ends.send(());
         let footprint = footprint(script.bytes);
         Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind })
     }
@@ -221,6 +235,12 @@ impl Loader for ScriptedLoader {
             self.calls.promotions.fetch_add(1, Ordering::SeqCst);
         }
         let script = self.script(&artefact.model);
+        if source == LoadSource::Arriving {
+            let end = self.arriving().remove(&artefact.model).expect("its fetch has begun");
+            if end.await.is_err() {
+                return Err(Failure::new(ErrorKind::NotReady, "the fetch was given up"));
+            }
+        }
         self.reporters().insert(artefact.model.clone(), reporter.clone());
         tokio::time::sleep(script.load).await;
         assert!(!script.load_panics, "the script says so");

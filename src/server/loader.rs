@@ -2,11 +2,13 @@
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
-//! fetched), `load` (from files to a model), `purpose` (what a loaded model is for), `placed`
+//! fetched), `load` (from files to a model), `arriving` (the same while the
+//! files are coming), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
 //! `host` (copies that models leave in the host's memory).
 
+mod arriving;
 mod host;
 mod load;
 mod local;
@@ -40,7 +42,7 @@ use tracing::{info, warn};
 
 use crate::config::ShareTensors;
 use host::HostCopies;
-use load::Files;
+use load::{Files, Origin};
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
 pub(crate) use placed::Touched;
@@ -245,7 +247,7 @@ impl ModelLoader {
         &self,
         cache: &DiskCache,
         id: &ArtefactId,
-        files: Files,
+        origin: Origin,
         device: DeviceId,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
@@ -255,7 +257,7 @@ impl ModelLoader {
             // A full disk must not keep models from memory.
             warn!(%error, model = %id, "a load could not be marked on disk");
         }
-        let loaded = self.load_from(id, files, device, reporter).await;
+        let loaded = self.load_from(id, origin, device, reporter).await;
         let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
         if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
             // The device failed under it and the process ends: a death like any other.
@@ -342,10 +344,16 @@ impl Loader for ModelLoader {
         }
         match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
-                // Others' fetches may have taken its place on disk while it waited for room.
-                let cached = self.bring(catalog, cache, id).await?;
-                let files = Files { dir: cached.dir().to_owned(), held: Some(cached) };
-                let loaded = self.load_marked(cache, id, files, device, reporter).await;
+                let origin = match source {
+                    LoadSource::Arriving => self.arriving(cache, id)?,
+                    LoadSource::Files | LoadSource::Host => {
+                        // Others' fetches may have taken its place on disk while it waited for
+                        // room.
+                        let cached = self.bring(catalog, cache, id).await?;
+                        Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
+                    }
+                };
+                let loaded = self.load_marked(cache, id, origin, device, reporter).await;
                 if loaded.is_ok() {
                     self.hold_first(cache, id).await;
                 }
@@ -354,7 +362,8 @@ impl Loader for ModelLoader {
             Source::Local(models) => {
                 let announced = announced(models, &id.model)?;
                 let dir = local::model_folder(&announced.folder);
-                self.load_from(id, Files { dir, held: None }, device, reporter).await
+                let files = Origin::Files(Files { dir, held: None });
+                self.load_from(id, files, device, reporter).await
             }
         }
     }

@@ -1,7 +1,9 @@
 //! The disk cache: whole, verified versions of models, within a bound of bytes.
 
+mod arrival;
 mod attempts;
 mod choices;
+mod digest;
 mod fetch;
 mod flight;
 mod journal;
@@ -17,7 +19,7 @@ mod verify;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use futures_util::FutureExt;
@@ -27,6 +29,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub use self::arrival::ArrivingFiles;
+use self::arrival::{Arrival, Ending};
 use self::attempts::Attempts;
 use self::choices::Choices;
 pub use self::choices::{Choice, ChosenBy};
@@ -168,7 +172,13 @@ impl CachedArtefact {
 }
 
 type Outcome = Result<Arc<Held>, Error>;
-type Running = (WeakShared<BoxFuture<'static, Outcome>>, Arc<Counters>);
+
+/// A fetch for as long as somebody waits for it.
+struct Running {
+    fetch: WeakShared<BoxFuture<'static, Outcome>>,
+    counters: Arc<Counters>,
+    arrival: Weak<Arrival>,
+}
 
 /// The cache. Clones are the same cache; the folder is unlocked when the last is gone.
 #[derive(Clone)]
@@ -244,6 +254,16 @@ impl DiskCache {
         }
     }
 
+    /// The files of a version whose fetch is under way, to be read as they arrive; `None`
+    /// when nobody waits for a fetch of it.
+    pub fn arriving(&self, id: &ArtefactId) -> Option<ArrivingFiles> {
+        let fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = fetches.running.get(id)?;
+        let is_wanted = running.fetch.upgrade().is_some();
+        let arrival = running.arrival.upgrade().filter(|_| is_wanted);
+        arrival.map(ArrivingFiles::new)
+    }
+
     /// The running fetch of a version, or a new one.
     fn join(
         &self,
@@ -252,15 +272,17 @@ impl DiskCache {
     ) -> (Shared<BoxFuture<'static, Outcome>>, Arc<Counters>) {
         let id = &artefact.id;
         let mut fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((running, counters)) = fetches.running.get(id)
-            && let Some(running) = running.upgrade().filter(|running| running.peek().is_none())
+        if let Some(running) = fetches.running.get(id)
+            && let Some(fetch) = running.fetch.upgrade().filter(|fetch| fetch.peek().is_none())
         {
-            return (running, Arc::clone(counters));
+            return (fetch, Arc::clone(&running.counters));
         }
-        fetches.running.retain(|_, (running, _)| running.upgrade().is_some());
+        fetches.running.retain(|_, running| running.fetch.upgrade().is_some());
         fetches.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         let turn = Arc::clone(fetches.turns.entry(id.clone()).or_default());
         let counters = Counters::new(artefact.bytes.0);
+        let arrival = Arrival::new(artefact);
+        let weak_arrival = Arc::downgrade(&arrival);
         let fetch = Fetch {
             ledger: Arc::clone(&self.inner.ledger),
             config: self.inner.config.clone(),
@@ -268,11 +290,13 @@ impl DiskCache {
             remote,
             artefact: artefact.clone(),
             counters: Arc::clone(&counters),
+            arrival,
             turn,
         };
         let shared = measured(fetch).boxed().shared();
-        if let Some(weak) = shared.downgrade() {
-            fetches.running.insert(id.clone(), (weak, Arc::clone(&counters)));
+        if let Some(fetch) = shared.downgrade() {
+            let (counters, arrival) = (Arc::clone(&counters), weak_arrival);
+            fetches.running.insert(id.clone(), Running { fetch, counters, arrival });
         }
         (shared, counters)
     }
@@ -420,7 +444,9 @@ async fn measured(fetch: Fetch) -> Outcome {
     let begun = Instant::now();
     let id = fetch.artefact.id.clone();
     let counters = Arc::clone(&fetch.counters);
+    let ending = Ending::of(&fetch.arrival);
     let outcome = fetch.run().await;
+    ending.with(&outcome);
     let label = outcome.as_ref().err().map_or("ok", metrics::outcome);
     metrics::fetch(id.model.endpoint.as_str(), label, begun.elapsed());
     if let Ok(held) = &outcome {

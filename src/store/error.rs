@@ -226,6 +226,12 @@ pub enum Error {
         /// Why it failed.
         source: Arc<io::Error>,
     },
+    /// Nobody waits for a fetch any more; what it brought stays for the next one.
+    #[error("the fetch of model '{model}' was given up")]
+    Abandoned {
+        /// The endpoint and target.
+        model: String,
+    },
     /// A piece of our own work ended without an outcome.
     #[error("internal fault in the store: {0}")]
     Internal(String),
@@ -249,7 +255,7 @@ impl Error {
             | Self::Corrupt { .. }
             | Self::DiskBusy { .. }
             | Self::DiskFull { .. } => ErrorKind::StoreUnavailable,
-            Self::Changed { .. } => ErrorKind::NotReady,
+            Self::Changed { .. } | Self::Abandoned { .. } => ErrorKind::NotReady,
             Self::Unsettled { .. }
             | Self::Invalid { .. }
             | Self::Archive { .. }
@@ -276,6 +282,7 @@ impl Error {
             | Self::NoCredentials { .. }
             | Self::DiskBusy { .. }
             | Self::DiskFull { .. }
+            | Self::Abandoned { .. }
             | Self::Locked(_)
             | Self::Io { .. } => RetryHint::Later,
             Self::Config { .. }

@@ -5,7 +5,8 @@
 //! `catalog` which one a name means now; `disk` fetches versions and keeps them.
 //!
 //! 1. An artefact on disk is whole: every file has the bytes that its version's tags
-//!    stood for when the version was resolved. Nothing else is ever handed out.
+//!    stood for when the version was resolved. Nothing else is ever handed out, but to those
+//!    who read behind a fetch and wait for its end ([`ArrivingFiles`]).
 //! 2. The disk cache's files, partial ones and archives included, never exceed its size.
 //! 3. An artefact is not removed from disk while a [`CachedArtefact`] of it lives.
 //! 4. A range that was recorded as on disk is not fetched again.
@@ -28,8 +29,8 @@ mod uri;
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
 pub use disk::{
-    CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, DiskCache, DiskFile, DiskVersion,
-    Purged, Skimmed, remembered, skim,
+    ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, DiskCache, DiskFile,
+    DiskVersion, Purged, Skimmed, remembered, skim,
 };
 pub use error::Error;
 pub use file::FileStore;

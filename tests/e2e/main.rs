@@ -17,6 +17,7 @@ mod measured;
 mod pressure;
 mod quantised;
 mod sharing;
+mod streaming;
 mod tenants;
 mod updates;
 mod versions;

@@ -1,11 +1,12 @@
 //! What a GGUF file's tokenizer is made of, as it is written there.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use super::{Header, Value};
 use crate::Error;
-use crate::files::read_gguf_header;
+use crate::files::{Folder, io_error, read_gguf_header};
 
 /// A tokenizer and the chat templates beside it, by what the file calls them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,7 +40,8 @@ pub struct GgufText {
 /// # Errors
 /// When the file cannot be read or its header is unsound.
 pub fn gguf_text(dir: &Path, file: &str) -> Result<GgufText, Error> {
-    let (size, first) = read_gguf_header(&dir.join(file), file)?;
+    let size = fs::metadata(dir.join(file)).map_err(|source| io_error(file, source))?.len();
+    let first = read_gguf_header(&Folder::new(dir), file, size)?;
     match Header::parse(file, size, &first)? {
         Some(header) => Ok(GgufText::of(&header.metadata)),
         None => Err(Error::header(file, "it ends inside its header")),

@@ -1,10 +1,14 @@
 //! Loader calls under way, each a task; a panic in one becomes its failure.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::{now, panicked};
@@ -43,7 +47,14 @@ pub(super) struct Tasks<L: Loader> {
     loader: Arc<L>,
     running: JoinSet<Outcome<L::Model>>,
     calls: HashMap<Id, (Call, Instant)>,
-    fetches: HashMap<ArtefactId, AbortHandle>,
+    fetches: HashMap<ArtefactId, Fetching>,
+}
+
+/// A fetch under way.
+struct Fetching {
+    task: AbortHandle,
+    /// Says that the loader has begun with it; closed when it never will.
+    begun: Option<oneshot::Receiver<()>>,
 }
 
 impl<L: Loader> Tasks<L> {
@@ -62,25 +73,37 @@ impl<L: Loader> Tasks<L> {
 
     pub(super) fn fetch(&mut self, artefact: ArtefactId) {
         let (loader, subject) = (Arc::clone(&self.loader), artefact.clone());
-        let handle = self.running.spawn(async move {
-            let result = loader.fetch(&artefact).await;
+        let (begins, begun) = oneshot::channel();
+        let task = self.running.spawn(async move {
+            let result = beginning(loader.fetch(&artefact), begins).await;
             Outcome::Fetched { artefact, result }
         });
-        self.calls.insert(handle.id(), (Call::Fetch(subject.clone()), now()));
-        self.fetches.insert(subject, handle);
+        self.calls.insert(task.id(), (Call::Fetch(subject.clone()), now()));
+        self.fetches.insert(subject, Fetching { task, begun: Some(begun) });
     }
 
     pub(super) fn abandon_fetch(&mut self, artefact: &ArtefactId) {
-        if let Some(handle) = self.fetches.remove(artefact) {
-            self.calls.remove(&handle.id());
-            handle.abort();
+        if let Some(Fetching { task, .. }) = self.fetches.remove(artefact) {
+            self.calls.remove(&task.id());
+            task.abort();
         }
     }
 
+    /// A load of what arrives is begun when its fetch has been.
     pub(super) fn load(&mut self, key: Key, source: LoadSource, slot: Arc<Slot>) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
+        let fetching =
+            self.fetches.get_mut(&key.artefact).filter(|_| source == LoadSource::Arriving);
+        let begun = fetching.and_then(|fetching| fetching.begun.take());
         let handle = self.running.spawn(async move {
-            let result = loader.load(&key.artefact, key.device, source, slot.reporter()).await;
+            let is_abandoned = match begun {
+                Some(begun) => begun.await.is_err(),
+                None => false,
+            };
+            let result = match is_abandoned {
+                true => Err(abandoned(&key.artefact)),
+                false => loader.load(&key.artefact, key.device, source, slot.reporter()).await,
+            };
             slot.load_returned();
             Outcome::Loaded { key, result }
         });
@@ -132,6 +155,24 @@ impl<L: Loader> Tasks<L> {
             return Some(Finished { outcome, took: now().saturating_duration_since(begun) });
         }
     }
+}
+
+/// Runs a fetch and says when it has been begun, or has ended at once.
+async fn beginning<T>(fetch: impl Future<Output = T>, begins: oneshot::Sender<()>) -> T {
+    let mut fetch = pin!(fetch);
+    let first = poll_fn(|context| Poll::Ready(fetch.as_mut().poll(context))).await;
+    // Nobody has to wait for it.
+    let _ = begins.send(());
+    match first {
+        Poll::Ready(result) => result,
+        Poll::Pending => fetch.await,
+    }
+}
+
+/// What a load ends with whose fetch was abandoned before the loader had begun with it.
+fn abandoned(artefact: &ArtefactId) -> Failure {
+    let message = format!("the fetch of {artefact} was given up before it began");
+    Failure::new(ErrorKind::NotReady, message).with_retry(RetryHint::Later)
 }
 
 /// The outcome of a call whose task did not end by itself.

@@ -54,13 +54,24 @@ impl Table {
 
     fn check_loads(&self) {
         let loading = self.jobs.values().filter(|job| job.is_loading());
+        let (arriving, loading): (Vec<_>, Vec<_>) = loading.partition(|job| job.arriving);
+        assert!(
+            arriving.len() <= 2 * self.config.max_fetches,
+            "loads of what arrives are bounded by the slots of fetches"
+        );
         let (handlers, others): (Vec<_>, Vec<_>) =
-            loading.partition(|job| job.kind == Some(ModelKind::Handler));
+            loading.into_iter().partition(|job| job.kind == Some(ModelKind::Handler));
         assert!(handlers.len() <= self.config.max_handler_loads, "loads of handlers are bounded");
         assert!(others.len() <= self.config.max_loads, "other loads are bounded");
         for (artefact, job) in &self.jobs {
             let is_stillborn = job.died.is_some();
             assert!(!is_stillborn || job.is_loading(), "{artefact} died before it was there");
+            let is_broken = job.broken.is_some();
+            assert!(!job.arriving || job.is_loading(), "{artefact} has no room to arrive in");
+            assert!(!is_broken || (job.arriving && job.is_whole()), "{artefact} is stopped twice");
+            if job.arriving {
+                assert!(self.claimed(artefact).is_empty(), "nobody leaves for {artefact}");
+            }
             if job.footprint.is_some() && !job.is_loading() && !self.stopping {
                 let largest = self.ledger.largest_budget();
                 assert!(whole(job) <= largest, "invariant 6: {artefact} can never fit");

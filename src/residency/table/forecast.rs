@@ -83,7 +83,12 @@ impl Table {
         let order = self.jobs_in_order();
         let before = order.iter().take_while(|other| *other != artefact);
         let before: Vec<&Job> = before.filter_map(|other| self.jobs.get(other)).collect();
-        let seconds = self.seconds_to_fetch(job, &before)? + self.seconds_to_load(job, &before)?;
+        let fetch = self.seconds_to_fetch(job, &before)?;
+        let seconds = match job.is_arriving() {
+            // It ends soon after its fetch.
+            true => fetch,
+            false => fetch + self.seconds_to_load(job, &before)?,
+        };
         // What would take longer than a load may take is not known.
         Duration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= self.config.load_timeout)
     }
@@ -110,6 +115,11 @@ impl Table {
     }
 
     fn seconds_to_load(&self, job: &Job, before: &[&Job]) -> Option<f64> {
+        if let (true, Fetch::Whole { until, .. }) = (job.arriving, job.fetch) {
+            // The rest of one that was read while it came: as long again, as a guess.
+            let spent = self.now.saturating_duration_since(until).as_secs_f64();
+            return Some(spent.max(1.0));
+        }
         // At most: content that is there already takes no time.
         let alone = |job: &Job| Some(float(whole(job)) / self.rates.of_load(job)?);
         let own = alone(job)?;

@@ -7,7 +7,7 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Tier};
 use super::Table;
 use super::event::{Effect, Key};
 use super::sharing::with_shared;
-use super::state::{Arrival, Fetch, Job, Purpose, Resident, Room, State, Trouble};
+use super::state::{Arrival, Broken, Fetch, Job, Purpose, Resident, Room, State, Trouble};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
 use crate::loader::{Fetched, HostCopy, Loaded};
@@ -27,6 +27,9 @@ impl Table {
         let Fetch::Running { since } = job.fetch else {
             return;
         };
+        if job.arriving {
+            return self.arrived(artefact, result);
+        }
         job.fetch = Fetch::Whole { since, until: now };
         match result {
             Ok(fetched) => {
@@ -60,10 +63,17 @@ impl Table {
         debug_assert_eq!(device, key.device, "{artefact} was to load there");
         match result {
             Ok(loaded) => {
+                self.arrived_unheard(artefact);
                 let brought = self.need(artefact, device);
-                let job = self.end_job(artefact).expect("it was there");
-                let took = self.now.saturating_duration_since(since);
-                self.rates.loaded(job.from_copy, brought, took);
+                let mut job = self.end_job(artefact).expect("it was there");
+                // One that waited for its files tells nothing of how fast a load is.
+                if !job.arriving {
+                    let took = self.now.saturating_duration_since(since);
+                    self.rates.loaded(job.from_copy, brought, took);
+                }
+                if let Some(Broken::Failed(failure)) = job.broken.take().filter(|_| !job.late) {
+                    job.died.get_or_insert(failure);
+                }
                 self.settle_resident(key, &job, loaded);
                 self.cover_promises(device);
                 match job.died.as_ref().filter(|_| !self.stopping) {
@@ -76,8 +86,7 @@ impl Table {
                     // The next attempt is made from the files.
                     self.discard(artefact, Departure::Failed);
                 }
-                self.fail(artefact, &failure, Stage::Load);
-                self.gone(key);
+                self.load_failed(key, &failure);
             }
         }
     }
@@ -94,6 +103,8 @@ impl Table {
             Fetch::Queued | Fetch::Running { .. } => (now, now),
         };
         let load_began = match job.room {
+            // Where the two overlap, what comes after the fetch counts.
+            Room::Loading { since, .. } if job.arriving => since.max(fetch.1),
             Room::Loading { since, .. } => since,
             Room::Wanted | Room::Promised { .. } => now,
         };
@@ -254,6 +265,11 @@ impl Table {
             !self.jobs.get(artefact).is_some_and(Job::is_loading),
             "loads run to their end"
         );
+        self.abandoned(artefact);
+    }
+
+    /// Takes a load off the table that was given up.
+    pub(super) fn abandoned(&mut self, artefact: &ArtefactId) {
         if self.end_job(artefact).is_some() {
             self.decide(Decided::of(artefact, None, Action::Abandoned));
         }
@@ -284,24 +300,34 @@ impl Table {
         let model: &ModelId = &artefact.model;
         let (progress, _) = self.progress(model);
         let limit = self.config.load_timeout;
-        let failure = Error::LoadTimedOut { model: model.clone(), progress, limit }.into();
+        let failure: Failure = Error::LoadTimedOut { model: model.clone(), progress, limit }.into();
         let Some(job) = self.jobs.get_mut(artefact) else {
             return;
         };
         let is_whole = job.is_whole();
+        if job.is_arriving() {
+            job.late = true;
+            let why = self.is_wanted(artefact).then(|| failure.clone());
+            self.stop(artefact, why);
+            return self.refuse_late(artefact, &failure);
+        }
         if job.is_loading() {
             // Its memory is in the loader's hands until it answers.
             job.late = true;
-            self.refuse_job(artefact, &failure);
-            if self.ready(model).is_none() {
-                self.refuse_waiters(model, &failure);
-            }
-            return;
+            return self.refuse_late(artefact, &failure);
         }
         if !self.is_wanted(artefact) {
             return self.abandon(artefact);
         }
         let stage = if is_whole { Stage::Room } else { Stage::Fetch };
         self.fail(artefact, &failure, stage);
+    }
+
+    /// Answers those who waited for a load that is late and goes on.
+    fn refuse_late(&mut self, artefact: &ArtefactId, failure: &Failure) {
+        self.refuse_job(artefact, failure);
+        if self.ready(&artefact.model).is_none() {
+            self.refuse_waiters(&artefact.model, failure);
+        }
     }
 }

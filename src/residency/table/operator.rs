@@ -70,6 +70,9 @@ impl Table {
             unwanted.extend(entry.jobs.iter().filter(|job| !self.is_wanted(job)).cloned());
         }
         for artefact in unwanted {
+            if self.jobs.get(&artefact).is_some_and(Job::is_arriving) {
+                self.stop(&artefact, None);
+            }
             match self.jobs.get_mut(&artefact) {
                 Some(Job { room: Room::Loading { device, .. }, discard, .. }) => {
                     *discard = true;
@@ -161,8 +164,10 @@ impl Table {
         }
         for artefact in self.jobs_in_order() {
             // What is on its way to a device is unloaded when it arrives.
-            if self.jobs.get(&artefact).is_some_and(|job| !job.is_loading()) {
-                self.abandon(&artefact);
+            match self.jobs.get(&artefact) {
+                Some(job) if job.is_arriving() => self.stop(&artefact, None),
+                Some(job) if !job.is_loading() => self.abandon(&artefact),
+                _ => {}
             }
         }
         let keys: Vec<Key> = self.residents.keys().cloned().collect();

@@ -121,6 +121,10 @@ impl Table {
         let held: BTreeSet<&ArtefactId> = held.map(|(artefact, _)| artefact).collect();
         let mut underway = Underway::default();
         for (artefact, job) in &self.jobs {
+            if job.arriving && !job.is_arriving() {
+                // It has the slot of its fetch until it ends.
+                underway.fetches += 1;
+            }
             if matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO {
                 let left = job.fetch_bytes.saturating_sub(job.fetched_bytes);
                 underway.fetches += 1;
@@ -128,7 +132,7 @@ impl Table {
                     Some(underway.least_left.map_or(left, |least| least.min(left)));
             }
             // One that is late may hang: it keeps its slot, and nobody waits for it to end.
-            if !job.is_whole() || matches!(job.room, Room::Wanted) || job.late {
+            if !job.is_whole() || matches!(job.room, Room::Wanted) || job.late || job.arriving {
                 continue;
             }
             underway.bytes += whole(job);
@@ -173,7 +177,9 @@ impl Table {
     /// Whether this load could run now. Whole files have told their kind, and only those are
     /// loaded.
     pub(super) fn is_load_slot_free(&self, job: &Job) -> bool {
-        let kin = |other: &&Job| other.is_loading() && other.is_handler() == job.is_handler();
+        let kin = |other: &&Job| {
+            other.is_loading() && !other.arriving && other.is_handler() == job.is_handler()
+        };
         self.jobs.values().filter(kin).count() < self.load_slots(job)
     }
 

@@ -205,6 +205,9 @@ impl Table {
             room: Room::Wanted,
             evict,
             replica: false,
+            streams: resolution.streams,
+            arriving: false,
+            broken: None,
             discard: false,
             late: false,
             died: None,
@@ -247,10 +250,11 @@ impl Table {
         }
     }
 
-    /// Gives up a load that a newer version has overtaken, unless it is on its way to the
-    /// device already; those who waited for it wait for the newer one.
+    /// Gives up a load that a newer version has overtaken, unless it is on its way from disk to
+    /// the device already; those who waited for it wait for the newer one.
     fn supersede_job(&mut self, older: &ArtefactId, version: &Version) {
-        if self.jobs.get(older).is_none_or(Job::is_loading) {
+        let is_arriving = self.jobs.get(older).is_some_and(Job::is_arriving);
+        if !is_arriving && self.jobs.get(older).is_none_or(Job::is_loading) {
             return;
         }
         let refreshers = self.models.peek(&older.model).map(|entry| entry.refreshers.clone());
@@ -262,7 +266,10 @@ impl Table {
                 *aimed = Some(version.clone());
             }
         }
-        self.abandon(older);
+        match is_arriving {
+            true => self.stop(older, None),
+            false => self.abandon(older),
+        }
     }
 
     /// Tells operators what a refresh found, or lets them wait for the load it started.

@@ -185,6 +185,10 @@ impl Table {
             }
             return outcome;
         }
+        if may_wait {
+            // Its room comes later, and is looked for again then.
+            let _ = devices.iter().any(|device| self.stop_unwanted(artefact, *device));
+        }
         Outcome::Blocked(self.obstacle(artefact))
     }
 
@@ -386,20 +390,20 @@ impl Table {
             return;
         };
         let is_covered = self.ledger.promised(device, artefact) >= self.need(artefact, device);
-        if !job.is_whole() || !is_covered || !self.is_load_slot_free(job) {
+        let Some(source) = self.source(artefact, job).filter(|_| is_covered) else {
             return;
-        }
-        let from = if job.from_copy { LoadSource::Host } else { LoadSource::Files };
+        };
         let since = self.now;
         if let Some(job) = self.jobs.get_mut(artefact) {
             job.room = Room::Loading { device, since };
+            job.arriving = source == LoadSource::Arriving;
         }
         let key = Key { artefact: artefact.clone(), device };
-        self.effects.push(Effect::Load { key, source: from });
+        self.effects.push(Effect::Load { key, source });
         self.take_turn(artefact);
         let ahead_of = self.overtake(artefact);
         let requests = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
-        let action = Action::Loading { from, requests, ahead_of };
+        let action = Action::Loading { from: source, requests, ahead_of };
         self.decide(Decided::of(artefact, Some(device), action));
     }
 
@@ -420,6 +424,7 @@ impl Table {
                 self.revive_shrunk(device);
                 continue;
             }
+            let over = self.stop_overboard(device, over);
             for key in self.overboard(device, over) {
                 self.drain(&key, Departure::Shrunk, None);
                 self.shrunk.insert(device);

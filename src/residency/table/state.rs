@@ -137,6 +137,12 @@ pub(super) struct Job {
     pub(super) evict: bool,
     /// Whether it began because the version serves and is hot.
     pub(super) replica: bool,
+    /// Whether a load may begin while its files are coming.
+    pub(super) streams: bool,
+    /// Its load began while its files were coming.
+    pub(super) arriving: bool,
+    /// Why a load that began so ends before it is ready.
+    pub(super) broken: Option<Broken>,
     /// To be unloaded as soon as it is loaded: an operator or a shutdown came between.
     pub(super) discard: bool,
     /// The load timeout passed while it was on its way to the device.
@@ -171,6 +177,15 @@ impl Job {
     pub(super) fn is_whole(&self) -> bool {
         matches!(self.fetch, Fetch::Whole { .. })
     }
+}
+
+/// Why a load ends that began while its files were coming.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Nobody wants it any more, or its room is needed.
+    GivenUp,
+    /// The fetch failed, or took too long.
+    Failed(Failure),
 }
 
 /// The way to disk.

@@ -1,5 +1,6 @@
 //! The table by sentences, and against random worlds.
 
+mod arriving;
 mod bench;
 mod copies;
 mod devices;

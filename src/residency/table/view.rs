@@ -145,6 +145,7 @@ impl Table {
             version: artefact.version.clone(),
             state: match (job.fetch, job.room) {
                 (Fetch::Queued, _) => LoadState::Queued,
+                (Fetch::Running { .. }, Room::Loading { .. }) => LoadState::Arriving,
                 (Fetch::Running { .. }, _) => LoadState::Fetching,
                 (Fetch::Whole { .. }, Room::Wanted) => LoadState::WaitingForRoom,
                 (Fetch::Whole { .. }, Room::Promised { .. }) => LoadState::WaitingToLoad,

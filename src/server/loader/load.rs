@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use roundhouse_models::{Cancel, LoadedRunner, ModelPlan, load_shared};
+use roundhouse_models::{Cancel, DeviceMemory, LoadedRunner, ModelPlan, load_shared};
 use roundhouse_residency::{Loaded, Reporter};
-use roundhouse_serving::{EngineModel, ServedModel};
-use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure, Footprint};
+use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
+use roundhouse_store::ArrivingFiles;
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint};
 use roundhouse_workers::{Handler, News};
 
 use super::host::{Demotable, HostParts};
 use super::plan::{HandlerPlan, Plan, processes};
+use super::sharing::Shares;
 use super::stages::{Stage, Stages};
-use super::{ModelLoader, blocking, named, purpose, sharing};
+use super::{ModelLoader, arriving, blocking, named, purpose, sharing};
 use crate::allocator;
 
 /// A version's files, and whatever keeps them on disk.
@@ -23,17 +25,40 @@ pub(super) struct Files {
     pub(super) held: Option<roundhouse_store::CachedArtefact>,
 }
 
+/// Where a load finds its files.
+pub(super) enum Origin {
+    /// Whole on disk.
+    Files(Files),
+    /// Behind the fetch that brings them, with the plan that was made of their headers.
+    Arriving(ArrivingFiles, Arc<ModelPlan>),
+}
+
+/// What was read of a model's files.
+pub(super) struct Read {
+    pub(super) loaded: LoadedRunner,
+    pub(super) text: TextCodec,
+    /// What the tokenizer took.
+    pub(super) taken: Bytes,
+}
+
 impl ModelLoader {
     /// Reads, places and warms the model.
     pub(super) async fn load_from(
         &self,
         id: &ArtefactId,
-        files: Files,
+        origin: Origin,
         device: DeviceId,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
+        let files = match origin {
+            Origin::Files(files) => files,
+            Origin::Arriving(_, ref plan) => {
+                let plan = Arc::clone(plan);
+                return self.load_model(id, &plan, origin, device).await;
+            }
+        };
         match self.plan_of(id, &files.dir).await? {
-            Plan::Model(plan) => self.load_model(id, &plan, files, device).await,
+            Plan::Model(plan) => self.load_model(id, &plan, Origin::Files(files), device).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
         }
     }
@@ -42,32 +67,21 @@ impl ModelLoader {
         &self,
         id: &ArtefactId,
         plan: &Arc<ModelPlan>,
-        files: Files,
+        origin: Origin,
         device: DeviceId,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        let mut stages = self.take_stages(id);
         let began = Instant::now();
         let (reading, shares, reader) = (Arc::clone(plan), Arc::clone(&self.shares), id.clone());
         let memory = self.memory(device);
-        let (loaded, text, taken) = blocking(move || {
-            let Files { dir, held } = files;
-            // Loads run to their end: residency abandons what is still being fetched alone.
-            let cancel = Cancel::default();
-            let known = held.as_ref().map(sharing::noted).unwrap_or_default();
-            let loaded = match shares.of(&reader, device, known.clone()) {
-                Some(shared) => load_shared(&dir, &reading, memory, &cancel, &shared)?,
-                None => roundhouse_models::load(&dir, &reading, memory, &cancel)?,
-            };
-            if let Some(cached) = held.filter(|_| !loaded.digests.is_empty()) {
-                sharing::note(&reader, &cached, &known, &loaded.digests);
+        let read = blocking(move || match origin {
+            Origin::Files(files) => read(&reader, files, &reading, &memory, &shares),
+            Origin::Arriving(files, _) => {
+                arriving::read(&reader, files, &reading, &memory, &shares)
             }
-            let (text, taken) = allocator::counted(|| purpose::open_text(&dir, &reading));
-            // What reading took beyond that is several times the tokenizer's file.
-            allocator::give_back();
-            Ok((loaded, text?, taken))
-        })
-        .await
-        .map_err(|failure| named(id, &failure))?;
+        });
+        let Read { loaded, text, taken } = read.await.map_err(|failure| named(id, &failure))?;
+        // Of one that arrived the fetch has been told only now.
+        let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
         // Until now by the tokenizer's file; this is what it took.
         let bytes = roundhouse_models::host_measured(taken);
@@ -143,6 +157,31 @@ impl ModelLoader {
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
         Ok(Loaded { model, footprint, shared: Vec::new() })
     }
+}
+
+/// Reads a model from files on disk. Blocking.
+fn read(
+    id: &ArtefactId,
+    files: Files,
+    plan: &ModelPlan,
+    memory: &DeviceMemory,
+    shares: &Shares,
+) -> Result<Read, Failure> {
+    let Files { dir, held } = files;
+    // Loads run to their end: residency abandons what is still being fetched alone.
+    let cancel = Cancel::default();
+    let known = held.as_ref().map(sharing::noted).unwrap_or_default();
+    let loaded = match shares.of(id, memory.id(), known.clone()) {
+        Some(shared) => load_shared(&dir, plan, memory.clone(), &cancel, &shared)?,
+        None => roundhouse_models::load(&dir, plan, memory.clone(), &cancel)?,
+    };
+    if let Some(cached) = held.filter(|_| !loaded.digests.is_empty()) {
+        sharing::note(id, &cached, &known, &loaded.digests);
+    }
+    let (text, taken) = allocator::counted(|| purpose::open_text(&dir, plan));
+    // What reading took beyond that is several times the tokenizer's file.
+    allocator::give_back();
+    Ok(Read { loaded, text: text?, taken })
 }
 
 /// The first segment of the target's name, until tenants are known by who they are. A target

@@ -8,6 +8,7 @@ use roundhouse_store::{Artefact, Catalog, ChosenBy, DiskCache, Freshness};
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 use tracing::warn;
 
+use super::arriving::streams;
 use super::plan::Plan;
 use super::stages::Stage;
 use super::versions::Wish;
@@ -138,7 +139,7 @@ impl ModelLoader {
             footprint: known.plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
             shared: Vec::new(),
             kind: known.plan.as_ref().map(Plan::kind),
-            streams: false,
+            streams: streams(&artefact, known.plan.as_ref()),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,
             version: id.version,

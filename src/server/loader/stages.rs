@@ -1,4 +1,5 @@
-//! How long each stage of a cold load took, for the log and a metric.
+//! How long each stage of a cold load took, for the log and a metric. Where a model is read while
+//! it is fetched, the two overlap: the read lasts from its begin to the end of the fetch.
 
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(crate) struct Stages {
 impl Stages {
     /// Registers the metric's help.
     pub(crate) fn describe() {
-        let help = "Duration of a stage of a cold load: list, fetch, read, copy or warm.";
+        let help = "Duration of a stage of a cold load: list, fetch, read, copy or warm; fetch and read may overlap.";
         describe_histogram!(STAGE_SECONDS, Unit::Seconds, help);
         super::host::describe();
     }

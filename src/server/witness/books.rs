@@ -52,11 +52,15 @@ impl Books {
                 books.copy(copy, snapshot);
             }
         }
-        use roundhouse_residency::LoadState::{Fetching, Loading};
+        use roundhouse_residency::LoadState::{Arriving, Fetching, Loading};
         for load in &snapshot.loads {
             match load.state {
                 Loading => books.arriving += load.reserved_bytes,
                 Fetching => books.in_flight = in_flight,
+                Arriving => {
+                    books.arriving += load.reserved_bytes;
+                    books.in_flight = in_flight;
+                }
                 _ => {}
             }
         }

@@ -267,7 +267,6 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         over_bytes: Bytes::ZERO,
         residents,
     };
-    let loads = vec![load(LoadState::Loading), load(LoadState::Fetching)];
     // One that is on the device as well, and one that leaves.
     let copies = vec![copy("idle", CopyState::Ready), copy("old", CopyState::Leaving)];
     let host = HostSnapshot {
@@ -277,26 +276,34 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         over_bytes: Bytes::ZERO,
         copies,
     };
-    let snapshot =
-        Snapshot { devices: vec![device], host: Some(host), waiters: 0, loads, failed: Vec::new() };
-    let books = Books::of(&snapshot, Bytes(256), &|id, device| {
-        assert_eq!(device, DeviceId::Cpu);
-        let stepping = id.model.target.as_str() == "busy";
-        Some(Touched { between_steps: Bytes(40), stepping })
-    });
-    let want = Books {
-        charged: Bytes(4 * 1310 + 2 * 1010),
-        elsewhere: Bytes(1310),
-        // The tokenizer of the one that is there twice is there once.
-        untouched: Bytes(2 * 260 + 10),
-        in_steps: Bytes(100),
-        arriving: Bytes(70 + 30),
-        leaving: Bytes(1310 + 1010),
-        in_flight: Bytes(256),
-        budget: Bytes(9000 + 3000),
-    };
-    assert_eq!(books, want);
-    // Idle and busy with weights, host and what they touched, all of the one that goes, and copies.
-    let copied = 1000 + 1010;
-    assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310 + copied));
+    let apart = vec![load(LoadState::Loading), load(LoadState::Fetching)];
+    for loads in [apart, vec![load(LoadState::Arriving)]] {
+        let snapshot = Snapshot {
+            devices: vec![device.clone()],
+            host: Some(host.clone()),
+            waiters: 0,
+            loads,
+            failed: Vec::new(),
+        };
+        let books = Books::of(&snapshot, Bytes(256), &|id, device| {
+            assert_eq!(device, DeviceId::Cpu);
+            let stepping = id.model.target.as_str() == "busy";
+            Some(Touched { between_steps: Bytes(40), stepping })
+        });
+        let want = Books {
+            charged: Bytes(4 * 1310 + 2 * 1010),
+            elsewhere: Bytes(1310),
+            // The tokenizer of the one that is there twice is there once.
+            untouched: Bytes(2 * 260 + 10),
+            in_steps: Bytes(100),
+            arriving: Bytes(70 + 30),
+            leaving: Bytes(1310 + 1010),
+            in_flight: Bytes(256),
+            budget: Bytes(9000 + 3000),
+        };
+        assert_eq!(books, want);
+        // Idle and busy with weights, host and what they touched, all of the one that goes, and copies.
+        let copied = 1000 + 1010;
+        assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1050 + 1310 + copied));
+    }
 }

@@ -10,6 +10,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::CacheConfig;
+use super::arrival::Arrival;
+use super::digest::FileDigester;
 use super::flight::Flight;
 use super::journal::Journal;
 use super::layout::{
@@ -41,6 +43,8 @@ pub(super) struct Fetch {
     pub(super) remote: Remote,
     pub(super) artefact: Artefact,
     pub(super) counters: Arc<Counters>,
+    /// For those who read behind it.
+    pub(super) arrival: Arc<Arrival>,
     /// One fetch of a version works on its folder at a time.
     pub(super) turn: Arc<Mutex<()>>,
 }
@@ -84,6 +88,7 @@ impl Fetch {
         let (prepared, artefact) = (Arc::clone(flight), self.artefact.clone());
         let had = blocking(move || prepare(&prepared, &artefact)).await?;
         self.counters.add(had);
+        self.arrival.open(Arc::clone(flight.journal()?), flight.folder.join(FILES));
         self.counters.enter(Stage::Fetching);
         let files = match self.artefact.archive {
             Some(kind) => self.fetch_archive(flight, kind).await?,
@@ -95,21 +100,52 @@ impl Fetch {
         Ok(held)
     }
 
+    /// Computes the digests behind the bytes that arrive, while they are in memory.
     async fn fetch_files(&self, flight: &Arc<Flight>) -> Result<Vec<DiskFile>, Error> {
-        let (checksums, ()) = futures_util::try_join!(self.checksums(), self.ranges(flight))?;
-        self.counters.enter(Stage::Verifying);
-        let checks = self.artefact.files.iter().zip(checksums).map(|(file, expected)| {
-            let path = flight.folder.join(FILES).join(&file.path);
-            let size = file.size;
-            async move {
-                match blocking(move || digest(&path, size, expected)).await? {
-                    Ok(sha256) => Ok(DiskFile { path: file.path.clone(), size, sha256 }),
-                    Err(what) => Err(self.corrupt(&file.path, what)),
-                }
-            }
-        });
-        let checks: Vec<_> = checks.collect();
-        stream::iter(checks).buffered(VERIFIES).try_collect().await
+        let digests: Vec<_> =
+            self.order().into_iter().map(|index| self.digest_behind(flight, index)).collect();
+        let digests = stream::iter(digests).buffered(VERIFIES).try_collect::<Vec<_>>();
+        let arrive = async {
+            // Who reads behind waits for bytes: whatever ends this must end that wait.
+            let _end = CloseOnDrop(flight);
+            self.ranges(flight).await?;
+            self.counters.enter(Stage::Verifying);
+            Ok(())
+        };
+        let (mut files, ()) = futures_util::try_join!(digests, arrive)?;
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
+    }
+
+    /// One file's digests, each byte read once and in order.
+    async fn digest_behind(&self, flight: &Arc<Flight>, index: usize) -> Result<DiskFile, Error> {
+        let file = &self.artefact.files[index];
+        let expected = self.checksum(file).await?;
+        let mut digester = FileDigester::new(&file.path, file.size, expected);
+        let mut at = 0;
+        while at < file.size {
+            let ready = flight.journal()?.beyond(index, at).await;
+            let ready = ready.ok_or_else(|| Error::Internal("the file's fetch ended".into()))?;
+            let (behind, range) = (Arc::clone(flight), at..ready);
+            digester = blocking(move || {
+                let journal = behind.journal()?;
+                journal.read_range(index, range, &mut |bytes| digester.update(bytes))?;
+                Ok(digester)
+            })
+            .await?;
+            at = ready;
+        }
+        let outcome = blocking(move || Ok(digester.finish())).await?;
+        outcome.map_err(|what| self.corrupt(&file.path, what))
+    }
+
+    /// The files in the order in which they are fetched: small ones first, because a load that
+    /// reads behind needs them before it can do anything with the others.
+    fn order(&self) -> Vec<usize> {
+        let files = &self.artefact.files;
+        let mut order: Vec<usize> = (0..files.len()).collect();
+        order.sort_by_key(|index| (files[*index].size > self.config.part.0, *index));
+        order
     }
 
     /// Unpacks behind the bytes that arrive.
@@ -143,20 +179,21 @@ impl Fetch {
         let expected = checksums.into_iter().next().flatten();
         if expected.is_some() {
             let path = flight.folder.join(ARCHIVE);
-            let outcome = blocking(move || digest(&path, size, expected)).await?;
+            let digester = FileDigester::new(&file.path, size, expected);
+            let outcome = blocking(move || digest(&path, digester)).await?;
             outcome.map_err(|what| self.corrupt(&file.path, what))?;
         }
         debug_assert_eq!(hasher, size, "the unpacker reads to the end");
         Ok(files)
     }
 
-    /// Fetches what is missing of every file, in order.
+    /// Fetches what is missing of every file, in order, so that it can be read behind.
     async fn ranges(&self, flight: &Arc<Flight>) -> Result<(), Error> {
         let part = self.config.part.0.clamp(PERMIT, self.config.in_flight.0.max(PERMIT));
         let journal = flight.journal()?;
         let mut missing = Vec::new();
-        for (index, file) in self.artefact.files.iter().enumerate() {
-            let ranges = journal.written(index).missing(file.size, part);
+        for index in self.order() {
+            let ranges = journal.written(index).missing(self.artefact.files[index].size, part);
             missing.extend(ranges.into_iter().map(|range| Ok((index, range))));
         }
         stream::iter(missing)
@@ -246,7 +283,7 @@ fn prepare(flight: &Flight, artefact: &Artefact) -> Result<u64, Error> {
     let had = (0..count).map(|index| journal.written(index).len()).sum();
     flight
         .journal
-        .set(journal)
+        .set(Arc::new(journal))
         .map_err(|_| Error::Internal("a fetch was prepared twice".into()))?;
     Ok(had)
 }
@@ -355,7 +392,8 @@ pub(super) fn verify(held: &Held) -> Result<(), Error> {
             path: file.path.clone(),
             what,
         };
-        let found = digest(&path, file.size, None)?.map_err(corrupt)?;
+        let digester = FileDigester::new(&file.path, file.size, None);
+        let found = digest(&path, digester)?.map_err(corrupt)?.sha256;
         if found != file.sha256 {
             return Err(corrupt(format!("SHA-256 was {} and is {found}", file.sha256)));
         }

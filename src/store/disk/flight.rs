@@ -21,7 +21,7 @@ pub(super) struct Flight {
     pub(super) id: ArtefactId,
     pub(super) folder: PathBuf,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) journal: OnceLock<Journal>,
+    pub(super) journal: OnceLock<Arc<Journal>>,
     promised: Mutex<u64>,
     /// What is on disk is worth nothing.
     discard: AtomicBool,
@@ -44,7 +44,7 @@ impl Flight {
     }
 
     /// The files and their record.
-    pub(super) fn journal(&self) -> Result<&Journal, Error> {
+    pub(super) fn journal(&self) -> Result<&Arc<Journal>, Error> {
         self.journal.get().ok_or_else(|| Error::Internal(format!("no journal of {}", self.id)))
     }
 
@@ -83,7 +83,7 @@ impl Drop for Flight {
         let discard = *self.discard.get_mut();
         let (journal, turn) = (self.journal.take(), self.turn.take());
         off_thread(move || {
-            if let Err(error) = end(&ledger, &id, folder, promised, discard, journal.as_ref()) {
+            if let Err(error) = end(&ledger, &id, folder, promised, discard, journal.as_deref()) {
                 // Its room stays promised: the bytes may still be there.
                 warn!(artefact = %id, error = %error, "an unfinished fetch could not be put away");
             }

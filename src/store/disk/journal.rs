@@ -11,12 +11,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::layout::{sync_folder, write_durably};
 use crate::Error;
 
 /// Synced and recorded in lots of this size: a sync for each part costs throughput, and
 /// a power cut costs at most this much.
 const LOT: u64 = 64 << 20;
+/// What is read back at once: what a core's cache holds.
+const PIECE: usize = 256 << 10;
 
 /// Ranges without overlap, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +51,13 @@ impl Ranges {
         self.0.first().filter(|range| range.start == 0).map_or(0, |range| range.end)
     }
 
+    /// Whether all of a range is there.
+    fn covers(&self, wanted: &Range<u64>) -> bool {
+        let at = self.0.partition_point(|range| range.end <= wanted.start);
+        let holds = |range: &Range<u64>| range.start <= wanted.start && wanted.end <= range.end;
+        wanted.is_empty() || self.0.get(at).is_some_and(holds)
+    }
+
     /// What is missing of `0..size`, in pieces of at most `part`.
     pub(super) fn missing(&self, size: u64, part: u64) -> Vec<Range<u64>> {
         let mut missing = Vec::new();
@@ -73,6 +84,8 @@ pub(super) struct Journal {
     files: Vec<PathBuf>,
     state: Mutex<State>,
     grown: Condvar,
+    /// The same for those who wait without a thread.
+    told: Notify,
 }
 
 #[derive(Debug)]
@@ -115,7 +128,14 @@ impl Journal {
             .map_err(|error| Error::io("open", &path, error))?;
         let state = State { written, pending: Vec::new(), pending_bytes: 0, closed: false };
         let files = files.into_iter().map(|(path, _)| path).collect();
-        Ok(Self { path, log, files, state: Mutex::new(state), grown: Condvar::new() })
+        Ok(Self {
+            path,
+            log,
+            files,
+            state: Mutex::new(state),
+            grown: Condvar::new(),
+            told: Notify::new(),
+        })
     }
 
     /// What one file holds.
@@ -139,6 +159,7 @@ impl Journal {
         let full = state.pending_bytes >= LOT;
         drop(state);
         self.grown.notify_all();
+        self.told.notify_waiters();
         if full { self.flush() } else { Ok(()) }
     }
 
@@ -201,6 +222,65 @@ impl Journal {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.grown.notify_all();
+        self.told.notify_waiters();
+    }
+
+    /// Waits until a range is written. False when the fetch ended without it. Blocks.
+    pub(super) fn wait_for(&self, index: usize, range: Range<u64>) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.written[index].covers(&range) {
+                return true;
+            }
+            if state.closed {
+                return false;
+            }
+            state = self.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until something is written without a gap behind `at`, and says how far it goes;
+    /// `None` when the fetch ended without it.
+    pub(super) async fn beyond(&self, index: usize, at: u64) -> Option<u64> {
+        loop {
+            let told = self.told.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            {
+                let state = self.lock();
+                let contiguous = state.written[index].contiguous();
+                if contiguous > at {
+                    return Some(contiguous);
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            told.await;
+        }
+    }
+
+    /// Hands a range of what was written to `look`, piece by piece. Blocks.
+    pub(super) fn read_range(
+        &self,
+        index: usize,
+        range: Range<u64>,
+        look: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let path = &self.files[index];
+        let fault = |error| Error::io("read", path, error);
+        let file = File::open(path).map_err(fault)?;
+        let mut buffer =
+            vec![0; PIECE.min(usize::try_from(range.end - range.start).unwrap_or(PIECE))];
+        let mut at = range.start;
+        while at < range.end {
+            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            let piece = &mut buffer[..PIECE.min(left)];
+            file.read_exact_at(piece, at).map_err(fault)?;
+            look(piece);
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -275,6 +355,10 @@ mod tests {
             prop_assert_eq!(ranges.len(), u64::from(bytes.iter().sum::<u32>()));
             let gap = bytes.iter().position(|b| *b == 0).unwrap_or(100);
             prop_assert_eq!(ranges.contiguous(), gap as u64);
+            for (from, to) in [(0, gap), (gap, gap), (3, 20), (50, 51), (0, 100)] {
+                let is_there = bytes[from..to].iter().all(|count| *count == 1);
+                prop_assert_eq!(ranges.covers(&(from as u64..to as u64)), is_there);
+            }
             for range in ranges.missing(size, part) {
                 prop_assert!(!range.is_empty() && range.end - range.start <= part);
                 for at in range { bytes[usize::try_from(at).unwrap()] += 1; }

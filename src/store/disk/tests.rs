@@ -1,4 +1,5 @@
 mod archives;
+mod arrivals;
 mod crashes;
 mod fetches;
 mod room;

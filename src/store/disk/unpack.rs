@@ -13,9 +13,9 @@ use std::rc::Rc;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
+use super::digest::FileDigester;
 use super::layout::{charge, create_folder, remove_tree};
 use super::manifest::DiskFile;
-use super::verify::Hasher;
 use crate::artefact::check_path;
 use crate::{ArchiveKind, Error};
 
@@ -70,8 +70,7 @@ pub(super) fn unpack(
         if entry.header().entry_type().is_dir() {
             return create_folder_of(folder, path);
         }
-        let sha256 = write(entry, folder, path, size)?;
-        files.push(DiskFile { path: path.to_owned(), size, sha256 });
+        files.push(write(entry, folder, path, size)?);
         Ok(())
     })?;
     if files.is_empty() {
@@ -211,7 +210,7 @@ fn write<R: Read>(
     folder: &Path,
     path: &str,
     size: u64,
-) -> Result<String, Fault> {
+) -> Result<DiskFile, Fault> {
     if let Some((parent, _)) = path.rsplit_once('/') {
         create_folder_of(folder, parent)?;
     }
@@ -222,24 +221,25 @@ fn write<R: Read>(
         }
         file => file.map_err(|error| Error::io("create", &target, error))?,
     };
-    let mut hasher = Hasher::new(None);
+    let mut digester = FileDigester::new(path, size, None);
+    let mut length = 0;
     let mut buffer = vec![0; CHUNK];
     loop {
         let count = entry.read(&mut buffer).map_err(archive)?;
         if count == 0 {
             break;
         }
-        hasher.update(&buffer[..count]);
+        digester.update(&buffer[..count]);
+        length += count as u64;
         file.write_all(&buffer[..count]).map_err(|error| Error::io("write", &target, error))?;
     }
-    if hasher.length() != size {
-        let length = hasher.length();
+    if length != size {
         return Err(Fault::Archive(format!(
             "it is truncated in '{path}': {length} of {size} bytes"
         )));
     }
     file.sync_data().map_err(|error| Error::io("sync", &target, error))?;
-    hasher.finish().map_err(Fault::Archive)
+    digester.finish().map_err(Fault::Archive)
 }
 
 fn create_folder_of(folder: &Path, path: &str) -> Result<(), Fault> {

@@ -7,6 +7,8 @@ use std::path::Path;
 use crc_fast::CrcAlgorithm;
 use sha2::{Digest as _, Sha256};
 
+use super::digest::FileDigester;
+use super::manifest::DiskFile;
 use crate::artefact::hex;
 use crate::{Checksum, ChecksumAlgorithm, Error};
 
@@ -68,28 +70,22 @@ impl Hasher {
     }
 }
 
-/// Reads a file once. Fails if its length differs; the inner result is the outcome of
-/// [`Hasher::finish`]. Blocks.
+/// Reads a file once; the inner result is the outcome of [`FileDigester::finish`]. Blocks.
 pub(super) fn digest(
     path: &Path,
-    size: u64,
-    expected: Option<Checksum>,
-) -> Result<Result<String, String>, Error> {
+    mut digester: FileDigester,
+) -> Result<Result<DiskFile, String>, Error> {
     let fault = |error| Error::io("read", path, error);
     let mut file = File::open(path).map_err(fault)?;
-    let mut hasher = Hasher::new(expected);
     let mut buffer = vec![0; CHUNK];
     loop {
         let count = file.read(&mut buffer).map_err(fault)?;
         if count == 0 {
             break;
         }
-        hasher.update(&buffer[..count]);
+        digester.update(&buffer[..count]);
     }
-    if hasher.length() != size {
-        return Ok(Err(format!("it has {} of {size} bytes", hasher.length())));
-    }
-    Ok(hasher.finish())
+    Ok(digester.finish())
 }
 
 /// Standard base64 with padding.

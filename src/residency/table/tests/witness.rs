@@ -6,6 +6,7 @@ use roundhouse_types::{ArtefactId, ContentId, DeviceId, ModelId, ModelKind, Shar
 
 use super::world::{Wish, World};
 use crate::decision::{Action, Decided, Departure};
+use crate::loader::LoadSource;
 use crate::table::sharing::with_shared;
 use crate::table::state::{Room, State};
 use crate::table::{Effect, Event, Key, WaiterId};
@@ -59,10 +60,11 @@ impl World {
             Effect::AbandonFetch { artefact } => {
                 let index = self.fetches.iter().position(|other| *other == artefact);
                 self.fetches.remove(index.expect("only a fetch under way is abandoned"));
+                self.break_load(&artefact);
             }
             Effect::Load { key, source } => {
                 self.check_source(&key, source);
-                self.begin_load(key);
+                self.begin_load(key, source);
             }
             Effect::Discard { artefact } => self.begin_discard(artefact),
             Effect::Unload { key, demote } => {
@@ -98,7 +100,20 @@ impl World {
         self.pending.remove(&waiter).expect("invariant 4: a waiter is answered exactly once")
     }
 
-    fn begin_load(&mut self, key: Key) {
+    /// The fetch behind a load is over without having brought everything.
+    pub(super) fn break_load(&mut self, artefact: &ArtefactId) {
+        let behind = self.arriving.iter().filter(|(key, _)| key.artefact == *artefact);
+        let behind: Vec<Key> = behind.map(|(key, _)| key.clone()).collect();
+        for key in behind {
+            self.arriving.insert(key, false);
+        }
+    }
+
+    fn begin_load(&mut self, key: Key, source: LoadSource) {
+        if source == LoadSource::Arriving {
+            assert!(self.fetches.contains(&key.artefact), "{} does not arrive", key.artefact);
+            self.arriving.insert(key.clone(), true);
+        }
         let twice = self.loads.keys().find(|other| other.artefact == key.artefact);
         assert_eq!(twice, None, "invariant 3: one load per version at a time");
         assert!(!self.loaded.contains_key(&key), "invariant 3: {} is there", key.artefact);
@@ -121,7 +136,8 @@ impl World {
         let is_handler = |key: &&Key| Self::kind(&key.artefact.model) == ModelKind::Handler;
         let handlers = self.loads.keys().filter(is_handler).count();
         assert!(handlers <= self.config.max_handler_loads, "loads of handlers are bounded");
-        assert!(self.loads.len() - handlers <= self.config.max_loads, "loads are bounded");
+        let others = self.loads.len() - handlers - self.arriving.len();
+        assert!(others <= self.config.max_loads, "loads from disk are bounded");
     }
 
     /// The residents that serve a model.

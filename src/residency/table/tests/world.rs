@@ -61,6 +61,8 @@ pub(super) struct World {
     /// Footprints as a load that goes on foresees them.
     pub(super) foreseen: BTreeMap<ArtefactId, Footprint>,
     pub(super) loads: BTreeMap<Key, u64>,
+    /// Loads that read behind a fetch, and whether that brings, or has brought, everything.
+    pub(super) arriving: BTreeMap<Key, bool>,
     /// What loads under way bring of the content that others may hold.
     pub(super) bringing: BTreeMap<Key, Vec<SharedPart>>,
     /// What is on a device, those that are being unloaded included.
@@ -142,6 +144,7 @@ impl World {
             on_disk: BTreeSet::new(),
             foreseen: BTreeMap::new(),
             loads: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             bringing: BTreeMap::new(),
             loaded: BTreeMap::new(),
             unloads: Vec::new(),
@@ -348,13 +351,15 @@ impl World {
         let size = Self::size(&artefact);
         let footprint = Self::footprint(size);
         let is_known = !size.is_multiple_of(3);
+        let kind = Self::kind(&model);
+        let streams = is_known && kind != ModelKind::Handler && !dice.one_in(4);
         let resolution = Resolution {
             version,
             fetch_bytes: Bytes(if self.on_disk.contains(&artefact) { 0 } else { size }),
             footprint: is_known.then_some((footprint, Grade::Exact)),
             shared: if is_known { self.known_contents(&artefact, dice) } else { Vec::new() },
-            kind: None,
-            streams: false,
+            kind: streams.then_some(kind),
+            streams,
             quarantined: may_fail && dice.one_in(12),
             standing: self.standing(dice),
         };
@@ -387,6 +392,7 @@ impl World {
         let artefact = self.fetches.remove(dice.below(self.fetches.len()));
         if may_fail && dice.one_in(6) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "broken files"));
+            self.break_load(&artefact);
             return self.tell(Event::Fetched { artefact, result });
         }
         self.on_disk.insert(artefact.clone());
@@ -405,10 +411,18 @@ impl World {
         }
         let index = dice.below(self.loads.len());
         let key = self.loads.keys().nth(index).unwrap().clone();
+        let is_coming = self.fetches.contains(&key.artefact);
+        let arrives = self.arriving.get(&key).copied();
+        // What has to come from the store ends after its fetch, whoever hears of that first.
+        let may_end = arrives != Some(true) || !is_coming || (may_fail && dice.one_in(4));
+        if !may_end {
+            return;
+        }
         let promised = self.loads.remove(&key).unwrap();
         self.bringing.remove(&key);
+        self.arriving.remove(&key);
         self.host.sources.remove(&key);
-        if may_fail && dice.one_in(5) {
+        if arrives == Some(false) || (may_fail && dice.one_in(5)) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
             self.dead.remove(&key);
             return self.tell(Event::Loaded { key, result });

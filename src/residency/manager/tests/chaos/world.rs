@@ -100,6 +100,7 @@ pub(super) struct Truth {
     /// What residency was last told that they take.
     foretold: BTreeMap<ArtefactId, u64>,
     fetching: BTreeSet<ArtefactId>,
+    once_fetched: BTreeSet<ArtefactId>,
     pub(super) placed: BTreeMap<(ArtefactId, DeviceId), Placed>,
     /// Reporters of loads of now and before.
     pub(super) reporters: Vec<(ArtefactId, DeviceId, Reporter)>,
@@ -198,6 +199,7 @@ impl World {
             grown: BTreeMap::new(),
             foretold: BTreeMap::new(),
             fetching: BTreeSet::new(),
+            once_fetched: BTreeSet::new(),
             placed: BTreeMap::new(),
             reporters: Vec::new(),
             copies: BTreeSet::new(),
@@ -251,7 +253,8 @@ impl World {
         let mut truth = self.truth();
         let is_there = match source {
             LoadSource::Files => truth.on_disk.contains(artefact),
-            LoadSource::Arriving => truth.fetching.contains(artefact),
+            // The fetch has begun; it may have ended by now, and how.
+            LoadSource::Arriving => truth.once_fetched.contains(artefact),
             LoadSource::Host => truth.copies.contains(artefact),
         };
         truth.must(is_there, || format!("{artefact} is loaded from {source:?} without them"));
@@ -310,6 +313,7 @@ impl Loader for World {
     }
 
     async fn fetch(&self, artefact: &ArtefactId) -> Result<Fetched, Failure> {
+        self.truth().once_fetched.insert(artefact.clone());
         let is_first = self.truth().fetching.insert(artefact.clone());
         self.truth().must(is_first, || format!("{artefact} is fetched twice at once"));
         let _fetching = Fetching { world: self, artefact };

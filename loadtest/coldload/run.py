@@ -1,0 +1,210 @@
+"""Cold loads of real checkpoints through a store at a pace: how long, and at what cost.
+
+    python loadtest/coldload/run.py BINARY SINGLY MODELS OUT [ROUNDS]
+
+MODELS is what make_models.py made, SINGLY the bench of the store crate, OUT a file. Each load is
+of a model that is neither on disk nor in memory, by the first request for it, in a server of its
+own. Disk first is the same with a model in the way that has to leave. Standard library only;
+everything listens on loopback and is stopped at the end.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+BINARY, SINGLY, MODELS, OUT = sys.argv[1:5]
+ROUNDS = int(sys.argv[5]) if len(sys.argv) > 5 else 3
+HERE = os.path.dirname(os.path.abspath(__file__))
+PACE = 150_000_000
+MIB = 1 << 20
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Store:
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, "store.py"), MODELS, "models"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.url = self.process.stdout.readline().strip()
+
+    def pace(self, rate):
+        self.process.stdin.write(f"{rate}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == "paced"
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+class Server:
+    def __init__(self, store, memory):
+        self.folder = tempfile.TemporaryDirectory(prefix="coldload-", dir=SCRATCH)
+        self.log = open(os.path.join(self.folder.name, "log"), "w+")
+        env = os.environ | {
+            "AWS_ENDPOINT_URL": store.url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1", "ROUNDHOUSE_MEMORY_SHARE_TENSORS": "off",
+            "ROUNDHOUSE_LOG_FORMAT": "json"}
+        self.process = subprocess.Popen(
+            [BINARY, "serve", "--store", "s3://models/", "--cache-dir", self.folder.name + "/cache",
+             "--memory", str(memory), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+             "--log-level", "info", "--access-log", "off"],
+            env=env, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        found = {}
+        while len(found) < 2:
+            line = self.process.stdout.readline()
+            if not line:
+                raise SystemExit("the server ended: " + open(self.log.name).read())
+            if match := re.match(r"(listening|admin) on (http\S+)", line):
+                found[match[1]] = match[2].strip()
+        self.data, self.admin = found["listening"], found["admin"]
+
+    def call(self, url, body=None, headers=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            url, data, {"content-type": "application/json"} | (headers or {}))
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return json.loads(answer.read()), dict(answer.headers)
+
+    def ask(self, target):
+        parameters = {"max_new_tokens": 1, "do_sample": False}
+        return self.call(
+            f"{self.data}/endpoints/default/invocations",
+            {"inputs": "hello", "parameters": parameters},
+            {"x-amzn-sagemaker-target-model": target})
+
+    def decisions(self, target):
+        return self.call(f"{self.admin}/admin/v1/explain?target={target}")[0]["decisions"]
+
+    def charged(self):
+        return self.call(f"{self.admin}/admin/v1/residency")[0]["devices"][0]["charged_bytes"]
+
+    def processors(self):
+        """Seconds that the server has had of all processors."""
+        text = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(text[11]) + int(text[12])) / TICKS
+
+    def stages(self):
+        """Of the load that was logged last."""
+        text = open(self.log.name).read()
+        found = re.findall(r"list=(\S+) fetch=(\S+) read=(\S+) warm=(\S+)", text)
+        found = found or re.findall(
+            r'"list":"([^"]+)","fetch":"([^"]+)","read":"([^"]+)","warm":"([^"]+)"', text)
+        return [seconds(part) for part in found[-1]] if found else None
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+        self.folder.cleanup()
+
+
+def seconds(text):
+    number, unit = re.match(r"([\d.]+)(\D+)", text).groups()
+    return float(number) * {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}[unit]
+
+
+def size(target):
+    path = os.path.join(MODELS, target)
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(path, name)) for name in os.listdir(path))
+
+
+def cold(store, target, memory, pace, in_the_way):
+    """One load, in a server of its own."""
+    store.pace(0)
+    server = Server(store, memory)
+    try:
+        if in_the_way:
+            server.ask("small")
+        os.sync()
+        store.pace(pace)
+        before, began = server.processors(), time.monotonic()
+        _, headers = server.ask(target)
+        took, cost = time.monotonic() - began, server.processors() - before
+        assert headers["x-roundhouse-tier"] == "store", headers
+        loading = [it for it in server.decisions(target) if it["action"] == "loading"]
+        return {"target": target, "bytes": size(target), "from": loading[-1]["from"], "took": took,
+                "cpu": cost, "stages": server.stages(), "charged": server.charged()}
+    finally:
+        server.stop()
+
+
+def median(rows, field):
+    return statistics.median(row[field] for row in rows)
+
+
+def show(rows, pace, out):
+    gigabytes = rows[0]["bytes"] / 1e9
+    took = median(rows, "took")
+    stages = [statistics.median(row["stages"][at] for row in rows) for at in range(4)]
+    share = f"{rows[0]['bytes'] / took / pace:5.2f}" if pace else "    -"
+    print(f"{rows[0]['target']:14} {rows[0]['from']:9} {rows[0]['bytes']:>12} {took:7.3f} "
+          + " ".join(f"{stage:6.3f}" for stage in stages)
+          + f"  {share}  {median(rows, 'cpu') / gigabytes:6.2f}", file=out, flush=True)
+    return median(rows, "cpu") / gigabytes
+
+
+HEAD = (f"{'target':14} {'from':9} {'bytes':>12} {'answer':>7} {'list':>6} {'fetch':>6} {'read':>6} "
+        f"{'warm':>6}  share  cpu s/GB")
+
+
+def main(out):
+    store = Store()
+    raw, ratios = [], []
+    targets = ["f32-500m", "bf16-500m", "f32-2g"]
+    try:
+        # What a load takes in the books, so that a device can be made too small for two.
+        needs = {target: cold(store, target, 12 << 30, 0, False)["charged"] for target in targets}
+        small = cold(store, "small", 12 << 30, 0, False)["charged"]
+        for pace in [PACE, 0]:
+            print(f"\n{pace / 1e6:.0f} MB/s" if pace else "\nas fast as it goes", file=out)
+            print(HEAD, file=out, flush=True)
+            for target in targets:
+                rows = {"arriving": [], "files": []}
+                for _ in range(ROUNDS):
+                    rows["arriving"].append(cold(store, target, needs[target] + 2 * small, pace, True))
+                    rows["files"].append(cold(store, target, needs[target] + small // 2, pace, True))
+                for source, of in rows.items():
+                    assert {row["from"] for row in of} == {source}, of
+                    raw += of
+                costs = {source: show(of, pace, out) for source, of in rows.items()}
+                if not pace:
+                    parts = singly(store, f"{target}/model.safetensors", out)
+                    ratios.append((target, costs["arriving"] / parts, costs["files"] / parts))
+            rows = [cold(store, "packed.tar.gz", 12 << 30, pace, False) for _ in range(ROUNDS)]
+            raw += rows
+            show(rows, pace, out)
+        print("\nprocessor seconds of a load by those of drain, write and digest singly", file=out)
+        for target, streaming, disk_first in ratios:
+            print(f"{target:14} arriving {streaming:.2f}   files {disk_first:.2f}", file=out)
+        print("\n" + json.dumps(raw), file=out)
+    finally:
+        store.stop()
+
+
+def singly(store, key, out):
+    """The parts one by one, in the same run: processor seconds per gigabyte, in all."""
+    runs = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory(prefix="coldload-", dir=SCRATCH) as folder:
+            told = subprocess.run([SINGLY, store.url, "models", key, folder], check=True,
+                                  capture_output=True, text=True).stdout
+        runs.append(json.loads(told))
+    parts = {part: statistics.median(run[part]["cpu"] / run["bytes"] * 1e9 for run in runs)
+             for part in ["drain", "write", "digest"]}
+    print("   singly, cpu s/GB: " + ", ".join(f"{part} {cost:.2f}" for part, cost in parts.items())
+          + f", in all {sum(parts.values()):.2f}", file=out, flush=True)
+    return sum(parts.values())
+
+
+SCRATCH = os.environ.get("COLDLOAD_SCRATCH") or tempfile.gettempdir()
+with open(OUT, "w") as file:
+    main(file)
