@@ -10,6 +10,7 @@ mod journal;
 mod layout;
 mod ledger;
 mod manifest;
+mod pieces;
 mod skim;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use self::layout::{FILES, Layout, MANIFEST, entries, measure};
 use self::ledger::{Held, Ledger, off_thread};
 pub use self::manifest::DiskFile;
 use self::manifest::Manifest;
+pub use self::pieces::{Digest, Piece};
 pub use self::skim::{Skimmed, remembered, skim};
 use crate::file::blocking;
 use crate::progress::{Counters, Stage};

@@ -29,8 +29,8 @@ mod uri;
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
 pub use disk::{
-    ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, DiskCache, DiskFile,
-    DiskVersion, Purged, Skimmed, remembered, skim,
+    ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, Digest, DiskCache,
+    DiskFile, DiskVersion, Piece, Purged, Skimmed, remembered, skim,
 };
 pub use error::Error;
 pub use file::FileStore;

@@ -393,9 +393,9 @@ pub(super) fn verify(held: &Held) -> Result<(), Error> {
             what,
         };
         let digester = FileDigester::new(&file.path, file.size, None);
-        let found = digest(&path, digester)?.map_err(corrupt)?.sha256;
-        if found != file.sha256 {
-            return Err(corrupt(format!("SHA-256 was {} and is {found}", file.sha256)));
+        let found = digest(&path, digester)?.map_err(corrupt)?.digest;
+        if found != file.digest {
+            return Err(corrupt(format!("its digest was {} and is {found}", file.digest)));
         }
     }
     Ok(())

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{FILES, MANIFEST, charge, write_durably};
+use super::pieces::{Digest, Piece};
 use crate::{Artefact, Error};
 
 /// The version of the manifest's shape.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// One file of an artefact on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +20,10 @@ pub struct DiskFile {
     pub path: String,
     /// In bytes.
     pub size: u64,
-    /// Our digest of the contents when they were verified, in lower-case hexadecimal.
-    pub sha256: String,
+    /// The digest of its pieces as they were when they were verified.
+    pub digest: Digest,
+    /// What it consists of, in order.
+    pub pieces: Vec<Piece>,
 }
 
 /// Stands beside the files. In a partial folder `files` is empty.
