@@ -8,6 +8,8 @@ use crc_fast::CrcAlgorithm;
 use sha2::{Digest as _, Sha256};
 
 use super::digest::FileDigester;
+use super::layout::FILES;
+use super::ledger::Held;
 use super::manifest::DiskFile;
 use crate::{Checksum, ChecksumAlgorithm, Error};
 
@@ -80,6 +82,38 @@ pub(super) fn digest(
         digester.update(&buffer[..count]);
     }
     Ok(digester.finish())
+}
+
+/// Compares our digests of an artefact's files again, wherever their bytes lie. Blocks.
+pub(super) fn verify(held: &Held) -> Result<(), Error> {
+    let mut buffer = vec![0; CHUNK];
+    for file in &held.manifest.files {
+        let corrupt = |what: String| Error::Corrupt {
+            model: held.manifest.artefact.id.model.to_string(),
+            path: file.path.clone(),
+            what,
+        };
+        let mut digester = FileDigester::new(&file.path, file.size, None);
+        let mut at = 0;
+        while at < file.size {
+            let count = usize::try_from(file.size - at).unwrap_or(usize::MAX).min(CHUNK);
+            match held.read_at(&file.path, at, &mut buffer[..count]) {
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    return Err(corrupt(format!("it has fewer than {} bytes", file.size)));
+                }
+                outcome => outcome.map_err(|error| {
+                    Error::io("read", &held.folder.join(FILES).join(&file.path), error)
+                })?,
+            }
+            digester.update(&buffer[..count]);
+            at += count as u64;
+        }
+        let found = digester.finish().map_err(corrupt)?.digest;
+        if found != file.digest {
+            return Err(corrupt(format!("its digest was {} and is {found}", file.digest)));
+        }
+    }
+    Ok(())
 }
 
 /// Standard base64 with padding.
