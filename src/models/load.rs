@@ -28,8 +28,6 @@ pub struct LoadedRunner {
     pub shared: Vec<SharedPart>,
     /// The bytes of shared parts that another model had, and that were not read.
     pub found: Bytes,
-    /// What its files hold, for the next load of them; empty where nothing is shared.
-    pub digests: Digests,
     /// Time spent reading and converting weights.
     pub read: Duration,
 }
@@ -97,7 +95,7 @@ pub fn load_files(
     let table = TensorTable::new(&read_wanted(files)?)?;
     let mut reader = Reader::new(files, &table, plan.format, cancel, sharing);
     let (runner, kv) = build(plan, &mut read_in_order(plan, &table, &mut reader)?)?;
-    let Reader { own, held, digests, found, .. } = reader;
+    let Reader { own, held, found, .. } = reader;
     let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
     let weights = own + shared.iter().map(|part| part.bytes).sum();
     let footprint = Footprint { weights, kv, ..plan.footprint };
@@ -107,7 +105,7 @@ pub fn load_files(
     };
     let read = started.elapsed();
     tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights read");
-    Ok(LoadedRunner { runner, footprint, shared, found, digests, read })
+    Ok(LoadedRunner { runner, footprint, shared, found, read })
 }
 
 /// Reads all parameters in the order in which they lie in the files, each when its last
@@ -156,7 +154,7 @@ fn build(
     }
 }
 
-/// The shared parts of a load of these files, as far as an earlier load told what they hold;
+/// The shared parts of a load of these files, as far as it is known what they hold;
 /// each content once.
 pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<SharedPart> {
     let mut parts: Vec<SharedPart> = Vec::new();
@@ -167,7 +165,7 @@ pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<Shared
 }
 
 /// Shows a model's parameters, in the order in which it is built of them.
-fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
+pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
     let mut take = |parameter: Parameter| {
         look(parameter);
         Ok::<_, Error>(())

@@ -15,7 +15,7 @@ use safetensors::Dtype;
 
 use crate::Error;
 use crate::files::{ModelFiles, io_error};
-use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
+use crate::pool::{self, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
 
 /// Values per piece: 2 MiB of f32, small enough to stay in a core's cache.
@@ -136,8 +136,6 @@ pub(crate) struct Reader<'a> {
     pub(crate) own: Bytes,
     /// The shared buffers, each once.
     pub(crate) held: Vec<Arc<Pooled>>,
-    /// Digests of what could be shared.
-    pub(crate) digests: Digests,
     /// Bytes that others had read.
     pub(crate) found: Bytes,
 }
@@ -159,7 +157,6 @@ impl<'a> Reader<'a> {
             raw: Vec::new(),
             own: Bytes::ZERO,
             held: Vec::new(),
-            digests: Digests::default(),
             found: Bytes::ZERO,
         }
     }
@@ -178,7 +175,6 @@ impl<'a> Reader<'a> {
             let content = sharing.content(digest, parameter, format);
             match sharing.pool.take(content, self.cancel)? {
                 Taken::Found(pooled) => {
-                    self.digests.insert(parameter, blake3::Hash::from_bytes(*digest));
                     self.found += bytes;
                     return Ok(self.hold(pooled));
                 }
@@ -188,10 +184,12 @@ impl<'a> Reader<'a> {
         let mut hasher = pool::hasher(parameter, &parts);
         let tensor = self.fill(parameter, &parts, Some(&mut hasher))?;
         let digest = hasher.finalize();
+        if sharing.known.get(parameter).is_some_and(|known| known != digest.as_bytes()) {
+            return Err(Error::Altered { name: pool::name(parameter) });
+        }
         let content = sharing.content(digest.as_bytes(), parameter, format);
         let pooled = sharing.pool.add(SharedPart { content, bytes }, tensor);
         drop(turn);
-        self.digests.insert(parameter, digest);
         Ok(self.hold(pooled))
     }
 
@@ -204,8 +202,8 @@ impl<'a> Reader<'a> {
         tensor
     }
 
-    /// Reads a parameter's parts into one new buffer, and the bytes as they lie in the files
-    /// into `hasher`.
+    /// Reads a parameter's parts into one new buffer, and the digest of each as it lies in the
+    /// files into `hasher`.
     fn fill(
         &mut self,
         parameter: &Parameter,
@@ -246,12 +244,13 @@ impl<'a> Reader<'a> {
     fn pieces(
         &mut self,
         part: &Located,
-        mut hasher: Option<&mut blake3::Hasher>,
+        hasher: Option<&mut blake3::Hasher>,
         mut sink: impl FnMut(&[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let width = if part.dtype == Dtype::F32 { 4 } else { 2 };
         let total: usize = part.shape.iter().product();
         let mut widened = Vec::with_capacity(PIECE.min(total));
+        let mut tensor = hasher.is_some().then(blake3::Hasher::new);
         let mut done = 0;
         while done < total {
             self.cancel.check()?;
@@ -261,13 +260,16 @@ impl<'a> Reader<'a> {
             self.files
                 .read_at(&part.file, offset, &mut self.raw)
                 .map_err(|source| io_error(&part.file, source))?;
-            if let Some(hasher) = hasher.as_deref_mut() {
-                hasher.update(&self.raw);
+            if let Some(tensor) = &mut tensor {
+                tensor.update(&self.raw);
             }
             widened.clear();
             widen(part.dtype, &self.raw, &mut widened);
             sink(&widened)?;
             done += count;
+        }
+        if let (Some(hasher), Some(tensor)) = (hasher, tensor) {
+            hasher.update(tensor.finalize().as_bytes());
         }
         Ok(())
     }

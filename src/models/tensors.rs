@@ -23,6 +23,14 @@ pub(crate) struct Located {
     pub(crate) start: u64,
 }
 
+impl Located {
+    /// The bytes of its data, in a format that we read.
+    pub(crate) fn bytes(&self) -> u64 {
+        let width = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        self.shape.iter().map(|&size| size as u64).product::<u64>() * width
+    }
+}
+
 /// All tensors of an artefact by name.
 #[derive(Debug, Default)]
 pub(crate) struct TensorTable {

@@ -168,6 +168,15 @@ impl CachedArtefact {
     pub fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         self.held.read_at(path, offset, buffer)
     }
+
+    /// Takes the version out of the cache, because its bytes were found to be damaged. The files
+    /// go when nobody holds it. Blocking.
+    ///
+    /// # Errors
+    /// When a restart would find it again.
+    pub fn give_up(&self) -> Result<(), Error> {
+        self.held.give_up()
+    }
 }
 
 type Outcome = Result<Arc<Held>, Error>;
@@ -280,7 +289,10 @@ impl DiskCache {
         {
             return (fetch, Arc::clone(&running.counters));
         }
-        fetches.running.retain(|_, running| running.fetch.upgrade().is_some());
+        // One that has ended is known for as long as somebody reads its files.
+        fetches.running.retain(|_, running| {
+            running.fetch.upgrade().is_some() || running.arrival.strong_count() > 0
+        });
         fetches.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         let turn = Arc::clone(fetches.turns.entry(id.clone()).or_default());
         let counters = Counters::new(artefact.bytes.0);
@@ -338,10 +350,7 @@ impl DiskCache {
         let (ledger, id) = (Arc::clone(&self.inner.ledger), id.clone());
         blocking(move || {
             if let Some(held) = ledger.purge(&id) {
-                // Else a restart would find it whole while somebody still held it.
-                let manifest = held.folder.join(MANIFEST);
-                std::fs::remove_file(&manifest)
-                    .map_err(|error| Error::io("remove", &manifest, error))?;
+                held.forget()?;
             }
             ledger.purge_partial(&id)
         })
@@ -427,16 +436,26 @@ impl DiskCache {
         outcome
     }
 
+    /// Whether a fetch of the version has readers, or had and some of them still read.
+    fn is_read_behind(&self, id: &ArtefactId) -> bool {
+        let fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.running.get(id).is_some_and(|running| running.arrival.strong_count() > 0)
+    }
+
     /// Offers a version to the others of its scope, and holds what it has in common with them
     /// once from then on: equal files, and equal tensors of weight files. Says how many bytes
     /// that gave back. Where they lie is not for readers by path any more: what has tensors is
     /// read by [`CachedArtefact::read_at`], so only what nobody else reads may be offered. Done
-    /// once for each version; again, it does nothing.
+    /// once for each version; again, it does nothing, and neither does it while somebody reads
+    /// behind the fetch.
     ///
     /// If dropped, it goes on to its end.
     pub async fn share(&self, id: &ArtefactId, scope: &str) -> Result<Bytes, Error> {
         let turn = Arc::clone(&self.inner.sharing).lock_owned().await;
         let Some((held, _)) = self.inner.ledger.get(id) else { return Ok(Bytes::ZERO) };
+        if self.is_read_behind(id) {
+            return Ok(Bytes::ZERO);
+        }
         let (ledger, scope) = (Arc::clone(&self.inner.ledger), scope.to_owned());
         let sharing = move || {
             let _turn = turn;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use roundhouse_models::{Cancel, LoadedRunner, ModelPlan, load_shared};
+use roundhouse_models::{Cancel, Error, Folder, LoadedRunner, ModelPlan, load_files};
 use roundhouse_residency::{Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
@@ -12,7 +12,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprin
 use roundhouse_workers::{Handler, News};
 
 use super::plan::{HandlerPlan, Plan, processes};
-use super::sharing::Shares;
+use super::sharing::{Shares, Stored};
 use super::stages::Stage;
 use super::{ModelLoader, arriving, blocking, named, purpose, sharing};
 use crate::allocator;
@@ -151,14 +151,17 @@ fn read(
     let Files { dir, held } = files;
     // Loads run to their end: residency abandons what is still being fetched alone.
     let cancel = Cancel::default();
-    let known = held.as_ref().map(sharing::noted).unwrap_or_default();
-    let loaded = match shares.of(id, device, known.clone()) {
-        Some(shared) => load_shared(&dir, plan, device, &cancel, &shared)?,
-        None => roundhouse_models::load(&dir, plan, device, &cancel)?,
+    let known = held.as_ref().map(|cached| sharing::contents(cached, plan)).unwrap_or_default();
+    let shared = shares.of(id, device, known);
+    let loaded = match &held {
+        Some(cached) => load_files(&Stored(cached), plan, device, &cancel, shared.as_ref()),
+        None => load_files(&Folder::new(&dir), plan, device, &cancel, shared.as_ref()),
     };
-    if let Some(cached) = held.filter(|_| !loaded.digests.is_empty()) {
-        sharing::note(id, &cached, &known, &loaded.digests);
+    if let (Err(Error::Altered { .. }), Some(cached)) = (&loaded, &held) {
+        // The next load fetches it again.
+        cached.give_up()?;
     }
+    let loaded = loaded?;
     let (text, taken) = allocator::counted(|| purpose::open_text(&dir, plan));
     // What reading took beyond that is several times the tokenizer's file.
     allocator::give_back();

@@ -40,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         digest(size);
         Ok(())
     })?;
-    let row = |(processor, wall): (f64, f64)| format!("{{\"cpu\": {processor:.3}, \"wall\": {wall:.3}}}");
+    let row =
+        |(processor, wall): (f64, f64)| format!("{{\"cpu\": {processor:.3}, \"wall\": {wall:.3}}}");
     let (drain, write, digest) = (row(drain), row(write), row(digest));
     println!("{{\"bytes\": {size}, \"drain\": {drain}, \"write\": {write}, \"digest\": {digest}}}");
     Ok(())
@@ -89,9 +90,7 @@ fn digest(size: u64) {
 }
 
 /// Seconds of the processors that `work` took of this process, and seconds on the clock.
-fn timed(
-    work: impl FnOnce() -> Result<(), Box<dyn Error>>,
-) -> Result<(f64, f64), Box<dyn Error>> {
+fn timed(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<(f64, f64), Box<dyn Error>> {
     let (before, began) = (processor_seconds()?, Instant::now());
     work()?;
     Ok((processor_seconds()? - before, began.elapsed().as_secs_f64()))
@@ -101,7 +100,11 @@ fn timed(
 fn processor_seconds() -> Result<f64, Box<dyn Error>> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
     let (_, behind_name) = text.rsplit_once(')').ok_or("no name in /proc/self/stat")?;
-    let ticks: Vec<f64> =
-        behind_name.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    let ticks: Vec<f64> = behind_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::CacheUsage;
 use super::extents::Hold;
-use super::layout::Layout;
+use super::layout::{Layout, MANIFEST};
 use super::manifest::Manifest;
 use super::recipe::{self, Recipe};
 use super::share::Abilities;
@@ -49,6 +49,21 @@ impl Held {
     /// Reads by this recipe from now on. Waits for reads under way.
     pub(super) fn follow(&self, recipe: Recipe) {
         *self.recipe.write().unwrap_or_else(PoisonError::into_inner) = Some(recipe);
+    }
+
+    /// Takes it out of sight, because it is damaged. Blocks.
+    pub(super) fn give_up(&self) -> Result<(), Error> {
+        let Some(ledger) = self.ledger.upgrade() else { return Ok(()) };
+        let id = &self.manifest.artefact.id;
+        // Another folder of the version may be there by now.
+        let is_listed = ledger.lock().whole.get(id).is_some_and(|w| w.held.folder == self.folder);
+        if is_listed { ledger.purge(id).map_or(Ok(()), |held| held.forget()) } else { Ok(()) }
+    }
+
+    /// Lets no restart find it whole while somebody still holds it. Blocks.
+    pub(super) fn forget(&self) -> Result<(), Error> {
+        let manifest = self.folder.join(MANIFEST);
+        std::fs::remove_file(&manifest).map_err(|error| Error::io("remove", &manifest, error))
     }
 
     /// Fills a buffer with a file's bytes from `offset` on, wherever they lie. Blocks.
