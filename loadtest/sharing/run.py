@@ -78,6 +78,18 @@ class Server:
                  if line.startswith("roundhouse_load_stage_seconds_sum") and '"read"' in line]
         return sum(float(line.split()[-1]) for line in lines)
 
+    def on_disk(self):
+        """Blocks of the files in the cache, each file once, when sharing there has come to rest."""
+        usage, still = None, 0
+        while still < 5:
+            now = self.call(f"{self.admin}/admin/v1/residency")["disk"]
+            usage, still = now, still + 1 if now == usage else 0
+            time.sleep(0.5)
+        paths = pathlib.Path(self.cache.name, "artefacts").rglob("*")
+        found = (path.lstat() for path in paths if path.is_file())
+        return {"charged": usage["used_bytes"],
+                "blocks": sum({one.st_ino: one.st_blocks * 512 for one in found}.values())}
+
     def anonymous(self):
         text = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return int(re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)[1]) << 10
@@ -123,6 +135,7 @@ def bytes_and_answers(binary, store, targets):
     for target in targets:
         answers[target] = apart.answers(target)
         apart.command("unload", target)
+    disk = {"off": apart.on_disk()}
     apart.stop()
     server = Server(binary, store, "all")
     start, steps = server.anonymous(), []
@@ -132,6 +145,7 @@ def bytes_and_answers(binary, store, targets):
                       "anonymous": server.anonymous() - start})
     equal = sum(server.answers(target) == answers[target] for target in targets)
     answered = server.anonymous() - start
+    disk["all"] = server.on_disk()
     orders = []
     for order in (targets, targets[::-1], random.Random(1).sample(targets, len(targets))):
         for target in order:
@@ -150,7 +164,7 @@ def bytes_and_answers(binary, store, targets):
                        "anonymous_at_end": server.anonymous() - start})
     server.stop()
     return {"expected_weights": expected, "unshared_weights": alone, "steps": steps,
-            "anonymous_after_answers": answered, "equal_answers": equal, "orders": orders}
+            "anonymous_after_answers": answered, "equal_answers": equal, "orders": orders, "disk": disk}
 
 
 def load_times(binary, store, targets, rounds):
@@ -208,6 +222,9 @@ def main():
         f"{found['steps'][-1]['anonymous'] / found['expected_weights']:.3f} of base and differences; "
         f"after answers from all: {mib(found['anonymous_after_answers'])} MiB, "
         f"{found['anonymous_after_answers'] / found['expected_weights']:.3f}.",
+        f"- On disk: {mib(found['disk']['off']['blocks'])} MiB in blocks without sharing, "
+        f"{mib(found['disk']['all']['blocks'])} MiB with it "
+        f"({mib(found['disk']['all']['charged'])} MiB charged).",
         "", "| loaded | charged MiB | anonymous MiB |", "|---|---:|---:|",
         *(f"| {step['target']} | {mib(step['charged'])} | {mib(step['anonymous'])} |"
           for step in found["steps"]),
@@ -221,7 +238,7 @@ def main():
                   f"{mib(row['said'])} | {mib(row['witness'])} |" for row in order["rows"]]
     lines += ["", "| paired medians | off | all | all / off | pairs |", "|---|---:|---:|---:|---:|"]
     for kind, text in (("digest", "first load, nothing to share"),
-                       ("known", "base loaded, content known")):
+                       ("known", "base loaded")):
         for at, what in ((0, "wall"), (1, "read stage")):
             # A first load fetches, too, which no sharing changes.
             if (kind, at) != ("digest", 0):

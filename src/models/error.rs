@@ -103,6 +103,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What was read is not what the files are known to hold.
+    #[error("tensor '{name}' has other bytes on disk than were fetched")]
+    Altered {
+        /// Its name, or those of what is stacked, joined by `+`.
+        name: String,
+    },
     /// The load was cancelled.
     #[error("the load was cancelled")]
     Cancelled,
@@ -132,6 +138,7 @@ impl Error {
             | Self::BeyondRange { .. }
             | Self::NotFinite { .. }
             | Self::Overflow { .. } => ErrorKind::ModelInvalid,
+            Self::Altered { .. } => ErrorKind::StoreUnavailable,
             Self::Cancelled => ErrorKind::NotReady,
             Self::Io { .. } | Self::NoDevice { .. } | Self::Tensor(_) => ErrorKind::Internal,
         }
@@ -140,7 +147,7 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn retry(&self) -> RetryHint {
         match self {
-            Self::Io { .. } | Self::Cancelled => RetryHint::Later,
+            Self::Io { .. } | Self::Altered { .. } | Self::Cancelled => RetryHint::Later,
             _ => RetryHint::Never,
         }
     }

@@ -30,8 +30,6 @@ pub struct LoadedRunner {
     pub shared: Vec<SharedPart>,
     /// The bytes of shared parts that another model had, and that were not read.
     pub found: Bytes,
-    /// What its files hold, for the next load of them; empty where nothing is shared.
-    pub digests: Digests,
     /// Its parameters, for copies of them; absent where the device's memory is the host's.
     pub weights: Option<Weights>,
     /// Time spent reading and converting weights.
@@ -107,10 +105,10 @@ pub fn load_files(
         Ok(tensor)
     })?;
     drop(read);
-    let Reader { own, held, digests, found, .. } = reader;
+    let Reader { own, held, found, .. } = reader;
     let weights = (!device.id().is_host()).then(|| Weights::of(taken, &held));
     let built = Built { runner, kv, own, held, found, weights };
-    Ok(LoadedRunner { digests, ..built.loaded(plan, started) })
+    Ok(built.loaded(plan, started))
 }
 
 /// Loads the model that `plan` describes from a copy of its weights in the host's memory, which
@@ -181,8 +179,7 @@ impl Built {
             tracing::info!(wanted, got, "some weights cannot be quantised so");
         }
         tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights in place");
-        let (digests, weights) = (Digests::default(), record);
-        LoadedRunner { runner, footprint, shared, found, digests, weights, read }
+        LoadedRunner { runner, footprint, shared, found, weights: record, read }
     }
 }
 
@@ -234,7 +231,7 @@ fn build(
     }
 }
 
-/// The shared parts of a load of these files, as far as an earlier load told what they hold;
+/// The shared parts of a load of these files, as far as it is known what they hold;
 /// each content once.
 pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<SharedPart> {
     let mut parts: Vec<SharedPart> = Vec::new();
@@ -245,7 +242,7 @@ pub fn known_parts(plan: &ModelPlan, known: &Digests, scope: &str) -> Vec<Shared
 }
 
 /// Shows a model's parameters, in the order in which it is built of them.
-fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
+pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
     let mut take = |parameter: Parameter| {
         look(parameter);
         Ok::<_, Error>(())

@@ -3,28 +3,31 @@
 //! A content's name comes from the bytes in the files, how they are put together, and its
 //! shape and format in memory: models that share a name would have filled equal buffers. A
 //! buffer enters the pool under the digest of the bytes that it was really filled from. What
-//! was noted of a file only says what to look for: whatever is found has the size, shape and
-//! format that were asked for, because they are in its name.
+//! is known of a file beforehand says what to look for: whatever is found has the size, shape and
+//! format that were asked for, because they are in its name; and what is read instead must have
+//! the digest that is known, for else the files are damaged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use candle_core::Tensor;
-use roundhouse_types::{Bytes, ContentId, SharedPart, Version};
-use serde::{Deserialize, Serialize};
+use roundhouse_types::{Bytes, ContentId, SharedPart};
 
 use crate::Error;
+use crate::files::{ModelFiles, read_wanted};
 use crate::format::{Formats, Layout};
+use crate::inspect::ModelPlan;
+use crate::load::walk;
 use crate::reader::{Cancel, Parameter};
-use crate::tensors::Located;
+use crate::tensors::{Located, TensorTable};
 
 /// Smaller parameters are each model's own: a record of them costs more than they take.
 pub(crate) const SHARED_AT_LEAST: Bytes = Bytes::kib(64);
 /// How often a load that waits for another's buffer looks whether it was cancelled.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The version of what digests are made of.
-const DIGEST_CONTEXT: &str = "roundhouse 2026-11-21 parameter in files 1";
+const DIGEST_CONTEXT: &str = "roundhouse 2026-11-21 parameter in files 2";
 /// The version of what contents' names are made of.
 const CONTENT_CONTEXT: &str = "roundhouse 2026-11-21 content in memory 2";
 /// Stands where a parameter's one format would, for those that are buffers of bytes.
@@ -136,7 +139,7 @@ pub struct Sharing {
     pub pool: Arc<TensorPool>,
     /// Models share with those of equal scope only: empty for all, or a tenant's name.
     pub scope: String,
-    /// What an earlier load of the same files found, or nothing.
+    /// What the files are known to hold, or nothing. A load that reads something else fails.
     pub known: Digests,
 }
 
@@ -177,37 +180,33 @@ fn content(digest: &[u8; 32], parameter: &Parameter, layout: &Layout, scope: &st
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Digests(BTreeMap<String, blake3::Hash>);
 
-/// Digests as they are written.
-#[derive(Serialize, Deserialize)]
-struct Note {
-    version: Version,
-    /// In lower-case hexadecimal.
-    digests: BTreeMap<String, String>,
-}
-
 impl Digests {
-    /// Reads what [`Digests::to_json`] wrote of this version. What was written of another one,
-    /// or cannot be read to its end, says nothing.
-    pub fn from_json(text: &[u8], version: &Version) -> Self {
-        let note = serde_json::from_slice::<Note>(text).ok();
-        let digests = note.filter(|note| note.version == *version).and_then(|note| {
-            let pairs = note.digests.into_iter();
-            pairs.map(|(name, hex)| Some((name, blake3::Hash::from_hex(&hex).ok()?))).collect()
+    /// What a plan's parameters are in these files, by the digests of their tensors: `tensor` is
+    /// asked for the BLAKE3 digest of so many bytes of a file from an offset on.
+    ///
+    /// # Errors
+    /// When the headers cannot be read or are not those that were planned for.
+    pub fn of(
+        plan: &ModelPlan,
+        files: &dyn ModelFiles,
+        tensor: &dyn Fn(&str, u64, u64) -> Option<[u8; 32]>,
+    ) -> Result<Self, Error> {
+        let table = TensorTable::new(&read_wanted(files)?)?;
+        let (mut digests, mut outcome) = (Self::default(), Ok(()));
+        walk(plan, &mut |parameter| match parameter.locate(&table, &plan.formats) {
+            Ok((parts, _)) => {
+                let mut hasher = hasher(&parameter, &parts);
+                let all = parts.iter().all(|part| {
+                    let found = tensor(&part.file, part.start, part.bytes());
+                    found.map(|digest| hasher.update(&digest)).is_some()
+                });
+                if all {
+                    digests.insert(&parameter, hasher.finalize());
+                }
+            }
+            Err(error) => outcome = Err(error),
         });
-        Self(digests.unwrap_or_default())
-    }
-
-    /// As a JSON object that names the version they are of.
-    pub fn to_json(&self, version: &Version) -> Vec<u8> {
-        let hex =
-            |(name, digest): (&String, &blake3::Hash)| (name.clone(), digest.to_hex().to_string());
-        let digests = self.0.iter().map(hex).collect();
-        serde_json::to_vec(&Note { version: version.clone(), digests }).unwrap_or_default()
-    }
-
-    /// Whether nothing is known.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        outcome.map(|()| digests)
     }
 
     pub(crate) fn get(&self, parameter: &Parameter) -> Option<&[u8; 32]> {
@@ -239,7 +238,8 @@ pub(crate) fn name(parameter: &Parameter) -> String {
     names.join("+")
 }
 
-/// A hasher for a parameter's bytes that has taken in how they are put together.
+/// A hasher for the digests of a parameter's tensors that has taken in how they are put
+/// together.
 pub(crate) fn hasher(parameter: &Parameter, parts: &[&Located]) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new_derive_key(DIGEST_CONTEXT);
     hasher.update(&(parts.len() as u64).to_le_bytes());
@@ -319,22 +319,6 @@ mod tests {
         let cancel = Cancel::new();
         cancel.cancel();
         assert!(matches!(pool.take(part(1).content, &cancel), Err(Error::Cancelled)));
-    }
-
-    #[test]
-    fn digests_survive_being_written_and_those_of_another_version_and_nonsense_are_nothing() {
-        let mut digests = Digests::default();
-        digests.insert(&Parameter::matrix("a", 2, 2), blake3::hash(b"a"));
-        let [version, other] = ["aa", "bb"].map(Version::from_digest);
-        let text = digests.to_json(&version);
-        assert_eq!(Digests::from_json(&text, &version), digests);
-        assert_eq!(Digests::from_json(&text, &other), Digests::default());
-        let half = &text[..text.len() / 2];
-        let bad: [&[u8]; 4] =
-            [half, b"]", b"{\"a\": \"x\"}", b"{\"version\":\"aa\",\"digests\":{\"a\":\"x\"}}"];
-        for text in bad {
-            assert_eq!(Digests::from_json(text, &version), Digests::default());
-        }
     }
 
     #[test]

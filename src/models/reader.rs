@@ -17,7 +17,7 @@ use crate::convert::{narrow, quantize, unpair, widen};
 use crate::device::DeviceMemory;
 use crate::files::{ModelFiles, io_error};
 use crate::format::{Format, Formats, Layout, Stored};
-use crate::pool::{self, Digests, Pooled, SHARED_AT_LEAST, Sharing, Taken};
+use crate::pool::{self, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
 
 /// Values per piece: 2 MiB of f32, small enough to stay in a core's cache.
@@ -117,8 +117,6 @@ pub(crate) struct Reader<'a> {
     pub(crate) own: Bytes,
     /// The shared buffers, each once.
     pub(crate) held: Vec<Arc<Pooled>>,
-    /// Digests of what could be shared.
-    pub(crate) digests: Digests,
     /// Bytes that others had read.
     pub(crate) found: Bytes,
 }
@@ -140,7 +138,6 @@ impl<'a> Reader<'a> {
             raw: Vec::new(),
             own: Bytes::ZERO,
             held: Vec::new(),
-            digests: Digests::default(),
             found: Bytes::ZERO,
         }
     }
@@ -159,7 +156,6 @@ impl<'a> Reader<'a> {
             let content = sharing.content(digest, parameter, &layout);
             match sharing.pool.take(content, self.cancel)? {
                 Taken::Found(pooled) => {
-                    self.digests.insert(parameter, blake3::Hash::from_bytes(*digest));
                     self.found += bytes;
                     return Ok(self.hold(pooled));
                 }
@@ -169,10 +165,12 @@ impl<'a> Reader<'a> {
         let mut hasher = pool::hasher(parameter, &parts);
         let tensor = self.fill(parameter, &parts, &layout, Some(&mut hasher))?;
         let digest = hasher.finalize();
+        if sharing.known.get(parameter).is_some_and(|known| known != digest.as_bytes()) {
+            return Err(Error::Altered { name: pool::name(parameter) });
+        }
         let content = sharing.content(digest.as_bytes(), parameter, &layout);
         let pooled = sharing.pool.add(SharedPart { content, bytes }, tensor);
         drop(turn);
-        self.digests.insert(parameter, digest);
         Ok(self.hold(pooled))
     }
 
@@ -200,8 +198,8 @@ impl<'a> Reader<'a> {
         tensor
     }
 
-    /// Reads a parameter's parts into one new buffer, and the bytes as they lie in the files
-    /// into `hasher`.
+    /// Reads a parameter's parts into one new buffer, and the digest of each as it lies in the
+    /// files into `hasher`.
     fn fill(
         &mut self,
         parameter: &Parameter,
@@ -336,11 +334,12 @@ impl<'a> Reader<'a> {
     fn pieces(
         &mut self,
         part: &Located,
-        mut hasher: Option<&mut blake3::Hasher>,
+        hasher: Option<&mut blake3::Hasher>,
         mut sink: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (together, width) = part.dtype.unit();
         let total: usize = part.shape.iter().product();
+        let mut tensor = hasher.is_some().then(blake3::Hasher::new);
         let mut done = 0;
         while done < total {
             self.cancel.check()?;
@@ -350,11 +349,14 @@ impl<'a> Reader<'a> {
             self.files
                 .read_at(&part.file, offset, &mut self.raw)
                 .map_err(|source| io_error(&part.file, source))?;
-            if let Some(hasher) = hasher.as_deref_mut() {
-                hasher.update(&self.raw);
+            if let Some(tensor) = &mut tensor {
+                tensor.update(&self.raw);
             }
             sink(&self.raw)?;
             done += count;
+        }
+        if let (Some(hasher), Some(tensor)) = (hasher, tensor) {
+            hasher.update(tensor.finalize().as_bytes());
         }
         Ok(())
     }

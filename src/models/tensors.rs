@@ -27,6 +27,14 @@ pub(crate) struct Located {
     pub(crate) paired: Option<usize>,
 }
 
+impl Located {
+    /// The bytes of its data, in a format that we read.
+    pub(crate) fn bytes(&self) -> u64 {
+        let values = self.shape.iter().map(|&size| size as u64).product();
+        self.dtype.bytes_of(values).unwrap_or(u64::MAX)
+    }
+}
+
 /// All tensors of an artefact by name.
 #[derive(Debug, Default)]
 pub(crate) struct TensorTable {

@@ -160,7 +160,8 @@ async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refus
             let usage = cache.usage();
             json!({
                 "budget_bytes": usage.budget, "used_bytes": usage.used,
-                "partial_bytes": usage.partial, "artefacts": usage.artefacts,
+                "partial_bytes": usage.partial, "shared_bytes": usage.shared,
+                "artefacts": usage.artefacts,
             })
         }
         None => Value::Null,

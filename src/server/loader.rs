@@ -198,8 +198,7 @@ impl ModelLoader {
         Ok(plan)
     }
 
-    /// The parts of a version's weights that others may hold as well, as far as an earlier
-    /// load of it told.
+    /// The parts of a version's weights that others may hold as well, by what its fetch found.
     pub(super) async fn known_shared(
         &self,
         id: &ArtefactId,
@@ -356,6 +355,10 @@ impl Loader for ModelLoader {
                 let loaded = self.load_marked(cache, id, origin, device, reporter).await;
                 if loaded.is_ok() {
                     self.hold_first(cache, id).await;
+                    // What handlers may read by path, or write to, stays as it is.
+                    if matches!(self.recall(id).plan, Some(Plan::Model(_))) {
+                        self.shares.on_disk(id, cache);
+                    }
                 }
                 loaded
             }

@@ -4,13 +4,18 @@ mod arrival;
 mod attempts;
 mod choices;
 mod digest;
+mod extents;
 mod fetch;
 mod flight;
 mod journal;
 mod layout;
 mod ledger;
 mod manifest;
+mod pieces;
+mod recipe;
+mod share;
 mod skim;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -34,11 +39,13 @@ use self::arrival::{Arrival, Ending};
 use self::attempts::Attempts;
 use self::choices::Choices;
 pub use self::choices::{Choice, ChosenBy};
-use self::fetch::{Fetch, verify};
-use self::layout::{FILES, Layout, MANIFEST, entries, measure};
+use self::fetch::Fetch;
+use self::layout::{FILES, Layout, MANIFEST, entries, measure, remove_tree};
 use self::ledger::{Held, Ledger, off_thread};
 pub use self::manifest::DiskFile;
 use self::manifest::Manifest;
+pub use self::pieces::{Digest, Piece};
+use self::recipe::{DONORS, Recipe, holds};
 pub use self::skim::{Skimmed, remembered, skim};
 use crate::file::blocking;
 use crate::progress::{Counters, Stage};
@@ -85,6 +92,8 @@ pub struct CacheUsage {
     pub used: Bytes,
     /// The part of it that belongs to fetches, running or abandoned.
     pub partial: Bytes,
+    /// How much more that would be if versions held nothing together.
+    pub shared: Bytes,
     /// Whole artefacts.
     pub artefacts: usize,
 }
@@ -94,7 +103,7 @@ pub struct CacheUsage {
 pub struct DiskVersion {
     /// The version.
     pub version: Version,
-    /// What it takes on disk.
+    /// What it takes on disk, with what it has in common with others.
     pub bytes: Bytes,
     /// When its files were whole.
     pub fetched_at: SystemTime,
@@ -107,7 +116,7 @@ pub struct DiskVersion {
 pub struct Purged {
     /// The version.
     pub version: Version,
-    /// What it took there.
+    /// What it took there and nobody else has.
     pub bytes: Bytes,
     /// Somebody still holds its files: they go when the last one lets go.
     pub in_use: bool,
@@ -146,28 +155,27 @@ impl CachedArtefact {
         &self.held.manifest.files
     }
 
-    /// What it takes on disk.
+    /// What it takes on disk, with what it has in common with others.
     pub fn bytes(&self) -> Bytes {
         Bytes(self.held.bytes)
     }
 
-    /// What was noted under `name` beside the files; `None` where there is nothing that can
-    /// be read. Blocking.
-    pub fn note(&self, name: &str) -> Option<Vec<u8>> {
-        std::fs::read(self.held.folder.join(name)).ok()
-    }
-
-    /// Notes something of a few kilobytes under `name` beside the files, for as long as they
-    /// are there. What was written just before a crash may be lost or empty. Blocking.
+    /// Fills a buffer with a file's bytes from `offset` on, also where another version holds
+    /// them for this one. Blocking.
     ///
     /// # Errors
-    /// When it cannot be written; what was noted before is still there.
-    pub fn write_note(&self, name: &str, contents: &[u8]) -> Result<(), Error> {
-        let (path, new) =
-            (self.held.folder.join(name), self.held.folder.join(format!("{name}.new")));
-        std::fs::write(&new, contents)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|error| Error::io("write", &path, error))
+    /// When there is no such file, it ends before the buffer is full, or it cannot be read.
+    pub fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.held.read_at(path, offset, buffer)
+    }
+
+    /// Takes the version out of the cache, because its bytes were found to be damaged. The files
+    /// go when nobody holds it. Blocking.
+    ///
+    /// # Errors
+    /// When a restart would find it again.
+    pub fn give_up(&self) -> Result<(), Error> {
+        self.held.give_up()
     }
 }
 
@@ -193,6 +201,8 @@ struct Inner {
     choices: Arc<Choices>,
     in_flight: Arc<Semaphore>,
     fetches: Mutex<Fetches>,
+    /// One version at a time looks for what it has in common with others.
+    sharing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -215,6 +225,7 @@ impl DiskCache {
             }
             find_whole(&ledger)?;
             find_partial(&ledger)?;
+            ledger.settle();
             ledger.shrink();
             let usage = ledger.usage();
             info!(dir = %config.dir.display(), artefacts = usage.artefacts, used = %usage.used, budget = %usage.budget, "disk cache opened");
@@ -222,7 +233,8 @@ impl DiskCache {
             let permits = usize::try_from(permits).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
             let in_flight = Arc::new(Semaphore::new(permits));
             let fetches = Mutex::default();
-            let inner = Inner { config, ledger, attempts, choices, in_flight, fetches };
+            let sharing = Arc::default();
+            let inner = Inner { config, ledger, attempts, choices, in_flight, fetches, sharing };
             Ok(Self { inner: Arc::new(inner) })
         })
         .await
@@ -277,7 +289,10 @@ impl DiskCache {
         {
             return (fetch, Arc::clone(&running.counters));
         }
-        fetches.running.retain(|_, running| running.fetch.upgrade().is_some());
+        // One that has ended is known for as long as somebody reads its files.
+        fetches.running.retain(|_, running| {
+            running.fetch.upgrade().is_some() || running.arrival.strong_count() > 0
+        });
         fetches.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         let turn = Arc::clone(fetches.turns.entry(id.clone()).or_default());
         let counters = Counters::new(artefact.bytes.0);
@@ -335,10 +350,7 @@ impl DiskCache {
         let (ledger, id) = (Arc::clone(&self.inner.ledger), id.clone());
         blocking(move || {
             if let Some(held) = ledger.purge(&id) {
-                // Else a restart would find it whole while somebody still held it.
-                let manifest = held.folder.join(MANIFEST);
-                std::fs::remove_file(&manifest)
-                    .map_err(|error| Error::io("remove", &manifest, error))?;
+                held.forget()?;
             }
             ledger.purge_partial(&id)
         })
@@ -351,12 +363,14 @@ impl DiskCache {
         let ledger = &self.inner.ledger;
         let whole = ledger.versions(model).into_iter().map(|(held, _)| {
             // One is the table's, one is ours.
-            (held.manifest.artefact.id.clone(), held.bytes, Arc::strong_count(&held) > 2)
+            let (id, in_use) = (held.manifest.artefact.id.clone(), Arc::strong_count(&held) > 2);
+            (id, Err(held.folder.clone()), in_use)
         });
-        let partial = ledger.partials(model).into_iter().map(|(id, bytes)| (id, bytes, false));
+        let partial = ledger.partials(model).into_iter().map(|(id, bytes)| (id, Ok(bytes), false));
         let found: Vec<_> = whole.chain(partial).collect();
         let mut purged: Vec<Purged> = Vec::with_capacity(found.len());
         for (id, bytes, in_use) in found {
+            let bytes = bytes.unwrap_or_else(|folder| ledger.frees(&folder));
             self.purge(&id).await?;
             match purged.iter_mut().find(|before| before.version == id.version) {
                 Some(before) => before.bytes = Bytes(before.bytes.0.saturating_add(bytes)),
@@ -415,11 +429,39 @@ impl DiskCache {
             });
         };
         let held = cached.held;
-        let outcome = blocking(move || verify(&held)).await;
+        let outcome = blocking(move || verify::verify(&held)).await;
         if let Err(Error::Corrupt { .. }) = &outcome {
             self.purge(id).await?;
         }
         outcome
+    }
+
+    /// Whether a fetch of the version has readers, or had and some of them still read.
+    fn is_read_behind(&self, id: &ArtefactId) -> bool {
+        let fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.running.get(id).is_some_and(|running| running.arrival.strong_count() > 0)
+    }
+
+    /// Offers a version to the others of its scope, and holds what it has in common with them
+    /// once from then on: equal files, and equal tensors of weight files. Says how many bytes
+    /// that gave back. Where they lie is not for readers by path any more: what has tensors is
+    /// read by [`CachedArtefact::read_at`], so only what nobody else reads may be offered. Done
+    /// once for each version; again, it does nothing, and neither does it while somebody reads
+    /// behind the fetch.
+    ///
+    /// If dropped, it goes on to its end.
+    pub async fn share(&self, id: &ArtefactId, scope: &str) -> Result<Bytes, Error> {
+        let turn = Arc::clone(&self.inner.sharing).lock_owned().await;
+        let Some((held, _)) = self.inner.ledger.get(id) else { return Ok(Bytes::ZERO) };
+        if self.is_read_behind(id) {
+            return Ok(Bytes::ZERO);
+        }
+        let (ledger, scope) = (Arc::clone(&self.inner.ledger), scope.to_owned());
+        let sharing = move || {
+            let _turn = turn;
+            share::share(&ledger, &held, &scope).map(Bytes)
+        };
+        blocking(sharing).await
     }
 
     /// How many times the process has died while it loaded this version.
@@ -461,15 +503,23 @@ fn find_whole(ledger: &Arc<Ledger>) -> Result<(), Error> {
     for endpoint in entries(&ledger.layout.artefacts())? {
         for folder in entries(&endpoint)? {
             let manifest = Manifest::read(&folder).filter(|manifest| manifest.is_whole(&folder));
-            let Some(manifest) = manifest else {
+            let whole = manifest.and_then(|manifest| {
+                let recipe = Recipe::read(&folder, &manifest).ok()?;
+                Some((manifest, recipe))
+            });
+            let Some((manifest, recipe)) = whole else {
                 warn!(folder = %folder.display(), "not whole, deleted");
                 ledger.layout.remove(&folder)?;
                 continue;
             };
             let used_at = folder.join(MANIFEST).metadata().and_then(|found| found.modified());
             let used_at = used_at.unwrap_or(SystemTime::UNIX_EPOCH);
-            let bytes = manifest.charge();
-            ledger.admit(manifest, folder, bytes, used_at, 0);
+            match &recipe {
+                Some(recipe) => share::prune(&folder.join(DONORS), recipe)?,
+                None => remove_tree(&folder.join(DONORS))?,
+            }
+            let holds = holds(&folder, &manifest, recipe.as_ref())?;
+            ledger.admit((manifest, recipe), folder, holds, used_at, 0);
         }
     }
     Ok(())

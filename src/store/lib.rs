@@ -10,7 +10,9 @@
 //! 2. The disk cache's files, partial ones and archives included, never exceed its size.
 //! 3. An artefact is not removed from disk while a [`CachedArtefact`] of it lives.
 //! 4. A range that was recorded as on disk is not fetched again.
-//! 5. No async function of this crate blocks: file work runs on blocking threads.
+//! 5. Bytes that versions have in common are on the disk once only after they were compared, and
+//!    stay there while a version needs them.
+//! 6. No async function of this crate blocks: file work runs on blocking threads.
 
 mod artefact;
 mod catalog;
@@ -29,8 +31,8 @@ mod uri;
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
 pub use disk::{
-    ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, DiskCache, DiskFile,
-    DiskVersion, Purged, Skimmed, remembered, skim,
+    ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, Digest, DiskCache,
+    DiskFile, DiskVersion, Piece, Purged, Skimmed, remembered, skim,
 };
 pub use error::Error;
 pub use file::FileStore;

@@ -1,6 +1,9 @@
 //! Fine-tunes of one base: their common content is in memory and in the books once.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use roundhouse_tests::models::{File, fine_tune, tar_gz};
 use roundhouse_tests::server::Server;
@@ -66,6 +69,37 @@ async fn last_decision(server: &Server, target: &str, action: &str) -> Value {
     decisions.iter().rfind(|decision| decision["action"] == action).unwrap().clone()
 }
 
+/// The blocks that the files below a folder take, each file once, in bytes.
+fn on_disk(folder: &Path, seen: &mut HashSet<u64>) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let each = entries.map(|path| {
+        // The server may be deleting it.
+        let Ok(found) = path.symlink_metadata() else { return 0 };
+        match found.is_dir() {
+            true => on_disk(&path, seen),
+            false if seen.insert(found.ino()) => found.blocks() * 512,
+            false => 0,
+        }
+    });
+    each.sum()
+}
+
+/// Waits until the server holds so many bytes once that would be there twice, and returns what
+/// its cache takes on disk.
+async fn shared_on_disk(server: &Server, cache: &Path, bytes: u64) -> u64 {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let disk = server.admin_get("/admin/v1/residency").await.json()["disk"].clone();
+        if disk["shared_bytes"].as_u64().unwrap() >= bytes {
+            let taken = on_disk(&cache.join("artefacts"), &mut HashSet::new());
+            let used = disk["used_bytes"].as_u64().unwrap();
+            assert!((taken..=taken * 101 / 100).contains(&used), "{taken} on disk, {used} charged");
+            return taken;
+        }
+        assert!(Instant::now() < deadline, "{disk}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fine_tunes_are_charged_for_their_base_once_and_answer_as_without_sharing() {
     let _alone = crate::HEAVY.lock().await;
@@ -101,6 +135,10 @@ async fn fine_tunes_are_charged_for_their_base_once_and_answer_as_without_sharin
     // Three of four layers and the vocabulary, without the vectors, which are too small.
     assert_eq!(base, 4 * (3 * (4 * 512 * 512 + 3 * 512 * 1408) + 258 * 512));
     assert_eq!(charged, wholes - 2 * base);
+    // On disk as in memory: what is read from now on lies in another version's files.
+    let apart = on_disk(&caches[1].path().join("artefacts"), &mut HashSet::new());
+    let together = shared_on_disk(&sharing, caches[0].path(), 2 * base * 99 / 100).await;
+    assert!(together <= (apart - 2 * base) * 105 / 100, "{together} of {apart}");
     unload_all(&sharing, [0, 1, 2], base).await;
     // What they hold is known by now, and only what is not there yet is promised.
     let mut promised = Vec::new();
@@ -115,4 +153,11 @@ async fn fine_tunes_are_charged_for_their_base_once_and_answer_as_without_sharin
         assert_eq!(generated(&sharing, target).await, *tokens);
     }
     unload_all(&sharing, [2, 0, 1], base).await;
+    // Who lent leaves the disk, and the others have what they borrowed.
+    let url = format!("{}/admin/v1/unload", sharing.admin);
+    let purge = json!({"target": TARGETS[0], "purge": true});
+    assert_eq!(sharing.send(sharing.http().post(url).json(&purge)).await.status, 200);
+    for (target, tokens) in TARGETS.into_iter().zip(&answers).skip(1) {
+        assert_eq!(generated(&sharing, target).await, *tokens);
+    }
 }

@@ -11,7 +11,7 @@ use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, RetryHint};
 
 use super::load::{Files, Origin, Read};
 use super::plan::Plan;
-use super::sharing::{Shares, note};
+use super::sharing::Shares;
 use super::{ModelLoader, locked, purpose};
 use crate::allocator;
 
@@ -63,9 +63,6 @@ pub(super) fn read(
     }
     let loaded = loaded?;
     let cached = files.arriving.whole()?;
-    if !loaded.digests.is_empty() {
-        note(id, &cached, &Digests::default(), &loaded.digests);
-    }
     let (text, taken) = match early {
         Some(read) => read,
         None => {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use roundhouse_models::{Cancel, DeviceMemory, LoadedRunner, ModelPlan, load_shared};
+use roundhouse_models::{Cancel, DeviceMemory, Error, Folder, LoadedRunner, ModelPlan, load_files};
 use roundhouse_residency::{Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
@@ -13,7 +13,7 @@ use roundhouse_workers::{Handler, News};
 
 use super::host::{Demotable, HostParts};
 use super::plan::{HandlerPlan, Plan, processes};
-use super::sharing::Shares;
+use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
 use super::{ModelLoader, arriving, blocking, named, purpose, sharing};
 use crate::allocator;
@@ -170,14 +170,17 @@ fn read(
     let Files { dir, held } = files;
     // Loads run to their end: residency abandons what is still being fetched alone.
     let cancel = Cancel::default();
-    let known = held.as_ref().map(sharing::noted).unwrap_or_default();
-    let loaded = match shares.of(id, memory.id(), known.clone()) {
-        Some(shared) => load_shared(&dir, plan, memory.clone(), &cancel, &shared)?,
-        None => roundhouse_models::load(&dir, plan, memory.clone(), &cancel)?,
+    let known = held.as_ref().map(|cached| sharing::contents(cached, plan)).unwrap_or_default();
+    let shared = shares.of(id, memory.id(), known);
+    let loaded = match &held {
+        Some(cached) => load_files(&Stored(cached), plan, memory, &cancel, shared.as_ref()),
+        None => load_files(&Folder::new(&dir), plan, memory, &cancel, shared.as_ref()),
     };
-    if let Some(cached) = held.filter(|_| !loaded.digests.is_empty()) {
-        sharing::note(id, &cached, &known, &loaded.digests);
+    if let (Err(Error::Altered { .. }), Some(cached)) = (&loaded, &held) {
+        // The next load fetches it again.
+        cached.give_up()?;
     }
+    let loaded = loaded?;
     let (text, taken) = allocator::counted(|| purpose::open_text(&dir, plan));
     // What reading took beyond that is several times the tokenizer's file.
     allocator::give_back();

@@ -1,19 +1,17 @@
-//! What loaded models share in memory, and with whom.
+//! What models share in memory and on disk, and with whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 
-use roundhouse_models::{Digests, Sharing, TensorPool, known_parts};
-use roundhouse_store::CachedArtefact;
-use roundhouse_types::{ArtefactId, DeviceId, SharedPart};
-use tracing::warn;
+use roundhouse_models::{Digests, Error, ModelFiles, ModelPlan, Sharing, TensorPool, known_parts};
+use roundhouse_store::{CachedArtefact, DiskCache, Piece};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, SharedPart};
+use tracing::{info, warn};
 
 use super::load::tenant;
 use super::plan::Plan;
 use crate::config::ShareTensors;
-
-/// What a version's parameters hold, beside its files in the disk cache.
-const NOTE: &str = "roundhouse-digests.json";
 
 /// The shared buffers of all devices, and the rule by which they are shared.
 pub(super) struct Shares {
@@ -37,7 +35,7 @@ impl Shares {
         self.pools.get(&device).filter(|_| self.rule != ShareTensors::Off).cloned()
     }
 
-    /// The shared parts of a load, as far as an earlier one noted what the files hold.
+    /// The shared parts of a load.
     /// Blocking.
     pub(super) fn known(
         &self,
@@ -46,9 +44,22 @@ impl Shares {
         cached: &CachedArtefact,
     ) -> Vec<SharedPart> {
         match (plan, self.scope(id)) {
-            (Plan::Model(plan), Some(scope)) => known_parts(plan, &noted(cached), &scope),
+            (Plan::Model(plan), Some(scope)) => known_parts(plan, &contents(cached, plan), &scope),
             (Plan::Model(_) | Plan::Handler(_), _) => Vec::new(),
         }
+    }
+
+    /// Has a loaded model's files held once with those of others. That nobody waits for.
+    pub(super) fn on_disk(&self, id: &ArtefactId, cache: &DiskCache) {
+        let Some(scope) = self.scope(id) else { return };
+        let (id, cache) = (id.clone(), cache.clone());
+        tokio::spawn(async move {
+            match cache.share(&id, &scope).await {
+                Ok(Bytes::ZERO) => {}
+                Ok(bytes) => info!(artefact = %id, %bytes, "shared on disk"),
+                Err(error) => warn!(artefact = %id, %error, "could not be shared on disk"),
+            }
+        });
     }
 
     fn scope(&self, id: &ArtefactId) -> Option<String> {
@@ -60,19 +71,33 @@ impl Shares {
     }
 }
 
-/// What an earlier load of this version found in its files. Blocking.
-pub(super) fn noted(cached: &CachedArtefact) -> Digests {
-    let version = &cached.id().version;
-    cached.note(NOTE).map(|text| Digests::from_json(&text, version)).unwrap_or_default()
+/// A version's files in the disk cache, wherever it has their bytes.
+pub(super) struct Stored<'a>(pub(super) &'a CachedArtefact);
+
+impl ModelFiles for Stored<'_> {
+    fn sizes(&self) -> Result<BTreeMap<String, u64>, Error> {
+        Ok(self.0.files().iter().map(|file| (file.path.clone(), file.size)).collect())
+    }
+
+    fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(path, offset, buffer)
+    }
 }
 
-/// Notes what a load found for the next one, where that is news. Blocking.
-pub(super) fn note(id: &ArtefactId, cached: &CachedArtefact, before: &Digests, found: &Digests) {
-    if before == found {
-        return;
+/// What a version's parameters hold, by what its fetch found of its files. Blocking.
+pub(super) fn contents(cached: &CachedArtefact, plan: &ModelPlan) -> Digests {
+    let mut tensors: HashMap<(&str, u64), &Piece> = HashMap::new();
+    for file in cached.files() {
+        let mut at = 0;
+        for piece in &file.pieces {
+            tensors.insert((&file.path, at), piece);
+            at += piece.bytes;
+        }
     }
-    // Without it, the next load is promised all of its bytes and reads them.
-    if let Err(error) = cached.write_note(NOTE, &found.to_json(&cached.id().version)) {
-        warn!(%error, model = %id, "what a model's files hold could not be noted");
-    }
+    let tensor = |path: &str, start, bytes| {
+        let piece = tensors.get(&(path, start)).filter(|piece| piece.bytes == bytes);
+        piece.map(|piece| piece.digest.0)
+    };
+    // A load says what is wrong with files that cannot be understood.
+    Digests::of(plan, &Stored(cached), &tensor).unwrap_or_default()
 }

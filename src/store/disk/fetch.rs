@@ -19,6 +19,7 @@ use super::layout::{
 };
 use super::ledger::{Held, Ledger};
 use super::manifest::{DiskFile, Manifest, charge_all};
+use super::recipe::holds;
 use super::unpack::{Fault, unpack};
 use super::verify::digest;
 use crate::file::blocking;
@@ -301,12 +302,18 @@ fn land(flight: &Flight, artefact: &Artefact, files: Vec<DiskFile>) -> Result<Ar
     }
     sync_folders(&folder.join(FILES))?;
     let manifest = Manifest::new(artefact, files);
+    let more = manifest.charge().saturating_sub(flight.promised());
+    if more > 0 {
+        // What the files consist of was not known when room was promised.
+        flight.grow(more)?;
+    }
     manifest.write(folder)?;
     let target = ledger.layout.new_artefact(&artefact.id)?;
     std::fs::rename(folder, &target).map_err(|error| Error::io("rename", folder, error))?;
     flight.landed();
-    let bytes = manifest.charge();
-    let held = ledger.admit(manifest, target.clone(), bytes, SystemTime::now(), flight.promised());
+    let holds = holds(&target, &manifest, None)?;
+    let (now, promised) = (SystemTime::now(), flight.promised());
+    let held = ledger.admit((manifest, None), target.clone(), holds, now, promised);
     target.parent().map_or(Ok(()), sync_folder)?;
     Ok(held)
 }
@@ -381,22 +388,4 @@ impl Drop for CloseOnDrop<'_> {
             journal.close();
         }
     }
-}
-
-/// Compares our digests of an artefact's files again. Blocks.
-pub(super) fn verify(held: &Held) -> Result<(), Error> {
-    for file in &held.manifest.files {
-        let path = held.folder.join(FILES).join(&file.path);
-        let corrupt = |what: String| Error::Corrupt {
-            model: held.manifest.artefact.id.model.to_string(),
-            path: file.path.clone(),
-            what,
-        };
-        let digester = FileDigester::new(&file.path, file.size, None);
-        let found = digest(&path, digester)?.map_err(corrupt)?.sha256;
-        if found != file.sha256 {
-            return Err(corrupt(format!("SHA-256 was {} and is {found}", file.sha256)));
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! format                                  the layout's version
 //! lock                                    held while a process uses the folder
-//! artefacts/<endpoint>/<name>/            a whole version: manifest and files/
+//! artefacts/<endpoint>/<name>/            a whole version: manifest, recipe, files/ and donors/
 //! partial/<name>/                         one that is being fetched: manifest, journal, archive, files/
 //! attempts/<name>.json                    loads that may have killed the process
 //! choices/<name>.json                     versions that models are held at
@@ -19,11 +19,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use roundhouse_types::ArtefactId;
 use sha2::{Digest, Sha256};
 
+use super::extents::BLOCK;
 use crate::Error;
 use crate::artefact::hex;
 
 /// The version of everything under the folder.
-const FORMAT: &str = "roundhouse-disk-cache 1";
+const FORMAT: &str = "roundhouse-disk-cache 2";
+/// Read and gone on with: its artefacts are fetched again.
+const FORMER: &str = "roundhouse-disk-cache 1";
 /// Beside the files of an artefact, whole or partial.
 pub(super) const MANIFEST: &str = "roundhouse-artefact.json";
 /// The files as the model wants them.
@@ -72,6 +75,9 @@ impl Layout {
         let path = self.root.join("format");
         match fs::read_to_string(&path) {
             Ok(found) if found.trim_end() == FORMAT => Ok(()),
+            Ok(found) if found.trim_end() == FORMER => {
+                write_durably(&path, format!("{FORMAT}\n").as_bytes())
+            }
             Ok(found) => Err(self.other_format(found.trim_end().chars().take(80).collect())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 for entry in entries(&self.root)? {
@@ -110,7 +116,7 @@ impl Layout {
         self.root.join("choices")
     }
 
-    fn trash(&self) -> PathBuf {
+    pub(super) fn trash(&self) -> PathBuf {
         self.root.join("trash")
     }
 
@@ -134,11 +140,16 @@ impl Layout {
 
     /// Takes a folder out of sight at once, then deletes it.
     pub(super) fn remove(&self, folder: &Path) -> Result<(), Error> {
+        self.take_away(folder)?.map_or(Ok(()), |trash| remove_tree(&trash))
+    }
+
+    /// Takes a folder out of sight at once; says where it is now, if it was there.
+    pub(super) fn take_away(&self, folder: &Path) -> Result<Option<PathBuf>, Error> {
         let number = self.trashed.fetch_add(1, Ordering::Relaxed);
         let trash = self.trash().join(number.to_string());
         match fs::rename(folder, &trash) {
-            Ok(()) => remove_tree(&trash),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(Some(trash)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("remove", folder, error)),
         }
     }
@@ -157,7 +168,6 @@ pub(super) fn folder_name(id: &ArtefactId) -> String {
 /// What a file of this many bytes takes on disk: whole blocks and its share of the
 /// manifest and folders.
 pub(super) fn charge(size: u64) -> u64 {
-    const BLOCK: u64 = 4096;
     const OVERHEAD: u64 = 512;
     size.div_ceil(BLOCK).saturating_mul(BLOCK).saturating_add(OVERHEAD)
 }

@@ -4,19 +4,25 @@
 //!    is being deleted never exceed the budget together.
 //! 2. An artefact that somebody holds is not evicted.
 //! 3. Nobody is evicted unless the whole set of victims makes room.
+//! 4. Bytes that several artefacts hold are counted once, and freed with the last of them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
 use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 use tracing::{info, warn};
 
 use super::CacheUsage;
-use super::layout::Layout;
+use super::extents::Hold;
+use super::layout::{Layout, MANIFEST};
 use super::manifest::Manifest;
+use super::recipe::{self, Recipe};
+use super::share::Abilities;
+use super::standing::Standing;
 use crate::{Error, metrics};
 
 /// One whole artefact. Alive while the ledger or a guard knows it.
@@ -24,10 +30,47 @@ use crate::{Error, metrics};
 pub(super) struct Held {
     pub(super) manifest: Manifest,
     pub(super) folder: PathBuf,
+    /// What it takes where it shares with nobody.
     pub(super) bytes: u64,
+    /// Set once. A read of a file that may borrow is done under it, so that a hole is made
+    /// when nobody reads there any more.
+    recipe: RwLock<Option<Recipe>>,
     ledger: Weak<Ledger>,
     /// Purged: the files go when the last guard goes.
     doomed: AtomicBool,
+}
+
+impl Held {
+    /// With whom it shares, once it was offered.
+    pub(super) fn recipe(&self) -> Option<Recipe> {
+        self.recipe.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads by this recipe from now on. Waits for reads under way.
+    pub(super) fn follow(&self, recipe: Recipe) {
+        *self.recipe.write().unwrap_or_else(PoisonError::into_inner) = Some(recipe);
+    }
+
+    /// Takes it out of sight, because it is damaged. Blocks.
+    pub(super) fn give_up(&self) -> Result<(), Error> {
+        let Some(ledger) = self.ledger.upgrade() else { return Ok(()) };
+        let id = &self.manifest.artefact.id;
+        // Another folder of the version may be there by now.
+        let is_listed = ledger.lock().whole.get(id).is_some_and(|w| w.held.folder == self.folder);
+        if is_listed { ledger.purge(id).map_or(Ok(()), |held| held.forget()) } else { Ok(()) }
+    }
+
+    /// Lets no restart find it whole while somebody still holds it. Blocks.
+    pub(super) fn forget(&self) -> Result<(), Error> {
+        let manifest = self.folder.join(MANIFEST);
+        std::fs::remove_file(&manifest).map_err(|error| Error::io("remove", &manifest, error))
+    }
+
+    /// Fills a buffer with a file's bytes from `offset` on, wherever they lie. Blocks.
+    pub(super) fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let recipe = self.recipe.read().unwrap_or_else(PoisonError::into_inner);
+        recipe::read_at(&self.folder, path, recipe.as_ref(), offset, buffer)
+    }
 }
 
 impl Drop for Held {
@@ -35,8 +78,8 @@ impl Drop for Held {
         let Some(ledger) = self.ledger.upgrade().filter(|_| *self.doomed.get_mut()) else {
             return;
         };
-        let (folder, bytes) = (std::mem::take(&mut self.folder), self.bytes);
-        off_thread(move || ledger.delete_leaving(&folder, bytes));
+        let folder = std::mem::take(&mut self.folder);
+        off_thread(move || ledger.delete_logged(&folder));
     }
 }
 
@@ -44,6 +87,7 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) layout: Layout,
+    pub(super) abilities: Abilities,
     budget: u64,
     state: Mutex<State>,
     /// Held while victims are chosen and deleted, so that their bytes are counted once.
@@ -56,8 +100,10 @@ struct State {
     partial: HashMap<ArtefactId, Partial>,
     /// Promised to running fetches.
     promised: u64,
-    /// Out of the tables, still on disk.
+    /// Partial fetches that are out of the tables, still on disk.
     leaving: u64,
+    /// What whole artefacts take, those out of the tables and still on disk included.
+    standing: Standing,
     /// The versions that models are held at.
     held_at: HashMap<ModelId, Version>,
 }
@@ -88,13 +134,13 @@ struct Victim {
     id: ArtefactId,
     folder: PathBuf,
     bytes: u64,
+    is_whole: bool,
 }
 
 impl State {
     fn used(&self) -> u64 {
-        let whole: u64 = self.whole.values().map(|whole| whole.held.bytes).sum();
         let partial: u64 = self.partial.values().map(|partial| partial.bytes).sum();
-        whole + partial + self.promised + self.leaving
+        self.standing.bytes() + partial + self.promised + self.leaving
     }
 
     /// What would be used with so much more for a version, whose leftover it replaces.
@@ -143,29 +189,44 @@ impl State {
             .filter(|(_, _, id, _)| id != but)
             .collect();
         candidates.sort_unstable_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
+        let mut victims = Vec::new();
         let mut found = 0;
-        let needed = candidates.iter().take_while(|(_, bytes, _, _)| {
-            let wanted = found < short;
-            found += if wanted { *bytes } else { 0 };
-            wanted
-        });
-        let count = needed.count();
+        for (_, bytes, id, is_whole) in candidates {
+            if found >= short {
+                break;
+            }
+            let (what, folder, bytes) = match is_whole {
+                true => {
+                    let Some(folder) = self.whole.get(&id).map(|w| w.held.folder.clone()) else {
+                        continue;
+                    };
+                    // What it shares with victims before it is freed with it.
+                    let bytes = self.standing.let_go(&folder);
+                    ("artefact", folder, bytes)
+                }
+                false => {
+                    let Some(partial) = self.partial.get(&id) else { continue };
+                    ("partial", partial.folder.clone(), bytes)
+                }
+            };
+            found += bytes;
+            victims.push(Victim { what, id, folder, bytes, is_whole });
+        }
+        for victim in victims.iter().filter(|victim| victim.is_whole) {
+            // Until it is deleted.
+            self.standing.take_back(&victim.folder);
+        }
         if found < short {
             return None;
         }
-        candidates.truncate(count);
-        let victims: Vec<_> = candidates
-            .into_iter()
-            .filter_map(|(_, bytes, id, whole)| {
-                let (what, folder) = if whole {
-                    ("artefact", self.whole.remove(&id)?.held.folder.clone())
-                } else {
-                    ("partial", self.partial.remove(&id)?.folder)
-                };
-                Some(Victim { what, id, folder, bytes })
-            })
-            .collect();
-        self.leaving += victims.iter().map(|victim| victim.bytes).sum::<u64>();
+        for victim in &victims {
+            if victim.is_whole {
+                self.whole.remove(&victim.id);
+            } else {
+                self.partial.remove(&victim.id);
+                self.leaving += victim.bytes;
+            }
+        }
         Some(victims)
     }
 }
@@ -173,6 +234,7 @@ impl State {
 impl Ledger {
     pub(super) fn new(layout: Layout, budget: Bytes) -> Arc<Self> {
         Arc::new(Self {
+            abilities: Abilities::of(&layout.trash()),
             layout,
             budget: budget.0,
             state: Mutex::default(),
@@ -183,25 +245,32 @@ impl Ledger {
     /// Takes over an artefact that is whole on disk.
     pub(super) fn admit(
         self: &Arc<Self>,
-        manifest: Manifest,
+        (manifest, recipe): (Manifest, Option<Recipe>),
         folder: PathBuf,
-        bytes: u64,
+        holds: Vec<Hold>,
         used_at: SystemTime,
         promised: u64,
     ) -> Arc<Held> {
-        let id = manifest.artefact.id.clone();
-        let ledger = Arc::downgrade(self);
-        let held =
-            Arc::new(Held { manifest, folder, bytes, ledger, doomed: AtomicBool::new(false) });
+        let (id, bytes) = (manifest.artefact.id.clone(), manifest.charge());
+        let overhead = manifest.overhead();
+        let held = Arc::new(Held {
+            manifest,
+            folder: folder.clone(),
+            bytes,
+            recipe: RwLock::new(recipe),
+            ledger: Arc::downgrade(self),
+            doomed: AtomicBool::new(false),
+        });
         let whole = Whole { held: Arc::clone(&held), used_at };
         let mut state = self.lock();
         state.promised -= promised;
+        state.standing.add(folder, holds, bytes, overhead);
         let before = state.whole.insert(id, whole);
         self.show(&state);
         drop(state);
         // Two folders of one version can only come from a crash; the later one stays.
         if let Some(before) = before {
-            self.doom(&before.held);
+            before.held.doomed.store(true, Ordering::Release);
         }
         held
     }
@@ -329,7 +398,7 @@ impl Ledger {
     /// Takes a version out of sight. Its files go when nobody holds it any more.
     pub(super) fn purge(&self, id: &ArtefactId) -> Option<Arc<Held>> {
         let whole = self.lock().whole.remove(id)?;
-        self.doom(&whole.held);
+        whole.held.doomed.store(true, Ordering::Release);
         Some(whole.held)
     }
 
@@ -341,7 +410,7 @@ impl Ledger {
             state.leaving += partial.as_ref().map_or(0, |partial| partial.bytes);
             partial
         };
-        partial.map_or(Ok(()), |partial| self.delete_folder(&partial.folder, partial.bytes))
+        partial.map_or(Ok(()), |partial| self.delete_partial(&partial.folder, partial.bytes))
     }
 
     pub(super) fn usage(&self) -> CacheUsage {
@@ -351,13 +420,51 @@ impl Ledger {
             budget: Bytes(self.budget),
             used: Bytes(state.used()),
             partial: Bytes(partial + state.promised),
+            shared: Bytes(state.standing.shared()),
             artefacts: state.whole.len(),
         }
     }
 
-    fn doom(&self, held: &Held) {
-        if !held.doomed.swap(true, Ordering::AcqRel) {
-            self.lock().leaving += held.bytes;
+    /// What the removal of an artefact would free now.
+    pub(super) fn frees(&self, folder: &Path) -> u64 {
+        let mut state = self.lock();
+        let bytes = state.standing.let_go(folder);
+        state.standing.take_back(folder);
+        bytes
+    }
+
+    /// Every other artefact that is whole.
+    pub(super) fn others(&self, but: &Held) -> Vec<Arc<Held>> {
+        let state = self.lock();
+        let others = state.whole.values().filter(|whole| whole.held.folder != but.folder);
+        others.map(|whole| Arc::clone(&whole.held)).collect()
+    }
+
+    /// Keeps what is on disk from being evicted while the guard lives.
+    pub(super) fn no_evictions(&self) -> MutexGuard<'_, ()> {
+        self.evicting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what an artefact holds as well.
+    pub(super) fn also_holds(&self, folder: &Path, more: Vec<Hold>) {
+        self.lock().standing.also(folder, more);
+    }
+
+    /// Takes in what an artefact holds instead of what it held before.
+    pub(super) fn now_holds(&self, folder: &Path, holds: Vec<Hold>) {
+        let mut state = self.lock();
+        state.standing.replace(folder, holds);
+        self.show(&state);
+    }
+
+    /// Gives back what a crash kept: of files that are kept for others' sake, what nobody
+    /// borrows, and what is borrowed already. Blocks.
+    pub(super) fn settle(&self) {
+        let gaps = self.lock().standing.gaps();
+        for (path, gaps) in gaps {
+            if let Err(error) = super::standing::give_back(&path, &gaps) {
+                warn!(%error, file = %path.display(), "unused bytes of a file could not be given back");
+            }
         }
     }
 
@@ -365,18 +472,44 @@ impl Ledger {
         for victim in victims {
             metrics::evicted(victim.what);
             info!(artefact = %victim.id, what = victim.what, bytes = %Bytes(victim.bytes), "evicted from disk");
-            self.delete_leaving(&victim.folder, victim.bytes);
+            if victim.is_whole {
+                self.delete_logged(&victim.folder);
+            } else if let Err(error) = self.delete_partial(&victim.folder, victim.bytes) {
+                warn!(error = %error, "an evicted fetch could not be deleted");
+            }
         }
     }
 
-    fn delete_leaving(&self, folder: &std::path::Path, bytes: u64) {
-        if let Err(error) = self.delete_folder(folder, bytes) {
-            warn!(error = %error, "an evicted artefact could not be deleted");
+    fn delete_logged(&self, folder: &Path) {
+        if let Err(error) = self.delete_whole(folder) {
+            warn!(error = %error, "an artefact could not be deleted");
         }
     }
 
-    /// Deletes a folder and its charge. What cannot be deleted stays charged.
-    fn delete_folder(&self, folder: &std::path::Path, bytes: u64) -> Result<(), Error> {
+    /// Deletes an artefact and gives back what nobody else holds of its files. What cannot be
+    /// deleted stays charged.
+    fn delete_whole(&self, folder: &Path) -> Result<(), Error> {
+        let holds = self.lock().standing.of(folder);
+        let kept = match self.layout.take_away(folder)? {
+            Some(trash) => {
+                let kept = super::standing::keep_open(&trash, &holds);
+                super::layout::remove_tree(&trash)?;
+                kept
+            }
+            None => Vec::new(),
+        };
+        let freed = {
+            let mut state = self.lock();
+            let freed = state.standing.remove(folder);
+            self.show(&state);
+            freed
+        };
+        super::standing::trim(kept, &freed);
+        Ok(())
+    }
+
+    /// Deletes a partial fetch and its charge. What cannot be deleted stays charged.
+    fn delete_partial(&self, folder: &Path, bytes: u64) -> Result<(), Error> {
         self.layout.remove(folder)?;
         let mut state = self.lock();
         state.leaving -= bytes;

@@ -6,11 +6,15 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::extents::BLOCK;
 use super::layout::{FILES, MANIFEST, charge, write_durably};
+use super::pieces::{Digest, Piece};
 use crate::{Artefact, Error};
 
 /// The version of the manifest's shape.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// What a piece takes in the manifest.
+const PIECE_RECORD: u64 = 112;
 
 /// One file of an artefact on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +23,10 @@ pub struct DiskFile {
     pub path: String,
     /// In bytes.
     pub size: u64,
-    /// Our digest of the contents when they were verified, in lower-case hexadecimal.
-    pub sha256: String,
+    /// The digest of its pieces as they were when they were verified.
+    pub digest: Digest,
+    /// What it consists of, in order.
+    pub pieces: Vec<Piece>,
 }
 
 /// Stands beside the files. In a partial folder `files` is empty.
@@ -61,9 +67,17 @@ impl Manifest {
             })
     }
 
-    /// What the files take on disk.
+    /// What the files take on disk where nobody else has any of them.
     pub(super) fn charge(&self) -> u64 {
-        charge_all(self.files.iter().map(|file| file.size))
+        let pieces: u64 = self.files.iter().map(|file| file.pieces.len() as u64).sum();
+        let files = charge_all(self.files.iter().map(|file| file.size));
+        files.saturating_add(pieces.saturating_mul(PIECE_RECORD))
+    }
+
+    /// The part of [`Manifest::charge`] that is not blocks of the files.
+    pub(super) fn overhead(&self) -> u64 {
+        let blocks: u64 = self.files.iter().map(|file| file.size.div_ceil(BLOCK) * BLOCK).sum();
+        self.charge().saturating_sub(blocks)
     }
 }
 

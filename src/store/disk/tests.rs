@@ -3,6 +3,7 @@ mod arrivals;
 mod crashes;
 mod fetches;
 mod room;
+mod sharing;
 mod versions;
 
 use std::path::Path;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use roundhouse_models::{
-    Cancel, Digests, DtypeSetting, LoadSettings, LoadedRunner, ModelPlan, Sharing, TensorPool,
-    inspect, known_parts, load, load_shared, read_local,
+    Cancel, Digests, DtypeSetting, Error, Folder, LoadSettings, LoadedRunner, ModelPlan, Sharing,
+    TensorPool, inspect, known_parts, load, load_shared, read_local,
 };
-use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart, Version};
+use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -200,73 +200,59 @@ fn fine_tunes_hold_their_base_once_and_answer_as_they_do_alone() {
     }
 }
 
-#[test]
-fn what_an_earlier_load_found_tells_the_next_what_it_need_not_read() {
-    let loads = Loads::new(DtypeSetting::F32);
-    let [one, two] = [1, 2].map(|model| checkpoint(true, Lies::F32, model, LAYERS - 1));
-    let noted = [&one, &two].map(|folder| {
-        let loaded = loads.load(folder, "", &Digests::default());
-        assert_eq!(loaded.found, Bytes::ZERO, "what is not known is read");
-        let version = Version::from_digest("aa");
-        Digests::from_json(&loaded.digests.to_json(&version), &version)
-    });
-    let first = loads.load(&one, "", &noted[0]);
-    let foreseen = known_parts(&loads.plan(two.path()), &noted[1], "");
-    let there = foreseen.iter().filter(|part| first.shared.contains(part));
-    let there = bytes(there);
-    let second = loads.load(&two, "", &noted[1]);
-    assert!(there > Bytes::ZERO);
-    assert_eq!(second.found, there);
-    let mut shared = second.shared.clone();
-    shared.sort_unstable_by_key(|part| part.content);
-    assert_eq!(foreseen, shared);
+/// What a folder's files hold, found as a fetch finds it: tensor by tensor.
+fn contents(loads: &Loads, folder: &TempDir) -> Digests {
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+    let tensor = |path: &str, start: u64, length: u64| {
+        assert_eq!(path, "model.safetensors");
+        let start = usize::try_from(start).unwrap();
+        let end = start + usize::try_from(length).unwrap();
+        Some(*blake3::hash(&bytes[start..end]).as_bytes())
+    };
+    Digests::of(&loads.plan(folder.path()), &Folder::new(folder.path()), &tensor).unwrap()
 }
 
 #[test]
-fn files_that_are_not_what_was_noted_of_them_are_read_and_shared_as_what_they_are() {
-    let loads = Loads::new(DtypeSetting::F32);
-    let [one, two] = [1, 2].map(|model| checkpoint(true, Lies::F32, model, 0));
-    let noted = loads.load(&one, "", &Digests::default()).digests;
-    let mut second = loads.load(&two, "", &noted);
-    assert_eq!(answer(&mut second, true), answer(&mut loads.alone(&two), true));
-    let mut first = loads.load(&one, "", &Digests::default());
-    assert_eq!(answer(&mut first, true), answer(&mut loads.alone(&one), true));
-    assert!(!first.shared.iter().any(|part| second.shared.contains(part)));
-}
-
-/// The note of a load in which a parameter has another one's digest.
-fn mixed_up(noted: &Digests, name: &str, others: &str) -> Digests {
-    let version = Version::from_digest("aa");
-    let mut note: Value = serde_json::from_slice(&noted.to_json(&version)).unwrap();
-    let digests = note["digests"].as_object_mut().unwrap();
-    let digest = digests[others].clone();
-    assert!(digests.insert(name.into(), digest).is_some(), "{name}");
-    Digests::from_json(note.to_string().as_bytes(), &version)
-}
-
-#[test]
-fn a_note_that_names_a_buffer_of_another_size_or_shape_is_not_followed() {
-    for dtype in [DtypeSetting::F32, DtypeSetting::F16] {
-        let loads = Loads::new(dtype);
-        let folder = checkpoint(true, Lies::F32, 1, LAYERS - 1);
-        let mut first = loads.load(&folder, "", &Digests::default());
-        let layer = |name: &str| format!("model.layers.1.{name}.weight");
-        let down = layer("mlp.down_proj");
-        let twice = format!("{}+{}", layer("mlp.gate_proj"), layer("mlp.up_proj"));
-        // Of twice the size, and of the same size with rows for columns.
-        for others in [&twice, "model.embed_tokens.weight"] {
-            let noted = mixed_up(&first.digests, &down, others);
-            let foreseen = known_parts(&loads.plan(folder.path()), &noted, "");
-            let is_true = |part: &&SharedPart| first.shared.contains(part);
-            let promised = bytes(foreseen.iter().filter(is_true));
-            let mut second = loads.load(&folder, "", &noted);
-            assert_eq!(second.found, promised, "what is not there is read");
-            assert!(second.found < bytes(&first.shared));
-            assert_eq!(second.shared, first.shared);
-            assert_eq!(second.digests, first.digests, "and noted as what it is");
-            assert_eq!(answer(&mut second, true), answer(&mut first, true));
+fn what_a_fetch_found_tells_the_first_load_what_it_need_not_read() {
+    for is_decoder in [true, false] {
+        for lies in [Lies::F32, Lies::Bf16] {
+            let loads = Loads::new(DtypeSetting::F32);
+            let [one, two] = [1, 2].map(|model| checkpoint(is_decoder, lies, model, LAYERS - 1));
+            // What was read is named as what was found beforehand.
+            let first = loads.load(&one, "", &Digests::default());
+            assert_eq!(first.found, Bytes::ZERO, "what is not known is read");
+            let known = contents(&loads, &two);
+            let foreseen = known_parts(&loads.plan(two.path()), &known, "");
+            let there = bytes(foreseen.iter().filter(|part| first.shared.contains(part)));
+            let second = loads.load(&two, "", &known);
+            assert!(there > Bytes::ZERO);
+            assert_eq!(second.found, there);
+            let mut shared = second.shared.clone();
+            shared.sort_unstable_by_key(|part| part.content);
+            assert_eq!(foreseen, shared);
         }
     }
+}
+
+#[test]
+fn tensors_of_which_nothing_is_known_are_read() {
+    let loads = Loads::new(DtypeSetting::F32);
+    let one = checkpoint(true, Lies::F32, 1, LAYERS - 1);
+    let files = Folder::new(one.path());
+    let known = Digests::of(&loads.plan(one.path()), &files, &|_, _, _| None).unwrap();
+    assert_eq!(known, Digests::default());
+}
+
+#[test]
+fn files_that_do_not_hold_what_was_fetched_are_not_loaded() {
+    let loads = Loads::new(DtypeSetting::F32);
+    let [one, two] = [1, 2].map(|model| checkpoint(true, Lies::F32, model, 0));
+    let known = contents(&loads, &one);
+    let sharing = Sharing { pool: Arc::clone(&loads.pool), scope: String::new(), known };
+    let plan = loads.plan(two.path());
+    let loaded = load_shared(two.path(), &plan, DeviceId::Cpu, &Cancel::new(), &sharing);
+    assert!(matches!(loaded, Err(Error::Altered { .. })), "{loaded:?}");
+    assert_eq!(loads.pool.bytes(), Bytes::ZERO);
 }
 
 #[test]
@@ -288,8 +274,7 @@ fn loads_side_by_side_share_as_loads_in_turn() {
     let loads = Loads::new(DtypeSetting::F32);
     let folders: Vec<TempDir> =
         (1..5).map(|model| checkpoint(true, Lies::F32, model, LAYERS - 1)).collect();
-    let noted: Vec<Digests> =
-        folders.iter().map(|folder| loads.load(folder, "", &Digests::default()).digests).collect();
+    let noted: Vec<Digests> = folders.iter().map(|folder| contents(&loads, folder)).collect();
     let unknown = vec![Digests::default(); folders.len()];
     for known in [&noted, &unknown] {
         let loaded: Vec<LoadedRunner> = std::thread::scope(|scope| {

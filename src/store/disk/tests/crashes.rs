@@ -8,7 +8,7 @@ async fn a_second_process_is_refused_and_other_formats_too() {
     let second = DiskCache::open(f.config.clone()).await;
     assert!(matches!(second, Err(Error::Locked(_))));
     drop(disk);
-    std::fs::write(f.config.dir.join("format"), "roundhouse-disk-cache 2\n").unwrap();
+    std::fs::write(f.config.dir.join("format"), "roundhouse-disk-cache 3\n").unwrap();
     let error = DiskCache::open(f.config.clone()).await.err().unwrap();
     assert!(matches!(error, Error::Format { .. }), "{error}");
     let foreign = f.folder.path().join("foreign");

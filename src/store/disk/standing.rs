@@ -1,0 +1,154 @@
+//! What whole artefacts take of the disk, with what they hold together.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use super::extents::{Extents, Hold};
+use super::share::punch;
+
+/// Every artefact whose files are there, by folder.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    artefacts: HashMap<PathBuf, Stands>,
+    extents: Extents,
+    /// Beside the blocks of the files: names, manifests.
+    overhead: u64,
+    /// What all would take if nobody shared.
+    alone: u64,
+}
+
+#[derive(Debug)]
+struct Stands {
+    holds: Vec<Hold>,
+    overhead: u64,
+    alone: u64,
+}
+
+impl Standing {
+    /// What all take together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.extents.held() + self.overhead
+    }
+
+    /// How much less that is than if nobody shared.
+    pub(super) fn shared(&self) -> u64 {
+        self.alone.saturating_sub(self.bytes())
+    }
+
+    /// Takes an artefact in that would take `alone` if it shared with nobody.
+    /// `overhead` of that are not blocks of its files.
+    pub(super) fn add(&mut self, folder: PathBuf, holds: Vec<Hold>, alone: u64, overhead: u64) {
+        holds.iter().for_each(|hold| self.extents.hold(hold));
+        self.overhead += overhead;
+        self.alone += alone;
+        self.artefacts.insert(folder, Stands { holds, overhead, alone });
+    }
+
+    pub(super) fn also(&mut self, folder: &Path, more: Vec<Hold>) {
+        if let Some(stands) = self.artefacts.get_mut(folder) {
+            more.iter().for_each(|hold| self.extents.hold(hold));
+            stands.holds.extend(more);
+        }
+    }
+
+    pub(super) fn replace(&mut self, folder: &Path, holds: Vec<Hold>) {
+        if let Some(stands) = self.artefacts.get_mut(folder) {
+            holds.iter().for_each(|hold| self.extents.hold(hold));
+            for hold in std::mem::replace(&mut stands.holds, holds) {
+                self.extents.release(&hold);
+            }
+        }
+    }
+
+    /// Counts an artefact out and says how much less that makes. [`Standing::take_back`] counts
+    /// it in again.
+    pub(super) fn let_go(&mut self, folder: &Path) -> u64 {
+        let before = self.bytes();
+        if let Some(stands) = self.artefacts.get(folder) {
+            for hold in &stands.holds {
+                self.extents.release(hold);
+            }
+            self.overhead -= stands.overhead;
+        }
+        before - self.bytes()
+    }
+
+    pub(super) fn take_back(&mut self, folder: &Path) {
+        if let Some(stands) = self.artefacts.get(folder) {
+            stands.holds.iter().for_each(|hold| self.extents.hold(hold));
+            self.overhead += stands.overhead;
+        }
+    }
+
+    /// What an artefact holds.
+    pub(super) fn of(&self, folder: &Path) -> Vec<Hold> {
+        self.artefacts.get(folder).map(|stands| stands.holds.clone()).unwrap_or_default()
+    }
+
+    /// Forgets an artefact; says which bytes of which files nobody holds any more.
+    pub(super) fn remove(&mut self, folder: &Path) -> HashMap<u64, Vec<Range<u64>>> {
+        let Some(stands) = self.artefacts.remove(folder) else { return HashMap::new() };
+        self.overhead -= stands.overhead;
+        self.alone -= stands.alone;
+        let mut freed: HashMap<u64, Vec<Range<u64>>> = HashMap::new();
+        for hold in stands.holds {
+            freed.entry(hold.inode).or_default().extend(self.extents.release(&hold));
+        }
+        freed
+    }
+
+    /// The bytes of files that nobody holds, by a name of the file.
+    pub(super) fn gaps(&self) -> Vec<(PathBuf, Vec<Range<u64>>)> {
+        let mut seen = std::collections::HashSet::new();
+        let holds = self.artefacts.iter().flat_map(|(folder, stands)| {
+            stands.holds.iter().map(move |hold| (folder.join(&hold.path), hold))
+        });
+        let fresh = holds.filter(|(_, hold)| seen.insert(hold.inode));
+        let gaps = fresh.filter_map(|(path, hold)| {
+            let gaps = self.extents.gaps(hold.inode, hold.size)?;
+            (!gaps.is_empty()).then_some((path, gaps))
+        });
+        gaps.collect()
+    }
+}
+
+/// Opens files of a folder that have other names elsewhere.
+pub(super) fn keep_open(folder: &Path, holds: &[Hold]) -> Vec<(u64, File)> {
+    let mut kept = Vec::new();
+    for hold in holds {
+        let path = folder.join(&hold.path);
+        let has_others = |found: Metadata| found.nlink() > 1;
+        if path.symlink_metadata().is_ok_and(has_others) {
+            match File::options().write(true).open(&path) {
+                Ok(file) => kept.push((hold.inode, file)),
+                Err(error) => {
+                    warn!(%error, file = %path.display(), "a shared file cannot be opened")
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// Gives back what nobody holds any more of files that are kept for others' sake.
+pub(super) fn trim(kept: Vec<(u64, File)>, freed: &HashMap<u64, Vec<Range<u64>>>) {
+    for (inode, file) in kept {
+        for range in freed.get(&inode).into_iter().flatten() {
+            if let Err(error) = punch(&file, range) {
+                warn!(%error, "unused bytes of a shared file could not be given back");
+            }
+        }
+    }
+}
+
+/// Gives ranges of a file back.
+pub(super) fn give_back(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    ranges.iter().try_for_each(|range| punch(&file, range))
+}
