@@ -58,7 +58,7 @@ pub use held::Weights;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_files, load_shared, promote};
-pub use pool::{Digests, Sharing, TensorPool};
+pub use pool::{Digests, FindTensor, Sharing, TensorPool};
 pub use primer::primer;
 pub use reader::Cancel;
 pub use weigh::WeightShare;

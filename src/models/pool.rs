@@ -175,6 +175,9 @@ fn content(digest: &[u8; 32], parameter: &Parameter, layout: &Layout, scope: &st
     ContentId::from_digest(*hasher.finalize().as_bytes())
 }
 
+/// The BLAKE3 digest of so many bytes (the last argument) of a file from an offset on.
+pub type FindTensor<'a> = &'a dyn Fn(&str, u64, u64) -> Option<[u8; 32]>;
+
 /// The digests of a version's parameters as they lie in its files, by name. They hold for
 /// as long as the files do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -189,7 +192,7 @@ impl Digests {
     pub fn of(
         plan: &ModelPlan,
         files: &dyn ModelFiles,
-        tensor: &dyn Fn(&str, u64, u64) -> Option<[u8; 32]>,
+        tensor: FindTensor<'_>,
     ) -> Result<Self, Error> {
         let table = TensorTable::new(&read_wanted(files)?)?;
         let (mut digests, mut outcome) = (Self::default(), Ok(()));

@@ -83,5 +83,5 @@ impl Manifest {
 
 /// What files of these sizes take on disk, with the manifest.
 pub(super) fn charge_all(sizes: impl Iterator<Item = u64>) -> u64 {
-    sizes.fold(charge(0).saturating_add(8192), |total, size| total.saturating_add(charge(size)))
+    sizes.fold(charge(0).saturating_add(16_384), |total, size| total.saturating_add(charge(size)))
 }
