@@ -35,8 +35,7 @@ impl Shares {
         self.pools.get(&device).filter(|_| self.rule != ShareTensors::Off).cloned()
     }
 
-    /// The shared parts of a load.
-    /// Blocking.
+    /// The shared parts of a load. Blocking.
     pub(super) fn known(
         &self,
         id: &ArtefactId,

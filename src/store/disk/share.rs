@@ -220,7 +220,10 @@ impl Found {
             let file = self.named.get(name)?;
             Some(Hold::of(PathBuf::from(DONORS).join(name), *file, ranges.into_iter()))
         };
-        let files = self.files.iter().filter_map(|(_, name, size)| hold(name, vec![0..*size]));
+        let files = self
+            .files
+            .iter()
+            .filter_map(|(_, name, size)| hold(name, std::iter::once(0..*size).collect()));
         let mut by_donor: BTreeMap<u32, Vec<Range<u64>>> = BTreeMap::new();
         for run in self.runs.values().flatten() {
             by_donor.entry(run.donor).or_default().push(run.from..run.from + run.bytes);
