@@ -98,8 +98,8 @@ fn head(path: &str, size: u64, kept: &[u8]) -> u64 {
     // Whether a folder lies around everything is known when the archive has been read.
     let inner = path.split_once('/').map(|(_, inner)| inner);
     let names = || std::iter::once(path).chain(inner);
-    if size <= SETTINGS_MAX && names().any(|name| name == SETTINGS_FILE) {
-        return size;
+    if names().any(|name| name == SETTINGS_FILE) {
+        return if size <= SETTINGS_MAX { size } else { 0 };
     }
     let want = |name: &str| wanted(&[(name.to_owned(), size)].into()).pop();
     if inner.unwrap_or(path).ends_with(".gguf") && path.matches('/').count() < 2 {
