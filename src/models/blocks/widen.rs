@@ -117,9 +117,11 @@ struct Q8_0;
 fn nibbles(packed: &[u8], out: &mut [f32; 32], scale: f32, shift: f32) {
     let packed: &[u8; 16] = packed.first_chunk().expect("sixteen bytes hold 32 values");
     let (low, high) = out.split_at_mut(16);
-    for j in 0..16 {
-        low[j] = scale * f32::from(packed[j] & 15) + shift;
-        high[j] = scale * f32::from(packed[j] >> 4) + shift;
+    for (out, byte) in low.iter_mut().zip(packed) {
+        *out = scale * f32::from(byte & 15) + shift;
+    }
+    for (out, byte) in high.iter_mut().zip(packed) {
+        *out = scale * f32::from(byte >> 4) + shift;
     }
 }
 
@@ -232,10 +234,11 @@ impl Blocks for Q4K {
             let (low_scale, low_shift) = (scale * low_scale, -minimum * low_minimum);
             let (high_scale, high_shift) = (scale * high_scale, -minimum * high_minimum);
             let (low, high) = pairs[pair].split_at_mut(32);
-            for j in 0..32 {
-                let byte = values[pair][j];
-                low[j] = low_scale * f32::from(byte & 15) + low_shift;
-                high[j] = high_scale * f32::from(byte >> 4) + high_shift;
+            for (out, byte) in low.iter_mut().zip(&values[pair]) {
+                *out = low_scale * f32::from(byte & 15) + low_shift;
+            }
+            for (out, byte) in high.iter_mut().zip(&values[pair]) {
+                *out = high_scale * f32::from(byte >> 4) + high_shift;
             }
         }
     }
