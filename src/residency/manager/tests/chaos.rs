@@ -452,7 +452,7 @@ fn live(seed: u64, events: u64) -> (u64, Tally) {
 }
 
 /// Plays lives until so many events have happened.
-#[expect(clippy::print_stdout, reason = "how they ended, for who runs it by name")]
+#[allow(clippy::print_stdout, reason = "how they ended, for who runs it by name")]
 fn live_on(first_seed: u64, events: u64) {
     let (mut happened, mut seed, mut tally) = (0, first_seed, Tally::new());
     while happened < events {
