@@ -92,11 +92,9 @@ class Server:
 
     def stages(self):
         """Of the load that was logged last."""
-        text = open(self.log.name).read()
-        found = re.findall(r"list=(\S+) fetch=(\S+) read=(\S+) warm=(\S+)", text)
-        found = found or re.findall(
-            r'"list":"([^"]+)","fetch":"([^"]+)","read":"([^"]+)","warm":"([^"]+)"', text)
-        return [seconds(part) for part in found[-1]] if found else None
+        loaded = [line for line in open(self.log.name) if '"loaded"' in line][-1]
+        return [seconds(re.search(f'"{stage}":"([^"]+)"', loaded)[1])
+                for stage in ["list", "fetch", "read", "warm"]]
 
     def stop(self):
         self.process.terminate()

@@ -222,14 +222,27 @@ impl<'a> Reader<'a> {
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
             }
             Some(_) => {
-                let mut buffer = Vec::with_capacity(rows * columns);
-                for part in parts {
-                    let start = buffer.len();
-                    self.by_rows(part, parameter.transposed, hasher.as_deref_mut(), |numbers| {
-                        buffer.extend_from_slice(numbers);
-                        Ok(())
-                    })?;
-                    unpair(part.paired, columns, &mut buffer[start..]);
+                // Zeros cost nothing: the system's pages are fresh until they are filled.
+                let mut buffer = vec![0.0; rows * columns];
+                let mut rest = buffer.as_mut_slice();
+                for (part, (_, rows)) in parts.iter().zip(&parameter.parts) {
+                    let (mine, others) = rest.split_at_mut(rows * columns);
+                    rest = others;
+                    let hasher = hasher.as_deref_mut();
+                    let is_there = part.dtype == Stored::F32 && cfg!(target_endian = "little");
+                    if is_there && !parameter.transposed {
+                        self.straight(part, hasher, bytemuck::cast_slice_mut(mine))?;
+                    } else {
+                        let mut left = &mut *mine;
+                        self.by_rows(part, parameter.transposed, hasher, |numbers| {
+                            let (next, others) =
+                                std::mem::take(&mut left).split_at_mut(numbers.len());
+                            next.copy_from_slice(numbers);
+                            left = others;
+                            Ok(())
+                        })?;
+                    }
+                    unpair(part.paired, columns, mine);
                 }
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
             }
@@ -328,6 +341,28 @@ impl<'a> Reader<'a> {
             widen(dtype, raw, &mut widened);
             sink(&widened)
         })
+    }
+
+    /// Reads a tensor's bytes to where they stay.
+    fn straight(
+        &mut self,
+        part: &Located,
+        hasher: Option<&mut blake3::Hasher>,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let mut tensor = hasher.is_some().then(blake3::Hasher::new);
+        for (piece, offset) in buffer.chunks_mut(PIECE).zip((part.start..).step_by(PIECE)) {
+            self.cancel.check()?;
+            let read = self.files.read_at(&part.file, offset, piece);
+            read.map_err(|source| io_error(&part.file, source))?;
+            if let Some(tensor) = &mut tensor {
+                tensor.update(piece);
+            }
+        }
+        if let (Some(hasher), Some(tensor)) = (hasher, tensor) {
+            hasher.update(tensor.finalize().as_bytes());
+        }
+        Ok(())
     }
 
     /// Hands a tensor's bytes to `sink`, piece by piece, each of whole blocks.
