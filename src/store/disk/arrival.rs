@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::journal::Journal;
+use super::ledger::Held;
 use super::{CachedArtefact, Outcome};
 use crate::{Artefact, Error};
 
@@ -56,6 +57,16 @@ impl Arrival {
             phase = self.changed.wait(phase).unwrap_or_else(PoisonError::into_inner);
         }
         phase.clone()
+    }
+
+    /// The version, if it is whole and has given bytes back that others have as well: somebody
+    /// else fetched it again meanwhile, found it whole, and offered it.
+    fn borrower(&self) -> Option<Arc<Held>> {
+        let held = match &*self.lock() {
+            Phase::Ended(Ok(held)) => Arc::clone(held),
+            Phase::Waiting | Phase::Open(..) | Phase::Ended(Err(_)) => return None,
+        };
+        held.borrows().then_some(held)
     }
 
     fn lock(&self) -> MutexGuard<'_, Phase> {
@@ -122,7 +133,12 @@ impl ArrivingFiles {
         }
         let file = self.file(index)?;
         self.wait_for(index, offset..end)?;
-        file.read_exact_at(buffer, offset).map_err(fault)
+        file.read_exact_at(buffer, offset).map_err(fault)?;
+        match self.arrival.borrower() {
+            // Where it borrows, its own file may have had holes already.
+            Some(held) => held.read_at(path, offset, buffer).map_err(fault),
+            None => Ok(()),
+        }
     }
 
     /// Waits until these files are on disk, all of them, and says in which folder. It is

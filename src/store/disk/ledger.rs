@@ -46,6 +46,12 @@ impl Held {
         self.recipe.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether some of its bytes lie in other versions' files.
+    pub(super) fn borrows(&self) -> bool {
+        let recipe = self.recipe.read().unwrap_or_else(PoisonError::into_inner);
+        recipe.as_ref().is_some_and(|recipe| !recipe.borrowed.is_empty())
+    }
+
     /// Reads by this recipe from now on. Waits for reads under way.
     pub(super) fn follow(&self, recipe: Recipe) {
         *self.recipe.write().unwrap_or_else(PoisonError::into_inner) = Some(recipe);

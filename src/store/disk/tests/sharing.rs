@@ -338,3 +338,36 @@ async fn victims_make_room_by_what_nobody_else_has() {
     assert!(assert_honest(&f, &disk).await <= f.config.size.0);
     assert_eq!(assert_whole(&disk, &ids).await, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_behind_a_fetch_reads_on_when_another_one_offers_the_version() {
+    let f = Fixture::new(Bytes::mib(64));
+    upload(&f);
+    let disk = f.open().await;
+    let first = f.fetch(&disk, NAMES[0]).await.unwrap().id().clone();
+    disk.share(&first, "").await.unwrap();
+
+    let artefact = f.resolve(NAMES[2]).await;
+    let (id, catalog, fetched) = (artefact.id.clone(), f.catalog.clone(), disk.clone());
+    let fetching =
+        tokio::spawn(async move { fetched.fetch(&catalog, &artefact, &Progress::new()).await });
+    let files = loop {
+        match disk.arriving(&id) {
+            Some(files) => break Arc::new(files),
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let read = || {
+        let (files, size) = (Arc::clone(&files), weights(2).len());
+        tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; size];
+            files.read_at("model.safetensors", 0, &mut bytes).map(|()| bytes)
+        })
+    };
+    assert!(read().await.unwrap().unwrap() == weights(2));
+    fetching.await.unwrap().unwrap();
+    // It came for the same version a moment too late, and finds it whole.
+    f.fetch(&disk, NAMES[2]).await.unwrap();
+    disk.share(&id, "").await.unwrap();
+    assert!(read().await.unwrap().unwrap() == weights(2), "wherever its bytes are by now");
+}
