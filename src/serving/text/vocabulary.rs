@@ -50,6 +50,15 @@ pub struct Vocabulary {
     pub templates: BTreeMap<String, String>,
 }
 
+/// The longest piece that is put together from others, in bytes. Real ones have some dozens;
+/// each way to cut one in two is looked at.
+const PIECE_MAX: usize = 512;
+/// All merges have at most so many times the bytes of all pieces. Real ones have thrice as many;
+/// repetitions of one character have a multiple that grows with their length.
+const MERGES_MAX: usize = 16;
+/// A small vocabulary may have as many bytes of merges whatever its pieces.
+const MERGES_AT_LEAST: usize = 1 << 20;
+
 const UNKNOWN: u8 = 2;
 const CONTROL: u8 = 3;
 const USER: u8 = 4;
@@ -183,7 +192,7 @@ impl Vocabulary {
     /// Characters, merged by the scores of what they become; bytes where there is no token.
     fn pieces(&self) -> Outcome<Tokenizer> {
         let mut builder = BPE::builder()
-            .vocab_and_merges(self.vocab(), self.merges_by_score())
+            .vocab_and_merges(self.vocab(), self.merges_by_score()?)
             .fuse_unk(true)
             .byte_fallback(true);
         let unknown = self.kinds.iter().position(|kind| *kind == UNKNOWN);
@@ -213,25 +222,38 @@ impl Vocabulary {
     }
 
     /// Every way to put a piece together from two, the pieces of the best scores first.
-    fn merges_by_score(&self) -> Vec<(String, String)> {
+    fn merges_by_score(&self) -> Outcome<Vec<(String, String)>> {
         let ids: std::collections::HashMap<&str, usize> =
             self.tokens.iter().map(String::as_str).zip(0..).collect();
+        let all: usize = self.tokens.iter().map(String::len).sum();
+        let most = all.saturating_mul(MERGES_MAX).max(MERGES_AT_LEAST);
+        let mut bytes = 0;
         let mut merges: Vec<(f32, usize, usize)> = Vec::new();
         for (id, text) in self.tokens.iter().enumerate() {
             if self.kinds.get(id).is_some_and(|kind| !matches!(*kind, 1 | USER)) {
                 continue;
+            }
+            if text.len() > PIECE_MAX {
+                let length = text.len();
+                return Err(
+                    format!("piece {id} has {length} bytes, and {PIECE_MAX} are the most").into()
+                );
             }
             let score = self.scores.get(id).copied().unwrap_or(0.0);
             for (at, _) in text.char_indices().skip(1) {
                 let (first, second) = text.split_at(at);
                 if let (Some(first), Some(second)) = (ids.get(first), ids.get(second)) {
                     merges.push((score, *first, *second));
+                    bytes += text.len();
                 }
+            }
+            if bytes > most {
+                return Err("its pieces are put together in more ways than any vocabulary's".into());
             }
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         let text = |id: usize| self.tokens[id].clone();
-        merges.into_iter().map(|(_, first, second)| (text(first), text(second))).collect()
+        Ok(merges.into_iter().map(|(_, first, second)| (text(first), text(second))).collect())
     }
 }
 

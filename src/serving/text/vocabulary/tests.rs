@@ -144,3 +144,21 @@ fn vocabularies_that_contradict_themselves_are_errors() {
         assert!(matches!(TextCodec::from_vocabulary(broken), Err(Error::Vocabulary(_))));
     }
 }
+
+#[test]
+fn pieces_that_would_be_put_together_in_endless_ways_are_refused() {
+    let pieces = |lengths: &mut dyn Iterator<Item = usize>| Vocabulary {
+        model: "llama".into(),
+        tokens: lengths.map(|length| "a".repeat(length)).collect(),
+        ..Vocabulary::default()
+    };
+    // As many as real vocabularies have of spaces are none too many.
+    assert!(TextCodec::from_vocabulary(pieces(&mut (1..=100))).is_ok());
+    for (broken, told) in [
+        (pieces(&mut (1..=500)), "in more ways"),
+        (pieces(&mut [1, 2, 1 << 20].into_iter()), "piece 2 has 1048576 bytes"),
+    ] {
+        let error = TextCodec::from_vocabulary(broken).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
