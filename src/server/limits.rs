@@ -4,9 +4,11 @@
 //! On Linux from `/proc` and `/sys/fs/cgroup` (both versions); elsewhere the memory is
 //! unknown and a budget must be set.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use roundhouse_types::Bytes;
@@ -93,15 +95,20 @@ pub fn automatic_cache_size(free: Bytes, held: Bytes) -> Bytes {
     CACHE_MOST.min(share(room, CACHE_SHARE))
 }
 
-/// What the files below a folder take; nothing where it does not exist. Blocks on the disk.
+/// What the files below a folder take, those with several names once and without their holes;
+/// nothing where it does not exist. Blocks on the disk.
 pub fn held_disk(folder: &Path) -> Bytes {
+    Bytes(held_below(folder, &mut HashSet::new()))
+}
+
+fn held_below(folder: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else {
-        return Bytes::ZERO;
+        return 0;
     };
-    let size = |entry: std::fs::DirEntry| match entry.file_type() {
-        Ok(kind) if kind.is_dir() => held_disk(&entry.path()),
-        Ok(kind) if kind.is_file() => Bytes(entry.metadata().map_or(0, |file| file.len())),
-        _ => Bytes::ZERO,
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => held_below(&entry.path(), seen),
+        Ok(file) if file.is_file() && seen.insert((file.dev(), file.ino())) => file.blocks() * 512,
+        _ => 0,
     };
     entries.filter_map(Result::ok).map(size).sum()
 }
@@ -247,6 +254,20 @@ mod tests {
         let memory = Memory::read_with(&machine(&[MEMINFO, STATUS]));
         assert_eq!(memory.limit(), Some(Bytes::gib(9)));
         assert_eq!(memory.automatic_budget(), Some(Bytes(Bytes::gib(8).0 / 100 * 90)));
+    }
+
+    #[test]
+    fn what_files_hold_together_and_their_holes_are_no_room_to_be_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        std::fs::write(folder.path().join("file"), [1; 100_000]).unwrap();
+        let alone = held_disk(folder.path());
+        assert!((100_000..200_000).contains(&alone.0), "{alone}");
+        std::fs::hard_link(folder.path().join("file"), below.join("again")).unwrap();
+        std::fs::File::create(below.join("hole")).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(held_disk(folder.path()), alone);
+        assert_eq!(held_disk(&folder.path().join("absent")), Bytes::ZERO);
     }
 
     #[test]
