@@ -35,6 +35,13 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
+    /// Whether a row of them can be counted at all. Nothing else may be asked where it cannot.
+    pub(crate) fn fit(self) -> bool {
+        let all = self.kv_heads.checked_mul(2).and_then(|both| both.checked_add(self.heads));
+        let width = all.and_then(|all| all.checked_mul(self.head_dim));
+        width.is_some_and(|width| u32::try_from(width).is_ok())
+    }
+
     /// Numbers per token of all queries.
     pub(crate) fn query_width(self) -> usize {
         self.heads * self.head_dim

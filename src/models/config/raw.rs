@@ -142,7 +142,12 @@ fn heads(raw: &Raw, defaults: &Defaults) -> Result<Heads, Error> {
     }
     let head_dim = head_dim.unwrap_or(raw.hidden_size / heads);
     positive(&[("head_dim", head_dim)])?;
-    Ok(Heads { heads, kv_heads, head_dim })
+    let found = Heads { heads, kv_heads, head_dim };
+    if !found.fit() {
+        let reason = format!("{heads} heads of {head_dim} are no model's");
+        return Err(Error::config(CONFIG, reason));
+    }
+    Ok(found)
 }
 
 /// Refuses what no arithmetic can be done with.

@@ -220,7 +220,11 @@ fn heads(keys: &Keys<'_>, hidden: usize) -> Result<Heads, Error> {
             return keys.refuse(format!("{reason}, which is not computed"));
         }
     }
-    Ok(Heads { heads, kv_heads, head_dim })
+    let found = Heads { heads, kv_heads, head_dim };
+    if !found.fit() {
+        return keys.refuse(format!("{heads} heads of {head_dim} are no model's"));
+    }
+    Ok(found)
 }
 
 fn scaling(keys: &Keys<'_>) -> Result<RopeScaling, Error> {

@@ -5,6 +5,7 @@
 mod arriving;
 mod decoders;
 mod devices;
+mod extremes;
 mod gguf;
 mod inspection;
 mod matmuls;
