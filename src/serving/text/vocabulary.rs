@@ -59,6 +59,10 @@ const MERGES_MAX: usize = 16;
 /// A small vocabulary may have as many bytes of merges whatever its pieces.
 const MERGES_AT_LEAST: usize = 1 << 20;
 
+/// The most bytes of all tokens that are found in texts as they are. Finding them takes about a
+/// hundred times as many; real ones have some thousands.
+const ADDED_MAX: usize = 1 << 20;
+
 const UNKNOWN: u8 = 2;
 const CONTROL: u8 = 3;
 const USER: u8 = 4;
@@ -135,6 +139,14 @@ impl Vocabulary {
             "llama" => self.pieces()?,
             _ => self.byte_pairs()?,
         };
+        let is_added = |kind: u8| matches!(kind, UNKNOWN | CONTROL | USER);
+        let named = self.tokens.iter().zip(&self.kinds);
+        let bytes: usize = named.filter(|(_, kind)| is_added(**kind)).map(|(t, _)| t.len()).sum();
+        if bytes > ADDED_MAX {
+            let reason =
+                format!("its control tokens have {bytes} bytes, and {ADDED_MAX} are the most");
+            return Err(reason.into());
+        }
         let added = self.tokens.iter().zip(&self.kinds).filter_map(|(text, kind)| match *kind {
             UNKNOWN | CONTROL => Some(AddedToken::from(text.clone(), true)),
             USER => Some(AddedToken::from(text.clone(), false).normalized(false)),

@@ -162,3 +162,12 @@ fn pieces_that_would_be_put_together_in_endless_ways_are_refused() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn more_control_tokens_than_can_be_looked_for_are_refused() {
+    let tokens: Vec<String> = (0..120_000).map(|number| format!("<{number:08}>")).collect();
+    let kinds = vec![CONTROL; tokens.len()];
+    let broken = Vocabulary { model: "llama".into(), tokens, kinds, ..Vocabulary::default() };
+    let error = TextCodec::from_vocabulary(broken).unwrap_err().to_string();
+    assert!(error.contains("1200000 bytes"), "{error}");
+}
