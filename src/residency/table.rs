@@ -296,6 +296,9 @@ impl Table {
             self.ages.left(key.device, resident.worth);
         }
         let idle = now.saturating_duration_since(resident.last_used);
+        if has_twin && matches!(why, Departure::Evicted | Departure::Shrunk) {
+            self.replica_left(&key.artefact.model);
+        }
         let action = Action::Draining {
             why,
             for_artefact: claim.cloned(),

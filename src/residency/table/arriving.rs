@@ -108,6 +108,9 @@ impl Table {
             None => self.fail(artefact, failure, Stage::Load),
             Some(Broken::Failed(first)) => self.fail(artefact, &first, Stage::Fetch),
             Some(Broken::GivenUp) => {
+                if self.jobs.get(artefact).is_some_and(|job| job.replica) {
+                    self.look_again_later(&artefact.model);
+                }
                 self.abandoned(artefact);
                 // Who came while it was being stopped waits for a new load.
                 self.ask_again(artefact);
@@ -117,8 +120,30 @@ impl Table {
     }
 
     /// Stops loads that nobody waits for if that makes room for one that somebody waits for.
-    /// Their room comes when they have ended. True where it will do.
-    pub(super) fn stop_unwanted(&mut self, artefact: &ArtefactId, device: DeviceId) -> bool {
+    /// Their room comes when they have ended. True where it will do, together with residents
+    /// that may leave. Not `busy`: with idle ones alone, and nothing else that was promised.
+    pub(super) fn stop_unwanted(
+        &mut self,
+        artefact: &ArtefactId,
+        device: DeviceId,
+        busy: bool,
+    ) -> bool {
+        // What it will count on is not freed by any victim.
+        self.count_on_shared(artefact, device);
+        let stopped = self.to_stop(artefact, device, busy);
+        self.ledger.withdraw(device, artefact);
+        let is_enough = stopped.is_some();
+        stopped.into_iter().flatten().for_each(|other| self.stop(&other, None));
+        is_enough
+    }
+
+    /// Whom to stop so that there is room; nobody where those that were stopped before will do.
+    fn to_stop(
+        &self,
+        artefact: &ArtefactId,
+        device: DeviceId,
+        busy: bool,
+    ) -> Option<Vec<ArtefactId>> {
         let is_promised =
             |job: &Job| matches!(job.room, Room::Promised { device: d } if d == device);
         let unwanted = self.jobs.iter().filter(|(other, job)| {
@@ -130,8 +155,9 @@ impl Table {
             if job.is_arriving() {
                 stoppable.push((job.sequence, other, bytes));
             } else if job.is_stopping() {
-                coming += bytes;
-            } else if is_promised(job) {
+                // One that is late may hang.
+                coming += if busy || !job.late { bytes } else { Bytes::ZERO };
+            } else if busy && is_promised(job) {
                 coming += bytes;
                 claims.push(other);
             }
@@ -139,18 +165,15 @@ impl Table {
         stoppable.sort_unstable();
         let need = self.need(artefact, device).saturating_sub(self.ledger.free(device));
         let suffices = |coming: Bytes| {
-            self.victims(device, &claims, need.saturating_sub(coming), true).is_some()
+            self.victims(device, &claims, need.saturating_sub(coming), busy).is_some()
         };
         let mut chosen: Vec<ArtefactId> = Vec::new();
         while !suffices(coming) {
-            let Some((_, youngest, bytes)) = stoppable.pop() else {
-                return false;
-            };
+            let (_, youngest, bytes) = stoppable.pop()?;
             chosen.push(youngest.clone());
             coming += bytes;
         }
-        chosen.iter().for_each(|other| self.stop(other, None));
-        true
+        Some(chosen)
     }
 
     /// Stops loads that nobody waits for while the budget is exceeded, and says by how much

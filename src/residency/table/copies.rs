@@ -133,7 +133,8 @@ impl Copies {
 
     /// How many there are, those on their way away included.
     pub(super) fn count(&self) -> usize {
-        self.entries.values().filter(|entry| entry.stage != Stage::Coming).count()
+        // What is on its way here is charged when it is there.
+        self.ledger.residents(HOST)
     }
 
     /// What one more copy would take beside the content that other copies hold.

@@ -293,6 +293,9 @@ impl Table {
 
     /// Copies that nobody loaded from for the idle time leave.
     pub(super) fn expire_copies(&mut self) {
+        if self.config.idle_ttl.is_none() {
+            return;
+        }
         let is_over = |(artefact, entry): &(&ArtefactId, &Entry)| {
             self.copy_idle_until(artefact, entry).is_some_and(|at| at <= self.now)
         };

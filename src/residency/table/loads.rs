@@ -130,7 +130,12 @@ impl Table {
         };
         let arrival = resident.arrival;
         self.residents.insert(key.clone(), resident);
-        self.model_mut(&key.artefact.model).residents.push(key.clone());
+        let entry = self.model_mut(&key.artefact.model);
+        entry.residents.push(key.clone());
+        if entry.kept {
+            // The one that was held may have been unused for long.
+            self.idle_from = None;
+        }
         self.learn_reload(&key.artefact.model, arrival);
         self.used(key);
         self.touched.push(key.artefact.model.clone());
@@ -323,10 +328,13 @@ impl Table {
         self.fail(artefact, &failure, stage);
     }
 
-    /// Answers those who waited for a load that is late and goes on.
+    /// Answers those who waited for a load that is late and goes on, unless another version
+    /// is on its way to them.
     fn refuse_late(&mut self, artefact: &ArtefactId, failure: &Failure) {
         self.refuse_job(artefact, failure);
-        if self.ready(&artefact.model).is_none() {
+        let jobs = self.models.peek(&artefact.model).into_iter().flat_map(|entry| &entry.jobs);
+        let mut jobs = jobs.filter_map(|id| self.jobs.get(id));
+        if self.ready(&artefact.model).is_none() && jobs.all(|job| job.late) {
             self.refuse_waiters(&artefact.model, failure);
         }
     }

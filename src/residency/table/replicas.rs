@@ -21,6 +21,8 @@ const BURST: u64 = 2;
 const COOLED: Duration = Duration::from_secs(10);
 /// After a look for room that found none, and a load that was given up.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// After a replica left for another load.
+const MAKES_WAY: Duration = Duration::from_secs(60);
 
 /// How much a model is in use, as far as replicas depend on it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -305,7 +307,11 @@ impl Table {
         let given_up: Vec<ArtefactId> = replicas
             .into_iter()
             .filter(|(artefact, job)| {
-                !job.is_loading() && (is_room_wanted || !self.serves(artefact))
+                let is_over = !self.serves(artefact);
+                match job.is_loading() {
+                    true => job.is_arriving() && is_over,
+                    false => is_over || is_room_wanted,
+                }
             })
             .map(|(artefact, _)| artefact.clone())
             .collect();
@@ -316,12 +322,27 @@ impl Table {
 
     pub(super) fn give_up_replica(&mut self, artefact: &ArtefactId) {
         self.look_again_later(&artefact.model);
-        self.abandon(artefact);
+        match self.jobs.get(artefact).is_some_and(Job::is_arriving) {
+            true => self.stop(artefact, None),
+            false => self.abandon(artefact),
+        }
     }
 
-    fn look_again_later(&mut self, model: &ModelId) {
-        let not_before = Some(self.now + LOOK_AGAIN);
-        self.model_mut(model).heat.not_before = not_before;
+    /// No further replica of a model is looked up for a while.
+    pub(super) fn look_again_later(&mut self, model: &ModelId) {
+        self.look_again_after(model, LOOK_AGAIN);
+    }
+
+    /// A resident with a twin leaves for another load, or for a smaller budget: one that came in
+    /// its place at once would send that load's resident away, and leave for it again.
+    pub(super) fn replica_left(&mut self, model: &ModelId) {
+        self.look_again_after(model, MAKES_WAY);
+    }
+
+    fn look_again_after(&mut self, model: &ModelId, pause: Duration) {
+        let until = Some(self.now + pause);
+        let heat = &mut self.model_mut(model).heat;
+        heat.not_before = heat.not_before.max(until);
     }
 
     /// A resident came: the next one is due when all of them have been hot for a while.

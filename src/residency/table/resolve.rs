@@ -86,6 +86,9 @@ impl Table {
         for id in asked {
             self.refuse(id, failure);
         }
+        if resolving.replica {
+            self.look_again_later(model);
+        }
         let Some(entry) = self.models.peek(model) else {
             return;
         };
@@ -245,8 +248,10 @@ impl Table {
         if let Some(newer) = newer.first() {
             self.switched(&first, newer.artefact.version.clone());
         }
-        for newer in newer {
-            self.drain(&newer, Departure::Superseded, None);
+        // Those as well that leave for somebody's room: they could serve again.
+        let others = self.models.peek(&artefact.model).map(|entry| entry.residents.clone());
+        for other in others.into_iter().flatten().filter(|key| key.artefact != *artefact) {
+            self.drain(&other, Departure::Superseded, None);
         }
     }
 

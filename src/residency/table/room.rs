@@ -18,6 +18,8 @@ const WITHDRAWN_AT_MOST: u32 = 3;
 /// What one walk over the loads has seen so far.
 struct Walk {
     underway: Underway,
+    /// The effects that were seen before or give nothing.
+    seen: usize,
     /// Loads that wait for room that will come.
     blocked: Vec<ArtefactId>,
     /// The least that could not be promised since something was last given, to handlers or
@@ -44,14 +46,15 @@ impl Table {
         }
         self.give_up_replicas();
         let underway = self.underway();
-        let mut walk = Walk { underway, blocked: Vec::new(), least: None, is_held_back: false };
-        let mut done = self.effects.len();
+        let seen = self.effects.len();
+        let (blocked, least) = (Vec::new(), None);
+        let mut walk = Walk { underway, seen, blocked, least, is_held_back: false };
         for artefact in self.jobs_in_order() {
             let Some(job) = self.jobs.get(&artefact) else {
                 continue;
             };
             // Whatever is given shows as an effect.
-            if std::mem::replace(&mut done, self.effects.len()) != self.effects.len() {
+            if std::mem::replace(&mut walk.seen, self.effects.len()) != self.effects.len() {
                 (walk.underway, walk.least) = (self.underway(), None);
             }
             match job.room {
@@ -102,7 +105,9 @@ impl Table {
         let Outcome::Blocked(obstacle) = outcome else {
             return;
         };
+        let before = self.effects.len();
         self.note_obstacle(artefact, obstacle);
+        walk.seen += self.effects.len() - before;
         // What only an operator can clear holds nobody else up.
         let is_first = matches!(obstacle, Obstacle::InUse | Obstacle::OverBudget);
         if is_first && is_wanted && (known.is_some() || self.could_come(artefact)) {
@@ -172,6 +177,16 @@ impl Table {
         // As many as can load at once may wait for leases to end; more would only take
         // residents out of service early.
         let may_wait = is_wanted && waiting < self.load_slots(job);
+        // What nobody waits for goes before those that are in use.
+        if may_wait && self.jobs.values().any(|job| job.arriving) {
+            if let Some((device, victims)) = self.cheapest(artefact, &devices, false, |_, _| true) {
+                self.accept(artefact, device, victims);
+                return Outcome::Promised;
+            }
+            if devices.iter().any(|device| self.stop_unwanted(artefact, *device, false)) {
+                return Outcome::Blocked(self.obstacle(artefact));
+            }
+        }
         if let Some((device, victims)) = self.cheapest(artefact, &devices, may_wait, |_, _| true) {
             self.accept(artefact, device, victims);
             return Outcome::Promised;
@@ -187,7 +202,7 @@ impl Table {
         }
         if may_wait {
             // Its room comes later, and is looked for again then.
-            let _ = devices.iter().any(|device| self.stop_unwanted(artefact, *device));
+            let _ = devices.iter().any(|device| self.stop_unwanted(artefact, *device, true));
         }
         Outcome::Blocked(self.obstacle(artefact))
     }

@@ -7,6 +7,7 @@ mod devices;
 mod discards;
 mod hosted;
 mod hostile;
+mod interplay;
 mod life;
 mod policy;
 mod random;

@@ -59,7 +59,7 @@ impl Table {
             // residents of a kept model, any may be the one that is held from now on.
             let latest = self.now + ttl;
             let first = self.first_idle().map_or(latest, |at| at.min(latest));
-            self.idle_from = self.config.replicas.is_none().then_some(first);
+            self.idle_from = (!self.is_one_of_several_kept()).then_some(first);
         }
         self.expire_copies();
     }
@@ -67,6 +67,14 @@ impl Table {
     /// When the first resident leaves because nobody uses it.
     pub(super) fn first_idle(&self) -> Option<Instant> {
         self.residents.keys().filter_map(|key| self.idle_until(key)).min()
+    }
+
+    fn is_one_of_several_kept(&self) -> bool {
+        self.config.replicas.is_some()
+            && self.residents.keys().any(|key| {
+                let entry = self.models.peek(&key.artefact.model);
+                entry.is_some_and(|entry| entry.kept && entry.residents.len() > 1)
+            })
     }
 
     /// When a resident leaves because nobody uses it.

@@ -146,7 +146,7 @@ impl Table {
                 waiter.purpose = Purpose::Refresh { asked: false, aimed: None };
             }
         }
-        let serves_another = self.ready(&gone.model).is_some();
+        let serves_another = self.ready(&gone.model).is_some_and(|key| key.artefact != *gone);
         if let Some(entry) = self.models.peek_mut(&gone.model)
             && serves_another
             && entry.current.as_ref() == Some(&gone.version)
