@@ -316,7 +316,9 @@ class Trouble:
         self.clients.pause()
         begun = time.monotonic()
         for target in self.pinned:
-            self.use_latest(target, target.last_whole().signature)
+            # What an operator chose was noted as well, and is not what the store holds.
+            stored = [s for s in target.past if s.kind == "whole" and not s.strict]
+            self.use_latest(target, stored[-1].signature)
         self.pinned = [target for target in self.pinned if target.unsure]
         self.release(None, None)
         missing = {t.name: t for t in world.targets if t.now().kind == "whole"}

@@ -333,8 +333,21 @@ impl DiskCache {
         Some(CachedArtefact::new(held))
     }
 
-    /// The version of a model that was fetched last and is whole on disk: for answering
-    /// while the store is down.
+    /// The store names this version now. Where a version of the model that came to the disk
+    /// later was taken back, that is remembered, also over restarts.
+    pub fn named(&self, id: &ArtefactId) {
+        let Some((note, at)) = self.inner.ledger.name(id) else { return };
+        // Without it another version answers after a restart, while the store is down.
+        off_thread(move || {
+            let noted = File::create(&note).and_then(|file| file.set_modified(at));
+            if let Err(error) = noted {
+                tracing::warn!(%error, file = %note.display(), "a version's name was not noted");
+            }
+        });
+    }
+
+    /// The version of a model that was fetched last, or that the store came back to, and is
+    /// whole on disk: for answering while the store is down.
     pub fn latest(&self, model: &ModelId) -> Option<ArtefactId> {
         self.inner.ledger.latest(model).map(|held| held.manifest.artefact.id.clone())
     }

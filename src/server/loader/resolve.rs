@@ -166,6 +166,7 @@ impl ModelLoader {
         match answer.map_err(Failure::from) {
             Ok(artefact) => {
                 self.versions.found(model);
+                cache.named(&artefact.id);
                 locked(&self.current).put(model.clone(), artefact.id.clone());
                 let mut known = self.recall(&artefact.id);
                 known.artefact = Some(Arc::clone(&artefact));

@@ -27,6 +27,8 @@ use crate::artefact::hex;
 const FORMAT: &str = "roundhouse-disk-cache 2";
 /// Read and gone on with: its artefacts are fetched again.
 const FORMER: &str = "roundhouse-disk-cache 1";
+/// Beside the files of a whole artefact; its time is when the store came back to it.
+pub(super) const NAMED: &str = "named";
 /// Beside the files of an artefact, whole or partial.
 pub(super) const MANIFEST: &str = "roundhouse-artefact.json";
 /// The files as the model wants them.

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::CacheUsage;
 use super::extents::Hold;
-use super::layout::{Layout, MANIFEST};
+use super::layout::{Layout, MANIFEST, NAMED};
 use super::manifest::Manifest;
 use super::recipe::{self, Recipe};
 use super::share::Abilities;
@@ -118,6 +118,8 @@ struct State {
 struct Whole {
     held: Arc<Held>,
     used_at: SystemTime,
+    /// When it was fetched, or the store came back to it later.
+    named_at: SystemTime,
 }
 
 #[derive(Debug)]
@@ -258,6 +260,8 @@ impl Ledger {
         promised: u64,
     ) -> Arc<Held> {
         let (id, bytes) = (manifest.artefact.id.clone(), manifest.charge());
+        let named_again = std::fs::metadata(folder.join(NAMED)).and_then(|it| it.modified());
+        let named_at = named_again.map_or(manifest.fetched_at, |at| at.max(manifest.fetched_at));
         let overhead = manifest.overhead();
         let held = Arc::new(Held {
             manifest,
@@ -267,7 +271,7 @@ impl Ledger {
             ledger: Arc::downgrade(self),
             doomed: AtomicBool::new(false),
         });
-        let whole = Whole { held: Arc::clone(&held), used_at };
+        let whole = Whole { held: Arc::clone(&held), used_at, named_at };
         let mut state = self.lock();
         state.promised -= promised;
         state.standing.add(folder, holds, bytes, overhead);
@@ -307,11 +311,23 @@ impl Ledger {
         Some((Arc::clone(&whole.held), since.as_secs() >= 60))
     }
 
-    /// The version of a model that was fetched last.
+    /// The store names this version. Where that is news, because another one came later, says
+    /// where to note it, and the time.
+    pub(super) fn name(&self, id: &ArtefactId) -> Option<(PathBuf, SystemTime)> {
+        if self.latest(&id.model)?.manifest.artefact.id == *id {
+            return None;
+        }
+        let mut state = self.lock();
+        let whole = state.whole.get_mut(id)?;
+        whole.named_at = SystemTime::now();
+        Some((whole.held.folder.join(NAMED), whole.named_at))
+    }
+
+    /// The version of a model that was fetched last, or that the store came back to since.
     pub(super) fn latest(&self, model: &ModelId) -> Option<Arc<Held>> {
         let state = self.lock();
         let of_model = state.whole.values().filter(|w| w.held.manifest.artefact.id.model == *model);
-        let newest = of_model.max_by_key(|whole| whole.held.manifest.fetched_at)?;
+        let newest = of_model.max_by_key(|whole| whole.named_at)?;
         Some(Arc::clone(&newest.held))
     }
 

@@ -104,3 +104,28 @@ async fn purging_a_model_takes_every_version_and_says_what_each_took() {
     assert!(held.dir().join("w.bin").exists(), "what somebody holds stays until he lets go");
     assert_eq!(disk.purge_model(&model("a")).await.unwrap(), []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_version_that_the_store_came_back_to_is_the_latest_also_after_a_restart() {
+    let f = Fixture::new(Bytes(64 << 20));
+    let disk = f.open().await;
+    let first = next(&f, &disk, "a", 1).await;
+    let second = next(&f, &disk, "a", 2).await;
+    let latest = |disk: &DiskCache| disk.latest(&model("a")).unwrap().version;
+    disk.named(&ArtefactId { model: model("a"), version: second.clone() });
+    assert_eq!(latest(&disk), second);
+    disk.named(&ArtefactId { model: model("a"), version: first.clone() });
+    assert_eq!(latest(&disk), first);
+    drop(disk);
+    // The note is written on another thread.
+    let disk = loop {
+        let disk = f.open().await;
+        if latest(&disk) == first {
+            break disk;
+        }
+        drop(disk);
+        tokio::task::yield_now().await;
+    };
+    let third = next(&f, &disk, "a", 3).await;
+    assert_eq!(latest(&disk), third, "what is fetched later is later");
+}
