@@ -2,11 +2,13 @@
 
 mod arrival;
 mod attempts;
+mod cached;
 mod choices;
 mod digest;
 mod extents;
 mod fetch;
 mod flight;
+mod held;
 mod journal;
 mod layout;
 mod ledger;
@@ -23,7 +25,7 @@ mod verify;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -37,11 +39,13 @@ use tracing::{info, warn};
 pub use self::arrival::ArrivingFiles;
 use self::arrival::{Arrival, Ending};
 use self::attempts::Attempts;
+pub use self::cached::CachedArtefact;
 use self::choices::Choices;
 pub use self::choices::{Choice, ChosenBy};
 use self::fetch::Fetch;
-use self::layout::{FILES, Layout, MANIFEST, entries, measure, remove_tree};
-use self::ledger::{Held, Ledger, off_thread};
+use self::held::Held;
+use self::layout::{Layout, MANIFEST, entries, measure, remove_tree};
+use self::ledger::{Ledger, off_thread};
 pub use self::manifest::DiskFile;
 use self::manifest::Manifest;
 pub use self::pieces::{Digest, Piece};
@@ -120,63 +124,6 @@ pub struct Purged {
     pub bytes: Bytes,
     /// Somebody still holds its files: they go when the last one lets go.
     pub in_use: bool,
-}
-
-/// A whole artefact on disk. Its files are not removed while this or a clone lives.
-#[derive(Debug, Clone)]
-pub struct CachedArtefact {
-    held: Arc<Held>,
-    dir: PathBuf,
-}
-
-impl CachedArtefact {
-    fn new(held: Arc<Held>) -> Self {
-        let dir = held.folder.join(FILES);
-        Self { held, dir }
-    }
-
-    /// The folder with the model's files.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Which version of which model it is.
-    pub fn id(&self) -> &ArtefactId {
-        &self.held.manifest.artefact.id
-    }
-
-    /// The version as the store had it when it was fetched.
-    pub fn artefact(&self) -> &Artefact {
-        &self.held.manifest.artefact
-    }
-
-    /// The files, in the byte order of their paths; an archive's contents if it was one.
-    pub fn files(&self) -> &[DiskFile] {
-        &self.held.manifest.files
-    }
-
-    /// What it takes on disk, with what it has in common with others.
-    pub fn bytes(&self) -> Bytes {
-        Bytes(self.held.bytes)
-    }
-
-    /// Fills a buffer with a file's bytes from `offset` on, also where another version holds
-    /// them for this one. Blocking.
-    ///
-    /// # Errors
-    /// When there is no such file, it ends before the buffer is full, or it cannot be read.
-    pub fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        self.held.read_at(path, offset, buffer)
-    }
-
-    /// Takes the version out of the cache, because its bytes were found to be damaged. The files
-    /// go when nobody holds it. Blocking.
-    ///
-    /// # Errors
-    /// When a restart would find it again.
-    pub fn give_up(&self) -> Result<(), Error> {
-        self.held.give_up()
-    }
 }
 
 type Outcome = Result<Arc<Held>, Error>;

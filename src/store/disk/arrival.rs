@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::held::Held;
 use super::journal::Journal;
-use super::ledger::Held;
 use super::{CachedArtefact, Outcome};
 use crate::{Artefact, Error};
 

@@ -13,11 +13,12 @@ use super::CacheConfig;
 use super::arrival::Arrival;
 use super::digest::FileDigester;
 use super::flight::Flight;
+use super::held::Held;
 use super::journal::Journal;
 use super::layout::{
     ARCHIVE, FILES, JOURNAL, charge, create_folder, entries, remove_tree, sync_folder,
 };
-use super::ledger::{Held, Ledger};
+use super::ledger::Ledger;
 use super::manifest::{DiskFile, Manifest, charge_all};
 use super::recipe::holds;
 use super::unpack::{Fault, unpack};

@@ -7,10 +7,8 @@
 //! 4. Bytes that several artefacts hold are counted once, and freed with the last of them.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
@@ -18,76 +16,13 @@ use tracing::{info, warn};
 
 use super::CacheUsage;
 use super::extents::Hold;
-use super::layout::{Layout, MANIFEST, NAMED};
+use super::held::Held;
+use super::layout::{Layout, NAMED};
 use super::manifest::Manifest;
-use super::recipe::{self, Recipe};
+use super::recipe::Recipe;
 use super::share::Abilities;
 use super::standing::Standing;
 use crate::{Error, metrics};
-
-/// One whole artefact. Alive while the ledger or a guard knows it.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) manifest: Manifest,
-    pub(super) folder: PathBuf,
-    /// What it takes where it shares with nobody.
-    pub(super) bytes: u64,
-    /// Set once. A read of a file that may borrow is done under it, so that a hole is made
-    /// when nobody reads there any more.
-    recipe: RwLock<Option<Recipe>>,
-    ledger: Weak<Ledger>,
-    /// Purged: the files go when the last guard goes.
-    doomed: AtomicBool,
-}
-
-impl Held {
-    /// With whom it shares, once it was offered.
-    pub(super) fn recipe(&self) -> Option<Recipe> {
-        self.recipe.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether some of its bytes lie in other versions' files.
-    pub(super) fn borrows(&self) -> bool {
-        let recipe = self.recipe.read().unwrap_or_else(PoisonError::into_inner);
-        recipe.as_ref().is_some_and(|recipe| !recipe.borrowed.is_empty())
-    }
-
-    /// Reads by this recipe from now on. Waits for reads under way.
-    pub(super) fn follow(&self, recipe: Recipe) {
-        *self.recipe.write().unwrap_or_else(PoisonError::into_inner) = Some(recipe);
-    }
-
-    /// Takes it out of sight, because it is damaged. Blocks.
-    pub(super) fn give_up(&self) -> Result<(), Error> {
-        let Some(ledger) = self.ledger.upgrade() else { return Ok(()) };
-        let id = &self.manifest.artefact.id;
-        // Another folder of the version may be there by now.
-        let is_listed = ledger.lock().whole.get(id).is_some_and(|w| w.held.folder == self.folder);
-        if is_listed { ledger.purge(id).map_or(Ok(()), |held| held.forget()) } else { Ok(()) }
-    }
-
-    /// Lets no restart find it whole while somebody still holds it. Blocks.
-    pub(super) fn forget(&self) -> Result<(), Error> {
-        let manifest = self.folder.join(MANIFEST);
-        std::fs::remove_file(&manifest).map_err(|error| Error::io("remove", &manifest, error))
-    }
-
-    /// Fills a buffer with a file's bytes from `offset` on, wherever they lie. Blocks.
-    pub(super) fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let recipe = self.recipe.read().unwrap_or_else(PoisonError::into_inner);
-        recipe::read_at(&self.folder, path, recipe.as_ref(), offset, buffer)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Some(ledger) = self.ledger.upgrade().filter(|_| *self.doomed.get_mut()) else {
-            return;
-        };
-        let folder = std::mem::take(&mut self.folder);
-        off_thread(move || ledger.delete_logged(&folder));
-    }
-}
 
 /// The table. Its lock is held for bookkeeping only, never over file work.
 #[derive(Debug)]
@@ -263,14 +198,7 @@ impl Ledger {
         let named_again = std::fs::metadata(folder.join(NAMED)).and_then(|it| it.modified());
         let named_at = named_again.map_or(manifest.fetched_at, |at| at.max(manifest.fetched_at));
         let overhead = manifest.overhead();
-        let held = Arc::new(Held {
-            manifest,
-            folder: folder.clone(),
-            bytes,
-            recipe: RwLock::new(recipe),
-            ledger: Arc::downgrade(self),
-            doomed: AtomicBool::new(false),
-        });
+        let held = Arc::new(Held::new((manifest, recipe), folder.clone(), Arc::downgrade(self)));
         let whole = Whole { held: Arc::clone(&held), used_at, named_at };
         let mut state = self.lock();
         state.promised -= promised;
@@ -280,7 +208,7 @@ impl Ledger {
         drop(state);
         // Two folders of one version can only come from a crash; the later one stays.
         if let Some(before) = before {
-            before.held.doomed.store(true, Ordering::Release);
+            before.held.doom();
         }
         held
     }
@@ -291,6 +219,12 @@ impl Ledger {
         state.promised -= promised;
         state.partial.insert(id, Partial { folder, bytes, used_at: SystemTime::now() });
         self.show(&state);
+    }
+
+    /// Whether this is what is handed out of its version.
+    pub(super) fn lists(&self, held: &Held) -> bool {
+        let of_version = &held.manifest.artefact.id;
+        self.lock().whole.get(of_version).is_some_and(|whole| whole.held.folder == held.folder)
     }
 
     /// Gives a promise back.
@@ -420,7 +354,7 @@ impl Ledger {
     /// Takes a version out of sight. Its files go when nobody holds it any more.
     pub(super) fn purge(&self, id: &ArtefactId) -> Option<Arc<Held>> {
         let whole = self.lock().whole.remove(id)?;
-        whole.held.doomed.store(true, Ordering::Release);
+        whole.held.doom();
         Some(whole.held)
     }
 
@@ -502,7 +436,7 @@ impl Ledger {
         }
     }
 
-    fn delete_logged(&self, folder: &Path) {
+    pub(super) fn delete_logged(&self, folder: &Path) {
         if let Err(error) = self.delete_whole(folder) {
             warn!(error = %error, "an artefact could not be deleted");
         }

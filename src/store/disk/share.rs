@@ -15,8 +15,9 @@ use rustix::fs::{FallocateFlags, fallocate};
 use tracing::{info, warn};
 
 use super::extents::Hold;
+use super::held::Held;
 use super::layout::{FILES, create_folder, remove_tree, sync_folder};
-use super::ledger::{Held, Ledger};
+use super::ledger::Ledger;
 use super::manifest::DiskFile;
 use super::pieces::Digest;
 use super::recipe::{Borrowed, DONORS, Recipe, holds};

@@ -8,8 +8,8 @@ use crc_fast::CrcAlgorithm;
 use sha2::{Digest as _, Sha256};
 
 use super::digest::FileDigester;
+use super::held::Held;
 use super::layout::FILES;
-use super::ledger::Held;
 use super::manifest::DiskFile;
 use crate::{Checksum, ChecksumAlgorithm, Error};
 
