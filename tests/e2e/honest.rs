@@ -45,18 +45,20 @@ async fn what_is_planned_is_what_is_charged_and_what_is_there() {
     let server = Server::start(&args, &[]).await;
     let answer = server.invoke("default", "big", json!({"inputs": "hello"})).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    // It looks after a load, and every two seconds: the look that has seen the model comes.
-    let saw_it = |residency: &Value| residency["memory"]["untouched_bytes"].as_i64() > Some(0);
-    let residency = server.residency_once(saw_it).await;
+    // It looks after a load, and every two seconds: the look comes that has seen the model, and
+    // what its load used on the way given back.
+    let agree = |residency: &Value| {
+        let of = |key: &str| residency["memory"][key].as_i64().unwrap_or(0);
+        of("untouched_bytes") > 0 && (of("witness_bytes") - of("expected_bytes")).abs() < NOISE
+    };
+    let residency = server.residency_once(agree).await;
     let charged = &residency["devices"][0]["residents"][0]["bytes"];
     for part in ["weights", "kv", "workspace"] {
         assert_eq!(charged[part], local["targets"][0]["bytes"][part], "{part}");
     }
     let memory = &residency["memory"];
-    let (witness, expected) = (bytes(&memory["witness_bytes"]), bytes(&memory["expected_bytes"]));
     let weights = bytes(&charged["weights"]);
-    assert!(witness > weights, "{memory}");
-    assert!((witness - expected).abs() < NOISE, "{memory}");
+    assert!(bytes(&memory["witness_bytes"]) > weights, "{memory}");
     assert!(bytes(&memory["baseline_bytes"]) > 0, "{memory}");
     assert_eq!(residency["devices"][0]["configured_bytes"], 2_i64 << 30);
     assert!(server.metric("roundhouse_memory_witness_bytes").await > weights as f64);

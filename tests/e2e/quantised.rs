@@ -134,10 +134,12 @@ async fn weights_quantised_while_they_are_read_take_what_was_planned() {
     }
     assert!((weights[0] / weights[1] - 32.0 / 8.5).abs() < 0.05, "{weights:?}");
     assert!(weights[2] < 0.7 * weights[1], "{weights:?}");
-    let saw_them = |it: &Value| it["memory"]["untouched_bytes"].as_i64() > Some(0);
-    let memory = server.residency_once(saw_them).await["memory"].clone();
-    let of = |key: &str| memory[key].as_i64().unwrap();
-    assert!((of("witness_bytes") - of("expected_bytes")).abs() < NOISE, "{memory}");
+    // What the loads used on the way is given back a little later.
+    let agree = |it: &Value| {
+        let of = |key: &str| it["memory"][key].as_i64().unwrap_or(0);
+        of("untouched_bytes") > 0 && (of("witness_bytes") - of("expected_bytes")).abs() < NOISE
+    };
+    server.residency_once(agree).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
