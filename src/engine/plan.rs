@@ -6,6 +6,11 @@ use roundhouse_types::{Bytes, ErrorKind, Failure};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
 
+/// Names one adapter attached to a runner. Never given twice in a process, so that nothing
+/// computed with one can be taken for another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterId(pub u64);
+
 /// One forward over the packed rows of all sequences, whatever their lengths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StepPlan {
@@ -30,6 +35,8 @@ pub struct Row {
     /// The sequence's KV blocks from position 0 on, enough for `position + tokens.len()`.
     /// Empty for runners without KV.
     pub blocks: Vec<BlockId>,
+    /// The adapter that the row is computed with; `None`: the base alone.
+    pub adapter: Option<AdapterId>,
     /// Whether the row's last token wants an output vector. Not so in a prompt's earlier chunks.
     pub output: bool,
 }

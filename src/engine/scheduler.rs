@@ -253,6 +253,7 @@ fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, step_tokens
         tokens: sequence.tokens[sequence.computed..end].to_vec(),
         position: sequence.computed,
         blocks: sequence.blocks[..pool.needed(end)].to_vec(),
+        adapter: None,
         output: end == sequence.tokens.len(),
     });
     step.owners.push(sequence.id);

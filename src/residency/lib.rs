@@ -23,7 +23,7 @@ pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};
 pub use lease::Lease;
 pub use loader::{
-    Authority, Fetched, HostCopy, InStore, LoadSource, Loaded, Loader, Resolution, Standing,
+    Authority, Base, Fetched, HostCopy, InStore, LoadSource, Loaded, Loader, Resolution, Standing,
 };
 pub use regret::{OptimalLoads, Regret, RegretRatio};
 pub use reporter::Reporter;

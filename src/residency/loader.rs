@@ -24,6 +24,9 @@ pub struct Resolution {
     pub shared: Vec<SharedPart>,
     /// Its kind, where the headers already tell.
     pub kind: Option<ModelKind>,
+    /// Of an adapter: the model that it adapts, where that is known already. It is loaded on
+    /// the adapter's device before the adapter, and leaves after it.
+    pub base: Option<ModelId>,
     /// Whether a load may begin while the files are still coming ([`LoadSource::Arriving`]).
     pub streams: bool,
     /// The process died twice while it loaded this version. It is refused until an
@@ -81,6 +84,8 @@ pub struct Fetched {
     pub shared: Vec<SharedPart>,
     /// Its kind.
     pub kind: ModelKind,
+    /// As in [`Resolution::base`].
+    pub base: Option<ModelId>,
 }
 
 /// Where a load takes a model from.
@@ -104,6 +109,15 @@ pub struct HostCopy {
     /// The parts of its weights that it holds together with whichever copy in the host's
     /// memory has the same content, each content once.
     pub shared: Vec<SharedPart>,
+}
+
+/// The resident that an adapter is loaded onto. It stays until the adapter has been unloaded.
+#[derive(Debug)]
+pub struct Base<M> {
+    /// Which version of the base it is.
+    pub artefact: ArtefactId,
+    /// The model. For the load alone: whoever keeps it keeps the base from being freed.
+    pub model: Arc<M>,
 }
 
 /// A model on its device.
@@ -149,6 +163,8 @@ pub trait Loader: Send + Sync + 'static {
     /// Content that was on the device when the room was promised, or that another load
     /// brings meanwhile, is not brought a second time.
     ///
+    /// `base` is there if, and only if, [`Resolution::base`] or [`Fetched::base`] named one.
+    ///
     /// `reporter` is for what the model does later: that it takes more or less than the
     /// returned footprint, or that it died. It may be kept for as long as one likes.
     fn load(
@@ -156,6 +172,7 @@ pub trait Loader: Send + Sync + 'static {
         artefact: &ArtefactId,
         device: DeviceId,
         source: LoadSource,
+        base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> impl Future<Output = Result<Loaded<Self::Model>, Failure>> + Send;
 

@@ -10,7 +10,7 @@ use roundhouse_types::{
 };
 use tokio::sync::oneshot;
 
-use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution, Standing};
+use crate::loader::{Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution, Standing};
 use crate::reporter::{Reporter, Slot};
 use crate::table::Key;
 
@@ -201,6 +201,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(script.kind),
+            base: None,
             streams: script.streams,
             quarantined: script.quarantined,
             standing: script.standing,
@@ -216,7 +217,7 @@ impl Loader for ScriptedLoader {
         // Nobody has to read behind it.
         let _ = ends.send(());
         let footprint = footprint(script.bytes);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind })
+        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, base: None })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
@@ -228,6 +229,7 @@ impl Loader for ScriptedLoader {
         artefact: &ArtefactId,
         _: DeviceId,
         source: LoadSource,
+        _base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<String>, Failure> {
         self.calls.loads.fetch_add(1, Ordering::SeqCst);
@@ -291,6 +293,7 @@ fn resolution(artefact: &ArtefactId, fetch_bytes: Bytes) -> Resolution {
         footprint: Some((footprint(10), Grade::Exact)),
         kind: None,
         shared: Vec::new(),
+        base: None,
         streams: false,
         quarantined: false,
         standing: Standing::default(),
@@ -351,7 +354,8 @@ impl BusyTable {
         self.ask(&artefact.model);
         let resolution = resolution(&artefact, Bytes::ZERO);
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
-        let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding };
+        let fetched =
+            Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding, base: None };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
         let loaded = Loaded { model: (), footprint, shared: Vec::new() };
         self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
@@ -372,7 +376,12 @@ impl BusyTable {
             self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
             if index == 0 {
                 let footprint = footprint(10);
-                let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding };
+                let fetched = Fetched {
+                    footprint,
+                    shared: Vec::new(),
+                    kind: ModelKind::Embedding,
+                    base: None,
+                };
                 self.on(Event::Fetched { artefact, result: Ok(fetched) });
             }
         }

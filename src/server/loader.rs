@@ -31,7 +31,7 @@ use lru::LruCache;
 use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
 use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{
-    Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
+    Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
 };
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
@@ -303,6 +303,7 @@ impl Loader for ModelLoader {
                     footprint: Some(self.handlers.footprint(&id, &plan)),
                     shared: Vec::new(),
                     kind: Some(plan.kind()),
+                    base: None,
                     streams: false,
                     quarantined: false,
                     standing: Standing::default(),
@@ -324,7 +325,7 @@ impl Loader for ModelLoader {
             Source::Local(models) => (self.local(models, &id.model).await?.1, Vec::new()),
         };
         let footprint = self.handlers.footprint(id, &plan).0;
-        Ok(Fetched { footprint, shared, kind: plan.kind() })
+        Ok(Fetched { footprint, shared, kind: plan.kind(), base: None })
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {
@@ -336,6 +337,7 @@ impl Loader for ModelLoader {
         id: &ArtefactId,
         device: DeviceId,
         source: LoadSource,
+        _base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if source == LoadSource::Host {

@@ -91,6 +91,7 @@ impl EncodeWork {
                     tokens: std::mem::take(input),
                     position: 0,
                     blocks: Vec::new(),
+                    adapter: None,
                     output: true,
                 });
                 self.owners.push(call.job.id);

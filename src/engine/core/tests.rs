@@ -228,7 +228,7 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
             Bytes::ZERO
         }
     }
-    let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), output: true };
+    let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), adapter: None, output: true };
     let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
     assert!(matches!(&outcomes[..], [RowOutcome::Failed(f)] if f.kind() == ErrorKind::ModelFailed));
     let refused = warm_up(&mut Mute, &generative(8));

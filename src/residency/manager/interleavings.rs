@@ -18,7 +18,7 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread::{self, JoinHandle};
 
-use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution, Standing};
+use crate::loader::{Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution, Standing};
 use crate::testing::{model, version};
 use crate::{Config, Lease, Reporter, Residency};
 
@@ -77,6 +77,7 @@ impl Loader for Stage {
             footprint: Some((takes(SIZE), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Embedding),
+            base: None,
             streams: false,
             quarantined: false,
             standing: Standing::default(),
@@ -85,7 +86,7 @@ impl Loader for Stage {
 
     async fn fetch(&self, _: &ArtefactId) -> Result<Fetched, Failure> {
         let (footprint, kind) = (takes(SIZE), ModelKind::Embedding);
-        Ok(Fetched { footprint, shared: Vec::new(), kind })
+        Ok(Fetched { footprint, shared: Vec::new(), kind, base: None })
     }
 
     fn fetched_bytes(&self, _: &ArtefactId) -> Bytes {
@@ -97,6 +98,7 @@ impl Loader for Stage {
         _: &ArtefactId,
         _: DeviceId,
         _: LoadSource,
+        _: Option<Base<Engine>>,
         reporter: Reporter,
     ) -> Result<Loaded<Engine>, Failure> {
         let load = self.loads.fetch_add(1, Ordering::SeqCst) + 1;

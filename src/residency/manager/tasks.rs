@@ -102,7 +102,9 @@ impl<L: Loader> Tasks<L> {
             };
             let result = match is_abandoned {
                 true => Err(abandoned(&key.artefact)),
-                false => loader.load(&key.artefact, key.device, source, slot.reporter()).await,
+                false => {
+                    loader.load(&key.artefact, key.device, source, None, slot.reporter()).await
+                }
             };
             slot.load_returned();
             Outcome::Loaded { key, result }

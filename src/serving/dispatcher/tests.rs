@@ -4,7 +4,9 @@ use std::sync::Mutex;
 use futures_util::StreamExt;
 use roundhouse_engine::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
 use roundhouse_engine::{EngineHandle, KvSpec, Lane, LaneConfig, RunnerSpec};
-use roundhouse_residency::{Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution};
+use roundhouse_residency::{
+    Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution,
+};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
 };
@@ -61,6 +63,7 @@ impl Loader for OneModel {
             footprint: Some((FOOTPRINT, Grade::Exact)),
             shared: Vec::new(),
             kind: Some(self.kind),
+            base: None,
             streams: false,
             quarantined: false,
             standing: roundhouse_residency::Standing::default(),
@@ -68,7 +71,7 @@ impl Loader for OneModel {
     }
 
     async fn fetch(&self, _artefact: &ArtefactId) -> Result<Fetched, Failure> {
-        Ok(Fetched { footprint: FOOTPRINT, shared: Vec::new(), kind: self.kind })
+        Ok(Fetched { footprint: FOOTPRINT, shared: Vec::new(), kind: self.kind, base: None })
     }
 
     fn fetched_bytes(&self, _artefact: &ArtefactId) -> Bytes {
@@ -80,6 +83,7 @@ impl Loader for OneModel {
         artefact: &ArtefactId,
         _device: DeviceId,
         _source: LoadSource,
+        _base: Option<Base<Self::Model>>,
         _reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if self.stuck {

@@ -113,12 +113,12 @@ pub(crate) fn scattered(index: usize) -> Vec<BlockId> {
 
 /// A row that wants an output.
 pub(crate) fn row(index: usize, position: usize, tokens: &[u32]) -> Row {
-    Row { tokens: tokens.to_vec(), position, blocks: scattered(index), output: true }
+    Row { tokens: tokens.to_vec(), position, blocks: scattered(index), adapter: None, output: true }
 }
 
 /// A row of an encoder.
 pub(crate) fn whole(tokens: &[u32]) -> Row {
-    Row { tokens: tokens.to_vec(), position: 0, blocks: Vec::new(), output: true }
+    Row { tokens: tokens.to_vec(), position: 0, blocks: Vec::new(), adapter: None, output: true }
 }
 
 pub(crate) fn step(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> Vec<Vec<f32>> {

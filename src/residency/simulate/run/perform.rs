@@ -72,6 +72,7 @@ impl Run<'_> {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Generative),
+            base: None,
             streams: false,
             quarantined: false,
             standing: Standing::default(),
@@ -98,7 +99,7 @@ impl Run<'_> {
         let whole = &self.whole;
         self.disk.used(model, bytes, |file| whole.contains(&file));
         let (footprint, kind) = (footprint(bytes), ModelKind::Generative);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind };
+        let fetched = Fetched { footprint, shared: Vec::new(), kind, base: None };
         let artefact = self.keys[model as usize].artefact.clone();
         Event::Fetched { artefact, result: Ok(fetched) }
     }

@@ -19,6 +19,7 @@ impl Bench {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Embedding),
+            base: None,
             streams: true,
             quarantined: false,
             standing: Standing::default(),

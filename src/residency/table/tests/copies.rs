@@ -264,6 +264,7 @@ fn a_copy_of_a_quarantined_version_is_not_used() {
         footprint: None,
         shared: Vec::new(),
         kind: None,
+        base: None,
         streams: false,
         quarantined: true,
         standing: Standing::default(),
@@ -279,6 +280,7 @@ fn resolved_blindly(bench: &mut Bench, name: &str) -> Vec<Effect> {
         footprint: None,
         shared: Vec::new(),
         kind: None,
+        base: None,
         streams: false,
         quarantined: false,
         standing: Standing::default(),
@@ -403,8 +405,12 @@ fn how_long_a_load_from_a_copy_takes_is_learned_apart() {
     bench.acquire("c");
     bench.resolved("c", 30);
     bench.fetched("c", 30);
-    let fetched =
-        Fetched { footprint: footprint(30), shared: Vec::new(), kind: ModelKind::Embedding };
+    let fetched = Fetched {
+        footprint: footprint(30),
+        shared: Vec::new(),
+        kind: ModelKind::Embedding,
+        base: None,
+    };
     bench.on(Event::Fetched { artefact: artefact("c", 1), result: Ok(fetched) });
     let (_, ready_in) = bench.table.standing(&model("c"));
     assert_eq!(ready_in, Some(Duration::from_secs(5)), "it has none");

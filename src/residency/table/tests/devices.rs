@@ -97,6 +97,7 @@ impl Rig {
             footprint: Some((footprint, Grade::Exact)),
             shared: shared.to_vec(),
             kind: Some(kind),
+            base: None,
             streams: false,
             quarantined: false,
             standing: Standing::default(),
@@ -104,7 +105,7 @@ impl Rig {
         let model = id.model.clone();
         let mut effects = self.on(Event::Resolved { model, result: Ok(resolution) });
         if effects.iter().any(|it| matches!(it, Effect::Fetch { artefact } if artefact == id)) {
-            let fetched = Fetched { footprint, shared: shared.to_vec(), kind };
+            let fetched = Fetched { footprint, shared: shared.to_vec(), kind, base: None };
             effects.extend(self.on(Event::Fetched { artefact: id.clone(), result: Ok(fetched) }));
         }
         effects

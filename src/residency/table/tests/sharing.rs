@@ -24,6 +24,7 @@ impl Bench {
             footprint,
             shared,
             kind,
+            base: None,
             streams: false,
             quarantined: false,
             standing: Standing::default(),
@@ -33,7 +34,7 @@ impl Bench {
 
     fn fetched_known(&mut self, name: &str, bytes: u64, shared: Vec<SharedPart>) -> Vec<Effect> {
         let (footprint, kind) = (footprint(bytes), ModelKind::Embedding);
-        let fetched = Fetched { footprint, shared, kind };
+        let fetched = Fetched { footprint, shared, kind, base: None };
         self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 

@@ -359,6 +359,7 @@ impl World {
             footprint: is_known.then_some((footprint, Grade::Exact)),
             shared: if is_known { self.known_contents(&artefact, dice) } else { Vec::new() },
             kind: streams.then_some(kind),
+            base: None,
             streams,
             quarantined: may_fail && dice.one_in(12),
             standing: self.standing(dice),
@@ -401,7 +402,8 @@ impl World {
         let footprint = Self::footprint(Self::size(&artefact) + other);
         self.foreseen.insert(artefact.clone(), footprint);
         let shared = self.known_contents(&artefact, dice);
-        let result = Ok(Fetched { footprint, shared, kind: Self::kind(&artefact.model) });
+        let result =
+            Ok(Fetched { footprint, shared, kind: Self::kind(&artefact.model), base: None });
         self.tell(Event::Fetched { artefact, result });
     }
 

@@ -57,7 +57,7 @@ impl Yard {
         device: DeviceId,
         source: LoadSource,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        self.loader.load(&self.id, device, source, reporter().0).await
+        self.loader.load(&self.id, device, source, None, reporter().0).await
     }
 
     async fn unload(

@@ -12,7 +12,9 @@ use roundhouse_types::{
 };
 use tokio::time::sleep;
 
-use crate::loader::{Fetched, HostCopy, InStore, LoadSource, Loaded, Loader, Resolution, Standing};
+use crate::loader::{
+    Base, Fetched, HostCopy, InStore, LoadSource, Loaded, Loader, Resolution, Standing,
+};
 use crate::reporter::Reporter;
 use crate::testing::{artefact, model, version};
 
@@ -246,7 +248,7 @@ impl World {
         let bytes = truth.bytes(artefact);
         truth.foretold.insert(artefact.clone(), bytes);
         let footprint = footprint(bytes);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: kind(&artefact.model) })
+        Ok(Fetched { footprint, shared: Vec::new(), kind: kind(&artefact.model), base: None })
     }
 
     fn begin_load(&self, artefact: &ArtefactId, device: DeviceId, source: LoadSource) {
@@ -305,6 +307,7 @@ impl Loader for World {
             footprint: is_known.then_some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: is_known.then_some(kind(model)),
+            base: None,
             streams: streams && is_known,
             quarantined,
             version: artefact.version,
@@ -340,6 +343,7 @@ impl Loader for World {
         artefact: &ArtefactId,
         device: DeviceId,
         source: LoadSource,
+        _base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<Signed>, Failure> {
         self.begin_load(artefact, device, source);
