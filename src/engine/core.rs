@@ -3,6 +3,7 @@
 mod encode;
 mod generate;
 mod pace;
+mod room;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -19,6 +20,7 @@ use self::encode::EncodeWork;
 pub(crate) use self::generate::GenerateJob;
 use self::generate::GenerateWork;
 use self::pace::Pace;
+use self::room::PromptRoom;
 pub(crate) use self::warm::{WarmUp, WarmUpError};
 use crate::error::Error;
 use crate::handle::EngineConfig;
@@ -59,6 +61,7 @@ pub(crate) struct Engine {
     work: Work,
     meters: Meters,
     pace: Pace,
+    room: PromptRoom,
     published: Arc<Published>,
 }
 
@@ -84,7 +87,8 @@ impl Engine {
             None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
         };
         let (meters, pace) = (Meters::new(), Pace::default());
-        let engine = Self { runner, spec, work, meters, pace, published };
+        let room = PromptRoom::new(config.step_time);
+        let engine = Self { runner, spec, work, meters, pace, room, published };
         engine.publish();
         engine
     }
@@ -133,18 +137,27 @@ impl Engine {
         self.publish();
     }
 
-    /// Runs one step: plan, one forward, sampling, emission.
+    /// Runs one step: plan, one forward, sampling, emission. It is kept short if `others_wait`,
+    /// or sequences of its own, for its end.
     ///
     /// # Errors
     /// When the device failed; the sequences are as before, for the caller to end.
-    pub(crate) fn step(&mut self) -> Result<(), DeviceFailure> {
+    pub(crate) fn step(&mut self, others_wait: bool) -> Result<(), DeviceFailure> {
         let started = Instant::now();
-        let plan = match &mut self.work {
-            Work::Generate(work) => work.plan(&self.meters),
-            Work::Encode(work) => work.plan(&self.meters),
+        let limit = self.room.limit(others_wait);
+        let (plan, prompts) = match &mut self.work {
+            Work::Generate(work) => work.plan(limit, &self.meters),
+            Work::Encode(work) => {
+                let plan = work.plan(limit, &self.meters);
+                let tokens = plan.tokens();
+                (plan, tokens)
+            }
         };
         self.publish();
         let outcomes = forward(self.runner.as_mut(), &self.spec, &plan)?;
+        if prompts > 0 {
+            self.room.measured(plan.tokens(), started.elapsed());
+        }
         let ended = match &mut self.work {
             Work::Generate(work) => work.finish(&plan, outcomes, &self.meters),
             Work::Encode(work) => work.finish(outcomes, &self.meters),

@@ -60,6 +60,11 @@ impl FairPicker {
         Some(*id)
     }
 
+    /// Whether, at the last pick, another engine than this one had work.
+    pub(crate) fn others_work(&self, id: EngineId) -> bool {
+        self.clocks.iter().any(|(other, clock)| *other != id && clock.busy)
+    }
+
     /// Charges a step to its engine.
     pub(crate) fn charge(&mut self, id: EngineId, elapsed: Duration) {
         if let Some(clock) = self.clocks.get_mut(&id) {

@@ -31,6 +31,10 @@ pub struct EngineConfig {
     pub max_waiting: NonZeroUsize,
     /// Sequences, or encoder inputs, that share a step. The runner's `step_tokens` caps it.
     pub max_running: NonZeroUsize,
+    /// How long a step should take while others wait for its end, sequences that decode or
+    /// other engines of the lane: prompts are read in chunks that fit. Zero: as long as
+    /// `step_tokens` take.
+    pub step_time: Duration,
     /// Whether keys and values of a sequence's prefix that the pool still holds are used
     /// again. Without, nobody can tell by the time an answer takes what was asked before.
     pub reuse_prefixes: bool,
@@ -41,12 +45,17 @@ const MAX_WAITING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Past this many rows a step's time grows with the rows on every device we know.
 const MAX_RUNNING: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
+/// Readers do not notice a pause this long between tokens; much shorter steps would read the
+/// weights too often for the prompts they advance.
+const STEP_TIME: Duration = Duration::from_millis(250);
+
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             weight: NonZeroU32::MIN,
             max_waiting: MAX_WAITING,
             max_running: MAX_RUNNING,
+            step_time: STEP_TIME,
             reuse_prefixes: true,
         }
     }

@@ -13,6 +13,7 @@ mod plan;
 mod request;
 mod sampler;
 mod scheduler;
+mod share;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

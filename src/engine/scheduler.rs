@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::kv::{BlockPool, Prefix};
 use crate::plan::{BlockId, KvSpec, Row, StepPlan};
+use crate::share::shares;
 
 /// Names one sequence (or one encoder call) of an engine; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +22,33 @@ pub(crate) struct Limits {
     pub(crate) reuse: bool,
 }
 
-/// The sequences of one generative engine. First come, first served.
+/// What bounds the prompts of one step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PromptLimit {
+    /// Their tokens while nobody waits for the step's end.
+    pub(crate) alone: usize,
+    /// Their tokens while somebody does.
+    pub(crate) beside: usize,
+    /// Whether it is other engines that wait. Sequences that decode wait in any case.
+    pub(crate) others_wait: bool,
+}
+
+impl PromptLimit {
+    /// As many as the step holds.
+    #[cfg(test)]
+    pub(crate) const NONE: Self =
+        Self { alone: usize::MAX, beside: usize::MAX, others_wait: false };
+}
+
+/// So many prompts are read side by side even if the step has no room for the last of them
+/// yet, so that a short one need not wait until a few long ones are done; ...
+const READERS: usize = 4;
+
+/// ... as long as there is about this much room in the step for each.
+const LEAST_CHUNK: usize = 16;
+
+/// The sequences of one generative engine. First come, first let in; among prompts that are
+/// read side by side, a short one may end before an older long one ([`shares`]).
 ///
 /// 1. A block that is written belongs to one sequence; several may read one that is full.
 /// 2. A step carries at most `step_tokens` tokens and one row per sequence.
@@ -147,19 +174,32 @@ impl Scheduler {
         self.pool.used()
     }
 
-    /// Plans the next step: who decodes, then who prefills, then who is let in.
-    pub(crate) fn plan(&mut self) -> Step {
+    /// Plans the next step: who decodes, who is let in, who gets how much of a prompt read.
+    pub(crate) fn plan(&mut self, limit: PromptLimit) -> Step {
         let mut step = Step::default();
         self.plan_decodes(&mut step);
-        for sequence in self.running.iter().filter(|s| s.remaining() > 1) {
-            add_chunk(&mut step, sequence, &self.pool, self.limits.step_tokens);
-        }
+        let most = match step.decoded > 0 || limit.others_wait {
+            true => limit.beside,
+            false => limit.alone,
+        };
+        let room = (self.limits.step_tokens - step.decoded).min(most.max(1));
         // Blocks that a preemption freed belong to those who grow, not to the next in line.
         if step.preempted == 0 {
-            self.admit(&mut step);
+            self.admit(&mut step, room);
         }
+        self.plan_prompts(&mut step, room);
         self.check(&step);
         step
+    }
+
+    /// A row for each sequence that has more to compute than it decodes, or has just come.
+    fn plan_prompts(&self, step: &mut Step, room: usize) {
+        let reads = |s: &&Sequence| s.remaining() > 1 || step.admitted.contains(&s.id);
+        let readers: Vec<_> = self.running.iter().filter(reads).collect();
+        let wants: Vec<_> = readers.iter().map(|s| s.remaining()).collect();
+        for (sequence, chunk) in readers.into_iter().zip(shares(room, &wants)) {
+            add_chunk(step, sequence, &self.pool, chunk);
+        }
     }
 
     /// One row for each sequence that has one token to compute. It is here that blocks run
@@ -174,7 +214,7 @@ impl Scheduler {
             }
             let wanted = sequence.tokens.len();
             if self.pool.extend(&mut sequence.blocks, wanted) {
-                add_chunk(step, sequence, &self.pool, self.limits.step_tokens);
+                add_chunk(step, sequence, &self.pool, 1);
                 step.decoded += 1;
                 index += 1;
             } else {
@@ -194,13 +234,17 @@ impl Scheduler {
         step.preempted += 1;
     }
 
-    /// Lets sequences in, in order, while tokens, places and blocks last. The blocks of all
-    /// its tokens and one more are taken at once, so that two half-read prompts cannot
-    /// starve each other.
-    fn admit(&mut self, step: &mut Step) {
-        while step.plan.tokens() < self.limits.step_tokens
-            && self.running.len() < self.limits.running
-        {
+    /// Lets sequences in, in order, while the prompts' `room`, places and blocks last. The
+    /// blocks of all its tokens and one more are taken at once, so that two half-read prompts
+    /// cannot starve each other.
+    fn admit(&mut self, step: &mut Step, room: usize) {
+        let mut wants: Vec<_> = self
+            .running
+            .iter()
+            .map(Sequence::remaining)
+            .filter(|remaining| *remaining > 1)
+            .collect();
+        while has_room(room, &wants) && self.running.len() < self.limits.running {
             let Some(sequence) = self.waiting.front_mut() else {
                 return;
             };
@@ -218,8 +262,8 @@ impl Scheduler {
             sequence.computed = found;
             step.reused += found;
             let sequence = self.waiting.pop_front().expect("it is at the front");
-            add_chunk(step, &sequence, &self.pool, self.limits.step_tokens);
             step.admitted.push(sequence.id);
+            wants.push(sequence.remaining());
             self.running.push(sequence);
         }
     }
@@ -241,10 +285,17 @@ impl Scheduler {
     }
 }
 
-/// Adds as much of a sequence as the step has room for.
-fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, step_tokens: usize) {
-    let room = step_tokens - step.plan.tokens();
-    let chunk = sequence.remaining().min(room);
+/// Whether a step with so much room for prompts takes one more beside those that want so much.
+fn has_room(room: usize, wants: &[usize]) -> bool {
+    let Some((oldest, others)) = wants.split_first() else {
+        return room > 0;
+    };
+    let is_left = others.iter().sum::<usize>() < room - room.div_ceil(2).min(*oldest);
+    is_left || (wants.len() < READERS && (wants.len() + 1) * LEAST_CHUNK <= room)
+}
+
+/// Adds the next `chunk` tokens of a sequence to a step.
+fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, chunk: usize) {
     if chunk == 0 {
         return;
     }

@@ -224,6 +224,8 @@ pub struct Serving {
     pub kv_sequences: usize,
     /// The most tokens one step computes.
     pub step_tokens: usize,
+    /// How long a step should take while others wait for its end; zero: as long as it takes.
+    pub step_time: Duration,
     /// Sequences of one model that run at a time.
     pub max_running: usize,
     /// What weights are quantised to as they are read; a model's own settings go before it.

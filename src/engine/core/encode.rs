@@ -9,7 +9,7 @@ use super::RowOutcome;
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
 use crate::plan::{Row, StepPlan};
-use crate::scheduler::SequenceId;
+use crate::scheduler::{PromptLimit, SequenceId};
 
 /// Inputs to encode as they come from a handle, checked; at least one.
 pub(crate) struct EncodeJob {
@@ -27,8 +27,8 @@ impl EncodeJob {
     }
 }
 
-/// The calls of an encoder's engine. First come, first served: rows leave in the order of
-/// calls and inputs, so a call's vectors arrive in order too.
+/// The calls of an encoder's engine. A call's rows leave in the order of its inputs, so its
+/// vectors arrive in order too.
 pub(super) struct EncodeWork {
     calls: VecDeque<Call>,
     /// Whose the rows of the step under way are.
@@ -42,6 +42,13 @@ struct Call {
     /// How many inputs have been put in a step.
     planned: usize,
     vectors: Vec<Vec<f32>>,
+}
+
+impl Call {
+    /// Inputs that have not been put in a step.
+    fn left(&self) -> usize {
+        self.job.inputs.len() - self.planned
+    }
 }
 
 impl EncodeWork {
@@ -77,31 +84,50 @@ impl EncodeWork {
         }
     }
 
-    pub(super) fn plan(&mut self, meters: &Meters) -> StepPlan {
+    /// The next step. The oldest call may take half of it, then the others go by how many
+    /// inputs they have left, the fewest first, then the oldest again. An input is one row,
+    /// however long: the first may be longer than the `limit`.
+    pub(super) fn plan(&mut self, limit: PromptLimit, meters: &Meters) -> StepPlan {
         let mut plan = StepPlan::default();
-        let mut tokens = 0;
         self.owners.clear();
-        'step: for call in &mut self.calls {
-            while let Some(input) = call.job.inputs.get_mut(call.planned) {
-                tokens += input.len();
-                if tokens > self.step_tokens || plan.rows.len() == self.step_rows {
-                    break 'step;
-                }
-                plan.rows.push(Row {
-                    tokens: std::mem::take(input),
-                    position: 0,
-                    blocks: Vec::new(),
-                    adapter: None,
-                    output: true,
-                });
-                self.owners.push(call.job.id);
-                call.planned += 1;
-                call.job.place = None;
-            }
+        let most = match limit.others_wait || self.calls.len() > 1 {
+            true => limit.beside.min(self.step_tokens),
+            false => limit.alone.min(self.step_tokens),
+        };
+        let mut others: Vec<_> = (1..self.calls.len()).collect();
+        others.sort_by_key(|index| self.calls[*index].left());
+        self.take_rows(&mut plan, 0, most.div_ceil(2));
+        for index in others.into_iter().chain([0]) {
+            self.take_rows(&mut plan, index, most);
         }
         meters.admitted.increment(plan.rows.len() as u64);
         meters.prefilled.increment(plan.tokens() as u64);
         plan
+    }
+
+    /// Adds rows of a call while the plan is not over `most` tokens with them.
+    fn take_rows(&mut self, plan: &mut StepPlan, index: usize, most: usize) {
+        let mut tokens = plan.tokens();
+        let Some(call) = self.calls.get_mut(index) else {
+            return;
+        };
+        while let Some(input) = call.job.inputs.get_mut(call.planned) {
+            tokens += input.len();
+            let is_over = tokens > most && !plan.rows.is_empty();
+            if is_over || plan.rows.len() == self.step_rows {
+                return;
+            }
+            plan.rows.push(Row {
+                tokens: std::mem::take(input),
+                position: 0,
+                blocks: Vec::new(),
+                adapter: None,
+                output: true,
+            });
+            self.owners.push(call.job.id);
+            call.planned += 1;
+            call.job.place = None;
+        }
     }
 
     /// Takes the rows' outcomes in; returns how many calls ended.

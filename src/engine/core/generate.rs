@@ -12,7 +12,7 @@ use crate::metrics::{Ended, Meters};
 use crate::plan::{KvSpec, Row, RunnerSpec, StepPlan};
 use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
 use crate::sampler::Sampler;
-use crate::scheduler::{Limits, Scheduler, SequenceId};
+use crate::scheduler::{Limits, PromptLimit, Scheduler, SequenceId};
 
 /// A sequence as it comes from a handle, checked.
 pub(crate) struct GenerateJob {
@@ -110,9 +110,10 @@ impl GenerateWork {
         }
     }
 
-    pub(super) fn plan(&mut self, meters: &Meters) -> StepPlan {
+    /// The next step, and how many of its tokens are of prompts.
+    pub(super) fn plan(&mut self, limit: PromptLimit, meters: &Meters) -> (StepPlan, usize) {
         let before = self.scheduler.blocks();
-        let step = self.scheduler.plan();
+        let step = self.scheduler.plan(limit);
         let after = self.scheduler.blocks();
         meters.blocks_taken.increment(after.saturating_sub(before) as u64);
         meters.blocks_freed.increment(before.saturating_sub(after) as u64);
@@ -129,7 +130,8 @@ impl GenerateWork {
             }
         }
         self.owners = step.owners;
-        step.plan
+        let prompts = step.plan.tokens() - step.decoded;
+        (step.plan, prompts)
     }
 
     /// Takes the rows' outcomes in; returns how many sequences ended.

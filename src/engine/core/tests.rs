@@ -72,7 +72,7 @@ impl Bench {
     }
 
     fn step(&mut self) {
-        self.engine.step().unwrap();
+        self.engine.step(false).unwrap();
         self.steps += 1;
     }
 
@@ -209,7 +209,10 @@ fn logits_that_are_not_numbers_fail_their_sequence_alone() {
 fn a_panic_in_a_step_is_a_device_failure() {
     let mut bench = Bench::new(EchoRunner::new(generative(64)).panicking(99), 8);
     let stream = bench.generate(0, greedy(&[99], 4));
-    assert_eq!(bench.engine.step(), Err(DeviceFailure("panic in a step: token 99".to_owned())));
+    assert_eq!(
+        bench.engine.step(false),
+        Err(DeviceFailure("panic in a step: token 99".to_owned()))
+    );
     bench.engine.end(&Failure::new(ErrorKind::ModelFailed, "over"));
     assert_eq!(items(stream).len(), 1);
 }
@@ -261,6 +264,20 @@ fn a_failing_input_fails_its_call_alone() {
         assert!(bad.blocking_recv().unwrap().is_err());
         assert_eq!(good.blocking_recv().unwrap().unwrap(), [echo_logits(&[3], WIDTH)]);
     }
+}
+
+#[test]
+fn a_call_of_few_inputs_does_not_wait_for_one_of_many() {
+    let mut bench = Bench::new(EchoRunner::new(shapes(8, None)), 64);
+    let many: Vec<&[u32]> = vec![&[1, 2, 3, 4]; 20];
+    let long = bench.encode(1, &many);
+    let mut short = bench.encode(2, &[&[1, 2]]);
+    bench.step();
+    assert_eq!(short.try_recv().unwrap().unwrap(), [echo_logits(&[1, 2], WIDTH)]);
+    bench.finish();
+    assert_eq!(long.blocking_recv().unwrap().unwrap().len(), 20);
+    // Eight tokens a step: the long one lost the room of one row only.
+    assert_eq!(bench.steps, 11);
 }
 
 #[test]

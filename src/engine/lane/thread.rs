@@ -96,8 +96,9 @@ impl LaneThread {
                 self.warm_up(id)?;
                 continue;
             };
+            let others_wait = self.picker.others_work(id);
             let started = Instant::now();
-            let stepped = placed.engine.step();
+            let stepped = placed.engine.step(others_wait);
             self.picker.charge(id, started.elapsed());
             stepped?;
         }

@@ -18,9 +18,13 @@ fn prompt(length: usize) -> Vec<u32> {
     (0..length).map(|token| u32::try_from(token).unwrap()).collect()
 }
 
-/// Plans a step and plays the device and the sampler for it.
 fn run(scheduler: &mut Scheduler) -> Step {
-    let step = scheduler.plan();
+    run_within(scheduler, PromptLimit::NONE)
+}
+
+/// Plans a step and plays the device and the sampler for it.
+fn run_within(scheduler: &mut Scheduler, limit: PromptLimit) -> Step {
+    let step = scheduler.plan(limit);
     for (id, row) in step.owners.iter().zip(&step.plan.rows) {
         scheduler.computed(*id, row.tokens.len());
         if row.output {
@@ -188,6 +192,7 @@ proptest! {
         step_tokens in 1..12_usize,
         running in 1..6_usize,
         reuse: bool,
+        (alone, beside, others_wait) in (1..20_usize, 1..20_usize, any::<bool>()),
     ) {
         let kv = KvSpec { block_tokens, blocks };
         let mut scheduler = Scheduler::new(Limits { kv, step_tokens, running, reuse });
@@ -209,7 +214,9 @@ proptest! {
                 }
                 Act::Remove(_) => {}
                 Act::Step => {
-                    let step = run(&mut scheduler);
+                    let limit = PromptLimit { alone, beside, others_wait };
+                    let step = run_within(&mut scheduler, limit);
+                    prop_assert!(step.plan.tokens() - step.decoded <= alone.max(beside));
                     let owners: HashSet<_> = step.owners.iter().collect();
                     prop_assert_eq!(owners.len(), step.plan.rows.len(), "2");
                     prop_assert!(step.plan.tokens() <= step_tokens, "2");
@@ -247,4 +254,37 @@ proptest! {
         }
         prop_assert_eq!(scheduler.blocks(), 0);
     }
+}
+
+#[test]
+fn prompts_are_cut_short_only_while_somebody_waits() {
+    let limit = |others_wait| PromptLimit { alone: 100, beside: 20, others_wait };
+    let mut scheduler = scheduler(100, 4, 200, 8);
+    scheduler.submit(SequenceId(1), prompt(150));
+    let step = scheduler.plan(limit(false));
+    assert_eq!(shape(&step), [(1, 0, 100, false)]);
+    scheduler.computed(SequenceId(1), 100);
+    let step = scheduler.plan(limit(true));
+    assert_eq!(shape(&step), [(1, 100, 20, false)]);
+    scheduler.computed(SequenceId(1), 20);
+    let step = scheduler.plan(limit(false));
+    assert_eq!(shape(&step), [(1, 120, 30, true)]);
+    scheduler.computed(SequenceId(1), 30);
+    scheduler.append(SequenceId(1), 7);
+    // Now it decodes, and waits for the prompt of another.
+    scheduler.submit(SequenceId(2), vec![9; 150]);
+    let step = scheduler.plan(limit(false));
+    assert_eq!(shape(&step), [(1, 150, 1, true), (2, 0, 20, false)]);
+}
+
+#[test]
+fn a_short_prompt_does_not_wait_for_a_long_one() {
+    let mut scheduler = forgetful(1000, 4);
+    scheduler.submit(SequenceId(1), prompt(950));
+    run(&mut scheduler);
+    for id in [2, 3] {
+        scheduler.submit(SequenceId(id), prompt(20));
+    }
+    let step = run(&mut scheduler);
+    assert_eq!(shape(&step), [(1, 100, 60, false), (2, 0, 20, true), (3, 0, 20, true)]);
 }

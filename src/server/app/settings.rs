@@ -31,6 +31,7 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
     EngineConfig {
         max_running: at_least_one(config.serving.max_running),
         max_waiting: at_least_one(config.serving.max_queue),
+        step_time: config.serving.step_time,
         ..EngineConfig::default()
     }
 }

@@ -70,9 +70,11 @@ pub(super) const MAX_QUEUE: usize = 256;
 pub(super) const CONTEXT: usize = 8192;
 /// A KV pool of four full contexts runs a dozen ordinary sequences.
 pub(super) const KV_SEQUENCES: usize = 4;
-/// Large enough to fill the matrix kernels, small enough that a long prompt delays
-/// others by one chunk only.
+/// Large enough to fill any device's matrix kernels; how long a step may take is another limit.
 pub(super) const STEP_TOKENS: usize = 2048;
+/// A pause between tokens that readers hardly notice; much shorter steps would read the weights
+/// too often for the prompts that they advance.
+pub(super) const STEP_TIME: Duration = Duration::from_millis(250);
 /// Past this, a step of a CPU takes longer than readers accept per token.
 pub(super) const MAX_RUNNING: usize = 64;
 /// A bare interpreter with numpy takes 30 MiB, scikit-learn 100, PyTorch 300.

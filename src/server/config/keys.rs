@@ -115,6 +115,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("serving.context", Written::Count, "context"),
     with_flag("serving.kv_sequences", Written::Count, "kv-sequences"),
     with_flag("serving.step_tokens", Written::Count, "step-tokens"),
+    key("serving.step_time", Written::Text),
     key("serving.max_running", Written::Count),
     key("serving.quantize", Written::Text),
     with_flag("handlers.enabled", Written::Switch, "handlers"),

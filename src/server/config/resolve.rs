@@ -307,6 +307,9 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
         step_tokens: sources
             .count("serving.step_tokens", 16..=1 << 20)
             .unwrap_or(defaults::STEP_TOKENS),
+        step_time: sources
+            .duration("serving.step_time", Duration::ZERO..=HOUR)
+            .unwrap_or(defaults::STEP_TIME),
         max_running: sources
             .count("serving.max_running", 1..=4096)
             .unwrap_or(defaults::MAX_RUNNING),
