@@ -17,10 +17,12 @@ use crate::reader::Parameter;
 use crate::settings::ModelSettings;
 use crate::tensors::{Located, TensorTable};
 
+mod architectures;
 mod config;
 mod header;
 mod text;
 
+pub(crate) use architectures::Architecture;
 pub use header::gguf_bytes;
 pub(crate) use header::{Header, Value};
 pub use text::{GgufText, gguf_text};
@@ -28,8 +30,7 @@ pub use text::{GgufText, gguf_text};
 /// What a GGUF file says beside its tensors.
 #[derive(Debug, Clone)]
 pub(crate) struct Described {
-    /// As the file names it.
-    pub(crate) architecture: String,
+    pub(crate) architecture: &'static Architecture,
     pub(crate) config: DecoderConfig,
     pub(crate) eos_tokens: Vec<u32>,
     /// Bytes of tokenizer and configuration.
@@ -112,13 +113,15 @@ pub(crate) fn describe(files: &Files, path: &str) -> Result<Described, Error> {
 /// Where its tensors lie, by the names that checkpoints have.
 pub(crate) fn table(files: &Files, path: &str) -> Result<TensorTable, Error> {
     let header = header(files, path)?;
-    let head_dim = config::describe(path, &header)?.config.heads.head_dim;
+    let described = config::describe(path, &header)?;
+    let (architecture, head_dim) = (described.architecture, described.config.heads.head_dim);
     let file: Arc<str> = path.into();
     let mut tensors = BTreeMap::new();
     for info in header.tensors {
-        let Some((name, is_paired)) = checkpoint_name(info.name) else {
+        let Some((name, is_paired)) = architecture.checkpoint_name(info.name) else {
+            let (name, architecture) = (info.name, architecture.name());
             return Err(Error::NotServed {
-                what: format!("{path} with tensor '{}', which no Llama has, is", info.name),
+                what: format!("{path} with tensor '{name}', which no {architecture} has, is"),
                 advice: "",
             });
         };
@@ -136,7 +139,11 @@ pub(crate) fn table(files: &Files, path: &str) -> Result<TensorTable, Error> {
 }
 
 /// Refuses a file with tensors that the computation would leave out: it means something else.
-pub(crate) fn refuse_unused(table: &TensorTable, config: &DecoderConfig) -> Result<(), Error> {
+pub(crate) fn refuse_unused(
+    table: &TensorTable,
+    config: &DecoderConfig,
+    architecture: &Architecture,
+) -> Result<(), Error> {
     let mut unused: BTreeSet<&str> = table.names().collect();
     let used = DecoderWeights::gather(config, "model.", &mut |parameter: Parameter| {
         for (name, _) in &parameter.parts {
@@ -150,74 +157,69 @@ pub(crate) fn refuse_unused(table: &TensorTable, config: &DecoderConfig) -> Resu
         Some(name) => Err(Error::NotServed {
             what: format!(
                 "a GGUF file with tensor '{}', which its own keys leave out, is",
-                own_name(name)
+                architecture.own_name(name)
             ),
             advice: "",
         }),
     }
 }
 
-/// Names of a layer's modules in GGUF files and in checkpoints.
-const MODULES: [(&str, &str); 9] = [
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
 /// The tensor that divides the frequencies of rotations, in both.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// What checkpoints call a tensor, and whether its rows lie in pairs.
-fn checkpoint_name(name: &str) -> Option<(String, bool)> {
-    match name {
-        "token_embd.weight" => return Some(("model.embed_tokens.weight".into(), false)),
-        "output_norm.weight" => return Some(("model.norm.weight".into(), false)),
-        "output.weight" => return Some(("lm_head.weight".into(), false)),
-        ROPE_FACTORS => return Some((ROPE_FACTORS.into(), false)),
-        _ => {}
+impl Architecture {
+    /// As files name it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    // Written in one way only: two tensors of a file never get one name.
-    let layer: usize = layer.parse().ok().filter(|number: &usize| number.to_string() == layer)?;
-    let (module, kind) = rest.split_once('.')?;
-    let (_, ours) = MODULES.iter().find(|(theirs, _)| *theirs == module)?;
-    let is_known = kind == "weight" || (kind == "bias" && !module.ends_with("norm"));
-    let is_paired = matches!(module, "attn_q" | "attn_k");
-    is_known.then(|| (format!("model.layers.{layer}.{ours}.{kind}"), is_paired))
-}
 
-/// An error in the words of the file: its own names of tensors.
-pub(crate) fn in_its_words(error: Error) -> Error {
-    match error {
-        Error::MissingTensor { name, expected } => {
-            Error::MissingTensor { name: own_name(&name), expected }
+    /// What checkpoints call a tensor, and whether its rows lie in pairs.
+    fn checkpoint_name(&self, name: &str) -> Option<(String, bool)> {
+        match name {
+            "token_embd.weight" => return Some(("model.embed_tokens.weight".into(), false)),
+            "output_norm.weight" => return Some(("model.norm.weight".into(), false)),
+            "output.weight" => return Some(("lm_head.weight".into(), false)),
+            ROPE_FACTORS => return Some((ROPE_FACTORS.into(), false)),
+            _ => {}
         }
-        Error::WrongShape { name, expected, found } => {
-            Error::WrongShape { name: own_name(&name), expected, found }
-        }
-        other => other,
+        let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+        // Written in one way only: two tensors of a file never get one name.
+        let number: usize = layer.parse().ok()?;
+        let (module, kind) = rest.split_once('.')?;
+        let (_, ours) = self.modules.iter().find(|(theirs, _)| *theirs == module)?;
+        let is_known = number.to_string() == layer
+            && (kind == "weight" || (kind == "bias" && !module.ends_with("norm")));
+        let is_paired = self.is_paired && matches!(module, "attn_q" | "attn_k");
+        is_known.then(|| (format!("model.layers.{layer}.{ours}.{kind}"), is_paired))
     }
-}
 
-fn own_name(name: &str) -> String {
-    match name {
-        "model.embed_tokens.weight" => return "token_embd.weight".into(),
-        "model.norm.weight" => return "output_norm.weight".into(),
-        "lm_head.weight" => return "output.weight".into(),
-        _ => {}
+    /// An error in the words of the file: its own names of tensors.
+    pub(crate) fn in_its_words(&self, error: Error) -> Error {
+        match error {
+            Error::MissingTensor { name, expected } => {
+                Error::MissingTensor { name: self.own_name(&name), expected }
+            }
+            Error::WrongShape { name, expected, found } => {
+                Error::WrongShape { name: self.own_name(&name), expected, found }
+            }
+            other => other,
+        }
     }
-    let found = MODULES.iter().find_map(|(theirs, ours)| {
-        let (layer, kind) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        let kind = kind.strip_prefix(ours)?.strip_prefix('.')?;
-        Some(format!("blk.{layer}.{theirs}.{kind}"))
-    });
-    found.unwrap_or_else(|| name.into())
+
+    fn own_name(&self, name: &str) -> String {
+        match name {
+            "model.embed_tokens.weight" => return "token_embd.weight".into(),
+            "model.norm.weight" => return "output_norm.weight".into(),
+            "lm_head.weight" => return "output.weight".into(),
+            _ => {}
+        }
+        let found = self.modules.iter().find_map(|(theirs, ours)| {
+            let (layer, kind) = name.strip_prefix("model.layers.")?.split_once('.')?;
+            let kind = kind.strip_prefix(ours)?.strip_prefix('.')?;
+            Some(format!("blk.{layer}.{theirs}.{kind}"))
+        });
+        found.unwrap_or_else(|| name.into())
+    }
 }
 
 #[cfg(test)]
@@ -226,16 +228,17 @@ mod tests {
 
     #[test]
     fn names_lead_to_checkpoints_and_back() {
+        let llama = architectures::find("llama").unwrap();
         let names = ["token_embd.weight", "output.weight", "blk.7.attn_q.weight"];
         for name in names.into_iter().chain(["blk.12.ffn_down.bias", "blk.0.attn_norm.weight"]) {
-            let (ours, _) = checkpoint_name(name).unwrap();
-            assert_eq!(own_name(&ours), name);
+            let (ours, _) = llama.checkpoint_name(name).unwrap();
+            assert_eq!(llama.own_name(&ours), name);
         }
         let unknown = ["blk.0.attn_q_norm.weight", "blk.x.attn_q.weight", "blk.0.attn_norm.bias"];
         let other = ["v.patch_embd.weight", "blk.0.ffn_gate_inp.weight"];
         let again = ["blk.00.attn_q.weight", "blk.+0.attn_q.weight"];
         for name in unknown.into_iter().chain(other).chain(again) {
-            assert_eq!(checkpoint_name(name), None, "{name}");
+            assert_eq!(llama.checkpoint_name(name), None, "{name}");
         }
     }
 

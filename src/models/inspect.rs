@@ -160,7 +160,7 @@ const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertM
 pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
     recognise(files)?;
     if let Some(path) = gguf::chosen(files)? {
-        return gguf_decoder(files, settings, &path).map_err(gguf::in_its_words);
+        return gguf_decoder(files, settings, &path);
     }
     let head = Head::read(files)?;
     let names = head.architectures.as_deref().unwrap_or_default();
@@ -259,20 +259,21 @@ struct Decoding {
     eos_tokens: Vec<u32>,
     defaults: GenerationDefaults,
     host: Bytes,
-    gguf: Option<gguf::Tokenizer>,
+    gguf: Option<(gguf::Tokenizer, &'static gguf::Architecture)>,
 }
 
 fn gguf_decoder(files: &Files, settings: &LoadSettings, path: &str) -> Result<ModelPlan, Error> {
     let described = gguf::describe(files, path)?;
+    let words = described.architecture;
     let model = Decoding {
         host: footprint::host(described.metadata_bytes, footprint::BYTE_PAIRS)?,
-        architecture: described.architecture,
+        architecture: words.name().into(),
         config: described.config,
         eos_tokens: described.eos_tokens,
         defaults: GenerationDefaults::default(),
-        gguf: Some(described.tokenizer),
+        gguf: Some((described.tokenizer, words)),
     };
-    decoder(files, settings, model)
+    decoder(files, settings, model).map_err(|error| words.in_its_words(error))
 }
 
 /// The first prefix under which the tensor of that name is there; if none, the usual one,
@@ -290,8 +291,8 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     let formats = formats(files, settings, &table)?;
     let (weights, fallbacks) =
         weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
-    if gguf.is_some() {
-        gguf::refuse_unused(&table, &config)?;
+    if let Some((_, architecture)) = gguf {
+        gguf::refuse_unused(&table, &config, architecture)?;
     }
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(1);
@@ -322,7 +323,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         normalize: false,
         output_width: config.vocab,
         step_tokens,
-        gguf,
+        gguf: gguf.map(|(tokenizer, _)| tokenizer),
         quantize: formats.quantize,
         fallbacks,
         formats,

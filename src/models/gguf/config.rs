@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{Described, Header, ROPE_FACTORS, Tokenizer, Value};
-use crate::Error;
-use crate::activation::Activation;
-use crate::attention::Heads;
-use crate::config::decoder::{DecoderConfig, LLAMA_NAMES, LayerKind, NormKind};
-use crate::rope::{RopeConfig, RopeScaling};
+use serde_json::{Map, Value as Json, json};
 
-/// Keys of the architecture that change the computation to something else, unless they are
-/// zero.
-const NOT_COMPUTED: [&str; 12] = [
+use super::architectures::{self, Architecture};
+use super::{Described, Header, Tokenizer, Value};
+use crate::Error;
+
+/// Keys that change the computation to something else, unless they are zero or the architecture
+/// has them.
+const NOT_COMPUTED: [&str; 14] = [
     "expert_count",
     "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "rope.freq_base_swa",
     "attention.scale",
     "attention.max_alibi_bias",
     "attention.clamp_kqv",
@@ -26,29 +27,41 @@ const NOT_COMPUTED: [&str; 12] = [
     "rope.dimension_sections",
 ];
 
-/// Control tokens that end an answer in the chat formats of Llamas, whatever the file names.
-const ENDINGS: [&str; 6] =
-    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"];
+/// Control tokens that end an answer in the usual chat formats, whatever the file names.
+const ENDINGS: [&str; 7] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<|end|>",
+    "<end_of_turn>",
+];
 /// A control token's type in `tokenizer.ggml.token_type`.
 const CONTROL: f64 = 3.0;
 
 /// Metadata with the file's name for errors, and the architecture's for keys.
-struct Keys<'a> {
-    file: &'a str,
-    architecture: &'a str,
-    metadata: &'a BTreeMap<&'a str, Value<'a>>,
+pub(super) struct Keys<'a> {
+    pub(super) file: &'a str,
+    architecture: &'static str,
+    header: &'a Header<'a>,
 }
 
 impl Keys<'_> {
-    fn refuse<T>(&self, reason: impl Into<String>) -> Result<T, Error> {
+    pub(super) fn refuse<T>(&self, reason: impl Into<String>) -> Result<T, Error> {
         Err(Error::config(self.file, reason))
     }
 
-    fn get(&self, key: &str) -> Option<Value<'_>> {
-        self.metadata.get(format!("{}.{key}", self.architecture).as_str()).copied()
+    /// Whether the file has that tensor.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.header.tensors.iter().any(|tensor| tensor.name == name)
     }
 
-    fn count(&self, key: &str) -> Result<Option<usize>, Error> {
+    pub(super) fn get(&self, key: &str) -> Option<Value<'_>> {
+        self.header.metadata.get(format!("{}.{key}", self.architecture).as_str()).copied()
+    }
+
+    pub(super) fn count(&self, key: &str) -> Result<Option<usize>, Error> {
         let number = match self.get(key) {
             None => return Ok(None),
             Some(Value::Unsigned(number)) => usize::try_from(number).ok(),
@@ -65,20 +78,122 @@ impl Keys<'_> {
         }
     }
 
-    fn needed(&self, key: &str) -> Result<usize, Error> {
+    pub(super) fn needed(&self, key: &str) -> Result<usize, Error> {
         match self.count(key)? {
             Some(number) => Ok(number),
             None => self.refuse(format!("it has no {}.{key}", self.architecture)),
         }
     }
 
-    fn float(&self, key: &str) -> Result<Option<f32>, Error> {
+    pub(super) fn float(&self, key: &str) -> Result<Option<f32>, Error> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Float(number)) if number.is_finite() && number > 0.0 => {
                 Ok(Some(number as f32))
             }
             Some(_) => self.wrong(key),
+        }
+    }
+
+    /// The keys that architectures share, as `config.json` has them.
+    pub(super) fn shared(&self, architecture: &Architecture) -> Result<Map<String, Json>, Error> {
+        for key in NOT_COMPUTED.iter().filter(|key| !architecture.computes.contains(key)) {
+            if self.get(key).is_some_and(|value| !is_off(value)) {
+                return self.refuse(format!("{}.{key} is not computed", self.architecture));
+            }
+        }
+        if self.get("attention.causal") == Some(Value::Bool(false)) {
+            return self.refuse("attention that is not causal is not computed");
+        }
+        let mut tensors = self.header.tensors.iter();
+        let embeddings = tensors.find(|tensor| tensor.name == "token_embd.weight");
+        let Some([vocab, _]) = embeddings.map(|tensor| tensor.shape.as_slice()) else {
+            return self.refuse("it has no tensor 'token_embd.weight' of two dimensions");
+        };
+        let Some(epsilon) = self.float("attention.layer_norm_rms_epsilon")? else {
+            let key = format!("{}.attention.layer_norm_rms_epsilon", self.architecture);
+            return self.refuse(format!("it has no {key}"));
+        };
+        let (hidden, heads) =
+            (self.needed("embedding_length")?, self.needed("attention.head_count")?);
+        let head_dim = match self.count("attention.key_length")? {
+            Some(length) => length,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
+            None => return self.refuse(format!("{hidden} is not a multiple of {heads} heads")),
+        };
+        if self.count("attention.value_length")?.is_some_and(|length| length != head_dim) {
+            let reason = format!("its attention.value_length is not that of the keys ({head_dim})");
+            return self.refuse(format!("{reason}, which is not computed"));
+        }
+        let rotated = self.count("rope.dimension_count")?.unwrap_or(head_dim);
+        let rotated = rotated as f64 / head_dim as f64;
+        let layers = self.needed("block_count")?;
+        let json = json!({
+            "vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": layers,
+            "intermediate_size": self.needed("feed_forward_length")?,
+            "num_attention_heads": heads, "head_dim": head_dim,
+            "num_key_value_heads": self.count("attention.head_count_kv")?.unwrap_or(heads),
+            "max_position_embeddings": self.needed("context_length")?, "rms_norm_eps": epsilon,
+            "rope_theta": self.float("rope.freq_base")?.unwrap_or(10_000.0),
+            "rope_scaling": self.scaling()?, "partial_rotary_factor": rotated,
+            "tie_word_embeddings": !self.has("output.weight"),
+        });
+        match json {
+            Json::Object(json) => Ok(json),
+            _ => self.refuse("it has no keys"),
+        }
+    }
+
+    /// How rotations are stretched, as `config.json` says it.
+    fn scaling(&self) -> Result<Json, Error> {
+        let kind = match self.get("rope.scaling.type") {
+            Some(Value::Text(kind)) => String::from_utf8_lossy(kind).into_owned(),
+            None => match self.float("rope.scale_linear")? {
+                Some(factor) if factor != 1.0 => {
+                    return Ok(json!({ "rope_type": "linear", "factor": factor }));
+                }
+                _ => return Ok(Json::Null),
+            },
+            Some(_) => return self.wrong("rope.scaling.type"),
+        };
+        if kind == "none" {
+            return Ok(Json::Null);
+        }
+        if !["linear", "yarn"].contains(&kind.as_str()) {
+            let known = "none, linear, yarn and the factors of rope_freqs.weight are";
+            let kind = kind.escape_debug();
+            return self.refuse(format!("rope scaling '{kind}' is not computed; {known}"));
+        }
+        let Some(factor) = self.float("rope.scaling.factor")? else {
+            return self.refuse("it has no rope.scaling.factor");
+        };
+        for key in ["rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"] {
+            if self.number(key)?.is_some_and(|number| number != 1.0) {
+                return self.refuse(format!("{}.{key} is not computed", self.architecture));
+            }
+        }
+        let mut json = json!({ "rope_type": kind, "factor": factor });
+        for (theirs, ours) in [
+            ("original_context_length", "original_max_position_embeddings"),
+            ("yarn_beta_fast", "beta_fast"),
+            ("yarn_beta_slow", "beta_slow"),
+        ] {
+            if let Some(number) = self.number(&format!("rope.scaling.{theirs}"))? {
+                json[ours] = number.into();
+            }
+        }
+        if let Some(by) = self.float("rope.scaling.attn_factor")? {
+            json["attention_factor"] =
+                (f64::from(by) * (1.0 + 0.1 * f64::from(factor).ln())).into();
+        }
+        Ok(json)
+    }
+
+    /// A number of either kind.
+    fn number(&self, key: &str) -> Result<Option<f64>, Error> {
+        match self.get(key) {
+            Some(Value::Float(_)) => Ok(self.float(key)?.map(f64::from)),
+            _ => Ok(self.count(key)?.map(|number| number as f64)),
         }
     }
 
@@ -89,7 +204,7 @@ impl Keys<'_> {
 }
 
 /// Whether a value says that something is not wanted.
-fn is_off(value: Value<'_>) -> bool {
+pub(super) fn is_off(value: Value<'_>) -> bool {
     match value {
         Value::Unsigned(number) => number == 0,
         Value::Signed(number) => number == 0,
@@ -109,12 +224,12 @@ pub(super) fn describe(file: &str, header: &Header<'_>) -> Result<Described, Err
     let Some(architecture) = text("general.architecture") else {
         return Err(Error::config(file, "it has no general.architecture"));
     };
-    if architecture != "llama" {
+    let Some(architecture) = architectures::find(&architecture) else {
         return Err(Error::NotServed {
             what: format!("a GGUF file of architecture '{architecture}' is"),
-            advice: "; 'llama' is",
+            advice: architectures::SERVED,
         });
-    }
+    };
     if metadata
         .get("split.count")
         .is_some_and(|count| *count != Value::Unsigned(1) && !is_off(*count))
@@ -124,8 +239,8 @@ pub(super) fn describe(file: &str, header: &Header<'_>) -> Result<Described, Err
             advice: "; merge it (llama-gguf-split --merge)",
         });
     }
-    let keys = Keys { file, architecture: &architecture, metadata };
-    let config = llama(&keys, header)?;
+    let keys = Keys { file, architecture: architecture.name, header };
+    let config = architecture.read(&keys)?;
     let Some(model) = text("tokenizer.ggml.model") else {
         return keys.refuse("it has no tokenizer (tokenizer.ggml.model)");
     };
@@ -143,110 +258,6 @@ pub(super) fn describe(file: &str, header: &Header<'_>) -> Result<Described, Err
         metadata_bytes: header.metadata_bytes,
         tokenizer,
     })
-}
-
-fn llama(keys: &Keys<'_>, header: &Header<'_>) -> Result<DecoderConfig, Error> {
-    for key in NOT_COMPUTED {
-        if keys.get(key).is_some_and(|value| !is_off(value)) {
-            return keys.refuse(format!("{}.{key} is not computed", keys.architecture));
-        }
-    }
-    if keys.get("attention.causal") == Some(Value::Bool(false)) {
-        return keys.refuse("attention that is not causal is not computed");
-    }
-    let hidden = keys.needed("embedding_length")?;
-    let has = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
-    let embeddings = header.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
-    let Some([vocab, _]) = embeddings.map(|tensor| tensor.shape.as_slice()) else {
-        return keys.refuse("it has no tensor 'token_embd.weight' of two dimensions");
-    };
-    let Some(norm_epsilon) = keys.float("attention.layer_norm_rms_epsilon")? else {
-        return keys.refuse("it has no llama.attention.layer_norm_rms_epsilon");
-    };
-    let heads = heads(keys, hidden)?;
-    let rope = RopeConfig {
-        theta: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
-        dims: heads.head_dim,
-        scaling: scaling(keys)?,
-        factor: 1.0,
-    };
-    let attention_bias = has("blk.0.attn_q.bias");
-    Ok(DecoderConfig {
-        hidden,
-        intermediate: keys.needed("feed_forward_length")?,
-        layers: keys.needed("block_count")?,
-        heads,
-        vocab: *vocab,
-        context: keys.needed("context_length")?,
-        kinds: vec![LayerKind { window: None, rope: Some(0) }],
-        ropes: vec![rope],
-        rope_factors: has(ROPE_FACTORS),
-        norm: NormKind::Rms,
-        norm_epsilon,
-        parallel: false,
-        embedding_scale: None,
-        query_scale: 1.0 / (heads.head_dim as f32).sqrt(),
-        score_cap: None,
-        logit_cap: None,
-        qkv_bias: attention_bias,
-        attention_out_bias: attention_bias,
-        mlp_bias: has("blk.0.ffn_gate.bias"),
-        interleaved: false,
-        gated: true,
-        activation: Activation::Silu,
-        tied: !has("output.weight"),
-        names: &LLAMA_NAMES,
-    })
-}
-
-fn heads(keys: &Keys<'_>, hidden: usize) -> Result<Heads, Error> {
-    let heads = keys.needed("attention.head_count")?;
-    let kv_heads = keys.count("attention.head_count_kv")?.unwrap_or(heads);
-    if !heads.is_multiple_of(kv_heads) {
-        let reason = format!("{heads} attention heads do not share {kv_heads} key-value heads");
-        return keys.refuse(reason);
-    }
-    let head_dim = match keys.count("attention.key_length")? {
-        Some(length) => length,
-        None if hidden.is_multiple_of(heads) => hidden / heads,
-        None => return keys.refuse(format!("{hidden} is not a multiple of {heads} heads")),
-    };
-    if !head_dim.is_multiple_of(2) {
-        return keys.refuse(format!("heads of {head_dim} cannot be rotated in pairs"));
-    }
-    for key in ["attention.value_length", "rope.dimension_count"] {
-        if keys.count(key)?.is_some_and(|length| length != head_dim) {
-            let reason = format!("its {key} is not that of the keys ({head_dim})");
-            return keys.refuse(format!("{reason}, which is not computed"));
-        }
-    }
-    let found = Heads { heads, kv_heads, head_dim };
-    if !found.fit() {
-        return keys.refuse(format!("{heads} heads of {head_dim} are no model's"));
-    }
-    Ok(found)
-}
-
-fn scaling(keys: &Keys<'_>) -> Result<RopeScaling, Error> {
-    let kind = match keys.get("rope.scaling.type") {
-        Some(Value::Text(kind)) => String::from_utf8_lossy(kind).into_owned(),
-        None => match keys.float("rope.scale_linear")? {
-            Some(factor) if factor != 1.0 => return Ok(RopeScaling::Linear(factor)),
-            _ => return Ok(RopeScaling::None),
-        },
-        Some(_) => return keys.wrong("rope.scaling.type"),
-    };
-    match kind.as_str() {
-        "none" => Ok(RopeScaling::None),
-        "linear" => match keys.float("rope.scaling.factor")? {
-            Some(factor) => Ok(RopeScaling::Linear(factor)),
-            None => keys.refuse("it has no rope.scaling.factor"),
-        },
-        other => {
-            let known = "none, linear and the factors of rope_freqs.weight are";
-            keys.refuse(format!("rope scaling '{}' is not computed; {known}", other.escape_debug()))
-        }
-    }
 }
 
 /// Tokens that end an answer: those that the file names, and its control tokens that always do.

@@ -434,6 +434,16 @@ impl<'a> Array<'a> {
         })
     }
 
+    /// Its switches; of an array of something else, none.
+    pub(crate) fn switches(self) -> impl Iterator<Item = bool> {
+        let mut cursor = Cursor { bytes: self.bytes, at: 0, limit: self.bytes.len() as u64 };
+        let count = if self.kind == Kind::Bool { self.count } else { 0 };
+        (0..count).map_while(move |_| match cursor.scalar(self.kind).ok()? {
+            Value::Bool(is_on) => Some(is_on),
+            _ => None,
+        })
+    }
+
     /// How many elements it has.
     pub(crate) fn count(self) -> u64 {
         self.count
