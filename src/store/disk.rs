@@ -8,6 +8,7 @@ mod digest;
 mod extents;
 mod fetch;
 mod flight;
+mod gone;
 mod held;
 mod journal;
 mod layout;
@@ -43,6 +44,7 @@ pub use self::cached::CachedArtefact;
 use self::choices::Choices;
 pub use self::choices::{Choice, ChosenBy};
 use self::fetch::Fetch;
+use self::gone::Gone;
 use self::held::Held;
 use self::layout::{Layout, MANIFEST, entries, measure, remove_tree};
 use self::ledger::{Ledger, off_thread};
@@ -146,6 +148,7 @@ struct Inner {
     ledger: Arc<Ledger>,
     attempts: Arc<Attempts>,
     choices: Arc<Choices>,
+    gone: Arc<Gone>,
     in_flight: Arc<Semaphore>,
     fetches: Mutex<Fetches>,
     /// One version at a time looks for what it has in common with others.
@@ -166,6 +169,7 @@ impl DiskCache {
             let layout = Layout::open(&config.dir)?;
             let attempts = Arc::new(Attempts::open(layout.attempts())?);
             let choices = Arc::new(Choices::open(layout.choices())?);
+            let gone = Arc::new(Gone::open(layout.gone())?);
             let ledger = Ledger::new(layout, config.size);
             for (model, version) in choices.all() {
                 ledger.hold_at(&model, Some(version));
@@ -181,7 +185,7 @@ impl DiskCache {
             let in_flight = Arc::new(Semaphore::new(permits));
             let fetches = Mutex::default();
             let sharing = Arc::default();
-            let inner = Inner { config, ledger, attempts, choices, in_flight, fetches, sharing };
+            let inner = Inner { config, ledger, attempts, choices, gone, in_flight, fetches, sharing };
             Ok(Self { inner: Arc::new(inner) })
         })
         .await
@@ -278,19 +282,6 @@ impl DiskCache {
             });
         }
         Some(CachedArtefact::new(held))
-    }
-
-    /// The store names this version now. Where a version of the model that came to the disk
-    /// later was taken back, that is remembered, also over restarts.
-    pub fn named(&self, id: &ArtefactId) {
-        let Some((note, at)) = self.inner.ledger.name(id) else { return };
-        // Without it another version answers after a restart, while the store is down.
-        off_thread(move || {
-            let noted = File::create(&note).and_then(|file| file.set_modified(at));
-            if let Err(error) = noted {
-                tracing::warn!(%error, file = %note.display(), "a version's name was not noted");
-            }
-        });
     }
 
     /// The version of a model that was fetched last, or that the store came back to, and is

@@ -176,10 +176,15 @@ impl ModelLoader {
                 self.remember(&artefact.id, known);
                 Ok(artefact)
             }
-            Err(failure) if refresh && failure.kind() == ErrorKind::ModelNotFound => {
+            Err(failure) if failure.kind() == ErrorKind::ModelNotFound => {
                 let was_there =
                     locked(&self.current).contains(model) || cache.latest(model).is_some();
-                Err(if was_there { self.versions.missing(model, failure) } else { failure })
+                if was_there && self.versions.missing(model) {
+                    cache.gone(model);
+                } else if was_there && refresh {
+                    return Err(self.versions.not_yet(model, failure));
+                }
+                Err(failure)
             }
             Err(failure) => Err(failure),
         }
@@ -187,7 +192,7 @@ impl ModelLoader {
 
     /// The version on disk that answers while the store is down: the one that the model is
     /// held at, else the one that the store named last, even if another was fetched later, for
-    /// it may have been taken back since.
+    /// it may have been taken back since. None that was deleted in the store.
     pub(super) fn stand_in(
         &self,
         cache: &DiskCache,
@@ -199,10 +204,12 @@ impl ModelLoader {
         }
         let held = self.versions.held(cache, model).map(|choice| choice.version);
         let held = held.map(|version| ArtefactId { model: model.clone(), version });
+        let held = held.filter(|id| cache.get(id).is_some());
+        if held.is_some() || cache.is_gone(model) {
+            return held;
+        }
         let current = locked(&self.current).get(model).cloned();
-        let named = held.into_iter().chain(current);
-        let mut on_disk = named.filter(|id| cache.get(id).is_some());
-        on_disk.next().or_else(|| cache.latest(model))
+        current.filter(|id| cache.get(id).is_some()).or_else(|| cache.latest(model))
     }
 
     async fn resolve_on_disk(

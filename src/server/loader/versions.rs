@@ -118,15 +118,18 @@ impl Versions {
         locked(&self.missing).pop(model);
     }
 
-    /// The store found nothing of a model that it held before. Where that drains residents it
-    /// is believed when it was so for long enough; until then it is "not ready".
-    pub(super) fn missing(&self, model: &ModelId, failure: Failure) -> Failure {
-        if self.rule(&model.endpoint).on_delete == OnDelete::Serve {
-            return failure;
-        }
+    /// The store found nothing of a model that it held before. Says whether that is to be
+    /// believed: whether it has been so for long enough.
+    pub(super) fn missing(&self, model: &ModelId) -> bool {
         let now = Instant::now();
         let since = *locked(&self.missing).get_or_insert(model.clone(), || now);
-        if now.duration_since(since) >= self.confirm {
+        now.duration_since(since) >= self.confirm
+    }
+
+    /// What a model's being missing means before it is believed, where it drains residents:
+    /// "not ready".
+    pub(super) fn not_yet(&self, model: &ModelId, failure: Failure) -> Failure {
+        if self.rule(&model.endpoint).on_delete == OnDelete::Serve {
             return failure;
         }
         let message = format!(

@@ -7,6 +7,7 @@
 //! partial/<name>/                         one that is being fetched: manifest, journal, archive, files/
 //! attempts/<name>.json                    loads that may have killed the process
 //! choices/<name>.json                     versions that models are held at
+//! gone/<name>                             models that the store holds no more
 //! trash/                                  being deleted; emptied when the folder is opened
 //! ```
 
@@ -64,7 +65,13 @@ impl Layout {
         }
         let layout = Self { root: root.to_owned(), _lock: lock, trashed: AtomicU64::new(0) };
         layout.check_format()?;
-        let folders = [layout.artefacts(), layout.partials(), layout.attempts(), layout.choices()];
+        let folders = [
+            layout.artefacts(),
+            layout.partials(),
+            layout.attempts(),
+            layout.choices(),
+            layout.gone(),
+        ];
         for folder in folders {
             create_folder(&folder)?;
         }
@@ -116,6 +123,10 @@ impl Layout {
 
     pub(super) fn choices(&self) -> PathBuf {
         self.root.join("choices")
+    }
+
+    pub(super) fn gone(&self) -> PathBuf {
+        self.root.join("gone")
     }
 
     pub(super) fn trash(&self) -> PathBuf {

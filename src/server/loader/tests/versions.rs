@@ -116,3 +116,20 @@ async fn with_the_store_down_what_is_held_comes_before_what_was_named_last() {
     bench.cache.choose(&model(), choice).await.unwrap();
     assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &down()), Some(first));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_in_the_store_does_not_return_with_the_store_down() {
+    let bench = bench_with(Update::Auto, OnDelete::Serve).await;
+    bench.upload("{}");
+    let id = bench.fetched().await;
+    bench.memory.remove("m/config.json");
+    let stand_in = || bench.loader.stand_in(&bench.cache, &model(), &down());
+    bench.resolve(true).await.unwrap_err();
+    assert_eq!(stand_in(), Some(id.clone()), "it may be replaced just now");
+    tokio::time::advance(Duration::from_secs(11)).await;
+    bench.resolve(true).await.unwrap_err();
+    assert_eq!(stand_in(), None);
+    bench.upload("{}");
+    let again = bench.fetched().await;
+    assert_eq!(stand_in(), Some(again));
+}

@@ -129,3 +129,29 @@ async fn the_version_that_the_store_came_back_to_is_the_latest_also_after_a_rest
     let third = next(&f, &disk, "a", 3).await;
     assert_eq!(latest(&disk), third, "what is fetched later is later");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_the_store_holds_no_more_is_known_after_a_restart_until_it_is_named_again() {
+    let f = Fixture::new(Bytes(64 << 20));
+    let disk = f.open().await;
+    let version = next(&f, &disk, "a", 1).await;
+    assert!(!disk.is_gone(&model("a")));
+    let reopened = async |disk: DiskCache, is_gone: bool| {
+        drop(disk);
+        // The note is written on another thread.
+        loop {
+            let disk = f.open().await;
+            if disk.is_gone(&model("a")) == is_gone {
+                return disk;
+            }
+            drop(disk);
+            tokio::task::yield_now().await;
+        }
+    };
+    disk.gone(&model("a"));
+    assert!(disk.is_gone(&model("a")) && !disk.is_gone(&model("b")));
+    let disk = reopened(disk, true).await;
+    disk.named(&ArtefactId { model: model("a"), version });
+    assert!(!disk.is_gone(&model("a")));
+    reopened(disk, false).await;
+}
