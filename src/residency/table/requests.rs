@@ -24,6 +24,10 @@ impl Table {
         self.models.promote(model);
         if let Some(key) = self.next_to_serve(model).cloned() {
             self.grant(waiter, &key, None);
+            // Nobody may ask for its base by name.
+            if let Some(base) = self.base_of(&key) {
+                self.check_freshness(&base.artefact.model);
+            }
             return self.check_freshness(model);
         }
         if only_loaded {
@@ -58,6 +62,8 @@ impl Table {
         for artefact in entry.jobs.clone() {
             if let Some(job) = self.jobs.get_mut(&artefact) {
                 job.evict |= evict;
+                let base = job.base.clone();
+                base.iter().for_each(|base| self.base_wanted(base, evict));
             }
         }
         self.touched.push(model.clone());
@@ -97,7 +103,7 @@ impl Table {
         let Some(entry) = self.models.peek(model) else {
             return;
         };
-        if !entry.waiters.is_empty() {
+        if !entry.waiters.is_empty() || self.is_sought(model) {
             if self.ready(model).is_some() {
                 let waiting: Vec<WaiterId> = entry.waiters.iter().copied().collect();
                 for id in waiting {
@@ -109,7 +115,11 @@ impl Table {
                 let leaving = |key: &&Key| entry.current.as_ref() == Some(&key.artefact.version);
                 // While the version they want is leaving they wait: it may be revived, and
                 // it cannot be loaded again before it is gone.
-                if !entry.residents.iter().any(|key| leaving(&key)) {
+                let is_base = entry.waiters.is_empty();
+                if entry.residents.iter().any(|key| leaving(&key)) {
+                } else if let Some(told) = self.trouble_told(model).filter(|_| is_base) {
+                    self.refuse_adapters(model, &told);
+                } else {
                     self.resolve(model, false);
                 }
             }
@@ -144,7 +154,13 @@ impl Table {
         let resident = self.used(key).expect("grants name a resident");
         debug_assert_eq!(resident.state, State::Ready, "{} takes no leases", key.artefact);
         resident.leases += 1;
+        let base = resident.base.clone();
         let artefact = &key.artefact;
+        if let Some(base) = base {
+            // A base is in demand as much as all that it carries.
+            self.count_use(&base.model);
+            self.used(&Key { artefact: base, device: key.device });
+        }
         let key = key.clone();
         self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
         if self.config.replicas.is_some() {
@@ -173,7 +189,7 @@ impl Table {
         debug_assert!(resident.leases > 0, "{} released more often than leased", key.artefact);
         resident.leases = resident.leases.saturating_sub(1);
         if resident.leases == 0 && matches!(resident.state, State::Draining(_)) {
-            self.unload(key);
+            self.unload_if_free(key);
         }
         self.feel(&key.artefact.model);
     }

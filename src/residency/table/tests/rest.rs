@@ -68,7 +68,17 @@ impl World {
         self.come_to_rest();
         for (waiter, target, stored) in asked {
             let version = self.versions[stored].clone();
-            let size = Self::size(&ArtefactId { model: target.clone(), version });
+            let artefact = ArtefactId { model: target.clone(), version };
+            let mut size = Self::size(&artefact);
+            match self.base_in_store(&artefact) {
+                Some(Ok(base)) => size += Self::size(&base),
+                Some(Err(())) => {
+                    let refused = self.refused.get(&waiter);
+                    assert_eq!(refused, Some(&ErrorKind::ModelInvalid), "{target} has no base");
+                    continue;
+                }
+                None => {}
+            }
             match self.refused.get(&waiter) {
                 None => assert!(self.granted.contains(&waiter), "{target} was served"),
                 Some(kind) => {
@@ -81,6 +91,17 @@ impl World {
         }
         let waited = self.now - begun;
         assert!(waited <= Duration::from_secs(30), "they were served after {waited:?}");
+    }
+
+    /// What an adapter is to be loaded onto, where it can be at all.
+    fn base_in_store(&self, adapter: &ArtefactId) -> Option<Result<ArtefactId, ()>> {
+        let model = self.base(adapter)?;
+        let Some(at) = self.models.iter().position(|other| *other == model) else {
+            return Some(Err(()));
+        };
+        let base = ArtefactId { model, version: self.versions[self.stored[at]].clone() };
+        let is_base = self.base(&base).is_none();
+        Some(if is_base { Ok(base) } else { Err(()) })
     }
 
     /// Lets loads that nobody waits for and that have no room reach their limit.
