@@ -203,7 +203,8 @@ impl Table {
                 return;
             }
             let Some((oldest, model)) = self.models.peek_lru() else { return };
-            let (oldest, is_cold) = (oldest.clone(), model.is_cold());
+            let is_cold = model.is_cold() && !self.bases.is_awaited(oldest);
+            let oldest = oldest.clone();
             if is_cold {
                 let offered = self.models.pop(&oldest).and_then(|model| model.offered);
                 self.offers -= usize::from(offered.is_some());

@@ -9,7 +9,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 use super::Table;
 use super::event::Key;
 use super::sharing::whole;
-use super::state::{Job, Room, State};
+use super::state::{Job, Resident, Room, State};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
 
@@ -114,7 +114,8 @@ impl Table {
         let mut serving = self.all_ready(base).peekable();
         if serving.peek().is_some() {
             let mut here = serving.filter(|(key, _)| key.device == device);
-            let stays = here.find(|(_, resident)| resident.claimed_by.is_none());
+            let is_base = |it: &Resident| it.claimed_by.is_none() && it.base.is_none();
+            let stays = here.find(|(_, resident)| is_base(resident));
             return stays.map(|(key, _)| key.artefact.clone());
         }
         let entry = self.models.peek(base)?;
@@ -319,6 +320,9 @@ impl Table {
 
     /// Refuses adapters that fit no device beside their base, before anybody leaves for either.
     pub(super) fn refuse_misfits(&mut self) {
+        // One that was leaving when it was asked for may serve again.
+        let chained: Vec<ModelId> = self.bases.awaited().map(|(base, _)| base.clone()).collect();
+        chained.iter().for_each(|base| self.refuse_chain(base));
         let mut misfits: Vec<(ArtefactId, Failure)> = Vec::new();
         for (base, adapters) in self.bases.awaited() {
             let Some(base_need) = self.base_bytes(base) else {
@@ -382,9 +386,7 @@ impl Table {
         for beside in sizes {
             let fits = |device: &DeviceId| {
                 need + beside <= self.ledger.budget(*device)
-                    && self
-                        .victims(*device, &[artefact], missing(*device, beside), busy)
-                        .is_some()
+                    && self.victims(*device, &[artefact], missing(*device, beside), busy).is_some()
             };
             let mut both: Vec<DeviceId> = hosts.iter().copied().filter(fits).collect();
             if !both.is_empty() {

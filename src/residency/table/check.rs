@@ -185,7 +185,9 @@ impl Table {
                 key.artefact
             );
             assert!(there.is_some_and(|it| it.base.is_none()), "{} is no base", base.artefact);
-            if let (State::Draining(Departure::Evicted), Some(it)) = (state.unwrap_or(State::Ready), there) {
+            if let (State::Draining(Departure::Evicted), Some(it)) =
+                (state.unwrap_or(State::Ready), there)
+            {
                 let goes = adapter.claimed_by == it.claimed_by || adapter.state != State::Ready;
                 assert!(goes, "invariant 7: {} stays on what leaves", key.artefact);
             }
@@ -196,9 +198,10 @@ impl Table {
         }
         let mut counting: BTreeMap<Key, BTreeSet<&ArtefactId>> = BTreeMap::new();
         for (artefact, job) in &self.jobs {
-            let is_awaiting = job.base.as_ref().is_some_and(|base| {
-                self.bases.awaiting(base).any(|adapter| adapter == artefact)
-            });
+            let is_awaiting = job
+                .base
+                .as_ref()
+                .is_some_and(|base| self.bases.awaiting(base).any(|adapter| adapter == artefact));
             assert_eq!(is_awaiting, job.base.is_some(), "{artefact} is listed by its base");
             let is_on = job.onto.is_some();
             let has_room = job.device().is_some();

@@ -73,7 +73,10 @@ impl Table {
     }
 
     /// The adapters that wait for this load, because their base serves nowhere.
-    pub(super) fn awaiting_load(&self, artefact: &ArtefactId) -> impl Iterator<Item = (&ArtefactId, &Job)> {
+    pub(super) fn awaiting_load(
+        &self,
+        artefact: &ArtefactId,
+    ) -> impl Iterator<Item = (&ArtefactId, &Job)> {
         let mut adapters = self.bases.awaiting(&artefact.model).peekable();
         let is_lacking = adapters.peek().is_some() && self.ready(&artefact.model).is_none();
         let adapters = adapters.filter(move |_| is_lacking);

@@ -232,7 +232,8 @@ impl Table {
             return false;
         }
         let base = resident.base.as_ref().map(|base| &base.model);
-        let may_stand = |device: &DeviceId| base.is_none_or(|it| self.ground(it, *device).is_some());
+        let may_stand =
+            |device: &DeviceId| base.is_none_or(|it| self.ground(it, *device).is_some());
         self.free_of(artefact, bytes).filter(may_stand).any(|device| {
             let there = self.ledger.there(device, &resident.shared, &Default::default());
             let need = bytes.saturating_sub(there);

@@ -98,8 +98,7 @@ impl Table {
         let Some(entry) = self.models.peek(model) else {
             return;
         };
-        let is_wanted =
-            resolving.load || !entry.waiters.is_empty() || self.bases.is_awaited(model);
+        let is_wanted = resolving.load || !entry.waiters.is_empty() || self.bases.is_awaited(model);
         if is_wanted && self.ready(model).is_none() && entry.jobs.is_empty() {
             if failure.kind() == ErrorKind::ModelNotFound && self.drains_deleted(model) {
                 self.discard_others(model, None, Departure::Deleted);

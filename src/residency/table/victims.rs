@@ -16,6 +16,8 @@ use crate::decision::{Action, Decided, Departure};
 enum Cost {
     /// Its bytes come free anyway.
     Unloading,
+    /// It leaves for this load already, as soon as the adapters on it have.
+    Going,
     /// Nobody uses it.
     Idle,
     /// Nobody uses it, but it is the old version of the very model that wants the room.
@@ -213,8 +215,9 @@ impl Table {
         match resident.state {
             State::Unloading => Some(Cost::Unloading),
             State::Draining(Departure::Evicted) if !may_go => None,
+            // Else two bases of equal worth could take turns, neither of them ever gone.
             State::Draining(Departure::Evicted) if resident.claimed_by.as_ref() == Some(claim) => {
-                Some(Cost::Draining)
+                Some(if resident.leases == 0 { Cost::Going } else { Cost::Draining })
             }
             State::Draining(Departure::Evicted) => Some(Cost::Busy),
             State::Draining(_) => Some(Cost::Leaving),

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::world::{Dice, World};
 
 /// Worlds per test; six tests make the 100,000, and run side by side.
-const WORLDS: u32 = 2_000;
+const WORLDS: u32 = 17_000;
 
 /// The first number makes the world; each further one is something that happens in it.
 fn play(devices: usize, numbers: &[u32]) {

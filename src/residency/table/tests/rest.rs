@@ -71,10 +71,15 @@ impl World {
             let artefact = ArtefactId { model: target.clone(), version };
             let mut size = Self::size(&artefact);
             match self.base_in_store(&artefact) {
-                Some(Ok(base)) => size += Self::size(&base),
+                Some(Ok(base)) => {
+                    let grown = self.largest.get(&waiter).copied().unwrap_or_default();
+                    size += grown.max(Self::size(&base));
+                }
                 Some(Err(())) => {
-                    let refused = self.refused.get(&waiter);
-                    assert_eq!(refused, Some(&ErrorKind::ModelInvalid), "{target} has no base");
+                    // Unless an older version serves.
+                    let kind = self.refused.get(&waiter).copied();
+                    let kind = kind.unwrap_or(ErrorKind::ModelInvalid);
+                    assert_eq!(kind, ErrorKind::ModelInvalid, "{target} has no base");
                     continue;
                 }
                 None => {}

@@ -91,6 +91,7 @@ impl World {
             Effect::Refuse { waiter, failure } => {
                 self.answered(waiter);
                 self.refused.insert(waiter, failure.kind());
+                self.note_largest(waiter);
             }
             Effect::Report { waiter, .. } => {
                 assert_eq!(self.answered(waiter).1, Wish::Other);
@@ -106,12 +107,19 @@ impl World {
         let Some(artefact) = base else {
             return;
         };
+        assert_eq!(self.base(&artefact), None, "{artefact} is no base");
         assert_ne!(source, LoadSource::Arriving, "{} waits for its base", key.artefact);
         let base = Key { artefact, device: key.device };
         assert!(self.loaded.contains_key(&base), "invariant 9: {} is not there", base.artefact);
         assert!(!self.unloads.contains(&base), "invariant 9: {} is leaving", base.artefact);
         assert!(!self.dead.contains(&base), "{} is dead", base.artefact);
         self.onto.insert(key.clone(), base);
+    }
+
+    /// What the largest resident takes now: a base may have grown.
+    fn note_largest(&mut self, refused: WaiterId) {
+        let largest = self.loaded.values().copied().max().unwrap_or_default();
+        self.largest.insert(refused, largest);
     }
 
     fn answered(&mut self, waiter: WaiterId) -> (ModelId, Wish) {
@@ -253,10 +261,10 @@ impl World {
         assert!(need <= largest, "invariant 6: {artefact} can never fit");
     }
 
-    /// Who is dead leaves when its last lease ends.
+    /// Who is dead leaves when its last lease ends and nothing is on it any more.
     fn check_dead(&self) {
         for key in self.dead.iter().filter(|key| self.loaded.contains_key(*key)) {
-            let is_held = self.leases.contains(key);
+            let is_held = self.leases.contains(key) || self.onto.values().any(|base| base == key);
             assert_ne!(is_held, self.unloads.contains(key), "{} is dead", key.artefact);
         }
     }

@@ -76,6 +76,8 @@ pub(super) struct World {
     pub(super) pending: BTreeMap<WaiterId, (ModelId, Wish)>,
     pub(super) granted: BTreeSet<WaiterId>,
     pub(super) refused: BTreeMap<WaiterId, ErrorKind>,
+    /// What the largest resident took when somebody was refused.
+    pub(super) largest: BTreeMap<WaiterId, u64>,
     next_waiter: u64,
     pub(super) excess: BTreeMap<DeviceId, u64>,
     pub(super) host: Host,
@@ -160,6 +162,7 @@ impl World {
             pending: BTreeMap::new(),
             granted: BTreeSet::new(),
             refused: BTreeMap::new(),
+            largest: BTreeMap::new(),
             next_waiter: 0,
             stopping: false,
         }
