@@ -61,7 +61,7 @@ impl Table {
 
     /// A model turned out to be an adapter: those that wait for it as their base cannot come.
     fn refuse_chain(&mut self, base: &ModelId) {
-        if !self.is_adapter(base) {
+        if !self.bases.is_awaited(base) || !self.is_adapter(base) {
             return;
         }
         for adapter in self.awaiting(base) {

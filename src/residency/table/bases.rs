@@ -141,8 +141,7 @@ impl Bases {
     }
 
     /// All bases that something is on, or about to be.
-    #[cfg(debug_assertions)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.dependents.keys()
     }
 }

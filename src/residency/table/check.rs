@@ -132,6 +132,7 @@ impl Table {
             by_resident.collect::<BTreeSet<_>>() == listed.collect::<BTreeSet<_>>(),
             "residents are listed by the loads that claim them"
         );
+        assert!(self.residents.is_listed(), "victims are found where they are listed");
         for (key, resident) in &self.residents {
             if resident.state == State::Unloading {
                 assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
@@ -222,7 +223,7 @@ impl Table {
             assert!(serves || job.is_loading(), "invariant 9: {artefact} goes onto what leaves");
             counting.entry(base).or_default().insert(artefact);
         }
-        for base in self.bases.iter() {
+        for base in self.bases.keys() {
             let adapters: BTreeSet<Key> = self.bases.residents(base).collect();
             assert_eq!(adapters, standing.remove(base).unwrap_or_default(), "on {}", base.artefact);
             let loads: BTreeSet<&ArtefactId> = self.bases.loads(base).collect();

@@ -1,12 +1,12 @@
 //! In which order residents may leave a device. A base comes when all that stand on it have been
 //! chosen, never before, so that whoever chooses a base has chosen its adapters.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
-use std::vec;
-
 use super::bases::Bases;
 use super::event::Key;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::iter::Peekable;
+use std::vec;
 
 /// One that may leave, for what it costs; the least goes first.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +41,9 @@ impl<C: Ord> Eq for Leaver<'_, C> {}
 
 /// Those that may leave, in order.
 pub(super) struct Leavers<'a, C> {
-    in_order: vec::IntoIter<Leaver<'a, C>>,
-    next: Option<Leaver<'a, C>>,
+    few: Peekable<vec::IntoIter<Leaver<'a, C>>>,
+    /// Many, of whom the first few will do: in order already.
+    many: Peekable<Box<dyn Iterator<Item = Leaver<'a, C>> + 'a>>,
     /// Bases with adapters on them, and how many of those were not chosen yet.
     held: BTreeMap<&'a Key, (Leaver<'a, C>, usize)>,
     /// Bases of which all adapters have been chosen.
@@ -50,19 +51,24 @@ pub(super) struct Leavers<'a, C> {
 }
 
 impl<'a, C: Ord + Copy> Leavers<'a, C> {
-    pub(super) fn new(bases: &Bases, all: impl Iterator<Item = Leaver<'a, C>>) -> Self {
+    /// Of `few` in any order, among them all bases with adapters on them, and `many` in theirs.
+    pub(super) fn new(
+        bases: &Bases,
+        few: impl Iterator<Item = Leaver<'a, C>>,
+        many: impl Iterator<Item = Leaver<'a, C>> + 'a,
+    ) -> Self {
         let mut held = BTreeMap::new();
         let mut free: Vec<Leaver<'a, C>> = Vec::new();
-        for leaver in all {
+        for leaver in few {
             match bases.count(leaver.key) {
                 0 => free.push(leaver),
                 adapters => _ = held.insert(leaver.key, (leaver, adapters)),
             }
         }
         free.sort_unstable();
-        let mut in_order = free.into_iter();
-        let next = in_order.next();
-        Self { in_order, next, held, released: BinaryHeap::new() }
+        let many: Box<dyn Iterator<Item = Leaver<'a, C>> + 'a> = Box::new(many);
+        let (few, many) = (free.into_iter().peekable(), many.peekable());
+        Self { few, many, held, released: BinaryHeap::new() }
     }
 
     /// Notes that this one was chosen: it was the last on its base, where that is `base`.
@@ -85,13 +91,16 @@ impl<'a, C: Ord + Copy> Iterator for Leavers<'a, C> {
     type Item = Leaver<'a, C>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let is_released_first = match (&self.next, self.released.peek()) {
-            (Some(next), Some(Reverse(released))) => released < next,
-            (next, _) => next.is_none(),
-        };
-        if is_released_first {
-            return self.released.pop().map(|Reverse(leaver)| leaver);
+        let (few, many) = (self.few.peek().copied(), self.many.peek().copied());
+        let released = self.released.peek().map(|Reverse(leaver)| *leaver);
+        let first = [few, many, released].into_iter().flatten().min()?;
+        if released == Some(first) {
+            self.released.pop();
+        } else if few == Some(first) {
+            self.few.next();
+        } else {
+            self.many.next();
         }
-        std::mem::replace(&mut self.next, self.in_order.next())
+        Some(first)
     }
 }

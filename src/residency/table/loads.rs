@@ -6,6 +6,7 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Tier};
 
 use super::Table;
 use super::event::{Effect, Key};
+use super::residents::Listed;
 use super::sharing::with_shared;
 use super::state::{Arrival, Broken, Fetch, Job, Purpose, Resident, Room, State, Trouble};
 use crate::decision::{Action, Decided, Departure, Stage};
@@ -129,6 +130,7 @@ impl Table {
             demotes: false,
             claimed_by: None,
             arrival: Arrival { tier, fetch, load: (load_began, now) },
+            listed: Listed::default(),
         };
         let arrival = resident.arrival;
         self.residents.insert(key.clone(), resident);
@@ -136,9 +138,11 @@ impl Table {
         if let Some(base) = self.base_of(key) {
             self.bases.came(&base, &key.artefact, is_kept);
         }
-        let entry = self.model_mut(&key.artefact.model);
-        entry.residents.push(key.clone());
-        if entry.kept {
+        self.model_mut(&key.artefact.model).residents.push(key.clone());
+        if self.devices_of(&key.artefact) > 1 {
+            self.residents.note_several(&key.artefact, true);
+        }
+        if is_kept {
             // The one that was held may have been unused for long.
             self.idle_from = None;
         }
@@ -221,6 +225,9 @@ impl Table {
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Unloaded { bytes }));
         if let Some(entry) = self.models.peek_mut(&key.artefact.model) {
             entry.residents.retain(|other| other != key);
+        }
+        if self.devices_of(&key.artefact) < 2 {
+            self.residents.note_several(&key.artefact, false);
         }
         if resident.is_some_and(|resident| resident.demotes) {
             self.demoted(&key.artefact, copy);

@@ -193,6 +193,7 @@ impl Table {
         if !is_now || !self.may_replicate(artefact) {
             return;
         }
+        self.residents.list();
         if !self.is_room_for_replica(artefact) {
             return self.look_again_later(&artefact.model);
         }

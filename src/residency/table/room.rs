@@ -152,6 +152,7 @@ impl Table {
     /// Promises a load its whole footprint, what is free at once and the rest by victims,
     /// or nothing at all. `waiting`: loads that wait for requests to end.
     fn promise(&mut self, artefact: &ArtefactId, waiting: usize) -> Outcome {
+        self.residents.list();
         let Some(job) = self.jobs.get(artefact) else {
             return Outcome::Ended;
         };
@@ -340,6 +341,7 @@ impl Table {
         }
         let missing = missing.saturating_sub(free);
         let is_wanted = self.is_wanted(artefact);
+        self.residents.list();
         let victims = self.victims(device, &[artefact], missing, is_wanted);
         let Some(victims) = victims.filter(|victims| self.may_leave_for(artefact, victims)) else {
             self.take_back(artefact);

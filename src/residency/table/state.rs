@@ -10,6 +10,7 @@ use roundhouse_types::{
 
 use super::event::{Key, LoadOptions, WaiterId};
 use super::replicas::Heat;
+use super::residents::Listed;
 use super::worth::Frequency;
 use crate::decision::{Departure, Obstacle};
 use crate::loader::Authority;
@@ -240,6 +241,8 @@ pub(super) struct Resident {
     pub(super) claimed_by: Option<ArtefactId>,
     /// How it came, for those that waited for it.
     pub(super) arrival: Arrival,
+    /// Where those who look for victims find it.
+    pub(super) listed: Listed,
 }
 
 /// The states of a resident.

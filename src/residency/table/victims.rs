@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId};
 
 use super::Table;
 use super::event::Key;
@@ -144,21 +144,47 @@ impl Table {
     /// Those that may leave for the first of `claims`, cheapest first, and of equals those first
     /// whose version goes on serving elsewhere. Where its tenant has to give something, those of
     /// its tenant come before all others.
-    fn candidates(
-        &self,
+    ///
+    /// Of idle ones only so many are looked at as leave. What costs otherwise than they do is
+    /// looked at beforehand: those in use or leaving, of the claim's own model, with a twin, and
+    /// bases.
+    fn candidates<'a>(
+        &'a self,
         device: DeviceId,
-        claims: &[&ArtefactId],
+        claims: &'a [&'a ArtefactId],
         busy: bool,
-    ) -> Leavers<'_, Order> {
+    ) -> Leavers<'a, Order> {
         let gives = self.above_ceiling(claims) > Bytes::ZERO;
-        let here = self.residents.iter().filter(|(key, _)| key.device == device);
-        let all = here.filter_map(|(key, resident)| {
+        let leaver = move |key: &'a Key| {
+            let resident = self.residents.get(key)?;
             let cost = self.cost(key, resident, claims, busy)?;
             let is_foreign = !gives || !self.is_same_tenant(key, claims[0]);
             let cost = Order { is_foreign, cost, is_last: !self.has_twin(key) };
             Some(Leaver { cost, worth: resident.worth, used_sequence: resident.used_sequence, key })
-        });
-        Leavers::new(&self.bases, all)
+        };
+        if gives {
+            let here = self.residents.keys().filter(|key| key.device == device);
+            return Leavers::new(&self.bases, here.filter_map(leaver), std::iter::empty());
+        }
+        let of = |model| self.models.peek(model).into_iter().flat_map(|entry| &entry.residents);
+        let models = self.residents.several().map(|artefact| &artefact.model);
+        let models = models.chain(self.bases.awaited().map(|(base, _)| base));
+        let models: BTreeSet<&ModelId> = models.chain([&claims[0].model]).collect();
+        let bases = self.bases.keys().filter_map(|base| self.residents.key(base));
+        let few: BTreeSet<&Key> = models.into_iter().flat_map(of).chain(bases).collect();
+        let is_plain = move |leaver: &Leaver<'a, Order>| {
+            let Order { cost, is_last, .. } = leaver.cost;
+            cost == Cost::Idle && is_last && self.bases.count(leaver.key) == 0
+        };
+        // Whoever is idle and costs as much as idle ones do is among the many.
+        let few = few.into_iter().filter(|key| key.device == device).filter_map(leaver);
+        let few =
+            few.filter(move |leaver| !is_plain(leaver) || !self.residents.is_idle(leaver.key));
+        let others = self.residents.others().filter(|key| key.device == device);
+        let many = self.residents.idle(device).filter_map(leaver).filter(is_plain);
+        let few: BTreeMap<&Key, Leaver<'a, Order>> =
+            few.chain(others.filter_map(leaver)).map(|leaver| (leaver.key, leaver)).collect();
+        Leavers::new(&self.bases, few.into_values(), many)
     }
 
     /// Whether a tenant's floor stays when this one leaves as well; then it is taken off what is
@@ -260,7 +286,7 @@ impl Table {
                 let cost = (it.leases > 0, !self.has_twin(key));
                 Leaver { cost, worth: it.worth, used_sequence: 0, key }
             });
-        let mut candidates = Leavers::new(&self.bases, candidates);
+        let mut candidates = Leavers::new(&self.bases, candidates, std::iter::empty());
         // What leaves anyway needs not be chosen.
         for artefact in &leaving {
             let key = Key { artefact: (*artefact).clone(), device };
