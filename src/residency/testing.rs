@@ -61,6 +61,8 @@ pub struct Script {
     pub standing: Standing,
     /// What it is.
     pub kind: ModelKind,
+    /// The model that it adapts.
+    pub base: Option<&'static str>,
     /// A death that is reported when the load has ended, just before it returns.
     pub dies: Option<Failure>,
     /// What it takes from right after the load has returned, which is reported then.
@@ -85,9 +87,15 @@ impl Script {
             quarantined: false,
             standing: Standing::default(),
             kind: ModelKind::Generative,
+            base: None,
             dies: None,
             grows: None,
         }
+    }
+
+    /// As [`Script::of`], of an adapter of this model.
+    pub fn on(base: &'static str, bytes: u64) -> Self {
+        Self { base: Some(base), ..Self::of(bytes) }
     }
 }
 
@@ -201,7 +209,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(script.kind),
-            base: None,
+            base: script.base.map(self::model),
             streams: script.streams,
             quarantined: script.quarantined,
             standing: script.standing,
@@ -217,7 +225,8 @@ impl Loader for ScriptedLoader {
         // Nobody has to read behind it.
         let _ = ends.send(());
         let footprint = footprint(script.bytes);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, base: None })
+        let base = script.base.map(model);
+        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, base })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
@@ -229,9 +238,16 @@ impl Loader for ScriptedLoader {
         artefact: &ArtefactId,
         _: DeviceId,
         source: LoadSource,
-        _base: Option<Base<Self::Model>>,
+        base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<String>, Failure> {
+        let named = base.as_ref().map(|base| (base.artefact.model.clone(), base.model.clone()));
+        let expected = self.script(&artefact.model).base;
+        assert_eq!(
+            named,
+            expected.map(|name| (model(name), Arc::new(name.to_owned()))),
+            "it is loaded onto its base"
+        );
         self.calls.loads.fetch_add(1, Ordering::SeqCst);
         if source == LoadSource::Host {
             self.calls.promotions.fetch_add(1, Ordering::SeqCst);
@@ -287,13 +303,17 @@ impl Loader for ScriptedLoader {
 
 /// What the busy table's models are said to be: ten bytes each.
 fn resolution(artefact: &ArtefactId, fetch_bytes: Bytes) -> Resolution {
+    resolution_on(artefact, fetch_bytes, None)
+}
+
+fn resolution_on(artefact: &ArtefactId, fetch_bytes: Bytes, base: Option<ModelId>) -> Resolution {
     Resolution {
         version: artefact.version.clone(),
         fetch_bytes,
         footprint: Some((footprint(10), Grade::Exact)),
         kind: None,
         shared: Vec::new(),
-        base: None,
+        base,
         streams: false,
         quarantined: false,
         standing: Standing::default(),
@@ -327,6 +347,55 @@ impl BusyTable {
             }
         }
         this
+    }
+
+    /// A table with one base and so many adapters on it, which fill the device.
+    pub fn with_adapters(adapters: usize) -> Self {
+        let mut this = Self::new(1, 1);
+        this.keys.clear();
+        let budget = Bytes((adapters as u64 + 1) * 10);
+        this.on(crate::table::Event::BudgetChanged { device: DeviceId::Cpu, budget });
+        for index in 0..adapters {
+            this.bring(&format!("tenant-{}/adapters/variant-{index}", index % 100));
+        }
+        this
+    }
+
+    /// An adapter that is not there is asked for, comes in the place of another, and is used once.
+    /// From then on nobody may ask for "the `index`-th".
+    ///
+    /// # Panics
+    /// Where none leaves for it.
+    pub fn replace(&mut self) {
+        self.waiters += 1;
+        let victim = self.bring(&format!("tenant-x/adapters/late-{}", self.waiters));
+        victim.expect("the device is full");
+    }
+
+    /// Brings an adapter; who left for it.
+    fn bring(&mut self, name: &str) -> Option<Key> {
+        use crate::table::{Effect, Event};
+        let (artefact, base) = (artefact(name, 1), model("tenant-0/models/variant-0"));
+        let key = Key { artefact: artefact.clone(), device: DeviceId::Cpu };
+        let footprint = footprint(10);
+        self.ask(&artefact.model);
+        let resolution = resolution_on(&artefact, Bytes::ZERO, Some(base.clone()));
+        self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
+        let (shared, kind, base) = (Vec::new(), ModelKind::Embedding, Some(base));
+        let fetched = Fetched { footprint, shared, kind, base };
+        let effects = self.table.on(Event::Fetched { artefact, result: Ok(fetched) }, self.now);
+        let victim = effects.into_iter().find_map(|effect| match effect {
+            Effect::Unload { key, .. } => Some(key),
+            _ => None,
+        });
+        if let Some(key) = victim.clone() {
+            self.on(Event::Unloaded { key, copy: None });
+        }
+        let loaded = Loaded { model: (), footprint, shared: Vec::new() };
+        self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
+        self.on(Event::Released { key: key.clone() });
+        self.keys.push(key);
+        victim
     }
 
     fn on(&mut self, event: crate::table::Event) {
