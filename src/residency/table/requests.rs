@@ -23,10 +23,9 @@ impl Table {
         // A use counts for which models are remembered.
         self.models.promote(model);
         if let Some(key) = self.next_to_serve(model).cloned() {
-            self.grant(waiter, &key, None);
-            // Nobody may ask for its base by name.
-            if let Some(base) = self.base_of(&key) {
-                self.check_freshness(&base.artefact.model);
+            if let Some(base) = self.grant(waiter, &key, None) {
+                // It may be that nobody asks for its base by name.
+                self.check_freshness(&base);
             }
             return self.check_freshness(model);
         }
@@ -115,12 +114,13 @@ impl Table {
                 let leaving = |key: &&Key| entry.current.as_ref() == Some(&key.artefact.version);
                 // While the version they want is leaving they wait: it may be revived, and
                 // it cannot be loaded again before it is gone.
-                let is_base = entry.waiters.is_empty();
-                if entry.residents.iter().any(|key| leaving(&key)) {
-                } else if let Some(told) = self.trouble_told(model).filter(|_| is_base) {
-                    self.refuse_adapters(model, &told);
-                } else {
-                    self.resolve(model, false);
+                if !entry.residents.iter().any(|key| leaving(&key)) {
+                    let is_asked_for = !entry.waiters.is_empty();
+                    match self.trouble_told(model).filter(|_| !is_asked_for) {
+                        // As its own callers would be told.
+                        Some(failure) => self.refuse_adapters(model, &failure),
+                        None => self.resolve(model, false),
+                    }
                 }
             }
         }
@@ -144,8 +144,8 @@ impl Table {
         }
     }
 
-    /// Gives a lease; to one that waited, with what it waited for.
-    fn grant(&mut self, id: WaiterId, key: &Key, waiter: Option<&Waiter>) {
+    /// Gives a lease; to one that waited, with what it waited for. Returns what the model adapts.
+    fn grant(&mut self, id: WaiterId, key: &Key, waiter: Option<&Waiter>) -> Option<ModelId> {
         let (tier, load_wait, queue_wait) = match waiter {
             Some(waiter) => self.waited(waiter, key),
             None => (Tier::Device, Duration::ZERO, Duration::ZERO),
@@ -156,16 +156,17 @@ impl Table {
         resident.leases += 1;
         let base = resident.base.clone();
         let artefact = &key.artefact;
-        if let Some(base) = base {
+        if let Some(base) = &base {
             // A base is in demand as much as all that it carries.
             self.count_use(&base.model);
-            self.used(&Key { artefact: base, device: key.device });
+            self.used(&Key { artefact: base.clone(), device: key.device });
         }
         let key = key.clone();
         self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
         if self.config.replicas.is_some() {
             self.granted(artefact);
         }
+        base.map(|base| base.model)
     }
 
     /// Where a waiter's model was found, how long it was worked on meanwhile, and the rest.
