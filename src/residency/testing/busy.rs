@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::loader::{Fetched, Loaded, Resolution, Standing};
 use crate::table::{Effect, Event, Key, Table, WaiterId};
 
+/// What the busy table's adapters are on.
+const BASE: &str = "bases/base";
+
 /// What the busy table's models are said to be: ten bytes each.
 fn resolution(artefact: &ArtefactId, fetch_bytes: Bytes) -> Resolution {
     resolution_on(artefact, fetch_bytes, None)
@@ -43,11 +46,7 @@ pub struct BusyTable {
 impl BusyTable {
     /// A table that knows `known` models, of which `residents` are loaded.
     pub fn new(known: usize, residents: usize) -> Self {
-        let now = Instant::now();
-        let config = Config { max_known_models: known, max_loads: 1, ..Default::default() };
-        let devices = vec![(DeviceId::Cpu, Bytes(residents as u64 * 10))];
-        let table = Table::new(config, devices, now);
-        let mut this = Self { table, keys: Vec::new(), now, waiters: 0 };
+        let mut this = Self::empty(known, Bytes(residents as u64 * 10));
         for index in 0..known {
             let name = format!("tenant-{}/models/variant-{index}", index % 100);
             if index < residents {
@@ -59,12 +58,20 @@ impl BusyTable {
         this
     }
 
+    fn empty(known: usize, budget: Bytes) -> Self {
+        let now = Instant::now();
+        let config = Config { max_known_models: known, max_loads: 1, ..Default::default() };
+        let table = Table::new(config, vec![(DeviceId::Cpu, budget)], now);
+        Self { table, keys: Vec::new(), now, waiters: 0 }
+    }
+
     /// A table with one base and so many adapters on it, which fill the device.
     pub fn with_adapters(adapters: usize) -> Self {
-        let mut this = Self::new(1, 1);
+        // Those that come later are known as well.
+        let known = 2 * adapters + 100;
+        let mut this = Self::empty(known, Bytes((adapters as u64 + 1) * 10));
+        this.load(BASE);
         this.keys.clear();
-        let budget = Bytes((adapters as u64 + 1) * 10);
-        this.on(Event::BudgetChanged { device: DeviceId::Cpu, budget });
         for index in 0..adapters {
             this.bring(&format!("tenant-{}/adapters/variant-{index}", index % 100));
         }
@@ -84,7 +91,7 @@ impl BusyTable {
 
     /// Brings an adapter; who left for it.
     fn bring(&mut self, name: &str) -> Option<Key> {
-        let (artefact, base) = (artefact(name, 1), model("tenant-0/models/variant-0"));
+        let (artefact, base) = (artefact(name, 1), model(BASE));
         let key = Key { artefact: artefact.clone(), device: DeviceId::Cpu };
         let footprint = footprint(10);
         self.ask(&artefact.model);
