@@ -62,6 +62,11 @@ pub enum Action {
         /// The devices that it serves from.
         devices: usize,
     },
+    /// An adapter's base is loaded for it, because it serves nowhere.
+    AwaitsBase {
+        /// Which model that is.
+        base: ModelId,
+    },
     /// No room could be promised yet.
     Blocked {
         /// What it needs.
@@ -181,6 +186,8 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Obstacle {
+    /// Its base is not there yet.
+    Base,
     /// Residents in use, residents that just came, or loads that came first.
     InUse,
     /// More is charged than the budget allows.
@@ -226,6 +233,8 @@ pub enum Departure {
     Shrunk,
     /// It takes more than the whole budget of its device.
     Outgrown,
+    /// Of adapters only: what they are on leaves.
+    Base,
     /// It is gone by itself; of a copy: what was loaded is.
     Died,
     /// Of copies only: a load from it failed, or the loader has it no more.
@@ -245,6 +254,7 @@ impl Departure {
             Self::Idle => "idle",
             Self::Shrunk => "shrunk",
             Self::Outgrown => "outgrown",
+            Self::Base => "base",
             Self::Died => "died",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
@@ -267,6 +277,7 @@ impl Stage {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Base => "its base is loading",
             Self::Kept => "kept models leave too little of the budget",
             Self::InUse => "the room is in use or promised to earlier loads",
             Self::OverBudget => "more is charged than the budget allows",
@@ -293,6 +304,7 @@ impl fmt::Display for Action {
                 f,
                 "replicating: {leases} leases or more on each of {devices} devices that serve it"
             ),
+            Self::AwaitsBase { base } => write!(f, "its base {base} is loaded first"),
             Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
             Self::Withdrawn => f.write_str("promise taken back"),
             Self::Loading { from, requests, ahead_of } => {
@@ -319,7 +331,8 @@ impl fmt::Display for Action {
                 write!(f, "{} failed, next attempt in {retry_ms} ms: {reason}", stage.as_str())
             }
             Self::Draining { why, for_artefact, leases, idle_ms, demand } => {
-                write!(f, "leaves ({}", why.as_str())?;
+                let why = if *why == Departure::Base { "with its base" } else { why.as_str() };
+                write!(f, "leaves ({why}")?;
                 if let Some(artefact) = for_artefact {
                     write!(f, " for {artefact}")?;
                 }

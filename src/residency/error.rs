@@ -46,6 +46,72 @@ pub enum Error {
         /// What the tenant may take.
         ceiling: Bytes,
     },
+    /// An adapter fits no device beside its base.
+    #[error(
+        "{model} needs {need} beside its base {base}, which needs {base_need}, and no device may \
+         use as much: {}", list(.devices)
+    )]
+    TooLargeBeside {
+        /// The adapter.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// Its base.
+        base: ModelId,
+        /// Its base's footprint.
+        base_need: Bytes,
+        /// The devices, each with the largest budget that it ever had.
+        devices: Vec<(DeviceId, Bytes)>,
+    },
+    /// An adapter does not fit what its base leaves of the devices that it may come to now.
+    #[error("{model} needs {need} beside its base {base}: for now that leaves it {}", list(.left))]
+    LeftBeside {
+        /// The adapter.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// Its base.
+        base: ModelId,
+        /// The devices where the base is, or all where it is nowhere, each with what is left
+        /// beside it.
+        left: Vec<(DeviceId, Bytes)>,
+    },
+    /// An adapter names itself as its base.
+    #[error("{model} names itself as its base")]
+    OwnBase {
+        /// The adapter.
+        model: ModelId,
+    },
+    /// An adapter's base is an adapter.
+    #[error("the base of {model} is {base}, which is an adapter itself")]
+    ChainedBase {
+        /// The adapter.
+        model: ModelId,
+        /// Its base.
+        base: ModelId,
+    },
+    /// What was loaded while its files arrived turned out to be an adapter.
+    #[error("{model} turned out to adapt {base} while it was loaded as a model of its own")]
+    LateBase {
+        /// The adapter.
+        model: ModelId,
+        /// Its base.
+        base: ModelId,
+    },
+    /// An adapter's base could not be had.
+    #[error("{model} cannot be loaded without its base {base}: {reason}")]
+    BaseFailed {
+        /// The adapter.
+        model: ModelId,
+        /// Its base.
+        base: ModelId,
+        /// What went wrong with it.
+        reason: String,
+        /// Of which kind that is.
+        kind: ErrorKind,
+        /// Whether it may go better later.
+        retry: RetryHint,
+    },
     /// A load that must not evict found too little free room.
     #[error("no room now for {model}: it needs {need}, {free} are free")]
     NoRoomNow {
@@ -132,10 +198,18 @@ impl Error {
     /// What the client is told.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooLarge { .. } | Self::AboveCeiling { .. } | Self::NoRoomNow { .. } => {
-                ErrorKind::TooLarge
+            Self::TooLarge { .. }
+            | Self::TooLargeBeside { .. }
+            | Self::AboveCeiling { .. }
+            | Self::NoRoomNow { .. } => ErrorKind::TooLarge,
+            // The model that was asked for is there.
+            Self::BaseFailed { kind: ErrorKind::ModelNotFound, .. } => ErrorKind::ModelInvalid,
+            Self::BaseFailed { kind, .. } => *kind,
+            Self::OwnBase { .. } | Self::ChainedBase { .. } | Self::LateBase { .. } => {
+                ErrorKind::ModelInvalid
             }
             Self::Lowered { .. }
+            | Self::LeftBeside { .. }
             | Self::NotReady { .. }
             | Self::LoadTimedOut { .. }
             | Self::Abandoned { .. } => ErrorKind::NotReady,
@@ -151,7 +225,11 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn retry(&self) -> RetryHint {
         match self {
+            Self::BaseFailed { retry, .. } => *retry,
             Self::TooLarge { .. }
+            | Self::TooLargeBeside { .. }
+            | Self::OwnBase { .. }
+            | Self::ChainedBase { .. }
             | Self::AboveCeiling { .. }
             | Self::NotLoaded { .. }
             | Self::Quarantined { .. } => RetryHint::Never,
@@ -159,6 +237,8 @@ impl Error {
             | Self::ModelQueueFull { estimate: Some(estimate), .. } => RetryHint::After(*estimate),
             Self::NoRoomNow { .. }
             | Self::Lowered { .. }
+            | Self::LeftBeside { .. }
+            | Self::LateBase { .. }
             | Self::NotReady { .. }
             | Self::LoadTimedOut { .. }
             | Self::ModelQueueFull { .. }
@@ -190,6 +270,8 @@ pub enum Progress {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// On disk; its base is not on a device yet.
+    WaitingForBase,
     /// On disk; other loads go first.
     WaitingForTurn,
     /// Room is promised; others have to leave first, or a load slot has to come free.
@@ -211,6 +293,7 @@ impl fmt::Display for Progress {
             Self::WaitingForRoom { need, obstacle } => {
                 write!(f, "it waits for {need} of device memory: {obstacle}")
             }
+            Self::WaitingForBase => f.write_str("its base is loading"),
             Self::WaitingForTurn => f.write_str("it waits for other loads to end"),
             Self::WaitingForVictims => f.write_str("it waits for others to leave the device"),
             Self::Loading => f.write_str("still loading"),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use roundhouse_types::{Bytes, DeviceId, Failure, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
@@ -21,7 +21,7 @@ use crate::decision::{Action, Decided, Decision};
 use crate::error::Error;
 use crate::handle::Explanation;
 use crate::lease::Lease;
-use crate::loader::{Loaded, Loader};
+use crate::loader::{Base, Loaded, Loader};
 use crate::metrics::Meters;
 use crate::regret::{Numbered, Window};
 use crate::reporter::{Notes, Slot};
@@ -324,10 +324,11 @@ impl<L: Loader> Owner<L> {
             Effect::Resolve { model, refresh } => self.tasks.resolve(model, refresh),
             Effect::Fetch { artefact } => self.tasks.fetch(artefact),
             Effect::AbandonFetch { artefact } => self.tasks.abandon_fetch(&artefact),
-            Effect::Load { key, source } => {
+            Effect::Load { key, source, base } => {
                 let slot = Slot::new(key.clone(), self.reports.clone());
                 self.slots.insert(key.clone(), Arc::clone(&slot));
-                self.tasks.load(key, source, slot);
+                let base = base.map(|artefact| self.base(artefact, key.device));
+                self.tasks.load(key, source, base, slot);
             }
             Effect::Unload { key, demote } => {
                 let placed = self.models.remove(&key);
@@ -353,6 +354,13 @@ impl<L: Loader> Owner<L> {
             }
             Effect::Decided(decided) => self.record(decided),
         }
+    }
+
+    /// What an adapter is loaded onto. The load alone holds it, beside its leases.
+    fn base(&self, artefact: ArtefactId, device: DeviceId) -> Base<L::Model> {
+        let key = Key { artefact, device };
+        let placed = self.models.get(&key).expect("the table has adapters loaded onto what serves");
+        Base { artefact: key.artefact, model: Arc::clone(&placed.model) }
     }
 
     fn grant(&mut self, grant: Grant) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use roundhouse_types::{
-    Bytes, DeviceId, EndpointName, Footprint, ModelId, ModelKind, TargetName, Version,
+    ArtefactId, Bytes, DeviceId, EndpointName, Footprint, ModelId, ModelKind, TargetName, Version,
 };
 use serde::Serialize;
 
@@ -67,6 +67,12 @@ pub struct ResidentSnapshot {
     pub version: Version,
     /// What it does.
     pub kind: ModelKind,
+    /// Of an adapter: what it is on, on the same device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<ArtefactId>,
+    /// Of a base: how many adapters are on it, those that are leaving included.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub adapters: usize,
     /// Whether it serves or leaves.
     pub state: ResidentState,
     /// What it takes, by part.
@@ -154,6 +160,9 @@ pub struct LoadSnapshot {
     pub version: Version,
     /// How far it is.
     pub state: LoadState,
+    /// Of an adapter: the model that it adapts, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<ModelId>,
     /// The device that promised it room.
     pub device: Option<DeviceId>,
     /// What has to come from the store.
@@ -215,6 +224,11 @@ pub enum FailedState {
     Failed,
     /// Two deaths while loading; only a forced load will be made.
     Quarantined,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Tells wall-clock time for instants of the table: one pair of readings of both clocks.

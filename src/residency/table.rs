@@ -1,11 +1,14 @@
 //! Who is on which device, who must leave, who waits: events in, effects out.
 
+mod adapters;
 mod arriving;
+mod bases;
 mod check;
 mod copies;
 mod demotion;
 mod event;
 mod forecast;
+mod leavers;
 mod ledger;
 mod loads;
 mod operator;
@@ -38,6 +41,7 @@ use std::time::Instant;
 use lru::LruCache;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
+use self::bases::Bases;
 use self::copies::Copies;
 use self::forecast::Rates;
 use self::ledger::Ledger;
@@ -63,6 +67,7 @@ pub(crate) struct Table {
     jobs: BTreeMap<ArtefactId, Job>,
     residents: Residents,
     copies: Copies,
+    bases: Bases,
     waiters: Waiters,
     rates: Rates,
     ages: Ages,
@@ -97,6 +102,7 @@ impl Table {
             models: LruCache::unbounded(),
             jobs: BTreeMap::new(),
             residents: Residents::default(),
+            bases: Bases::default(),
             waiters: Waiters::default(),
             rates: Rates::default(),
             ages: Ages::default(),
@@ -170,11 +176,13 @@ impl Table {
     /// Answers who can be answered and gives room to who is next, until nothing moves.
     fn settle(&mut self) {
         for _ in 0..ROUNDS {
+            self.see_loosened();
             while let Some(model) = self.touched.pop() {
                 self.serve(&model);
             }
             self.rebalance();
             self.make_room();
+            self.see_loosened();
             if self.touched.is_empty() {
                 return;
             }
@@ -195,7 +203,8 @@ impl Table {
                 return;
             }
             let Some((oldest, model)) = self.models.peek_lru() else { return };
-            let (oldest, is_cold) = (oldest.clone(), model.is_cold());
+            let is_cold = model.is_cold() && !self.bases.is_awaited(oldest);
+            let oldest = oldest.clone();
             if is_cold {
                 let offered = self.models.pop(&oldest).and_then(|model| model.offered);
                 self.offers -= usize::from(offered.is_some());
@@ -283,6 +292,10 @@ impl Table {
             {
                 true
             }
+            // With its base it may come back, unless it leaves for a reason of its own.
+            State::Draining(Departure::Base) => {
+                !matches!(why, Departure::Evicted | Departure::Shrunk | Departure::Idle)
+            }
             State::Draining(_) => matches!(why, Departure::Shutdown | Departure::Died),
         };
         if !may_change || resident.state == State::Draining(why) {
@@ -307,12 +320,17 @@ impl Table {
             demand: self.demand(&key.artefact.model),
         };
         self.decide(Decided::of(&key.artefact, Some(key.device), action));
+        self.drain_adapters(key, why);
         if leases == 0 {
-            self.unload(key);
+            self.unload_if_free(key);
         }
     }
 
-    fn unload(&mut self, key: &Key) {
+    /// Unloads what no request holds, unless adapters are on it: those leave first.
+    fn unload_if_free(&mut self, key: &Key) {
+        if self.bases.is_used(key) {
+            return;
+        }
         let demote = self.demote(key);
         let Some(resident) = self.residents.get_mut(key) else {
             return;

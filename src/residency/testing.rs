@@ -14,6 +14,10 @@ use crate::loader::{Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Resolut
 use crate::reporter::{Reporter, Slot};
 use crate::table::Key;
 
+mod busy;
+
+pub use busy::{BusyTable, Granted, Request};
+
 /// The model `name` of the endpoint `test`.
 pub fn model(name: &str) -> ModelId {
     let endpoint = "test".parse().expect("a legal endpoint name");
@@ -61,6 +65,8 @@ pub struct Script {
     pub standing: Standing,
     /// What it is.
     pub kind: ModelKind,
+    /// The model that it adapts.
+    pub base: Option<&'static str>,
     /// A death that is reported when the load has ended, just before it returns.
     pub dies: Option<Failure>,
     /// What it takes from right after the load has returned, which is reported then.
@@ -85,9 +91,15 @@ impl Script {
             quarantined: false,
             standing: Standing::default(),
             kind: ModelKind::Generative,
+            base: None,
             dies: None,
             grows: None,
         }
+    }
+
+    /// As [`Script::of`], of an adapter of this model.
+    pub fn on(base: &'static str, bytes: u64) -> Self {
+        Self { base: Some(base), ..Self::of(bytes) }
     }
 }
 
@@ -201,7 +213,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(script.kind),
-            base: None,
+            base: script.base.map(self::model),
             streams: script.streams,
             quarantined: script.quarantined,
             standing: script.standing,
@@ -217,7 +229,8 @@ impl Loader for ScriptedLoader {
         // Nobody has to read behind it.
         let _ = ends.send(());
         let footprint = footprint(script.bytes);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, base: None })
+        let base = script.base.map(model);
+        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, base })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {
@@ -229,9 +242,16 @@ impl Loader for ScriptedLoader {
         artefact: &ArtefactId,
         _: DeviceId,
         source: LoadSource,
-        _base: Option<Base<Self::Model>>,
+        base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<String>, Failure> {
+        let named = base.as_ref().map(|base| (base.artefact.model.clone(), base.model.clone()));
+        let expected = self.script(&artefact.model).base;
+        assert_eq!(
+            named,
+            expected.map(|name| (model(name), Arc::new(name.to_owned()))),
+            "it is loaded onto its base"
+        );
         self.calls.loads.fetch_add(1, Ordering::SeqCst);
         if source == LoadSource::Host {
             self.calls.promotions.fetch_add(1, Ordering::SeqCst);
@@ -283,160 +303,4 @@ impl Loader for ScriptedLoader {
         tokio::time::sleep(script.unload).await;
         assert!(!script.discard_panics, "the script says so");
     }
-}
-
-/// What the busy table's models are said to be: ten bytes each.
-fn resolution(artefact: &ArtefactId, fetch_bytes: Bytes) -> Resolution {
-    Resolution {
-        version: artefact.version.clone(),
-        fetch_bytes,
-        footprint: Some((footprint(10), Grade::Exact)),
-        kind: None,
-        shared: Vec::new(),
-        base: None,
-        streams: false,
-        quarantined: false,
-        standing: Standing::default(),
-    }
-}
-
-/// A table with residents that nobody but the caller uses: for measuring what a request on
-/// a resident costs it.
-#[derive(Debug)]
-pub struct BusyTable {
-    table: crate::table::Table,
-    keys: Vec<Key>,
-    now: std::time::Instant,
-    waiters: u64,
-}
-
-impl BusyTable {
-    /// A table that knows `known` models, of which `residents` are loaded.
-    pub fn new(known: usize, residents: usize) -> Self {
-        let now = std::time::Instant::now();
-        let config = crate::Config { max_known_models: known, max_loads: 1, ..Default::default() };
-        let devices = vec![(DeviceId::Cpu, Bytes(residents as u64 * 10))];
-        let table = crate::table::Table::new(config, devices, now);
-        let mut this = Self { table, keys: Vec::new(), now, waiters: 0 };
-        for index in 0..known {
-            let name = format!("tenant-{}/models/variant-{index}", index % 100);
-            if index < residents {
-                this.load(&name);
-            } else {
-                this.miss(&name);
-            }
-        }
-        this
-    }
-
-    fn on(&mut self, event: crate::table::Event) {
-        drop(self.table.on(event, self.now));
-    }
-
-    fn ask(&mut self, model: &ModelId) {
-        self.waiters += 1;
-        let hold_until = self.now + Duration::from_secs(60);
-        let waiter = crate::table::WaiterId(self.waiters);
-        let model = model.clone();
-        self.on(crate::table::Event::AcquireRequested {
-            waiter,
-            model,
-            hold_until,
-            only_loaded: false,
-        });
-    }
-
-    fn load(&mut self, name: &str) {
-        use crate::table::Event;
-        let artefact = artefact(name, 1);
-        let key = Key { artefact: artefact.clone(), device: DeviceId::Cpu };
-        let footprint = footprint(10);
-        self.ask(&artefact.model);
-        let resolution = resolution(&artefact, Bytes::ZERO);
-        self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
-        let fetched =
-            Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding, base: None };
-        self.on(Event::Fetched { artefact, result: Ok(fetched) });
-        let loaded = Loaded { model: (), footprint, shared: Vec::new() };
-        self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
-        self.on(Event::Released { key: key.clone() });
-        self.keys.push(key);
-    }
-
-    /// From now on so many loads are under way: one on its way to the device, the others'
-    /// files on their way to disk, with a request that waits for each.
-    pub fn begin_loads(&mut self, loads: usize) {
-        use crate::table::Event;
-        let room = Bytes((self.keys.len() + loads) as u64 * 10);
-        self.on(Event::BudgetChanged { device: DeviceId::Cpu, budget: room });
-        for index in 0..loads {
-            let artefact = artefact(&format!("tenant-{}/models/cold-{index}", index % 100), 1);
-            self.ask(&artefact.model);
-            let resolution = resolution(&artefact, Bytes(if index == 0 { 0 } else { 10 }));
-            self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
-            if index == 0 {
-                let footprint = footprint(10);
-                let fetched = Fetched {
-                    footprint,
-                    shared: Vec::new(),
-                    kind: ModelKind::Embedding,
-                    base: None,
-                };
-                self.on(Event::Fetched { artefact, result: Ok(fetched) });
-            }
-        }
-    }
-
-    fn miss(&mut self, name: &str) {
-        let model = model(name);
-        self.ask(&model);
-        let failure = Failure::new(roundhouse_types::ErrorKind::ModelInvalid, "broken files");
-        self.on(crate::table::Event::Resolved { model, result: Err(failure) });
-    }
-
-    /// What asks for the `index`-th resident, modulo their number: its name as it is read off the
-    /// wire, in memory of its own.
-    pub fn request(&mut self, index: usize) -> Request {
-        let artefact = &self.keys[index % self.keys.len()].artefact;
-        let model = ModelId {
-            endpoint: artefact.model.endpoint.as_str().parse().expect("a legal endpoint name"),
-            target: artefact.model.target.as_str().parse().expect("a legal target name"),
-        };
-        self.waiters += 1;
-        let (waiter, hold_until) =
-            (crate::table::WaiterId(self.waiters), self.now + Duration::from_secs(60));
-        let event =
-            crate::table::Event::AcquireRequested { waiter, model, hold_until, only_loaded: false };
-        Request { event }
-    }
-
-    /// A request comes; what it is granted.
-    ///
-    /// # Panics
-    /// Where it is not granted at once.
-    pub fn acquire(&mut self, request: Request) -> Granted {
-        let effects = self.table.on(request.event, self.now);
-        let key = effects.into_iter().find_map(|effect| match effect {
-            crate::table::Effect::Grant(grant) => Some(grant.key),
-            _ => None,
-        });
-        Granted { key: key.expect("the model is loaded") }
-    }
-
-    /// A request ends.
-    pub fn release(&mut self, granted: Granted) {
-        self.on(crate::table::Event::Released { key: granted.key });
-    }
-}
-
-/// A request that has not come yet.
-#[derive(Debug)]
-pub struct Request {
-    event: crate::table::Event,
-}
-
-/// A request that holds a resident.
-#[derive(Debug)]
-pub struct Granted {
-    key: Key,
 }

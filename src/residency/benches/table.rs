@@ -45,6 +45,27 @@ fn hot(criterion: &mut Criterion) {
     }
 }
 
+/// A request on an adapter, of so many on one base.
+fn adapters(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("acquire and release an adapter");
+    for adapters in [10, 10_000] {
+        let mut table = BusyTable::with_adapters(adapters);
+        let mut turn = 0;
+        group.bench_function(BenchmarkId::from_parameter(adapters), |bench| {
+            bench.iter_custom(|iterations| measure(&mut table, &mut turn, Part::Both, iterations));
+        });
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("load an adapter in the place of another");
+    for adapters in [100, 1_000, 10_000] {
+        let mut table = BusyTable::with_adapters(adapters);
+        group.bench_function(BenchmarkId::from_parameter(adapters), |bench| {
+            bench.iter(|| table.replace());
+        });
+    }
+    group.finish();
+}
+
 /// A request on a resident among ten thousand, while other models are on their way.
 fn hot_beside_loads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("acquire and release beside loads");
@@ -127,6 +148,11 @@ fn memory(_: &mut Criterion) {
     let bytes = resident_pages().saturating_sub(before) * 4096;
     println!("memory of a known model: {} B", bytes / (20 * KNOWN));
     drop(table);
+    let before = resident_pages();
+    let table = BusyTable::with_adapters(20 * KNOWN);
+    let bytes = resident_pages().saturating_sub(before) * 4096;
+    println!("memory of a resident adapter: {} B", bytes / (20 * KNOWN));
+    drop(table);
 }
 
 fn resident_pages() -> usize {
@@ -134,5 +160,5 @@ fn resident_pages() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default()
 }
 
-criterion_group!(benches, memory, hot, hot_beside_loads, through_the_owner);
+criterion_group!(benches, memory, hot, adapters, hot_beside_loads, through_the_owner);
 criterion_main!(benches);

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::{now, panicked};
-use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution};
+use crate::loader::{Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Resolution};
 use crate::reporter::Slot;
 use crate::table::Key;
 
@@ -90,7 +90,13 @@ impl<L: Loader> Tasks<L> {
     }
 
     /// A load of what arrives is begun when its fetch has been.
-    pub(super) fn load(&mut self, key: Key, source: LoadSource, slot: Arc<Slot>) {
+    pub(super) fn load(
+        &mut self,
+        key: Key,
+        source: LoadSource,
+        base: Option<Base<L::Model>>,
+        slot: Arc<Slot>,
+    ) {
         let (loader, subject) = (Arc::clone(&self.loader), key.clone());
         let fetching =
             self.fetches.get_mut(&key.artefact).filter(|_| source == LoadSource::Arriving);
@@ -103,7 +109,7 @@ impl<L: Loader> Tasks<L> {
             let result = match is_abandoned {
                 true => Err(abandoned(&key.artefact)),
                 false => {
-                    loader.load(&key.artefact, key.device, source, None, slot.reporter()).await
+                    loader.load(&key.artefact, key.device, source, base, slot.reporter()).await
                 }
             };
             slot.load_returned();

@@ -1,5 +1,6 @@
 //! The owner task with paused time and a scripted loader.
 
+mod adapters;
 mod arriving;
 mod chaos;
 mod copies;

@@ -10,6 +10,7 @@ use super::Table;
 use super::event::{Effect, Key};
 use super::state::{Broken, Fetch, Job, Room};
 use crate::decision::{Action, Decided, Stage};
+use crate::error::Error;
 use crate::loader::{Fetched, LoadSource};
 
 impl Job {
@@ -32,6 +33,7 @@ impl Table {
             return self.is_load_slot_free(job).then_some(source);
         }
         let arrives = job.streams
+            && job.base.is_none()
             && job.fetch_bytes > Bytes::ZERO
             && matches!(job.fetch, Fetch::Running { .. })
             // What it is tells which limits hold for it.
@@ -54,6 +56,11 @@ impl Table {
         match result {
             Ok(fetched) => {
                 job.kind = Some(fetched.kind);
+                if let Some(base) = fetched.base {
+                    // It is being loaded as what it is not.
+                    let model = artefact.model.clone();
+                    job.broken = Some(Broken::Failed(Error::LateBase { model, base }.into()));
+                }
                 self.note_arrived(artefact);
             }
             // Told when the load has ended, which it does now.

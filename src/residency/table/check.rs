@@ -2,15 +2,15 @@
 //! after every event.
 #![cfg(debug_assertions)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use roundhouse_types::{Bytes, ModelKind};
+use roundhouse_types::{ArtefactId, Bytes, ModelKind};
 
 use super::Table;
 use super::copies::Stage;
 use super::event::Key;
 use super::sharing::whole;
-use super::state::{Model, Purpose, Room, State};
+use super::state::{Job, Model, Purpose, Room, State};
 use crate::decision::Departure;
 
 impl Table {
@@ -19,6 +19,7 @@ impl Table {
         self.check_loads();
         self.check_replicas();
         self.check_residents();
+        self.check_adapters();
         self.check_copies();
         self.check_waiters();
     }
@@ -131,12 +132,17 @@ impl Table {
             by_resident.collect::<BTreeSet<_>>() == listed.collect::<BTreeSet<_>>(),
             "residents are listed by the loads that claim them"
         );
+        assert!(self.residents.is_listed(), "victims are found where they are listed");
         for (key, resident) in &self.residents {
             if resident.state == State::Unloading {
                 assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
             }
             if matches!(resident.state, State::Draining(_)) {
-                assert!(resident.leases > 0, "{} has nothing to wait for", key.artefact);
+                assert!(
+                    resident.leases > 0 || self.bases.is_used(key),
+                    "{} has nothing to wait for",
+                    key.artefact
+                );
             }
             assert_eq!(
                 self.ledger.together(key.device, [&key.artefact], &[]),
@@ -155,6 +161,81 @@ impl Table {
                     key.artefact
                 );
             }
+        }
+    }
+
+    /// Adapters on their devices, and on their way there.
+    fn check_adapters(&self) {
+        let mut standing: BTreeMap<Key, BTreeSet<Key>> = BTreeMap::new();
+        let mut kept: BTreeSet<Key> = BTreeSet::new();
+        for (key, adapter) in &self.residents {
+            let Some(base) = self.base_of(key) else {
+                continue;
+            };
+            let there = self.residents.get(&base);
+            let state = there.map(|it| it.state);
+            assert!(
+                matches!(state, Some(State::Ready | State::Draining(_))),
+                "invariant 9: {} is on {}, which is {state:?}",
+                key.artefact,
+                base.artefact
+            );
+            assert!(
+                state == Some(State::Ready) || adapter.state != State::Ready,
+                "invariant 9: {} serves, and its base leaves",
+                key.artefact
+            );
+            assert!(there.is_some_and(|it| it.base.is_none()), "{} is no base", base.artefact);
+            if let (State::Draining(Departure::Evicted), Some(it)) =
+                (state.unwrap_or(State::Ready), there)
+            {
+                let goes = adapter.claimed_by == it.claimed_by || adapter.state != State::Ready;
+                assert!(goes, "invariant 7: {} stays on what leaves", key.artefact);
+            }
+            if self.is_kept(&key.artefact.model) {
+                kept.insert(base.clone());
+            }
+            standing.entry(base).or_default().insert(key.clone());
+        }
+        let mut counting: BTreeMap<Key, BTreeSet<&ArtefactId>> = BTreeMap::new();
+        for (artefact, job) in &self.jobs {
+            let is_awaiting = job
+                .base
+                .as_ref()
+                .is_some_and(|base| self.bases.awaiting(base).any(|adapter| adapter == artefact));
+            assert_eq!(is_awaiting, job.base.is_some(), "{artefact} is listed by its base");
+            let is_on = job.onto.is_some();
+            let has_room = job.device().is_some();
+            assert_eq!(is_on, has_room && job.base.is_some(), "{artefact} counts on its base");
+            assert!(!job.arriving || job.base.is_none(), "{artefact} has to wait for its base");
+            let (Some(onto), Some(device)) = (job.onto.clone(), job.device()) else {
+                continue;
+            };
+            let base = Key { artefact: onto, device };
+            let resident = self.residents.get(&base);
+            let coming = self.jobs.get(&base.artefact).filter(|it| it.device() == Some(device));
+            assert!(
+                resident.is_some_and(|it| it.state != State::Unloading)
+                    || (!job.is_loading() && coming.is_some_and(Job::is_loading)),
+                "invariant 9: {artefact} is promised room beside what is not there"
+            );
+            let serves = resident.is_none_or(|it| it.state == State::Ready);
+            assert!(serves || job.is_loading(), "invariant 9: {artefact} goes onto what leaves");
+            counting.entry(base).or_default().insert(artefact);
+        }
+        for base in self.bases.keys() {
+            let adapters: BTreeSet<Key> = self.bases.residents(base).collect();
+            assert_eq!(adapters, standing.remove(base).unwrap_or_default(), "on {}", base.artefact);
+            let loads: BTreeSet<&ArtefactId> = self.bases.loads(base).collect();
+            assert_eq!(loads, counting.remove(base).unwrap_or_default(), "to {}", base.artefact);
+            assert_eq!(self.bases.is_kept(base), kept.contains(base), "kept on {}", base.artefact);
+        }
+        assert!(standing.is_empty() && counting.is_empty(), "every base lists its adapters");
+        for (base, adapters) in self.bases.awaited() {
+            let is_wanted = adapters.iter().any(|adapter| self.is_wanted(adapter));
+            let entry = self.models.peek(base).expect("models that adapters wait for stay");
+            let is_coming = has_prospect(entry) || self.stopping;
+            assert!(!is_wanted || is_coming, "invariant 4: nobody brings {base} for its adapters");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelKind, SharedPart};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, SharedPart};
 
 use super::ledger::{Freeing, Ledger};
 use super::sharing::with_shared;
@@ -58,6 +58,8 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) struct Unloaded {
     pub(super) kind: ModelKind,
+    /// Of an adapter: the model that it adapts.
+    pub(super) base: Option<ModelId>,
     /// On its device.
     pub(super) footprint: Footprint,
     pub(super) shared: Vec<SharedPart>,
@@ -66,7 +68,8 @@ pub(super) struct Unloaded {
 impl Unloaded {
     pub(super) fn of(resident: &Resident) -> Self {
         let (kind, footprint) = (resident.kind, resident.footprint);
-        Self { kind, footprint, shared: resident.shared.clone() }
+        let base = resident.base.as_ref().map(|base| base.model.clone());
+        Self { kind, base, footprint, shared: resident.shared.clone() }
     }
 }
 

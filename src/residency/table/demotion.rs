@@ -25,7 +25,7 @@ impl Table {
             return false;
         };
         match why {
-            Departure::Evicted | Departure::Idle | Departure::Shrunk => {}
+            Departure::Evicted | Departure::Idle | Departure::Shrunk | Departure::Base => {}
             // Nobody is to serve it from here again, or it has done harm.
             Departure::Superseded
             | Departure::Deleted
@@ -112,19 +112,20 @@ impl Table {
     }
 
     /// A load whose artefact has a copy is whole: it needs no fetch. It holds the copy.
-    pub(super) fn take_copy(&mut self, artefact: &ArtefactId, job: &mut Job) {
+    /// Whether there was one.
+    pub(super) fn take_copy(&mut self, artefact: &ArtefactId, job: &mut Job) -> bool {
         if !self.copies.is_usable(artefact) {
-            return;
+            return false;
         }
         let remembered = self.copies.get(artefact).map(|entry| entry.model.footprint.total());
         // It had grown; a new load of the files may take less.
         let is_known = job.footprint.is_some();
         if !is_known && self.never_fits(artefact, remembered.unwrap_or_default()).is_some() {
-            return;
+            return false;
         }
         let now = self.now;
         let Some(entry) = self.copies.get_mut(artefact) else {
-            return;
+            return false;
         };
         entry.holds += 1;
         job.from_copy = true;
@@ -135,6 +136,7 @@ impl Table {
             job.footprint = Some(entry.model.footprint);
             job.shared = entry.model.shared.clone();
         }
+        true
     }
 
     /// A load or unload that held a copy has ended.

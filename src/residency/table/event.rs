@@ -89,8 +89,8 @@ pub(crate) enum Effect {
     Fetch { artefact: ArtefactId },
     /// Drop the fetch; no answer is wanted any more.
     AbandonFetch { artefact: ArtefactId },
-    /// Load; answered by `Event::Loaded`.
-    Load { key: Key, source: LoadSource },
+    /// Load, an adapter onto this base on the same device; answered by `Event::Loaded`.
+    Load { key: Key, source: LoadSource, base: Option<ArtefactId> },
     /// Unload, and leave a copy in the host's memory where it is to `demote`; answered by
     /// `Event::Unloaded`.
     Unload { key: Key, demote: bool },
@@ -140,6 +140,9 @@ pub struct LoadReport {
 pub struct UnloadReport {
     /// The versions that were unloaded.
     pub versions: Vec<Version>,
+    /// The adapters that were on them, and left with them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<ArtefactId>,
 }
 
 /// A refresh that succeeded.

@@ -62,6 +62,7 @@ impl Table {
         };
         let progress = match (job.fetch, job.room, job.obstacle) {
             (Fetch::Whole { .. }, Room::Loading { .. }, _) => Progress::Loading,
+            (Fetch::Whole { .. }, _, _) if self.lacks_ready_base(job) => Progress::WaitingForBase,
             (Fetch::Whole { .. }, Room::Wanted, Some(obstacle)) => {
                 Progress::WaitingForRoom { need: self.least_need(artefact), obstacle }
             }
@@ -87,10 +88,20 @@ impl Table {
         let seconds = match job.is_arriving() {
             // It ends soon after its fetch.
             true => fetch,
-            false => fetch + self.seconds_to_load(job, &before)?,
+            false => fetch.max(self.seconds_to_base(job)?) + self.seconds_to_load(job, &before)?,
         };
         // What would take longer than a load may take is not known.
         Duration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= self.config.load_timeout)
+    }
+
+    /// Until a load's base serves.
+    fn seconds_to_base(&self, job: &Job) -> Option<f64> {
+        let Some(base) = job.base.as_ref().filter(|_| self.lacks_ready_base(job)) else {
+            return Some(0.0);
+        };
+        let artefact = self.models.peek(base)?.jobs.last()?;
+        let base = self.jobs.get(artefact).filter(|base| base.base.is_none())?;
+        Some(self.forecast(artefact, base)?.as_secs_f64())
     }
 
     fn seconds_to_fetch(&self, job: &Job, before: &[&Job]) -> Option<f64> {

@@ -20,8 +20,6 @@ pub(super) struct Holding {
     pub(super) id: HoldingId,
     pub(super) part: Part,
     pub(super) bytes: Bytes,
-    /// A holding that must be there for as long as this one is: an adapter's base.
-    pub(super) parent: Option<HoldingId>,
 }
 
 /// The accounts of all devices. Owned by the table.
@@ -335,14 +333,14 @@ impl Ledger {
             let (id, bytes) = (HoldingId::Content(part.content), part.bytes);
             debug_assert!(bytes <= left.weights, "shared parts are parts of the weights");
             left.weights = left.weights.saturating_sub(bytes);
-            holdings.push(Holding { id, part: Part::Weights, bytes, parent: None });
+            holdings.push(Holding { id, part: Part::Weights, bytes });
         }
         for part in [Part::Weights, Part::Kv, Part::Workspace, Part::Host] {
             let bytes = left.part(part);
             if bytes > Bytes::ZERO {
                 let id = HoldingId::Own(self.next_holding);
                 self.next_holding += 1;
-                holdings.push(Holding { id, part, bytes, parent: None });
+                holdings.push(Holding { id, part, bytes });
             }
         }
         holdings
@@ -355,11 +353,6 @@ impl Ledger {
         let ids = holdings.iter().map(|holding| holding.id).collect();
         account.holders.insert(holder.clone(), ids);
         for holding in holdings {
-            debug_assert!(
-                holding.parent.is_none_or(|parent| account.held.contains_key(&parent)),
-                "{:?} of {holder} comes after its parent",
-                holding.part
-            );
             let bytes = holding.bytes;
             let held =
                 account.held.entry(holding.id).or_insert(Held { holding, holders: 0, counting: 0 });

@@ -6,6 +6,7 @@ use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Tier};
 
 use super::Table;
 use super::event::{Effect, Key};
+use super::residents::Listed;
 use super::sharing::with_shared;
 use super::state::{Arrival, Broken, Fetch, Job, Purpose, Resident, Room, State, Trouble};
 use crate::decision::{Action, Decided, Departure, Stage};
@@ -43,6 +44,7 @@ impl Table {
                 job.shared = fetched.shared;
                 self.rates.fetched(bytes, now.saturating_duration_since(since));
                 self.decide(Decided::of(artefact, None, Action::Fetched));
+                self.base_known(artefact, fetched.base);
                 // What was promised by a header that turned out otherwise is promised anew.
                 if !is_foreseen {
                     self.take_back(artefact);
@@ -115,6 +117,7 @@ impl Table {
         };
         let resident = Resident {
             kind: job.kind.expect("every fetch tells the kind, and every copy knows it"),
+            base: job.onto.clone(),
             footprint,
             shared,
             state: State::Ready,
@@ -127,12 +130,19 @@ impl Table {
             demotes: false,
             claimed_by: None,
             arrival: Arrival { tier, fetch, load: (load_began, now) },
+            listed: Listed::default(),
         };
         let arrival = resident.arrival;
         self.residents.insert(key.clone(), resident);
-        let entry = self.model_mut(&key.artefact.model);
-        entry.residents.push(key.clone());
-        if entry.kept {
+        let is_kept = self.is_kept(&key.artefact.model);
+        if let Some(base) = self.base_of(key) {
+            self.bases.came(&base, &key.artefact, is_kept);
+        }
+        self.model_mut(&key.artefact.model).residents.push(key.clone());
+        if self.devices_of(&key.artefact) > 1 {
+            self.residents.note_several(&key.artefact, true);
+        }
+        if is_kept {
             // The one that was held may have been unused for long.
             self.idle_from = None;
         }
@@ -171,7 +181,9 @@ impl Table {
         self.answer_aimed(key);
         if self.stopping {
             self.drain(key, Departure::Shutdown, None);
-        } else if job.discard && self.models.peek(model).is_none_or(|m| m.waiters.is_empty()) {
+        } else if !self.may_serve(key) {
+            self.drain(key, Departure::Base, None);
+        } else if job.discard && !self.is_sought(model) {
             self.drain(key, Departure::Requested, None);
         }
     }
@@ -204,6 +216,7 @@ impl Table {
         debug_assert_eq!(resident.state, State::Unloading, "{} was to be unloaded", key.artefact);
         debug_assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
         let claim = resident.claimed_by.clone();
+        let base = self.base_of(key);
         let bytes = self.ledger.discharge(key.device, &key.artefact);
         let resident = self.residents.remove(key);
         if let Some(claim) = claim {
@@ -213,8 +226,15 @@ impl Table {
         if let Some(entry) = self.models.peek_mut(&key.artefact.model) {
             entry.residents.retain(|other| other != key);
         }
+        if self.devices_of(&key.artefact) < 2 {
+            self.residents.note_several(&key.artefact, false);
+        }
         if resident.is_some_and(|resident| resident.demotes) {
             self.demoted(&key.artefact, copy);
+        }
+        if let Some(base) = base {
+            self.used_until_now(&base);
+            self.bases.left(base, &key.artefact, self.is_kept(&key.artefact.model));
         }
         self.gone(key);
         self.ask_again(&key.artefact);
@@ -289,6 +309,12 @@ impl Table {
         if let Some(device) = job.device() {
             self.ledger.withdraw(device, artefact);
             self.unclaim_all(artefact);
+            if let Some(onto) = job.onto.clone() {
+                self.step_off(artefact, onto, device);
+            }
+        }
+        if let Some(base) = &job.base {
+            self.awaits_no_more(artefact, base);
         }
         if matches!(job.fetch, Fetch::Running { .. }) {
             self.effects.push(Effect::AbandonFetch { artefact: artefact.clone() });

@@ -90,13 +90,18 @@ impl Table {
         let artefacts = keys.iter().map(|key| &key.artefact).chain(&copies);
         let versions: BTreeSet<&Version> = artefacts.map(|artefact| &artefact.version).collect();
         let versions = versions.into_iter().cloned().collect();
-        let purpose = Purpose::Unload { keys, copies, versions };
+        let adapters = keys.iter().flat_map(|key| self.bases.residents(key));
+        let adapters = adapters.map(|adapter| adapter.artefact).collect();
+        let purpose = Purpose::Unload { keys, copies, versions, adapters };
         if !self.admit(waiter, model, hold_until, purpose) {
             return;
         }
-        let entry = self.model_mut(model);
-        entry.kept = false;
-        entry.unloaders.insert(waiter);
+        if std::mem::replace(&mut self.model_mut(model).kept, false) {
+            for base in self.bases_of(model) {
+                self.bases.keep_changed(&base, false);
+            }
+        }
+        self.model_mut(model).unloaders.insert(waiter);
         for key in leaving {
             self.drain(&key, Departure::Requested, None);
         }
@@ -123,11 +128,12 @@ impl Table {
             let Some(waiter) = self.waiters.get_mut(id) else {
                 continue;
             };
-            let Purpose::Unload { keys, copies, versions } = &mut waiter.purpose else {
+            let Purpose::Unload { keys, copies, versions, adapters } = &mut waiter.purpose else {
                 continue;
             };
             if strike(keys, copies) && keys.is_empty() && copies.is_empty() {
-                let report = Report::Unloaded(UnloadReport { versions: versions.clone() });
+                let (versions, adapters) = (versions.clone(), adapters.clone());
+                let report = Report::Unloaded(UnloadReport { versions, adapters });
                 self.take_waiter(id);
                 self.effects.push(Effect::Report { waiter: id, report });
             }
@@ -137,6 +143,9 @@ impl Table {
     pub(super) fn keep_changed(&mut self, model: &ModelId, kept: bool) {
         if self.is_kept(model) != kept {
             self.model_mut(model).kept = kept;
+            for base in self.bases_of(model) {
+                self.bases.keep_changed(&base, kept);
+            }
             // One that was kept may have been unused for long.
             self.idle_from = None;
             self.decide(Decided::about(model, Action::Keep { kept }));

@@ -13,6 +13,9 @@ use super::state::{Fetch, Job, Purpose, Room, Waiter};
 /// beyond the first: an eighth.
 const IN_FLIGHT: u64 = 8;
 
+/// Where a load stands in the order.
+type Rank = (bool, u32, bool, Reverse<usize>, u64);
+
 /// Loads that have begun, counted.
 #[derive(Debug, Default)]
 pub(super) struct Underway {
@@ -25,6 +28,8 @@ pub(super) struct Underway {
     ahead: [usize; 2],
     /// Those that do.
     pub(super) waiting: usize,
+    /// Adapters with whole files and promised room whose base is still to come.
+    behind_bases: usize,
     /// What all of these take.
     bytes: Bytes,
 }
@@ -38,24 +43,51 @@ impl Table {
             .jobs
             .iter()
             .map(|(artefact, job)| {
-                if !self.is_wanted(artefact) {
-                    return ((true, 0, false, Reverse(0), job.sequence), artefact);
-                }
-                let is_due = self.is_due(job);
-                // Each time that it was overtaken enough counts as a step less ahead, so that
-                // nobody starves behind those who are new.
-                let lifted = job.overtaken / self.config.collation.overtaken_at_most.max(1);
-                let lead = self.lead(&artefact.model).saturating_sub(lifted);
-                let many = if self.config.collation.most_waited_first && !is_due {
-                    self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len())
-                } else {
-                    0
-                };
-                ((false, lead, !is_due, Reverse(many), job.sequence), artefact)
+                let own = self.rank(artefact, job);
+                // A base goes before the first of the adapters that cannot come without it.
+                let adapters = self.awaiting_load(artefact);
+                let ranks = adapters.map(|(adapter, job)| self.rank(adapter, job));
+                (ranks.min().map_or(own, |first| first.min(own)), job.sequence, artefact)
             })
             .collect();
         order.sort_unstable();
-        order.into_iter().map(|(_, artefact)| artefact.clone()).collect()
+        order.into_iter().map(|(_, _, artefact)| artefact.clone()).collect()
+    }
+
+    /// Where a load stands: the least goes first.
+    fn rank(&self, artefact: &ArtefactId, job: &Job) -> Rank {
+        if !self.is_wanted(artefact) {
+            return (true, 0, false, Reverse(0), job.sequence);
+        }
+        let is_due = self.is_due(job);
+        // Each time that it was overtaken enough counts as a step less ahead, so that nobody
+        // starves behind those who are new.
+        let lifted = job.overtaken / self.config.collation.overtaken_at_most.max(1);
+        let lead = self.lead(&artefact.model).saturating_sub(lifted);
+        let many = if self.config.collation.most_waited_first && !is_due {
+            self.requests(artefact)
+        } else {
+            0
+        };
+        (false, lead, !is_due, Reverse(many), job.sequence)
+    }
+
+    /// The adapters that wait for this load, because their base serves nowhere.
+    pub(super) fn awaiting_load(
+        &self,
+        artefact: &ArtefactId,
+    ) -> impl Iterator<Item = (&ArtefactId, &Job)> {
+        let mut adapters = self.bases.awaiting(&artefact.model).peekable();
+        let is_lacking = adapters.peek().is_some() && self.ready(&artefact.model).is_none();
+        let adapters = adapters.filter(move |_| is_lacking);
+        adapters.filter_map(|adapter| Some((adapter, self.jobs.get(adapter)?)))
+    }
+
+    /// How many requests wait for a load, those for adapters that wait for it included.
+    pub(super) fn requests(&self, artefact: &ArtefactId) -> usize {
+        let of = |model| self.models.peek(model).map_or(0, |entry| entry.waiters.len());
+        let adapters = self.awaiting_load(artefact).map(|(adapter, _)| of(&adapter.model));
+        of(&artefact.model) + adapters.sum::<usize>()
     }
 
     /// Whether nothing that was asked for later may be loaded before this. Its age is the
@@ -67,7 +99,7 @@ impl Table {
     }
 
     /// The first caller that waits for this load.
-    pub(super) fn first_waiter(&self, artefact: &ArtefactId) -> Option<&Waiter> {
+    fn first_waiter(&self, artefact: &ArtefactId) -> Option<&Waiter> {
         let entry = self.models.peek(&artefact.model)?;
         let aimed = entry.refreshers.iter().filter(|id| {
             let purpose = self.waiters.get(**id).map(|waiter| &waiter.purpose);
@@ -79,14 +111,16 @@ impl Table {
 
     pub(super) fn is_wanted(&self, artefact: &ArtefactId) -> bool {
         self.first_waiter(artefact).is_some()
+            || self.awaiting_load(artefact).any(|(id, _)| self.first_waiter(id).is_some())
     }
 
     /// A load begins: counts its requests against the earlier ones that go on waiting, and
     /// says how many loads it passed.
     pub(super) fn overtake(&mut self, chosen: &ArtefactId) -> usize {
-        let waiting = self.models.peek(&chosen.model).map(|entry| &entry.waiters);
+        let adapters = self.awaiting_load(chosen).map(|(adapter, _)| &adapter.model);
+        let loaded = std::iter::once(&chosen.model).chain(adapters);
+        let waiting = loaded.filter_map(|model| Some(&self.models.peek(model)?.waiters));
         let arrivals: Vec<u64> = waiting
-            .into_iter()
             .flatten()
             .filter_map(|id| self.waiters.get(*id))
             .map(|waiter| waiter.sequence)
@@ -135,6 +169,10 @@ impl Table {
             if !job.is_whole() || matches!(job.room, Room::Wanted) || job.late || job.arriving {
                 continue;
             }
+            if !self.is_grounded(job) {
+                underway.behind_bases += 1;
+                continue;
+            }
             underway.bytes += whole(job);
             if held.contains(artefact) {
                 underway.waiting += 1;
@@ -156,6 +194,10 @@ impl Table {
                 job.fetch_bytes > Bytes::ZERO && self.may_fetch(job.fetch_bytes, underway)
             }
             Fetch::Running { .. } => job.fetch_bytes > Bytes::ZERO,
+            // Behind a base that is being loaded as many as can load at once hold their room.
+            Fetch::Whole { .. } if self.lacks_ready_base(job) => {
+                underway.behind_bases < self.load_slots(job)
+            }
             Fetch::Whole { .. } => {
                 let ahead = underway.ahead[usize::from(job.is_handler())];
                 ahead == 0
@@ -170,7 +212,8 @@ impl Table {
     }
 
     pub(super) fn fits_free(&self, artefact: &ArtefactId) -> bool {
-        let mut devices = self.ledger.devices().filter(|device| !self.is_on(artefact, *device));
+        let devices = self.ledger.devices().filter(|device| !self.is_on(artefact, *device));
+        let mut devices = devices.filter(|device| self.may_stand(artefact, *device));
         devices.any(|device| self.need(artefact, device) <= self.ledger.free(device))
     }
 

@@ -28,7 +28,9 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Vec::new();
         };
-        let mut hosts: Vec<DeviceId> = self.free_of(artefact, whole(job)).collect();
+        let hosts = self.free_of(artefact, whole(job));
+        let hosts = hosts.filter(|device| self.may_stand(artefact, *device));
+        let mut hosts: Vec<DeviceId> = hosts.collect();
         hosts.sort_by_cached_key(|device| {
             let (free, need) = (self.ledger.free(*device), self.need(artefact, *device));
             let left = free.saturating_sub(need);

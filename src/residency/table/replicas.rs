@@ -145,9 +145,10 @@ impl Table {
         })
     }
 
-    /// Whether a keep holds it: of a kept model one resident stays, not all.
+    /// Whether a keep holds it: of a kept model one resident stays, not all. What a kept adapter
+    /// is on stays with it.
     pub(super) fn is_held(&self, key: &Key) -> bool {
-        self.is_kept(&key.artefact.model) && !self.has_twin(key)
+        (self.is_kept(&key.artefact.model) && !self.has_twin(key)) || self.bases.is_kept(key)
     }
 
     /// Whether this is the load of a replica: nobody waits for it.
@@ -192,6 +193,7 @@ impl Table {
         if !is_now || !self.may_replicate(artefact) {
             return;
         }
+        self.residents.list();
         if !self.is_room_for_replica(artefact) {
             return self.look_again_later(&artefact.model);
         }
@@ -230,7 +232,10 @@ impl Table {
         if self.ceiling(&artefact.model).is_some_and(|ceiling| theirs + bytes > ceiling) {
             return false;
         }
-        self.free_of(artefact, bytes).any(|device| {
+        let base = resident.base.as_ref().map(|base| &base.model);
+        let may_stand =
+            |device: &DeviceId| base.is_none_or(|it| self.ground(it, *device).is_some());
+        self.free_of(artefact, bytes).filter(may_stand).any(|device| {
             let there = self.ledger.there(device, &resident.shared, &Default::default());
             let need = bytes.saturating_sub(there);
             let missing = need.saturating_sub(self.ledger.free(device));

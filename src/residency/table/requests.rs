@@ -23,7 +23,10 @@ impl Table {
         // A use counts for which models are remembered.
         self.models.promote(model);
         if let Some(key) = self.next_to_serve(model).cloned() {
-            self.grant(waiter, &key, None);
+            if let Some(base) = self.grant(waiter, &key, None) {
+                // It may be that nobody asks for its base by name.
+                self.check_freshness(&base);
+            }
             return self.check_freshness(model);
         }
         if only_loaded {
@@ -58,6 +61,8 @@ impl Table {
         for artefact in entry.jobs.clone() {
             if let Some(job) = self.jobs.get_mut(&artefact) {
                 job.evict |= evict;
+                let base = job.base.clone();
+                base.iter().for_each(|base| self.base_wanted(base, evict));
             }
         }
         self.touched.push(model.clone());
@@ -97,7 +102,7 @@ impl Table {
         let Some(entry) = self.models.peek(model) else {
             return;
         };
-        if !entry.waiters.is_empty() {
+        if !entry.waiters.is_empty() || self.is_sought(model) {
             if self.ready(model).is_some() {
                 let waiting: Vec<WaiterId> = entry.waiters.iter().copied().collect();
                 for id in waiting {
@@ -110,7 +115,12 @@ impl Table {
                 // While the version they want is leaving they wait: it may be revived, and
                 // it cannot be loaded again before it is gone.
                 if !entry.residents.iter().any(|key| leaving(&key)) {
-                    self.resolve(model, false);
+                    let is_asked_for = !entry.waiters.is_empty();
+                    match self.trouble_told(model).filter(|_| !is_asked_for) {
+                        // As its own callers would be told.
+                        Some(failure) => self.refuse_adapters(model, &failure),
+                        None => self.resolve(model, false),
+                    }
                 }
             }
         }
@@ -134,8 +144,8 @@ impl Table {
         }
     }
 
-    /// Gives a lease; to one that waited, with what it waited for.
-    fn grant(&mut self, id: WaiterId, key: &Key, waiter: Option<&Waiter>) {
+    /// Gives a lease; to one that waited, with what it waited for. Returns what the model adapts.
+    fn grant(&mut self, id: WaiterId, key: &Key, waiter: Option<&Waiter>) -> Option<ModelId> {
         let (tier, load_wait, queue_wait) = match waiter {
             Some(waiter) => self.waited(waiter, key),
             None => (Tier::Device, Duration::ZERO, Duration::ZERO),
@@ -144,12 +154,19 @@ impl Table {
         let resident = self.used(key).expect("grants name a resident");
         debug_assert_eq!(resident.state, State::Ready, "{} takes no leases", key.artefact);
         resident.leases += 1;
+        let base = resident.base.clone();
         let artefact = &key.artefact;
+        if let Some(base) = &base {
+            // A base is in demand as much as all that it carries.
+            self.count_use(&base.model);
+            self.used(&Key { artefact: base.clone(), device: key.device });
+        }
         let key = key.clone();
         self.effects.push(Effect::Grant(Grant { waiter: id, key, tier, load_wait, queue_wait }));
         if self.config.replicas.is_some() {
             self.granted(artefact);
         }
+        base.map(|base| base.model)
     }
 
     /// Where a waiter's model was found, how long it was worked on meanwhile, and the rest.
@@ -173,7 +190,7 @@ impl Table {
         debug_assert!(resident.leases > 0, "{} released more often than leased", key.artefact);
         resident.leases = resident.leases.saturating_sub(1);
         if resident.leases == 0 && matches!(resident.state, State::Draining(_)) {
-            self.unload(key);
+            self.unload_if_free(key);
         }
         self.feel(&key.artefact.model);
     }

@@ -16,10 +16,16 @@ impl Table {
             return;
         };
         let waiting = entry.waiters.iter().filter_map(|id| self.waiters.get(*id));
-        let evict = entry.waiters.is_empty() || waiting.into_iter().any(|w| w.purpose.may_evict());
-        let load = !entry.waiters.is_empty();
+        let is_base = self.bases.is_awaited(model);
+        let mut evict = waiting.into_iter().any(|w| w.purpose.may_evict());
+        evict |= entry.waiters.is_empty() && !is_base;
+        let load = !entry.waiters.is_empty() || is_base;
+        if is_base {
+            evict |= self.ask_for_base(model);
+        }
+        let refreshers = self.models.peek(model).map(|entry| &entry.refreshers);
         if refresh {
-            for id in entry.refreshers.clone() {
+            for id in refreshers.cloned().into_iter().flatten() {
                 if let Some(waiter) = self.waiters.get_mut(id)
                     && let Purpose::Refresh { asked, .. } = &mut waiter.purpose
                 {
@@ -92,7 +98,7 @@ impl Table {
         let Some(entry) = self.models.peek(model) else {
             return;
         };
-        let is_wanted = resolving.load || !entry.waiters.is_empty();
+        let is_wanted = resolving.load || !entry.waiters.is_empty() || self.bases.is_awaited(model);
         if is_wanted && self.ready(model).is_none() && entry.jobs.is_empty() {
             if failure.kind() == ErrorKind::ModelNotFound && self.drains_deleted(model) {
                 self.discard_others(model, None, Departure::Deleted);
@@ -132,7 +138,8 @@ impl Table {
         let jobs_before = entry.jobs.clone();
         // A load that nobody waits for would put another version in its place when it ends.
         let is_used = serving.is_some() || !jobs_before.is_empty();
-        let is_wanted = resolving.load || !entry.waiters.is_empty() || is_used;
+        let is_asked = resolving.load || !entry.waiters.is_empty();
+        let is_wanted = is_asked || is_used || self.bases.is_awaited(model);
         self.discard_others(model, Some(&artefact.version), Departure::Superseded);
         let is_there = self.resident_of(&artefact).is_some();
 
@@ -195,6 +202,7 @@ impl Table {
     ) {
         let sequence = self.next_sequence();
         let is_quarantined = resolution.quarantined;
+        let mut base = resolution.base;
         let mut job = Job {
             begun: self.now,
             sequence,
@@ -203,6 +211,9 @@ impl Table {
             footprint: resolution.footprint.map(|(footprint, _)| footprint),
             shared: resolution.shared,
             kind: resolution.kind,
+            base: None,
+            onto: None,
+            asked_for_base: false,
             fetch: Fetch::Queued,
             from_copy: false,
             room: Room::Wanted,
@@ -219,11 +230,12 @@ impl Table {
             withdrawn: (0, 0),
         };
         debug_assert!(!self.jobs.contains_key(artefact), "invariant 3: {artefact} loads already");
-        if !is_quarantined {
-            self.take_copy(artefact, &mut job);
+        if !is_quarantined && self.take_copy(artefact, &mut job) && base.is_none() {
+            base = self.copies.get(artefact).and_then(|copy| copy.model.base.clone());
         }
         self.jobs.insert(artefact.clone(), job);
         self.model_mut(&artefact.model).jobs.push(artefact.clone());
+        self.base_known(artefact, base);
     }
 
     /// The store or an operator went back to a version that is still on a device: it serves
@@ -234,12 +246,16 @@ impl Table {
         let keys = self.models.peek(&artefact.model).map(|entry| entry.residents.clone());
         let mut first = None;
         for key in keys.into_iter().flatten().filter(|key| key.artefact == *artefact) {
+            // One whose base leaves goes with it.
+            let may_serve = self.may_serve(&key);
             let resident = self.residents.get_mut(&key);
-            let Some(resident) = resident.filter(|it| may_return.contains(&it.state)) else {
+            let resident = resident.filter(|it| may_serve && may_return.contains(&it.state));
+            let Some(resident) = resident else {
                 continue;
             };
             resident.state = State::Ready;
             self.decide(Decided::of(artefact, Some(key.device), Action::Revived));
+            self.revive_adapters(&key);
             first.get_or_insert(key);
         }
         let Some(first) = first else {
@@ -376,5 +392,6 @@ impl Table {
         for id in waiting.into_iter().flatten() {
             self.refuse(id, failure);
         }
+        self.refuse_adapters(model, failure);
     }
 }

@@ -45,6 +45,7 @@ impl Table {
             return;
         }
         self.give_up_replicas();
+        self.refuse_misfits();
         let underway = self.underway();
         let seen = self.effects.len();
         let (blocked, least) = (Vec::new(), None);
@@ -75,6 +76,12 @@ impl Table {
         };
         if let Some(failure) = self.never_fits(artefact, whole(job)) {
             return self.fail(artefact, &failure, Stage::Room);
+        }
+        if self.lacks_ground(job) {
+            if let Some(job) = self.jobs.get_mut(artefact) {
+                job.obstacle = Some(Obstacle::Base);
+            }
+            return;
         }
         let is_wanted = self.is_wanted(artefact);
         // Two loads that undo each other's promises: one of them looks again at the next event.
@@ -122,7 +129,8 @@ impl Table {
     fn is_plain(&self, artefact: &ArtefactId, job: &Job) -> bool {
         let has_residents =
             self.models.peek(&artefact.model).is_none_or(|entry| !entry.residents.is_empty());
-        self.config.tenants.is_empty() && job.shared.is_empty() && !has_residents
+        let is_alone = job.base.is_none() && !self.bases.is_awaited(&artefact.model);
+        is_alone && self.config.tenants.is_empty() && job.shared.is_empty() && !has_residents
     }
 
     /// Why no room will ever do, where that is so.
@@ -144,6 +152,7 @@ impl Table {
     /// Promises a load its whole footprint, what is free at once and the rest by victims,
     /// or nothing at all. `waiting`: loads that wait for requests to end.
     fn promise(&mut self, artefact: &ArtefactId, waiting: usize) -> Outcome {
+        self.residents.list();
         let Some(job) = self.jobs.get(artefact) else {
             return Outcome::Ended;
         };
@@ -160,7 +169,11 @@ impl Table {
                 }
             };
         }
-        let devices = self.hosts(artefact);
+        let is_wanted = self.is_wanted(artefact);
+        // As many as can load at once may wait for leases to end; more would only take
+        // residents out of service early.
+        let may_wait = is_wanted && waiting < self.load_slots(job);
+        let devices = self.hosts_beside(artefact, may_wait);
         let is_below_ceiling = self.above_ceiling(&[artefact]) == Bytes::ZERO;
         if let Some(device) = devices.first().copied()
             && self.ledger.free(device) >= self.need(artefact, device)
@@ -173,10 +186,6 @@ impl Table {
             self.refuse_without_eviction(artefact);
             return Outcome::Ended;
         }
-        let is_wanted = self.is_wanted(artefact);
-        // As many as can load at once may wait for leases to end; more would only take
-        // residents out of service early.
-        let may_wait = is_wanted && waiting < self.load_slots(job);
         // What nobody waits for goes before those that are in use.
         if may_wait && self.jobs.values().any(|job| job.arriving) {
             if let Some((device, victims)) = self.cheapest(artefact, &devices, false, |_, _| true) {
@@ -299,6 +308,7 @@ impl Table {
             job.room = Room::Promised { device };
             job.obstacle = None;
         }
+        self.stand_on(artefact, device);
         let need = self.need(artefact, device);
         let free = self.ledger.free(device).min(need);
         self.ledger.promise(device, artefact, free);
@@ -318,7 +328,10 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
-        let may_begin = job.is_whole() && self.is_load_slot_free(job);
+        if !self.has_ground(artefact) {
+            return self.take_back(artefact);
+        }
+        let may_begin = job.is_whole() && self.is_load_slot_free(job) && self.is_grounded(job);
         self.count_on_more(artefact, device);
         let need = self.need(artefact, device);
         let missing = need.saturating_sub(self.ledger.promised(device, artefact));
@@ -328,6 +341,7 @@ impl Table {
         }
         let missing = missing.saturating_sub(free);
         let is_wanted = self.is_wanted(artefact);
+        self.residents.list();
         let victims = self.victims(device, &[artefact], missing, is_wanted);
         let Some(victims) = victims.filter(|victims| self.may_leave_for(artefact, victims)) else {
             self.take_back(artefact);
@@ -355,10 +369,14 @@ impl Table {
             return;
         };
         job.room = Room::Wanted;
+        let onto = job.onto.take();
         let before = if job.withdrawn.0 == self.events { job.withdrawn.1 } else { 0 };
         job.withdrawn = (self.events, before + 1);
         self.ledger.withdraw(device, artefact);
         self.unclaim_all(artefact);
+        if let Some(onto) = onto {
+            self.step_off(artefact, onto, device);
+        }
         self.decide(Decided::of(artefact, Some(device), Action::Withdrawn));
         // What it gave back may serve another load.
         self.touched.push(artefact.model.clone());
@@ -405,19 +423,21 @@ impl Table {
             return;
         };
         let is_covered = self.ledger.promised(device, artefact) >= self.need(artefact, device);
-        let Some(source) = self.source(artefact, job).filter(|_| is_covered) else {
+        let may_begin = is_covered && self.is_grounded(job);
+        let Some(source) = self.source(artefact, job).filter(|_| may_begin) else {
             return;
         };
+        let base = job.onto.clone();
         let since = self.now;
         if let Some(job) = self.jobs.get_mut(artefact) {
             job.room = Room::Loading { device, since };
             job.arriving = source == LoadSource::Arriving;
         }
         let key = Key { artefact: artefact.clone(), device };
-        self.effects.push(Effect::Load { key, source });
+        self.effects.push(Effect::Load { key, source, base });
         self.take_turn(artefact);
         let ahead_of = self.overtake(artefact);
-        let requests = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
+        let requests = self.requests(artefact);
         let action = Action::Loading { from: source, requests, ahead_of };
         self.decide(Decided::of(artefact, Some(device), action));
     }
@@ -459,7 +479,7 @@ impl Table {
             .filter(|(key, resident)| key.device == device && resident.state == shrunk)
             .map(|(key, _)| key.clone())
             .collect();
-        for key in keys {
+        for key in self.bases_first(keys) {
             self.revive(&key);
         }
     }

@@ -62,6 +62,13 @@ impl Table {
                 sentence.push_str(&format!("; also on {device}, {leases} leases held"));
             }
         }
+        if let Some(base) = &resident.base {
+            sentence.push_str(&format!("; on its base {base}"));
+        }
+        match self.bases.count(key) {
+            0 => {}
+            adapters => sentence.push_str(&format!("; {adapters} adapters on it")),
+        }
         if self.is_kept(&key.artefact.model) {
             sentence.push_str("; kept");
         }

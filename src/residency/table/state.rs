@@ -10,6 +10,7 @@ use roundhouse_types::{
 
 use super::event::{Key, LoadOptions, WaiterId};
 use super::replicas::Heat;
+use super::residents::Listed;
 use super::worth::Frequency;
 use crate::decision::{Departure, Obstacle};
 use crate::loader::Authority;
@@ -137,6 +138,12 @@ pub(super) struct Job {
     pub(super) evict: bool,
     /// Whether it began because the version serves and is hot.
     pub(super) replica: bool,
+    /// Of an adapter: the model that it adapts, where that is known.
+    pub(super) base: Option<ModelId>,
+    /// Of an adapter that is promised room: the version of its base that it counts on there.
+    pub(super) onto: Option<ArtefactId>,
+    /// Whether its base was asked for on its behalf.
+    pub(super) asked_for_base: bool,
     /// Whether a load may begin while its files are coming.
     pub(super) streams: bool,
     /// Its load began while its files were coming.
@@ -214,6 +221,8 @@ pub(super) enum Room {
 #[derive(Debug)]
 pub(super) struct Resident {
     pub(super) kind: ModelKind,
+    /// Of an adapter: what it is on, on the same device.
+    pub(super) base: Option<ArtefactId>,
     pub(super) footprint: Footprint,
     /// Parts of the footprint's weights that others may hold as well.
     pub(super) shared: Vec<SharedPart>,
@@ -232,6 +241,8 @@ pub(super) struct Resident {
     pub(super) claimed_by: Option<ArtefactId>,
     /// How it came, for those that waited for it.
     pub(super) arrival: Arrival,
+    /// Where those who look for victims find it.
+    pub(super) listed: Listed,
 }
 
 /// The states of a resident.
@@ -284,6 +295,7 @@ pub(super) enum Purpose {
         keys: BTreeSet<Key>,
         copies: BTreeSet<ArtefactId>,
         versions: Vec<Version>,
+        adapters: Vec<ArtefactId>,
     },
 }
 

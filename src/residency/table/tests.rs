@@ -1,6 +1,8 @@
 //! The table by sentences, and against random worlds.
 
+mod adapters;
 mod arriving;
+mod bases;
 mod bench;
 mod copies;
 mod devices;

@@ -81,7 +81,10 @@ impl Table {
     fn idle_until(&self, key: &Key) -> Option<Instant> {
         let ttl = self.config.idle_ttl?;
         let resident = self.residents.get(key)?;
-        let is_idle = resident.state == State::Ready && resident.leases == 0;
+        let is_idle = resident.state == State::Ready
+            && resident.leases == 0
+            && !self.bases.is_used(key)
+            && !self.bases.is_awaited(&key.artefact.model);
         (is_idle && !self.is_held(key)).then(|| resident.last_used + ttl)
     }
 

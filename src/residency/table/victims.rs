@@ -1,12 +1,13 @@
 //! Who leaves: what is worth least first, idle ones before busy ones, kept ones never.
 
-use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId};
 
 use super::Table;
 use super::event::Key;
-use super::state::{Resident, State};
+use super::leavers::{Leaver, Leavers};
+use super::state::{Job, Resident, State};
 use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure};
 
@@ -15,6 +16,8 @@ use crate::decision::{Action, Decided, Departure};
 enum Cost {
     /// Its bytes come free anyway.
     Unloading,
+    /// It leaves for this load already, as soon as the adapters on it have.
+    Going,
     /// Nobody uses it.
     Idle,
     /// Nobody uses it, but it is the old version of the very model that wants the room.
@@ -27,6 +30,16 @@ enum Cost {
     Busy,
     /// It is in use and the old version of the model that wants the room.
     BusyOldVersion,
+}
+
+/// The order in which they are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    /// Not one of the tenant that has to give something.
+    is_foreign: bool,
+    cost: Cost,
+    /// Its version serves nowhere else.
+    is_last: bool,
 }
 
 impl Table {
@@ -45,47 +58,45 @@ impl Table {
         if missing == Bytes::ZERO && own == Bytes::ZERO {
             return Some(Vec::new());
         }
-        let candidates = self.candidates(device, claims, busy);
-        // What its own tenant has to give comes first; it may be enough.
-        let (theirs, others): (Vec<&Key>, Vec<&Key>) = match own > Bytes::ZERO {
-            true => candidates.into_iter().partition(|key| self.is_same_tenant(key, claims[0])),
-            false => (Vec::new(), candidates),
-        };
+        let mut candidates = self.candidates(device, claims, busy);
+        let mut floors = self.beyond_floors(claims);
         let share = |key: &Key| match self.is_same_tenant(key, claims[0]) {
             true => self.ledger.share(device, &key.artefact),
             false => Bytes::ZERO,
         };
         let (mut chosen, mut freeing) = (Vec::new(), self.ledger.freeing(device));
         let mut given = Bytes::ZERO;
-        for (is_theirs, key) in
-            theirs.into_iter().map(|key| (true, key)).chain(others.into_iter().map(|k| (false, k)))
-        {
-            let is_given = given >= own;
-            if is_given && (is_theirs || freeing.bytes() >= missing) {
-                if is_theirs {
-                    continue;
-                }
-                break;
+        while given < own || freeing.bytes() < missing {
+            let leaver = candidates.next()?;
+            // Once its own tenant has given enough, others do.
+            if !leaver.cost.is_foreign && given >= own {
+                continue;
             }
-            chosen.push(key);
-            freeing.add(&key.artefact);
+            if !self.leaves_floor(&mut floors, &leaver, device, claims[0]) {
+                continue;
+            }
+            chosen.push(leaver.key);
+            freeing.add(&leaver.key.artefact);
+            candidates.chosen(self.base_of(leaver.key).as_ref());
             if own > Bytes::ZERO {
-                given += share(key);
+                given += share(leaver.key);
             }
-        }
-        if freeing.bytes() < missing || given < own {
-            return None;
         }
         // A large one chosen late may make smaller ones before it needless; the dearest
-        // are spared first.
-        let mut kept = Vec::with_capacity(chosen.len());
+        // are spared first. What stands on a base that leaves goes with it.
+        let mut kept: Vec<Key> = Vec::with_capacity(chosen.len());
+        let mut bases: BTreeSet<Key> = BTreeSet::new();
         for key in chosen.into_iter().rev() {
             let left = if own > Bytes::ZERO { given.saturating_sub(share(key)) } else { given };
+            let goes_along = self.base_of(key).is_some_and(|base| bases.contains(&base));
             freeing.spare(&key.artefact);
-            if freeing.bytes() >= missing && left >= own {
+            if freeing.bytes() >= missing && left >= own && !goes_along {
                 given = left;
             } else {
                 freeing.add(&key.artefact);
+                if self.bases.is_used(key) {
+                    bases.insert(key.clone());
+                }
                 kept.push(key.clone());
             }
         }
@@ -101,9 +112,15 @@ impl Table {
             let mut freeing = self.ledger.freeing(device);
             let mut given = Bytes::ZERO;
             let mut beyond_floors = self.beyond_floors(&[]);
-            for key in self.residents.keys().filter(|key| key.device == device) {
+            let mut stay: BTreeSet<Key> = BTreeSet::new();
+            let here = || self.residents.keys().filter(|key| key.device == device);
+            let bases = here().filter(|key| self.bases.count(key) > 0);
+            // A base is looked at when it is known which of its adapters have to stay.
+            for key in here().filter(|key| self.bases.count(key) == 0).chain(bases) {
                 let model = &key.artefact.model;
-                if *model != artefact.model && self.is_held(key) {
+                let is_held = *model != artefact.model && self.is_held(key);
+                if is_held || stay.contains(key) || self.is_base_of(key, artefact) {
+                    stay.extend(self.base_of(key));
                     continue;
                 }
                 let bytes = self.ledger.share(device, &key.artefact);
@@ -111,6 +128,7 @@ impl Table {
                     given += bytes;
                 } else if let Some(beyond) = beyond_floors.get_mut(tenant(model)) {
                     if bytes > *beyond {
+                        stay.extend(self.base_of(key));
                         continue;
                     }
                     *beyond = beyond.saturating_sub(bytes);
@@ -124,38 +142,75 @@ impl Table {
     }
 
     /// Those that may leave for the first of `claims`, cheapest first, and of equals those first
-    /// whose version goes on serving elsewhere; of a tenant with a floor only so many that the
-    /// floor stays.
-    fn candidates(&self, device: DeviceId, claims: &[&ArtefactId], busy: bool) -> Vec<&Key> {
-        let here = self.residents.iter().filter(|(key, _)| key.device == device);
-        let mut candidates: Vec<((Cost, bool), f64, u64, &Key)> = here
-            .filter_map(|(key, resident)| {
-                let cost = self.cost(key, resident, claims, busy)?;
-                Some(((cost, !self.has_twin(key)), resident.worth, resident.used_sequence, key))
-            })
-            .collect();
-        candidates.sort_unstable_by(|a, b| {
-            let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);
-            a.0.cmp(&b.0).then(worth).then(a.2.cmp(&b.2)).then(a.3.cmp(b.3))
-        });
-        let mut beyond_floors = self.beyond_floors(claims);
-        candidates.retain(|((cost, _), _, _, key)| {
-            // What leaves anyway is no part of a floor any more.
-            let is_leaving = matches!(cost, Cost::Unloading | Cost::Leaving);
-            if is_leaving || self.is_same_tenant(key, claims[0]) {
-                return true;
-            }
-            let Some(beyond) = beyond_floors.get_mut(tenant(&key.artefact.model)) else {
-                return true;
-            };
-            let bytes = self.ledger.share(device, &key.artefact);
-            let may_leave = bytes <= *beyond;
-            if may_leave {
-                *beyond = beyond.saturating_sub(bytes);
-            }
-            may_leave
-        });
-        candidates.into_iter().map(|(_, _, _, key)| key).collect()
+    /// whose version goes on serving elsewhere. Where its tenant has to give something, those of
+    /// its tenant come before all others.
+    ///
+    /// Of idle ones only so many are looked at as leave. What costs otherwise than they do is
+    /// looked at beforehand: those in use or leaving, of the claim's own model, with a twin, and
+    /// bases.
+    fn candidates<'a>(
+        &'a self,
+        device: DeviceId,
+        claims: &'a [&'a ArtefactId],
+        busy: bool,
+    ) -> Leavers<'a, Order> {
+        let gives = self.above_ceiling(claims) > Bytes::ZERO;
+        let leaver = move |key: &'a Key| {
+            let resident = self.residents.get(key)?;
+            let cost = self.cost(key, resident, claims, busy)?;
+            let is_foreign = !gives || !self.is_same_tenant(key, claims[0]);
+            let cost = Order { is_foreign, cost, is_last: !self.has_twin(key) };
+            Some(Leaver { cost, worth: resident.worth, used_sequence: resident.used_sequence, key })
+        };
+        if gives {
+            let here = self.residents.keys().filter(|key| key.device == device);
+            return Leavers::new(&self.bases, here.filter_map(leaver), std::iter::empty());
+        }
+        let of = |model| self.models.peek(model).into_iter().flat_map(|entry| &entry.residents);
+        let models = self.residents.several().map(|artefact| &artefact.model);
+        let models = models.chain(self.bases.awaited().map(|(base, _)| base));
+        let models: BTreeSet<&ModelId> = models.chain([&claims[0].model]).collect();
+        let bases = self.bases.keys().filter_map(|base| self.residents.key(base));
+        let few: BTreeSet<&Key> = models.into_iter().flat_map(of).chain(bases).collect();
+        let is_plain = move |leaver: &Leaver<'a, Order>| {
+            let Order { cost, is_last, .. } = leaver.cost;
+            cost == Cost::Idle && is_last && self.bases.count(leaver.key) == 0
+        };
+        // Whoever is idle and costs as much as idle ones do is among the many.
+        let few = few.into_iter().filter(|key| key.device == device).filter_map(leaver);
+        let few =
+            few.filter(move |leaver| !is_plain(leaver) || !self.residents.is_idle(leaver.key));
+        let others = self.residents.others().filter(|key| key.device == device);
+        let many = self.residents.idle(device).filter_map(leaver).filter(is_plain);
+        let few: BTreeMap<&Key, Leaver<'a, Order>> =
+            few.chain(others.filter_map(leaver)).map(|leaver| (leaver.key, leaver)).collect();
+        Leavers::new(&self.bases, few.into_values(), many)
+    }
+
+    /// Whether a tenant's floor stays when this one leaves as well; then it is taken off what is
+    /// beyond that floor.
+    fn leaves_floor(
+        &self,
+        beyond_floors: &mut BTreeMap<String, Bytes>,
+        leaver: &Leaver<'_, Order>,
+        device: DeviceId,
+        claim: &ArtefactId,
+    ) -> bool {
+        // What leaves anyway is no part of a floor any more.
+        let is_leaving = matches!(leaver.cost.cost, Cost::Unloading | Cost::Leaving);
+        if beyond_floors.is_empty() || is_leaving || self.is_same_tenant(leaver.key, claim) {
+            return true;
+        }
+        let artefact = &leaver.key.artefact;
+        let Some(beyond) = beyond_floors.get_mut(tenant(&artefact.model)) else {
+            return true;
+        };
+        let bytes = self.ledger.share(device, artefact);
+        let may_leave = bytes <= *beyond;
+        if may_leave {
+            *beyond = beyond.saturating_sub(bytes);
+        }
+        may_leave
     }
 
     fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
@@ -178,23 +233,43 @@ impl Table {
         let may_go = is_old_version || !self.is_held(key);
         let is_young =
             self.now.saturating_duration_since(resident.ready_at) < self.config.minimum_residence;
+        let is_ready = resident.state == State::Ready;
+        if is_ready && self.carries_loads(key, claims) {
+            return None;
+        }
+        let in_use = resident.leases > 0 || self.is_base_wanted(&key.artefact.model);
         match resident.state {
             State::Unloading => Some(Cost::Unloading),
             State::Draining(Departure::Evicted) if !may_go => None,
+            // Else two bases of equal worth could take turns, neither of them ever gone.
             State::Draining(Departure::Evicted) if resident.claimed_by.as_ref() == Some(claim) => {
-                Some(Cost::Draining)
+                Some(if resident.leases == 0 { Cost::Going } else { Cost::Draining })
             }
             State::Draining(Departure::Evicted) => Some(Cost::Busy),
             State::Draining(_) => Some(Cost::Leaving),
             State::Ready if !may_go || (is_young && !is_old_version) => None,
-            State::Ready if resident.leases > 0 && !busy => None,
-            State::Ready => Some(match (resident.leases > 0, is_old_version) {
+            State::Ready if in_use && !busy => None,
+            State::Ready => Some(match (in_use, is_old_version) {
                 (false, false) => Cost::Idle,
                 (false, true) => Cost::OldVersion,
                 (true, false) => Cost::Busy,
                 (true, true) => Cost::BusyOldVersion,
             }),
         }
+    }
+
+    /// Whether loads count on this base: the first of `claims` itself, others that are not among
+    /// the rest, or such as are on their way to the device.
+    fn carries_loads(&self, key: &Key, claims: &[&ArtefactId]) -> bool {
+        let is_loading = |id: &ArtefactId| self.jobs.get(id).is_some_and(Job::is_loading);
+        self.is_base_of(key, claims[0])
+            || self.bases.loads(key).any(|load| !claims.contains(&load) || is_loading(load))
+    }
+
+    /// Whether a load needs this one to stay: its base.
+    fn is_base_of(&self, key: &Key, load: &ArtefactId) -> bool {
+        let base = self.jobs.get(load).and_then(|job| job.base.as_ref());
+        base == Some(&key.artefact.model)
     }
 
     /// Whom an exceeded budget sends away beside those that leave anyway. Not all or
@@ -204,44 +279,58 @@ impl Table {
         let (leaving, staying): (Vec<_>, Vec<_>) =
             here.partition(|(_, resident)| resident.state != State::Ready);
         let leaving: Vec<&ArtefactId> = leaving.into_iter().map(|(key, _)| &key.artefact).collect();
-        let mut candidates: Vec<((bool, bool), f64, &Key)> = staying
+        let candidates = staying
             .into_iter()
-            .filter(|(key, _)| !self.is_held(key))
-            .map(|(key, it)| ((it.leases > 0, !self.has_twin(key)), it.worth, key))
-            .collect();
-        candidates.sort_unstable_by(|a, b| {
-            let worth = a.1.partial_cmp(&b.1).unwrap_or(Ordering::Equal);
-            a.0.cmp(&b.0).then(worth).then(a.2.cmp(b.2))
-        });
-        // Floors are broken last.
-        let mut beyond_floors = self.beyond_floors(&[]);
-        let (first, last): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(_, _, key)| {
-            let Some(beyond) = beyond_floors.get_mut(tenant(&key.artefact.model)) else {
-                return true;
-            };
-            let bytes = self.ledger.share(device, &key.artefact);
-            let is_beyond = bytes <= *beyond;
-            if is_beyond {
-                *beyond = beyond.saturating_sub(bytes);
-            }
-            is_beyond
-        });
+            .filter(|(key, _)| !self.is_held(key) && self.bases.loads(key).next().is_none())
+            .map(|(key, it)| {
+                let cost = (it.leases > 0, !self.has_twin(key));
+                Leaver { cost, worth: it.worth, used_sequence: 0, key }
+            });
+        let mut candidates = Leavers::new(&self.bases, candidates, std::iter::empty());
+        // What leaves anyway needs not be chosen.
+        for artefact in &leaving {
+            let key = Key { artefact: (*artefact).clone(), device };
+            candidates.chosen(self.base_of(&key).as_ref());
+        }
         let mut freeing = self.ledger.freeing(device);
         leaving.into_iter().for_each(|artefact| freeing.add(artefact));
-        let mut chosen = Vec::new();
-        for (_, _, key) in first.into_iter().chain(last) {
-            if freeing.bytes() >= over {
-                break;
+        // Floors are broken last.
+        let mut beyond_floors = self.beyond_floors(&[]);
+        let (mut chosen, mut last) = (Vec::new(), Vec::new());
+        while freeing.bytes() < over
+            && let Some(Leaver { key, .. }) = candidates.next()
+        {
+            if let Some(beyond) = beyond_floors.get_mut(tenant(&key.artefact.model)) {
+                let bytes = self.ledger.share(device, &key.artefact);
+                if bytes > *beyond {
+                    last.push(key);
+                    continue;
+                }
+                *beyond = beyond.saturating_sub(bytes);
             }
             freeing.add(&key.artefact);
+            candidates.chosen(self.base_of(key).as_ref());
             chosen.push(key.clone());
+        }
+        // The rest of a base comes with the last of its adapters.
+        for key in last {
+            candidates.chosen(self.base_of(key).as_ref());
+            let released = std::iter::from_fn(|| candidates.next());
+            let released: Vec<&Key> = released.map(|leaver| leaver.key).collect();
+            for key in [key].into_iter().chain(released) {
+                if freeing.bytes() < over {
+                    freeing.add(&key.artefact);
+                    chosen.push(key.clone());
+                }
+            }
         }
         chosen
     }
 
     /// The residents whose bytes are promised to a load.
     pub(super) fn claimed(&self, artefact: &ArtefactId) -> Vec<Key> {
-        self.residents.claimed(artefact).cloned().collect()
+        let claimed = self.residents.claimed(artefact).cloned().collect();
+        self.bases_first(claimed)
     }
 
     pub(super) fn claim(&mut self, key: &Key, artefact: &ArtefactId) {
@@ -265,13 +354,28 @@ impl Table {
         }
     }
 
+    /// Bases first: their adapters can serve again only when they do.
+    pub(super) fn bases_first(&self, mut keys: Vec<Key>) -> Vec<Key> {
+        keys.sort_by_key(|key| self.bases.count(key) == 0);
+        keys
+    }
+
     pub(super) fn revive(&mut self, key: &Key) {
+        let may_serve = self.may_serve(key);
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
         debug_assert!(matches!(resident.state, State::Draining(_)), "only leavers are revived");
+        if !may_serve {
+            resident.state = State::Draining(Departure::Base);
+            if resident.leases == 0 {
+                self.unload_if_free(key);
+            }
+            return;
+        }
         resident.state = State::Ready;
         self.touched.push(key.artefact.model.clone());
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Revived));
+        self.revive_adapters(key);
     }
 }

@@ -94,6 +94,8 @@ impl Table {
             target: key.artefact.model.target.clone(),
             version: key.artefact.version.clone(),
             kind: resident.kind,
+            base: resident.base.clone(),
+            adapters: self.bases.count(key),
             state: match resident.state {
                 State::Ready => ResidentState::Ready,
                 State::Draining(_) => ResidentState::Draining,
@@ -151,6 +153,7 @@ impl Table {
                 (Fetch::Whole { .. }, Room::Promised { .. }) => LoadState::WaitingToLoad,
                 (Fetch::Whole { .. }, Room::Loading { .. }) => LoadState::Loading,
             },
+            base: job.base.clone(),
             device: job.device(),
             fetch_bytes: job.fetch_bytes,
             fetched_bytes: job.fetched_bytes,

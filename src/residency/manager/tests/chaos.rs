@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use roundhouse_types::{Footprint, ModelId};
 use tokio::time::{Instant as Moment, sleep, timeout};
 
-use self::world::{Dice, MODELS, Signed, World, any_artefact, any_model};
+use self::world::{Dice, MODELS, Signed, World, any_artefact, any_model, base};
 use super::*;
 use crate::config::{Collation, Policy, Replicas, TenantLimits};
 use crate::{Lease, Reporter, Snapshot};
@@ -413,6 +413,11 @@ impl Life {
                 (Some(number), Ok(lease)) => assert_eq!(*lease.version(), version(number)),
                 (None, Err(failure)) if failure.kind() == ErrorKind::ModelNotFound => {}
                 (Some(_), Err(failure)) if failure.kind() == ErrorKind::TooLarge => {}
+                // Its base may be gone from the store, or too large beside it.
+                (Some(_), Err(failure)) if base(&model(name)).is_some() => {
+                    let kinds = [ErrorKind::ModelInvalid, ErrorKind::NotReady];
+                    assert!(kinds.contains(&failure.kind()), "{name}: {failure}");
+                }
                 // Floors that were promised to others may leave too little for ever.
                 (Some(_), Err(failure))
                     if failure.kind() == ErrorKind::NotReady && !self.config.tenants.is_empty() => {

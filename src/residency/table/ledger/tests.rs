@@ -9,21 +9,16 @@ fn ledger() -> Ledger {
     Ledger::new(vec![(CPU, Bytes(100))])
 }
 
-fn holding(id: u64, bytes: u64, parent: Option<u64>) -> Holding {
-    Holding {
-        id: HoldingId::Own(id),
-        part: Part::Weights,
-        bytes: Bytes(bytes),
-        parent: parent.map(HoldingId::Own),
-    }
+fn holding(id: u64, bytes: u64) -> Holding {
+    Holding { id: HoldingId::Own(id), part: Part::Weights, bytes: Bytes(bytes) }
 }
 
 #[test]
 fn a_shared_holding_is_charged_once_and_freed_with_its_last_holder() {
     let (a, b) = (artefact("a", 1), artefact("b", 1));
     let mut ledger = ledger();
-    ledger.charge(CPU, &a, vec![holding(1, 40, None), holding(2, 5, None)]);
-    ledger.charge(CPU, &b, vec![holding(1, 40, None), holding(3, 7, Some(1))]);
+    ledger.charge(CPU, &a, vec![holding(1, 40), holding(2, 5)]);
+    ledger.charge(CPU, &b, vec![holding(1, 40), holding(3, 7)]);
     assert_eq!(ledger.charged(CPU), Bytes(52));
     assert_eq!(ledger.freed_by(CPU, [&a]), Bytes(5));
     assert_eq!(ledger.freed_by(CPU, [&a, &b]), Bytes(52));
@@ -39,7 +34,7 @@ fn promises_and_charges_leave_the_rest_free_and_show_what_is_over() {
     let mut ledger = ledger();
     ledger.promise(CPU, &a, Bytes(30));
     ledger.promise(CPU, &a, Bytes(10));
-    ledger.charge(CPU, &b, vec![holding(1, 50, None)]);
+    ledger.charge(CPU, &b, vec![holding(1, 50)]);
     assert_eq!((ledger.free(CPU), ledger.promised(CPU, &a)), (Bytes(10), Bytes(40)));
     ledger.set_budget(CPU, Bytes(70));
     assert_eq!((ledger.free(CPU), ledger.over(CPU)), (Bytes::ZERO, Bytes(20)));

@@ -47,7 +47,7 @@ impl Bench {
 
 fn arrives(effects: &[Effect], key: &Key) -> bool {
     effects.iter().any(|effect| {
-        matches!(effect, Effect::Load { key: other, source: LoadSource::Arriving } if other == key)
+        matches!(effect, Effect::Load { key: other, source: LoadSource::Arriving, .. } if other == key)
     })
 }
 

@@ -46,7 +46,7 @@ pub(super) fn demotes(effects: &[Effect], name: &str) -> Option<bool> {
 
 pub(super) fn source(effects: &[Effect], name: &str) -> Option<LoadSource> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Load { key, source } if *key == at(name) => Some(*source),
+        Effect::Load { key, source, .. } if *key == at(name) => Some(*source),
         _ => None,
     })
 }

@@ -68,7 +68,22 @@ impl World {
         self.come_to_rest();
         for (waiter, target, stored) in asked {
             let version = self.versions[stored].clone();
-            let size = Self::size(&ArtefactId { model: target.clone(), version });
+            let artefact = ArtefactId { model: target.clone(), version };
+            let mut size = Self::size(&artefact);
+            match self.base_in_store(&artefact) {
+                Some(Ok(base)) => {
+                    let grown = self.largest.get(&waiter).copied().unwrap_or_default();
+                    size += grown.max(Self::size(&base));
+                }
+                Some(Err(())) => {
+                    // Unless an older version serves.
+                    let kind = self.refused.get(&waiter).copied();
+                    let is_right = kind.is_none_or(|it| it == ErrorKind::ModelInvalid);
+                    assert!(is_right || size > 100, "{target} has no base: {kind:?}");
+                    continue;
+                }
+                None => {}
+            }
             match self.refused.get(&waiter) {
                 None => assert!(self.granted.contains(&waiter), "{target} was served"),
                 Some(kind) => {
@@ -81,6 +96,17 @@ impl World {
         }
         let waited = self.now - begun;
         assert!(waited <= Duration::from_secs(30), "they were served after {waited:?}");
+    }
+
+    /// What an adapter is to be loaded onto, where it can be at all.
+    fn base_in_store(&self, adapter: &ArtefactId) -> Option<Result<ArtefactId, ()>> {
+        let model = self.base(adapter)?;
+        let Some(at) = self.models.iter().position(|other| *other == model) else {
+            return Some(Err(()));
+        };
+        let base = ArtefactId { model, version: self.versions[self.stored[at]].clone() };
+        let is_base = self.base(&base).is_none();
+        Some(if is_base { Ok(base) } else { Err(()) })
     }
 
     /// Lets loads that nobody waits for and that have no room reach their limit.

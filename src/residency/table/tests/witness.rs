@@ -62,8 +62,9 @@ impl World {
                 self.fetches.remove(index.expect("only a fetch under way is abandoned"));
                 self.break_load(&artefact);
             }
-            Effect::Load { key, source } => {
+            Effect::Load { key, source, base } => {
                 self.check_source(&key, source);
+                self.check_base(&key, source, base);
                 self.begin_load(key, source);
             }
             Effect::Discard { artefact } => self.begin_discard(artefact),
@@ -71,6 +72,8 @@ impl World {
                 assert!(!self.leases.contains(&key), "invariant 2: {} is leased", key.artefact);
                 assert!(!self.unloads.contains(&key), "{} is unloaded once", key.artefact);
                 assert!(self.loaded.contains_key(&key), "only what is loaded is unloaded");
+                let on_it = self.onto.iter().find(|(_, base)| **base == key);
+                assert_eq!(on_it, None, "invariant 9: {} leaves before its adapters", key.artefact);
                 if demote {
                     self.begin_demotion(&key);
                 }
@@ -88,12 +91,35 @@ impl World {
             Effect::Refuse { waiter, failure } => {
                 self.answered(waiter);
                 self.refused.insert(waiter, failure.kind());
+                self.note_largest(waiter);
             }
             Effect::Report { waiter, .. } => {
                 assert_eq!(self.answered(waiter).1, Wish::Other);
             }
             Effect::Decided(decided) => self.check_decision(&decided),
         }
+    }
+
+    /// An adapter is loaded onto its base, which serves on that device; nothing else has one.
+    fn check_base(&mut self, key: &Key, source: LoadSource, base: Option<ArtefactId>) {
+        let expected = self.base(&key.artefact);
+        assert_eq!(base.as_ref().map(|base| &base.model), expected.as_ref(), "{}", key.artefact);
+        let Some(artefact) = base else {
+            return;
+        };
+        assert_eq!(self.base(&artefact), None, "{artefact} is no base");
+        assert_ne!(source, LoadSource::Arriving, "{} waits for its base", key.artefact);
+        let base = Key { artefact, device: key.device };
+        assert!(self.loaded.contains_key(&base), "invariant 9: {} is not there", base.artefact);
+        assert!(!self.unloads.contains(&base), "invariant 9: {} is leaving", base.artefact);
+        assert!(!self.dead.contains(&base), "{} is dead", base.artefact);
+        self.onto.insert(key.clone(), base);
+    }
+
+    /// What the largest resident takes now: a base may have grown.
+    fn note_largest(&mut self, refused: WaiterId) {
+        let largest = self.loaded.values().copied().max().unwrap_or_default();
+        self.largest.insert(refused, largest);
     }
 
     fn answered(&mut self, waiter: WaiterId) -> (ModelId, Wish) {
@@ -235,10 +261,10 @@ impl World {
         assert!(need <= largest, "invariant 6: {artefact} can never fit");
     }
 
-    /// Who is dead leaves when its last lease ends.
+    /// Who is dead leaves when its last lease ends and nothing is on it any more.
     fn check_dead(&self) {
         for key in self.dead.iter().filter(|key| self.loaded.contains_key(*key)) {
-            let is_held = self.leases.contains(key);
+            let is_held = self.leases.contains(key) || self.onto.values().any(|base| base == key);
             assert_ne!(is_held, self.unloads.contains(key), "{} is dead", key.artefact);
         }
     }

@@ -68,12 +68,16 @@ pub(super) struct World {
     /// What is on a device, those that are being unloaded included.
     pub(super) loaded: BTreeMap<Key, u64>,
     pub(super) unloads: Vec<Key>,
+    /// Adapters on a device or on their way there, each with its base there.
+    pub(super) onto: BTreeMap<Key, Key>,
     /// What died on a device or on its way there, and is not unloaded yet.
     pub(super) dead: BTreeSet<Key>,
     pub(super) leases: Vec<Key>,
     pub(super) pending: BTreeMap<WaiterId, (ModelId, Wish)>,
     pub(super) granted: BTreeSet<WaiterId>,
     pub(super) refused: BTreeMap<WaiterId, ErrorKind>,
+    /// What the largest resident took when somebody was refused.
+    pub(super) largest: BTreeMap<WaiterId, u64>,
     next_waiter: u64,
     pub(super) excess: BTreeMap<DeviceId, u64>,
     pub(super) host: Host,
@@ -121,11 +125,15 @@ impl World {
         };
         let now = Instant::now();
         let devices = budgets.iter().map(|(id, budget)| (*id, Bytes(*budget))).collect();
-        let models: Vec<ModelId> = ["t/a", "u/b", "t/c", "u/d", "e"]
+        let mut models: Vec<ModelId> = ["t/a", "u/b", "t/c", "u/d", "e"]
             .iter()
             .take(3 + dice.below(3))
             .map(|n| model(n))
             .collect();
+        let adapters = ["t/x", "u/x", "t/y", "u/z"];
+        if !dice.one_in(3) {
+            models.extend(adapters[..1 + dice.below(4)].iter().map(|name| model(name)));
+        }
         Self {
             table: Table::new(config.clone(), devices, now),
             now,
@@ -148,11 +156,13 @@ impl World {
             bringing: BTreeMap::new(),
             loaded: BTreeMap::new(),
             unloads: Vec::new(),
+            onto: BTreeMap::new(),
             dead: BTreeSet::new(),
             leases: Vec::new(),
             pending: BTreeMap::new(),
             granted: BTreeSet::new(),
             refused: BTreeMap::new(),
+            largest: BTreeMap::new(),
             next_waiter: 0,
             stopping: false,
         }
@@ -297,7 +307,13 @@ impl World {
     pub(super) fn size(artefact: &ArtefactId) -> u64 {
         let text = artefact.version.as_str().bytes().chain(artefact.model.target.as_str().bytes());
         let mut dice = Dice(text.fold(7, |seed, byte| seed.wrapping_mul(31) + u64::from(byte)));
-        if dice.one_in(12) { 170 } else { 8 + dice.below(60) as u64 }
+        if dice.one_in(12) {
+            170
+        } else if artefact.model.target.as_str().ends_with(['x', 'y', 'z']) {
+            6 + dice.below(25) as u64
+        } else {
+            8 + dice.below(60) as u64
+        }
     }
 
     /// The content that an artefact may hold together with others.
@@ -335,6 +351,22 @@ impl World {
         }
     }
 
+    /// The model that an artefact adapts, for those that do. Another version may adapt another.
+    pub(super) fn base(&self, artefact: &ArtefactId) -> Option<ModelId> {
+        let adapts = match artefact.model.target.as_str() {
+            "t/x" => "t/c",
+            "u/x" => "u/b",
+            "t/y" if artefact.version == version(2) => "t/a",
+            "t/y" => "t/c",
+            // Some of its versions adapt what is no model that others can stand on.
+            "u/z" if artefact.version == version(1) => "u/z",
+            "u/z" if artefact.version == version(3) => "t/x",
+            "u/z" => "t/c",
+            _ => return None,
+        };
+        Some(model(adapts))
+    }
+
     pub(super) fn answer_resolve(&mut self, dice: &mut Dice, may_fail: bool) {
         if self.resolves.is_empty() {
             return;
@@ -345,7 +377,11 @@ impl World {
             let result = Err(Failure::new(kind, "the store said no"));
             return self.tell(Event::Resolved { model, result });
         }
-        let index = self.models.iter().position(|other| *other == model).unwrap();
+        let Some(index) = self.models.iter().position(|other| *other == model) else {
+            // A base that the store does not hold.
+            let result = Err(Failure::new(ErrorKind::ModelNotFound, "the store said no"));
+            return self.tell(Event::Resolved { model, result });
+        };
         let version = self.versions[self.stored[index]].clone();
         let artefact = ArtefactId { model: model.clone(), version: version.clone() };
         let size = Self::size(&artefact);
@@ -353,13 +389,15 @@ impl World {
         let is_known = !size.is_multiple_of(3);
         let kind = Self::kind(&model);
         let streams = is_known && kind != ModelKind::Handler && !dice.one_in(4);
+        // Of some it is known only when they have been fetched; those are not read behind it.
+        let base = self.base(&artefact).filter(|_| is_known || dice.one_in(2));
         let resolution = Resolution {
             version,
             fetch_bytes: Bytes(if self.on_disk.contains(&artefact) { 0 } else { size }),
             footprint: is_known.then_some((footprint, Grade::Exact)),
             shared: if is_known { self.known_contents(&artefact, dice) } else { Vec::new() },
             kind: streams.then_some(kind),
-            base: None,
+            base,
             streams,
             quarantined: may_fail && dice.one_in(12),
             standing: self.standing(dice),
@@ -402,8 +440,8 @@ impl World {
         let footprint = Self::footprint(Self::size(&artefact) + other);
         self.foreseen.insert(artefact.clone(), footprint);
         let shared = self.known_contents(&artefact, dice);
-        let result =
-            Ok(Fetched { footprint, shared, kind: Self::kind(&artefact.model), base: None });
+        let (kind, base) = (Self::kind(&artefact.model), self.base(&artefact));
+        let result = Ok(Fetched { footprint, shared, kind, base });
         self.tell(Event::Fetched { artefact, result });
     }
 
@@ -427,6 +465,7 @@ impl World {
         if arrives == Some(false) || (may_fail && dice.one_in(5)) {
             let result = Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"));
             self.dead.remove(&key);
+            self.onto.remove(&key);
             return self.tell(Event::Loaded { key, result });
         }
         let measured = match dice.below(if may_fail { 10 } else { 1 }) {
@@ -447,6 +486,7 @@ impl World {
             let key = self.unloads.swap_remove(dice.below(self.unloads.len()));
             let copy = self.leave_copy(&key, dice);
             self.loaded.remove(&key).expect("it was on the device");
+            self.onto.remove(&key);
             self.dead.remove(&key);
             self.tell(Event::Unloaded { key, copy });
         }

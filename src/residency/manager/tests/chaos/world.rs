@@ -19,7 +19,18 @@ use crate::reporter::Reporter;
 use crate::testing::{artefact, model, version};
 
 /// The models of the world, of three tenants.
-pub(super) const MODELS: [&str; 7] = ["t/a", "t/b", "u/c", "u/d", "e", "f", "g"];
+pub(super) const MODELS: [&str; 10] =
+    ["t/a", "t/b", "u/c", "u/d", "e", "f", "g", "t/x", "u/y", "z"];
+
+/// What some of them adapt.
+pub(super) fn base(of: &ModelId) -> Option<ModelId> {
+    let base = match of.target.as_str() {
+        "t/x" | "z" => "t/a",
+        "u/y" => "f",
+        _ => return None,
+    };
+    Some(model(base))
+}
 
 /// A stream of numbers from one seed.
 #[derive(Debug)]
@@ -74,6 +85,8 @@ impl Drop for Signed {
 pub(super) struct Placed {
     pub(super) bytes: u64,
     pub(super) is_loaded: bool,
+    /// What it was loaded onto, on the same device.
+    onto: Option<ArtefactId>,
 }
 
 /// The state of the world.
@@ -248,11 +261,27 @@ impl World {
         let bytes = truth.bytes(artefact);
         truth.foretold.insert(artefact.clone(), bytes);
         let footprint = footprint(bytes);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: kind(&artefact.model), base: None })
+        let (kind, base) = (kind(&artefact.model), base(&artefact.model));
+        Ok(Fetched { footprint, shared: Vec::new(), kind, base })
     }
 
-    fn begin_load(&self, artefact: &ArtefactId, device: DeviceId, source: LoadSource) {
+    fn begin_load(
+        &self,
+        artefact: &ArtefactId,
+        device: DeviceId,
+        source: LoadSource,
+        on: Option<&Base<Signed>>,
+    ) {
         let mut truth = self.truth();
+        let onto = on.map(|base| base.artefact.clone());
+        let is_its = onto.as_ref().map(|onto| &onto.model) == base(&artefact.model).as_ref();
+        truth.must(is_its, || format!("{artefact} is loaded onto {onto:?}"));
+        if let Some(Base { artefact: named, model }) = on {
+            let is_same = model.artefact == *named && model.device == device;
+            truth.must(is_same, || format!("{artefact} is given {model:?} for {named}"));
+            let is_leaving = model.is_leaving.load(Ordering::SeqCst);
+            truth.must(!is_leaving, || format!("{artefact} is loaded onto {named}, which leaves"));
+        }
         let is_there = match source {
             LoadSource::Files => truth.on_disk.contains(artefact),
             // The fetch has begun; it may have ended by now, and how.
@@ -263,8 +292,9 @@ impl World {
         let may_load = truth.fit.contains(artefact) || truth.forced.contains(&artefact.model);
         truth.must(may_load, || format!("{artefact} is quarantined, and nobody forced it"));
         let bytes = truth.foretold.get(artefact).copied().unwrap_or_default();
-        let before =
-            truth.placed.insert((artefact.clone(), device), Placed { bytes, is_loaded: false });
+        let before = truth
+            .placed
+            .insert((artefact.clone(), device), Placed { bytes, is_loaded: false, onto });
         truth.must(before.is_none(), || format!("{artefact} is on {device} already"));
     }
 
@@ -302,12 +332,13 @@ impl Loader for World {
             truth.fit.insert(artefact.clone());
         }
         let (is_known, streams) = (!truth.dice.one_in(3), truth.dice.one_in(3));
+        let base = base(model).filter(|_| is_known);
         Ok(Resolution {
             fetch_bytes: Bytes(if is_whole { 0 } else { bytes }),
             footprint: is_known.then_some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: is_known.then_some(kind(model)),
-            base: None,
+            base,
             streams: streams && is_known,
             quarantined,
             version: artefact.version,
@@ -343,10 +374,10 @@ impl Loader for World {
         artefact: &ArtefactId,
         device: DeviceId,
         source: LoadSource,
-        _base: Option<Base<Self::Model>>,
+        base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<Signed>, Failure> {
-        self.begin_load(artefact, device, source);
+        self.begin_load(artefact, device, source, base.as_ref());
         self.take_time().await;
         let came = source != LoadSource::Arriving || self.files(artefact).await;
         let at = (artefact.clone(), device);
@@ -390,6 +421,14 @@ impl Loader for World {
             .must(holders == 1, || format!("{artefact} is unloaded with {holders} holders"));
         let is_same = model.artefact == *artefact && model.device == device;
         self.truth().must(is_same, || format!("{artefact} is unloaded, {model:?} handed over"));
+        let on_it = {
+            let is_on = |(at, placed): &(&(ArtefactId, DeviceId), &Placed)| {
+                at.1 == device && placed.onto.as_ref() == Some(artefact)
+            };
+            let truth = self.truth();
+            truth.placed.iter().find(is_on).map(|(at, _)| at.0.clone())
+        };
+        self.truth().must(on_it.is_none(), || format!("{artefact} is unloaded under {on_it:?}"));
         self.take_time().await;
         drop(model);
         let mut truth = self.truth();

@@ -1,0 +1,328 @@
+//! Bases and what is on them: who stays for whom, who leaves with whom, one sentence each.
+
+use std::time::{Duration, SystemTime};
+
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
+
+use super::adapters::{onto, refusals};
+use super::bench::{Bench, bench, bench_with, footprint, granted, key, key_of, loads, unloads};
+use super::devices::{FIRST, SECOND};
+use crate::config::{Config, Policy};
+use crate::decision::{Action, Departure};
+use crate::loader::HostCopy;
+use crate::snapshot::{Clocks, ResidentSnapshot};
+use crate::table::state::State;
+use crate::table::{Effect, Event, Key, Report, Table, WaiterId};
+use crate::testing::{artefact, model};
+
+fn state(bench: &Bench, key: &Key) -> State {
+    bench.table.residents[key].state
+}
+
+fn shown(bench: &Bench, name: &str) -> ResidentSnapshot {
+    let clocks = Clocks { instant: bench.now, wall: SystemTime::UNIX_EPOCH };
+    let snapshot = bench.table.snapshot(&clocks);
+    snapshot.ready(&model(name)).expect("it serves").clone()
+}
+
+/// A base of 60 bytes with two idle adapters of 10.
+fn loaded_base() -> Bench {
+    let mut bench = bench();
+    bench.resident("b", 60);
+    bench.adapter("x", 10, "b");
+    bench.adapter("y", 10, "b");
+    bench
+}
+
+#[test]
+fn an_adapter_leaves_for_another_and_their_base_stays() {
+    let mut bench = loaded_base();
+    bench.acquire("z");
+    bench.found("z", 1, 25, "b");
+    let effects = bench.brought("z", 1, 25, "b");
+    assert!(unloads(&effects, &key("x")), "the one used least of late");
+    assert!(!unloads(&effects, &key("y")) && !unloads(&effects, &key("b")));
+    assert_eq!(onto(&bench.unloaded("x"), &key("z")).unwrap().0, Some(key("b")));
+}
+
+#[test]
+fn a_base_leaves_after_all_of_its_adapters_have() {
+    let mut bench = loaded_base();
+    bench.acquire("c");
+    bench.resolved("c", 90);
+    let effects = bench.fetched("c", 90);
+    assert!(unloads(&effects, &key("x")) && unloads(&effects, &key("y")));
+    assert!(!unloads(&effects, &key("b")), "they are still on it");
+    assert!(!unloads(&bench.unloaded("y"), &key("b")));
+    assert!(unloads(&bench.unloaded("x"), &key("b")));
+    assert!(loads(&bench.unloaded("b"), &key("c")), "its room is what they freed together");
+}
+
+#[test]
+fn a_base_in_use_by_an_adapter_drains_like_one_in_use_itself() {
+    let mut bench = loaded_base();
+    bench.acquire("y");
+    bench.acquire("c");
+    bench.resolved("c", 90);
+    bench.fetched("c", 90);
+    assert_eq!(state(&bench, &key("y")), State::Draining(Departure::Evicted));
+    assert_eq!(state(&bench, &key("b")), State::Draining(Departure::Evicted));
+    assert!(granted(&bench.acquire("y")).is_empty(), "it takes no new requests");
+    bench.unloaded("x");
+    assert!(unloads(&bench.released("y"), &key("y")));
+    assert!(unloads(&bench.unloaded("y"), &key("b")));
+}
+
+#[test]
+fn a_base_whose_room_is_not_needed_any_more_serves_again_with_its_adapters() {
+    let mut bench = loaded_base();
+    bench.acquire("y");
+    bench.acquire("c");
+    bench.resolved("c", 90);
+    bench.fetched("c", 90);
+    bench.unloaded("x");
+    // The device has room for all of them now.
+    bench.on(Event::BudgetChanged { device: DeviceId::Cpu, budget: Bytes(200) });
+    assert_eq!(state(&bench, &key("b")), State::Ready);
+    assert_eq!(granted(&bench.acquire("y")).len(), 1);
+}
+
+#[test]
+fn a_kept_adapter_keeps_its_base_for_as_long_as_it_is_on_it() {
+    let mut bench = loaded_base();
+    bench.on(Event::KeepChanged { model: model("x"), kept: true });
+    bench.acquire("c");
+    bench.resolved("c", 60);
+    let effects = bench.fetched("c", 60);
+    assert!(!unloads(&effects, &key("b")) && !unloads(&effects, &key("y")));
+    let effects = bench.on(Event::KeepChanged { model: model("x"), kept: false });
+    assert!(unloads(&effects, &key("x")));
+}
+
+#[test]
+fn what_uses_an_adapter_uses_its_base() {
+    let ttl = Duration::from_secs(10);
+    let mut bench = bench_with(Config { idle_ttl: Some(ttl), ..Config::default() });
+    bench.resident("b", 40);
+    bench.adapter("x", 10, "b");
+    for _ in 0..3 {
+        bench.now += Duration::from_secs(8);
+        assert_eq!(granted(&bench.acquire("x")).len(), 1);
+        bench.released("x");
+        bench.on(Event::Resolved { model: model("x"), result: Err(down()) });
+        bench.on(Event::Resolved { model: model("b"), result: Err(down()) });
+    }
+    let uses = bench.table.demand(&model("b")).uses_percent;
+    assert!(uses > bench.table.demand(&model("x")).uses_percent, "{uses}");
+    bench.now += ttl;
+    let effects = bench.on(Event::TimePassed);
+    assert!(unloads(&effects, &key("x")) && !unloads(&effects, &key("b")));
+    bench.now += Duration::from_secs(3);
+    assert!(!unloads(&bench.unloaded("x"), &key("b")), "it was in use until now");
+    bench.now += ttl;
+    assert!(unloads(&bench.on(Event::TimePassed), &key("b")));
+}
+
+fn down() -> Failure {
+    Failure::new(ErrorKind::StoreUnavailable, "no answer")
+}
+
+#[test]
+fn adapters_serve_on_the_old_version_of_their_base_until_it_drains_and_come_back_on_the_new() {
+    let mut bench = bench();
+    bench.resident("b", 30);
+    bench.adapter("x", 10, "b");
+    bench.now += Duration::from_secs(60);
+    bench.acquire("x");
+    bench.resolved_version("b", 2, 30);
+    bench.fetched_version("b", 2, 30);
+    let before = granted(&bench.acquire("x"));
+    assert_eq!(before.len(), 1, "the old one serves while the new one loads");
+    bench.loaded_version("b", 2, 30);
+    assert_eq!(state(&bench, &key("x")), State::Draining(Departure::Base));
+    let (now, _) = bench.table.standing(&model("x"));
+    assert!(now.contains("leaving the device, 2 leases"), "{now}");
+    assert!(granted(&bench.acquire("x")).is_empty());
+    bench.released("x");
+    assert!(unloads(&bench.released("x"), &key("x")));
+    assert!(unloads(&bench.unloaded("x"), &key("b")));
+    bench.found("x", 1, 10, "b");
+    let effects = bench.brought("x", 1, 10, "b");
+    assert_eq!(onto(&effects, &key("x")).unwrap().0, Some(key_of("b", 2)));
+}
+
+#[test]
+fn an_adapter_that_is_loading_when_its_base_begins_to_leave_leaves_with_it() {
+    let mut bench = bench();
+    bench.resident("b", 30);
+    bench.acquire("x");
+    bench.found("x", 1, 10, "b");
+    bench.brought("x", 1, 10, "b");
+    let failure = Failure::new(ErrorKind::ModelFailed, "the workers are gone");
+    let effects = bench.on(Event::Died { key: key("b"), failure });
+    assert!(!unloads(&effects, &key("b")), "a load counts on it");
+    let effects = bench.loaded("x", 10);
+    assert!(unloads(&effects, &key("x")) && granted(&effects).is_empty());
+    let effects = bench.unloaded("x");
+    assert!(unloads(&effects, &key("b")));
+}
+
+#[test]
+fn a_load_that_fails_on_a_leaving_base_lets_it_go() {
+    let mut bench = bench();
+    bench.resident("b", 30);
+    bench.acquire("x");
+    bench.found("x", 1, 10, "b");
+    bench.brought("x", 1, 10, "b");
+    let failure = Failure::new(ErrorKind::ModelFailed, "the workers are gone");
+    bench.on(Event::Died { key: key("b"), failure });
+    let result = Err(Failure::new(ErrorKind::ModelInvalid, "another shape"));
+    let effects = bench.on(Event::Loaded { key: key("x"), result });
+    assert_eq!(refusals(&effects)[0].message(), "another shape");
+    assert!(unloads(&effects, &key("b")));
+}
+
+#[test]
+fn an_operators_unload_of_a_base_takes_its_adapters_along_and_names_them() {
+    let mut bench = loaded_base();
+    let (waiter, hold_until) = (WaiterId(100), bench.now + Duration::from_secs(30));
+    let effects = bench.on(Event::UnloadRequested { waiter, model: model("b"), hold_until });
+    let is_told = |it: &Effect| {
+        matches!(it, Effect::Decided(decided) if decided.model == model("x")
+            && matches!(decided.action, Action::Draining { why: Departure::Base, .. }))
+    };
+    assert!(effects.iter().any(is_told));
+    bench.unloaded("x");
+    assert!(unloads(&bench.unloaded("y"), &key("b")));
+    let effects = bench.unloaded("b");
+    let reports = effects.iter().filter_map(|effect| match effect {
+        Effect::Report { report: Report::Unloaded(report), .. } => Some(report.adapters.clone()),
+        _ => None,
+    });
+    assert_eq!(reports.collect::<Vec<_>>(), [[artefact("x", 1), artefact("y", 1)]]);
+}
+
+#[test]
+fn a_smaller_budget_sends_adapters_away_before_their_base() {
+    let mut bench = loaded_base();
+    let shrink = |to| Event::BudgetChanged { device: DeviceId::Cpu, budget: Bytes(to) };
+    let effects = bench.on(shrink(70));
+    assert!(unloads(&effects, &key("x")) && !unloads(&effects, &key("b")));
+    let effects = bench.on(shrink(50));
+    assert!(unloads(&effects, &key("y")) && !unloads(&effects, &key("b")));
+    bench.unloaded("x");
+    assert!(unloads(&bench.unloaded("y"), &key("b")));
+}
+
+#[test]
+fn the_end_of_the_server_unloads_adapters_before_their_base() {
+    let mut bench = loaded_base();
+    let effects = bench.on(Event::ShutdownBegan);
+    assert!(unloads(&effects, &key("x")) && !unloads(&effects, &key("b")));
+    bench.unloaded("x");
+    assert!(unloads(&bench.unloaded("y"), &key("b")));
+}
+
+#[test]
+fn a_base_shows_how_many_are_on_it_and_an_adapter_what_it_is_on() {
+    let bench = loaded_base();
+    assert_eq!((shown(&bench, "b").adapters, shown(&bench, "b").base), (2, None));
+    assert_eq!((shown(&bench, "x").adapters, shown(&bench, "x").base), (0, Some(artefact("b", 1))));
+}
+
+#[test]
+fn an_unused_base_whose_adapters_are_gone_goes_by_its_own_worth() {
+    let mut bench = loaded_base();
+    bench.resident("other", 10);
+    // The adapters are older than both; the base was used with them.
+    bench.acquire("c");
+    bench.resolved("c", 30);
+    let effects = bench.fetched("c", 30);
+    let (leave, stay) = (["x", "y"], ["b"]);
+    assert!(leave.iter().all(|name| unloads(&effects, &key(name))), "{effects:?}");
+    assert!(stay.iter().all(|name| !unloads(&effects, &key(name))));
+}
+
+/// A table with two devices of their own memory, an adapter's base on the first.
+fn two_devices(first: u64, second: u64, host: u64) -> Bench {
+    let config =
+        Config { policy: Policy::LeastRecentlyUsed, host_budget: Bytes(host), ..Config::default() };
+    let mut bench = bench();
+    let devices = vec![(FIRST, Bytes(first)), (SECOND, Bytes(second))];
+    bench.table = Table::new(config, devices, bench.now);
+    bench
+}
+
+fn at(name: &str, device: DeviceId) -> Key {
+    Key { artefact: artefact(name, 1), device }
+}
+
+fn loaded_at(bench: &mut Bench, name: &str, bytes: u64, device: DeviceId) -> Vec<Effect> {
+    let (footprint, shared) = (footprint(bytes), Vec::new());
+    let loaded = crate::loader::Loaded { model: (), footprint, shared };
+    bench.on(Event::Loaded { key: at(name, device), result: Ok(loaded) })
+}
+
+#[test]
+fn a_base_goes_where_the_adapter_that_waits_for_it_fits_as_well() {
+    let mut bench = two_devices(60, 100, 0);
+    bench.acquire("old");
+    bench.resolved("old", 55);
+    bench.fetched("old", 55);
+    loaded_at(&mut bench, "old", 55, SECOND);
+    bench.on(Event::Released { key: at("old", SECOND) });
+    bench.acquire("x");
+    bench.found("x", 1, 30, "b");
+    bench.resolved("b", 50);
+    // Alone it would fit what is free on the first.
+    let effects = bench.fetched("b", 50);
+    assert!(unloads(&effects, &at("old", SECOND)), "{effects:?}");
+    let effects = bench.on(Event::Unloaded { key: at("old", SECOND), copy: None });
+    assert!(loads(&effects, &at("b", SECOND)));
+    bench.brought("x", 1, 30, "b");
+    let effects = loaded_at(&mut bench, "b", 50, SECOND);
+    assert_eq!(onto(&effects, &at("x", SECOND)).unwrap().0, Some(at("b", SECOND)));
+}
+
+#[test]
+fn an_adapter_goes_where_its_base_is_however_much_room_there_is_elsewhere() {
+    let mut bench = two_devices(60, 100, 0);
+    bench.acquire("b");
+    bench.resolved("b", 50);
+    bench.fetched("b", 50);
+    loaded_at(&mut bench, "b", 50, SECOND);
+    bench.acquire("wide");
+    bench.resolved("wide", 45);
+    bench.fetched("wide", 45);
+    loaded_at(&mut bench, "wide", 45, FIRST);
+    bench.on(Event::Released { key: at("wide", FIRST) });
+    bench.acquire("x");
+    bench.found("x", 1, 10, "b");
+    let effects = bench.brought("x", 1, 10, "b");
+    assert!(loads(&effects, &at("x", SECOND)));
+}
+
+#[test]
+fn an_adapter_comes_back_from_its_copy_in_host_memory_onto_its_base() {
+    let mut bench = two_devices(60, 10, 100);
+    bench.acquire("b");
+    bench.resolved("b", 40);
+    bench.fetched("b", 40);
+    loaded_at(&mut bench, "b", 40, FIRST);
+    for name in ["x", "y"] {
+        bench.acquire(name);
+        bench.found(name, 1, 15, "b");
+        bench.brought(name, 1, 15, "b");
+        if name == "y" {
+            let copy = Some(HostCopy { footprint: footprint(15), shared: Vec::new() });
+            bench.on(Event::Unloaded { key: at("x", FIRST), copy });
+        }
+        loaded_at(&mut bench, name, 15, FIRST);
+        bench.on(Event::Released { key: at(name, FIRST) });
+    }
+    bench.acquire("x");
+    bench.found("x", 1, 15, "b");
+    let effects = bench.on(Event::Unloaded { key: at("y", FIRST), copy: None });
+    let (base, source) = onto(&effects, &at("x", FIRST)).expect("its copy needs no fetch");
+    assert_eq!((base, source), (Some(at("b", FIRST)), crate::loader::LoadSource::Host));
+}
