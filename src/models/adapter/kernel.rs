@@ -7,9 +7,11 @@ use super::layout::{NARROW, WIDE};
 
 /// Numbers side by side in the widest registers.
 const LANES: usize = 16;
-/// Rows of the first matrix whose sums are held in registers at once, for one row of inputs.
-const DEEP: usize = 8;
-/// The same, and rows of inputs, where there are several.
+/// Numbers added side by side for one row of inputs: enough sums in flight to hide how long each
+/// addition takes, while memory is read in the order it lies.
+const LONG: usize = 64;
+/// Rows of the first matrix and of inputs whose sums are held in registers at once, where there
+/// are several rows of inputs.
 const BOTH: [usize; 2] = [4, 2];
 /// Rows of results that are computed side by side.
 const SIDE: usize = 4;
@@ -33,29 +35,51 @@ impl<W: Weight> Kernel for Shrink<'_, W> {
         let Self { a, inputs, scale, x, rows, z } = self;
         let rank = a.len() / inputs;
         let row = |index: usize| &x[rows[index] as usize * inputs..][..inputs];
-        let mut first = 0;
-        while first < rows.len() {
-            let is_pair = first + 1 < rows.len();
-            let deep = if is_pair { BOTH[0] } else { DEEP };
-            for k in (0..rank).step_by(deep) {
-                let a = &a[k * inputs..(k + deep).min(rank) * inputs];
-                if is_pair {
-                    let x = [row(first), row(first + 1)];
-                    let sums = products::<W, FMA, { BOTH[0] }, { BOTH[1] }>(a, x);
-                    for (n, sums) in sums.iter().enumerate().take(rank - k) {
-                        z[first * rank + k + n] = scale * sums[0];
-                        z[(first + 1) * rank + k + n] = scale * sums[1];
-                    }
-                } else {
-                    let sums = products::<W, FMA, DEEP, 1>(a, [row(first)]);
-                    for (n, sums) in sums.iter().enumerate().take(rank - k) {
-                        z[first * rank + k + n] = scale * sums[0];
-                    }
+        let (pairs, single) = rows.as_chunks::<2>();
+        for (index, _) in pairs.iter().enumerate() {
+            let first = 2 * index;
+            let x = [row(first), row(first + 1)];
+            for k in (0..rank).step_by(BOTH[0]) {
+                let a = &a[k * inputs..(k + BOTH[0]).min(rank) * inputs];
+                let sums = products::<W, FMA, { BOTH[0] }, { BOTH[1] }>(a, x);
+                for (n, sums) in sums.iter().enumerate().take(rank - k) {
+                    z[first * rank + k + n] = scale * sums[0];
+                    z[(first + 1) * rank + k + n] = scale * sums[1];
                 }
             }
-            first += if is_pair { 2 } else { 1 };
+        }
+        if !single.is_empty() {
+            let first = rows.len() - 1;
+            let (x, z) = (row(first), &mut z[first * rank..][..rank]);
+            for (a, z) in a.chunks_exact(inputs).zip(z) {
+                *z = scale * product::<W, FMA>(a, x);
+            }
         }
     }
+}
+
+/// The product of one row of weights with one of inputs.
+#[inline(always)]
+fn product<W: Weight, const FMA: bool>(a: &[W], x: &[f32]) -> f32 {
+    let (chunks, rest) = a.as_chunks::<LONG>();
+    let (others, other_rest) = x.as_chunks::<LONG>();
+    let mut sums = [0.0f32; LONG];
+    for (chunk, other) in chunks.iter().zip(others) {
+        for lane in 0..LONG {
+            sums[lane] = madd::<FMA>(chunk[lane].widen(), other[lane], sums[lane]);
+        }
+    }
+    let mut lanes = [0.0f32; LANES];
+    for quarter in sums.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            lanes[lane] += quarter[lane];
+        }
+    }
+    let mut sum: f32 = lanes.iter().sum();
+    for (weight, x) in rest.iter().zip(other_rest) {
+        sum = madd::<FMA>(weight.widen(), *x, sum);
+    }
+    sum
 }
 
 /// The products of up to `N` rows of weights, the last one several times where there are fewer,
@@ -92,8 +116,9 @@ fn products<W: Weight, const FMA: bool, const N: usize, const M: usize>(
     for n in 0..N {
         for m in 0..M {
             out[n][m] = sums[n][m].iter().sum();
-            for at in chunks * LANES..inputs {
-                out[n][m] = madd::<FMA>(row(n)[at].widen(), x[m][at], out[n][m]);
+            let rest = chunks * LANES..inputs;
+            for (weight, x) in row(n)[rest.clone()].iter().zip(&x[m][rest]) {
+                out[n][m] = madd::<FMA>(weight.widen(), *x, out[n][m]);
             }
         }
     }
@@ -211,6 +236,77 @@ impl<W: Weight> Kernel for Widen<'_, W> {
     fn run<const FMA: bool>(self) {
         for (from, to) in self.from.iter().zip(self.to) {
             *to = from.widen();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::super::layout::in_panels;
+    use super::*;
+    use crate::simd;
+
+    fn numbers(count: usize, from: usize) -> Vec<f32> {
+        (from..from + count).map(|at| ((at * 7919 % 1009) as f32 - 504.0) / 512.0).collect()
+    }
+
+    /// Both kernels against their definitions, in one format.
+    fn equal<W: Weight>(narrow: impl Fn(f32) -> W, [rows, inputs, rank, outputs]: [usize; 4]) {
+        let weights =
+            |count, from| -> Vec<W> { numbers(count, from).into_iter().map(&narrow).collect() };
+        let (a, b) = (weights(rank * inputs, 3), weights(outputs * rank, 50));
+        // Every second row of more than are computed.
+        let x = numbers(2 * rows * inputs, 7);
+        let places: Vec<u32> = (0..rows as u32).map(|row| 2 * row + 1).collect();
+        let mut z = vec![0.0; rows * rank];
+        let scale = 0.75;
+        simd::dispatch(Shrink { a: &a, inputs, scale, x: &x, rows: &places, z: &mut z });
+        for (row, z) in places.iter().zip(z.chunks_exact(rank)) {
+            let x = &x[*row as usize * inputs..][..inputs];
+            for (a, z) in a.chunks_exact(inputs).zip(z) {
+                let want: f32 = a.iter().zip(x).map(|(a, x)| a.widen() * x).sum();
+                assert!((z - scale * want).abs() < 1e-4, "{rows} {inputs} {rank}");
+            }
+        }
+
+        let mut panels = vec![narrow(0.0); outputs.next_multiple_of(NARROW) * rank];
+        for (at, number) in b.iter().enumerate() {
+            panels[in_panels(outputs, rank, at / rank, at % rank)] = *number;
+        }
+        for factors in [Vec::new(), numbers(outputs, 11)] {
+            let before = numbers(rows * outputs, 23);
+            let mut y = before.clone();
+            for (y, z) in y.chunks_mut(ROWS * outputs).zip(z.chunks(ROWS * rank)) {
+                let mut y: Vec<&mut [f32]> = y.chunks_mut(outputs).collect();
+                let (b, factors) = (&panels, &factors);
+                simd::dispatch(Expand { b, outputs, rank, z, factors, y: &mut y });
+            }
+            for (at, y) in y.iter().enumerate() {
+                let (row, output) = (at / outputs, at % outputs);
+                let b = b[output * rank..][..rank].iter();
+                let sum: f32 = b.zip(&z[row * rank..]).map(|(b, z)| b.widen() * z).sum();
+                let want = (before[at] + sum) * factors.get(output).unwrap_or(&1.0);
+                assert!((y - want).abs() < 1e-4, "{rows} {rank} {outputs}: {y} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_products_are_those_of_the_definition_in_every_shape_and_format() {
+        for shape in [
+            [1, 5, 1, 3],
+            [1, 64, 16, 64],
+            [2, 33, 7, 65],
+            [3, 100, 4, 16],
+            [5, 48, 9, 130],
+            [9, 200, 17, 48],
+            [32, 16, 3, 200],
+        ] {
+            equal(|number| number, shape);
+            equal(f16::from_f32, shape);
+            equal(bf16::from_f32, shape);
         }
     }
 }

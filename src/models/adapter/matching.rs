@@ -155,7 +155,7 @@ mod tests {
     fn patterns_match_the_ends_of_names_with_dots_for_any_character() {
         let matches = |text: &str| Pattern::new(text).unwrap().matches(MODULE);
         assert!(matches("q_proj") && matches("self_attn.q_proj") && matches(MODULE));
-        assert!(matches("self_attnxq_proj") == false && matches("self.attn.q_proj"));
+        assert!(!matches("self_attnxq_proj") && matches("self.attn.q_proj"));
         assert!(!matches("_proj") && !matches("k_proj"));
         assert!(matches(r".*\.11\..*q_proj") && !matches(r".*\.1\..*q_proj"));
         assert!(Pattern::new("(").is_err());

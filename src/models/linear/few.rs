@@ -198,8 +198,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_finite_f16_widens_exactly() {
+    fn every_finite_half_widens_exactly() {
         for bits in 0..=u16::MAX {
+            let number = bf16::from_bits(bits);
+            if number.is_finite() {
+                assert_eq!(Weight::widen(number).to_bits(), number.to_f32().to_bits(), "{bits:x}");
+            }
             let number = f16::from_bits(bits);
             if number.is_finite() {
                 assert_eq!(Weight::widen(number).to_bits(), number.to_f32().to_bits(), "{bits:x}");
