@@ -8,7 +8,7 @@
 //! between the steps of the same run. Base and mixed steps alternate; medians, and the shortest.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot run should say so loudly")]
-#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+#![expect(clippy::print_stdout, reason = "a table for people")]
 
 use std::hint::black_box;
 use std::path::Path;
