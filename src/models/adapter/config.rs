@@ -3,14 +3,16 @@
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::matching::{Pattern, Targets};
+use super::matching::{Pattern, Targets, regex};
 use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::Error;
 
 /// Larger than any rank in use; no shape makes sense beyond.
 const RANK_MAX: u64 = 1 << 16;
-/// More entries than any model has modules.
-const PATTERNS_MAX: usize = 1 << 14;
+/// More names than any model has modules of one kind in all its layers.
+const NAMES_MAX: usize = 1 << 12;
+/// More patterns that are no plain names than anybody writes; each takes memory and time.
+const PATTERNS_MAX: usize = 64;
 
 /// Which biases of the base are trained with the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +106,9 @@ impl<'a> Keys<'a> {
         match self.get(key) {
             None => Ok(Vec::new()),
             Some(Value::String(name)) => Ok(vec![name.clone()]),
+            Some(Value::Array(names)) if names.len() > NAMES_MAX => {
+                refuse(format!("{key} has {} entries", names.len()))
+            }
             Some(Value::Array(names)) => names
                 .iter()
                 .map(|name| match name {
@@ -122,7 +127,7 @@ impl<'a> Keys<'a> {
     ) -> Result<Vec<(Pattern, T)>, Error> {
         let entries = match self.get(key) {
             None => return Ok(Vec::new()),
-            Some(Value::Object(entries)) if entries.len() <= PATTERNS_MAX => entries,
+            Some(Value::Object(entries)) if entries.len() <= NAMES_MAX => entries,
             Some(Value::Object(entries)) => {
                 return refuse(format!("{key} has {} entries", entries.len()));
             }
@@ -133,7 +138,10 @@ impl<'a> Keys<'a> {
                 .map_err(|error| config(format!("{key} has the pattern '{name}': {error}")))?;
             Ok((pattern, read(&format!("{key}.{name}"), value)?))
         };
-        entries.iter().map(entry).collect()
+        match entries.keys().filter(|name| !Pattern::is_plain(name)).count() {
+            0..=PATTERNS_MAX => entries.iter().map(entry).collect(),
+            count => refuse(format!("{key} has {count} patterns")),
+        }
     }
 
     fn layers(&self, key: &str) -> Result<Vec<u64>, Error> {
@@ -229,7 +237,7 @@ impl LoraConfig {
 
 fn targets(keys: &Keys<'_>, saved: &[String]) -> Result<Targets, Error> {
     let pattern = |key: &str, text: &str| {
-        Regex::new(&format!("^(?:{text})$"))
+        regex(&format!("^(?:{text})$"))
             .map_err(|error| config(format!("{key} is '{text}': {error}")))
     };
     let mut targets = match keys.get("target_modules") {
@@ -247,17 +255,23 @@ fn targets(keys: &Keys<'_>, saved: &[String]) -> Result<Targets, Error> {
         _ => targets.exclude_list(keys.names("exclude_modules")?),
     }
     let saved_pattern = |name: &String| {
-        Regex::new(&format!(r"^(?:(?:^|.*\.)(?:{name})(?:$|\..*))"))
+        regex(&format!(r"^(?:(?:^|.*\.)(?:{name})(?:$|\..*))"))
             .map_err(|error| config(format!("modules_to_save has '{name}': {error}")))
     };
+    if saved.len() > PATTERNS_MAX {
+        return refuse(format!("modules_to_save has {} entries", saved.len()));
+    }
     targets.exclude_saved(saved.iter().map(saved_pattern).collect::<Result<_, Error>>()?);
     let layer_pattern = |name: &String| {
-        Regex::new(&format!(r"^(?:^|.*?\.)(?:{name})\.(?P<index>\d+)\."))
+        regex(&format!(r"^(?:^|.*?\.)(?:{name})\.(?P<index>\d+)\."))
             .map_err(|error| config(format!("layers_pattern has '{name}': {error}")))
     };
     let names: Vec<String> =
         keys.names("layers_pattern")?.into_iter().filter(|name| !name.is_empty()).collect();
     let patterns = match names.is_empty() {
+        _ if names.len() > PATTERNS_MAX => {
+            return refuse(format!("layers_pattern has {} entries", names.len()));
+        }
         true => vec![Regex::new(r"^.*?\.[^.]*\.(?P<index>\d+)\.").expect("it is a pattern")],
         false => names.iter().map(layer_pattern).collect::<Result<_, Error>>()?,
     };

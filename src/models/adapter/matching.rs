@@ -1,6 +1,14 @@
 //! Which modules an adapter is for, by the rules with which PEFT matches names.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
+
+/// Bytes that one pattern may take, compiled and while it runs: its author is not trusted.
+const REGEX_MAX: usize = 1 << 20;
+
+/// Compiles a pattern.
+pub(super) fn regex(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text).size_limit(REGEX_MAX).dfa_size_limit(REGEX_MAX).build()
+}
 
 /// A key of `rank_pattern` or `alpha_pattern`: the end of a module's name, as a pattern.
 #[derive(Debug, Clone)]
@@ -12,11 +20,15 @@ pub(super) enum Pattern {
 
 impl Pattern {
     pub(super) fn new(text: &str) -> Result<Self, regex::Error> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        match text.bytes().all(is_plain) {
+        match Self::is_plain(text) {
             true => Ok(Self::Plain(text.to_owned())),
-            false => Ok(Self::Regex(Regex::new(&format!(r"^(?:.*\.)?(?:{text})$"))?)),
+            false => Ok(Self::Regex(regex(&format!(r"^(?:.*\.)?(?:{text})$"))?)),
         }
+    }
+
+    /// Whether it is compared letter by letter.
+    pub(super) fn is_plain(text: &str) -> bool {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     }
 
     pub(super) fn matches(&self, module: &str) -> bool {

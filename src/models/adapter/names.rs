@@ -82,9 +82,16 @@ pub(super) struct Named {
 /// The tensors of one module.
 pub(super) type Pieces = BTreeMap<Piece, Named>;
 
+/// More tensors than any adapter has.
+const TENSORS_MAX: usize = 1 << 16;
+
 /// All tensors of a file by module. What is of no kind that is known is refused.
 pub(super) fn by_module(table: &TensorTable) -> Result<BTreeMap<String, Pieces>, Error> {
     let mut modules: BTreeMap<String, Pieces> = BTreeMap::new();
+    let count = table.names().count();
+    if count > TENSORS_MAX {
+        return Err(fault(format!("it has {count} tensors")));
+    }
     for name in table.names() {
         let Some((module, piece)) = parse(name) else {
             return Err(fault(format!("tensor '{name}' is of no kind that an adapter has")));

@@ -120,6 +120,21 @@ fn what_is_not_computed_is_refused_by_name_before_a_weight_is_read() {
 }
 
 #[test]
+fn a_configuration_of_many_patterns_is_refused_before_they_are_compiled() {
+    let many: serde_json::Map<String, Value> =
+        (0..100).map(|at| (format!("(a{{{at}}}|b)"), json!(4))).collect();
+    for (key, value, says) in [
+        ("rank_pattern", Value::Object(many), "rank_pattern has 100 patterns"),
+        ("target_modules", json!(vec!["a"; 5000]), "target_modules has 5000 entries"),
+        ("modules_to_save", json!(vec!["a"; 100]), "modules_to_save has 100 entries"),
+        ("exclude_modules", json!("(a{500}){500}"), "exclude_modules is '(a{500}){500}'"),
+    ] {
+        let refused = Changed::from("llama-all").set(key, value).unread();
+        assert!(refused.contains(says), "{key}: {refused}");
+    }
+}
+
+#[test]
 fn tensors_that_do_not_belong_together_are_refused_by_name() {
     let llama = || Changed::from("llama-all");
     let q = "model.layers.1.self_attn.q_proj";
