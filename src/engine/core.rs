@@ -1,5 +1,6 @@
 //! One engine: a runner, what waits for it, and the step that joins them.
 
+mod adapters;
 mod encode;
 mod generate;
 mod pace;
@@ -8,6 +9,7 @@ mod room;
 mod tests;
 mod warm;
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +27,7 @@ pub(crate) use self::warm::{WarmUp, WarmUpError};
 use crate::error::Error;
 use crate::handle::EngineConfig;
 use crate::metrics::Meters;
-use crate::plan::{ModelRunner, RunnerError, RunnerSpec, StepPlan};
+use crate::plan::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepPlan};
 use crate::scheduler::SequenceId;
 
 /// The device can no longer be trusted; says why.
@@ -58,6 +60,8 @@ pub(crate) struct Published {
 pub(crate) struct Engine {
     runner: Box<dyn ModelRunner>,
     spec: RunnerSpec,
+    /// The adapters that rows may name.
+    attached: HashSet<AdapterId>,
     work: Work,
     meters: Meters,
     pace: Pace,
@@ -87,14 +91,17 @@ impl Engine {
             None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
         };
         let (meters, pace) = (Meters::new(), Pace::default());
-        let room = PromptRoom::new(config.step_time);
-        let engine = Self { runner, spec, work, meters, pace, room, published };
+        let (room, attached) = (PromptRoom::new(config.step_time), HashSet::new());
+        let engine = Self { runner, spec, attached, work, meters, pace, room, published };
         engine.publish();
         engine
     }
 
     /// Queues a sequence.
     pub(crate) fn generate(&mut self, job: GenerateJob) {
+        if !self.knows(job.adapter.map(|adapter| adapter.id)) {
+            return job.refuse(Error::Detached.into());
+        }
         match &mut self.work {
             Work::Generate(work) => work.submit(job, &self.meters),
             Work::Encode(_) => job.refuse(Error::NotGenerative.into()),
@@ -104,6 +111,9 @@ impl Engine {
 
     /// Queues inputs to encode.
     pub(crate) fn encode(&mut self, job: EncodeJob) {
+        if !self.knows(job.adapter) {
+            return job.refuse(Error::Detached.into());
+        }
         match &mut self.work {
             Work::Encode(work) => work.submit(job, &self.meters),
             Work::Generate(_) => job.refuse(Error::NotEncoder.into()),

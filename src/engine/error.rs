@@ -46,6 +46,12 @@ pub(crate) enum Error {
     /// The engine was taken off its lane.
     #[error("model {name} was unloaded before it answered")]
     Removed { name: String },
+    /// The adapter was taken off its model.
+    #[error("the adapter was unloaded before it answered")]
+    Detached,
+    /// A model does not take an adapter.
+    #[error("model {name} cannot take the adapter: {reason}")]
+    NotAttached { name: String, reason: String },
     /// The device failed.
     #[error("device {device} failed: {reason}")]
     DeviceFailed { device: String, reason: String },
@@ -67,10 +73,11 @@ impl Error {
             | Self::Parameter { .. }
             | Self::NothingToChoose { .. } => ErrorKind::InvalidInput,
             Self::QueueFull { .. } => ErrorKind::Overloaded,
-            Self::Unservable { .. } => ErrorKind::ModelInvalid,
+            Self::Unservable { .. } | Self::NotAttached { .. } => ErrorKind::ModelInvalid,
             Self::NotFinite { .. }
             | Self::WrongShape { .. }
             | Self::Removed { .. }
+            | Self::Detached
             | Self::DeviceFailed { .. }
             | Self::LaneEnded { .. } => ErrorKind::ModelFailed,
         }
@@ -80,9 +87,10 @@ impl Error {
     pub(crate) fn retry(&self) -> RetryHint {
         match self {
             Self::QueueFull { after, .. } => RetryHint::After(*after),
-            Self::Removed { .. } | Self::DeviceFailed { .. } | Self::LaneEnded { .. } => {
-                RetryHint::Later
-            }
+            Self::Removed { .. }
+            | Self::Detached
+            | Self::DeviceFailed { .. }
+            | Self::LaneEnded { .. } => RetryHint::Later,
             Self::NotGenerative
             | Self::NotEncoder
             | Self::EmptyPrompt
@@ -92,6 +100,7 @@ impl Error {
             | Self::Parameter { .. }
             | Self::NothingToChoose { .. }
             | Self::Unservable { .. }
+            | Self::NotAttached { .. }
             | Self::NotFinite { .. }
             | Self::WrongShape { .. } => RetryHint::Never,
         }

@@ -20,7 +20,7 @@ use crate::heartbeat::Heartbeat;
 use crate::lane::Command;
 use crate::plan::RunnerSpec;
 use crate::request::{GenerateSpec, TokenResult};
-use crate::scheduler::SequenceId;
+use crate::scheduler::{Adapter, SequenceId};
 
 /// How one engine shares its lane and bounds its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +70,10 @@ pub struct Load {
     pub waiting: usize,
 }
 
-/// Submits work to one engine. Cheap to clone; it does not keep the engine on its lane:
-/// after removal every call fails.
+/// Submits work to one engine, to its model alone or with one adapter. Cheap to clone; it does
+/// not keep the engine on its lane, nor the adapter on the engine: after removal every call fails.
 #[derive(Clone)]
-pub struct EngineHandle(Arc<Inner>);
+pub struct EngineHandle(Arc<Inner>, Option<Adapter>);
 
 struct Inner {
     engine: EngineId,
@@ -102,7 +102,7 @@ pub(crate) struct HandleParts {
 impl EngineHandle {
     pub(crate) fn new(parts: HandleParts) -> Self {
         let max_waiting = parts.config.max_waiting.get().min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Inner {
+        let inner = Inner {
             engine: parts.engine,
             name: parts.name,
             spec: parts.spec,
@@ -112,7 +112,13 @@ impl EngineHandle {
             max_waiting,
             places: Arc::new(Semaphore::new(max_waiting)),
             next_sequence: AtomicU64::new(0),
-        }))
+        };
+        Self(Arc::new(inner), None)
+    }
+
+    /// The same engine's, with an adapter.
+    pub(crate) fn with_adapter(&self, adapter: Adapter) -> Self {
+        Self(Arc::clone(&self.0), Some(adapter))
     }
 
     /// Queues a sequence. Its tokens are buffered without bound on the reader's pace but
@@ -134,6 +140,7 @@ impl EngineHandle {
                 GenerateJob {
                     id,
                     spec,
+                    adapter: self.1,
                     tokens: sender,
                     place: Some(place),
                     submitted: Instant::now(),
@@ -155,10 +162,11 @@ impl EngineHandle {
         }
         let place = self.take_place()?;
         let (sender, answer) = oneshot::channel();
+        let adapter = self.1.map(|adapter| adapter.id);
         let mut ticket = self.submit(|id| {
             Command::Encode(
                 self.0.engine,
-                EncodeJob { id, inputs, answer: sender, place: Some(place) },
+                EncodeJob { id, inputs, adapter, answer: sender, place: Some(place) },
             )
         })?;
         let answer = answer.await;
@@ -208,8 +216,13 @@ impl EngineHandle {
         Ok(Ticket { handle: self.clone(), sequence, used: false })
     }
 
+    /// The engine and where commands for it go.
+    pub(crate) fn way(&self) -> (EngineId, &Sender<Command>) {
+        (self.0.engine, &self.0.commands)
+    }
+
     /// Why an answer will never come.
-    fn gone(&self) -> Failure {
+    pub(crate) fn gone(&self) -> Failure {
         let removed = || Error::Removed { name: self.0.name.clone() }.into();
         self.0.heartbeat.failure().unwrap_or_else(removed)
     }

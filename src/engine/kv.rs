@@ -6,8 +6,17 @@ use std::collections::{BTreeMap, HashMap};
 use crate::plan::{BlockId, KvSpec};
 
 /// Names the tokens of a full block and all that come before it in its sequence, so that equal
-/// names mean equal KV. Engines run one version of a model each, so names need not say which.
+/// names mean equal KV. Engines run one version of a model each, so names need not say which;
+/// of an adapter they do, by what comes before the first block: its root.
 pub(crate) type Prefix = blake3::Hash;
+
+/// What comes before the first block of a sequence. The base model's is zero.
+pub(crate) type Root = [u8; 32];
+
+/// The root of what is computed with a version of an adapter; never the base's.
+pub(crate) fn root(version: &[u8; 32]) -> Root {
+    blake3::derive_key("roundhouse 2026-11-21 prefixes of an adapter's version", version)
+}
 
 /// Hands out the blocks of one pool. A block is free, or in the tables of sequences, or idle:
 /// full, named, and in no table. Idle blocks are handed out when no block is free, the one
@@ -56,11 +65,11 @@ impl BlockPool {
     }
 
     /// Names the full blocks of `tokens` that have no name in `names` yet.
-    pub(crate) fn name(&self, tokens: &[u32], names: &mut Vec<Prefix>) {
+    pub(crate) fn name(&self, root: &Root, tokens: &[u32], names: &mut Vec<Prefix>) {
         let size = self.spec.block_tokens;
         for block in tokens.chunks_exact(size).skip(names.len()) {
             let mut hasher = blake3::Hasher::new();
-            let before = names.last().map_or([0; 32], |name| *name.as_bytes());
+            let before = names.last().map_or(*root, |name| *name.as_bytes());
             hasher.update(&before);
             for token in block {
                 hasher.update(&token.to_le_bytes());

@@ -14,11 +14,12 @@ use roundhouse_types::{DeviceId, Failure};
 use tokio::sync::oneshot;
 
 use self::thread::LaneThread;
+use crate::attached::Attaching;
 use crate::core::{EncodeJob, GenerateJob, Published};
 use crate::fair::EngineId;
 use crate::handle::{EngineConfig, EngineHandle, HandleParts};
 use crate::heartbeat::{Heartbeat, LaneHealth};
-use crate::plan::{ModelRunner, RunnerSpec};
+use crate::plan::{AdapterId, ModelRunner, RunnerSpec};
 use crate::scheduler::SequenceId;
 
 /// When a lane counts as wedged.
@@ -44,6 +45,9 @@ pub(crate) enum Command {
     Generate(EngineId, GenerateJob),
     Encode(EngineId, EncodeJob),
     Abort(EngineId, SequenceId),
+    Attach(EngineId, Box<Attaching>),
+    /// The sender, if any, is dropped when the weights are.
+    Detach(EngineId, AdapterId, Option<oneshot::Sender<()>>),
     /// The sender, if any, is dropped when the runner is.
     Remove(EngineId, Option<oneshot::Sender<()>>),
 }

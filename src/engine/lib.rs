@@ -1,5 +1,6 @@
 #![doc = include_str!("DESIGN.md")]
 
+mod attached;
 mod check;
 mod core;
 mod error;
@@ -17,9 +18,12 @@ mod share;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use attached::Attached;
 pub use handle::{EngineConfig, EngineHandle, Load, TokenStream};
 pub use heartbeat::LaneHealth;
 pub use lane::{Lane, LaneConfig, Placed};
 pub use metrics::describe as describe_metrics;
-pub use plan::{BlockId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
+pub use plan::{
+    AdapterId, BlockId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
+};
 pub use request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};

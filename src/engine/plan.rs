@@ -1,5 +1,7 @@
 //! What one step computes: plain data between the scheduler and a runner.
 
+use std::any::Any;
+
 use roundhouse_types::{Bytes, ErrorKind, Failure};
 
 /// Index of one KV block in a runner's pool.
@@ -90,6 +92,25 @@ pub trait ModelRunner: Send {
     /// Bytes of its KV pool and workspace that are allocated between steps: the blocks that
     /// were ever written, tables. The rest is charged, but nobody has touched it yet.
     fn touched(&self) -> Bytes;
+
+    /// Takes an adapter's weights in, ready for use: rows may name `id` from now on. Called
+    /// between steps, so it must take no time to speak of; what a runner computes with them
+    /// must depend on `weights` alone.
+    ///
+    /// # Errors
+    /// [`RunnerError::Input`] for weights of another kind or base, and from runners that know
+    /// no adapters.
+    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+        drop(weights);
+        Err(RunnerError::Input(format!("this model takes no adapters, {} included", id.0)))
+    }
+
+    /// Gives an adapter's weights back, to be freed where that may take its time. No row names
+    /// `id` any more. `None` where there is no such adapter.
+    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        let _ = id;
+        None
+    }
 }
 
 /// Why a step failed.

@@ -2,13 +2,21 @@
 
 use std::collections::VecDeque;
 
-use crate::kv::{BlockPool, Prefix};
-use crate::plan::{BlockId, KvSpec, Row, StepPlan};
+use crate::kv::{BlockPool, Prefix, Root};
+use crate::plan::{AdapterId, BlockId, KvSpec, Row, StepPlan};
 use crate::share::shares;
 
 /// Names one sequence (or one encoder call) of an engine; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SequenceId(pub(crate) u64);
+
+/// An adapter that sequences are computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Adapter {
+    pub(crate) id: AdapterId,
+    /// What the names of its prefixes begin with: the same for all adapters of equal version.
+    pub(crate) root: Root,
+}
 
 /// What bounds the scheduler.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +63,7 @@ const LEAST_CHUNK: usize = 16;
 /// 3. Every running sequence came before every waiting one.
 /// 4. While there is a sequence, a plan has a row: nobody waits on an idle device.
 /// 5. A row's blocks cover its tokens.
+/// 6. What one adapter's version computed, or the base alone, is never read by another's sequences.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
@@ -77,6 +86,10 @@ struct Sequence {
     blocks: Vec<BlockId>,
     /// Names of the full blocks of `tokens`, as far as they were needed.
     names: Vec<Prefix>,
+    /// What it is computed with beside the base.
+    adapter: Option<AdapterId>,
+    /// What `names` begin with.
+    root: Root,
 }
 
 /// One step and what making it changed.
@@ -114,16 +127,30 @@ impl Scheduler {
         }
     }
 
+    /// Queues a sequence of the base alone.
+    #[cfg(test)]
+    pub(crate) fn submit(&mut self, id: SequenceId, prompt: Vec<u32>) {
+        self.submit_with(id, prompt, None);
+    }
+
     /// Queues a sequence. It and one token more must fit the pool, at every length it will
     /// reach: the caller ends it before.
-    pub(crate) fn submit(&mut self, id: SequenceId, prompt: Vec<u32>) {
+    pub(crate) fn submit_with(
+        &mut self,
+        id: SequenceId,
+        prompt: Vec<u32>,
+        adapter: Option<Adapter>,
+    ) {
         debug_assert!(
             !prompt.is_empty() && self.pool.needed(prompt.len() + 1) <= self.limits.kv.blocks
         );
         let arrival = self.arrivals;
         self.arrivals += 1;
         let (blocks, names) = (Vec::new(), Vec::new());
-        let sequence = Sequence { id, arrival, tokens: prompt, computed: 0, blocks, names };
+        let root = adapter.map_or(Root::default(), |adapter| adapter.root);
+        let adapter = adapter.map(|adapter| adapter.id);
+        let sequence =
+            Sequence { id, arrival, tokens: prompt, computed: 0, blocks, names, adapter, root };
         self.waiting.push_back(sequence);
     }
 
@@ -146,8 +173,8 @@ impl Scheduler {
             sequence.computed += tokens;
             debug_assert!(sequence.computed <= sequence.tokens.len());
             if self.limits.reuse {
-                let Sequence { tokens, computed, blocks, names, .. } = sequence;
-                self.pool.name(&tokens[..*computed], names);
+                let Sequence { tokens, computed, blocks, names, root, .. } = sequence;
+                self.pool.name(root, &tokens[..*computed], names);
                 let full = *computed / self.limits.kv.block_tokens;
                 for (id, name) in blocks.iter().zip(names).take(full).skip(before) {
                     self.pool.filled(*id, *name);
@@ -251,7 +278,8 @@ impl Scheduler {
             let length = sequence.tokens.len();
             if self.limits.reuse {
                 // Its last token is computed in any case: somebody waits for what follows it.
-                self.pool.name(&sequence.tokens[..length - 1], &mut sequence.names);
+                let Sequence { tokens, names, root, .. } = sequence;
+                self.pool.name(root, &tokens[..length - 1], names);
                 self.pool.find(&sequence.names, &mut sequence.blocks);
             }
             let found = sequence.blocks.len() * self.limits.kv.block_tokens;
@@ -304,7 +332,7 @@ fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, chunk: usiz
         tokens: sequence.tokens[sequence.computed..end].to_vec(),
         position: sequence.computed,
         blocks: sequence.blocks[..pool.needed(end)].to_vec(),
-        adapter: None,
+        adapter: sequence.adapter,
         output: end == sequence.tokens.len(),
     });
     step.owners.push(sequence.id);

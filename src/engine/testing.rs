@@ -5,7 +5,8 @@
 //! or read too early changes the answer or fails the step, and batched, chunked and
 //! preempted runs must agree with [`echo_logits`] to the bit.
 
-use std::collections::HashSet;
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,12 +14,21 @@ use std::sync::{Arc, PoisonError};
 
 use roundhouse_types::Bytes;
 
-use crate::plan::{ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use crate::plan::{AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
+
+/// An adapter's weights for an [`EchoRunner`]: other numbers make other logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EchoAdapter(pub u64);
 
 /// The logits that follow `tokens`: spread over [-4, 4), different for every sequence.
 pub fn echo_logits(tokens: &[u32], width: usize) -> Vec<f32> {
-    let sequence =
-        tokens.iter().fold(tokens.len() as u64, |hash, token| mix(hash ^ u64::from(*token)));
+    echo_logits_with(None, tokens, width)
+}
+
+/// The same computed with an adapter: different for every one.
+pub fn echo_logits_with(adapter: Option<EchoAdapter>, tokens: &[u32], width: usize) -> Vec<f32> {
+    let start = tokens.len() as u64 ^ adapter.map_or(0, |EchoAdapter(number)| mix(number));
+    let sequence = tokens.iter().fold(start, |hash, token| mix(hash ^ u64::from(*token)));
     (0..width as u64)
         .map(|id| {
             #[expect(clippy::cast_precision_loss, reason = "24 bits are exact in single precision")]
@@ -30,9 +40,19 @@ pub fn echo_logits(tokens: &[u32], width: usize) -> Vec<f32> {
 
 /// The tokens that follow `prompt` when the likeliest is chosen each time.
 pub fn echo_tokens(prompt: &[u32], count: usize, width: usize) -> Vec<u32> {
+    echo_tokens_with(None, prompt, count, width)
+}
+
+/// The same computed with an adapter.
+pub fn echo_tokens_with(
+    adapter: Option<EchoAdapter>,
+    prompt: &[u32],
+    count: usize,
+    width: usize,
+) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
-        let logits = echo_logits(&tokens, width);
+        let logits = echo_logits_with(adapter, &tokens, width);
         let mut best = 0;
         for (id, logit) in logits.iter().enumerate() {
             if *logit > logits[best] {
@@ -101,8 +121,9 @@ enum Reaction {
 #[derive(Debug)]
 pub struct EchoRunner {
     spec: RunnerSpec,
-    /// Position and token by slot; `None` was never written.
-    slots: Vec<Option<(usize, u32)>>,
+    /// Position, token and what it was computed with by slot; `None` was never written.
+    slots: Vec<Option<(usize, u32, Option<EchoAdapter>)>>,
+    adapters: HashMap<AdapterId, Box<EchoAdapter>>,
     reactions: Vec<(u32, Reaction)>,
     log: Arc<EchoLog>,
 }
@@ -111,7 +132,13 @@ impl EchoRunner {
     /// A runner of these shapes; an encoder where `spec.kv` is `None`.
     pub fn new(spec: RunnerSpec) -> Self {
         let slots = spec.kv.map_or(0, |kv| kv.blocks * kv.block_tokens);
-        Self { spec, slots: vec![None; slots], reactions: Vec::new(), log: Arc::default() }
+        Self {
+            spec,
+            slots: vec![None; slots],
+            adapters: HashMap::new(),
+            reactions: Vec::new(),
+            log: Arc::default(),
+        }
     }
 
     /// Its log, to keep.
@@ -216,8 +243,21 @@ impl EchoRunner {
         Ok(())
     }
 
+    /// The adapter that a row is computed with.
+    fn adapter(&self, row: &Row) -> Result<Option<EchoAdapter>, RunnerError> {
+        let Some(id) = row.adapter else { return Ok(None) };
+        match self.adapters.get(&id) {
+            Some(adapter) => Ok(Some(**adapter)),
+            None => Err(RunnerError::Device(format!("plan broken: {id:?} is not attached"))),
+        }
+    }
+
     /// Writes a row's tokens to its blocks and reads its whole sequence back.
-    fn sequence(&mut self, row: &Row) -> Result<Vec<u32>, RunnerError> {
+    fn sequence(
+        &mut self,
+        row: &Row,
+        adapter: Option<EchoAdapter>,
+    ) -> Result<Vec<u32>, RunnerError> {
         let Some(kv) = self.spec.kv else {
             return Ok(row.tokens.clone());
         };
@@ -226,11 +266,11 @@ impl EchoRunner {
             block * kv.block_tokens + position % kv.block_tokens
         };
         for (position, token) in (row.position..).zip(&row.tokens) {
-            self.slots[slot(position)] = Some((position, *token));
+            self.slots[slot(position)] = Some((position, *token, adapter));
         }
         (0..row.position + row.tokens.len())
             .map(|position| match self.slots[slot(position)] {
-                Some((written, token)) if written == position => Ok(token),
+                Some((written, token, with)) if (written, with) == (position, adapter) => Ok(token),
                 other => Err(RunnerError::Device(format!("position {position} reads {other:?}"))),
             })
             .collect()
@@ -251,9 +291,10 @@ impl ModelRunner for EchoRunner {
         self.react(plan)?;
         let mut output = StepOutput::default();
         for row in &plan.rows {
-            let sequence = self.sequence(row)?;
+            let adapter = self.adapter(row)?;
+            let sequence = self.sequence(row, adapter)?;
             if row.output {
-                let mut logits = echo_logits(&sequence, self.spec.output_width);
+                let mut logits = echo_logits_with(adapter, &sequence, self.spec.output_width);
                 if self.garbles(row) {
                     logits[0] = f32::NAN;
                 }
@@ -266,5 +307,17 @@ impl ModelRunner for EchoRunner {
     /// One byte for each slot that was written.
     fn touched(&self) -> Bytes {
         Bytes(self.slots.iter().flatten().count() as u64)
+    }
+
+    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+        let adapter = weights
+            .downcast::<EchoAdapter>()
+            .map_err(|_| RunnerError::Input("not an echo's adapter".to_owned()))?;
+        self.adapters.insert(id, adapter);
+        Ok(())
+    }
+
+    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        self.adapters.remove(&id).map(|adapter| adapter as Box<dyn Any + Send>)
     }
 }

@@ -1,11 +1,16 @@
 //! The decoder: one forward per step over the packed rows of all sequences. What it computes
 //! is data ([`DecoderConfig`]); families differ in nothing else.
 
+use std::any::Any;
+
 use candle_core::{Device, Result, Tensor};
-use roundhouse_engine::{KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_engine::{
+    AdapterId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
+};
 use roundhouse_types::Bytes;
 
 use crate::activation::{self, with_floats};
+use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{Causal, Scores, Span};
 use crate::config::decoder::DecoderConfig;
 use crate::kv::{BLOCK_TOKENS, KvPool};
@@ -34,15 +39,15 @@ pub(crate) struct Decoder {
     head: Linear,
     ropes: Vec<Rope>,
     pool: KvPool,
+    adapters: Adapters,
 }
 
 impl Decoder {
     pub(crate) fn new(
         config: DecoderConfig,
         weights: DecoderWeights<Tensor>,
-        context: usize,
-        step_tokens: usize,
-        blocks: usize,
+        (context, step_tokens, blocks): (usize, usize, usize),
+        adapters: Adapters,
     ) -> Result<Self> {
         let weights = weights.ready(config.norm)?;
         let head_norms = weights.head_norms()?;
@@ -68,6 +73,7 @@ impl Decoder {
             head,
             ropes,
             pool,
+            adapters,
         })
     }
 
@@ -76,19 +82,20 @@ impl Decoder {
         self.pool.bytes()
     }
 
-    fn compute(&mut self, packed: &Packed<'_>) -> Result<StepOutput> {
+    fn compute(&mut self, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
         for span in &packed.spans {
             self.pool.touch(span.blocks);
         }
-        let mut x = self.embed(packed)?;
+        let groups = &mix.tokens;
+        let mut x = self.embed(packed, groups)?;
         for index in 0..self.layers.len() {
-            let mixed = self.attend(index, &x, &packed.spans)?;
+            let mixed = self.attend(index, &x, &packed.spans, groups)?;
             if self.config.parallel {
-                let fed = self.feed_forward(index, &x)?;
+                let fed = self.feed_forward(index, &x, groups)?;
                 x = ((x + mixed)? + fed)?;
             } else {
                 x = (x + mixed)?;
-                x = (&x + self.feed_forward(index, &x)?)?;
+                x = (&x + self.feed_forward(index, &x, groups)?)?;
             }
         }
         if packed.outputs.is_empty() {
@@ -97,8 +104,10 @@ impl Decoder {
         let last: Vec<u32> = packed.outputs.iter().map(|span| span.last_row()).collect();
         let x = x.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
         let x = self.norm.forward(&x, &self.config)?;
+        let layers = self.layers.len();
+        mix.outputs.shift(Site::norm(layers), &x)?;
         // [outputs, vocab]
-        let mut rows = self.head.forward(&x)?.to_vec2()?;
+        let mut rows = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
         if let Some(cap) = self.config.logit_cap {
             rows.iter_mut().for_each(|row: &mut Vec<f32>| activation::cap(row, cap));
         }
@@ -106,8 +115,9 @@ impl Decoder {
     }
 
     /// What the first layer reads: `[tokens, hidden]`.
-    fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
+    fn embed(&self, packed: &Packed<'_>, groups: &Groups) -> Result<Tensor> {
         let mut x = linear::rows(&self.embeddings, &packed.tokens)?;
+        groups.embed(&packed.tokens, &x)?;
         if let Some(scale) = self.config.embedding_scale {
             x = (x * f64::from(scale))?;
         }
@@ -117,11 +127,18 @@ impl Decoder {
         Ok(x)
     }
 
-    fn attend(&mut self, index: usize, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
+    fn attend(
+        &mut self,
+        index: usize,
+        x: &Tensor,
+        spans: &[Span<'_>],
+        groups: &Groups,
+    ) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
         let heads = config.heads;
         let normed = layer.attention_norm.forward(x, config)?;
-        let qkv = layer.qkv.forward(&normed)?;
+        groups.shift(Site::attention_norm(index), &normed)?;
+        let qkv = layer.qkv.forward(&normed, (groups, Site::qkv(index)))?;
         let mut qkv = with_floats(&qkv, |numbers| match config.interleaved {
             true => heads.separated(numbers),
             false => numbers.to_vec(),
@@ -145,23 +162,29 @@ impl Decoder {
         };
         let out = causal.attend(&mut self.pool, spans, &mut qkv);
         let out = Tensor::from_vec(out, (x.dim(0)?, heads.query_width()), x.device())?;
-        let out = layer.attention_out.forward(&out)?;
+        let out = layer.attention_out.forward(&out, (groups, Site::attention_out(index)))?;
         match &layer.attention_result_norm {
             Some(norm) => norm.forward(&out, config),
             None => Ok(out),
         }
     }
 
-    fn feed_forward(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+    fn feed_forward(&self, index: usize, x: &Tensor, groups: &Groups) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
-        let norm = layer.feed_forward_norm.as_ref().unwrap_or(&layer.attention_norm);
-        let up = layer.up.forward(&norm.forward(x, config)?)?;
+        let (norm, site) = match &layer.feed_forward_norm {
+            Some(norm) => (norm, Site::feed_forward_norm(index)),
+            None => (&layer.attention_norm, Site::attention_norm(index)),
+        };
+        let normed = norm.forward(x, config)?;
+        groups.shift(site, &normed)?;
+        let up = layer.up.forward(&normed, (groups, Site::up(index)))?;
+        drop(normed);
         let activated = match config.gated {
             true => config.activation.gate(&up)?,
             false => config.activation.forward(&up)?,
         };
         drop(up);
-        let out = layer.down.forward(&activated)?;
+        let out = layer.down.forward(&activated, (groups, Site::down(index)))?;
         match &layer.feed_forward_result_norm {
             Some(norm) => norm.forward(&out, config),
             None => Ok(out),
@@ -179,10 +202,23 @@ impl ModelRunner for Decoder {
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
-        self.compute(&packed).map_err(|error| RunnerError::Device(error.to_string()))
+        let mix = self.adapters.mix(plan, &packed)?;
+        self.compute(&packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
     }
 
     fn touched(&self) -> Bytes {
         Bytes(self.pool.touched() + self.ropes.iter().map(Rope::bytes).sum::<u64>())
+    }
+
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> std::result::Result<(), RunnerError> {
+        self.adapters.attach(id, weights)
+    }
+
+    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        self.adapters.detach(id)
     }
 }

@@ -1,11 +1,14 @@
 //! The BERT encoder: packed ragged rows, no padding; sentence vectors or class logits.
 
+use std::any::Any;
+
 use candle_core::{Result, Tensor};
 use candle_nn::ops::layer_norm;
-use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_engine::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::Bytes;
 
 use crate::activation::with_floats;
+use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{self, Span};
 use crate::config::bert::BertConfig;
 use crate::config::sentence::Pooling;
@@ -35,6 +38,16 @@ impl Names {
         let old = table.get(&format!("{prefix}embeddings.LayerNorm.gamma")).is_some();
         let (scale, shift) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         Self { prefix, scale, shift }
+    }
+
+    /// Before every name but the classifier's.
+    pub(crate) fn prefix(self) -> &'static str {
+        self.prefix
+    }
+
+    /// What a norm's shift is called.
+    pub(crate) fn shift(self) -> &'static str {
+        self.shift
     }
 }
 
@@ -158,6 +171,7 @@ pub(crate) struct Encoder {
     /// How an embedder makes one vector of a sequence; classifiers have their own pooler.
     pooling: Pooling,
     weights: EncoderWeights<Tensor>,
+    adapters: Adapters,
 }
 
 impl Encoder {
@@ -166,20 +180,21 @@ impl Encoder {
         weights: EncoderWeights<Tensor>,
         pooling: Pooling,
         spec: RunnerSpec,
+        adapters: Adapters,
     ) -> Self {
-        Self { config, spec, pooling, weights }
+        Self { config, spec, pooling, weights, adapters }
     }
 
-    fn compute(&self, packed: &Packed<'_>) -> Result<StepOutput> {
-        let mut x = self.embed(packed)?;
-        for layer in &self.weights.layers {
-            x = self.layer(layer, &x, &packed.spans)?;
+    fn compute(&self, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
+        let mut x = self.embed(packed, &mix.tokens)?;
+        for index in 0..self.weights.layers.len() {
+            x = self.layer(index, &x, &packed.spans, &mix.tokens)?;
         }
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
         let rows = match &self.weights.classifier {
-            Some(classifier) => classify(classifier, &x, &packed.outputs)?,
+            Some(classifier) => self.classify(classifier, &x, &packed.outputs, &mix.outputs)?,
             None => with_floats(&x, |hidden| {
                 let width = self.config.hidden;
                 let pool = |span: &Span<'_>| {
@@ -193,41 +208,65 @@ impl Encoder {
     }
 
     /// Words, positions and the first token type, summed and normed.
-    fn embed(&self, packed: &Packed<'_>) -> Result<Tensor> {
+    fn embed(&self, packed: &Packed<'_>, groups: &Groups) -> Result<Tensor> {
         let weights = &self.weights;
         let positions: Vec<u32> =
             packed.spans.iter().flat_map(|span| (0..span.tokens).map(|at| at as u32)).collect();
         let words = linear::rows(&weights.words, &packed.tokens)?;
+        groups.embed(&packed.tokens, &words)?;
         let positions = linear::rows(&weights.positions, &positions)?;
         let first_type = linear::rows(&weights.token_types, &[0])?;
-        self.norm(&weights.norm, &(words.broadcast_add(&first_type)? + positions)?)
+        let place = (groups, Site::norm(weights.layers.len()));
+        self.norm(&weights.norm, &(words.broadcast_add(&first_type)? + positions)?, place)
     }
 
-    fn layer(&self, layer: &Layer<Tensor>, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
-        let qkv = layer.qkv.forward(x)?;
+    fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        spans: &[Span<'_>],
+        groups: &Groups,
+    ) -> Result<Tensor> {
+        let layer = &self.weights.layers[index];
+        let qkv = layer.qkv.forward(x, (groups, Site::qkv(index)))?;
         let heads = self.config.heads;
         let mixed = with_floats(&qkv, |qkv| attention::bidirectional(heads, spans, qkv))?;
         let mixed = Tensor::from_vec(mixed, x.shape(), x.device())?;
-        let x = self.norm(&layer.attention_norm, &(layer.attention_out.forward(&mixed)? + x)?)?;
-        let inner = self.config.activation.forward(&layer.up.forward(&x)?)?;
-        self.norm(&layer.norm, &(layer.down.forward(&inner)? + x)?)
+        let out = layer.attention_out.forward(&mixed, (groups, Site::attention_out(index)))?;
+        let place = (groups, Site::attention_norm(index));
+        let x = self.norm(&layer.attention_norm, &(out + x)?, place)?;
+        let up = layer.up.forward(&x, (groups, Site::up(index)))?;
+        let inner = self.config.activation.forward(&up)?;
+        drop(up);
+        let out = layer.down.forward(&inner, (groups, Site::down(index)))?;
+        self.norm(&layer.norm, &(out + x)?, (groups, Site::feed_forward_norm(index)))
     }
 
-    fn norm(&self, norm: &Norm<Tensor>, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &norm.scale, &norm.shift, self.config.norm_epsilon)
+    fn norm(
+        &self,
+        norm: &Norm<Tensor>,
+        x: &Tensor,
+        (groups, site): (&Groups, Site),
+    ) -> Result<Tensor> {
+        let y = layer_norm(x, &norm.scale, &norm.shift, self.config.norm_epsilon)?;
+        groups.shift(site, &y)?;
+        Ok(y)
     }
-}
 
-/// Class logits from each sequence's first token.
-fn classify(
-    classifier: &Classifier<Tensor>,
-    x: &Tensor,
-    outputs: &[Span<'_>],
-) -> Result<Vec<Vec<f32>>> {
-    let first: Vec<u32> = outputs.iter().map(|span| span.first as u32).collect();
-    let first = x.index_select(&Tensor::new(first, x.device())?, 0)?;
-    let pooled = classifier.pooler.forward(&first)?.tanh()?;
-    classifier.classes.forward(&pooled)?.to_vec2()
+    /// Class logits from each sequence's first token.
+    fn classify(
+        &self,
+        classifier: &Classifier<Tensor>,
+        x: &Tensor,
+        outputs: &[Span<'_>],
+        groups: &Groups,
+    ) -> Result<Vec<Vec<f32>>> {
+        let layers = self.weights.layers.len();
+        let first: Vec<u32> = outputs.iter().map(|span| span.first as u32).collect();
+        let first = x.index_select(&Tensor::new(first, x.device())?, 0)?;
+        let pooled = classifier.pooler.forward(&first, (groups, Site::pooler(layers)))?.tanh()?;
+        classifier.classes.forward(&pooled, (groups, Site::head(layers)))?.to_vec2()
+    }
 }
 
 impl ModelRunner for Encoder {
@@ -240,11 +279,20 @@ impl ModelRunner for Encoder {
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
-        self.compute(&packed).map_err(|error| RunnerError::Device(error.to_string()))
+        let mix = self.adapters.mix(plan, &packed)?;
+        self.compute(&packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
     }
 
     /// An encoder keeps nothing between steps but its weights.
     fn touched(&self) -> Bytes {
         Bytes::ZERO
+    }
+
+    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Outcome<(), RunnerError> {
+        self.adapters.attach(id, weights)
+    }
+
+    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        self.adapters.detach(id)
     }
 }

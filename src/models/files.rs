@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
+use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::gguf::{self, gguf_bytes};
 use crate::settings;
 
@@ -62,6 +63,7 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
             0 => matches!(
                 path.as_str(),
                 "config.json"
+                    | ADAPTER_CONFIG
                     | "generation_config.json"
                     | "modules.json"
                     | settings::FILE
@@ -76,7 +78,7 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
         }
         let is_weights = depth == 0 && path.ends_with(".safetensors");
         // Like transformers: the single file is used where it exists, whatever lies beside it.
-        if is_weights && (path == SINGLE || !single) {
+        if is_weights && (path == SINGLE || path == ADAPTER_WEIGHTS || !single) {
             return Some((path.clone(), Want::SafetensorsHeader));
         }
         None

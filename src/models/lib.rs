@@ -5,7 +5,8 @@
 //! `format`, `weigh`, `footprint`), `load` (`reader` and `convert`: from files into final buffers,
 //! `pool`: those that several models hold together, `device`: where they are, `held`: copies of
 //! them in another memory), then
-//! the computation: `linear` (over `blocks` where weights are quantised) and `attention` are the two seams, `decoder` and `encoder` the
+//! the computation: `linear` (over `blocks` where weights are quantised, and `adapter` for rows
+//! with adapters) and `attention` are the two seams, `decoder` and `encoder` the
 //! models over them, `packed` the step's rows, `kv` the pool.
 //!
 //! What holds:
@@ -16,6 +17,7 @@
 //! 4. What a configuration asks for is computed, or refused by name.
 
 mod activation;
+mod adapter;
 mod attention;
 mod blocks;
 mod config;
@@ -45,6 +47,9 @@ mod simd;
 mod tensors;
 mod weigh;
 
+pub use adapter::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, AdapterPlan, LoadedAdapter, load_adapter,
+};
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use device::DeviceMemory;
 pub use error::Error;

@@ -1,17 +1,20 @@
 //! The one seam through which every projection of every model goes.
 //!
-//! Weight formats live here, and so will quantised kernels and per-row adapters: a model
-//! says which projection it wants, never how it is computed.
+//! Weight formats and per-row adapters live here: a model says which projection it wants,
+//! never how it is computed.
 
 use std::cell::Cell;
 
 use candle_core::{DType, Result, Tensor};
 
 use crate::activation::with_floats;
+use crate::adapter::{Groups, Site};
 use crate::blocks::{self, PANEL};
 use crate::reader::Parameter;
 
 mod few;
+
+pub(crate) use few::{Weight, multiply};
 
 /// Up to so many rows, weights are read once at memory speed instead of packed for a large
 /// multiplication. Eight rows cost about five cycles per 64 bytes of weights from the first
@@ -72,8 +75,9 @@ impl<T> Linear<T> {
 }
 
 impl Linear {
-    /// Projects `[rows, inputs]` f32 to `[rows, outputs]` f32, all rows in one go.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// Projects `[rows, inputs]` f32 to `[rows, outputs]` f32, all rows in one go, and adds what
+    /// the rows' adapters have for this projection.
+    pub(crate) fn forward(&self, x: &Tensor, (groups, site): (&Groups, Site)) -> Result<Tensor> {
         MATMULS.set(MATMULS.get() + 1);
         let is_few = x.dim(0)? <= FEW_ROWS;
         let y = match self.weight.dtype() {
@@ -83,6 +87,7 @@ impl Linear {
             DType::F16 => widened(x, &self.weight)?,
             _ => x.matmul(&self.weight.t()?)?,
         };
+        groups.project(site, x, &y)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),

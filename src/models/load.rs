@@ -1,14 +1,16 @@
 //! From a folder and a plan to a runner.
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use roundhouse_engine::{ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_engine::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
 use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
 
 use crate::Error;
+use crate::adapter::{AdapterBase, Adapters, BaseWeights, Modules};
 use crate::decoder::{Decoder, DecoderWeights};
 use crate::device::DeviceMemory;
 use crate::encoder::{Encoder, EncoderWeights};
@@ -30,6 +32,8 @@ pub struct LoadedRunner {
     pub shared: Vec<SharedPart>,
     /// The bytes of shared parts that another model had, and that were not read.
     pub found: Bytes,
+    /// What adapters for it are loaded with.
+    pub base: AdapterBase,
     /// Its parameters, for copies of them; absent where the device's memory is the host's.
     pub weights: Option<Weights>,
     /// Time spent reading and converting weights.
@@ -99,15 +103,17 @@ pub fn load_files(
     let mut reader = Reader::new(files, &table, &plan.formats, cancel, sharing);
     let mut taken = Vec::new();
     let mut read = read_in_order(plan, &table, device, &mut reader)?;
-    let (runner, kv) = build(plan, &mut |parameter| {
+    let modules = Arc::new(Modules::of(plan));
+    let (runner, kv) = build(plan, &modules, &mut |parameter| {
         let tensor = read(parameter.clone())?;
         taken.push((parameter, tensor.clone()));
         Ok(tensor)
     })?;
     drop(read);
     let Reader { own, held, found, .. } = reader;
+    let used = Arc::new(BaseWeights::of(&taken));
     let weights = (!device.id().is_host()).then(|| Weights::of(taken, &held));
-    let built = Built { runner, kv, own, held, found, weights };
+    let built = Built { runner, kv, own, held, found, modules, used, weights };
     Ok(built.loaded(plan, started))
 }
 
@@ -130,17 +136,19 @@ pub fn promote(
     }
     let started = Instant::now();
     let (mut taken, mut held, mut found) = (Vec::new(), Vec::<Arc<Pooled>>::new(), Bytes::ZERO);
-    let (runner, kv) = build(plan, &mut |parameter| {
+    let modules = Arc::new(Modules::of(plan));
+    let (runner, kv) = build(plan, &modules, &mut |parameter| {
         let (tensor, shared, was_there) = copy.to_device(&parameter, device, pool, cancel)?;
         found += was_there;
         held.extend(shared);
         taken.push((parameter, tensor.clone()));
         Ok(tensor)
     })?;
+    let used = Arc::new(BaseWeights::of(&taken));
     let weights = Weights::of(taken, &held);
     let held = weights.pooled();
     let own = weights.bytes().saturating_sub(held.iter().map(|pooled| pooled.part.bytes).sum());
-    let built = Built { runner, kv, own, held, found, weights: Some(weights) };
+    let built = Built { runner, kv, own, held, found, modules, used, weights: Some(weights) };
     Ok(built.loaded(plan, started))
 }
 
@@ -159,19 +167,19 @@ struct Built {
     own: Bytes,
     held: Vec<Arc<Pooled>>,
     found: Bytes,
+    modules: Arc<Modules>,
+    used: Arc<BaseWeights>,
     weights: Option<Weights>,
 }
 
 impl Built {
     fn loaded(self, plan: &ModelPlan, started: Instant) -> LoadedRunner {
-        let Self { runner, kv, own, held, found, weights: record } = self;
+        let Self { runner, kv, own, held, found, modules, used, weights: record } = self;
+        let base = AdapterBase::new(modules, &used);
         let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
         let weights = own + shared.iter().map(|part| part.bytes).sum();
         let footprint = Footprint { weights, kv, ..plan.footprint };
-        let runner: Box<dyn ModelRunner> = match held.is_empty() {
-            true => runner,
-            false => Box::new(Holder { runner, _held: held }),
-        };
+        let runner = Box::new(Holder { runner, _used: used, _held: held });
         let read = started.elapsed();
         if !plan.fallbacks.is_empty() {
             let wanted = plan.quantize.map_or("none", crate::Quantize::name);
@@ -179,7 +187,7 @@ impl Built {
             tracing::info!(wanted, got, "some weights cannot be quantised so");
         }
         tracing::debug!(architecture = plan.architecture, bytes = %footprint.total(), %found, elapsed = ?read, "weights in place");
-        LoadedRunner { runner, footprint, shared, found, weights: record, read }
+        LoadedRunner { runner, footprint, shared, found, base, weights: record, read }
     }
 }
 
@@ -207,13 +215,15 @@ fn read_in_order(
 /// Puts the runner together from what `take` gives, and says what its KV pool takes.
 fn build(
     plan: &ModelPlan,
+    modules: &Arc<Modules>,
     take: &mut dyn FnMut(Parameter) -> Result<Tensor, Error>,
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
+    let adapters = Adapters::new(Arc::clone(modules));
     match &plan.family {
         Family::Decoder { config, prefix, blocks } => {
             let weights = DecoderWeights::gather(config, prefix, take)?;
-            let decoder =
-                Decoder::new(config.clone(), weights, plan.context, plan.step_tokens, *blocks)?;
+            let sizes = (plan.context, plan.step_tokens, *blocks);
+            let decoder = Decoder::new(config.clone(), weights, sizes, adapters)?;
             let kv = Bytes(decoder.kv_bytes());
             Ok((Box::new(decoder), kv))
         }
@@ -225,7 +235,7 @@ fn build(
                 step_tokens: plan.step_tokens,
                 kv: None,
             };
-            let encoder = Encoder::new(config.clone(), weights, *pooling, spec);
+            let encoder = Encoder::new(config.clone(), weights, *pooling, spec, adapters);
             Ok((Box::new(encoder), Bytes::ZERO))
         }
     }
@@ -258,10 +268,11 @@ pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
     debug_assert!(walked.is_ok(), "taking nothing cannot fail");
 }
 
-/// A runner with the shared buffers that it uses. Fields are dropped in order: the pool
-/// knows a buffer for as long as the runner's tensors keep it.
+/// A runner with what adapters may ask of its weights, and the shared buffers that it uses.
+/// Fields are dropped in order: the pool knows a buffer for as long as tensors keep it.
 struct Holder {
     runner: Box<dyn ModelRunner>,
+    _used: Arc<BaseWeights>,
     _held: Vec<Arc<Pooled>>,
 }
 
@@ -276,5 +287,13 @@ impl ModelRunner for Holder {
 
     fn touched(&self) -> Bytes {
         self.runner.touched()
+    }
+
+    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+        self.runner.attach(id, weights)
+    }
+
+    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        self.runner.detach(id)
     }
 }

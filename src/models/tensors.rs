@@ -74,6 +74,16 @@ impl TensorTable {
         Ok(table)
     }
 
+    /// The tensors of one file.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn single(files: &Files, path: &str) -> Result<Self, Error> {
+        let mut table = Self::default();
+        table.add(files, path)?;
+        Ok(table)
+    }
+
     fn add(&mut self, files: &Files, path: &str) -> Result<(), Error> {
         let (Some(size), Some(header)) = (files.sizes.get(path), files.headers.get(path)) else {
             return Err(Error::config(SHARD_INDEX, format!("shard '{path}' is not there")));

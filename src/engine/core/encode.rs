@@ -8,13 +8,15 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::RowOutcome;
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
-use crate::plan::{Row, StepPlan};
+use crate::plan::{AdapterId, Row, StepPlan};
 use crate::scheduler::{PromptLimit, SequenceId};
 
 /// Inputs to encode as they come from a handle, checked; at least one.
 pub(crate) struct EncodeJob {
     pub(crate) id: SequenceId,
     pub(crate) inputs: Vec<Vec<u32>>,
+    /// What they are computed with beside the base.
+    pub(crate) adapter: Option<AdapterId>,
     pub(crate) answer: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
     /// Its place in the waiting queue, given back when its first row runs.
     pub(crate) place: Option<OwnedSemaphorePermit>,
@@ -84,6 +86,17 @@ impl EncodeWork {
         }
     }
 
+    /// Ends the calls of an adapter that leaves.
+    pub(super) fn end_adapter(&mut self, adapter: AdapterId, failure: &Failure, meters: &Meters) {
+        let of_it = |call: &Call| call.job.adapter == Some(adapter);
+        while let Some(index) = self.calls.iter().position(of_it) {
+            if let Some(call) = self.calls.remove(index) {
+                meters.ended(Ended::Failed, call.job.inputs.len());
+                call.job.refuse(failure.clone());
+            }
+        }
+    }
+
     /// The next step. The oldest call may take half of it, then the others go by how many
     /// inputs they have left, the fewest first, then the oldest again. An input is one row,
     /// however long: the first may be longer than the `limit`.
@@ -121,7 +134,7 @@ impl EncodeWork {
                 tokens: std::mem::take(input),
                 position: 0,
                 blocks: Vec::new(),
-                adapter: None,
+                adapter: call.job.adapter,
                 output: true,
             });
             self.owners.push(call.job.id);

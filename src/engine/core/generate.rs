@@ -9,15 +9,17 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::RowOutcome;
 use crate::check::longest_sequence;
 use crate::metrics::{Ended, Meters};
-use crate::plan::{KvSpec, Row, RunnerSpec, StepPlan};
+use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan};
 use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
 use crate::sampler::Sampler;
-use crate::scheduler::{Limits, PromptLimit, Scheduler, SequenceId};
+use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId};
 
 /// A sequence as it comes from a handle, checked.
 pub(crate) struct GenerateJob {
     pub(crate) id: SequenceId,
     pub(crate) spec: GenerateSpec,
+    /// What it is computed with beside the base.
+    pub(crate) adapter: Option<Adapter>,
     /// Holds every token the sequence can yield: sending never waits.
     pub(crate) tokens: mpsc::Sender<TokenResult>,
     /// Its place in the waiting queue, given back when it is admitted.
@@ -46,6 +48,7 @@ pub(super) struct GenerateWork {
 }
 
 struct Client {
+    adapter: Option<AdapterId>,
     tokens: mpsc::Sender<TokenResult>,
     sampler: Sampler,
     /// Length, prompt included, at which the sequence ends.
@@ -70,6 +73,7 @@ impl GenerateWork {
 
     pub(super) fn submit(&mut self, job: GenerateJob, meters: &Meters) {
         let client = Client {
+            adapter: job.adapter.map(|adapter| adapter.id),
             tokens: job.tokens,
             sampler: Sampler::new(&job.spec),
             limit: job.spec.prompt.len().saturating_add(job.spec.max_tokens).min(self.longest),
@@ -79,7 +83,7 @@ impl GenerateWork {
             last_token: None,
         };
         self.clients.insert(job.id, client);
-        self.scheduler.submit(job.id, job.spec.prompt);
+        self.scheduler.submit_with(job.id, job.spec.prompt, job.adapter);
         meters.submitted.increment(1);
     }
 
@@ -105,6 +109,15 @@ impl GenerateWork {
 
     pub(super) fn end(&mut self, failure: &Failure, meters: &Meters) {
         let ids: Vec<_> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.fail(id, failure.clone(), meters);
+        }
+    }
+
+    /// Ends the sequences of an adapter that leaves.
+    pub(super) fn end_adapter(&mut self, adapter: AdapterId, failure: &Failure, meters: &Meters) {
+        let of_it = self.clients.iter().filter(|(_, client)| client.adapter == Some(adapter));
+        let ids: Vec<_> = of_it.map(|(id, _)| *id).collect();
         for id in ids {
             self.fail(id, failure.clone(), meters);
         }

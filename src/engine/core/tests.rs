@@ -6,7 +6,10 @@ use super::*;
 use crate::check::check_generate;
 use crate::plan::{KvSpec, Row, StepOutput};
 use crate::request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
+use crate::scheduler::Adapter;
 use crate::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
+
+mod adapters;
 
 const WIDTH: usize = 16;
 const CONTEXT: usize = 40;
@@ -47,12 +50,22 @@ impl Bench {
     }
 
     fn generate(&mut self, id: u64, spec: GenerateSpec) -> mpsc::Receiver<TokenResult> {
+        self.generate_with(id, spec, None)
+    }
+
+    fn generate_with(
+        &mut self,
+        id: u64,
+        spec: GenerateSpec,
+        adapter: Option<Adapter>,
+    ) -> mpsc::Receiver<TokenResult> {
         check_generate(&spec, &self.engine.spec).unwrap();
         let (tokens, stream) = mpsc::channel(spec.max_tokens + 1);
         let submitted = Instant::now();
         self.engine.generate(GenerateJob {
             id: SequenceId(id),
             spec,
+            adapter,
             tokens,
             place: None,
             submitted,
@@ -67,7 +80,13 @@ impl Bench {
     ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
         let (answer, vectors) = oneshot::channel();
         let inputs = inputs.iter().map(|input| input.to_vec()).collect();
-        self.engine.encode(EncodeJob { id: SequenceId(id), inputs, answer, place: None });
+        self.engine.encode(EncodeJob {
+            id: SequenceId(id),
+            inputs,
+            adapter: None,
+            answer,
+            place: None,
+        });
         vectors
     }
 

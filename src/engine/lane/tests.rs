@@ -9,6 +9,8 @@ use crate::request::{GenerateSpec, Sampling};
 use crate::testing::{EchoRunner, Gate, echo_logits, echo_tokens};
 use crate::{Load, TokenStream};
 
+mod adapters;
+
 const WIDTH: usize = 16;
 /// The token at which a gated runner waits, or any runner reacts.
 const SIGNAL: u32 = 99;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{Command, Placing, Warm};
+use crate::attached::Attaching;
 use crate::check::check_runner;
 use crate::core::{DeviceFailure, Engine, WarmUp, WarmUpError};
 use crate::error::Error;
@@ -142,6 +143,13 @@ impl LaneThread {
                     placed.engine.abort(sequence);
                 }
             }
+            Command::Attach(id, attaching) => self.attach(id, *attaching),
+            Command::Detach(id, adapter, gone) => {
+                let placed = self.engines.get_mut(&id);
+                if let Some(weights) = placed.and_then(|placed| placed.engine.detach(adapter)) {
+                    free(weights, gone);
+                }
+            }
             Command::Remove(id, gone) => self.remove(id, gone),
         }
     }
@@ -198,6 +206,20 @@ impl LaneThread {
         self.picker.add(id, config.weight);
         // Should the caller be gone, the registration comes back as a removal.
         let _ = answer.send(Ok(Warm { spec, elapsed, registration }));
+    }
+
+    /// Of an engine that is gone, the adapter is dropped, which tells its client so.
+    fn attach(&mut self, id: EngineId, attaching: Attaching) {
+        let Attaching { weights, registration, answer } = attaching;
+        let Some(placed) = self.engines.get_mut(&id) else {
+            return free(weights, None);
+        };
+        let attached = placed.engine.attach(registration.adapter(), weights).map_err(|error| {
+            let reason = error.to_string();
+            Failure::from(Error::NotAttached { name: placed.name.clone(), reason })
+        });
+        // Should the caller be gone, the registration comes back as a removal.
+        let _ = answer.send(attached.map(|()| registration));
     }
 
     fn remove(&mut self, id: EngineId, gone: Option<oneshot::Sender<()>>) {

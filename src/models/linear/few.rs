@@ -3,8 +3,9 @@
 //! Each weight is read once, in the order it lies, and multiplied with every row while it
 //! is in a register; nothing is packed. Outputs are spread over threads.
 
+use bytemuck::Pod;
 use candle_core::{DType, Result, Tensor};
-use half::f16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::activation::{with_floats, with_numbers};
@@ -32,19 +33,57 @@ pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// A weight as it lies in memory.
-trait Weight: Copy + Sync {
+pub(crate) trait Weight: Pod + Send + Sync {
     /// As f32, exactly. Finite numbers only.
     fn widen(self) -> f32;
+
+    /// From as many bytes of a file, in its order.
+    fn from_file(bytes: &[u8]) -> Self;
+
+    /// Whether it is finite.
+    fn is_number(self) -> bool;
 }
 
 impl Weight for f32 {
+    fn from_file(bytes: &[u8]) -> Self {
+        bytes.first_chunk().map_or(0.0, |bytes| Self::from_le_bytes(*bytes))
+    }
+
+    fn is_number(self) -> bool {
+        self.is_finite()
+    }
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
 }
 
+impl Weight for bf16 {
+    fn from_file(bytes: &[u8]) -> Self {
+        bytes.first_chunk().map_or(Self::ZERO, |bytes| Self::from_le_bytes(*bytes))
+    }
+
+    fn is_number(self) -> bool {
+        self.is_finite()
+    }
+
+    /// It is the upper half of an f32.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 impl Weight for f16 {
+    fn from_file(bytes: &[u8]) -> Self {
+        bytes.first_chunk().map_or(Self::ZERO, |bytes| Self::from_le_bytes(*bytes))
+    }
+
+    fn is_number(self) -> bool {
+        self.is_finite()
+    }
+
     /// Moves exponent and fraction to f32's places and corrects the exponent's bias, which is
     /// exact for subnormal numbers too; unlike the library's, it vectorises without a branch.
     #[inline(always)]
@@ -55,7 +94,8 @@ impl Weight for f16 {
     }
 }
 
-fn multiply<W: Weight>(x: &[f32], weight: &[W], rows: usize, inputs: usize) -> Vec<f32> {
+/// The same of numbers: `[rows, outputs]`.
+pub(crate) fn multiply<W: Weight>(x: &[f32], weight: &[W], rows: usize, inputs: usize) -> Vec<f32> {
     let outputs = weight.len() / inputs;
     // [outputs, rows]: a task's results lie together.
     let mut turned = vec![0.0; outputs * rows];
@@ -158,8 +198,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_finite_f16_widens_exactly() {
+    fn every_finite_half_widens_exactly() {
         for bits in 0..=u16::MAX {
+            let number = bf16::from_bits(bits);
+            if number.is_finite() {
+                assert_eq!(Weight::widen(number).to_bits(), number.to_f32().to_bits(), "{bits:x}");
+            }
             let number = f16::from_bits(bits);
             if number.is_finite() {
                 assert_eq!(Weight::widen(number).to_bits(), number.to_f32().to_bits(), "{bits:x}");

@@ -1,0 +1,41 @@
+//! The adapters of an engine: taken in and given back between steps.
+
+use std::any::Any;
+
+use super::{Engine, Work};
+use crate::error::Error;
+use crate::plan::{AdapterId, RunnerError};
+
+impl Engine {
+    /// Takes an adapter in. Rows may name it from the next step on.
+    pub(crate) fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> Result<(), RunnerError> {
+        self.runner.attach(id, weights)?;
+        self.attached.insert(id);
+        Ok(())
+    }
+
+    /// Ends what is computed with an adapter and gives its weights back, to be freed elsewhere.
+    /// `None` where there is no such adapter.
+    pub(crate) fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        if !self.attached.remove(&id) {
+            return None;
+        }
+        // Before the weights leave: no step may name them afterwards.
+        let failure = Error::Detached.into();
+        match &mut self.work {
+            Work::Generate(work) => work.end_adapter(id, &failure, &self.meters),
+            Work::Encode(work) => work.end_adapter(id, &failure, &self.meters),
+        }
+        self.publish();
+        self.runner.detach(id)
+    }
+
+    /// Whether rows may be computed with this adapter, or with none.
+    pub(super) fn knows(&self, adapter: Option<AdapterId>) -> bool {
+        adapter.is_none_or(|id| self.attached.contains(&id))
+    }
+}

@@ -1,0 +1,87 @@
+//! What an adapter is and what it will take, from its configuration and its file's header.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use roundhouse_types::{Bytes, Footprint};
+
+use super::config::LoraConfig;
+use super::fit::{self, Fit};
+use super::modules::Modules;
+use super::names::{self, Pieces};
+use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::Error;
+use crate::files::Files;
+use crate::inspect::ModelPlan;
+use crate::tensors::TensorTable;
+
+/// An adapter that can be loaded.
+#[derive(Debug, Clone)]
+pub struct AdapterPlan {
+    config: Arc<LoraConfig>,
+    tensors: Arc<BTreeMap<String, Pieces>>,
+    footprint: Footprint,
+}
+
+impl AdapterPlan {
+    /// Reads an adapter's configuration and the header of its weights, and refuses by name what
+    /// is not computed, before a weight is fetched. Reads nothing but what it is given.
+    ///
+    /// The footprint's weights are exact, but for tensors that the base has no use for; what
+    /// finds them again is known with [`on`](Self::on).
+    ///
+    /// # Errors
+    /// When a file is missing or unsound, or asks for what is not computed.
+    pub fn read(files: &Files) -> Result<Self, Error> {
+        let Some(content) = files.contents.get(ADAPTER_CONFIG) else {
+            return Err(Error::config(ADAPTER_CONFIG, "is not there, or too large"));
+        };
+        let config = LoraConfig::read(content)?;
+        if !files.sizes.contains_key(ADAPTER_WEIGHTS) {
+            let reason = match files.sizes.contains_key("adapter_model.bin") {
+                true => "is not there; adapter_model.bin is not read: convert it to safetensors",
+                false => "is not there",
+            };
+            return Err(Error::config(ADAPTER_WEIGHTS, reason));
+        }
+        let table = TensorTable::single(files, ADAPTER_WEIGHTS)?;
+        let tensors = names::by_module(&table)?;
+        if tensors.is_empty() {
+            return Err(Error::config(ADAPTER_WEIGHTS, "it has no tensors"));
+        }
+        for (name, pieces) in &tensors {
+            fit::check_module(&config, name, pieces)?;
+        }
+        let footprint = footprint(fit::bytes(&tensors)?, Bytes::ZERO);
+        Ok(Self { config: Arc::new(config), tensors: Arc::new(tensors), footprint })
+    }
+
+    /// The same for a base: checked against its modules and shapes, the footprint exact.
+    ///
+    /// # Errors
+    /// When a tensor is for no module of the base, of another shape, or missing.
+    pub fn on(&self, base: &ModelPlan) -> Result<Self, Error> {
+        let fit = self.fit(&Modules::of(base))?;
+        let footprint = footprint(fit.bytes(), Bytes(fit.index.bytes()));
+        Ok(Self { footprint, ..self.clone() })
+    }
+
+    /// The base by the name that the adapter's author had for it, where it says.
+    pub fn base_name(&self) -> Option<&str> {
+        self.config.base.as_deref()
+    }
+
+    /// The bytes that it will take beside its base.
+    pub fn footprint(&self) -> Footprint {
+        self.footprint
+    }
+
+    pub(super) fn fit(&self, base: &Modules) -> Result<Fit, Error> {
+        Fit::new(&self.config, &self.tensors, base)
+    }
+}
+
+/// Of so many bytes of numbers, and of what finds them.
+pub(super) fn footprint(numbers: Bytes, index: Bytes) -> Footprint {
+    Footprint { weights: numbers, host: index, ..Footprint::default() }
+}

@@ -1,0 +1,92 @@
+//! Adapters beside quantised and narrow bases, against the base's own numbers with the adapter
+//! merged into them.
+
+use std::collections::BTreeMap;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use roundhouse_models::DtypeSetting;
+
+use super::*;
+use crate::support::dir;
+
+/// The weights as a runner with these settings computes with them.
+fn rounded(weight: &Tensor, settings: &LoadSettings) -> Tensor {
+    let columns = weight.dims().last().copied().unwrap();
+    match settings.quantize {
+        None => weight.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap(),
+        Some(_) if columns % 32 == 0 => {
+            let blocks = QTensor::quantize(weight, GgmlDType::Q8_0).unwrap();
+            blocks.dequantize(&Device::Cpu).unwrap()
+        }
+        Some(_) => weight.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap(),
+    }
+}
+
+/// The base as it is computed with, and the adapter on top, as an f32 checkpoint.
+fn merged(case: &str, base: &str, settings: &LoadSettings, scale: f64) -> tempfile::TempDir {
+    let out = tempfile::tempdir().unwrap();
+    std::fs::copy(dir(base).join("config.json"), out.path().join("config.json")).unwrap();
+    let load = |path: PathBuf| -> BTreeMap<String, Tensor> {
+        candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+    };
+    let adapter = load(folder(case).join("adapter_model.safetensors"));
+    let adapter =
+        |name: String| adapter.get(&name).map(|tensor| tensor.to_dtype(DType::F32).unwrap());
+    let tensors = load(dir(base).join("model.safetensors")).into_iter().map(|(name, weight)| {
+        if weight.dims().len() < 2 {
+            return (name, weight);
+        }
+        let weight = rounded(&weight, settings);
+        let module = name.trim_end_matches(".weight");
+        let piece = |which: &str| adapter(format!("base_model.model.{module}.{which}.weight"));
+        let weight = match (piece("lora_A"), piece("lora_B")) {
+            (Some(a), Some(b)) => (weight + (b.matmul(&a).unwrap() * scale).unwrap()).unwrap(),
+            _ => weight,
+        };
+        (name, weight)
+    });
+    let tensors = tensors.collect();
+    candle_core::safetensors::save(&tensors, out.path().join("model.safetensors")).unwrap();
+    out
+}
+
+#[test]
+fn adapters_beside_a_quantised_or_narrow_base_equal_merging_into_its_numbers() {
+    let q8 = LoadSettings { quantize: Some(Quantize::Q8_0), ..served() };
+    let half = LoadSettings { dtype: DtypeSetting::F16, ..served() };
+    for (case, scale) in [("llama-bf16", 2.0), ("llama-f16", 1.6)] {
+        for settings in [q8, half] {
+            let base = "llama-gqa-tied";
+            let out = merged(case, base, &settings, scale);
+            let wide = LoadSettings { dtype: DtypeSetting::F32, ..served() };
+            let merged =
+                roundhouse_models::inspect(&read_local(out.path()).unwrap(), &wide).unwrap();
+            let cpu = roundhouse_types::DeviceId::Cpu;
+            let mut merged =
+                roundhouse_models::load(out.path(), &merged, cpu, &Cancel::new()).unwrap().runner;
+            let mut beside = with(base, &[case.to_owned()], &settings);
+            // One row and many: each way of multiplying by quantised weights.
+            for length in [1, 7, 40] {
+                let tokens: Vec<u32> = (0..length).map(|at| at * 37 % 250).collect();
+                let want = step(&mut *merged, vec![row(0, 0, &tokens)]);
+                let got = step(&mut *beside.runner, vec![named(row(0, 0, &tokens), Some(1))]);
+                let difference = apart(&got[0], &want[0]);
+                println!("{case} {:?} {length}: {difference:.1e}", settings.quantize);
+                assert!(difference <= LOGITS, "{case} {length}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn magnitudes_beside_a_quantised_base_are_of_its_own_numbers() {
+    let q8 = LoadSettings { quantize: Some(Quantize::Q8_0), ..served() };
+    let mut wide = with("llama-mha", &["llama-dora".to_owned()], &served());
+    let mut narrow = with("llama-mha", &["llama-dora".to_owned()], &q8);
+    let row = || vec![named(row(0, 0, &[7, 8, 9]), Some(1))];
+    let [wide, narrow] = [&mut wide, &mut narrow].map(|loaded| step(&mut *loaded.runner, row()));
+    // Rounding to eight bits moves logits, but no more than that.
+    let difference = apart(&wide[0], &narrow[0]);
+    assert!(difference > 1e-4 && difference < 0.5, "{difference}");
+}
