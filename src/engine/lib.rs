@@ -1,6 +1,7 @@
 #![doc = include_str!("DESIGN.md")]
 
 mod check;
+mod constraint;
 mod core;
 mod error;
 mod fair;
@@ -17,6 +18,7 @@ mod share;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use constraint::{Allowed, Constraint, Progress, Unmet};
 pub use handle::{EngineConfig, EngineHandle, Load, TokenStream};
 pub use heartbeat::LaneHealth;
 pub use lane::{Lane, LaneConfig, Placed};

@@ -4,9 +4,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::check::check_generate;
+use crate::constraint::{Allowed, Constraint, Progress, Unmet};
 use crate::plan::{KvSpec, Row, StepOutput};
 use crate::request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
-use crate::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
+use crate::testing::{CountingConstraint, EchoLog, EchoRunner, echo_logits, echo_tokens};
 
 const WIDTH: usize = 16;
 const CONTEXT: usize = 40;
@@ -27,6 +28,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling: Sampling::GREEDY,
         top_logprobs: 0,
+        logit_bias: Vec::new(),
     }
 }
 
@@ -47,12 +49,26 @@ impl Bench {
     }
 
     fn generate(&mut self, id: u64, spec: GenerateSpec) -> mpsc::Receiver<TokenResult> {
+        self.generate_within(id, spec, None)
+    }
+
+    fn generate_within(
+        &mut self,
+        id: u64,
+        spec: GenerateSpec,
+        length: Option<usize>,
+    ) -> mpsc::Receiver<TokenResult> {
+        let counting = |length| -> Box<dyn Constraint> {
+            Box::new(CountingConstraint::new(spec.prompt[0], WIDTH as u32, length))
+        };
+        let constraint = length.map(counting);
         check_generate(&spec, &self.engine.spec).unwrap();
         let (tokens, stream) = mpsc::channel(spec.max_tokens + 1);
         let submitted = Instant::now();
         self.engine.generate(GenerateJob {
             id: SequenceId(id),
             spec,
+            constraint,
             tokens,
             place: None,
             submitted,
@@ -109,9 +125,9 @@ fn failure(stream: mpsc::Receiver<TokenResult>) -> ErrorKind {
 }
 
 /// What one sequence yields alone, in a pool with room for everything.
-fn alone(spec: GenerateSpec) -> Vec<TokenOut> {
+fn alone(spec: GenerateSpec, length: Option<usize>) -> Vec<TokenOut> {
     let mut bench = Bench::new(EchoRunner::new(generative(1_000)), 1);
-    let stream = bench.generate(0, spec);
+    let stream = bench.generate_within(0, spec, length);
     bench.finish();
     tokens(stream)
 }
@@ -164,7 +180,7 @@ fn a_preempted_sequence_goes_on_as_if_nothing_had_happened() {
     }
     assert_eq!(preempted, 1);
     for (first, stream) in [1, 9].into_iter().zip(streams) {
-        assert_eq!(tokens(stream), alone(spec(first)));
+        assert_eq!(tokens(stream), alone(spec(first), None));
     }
 }
 
@@ -281,6 +297,64 @@ fn a_call_of_few_inputs_does_not_wait_for_one_of_many() {
 }
 
 #[test]
+fn several_answers_to_one_prompt_read_it_once() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)), 8);
+    let prompt: Vec<u32> = (0..11).collect();
+    let streams: Vec<_> = (0..4).map(|id| bench.generate(id, greedy(&prompt, 3))).collect();
+    bench.step();
+    assert_eq!(bench.running(), 1);
+    bench.step();
+    assert_eq!((bench.running(), bench.log.most_rows()), (4, 4));
+    bench.finish();
+    let reused: Vec<_> = streams.into_iter().map(|stream| tokens(stream)[2].reused).collect();
+    // Two full blocks of four; the last token is computed in any case.
+    assert_eq!(reused, [0, 8, 8, 8]);
+}
+
+#[test]
+fn a_constrained_sequence_ends_with_the_token_that_completes_it() {
+    let mut bench = Bench::new(EchoRunner::new(generative(64)), 8);
+    let complete = bench.generate_within(0, greedy(&[6], 30), Some(5));
+    let long = bench.generate_within(1, greedy(&[6], 4), Some(5));
+    bench.finish();
+    let complete = tokens(complete);
+    assert_eq!(complete.len(), 5);
+    assert_eq!(complete[4].finish, Some(FinishReason::Complete));
+    assert!(complete.windows(2).all(|pair| (pair[1].id + 16 - pair[0].id) % 16 <= 2));
+    assert_eq!(tokens(long)[3].finish, Some(FinishReason::Length));
+}
+
+#[test]
+fn a_constraint_that_fails_ends_its_own_sequence_alone() {
+    #[derive(Debug)]
+    struct Fails;
+    impl Constraint for Fails {
+        fn allowed(&mut self) -> Result<Allowed<'_>, Unmet> {
+            Err(Unmet("too much work".into()))
+        }
+        fn accept(&mut self, _: u32) -> Result<Progress, Unmet> {
+            Ok(Progress::Open)
+        }
+    }
+    let mut bench = Bench::new(EchoRunner::new(generative(64)), 8);
+    let (tokens, failing) = mpsc::channel(4);
+    bench.engine.generate(GenerateJob {
+        id: SequenceId(0),
+        spec: greedy(&[1], 3),
+        constraint: Some(Box::new(Fails)),
+        tokens,
+        place: None,
+        submitted: Instant::now(),
+    });
+    let good = bench.generate(1, greedy(&[6], 3));
+    bench.finish();
+    let error = items(failing).pop().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("too much work"), "{error}");
+    assert_eq!(ids(good), echo_tokens(&[6], 3, WIDTH));
+}
+
+#[test]
 fn an_aborted_call_leaves_the_queue() {
     let mut bench = Bench::new(EchoRunner::new(shapes(4, None)), 8);
     let left = bench.encode(0, &[&[1, 2, 3], &[99, 98, 97]]);
@@ -314,6 +388,8 @@ fn every_shape_warms_up() {
 #[derive(Debug, Clone)]
 struct Request {
     spec: GenerateSpec,
+    /// Of its constraint.
+    length: Option<usize>,
     submitted: usize,
     aborted: Option<usize>,
 }
@@ -346,9 +422,10 @@ fn request() -> impl Strategy<Value = Request> {
         sampling,
         0..20_usize,
         prop::option::weighted(0.3, 0..30_usize),
+        prop::option::weighted(0.4, 1..12_usize),
     )
         .prop_map(
-            |(prompt, max_tokens, min_tokens, stop_tokens, sampling, submitted, aborted)| Request {
+            |(prompt, max_tokens, min_tokens, stop_tokens, sampling, submitted, aborted, length)| Request {
                 spec: GenerateSpec {
                     prompt,
                     max_tokens,
@@ -356,7 +433,9 @@ fn request() -> impl Strategy<Value = Request> {
                     stop_tokens,
                     sampling,
                     top_logprobs: 2,
+                    logit_bias: Vec::new(),
                 },
+                length,
                 submitted,
                 aborted,
             },
@@ -380,7 +459,11 @@ proptest! {
         for tick in 0.. {
             for (index, request) in requests.iter().enumerate() {
                 if request.submitted == tick {
-                    streams[index] = Some(bench.generate(index as u64, request.spec.clone()));
+                    streams[index] = Some(bench.generate_within(
+                        index as u64,
+                        request.spec.clone(),
+                        request.length,
+                    ));
                 }
                 if request.aborted == Some(tick) {
                     bench.engine.abort(SequenceId(index as u64));
@@ -395,8 +478,10 @@ proptest! {
         prop_assert_eq!(bench.running(), 0);
         prop_assert_eq!(bench.log.forwards(), bench.steps);
         for (request, stream) in requests.iter().zip(streams) {
-            let seen: Vec<_> = items(stream.unwrap()).into_iter().map(Result::unwrap).collect();
-            let expected = alone(request.spec.clone());
+            let mut seen: Vec<_> = items(stream.unwrap()).into_iter().map(Result::unwrap).collect();
+            let expected = alone(request.spec.clone(), request.length);
+            // What the pool held for it differs, and nothing else.
+            seen.iter_mut().for_each(|token| token.reused = 0);
             if request.aborted.is_some_and(|tick| tick >= request.submitted) {
                 prop_assert_eq!(&seen[..], &expected[..seen.len()]);
             } else {
