@@ -18,6 +18,7 @@ mod admission;
 mod api;
 mod choice;
 mod completions;
+mod constrain;
 mod dispatcher;
 mod encoded;
 mod error;
@@ -27,15 +28,18 @@ mod params;
 mod served;
 mod task;
 mod text;
+mod tools;
 
 pub use api::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, BIASES_MAX, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
     Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
     Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served, TokenInfo,
 };
+pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{Config, Dispatcher};
 pub use error::Error;
 pub use handled::{HandledBody, HandledReply, HandledStream};
 pub use metrics::describe_metrics;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
 pub use text::{TextCodec, Vocabulary};
+pub use tools::{ToolCall, ToolChoice};

@@ -22,12 +22,13 @@ fn writer(stop: &[&str], min_tokens: usize) -> Writer {
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         min_tokens,
         eos_tokens: [EOS].into(),
+        calls: None,
     })
     .unwrap()
 }
 
 fn token(id: u32, finish: Option<FinishReason>) -> TokenOut {
-    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], finish }
+    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], reused: 4, finish }
 }
 
 /// Writes tokens, the last with `finish`; the pieces up to the finished one.
@@ -71,7 +72,7 @@ fn text_held_for_a_stop_string_goes_out_with_its_tokens_when_the_answer_ends() {
     let ids = codec().encode("one\n\nUs", false).unwrap();
     let pieces = write(&mut writer(&["\n\nUser:"], 0), &ids, FinishReason::Length);
     assert_eq!(text(&pieces), "one\n\nUs");
-    assert_eq!(finish(&pieces), Finished { reason: Finish::Length, generated_tokens: ids.len() });
+    assert_eq!(finish(&pieces), Finished { reason: Finish::Length, generated_tokens: ids.len(), cached_tokens: 4 });
     let tokens: Vec<u32> =
         pieces.iter().flat_map(|piece| &piece.tokens).map(|token| token.id).collect();
     assert_eq!(tokens, ids);

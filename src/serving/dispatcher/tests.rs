@@ -13,6 +13,7 @@ use roundhouse_types::{
 use serde_json::{Map, json};
 
 use super::*;
+use crate::ToolChoice;
 use crate::{
     Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, ScoreFunction,
     TextCodec,
@@ -213,6 +214,8 @@ fn inputs(texts: &[&str]) -> Inputs {
 
 fn chat(content: &str) -> Request {
     Request::Chat(Chat {
+        tool_choice: ToolChoice::Auto,
+        parallel_tool_calls: true,
         messages: vec![json!({"role": "user", "content": content})],
         tools: None,
         template_kwargs: Map::new(),
