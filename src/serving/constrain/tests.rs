@@ -82,9 +82,11 @@ fn valid(value: &Value, schema: &Value) -> bool {
     match schema["type"].as_str() {
         Some("null") => value.is_null(),
         Some("boolean") => value.is_boolean(),
-        Some("integer") => value.as_i64().is_some_and(|number| {
-            schema["minimum"].as_i64().is_none_or(|least| number >= least)
-                && schema["maximum"].as_i64().is_none_or(|most| number <= most)
+        // `-0` is one, though no machine's.
+        Some("integer") => value.as_f64().is_some_and(|number| {
+            number.fract() == 0.0
+                && schema["minimum"].as_f64().is_none_or(|least| number >= least)
+                && schema["maximum"].as_f64().is_none_or(|most| number <= most)
         }),
         Some("number") => value.is_number(),
         Some("string") => value
