@@ -92,9 +92,9 @@ impl Sampler {
         let id = chosen.ok_or(Error::NothingToChoose { position })?;
         let stop = self.stop_tokens.contains(&id);
         let progress = match &mut self.constraint {
-            Some(constraint) if !stop => constraint
-                .accept(id)
-                .map_err(|source| Error::Constrained { position, source })?,
+            Some(constraint) if !stop => {
+                constraint.accept(id).map_err(|source| Error::Constrained { position, source })?
+            }
             _ => Progress::Open,
         };
         let normaliser = log_sum_exp(logits);
@@ -166,9 +166,9 @@ impl Sampler {
             .collect();
         keep(scores, allowed.tokens);
         let goes_on = |scores: &[f32]| {
-            (0..).zip(scores).any(|(id, score)| {
-                *score > f32::NEG_INFINITY && !self.stop_tokens.contains(&id)
-            })
+            (0..)
+                .zip(scores)
+                .any(|(id, score)| *score > f32::NEG_INFINITY && !self.stop_tokens.contains(&id))
         };
         if early && goes_on(scores) {
             ends.iter().for_each(|(id, _)| scores[*id] = f32::NEG_INFINITY);

@@ -5,8 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use roundhouse_serving::{
-    Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo,
-    ToolCall,
+    Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo, ToolCall,
 };
 use roundhouse_types::{ErrorKind, Failure, ModelId};
 use tokio::time::{Instant, timeout_at};

@@ -33,7 +33,8 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Option<OutputForm>, Error> {
         let Some(value) = fields.take(field) else { continue };
         let Some(kind) = reader(fields, value)? else { continue };
         if let Some(other) = &asked {
-            let expected = format!("says what the answer must look like, and so does {}", other.field);
+            let expected =
+                format!("says what the answer must look like, and so does {}", other.field);
             return Err(fields.wrong(field, &expected));
         }
         asked = Some(OutputForm { field, kind });
@@ -173,7 +174,10 @@ mod tests {
         let choice = FormKind::Choice(vec!["a".into(), "b".into()]);
         let cases = [
             (json!({"response_format": {"type": "json_object"}}), FormKind::JsonObject),
-            (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": schema}}}), json.clone()),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": schema}}}),
+                json.clone(),
+            ),
             (json!({"response_format": {"type": "json_object", "value": schema}}), json.clone()),
             (json!({"response_format": {"type": "regex", "value": "a+"}}), regex.clone()),
             (json!({"guided_json": schema}), json.clone()),
@@ -200,18 +204,30 @@ mod tests {
         let cases = [
             (json!({"response_format": "json"}), "response_format must be an object"),
             (json!({"response_format": {"type": "xml"}}), "response_format.type must be text"),
-            (json!({"response_format": {"type": "json_schema", "json_schema": {}}}), "response_format.json_schema.schema must"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
+                "response_format.json_schema.schema must",
+            ),
             (json!({"guided_json": "{"}), "guided_json must be a JSON schema: EOF"),
             (json!({"guided_json": [1]}), "guided_json must be a JSON schema"),
             (json!({"guided_regex": 1}), "guided_regex must be"),
             (json!({"guided_choice": ["a", 1]}), "guided_choice must be a list of strings"),
             (json!({"guided_grammar": "root ::= a"}), "guided_grammar is not supported"),
             (json!({"structured_outputs": {}}), "structured_outputs must have one of"),
-            (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs must have one of"),
-            (json!({"structured_outputs": {"grammar": "a"}}), "structured_outputs.grammar is not supported"),
+            (
+                json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+                "structured_outputs must have one of",
+            ),
+            (
+                json!({"structured_outputs": {"grammar": "a"}}),
+                "structured_outputs.grammar is not supported",
+            ),
             (json!({"grammar": {"type": "ebnf", "value": ""}}), "grammar.type must be json"),
             (json!({"grammar": {"type": "regex"}}), "grammar.value must be a regular"),
-            (json!({"guided_regex": "a", "grammar": {"type": "regex", "value": "a"}}), "grammar says what the answer must look like, and so does guided_regex"),
+            (
+                json!({"guided_regex": "a", "grammar": {"type": "regex", "value": "a"}}),
+                "grammar says what the answer must look like, and so does guided_regex",
+            ),
         ];
         for (body, start) in cases {
             let error = read_all(body.clone()).unwrap_err().to_string();

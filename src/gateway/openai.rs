@@ -210,7 +210,9 @@ impl Tally {
             self.cached.resize(prompt + 1, None);
         }
         let cached = &mut self.cached[prompt];
-        *cached = Some(cached.map_or(finished.cached_tokens, |so_far| so_far.min(finished.cached_tokens)));
+        *cached = Some(
+            cached.map_or(finished.cached_tokens, |so_far| so_far.min(finished.cached_tokens)),
+        );
     }
 
     fn usage(&self) -> Value {

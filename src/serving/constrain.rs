@@ -15,6 +15,6 @@ mod speller;
 mod tests;
 mod vocabulary;
 
-pub(crate) use form::{Grammar, laid_out, literal};
 pub use form::{FormKind, OutputForm};
+pub(crate) use form::{Grammar, laid_out, literal};
 pub(crate) use speller::{Compiled, Speller};

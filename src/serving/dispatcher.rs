@@ -281,8 +281,7 @@ impl Dispatcher {
     async fn compile(&self, model: &EngineModel, grammar: Grammar) -> Result<Compiled, Failure> {
         let text = model.text().clone();
         let began = Instant::now();
-        let compiled =
-            in_turn(&self.compiling, move || text.speller()?.compile(grammar)).await;
+        let compiled = in_turn(&self.compiling, move || text.speller()?.compile(grammar)).await;
         compiled_form(began.elapsed());
         compiled
     }

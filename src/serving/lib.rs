@@ -4,7 +4,7 @@
 //! invocation from admission to stream), `admission` (who may come in), `served` (a loaded model
 //! as requests use it), `task` and `params` (what a request means to the model it reached),
 //! `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (vectors and
-//! labels), `text` (tokenizer, detokeniser, stop strings, chat templates).
+//! labels), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
 //!
 //! What holds:
 //! 1. A request's lease and place live in its stream, and no longer than it.
@@ -31,9 +31,10 @@ mod text;
 mod tools;
 
 pub use api::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, BIASES_MAX, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
-    Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
-    Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served, TokenInfo,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, BIASES_MAX, Chat, Completion, Embeddings,
+    EmbeddingsReply, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore,
+    Piece, PieceStream, Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served,
+    TokenInfo,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{Config, Dispatcher};

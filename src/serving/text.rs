@@ -216,9 +216,15 @@ impl TextCodec {
         Ok(speller.get_or_init(|| built))
     }
 
-    /// What the first answer of a given form adds to the memory that this takes, at most.
+    /// What the first answer of a given form adds to the memory that this takes, at most; it stays
+    /// as long as this does.
     pub fn room_for_forms(&self) -> Bytes {
         Bytes(Speller::bytes_of(self.tokenizer.get_vocab_size(true)))
+    }
+
+    /// What of that has not been taken.
+    pub fn untouched_room(&self) -> Bytes {
+        if self.facts.speller.get().is_some() { Bytes::ZERO } else { self.room_for_forms() }
     }
 
     /// The end-of-sequence token that `tokenizer_config.json` names.

@@ -186,7 +186,9 @@ impl GenerateWork {
         let token = TokenOut { id: token_id, logprob, top, reused: client.reused, finish };
         let client_gone = client.tokens.try_send(Ok(token)).is_err();
         match finish {
-            Some(FinishReason::StopToken | FinishReason::Complete) => self.remove(id, Ended::Stop, meters),
+            Some(FinishReason::StopToken | FinishReason::Complete) => {
+                self.remove(id, Ended::Stop, meters)
+            }
             Some(FinishReason::Length) => self.remove(id, Ended::Length, meters),
             None if client_gone => self.remove(id, Ended::Aborted, meters),
             None => self.scheduler.append(id, token_id),

@@ -425,7 +425,16 @@ fn request() -> impl Strategy<Value = Request> {
         prop::option::weighted(0.4, 1..12_usize),
     )
         .prop_map(
-            |(prompt, max_tokens, min_tokens, stop_tokens, sampling, submitted, aborted, length)| Request {
+            |(
+                prompt,
+                max_tokens,
+                min_tokens,
+                stop_tokens,
+                sampling,
+                submitted,
+                aborted,
+                length,
+            )| Request {
                 spec: GenerateSpec {
                     prompt,
                     max_tokens,

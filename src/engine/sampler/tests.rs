@@ -246,7 +246,10 @@ fn constrained(request: &GenerateSpec, length: usize) -> Vec<(u32, bool, bool)> 
 fn a_constraint_decides_before_the_logits_do() {
     // Of 1 and 2, of 2 and 3, of 3 and 4, of 0 and 1.
     let free = |id| (id, false, false);
-    assert_eq!(constrained(&spec(Sampling::GREEDY), 4), [free(1), free(2), free(4), (0, false, true)]);
+    assert_eq!(
+        constrained(&spec(Sampling::GREEDY), 4),
+        [free(1), free(2), free(4), (0, false, true)]
+    );
     // The likeliest is a stop token, and may come only where the constraint may end.
     let request = GenerateSpec { stop_tokens: vec![0], min_tokens: 1, ..spec(Sampling::GREEDY) };
     assert_eq!(constrained(&request, 40), [free(1), free(2), free(4), (0, true, false)]);

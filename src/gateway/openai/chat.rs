@@ -55,15 +55,8 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     }
     let n = choices(fields)?;
     let (stream, include_usage) = streaming(fields)?;
-    let chat = Chat {
-        messages,
-        tools,
-        tool_choice,
-        parallel_tool_calls,
-        template_kwargs,
-        generation,
-        n,
-    };
+    let chat =
+        Chat { messages, tools, tool_choice, parallel_tool_calls, template_kwargs, generation, n };
     let ask = ChatAsk { stamp, n, stream, include_usage, logprobs };
     Ok(Asked { request: Request::Chat(chat), ask: Ask::Chat(ask) })
 }

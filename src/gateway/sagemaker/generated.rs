@@ -112,9 +112,7 @@ fn token(info: &TokenInfo, text: &str) -> Value {
 
 /// The likeliest alternatives of a token.
 fn top(info: &TokenInfo) -> Value {
-    let alternative = |(id, text, value): &(u32, String, f32)| {
-        json!({"id": id, "text": text, "logprob": logprob(*value), "special": false})
-    };
+    let alternative = |(id, text, value): &(u32, String, f32)| json!({"id": id, "text": text, "logprob": logprob(*value), "special": false});
     info.top.iter().map(alternative).collect()
 }
 

@@ -57,7 +57,8 @@ pub(crate) fn from_text(text: String) -> Asked {
         top_k: None,
         normalize: None,
     };
-    let ask = InputsAsk { single: true, details: false, top: false, stream: false, label_lists: false };
+    let ask =
+        InputsAsk { single: true, details: false, top: false, stream: false, label_lists: false };
     Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) }
 }
 

@@ -72,11 +72,16 @@ impl Grammar {
             }
             FormKind::Choice(choices) => {
                 if choices.is_empty() || choices.iter().any(String::is_empty) {
-                    return Err(Error::field(field, "the choices are one text or more, none empty"));
+                    return Err(Error::field(
+                        field,
+                        "the choices are one text or more, none empty",
+                    ));
                 }
                 if choices.len() > CHOICES_MAX {
-                    let message =
-                        format!("{} choices are more than the {CHOICES_MAX} at most", choices.len());
+                    let message = format!(
+                        "{} choices are more than the {CHOICES_MAX} at most",
+                        choices.len()
+                    );
                     return Err(Error::field(field, message));
                 }
                 let bytes = choices.iter().map(String::len).sum();

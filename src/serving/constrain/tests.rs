@@ -20,7 +20,10 @@ fn refusal(kind: FormKind) -> String {
 /// The tokens whose bits are set.
 fn set(mask: &[u32]) -> Vec<u32> {
     let bits = |word: u32| (0..u32::BITS).filter(move |bit| word >> bit & 1 == 1);
-    (0..).zip(mask).flat_map(|(at, word)| bits(*word).map(move |bit| at * u32::BITS + bit)).collect()
+    (0..)
+        .zip(mask)
+        .flat_map(|(at, word)| bits(*word).map(move |bit| at * u32::BITS + bit))
+        .collect()
 }
 
 /// Splitmix64, for choices that depend on the seed alone.
@@ -114,10 +117,12 @@ fn schema() -> impl Strategy<Value = Value> {
         Just(json!({"type": "null"})),
         Just(json!({"type": "boolean"})),
         Just(json!({"type": "number"})),
-        (-50..50_i64, 0..100_i64)
-            .prop_map(|(least, more)| json!({"type": "integer", "minimum": least, "maximum": least + more})),
-        (0..4_u64, 0..6_u64)
-            .prop_map(|(least, more)| json!({"type": "string", "minLength": least, "maxLength": least + more})),
+        (-50..50_i64, 0..100_i64).prop_map(
+            |(least, more)| json!({"type": "integer", "minimum": least, "maximum": least + more})
+        ),
+        (0..4_u64, 0..6_u64).prop_map(
+            |(least, more)| json!({"type": "string", "minLength": least, "maxLength": least + more})
+        ),
         prop::collection::vec(text, 1..4).prop_map(|texts| json!({"enum": texts})),
     ];
     leaf.prop_recursive(3, 12, 4, move |inner| {
@@ -259,9 +264,38 @@ fn costly_forms_end_by_the_limits() {
         nested = json!({"type": "array", "items": nested, "minItems": 2});
     }
     let wide: Map<String, Value> = (0..2000)
-        .map(|index| (format!("p{index}"), json!({"type": "string", "pattern": "^(a|b)*c.{0,40}$"})))
+        .map(|index| {
+            (format!("p{index}"), json!({"type": "string", "pattern": "^(a|b)*c.{0,40}$"}))
+        })
         .collect();
+    let chain: Map<String, Value> = (0..2000)
+        .map(|index| {
+            (
+                format!("d{index}"),
+                json!({"$ref": format!("#/$defs/d{}", index + 1), "minLength": 1}),
+            )
+        })
+        .chain([("d2000".to_owned(), json!({"type": "string"}))])
+        .collect();
+    let (mut all, mut any, mut properties) =
+        (json!({"type": "string"}), json!({"type": "string"}), json!({}));
+    for _ in 0..110 {
+        all = json!({"allOf": [all, {"minLength": 1}]});
+        any =
+            json!({"anyOf": [any, {"type": "null"}, {"type": "array", "items": {"type": "null"}}]});
+        properties = json!({"type": "object", "properties": {"a": properties}, "required": ["a"]});
+    }
     let hostile = [
+        FormKind::JsonSchema(json!({"$defs": chain, "$ref": "#/$defs/d0"})),
+        FormKind::JsonSchema(all),
+        FormKind::JsonSchema(any),
+        FormKind::JsonSchema(properties),
+        FormKind::Regex("ab".repeat(8000)),
+        FormKind::Regex("a?".repeat(8000)),
+        FormKind::Regex(vec!["a"; 8000].join("|")),
+        FormKind::Regex((0..2000).map(|index| format!("x{index}")).collect::<Vec<_>>().join("|")),
+        FormKind::Regex(format!("{}a{}", "(b?".repeat(200), ")?".repeat(200))),
+        FormKind::Choice((0..1000).map(|index| format!("{}{index}", "long ".repeat(10))).collect()),
         FormKind::Regex("(a|aa|aaa|b?){1,1000}{1,1000}c".into()),
         FormKind::Regex(r"(x+x+)+y".into()),
         FormKind::Regex(r"[ab]*a[ab]{200}".into()),
@@ -269,11 +303,17 @@ fn costly_forms_end_by_the_limits() {
         FormKind::Regex(format!("{}a{}", "(".repeat(4000), ")*".repeat(4000))),
         FormKind::JsonSchema(nested),
         FormKind::JsonSchema(json!({"type": "object", "properties": wide})),
-        FormKind::JsonSchema(json!({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"})),
-        FormKind::JsonSchema(json!({"type": "array", "minItems": 1_000_000_000, "items": {"type": "string"}})),
+        FormKind::JsonSchema(
+            json!({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}),
+        ),
+        FormKind::JsonSchema(
+            json!({"type": "array", "minItems": 1_000_000_000, "items": {"type": "string"}}),
+        ),
         FormKind::JsonSchema(json!({"type": "string", "minLength": 1_000_000_000})),
         FormKind::JsonSchema(json!({"type": "integer", "multipleOf": 999_999_937})),
-        FormKind::JsonSchema(json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "string", "pattern": "a.*b.*c"}); 30]}); 12]})),
+        FormKind::JsonSchema(
+            json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "string", "pattern": "a.*b.*c"}); 30]}); 12]}),
+        ),
     ];
     for kind in hostile {
         let Ok(compiled) = compile(&codec, kind) else { continue };
@@ -370,7 +410,9 @@ fn figures() {
         let steps = times.len();
         let [median, most, longest] = [steps / 2, steps * 99 / 100, steps - 1].map(|at| times[at]);
         let more = resident().saturating_sub(before) / 1024;
-        println!("| {name} | {took:?} | {steps} | {median:?} | {most:?} | {longest:?} | {more} | {ended} |");
+        println!(
+            "| {name} | {took:?} | {steps} | {median:?} | {most:?} | {longest:?} | {more} | {ended} |"
+        );
     }
 }
 
@@ -388,16 +430,25 @@ fn costly() -> Vec<(&'static str, FormKind)> {
     vec![
         ("any JSON object", FormKind::JsonObject),
         ("a person", FormKind::JsonSchema(person)),
-        ("300 optional properties", FormKind::JsonSchema(json!({"type": "object", "properties": wide}))),
+        (
+            "300 optional properties",
+            FormKind::JsonSchema(json!({"type": "object", "properties": wide})),
+        ),
         (r"\d{4}-\d{2}-\d{2}", regex(r"\d{4}-\d{2}-\d{2}")),
         (".{1,500}END", regex(".{1,500}END")),
-        ("1000 choices", FormKind::Choice((0..1000).map(|index| format!("choice number {index}")).collect())),
+        (
+            "1000 choices",
+            FormKind::Choice((0..1000).map(|index| format!("choice number {index}")).collect()),
+        ),
         ("[ab]*a[ab]{200}", regex("[ab]*a[ab]{200}")),
         ("(.*a.*b.*c.*d.*e.*f.*g.*h.*){50}", regex("(.*a.*b.*c.*d.*e.*f.*g.*h.*){50}")),
         ("(x+x+)+y", regex("(x+x+)+y")),
         (r"(\w{1,200} ){1,200}", regex(r"(\w{1,200} ){1,200}")),
         ("(.or.a){1,3000}", regex("(.|a){1,3000}")),
-        ("12 times 30 patterns", FormKind::JsonSchema(json!({"allOf": vec![json!({"anyOf": patterns}); 12]}))),
+        (
+            "12 times 30 patterns",
+            FormKind::JsonSchema(json!({"allOf": vec![json!({"anyOf": patterns}); 12]})),
+        ),
     ]
 }
 

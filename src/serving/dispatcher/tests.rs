@@ -10,18 +10,18 @@ use roundhouse_residency::{
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::ToolChoice;
 use crate::{
     Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, ScoreFunction,
-    TextCodec,
+    TextCodec, ToolCall, ToolChoice,
 };
 
 mod answers;
 mod counted;
 mod ends;
+mod forms;
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");
 /// The reference tokenizer's vocabulary.

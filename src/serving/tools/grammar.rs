@@ -50,7 +50,10 @@ pub(crate) fn calls(demand: &Demand<'_>, codec: &TextCodec) -> Result<Grammar, E
         }
         CallFormat::MistralList => {
             let open = mark("[TOOL_CALLS]");
-            format!("calls: {open} \" \"? body\nbody: %json {}\n", list(&tools, demand.format, several))
+            format!(
+                "calls: {open} \" \"? body\nbody: %json {}\n",
+                list(&tools, demand.format, several)
+            )
         }
         CallFormat::MistralArguments => {
             let more = if several { "+" } else { "" };

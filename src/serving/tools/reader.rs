@@ -93,9 +93,8 @@ impl CallReader {
         let calls = match self.format {
             CallFormat::Hermes => one(&held).map(|call| vec![call]),
             CallFormat::MistralList | CallFormat::MistralArguments => several(&held),
-            CallFormat::Llama | CallFormat::Plain => {
-                values(&held).filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name)))
-            }
+            CallFormat::Llama | CallFormat::Plain => values(&held)
+                .filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name))),
         };
         match calls {
             Some(calls) => said.calls = calls.into_iter().map(|call| self.call(call)).collect(),
@@ -238,7 +237,11 @@ fn several(text: &str) -> Option<Vec<(String, String)>> {
     let text = text.trim();
     if text.starts_with('[') {
         let list: Vec<Value> = serde_json::from_str(text).ok()?;
-        return list.iter().map(named).collect::<Option<Vec<_>>>().filter(|calls| !calls.is_empty());
+        return list
+            .iter()
+            .map(named)
+            .collect::<Option<Vec<_>>>()
+            .filter(|calls| !calls.is_empty());
     }
     let call = |text: &str| {
         let at = text.find('{')?;

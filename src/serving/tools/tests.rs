@@ -103,7 +103,8 @@ fn what_is_no_call_stays_text() {
     for format in ALL {
         for answer in answers {
             // What other families mark is text to all but them.
-            let said = read(format, answer.char_indices().map(|(at, c)| &answer[at..at + c.len_utf8()]));
+            let said =
+                read(format, answer.char_indices().map(|(at, c)| &answer[at..at + c.len_utf8()]));
             assert_eq!((said.text.as_str(), said.calls.len()), (answer, 0), "{format:?}");
         }
     }
@@ -178,12 +179,14 @@ fn spells(codec: &TextCodec, constraint: &mut dyn Constraint, wanted: &str) -> b
     while !rest.is_empty() {
         let Ok(allowed) = constraint.allowed() else { return false };
         let ids = codec.encode(rest, false).unwrap();
-        let first = (1..=rest.len())
-            .rev()
-            .filter(|end| rest.is_char_boundary(*end))
-            .find_map(|end| match codec.encode(&rest[..end], false).unwrap().as_slice() {
-                [only] if allowed.tokens[(only / 32) as usize] >> (only % 32) & 1 == 1 => Some((*only, end)),
-                _ => None,
+        let first =
+            (1..=rest.len()).rev().filter(|end| rest.is_char_boundary(*end)).find_map(|end| {
+                match codec.encode(&rest[..end], false).unwrap().as_slice() {
+                    [only] if allowed.tokens[(only / 32) as usize] >> (only % 32) & 1 == 1 => {
+                        Some((*only, end))
+                    }
+                    _ => None,
+                }
             });
         let Some((token, end)) = first else { return false };
         assert!(!ids.is_empty());
@@ -195,11 +198,18 @@ fn spells(codec: &TextCodec, constraint: &mut dyn Constraint, wanted: &str) -> b
     constraint.allowed().is_ok_and(|allowed| allowed.may_end)
 }
 
-fn demanded(format: CallFormat, choice: &ToolChoice, parallel: bool, otherwise: Option<&Value>, wanted: &str) -> bool {
+fn demanded(
+    format: CallFormat,
+    choice: &ToolChoice,
+    parallel: bool,
+    otherwise: Option<&Value>,
+    wanted: &str,
+) -> bool {
     let codec = reference();
     let tools = tools();
     let demand = Demand { format, choice, tools: &tools, parallel, otherwise };
-    let compiled = codec.speller().unwrap().compile(super::calls(&demand, &codec).unwrap()).unwrap();
+    let compiled =
+        codec.speller().unwrap().compile(super::calls(&demand, &codec).unwrap()).unwrap();
     spells(&codec, &mut compiled.follower(), wanted)
 }
 
@@ -209,7 +219,9 @@ fn a_demanded_call_is_one_of_the_tools_with_arguments_of_its_schema() {
     let hermes = |body: &str| format!("<tool_call>\n{body}\n</tool_call>");
     let look = "{\"name\": \"look\", \"arguments\": {\"at\": \"here\"}}";
     let stop = "{\"name\": \"stop\", \"arguments\": {}}";
-    let allows = |choice: &ToolChoice, wanted: &str| demanded(CallFormat::Hermes, choice, true, None, wanted);
+    let allows = |choice: &ToolChoice, wanted: &str| {
+        demanded(CallFormat::Hermes, choice, true, None, wanted)
+    };
     assert!(allows(&required, &hermes(look)));
     assert!(allows(&required, &format!("{}\n{}", hermes(look), hermes(stop))));
     assert!(!allows(&required, look));
@@ -224,14 +236,24 @@ fn a_demanded_call_is_one_of_the_tools_with_arguments_of_its_schema() {
 #[test]
 fn every_way_of_writing_calls_can_be_demanded_and_is_read() {
     for (format, wanted) in [
-        (CallFormat::Hermes, "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"there\"}}\n</tool_call>"),
+        (
+            CallFormat::Hermes,
+            "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"there\"}}\n</tool_call>",
+        ),
         (CallFormat::Llama, "{\"name\": \"look\", \"parameters\": {\"at\": \"there\"}}"),
-        (CallFormat::MistralList, "[TOOL_CALLS] [{\"name\": \"look\", \"arguments\": {\"at\": \"there\"}}]"),
+        (
+            CallFormat::MistralList,
+            "[TOOL_CALLS] [{\"name\": \"look\", \"arguments\": {\"at\": \"there\"}}]",
+        ),
         (CallFormat::MistralArguments, "[TOOL_CALLS]look[ARGS]{\"at\": \"there\"}"),
         (CallFormat::Plain, "{\"name\": \"look\", \"arguments\": {\"at\": \"there\"}}"),
     ] {
         assert!(demanded(format, &ToolChoice::Required, true, None, wanted), "{format:?}");
-        assert_eq!(calls(&read(format, [wanted])), [("look", json!({"at": "there"}))], "{format:?}");
+        assert_eq!(
+            calls(&read(format, [wanted])),
+            [("look", json!({"at": "there"}))],
+            "{format:?}"
+        );
     }
 }
 
@@ -245,7 +267,8 @@ fn one_call_alone_where_several_are_not_wanted() {
 #[test]
 fn a_model_that_may_call_answers_in_its_form_or_calls() {
     let form = json!({"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": false});
-    let allows = |wanted: &str| demanded(CallFormat::Hermes, &ToolChoice::Auto, true, Some(&form), wanted);
+    let allows =
+        |wanted: &str| demanded(CallFormat::Hermes, &ToolChoice::Auto, true, Some(&form), wanted);
     assert!(allows("{\"x\": 17}"));
     assert!(allows("<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n</tool_call>"));
     assert!(!allows("I would rather talk"));
@@ -257,7 +280,10 @@ fn tools_that_are_none_are_named_by_their_place() {
     let cases = [
         (vec![json!({"name": "a"})], "tools[0].function: "),
         (vec![function(json!({}))], "tools[0].function.name: "),
-        (vec![function(json!({"name": "a"})), function(json!({"name": "a"}))], "tools[1].function.name: two"),
+        (
+            vec![function(json!({"name": "a"})), function(json!({"name": "a"}))],
+            "tools[1].function.name: two",
+        ),
         (vec![function(json!({"name": "a", "parameters": []}))], "tools[0].function.parameters: "),
         (vec![function(json!({"name": "a"})); 200], "tools: 200"),
     ];
@@ -267,7 +293,13 @@ fn tools_that_are_none_are_named_by_their_place() {
     }
     let tools = tools();
     let choice = ToolChoice::Named("hide".into());
-    let demand = Demand { format: CallFormat::Plain, choice: &choice, tools: &tools, parallel: true, otherwise: None };
+    let demand = Demand {
+        format: CallFormat::Plain,
+        choice: &choice,
+        tools: &tools,
+        parallel: true,
+        otherwise: None,
+    };
     let error = super::calls(&demand, &reference()).err().unwrap().to_string();
     assert!(error.starts_with("tool_choice: there is no tool called"), "{error}");
 }

@@ -145,9 +145,7 @@ async fn calls_of_tools_stream_by_their_place() {
         json!({"tool_calls": [{"index": index, "id": id, "type": "function",
             "function": {"name": "f", "arguments": ""}}]})
     };
-    let rest = |index, arguments| {
-        json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
-    };
+    let rest = |index, arguments| json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]});
     let want = [
         json!({"role": "assistant", "content": ""}),
         first(0, "call_1"),
