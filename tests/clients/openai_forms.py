@@ -17,7 +17,7 @@ def main():
     question = [{"role": "user", "content": "Where is my parcel? Answer in a form, please."}]
 
     def ask(**fields):
-        return client.chat.completions.create(model=model, messages=question, **{"max_tokens": 200, "seed": 5, **fields})
+        return client.chat.completions.create(model=model, messages=question, **{"max_tokens": 400, "seed": 5, **fields})
 
     schema = {
         "type": "object",
@@ -100,8 +100,13 @@ def main():
         demanded.message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": demanded.message.tool_calls[0].id, "content": "it is in the van"},
     ]
-    after = client.chat.completions.create(model=model, messages=history, max_tokens=5, tools=tools, tool_choice="none")
-    assert after.choices[0].message.tool_calls is None
+    try:
+        client.chat.completions.create(model=model, messages=history, max_tokens=5, tools=tools, tool_choice="none")
+    except openai.BadRequestError as error:
+        # The history reached the template, and this one knows no tools.
+        assert "unknown role tool" in str(error), error
+    else:
+        raise AssertionError("the demo's template took a tool's answer")
 
     biased = client.completions.create(
         model=model, prompt="Our shop", max_tokens=6, logprobs=2, logit_bias={"70": 100},

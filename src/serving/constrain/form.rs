@@ -13,9 +13,9 @@ const REGEX_BYTES_MAX: usize = 16 * 1024;
 /// Texts to choose from at most, and their bytes in all.
 const CHOICES_MAX: usize = 1024;
 const CHOICE_BYTES_MAX: usize = 64 * 1024;
-/// White space between two parts of a JSON text: enough for a line end and an indentation, and a
-/// bound for models that would never end it.
-const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,32}";
+/// White space between two parts of a JSON text: a space, or a line end with an indentation. More
+/// says nothing, and some models would never end it.
+const WHITE_SPACE: &str = r"\x20|\x0A[\x20\x09]{0,24}";
 
 /// The form that an answer must have, and the field that asked for it.
 #[derive(Debug, Clone, PartialEq)]
