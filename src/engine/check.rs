@@ -53,6 +53,11 @@ pub(crate) fn check_generate(request: &GenerateSpec, spec: &RunnerSpec) -> Resul
         request.top_logprobs.to_string(),
         "no more than the vocabulary",
     )?;
+    for (id, bias) in &request.logit_bias {
+        let known = usize::try_from(*id).is_ok_and(|id| id < spec.output_width);
+        within(known, "logit_bias", format!("for token {id}"), "for tokens of the vocabulary")?;
+        within(bias.is_finite(), "logit_bias", bias.to_string(), "a number")?;
+    }
     check_sampling(&request.sampling)
 }
 

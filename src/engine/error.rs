@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 
+use crate::constraint::Unmet;
+
 /// The crate's errors; they cross to other crates as [`Failure`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Error {
@@ -40,8 +42,11 @@ pub(crate) enum Error {
     /// The runner broke its contract.
     #[error("the model returned {got}, expected {wanted}")]
     WrongShape { got: String, wanted: String },
+    /// What the answer must look like cannot be followed.
+    #[error("what the answer must look like cannot be followed at position {position}")]
+    Constrained { position: usize, source: Unmet },
     /// Stop tokens are masked and nothing else is left.
-    #[error("min_tokens leaves no token to choose at position {position}")]
+    #[error("min_tokens or a constraint leaves no token to choose at position {position}")]
     NothingToChoose { position: usize },
     /// The engine was taken off its lane.
     #[error("model {name} was unloaded before it answered")]
@@ -71,6 +76,7 @@ impl Error {
             | Self::EmptyInput { .. }
             | Self::InputTooLong { .. }
             | Self::Parameter { .. }
+            | Self::Constrained { .. }
             | Self::NothingToChoose { .. } => ErrorKind::InvalidInput,
             Self::QueueFull { .. } => ErrorKind::Overloaded,
             Self::Unservable { .. } | Self::NotAttached { .. } => ErrorKind::ModelInvalid,
@@ -98,6 +104,7 @@ impl Error {
             | Self::EmptyInput { .. }
             | Self::InputTooLong { .. }
             | Self::Parameter { .. }
+            | Self::Constrained { .. }
             | Self::NothingToChoose { .. }
             | Self::Unservable { .. }
             | Self::NotAttached { .. }

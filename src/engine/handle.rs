@@ -13,6 +13,7 @@ use roundhouse_types::{Bytes, Failure};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::check::{check_encode, check_generate, longest_sequence};
+use crate::constraint::Constraint;
 use crate::core::{EncodeJob, GenerateJob, Published};
 use crate::error::Error;
 use crate::fair::EngineId;
@@ -129,6 +130,19 @@ impl EngineHandle {
     /// is full, `ModelFailed` when the device has failed or the engine is gone. The stream
     /// itself yields one error at most, as its last item.
     pub fn generate(&self, spec: GenerateSpec) -> Result<TokenStream, Failure> {
+        self.generate_within(spec, None)
+    }
+
+    /// The same for tokens that must spell something.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), and `InvalidInput` in the stream where the constraint
+    /// cannot be followed.
+    pub fn generate_within(
+        &self,
+        spec: GenerateSpec,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<TokenStream, Failure> {
         check_generate(&spec, &self.0.spec)?;
         let place = self.take_place()?;
         let room = longest_sequence(&self.0.spec) - spec.prompt.len();
@@ -141,6 +155,7 @@ impl EngineHandle {
                     id,
                     spec,
                     adapter: self.1,
+                    constraint,
                     tokens: sender,
                     place: Some(place),
                     submitted: Instant::now(),

@@ -2,6 +2,7 @@
 
 mod attached;
 mod check;
+mod constraint;
 mod core;
 mod error;
 mod fair;
@@ -19,6 +20,7 @@ mod share;
 pub mod testing;
 
 pub use attached::Attached;
+pub use constraint::{Allowed, Constraint, Progress, Unmet};
 pub use handle::{EngineConfig, EngineHandle, Load, TokenStream};
 pub use heartbeat::LaneHealth;
 pub use lane::{Lane, LaneConfig, Placed};

@@ -14,6 +14,7 @@ const PREEMPTED: &str = "roundhouse_engine_preemptions_total";
 const BLOCKS_TAKEN: &str = "roundhouse_engine_kv_blocks_taken_total";
 const BLOCKS_FREED: &str = "roundhouse_engine_kv_blocks_freed_total";
 const FIRST_TOKEN: &str = "roundhouse_engine_time_to_first_token_seconds";
+const CONSTRAINED: &str = "roundhouse_engine_constrained_choice_seconds";
 const NEXT_TOKEN: &str = "roundhouse_engine_time_per_output_token_seconds";
 
 /// Registers units and meanings with the installed recorder.
@@ -46,6 +47,11 @@ pub fn describe() {
     describe_counter!(BLOCKS_TAKEN, Unit::Count, "KV blocks taken; less freed ones: in use");
     describe_counter!(BLOCKS_FREED, Unit::Count, "KV blocks given back");
     describe_histogram!(FIRST_TOKEN, Unit::Seconds, "from submission to the first token");
+    describe_histogram!(
+        CONSTRAINED,
+        Unit::Seconds,
+        "choosing one token of a sequence with a constraint, on the lane"
+    );
     describe_histogram!(NEXT_TOKEN, Unit::Seconds, "from one token of a sequence to its next");
 }
 
@@ -73,6 +79,7 @@ pub(crate) struct Meters {
     pub(crate) blocks_freed: Counter,
     pub(crate) first_token: Histogram,
     pub(crate) next_token: Histogram,
+    pub(crate) constrained: Histogram,
     stop: Counter,
     length: Counter,
     encoded: Counter,
@@ -96,6 +103,7 @@ impl Meters {
             blocks_freed: counter!(BLOCKS_FREED),
             first_token: histogram!(FIRST_TOKEN),
             next_token: histogram!(NEXT_TOKEN),
+            constrained: histogram!(CONSTRAINED),
             stop: counter!(ENDED, "reason" => "stop"),
             length: counter!(ENDED, "reason" => "length"),
             encoded: counter!(ENDED, "reason" => "encoded"),

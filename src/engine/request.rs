@@ -52,6 +52,8 @@ pub struct GenerateSpec {
     pub sampling: Sampling,
     /// How many alternatives to report with each token.
     pub top_logprobs: usize,
+    /// Added to the logits of single tokens, before all else.
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 /// Why a sequence ended.
@@ -59,6 +61,8 @@ pub struct GenerateSpec {
 pub enum FinishReason {
     /// A stop token was sampled.
     StopToken,
+    /// The constraint is met and nothing may follow. The token is part of the answer.
+    Complete,
     /// `max_tokens` or the context was reached.
     Length,
 }
@@ -72,6 +76,9 @@ pub struct TokenOut {
     pub logprob: f32,
     /// The likeliest alternatives with theirs, likeliest first.
     pub top: Vec<(u32, f32)>,
+    /// Prompt tokens whose keys and values were in the pool when the sequence began; the same on
+    /// all its tokens.
+    pub reused: usize,
     /// Set on the last token.
     pub finish: Option<FinishReason>,
 }

@@ -1,8 +1,8 @@
 //! From a row of logits to a token.
 //!
-//! The order is Hugging Face's: repetition, then frequency and presence penalties, the
-//! `min_tokens` mask, then temperature, `top_k`, `top_p`, `min_p`, each over what the one
-//! before left. Ties go to the lower id.
+//! The order is Hugging Face's: the bias of single tokens, repetition, then frequency and
+//! presence penalties, the masks of a constraint and of `min_tokens`, then temperature, `top_k`,
+//! `top_p`, `min_p`, each over what the one before left. Ties go to the lower id.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::constraint::{Constraint, Progress};
 use crate::error::Error;
 use crate::request::{GenerateSpec, Sampling};
 
@@ -21,6 +22,8 @@ pub(crate) struct Sampler {
     min_tokens: usize,
     stop_tokens: Vec<u32>,
     top_logprobs: usize,
+    logit_bias: Vec<(u32, f32)>,
+    constraint: Option<Box<dyn Constraint>>,
     /// Prompt and generated tokens; kept only where a repetition penalty needs them.
     seen: HashSet<u32>,
     /// Occurrences of generated tokens; kept only where a penalty needs them.
@@ -37,6 +40,8 @@ pub(crate) struct Choice {
     pub(crate) top: Vec<(u32, f32)>,
     /// Whether it is one of the sequence's stop tokens.
     pub(crate) stop: bool,
+    /// Whether the constraint is met by it and nothing may follow.
+    pub(crate) complete: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +52,15 @@ struct Candidate {
 
 impl Sampler {
     /// The sampler of a new sequence.
-    pub(crate) fn new(spec: &GenerateSpec) -> Self {
+    pub(crate) fn new(spec: &GenerateSpec, constraint: Option<Box<dyn Constraint>>) -> Self {
         let repetition = spec.sampling.repetition_penalty != 1.0;
         Self {
             sampling: spec.sampling,
             min_tokens: spec.min_tokens,
             stop_tokens: spec.stop_tokens.clone(),
             top_logprobs: spec.top_logprobs,
+            logit_bias: spec.logit_bias.clone(),
+            constraint,
             seen: spec.prompt.iter().copied().filter(|_| repetition).collect(),
             occurrences: HashMap::new(),
             generated: 0,
@@ -64,29 +71,47 @@ impl Sampler {
     ///
     /// # Errors
     /// [`Error::NotFinite`] for logits that are not numbers, [`Error::NothingToChoose`] where
-    /// the mask leaves nothing; the sampler is as before.
+    /// the mask leaves nothing, [`Error::Constrained`] where the constraint cannot be followed.
+    /// The sequence cannot go on after any of them.
     pub(crate) fn sample(&mut self, logits: &[f32], position: usize) -> Result<Choice, Error> {
         if !logits.iter().all(|logit| logit.is_finite()) {
             return Err(Error::NotFinite { position });
         }
         let mut scores = logits.to_vec();
+        for (id, bias) in &self.logit_bias {
+            let score = &mut scores[*id as usize];
+            *score = (*score + bias).clamp(f32::MIN, f32::MAX);
+        }
         self.penalise(&mut scores);
-        self.mask(&mut scores);
+        self.mask(&mut scores, position)?;
         let chosen = if self.sampling.temperature == 0.0 {
             likeliest(&scores)
         } else {
             draw(&scores, &self.sampling, position)
         };
         let id = chosen.ok_or(Error::NothingToChoose { position })?;
+        let stop = self.stop_tokens.contains(&id);
+        let progress = match &mut self.constraint {
+            Some(constraint) if !stop => {
+                constraint.accept(id).map_err(|source| Error::Constrained { position, source })?
+            }
+            _ => Progress::Open,
+        };
         let normaliser = log_sum_exp(logits);
         let choice = Choice {
             id,
             logprob: logprob(logits[id as usize], normaliser),
             top: alternatives(logits, self.top_logprobs, normaliser),
-            stop: self.stop_tokens.contains(&id),
+            stop,
+            complete: progress == Progress::Complete,
         };
         self.remember(id);
         Ok(choice)
+    }
+
+    /// Whether each of its tokens costs more than choosing it.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
     }
 
     fn remember(&mut self, id: u32) {
@@ -117,12 +142,53 @@ impl Sampler {
         }
     }
 
-    fn mask(&self, scores: &mut [f32]) {
-        if self.generated >= self.min_tokens {
-            return;
+    /// Masks what the constraint does not allow, and stop tokens where the sequence may not end:
+    /// by the constraint, or before `min_tokens`. Where a constraint leaves nothing but the end,
+    /// the sequence ends even before `min_tokens`.
+    fn mask(&mut self, scores: &mut [f32], position: usize) -> Result<(), Error> {
+        let early = self.generated < self.min_tokens;
+        let Some(constraint) = &mut self.constraint else {
+            if early {
+                for id in &self.stop_tokens {
+                    if let Some(score) = scores.get_mut(*id as usize) {
+                        *score = f32::NEG_INFINITY;
+                    }
+                }
+            }
+            return Ok(());
+        };
+        let allowed =
+            constraint.allowed().map_err(|source| Error::Constrained { position, source })?;
+        let ends: Vec<(usize, f32)> = self
+            .stop_tokens
+            .iter()
+            .filter_map(|id| Some((*id as usize, *scores.get(*id as usize)?)))
+            .collect();
+        keep(scores, allowed.tokens);
+        let goes_on = |scores: &[f32]| {
+            (0..)
+                .zip(scores)
+                .any(|(id, score)| *score > f32::NEG_INFINITY && !self.stop_tokens.contains(&id))
+        };
+        if early && goes_on(scores) {
+            ends.iter().for_each(|(id, _)| scores[*id] = f32::NEG_INFINITY);
+        } else if allowed.may_end {
+            ends.iter().for_each(|(id, score)| scores[*id] = *score);
         }
-        for id in &self.stop_tokens {
-            if let Some(score) = scores.get_mut(*id as usize) {
+        Ok(())
+    }
+}
+
+/// Masks all scores but those whose bit is set.
+fn keep(scores: &mut [f32], bits: &[u32]) {
+    let mut words = bits.iter();
+    for scores in scores.chunks_mut(u32::BITS as usize) {
+        let word = words.next().copied().unwrap_or(0);
+        if word == u32::MAX {
+            continue;
+        }
+        for (bit, score) in scores.iter_mut().enumerate() {
+            if word >> bit & 1 == 0 {
                 *score = f32::NEG_INFINITY;
             }
         }

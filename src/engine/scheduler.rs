@@ -100,6 +100,8 @@ pub(crate) struct Step {
     pub(crate) owners: Vec<SequenceId>,
     /// Who left the waiting queue, some for the second time.
     pub(crate) admitted: Vec<SequenceId>,
+    /// Of each of those, how many tokens had their KV in the pool.
+    pub(crate) found: Vec<usize>,
     /// How many went back to it.
     pub(crate) preempted: usize,
     /// Tokens of admitted sequences whose KV was there.
@@ -281,7 +283,11 @@ impl Scheduler {
                 let Sequence { tokens, names, root, .. } = sequence;
                 self.pool.name(root, &tokens[..length - 1], names);
                 self.pool.find(&sequence.names, &mut sequence.blocks);
+                if self.waits_for_prefix() {
+                    return;
+                }
             }
+            let sequence = self.waiting.front_mut().expect("it is still at the front");
             let found = sequence.blocks.len() * self.limits.kv.block_tokens;
             if !self.pool.extend(&mut sequence.blocks, length + 1) {
                 self.pool.release(&mut sequence.blocks);
@@ -292,8 +298,35 @@ impl Scheduler {
             let sequence = self.waiting.pop_front().expect("it is at the front");
             step.admitted.push(sequence.id);
             wants.push(sequence.remaining());
+            step.found.push(found);
             self.running.push(sequence);
         }
+    }
+
+    /// Whether the first in line, which holds what was found of its prefix, lets go of it again
+    /// because a running sequence is about to compute more: so several answers to one prompt
+    /// read it once. Only while all others in line want the same: nobody waits for a prefix that
+    /// is not his.
+    fn waits_for_prefix(&mut self) -> bool {
+        let Some(first) = self.waiting.front() else {
+            return false;
+        };
+        let found = first.blocks.len();
+        let Some(wanted) = first.names.get(found).copied() else {
+            return false;
+        };
+        let wants_it = |other: &mut Sequence| {
+            let before_last = other.tokens.len() - 1;
+            let Sequence { tokens, names, root, .. } = other;
+            self.pool.name(root, &tokens[..before_last], names);
+            other.names.get(found) == Some(&wanted)
+        };
+        let waits = being_computed(&self.running, found, wanted)
+            && self.waiting.iter_mut().skip(1).all(wants_it);
+        if waits && let Some(first) = self.waiting.front_mut() {
+            self.pool.release(&mut first.blocks);
+        }
+        waits
     }
 
     fn check(&self, step: &Step) {
@@ -320,6 +353,12 @@ fn has_room(room: usize, wants: &[usize]) -> bool {
     };
     let is_left = others.iter().sum::<usize>() < room - room.div_ceil(2).min(*oldest);
     is_left || (wants.len() < READERS && (wants.len() + 1) * LEAST_CHUNK <= room)
+}
+
+/// Whether a running sequence is about to compute the block that a prefix lacks after `found`
+/// of them.
+fn being_computed(running: &[Sequence], found: usize, wanted: Prefix) -> bool {
+    running.iter().any(|s| s.remaining() > 1 && s.names.get(found) == Some(&wanted))
 }
 
 /// Adds the next `chunk` tokens of a sequence to a step.

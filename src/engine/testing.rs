@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError};
 
 use roundhouse_types::Bytes;
 
+use crate::constraint::{Allowed, Constraint, Progress, Unmet};
 use crate::plan::{AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
 
 /// An adapter's weights for an [`EchoRunner`]: other numbers make other logits.
@@ -95,6 +96,49 @@ impl EchoLog {
     /// Whether `token` was in any step.
     pub fn saw(&self, token: u32) -> bool {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).contains(&token)
+    }
+}
+
+/// Allows the token after the last one and the one after that, modulo the vocabulary; may end
+/// after every third token and must after `length`. A token that it did not allow, or one that it
+/// is shown twice, makes it fail.
+#[derive(Debug)]
+pub struct CountingConstraint {
+    mask: Vec<u32>,
+    width: u32,
+    last: u32,
+    accepted: usize,
+    length: usize,
+}
+
+impl CountingConstraint {
+    /// Begins after `first`.
+    pub fn new(first: u32, width: u32, length: usize) -> Self {
+        let mask = vec![0; width.div_ceil(u32::BITS) as usize];
+        Self { mask, width, last: first, accepted: 0, length }
+    }
+
+    fn next(&self) -> [u32; 2] {
+        [1, 2].map(|step| (self.last + step) % self.width)
+    }
+}
+
+impl Constraint for CountingConstraint {
+    fn allowed(&mut self) -> Result<Allowed<'_>, Unmet> {
+        self.mask.fill(0);
+        for token in self.next() {
+            self.mask[(token / u32::BITS) as usize] |= 1 << (token % u32::BITS);
+        }
+        Ok(Allowed { tokens: &self.mask, may_end: self.accepted % 3 == 0 })
+    }
+
+    fn accept(&mut self, token: u32) -> Result<Progress, Unmet> {
+        if !self.next().contains(&token) {
+            return Err(Unmet(format!("{token} does not follow {}", self.last)));
+        }
+        (self.last, self.accepted) = (token, self.accepted + 1);
+        let complete = self.accepted == self.length;
+        Ok(if complete { Progress::Complete } else { Progress::Open })
     }
 }
 

@@ -153,7 +153,7 @@ async fn generation(
     if ask.streams() {
         let wire = Wire { format: ask.format(delivery.events), framed: delivery.framed };
         let transcript: Box<dyn Transcript> = match ask {
-            Ask::Inputs(_) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed)),
+            Ask::Inputs(ask) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed, ask.top)),
             Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens)),
             Ask::Completion(ask) => {
                 Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use roundhouse_serving::{
-    Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo,
+    Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo, ToolCall,
 };
 use roundhouse_types::{ErrorKind, Failure, ModelId};
 use tokio::time::{Instant, timeout_at};
@@ -58,6 +58,7 @@ pub(crate) fn timed_out() -> Error {
 pub(crate) struct Choice {
     pub(crate) text: String,
     pub(crate) tokens: Vec<TokenInfo>,
+    pub(crate) calls: Vec<ToolCall>,
     pub(crate) finished: Finished,
 }
 
@@ -67,6 +68,15 @@ pub(crate) struct Generated {
     /// Per choice.
     pub(crate) prompt_tokens: Vec<usize>,
     pub(crate) seed: u64,
+}
+
+/// A completion so far.
+#[derive(Default)]
+struct Said {
+    text: String,
+    tokens: Vec<TokenInfo>,
+    calls: Vec<ToolCall>,
+    finished: Option<Finished>,
 }
 
 /// Gathers all pieces of all choices.
@@ -79,26 +89,26 @@ pub(crate) async fn collect(
     notes: &Notes,
 ) -> Result<Generated, Error> {
     let count = reply.prompt_tokens.len();
-    let mut texts: Vec<(String, Vec<TokenInfo>, Option<Finished>)> =
-        (0..count).map(|_| Default::default()).collect();
+    let mut said: Vec<Said> = (0..count).map(|_| Said::default()).collect();
     let mut unfinished = count;
     while unfinished > 0 {
         let next = timeout_at(deadline, reply.pieces.next()).await.map_err(|_| timed_out())?;
         let piece =
             next.ok_or_else(|| Error::internal("a completion ended without a reason"))??;
-        let Piece { choice, text, tokens, finished } = piece;
+        let Piece { choice, text, tokens, calls, finished } = piece;
         notes.generated(tokens.len());
         let slot =
-            texts.get_mut(choice).ok_or_else(|| Error::internal("a piece belongs to no choice"))?;
-        slot.0.push_str(&text);
-        slot.1.extend(tokens);
-        if finished.is_some() && slot.2.is_none() {
-            slot.2 = finished;
+            said.get_mut(choice).ok_or_else(|| Error::internal("a piece belongs to no choice"))?;
+        slot.text.push_str(&text);
+        slot.tokens.extend(tokens);
+        slot.calls.extend(calls);
+        if finished.is_some() && slot.finished.is_none() {
+            slot.finished = finished;
             unfinished -= 1;
         }
     }
-    let choices = texts.into_iter().filter_map(|(text, tokens, finished)| {
-        finished.map(|finished| Choice { text, tokens, finished })
+    let choices = said.into_iter().filter_map(|Said { text, tokens, calls, finished }| {
+        finished.map(|finished| Choice { text, tokens, calls, finished })
     });
     Ok(Generated {
         choices: choices.collect(),

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use roundhouse_serving::STOPS_MAX;
+use roundhouse_serving::{BIASES_MAX, STOPS_MAX};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -148,6 +148,27 @@ impl Fields {
                 &format!("must be a string or a list of at most {STOPS_MAX} strings, none empty"),
             )),
         }
+    }
+
+    /// Biases of tokens' logits: an object from ids, as strings, to numbers.
+    pub(crate) fn logit_bias(&mut self, name: &str) -> Result<Vec<(u32, f32)>, Error> {
+        let map = match self.take(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Object(map)) if map.len() <= BIASES_MAX => map,
+            Some(_) => {
+                let expected = format!("must be an object of at most {BIASES_MAX} token ids");
+                return Err(self.wrong(name, &expected));
+            }
+        };
+        let bias = |(id, bias): (&String, &Value)| {
+            #[expect(clippy::cast_possible_truncation, reason = "logits are in single precision")]
+            let number = bias.as_f64().filter(|bias| bias.abs() <= 100.0)? as f32;
+            Some((id.parse().ok()?, number))
+        };
+        let biases: Option<Vec<(u32, f32)>> = map.iter().map(bias).collect();
+        biases.ok_or_else(|| {
+            self.wrong(name, "must be an object from token ids to numbers from -100 to 100")
+        })
     }
 
     /// A list of token ids.

@@ -20,6 +20,7 @@ mod call;
 mod container;
 mod error;
 mod fields;
+mod forms;
 mod handled;
 mod json;
 mod layers;

@@ -6,6 +6,7 @@ pub(crate) mod embeddings;
 mod logprobs;
 mod messages;
 pub(crate) mod models;
+mod tools;
 
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use roundhouse_serving::{ANSWERS_MAX, Finish, Generation};
+use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -23,6 +24,7 @@ use crate::body::{self, Media};
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::{Fields, Neutral, neutral};
+use crate::forms;
 use crate::json;
 use crate::layers::Notes;
 use crate::router::Gateway;
@@ -32,17 +34,11 @@ use crate::target;
 
 /// Fields of generations that would change the answer and that nothing here honours, with
 /// the values that would not.
-const UNSUPPORTED: [Neutral; 12] = [
-    ("guided_choice", neutral::absent),
-    ("guided_grammar", neutral::absent),
-    ("guided_json", neutral::absent),
-    ("guided_regex", neutral::absent),
+const UNSUPPORTED: [Neutral; 6] = [
     ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
-    ("logit_bias", neutral::empty),
     ("prompt_logprobs", neutral::zero),
     ("skip_special_tokens", neutral::on),
-    ("structured_outputs", neutral::absent),
     ("truncate_prompt_tokens", neutral::absent),
     ("use_beam_search", neutral::off),
 ];
@@ -157,12 +153,9 @@ pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
 /// The generation fields that chats and completions share, all but the log-probabilities.
 fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generation, Error> {
     fields.refuse(&UNSUPPORTED)?;
-    let response_format = fields.take("response_format");
-    if response_format.is_some_and(|format| format["type"] != "text") {
-        return Err(fields.wrong("response_format", "supports the type text only, so far"));
-    }
     let mut generation = sampling(fields)?;
     generation.max_tokens = max_tokens;
+    generation.form = forms::read(fields)?;
     generation.min_tokens = fields.count("min_tokens", 0..=usize::MAX)?;
     generation.stop = fields.stop("stop")?;
     generation.ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
@@ -193,17 +186,50 @@ fn streaming(fields: &mut Fields) -> Result<(bool, bool), Error> {
     Ok((stream, usage.unwrap_or(false)))
 }
 
-fn usage(prompt_tokens: usize, completion_tokens: usize) -> Value {
-    json!({
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    })
+/// What one answer's tokens add up to.
+#[derive(Debug)]
+struct Tally {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    /// Per prompt, of its choices that have ended the one with the fewest.
+    cached: Vec<Option<usize>>,
+    choices_per_prompt: usize,
+}
+
+impl Tally {
+    fn new(prompt_tokens: usize, choices_per_prompt: usize) -> Self {
+        Self { prompt_tokens, completion_tokens: 0, cached: Vec::new(), choices_per_prompt }
+    }
+
+    /// Counts a choice that has ended. A prompt counts once, so what is cached of it is what the
+    /// choice found that computed it first.
+    fn finished(&mut self, choice: usize, finished: Finished) {
+        self.completion_tokens += finished.generated_tokens;
+        let prompt = choice / self.choices_per_prompt.max(1);
+        if self.cached.len() <= prompt {
+            self.cached.resize(prompt + 1, None);
+        }
+        let cached = &mut self.cached[prompt];
+        *cached = Some(
+            cached.map_or(finished.cached_tokens, |so_far| so_far.min(finished.cached_tokens)),
+        );
+    }
+
+    fn usage(&self) -> Value {
+        let cached: usize = self.cached.iter().flatten().sum();
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        })
+    }
 }
 
 fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::EndOfSequence | Finish::StopSequence => "stop",
+        Finish::ToolCalls => "tool_calls",
         Finish::Length => "length",
     }
 }

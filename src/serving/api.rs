@@ -10,12 +10,16 @@ use futures_util::future::BoxFuture;
 use roundhouse_types::{Failure, ModelId, ModelKind, Tier, Version};
 use serde_json::{Map, Value};
 
+use crate::constrain::OutputForm;
 use crate::handled::HandledReply;
+use crate::tools::{ToolCall, ToolChoice};
 
 /// Answers per prompt at most, as other servers bound them.
 pub const ANSWERS_MAX: usize = 16;
 /// Stop strings of one request at most, and stop tokens.
 pub const STOPS_MAX: usize = 16;
+/// Tokens with a bias of one request at most, as OpenAI and others bound them.
+pub const BIASES_MAX: usize = 1024;
 /// Alternatives per token at most, as OpenAI bounds them.
 pub const ALTERNATIVES_MAX: usize = 20;
 
@@ -94,6 +98,10 @@ pub struct Chat {
     pub messages: Vec<Value>,
     /// Tools as the template will see them.
     pub tools: Option<Vec<Value>>,
+    /// Whether they are called.
+    pub tool_choice: ToolChoice,
+    /// Whether one answer may call several.
+    pub parallel_tool_calls: bool,
     /// Further variables for the template (`chat_template_kwargs`).
     pub template_kwargs: Map<String, Value>,
     /// Generation parameters.
@@ -165,6 +173,10 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// How many alternatives to report with each token; `None`: no log-probabilities.
     pub logprobs: Option<usize>,
+    /// Added to the logits of single tokens, [`BIASES_MAX`] of them at most.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// What the answer must look like.
+    pub form: Option<OutputForm>,
 }
 
 /// The answer to an invocation, with the truth about how it came about.
@@ -226,6 +238,8 @@ pub struct Piece {
     /// The tokens this piece adds (none, where held-back text is released; several, where
     /// characters or stop strings needed waiting for).
     pub tokens: Vec<TokenInfo>,
+    /// Calls of tools that became complete.
+    pub calls: Vec<ToolCall>,
     /// Set on a choice's last piece.
     pub finished: Option<Finished>,
 }
@@ -252,6 +266,9 @@ pub struct Finished {
     pub reason: Finish,
     /// Generated tokens, the end-of-sequence token included.
     pub generated_tokens: usize,
+    /// Prompt tokens that were not computed for it: an earlier one, or another answer to the same
+    /// prompt, left their keys and values.
+    pub cached_tokens: usize,
 }
 
 /// Why a completion ended.
@@ -261,6 +278,8 @@ pub enum Finish {
     EndOfSequence,
     /// A stop string or stop token of the client's.
     StopSequence,
+    /// The model ended it, having called tools as it liked.
+    ToolCalls,
     /// The length limit or the context.
     Length,
 }

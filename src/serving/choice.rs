@@ -9,7 +9,8 @@ use roundhouse_engine::{FinishReason, TokenOut, TokenStream};
 use roundhouse_types::{Failure, ModelId};
 
 use crate::text::{Detokeniser, Scan, StopMatcher, TextCodec};
-use crate::{Error, Finish, Finished, Piece, TokenInfo};
+use crate::tools::CallReader;
+use crate::{Error, Finish, Finished, Piece, TokenInfo, ToolCall};
 
 #[cfg(test)]
 mod tests;
@@ -25,9 +26,21 @@ pub(crate) struct Writer {
     min_tokens: usize,
     /// Which stop tokens are the artefact's rather than the client's.
     eos_tokens: Arc<[u32]>,
+    /// Where calls of tools are looked for.
+    calls: Option<Calls>,
     /// Tokens whose text is held back.
     waiting: Vec<TokenInfo>,
     generated: usize,
+}
+
+/// How calls of tools are found in an answer.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    pub(crate) reader: CallReader,
+    /// Special tokens that mark calls, with their texts: part of the text for the reader.
+    pub(crate) markers: Vec<(u32, &'static str)>,
+    /// Whether the request left it to the model: then calls are why the answer ended.
+    pub(crate) free: bool,
 }
 
 /// What a writer starts from.
@@ -38,6 +51,7 @@ pub(crate) struct WriterParts<'a> {
     pub(crate) stop: Vec<String>,
     pub(crate) min_tokens: usize,
     pub(crate) eos_tokens: Arc<[u32]>,
+    pub(crate) calls: Option<Calls>,
 }
 
 impl Writer {
@@ -49,6 +63,7 @@ impl Writer {
             stops: StopMatcher::new(parts.stop),
             min_tokens: parts.min_tokens,
             eos_tokens: parts.eos_tokens,
+            calls: parts.calls,
             waiting: Vec::new(),
             generated: 0,
         })
@@ -58,16 +73,9 @@ impl Writer {
     /// last, also where the engine would go on.
     pub(crate) fn on_token(&mut self, token: TokenOut) -> Result<Option<Piece>, Error> {
         self.generated += 1;
-        let (id, finish) = (token.id, token.finish);
+        let (id, finish, cached_tokens) = (token.id, token.finish, token.reused);
         self.waiting.push(self.token_info(token));
-        // The token that stops the sequence is not part of the answer.
-        let mut text = match finish {
-            Some(FinishReason::StopToken) => String::new(),
-            _ => self.detokeniser.push(id)?,
-        };
-        if finish.is_some() {
-            text.push_str(&self.detokeniser.finish()?);
-        }
+        let text = self.text(id, finish)?;
         let scan = if self.generated > self.min_tokens {
             self.stops.push(&text)
         } else {
@@ -80,23 +88,66 @@ impl Writer {
             }
             (Scan::Pass(text), None) => (text, None),
         };
-        let waits = self.detokeniser.holds() || self.stops.holds();
-        if reason.is_none() && text.is_empty() && waits {
+        let mut waits = self.detokeniser.holds() || self.stops.holds();
+        let (text, calls) = self.said(text, reason.is_some());
+        waits |= self.calls.as_ref().is_some_and(|calls| calls.reader.holds());
+        if reason.is_none() && text.is_empty() && calls.is_empty() && waits {
             return Ok(None);
         }
+        let reason = reason.map(|reason| self.with_calls(reason));
         let generated_tokens = self.generated;
         Ok(Some(Piece {
             choice: self.choice,
             text,
             tokens: std::mem::take(&mut self.waiting),
-            finished: reason.map(|reason| Finished { reason, generated_tokens }),
+            calls,
+            finished: reason.map(|reason| Finished { reason, generated_tokens, cached_tokens }),
         }))
+    }
+
+    /// The text that a token adds.
+    fn text(&mut self, id: u32, finish: Option<FinishReason>) -> Result<String, Error> {
+        let mut text = match (finish, self.marker(id)) {
+            // The token that stops the sequence is not part of the answer.
+            (Some(FinishReason::StopToken), _) => String::new(),
+            (_, Some(marker)) => self.detokeniser.finish()? + marker,
+            (_, None) => self.detokeniser.push(id)?,
+        };
+        if finish.is_some() {
+            text.push_str(&self.detokeniser.finish()?);
+        }
+        Ok(text)
+    }
+
+    fn marker(&self, id: u32) -> Option<&'static str> {
+        let markers = &self.calls.as_ref()?.markers;
+        markers.iter().find(|(marker, _)| *marker == id).map(|(_, text)| *text)
+    }
+
+    /// Takes calls of tools out of the text.
+    fn said(&mut self, text: String, last: bool) -> (String, Vec<ToolCall>) {
+        let Some(Calls { reader, .. }) = &mut self.calls else {
+            return (text, Vec::new());
+        };
+        let mut said = reader.push(&text);
+        if last {
+            let rest = reader.finish();
+            said.text.push_str(&rest.text);
+            said.calls.extend(rest.calls);
+        }
+        (said.text, said.calls)
+    }
+
+    fn with_calls(&self, reason: Finish) -> Finish {
+        let called = self.calls.as_ref().is_some_and(|calls| calls.free && calls.reader.called());
+        if called && reason != Finish::Length { Finish::ToolCalls } else { reason }
     }
 
     fn reason(&self, finish: FinishReason, id: u32) -> Finish {
         match finish {
             FinishReason::StopToken if self.eos_tokens.contains(&id) => Finish::EndOfSequence,
             FinishReason::StopToken => Finish::StopSequence,
+            FinishReason::Complete => Finish::EndOfSequence,
             FinishReason::Length => Finish::Length,
         }
     }
@@ -130,6 +181,7 @@ impl Choice {
             choice,
             text: lead,
             tokens: Vec::new(),
+            calls: Vec::new(),
             finished: None,
         });
         Self { model, lead, tokens: Some(tokens), writer }

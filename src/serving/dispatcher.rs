@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use futures_util::Stream;
+use roundhouse_engine::Constraint;
 use roundhouse_residency::Residency;
 use roundhouse_types::{Failure, ModelId, ModelKind};
 use roundhouse_workers::CallError;
@@ -15,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::admission::{Admission, Bounds};
 use crate::choice::{Choice, Writer, WriterParts};
 use crate::completions::{Completions, Hold};
+use crate::constrain::{Compiled, Grammar};
 use crate::encoded::{label_scores, normalize};
 use crate::handled;
-use crate::metrics::Record;
+use crate::metrics::{Record, compiled_form};
 use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, tokenise, wrong_kind};
 use crate::{
@@ -72,6 +74,9 @@ pub struct Dispatcher {
     /// Rendering and tokenising cannot be cut short: it goes on when its request is gone. Its
     /// permits keep such work from piling up behind clients that come and leave.
     preparing: Arc<Semaphore>,
+    /// Compiling forms takes longer, and is what a client can make costly: other requests'
+    /// preparations do not wait behind it.
+    compiling: Arc<Semaphore>,
     config: Config,
 }
 
@@ -108,7 +113,8 @@ impl Dispatcher {
             Bounds { in_all: config.max_in_flight, per_model: config.max_in_flight_per_model };
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let preparing = Arc::new(Semaphore::new(PREPARED_PER_CORE * cores));
-        Self { residency, admission: Admission::new(bounds), preparing, config }
+        let compiling = Arc::new(Semaphore::new(cores.div_ceil(2)));
+        Self { residency, admission: Admission::new(bounds), preparing, compiling, config }
     }
 
     /// Answers one invocation. Returns when an encoder's answer is complete, or when a
@@ -223,11 +229,15 @@ impl Dispatcher {
         match Task::new(request, id, model, &self.config)? {
             Task::Generate(task) => {
                 let (text, spec) = (model.text().clone(), model.engine().spec());
-                let prepared = self.blocking(move || task.prepare(&text, &spec)).await?;
+                let mut prepared = self.blocking(move || task.prepare(&text, &spec)).await?;
+                let form = match prepared.grammar.take() {
+                    Some(grammar) => Some(self.compile(model, grammar).await?),
+                    None => None,
+                };
                 let prompt_tokens: Vec<usize> =
                     prepared.sequences.iter().map(|sequence| sequence.spec.prompt.len()).collect();
                 let seed = prepared.seed;
-                let choices = submit(id, model, prepared)?;
+                let choices = submit(id, model, prepared, form.as_ref())?;
                 let queue = record.submitted(load, prompt_tokens.iter().sum(), choices.len());
                 Ok((Work::Generating { choices, prompt_tokens, seed }, queue))
             }
@@ -267,23 +277,45 @@ impl Dispatcher {
         self.blocking(move || tokenise(inputs, &text)).await
     }
 
+    /// Compiles what a request's answers must look like.
+    async fn compile(&self, model: &EngineModel, grammar: Grammar) -> Result<Compiled, Failure> {
+        let text = model.text().clone();
+        let began = Instant::now();
+        let compiled = in_turn(&self.compiling, move || text.speller()?.compile(grammar)).await;
+        compiled_form(began.elapsed());
+        compiled
+    }
+
     /// Prepares a request on a blocking thread, when its turn has come.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Failure> {
-        let permit = Arc::clone(&self.preparing).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::Interrupted)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _until_done = permit;
-            work()
-        });
-        Ok(done.await.map_err(|_| Error::Interrupted)??)
+        in_turn(&self.preparing, work).await
     }
 }
 
+/// Does work on a blocking thread when there is a permit for it, which it keeps until it is done.
+async fn in_turn<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Failure> {
+    let permit = Arc::clone(turns).acquire_owned().await;
+    let permit = permit.map_err(|_| Error::Interrupted)?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _until_done = permit;
+        work()
+    });
+    Ok(done.await.map_err(|_| Error::Interrupted)??)
+}
+
 /// Queues every sequence; when one is refused, those before it are aborted.
-fn submit(id: &ModelId, model: &EngineModel, prepared: Prepared) -> Result<Vec<Choice>, Failure> {
+fn submit(
+    id: &ModelId,
+    model: &EngineModel,
+    prepared: Prepared,
+    form: Option<&Compiled>,
+) -> Result<Vec<Choice>, Failure> {
     let eos_tokens: Arc<[u32]> = match model.purpose() {
         Purpose::Generative { eos_tokens, .. } => eos_tokens.as_slice().into(),
         Purpose::Embedding { .. } | Purpose::Classification(_) => [].into(),
@@ -297,8 +329,10 @@ fn submit(id: &ModelId, model: &EngineModel, prepared: Prepared) -> Result<Vec<C
             stop: prepared.stop.clone(),
             min_tokens: sequence.spec.min_tokens,
             eos_tokens: Arc::clone(&eos_tokens),
+            calls: prepared.calls.as_ref().map(|plan| plan.calls(model.text())),
         })?;
-        let tokens = model.engine().generate(sequence.spec)?;
+        let constraint = form.map(|form| -> Box<dyn Constraint> { Box::new(form.follower()) });
+        let tokens = model.engine().generate_within(sequence.spec, constraint)?;
         choices.push(Choice::new(id.clone(), sequence.lead, tokens, writer));
     }
     Ok(choices)

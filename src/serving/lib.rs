@@ -4,7 +4,7 @@
 //! invocation from admission to stream), `admission` (who may come in), `served` (a loaded model
 //! as requests use it), `task` and `params` (what a request means to the model it reached),
 //! `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (vectors and
-//! labels), `text` (tokenizer, detokeniser, stop strings, chat templates).
+//! labels), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
 //!
 //! What holds:
 //! 1. A request's lease and place live in its stream, and no longer than it.
@@ -18,6 +18,7 @@ mod admission;
 mod api;
 mod choice;
 mod completions;
+mod constrain;
 mod dispatcher;
 mod encoded;
 mod error;
@@ -27,15 +28,19 @@ mod params;
 mod served;
 mod task;
 mod text;
+mod tools;
 
 pub use api::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
-    Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
-    Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served, TokenInfo,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, BIASES_MAX, Chat, Completion, Embeddings,
+    EmbeddingsReply, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore,
+    Piece, PieceStream, Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served,
+    TokenInfo,
 };
+pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{Config, Dispatcher};
 pub use error::Error;
 pub use handled::{HandledBody, HandledReply, HandledStream};
 pub use metrics::describe_metrics;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
 pub use text::{TextCodec, Vocabulary};
+pub use tools::{ToolCall, ToolChoice};

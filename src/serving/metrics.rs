@@ -24,6 +24,9 @@ const FIRST_TOKEN_SECONDS: &str = "roundhouse_serving_first_token_seconds";
 /// Between the tokens of one sequence, on average over it, in seconds. Label: `endpoint`.
 const OUTPUT_TOKEN_SECONDS: &str = "roundhouse_serving_output_token_seconds";
 
+/// Compiling what answers must look like, the wait for a turn included, in seconds.
+const FORM_SECONDS: &str = "roundhouse_serving_form_compile_seconds";
+
 /// Tells the installed recorder what the metrics mean. Call once at start-up.
 pub fn describe_metrics() {
     describe_counter!(INVOCATIONS, Unit::Count, "Invocations that have ended");
@@ -36,6 +39,16 @@ pub fn describe_metrics() {
         Unit::Seconds,
         "Mean time between a sequence's tokens"
     );
+    describe_histogram!(
+        FORM_SECONDS,
+        Unit::Seconds,
+        "Compiling what answers must look like, the wait for a turn included"
+    );
+}
+
+/// A form was compiled, or refused, in this time.
+pub(crate) fn compiled_form(elapsed: Duration) {
+    histogram!(FORM_SECONDS).record(elapsed.as_secs_f64());
 }
 
 /// What one invocation adds to the metrics. Dropped before its end was told, it counts as

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use roundhouse_engine::{GenerateSpec, RunnerSpec, Sampling};
 
 use crate::served::GenerationDefaults;
-use crate::{ALTERNATIVES_MAX, Error, Generation, STOPS_MAX};
+use crate::{ALTERNATIVES_MAX, BIASES_MAX, Error, Generation, STOPS_MAX};
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +35,7 @@ pub(crate) struct Parameters {
     sampling: Sampling,
     stop_tokens: Vec<u32>,
     top_logprobs: usize,
+    logit_bias: Vec<(u32, f32)>,
     /// Strings that end the answer.
     pub(crate) stop: Vec<String>,
 }
@@ -53,6 +54,8 @@ impl Parameters {
     ) -> Result<Self, Error> {
         check(asked)?;
         tokens_known("stop_token_ids", &asked.stop_token_ids, vocab)?;
+        let biased: Vec<u32> = asked.logit_bias.iter().map(|(id, _)| *id).collect();
+        tokens_known("logit_bias", &biased, vocab)?;
         let mut stop_tokens = asked.stop_token_ids.clone();
         if !asked.ignore_eos {
             stop_tokens.extend(eos_tokens);
@@ -64,6 +67,7 @@ impl Parameters {
             sampling: sampling(face, asked, defaults),
             stop_tokens,
             top_logprobs: asked.logprobs.unwrap_or(0),
+            logit_bias: asked.logit_bias.clone(),
             stop: asked.stop.clone(),
         })
     }
@@ -121,6 +125,7 @@ impl Parameters {
             stop_tokens: self.stop_tokens.clone(),
             sampling: Sampling { seed, ..self.sampling },
             top_logprobs: self.top_logprobs,
+            logit_bias: self.logit_bias.clone(),
         })
     }
 }
@@ -157,6 +162,15 @@ fn check(asked: &Generation) -> Result<(), Error> {
     if asked.stop.len() > STOPS_MAX || asked.stop_token_ids.len() > STOPS_MAX {
         let field = if asked.stop.len() > STOPS_MAX { "stop" } else { "stop_token_ids" };
         return Err(Error::field(field, format!("more than {STOPS_MAX} entries")));
+    }
+    if asked.logit_bias.len() > BIASES_MAX {
+        return Err(Error::field("logit_bias", format!("more than {BIASES_MAX} entries")));
+    }
+    if let Some((id, bias)) =
+        asked.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias))
+    {
+        let message = format!("{bias} is not between -100 and 100");
+        return Err(Error::field(format!("logit_bias.{id}"), message));
     }
     for (index, stop) in asked.stop.iter().enumerate() {
         if stop.is_empty() {

@@ -2,12 +2,15 @@
 
 use roundhouse_engine::{GenerateSpec, RunnerSpec};
 use roundhouse_types::{ModelId, ModelKind};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::choice::Calls;
+use crate::constrain::{FormKind, Grammar, OutputForm};
 use crate::params::{Face, Parameters};
 use crate::served::{EngineModel, GenerationDefaults, Purpose};
 use crate::text::TextCodec;
-use crate::{ANSWERS_MAX, Config, Error, Generation, Prompt, Request};
+use crate::tools::{CallFormat, CallReader, Demand, calls as demanded_calls, described};
+use crate::{ANSWERS_MAX, Config, Error, Generation, Prompt, Request, ToolChoice};
 
 /// Work for a model of the right kind, with everything that preparing it takes.
 #[derive(Debug)]
@@ -34,15 +37,49 @@ pub(crate) struct GenerateTask {
 #[derive(Debug)]
 enum Source {
     Prompts(Vec<Prompt>),
-    Chat { messages: Vec<Value>, tools: Option<Vec<Value>>, kwargs: Map<String, Value> },
+    Chat { messages: Vec<Value>, tools: Option<Offered>, kwargs: Map<String, Value> },
+}
+
+/// The tools of a chat.
+#[derive(Debug)]
+struct Offered {
+    tools: Vec<Value>,
+    choice: ToolChoice,
+    parallel: bool,
 }
 
 /// Sequences ready for the engine, in the order of their choices.
-#[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) stop: Vec<String>,
     pub(crate) seed: u64,
+    /// What every answer must look like.
+    pub(crate) grammar: Option<Grammar>,
+    /// Where calls of tools are looked for.
+    pub(crate) calls: Option<CallPlan>,
+}
+
+/// How calls of tools are found in the answers.
+#[derive(Debug, Clone)]
+pub(crate) struct CallPlan {
+    format: CallFormat,
+    names: Vec<String>,
+    free: bool,
+}
+
+impl CallPlan {
+    /// For one answer.
+    pub(crate) fn calls(&self, text: &TextCodec) -> Calls {
+        let special = |marker: &&'static str| {
+            let id = text.tokenizer().token_to_id(marker)?;
+            text.is_special(id).then_some((id, *marker))
+        };
+        Calls {
+            reader: CallReader::new(self.format, self.names.clone()),
+            markers: self.format.markers().iter().filter_map(special).collect(),
+            free: self.free,
+        }
+    }
 }
 
 /// One choice.
@@ -82,7 +119,9 @@ impl Task {
                 )
             }
             (Request::Chat(chat), Purpose::Generative { eos_tokens, defaults }) => {
-                let (messages, tools) = (chat.messages, chat.tools);
+                let (choice, parallel) = (chat.tool_choice, chat.parallel_tool_calls);
+                let offered = |tools| Offered { tools, choice, parallel };
+                let (messages, tools) = (chat.messages, chat.tools.map(offered));
                 Self::generate(
                     config,
                     GenerateTask {
@@ -161,10 +200,17 @@ impl GenerateTask {
             &self.eos_tokens,
             spec.output_width,
         )?;
+        let form = self.asked.form.as_ref();
+        let mut grammar = form.map(Grammar::of).transpose()?;
+        let mut calls = None;
         let prompts = match self.source {
             Source::Prompts(prompts) => prompts,
             Source::Chat { messages, tools, kwargs } => {
-                let rendered = text.render_chat(&messages, tools.as_deref(), &kwargs)?;
+                if let Some(tools) = &tools {
+                    calls = plan_calls(tools, form, text, &mut grammar)?;
+                }
+                let tools = tools.as_ref().map(|offered| offered.tools.as_slice());
+                let rendered = text.render_chat(&messages, tools, &kwargs)?;
                 // The template has written the special tokens; the post-processor would double
                 // the first.
                 vec![Prompt::Tokens(text.encode(&rendered, false)?)]
@@ -188,8 +234,48 @@ impl GenerateTask {
                 sequences.push(Sequence { spec, lead: lead.clone() });
             }
         }
-        Ok(Prepared { sequences, seed: parameters.seed(), stop: parameters.stop })
+        let (seed, stop) = (parameters.seed(), parameters.stop);
+        Ok(Prepared { sequences, stop, seed, grammar, calls })
     }
+}
+
+/// Decides how calls of tools are found, and what demands them. Where the model may answer in a form
+/// or call a tool, the grammar has both.
+fn plan_calls(
+    offered: &Offered,
+    form: Option<&OutputForm>,
+    text: &TextCodec,
+    grammar: &mut Option<Grammar>,
+) -> Result<Option<CallPlan>, Error> {
+    let tools = described(&offered.tools)?;
+    let known = text.call_format();
+    let demanded = offered.choice != ToolChoice::Auto;
+    let format = match known {
+        Some(format) => format,
+        None if demanded => CallFormat::Plain,
+        None => return Ok(None),
+    };
+    let otherwise = match form.map(|form| &form.kind) {
+        _ if demanded => None,
+        Some(FormKind::JsonObject) => Some(json!({"type": "object"})),
+        Some(FormKind::JsonSchema(schema)) => Some(schema.clone()),
+        // Calls are in no other form.
+        Some(FormKind::Regex(_) | FormKind::Choice(_)) => return Ok(None),
+        None => None,
+    };
+    if demanded || otherwise.is_some() {
+        let demand = Demand {
+            format,
+            choice: &offered.choice,
+            tools: &tools,
+            parallel: offered.parallel,
+            otherwise: otherwise.as_ref(),
+        };
+        *grammar = Some(demanded_calls(&demand, text)?);
+    }
+    let names = tools.into_iter().map(|tool| tool.name).collect();
+    let free = !matches!(offered.choice, ToolChoice::Named(_));
+    Ok(Some(CallPlan { format, names, free }))
 }
 
 /// The tokens of an encoder's inputs. Takes time: belongs on a blocking thread.

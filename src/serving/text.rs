@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use roundhouse_types::Bytes;
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PostProcessor, TruncationDirection, TruncationParams};
 use tokenizers::{ModelWrapper, Tokenizer, TruncationStrategy};
 
 use crate::Error;
+use crate::constrain::Speller;
+use crate::tools::CallFormat;
 use files::TextFiles;
 use template::ChatTemplates;
 
@@ -19,11 +22,11 @@ mod python;
 mod stop;
 mod template;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod vocabulary;
 
 pub(crate) use detokenise::Detokeniser;
-pub(crate) use stop::{Scan, StopMatcher};
+pub(crate) use stop::{Scan, StopMatcher, overlap};
 pub use vocabulary::Vocabulary;
 
 /// Turns an artefact's texts into tokens and back. Immutable; clones share everything.
@@ -44,6 +47,7 @@ struct Facts {
     encoder_limit: Option<usize>,
     truncate_left: bool,
     templates: ChatTemplates,
+    speller: OnceLock<Speller>,
 }
 
 /// What a codec is made of, wherever it was read from.
@@ -108,6 +112,7 @@ impl TextCodec {
             encoder_limit,
             truncate_left,
             templates,
+            speller: OnceLock::new(),
         };
         Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts) }
     }
@@ -184,6 +189,42 @@ impl TextCodec {
     /// Whether the id has no part in decoded text: special, or outside the vocabulary.
     pub(crate) fn is_silent(&self, id: u32) -> bool {
         self.is_special(id) || self.tokenizer.id_to_token(id).is_none()
+    }
+
+    /// How the template for chats with tools shows the model to call them, where that is known.
+    pub(crate) fn call_format(&self) -> Option<CallFormat> {
+        self.facts.templates.call_format()
+    }
+
+    /// The library's tokenizer, to be looked at.
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What forms are compiled with, built at the first call. Takes time: belongs on a blocking
+    /// thread.
+    ///
+    /// # Errors
+    /// `ModelInvalid` for a vocabulary that is larger than any real one.
+    pub(crate) fn speller(&self) -> Result<&Speller, Error> {
+        let speller = &self.facts.speller;
+        if let Some(known) = speller.get() {
+            return Ok(known);
+        }
+        // Two at once build it twice, and one of them is dropped: nobody waits on another.
+        let built = Speller::new(self)?;
+        Ok(speller.get_or_init(|| built))
+    }
+
+    /// What the first answer of a given form adds to the memory that this takes, at most; it stays
+    /// as long as this does.
+    pub fn room_for_forms(&self) -> Bytes {
+        Bytes(Speller::bytes_of(self.tokenizer.get_vocab_size(true)))
+    }
+
+    /// What of that has not been taken.
+    pub fn untouched_room(&self) -> Bytes {
+        if self.facts.speller.get().is_some() { Bytes::ZERO } else { self.room_for_forms() }
     }
 
     /// The end-of-sequence token that `tokenizer_config.json` names.

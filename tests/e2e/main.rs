@@ -10,6 +10,7 @@ mod container;
 mod demo;
 mod devices;
 mod faults;
+mod forms;
 mod handlers;
 mod health;
 mod honest;

@@ -8,10 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::RowOutcome;
 use crate::check::longest_sequence;
+use crate::constraint::Constraint;
+use crate::error::Error;
 use crate::metrics::{Ended, Meters};
 use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan};
 use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
-use crate::sampler::Sampler;
+use crate::sampler::{Choice, Sampler};
 use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId};
 
 /// A sequence as it comes from a handle, checked.
@@ -20,6 +22,7 @@ pub(crate) struct GenerateJob {
     pub(crate) spec: GenerateSpec,
     /// What it is computed with beside the base.
     pub(crate) adapter: Option<Adapter>,
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// Holds every token the sequence can yield: sending never waits.
     pub(crate) tokens: mpsc::Sender<TokenResult>,
     /// Its place in the waiting queue, given back when it is admitted.
@@ -56,6 +59,8 @@ struct Client {
     place: Option<OwnedSemaphorePermit>,
     /// Whether it has been in a step.
     begun: bool,
+    /// Prompt tokens that were not computed for it.
+    reused: usize,
     submitted: Instant,
     last_token: Option<Instant>,
 }
@@ -75,10 +80,11 @@ impl GenerateWork {
         let client = Client {
             adapter: job.adapter.map(|adapter| adapter.id),
             tokens: job.tokens,
-            sampler: Sampler::new(&job.spec),
+            sampler: Sampler::new(&job.spec, job.constraint),
             limit: job.spec.prompt.len().saturating_add(job.spec.max_tokens).min(self.longest),
             place: job.place,
             begun: false,
+            reused: 0,
             submitted: job.submitted,
             last_token: None,
         };
@@ -134,10 +140,11 @@ impl GenerateWork {
         meters.reused.increment(step.reused as u64);
         meters.decoded.increment(step.decoded as u64);
         meters.prefilled.increment((step.plan.tokens() - step.decoded) as u64);
-        for id in &step.admitted {
+        for (id, found) in step.admitted.iter().zip(&step.found) {
             let client = self.clients.get_mut(id).expect("every sequence has its client");
             if !client.begun {
                 client.begun = true;
+                client.reused = *found;
                 client.place = None;
                 meters.admitted.increment(1);
             }
@@ -174,25 +181,30 @@ impl GenerateWork {
     fn next_token(&mut self, id: SequenceId, row: &Row, logits: &[f32], meters: &Meters) {
         let position = row.position + row.tokens.len();
         let client = self.clients.get_mut(&id).expect("every sequence has its client");
-        let choice = match client.sampler.sample(logits, position) {
+        let choice = match client.choose(logits, position, meters) {
             Ok(choice) => choice,
             Err(error) => return self.fail(id, error.into(), meters),
         };
         let finish = if choice.stop {
             Some(FinishReason::StopToken)
+        } else if choice.complete {
+            Some(FinishReason::Complete)
         } else if position + 1 >= client.limit {
             Some(FinishReason::Length)
         } else {
             None
         };
         client.record_time(meters);
-        let token = TokenOut { id: choice.id, logprob: choice.logprob, top: choice.top, finish };
+        let Choice { id: token_id, logprob, top, .. } = choice;
+        let token = TokenOut { id: token_id, logprob, top, reused: client.reused, finish };
         let client_gone = client.tokens.try_send(Ok(token)).is_err();
         match finish {
-            Some(FinishReason::StopToken) => self.remove(id, Ended::Stop, meters),
+            Some(FinishReason::StopToken | FinishReason::Complete) => {
+                self.remove(id, Ended::Stop, meters)
+            }
             Some(FinishReason::Length) => self.remove(id, Ended::Length, meters),
             None if client_gone => self.remove(id, Ended::Aborted, meters),
-            None => self.scheduler.append(id, choice.id),
+            None => self.scheduler.append(id, token_id),
         }
     }
 
@@ -213,6 +225,21 @@ impl GenerateWork {
 }
 
 impl Client {
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        position: usize,
+        meters: &Meters,
+    ) -> Result<Choice, Error> {
+        if !self.sampler.is_constrained() {
+            return self.sampler.sample(logits, position);
+        }
+        let began = Instant::now();
+        let choice = self.sampler.sample(logits, position);
+        meters.constrained.record(began.elapsed());
+        choice
+    }
+
     fn record_time(&mut self, meters: &Meters) {
         let now = Instant::now();
         match self.last_token.replace(now) {

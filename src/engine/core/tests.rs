@@ -4,10 +4,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::check::check_generate;
+use crate::constraint::Constraint;
 use crate::plan::{KvSpec, Row, StepOutput};
 use crate::request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
 use crate::scheduler::Adapter;
-use crate::testing::{EchoLog, EchoRunner, echo_logits, echo_tokens};
+use crate::testing::{CountingConstraint, EchoLog, EchoRunner, echo_logits, echo_tokens};
+
+mod constrained;
 
 mod adapters;
 
@@ -30,6 +33,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling: Sampling::GREEDY,
         top_logprobs: 0,
+        logit_bias: Vec::new(),
     }
 }
 
@@ -50,7 +54,7 @@ impl Bench {
     }
 
     fn generate(&mut self, id: u64, spec: GenerateSpec) -> mpsc::Receiver<TokenResult> {
-        self.generate_with(id, spec, None)
+        self.generate_as(id, spec, None, None)
     }
 
     fn generate_with(
@@ -59,6 +63,29 @@ impl Bench {
         spec: GenerateSpec,
         adapter: Option<Adapter>,
     ) -> mpsc::Receiver<TokenResult> {
+        self.generate_as(id, spec, adapter, None)
+    }
+
+    fn generate_within(
+        &mut self,
+        id: u64,
+        spec: GenerateSpec,
+        length: Option<usize>,
+    ) -> mpsc::Receiver<TokenResult> {
+        self.generate_as(id, spec, None, length)
+    }
+
+    fn generate_as(
+        &mut self,
+        id: u64,
+        spec: GenerateSpec,
+        adapter: Option<Adapter>,
+        length: Option<usize>,
+    ) -> mpsc::Receiver<TokenResult> {
+        let counting = |length| -> Box<dyn Constraint> {
+            Box::new(CountingConstraint::new(spec.prompt[0], WIDTH as u32, length))
+        };
+        let constraint = length.map(counting);
         check_generate(&spec, &self.engine.spec).unwrap();
         let (tokens, stream) = mpsc::channel(spec.max_tokens + 1);
         let submitted = Instant::now();
@@ -66,6 +93,7 @@ impl Bench {
             id: SequenceId(id),
             spec,
             adapter,
+            constraint,
             tokens,
             place: None,
             submitted,
@@ -128,9 +156,9 @@ fn failure(stream: mpsc::Receiver<TokenResult>) -> ErrorKind {
 }
 
 /// What one sequence yields alone, in a pool with room for everything.
-fn alone(spec: GenerateSpec) -> Vec<TokenOut> {
+fn alone(spec: GenerateSpec, length: Option<usize>) -> Vec<TokenOut> {
     let mut bench = Bench::new(EchoRunner::new(generative(1_000)), 1);
-    let stream = bench.generate(0, spec);
+    let stream = bench.generate_within(0, spec, length);
     bench.finish();
     tokens(stream)
 }
@@ -183,7 +211,7 @@ fn a_preempted_sequence_goes_on_as_if_nothing_had_happened() {
     }
     assert_eq!(preempted, 1);
     for (first, stream) in [1, 9].into_iter().zip(streams) {
-        assert_eq!(tokens(stream), alone(spec(first)));
+        assert_eq!(tokens(stream), alone(spec(first), None));
     }
 }
 
@@ -333,6 +361,8 @@ fn every_shape_warms_up() {
 #[derive(Debug, Clone)]
 struct Request {
     spec: GenerateSpec,
+    /// Of its constraint.
+    length: Option<usize>,
     submitted: usize,
     aborted: Option<usize>,
 }
@@ -365,9 +395,19 @@ fn request() -> impl Strategy<Value = Request> {
         sampling,
         0..20_usize,
         prop::option::weighted(0.3, 0..30_usize),
+        prop::option::weighted(0.4, 1..12_usize),
     )
         .prop_map(
-            |(prompt, max_tokens, min_tokens, stop_tokens, sampling, submitted, aborted)| Request {
+            |(
+                prompt,
+                max_tokens,
+                min_tokens,
+                stop_tokens,
+                sampling,
+                submitted,
+                aborted,
+                length,
+            )| Request {
                 spec: GenerateSpec {
                     prompt,
                     max_tokens,
@@ -375,7 +415,9 @@ fn request() -> impl Strategy<Value = Request> {
                     stop_tokens,
                     sampling,
                     top_logprobs: 2,
+                    logit_bias: Vec::new(),
                 },
+                length,
                 submitted,
                 aborted,
             },
@@ -399,7 +441,11 @@ proptest! {
         for tick in 0.. {
             for (index, request) in requests.iter().enumerate() {
                 if request.submitted == tick {
-                    streams[index] = Some(bench.generate(index as u64, request.spec.clone()));
+                    streams[index] = Some(bench.generate_within(
+                        index as u64,
+                        request.spec.clone(),
+                        request.length,
+                    ));
                 }
                 if request.aborted == Some(tick) {
                     bench.engine.abort(SequenceId(index as u64));
@@ -414,8 +460,10 @@ proptest! {
         prop_assert_eq!(bench.running(), 0);
         prop_assert_eq!(bench.log.forwards(), bench.steps);
         for (request, stream) in requests.iter().zip(streams) {
-            let seen: Vec<_> = items(stream.unwrap()).into_iter().map(Result::unwrap).collect();
-            let expected = alone(request.spec.clone());
+            let mut seen: Vec<_> = items(stream.unwrap()).into_iter().map(Result::unwrap).collect();
+            let expected = alone(request.spec.clone(), request.length);
+            // What the pool held for it differs, and nothing else.
+            seen.iter_mut().for_each(|token| token.reused = 0);
             if request.aborted.is_some_and(|tick| tick >= request.submitted) {
                 prop_assert_eq!(&seen[..], &expected[..seen.len()]);
             } else {

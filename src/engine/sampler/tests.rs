@@ -1,6 +1,10 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::constraint::{Allowed, Unmet};
+use crate::testing::CountingConstraint;
 
 /// Expected values below are computed from the formulas in Python's double precision.
 const LOGITS: [f32; 5] = [2.0, 1.0, 0.0, -1.0, 0.5];
@@ -13,6 +17,7 @@ fn spec(sampling: Sampling) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling,
         top_logprobs: 0,
+        logit_bias: Vec::new(),
     }
 }
 
@@ -33,7 +38,7 @@ fn frequencies(sampling: Sampling, logits: &[f32]) -> BTreeMap<u32, f64> {
 
 #[test]
 fn the_likeliest_is_chosen_at_temperature_zero_and_ties_go_to_the_lower_id() {
-    let mut sampler = Sampler::new(&spec(Sampling::GREEDY));
+    let mut sampler = Sampler::new(&spec(Sampling::GREEDY), None);
     assert_eq!(sampler.sample(&LOGITS, 2).unwrap().id, 0);
     assert_eq!(sampler.sample(&[-1.0, 3.0, 3.0, 0.0, 3.0], 3).unwrap().id, 1);
 }
@@ -41,7 +46,7 @@ fn the_likeliest_is_chosen_at_temperature_zero_and_ties_go_to_the_lower_id() {
 #[test]
 fn log_probabilities_are_the_models_own() {
     let sampling = Sampling { repetition_penalty: 2.5, top_k: 1, ..random(0.3) };
-    let mut sampler = Sampler::new(&GenerateSpec { top_logprobs: 3, ..spec(sampling) });
+    let mut sampler = Sampler::new(&GenerateSpec { top_logprobs: 3, ..spec(sampling) }, None);
     let choice = sampler.sample(&LOGITS, 2).unwrap();
     // Token 0 falls to 0.8 by the penalty, so that 1 is chosen; the report knows no penalty.
     assert_eq!(choice.id, 1);
@@ -62,7 +67,7 @@ fn penalties_follow_their_formulas() {
         frequency_penalty: 0.25,
         ..Sampling::GREEDY
     };
-    let mut sampler = Sampler::new(&spec(sampling));
+    let mut sampler = Sampler::new(&spec(sampling), None);
     for id in [1, 1, 4] {
         sampler.remember(id);
     }
@@ -145,7 +150,7 @@ fn the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort() {
 fn stop_tokens_wait_for_min_tokens() {
     let request =
         GenerateSpec { min_tokens: 2, stop_tokens: vec![0, 77], ..spec(Sampling::GREEDY) };
-    let mut sampler = Sampler::new(&request);
+    let mut sampler = Sampler::new(&request, None);
     let chosen: Vec<_> =
         (2..5).map(|position| sampler.sample(&LOGITS, position).unwrap()).collect();
     assert_eq!(chosen.iter().map(|c| c.id).collect::<Vec<_>>(), [1, 1, 0]);
@@ -155,14 +160,14 @@ fn stop_tokens_wait_for_min_tokens() {
 #[test]
 fn a_mask_over_everything_is_an_error() {
     let request = GenerateSpec { min_tokens: 1, stop_tokens: vec![0, 1], ..spec(random(1.0)) };
-    let outcome = Sampler::new(&request).sample(&[1.0, 2.0], 7);
+    let outcome = Sampler::new(&request, None).sample(&[1.0, 2.0], 7);
     assert_eq!(outcome, Err(Error::NothingToChoose { position: 7 }));
 }
 
 #[test]
 fn logits_that_are_not_numbers_are_an_error() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let outcome = Sampler::new(&spec(random(1.0))).sample(&[1.0, bad, 0.0], 5);
+        let outcome = Sampler::new(&spec(random(1.0)), None).sample(&[1.0, bad, 0.0], 5);
         assert_eq!(outcome, Err(Error::NotFinite { position: 5 }));
     }
 }
@@ -186,10 +191,102 @@ fn extreme_parameters_choose_a_token() {
         },
     ];
     for sampling in extremes {
-        let mut sampler = Sampler::new(&spec(sampling));
+        let mut sampler = Sampler::new(&spec(sampling), None);
         for position in 2..20 {
             let choice = sampler.sample(&[f32::MAX, -3.0, f32::MIN, 0.0, 1.0], position).unwrap();
             assert!(choice.id < 5 && !choice.logprob.is_nan());
+        }
+    }
+}
+
+#[test]
+fn a_bias_is_added_before_penalties_and_reported_nowhere() {
+    let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
+    // Token 3 is of the prompt: (-1 + 6) / 2 = 2.5 is the highest; were the penalty first, it
+    // would be -1 * 2 + 6 = 4. Token 4 gets 0.5 + 2.25 = 2.75 and wins over 2.5, not over 4.
+    let logit_bias = vec![(3, 6.0), (4, 2.25), (0, -100.0)];
+    let request = GenerateSpec { logit_bias, top_logprobs: 1, ..spec(sampling) };
+    let choice = Sampler::new(&request, None).sample(&LOGITS, 2).unwrap();
+    assert_eq!(choice.id, 4);
+    assert!((choice.logprob - -2.074_437_9).abs() < 1e-5, "{}", choice.logprob);
+    assert_eq!(choice.top[0].0, 0);
+}
+
+#[test]
+fn a_bias_shifts_the_odds_by_its_exponential() {
+    let request = GenerateSpec { logit_bias: vec![(1, 1.5), (2, -50.0)], ..spec(random(1.0)) };
+    let mut counts = BTreeMap::new();
+    for position in 0..20_000 {
+        let mut sampler = Sampler::new(&request, None);
+        *counts.entry(sampler.sample(&LOGITS, position).unwrap().id).or_insert(0.0) += 1.0;
+    }
+    let weights: [f64; 5] = [2.0, 2.5, -50.0, -1.0, 0.5].map(f64::exp);
+    for (id, weight) in (0..).zip(weights) {
+        let share = counts.get(&id).copied().unwrap_or(0.0) / 20_000.0;
+        assert!((share - weight / weights.iter().sum::<f64>()).abs() < 0.015, "{id}: {share}");
+    }
+}
+
+/// What a constrained sampler chooses, greedily, and how it ended.
+fn constrained(request: &GenerateSpec, length: usize) -> Vec<(u32, bool, bool)> {
+    let constraint = CountingConstraint::new(0, 5, length);
+    let mut sampler = Sampler::new(request, Some(Box::new(constraint)));
+    let mut chosen = Vec::new();
+    for position in 2..40 {
+        let choice = sampler.sample(&LOGITS, position).unwrap();
+        chosen.push((choice.id, choice.stop, choice.complete));
+        if choice.stop || choice.complete {
+            break;
+        }
+    }
+    chosen
+}
+
+#[test]
+fn a_constraint_decides_before_the_logits_do() {
+    // Of 1 and 2, of 2 and 3, of 3 and 4, of 0 and 1.
+    let free = |id| (id, false, false);
+    assert_eq!(
+        constrained(&spec(Sampling::GREEDY), 4),
+        [free(1), free(2), free(4), (0, false, true)]
+    );
+    // The likeliest is a stop token, and may come only where the constraint may end.
+    let request = GenerateSpec { stop_tokens: vec![0], min_tokens: 1, ..spec(Sampling::GREEDY) };
+    assert_eq!(constrained(&request, 40), [free(1), free(2), free(4), (0, true, false)]);
+    let request = GenerateSpec { min_tokens: 4, ..request };
+    assert_eq!(constrained(&request, 40)[3..], [free(1), free(2), free(4), (0, true, false)]);
+}
+
+#[derive(Debug)]
+struct Ends;
+
+impl Constraint for Ends {
+    fn allowed(&mut self) -> Result<Allowed<'_>, Unmet> {
+        Ok(Allowed { tokens: &[], may_end: true })
+    }
+    fn accept(&mut self, token: u32) -> Result<Progress, Unmet> {
+        Err(Unmet(format!("{token} after the end")))
+    }
+}
+
+#[test]
+fn a_constraint_that_leaves_nothing_but_the_end_ends_before_min_tokens() {
+    let request = GenerateSpec { stop_tokens: vec![3], min_tokens: 9, ..spec(random(1.0)) };
+    let choice = Sampler::new(&request, Some(Box::new(Ends))).sample(&LOGITS, 2).unwrap();
+    assert_eq!((choice.id, choice.stop), (3, true));
+    let endless = GenerateSpec { stop_tokens: Vec::new(), ..request };
+    let outcome = Sampler::new(&endless, Some(Box::new(Ends))).sample(&LOGITS, 2);
+    assert_eq!(outcome, Err(Error::NothingToChoose { position: 2 }));
+}
+
+proptest! {
+    #[test]
+    fn a_mask_keeps_what_its_bits_say(width in 1..140_usize, bits in prop::collection::vec(any::<u32>(), 0..6)) {
+        let mut scores = vec![1.0; width];
+        keep(&mut scores, &bits);
+        for (id, score) in scores.iter().enumerate() {
+            let set = bits.get(id / 32).is_some_and(|word| word & (1 << (id % 32)) != 0);
+            prop_assert_eq!(*score == 1.0, set);
         }
     }
 }

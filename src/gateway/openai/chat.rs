@@ -8,7 +8,8 @@ use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral};
 use crate::openai::logprobs::chat_logprobs;
-use crate::openai::{Stamp, choices, finish_reason, generation, messages, streaming, usage};
+use crate::openai::tools::{self, Tools};
+use crate::openai::{Stamp, Tally, choices, finish_reason, generation, messages, streaming};
 use crate::stream::{Transcript, openai_failure};
 
 /// How the answer shall look.
@@ -27,7 +28,7 @@ pub(crate) struct ChatAsk {
 pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
     let stamp = Stamp::new("chatcmpl", fields, fallback)?;
     let messages = messages::read(fields)?;
-    let tools = tools(fields)?;
+    let Tools { tools, choice: tool_choice, parallel: parallel_tool_calls } = tools::read(fields)?;
     fields.refuse(&[
         ("add_generation_prompt", neutral::on),
         ("audio", neutral::absent),
@@ -54,55 +55,53 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     }
     let n = choices(fields)?;
     let (stream, include_usage) = streaming(fields)?;
-    let chat = Chat { messages, tools, template_kwargs, generation, n };
+    let chat =
+        Chat { messages, tools, tool_choice, parallel_tool_calls, template_kwargs, generation, n };
     let ask = ChatAsk { stamp, n, stream, include_usage, logprobs };
     Ok(Asked { request: Request::Chat(chat), ask: Ask::Chat(ask) })
-}
-
-/// `tools` go to the template; nothing here can force a call.
-fn tools(fields: &mut Fields) -> Result<Option<Vec<Value>>, Error> {
-    let tools = match fields.take("tools") {
-        None => None,
-        Some(Value::Array(items)) if items.iter().all(Value::is_object) => Some(items),
-        Some(_) => return Err(fields.wrong("tools", "must be a list of objects")),
-    };
-    match fields.take("tool_choice") {
-        None => Ok(tools),
-        Some(choice) if choice == "auto" => Ok(tools),
-        Some(choice) if choice == "none" => Ok(None),
-        Some(_) => Err(fields.wrong("tool_choice", "supports auto and none only")),
-    }
 }
 
 impl ChatAsk {
     /// The answer in one piece.
     pub(crate) fn whole(&self, generated: &Generated, prompt_tokens: usize) -> Value {
         let choices = generated.choices.iter().enumerate().map(|(index, choice)| {
+            let mut message = json!({"role": "assistant", "content": choice.text});
+            if !choice.calls.is_empty() {
+                message["tool_calls"] = tools::calls(&choice.calls);
+                if choice.text.is_empty() {
+                    message["content"] = Value::Null;
+                }
+            }
             json!({
                 "index": index,
-                "message": {"role": "assistant", "content": choice.text},
+                "message": message,
                 "logprobs": self.logprobs.then(|| chat_logprobs(&choice.tokens)),
                 "finish_reason": finish_reason(choice.finished.reason),
             })
         });
         let mut said = self.stamp.object("chat.completion", choices.collect());
-        let completion_tokens =
-            generated.choices.iter().map(|choice| choice.finished.generated_tokens).sum();
-        said["usage"] = usage(prompt_tokens, completion_tokens);
+        let mut tally = Tally::new(prompt_tokens, self.n);
+        for (index, choice) in generated.choices.iter().enumerate() {
+            tally.finished(index, choice.finished);
+        }
+        said["usage"] = tally.usage();
         said
     }
 
     /// The answer as a stream.
     pub(crate) fn transcript(self, prompt_tokens: usize) -> ChatTranscript {
-        ChatTranscript { ask: self, prompt_tokens, completion_tokens: 0 }
+        let tally = Tally::new(prompt_tokens, self.n);
+        let calls = vec![0; self.n];
+        ChatTranscript { ask: self, tally, calls }
     }
 }
 
-/// A chat's stream: role, pieces of content, reason, usage.
+/// A chat's stream: role, pieces of content, calls of tools, reason, usage.
 pub(crate) struct ChatTranscript {
     ask: ChatAsk,
-    prompt_tokens: usize,
-    completion_tokens: usize,
+    tally: Tally,
+    /// Calls told so far, per choice.
+    calls: Vec<usize>,
 }
 
 impl ChatTranscript {
@@ -143,8 +142,14 @@ impl Transcript for ChatTranscript {
             let delta = json!({"content": piece.text});
             events.push(self.delta(piece.choice, delta, logprobs, None));
         }
+        for call in &piece.calls {
+            let Some(index) = self.calls.get_mut(piece.choice) else { break };
+            let deltas = tools::deltas(*index, call);
+            *index += 1;
+            events.extend(deltas.map(|delta| self.delta(piece.choice, delta, Value::Null, None)));
+        }
         if let Some(finished) = piece.finished {
-            self.completion_tokens += finished.generated_tokens;
+            self.tally.finished(piece.choice, finished);
             let reason = finish_reason(finished.reason);
             events.push(self.delta(piece.choice, json!({}), Value::Null, Some(reason)));
         }
@@ -156,7 +161,7 @@ impl Transcript for ChatTranscript {
             return Vec::new();
         }
         let mut chunk = self.chunk(Vec::new());
-        chunk["usage"] = usage(self.prompt_tokens, self.completion_tokens);
+        chunk["usage"] = self.tally.usage();
         vec![chunk]
     }
 

@@ -8,7 +8,7 @@ use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral, strings, tokens};
 use crate::openai::logprobs::completion_logprobs;
-use crate::openai::{Stamp, choices, finish_reason, generation, streaming, usage};
+use crate::openai::{Stamp, Tally, choices, finish_reason, generation, streaming};
 use crate::stream::{Transcript, openai_failure};
 
 /// Prompts or embedding inputs of one request at most, as at OpenAI.
@@ -92,24 +92,26 @@ impl CompletionAsk {
             })
         });
         let mut said = self.stamp.object("text_completion", choices.collect());
-        let completion_tokens =
-            generated.choices.iter().map(|choice| choice.finished.generated_tokens).sum();
-        said["usage"] = usage(prompt_tokens, completion_tokens);
+        let mut tally = Tally::new(prompt_tokens, self.n);
+        for (index, choice) in generated.choices.iter().enumerate() {
+            tally.finished(index, choice.finished);
+        }
+        said["usage"] = tally.usage();
         said
     }
 
     /// The answer as a stream of so many choices.
     pub(crate) fn transcript(self, prompt_tokens: usize, choices: usize) -> CompletionTranscript {
         let offsets = vec![0; choices];
-        CompletionTranscript { ask: self, prompt_tokens, completion_tokens: 0, offsets }
+        let tally = Tally::new(prompt_tokens, self.n);
+        CompletionTranscript { ask: self, tally, offsets }
     }
 }
 
 /// A completion's stream: pieces of text, usage.
 pub(crate) struct CompletionTranscript {
     ask: CompletionAsk,
-    prompt_tokens: usize,
-    completion_tokens: usize,
+    tally: Tally,
     /// Where the next token's text begins, per choice, in characters.
     offsets: Vec<usize>,
 }
@@ -138,7 +140,7 @@ impl Transcript for CompletionTranscript {
             logprobs = completion_logprobs(&piece.tokens, offset);
         }
         if let Some(finished) = piece.finished {
-            self.completion_tokens += finished.generated_tokens;
+            self.tally.finished(piece.choice, finished);
         }
         if piece.text.is_empty() && logprobs.is_null() && piece.finished.is_none() {
             return Vec::new();
@@ -156,7 +158,7 @@ impl Transcript for CompletionTranscript {
             return Vec::new();
         }
         let mut chunk = self.chunk(Vec::new());
-        chunk["usage"] = usage(self.prompt_tokens, self.completion_tokens);
+        chunk["usage"] = self.tally.usage();
         vec![chunk]
     }
 

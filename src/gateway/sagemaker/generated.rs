@@ -28,6 +28,9 @@ impl InputsAsk {
             let mut details = details(choice.finished, prompt_tokens, seed);
             details["prefill"] = json!([]);
             details["tokens"] = choice.tokens.iter().map(|info| token(info, &info.text)).collect();
+            if self.top {
+                details["top_tokens"] = choice.tokens.iter().map(top).collect();
+            }
             said["details"] = details;
         }
         said
@@ -83,7 +86,7 @@ impl InputsAsk {
 
 fn details(finished: Finished, prompt_tokens: usize, seed: u64) -> Value {
     let reason = match finished.reason {
-        Finish::EndOfSequence => "eos_token",
+        Finish::EndOfSequence | Finish::ToolCalls => "eos_token",
         Finish::StopSequence => "stop_sequence",
         Finish::Length => "length",
     };
@@ -107,6 +110,12 @@ fn token(info: &TokenInfo, text: &str) -> Value {
     })
 }
 
+/// The likeliest alternatives of a token.
+fn top(info: &TokenInfo) -> Value {
+    let alternative = |(id, text, value): &(u32, String, f32)| json!({"id": id, "text": text, "logprob": logprob(*value), "special": false});
+    info.top.iter().map(alternative).collect()
+}
+
 /// A stream in LMI's and TGI's shape: one event per token, the whole text on the last.
 pub(crate) struct InputsTranscript {
     prompt_tokens: usize,
@@ -114,13 +123,15 @@ pub(crate) struct InputsTranscript {
     /// What has been said so far.
     text: String,
     index: usize,
+    /// Whether each token comes with its likeliest alternatives.
+    top: bool,
     /// Stands in where text comes without a token of its own.
     last: Option<TokenInfo>,
 }
 
 impl InputsTranscript {
-    pub(crate) fn new(prompt_tokens: usize, seed: u64) -> Self {
-        Self { prompt_tokens, seed, text: String::new(), index: 0, last: None }
+    pub(crate) fn new(prompt_tokens: usize, seed: u64, top: bool) -> Self {
+        Self { prompt_tokens, seed, text: String::new(), index: 0, top, last: None }
     }
 
     /// Deals a piece's text out to its tokens, so that the texts of tokens that are not
@@ -172,12 +183,16 @@ impl Transcript for InputsTranscript {
         }
         let mut events = Vec::with_capacity(dealt.len());
         for (info, text) in dealt {
-            events.push(json!({
+            let mut event = json!({
                 "index": self.index,
                 "token": token(&info, &text),
                 "generated_text": null,
                 "details": null,
-            }));
+            });
+            if self.top {
+                event["top_tokens"] = top(&info);
+            }
+            events.push(event);
             self.index += 1;
             if !info.special {
                 self.last = Some(info);

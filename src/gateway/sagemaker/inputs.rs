@@ -1,29 +1,27 @@
 //! `{"inputs": …, "parameters": …}`, as LMI, TGI and the Hugging Face toolkit take it.
 
-use roundhouse_serving::{Generation, Inputs, Request};
+use roundhouse_serving::{ALTERNATIVES_MAX, Generation, Inputs, Request};
 use serde_json::Value;
 
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
 use crate::fields::{Fields, Neutral, neutral, strings};
+use crate::forms;
 
 /// Inputs of one request at most.
 const INPUTS_MAX: usize = 2048;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
-const UNSUPPORTED: [Neutral; 24] = [
+const UNSUPPORTED: [Neutral; 19] = [
     ("adapter_id", neutral::empty),
     ("bad_words_ids", neutral::empty),
     ("best_of", neutral::one),
     ("candidate_labels", neutral::absent),
     ("decoder_input_details", neutral::off),
     ("function_to_apply", neutral::absent),
-    ("grammar", neutral::absent),
-    ("guided_json", neutral::absent),
     ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
-    ("logit_bias", neutral::empty),
     ("max_length", neutral::absent),
     ("n", neutral::one),
     ("no_repeat_ngram_size", neutral::zero),
@@ -31,9 +29,7 @@ const UNSUPPORTED: [Neutral; 24] = [
     ("num_return_sequences", neutral::one),
     ("penalty_alpha", neutral::zero),
     ("prompt_logprobs", neutral::zero),
-    ("response_format", neutral::absent),
     ("skip_special_tokens", neutral::on),
-    ("top_n_tokens", neutral::zero),
     ("truncate", neutral::absent),
     ("typical_p", neutral::one),
     ("watermark", neutral::off),
@@ -44,6 +40,8 @@ pub(crate) struct InputsAsk {
     /// `inputs` was one string.
     pub(crate) single: bool,
     pub(crate) details: bool,
+    /// Whether each token comes with its likeliest alternatives.
+    pub(crate) top: bool,
     pub(crate) stream: bool,
     /// A list of labels per input, rather than one label.
     pub(crate) label_lists: bool,
@@ -59,7 +57,8 @@ pub(crate) fn from_text(text: String) -> Asked {
         top_k: None,
         normalize: None,
     };
-    let ask = InputsAsk { single: true, details: false, stream: false, label_lists: false };
+    let ask =
+        InputsAsk { single: true, details: false, top: false, stream: false, label_lists: false };
     Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) }
 }
 
@@ -87,13 +86,15 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let return_full_text = parameters.bool("return_full_text")?.unwrap_or(false);
     let normalize = parameters.bool("normalize")?;
     let mut generation = generation(&mut parameters)?;
+    let alternatives = parameters.count("top_n_tokens", 0..=ALTERNATIVES_MAX)?.unwrap_or(0);
     if details || stream {
-        generation.logprobs = Some(0);
+        generation.logprobs = Some(alternatives);
     }
+    let top = alternatives > 0 && generation.logprobs.is_some();
     // One name for two things: labels of a classifier, likeliest tokens of a generator.
     let top_k =
         if all_labels { Some(usize::MAX) } else { generation.top_k.filter(|count| *count > 0) };
-    let ask = InputsAsk { single, details, stream, label_lists: !single && top_k.is_some() };
+    let ask = InputsAsk { single, details, top, stream, label_lists: !single && top_k.is_some() };
     let inputs = Inputs { texts, single, generation, return_full_text, top_k, normalize };
     Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) })
 }
@@ -116,6 +117,7 @@ fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {
 fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
     let do_sample = parameters.bool("do_sample")?;
     let mut generation = sampling(parameters)?;
+    generation.form = forms::read(parameters)?;
     let max = parameters.count("max_new_tokens", 1..=usize::MAX)?;
     generation.max_tokens = max.or(parameters.count("max_tokens", 1..=usize::MAX)?);
     let min = parameters.count("min_new_tokens", 0..=usize::MAX)?;
@@ -153,6 +155,7 @@ pub(crate) fn sampling(fields: &mut Fields) -> Result<Generation, Error> {
         frequency_penalty: fields.float("frequency_penalty", -2.0..=2.0)?,
         seed: fields.seed("seed")?,
         stop_token_ids: fields.stop_tokens("stop_token_ids")?,
+        logit_bias: fields.logit_bias("logit_bias")?,
         ..Generation::default()
     })
 }

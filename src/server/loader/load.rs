@@ -8,10 +8,11 @@ use roundhouse_models::{Cancel, DeviceMemory, Error, Folder, LoadedRunner, Model
 use roundhouse_residency::{Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelKind};
 use roundhouse_workers::{Handler, News};
 
 use super::host::{Demotable, HostParts};
+use super::placed::Placed;
 use super::plan::{HandlerPlan, Plan, processes};
 use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
@@ -83,8 +84,10 @@ impl ModelLoader {
         // Of one that arrived the fetch has been told only now.
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
-        // Until now by the tokenizer's file; this is what it took.
-        let bytes = roundhouse_models::host_measured(taken);
+        // Until now by the tokenizer's file; this is what it took, and what answers of given forms
+        // will add.
+        let forms = purpose::room_for_forms(plan, &text);
+        let bytes = roundhouse_models::host_measured(taken + forms);
         let parts = HostParts { plan: Arc::clone(plan), text: Arc::new(text), bytes };
         self.place(id, device, loaded, parts, stages).await
     }
@@ -108,8 +111,10 @@ impl ModelLoader {
         stages.report(id, footprint.total());
         let purpose = purpose::of(&parts.plan);
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
+        let text = Arc::clone(&parts.text);
+        let text = (parts.plan.kind == ModelKind::Generative).then_some(text);
         let demotable = weights.map(|weights| Demotable { weights, parts });
-        self.placed.add(id, device, model.engine().clone(), demotable);
+        self.placed.add(id, device, Placed { engine: model.engine().clone(), text, demotable });
         Ok(Loaded { model: ServedModel::Engine(model), footprint, shared })
     }
 

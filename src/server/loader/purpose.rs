@@ -7,7 +7,7 @@ use roundhouse_models::{GgufText, ModelPlan, ScoreFunction as Scores};
 use roundhouse_serving::{
     GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
 };
-use roundhouse_types::{Failure, ModelKind};
+use roundhouse_types::{Bytes, Failure, ModelKind};
 
 /// Reads the tokenizer. Encoders' inputs are cut to what one step takes.
 pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failure> {
@@ -24,6 +24,14 @@ pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failu
         ModelKind::Embedding | ModelKind::Classification | ModelKind::Handler => {
             Ok(codec.truncated_to(plan.context.min(plan.step_tokens))?)
         }
+    }
+}
+
+/// What the text side of a model may take beyond what reading it took.
+pub(crate) fn room_for_forms(plan: &ModelPlan, text: &TextCodec) -> Bytes {
+    match plan.kind {
+        ModelKind::Generative => text.room_for_forms(),
+        ModelKind::Embedding | ModelKind::Classification | ModelKind::Handler => Bytes::ZERO,
     }
 }
 

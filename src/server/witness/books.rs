@@ -105,6 +105,7 @@ impl Books {
         };
         let reserved = resident.bytes.kv + resident.bytes.workspace;
         self.untouched += reserved.saturating_sub(touched.between_steps);
+        self.untouched += touched.forms.min(resident.bytes.host);
         if touched.stepping {
             self.in_steps += resident.bytes.workspace;
         }

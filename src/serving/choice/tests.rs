@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::tools::CallFormat;
 
 const EOS: u32 = 2;
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");
@@ -22,12 +23,13 @@ fn writer(stop: &[&str], min_tokens: usize) -> Writer {
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         min_tokens,
         eos_tokens: [EOS].into(),
+        calls: None,
     })
     .unwrap()
 }
 
 fn token(id: u32, finish: Option<FinishReason>) -> TokenOut {
-    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], finish }
+    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], reused: 4, finish }
 }
 
 /// Writes tokens, the last with `finish`; the pieces up to the finished one.
@@ -71,7 +73,10 @@ fn text_held_for_a_stop_string_goes_out_with_its_tokens_when_the_answer_ends() {
     let ids = codec().encode("one\n\nUs", false).unwrap();
     let pieces = write(&mut writer(&["\n\nUser:"], 0), &ids, FinishReason::Length);
     assert_eq!(text(&pieces), "one\n\nUs");
-    assert_eq!(finish(&pieces), Finished { reason: Finish::Length, generated_tokens: ids.len() });
+    assert_eq!(
+        finish(&pieces),
+        Finished { reason: Finish::Length, generated_tokens: ids.len(), cached_tokens: 4 }
+    );
     let tokens: Vec<u32> =
         pieces.iter().flat_map(|piece| &piece.tokens).map(|token| token.id).collect();
     assert_eq!(tokens, ids);
@@ -94,6 +99,38 @@ fn the_token_that_stops_the_answer_has_no_text_in_it() {
     let last = pieces.last().unwrap().tokens.last().unwrap();
     assert!(last.special);
     assert_eq!(last.text, "<|im_end|>");
+}
+
+/// A writer that looks for calls; `<|im_start|>` marks them, as a special token does in other
+/// vocabularies.
+fn calling(free: bool) -> Writer {
+    let reader = CallReader::new(CallFormat::Hermes, vec!["look".into()]);
+    let calls = Calls { reader, markers: vec![(1, "<tool_call>")], free };
+    Writer { calls: Some(calls), ..writer(&[], 0) }
+}
+
+#[test]
+fn calls_are_no_text_and_are_why_an_answer_ends_that_was_free_to_make_them() {
+    let call = "{\"name\": \"look\", \"arguments\": {\"at\": \"é🚂\"}}</tool_call>";
+    let codec = codec();
+    let mut ids = codec.encode("See:\n", false).unwrap();
+    ids.push(1);
+    ids.extend(codec.encode(call, false).unwrap());
+    ids.push(EOS);
+    for (free, stop, reason) in [
+        (true, FinishReason::StopToken, Finish::ToolCalls),
+        (false, FinishReason::StopToken, Finish::EndOfSequence),
+        (true, FinishReason::Length, Finish::Length),
+    ] {
+        let pieces = write(&mut calling(free), &ids, stop);
+        assert_eq!(text(&pieces), "See:");
+        let calls: Vec<_> = pieces.iter().flat_map(|piece| &piece.calls).collect();
+        assert_eq!((calls.len(), calls[0].name.as_str()), (1, "look"));
+        assert_eq!(calls[0].arguments, "{\"at\":\"é🚂\"}");
+        assert_eq!(finish(&pieces).reason, reason);
+        let tokens: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
+        assert_eq!(tokens, ids.len());
+    }
 }
 
 #[test]

@@ -10,17 +10,18 @@ use roundhouse_residency::{
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
     Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, ScoreFunction,
-    TextCodec,
+    TextCodec, ToolCall, ToolChoice,
 };
 
 mod answers;
 mod counted;
 mod ends;
+mod forms;
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");
 /// The reference tokenizer's vocabulary.
@@ -213,6 +214,8 @@ fn inputs(texts: &[&str]) -> Inputs {
 
 fn chat(content: &str) -> Request {
     Request::Chat(Chat {
+        tool_choice: ToolChoice::Auto,
+        parallel_tool_calls: true,
         messages: vec![json!({"role": "user", "content": content})],
         tools: None,
         template_kwargs: Map::new(),

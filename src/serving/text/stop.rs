@@ -62,7 +62,7 @@ impl StopMatcher {
 }
 
 /// The length of the longest end of `text` that begins `stop` without being all of it.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     stop.char_indices()
         .map(|(at, _)| at)
         .rev()

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::messages::{self, ContentForm};
 use super::python;
 use crate::Error;
+use crate::tools::CallFormat;
 
 /// Instructions a template may execute: thousands of messages, and less than a second.
 const FUEL: u64 = 5_000_000;
@@ -27,6 +28,8 @@ pub(super) struct ChatTemplates {
     broken: BTreeMap<String, (usize, String)>,
     /// `bos_token`, `eos_token` and so on.
     special: BTreeMap<String, String>,
+    /// How the template for tools shows calls.
+    calls: Option<CallFormat>,
 }
 
 impl ChatTemplates {
@@ -38,6 +41,8 @@ impl ChatTemplates {
         let mut environment = environment();
         let mut forms = BTreeMap::new();
         let mut broken = BTreeMap::new();
+        let calls = sources.get(TOOL_USE).or(sources.get(DEFAULT));
+        let calls = calls.and_then(|source| CallFormat::of(source));
         for (name, source) in sources {
             let form = ContentForm::of(&source);
             match environment.add_template_owned(name.clone(), without_generation_tags(&source)) {
@@ -45,7 +50,12 @@ impl ChatTemplates {
                 Err(error) => drop(broken.insert(name, place(&error))),
             }
         }
-        Self { environment, forms, broken, special }
+        Self { environment, forms, broken, special, calls }
+    }
+
+    /// How the template for chats with tools shows the model to call them.
+    pub(super) fn call_format(&self) -> Option<CallFormat> {
+        self.calls
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -55,7 +55,7 @@ fn expected() -> Expected {
     serde_json::from_str(&text).unwrap()
 }
 
-fn reference() -> TextCodec {
+pub(crate) fn reference() -> TextCodec {
     static CODEC: LazyLock<TextCodec> =
         LazyLock::new(|| TextCodec::open(Path::new(REFERENCES)).unwrap());
     CODEC.clone()
@@ -73,7 +73,7 @@ fn artefact(files: &[(&str, Value)]) -> (TempDir, Result<TextCodec, Error>) {
 }
 
 /// A SentencePiece-like vocabulary: words, all bytes, and the decoder that Llama 2 ships.
-fn sentencepiece() -> TextCodec {
+pub(crate) fn sentencepiece() -> TextCodec {
     let mut vocab = Map::new();
     for piece in ["<unk>", "</s>", "▁a", "▁b", "▁", "c", "�"] {
         vocab.insert(piece.to_owned(), json!(vocab.len()));

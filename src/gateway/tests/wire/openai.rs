@@ -1,7 +1,10 @@
 //! `/v1/…`.
 
 use http::Request;
-use roundhouse_serving::{ALTERNATIVES_MAX, ANSWERS_MAX, Prompt, Request as Asked, STOPS_MAX};
+use roundhouse_serving::{
+    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Piece, Prompt, Request as Asked, STOPS_MAX, ToolCall,
+    ToolChoice,
+};
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
 
@@ -36,8 +39,8 @@ async fn every_field_of_a_chat_reaches_the_model() {
         "frequency_penalty": -1, "seed": 7, "stop": "x", "stop_token_ids": [4],
         "ignore_eos": true, "min_tokens": 2, "logprobs": true, "top_logprobs": 3,
         "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto",
-        "chat_template_kwargs": {"enable_thinking": false}, "response_format": {"type": "text"},
-        "user": "u", "metadata": {}, "logit_bias": {}, "parallel_tool_calls": true,
+        "chat_template_kwargs": {"enable_thinking": false}, "response_format": {"type": "json_object"},
+        "user": "u", "metadata": {}, "logit_bias": {"5": 1.5}, "parallel_tool_calls": false,
     }));
     assert_eq!(harness.post(CHAT, "", body).await.status, 200);
     let asked = harness.asked.lock().unwrap();
@@ -49,13 +52,18 @@ async fn every_field_of_a_chat_reaches_the_model() {
 async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let cases = [
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": "json"}), "response_format"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"logit_bias": {"5": 1}}), "logit_bias"),
+        (json!({"tool_choice": {"type": "custom"}, "tools": [{}]}), "tool_choice"),
+        (json!({"tools": [1]}), "tools"),
+        (json!({"logit_bias": {"5": 101}}), "logit_bias"),
+        (json!({"logit_bias": {"five": 1}}), "logit_bias"),
         (json!({"best_of": 2}), "best_of"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"stream_options": {"include_usage": true}}), "stream_options"),
-        (json!({"guided_json": {}}), "guided_json"),
+        (json!({"guided_json": 5}), "guided_json"),
+        (json!({"guided_grammar": "root ::= a"}), "guided_grammar"),
         (json!({"temperature": "hot"}), "temperature"),
         (json!({"n": 0}), "n"),
         (json!({"n": ANSWERS_MAX + 1}), "n"),
@@ -74,6 +82,80 @@ async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
         assert!(error["message"].as_str().unwrap().starts_with(param), "{error}");
     }
     assert!(harness.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_chat_says_whether_its_tools_are_called() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let named = json!({"type": "function", "function": {"name": "f"}});
+    let cases = [
+        (json!({"tools": tools}), true, ToolChoice::Auto),
+        (json!({"tools": tools, "tool_choice": "auto"}), true, ToolChoice::Auto),
+        (json!({"tools": tools, "tool_choice": "none"}), false, ToolChoice::Auto),
+        (json!({"tools": tools, "tool_choice": "required"}), true, ToolChoice::Required),
+        (json!({"tools": tools, "tool_choice": named}), true, ToolChoice::Named("f".into())),
+        (json!({"tools": [], "tool_choice": "none"}), false, ToolChoice::Auto),
+    ];
+    for (extra, offered, choice) in cases {
+        let got = harness.post(CHAT, "", chat(extra.clone())).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let asked = harness.asked.lock().unwrap();
+        let Asked::Chat(chat) = &asked.last().unwrap().request else { panic!("not a chat") };
+        assert_eq!((chat.tools.is_some(), &chat.tool_choice), (offered, &choice), "{extra}");
+    }
+}
+
+fn calling() -> Vec<Piece> {
+    let call = |id: &str, arguments: &str| ToolCall {
+        id: id.into(),
+        name: "f".into(),
+        arguments: arguments.into(),
+    };
+    let calls = vec![call("call_1", "{\"x\":1}")];
+    let tokens = vec![token(10, "<tool_call>", -0.5)];
+    let end = Piece { calls: vec![call("call_2", "{}")], ..last(0, Finish::ToolCalls, 2) };
+    vec![Piece { calls, ..piece(0, "", tokens) }, end]
+}
+
+#[tokio::test]
+async fn calls_of_tools_are_part_of_the_message() {
+    let harness = Setup::default().with(|_| says(calling(), 1));
+    let got = harness.post(CHAT, "", chat(json!({}))).await.json();
+    let function = |arguments: &str| json!({"name": "f", "arguments": arguments});
+    let want = json!({"role": "assistant", "content": null, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": function("{\"x\":1}")},
+        {"id": "call_2", "type": "function", "function": function("{}")},
+    ]});
+    assert_eq!(got["choices"][0]["message"], want);
+    assert_eq!(got["choices"][0]["finish_reason"], "tool_calls");
+    assert_eq!(got["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
+}
+
+#[tokio::test]
+async fn calls_of_tools_stream_by_their_place() {
+    let harness = Setup::default().with(|_| says(calling(), 1));
+    let got = harness.post(CHAT, "", chat(json!({"stream": true}))).await.text();
+    let deltas: Vec<Value> = got
+        .split("\n\n")
+        .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+        .map(|event: Value| event["choices"][0]["delta"].clone())
+        .collect();
+    let first = |index, id| {
+        json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+            "function": {"name": "f", "arguments": ""}}]})
+    };
+    let rest = |index, arguments| json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]});
+    let want = [
+        json!({"role": "assistant", "content": ""}),
+        first(0, "call_1"),
+        rest(0, "{\"x\":1}"),
+        first(1, "call_2"),
+        rest(1, "{}"),
+        json!({}),
+    ];
+    assert_eq!(deltas, want);
+    assert!(got.contains("\"finish_reason\":\"tool_calls\""), "{got}");
 }
 
 #[tokio::test]
@@ -142,6 +224,7 @@ async fn completions_take_texts_and_tokens() {
         let usage = &got.json()["usage"];
         assert_eq!(usage["prompt_tokens"], want.len() * 3);
         assert_eq!(usage["completion_tokens"], want.len() * 8);
+        assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], want.len() * 2);
         let asked = harness.asked.lock().unwrap();
         let Asked::Completion(asked) = &asked.last().unwrap().request else { panic!() };
         assert_eq!((&asked.prompts, asked.generation.max_tokens), (&want, Some(16)));

@@ -201,13 +201,13 @@ pub(crate) fn end_token() -> TokenInfo {
 }
 
 pub(crate) fn piece(choice: usize, text: &str, tokens: Vec<TokenInfo>) -> Piece {
-    Piece { choice, text: text.into(), tokens, finished: None }
+    Piece { choice, text: text.into(), tokens, calls: Vec::new(), finished: None }
 }
 
 pub(crate) fn last(choice: usize, reason: Finish, generated_tokens: usize) -> Piece {
     let tokens = if reason == Finish::EndOfSequence { vec![end_token()] } else { Vec::new() };
-    let finished = Some(Finished { reason, generated_tokens });
-    Piece { choice, text: String::new(), tokens, finished }
+    let finished = Some(Finished { reason, generated_tokens, cached_tokens: 2 });
+    Piece { choice, text: String::new(), tokens, calls: Vec::new(), finished }
 }
 
 /// "Hello é" in two pieces and an end, for each choice.

@@ -1,0 +1,237 @@
+//! What an answer must look like, in the words of OpenAI, vLLM and TGI.
+
+use roundhouse_serving::{FormKind, OutputForm};
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::fields::{Fields, Neutral, neutral, strings};
+
+/// Ways to say it that nothing here honours.
+const UNSUPPORTED: [Neutral; 3] = [
+    ("guided_grammar", neutral::absent),
+    ("guided_whitespace_pattern", neutral::absent),
+    ("structural_tag", neutral::absent),
+];
+
+/// Takes `response_format` (OpenAI), `structured_outputs`, `guided_json`, `guided_regex` and
+/// `guided_choice` (vLLM) and `grammar` (TGI), of which one may be there.
+///
+/// # Errors
+/// `Field`, with the path of what is wrong.
+pub(crate) fn read(fields: &mut Fields) -> Result<Option<OutputForm>, Error> {
+    fields.refuse(&UNSUPPORTED)?;
+    let mut asked: Option<OutputForm> = None;
+    let readers: [(&'static str, fn(&Fields, Value) -> Result<Option<FormKind>, Error>); 6] = [
+        ("response_format", response_format),
+        ("structured_outputs", structured_outputs),
+        ("guided_json", |fields, value| schema(fields, "guided_json", value).map(Some)),
+        ("guided_regex", |fields, value| regex(fields, "guided_regex", value).map(Some)),
+        ("guided_choice", |fields, value| choice(fields, "guided_choice", value).map(Some)),
+        ("grammar", |fields, value| tagged(fields, "grammar", value).map(Some)),
+    ];
+    for (field, reader) in readers {
+        let Some(value) = fields.take(field) else { continue };
+        let Some(kind) = reader(fields, value)? else { continue };
+        if let Some(other) = &asked {
+            let expected =
+                format!("says what the answer must look like, and so does {}", other.field);
+            return Err(fields.wrong(field, &expected));
+        }
+        asked = Some(OutputForm { field, kind });
+    }
+    Ok(asked)
+}
+
+/// `{"type": "text" | "json_object" | "json_schema", "json_schema": {"schema": …}}`; with `value`
+/// as TGI has it.
+fn response_format(fields: &Fields, value: Value) -> Result<Option<FormKind>, Error> {
+    let object = object(fields, "response_format", value)?;
+    match object.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(None),
+        Some("json_object") if !object.contains_key("value") => Ok(Some(FormKind::JsonObject)),
+        Some("json_schema") if object.contains_key("json_schema") => {
+            let schema = object["json_schema"].get("schema").filter(|schema| schema.is_object());
+            let schema = schema.ok_or_else(|| {
+                fields.wrong("response_format.json_schema.schema", "must be an object")
+            })?;
+            Ok(Some(FormKind::JsonSchema(schema.clone())))
+        }
+        _ => tagged(fields, "response_format", Value::Object(object)).map(Some),
+    }
+}
+
+/// `{"type": "json" | "regex", "value": …}`.
+fn tagged(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
+    let mut object = object(fields, name, value)?;
+    let inner = object.remove("value").unwrap_or_default();
+    let place = format!("{name}.value");
+    match object.get("type").and_then(Value::as_str) {
+        Some("json" | "json_object") => schema(fields, &place, inner),
+        Some("json_schema") => {
+            let of = inner.get("schema").cloned().unwrap_or_default();
+            schema(fields, &format!("{place}.schema"), of)
+        }
+        Some("regex") => regex(fields, &place, inner),
+        _ => {
+            let types = match name {
+                "grammar" => "json, json_schema or regex",
+                _ => "text, json_object or json_schema",
+            };
+            Err(fields.wrong(&format!("{name}.type"), &format!("must be {types}")))
+        }
+    }
+}
+
+/// One of `json`, `regex`, `choice` and `json_object`.
+fn structured_outputs(fields: &Fields, value: Value) -> Result<Option<FormKind>, Error> {
+    const NAME: &str = "structured_outputs";
+    let mut object = object(fields, NAME, value)?;
+    for unsupported in ["grammar", "structural_tag", "whitespace_pattern"] {
+        if object.get(unsupported).is_some_and(|value| !value.is_null()) {
+            return Err(fields.wrong(&format!("{NAME}.{unsupported}"), "is not supported"));
+        }
+    }
+    let mut kinds = Vec::new();
+    let mut part = |name: &str| {
+        let value = object.remove(name).filter(|value| !value.is_null())?;
+        Some((format!("{NAME}.{name}"), value))
+    };
+    if let Some((place, value)) = part("json") {
+        kinds.push(schema(fields, &place, value)?);
+    }
+    if let Some((place, value)) = part("regex") {
+        kinds.push(regex(fields, &place, value)?);
+    }
+    if let Some((place, value)) = part("choice") {
+        kinds.push(choice(fields, &place, value)?);
+    }
+    if let Some((place, value)) = part("json_object") {
+        match value {
+            Value::Bool(true) => kinds.push(FormKind::JsonObject),
+            Value::Bool(false) => {}
+            _ => return Err(fields.wrong(&place, "must be true or false")),
+        }
+    }
+    match kinds.len() {
+        1 => Ok(kinds.pop()),
+        _ => Err(fields.wrong(NAME, "must have one of json, regex, choice and json_object")),
+    }
+}
+
+fn object(fields: &Fields, name: &str, value: Value) -> Result<Map<String, Value>, Error> {
+    match value {
+        Value::Object(map) => Ok(map),
+        _ => Err(fields.wrong(name, "must be an object")),
+    }
+}
+
+/// A schema, or one as text.
+fn schema(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
+    let value = match value {
+        Value::String(text) => serde_json::from_str(&text)
+            .map_err(|error| fields.wrong(name, &format!("must be a JSON schema: {error}")))?,
+        value => value,
+    };
+    match value {
+        Value::Object(_) => Ok(FormKind::JsonSchema(value)),
+        _ => Err(fields.wrong(name, "must be a JSON schema, as an object or as text")),
+    }
+}
+
+fn regex(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
+    match value {
+        Value::String(text) => Ok(FormKind::Regex(text)),
+        _ => Err(fields.wrong(name, "must be a regular expression, as a string")),
+    }
+}
+
+fn choice(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
+    let texts = match value {
+        Value::Array(items) => strings(items),
+        _ => None,
+    };
+    texts.map(FormKind::Choice).ok_or_else(|| fields.wrong(name, "must be a list of strings"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_all(value: Value) -> Result<Option<OutputForm>, Error> {
+        match value {
+            Value::Object(map) => read(&mut Fields::new(map)),
+            other => panic!("not an object: {other}"),
+        }
+    }
+
+    #[test]
+    fn every_dialects_words_mean_the_same() {
+        let schema = json!({"type": "array"});
+        let json = FormKind::JsonSchema(schema.clone());
+        let regex = FormKind::Regex("a+".into());
+        let choice = FormKind::Choice(vec!["a".into(), "b".into()]);
+        let cases = [
+            (json!({"response_format": {"type": "json_object"}}), FormKind::JsonObject),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": schema}}}),
+                json.clone(),
+            ),
+            (json!({"response_format": {"type": "json_object", "value": schema}}), json.clone()),
+            (json!({"response_format": {"type": "regex", "value": "a+"}}), regex.clone()),
+            (json!({"guided_json": schema}), json.clone()),
+            (json!({"guided_json": schema.to_string()}), json.clone()),
+            (json!({"guided_regex": "a+"}), regex.clone()),
+            (json!({"guided_choice": ["a", "b"]}), choice.clone()),
+            (json!({"structured_outputs": {"json": schema}}), json.clone()),
+            (json!({"structured_outputs": {"regex": "a+", "json": null}}), regex.clone()),
+            (json!({"structured_outputs": {"choice": ["a", "b"]}}), choice),
+            (json!({"structured_outputs": {"json_object": true}}), FormKind::JsonObject),
+            (json!({"grammar": {"type": "json", "value": schema}}), json.clone()),
+            (json!({"grammar": {"type": "json_schema", "value": {"schema": schema}}}), json),
+            (json!({"grammar": {"type": "regex", "value": "a+"}}), regex),
+        ];
+        for (body, kind) in cases {
+            assert_eq!(read_all(body.clone()).unwrap().unwrap().kind, kind, "{body}");
+        }
+        assert_eq!(read_all(json!({"response_format": {"type": "text"}})).unwrap(), None);
+        assert_eq!(read_all(json!({"guided_json": null})).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_place() {
+        let cases = [
+            (json!({"response_format": "json"}), "response_format must be an object"),
+            (json!({"response_format": {"type": "xml"}}), "response_format.type must be text"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
+                "response_format.json_schema.schema must",
+            ),
+            (json!({"guided_json": "{"}), "guided_json must be a JSON schema: EOF"),
+            (json!({"guided_json": [1]}), "guided_json must be a JSON schema"),
+            (json!({"guided_regex": 1}), "guided_regex must be"),
+            (json!({"guided_choice": ["a", 1]}), "guided_choice must be a list of strings"),
+            (json!({"guided_grammar": "root ::= a"}), "guided_grammar is not supported"),
+            (json!({"structured_outputs": {}}), "structured_outputs must have one of"),
+            (
+                json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+                "structured_outputs must have one of",
+            ),
+            (
+                json!({"structured_outputs": {"grammar": "a"}}),
+                "structured_outputs.grammar is not supported",
+            ),
+            (json!({"grammar": {"type": "ebnf", "value": ""}}), "grammar.type must be json"),
+            (json!({"grammar": {"type": "regex"}}), "grammar.value must be a regular"),
+            (
+                json!({"guided_regex": "a", "grammar": {"type": "regex", "value": "a"}}),
+                "grammar says what the answer must look like, and so does guided_regex",
+            ),
+        ];
+        for (body, start) in cases {
+            let error = read_all(body.clone()).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{body}: {error}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Output that must have a form: a JSON schema, a regular expression, one of several texts.
+//!
+//! Reading order: `form` (what clients ask, and how it is written for the library), `vocabulary`
+//! (what bytes each token stands for), `speller` (compiles forms for one tokenizer, within limits),
+//! `follower` (follows one sequence, on the lane).
+//!
+//! Forms are their senders' and not trusted: their length, the work of compiling them, the work of
+//! each step and the states that they may reach are bounded, all in counted work rather than time,
+//! so that the same request ends the same way on a busy machine.
+
+mod follower;
+mod form;
+mod speller;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+
+pub use form::{FormKind, OutputForm};
+pub(crate) use form::{Grammar, laid_out, literal};
+pub(crate) use speller::{Compiled, Speller};

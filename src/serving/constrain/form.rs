@@ -1,0 +1,151 @@
+//! What clients ask of an answer's form, and how it is written for the library.
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::{JsonCompileOptions, regex_to_lark};
+use serde_json::{Value, json};
+
+use crate::Error;
+
+/// A schema's longest text, in bytes. Some large public ones have a few hundred kilobytes.
+const SCHEMA_BYTES_MAX: usize = 256 * 1024;
+/// A regular expression's longest text, in bytes.
+const REGEX_BYTES_MAX: usize = 16 * 1024;
+/// Texts to choose from at most, and their bytes in all.
+const CHOICES_MAX: usize = 1024;
+const CHOICE_BYTES_MAX: usize = 64 * 1024;
+/// White space between two parts of a JSON text: a space, or a line end with an indentation. More
+/// says nothing, and some models would never end it.
+const WHITE_SPACE: &str = r"\x20|\x0A[\x20\x09]{0,24}";
+
+/// The form that an answer must have, and the field that asked for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputForm {
+    /// As messages about it name it.
+    pub field: &'static str,
+    /// What is asked.
+    pub kind: FormKind,
+}
+
+/// What an answer must be, from its first character to its last.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FormKind {
+    /// Any JSON object.
+    JsonObject,
+    /// A JSON text that a schema accepts. Properties come in the schema's order.
+    JsonSchema(Value),
+    /// A text that a regular expression matches from start to end. No look-around, no
+    /// back-references.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+}
+
+/// A form as the library reads it.
+pub(crate) struct Grammar {
+    /// The field that asked for it, for messages.
+    pub(crate) field: &'static str,
+    pub(crate) top: TopLevelGrammar,
+}
+
+impl Grammar {
+    /// Writes a form down.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names `field`, for a form that is too long or empty.
+    pub(crate) fn of(form: &OutputForm) -> Result<Self, Error> {
+        let field = form.field;
+        let top = match &form.kind {
+            FormKind::JsonObject => {
+                TopLevelGrammar::from_json_schema(laid_out(json!({"type": "object"})))
+            }
+            FormKind::JsonSchema(schema) => {
+                if !(schema.is_object() || schema.is_boolean()) {
+                    return Err(Error::field(field, "a schema is an object, true or false"));
+                }
+                let length = schema.to_string().len();
+                within(field, "schema", length, SCHEMA_BYTES_MAX)?;
+                TopLevelGrammar::from_json_schema(laid_out(schema.clone()))
+            }
+            FormKind::Regex(regex) => {
+                within(field, "regular expression", regex.len(), REGEX_BYTES_MAX)?;
+                TopLevelGrammar::from_lark(format!("start: /{}/", body(field, regex)?))
+            }
+            FormKind::Choice(choices) => {
+                if choices.is_empty() || choices.iter().any(String::is_empty) {
+                    return Err(Error::field(
+                        field,
+                        "the choices are one text or more, none empty",
+                    ));
+                }
+                if choices.len() > CHOICES_MAX {
+                    let message = format!(
+                        "{} choices are more than the {CHOICES_MAX} at most",
+                        choices.len()
+                    );
+                    return Err(Error::field(field, message));
+                }
+                let bytes = choices.iter().map(String::len).sum();
+                within(field, "list of choices", bytes, CHOICE_BYTES_MAX)?;
+                let choices: Vec<String> = choices.iter().map(|text| literal(text)).collect();
+                TopLevelGrammar::from_lark(format!("start: {}", choices.join(" | ")))
+            }
+        };
+        Ok(Self { field, top })
+    }
+
+    /// Takes a grammar that was written for the library.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names `field`, for one that is too long.
+    pub(crate) fn of_rules(rules: String, field: &'static str) -> Result<Self, Error> {
+        within(field, "grammar", rules.len(), SCHEMA_BYTES_MAX)?;
+        Ok(Self { field, top: TopLevelGrammar::from_lark(rules) })
+    }
+}
+
+/// A schema with our white space instead of what its sender may have written about it.
+pub(crate) fn laid_out(schema: Value) -> Value {
+    let options = JsonCompileOptions {
+        whitespace_pattern: Some(WHITE_SPACE.to_owned()),
+        ..JsonCompileOptions::default()
+    };
+    let mut schema = match schema {
+        Value::Object(_) => schema,
+        // The library takes options in objects only.
+        other => json!({"allOf": [other]}),
+    };
+    options.apply_to(&mut schema);
+    schema
+}
+
+fn within(field: &str, what: &str, length: usize, most: usize) -> Result<(), Error> {
+    if length > most {
+        let message = format!("a {what} of {length} bytes is longer than the {most} at most");
+        return Err(Error::field(field, message));
+    }
+    Ok(())
+}
+
+/// A text between quotes, as grammars write it.
+pub(crate) fn literal(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// A regular expression as it stands between slashes. Anchors at its ends say what holds anyway.
+fn body(field: &str, regex: &str) -> Result<String, Error> {
+    let ends_open = |text: &str| text.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1;
+    let mut inner = regex.strip_prefix('^').unwrap_or(regex);
+    if let Some(before) = inner.strip_suffix('$')
+        && !ends_open(before)
+    {
+        inner = before;
+    }
+    if inner.is_empty() {
+        return Err(Error::field(field, "the regular expression is empty"));
+    }
+    if ends_open(inner) {
+        return Err(Error::field(field, "the regular expression ends in a backslash"));
+    }
+    // Classes as in JSON Schema and most clients' minds: `\d` is one of ten digits.
+    Ok(regex_to_lark(inner, "dws"))
+}

@@ -1,0 +1,123 @@
+//! What bytes each token of a tokenizer adds to a text.
+
+use std::collections::HashMap;
+
+use tokenizers::DecoderWrapper;
+use tokenizers::normalizers::replace::Replace;
+
+use crate::TextCodec;
+
+/// Longer tokens stand for nothing here: they are runs of one character, which shorter ones spell
+/// as well, and the library's trie ends at depth 1,024.
+const TOKEN_BYTES_MAX: usize = 512;
+
+/// How a tokenizer writes bytes.
+enum Writing {
+    /// Each byte as a character of its own, as GPT-2 began it.
+    ByteLevel(HashMap<char, u8>),
+    /// As they are, a stand-in for the space, and `<0x41>` for single bytes.
+    Pieces { space: String },
+    /// Some other way: what the decoder makes of a token between others.
+    Decoded,
+}
+
+/// The bytes of every token, by id; none for those that may never come in an answer of a form.
+/// Special tokens stand for no text: they are their names behind `mark`, which is in no text.
+pub(super) fn token_bytes(codec: &TextCodec, mark: u8) -> Vec<Vec<u8>> {
+    let tokenizer = codec.tokenizer();
+    let writing = tokenizer.get_decoder().map_or(Writing::Decoded, Writing::of);
+    let count = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+    let mut tokens = vec![Vec::new(); count];
+    for (id, bytes) in (0..).zip(&mut tokens) {
+        let Some(name) = tokenizer.id_to_token(id) else { continue };
+        if codec.is_special(id) {
+            bytes.push(mark);
+            bytes.extend_from_slice(name.as_bytes());
+        } else {
+            *bytes = writing.bytes(&name).unwrap_or_else(|| decoded(codec, id));
+        }
+        if bytes.len() > TOKEN_BYTES_MAX {
+            *bytes = Vec::new();
+        }
+    }
+    tokens
+}
+
+impl Writing {
+    fn of(decoder: &DecoderWrapper) -> Self {
+        let mut space = None;
+        let mut bytes = false;
+        let parts = match decoder {
+            DecoderWrapper::Sequence(parts) => parts.get_decoders(),
+            one => std::slice::from_ref(one),
+        };
+        for part in parts {
+            match part {
+                DecoderWrapper::ByteLevel(_) => return Self::ByteLevel(characters()),
+                DecoderWrapper::ByteFallback(_) => bytes = true,
+                DecoderWrapper::Metaspace(metaspace) => {
+                    space = Some(metaspace.get_replacement().to_string());
+                }
+                DecoderWrapper::Replace(replace) => space = space.or(stand_in(replace)),
+                _ => {}
+            }
+        }
+        match space {
+            Some(space) => Self::Pieces { space },
+            None if bytes => Self::Pieces { space: "\u{2581}".to_owned() },
+            None => Self::Decoded,
+        }
+    }
+
+    /// `None` where only decoding tells.
+    fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::ByteLevel(characters) => {
+                let bytes: Option<Vec<u8>> =
+                    name.chars().map(|c| characters.get(&c).copied()).collect();
+                // As the decoder does: a token with any other character is text as it stands.
+                Some(bytes.unwrap_or_else(|| name.as_bytes().to_vec()))
+            }
+            Self::Pieces { space } => {
+                let byte = name
+                    .strip_prefix("<0x")
+                    .and_then(|rest| rest.strip_suffix('>'))
+                    .filter(|digits| digits.len() == 2)
+                    .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+                Some(match byte {
+                    Some(byte) => vec![byte],
+                    None => name.replace(space.as_str(), " ").into_bytes(),
+                })
+            }
+            Self::Decoded => None,
+        }
+    }
+}
+
+/// A token between others; nothing where it is no text by itself.
+fn decoded(codec: &TextCodec, id: u32) -> Vec<u8> {
+    let text = codec.token_text(id);
+    if text.contains('\u{FFFD}') { Vec::new() } else { text.into_bytes() }
+}
+
+/// What a decoder replaces by a space. Its pattern is private: only written out it can be read.
+fn stand_in(replace: &Replace) -> Option<String> {
+    let written = serde_json::to_value(replace).ok()?;
+    if written["content"] != " " {
+        return None;
+    }
+    written["pattern"]["String"].as_str().map(str::to_owned)
+}
+
+/// The character of each byte: printable ones their own, all others from U+0100 on.
+fn characters() -> HashMap<char, u8> {
+    let mut others = 0x100..;
+    (0..=u8::MAX)
+        .filter_map(|byte| {
+            let own = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+            let character =
+                if own { Some(char::from(byte)) } else { others.next().and_then(char::from_u32) };
+            Some((character?, byte))
+        })
+        .collect()
+}

@@ -1,0 +1,276 @@
+//! Finds calls of tools in an answer as it comes.
+
+use std::hash::{BuildHasher, RandomState};
+
+use serde_json::{Map, Value};
+
+use super::{CallFormat, ToolCall};
+use crate::text::overlap;
+
+const OPEN: &str = "<tool_call>";
+const CLOSE: &str = "</tool_call>";
+const PYTHON: &str = "<|python_tag|>";
+const LIST: &str = "[TOOL_CALLS]";
+const ARGUMENTS: &str = "[ARGS]";
+
+/// Takes an answer's text in pieces and gives out what is said and what is called.
+///
+/// 1. What looks like a call but cannot be read as one is given out as text.
+/// 2. White space between what is said and a call belongs to neither.
+/// 3. A call is given out whole.
+#[derive(Debug)]
+pub(crate) struct CallReader {
+    format: CallFormat,
+    /// The tools there are: a whole answer of JSON is a call only if it names one of them.
+    names: Vec<String>,
+    /// Text that is not decided.
+    held: String,
+    /// White space before the call under way, in case it is none.
+    gap: String,
+    state: State,
+    /// Whether a call has been given out.
+    called: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing but white space has come.
+    Beginning,
+    /// Text, for all that is known.
+    Saying,
+    /// Between a call's tags, or in an answer that is all calls.
+    Calling,
+}
+
+/// What a piece of an answer turned out to be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) text: String,
+    pub(crate) calls: Vec<ToolCall>,
+}
+
+impl CallReader {
+    /// Looks for calls of the tools with these names.
+    pub(crate) fn new(format: CallFormat, names: Vec<String>) -> Self {
+        let (held, gap) = (String::new(), String::new());
+        Self { format, names, held, gap, state: State::Beginning, called: false }
+    }
+
+    /// Whether a call has been given out.
+    pub(crate) fn called(&self) -> bool {
+        self.called
+    }
+
+    /// Whether text is held back.
+    pub(crate) fn holds(&self) -> bool {
+        !self.held.is_empty() || self.state == State::Calling
+    }
+
+    /// Takes the next piece of text.
+    pub(crate) fn push(&mut self, text: &str) -> Said {
+        let seen = self.held.len();
+        self.held.push_str(text);
+        let mut said = Said::default();
+        match self.format {
+            CallFormat::Hermes => self.tagged(seen, &mut said),
+            CallFormat::MistralList | CallFormat::MistralArguments => self.listed(&mut said),
+            CallFormat::Llama | CallFormat::Plain => self.whole(&mut said),
+        }
+        self.called |= !said.calls.is_empty();
+        said
+    }
+
+    /// What is held back, when no more comes.
+    pub(crate) fn finish(&mut self) -> Said {
+        let held = std::mem::take(&mut self.held);
+        let mut said = Said::default();
+        if self.state != State::Calling {
+            // White space after a call says nothing.
+            said.text = if self.called && held.trim().is_empty() { String::new() } else { held };
+            return said;
+        }
+        self.state = State::Saying;
+        let calls = match self.format {
+            CallFormat::Hermes => one(&held).map(|call| vec![call]),
+            CallFormat::MistralList | CallFormat::MistralArguments => several(&held),
+            CallFormat::Llama | CallFormat::Plain => values(&held)
+                .filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name))),
+        };
+        match calls {
+            Some(calls) => said.calls = calls.into_iter().map(|call| self.call(call)).collect(),
+            None => {
+                said.text.push_str(&self.gap);
+                match self.format {
+                    CallFormat::Hermes => said.text.push_str(OPEN),
+                    CallFormat::MistralList | CallFormat::MistralArguments => {
+                        said.text.push_str(LIST);
+                    }
+                    CallFormat::Llama | CallFormat::Plain => {}
+                }
+                said.text.push_str(&held);
+            }
+        }
+        self.called |= !said.calls.is_empty();
+        said
+    }
+
+    fn call(&self, (name, arguments): (String, String)) -> ToolCall {
+        ToolCall { id: id(self.format), name, arguments }
+    }
+
+    /// Calls between tags, among text.
+    fn tagged(&mut self, seen: usize, said: &mut Said) {
+        let mut seen = seen;
+        loop {
+            if self.state == State::Calling {
+                let from = self.held.floor_char_boundary(seen.saturating_sub(CLOSE.len()));
+                let Some(at) = self.held[from..].find(CLOSE) else { return };
+                let body = self.held[..from + at].to_owned();
+                self.held.drain(..from + at + CLOSE.len());
+                match one(&body) {
+                    Some(call) => said.calls.push(self.call(call)),
+                    None => said.text.push_str(&format!("{}{OPEN}{body}{CLOSE}", self.gap)),
+                }
+                self.state = State::Beginning;
+            } else {
+                self.say_until(OPEN, said);
+                if self.state != State::Calling {
+                    return;
+                }
+            }
+            seen = 0;
+        }
+    }
+
+    /// Text up to a marker, after which all is calls.
+    fn listed(&mut self, said: &mut Said) {
+        if self.state != State::Calling {
+            self.say_until(LIST, said);
+        }
+    }
+
+    /// Gives out the text before `marker` as far as it is certain, and begins a call behind it.
+    fn say_until(&mut self, marker: &str, said: &mut Said) {
+        if let Some(at) = self.held.find(marker) {
+            let text = self.held[..at].trim_end();
+            said.text.push_str(text);
+            self.gap = self.held[text.len()..at].to_owned();
+            self.held.drain(..at + marker.len());
+            self.state = State::Calling;
+            return;
+        }
+        let certain = self.held.len() - overlap(&self.held, marker);
+        let certain = self.held[..certain].trim_end().len();
+        if certain > 0 {
+            said.text.extend(self.held.drain(..certain));
+            self.state = State::Saying;
+        }
+    }
+
+    /// An answer that is either all calls or all text, as its first character tells.
+    fn whole(&mut self, said: &mut Said) {
+        if self.state == State::Beginning {
+            let begun = self.held.trim_start();
+            if begun.is_empty() || (begun.len() < PYTHON.len() && PYTHON.starts_with(begun)) {
+                return;
+            }
+            self.state = match begun.starts_with(['{', '[']) || begun.starts_with(PYTHON) {
+                true => State::Calling,
+                false => State::Saying,
+            };
+        }
+        if self.state == State::Saying {
+            said.text.push_str(&std::mem::take(&mut self.held));
+        }
+    }
+}
+
+/// One call: an object with a name and arguments.
+fn one(text: &str) -> Option<(String, String)> {
+    named(&serde_json::from_str(text.trim()).ok()?)
+}
+
+fn named(value: &Value) -> Option<(String, String)> {
+    let name = value.get("name")?.as_str().filter(|name| !name.is_empty())?;
+    let arguments = value.get("arguments").or_else(|| value.get("parameters"));
+    let arguments = match arguments {
+        Some(Value::Object(map)) => Value::Object(map.clone()).to_string(),
+        // Some models write the object into a string.
+        Some(Value::String(text)) => {
+            serde_json::from_str::<Map<String, Value>>(text).ok()?;
+            text.clone()
+        }
+        None | Some(Value::Null) => "{}".to_owned(),
+        Some(_) => return None,
+    };
+    Some((name.to_owned(), arguments))
+}
+
+/// Objects one after the other, with semicolons between or without.
+fn values(text: &str) -> Option<Vec<(String, String)>> {
+    let text = text.trim();
+    let mut rest = text.strip_prefix(PYTHON).unwrap_or(text).trim_start();
+    let mut calls = Vec::new();
+    while !rest.is_empty() {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        match values.next()?.ok()? {
+            Value::Array(list) => {
+                for value in &list {
+                    calls.push(with_both(value)?);
+                }
+            }
+            value => calls.push(with_both(&value)?),
+        }
+        rest = rest[values.byte_offset()..].trim_start_matches([';', ' ', '\n', '\r', '\t']);
+    }
+    (!calls.is_empty()).then_some(calls)
+}
+
+/// A call that nothing marks as one must have both of its parts.
+fn with_both(value: &Value) -> Option<(String, String)> {
+    let complete = value.get("arguments").is_some() || value.get("parameters").is_some();
+    if complete { named(value) } else { None }
+}
+
+/// What follows `[TOOL_CALLS]`: a list, or a name and an object for each call.
+fn several(text: &str) -> Option<Vec<(String, String)>> {
+    let text = text.trim();
+    if text.starts_with('[') {
+        let list: Vec<Value> = serde_json::from_str(text).ok()?;
+        return list
+            .iter()
+            .map(named)
+            .collect::<Option<Vec<_>>>()
+            .filter(|calls| !calls.is_empty());
+    }
+    let call = |text: &str| {
+        let at = text.find('{')?;
+        let name = text[..at].trim();
+        let name = name.strip_suffix(ARGUMENTS).unwrap_or(name).trim();
+        let arguments = text[at..].trim();
+        serde_json::from_str::<Map<String, Value>>(arguments).ok()?;
+        (!name.is_empty()).then(|| (name.to_owned(), arguments.to_owned()))
+    };
+    text.split(LIST).map(call).collect()
+}
+
+/// A fresh id. Mistral's templates take those of nine letters and digits only.
+fn id(format: CallFormat) -> String {
+    const LETTERS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let (prefix, length) = match format {
+        CallFormat::MistralList | CallFormat::MistralArguments => ("", 9),
+        _ => ("call_", 24),
+    };
+    let mut id = prefix.to_owned();
+    let mut random = 0;
+    for place in 0..length {
+        if place % 10 == 0 {
+            // The standard library's only source of randomness: the keys of a fresh hash map.
+            random = RandomState::new().hash_one(place);
+        }
+        let letters = LETTERS.len() as u64;
+        id.push(char::from(LETTERS[usize::try_from(random % letters).unwrap_or(0)]));
+        random /= letters;
+    }
+    id
+}
