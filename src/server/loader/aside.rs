@@ -3,8 +3,10 @@
 //! A load receives, digests, reads and converts gigabytes. On the threads that answer requests,
 //! and at their priority, that is what a resident's slowest answers would wait for.
 
+use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::task::Poll;
 
 use roundhouse_residency::{
     Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution,
@@ -46,7 +48,8 @@ impl Aside {
         Ok(Self { loader, runtime: Some(runtime) })
     }
 
-    /// Does the work on those threads. When this is dropped, the work is.
+    /// Does the work on those threads, once it has been begun on this one: residency counts a
+    /// fetch as begun when it was polled. When this is dropped, the work is.
     async fn run<T, W>(&self, work: impl FnOnce(Arc<ModelLoader>) -> W) -> Result<T, Failure>
     where
         T: Send + 'static,
@@ -54,8 +57,17 @@ impl Aside {
     {
         let ended = || Failure::new(ErrorKind::Internal, "the threads of loads have ended");
         let runtime = self.runtime.as_ref().ok_or_else(ended)?;
+        let mut work = Box::pin(work(self.loader.clone()).in_current_span());
+        let begun = poll_fn(|context| {
+            // What it starts belongs there from the beginning.
+            let _within = runtime.enter();
+            Poll::Ready(work.as_mut().poll(context))
+        });
+        if let Poll::Ready(done) = begun.await {
+            return Ok(done);
+        }
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(work(self.loader.clone()).in_current_span(), runtime.handle());
+        tasks.spawn_on(work, runtime.handle());
         match tasks.join_next().await {
             Some(Ok(done)) => Ok(done),
             Some(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
