@@ -86,9 +86,18 @@ class Server:
         return self.call(f"{self.admin}/admin/v1/residency")[0]["devices"][0]["charged_bytes"]
 
     def processors(self):
-        """Seconds that the server has had of all processors."""
+        """Seconds that the server has had of all processors: in all, and on those threads that
+        compute steps."""
         text = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
-        return (int(text[11]) + int(text[12])) / TICKS
+        steps, tasks = 0, f"/proc/{self.process.pid}/task"
+        for task in os.listdir(tasks):
+            try:
+                # The pool's threads have the name of the lane that started them.
+                if open(f"{tasks}/{task}/comm").read().startswith("lane-"):
+                    steps += int(open(f"{tasks}/{task}/schedstat").read().split()[0]) / 1e9
+            except OSError:
+                pass  # It ended.
+        return (int(text[11]) + int(text[12])) / TICKS, steps
 
     def stages(self):
         """Of the load that was logged last."""
@@ -125,12 +134,19 @@ def cold(store, target, memory, pace, in_the_way):
         os.sync()
         store.pace(pace)
         before, began = server.processors(), time.monotonic()
+        if not pace:
+            # Its parts: a load by the operator, then the first answer.
+            server.call(f"{server.admin}/admin/v1/load", {"target": target})
+        ready = server.processors()
         _, headers = server.ask(target)
-        took, cost = time.monotonic() - began, server.processors() - before
-        assert headers["x-roundhouse-tier"] == "store", headers
+        took, after = time.monotonic() - began, server.processors()
+        assert not pace or headers["x-roundhouse-tier"] == "store", headers
+        warm = ready[1] - before[1]
+        costs = {"load": ready[0] - before[0] - warm, "warm": warm, "answer": after[0] - ready[0],
+                 "all": after[0] - before[0]}
         loading = [it for it in server.decisions(target) if it["action"] == "loading"]
         return {"target": target, "bytes": size(target), "from": loading[-1]["from"], "took": took,
-                "cpu": cost, "stages": server.stages(), "charged": server.charged()}
+                "cpu": costs, "stages": server.stages(), "charged": server.charged()}
     finally:
         server.stop()
 
@@ -146,12 +162,17 @@ def show(rows, pace, out):
     share = f"{rows[0]['bytes'] / took / pace:5.2f}" if pace else "    -"
     print(f"{rows[0]['target']:14} {rows[0]['from']:9} {rows[0]['bytes']:>12} {took:7.3f} "
           + " ".join(f"{stage:6.3f}" for stage in stages)
-          + f"  {share}  {median(rows, 'cpu') / gigabytes:6.2f}", file=out, flush=True)
-    return median(rows, "cpu") / gigabytes
+          + f"  {share} ", end="", file=out)
+    costs = {part: statistics.median(row["cpu"][part] for row in rows) / gigabytes
+             for part in ["load", "warm", "answer", "all"]}
+    told = ["     -"] * 3 + [f"{costs['all']:6.2f}"] if pace else [
+        f"{cost:6.2f}" for cost in costs.values()]
+    print(" ".join(told), file=out, flush=True)
+    return costs
 
 
 HEAD = (f"{'target':14} {'from':9} {'bytes':>12} {'answer':>7} {'list':>6} {'fetch':>6} {'read':>6} "
-        f"{'warm':>6}  share  cpu s/GB")
+        f"{'warm':>6}  share  cpu s/GB: load, warm-up, answer, all")
 
 
 def main(out):
@@ -176,20 +197,24 @@ def main(out):
                 costs = {source: show(of, pace, out) for source, of in rows.items()}
                 if not pace:
                     parts = singly(store, f"{target}/model.safetensors", out)
-                    ratios.append((target, costs["arriving"] / parts, costs["files"] / parts))
+                    ratios += [(target, source, costs[source], parts) for source in costs]
             rows = [cold(store, "packed.tar.gz", 12 << 30, pace, False) for _ in range(ROUNDS)]
             raw += rows
             show(rows, pace, out)
-        print("\nprocessor seconds of a load by those of drain, write and digest singly", file=out)
-        for target, streaming, disk_first in ratios:
-            print(f"{target:14} arriving {streaming:.2f}   files {disk_first:.2f}", file=out)
+        print("\nprocessor seconds by those of drain, write and digest singly (and SHA-256)", file=out)
+        print(f"{'target':14} {'from':9} {'load':>12} {'and warm-up':>12} {'and answer':>12}", file=out)
+        for target, source, costs, (parts, with_sha256) in ratios:
+            load, warm, whole = costs["load"], costs["load"] + costs["warm"], costs["all"]
+            told = [f"{cost / parts:5.2f} ({cost / with_sha256:4.2f})" for cost in [load, warm, whole]]
+            print(f"{target:14} {source:9} " + " ".join(told), file=out)
         print("\n" + json.dumps(raw), file=out)
     finally:
         store.stop()
 
 
 def singly(store, key, out):
-    """The parts one by one, in the same run: processor seconds per gigabyte, in all."""
+    """The parts one by one, in the same run: processor seconds per gigabyte, in all, and with
+    SHA-256, which a fetch computes where the store has one; this one has none."""
     runs = []
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory(prefix="coldload-", dir=SCRATCH) as folder:
@@ -197,10 +222,12 @@ def singly(store, key, out):
                                   capture_output=True, text=True).stdout
         runs.append(json.loads(told))
     parts = {part: statistics.median(run[part]["cpu"] / run["bytes"] * 1e9 for run in runs)
-             for part in ["drain", "write", "digest"]}
+             for part in ["drain", "write", "digest", "sha256"]}
+    with_sha256 = sum(parts.values())
+    needed = with_sha256 - parts["sha256"]
     print("   singly, cpu s/GB: " + ", ".join(f"{part} {cost:.2f}" for part, cost in parts.items())
-          + f", in all {sum(parts.values()):.2f}", file=out, flush=True)
-    return sum(parts.values())
+          + f"; in all {needed:.2f}, with SHA-256 {with_sha256:.2f}", file=out, flush=True)
+    return needed, with_sha256
 
 
 SCRATCH = os.environ.get("COLDLOAD_SCRATCH") or tempfile.gettempdir()

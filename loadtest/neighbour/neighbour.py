@@ -14,6 +14,7 @@ lru        scan walks, policy = "lru"
 default    scan walks, the default policy, no tenants
 share      scan walks, a share of 10 for calm
 floor      scan walks, a floor for calm that holds its six models
+pressing   as floor, and loads are as urgent as requests (load_niceness = 0)
 
 usage: neighbour.py --binary target/release/roundhouse --out DIR [--rounds 5] [--seconds 12]
 """
@@ -62,6 +63,7 @@ ARMS = {
     "default": "",
     "share": '[[tenant]]\nname = "calm"\nshare = 10.0\n',
     "floor": '[[tenant]]\nname = "calm"\nfloor = "{floor}B"\n',
+    "pressing": '[residency]\nload_niceness = 0\n[[tenant]]\nname = "calm"\nfloor = "{floor}B"\n',
 }
 PATH = "/endpoints/default/invocations"
 BODY = json.dumps({"inputs": "hello world one two three"})

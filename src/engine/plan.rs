@@ -89,6 +89,13 @@ pub trait ModelRunner: Send {
     /// no longer be trusted.
     fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError>;
 
+    /// Whether a step of a shape that never ran is slower than its next, as where kernels are
+    /// compiled or graphs captured for it. Where not, one step with rows of all kinds warms up;
+    /// each costs a reading of all weights.
+    fn prepares_shapes(&self) -> bool {
+        true
+    }
+
     /// Bytes of its KV pool and workspace that are allocated between steps: the blocks that
     /// were ever written, tables. The rest is charged, but nobody has touched it yet.
     fn touched(&self) -> Bytes;

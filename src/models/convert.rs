@@ -1,10 +1,13 @@
 //! Numbers as files have them to numbers as memory has them, a piece at a time.
 
+use std::sync::LazyLock;
+
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::Error;
 use crate::blocks;
@@ -13,28 +16,45 @@ use crate::format::{BlockFormat, Format, Stored};
 /// Little-endian numbers of `dtype` as f32, exactly.
 pub(crate) fn widen(dtype: Stored, raw: &[u8], out: &mut Vec<f32>) {
     match dtype {
+        Stored::Blocks(format) => return blocks::widen(Format::Blocks(format), raw, out),
+        Stored::F32 => out.resize(raw.len() / 4, 0.0),
+        Stored::Bf16 | Stored::F16 => out.resize(raw.len() / 2, 0.0),
+        Stored::Unread(_) => {}
+    }
+    widen_to(dtype, raw, out);
+}
+
+/// The same to where they stay, of what does not lie in blocks.
+pub(crate) fn widen_to(dtype: Stored, raw: &[u8], out: &mut [f32]) {
+    match dtype {
         Stored::F32 => {
-            out.extend(raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+            for (out, bytes) in out.iter_mut().zip(raw.as_chunks::<4>().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
         }
-        Stored::Bf16 => out.extend(
-            raw.as_chunks::<2>()
-                .0
-                .iter()
-                .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)),
-        ),
+        Stored::Bf16 => {
+            for (out, bytes) in out.iter_mut().zip(raw.as_chunks::<2>().0) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            }
+        }
         Stored::F16 => {
             let bits: Vec<u16> =
                 raw.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
-            out.resize(bits.len(), 0.0);
             bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
         }
-        Stored::Blocks(format) => blocks::widen(Format::Blocks(format), raw, out),
-        Stored::Unread(_) => {}
+        Stored::Blocks(_) | Stored::Unread(_) => {}
     }
 }
 
 /// Values per quantising task.
 const TASK: usize = 1 << 15;
+
+/// The threads that quantise. Steps compute on the process's common ones, and would wait for
+/// them. They are started by the first load that needs them, and as nice as it is.
+static CONVERTING: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+    let pool = ThreadPoolBuilder::new().thread_name(|_| "converting".to_owned()).build();
+    pool.inspect_err(|error| tracing::warn!(%error, "loads convert on the threads of steps")).ok()
+});
 
 /// Quantises whole blocks, and refuses what is not finite: one such value would spoil its block.
 pub(crate) fn quantize(
@@ -46,13 +66,17 @@ pub(crate) fn quantize(
     if numbers.iter().any(|number| !number.is_finite()) {
         return Err(Error::NotFinite { name: name.into() });
     }
-    let done: Result<Vec<Vec<u8>>, candle_core::Error> = numbers
-        .par_chunks(TASK)
-        .map(|numbers| {
+    let convert = || {
+        let chunks = numbers.par_chunks(TASK).map(|numbers| {
             let tensor = Tensor::from_slice(numbers, numbers.len(), &Device::Cpu)?;
             Ok(QTensor::quantize(&tensor, quantizer(format))?.data()?.into_owned())
-        })
-        .collect();
+        });
+        chunks.collect::<Result<Vec<Vec<u8>>, candle_core::Error>>()
+    };
+    let done = match &*CONVERTING {
+        Some(pool) => pool.install(convert),
+        None => convert(),
+    };
     for bytes in done? {
         out.extend_from_slice(&bytes);
     }

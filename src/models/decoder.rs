@@ -206,6 +206,11 @@ impl ModelRunner for Decoder {
         self.compute(&packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
     }
 
+    fn prepares_shapes(&self) -> bool {
+        // Threads and their scratch are the process's, and warm since its start.
+        false
+    }
+
     fn touched(&self) -> Bytes {
         Bytes(self.pool.touched() + self.ropes.iter().map(Rope::bytes).sum::<u64>())
     }

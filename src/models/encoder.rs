@@ -284,6 +284,11 @@ impl ModelRunner for Encoder {
     }
 
     /// An encoder keeps nothing between steps but its weights.
+    fn prepares_shapes(&self) -> bool {
+        // Threads and their scratch are the process's, and warm since its start.
+        false
+    }
+
     fn touched(&self) -> Bytes {
         Bytes::ZERO
     }

@@ -285,6 +285,10 @@ impl ModelRunner for Holder {
         self.runner.forward(plan)
     }
 
+    fn prepares_shapes(&self) -> bool {
+        self.runner.prepares_shapes()
+    }
+
     fn touched(&self) -> Bytes {
         self.runner.touched()
     }

@@ -41,6 +41,11 @@ impl ModelRunner for Primer {
         Ok(StepOutput { rows: outputs.map(|_| vec![0.0]).collect() })
     }
 
+    fn prepares_shapes(&self) -> bool {
+        // Threads and their scratch are the process's, and warm since its start.
+        false
+    }
+
     fn touched(&self) -> Bytes {
         Bytes::ZERO
     }

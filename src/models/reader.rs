@@ -13,7 +13,7 @@ use roundhouse_types::{Bytes, SharedPart};
 
 use crate::Error;
 use crate::blocks;
-use crate::convert::{narrow, quantize, unpair, widen};
+use crate::convert::{narrow, quantize, unpair, widen, widen_to};
 use crate::device::DeviceMemory;
 use crate::files::{ModelFiles, io_error};
 use crate::format::{Format, Formats, Layout, Stored};
@@ -222,29 +222,7 @@ impl<'a> Reader<'a> {
                 Tensor::from_vec(buffer, shape, &Device::Cpu)?
             }
             Some(_) => {
-                // Zeros cost nothing: the system's pages are fresh until they are filled.
-                let mut buffer = vec![0.0; rows * columns];
-                let mut rest = buffer.as_mut_slice();
-                for (part, (_, rows)) in parts.iter().zip(&parameter.parts) {
-                    let (mine, others) = rest.split_at_mut(rows * columns);
-                    rest = others;
-                    let hasher = hasher.as_deref_mut();
-                    let is_there = part.dtype == Stored::F32 && cfg!(target_endian = "little");
-                    if is_there && !parameter.transposed {
-                        self.straight(part, hasher, bytemuck::cast_slice_mut(mine))?;
-                    } else {
-                        let mut left = &mut *mine;
-                        self.by_rows(part, parameter.transposed, hasher, |numbers| {
-                            let (next, others) =
-                                std::mem::take(&mut left).split_at_mut(numbers.len());
-                            next.copy_from_slice(numbers);
-                            left = others;
-                            Ok(())
-                        })?;
-                    }
-                    unpair(part.paired, columns, mine);
-                }
-                Tensor::from_vec(buffer, shape, &Device::Cpu)?
+                Tensor::from_vec(self.floats(parameter, parts, hasher)?, shape, &Device::Cpu)?
             }
             None => {
                 let size = layout.bytes(parameter).as_usize();
@@ -263,6 +241,48 @@ impl<'a> Reader<'a> {
             }
         };
         Ok(tensor)
+    }
+
+    /// Reads a parameter's parts as f32 to where they stay.
+    fn floats(
+        &mut self,
+        parameter: &Parameter,
+        parts: &[&Located],
+        mut hasher: Option<&mut blake3::Hasher>,
+    ) -> Result<Vec<f32>, Error> {
+        let columns = parameter.columns.unwrap_or(1);
+        // Zeros cost nothing: the system's pages are fresh until they are filled.
+        let mut buffer = vec![0.0; parameter.rows() * columns];
+        let mut rest = buffer.as_mut_slice();
+        for (part, (_, rows)) in parts.iter().zip(&parameter.parts) {
+            let (mine, others) = rest.split_at_mut(rows * columns);
+            rest = others;
+            let hasher = hasher.as_deref_mut();
+            let mut left = &mut *mine;
+            match part.dtype {
+                Stored::F32 if !parameter.transposed && cfg!(target_endian = "little") => {
+                    self.straight(part, hasher, bytemuck::cast_slice_mut(left))?;
+                }
+                Stored::F32 | Stored::F16 | Stored::Bf16 if !parameter.transposed => {
+                    let (dtype, (_, width)) = (part.dtype, part.dtype.unit());
+                    self.pieces(part, hasher, |raw| {
+                        let count = raw.len() / width;
+                        let (next, others) = std::mem::take(&mut left).split_at_mut(count);
+                        widen_to(dtype, raw, next);
+                        left = others;
+                        Ok(())
+                    })?;
+                }
+                _ => self.by_rows(part, parameter.transposed, hasher, |numbers| {
+                    let (next, others) = std::mem::take(&mut left).split_at_mut(numbers.len());
+                    next.copy_from_slice(numbers);
+                    left = others;
+                    Ok(())
+                })?,
+            }
+            unpair(part.paired, columns, mine);
+        }
+        Ok(buffer)
     }
 
     /// Appends a tensor's rows in `format`: as they lie in the file if that is theirs already.

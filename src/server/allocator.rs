@@ -12,6 +12,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::LazyLock;
+use std::sync::mpsc::{Sender, channel};
 
 use roundhouse_types::Bytes;
 
@@ -41,8 +43,35 @@ pub fn tune() {
     }
 }
 
+/// The thread that hands pages back: who does it holds the locks that all threads allocate under,
+/// so it must not be one that gives way. Who asks while it works is answered by its next turn,
+/// together with all others. Started by the first to ask, and as urgent.
+static TRIMMER: LazyLock<Option<Sender<Sender<()>>>> = LazyLock::new(|| {
+    let (asks, asked) = channel::<Sender<()>>();
+    let serve = move || {
+        while let Ok(first) = asked.recv() {
+            let all: Vec<Sender<()>> = std::iter::once(first).chain(asked.try_iter()).collect();
+            trim();
+            drop(all);
+        }
+    };
+    let started = std::thread::Builder::new().name("trimmer".to_owned()).spawn(serve);
+    started.is_ok().then_some(asks)
+});
+
 /// Hands every free page back to the system. Takes milliseconds; belongs on a blocking thread.
 pub(crate) fn give_back() {
+    let (done, wait) = channel();
+    match &*TRIMMER {
+        Some(trimmer) if trimmer.send(done).is_ok() => {
+            // Nothing is sent: the answer is that the sender is gone.
+            let _ = wait.recv();
+        }
+        _ => trim(),
+    }
+}
+
+fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper")]
     // SAFETY: it locks the arenas itself and touches free memory only.

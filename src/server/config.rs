@@ -193,6 +193,8 @@ pub struct Residency {
     pub concurrent_fetches: usize,
     /// Models that may be loaded from disk at a time.
     pub concurrent_loads: usize,
+    /// What is added to the nice value of the threads that load.
+    pub load_niceness: usize,
     /// Who leaves first.
     pub policy: Policy,
     /// Whether the load that most requests wait for goes first.

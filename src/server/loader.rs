@@ -3,12 +3,13 @@
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `arriving` (the same while the
-//! files are coming), `purpose` (what a loaded model is for), `placed`
+//! files are coming), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
 //! `host` (copies that models leave in the host's memory).
 
 mod arriving;
+mod aside;
 mod host;
 mod load;
 mod local;
@@ -41,6 +42,7 @@ use roundhouse_types::{
 use tracing::{info, warn};
 
 use crate::config::ShareTensors;
+pub(crate) use aside::Aside;
 use host::HostCopies;
 use load::{Files, Origin};
 pub(crate) use local::{Announced, LocalModels, model_folder};

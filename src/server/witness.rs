@@ -13,10 +13,11 @@
 //! touched: KV blocks that were never written, and workspaces between steps. Handlers are
 //! processes of their own, measured and charged by `workers`. Reading order: this file (the
 //! task), `readings` (what the system says), `books` (what the ledger says), `judge`,
-//! `shares`.
+//! `shares`, `leftovers` (what is handed back before it is compared).
 
 mod books;
 mod judge;
+mod leftovers;
 mod readings;
 mod shares;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use tracing::{info, warn};
 
 use self::books::Books;
 use self::judge::{Judge, Verdict};
+use self::leftovers::Leftovers;
 use self::readings::{Care, Seen, Thrift};
 use crate::allocator;
 use crate::app::budgets::Budgets;
@@ -166,7 +168,7 @@ impl Witness {
             return;
         }
         let mut judge = Judge::new(self.baseline, self.config);
-        let mut thrift = Thrift::default();
+        let (mut thrift, mut leftovers) = (Thrift::default(), Leftovers::default());
         let mut decisions = residency.events();
         let mut ticks = tokio::time::interval(self.config.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -183,13 +185,35 @@ impl Witness {
                     None => return,
                 },
             };
-            if let Err(failure) =
+            let looked = async {
+                self.hand_back(&mut leftovers, &mut thrift, &residency, &loader).await?;
                 self.look(care, &mut judge, &mut thrift, &residency, &loader).await
-            {
+            };
+            if let Err(failure) = looked.await {
                 info!(%failure, "the witness has ended");
                 return;
             }
         }
+    }
+
+    /// Gives the system what is free, where the server rests and that is much.
+    async fn hand_back(
+        &self,
+        leftovers: &mut Leftovers,
+        thrift: &mut Thrift,
+        residency: &Residency<ServedModel>,
+        loader: &Arc<ModelLoader>,
+    ) -> Result<(), Failure> {
+        let books = self.books(residency, loader).await?;
+        let Some(seen) = see(Care::Tally, thrift).await? else { return Ok(()) };
+        if leftovers.are_worth_it(&seen, &books, self.baseline) {
+            blocking(allocator::give_back).await?;
+            let books = self.books(residency, loader).await?;
+            if let Some(seen) = see(Care::Tally, thrift).await? {
+                leftovers.were_handed_back(&seen, &books, self.baseline);
+            }
+        }
+        Ok(())
     }
 
     async fn look(

@@ -16,7 +16,7 @@ use futures_util::stream;
 use crate::{ArtifactStore, Error, ListPage, ListRequest, ObjectMeta, ObjectRead};
 
 /// One read of a file. Larger reads gain nothing and make cancelling slow.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 256 << 10;
 
 /// A folder and everything below it. Links are followed as long as they stay inside.
 ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use rand::Rng;
 use roundhouse_types::EndpointName;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -87,8 +88,7 @@ impl Remote {
         }
     }
 
-    /// Reads a range of the object with this tag into memory. A broken connection is
-    /// resumed behind the last byte that arrived.
+    /// Reads a range of the object with this tag into memory.
     pub(crate) async fn read(
         &self,
         key: &str,
@@ -99,45 +99,32 @@ impl Remote {
         let length = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| Error::Internal("a range larger than memory".into()))?;
         let mut buffer = BytesMut::with_capacity(length);
-        let mut patience = self.patience();
-        while buffer.len() < length {
-            let before = buffer.len();
-            let rest = range.start + before as u64..range.end;
-            let outcome = self.read_on(key, etag, rest, &mut buffer).await;
-            metrics::read(self.endpoint.as_str(), purpose, (buffer.len() - before) as u64);
-            if let Err(error) = outcome {
-                patience.failed(error, buffer.len() > before).await?;
-            }
+        let mut chunks = self.chunks(key, etag, range, purpose);
+        while let Some(chunk) = chunks.next().await? {
+            buffer.extend_from_slice(&chunk);
         }
         Ok(buffer.freeze())
     }
 
-    /// Appends what one request yields. Fails if that is not the whole rest.
-    async fn read_on(
-        &self,
-        key: &str,
-        etag: &str,
-        rest: Range<u64>,
-        buffer: &mut BytesMut,
-    ) -> Result<(), Error> {
-        let mut left = rest.end - rest.start;
-        let mut read = self.answered("get", key, self.store.get(key, etag, rest)).await?;
-        if read.etag != etag {
-            return Err(Error::Changed { store: self.name().into(), key: key.into() });
+    /// The bytes of a range of the object with this tag, as they arrive.
+    pub(crate) fn chunks<'a>(
+        &'a self,
+        key: &'a str,
+        etag: &'a str,
+        range: Range<u64>,
+        purpose: Purpose,
+    ) -> Chunks<'a> {
+        let patience = self.patience();
+        Chunks {
+            remote: self,
+            key,
+            etag,
+            left: range,
+            purpose,
+            patience,
+            open: None,
+            yielded: false,
         }
-        while left > 0 {
-            let chunk = match timeout(self.config.stall, read.stream.next()).await {
-                Ok(Some(chunk)) => chunk?,
-                Ok(None) => return Err(self.unavailable(key, "the connection broke")),
-                Err(_) => return Err(self.unavailable(key, "no bytes arrived in time")),
-            };
-            if chunk.len() as u64 > left {
-                return Err(self.unavailable(key, "more bytes came than were asked for"));
-            }
-            left -= chunk.len() as u64;
-            buffer.extend_from_slice(&chunk);
-        }
-        Ok(())
     }
 
     /// Waits for the mount's turn, then for an answer, and counts the outcome.
@@ -168,6 +155,71 @@ impl Remote {
 
     fn patience(&self) -> Patience<'_> {
         Patience { remote: self, in_row: 0, in_all: 0 }
+    }
+}
+
+/// A range on its way. A broken connection is resumed behind the last byte that arrived.
+pub(crate) struct Chunks<'a> {
+    remote: &'a Remote,
+    key: &'a str,
+    etag: &'a str,
+    left: Range<u64>,
+    purpose: Purpose,
+    patience: Patience<'a>,
+    open: Option<BoxStream<'static, Result<Bytes, Error>>>,
+    /// Whether the connection that is open, or was last, brought anything.
+    yielded: bool,
+}
+
+impl Chunks<'_> {
+    /// What follows; `None` behind the last byte.
+    ///
+    /// # Errors
+    /// When the store has another object, or nothing more arrives and patience is at its end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        while self.left.start < self.left.end {
+            match self.chunk().await {
+                Ok(chunk) => {
+                    let length = chunk.len() as u64;
+                    metrics::read(self.remote.endpoint.as_str(), self.purpose, length);
+                    self.left.start += length;
+                    self.yielded |= length > 0;
+                    return Ok(Some(chunk));
+                }
+                Err(error) => {
+                    self.open = None;
+                    let yielded = std::mem::take(&mut self.yielded);
+                    self.patience.failed(error, yielded).await?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the connection yields next; opens one where none is.
+    async fn chunk(&mut self) -> Result<Bytes, Error> {
+        let Self { remote, key, etag, left, open, .. } = self;
+        let stream = match open {
+            Some(stream) => stream,
+            None => {
+                let read = remote.store.get(key, etag, left.clone());
+                let read = remote.answered("get", key, read).await?;
+                if read.etag != *etag {
+                    let (store, key) = (remote.name().into(), (*key).into());
+                    return Err(Error::Changed { store, key });
+                }
+                open.insert(read.stream)
+            }
+        };
+        let chunk = match timeout(remote.config.stall, stream.next()).await {
+            Ok(Some(chunk)) => chunk?,
+            Ok(None) => return Err(remote.unavailable(key, "the connection broke")),
+            Err(_) => return Err(remote.unavailable(key, "no bytes arrived in time")),
+        };
+        if chunk.len() as u64 > left.end - left.start {
+            return Err(remote.unavailable(key, "more bytes came than were asked for"));
+        }
+        Ok(chunk)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Warm means: one tiny forward per step shape has run.
+//! Warm means: one tiny forward per step shape has run, or, where shapes need no preparation, one
+//! that mixes them.
 
 use std::vec::IntoIter;
 
@@ -25,8 +26,14 @@ pub(crate) struct WarmUp {
 
 impl WarmUp {
     /// Nothing has run.
-    pub(crate) fn new(spec: &RunnerSpec) -> Self {
-        let plans = spec.kv.map_or_else(|| encoder_plans(spec), |kv| generative_plans(spec, kv));
+    pub(crate) fn new(runner: &dyn ModelRunner, spec: &RunnerSpec) -> Self {
+        let mut plans =
+            spec.kv.map_or_else(|| encoder_plans(spec), |kv| generative_plans(spec, kv));
+        if !runner.prepares_shapes()
+            && let Some(mixed) = plans.iter().position(|plan| plan.rows.len() > 1)
+        {
+            plans = vec![plans.swap_remove(mixed)];
+        }
         Self { plans: plans.into_iter() }
     }
 
@@ -72,6 +79,7 @@ fn generative_plans(spec: &RunnerSpec, kv: KvSpec) -> Vec<StepPlan> {
     let table =
         |blocks: &[BlockId], tokens: usize| blocks[..tokens.div_ceil(kv.block_tokens)].to_vec();
     let length = prompt(first.len());
+    // Where the prefill did not run before it, it reads what an untouched pool holds.
     let decode = row(length, 1, &table(first, length + 1));
     let mut plans = vec![
         StepPlan { rows: vec![row(0, length, &table(first, length))] },

@@ -161,7 +161,7 @@ impl LaneThread {
         }
         let id = placing.registration.engine();
         self.picker.add(id, placing.config.weight);
-        let shapes = WarmUp::new(&spec);
+        let shapes = WarmUp::new(placing.runner.as_ref(), &spec);
         self.warming.insert(id, Warming { placing, spec, shapes, started: Instant::now() });
     }
 

@@ -20,7 +20,7 @@ use crate::admin::{Admin, Vitals};
 use crate::config::Config;
 use crate::container::PlatformModels;
 use crate::error::Error;
-use crate::loader::{Handlers, LocalModels, ModelLoader, Source, Stages};
+use crate::loader::{Aside, Handlers, LocalModels, ModelLoader, Source, Stages};
 use crate::witness::{self, Witness};
 use crate::{exporter, limits};
 
@@ -83,7 +83,8 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let loader = Arc::new(loader.with_rules(rules, config.store.update_settle));
     let limits =
         roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };
-    let residency = Residency::start(limits, budgets.devices.clone(), loader.clone());
+    let aside = Aside::start(loader.clone(), config.residency.load_niceness)?;
+    let residency = Residency::start(limits, budgets.devices.clone(), Arc::new(aside));
     let watched = settings::witness(&config, budgets.on_devices() + budgets.host);
     let witness = Witness::start(watched, budgets).await?;
     tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));

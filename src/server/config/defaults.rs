@@ -50,6 +50,8 @@ pub(super) const MAX_WAITERS: usize = 256;
 pub(super) const CONCURRENT_FETCHES: usize = 4;
 /// Loads are bound by the disk and memory bandwidth; two overlap reading with conversion.
 pub(super) const CONCURRENT_LOADS: usize = 2;
+/// A quarter of a processor that a step wants too, all of one that nobody does.
+pub(super) const LOAD_NICENESS: usize = 5;
 /// On a replayed trace it loads 10 to 20 % less than least recently used, at every size.
 pub(super) const POLICY: Policy = Policy::GreedyDual;
 /// Enough for one load to answer many, few enough that nobody waits for a dozen of them.

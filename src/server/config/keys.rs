@@ -100,6 +100,7 @@ pub(super) const KEYS: &[Key] = &[
     key("residency.max_waiters", Written::Count),
     key("residency.concurrent_fetches", Written::Count),
     key("residency.concurrent_loads", Written::Count),
+    key("residency.load_niceness", Written::Count),
     key("residency.policy", Written::Text),
     key("residency.collation", Written::Switch),
     key("residency.overtaken_at_most", Written::Count),

@@ -253,6 +253,9 @@ fn residency(sources: &mut Sources<'_>) -> Residency {
         concurrent_loads: sources
             .count("residency.concurrent_loads", 1..=64)
             .unwrap_or(defaults::CONCURRENT_LOADS),
+        load_niceness: sources
+            .count("residency.load_niceness", 0..=19)
+            .unwrap_or(defaults::LOAD_NICENESS),
         policy: sources.optional("residency.policy", policy).unwrap_or(defaults::POLICY),
         collation: sources.switch("residency.collation").unwrap_or(true),
         overtaken_at_most: sources

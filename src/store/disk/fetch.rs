@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -36,6 +37,26 @@ const PERMIT: u64 = 1024;
 /// An archive may always unpack to this much, and else to so many times its size.
 const UNPACKED_MIN: u64 = 1 << 30;
 const UNPACKED_FACTOR: u64 = 20;
+
+/// Bytes that are written at once: few enough to be in a core's cache still, where they were put
+/// when they were received; enough for what waking a thread costs.
+const LOT: u64 = 1 << 20;
+/// Bytes that are digested at once, where so many are still to come.
+const DIGESTED: u64 = 4 << 20;
+
+/// Bytes that follow each other, as they arrived.
+#[derive(Default)]
+struct Lot {
+    chunks: Vec<Bytes>,
+    bytes: u64,
+}
+
+impl Lot {
+    fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len() as u64;
+        self.chunks.push(chunk);
+    }
+}
 
 /// What a fetch works with.
 pub(super) struct Fetch {
@@ -126,7 +147,8 @@ impl Fetch {
         let mut digester = FileDigester::new(&file.path, file.size, expected);
         let mut at = 0;
         while at < file.size {
-            let ready = flight.journal()?.beyond(index, at).await;
+            let least = file.size.min(at + DIGESTED);
+            let ready = flight.journal()?.ready_to(index, least).await;
             let ready = ready.ok_or_else(|| Error::Internal("the file's fetch ended".into()))?;
             let (behind, range) = (Arc::clone(flight), at..ready);
             digester = blocking(move || {
@@ -220,16 +242,29 @@ impl Fetch {
             .acquire_many_owned(permits)
             .await
             .map_err(|_| Error::Internal("the bytes in flight have no bound any more".into()))?;
-        let bytes = self.remote.read(&file.key, &file.etag, range.clone(), Purpose::Fetch).await?;
-        let flight = Arc::clone(flight);
-        blocking(move || {
-            let outcome = flight.journal()?.write(index, range.start, &bytes);
-            drop((bytes, permit));
-            outcome
-        })
-        .await?;
-        self.counters.add(length);
+        let mut chunks = self.remote.chunks(&file.key, &file.etag, range.clone(), Purpose::Fetch);
+        let (mut at, mut lot) = (range.start, Lot::default());
+        while let Some(chunk) = chunks.next().await? {
+            lot.push(chunk);
+            if lot.bytes >= LOT || at + lot.bytes == range.end {
+                at += self.put(flight, (index, at), std::mem::take(&mut lot)).await?;
+            }
+        }
+        drop(permit);
         Ok(())
+    }
+
+    /// Writes bytes to their file and place; says how many they were.
+    async fn put(
+        &self,
+        flight: &Arc<Flight>,
+        (index, at): (usize, u64),
+        lot: Lot,
+    ) -> Result<u64, Error> {
+        let (flight, length) = (Arc::clone(flight), lot.bytes);
+        blocking(move || flight.journal()?.write(index, at, &lot.chunks)).await?;
+        self.counters.add(length);
+        Ok(length)
     }
 
     /// The store's checksum of each file; also that each is still the one that was listed.

@@ -143,19 +143,33 @@ impl Journal {
         self.lock().written[index].clone()
     }
 
-    /// Writes bytes at their place. Recorded when a lot is full, or by `flush`.
-    pub(super) fn write(&self, index: usize, start: u64, bytes: &[u8]) -> Result<(), Error> {
+    /// Writes bytes at their place, chunk behind chunk. Recorded when a lot is full, or by `flush`.
+    pub(super) fn write(
+        &self,
+        index: usize,
+        start: u64,
+        chunks: &[impl AsRef<[u8]>],
+    ) -> Result<(), Error> {
         let path = &self.files[index];
-        File::options()
-            .write(true)
-            .open(path)
-            .and_then(|file| file.write_all_at(bytes, start))
-            .map_err(|error| Error::io("write", path, error))?;
-        let range = start..start + bytes.len() as u64;
+        let mut end = start;
+        let mut write = || {
+            let file = File::options().write(true).open(path)?;
+            for chunk in chunks {
+                file.write_all_at(chunk.as_ref(), end)?;
+                end += chunk.as_ref().len() as u64;
+            }
+            Ok(())
+        };
+        write().map_err(|error| Error::io("write", path, error))?;
         let mut state = self.lock();
-        state.written[index].insert(range.clone());
-        state.pending.push((index, range));
-        state.pending_bytes += bytes.len() as u64;
+        state.written[index].insert(start..end);
+        // Parts that arrive side by side grow each by itself.
+        let grows = |(of, range): &&mut (usize, Range<u64>)| *of == index && range.end == start;
+        match state.pending.iter_mut().find(grows) {
+            Some((_, range)) => range.end = end,
+            None => state.pending.push((index, start..end)),
+        }
+        state.pending_bytes += end - start;
         let full = state.pending_bytes >= LOT;
         drop(state);
         self.grown.notify_all();
@@ -239,9 +253,9 @@ impl Journal {
         }
     }
 
-    /// Waits until something is written without a gap behind `at`, and says how far it goes;
-    /// `None` when the fetch ended without it.
-    pub(super) async fn beyond(&self, index: usize, at: u64) -> Option<u64> {
+    /// Waits until so many of a file's first bytes are written without a gap, and says how far
+    /// they go; `None` when the fetch ended without them.
+    pub(super) async fn ready_to(&self, index: usize, least: u64) -> Option<u64> {
         loop {
             let told = self.told.notified();
             tokio::pin!(told);
@@ -249,7 +263,7 @@ impl Journal {
             {
                 let state = self.lock();
                 let contiguous = state.written[index].contiguous();
-                if contiguous > at {
+                if contiguous >= least {
                     return Some(contiguous);
                 }
                 if state.closed {
@@ -376,10 +390,10 @@ mod tests {
         fs::write(&path, "0 0 10\n0 10 2").unwrap();
         let journal = Journal::open(path.clone(), files()).unwrap();
         assert_eq!(journal.written(0).contiguous(), 10);
-        journal.write(0, 10, &[1; 5]).unwrap();
+        journal.write(0, 10, &[[1; 2], [1; 2]]).unwrap();
         journal.flush().unwrap();
         drop(journal);
-        assert_eq!(Journal::open(path, files()).unwrap().written(0).contiguous(), 15);
+        assert_eq!(Journal::open(path, files()).unwrap().written(0).contiguous(), 14);
     }
 
     #[test]
