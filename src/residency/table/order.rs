@@ -170,7 +170,9 @@ impl Table {
     }
 
     pub(super) fn fits_free(&self, artefact: &ArtefactId) -> bool {
-        let mut devices = self.ledger.devices().filter(|device| !self.is_on(artefact, *device));
+        let is_handler = self.jobs.get(artefact).is_some_and(Job::is_handler);
+        let mut devices =
+            self.devices_for(is_handler).filter(|device| !self.is_on(artefact, *device));
         devices.any(|device| self.need(artefact, device) <= self.ledger.free(device))
     }
 

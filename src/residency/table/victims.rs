@@ -6,7 +6,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId};
 
 use super::Table;
 use super::event::Key;
-use super::state::{Resident, State};
+use super::state::{Job, Resident, State};
 use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure};
 
@@ -33,7 +33,8 @@ impl Table {
     /// The residents that have to leave so that `missing` more bytes come free for the
     /// first of `claims`: the whole set or `None`. Those claimed by others are not
     /// touched; those of the other `claims` are, because these would be taken back.
-    /// Residents in use are chosen only with `busy`.
+    /// Residents in use are chosen only with `busy`. What its tenant's ceiling asks for is given by
+    /// the tenant's residents on any device.
     pub(super) fn victims(
         &self,
         device: DeviceId,
@@ -45,33 +46,33 @@ impl Table {
         if missing == Bytes::ZERO && own == Bytes::ZERO {
             return Some(Vec::new());
         }
-        let candidates = self.candidates(device, claims, busy);
-        // What its own tenant has to give comes first; it may be enough.
-        let (theirs, others): (Vec<&Key>, Vec<&Key>) = match own > Bytes::ZERO {
-            true => candidates.into_iter().partition(|key| self.is_same_tenant(key, claims[0])),
-            false => (Vec::new(), candidates),
-        };
-        let share = |key: &Key| match self.is_same_tenant(key, claims[0]) {
-            true => self.ledger.share(device, &key.artefact),
+        let candidates = self.candidates(device, claims, busy, own > Bytes::ZERO);
+        let is_theirs = |key: &Key| own > Bytes::ZERO && self.is_same_tenant(key, claims[0]);
+        let share = |key: &Key| match is_theirs(key) {
+            true => self.ledger.share(key.device, &key.artefact),
             false => Bytes::ZERO,
         };
         let (mut chosen, mut freeing) = (Vec::new(), self.ledger.freeing(device));
-        let mut given = Bytes::ZERO;
-        for (is_theirs, key) in
-            theirs.into_iter().map(|key| (true, key)).chain(others.into_iter().map(|k| (false, k)))
-        {
-            let is_given = given >= own;
-            if is_given && (is_theirs || freeing.bytes() >= missing) {
-                if is_theirs {
-                    continue;
+        let (mut given, mut later) = (Bytes::ZERO, Vec::new());
+        // What its own tenant has to give comes first; it may be enough.
+        for key in candidates {
+            if given < own && is_theirs(key) {
+                chosen.push(key);
+                given += share(key);
+                if key.device == device {
+                    freeing.add(&key.artefact);
                 }
+            } else if key.device == device {
+                later.push(key);
+            }
+        }
+        for key in later {
+            if freeing.bytes() >= missing {
                 break;
             }
             chosen.push(key);
             freeing.add(&key.artefact);
-            if own > Bytes::ZERO {
-                given += share(key);
-            }
+            given += share(key);
         }
         if freeing.bytes() < missing || given < own {
             return None;
@@ -80,14 +81,18 @@ impl Table {
         // are spared first.
         let mut kept = Vec::with_capacity(chosen.len());
         for key in chosen.into_iter().rev() {
-            let left = if own > Bytes::ZERO { given.saturating_sub(share(key)) } else { given };
-            freeing.spare(&key.artefact);
+            let left = given.saturating_sub(share(key));
+            if key.device == device {
+                freeing.spare(&key.artefact);
+            }
             if freeing.bytes() >= missing && left >= own {
                 given = left;
-            } else {
-                freeing.add(&key.artefact);
-                kept.push(key.clone());
+                continue;
             }
+            if key.device == device {
+                freeing.add(&key.artefact);
+            }
+            kept.push(key.clone());
         }
         kept.reverse();
         Some(kept)
@@ -97,18 +102,28 @@ impl Table {
     /// claimed it by now.
     pub(super) fn could_come(&self, artefact: &ArtefactId) -> bool {
         let own = self.above_ceiling(&[artefact]);
-        self.ledger.devices().any(|device| {
+        let is_handler = self.jobs.get(artefact).is_some_and(Job::is_handler);
+        self.devices_for(is_handler).any(|device| {
             let mut freeing = self.ledger.freeing(device);
             let mut given = Bytes::ZERO;
             let mut beyond_floors = self.beyond_floors(&[]);
-            for key in self.residents.keys().filter(|key| key.device == device) {
+            for key in self.residents.keys() {
                 let model = &key.artefact.model;
-                if *model != artefact.model && self.is_held(key) {
+                let is_held = match key.device == device {
+                    true => self.is_held(key),
+                    false => self.is_kept(model),
+                };
+                if *model != artefact.model && is_held {
                     continue;
                 }
-                let bytes = self.ledger.share(device, &key.artefact);
-                if self.is_same_tenant(key, artefact) {
-                    given += bytes;
+                let bytes = self.ledger.share(key.device, &key.artefact);
+                let is_theirs = self.is_same_tenant(key, artefact);
+                given += if is_theirs { bytes } else { Bytes::ZERO };
+                if key.device != device {
+                    continue;
+                }
+                if is_theirs {
+                    // What it frees here counts below.
                 } else if let Some(beyond) = beyond_floors.get_mut(tenant(model)) {
                     if bytes > *beyond {
                         continue;
@@ -125,9 +140,22 @@ impl Table {
 
     /// Those that may leave for the first of `claims`, cheapest first, and of equals those first
     /// whose version goes on serving elsewhere; of a tenant with a floor only so many that the
-    /// floor stays.
-    fn candidates(&self, device: DeviceId, claims: &[&ArtefactId], busy: bool) -> Vec<&Key> {
-        let here = self.residents.iter().filter(|(key, _)| key.device == device);
+    /// floor stays. With `elsewhere` also those of its own tenant on other devices.
+    fn candidates(
+        &self,
+        device: DeviceId,
+        claims: &[&ArtefactId],
+        busy: bool,
+        elsewhere: bool,
+    ) -> Vec<&Key> {
+        // Of a kept model the one elsewhere stays, whoever leaves here.
+        let may_give = |key: &Key| {
+            let model = &key.artefact.model;
+            self.is_same_tenant(key, claims[0])
+                && (*model == claims[0].model || !self.is_kept(model))
+        };
+        let here = self.residents.iter();
+        let here = here.filter(|(key, _)| key.device == device || (elsewhere && may_give(key)));
         let mut candidates: Vec<((Cost, bool), f64, u64, &Key)> = here
             .filter_map(|(key, resident)| {
                 let cost = self.cost(key, resident, claims, busy)?;
@@ -158,7 +186,7 @@ impl Table {
         candidates.into_iter().map(|(_, _, _, key)| key).collect()
     }
 
-    fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
+    pub(super) fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
         tenant(&key.artefact.model) == tenant(&claim.model)
     }
 
