@@ -131,6 +131,7 @@ impl Table {
         let arrival = resident.arrival;
         self.residents.insert(key.clone(), resident);
         let entry = self.model_mut(&key.artefact.model);
+        entry.asked = false;
         entry.residents.push(key.clone());
         if entry.kept {
             // The one that was held may have been unused for long.
