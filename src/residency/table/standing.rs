@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{ArtefactId, ModelId};
+use roundhouse_types::{ArtefactId, ErrorKind, ModelId};
 
 use super::Table;
 use super::state::State;
@@ -21,7 +21,10 @@ impl Table {
             return (format!("{progress}{}", self.place(artefact)), estimate);
         }
         if let Some(failure) = self.trouble_told(model) {
-            let pause = entry.trouble.as_ref().map(|trouble| trouble.until);
+            // What is too large is not tried again in vain.
+            let is_lasting = failure.kind() == ErrorKind::TooLarge;
+            let trouble = entry.trouble.as_ref().filter(|_| !is_lasting);
+            let pause = trouble.map(|trouble| trouble.until);
             let pause = pause.map(|until| until.saturating_duration_since(self.now));
             return (format!("failed: {failure}{}", self.beside(model)), pause);
         }
