@@ -369,7 +369,7 @@ impl fmt::Display for Action {
 }
 
 /// The beginning of a version's digest, which tells it from the model's others.
-fn short(version: &Version) -> &str {
+pub(crate) fn short(version: &Version) -> &str {
     version.as_str().get(..12).unwrap_or(version.as_str())
 }
 

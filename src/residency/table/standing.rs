@@ -6,6 +6,7 @@ use roundhouse_types::{ArtefactId, ErrorKind, ModelId};
 
 use super::Table;
 use super::state::State;
+use crate::decision::short;
 
 impl Table {
     /// One sentence, and when the model may be ready where it is not and that can be told.
@@ -53,8 +54,9 @@ impl Table {
         };
         let idle = self.now.saturating_duration_since(resident.last_used).as_secs();
         let mut sentence = format!(
-            "serves on {}, takes {}, {} leases held, last used {idle} s ago, {}",
+            "serves on {}, version {}, takes {}, {} leases held, last used {idle} s ago, {}",
             key.device,
+            short(&key.artefact.version),
             resident.footprint.total(),
             resident.leases,
             self.demand(&key.artefact.model),
@@ -79,7 +81,11 @@ impl Table {
         let order = self.jobs_in_order();
         let place = order.iter().position(|other| other == artefact).unwrap_or_default() + 1;
         let waiting = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
-        let mut sentence = format!("; {place} of {} loads, {waiting} requests wait", order.len());
+        let mut sentence = format!("; version {}", short(&artefact.version));
+        if let Some(device) = self.jobs.get(artefact).and_then(|job| job.device()) {
+            sentence.push_str(&format!(" to {device}"));
+        }
+        sentence.push_str(&format!("; {place} of {} loads, {waiting} requests wait", order.len()));
         let overtaken = self.jobs.get(artefact).map_or(0, |job| job.overtaken);
         if overtaken > 0 {
             sentence.push_str(&format!(", passed by {overtaken} later ones"));
