@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use roundhouse_serving::{GenerationReply, Reply, Request};
 use roundhouse_types::{ErrorKind, Failure, ModelId};
 use serde_json::Value;
@@ -22,6 +22,8 @@ use crate::sagemaker::inputs::InputsAsk;
 use crate::sagemaker::raw::Later;
 use crate::stream::{self, Bounds, Format, Transcript, Wire};
 
+/// Fields of the body that nothing reads.
+const IGNORED: HeaderName = HeaderName::from_static("x-roundhouse-ignored");
 /// Numbers above this are written as text on a blocking thread.
 const INLINE_NUMBERS: usize = 16 * 1024;
 
@@ -100,6 +102,10 @@ pub(crate) async fn answer(
         Ask::Later(later) => later.take().unwrap_or(Ask::Later(later)),
         ask => ask,
     };
+    let ignored = match &ask {
+        Ask::Inputs(ask) => ask.ignored.clone(),
+        Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) | Ask::Later(_) => None,
+    };
     let mut response = match answer.reply {
         Reply::Handled(reply) => handled::respond(context, reply, delivery, deadline).await?,
         Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
@@ -136,6 +142,9 @@ pub(crate) async fn answer(
         },
     };
     call::served_headers(response.headers_mut(), &answer.served, config);
+    if let Some(names) = ignored.filter(|_| config.served_headers) {
+        response.headers_mut().insert(IGNORED, names);
+    }
     Ok(response)
 }
 

@@ -41,7 +41,8 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
     let unsupported = |what: &str, value: &HeaderValue| {
         let shown = String::from_utf8_lossy(value.as_bytes());
         let message = format!(
-            "{what} {shown} is not supported by models other than Python handlers (--handlers)"
+            "{what} {shown} is not what this model reads: send application/json or text/plain \
+             without a coding (only Python handlers take other bodies)"
         );
         Error::Failed(Failure::new(ErrorKind::UnsupportedMediaType, message))
     };

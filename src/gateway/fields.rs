@@ -184,6 +184,12 @@ impl Fields {
         }
     }
 
+    /// The names of the fields that nobody has taken, but for those that are `null`.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let said = self.map.iter().filter(|(_, value)| !value.is_null());
+        said.map(|(name, _)| format!("{}{name}", self.prefix)).collect()
+    }
+
     /// Refuses fields that would change the answer and that nothing here can honour, unless
     /// they say what would happen anyway.
     pub(crate) fn refuse(&mut self, unsupported: &[Neutral]) -> Result<(), Error> {

@@ -139,6 +139,21 @@ pub struct ModelPlan {
     pub(crate) family: Family,
 }
 
+impl ModelPlan {
+    /// What the plan itself takes of what its files say: nothing of it is bounded but by them.
+    pub fn remembered_bytes(&self) -> Bytes {
+        let text = |text: &String| size_of::<String>() + text.capacity();
+        let labels = self.labels.iter().flat_map(|labels| &labels.names).map(text);
+        let tokenizer =
+            self.gguf.iter().flat_map(|it| [&it.file, &it.model].into_iter().chain(&it.pre));
+        // A name in a map takes about as much again.
+        let stored = self.formats.stored.keys().map(|name| 2 * text(name));
+        let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).sum();
+        let tokens = self.eos_tokens.capacity() * size_of::<u32>();
+        Bytes((size_of::<Self>() + text(&self.architecture) + texts + tokens) as u64)
+    }
+}
+
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {

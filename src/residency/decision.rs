@@ -115,6 +115,8 @@ pub enum Action {
         reason: String,
         /// No new attempt before this many milliseconds have passed.
         retry_ms: u64,
+        /// It fails again until the model, the budgets or the ceilings change.
+        lasting: bool,
     },
     /// The resident takes no new leases and unloads when the last one ends.
     Draining {
@@ -297,7 +299,7 @@ impl fmt::Display for Action {
                 write!(f, "promised {bytes} of free room")
             }
             Self::Promised { bytes, victims } => {
-                write!(f, "promised {bytes}; to leave once it is on disk:")?;
+                write!(f, "promised {bytes}; to leave when it can load:")?;
                 victims.iter().try_for_each(|victim| write!(f, " {victim}"))
             }
             Self::Replicating { leases, devices } => write!(
@@ -327,7 +329,10 @@ impl fmt::Display for Action {
             Self::Died { reason, deaths, retry_ms } => {
                 write!(f, "died {deaths} times, next load in {retry_ms} ms: {reason}")
             }
-            Self::Failed { stage, reason, retry_ms } => {
+            Self::Failed { stage, reason, lasting: true, .. } => {
+                write!(f, "{} failed: {reason}", stage.as_str())
+            }
+            Self::Failed { stage, reason, retry_ms, .. } => {
                 write!(f, "{} failed, next attempt in {retry_ms} ms: {reason}", stage.as_str())
             }
             Self::Draining { why, for_artefact, leases, idle_ms, demand } => {
@@ -377,7 +382,7 @@ impl fmt::Display for Action {
 }
 
 /// The beginning of a version's digest, which tells it from the model's others.
-fn short(version: &Version) -> &str {
+pub(crate) fn short(version: &Version) -> &str {
     version.as_str().get(..12).unwrap_or(version.as_str())
 }
 

@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// The footprint exceeds what every device has now, but not what it had.
     #[error(
-        "{model} needs {need}: others use the memory, for now models are left {}",
+        "{model} needs {need}: others use the memory or it is not there, for now models are left {}",
         list_left(.devices)
     )]
     Lowered {

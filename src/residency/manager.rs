@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use self::history::History;
-use self::ring::{Place, Ring};
+use self::ring::{Cause, Place, Ring};
 use self::tasks::Tasks;
 pub(crate) use self::tasks::{Finished, Outcome};
 use crate::config::Config;
@@ -264,7 +264,11 @@ impl<L: Loader> Owner<L> {
         // The optimum has each model once: a replica is none of its misses.
         let number = match self.twin(&key) {
             Some(twin) => twin.known_as.0,
-            None => self.ring.came(&key.artefact, bytes),
+            None => {
+                let is_asked = self.table.was_asked_for(&key.artefact.model);
+                let cause = if is_asked { Cause::Asked } else { Cause::Unasked };
+                self.ring.came(&key.artefact, bytes, cause)
+            }
         };
         let known_as = (number, bytes);
         self.models.insert(key.clone(), Placed { model: Arc::new(loaded.model), known_as });

@@ -29,7 +29,8 @@
 //! | `roundhouse_residency_waiters` | | requests and operators that wait |
 //! | `roundhouse_residency_updates_waiting` | | known models of which the store holds a version that waits for an operator's word |
 //! | `roundhouse_residency_regret_ratio` | bound | loads during the latest requests by those of the offline optimum; `NaN` where the optimum loads nothing |
-//! | `roundhouse_residency_regret_loads` | | loads during the latest requests |
+//! | `roundhouse_residency_regret_loads` | | loads during the latest requests that requests waited for |
+//! | `roundhouse_residency_regret_unasked_loads` | | loads meanwhile that no request waited for |
 //! | `roundhouse_residency_regret_optimal_loads` | bound | what the offline optimum would have loaded, `lower` and `upper` |
 //! | `roundhouse_residency_regret_requests` | | the latest requests |
 
@@ -169,6 +170,7 @@ pub(crate) fn regret(regret: &Regret) {
     show("lower", regret.ratio.lower, regret.optimal_loads.lower);
     show("upper", regret.ratio.upper, regret.optimal_loads.upper);
     gauge!("roundhouse_residency_regret_loads").set(float(regret.loads));
+    gauge!("roundhouse_residency_regret_unasked_loads").set(float(regret.unasked_loads));
     gauge!("roundhouse_residency_regret_requests").set(float(regret.requests));
 }
 

@@ -19,8 +19,9 @@ pub(crate) const FRESH: Duration = Duration::from_secs(10);
 /// devices in one piece. Requests that were refused, and those that still wait, are not among them.
 ///
 /// The ratio can be below one: requests that wait for one load are answered together, which
-/// one after the other they would not be. A load that an operator or a new version wanted counts
-/// as loaded.
+/// one after the other they would not be. Loads that no request waited for (an operator, a preload list
+/// or a new version wanted them) are told beside: the optimum has none, and loads such a model at its
+/// first request, which then speaks for us.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Regret {
     /// Requests in the window.
@@ -31,8 +32,10 @@ pub struct Regret {
     pub budget_bytes: Bytes,
     /// Models that were there when the oldest request came.
     pub residents_before: u64,
-    /// Loads that ended well meanwhile.
+    /// Loads that requests waited for and that ended well meanwhile.
     pub loads: u64,
+    /// Loads that ended well without any request for them.
+    pub unasked_loads: u64,
     /// What the offline optimum would have loaded.
     pub optimal_loads: OptimalLoads,
     /// `loads` by the optimum.
@@ -69,6 +72,7 @@ pub(crate) struct Window {
     pub(crate) answered: Vec<Numbered>,
     pub(crate) residents_before: Vec<Numbered>,
     pub(crate) loads: u64,
+    pub(crate) unasked_loads: u64,
     pub(crate) budget: Bytes,
 }
 
@@ -91,6 +95,7 @@ impl Window {
             budget_bytes: self.budget,
             residents_before: sequence.residents.len() as u64,
             loads: self.loads,
+            unasked_loads: self.unasked_loads,
             optimal_loads,
             ratio: RegretRatio {
                 lower: ratio(self.loads, optimal_loads.upper),
@@ -135,7 +140,8 @@ mod tests {
     fn window(models: &[u32], sizes: [u64; 3], loads: u64, budget: u64) -> Window {
         let sized = |model: &u32| (*model, Bytes(sizes[*model as usize % 3]));
         let answered = models.iter().map(sized).collect();
-        Window { answered, residents_before: Vec::new(), loads, budget: Bytes(budget) }
+        let budget = Bytes(budget);
+        Window { answered, loads, budget, ..Window::default() }
     }
 
     #[test]
@@ -166,7 +172,9 @@ mod tests {
     fn an_empty_window_has_no_regret() {
         let regret = window(&[], [1; 3], 0, 10).judge();
         assert_eq!(regret.ratio, RegretRatio { lower: Some(1.0), upper: Some(1.0) });
+        let regret = Window { unasked_loads: 1, ..Window::default() }.judge();
+        assert_eq!((regret.ratio.upper, regret.unasked_loads), (Some(1.0), 1));
         let regret = Window { loads: 1, ..Window::default() }.judge();
-        assert_eq!(regret.ratio.upper, None, "an operator's load alone");
+        assert_eq!(regret.ratio.upper, None, "its request fell out of the window");
     }
 }

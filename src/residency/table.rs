@@ -241,6 +241,11 @@ impl Table {
         entry.is_some_and(|it| it.kept || !it.residents.is_empty() || !it.jobs.is_empty())
     }
 
+    /// Whether a request has waited for it since it was loaded last.
+    pub(crate) fn was_asked_for(&self, model: &ModelId) -> bool {
+        self.models.peek(model).is_some_and(|entry| entry.asked)
+    }
+
     fn is_kept(&self, model: &ModelId) -> bool {
         self.models.peek(model).is_some_and(|model| model.kept)
     }

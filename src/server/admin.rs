@@ -5,6 +5,7 @@
 mod commands;
 mod health;
 mod plain;
+mod standing;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -167,6 +168,7 @@ async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refus
         None => Value::Null,
     };
     shown["memory"] = serde_json::to_value(admin.witness.last()).map_err(unsayable)?;
+    shown["beyond_bytes"] = json!(admin.witness.configured().beyond);
     for found in shown["devices"].as_array_mut().into_iter().flatten() {
         let mut configured = admin.witness.configured().devices.iter();
         if let Some((_, budget)) = configured.find(|(device, _)| found["id"] == json!(device)) {
@@ -202,21 +204,16 @@ async fn models(
         .await
         .map_err(Failure::from)?;
     let snapshot = admin.residency.snapshot().await?;
-    let mut states: BTreeMap<_, Value> = BTreeMap::new();
-    for load in snapshot.loads.iter().filter(|load| load.endpoint == endpoint) {
-        states.insert(load.target.clone(), json!(load.state));
-    }
-    let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
-    for resident in residents.filter(|resident| resident.endpoint == endpoint) {
-        states.insert(resident.target.clone(), json!(resident.state));
-    }
+    let standings = standing::of(&endpoint, &snapshot);
     let models: Vec<_> = listed
         .targets
         .iter()
         .map(|target| {
+            let standing = standings.get(&target.name).cloned().unwrap_or_default();
             json!({
                 "endpoint": endpoint, "target": target.name, "bytes": target.bytes,
-                "archive": target.form == TargetForm::Archive, "state": states.get(&target.name),
+                "archive": target.form == TargetForm::Archive, "state": standing.state,
+                "devices": standing.devices, "copy": standing.copy, "failure": standing.failure,
             })
         })
         .collect();

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
 //! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
-//! `devices`, `units` (durations, addresses), `defaults` (each with its reason).
+//! `devices`, `units` (durations, addresses), `levels` (of the log), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
 //! is checked here, once, and all faults are reported together; nothing is re-checked later,
@@ -24,6 +24,7 @@ mod devices;
 mod endpoints;
 mod handlers;
 mod keys;
+mod levels;
 mod raw;
 mod resolve;
 mod rules;
@@ -51,7 +52,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), message: message.into() }
     }
 }
@@ -115,8 +116,8 @@ pub struct Listen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
     /// What copies of models that left other devices may take in the host's memory; absent
-    /// means half of what the machine has beside the devices' budgets, and nothing where
-    /// no device has a memory of its own.
+    /// means half of what the machine has beside the budgets that are written, and nothing
+    /// where no device has a memory of its own.
     pub host: Option<Bytes>,
     /// How often the ledger is held against the memory that is really used; zero is never.
     pub witness_every: Duration,
@@ -340,6 +341,21 @@ impl Config {
         Self::parse(text.as_deref(), env, flags)
     }
 
+    /// As [`Config::load`], with what could be understood beside the faults.
+    pub(crate) fn look(
+        file: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        flags: &ServeFlags,
+    ) -> (Self, Vec<Fault>) {
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::read(Some(&text), env, flags),
+            Err(error) => {
+                let told = format!("cannot read {}: {error}", file.display());
+                (Self::default(), vec![Fault::new("config", told)])
+            }
+        }
+    }
+
     /// As [`Config::load`], with the file's text in hand.
     ///
     /// # Errors
@@ -349,16 +365,31 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         flags: &ServeFlags,
     ) -> Result<Self, Vec<Fault>> {
+        let (config, faults) = Self::read(text, env, flags);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    /// As [`Config::parse`], with what could be understood beside the faults.
+    pub(crate) fn read(
+        text: Option<&str>,
+        env: &dyn Fn(&str) -> Option<String>,
+        flags: &ServeFlags,
+    ) -> (Self, Vec<Fault>) {
         let sources = raw::Sources::new(text, env, flags);
         let (config, mut faults) = resolve::resolve(sources);
-        if config.endpoints.is_empty() && !config.container.contract && faults.is_empty() {
+        let is_told = |fault: &Fault| {
+            // Whoever writes stores wrongly, or nothing that can be read, knows of them.
+            ["config", "endpoint", "store"].iter().any(|key| fault.key.starts_with(key))
+        };
+        let has_none = config.endpoints.is_empty() && !config.container.contract;
+        if has_none && !faults.iter().any(is_told) {
             faults.push(Fault::new(
                 "endpoint",
                 "no store: give --store URI, set ROUNDHOUSE_STORE, or write an [[endpoint]] with \
                  an [[endpoint.mount]]",
             ));
         }
-        if faults.is_empty() { Ok(config) } else { Err(faults) }
+        (config, faults)
     }
 
     /// The endpoint of this name.

@@ -132,9 +132,9 @@ impl From<Failure> for Error {
 fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
     match (kind.unwrap_or_default(), status) {
         ("model_not_found", _) => Some("`roundhouse models` lists what the store holds"),
-        ("too_large", _) | (_, 507) => {
-            Some("`roundhouse survey URI` shows what models need; --memory sets the budget")
-        }
+        ("too_large", _) | (_, 507) => Some(
+            "`roundhouse plan TARGET` shows what it needs and which device has as much; the budgets are memory.budget (--memory) or those of [[device]]s",
+        ),
         ("store_denied", _) => failed_hint(ErrorKind::StoreDenied),
         ("store_unavailable", _) => failed_hint(ErrorKind::StoreUnavailable),
         ("", 404 | 405) => Some(WRONG_PORT),

@@ -63,6 +63,14 @@ impl Memory {
         }
     }
 
+    /// What the machine and our cgroup allow when nobody else takes anything.
+    pub fn whole(&self) -> Option<Bytes> {
+        match (self.cgroup, self.total) {
+            (Some(cgroup), Some(total)) => Some(cgroup.min(total)),
+            (one, other) => one.or(other),
+        }
+    }
+
     /// The budget of models where the settings name none: the limit, less what the process
     /// holds now, less a margin of 10 %. `None` where the memory is unknown.
     pub fn automatic_budget(&self) -> Option<Bytes> {

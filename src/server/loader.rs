@@ -6,11 +6,12 @@
 //! files are coming), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
-//! `host` (copies that models leave in the host's memory).
+//! `large` (how much is remembered), `host` (copies that models leave in the host's memory).
 
 mod arriving;
 mod aside;
 mod host;
+mod large;
 mod load;
 mod local;
 mod placed;
@@ -44,6 +45,7 @@ use tracing::{info, warn};
 use crate::config::ShareTensors;
 pub(crate) use aside::Aside;
 use host::HostCopies;
+use large::LargePlans;
 use load::{Files, Origin};
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
@@ -88,6 +90,8 @@ struct Known {
     listing: Duration,
     /// When the store named it first.
     seen_at: Option<SystemTime>,
+    /// A load of it failed of files that were not verified yet.
+    failed_unverified: bool,
 }
 
 /// See the module's text.
@@ -102,6 +106,8 @@ pub(crate) struct ModelLoader {
     shares: Arc<Shares>,
     copies: HostCopies,
     known: Mutex<LruCache<ArtefactId, Known>>,
+    /// Those of them whose plans are large.
+    large_plans: Mutex<LargePlans>,
     /// The version that the store named last, by model.
     current: Mutex<LruCache<ModelId, ArtefactId>>,
     /// Loads with a marker on disk; how many there are of a version, on as many devices.
@@ -134,6 +140,7 @@ impl ModelLoader {
             shares,
             copies: HostCopies::default(),
             known,
+            large_plans: Mutex::default(),
             current,
             loading,
             versions,
@@ -170,7 +177,15 @@ impl ModelLoader {
     }
 
     fn remember(&self, id: &ArtefactId, known: Known) {
-        locked(&self.known).put(id.clone(), known);
+        let plan_bytes = known.plan.as_ref().map_or(Bytes::ZERO, Plan::remembered_bytes);
+        let mut all = locked(&self.known);
+        all.put(id.clone(), known);
+        // A plan that is dropped is made again of the files.
+        for too_much in locked(&self.large_plans).put(id, plan_bytes) {
+            if let Some(known) = all.peek_mut(&too_much) {
+                known.plan = None;
+            }
+        }
     }
 
     /// Takes back the markers of loads that are cut off by an orderly end of the process:
@@ -238,6 +253,7 @@ impl ModelLoader {
         let cached = cache.fetch(catalog, &artefact, &known.progress).await?;
         let mut known = self.recall(id);
         known.stages.set(Stage::Fetch, began.elapsed());
+        known.failed_unverified = false;
         self.remember(id, known);
         Ok(cached)
     }
@@ -252,21 +268,43 @@ impl ModelLoader {
         device: DeviceId,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
+        let origin = match origin {
+            Origin::Arriving(files, plan) => {
+                let began = Instant::now();
+                let read = self.read_arriving(cache, id, files, &plan, device).await;
+                let read = read.map_err(|failure| named(id, &failure));
+                let read = read.map_err(|failure| self.failed_behind(cache, id, failure))?;
+                Origin::Read(Box::new(read), plan, began)
+            }
+            origin => origin,
+        };
+        self.mark(cache, id).await;
+        let loaded = self.load_from(id, origin, device, reporter).await;
+        let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
+        if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
+            // The device failed under it and the process ends: a death like any other.
+            locked(&self.loading).remove(id);
+        } else {
+            self.unmark(cache, id).await;
+        }
+        loaded
+    }
+
+    /// Marks a load on disk.
+    async fn mark(&self, cache: &DiskCache, id: &ArtefactId) {
         if self.begins_loading(id)
             && let Err(error) = cache.begin_load(id).await
         {
             // A full disk must not keep models from memory.
             warn!(%error, model = %id, "a load could not be marked on disk");
         }
-        let loaded = self.load_from(id, origin, device, reporter).await;
-        let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
-        if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
-            // The device failed under it and the process ends: a death like any other.
-            locked(&self.loading).remove(id);
-        } else if self.ends_loading(id) {
+    }
+
+    /// The load is over, or goes on with what can harm nobody.
+    async fn unmark(&self, cache: &DiskCache, id: &ArtefactId) {
+        if self.ends_loading(id) {
             unmark(cache, id).await;
         }
-        loaded
     }
 
     /// Whether it is the first of the version's loads that run now.

@@ -285,7 +285,9 @@ impl Witness {
         let available = seen.available.unwrap_or_default();
         let configured = self.config.configured;
         let before = books.budget;
-        if budget < before {
+        if budget < before && self.budgets.were_never_there(budget) {
+            warn!(%before, %budget, %configured, %available, witness = %seen.own, "the budgets are more than this machine has left for models: they are lowered to that");
+        } else if budget < before {
             warn!(%before, %budget, %configured, %available, witness = %seen.own, "others use memory that models were to have: the budget is lowered");
         } else {
             info!(%before, %budget, %configured, %available, "memory came back: the budget is raised");

@@ -15,6 +15,7 @@ use crate::tools::CallFormat;
 use files::TextFiles;
 use template::ChatTemplates;
 
+mod bounds;
 mod detokenise;
 mod files;
 mod messages;
@@ -28,6 +29,9 @@ mod vocabulary;
 pub(crate) use detokenise::Detokeniser;
 pub(crate) use stop::{Scan, StopMatcher, overlap};
 pub use vocabulary::Vocabulary;
+
+/// What a tokenizer is read from.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Turns an artefact's texts into tokens and back. Immutable; clones share everything.
 #[derive(Debug, Clone)]
@@ -68,17 +72,27 @@ impl TextCodec {
     /// shortened in silence, and batches are packed, not padded.
     ///
     /// # Errors
-    /// `ModelInvalid` where `tokenizer.json` is missing or a file is broken. A chat template that
+    /// `ModelInvalid` where `tokenizer.json` is missing, a file is broken, or a tokenizer would take
+    /// far more memory than its file. A chat template that
     /// cannot be parsed is reported when a chat needs it: completions do without.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
+        let path = dir.join(TOKENIZER);
+        let bytes = match std::fs::metadata(&path) {
+            Ok(file) if file.len() > bounds::FILE_MAX => {
+                let most = bounds::FILE_MAX;
+                let reason = format!("it has {} bytes, and {most} are the most", file.len());
+                return Err(Error::Tokenizer(reason.into()));
+            }
+            _ => std::fs::read(&path),
+        };
+        let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::NoTokenizer { seen: files::names(dir)? });
             }
             Err(source) => return Err(Error::Read { path, source }),
         };
+        bounds::check(&bytes).map_err(Error::Tokenizer)?;
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
         let files = TextFiles::read(dir)?;
         let truncate_left = files.truncate_left
@@ -95,6 +109,23 @@ impl TextCodec {
             truncate_left,
             templates: ChatTemplates::new(files.templates, files.special),
         }))
+    }
+
+    /// Whether [`TextCodec::open`] could find what it needs in a folder of these files, by their
+    /// paths in it.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where `tokenizer.json` is missing.
+    pub fn check<'a>(paths: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        let mut names: Vec<String> =
+            paths.filter(|path| !path.contains('/')).map(str::to_owned).collect();
+        match names.iter().any(|name| name == TOKENIZER) {
+            true => Ok(()),
+            false => {
+                names.sort();
+                Err(Error::NoTokenizer { seen: files::listed(names) })
+            }
+        }
     }
 
     fn assemble(parts: TextParts) -> Self {

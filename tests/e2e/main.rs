@@ -15,6 +15,7 @@ mod handlers;
 mod health;
 mod honest;
 mod measured;
+mod operator;
 mod pressure;
 mod quantised;
 mod sharing;

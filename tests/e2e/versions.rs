@@ -2,71 +2,22 @@
 //!
 //! The models sign their version into their answers, so that what serves is seen from outside.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
 use roundhouse_tests::models::{File, signature, signed_classifier};
 use roundhouse_tests::server::{Answer, Server};
+use roundhouse_tests::site::{Site, until};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// A folder that is a store, and the rest of a server that may be started again over it.
-struct Stage {
-    dir: TempDir,
-    config: String,
+/// An endpoint with this rule, which looks at its store every second.
+fn site(rule: &str) -> Site {
+    let site = Site::default();
+    let store = "catalogue_ttl = \"200ms\"\nupdate_settle = \"300ms\"";
+    site.configure("[residency]\nrefresh_every = \"1s\"", store, rule);
+    site
 }
 
-impl Stage {
-    /// An endpoint with this rule, which looks at its store every second.
-    fn new(rule: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let config = path("roundhouse.toml");
-        std::fs::create_dir(dir.path().join("store")).unwrap();
-        let text = format!(
-            "version = 1\n[cache]\ndir = \"{}\"\n[store]\ncatalogue_ttl = \"200ms\"\nsettle = \"100ms\"\n\
-             update_settle = \"300ms\"\n[residency]\nrefresh_every = \"1s\"\n\
-             [[endpoint]]\nname = \"default\"\n{rule}\n[[endpoint.mount]]\nuri = \"file://{}/\"\n",
-            path("cache"),
-            path("store")
-        );
-        std::fs::write(&config, text).unwrap();
-        Self { dir, config }
-    }
-
-    fn at(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
-    }
-
-    async fn start(&self) -> Server {
-        Server::start(&["serve", "--config", &self.config], &[]).await
-    }
-
-    /// Puts a version of the model `m` in the place of the one before.
-    fn upload(&self, version: u32) {
-        self.put(&signed_classifier("m", version, 200));
-    }
-
-    fn put(&self, files: &[File]) {
-        let new = self.at("new");
-        std::fs::create_dir(&new).unwrap();
-        for (path, body) in files {
-            std::fs::write(new.join(path), body).unwrap();
-        }
-        self.delete();
-        std::fs::rename(new, self.at("store/m")).unwrap();
-    }
-
-    fn delete(&self) {
-        remove(&self.at("store/m"));
-    }
-}
-
-fn remove(folder: &Path) {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
-        _ => {}
-    }
+/// Puts a version of the model `m` in the place of the one before.
+fn upload(site: &Site, version: u32) {
+    site.put("m", &signed_classifier("m", version, 200));
 }
 
 async fn ask(server: &Server) -> Answer {
@@ -100,15 +51,6 @@ async fn explained(server: &Server) -> String {
     server.admin_get("/admin/v1/explain?target=m").await.body
 }
 
-/// Looks again and again until it is so.
-async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 /// Waits until the store's new files have settled to a version other than this one.
 async fn settled(server: &Server, before: &str) {
     until("the upload settles", || async {
@@ -121,11 +63,11 @@ async fn settled(server: &Server, before: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_manual_a_new_version_is_shown_and_served_only_when_an_operator_says_so() {
-    let stage = Stage::new("update = \"manual\"");
-    stage.upload(1);
-    let mut server = stage.start().await;
+    let site = site("update = \"manual\"");
+    upload(&site, 1);
+    let mut server = site.start().await;
     let first = served(&server, 1).await;
-    stage.upload(2);
+    upload(&site, 2);
     until("the new version is offered", || async {
         served(&server, 1).await;
         server.metric("roundhouse_residency_updates_waiting").await > 0.0
@@ -143,24 +85,24 @@ async fn under_manual_a_new_version_is_shown_and_served_only_when_an_operator_sa
     assert_eq!(residency["devices"][0]["residents"][0]["offered"], second.as_str());
     // A restart is no update, even one without warning.
     server.kill();
-    let mut server = stage.start().await;
+    let mut server = site.start().await;
     assert_eq!(served(&server, 1).await, first);
     let refreshed = server.admin_post("refresh", "default", "m").await.json();
     assert_eq!((&refreshed["updated"], &refreshed["serves"]), (&true.into(), &true.into()));
     assert_eq!(served(&server, 2).await, second);
     assert!(explained(&server).await.contains("\"by\":\"operator\""));
     server.kill();
-    let server = stage.start().await;
+    let server = site.start().await;
     assert_eq!(served(&server, 2).await, second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_takes_over_without_a_failed_request_and_outlives_a_restart() {
-    let stage = Stage::new("update = \"auto\"");
-    stage.upload(1);
-    let mut server = stage.start().await;
+    let site = site("update = \"auto\"");
+    upload(&site, 1);
+    let mut server = site.start().await;
     let first = served(&server, 1).await;
-    stage.upload(2);
+    upload(&site, 2);
     until("the new version takes over", || async {
         ask(&server).await.json()[0]["label"] == signature("m", 2)
     })
@@ -202,7 +144,7 @@ async fn a_rollback_takes_over_without_a_failed_request_and_outlives_a_restart()
     );
     assert_eq!(refreshed["offered"], second.as_str(), "a refresh lifts no choice, and says so");
     server.kill();
-    let server = stage.start().await;
+    let server = site.start().await;
     assert_eq!(served(&server, 1).await, first);
     assert_eq!(versions(&server).await["held"]["by"], "operator");
 }
@@ -228,11 +170,11 @@ async fn stays(server: &Server, refreshed: &Answer, (number, digest): (u32, &str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_manual_a_refresh_lifts_no_rollback_and_only_offers_what_nothing_has_served() {
-    let stage = Stage::new("update = \"manual\"");
-    stage.upload(1);
-    let server = stage.start().await;
+    let site = site("update = \"manual\"");
+    upload(&site, 1);
+    let server = site.start().await;
     let first = served(&server, 1).await;
-    stage.upload(2);
+    upload(&site, 2);
     settled(&server, &first).await;
     assert_eq!(server.admin_post("refresh", "default", "m").await.json()["serves"], true);
     let second = served(&server, 2).await;
@@ -242,18 +184,18 @@ async fn under_manual_a_refresh_lifts_no_rollback_and_only_offers_what_nothing_h
     stays(&server, &refreshed, (1, &first), "operator").await;
     // Nor where nothing is loaded that could show what the store's version is worth.
     assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
-    stage.put(&broken(3));
+    site.put("m", &broken(3));
     settled(&server, &second).await;
     let refreshed = server.admin_post("refresh", "default", "m").await;
     stays(&server, &refreshed, (1, &first), "operator").await;
     // The same without an operator's word.
     let third = refreshed.json()["offered"].as_str().expect("a version").to_owned();
-    stage.upload(4);
+    upload(&site, 4);
     settled(&server, &third).await;
     assert_eq!(use_version(&server, "latest").await.status, 200);
     let fourth = served(&server, 4).await;
     assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
-    stage.put(&broken(5));
+    site.put("m", &broken(5));
     settled(&server, &fourth).await;
     let refreshed = server.admin_post("refresh", "default", "m").await;
     stays(&server, &refreshed, (4, &fourth), "rule").await;
@@ -261,18 +203,18 @@ async fn under_manual_a_refresh_lifts_no_rollback_and_only_offers_what_nothing_h
     let refreshed = server.admin_post("refresh", "default", "m").await;
     assert!(refreshed.body.contains("serves as before"), "{}", refreshed.body);
     assert_eq!(served(&server, 4).await, fourth);
-    stage.delete();
+    site.delete("m");
     until("the store holds none", || async { versions(&server).await["in_store"] == false }).await;
     assert_eq!(versions(&server).await["store_failure"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_fails_is_told_and_the_old_one_serves_on() {
-    let stage = Stage::new("update = \"manual\"");
-    stage.upload(1);
-    let server = stage.start().await;
+    let site = site("update = \"manual\"");
+    upload(&site, 1);
+    let server = site.start().await;
     let first = served(&server, 1).await;
-    stage.put(&broken(2));
+    site.put("m", &broken(2));
     settled(&server, &first).await;
     let used = use_version(&server, "latest").await;
     assert_eq!(used.json()["error"]["kind"], "model_invalid", "{}", used.body);
@@ -286,16 +228,16 @@ async fn a_version_that_fails_is_told_and_the_old_one_serves_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_version_that_cannot_be_had_any_more_is_named_and_never_silently_replaced() {
-    let stage = Stage::new("update = \"never\"");
-    stage.upload(1);
-    let mut server = stage.start().await;
+    let site = site("update = \"never\"");
+    upload(&site, 1);
+    let mut server = site.start().await;
     let first = served(&server, 1).await;
-    stage.upload(2);
+    upload(&site, 2);
     assert_eq!(server.admin_post("refresh", "default", "m").await.status, 400);
     assert_eq!(served(&server, 1).await, first);
     server.kill();
-    remove(&stage.at("cache/artefacts"));
-    let server = stage.start().await;
+    site.remove("cache/artefacts");
+    let server = site.start().await;
     let answer = ask(&server).await;
     assert_eq!(answer.status, 424, "{}", answer.body);
     assert!(
@@ -312,25 +254,25 @@ async fn a_held_version_that_cannot_be_had_any_more_is_named_and_never_silently_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_model_serves_or_drains_as_its_endpoint_says() {
     for rule in ["serve", "drain"] {
-        let stage = Stage::new(&format!("on_delete = \"{rule}\""));
-        stage.upload(1);
-        let server = stage.start().await;
+        let site = site(&format!("on_delete = \"{rule}\""));
+        upload(&site, 1);
+        let server = site.start().await;
         served(&server, 1).await;
         // A store that is not there says nothing about its models.
-        std::fs::rename(stage.at("store"), stage.at("away")).unwrap();
+        std::fs::rename(site.at("store"), site.at("away")).unwrap();
         let refreshed = server.admin_post("refresh", "default", "m").await;
         assert_eq!(refreshed.status, 502, "{}", refreshed.body);
         served(&server, 1).await;
         assert_eq!(server.admin_post("keep", "default", "m").await.status, 200);
         assert_eq!(server.admin_post("keep", "default", "unheard-of").await.status, 200);
-        std::fs::rename(stage.at("away"), stage.at("store")).unwrap();
+        std::fs::rename(site.at("away"), site.at("store")).unwrap();
         until("the store is back", || async {
             server.admin_post("refresh", "default", "m").await.status == 200
         })
         .await;
         assert_eq!(server.admin_post("keep", "default", "no-such-name").await.status, 404);
         assert_eq!(server.admin_post("release", "default", "no-such-name").await.status, 404);
-        stage.delete();
+        site.delete("m");
         until("the deletion is noticed", || async {
             ask(&server).await;
             explained(&server).await.contains("\"action\":\"deleted\"")
@@ -343,18 +285,18 @@ async fn a_deleted_model_serves_or_drains_as_its_endpoint_says() {
         let answer = ask(&server).await;
         assert_eq!(answer.status, 400, "{}", answer.body);
         assert!(explained(&server).await.contains("\"why\":\"deleted\""));
-        stage.upload(1);
+        upload(&site, 1);
         until("it is back", || async { ask(&server).await.status == 200 }).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_takes_every_version_and_the_choice() {
-    let stage = Stage::new("update = \"manual\"");
-    stage.upload(1);
-    let server = stage.start().await;
+    let site = site("update = \"manual\"");
+    upload(&site, 1);
+    let server = site.start().await;
     let first = served(&server, 1).await;
-    stage.upload(2);
+    upload(&site, 2);
     settled(&server, &first).await;
     assert_eq!(use_version(&server, "latest").await.status, 200);
     let second = served(&server, 2).await;

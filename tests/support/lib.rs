@@ -10,3 +10,4 @@ pub mod proxy;
 pub mod python;
 pub mod s3;
 pub mod server;
+pub mod site;

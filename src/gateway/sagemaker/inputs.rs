@@ -1,5 +1,6 @@
 //! `{"inputs": …, "parameters": …}`, as LMI, TGI and the Hugging Face toolkit take it.
 
+use http::HeaderValue;
 use roundhouse_serving::{ALTERNATIVES_MAX, Generation, Inputs, Request};
 use serde_json::Value;
 
@@ -10,6 +11,9 @@ use crate::forms;
 
 /// Inputs of one request at most.
 const INPUTS_MAX: usize = 2048;
+/// Of the fields that nothing reads, so many are told, and only names of this length.
+const NAMES_MAX: usize = 8;
+const NAME_MAX: usize = 64;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
@@ -45,6 +49,8 @@ pub(crate) struct InputsAsk {
     pub(crate) stream: bool,
     /// A list of labels per input, rather than one label.
     pub(crate) label_lists: bool,
+    /// Fields that nothing reads, as the answer tells them.
+    pub(crate) ignored: Option<HeaderValue>,
 }
 
 /// The whole body is one input.
@@ -57,8 +63,8 @@ pub(crate) fn from_text(text: String) -> Asked {
         top_k: None,
         normalize: None,
     };
-    let ask =
-        InputsAsk { single: true, details: false, top: false, stream: false, label_lists: false };
+    let (details, top, stream, label_lists) = (false, false, false, false);
+    let ask = InputsAsk { single: true, details, top, stream, label_lists, ignored: None };
     Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) }
 }
 
@@ -94,9 +100,34 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     // One name for two things: labels of a classifier, likeliest tokens of a generator.
     let top_k =
         if all_labels { Some(usize::MAX) } else { generation.top_k.filter(|count| *count > 0) };
-    let ask = InputsAsk { single, details, top, stream, label_lists: !single && top_k.is_some() };
+    let label_lists = !single && top_k.is_some();
+    let ignored = ignored(fields, &parameters);
+    let ask = InputsAsk { single, details, top, stream, label_lists, ignored };
     let inputs = Inputs { texts, single, generation, return_full_text, top_k, normalize };
     Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) })
+}
+
+/// Clients of other servers send fields that mean nothing here, so those are no fault; but one
+/// that is misspelt would be passed over in silence.
+fn ignored(fields: &Fields, parameters: &Fields) -> Option<HeaderValue> {
+    let is_plain = |name: &String| {
+        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        name.len() <= NAME_MAX && name.bytes().all(is_known)
+    };
+    let mut names = fields.left();
+    // Streams may name their model there.
+    names.retain(|name| name != "model");
+    names.extend(parameters.left());
+    if names.is_empty() {
+        return None;
+    }
+    let count = names.len();
+    let mut shown: Vec<String> = names.into_iter().filter(is_plain).take(NAMES_MAX).collect();
+    shown.sort();
+    if shown.len() < count {
+        shown.push(format!("and {} more", count - shown.len()));
+    }
+    HeaderValue::try_from(shown.join(", ")).ok()
 }
 
 fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {

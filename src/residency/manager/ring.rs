@@ -15,13 +15,22 @@ const MARKS_PER_REQUEST: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place(u64);
 
+/// Why a model was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A request waited for it.
+    Asked,
+    /// No request did: an operator, a preload list or a new version wanted it.
+    Unasked,
+}
+
 /// What happened, in order.
 #[derive(Debug, Clone, Copy)]
 enum Mark {
     /// A request that has not been answered.
     Asked,
     Answered(Numbered),
-    Came(Numbered),
+    Came(Numbered, Cause),
     Left(u32),
 }
 
@@ -74,7 +83,7 @@ impl Ring {
     }
 
     /// An artefact was loaded; says by which number it goes.
-    pub(super) fn came(&mut self, artefact: &ArtefactId, bytes: Bytes) -> u32 {
+    pub(super) fn came(&mut self, artefact: &ArtefactId, bytes: Bytes, cause: Cause) -> u32 {
         let number = match self.numbers.get(artefact) {
             Some(number) => *number,
             None => {
@@ -84,7 +93,7 @@ impl Ring {
                 self.next_number
             }
         };
-        self.push(Mark::Came((number, bytes)));
+        self.push(Mark::Came((number, bytes), cause));
         number
     }
 
@@ -99,11 +108,15 @@ impl Ring {
             Mark::Answered(by) => Some(*by),
             _ => None,
         };
-        let loads = self.marks.iter().filter(|mark| matches!(mark, Mark::Came(_))).count();
+        let loads = |wanted: Cause| {
+            let came = |mark: &&Mark| matches!(mark, Mark::Came(_, cause) if *cause == wanted);
+            self.marks.iter().filter(came).count() as u64
+        };
         Window {
             answered: self.marks.iter().filter_map(answered).collect(),
             residents_before: self.residents.iter().map(|(n, bytes)| (*n, *bytes)).collect(),
-            loads: loads as u64,
+            loads: loads(Cause::Asked),
+            unasked_loads: loads(Cause::Unasked),
             budget,
         }
     }
@@ -113,11 +126,11 @@ impl Ring {
         // The oldest mark is a request: what came and left before it is what was there.
         while self.requests > self.capacity
             || self.marks.len() > self.most_marks()
-            || matches!(self.marks.front(), Some(Mark::Came(_) | Mark::Left(_)))
+            || matches!(self.marks.front(), Some(Mark::Came(..) | Mark::Left(_)))
         {
             match self.marks.pop_front() {
                 Some(Mark::Asked | Mark::Answered(_)) => self.requests -= 1,
-                Some(Mark::Came((number, bytes))) => {
+                Some(Mark::Came((number, bytes), _)) => {
                     self.residents.insert(number, bytes);
                 }
                 Some(Mark::Left(number)) => {
@@ -141,7 +154,7 @@ impl Ring {
         }
         let mut known: HashSet<u32> = self.residents.keys().copied().collect();
         known.extend(self.marks.iter().filter_map(|mark| match mark {
-            Mark::Answered((number, _)) | Mark::Came((number, _)) | Mark::Left(number) => {
+            Mark::Answered((number, _)) | Mark::Came((number, _), _) | Mark::Left(number) => {
                 Some(*number)
             }
             Mark::Asked => None,
@@ -160,8 +173,8 @@ mod tests {
     #[test]
     fn what_falls_out_of_the_ring_is_what_was_there_before() {
         let mut ring = Ring::of(2);
-        let a = ring.came(&artefact("a", 1), SIZE);
-        let b = ring.came(&artefact("b", 1), SIZE);
+        let a = ring.came(&artefact("a", 1), SIZE, Cause::Asked);
+        let b = ring.came(&artefact("b", 1), SIZE, Cause::Asked);
         for number in [a, b, a] {
             let place = ring.asked();
             ring.answered(place, (number, SIZE));
@@ -172,7 +185,7 @@ mod tests {
         assert_eq!(window.residents_before, vec![(a, SIZE), (b, SIZE)]);
         assert_eq!(window.loads, 0, "both loads are older than the window");
         ring.asked();
-        assert_eq!(ring.came(&artefact("b", 1), SIZE), b, "a model keeps its number");
+        assert_eq!(ring.came(&artefact("b", 1), SIZE, Cause::Asked), b, "a model keeps its number");
         assert_eq!(ring.window(Bytes(20)).loads, 1);
         ring.asked();
         let window = ring.window(Bytes(20));
@@ -185,7 +198,7 @@ mod tests {
     #[test]
     fn requests_stand_in_the_order_of_arrival_and_the_unanswered_are_left_out() {
         let mut ring = Ring::of(3);
-        let a = ring.came(&artefact("a", 1), SIZE);
+        let a = ring.came(&artefact("a", 1), SIZE, Cause::Asked);
         let (first, _second, third) = (ring.asked(), ring.asked(), ring.asked());
         ring.answered(third, (a, Bytes(2)));
         ring.answered(first, (a, Bytes(1)));
@@ -205,7 +218,7 @@ mod tests {
             if version == 100 {
                 ring.asked();
             }
-            let number = ring.came(&artefact("a", version), SIZE);
+            let number = ring.came(&artefact("a", version), SIZE, Cause::Asked);
             ring.left(number);
         }
         assert!(ring.marks.len() <= 16 && ring.numbers.len() <= 17, "{ring:?}");

@@ -361,7 +361,7 @@ impl Table {
         base_need: Bytes,
     ) -> Failure {
         let (model, base) = (adapter.model.clone(), base.clone());
-        if need + base_need > self.ledger.most() {
+        if self.ledger.budgets().all(|(_, _, most)| need + base_need > most) {
             let devices = self.ledger.budgets().map(|(device, _, most)| (device, most)).collect();
             return Error::TooLargeBeside { model, need, base, base_need, devices }.into();
         }

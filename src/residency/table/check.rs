@@ -85,7 +85,9 @@ impl Table {
                     );
                 }
                 Room::Promised { device } => {
-                    let victims = self.claimed(artefact);
+                    let mut victims = self.claimed(artefact);
+                    // For its tenant's ceiling those on other devices leave as well.
+                    victims.retain(|key| key.device == device);
                     let frees =
                         self.ledger.freed_by(device, victims.iter().map(|key| &key.artefact));
                     let covered = self.ledger.promised(device, artefact) + frees;
@@ -152,7 +154,9 @@ impl Table {
             );
             if let Some(claim) = &resident.claimed_by {
                 let device = self.jobs.get(claim).and_then(|job| job.device());
-                assert_eq!(device, Some(key.device), "{} is claimed in vain", key.artefact);
+                let is_kin = device.is_some() && self.is_same_tenant(key, claim);
+                let is_claimed = device == Some(key.device) || is_kin;
+                assert!(is_claimed, "{} is claimed in vain", key.artefact);
             } else {
                 let evicted = State::Draining(Departure::Evicted);
                 assert_ne!(

@@ -169,11 +169,6 @@ impl Ledger {
         self.accounts.iter().map(|(device, account)| (*device, account.budget, account.most))
     }
 
-    /// The largest budget that any device ever had: it may have it again.
-    pub(super) fn most(&self) -> Bytes {
-        self.accounts.values().map(|account| account.most).max().unwrap_or_default()
-    }
-
     /// Changes a budget; false where there is no such device.
     pub(super) fn set_budget(&mut self, device: DeviceId, budget: Bytes) -> bool {
         let account = self.accounts.get_mut(&device);

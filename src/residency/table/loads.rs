@@ -138,7 +138,9 @@ impl Table {
         if let Some(base) = self.base_of(key) {
             self.bases.came(&base, &key.artefact, is_kept);
         }
-        self.model_mut(&key.artefact.model).residents.push(key.clone());
+        let entry = self.model_mut(&key.artefact.model);
+        entry.asked = false;
+        entry.residents.push(key.clone());
         if self.devices_of(&key.artefact) > 1 {
             self.residents.note_several(&key.artefact, true);
         }

@@ -21,6 +21,13 @@ struct Price {
 }
 
 impl Table {
+    /// The devices that a load may go to at all. A handler's processes live in the host's memory,
+    /// so it goes to the device of that, where there is one.
+    pub(super) fn devices_for(&self, is_handler: bool) -> impl Iterator<Item = DeviceId> + use<> {
+        let is_bound = is_handler && self.ledger.devices().any(DeviceId::is_host);
+        self.ledger.devices().filter(move |device| !is_bound || device.is_host())
+    }
+
     /// The devices that could take a load: with a budget that is large enough and not exceeded,
     /// and without a resident of that very artefact. First those where it fits what is free,
     /// the most left over first; then those where the least is missing.
@@ -28,7 +35,7 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Vec::new();
         };
-        let hosts = self.free_of(artefact, whole(job));
+        let hosts = self.free_of(artefact, job.is_handler(), whole(job));
         let hosts = hosts.filter(|device| self.may_stand(artefact, *device));
         let mut hosts: Vec<DeviceId> = hosts.collect();
         hosts.sort_by_cached_key(|device| {
@@ -39,14 +46,15 @@ impl Table {
         hosts
     }
 
-    /// The devices with a budget for so many bytes that is not exceeded, where the artefact is
-    /// not resident.
+    /// The devices with a budget for so many bytes that is not exceeded, where the artefact may
+    /// go and is not resident.
     pub(super) fn free_of(
         &self,
         artefact: &ArtefactId,
+        is_handler: bool,
         bytes: Bytes,
     ) -> impl Iterator<Item = DeviceId> {
-        self.ledger.devices().filter(move |device| {
+        self.devices_for(is_handler).filter(move |device| {
             bytes <= self.ledger.budget(*device)
                 && self.ledger.over(*device) == Bytes::ZERO
                 && !self.is_on(artefact, *device)

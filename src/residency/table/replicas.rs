@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId, ModelKind};
 
 use super::Table;
 use super::event::Key;
-use super::state::{Job, Resident, Room, State, pause};
+use super::state::{Fetch, Job, Resident, Room, State, pause};
 use crate::config::Replicas;
 use crate::decision::{Action, Decided, Stage};
 use crate::loader::Resolution;
@@ -36,6 +36,8 @@ pub(super) struct Heat {
     not_before: Option<Instant>,
     /// Loads of replicas that failed in a row.
     failures: u32,
+    /// Residents that died in a row, each soon after it was ready, while another served on.
+    deaths: u32,
 }
 
 /// Leases added up over time.
@@ -235,7 +237,8 @@ impl Table {
         let base = resident.base.as_ref().map(|base| &base.model);
         let may_stand =
             |device: &DeviceId| base.is_none_or(|it| self.ground(it, *device).is_some());
-        self.free_of(artefact, bytes).filter(may_stand).any(|device| {
+        let is_handler = resident.kind == ModelKind::Handler;
+        self.free_of(artefact, is_handler, bytes).filter(may_stand).any(|device| {
             let there = self.ledger.there(device, &resident.shared, &Default::default());
             let need = bytes.saturating_sub(there);
             let missing = need.saturating_sub(self.ledger.free(device));
@@ -301,7 +304,8 @@ impl Table {
     }
 
     /// Gives up loads of replicas that are not on their way to a device, where another load
-    /// waits for room or the version serves no more.
+    /// waits for room or the version serves no more; those whose files are still coming, where
+    /// somebody waits for the slot that their fetch has.
     pub(super) fn give_up_replicas(&mut self) {
         if !self.jobs.values().any(|job| job.replica) {
             return;
@@ -309,12 +313,19 @@ impl Table {
         let (replicas, others): (Vec<_>, Vec<_>) =
             self.jobs.iter().partition(|(artefact, job)| self.is_replica(artefact, job));
         let is_room_wanted = others.iter().any(|(_, job)| matches!(job.room, Room::Wanted));
+        let underway = self.underway();
+        let is_slot_wanted = others.iter().any(|(artefact, job)| {
+            let is_queued = matches!(job.fetch, Fetch::Queued) && self.is_wanted(artefact);
+            is_queued
+                && job.fetch_bytes > Bytes::ZERO
+                && !self.may_fetch(job.fetch_bytes, &underway)
+        });
         let given_up: Vec<ArtefactId> = replicas
             .into_iter()
             .filter(|(artefact, job)| {
                 let is_over = !self.serves(artefact);
                 match job.is_loading() {
-                    true => job.is_arriving() && is_over,
+                    true => job.is_arriving() && (is_over || is_slot_wanted),
                     false => is_over || is_room_wanted,
                 }
             })
@@ -353,8 +364,28 @@ impl Table {
     /// A resident came: the next one is due when all of them have been hot for a while.
     pub(super) fn replicated(&mut self, model: &ModelId) {
         let entry = self.model_mut(model);
-        entry.heat = Heat::default();
+        // Whether it lives is not known yet.
+        entry.heat = Heat { deaths: entry.heat.deaths, ..Heat::default() };
         self.feel(model);
+    }
+
+    /// A resident died whose version goes on serving elsewhere. From the second death in a row
+    /// on, further replicas pause as a model would. Says how many there were, and the pause.
+    pub(super) fn replica_died(
+        &mut self,
+        model: &ModelId,
+        failure: &Failure,
+        soon: bool,
+    ) -> (u32, Duration) {
+        let now = self.now;
+        let heat = &mut self.model_mut(model).heat;
+        heat.deaths = if soon { heat.deaths.saturating_add(1) } else { 1 };
+        if heat.deaths == 1 {
+            return (1, Duration::ZERO);
+        }
+        let retry = pause(failure, heat.deaths - 1);
+        heat.not_before = heat.not_before.max(Some(now + retry));
+        (heat.deaths, retry)
     }
 
     /// A load failed. Where its version serves all the same that is no trouble of the model's:

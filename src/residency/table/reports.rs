@@ -75,14 +75,20 @@ impl Table {
     }
 
     /// Counts deaths in a row, and pauses a model from the second on. An old version's
-    /// death says nothing about the one that is loaded next.
+    /// death says nothing about the one that is loaded next, and that of one resident of several
+    /// only that there should be fewer for a while.
     fn count_death(&mut self, key: &Key, failure: &Failure, lived: Duration) -> (u32, Duration) {
         let now = self.now;
         let version = &key.artefact.version;
-        let entry = self.model_mut(&key.artefact.model);
-        if entry.current.as_ref() != Some(version) {
+        let entry = self.models.peek(&key.artefact.model);
+        if entry.and_then(|entry| entry.current.as_ref()) != Some(version) {
             return (1, Duration::ZERO);
         }
+        let is_other = |other: &Key| other != key && other.artefact == key.artefact;
+        if self.all_ready(&key.artefact.model).any(|(other, _)| is_other(other)) {
+            return self.replica_died(&key.artefact.model, failure, lived < STABLE);
+        }
+        let entry = self.model_mut(&key.artefact.model);
         entry.deaths = if lived < STABLE { entry.deaths.saturating_add(1) } else { 1 };
         let deaths = entry.deaths;
         if deaths == 1 {

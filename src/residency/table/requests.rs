@@ -49,11 +49,13 @@ impl Table {
         purpose: Purpose,
     ) {
         let evict = purpose.may_evict();
+        let is_request = matches!(purpose, Purpose::Request);
         if !self.admit(id, model, hold_until, purpose) {
             return;
         }
         let entry = self.model_mut(model);
         entry.waiters.insert(id);
+        entry.asked |= is_request;
         if let Some(resolving) = &mut entry.resolving {
             resolving.evict |= evict;
             resolving.load = true;

@@ -1,6 +1,6 @@
 //! Versions: asking for the one to serve, and what its answer starts.
 
-use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, Version};
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 
 use super::Table;
 use super::event::{Effect, RefreshReport, Report, WaiterId};
@@ -380,7 +380,8 @@ impl Table {
         retry: std::time::Duration,
     ) {
         let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
-        let action = Action::Failed { stage, reason: failure.message().into(), retry_ms };
+        let lasting = failure.kind() == ErrorKind::TooLarge && failure.retry() == RetryHint::Never;
+        let action = Action::Failed { stage, reason: failure.message().into(), retry_ms, lasting };
         let mut decided = Decided::about(model, action).with_kind(failure);
         decided.version = version.cloned();
         self.decide(decided);

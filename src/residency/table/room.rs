@@ -136,17 +136,23 @@ impl Table {
     /// Why no room will ever do, where that is so.
     pub(super) fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
         let model = artefact.model.clone();
-        if need > self.ledger.most() {
-            let devices = self.ledger.budgets().map(|(device, _, most)| (device, most)).collect();
+        let may_take: Vec<DeviceId> = self.devices_for(self.is_handler(artefact)).collect();
+        let devices = self.ledger.budgets().filter(|(device, _, _)| may_take.contains(device));
+        let devices: Vec<(DeviceId, Bytes, Bytes)> = devices.collect();
+        if devices.iter().all(|(_, _, most)| need > *most) {
+            let devices = devices.into_iter().map(|(device, _, most)| (device, most)).collect();
             return Some(Error::TooLarge { model, need, devices }.into());
         }
-        if need > self.ledger.largest_budget() {
-            let devices = self.ledger.budgets().collect();
+        if devices.iter().all(|(_, budget, _)| need > *budget) {
             return Some(Error::Lowered { model, need, devices }.into());
         }
         let ceiling = self.ceiling(&model).filter(|ceiling| need > *ceiling)?;
         let tenant = tenant(&model).to_owned();
         Some(Error::AboveCeiling { model, need, tenant, ceiling }.into())
+    }
+
+    fn is_handler(&self, artefact: &ArtefactId) -> bool {
+        self.jobs.get(artefact).is_some_and(Job::is_handler)
     }
 
     /// Promises a load its whole footprint, what is free at once and the rest by victims,
@@ -250,7 +256,8 @@ impl Table {
 
     fn refuse_without_eviction(&mut self, artefact: &ArtefactId) {
         let need = self.least_need(artefact);
-        let free = self.ledger.devices().map(|device| self.ledger.free(device)).max();
+        let devices = self.devices_for(self.is_handler(artefact));
+        let free = devices.map(|device| self.ledger.free(device)).max();
         let free =
             free.unwrap_or_default().min(need.saturating_sub(self.above_ceiling(&[artefact])));
         let model = artefact.model.clone();
@@ -271,7 +278,7 @@ impl Table {
             return Obstacle::Ceiling;
         }
         let mut obstacle = Obstacle::Kept;
-        for device in self.ledger.devices() {
+        for device in self.devices_for(job.is_handler()) {
             let kept = self.residents.keys().filter(|key| {
                 key.device == device && key.artefact.model != artefact.model && self.is_held(key)
             });

@@ -86,7 +86,8 @@ impl Table {
         let promised = self.jobs.iter().filter(|(_, job)| is_promised(job));
         let promised: Vec<ArtefactId> = promised.map(|(artefact, _)| artefact.clone()).collect();
         for artefact in promised {
-            let victims = self.claimed(&artefact);
+            let mut victims = self.claimed(&artefact);
+            victims.retain(|key| key.device == device);
             let coming = self.ledger.freed_by(device, victims.iter().map(|key| &key.artefact));
             let covered = self.ledger.promised(device, &artefact) + coming;
             let missing = self.need(&artefact, device).saturating_sub(covered);

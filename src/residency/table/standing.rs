@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{ArtefactId, ModelId};
+use roundhouse_types::{ArtefactId, ErrorKind, ModelId};
 
 use super::Table;
 use super::state::State;
+use crate::decision::short;
 
 impl Table {
     /// One sentence, and when the model may be ready where it is not and that can be told.
@@ -21,7 +22,10 @@ impl Table {
             return (format!("{progress}{}", self.place(artefact)), estimate);
         }
         if let Some(failure) = self.trouble_told(model) {
-            let pause = entry.trouble.as_ref().map(|trouble| trouble.until);
+            // What is too large is not tried again in vain.
+            let is_lasting = failure.kind() == ErrorKind::TooLarge;
+            let trouble = entry.trouble.as_ref().filter(|_| !is_lasting);
+            let pause = trouble.map(|trouble| trouble.until);
             let pause = pause.map(|until| until.saturating_duration_since(self.now));
             return (format!("failed: {failure}{}", self.beside(model)), pause);
         }
@@ -50,8 +54,9 @@ impl Table {
         };
         let idle = self.now.saturating_duration_since(resident.last_used).as_secs();
         let mut sentence = format!(
-            "serves on {}, takes {}, {} leases held, last used {idle} s ago, {}",
+            "serves on {}, version {}, takes {}, {} leases held, last used {idle} s ago, {}",
             key.device,
+            short(&key.artefact.version),
             resident.footprint.total(),
             resident.leases,
             self.demand(&key.artefact.model),
@@ -83,7 +88,11 @@ impl Table {
         let order = self.jobs_in_order();
         let place = order.iter().position(|other| other == artefact).unwrap_or_default() + 1;
         let waiting = self.models.peek(&artefact.model).map_or(0, |entry| entry.waiters.len());
-        let mut sentence = format!("; {place} of {} loads, {waiting} requests wait", order.len());
+        let mut sentence = format!("; version {}", short(&artefact.version));
+        if let Some(device) = self.jobs.get(artefact).and_then(|job| job.device()) {
+            sentence.push_str(&format!(" to {device}"));
+        }
+        sentence.push_str(&format!("; {place} of {} loads, {waiting} requests wait", order.len()));
         let overtaken = self.jobs.get(artefact).map_or(0, |job| job.overtaken);
         if overtaken > 0 {
             sentence.push_str(&format!(", passed by {overtaken} later ones"));

@@ -45,6 +45,8 @@ pub(super) struct Model {
     /// Deaths in a row of the current version, each soon after it was ready.
     pub(super) deaths: u32,
     pub(super) kept: bool,
+    /// A request has waited for it since it was loaded last.
+    pub(super) asked: bool,
     /// How often it is asked for.
     pub(super) frequency: Frequency,
     /// Whether it is due on one device more, or could do with one less.

@@ -35,8 +35,6 @@ enum Cost {
 /// The order in which they are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Order {
-    /// Not one of the tenant that has to give something.
-    is_foreign: bool,
     cost: Cost,
     /// Its version serves nowhere else.
     is_last: bool,
@@ -46,7 +44,8 @@ impl Table {
     /// The residents that have to leave so that `missing` more bytes come free for the
     /// first of `claims`: the whole set or `None`. Those claimed by others are not
     /// touched; those of the other `claims` are, because these would be taken back.
-    /// Residents in use are chosen only with `busy`.
+    /// Residents in use are chosen only with `busy`. What its tenant's ceiling asks for is given by
+    /// the tenant's residents on any device.
     pub(super) fn victims(
         &self,
         device: DeviceId,
@@ -58,27 +57,37 @@ impl Table {
         if missing == Bytes::ZERO && own == Bytes::ZERO {
             return Some(Vec::new());
         }
-        let mut candidates = self.candidates(device, claims, busy);
-        let mut floors = self.beyond_floors(claims);
-        let share = |key: &Key| match self.is_same_tenant(key, claims[0]) {
-            true => self.ledger.share(device, &key.artefact),
+        let is_theirs = |key: &Key| own > Bytes::ZERO && self.is_same_tenant(key, claims[0]);
+        let share = |key: &Key| match is_theirs(key) {
+            true => self.ledger.share(key.device, &key.artefact),
             false => Bytes::ZERO,
         };
         let (mut chosen, mut freeing) = (Vec::new(), self.ledger.freeing(device));
         let mut given = Bytes::ZERO;
-        while given < own || freeing.bytes() < missing {
-            let leaver = candidates.next()?;
-            // Once its own tenant has given enough, others do.
-            if !leaver.cost.is_foreign && given >= own {
-                continue;
-            }
-            if !self.leaves_floor(&mut floors, &leaver, device, claims[0]) {
-                continue;
-            }
+        // What its own tenant has to give comes first; it may be enough.
+        let mut theirs = self.of_its_tenant(device, claims, busy);
+        while given < own {
+            let leaver = theirs.next()?;
+            theirs.chosen(self.base_of(leaver.key).as_ref());
             chosen.push(leaver.key);
-            freeing.add(&leaver.key.artefact);
+            given += share(leaver.key);
+            if leaver.key.device == device {
+                freeing.add(&leaver.key.artefact);
+            }
+        }
+        let already: BTreeSet<&Key> = chosen.iter().copied().collect();
+        let mut candidates = self.candidates(device, claims, busy);
+        let mut floors = self.beyond_floors(claims);
+        while freeing.bytes() < missing {
+            let leaver = candidates.next()?;
+            let is_chosen = already.contains(leaver.key);
+            if !is_chosen && !self.leaves_floor(&mut floors, &leaver, device, claims[0]) {
+                continue;
+            }
             candidates.chosen(self.base_of(leaver.key).as_ref());
-            if own > Bytes::ZERO {
+            if !is_chosen {
+                chosen.push(leaver.key);
+                freeing.add(&leaver.key.artefact);
                 given += share(leaver.key);
             }
         }
@@ -87,18 +96,23 @@ impl Table {
         let mut kept: Vec<Key> = Vec::with_capacity(chosen.len());
         let mut bases: BTreeSet<Key> = BTreeSet::new();
         for key in chosen.into_iter().rev() {
-            let left = if own > Bytes::ZERO { given.saturating_sub(share(key)) } else { given };
+            let left = given.saturating_sub(share(key));
             let goes_along = self.base_of(key).is_some_and(|base| bases.contains(&base));
-            freeing.spare(&key.artefact);
+            let is_here = key.device == device;
+            if is_here {
+                freeing.spare(&key.artefact);
+            }
             if freeing.bytes() >= missing && left >= own && !goes_along {
                 given = left;
-            } else {
-                freeing.add(&key.artefact);
-                if self.bases.is_used(key) {
-                    bases.insert(key.clone());
-                }
-                kept.push(key.clone());
+                continue;
             }
+            if is_here {
+                freeing.add(&key.artefact);
+            }
+            if self.bases.is_used(key) {
+                bases.insert(key.clone());
+            }
+            kept.push(key.clone());
         }
         kept.reverse();
         Some(kept)
@@ -108,24 +122,34 @@ impl Table {
     /// claimed it by now.
     pub(super) fn could_come(&self, artefact: &ArtefactId) -> bool {
         let own = self.above_ceiling(&[artefact]);
-        self.ledger.devices().any(|device| {
+        let is_handler = self.jobs.get(artefact).is_some_and(Job::is_handler);
+        self.devices_for(is_handler).any(|device| {
             let mut freeing = self.ledger.freeing(device);
             let mut given = Bytes::ZERO;
             let mut beyond_floors = self.beyond_floors(&[]);
             let mut stay: BTreeSet<Key> = BTreeSet::new();
-            let here = || self.residents.keys().filter(|key| key.device == device);
-            let bases = here().filter(|key| self.bases.count(key) > 0);
+            let bases = self.residents.keys().filter(|key| self.bases.count(key) > 0);
+            let others = self.residents.keys().filter(|key| self.bases.count(key) == 0);
             // A base is looked at when it is known which of its adapters have to stay.
-            for key in here().filter(|key| self.bases.count(key) == 0).chain(bases) {
-                let model = &key.artefact.model;
-                let is_held = *model != artefact.model && self.is_held(key);
+            for key in others.chain(bases) {
+                let (model, is_here) = (&key.artefact.model, key.device == device);
+                let is_held = match is_here {
+                    true => self.is_held(key),
+                    false => self.is_kept(model),
+                };
+                let is_held = *model != artefact.model && is_held;
                 if is_held || stay.contains(key) || self.is_base_of(key, artefact) {
                     stay.extend(self.base_of(key));
                     continue;
                 }
-                let bytes = self.ledger.share(device, &key.artefact);
-                if self.is_same_tenant(key, artefact) {
-                    given += bytes;
+                let bytes = self.ledger.share(key.device, &key.artefact);
+                let is_theirs = self.is_same_tenant(key, artefact);
+                given += if is_theirs { bytes } else { Bytes::ZERO };
+                if !is_here {
+                    continue;
+                }
+                if is_theirs {
+                    // What it frees here counts below.
                 } else if let Some(beyond) = beyond_floors.get_mut(tenant(model)) {
                     if bytes > *beyond {
                         stay.extend(self.base_of(key));
@@ -141,9 +165,39 @@ impl Table {
         })
     }
 
+    /// What leaves of a tenant that has to give something, on whichever device, cheapest first.
+    fn of_its_tenant<'a>(
+        &'a self,
+        device: DeviceId,
+        claims: &'a [&'a ArtefactId],
+        busy: bool,
+    ) -> Leavers<'a, Order> {
+        // Of a kept model the one elsewhere stays, whoever leaves here.
+        let may_give = move |key: &&Key| {
+            let model = &key.artefact.model;
+            let may_leave =
+                key.device == device || *model == claims[0].model || !self.is_kept(model);
+            may_leave && self.is_same_tenant(key, claims[0])
+        };
+        let theirs = self.residents.keys().filter(may_give);
+        let leavers = theirs.filter_map(move |key| self.leaver(key, claims, busy));
+        Leavers::new(&self.bases, leavers, std::iter::empty())
+    }
+
+    fn leaver<'a>(
+        &'a self,
+        key: &'a Key,
+        claims: &[&ArtefactId],
+        busy: bool,
+    ) -> Option<Leaver<'a, Order>> {
+        let resident = self.residents.get(key)?;
+        let cost = self.cost(key, resident, claims, busy)?;
+        let cost = Order { cost, is_last: !self.has_twin(key) };
+        Some(Leaver { cost, worth: resident.worth, used_sequence: resident.used_sequence, key })
+    }
+
     /// Those that may leave for the first of `claims`, cheapest first, and of equals those first
-    /// whose version goes on serving elsewhere. Where its tenant has to give something, those of
-    /// its tenant come before all others.
+    /// whose version goes on serving elsewhere.
     ///
     /// Of idle ones only so many are looked at as leave. What costs otherwise than they do is
     /// looked at beforehand: those in use or leaving, of the claim's own model, with a twin, and
@@ -154,18 +208,7 @@ impl Table {
         claims: &'a [&'a ArtefactId],
         busy: bool,
     ) -> Leavers<'a, Order> {
-        let gives = self.above_ceiling(claims) > Bytes::ZERO;
-        let leaver = move |key: &'a Key| {
-            let resident = self.residents.get(key)?;
-            let cost = self.cost(key, resident, claims, busy)?;
-            let is_foreign = !gives || !self.is_same_tenant(key, claims[0]);
-            let cost = Order { is_foreign, cost, is_last: !self.has_twin(key) };
-            Some(Leaver { cost, worth: resident.worth, used_sequence: resident.used_sequence, key })
-        };
-        if gives {
-            let here = self.residents.keys().filter(|key| key.device == device);
-            return Leavers::new(&self.bases, here.filter_map(leaver), std::iter::empty());
-        }
+        let leaver = move |key: &'a Key| self.leaver(key, claims, busy);
         let of = |model| self.models.peek(model).into_iter().flat_map(|entry| &entry.residents);
         let models = self.residents.several().map(|artefact| &artefact.model);
         let models = models.chain(self.bases.awaited().map(|(base, _)| base));
@@ -173,7 +216,7 @@ impl Table {
         let bases = self.bases.keys().filter_map(|base| self.residents.key(base));
         let few: BTreeSet<&Key> = models.into_iter().flat_map(of).chain(bases).collect();
         let is_plain = move |leaver: &Leaver<'a, Order>| {
-            let Order { cost, is_last, .. } = leaver.cost;
+            let Order { cost, is_last } = leaver.cost;
             cost == Cost::Idle && is_last && self.bases.count(leaver.key) == 0
         };
         // Whoever is idle and costs as much as idle ones do is among the many.
@@ -213,7 +256,7 @@ impl Table {
         may_leave
     }
 
-    fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
+    pub(super) fn is_same_tenant(&self, key: &Key, claim: &ArtefactId) -> bool {
         tenant(&key.artefact.model) == tenant(&claim.model)
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use roundhouse_residency::{LoadOptions, RefreshReport, Snapshot, rfc3339};
+use roundhouse_residency::{
+    CopyState, LoadOptions, RefreshReport, ResidentState, Snapshot, rfc3339,
+};
 use roundhouse_store::{ChosenBy, Freshness};
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, Version};
 use serde::{Deserialize, Serialize};
@@ -38,7 +40,12 @@ struct Row {
     disk_bytes: Option<Bytes>,
     /// `ready`, `draining`, `unloading` or how far its load is; absent where it is not loaded.
     state: Option<Value>,
-    device: Option<String>,
+    #[serde(skip)]
+    serves: bool,
+    /// The devices that it is on or on its way to.
+    devices: Vec<String>,
+    /// Whether a copy of it is in the host's memory.
+    copy: bool,
     /// Whether the model is held at it.
     held: bool,
     first_seen: Option<String>,
@@ -105,16 +112,25 @@ fn add_loaded(rows: &mut BTreeMap<Version, Row>, model: &ModelId, snapshot: &Sna
     for load in loads.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
         let row = rows.entry(load.version.clone()).or_default();
         row.state = Some(json!(load.state));
-        row.device = load.device.map(|device| device.to_string());
+        row.devices.extend(load.device.map(|device| device.to_string()));
     }
     for device in &snapshot.devices {
         let here = device.residents.iter();
         for it in here.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
             let row = rows.entry(it.version.clone()).or_default();
-            row.state = Some(json!(it.state));
-            row.device = Some(device.id.to_string());
-            row.last_used = Some(it.last_used.clone());
+            let serves = it.state == ResidentState::Ready;
+            if serves || !row.serves {
+                row.state = Some(json!(it.state));
+            }
+            row.serves |= serves;
+            row.devices.push(device.id.to_string());
+            // Times of this form sort as texts.
+            row.last_used = row.last_used.take().max(Some(it.last_used.clone()));
         }
+    }
+    let copies = snapshot.host.iter().flat_map(|host| &host.copies);
+    for copy in copies.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
+        rows.entry(copy.version.clone()).or_default().copy |= copy.state == CopyState::Ready;
     }
 }
 

@@ -1,8 +1,10 @@
 //! What models may take on each device, and copies of them in the host's memory.
 
+use std::fmt;
+
 use roundhouse_types::{Bytes, DeviceId};
 
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, Fault};
 use crate::error::Error;
 use crate::limits;
 
@@ -45,31 +47,46 @@ impl Budgets {
         let has_own = devices.iter().any(|device| !device.id.is_host());
         let written: Bytes = devices.iter().filter_map(|device| device.budget).sum();
         let mut taken = written + host.unwrap_or_default();
+        let left = most.unwrap_or_default().saturating_sub(taken);
+        // Half of what those leave that say what they take. The other half is a cpu's without a
+        // budget, else the page cache's.
+        let copies = host.unwrap_or(if has_own { Bytes(left.0 / 2) } else { Bytes::ZERO });
+        let for_cpu = if host.is_none() { left.saturating_sub(copies) } else { left };
         let mut found = Vec::with_capacity(devices.len());
         for device in devices {
             let budget = match device.budget {
                 Some(budget) => budget,
                 None => {
                     let most = most.ok_or(NoBudget::Unknown)?;
-                    let left = most.saturating_sub(taken);
-                    if left < LEAST {
+                    if for_cpu < LEAST {
                         return Err(NoBudget::NothingLeft { taken, most });
                     }
-                    taken += left;
-                    left
+                    taken += for_cpu;
+                    for_cpu
                 }
             };
             found.push((device.id, budget));
         }
-        let left = most.unwrap_or_default().saturating_sub(taken);
-        let host = host.unwrap_or(if has_own { Bytes(left.0 / 2) } else { Bytes::ZERO });
         let beyond = most.map_or(Bytes::ZERO, |most| taken.saturating_sub(most));
-        Ok(Self { devices: found, host, beyond })
+        Ok(Self { devices: found, host: copies, beyond })
+    }
+
+    /// Whether all of them are lowered to this because they were beyond what there was from the
+    /// start, and nobody has taken anything since.
+    pub(crate) fn were_never_there(&self, lowered: Bytes) -> bool {
+        let at_start = (self.on_devices() + self.host).saturating_sub(self.beyond);
+        self.beyond > Bytes::ZERO && lowered >= at_start
     }
 
     /// The largest device's: what no model can exceed.
     pub(crate) fn largest(&self) -> Bytes {
         self.devices.iter().map(|(_, budget)| *budget).max().unwrap_or_default()
+    }
+
+    /// What no handler can exceed: the host's processor's, where it is a device.
+    pub(crate) fn of_handlers(&self) -> Bytes {
+        let mut hosts = self.devices.iter().filter(|(device, _)| device.is_host());
+        hosts.next().map_or_else(|| self.largest(), |(_, budget)| *budget)
     }
 
     /// Of all devices together.
@@ -84,20 +101,63 @@ impl Budgets {
 /// When a budget is automatic and the machine does not say what it has or has nothing left.
 pub(crate) fn budgets(config: &Config) -> Result<Budgets, Error> {
     let most = limits::Memory::read().automatic_budget();
-    Budgets::of(&config.devices, config.memory.host, most).map_err(|why| match why {
-        NoBudget::Unknown => {
-            Error::Usage("the machine does not say how much memory it has: give --memory".into())
+    Budgets::of(&config.devices, config.memory.host, most)
+        .map_err(|why| Error::Usage(why.to_string()))
+}
+
+/// Budgets that this machine can never hold, whatever else runs, and promises to tenants that
+/// the budgets cannot.
+pub(crate) fn faults(config: &Config, seen: &limits::Memory) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let written = || config.devices.iter().filter_map(|it| Some((it.id, it.budget?)));
+    let sum: Bytes = written().map(|(_, budget)| budget).sum();
+    let host = config.memory.host.unwrap_or_default();
+    if let Some(whole) = seen.whole() {
+        let limit =
+            if seen.cgroup == Some(whole) { "its control group's limit" } else { "its memory" };
+        let there = format!("the {whole} that this machine has ({limit})");
+        let too_large: Vec<_> = written().filter(|(_, budget)| *budget > whole).collect();
+        for (device, budget) in &too_large {
+            let message = format!("{budget} on {device} is more than {there}");
+            faults.push(Fault::new("memory.budget", message));
         }
-        NoBudget::NothingLeft { taken, most } => Error::Usage(format!(
-            "nothing is left for the device without a budget: other devices and memory.host take \
-             {taken} of the {most} that can safely be had"
-        )),
-    })
+        if too_large.is_empty() && sum > whole {
+            let message = format!("the budgets sum up to {sum}, more than {there}");
+            faults.push(Fault::new("device", message));
+        } else if too_large.is_empty() && sum + host > whole {
+            let message = format!("{host} beside {sum} on devices is more than {there}");
+            faults.push(Fault::new("memory.host", message));
+        }
+    }
+    if !faults.is_empty() {
+        return faults;
+    }
+    match Budgets::of(&config.devices, config.memory.host, seen.automatic_budget()) {
+        Ok(budgets) => faults.extend(config.check_floors(Some(budgets.on_devices())).err()),
+        Err(why) => faults.push(Fault::new("memory.budget", why.to_string())),
+    }
+    faults
+}
+
+impl fmt::Display for NoBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => {
+                f.write_str("the machine does not say how much memory it has: give --memory")
+            }
+            Self::NothingLeft { taken, most } => write!(
+                f,
+                "nothing is left for the device without a budget: other devices and memory.host \
+                 take {taken} of the {most} that can safely be had"
+            ),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ServeFlags;
 
     fn device(id: DeviceId, budget: Option<u64>) -> Device {
         Device { id, budget: budget.map(Bytes::mib), copy_bandwidth: None }
@@ -106,7 +166,7 @@ mod tests {
     const SIMULATED: DeviceId = DeviceId::Simulated(0);
 
     #[test]
-    fn the_processor_takes_what_others_leave_and_copies_half_of_the_rest() {
+    fn copies_and_a_processor_without_a_budget_have_half_each_of_what_others_leave() {
         let most = Some(Bytes::mib(1000));
         let of = |devices: &[Device], host: Option<u64>| {
             let found = Budgets::of(devices, host.map(Bytes::mib), most).unwrap();
@@ -117,7 +177,8 @@ mod tests {
         let simulated = device(SIMULATED, Some(300));
         assert_eq!(of(std::slice::from_ref(&cpu), None), (vec![1000], 0, 0));
         assert_eq!(of(&[cpu.clone(), simulated.clone()], Some(200)), (vec![500, 300], 200, 0));
-        assert_eq!(of(&[cpu.clone(), simulated.clone()], None), (vec![700, 300], 0, 0));
+        assert_eq!(of(&[cpu.clone(), simulated.clone()], None), (vec![350, 300], 350, 0));
+        assert_eq!(of(&[cpu.clone(), simulated.clone()], Some(0)), (vec![700, 300], 0, 0));
         assert_eq!(of(std::slice::from_ref(&simulated), None), (vec![300], 350, 0));
         assert_eq!(of(std::slice::from_ref(&simulated), Some(0)), (vec![300], 0, 0));
         assert_eq!(of(&[device(SIMULATED, Some(1500))], Some(100)), (vec![1500], 100, 600));
@@ -127,5 +188,50 @@ mod tests {
         assert_eq!(Budgets::of(&[cpu], None, None), Err(NoBudget::Unknown));
         let unknown = Budgets::of(&[simulated], None, None).unwrap();
         assert_eq!((unknown.host, unknown.beyond), (Bytes::ZERO, Bytes::ZERO));
+    }
+
+    #[test]
+    fn budgets_beyond_the_machine_are_told_from_what_others_take() {
+        let of = |budget| {
+            let cpu = device(DeviceId::Cpu, Some(budget));
+            Budgets::of(&[cpu], None, Some(Bytes::mib(1000))).unwrap()
+        };
+        let beyond = of(1500);
+        assert!(beyond.were_never_there(Bytes::mib(1050)), "all that there was");
+        assert!(!beyond.were_never_there(Bytes::mib(900)), "somebody has come");
+        assert!(!of(1000).were_never_there(Bytes::mib(1000)));
+    }
+
+    #[test]
+    fn what_no_machine_of_this_size_can_hold_is_a_fault_and_what_others_have_now_is_none() {
+        let seen = limits::Memory {
+            total: Some(Bytes::gib(8)),
+            available: Some(Bytes::gib(2)),
+            cgroup: None,
+            resident: Some(Bytes::ZERO),
+        };
+        let told = |text: &str| -> Vec<String> {
+            let text = format!("version = 1\n{text}");
+            let flags = ServeFlags { store: vec!["file:///m/".into()], ..ServeFlags::default() };
+            let config = Config::parse(Some(&text), &|_| None, &flags).unwrap();
+            faults(&config, &seen).iter().map(ToString::to_string).collect()
+        };
+        let simulated = |ordinal: u8, gib: u8| {
+            format!("[[device]]\nid = \"simulated:{ordinal}\"\nbudget = \"{gib}GiB\"\n")
+        };
+        assert!(told("[memory]\nbudget = \"7GiB\"").is_empty(), "others may leave");
+        assert_eq!(
+            told("[memory]\nbudget = \"9GiB\""),
+            ["memory.budget: 9.0 GiB on cpu is more than the 8.0 GiB that this machine has (its \
+              memory)"]
+        );
+        let two = told(&format!("{}{}", simulated(0, 5), simulated(1, 5)));
+        assert!(two[0].starts_with("device: the budgets sum up to 10.0 GiB, more than"), "{two:?}");
+        let host = told(&format!("[memory]\nhost = \"4GiB\"\n{}", simulated(0, 5)));
+        assert!(host[0].starts_with("memory.host: 4.0 GiB beside 5.0 GiB on devices"), "{host:?}");
+        let floors = told("[[tenant]]\nname = \"a\"\nfloor = \"3GiB\"");
+        assert!(floors[0].starts_with("tenant: the floors sum up to 3.0 GiB"), "{floors:?}");
+        let nothing = told(&format!("{}[[device]]\nid = \"cpu\"", simulated(0, 3)));
+        assert!(nothing[0].starts_with("memory.budget: nothing is left for"), "{nothing:?}");
     }
 }

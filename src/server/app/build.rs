@@ -64,7 +64,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
             sources.insert(name.clone(), Source::Store(catalog.clone(), cache.clone()));
         }
     }
-    let handlers = handlers(&config, budgets.largest()).await?;
+    let handlers = handlers(&config, budgets.of_handlers()).await?;
     let local = Arc::new(LocalModels::default());
     let container_name: EndpointName = CONTAINER_ENDPOINT.parse().expect("a plain word is a name");
     if config.container.contract {
@@ -118,12 +118,21 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
 
 /// What models may take, where that holds what tenants are promised.
 fn budgets(config: &Config) -> Result<Budgets, Error> {
+    let faults = budgets::faults(config, &limits::Memory::read());
+    if !faults.is_empty() {
+        return Err(Error::Settings(faults));
+    }
     let budgets = budgets::budgets(config)?;
-    let floors = config.check_floors(Some(budgets.on_devices()));
-    floors.map_err(|fault| Error::Settings(vec![fault]))?;
     if budgets.beyond > Bytes::ZERO {
         let (devices, host, beyond) = (budgets.on_devices(), budgets.host, budgets.beyond);
-        warn!(%devices, %host, %beyond, "budgets are beyond what can safely be had: the system ends the process when it runs out");
+        match config.memory.yield_to_others && !config.memory.witness_every.is_zero() {
+            true => {
+                warn!(%devices, %host, %beyond, "budgets are beyond what can safely be had now: models are given less");
+            }
+            false => {
+                warn!(%devices, %host, %beyond, "budgets are beyond what can safely be had now: the system ends the process when it runs out");
+            }
+        }
     }
     Ok(budgets)
 }

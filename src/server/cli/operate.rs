@@ -89,6 +89,14 @@ struct ModelRow {
     #[serde(default)]
     archive: bool,
     state: Option<String>,
+    /// Where it is loaded.
+    #[serde(default)]
+    devices: Vec<String>,
+    /// Whether a copy is in the host's memory.
+    #[serde(default)]
+    copy: bool,
+    /// Why the last attempt failed.
+    failure: Option<String>,
 }
 
 /// Lists what the stores hold.
@@ -130,17 +138,26 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
 }
 
 fn models_table(rows: &[ModelRow]) -> String {
-    let mut table = Table::new(&["ENDPOINT", "TARGET", ">SIZE", "FORM", "STATE"]);
+    let mut table = Table::new(&["ENDPOINT", "TARGET", ">SIZE", "FORM", "STATE", "WHERE", "NOTE"]);
     for row in rows {
         table.row(vec![
             row.endpoint.clone(),
             row.target.clone(),
             row.bytes.map_or_else(|| "-".into(), |bytes| Bytes(bytes).to_string()),
             if row.archive { "archive" } else { "files" }.into(),
-            row.state.clone().unwrap_or_else(|| "-".into()),
+            row.state.as_ref().map_or_else(|| "-".into(), |state| state.replace('_', " ")),
+            place(row),
+            row.failure.clone().unwrap_or_default(),
         ]);
     }
     table.render()
+}
+
+/// The devices that a model is on, and the host's memory where its copy is.
+fn place(row: &ModelRow) -> String {
+    let copy = row.copy.then_some("host copy");
+    let named: Vec<&str> = row.devices.iter().map(String::as_str).chain(copy).collect();
+    if named.is_empty() { "-".into() } else { named.join(", ") }
 }
 
 /// Loads and waits, with a bar on a terminal.
@@ -254,6 +271,8 @@ struct Decision {
     time: String,
     action: String,
     message: String,
+    version: Option<String>,
+    device: Option<String>,
     #[serde(default)]
     times: u64,
 }
@@ -278,16 +297,26 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     if found.decisions.is_empty() {
         return output::print("nothing was decided about it yet\n");
     }
-    let mut table = Table::new(&["AT", "WHAT", "WHY"]);
-    for decision in found.decisions {
+    output::print(&decisions_table(found.decisions))
+}
+
+fn decisions_table(decisions: Vec<Decision>) -> String {
+    let mut table = Table::new(&["AT", "VERSION", "DEVICE", "WHAT", "WHY"]);
+    let dash = || "-".to_owned();
+    for decision in decisions {
         let repeated = match decision.times {
             0 | 1 => String::new(),
             times => format!(" ({times} times)"),
         };
-        let action = decision.action.replace('_', " ");
-        table.row(vec![decision.time, action, decision.message + &repeated]);
+        table.row(vec![
+            decision.time,
+            decision.version.map_or_else(dash, |version| short(&version).to_owned()),
+            decision.device.unwrap_or_else(dash),
+            decision.action.replace('_', " "),
+            decision.message + &repeated,
+        ]);
     }
-    output::print(&table.render())
+    table.render()
 }
 
 #[cfg(test)]
@@ -333,6 +362,11 @@ mod tests {
         }]});
         let found: Explanation = serde_json::from_value(answer).unwrap();
         assert_eq!((found.decisions[0].times, found.ready_in_ms), (3, None));
+        assert_eq!(
+            decisions_table(found.decisions),
+            "AT                        VERSION  DEVICE  WHAT     WHY\n\
+             2026-01-01T00:00:00.000Z  -        cpu     blocked  no room (3 times)\n"
+        );
     }
 
     #[test]
@@ -340,13 +374,19 @@ mod tests {
         let page = json!({"models": [
             {"endpoint": "e", "target": "a.tar.gz", "bytes": 2048, "archive": true, "state": "ready"},
             {"endpoint": "e", "target": "b", "bytes": 1, "archive": false, "state": null},
+            {"endpoint": "e", "target": "c", "bytes": 1, "archive": false, "state": "ready",
+             "devices": ["simulated:0", "simulated:1"], "copy": true, "failure": null},
+            {"endpoint": "e", "target": "d", "bytes": 1, "archive": false, "state": "failed",
+             "devices": [], "copy": false, "failure": "too large"},
         ], "next": null});
         let page: ModelsPage = serde_json::from_value(page).unwrap();
         assert_eq!(
             models_table(&page.models),
-            "ENDPOINT  TARGET       SIZE  FORM     STATE\n\
-             e         a.tar.gz  2.0 KiB  archive  ready\n\
-             e         b             1 B  files    -\n"
+            "ENDPOINT  TARGET       SIZE  FORM     STATE   WHERE                                NOTE\n\
+             e         a.tar.gz  2.0 KiB  archive  ready   -\n\
+             e         b             1 B  files    -       -\n\
+             e         c             1 B  files    ready   simulated:0, simulated:1, host copy\n\
+             e         d             1 B  files    failed  -                                    too large\n"
         );
     }
 }

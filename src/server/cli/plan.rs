@@ -12,13 +12,13 @@ mod source;
 use std::path::PathBuf;
 
 use clap::Args;
-use roundhouse_types::{Bytes, Failure};
+use roundhouse_types::{Bytes, DeviceId, Failure};
 use serde::Serialize;
 
 use self::estimate::Estimate;
 use self::instances::Instance;
 use super::{ServeFlags, environment, output};
-use crate::app::budgets::budgets;
+use crate::app::budgets::{Budgets, budgets};
 use crate::config::Config;
 use crate::error::Error;
 
@@ -38,8 +38,7 @@ pub struct PlanArgs {
     /// credentials of an s3:// target's store come from the environment.
     #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// The device's budget, as in 4GiB [default: as `serve` would have it on this machine; the
-    /// largest of several devices].
+    /// The device's budget, as in 4GiB [default: as `serve` would have it on this machine].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// The disk cache of a server, running or not: what it holds of a target is known
@@ -66,6 +65,8 @@ struct Report {
     /// What models may take on the largest device, and whether that was chosen for this machine.
     budget_bytes: Bytes,
     budget_is_automatic: bool,
+    /// Every device.
+    devices: Vec<Place>,
     /// The settings that decide.
     context: usize,
     kv_sequences: usize,
@@ -76,6 +77,14 @@ struct Report {
     total: Total,
 }
 
+/// A device and what models may take there.
+#[derive(Debug, Serialize)]
+struct Place {
+    id: DeviceId,
+    #[serde(rename = "budget_bytes")]
+    bytes: Bytes,
+}
+
 /// All targets together.
 #[derive(Debug, Serialize)]
 struct Total {
@@ -83,7 +92,7 @@ struct Total {
     bytes: Bytes,
     known: usize,
     unknown: usize,
-    /// Whether they fit the budget side by side.
+    /// Whether they fit the devices side by side, each on one of them.
     fits: bool,
     /// The smallest machines that hold them side by side.
     instances: Vec<&'static Instance>,
@@ -92,16 +101,17 @@ struct Total {
 /// Looks at every target. One that cannot be planned for fails the command, with its name.
 pub(super) async fn run(args: &PlanArgs) -> Result<(), Error> {
     let config = settings_of(args)?;
-    let budget = budgets(&config)?.largest();
+    let budgets = budgets(&config)?;
     let mut targets = Vec::new();
     for target in &args.targets {
-        let found = source::find(target, &config, budget).await.map_err(|failure| {
-            let message = format!("{target}: {}", failure.message());
-            Failure::new(failure.kind(), message).with_retry(failure.retry())
-        })?;
-        targets.push(Estimate::of(target, found, &config, budget));
+        let found =
+            source::find(target, &config, budgets.of_handlers()).await.map_err(|failure| {
+                let message = format!("{target}: {}", failure.message());
+                Failure::new(failure.kind(), message).with_retry(failure.retry())
+            })?;
+        targets.push(Estimate::of(target, found, &config, &budgets));
     }
-    let report = report(&config, budget, targets);
+    let report = report(&config, &budgets, targets);
     if args.json { output::print_json(&report) } else { output::print(&show::text(&report)) }
 }
 
@@ -120,7 +130,7 @@ fn settings_of(args: &PlanArgs) -> Result<Config, Error> {
     Config::load(args.config.as_deref(), &environment, &flags).map_err(Error::Settings)
 }
 
-fn report(config: &Config, budget: Bytes, targets: Vec<Estimate>) -> Report {
+fn report(config: &Config, budgets: &Budgets, targets: Vec<Estimate>) -> Report {
     let known: Vec<Bytes> =
         targets.iter().filter_map(|it| it.footprint).map(|footprint| footprint.total).collect();
     let sum = |total: Bytes, next: &Bytes| total.checked_add(*next).unwrap_or(Bytes(u64::MAX));
@@ -129,11 +139,16 @@ fn report(config: &Config, budget: Bytes, targets: Vec<Estimate>) -> Report {
         bytes,
         known: known.len(),
         unknown: targets.len() - known.len(),
-        fits: bytes <= budget,
+        fits: fit(&known, budgets),
         instances: instances::smallest_for(bytes),
     };
     Report {
-        budget_bytes: budget,
+        budget_bytes: budgets.largest(),
+        devices: budgets
+            .devices
+            .iter()
+            .map(|(id, bytes)| Place { id: *id, bytes: *bytes })
+            .collect(),
         budget_is_automatic: config.devices.iter().any(|device| device.budget.is_none()),
         context: config.serving.context,
         kv_sequences: config.serving.kv_sequences,
@@ -142,6 +157,21 @@ fn report(config: &Config, budget: Bytes, targets: Vec<Estimate>) -> Report {
         targets,
         total,
     }
+}
+
+/// Whether all of these have room at a time: the largest first, each where most is left. Others
+/// might be found by trying, but so it is that loads go.
+fn fit(needs: &[Bytes], budgets: &Budgets) -> bool {
+    let mut needs = needs.to_vec();
+    needs.sort_unstable();
+    let mut left: Vec<Bytes> = budgets.devices.iter().map(|(_, budget)| *budget).collect();
+    needs.iter().rev().all(|need| match left.iter_mut().max() {
+        Some(most) if *most >= *need => {
+            *most = most.saturating_sub(*need);
+            true
+        }
+        _ => false,
+    })
 }
 
 fn overhead() -> Bytes {

@@ -46,7 +46,10 @@ struct Row {
     in_store: bool,
     disk_bytes: Option<u64>,
     state: Option<String>,
-    device: Option<String>,
+    #[serde(default)]
+    devices: Vec<String>,
+    #[serde(default)]
+    copy: bool,
     held: bool,
     first_seen: Option<String>,
     last_used: Option<String>,
@@ -68,7 +71,7 @@ pub(super) async fn list(args: &ModelArgs) -> Result<(), Error> {
 
 fn render(found: &Versions) -> String {
     let headings =
-        ["VERSION", "STORE", ">DISK", "STATE", "DEVICE", "HELD", "FIRST SEEN", "LAST USED"];
+        ["VERSION", "STORE", ">DISK", "STATE", "WHERE", "HELD", "FIRST SEEN", "LAST USED"];
     let mut table = Table::new(&headings);
     let dash = || "-".to_owned();
     for row in &found.versions {
@@ -78,7 +81,7 @@ fn render(found: &Versions) -> String {
             if row.in_store { "yes".into() } else { dash() },
             row.disk_bytes.map_or_else(dash, |bytes| Bytes(bytes).to_string()),
             row.state.clone().map_or_else(dash, |state| state.replace('_', " ")),
-            row.device.clone().unwrap_or_else(dash),
+            place(row).unwrap_or_else(dash),
             if row.held { format!("by {by}") } else { dash() },
             row.first_seen.clone().unwrap_or_else(dash),
             row.last_used.clone().unwrap_or_else(dash),
@@ -93,6 +96,13 @@ fn render(found: &Versions) -> String {
         text.push_str("the store holds no such model\n");
     }
     text
+}
+
+/// The devices that a version is on, and the host's memory where its copy is.
+fn place(row: &Row) -> Option<String> {
+    let copy = row.copy.then_some("host copy");
+    let named: Vec<&str> = row.devices.iter().map(String::as_str).chain(copy).collect();
+    (!named.is_empty()).then(|| named.join(", "))
 }
 
 /// Has a version served from now on, and waits until it is.
@@ -144,18 +154,19 @@ mod tests {
             "in_store": null, "store_failure": "no answer",
             "versions": [
                 {"version": "bb", "in_store": true, "store_bytes": 1, "disk_bytes": null,
-                 "state": null, "device": null, "held": false, "first_seen": null,
+                 "state": null, "devices": [], "copy": false, "held": false, "first_seen": null,
                  "last_used": null},
                 {"version": "0123456789abcdef", "in_store": false, "store_bytes": null,
-                 "disk_bytes": 2048, "state": "waiting_for_room", "device": "cpu", "held": true,
+                 "disk_bytes": 2048, "state": "waiting_for_room",
+                 "devices": ["simulated:0", "simulated:1"], "copy": true, "held": true,
                  "first_seen": "then", "last_used": "now"},
             ],
         });
         assert_eq!(
             render(&serde_json::from_value(found.clone()).unwrap()),
-            "VERSION       STORE     DISK  STATE             DEVICE  HELD     FIRST SEEN  LAST USED\n\
-             bb            yes          -  -                 -       -        -           -\n\
-             0123456789ab  -      2.0 KiB  waiting for room  cpu     by rule  then        now\n\
+            "VERSION       STORE     DISK  STATE             WHERE                                HELD     FIRST SEEN  LAST USED\n\
+             bb            yes          -  -                 -                                    -        -           -\n\
+             0123456789ab  -      2.0 KiB  waiting for room  simulated:0, simulated:1, host copy  by rule  then        now\n\
              update = manual\nthe store names no version: no answer\n"
         );
         found["store_failure"] = Value::Null;

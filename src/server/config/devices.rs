@@ -21,7 +21,8 @@ pub struct Device {
     pub id: DeviceId,
     /// What loaded models may take there; absent only of the host's processor, and means what
     /// the machine or cgroup has, less the measured baseline, less a margin of 10 % (see
-    /// [`crate::limits`]), less what other devices and copies are given.
+    /// [`crate::limits`]), less what other devices and copies are given. Where copies have no
+    /// written budget either, both have half of it.
     pub budget: Option<Bytes>,
     /// Of a simulated device: the bytes per second that pass between its memory and the
     /// host's, each way. Absent: as fast as the machine copies.
@@ -242,6 +243,19 @@ mod tests {
         assert!(found[0].contains("--memory"), "{found:?}");
         let found = faults("[memory]\ndevice = \"simulated:0\"");
         assert!(found[0].contains("written as a [[device]]"), "{found:?}");
+    }
+
+    #[test]
+    fn handlers_need_the_processor_among_the_devices() {
+        let simulated = "[[device]]\nid = \"simulated:0\"\nbudget = \"1GiB\"\n";
+        let on = format!("[handlers]\nenabled = true\n{simulated}");
+        let found = faults(&on);
+        assert!(found[0].starts_with("handlers.enabled: Python handlers live in the"), "{found:?}");
+        assert!(parsed(&format!("{on}[[device]]\nid = \"cpu\""), ServeFlags::default()).is_ok());
+        let own = "[[endpoint]]\nname = \"a\"\nhandlers = true\n[[endpoint.mount]]\nuri = \"file:///m\"\n";
+        let text = format!("version = 1\n{own}{simulated}");
+        let found = Config::parse(Some(&text), &|_| None, &ServeFlags::default()).unwrap_err();
+        assert_eq!(found[0].key, "endpoint[0].handlers");
     }
 
     #[test]

@@ -12,8 +12,9 @@ use tracing_subscriber::EnvFilter;
 use super::raw::Sources;
 use super::units::parse_address;
 use super::{
-    AccessLog, Cache, Config, Container, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, ShareTensors, Shutdown, Store, defaults, devices, endpoints, handlers, tenants,
+    AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
+    Residency, Serving, ShareTensors, Shutdown, Store, defaults, devices, endpoints, handlers,
+    levels, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -57,10 +58,25 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         let why = "is for models that leave a device with a memory of its own, and there is none";
         sources.fault("memory.host", why);
     }
+    if !config.devices.iter().any(|device| device.id.is_host())
+        && let Some(key) = config.serves_handlers()
+    {
+        let why = "Python handlers live in the host's memory: write a [[device]] with id = \"cpu\"";
+        sources.fault(key, why);
+    }
     (config, sources.into_faults())
 }
 
 impl Config {
+    /// The key that has Python handlers served, where one does.
+    fn serves_handlers(&self) -> Option<String> {
+        let asked = |endpoint: &Endpoint| endpoint.handlers == Some(true);
+        match self.endpoints.iter().position(asked) {
+            _ if self.handlers.enabled => Some("handlers.enabled".into()),
+            index => index.map(|index| format!("endpoint[{index}].handlers")),
+        }
+    }
+
     /// What all devices are given, where each has its budget written.
     fn written_budgets(&self) -> Option<Bytes> {
         self.devices.iter().map(|device| device.budget).sum()
@@ -355,11 +371,14 @@ fn log(sources: &mut Sources<'_>) -> Log {
 /// `RUST_LOG` is accepted because hands know it; our own names come first.
 fn log_level(sources: &mut Sources<'_>) -> String {
     const KEY: &str = "log.level";
-    let check = |text: &str| match EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!(
-            "'{text}' is not a filter ({error}): like info or info,roundhouse_store=debug"
-        )),
+    let check = |text: &str| {
+        levels::check(text)?;
+        match EnvFilter::try_new(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!(
+                "'{text}' is not a filter ({error}): like info or info,roundhouse_store=debug"
+            )),
+        }
     };
     if let Some(said) = sources.outside_file(KEY) {
         return sources.read(KEY, said, check).unwrap_or_default();

@@ -89,9 +89,12 @@ fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<String
 fn size(entry: &toml::Table, key: &str, at: &str, faults: &mut Vec<Fault>) -> Option<Bytes> {
     let value = entry.get(key)?;
     let read = match value {
-        toml::Value::String(text) => text.parse().map_err(|error| format!("{error}")),
+        toml::Value::String(text) => {
+            text.parse().map_err(|error| format!("{error}")).and_then(|size| unlike_gib(size, text))
+        }
         toml::Value::Integer(bytes) => {
-            u64::try_from(*bytes).map(Bytes).map_err(|_| "expected a size".to_owned())
+            let size = u64::try_from(*bytes).map(Bytes).map_err(|_| "expected a size".to_owned());
+            size.and_then(|size| unlike_gib(size, &bytes.to_string()))
         }
         _ => Err("expected a string with a unit, like \"24GiB\"".to_owned()),
     };
@@ -101,6 +104,15 @@ fn size(entry: &toml::Table, key: &str, at: &str, faults: &mut Vec<Fault>) -> Op
             faults.push(Fault::new(format!("{at}.{key}"), message));
             None
         }
+    }
+}
+
+/// A number alone is one of bytes. As few as that hold no model: a unit was meant.
+fn unlike_gib(size: Bytes, written: &str) -> Result<Bytes, String> {
+    let is_bare = written.trim().bytes().all(|digit| digit.is_ascii_digit());
+    match is_bare && size > Bytes::ZERO && size < Bytes::mib(1) {
+        true => Err(format!("{written} is as many bytes: write a unit, like \"24GiB\"")),
+        false => Ok(size),
     }
 }
 

@@ -9,21 +9,31 @@ use std::time::Duration;
 use roundhouse_types::Bytes;
 use tokio::net::TcpListener;
 
-use super::Finding;
-use crate::app::budgets::{Budgets, NoBudget};
+use super::{Finding, State};
+use crate::app::budgets::{self, Budgets, NoBudget};
 use crate::config::{Cache, Config, Device, Listen};
 use crate::limits::{self, automatic_cache_size, free_disk};
 
 /// A server on this machine answers at once or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+const CHECK: &str = "memory";
+
 /// Whether the budgets fit what the machine and the cgroup allow.
 pub(super) fn memory(config: &Config) -> Finding {
-    memory_of(&config.devices, config.memory.host, &limits::Memory::read())
+    let seen = limits::Memory::read();
+    let found = memory_of(&config.devices, config.memory.host, &seen);
+    match budgets::faults(config, &seen).into_iter().next() {
+        Some(fault) if found.state != State::Bad => Finding::bad(
+            CHECK,
+            fault.to_string(),
+            "a server does not start so: lower what it names",
+        ),
+        _ => found,
+    }
 }
 
 fn memory_of(devices: &[Device], host: Option<Bytes>, seen: &limits::Memory) -> Finding {
-    const CHECK: &str = "memory";
     let show = |size: Option<Bytes>| size.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
     let cgroup = seen.cgroup.map_or_else(|| "no limit".to_owned(), |it| it.to_string());
     let machine =
@@ -46,7 +56,7 @@ fn memory_of(devices: &[Device], host: Option<Bytes>, seen: &limits::Memory) -> 
             );
         }
     };
-    let told = told(devices, &budgets);
+    let told = told(devices, host, &budgets);
     if budgets.beyond > Bytes::ZERO {
         return Finding::odd(
             CHECK,
@@ -57,7 +67,7 @@ fn memory_of(devices: &[Device], host: Option<Bytes>, seen: &limits::Memory) -> 
     Finding::ok(CHECK, format!("{told}; {machine}"))
 }
 
-fn told(devices: &[Device], budgets: &Budgets) -> String {
+fn told(devices: &[Device], host: Option<Bytes>, budgets: &Budgets) -> String {
     let pairs = devices.iter().zip(&budgets.devices);
     let mut told: Vec<String> = pairs
         .map(|(device, (id, budget))| match device.budget {
@@ -66,7 +76,8 @@ fn told(devices: &[Device], budgets: &Budgets) -> String {
         })
         .collect();
     if budgets.host > Bytes::ZERO {
-        told.push(format!("{} for copies", budgets.host));
+        let how = if host.is_some() { "" } else { "automatically about " };
+        told.push(format!("{how}{} for copies in the host's memory", budgets.host));
     }
     told.join(", ")
 }
@@ -197,7 +208,6 @@ pub(super) async fn ask(address: SocketAddr, path: &str) -> Option<reqwest::Resp
 mod tests {
     use roundhouse_types::DeviceId;
 
-    use super::super::State;
     use super::*;
 
     fn settings(dir: &Path) -> Cache {

@@ -31,16 +31,24 @@ fn judge(residency: &Value, tolerance: u64) -> Option<Finding> {
     };
     let expected = bytes(&memory["expected_bytes"])?;
     let divergence = memory["divergence_ratio"].as_f64()? * 100.0;
-    let seen =
-        format!("it uses {witness} where its ledger expects {expected} ({divergence:+.1} %)");
+    let seen = format!(
+        "the process uses {witness} of memory where the ledger expects {expected} ({divergence:+.1} \
+         % of the latter, beside what loads and steps under way explain)"
+    );
     if budget < configured {
-        return Some(Finding::odd(
-            CHECK,
-            format!(
-                "the budget is {budget} instead of {configured}: others use the memory; {seen}"
+        let beyond = bytes(&residency["beyond_bytes"]).unwrap_or_default();
+        let (why, next) = match beyond > Bytes::ZERO {
+            true => (
+                format!("they were {beyond} more than could safely be had at the server's start"),
+                "lower memory.budget, the devices' budgets or memory.host to what the machine has",
             ),
-            "see what else runs in the same control group or on the machine, or lower memory.budget",
-        ));
+            false => (
+                "others use the memory".to_owned(),
+                "see what else runs in the same control group or on the machine, or lower memory.budget",
+            ),
+        };
+        let told = format!("the budgets are {budget} instead of {configured}: {why}; {seen}");
+        return Some(Finding::odd(CHECK, told, next));
     }
     #[expect(clippy::cast_precision_loss, reason = "a few percent")]
     if divergence.abs() > tolerance as f64 && witness.0.abs_diff(expected.0) > Bytes::mib(64).0 {
@@ -75,6 +83,10 @@ mod tests {
         assert_eq!(state(residency(4000, 1 << 30, 0.0)), Some(State::Ok));
         assert_eq!(state(residency(3000, 1 << 30, 0.0)), Some(State::Odd));
         assert_eq!(state(residency(4000, 2 << 30, 1.0)), Some(State::Odd));
+        let mut beyond = residency(3000, 1 << 30, 0.0);
+        beyond["beyond_bytes"] = json!(500);
+        let told = judge(&beyond, 10).unwrap();
+        assert!(told.message.contains("they were 500 B more than"), "{told:?}");
         // Another program's answer is not ours to judge.
         assert_eq!(state(json!({"devices": 1})), None);
     }

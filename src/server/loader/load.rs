@@ -16,7 +16,7 @@ use super::placed::Placed;
 use super::plan::{HandlerPlan, Plan, processes};
 use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
-use super::{ModelLoader, arriving, blocking, named, purpose, sharing};
+use super::{ModelLoader, blocking, named, purpose, sharing};
 use crate::allocator;
 
 /// A version's files, and whatever keeps them on disk.
@@ -32,6 +32,8 @@ pub(super) enum Origin {
     Files(Files),
     /// Behind the fetch that brings them, with the plan that was made of their headers.
     Arriving(ArrivingFiles, Arc<ModelPlan>),
+    /// Nowhere any more: it was read behind the fetch, since then.
+    Read(Box<Read>, Arc<ModelPlan>, Instant),
 }
 
 /// What was read of a model's files.
@@ -53,13 +55,15 @@ impl ModelLoader {
     ) -> Result<Loaded<ServedModel>, Failure> {
         let files = match origin {
             Origin::Files(files) => files,
-            Origin::Arriving(_, ref plan) => {
-                let plan = Arc::clone(plan);
-                return self.load_model(id, &plan, origin, device).await;
+            Origin::Read(read, plan, began) => {
+                return self.load_read(id, &plan, *read, began, device).await;
+            }
+            Origin::Arriving(..) => {
+                return Err(Failure::new(ErrorKind::Internal, format!("{id} was not read")));
             }
         };
         match self.plan_of(id, &files.dir).await? {
-            Plan::Model(plan) => self.load_model(id, &plan, Origin::Files(files), device).await,
+            Plan::Model(plan) => self.load_model(id, &plan, files, device).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
         }
     }
@@ -68,19 +72,27 @@ impl ModelLoader {
         &self,
         id: &ArtefactId,
         plan: &Arc<ModelPlan>,
-        origin: Origin,
+        files: Files,
         device: DeviceId,
     ) -> Result<Loaded<ServedModel>, Failure> {
         let began = Instant::now();
         let (reading, shares, reader) = (Arc::clone(plan), Arc::clone(&self.shares), id.clone());
         let memory = self.memory(device);
-        let read = blocking(move || match origin {
-            Origin::Files(files) => read(&reader, files, &reading, &memory, &shares),
-            Origin::Arriving(files, _) => {
-                arriving::read(&reader, files, &reading, &memory, &shares)
-            }
-        });
-        let Read { loaded, text, taken } = read.await.map_err(|failure| named(id, &failure))?;
+        let read = blocking(move || read(&reader, files, &reading, &memory, &shares));
+        let read = read.await.map_err(|failure| named(id, &failure))?;
+        self.load_read(id, plan, read, began, device).await
+    }
+
+    /// Places what was read since `began`.
+    async fn load_read(
+        &self,
+        id: &ArtefactId,
+        plan: &Arc<ModelPlan>,
+        read: Read,
+        began: Instant,
+        device: DeviceId,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let Read { loaded, text, taken } = read;
         // Of one that arrived the fetch has been told only now.
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use roundhouse_models::{Files, LoadSettings, ModelPlan};
-use roundhouse_serving::Vocabulary;
+use roundhouse_serving::{TextCodec, Vocabulary};
 use roundhouse_store::{Artefact, Catalog};
 use roundhouse_types::{
     ArtefactId, Bytes, EndpointName, ErrorKind, Failure, Footprint, Grade, ModelKind,
@@ -45,6 +45,15 @@ impl Plan {
         match self {
             Self::Model(plan) => plan.kind,
             Self::Handler(_) => ModelKind::Handler,
+        }
+    }
+
+    /// What it takes itself while it is remembered.
+    pub(super) fn remembered_bytes(&self) -> Bytes {
+        match self {
+            Self::Model(plan) => plan.remembered_bytes(),
+            // Paths and settings, which are bounded where they are read.
+            Self::Handler(_) => Bytes::ZERO,
         }
     }
 
@@ -97,8 +106,9 @@ pub(crate) fn plan_folder(
 /// belongs on a blocking thread.
 pub(crate) fn plan_files(files: &Files, settings: &LoadSettings) -> Result<Plan, Failure> {
     let plan = roundhouse_models::inspect(files, settings)?;
-    if let Some(tokenizer) = &plan.gguf {
-        Vocabulary::check(&tokenizer.model, tokenizer.pre.as_deref())?;
+    match &plan.gguf {
+        Some(tokenizer) => Vocabulary::check(&tokenizer.model, tokenizer.pre.as_deref())?,
+        None => TextCodec::check(files.sizes.keys().map(String::as_str))?,
     }
     Ok(Plan::Model(Arc::new(plan)))
 }

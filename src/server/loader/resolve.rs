@@ -140,7 +140,7 @@ impl ModelLoader {
             shared: Vec::new(),
             kind: known.plan.as_ref().map(Plan::kind),
             base: None,
-            streams: streams(&artefact, known.plan.as_ref()),
+            streams: streams(&artefact, known.plan.as_ref(), known.failed_unverified),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,
             version: id.version,

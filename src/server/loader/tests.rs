@@ -132,3 +132,24 @@ async fn an_orderly_end_is_no_death_of_the_models_it_cuts_off() {
     bench.loader.forgive_loads().await;
     assert_eq!(std::fs::read_dir(&markers).unwrap().count(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_failed_of_unverified_files_has_the_next_one_wait_for_them() {
+    let bench = bench().await;
+    bench.upload("{}");
+    let asked = bench.loader.ask(&bench.catalog, &bench.cache, &model(), false).await;
+    let id = asked.unwrap().id.clone();
+    let failed = |kind| Failure::new(kind, "a tensor is odd");
+    let told = bench.loader.failed_behind(&bench.cache, &id, down());
+    assert!(
+        !bench.loader.recall(&id).failed_unverified,
+        "the store's failure is none of the files'"
+    );
+    assert_eq!(told.message(), "gone");
+    let told = bench.loader.failed_behind(&bench.cache, &id, failed(ErrorKind::ModelInvalid));
+    assert!(bench.loader.recall(&id).failed_unverified);
+    assert!(told.message().ends_with("the next load does that first"), "{told}");
+    let whole = bench.fetched().await;
+    let told = bench.loader.failed_behind(&bench.cache, &whole, failed(ErrorKind::ModelInvalid));
+    assert_eq!(told.message(), "a tensor is odd", "of verified files it is the last word");
+}

@@ -90,7 +90,43 @@ async fn check_config_tells_every_fault_and_is_quiet_about_none() {
     let output = roundhouse(&["check-config", &bad, "--json"]).await;
     assert_eq!(output.status.code(), Some(1));
     let answer: Value = serde_json::from_str(&out(&output)).unwrap();
-    assert_eq!(answer["faults"].as_array().unwrap().len(), 2);
+    // The third is that it names no store.
+    assert_eq!(answer["faults"].as_array().unwrap().len(), 3);
+
+    // What the file asks of the machine, and that it names no store, beside each other.
+    let greedy = write(
+        "greedy.toml",
+        "version = 1\n[memory]\nbudget = \"1048576GiB\"\n[log]\nlevel = \"loud\"\n[cache]\nsise = 1\n",
+    );
+    let text = err(&roundhouse(&["check-config", &greedy]).await);
+    for fault in [
+        "error: log.level: 'loud' is not a level",
+        "error: cache.sise: is not a key",
+        "error: endpoint: no store",
+        "error: memory.budget: 1024.0 TiB on cpu is more than the",
+    ] {
+        assert!(text.contains(fault), "'{fault}' is not in {text}");
+    }
+    let shared = write(
+        "shared.toml",
+        "version = 1\n[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\nuri = \"s3://b/c/\"\n\
+         [[tenant]]\nname = \"t\"\nfloor = 2000000\nceiling = \"1GiB\"\n\
+         [[device]]\nid = \"cpu\"\n[[device]]\nid = \"simulated:0\"\nbudget = 10485760\n",
+    );
+    let output = roundhouse(&["check-config", &shared]).await;
+    let text = out(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    for line in [
+        "  memory on cpu: automatic, here about ",
+        "  memory on simulated:0: 10.0 MiB\n",
+        "  memory for copies: automatic, here about ",
+        "  tenant t: floor 1.9 MiB, ceiling 1.0 GiB, share 1\n",
+    ] {
+        assert!(text.contains(line), "'{line}' is not in {text}");
+    }
+    let bare = write("bare.toml", "version = 1\n[[tenant]]\nname = \"t\"\nfloor = 24\n");
+    let text = err(&roundhouse(&["check-config", &bare]).await);
+    assert!(text.contains("tenant[0].floor: 24 is as many bytes: write a unit"), "{text}");
 
     let good = write(
         "good.toml",

@@ -67,19 +67,19 @@ impl Books {
         books
     }
 
-    /// A copy and a resident that was loaded from it, or left it, hold their host parts together,
-    /// and both are charged with them.
+    /// A copy and the residents that were loaded from it, or left it, on however many devices, hold
+    /// their host parts together, and each is charged with them.
     fn copy(&mut self, copy: &CopySnapshot, snapshot: &Snapshot) {
         if copy.state == CopyState::Leaving {
             self.leaving += copy.bytes.total();
             return;
         }
-        let mut residents = snapshot.devices.iter().flat_map(|device| &device.residents);
+        let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
         let is_same = |resident: &ResidentSnapshot| {
             (&resident.endpoint, &resident.target, &resident.version)
                 == (&copy.endpoint, &copy.target, &copy.version)
         };
-        if residents.any(is_same) {
+        for _ in residents.filter(|resident| is_same(resident)) {
             self.untouched += copy.bytes.host;
         }
     }

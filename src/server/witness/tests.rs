@@ -310,3 +310,28 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1047 + 1310 + copied));
     }
 }
+
+#[test]
+fn of_what_replicas_and_their_copy_hold_together_one_is_there() {
+    let device = |ordinal| DeviceSnapshot {
+        id: DeviceId::Simulated(ordinal),
+        budget_bytes: Bytes(9000),
+        charged_bytes: Bytes(1310),
+        reserved_bytes: Bytes::ZERO,
+        over_bytes: Bytes::ZERO,
+        residents: vec![resident("hot", ModelKind::Embedding, ResidentState::Ready)],
+    };
+    let host = HostSnapshot {
+        budget_bytes: Bytes(3000),
+        charged_bytes: Bytes(1010),
+        reserved_bytes: Bytes::ZERO,
+        over_bytes: Bytes::ZERO,
+        copies: vec![copy("hot", CopyState::Ready)],
+    };
+    let (host, loads, failed) = (Some(host), Vec::new(), Vec::new());
+    let devices = vec![device(0), device(1)];
+    let snapshot = Snapshot { devices, host, waiters: 0, loads, failed };
+    let all_touched = |_: &_, _| Some(Touched { between_steps: Bytes(300), stepping: false });
+    let books = Books::of(&snapshot, Bytes::ZERO, &all_touched);
+    assert_eq!(books.expected(Bytes::ZERO), Bytes(2 * 1300 + 1000 + 10));
+}

@@ -94,13 +94,18 @@ pub(super) fn names(dir: &Path) -> Result<String, Error> {
         names.push(entry.map_err(read)?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
+    Ok(listed(names))
+}
+
+/// Names in their order, not too many of them.
+pub(super) fn listed(mut names: Vec<String>) -> String {
     if names.is_empty() {
-        return Ok("none".to_owned());
+        return "none".to_owned();
     }
     let more = names.len().saturating_sub(NAMES_SHOWN);
     names.truncate(NAMES_SHOWN);
     let listed = names.join(", ");
-    Ok(if more > 0 { format!("{listed} and {more} more") } else { listed })
+    if more > 0 { format!("{listed} and {more} more") } else { listed }
 }
 
 /// A file's text, or `None` where it does not exist.

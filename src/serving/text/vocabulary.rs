@@ -19,6 +19,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
+use super::bounds::ADDED_MAX;
 use super::template::ChatTemplates;
 use super::{TextCodec, TextParts};
 use crate::Error;
@@ -58,10 +59,6 @@ const PIECE_MAX: usize = 512;
 const MERGES_MAX: usize = 16;
 /// A small vocabulary may have as many bytes of merges whatever its pieces.
 const MERGES_AT_LEAST: usize = 1 << 20;
-
-/// The most bytes of all tokens that are found in texts as they are. Finding them takes about a
-/// hundred times as many; real ones have some thousands.
-const ADDED_MAX: usize = 1 << 20;
 
 const UNKNOWN: u8 = 2;
 const CONTROL: u8 = 3;

@@ -326,7 +326,11 @@ fn prepare(flight: &Flight, artefact: &Artefact) -> Result<u64, Error> {
 }
 
 /// Makes an artefact of a folder whose files are all there and verified.
-fn land(flight: &Flight, artefact: &Artefact, files: Vec<DiskFile>) -> Result<Arc<Held>, Error> {
+pub(super) fn land(
+    flight: &Flight,
+    artefact: &Artefact,
+    files: Vec<DiskFile>,
+) -> Result<Arc<Held>, Error> {
     let (folder, ledger) = (&flight.folder, &flight.ledger);
     for name in [ARCHIVE, JOURNAL] {
         match std::fs::remove_file(folder.join(name)) {
@@ -344,10 +348,11 @@ fn land(flight: &Flight, artefact: &Artefact, files: Vec<DiskFile>) -> Result<Ar
         flight.grow(more)?;
     }
     manifest.write(folder)?;
+    // Before the rename: from there on nothing may fail until the ledger has taken the room over.
+    let holds = holds(folder, &manifest, None)?;
     let target = ledger.layout.new_artefact(&artefact.id)?;
     std::fs::rename(folder, &target).map_err(|error| Error::io("rename", folder, error))?;
     flight.landed();
-    let holds = holds(&target, &manifest, None)?;
     let (now, promised) = (SystemTime::now(), flight.promised());
     let held = ledger.admit((manifest, None), target.clone(), holds, now, promised);
     target.parent().map_or(Ok(()), sync_folder)?;

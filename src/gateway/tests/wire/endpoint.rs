@@ -315,3 +315,17 @@ async fn a_million_tiny_pieces_are_refused() {
     assert_eq!(got.status, 400);
     assert!(got.text().contains("pieces"), "{}", got.text());
 }
+
+#[tokio::test]
+async fn fields_that_nothing_reads_are_told_and_no_fault() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let ignored = async |body: &'static str| {
+        let got = harness.post(INVOKE, "a", body).await;
+        assert_eq!(got.status, 200, "{body}: {}", got.text());
+        got.headers.get("x-roundhouse-ignored").map(|names| names.to_str().unwrap().to_owned())
+    };
+    let plain = r#"{"inputs":"hi","parameters":{"max_new_tokens":7},"stream":false,"model":"a"}"#;
+    assert_eq!(ignored(plain).await, None);
+    let odd = r#"{"inputs":"hi","options":{},"parameters":{"max_tokns":1,"x\u0007":2,"no":null}}"#;
+    assert_eq!(ignored(odd).await.as_deref(), Some("options, parameters.max_tokns, and 1 more"));
+}

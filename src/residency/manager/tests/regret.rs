@@ -88,8 +88,11 @@ async fn refused_requests_are_not_in_the_window_and_an_answer_is_kept_for_a_whil
     let residency = start(40, &loader, Config::default());
     residency.acquire_loaded(&model("a")).await.unwrap_err();
     drop(residency.acquire(&model("a"), soon()).await.unwrap());
+    let wanted = residency.load(&model("c"), crate::LoadOptions::default()).await;
+    wanted.unwrap();
     let first = regret(&residency).await;
     assert_eq!((first.requests, first.loads, first.optimal_loads.upper), (1, 1, 1));
+    assert_eq!(first.unasked_loads, 1, "what an operator has loaded is told beside");
     drop(residency.acquire(&model("b"), soon()).await.unwrap());
     assert_eq!(residency.regret().await.unwrap(), first, "younger than ten seconds");
     tokio::time::advance(Duration::from_secs(11)).await;

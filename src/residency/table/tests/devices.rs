@@ -273,3 +273,69 @@ fn a_floor_elsewhere_is_not_in_the_way_here() {
     assert_eq!(rig.table.jobs[&artefact].obstacle, Some(Obstacle::InUse));
     assert_eq!(rig.charged(FIRST), 60, "the floor stays");
 }
+
+#[test]
+fn a_tenants_ceiling_is_made_room_below_on_whatever_device_its_models_are() {
+    let ceiling = TenantLimits { ceiling: Some(Bytes(60)), ..TenantLimits::default() };
+    let tenants = [("t".to_owned(), ceiling)].into_iter().collect();
+    let mut rig = rig_with(100, 100, Config { tenants, ..Config::default() });
+    assert_eq!((rig.resident("t/a", 30), rig.resident("t/b", 30)), (FIRST, SECOND));
+    let effects = rig.begin("t/c", 50);
+    let mut gone = leaving(&effects);
+    gone.sort_unstable();
+    assert_eq!(gone, vec![on("t/a", FIRST), on("t/b", SECOND)]);
+    let [there] = loads_of(&effects, "t/c")[..] else { panic!("it does not load: {effects:?}") };
+    for key in &gone {
+        rig.unloaded(key);
+    }
+    assert_eq!(grants(&rig.loaded(&on("t/c", there), 50, &[])), vec![on("t/c", there)]);
+}
+
+#[test]
+fn one_that_leaves_for_its_tenants_ceiling_need_not_be_the_one_that_makes_room() {
+    let ceiling = TenantLimits { ceiling: Some(Bytes(80)), ..TenantLimits::default() };
+    let tenants = [("t".to_owned(), ceiling)].into_iter().collect();
+    let mut rig = rig_with(100, 1, Config { tenants, ..Config::default() });
+    rig.resident("u/a", 30);
+    rig.on(Event::KeepChanged { model: model("u/a"), kept: true });
+    rig.resident("t/small", 10);
+    rig.resident("t/large", 50);
+    assert_eq!(leaving(&rig.begin("t/c", 30)), vec![on("t/large", FIRST)]);
+}
+
+#[test]
+fn a_handler_is_loaded_where_its_processes_live() {
+    let devices = vec![(FIRST, Bytes(100)), (DeviceId::Cpu, Bytes(40))];
+    let now = Instant::now();
+    let mut rig = Rig { table: Table::new(Config::default(), devices, now), now, waiters: 0 };
+    let handler = |rig: &mut Rig, name: &str, bytes: u64| {
+        rig.ask(name);
+        let resolution = Resolution {
+            version: artefact(name, 1).version,
+            fetch_bytes: Bytes::ZERO,
+            footprint: Some((footprint(bytes), Grade::Declared)),
+            shared: Vec::new(),
+            kind: Some(ModelKind::Handler),
+            base: None,
+            streams: false,
+            quarantined: false,
+            standing: Standing::default(),
+        };
+        let model = model(name);
+        let mut effects = rig.on(Event::Resolved { model, result: Ok(resolution) });
+        let (footprint, kind) = (footprint(bytes), ModelKind::Handler);
+        let fetched = Fetched { footprint, shared: Vec::new(), kind, base: None };
+        let artefact = artefact(name, 1);
+        effects.extend(rig.on(Event::Fetched { artefact, result: Ok(fetched) }));
+        effects
+    };
+    let effects = handler(&mut rig, "h", 30);
+    assert_eq!(loads_of(&effects, "h"), vec![DeviceId::Cpu], "the other has more left over");
+    let effects = handler(&mut rig, "large", 50);
+    let refusal = effects.iter().find_map(|effect| match effect {
+        Effect::Refuse { failure, .. } => Some(failure.message().to_owned()),
+        _ => None,
+    });
+    let refusal = refusal.expect("the processor's memory is too small for it");
+    assert!(refusal.ends_with("no device may use as much: cpu 40 B"), "{refusal}");
+}

@@ -325,7 +325,7 @@ fn it_says_how_a_model_stands() {
     resident_that_took(&mut bench, "a", 60, SECOND);
     assert_eq!(
         says(&bench, "a"),
-        "serves on cpu, takes 60 B, 0 leases held, last used 0 s ago, \
+        "serves on cpu, version 000000000000, takes 60 B, 0 leases held, last used 0 s ago, \
          asked for 1.00 times of late, a load takes 1000 ms"
     );
     bench.acquire("b");
@@ -337,7 +337,11 @@ fn it_says_how_a_model_stands() {
     bench.resolved("c", 30);
     bench.fetched("c", 30);
     let (sentence, ready_in) = bench.table.standing(&model("c"));
-    assert_eq!(sentence, "it waits for others to leave the device; 1 of 2 loads, 3 requests wait");
+    assert_eq!(
+        sentence,
+        "it waits for others to leave the device; version 000000000000 to cpu; 1 of 2 loads, \
+         3 requests wait"
+    );
     assert_eq!(ready_in, Some(SECOND / 2), "60 bytes took a second");
     bench.on(Event::KeepChanged { model: model("a"), kept: true });
     assert!(says(&bench, "a").ends_with("; kept"));

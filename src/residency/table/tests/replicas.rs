@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Grade, ModelKind};
 
+use super::bench::footprint;
 use super::devices::{A_SECOND, FIRST, Rig, SECOND, grants, leaving, loads_of, on, rig, rig_with};
 use crate::config::{Config, TenantLimits};
 use crate::decision::{Action, Departure};
+use crate::loader::{Resolution, Standing};
 use crate::table::{Effect, Event, Key, LoadOptions, Report};
 use crate::testing::{artefact, model, version};
 
@@ -42,6 +44,22 @@ impl Rig {
         assert_eq!(loads_of(&self.found(&artefact(name, 1), bytes, &[]), name), vec![other]);
         self.loaded(&on(name, other), bytes, &[]);
         held
+    }
+
+    /// The store's answer, of a version whose load may begin while it arrives.
+    fn arriving(&mut self, name: &str, bytes: u64) -> Vec<Effect> {
+        let resolution = Resolution {
+            version: version(1),
+            fetch_bytes: Bytes(bytes),
+            footprint: Some((footprint(bytes), Grade::Exact)),
+            shared: Vec::new(),
+            kind: Some(ModelKind::Embedding),
+            base: None,
+            streams: true,
+            quarantined: false,
+            standing: Standing::default(),
+        };
+        self.on(Event::Resolved { model: model(name), result: Ok(resolution) })
     }
 
     fn serving(&self, name: &str) -> Vec<DeviceId> {
@@ -357,4 +375,51 @@ fn requests_wait_for_the_replica_that_is_loading_when_the_first_one_dies() {
     rig.on(Event::Died { key: on("a", FIRST), failure });
     assert_eq!(grants(&rig.ask("a")), vec![]);
     assert_eq!(grants(&rig.loaded(&on("a", SECOND), 30, &[])), vec![on("a", SECOND)]);
+}
+
+#[test]
+fn a_replica_that_keeps_dying_pauses_replicas_and_not_its_model() {
+    let mut rig = rig(100, 100);
+    let mut held = rig.replicated("a", 30);
+    let death = || Failure::new(ErrorKind::ModelFailed, "the workers are gone");
+    rig.on(Event::Died { key: on("a", SECOND), failure: death() });
+    rig.unloaded(&on("a", SECOND));
+    let (more, effects) = rig.heat("a", 2);
+    assert!(asks_for_a_version(&effects), "a first death pauses nothing");
+    held.extend(more);
+    rig.found(&artefact("a", 1), 30, &[]);
+    rig.loaded(&on("a", SECOND), 30, &[]);
+    let effects = rig.on(Event::Died { key: on("a", SECOND), failure: death() });
+    assert!(decided(&effects, |it| matches!(it, Action::Died { deaths: 2, retry_ms: 1000, .. })));
+    rig.unloaded(&on("a", SECOND));
+    assert_eq!(grants(&rig.ask("a")), vec![on("a", FIRST)]);
+    held.push(on("a", FIRST));
+    rig.on(Event::Died { key: on("a", FIRST), failure: death() });
+    for key in &held {
+        rig.release(key);
+    }
+    rig.unloaded(&on("a", FIRST));
+    assert!(asks_for_a_version(&rig.ask("a")), "its own first death pauses nothing either");
+}
+
+#[test]
+fn a_replica_whose_files_are_coming_gives_the_slot_of_its_fetch_to_who_waits() {
+    let config = Config { max_fetches: 1, ..Config::default() };
+    let mut rig = rig_with(100, 100, config);
+    rig.resident("hot", 30);
+    rig.heat("hot", 3);
+    let effects = rig.arriving("hot", 30);
+    assert_eq!(loads_of(&effects, "hot"), vec![SECOND], "while its files come");
+    rig.ask("b");
+    let effects = rig.arriving("b", 40);
+    let hot = artefact("hot", 1);
+    let is_given =
+        |it: &Effect| matches!(it, Effect::AbandonFetch { artefact } if *artefact == hot);
+    assert!(effects.iter().any(is_given));
+    let gone = Failure::new(ErrorKind::NotReady, "abandoned");
+    let effects = rig.on(Event::Loaded { key: on("hot", SECOND), result: Err(gone) });
+    let is_fetch =
+        |it: &Effect| matches!(it, Effect::Fetch { artefact: id } if *id == artefact("b", 1));
+    assert!(effects.iter().any(is_fetch), "b has the slot");
+    assert_eq!(grants(&rig.ask("hot")), vec![on("hot", FIRST)]);
 }

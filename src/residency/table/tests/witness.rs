@@ -238,7 +238,9 @@ impl World {
         }
         let need = self.foreseen[claim].total().0;
         self.assert_can_fit(claim, need);
-        let device = decided.device.expect("a resident has a device");
+        // Of its own tenant those on other devices leave as well, for the ceiling.
+        let goes_to = self.table.jobs.get(claim).and_then(|job| job.device());
+        let device = goes_to.or(decided.device).expect("a resident has a device");
         let kept = self.loaded.iter().filter(|(key, _)| {
             key.device == device
                 && key.artefact.model != claim.model

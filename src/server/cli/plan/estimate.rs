@@ -1,11 +1,12 @@
 //! What a target's files mean in bytes, sequences and machines.
 
 use roundhouse_models::{ModelPlan, WeightShare};
-use roundhouse_types::{Bytes, Footprint, Grade, ModelKind};
+use roundhouse_types::{Bytes, DeviceId, Footprint, Grade, ModelKind};
 use serde::Serialize;
 
 use super::instances::{self, Device, Instance};
 use super::source::Found;
+use crate::app::budgets::Budgets;
 use crate::config::Config;
 use crate::loader::Plan;
 
@@ -41,6 +42,16 @@ pub(super) struct Sequences {
     pub(super) sequences: u64,
 }
 
+/// Whether a device can hold it.
+#[derive(Debug, Serialize)]
+pub(super) struct Fit {
+    pub(super) id: DeviceId,
+    pub(super) budget_bytes: Bytes,
+    pub(super) fits: bool,
+    /// How many like it have room side by side.
+    pub(super) models: u64,
+}
+
 /// One target.
 #[derive(Debug, Serialize)]
 pub(super) struct Estimate {
@@ -57,14 +68,16 @@ pub(super) struct Estimate {
     pub(super) context: Option<usize>,
     pub(super) kv_token_bytes: Option<Bytes>,
     pub(super) sequences: Vec<Sequences>,
-    /// Models of this kind that the budget holds side by side.
+    /// Models of this kind that the largest device holds side by side.
     pub(super) models_in_budget: Option<u64>,
+    /// Every device that it could go to.
+    pub(super) devices: Vec<Fit>,
     pub(super) instances: Vec<&'static Instance>,
     pub(super) warnings: Vec<String>,
 }
 
 impl Estimate {
-    pub(super) fn of(target: &str, found: Found, config: &Config, budget: Bytes) -> Self {
+    pub(super) fn of(target: &str, found: Found, config: &Config, budgets: &Budgets) -> Self {
         let mut estimate = Self {
             target: target.to_owned(),
             form: found.form,
@@ -77,11 +90,13 @@ impl Estimate {
             kv_token_bytes: None,
             sequences: Vec::new(),
             models_in_budget: None,
+            devices: Vec::new(),
             instances: Vec::new(),
             warnings: Vec::new(),
         };
         let Some(plan) = &found.plan else { return estimate };
-        let (footprint, grade) = plan.estimate(found.peak, config.handlers.memory, budget);
+        let of_handlers = budgets.of_handlers();
+        let (footprint, grade) = plan.estimate(found.peak, config.handlers.memory, of_handlers);
         let total = footprint.total();
         estimate.kind = Some(plan.kind());
         estimate.grade = match grade {
@@ -91,7 +106,18 @@ impl Estimate {
             Grade::Declared => Trust::Declared,
         };
         estimate.footprint = Some(Parts { parts: footprint, total });
-        estimate.models_in_budget = Some(budget.0 / total.0.max(1));
+        let is_handler = plan.kind() == ModelKind::Handler;
+        // A handler's processes live in the host's memory.
+        let may_go = |device: &DeviceId| !is_handler || device.is_host();
+        let devices = budgets.devices.iter().filter(|(device, _)| may_go(device));
+        let fit = |(id, budget): &(DeviceId, Bytes)| Fit {
+            id: *id,
+            budget_bytes: *budget,
+            fits: total <= *budget,
+            models: budget.0 / total.0.max(1),
+        };
+        estimate.devices = devices.map(fit).collect();
+        estimate.models_in_budget = estimate.devices.iter().map(|fit| fit.models).max();
         estimate.instances = instances::smallest_for(total);
         if estimate.kind == Some(ModelKind::Handler) {
             // What a handler does with a GPU is its own matter.
@@ -100,10 +126,17 @@ impl Estimate {
         if let Plan::Model(plan) = plan {
             estimate.model(plan);
         }
-        if total > budget {
-            estimate.warnings.push(format!(
-                "it needs {total}, more than the whole budget of {budget}: it can never be loaded"
-            ));
+        if !estimate.devices.iter().any(|fit| fit.fits) {
+            let shown = |fit: &Fit| format!("{} {}", fit.id, fit.budget_bytes);
+            let budgets: Vec<String> = estimate.devices.iter().map(shown).collect();
+            estimate.warnings.push(match budgets.is_empty() {
+                true => "it is a handler, and no [[device]] is the cpu".into(),
+                false => format!(
+                    "it needs {total}, more than the whole budget of any device ({}): it can never \
+                     be loaded",
+                    budgets.join(", ")
+                ),
+            });
         }
         estimate
     }

@@ -2,7 +2,7 @@
 
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
-use super::estimate::{Estimate, Parts, Trust};
+use super::estimate::{Estimate, Fit, Parts, Trust};
 use super::instances::{Device, Instance};
 use super::{Report, Total};
 use crate::cli::output::{Table, printable};
@@ -12,9 +12,9 @@ use crate::error::count;
 pub(super) fn text(report: &Report) -> String {
     let chosen = if report.budget_is_automatic { "this machine's" } else { "as told" };
     let mut text = format!(
-        "budget {} ({chosen}); context {}, {} in the KV pool, steps of {} tokens; the process \
+        "{} ({chosen}); context {}, {} in the KV pool, steps of {} tokens; the process \
          itself takes about {}\n",
-        report.budget_bytes,
+        budgets(report),
         report.context,
         count(report.kv_sequences, "sequence"),
         report.step_tokens,
@@ -26,7 +26,7 @@ pub(super) fn text(report: &Report) -> String {
     }
     if report.targets.len() > 1 {
         text.push('\n');
-        together(&mut text, &report.total, report.budget_bytes);
+        together(&mut text, &report.total, &budgets(report));
     }
     text
 }
@@ -52,13 +52,39 @@ fn target(text: &mut String, estimate: &Estimate) {
         let shown: Vec<String> = estimate.sequences.iter().map(shown).collect();
         text.push_str(&format!("sequences at a time, by tokens: {}\n", shown.join(", ")));
     }
-    if let Some(models) = estimate.models_in_budget {
-        text.push_str(&format!("models like this in the budget: {models}\n"));
+    match (&estimate.devices[..], estimate.models_in_budget) {
+        ([_], Some(models)) => {
+            text.push_str(&format!("models like this in the budget: {models}\n"));
+        }
+        (devices, _) => devices.iter().for_each(|fit| text.push_str(&fitting(fit))),
     }
     instances(text, &estimate.instances);
     for warning in &estimate.warnings {
         text.push_str(&format!("warning: {}\n", printable(warning)));
     }
+}
+
+/// One device in the header, or each of several.
+fn budgets(report: &Report) -> String {
+    match &report.devices[..] {
+        [only] => format!("budget {}", only.bytes),
+        several => {
+            let shown = several.iter().map(|it| format!("{} on {}", it.bytes, it.id));
+            format!("budgets {}", shown.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+fn fitting(fit: &Fit) -> String {
+    let Fit { id, budget_bytes, models, .. } = fit;
+    match fit.fits {
+        true => format!("fits {id} ({budget_bytes}): {} like it\n", count_of(*models)),
+        false => format!("does not fit {id} ({budget_bytes})\n"),
+    }
+}
+
+fn count_of(models: u64) -> String {
+    if models == 1 { "1 model".into() } else { format!("{models} models") }
 }
 
 fn table(estimate: &Estimate, parts: &Parts) -> Table {
@@ -88,14 +114,14 @@ fn table(estimate: &Estimate, parts: &Parts) -> Table {
     table
 }
 
-fn together(text: &mut String, total: &Total, budget: Bytes) {
+fn together(text: &mut String, total: &Total, budgets: &str) {
     let fit = if total.fits { "fits" } else { "does not fit" };
     let unknown = match total.unknown {
         0 => String::new(),
         number => format!(" and {number} unknown"),
     };
     text.push_str(&format!(
-        "together: {} in {} known{unknown}; {fit} the budget of {budget} side by side\n",
+        "together: {} in {} known{unknown}; {fit} the {budgets} side by side\n",
         total.bytes,
         count(total.known, "model"),
     ));

@@ -1,5 +1,9 @@
 use roundhouse_types::ErrorKind;
 
+use super::super::digest::FileDigester;
+use super::super::fetch::land;
+use super::super::flight::Flight;
+use super::super::layout::FILES;
 use super::*;
 use crate::testing::{Fault, Operation};
 
@@ -79,4 +83,28 @@ async fn a_purged_version_is_not_handed_out_and_goes_with_its_last_holder() {
         tokio::task::yield_now().await;
     }
     assert!(again.dir().join("w.bin").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_whose_files_cannot_be_looked_at_at_last_keeps_no_promised_room() {
+    const PROMISED: u64 = 1 << 20;
+    let f = Fixture::new(Bytes::mib(16));
+    f.put("m/w.bin", noise(1000, 1));
+    let disk = f.open().await;
+    let artefact = f.resolve("m").await;
+    let turn = Arc::new(tokio::sync::Mutex::new(())).lock_owned().await;
+    let ledger = Arc::clone(&disk.inner.ledger);
+    let flight = Flight::new(ledger, artefact.id.clone(), turn);
+    flight.grow(PROMISED).unwrap();
+    std::fs::create_dir_all(flight.folder.join(FILES)).unwrap();
+    let gone = FileDigester::new("w.bin", 0, None).finish().unwrap();
+    assert!(land(&flight, &artefact, vec![gone]).is_err());
+    assert!(disk.usage().partial.0 >= PROMISED);
+    drop(flight);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while disk.usage().partial.0 >= PROMISED {
+        assert!(std::time::Instant::now() < deadline, "its room is still promised");
+        tokio::task::yield_now().await;
+    }
+    assert!(disk.get(&artefact.id).is_none());
 }
