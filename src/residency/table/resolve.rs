@@ -303,6 +303,10 @@ impl Table {
         let version = &artefact.version;
         let is_to_come = !self.serves(artefact)
             && (self.jobs.contains_key(artefact) || self.is_leaving(artefact));
+        let base = self.jobs.get(artefact).and_then(|job| job.base.clone());
+        if is_to_come && !asked.is_empty() {
+            base.iter().for_each(|base| self.base_wanted(base, true));
+        }
         for id in asked {
             if is_to_come {
                 if let Some(waiter) = self.waiters.get_mut(id) {

@@ -269,6 +269,22 @@ fn a_load_that_must_not_evict_has_no_base_evict_for_it() {
 }
 
 #[test]
+fn an_operators_refresh_brings_the_base_of_an_adapter_that_nobody_waited_for_any_more() {
+    let mut bench = bench();
+    bench.acquire("x");
+    bench.found("x", 1, 5, "b");
+    bench.resolved("b", 40);
+    bench.on(Event::Cancelled { waiter: WaiterId(1) });
+    let hold_until = bench.now + std::time::Duration::from_secs(30);
+    let waiter = WaiterId(100);
+    bench.on(Event::UnloadRequested { waiter, model: model("b"), hold_until });
+    assert_eq!(bench.table.jobs.len(), 1, "the base was given up, the adapter's fetch goes on");
+    let waiter = WaiterId(101);
+    bench.on(Event::RefreshRequested { waiter, model: model("x"), hold_until });
+    assert!(asks(&bench.found("x", 1, 5, "b"), "b"));
+}
+
+#[test]
 fn a_new_version_of_an_adapter_loads_beside_the_old_and_ends_its_requests_on_it() {
     let mut bench = bench();
     bench.resident("b", 40);
