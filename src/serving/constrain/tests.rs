@@ -43,7 +43,7 @@ fn blind(codec: &TextCodec, compiled: &Compiled, seed: u64) -> Option<String> {
     while ids.len() < TOKENS_MAX {
         let allowed = follower.allowed().unwrap();
         let mut tokens = set(allowed.tokens);
-        if allowed.may_end && (tokens.is_empty() || random(&mut state) % 4 == 0) {
+        if allowed.may_end && (tokens.is_empty() || random(&mut state).is_multiple_of(4)) {
             break;
         }
         assert!(!tokens.is_empty(), "nothing may follow {:?}", codec.decode(&ids));
@@ -52,7 +52,7 @@ fn blind(codec: &TextCodec, compiled: &Compiled, seed: u64) -> Option<String> {
             let text = codec.token_text(*id);
             text.contains(['"', ']', '}']) && !text.contains([',', ':'])
         };
-        if random(&mut state) % 3 == 0 && tokens.iter().any(closing) {
+        if random(&mut state).is_multiple_of(3) && tokens.iter().any(closing) {
             tokens.retain(closing);
         }
         let token = tokens[usize::try_from(random(&mut state)).unwrap() % tokens.len()];
