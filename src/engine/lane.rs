@@ -91,6 +91,10 @@ impl Drop for Registration {
     }
 }
 
+/// Constraints may recurse as deep as what their senders wrote: the worst that serving lets through
+/// was seen to need 8 MiB. Only what is touched takes memory.
+const STACK_BYTES: usize = 64 << 20;
+
 /// One device's lane: a thread that runs one step at a time, of whichever engine is due by
 /// weighted fair queueing over measured step time.
 ///
@@ -113,7 +117,8 @@ impl Lane {
         let (commands, inbox) = mpsc::channel();
         let heartbeat = Arc::new(Heartbeat::new(device));
         let thread = LaneThread::new(inbox, Arc::clone(&heartbeat), config.idle_beat);
-        std::thread::Builder::new().name(format!("lane-{device}")).spawn(move || thread.run())?;
+        let builder = std::thread::Builder::new().name(format!("lane-{device}"));
+        builder.stack_size(STACK_BYTES).spawn(move || thread.run())?;
         Ok(Self { commands, heartbeat, config, next_engine: AtomicU64::new(0) })
     }
 

@@ -129,7 +129,7 @@ impl Constraint for CountingConstraint {
         for token in self.next() {
             self.mask[(token / u32::BITS) as usize] |= 1 << (token % u32::BITS);
         }
-        Ok(Allowed { tokens: &self.mask, may_end: self.accepted % 3 == 0 })
+        Ok(Allowed { tokens: &self.mask, may_end: self.accepted.is_multiple_of(3) })
     }
 
     fn accept(&mut self, token: u32) -> Result<Progress, Unmet> {

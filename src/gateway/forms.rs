@@ -13,6 +13,9 @@ const UNSUPPORTED: [Neutral; 3] = [
     ("structural_tag", neutral::absent),
 ];
 
+/// Reads one field's value; `None` where it asks for nothing.
+type Reader = fn(&Fields, Value) -> Result<Option<FormKind>, Error>;
+
 /// Takes `response_format` (OpenAI), `structured_outputs`, `guided_json`, `guided_regex` and
 /// `guided_choice` (vLLM) and `grammar` (TGI), of which one may be there.
 ///
@@ -21,7 +24,7 @@ const UNSUPPORTED: [Neutral; 3] = [
 pub(crate) fn read(fields: &mut Fields) -> Result<Option<OutputForm>, Error> {
     fields.refuse(&UNSUPPORTED)?;
     let mut asked: Option<OutputForm> = None;
-    let readers: [(&'static str, fn(&Fields, Value) -> Result<Option<FormKind>, Error>); 6] = [
+    let readers: [(&'static str, Reader); 6] = [
         ("response_format", response_format),
         ("structured_outputs", structured_outputs),
         ("guided_json", |fields, value| schema(fields, "guided_json", value).map(Some)),

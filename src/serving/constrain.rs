@@ -16,5 +16,5 @@ mod tests;
 mod vocabulary;
 
 pub use form::{FormKind, OutputForm};
-pub(crate) use form::{Grammar, laid_out, literal};
+pub(crate) use form::{Grammar, laid_out, literal, texts_within};
 pub(crate) use speller::{Compiled, Speller};

@@ -8,8 +8,9 @@ use crate::Error;
 
 /// A schema's longest text, in bytes. Some large public ones have a few hundred kilobytes.
 const SCHEMA_BYTES_MAX: usize = 256 * 1024;
-/// A regular expression's longest text, in bytes.
-const REGEX_BYTES_MAX: usize = 16 * 1024;
+/// The longest text of a regular expression, or of any text in a schema, in bytes: the library
+/// recurses as deep as an expression is long.
+const REGEX_BYTES_MAX: usize = 8 * 1024;
 /// Texts to choose from at most, and their bytes in all.
 const CHOICES_MAX: usize = 1024;
 const CHOICE_BYTES_MAX: usize = 64 * 1024;
@@ -64,6 +65,7 @@ impl Grammar {
                 }
                 let length = schema.to_string().len();
                 within(field, "schema", length, SCHEMA_BYTES_MAX)?;
+                texts_within(field, schema)?;
                 TopLevelGrammar::from_json_schema(laid_out(schema.clone()))
             }
             FormKind::Regex(regex) => {
@@ -116,6 +118,22 @@ pub(crate) fn laid_out(schema: Value) -> Value {
     };
     options.apply_to(&mut schema);
     schema
+}
+
+/// Refuses a schema with a text, its keys included, that is longer than an expression may be.
+///
+/// # Errors
+/// `InvalidInput` that names `field`.
+pub(crate) fn texts_within(field: &str, schema: &Value) -> Result<(), Error> {
+    match schema {
+        Value::String(text) => within(field, "text in a schema", text.len(), REGEX_BYTES_MAX),
+        Value::Array(items) => items.iter().try_for_each(|item| texts_within(field, item)),
+        Value::Object(map) => map.iter().try_for_each(|(key, value)| {
+            within(field, "key in a schema", key.len(), REGEX_BYTES_MAX)?;
+            texts_within(field, value)
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
 }
 
 fn within(field: &str, what: &str, length: usize, most: usize) -> Result<(), Error> {

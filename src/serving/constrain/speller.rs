@@ -22,6 +22,10 @@ const BYTES_PER_TOKEN: u64 = 128;
 /// by one. More of such classes cost more memory than they save time.
 const INSIDE_STRINGS: &str = r#"[^"\\\x00-\x1F\x7F]+"#;
 
+/// As the lane's, where forms are followed: the worst of the tests needs 8 MiB. Only what is touched
+/// takes memory.
+const STACK_BYTES: usize = 64 << 20;
+
 /// What compiling a form and following it may take, in the library's own counts. Beside each the
 /// time that it takes on the machine of `loadtest/results`.
 fn limits() -> ParserLimits {
@@ -96,21 +100,35 @@ impl Speller {
         BYTES_PER_TOKEN.saturating_mul(tokens as u64)
     }
 
-    /// Compiles a form. Takes time within the limits: belongs on a blocking thread.
+    /// Compiles a form, on a thread of its own with a large stack. Takes time within the limits:
+    /// belongs on a blocking thread.
     ///
     /// # Errors
     /// `InvalidInput` that names the field, and what in the form cannot be followed.
     pub(crate) fn compile(&self, grammar: Grammar) -> Result<Compiled, Error> {
         let Grammar { field, top } = grammar;
-        let parser = self.factory.create_parser(top);
-        let mut matcher = Matcher::new(parser);
-        // What does not even begin is told now rather than in the stream.
-        let begins = matcher.compute_mask().map(drop);
-        match begins {
-            Ok(()) => Ok(Compiled { matcher, end: self.end }),
+        let compile = || {
+            let mut matcher = Matcher::new(self.factory.create_parser(top));
+            // What does not even begin is told now rather than in the stream.
+            matcher.compute_mask().map(|_| matcher)
+        };
+        match on_large_stack(compile)? {
+            Ok(matcher) => Ok(Compiled { matcher, end: self.end }),
             Err(error) => Err(Error::field(field, said(&error.to_string()))),
         }
     }
+}
+
+/// Does work that may recurse as deep as a form is nested. A stack that overflows ends the process.
+///
+/// # Errors
+/// Where the system gives no thread, or the work panicked.
+pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("form".to_owned()).stack_size(STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, work).map_err(|_| Error::Interrupted)?;
+        thread.join().map_err(|_| Error::Interrupted)
+    })
 }
 
 impl Compiled {

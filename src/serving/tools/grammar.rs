@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CallFormat, Tool, ToolChoice};
-use crate::constrain::{Grammar, laid_out, literal};
+use crate::constrain::{Grammar, laid_out, literal, texts_within};
 use crate::{Error, TextCodec};
 
 /// What a request demands of its answer's calls.
@@ -33,6 +33,9 @@ pub(crate) fn calls(demand: &Demand<'_>, codec: &TextCodec) -> Result<Grammar, E
     };
     if tools.is_empty() {
         return Err(Error::field("tool_choice", "there are no tools to call"));
+    }
+    for tool in &tools {
+        texts_within("tools", &tool.parameters)?;
     }
     let several = demand.parallel && !matches!(demand.choice, ToolChoice::Named(_));
     let mark = |text: &str| marker(codec, text);
