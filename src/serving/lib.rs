@@ -31,7 +31,7 @@ mod text;
 pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Answer, Chat, Completion, Embeddings, EmbeddingsReply, Finish,
     Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
-    Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served, TokenInfo,
+    Prompt, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX, Served, TokenInfo,
 };
 pub use dispatcher::{Config, Dispatcher};
 pub use error::Error;

@@ -56,7 +56,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let (stream, include_usage) = streaming(fields)?;
     let chat = Chat { messages, tools, template_kwargs, generation, n };
     let ask = ChatAsk { stamp, n, stream, include_usage, logprobs };
-    Ok(Asked { request: Request::Chat(chat), ask: Ask::Chat(ask) })
+    Ok(Asked::new(Request::Chat(chat), Ask::Chat(ask)))
 }
 
 /// `tools` go to the template; nothing here can force a call.

@@ -3,6 +3,7 @@
 use roundhouse_serving::{Generation, Inputs, Request};
 use serde_json::Value;
 
+use crate::aim::Adapters;
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
 use crate::fields::{Fields, Neutral, neutral, strings};
@@ -12,8 +13,7 @@ const INPUTS_MAX: usize = 2048;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
-const UNSUPPORTED: [Neutral; 24] = [
-    ("adapter_id", neutral::empty),
+const UNSUPPORTED: [Neutral; 23] = [
     ("bad_words_ids", neutral::empty),
     ("best_of", neutral::one),
     ("candidate_labels", neutral::absent),
@@ -60,7 +60,7 @@ pub(crate) fn from_text(text: String) -> Asked {
         normalize: None,
     };
     let ask = InputsAsk { single: true, details: false, stream: false, label_lists: false };
-    Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) }
+    Asked::new(Request::Inputs(inputs), Ask::Inputs(ask))
 }
 
 /// Reads a body with `inputs`.
@@ -70,7 +70,6 @@ pub(crate) fn from_text(text: String) -> Asked {
 pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let (texts, single) = texts(fields)?;
     let stream = fields.bool("stream")?.unwrap_or(false);
-    fields.refuse(&[("adapters", neutral::empty)])?;
     if stream && !single && texts.len() > 1 {
         return Err(fields.wrong("stream", "takes one input, not a list of several"));
     }
@@ -79,6 +78,9 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
         Some(Value::Object(map)) => Fields::nested(map, "parameters."),
         Some(_) => return Err(fields.wrong("parameters", "must be an object")),
     };
+    let adapter = parameters.string("adapter_id")?.unwrap_or_default();
+    let adapters = Adapters::read(fields)?.or(Adapters::one("parameters.adapter_id", adapter))?;
+    let adapters = adapters.fitting(texts.len())?;
     parameters.refuse(&UNSUPPORTED)?;
     let details = parameters.bool("details")?.unwrap_or(false);
     // As in transformers: `top_k: null` and `return_all_scores` mean all labels.
@@ -95,7 +97,7 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
         if all_labels { Some(usize::MAX) } else { generation.top_k.filter(|count| *count > 0) };
     let ask = InputsAsk { single, details, stream, label_lists: !single && top_k.is_some() };
     let inputs = Inputs { texts, single, generation, return_full_text, top_k, normalize };
-    Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) })
+    Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask), adapters })
 }
 
 fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {

@@ -1,6 +1,7 @@
 //! Tokenizers that are written as a list of tokens, as GGUF files have them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -19,6 +20,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
+use super::files::Prints;
 use super::template::ChatTemplates;
 use super::{TextCodec, TextParts};
 use crate::Error;
@@ -296,7 +298,8 @@ impl TextCodec {
             eos: vocabulary.token("eos").map(|(_, id)| id),
             encoder_limit: None,
             truncate_left: false,
-            templates: ChatTemplates::new(vocabulary.templates, special),
+            templates: Arc::new(ChatTemplates::new(vocabulary.templates, special)),
+            prints: Prints::default(),
         }))
     }
 }
