@@ -18,8 +18,8 @@ use crate::tensors::TensorTable;
 /// An adapter that can be loaded.
 #[derive(Debug, Clone)]
 pub struct AdapterPlan {
-    config: Arc<LoraConfig>,
-    tensors: Arc<BTreeMap<String, Pieces>>,
+    pub(super) config: Arc<LoraConfig>,
+    pub(super) tensors: Arc<BTreeMap<String, Pieces>>,
     footprint: Footprint,
 }
 

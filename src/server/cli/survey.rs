@@ -13,6 +13,7 @@ use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, Model
 use roundhouse_workers::Settings;
 use serde::Serialize;
 
+use super::adapts::Adapts;
 use super::output::{self, Table};
 use super::{ServeFlags, environment};
 use crate::app::settings;
@@ -51,6 +52,8 @@ struct Finding {
 enum Verdict {
     /// It will, and takes this.
     Runs { kind: ModelKind, architecture: String, context: usize, footprint: Footprint },
+    /// It will beside its base, if that is there, and takes this.
+    RunsBesideBase { kind: ModelKind, adapter: Adapts, footprint: Footprint },
     /// It will where handlers are served; what it takes is known when it has run.
     RunsAsHandler { kind: ModelKind, script: bool, requirements: bool },
     /// Only its content tells, and an archive's content is seen when it is fetched.
@@ -149,6 +152,11 @@ async fn plan(
             script: plan.layout.code.is_some(),
             requirements: plan.layout.requirements.is_some(),
         },
+        Plan::Adapter(plan) => Verdict::RunsBesideBase {
+            kind: ModelKind::Adapter,
+            adapter: Adapts::of(&plan),
+            footprint: plan.footprint(),
+        },
         Plan::Model(plan) => Verdict::Runs {
             kind: plan.kind,
             architecture: plan.architecture.clone(),
@@ -175,6 +183,9 @@ fn table(findings: &[Finding]) -> String {
                 footprint.total().to_string(),
                 format!("{architecture}, {context} tokens"),
             ),
+            Verdict::RunsBesideBase { kind, adapter, footprint } => {
+                (kind.as_str(), footprint.total().to_string(), format!("of {adapter}"))
+            }
             Verdict::RunsAsHandler { kind, script, requirements } => {
                 let what = if *script { "a Python script" } else { "a plain Python model" };
                 let with = if *requirements { " with requirements" } else { "" };
@@ -202,6 +213,7 @@ fn summary(findings: &[Finding], truncated: bool) -> String {
     };
     let parts = [
         (number(|it| matches!(it, Verdict::Runs { .. })), "will run"),
+        (number(|it| matches!(it, Verdict::RunsBesideBase { .. })), "will run beside their base"),
         (number(|it| matches!(it, Verdict::RunsAsHandler { .. })), "will run with --handlers"),
         (number(|it| matches!(it, Verdict::UnknownUntilFetched)), "unknown until fetched"),
         (number(|it| matches!(it, Verdict::DoesNotRun { .. })), "will not run"),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use roundhouse_models::{Cancel, DeviceMemory, Error, Folder, LoadedRunner, ModelPlan, load_files};
-use roundhouse_residency::{Loaded, Reporter};
+use roundhouse_residency::{Base, Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint};
 use roundhouse_workers::{Handler, News};
 
 use super::host::{Demotable, HostParts};
+use super::placed::Beside;
 use super::plan::{HandlerPlan, Plan, processes};
 use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
@@ -33,6 +34,14 @@ pub(super) enum Origin {
     Arriving(ArrivingFiles, Arc<ModelPlan>),
 }
 
+/// Where a load takes a model, and to whom it belongs.
+pub(super) struct Onto {
+    pub(super) device: DeviceId,
+    /// Of an adapter.
+    pub(super) base: Option<Base<ServedModel>>,
+    pub(super) reporter: Reporter,
+}
+
 /// What was read of a model's files.
 pub(super) struct Read {
     pub(super) loaded: LoadedRunner,
@@ -47,9 +56,9 @@ impl ModelLoader {
         &self,
         id: &ArtefactId,
         origin: Origin,
-        device: DeviceId,
-        reporter: Reporter,
+        onto: Onto,
     ) -> Result<Loaded<ServedModel>, Failure> {
+        let Onto { device, base, reporter } = onto;
         let files = match origin {
             Origin::Files(files) => files,
             Origin::Arriving(_, ref plan) => {
@@ -60,6 +69,7 @@ impl ModelLoader {
         match self.plan_of(id, &files.dir).await? {
             Plan::Model(plan) => self.load_model(id, &plan, Origin::Files(files), device).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
+            Plan::Adapter(plan) => self.load_adapter(id, &plan, files, device, base).await,
         }
     }
 
@@ -101,15 +111,16 @@ impl ModelLoader {
         let lane = self.lanes.get(&device).ok_or_else(|| {
             Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
         })?;
-        let LoadedRunner { runner, footprint, shared, weights, .. } = loaded;
+        let LoadedRunner { runner, footprint, shared, weights, base, .. } = loaded;
         let footprint = Footprint { host: parts.bytes, ..footprint };
         let placed = lane.place(&id.model.to_string(), runner, self.engine).await?;
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total());
         let purpose = purpose::of(&parts.plan);
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
-        let demotable = weights.map(|weights| Demotable { weights, parts });
-        self.placed.add(id, device, model.engine().clone(), demotable);
+        let demotable = weights.map(|weights| Demotable { weights, parts: parts.clone() });
+        let beside = Beside { engine: model.engine().clone(), base, parts };
+        self.placed.add(id, device, beside, demotable);
         Ok(Loaded { model: ServedModel::Engine(model), footprint, shared })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{Files, LoadSettings, ModelPlan};
+use roundhouse_models::{ADAPTER_CONFIG, AdapterPlan, Files, LoadSettings, ModelPlan};
 use roundhouse_serving::Vocabulary;
 use roundhouse_store::{Artefact, Catalog};
 use roundhouse_types::{
@@ -21,6 +21,8 @@ pub(crate) enum Plan {
     Model(Arc<ModelPlan>),
     /// Python processes that run the artefact's script.
     Handler(Arc<HandlerPlan>),
+    /// Weights beside another model's.
+    Adapter(AdapterPlan),
 }
 
 /// Where a handler's parts lie and what it asks for.
@@ -45,6 +47,7 @@ impl Plan {
         match self {
             Self::Model(plan) => plan.kind,
             Self::Handler(_) => ModelKind::Handler,
+            Self::Adapter(_) => ModelKind::Adapter,
         }
     }
 
@@ -58,6 +61,7 @@ impl Plan {
     ) -> (Footprint, Grade) {
         let plan = match self {
             Self::Model(plan) => return (plan.footprint, Grade::Exact),
+            Self::Adapter(plan) => return (plan.footprint(), Grade::Exact),
             Self::Handler(plan) => plan,
         };
         let (memory, grade) = match (peak, plan.settings.memory) {
@@ -96,6 +100,9 @@ pub(crate) fn plan_folder(
 /// Finds out what files of a model of ours are. Headers may be a hundred megabytes of JSON:
 /// belongs on a blocking thread.
 pub(crate) fn plan_files(files: &Files, settings: &LoadSettings) -> Result<Plan, Failure> {
+    if files.sizes.contains_key(ADAPTER_CONFIG) {
+        return Ok(Plan::Adapter(AdapterPlan::read(files)?));
+    }
     let plan = roundhouse_models::inspect(files, settings)?;
     if let Some(tokenizer) = &plan.gguf {
         Vocabulary::check(&tokenizer.model, tokenizer.pre.as_deref())?;

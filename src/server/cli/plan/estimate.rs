@@ -1,11 +1,12 @@
 //! What a target's files mean in bytes, sequences and machines.
 
-use roundhouse_models::{ModelPlan, WeightShare};
+use roundhouse_models::{AdapterPlan, ModelPlan, WeightShare};
 use roundhouse_types::{Bytes, Footprint, Grade, ModelKind};
 use serde::Serialize;
 
 use super::instances::{self, Device, Instance};
 use super::source::Found;
+use crate::cli::adapts::Adapts;
 use crate::config::Config;
 use crate::loader::Plan;
 
@@ -53,7 +54,10 @@ pub(super) struct Estimate {
     #[serde(rename = "bytes")]
     pub(super) footprint: Option<Parts>,
     pub(super) weights: Vec<WeightShare>,
-    /// The longest sequence served, in tokens; absent for handlers.
+    /// Of an adapter: what it builds on and changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) adapter: Option<Adapts>,
+    /// The longest sequence served, in tokens; absent for handlers and adapters.
     pub(super) context: Option<usize>,
     pub(super) kv_token_bytes: Option<Bytes>,
     pub(super) sequences: Vec<Sequences>,
@@ -73,6 +77,7 @@ impl Estimate {
             architecture: None,
             footprint: None,
             weights: Vec::new(),
+            adapter: None,
             context: None,
             kv_token_bytes: None,
             sequences: Vec::new(),
@@ -97,8 +102,10 @@ impl Estimate {
             // What a handler does with a GPU is its own matter.
             estimate.instances.retain(|instance| instance.device() == Device::Cpu);
         }
-        if let Plan::Model(plan) = plan {
-            estimate.model(plan);
+        match plan {
+            Plan::Model(plan) => estimate.model(plan),
+            Plan::Adapter(plan) => estimate.adapter(plan),
+            Plan::Handler(_) => {}
         }
         if total > budget {
             estimate.warnings.push(format!(
@@ -106,6 +113,16 @@ impl Estimate {
             ));
         }
         estimate
+    }
+
+    fn adapter(&mut self, plan: &AdapterPlan) {
+        // It runs where its base does.
+        self.instances.clear();
+        self.adapter = Some(Adapts::of(plan));
+        if plan.base_name().is_none() {
+            let missing = "adapter_config.json has no base_model_name_or_path: it cannot be served";
+            self.warnings.push(missing.to_owned());
+        }
     }
 
     fn model(&mut self, plan: &ModelPlan) {
