@@ -226,8 +226,8 @@ impl Catalog {
         for index in 0..self.inner.mounts.len() {
             let listing = self.inner.listing(index).await?;
             truncated |= listing.1;
-            let first = after
-                .map_or(0, |after| listing.0.partition_point(|it| it.name.as_str() <= after));
+            let first =
+                after.map_or(0, |after| listing.0.partition_point(|it| it.name.as_str() <= after));
             targets.extend(listing.0[first..].iter().take(limit.max(1) + 1).cloned());
         }
         targets.sort_by(|a, b| a.name.cmp(&b.name));

@@ -48,15 +48,24 @@ pub fn labelled_base(labels: usize) -> Vec<File> {
 /// An adapter of [`labelled_base`] with as many labels, called `base`, whose every answer is one
 /// of its labels.
 pub fn signed_adapter(base: &str, labels: usize, own: usize) -> Vec<File> {
+    signed_of_rank(base, labels, own, 1)
+}
+
+/// The same with matrices of a rank, which say nothing and take memory.
+pub fn signed_of_rank(base: &str, labels: usize, own: usize, rank: usize) -> Vec<File> {
     let mut bias = vec![0.0f32; labels];
     bias[own] = CERTAIN;
     let mut weights = Weights::new(own as u64);
     let module = "base_model.model.classifier";
-    weights.noise(&format!("{module}.lora_A.weight"), &[1, HIDDEN]);
-    weights.values(&format!("{module}.lora_B.weight"), &[labels, 1], &vec![0.0; labels]);
+    weights.noise(&format!("{module}.lora_A.weight"), &[rank, HIDDEN]);
+    let none = vec![0.0; labels * rank];
+    weights.values(&format!("{module}.lora_B.weight"), &[labels, rank], &none);
     weights.values(&format!("{module}.lora_B.bias"), &[labels], &bias);
+    let mut settings = config(base, &["classifier"]);
+    settings["r"] = json!(rank);
+    settings["lora_alpha"] = json!(rank);
     vec![
-        ("adapter_config.json".into(), pretty(&config(base, &["classifier"]))),
+        ("adapter_config.json".into(), pretty(&settings)),
         ("adapter_model.safetensors".into(), weights.finish()),
     ]
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use futures_util::StreamExt;
 use roundhouse_models::LoadSettings;
 use roundhouse_store::{
-    Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm,
+    Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm, TargetPage,
 };
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelKind, TargetName};
 use roundhouse_workers::Settings;
@@ -31,6 +31,12 @@ const PAGE: usize = 1000;
 pub struct SurveyArgs {
     /// The store: s3://bucket/prefix/ or file:///folder/.
     pub uri: String,
+    /// Begin behind this target.
+    #[arg(long, value_name = "TARGET")]
+    pub after: Option<String>,
+    /// Look into so many at most.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
@@ -64,7 +70,7 @@ enum Verdict {
     NotSeen { reason: String },
 }
 
-/// Lists and looks into every target.
+/// Lists targets and looks into each.
 pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
     let uri: StoreUri = args
         .uri
@@ -72,18 +78,23 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
         .map_err(|error: roundhouse_store::Error| Error::Usage(error.to_string()))?;
     let settings = load_settings()?;
     let catalog = connect(uri).await.map_err(Failure::from)?;
-    let (targets, truncated) = targets(&catalog).await.map_err(Failure::from)?;
+    let page = targets(&catalog, args).await.map_err(Failure::from)?;
+    let TargetPage { targets, next, truncated } = page;
     let looks = futures_util::stream::iter(targets)
         .map(|target| look(&catalog, target, settings))
         .buffered(AT_A_TIME);
     let findings: Vec<Finding> = looks.collect().await;
     if args.json {
         return output::print_json(&serde_json::json!({
-            "uri": args.uri, "targets": findings, "truncated": truncated,
+            "uri": args.uri, "targets": findings, "next": next, "truncated": truncated,
         }));
     }
     output::print(&table(&findings))?;
-    output::print(&summary(&findings, truncated))
+    output::print(&summary(&findings, truncated))?;
+    match next {
+        Some(next) => output::print(&format!("... and more: --after '{next}', or raise --limit\n")),
+        None => Ok(()),
+    }
 }
 
 /// What the settings of the environment say about loads: they decide the footprint.
@@ -105,15 +116,19 @@ pub(super) async fn connect(uri: StoreUri) -> Result<Catalog, roundhouse_store::
     Catalog::connect(endpoint, vec![MountConfig::new(uri)], config).await
 }
 
-async fn targets(catalog: &Catalog) -> Result<(Vec<Target>, bool), roundhouse_store::Error> {
-    let mut targets = Vec::new();
-    let mut after: Option<String> = None;
+async fn targets(
+    catalog: &Catalog,
+    args: &SurveyArgs,
+) -> Result<TargetPage, roundhouse_store::Error> {
+    let limit = args.limit as usize;
+    let mut found = TargetPage { targets: Vec::new(), next: args.after.clone(), truncated: false };
     loop {
-        let page = catalog.list(after.as_deref(), PAGE).await?;
-        targets.extend(page.targets);
-        match page.next {
-            None => return Ok((targets, page.truncated)),
-            next => after = next,
+        let wanted = PAGE.min(limit - found.targets.len());
+        let page = catalog.list(found.next.as_deref(), wanted).await?;
+        found.targets.extend(page.targets);
+        (found.next, found.truncated) = (page.next, page.truncated);
+        if found.next.is_none() || found.targets.len() >= limit {
+            return Ok(found);
         }
     }
 }

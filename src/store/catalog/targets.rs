@@ -157,7 +157,7 @@ fn marked_folder(key: &str) -> Option<&str> {
 
 /// The marked folder nearest to the root that holds the key.
 fn outermost<'a>(key: &'a str, marked: &BTreeSet<String>) -> Option<&'a str> {
-    key.match_indices('/').map(|(at, _)| &key[..at]).find(|folder| marked.contains(folder))
+    key.match_indices('/').map(|(at, _)| &key[..at]).find(|folder| marked.contains(*folder))
 }
 
 #[cfg(test)]
@@ -195,10 +195,13 @@ mod tests {
         // In whichever order they are seen.
         for turn in 0..keys.len() {
             let mut finder = Finder::default();
-            keys.iter().cycle().skip(turn).take(keys.len()).for_each(|key| finder.add(&object(key)));
+            keys.iter()
+                .cycle()
+                .skip(turn)
+                .take(keys.len())
+                .for_each(|key| finder.add(&object(key)));
             let found = finder.finish(Some("x")).into_iter();
-            let found: Vec<_> =
-                found.map(|t| (t.name.to_string(), t.form, t.bytes.0)).collect();
+            let found: Vec<_> = found.map(|t| (t.name.to_string(), t.form, t.bytes.0)).collect();
             assert_eq!(found, wanted, "from the {turn}th on");
         }
     }

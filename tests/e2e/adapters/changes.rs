@@ -35,7 +35,12 @@ fn replace(store: &Path, target: &str, files: &[File]) {
 
 /// Asks each adapter over and over until told to stop; returns the labels that each gave, in order,
 /// and how many answers came.
-async fn ask(server: &Server, stop: &AtomicBool, adapter: usize, answers: &AtomicUsize) -> Vec<String> {
+async fn ask(
+    server: &Server,
+    stop: &AtomicBool,
+    adapter: usize,
+    answers: &AtomicUsize,
+) -> Vec<String> {
     let mut seen: Vec<String> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let answer = server.invoke("default", &format!("a{adapter}"), hello()).await;
@@ -79,7 +84,10 @@ async fn no_answer_is_of_another_adapter_or_of_a_version_that_went_before() {
             let mut files = signed_adapter("base", LABELS, own(adapter, round));
             match (adapter + round) % 6 {
                 // Cut off: its length does not agree with its header.
-                0 => files[1].1.truncate(files[1].1.len() / 2),
+                0 => {
+                    let half = files[1].1.len() / 2;
+                    files[1].1.truncate(half);
+                }
                 // Removed for a while.
                 1 => std::fs::remove_file(store.path().join(&target).join(&files[1].0)).unwrap(),
                 _ => {}
@@ -134,7 +142,8 @@ async fn a_cold_adapter_of_a_loaded_base_takes_few_requests_of_the_store() {
     let path = cache.path().display().to_string();
     let env = S3::env(s3.address());
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let server = Server::start(&["serve", "--store", "s3://models/", "--cache-dir", &path], &env).await;
+    let server =
+        Server::start(&["serve", "--store", "s3://models/", "--cache-dir", &path], &env).await;
     assert_eq!(said(&server.invoke("default", "one", hello()).await), label(1));
     let requests = || server.metric("roundhouse_store_requests_total");
     let before = requests().await;

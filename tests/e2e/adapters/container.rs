@@ -56,9 +56,8 @@ async fn the_platform_registers_asks_lists_and_removes_adapters() {
         all.map(|it| it["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(names(&listed), ["one", "two"]);
-    let delete = |name: &str| {
-        server.send(server.http().delete(format!("{}/adapters/{name}", server.data)))
-    };
+    let delete =
+        |name: &str| server.send(server.http().delete(format!("{}/adapters/{name}", server.data)));
     assert_eq!(delete("one").await.status, 200);
     assert_eq!(delete("one").await.status, 404);
     assert_eq!(invoke(&server, "/invocations", "one").await.status, 400);

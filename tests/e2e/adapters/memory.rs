@@ -1,6 +1,6 @@
 //! More adapters than there is memory for.
 
-use roundhouse_tests::adapters::{label, labelled_base, signed_adapter};
+use roundhouse_tests::adapters::{label, labelled_base, signed_of_rank};
 
 use super::{LABELS, hello, place, resident, said, server};
 
@@ -15,7 +15,7 @@ async fn two_hundred_adapters_take_turns_beside_one_base_and_none_is_refused() {
     let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     place(store.path(), "base", &labelled_base(LABELS));
     for at in 1..=ADAPTERS {
-        place(store.path(), &format!("a/{at}"), &signed_adapter("base", LABELS, at));
+        place(store.path(), &format!("a/{at}"), &signed_of_rank("base", LABELS, at, 64));
     }
     let probe = server(store.path(), cache.path(), "").await;
     let answer = probe.invoke("default", "a/1", hello()).await;
@@ -27,15 +27,18 @@ async fn two_hundred_adapters_take_turns_beside_one_base_and_none_is_refused() {
     };
     let (base, one) = (total("base"), total("a/1"));
     drop(probe);
-    let budget = base + FIT * one + one / 2;
+    // Before a base is measured its tokenizer is promised more than it takes.
+    let slack = 512 * 1024;
+    assert!(slack < 4 * one, "{one} bytes are too few to tell");
+    let budget = base + slack + FIT * one;
     let settings = format!("[memory]\nbudget = \"{budget}B\"");
     let server = server(store.path(), cache.path(), &settings).await;
     for round in 0..3 {
         let asked = (1..=ADAPTERS).map(|at| {
             // Another order each time, and not all at once.
             let at = (at * 7 + round * 31) % ADAPTERS + 1;
-            let asking = server.invoke("default", &target, hello());
-            async move { (at, asking.await) }
+            let server = &server;
+            async move { (at, server.invoke("default", &format!("a/{at}"), hello()).await) }
         });
         let asked: Vec<_> = asked.collect();
         let mut asked = asked.into_iter();
@@ -53,7 +56,7 @@ async fn two_hundred_adapters_take_turns_beside_one_base_and_none_is_refused() {
     let device = &residency["devices"][0];
     assert!(device["charged_bytes"].as_u64().unwrap() <= budget, "{residency}");
     let residents = device["residents"].as_array().unwrap().len() as u64;
-    assert!(residents > FIT / 2 && residents <= FIT + 1, "{residency}");
+    assert!(residents > FIT / 2 && residents <= FIT + 5, "{residency}");
     // The base was loaded once: nothing made it leave.
     let explained = server.admin_get("/admin/v1/explain?target=base").await.json();
     assert!(!explained["decisions"].to_string().contains("evicted"), "{explained}");
