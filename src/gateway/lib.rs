@@ -3,7 +3,7 @@
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
 //! `layers` (what surrounds every request), `target` and `aim` (which model is meant), `body` and
 //! `fields` (what the client sent), `sagemaker`, `openai` and `container` (the faces),
-//! `answer`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
+//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
 //!
 //! What holds:
 //! 1. Every response carries `x-amzn-RequestId`, and every request ends in exactly one
