@@ -6,12 +6,14 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
-use roundhouse_serving::{GenerationReply, Reply, Request};
-use roundhouse_types::{ErrorKind, Failure, ModelId};
+use roundhouse_serving::{EmbeddingsReply, GenerationReply, Reply, Request};
+use roundhouse_types::{ErrorKind, Failure};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::aim::{Adapters, Aim};
 use crate::call::{self, Context};
+use crate::each;
 use crate::error::Error;
 use crate::handled;
 use crate::openai::chat::ChatAsk;
@@ -19,7 +21,7 @@ use crate::openai::completions::CompletionAsk;
 use crate::openai::embeddings::EmbeddingsAsk;
 use crate::sagemaker::generated::InputsTranscript;
 use crate::sagemaker::inputs::InputsAsk;
-use crate::sagemaker::raw::Later;
+use crate::sagemaker::raw::{Found, Later};
 use crate::stream::{self, Bounds, Format, Transcript, Wire};
 
 /// Fields of the body that nothing reads.
@@ -31,6 +33,15 @@ const INLINE_NUMBERS: usize = 16 * 1024;
 pub(crate) struct Asked {
     pub(crate) request: Request,
     pub(crate) ask: Ask,
+    /// Whom the body asks instead of the model that it was sent to.
+    pub(crate) adapters: Adapters,
+}
+
+impl Asked {
+    /// Of the model that it was sent to.
+    pub(crate) fn new(request: Request, ask: Ask) -> Self {
+        Self { request, ask, adapters: Adapters::None }
+    }
 }
 
 /// How an answer shall look, by dialect.
@@ -85,21 +96,35 @@ impl Ask {
     }
 }
 
-/// Invokes the model and writes its answer.
+/// Invokes the model, or the adapters that the body names, and writes the answer.
 ///
 /// # Errors
 /// Everything that fails before the response's first byte.
 pub(crate) async fn answer(
     context: &Context,
-    model: ModelId,
+    aim: Aim,
     asked: Asked,
     delivery: Delivery,
 ) -> Result<Response, Error> {
-    let Asked { request, ask } = asked;
+    let Asked { request, ask, adapters } = asked;
+    let aim = match aim.heeds(adapters) {
+        Adapters::None => aim,
+        Adapters::One(field, name) => aim.adapter(field, &name)?,
+        Adapters::Each(names) => {
+            return each::answer(context, &aim, names, request, ask, delivery).await;
+        }
+    };
     let config = &context.gateway.config;
-    let (answer, deadline) = call::invoke(context, model, request, delivery.timeout).await?;
+    let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
     let ask = match ask {
-        Ask::Later(later) => later.take().unwrap_or(Ask::Later(later)),
+        Ask::Later(later) => match later.take() {
+            Some(Found::Asked(asked)) => {
+                // Such a request is not raw any more: this happens once.
+                return Box::pin(self::answer(context, aim, *asked, delivery)).await;
+            }
+            Some(Found::Ask(ask)) => ask,
+            None => Ask::Later(later),
+        },
         ask => ask,
     };
     let ignored = match &ask {
@@ -111,23 +136,7 @@ pub(crate) async fn answer(
         Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
         Reply::Embeddings(reply) => {
             context.notes.prompt(reply.prompt_tokens);
-            if reply.vectors.iter().flatten().any(|number| !number.is_finite()) {
-                return Err(not_a_number());
-            }
-            let numbers: usize = reply.vectors.iter().map(Vec::len).sum();
-            let write = move || match &ask {
-                Ask::Inputs(ask) => ask.vectors(&reply),
-                Ask::Embeddings(ask) => ask.vectors(&reply),
-                Ask::Chat(_) | Ask::Completion(_) | Ask::Later(_) => Err(mismatch()),
-            };
-            let body = if numbers <= INLINE_NUMBERS {
-                write()?
-            } else {
-                tokio::task::spawn_blocking(write).await.map_err(|error| {
-                    Error::internal(format!("writing vectors failed: {error}"))
-                })??
-            };
-            whole(body, delivery)
+            whole(written(ask, reply).await?, delivery)
         }
         Reply::Classification(labels) => match ask {
             Ask::Inputs(ask) => {
@@ -140,12 +149,35 @@ pub(crate) async fn answer(
                 return Err(mismatch());
             }
         },
+        // Whoever reads a body so leaves what it asks behind.
+        Reply::OfAdapters => return Err(mismatch()),
     };
-    call::served_headers(response.headers_mut(), &answer.served, config);
+    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), config);
     if let Some(names) = ignored.filter(|_| config.served_headers) {
         response.headers_mut().insert(IGNORED, names);
     }
     Ok(response)
+}
+
+/// Vectors as text; many of them on a blocking thread.
+///
+/// # Errors
+/// `ModelFailed` where one is not of finite numbers.
+pub(crate) async fn written(ask: Ask, reply: EmbeddingsReply) -> Result<Bytes, Error> {
+    if reply.vectors.iter().flatten().any(|number| !number.is_finite()) {
+        return Err(not_a_number());
+    }
+    let numbers: usize = reply.vectors.iter().map(Vec::len).sum();
+    let write = move || match &ask {
+        Ask::Inputs(ask) => ask.vectors(&reply),
+        Ask::Embeddings(ask) => ask.vectors(&reply),
+        Ask::Chat(_) | Ask::Completion(_) | Ask::Later(_) => Err(mismatch()),
+    };
+    if numbers <= INLINE_NUMBERS {
+        return write();
+    }
+    let written = tokio::task::spawn_blocking(write).await;
+    written.map_err(|error| Error::internal(format!("writing vectors failed: {error}")))?
 }
 
 async fn generation(
@@ -183,12 +215,12 @@ async fn generation(
     Ok(whole(text(&said), delivery))
 }
 
-fn text(value: &Value) -> Bytes {
+pub(crate) fn text(value: &Value) -> Bytes {
     value.to_string().into()
 }
 
 /// A response of one piece.
-fn whole(body: Bytes, delivery: Delivery) -> Response {
+pub(crate) fn whole(body: Bytes, delivery: Delivery) -> Response {
     if delivery.framed {
         return stream::framed_whole(&body);
     }
@@ -199,7 +231,7 @@ fn whole(body: Bytes, delivery: Delivery) -> Response {
 }
 
 /// Serving refuses requests that do not fit a model's kind, so this is a fault of ours.
-fn mismatch() -> Error {
+pub(crate) fn mismatch() -> Error {
     Error::internal("the reply is not of the kind that was asked for")
 }
 

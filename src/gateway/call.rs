@@ -7,9 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use roundhouse_serving::{
     Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo, ToolCall,
 };
-use roundhouse_types::{ErrorKind, Failure, ModelId};
+use roundhouse_types::{ErrorKind, Failure};
 use tokio::time::{Instant, timeout_at};
 
+use crate::aim::Aim;
 use crate::error::Error;
 use crate::layers::Notes;
 use crate::router::Gateway;
@@ -27,16 +28,17 @@ pub(crate) struct Context {
 /// The invocation's failure; `TimedOut` at the deadline.
 pub(crate) async fn invoke(
     context: &Context,
-    model: ModelId,
+    aim: &Aim,
     request: Request,
     timeout: Duration,
 ) -> Result<(Answer, Instant), Error> {
-    context.notes.asked(&model);
+    context.notes.asked(&aim.model);
     let arrived = context.notes.arrived();
     let deadline = arrived + timeout;
     let hold_until = (arrived + context.gateway.config.hold).min(deadline);
     let invocation = Invocation {
-        model,
+        model: aim.model.clone(),
+        base: aim.base.clone(),
         request,
         deadline: deadline.into_std(),
         hold_until: hold_until.into_std(),
@@ -117,8 +119,9 @@ pub(crate) async fn collect(
     })
 }
 
-/// Adds the truth about how the answer came about.
-pub(crate) fn served_headers(headers: &mut HeaderMap, served: &Served, config: &GatewayConfig) {
+/// Adds the truth about how the answer came about. Where several models answered: all versions,
+/// and the longest of each way and wait.
+pub(crate) fn served_headers(headers: &mut HeaderMap, served: &[Served], config: &GatewayConfig) {
     if !config.served_headers {
         return;
     }
@@ -127,8 +130,14 @@ pub(crate) fn served_headers(headers: &mut HeaderMap, served: &Served, config: &
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    put("x-roundhouse-version", served.version.as_str());
-    put("x-roundhouse-tier", served.tier.as_str());
-    put("x-roundhouse-load-ms", &served.load.as_millis().to_string());
-    put("x-roundhouse-queue-ms", &served.queue.as_millis().to_string());
+    let longest = |of: fn(&Served) -> Duration| {
+        served.iter().map(of).max().unwrap_or_default().as_millis().to_string()
+    };
+    let versions: Vec<&str> = served.iter().map(|it| it.version.as_str()).collect();
+    put("x-roundhouse-version", &versions.join(", "));
+    if let Some(tier) = served.iter().map(|it| it.tier).max() {
+        put("x-roundhouse-tier", tier.as_str());
+    }
+    put("x-roundhouse-load-ms", &longest(|it| it.load));
+    put("x-roundhouse-queue-ms", &longest(|it| it.queue));
 }

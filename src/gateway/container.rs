@@ -1,5 +1,7 @@
-//! The container contract of multi-model endpoints: `/models…`, as SageMaker calls it.
+//! The container contract of multi-model endpoints: `/models…` and `/adapters…`, as SageMaker calls
+//! them.
 
+pub(crate) mod adapters;
 pub(crate) mod path;
 
 use axum::Extension;
@@ -9,11 +11,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
-use roundhouse_types::{ErrorKind, Failure};
+use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use crate::aim::{self, Aim};
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
@@ -21,7 +24,7 @@ use crate::json;
 use crate::layers::Notes;
 use crate::router::Gateway;
 use crate::sagemaker;
-use crate::state::{ContainerFace, ContainerModel, LoadOutcome};
+use crate::state::{ContainerAdapter, ContainerFace, ContainerModel, LoadOutcome};
 
 /// Models on a page, where the client does not say, and at most; as in multi-model-server.
 const PAGE_MAX: usize = 100;
@@ -52,10 +55,7 @@ pub(crate) async fn load(
         let (_, body) = sagemaker::read(&context, request).await?;
         let mut fields = Fields::new(json::object(body).await?);
         let name = required(&mut fields, "model_name")?;
-        if name.len() > NAME_MAX || name.contains(|c: char| c == '/' || c.is_control()) {
-            let expected = format!("must be at most {NAME_MAX} bytes without slashes");
-            return Err(fields.wrong("model_name", &expected));
-        }
+        checked_name(&fields, "model_name", &name)?;
         let url = required(&mut fields, "url")?;
         if face.models.get(&name).is_some() {
             return Err(Error::AlreadyLoaded(name));
@@ -80,12 +80,7 @@ pub(crate) async fn list(
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Response {
     let page = || {
-        let Query(query) = query.map_err(|_| Error::request("limit must be a whole number"))?;
-        let limit = match query.limit {
-            Some(0) => return Err(Error::request("limit must be at least 1")),
-            Some(limit) => limit.min(PAGE_MAX),
-            None => PAGE_MAX,
-        };
+        let (limit, query) = limit(query)?;
         page(face(&gateway)?.models.list(), limit, query.next_page_token.as_deref())
     };
     answered(page().map(|page| axum::Json(page).into_response()))
@@ -129,9 +124,55 @@ pub(crate) async fn invoke(
         let face = face(&context.gateway)?;
         let model = loaded(face, &model_name(path)?)?;
         let read = sagemaker::Read { handlers: face.handlers, gathers: false };
-        sagemaker::invoke_plain(&context, model.model, &headers, body, read).await
+        let aim = match aim::header(&headers)? {
+            None => Aim::at(model.model),
+            Some(adapter) => {
+                let adapter = registered(face, &adapter)?;
+                Aim::by_header(adapter.model, Some(model.model))
+            }
+        };
+        sagemaker::invoke_plain(&context, aim, &headers, body, read).await
     };
     answered(operation.await)
+}
+
+/// The adapter that a header of `/invocations` names, where the contract has one of that name.
+pub(crate) fn adapter_named(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Aim>, Error> {
+    let (Some(face), Some(name)) = (&gateway.container, aim::header(headers)?) else {
+        return Ok(None);
+    };
+    match registered(face, &name) {
+        Ok(adapter) => Ok(Some(Aim::by_header(adapter.model, None))),
+        // It may be a target of an endpoint.
+        Err(_) if !gateway.endpoints.is_empty() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn registered(face: &ContainerFace, name: &TargetModel) -> Result<ContainerAdapter, Error> {
+    let name = name.check().map_err(|reason| {
+        Error::request(format!("the adapter's name is not a legal one: {reason}"))
+    })?;
+    face.adapters.get(name.as_str()).ok_or_else(|| adapters::unknown(name.as_str()))
+}
+
+/// How many of a page are wanted.
+fn limit(query: Result<Query<PageQuery>, QueryRejection>) -> Result<(usize, PageQuery), Error> {
+    let Query(query) = query.map_err(|_| Error::request("limit must be a whole number"))?;
+    match query.limit {
+        Some(0) => Err(Error::request("limit must be at least 1")),
+        Some(limit) => Ok((limit.min(PAGE_MAX), query)),
+        None => Ok((PAGE_MAX, query)),
+    }
+}
+
+/// Refuses names that paths cannot have.
+fn checked_name(fields: &Fields, field: &str, name: &str) -> Result<(), Error> {
+    if name.len() > NAME_MAX || name.contains(|c: char| c == '/' || c.is_control()) {
+        let expected = format!("must be at most {NAME_MAX} bytes without slashes");
+        return Err(fields.wrong(field, &expected));
+    }
+    Ok(())
 }
 
 /// Its routes exist only where the contract is switched on.
@@ -183,11 +224,8 @@ fn page(
     limit: usize,
     token: Option<&str>,
 ) -> Result<Value, Error> {
-    if let Some(token) = token {
-        let after = URL_SAFE_NO_PAD
-            .decode(token)
-            .map_err(|_| Error::request("next_page_token is not one of ours"))?;
-        models.retain(|model| model.name.as_bytes() > after.as_slice());
+    if let Some(after) = after(token)? {
+        models.retain(|model| model.name > after);
     }
     models.sort_by(|a, b| a.name.cmp(&b.name));
     let more = models.len() > limit;
@@ -195,7 +233,19 @@ fn page(
     let mut page = Map::new();
     page.insert("models".into(), models.iter().map(object).collect());
     if let Some(last) = models.last().filter(|_| more) {
-        page.insert("nextPageToken".into(), URL_SAFE_NO_PAD.encode(&last.name).into());
+        page.insert("nextPageToken".into(), self::token(&last.name));
     }
     Ok(page.into())
+}
+
+/// The token of the page that follows a name.
+fn token(last: &str) -> Value {
+    URL_SAFE_NO_PAD.encode(last).into()
+}
+
+/// The name that a token stands for.
+fn after(token: Option<&str>) -> Result<Option<String>, Error> {
+    let Some(token) = token else { return Ok(None) };
+    let name = URL_SAFE_NO_PAD.decode(token).ok().and_then(|name| String::from_utf8(name).ok());
+    name.map(Some).ok_or_else(|| Error::request("next_page_token is not one of ours"))
 }

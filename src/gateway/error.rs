@@ -23,7 +23,7 @@ pub(crate) enum Face {
     Endpoint,
     /// `POST /invocations`: the same, but a fault of the body is a plain 400.
     Invocations,
-    /// `/models…` as multi-model-server says it.
+    /// `/models…` and `/adapters…` as multi-model-server says it.
     Container,
     /// `/v1/…`.
     OpenAi,
@@ -55,6 +55,9 @@ pub(crate) enum Error {
     /// The container contract's 409.
     #[error("model {0} is already loaded")]
     AlreadyLoaded(String),
+    /// The same for an adapter.
+    #[error("adapter {0} is already registered")]
+    AlreadyRegistered(String),
     /// The container contract's 507.
     #[error("there is no memory for model {0} now")]
     NoMemory(String),
@@ -108,9 +111,11 @@ impl Error {
         match self {
             Self::Failed(failure) => failure.kind(),
             Self::Field { .. } => ErrorKind::InvalidInput,
-            Self::UnknownPath | Self::WrongMethod | Self::SlowBody(_) | Self::AlreadyLoaded(_) => {
-                ErrorKind::InvalidRequest
-            }
+            Self::UnknownPath
+            | Self::WrongMethod
+            | Self::SlowBody(_)
+            | Self::AlreadyLoaded(_)
+            | Self::AlreadyRegistered(_) => ErrorKind::InvalidRequest,
             Self::NoMemory(_) => ErrorKind::TooLarge,
         }
     }
@@ -120,9 +125,11 @@ impl Error {
         match self {
             Self::Failed(failure) => failure.retry(),
             Self::SlowBody(_) | Self::NoMemory(_) => RetryHint::Later,
-            Self::Field { .. } | Self::UnknownPath | Self::WrongMethod | Self::AlreadyLoaded(_) => {
-                RetryHint::Never
-            }
+            Self::Field { .. }
+            | Self::UnknownPath
+            | Self::WrongMethod
+            | Self::AlreadyLoaded(_)
+            | Self::AlreadyRegistered(_) => RetryHint::Never,
         }
     }
 
@@ -148,7 +155,7 @@ impl Error {
             Self::UnknownPath => Case::UnknownPath,
             Self::WrongMethod => Case::WrongMethod,
             Self::SlowBody(_) => Case::SlowBody,
-            Self::AlreadyLoaded(_) => Case::AlreadyLoaded,
+            Self::AlreadyLoaded(_) | Self::AlreadyRegistered(_) => Case::AlreadyLoaded,
             Self::Failed(_) | Self::Field { .. } | Self::NoMemory(_) => Case::Kind(self.kind()),
         }
     }

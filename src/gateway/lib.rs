@@ -1,9 +1,9 @@
 //! How does HTTP say it: the data port's routes, bodies, streams and errors.
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
-//! `layers` (what surrounds every request), `target` (which model is meant), `body` and
+//! `layers` (what surrounds every request), `target` and `aim` (which model is meant), `body` and
 //! `fields` (what the client sent), `sagemaker`, `openai` and `container` (the faces),
-//! `answer`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
+//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
 //!
 //! What holds:
 //! 1. Every response carries `x-amzn-RequestId`, and every request ends in exactly one
@@ -14,10 +14,12 @@
 //! 4. A chunk of a streamed response is one whole event.
 //! 5. Dropping a response drops the model's stream, which aborts its sequences.
 
+mod aim;
 mod answer;
 mod body;
 mod call;
 mod container;
+mod each;
 mod error;
 mod fields;
 mod forms;
@@ -35,6 +37,7 @@ mod target;
 pub use metrics::describe_metrics;
 pub use router::router;
 pub use state::{
-    AccessRecord, ContainerFace, ContainerModel, ContainerModels, EndpointFace, GatewayConfig,
-    GatewayState, Health, LoadOutcome, Target, TargetPage,
+    AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
+    ContainerModels, EndpointFace, GatewayConfig, GatewayState, Health, LoadOutcome, Registration,
+    Target, TargetPage,
 };

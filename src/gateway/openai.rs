@@ -104,12 +104,12 @@ async fn serve(
         }
         let mut fields = Fields::new(json::object(body).await?);
         let name = fields.string("model")?.unwrap_or_default();
-        let model = target::openai_model(&context.gateway, fixed, &headers, &name)?;
-        let echo = if name.is_empty() { model.target.as_str() } else { &name };
+        let aim = target::openai_aim(&context.gateway, fixed, &headers, &name)?;
+        let echo = if name.is_empty() { aim.model.target.as_str() } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
         let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
-        answer(&context, model, asked, delivery).await
+        answer(&context, aim, asked, delivery).await
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::OpenAi))
 }

@@ -10,6 +10,7 @@ use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use serde_json::json;
 
+use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
@@ -48,7 +49,15 @@ pub fn router(state: GatewayState) -> Router {
                 "/models/{name}",
                 named("container_model", get(container::get).delete(container::unload)),
             )
-            .route("/models/{name}/invoke", named("container_invoke", post(container::invoke)));
+            .route("/models/{name}/invoke", named("container_invoke", post(container::invoke)))
+            .route(
+                "/adapters",
+                named("container_adapters", get(adapters::list).post(adapters::register)),
+            )
+            .route(
+                "/adapters/{name}",
+                named("container_adapter", get(adapters::get).delete(adapters::unregister)),
+            );
     }
     let routes = routes
         .fallback(async |request: Request| {
@@ -65,13 +74,17 @@ pub fn router(state: GatewayState) -> Router {
 pub(crate) fn face_of(path: &str) -> Face {
     if path.starts_with("/v1/") || path.contains("/openai/v1/") {
         Face::OpenAi
-    } else if path == "/models" || path.starts_with("/models/") {
+    } else if ["/models", "/adapters"].iter().any(|at| is_below(path, at)) {
         Face::Container
     } else if path == "/invocations" {
         Face::Invocations
     } else {
         Face::Endpoint
     }
+}
+
+fn is_below(path: &str, at: &str) -> bool {
+    path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Gives a route the name it has in metrics and the access log.

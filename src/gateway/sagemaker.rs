@@ -14,9 +14,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::aim::{self, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
+use crate::container;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
@@ -47,9 +49,9 @@ pub(crate) async fn invoke_endpoint(
         let (headers, body) = read(&context, request).await?;
         let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
         target::refuse_elsewhere(&headers)?;
-        let model = target::model(endpoint, &target::required_header(&headers)?)?;
+        let aim = aim::named(endpoint, &headers)?;
         let read = Read { handlers: endpoint.handlers, gathers: true };
-        invoke_plain(&context, model, &headers, body, read).await
+        invoke_plain(&context, aim, &headers, body, read).await
     };
     with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
 }
@@ -63,10 +65,14 @@ pub(crate) async fn invocations(
     let context = Context { gateway, notes };
     let operation = async {
         let (headers, body) = read(&context, request).await?;
+        if let Some(aim) = container::adapter_named(&context.gateway, &headers)? {
+            let read = Read { handlers: false, gathers: false };
+            return invoke_plain(&context, aim, &headers, body, read).await;
+        }
         let endpoint = target::default_endpoint(&context.gateway)?;
-        let model = target::model(endpoint, &target::required_header(&headers)?)?;
+        let aim = aim::named(endpoint, &headers)?;
         let read = Read { handlers: endpoint.handlers, gathers: false };
-        invoke_plain(&context, model, &headers, body, read).await
+        invoke_plain(&context, aim, &headers, body, read).await
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Invocations))
 }
@@ -87,12 +93,12 @@ pub(crate) async fn invoke_endpoint_stream(
         let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
         target::refuse_elsewhere(&headers)?;
         let parsed = parse(&headers, body.clone()).await;
-        let model = stream_model(endpoint, &headers, &parsed)?;
+        let aim = stream_aim(endpoint, &headers, &parsed)?;
         let asked = if endpoint.handlers {
             let told = (true, context.notes.request_id());
-            raw::asked(&headers, body, &model, &STREAM_ACCEPT, told)
+            raw::asked(&headers, body, &aim, &STREAM_ACCEPT, told)
         } else {
-            parsed?.asked(&model)?
+            parsed?.asked(&aim.model)?
         };
         let delivery = Delivery {
             events: wants_events(&headers, &STREAM_ACCEPT),
@@ -100,7 +106,7 @@ pub(crate) async fn invoke_endpoint_stream(
             gathers: false,
             timeout: context.gateway.config.stream_timeout,
         };
-        answer(&context, model, asked, delivery).await
+        answer(&context, aim, asked, delivery).await
     };
     with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
 }
@@ -117,16 +123,16 @@ pub(crate) struct Read {
 /// Reads, parses and answers a request that is not framed. Also the container contract's.
 pub(crate) async fn invoke_plain(
     context: &Context,
-    model: ModelId,
+    aim: Aim,
     headers: &HeaderMap,
     body: Bytes,
     read: Read,
 ) -> Result<Response, Error> {
     let asked = if read.handlers {
         let told = (!read.gathers, context.notes.request_id());
-        raw::asked(headers, body, &model, &header::ACCEPT, told)
+        raw::asked(headers, body, &aim, &header::ACCEPT, told)
     } else {
-        parse(headers, body).await?.asked(&model)?
+        parse(headers, body).await?.asked(&aim.model)?
     };
     let delivery = Delivery {
         events: wants_events(headers, &header::ACCEPT),
@@ -134,7 +140,7 @@ pub(crate) async fn invoke_plain(
         gathers: read.gathers,
         timeout: context.gateway.config.invoke_timeout,
     };
-    answer(context, model, asked, delivery).await
+    answer(context, aim, asked, delivery).await
 }
 
 /// Reads the body before anything is refused: a client that is still sending does not see
@@ -171,19 +177,34 @@ impl Parsed {
         };
         let mut fields = Fields::new(map);
         let fallback = model.target.as_str();
-        if fields.has("messages") {
+        if fields.has("inputs") && !fields.has("messages") && !fields.has("prompt") {
+            return inputs::parse(&mut fields);
+        }
+        let adapters = Adapters::read(&mut fields)?;
+        let asked = if fields.has("messages") {
             openai::chat::parse(&mut fields, fallback)
         } else if fields.has("prompt") {
             openai::completions::parse(&mut fields, fallback)
-        } else if fields.has("inputs") {
-            inputs::parse(&mut fields)
         } else if fields.has("input") {
             openai::embeddings::parse(&mut fields, fallback)
         } else if fields.has("requestType") {
             Err(Error::field("requestType", "is not supported: there are no stateful sessions"))
         } else {
             Err(Error::input("the body must have one of inputs, messages, prompt or input"))
-        }
+        };
+        Ok(Asked { adapters, ..asked? })
+    }
+}
+
+/// Whom a stream asks: the adapter header, else the stream's model.
+fn stream_aim(
+    endpoint: &EndpointFace,
+    headers: &HeaderMap,
+    parsed: &Result<Parsed, Error>,
+) -> Result<Aim, Error> {
+    match aim::header(headers)? {
+        Some(_) => aim::named(endpoint, headers),
+        None => stream_model(endpoint, headers, parsed).map(Aim::at),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
+mod adapters;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +11,8 @@ use roundhouse_serving::{Answer, Invocation};
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
+
+pub use adapters::{ContainerAdapter, ContainerAdapters, Registration};
 
 /// Limits and switches of the data port.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +75,9 @@ pub type ListFn = Arc<
 pub type FindFn =
     Arc<dyn Fn(TargetName) -> BoxFuture<'static, Result<Target, Failure>> + Send + Sync>;
 
+/// Tells at once what a target is a loaded adapter of; `None` for all others.
+pub type BaseFn = Arc<dyn Fn(&TargetName) -> Option<TargetName> + Send + Sync>;
+
 /// Tells at once whether the server can answer.
 pub type HealthFn = Arc<dyn Fn() -> Health + Send + Sync>;
 
@@ -101,6 +108,8 @@ pub struct EndpointFace {
     pub list: ListFn,
     /// Finds one target.
     pub find: FindFn,
+    /// Tells loaded adapters from other targets.
+    pub base: BaseFn,
     /// Whether its targets may be handlers: then bodies are read when the model is known.
     pub handlers: bool,
 }
@@ -138,6 +147,8 @@ pub struct ContainerFace {
     pub models_root: PathBuf,
     /// The models.
     pub models: Arc<dyn ContainerModels>,
+    /// The adapters.
+    pub adapters: Arc<dyn ContainerAdapters>,
     /// Whether they may be handlers.
     pub handlers: bool,
 }

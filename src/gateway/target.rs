@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName};
 use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel};
 
+use crate::aim::{self, Aim};
 use crate::error::Error;
 use crate::state::{EndpointFace, GatewayState};
 
@@ -112,12 +113,29 @@ pub(crate) fn refuse_elsewhere(headers: &HeaderMap) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whom an OpenAI request asks: the adapter header, else its model.
+///
+/// # Errors
+/// As [`openai_model`].
+pub(crate) fn openai_aim(
+    state: &GatewayState,
+    fixed: Option<&EndpointFace>,
+    headers: &HeaderMap,
+    model_field: &str,
+) -> Result<Aim, Error> {
+    if aim::header(headers)?.is_none() {
+        return openai_model(state, fixed, headers, model_field).map(Aim::at);
+    }
+    let endpoint = fixed.map_or_else(|| default_endpoint(state), Ok)?;
+    aim::named(endpoint, headers)
+}
+
 /// The model that an OpenAI request means: the target model header where it is sent, else
 /// `model`, which is a target or `endpoint:target` with a configured endpoint's name.
 ///
 /// # Errors
 /// `Field` for a missing or illegal `model`, `EndpointNotFound`, `InvalidRequest`.
-pub(crate) fn openai_model(
+fn openai_model(
     state: &GatewayState,
     fixed: Option<&EndpointFace>,
     headers: &HeaderMap,

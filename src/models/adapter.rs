@@ -21,6 +21,7 @@ mod modules;
 mod names;
 mod plan;
 mod step;
+mod told;
 
 pub(crate) use load::BaseWeights;
 pub use load::{AdapterBase, LoadedAdapter, load_adapter};

@@ -2,6 +2,7 @@
 //!
 //! Health is answered from atomics alone, so that a busy server is not taken for a dead one.
 
+mod adapters;
 mod commands;
 mod health;
 mod plain;
@@ -54,8 +55,9 @@ pub(crate) struct Admin {
 
 /// The admin port's routes.
 pub(crate) fn router(admin: Arc<Admin>) -> Router {
-    let vitals = health_router(&admin.vitals, &admin.metrics);
+    let vitals = vitals_router(&admin.vitals);
     Router::new()
+        .route("/metrics", get(adapters::metrics))
         .route("/admin/v1/residency", get(residency))
         .route("/admin/v1/models", get(models))
         .route("/admin/v1/explain", get(explain))
@@ -77,12 +79,15 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
 /// `/livez`, `/readyz`, `/healthz` and `/metrics` alone, for kubelets and scrapers.
 pub(crate) fn health_router(vitals: &Arc<Vitals>, metrics: &PrometheusHandle) -> Router {
     let metrics = metrics.clone();
+    vitals_router(vitals).route("/metrics", get(move || async move { metrics.render() }))
+}
+
+fn vitals_router(vitals: &Arc<Vitals>) -> Router {
     Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/healthz", get(health::both))
         .with_state(vitals.clone())
-        .route("/metrics", get(move || async move { metrics.render() }))
 }
 
 /// A failure as the admin port says it.

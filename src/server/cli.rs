@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod adapts;
 mod check;
 mod client;
 mod invoke;
@@ -223,6 +224,10 @@ pub struct ServeFlags {
     /// What a model's url must lie under [default: /opt/ml/models].
     #[arg(long, value_name = "DIR")]
     pub container_models_root: Option<String>,
+    /// Where the bases of the contract's adapters are, by the names that the adapters have for
+    /// them: s3://bucket/prefix/ or a folder.
+    #[arg(long, value_name = "URI")]
+    pub base_store: Option<String>,
     /// How log lines look: human or json [default: human].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -252,6 +257,7 @@ impl ServeFlags {
             ("handlers.python", &self.handlers_python),
             ("shutdown.drain_timeout", &self.drain_timeout),
             ("container.models_root", &self.container_models_root),
+            ("container.base_store", &self.base_store),
             ("log.format", &self.log_format),
             ("log.level", &self.log_level),
             ("log.access", &self.access_log),

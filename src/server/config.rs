@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
+use roundhouse_store::StoreUri;
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
@@ -320,6 +321,8 @@ pub struct Container {
     pub contract: bool,
     /// What a model's `url` must lie under, links followed.
     pub models_root: PathBuf,
+    /// Where the bases of adapters are, by the names that the adapters have for them.
+    pub base_store: Option<StoreUri>,
 }
 
 impl Config {

@@ -1,6 +1,8 @@
 //! The container contract's models: folders that the platform has put on this machine,
 //! loaded and unloaded when it says so, never evicted by us.
 
+mod adapters;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +15,19 @@ use roundhouse_serving::ServedModel;
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetName};
 use tracing::warn;
 
-use crate::loader::{Announced, LocalModels};
+use crate::loader::{Announced, LocalModels, ModelLoader};
+use adapters::Registered;
 
-/// See the module's text.
+/// See the module's text. Clones are one.
+#[derive(Clone)]
 pub(crate) struct PlatformModels {
     endpoint: EndpointName,
     local: Arc<LocalModels>,
     residency: Residency<ServedModel>,
     /// Names whose load has been answered: what listings show.
     loaded: Arc<Mutex<BTreeSet<TargetName>>>,
+    registered: Registered,
+    loader: Arc<ModelLoader>,
 }
 
 impl PlatformModels {
@@ -29,8 +35,10 @@ impl PlatformModels {
         endpoint: EndpointName,
         local: Arc<LocalModels>,
         residency: Residency<ServedModel>,
+        loader: Arc<ModelLoader>,
     ) -> Self {
-        Self { endpoint, local, residency, loaded: Arc::default() }
+        let (loaded, registered) = (Arc::default(), Registered::default());
+        Self { endpoint, local, residency, loaded, registered, loader }
     }
 
     fn model(&self, name: TargetName) -> ModelId {
@@ -44,6 +52,36 @@ impl PlatformModels {
     fn shown(&self, name: TargetName, announced: Announced) -> ContainerModel {
         ContainerModel { name: name.to_string(), url: announced.url, model: self.model(name) }
     }
+}
+
+impl PlatformModels {
+    /// Unloads a model, and its base where nothing is left on it: the platform does not know
+    /// that there is one. `false` where it was not loaded.
+    async fn unload_with_base(&self, name: &TargetName) -> Result<bool, Failure> {
+        let model = self.model(name.clone());
+        let base = self.loader.adapted(&model);
+        match self.residency.unload(&model).await {
+            Ok(_) => {}
+            // Another call was first.
+            Err(failure) if failure.kind() == ErrorKind::ModelNotFound => return Ok(false),
+            Err(failure) => return Err(failure),
+        }
+        let Some(base) = base.filter(|base| base.endpoint != self.endpoint) else {
+            return Ok(true);
+        };
+        let snapshot = self.residency.snapshot().await?;
+        if snapshot.ready(&base).is_some_and(|resident| resident.adapters == 0)
+            && let Err(failure) = self.residency.unload(&base).await
+        {
+            // Somebody else's adapter may have come, or somebody else unloaded it.
+            warn!(model = %base, %failure, "a base without adapters was not unloaded");
+        }
+        Ok(true)
+    }
+}
+
+fn ended(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(ErrorKind::Internal, format!("it ended unexpectedly: {error}"))
 }
 
 fn checked(name: &str) -> Result<TargetName, Failure> {
@@ -116,17 +154,11 @@ impl ContainerModels for PlatformModels {
 
     fn unload(&self, name: &str) -> BoxFuture<'static, Result<bool, Failure>> {
         let Some(shown) = self.get(name) else { return async { Ok(false) }.boxed() };
-        let (local, loaded, residency) =
-            (self.local.clone(), self.loaded.clone(), self.residency.clone());
+        let (models, local, loaded) = (self.clone(), self.local.clone(), self.loaded.clone());
         // A task of its own: when the caller leaves, the name is still free again once the
         // memory is.
         let task = tokio::spawn(async move {
-            let unloaded = match residency.unload(&shown.model).await {
-                Ok(_) => true,
-                // Another call was first.
-                Err(failure) if failure.kind() == ErrorKind::ModelNotFound => false,
-                Err(failure) => return Err(failure),
-            };
+            let unloaded = models.unload_with_base(&shown.model.target).await?;
             let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
             // Of two calls one withdraws it: the name may be announced again by now.
             if loaded.remove(shown.name.as_str()) {

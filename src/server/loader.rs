@@ -3,13 +3,15 @@
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `arriving` (the same while the
-//! files are coming), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
+//! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
 //! `large` (how much is remembered), `host` (copies that models leave in the host's memory).
 
 mod arriving;
 mod aside;
+mod bases;
+mod beside;
 mod host;
 mod large;
 mod load;
@@ -38,15 +40,17 @@ use roundhouse_residency::{
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, RetryHint, SharedPart,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
+    SharedPart,
 };
 use tracing::{info, warn};
 
 use crate::config::ShareTensors;
 pub(crate) use aside::Aside;
+pub(crate) use bases::Bases;
 use host::HostCopies;
 use large::LargePlans;
-use load::{Files, Origin};
+use load::{Files, Onto, Origin};
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
 pub(crate) use placed::Touched;
@@ -114,6 +118,7 @@ pub(crate) struct ModelLoader {
     loading: Mutex<BTreeMap<ArtefactId, usize>>,
     versions: Versions,
     placed: PlacedModels,
+    bases: Bases,
 }
 
 impl ModelLoader {
@@ -145,6 +150,7 @@ impl ModelLoader {
             loading,
             versions,
             placed,
+            bases: Bases::default(),
         }
     }
 
@@ -265,9 +271,9 @@ impl ModelLoader {
         cache: &DiskCache,
         id: &ArtefactId,
         origin: Origin,
-        device: DeviceId,
-        reporter: Reporter,
+        onto: Onto,
     ) -> Result<Loaded<ServedModel>, Failure> {
+        let device = onto.device;
         let origin = match origin {
             Origin::Arriving(files, plan) => {
                 let began = Instant::now();
@@ -279,7 +285,7 @@ impl ModelLoader {
             origin => origin,
         };
         self.mark(cache, id).await;
-        let loaded = self.load_from(id, origin, device, reporter).await;
+        let loaded = self.load_from(id, origin, onto).await;
         let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
         if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
             // The device failed under it and the process ends: a death like any other.
@@ -338,12 +344,14 @@ impl Loader for ModelLoader {
             }
             Source::Local(models) => {
                 let (id, plan) = self.local(models, model).await?;
+                locked(&self.current).put(model.clone(), id.clone());
+                let terms = self.terms(&id, Some(&plan)).await?;
                 Ok(Resolution {
                     fetch_bytes: Bytes::ZERO,
-                    footprint: Some(self.handlers.footprint(&id, &plan)),
+                    footprint: terms.footprint,
                     shared: Vec::new(),
                     kind: Some(plan.kind()),
-                    base: None,
+                    base: terms.base,
                     streams: false,
                     quarantined: false,
                     standing: Standing::default(),
@@ -364,8 +372,9 @@ impl Loader for ModelLoader {
             // Somebody else's folder may change, so nothing is remembered of its content.
             Source::Local(models) => (self.local(models, &id.model).await?.1, Vec::new()),
         };
-        let footprint = self.handlers.footprint(id, &plan).0;
-        Ok(Fetched { footprint, shared, kind: plan.kind(), base: None })
+        let terms = self.terms(id, Some(&plan)).await?;
+        let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
+        Ok(Fetched { footprint, shared, kind: plan.kind(), base: terms.base })
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {
@@ -377,7 +386,7 @@ impl Loader for ModelLoader {
         id: &ArtefactId,
         device: DeviceId,
         source: LoadSource,
-        _base: Option<Base<Self::Model>>,
+        base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if source == LoadSource::Host {
@@ -394,7 +403,8 @@ impl Loader for ModelLoader {
                         Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
                     }
                 };
-                let loaded = self.load_marked(cache, id, origin, device, reporter).await;
+                let onto = Onto { device, base, reporter };
+                let loaded = self.load_marked(cache, id, origin, onto).await;
                 if loaded.is_ok() {
                     self.hold_first(cache, id).await;
                     // What handlers may read by path, or write to, stays as it is.
@@ -405,10 +415,10 @@ impl Loader for ModelLoader {
                 loaded
             }
             Source::Local(models) => {
-                let announced = announced(models, &id.model)?;
+                let announced = local::announced(models, &id.model)?;
                 let dir = local::model_folder(&announced.folder);
                 let files = Origin::Files(Files { dir, held: None });
-                self.load_from(id, files, device, reporter).await
+                self.load_from(id, files, Onto { device, base, reporter }).await
             }
         }
     }
@@ -457,7 +467,7 @@ impl ModelLoader {
         models: &LocalModels,
         model: &ModelId,
     ) -> Result<(ArtefactId, Plan), Failure> {
-        let folder = announced(models, model)?.folder;
+        let folder = local::announced(models, model)?.folder;
         let (version, folder) = blocking(move || {
             let folder = local::model_folder(&folder);
             Ok((local::version(&folder)?, folder))
@@ -467,12 +477,6 @@ impl ModelLoader {
         let plan = self.plan_of(&id, &folder).await?;
         Ok((id, plan))
     }
-}
-
-fn announced(models: &LocalModels, model: &ModelId) -> Result<Announced, Failure> {
-    models
-        .get(model.target.as_str())
-        .ok_or_else(|| Failure::new(ErrorKind::ModelNotFound, format!("{model} is not announced")))
 }
 
 /// What a panicking holder left behind is whole: entries are replaced at once.

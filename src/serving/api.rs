@@ -28,6 +28,8 @@ pub const ALTERNATIVES_MAX: usize = 20;
 pub struct Invocation {
     /// The checked target.
     pub model: ModelId,
+    /// What `model` must be an adapter of, where the caller named both.
+    pub base: Option<ModelId>,
     /// What is asked.
     pub request: Request,
     /// When the answer is of no use any more.
@@ -65,8 +67,17 @@ pub struct RawRequest {
 /// What a handler sees of a request.
 pub type RawBody = roundhouse_workers::Call;
 
-/// Reads a body into any request but a raw one.
-pub type ReadFn = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Request, Failure>> + Send + Sync>;
+/// Reads a body.
+pub type ReadFn = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<ReadBody, Failure>> + Send + Sync>;
+
+/// What a body turned out to ask.
+#[derive(Debug, Clone)]
+pub enum ReadBody {
+    /// Any request but a raw one, of the model that was reached.
+    Request(Request),
+    /// It names adapters of the model that was reached: they are to be asked.
+    OfAdapters,
+}
 
 impl std::fmt::Debug for RawRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -212,6 +223,8 @@ pub enum Reply {
     Classification(Vec<Vec<LabelScore>>),
     /// What a handler says, as it says it.
     Handled(HandledReply),
+    /// Nothing: the body, now that it has been read, asks adapters of the model.
+    OfAdapters,
 }
 
 /// Completions under way.

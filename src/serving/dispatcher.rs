@@ -24,7 +24,7 @@ use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, tokenise, wrong_kind};
 use crate::{
     Answer, EmbeddingsReply, Error, GenerationReply, Invocation, Labels, Piece, PieceStream,
-    Prompt, RawRequest, Reply, Request, Served,
+    Prompt, RawRequest, ReadBody, Reply, Request, Served,
 };
 
 #[cfg(test)]
@@ -153,12 +153,15 @@ impl Dispatcher {
     }
 
     async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
-        let Invocation { model: id, mut request, deadline, hold_until } = invocation;
+        let Invocation { model: id, base, mut request, deadline, hold_until } = invocation;
         let mut permit = self.admission.enter(&id)?;
         let mut tries = 0;
         loop {
             let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
             record.leased(lease.kind(), lease.tier());
+            if let Some(asked) = &base {
+                of_base(&id, &lease, asked)?;
+            }
             let hold = Hold { lease, permit };
             let work = self.work(&id, request, &hold, record);
             let done = timeout_at(Instant::from_std(deadline), work)
@@ -212,7 +215,13 @@ impl Dispatcher {
             }
         };
         let request = match request {
-            Request::Raw(raw) => (raw.read)(raw.body.body).await?,
+            Request::Raw(raw) => match (raw.read)(raw.body.body).await? {
+                ReadBody::Request(request) => request,
+                ReadBody::OfAdapters => {
+                    let queue = record.submitted(hold.lease.load_wait(), 0, 0);
+                    return Ok((Work::Done(Reply::OfAdapters), queue));
+                }
+            },
             request => request,
         };
         Ok(self.engine_work(id, request, model, hold.lease.load_wait(), record).await?)
@@ -307,6 +316,18 @@ async fn in_turn<T: Send + 'static>(
         work()
     });
     Ok(done.await.map_err(|_| Error::Interrupted)??)
+}
+
+/// Refuses a model that is not what the request takes it for: an adapter of `asked`.
+fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Error> {
+    let base = match model {
+        ServedModel::Engine(model) => model.base(),
+        ServedModel::Handler(_) => None,
+    };
+    if base == Some(asked) {
+        return Ok(());
+    }
+    Err(Error::OtherBase { model: id.clone(), asked: asked.clone(), base: base.cloned() })
 }
 
 /// Queues every sequence; when one is refused, those before it are aborted.

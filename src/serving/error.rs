@@ -48,6 +48,24 @@ pub enum Error {
         /// How many special tokens the post-processor adds.
         special: usize,
     },
+    /// An adapter's own tokenizer has tokens that its base does not know.
+    #[error("tokenizer.json has token {largest}, and the base knows {vocabulary} tokens")]
+    Tokens {
+        /// The largest id.
+        largest: u32,
+        /// How many tokens the base's embeddings have.
+        vocabulary: usize,
+    },
+    /// The model was named as an adapter of another model than its base.
+    #[error("{model} {} and cannot be asked as an adapter of {asked}", adapts(base))]
+    OtherBase {
+        /// Which model.
+        model: ModelId,
+        /// The base that the request named.
+        asked: ModelId,
+        /// What it is an adapter of, if of anything.
+        base: Option<ModelId>,
+    },
     /// A chat was sent to an artefact without a chat template.
     #[error("the artefact has no chat template; send a prompt to continue instead of messages")]
     NoTemplate,
@@ -109,6 +127,13 @@ pub enum Error {
     Interrupted,
 }
 
+fn adapts(base: &Option<ModelId>) -> String {
+    match base {
+        Some(base) => format!("is an adapter of {base}"),
+        None => "is no adapter".into(),
+    }
+}
+
 impl Error {
     /// A fault of one field.
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
@@ -123,11 +148,13 @@ impl Error {
             | Self::Tokenizer(_)
             | Self::Vocabulary(_)
             | Self::Tokenise(_)
+            | Self::Tokens { .. }
             | Self::Truncation { .. } => ErrorKind::ModelInvalid,
             Self::NoTemplate
             | Self::Template { .. }
             | Self::TemplateOutput(_)
             | Self::Field { .. }
+            | Self::OtherBase { .. }
             | Self::WrongKind { .. } => ErrorKind::InvalidInput,
             Self::QueueFull { .. } => ErrorKind::Overloaded,
             Self::Deadline { .. } => ErrorKind::TimedOut,

@@ -33,8 +33,8 @@ mod tools;
 pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Answer, BIASES_MAX, Chat, Completion, Embeddings,
     EmbeddingsReply, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore,
-    Piece, PieceStream, Prompt, RawBody, RawRequest, ReadFn, Reply, Request, STOPS_MAX, Served,
-    TokenInfo,
+    Piece, PieceStream, Prompt, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX,
+    Served, TokenInfo,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{Config, Dispatcher};

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use roundhouse_engine::{EngineHandle, Placed};
-use roundhouse_types::ModelKind;
+use roundhouse_engine::{Attached, EngineHandle, Placed};
+use roundhouse_types::{ModelId, ModelKind};
 use roundhouse_workers::Group;
 
 use crate::text::TextCodec;
@@ -40,8 +40,18 @@ pub struct EngineModel {
     text: Arc<TextCodec>,
     engine: EngineHandle,
     purpose: Purpose,
+    /// Of an adapter: the model that it is attached to.
+    base: Option<ModelId>,
     /// Taken by the removal.
-    placed: Mutex<Option<Placed>>,
+    place: Mutex<Option<Place>>,
+}
+
+/// Where a model of our own computes.
+enum Place {
+    /// On an engine of its own.
+    Engine(Placed),
+    /// On its base's.
+    Beside(Attached),
 }
 
 /// What a model is for, with what only such models have.
@@ -108,15 +118,41 @@ impl EngineModel {
     /// engine is placed: that can fail, this cannot. A copy of the model in another memory may
     /// hold the text side, too.
     pub fn new(text: impl Into<Arc<TextCodec>>, placed: Placed, purpose: Purpose) -> Self {
-        let (text, mut purpose) = (text.into(), purpose);
+        let handle = placed.handle.clone();
+        Self::of(text.into(), handle, purpose, None, Place::Engine(placed))
+    }
+
+    /// An adapter that is attached to the engine of `base`. What it is for is mostly its base's
+    /// purpose; `text` is its base's, too, or its own.
+    pub fn attached(
+        text: impl Into<Arc<TextCodec>>,
+        attached: Attached,
+        purpose: Purpose,
+        base: ModelId,
+    ) -> Self {
+        let handle = attached.handle.clone();
+        Self::of(text.into(), handle, purpose, Some(base), Place::Beside(attached))
+    }
+
+    fn of(
+        text: Arc<TextCodec>,
+        engine: EngineHandle,
+        mut purpose: Purpose,
+        base: Option<ModelId>,
+        place: Place,
+    ) -> Self {
         if let (Purpose::Generative { eos_tokens, .. }, Some(eos)) =
             (&mut purpose, text.eos_token())
             && !eos_tokens.contains(&eos)
         {
             eos_tokens.push(eos);
         }
-        let engine = placed.handle.clone();
-        Self { text, engine, purpose, placed: Mutex::new(Some(placed)) }
+        Self { text, engine, purpose, base, place: Mutex::new(Some(place)) }
+    }
+
+    /// Of an adapter: the model that it is attached to.
+    pub fn base(&self) -> Option<&ModelId> {
+        self.base.as_ref()
     }
 
     /// What kind of model it is.
@@ -143,13 +179,16 @@ impl EngineModel {
         &self.purpose
     }
 
-    /// Takes the engine off its lane; resolves when the runner is dropped and its memory free.
+    /// Takes the engine off its lane, or the adapter off its base's engine; resolves when its memory
+    /// is free.
     /// Sequences still running end with an error. A second call finds nothing to do. If dropped
     /// before ready, the removal goes on.
     pub async fn remove(&self) {
-        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(placed) = placed {
-            placed.remove().await;
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match place {
+            Some(Place::Engine(placed)) => placed.remove().await,
+            Some(Place::Beside(attached)) => attached.detach().await,
+            None => {}
         }
     }
 }

@@ -307,6 +307,7 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
             ("an embedding model", "send texts to the embeddings route, or `inputs`")
         }
         ModelKind::Classification => ("a classification model", "send `inputs` to be classified"),
+        ModelKind::Adapter => ("an adapter", "ask what its base answers"),
         ModelKind::Handler => ("a Python handler", "send its own input to /invocations"),
     };
     Error::WrongKind { model: model.clone(), is, use_instead }

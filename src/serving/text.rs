@@ -12,9 +12,10 @@ use tokenizers::{ModelWrapper, Tokenizer, TruncationStrategy};
 use crate::Error;
 use crate::constrain::Speller;
 use crate::tools::CallFormat;
-use files::TextFiles;
+use files::{Prints, TextFiles};
 use template::ChatTemplates;
 
+mod beside;
 mod bounds;
 mod detokenise;
 mod files;
@@ -50,8 +51,11 @@ struct Facts {
     /// The artefact's own limit for encoders.
     encoder_limit: Option<usize>,
     truncate_left: bool,
-    templates: ChatTemplates,
-    speller: OnceLock<Speller>,
+    templates: Arc<ChatTemplates>,
+    /// What forms are spelt with; shared by those that share the tokenizer.
+    speller: Arc<OnceLock<Speller>>,
+    /// What it was read from; empty where that was no folder.
+    prints: Prints,
 }
 
 /// What a codec is made of, wherever it was read from.
@@ -60,7 +64,8 @@ struct TextParts {
     eos: Option<u32>,
     encoder_limit: Option<usize>,
     truncate_left: bool,
-    templates: ChatTemplates,
+    templates: Arc<ChatTemplates>,
+    prints: Prints,
 }
 
 impl TextCodec {
@@ -92,22 +97,16 @@ impl TextCodec {
             }
             Err(source) => return Err(Error::Read { path, source }),
         };
-        bounds::check(&bytes).map_err(Error::Tokenizer)?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
-        let files = TextFiles::read(dir)?;
-        let truncate_left = files.truncate_left
-            || tokenizer
-                .get_truncation()
-                .is_some_and(|stored| stored.direction == TruncationDirection::Left);
-        tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;
-        tokenizer.with_padding(None);
+        let (tokenizer, cuts_left) = parsed(&bytes)?;
+        let (files, prints) = (TextFiles::read(dir)?, Prints::of(dir)?);
         let eos = files.special.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
         Ok(Self::assemble(TextParts {
             tokenizer,
             eos,
             encoder_limit: files.max_seq_length.or(files.model_max_length),
-            truncate_left,
-            templates: ChatTemplates::new(files.templates, files.special),
+            truncate_left: files.truncate_left || cuts_left,
+            templates: Arc::new(ChatTemplates::new(files.templates, files.special)),
+            prints,
         }))
     }
 
@@ -128,9 +127,9 @@ impl TextCodec {
         }
     }
 
-    fn assemble(parts: TextParts) -> Self {
-        let TextParts { mut tokenizer, eos, encoder_limit, truncate_left, templates } = parts;
-        forget_words(&mut tokenizer);
+    fn assemble(mut parts: TextParts) -> Self {
+        forget_words(&mut parts.tokenizer);
+        let TextParts { tokenizer, eos, encoder_limit, truncate_left, templates, prints } = parts;
         let special = tokenizer
             .get_added_tokens_decoder()
             .into_iter()
@@ -143,7 +142,8 @@ impl TextCodec {
             encoder_limit,
             truncate_left,
             templates,
-            speller: OnceLock::new(),
+            speller: Arc::default(),
+            prints,
         };
         Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts) }
     }
@@ -284,6 +284,18 @@ impl TextCodec {
     ) -> Result<String, Error> {
         self.facts.templates.render(messages, tools, kwargs)
     }
+}
+
+/// A tokenizer of a file, without the truncation and padding that it stores, and whether that
+/// truncation cuts at the left.
+fn parsed(bytes: &[u8]) -> Result<(Tokenizer, bool), Error> {
+    bounds::check(bytes).map_err(Error::Tokenizer)?;
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
+    let stored = tokenizer.get_truncation();
+    let cuts_left = stored.is_some_and(|stored| stored.direction == TruncationDirection::Left);
+    tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;
+    tokenizer.with_padding(None);
+    Ok((tokenizer, cuts_left))
 }
 
 /// Takes away the caches of words that the library keeps for speed: 10,000 words per model and,

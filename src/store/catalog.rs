@@ -18,7 +18,7 @@ use roundhouse_types::{ArtefactId, EndpointName, ModelId, TargetName};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use self::find::{Found, objects_below};
+use self::find::{Found, targets_in};
 use self::reads::Heads;
 use self::settle::{Sighting, quiet_for, still_to_wait};
 pub use self::targets::{Target, TargetForm, TargetPage};
@@ -67,7 +67,8 @@ impl Default for CatalogConfig {
             update_settle: Duration::from_secs(10),
             settle_wait: Duration::from_secs(12),
             max_files: 10_000,
-            max_listed: 200_000,
+            // A hundred thousand adapters have two objects each, and a card.
+            max_listed: 500_000,
             retry: RetryConfig::default(),
         }
     }
@@ -225,8 +226,9 @@ impl Catalog {
         for index in 0..self.inner.mounts.len() {
             let listing = self.inner.listing(index).await?;
             truncated |= listing.1;
-            let behind = |t: &&Target| after.is_none_or(|after| t.name.as_str() > after);
-            targets.extend(listing.0.iter().filter(behind).cloned());
+            let first =
+                after.map_or(0, |after| listing.0.partition_point(|it| it.name.as_str() <= after));
+            targets.extend(listing.0[first..].iter().take(limit.max(1) + 1).cloned());
         }
         targets.sort_by(|a, b| a.name.cmp(&b.name));
         // A name under a named mount hides the same name in the mount without one.
@@ -431,10 +433,7 @@ impl Inner {
         let asked = Instant::now();
         let mount = &self.mounts[index];
         let look = async {
-            let outcome = objects_below(&mount.remote, String::new(), self.config.max_listed).await;
-            let outcome = outcome.map(|(objects, more)| {
-                Arc::new((targets::targets(mount.name.as_deref(), &objects), more))
-            });
+            let outcome = targets_in(mount, self.config.max_listed).await.map(Arc::new);
             let believed = if outcome.is_ok() { self.config.ttl } else { Duration::ZERO };
             Listing { outcome, until: Instant::now() + believed }
         };

@@ -34,6 +34,8 @@ pub enum ModelKind {
     Classification,
     /// Code of the artefact's own, run in worker processes; it takes and answers any bytes.
     Handler,
+    /// Weights that change what another model, its base, computes. It does what its base does.
+    Adapter,
 }
 
 impl ModelKind {
@@ -44,6 +46,7 @@ impl ModelKind {
             Self::Embedding => "embedding",
             Self::Classification => "classification",
             Self::Handler => "handler",
+            Self::Adapter => "adapter",
         }
     }
 }

@@ -24,7 +24,7 @@ from shop.support import Recipe
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = REPOSITORY / "src/server/demo/models"
 EXPECTATIONS = REPOSITORY / "tests/models/demo_expectations.json"
-# The same for the adapters, which the server does not serve yet.
+# The same for the adapters.
 ADAPTER_EXPECTATIONS = REPOSITORY / "tests/models/adapter_expectations.json"
 BASE = MODELS / "support/base"
 ENCODER = "search/encoder"

@@ -118,12 +118,12 @@ pub fn tar_gz(files: &[File]) -> Vec<u8> {
     archive.into_inner().unwrap().finish().unwrap()
 }
 
-fn pretty(value: &Value) -> Vec<u8> {
+pub(crate) fn pretty(value: &Value) -> Vec<u8> {
     serde_json::to_vec_pretty(value).unwrap()
 }
 
 /// Splits at blanks; knows seven words.
-fn word_tokenizer() -> Value {
+pub(crate) fn word_tokenizer() -> Value {
     let vocab = json!({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "hello": 3, "world": 4, "one": 5, "two": 6, "three": 7});
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -162,14 +162,14 @@ fn byte_tokenizer() -> Value {
 }
 
 /// A safetensors file in the making.
-struct Weights {
+pub(crate) struct Weights {
     header: Map<String, Value>,
     body: Vec<u8>,
     state: u64,
 }
 
 impl Weights {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             header: Map::new(),
             body: Vec::new(),
@@ -177,7 +177,7 @@ impl Weights {
         }
     }
 
-    fn values(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    pub(crate) fn values(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
         let begin = self.body.len();
         for value in values {
@@ -189,7 +189,7 @@ impl Weights {
     }
 
     /// Small numbers that do not compress, within ±0.05.
-    fn noise(&mut self, name: &str, shape: &[usize]) {
+    pub(crate) fn noise(&mut self, name: &str, shape: &[usize]) {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count)
             .map(|_| {
@@ -202,17 +202,17 @@ impl Weights {
         self.values(name, shape, &values);
     }
 
-    fn linear(&mut self, name: &str, out: usize, input: usize) {
+    pub(crate) fn linear(&mut self, name: &str, out: usize, input: usize) {
         self.noise(&format!("{name}.weight"), &[out, input]);
         self.noise(&format!("{name}.bias"), &[out]);
     }
 
-    fn norm(&mut self, name: &str, width: usize) {
+    pub(crate) fn norm(&mut self, name: &str, width: usize) {
         self.values(&format!("{name}.weight"), &[width], &vec![1.0; width]);
         self.values(&format!("{name}.bias"), &[width], &vec![0.0; width]);
     }
 
-    fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         let mut header = serde_json::to_vec(&self.header).unwrap();
         header.resize(header.len().next_multiple_of(8), b' ');
         let mut file = (header.len() as u64).to_le_bytes().to_vec();

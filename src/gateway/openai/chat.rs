@@ -58,7 +58,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let chat =
         Chat { messages, tools, tool_choice, parallel_tool_calls, template_kwargs, generation, n };
     let ask = ChatAsk { stamp, n, stream, include_usage, logprobs };
-    Ok(Asked { request: Request::Chat(chat), ask: Ask::Chat(ask) })
+    Ok(Asked::new(Request::Chat(chat), Ask::Chat(ask)))
 }
 
 impl ChatAsk {

@@ -46,7 +46,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let (stream, include_usage) = streaming(fields)?;
     let completion = Completion { prompts, generation, n, echo };
     let ask = CompletionAsk { stamp, n, stream, include_usage, logprobs: top.is_some() };
-    Ok(Asked { request: Request::Completion(completion), ask: Ask::Completion(ask) })
+    Ok(Asked::new(Request::Completion(completion), Ask::Completion(ask)))
 }
 
 /// Reads a text, a list of texts, a list of tokens or a list of such lists.

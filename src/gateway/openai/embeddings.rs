@@ -34,7 +34,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     };
     let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
     let ask = EmbeddingsAsk { model: stamp.model, base64, dimensions };
-    Ok(Asked { request: Request::Embeddings(Embeddings { inputs }), ask: Ask::Embeddings(ask) })
+    Ok(Asked::new(Request::Embeddings(Embeddings { inputs }), Ask::Embeddings(ask)))
 }
 
 #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! `/v1/models`: what the store holds, resident or not.
+//! `/v1/models`: what the store holds, resident or not; adapters that are say what they build on.
 
 use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -115,10 +115,16 @@ fn id(state: &GatewayState, endpoint: &EndpointFace, found: &Target) -> String {
 }
 
 fn object(id: &str, endpoint: &EndpointFace, found: &Target) -> Value {
-    json!({
+    let mut object = json!({
         "id": id,
         "object": "model",
         "created": found.modified.map_or(0, unix_seconds),
         "owned_by": endpoint.name.as_str(),
-    })
+    });
+    // As vLLM tells its adapters from their base.
+    if let Some(base) = (endpoint.base)(&found.name) {
+        object["root"] = found.name.as_str().into();
+        object["parent"] = base.as_str().into();
+    }
+    object
 }

@@ -4,6 +4,7 @@ use http::HeaderValue;
 use roundhouse_serving::{ALTERNATIVES_MAX, Generation, Inputs, Request};
 use serde_json::Value;
 
+use crate::aim::Adapters;
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
 use crate::fields::{Fields, Neutral, neutral, strings};
@@ -17,8 +18,7 @@ const NAME_MAX: usize = 64;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
-const UNSUPPORTED: [Neutral; 19] = [
-    ("adapter_id", neutral::empty),
+const UNSUPPORTED: [Neutral; 18] = [
     ("bad_words_ids", neutral::empty),
     ("best_of", neutral::one),
     ("candidate_labels", neutral::absent),
@@ -65,7 +65,7 @@ pub(crate) fn from_text(text: String) -> Asked {
     };
     let (details, top, stream, label_lists) = (false, false, false, false);
     let ask = InputsAsk { single: true, details, top, stream, label_lists, ignored: None };
-    Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) }
+    Asked::new(Request::Inputs(inputs), Ask::Inputs(ask))
 }
 
 /// Reads a body with `inputs`.
@@ -75,7 +75,6 @@ pub(crate) fn from_text(text: String) -> Asked {
 pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let (texts, single) = texts(fields)?;
     let stream = fields.bool("stream")?.unwrap_or(false);
-    fields.refuse(&[("adapters", neutral::empty)])?;
     if stream && !single && texts.len() > 1 {
         return Err(fields.wrong("stream", "takes one input, not a list of several"));
     }
@@ -84,6 +83,9 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
         Some(Value::Object(map)) => Fields::nested(map, "parameters."),
         Some(_) => return Err(fields.wrong("parameters", "must be an object")),
     };
+    let adapter = parameters.string("adapter_id")?.unwrap_or_default();
+    let adapters = Adapters::read(fields)?.or(Adapters::one("parameters.adapter_id", adapter))?;
+    let adapters = adapters.fitting(texts.len())?;
     parameters.refuse(&UNSUPPORTED)?;
     let details = parameters.bool("details")?.unwrap_or(false);
     // As in transformers: `top_k: null` and `return_all_scores` mean all labels.
@@ -104,7 +106,7 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let ignored = ignored(fields, &parameters);
     let ask = InputsAsk { single, details, top, stream, label_lists, ignored };
     let inputs = Inputs { texts, single, generation, return_full_text, top_k, normalize };
-    Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask) })
+    Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask), adapters })
 }
 
 /// Clients of other servers send fields that mean nothing here, so those are no fault; but one

@@ -6,28 +6,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, header};
-use roundhouse_serving::{RawBody, RawRequest, Request};
-use roundhouse_types::{Failure, ModelId};
+use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request};
+use roundhouse_types::Failure;
 use uuid::Uuid;
 
 use super::{CUSTOM_ATTRIBUTES, parse};
+use crate::aim::{Adapters, Aim};
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
 
 /// What SageMaker passes on to a container beside the types.
 const PASSED_ON: &str = "x-amzn-sagemaker-";
 
-/// How the answer shall look, once the body has been read.
+/// What was found when the body was read.
+pub(crate) enum Found {
+    /// How the answer shall look.
+    Ask(Ask),
+    /// The whole request: it asks adapters of the model.
+    Asked(Box<Asked>),
+}
+
+/// What is known of the request once the body has been read.
 #[derive(Clone, Default)]
-pub(crate) struct Later(Arc<Mutex<Option<Ask>>>);
+pub(crate) struct Later(Arc<Mutex<Option<Found>>>);
 
 impl Later {
-    fn set(&self, ask: Ask) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+    fn set(&self, found: Found) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 
     /// Set where the model is none that reads bodies itself.
-    pub(crate) fn take(&self) -> Option<Ask> {
+    pub(crate) fn take(&self) -> Option<Found> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -36,7 +45,7 @@ impl Later {
 pub(crate) fn asked(
     headers: &HeaderMap,
     body: Bytes,
-    model: &ModelId,
+    aim: &Aim,
     accept: &HeaderName,
     (stream, request_id): (bool, Uuid),
 ) -> Asked {
@@ -44,25 +53,29 @@ pub(crate) fn asked(
     let raw = RawRequest {
         body: raw_body(headers, body, accept, (stream, request_id)),
         read: {
-            let (headers, model, later) = (media_headers(headers), model.clone(), later.clone());
+            let (headers, aim, later) = (media_headers(headers), aim.clone(), later.clone());
             Arc::new(move |body| {
-                let (headers, model, later) = (headers.clone(), model.clone(), later.clone());
-                async move { read(&headers, body, &model, &later).await.map_err(failure) }.boxed()
+                let (headers, aim, later) = (headers.clone(), aim.clone(), later.clone());
+                async move { read(&headers, body, &aim, &later).await.map_err(failure) }.boxed()
             })
         },
     };
-    Asked { request: Request::Raw(raw), ask: Ask::Later(later) }
+    Asked::new(Request::Raw(raw), Ask::Later(later))
 }
 
 async fn read(
     headers: &HeaderMap,
     body: Bytes,
-    model: &ModelId,
+    aim: &Aim,
     later: &Later,
-) -> Result<Request, Error> {
-    let Asked { request, ask } = parse(headers, body).await?.asked(model)?;
-    later.set(ask);
-    Ok(request)
+) -> Result<ReadBody, Error> {
+    let asked = parse(headers, body).await?.asked(&aim.model)?;
+    if aim.heeds(asked.adapters.clone()) != Adapters::None {
+        later.set(Found::Asked(Box::new(asked)));
+        return Ok(ReadBody::OfAdapters);
+    }
+    later.set(Found::Ask(asked.ask));
+    Ok(ReadBody::Request(asked.request))
 }
 
 fn failure(error: Error) -> Failure {

@@ -18,12 +18,18 @@ use crate::tensors::TensorTable;
 /// An adapter that can be loaded.
 #[derive(Debug, Clone)]
 pub struct AdapterPlan {
-    config: Arc<LoraConfig>,
-    tensors: Arc<BTreeMap<String, Pieces>>,
+    pub(super) config: Arc<LoraConfig>,
+    pub(super) tensors: Arc<BTreeMap<String, Pieces>>,
     footprint: Footprint,
 }
 
 impl AdapterPlan {
+    /// About what the plan itself takes while it is remembered: mostly its tensors' names.
+    pub fn remembered_bytes(&self) -> Bytes {
+        let each = |name: &String| (name.len() + 4 * size_of::<Pieces>()) as u64;
+        Bytes(self.tensors.keys().map(each).sum())
+    }
+
     /// Reads an adapter's configuration and the header of its weights, and refuses by name what
     /// is not computed, before a weight is fetched. Reads nothing but what it is given.
     ///

@@ -9,7 +9,7 @@ use roundhouse_gateway::{ContainerFace, GatewayState};
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
-    ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, S3Store, StoreUri,
+    ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, MountConfig, S3Store, StoreUri,
 };
 use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
@@ -20,12 +20,14 @@ use crate::admin::{Admin, Vitals};
 use crate::config::Config;
 use crate::container::PlatformModels;
 use crate::error::Error;
-use crate::loader::{Aside, Handlers, LocalModels, ModelLoader, Source, Stages};
+use crate::loader::{Aside, Bases, Handlers, LocalModels, ModelLoader, Source, Stages};
 use crate::witness::{self, Witness};
 use crate::{exporter, limits};
 
 /// The endpoint that the container contract's models belong to.
 const CONTAINER_ENDPOINT: &str = "container";
+/// And the bases of its adapters. No request can name it.
+const BASES_ENDPOINT: &str = "container-bases";
 
 /// Keys for every mount, in place of the AWS chain: the demo's own.
 #[derive(Clone)]
@@ -50,7 +52,9 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     prime(&lanes).await?;
     let vitals = Arc::new(Vitals::new(lanes.clone()));
 
-    let cache = match config.endpoints.is_empty() {
+    let fetches_bases = matches!(config.container.base_store, Some(StoreUri::S3 { .. }))
+        && config.container.contract;
+    let cache = match config.endpoints.is_empty() && !fetches_bases {
         true => None,
         false => Some(open_cache(&config).await?),
     };
@@ -67,8 +71,13 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let handlers = handlers(&config, budgets.of_handlers()).await?;
     let local = Arc::new(LocalModels::default());
     let container_name: EndpointName = CONTAINER_ENDPOINT.parse().expect("a plain word is a name");
+    let mut bases = Bases { named: settings::bases(&config), ..Bases::default() };
     if config.container.contract {
         sources.insert(container_name.clone(), Source::Local(local.clone()));
+        if let Some((name, source)) = base_store(&config, cache.as_ref()).await? {
+            bases.elsewhere.insert(container_name.clone(), name.clone());
+            sources.insert(name, source);
+        }
     }
     let loader = ModelLoader::new(
         sources,
@@ -80,7 +89,8 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let rules = settings::version_rules(&config);
     let loader = loader.sharing(config.memory.share_tensors);
     let loader = loader.with_memories(settings::memories(&config));
-    let loader = Arc::new(loader.with_rules(rules, config.store.update_settle));
+    let loader = loader.with_rules(rules, config.store.update_settle);
+    let loader = Arc::new(loader.with_bases(bases));
     let limits =
         roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };
     let aside = Aside::start(loader.clone(), config.residency.load_niceness)?;
@@ -90,10 +100,15 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));
     let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));
 
-    let container = config.container.contract.then(|| ContainerFace {
-        models_root: config.container.models_root.clone(),
-        handlers: config.handlers.enabled,
-        models: Arc::new(PlatformModels::new(container_name, local, residency.clone())),
+    let container = config.container.contract.then(|| {
+        let models = PlatformModels::new(container_name, local, residency.clone(), loader.clone());
+        let models = Arc::new(models);
+        ContainerFace {
+            models_root: config.container.models_root.clone(),
+            handlers: config.handlers.enabled,
+            adapters: models.clone(),
+            models,
+        }
     });
     let health = vitals.clone();
     let state = GatewayState {
@@ -101,7 +116,8 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
         endpoints: catalogs
             .iter()
             .map(|(name, catalog)| {
-                faces::endpoint(name.clone(), catalog, handlers.endpoints.contains(name))
+                let handlers = handlers.endpoints.contains(name);
+                faces::endpoint(name.clone(), catalog, handlers, &loader)
             })
             .collect(),
         invoke: Arc::new(move |invocation| {
@@ -218,6 +234,28 @@ async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
         ..CacheConfig::new(dir, size)
     };
     Ok(DiskCache::open(cache).await.map_err(Failure::from)?)
+}
+
+/// Where the bases of the container contract's adapters are.
+async fn base_store(
+    config: &Config,
+    cache: Option<&DiskCache>,
+) -> Result<Option<(EndpointName, Source)>, Error> {
+    let name: EndpointName = BASES_ENDPOINT.parse().expect("plain words are a name");
+    let source = match (&config.container.base_store, cache) {
+        (Some(StoreUri::File { root }), _) => {
+            Source::Local(Arc::new(LocalModels::below(root.clone())))
+        }
+        (Some(uri), Some(cache)) => {
+            let mounts = vec![MountConfig::new(uri.clone())];
+            let settings = settings::catalogue(config);
+            let catalog = Catalog::connect(name.clone(), mounts, settings);
+            let catalog = catalog.await.map_err(Failure::from)?.with_disk(cache.clone());
+            Source::Store(Arc::new(catalog), cache.clone())
+        }
+        (Some(_), None) | (None, _) => return Ok(None),
+    };
+    Ok(Some((name, source)))
 }
 
 async fn connect(

@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use roundhouse_gateway::{AccessRecord, EndpointFace, Health, Target, TargetPage};
 use roundhouse_store::{Catalog, Freshness};
-use roundhouse_types::{EndpointName, Failure};
+use roundhouse_types::{EndpointName, Failure, ModelId};
 
 use crate::admin::Vitals;
 use crate::config::AccessLog;
 use crate::error::Error;
+use crate::loader::ModelLoader;
 
 /// Records that may wait for the disk; more are lost rather than slow a request down.
 const RECORDS_WAITING: usize = 8192;
@@ -21,11 +22,21 @@ const RECORDS_WAITING: usize = 8192;
 const RECORDS_EVERY: Duration = Duration::from_millis(5);
 
 /// An endpoint over its catalogue.
-pub(super) fn endpoint(name: EndpointName, catalog: &Arc<Catalog>, handlers: bool) -> EndpointFace {
+pub(super) fn endpoint(
+    name: EndpointName,
+    catalog: &Arc<Catalog>,
+    handlers: bool,
+    loader: &Arc<ModelLoader>,
+) -> EndpointFace {
     let (listed, found) = (catalog.clone(), catalog.clone());
+    let (loader, adapted) = (loader.clone(), name.clone());
     EndpointFace {
         name,
         handlers,
+        base: Arc::new(move |target| {
+            let model = ModelId { endpoint: adapted.clone(), target: target.clone() };
+            loader.adapted(&model).map(|base| base.target)
+        }),
         list: Arc::new(move |after, limit| {
             let catalog = listed.clone();
             async move {

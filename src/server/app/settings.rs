@@ -9,7 +9,7 @@ use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits};
 use roundhouse_store::{CatalogConfig, RetryConfig};
-use roundhouse_types::{Bytes, EndpointName};
+use roundhouse_types::{Bytes, EndpointName, TargetName};
 
 use crate::config::{Config, OnDelete, Tenant, VersionRule};
 use crate::error::Error;
@@ -99,6 +99,11 @@ fn limits(tenant: &Tenant) -> (String, TenantLimits) {
 fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
     let drains = config.endpoints.iter().filter(|it| it.versions.on_delete == OnDelete::Drain);
     drains.map(|endpoint| endpoint.name.clone()).collect()
+}
+
+/// Targets by the names that adapters have for them.
+pub(super) fn bases(config: &Config) -> BTreeMap<EndpointName, BTreeMap<String, TargetName>> {
+    config.endpoints.iter().map(|it| (it.name.clone(), it.bases.clone())).collect()
 }
 
 /// What each endpoint does when the store changes.

@@ -7,12 +7,13 @@ use clap::Args;
 use futures_util::StreamExt;
 use roundhouse_models::LoadSettings;
 use roundhouse_store::{
-    Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm,
+    Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm, TargetPage,
 };
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelKind, TargetName};
 use roundhouse_workers::Settings;
 use serde::Serialize;
 
+use super::adapts::Adapts;
 use super::output::{self, Table};
 use super::{ServeFlags, environment};
 use crate::app::settings;
@@ -30,6 +31,12 @@ const PAGE: usize = 1000;
 pub struct SurveyArgs {
     /// The store: s3://bucket/prefix/ or file:///folder/.
     pub uri: String,
+    /// Begin behind this target.
+    #[arg(long, value_name = "TARGET")]
+    pub after: Option<String>,
+    /// Look into so many at most.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
@@ -51,6 +58,8 @@ struct Finding {
 enum Verdict {
     /// It will, and takes this.
     Runs { kind: ModelKind, architecture: String, context: usize, footprint: Footprint },
+    /// It will beside its base, if that is there, and takes this.
+    RunsBesideBase { kind: ModelKind, adapter: Adapts, footprint: Footprint },
     /// It will where handlers are served; what it takes is known when it has run.
     RunsAsHandler { kind: ModelKind, script: bool, requirements: bool },
     /// Only its content tells, and an archive's content is seen when it is fetched.
@@ -61,7 +70,7 @@ enum Verdict {
     NotSeen { reason: String },
 }
 
-/// Lists and looks into every target.
+/// Lists targets and looks into each.
 pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
     let uri: StoreUri = args
         .uri
@@ -69,18 +78,23 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
         .map_err(|error: roundhouse_store::Error| Error::Usage(error.to_string()))?;
     let settings = load_settings()?;
     let catalog = connect(uri).await.map_err(Failure::from)?;
-    let (targets, truncated) = targets(&catalog).await.map_err(Failure::from)?;
+    let page = targets(&catalog, args).await.map_err(Failure::from)?;
+    let TargetPage { targets, next, truncated } = page;
     let looks = futures_util::stream::iter(targets)
         .map(|target| look(&catalog, target, settings))
         .buffered(AT_A_TIME);
     let findings: Vec<Finding> = looks.collect().await;
     if args.json {
         return output::print_json(&serde_json::json!({
-            "uri": args.uri, "targets": findings, "truncated": truncated,
+            "uri": args.uri, "targets": findings, "next": next, "truncated": truncated,
         }));
     }
     output::print(&table(&findings))?;
-    output::print(&summary(&findings, truncated))
+    output::print(&summary(&findings, truncated))?;
+    match next {
+        Some(next) => output::print(&format!("... and more: --after '{next}', or raise --limit\n")),
+        None => Ok(()),
+    }
 }
 
 /// What the settings of the environment say about loads: they decide the footprint.
@@ -102,15 +116,19 @@ pub(super) async fn connect(uri: StoreUri) -> Result<Catalog, roundhouse_store::
     Catalog::connect(endpoint, vec![MountConfig::new(uri)], config).await
 }
 
-async fn targets(catalog: &Catalog) -> Result<(Vec<Target>, bool), roundhouse_store::Error> {
-    let mut targets = Vec::new();
-    let mut after: Option<String> = None;
+async fn targets(
+    catalog: &Catalog,
+    args: &SurveyArgs,
+) -> Result<TargetPage, roundhouse_store::Error> {
+    let limit = args.limit as usize;
+    let mut found = TargetPage { targets: Vec::new(), next: args.after.clone(), truncated: false };
     loop {
-        let page = catalog.list(after.as_deref(), PAGE).await?;
-        targets.extend(page.targets);
-        match page.next {
-            None => return Ok((targets, page.truncated)),
-            next => after = next,
+        let wanted = PAGE.min(limit - found.targets.len());
+        let page = catalog.list(found.next.as_deref(), wanted).await?;
+        found.targets.extend(page.targets);
+        (found.next, found.truncated) = (page.next, page.truncated);
+        if found.next.is_none() || found.targets.len() >= limit {
+            return Ok(found);
         }
     }
 }
@@ -149,6 +167,11 @@ async fn plan(
             script: plan.layout.code.is_some(),
             requirements: plan.layout.requirements.is_some(),
         },
+        Plan::Adapter(plan) => Verdict::RunsBesideBase {
+            kind: ModelKind::Adapter,
+            adapter: Adapts::of(&plan),
+            footprint: plan.footprint(),
+        },
         Plan::Model(plan) => Verdict::Runs {
             kind: plan.kind,
             architecture: plan.architecture.clone(),
@@ -175,6 +198,9 @@ fn table(findings: &[Finding]) -> String {
                 footprint.total().to_string(),
                 format!("{architecture}, {context} tokens"),
             ),
+            Verdict::RunsBesideBase { kind, adapter, footprint } => {
+                (kind.as_str(), footprint.total().to_string(), format!("of {adapter}"))
+            }
             Verdict::RunsAsHandler { kind, script, requirements } => {
                 let what = if *script { "a Python script" } else { "a plain Python model" };
                 let with = if *requirements { " with requirements" } else { "" };
@@ -202,6 +228,7 @@ fn summary(findings: &[Finding], truncated: bool) -> String {
     };
     let parts = [
         (number(|it| matches!(it, Verdict::Runs { .. })), "will run"),
+        (number(|it| matches!(it, Verdict::RunsBesideBase { .. })), "will run beside their base"),
         (number(|it| matches!(it, Verdict::RunsAsHandler { .. })), "will run with --handlers"),
         (number(|it| matches!(it, Verdict::UnknownUntilFetched)), "unknown until fetched"),
         (number(|it| matches!(it, Verdict::DoesNotRun { .. })), "will not run"),

@@ -1,6 +1,6 @@
 //! Endpoints and their mounts: from `[[endpoint]]`, `--store` or `ROUNDHOUSE_STORE`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use roundhouse_store::{MountConfig, StoreUri};
@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub keep: Vec<TargetName>,
     /// What it does when the store changes.
     pub versions: VersionRule,
+    /// The targets that adapters mean by names which are none, or another's.
+    pub bases: BTreeMap<String, TargetName>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -122,6 +124,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             preload: Vec::new(),
             keep: Vec::new(),
             versions: VersionRule::default(),
+            bases: BTreeMap::new(),
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -188,6 +191,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         };
         let preload = targets(entry, "preload", &at, sources);
         let keep = targets(entry, "keep", &at, sources);
+        let bases = bases(entry, &at, sources);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -213,9 +217,29 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, preload, keep, versions, mounts });
+        endpoints.push(Endpoint { name, handlers, preload, keep, versions, bases, mounts });
     }
     endpoints
+}
+
+/// Targets by the names that adapters have for them.
+fn bases(entry: &toml::Table, at: &str, sources: &mut Sources<'_>) -> BTreeMap<String, TargetName> {
+    let mut bases = BTreeMap::new();
+    let Some(value) = entry.get("bases") else { return bases };
+    let Some(named) = value.as_table() else {
+        let expected = "is a table: write [endpoint.bases] and \"name\" = \"target\" below";
+        sources.fault(format!("{at}.bases"), expected);
+        return bases;
+    };
+    for (name, target) in named {
+        let key = format!("{at}.bases.\"{name}\"");
+        match target.as_str().map(str::parse::<TargetName>) {
+            Some(Ok(target)) => drop(bases.insert(name.clone(), target)),
+            Some(Err(why)) => sources.fault(key, format!("is not a target: {why}")),
+            None => sources.fault(key, "expected a target's name in quotes"),
+        }
+    }
+    bases
 }
 
 /// A list of targets' names.

@@ -145,11 +145,12 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("log.access", Written::Text, "access-log"),
     with_flag("container.contract", Written::Switch, "container-contract"),
     with_flag("container.models_root", Written::Text, "container-models-root"),
+    with_flag("container.base_store", Written::Text, "base-store"),
 ];
 
 /// Keys of an `[[endpoint]]`.
 pub(super) const ENDPOINT_KEYS: &[&str] =
-    &["name", "handlers", "preload", "keep", "update", "on_delete", "mount"];
+    &["name", "handlers", "preload", "keep", "update", "on_delete", "bases", "mount"];
 
 /// Keys of a `[[device]]`.
 pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];

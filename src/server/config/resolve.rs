@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
+use roundhouse_store::StoreUri;
 use roundhouse_types::Bytes;
 use tracing_subscriber::EnvFilter;
 
@@ -112,7 +113,16 @@ fn container(sources: &mut Sources<'_>) -> Container {
         models_root: sources
             .optional("container.models_root", absolute_path)
             .unwrap_or_else(|| defaults::MODELS_ROOT.into()),
+        base_store: sources.optional("container.base_store", base_store),
     }
+}
+
+/// A store, or a folder by its path alone.
+fn base_store(text: &str) -> Result<StoreUri, String> {
+    if !text.contains("://") {
+        return Ok(StoreUri::File { root: absolute_path(text)? });
+    }
+    text.parse().map_err(|error: roundhouse_store::Error| error.to_string())
 }
 
 fn listen(sources: &mut Sources<'_>, contract: bool) -> Listen {

@@ -165,6 +165,7 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         insecure_no_auth: true,
         container_contract: true,
         container_models_root: text(),
+        base_store: text(),
         log_format: text(),
         log_level: text(),
         access_log: text(),

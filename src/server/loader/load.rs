@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use roundhouse_models::{Cancel, DeviceMemory, Error, Folder, LoadedRunner, ModelPlan, load_files};
-use roundhouse_residency::{Loaded, Reporter};
+use roundhouse_residency::{Base, Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelKind};
 use roundhouse_workers::{Handler, News};
 
 use super::host::{Demotable, HostParts};
-use super::placed::Placed;
+use super::placed::{Beside, Placed};
 use super::plan::{HandlerPlan, Plan, processes};
 use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
@@ -36,6 +36,14 @@ pub(super) enum Origin {
     Read(Box<Read>, Arc<ModelPlan>, Instant),
 }
 
+/// Where a load takes a model, and to whom it belongs.
+pub(super) struct Onto {
+    pub(super) device: DeviceId,
+    /// Of an adapter.
+    pub(super) base: Option<Base<ServedModel>>,
+    pub(super) reporter: Reporter,
+}
+
 /// What was read of a model's files.
 pub(super) struct Read {
     pub(super) loaded: LoadedRunner,
@@ -50,9 +58,9 @@ impl ModelLoader {
         &self,
         id: &ArtefactId,
         origin: Origin,
-        device: DeviceId,
-        reporter: Reporter,
+        onto: Onto,
     ) -> Result<Loaded<ServedModel>, Failure> {
+        let Onto { device, base, reporter } = onto;
         let files = match origin {
             Origin::Files(files) => files,
             Origin::Read(read, plan, began) => {
@@ -65,6 +73,7 @@ impl ModelLoader {
         match self.plan_of(id, &files.dir).await? {
             Plan::Model(plan) => self.load_model(id, &plan, files, device).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
+            Plan::Adapter(plan) => self.load_adapter(id, &plan, files, device, base).await,
         }
     }
 
@@ -116,7 +125,7 @@ impl ModelLoader {
         let lane = self.lanes.get(&device).ok_or_else(|| {
             Failure::new(ErrorKind::Internal, format!("no lane runs on {device}"))
         })?;
-        let LoadedRunner { runner, footprint, shared, weights, .. } = loaded;
+        let LoadedRunner { runner, footprint, shared, weights, base, .. } = loaded;
         let footprint = Footprint { host: parts.bytes, ..footprint };
         let placed = lane.place(&id.model.to_string(), runner, self.engine).await?;
         stages.set(Stage::Warm, placed.warm);
@@ -125,8 +134,9 @@ impl ModelLoader {
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
         let text = Arc::clone(&parts.text);
         let text = (parts.plan.kind == ModelKind::Generative).then_some(text);
-        let demotable = weights.map(|weights| Demotable { weights, parts });
-        self.placed.add(id, device, Placed { engine: model.engine().clone(), text, demotable });
+        let demotable = weights.map(|weights| Demotable { weights, parts: parts.clone() });
+        let beside = Beside { engine: model.engine().clone(), base, parts };
+        self.placed.add(id, device, Placed { beside, text, demotable });
         Ok(Loaded { model: ServedModel::Engine(model), footprint, shared })
     }
 

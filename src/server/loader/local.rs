@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use roundhouse_types::{ErrorKind, Failure, TargetName, Version};
+use roundhouse_types::{ErrorKind, Failure, ModelId, TargetName, Version};
 use sha2::{Digest, Sha256};
 
 /// A model that the platform announced.
@@ -18,12 +18,21 @@ pub(crate) struct Announced {
 
 /// Names and folders, as announced and not yet withdrawn.
 #[derive(Debug, Default)]
-pub(crate) struct LocalModels(Mutex<BTreeMap<TargetName, Announced>>);
+pub(crate) struct LocalModels {
+    announced: Mutex<BTreeMap<TargetName, Announced>>,
+    /// A folder all of whose folders are announced by their paths.
+    root: Option<PathBuf>,
+}
 
 impl LocalModels {
+    /// The folders below one that an operator named.
+    pub(crate) fn below(root: PathBuf) -> Self {
+        Self { announced: Mutex::default(), root: Some(root) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TargetName, Announced>> {
         // A map whose holder panicked is whole: entries are inserted or removed at once.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Announces a model; `false` where the name is taken.
@@ -50,6 +59,19 @@ impl LocalModels {
     pub(crate) fn all(&self) -> Vec<(TargetName, Announced)> {
         self.lock().iter().map(|(name, model)| (name.clone(), model.clone())).collect()
     }
+}
+
+/// Where a model lies. Blocking where folders are announced by their paths.
+pub(super) fn announced(models: &LocalModels, model: &ModelId) -> Result<Announced, Failure> {
+    let below = || {
+        // A target has no `..`, and links below the root are its owner's.
+        let folder = models.root.as_ref()?.join(model.target.as_str());
+        folder.is_dir().then(|| Announced { url: folder.display().to_string(), folder })
+    };
+    models
+        .get(model.target.as_str())
+        .or_else(below)
+        .ok_or_else(|| Failure::new(ErrorKind::ModelNotFound, format!("{model} is not announced")))
 }
 
 /// The folder that holds the model: the one given, or its only sub-folder where an archive

@@ -1,15 +1,25 @@
-//! The models of ours that are on a lane: how much of their memory they have touched, and what
-//! copies of them are made of.
+//! The models of ours that are on a lane: how much of their memory they have touched, what
+//! adapters of them and copies of them are made of; and the adapters beside them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use metrics::{describe_gauge, gauge};
 use roundhouse_engine::EngineHandle;
+use roundhouse_models::AdapterBase;
 use roundhouse_serving::TextCodec;
-use roundhouse_types::{ArtefactId, Bytes, DeviceId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId, Version};
 
-use super::host::Demotable;
+use super::host::{Demotable, HostParts};
 use super::locked;
+
+/// Adapters on a device.
+const ADAPTERS: &str = "roundhouse_adapters_resident";
+
+/// Registers the metric's help.
+pub(super) fn describe() {
+    describe_gauge!(ADAPTERS, "Adapters that are loaded, on all devices together.");
+}
 
 /// How much of its KV pool, its workspace and its text side a model has touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +32,17 @@ pub(crate) struct Touched {
     pub(crate) forms: Bytes,
 }
 
+/// What adapters of a loaded model need of it. Keeps none of its weights.
+#[derive(Clone)]
+pub(super) struct Beside {
+    pub(super) engine: EngineHandle,
+    pub(super) base: AdapterBase,
+    pub(super) parts: HostParts,
+}
+
 /// One of them.
 pub(super) struct Placed {
-    pub(super) engine: EngineHandle,
+    pub(super) beside: Beside,
     /// Absent where it takes no more than it took when it was read.
     pub(super) text: Option<Arc<TextCodec>>,
     /// Absent where the device's memory is the host's.
@@ -33,20 +51,62 @@ pub(super) struct Placed {
 
 /// By version and device, from the end of their load to the beginning of their unload.
 #[derive(Default)]
-pub(super) struct PlacedModels(Mutex<BTreeMap<(ArtefactId, DeviceId), Placed>>);
+pub(super) struct PlacedModels {
+    models: Mutex<BTreeMap<(ArtefactId, DeviceId), Placed>>,
+    adapters: Mutex<BTreeMap<ModelId, Adapted>>,
+}
+
+/// Loads of an adapter that are on a device, and what they are on.
+struct Adapted {
+    base: ModelId,
+    loads: Vec<(Version, DeviceId)>,
+}
 
 impl PlacedModels {
     pub(super) fn add(&self, id: &ArtefactId, device: DeviceId, placed: Placed) {
-        locked(&self.0).insert((id.clone(), device), placed);
+        locked(&self.models).insert((id.clone(), device), placed);
     }
 
+    pub(super) fn add_adapter(&self, id: &ArtefactId, device: DeviceId, base: ModelId) {
+        let mut adapters = locked(&self.adapters);
+        let adapted = adapters
+            .entry(id.model.clone())
+            .or_insert_with(|| Adapted { base: base.clone(), loads: Vec::new() });
+        adapted.base = base;
+        adapted.loads.push((id.version.clone(), device));
+        gauge!(ADAPTERS).increment(1.0);
+    }
+
+    /// Forgets a model or an adapter; returns what a copy of it can be made of.
     pub(super) fn remove(&self, id: &ArtefactId, device: DeviceId) -> Option<Demotable> {
-        locked(&self.0).remove(&(id.clone(), device))?.demotable
+        if let Some(placed) = locked(&self.models).remove(&(id.clone(), device)) {
+            return placed.demotable;
+        }
+        let mut adapters = locked(&self.adapters);
+        let adapted = adapters.get_mut(&id.model)?;
+        let loads = adapted.loads.len();
+        adapted.loads.retain(|load| *load != (id.version.clone(), device));
+        gauge!(ADAPTERS).decrement((loads - adapted.loads.len()) as f64);
+        if adapted.loads.is_empty() {
+            adapters.remove(&id.model);
+        }
+        None
+    }
+
+    /// A loaded model as adapters need it.
+    pub(super) fn base(&self, id: &ArtefactId, device: DeviceId) -> Option<Beside> {
+        Some(locked(&self.models).get(&(id.clone(), device))?.beside.clone())
+    }
+
+    /// The model that a loaded adapter is on.
+    pub(super) fn adapted(&self, model: &ModelId) -> Option<ModelId> {
+        Some(locked(&self.adapters).get(model)?.base.clone())
     }
 
     pub(super) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {
-        let placed = locked(&self.0);
-        let Placed { engine, text, .. } = placed.get(&(id.clone(), device))?;
+        let placed = locked(&self.models);
+        let Placed { beside, text, .. } = placed.get(&(id.clone(), device))?;
+        let engine = &beside.engine;
         Some(Touched {
             between_steps: engine.touched(),
             stepping: engine.load().running > 0,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{Files, LoadSettings, ModelPlan};
+use roundhouse_models::{ADAPTER_CONFIG, AdapterPlan, Files, LoadSettings, ModelPlan};
 use roundhouse_serving::{TextCodec, Vocabulary};
 use roundhouse_store::{Artefact, Catalog};
 use roundhouse_types::{
@@ -21,6 +21,8 @@ pub(crate) enum Plan {
     Model(Arc<ModelPlan>),
     /// Python processes that run the artefact's script.
     Handler(Arc<HandlerPlan>),
+    /// Weights beside another model's.
+    Adapter(AdapterPlan),
 }
 
 /// Where a handler's parts lie and what it asks for.
@@ -45,6 +47,7 @@ impl Plan {
         match self {
             Self::Model(plan) => plan.kind,
             Self::Handler(_) => ModelKind::Handler,
+            Self::Adapter(_) => ModelKind::Adapter,
         }
     }
 
@@ -52,6 +55,7 @@ impl Plan {
     pub(super) fn remembered_bytes(&self) -> Bytes {
         match self {
             Self::Model(plan) => plan.remembered_bytes(),
+            Self::Adapter(plan) => plan.remembered_bytes(),
             // Paths and settings, which are bounded where they are read.
             Self::Handler(_) => Bytes::ZERO,
         }
@@ -67,6 +71,7 @@ impl Plan {
     ) -> (Footprint, Grade) {
         let plan = match self {
             Self::Model(plan) => return (plan.footprint, Grade::Exact),
+            Self::Adapter(plan) => return (plan.footprint(), Grade::Exact),
             Self::Handler(plan) => plan,
         };
         let (memory, grade) = match (peak, plan.settings.memory) {
@@ -105,6 +110,9 @@ pub(crate) fn plan_folder(
 /// Finds out what files of a model of ours are. Headers may be a hundred megabytes of JSON:
 /// belongs on a blocking thread.
 pub(crate) fn plan_files(files: &Files, settings: &LoadSettings) -> Result<Plan, Failure> {
+    if files.sizes.contains_key(ADAPTER_CONFIG) {
+        return Ok(Plan::Adapter(AdapterPlan::read(files)?));
+    }
     let plan = roundhouse_models::inspect(files, settings)?;
     match &plan.gguf {
         Some(tokenizer) => Vocabulary::check(&tokenizer.model, tokenizer.pre.as_deref())?,

@@ -18,12 +18,21 @@ pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failu
             TextCodec::from_vocabulary(vocabulary(text))?
         }
     };
+    match cut(plan) {
+        None => Ok(codec),
+        Some(context) => Ok(codec.truncated_to(context)?),
+    }
+}
+
+/// The tokens to which texts are cut; `None`: they are never cut.
+pub(super) fn cut(plan: &ModelPlan) -> Option<usize> {
     match plan.kind {
-        ModelKind::Generative => Ok(codec),
-        // What is planned as a model of our own is never a handler.
-        ModelKind::Embedding | ModelKind::Classification | ModelKind::Handler => {
-            Ok(codec.truncated_to(plan.context.min(plan.step_tokens))?)
-        }
+        ModelKind::Generative => None,
+        // What is planned as a model of our own is never a handler or an adapter.
+        ModelKind::Embedding
+        | ModelKind::Classification
+        | ModelKind::Handler
+        | ModelKind::Adapter => Some(plan.context.min(plan.step_tokens)),
     }
 }
 
@@ -31,7 +40,10 @@ pub(crate) fn open_text(dir: &Path, plan: &ModelPlan) -> Result<TextCodec, Failu
 pub(crate) fn room_for_forms(plan: &ModelPlan, text: &TextCodec) -> Bytes {
     match plan.kind {
         ModelKind::Generative => text.room_for_forms(),
-        ModelKind::Embedding | ModelKind::Classification | ModelKind::Handler => Bytes::ZERO,
+        ModelKind::Embedding
+        | ModelKind::Classification
+        | ModelKind::Handler
+        | ModelKind::Adapter => Bytes::ZERO,
     }
 }
 
@@ -60,7 +72,9 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
             defaults: defaults(&plan.generation_defaults),
         },
         ModelKind::Embedding => Purpose::Embedding { normalize: plan.normalize },
-        ModelKind::Classification | ModelKind::Handler => Purpose::Classification(labels(plan)),
+        ModelKind::Classification | ModelKind::Handler | ModelKind::Adapter => {
+            Purpose::Classification(labels(plan))
+        }
     }
 }
 

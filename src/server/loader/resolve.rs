@@ -134,12 +134,13 @@ impl ModelLoader {
         }
         known.stages.set(Stage::List, known.listing + began.elapsed());
         self.remember(&id, known.clone());
+        let terms = self.terms(&id, known.plan.as_ref()).await?;
         Ok(Resolution {
             fetch_bytes: artefact.bytes,
-            footprint: known.plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            footprint: terms.footprint,
             shared: Vec::new(),
             kind: known.plan.as_ref().map(Plan::kind),
-            base: None,
+            base: terms.base,
             streams: streams(&artefact, known.plan.as_ref(), known.failed_unverified),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,
@@ -226,12 +227,13 @@ impl ModelLoader {
             }
             None => (None, Vec::new()),
         };
+        let terms = self.terms(&id, plan.as_ref()).await?;
         Ok(Resolution {
             fetch_bytes: Bytes::ZERO,
-            footprint: plan.as_ref().map(|plan| self.handlers.footprint(&id, plan)),
+            footprint: terms.footprint,
             shared,
             kind: plan.as_ref().map(Plan::kind),
-            base: None,
+            base: terms.base,
             streams: false,
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,

@@ -54,6 +54,8 @@ impl Stages {
         let help = "Duration of a stage of a cold load: list, fetch, read, copy or warm; fetch and read may overlap.";
         describe_histogram!(STAGE_SECONDS, Unit::Seconds, help);
         super::host::describe();
+        super::beside::describe();
+        super::placed::describe();
     }
 
     pub(crate) fn set(&mut self, stage: Stage, took: Duration) {

@@ -331,7 +331,8 @@ fn of_what_replicas_and_their_copy_hold_together_one_is_there() {
     let (host, loads, failed) = (Some(host), Vec::new(), Vec::new());
     let devices = vec![device(0), device(1)];
     let snapshot = Snapshot { devices, host, waiters: 0, loads, failed };
-    let all_touched = |_: &_, _| Some(Touched { between_steps: Bytes(300), stepping: false });
+    let all_touched =
+        |_: &_, _| Some(Touched { between_steps: Bytes(300), stepping: false, forms: Bytes::ZERO });
     let books = Books::of(&snapshot, Bytes::ZERO, &all_touched);
     assert_eq!(books.expected(Bytes::ZERO), Bytes(2 * 1300 + 1000 + 10));
 }

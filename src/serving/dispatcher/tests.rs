@@ -184,7 +184,13 @@ fn model() -> ModelId {
 
 fn invocation(request: Request) -> Invocation {
     let now = Instant::now().into_std();
-    Invocation { model: model(), request, deadline: now + MINUTE, hold_until: now + MINUTE / 2 }
+    Invocation {
+        model: model(),
+        base: None,
+        request,
+        deadline: now + MINUTE,
+        hold_until: now + MINUTE / 2,
+    }
 }
 
 fn greedy(max_tokens: usize) -> Generation {

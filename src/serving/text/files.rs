@@ -1,6 +1,7 @@
 //! The artefact's small text files: what they say beside `tokenizer.json`.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::{fs, io};
 
@@ -13,6 +14,58 @@ use crate::Error;
 const LENGTH_UNSET: f64 = 1e9;
 /// How many names an error lists of a folder that lacks its tokenizer.
 const NAMES_SHOWN: usize = 20;
+
+/// The files that a codec is read from.
+const FILES: [&str; 5] = [
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "sentence_bert_config.json",
+];
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// Lengths and hashes of the files that a codec was read from, to see whether an adapter's own are
+/// its base's again. The hash need not be safe: who makes two files collide fools his own adapter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Prints(BTreeMap<&'static str, (usize, u64)>);
+
+impl Prints {
+    /// Of a folder's files, as far as they are there.
+    pub(super) fn of(dir: &Path) -> Result<Self, Error> {
+        let mut prints = BTreeMap::new();
+        for name in FILES {
+            let path = dir.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => drop(prints.insert(name, print(&bytes))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::Read { path, source }),
+            }
+        }
+        Ok(Self(prints))
+    }
+
+    /// Whether each of these files is the same in `other`.
+    pub(super) fn are_in(&self, other: &Self) -> bool {
+        self.0.iter().all(|(name, print)| other.0.get(name) == Some(print))
+    }
+
+    /// Whether one of the files is the same in both.
+    pub(super) fn agree(&self, other: &Self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|print| other.0.get(name) == Some(print))
+    }
+
+    /// Whether the file is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+fn print(bytes: &[u8]) -> (usize, u64) {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    (bytes.len(), hasher.finish())
+}
 
 /// What the artefact's files say about its text.
 #[derive(Debug, Default)]

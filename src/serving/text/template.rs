@@ -58,6 +58,11 @@ impl ChatTemplates {
         self.calls
     }
 
+    /// Special tokens by role.
+    pub(super) fn special(&self) -> &BTreeMap<String, String> {
+        &self.special
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.forms.is_empty() && self.broken.is_empty()
     }

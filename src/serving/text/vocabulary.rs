@@ -1,6 +1,7 @@
 //! Tokenizers that are written as a list of tokens, as GGUF files have them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -20,6 +21,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 use super::bounds::ADDED_MAX;
+use super::files::Prints;
 use super::template::ChatTemplates;
 use super::{TextCodec, TextParts};
 use crate::Error;
@@ -293,7 +295,8 @@ impl TextCodec {
             eos: vocabulary.token("eos").map(|(_, id)| id),
             encoder_limit: None,
             truncate_left: false,
-            templates: ChatTemplates::new(vocabulary.templates, special),
+            templates: Arc::new(ChatTemplates::new(vocabulary.templates, special)),
+            prints: Prints::default(),
         }))
     }
 }

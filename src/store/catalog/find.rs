@@ -2,6 +2,7 @@
 
 use roundhouse_types::TargetName;
 
+use super::targets::{Finder, Target};
 use super::{Inner, Mount};
 use crate::remote::Remote;
 use crate::{ArchiveKind, Artefact, Error, ListRequest, ObjectMeta};
@@ -96,6 +97,25 @@ pub(super) async fn objects_below(
         }
         match page.next {
             None => return Ok((objects, false)),
+            token => request.token = token,
+        }
+    }
+}
+
+/// The targets of a mount among its first `limit` objects, and whether it has more of them. Of the
+/// objects no more than a page is held.
+pub(super) async fn targets_in(mount: &Mount, limit: usize) -> Result<(Vec<Target>, bool), Error> {
+    let mut finder = Finder::default();
+    let mut request = ListRequest { prefix: String::new(), token: None, limit: PAGE };
+    let mut left = limit;
+    loop {
+        let page = mount.remote.list(&request).await?;
+        page.objects.iter().take(left).for_each(|object| finder.add(object));
+        let more = page.objects.len() > left || (page.objects.len() == left && page.next.is_some());
+        left = left.saturating_sub(page.objects.len());
+        match page.next {
+            _ if more => return Ok((finder.finish(mount.name.as_deref()), true)),
+            None => return Ok((finder.finish(mount.name.as_deref()), false)),
             token => request.token = token,
         }
     }

@@ -56,33 +56,98 @@ const MARKERS: [&str; 10] = [
     "xgboost-model",
 ];
 
-/// Finds the targets among a store's objects; names get the mount's name in front.
-/// A folder inside a target's folder is a part of it, not a target.
-pub(crate) fn targets(mount: Option<&str>, objects: &[ObjectMeta]) -> Vec<Target> {
-    let marked: BTreeSet<&str> = objects.iter().filter_map(|o| marked_folder(&o.key)).collect();
-    let mut found = BTreeMap::new();
-    for object in objects {
-        let (key, form) = match outermost(&object.key, &marked) {
-            Some(folder) => (folder, TargetForm::Folder),
-            None if ArchiveKind::of(&object.key).is_some() => (&*object.key, TargetForm::Archive),
-            None if object.key.ends_with(".gguf") => (&*object.key, TargetForm::File),
-            None => continue,
-        };
-        let name = mount.map_or_else(|| key.to_owned(), |mount| format!("{mount}/{key}"));
-        // A key that no request could name is no target.
-        let Ok(name) = name.parse::<TargetName>() else {
-            continue;
-        };
-        let target = found.entry(name.clone()).or_insert(Target {
-            name,
-            form,
-            bytes: Bytes::ZERO,
-            modified: None,
-        });
-        target.bytes = Bytes(target.bytes.0.saturating_add(object.size));
-        target.modified = target.modified.max(object.modified);
+/// Finds the targets among a store's objects as they are listed. A folder inside a target's folder
+/// is a part of it, not a target. What it holds grows with targets and folders, not with objects.
+#[derive(Debug, Default)]
+pub(crate) struct Finder {
+    /// Folders that are targets; none lies in another.
+    marked: BTreeSet<String>,
+    /// By key: of a folder without its slash.
+    found: BTreeMap<String, Found>,
+    /// What lies in folders that are in no target so far.
+    loose: BTreeMap<String, Contents>,
+}
+
+#[derive(Debug)]
+struct Found {
+    form: TargetForm,
+    contents: Contents,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Contents {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Contents {
+    fn add(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.modified = self.modified.max(other.modified);
     }
-    found.into_values().collect()
+}
+
+impl Finder {
+    /// Takes the next object; the order does not matter.
+    pub(crate) fn add(&mut self, object: &ObjectMeta) {
+        let key = &*object.key;
+        if let Some(folder) = marked_folder(key)
+            && outermost(key, &self.marked).is_none()
+        {
+            self.mark(folder);
+        }
+        let contents = Contents { bytes: object.size, modified: object.modified };
+        let form = match outermost(key, &self.marked) {
+            Some(folder) => {
+                if let Some(target) = self.found.get_mut(folder) {
+                    target.contents.add(contents);
+                }
+                return;
+            }
+            None if ArchiveKind::of(key).is_some() => TargetForm::Archive,
+            None if key.ends_with(".gguf") => TargetForm::File,
+            None => {
+                if let Some((folder, _)) = key.rsplit_once('/') {
+                    self.loose.entry(folder.to_owned()).or_default().add(contents);
+                }
+                return;
+            }
+        };
+        self.found.insert(key.to_owned(), Found { form, contents });
+    }
+
+    /// Makes a folder a target, with all that was seen in it.
+    fn mark(&mut self, folder: &str) {
+        // A slash and the character after it enclose whatever lies below.
+        let below = || format!("{folder}/")..format!("{folder}0");
+        let mut contents = self.loose.remove(folder).unwrap_or_default();
+        let inner: Vec<String> = self.loose.range(below()).map(|(key, _)| key.clone()).collect();
+        for key in inner {
+            contents.add(self.loose.remove(&key).unwrap_or_default());
+        }
+        let inner: Vec<String> = self.found.range(below()).map(|(key, _)| key.clone()).collect();
+        for key in inner {
+            self.marked.remove(&key);
+            contents.add(self.found.remove(&key).map_or_else(Contents::default, |it| it.contents));
+        }
+        self.marked.insert(folder.to_owned());
+        self.found.insert(folder.to_owned(), Found { form: TargetForm::Folder, contents });
+    }
+
+    /// All targets by name; names get the mount's name in front.
+    pub(crate) fn finish(self, mount: Option<&str>) -> Vec<Target> {
+        let named = self.found.into_iter().filter_map(|(key, found)| {
+            let name = mount.map_or_else(|| key.clone(), |mount| format!("{mount}/{key}"));
+            // A key that no request could name is no target.
+            let name = name.parse::<TargetName>().ok()?;
+            let Found { form, contents: Contents { bytes, modified } } = found;
+            Some(Target { name, form, bytes: Bytes(bytes), modified })
+        });
+        let mut targets: Vec<Target> = named.collect();
+        targets.sort_by(|one, other| one.name.cmp(&other.name));
+        targets.dedup_by(|one, other| one.name == other.name);
+        targets
+    }
 }
 
 /// The folder that a marker file makes a target.
@@ -91,8 +156,8 @@ fn marked_folder(key: &str) -> Option<&str> {
 }
 
 /// The marked folder nearest to the root that holds the key.
-fn outermost<'a>(key: &'a str, marked: &BTreeSet<&str>) -> Option<&'a str> {
-    key.match_indices('/').map(|(at, _)| &key[..at]).find(|folder| marked.contains(folder))
+fn outermost<'a>(key: &'a str, marked: &BTreeSet<String>) -> Option<&'a str> {
+    key.match_indices('/').map(|(at, _)| &key[..at]).find(|folder| marked.contains(*folder))
 }
 
 #[cfg(test)]
@@ -107,6 +172,8 @@ mod tests {
     fn folders_archives_and_single_files_are_targets_and_nested_folders_are_not() {
         let keys = [
             "README.md",
+            "a/enc/.cache/old.tar.gz",
+            "a/enc/1_Pooling/README.md",
             "a/enc/1_Pooling/config.json",
             "a/enc/config.json",
             "a/enc/model.safetensors",
@@ -118,20 +185,24 @@ mod tests {
             "c/x/xgboost-model",
             "d//e.tar",
         ];
-        let objects: Vec<_> = keys.into_iter().map(object).collect();
-        let found: Vec<_> = targets(Some("x"), &objects)
-            .into_iter()
-            .map(|t| (t.name.to_string(), t.form, t.bytes.0))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                ("x/a/enc".to_owned(), TargetForm::Folder, 30),
-                ("x/b.tar.gz".to_owned(), TargetForm::Archive, 10),
-                ("x/c/chat.gguf".to_owned(), TargetForm::File, 10),
-                ("x/c/h".to_owned(), TargetForm::Folder, 20),
-                ("x/c/x".to_owned(), TargetForm::Folder, 10),
-            ]
-        );
+        let wanted = [
+            ("x/a/enc".to_owned(), TargetForm::Folder, 50),
+            ("x/b.tar.gz".to_owned(), TargetForm::Archive, 10),
+            ("x/c/chat.gguf".to_owned(), TargetForm::File, 10),
+            ("x/c/h".to_owned(), TargetForm::Folder, 20),
+            ("x/c/x".to_owned(), TargetForm::Folder, 10),
+        ];
+        // In whichever order they are seen.
+        for turn in 0..keys.len() {
+            let mut finder = Finder::default();
+            keys.iter()
+                .cycle()
+                .skip(turn)
+                .take(keys.len())
+                .for_each(|key| finder.add(&object(key)));
+            let found = finder.finish(Some("x")).into_iter();
+            let found: Vec<_> = found.map(|t| (t.name.to_string(), t.form, t.bytes.0)).collect();
+            assert_eq!(found, wanted, "from the {turn}th on");
+        }
     }
 }

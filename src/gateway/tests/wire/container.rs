@@ -18,7 +18,7 @@ use crate::support::*;
 const ROOM: usize = 2;
 
 #[derive(Clone, Default)]
-struct Host {
+pub(crate) struct Host {
     loaded: Arc<Mutex<BTreeMap<String, (String, PathBuf)>>>,
 }
 
@@ -69,7 +69,12 @@ impl ContainerModels for Host {
 
 fn contract(host: &Host, root: &Path) -> Harness {
     let models = Arc::new(host.clone());
-    let face = ContainerFace { models_root: root.into(), models, handlers: false };
+    let face = ContainerFace {
+        models_root: root.into(),
+        models,
+        adapters: Arc::<crate::adapters::Registry>::default(),
+        handlers: false,
+    };
     let setup = Setup { container: Some(face), ..Setup::default() };
     setup.with(|invocation| match invocation.model.target.as_str() {
         "large" => Err(Failure::new(ErrorKind::TooLarge, "no memory left on the device")),

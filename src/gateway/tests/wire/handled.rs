@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use futures_util::FutureExt;
 use http::Request;
-use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply, Request as Asked};
+use roundhouse_serving::{Answer, HandledBody, HandledReply, ReadBody, Reply, Request as Asked};
 use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
 
@@ -108,7 +108,7 @@ async fn a_model_of_ours_behind_the_same_endpoint_is_asked_as_ever() {
         async move {
             let Asked::Raw(raw) = invocation.request else { panic!("it was read") };
             match (raw.read)(raw.body.body).await? {
-                Asked::Inputs(inputs) => {
+                ReadBody::Request(Asked::Inputs(inputs)) => {
                     assert_eq!(inputs.texts, ["hi"]);
                     says(hello(1), 1)
                 }

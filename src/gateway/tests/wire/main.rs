@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper's failure is its test's failure")]
 
+mod adapters;
 mod container;
 mod edges;
 mod endpoint;

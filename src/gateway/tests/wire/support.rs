@@ -101,6 +101,7 @@ fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
+        base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         list: Arc::new(move |after, limit| {
             let all = targets.iter().filter(|name| after.as_deref().is_none_or(|a| **name > a));
             let mut page: Vec<Target> = all.map(|name| target(name)).collect();

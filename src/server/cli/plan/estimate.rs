@@ -1,12 +1,13 @@
 //! What a target's files mean in bytes, sequences and machines.
 
-use roundhouse_models::{ModelPlan, WeightShare};
+use roundhouse_models::{AdapterPlan, ModelPlan, WeightShare};
 use roundhouse_types::{Bytes, DeviceId, Footprint, Grade, ModelKind};
 use serde::Serialize;
 
 use super::instances::{self, Device, Instance};
 use super::source::Found;
 use crate::app::budgets::Budgets;
+use crate::cli::adapts::Adapts;
 use crate::config::Config;
 use crate::loader::Plan;
 
@@ -64,7 +65,10 @@ pub(super) struct Estimate {
     #[serde(rename = "bytes")]
     pub(super) footprint: Option<Parts>,
     pub(super) weights: Vec<WeightShare>,
-    /// The longest sequence served, in tokens; absent for handlers.
+    /// Of an adapter: what it builds on and changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) adapter: Option<Adapts>,
+    /// The longest sequence served, in tokens; absent for handlers and adapters.
     pub(super) context: Option<usize>,
     pub(super) kv_token_bytes: Option<Bytes>,
     pub(super) sequences: Vec<Sequences>,
@@ -86,6 +90,7 @@ impl Estimate {
             architecture: None,
             footprint: None,
             weights: Vec::new(),
+            adapter: None,
             context: None,
             kv_token_bytes: None,
             sequences: Vec::new(),
@@ -123,8 +128,10 @@ impl Estimate {
             // What a handler does with a GPU is its own matter.
             estimate.instances.retain(|instance| instance.device() == Device::Cpu);
         }
-        if let Plan::Model(plan) = plan {
-            estimate.model(plan);
+        match plan {
+            Plan::Model(plan) => estimate.model(plan),
+            Plan::Adapter(plan) => estimate.adapter(plan),
+            Plan::Handler(_) => {}
         }
         if !estimate.devices.iter().any(|fit| fit.fits) {
             let shown = |fit: &Fit| format!("{} {}", fit.id, fit.budget_bytes);
@@ -139,6 +146,16 @@ impl Estimate {
             });
         }
         estimate
+    }
+
+    fn adapter(&mut self, plan: &AdapterPlan) {
+        // It runs where its base does.
+        self.instances.clear();
+        self.adapter = Some(Adapts::of(plan));
+        if plan.base_name().is_none() {
+            let missing = "adapter_config.json has no base_model_name_or_path: it cannot be served";
+            self.warnings.push(missing.to_owned());
+        }
     }
 
     fn model(&mut self, plan: &ModelPlan) {

@@ -44,6 +44,10 @@ fn target(text: &mut String, estimate: &Estimate) {
     let what: Vec<&str> = what.collect();
     text.push_str(&printable(&format!("{}: {}", estimate.target, what.join(", "))));
     text.push('\n');
+    if let Some(adapter) = &estimate.adapter {
+        text.push_str(&printable(&format!("an adapter of {adapter}")));
+        text.push('\n');
+    }
     if let Some(parts) = &estimate.footprint {
         text.push_str(&table(estimate, parts).render());
     }
@@ -99,11 +103,14 @@ fn table(estimate: &Estimate, parts: &Parts) -> Table {
         };
         row("weights", share.file_bytes.to_string(), share.bytes, note);
     }
-    let Footprint { kv, workspace, host, .. } = parts.parts;
+    let Footprint { weights, kv, workspace, host, .. } = parts.parts;
     if let Some(token) = estimate.kv_token_bytes {
         row("kv pool", String::new(), kv, format!("{token} per token"));
     }
-    if estimate.kind == Some(ModelKind::Handler) {
+    if estimate.kind == Some(ModelKind::Adapter) {
+        row("weights", String::new(), weights, "beside its base's".into());
+        row("host", String::new(), host, "what finds them; some KiB more with the base".into());
+    } else if estimate.kind == Some(ModelKind::Handler) {
         row("processes", String::new(), host, "measured while it runs".into());
     } else {
         row("workspace", String::new(), workspace, "of the largest step".into());

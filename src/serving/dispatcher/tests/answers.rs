@@ -148,3 +148,16 @@ async fn what_a_model_cannot_do_is_told_with_what_it_can() {
         server.let_go().await;
     }
 }
+
+#[tokio::test]
+async fn a_model_that_is_no_adapter_of_the_base_named_beside_it_is_refused() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let mut asked = invocation(completion(&["hello"], 1, greedy(4)));
+    let base: ModelId = ModelId { target: "other".parse().unwrap(), ..model() };
+    asked.base = Some(base);
+    let Err(refused) = server.dispatcher.invoke(asked).await else { panic!("it was answered") };
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    let told = "e:t/model is no adapter and cannot be asked as an adapter of e:other";
+    assert_eq!(refused.message(), told);
+    server.let_go().await;
+}

@@ -1,0 +1,133 @@
+//! One request whose inputs go to different adapters of one model: each adapter is asked for its
+//! inputs, side by side, and the answers are put together in the order of the inputs.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use futures_util::future::try_join_all;
+use roundhouse_serving::{EmbeddingsReply, Inputs, LabelScore, Reply, Request, Served};
+use uuid::Uuid;
+
+use crate::aim::Aim;
+use crate::answer::{Ask, Delivery, mismatch, text, whole, written};
+use crate::call::{self, Context, Generated};
+use crate::error::Error;
+
+/// What one of the adapters answered, and which inputs it was asked for.
+struct Part {
+    places: Vec<usize>,
+    said: Said,
+    served: Served,
+}
+
+enum Said {
+    Generated(Generated),
+    Vectors(EmbeddingsReply),
+    Labels(Vec<Vec<LabelScore>>),
+}
+
+/// Asks each of the named adapters of `aim` for the inputs beside which it is named; an empty name
+/// is the model itself.
+///
+/// # Errors
+/// The first failure of any of them; `Field` for a body that has no list of inputs.
+pub(crate) async fn answer(
+    context: &Context,
+    aim: &Aim,
+    names: Vec<String>,
+    request: Request,
+    ask: Ask,
+    delivery: Delivery,
+) -> Result<Response, Error> {
+    let (Request::Inputs(mut inputs), Ask::Inputs(ask)) = (request, ask) else {
+        return Err(Error::field("adapters", "must be one name where the body has no inputs"));
+    };
+    // One seed for all, so that the answer can say which.
+    inputs.generation.seed.get_or_insert_with(|| Uuid::new_v4().as_u64_pair().0);
+    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (place, name) in names.into_iter().enumerate() {
+        groups.entry(name).or_default().push(place);
+    }
+    let mut asking = Vec::with_capacity(groups.len());
+    for (name, places) in groups {
+        let aim = if name.is_empty() { aim.clone() } else { aim.adapter("adapters", &name)? };
+        asking.push(part(context, aim, &inputs, places, delivery));
+    }
+    let mut parts = try_join_all(asking).await?;
+    // The log has one model and one wait: the one named, and the longest.
+    parts.sort_by_key(|part| part.served.load);
+    context.notes.asked(&aim.model);
+    let served: Vec<Served> = parts.iter().map(|part| part.served.clone()).collect();
+    if let Some(slowest) = served.last() {
+        context.notes.served(slowest);
+    }
+    let (said, prompt_tokens) = together(parts, inputs.texts.len())?;
+    context.notes.prompt(prompt_tokens);
+    let mut response = match said {
+        Said::Generated(generated) => whole(text(&ask.generated(&generated)?), delivery),
+        Said::Vectors(reply) => whole(written(Ask::Inputs(ask), reply).await?, delivery),
+        Said::Labels(labels) => whole(text(&ask.labels(&labels)?), delivery),
+    };
+    call::served_headers(response.headers_mut(), &served, &context.gateway.config);
+    Ok(response)
+}
+
+async fn part(
+    context: &Context,
+    aim: Aim,
+    inputs: &Inputs,
+    places: Vec<usize>,
+    delivery: Delivery,
+) -> Result<Part, Error> {
+    let texts = places.iter().map(|place| inputs.texts[*place].clone()).collect();
+    let request = Request::Inputs(Inputs { texts, single: false, ..inputs.clone() });
+    let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
+    let said = match answer.reply {
+        Reply::Generation(reply) => {
+            Said::Generated(call::collect(reply, deadline, &context.notes).await?)
+        }
+        Reply::Embeddings(reply) => Said::Vectors(reply),
+        Reply::Classification(labels) => Said::Labels(labels),
+        Reply::Handled(_) | Reply::OfAdapters => return Err(mismatch()),
+    };
+    Ok(Part { places, said, served: answer.served })
+}
+
+/// All parts in the order of the inputs, and the tokens of all prompts.
+fn together(parts: Vec<Part>, inputs: usize) -> Result<(Said, usize), Error> {
+    let (mut choices, mut vectors, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut prompt_tokens, mut seed) = (0, 0);
+    for Part { places, said, .. } in parts {
+        match said {
+            Said::Generated(generated) => {
+                prompt_tokens += generated.prompt_tokens.iter().sum::<usize>();
+                seed = generated.seed;
+                let said = generated.choices.into_iter().zip(generated.prompt_tokens);
+                choices.extend(places.into_iter().zip(said));
+            }
+            Said::Vectors(reply) => {
+                prompt_tokens += reply.prompt_tokens;
+                vectors.extend(places.into_iter().zip(reply.vectors));
+            }
+            Said::Labels(said) => labels.extend(places.into_iter().zip(said)),
+        }
+    }
+    if choices.len() == inputs {
+        let (choices, prompt_tokens_each) = ordered(choices).into_iter().unzip();
+        let generated = Generated { choices, prompt_tokens: prompt_tokens_each, seed };
+        Ok((Said::Generated(generated), prompt_tokens))
+    } else if vectors.len() == inputs {
+        let reply = EmbeddingsReply { vectors: ordered(vectors), prompt_tokens };
+        Ok((Said::Vectors(reply), prompt_tokens))
+    } else if labels.len() == inputs {
+        Ok((Said::Labels(ordered(labels)), prompt_tokens))
+    } else {
+        // All are adapters of one model, so they answer alike.
+        Err(mismatch())
+    }
+}
+
+fn ordered<T>(mut placed: Vec<(usize, T)>) -> Vec<T> {
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, item)| item).collect()
+}

@@ -1,0 +1,137 @@
+//! From an adapter's files to weights beside its base's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use metrics::{Unit, describe_histogram, histogram};
+use roundhouse_models::{AdapterPlan, Cancel, Folder, LoadedAdapter, load_adapter};
+use roundhouse_residency::{Base, Loaded};
+use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId};
+use sha2::{Digest, Sha256};
+
+use super::load::Files;
+use super::placed::Beside;
+use super::sharing::Stored;
+use super::stages::Stage;
+use super::{ModelLoader, blocking, named, purpose};
+use crate::allocator;
+
+/// Seconds from an adapter's files on disk to its place beside its base.
+const LOAD_SECONDS: &str = "roundhouse_adapter_load_seconds";
+
+/// Registers the metric's help.
+pub(super) fn describe() {
+    let help = "Duration of loading an adapter from the disk onto its loaded base.";
+    describe_histogram!(LOAD_SECONDS, Unit::Seconds, help);
+}
+
+/// What was read of an adapter's files.
+struct Read {
+    adapter: LoadedAdapter,
+    text: Arc<TextCodec>,
+    /// What texts of its own took.
+    taken: Bytes,
+}
+
+impl ModelLoader {
+    /// Reads an adapter and attaches it to its base, which is on the device.
+    pub(super) async fn load_adapter(
+        &self,
+        id: &ArtefactId,
+        plan: &AdapterPlan,
+        files: Files,
+        device: DeviceId,
+        base: Option<Base<ServedModel>>,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let internal = |what: &str| {
+            Failure::new(ErrorKind::Internal, format!("{id} is loaded without its base: {what}"))
+        };
+        let base = base.ok_or_else(|| internal("none was given"))?;
+        let on = self.placed.base(&base.artefact, device);
+        let on = on.ok_or_else(|| internal("it is not on the device"))?;
+        let began = Instant::now();
+        let version = prefix_name(id, files.held.is_some());
+        let (reading, beside) = (plan.clone(), on.clone());
+        let read = blocking(move || read(files, &reading, &beside));
+        let Read { adapter, text, taken } = read.await.map_err(|failure| named(id, &failure))?;
+        let mut stages = self.take_stages(id);
+        stages.set(Stage::Read, began.elapsed());
+        let LoadedAdapter { weights, footprint, .. } = adapter;
+        let attached = on.engine.attach(weights, version).await;
+        let attached = attached.map_err(|failure| named(id, &failure))?;
+        histogram!(LOAD_SECONDS).record(began.elapsed());
+        let footprint = Footprint { host: footprint.host + taken, ..footprint };
+        stages.report(id, footprint.total());
+        let base = base.artefact.model;
+        let model =
+            EngineModel::attached(text, attached, purpose::of(&on.parts.plan), base.clone());
+        self.placed.add_adapter(id, device, base);
+        Ok(Loaded { model: ServedModel::Engine(model), footprint, shared: Vec::new() })
+    }
+
+    /// The model that a loaded adapter is on; `None` for all others. Never waits.
+    pub(crate) fn adapted(&self, model: &ModelId) -> Option<ModelId> {
+        self.placed.adapted(model)
+    }
+}
+
+/// Reads an adapter's weights and what it has of texts. Blocking.
+fn read(files: Files, plan: &AdapterPlan, on: &Beside) -> Result<Read, Failure> {
+    let Files { dir, held } = files;
+    let base = &on.parts.plan;
+    let plan = plan.on(base)?;
+    let cancel = Cancel::default();
+    let adapter = match &held {
+        Some(cached) => load_adapter(&Stored(cached), &plan, &on.base, &cancel)?,
+        None => load_adapter(&Folder::new(&dir), &plan, &on.base, &cancel)?,
+    };
+    let cut = purpose::cut(base);
+    let text = &on.parts.text;
+    let (own, taken) = allocator::counted(|| text.of_adapter(&dir, base.vocab, cut));
+    let own = own?;
+    let taken = match Arc::ptr_eq(&own, text) {
+        true => Bytes::ZERO,
+        false => taken + purpose::room_for_forms(base, &own),
+    };
+    Ok(Read { adapter, text: own, taken })
+}
+
+/// What sequences of an adapter call what was computed of their prefixes: nobody else's, be the
+/// files the same. Of a folder that somebody else keeps only this load's own, as such folders may
+/// change under a version.
+fn prefix_name(id: &ArtefactId, is_verified: bool) -> [u8; 32] {
+    static LOADS: AtomicU64 = AtomicU64::new(0);
+    let mut digest = Sha256::new();
+    let texts = [id.model.endpoint.as_str(), id.model.target.as_str(), id.version.as_str()];
+    for text in texts {
+        digest.update((text.len() as u64).to_le_bytes());
+        digest.update(text);
+    }
+    if !is_verified {
+        digest.update(LOADS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    }
+    digest.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use roundhouse_types::Version;
+
+    use super::*;
+
+    #[test]
+    fn nobody_shares_prefixes_but_loads_of_one_verified_version() {
+        let id = |target: &str, version: &str| ArtefactId {
+            model: ModelId { endpoint: "e".parse().unwrap(), target: target.parse().unwrap() },
+            version: Version::from_digest(version),
+        };
+        let one = prefix_name(&id("a", "0b"), true);
+        assert_eq!(one, prefix_name(&id("a", "0b"), true));
+        for other in [id("b", "0b"), id("a", "0c"), id("a0", "b")] {
+            assert_ne!(one, prefix_name(&other, true));
+        }
+        assert_ne!(prefix_name(&id("a", "0b"), false), prefix_name(&id("a", "0b"), false));
+    }
+}

@@ -1,0 +1,85 @@
+//! Generated adapters that write their own name into every answer, and a base for them.
+
+use serde_json::{Map, Value, json};
+
+use crate::models::{File, Weights, pretty, word_tokenizer};
+
+const HIDDEN: usize = 64;
+/// What an adapter adds to its label's logit: more than any base says.
+const CERTAIN: f32 = 60.0;
+
+/// A classifier with so many labels, `label-0` and so on, whose own answer is the first.
+pub fn labelled_base(labels: usize) -> Vec<File> {
+    const VOCAB: usize = 8;
+    let names: Map<String, Value> =
+        (0..labels).map(|at| (at.to_string(), json!(label(at)))).collect();
+    let config = json!({
+        "architectures": ["BertForSequenceClassification"], "model_type": "bert",
+        "hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "vocab_size": VOCAB, "max_position_embeddings": 64,
+        "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "id2label": names,
+    });
+    let mut bias = vec![0.0f32; labels];
+    bias[0] = 12.0;
+    let mut weights = Weights::new(1);
+    weights.noise("bert.embeddings.word_embeddings.weight", &[VOCAB, HIDDEN]);
+    weights.noise("bert.embeddings.position_embeddings.weight", &[64, HIDDEN]);
+    weights.noise("bert.embeddings.token_type_embeddings.weight", &[2, HIDDEN]);
+    weights.norm("bert.embeddings.LayerNorm", HIDDEN);
+    let layer = "bert.encoder.layer.0";
+    for part in ["attention.self.query", "attention.self.key", "attention.self.value"] {
+        weights.linear(&format!("{layer}.{part}"), HIDDEN, HIDDEN);
+    }
+    for part in ["attention.output", "output"] {
+        weights.linear(&format!("{layer}.{part}.dense"), HIDDEN, HIDDEN);
+        weights.norm(&format!("{layer}.{part}.LayerNorm"), HIDDEN);
+    }
+    weights.linear(&format!("{layer}.intermediate.dense"), HIDDEN, HIDDEN);
+    weights.linear("bert.pooler.dense", HIDDEN, HIDDEN);
+    weights.values("classifier.weight", &[labels, HIDDEN], &vec![0.0; labels * HIDDEN]);
+    weights.values("classifier.bias", &[labels], &bias);
+    vec![
+        ("config.json".into(), pretty(&config)),
+        ("tokenizer.json".into(), pretty(&word_tokenizer())),
+        ("model.safetensors".into(), weights.finish()),
+    ]
+}
+
+/// An adapter of [`labelled_base`] with as many labels, called `base`, whose every answer is one
+/// of its labels.
+pub fn signed_adapter(base: &str, labels: usize, own: usize) -> Vec<File> {
+    signed_of_rank(base, labels, own, 1)
+}
+
+/// The same with matrices of a rank, which say nothing and take memory.
+pub fn signed_of_rank(base: &str, labels: usize, own: usize, rank: usize) -> Vec<File> {
+    let mut bias = vec![0.0f32; labels];
+    bias[own] = CERTAIN;
+    let mut weights = Weights::new(own as u64);
+    let module = "base_model.model.classifier";
+    weights.noise(&format!("{module}.lora_A.weight"), &[rank, HIDDEN]);
+    let none = vec![0.0; labels * rank];
+    weights.values(&format!("{module}.lora_B.weight"), &[labels, rank], &none);
+    weights.values(&format!("{module}.lora_B.bias"), &[labels], &bias);
+    let mut settings = config(base, &["classifier"]);
+    settings["r"] = json!(rank);
+    settings["lora_alpha"] = json!(rank);
+    vec![
+        ("adapter_config.json".into(), pretty(&settings)),
+        ("adapter_model.safetensors".into(), weights.finish()),
+    ]
+}
+
+/// A configuration of rank 1 as PEFT writes it, less what says nothing.
+pub fn config(base: &str, targets: &[&str]) -> Value {
+    json!({
+        "base_model_name_or_path": base, "bias": "none", "inference_mode": true, "lora_alpha": 1,
+        "lora_bias": true, "lora_dropout": 0.0, "modules_to_save": null, "peft_type": "LORA",
+        "r": 1, "target_modules": targets, "task_type": null,
+    })
+}
+
+/// What answers are called.
+pub fn label(at: usize) -> String {
+    format!("label-{at}")
+}
