@@ -63,6 +63,25 @@ pub enum Error {
         /// The devices, each with the largest budget that it ever had.
         devices: Vec<(DeviceId, Bytes)>,
     },
+    /// An adapter and its base exceed what their tenant may take.
+    #[error(
+        "{model} needs {need} beside its base {base}, which needs {base_need}, and tenant \
+         '{tenant}' may take {ceiling}"
+    )]
+    CeilingBeside {
+        /// The adapter.
+        model: ModelId,
+        /// Its footprint.
+        need: Bytes,
+        /// Its base.
+        base: ModelId,
+        /// Its base's footprint.
+        base_need: Bytes,
+        /// The tenant of both.
+        tenant: String,
+        /// What the tenant may take.
+        ceiling: Bytes,
+    },
     /// An adapter does not fit what its base leaves of the devices that it may come to now.
     #[error("{model} needs {need} beside its base {base}: for now that leaves it {}", list(.left))]
     LeftBeside {
@@ -200,6 +219,7 @@ impl Error {
         match self {
             Self::TooLarge { .. }
             | Self::TooLargeBeside { .. }
+            | Self::CeilingBeside { .. }
             | Self::AboveCeiling { .. }
             | Self::NoRoomNow { .. } => ErrorKind::TooLarge,
             // The model that was asked for is there.
@@ -228,6 +248,7 @@ impl Error {
             Self::BaseFailed { retry, .. } => *retry,
             Self::TooLarge { .. }
             | Self::TooLargeBeside { .. }
+            | Self::CeilingBeside { .. }
             | Self::OwnBase { .. }
             | Self::ChainedBase { .. }
             | Self::AboveCeiling { .. }

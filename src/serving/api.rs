@@ -74,7 +74,7 @@ pub type ReadFn = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<ReadBody, Failu
 #[derive(Debug, Clone)]
 pub enum ReadBody {
     /// Any request but a raw one, of the model that was reached.
-    Request(Request),
+    Request(Box<Request>),
     /// It names adapters of the model that was reached: they are to be asked.
     OfAdapters,
 }

@@ -216,7 +216,7 @@ impl Dispatcher {
         };
         let request = match request {
             Request::Raw(raw) => match (raw.read)(raw.body.body).await? {
-                ReadBody::Request(request) => request,
+                ReadBody::Request(request) => *request,
                 ReadBody::OfAdapters => {
                     let queue = record.submitted(hold.lease.load_wait(), 0, 0);
                     return Ok((Work::Done(Reply::OfAdapters), queue));

@@ -75,7 +75,7 @@ async fn read(
         return Ok(ReadBody::OfAdapters);
     }
     later.set(Found::Ask(asked.ask));
-    Ok(ReadBody::Request(asked.request))
+    Ok(ReadBody::Request(Box::new(asked.request)))
 }
 
 fn failure(error: Error) -> Failure {

@@ -10,6 +10,7 @@ use super::Table;
 use super::event::Key;
 use super::sharing::whole;
 use super::state::{Job, Resident, Room, State};
+use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
 
@@ -333,7 +334,11 @@ impl Table {
             for adapter in adapters {
                 let job = self.jobs.get(adapter).filter(|job| matches!(job.room, Room::Wanted));
                 let need = job.filter(|job| job.footprint.is_some()).map(whole);
-                if let Some(need) = need.filter(|need| *need > most) {
+                let ceiling = self.common_ceiling(adapter, base);
+                let is_misfit = |need: &Bytes| {
+                    *need > most || ceiling.is_some_and(|ceiling| *need + base_need > ceiling)
+                };
+                if let Some(need) = need.filter(is_misfit) {
                     misfits.push((adapter.clone(), self.misfit(adapter, need, base, base_need)));
                 }
             }
@@ -343,6 +348,11 @@ impl Table {
             self.fail(&adapter, &failure, Stage::Room);
             base.iter().for_each(|base| self.base_unneeded(base));
         }
+    }
+
+    /// What an adapter and its base may take together, where they are one tenant's.
+    fn common_ceiling(&self, adapter: &ArtefactId, base: &ModelId) -> Option<Bytes> {
+        self.ceiling(base).filter(|_| tenant(base) == tenant(&adapter.model))
     }
 
     /// What a base leaves of the devices that it serves on, or of all where it serves nowhere.
@@ -360,7 +370,12 @@ impl Table {
         base: &ModelId,
         base_need: Bytes,
     ) -> Failure {
+        let ceiling = self.common_ceiling(adapter, base);
         let (model, base) = (adapter.model.clone(), base.clone());
+        if let Some(ceiling) = ceiling.filter(|ceiling| need + base_need > *ceiling) {
+            let tenant = tenant(&base).to_owned();
+            return Error::CeilingBeside { model, need, base, base_need, tenant, ceiling }.into();
+        }
         if self.ledger.budgets().all(|(_, _, most)| need + base_need > most) {
             let devices = self.ledger.budgets().map(|(device, _, most)| (device, most)).collect();
             return Error::TooLargeBeside { model, need, base, base_need, devices }.into();

@@ -43,7 +43,7 @@ fn line(snapshot: &Snapshot, named: bool, now: f64) -> String {
     let (count, taken) = adapters().fold((0, 0), |(count, taken): (u64, u64), adapter| {
         (count + 1, taken.saturating_add(adapter.bytes.total().0))
     });
-    let each = if count == 0 { TYPICAL.0 } else { (taken / count).max(1) };
+    let each = taken.checked_div(count).unwrap_or(TYPICAL.0).max(1);
     let free = snapshot.devices.iter().map(|device| {
         device.budget_bytes.saturating_sub(device.charged_bytes + device.reserved_bytes).0
     });

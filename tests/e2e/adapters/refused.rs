@@ -69,7 +69,7 @@ async fn each_fault_of_an_adapter_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_archive_with_texts_of_its_own_and_a_base_that_was_replaced_are_served() {
+async fn an_archive_that_brings_its_bases_tokenizer_again_does_not_hold_it_twice() {
     let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     place(store.path(), "base", &labelled_base(LABELS));
     let mut files = signed_adapter("base", LABELS, 5);

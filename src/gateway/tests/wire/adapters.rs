@@ -194,7 +194,7 @@ async fn where_models_may_be_handlers_the_body_is_read_when_its_model_is_known()
         async move {
             if let Asked::Raw(raw) = invocation.request.clone() {
                 match (raw.read)(raw.body.body).await? {
-                    ReadBody::Request(request) => invocation.request = request,
+                    ReadBody::Request(request) => invocation.request = *request,
                     ReadBody::OfAdapters => {
                         let served = served(ModelKind::Generative);
                         return Ok(Answer { reply: Reply::OfAdapters, served });

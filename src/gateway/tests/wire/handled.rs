@@ -107,13 +107,12 @@ async fn a_model_of_ours_behind_the_same_endpoint_is_asked_as_ever() {
     let harness = handlers().with_async(Arc::new(|invocation| {
         async move {
             let Asked::Raw(raw) = invocation.request else { panic!("it was read") };
-            match (raw.read)(raw.body.body).await? {
-                ReadBody::Request(Asked::Inputs(inputs)) => {
-                    assert_eq!(inputs.texts, ["hi"]);
-                    says(hello(1), 1)
-                }
-                other => panic!("{other:?}"),
-            }
+            let ReadBody::Request(request) = (raw.read)(raw.body.body).await? else {
+                panic!("it names no adapters")
+            };
+            let Asked::Inputs(inputs) = *request else { panic!("these are inputs") };
+            assert_eq!(inputs.texts, ["hi"]);
+            says(hello(1), 1)
         }
         .boxed()
     }));

@@ -3,7 +3,7 @@
 use roundhouse_types::{Bytes, ErrorKind, Failure, Grade, ModelKind};
 
 use super::bench::{Bench, bench, bench_with, footprint, granted, key, key_of, loads, unloads};
-use crate::config::Config;
+use crate::config::{Config, TenantLimits};
 use crate::loader::{Fetched, LoadSource, Resolution, Standing};
 use crate::table::{Effect, Event, Key, LoadOptions, WaiterId};
 use crate::testing::{artefact, model, version};
@@ -241,6 +241,20 @@ fn what_fits_no_device_beside_its_base_is_refused_by_name_and_nobody_leaves() {
     assert!(!unloads(&effects, &key("old")));
     assert!(bench.table.jobs.is_empty(), "nobody waits for the base");
     assert!(!unloads(&bench.fetched("b", 80), &key("old")));
+}
+
+#[test]
+fn what_its_tenant_may_not_take_together_with_its_base_is_refused_by_name() {
+    let limits = TenantLimits { ceiling: Some(Bytes(60)), ..TenantLimits::default() };
+    let tenants = [("t".to_owned(), limits)].into_iter().collect();
+    let mut bench = bench_with(Config { tenants, ..Config::default() });
+    bench.acquire("t/x");
+    bench.found("t/x", 1, 20, "t/b");
+    let effects = bench.resolved("t/b", 50);
+    let told = "test:t/x needs 20 B beside its base test:t/b, which needs 50 B, and tenant 't' may \
+                take 60 B";
+    assert_eq!(refusals(&effects)[0].message(), told);
+    assert!(bench.table.jobs.is_empty());
 }
 
 #[test]

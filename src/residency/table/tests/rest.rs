@@ -78,8 +78,10 @@ impl World {
                 Some(Err(())) => {
                     // Unless an older version serves.
                     let kind = self.refused.get(&waiter).copied();
-                    let is_right = kind.is_none_or(|it| it == ErrorKind::ModelInvalid);
-                    assert!(is_right || size > 100, "{target} has no base: {kind:?}");
+                    // What is no base may be too large itself.
+                    let kinds = [ErrorKind::ModelInvalid, ErrorKind::TooLarge];
+                    let is_right = kind.is_none_or(|it| kinds.contains(&it));
+                    assert!(is_right, "{target} has no base: {kind:?}");
                     continue;
                 }
                 None => {}
