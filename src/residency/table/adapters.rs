@@ -345,6 +345,13 @@ impl Table {
         }
         for (adapter, failure) in misfits {
             let base = self.jobs.get(&adapter).and_then(|job| job.base.clone());
+            if self.jobs.get(&adapter).is_some_and(|job| job.from_copy) {
+                // What was copied had grown; loaded from its files it may take less.
+                self.discard(&adapter, Departure::Failed);
+                self.abandoned(&adapter);
+                self.ask_again(&adapter);
+                continue;
+            }
             self.fail(&adapter, &failure, Stage::Room);
             base.iter().for_each(|base| self.base_unneeded(base));
         }
