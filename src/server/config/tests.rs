@@ -52,6 +52,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "cache.size",
         "cache.max_unpacked",
         "residency.idle_ttl",
+        "container.base_store",
         "handlers.max_memory",
         "handlers.index",
         "handlers.allowed_indexes",
