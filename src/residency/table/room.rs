@@ -335,7 +335,10 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return;
         };
-        if !self.has_ground(artefact) {
+        // A replica is no reason to go above a ceiling, nor that others leave because of one.
+        let is_beyond =
+            self.is_replica(artefact, job) && self.above_ceiling(&[artefact]) > Bytes::ZERO;
+        if is_beyond || !self.has_ground(artefact) {
             return self.take_back(artefact);
         }
         let may_begin = job.is_whole() && self.is_load_slot_free(job) && self.is_grounded(job);
