@@ -170,7 +170,7 @@ impl Sampler {
                 .zip(scores)
                 .any(|(id, score)| *score > f32::NEG_INFINITY && !self.stop_tokens.contains(&id))
         };
-        if early && goes_on(scores) {
+        if (early || !allowed.may_end) && goes_on(scores) {
             ends.iter().for_each(|(id, _)| scores[*id] = f32::NEG_INFINITY);
         } else if allowed.may_end {
             ends.iter().for_each(|(id, score)| scores[*id] = *score);

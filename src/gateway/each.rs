@@ -43,7 +43,7 @@ pub(crate) async fn answer(
         return Err(Error::field("adapters", "must be one name where the body has no inputs"));
     };
     // One seed for all, so that the answer can say which.
-    inputs.generation.seed.get_or_insert_with(|| Uuid::new_v4().as_u64_pair().0);
+    inputs.generation.seed.get_or_insert_with(|| Uuid::new_v4().as_u64_pair().0 >> 11);
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (place, name) in names.into_iter().enumerate() {
         groups.entry(name).or_default().push(place);
@@ -80,7 +80,8 @@ async fn part(
     delivery: Delivery,
 ) -> Result<Part, Error> {
     let texts = places.iter().map(|place| inputs.texts[*place].clone()).collect();
-    let request = Request::Inputs(Inputs { texts, single: false, ..inputs.clone() });
+    let beside = inputs.texts.len() - places.len();
+    let request = Request::Inputs(Inputs { texts, single: false, beside, ..inputs.clone() });
     let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
     let said = match answer.reply {
         Reply::Generation(reply) => {

@@ -19,7 +19,7 @@ mod llama;
 mod mistral;
 mod phi;
 mod qwen;
-mod raw;
+pub(crate) mod raw;
 mod scaling;
 pub(crate) mod sentence;
 mod smollm;

@@ -94,6 +94,8 @@ struct Known {
     listing: Duration,
     /// When the store named it first.
     seen_at: Option<SystemTime>,
+    /// Of an adapter: what texts of its own took when it was loaded.
+    texts: Bytes,
     /// A load of it failed of files that were not verified yet.
     failed_unverified: bool,
 }

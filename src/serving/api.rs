@@ -92,6 +92,8 @@ pub struct Inputs {
     pub texts: Vec<String>,
     /// Whether `inputs` was one string rather than a list.
     pub single: bool,
+    /// Inputs of the same request that other models answer: bounds of a request count them.
+    pub beside: usize,
     /// Generation parameters; ignored by encoders.
     pub generation: Generation,
     /// `return_full_text`: the prompt goes before the completion.

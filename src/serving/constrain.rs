@@ -10,6 +10,7 @@
 
 mod follower;
 mod form;
+mod size;
 mod speller;
 #[cfg(test)]
 mod tests;
@@ -17,4 +18,5 @@ mod vocabulary;
 
 pub use form::{FormKind, OutputForm};
 pub(crate) use form::{Grammar, laid_out, literal, texts_within};
+pub(crate) use size::affordable;
 pub(crate) use speller::{Compiled, Speller};

@@ -103,6 +103,8 @@ impl Task {
     ) -> Result<Self, Error> {
         match (request, model.purpose()) {
             (Request::Inputs(inputs), Purpose::Generative { eos_tokens, defaults }) => {
+                let beside = inputs.texts.len() + inputs.beside;
+                counted("inputs", beside, config.max_sequences)?;
                 Self::generate(
                     config,
                     GenerateTask {

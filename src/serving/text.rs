@@ -98,7 +98,7 @@ impl TextCodec {
             Err(source) => return Err(Error::Read { path, source }),
         };
         let (tokenizer, cuts_left) = parsed(&bytes)?;
-        let (files, prints) = (TextFiles::read(dir)?, Prints::of(dir)?);
+        let (prints, files) = (Prints::of(dir)?, TextFiles::read(dir)?);
         let eos = files.special.get("eos_token").and_then(|token| tokenizer.token_to_id(token));
         Ok(Self::assemble(TextParts {
             tokenizer,

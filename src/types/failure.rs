@@ -88,10 +88,23 @@ struct Inner {
     message: String,
 }
 
+/// Enough to say what and where: files say what they like, and failures are kept.
+const MESSAGE_MAX: usize = 4096;
+
+/// A message within [`MESSAGE_MAX`] bytes.
+fn cut(mut message: String) -> String {
+    if message.len() > MESSAGE_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+        message.push('…');
+        message.shrink_to_fit();
+    }
+    message
+}
+
 impl Failure {
     /// A failure that will not go away by itself.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let (retry, message) = (RetryHint::Never, message.into());
+        let (retry, message) = (RetryHint::Never, cut(message.into()));
         Self(Arc::new(Inner { kind, retry, status: None, message }))
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn from_text(text: String) -> Asked {
     let inputs = Inputs {
         texts: vec![text],
         single: true,
+        beside: 0,
         generation: Generation::default(),
         return_full_text: false,
         top_k: None,
@@ -105,7 +106,8 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let label_lists = !single && top_k.is_some();
     let ignored = ignored(fields, &parameters);
     let ask = InputsAsk { single, details, top, stream, label_lists, ignored };
-    let inputs = Inputs { texts, single, generation, return_full_text, top_k, normalize };
+    let inputs =
+        Inputs { texts, single, beside: 0, generation, return_full_text, top_k, normalize };
     Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask), adapters })
 }
 

@@ -12,7 +12,7 @@ const RANK_MAX: u64 = 1 << 16;
 /// More names than any model has modules of one kind in all its layers.
 const NAMES_MAX: usize = 1 << 12;
 /// More patterns that are no plain names than anybody writes; each takes memory and time.
-const PATTERNS_MAX: usize = 64;
+const PATTERNS_MAX: usize = 16;
 
 /// Which biases of the base are trained with the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +158,14 @@ impl<'a> Keys<'a> {
 }
 
 impl LoraConfig {
+    /// About what its compiled patterns may take.
+    pub(super) fn patterns_bytes(&self) -> u64 {
+        let ranks = self.rank_pattern.iter().map(|(pattern, _)| pattern);
+        let alphas = self.alpha_pattern.iter().map(|(pattern, _)| pattern);
+        let patterns: u64 = ranks.chain(alphas).map(Pattern::bytes).sum();
+        patterns + self.targets.patterns_bytes()
+    }
+
     /// Reads the file and refuses by name what is not computed.
     pub(super) fn read(content: &[u8]) -> Result<Self, Error> {
         let json: Value =

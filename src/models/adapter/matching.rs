@@ -3,7 +3,18 @@
 use regex::{Regex, RegexBuilder};
 
 /// Bytes that one pattern may take, compiled and while it runs: its author is not trusted.
-const REGEX_MAX: usize = 1 << 20;
+const REGEX_MAX: usize = 1 << 17;
+
+/// About what a compiled pattern may take: a program forwards, one backwards and a cache of
+/// states, which repetitions and large classes make long.
+fn bytes(regex: &Regex) -> u64 {
+    let text = regex.as_str();
+    let grows = ["{", r"\p", r"\P", r"\w", r"\W"].iter().any(|part| text.contains(part));
+    match grows || text.len() > 256 {
+        true => 3 * REGEX_MAX as u64,
+        false => 4096,
+    }
+}
 
 /// Compiles a pattern.
 pub(super) fn regex(text: &str) -> Result<Regex, regex::Error> {
@@ -29,6 +40,14 @@ impl Pattern {
     /// Whether it is compared letter by letter.
     pub(super) fn is_plain(text: &str) -> bool {
         text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    }
+
+    /// About what it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Regex(regex) => bytes(regex),
+        }
     }
 
     pub(super) fn matches(&self, module: &str) -> bool {
@@ -71,6 +90,20 @@ pub(super) struct Targets {
 }
 
 impl Targets {
+    /// About what its compiled patterns may take.
+    pub(super) fn patterns_bytes(&self) -> u64 {
+        let which = match &self.which {
+            Which::Pattern(regex) => Some(regex),
+            Which::Unsaid | Which::AllLinear | Which::List(_) => None,
+        };
+        let excluded = match &self.excluded {
+            Excluded::Pattern(regex) => Some(regex),
+            Excluded::List(_) => None,
+        };
+        let all = self.saved.iter().chain(&self.layer_patterns).chain(which).chain(excluded);
+        all.map(bytes).sum()
+    }
+
     fn of(which: Which) -> Self {
         Self {
             which,

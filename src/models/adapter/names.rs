@@ -82,6 +82,9 @@ pub(super) struct Named {
 /// The tensors of one module.
 pub(super) type Pieces = BTreeMap<Piece, Named>;
 
+/// Longer names than any module has, in bytes: patterns are matched against each.
+const NAME_MAX: usize = 512;
+
 /// More tensors than any adapter has.
 const TENSORS_MAX: usize = 1 << 16;
 
@@ -93,10 +96,17 @@ pub(super) fn by_module(table: &TensorTable) -> Result<BTreeMap<String, Pieces>,
         return Err(fault(format!("it has {count} tensors")));
     }
     for name in table.names() {
+        if name.len() > NAME_MAX {
+            return Err(fault(format!("it has a tensor whose name has {} bytes", name.len())));
+        }
         let Some((module, piece)) = parse(name) else {
             return Err(fault(format!("tensor '{name}' is of no kind that an adapter has")));
         };
         let Some(located) = table.get(name) else { continue };
+        if located.shape.len() > 2 {
+            let dims = located.shape.len();
+            return Err(fault(format!("tensor '{name}' has {dims} dimensions; two are the most")));
+        }
         let named = Named { name: name.to_owned(), located: located.clone() };
         let pieces = modules.entry(module.to_owned()).or_default();
         let Some(before) = pieces.insert(piece, named) else { continue };

@@ -27,7 +27,7 @@ impl AdapterPlan {
     /// About what the plan itself takes while it is remembered: mostly its tensors' names.
     pub fn remembered_bytes(&self) -> Bytes {
         let each = |name: &String| (name.len() + 4 * size_of::<Pieces>()) as u64;
-        Bytes(self.tensors.keys().map(each).sum())
+        Bytes(self.tensors.keys().map(each).sum::<u64>() + self.config.patterns_bytes())
     }
 
     /// Reads an adapter's configuration and the header of its weights, and refuses by name what

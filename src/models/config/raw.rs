@@ -13,7 +13,7 @@ use crate::activation::Activation;
 use crate::attention::Heads;
 
 /// More layers than any model has: lists of them are made before tensors are looked for.
-const LAYERS_MAX: usize = 1 << 16;
+pub(crate) const LAYERS_MAX: usize = 1 << 16;
 
 /// As written. What may be absent means what the family's [`Defaults`] say.
 #[derive(Deserialize)]

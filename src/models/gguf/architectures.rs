@@ -256,7 +256,11 @@ fn window(
     };
     let layers = keys.needed("block_count")?;
     let slides: Vec<bool> = match keys.get("attention.sliding_window_pattern") {
-        Some(Value::Array(array)) => array.switches().collect(),
+        Some(Value::Array(array)) if array.count() == layers as u64 => array.switches().collect(),
+        Some(Value::Array(array)) => {
+            let reason = format!("attention.sliding_window_pattern is of {} layers", array.count());
+            return keys.refuse(format!("its {reason}, not {layers}"));
+        }
         Some(_) => {
             let pattern = keys.needed("attention.sliding_window_pattern")?;
             repeated(layers, pattern)

@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use super::architectures::{self, Architecture};
 use super::{Described, Header, Tokenizer, Value};
 use crate::Error;
+use crate::config::raw::LAYERS_MAX;
 
 /// Keys that change the computation to something else, unless they are zero or the architecture
 /// has them.
@@ -128,6 +129,9 @@ impl Keys<'_> {
         let rotated = self.count("rope.dimension_count")?.unwrap_or(head_dim);
         let rotated = rotated as f64 / head_dim as f64;
         let layers = self.needed("block_count")?;
+        if layers > LAYERS_MAX {
+            return self.refuse(format!("its {}.block_count is {layers}", self.architecture));
+        }
         let json = json!({
             "vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": layers,
             "intermediate_size": self.needed("feed_forward_length")?,
@@ -199,7 +203,15 @@ impl Keys<'_> {
 
     fn wrong<T>(&self, key: &str) -> Result<T, Error> {
         let value = self.get(key);
-        self.refuse(format!("its {}.{key} is {value:?}", self.architecture))
+        let shown = match value {
+            Some(Value::Text(text)) => {
+                let text = &text[..text.len().min(64)];
+                format!("'{}'", String::from_utf8_lossy(text).escape_debug())
+            }
+            Some(Value::Array(array)) => format!("a list of {}", array.count()),
+            other => format!("{other:?}"),
+        };
+        self.refuse(format!("its {}.{key} is {shown}", self.architecture))
     }
 }
 

@@ -120,7 +120,7 @@ impl Loader for Aside {
         base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        if !matches!(self.loader.recall(id).plan, Some(Plan::Model(_) | Plan::Adapter(_))) {
+        if matches!(self.loader.recall(id).plan, Some(Plan::Handler(_))) {
             // What a handler's load starts goes on to answer requests.
             return self.loader.load(id, device, source, base, reporter).await;
         }

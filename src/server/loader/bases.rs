@@ -71,16 +71,22 @@ impl ModelLoader {
         let base = self.base(&id.model, adapter.base_name()).await?;
         let footprint = match self.plan_of_current(&base) {
             Some(plan) => {
-                let adapter = adapter.clone();
+                let (adapter, named) = (adapter.clone(), base.to_string());
                 let fitted = blocking(move || match plan {
                     Plan::Model(base) => Ok(adapter.on(&base)?.footprint()),
-                    // Residency refuses bases that are no models of ours.
-                    Plan::Adapter(_) | Plan::Handler(_) => Ok(adapter.footprint()),
+                    // Residency refuses adapters as bases.
+                    Plan::Adapter(_) => Ok(adapter.footprint()),
+                    Plan::Handler(_) => {
+                        let what = format!("its base {named} is a Python handler, not a model");
+                        Err(Failure::new(ErrorKind::ModelInvalid, what))
+                    }
                 });
                 fitted.await.map_err(|failure| super::named(id, &failure))?
             }
             None => adapter.footprint(),
         };
+        let host = footprint.host + self.recall(id).texts;
+        let footprint = Footprint { host, ..footprint };
         Ok(Terms { footprint: Some((footprint, Grade::Exact)), base: Some(base) })
     }
 

@@ -61,6 +61,12 @@ impl ModelLoader {
         let LoadedAdapter { weights, footprint, .. } = adapter;
         let attached = on.engine.attach(weights, version).await;
         let attached = attached.map_err(|failure| named(id, &failure))?;
+        if taken > Bytes::ZERO {
+            // The next load is promised it.
+            let mut known = self.recall(id);
+            known.texts = taken;
+            self.remember(id, known);
+        }
         histogram!(LOAD_SECONDS).record(began.elapsed());
         let footprint = Footprint { host: footprint.host + taken, ..footprint };
         stages.report(id, footprint.total());

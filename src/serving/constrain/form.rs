@@ -4,6 +4,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{JsonCompileOptions, regex_to_lark};
 use serde_json::{Value, json};
 
+use super::size::affordable;
 use crate::Error;
 
 /// A schema's longest text, in bytes. Some large public ones have a few hundred kilobytes.
@@ -66,6 +67,7 @@ impl Grammar {
                 let length = schema.to_string().len();
                 within(field, "schema", length, SCHEMA_BYTES_MAX)?;
                 texts_within(field, schema)?;
+                affordable(field, schema, length)?;
                 TopLevelGrammar::from_json_schema(laid_out(schema.clone()))
             }
             FormKind::Regex(regex) => {

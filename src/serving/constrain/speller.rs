@@ -8,7 +8,7 @@ use llguidance::{Matcher, ParserFactory};
 
 use super::follower::Follower;
 use super::form::Grammar;
-use super::vocabulary::token_bytes;
+use super::vocabulary::{last_token, token_bytes};
 use crate::{Error, TextCodec};
 
 /// Bytes of all tokens at most: the library's trie has 22 bits for its nodes. The largest
@@ -16,6 +16,8 @@ use crate::{Error, TextCodec};
 const VOCABULARY_BYTES_MAX: usize = (1 << 22) - 1;
 /// Tokens at most: their ids have 24 bits, of which all ones mean none.
 const TOKENS_MAX: usize = (1 << 24) - 2;
+/// Ids that may be missing, beside as many as there are tokens.
+const SPARE: usize = 4096;
 /// What a speller takes per token, rounded up: 118 with 128,000 byte pairs, 44 with 32,000 pieces.
 const BYTES_PER_TOKEN: u64 = 128;
 /// What most tokens are inside a JSON string. Where all of them may come, they are not looked at one
@@ -77,6 +79,11 @@ impl Speller {
     /// `ModelInvalid` for a vocabulary larger than any real one.
     pub(crate) fn new(codec: &TextCodec) -> Result<Self, Error> {
         let refused = |what: String| Error::Vocabulary(format!("answers of a form: {what}"));
+        // By the largest id, which an artefact's author may choose as he likes.
+        let (count, known) = (last_token(codec), codec.tokenizer().get_vocab_size(true));
+        if count > TOKENS_MAX || count > 2 * known + SPARE {
+            return Err(refused(format!("ids of tokens up to {count} for {known} tokens")));
+        }
         let mut tokens = token_bytes(codec, TokTrie::SPECIAL_TOKEN_MARKER);
         let bytes: usize = tokens.iter().map(Vec::len).sum();
         if tokens.len() > TOKENS_MAX || bytes > VOCABULARY_BYTES_MAX {

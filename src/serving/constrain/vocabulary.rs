@@ -21,13 +21,18 @@ enum Writing {
     Decoded,
 }
 
+/// One more than the largest id of a token.
+pub(super) fn last_token(codec: &TextCodec) -> usize {
+    let ids = codec.tokenizer().get_vocab(true).into_values();
+    ids.max().map_or(0, |id| id as usize + 1)
+}
+
 /// The bytes of every token, by id; none for those that may never come in an answer of a form.
 /// Special tokens stand for no text: they are their names behind `mark`, which is in no text.
 pub(super) fn token_bytes(codec: &TextCodec, mark: u8) -> Vec<Vec<u8>> {
     let tokenizer = codec.tokenizer();
     let writing = tokenizer.get_decoder().map_or(Writing::Decoded, Writing::of);
-    let count = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-    let mut tokens = vec![Vec::new(); count];
+    let mut tokens = vec![Vec::new(); last_token(codec)];
     for (id, bytes) in (0..).zip(&mut tokens) {
         let Some(name) = tokenizer.id_to_token(id) else { continue };
         if codec.is_special(id) {

@@ -211,6 +211,7 @@ fn inputs(texts: &[&str]) -> Inputs {
     Inputs {
         texts: texts.iter().map(|text| (*text).to_owned()).collect(),
         single: texts.len() == 1,
+        beside: 0,
         generation: Generation { ignore_eos: true, ..Generation::default() },
         return_full_text: false,
         top_k: None,

@@ -8,10 +8,13 @@ use std::{fs, io};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::bounds::FILE_MAX;
 use crate::Error;
 
 /// Hugging Face writes 10^30 for "no limit"; nothing real is near this.
 const LENGTH_UNSET: f64 = 1e9;
+/// The largest file beside the tokenizer: real ones have some kilobytes, templates included.
+const SMALL_MAX: u64 = 16 << 20;
 /// How many names an error lists of a folder that lacks its tokenizer.
 const NAMES_SHOWN: usize = 20;
 
@@ -36,6 +39,12 @@ impl Prints {
         let mut prints = BTreeMap::new();
         for name in FILES {
             let path = dir.join(name);
+            let most = if name == TOKENIZER { FILE_MAX } else { SMALL_MAX };
+            let size = fs::metadata(&path).map_or(0, |file| file.len());
+            if size > most {
+                let reason = format!("{name} has {size} bytes, and {most} are the most");
+                return Err(Error::Tokenizer(reason.into()));
+            }
             match fs::read(&path) {
                 Ok(bytes) => drop(prints.insert(name, print(&bytes))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CallFormat, Tool, ToolChoice};
-use crate::constrain::{Grammar, laid_out, literal, texts_within};
+use crate::constrain::{Grammar, affordable, laid_out, literal, texts_within};
 use crate::{Error, TextCodec};
 
 /// What a request demands of its answer's calls.
@@ -34,8 +34,10 @@ pub(crate) fn calls(demand: &Demand<'_>, codec: &TextCodec) -> Result<Grammar, E
     if tools.is_empty() {
         return Err(Error::field("tool_choice", "there are no tools to call"));
     }
+    let bytes = tools.iter().map(|tool| tool.parameters.to_string().len()).sum();
     for tool in &tools {
         texts_within("tools", &tool.parameters)?;
+        affordable("tools", &tool.parameters, bytes)?;
     }
     let several = demand.parallel && !matches!(demand.choice, ToolChoice::Named(_));
     let mark = |text: &str| marker(codec, text);
