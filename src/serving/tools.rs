@@ -81,7 +81,17 @@ pub(crate) fn described(tools: &[Value]) -> Result<Vec<Tool>, Error> {
             return Err(Error::field(place(".name"), "two tools have this name"));
         }
         let parameters = match function.get("parameters") {
-            Some(schema @ (Value::Object(_) | Value::Bool(_))) => schema.clone(),
+            // Arguments are an object, whether or not the schema says so.
+            Some(Value::Object(schema)) => {
+                let mut schema = schema.clone();
+                let kind = schema.entry("type").or_insert_with(|| "object".into());
+                if *kind != "object" {
+                    let message = "arguments are of type object";
+                    return Err(Error::field(place(".parameters.type"), message));
+                }
+                Value::Object(schema)
+            }
+            Some(Value::Bool(true)) => json!({"type": "object"}),
             None | Some(Value::Null) => json!({"type": "object", "additionalProperties": false}),
             Some(_) => {
                 return Err(Error::field(place(".parameters"), "a schema is an object"));

@@ -285,6 +285,10 @@ fn tools_that_are_none_are_named_by_their_place() {
             "tools[1].function.name: two",
         ),
         (vec![function(json!({"name": "a", "parameters": []}))], "tools[0].function.parameters: "),
+        (
+            vec![function(json!({"name": "a", "parameters": {"type": "array"}}))],
+            "tools[0].function.parameters.type: ",
+        ),
         (vec![function(json!({"name": "a"})); 200], "tools: 200"),
     ];
     for (tools, start) in cases {
