@@ -1,6 +1,6 @@
 """Generation beside llama-server and Hugging Face transformers, on the same weights, in one run.
 
-    python loadtest/generation/run.py ROUNDHOUSE LLAMA_SERVER MODELS OUT [ROUNDS]
+    python loadtest/generation/run.py ROUNDHOUSE LLAMA_SERVER MODELS OUT [ROUNDS [SHAPE...]]
 
 MODELS is what make.py made, OUT a file. In each round every server is started anew and measured in
 turn: reading a prompt of 512 tokens, decoding alone, 8 and 32 requests at once (64 tokens in, 48
@@ -22,6 +22,7 @@ from servers import LlamaServer, Roundhouse, at_once
 
 BINARY, LLAMA, MODELS, OUT = sys.argv[1:5]
 ROUNDS = int(sys.argv[5]) if len(sys.argv) > 5 else 3
+SHAPES = sys.argv[6:] or ["smol", "l1b"]
 HERE = Path(__file__).parent
 MATRICES = {"smol": 134_479_872, "l1b": 1_235_746_816}
 # Numbers multiplied with each token, the embedding table being the head too.
@@ -101,7 +102,8 @@ def roofs():
 def main():
     read, flops = roofs()
     lines = [f"roofs: {read / 1e9:.1f} GB/s read, {flops['f32'] / 1e9:.0f} GFLOP/s f32 and {flops['bf16'] / 1e9:.0f} bf16", ""]
-    for model, numbers in MATRICES.items():
+    for model in SHAPES:
+        numbers = MATRICES[model]
         found = {}
         for _ in range(ROUNDS):
             for name, row in rows(model):
