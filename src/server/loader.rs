@@ -6,13 +6,14 @@
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
-//! `large` (how much is remembered), `host` (copies that models leave in the host's memory).
+//! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
 mod arriving;
 mod aside;
 mod bases;
 mod beside;
 mod host;
+mod known;
 mod large;
 mod load;
 mod local;
@@ -29,7 +30,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
@@ -38,7 +39,7 @@ use roundhouse_residency::{
     Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
 };
 use roundhouse_serving::ServedModel;
-use roundhouse_store::{Artefact, CachedArtefact, Catalog, DiskCache, Progress};
+use roundhouse_store::{CachedArtefact, Catalog, DiskCache};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
     SharedPart,
@@ -49,6 +50,7 @@ use crate::config::ShareTensors;
 pub(crate) use aside::Aside;
 pub(crate) use bases::Bases;
 use host::HostCopies;
+use known::Known;
 use large::LargePlans;
 use load::{Files, Onto, Origin};
 pub(crate) use local::{Announced, LocalModels, model_folder};
@@ -79,25 +81,6 @@ pub(crate) enum Source {
     Store(Arc<Catalog>, DiskCache),
     /// Folders that someone else put on this machine, as in the container contract.
     Local(Arc<LocalModels>),
-}
-
-/// What is known of a version between its steps.
-#[derive(Clone, Default)]
-struct Known {
-    /// Its listing, unless it was only found on disk.
-    artefact: Option<Arc<Artefact>>,
-    /// What a load of it means, once its configuration and headers were seen.
-    plan: Option<Plan>,
-    progress: Arc<Progress>,
-    stages: Stages,
-    /// How long the store took to name it.
-    listing: Duration,
-    /// When the store named it first.
-    seen_at: Option<SystemTime>,
-    /// Of an adapter: what texts of its own took when it was loaded.
-    texts: Bytes,
-    /// A load of it failed of files that were not verified yet.
-    failed_unverified: bool,
 }
 
 /// See the module's text.

@@ -1,5 +1,7 @@
 //! Which version a model is held at, and when a deletion is believed.
 
+use std::time::SystemTime;
+
 use roundhouse_store::{Choice, ChosenBy};
 use roundhouse_types::Version;
 
