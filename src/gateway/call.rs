@@ -1,12 +1,16 @@
 //! From a checked request to the model's reply, within its time.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
 use futures_util::StreamExt;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use roundhouse_serving::{
     Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo, ToolCall,
 };
+use roundhouse_tenancy::Caller;
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::time::{Instant, timeout_at};
 
@@ -20,6 +24,23 @@ use crate::state::GatewayConfig;
 pub(crate) struct Context {
     pub(crate) gateway: Gateway,
     pub(crate) notes: Notes,
+    /// Who asks.
+    pub(crate) caller: Caller,
+}
+
+impl FromRequestParts<Gateway> for Context {
+    type Rejection = Infallible;
+
+    /// Takes what the layers have left in the request.
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Infallible> {
+        let notes = parts.extensions.get::<Notes>().cloned();
+        let caller = parts.extensions.get::<Caller>().cloned();
+        Ok(Self {
+            gateway: gateway.clone(),
+            notes: notes.expect("every request is observed"),
+            caller: caller.expect("every request's caller is known"),
+        })
+    }
 }
 
 /// Invokes a model. Everything after has the same deadline.
@@ -37,6 +58,7 @@ pub(crate) async fn invoke(
     let deadline = arrived + timeout;
     let hold_until = (arrived + context.gateway.config.hold).min(deadline);
     let invocation = Invocation {
+        caller: context.caller.clone(),
         model: aim.model.clone(),
         base: aim.base.clone(),
         request,

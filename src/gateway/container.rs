@@ -4,7 +4,6 @@
 pub(crate) mod adapters;
 pub(crate) mod path;
 
-use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -21,7 +20,6 @@ use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
-use crate::layers::Notes;
 use crate::router::Gateway;
 use crate::sagemaker;
 use crate::state::{ContainerAdapter, ContainerFace, ContainerModel, LoadOutcome};
@@ -44,12 +42,7 @@ pub(crate) struct PageQuery {
 
 /// `POST /models {"model_name", "url"}`: 200, 409 where it is loaded, 507 without memory,
 /// 404 where the path does not exist, 400.
-pub(crate) async fn load(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    request: Request,
-) -> Response {
-    let context = Context { gateway, notes };
+pub(crate) async fn load(context: Context, request: Request) -> Response {
     let operation = async {
         let face = face(&context.gateway)?;
         let (_, body) = sagemaker::read(&context, request).await?;
@@ -112,13 +105,7 @@ pub(crate) async fn unload(State(gateway): State<Gateway>, path: NamePath) -> Re
 }
 
 /// `POST /models/{name}/invoke`: what `/invocations` answers, 404 where it is not loaded.
-pub(crate) async fn invoke(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    path: NamePath,
-    request: Request,
-) -> Response {
-    let context = Context { gateway, notes };
+pub(crate) async fn invoke(context: Context, path: NamePath, request: Request) -> Response {
     let operation = async {
         let (headers, body): (HeaderMap, _) = sagemaker::read(&context, request).await?;
         let face = face(&context.gateway)?;

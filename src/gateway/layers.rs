@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
+use roundhouse_tenancy::Caller;
 use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -34,17 +35,25 @@ const HEALTH: [&str; 2] = ["/ping", "/models"];
 /// Puts the layers around the routes, outermost last:
 ///
 /// 1. `limit` is innermost, so that a refusal is observed like any answer.
-/// 2. The panic layer stands around it: a panic anywhere below becomes a 500.
-/// 3. `observe` is outermost, so that no response lacks a request id or an access record,
+/// 2. `identify` stands around it: who is not let in takes nobody's place.
+/// 3. The panic layer stands around it: a panic anywhere below becomes a 500.
+/// 4. `observe` is outermost, so that no response lacks a request id or an access record,
 ///    not even that of a panic.
 pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
     let permits = Arc::new(Semaphore::new(gateway.config.max_requests));
     router
         .layer(from_fn_with_state(permits, limit))
+        .layer(from_fn(identify))
         .layer(CatchPanicLayer::custom(|_| {
             Error::internal("the request handler panicked").respond(Face::Endpoint)
         }))
         .layer(from_fn_with_state(gateway.clone(), observe))
+}
+
+/// Says who calls. Nobody is asked: addresses beyond loopback are bound only where that is wanted.
+async fn identify(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Caller::anonymous());
+    next.run(request).await
 }
 
 async fn limit(State(permits): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {

@@ -10,9 +10,8 @@ mod tools;
 
 use std::time::SystemTime;
 
-use axum::Extension;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::response::Response;
 use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation};
 use roundhouse_types::{ErrorKind, Failure};
@@ -26,8 +25,6 @@ use crate::error::{Error, Face};
 use crate::fields::{Fields, Neutral, neutral};
 use crate::forms;
 use crate::json;
-use crate::layers::Notes;
-use crate::router::Gateway;
 use crate::sagemaker;
 use crate::sagemaker::inputs::sampling;
 use crate::target;
@@ -46,42 +43,29 @@ const UNSUPPORTED: [Neutral; 6] = [
 type Parse = fn(&mut Fields, &str) -> Result<Asked, Error>;
 
 /// `POST /v1/chat/completions`.
-pub(crate) async fn chat(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    request: Request,
-) -> Response {
-    serve(Context { gateway, notes }, None, request, chat::parse).await
+pub(crate) async fn chat(context: Context, request: Request) -> Response {
+    serve(context, None, request, chat::parse).await
 }
 
 /// `POST /v1/completions`.
-pub(crate) async fn completions(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    request: Request,
-) -> Response {
-    serve(Context { gateway, notes }, None, request, completions::parse).await
+pub(crate) async fn completions(context: Context, request: Request) -> Response {
+    serve(context, None, request, completions::parse).await
 }
 
 /// `POST /v1/embeddings`.
-pub(crate) async fn embeddings(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    request: Request,
-) -> Response {
-    serve(Context { gateway, notes }, None, request, embeddings::parse).await
+pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
+    serve(context, None, request, embeddings::parse).await
 }
 
 /// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the
 /// target model header is sent.
 pub(crate) async fn endpoint_chat(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
+    context: Context,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     match sagemaker::endpoint_name(path) {
-        Ok(name) => serve(Context { gateway, notes }, Some(name), request, chat::parse).await,
+        Ok(name) => serve(context, Some(name), request, chat::parse).await,
         Err(error) => error.respond(Face::OpenAi),
     }
 }

@@ -5,9 +5,8 @@ pub(crate) mod generated;
 pub(crate) mod inputs;
 pub(crate) mod raw;
 
-use axum::Extension;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -22,9 +21,7 @@ use crate::container;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
-use crate::layers::Notes;
 use crate::openai;
-use crate::router::Gateway;
 use crate::state::EndpointFace;
 use crate::target;
 
@@ -39,12 +36,10 @@ type EndpointPath = Result<Path<String>, PathRejection>;
 
 /// `POST /endpoints/{endpoint}/invocations`.
 pub(crate) async fn invoke_endpoint(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
+    context: Context,
     path: EndpointPath,
     request: Request,
 ) -> Response {
-    let context = Context { gateway, notes };
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
@@ -57,12 +52,7 @@ pub(crate) async fn invoke_endpoint(
 }
 
 /// `POST /invocations`: the same for the only endpoint, or the one called `default`.
-pub(crate) async fn invocations(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    request: Request,
-) -> Response {
-    let context = Context { gateway, notes };
+pub(crate) async fn invocations(context: Context, request: Request) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         if let Some(aim) = container::adapter_named(&context.gateway, &headers)? {
@@ -82,12 +72,10 @@ pub(crate) async fn invocations(
 /// Stock SDKs cannot send a target model here, so the body and the Custom-Attributes may
 /// name it too.
 pub(crate) async fn invoke_endpoint_stream(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
+    context: Context,
     path: EndpointPath,
     request: Request,
 ) -> Response {
-    let context = Context { gateway, notes };
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;

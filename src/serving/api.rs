@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
+use roundhouse_tenancy::Caller;
 use roundhouse_types::{Failure, ModelId, ModelKind, Tier, Version};
 use serde_json::{Map, Value};
 
@@ -26,6 +27,8 @@ pub const ALTERNATIVES_MAX: usize = 20;
 /// One request to one model.
 #[derive(Debug, Clone)]
 pub struct Invocation {
+    /// On whose behalf.
+    pub caller: Caller,
     /// The checked target.
     pub model: ModelId,
     /// What `model` must be an adapter of, where the caller named both.

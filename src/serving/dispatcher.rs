@@ -153,7 +153,8 @@ impl Dispatcher {
     }
 
     async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
-        let Invocation { model: id, base, mut request, deadline, hold_until } = invocation;
+        let Invocation { caller: _, model: id, base, mut request, deadline, hold_until } =
+            invocation;
         let mut permit = self.admission.enter(&id)?;
         let mut tries = 0;
         loop {

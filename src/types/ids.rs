@@ -34,6 +34,9 @@ pub enum InvalidName {
     /// A target with `//`.
     #[error("it has an empty segment")]
     EmptySegment,
+    /// A tenant with a `/`.
+    #[error("it has a '/'")]
+    Segments,
     /// A control character, a backslash, or bytes that are not UTF-8.
     #[error("it has a control character, a backslash or bytes that are not UTF-8")]
     Character,
@@ -162,6 +165,36 @@ impl TryFrom<String> for TargetName {
 
 impl From<TargetName> for String {
     fn from(name: TargetName) -> Self {
+        name.0.as_ref().into()
+    }
+}
+
+/// The name of a tenant: one segment of a target, so that a target's first one can be it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantName(Arc<str>);
+text_newtype!(TenantName);
+
+impl FromStr for TenantName {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let target: TargetName = text.parse()?;
+        if text.contains('/') {
+            return Err(InvalidName::Segments);
+        }
+        Ok(Self(target.0))
+    }
+}
+
+impl TryFrom<String> for TenantName {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<TenantName> for String {
+    fn from(name: TenantName) -> Self {
         name.0.as_ref().into()
     }
 }

@@ -16,7 +16,8 @@ pub use content::{ContentId, SharedPart};
 pub use failure::{ErrorKind, Failure, RetryHint};
 pub use footprint::{Footprint, Grade, Part};
 pub use ids::{
-    ArtefactId, DeviceId, EndpointName, InvalidName, ModelId, TargetModel, TargetName, Version,
+    ArtefactId, DeviceId, EndpointName, InvalidName, ModelId, TargetModel, TargetName, TenantName,
+    Version,
 };
 pub use units::{Bytes, ParseBytesError};
 

@@ -1,7 +1,6 @@
 //! The container contract's `/adapters…`: adapters that the platform has put on this machine, on
 //! top of a base that it does not name.
 
-use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +16,6 @@ use crate::call::Context;
 use crate::error::Error;
 use crate::fields::Fields;
 use crate::json;
-use crate::layers::Notes;
 use crate::router::Gateway;
 use crate::sagemaker;
 use crate::state::{ContainerAdapter, LoadOutcome, Registration};
@@ -27,12 +25,7 @@ const LOAD_FAILED: u16 = 424;
 
 /// `POST /adapters {"name", "src", "preload", "pin"}`, as JSON or as a query: 200, 409 where the
 /// name is taken, 507 without memory, 424 where it cannot be loaded, 400.
-pub(crate) async fn register(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    request: Request,
-) -> Response {
-    let context = Context { gateway, notes };
+pub(crate) async fn register(context: Context, request: Request) -> Response {
     let operation = async {
         let face = face(&context.gateway)?;
         let asked = queried(request.uri())?;

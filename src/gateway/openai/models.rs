@@ -1,17 +1,15 @@
 //! `/v1/models`: what the store holds, resident or not; adapters that are say what they build on.
 
-use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Response};
 use roundhouse_types::TargetModel;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::call::Context;
 use crate::error::{Error, Face};
-use crate::layers::Notes;
 use crate::openai::unix_seconds;
-use crate::router::Gateway;
 use crate::state::{EndpointFace, GatewayState, Target};
 use crate::target;
 
@@ -29,13 +27,13 @@ pub(crate) struct PageQuery {
 
 /// `GET /v1/models?limit=&after=`.
 pub(crate) async fn list(
-    State(gateway): State<Gateway>,
+    context: Context,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Response {
     let operation = async {
         let Query(query) = query.map_err(|_| Error::request("limit must be a number"))?;
         let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-        page(&gateway, query.after.as_deref(), limit).await
+        page(&context.gateway, query.after.as_deref(), limit).await
     };
     match operation.await {
         Ok(page) => axum::Json(page).into_response(),
@@ -44,16 +42,12 @@ pub(crate) async fn list(
 }
 
 /// `GET /v1/models/{id}`; ids may have slashes.
-pub(crate) async fn one(
-    State(gateway): State<Gateway>,
-    Extension(notes): Extension<Notes>,
-    path: Result<Path<String>, PathRejection>,
-) -> Response {
+pub(crate) async fn one(context: Context, path: Result<Path<String>, PathRejection>) -> Response {
     let operation = async {
         let Path(id) = path.map_err(|_| Error::request("the model's id is not UTF-8"))?;
-        let (endpoint, name) = target::split(&gateway, None, &id)?;
+        let (endpoint, name) = target::split(&context.gateway, None, &id)?;
         let model = target::model(endpoint, &TargetModel::new(name))?;
-        notes.asked(&model);
+        context.notes.asked(&model);
         let found = (endpoint.find)(model.target).await?;
         Ok(object(&id, endpoint, &found))
     };

@@ -7,6 +7,7 @@ use roundhouse_engine::{EngineHandle, KvSpec, Lane, LaneConfig, RunnerSpec};
 use roundhouse_residency::{
     Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution,
 };
+use roundhouse_tenancy::Caller;
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
 };
@@ -185,6 +186,7 @@ fn model() -> ModelId {
 fn invocation(request: Request) -> Invocation {
     let now = Instant::now().into_std();
     Invocation {
+        caller: Caller::anonymous(),
         model: model(),
         base: None,
         request,
