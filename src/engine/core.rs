@@ -24,6 +24,7 @@ use self::generate::GenerateWork;
 use self::pace::Pace;
 use self::room::PromptRoom;
 pub(crate) use self::warm::{WarmUp, WarmUpError};
+use crate::account::Account;
 use crate::error::Error;
 use crate::handle::EngineConfig;
 use crate::metrics::Meters;
@@ -98,24 +99,24 @@ impl Engine {
     }
 
     /// Queues a sequence.
-    pub(crate) fn generate(&mut self, job: GenerateJob) {
+    pub(crate) fn generate(&mut self, job: GenerateJob, account: Arc<Account>) {
         if !self.knows(job.adapter.map(|adapter| adapter.id)) {
             return job.refuse(Error::Detached.into());
         }
         match &mut self.work {
-            Work::Generate(work) => work.submit(job, &self.meters),
+            Work::Generate(work) => work.submit(job, account, &self.meters),
             Work::Encode(_) => job.refuse(Error::NotGenerative.into()),
         }
         self.pace.working(Instant::now());
     }
 
     /// Queues inputs to encode.
-    pub(crate) fn encode(&mut self, job: EncodeJob) {
+    pub(crate) fn encode(&mut self, job: EncodeJob, account: Arc<Account>) {
         if !self.knows(job.adapter) {
             return job.refuse(Error::Detached.into());
         }
         match &mut self.work {
-            Work::Encode(work) => work.submit(job, &self.meters),
+            Work::Encode(work) => work.submit(job, account, &self.meters),
             Work::Generate(_) => job.refuse(Error::NotEncoder.into()),
         }
         self.pace.working(Instant::now());
@@ -136,6 +137,16 @@ impl Engine {
             Work::Generate(work) => work.has_work(),
             Work::Encode(work) => work.has_work(),
         }
+    }
+
+    /// Whose work it has, each once.
+    pub(crate) fn accounts(&self) -> Vec<Arc<Account>> {
+        let mut known = Vec::new();
+        match &self.work {
+            Work::Generate(work) => work.accounts(&mut known),
+            Work::Encode(work) => work.accounts(&mut known),
+        }
+        known
     }
 
     /// Ends all sequences with `failure`.
@@ -167,6 +178,11 @@ impl Engine {
         let outcomes = forward(self.runner.as_mut(), &self.spec, &plan)?;
         if prompts > 0 {
             self.room.measured(plan.tokens(), started.elapsed());
+        }
+        let elapsed = started.elapsed();
+        match &mut self.work {
+            Work::Generate(work) => work.charge(&plan, elapsed),
+            Work::Encode(work) => work.charge(&plan, elapsed),
         }
         let ended = match &mut self.work {
             Work::Generate(work) => work.finish(&plan, outcomes, &self.meters),

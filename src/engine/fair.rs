@@ -29,6 +29,9 @@ struct Clock {
 /// Keeps the division by weights exact enough: virtual time counts 1/4096 ns.
 const SCALE: u128 = 4096;
 
+/// What an engine's weight counts that works for one tenant alone which works nowhere else.
+pub(crate) const ONE: u64 = 1000;
+
 impl FairPicker {
     /// Adds an engine, or lets it begin anew: at the present, with neither credit nor debt.
     pub(crate) fn add(&mut self, id: EngineId, weight: NonZeroU32) {
@@ -65,13 +68,15 @@ impl FairPicker {
         self.clocks.iter().any(|(other, clock)| *other != id && clock.busy)
     }
 
-    /// Charges a step to its engine.
-    pub(crate) fn charge(&mut self, id: EngineId, elapsed: Duration) {
+    /// Charges a step to its engine, whose weight counts `tenants` thousandths this time: what
+    /// those it works for may have.
+    pub(crate) fn charge(&mut self, id: EngineId, elapsed: Duration, tenants: u64) {
         if let Some(clock) = self.clocks.get_mut(&id) {
             // A step below the clock's resolution still costs something, or it would be
             // picked for ever.
             let nanoseconds = elapsed.as_nanos().max(1);
-            clock.virtual_time += nanoseconds * SCALE / u128::from(clock.weight.get());
+            let weight = u128::from(clock.weight.get()) * u128::from(tenants.max(1));
+            clock.virtual_time += nanoseconds * SCALE * u128::from(ONE) / weight;
         }
     }
 }
@@ -94,7 +99,7 @@ mod tests {
         while used.iter().sum::<u64>() < total {
             let id = picker.pick(|id| busy.iter().any(|(b, _)| *b == id)).unwrap();
             let index = busy.iter().position(|(b, _)| *b == id).unwrap();
-            picker.charge(id, Duration::from_millis(busy[index].1));
+            picker.charge(id, Duration::from_millis(busy[index].1), ONE);
             used[index] += busy[index].1;
         }
         used
@@ -155,7 +160,7 @@ mod tests {
         let picks: Vec<_> = (0..4)
             .map(|_| {
                 let id = picker.pick(|_| true).unwrap();
-                picker.charge(id, Duration::ZERO);
+                picker.charge(id, Duration::ZERO, ONE);
                 id
             })
             .collect();

@@ -12,6 +12,7 @@ use futures_util::Stream;
 use roundhouse_types::{Bytes, Failure};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::account::Claim;
 use crate::check::{check_encode, check_generate, longest_sequence};
 use crate::constraint::Constraint;
 use crate::core::{EncodeJob, GenerateJob, Published};
@@ -74,7 +75,11 @@ pub struct Load {
 /// Submits work to one engine, to its model alone or with one adapter. Cheap to clone; it does
 /// not keep the engine on its lane, nor the adapter on the engine: after removal every call fails.
 #[derive(Clone)]
-pub struct EngineHandle(Arc<Inner>, Option<Adapter>);
+pub struct EngineHandle {
+    inner: Arc<Inner>,
+    adapter: Option<Adapter>,
+    claim: Claim,
+}
 
 struct Inner {
     engine: EngineId,
@@ -114,12 +119,17 @@ impl EngineHandle {
             places: Arc::new(Semaphore::new(max_waiting)),
             next_sequence: AtomicU64::new(0),
         };
-        Self(Arc::new(inner), None)
+        Self { inner: Arc::new(inner), adapter: None, claim: Claim::default() }
     }
 
     /// The same engine's, with an adapter.
     pub(crate) fn with_adapter(&self, adapter: Adapter) -> Self {
-        Self(Arc::clone(&self.0), Some(adapter))
+        Self { adapter: Some(adapter), ..self.clone() }
+    }
+
+    /// The same, for work on somebody's behalf.
+    pub fn on_behalf(&self, claim: Claim) -> Self {
+        Self { claim, ..self.clone() }
     }
 
     /// Queues a sequence. Its tokens are buffered without bound on the reader's pace but
@@ -143,18 +153,19 @@ impl EngineHandle {
         spec: GenerateSpec,
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<TokenStream, Failure> {
-        check_generate(&spec, &self.0.spec)?;
+        check_generate(&spec, &self.inner.spec)?;
         let place = self.take_place()?;
-        let room = longest_sequence(&self.0.spec) - spec.prompt.len();
+        let room = longest_sequence(&self.inner.spec) - spec.prompt.len();
         // Every token it can yield, and an error at the end.
         let (sender, tokens) = mpsc::channel(spec.max_tokens.min(room) + 1);
         let ticket = self.submit(|id| {
             Command::Generate(
-                self.0.engine,
+                self.inner.engine,
                 GenerateJob {
                     id,
                     spec,
-                    adapter: self.1,
+                    adapter: self.adapter,
+                    claim: self.claim.clone(),
                     constraint,
                     tokens: sender,
                     place: Some(place),
@@ -171,17 +182,24 @@ impl EngineHandle {
     /// # Errors
     /// As [`generate`](Self::generate); one failing input fails the call.
     pub async fn encode(&self, inputs: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Failure> {
-        check_encode(&inputs, &self.0.spec)?;
+        check_encode(&inputs, &self.inner.spec)?;
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
         let place = self.take_place()?;
         let (sender, answer) = oneshot::channel();
-        let adapter = self.1.map(|adapter| adapter.id);
+        let adapter = self.adapter.map(|adapter| adapter.id);
         let mut ticket = self.submit(|id| {
             Command::Encode(
-                self.0.engine,
-                EncodeJob { id, inputs, adapter, answer: sender, place: Some(place) },
+                self.inner.engine,
+                EncodeJob {
+                    id,
+                    inputs,
+                    adapter,
+                    claim: self.claim.clone(),
+                    answer: sender,
+                    place: Some(place),
+                },
             )
         })?;
         let answer = answer.await;
@@ -191,33 +209,33 @@ impl EngineHandle {
 
     /// The runner's shapes.
     pub fn spec(&self) -> RunnerSpec {
-        self.0.spec
+        self.inner.spec
     }
 
     /// How busy the engine is.
     pub fn load(&self) -> Load {
-        let queued = self.0.max_waiting - self.0.places.available_permits();
+        let queued = self.inner.max_waiting - self.inner.places.available_permits();
         Load {
-            running: self.0.published.running.load(Ordering::Relaxed),
-            waiting: queued + self.0.published.preempted.load(Ordering::Relaxed),
+            running: self.inner.published.running.load(Ordering::Relaxed),
+            waiting: queued + self.inner.published.preempted.load(Ordering::Relaxed),
         }
     }
 
     /// Bytes of its KV pool and workspace that are allocated between steps, as of the last
     /// step: what is charged for the two beyond that was never touched.
     pub fn touched(&self) -> Bytes {
-        Bytes(self.0.published.touched.load(Ordering::Relaxed))
+        Bytes(self.inner.published.touched.load(Ordering::Relaxed))
     }
 
     fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        if let Some(failure) = self.0.heartbeat.failure() {
+        if let Some(failure) = self.inner.heartbeat.failure() {
             return Err(failure);
         }
-        Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
-            let waiting = self.0.max_waiting;
-            let pace = self.0.published.pace.load(Ordering::Relaxed);
+        Arc::clone(&self.inner.places).try_acquire_owned().map_err(|_| {
+            let waiting = self.inner.max_waiting;
+            let pace = self.inner.published.pace.load(Ordering::Relaxed);
             Error::QueueFull {
-                name: self.0.name.clone(),
+                name: self.inner.name.clone(),
                 waiting,
                 after: retry_after(waiting, pace),
             }
@@ -226,20 +244,20 @@ impl EngineHandle {
     }
 
     fn submit(&self, command: impl FnOnce(SequenceId) -> Command) -> Result<Ticket, Failure> {
-        let sequence = SequenceId(self.0.next_sequence.fetch_add(1, Ordering::Relaxed));
-        self.0.commands.send(command(sequence)).map_err(|_| self.0.heartbeat.silence())?;
+        let sequence = SequenceId(self.inner.next_sequence.fetch_add(1, Ordering::Relaxed));
+        self.inner.commands.send(command(sequence)).map_err(|_| self.inner.heartbeat.silence())?;
         Ok(Ticket { handle: self.clone(), sequence, used: false })
     }
 
     /// The engine and where commands for it go.
     pub(crate) fn way(&self) -> (EngineId, &Sender<Command>) {
-        (self.0.engine, &self.0.commands)
+        (self.inner.engine, &self.inner.commands)
     }
 
     /// Why an answer will never come.
     pub(crate) fn gone(&self) -> Failure {
-        let removed = || Error::Removed { name: self.0.name.clone() }.into();
-        self.0.heartbeat.failure().unwrap_or_else(removed)
+        let removed = || Error::Removed { name: self.inner.name.clone() }.into();
+        self.inner.heartbeat.failure().unwrap_or_else(removed)
     }
 }
 
@@ -262,8 +280,11 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.used {
             // A lane that has ended has nothing to abort.
-            let _ =
-                self.handle.0.commands.send(Command::Abort(self.handle.0.engine, self.sequence));
+            let _ = self
+                .handle
+                .inner
+                .commands
+                .send(Command::Abort(self.handle.inner.engine, self.sequence));
         }
     }
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("DESIGN.md")]
 
+mod account;
 mod attached;
 mod check;
 mod constraint;
@@ -19,6 +20,7 @@ mod share;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use account::Claim;
 pub use attached::Attached;
 pub use constraint::{Allowed, Constraint, Progress, Unmet};
 pub use handle::{EngineConfig, EngineHandle, Load, TokenStream};

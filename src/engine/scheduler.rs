@@ -1,7 +1,14 @@
 //! Which tokens of which sequences run in the next step. Pure: no clock, no channel.
 
-use std::collections::VecDeque;
+mod turn;
 
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use self::turn::{Promised, Turn};
+use crate::account::{self, Account, DECODED};
 use crate::kv::{BlockPool, Prefix, Root};
 use crate::plan::{AdapterId, BlockId, KvSpec, Row, StepPlan};
 use crate::share::shares;
@@ -55,12 +62,14 @@ const READERS: usize = 4;
 /// ... as long as there is about this much room in the step for each.
 const LEAST_CHUNK: usize = 16;
 
-/// The sequences of one generative engine. First come, first let in; among prompts that are
-/// read side by side, a short one may end before an older long one ([`shares`]).
+/// The sequences of one generative engine. Let in are those of the highest priority, among them
+/// whose tenant had the least of the device by its share, among a tenant's the first that came;
+/// among prompts that are read side by side, a short one may end before an older long one
+/// ([`shares`]).
 ///
 /// 1. A block that is written belongs to one sequence; several may read one that is full.
 /// 2. A step carries at most `step_tokens` tokens and one row per sequence.
-/// 3. Every running sequence came before every waiting one.
+/// 3. Running sequences are ordered by priority, then by age; the last gives way.
 /// 4. While there is a sequence, a plan has a row: nobody waits on an idle device.
 /// 5. A row's blocks cover its tokens.
 /// 6. What one adapter's version computed, or the base alone, is never read by another's sequences.
@@ -68,17 +77,21 @@ const LEAST_CHUNK: usize = 16;
 pub(crate) struct Scheduler {
     limits: Limits,
     pool: BlockPool,
-    /// By age, the oldest first. At most `limits.running`, hence at most `step_tokens`, so
-    /// that each of them can decode in every step.
+    /// At most `limits.running`, hence at most `step_tokens`, so that each of them can decode in
+    /// every step.
     running: Vec<Sequence>,
+    /// By age but for those that had to give way, which are before the others.
     waiting: VecDeque<Sequence>,
     arrivals: u64,
+    /// Nanoseconds of the device per token of the last step that read prompts.
+    pace: u64,
 }
 
 #[derive(Debug)]
 struct Sequence {
     id: SequenceId,
     arrival: u64,
+    turn: Turn,
     /// Prompt and generated tokens.
     tokens: Vec<u32>,
     /// How many of them have their KV in `blocks`.
@@ -114,6 +127,11 @@ impl Sequence {
     fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
     }
+
+    /// Whether, of the two, the other gives way.
+    fn precedes(&self, other: &Self) -> bool {
+        (Reverse(self.turn.class), self.arrival) < (Reverse(other.turn.class), other.arrival)
+    }
 }
 
 impl Scheduler {
@@ -126,13 +144,14 @@ impl Scheduler {
             running: Vec::new(),
             waiting: VecDeque::new(),
             arrivals: 0,
+            pace: 0,
         }
     }
 
     /// Queues a sequence of the base alone.
     #[cfg(test)]
     pub(crate) fn submit(&mut self, id: SequenceId, prompt: Vec<u32>) {
-        self.submit_with(id, prompt, None);
+        self.submit_with(id, prompt, None, Turn::new(Account::idle(), 0));
     }
 
     /// Queues a sequence. It and one token more must fit the pool, at every length it will
@@ -142,6 +161,7 @@ impl Scheduler {
         id: SequenceId,
         prompt: Vec<u32>,
         adapter: Option<Adapter>,
+        turn: Turn,
     ) {
         debug_assert!(
             !prompt.is_empty() && self.pool.needed(prompt.len() + 1) <= self.limits.kv.blocks
@@ -151,8 +171,9 @@ impl Scheduler {
         let (blocks, names) = (Vec::new(), Vec::new());
         let root = adapter.map_or(Root::default(), |adapter| adapter.root);
         let adapter = adapter.map(|adapter| adapter.id);
+        let tokens = prompt;
         let sequence =
-            Sequence { id, arrival, tokens: prompt, computed: 0, blocks, names, adapter, root };
+            Sequence { id, arrival, turn, tokens, computed: 0, blocks, names, adapter, root };
         self.waiting.push_back(sequence);
     }
 
@@ -203,6 +224,33 @@ impl Scheduler {
         self.pool.used()
     }
 
+    /// A step's time goes to those whose rows it had, by what each row counts.
+    pub(crate) fn charge(
+        &mut self,
+        owners: &[SequenceId],
+        counts: impl Iterator<Item = u64>,
+        elapsed: Duration,
+    ) {
+        let of = |id: &SequenceId| self.running.iter().find(|s| s.id == *id);
+        let rows: Vec<_> = owners
+            .iter()
+            .zip(counts)
+            .filter_map(|(id, count)| Some((Arc::clone(&of(id)?.turn.account), count)))
+            .collect();
+        account::split(elapsed, &rows);
+        if rows.iter().any(|(_, count)| *count > DECODED) {
+            let tokens: u128 = rows.iter().map(|(_, count)| u128::from(*count)).sum();
+            self.pace = u64::try_from(elapsed.as_nanos() / tokens).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// Adds those whose sequences it has.
+    pub(crate) fn accounts(&self, known: &mut Vec<Arc<Account>>) {
+        for sequence in self.running.iter().chain(&self.waiting) {
+            account::add(known, &sequence.turn.account);
+        }
+    }
+
     /// Plans the next step: who decodes, who is let in, who gets how much of a prompt read.
     pub(crate) fn plan(&mut self, limit: PromptLimit) -> Step {
         let mut step = Step::default();
@@ -232,7 +280,7 @@ impl Scheduler {
     }
 
     /// One row for each sequence that has one token to compute. It is here that blocks run
-    /// out; then the youngest gives way, which may be the one that asks.
+    /// out; then the last gives way, which may be the one that asks.
     fn plan_decodes(&mut self, step: &mut Step) {
         let mut index = 0;
         while index < self.running.len() {
@@ -247,14 +295,14 @@ impl Scheduler {
                 step.decoded += 1;
                 index += 1;
             } else {
-                self.preempt_youngest(step);
+                self.preempt_last(step);
             }
         }
     }
 
-    /// Sends the youngest running sequence back, to be computed again from its tokens. No
-    /// row of it is planned yet: rows are planned from the oldest on.
-    fn preempt_youngest(&mut self, step: &mut Step) {
+    /// Sends the last running sequence back, to be computed again from its tokens. No row of it
+    /// is planned yet: rows are planned from the first on.
+    fn preempt_last(&mut self, step: &mut Step) {
         let mut sequence = self.running.pop().expect("called while one is running");
         debug_assert!(!step.owners.contains(&sequence.id));
         self.pool.release(&mut sequence.blocks);
@@ -263,7 +311,7 @@ impl Scheduler {
         step.preempted += 1;
     }
 
-    /// Lets sequences in, in order, while the prompts' `room`, places and blocks last. The
+    /// Lets sequences in, by turns, while the prompts' `room`, places and blocks last. The
     /// blocks of all its tokens and one more are taken at once, so that two half-read prompts
     /// cannot starve each other.
     fn admit(&mut self, step: &mut Step, room: usize) {
@@ -273,21 +321,23 @@ impl Scheduler {
             .map(Sequence::remaining)
             .filter(|remaining| *remaining > 1)
             .collect();
+        let mut promised = Promised::default();
         while has_room(room, &wants) && self.running.len() < self.limits.running {
-            let Some(sequence) = self.waiting.front_mut() else {
+            let Some(next) = self.next(&promised) else {
                 return;
             };
+            let sequence = &mut self.waiting[next];
             let length = sequence.tokens.len();
             if self.limits.reuse {
                 // Its last token is computed in any case: somebody waits for what follows it.
                 let Sequence { tokens, names, root, .. } = sequence;
                 self.pool.name(root, &tokens[..length - 1], names);
                 self.pool.find(&sequence.names, &mut sequence.blocks);
-                if self.waits_for_prefix() {
+                if self.waits_for_prefix(next) {
                     return;
                 }
             }
-            let sequence = self.waiting.front_mut().expect("it is still at the front");
+            let sequence = &mut self.waiting[next];
             let found = sequence.blocks.len() * self.limits.kv.block_tokens;
             if !self.pool.extend(&mut sequence.blocks, length + 1) {
                 self.pool.release(&mut sequence.blocks);
@@ -295,24 +345,36 @@ impl Scheduler {
             }
             sequence.computed = found;
             step.reused += found;
-            let sequence = self.waiting.pop_front().expect("it is at the front");
+            let Some(sequence) = self.waiting.remove(next) else { return };
             step.admitted.push(sequence.id);
             wants.push(sequence.remaining());
             step.found.push(found);
-            self.running.push(sequence);
+            promised.add(&sequence.turn, self.pace.saturating_mul(sequence.remaining() as u64));
+            self.let_in(sequence);
         }
     }
 
-    /// Whether the first in line, which holds what was found of its prefix, lets go of it again
+    /// Whose turn it is, as an index of those that wait.
+    fn next(&self, promised: &Promised) -> Option<usize> {
+        (0..self.waiting.len()).min_by_key(|index| self.waiting[*index].turn.rank(promised))
+    }
+
+    /// Puts a sequence in its place among the running.
+    fn let_in(&mut self, sequence: Sequence) {
+        for other in &mut self.waiting {
+            other.turn.passed_by(sequence.turn.class);
+        }
+        let place = self.running.partition_point(|other| other.precedes(&sequence));
+        self.running.insert(place, sequence);
+    }
+
+    /// Whether the next in line, which holds what was found of its prefix, lets go of it again
     /// because a running sequence is about to compute more: so several answers to one prompt
     /// read it once. Only while all others in line want the same: nobody waits for a prefix that
     /// is not his.
-    fn waits_for_prefix(&mut self) -> bool {
-        let Some(first) = self.waiting.front() else {
-            return false;
-        };
-        let found = first.blocks.len();
-        let Some(wanted) = first.names.get(found).copied() else {
+    fn waits_for_prefix(&mut self, next: usize) -> bool {
+        let found = self.waiting[next].blocks.len();
+        let Some(wanted) = self.waiting[next].names.get(found).copied() else {
             return false;
         };
         let wants_it = |other: &mut Sequence| {
@@ -321,24 +383,17 @@ impl Scheduler {
             self.pool.name(root, &tokens[..before_last], names);
             other.names.get(found) == Some(&wanted)
         };
-        let waits = being_computed(&self.running, found, wanted)
-            && self.waiting.iter_mut().skip(1).all(wants_it);
-        if waits && let Some(first) = self.waiting.front_mut() {
-            self.pool.release(&mut first.blocks);
+        let waits =
+            being_computed(&self.running, found, wanted) && self.waiting.iter_mut().all(wants_it);
+        if waits {
+            self.pool.release(&mut self.waiting[next].blocks);
         }
         waits
     }
 
     fn check(&self, step: &Step) {
         debug_assert!(step.plan.tokens() <= self.limits.step_tokens, "2");
-        debug_assert!(
-            self.running
-                .iter()
-                .map(|s| s.arrival)
-                .chain(self.waiting.iter().map(|s| s.arrival))
-                .is_sorted(),
-            "3"
-        );
+        debug_assert!(self.running.is_sorted_by(Sequence::precedes), "3");
         debug_assert!(
             !step.plan.rows.is_empty() || self.running.len() + self.waiting.len() == 0,
             "4"

@@ -1,15 +1,18 @@
 //! Encoder calls under way: rows are computed whole, many calls' rows in one step.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use roundhouse_types::Failure;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::RowOutcome;
+use crate::account::{self, Account, Claim};
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
 use crate::plan::{AdapterId, Row, StepPlan};
-use crate::scheduler::{PromptLimit, SequenceId};
+use crate::scheduler::{Promised, PromptLimit, SequenceId, Turn};
 
 /// Inputs to encode as they come from a handle, checked; at least one.
 pub(crate) struct EncodeJob {
@@ -17,6 +20,7 @@ pub(crate) struct EncodeJob {
     pub(crate) inputs: Vec<Vec<u32>>,
     /// What they are computed with beside the base.
     pub(crate) adapter: Option<AdapterId>,
+    pub(crate) claim: Claim,
     pub(crate) answer: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
     /// Its place in the waiting queue, given back when its first row runs.
     pub(crate) place: Option<OwnedSemaphorePermit>,
@@ -41,6 +45,7 @@ pub(super) struct EncodeWork {
 
 struct Call {
     job: EncodeJob,
+    turn: Turn,
     /// How many inputs have been put in a step.
     planned: usize,
     vectors: Vec<Vec<f32>>,
@@ -58,10 +63,11 @@ impl EncodeWork {
         Self { calls: VecDeque::new(), owners: Vec::new(), step_tokens, step_rows }
     }
 
-    pub(super) fn submit(&mut self, job: EncodeJob, meters: &Meters) {
+    pub(super) fn submit(&mut self, job: EncodeJob, account: Arc<Account>, meters: &Meters) {
         meters.submitted.increment(job.inputs.len() as u64);
         let vectors = Vec::with_capacity(job.inputs.len());
-        self.calls.push_back(Call { job, planned: 0, vectors });
+        let turn = Turn::new(account, job.claim.priority);
+        self.calls.push_back(Call { job, turn, planned: 0, vectors });
     }
 
     pub(super) fn abort(&mut self, id: SequenceId, meters: &Meters) {
@@ -97,9 +103,9 @@ impl EncodeWork {
         }
     }
 
-    /// The next step. The oldest call may take half of it, then the others go by how many
-    /// inputs they have left, the fewest first, then the oldest again. An input is one row,
-    /// however long: the first may be longer than the `limit`.
+    /// The next step. The call whose turn it is may take half of it, then the others go by turns
+    /// and then by how many inputs they have left, the fewest first, then the first again. An
+    /// input is one row, however long: the first may be longer than the `limit`.
     pub(super) fn plan(&mut self, limit: PromptLimit, meters: &Meters) -> StepPlan {
         let mut plan = StepPlan::default();
         self.owners.clear();
@@ -107,15 +113,50 @@ impl EncodeWork {
             true => limit.beside.min(self.step_tokens),
             false => limit.alone.min(self.step_tokens),
         };
-        let mut others: Vec<_> = (1..self.calls.len()).collect();
-        others.sort_by_key(|index| self.calls[*index].left());
-        self.take_rows(&mut plan, 0, most.div_ceil(2));
-        for index in others.into_iter().chain([0]) {
+        let promised = Promised::default();
+        let rank = |index: &usize| self.calls[*index].turn.rank(&promised);
+        let Some(first) = (0..self.calls.len()).min_by_key(rank) else {
+            return plan;
+        };
+        let mut others: Vec<_> = (0..self.calls.len()).filter(|index| *index != first).collect();
+        others.sort_by_key(|index| (rank(index), self.calls[*index].left()));
+        self.take_rows(&mut plan, first, most.div_ceil(2));
+        for index in others.into_iter().chain([first]) {
             self.take_rows(&mut plan, index, most);
         }
+        self.age();
         meters.admitted.increment(plan.rows.len() as u64);
         meters.prefilled.increment(plan.tokens() as u64);
         plan
+    }
+
+    /// Calls that had no row in the step rise if it had rows of a higher class.
+    fn age(&mut self) {
+        let (owners, calls) = (&self.owners, &mut self.calls);
+        let has_row = |call: &Call| owners.contains(&call.job.id);
+        let highest = calls.iter().filter(|call| has_row(call)).map(|call| call.turn.class).max();
+        for call in calls.iter_mut().filter(|call| !owners.contains(&call.job.id)) {
+            call.turn.passed_by(highest.unwrap_or_default());
+        }
+    }
+
+    /// A step's time goes to those whose rows it had.
+    pub(super) fn charge(&self, plan: &StepPlan, elapsed: Duration) {
+        let of = |id: &SequenceId| self.calls.iter().find(|call| call.job.id == *id);
+        let rows: Vec<_> = self
+            .owners
+            .iter()
+            .zip(&plan.rows)
+            .filter_map(|(id, row)| Some((of(id)?.turn.account.clone(), row.tokens.len() as u64)))
+            .collect();
+        account::split(elapsed, &rows);
+    }
+
+    /// Adds those whose calls it has.
+    pub(super) fn accounts(&self, known: &mut Vec<Arc<Account>>) {
+        for call in &self.calls {
+            account::add(known, &call.turn.account);
+        }
     }
 
     /// Adds rows of a call while the plan is not over `most` tokens with them.

@@ -1,12 +1,14 @@
 //! Sequences under way: what is sampled from their rows and to whom it goes.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use roundhouse_types::Failure;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::RowOutcome;
+use crate::account::{Account, Claim, DECODED};
 use crate::check::longest_sequence;
 use crate::constraint::Constraint;
 use crate::error::Error;
@@ -14,7 +16,7 @@ use crate::metrics::{Ended, Meters};
 use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan};
 use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
 use crate::sampler::{Choice, Sampler};
-use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId};
+use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId, Turn};
 
 /// A sequence as it comes from a handle, checked.
 pub(crate) struct GenerateJob {
@@ -23,6 +25,7 @@ pub(crate) struct GenerateJob {
     /// What it is computed with beside the base.
     pub(crate) adapter: Option<Adapter>,
     pub(crate) constraint: Option<Box<dyn Constraint>>,
+    pub(crate) claim: Claim,
     /// Holds every token the sequence can yield: sending never waits.
     pub(crate) tokens: mpsc::Sender<TokenResult>,
     /// Its place in the waiting queue, given back when it is admitted.
@@ -76,7 +79,7 @@ impl GenerateWork {
         }
     }
 
-    pub(super) fn submit(&mut self, job: GenerateJob, meters: &Meters) {
+    pub(super) fn submit(&mut self, job: GenerateJob, account: Arc<Account>, meters: &Meters) {
         let client = Client {
             adapter: job.adapter.map(|adapter| adapter.id),
             tokens: job.tokens,
@@ -89,7 +92,8 @@ impl GenerateWork {
             last_token: None,
         };
         self.clients.insert(job.id, client);
-        self.scheduler.submit_with(job.id, job.spec.prompt, job.adapter);
+        let turn = Turn::new(account, job.claim.priority);
+        self.scheduler.submit_with(job.id, job.spec.prompt, job.adapter, turn);
         meters.submitted.increment(1);
     }
 
@@ -152,6 +156,20 @@ impl GenerateWork {
         self.owners = step.owners;
         let prompts = step.plan.tokens() - step.decoded;
         (step.plan, prompts)
+    }
+
+    /// A step's time goes to those whose rows it had.
+    pub(super) fn charge(&mut self, plan: &StepPlan, elapsed: Duration) {
+        let counts = plan.rows.iter().map(|row| match row.output && row.tokens.len() == 1 {
+            true => DECODED,
+            false => row.tokens.len() as u64,
+        });
+        self.scheduler.charge(&self.owners, counts, elapsed);
+    }
+
+    /// Adds those whose work it has.
+    pub(super) fn accounts(&self, known: &mut Vec<Arc<Account>>) {
+        self.scheduler.accounts(known);
     }
 
     /// Takes the rows' outcomes in; returns how many sequences ended.

@@ -3,6 +3,7 @@ use roundhouse_types::{Bytes, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::account::Claim;
 use crate::check::check_generate;
 use crate::constraint::Constraint;
 use crate::plan::{KvSpec, Row, StepOutput};
@@ -41,6 +42,8 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
 /// An engine driven by hand, without a lane.
 struct Bench {
     engine: Engine,
+    /// Whose all work is.
+    account: Arc<Account>,
     log: Arc<EchoLog>,
     steps: usize,
 }
@@ -51,7 +54,7 @@ impl Bench {
         let max_running = running.try_into().unwrap();
         let config = EngineConfig { max_running, ..EngineConfig::default() };
         let engine = Engine::new(Box::new(runner), spec, &config, Arc::default());
-        Self { engine, log, steps: 0 }
+        Self { engine, account: Account::idle(), log, steps: 0 }
     }
 
     fn generate(&mut self, id: u64, spec: GenerateSpec) -> mpsc::Receiver<TokenResult> {
@@ -90,15 +93,20 @@ impl Bench {
         check_generate(&spec, &self.engine.spec).unwrap();
         let (tokens, stream) = mpsc::channel(spec.max_tokens + 1);
         let submitted = Instant::now();
-        self.engine.generate(GenerateJob {
-            id: SequenceId(id),
-            spec,
-            adapter,
-            constraint,
-            tokens,
-            place: None,
-            submitted,
-        });
+        let account = self.account.clone();
+        self.engine.generate(
+            GenerateJob {
+                id: SequenceId(id),
+                spec,
+                adapter,
+                constraint,
+                tokens,
+                place: None,
+                submitted,
+                claim: Claim::default(),
+            },
+            account,
+        );
         stream
     }
 
@@ -109,13 +117,18 @@ impl Bench {
     ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
         let (answer, vectors) = oneshot::channel();
         let inputs = inputs.iter().map(|input| input.to_vec()).collect();
-        self.engine.encode(EncodeJob {
-            id: SequenceId(id),
-            inputs,
-            adapter: None,
-            answer,
-            place: None,
-        });
+        let account = self.account.clone();
+        self.engine.encode(
+            EncodeJob {
+                id: SequenceId(id),
+                inputs,
+                adapter: None,
+                answer,
+                place: None,
+                claim: Claim::default(),
+            },
+            account,
+        );
         vectors
     }
 

@@ -10,11 +10,12 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{Command, Placing, Warm};
+use crate::account::{self, Accounts};
 use crate::attached::Attaching;
 use crate::check::check_runner;
 use crate::core::{DeviceFailure, Engine, WarmUp, WarmUpError};
 use crate::error::Error;
-use crate::fair::{EngineId, FairPicker};
+use crate::fair::{EngineId, FairPicker, ONE};
 use crate::heartbeat::Heartbeat;
 use crate::plan::RunnerSpec;
 
@@ -26,6 +27,7 @@ pub(super) struct LaneThread {
     /// longer than one of its own steps would.
     warming: BTreeMap<EngineId, Warming>,
     picker: FairPicker,
+    accounts: Accounts,
     inbox: Receiver<Command>,
     heartbeat: Arc<Heartbeat>,
     idle_beat: Duration,
@@ -56,6 +58,7 @@ impl LaneThread {
             engines: BTreeMap::new(),
             warming: BTreeMap::new(),
             picker: FairPicker::default(),
+            accounts: Accounts::default(),
             inbox,
             heartbeat,
             idle_beat,
@@ -93,16 +96,28 @@ impl LaneThread {
                 continue;
             };
             self.heartbeat.beat();
-            let Some(placed) = self.engines.get_mut(&id) else {
+            if !self.engines.contains_key(&id) {
                 self.warm_up(id)?;
                 continue;
-            };
+            }
             let others_wait = self.picker.others_work(id);
+            let weight = if others_wait { self.weight(id) } else { ONE };
+            let Some(placed) = self.engines.get_mut(&id) else { continue };
             let started = Instant::now();
             let stepped = placed.engine.step(others_wait);
-            self.picker.charge(id, started.elapsed());
+            self.picker.charge(id, started.elapsed(), weight);
             stepped?;
         }
+    }
+
+    /// What the tenants of an engine may have of the lane.
+    fn weight(&self, id: EngineId) -> u64 {
+        let of = |placed: &Placed| placed.engine.accounts();
+        let Some(own) = self.engines.get(&id).map(of) else {
+            return ONE;
+        };
+        let all: Vec<_> = self.engines.values().map(of).collect();
+        account::weight(&own, all.iter().map(Vec::as_slice))
     }
 
     /// Performs all commands that are there; without work, waits for one until the next beat.
@@ -130,12 +145,14 @@ impl LaneThread {
             // A job for an engine that is gone is dropped, which tells its client so.
             Command::Generate(id, job) => {
                 if let Some(placed) = self.engines.get_mut(&id) {
-                    placed.engine.generate(job);
+                    let account = self.accounts.open(&job.claim);
+                    placed.engine.generate(job, account);
                 }
             }
             Command::Encode(id, job) => {
                 if let Some(placed) = self.engines.get_mut(&id) {
-                    placed.engine.encode(job);
+                    let account = self.accounts.open(&job.claim);
+                    placed.engine.encode(job, account);
                 }
             }
             Command::Abort(id, sequence) => {
@@ -178,7 +195,7 @@ impl LaneThread {
         let started = Instant::now();
         match warming.shapes.step(warming.placing.runner.as_mut(), &warming.spec) {
             Ok(false) => {
-                self.picker.charge(id, started.elapsed());
+                self.picker.charge(id, started.elapsed(), ONE);
                 self.warming.insert(id, warming);
             }
             Ok(true) => self.begin_service(id, warming),

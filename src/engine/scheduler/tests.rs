@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod fairness;
+
 fn scheduler(blocks: usize, block_tokens: usize, step_tokens: usize, running: usize) -> Scheduler {
     let kv = KvSpec { block_tokens, blocks };
     Scheduler::new(Limits { kv, step_tokens, running, reuse: true })
@@ -245,8 +247,7 @@ proptest! {
             }
             prop_assert!(full.is_disjoint(&written), "1");
             prop_assert_eq!(full.len() + written.len(), scheduler.blocks(), "1");
-            let arrivals = scheduler.running.iter().chain(&scheduler.waiting).map(|s| s.arrival);
-            prop_assert!(arrivals.is_sorted(), "3");
+            prop_assert!(scheduler.running.is_sorted_by(Sequence::precedes), "3");
             prop_assert!(scheduler.running.len() <= running);
         }
         for id in live {

@@ -34,13 +34,18 @@ fn encoder_calls_carry_their_adapter() {
     let mut bench = Bench::new(EchoRunner::new(shapes(6, None)), 8);
     let one = attach(&mut bench, 1, 7);
     let (answer, with) = oneshot::channel();
-    bench.engine.encode(EncodeJob {
-        id: SequenceId(0),
-        inputs: vec![vec![1, 2]],
-        adapter: Some(one.id),
-        answer,
-        place: None,
-    });
+    let account = bench.account.clone();
+    bench.engine.encode(
+        EncodeJob {
+            id: SequenceId(0),
+            inputs: vec![vec![1, 2]],
+            adapter: Some(one.id),
+            answer,
+            place: None,
+            claim: Claim::default(),
+        },
+        account,
+    );
     let base = bench.encode(1, &[&[1, 2]]);
     bench.finish();
     assert_eq!(bench.steps, 1);
@@ -74,13 +79,18 @@ fn calls_of_an_encoder_s_adapter_end_when_it_goes() {
     let one = attach(&mut bench, 1, 7);
     let (answer, left) = oneshot::channel();
     let inputs = vec![vec![1, 2, 3], vec![4, 5, 6]];
-    bench.engine.encode(EncodeJob {
-        id: SequenceId(0),
-        inputs,
-        adapter: Some(one.id),
-        answer,
-        place: None,
-    });
+    let account = bench.account.clone();
+    bench.engine.encode(
+        EncodeJob {
+            id: SequenceId(0),
+            inputs,
+            adapter: Some(one.id),
+            answer,
+            place: None,
+            claim: Claim::default(),
+        },
+        account,
+    );
     let stays = bench.encode(1, &[&[3]]);
     bench.step();
     assert!(bench.engine.detach(one.id).is_some());

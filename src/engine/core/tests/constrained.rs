@@ -45,15 +45,20 @@ fn a_constraint_that_fails_ends_its_own_sequence_alone() {
     }
     let mut bench = Bench::new(EchoRunner::new(generative(64)), 8);
     let (tokens, failing) = mpsc::channel(4);
-    bench.engine.generate(GenerateJob {
-        id: SequenceId(0),
-        spec: greedy(&[1], 3),
-        adapter: None,
-        constraint: Some(Box::new(Fails)),
-        tokens,
-        place: None,
-        submitted: Instant::now(),
-    });
+    let account = bench.account.clone();
+    bench.engine.generate(
+        GenerateJob {
+            id: SequenceId(0),
+            spec: greedy(&[1], 3),
+            adapter: None,
+            constraint: Some(Box::new(Fails)),
+            tokens,
+            place: None,
+            submitted: Instant::now(),
+            claim: Claim::default(),
+        },
+        account,
+    );
     let good = bench.generate(1, greedy(&[6], 3));
     bench.finish();
     let error = items(failing).pop().unwrap().unwrap_err();

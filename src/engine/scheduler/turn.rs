@@ -1,0 +1,60 @@
+//! Whose turn it is among those that wait.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use crate::account::Account;
+
+/// What decides who goes first, beside who came first.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    pub(crate) account: Arc<Account>,
+    /// Its priority, and what it has risen.
+    pub(crate) class: u8,
+    /// How often one of a higher class was let in since it rose last.
+    overtaken: u32,
+}
+
+/// Overtaken so often by a higher class, it rises by one.
+const RISES_AFTER: u32 = 16;
+
+impl Turn {
+    pub(crate) fn new(account: Arc<Account>, priority: u8) -> Self {
+        Self { account, class: priority, overtaken: 0 }
+    }
+
+    /// Another one was let in while it waits.
+    pub(crate) fn passed_by(&mut self, class: u8) {
+        if class <= self.class {
+            return;
+        }
+        self.overtaken += 1;
+        if self.overtaken == RISES_AFTER {
+            self.overtaken = 0;
+            self.class += 1;
+        }
+    }
+
+    /// The least goes first: the highest class, then whose tenant had the least, with what was
+    /// `promised` to it since.
+    pub(crate) fn rank(&self, promised: &Promised) -> (Reverse<u8>, u64) {
+        let of_it = promised.0.iter().find(|(account, _)| Arc::ptr_eq(account, &self.account));
+        let promised = of_it.map_or(0, |(_, time)| *time);
+        (Reverse(self.class), self.account.served().saturating_add(promised))
+    }
+}
+
+/// What tenants will be charged for those who were let in and have not run.
+#[derive(Debug, Default)]
+pub(crate) struct Promised(Vec<(Arc<Account>, u64)>);
+
+impl Promised {
+    /// Adds what one that was let in will take.
+    pub(crate) fn add(&mut self, turn: &Turn, nanoseconds: u64) {
+        let time = turn.account.weighed(nanoseconds);
+        match self.0.iter_mut().find(|(account, _)| Arc::ptr_eq(account, &turn.account)) {
+            Some((_, sum)) => *sum = sum.saturating_add(time),
+            None => self.0.push((Arc::clone(&turn.account), time)),
+        }
+    }
+}
