@@ -77,8 +77,14 @@ pub struct Load {
 #[derive(Clone)]
 pub struct EngineHandle {
     inner: Arc<Inner>,
+    with: Arc<With>,
+}
+
+/// What goes with all work that a handle submits.
+#[derive(Clone, Default)]
+struct With {
     adapter: Option<Adapter>,
-    claim: Claim,
+    claim: Arc<Claim>,
 }
 
 struct Inner {
@@ -119,17 +125,21 @@ impl EngineHandle {
             places: Arc::new(Semaphore::new(max_waiting)),
             next_sequence: AtomicU64::new(0),
         };
-        Self { inner: Arc::new(inner), adapter: None, claim: Claim::default() }
+        Self { inner: Arc::new(inner), with: Arc::default() }
     }
 
     /// The same engine's, with an adapter.
     pub(crate) fn with_adapter(&self, adapter: Adapter) -> Self {
-        Self { adapter: Some(adapter), ..self.clone() }
+        self.with(With { adapter: Some(adapter), ..(*self.with).clone() })
     }
 
     /// The same, for work on somebody's behalf.
     pub fn on_behalf(&self, claim: Claim) -> Self {
-        Self { claim, ..self.clone() }
+        self.with(With { claim: Arc::new(claim), ..(*self.with).clone() })
+    }
+
+    fn with(&self, with: With) -> Self {
+        Self { inner: Arc::clone(&self.inner), with: Arc::new(with) }
     }
 
     /// Queues a sequence. Its tokens are buffered without bound on the reader's pace but
@@ -164,8 +174,8 @@ impl EngineHandle {
                 GenerateJob {
                     id,
                     spec,
-                    adapter: self.adapter,
-                    claim: self.claim.clone(),
+                    adapter: self.with.adapter,
+                    claim: self.with.claim.clone(),
                     constraint,
                     tokens: sender,
                     place: Some(place),
@@ -188,7 +198,7 @@ impl EngineHandle {
         }
         let place = self.take_place()?;
         let (sender, answer) = oneshot::channel();
-        let adapter = self.adapter.map(|adapter| adapter.id);
+        let adapter = self.with.adapter.map(|adapter| adapter.id);
         let mut ticket = self.submit(|id| {
             Command::Encode(
                 self.inner.engine,
@@ -196,7 +206,7 @@ impl EngineHandle {
                     id,
                     inputs,
                     adapter,
-                    claim: self.claim.clone(),
+                    claim: self.with.claim.clone(),
                     answer: sender,
                     place: Some(place),
                 },

@@ -14,9 +14,8 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
-use roundhouse_tenancy::Caller;
-use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint};
-use tokio::sync::Semaphore;
+use roundhouse_tenancy::{Caller, Places};
+use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint, TenantName};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -40,9 +39,10 @@ const HEALTH: [&str; 2] = ["/ping", "/models"];
 /// 4. `observe` is outermost, so that no response lacks a request id or an access record,
 ///    not even that of a panic.
 pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
-    let permits = Arc::new(Semaphore::new(gateway.config.max_requests));
+    let limit_state =
+        Arc::new(UnderWay { most: gateway.config.max_requests, places: Mutex::default() });
     router
-        .layer(from_fn_with_state(permits, limit))
+        .layer(from_fn_with_state(limit_state, limit))
         .layer(from_fn(identify))
         .layer(CatchPanicLayer::custom(|_| {
             Error::internal("the request handler panicked").respond(Face::Endpoint)
@@ -56,23 +56,50 @@ async fn identify(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn limit(State(permits): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+/// The requests under way.
+struct UnderWay {
+    most: usize,
+    /// Held for a look-up and an addition.
+    places: Mutex<Places>,
+}
+
+impl UnderWay {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them; dropped at its end.
+struct Place {
+    under_way: Arc<UnderWay>,
+    tenant: Option<TenantName>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.under_way.places().give(self.tenant.as_ref());
+    }
+}
+
+async fn limit(State(under_way): State<Arc<UnderWay>>, request: Request, next: Next) -> Response {
     if HEALTH.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let Ok(permit) = permits.try_acquire_owned() else {
+    let tenant = request.extensions().get::<Caller>().and_then(|caller| caller.tenant.clone());
+    if !under_way.places().take(under_way.most, tenant.as_ref()) {
         let failure = Failure::new(ErrorKind::Overloaded, "too many requests are under way")
             .with_retry(RetryHint::After(Duration::from_secs(1)));
         return Error::Failed(failure).respond(face_of(request.uri().path()));
-    };
-    // A stream is under way until its body ends, so the body owns the permit.
+    }
+    let place = Place { under_way, tenant };
+    // A stream is under way until its body ends, so the body owns the place.
     let response = next.run(request).await;
     if response.body().size_hint().exact().is_some() {
         return response;
     }
     response.map(|body| {
         Body::from_stream(body.into_data_stream().map(move |piece| {
-            let _held = &permit;
+            let _held = &place;
             piece
         }))
     })

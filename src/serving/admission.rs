@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use roundhouse_types::{ModelId, RetryHint};
+use roundhouse_tenancy::{Caller, Places};
+use roundhouse_types::{ModelId, RetryHint, TenantName};
 use tokio::time::Instant;
 
 use crate::Error;
@@ -24,7 +25,7 @@ const GAP_WEIGHT: f64 = 0.2;
 
 /// Counts requests in flight. Shared by all permits, whose drops count down.
 ///
-/// 1. `in_all` is the sum of `per_model`.
+/// 1. `in_all` counts as many as all of `per_model` together.
 /// 2. Neither exceeds its bound.
 /// 3. A model without requests has no entry.
 #[derive(Debug)]
@@ -36,8 +37,8 @@ pub(crate) struct Admission {
 
 #[derive(Debug, Default)]
 struct Counts {
-    in_all: usize,
-    per_model: HashMap<ModelId, usize>,
+    in_all: Places,
+    per_model: HashMap<ModelId, Places>,
     left: Option<Instant>,
     /// Seconds between two departures, smoothed.
     gap: Option<f64>,
@@ -48,6 +49,7 @@ struct Counts {
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     model: ModelId,
+    tenant: Option<TenantName>,
 }
 
 impl Admission {
@@ -55,24 +57,33 @@ impl Admission {
         Arc::new(Self { bounds, counts: Mutex::default() })
     }
 
-    /// A place for a request to a model.
+    /// A place for a caller's request to a model. Of callers that are known, no tenant may have all.
     ///
     /// # Errors
     /// `Overloaded`, with a hint from the pace at which requests have been leaving.
-    pub(crate) fn enter(self: &Arc<Self>, model: &ModelId) -> Result<Permit, Error> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        model: &ModelId,
+        caller: &Caller,
+    ) -> Result<Permit, Error> {
+        let tenant = caller.tenant.as_ref();
         let mut counts = self.counts();
-        let for_model = counts.per_model.get(model).copied().unwrap_or(0);
         let full =
             |in_flight, scope: String, retry| Err(Error::QueueFull { scope, in_flight, retry });
-        if counts.in_all >= self.bounds.in_all {
-            return full(counts.in_all, "in all".to_owned(), counts.retry());
+        if !counts.in_all.take(self.bounds.in_all, tenant) {
+            return full(counts.in_all.taken(), "in all".to_owned(), counts.retry());
         }
-        if for_model >= self.bounds.per_model {
-            return full(for_model, format!("for {model}"), counts.retry());
+        let for_model = counts.per_model.entry(model.clone()).or_default();
+        if !for_model.take(self.bounds.per_model, tenant) {
+            let taken = for_model.taken();
+            counts.in_all.give(tenant);
+            return full(taken, format!("for {model}"), counts.retry());
         }
-        counts.in_all += 1;
-        counts.per_model.insert(model.clone(), for_model + 1);
-        Ok(Permit { admission: Arc::clone(self), model: model.clone() })
+        Ok(Permit {
+            admission: Arc::clone(self),
+            model: model.clone(),
+            tenant: caller.tenant.clone(),
+        })
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -81,15 +92,19 @@ impl Admission {
 }
 
 impl Counts {
-    fn leave(&mut self, model: &ModelId, now: Instant) {
-        self.in_all = self.in_all.saturating_sub(1);
-        if let Some(count) = self.per_model.get_mut(model) {
-            *count -= 1;
-            if *count == 0 {
+    fn leave(&mut self, model: &ModelId, tenant: Option<&TenantName>, now: Instant) {
+        self.in_all.give(tenant);
+        if let Some(places) = self.per_model.get_mut(model) {
+            places.give(tenant);
+            if places.taken() == 0 {
                 self.per_model.remove(model);
             }
         }
-        debug_assert_eq!(self.in_all, self.per_model.values().sum::<usize>(), "invariant 1");
+        debug_assert_eq!(
+            self.in_all.taken(),
+            self.per_model.values().map(Places::taken).sum::<usize>(),
+            "invariant 1"
+        );
         if let Some(before) = self.left.replace(now) {
             let latest = now.duration_since(before).as_secs_f64();
             let gap = self.gap.map_or(latest, |gap| gap + GAP_WEIGHT * (latest - gap));
@@ -107,7 +122,7 @@ impl Counts {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.counts().leave(&self.model, Instant::now());
+        self.admission.counts().leave(&self.model, self.tenant.as_ref(), Instant::now());
     }
 }
 
@@ -126,38 +141,56 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_model_does_not_close_the_door_for_others() {
         let admission = admission();
-        let _first = admission.enter(&model("a")).unwrap();
-        let second = admission.enter(&model("a")).unwrap();
-        let error = admission.enter(&model("a")).unwrap_err();
+        let _first = admission.enter(&model("a"), &Caller::anonymous()).unwrap();
+        let second = admission.enter(&model("a"), &Caller::anonymous()).unwrap();
+        let error = admission.enter(&model("a"), &Caller::anonymous()).unwrap_err();
         assert_eq!(error.to_string(), "2 requests are in flight for e:a, which is the limit");
-        let _other = admission.enter(&model("b")).unwrap();
-        let error = admission.enter(&model("b")).unwrap_err();
+        let _other = admission.enter(&model("b"), &Caller::anonymous()).unwrap();
+        let error = admission.enter(&model("b"), &Caller::anonymous()).unwrap_err();
         assert_eq!(error.to_string(), "3 requests are in flight in all, which is the limit");
         drop(second);
-        assert!(admission.enter(&model("a")).is_ok());
+        assert!(admission.enter(&model("a"), &Caller::anonymous()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenants_flood_leaves_a_place_for_another() {
+        let of = |tenant: &str| Caller { tenant: tenant.parse().ok(), ..Caller::anonymous() };
+        let admission = Admission::new(Bounds { in_all: 8, per_model: 4 });
+        let _flood: Vec<_> =
+            (0..3).map(|_| admission.enter(&model("a"), &of("flood")).unwrap()).collect();
+        assert!(admission.enter(&model("a"), &of("flood")).is_err());
+        assert!(admission.enter(&model("a"), &of("calm")).is_ok());
+        assert_eq!(admission.counts().in_all.taken(), 3, "a refusal takes nothing");
     }
 
     #[tokio::test(start_paused = true)]
     async fn models_without_requests_are_forgotten() {
         let admission = admission();
-        drop(admission.enter(&model("a")).unwrap());
+        drop(admission.enter(&model("a"), &Caller::anonymous()).unwrap());
         assert!(admission.counts().per_model.is_empty());
-        assert_eq!(admission.counts().in_all, 0);
+        assert_eq!(admission.counts().in_all.taken(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_retry_hint_follows_the_pace_of_departures() {
         let admission = admission();
-        let permits: Vec<Permit> =
-            ["a", "b", "c"].iter().map(|name| admission.enter(&model(name)).unwrap()).collect();
-        assert_eq!(admission.enter(&model("d")).unwrap_err().retry(), RetryHint::Later);
+        let permits: Vec<Permit> = ["a", "b", "c"]
+            .iter()
+            .map(|name| admission.enter(&model(name), &Caller::anonymous()).unwrap())
+            .collect();
+        assert_eq!(
+            admission.enter(&model("d"), &Caller::anonymous()).unwrap_err().retry(),
+            RetryHint::Later
+        );
         for permit in permits {
             tokio::time::advance(Duration::from_secs(4)).await;
             drop(permit);
         }
-        let _places: Vec<Permit> =
-            ["a", "b", "c"].iter().map(|name| admission.enter(&model(name)).unwrap()).collect();
-        let retry = admission.enter(&model("d")).unwrap_err().retry();
+        let _places: Vec<Permit> = ["a", "b", "c"]
+            .iter()
+            .map(|name| admission.enter(&model(name), &Caller::anonymous()).unwrap())
+            .collect();
+        let retry = admission.enter(&model("d"), &Caller::anonymous()).unwrap_err().retry();
         assert_eq!(retry, RetryHint::After(Duration::from_secs(4)));
     }
 }

@@ -6,8 +6,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use futures_util::Stream;
-use roundhouse_engine::Constraint;
+use roundhouse_engine::{Claim, Constraint, EngineHandle};
 use roundhouse_residency::Residency;
+use roundhouse_tenancy::Caller;
 use roundhouse_types::{Failure, ModelId, ModelKind};
 use roundhouse_workers::CallError;
 use tokio::sync::Semaphore;
@@ -77,14 +78,27 @@ pub struct Dispatcher {
     /// Compiling forms takes longer, and is what a client can make costly: other requests'
     /// preparations do not wait behind it.
     compiling: Arc<Semaphore>,
+    claims: ClaimFn,
     config: Config,
 }
+
+/// Says on whose behalf a model works for a caller, by which share and priority. Asked once for
+/// each request; must not block.
+pub type ClaimFn = Arc<dyn Fn(&Caller, &ModelId) -> Claim + Send + Sync>;
 
 /// What has been done for an answer.
 struct Begun {
     work: Work,
     served: Served,
     hold: Hold,
+}
+
+/// A model, and its engine's handle on behalf of who asks.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    id: &'a ModelId,
+    model: &'a EngineModel,
+    engine: &'a EngineHandle,
 }
 
 enum Work {
@@ -107,14 +121,15 @@ impl From<Failure> for NoWork {
 }
 
 impl Dispatcher {
-    /// Leases from `residency` within the bounds of `config`.
-    pub fn new(residency: Residency<ServedModel>, config: Config) -> Self {
+    /// Leases from `residency` within the bounds of `config`; models work for those that `claims`
+    /// names.
+    pub fn new(residency: Residency<ServedModel>, config: Config, claims: ClaimFn) -> Self {
         let bounds =
             Bounds { in_all: config.max_in_flight, per_model: config.max_in_flight_per_model };
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let preparing = Arc::new(Semaphore::new(PREPARED_PER_CORE * cores));
         let compiling = Arc::new(Semaphore::new(cores.div_ceil(2)));
-        Self { residency, admission: Admission::new(bounds), preparing, compiling, config }
+        Self { residency, admission: Admission::new(bounds), preparing, compiling, claims, config }
     }
 
     /// Answers one invocation. Returns when an encoder's answer is complete, or when a
@@ -153,9 +168,8 @@ impl Dispatcher {
     }
 
     async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
-        let Invocation { caller: _, model: id, base, mut request, deadline, hold_until } =
-            invocation;
-        let mut permit = self.admission.enter(&id)?;
+        let Invocation { caller, model: id, base, mut request, deadline, hold_until } = invocation;
+        let mut permit = self.admission.enter(&id, &caller)?;
         let mut tries = 0;
         loop {
             let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
@@ -164,7 +178,7 @@ impl Dispatcher {
                 of_base(&id, &lease, asked)?;
             }
             let hold = Hold { lease, permit };
-            let work = self.work(&id, request, &hold, record);
+            let work = self.work(&id, &caller, request, &hold, record);
             let done = timeout_at(Instant::from_std(deadline), work)
                 .await
                 .map_err(|_| Error::Deadline { model: id.clone() })?;
@@ -197,6 +211,7 @@ impl Dispatcher {
     async fn work(
         &self,
         id: &ModelId,
+        caller: &Caller,
         request: Request,
         hold: &Hold,
         record: &mut Record,
@@ -225,20 +240,22 @@ impl Dispatcher {
             },
             request => request,
         };
-        Ok(self.engine_work(id, request, model, hold.lease.load_wait(), record).await?)
+        let engine = model.engine().on_behalf((self.claims)(caller, id));
+        let asked = Asked { id, model, engine: &engine };
+        Ok(self.engine_work(asked, request, hold.lease.load_wait(), record).await?)
     }
 
     async fn engine_work(
         &self,
-        id: &ModelId,
+        asked: Asked<'_>,
         request: Request,
-        model: &EngineModel,
         load: Duration,
         record: &mut Record,
     ) -> Result<(Work, Duration), Failure> {
+        let Asked { id, model, engine } = asked;
         match Task::new(request, id, model, &self.config)? {
             Task::Generate(task) => {
-                let (text, spec) = (model.text().clone(), model.engine().spec());
+                let (text, spec) = (model.text().clone(), engine.spec());
                 let mut prepared = self.blocking(move || task.prepare(&text, &spec)).await?;
                 let form = match prepared.grammar.take() {
                     Some(grammar) => Some(self.compile(model, grammar).await?),
@@ -247,7 +264,7 @@ impl Dispatcher {
                 let prompt_tokens: Vec<usize> =
                     prepared.sequences.iter().map(|sequence| sequence.spec.prompt.len()).collect();
                 let seed = prepared.seed;
-                let choices = submit(id, model, prepared, form.as_ref())?;
+                let choices = submit(asked, prepared, form.as_ref())?;
                 let queue = record.submitted(load, prompt_tokens.iter().sum(), choices.len());
                 Ok((Work::Generating { choices, prompt_tokens, seed }, queue))
             }
@@ -255,7 +272,7 @@ impl Dispatcher {
                 let inputs = self.tokens(model, inputs).await?;
                 let prompt_tokens = inputs.iter().map(Vec::len).sum();
                 let queue = record.submitted(load, prompt_tokens, 0);
-                let mut vectors = model.engine().encode(inputs).await?;
+                let mut vectors = engine.encode(inputs).await?;
                 if vectors.iter().flatten().any(|x| !x.is_finite()) {
                     return Err(broken(id, "its vectors are not finite"));
                 }
@@ -271,7 +288,7 @@ impl Dispatcher {
                 };
                 let inputs = self.tokens(model, texts).await?;
                 let queue = record.submitted(load, inputs.iter().map(Vec::len).sum(), 0);
-                let logits = model.engine().encode(inputs).await?;
+                let logits = engine.encode(inputs).await?;
                 let reply = classify(id, &logits, labels, top_k)?;
                 Ok((Work::Done(reply), queue))
             }
@@ -333,8 +350,7 @@ fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Err
 
 /// Queues every sequence; when one is refused, those before it are aborted.
 fn submit(
-    id: &ModelId,
-    model: &EngineModel,
+    Asked { id, model, engine }: Asked<'_>,
     prepared: Prepared,
     form: Option<&Compiled>,
 ) -> Result<Vec<Choice>, Failure> {
@@ -354,7 +370,7 @@ fn submit(
             calls: prepared.calls.as_ref().map(|plan| plan.calls(model.text())),
         })?;
         let constraint = form.map(|form| -> Box<dyn Constraint> { Box::new(form.follower()) });
-        let tokens = model.engine().generate_within(sequence.spec, constraint)?;
+        let tokens = engine.generate_within(sequence.spec, constraint)?;
         choices.push(Choice::new(id.clone(), sequence.lead, tokens, writer));
     }
     Ok(choices)

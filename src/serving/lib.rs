@@ -37,7 +37,7 @@ pub use api::{
     Served, TokenInfo,
 };
 pub use constrain::{FormKind, OutputForm};
-pub use dispatcher::{Config, Dispatcher};
+pub use dispatcher::{ClaimFn, Config, Dispatcher};
 pub use error::Error;
 pub use handled::{HandledBody, HandledReply, HandledStream};
 pub use metrics::describe_metrics;

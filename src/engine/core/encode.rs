@@ -20,7 +20,7 @@ pub(crate) struct EncodeJob {
     pub(crate) inputs: Vec<Vec<u32>>,
     /// What they are computed with beside the base.
     pub(crate) adapter: Option<AdapterId>,
-    pub(crate) claim: Claim,
+    pub(crate) claim: Arc<Claim>,
     pub(crate) answer: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
     /// Its place in the waiting queue, given back when its first row runs.
     pub(crate) place: Option<OwnedSemaphorePermit>,

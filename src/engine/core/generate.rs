@@ -25,7 +25,7 @@ pub(crate) struct GenerateJob {
     /// What it is computed with beside the base.
     pub(crate) adapter: Option<Adapter>,
     pub(crate) constraint: Option<Box<dyn Constraint>>,
-    pub(crate) claim: Claim,
+    pub(crate) claim: Arc<Claim>,
     /// Holds every token the sequence can yield: sending never waits.
     pub(crate) tokens: mpsc::Sender<TokenResult>,
     /// Its place in the waiting queue, given back when it is admitted.

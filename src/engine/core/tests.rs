@@ -3,7 +3,6 @@ use roundhouse_types::{Bytes, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::account::Claim;
 use crate::check::check_generate;
 use crate::constraint::Constraint;
 use crate::plan::{KvSpec, Row, StepOutput};
@@ -103,7 +102,7 @@ impl Bench {
                 tokens,
                 place: None,
                 submitted,
-                claim: Claim::default(),
+                claim: Arc::default(),
             },
             account,
         );
@@ -125,7 +124,7 @@ impl Bench {
                 adapter: None,
                 answer,
                 place: None,
-                claim: Claim::default(),
+                claim: Arc::default(),
             },
             account,
         );

@@ -98,7 +98,11 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let watched = settings::witness(&config, budgets.on_devices() + budgets.host);
     let witness = Witness::start(watched, budgets).await?;
     tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));
-    let dispatcher = Arc::new(Dispatcher::new(residency.clone(), settings::dispatch(&config)));
+    let dispatcher = Arc::new(Dispatcher::new(
+        residency.clone(),
+        settings::dispatch(&config),
+        settings::claims(&config),
+    ));
 
     let container = config.container.contract.then(|| {
         let models = PlatformModels::new(container_name, local, residency.clone(), loader.clone());

@@ -1,15 +1,17 @@
 //! From the settings as they are meant to what each part calls them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use roundhouse_engine::EngineConfig;
+use roundhouse_engine::{Claim, EngineConfig};
 use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits};
+use roundhouse_serving::ClaimFn;
 use roundhouse_store::{CatalogConfig, RetryConfig};
-use roundhouse_types::{Bytes, EndpointName, TargetName};
+use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
 
 use crate::config::{Config, OnDelete, Tenant, VersionRule};
 use crate::error::Error;
@@ -132,6 +134,32 @@ pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {
         max_in_flight_per_model: config.serving.max_queue,
         ..roundhouse_serving::Config::default()
     }
+}
+
+/// Who gets how much of a device: callers by their names; where nobody is asked who they are, the
+/// first segments of targets.
+pub(super) fn claims(config: &Config) -> ClaimFn {
+    let shares: HashMap<TenantName, NonZeroU32> = config
+        .tenants
+        .iter()
+        .filter_map(|tenant| Some((tenant.name.parse().ok()?, thousandths(tenant.share))))
+        .collect();
+    Arc::new(move |caller, model| {
+        let first = || model.target.as_str().split('/').next().and_then(|it| it.parse().ok());
+        let tenant = caller.tenant.clone().or_else(first);
+        let share = tenant.as_ref().and_then(|tenant| shares.get(tenant).copied());
+        let ordinary = Claim::default();
+        Claim { tenant, share: share.unwrap_or(ordinary.share), ..ordinary }
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share is between a hundredth and a hundred"
+)]
+fn thousandths(share: f64) -> NonZeroU32 {
+    NonZeroU32::new((share * 1000.0).round() as u32).unwrap_or(NonZeroU32::MIN)
 }
 
 pub(super) fn gateway(config: &Config) -> GatewayConfig {

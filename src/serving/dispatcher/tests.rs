@@ -140,7 +140,8 @@ impl Server {
         let loader = Arc::new(OneModel { lane, parts, kind, stuck });
         let devices = vec![(DeviceId::Cpu, Bytes::mib(1))];
         let residency = Residency::start(roundhouse_residency::Config::default(), devices, loader);
-        let dispatcher = Arc::new(Dispatcher::new(residency.clone(), config));
+        let dispatcher =
+            Arc::new(Dispatcher::new(residency.clone(), config, Arc::new(|_, _| Claim::default())));
         Self { dispatcher, residency, log }
     }
 

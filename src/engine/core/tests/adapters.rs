@@ -42,7 +42,7 @@ fn encoder_calls_carry_their_adapter() {
             adapter: Some(one.id),
             answer,
             place: None,
-            claim: Claim::default(),
+            claim: Arc::default(),
         },
         account,
     );
@@ -87,7 +87,7 @@ fn calls_of_an_encoder_s_adapter_end_when_it_goes() {
             adapter: Some(one.id),
             answer,
             place: None,
-            claim: Claim::default(),
+            claim: Arc::default(),
         },
         account,
     );

@@ -55,7 +55,7 @@ fn a_constraint_that_fails_ends_its_own_sequence_alone() {
             tokens,
             place: None,
             submitted: Instant::now(),
-            claim: Claim::default(),
+            claim: Arc::default(),
         },
         account,
     );

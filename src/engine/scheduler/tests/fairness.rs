@@ -91,8 +91,11 @@ fn a_flood_waits_behind_itself() {
     assert!(place < 4, "at most those go before who were let in in the same step: {place}");
 }
 
+/// A tenant's name, its share and priority, and what its prompts and answers are long.
+type Asking = (&'static str, (u32, u8), (usize, usize));
+
 /// What tenants that always have work get, as fractions of the whole.
-fn fractions(tenants: &[(&'static str, (u32, u8), (usize, usize))]) -> Vec<f64> {
+fn fractions(tenants: &[Asking]) -> Vec<f64> {
     let mut bench = Bench::new(6);
     let mut served = vec![0; tenants.len()];
     for _ in 0..4_000 {
