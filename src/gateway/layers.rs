@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
-use roundhouse_tenancy::{Caller, Places};
-use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint, TenantName};
+use roundhouse_tenancy::Caller;
+use roundhouse_types::{ErrorKind, Failure, ModelId, Places, RetryHint, TenantName};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -60,11 +60,11 @@ async fn identify(mut request: Request, next: Next) -> Response {
 struct UnderWay {
     most: usize,
     /// Held for a look-up and an addition.
-    places: Mutex<Places>,
+    places: Mutex<Places<TenantName>>,
 }
 
 impl UnderWay {
-    fn places(&self) -> MutexGuard<'_, Places> {
+    fn places(&self) -> MutexGuard<'_, Places<TenantName>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

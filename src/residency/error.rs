@@ -174,7 +174,7 @@ pub enum Error {
     /// Too many requests wait in all.
     #[error("{waiters} requests wait for models already")]
     QueueFull {
-        /// The limit.
+        /// How many do: all that may, or so many that the rest of the places is for other tenants.
         waiters: usize,
     },
     /// Only loaded models were asked for, and this one is not.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use roundhouse_tenancy::{Caller, Places};
-use roundhouse_types::{ModelId, RetryHint, TenantName};
+use roundhouse_tenancy::Caller;
+use roundhouse_types::{ModelId, Places, RetryHint, TenantName};
 use tokio::time::Instant;
 
 use crate::Error;
@@ -37,8 +37,8 @@ pub(crate) struct Admission {
 
 #[derive(Debug, Default)]
 struct Counts {
-    in_all: Places,
-    per_model: HashMap<ModelId, Places>,
+    in_all: Places<TenantName>,
+    per_model: HashMap<ModelId, Places<TenantName>>,
     left: Option<Instant>,
     /// Seconds between two departures, smoothed.
     gap: Option<f64>,

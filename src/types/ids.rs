@@ -193,6 +193,12 @@ impl TryFrom<String> for TenantName {
     }
 }
 
+impl From<&TenantName> for TenantName {
+    fn from(name: &TenantName) -> Self {
+        name.clone()
+    }
+}
+
 impl From<TenantName> for String {
     fn from(name: TenantName) -> Self {
         name.0.as_ref().into()

@@ -1,8 +1,8 @@
 //! The words every other crate uses: ids, units, footprints, failures.
 //!
 //! Reading order: `ids` (who is meant), `units` (how much), `footprint` (what a model
-//! costs), `content` (what of it others may hold as well), `failure` (what went wrong and
-//! what a caller may do).
+//! costs), `content` (what of it others may hold as well), `places` (what tenants share),
+//! `failure` (what went wrong and what a caller may do).
 //!
 //! Plain data only: no I/O, no clock, no channel.
 
@@ -10,6 +10,7 @@ mod content;
 mod failure;
 mod footprint;
 mod ids;
+mod places;
 mod units;
 
 pub use content::{ContentId, SharedPart};
@@ -19,6 +20,7 @@ pub use ids::{
     ArtefactId, DeviceId, EndpointName, InvalidName, ModelId, TargetModel, TargetName, TenantName,
     Version,
 };
+pub use places::Places;
 pub use units::{Bytes, ParseBytesError};
 
 use serde::{Deserialize, Serialize};

@@ -79,7 +79,8 @@ impl Table {
         purpose: Purpose,
     ) -> bool {
         let waiters = self.config.max_waiters;
-        if self.waiters.len() >= waiters {
+        if !self.waiters.take_place(waiters, model) {
+            let waiters = self.waiters.len();
             self.refuse_caller(id, model, &Error::QueueFull { waiters }.into());
             return false;
         }
@@ -89,6 +90,7 @@ impl Table {
         });
         if waiting >= waiters {
             let (_, estimate) = self.progress(model);
+            self.waiters.give_place(model);
             let failure = Error::ModelQueueFull { model: model.clone(), waiters, estimate }.into();
             self.refuse_caller(id, model, &failure);
             return false;

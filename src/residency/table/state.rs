@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId, ModelKind, RetryHint,
-    SharedPart, Tier, Version,
+    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId, ModelKind, Places,
+    RetryHint, SharedPart, Tier, Version,
 };
 
 use super::event::{Key, LoadOptions, WaiterId};
 use super::replicas::Heat;
 use super::residents::Listed;
 use super::worth::Frequency;
+use crate::config::tenant;
 use crate::decision::{Departure, Obstacle};
 use crate::loader::Authority;
 
@@ -311,14 +312,30 @@ impl Purpose {
     }
 }
 
+/// Whom a waiter's place is counted to. Targets without a `/` are nobody's in particular.
+fn holder(model: &ModelId) -> Option<&str> {
+    Some(tenant(model)).filter(|name| !name.is_empty())
+}
+
 /// All callers that wait, by id and by deadline.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     by_id: BTreeMap<WaiterId, Waiter>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
+    places: Places<String>,
 }
 
 impl Waiters {
+    /// Takes one of `all` places for a waiter for `model`; false where there is none for its tenant.
+    pub(super) fn take_place(&mut self, all: usize, model: &ModelId) -> bool {
+        self.places.take(all, holder(model))
+    }
+
+    /// Gives back the place of a waiter that does not come after all.
+    pub(super) fn give_place(&mut self, model: &ModelId) {
+        self.places.give(holder(model));
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -331,6 +348,7 @@ impl Waiters {
         self.by_id.get_mut(&id)
     }
 
+    /// Adds a waiter that has taken its place.
     pub(super) fn insert(&mut self, id: WaiterId, waiter: Waiter) {
         self.deadlines.insert((waiter.hold_until, id));
         let before = self.by_id.insert(id, waiter);
@@ -340,6 +358,8 @@ impl Waiters {
     pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
         let waiter = self.by_id.remove(&id)?;
         self.deadlines.remove(&(waiter.hold_until, id));
+        self.places.give(holder(&waiter.model));
+        debug_assert_eq!(self.places.taken(), self.by_id.len(), "a place each");
         Some(waiter)
     }
 

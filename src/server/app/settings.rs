@@ -8,7 +8,7 @@ use std::sync::Arc;
 use roundhouse_engine::{Claim, EngineConfig};
 use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::{DeviceMemory, LoadSettings};
-use roundhouse_residency::{Collation, TenantLimits};
+use roundhouse_residency::{Collation, TenantLimits, tenant};
 use roundhouse_serving::ClaimFn;
 use roundhouse_store::{CatalogConfig, RetryConfig};
 use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
@@ -145,7 +145,7 @@ pub(super) fn claims(config: &Config) -> ClaimFn {
         .filter_map(|tenant| Some((tenant.name.parse().ok()?, thousandths(tenant.share))))
         .collect();
     Arc::new(move |caller, model| {
-        let first = || model.target.as_str().split('/').next().and_then(|it| it.parse().ok());
+        let first = || tenant(model).parse().ok();
         let tenant = caller.tenant.clone().or_else(first);
         let share = tenant.as_ref().and_then(|tenant| shares.get(tenant).copied());
         let ordinary = Claim::default();

@@ -59,7 +59,9 @@ impl World {
         self.pass(Duration::from_secs(61));
         self.come_to_rest();
         let mut asked = Vec::new();
-        for index in 0..self.models.len().min(self.config.max_waiters) {
+        // No tenant's places run out.
+        self.table.config.max_waiters = 4 * self.models.len();
+        for index in 0..self.models.len() {
             let target = self.models[index].clone();
             let waiter = self.acquire(target.clone(), Duration::from_secs(3600), false);
             asked.push((waiter, target, self.stored[index]));
