@@ -139,7 +139,7 @@ def measure(binary, store, shape, count, law, budget, options):
         device = server.residency()
         residents = [it for it in device["residents"] if it["kind"] == "adapter"]
         right = [took for status, took, _ in done if status == 200]
-        took = sorted(right)
+        took = sorted(right) or [float("nan")]
         hits = sum(tier == "device" for status, _, tier in done if status == 200)
         return {
             "shape": shape, "adapters": count, "law": law, "budget": budget,

@@ -126,12 +126,12 @@ impl Writer {
 
     /// Takes calls of tools out of the text.
     fn said(&mut self, text: String, last: bool) -> (String, Vec<ToolCall>) {
-        let Some(Calls { reader, .. }) = &mut self.calls else {
+        let Some(Calls { reader, free, .. }) = &mut self.calls else {
             return (text, Vec::new());
         };
         let mut said = reader.push(&text);
         if last {
-            let rest = reader.finish();
+            let rest = reader.finish(!*free);
             said.text.push_str(&rest.text);
             said.calls.extend(rest.calls);
         }

@@ -80,8 +80,9 @@ impl CallReader {
         said
     }
 
-    /// What is held back, when no more comes.
-    pub(crate) fn finish(&mut self) -> Said {
+    /// What is held back, when no more comes. Of an answer that is a call in any case (`forced`),
+    /// one that was cut short is given out as far as it came, as OpenAI does.
+    pub(crate) fn finish(&mut self, forced: bool) -> Said {
         let held = std::mem::take(&mut self.held);
         let mut said = Said::default();
         if self.state != State::Calling {
@@ -96,7 +97,8 @@ impl CallReader {
             CallFormat::Llama | CallFormat::Plain => values(&held)
                 .filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name))),
         };
-        match calls {
+        let begun = || if forced { begun(&held) } else { None };
+        match calls.or_else(begun) {
             Some(calls) => said.calls = calls.into_iter().map(|call| self.call(call)).collect(),
             None => {
                 said.text.push_str(&self.gap);
@@ -222,6 +224,42 @@ fn values(text: &str) -> Option<Vec<(String, String)>> {
             value => calls.push(with_both(&value)?),
         }
         rest = rest[values.byte_offset()..].trim_start_matches([';', ' ', '\n', '\r', '\t']);
+    }
+    (!calls.is_empty()).then_some(calls)
+}
+
+/// Calls of which the last was cut short: its arguments are what came of them. A list whose end
+/// is missing is not told apart.
+fn begun(text: &str) -> Option<Vec<(String, String)>> {
+    let text = text.trim();
+    if text.contains(ARGUMENTS) {
+        let call = |text: &str| {
+            let (name, arguments) = text.split_once(ARGUMENTS)?;
+            Some((name.trim().to_owned(), arguments.trim().to_owned()))
+        };
+        return Some(text.split(LIST).filter_map(call).collect());
+    }
+    let mut rest = text.strip_prefix(PYTHON).unwrap_or(text).trim_start();
+    let mut calls = Vec::new();
+    loop {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        let Some(Ok(value)) = values.next() else { break };
+        calls.push(with_both(&value)?);
+        rest = rest[values.byte_offset()..].trim_start_matches([';', ' ', '\n', '\r', '\t']);
+    }
+    let after = |text: &'_ str, key: &str| -> Option<usize> {
+        let at = text.find(key)? + key.len();
+        Some(at + text[at..].find(':')? + 1)
+    };
+    let name = rest.strip_prefix('{').and_then(|rest| {
+        let rest = &rest[after(rest, "\"name\"")?..];
+        let mut name = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+        let called = name.next()?.ok()?;
+        Some((called, &rest[name.byte_offset()..]))
+    });
+    if let Some((name, rest)) = name {
+        let at = after(rest, "\"arguments\"").or_else(|| after(rest, "\"parameters\""));
+        calls.push((name, at.map_or("", |at| rest[at..].trim_start()).to_owned()));
     }
     (!calls.is_empty()).then_some(calls)
 }

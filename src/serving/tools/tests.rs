@@ -30,7 +30,7 @@ fn read<'a>(format: CallFormat, pieces: impl IntoIterator<Item = &'a str>) -> Sa
     for piece in pieces {
         add(reader.push(piece));
     }
-    add(reader.finish());
+    add(reader.finish(false));
     all
 }
 
@@ -306,4 +306,35 @@ fn tools_that_are_none_are_named_by_their_place() {
     };
     let error = super::calls(&demand, &reference()).err().unwrap().to_string();
     assert!(error.starts_with("tool_choice: there is no tool called"), "{error}");
+}
+
+#[test]
+fn a_forced_call_that_is_cut_short_is_given_out_as_far_as_it_came() {
+    let cut = |format, text: &str| {
+        let mut reader = reader(format);
+        let mut said = reader.push(text);
+        let rest = reader.finish(true);
+        said.text.push_str(&rest.text);
+        said.calls.extend(rest.calls);
+        let calls = said.calls.into_iter().map(|call| (call.name, call.arguments)).collect();
+        (said.text, calls)
+    };
+    let called = |calls: &[(&str, &str)]| {
+        let calls = calls.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+        (String::new(), calls.collect::<Vec<_>>())
+    };
+    let partial = "{\"name\": \"look\", \"arguments\": {\"at\": \"the \\\"na";
+    let cases = [
+        (CallFormat::Plain, partial.to_owned()),
+        (CallFormat::Hermes, format!("<tool_call>\n{partial}")),
+        (CallFormat::Llama, partial.replace("arguments", "parameters")),
+        (CallFormat::MistralArguments, "[TOOL_CALLS]look[ARGS]{\"at\": \"the \\\"na".to_owned()),
+    ];
+    for (format, text) in cases {
+        assert_eq!(cut(format, &text), called(&[("look", "{\"at\": \"the \\\"na")]), "{text}");
+    }
+    let second = "{\"name\": \"add\", \"parameters\": {\"a\": 1}}; {\"name\": \"look\"";
+    assert_eq!(cut(CallFormat::Llama, second), called(&[("add", "{\"a\":1}"), ("look", "")]));
+    // Nothing is known of it yet.
+    assert_eq!(cut(CallFormat::Plain, "{\"name\": \"lo").0, "{\"name\": \"lo");
 }
