@@ -20,7 +20,7 @@ pub(crate) struct Aim {
     pub(crate) model: ModelId,
     /// What it must be an adapter of, where the request names that as well.
     pub(crate) base: Option<ModelId>,
-    /// A header named the adapter: what the body says of adapters does not count.
+    /// The adapter was named already: what the body says of adapters does not count.
     by_header: bool,
 }
 

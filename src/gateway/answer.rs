@@ -194,7 +194,7 @@ async fn generation(
     if ask.streams() {
         let wire = Wire { format: ask.format(delivery.events), framed: delivery.framed };
         let transcript: Box<dyn Transcript> = match ask {
-            Ask::Inputs(ask) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed, ask.top)),
+            Ask::Inputs(ask) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed, &ask)),
             Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens)),
             Ask::Completion(ask) => {
                 Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))

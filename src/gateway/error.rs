@@ -27,6 +27,8 @@ pub(crate) enum Face {
     Container,
     /// `/v1/…`.
     OpenAi,
+    /// `/generate…`.
+    Tgi,
 }
 
 /// Why a request got no answer.
@@ -146,7 +148,7 @@ impl Error {
             // The platform understands these as "not loaded", "loaded before" and "no memory".
             (Some(404 | 409 | 507), Face::Container) => Row { status: 500, ..row },
             (Some(status), Face::Container) => Row { status, ..row },
-            (Some(_), Face::OpenAi) => row,
+            (Some(_), Face::OpenAi | Face::Tgi) => row,
         }
     }
 
@@ -169,6 +171,7 @@ impl Error {
             Face::Container => {
                 json!({"code": row.status, "type": row.name, "message": cut(&message)})
             }
+            Face::Tgi => json!({"error": message, "error_type": row.name}),
             Face::OpenAi => json!({"error": {
                 "message": cut(&message),
                 "type": row.name,
@@ -237,6 +240,7 @@ fn row(face: Face, case: Case) -> Row {
         (Face::Endpoint | Face::Invocations, case) => amazon_row(case),
         (Face::Container, case) => container_row(case),
         (Face::OpenAi, case) => openai_row(case),
+        (Face::Tgi, case) => tgi_row(case),
     }
 }
 
@@ -307,6 +311,31 @@ fn container_row(case: Case) -> Row {
 }
 
 /// The OpenAI clients retry 408, 409, 429 and 5xx, so what will not go away stays below.
+/// TGI's own types where it has one: its clients raise their errors by them.
+fn tgi_row(case: Case) -> Row {
+    match case {
+        Case::Kind(kind) => match kind {
+            ErrorKind::InvalidRequest | ErrorKind::InvalidInput => amazon(422, "validation"),
+            ErrorKind::PayloadTooLarge => amazon(413, "validation"),
+            ErrorKind::UnsupportedMediaType => amazon(415, "validation"),
+            ErrorKind::EndpointNotFound | ErrorKind::ModelNotFound => amazon(404, "not_found"),
+            ErrorKind::StoreDenied => amazon(403, "store_denied"),
+            ErrorKind::ModelInvalid => amazon(424, "model_invalid"),
+            ErrorKind::TooLarge => amazon(424, "model_too_large"),
+            ErrorKind::NotReady => amazon(503, "model_not_ready"),
+            ErrorKind::Overloaded | ErrorKind::Throttled => amazon(429, "overloaded"),
+            ErrorKind::StoreUnavailable => amazon(503, "store_unavailable"),
+            ErrorKind::ModelFailed => amazon(424, "generation"),
+            ErrorKind::TimedOut => amazon(504, "timeout"),
+            ErrorKind::Internal => amazon(500, "internal"),
+        },
+        Case::UnknownPath => amazon(404, "not_found"),
+        Case::WrongMethod => amazon(405, "validation"),
+        Case::SlowBody => amazon(408, "validation"),
+        Case::AlreadyLoaded => amazon(409, "validation"),
+    }
+}
+
 fn openai_row(case: Case) -> Row {
     let invalid = amazon(400, "invalid_request_error");
     match case {

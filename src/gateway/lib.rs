@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
 //! `layers` (what surrounds every request), `target` and `aim` (which model is meant), `body` and
-//! `fields` (what the client sent), `sagemaker`, `openai` and `container` (the faces),
+//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces),
 //! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
 //!
 //! What holds:
@@ -33,6 +33,7 @@ mod sagemaker;
 pub mod state;
 mod stream;
 mod target;
+mod tgi;
 
 pub use metrics::describe_metrics;
 pub use router::router;

@@ -14,7 +14,7 @@ use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
-use crate::{container, openai, sagemaker};
+use crate::{container, openai, sagemaker, tgi};
 
 /// What every route shares.
 pub(crate) type Gateway = Arc<GatewayState>;
@@ -37,6 +37,9 @@ pub fn router(state: GatewayState) -> Router {
             "/endpoints/{endpoint}/openai/v1/chat/completions",
             named("endpoint_chat", post(openai::endpoint_chat)),
         )
+        .route("/", named("generate_either", post(tgi::compatible)))
+        .route("/generate", named("generate", post(tgi::generate)))
+        .route("/generate_stream", named("generate_stream", post(tgi::generate_stream)))
         .route("/v1/models", named("models", get(openai::models::list)))
         .route("/v1/models/{*id}", named("model", get(openai::models::one)))
         .route("/v1/chat/completions", named("chat", post(openai::chat)))
@@ -78,6 +81,8 @@ pub(crate) fn face_of(path: &str) -> Face {
         Face::Container
     } else if path == "/invocations" {
         Face::Invocations
+    } else if ["/", "/generate", "/generate_stream"].contains(&path) {
+        Face::Tgi
     } else {
         Face::Endpoint
     }

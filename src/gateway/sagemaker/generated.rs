@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::call::{Choice, Generated};
 use crate::error::{Error, Face};
 use crate::json::{decimal, logprob};
-use crate::sagemaker::inputs::InputsAsk;
+use crate::sagemaker::inputs::{Dialect, InputsAsk};
 use crate::stream::Transcript;
 
 impl InputsAsk {
@@ -19,7 +19,10 @@ impl InputsAsk {
         let said = generated.choices.iter().zip(&generated.prompt_tokens);
         let mut answers: Vec<Value> =
             said.map(|(choice, prompt)| self.choice(choice, *prompt, generated.seed)).collect();
-        self.one_or_all(&mut answers)
+        match self.dialect {
+            Dialect::Tgi { array: true } => Ok(answers.into()),
+            Dialect::Tgi { array: false } | Dialect::Lmi => self.one_or_all(&mut answers),
+        }
     }
 
     fn choice(&self, choice: &Choice, prompt_tokens: usize, seed: u64) -> Value {
@@ -125,13 +128,15 @@ pub(crate) struct InputsTranscript {
     index: usize,
     /// Whether each token comes with its likeliest alternatives.
     top: bool,
+    dialect: Dialect,
     /// Stands in where text comes without a token of its own.
     last: Option<TokenInfo>,
 }
 
 impl InputsTranscript {
-    pub(crate) fn new(prompt_tokens: usize, seed: u64, top: bool) -> Self {
-        Self { prompt_tokens, seed, text: String::new(), index: 0, top, last: None }
+    pub(crate) fn new(prompt_tokens: usize, seed: u64, ask: &InputsAsk) -> Self {
+        let (top, dialect) = (ask.top, ask.dialect);
+        Self { prompt_tokens, seed, text: String::new(), index: 0, top, dialect, last: None }
     }
 
     /// Deals a piece's text out to its tokens, so that the texts of tokens that are not
@@ -211,8 +216,11 @@ impl Transcript for InputsTranscript {
         Vec::new()
     }
 
-    /// LMI's failure line, with the reason beside it.
+    /// LMI's failure line, with the reason beside it; or TGI's error.
     fn failed(&self, error: &Error) -> Value {
+        if let Dialect::Tgi { .. } = self.dialect {
+            return error.object(Face::Tgi);
+        }
         json!({
             "token": {"id": -1, "text": "", "logprob": -1, "log_prob": -1, "special": true, "special_token": true},
             "generated_text": "",

@@ -39,8 +39,21 @@ const UNSUPPORTED: [Neutral; 18] = [
     ("watermark", neutral::off),
 ];
 
+/// Whose way of answering it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// LMI's and the Hugging Face toolkit's.
+    Lmi,
+    /// text-generation-inference's, the answer in an array or not.
+    Tgi {
+        /// Whether it is.
+        array: bool,
+    },
+}
+
 /// How the answer shall look.
 pub(crate) struct InputsAsk {
+    pub(crate) dialect: Dialect,
     /// `inputs` was one string.
     pub(crate) single: bool,
     pub(crate) details: bool,
@@ -65,7 +78,8 @@ pub(crate) fn from_text(text: String) -> Asked {
         normalize: None,
     };
     let (details, top, stream, label_lists) = (false, false, false, false);
-    let ask = InputsAsk { single: true, details, top, stream, label_lists, ignored: None };
+    let dialect = Dialect::Lmi;
+    let ask = InputsAsk { dialect, single: true, details, top, stream, label_lists, ignored: None };
     Asked::new(Request::Inputs(inputs), Ask::Inputs(ask))
 }
 
@@ -105,7 +119,8 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
         if all_labels { Some(usize::MAX) } else { generation.top_k.filter(|count| *count > 0) };
     let label_lists = !single && top_k.is_some();
     let ignored = ignored(fields, &parameters);
-    let ask = InputsAsk { single, details, top, stream, label_lists, ignored };
+    let dialect = Dialect::Lmi;
+    let ask = InputsAsk { dialect, single, details, top, stream, label_lists, ignored };
     let inputs =
         Inputs { texts, single, beside: 0, generation, return_full_text, top_k, normalize };
     Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask), adapters })

@@ -31,6 +31,7 @@ async fn boto3_and_openai_ask_the_demos_adapters_among_its_models() {
         let args = [url.as_str(), "demo", &files[0], &files[1]];
         let answered = python::client("boto3_demo.py", &args);
         python::client("openai_adapter.py", &[&url, "support/base", "adapters/garnet"]);
+        python::client("hf_generate.py", &[&url, "support/base", "adapters/garnet"]);
         answered
     });
     assert_eq!(printed.await.unwrap().trim(), format!("{count} answers right"));

@@ -10,3 +10,4 @@ mod handled;
 mod openai;
 mod streams;
 mod support;
+mod tgi;

@@ -1,0 +1,95 @@
+//! `/generate`, `/generate_stream` and `/`, as text-generation-inference answers them.
+
+use roundhouse_types::{ErrorKind, Failure};
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+const BODY: &str = r#"{"inputs":"hi","parameters":{"max_new_tokens":4,"details":true,"seed":7}}"#;
+
+fn events(text: &str) -> Vec<Value> {
+    let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data:"));
+    data.map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn generate_answers_with_an_object_and_the_root_with_an_array() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let got = harness.post("/generate", "t/a", r#"{"inputs":"hi","stream":true}"#).await;
+    assert_eq!((got.status.as_u16(), got.json()), (200, json!({"generated_text": "Hello é"})));
+    let got = harness.post("/", "t/a", r#"{"inputs":"hi"}"#).await;
+    assert_eq!(got.json(), json!([{"generated_text": "Hello é"}]));
+    let got = harness.post("/generate", "t/a", BODY).await.json();
+    assert_eq!(got["details"]["finish_reason"], "eos_token", "{got}");
+    assert_eq!(got["details"]["generated_tokens"], 4);
+    assert_eq!(got["details"]["tokens"][0]["text"], "Hello");
+    assert_eq!(got["details"]["prefill"], json!([]));
+}
+
+#[tokio::test]
+async fn a_stream_is_events_of_one_token_each_and_the_last_has_the_whole() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    for (path, body) in [("/generate_stream", BODY), ("/", r#"{"inputs":"hi","stream":true}"#)] {
+        let got = harness.post(path, "t/a", body).await;
+        assert!(got.header("content-type").starts_with("text/event-stream"), "{path}");
+        let events = events(&got.text());
+        let said: String = events
+            .iter()
+            .filter(|event| event["token"]["special"] == false)
+            .map(|event| event["token"]["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(said, "Hello é");
+        let last = events.last().unwrap();
+        assert_eq!(last["generated_text"], "Hello é");
+        assert_eq!(last["details"]["input_length"], 3);
+        assert!(!got.text().contains("[DONE]"));
+    }
+}
+
+#[tokio::test]
+async fn the_model_is_named_by_header_body_or_adapter() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let bodies = [
+        ("t/a", r#"{"inputs":"hi","model":"t/b"}"#),
+        ("", r#"{"inputs":"hi","model":"t/b"}"#),
+        ("", r#"{"inputs":"hi","parameters":{"adapter_id":"t/c"}}"#),
+        ("", r#"{"inputs":"hi","model":"t/b","parameters":{"adapter_id":"t/c"}}"#),
+    ];
+    for (header, body) in bodies {
+        assert_eq!(harness.post("/generate", header, body).await.status, 200, "{body}");
+    }
+    let asked = harness.asked.lock().unwrap();
+    let named: Vec<_> = asked
+        .iter()
+        .map(|asked| {
+            (asked.model.target.as_str(), asked.base.as_ref().map(|it| it.target.as_str()))
+        })
+        .collect();
+    assert_eq!(named, [("t/a", None), ("t/b", None), ("t/c", None), ("t/c", Some("t/b"))]);
+}
+
+#[tokio::test]
+async fn errors_have_the_types_that_its_clients_raise_by() {
+    let failing =
+        |kind| Setup::default().with(move |_| Err(Failure::new(kind, "it does not work")));
+    let cases = [
+        (ErrorKind::InvalidInput, 422, "validation"),
+        (ErrorKind::Overloaded, 429, "overloaded"),
+        (ErrorKind::ModelFailed, 424, "generation"),
+        (ErrorKind::ModelNotFound, 404, "not_found"),
+    ];
+    for (kind, status, name) in cases {
+        let got = failing(kind).post("/generate", "t/a", BODY).await;
+        let want = json!({"error": "it does not work", "error_type": name});
+        assert_eq!((got.status.as_u16(), got.json()), (status, want));
+    }
+    let harness = Setup::default().with(|_| breaks(ErrorKind::ModelFailed));
+    let got = harness.post("/generate", "", r#"{"inputs":"hi"}"#).await;
+    assert_eq!((got.status.as_u16(), &got.json()["error_type"]), (422, &json!("validation")));
+    let got = harness.post("/generate", "t/a", r#"{"inputs":["a","b"]}"#).await;
+    assert_eq!(got.json()["error"], "inputs must be one string");
+    let got = harness.post("/generate_stream", "t/a", BODY).await;
+    let last = events(&got.text()).pop().unwrap();
+    assert_eq!(last, json!({"error": "the device failed", "error_type": "generation"}));
+    assert_eq!(harness.get("/generate").await.status, 405);
+}
