@@ -16,7 +16,7 @@ const WIDTH: usize = 16;
 const SIGNAL: u32 = 99;
 
 fn generative() -> EchoRunner {
-    let kv = Some(KvSpec { block_tokens: 4, blocks: 64 });
+    let kv = Some(KvSpec::whole(4, 64));
     EchoRunner::new(RunnerSpec { output_width: WIDTH, context: 64, step_tokens: 32, kv })
 }
 

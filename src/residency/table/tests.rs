@@ -12,6 +12,7 @@ mod hostile;
 mod interplay;
 mod life;
 mod policy;
+mod pools;
 mod random;
 mod replicas;
 mod reports;

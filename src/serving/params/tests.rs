@@ -6,7 +6,7 @@ const SPEC: RunnerSpec = RunnerSpec {
     output_width: 100,
     context: 64,
     step_tokens: 16,
-    kv: Some(KvSpec { block_tokens: 4, blocks: 12 }),
+    kv: Some(KvSpec::whole(4, 12)),
 };
 
 fn resolve(face: Face, asked: &Generation) -> Result<Parameters, Error> {
