@@ -97,7 +97,7 @@ async fn what_can_never_run_is_refused_at_once_with_its_lengths() {
     let refused = |spec| texts.handle.generate(spec).err().unwrap();
     let long = refused(greedy(&[1; 64], 1));
     assert_eq!(long.kind(), ErrorKind::InvalidInput);
-    assert_eq!(long.message(), "the prompt has 64 tokens, and at most 63 fit a context of 64");
+    assert_eq!(long.message(), "the prompt has 64 tokens, 1 more than fit a context of 64");
     assert!(texts.handle.generate(greedy(&[1; 63], 1)).is_ok());
     assert_eq!(refused(greedy(&[], 1)).message(), "the prompt has no tokens");
     let sampling = Sampling { top_p: f32::NAN, ..Sampling::GREEDY };

@@ -1,5 +1,7 @@
 //! The kernel against the textbook, in f64.
 
+use roundhouse_engine::KvSpec;
+
 use super::*;
 use crate::rope::{RopeConfig, RopeScaling};
 

@@ -7,6 +7,7 @@ mod bench;
 mod copies;
 mod devices;
 mod discards;
+mod elastic;
 mod hosted;
 mod hostile;
 mod interplay;
