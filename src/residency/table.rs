@@ -44,6 +44,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
 use self::bases::Bases;
 use self::copies::Copies;
+use self::elastic::Flow;
 use self::forecast::Rates;
 use self::ledger::Ledger;
 use self::residents::Residents;
@@ -71,6 +72,7 @@ pub(crate) struct Table {
     bases: Bases,
     /// Residents whose KV pools have more than their floor, or want more.
     pools: BTreeSet<Key>,
+    flow: Flow,
     waiters: Waiters,
     rates: Rates,
     ages: Ages,
@@ -107,6 +109,7 @@ impl Table {
             residents: Residents::default(),
             bases: Bases::default(),
             pools: BTreeSet::new(),
+            flow: Flow::default(),
             waiters: Waiters::default(),
             rates: Rates::default(),
             ages: Ages::default(),

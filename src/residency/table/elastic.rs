@@ -23,6 +23,13 @@ pub(super) struct Pool {
     told: Bytes,
 }
 
+/// What all pools were granted beyond their floors, and what of it has come back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Flow {
+    pub(crate) granted: Bytes,
+    pub(crate) returned: Bytes,
+}
+
 impl Pool {
     /// What it is charged with beyond its floor.
     fn grown(&self) -> Bytes {
@@ -58,6 +65,12 @@ impl Resident {
 }
 
 impl Table {
+    /// A resident is gone, and its pool with it.
+    pub(super) fn pool_left(&mut self, key: &Key, resident: Option<&Resident>) {
+        self.pools.remove(key);
+        self.flow.returned += resident.map(Resident::grown).unwrap_or_default();
+    }
+
     /// A resident's pool says what it needs and has given back.
     pub(super) fn kv_reported(&mut self, key: &Key, report: KvReport) {
         let Some(resident) = self.residents.get_mut(key) else {
@@ -70,6 +83,7 @@ impl Table {
         pool.heard = KvReport { returned, ..report };
         let freed = before.saturating_sub(pool.grown());
         let is_listed = pool.grown() > Bytes::ZERO || pool.wants() > Bytes::ZERO;
+        self.flow.returned += freed;
         if freed > Bytes::ZERO {
             resident.footprint.kv = resident.footprint.kv.saturating_sub(freed);
             let (footprint, shared) = (resident.footprint, resident.shared.clone());
@@ -147,6 +161,7 @@ impl Table {
             let part = Bytes((free.0 / others).max(chunk.min(free.0)));
             let granted = Bytes(pool.wants().min(part).0 / chunk * chunk);
             pool.said.granted += granted;
+            self.flow.granted += granted;
             resident.footprint.kv += granted;
             let (footprint, shared) = (resident.footprint, resident.shared.clone());
             debug_assert!(

@@ -140,6 +140,8 @@ impl World {
         self.shut_down();
         self.come_to_rest();
         assert!(self.table.is_empty() && self.loaded.is_empty(), "the devices are empty");
+        let pools = self.table.levels().pools;
+        assert_eq!(pools.granted, pools.returned, "all that pools were granted is back");
         assert!(self.host.copies.is_empty(), "no copy is left over");
     }
 
