@@ -39,8 +39,8 @@ pub(crate) struct Elastic {
     granted: Bytes,
     /// Whether chunks go back as soon as they are free.
     is_tight: bool,
-    /// Since when it has had more chunks than it needed.
-    surplus_since: Option<Instant>,
+    /// Since when it has had more chunks than it needed, and the most that it needed since.
+    surplus: Option<(Instant, usize)>,
 }
 
 /// What is told to the ledger, in its order.
@@ -65,7 +65,7 @@ impl Elastic {
             ..Said::default()
         };
         let account = Arc::new(Account { report, said: Mutex::new(said) });
-        Self { account, spec, granted: Bytes::ZERO, is_tight: false, surplus_since: None }
+        Self { account, spec, granted: Bytes::ZERO, is_tight: false, surplus: None }
     }
 
     /// Takes an order in and says how many chunks more the pool may have.
@@ -80,19 +80,19 @@ impl Elastic {
     /// How many chunks a pool that has `open` and needs `wanted` of them should let go now.
     pub(crate) fn surplus(&mut self, open: usize, wanted: usize, now: Instant) -> usize {
         if self.is_tight {
-            self.surplus_since = None;
+            self.surplus = None;
             return open - self.spec.floor;
         }
+        let before = self.surplus.take();
         if open <= wanted {
-            self.surplus_since = None;
             return 0;
         }
-        let since = *self.surplus_since.get_or_insert(now);
+        let (since, most) = before.map_or((now, wanted), |(since, most)| (since, most.max(wanted)));
         if now.saturating_duration_since(since) < KEPT_FOR {
+            self.surplus = Some((since, most));
             return 0;
         }
-        self.surplus_since = None;
-        open - wanted
+        open - most
     }
 
     /// Says what has changed: a pool that has `open` chunks needs `wanted`, and is letting go of
@@ -210,6 +210,8 @@ mod tests {
         assert_eq!(elastic.surplus(6, 6, now + KEPT_FOR), 0, "it was needed again");
         assert_eq!(elastic.surplus(6, 3, now + KEPT_FOR), 0);
         assert_eq!(elastic.surplus(6, 3, now + 2 * KEPT_FOR), 3);
+        assert_eq!(elastic.surplus(6, 5, now), 0);
+        assert_eq!(elastic.surplus(6, 3, now + KEPT_FOR), 1, "all that was needed meanwhile stays");
         elastic.ordered(KvOrder { granted: Bytes::ZERO, tight: true, number: 1 });
         assert_eq!(elastic.surplus(6, 6, now), 4, "all but the floor, as far as it is free");
     }

@@ -240,20 +240,20 @@ impl EngineHandle {
 
     /// How much room its KV pool has, as of the last step; `None` for encoders.
     pub fn kv_room(&self) -> Option<KvRoom> {
-        let kv = self.0.spec.kv?;
+        let kv = self.inner.spec.kv?;
         Some(KvRoom {
             block_tokens: kv.block_tokens,
             floor: kv.floor_blocks(),
-            now: self.0.published.kv_blocks.load(Ordering::Relaxed),
+            now: self.inner.published.kv_blocks.load(Ordering::Relaxed),
             most: kv.blocks,
-            used: self.0.published.kv_used.load(Ordering::Relaxed),
+            used: self.inner.published.kv_used.load(Ordering::Relaxed),
         })
     }
 
     /// What the ledger says of the room of its KV pool; heard before the next step. Never blocks.
     pub fn kv_ordered(&self, order: KvOrder) {
         // An engine that is gone has given all of it back.
-        let _ = self.0.commands.send(Command::KvOrdered(self.0.engine, order));
+        let _ = self.inner.commands.send(Command::KvOrdered(self.inner.engine, order));
     }
 
     fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {

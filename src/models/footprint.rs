@@ -185,3 +185,34 @@ pub(crate) fn encoder_workspace(config: &BertConfig, step_tokens: usize) -> Resu
 fn lists(step_tokens: usize, kv_heads: usize) -> u128 {
     step_tokens as u128 * (128 + 128 * kv_heads as u128)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_always_holds_one_sequence_and_grows_by_whole_chunks_to_all_of_them() {
+        // Tokens of a large model, of a small one, and of one that is a test's.
+        for (token, context, sequences) in [
+            (Bytes::kib(128), 8192, 4),
+            (Bytes::kib(45), 8192, 16),
+            (Bytes(1024), 2048, 4),
+            (Bytes(1024), 50, 1),
+            (Bytes(64), 1, 3),
+            (Bytes(64), 96, 5),
+            (Bytes::mib(2), 131_072, 2),
+        ] {
+            let kv = kv_spec(context, sequences, token).unwrap();
+            let one = context.div_ceil(BLOCK_TOKENS);
+            assert!(kv.chunk.is_power_of_two() && kv.blocks == kv.chunk * kv.chunks());
+            assert!((one..=one + one / 8).contains(&kv.floor_blocks()), "{context}: {kv:?}");
+            assert!(kv.blocks >= one * sequences && kv.blocks < one * sequences + kv.chunk.max(one));
+            assert_eq!(kv.chunk_bytes, Bytes(token.0 * (BLOCK_TOKENS * kv.chunk) as u64));
+            assert!(sequences > 1 || kv.floor == kv.chunks(), "nothing to grow to");
+            // Where there is enough of it, a chunk is worth a mapping of its own.
+            assert!(kv.floor == 1 || one < 4 * CHUNK_BLOCKS || kv.chunk >= CHUNK_BLOCKS, "{kv:?}");
+        }
+        assert!(kv_spec(usize::MAX / 32, 4, Bytes(64)).is_err());
+        assert!(kv_spec(1 << 30, 4096, Bytes::mib(2)).is_err());
+    }
+}

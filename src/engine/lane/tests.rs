@@ -105,7 +105,7 @@ async fn what_can_never_run_is_refused_at_once_with_its_lengths() {
     assert_eq!(wrong.message(), "top_p is NaN, and must be above 0 and at most 1");
     let long = vectors.handle.encode(vec![vec![1], vec![1; 7]]).await.unwrap_err();
     assert_eq!(long.kind(), ErrorKind::InvalidInput);
-    assert_eq!(long.message(), "input 1 has 7 tokens, and the model takes at most 6");
+    assert_eq!(long.message(), "input 1 has 7 tokens, 1 more than the 6 that the model takes");
     assert!(vectors.handle.generate(greedy(&[1], 1)).is_err());
     assert!(texts.handle.encode(vec![vec![1]]).await.is_err());
     assert!(vectors.handle.encode(Vec::new()).await.unwrap().is_empty());

@@ -117,7 +117,7 @@ fn a_prefix_is_forgotten_with_its_chunk_and_known_as_long_as_the_chunk_stays() {
     let spec = shapes(40, Some(kv()));
     let (mut bench, mut book) = Book::engine(EchoRunner::new(spec), 8);
     book.say(&mut bench, 8, false);
-    let mut reused = |bench: &mut Bench, id| {
+    let reused = |bench: &mut Bench, id| {
         let stream = bench.generate(id, greedy(&[5; 33], 1));
         bench.finish();
         let token = items(stream).remove(0).unwrap();
