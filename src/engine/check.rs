@@ -18,6 +18,14 @@ pub(crate) fn check_runner(spec: &RunnerSpec) -> Result<(), String> {
     if u32::try_from(spec.kv.map_or(0, |kv| kv.blocks)).is_err() {
         return Err(format!("the KV pool of {spec:?} has more than 2^32 blocks"));
     }
+    if let Some(kv) = spec.kv
+        && (kv.chunk == 0
+            || !kv.blocks.is_multiple_of(kv.chunk)
+            || kv.floor > kv.chunks()
+            || kv.floor_blocks() * kv.block_tokens < longest_sequence(spec))
+    {
+        return Err(format!("the chunks of the KV pool of {spec:?} do not hold what they have to"));
+    }
     // A prompt of one token and one new one.
     if spec.kv.is_some_and(|kv| kv.block_tokens == 0)
         || (spec.kv.is_some() && longest_sequence(spec) < 2)

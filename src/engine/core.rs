@@ -1,6 +1,7 @@
 //! One engine: a runner, what waits for it, and the step that joins them.
 
 mod adapters;
+mod elastic;
 mod encode;
 mod generate;
 mod pace;
@@ -25,6 +26,7 @@ use self::pace::Pace;
 use self::room::PromptRoom;
 pub(crate) use self::warm::{WarmUp, WarmUpError};
 use crate::account::Account;
+use crate::elastic::Elastic;
 use crate::error::Error;
 use crate::handle::EngineConfig;
 use crate::metrics::Meters;
@@ -55,6 +57,10 @@ pub(crate) struct Published {
     pub(crate) pace: AtomicU64,
     /// Bytes of the KV pool and the workspace that stay allocated between steps.
     pub(crate) touched: AtomicU64,
+    /// Blocks that the KV pool has now.
+    pub(crate) kv_blocks: AtomicUsize,
+    /// Those of them that sequences have.
+    pub(crate) kv_used: AtomicUsize,
 }
 
 /// An engine on its lane. Owned by the lane's thread alone.
@@ -68,6 +74,8 @@ pub(crate) struct Engine {
     pace: Pace,
     room: PromptRoom,
     published: Arc<Published>,
+    /// Where the KV pool grows and shrinks.
+    elastic: Option<Elastic>,
 }
 
 enum Work {
@@ -76,7 +84,7 @@ enum Work {
 }
 
 impl Engine {
-    /// An engine with nothing to do.
+    /// An engine with nothing to do, whose KV pool has its floor.
     pub(crate) fn new(
         runner: Box<dyn ModelRunner>,
         spec: RunnerSpec,
@@ -93,7 +101,8 @@ impl Engine {
         };
         let (meters, pace) = (Meters::new(), Pace::default());
         let (room, attached) = (PromptRoom::new(config.step_time), HashSet::new());
-        let engine = Self { runner, spec, attached, work, meters, pace, room, published };
+        let elastic = None;
+        let engine = Self { runner, spec, attached, work, meters, pace, room, published, elastic };
         engine.publish();
         engine
     }
@@ -129,6 +138,7 @@ impl Engine {
             Work::Encode(work) => work.abort(id, &self.meters),
         }
         self.publish();
+        self.review_room(Instant::now());
     }
 
     /// Whether a step would do anything.
@@ -197,6 +207,7 @@ impl Engine {
             self.pace.idle();
         }
         self.publish();
+        self.review_room(now);
         Ok(())
     }
 
@@ -209,6 +220,7 @@ impl Engine {
         self.published.preempted.store(preempted, Ordering::Relaxed);
         self.published.pace.store(self.pace.microseconds(), Ordering::Relaxed);
         self.published.touched.store(self.runner.touched().0, Ordering::Relaxed);
+        self.publish_room();
     }
 }
 

@@ -19,13 +19,13 @@ pub(crate) enum Error {
     #[error("the prompt has no tokens")]
     EmptyPrompt,
     /// A prompt that leaves no room for one new token.
-    #[error("the prompt has {tokens} tokens, and at most {most} fit a context of {context}")]
+    #[error("the prompt has {tokens} tokens, {} more than fit a context of {context}", .tokens - .most)]
     PromptTooLong { tokens: usize, most: usize, context: usize },
     /// An encoder input without tokens.
     #[error("input {index} has no tokens")]
     EmptyInput { index: usize },
     /// An encoder input that is longer than one row may be.
-    #[error("input {index} has {tokens} tokens, and the model takes at most {most}")]
+    #[error("input {index} has {tokens} tokens, {} more than the {most} that the model takes", .tokens - .most)]
     InputTooLong { index: usize, tokens: usize, most: usize },
     /// A parameter out of its range.
     #[error("{name} is {value}, and must be {range}")]

@@ -9,13 +9,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use roundhouse_types::{Bytes, Failure};
+use roundhouse_types::{Bytes, Failure, KvOrder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::account::Claim;
 use crate::check::{check_encode, check_generate, longest_sequence};
 use crate::constraint::Constraint;
 use crate::core::{EncodeJob, GenerateJob, Published};
+use crate::elastic::KvRoom;
 use crate::error::Error;
 use crate::fair::EngineId;
 use crate::heartbeat::Heartbeat;
@@ -235,6 +236,24 @@ impl EngineHandle {
     /// step: what is charged for the two beyond that was never touched.
     pub fn touched(&self) -> Bytes {
         Bytes(self.inner.published.touched.load(Ordering::Relaxed))
+    }
+
+    /// How much room its KV pool has, as of the last step; `None` for encoders.
+    pub fn kv_room(&self) -> Option<KvRoom> {
+        let kv = self.inner.spec.kv?;
+        Some(KvRoom {
+            block_tokens: kv.block_tokens,
+            floor: kv.floor_blocks(),
+            now: self.inner.published.kv_blocks.load(Ordering::Relaxed),
+            most: kv.blocks,
+            used: self.inner.published.kv_used.load(Ordering::Relaxed),
+        })
+    }
+
+    /// What the ledger says of the room of its KV pool; heard before the next step. Never blocks.
+    pub fn kv_ordered(&self, order: KvOrder) {
+        // An engine that is gone has given all of it back.
+        let _ = self.inner.commands.send(Command::KvOrdered(self.inner.engine, order));
     }
 
     fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{DeviceId, Failure};
+use roundhouse_types::{DeviceId, Failure, KvOrder};
 use tokio::sync::oneshot;
 
 use self::thread::LaneThread;
 use crate::attached::Attaching;
 use crate::core::{EncodeJob, GenerateJob, Published};
+use crate::elastic::KvReporter;
 use crate::fair::EngineId;
 use crate::handle::{EngineConfig, EngineHandle, HandleParts};
 use crate::heartbeat::{Heartbeat, LaneHealth};
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Attach(EngineId, Box<Attaching>),
     /// The sender, if any, is dropped when the weights are.
     Detach(EngineId, AdapterId, Option<oneshot::Sender<()>>),
+    /// What the ledger says of the room of an engine's KV pool.
+    KvOrdered(EngineId, KvOrder),
     /// The sender, if any, is dropped when the runner is.
     Remove(EngineId, Option<oneshot::Sender<()>>),
 }
@@ -58,6 +61,8 @@ pub(crate) struct Placing {
     pub(crate) runner: Box<dyn ModelRunner>,
     pub(crate) config: EngineConfig,
     pub(crate) published: Arc<Published>,
+    /// Where the KV pool gets room beyond its floor; without, it has all of it.
+    pub(crate) ledger: Option<KvReporter>,
     /// Travels to the lane and back, so that an engine whose caller left is removed.
     pub(crate) registration: Registration,
     pub(crate) answer: oneshot::Sender<Result<Warm, Failure>>,
@@ -144,6 +149,31 @@ impl Lane {
         runner: Box<dyn ModelRunner>,
         config: EngineConfig,
     ) -> Result<Placed, Failure> {
+        self.take_in(name, runner, config, None).await
+    }
+
+    /// As [`place`](Self::place), with a KV pool that begins with its floor: beyond that it has what
+    /// [`EngineHandle::kv_ordered`] grants, which it asks for by `report`.
+    ///
+    /// # Errors
+    /// As [`place`](Self::place).
+    pub async fn place_elastic(
+        &self,
+        name: &str,
+        runner: Box<dyn ModelRunner>,
+        config: EngineConfig,
+        report: KvReporter,
+    ) -> Result<Placed, Failure> {
+        self.take_in(name, runner, config, Some(report)).await
+    }
+
+    async fn take_in(
+        &self,
+        name: &str,
+        runner: Box<dyn ModelRunner>,
+        config: EngineConfig,
+        ledger: Option<KvReporter>,
+    ) -> Result<Placed, Failure> {
         let engine = EngineId(self.next_engine.fetch_add(1, Ordering::Relaxed));
         let published = Arc::new(Published::default());
         let (answer, warm) = oneshot::channel();
@@ -152,6 +182,7 @@ impl Lane {
             runner,
             config,
             published: Arc::clone(&published),
+            ledger,
             registration: Registration { engine, commands: self.commands.clone(), removed: false },
             answer,
         };

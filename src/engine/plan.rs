@@ -69,8 +69,33 @@ pub struct RunnerSpec {
 pub struct KvSpec {
     /// Positions per block.
     pub block_tokens: usize,
-    /// Blocks in the pool.
+    /// Blocks in the pool at most; a whole number of chunks.
     pub blocks: usize,
+    /// Blocks that are taken from the device's memory and given back together: those whose ids
+    /// come to the same when divided by this.
+    pub chunk: usize,
+    /// Chunks that a pool always has; they hold one sequence of the whole context.
+    pub floor: usize,
+    /// The memory of one chunk.
+    pub chunk_bytes: Bytes,
+}
+
+impl KvSpec {
+    /// A pool that neither grows nor shrinks: one chunk, which it always has. Nothing is said of
+    /// its bytes.
+    pub fn whole(block_tokens: usize, blocks: usize) -> Self {
+        Self { block_tokens, blocks, chunk: blocks, floor: 1, chunk_bytes: Bytes::ZERO }
+    }
+
+    /// Chunks in the pool at most.
+    pub fn chunks(&self) -> usize {
+        self.blocks / self.chunk.max(1)
+    }
+
+    /// Blocks that it always has.
+    pub fn floor_blocks(&self) -> usize {
+        self.floor * self.chunk
+    }
 }
 
 /// The device side of an engine: computes steps, owns weights and the KV pool.
@@ -99,6 +124,10 @@ pub trait ModelRunner: Send {
     /// Bytes of its KV pool and workspace that are allocated between steps: the blocks that
     /// were ever written, tables. The rest is charged, but nobody has touched it yet.
     fn touched(&self) -> Bytes;
+
+    /// Gives up the memory of a chunk of its KV pool, to be freed where that may take its time.
+    /// Its blocks are in no row from now on, until they are written anew. `None` where it took none.
+    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>>;
 
     /// Takes an adapter's weights in, ready for use: rows may name `id` from now on. Called
     /// between steps, so it must take no time to speak of; what a runner computes with them

@@ -1,5 +1,6 @@
 //! Which tokens of which sequences run in the next step. Pure: no clock, no channel.
 
+mod elastic;
 mod turn;
 
 use std::cmp::Reverse;

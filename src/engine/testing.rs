@@ -353,6 +353,14 @@ impl ModelRunner for EchoRunner {
         Bytes(self.slots.iter().flatten().count() as u64)
     }
 
+    /// The chunk's slots were never written from now on.
+    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
+        let kv = self.spec.kv?;
+        let slots = kv.chunk * kv.block_tokens;
+        self.slots[chunk * slots..(chunk + 1) * slots].fill(None);
+        Some(Box::new(chunk))
+    }
+
     fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
         let adapter = weights
             .downcast::<EchoAdapter>()

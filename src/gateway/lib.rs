@@ -39,6 +39,6 @@ pub use metrics::describe_metrics;
 pub use router::router;
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
-    ContainerModels, EndpointFace, GatewayConfig, GatewayState, Health, LoadOutcome, Registration,
-    Target, TargetPage,
+    ContainerModels, EndpointFace, FactsFn, GatewayConfig, GatewayState, Health, KvTokens,
+    LoadOutcome, ModelFacts, Registration, Target, TargetPage,
 };

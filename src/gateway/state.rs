@@ -1,6 +1,7 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
 mod adapters;
+mod facts;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 pub use adapters::{ContainerAdapter, ContainerAdapters, Registration};
+pub use facts::{FactsFn, KvTokens, ModelFacts};
 
 /// Limits and switches of the data port.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +112,8 @@ pub struct EndpointFace {
     pub find: FindFn,
     /// Tells loaded adapters from other targets.
     pub base: BaseFn,
+    /// Tells what is known of loaded models.
+    pub facts: FactsFn,
     /// Whether its targets may be handlers: then bodies are read when the model is known.
     pub handlers: bool,
 }

@@ -13,7 +13,7 @@ use crate::activation::{self, with_floats};
 use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{Causal, Scores, Span};
 use crate::config::decoder::DecoderConfig;
-use crate::kv::{BLOCK_TOKENS, KvPool};
+use crate::kv::KvPool;
 use crate::linear::{self, Linear};
 use crate::norm;
 use crate::packed::Packed;
@@ -46,14 +46,13 @@ impl Decoder {
     pub(crate) fn new(
         config: DecoderConfig,
         weights: DecoderWeights<Tensor>,
-        (context, step_tokens, blocks): (usize, usize, usize),
+        (context, step_tokens, kv): (usize, usize, KvSpec),
         adapters: Adapters,
     ) -> Result<Self> {
         let weights = weights.ready(config.norm)?;
         let head_norms = weights.head_norms()?;
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
-        let kv = KvSpec { block_tokens: BLOCK_TOKENS, blocks };
         let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
         let factors = match &rope_factors {
             Some(factors) => factors.to_vec1()?,
@@ -61,7 +60,7 @@ impl Decoder {
         };
         let ropes = config.ropes.iter().map(|rope| Rope::divided(rope, &factors, context));
         let ropes = ropes.collect();
-        let pool = KvPool::new(config.heads, config.layers, blocks);
+        let pool = KvPool::new(config.heads, config.layers, &kv);
         Ok(Self {
             config,
             spec,
@@ -77,9 +76,9 @@ impl Decoder {
         })
     }
 
-    /// Bytes of the KV pool in full.
-    pub(crate) fn kv_bytes(&self) -> u64 {
-        self.pool.bytes()
+    /// Bytes of the chunks that the KV pool always has.
+    pub(crate) fn kv_floor_bytes(&self) -> u64 {
+        self.pool.floor_bytes()
     }
 
     fn compute(&mut self, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
@@ -213,6 +212,10 @@ impl ModelRunner for Decoder {
 
     fn touched(&self) -> Bytes {
         Bytes(self.pool.touched() + self.ropes.iter().map(Rope::bytes).sum::<u64>())
+    }
+
+    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
+        self.pool.give_back(chunk).map(|memory| Box::new(memory) as Box<dyn Any + Send>)
     }
 
     fn attach(

@@ -293,6 +293,10 @@ impl ModelRunner for Encoder {
         Bytes::ZERO
     }
 
+    fn give_back(&mut self, _: usize) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+
     fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Outcome<(), RunnerError> {
         self.adapters.attach(id, weights)
     }

@@ -5,6 +5,7 @@
 //! (f32, four bytes) per token unless said otherwise; `H` hidden, `I` intermediate, `Q` the
 //! packed queries, keys and values, `A` the queries alone.
 
+use roundhouse_engine::KvSpec;
 use roundhouse_types::Bytes;
 
 use crate::Error;
@@ -45,6 +46,13 @@ const HOST_FLOOR: u64 = 64 << 10;
 
 const F32: u128 = 4;
 
+/// Blocks of a KV chunk at least, all layers at once: fewer would be asked for too often.
+const CHUNK_BLOCKS: usize = 16;
+/// A chunk of a pool that is not small has at least this many bytes: the system then gives it a
+/// mapping of its own, of which only the pages that are written take memory, and which is gone at
+/// once when it is given back.
+const CHUNK_BYTES: u64 = 1 << 20;
+
 /// A count of bytes that came from a file's numbers.
 fn counted(part: &'static str, bytes: u128) -> Result<Bytes, Error> {
     // An eighth of the range: the sum of four parts then fits without checks.
@@ -69,10 +77,26 @@ pub fn host_measured(text: Bytes) -> Bytes {
     Bytes(text.0.saturating_add(HOST_FLOOR))
 }
 
-/// Blocks of the KV pool: whole sequences of the served context.
-pub(crate) fn kv_blocks(context: usize, sequences: usize) -> Result<usize, Error> {
-    let blocks = context.div_ceil(BLOCK_TOKENS).checked_mul(sequences.max(1));
-    blocks.filter(|blocks| *blocks <= u32::MAX as usize).ok_or(Error::Overflow { part: "kv" })
+/// The shape of a KV pool that grows to whole sequences of the served context, and has room for one
+/// of them always.
+pub(crate) fn kv_spec(context: usize, sequences: usize, token: Bytes) -> Result<KvSpec, Error> {
+    let overflow = Error::Overflow { part: "kv" };
+    let block = counted("kv", u128::from(token.0) * BLOCK_TOKENS as u128)?;
+    let one = context.div_ceil(BLOCK_TOKENS);
+    let roomy = usize::try_from(CHUNK_BYTES.div_ceil(block.0.max(1))).unwrap_or(usize::MAX);
+    let mut chunk = roomy.clamp(CHUNK_BLOCKS, one.max(CHUNK_BLOCKS)).next_power_of_two();
+    // A chunk of a short context's pool is less than its floor; whole chunks exceed that by an
+    // eighth at most.
+    while chunk > one || (one.next_multiple_of(chunk) - one) * 8 > one {
+        chunk /= 2;
+    }
+    let floor = one.div_ceil(chunk);
+    let chunks = one.checked_mul(sequences.max(1)).map(|blocks| blocks.div_ceil(chunk).max(floor));
+    let blocks = chunks.and_then(|chunks| chunks.checked_mul(chunk));
+    let blocks = blocks.filter(|blocks| *blocks <= u32::MAX as usize).ok_or(overflow)?;
+    counted("kv", u128::from(block.0) * blocks as u128)?;
+    let chunk_bytes = counted("kv", u128::from(block.0) * chunk as u128)?;
+    Ok(KvSpec { block_tokens: BLOCK_TOKENS, blocks, chunk, floor, chunk_bytes })
 }
 
 /// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`. Layers with a
@@ -81,9 +105,9 @@ pub(crate) fn kv_token(config: &DecoderConfig) -> Result<Bytes, Error> {
     counted("kv", 2 * config.layers as u128 * config.heads.kv_width() as u128 * F32)
 }
 
-/// Bytes of the KV pool: a token's times the tokens of all blocks.
-pub(crate) fn kv(token: Bytes, blocks: usize) -> Result<Bytes, Error> {
-    counted("kv", u128::from(token.0) * (blocks * BLOCK_TOKENS) as u128)
+/// Bytes of what a KV pool always has.
+pub(crate) fn kv_floor(kv: &KvSpec) -> Result<Bytes, Error> {
+    counted("kv", u128::from(kv.chunk_bytes.0) * kv.floor as u128)
 }
 
 /// A decoder step's peak, plus its rope tables.
@@ -160,4 +184,35 @@ pub(crate) fn encoder_workspace(config: &BertConfig, step_tokens: usize) -> Resu
 /// head of its result. A tile is one token of one key-value head at worst.
 fn lists(step_tokens: usize, kv_heads: usize) -> u128 {
     step_tokens as u128 * (128 + 128 * kv_heads as u128)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_always_holds_one_sequence_and_grows_by_whole_chunks_to_all_of_them() {
+        // Tokens of a large model, of a small one, and of one that is a test's.
+        for (token, context, sequences) in [
+            (Bytes::kib(128), 8192, 4),
+            (Bytes::kib(45), 8192, 16),
+            (Bytes(1024), 2048, 4),
+            (Bytes(1024), 50, 1),
+            (Bytes(64), 1, 3),
+            (Bytes(64), 96, 5),
+            (Bytes::mib(2), 131_072, 2),
+        ] {
+            let kv = kv_spec(context, sequences, token).unwrap();
+            let one = context.div_ceil(BLOCK_TOKENS);
+            assert!(kv.chunk.is_power_of_two() && kv.blocks == kv.chunk * kv.chunks());
+            assert!((one..=one + one / 8).contains(&kv.floor_blocks()), "{context}: {kv:?}");
+            assert!(kv.blocks >= one * sequences && kv.blocks < one * sequences + kv.chunk.max(one));
+            assert_eq!(kv.chunk_bytes, Bytes(token.0 * (BLOCK_TOKENS * kv.chunk) as u64));
+            assert!(sequences > 1 || kv.floor == kv.chunks(), "nothing to grow to");
+            // Where there is enough of it, a chunk is worth a mapping of its own.
+            assert!(kv.floor == 1 || one < 4 * CHUNK_BLOCKS || kv.chunk >= CHUNK_BLOCKS, "{kv:?}");
+        }
+        assert!(kv_spec(usize::MAX / 32, 4, Bytes(64)).is_err());
+        assert!(kv_spec(1 << 30, 4096, Bytes::mib(2)).is_err());
+    }
 }

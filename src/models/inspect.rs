@@ -1,5 +1,6 @@
 //! What kind of model some files are, and exactly what it will take.
 
+use roundhouse_engine::KvSpec;
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
 use crate::Error;
@@ -23,7 +24,7 @@ use crate::weigh::{WeightShare, total, weigh};
 pub struct LoadSettings {
     /// The longest sequence served, in tokens; a model's own limit may be lower.
     pub context: usize,
-    /// The KV pool holds this many sequences of that length, or more shorter ones.
+    /// A KV pool grows until it holds this many sequences of that length, or more shorter ones.
     pub kv_sequences: usize,
     /// The most tokens one step may carry. An encoder's is at least one whole sequence.
     pub step_tokens: usize,
@@ -41,7 +42,7 @@ impl Default for LoadSettings {
         Self {
             // Long enough for most prompts; at 128 Ki a token (an 8B model) a sequence is 1 GiB.
             context: 8192,
-            // The floor: what does not fit is preempted, never refused.
+            // No more than its floor: what does not fit is preempted, never refused.
             kv_sequences: 1,
             // Large enough that matmuls are compute-bound, small enough not to hold up decoding.
             step_tokens: 512,
@@ -105,7 +106,8 @@ pub struct ModelPlan {
     pub kind: ModelKind,
     /// Its architecture by the name its files use.
     pub architecture: String,
-    /// The bytes it will take, exact in weights and KV.
+    /// The bytes it will take, exact in weights and KV. Of KV it is the floor, what one sequence of
+    /// the served context needs; [`kv`](Self::kv) tells how far the pool may grow.
     pub footprint: Footprint,
     /// Its weights by the number format of the files, largest first.
     pub weights: Vec<WeightShare>,
@@ -140,6 +142,14 @@ pub struct ModelPlan {
 }
 
 impl ModelPlan {
+    /// The shape of its KV pool; `None` for encoders.
+    pub fn kv(&self) -> Option<KvSpec> {
+        match &self.family {
+            Family::Decoder { kv, .. } => Some(*kv),
+            Family::Encoder { .. } => None,
+        }
+    }
+
     /// What the plan itself takes of what its files say: nothing of it is bounded but by them.
     pub fn remembered_bytes(&self) -> Bytes {
         let text = |text: &String| size_of::<String>() + text.capacity();
@@ -157,7 +167,7 @@ impl ModelPlan {
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
-    Decoder { config: DecoderConfig, prefix: &'static str, blocks: usize },
+    Decoder { config: DecoderConfig, prefix: &'static str, kv: KvSpec },
     Encoder { config: BertConfig, names: Names, pooling: Pooling, labels: Option<usize> },
 }
 
@@ -311,10 +321,10 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     }
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(1);
-    let blocks = footprint::kv_blocks(context, settings.kv_sequences)?;
     // A sequence has a block of its own.
-    let rows = settings.step_rows.min(blocks);
     let kv_token_bytes = footprint::kv_token(&config)?;
+    let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
+    let rows = settings.step_rows.min(kv.blocks);
     let narrowest = config.hidden.min(config.intermediate).min(config.heads.query_width());
     let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
     let tallest = widths.into_iter().max().unwrap_or(1);
@@ -323,7 +333,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         architecture,
         footprint: Footprint {
             weights: total(&weights)?,
-            kv: footprint::kv(kv_token_bytes, blocks)?,
+            kv: footprint::kv_floor(&kv)?,
             workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?
                 + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
             host,
@@ -342,7 +352,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         quantize: formats.quantize,
         fallbacks,
         formats,
-        family: Family::Decoder { config, prefix, blocks },
+        family: Family::Decoder { config, prefix, kv },
     })
 }
 

@@ -1,18 +1,12 @@
 //! The pool of KV blocks, addressed by id.
 
-use roundhouse_engine::BlockId;
+use roundhouse_engine::{BlockId, KvSpec};
 
 use crate::attention::Heads;
 
 /// Positions per block. Sixteen f32 fill one wide register: a query's scores against a
 /// whole block are one vector.
 pub(crate) const BLOCK_TOKENS: usize = 16;
-/// Blocks allocated together, all layers at once, at least.
-const CHUNK_BLOCKS: usize = 16;
-/// A chunk has at least this many bytes: the system then gives it a mapping of its own, of
-/// which only the pages that are written take memory.
-const CHUNK_BYTES: usize = 1 << 20;
-
 /// Keys and values of one block and one head.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadBlock<'a> {
@@ -24,40 +18,49 @@ pub(crate) struct HeadBlock<'a> {
 
 /// Keys and values of all layers. Owned by one runner; blocks are the scheduler's to assign.
 ///
-/// A chunk of blocks is allocated when one of them is first written, and all are freed with
-/// the pool; what is charged for the pool is its full size from the start. Of a chunk, the
-/// blocks that were never written take no memory.
+/// A chunk of blocks is allocated when one of them is first written, and freed when it is given
+/// back; the ledger charges it from when the scheduler may use it. Of a chunk, the blocks that were
+/// never written take no memory.
 #[derive(Debug)]
 pub(crate) struct KvPool {
     heads: Heads,
     layers: usize,
-    blocks: usize,
+    /// Chunks that are never given back.
+    floor: usize,
     /// Each `[layers, blocks of a chunk, kv_heads, (keys, values)]`.
     chunks: Vec<Option<Box<[f32]>>>,
-    /// The logarithm of a chunk's blocks; the last chunk may have fewer.
+    /// The logarithm of a chunk's blocks.
     chunk_shift: u32,
-    /// Whether a block was ever written.
+    /// Whether a block was written since its chunk was allocated.
     written: Vec<bool>,
     /// How many were.
     touched: usize,
 }
 
 impl KvPool {
-    pub(crate) fn new(heads: Heads, layers: usize, blocks: usize) -> Self {
-        let block_bytes = block_floats(heads, layers) * size_of::<f32>();
-        let chunk = CHUNK_BYTES.div_ceil(block_bytes.max(1)).max(CHUNK_BLOCKS);
-        let chunk_shift = chunk.next_power_of_two().trailing_zeros();
-        let chunks = vec![None; blocks.div_ceil(1 << chunk_shift)];
-        let written = vec![false; blocks];
-        Self { heads, layers, blocks, chunks, chunk_shift, written, touched: 0 }
+    pub(crate) fn new(heads: Heads, layers: usize, kv: &KvSpec) -> Self {
+        debug_assert!(kv.chunk.is_power_of_two(), "blocks are found by shifting");
+        let chunk_shift = kv.chunk.trailing_zeros();
+        let (chunks, written) = (vec![None; kv.chunks()], vec![false; kv.blocks]);
+        Self { heads, layers, floor: kv.floor, chunks, chunk_shift, written, touched: 0 }
     }
 
-    /// Bytes of the pool when every block was written.
-    pub(crate) fn bytes(&self) -> u64 {
-        (self.blocks * block_floats(self.heads, self.layers) * size_of::<f32>()) as u64
+    /// Bytes of the chunks that it always has when all their blocks were written.
+    pub(crate) fn floor_bytes(&self) -> u64 {
+        let blocks = self.floor << self.chunk_shift;
+        (blocks * block_floats(self.heads, self.layers) * size_of::<f32>()) as u64
     }
 
-    /// Bytes of the blocks that were ever written.
+    /// The memory of a chunk that nobody reads any more; `None` where it took none.
+    pub(crate) fn give_back(&mut self, chunk: usize) -> Option<Box<[f32]>> {
+        let blocks = chunk << self.chunk_shift..(chunk + 1) << self.chunk_shift;
+        for written in &mut self.written[blocks] {
+            self.touched -= usize::from(std::mem::take(written));
+        }
+        self.chunks[chunk].take()
+    }
+
+    /// Bytes of the blocks that were written.
     pub(crate) fn touched(&self) -> u64 {
         (self.touched * block_floats(self.heads, self.layers) * size_of::<f32>()) as u64
     }
@@ -71,15 +74,10 @@ impl KvPool {
             }
             self.touched += 1;
             let index = block >> self.chunk_shift;
-            let floats = self.in_chunk(index) * block_floats(self.heads, self.layers);
+            let floats = block_floats(self.heads, self.layers) << self.chunk_shift;
             let chunk = &mut self.chunks[index];
             chunk.get_or_insert_with(|| vec![0.0; floats].into_boxed_slice());
         }
-    }
-
-    /// How many blocks a chunk has.
-    fn in_chunk(&self, index: usize) -> usize {
-        (1 << self.chunk_shift).min(self.blocks - (index << self.chunk_shift))
     }
 
     /// Writes one position's keys and values, `[kv_heads, head_dim]` each.
@@ -126,7 +124,7 @@ impl KvPool {
         let block = block.0 as usize;
         let chunk = block >> self.chunk_shift;
         let within = block - (chunk << self.chunk_shift);
-        let index = (layer * self.in_chunk(chunk) + within) * self.heads.kv_heads + head;
+        let index = ((layer << self.chunk_shift) + within) * self.heads.kv_heads + head;
         (chunk, index * self.head_floats())
     }
 }
@@ -138,27 +136,46 @@ fn block_floats(heads: Heads, layers: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use roundhouse_types::Bytes;
+
     use super::*;
 
     const HEADS: Heads = Heads { heads: 2, kv_heads: 2, head_dim: 3 };
+    const BLOCK: usize = 16 * 2 * 2 * 2 * 3;
+
+    fn pool(floor: usize, chunk: usize, chunks: usize) -> KvPool {
+        let chunk_bytes = Bytes((4 * BLOCK * chunk) as u64);
+        let blocks = chunk * chunks;
+        KvPool::new(HEADS, 2, &KvSpec { block_tokens: 16, blocks, chunk, floor, chunk_bytes })
+    }
 
     #[test]
     fn an_untouched_pool_takes_no_memory_and_a_touched_block_only_itself() {
-        const BLOCK: usize = 16 * 2 * 2 * 2 * 3;
-        // 683 blocks of 1.5 KiB would make a chunk; a power of two does.
-        let mut pool = KvPool::new(HEADS, 2, 2500);
-        assert_eq!(pool.bytes(), 2500 * 4 * BLOCK as u64);
+        let mut pool = pool(2, 1024, 3);
+        assert_eq!(pool.floor_bytes(), 2048 * 4 * BLOCK as u64);
         assert!(pool.chunks.iter().all(Option::is_none));
         pool.touch(&[BlockId(2499), BlockId(2048), BlockId(2499)]);
         let sizes: Vec<usize> =
             pool.chunks.iter().map(|chunk| chunk.as_ref().map_or(0, |chunk| chunk.len())).collect();
-        assert_eq!(sizes, [0, 0, 452 * BLOCK]);
+        assert_eq!(sizes, [0, 0, 1024 * BLOCK]);
         assert_eq!(pool.touched(), 2 * 4 * BLOCK as u64);
     }
 
     #[test]
+    fn a_chunk_that_is_given_back_takes_no_memory_and_can_be_written_again() {
+        let mut pool = pool(1, 4, 3);
+        pool.touch(&[BlockId(0), BlockId(9), BlockId(11)]);
+        assert_eq!(pool.give_back(2).map(|memory| memory.len()), Some(4 * BLOCK));
+        assert_eq!(pool.give_back(2), None);
+        assert_eq!(pool.touched(), 4 * BLOCK as u64);
+        pool.touch(&[BlockId(9)]);
+        assert_eq!(pool.touched(), 2 * 4 * BLOCK as u64);
+        assert!(pool.head_block(1, BlockId(9), 1).keys.iter().all(|key| *key == 0.0));
+    }
+
+    #[test]
     fn what_is_written_to_a_slot_is_read_from_it_and_from_no_other() {
-        let mut pool = KvPool::new(HEADS, 2, 20);
+        let mut pool = pool(1, 4, 5);
         let blocks: Vec<BlockId> = (0..20).map(BlockId).collect();
         pool.touch(&blocks);
         for layer in 0..2 {

@@ -25,7 +25,7 @@ use crate::tensors::TensorTable;
 pub struct LoadedRunner {
     /// What computes them.
     pub runner: Box<dyn ModelRunner>,
-    /// The plan's footprint with weights and KV as they were really allocated.
+    /// The plan's footprint with weights and the KV pool's floor as they were really made.
     pub footprint: Footprint,
     /// The parts of the footprint's weights that it holds together with whoever has the same
     /// content, each content once.
@@ -212,7 +212,7 @@ fn read_in_order(
     Ok(move |_: Parameter| Ok(next()))
 }
 
-/// Puts the runner together from what `take` gives, and says what its KV pool takes.
+/// Puts the runner together from what `take` gives, and says what its KV pool takes at least.
 fn build(
     plan: &ModelPlan,
     modules: &Arc<Modules>,
@@ -220,11 +220,11 @@ fn build(
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
     let adapters = Adapters::new(Arc::clone(modules));
     match &plan.family {
-        Family::Decoder { config, prefix, blocks } => {
+        Family::Decoder { config, prefix, kv } => {
             let weights = DecoderWeights::gather(config, prefix, take)?;
-            let sizes = (plan.context, plan.step_tokens, *blocks);
+            let sizes = (plan.context, plan.step_tokens, *kv);
             let decoder = Decoder::new(config.clone(), weights, sizes, adapters)?;
-            let kv = Bytes(decoder.kv_bytes());
+            let kv = Bytes(decoder.kv_floor_bytes());
             Ok((Box::new(decoder), kv))
         }
         Family::Encoder { config, names, pooling, labels } => {
@@ -291,6 +291,10 @@ impl ModelRunner for Holder {
 
     fn touched(&self) -> Bytes {
         self.runner.touched()
+    }
+
+    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
+        self.runner.give_back(chunk)
     }
 
     fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {

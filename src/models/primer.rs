@@ -49,6 +49,10 @@ impl ModelRunner for Primer {
     fn touched(&self) -> Bytes {
         Bytes::ZERO
     }
+
+    fn give_back(&mut self, _: usize) -> Option<Box<dyn std::any::Any + Send>> {
+        None
+    }
 }
 
 #[cfg(test)]

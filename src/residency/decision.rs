@@ -190,6 +190,8 @@ pub enum Action {
 pub enum Obstacle {
     /// Its base is not there yet.
     Base,
+    /// Others' KV pools have yet to give back what they do not use.
+    Pools,
     /// Residents in use, residents that just came, or loads that came first.
     InUse,
     /// More is charged than the budget allows.
@@ -280,6 +282,7 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Base => "its base is loading",
+            Self::Pools => "others give back free KV room first",
             Self::Kept => "kept models leave too little of the budget",
             Self::InUse => "the room is in use or promised to earlier loads",
             Self::OverBudget => "more is charged than the budget allows",

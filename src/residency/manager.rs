@@ -259,6 +259,10 @@ impl<L: Loader> Owner<L> {
         if let Some(failure) = notes.died {
             self.apply(Event::Died { key: key.clone(), failure });
         }
+        if let (Some(report), Some(slot)) = (notes.kv, self.slots.get(&key)) {
+            // It comes after the load, like all that is reported from now on.
+            slot.reporter().kv(report);
+        }
         let footprint = notes.measured.unwrap_or(loaded.footprint);
         let bytes = footprint.total();
         // The optimum has each model once: a replica is none of its misses.
@@ -285,7 +289,7 @@ impl<L: Loader> Owner<L> {
     /// Takes what a resident reported. A death comes first: who is dead is not judged by
     /// what it takes.
     fn reported(&mut self, slot: &Slot) {
-        let Notes { measured, died } = slot.take();
+        let Notes { measured, kv, died } = slot.take();
         if let Some(failure) = died {
             self.apply(Event::Died { key: slot.key.clone(), failure });
         }
@@ -294,6 +298,9 @@ impl<L: Loader> Owner<L> {
                 placed.known_as.1 = footprint.total();
             }
             self.apply(Event::Measured { key: slot.key.clone(), footprint });
+        }
+        if let Some(report) = kv {
+            self.apply(Event::KvReported { key: slot.key.clone(), report });
         }
     }
 
@@ -343,6 +350,11 @@ impl<L: Loader> Owner<L> {
                 self.tasks.unload(key, placed.model, demote);
             }
             Effect::Discard { artefact } => self.tasks.discard(artefact),
+            Effect::OrderKv { key, order } => {
+                if let Some(slot) = self.slots.get(&key) {
+                    slot.order_kv(order);
+                }
+            }
             Effect::Grant(grant) => self.grant(grant),
             Effect::Refuse { waiter, failure } => {
                 if let Some(Waiting { reply, .. }) = self.requests.remove(&waiter) {

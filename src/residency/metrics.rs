@@ -26,6 +26,8 @@
 //! | `roundhouse_residency_charged_bytes` | device | what they take |
 //! | `roundhouse_residency_reserved_bytes` | device | what is promised to loads |
 //! | `roundhouse_residency_residents` | device | loaded artefacts |
+//! | `roundhouse_residency_kv_granted_bytes_total` | | what KV pools were granted beyond their floors |
+//! | `roundhouse_residency_kv_returned_bytes_total` | | what of it has come back, with residents that left too; less than granted: charged |
 //! | `roundhouse_residency_waiters` | | requests and operators that wait |
 //! | `roundhouse_residency_updates_waiting` | | known models of which the store holds a version that waits for an operator's word |
 //! | `roundhouse_residency_regret_ratio` | bound | loads during the latest requests by those of the offline optimum; `NaN` where the optimum loads nothing |
@@ -154,6 +156,8 @@ impl Meters {
         gauge!("roundhouse_residency_host_charged_bytes").set(float(host.charged.0));
         gauge!("roundhouse_residency_host_reserved_bytes").set(float(host.reserved.0));
         gauge!("roundhouse_residency_copies").set(float(host.copies as u64));
+        counter!("roundhouse_residency_kv_granted_bytes_total").absolute(levels.pools.granted.0);
+        counter!("roundhouse_residency_kv_returned_bytes_total").absolute(levels.pools.returned.0);
         gauge!("roundhouse_residency_waiters").set(float(levels.waiters as u64));
         gauge!("roundhouse_residency_updates_waiting").set(float(levels.offers as u64));
         self.shown = Some(levels);

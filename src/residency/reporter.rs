@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-use roundhouse_types::{Failure, Footprint};
+use roundhouse_types::{Failure, Footprint, KvOrder, KvReport};
 
 use crate::sync::{Mutex, MutexGuard, UnboundedSender};
 use crate::table::Key;
 
 /// Tells the table about one load of one artefact, from then until it is unloaded.
 ///
-/// Both calls only leave a note and never wait. A note about a model that is gone is
+/// Calls only leave a note and never wait. A note about a model that is gone is
 /// ignored, also when the same artefact has been loaded again meanwhile: every load gets a
 /// reporter of its own. Clones report about the same load.
 #[derive(Clone)]
@@ -24,6 +24,20 @@ impl Reporter {
     /// footprint that `load` returns.
     pub fn measured(&self, footprint: Footprint) {
         self.slot.note(|notes| notes.measured = Some(footprint));
+    }
+
+    /// The model's KV pool needs, or has given back, what `report` says. The latest word counts.
+    pub fn kv(&self, report: KvReport) {
+        self.slot.note(|notes| notes.kv = Some(report));
+    }
+
+    /// From now on the model's KV pool hears by `listener` what the ledger says to it, until it is
+    /// unloaded. It is called by the owner of the table and must not block.
+    pub fn listen_for_kv(&self, listener: impl Fn(KvOrder) + Send + Sync + 'static) {
+        let mut state = self.slot.lock();
+        if state.phase != Phase::Closed {
+            state.listener = Some(Arc::new(listener));
+        }
     }
 
     /// The model is gone by itself and serves nobody any more. It gets no new leases from
@@ -47,6 +61,7 @@ impl fmt::Debug for Reporter {
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     pub(crate) measured: Option<Footprint>,
+    pub(crate) kv: Option<KvReport>,
     pub(crate) died: Option<Failure>,
 }
 
@@ -59,8 +74,12 @@ pub(crate) struct Slot {
     state: Mutex<State>,
 }
 
+/// Hears what the ledger says to a KV pool.
+type Listener = Arc<dyn Fn(KvOrder) + Send + Sync>;
+
 struct State {
     phase: Phase,
+    listener: Option<Listener>,
     notes: Notes,
     /// Whether the slot lies in the inbox.
     queued: bool,
@@ -78,7 +97,8 @@ enum Phase {
 
 impl Slot {
     pub(crate) fn new(key: Key, inbox: UnboundedSender<Arc<Self>>) -> Arc<Self> {
-        let state = State { phase: Phase::Loading, notes: Notes::default(), queued: false };
+        let (phase, notes) = (Phase::Loading, Notes::default());
+        let state = State { phase, listener: None, notes, queued: false };
         Arc::new(Self { key, inbox, state: Mutex::new(state) })
     }
 
@@ -111,7 +131,16 @@ impl Slot {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.phase = Phase::Closed;
+        state.listener = None;
         state.notes = Notes::default();
+    }
+
+    /// Tells the model's KV pool what the ledger says, if it listens.
+    pub(crate) fn order_kv(&self, order: KvOrder) {
+        let listener = self.lock().listener.clone();
+        if let Some(listener) = listener {
+            listener(order);
+        }
     }
 
     fn note(self: &Arc<Self>, write: impl FnOnce(&mut Notes)) {

@@ -6,6 +6,7 @@ mod bases;
 mod check;
 mod copies;
 mod demotion;
+mod elastic;
 mod event;
 mod forecast;
 mod leavers;
@@ -43,6 +44,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
 use self::bases::Bases;
 use self::copies::Copies;
+use self::elastic::Flow;
 use self::forecast::Rates;
 use self::ledger::Ledger;
 use self::residents::Residents;
@@ -68,6 +70,9 @@ pub(crate) struct Table {
     residents: Residents,
     copies: Copies,
     bases: Bases,
+    /// Residents whose KV pools have more than their floor, or want more.
+    pools: BTreeSet<Key>,
+    flow: Flow,
     waiters: Waiters,
     rates: Rates,
     ages: Ages,
@@ -103,6 +108,8 @@ impl Table {
             jobs: BTreeMap::new(),
             residents: Residents::default(),
             bases: Bases::default(),
+            pools: BTreeSet::new(),
+            flow: Flow::default(),
             waiters: Waiters::default(),
             rates: Rates::default(),
             ages: Ages::default(),
@@ -152,6 +159,7 @@ impl Table {
             Event::Fetched { artefact, result } => self.fetch_ended(&artefact, result),
             Event::Loaded { key, result } => self.load_ended(&key, result),
             Event::Measured { key, footprint } => self.measured(&key, footprint),
+            Event::KvReported { key, report } => self.kv_reported(&key, report),
             Event::Died { key, failure } => self.died(&key, &failure),
             Event::Unloaded { key, copy } => self.unloaded(&key, copy),
             Event::Discarded { artefact } => self.discarded(&artefact),
@@ -161,6 +169,7 @@ impl Table {
             Event::ShutdownBegan => self.shutdown(),
         }
         self.settle();
+        self.tell_pools();
         self.rebalance_copies();
         self.forget_cold();
         #[cfg(debug_assertions)]

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, ModelId, ModelKind, Version,
+    ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, Grade, KvOrder, KvReport, ModelId,
+    ModelKind, Version,
 };
 use tokio::sync::oneshot;
 
@@ -190,6 +191,16 @@ impl Reported {
     pub fn take(&self) -> (Option<Footprint>, Option<Failure>) {
         let notes = self.slot.take();
         (notes.measured, notes.died)
+    }
+
+    /// What the model said last of its KV pool since the last look.
+    pub fn kv(&self) -> Option<KvReport> {
+        self.slot.take().kv
+    }
+
+    /// Says something to the model's KV pool, as the table does.
+    pub fn order_kv(&self, order: KvOrder) {
+        self.slot.order_kv(order);
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod commands;
+mod facts;
 mod health;
 mod plain;
 mod standing;
@@ -160,7 +161,9 @@ impl Admin {
 
 async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refusal> {
     let snapshot = admin.residency.snapshot().await?;
+    let facts = facts::of(&snapshot, &admin.loader);
     let mut shown = serde_json::to_value(snapshot).map_err(unsayable)?;
+    facts::show(&mut shown, facts)?;
     shown["disk"] = match &admin.cache {
         Some(cache) => {
             let usage = cache.usage();
@@ -215,8 +218,10 @@ async fn models(
         .iter()
         .map(|target| {
             let standing = standings.get(&target.name).cloned().unwrap_or_default();
+            let model = ModelId { endpoint: endpoint.clone(), target: target.name.clone() };
             json!({
                 "endpoint": endpoint, "target": target.name, "bytes": target.bytes,
+                "serves": admin.loader.facts(&model),
                 "archive": target.form == TargetForm::Archive, "state": standing.state,
                 "devices": standing.devices, "copy": standing.copy, "failure": standing.failure,
             })

@@ -197,7 +197,7 @@ pub struct ServeFlags {
     /// The longest sequence served, in tokens [default: 8192].
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<String>,
-    /// A generative model's KV pool, in sequences of the full context [default: 4].
+    /// How far a generative model's KV pool may grow, in sequences of the full context [default: 4].
     #[arg(long, value_name = "COUNT")]
     pub kv_sequences: Option<String>,
     /// The most tokens one step computes [default: 2048].

@@ -224,7 +224,7 @@ pub struct Serving {
     pub response_headers: bool,
     /// The longest sequence served, in tokens; a model's own maximum may be less.
     pub context: usize,
-    /// A model's KV pool, in sequences of the full context.
+    /// How far a model's KV pool may grow, in sequences of the full context.
     pub kv_sequences: usize,
     /// The most tokens one step computes.
     pub step_tokens: usize,

@@ -4,7 +4,7 @@
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
-//! (what loaded models have touched), `sharing` (what they hold together), `local` (folders that
+//! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
 //! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
@@ -12,6 +12,7 @@ mod arriving;
 mod aside;
 mod bases;
 mod beside;
+mod facts;
 mod host;
 mod known;
 mod large;
@@ -53,6 +54,7 @@ use host::HostCopies;
 use known::Known;
 use large::LargePlans;
 use load::{Files, Onto, Origin};
+pub(crate) use facts::Facts;
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
 pub(crate) use placed::Touched;
@@ -143,6 +145,17 @@ impl ModelLoader {
     /// other.
     pub(crate) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {
         self.placed.touched(id, device)
+    }
+
+    /// What is known of a loaded model of ours, of its base where it is an adapter; `None` for any
+    /// other. Never waits.
+    pub(crate) fn facts(&self, model: &ModelId) -> Option<Facts> {
+        self.placed.facts(model)
+    }
+
+    /// The same of one load.
+    pub(crate) fn facts_of(&self, id: &ArtefactId, device: DeviceId) -> Option<Facts> {
+        self.placed.facts_of(id, device)
     }
 
     /// The same loader, with what is known of devices' memories.
@@ -375,7 +388,7 @@ impl Loader for ModelLoader {
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if source == LoadSource::Host {
-            return self.promote(id, device).await;
+            return self.promote(id, device, &reporter).await;
         }
         match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {

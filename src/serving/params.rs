@@ -95,16 +95,18 @@ impl Parameters {
             return Err(Error::field("prompt", "it has no tokens"));
         }
         if length >= context {
+            let over = length + 1 - context;
             let message = format!(
-                "it has {length} tokens, which leaves no room for an answer in the context of {context} tokens"
+                "it has {length} tokens, {over} too many for one token of an answer in the context of {context} tokens"
             );
             return Err(Error::field("prompt", message));
         }
         let room = context - length;
         let max_tokens = match (self.max_tokens, self.face) {
             (Some(asked), _) if asked > room => {
+                let over = asked - room;
                 let message = format!(
-                    "{length} tokens of prompt and {asked} new ones exceed the context of {context} tokens"
+                    "{length} tokens of prompt and {asked} new ones exceed the context of {context} tokens by {over}"
                 );
                 return Err(Error::field("max_tokens", message));
             }

@@ -1,12 +1,13 @@
 //! The words every other crate uses: ids, units, footprints, failures.
 //!
 //! Reading order: `ids` (who is meant), `units` (how much), `footprint` (what a model
-//! costs), `content` (what of it others may hold as well), `places` (what tenants share),
-//! `failure` (what went wrong and what a caller may do).
+//! costs), `elastic` (how the part of it that grows is agreed on), `content` (what of it others may
+//! hold as well), `places` (what tenants share), `failure` (what went wrong and what a caller may do).
 //!
 //! Plain data only: no I/O, no clock, no channel.
 
 mod content;
+mod elastic;
 mod failure;
 mod footprint;
 mod ids;
@@ -14,6 +15,7 @@ mod places;
 mod units;
 
 pub use content::{ContentId, SharedPart};
+pub use elastic::{KvOrder, KvReport};
 pub use failure::{ErrorKind, Failure, RetryHint};
 pub use footprint::{Footprint, Grade, Part};
 pub use ids::{

@@ -10,6 +10,7 @@ mod command_line;
 mod container;
 mod demo;
 mod devices;
+mod elastic;
 mod faults;
 mod forms;
 mod handlers;

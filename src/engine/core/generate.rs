@@ -46,7 +46,7 @@ impl GenerateJob {
 /// Every sequence is in the scheduler and in `clients`, or in neither, and its channel gets
 /// exactly one ending: a token with a finish reason, or an error.
 pub(super) struct GenerateWork {
-    scheduler: Scheduler,
+    pub(super) scheduler: Scheduler,
     clients: HashMap<SequenceId, Client>,
     /// Whose the rows of the step under way are.
     owners: Vec<SequenceId>,

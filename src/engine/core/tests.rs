@@ -1,3 +1,5 @@
+use std::any::Any;
+
 use proptest::prelude::*;
 use roundhouse_types::{Bytes, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +13,7 @@ use crate::scheduler::Adapter;
 use crate::testing::{CountingConstraint, EchoLog, EchoRunner, echo_logits, echo_tokens};
 
 mod constrained;
+mod elastic;
 mod turns;
 
 mod adapters;
@@ -23,7 +26,7 @@ fn shapes(step_tokens: usize, kv: Option<KvSpec>) -> RunnerSpec {
 }
 
 fn generative(step_tokens: usize) -> RunnerSpec {
-    shapes(step_tokens, Some(KvSpec { block_tokens: 4, blocks: 100 }))
+    shapes(step_tokens, Some(KvSpec::whole(4, 100)))
 }
 
 fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
@@ -211,7 +214,7 @@ fn a_step_is_one_forward_whatever_the_number_of_sequences() {
 
 #[test]
 fn a_preempted_sequence_goes_on_as_if_nothing_had_happened() {
-    let kv = Some(KvSpec { block_tokens: 2, blocks: 8 });
+    let kv = Some(KvSpec::whole(2, 8));
     let mut bench = Bench::new(EchoRunner::new(shapes(64, kv)), 8);
     let sampling =
         Sampling { temperature: 1.0, seed: 5, frequency_penalty: 0.5, ..Sampling::GREEDY };
@@ -290,6 +293,9 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
         fn touched(&self) -> Bytes {
             Bytes::ZERO
         }
+        fn give_back(&mut self, _: usize) -> Option<Box<dyn Any + Send>> {
+            None
+        }
     }
     let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), adapter: None, output: true };
     let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
@@ -349,7 +355,7 @@ fn warm_up(runner: &mut dyn ModelRunner, spec: &RunnerSpec) -> Result<(), WarmUp
 fn every_shape_warms_up() {
     for step_tokens in [1, 2, 3, 64] {
         for (block_tokens, blocks) in [(1, 2), (2, 1), (1, 3), (1, 4), (2, 2), (3, 3), (16, 8)] {
-            let spec = shapes(step_tokens, Some(KvSpec { block_tokens, blocks }));
+            let spec = shapes(step_tokens, Some(KvSpec::whole(block_tokens, blocks)));
             assert_eq!(warm_up(&mut EchoRunner::new(spec), &spec), Ok(()), "{spec:?}");
         }
         let spec = shapes(step_tokens, None);
@@ -374,6 +380,9 @@ fn shapes_that_need_no_preparation_warm_up_in_one_step() {
         fn touched(&self) -> Bytes {
             Bytes::ZERO
         }
+        fn give_back(&mut self, _: usize) -> Option<Box<dyn Any + Send>> {
+            None
+        }
     }
     for spec in [generative(8), shapes(8, None)] {
         let mut runner = Plain(spec, Vec::new());
@@ -383,7 +392,7 @@ fn shapes_that_need_no_preparation_warm_up_in_one_step() {
         lengths.sort_unstable();
         assert!(lengths.len() == 2 && lengths[0] == 1 && lengths[1] > 1, "{lengths:?}");
     }
-    let cramped = shapes(1, Some(KvSpec { block_tokens: 1, blocks: 2 }));
+    let cramped = shapes(1, Some(KvSpec::whole(1, 2)));
     let mut runner = Plain(cramped, Vec::new());
     warm_up(&mut runner, &cramped).unwrap();
     assert_eq!(runner.1.len(), 2, "no step holds both");
@@ -466,7 +475,7 @@ proptest! {
         step_tokens in 1..24_usize,
         running in 1..8_usize,
     ) {
-        let spec = shapes(step_tokens, Some(KvSpec { block_tokens, blocks }));
+        let spec = shapes(step_tokens, Some(KvSpec::whole(block_tokens, blocks)));
         let mut bench = Bench::new(EchoRunner::new(spec), running);
         let mut streams: Vec<Option<mpsc::Receiver<TokenResult>>> = requests.iter().map(|_| None).collect();
         for tick in 0.. {

@@ -68,10 +68,11 @@ fn encoder_plans(spec: &RunnerSpec) -> Vec<StepPlan> {
 
 /// A prefill, a decode, a prefill beside a decode, a decode of two.
 fn generative_plans(spec: &RunnerSpec, kv: KvSpec) -> Vec<StepPlan> {
-    // Two sequences share the pool, unless half of it holds no sequence of two tokens.
-    let half = if kv.blocks / 2 * kv.block_tokens >= 2 { kv.blocks / 2 } else { 0 };
-    let blocks: Vec<BlockId> = (0..).map(BlockId).take(kv.blocks).collect();
-    let (first, second) = blocks.split_at(kv.blocks - half);
+    // Two sequences share what the pool always has, unless half of it holds no sequence of two tokens.
+    let all = kv.floor_blocks();
+    let half = if all / 2 * kv.block_tokens >= 2 { all / 2 } else { 0 };
+    let blocks: Vec<BlockId> = (0..).map(BlockId).take(all).collect();
+    let (first, second) = blocks.split_at(all - half);
     let prompt = |room: usize| {
         let longest = (room * kv.block_tokens).min(spec.context) - 1;
         PROMPT.min(longest).min(spec.step_tokens)

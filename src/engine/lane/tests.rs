@@ -16,7 +16,7 @@ const WIDTH: usize = 16;
 const SIGNAL: u32 = 99;
 
 fn generative() -> EchoRunner {
-    let kv = Some(KvSpec { block_tokens: 4, blocks: 64 });
+    let kv = Some(KvSpec::whole(4, 64));
     EchoRunner::new(RunnerSpec { output_width: WIDTH, context: 64, step_tokens: 32, kv })
 }
 
@@ -97,7 +97,7 @@ async fn what_can_never_run_is_refused_at_once_with_its_lengths() {
     let refused = |spec| texts.handle.generate(spec).err().unwrap();
     let long = refused(greedy(&[1; 64], 1));
     assert_eq!(long.kind(), ErrorKind::InvalidInput);
-    assert_eq!(long.message(), "the prompt has 64 tokens, and at most 63 fit a context of 64");
+    assert_eq!(long.message(), "the prompt has 64 tokens, 1 more than fit a context of 64");
     assert!(texts.handle.generate(greedy(&[1; 63], 1)).is_ok());
     assert_eq!(refused(greedy(&[], 1)).message(), "the prompt has no tokens");
     let sampling = Sampling { top_p: f32::NAN, ..Sampling::GREEDY };
@@ -105,7 +105,7 @@ async fn what_can_never_run_is_refused_at_once_with_its_lengths() {
     assert_eq!(wrong.message(), "top_p is NaN, and must be above 0 and at most 1");
     let long = vectors.handle.encode(vec![vec![1], vec![1; 7]]).await.unwrap_err();
     assert_eq!(long.kind(), ErrorKind::InvalidInput);
-    assert_eq!(long.message(), "input 1 has 7 tokens, and the model takes at most 6");
+    assert_eq!(long.message(), "input 1 has 7 tokens, 1 more than the 6 that the model takes");
     assert!(vectors.handle.generate(greedy(&[1], 1)).is_err());
     assert!(texts.handle.encode(vec![vec![1]]).await.is_err());
     assert!(vectors.handle.encode(Vec::new()).await.unwrap().is_empty());

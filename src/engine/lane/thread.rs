@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use roundhouse_types::Failure;
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Command, Placing, Warm};
 use crate::account::{self, Accounts};
@@ -16,6 +16,7 @@ use crate::check::check_runner;
 use crate::core::{DeviceFailure, Engine, WarmUp, WarmUpError};
 use crate::error::Error;
 use crate::fair::{EngineId, FairPicker, ONE};
+use crate::free::free;
 use crate::heartbeat::Heartbeat;
 use crate::plan::RunnerSpec;
 
@@ -31,6 +32,8 @@ pub(super) struct LaneThread {
     inbox: Receiver<Command>,
     heartbeat: Arc<Heartbeat>,
     idle_beat: Duration,
+    /// When pools were last looked at for room that they do not need any more.
+    reviewed: Instant,
 }
 
 struct Placed {
@@ -62,6 +65,7 @@ impl LaneThread {
             inbox,
             heartbeat,
             idle_beat,
+            reviewed: Instant::now(),
         }
     }
 
@@ -87,6 +91,7 @@ impl LaneThread {
             if let Err(Deserted) = self.take_commands() {
                 return Ok(());
             }
+            self.review_rooms();
             let (engines, warming) = (&self.engines, &self.warming);
             let has_work = |id| {
                 engines.get(&id).is_some_and(|placed| placed.engine.has_work())
@@ -118,6 +123,16 @@ impl LaneThread {
         };
         let all: Vec<_> = self.engines.values().map(of).collect();
         account::weight(&own, all.iter().map(Vec::as_slice))
+    }
+
+    /// Has all engines look at the room of their pools now and then: what was needed once is not
+    /// needed any more when nothing happens.
+    fn review_rooms(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.reviewed) >= self.idle_beat {
+            self.reviewed = now;
+            self.engines.values_mut().for_each(|placed| placed.engine.review_room(now));
+        }
     }
 
     /// Performs all commands that are there; without work, waits for one until the next beat.
@@ -167,6 +182,11 @@ impl LaneThread {
                     free(weights, gone);
                 }
             }
+            Command::KvOrdered(id, order) => {
+                if let Some(placed) = self.engines.get_mut(&id) {
+                    placed.engine.kv_ordered(order);
+                }
+            }
             Command::Remove(id, gone) => self.remove(id, gone),
         }
     }
@@ -189,7 +209,7 @@ impl LaneThread {
         };
         if warming.placing.answer.is_closed() {
             self.picker.remove(id);
-            free(warming.placing.runner, None);
+            free(warming.placing.runner, ());
             return Ok(());
         }
         let started = Instant::now();
@@ -214,10 +234,14 @@ impl LaneThread {
 
     fn begin_service(&mut self, id: EngineId, warming: Warming) {
         let Warming { placing, spec, started, .. } = warming;
-        let Placing { name, runner, config, published, registration, answer } = placing;
+        let Placing { name, runner, config, published, ledger, registration, answer } = placing;
         let elapsed = started.elapsed();
         info!(model = %name, warm = ?elapsed, "engine placed");
         let engine = Engine::new(runner, spec, &config, published);
+        let engine = match ledger {
+            Some(report) => engine.with_ledger(report),
+            None => engine.without_ledger(),
+        };
         self.engines.insert(id, Placed { name, engine });
         // Its first request is not to pay for its getting warm.
         self.picker.add(id, config.weight);
@@ -229,7 +253,7 @@ impl LaneThread {
     fn attach(&mut self, id: EngineId, attaching: Attaching) {
         let Attaching { weights, registration, answer } = attaching;
         let Some(placed) = self.engines.get_mut(&id) else {
-            return free(weights, None);
+            return free(weights, ());
         };
         let attached = placed.engine.attach(registration.adapter(), weights).map_err(|error| {
             let reason = error.to_string();
@@ -255,19 +279,6 @@ fn refuse(placing: Placing, reason: String) {
     let Placing { name, runner, answer, .. } = placing;
     drop(runner);
     let _ = answer.send(Err(Error::Unservable { name, reason }.into()));
-}
-
-/// Drops what holds a model, on a thread of its own: giving back gigabytes takes longer than a
-/// step, and others' steps wait for the lane. `gone` is dropped after it.
-fn free(held: impl Send + 'static, gone: Option<oneshot::Sender<()>>) {
-    let work = move || {
-        drop(held);
-        drop(gone);
-    };
-    // Where the system gives no thread, the work is dropped here: the same, but on the lane.
-    if let Err(error) = std::thread::Builder::new().name("free".to_owned()).spawn(work) {
-        warn!(%error, "a model is freed on its lane");
-    }
 }
 
 impl Drop for LaneThread {

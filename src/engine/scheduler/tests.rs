@@ -7,12 +7,12 @@ use super::*;
 mod fairness;
 
 fn scheduler(blocks: usize, block_tokens: usize, step_tokens: usize, running: usize) -> Scheduler {
-    let kv = KvSpec { block_tokens, blocks };
+    let kv = KvSpec::whole(block_tokens, blocks);
     Scheduler::new(Limits { kv, step_tokens, running, reuse: true })
 }
 
 fn forgetful(blocks: usize, block_tokens: usize) -> Scheduler {
-    let kv = KvSpec { block_tokens, blocks };
+    let kv = KvSpec::whole(block_tokens, blocks);
     Scheduler::new(Limits { kv, step_tokens: 100, running: 8, reuse: false })
 }
 
@@ -196,7 +196,7 @@ proptest! {
         reuse: bool,
         (alone, beside, others_wait) in (1..20_usize, 1..20_usize, any::<bool>()),
     ) {
-        let kv = KvSpec { block_tokens, blocks };
+        let kv = KvSpec::whole(block_tokens, blocks);
         let mut scheduler = Scheduler::new(Limits { kv, step_tokens, running, reuse });
         let longest = blocks * block_tokens;
         let mut live: Vec<SequenceId> = Vec::new();

@@ -1,4 +1,5 @@
-//! `/v1/models`: what the store holds, resident or not; adapters that are say what they build on.
+//! `/v1/models`: what the store holds, resident or not; adapters that are say what they build on, and
+//! loaded models how long their sequences may be, how their weights lie and how much room they have.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
@@ -119,6 +120,13 @@ fn object(id: &str, endpoint: &EndpointFace, found: &Target) -> Value {
     if let Some(base) = (endpoint.base)(&found.name) {
         object["root"] = found.name.as_str().into();
         object["parent"] = base.as_str().into();
+    }
+    // The length under the name that clients of vLLM know.
+    if let Some(facts) = (endpoint.facts)(&found.name) {
+        object["max_model_len"] = facts.context.into();
+        object["dtype"] = facts.dtype.into();
+        object["quantization"] = facts.quantize.into();
+        object["kv"] = json!(facts.kv);
     }
     object
 }

@@ -1,5 +1,7 @@
 //! The kernel against the textbook, in f64.
 
+use roundhouse_engine::KvSpec;
+
 use super::*;
 use crate::rope::{RopeConfig, RopeScaling};
 
@@ -119,7 +121,7 @@ fn chunks_equal_whole(heads: Heads, scores: Scores) {
     let blocks = [[9, 2, 30, 5].map(BlockId), [0, 17, 3, 8].map(BlockId)];
     let lengths = [50, 33];
     let whole: Vec<Vec<f32>> = (0..2).map(|s| numbers(lengths[s] * width, 11 + s as u32)).collect();
-    let mut pool = KvPool::new(heads, 2, 31);
+    let mut pool = KvPool::new(heads, 2, &KvSpec::whole(BLOCK_TOKENS, 32));
     pool.touch(&blocks[0]);
     pool.touch(&blocks[1]);
 
@@ -156,7 +158,7 @@ fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
     let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
     let rope = rope(16);
     let blocks = [BlockId(0)];
-    let mut pool = KvPool::new(heads, 1, 1);
+    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 1));
     pool.touch(&blocks);
     for slot in 0..BLOCK_TOKENS {
         pool.write(0, (BlockId(0), slot), &[f32::NAN; 16], &[f32::NAN; 16]);

@@ -67,7 +67,8 @@ pub(super) struct Unloaded {
 
 impl Unloaded {
     pub(super) fn of(resident: &Resident) -> Self {
-        let (kind, footprint) = (resident.kind, resident.footprint);
+        let (kind, mut footprint) = (resident.kind, resident.footprint);
+        footprint.kv = footprint.kv.saturating_sub(resident.grown());
         let base = resident.base.as_ref().map(|base| base.model.clone());
         Self { kind, base, footprint, shared: resident.shared.clone() }
     }

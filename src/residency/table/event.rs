@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, Footprint, ModelId, Tier, Version};
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, Failure, Footprint, KvOrder, KvReport, ModelId, Tier, Version,
+};
 use serde::Serialize;
 
 use crate::decision::Decided;
@@ -63,6 +65,8 @@ pub(crate) enum Event {
     Loaded { key: Key, result: Result<Loaded<()>, Failure> },
     /// A resident takes this much by now.
     Measured { key: Key, footprint: Footprint },
+    /// A resident's KV pool says what it needs and has given back.
+    KvReported { key: Key, report: KvReport },
     /// A model that is loaded, or about to be, is gone by itself.
     Died { key: Key, failure: Failure },
     /// Answers `Effect::Unload`: the device has its memory back. The copy is in the host's
@@ -96,6 +100,8 @@ pub(crate) enum Effect {
     Unload { key: Key, demote: bool },
     /// Free a copy in the host's memory; answered by `Event::Discarded`.
     Discard { artefact: ArtefactId },
+    /// Tell a resident's KV pool what it may have.
+    OrderKv { key: Key, order: KvOrder },
     /// Give the waiter its lease.
     Grant(Grant),
     /// Tell the waiter why not.

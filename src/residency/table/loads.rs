@@ -121,6 +121,7 @@ impl Table {
             footprint,
             shared,
             state: State::Ready,
+            pool: None,
             leases: 0,
             last_used: now,
             used_sequence: sequence,
@@ -221,6 +222,7 @@ impl Table {
         let base = self.base_of(key);
         let bytes = self.ledger.discharge(key.device, &key.artefact);
         let resident = self.residents.remove(key);
+        self.pool_left(key, resident.as_ref());
         if let Some(claim) = claim {
             self.top_up(&claim, bytes);
         }

@@ -21,7 +21,11 @@ impl Table {
         let Some(resident) = self.residents.get_mut(key) else {
             return;
         };
-        let footprint = with_shared(footprint, &resident.shared);
+        let mut footprint = with_shared(footprint, &resident.shared);
+        // What a pool takes is agreed with it, not measured.
+        if resident.pool.is_some() {
+            footprint.kv = resident.footprint.kv;
+        }
         if resident.footprint == footprint {
             return;
         }

@@ -116,7 +116,8 @@ impl Table {
         self.note_obstacle(artefact, obstacle);
         walk.seen += self.effects.len() - before;
         // What only an operator can clear holds nobody else up.
-        let is_first = matches!(obstacle, Obstacle::InUse | Obstacle::OverBudget);
+        let is_first = 
+            matches!(obstacle, Obstacle::Pools | Obstacle::InUse | Obstacle::OverBudget);
         if is_first && is_wanted && (known.is_some() || self.could_come(artefact)) {
             walk.blocked.push(artefact.clone());
         }
@@ -187,6 +188,10 @@ impl Table {
         {
             self.accept(artefact, device, Vec::new());
             return Outcome::Promised;
+        }
+        // Before anybody leaves or is refused, what is free in others' KV pools comes back.
+        if devices.iter().any(|device| self.awaits_pools(*device)) {
+            return Outcome::Blocked(Obstacle::Pools);
         }
         if !evict {
             self.refuse_without_eviction(artefact);
@@ -470,6 +475,9 @@ impl Table {
                 continue;
             }
             let over = self.stop_overboard(device, over);
+            if self.awaits_pools(device) {
+                continue;
+            }
             for key in self.overboard(device, over) {
                 self.drain(&key, Departure::Shrunk, None);
                 self.shrunk.insert(device);

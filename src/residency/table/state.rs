@@ -8,6 +8,7 @@ use roundhouse_types::{
     RetryHint, SharedPart, Tier, Version,
 };
 
+use super::elastic::Pool;
 use super::event::{Key, LoadOptions, WaiterId};
 use super::replicas::Heat;
 use super::residents::Listed;
@@ -230,6 +231,8 @@ pub(super) struct Resident {
     /// Parts of the footprint's weights that others may hold as well.
     pub(super) shared: Vec<SharedPart>,
     pub(super) state: State,
+    /// What was agreed on its KV pool, once that has said something.
+    pub(super) pool: Option<Pool>,
     pub(super) leases: u32,
     pub(super) last_used: Instant,
     /// Recency among all residents.

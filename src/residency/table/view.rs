@@ -4,6 +4,7 @@ use roundhouse_types::{Bytes, DeviceId, ErrorKind};
 
 use super::Table;
 use super::copies::Stage;
+use super::elastic::Flow;
 use super::state::{Fetch, Room, State};
 use crate::snapshot::{
     Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
@@ -18,6 +19,8 @@ const FAILED_SHOWN: usize = 256;
 pub(crate) struct Levels {
     pub(crate) devices: Vec<DeviceLevel>,
     pub(crate) host: HostLevel,
+    /// What KV pools were granted and gave back, all in all.
+    pub(crate) pools: Flow,
     pub(crate) waiters: usize,
     /// Models of which the store holds a version that waits for an operator's word.
     pub(crate) offers: usize,
@@ -59,6 +62,7 @@ impl Table {
                 reserved: self.copies.reserved(),
                 copies: self.copies.count(),
             },
+            pools: self.flow,
             waiters: self.waiters.len(),
             offers: self.offers,
         }

@@ -91,7 +91,7 @@ impl Table {
                 let saved = self.models.peek(&key.artefact.model).map_or(0.0, |model| {
                     // It comes back from its copy for as long as that is there.
                     let reload = model.promotion.filter(|_| has_copy).or(model.reload);
-                    let bytes = resident.footprint.total();
+                    let bytes = resident.settled_bytes();
                     saved(model.frequency.at(self.ages.grants), reload, bytes)
                 });
                 self.ages.of(key.device) + saved

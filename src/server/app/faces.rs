@@ -6,14 +6,16 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use roundhouse_gateway::{AccessRecord, EndpointFace, Health, Target, TargetPage};
+use roundhouse_gateway::{
+    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, Target, TargetPage,
+};
 use roundhouse_store::{Catalog, Freshness};
 use roundhouse_types::{EndpointName, Failure, ModelId};
 
 use crate::admin::Vitals;
 use crate::config::AccessLog;
 use crate::error::Error;
-use crate::loader::ModelLoader;
+use crate::loader::{Facts, ModelLoader};
 
 /// Records that may wait for the disk; more are lost rather than slow a request down.
 const RECORDS_WAITING: usize = 8192;
@@ -30,12 +32,17 @@ pub(super) fn endpoint(
 ) -> EndpointFace {
     let (listed, found) = (catalog.clone(), catalog.clone());
     let (loader, adapted) = (loader.clone(), name.clone());
+    let (loaded, known) = (loader.clone(), name.clone());
     EndpointFace {
         name,
         handlers,
         base: Arc::new(move |target| {
             let model = ModelId { endpoint: adapted.clone(), target: target.clone() };
             loader.adapted(&model).map(|base| base.target)
+        }),
+        facts: Arc::new(move |target| {
+            let model = ModelId { endpoint: known.clone(), target: target.clone() };
+            loaded.facts(&model).map(facts)
         }),
         list: Arc::new(move |after, limit| {
             let catalog = listed.clone();
@@ -61,6 +68,22 @@ pub(super) fn endpoint(
                 })
             }
             .boxed()
+        }),
+    }
+}
+
+/// What is known of a loaded model, as the gateway says it.
+fn facts(facts: Facts) -> ModelFacts {
+    ModelFacts {
+        context: facts.context,
+        dtype: facts.dtype,
+        quantize: facts.quantize,
+        kv: facts.kv.map(|kv| KvTokens {
+            block: kv.block_tokens,
+            floor: kv.floor.tokens,
+            now: kv.now.tokens,
+            most: kv.most.tokens,
+            used: kv.used.tokens,
         }),
     }
 }

@@ -95,8 +95,34 @@ struct ModelRow {
     /// Whether a copy is in the host's memory.
     #[serde(default)]
     copy: bool,
+    /// What it serves, while it is loaded.
+    serves: Option<Serves>,
     /// Why the last attempt failed.
     failure: Option<String>,
+}
+
+/// What a loaded model serves.
+#[derive(Debug, Serialize, Deserialize)]
+struct Serves {
+    context: usize,
+    dtype: String,
+    quantize: Option<String>,
+    kv: Option<ServesKv>,
+}
+
+/// The room of its KV pool.
+#[derive(Debug, Serialize, Deserialize)]
+struct ServesKv {
+    floor: Room,
+    now: Room,
+    most: Room,
+    used: Room,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Room {
+    blocks: usize,
+    tokens: usize,
 }
 
 /// Lists what the stores hold.
@@ -138,7 +164,10 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
 }
 
 fn models_table(rows: &[ModelRow]) -> String {
-    let mut table = Table::new(&["ENDPOINT", "TARGET", ">SIZE", "FORM", "STATE", "WHERE", "NOTE"]);
+    let mut table = Table::new(&[
+        "ENDPOINT", "TARGET", ">SIZE", "FORM", "STATE", "WHERE", ">CONTEXT", "WEIGHTS", "KV TOKENS",
+        "NOTE",
+    ]);
     for row in rows {
         table.row(vec![
             row.endpoint.clone(),
@@ -147,6 +176,9 @@ fn models_table(rows: &[ModelRow]) -> String {
             if row.archive { "archive" } else { "files" }.into(),
             row.state.as_ref().map_or_else(|| "-".into(), |state| state.replace('_', " ")),
             place(row),
+            of_loaded(row, |it| it.context.to_string()),
+            of_loaded(row, |it| it.dtype.clone()),
+            of_loaded(row, |it| it.kv.as_ref().map_or_else(|| "-".into(), kv_room)),
             row.failure.clone().unwrap_or_default(),
         ]);
     }
@@ -158,6 +190,20 @@ fn place(row: &ModelRow) -> String {
     let copy = row.copy.then_some("host copy");
     let named: Vec<&str> = row.devices.iter().map(String::as_str).chain(copy).collect();
     if named.is_empty() { "-".into() } else { named.join(", ") }
+}
+
+fn of_loaded(row: &ModelRow, show: impl FnOnce(&Serves) -> String) -> String {
+    row.serves.as_ref().map_or_else(|| "-".into(), show)
+}
+
+/// What is used of what there is, and how far that may change.
+fn kv_room(kv: &ServesKv) -> String {
+    let [used, now, floor, most] =
+        [&kv.used, &kv.now, &kv.floor, &kv.most].map(|room| room.tokens);
+    match floor == most {
+        true => format!("{used} of {now}"),
+        false => format!("{used} of {now} ({floor} to {most})"),
+    }
 }
 
 /// Loads and waits, with a bar on a terminal.
@@ -375,18 +421,22 @@ mod tests {
             {"endpoint": "e", "target": "a.tar.gz", "bytes": 2048, "archive": true, "state": "ready"},
             {"endpoint": "e", "target": "b", "bytes": 1, "archive": false, "state": null},
             {"endpoint": "e", "target": "c", "bytes": 1, "archive": false, "state": "ready",
-             "devices": ["simulated:0", "simulated:1"], "copy": true, "failure": null},
+             "devices": ["simulated:0", "simulated:1"], "copy": true, "failure": null,
+             "serves": {"context": 2048, "dtype": "q8_0", "quantize": "q8_0", "kv": {
+                "block_tokens": 16, "token_bytes": 64, "floor": {"blocks": 128, "tokens": 2048},
+                "now": {"blocks": 256, "tokens": 4096}, "most": {"blocks": 512, "tokens": 8192},
+                "used": {"blocks": 6, "tokens": 96}}}},
             {"endpoint": "e", "target": "d", "bytes": 1, "archive": false, "state": "failed",
              "devices": [], "copy": false, "failure": "too large"},
         ], "next": null});
         let page: ModelsPage = serde_json::from_value(page).unwrap();
         assert_eq!(
             models_table(&page.models),
-            "ENDPOINT  TARGET       SIZE  FORM     STATE   WHERE                                NOTE\n\
-             e         a.tar.gz  2.0 KiB  archive  ready   -\n\
-             e         b             1 B  files    -       -\n\
-             e         c             1 B  files    ready   simulated:0, simulated:1, host copy\n\
-             e         d             1 B  files    failed  -                                    too large\n"
+            "ENDPOINT  TARGET       SIZE  FORM     STATE   WHERE                                CONTEXT  WEIGHTS  KV TOKENS                  NOTE\n\
+             e         a.tar.gz  2.0 KiB  archive  ready   -                                          -  -        -\n\
+             e         b             1 B  files    -       -                                          -  -        -\n\
+             e         c             1 B  files    ready   simulated:0, simulated:1, host copy     2048  q8_0     96 of 4096 (2048 to 8192)\n\
+             e         d             1 B  files    failed  -                                          -  -        -                          too large\n"
         );
     }
 }

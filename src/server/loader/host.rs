@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use metrics::{Unit, describe_histogram, histogram};
 use roundhouse_models::{Cancel, DeviceMemory, ModelPlan, TensorPool, Weights};
-use roundhouse_residency::{HostCopy, Loaded};
+use roundhouse_residency::{HostCopy, Loaded, Reporter};
 use roundhouse_serving::{ServedModel, TextCodec};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, RetryHint};
 use tracing::{debug, warn};
@@ -122,6 +122,7 @@ impl ModelLoader {
         &self,
         id: &ArtefactId,
         device: DeviceId,
+        reporter: &Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         let Some(copy) = self.copies.get(id) else {
             let message = format!("{id} has no copy in the host's memory");
@@ -137,7 +138,7 @@ impl ModelLoader {
         });
         let loaded = loaded.await.map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Copy, began.elapsed());
-        self.place(id, device, loaded, parts, stages).await
+        self.place(id, (device, reporter), loaded, parts, stages).await
     }
 
     /// Frees a copy.

@@ -64,14 +64,14 @@ impl ModelLoader {
         let files = match origin {
             Origin::Files(files) => files,
             Origin::Read(read, plan, began) => {
-                return self.load_read(id, &plan, *read, began, device).await;
+                return self.load_read(id, &plan, *read, began, (device, &reporter)).await;
             }
             Origin::Arriving(..) => {
                 return Err(Failure::new(ErrorKind::Internal, format!("{id} was not read")));
             }
         };
         match self.plan_of(id, &files.dir).await? {
-            Plan::Model(plan) => self.load_model(id, &plan, files, device).await,
+            Plan::Model(plan) => self.load_model(id, &plan, files, (device, &reporter)).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
             Plan::Adapter(plan) => self.load_adapter(id, &plan, files, device, base).await,
         }
@@ -82,14 +82,14 @@ impl ModelLoader {
         id: &ArtefactId,
         plan: &Arc<ModelPlan>,
         files: Files,
-        device: DeviceId,
+        (device, reporter): (DeviceId, &Reporter),
     ) -> Result<Loaded<ServedModel>, Failure> {
         let began = Instant::now();
         let (reading, shares, reader) = (Arc::clone(plan), Arc::clone(&self.shares), id.clone());
         let memory = self.memory(device);
         let read = blocking(move || read(&reader, files, &reading, &memory, &shares));
         let read = read.await.map_err(|failure| named(id, &failure))?;
-        self.load_read(id, plan, read, began, device).await
+        self.load_read(id, plan, read, began, (device, reporter)).await
     }
 
     /// Places what was read since `began`.
@@ -99,7 +99,7 @@ impl ModelLoader {
         plan: &Arc<ModelPlan>,
         read: Read,
         began: Instant,
-        device: DeviceId,
+        onto: (DeviceId, &Reporter),
     ) -> Result<Loaded<ServedModel>, Failure> {
         let Read { loaded, text, taken } = read;
         // Of one that arrived the fetch has been told only now.
@@ -110,14 +110,15 @@ impl ModelLoader {
         let forms = purpose::room_for_forms(plan, &text);
         let bytes = roundhouse_models::host_measured(taken + forms);
         let parts = HostParts { plan: Arc::clone(plan), text: Arc::new(text), bytes };
-        self.place(id, device, loaded, parts, stages).await
+        self.place(id, onto, loaded, parts, stages).await
     }
 
-    /// Places a model whose weights are on the device, and warms it.
+    /// Places a model whose weights are on the device, and warms it. Its KV pool, where it has one,
+    /// agrees with residency on what it takes beyond its floor.
     pub(super) async fn place(
         &self,
         id: &ArtefactId,
-        device: DeviceId,
+        (device, reporter): (DeviceId, &Reporter),
         loaded: LoadedRunner,
         parts: HostParts,
         mut stages: Stages,
@@ -127,7 +128,11 @@ impl ModelLoader {
         })?;
         let LoadedRunner { runner, footprint, shared, weights, base, .. } = loaded;
         let footprint = Footprint { host: parts.bytes, ..footprint };
-        let placed = lane.place(&id.model.to_string(), runner, self.engine).await?;
+        let (name, told) = (id.model.to_string(), reporter.clone());
+        let report = Box::new(move |report| told.kv(report));
+        let placed = lane.place_elastic(&name, runner, self.engine, report).await?;
+        let engine = placed.handle.clone();
+        reporter.listen_for_kv(move |order| engine.kv_ordered(order));
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total());
         let purpose = purpose::of(&parts.plan);

@@ -10,6 +10,7 @@ use roundhouse_models::AdapterBase;
 use roundhouse_serving::TextCodec;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId, Version};
 
+use super::facts::Facts;
 use super::host::{Demotable, HostParts};
 use super::locked;
 
@@ -101,6 +102,22 @@ impl PlacedModels {
     /// The model that a loaded adapter is on.
     pub(super) fn adapted(&self, model: &ModelId) -> Option<ModelId> {
         Some(locked(&self.adapters).get(model)?.base.clone())
+    }
+
+    /// What is known of a loaded model; of its base where it is an adapter.
+    pub(super) fn facts(&self, model: &ModelId) -> Option<Facts> {
+        let base = self.adapted(model);
+        let model = base.as_ref().unwrap_or(model);
+        let placed = locked(&self.models);
+        let (_, Placed { beside, .. }) = placed.iter().find(|((id, _), _)| id.model == *model)?;
+        Some(Facts::of(&beside.parts.plan, &beside.engine))
+    }
+
+    /// The same of one load.
+    pub(super) fn facts_of(&self, id: &ArtefactId, device: DeviceId) -> Option<Facts> {
+        let placed = locked(&self.models);
+        let Placed { beside, .. } = placed.get(&(id.clone(), device))?;
+        Some(Facts::of(&beside.parts.plan, &beside.engine))
     }
 
     pub(super) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {

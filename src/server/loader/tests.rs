@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod elastic;
 mod host;
 mod versions;
 

@@ -31,7 +31,7 @@ const GENERATIVE: RunnerSpec = RunnerSpec {
     output_width: VOCAB,
     context: 512,
     step_tokens: 64,
-    kv: Some(KvSpec { block_tokens: 16, blocks: 128 }),
+    kv: Some(KvSpec::whole(16, 128)),
 };
 const MINUTE: Duration = Duration::from_secs(60);
 

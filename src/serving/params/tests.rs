@@ -6,7 +6,7 @@ const SPEC: RunnerSpec = RunnerSpec {
     output_width: 100,
     context: 64,
     step_tokens: 16,
-    kv: Some(KvSpec { block_tokens: 4, blocks: 12 }),
+    kv: Some(KvSpec::whole(4, 12)),
 };
 
 fn resolve(face: Face, asked: &Generation) -> Result<Parameters, Error> {
@@ -86,12 +86,23 @@ fn lengths_follow_the_context_and_the_face() {
         (
             8,
             Some(41),
-            "max_tokens: 8 tokens of prompt and 41 new ones exceed the context of 48 tokens",
+            "max_tokens: 8 tokens of prompt and 41 new ones exceed the context of 48 tokens by 1",
         ),
         (
             48,
             None,
-            "prompt: it has 48 tokens, which leaves no room for an answer in the context of 48 tokens",
+            "prompt: it has 48 tokens, 1 too many for one token of an answer in the context of 48 tokens",
+        ),
+        (
+            60,
+            Some(5),
+            "prompt: it has 60 tokens, 13 too many for one token of an answer in the context of 48 tokens",
+        ),
+        (
+            40,
+            Some(usize::MAX),
+            "max_tokens: 40 tokens of prompt and 18446744073709551615 new ones exceed the context of 48 \
+             tokens by 18446744073709551607",
         ),
         (0, None, "prompt: it has no tokens"),
     ] {

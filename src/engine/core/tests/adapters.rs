@@ -143,7 +143,7 @@ proptest! {
         block_tokens in 1..5_usize,
         step_tokens in 1..24_usize,
     ) {
-        let spec = shapes(step_tokens, Some(KvSpec { block_tokens, blocks }));
+        let spec = shapes(step_tokens, Some(KvSpec::whole(block_tokens, blocks)));
         let mut bench = Bench::new(EchoRunner::new(spec), 4);
         let mut attached: BTreeMap<usize, Adapter> = BTreeMap::new();
         let mut streams = Vec::new();

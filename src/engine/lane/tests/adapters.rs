@@ -28,6 +28,9 @@ impl ModelRunner for Keeper {
     fn touched(&self) -> Bytes {
         self.0.touched()
     }
+    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
+        self.0.give_back(chunk)
+    }
     fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
         let weights = weights.downcast::<Weights>().unwrap();
         self.0.attach(id, Box::new(weights.0))?;

@@ -315,6 +315,19 @@ async fn one_model_is_found_by_an_id_with_slashes() {
         assert_eq!(got.status, 200, "{id}");
         assert_eq!(got.json()["id"], id.replace("%2F", "/"));
     }
+    let loaded = harness.get("/v1/models/b/c.tar.gz").await.json();
+    assert_eq!(
+        loaded,
+        json!({
+            "id": "b/c.tar.gz", "object": "model", "created": 1000, "owned_by": "ep",
+            "max_model_len": 2048, "dtype": "q8_0, f32", "quantization": "q8_0",
+            "kv": {
+                "block_tokens": 16, "floor_tokens": 2048, "tokens": 4096, "most_tokens": 8192,
+                "used_tokens": 96,
+            },
+        })
+    );
+    assert_eq!(harness.get("/v1/models").await.json()["data"][1], loaded);
     let got = harness.get("/v1/models/none").await;
     assert_eq!(
         (got.status.as_u16(), &got.json()["error"]["code"]),

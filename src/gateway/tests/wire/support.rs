@@ -13,8 +13,8 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, EndpointFace, GatewayConfig, GatewayState, Health, Target,
-    TargetPage, router,
+    AccessRecord, ContainerFace, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
+    ModelFacts, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
@@ -92,6 +92,12 @@ impl Setup {
     }
 }
 
+/// What is known of the one model that is loaded.
+fn facts() -> ModelFacts {
+    let kv = KvTokens { block: 16, floor: 2048, now: 4096, most: 8192, used: 96 };
+    ModelFacts { context: 2048, dtype: "q8_0, f32".into(), quantize: Some("q8_0"), kv: Some(kv) }
+}
+
 fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     let target = |name: &str| Target {
         name: name.parse().unwrap(),
@@ -102,6 +108,7 @@ fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
+        facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |after, limit| {
             let all = targets.iter().filter(|name| after.as_deref().is_none_or(|a| **name > a));
             let mut page: Vec<Target> = all.map(|name| target(name)).collect();

@@ -60,7 +60,10 @@ fn footprints_are_counted_by_hand_once() {
     let plan = plan("llama-gqa-tied", &LoadSettings { kv_sequences: 3, ..settings() });
     assert_eq!(plan.footprint.weights, Bytes(4 * (256 * 64 + 2 * layer + 64)));
     assert_eq!(plan.kv_token_bytes, Bytes(2 * 2 * 2 * 16 * 4));
-    assert_eq!(plan.footprint.kv, Bytes(2 * 2 * 2 * 16 * 4 * 128 * 3));
+    let context = 2 * 2 * 2 * 16 * 4 * 128;
+    assert_eq!(plan.footprint.kv, Bytes(context), "one sequence of the whole context");
+    let kv = plan.kv().unwrap();
+    assert_eq!(kv.chunk_bytes.0 * kv.chunks() as u64, 3 * context, "and three at most");
 }
 
 #[test]

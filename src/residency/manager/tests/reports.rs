@@ -2,7 +2,7 @@
 
 use super::*;
 
-use roundhouse_types::Footprint;
+use roundhouse_types::{Footprint, KvReport};
 
 use crate::Departure;
 
@@ -131,5 +131,32 @@ async fn of_many_measures_the_latest_counts_until_the_memory_is_free() {
     reporter.measured(takes(45));
     waiting.await.unwrap().unwrap();
     assert_eq!(charged(&residency).await, Bytes(95));
+    drop(lease);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_hears_what_it_is_granted_and_is_squeezed_for_the_next_load() {
+    let loader = ScriptedLoader::new([("a", Script::of(40)), ("b", Script::of(50))]);
+    let residency = start(100, &loader, Config::default());
+    let lease = residency.acquire(&model("a"), soon()).await.unwrap();
+    let reporter = loader.reporter("a");
+    let (heard, mut orders) = tokio::sync::mpsc::unbounded_channel();
+    reporter.listen_for_kv(move |order| heard.send(order).unwrap());
+    let say = |wanted, returned, obeyed| {
+        let [chunk, wanted, returned] = [10, wanted, returned].map(Bytes);
+        reporter.kv(KvReport { chunk, wanted, returned, obeyed });
+    };
+    say(30, 0, 0);
+    let order = orders.recv().await.unwrap();
+    assert_eq!((order.granted, order.tight), (Bytes(30), false));
+    assert_eq!(charged(&residency).await, Bytes(70));
+    let other = residency.clone();
+    let loading = tokio::spawn(async move { other.acquire(&model("b"), soon()).await });
+    let order = orders.recv().await.unwrap();
+    assert!(order.tight && count(&loader.calls.loads) == 1);
+    say(30, 20, order.number);
+    drop(loading.await.unwrap().unwrap());
+    assert_eq!(charged(&residency).await, Bytes(100));
+    assert_eq!(count(&loader.calls.unloads), 0);
     drop(lease);
 }

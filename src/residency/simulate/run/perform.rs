@@ -29,9 +29,12 @@ impl Run<'_> {
                 self.overtakings.over(request, false);
                 self.answered();
             }
-            // No operator takes part, nobody asks why, and nothing is demoted: the one device is
-            // the host.
-            Effect::Report { .. } | Effect::Decided(_) | Effect::Discard { .. } => {}
+            // No operator takes part, nobody asks why, nothing is demoted, for the one device is the
+            // host, and no pool says anything.
+            Effect::Report { .. }
+            | Effect::Decided(_)
+            | Effect::Discard { .. }
+            | Effect::OrderKv { .. } => {}
         }
     }
 

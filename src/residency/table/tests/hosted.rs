@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roundhouse_types::{ArtefactId, Bytes, Footprint, SharedPart};
 
+use super::pools::settled;
 use super::witness::distinct;
 use super::world::{Dice, World};
 use crate::loader::{HostCopy, LoadSource};
@@ -73,7 +74,7 @@ impl World {
         assert!(!key.device.is_host(), "{artefact} is in the host's memory already");
         assert!(!self.host.discards.contains(artefact), "the copy of {artefact} leaves");
         // A measure of the same event may be older or younger than the decision to unload.
-        let after = self.table.residents[key].footprint;
+        let after = settled(&self.table.residents[key]);
         let before = self.host.footprints.get(key).copied().unwrap_or(after);
         let (mut counted, mut promised) = (Vec::new(), 0);
         if !self.host.copies.contains_key(artefact) {
@@ -173,6 +174,6 @@ impl World {
         assert!(may_exceed || excess <= host.excess, "invariant 1: {excess} above the budget");
         self.host.excess = excess;
         let residents = self.table.residents.iter();
-        self.host.footprints = residents.map(|(key, it)| (key.clone(), it.footprint)).collect();
+        self.host.footprints = residents.map(|(key, it)| (key.clone(), settled(it))).collect();
     }
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use roundhouse_types::{ArtefactId, DeviceId, ErrorKind, Failure};
 
+use super::pools::settled;
 use super::world::{Dice, World};
-use crate::table::state::State;
+use crate::table::state::{Resident, State};
 use crate::table::{Event, Key};
 
 impl World {
@@ -20,8 +21,12 @@ impl World {
         };
         let shared: u64 = self.contents(&key.artefact).iter().map(|part| part.bytes.0).sum();
         let footprint = Self::footprint(bytes);
+        // What a pool takes was agreed with it, whatever was measured.
+        let is_agreed = |resident: &&Resident| resident.pool.is_some();
+        let agreed = self.table.residents.get(&key).filter(is_agreed).map(|it| settled(it).kv.0);
+        let kv = agreed.map_or(footprint.kv.0, |floor| floor + self.grown(&key));
         // What is shared is there, whatever was measured.
-        let bytes = bytes - footprint.weights.0 + footprint.weights.0.max(shared);
+        let bytes = kv + footprint.weights.0.max(shared);
         if let Some(known) = self.loaded.get_mut(&key) {
             *known = bytes;
         }

@@ -31,6 +31,7 @@ impl World {
             && self.loads.is_empty()
             && self.unloads.is_empty()
             && self.host.discards.is_empty()
+            && !self.pools_are_busy()
             && self.leases.is_empty())
     }
 
@@ -41,6 +42,7 @@ impl World {
         self.answer_load(dice, false);
         self.answer_unload(dice);
         self.answer_discard(dice);
+        self.rest_pools(dice);
     }
 
     /// In a world that cooperates everybody who can fit is served, and in turn: nothing
@@ -134,9 +136,12 @@ impl World {
             assert_eq!(level.reserved, Bytes::ZERO, "promises end with their loads");
         }
         assert!(self.table.jobs.is_empty(), "no load is left over");
+        assert!(self.table.pools.iter().all(|key| self.grown(key) > 0), "nobody waits for room");
         self.shut_down();
         self.come_to_rest();
         assert!(self.table.is_empty() && self.loaded.is_empty(), "the devices are empty");
+        let pools = self.table.levels().pools;
+        assert_eq!(pools.granted, pools.returned, "all that pools were granted is back");
         assert!(self.host.copies.is_empty(), "no copy is left over");
     }
 

@@ -20,7 +20,10 @@ impl World {
             Event::Measured { key, footprint } => {
                 let known = self.table.residents.get(key);
                 known.is_some_and(|known| {
-                    with_shared(*footprint, &known.shared).total() > known.footprint.total()
+                    let mut takes = with_shared(*footprint, &known.shared);
+                    // What a pool takes is agreed with it.
+                    takes.kv = if known.pool.is_some() { known.footprint.kv } else { takes.kv };
+                    takes.total() > known.footprint.total()
                 })
             }
             _ => false,
@@ -34,6 +37,7 @@ impl World {
             self.perform(effect);
         }
         self.check_dead();
+        self.check_pools();
         if let Some(model) = unloaded_keeps
             && !self.table.is_kept(&model)
         {
@@ -79,6 +83,7 @@ impl World {
                 }
                 self.unloads.push(key);
             }
+            Effect::OrderKv { key, order } => self.order_pool(&key, order),
             Effect::Grant(grant) => {
                 let (model, wish) = self.answered(grant.waiter);
                 assert_eq!((wish, &model), (Wish::Lease, &grant.key.artefact.model));

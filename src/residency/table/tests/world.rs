@@ -10,6 +10,7 @@ use roundhouse_types::{
 };
 
 use super::hosted::Host;
+use super::pools::Side;
 use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::sharing::with_shared;
@@ -72,6 +73,8 @@ pub(super) struct World {
     pub(super) onto: BTreeMap<Key, Key>,
     /// What died on a device or on its way there, and is not unloaded yet.
     pub(super) dead: BTreeSet<Key>,
+    /// KV pools that have said something.
+    pub(super) pools: BTreeMap<Key, Side>,
     pub(super) leases: Vec<Key>,
     pub(super) pending: BTreeMap<WaiterId, (ModelId, Wish)>,
     pub(super) granted: BTreeSet<WaiterId>,
@@ -158,6 +161,7 @@ impl World {
             unloads: Vec::new(),
             onto: BTreeMap::new(),
             dead: BTreeSet::new(),
+            pools: BTreeMap::new(),
             leases: Vec::new(),
             pending: BTreeMap::new(),
             granted: BTreeSet::new(),
@@ -186,7 +190,7 @@ impl World {
         if self.is_hot && dice.one_in(3) {
             return self.rush(dice);
         }
-        match dice.below(76) {
+        match dice.below(96) {
             0..14 => {
                 self.ask_for_lease(dice);
             }
@@ -212,6 +216,7 @@ impl World {
             69 | 70 => self.die(dice),
             71..74 => self.answer_discard(dice),
             74 => self.change_host_budget(dice),
+            75..95 => self.pool_event(dice),
             _ => {
                 if dice.one_in(6) {
                     self.shut_down();
@@ -486,6 +491,7 @@ impl World {
             let key = self.unloads.swap_remove(dice.below(self.unloads.len()));
             let copy = self.leave_copy(&key, dice);
             self.loaded.remove(&key).expect("it was on the device");
+            self.forget_pool(&key);
             self.onto.remove(&key);
             self.dead.remove(&key);
             self.tell(Event::Unloaded { key, copy });

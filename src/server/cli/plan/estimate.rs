@@ -36,11 +36,14 @@ pub(super) struct Parts {
     pub(super) total: Bytes,
 }
 
-/// How many sequences of a length the KV pool holds at a time.
+/// How many sequences of a length the KV pool holds side by side.
 #[derive(Debug, Serialize)]
 pub(super) struct Sequences {
     pub(super) context: usize,
+    /// When it has grown as far as it may.
     pub(super) sequences: u64,
+    /// At its floor, which is what is charged when the model is loaded.
+    pub(super) at_floor: u64,
 }
 
 /// Whether a device can hold it.
@@ -71,6 +74,8 @@ pub(super) struct Estimate {
     /// The longest sequence served, in tokens; absent for handlers and adapters.
     pub(super) context: Option<usize>,
     pub(super) kv_token_bytes: Option<Bytes>,
+    /// What the KV pool may grow to; `bytes` has its floor.
+    pub(super) kv_most_bytes: Option<Bytes>,
     pub(super) sequences: Vec<Sequences>,
     /// Models of this kind that the largest device holds side by side.
     pub(super) models_in_budget: Option<u64>,
@@ -93,6 +98,7 @@ impl Estimate {
             adapter: None,
             context: None,
             kv_token_bytes: None,
+            kv_most_bytes: None,
             sequences: Vec::new(),
             models_in_budget: None,
             devices: Vec::new(),
@@ -162,13 +168,19 @@ impl Estimate {
         self.architecture = Some(plan.architecture.clone());
         self.context = Some(plan.context);
         self.weights.clone_from(&plan.weights);
-        if plan.kv_token_bytes > Bytes::ZERO {
+        if let Some(kv) = plan.kv() {
             self.kv_token_bytes = Some(plan.kv_token_bytes);
-            let tokens = plan.footprint.kv.0 / plan.kv_token_bytes.0;
+            self.kv_most_bytes = Some(Bytes(kv.chunk_bytes.0 * kv.chunks() as u64));
             let mut contexts: Vec<usize> =
                 CONTEXTS.into_iter().filter(|context| *context < plan.context).collect();
             contexts.push(plan.context);
-            let holds = |context: usize| Sequences { context, sequences: tokens / context as u64 };
+            // A sequence has blocks of its own.
+            let holds = |context: usize| {
+                let blocks = context.div_ceil(kv.block_tokens);
+                let [sequences, at_floor] =
+                    [kv.blocks, kv.floor_blocks()].map(|pool| (pool / blocks) as u64);
+                Sequences { context, sequences, at_floor }
+            };
             self.sequences = contexts.into_iter().map(holds).collect();
         }
         let fallbacks = plan.fallbacks.iter();

@@ -12,7 +12,7 @@ use crate::error::count;
 pub(super) fn text(report: &Report) -> String {
     let chosen = if report.budget_is_automatic { "this machine's" } else { "as told" };
     let mut text = format!(
-        "{} ({chosen}); context {}, {} in the KV pool, steps of {} tokens; the process \
+        "{} ({chosen}); context {}, {} in a KV pool at most, steps of {} tokens; the process \
          itself takes about {}\n",
         budgets(report),
         report.context,
@@ -52,7 +52,10 @@ fn target(text: &mut String, estimate: &Estimate) {
         text.push_str(&table(estimate, parts).render());
     }
     if !estimate.sequences.is_empty() {
-        let shown = |it: &super::estimate::Sequences| format!("{} of {}", it.sequences, it.context);
+        let shown = |it: &super::estimate::Sequences| match it.at_floor == it.sequences {
+            true => format!("{} of {}", it.sequences, it.context),
+            false => format!("{} to {} of {}", it.at_floor, it.sequences, it.context),
+        };
         let shown: Vec<String> = estimate.sequences.iter().map(shown).collect();
         text.push_str(&format!("sequences at a time, by tokens: {}\n", shown.join(", ")));
     }
@@ -93,6 +96,7 @@ fn count_of(models: u64) -> String {
 
 fn table(estimate: &Estimate, parts: &Parts) -> Table {
     let mut table = Table::new(&["PART", ">IN FILES", ">IN MEMORY", "NOTE"]);
+    let mut grown = String::new();
     let mut row = |part: &str, in_files: String, bytes: Bytes, note: String| {
         table.row(vec![part.into(), in_files, bytes.to_string(), note]);
     };
@@ -106,6 +110,9 @@ fn table(estimate: &Estimate, parts: &Parts) -> Table {
     let Footprint { weights, kv, workspace, host, .. } = parts.parts;
     if let Some(token) = estimate.kv_token_bytes {
         row("kv pool", String::new(), kv, format!("{token} per token"));
+        if let Some(most) = estimate.kv_most_bytes.filter(|most| *most > kv) {
+            grown = format!("grows to {most} of KV where room is free");
+        }
     }
     if estimate.kind == Some(ModelKind::Adapter) {
         row("weights", String::new(), weights, "beside its base's".into());
@@ -117,7 +124,7 @@ fn table(estimate: &Estimate, parts: &Parts) -> Table {
         let note = "tokenizer and template, estimated; measured when loaded";
         row("host", String::new(), host, note.into());
     }
-    row("total", String::new(), parts.total, String::new());
+    row("total", String::new(), parts.total, grown);
     table
 }
 
