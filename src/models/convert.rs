@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -112,16 +112,28 @@ pub(crate) fn unpair<T: Copy>(head: Option<usize>, row: usize, values: &mut [T])
     }
 }
 
-/// Rounds to f16, and refuses what is or would become infinite: kernels that widen f16
-/// rely on finite numbers.
-pub(crate) fn narrow(numbers: &[f32], name: &str, out: &mut Vec<f16>) -> Result<(), Error> {
-    let start = out.len();
-    out.resize(start + numbers.len(), f16::ZERO);
-    out[start..].convert_from_f32_slice(numbers);
-    if out[start..].iter().any(|number| !number.is_finite()) {
-        return Err(Error::BeyondRange { name: name.into() });
+/// Rounds to f16 or bf16, to where it stays as bits. Refuses what is or would become infinite
+/// in f16: kernels that widen it rely on finite numbers.
+pub(crate) fn narrow(
+    numbers: &[f32],
+    name: &str,
+    format: Format,
+    out: &mut [u16],
+) -> Result<(), Error> {
+    if format == Format::Bf16 {
+        out.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(numbers);
+        return Ok(());
     }
-    Ok(())
+    out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(numbers);
+    are_finite(out).then_some(()).ok_or_else(|| Error::BeyondRange { name: name.into() })
+}
+
+/// Whether all these numbers in f16 are finite.
+pub(crate) fn are_finite(halves: &[u16]) -> bool {
+    const EXPONENT: u16 = 0x7c00;
+    // A search that may end at each number does not vectorise.
+    let is_finite = |fine: bool, bits: &u16| fine & (bits & EXPONENT != EXPONENT);
+    halves.chunks(1 << 12).all(|chunk| chunk.iter().fold(true, is_finite))
 }
 
 #[cfg(test)]
@@ -166,8 +178,12 @@ mod tests {
 
     #[test]
     fn narrowing_refuses_what_f16_cannot_hold() {
-        let mut out = Vec::new();
-        assert!(narrow(&[1.0, -65_504.0], "w", &mut out).is_ok());
-        assert!(matches!(narrow(&[70_000.0], "w", &mut out), Err(Error::BeyondRange { .. })));
+        let mut out = [0; 2];
+        assert!(narrow(&[1.0, -65_504.0], "w", Format::F16, &mut out).is_ok());
+        let wide = [0.5, 70_000.0];
+        let refused = narrow(&wide, "w", Format::F16, &mut out);
+        assert!(matches!(refused, Err(Error::BeyondRange { .. })));
+        assert!(narrow(&wide, "w", Format::Bf16, &mut out).is_ok());
+        assert_eq!(out.map(|bits| bf16::from_bits(bits).to_f32()), [0.5, 70_144.0]);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor, WithDType};
-use half::f16;
+use half::{bf16, f16};
 use roundhouse_types::{Bytes, DeviceId};
 
 use crate::Error;
@@ -88,6 +88,7 @@ fn copy(tensor: &Tensor, pace: Option<&Pace>, cancel: &Cancel) -> Result<Tensor,
     match tensor.dtype() {
         DType::F32 => copy_numbers::<f32>(tensor, pace, cancel),
         DType::F16 => copy_numbers::<f16>(tensor, pace, cancel),
+        DType::BF16 => copy_numbers::<bf16>(tensor, pace, cancel),
         // Blocks of quantised weights.
         DType::U8 => copy_numbers::<u8>(tensor, pace, cancel),
         other => {
@@ -164,7 +165,8 @@ mod tests {
         let numbers: Vec<f32> = (0..1_000).map(|i| i as f32 / 7.0).collect();
         let tensor = Tensor::from_vec(numbers, (10, 100), &Device::Cpu).unwrap();
         let memory = DeviceMemory::new(DeviceId::Simulated(0), NonZeroU64::new(1 << 40));
-        for tensor in [tensor.clone(), tensor.to_dtype(DType::F16).unwrap()] {
+        let halves = [DType::F16, DType::BF16].map(|dtype| tensor.to_dtype(dtype).unwrap());
+        for tensor in [tensor.clone()].into_iter().chain(halves) {
             let copied = memory.bring(&tensor, &Cancel::new()).unwrap();
             let back = memory.take_out(&copied, &Cancel::new()).unwrap();
             assert_eq!((copied.dims(), back.dims()), (tensor.dims(), tensor.dims()));

@@ -82,8 +82,8 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// A tensor with values that cannot be quantised.
-    #[error("tensor '{name}' has values that are not finite: it cannot be quantised")]
+    /// A tensor with values that are not finite, in a format whose kernels rely on it.
+    #[error("tensor '{name}' has values that are not finite")]
     NotFinite {
         /// Its name.
         name: String,

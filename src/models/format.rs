@@ -109,6 +109,17 @@ impl Stored {
         }
     }
 
+    /// The same in memory, of what is read.
+    const fn as_format(self) -> Option<Format> {
+        match self {
+            Self::F32 => Some(Format::F32),
+            Self::F16 => Some(Format::F16),
+            Self::Bf16 => Some(Format::Bf16),
+            Self::Blocks(format) => Some(Format::Blocks(format)),
+            Self::Unread(_) => None,
+        }
+    }
+
     /// A number for digests, which must never change its meaning.
     pub(crate) const fn tag(self) -> u8 {
         match self {
@@ -128,6 +139,8 @@ pub(crate) enum Format {
     F32,
     /// Two bytes a weight; widened as it is used.
     F16,
+    /// The same with the exponents of f32.
+    Bf16,
     /// Quantised; widened as it is used.
     Blocks(BlockFormat),
 }
@@ -137,7 +150,7 @@ impl Format {
     pub(crate) const fn unit(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
-            Self::F16 => (1, 2),
+            Self::F16 | Self::Bf16 => (1, 2),
             Self::Blocks(format) => (format.values(), format.bytes()),
         }
     }
@@ -153,8 +166,14 @@ impl Format {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
             Self::Blocks(format) => format.name(),
         }
+    }
+
+    /// Whether its values lie one by one.
+    pub(crate) const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 
     /// A number for digests and tables of parts, which must never change its meaning.
@@ -170,6 +189,7 @@ impl Format {
             Self::Blocks(BlockFormat::Q4K) => 7,
             Self::Blocks(BlockFormat::Q5K) => 8,
             Self::Blocks(BlockFormat::Q6K) => 9,
+            Self::Bf16 => 10,
         }
     }
 
@@ -185,7 +205,7 @@ impl Format {
             BlockFormat::Q5K,
             BlockFormat::Q6K,
         ];
-        let all = [Self::F32, Self::F16].into_iter().chain(blocks.map(Self::Blocks));
+        let all = [Self::F32, Self::F16, Self::Bf16].into_iter().chain(blocks.map(Self::Blocks));
         all.into_iter().find(|format| format.tag() == tag)
     }
 }
@@ -199,8 +219,7 @@ impl Layout {
     /// are one buffer of bytes, as [`blocks`] has it.
     pub(crate) fn plain(&self) -> Option<Format> {
         let first = *self.0.first()?;
-        let is_plain = matches!(first, Format::F32 | Format::F16);
-        (is_plain && self.0.iter().all(|format| *format == first)).then_some(first)
+        (first.is_float() && self.0.iter().all(|format| *format == first)).then_some(first)
     }
 
     /// The bytes that a parameter takes in memory.
@@ -223,8 +242,50 @@ impl Layout {
 pub(crate) struct Formats {
     pub(crate) dtype: DtypeSetting,
     pub(crate) quantize: Option<Quantize>,
-    /// The tensors that are quantised in the files.
-    pub(crate) stored: Arc<BTreeMap<String, BlockFormat>>,
+    /// How the matrices lie in the files.
+    pub(crate) stored: Arc<StoredFormats>,
+}
+
+/// How matrices lie in files: as most do, or as those that are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredFormats {
+    most: Format,
+    others: BTreeMap<String, Format>,
+}
+
+impl Default for StoredFormats {
+    fn default() -> Self {
+        Self { most: Format::F32, others: BTreeMap::new() }
+    }
+}
+
+impl StoredFormats {
+    /// Of matrices by their names; what is not read, for its type is refused later, lies anyhow.
+    pub(crate) fn of<'a>(matrices: impl Iterator<Item = (&'a str, Stored)> + Clone) -> Self {
+        let read = matrices.filter_map(|(name, stored)| Some((name, stored.as_format()?)));
+        let mut counts: BTreeMap<Format, usize> = BTreeMap::new();
+        for (_, format) in read.clone() {
+            *counts.entry(format).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        let most = most.map_or(Format::F32, |(format, _)| format);
+        let others = read.filter(|(_, format)| *format != most);
+        Self { most, others: others.map(|(name, format)| (name.to_owned(), format)).collect() }
+    }
+
+    fn get(&self, name: &str) -> Format {
+        self.others.get(name).copied().unwrap_or(self.most)
+    }
+
+    /// Whether a matrix is quantised in the files.
+    pub(crate) fn is_quantised(&self, name: &str) -> bool {
+        !self.get(name).is_float()
+    }
+
+    /// The names that it holds.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.others.keys()
+    }
 }
 
 impl Formats {
@@ -234,36 +295,43 @@ impl Formats {
             Some(columns) => self.matrix(name, columns),
             None => Format::F32,
         };
-        Layout(parameter.parts.iter().map(part).collect())
+        let mut parts: Vec<Format> = parameter.parts.iter().map(part).collect();
+        // Floats of several types: one that holds all, rather than a buffer of parts.
+        if parts.iter().all(|format| format.is_float()) && parts.iter().any(|it| *it != parts[0]) {
+            parts.fill(Format::F32);
+        }
+        Layout(parts)
     }
 
-    /// Whether any matrix may lie in another format than f32.
+    /// Whether any matrix may be one whose weights are widened a panel at a time.
     pub(crate) fn are_widened(&self) -> bool {
         self.quantize.is_some()
             || self.dtype == DtypeSetting::F16
-            || (self.dtype == DtypeSetting::Auto && !self.stored.is_empty())
+            || (self.dtype == DtypeSetting::Auto && *self.stored != StoredFormats::default())
     }
 
-    /// How a matrix lies. What is quantised in the files stays as it is, unless the operator
-    /// wants floats; what is not is quantised if the model is to be, as far as its shape allows.
+    /// How a matrix lies. It stays as it is in the files, unless the operator wants floats of
+    /// one type; floats are quantised if the model is to be, as far as its shape allows.
     fn matrix(&self, name: &str, columns: usize) -> Format {
         match (self.dtype, self.stored.get(name), self.quantize) {
-            (DtypeSetting::Auto, Some(format), _) => Format::Blocks(*format),
-            (DtypeSetting::F32, _, None) | (DtypeSetting::Auto, None, None) => Format::F32,
+            (DtypeSetting::Auto, stored @ Format::Blocks(_), _) => stored,
+            (DtypeSetting::Auto, stored, None) => stored,
+            (DtypeSetting::F32, _, None) => Format::F32,
             (DtypeSetting::F16, _, None) => Format::F16,
-            (_, _, Some(quantize)) => quantized(quantize, columns),
+            (_, stored, Some(quantize)) => quantized(quantize, columns, stored),
         }
     }
 }
 
 /// The format that was asked for, or the next best that rows of so many values can have.
-fn quantized(wanted: Quantize, columns: usize) -> Format {
+fn quantized(wanted: Quantize, columns: usize, stored: Format) -> Format {
     let fits = |format: BlockFormat| columns.is_multiple_of(format.values());
     match wanted {
         Quantize::Q4K if fits(BlockFormat::Q4K) => Format::Blocks(BlockFormat::Q4K),
         Quantize::Q4K | Quantize::Q8_0 if fits(BlockFormat::Q8_0) => {
             Format::Blocks(BlockFormat::Q8_0)
         }
+        Quantize::Q4K | Quantize::Q8_0 if stored == Format::Bf16 => Format::Bf16,
         Quantize::Q4K | Quantize::Q8_0 => Format::F16,
     }
 }
@@ -284,10 +352,33 @@ mod tests {
     }
 
     #[test]
+    fn a_matrix_stays_as_it_is_stored_and_a_stack_of_several_float_types_is_f32() {
+        let stored = [
+            ("q", Stored::Bf16),
+            ("k", Stored::Bf16),
+            ("v", Stored::F16),
+            ("o", Stored::Blocks(BlockFormat::Q8_0)),
+            ("mask", Stored::Unread(Dtype::BOOL)),
+        ];
+        let stored = StoredFormats::of(stored.into_iter());
+        assert_eq!(stored.names().collect::<Vec<_>>(), ["o", "v"]);
+        let formats = Formats { stored: stored.into(), ..Formats::default() };
+        let lies = |names: &[&str]| {
+            let parts = names.iter().map(|name| ((*name).to_owned(), 2)).collect();
+            formats.layout(&Parameter { parts, columns: Some(32), transposed: false }).0
+        };
+        assert_eq!(lies(&["q", "k"]), [Format::Bf16; 2]);
+        assert_eq!(lies(&["v"]), [Format::F16]);
+        assert_eq!(lies(&["q", "v"]), [Format::F32; 2]);
+        assert_eq!(lies(&["q", "o"]), [Format::Bf16, Format::Blocks(BlockFormat::Q8_0)]);
+        assert_eq!(formats.layout(&Parameter::vector("norm", 8)).0, [Format::F32]);
+    }
+
+    #[test]
     fn tags_are_each_formats_own_and_lead_back_to_it() {
-        for tag in 0..10 {
+        for tag in 0..11 {
             assert_eq!(Format::tagged(tag).map(Format::tag), Some(tag));
         }
-        assert_eq!(Format::tagged(10), None);
+        assert_eq!(Format::tagged(11), None);
     }
 }

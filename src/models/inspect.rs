@@ -57,20 +57,19 @@ impl Default for LoadSettings {
 /// How projections and embeddings lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DtypeSetting {
-    /// What is quantised in the files as it is there; all else as the device computes fastest:
-    /// f32 on the CPU.
+    /// As they lie in the files.
     #[default]
     Auto,
     /// Four bytes a weight, whatever the files have.
     F32,
-    /// Two bytes a weight, widened as it is used: half the memory, slower on the CPU.
+    /// Two bytes a weight, widened as it is used.
     F16,
 }
 
 /// What weights are quantised to while they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantize {
-    /// Blocks of 32 values in 34 bytes; rows that are no multiple of 32 stay f16.
+    /// Blocks of 32 values in 34 bytes; rows that are no multiple of 32 get f16, or stay bf16.
     Q8_0,
     /// Blocks of 256 values in 144 bytes; rows that are no multiple of 256 get `q8_0`.
     Q4K,
@@ -157,7 +156,7 @@ impl ModelPlan {
         let tokenizer =
             self.gguf.iter().flat_map(|it| [&it.file, &it.model].into_iter().chain(&it.pre));
         // A name in a map takes about as much again.
-        let stored = self.formats.stored.keys().map(|name| 2 * text(name));
+        let stored = self.formats.stored.names().map(|name| 2 * text(name));
         let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).sum();
         let tokens = self.eos_tokens.capacity() * size_of::<u32>();
         Bytes((size_of::<Self>() + text(&self.architecture) + texts + tokens) as u64)
@@ -274,7 +273,7 @@ fn found(files: &Files) -> String {
 /// How a model's parameters are to lie in memory: its own settings go before the operator's.
 fn formats(files: &Files, settings: &LoadSettings, table: &TensorTable) -> Result<Formats, Error> {
     let quantize = ModelSettings::read(files)?.quantize.unwrap_or(settings.quantize);
-    Ok(Formats { dtype: settings.dtype, quantize, stored: table.quantized().into() })
+    Ok(Formats { dtype: settings.dtype, quantize, stored: table.formats().into() })
 }
 
 /// A decoder as its files describe it.

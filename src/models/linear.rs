@@ -84,7 +84,7 @@ impl Linear {
             DType::U8 if is_few => blocks::project_few(x, &self.weight)?,
             DType::U8 => blocks::project_many(x, &self.weight)?,
             _ if is_few => few::project(x, &self.weight)?,
-            DType::F16 => widened(x, &self.weight)?,
+            DType::F16 | DType::BF16 => widened(x, &self.weight)?,
             _ => x.matmul(&self.weight.t()?)?,
         };
         groups.project(site, x, &y)?;
@@ -104,7 +104,7 @@ pub(crate) fn rows(table: &Tensor, indices: &[u32]) -> Result<Tensor> {
     }
 }
 
-/// Multiplies by f16 weights in f32, a panel of outputs at a time: activations beyond the
+/// Multiplies by halves in f32, a panel of outputs at a time: activations beyond the
 /// range of f16 stay right, and only a panel is ever widened.
 fn widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;

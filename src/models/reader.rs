@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
-use half::f16;
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 use roundhouse_types::{Bytes, SharedPart};
 
 use crate::Error;
 use crate::blocks;
-use crate::convert::{narrow, quantize, unpair, widen, widen_to};
+use crate::convert::{are_finite, narrow, quantize, unpair, widen, widen_to};
 use crate::device::DeviceMemory;
 use crate::files::{ModelFiles, io_error};
 use crate::format::{Format, Formats, Layout, Stored};
@@ -207,19 +208,16 @@ impl<'a> Reader<'a> {
         layout: &Layout,
         mut hasher: Option<&mut blake3::Hasher>,
     ) -> Result<Tensor, Error> {
-        let (rows, columns) = (parameter.rows(), parameter.columns.unwrap_or(1));
+        let columns = parameter.columns.unwrap_or(1);
         let shape = parameter.shape();
         let tensor = match layout.plain() {
             Some(Format::F16) => {
-                let mut buffer: Vec<f16> = Vec::with_capacity(rows * columns);
-                for (part, (name, _)) in parts.iter().zip(&parameter.parts) {
-                    let start = buffer.len();
-                    self.by_rows(part, parameter.transposed, hasher.as_deref_mut(), |numbers| {
-                        narrow(numbers, name, &mut buffer)
-                    })?;
-                    unpair(part.paired, columns, &mut buffer[start..]);
-                }
-                Tensor::from_vec(buffer, shape, &Device::Cpu)?
+                let halves = self.halves(parameter, parts, Format::F16, hasher)?;
+                Tensor::from_vec(halves.reinterpret_into::<f16>(), shape, &Device::Cpu)?
+            }
+            Some(Format::Bf16) => {
+                let halves = self.halves(parameter, parts, Format::Bf16, hasher)?;
+                Tensor::from_vec(halves.reinterpret_into::<bf16>(), shape, &Device::Cpu)?
             }
             Some(_) => {
                 Tensor::from_vec(self.floats(parameter, parts, hasher)?, shape, &Device::Cpu)?
@@ -285,6 +283,43 @@ impl<'a> Reader<'a> {
         Ok(buffer)
     }
 
+    /// Reads a parameter's parts as f16 or bf16, in bits, to where they stay.
+    fn halves(
+        &mut self,
+        parameter: &Parameter,
+        parts: &[&Located],
+        format: Format,
+        mut hasher: Option<&mut blake3::Hasher>,
+    ) -> Result<Vec<u16>, Error> {
+        let columns = parameter.columns.unwrap_or(1);
+        let mut buffer = vec![0u16; parameter.rows() * columns];
+        let mut rest = buffer.as_mut_slice();
+        for (part, (name, rows)) in parts.iter().zip(&parameter.parts) {
+            let (mine, others) = rest.split_at_mut(rows * columns);
+            rest = others;
+            let hasher = hasher.as_deref_mut();
+            let is_there = matches!(
+                (part.dtype, format),
+                (Stored::F16, Format::F16) | (Stored::Bf16, Format::Bf16)
+            );
+            if is_there && !parameter.transposed && cfg!(target_endian = "little") {
+                self.straight(part, hasher, bytemuck::cast_slice_mut(mine))?;
+                if format == Format::F16 && !are_finite(mine) {
+                    return Err(Error::NotFinite { name: name.clone() });
+                }
+            } else {
+                let mut left = &mut *mine;
+                self.by_rows(part, parameter.transposed, hasher, |numbers| {
+                    let (next, others) = std::mem::take(&mut left).split_at_mut(numbers.len());
+                    left = others;
+                    narrow(numbers, name, format, next)
+                })?;
+            }
+            unpair(part.paired, columns, mine);
+        }
+        Ok(buffer)
+    }
+
     /// Appends a tensor's rows in `format`: as they lie in the file if that is theirs already.
     fn blocks(
         &mut self,
@@ -295,7 +330,9 @@ impl<'a> Reader<'a> {
         buffer: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let is_there = match (part.dtype, format) {
-            (Stored::F32, Format::F32) | (Stored::F16, Format::F16) => true,
+            (Stored::F32, Format::F32)
+            | (Stored::F16, Format::F16)
+            | (Stored::Bf16, Format::Bf16) => true,
             (Stored::Blocks(stored), Format::Blocks(wanted)) => stored == wanted,
             _ => false,
         };
@@ -310,9 +347,9 @@ impl<'a> Reader<'a> {
                 buffer.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
                 Ok(())
             }
-            Format::F16 => {
-                let mut halves = Vec::with_capacity(numbers.len());
-                narrow(numbers, name, &mut halves)?;
+            Format::F16 | Format::Bf16 => {
+                let mut halves = vec![0; numbers.len()];
+                narrow(numbers, name, format, &mut halves)?;
                 buffer.extend(halves.iter().flat_map(|number| number.to_le_bytes()));
                 Ok(())
             }

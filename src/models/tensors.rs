@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::files::{Files, SHARD_INDEX, SINGLE, header_bytes};
-use crate::format::{BlockFormat, Stored};
+use crate::format::{Stored, StoredFormats};
 use crate::gguf;
 
 /// One tensor's place in a file.
@@ -120,13 +120,10 @@ impl TensorTable {
         Self { tensors }
     }
 
-    /// The tensors that are quantised in the files.
-    pub(crate) fn quantized(&self) -> BTreeMap<String, BlockFormat> {
-        let blocks = |(name, located): (&String, &Located)| match located.dtype {
-            Stored::Blocks(format) => Some((name.clone(), format)),
-            _ => None,
-        };
-        self.tensors.iter().filter_map(blocks).collect()
+    /// How the matrices lie in the files.
+    pub(crate) fn formats(&self) -> StoredFormats {
+        let matrices = self.tensors.iter().filter(|(_, located)| located.shape.len() > 1);
+        StoredFormats::of(matrices.map(|(name, located)| (name.as_str(), located.dtype)))
     }
 
     /// All names.

@@ -15,7 +15,7 @@ use crate::tensors::TensorTable;
 pub struct WeightShare {
     /// The format in the files: `f32`, `f16`, `bf16` or a quantised one as `q4_k`.
     pub file_dtype: &'static str,
-    /// The format in memory: `f32`, `f16` or a quantised one.
+    /// The format in memory: one of the same.
     pub memory_dtype: &'static str,
     /// Bytes in the files. What the model does not use is not in it.
     pub file_bytes: Bytes,
@@ -77,7 +77,7 @@ impl Fallbacks {
     fn look(&mut self, parameter: &Parameter, formats: &Formats, layout: &Layout) {
         let (Some(wanted), Some(columns)) = (formats.quantize, parameter.columns) else { return };
         for ((name, _), format) in parameter.parts.iter().zip(&layout.0) {
-            if format.name() == wanted.name() || formats.stored.contains_key(name) {
+            if format.name() == wanted.name() || formats.stored.is_quantised(name) {
                 continue;
             }
             // The same module of all layers.

@@ -46,6 +46,12 @@ fn parameter(columns: usize, parts: &[(Format, usize)]) -> (Tensor, Tensor) {
                 bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
                 wide.push(halves.to_dtype(candle_core::DType::F32).unwrap());
             }
+            Format::Bf16 => {
+                let halves = floats.to_dtype(candle_core::DType::BF16).unwrap();
+                let numbers = halves.flatten_all().unwrap().to_vec1::<half::bf16>().unwrap();
+                bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+                wide.push(halves.to_dtype(candle_core::DType::F32).unwrap());
+            }
             Format::Blocks(format) => {
                 let (_, dtype) = FORMATS.iter().find(|(ours, _)| ours == format).unwrap();
                 let quantized = QTensor::quantize(&floats, *dtype).unwrap();

@@ -27,6 +27,7 @@ pub(super) fn with<F: ForFormat>(format: Format, work: F) {
     match format {
         Format::F32 => work.run::<F32>(),
         Format::F16 => work.run::<F16>(),
+        Format::Bf16 => work.run::<Bf16>(),
         Format::Blocks(BlockFormat::Q4_0) => work.run::<Q4_0>(),
         Format::Blocks(BlockFormat::Q4_1) => work.run::<Q4_1>(),
         Format::Blocks(BlockFormat::Q5_0) => work.run::<Q5_0>(),
@@ -97,6 +98,7 @@ fn scaled<const N: usize>(values: [u8; N], out: &mut [f32], scale: f32, shift: f
 /// Floats in a row that also holds blocks.
 struct F32;
 struct F16;
+struct Bf16;
 
 impl Blocks for F32 {
     const VALUES: usize = 1;
@@ -117,6 +119,17 @@ impl Blocks for F16 {
     fn widen(block: &[u8], out: &mut [f32]) {
         let (block, out) = sized::<2, 1>(block, out);
         *out = [half(block)];
+    }
+}
+
+impl Blocks for Bf16 {
+    const VALUES: usize = 1;
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    fn widen(block: &[u8], out: &mut [f32]) {
+        let (block, out) = sized::<2, 1>(block, out);
+        *out = [f32::from_bits(u32::from(u16::from_le_bytes(*block)) << 16)];
     }
 }
 

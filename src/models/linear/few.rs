@@ -21,12 +21,13 @@ const FEWER: usize = 5;
 /// Weights per task: enough to be worth a thread's waking.
 const TASK: usize = 1 << 16;
 
-/// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]` in f32 or f16.
+/// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]` in f32, f16 or bf16.
 pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let rows = x.dim(0)?;
     let (outputs, inputs) = weight.dims2()?;
     let numbers = with_floats(x, |x| match weight.dtype() {
         DType::F16 => with_numbers(weight, |weight: &[f16]| multiply(x, weight, rows, inputs)),
+        DType::BF16 => with_numbers(weight, |weight: &[bf16]| multiply(x, weight, rows, inputs)),
         _ => with_floats(weight, |weight| multiply(x, weight, rows, inputs)),
     })??;
     Tensor::from_vec(numbers, (rows, outputs), x.device())
@@ -228,8 +229,8 @@ mod tests {
             let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
             let weight: Vec<f32> = make(outputs * inputs, 11);
             let weight = Tensor::from_vec(weight, (outputs, inputs), &Device::Cpu).unwrap();
-            let narrow = weight.to_dtype(DType::F16).unwrap();
-            for weight in [weight, narrow] {
+            let halves = [DType::F16, DType::BF16].map(|dtype| weight.to_dtype(dtype).unwrap());
+            for weight in [weight].into_iter().chain(halves) {
                 let got = project(&x, &weight).unwrap().to_vec2::<f32>().unwrap().concat();
                 let weight = weight.to_dtype(DType::F32).unwrap();
                 let want = x.matmul(&weight.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();

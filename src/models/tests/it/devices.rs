@@ -13,7 +13,7 @@ use roundhouse_types::{Bytes, DeviceId, SharedPart};
 use crate::sharing::{LAYERS, Lies, answer, checkpoint};
 use crate::support::settings;
 
-const FORMATS: [DtypeSetting; 2] = [DtypeSetting::F32, DtypeSetting::F16];
+const FORMATS: [DtypeSetting; 3] = [DtypeSetting::Auto, DtypeSetting::F32, DtypeSetting::F16];
 
 fn plan(folder: &Path, dtype: DtypeSetting) -> ModelPlan {
     let settings = LoadSettings { dtype, ..settings() };

@@ -308,3 +308,16 @@ fn a_cancelled_load_ends_and_other_devices_are_refused() {
     let error = load(&dir("llama-mha"), &plan, DeviceId::Cuda(0), &Cancel::new()).unwrap_err();
     assert!(error.to_string().contains("cuda:0"), "{error}");
 }
+
+/// Of halves nothing is widened but norms and biases.
+#[test]
+fn halves_take_two_bytes_a_weight_and_vectors_four() {
+    // vocab 160, hidden 64, intermediate 96, two layers, 8 heads and 2 of keys of 8, tied.
+    let layer = 64 * (64 + 16 + 16) + 64 * 64 + 3 * 64 * 96;
+    let bytes = 2 * (160 * 64 + 2 * layer) + 4 * (5 * 64);
+    let plan = plan("llama-bf16", &settings());
+    assert_eq!(plan.footprint.weights, Bytes(bytes));
+    assert_eq!(open("llama-bf16", &settings()).footprint.weights, Bytes(bytes));
+    let formats = plan.weights.iter().map(|share| (share.file_dtype, share.memory_dtype));
+    assert_eq!(formats.collect::<Vec<_>>(), [("bf16", "bf16"), ("bf16", "f32")]);
+}

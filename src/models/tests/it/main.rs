@@ -8,6 +8,7 @@ mod decoders;
 mod devices;
 mod extremes;
 mod gguf;
+mod halves;
 mod inspection;
 mod matmuls;
 mod numbers;

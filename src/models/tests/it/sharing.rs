@@ -168,7 +168,7 @@ pub(crate) fn answer(loaded: &mut LoadedRunner, is_decoder: bool) -> Vec<Vec<f32
 fn fine_tunes_hold_their_base_once_and_answer_as_they_do_alone() {
     for is_decoder in [true, false] {
         for lies in [Lies::F32, Lies::F16, Lies::Bf16] {
-            for dtype in [DtypeSetting::F32, DtypeSetting::F16] {
+            for dtype in [DtypeSetting::Auto, DtypeSetting::F32, DtypeSetting::F16] {
                 let loads = Loads::new(dtype);
                 let tuned = LAYERS - 1;
                 let [one, two] = [1, 2].map(|model| checkpoint(is_decoder, lies, model, tuned));
@@ -216,7 +216,7 @@ fn contents(loads: &Loads, folder: &TempDir) -> Digests {
 fn what_a_fetch_found_tells_the_first_load_what_it_need_not_read() {
     for is_decoder in [true, false] {
         for lies in [Lies::F32, Lies::Bf16] {
-            let loads = Loads::new(DtypeSetting::F32);
+            let loads = Loads::new(DtypeSetting::Auto);
             let [one, two] = [1, 2].map(|model| checkpoint(is_decoder, lies, model, LAYERS - 1));
             // What was read is named as what was found beforehand.
             let first = loads.load(&one, "", &Digests::default());

@@ -185,8 +185,12 @@ impl Estimate {
         }
         let fallbacks = plan.fallbacks.iter();
         self.warnings.extend(fallbacks.map(|it| format!("quantised as far as shapes allow: {it}")));
-        let grows =
-            |it: &&WeightShare| it.bytes > it.file_bytes && it.file_dtype != it.memory_dtype;
+        // Vectors are f32 always, and next to nothing.
+        let grows = |it: &&WeightShare| {
+            it.bytes > it.file_bytes
+                && it.file_dtype != it.memory_dtype
+                && it.bytes.0 > plan.footprint.weights.0 / 100
+        };
         for share in plan.weights.iter().filter(grows) {
             let more = share.bytes.saturating_sub(share.file_bytes);
             self.warnings.push(format!(

@@ -90,3 +90,26 @@ fn magnitudes_beside_a_quantised_base_are_of_its_own_numbers() {
     let difference = apart(&wide[0], &narrow[0]);
     assert!(difference > 1e-4 && difference < 0.5, "{difference}");
 }
+
+/// The same base in halves, exactly, computes the same with an adapter that reads its weights.
+#[test]
+fn magnitudes_beside_halves_are_those_beside_the_same_numbers_in_f32() {
+    let base = crate::halves::narrowed("llama-mha", DType::BF16);
+    let wide = LoadSettings { dtype: DtypeSetting::F32, ..served() };
+    let [halves, wide] = [served(), wide].map(|settings| {
+        let plan = roundhouse_models::inspect(&read_local(base.path()).unwrap(), &settings);
+        let cpu = roundhouse_types::DeviceId::Cpu;
+        let mut loaded =
+            roundhouse_models::load(base.path(), &plan.unwrap(), cpu, &Cancel::new()).unwrap();
+        for (id, case) in (1..).zip(["llama-dora", "llama-head-saved"]) {
+            let adapter = load(case, &loaded);
+            loaded.runner.attach(AdapterId(id), adapter.weights).unwrap();
+        }
+        let row = |index, adapter| named(row(index, 0, &[7, 8, 9]), adapter);
+        step(&mut *loaded.runner, vec![row(0, Some(1)), row(1, Some(2)), row(2, None)])
+    });
+    for (halves, wide) in halves.iter().zip(&wide) {
+        assert!(apart(halves, wide) <= LOGITS, "{}", apart(halves, wide));
+    }
+    assert!(apart(&halves[0], &halves[2]) > LOGITS);
+}
