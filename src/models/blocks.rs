@@ -3,18 +3,22 @@
 //! A parameter that is not all of one float type is one tensor of bytes: a table of its parts,
 //! then their rows one behind another, as they lie in files. It describes itself, so whatever
 //! carries tensors (the pool, copies in other places) need not know of formats. Nothing is
-//! repacked and nothing grows: kernels widen a few blocks at a time, into a core's first cache.
+//! repacked and nothing grows: kernels take blocks as they lie (`integer`), or widen a few at a
+//! time into a core's first cache (`widen`).
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::activation::{with_floats, with_numbers};
 use crate::format::{Format, Layout};
-use crate::linear::place;
+use crate::linear::{FEW_ROWS, place};
 use crate::simd;
 
 mod few;
+pub(crate) mod integer;
 mod widen;
+
+use integer::Pieces;
 
 /// Bytes of the table before the rows: the widest register's, which keeps the rows aligned.
 pub(crate) const TABLE: usize = 64;
@@ -115,21 +119,10 @@ pub(crate) fn rows(parameter: &Tensor, indices: &[u32]) -> Result<Tensor> {
     Tensor::from_vec(numbers, (indices.len(), columns), parameter.device())
 }
 
-/// `x W^T` for up to [`crate::linear::FEW_ROWS`] rows: each weight is read once.
-pub(crate) fn project_few(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let rows = x.dim(0)?;
-    let (numbers, outputs) = with_floats(x, |x| {
-        with_numbers(weight, |bytes: &[u8]| {
-            let parts = Parts::of(bytes)?;
-            check(x.len(), rows, &parts)?;
-            Result::Ok((few::multiply(x, rows, &parts), parts.rows))
-        })?
-    })??;
-    Tensor::from_vec(numbers, (rows, outputs), x.device())
-}
-
-/// `x W^T` for many rows: weights are widened to f32 a panel of outputs at a time.
-pub(crate) fn project_many(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+/// `x W^T`. Blocks are multiplied as they lie, by inputs rounded to eight bits; float parts as
+/// floats: each weight read once for up to [`FEW_ROWS`] rows, widened to f32 a panel of outputs at
+/// a time for more.
+pub(crate) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let rows = x.dim(0)?;
     let (numbers, outputs) = with_numbers(weight, |bytes: &[u8]| {
         let parts = Parts::of(bytes)?;
@@ -137,18 +130,55 @@ pub(crate) fn project_many(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let mut y = vec![0.0; rows * parts.rows];
         let mut first = 0;
         for part in &parts.parts {
-            let tall = (PANEL / parts.columns.max(1)).max(1);
-            for data in part.data.chunks(tall * part.stride) {
-                let count = data.len() / part.stride;
-                let panel = widened(part.format, data, count, part.stride, parts.columns);
-                let panel = Tensor::from_vec(panel, (count, parts.columns), x.device())?;
-                place(&x.matmul(&panel.t()?)?, first, parts.rows, &mut y)?;
-                first += count;
+            if !matches!(part.format, Format::Blocks(_)) {
+                project_floats(x, part, parts.columns, &mut y, (first, parts.rows))?;
             }
+            first += part.rows;
+        }
+        if parts.parts.iter().any(|part| matches!(part.format, Format::Blocks(_))) {
+            with_floats(x, |x| project_blocks(x, &parts, &mut y))?;
         }
         Result::Ok((y, parts.rows))
     })??;
     Tensor::from_vec(numbers, (rows, outputs), x.device())
+}
+
+/// The parts that are blocks, into their places in `y` `[rows, outputs]`.
+fn project_blocks(x: &[f32], parts: &Parts<'_>, y: &mut [f32]) {
+    let some = integer::ROWS;
+    for (x, y) in x.chunks(some * parts.columns).zip(y.chunks_mut(some * parts.rows)) {
+        let pieces = Pieces::of(x, parts.columns);
+        let mut first = 0;
+        for part in &parts.parts {
+            if let Format::Blocks(format) = part.format {
+                integer::multiply(format, part, &pieces, y, (first, parts.rows));
+            }
+            first += part.rows;
+        }
+    }
+}
+
+/// One part of floats, into its place in `y` `[rows, outputs]`.
+fn project_floats(
+    x: &Tensor,
+    part: &Part<'_>,
+    columns: usize,
+    y: &mut [f32],
+    (mut first, outputs): (usize, usize),
+) -> Result<()> {
+    let rows = x.dim(0)?;
+    if rows <= FEW_ROWS {
+        return with_floats(x, |x| few::multiply(x, rows, columns, part, y, (first, outputs)));
+    }
+    let tall = (PANEL / columns.max(1)).max(1);
+    for data in part.data.chunks(tall * part.stride) {
+        let count = data.len() / part.stride;
+        let panel = widened(part.format, data, count, part.stride, columns);
+        let panel = Tensor::from_vec(panel, (count, columns), x.device())?;
+        place(&x.matmul(&panel.t()?)?, first, outputs, y)?;
+        first += count;
+    }
+    Ok(())
 }
 
 /// All rows of some bytes as f32.

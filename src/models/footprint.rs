@@ -9,7 +9,7 @@ use roundhouse_engine::KvSpec;
 use roundhouse_types::Bytes;
 
 use crate::Error;
-use crate::blocks::PANEL;
+use crate::blocks::{PANEL, integer};
 use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
 use crate::kv::BLOCK_TOKENS;
@@ -147,17 +147,20 @@ pub(crate) fn decoder_workspace(
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
 }
 
-/// What a large multiplication needs more where weights are widened a panel at a time: the
-/// panel, and what it makes of all tokens. The fewer values a row has, the more rows a panel,
-/// up to the most that a projection has.
+/// What a multiplication needs more where weights are not all f32, the larger of two: a panel of
+/// widened weights and what it makes of all tokens (the fewer values a row has, the more rows a
+/// panel, up to the most that a projection has); or some rows of inputs, rounded, and each thread's
+/// sums for them.
 pub(crate) fn panels(
     are_widened: bool,
     step_tokens: usize,
-    [narrowest, tallest]: [usize; 2],
+    [narrowest, widest, tallest]: [usize; 3],
 ) -> Result<Bytes, Error> {
     let tall = (PANEL / narrowest.max(1)).clamp(1, tallest) as u128;
-    let numbers = if are_widened { PANEL as u128 + step_tokens as u128 * tall } else { 0 };
-    counted("workspace", numbers * F32)
+    let widened = (PANEL as u128 + step_tokens as u128 * tall) * F32;
+    let threads = rayon::current_num_threads() as u128;
+    let rounded = integer::bytes(step_tokens, widest) + threads * integer::sums(step_tokens);
+    counted("workspace", if are_widened { widened.max(rounded) } else { 0 })
 }
 
 /// An encoder step's peak.
@@ -206,7 +209,9 @@ mod tests {
             let one = context.div_ceil(BLOCK_TOKENS);
             assert!(kv.chunk.is_power_of_two() && kv.blocks == kv.chunk * kv.chunks());
             assert!((one..=one + one / 8).contains(&kv.floor_blocks()), "{context}: {kv:?}");
-            assert!(kv.blocks >= one * sequences && kv.blocks < one * sequences + kv.chunk.max(one));
+            assert!(
+                kv.blocks >= one * sequences && kv.blocks < one * sequences + kv.chunk.max(one)
+            );
             assert_eq!(kv.chunk_bytes, Bytes(token.0 * (BLOCK_TOKENS * kv.chunk) as u64));
             assert!(sequences > 1 || kv.floor == kv.chunks(), "nothing to grow to");
             // Where there is enough of it, a chunk is worth a mapping of its own.

@@ -324,7 +324,8 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     let kv_token_bytes = footprint::kv_token(&config)?;
     let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
     let rows = settings.step_rows.min(kv.blocks);
-    let narrowest = config.hidden.min(config.intermediate).min(config.heads.query_width());
+    let inputs = [config.hidden, config.intermediate, config.heads.query_width()];
+    let [narrowest, widest] = extremes(inputs);
     let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
     let tallest = widths.into_iter().max().unwrap_or(1);
     Ok(ModelPlan {
@@ -334,7 +335,11 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
             weights: total(&weights)?,
             kv: footprint::kv_floor(&kv)?,
             workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?
-                + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
+                + footprint::panels(
+                    formats.are_widened(),
+                    step_tokens,
+                    [narrowest, widest, tallest],
+                )?,
             host,
         },
         weights,
@@ -376,7 +381,7 @@ fn encoder(
     })?;
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
-    let narrowest = config.hidden.min(config.intermediate);
+    let [narrowest, widest] = extremes([config.hidden, config.intermediate]);
     let tallest = config.intermediate.max(3 * config.hidden);
     Ok(ModelPlan {
         kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
@@ -385,7 +390,11 @@ fn encoder(
             weights: total(&weights)?,
             kv: Bytes::ZERO,
             workspace: footprint::encoder_workspace(&config, step_tokens)?
-                + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
+                + footprint::panels(
+                    formats.are_widened(),
+                    step_tokens,
+                    [narrowest, widest, tallest],
+                )?,
             host: host(files, footprint::WORD_PIECES)?,
         },
         weights,
@@ -404,6 +413,12 @@ fn encoder(
         formats,
         family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
     })
+}
+
+/// The least and the most of some widths.
+fn extremes<const N: usize>(widths: [usize; N]) -> [usize; 2] {
+    let least = widths.iter().copied().min();
+    [least.unwrap_or(1), widths.into_iter().max().unwrap_or(1)]
 }
 
 fn host(files: &Files, cost: footprint::TokenizerCost) -> Result<Bytes, Error> {

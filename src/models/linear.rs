@@ -81,8 +81,7 @@ impl Linear {
         MATMULS.set(MATMULS.get() + 1);
         let is_few = x.dim(0)? <= FEW_ROWS;
         let y = match self.weight.dtype() {
-            DType::U8 if is_few => blocks::project_few(x, &self.weight)?,
-            DType::U8 => blocks::project_many(x, &self.weight)?,
+            DType::U8 => blocks::project(x, &self.weight)?,
             _ if is_few => few::project(x, &self.weight)?,
             DType::F16 | DType::BF16 => widened(x, &self.weight)?,
             _ => x.matmul(&self.weight.t()?)?,

@@ -14,13 +14,13 @@ def main():
     header = {"X-Amzn-SageMaker-Target-Model": model}
     prompt = "The shop opens at"
     for base in (url, f"{url}/generate"):
-        client = InferenceClient(model=base, headers=header, token=False)
+        client = InferenceClient(model=base, headers=header)
         plain = client.text_generation(prompt, max_new_tokens=8, do_sample=False)
         assert isinstance(plain, str) and plain, plain
         told = client.text_generation(prompt, max_new_tokens=8, do_sample=False, details=True)
         assert told.generated_text == plain
         assert told.details.generated_tokens == len(told.details.tokens) > 0
-    events = InferenceClient(model=f"{url}/generate_stream", headers=header, token=False)
+    events = InferenceClient(model=f"{url}/generate_stream", headers=header)
     pieces = list(events.text_generation(prompt, max_new_tokens=8, do_sample=False, stream=True, details=True))
     assert pieces[-1].generated_text == plain, (pieces[-1], plain)
     assert "".join(piece.token.text for piece in pieces if not piece.token.special) == plain

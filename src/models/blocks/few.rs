@@ -1,11 +1,11 @@
-//! Projections of few rows, where reading the weights is all the work.
+//! Projections of few rows by float parts, where reading the weights is all the work.
 //!
 //! A row of weights is widened some blocks at a time and multiplied with every row of inputs
 //! while it is in the first cache. Outputs are spread over threads.
 
 use rayon::prelude::*;
 
-use super::Parts;
+use super::Part;
 use super::widen::{Blocks, ForFormat, VALUES_MAX, with};
 use crate::format::Format;
 use crate::linear::FEW_ROWS as ROWS;
@@ -16,34 +16,31 @@ const LANES: usize = 64;
 /// Weights per task: enough to be worth a thread's waking.
 const TASK: usize = 1 << 16;
 
-/// `x W^T` for `x` `[rows, columns]`.
-pub(super) fn multiply(x: &[f32], rows: usize, parts: &Parts<'_>) -> Vec<f32> {
+/// `x W^T` for `x` `[rows, columns]` and a part of floats, into its place in `y` `[rows, width]`.
+pub(super) fn multiply(
+    x: &[f32],
+    rows: usize,
+    columns: usize,
+    part: &Part<'_>,
+    y: &mut [f32],
+    (first, width): (usize, usize),
+) {
     assert!(rows <= ROWS, "few rows are at most {ROWS}");
-    let columns = parts.columns;
     // [outputs, rows]: a task's results lie together.
-    let mut turned = vec![0.0; parts.rows * rows];
+    let mut turned = vec![0.0; part.rows * rows];
     let per_task = (TASK / columns.max(1)).max(1);
-    let mut rest = turned.as_mut_slice();
-    for part in &parts.parts {
-        let (out, behind) = rest.split_at_mut(part.rows * rows);
-        rest = behind;
-        out.par_chunks_mut(per_task * rows)
-            .zip(part.data.par_chunks(per_task * part.stride))
-            .for_each(|(out, weight)| {
-                let (format, stride) = (part.format, part.stride);
-                simd::dispatch(Project { format, stride, weight, x, columns, rows, out });
-            });
-    }
-    if rows == 1 {
-        return turned;
-    }
-    let mut y = vec![0.0; parts.rows * rows];
-    for (row, y) in y.chunks_exact_mut(parts.rows).enumerate() {
-        for (output, y) in y.iter_mut().enumerate() {
+    turned
+        .par_chunks_mut(per_task * rows)
+        .zip(part.data.par_chunks(per_task * part.stride))
+        .for_each(|(out, weight)| {
+            let (format, stride) = (part.format, part.stride);
+            simd::dispatch(Project { format, stride, weight, x, columns, rows, out });
+        });
+    for (row, y) in y.chunks_exact_mut(width).enumerate() {
+        for (output, y) in y[first..first + part.rows].iter_mut().enumerate() {
             *y = turned[output * rows + row];
         }
     }
-    y
 }
 
 /// Some outputs of all rows.

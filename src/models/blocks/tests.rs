@@ -5,7 +5,6 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 use crate::format::BlockFormat;
-use crate::linear::FEW_ROWS;
 
 const FORMATS: [(BlockFormat, GgmlDType); 8] = [
     (BlockFormat::Q4_0, GgmlDType::Q4_0),
@@ -103,15 +102,13 @@ fn few_and_many_rows_project_as_the_widened_weights_do() {
         for count in [1, 2, 8, 9, 40] {
             let x = Tensor::from_vec(numbers(count * columns, 3), (count, columns), &Device::Cpu);
             let x = x.unwrap();
-            let got = match count {
-                ..=FEW_ROWS => project_few(&x, &bytes).unwrap(),
-                _ => project_many(&x, &bytes).unwrap(),
-            };
+            let got = project(&x, &bytes).unwrap();
             let want = x.matmul(&wide.t().unwrap()).unwrap();
             let (got, want) = (got.to_vec2::<f32>().unwrap(), want.to_vec2::<f32>().unwrap());
             for (got, want) in got.concat().iter().zip(want.concat()) {
-                // Sums of a few hundred products below one, added in another order.
-                assert!((got - want).abs() < 1e-3, "{parts:?} {count}: {got} {want}");
+                // Inputs below one are rounded to steps of 1/127, so each of a few hundred
+                // weights below one may be off by 1/254 of itself; mostly they cancel out.
+                assert!((got - want).abs() < 0.25, "{parts:?} {count}: {got} {want}");
             }
         }
     }
@@ -131,7 +128,7 @@ fn a_buffer_that_is_not_what_its_table_says_is_an_error() {
         assert!(rows(&tensor(bytes), &[0]).is_err());
     }
     let x = Tensor::zeros((1, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
-    assert!(project_few(&x, &bytes).is_err(), "inputs of another width");
+    assert!(project(&x, &bytes).is_err(), "inputs of another width");
 }
 
 /// Prints microseconds per call, ours and candle's in turn, the best of nine. Means something in
@@ -149,16 +146,13 @@ fn beside_candles_kernels() {
         let size = bytes.len();
         let bytes = Tensor::from_vec(bytes, size, &Device::Cpu).unwrap();
         let theirs = candle_core::quantized::QMatMul::from_qtensor(quantized).unwrap();
-        for count in [1, 8] {
+        for count in [1, 8, 32, 512] {
             let x = Tensor::from_vec(numbers(count * inputs, 3), (count, inputs), &Device::Cpu);
             let x = x.unwrap();
             let mut best = [f64::MAX; 2];
             for _ in 0..9 {
                 let began = std::time::Instant::now();
-                match count {
-                    ..=FEW_ROWS => project_few(&x, &bytes).unwrap(),
-                    _ => project_many(&x, &bytes).unwrap(),
-                };
+                project(&x, &bytes).unwrap();
                 best[0] = best[0].min(began.elapsed().as_secs_f64() * 1e6);
                 let began = std::time::Instant::now();
                 candle_core::Module::forward(&theirs, &x).unwrap();

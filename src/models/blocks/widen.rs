@@ -65,7 +65,7 @@ impl Kernel for Rows<'_> {
 
 /// A half as f32, exactly where it is finite; others become large numbers.
 #[inline(always)]
-fn half(bytes: &[u8]) -> f32 {
+pub(super) fn half(bytes: &[u8]) -> f32 {
     let bits = u32::from(u16::from_le_bytes([bytes[0], bytes[1]]));
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
@@ -228,7 +228,7 @@ struct Q6K;
 
 /// Scale and minimum of one of the eight groups of 32 values, six bits each in twelve bytes.
 #[inline(always)]
-fn scale_and_minimum(group: usize, packed: &[u8; 12]) -> (f32, f32) {
+pub(super) fn scale_and_minimum(group: usize, packed: &[u8; 12]) -> (f32, f32) {
     let (scale, minimum) = if group < 4 {
         (packed[group] & 63, packed[group + 4] & 63)
     } else {

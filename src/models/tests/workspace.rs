@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
-use roundhouse_models::{Cancel, LoadSettings, inspect, load, read_local};
+use roundhouse_models::{Cancel, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
 mod families;
@@ -81,8 +81,8 @@ fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
     lengths.iter().map(row).collect()
 }
 
-/// A name, and what writes such a model to a folder.
-type Kind = (&'static str, fn(&Path));
+/// A name, how it is quantised, and what writes such a model to a folder.
+type Kind = (&'static str, Option<Quantize>, fn(&Path));
 
 const DECODER: Llama = Llama {
     hidden: 256,
@@ -110,14 +110,18 @@ fn bert(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 5] = [
-        ("llama", |dir| random::llama(dir, DECODER)),
-        ("gemma3", |dir| families::gemma3(dir, DECODER)),
-        ("gpt2", |dir| families::gpt2(dir, DECODER)),
-        ("gpt_neox", |dir| families::gpt_neox(dir, DECODER)),
-        ("bert", bert),
+    let kinds: [Kind; 8] = [
+        ("llama", None, |dir| random::llama(dir, DECODER)),
+        ("llama", Some(Quantize::Q8_0), |dir| random::llama(dir, DECODER)),
+        ("llama", Some(Quantize::Q4K), |dir| random::llama(dir, DECODER)),
+        ("gemma3", None, |dir| families::gemma3(dir, DECODER)),
+        ("gpt2", None, |dir| families::gpt2(dir, DECODER)),
+        ("gpt_neox", None, |dir| families::gpt_neox(dir, DECODER)),
+        ("bert", None, bert),
+        ("bert", Some(Quantize::Q8_0), bert),
     ];
-    for (kind, make) in kinds {
+    for (kind, quantize, make) in kinds {
+        let settings = LoadSettings { quantize, ..settings };
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
         let plan = inspect(&read_local(folder.path()).unwrap(), &settings).unwrap();

@@ -36,9 +36,9 @@ fn eight_bits_keep_the_logits_near_and_take_a_quarter() {
             worst = worst.max(apart(&got[0], &prompt.last_logits));
             largest = prompt.last_logits.iter().fold(largest, |most, logit| most.max(logit.abs()));
         }
-        // Eight bits are a relative error of at most 1/254 per weight.
+        // Eight bits are an error of at most 1/254 of the largest of 32 per weight, and per input.
         println!("{case}: {worst} of {largest}");
-        assert!(worst > 0.0 && worst < 0.1 * largest, "{case}: {worst} of {largest}");
+        assert!(worst > 0.0 && worst < 0.2 * largest, "{case}: {worst} of {largest}");
     }
 }
 

@@ -23,7 +23,8 @@ fn rounded(weight: &Tensor, settings: &LoadSettings) -> Tensor {
     }
 }
 
-/// The base as it is computed with, and the adapter on top, as an f32 checkpoint.
+/// The base as it is computed with, and the adapter on top if `scale` is not zero, as an f32
+/// checkpoint.
 fn merged(case: &str, base: &str, settings: &LoadSettings, scale: f64) -> tempfile::TempDir {
     let out = tempfile::tempdir().unwrap();
     std::fs::copy(dir(base).join("config.json"), out.path().join("config.json")).unwrap();
@@ -51,6 +52,16 @@ fn merged(case: &str, base: &str, settings: &LoadSettings, scale: f64) -> tempfi
     out
 }
 
+fn open_wide(folder: &tempfile::TempDir) -> Box<dyn ModelRunner> {
+    let wide = LoadSettings { dtype: DtypeSetting::F32, ..served() };
+    let plan = roundhouse_models::inspect(&read_local(folder.path()).unwrap(), &wide).unwrap();
+    let cpu = roundhouse_types::DeviceId::Cpu;
+    roundhouse_models::load(folder.path(), &plan, cpu, &Cancel::new()).unwrap().runner
+}
+
+/// A narrow base's inputs stay as they are. A quantised one's are rounded to eight bits, so it is
+/// itself some way from its own numbers widened: with an adapter it may be no more than three times as far from
+/// them with the adapter merged, and the adapter must move logits by more than that.
 #[test]
 fn adapters_beside_a_quantised_or_narrow_base_equal_merging_into_its_numbers() {
     let q8 = LoadSettings { quantize: Some(Quantize::Q8_0), ..served() };
@@ -58,22 +69,26 @@ fn adapters_beside_a_quantised_or_narrow_base_equal_merging_into_its_numbers() {
     for (case, scale) in [("llama-bf16", 2.0), ("llama-f16", 1.6)] {
         for settings in [q8, half] {
             let base = "llama-gqa-tied";
-            let out = merged(case, base, &settings, scale);
-            let wide = LoadSettings { dtype: DtypeSetting::F32, ..served() };
-            let merged =
-                roundhouse_models::inspect(&read_local(out.path()).unwrap(), &wide).unwrap();
-            let cpu = roundhouse_types::DeviceId::Cpu;
-            let mut merged =
-                roundhouse_models::load(out.path(), &merged, cpu, &Cancel::new()).unwrap().runner;
+            let mut merged_wide = open_wide(&merged(case, base, &settings, scale));
+            let mut plain_wide = open_wide(&merged(case, base, &settings, 0.0));
             let mut beside = with(base, &[case.to_owned()], &settings);
-            // One row and many: each way of multiplying by quantised weights.
+            // One row and many: each way of multiplying by narrow weights.
             for length in [1, 7, 40] {
                 let tokens: Vec<u32> = (0..length).map(|at| at * 37 % 250).collect();
-                let want = step(&mut *merged, vec![row(0, 0, &tokens)]);
-                let got = step(&mut *beside.runner, vec![named(row(0, 0, &tokens), Some(1))]);
-                let difference = apart(&got[0], &want[0]);
-                println!("{case} {:?} {length}: {difference:.1e}", settings.quantize);
-                assert!(difference <= LOGITS, "{case} {length}: {difference}");
+                let rows = |adapter| vec![named(row(0, 0, &tokens), adapter)];
+                let want = step(&mut *merged_wide, rows(None));
+                let got = step(&mut *beside.runner, rows(Some(1)));
+                let plain = step(&mut *beside.runner, rows(None));
+                let plain_want = step(&mut *plain_wide, rows(None));
+                let (difference, rounding) =
+                    (apart(&got[0], &want[0]), apart(&plain[0], &plain_want[0]));
+                let moved = apart(&want[0], &plain_want[0]);
+                println!(
+                    "{case} {:?} {length}: {difference:.1e}, base {rounding:.1e}, moved {moved:.1e}",
+                    settings.quantize
+                );
+                let bound = LOGITS + settings.quantize.map_or(0.0, |_| 3.0 * rounding);
+                assert!(difference <= bound && moved > bound, "{case} {length}: {difference}");
             }
         }
     }
