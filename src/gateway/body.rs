@@ -75,14 +75,26 @@ pub(crate) async fn read(
     config: &GatewayConfig,
     notes: &Notes,
 ) -> Result<Bytes, Error> {
+    let (parts, body) = request.into_parts();
+    take(&parts.headers, body, config, notes).await
+}
+
+/// As [`read`], with the request in parts.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn take(
+    headers: &HeaderMap,
+    body: Body,
+    config: &GatewayConfig,
+    notes: &Notes,
+) -> Result<Bytes, Error> {
     let limit = config.body_limit.as_usize();
-    let declared = request
-        .headers()
+    let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let body = request.into_body();
     if declared.is_some_and(|length| length > config.body_limit.0) {
-        drain(body, limit).await;
+        discard(body, limit).await;
         return Err(too_large(limit));
     }
     match tokio::time::timeout(config.body_timeout, gather(body, limit, declared)).await {
@@ -98,13 +110,16 @@ pub(crate) async fn read(
 async fn gather(body: Body, limit: usize, declared: Option<u64>) -> Result<Bytes, Error> {
     let mut pieces = body.into_data_stream();
     let told = declared.map_or(FIRST_ROOM, |length| usize::try_from(length).unwrap_or(FIRST_ROOM));
-    let mut whole = BytesMut::with_capacity(FIRST_ROOM.min(limit).min(told));
-    let mut count = 0_usize;
+    let mut whole = BytesMut::new();
+    // A body in one piece, as one that was read for its signature, is not copied.
+    let mut only: Option<Bytes> = None;
+    let (mut count, mut length) = (0_usize, 0_usize);
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|_| Error::request("the request body was cut off"))?;
-        if whole.len() + piece.len() > limit {
-            drop(whole);
-            drain(Body::from_stream(pieces), limit).await;
+        length = length.saturating_add(piece.len());
+        if length > limit {
+            drop((whole, only));
+            discard(Body::from_stream(pieces), limit).await;
             return Err(too_large(limit));
         }
         count += 1;
@@ -112,13 +127,21 @@ async fn gather(body: Body, limit: usize, declared: Option<u64>) -> Result<Bytes
             let message = format!("the request body came in more than {PIECES_MAX} pieces");
             return Err(Error::request(message));
         }
+        if count == 1 {
+            only = Some(piece);
+            continue;
+        }
+        if let Some(first) = only.take() {
+            whole.reserve(FIRST_ROOM.min(limit).min(told).max(first.len()));
+            whole.extend_from_slice(&first);
+        }
         whole.extend_from_slice(&piece);
     }
-    Ok(whole.freeze())
+    Ok(only.unwrap_or_else(|| whole.freeze()))
 }
 
 /// Reads on and throws away, within bounds, so that the answer can reach the client.
-async fn drain(body: Body, limit: usize) {
+pub(crate) async fn discard(body: Body, limit: usize) {
     let allowance = limit.saturating_mul(DRAIN_FACTOR);
     let mut pieces = body.into_data_stream();
     let reading = async {

@@ -1,12 +1,17 @@
 //! What a client is told when something went wrong: one table of statuses, types and bodies.
 
+mod denied;
+
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use roundhouse_tenancy::Denied;
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
 use thiserror::Error;
+
+use denied::Gate;
 
 /// SageMaker's limit for `Message`, in characters.
 const MESSAGE_MAX: usize = 2048;
@@ -37,6 +42,9 @@ pub(crate) enum Error {
     /// What the layers below report, and most of what is found here.
     #[error("{0}")]
     Failed(#[from] Failure),
+    /// Whoever asks is not let in.
+    #[error("{0}")]
+    Denied(#[from] Denied),
     /// A field of the body is wrong.
     #[error("{message}")]
     Field {
@@ -69,6 +77,7 @@ pub(crate) enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Case {
     Kind(ErrorKind),
+    Denied(Gate),
     UnknownPath,
     WrongMethod,
     SlowBody,
@@ -113,7 +122,8 @@ impl Error {
         match self {
             Self::Failed(failure) => failure.kind(),
             Self::Field { .. } => ErrorKind::InvalidInput,
-            Self::UnknownPath
+            Self::Denied(_)
+            | Self::UnknownPath
             | Self::WrongMethod
             | Self::SlowBody(_)
             | Self::AlreadyLoaded(_)
@@ -126,8 +136,11 @@ impl Error {
     pub(crate) fn retry(&self) -> RetryHint {
         match self {
             Self::Failed(failure) => failure.retry(),
-            Self::SlowBody(_) | Self::NoMemory(_) => RetryHint::Later,
-            Self::Field { .. }
+            Self::SlowBody(_) | Self::NoMemory(_) | Self::Denied(Denied::Unavailable) => {
+                RetryHint::Later
+            }
+            Self::Denied(_)
+            | Self::Field { .. }
             | Self::UnknownPath
             | Self::WrongMethod
             | Self::AlreadyLoaded(_)
@@ -154,6 +167,7 @@ impl Error {
 
     fn case(&self) -> Case {
         match self {
+            Self::Denied(denied) => Case::Denied(denied.into()),
             Self::UnknownPath => Case::UnknownPath,
             Self::WrongMethod => Case::WrongMethod,
             Self::SlowBody(_) => Case::SlowBody,
@@ -165,7 +179,10 @@ impl Error {
     /// The error as a JSON object: a whole body, or the last event of a stream.
     pub(crate) fn object(&self, face: Face) -> Value {
         let row = self.row(face);
-        let message = self.to_string();
+        let message = match self {
+            Self::Denied(denied) => denied::words(denied, face),
+            other => other.to_string(),
+        };
         match face {
             Face::Endpoint | Face::Invocations => amazon_object(row, &message),
             Face::Container => {
@@ -195,6 +212,9 @@ impl Error {
         let headers = response.headers_mut();
         if matches!(face, Face::Endpoint | Face::Invocations) {
             headers.insert(ERROR_TYPE, HeaderValue::from_static(row.name));
+        }
+        if row.status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let RetryHint::After(wait) = self.retry() {
             // Rounded up: a client that comes back early finds the same answer.
@@ -275,6 +295,7 @@ fn amazon_row(case: Case) -> Row {
             ErrorKind::TimedOut => model_error(0),
             ErrorKind::Internal => amazon(500, "InternalFailure"),
         },
+        Case::Denied(gate) => denied::amazon_row(gate),
         Case::UnknownPath => amazon(404, "UnknownOperationException"),
         Case::WrongMethod => amazon(405, "UnknownOperationException"),
         Case::SlowBody => amazon(408, "RequestTimeoutException"),
@@ -303,6 +324,7 @@ fn container_row(case: Case) -> Row {
             ErrorKind::ModelFailed => amazon(500, "PredictionException"),
             ErrorKind::Internal => amazon(500, "InternalServerException"),
         },
+        Case::Denied(gate) => denied::container_row(gate),
         Case::UnknownPath => amazon(404, "ResourceNotFoundException"),
         Case::WrongMethod => amazon(405, "MethodNotAllowedException"),
         Case::SlowBody => amazon(408, "RequestTimeoutException"),
@@ -329,6 +351,7 @@ fn tgi_row(case: Case) -> Row {
             ErrorKind::TimedOut => amazon(504, "timeout"),
             ErrorKind::Internal => amazon(500, "internal"),
         },
+        Case::Denied(gate) => denied::tgi_row(gate),
         Case::UnknownPath => amazon(404, "not_found"),
         Case::WrongMethod => amazon(405, "validation"),
         Case::SlowBody => amazon(408, "validation"),
@@ -357,6 +380,7 @@ fn openai_row(case: Case) -> Row {
             ErrorKind::TimedOut => openai(504, "server_error", "timeout"),
             ErrorKind::Internal => openai(500, "server_error", "internal_error"),
         },
+        Case::Denied(gate) => denied::openai_row(gate),
         Case::UnknownPath => openai(404, invalid.name, "unknown_url"),
         Case::WrongMethod => openai(405, invalid.name, "method_not_allowed"),
         Case::SlowBody => openai(408, invalid.name, "request_timeout"),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -22,6 +22,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::error::{Error, Face};
+use crate::identify::{Door, identify};
 use crate::metrics;
 use crate::router::{Gateway, face_of};
 use crate::state::{AccessFn, AccessRecord};
@@ -43,17 +44,11 @@ pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
         Arc::new(UnderWay { most: gateway.config.max_requests, places: Mutex::default() });
     router
         .layer(from_fn_with_state(limit_state, limit))
-        .layer(from_fn(identify))
+        .layer(from_fn_with_state(Door::new(gateway), identify))
         .layer(CatchPanicLayer::custom(|_| {
             Error::internal("the request handler panicked").respond(Face::Endpoint)
         }))
         .layer(from_fn_with_state(gateway.clone(), observe))
-}
-
-/// Says who calls. Nobody is asked: addresses beyond loopback are bound only where that is wanted.
-async fn identify(mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Caller::anonymous());
-    next.run(request).await
 }
 
 /// The requests under way.
@@ -150,6 +145,7 @@ impl Notes {
             method: request.method().to_string(),
             route: "unmatched",
             tenant: None,
+            credential: None,
             endpoint: None,
             target: None,
             version: None,
@@ -176,6 +172,12 @@ impl Notes {
 
     pub(crate) fn route(&self, route: &'static str) {
         self.lock().route = route;
+    }
+
+    pub(crate) fn caller(&self, caller: &Caller) {
+        let mut record = self.lock();
+        record.tenant = caller.tenant.as_ref().map(ToString::to_string);
+        record.credential = caller.credential.clone();
     }
 
     pub(crate) fn read(&self, bytes: u64) {

@@ -1,8 +1,9 @@
 //! How does HTTP say it: the data port's routes, bodies, streams and errors.
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
-//! `layers` (what surrounds every request), `target` and `aim` (which model is meant), `body` and
-//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces),
+//! `layers` (what surrounds every request), `identify` (who calls), `target` and `aim` (which model
+//! is meant), `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and
+//! `container` (the faces),
 //! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
 //!
 //! What holds:
@@ -24,6 +25,7 @@ mod error;
 mod fields;
 mod forms;
 mod handled;
+mod identify;
 mod json;
 mod layers;
 mod metrics;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use roundhouse_serving::{Answer, Invocation};
+use roundhouse_tenancy::Identity;
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -90,6 +91,8 @@ pub type AccessFn = Arc<dyn Fn(AccessRecord) + Send + Sync>;
 pub struct GatewayState {
     /// Limits and switches.
     pub config: GatewayConfig,
+    /// Tells who calls.
+    pub identity: Arc<Identity>,
     /// The configured endpoints; names are unique.
     pub endpoints: Vec<EndpointFace>,
     /// Answers invocations.
@@ -218,6 +221,8 @@ pub struct AccessRecord {
     pub route: &'static str,
     /// Who called; nobody where requests carry no identity.
     pub tenant: Option<String>,
+    /// By which credential: the id of a key, never a secret.
+    pub credential: Option<Arc<str>>,
     /// The endpoint asked.
     pub endpoint: Option<EndpointName>,
     /// The target asked for.

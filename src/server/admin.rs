@@ -5,6 +5,7 @@
 mod adapters;
 mod commands;
 mod facts;
+mod guard;
 mod health;
 mod plain;
 mod standing;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -34,6 +35,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use crate::loader::ModelLoader;
 use crate::witness::Witness;
+pub(crate) use guard::{AuditFn, Guard};
 pub(crate) use health::Vitals;
 
 /// Silence on the event stream after which a comment is sent, so that proxies keep it open.
@@ -54,8 +56,9 @@ pub(crate) struct Admin {
     pub(crate) metrics: PrometheusHandle,
 }
 
-/// The admin port's routes.
-pub(crate) fn router(admin: Arc<Admin>) -> Router {
+/// The admin port's routes. Whether the process lives and is ready is told to everybody, all else
+/// to whom the guard lets through.
+pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
     let vitals = vitals_router(&admin.vitals);
     Router::new()
         .route("/metrics", get(adapters::metrics))
@@ -74,6 +77,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
         .fallback(plain::nothing_here)
         .layer(map_response(plain::as_json))
+        .layer(from_fn_with_state(Arc::new(guard), guard::guard))
         .merge(vitals)
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod budgets;
 mod build;
+pub(crate) mod door;
 mod faces;
 mod preload;
 pub(crate) mod settings;
@@ -19,8 +20,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::door::Door;
 use self::preload::Wishes;
-use crate::admin::{self, Vitals};
+use crate::admin::{self, Guard, Vitals};
 use crate::config::Config;
 use crate::error::Error;
 use crate::http;
@@ -42,7 +44,8 @@ pub(crate) struct Running {
     /// The admin port.
     pub(crate) admin: String,
     ports: Vec<JoinHandle<()>>,
-    regret: JoinHandle<()>,
+    /// Tasks that look at something now and then.
+    watches: Vec<JoinHandle<()>>,
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     vitals: Arc<Vitals>,
@@ -81,29 +84,41 @@ pub(crate) async fn start(
     };
     let drain_timeout = config.shutdown.drain_timeout;
     let wishes = Wishes::of(&config.endpoints);
-    let app = build::build(config, credentials).await?;
+    let door = Door::open(&config)?;
+    let guard = Guard {
+        identity: door.identity.clone(),
+        always_asks: !config.listen.admin.ip().is_loopback() && !config.listen.insecure_no_auth,
+        hosts: config.listen.admin_hosts.clone(),
+        audit: faces::audit_log(&config.log.audit)?,
+    };
+    let app = build::build(config, credentials, door.identity.clone()).await?;
     let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let data_url = url(&data)?;
-    let admin_url = url(&admin)?;
+    let data_url = url(&data, door.data.is_some())?;
+    let admin_url = url(&admin, door.admin.is_some())?;
     let health_router = admin::health_router(&app.admin.vitals, &app.admin.metrics);
     let (residency, vitals) = (app.admin.residency.clone(), app.admin.vitals.clone());
     let loader = app.admin.loader.clone();
     let mut ports = vec![
-        tokio::spawn(http::serve(data, app.data, stop_data.clone())),
-        tokio::spawn(http::serve(admin, admin::router(app.admin), stop_admin.clone())),
+        tokio::spawn(http::serve(data, app.data, door.data.clone(), stop_data.clone())),
+        tokio::spawn(http::serve(
+            admin,
+            admin::router(app.admin, guard),
+            door.admin.clone(),
+            stop_admin.clone(),
+        )),
     ];
     if let Some(listener) = health {
-        ports.push(tokio::spawn(http::serve(listener, health_router, stop_admin.clone())));
+        ports.push(tokio::spawn(http::serve(listener, health_router, None, stop_admin.clone())));
     }
     tokio::spawn(wishes.fulfil(residency.clone()));
-    let regret = tokio::spawn(watch_regret(residency.clone()));
+    let watches = vec![tokio::spawn(watch_regret(residency.clone())), door.watch()];
     vitals.set_ready(true);
     info!(data = %data_url, admin = %admin_url, "ready");
     Ok(Running {
         data: data_url,
         admin: admin_url,
         ports,
-        regret,
+        watches,
         residency,
         loader,
         vitals,
@@ -119,10 +134,11 @@ async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
         .map_err(|source| Error::io(format!("cannot listen on {address}"), source))
 }
 
-fn url(listener: &TcpListener) -> Result<String, Error> {
+fn url(listener: &TcpListener, encrypted: bool) -> Result<String, Error> {
     let address =
         listener.local_addr().map_err(|source| Error::io("a port without an address", source))?;
-    Ok(format!("http://{address}"))
+    let scheme = if encrypted { "https" } else { "http" };
+    Ok(format!("{scheme}://{address}"))
 }
 
 impl Running {
@@ -158,7 +174,7 @@ impl Running {
     /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
-        self.regret.abort();
+        self.watches.iter().for_each(JoinHandle::abort);
         self.stop_data.cancel();
         // The data port is the first.
         let admin = self.ports.split_off(1);

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
-//! explain), `versions` (versions, use), `progress` (a bar where a person waits), `invoke`, `check`, `survey`,
+//! explain), `versions` (versions, use), `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
 //! `plan`, `simulate` (traces under other budgets), `output` (tables and JSON).
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ mod adapts;
 mod check;
 mod client;
 mod invoke;
+mod keys;
 mod operate;
 pub(crate) mod output;
 mod plan;
@@ -25,6 +26,7 @@ mod versions;
 
 pub use check::CheckArgs;
 pub use invoke::InvokeArgs;
+pub use keys::KeysArgs;
 pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
 pub use plan::PlanArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
@@ -82,6 +84,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Ask a model, through the data port.
     Invoke(InvokeArgs),
+    /// Mint, list and revoke keys.
+    Keys(KeysArgs),
     /// Replay an access log or a CSV trace under other budgets and policies.
     Simulate(Box<SimulateArgs>),
     /// Find out what is wrong here: settings, memory, disk, ports, stores.
@@ -120,6 +124,7 @@ impl Command {
             Self::Use(args) => versions::choose(&args).await,
             Self::Explain(args) => operate::explain(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
+            Self::Keys(args) => keys::run(&args),
             Self::Simulate(args) => simulate::simulate(&args),
             Self::Doctor(args) => doctor::run(&args).await,
         }
@@ -137,6 +142,12 @@ pub struct AdminArgs {
         hide_env_values = true
     )]
     pub url: String,
+    /// An operator's key, where the server asks for one.
+    #[arg(long, value_name = "KEY", env = "ROUNDHOUSE_ADMIN_KEY", hide_env_values = true)]
+    pub admin_key: Option<String>,
+    /// Authorities that vouch for an https address, beside this machine's, in PEM.
+    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CA")]
+    pub ca: Option<PathBuf>,
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
@@ -182,6 +193,9 @@ pub struct ServeFlags {
     /// Serve /livez, /readyz and /metrics (only) at this address too.
     #[arg(long, value_name = "ADDR")]
     pub health_listen: Option<String>,
+    /// The file of keys (`roundhouse keys create`): then everybody is asked who they are.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<String>,
     /// The device's budget, as in 4GiB [default: what there is, less a baseline and a margin].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
@@ -246,6 +260,7 @@ impl ServeFlags {
             ("listen.data", &self.listen),
             ("listen.admin", &self.admin_listen),
             ("listen.health", &self.health_listen),
+            ("auth.keys", &self.keys),
             ("memory.budget", &self.memory),
             ("memory.device", &self.device),
             ("cache.dir", &self.cache_dir),

@@ -2,7 +2,7 @@
 //! environment and flags.
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
-//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
+//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`, `auth` (who may call),
 //! `devices`, `units` (durations, addresses), `levels` (of the log), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
@@ -17,9 +17,11 @@ use std::time::Duration;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
+use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
+mod auth;
 mod defaults;
 mod devices;
 mod endpoints;
@@ -35,6 +37,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub use auth::{ClientName, Tls, TlsFiles};
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub use rules::{OnDelete, Update, VersionRule};
@@ -69,6 +72,10 @@ impl fmt::Display for Fault {
 pub struct Config {
     /// Where we listen.
     pub listen: Listen,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// How connections are encrypted.
+    pub tls: Tls,
     /// The fronts and their stores; none only under the container contract.
     pub endpoints: Vec<Endpoint>,
     /// What is promised to tenants and asked of them.
@@ -108,6 +115,8 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// `/livez`, `/readyz` and `/metrics` only; absent is off.
     pub health: Option<SocketAddr>,
+    /// Names, beside `localhost` and addresses, by which the admin port may be reached.
+    pub admin_hosts: Vec<String>,
     /// Whether addresses beyond loopback are allowed though nobody is asked who they are.
     pub insecure_no_auth: bool,
 }
@@ -259,6 +268,8 @@ pub struct Log {
     pub level: String,
     /// Where the access log goes.
     pub access: AccessLog,
+    /// Where the audit log of the admin port goes.
+    pub audit: AccessLog,
 }
 
 /// How a line of the log looks.

@@ -67,6 +67,9 @@ pub enum Error {
     /// A part of the server failed.
     #[error("{0}")]
     Failed(Failure),
+    /// Keys cannot be read, minted or revoked.
+    #[error("{0}")]
+    Identity(#[source] roundhouse_tenancy::Error),
     /// `doctor` found problems; they are printed already.
     #[error("{} found", count(*.0, "problem"))]
     Problems(usize),
@@ -83,6 +86,7 @@ impl Error {
         match self {
             Self::Settings(_) | Self::Usage(_) => ErrorKind::InvalidRequest,
             Self::Failed(failure) => failure.kind(),
+            Self::Identity(error) => error.kind(),
             _ => ErrorKind::Internal,
         }
     }
@@ -123,6 +127,12 @@ impl Error {
     }
 }
 
+impl From<roundhouse_tenancy::Error> for Error {
+    fn from(error: roundhouse_tenancy::Error) -> Self {
+        Self::Identity(error)
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
@@ -137,6 +147,9 @@ fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
         ),
         ("store_denied", _) => failed_hint(ErrorKind::StoreDenied),
         ("store_unavailable", _) => failed_hint(ErrorKind::StoreUnavailable),
+        ("unauthorized", _) => Some(
+            "give an operator's key with --admin-key or ROUNDHOUSE_ADMIN_KEY; `roundhouse keys create --operator` mints one",
+        ),
         ("", 404 | 405) => Some(WRONG_PORT),
         (_, 429 | 503) => {
             Some("try again in a moment; `roundhouse explain TARGET` says what it waits for")

@@ -3,15 +3,24 @@
 use std::io;
 use std::time::Duration;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use axum::Router;
+use axum::extract::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use roundhouse_tenancy::Peer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 use tracing::debug;
+
+use crate::tls::Tls;
 
 /// A client that has not sent its headers by then is let go: it holds a connection for nothing.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,8 +29,13 @@ const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Serves `router` until `stop` is cancelled, then waits for the connections' current
-/// exchanges to end. Dropping the future cuts them.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+/// exchanges to end. Dropping the future cuts them. Each request carries its [`Peer`].
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
@@ -31,8 +45,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 refused(&error).await;
                 continue;
@@ -41,8 +55,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "connection without TCP_NODELAY");
         }
-        let service = TowerToHyperService::new(router.clone());
-        let (builder, watcher, stop) = (builder.clone(), graceful.watcher(), stop.clone());
+        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+        let (builder, watcher) = (builder.clone(), graceful.watcher());
         tokio::spawn(async move {
             // The header timeout begins with the first byte, which may never come.
             let mut first = [0];
@@ -53,6 +67,12 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
                 },
                 () = stop.cancelled() => return,
             }
+            let Some((stream, peer)) = shake_hands(stream, from, tls, &stop).await else { return };
+            let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(peer.clone());
+                request
+            });
+            let service = TowerToHyperService::new(service);
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 debug!(%error, "connection ended");
@@ -61,6 +81,37 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// A connection that HTTP is spoken on, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// The connection as HTTP is spoken on it, and who is at its other end; `None` where a handshake
+/// fails, takes too long or is cut off by the end.
+async fn shake_hands(
+    stream: TcpStream,
+    from: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    stop: &CancellationToken,
+) -> Option<(Box<dyn Stream>, Peer)> {
+    let mut peer = Peer { address: from.ip(), certificate: None };
+    let Some(tls) = tls else { return Some((Box::new(stream), peer)) };
+    let shaken = tokio::select! {
+        shaken = timeout(HEADER_READ_TIMEOUT, tls.acceptor().accept(stream)) => shaken,
+        () = stop.cancelled() => return None,
+    };
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            debug!(%error, "no TLS handshake");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    peer.certificate = shown.and_then(|certificate| tls.name(certificate));
+    Some((Box::new(stream), peer))
 }
 
 async fn refused(error: &io::Error) {
@@ -80,7 +131,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(|| async { "here" }));
-        let served = tokio::spawn(serve(listener, router, stop));
+        let served = tokio::spawn(serve(listener, router, None, stop));
         (TcpStream::connect(address).await.unwrap(), served)
     }
 

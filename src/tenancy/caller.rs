@@ -1,5 +1,6 @@
-//! Who a request is from.
+//! Who a request is from, and over which connection it came.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use roundhouse_types::TenantName;
@@ -18,4 +19,19 @@ impl Caller {
     pub fn anonymous() -> Self {
         Self::default()
     }
+
+    /// A tenant by one of its credentials.
+    pub(crate) fn known(tenant: TenantName, credential: impl Into<Arc<str>>) -> Self {
+        Self { tenant: Some(tenant), credential: Some(credential.into()) }
+    }
+}
+
+/// The other end of a connection, as the socket and the handshake say. Set by whoever accepts
+/// connections; no header can say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where the connection comes from.
+    pub address: IpAddr,
+    /// The name in the client's certificate, where one was asked for, shown and verified.
+    pub certificate: Option<Arc<str>>,
 }

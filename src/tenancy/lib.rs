@@ -1,7 +1,31 @@
 //! Who is calling, what may they use, how much.
 //!
-//! Reading order: [`caller`] (who a request is from).
+//! Reading order: [`caller`] (who a request is from), `config` (the sources of identities as they
+//! were configured), [`identity`] (all of them behind one question), `keys` (bearer keys and SigV4
+//! pairs that we mint), `sigv4` (AWS's signatures, verified), `jwt` (tokens of an OIDC issuer),
+//! `proxy` (who asks on others' behalf), `denied` (why somebody is not let in).
 
 pub mod caller;
+mod config;
+mod denied;
+mod error;
+pub mod identity;
+mod jwt;
+mod keys;
+mod proxy;
+mod secret;
+mod sigv4;
+mod stamp;
+mod text;
 
-pub use caller::Caller;
+pub use caller::{Caller, Peer};
+pub use config::AuthConfig;
+pub use denied::Denied;
+pub use error::Error;
+pub use identity::{Asked, Identified, Identity, describe_metrics};
+pub use jwt::{Fetch, Jwks, OidcConfig};
+pub use keys::{KeyFile, KeyKind, KeyRecord, Minted, Wanted};
+pub use proxy::ProxyConfig;
+pub use secret::Secret;
+pub use sigv4::Signed;
+pub use stamp::Stamp;

@@ -16,6 +16,7 @@ mod forms;
 mod handlers;
 mod health;
 mod honest;
+mod identity;
 mod measured;
 mod operator;
 mod pressure;

@@ -11,6 +11,7 @@ use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
     ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, MountConfig, S3Store, StoreUri,
 };
+use roundhouse_tenancy::Identity;
 use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
@@ -43,7 +44,11 @@ pub(crate) struct App {
 }
 
 /// Starts everything but the ports.
-pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> Result<App, Error> {
+pub(super) async fn build(
+    config: Config,
+    credentials: Option<Credentials>,
+    identity: Arc<Identity>,
+) -> Result<App, Error> {
     let metrics =
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
@@ -117,6 +122,7 @@ pub(super) async fn build(config: Config, credentials: Option<Credentials>) -> R
     let health = vitals.clone();
     let state = GatewayState {
         config: settings::gateway(&config),
+        identity,
         endpoints: catalogs
             .iter()
             .map(|(name, catalog)| {
@@ -188,6 +194,7 @@ fn describe_metrics() {
     Stages::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
+    roundhouse_tenancy::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();
 }

@@ -11,8 +11,9 @@ use roundhouse_gateway::{
 };
 use roundhouse_store::{Catalog, Freshness};
 use roundhouse_types::{EndpointName, Failure, ModelId};
+use serde::Serialize;
 
-use crate::admin::Vitals;
+use crate::admin::{AuditFn, Vitals};
 use crate::config::AccessLog;
 use crate::error::Error;
 use crate::loader::{Facts, ModelLoader};
@@ -98,30 +99,43 @@ pub(super) fn health(vitals: &Vitals) -> Health {
 
 /// Where access records go. A thread of its own writes them, so that a slow disk slows nobody.
 pub(super) fn access_log(to: &AccessLog) -> Result<Arc<dyn Fn(AccessRecord) + Send + Sync>, Error> {
+    log(to, "access-log")
+}
+
+/// Where lines of the audit log go, in the same way.
+pub(super) fn audit_log(to: &AccessLog) -> Result<AuditFn, Error> {
+    log(to, "audit-log")
+}
+
+fn log<R: Serialize + Send + 'static>(
+    to: &AccessLog,
+    name: &'static str,
+) -> Result<Arc<dyn Fn(R) + Send + Sync>, Error> {
     let file = match to {
         AccessLog::Off => return Ok(Arc::new(|_| ())),
         AccessLog::Stderr => None,
         AccessLog::File(path) => {
             Some(OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
-                Error::io(format!("cannot open the access log {}", path.display()), source)
+                Error::io(format!("cannot open the {name} {}", path.display()), source)
             })?)
         }
     };
-    let (records, waiting) = mpsc::sync_channel::<AccessRecord>(RECORDS_WAITING);
+    let (records, waiting) = mpsc::sync_channel::<R>(RECORDS_WAITING);
     std::thread::Builder::new()
-        .name("access-log".into())
+        .name(name.into())
         .spawn(move || write_records(&waiting, file))
-        .map_err(|source| Error::io("cannot start the access log", source))?;
+        .map_err(|source| Error::io(format!("cannot start the {name}"), source))?;
     Ok(Arc::new(move |record| {
         if records.try_send(record).is_err() {
-            metrics::counter!("roundhouse_server_access_records_lost_total").increment(1);
+            metrics::counter!("roundhouse_server_access_records_lost_total", "log" => name)
+                .increment(1);
         }
     }))
 }
 
 /// Writes what has come since the last time. Between two times it sleeps: a thread that is woken
 /// for each record costs more than the record, and the request pays for it.
-fn write_records(records: &mpsc::Receiver<AccessRecord>, mut file: Option<File>) {
+fn write_records<R: Serialize>(records: &mpsc::Receiver<R>, mut file: Option<File>) {
     let mut lines = Vec::new();
     while let Ok(first) = records.recv() {
         lines.clear();
@@ -137,7 +151,7 @@ fn write_records(records: &mpsc::Receiver<AccessRecord>, mut file: Option<File>)
             None => io::stderr().write_all(&lines),
         };
         if let Err(error) = written {
-            tracing::warn!(%error, "access records could not be written");
+            tracing::warn!(%error, "records could not be written");
         }
         std::thread::sleep(RECORDS_EVERY);
     }

@@ -33,6 +33,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
     if !faults.iter().any(of_memory) {
         faults.extend(budgets::faults(&config, &seen));
     }
+    faults.extend(crate::app::door::faults(&config));
     if args.json {
         let listed: Vec<_> = faults
             .iter()

@@ -1,11 +1,14 @@
 //! The HTTP client of the commands that talk to a running server.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, Response};
 use serde_json::Value;
 
+use super::AdminArgs;
 use crate::error::Error;
+use crate::trust;
 
 /// A server on the same network answers well within this, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,21 +18,31 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
+    key: Option<Key>,
+}
+
+/// What is shown to the server; printed never.
+#[derive(Clone)]
+struct Key(String);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<redacted>")
+    }
 }
 
 impl Client {
-    /// A client for `http://host:port`.
+    /// A client for `http://host:port`, or `https://` with a certificate that this machine, or an
+    /// authority in a file, vouches for.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the address is not one.
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+    /// [`Error::Usage`] when the address is not one; when the file cannot be read.
+    pub(crate) fn new(url: &str, ca: Option<&Path>) -> Result<Self, Error> {
         let usage = |why: &str| Error::Usage(format!("'{url}' {why}, like http://127.0.0.1:8081"));
         let parsed: reqwest::Url =
             url.parse().map_err(|_| usage("is not an address; write http://HOST:PORT"))?;
-        if parsed.scheme() != "http" {
-            return Err(usage(
-                "is not http, which is all that this client speaks; write http://HOST:PORT",
-            ));
+        if !["http", "https"].contains(&parsed.scheme()) {
+            return Err(usage("is neither http nor https; write http://HOST:PORT"));
         }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -37,14 +50,32 @@ impl Client {
             .tcp_keepalive(Duration::from_secs(15))
             // The server is ours and near; a proxy for the outside world is never meant.
             .no_proxy()
+            .tls_backend_preconfigured(trust::ours_and(ca)?)
             .build()
             .map_err(|source| Error::Request { url: url.into(), source })?;
-        Ok(Self { http, base: url.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), key: None })
+    }
+
+    /// A client for an admin port, with the operator's key where one is given.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn admin(args: &AdminArgs) -> Result<Self, Error> {
+        Ok(Self::new(&args.url, args.ca.as_deref())?.with_key(args.admin_key.as_deref()))
+    }
+
+    /// The same, showing a key.
+    pub(crate) fn with_key(self, key: Option<&str>) -> Self {
+        Self { key: key.map(|key| Key(key.trim().to_owned())), ..self }
     }
 
     /// A request to a path of the server.
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.key {
+            Some(key) => request.bearer_auth(&key.0),
+            None => request,
+        }
     }
 
     /// Sends a request. An answer with an error's status is an error.
@@ -134,8 +165,8 @@ mod tests {
 
     #[test]
     fn an_address_that_is_none_is_a_usage_error() {
-        for url in ["", "localhost:8081", "https://x", "http//x"] {
-            assert!(matches!(Client::new(url), Err(Error::Usage(_))), "{url}");
+        for url in ["", "localhost:8081", "ftp://x", "http//x"] {
+            assert!(matches!(Client::new(url, None), Err(Error::Usage(_))), "{url}");
         }
     }
 }

@@ -61,6 +61,12 @@ pub struct InvokeArgs {
         hide_env_values = true
     )]
     pub url: String,
+    /// A tenant's bearer key, where the server asks for one.
+    #[arg(long, value_name = "KEY", env = "ROUNDHOUSE_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Authorities that vouch for an https address, beside this machine's, in PEM.
+    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CA")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Where the body comes from; standard input where none is given.
@@ -81,7 +87,7 @@ pub struct BodyArgs {
 /// Asks, and prints the answer.
 pub(super) async fn run(args: InvokeArgs) -> Result<(), Error> {
     let target = args.target.check()?;
-    let client = Client::new(&args.url)?;
+    let client = Client::new(&args.url, args.ca.as_deref())?.with_key(args.key.as_deref());
     let body = body(&args)?;
     let request = request(&client, &target, &args, body)?;
     let response = client.send(request.timeout(TIMEOUT)).await?;

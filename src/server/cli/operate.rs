@@ -127,7 +127,7 @@ struct Room {
 
 /// Lists what the stores hold.
 pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
-    let client = Client::new(&args.admin.url)?;
+    let client = Client::admin(&args.admin)?;
     if let Some(endpoint) = &args.endpoint {
         endpoint_name(endpoint)?;
     }
@@ -216,7 +216,7 @@ fn kv_room(kv: &ServesKv) -> String {
 /// Loads and waits, with a bar on a terminal.
 pub(super) async fn load(args: &LoadArgs) -> Result<(), Error> {
     let target = args.model.target.check()?;
-    let client = Client::new(&args.model.admin.url)?;
+    let client = Client::admin(&args.model.admin)?;
     let extra = args.force.then_some("force");
     let asked = post(&client, "load", &target, extra, LOAD_TIMEOUT);
     let answer = tokio::select! {
@@ -229,7 +229,7 @@ pub(super) async fn load(args: &LoadArgs) -> Result<(), Error> {
 /// Unloads, and deletes the files if asked.
 pub(super) async fn unload(args: &UnloadArgs) -> Result<(), Error> {
     let target = args.model.target.check()?;
-    let client = Client::new(&args.model.admin.url)?;
+    let client = Client::admin(&args.model.admin)?;
     let extra = args.purge.then_some("purge");
     let answer = post(&client, "unload", &target, extra, UNLOAD_TIMEOUT).await?;
     report(&answer, &target, args.model.admin.json)
@@ -238,7 +238,7 @@ pub(super) async fn unload(args: &UnloadArgs) -> Result<(), Error> {
 /// `keep`, `release` and `refresh`.
 pub(super) async fn change(what: &str, args: &ModelArgs) -> Result<(), Error> {
     let target = args.target.check()?;
-    let client = Client::new(&args.admin.url)?;
+    let client = Client::admin(&args.admin)?;
     let answer = post(&client, what, &target, None, UNLOAD_TIMEOUT).await?;
     report(&answer, &target, args.admin.json)
 }
@@ -333,7 +333,7 @@ struct Decision {
 /// Prints how a model stands, what was decided about it, and why.
 pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     let target = args.target.check()?;
-    let client = Client::new(&args.admin.url)?;
+    let client = Client::admin(&args.admin)?;
     let mut query = vec![("target", target.target.as_str())];
     query.extend(target.endpoint.as_ref().map(|endpoint| ("endpoint", endpoint.as_str())));
     let request = client.request(Method::GET, "/admin/v1/explain").query(&query);

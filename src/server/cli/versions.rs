@@ -58,7 +58,7 @@ struct Row {
 /// Lists a model's versions, the one seen last first.
 pub(super) async fn list(args: &ModelArgs) -> Result<(), Error> {
     let target = args.target.check()?;
-    let client = Client::new(&args.admin.url)?;
+    let client = Client::admin(&args.admin)?;
     let mut query = vec![("target", target.target.as_str())];
     query.extend(target.endpoint.as_ref().map(|endpoint| ("endpoint", endpoint.as_str())));
     let request = client.request(Method::GET, "/admin/v1/versions").query(&query);
@@ -108,7 +108,7 @@ fn place(row: &Row) -> Option<String> {
 /// Has a version served from now on, and waits until it is.
 pub(super) async fn choose(args: &UseArgs) -> Result<(), Error> {
     let target = args.target.check()?;
-    let client = Client::new(&args.admin.url)?;
+    let client = Client::admin(&args.admin)?;
     let mut body = Map::new();
     if let Some(endpoint) = &target.endpoint {
         body.insert("endpoint".into(), endpoint.as_str().into());

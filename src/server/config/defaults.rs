@@ -12,6 +12,12 @@ pub(super) const DATA: SocketAddr =
 /// Beside the data port.
 pub(super) const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+/// Ours, so that no proxy sends it by chance.
+pub(super) const PROXY_HEADER: &str = "x-roundhouse-tenant";
+/// What an issuer's operator would call it.
+pub(super) const OIDC_CLAIM: &str = "tenant";
+/// Clocks that are kept by NTP differ by less.
+pub(super) const OIDC_LEEWAY: Duration = Duration::from_secs(60);
 /// The port SageMaker's containers listen on when it names none.
 pub(super) const CONTAINER_PORT: u16 = 8080;
 /// Where SageMaker puts an endpoint's models.

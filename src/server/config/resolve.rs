@@ -7,6 +7,7 @@ use std::time::Duration;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
+use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::Bytes;
 use tracing_subscriber::EnvFilter;
 
@@ -14,8 +15,8 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
-    Residency, Serving, ShareTensors, Shutdown, Store, defaults, devices, endpoints, handlers,
-    levels, tenants,
+    Residency, Serving, ShareTensors, Shutdown, Store, auth, defaults, devices, endpoints,
+    handlers, levels, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -25,8 +26,12 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Resolves every section. The config is complete even with faults; it is only good without.
 pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
     let container = container(&mut sources);
+    let tls = auth::tls(&mut sources);
+    let auth = auth::resolve(&mut sources, container.contract, &tls);
     let config = Config {
-        listen: listen(&mut sources, container.contract),
+        listen: listen(&mut sources, container.contract, &auth),
+        auth,
+        tls,
         endpoints: endpoints::resolve(&mut sources),
         tenants: tenants::resolve(&mut sources),
         devices: devices::resolve(&mut sources),
@@ -125,17 +130,17 @@ fn base_store(text: &str) -> Result<StoreUri, String> {
     text.parse().map_err(|error: roundhouse_store::Error| error.to_string())
 }
 
-fn listen(sources: &mut Sources<'_>, contract: bool) -> Listen {
+fn listen(sources: &mut Sources<'_>, contract: bool, auth: &AuthConfig) -> Listen {
     let data = data_address(sources, contract);
     let admin = sources.optional("listen.admin", parse_address).unwrap_or(defaults::ADMIN);
     let health = sources.optional("listen.health", parse_address);
     let insecure_no_auth = sources.switch("listen.insecure_no_auth").unwrap_or(false);
     if !insecure_no_auth {
-        if !contract && !data.ip().is_loopback() {
+        if !contract && auth.anonymous && !data.ip().is_loopback() {
             sources.fault("listen.data", beyond_loopback(data));
         }
-        // SageMaker is the door of the data port only.
-        if !admin.ip().is_loopback() {
+        // SageMaker is the door of the data port only, and operators' keys are in the file of keys.
+        if auth.keys.is_none() && !admin.ip().is_loopback() {
             sources.fault("listen.admin", beyond_loopback(admin));
         }
     }
@@ -148,7 +153,8 @@ fn listen(sources: &mut Sources<'_>, contract: bool) -> Listen {
     {
         sources.fault("listen.health", format!("{health} is another port's address too"));
     }
-    Listen { data, admin, health, insecure_no_auth }
+    let admin_hosts = auth::admin_hosts(sources);
+    Listen { data, admin, health, admin_hosts, insecure_no_auth }
 }
 
 /// Under the container contract SageMaker names the port, and all interfaces are meant.
@@ -172,8 +178,9 @@ fn data_address(sources: &mut Sources<'_>, contract: bool) -> SocketAddr {
 
 fn beyond_loopback(address: SocketAddr) -> String {
     format!(
-        "{address} is reachable from outside and nobody would be asked who they are; listen on \
-         127.0.0.1 behind a proxy that asks, or say --insecure-no-auth"
+        "{address} is reachable from outside and nobody would be asked who they are; say who may \
+         call (--keys, or another key of [auth]), listen on 127.0.0.1 behind a proxy that asks, or \
+         say --insecure-no-auth"
     )
 }
 
@@ -365,16 +372,19 @@ fn log(sources: &mut Sources<'_>) -> Log {
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("'{text}' is not a format: human or json")),
     });
-    let access = sources.optional("log.access", |text| match text {
+    let place = |text: &str| match text {
         "stderr" => Ok(AccessLog::Stderr),
         "off" => Ok(AccessLog::Off),
         "" => Err("is empty: stderr, off or a file".into()),
         path => Ok(AccessLog::File(path.into())),
-    });
+    };
+    let access = sources.optional("log.access", place);
+    let audit = sources.optional("log.audit", place);
     Log {
         format: format.unwrap_or(LogFormat::Human),
         level: log_level(sources),
         access: access.unwrap_or(AccessLog::Stderr),
+        audit: audit.unwrap_or(AccessLog::Stderr),
     }
 }
 

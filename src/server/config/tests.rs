@@ -6,6 +6,8 @@ use roundhouse_types::Bytes;
 use super::keys::{KEYS, find};
 use super::*;
 
+mod auth;
+
 const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
 
 fn no_env(_: &str) -> Option<String> {
@@ -46,6 +48,19 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
     let file: toml::Table = DEFAULT_FILE.parse().unwrap();
     let without_default = [
         "listen.health",
+        "listen.admin_hosts",
+        "auth.keys",
+        "auth.anonymous",
+        "auth.proxy_networks",
+        "auth.oidc_issuer",
+        "auth.oidc_audience",
+        "auth.oidc_jwks",
+        "auth.oidc_tenants",
+        "tls.certificate",
+        "tls.key",
+        "tls.client_ca",
+        "tls.admin_certificate",
+        "tls.admin_key",
         "memory.budget",
         "memory.host",
         "cache.dir",
@@ -134,12 +149,14 @@ fn an_endpoint_says_what_it_does_when_the_store_changes() {
 #[test]
 fn every_key_is_read() {
     // A value that no key takes is a fault at each key: so each is looked at.
-    for key in KEYS.iter().filter(|key| !["cache.dir", "log.access"].contains(&key.name)) {
+    for key in
+        KEYS.iter().filter(|key| !["cache.dir", "log.access", "log.audit"].contains(&key.name))
+    {
         let (section, leaf) = key.name.split_once('.').unwrap();
         let found = fault_keys(&format!("[{section}]\n{leaf} = \"\\u0001\"\n"));
         assert_eq!(found, [key.name]);
     }
-    for name in ["cache.dir", "log.access"] {
+    for name in ["cache.dir", "log.access", "log.audit"] {
         let (section, leaf) = name.split_once('.').unwrap();
         assert_eq!(fault_keys(&format!("[{section}]\n{leaf} = \"\"\n")), [name]);
     }
@@ -152,6 +169,7 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         listen: text(),
         admin_listen: text(),
         health_listen: text(),
+        keys: text(),
         memory: text(),
         device: text(),
         cache_dir: text(),

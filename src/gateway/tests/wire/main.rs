@@ -7,6 +7,7 @@ mod container;
 mod edges;
 mod endpoint;
 mod handled;
+mod identity;
 mod openai;
 mod streams;
 mod support;

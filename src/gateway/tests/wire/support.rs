@@ -20,6 +20,7 @@ use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
     PieceStream, Reply, Served, TokenInfo,
 };
+use roundhouse_tenancy::Identity;
 use roundhouse_types::{ErrorKind, Failure, ModelKind, Tier, Version};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -39,6 +40,7 @@ pub(crate) struct Setup {
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
     pub(crate) handlers: bool,
+    pub(crate) identity: Arc<Identity>,
 }
 
 impl Default for Setup {
@@ -50,6 +52,7 @@ impl Default for Setup {
             health: Health::Healthy,
             container: None,
             handlers: false,
+            identity: Arc::new(Identity::nobody_is_asked()),
         }
     }
 }
@@ -79,6 +82,7 @@ impl Setup {
         let endpoints = self.endpoints.iter().map(face).collect();
         let state = GatewayState {
             config: self.config,
+            identity: self.identity,
             endpoints,
             invoke: Arc::new(move |invocation: Invocation| {
                 asking.lock().unwrap().push(invocation.clone());
