@@ -1,6 +1,7 @@
 //! Says who calls, before anything else is done for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -10,7 +11,6 @@ use bytes::Bytes;
 use http::header;
 use roundhouse_tenancy::{Asked, Caller, Denied, Identified, Peer, Signed};
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
-use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::body;
