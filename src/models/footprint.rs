@@ -11,7 +11,9 @@ use crate::Error;
 use crate::blocks::PANEL;
 use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
+use crate::format::Formats;
 use crate::kv::BLOCK_TOKENS;
+use crate::linear;
 
 /// What a loaded tokenizer takes: a multiple of its `tokenizer.json`, and what it takes whatever
 /// its vocabulary (compiled patterns, a template). Counted by the allocator while it was read,
@@ -123,17 +125,19 @@ pub(crate) fn decoder_workspace(
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
 }
 
-/// What a large multiplication needs more where weights are widened a panel at a time: the
-/// panel, and what it makes of all tokens. The fewer values a row has, the more rows a panel,
-/// up to the most that a projection has.
-pub(crate) fn panels(
-    are_widened: bool,
+/// What multiplications need more by the weights' formats. Where blocks are widened a panel at a
+/// time: the panel, and what it makes of all tokens; the fewer values a row has, the more rows a
+/// panel, up to the most that a projection has. Where weights are halves: packed activations.
+pub(crate) fn beside(
+    formats: &Formats,
     step_tokens: usize,
-    [narrowest, tallest]: [usize; 2],
+    [narrowest, widest, tallest]: [usize; 3],
 ) -> Result<Bytes, Error> {
     let tall = (PANEL / narrowest.max(1)).clamp(1, tallest) as u128;
-    let numbers = if are_widened { PANEL as u128 + step_tokens as u128 * tall } else { 0 };
-    counted("workspace", numbers * F32)
+    let panel = PANEL as u128 + step_tokens as u128 * tall;
+    let panel = if formats.have_blocks() { panel * F32 } else { 0 };
+    let packed = if formats.have_halves() { linear::packed_bytes(widest) as u128 } else { 0 };
+    counted("workspace", panel + packed)
 }
 
 /// An encoder step's peak.

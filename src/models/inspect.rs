@@ -315,6 +315,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     let rows = settings.step_rows.min(blocks);
     let kv_token_bytes = footprint::kv_token(&config)?;
     let narrowest = config.hidden.min(config.intermediate).min(config.heads.query_width());
+    let widest = config.hidden.max(config.intermediate).max(config.heads.query_width());
     let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
     let tallest = widths.into_iter().max().unwrap_or(1);
     Ok(ModelPlan {
@@ -324,7 +325,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
             weights: total(&weights)?,
             kv: footprint::kv(kv_token_bytes, blocks)?,
             workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?
-                + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
+                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host,
         },
         weights,
@@ -367,6 +368,7 @@ fn encoder(
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
     let narrowest = config.hidden.min(config.intermediate);
+    let widest = config.hidden.max(config.intermediate);
     let tallest = config.intermediate.max(3 * config.hidden);
     Ok(ModelPlan {
         kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
@@ -375,7 +377,7 @@ fn encoder(
             weights: total(&weights)?,
             kv: Bytes::ZERO,
             workspace: footprint::encoder_workspace(&config, step_tokens)?
-                + footprint::panels(formats.are_widened(), step_tokens, [narrowest, tallest])?,
+                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host: host(files, footprint::WORD_PIECES)?,
         },
         weights,

@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use candle_core::DType;
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
 use roundhouse_models::{Cancel, LoadSettings, inspect, load, read_local};
 use roundhouse_types::DeviceId;
@@ -106,12 +107,19 @@ fn bert(dir: &Path) {
     random::bert(dir, shape);
 }
 
+/// The same decoder with weights in bf16.
+fn halves(dir: &Path) {
+    random::llama(dir, DECODER);
+    random::narrow(dir, DType::BF16);
+}
+
 #[test]
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 5] = [
+    let kinds: [Kind; 6] = [
         ("llama", |dir| random::llama(dir, DECODER)),
+        ("llama in bf16", halves),
         ("gemma3", |dir| families::gemma3(dir, DECODER)),
         ("gpt2", |dir| families::gpt2(dir, DECODER)),
         ("gpt_neox", |dir| families::gpt_neox(dir, DECODER)),
