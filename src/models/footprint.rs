@@ -12,7 +12,9 @@ use crate::Error;
 use crate::blocks::{PANEL, integer};
 use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
+use crate::format::Formats;
 use crate::kv::BLOCK_TOKENS;
+use crate::linear;
 
 /// What a loaded tokenizer takes: a multiple of its `tokenizer.json`, and what it takes whatever
 /// its vocabulary (compiled patterns, a template). Counted by the allocator while it was read,
@@ -147,12 +149,12 @@ pub(crate) fn decoder_workspace(
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
 }
 
-/// What a multiplication needs more where weights are not all f32, the larger of two: a panel of
+/// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of
 /// widened weights and what it makes of all tokens (the fewer values a row has, the more rows a
 /// panel, up to the most that a projection has); or some rows of inputs, rounded, and each thread's
-/// sums for them.
-pub(crate) fn panels(
-    are_widened: bool,
+/// sums for them. Of halves: packed activations.
+pub(crate) fn beside(
+    formats: &Formats,
     step_tokens: usize,
     [narrowest, widest, tallest]: [usize; 3],
 ) -> Result<Bytes, Error> {
@@ -160,7 +162,9 @@ pub(crate) fn panels(
     let widened = (PANEL as u128 + step_tokens as u128 * tall) * F32;
     let threads = rayon::current_num_threads() as u128;
     let rounded = integer::bytes(step_tokens, widest) + threads * integer::sums(step_tokens);
-    counted("workspace", if are_widened { widened.max(rounded) } else { 0 })
+    let of_blocks = if formats.have_blocks() { widened.max(rounded) } else { 0 };
+    let packed = if formats.have_halves() { linear::packed_bytes(widest) as u128 } else { 0 };
+    counted("workspace", of_blocks + packed)
 }
 
 /// An encoder step's peak.

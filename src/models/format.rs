@@ -282,6 +282,11 @@ impl StoredFormats {
         !self.get(name).is_float()
     }
 
+    /// Whether some matrix lies in such a format.
+    fn any(&self, is: impl Fn(Format) -> bool) -> bool {
+        is(self.most) || self.others.values().any(|format| is(*format))
+    }
+
     /// The names that it holds.
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
         self.others.keys()
@@ -303,11 +308,16 @@ impl Formats {
         Layout(parts)
     }
 
-    /// Whether any matrix may be one whose weights are widened a panel at a time.
-    pub(crate) fn are_widened(&self) -> bool {
+    /// Whether any matrix may be quantised.
+    pub(crate) fn have_blocks(&self) -> bool {
         self.quantize.is_some()
-            || self.dtype == DtypeSetting::F16
-            || (self.dtype == DtypeSetting::Auto && *self.stored != StoredFormats::default())
+            || (self.dtype == DtypeSetting::Auto && self.stored.any(|it| !it.is_float()))
+    }
+
+    /// Whether any matrix may be bf16 or f16.
+    pub(crate) fn have_halves(&self) -> bool {
+        let is_half = |format| matches!(format, Format::F16 | Format::Bf16);
+        self.dtype == DtypeSetting::F16 || self.quantize.is_some() || self.stored.any(is_half)
     }
 
     /// How a matrix lies. It stays as it is in the files, unless the operator wants floats of

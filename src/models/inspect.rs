@@ -335,11 +335,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
             weights: total(&weights)?,
             kv: footprint::kv_floor(&kv)?,
             workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?
-                + footprint::panels(
-                    formats.are_widened(),
-                    step_tokens,
-                    [narrowest, widest, tallest],
-                )?,
+                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host,
         },
         weights,
@@ -390,11 +386,7 @@ fn encoder(
             weights: total(&weights)?,
             kv: Bytes::ZERO,
             workspace: footprint::encoder_workspace(&config, step_tokens)?
-                + footprint::panels(
-                    formats.are_widened(),
-                    step_tokens,
-                    [narrowest, widest, tallest],
-                )?,
+                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host: host(files, footprint::WORD_PIECES)?,
         },
         weights,

@@ -9,10 +9,14 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::activation::with_floats;
 use crate::adapter::{Groups, Site};
-use crate::blocks::{self, PANEL};
+use crate::blocks;
 use crate::reader::Parameter;
 
 mod few;
+mod floats;
+mod many;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles;
 
 pub(crate) use few::{Weight, multiply};
 
@@ -79,12 +83,9 @@ impl Linear {
     /// the rows' adapters have for this projection.
     pub(crate) fn forward(&self, x: &Tensor, (groups, site): (&Groups, Site)) -> Result<Tensor> {
         MATMULS.set(MATMULS.get() + 1);
-        let is_few = x.dim(0)? <= FEW_ROWS;
         let y = match self.weight.dtype() {
             DType::U8 => blocks::project(x, &self.weight)?,
-            _ if is_few => few::project(x, &self.weight)?,
-            DType::F16 | DType::BF16 => widened(x, &self.weight)?,
-            _ => x.matmul(&self.weight.t()?)?,
+            _ => floats::project(x, &self.weight)?,
         };
         groups.project(site, x, &y)?;
         match &self.bias {
@@ -103,17 +104,10 @@ pub(crate) fn rows(table: &Tensor, indices: &[u32]) -> Result<Tensor> {
     }
 }
 
-/// Multiplies by halves in f32, a panel of outputs at a time: activations beyond the
-/// range of f16 stay right, and only a panel is ever widened.
-fn widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (outputs, inputs) = weight.dims2()?;
-    let (rows, tall) = (x.dim(0)?, (PANEL / inputs.max(1)).max(1));
-    let mut y = vec![0.0; rows * outputs];
-    for first in (0..outputs).step_by(tall) {
-        let panel = weight.narrow(0, first, tall.min(outputs - first))?.to_dtype(DType::F32)?;
-        place(&x.matmul(&panel.t()?)?, first, outputs, &mut y)?;
-    }
-    Tensor::from_vec(y, (rows, outputs), x.device())
+/// The bytes that activations of so many inputs take at most beside themselves, where weights
+/// are halves.
+pub(crate) const fn packed_bytes(inputs: usize) -> usize {
+    floats::packed_bytes(inputs)
 }
 
 /// Puts some outputs of all rows, the first of them `first`, where they belong in

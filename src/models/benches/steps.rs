@@ -6,9 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot run should say so loudly")]
 #![expect(missing_docs, reason = "the group that criterion makes is public")]
 
+use candle_core::DType;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
-use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, Quantize, inspect, load, read_local};
+use roundhouse_models::{Cancel, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
 #[path = "../tests/random/mod.rs"]
@@ -19,8 +20,11 @@ use random::{Bert, Llama};
 const CONTEXT: usize = 2048;
 const BLOCKS: u32 = CONTEXT as u32 / 16;
 
-fn open(dir: &std::path::Path, dtype: DtypeSetting) -> Box<dyn ModelRunner> {
-    open_with(dir, LoadSettings { dtype, ..LoadSettings::default() })
+/// The weights as they were written, and in the types that half of checkpoints have.
+const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+
+fn open(dir: &std::path::Path) -> Box<dyn ModelRunner> {
+    open_with(dir, LoadSettings::default())
 }
 
 fn open_with(dir: &std::path::Path, settings: LoadSettings) -> Box<dyn ModelRunner> {
@@ -50,9 +54,10 @@ fn decoder(criterion: &mut Criterion) {
         vocab: 8192,
         context: CONTEXT,
     };
-    random::llama(folder.path(), shape);
-    for (name, dtype) in [("f32", DtypeSetting::F32), ("f16", DtypeSetting::F16)] {
-        let mut runner = open(folder.path(), dtype);
+    for (name, dtype) in TYPES {
+        random::llama(folder.path(), shape);
+        random::narrow(folder.path(), dtype);
+        let mut runner = open(folder.path());
         let mut group = criterion.benchmark_group(format!("decoder-{name}"));
         group.sample_size(10);
         for (sequences, position) in
@@ -87,16 +92,18 @@ fn formats(criterion: &mut Criterion) {
         vocab: 8192,
         context: CONTEXT,
     };
-    random::llama(folder.path(), shape);
-    let wide = LoadSettings { dtype: DtypeSetting::F32, ..LoadSettings::default() };
-    let half = LoadSettings { dtype: DtypeSetting::F16, ..LoadSettings::default() };
-    let [q8, q4] = [Quantize::Q8_0, Quantize::Q4K]
-        .map(|quantize| LoadSettings { quantize: Some(quantize), ..LoadSettings::default() });
-    for (name, settings) in [("f32", wide), ("f16", half), ("q8_0", q8), ("q4_k", q4)] {
-        let mut runner = open_with(folder.path(), settings);
+    let [q8, q4] = [("q8_0", Quantize::Q8_0), ("q4_k", Quantize::Q4K)]
+        .map(|(name, quantize)| (name, DType::F32, Some(quantize)));
+    for (name, dtype, quantize) in
+        TYPES.into_iter().map(|(name, dtype)| (name, dtype, None)).chain([q8, q4])
+    {
+        random::llama(folder.path(), shape);
+        random::narrow(folder.path(), dtype);
+        let mut runner =
+            open_with(folder.path(), LoadSettings { quantize, ..LoadSettings::default() });
         let mut group = criterion.benchmark_group(format!("formats-{name}"));
         group.sample_size(10);
-        for (sequences, tokens) in [(1, 1), (8, 1), (1, 512)] {
+        for (sequences, tokens) in [(1, 1), (8, 1), (32, 1), (1, 512)] {
             let rows = (0..sequences).map(|index| row(index, 0, tokens)).collect();
             let plan = StepPlan { rows };
             group.throughput(Throughput::Elements(u64::from(sequences) * tokens as u64));
@@ -112,7 +119,7 @@ fn encoder(criterion: &mut Criterion) {
     let shape =
         Bert { hidden: 384, intermediate: 1536, layers: 6, heads: 12, vocab: 8192, context: 512 };
     random::bert(folder.path(), shape);
-    let mut runner = open(folder.path(), DtypeSetting::Auto);
+    let mut runner = open(folder.path());
     let mut group = criterion.benchmark_group("encoder");
     group.sample_size(10);
     for (sequences, tokens) in [(1, 16), (1, 512), (16, 32)] {

@@ -4,11 +4,9 @@
 //! is in a register; nothing is packed. Outputs are spread over threads.
 
 use bytemuck::Pod;
-use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::activation::{with_floats, with_numbers};
 use crate::simd::{self, Kernel, madd};
 
 /// Numbers side by side in the widest registers.
@@ -20,18 +18,6 @@ const SIDE: usize = 8;
 const FEWER: usize = 5;
 /// Weights per task: enough to be worth a thread's waking.
 const TASK: usize = 1 << 16;
-
-/// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]` in f32, f16 or bf16.
-pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let rows = x.dim(0)?;
-    let (outputs, inputs) = weight.dims2()?;
-    let numbers = with_floats(x, |x| match weight.dtype() {
-        DType::F16 => with_numbers(weight, |weight: &[f16]| multiply(x, weight, rows, inputs)),
-        DType::BF16 => with_numbers(weight, |weight: &[bf16]| multiply(x, weight, rows, inputs)),
-        _ => with_floats(weight, |weight| multiply(x, weight, rows, inputs)),
-    })??;
-    Tensor::from_vec(numbers, (rows, outputs), x.device())
-}
 
 /// A weight as it lies in memory.
 pub(crate) trait Weight: Pod + Send + Sync {
@@ -95,7 +81,7 @@ impl Weight for f16 {
     }
 }
 
-/// The same of numbers: `[rows, outputs]`.
+/// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]`: `[rows, outputs]`.
 pub(crate) fn multiply<W: Weight>(x: &[f32], weight: &[W], rows: usize, inputs: usize) -> Vec<f32> {
     let outputs = weight.len() / inputs;
     // [outputs, rows]: a task's results lie together.
@@ -194,8 +180,6 @@ fn madd_lanes<const FMA: bool>(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     #[test]
@@ -213,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_equal_the_large_multiplication_in_every_shape() {
+    fn products_are_those_of_plain_loops_in_every_shape_and_type() {
         for (rows, inputs, outputs) in [
             (1, 5, 3),
             (1, 64, 70),
@@ -226,18 +210,31 @@ mod tests {
             let number = |i: usize| ((i * 7919 % 1009) as f32 - 504.0) / 512.0;
             let make = |count: usize, from: usize| (from..from + count).map(number).collect();
             let x: Vec<f32> = make(rows * inputs, 3);
-            let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
             let weight: Vec<f32> = make(outputs * inputs, 11);
-            let weight = Tensor::from_vec(weight, (outputs, inputs), &Device::Cpu).unwrap();
-            let halves = [DType::F16, DType::BF16].map(|dtype| weight.to_dtype(dtype).unwrap());
-            for weight in [weight].into_iter().chain(halves) {
-                let got = project(&x, &weight).unwrap().to_vec2::<f32>().unwrap().concat();
-                let weight = weight.to_dtype(DType::F32).unwrap();
-                let want = x.matmul(&weight.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
-                for (a, b) in got.iter().zip(want.concat()) {
-                    assert!((a - b).abs() < 1e-4, "{rows} {inputs} {outputs}: {a} {b}");
-                }
-            }
+            equal(&x, &weight, rows, inputs);
+            equal(
+                &x,
+                &weight.iter().map(|it| f16::from_f32(*it)).collect::<Vec<_>>(),
+                rows,
+                inputs,
+            );
+            equal(
+                &x,
+                &weight.iter().map(|it| bf16::from_f32(*it)).collect::<Vec<_>>(),
+                rows,
+                inputs,
+            );
+        }
+    }
+
+    fn equal<W: Weight>(x: &[f32], weight: &[W], rows: usize, inputs: usize) {
+        let outputs = weight.len() / inputs;
+        for (at, got) in multiply(x, weight, rows, inputs).iter().enumerate() {
+            let x = x[at / outputs * inputs..][..inputs].iter();
+            let weight = &weight[at % outputs * inputs..];
+            let products = x.zip(weight).map(|(x, w)| f64::from(*x) * f64::from(w.widen()));
+            let want: f64 = products.sum();
+            assert!((f64::from(*got) - want).abs() < 1e-4, "{rows} {inputs}, {at}: {got} {want}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use candle_core::DType;
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
 use roundhouse_models::{Cancel, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
@@ -106,14 +107,21 @@ fn bert(dir: &Path) {
     random::bert(dir, shape);
 }
 
+/// The same decoder with weights in bf16.
+fn halves(dir: &Path) {
+    random::llama(dir, DECODER);
+    random::narrow(dir, DType::BF16);
+}
+
 #[test]
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 8] = [
+    let kinds: [Kind; 9] = [
         ("llama", None, |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q8_0), |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q4K), |dir| random::llama(dir, DECODER)),
+        ("llama in bf16", None, halves),
         ("gemma3", None, |dir| families::gemma3(dir, DECODER)),
         ("gpt2", None, |dir| families::gpt2(dir, DECODER)),
         ("gpt_neox", None, |dir| families::gpt_neox(dir, DECODER)),

@@ -1,7 +1,9 @@
 //! Artefacts of any shape with weights that look random, for measurements.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -114,4 +116,15 @@ pub(crate) fn write(dir: &Path, config: &Value, tensors: &Tensors) {
     });
     let bytes = safetensors::serialize(views, None).expect("tensors serialise");
     std::fs::write(dir.join("model.safetensors"), bytes).expect("the folder takes files");
+}
+
+/// Rounds the weights that were written to another type.
+pub(crate) fn narrow(dir: &Path, dtype: DType) {
+    let path = dir.join("model.safetensors");
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).expect("it was written");
+    let narrow = |(name, tensor): (String, Tensor)| {
+        (name, tensor.to_dtype(dtype).expect("floats can be rounded"))
+    };
+    let tensors: HashMap<String, Tensor> = tensors.into_iter().map(narrow).collect();
+    candle_core::safetensors::save(&tensors, &path).expect("the folder takes files");
 }

@@ -1,0 +1,68 @@
+//! Projections by float weights: which kernel for which type and how many rows.
+
+use candle_core::{DType, Result, Tensor};
+use half::{bf16, f16};
+
+use super::few::Weight;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::tiles;
+use super::{FEW_ROWS, few, many};
+use crate::activation::{with_floats, with_numbers};
+
+/// Of as many rows, tiles take no longer for f16, which they go through twice, than registers do.
+const F16_TILES: usize = 12;
+/// Up to so many rows, weights in f32 are multiplied as they lie; packed they are read faster, and
+/// packing pays for more.
+const AS_THEY_LIE: usize = 64;
+
+/// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]` in f32, f16 or bf16.
+pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (rows, (outputs, inputs)) = (x.dim(0)?, weight.dims2()?);
+    let shape = [rows, inputs, outputs];
+    let most = if many::is_wide() { AS_THEY_LIE } else { FEW_ROWS };
+    if weight.dtype() == DType::F32 && rows > most {
+        return x.matmul(&weight.t()?);
+    }
+    let numbers = with_floats(x, |x| match weight.dtype() {
+        // One row takes as long as memory needs in either way.
+        DType::BF16 => with_numbers(weight, |weight: &[bf16]| by_halves(x, weight, shape, 2)),
+        DType::F16 => with_numbers(weight, |weight: &[f16]| by_halves(x, weight, shape, F16_TILES)),
+        _ => with_floats(weight, |weight| multiply(x, weight, shape)),
+    })??;
+    Tensor::from_vec(numbers, (rows, outputs), x.device())
+}
+
+fn multiply<W: Weight>(x: &[f32], weight: &[W], shape: [usize; 3]) -> Vec<f32> {
+    let [rows, inputs, _] = shape;
+    match rows {
+        1 if inputs > 0 => few::multiply(x, weight, rows, inputs),
+        _ => many::multiply(x, weight, shape),
+    }
+}
+
+/// The same, in tiles where there are any and at least so many rows.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn by_halves<W: tiles::Halves>(
+    x: &[f32],
+    weight: &[W],
+    shape: [usize; 3],
+    least: usize,
+) -> Vec<f32> {
+    match shape[0] >= least && tiles::are_here() {
+        true => tiles::multiply(x, weight, shape),
+        false => multiply(x, weight, shape),
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn by_halves<W: Weight>(x: &[f32], weight: &[W], shape: [usize; 3], _: usize) -> Vec<f32> {
+    multiply(x, weight, shape)
+}
+
+/// The bytes that activations of so many inputs take at most, packed beside themselves.
+pub(super) const fn packed_bytes(inputs: usize) -> usize {
+    /// Those of 32 rows, or as many as the second cache keeps beside weights.
+    const PACKED: usize = 3 << 19;
+    let rows = inputs.next_multiple_of(32) * 32 * 6;
+    if rows > PACKED { rows } else { PACKED }
+}
