@@ -31,6 +31,8 @@ const TILE: usize = 64;
 const SEGMENT: usize = 64;
 /// Tiles per thread that keep all threads busy to the end.
 const FEW_TILES: usize = 4;
+/// Segments per thread that are computed before they are merged.
+const UNMERGED: usize = 8;
 /// Multiplications below which spreading over threads costs more than it gains.
 const SERIAL: usize = 1 << 17;
 
@@ -138,6 +140,12 @@ struct Tile<'a> {
     offset: usize,
     tokens: usize,
     kv_head: usize,
+}
+
+/// Bytes of what is not merged yet where threads share segments.
+pub(crate) fn unmerged(heads: Heads) -> u128 {
+    let rows = UNMERGED * rayon::current_num_threads() * TILE.max(heads.group());
+    (rows * (heads.head_dim + 2) * size_of::<f32>()) as u128
 }
 
 impl Causal<'_> {
@@ -281,18 +289,31 @@ impl Work<'_> {
 
 /// Computes one tile: `[tokens, group, head_dim]`.
 fn whole(of: (Heads, Scores), tile: &Tile<'_>, qkv: &[f32], work: &Work<'_>) -> Vec<f32> {
-    let mut all: Option<Partial> = None;
-    for index in work.segments() {
-        let partial = segment(of, tile, qkv, work, index);
-        match &mut all {
-            Some(all) => all.merge(&partial),
-            None => all = Some(partial),
+    let heads = of.0;
+    let some = (TILE / heads.group()).max(1);
+    let mut out = Vec::with_capacity(tile.tokens * heads.group() * heads.head_dim);
+    for first in (0..tile.tokens).step_by(some) {
+        let tokens = first..(first + some).min(tile.tokens);
+        let mut all: Option<Partial> = None;
+        for index in work.segments() {
+            let partial = segment(of, (tile, tokens.clone()), qkv, work, index);
+            merge(&mut all, partial);
         }
+        out.extend(all.map(Partial::finish).unwrap_or_default());
     }
-    all.map(Partial::finish).unwrap_or_default()
+    out
 }
 
-/// Computes a few tiles, of which threads share the segments.
+/// Takes in what the same rows have over later keys.
+fn merge(all: &mut Option<Partial>, later: Partial) {
+    match all {
+        Some(all) => all.merge(&later),
+        None => *all = Some(later),
+    }
+}
+
+/// Computes a few tiles, of which threads share the segments: so many at a time that what is not
+/// merged yet takes little.
 fn shared<'a>(
     of: (Heads, Scores),
     tiles: &[Tile<'_>],
@@ -303,25 +324,25 @@ fn shared<'a>(
     let places: Vec<(usize, usize)> = (works.iter().enumerate())
         .flat_map(|(tile, work)| work.segments().map(move |index| (tile, index)))
         .collect();
-    let partials: Vec<Partial> = (places.par_iter().with_max_len(1))
-        .map(|(tile, index)| segment(of, &tiles[*tile], qkv, &works[*tile], *index))
-        .collect();
-    let mut partials = partials.into_iter();
-    let merged = works.iter().map(|work| {
-        let mut own = partials.by_ref().take(work.segments().len());
-        let all = own.next().map(|mut all| {
-            own.for_each(|later| all.merge(&later));
-            all.finish()
-        });
-        all.unwrap_or_default()
-    });
-    merged.collect()
+    let mut all: Vec<Option<Partial>> = tiles.iter().map(|_| None).collect();
+    for places in places.chunks(UNMERGED * rayon::current_num_threads()) {
+        let partials: Vec<Partial> = (places.par_iter().with_max_len(1))
+            .map(|(tile, index)| {
+                let (tile, work) = (&tiles[*tile], &works[*tile]);
+                segment(of, (tile, 0..tile.tokens), qkv, work, *index)
+            })
+            .collect();
+        for ((tile, _), partial) in places.iter().zip(partials) {
+            merge(&mut all[*tile], partial);
+        }
+    }
+    all.into_iter().map(|all| all.map(Partial::finish).unwrap_or_default()).collect()
 }
 
-/// A tile's rows `[tokens, group]` over the keys of one segment.
+/// Some of a tile's rows `[tokens, group]` over the keys of one segment.
 fn segment(
     (heads, scores): (Heads, Scores),
-    tile: &Tile<'_>,
+    (tile, tokens): (&Tile<'_>, Range<usize>),
     qkv: &[f32],
     work: &Work<'_>,
     index: usize,
@@ -331,24 +352,19 @@ fn segment(
     let first = (index * SEGMENT).max(work.skipped);
     let after = ((index + 1) * SEGMENT).min(work.skipped + work.blocks.len());
     let blocks = &work.blocks[first - work.skipped..after - work.skipped];
-    let mut queries = Vec::with_capacity(tile.tokens * group * head_dim);
-    let mut visible = Vec::with_capacity(tile.tokens * group);
-    for (token, seen) in work.seen.iter().enumerate() {
+    let mut queries = Vec::with_capacity(tokens.len() * group * head_dim);
+    let mut visible = Vec::with_capacity(tokens.len() * group);
+    for token in tokens {
         let row = (tile.span.first + tile.offset + token) * width;
         let start = row + tile.kv_head * group * head_dim;
         queries.extend(qkv[start..start + group * head_dim].iter().map(|x| x * scale));
-        let seen = seen.within(first * BLOCK_TOKENS, blocks.len() * BLOCK_TOKENS);
+        let seen = work.seen[token].within(first * BLOCK_TOKENS, blocks.len() * BLOCK_TOKENS);
         visible.extend(std::iter::repeat_n(seen, group));
     }
-    let mut all = Partial::nothing(visible.len(), head_dim);
-    for start in (0..visible.len()).step_by(TILE) {
-        let rows = start..(start + TILE).min(visible.len());
-        let queries = &queries[rows.start * head_dim..rows.end * head_dim];
-        let visible = &visible[rows.clone()];
-        let out = all.rows(rows);
-        dispatch_lanes(Attend { head_dim, cap, queries, visible, blocks, out });
-    }
-    all
+    let mut out = Partial::nothing(visible.len(), head_dim);
+    let (queries, visible) = (&queries, &visible);
+    dispatch_lanes(Attend { head_dim, cap, queries, visible, blocks, out: &mut out });
+    out
 }
 
 /// Lays what tiles gave out by token: `[tokens, query_width]`.

@@ -5,8 +5,6 @@
 //! blocks of keys in registers at once; then each row's exponentials; then the sums of values.
 //! What a row gives depends on the keys that it sees and their places, not on the rows beside it.
 
-use std::ops::Range;
-
 use crate::kv::{BLOCK_TOKENS, HeadBlock};
 use crate::simd::{LANES, LaneKernel, Lanes, exp};
 
@@ -54,13 +52,6 @@ impl Partial {
         Self { rows: vec![(f32::NEG_INFINITY, 0.0); rows], values: vec![0.0; rows * head_dim] }
     }
 
-    /// Some of its rows, to be computed.
-    pub(super) fn rows(&mut self, rows: Range<usize>) -> PartialRows<'_> {
-        let dim = self.values.len() / self.rows.len().max(1);
-        let values = &mut self.values[rows.start * dim..rows.end * dim];
-        PartialRows { rows: &mut self.rows[rows], values }
-    }
-
     /// Takes in what the same rows have over later keys.
     pub(super) fn merge(&mut self, later: &Self) {
         let dim = self.values.len() / self.rows.len().max(1);
@@ -99,12 +90,6 @@ impl Partial {
     }
 }
 
-/// Some rows of a [`Partial`] that have seen nothing.
-pub(super) struct PartialRows<'a> {
-    rows: &'a mut [(f32, f32)],
-    values: &'a mut [f32],
-}
-
 /// One tile's queries over one head's blocks.
 pub(super) struct Attend<'a> {
     /// Numbers per head.
@@ -117,7 +102,8 @@ pub(super) struct Attend<'a> {
     pub(super) visible: &'a [Seen],
     /// The keys and values, block after block.
     pub(super) blocks: &'a [HeadBlock<'a>],
-    pub(super) out: PartialRows<'a>,
+    /// Nothing so far.
+    pub(super) out: &'a mut Partial,
 }
 
 /// The softmax so far of a row: the largest score, and sums of exponentials over it.
@@ -146,7 +132,7 @@ impl LaneKernel for Attend<'_> {
                 decays[row] = soften(&mut weights[row], blocks.len(), cap, seen(row), running);
             }
             // Slots that nobody sees are not read: they may hold what another sequence left.
-            all_values::<V>(dim, (blocks, last), &weights, &decays, out.values);
+            all_values::<V>(dim, (blocks, last), &weights, &decays, &mut out.values);
         }
         for (row, running) in out.rows.iter_mut().zip(&running) {
             *row = (running.largest, running.sums.total());
@@ -263,6 +249,8 @@ fn soften<V: Lanes>(
     // The first keys have nothing before them; `exp` of minus infinity is only nearly zero.
     let decay = if running.largest == f32::NEG_INFINITY {
         0.0
+    } else if running.largest == largest {
+        1.0
     } else {
         exp::<false>(running.largest - largest)
     };
@@ -339,8 +327,9 @@ fn values<V: Lanes, const N: usize, const M: usize>(
     let mut sums = [[V::splat(0.0); M]; N];
     for n in 0..N {
         let decay = V::splat(decays[n]);
-        for (m, sum) in sums[n].iter_mut().enumerate() {
-            *sum = V::read(&out[n * dim + start + m * LANES..n * dim + end]).mul(decay);
+        let before = registers::<V, M>(&out[n * dim + start..n * dim + end]);
+        for m in 0..M {
+            sums[n][m] = before[m].mul(decay);
         }
     }
     for (index, block) in blocks.iter().enumerate() {
@@ -348,10 +337,7 @@ fn values<V: Lanes, const N: usize, const M: usize>(
         let count = (slots - before).min(BLOCK_TOKENS);
         for (slot, value) in block.values.chunks_exact(dim).take(count).enumerate() {
             let value = &value[start..end];
-            let mut lanes = [V::splat(0.0); M];
-            for m in 0..M {
-                lanes[m] = V::read(&value[m * LANES..]);
-            }
+            let lanes = registers::<V, M>(value);
             for n in 0..N {
                 let weight = V::splat(weights[n][before + slot]);
                 for m in 0..M {
@@ -361,14 +347,32 @@ fn values<V: Lanes, const N: usize, const M: usize>(
         }
     }
     for n in 0..N {
-        for (m, sum) in sums[n].iter().enumerate() {
-            let room = &mut out[n * dim + start + m * LANES..n * dim + end];
-            let room = match room.len() {
-                LANES.. => &mut room[..LANES],
-                _ => room,
-            };
-            sum.write(room);
+        let mut out = out[n * dim + start..n * dim + end].chunks_mut(LANES);
+        // By index: a reference would keep the sums in memory, and their loop with them.
+        for m in 0..M {
+            if let Some(out) = out.next() {
+                sums[n][m].write(out);
+            }
         }
     }
     M * LANES
+}
+
+/// Numbers in registers; of the last there may be fewer.
+#[inline(always)]
+fn registers<V: Lanes, const M: usize>(numbers: &[f32]) -> [V; M] {
+    let mut lanes = [V::splat(0.0); M];
+    match numbers.as_chunks::<LANES>().0.first_chunk::<M>() {
+        Some(whole) => {
+            for m in 0..M {
+                lanes[m] = V::load(&whole[m]);
+            }
+        }
+        None => {
+            for (lanes, numbers) in lanes.iter_mut().zip(numbers.chunks(LANES)) {
+                *lanes = V::read(numbers);
+            }
+        }
+    }
+    lanes
 }
