@@ -1,27 +1,26 @@
 //! A checkpoint's tokens per second as a runner computes them, without a server: prompts of 512,
 //! next tokens of 1, 8 and 32 sequences, and a chunk of 32 far behind in a long prompt.
 //!
-//! `cargo bench -p roundhouse-models --bench checkpoint -- PATH [f32|f16|q8_0|q4_k]`; PATH is a folder
-//! or a `.gguf`. Each line: the median of some steps by the clock, and the processor time of all
+//! `cargo bench -p roundhouse-models --bench checkpoint -- FOLDER [f32|f16|q8_0|q4_k]`. Each line: the median of some steps by the clock, and the processor time of all
 //! threads for one, which others on the machine disturb less.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot run should say so loudly")]
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
-use roundhouse_models::{
-    Cancel, DtypeSetting, LoadSettings, Quantize, inspect, load, read_file, read_local,
-};
+use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
 const CONTEXT: usize = 8192;
 /// Blocks of a short sequence; the long one's follow those of all short ones.
 const SHORT: u32 = 64;
 const SEQUENCES: u32 = 32;
+/// Steps whose median is told: so many, fewer where they take long.
 const ROUNDS: usize = 7;
+const FEWEST: usize = 3;
 
 fn settings(format: Option<&str>) -> LoadSettings {
     let settings = LoadSettings { context: CONTEXT, kv_sequences: 5, ..LoadSettings::default() };
@@ -35,12 +34,8 @@ fn settings(format: Option<&str>) -> LoadSettings {
     }
 }
 
-fn open(path: &Path, format: Option<&str>) -> Box<dyn ModelRunner> {
-    let (files, dir) = match path.is_dir() {
-        true => (read_local(path).unwrap(), path),
-        false => (read_file(path).unwrap(), path.parent().unwrap()),
-    };
-    let plan = inspect(&files, &settings(format)).unwrap();
+fn open(dir: &Path, format: Option<&str>) -> Box<dyn ModelRunner> {
+    let plan = inspect(&read_local(dir).unwrap(), &settings(format)).unwrap();
     load(dir, &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner
 }
 
@@ -80,7 +75,11 @@ fn measure(runner: &mut dyn ModelRunner, what: &str, rows: Vec<Row>) {
     runner.forward(&plan).unwrap();
     let (mut clocks, mut processors) = (Vec::new(), Vec::new());
     let began = Instant::now();
-    while clocks.len() < ROUNDS || began.elapsed().as_secs_f64() < 1.5 {
+    let (enough, much) = (Duration::from_millis(1500), Duration::from_secs(20));
+    while clocks.len() < FEWEST
+        || (clocks.len() < ROUNDS && began.elapsed() < much)
+        || began.elapsed() < enough
+    {
         let (clock, before) = (Instant::now(), processor());
         runner.forward(&plan).unwrap();
         clocks.push(clock.elapsed().as_secs_f64());
