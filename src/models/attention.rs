@@ -2,24 +2,37 @@
 //!
 //! Two entries over one kernel: [`Causal::attend`] reads keys and values of sequences from the
 //! pool's blocks, [`bidirectional`] packs each sequence's own into blocks first. Work is
-//! cut into tiles of a few queries that share a key-value head; each walks the blocks once
+//! cut into tiles of some queries that share a key-value head; each walks the blocks once
 //! with the running maximum and sum of a softmax, so nothing of the size of tokens times
-//! tokens exists. Neither calls a matmul: that number must not depend on the sequences.
+//! tokens exists. Keys are cut too, into [`SEGMENT`]s whose sums are merged: where tiles are few,
+//! threads share them. Cuts lie at the same positions whoever computes, so that what a token gives
+//! depends neither on its chunk, nor on its company, nor on the threads.
+//! Neither calls a matmul: that number must not depend on the sequences.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 use roundhouse_engine::BlockId;
 
 use crate::kv::{BLOCK_TOKENS, HeadBlock, KvPool};
 use crate::rope::Rope;
-use crate::simd;
+use crate::simd::dispatch_lanes;
 
 mod kernel;
 
-use kernel::Seen;
+use kernel::{Attend, CHUNK, Partial, Seen};
 
-/// Query vectors per tile: their sums stay in a core's first cache, and every key read
-/// serves all of them.
-const TILE: usize = 32;
+const _: () = assert!(SEGMENT.is_multiple_of(CHUNK), "segments are of whole chunks");
+
+/// Query vectors per tile: every key that comes from memory serves all of them, whose sums and
+/// scores stay in a core's second cache.
+const TILE: usize = 64;
+/// Blocks of keys after which a softmax begins anew, to be merged with the one before.
+const SEGMENT: usize = 64;
+/// Tiles per thread that keep all threads busy to the end.
+const FEW_TILES: usize = 4;
+/// Segments per thread that are computed before they are merged.
+const UNMERGED: usize = 8;
 /// Multiplications below which spreading over threads costs more than it gains.
 const SERIAL: usize = 1 << 17;
 
@@ -129,6 +142,12 @@ struct Tile<'a> {
     kv_head: usize,
 }
 
+/// Bytes of what is not merged yet where threads share segments.
+pub(crate) fn unmerged(heads: Heads) -> u128 {
+    let rows = UNMERGED * rayon::current_num_threads() * TILE.max(heads.group());
+    (rows * (heads.head_dim + 2) * size_of::<f32>()) as u128
+}
+
 impl Causal<'_> {
     /// Attention of new tokens over all before them that the window shows.
     ///
@@ -165,28 +184,31 @@ impl Causal<'_> {
             Some(window) => (position + 1).saturating_sub(window),
             None => 0,
         };
-        let compute = |tile: &Tile<'_>| {
+        let work = |tile: &Tile<'_>| {
             let first = tile.span.position + tile.offset;
-            // Blocks that lie before all windows of the tile are not looked at.
-            let skipped = oldest(first) / BLOCK_TOKENS;
-            let before = skipped * BLOCK_TOKENS;
-            let blocks: Vec<HeadBlock<'_>> = tile.span.blocks
-                [skipped..(first + tile.tokens).div_ceil(BLOCK_TOKENS)]
-                .iter()
-                .map(|block| pool.head_block(layer, *block, tile.kv_head))
-                .collect();
-            attend((heads, scores), tile, qkv, &blocks, |token| Seen {
-                from: oldest(first + token) - before,
-                to: first + token + 1 - before,
-            })
+            // Chunks that lie before all windows of the tile are not looked at.
+            let skipped = oldest(first) / BLOCK_TOKENS / CHUNK * CHUNK;
+            let blocks = tile.span.blocks[..(first + tile.tokens).div_ceil(BLOCK_TOKENS)].iter();
+            let blocks = blocks.map(|block| pool.head_block(layer, *block, tile.kv_head));
+            let seen = (0..tile.tokens)
+                .map(|token| Seen { from: oldest(first + token), to: first + token + 1 });
+            Work { skipped, blocks: blocks.skip(skipped).collect(), seen: seen.collect() }
         };
         let tiles = tiles(heads, spans, (TILE / heads.group()).max(1));
         let keys = |tile: &Tile<'_>| {
             let first = tile.span.position + tile.offset;
             first + tile.tokens - oldest(first)
         };
-        let work: usize = tiles.iter().map(|tile| tile.tokens * keys(tile)).sum();
-        scatter(heads, &tiles, work, qkv.len() / width, compute)
+        let products: usize = tiles.iter().map(|tile| tile.tokens * keys(tile)).sum();
+        let out = if products * heads.group() * heads.head_dim < SERIAL {
+            tiles.iter().map(|tile| whole((heads, scores), tile, qkv, &work(tile))).collect()
+        } else if tiles.len() >= FEW_TILES * rayon::current_num_threads() {
+            let whole = |tile| whole((heads, scores), tile, qkv, &work(tile));
+            tiles.par_iter().with_max_len(1).map(whole).collect()
+        } else {
+            shared((heads, scores), &tiles, qkv, work)
+        };
+        scatter(heads, &tiles, out, qkv.len() / width)
     }
 }
 
@@ -198,18 +220,23 @@ pub(crate) fn bidirectional(heads: Heads, spans: &[Span<'_>], qkv: &[f32]) -> Ve
     let compute = |tile: &Tile<'_>| {
         let packed = pack(heads, tile, qkv);
         let floats = heads.head_dim * BLOCK_TOKENS;
-        let blocks: Vec<HeadBlock<'_>> = packed
+        let blocks = packed
             .chunks_exact(2 * floats)
-            .map(|block| HeadBlock { keys: &block[..floats], values: &block[floats..] })
-            .collect();
-        let all = Seen { from: 0, to: tile.span.tokens };
-        attend((heads, Scores::plain(heads)), tile, qkv, &blocks, |_| all)
+            .map(|block| HeadBlock { keys: &block[..floats], values: &block[floats..] });
+        let seen = vec![Seen { from: 0, to: tile.span.tokens }; tile.tokens];
+        let work = Work { skipped: 0, blocks: blocks.collect(), seen };
+        whole((heads, Scores::plain(heads)), tile, qkv, &work)
     };
     // A tile is a whole sequence here: its keys are packed once.
     let longest = spans.iter().map(|span| span.tokens).max().unwrap_or(1);
     let tiles = tiles(heads, spans, longest.max(1));
-    let work: usize = tiles.iter().map(|tile| tile.tokens * tile.tokens).sum();
-    scatter(heads, &tiles, work, qkv.len() / width, compute)
+    let products: usize = tiles.iter().map(|tile| tile.tokens * tile.tokens).sum();
+    let out = if products * heads.group() * heads.head_dim < SERIAL {
+        tiles.iter().map(compute).collect()
+    } else {
+        tiles.par_iter().map(compute).collect()
+    };
+    scatter(heads, &tiles, out, qkv.len() / width)
 }
 
 /// One head's keys and values of a whole sequence as consecutive blocks.
@@ -244,46 +271,104 @@ fn tiles<'a>(heads: Heads, spans: &[Span<'a>], tokens: usize) -> Vec<Tile<'a>> {
     tiles
 }
 
-/// Computes one tile: `[tokens, group, head_dim]`. `visible` says which keys of the blocks a
-/// token sees.
-fn attend(
-    (heads, scores): (Heads, Scores),
-    tile: &Tile<'_>,
-    qkv: &[f32],
-    blocks: &[HeadBlock<'_>],
-    visible: impl Fn(usize) -> Seen,
-) -> Vec<f32> {
-    let (width, head_dim, group) = (heads.packed_width(), heads.head_dim, heads.group());
-    let Scores { scale, cap, .. } = scores;
-    let mut queries = Vec::with_capacity(tile.tokens * group * head_dim);
-    let mut seen = Vec::with_capacity(tile.tokens * group);
-    for token in 0..tile.tokens {
-        let row = (tile.span.first + tile.offset + token) * width;
-        let start = row + tile.kv_head * group * head_dim;
-        queries.extend(qkv[start..start + group * head_dim].iter().map(|x| x * scale));
-        seen.extend(std::iter::repeat_n(visible(token), group));
+/// What a tile's queries are multiplied with.
+struct Work<'a> {
+    /// Blocks of the sequence before the first of `blocks`: whole chunks.
+    skipped: usize,
+    blocks: Vec<HeadBlock<'a>>,
+    /// For each token, the positions that it sees.
+    seen: Vec<Seen>,
+}
+
+impl Work<'_> {
+    /// The segments that its blocks lie in.
+    fn segments(&self) -> Range<usize> {
+        self.skipped / SEGMENT..(self.skipped + self.blocks.len()).div_ceil(SEGMENT)
     }
-    let mut out = vec![0.0; queries.len()];
-    let parts = queries.chunks(TILE * head_dim).zip(seen.chunks(TILE));
-    for ((queries, visible), out) in parts.zip(out.chunks_mut(TILE * head_dim)) {
-        simd::dispatch(kernel::Attend { head_dim, cap, queries, visible, blocks, out });
+}
+
+/// Computes one tile: `[tokens, group, head_dim]`.
+fn whole(of: (Heads, Scores), tile: &Tile<'_>, qkv: &[f32], work: &Work<'_>) -> Vec<f32> {
+    let heads = of.0;
+    let some = (TILE / heads.group()).max(1);
+    let mut out = Vec::with_capacity(tile.tokens * heads.group() * heads.head_dim);
+    for first in (0..tile.tokens).step_by(some) {
+        let tokens = first..(first + some).min(tile.tokens);
+        let mut all: Option<Partial> = None;
+        for index in work.segments() {
+            let partial = segment(of, (tile, tokens.clone()), qkv, work, index);
+            merge(&mut all, partial);
+        }
+        out.extend(all.map(Partial::finish).unwrap_or_default());
     }
     out
 }
 
-/// Computes all tiles, on all threads if it is worth it, and lays them out by token.
-fn scatter(
-    heads: Heads,
+/// Takes in what the same rows have over later keys.
+fn merge(all: &mut Option<Partial>, later: Partial) {
+    match all {
+        Some(all) => all.merge(&later),
+        None => *all = Some(later),
+    }
+}
+
+/// Computes a few tiles, of which threads share the segments: so many at a time that what is not
+/// merged yet takes little.
+fn shared<'a>(
+    of: (Heads, Scores),
     tiles: &[Tile<'_>],
-    work: usize,
-    tokens: usize,
-    compute: impl Fn(&Tile<'_>) -> Vec<f32> + Sync,
-) -> Vec<f32> {
-    let parts: Vec<Vec<f32>> = if work * heads.group() * heads.head_dim < SERIAL {
-        tiles.iter().map(&compute).collect()
-    } else {
-        tiles.par_iter().map(&compute).collect()
-    };
+    qkv: &[f32],
+    work: impl Fn(&Tile<'_>) -> Work<'a>,
+) -> Vec<Vec<f32>> {
+    let works: Vec<Work<'_>> = tiles.iter().map(work).collect();
+    let places: Vec<(usize, usize)> = (works.iter().enumerate())
+        .flat_map(|(tile, work)| work.segments().map(move |index| (tile, index)))
+        .collect();
+    let mut all: Vec<Option<Partial>> = tiles.iter().map(|_| None).collect();
+    for places in places.chunks(UNMERGED * rayon::current_num_threads()) {
+        let partials: Vec<Partial> = (places.par_iter().with_max_len(1))
+            .map(|(tile, index)| {
+                let (tile, work) = (&tiles[*tile], &works[*tile]);
+                segment(of, (tile, 0..tile.tokens), qkv, work, *index)
+            })
+            .collect();
+        for ((tile, _), partial) in places.iter().zip(partials) {
+            merge(&mut all[*tile], partial);
+        }
+    }
+    all.into_iter().map(|all| all.map(Partial::finish).unwrap_or_default()).collect()
+}
+
+/// Some of a tile's rows `[tokens, group]` over the keys of one segment.
+fn segment(
+    (heads, scores): (Heads, Scores),
+    (tile, tokens): (&Tile<'_>, Range<usize>),
+    qkv: &[f32],
+    work: &Work<'_>,
+    index: usize,
+) -> Partial {
+    let (width, head_dim, group) = (heads.packed_width(), heads.head_dim, heads.group());
+    let Scores { scale, cap, .. } = scores;
+    let first = (index * SEGMENT).max(work.skipped);
+    let after = ((index + 1) * SEGMENT).min(work.skipped + work.blocks.len());
+    let blocks = &work.blocks[first - work.skipped..after - work.skipped];
+    let mut queries = Vec::with_capacity(tokens.len() * group * head_dim);
+    let mut visible = Vec::with_capacity(tokens.len() * group);
+    for token in tokens {
+        let row = (tile.span.first + tile.offset + token) * width;
+        let start = row + tile.kv_head * group * head_dim;
+        queries.extend(qkv[start..start + group * head_dim].iter().map(|x| x * scale));
+        let seen = work.seen[token].within(first * BLOCK_TOKENS, blocks.len() * BLOCK_TOKENS);
+        visible.extend(std::iter::repeat_n(seen, group));
+    }
+    let mut out = Partial::nothing(visible.len(), head_dim);
+    let (queries, visible) = (&queries, &visible);
+    dispatch_lanes(Attend { head_dim, cap, queries, visible, blocks, out: &mut out });
+    out
+}
+
+/// Lays what tiles gave out by token: `[tokens, query_width]`.
+fn scatter(heads: Heads, tiles: &[Tile<'_>], parts: Vec<Vec<f32>>, tokens: usize) -> Vec<f32> {
     let (width, part_width) = (heads.query_width(), heads.group() * heads.head_dim);
     let mut out = vec![0.0; tokens * width];
     for (tile, part) in tiles.iter().zip(parts) {

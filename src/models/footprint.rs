@@ -9,6 +9,7 @@ use roundhouse_engine::KvSpec;
 use roundhouse_types::Bytes;
 
 use crate::Error;
+use crate::attention;
 use crate::blocks::{PANEL, integer};
 use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
@@ -121,7 +122,7 @@ pub(crate) fn kv_floor(kv: &KvSpec) -> Result<Bytes, Error> {
 /// results the result; blocks side by side keep the attention's result. When the layers are
 /// done, instead of the latter: the last rows and their norm `2 H`, and logits as tensor and as
 /// answer, twice the vocabulary, for as many rows as a step can have. Always: the lists of
-/// tokens, rows and tiles, in bytes.
+/// tokens, rows and tiles, in bytes, and what attention has not merged yet.
 pub(crate) fn decoder_workspace(
     config: &DecoderConfig,
     context: usize,
@@ -146,7 +147,8 @@ pub(crate) fn decoder_workspace(
     let outputs = tokens.min(rows as u128) * 2 * (hidden + config.vocab as u128);
     let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
     let numbers = tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated;
-    counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
+    let lists = lists(step_tokens, config.heads.kv_heads);
+    counted("workspace", numbers * F32 + lists + attention::unmerged(config.heads))
 }
 
 /// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of

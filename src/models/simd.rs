@@ -1,7 +1,12 @@
 //! One kernel source, compiled for each instruction set and chosen at run time.
 //!
 //! A kernel is written as plain loops over f32 arrays; inlined into a function that
-//! has wider registers switched on, the compiler vectorises them for those.
+//! has wider registers switched on, the compiler vectorises them for those. Kernels that must
+//! hold many sums in registers are written over [`Lanes`] instead.
+
+mod lanes;
+
+pub(crate) use lanes::{LANES, LaneKernel, Lanes, dispatch_lanes};
 
 /// Plain-loop code that runs under the widest instruction set of this machine.
 ///
@@ -54,26 +59,37 @@ pub(crate) fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// What exponents are held within.
+const EXP_LEAST: f32 = -87.0;
+const EXP_MOST: f32 = 88.0;
+/// Adding it rounds to an integer, which then lies in the low bits.
+const ROUND: f32 = 12_582_912.0;
+/// ln 2 in two parts, the first exact in few bits.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// The Taylor series of e^r; |r| <= ln 2 / 2, so the next term is below 1.2e-8 of the sum.
+const EXP_SERIES: [f32; 8] =
+    [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+
 /// The exponential, within two units in the last place between -87 and 88, and held at
 /// its values there beyond. Branch-free, so that loops over it vectorise.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
-    /// Adding it rounds to an integer, which then lies in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    /// ln 2 in two parts, the first exact in few bits.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 88.0);
+    let x = x.clamp(EXP_LEAST, EXP_MOST);
     let shifted = madd::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let whole = shifted - ROUND;
     let r = madd::<FMA>(whole, -LN2_LOW, madd::<FMA>(whole, -LN2_HIGH, x));
-    // The Taylor series of e^r; |r| <= ln 2 / 2, so the next term is below 1.2e-8 of the sum.
-    let mut sum = 1.0 / 5040.0;
-    for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = madd::<FMA>(sum, r, factor);
+    let mut sum = EXP_SERIES[0];
+    for factor in &EXP_SERIES[1..] {
+        sum = madd::<FMA>(sum, r, *factor);
     }
-    let exponent = (shifted.to_bits() << 23).wrapping_add(127 << 23);
-    sum * f32::from_bits(exponent)
+    sum * power(shifted)
+}
+
+/// Two to the power of the whole number in the low bits.
+#[inline(always)]
+fn power(shifted: f32) -> f32 {
+    f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 #[cfg(test)]

@@ -1,13 +1,21 @@
-//! The inner loops: a few queries against blocks of sixteen keys.
+//! The inner loops: a tile of queries against blocks of sixteen keys, four blocks at a time.
+//!
+//! Online softmax (FlashAttention, Dao et al. 2022): sums are kept over the largest score so far and
+//! shrink when a larger one comes. Per four blocks the scores of all rows come first, some rows and two
+//! blocks of keys in registers at once; then each row's exponentials; then the sums of values.
+//! What a row gives depends on the keys that it sees and their places, not on the rows beside it.
 
-use crate::activation::bend;
 use crate::kv::{BLOCK_TOKENS, HeadBlock};
-use crate::simd::{Kernel, exp, madd};
+use crate::simd::{LANES, LaneKernel, Lanes, exp};
 
-/// Queries computed side by side, so that a key or value once read serves all of them.
-const SIDE: usize = 4;
+/// Blocks whose scores are taken into the sums together.
+pub(super) const CHUNK: usize = 4;
+/// Their keys.
+const KEYS: usize = CHUNK * BLOCK_TOKENS;
 
-/// The keys that a row sees, by their places in the blocks; at least one.
+const _: () = assert!(BLOCK_TOKENS == LANES, "a block's keys are one register");
+
+/// The keys that a row sees, by their places in the blocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     pub(super) from: usize,
@@ -16,16 +24,69 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Its part of the block that begins at `before`.
+    /// Its part of the `count` keys from `before` on.
     #[inline(always)]
-    fn within(self, before: usize) -> Self {
-        let place = |at: usize| at.saturating_sub(before).min(BLOCK_TOKENS);
+    pub(super) fn within(self, before: usize, count: usize) -> Self {
+        let place = |at: usize| at.saturating_sub(before).min(count);
         Self { from: place(self.from), to: place(self.to) }
     }
 
     #[inline(always)]
     fn is_empty(self) -> bool {
         self.from >= self.to
+    }
+}
+
+/// The softmax of some rows over some keys: what is needed to go on with others.
+#[derive(Debug)]
+pub(super) struct Partial {
+    /// Of each row the largest score, and the sum of exponentials over it.
+    rows: Vec<(f32, f32)>,
+    /// `[rows, head_dim]`: values, weighted by those exponentials.
+    values: Vec<f32>,
+}
+
+impl Partial {
+    /// That of rows that have seen nothing.
+    pub(super) fn nothing(rows: usize, head_dim: usize) -> Self {
+        Self { rows: vec![(f32::NEG_INFINITY, 0.0); rows], values: vec![0.0; rows * head_dim] }
+    }
+
+    /// Takes in what the same rows have over later keys.
+    pub(super) fn merge(&mut self, later: &Self) {
+        let dim = self.values.len() / self.rows.len().max(1);
+        let values = self.values.chunks_exact_mut(dim).zip(later.values.chunks_exact(dim));
+        for ((mine, others), (values, other_values)) in
+            self.rows.iter_mut().zip(&later.rows).zip(values)
+        {
+            let ((most, sum), (other_most, other_sum)) = (*mine, *others);
+            if other_most == f32::NEG_INFINITY {
+                continue;
+            }
+            if most == f32::NEG_INFINITY {
+                *mine = *others;
+                values.copy_from_slice(other_values);
+                continue;
+            }
+            let largest = most.max(other_most);
+            let shrink = [most, other_most].map(|most| exp::<false>(most - largest));
+            *mine = (largest, sum * shrink[0] + other_sum * shrink[1]);
+            for (value, other) in values.iter_mut().zip(other_values) {
+                *value = *value * shrink[0] + other * shrink[1];
+            }
+        }
+    }
+
+    /// The weighted means, `[rows, head_dim]`.
+    pub(super) fn finish(mut self) -> Vec<f32> {
+        let dim = self.values.len() / self.rows.len().max(1);
+        for (values, (_, sum)) in self.values.chunks_exact_mut(dim).zip(&self.rows) {
+            let scale = 1.0 / sum;
+            for value in values {
+                *value *= scale;
+            }
+        }
+        self.values
     }
 }
 
@@ -41,183 +102,277 @@ pub(super) struct Attend<'a> {
     pub(super) visible: &'a [Seen],
     /// The keys and values, block after block.
     pub(super) blocks: &'a [HeadBlock<'a>],
-    /// `[rows, head_dim]`, zero.
-    pub(super) out: &'a mut [f32],
+    /// Nothing so far.
+    pub(super) out: &'a mut Partial,
 }
 
-/// The softmax so far of `N` rows: the largest score, and the sum of exponentials over it.
+/// The softmax so far of a row: the largest score, and sums of exponentials over it.
 #[derive(Clone, Copy)]
-struct Running {
+struct Running<V> {
     largest: f32,
-    sum: f32,
+    sums: V,
 }
 
-impl Kernel for Attend<'_> {
+impl LaneKernel for Attend<'_> {
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let dim = self.head_dim;
-        let rows = self.visible.len();
-        let mut running = vec![Running { largest: f32::NEG_INFINITY, sum: 0.0 }; rows];
-        for (index, block) in self.blocks.iter().enumerate() {
-            let before = index * BLOCK_TOKENS;
-            let mut row = 0;
-            while row < rows {
-                let side = if row + SIDE <= rows { SIDE } else { 1 };
-                let range = row * dim..(row + side) * dim;
-                let queries = &self.queries[range.clone()];
-                let out = &mut self.out[range];
-                let visible = &self.visible[row..row + side];
-                let running = &mut running[row..row + side];
-                let shape = (dim, before, self.cap);
-                if side == SIDE {
-                    step::<FMA, SIDE>(shape, block, queries, visible, running, out);
-                } else {
-                    step::<FMA, 1>(shape, block, queries, visible, running, out);
-                }
-                row += side;
+    fn run<V: Lanes>(self) {
+        let Self { head_dim: dim, cap, queries, visible, blocks, out } = self;
+        let rows = visible.len();
+        let mut running = vec![Running { largest: f32::NEG_INFINITY, sums: V::splat(0.0) }; rows];
+        let mut weights = vec![[0.0; KEYS]; rows];
+        let mut decays = vec![1.0; rows];
+        for (index, blocks) in blocks.chunks(CHUNK).enumerate() {
+            let seen = |row: usize| visible[row].within(index * KEYS, KEYS);
+            let last = (0..rows).map(seen).filter(|seen| !seen.is_empty()).map(|seen| seen.to);
+            let Some(last) = last.max() else { continue };
+            let blocks = &blocks[..last.div_ceil(BLOCK_TOKENS)];
+            all_scores::<V>(dim, blocks, queries, &mut weights);
+            for row in 0..rows {
+                let running = &mut running[row];
+                decays[row] = soften(&mut weights[row], blocks.len(), cap, seen(row), running);
             }
+            // Slots that nobody sees are not read: they may hold what another sequence left.
+            all_values::<V>(dim, (blocks, last), &weights, &decays, &mut out.values);
         }
-        for (row, running) in self.out.chunks_exact_mut(dim).zip(&running) {
-            let scale = 1.0 / running.sum;
-            for x in row {
-                *x *= scale;
-            }
+        for (row, running) in out.rows.iter_mut().zip(&running) {
+            *row = (running.largest, running.sums.total());
         }
     }
 }
 
-/// Takes one block into the sums of `N` rows.
+/// All rows times the keys of up to [`CHUNK`] blocks.
 #[inline(always)]
-fn step<const FMA: bool, const N: usize>(
-    (dim, before, cap): (usize, usize, Option<f32>),
-    block: &HeadBlock<'_>,
-    queries: &[f32],
-    visible: &[Seen],
-    running: &mut [Running],
-    out: &mut [f32],
-) {
-    let mut seen = [Seen { from: 0, to: 0 }; N];
-    let mut slots = 0;
-    for n in 0..N {
-        seen[n] = visible[n].within(before);
-        slots = slots.max(if seen[n].is_empty() { 0 } else { seen[n].to });
-    }
-    if slots == 0 {
-        return;
-    }
-    let mut weights = scores::<FMA, N>(dim, block.keys, queries);
-    if let Some(cap) = cap {
-        for row in &mut weights {
-            bend::<FMA>(row, cap);
-        }
-    }
-    let mut decay = [1.0; N];
-    for n in 0..N {
-        decay[n] = soften::<FMA>(&mut weights[n], seen[n], &mut running[n]);
-    }
-    mix::<FMA, N>(dim, block.values, slots, &weights, decay, out);
-}
-
-/// `N` queries times sixteen keys.
-#[inline(always)]
-fn scores<const FMA: bool, const N: usize>(
+fn all_scores<V: Lanes>(
     dim: usize,
-    keys: &[f32],
+    blocks: &[HeadBlock<'_>],
     queries: &[f32],
-) -> [[f32; BLOCK_TOKENS]; N] {
-    let mut sums = [[0.0; BLOCK_TOKENS]; N];
-    let queries = &queries[..N * dim];
-    for (d, key) in keys.as_chunks::<BLOCK_TOKENS>().0.iter().enumerate().take(dim) {
+    weights: &mut [[f32; KEYS]],
+) {
+    let mut row = 0;
+    while row < weights.len() {
+        let (queries, weights) = (&queries[row * dim..], &mut weights[row..]);
+        row += match weights.len() {
+            8.. if V::MANY => row_scores::<V, 8>(dim, blocks, queries, weights),
+            4.. => row_scores::<V, 4>(dim, blocks, queries, weights),
+            3 => row_scores::<V, 3>(dim, blocks, queries, weights),
+            2 => row_scores::<V, 2>(dim, blocks, queries, weights),
+            _ => row_scores::<V, 1>(dim, blocks, queries, weights),
+        };
+    }
+}
+
+/// The same of `N` rows. Says how many rows.
+#[inline(always)]
+fn row_scores<V: Lanes, const N: usize>(
+    dim: usize,
+    blocks: &[HeadBlock<'_>],
+    queries: &[f32],
+    weights: &mut [[f32; KEYS]],
+) -> usize {
+    let mut start = 0;
+    for blocks in blocks.chunks(2) {
+        match blocks {
+            [a, b] if V::MANY => {
+                scores::<V, N, 2>(dim, start, [a.keys, b.keys], queries, weights);
+            }
+            [a, b] => {
+                scores::<V, N, 1>(dim, start, [a.keys], queries, weights);
+                scores::<V, N, 1>(dim, start + BLOCK_TOKENS, [b.keys], queries, weights);
+            }
+            [a] => scores::<V, N, 1>(dim, start, [a.keys], queries, weights),
+            _ => {}
+        }
+        start += 2 * BLOCK_TOKENS;
+    }
+    N
+}
+
+/// `N` rows times the keys of `M` blocks, into their places from `start` on.
+#[inline(always)]
+fn scores<V: Lanes, const N: usize, const M: usize>(
+    dim: usize,
+    start: usize,
+    keys: [&[f32]; M],
+    queries: &[f32],
+    weights: &mut [[f32; KEYS]],
+) {
+    let queries: [&[f32]; N] = std::array::from_fn(|n| &queries[n * dim..(n + 1) * dim]);
+    let keys: [&[[f32; LANES]]; M] = std::array::from_fn(|m| &keys[m].as_chunks().0[..dim]);
+    let mut sums = [[V::splat(0.0); M]; N];
+    for d in 0..dim {
+        let mut key = [V::splat(0.0); M];
+        for m in 0..M {
+            key[m] = V::load(&keys[m][d]);
+        }
         for n in 0..N {
-            let query = queries[n * dim + d];
-            for slot in 0..BLOCK_TOKENS {
-                sums[n][slot] = madd::<FMA>(query, key[slot], sums[n][slot]);
+            let query = V::splat(queries[n][d]);
+            for m in 0..M {
+                sums[n][m] = query.madd(key[m], sums[n][m]);
             }
         }
     }
-    sums
+    for n in 0..N {
+        for m in 0..M {
+            sums[n][m].write(&mut weights[n][start + m * LANES..start + (m + 1) * LANES]);
+        }
+    }
 }
 
-/// Turns scores into exponentials over the running maximum, and says by what earlier
-/// sums shrink. Slots outside of `seen` weigh nothing.
+/// Turns the scores of a chunk's first blocks into exponentials over the running maximum, and says by
+/// what earlier sums shrink. Keys outside of `seen` weigh nothing.
 #[inline(always)]
-fn soften<const FMA: bool>(
-    scores: &mut [f32; BLOCK_TOKENS],
+fn soften<V: Lanes>(
+    scores: &mut [f32; KEYS],
+    blocks: usize,
+    cap: Option<f32>,
     seen: Seen,
-    running: &mut Running,
+    running: &mut Running<V>,
 ) -> f32 {
     if seen.is_empty() {
-        *scores = [0.0; BLOCK_TOKENS];
+        *scores = [0.0; KEYS];
         return 1.0;
     }
-    for (slot, score) in scores.iter_mut().enumerate() {
-        let sees = seen.from <= slot && slot < seen.to;
-        *score = if sees { *score } else { f32::NEG_INFINITY };
+    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+    let least = V::splat(f32::NEG_INFINITY);
+    let mut all = [least; CHUNK];
+    let mut most = least;
+    for block in 0..blocks {
+        let mut scores = V::load(&chunks[block]);
+        if let Some(cap) = cap {
+            scores = bend(scores, cap);
+        }
+        let Seen { from, to } = seen.within(block * LANES, LANES);
+        all[block] = scores.within(from, to, least);
+        most = all[block].max(most);
     }
-    let mut largest = running.largest;
-    for score in scores.iter() {
-        largest = largest.max(*score);
-    }
-    let mut sum = 0.0;
-    for (slot, score) in scores.iter_mut().enumerate() {
-        let weight = exp::<FMA>(*score - largest);
-        *score = if seen.from <= slot && slot < seen.to { weight } else { 0.0 };
-    }
-    for weight in scores.iter() {
-        sum += weight;
-    }
-    // The first block has nothing before it; `exp` of minus infinity is only nearly zero.
+    let largest = running.largest.max(most.largest());
+    // The first keys have nothing before them; `exp` of minus infinity is only nearly zero.
     let decay = if running.largest == f32::NEG_INFINITY {
         0.0
+    } else if running.largest == largest {
+        1.0
     } else {
-        exp::<FMA>(running.largest - largest)
+        exp::<false>(running.largest - largest)
     };
-    *running = Running { largest, sum: madd::<FMA>(running.sum, decay, sum) };
+    let mut sums = running.sums.mul(V::splat(decay));
+    let (nothing, over) = (V::splat(0.0), V::splat(largest));
+    for block in 0..blocks {
+        let Seen { from, to } = seen.within(block * LANES, LANES);
+        let weights = all[block].sub(over).exp().within(from, to, nothing);
+        weights.store(&mut chunks[block]);
+        sums = sums.add(weights);
+    }
+    *running = Running { largest, sums };
     decay
 }
 
-/// Adds `N` weighted sums of the block's values. Slots beyond `slots` are not read: they
-/// may hold what another sequence left.
+/// `cap * tanh(x / cap)`.
 #[inline(always)]
-fn mix<const FMA: bool, const N: usize>(
+fn bend<V: Lanes>(x: V, cap: f32) -> V {
+    let all = V::splat;
+    let power = x.mul(all(2.0 / cap)).exp();
+    all(cap).sub(all(2.0 * cap).div(power.add(all(1.0))))
+}
+
+/// Adds all rows' weighted sums of the values of some blocks, whose first `slots` somebody sees.
+#[inline(always)]
+fn all_values<V: Lanes>(
     dim: usize,
-    values: &[f32],
-    slots: usize,
-    weights: &[[f32; BLOCK_TOKENS]; N],
-    decay: [f32; N],
+    seen: (&[HeadBlock<'_>], usize),
+    weights: &[[f32; KEYS]],
+    decays: &[f32],
     out: &mut [f32],
 ) {
-    const WIDE: usize = 16;
-    let out = &mut out[..N * dim];
-    let values = &values[..slots * dim];
+    let mut row = 0;
+    while row < weights.len() {
+        let rows = (&weights[row..], &decays[row..]);
+        let out = &mut out[row * dim..];
+        row += match weights.len() - row {
+            4.. => row_values::<V, 4>(dim, seen, rows, out),
+            3 => row_values::<V, 3>(dim, seen, rows, out),
+            2 => row_values::<V, 2>(dim, seen, rows, out),
+            _ => row_values::<V, 1>(dim, seen, rows, out),
+        };
+    }
+}
+
+/// The same of `N` rows, all columns. Says how many rows.
+#[inline(always)]
+fn row_values<V: Lanes, const N: usize>(
+    dim: usize,
+    seen: (&[HeadBlock<'_>], usize),
+    rows: (&[[f32; KEYS]], &[f32]),
+    out: &mut [f32],
+) -> usize {
     let mut start = 0;
-    while start + WIDE <= dim {
-        let mut sums = [[0.0; WIDE]; N];
-        for n in 0..N {
-            for lane in 0..WIDE {
-                sums[n][lane] = out[n * dim + start + lane] * decay[n];
-            }
+    while start < dim {
+        start += match dim - start {
+            64.. if V::MANY => values::<V, N, 4>((dim, start), seen, rows, out),
+            _ => values::<V, N, 1>((dim, start), seen, rows, out),
+        };
+    }
+    N
+}
+
+/// The same of `N` rows and `M` registers of columns. Says how many columns.
+#[inline(always)]
+fn values<V: Lanes, const N: usize, const M: usize>(
+    (dim, start): (usize, usize),
+    (blocks, slots): (&[HeadBlock<'_>], usize),
+    (weights, decays): (&[[f32; KEYS]], &[f32]),
+    out: &mut [f32],
+) -> usize {
+    let end = (start + M * LANES).min(dim);
+    let weights: [&[f32; KEYS]; N] = std::array::from_fn(|n| &weights[n]);
+    let mut sums = [[V::splat(0.0); M]; N];
+    for n in 0..N {
+        let decay = V::splat(decays[n]);
+        let before = registers::<V, M>(&out[n * dim + start..n * dim + end]);
+        for m in 0..M {
+            sums[n][m] = before[m].mul(decay);
         }
-        for (slot, value) in values.chunks_exact(dim).enumerate().take(BLOCK_TOKENS) {
-            let value = &value[start..start + WIDE];
+    }
+    for (index, block) in blocks.iter().enumerate() {
+        let before = index * BLOCK_TOKENS;
+        let count = (slots - before).min(BLOCK_TOKENS);
+        for (slot, value) in block.values.chunks_exact(dim).take(count).enumerate() {
+            let value = &value[start..end];
+            let lanes = registers::<V, M>(value);
             for n in 0..N {
-                for lane in 0..WIDE {
-                    sums[n][lane] = madd::<FMA>(weights[n][slot], value[lane], sums[n][lane]);
+                let weight = V::splat(weights[n][before + slot]);
+                for m in 0..M {
+                    sums[n][m] = weight.madd(lanes[m], sums[n][m]);
                 }
             }
         }
-        for n in 0..N {
-            out[n * dim + start..n * dim + start + WIDE].copy_from_slice(&sums[n]);
-        }
-        start += WIDE;
     }
-    for d in start..dim {
-        for n in 0..N {
-            let mut sum = out[n * dim + d] * decay[n];
-            for (slot, value) in values.chunks_exact(dim).enumerate().take(BLOCK_TOKENS) {
-                sum = madd::<FMA>(weights[n][slot], value[d], sum);
+    for n in 0..N {
+        let mut out = out[n * dim + start..n * dim + end].chunks_mut(LANES);
+        // By index: a reference would keep the sums in memory, and their loop with them.
+        for m in 0..M {
+            if let Some(out) = out.next() {
+                sums[n][m].write(out);
             }
-            out[n * dim + d] = sum;
         }
     }
+    M * LANES
+}
+
+/// Numbers in registers; of the last there may be fewer.
+#[inline(always)]
+fn registers<V: Lanes, const M: usize>(numbers: &[f32]) -> [V; M] {
+    let mut lanes = [V::splat(0.0); M];
+    match numbers.as_chunks::<LANES>().0.first_chunk::<M>() {
+        Some(whole) => {
+            for m in 0..M {
+                lanes[m] = V::load(&whole[m]);
+            }
+        }
+        None => {
+            for (lanes, numbers) in lanes.iter_mut().zip(numbers.chunks(LANES)) {
+                *lanes = V::read(numbers);
+            }
+        }
+    }
+    lanes
 }

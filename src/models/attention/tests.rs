@@ -169,3 +169,96 @@ fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
     let out = causal.attend(&mut pool, &spans, &mut qkv);
     assert!(out.iter().all(|x| x.is_finite()));
 }
+
+/// What one sequence of those tokens gives, some at a time.
+fn in_chunks(
+    heads: Heads,
+    scores: Scores,
+    whole: &[f32],
+    chunks: &[usize],
+    threads: usize,
+) -> Vec<f32> {
+    let width = heads.packed_width();
+    let tokens = whole.len() / width;
+    // Scattered: seven and the number of blocks have no common factor.
+    let count = tokens.div_ceil(BLOCK_TOKENS).next_multiple_of(7) + 1;
+    let blocks: Vec<BlockId> = (0..count).map(|at| BlockId((at * 7 % count) as u32)).collect();
+    let mut pool = KvPool::new(heads, 1, count);
+    pool.touch(&blocks);
+    let causal = Causal { heads, scores, rope: None, layer: 0 };
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let mut out = Vec::new();
+    let mut position = 0;
+    for chunk in chunks.iter().cycle() {
+        let chunk = (*chunk).min(tokens - position);
+        if chunk == 0 {
+            return out;
+        }
+        let mut qkv = whole[position * width..(position + chunk) * width].to_vec();
+        let span = Span { first: 0, tokens: chunk, position, blocks: &blocks };
+        out.extend(threads.install(|| causal.attend(&mut pool, &[span], &mut qkv)));
+        position += chunk;
+    }
+    out
+}
+
+#[test]
+fn thousands_of_keys_give_the_same_bits_whatever_the_chunks_and_the_threads() {
+    let heads = Heads { heads: 3, kv_heads: 1, head_dim: 16 };
+    for window in [None, Some(1500)] {
+        let scores = Scores { window, ..Scores::plain(heads) };
+        let tokens = 2 * SEGMENT * BLOCK_TOKENS + 100;
+        let whole = numbers(tokens * heads.packed_width(), 5);
+        let all = in_chunks(heads, scores, &whole, &[tokens], 3);
+        for (chunks, threads) in [(vec![1000, 7, 1], 2), (vec![tokens - 1, 1], 1), (vec![333], 4)] {
+            let got = in_chunks(heads, scores, &whole, &chunks, threads);
+            assert!(got == all, "{window:?} {chunks:?}");
+        }
+        let span = Span { first: 0, tokens, position: 0, blocks: &[] };
+        let worst = worst(heads, &[span], &whole, &all, Some(scores));
+        assert!(worst < 2e-6, "{window:?}: {worst}");
+    }
+}
+
+/// Prints how fast one layer's attention is: means something in a release build only, and with
+/// `RAYON_NUM_THREADS` as many threads as there are cores.
+#[test]
+#[ignore = "prints figures"]
+#[allow(clippy::print_stdout, reason = "the figures are what it is for")]
+fn figures() {
+    let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
+    let width = heads.packed_width();
+    let blocks: Vec<BlockId> = (0..600).map(BlockId).collect();
+    let mut pool = KvPool::new(heads, 1, 600);
+    pool.touch(&blocks);
+    for id in &blocks {
+        for slot in 0..BLOCK_TOKENS {
+            let seed = id.0 * 16 + slot as u32;
+            let row = numbers(2 * heads.kv_width(), seed);
+            pool.write(0, (*id, slot), &row[..heads.kv_width()], &row[heads.kv_width()..]);
+        }
+    }
+    let causal = Causal { heads, scores: Scores::plain(heads), rope: None, layer: 0 };
+    for tokens in [1, 8, 32, 512] {
+        for position in [512, 1024, 2048, 4096, 8192] {
+            let qkv = numbers(tokens * width, 9);
+            let mut best = f64::MAX;
+            for _ in 0..15 {
+                let mut qkv = qkv.clone();
+                let span = Span { first: 0, tokens, position, blocks: &blocks };
+                let began = std::time::Instant::now();
+                causal.attend(&mut pool, &[span], &mut qkv);
+                best = best.min(began.elapsed().as_secs_f64());
+            }
+            let keys = (position + tokens / 2) as f64;
+            let operations = 4.0 * keys * (tokens * heads.query_width()) as f64;
+            let bytes = 8.0 * keys * heads.kv_width() as f64;
+            println!(
+                "{tokens:4} tokens after {position}: {:7.3} ms, {:6.1} GFLOP/s, {:5.1} GB/s once",
+                best * 1e3,
+                operations / best * 1e-9,
+                bytes / best * 1e-9
+            );
+        }
+    }
+}

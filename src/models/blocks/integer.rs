@@ -186,16 +186,9 @@ fn round(x: &[f32; TOGETHER]) -> Piece {
     /// Adding it rounds to an integer, which then lies in the low bits.
     const INTEGER: f32 = 12_582_912.0;
     const TINY: f32 = 1e-36;
-    const LANES: usize = 16;
-    let (mut most, mut odd) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for numbers in x.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            most[lane] = most[lane].max(numbers[lane].abs());
-            odd[lane] += numbers[lane] * 0.0;
-        }
-    }
-    let largest = most.iter().fold(0.0f32, |largest, number| largest.max(*number));
-    let odd: f32 = odd.iter().sum();
+    // Without its sign a number's bits are ordered as it is, and beyond all numbers lies what is none.
+    let size = |x: &f32| x.to_bits() & 0x7fff_ffff;
+    let largest = f32::from_bits(x.iter().fold(0, |largest, x| largest.max(size(x))));
     // Blocks of next to nothing are nothing: their steps would not be numbers.
     let steps = if largest > TINY { 127.0 / largest } else { 0.0 };
     let mut whole = [0i32; TOGETHER];
@@ -208,7 +201,7 @@ fn round(x: &[f32; TOGETHER]) -> Piece {
     for (half, numbers) in halves.iter_mut().zip(bytes.as_chunks::<{ TOGETHER / 2 }>().0) {
         *half = numbers.iter().map(|number| i32::from(*number)).sum();
     }
-    let scale = largest / 127.0 + odd;
+    let scale = largest / 127.0;
     let sum = halves[0] + halves[1];
     Piece {
         words: bytemuck::cast(bytes),
