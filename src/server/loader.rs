@@ -50,11 +50,11 @@ use tracing::{info, warn};
 use crate::config::ShareTensors;
 pub(crate) use aside::Aside;
 pub(crate) use bases::Bases;
+pub(crate) use facts::Facts;
 use host::HostCopies;
 use known::Known;
 use large::LargePlans;
 use load::{Files, Onto, Origin};
-pub(crate) use facts::Facts;
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
 pub(crate) use placed::Touched;
@@ -145,17 +145,6 @@ impl ModelLoader {
     /// other.
     pub(crate) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {
         self.placed.touched(id, device)
-    }
-
-    /// What is known of a loaded model of ours, of its base where it is an adapter; `None` for any
-    /// other. Never waits.
-    pub(crate) fn facts(&self, model: &ModelId) -> Option<Facts> {
-        self.placed.facts(model)
-    }
-
-    /// The same of one load.
-    pub(crate) fn facts_of(&self, id: &ArtefactId, device: DeviceId) -> Option<Facts> {
-        self.placed.facts_of(id, device)
     }
 
     /// The same loader, with what is known of devices' memories.

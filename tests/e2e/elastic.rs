@@ -46,9 +46,16 @@ fn charged(residency: &Value) -> u64 {
     number(&residency["devices"][0]["charged_bytes"])
 }
 
+/// Host parts are measured at each load, some bytes apart.
+fn assert_near(charged: u64, expected: u64) {
+    assert!(charged.abs_diff(expected) < 64 << 10, "{charged} are charged instead of {expected}");
+}
+
 /// Prompts of which no two begin alike.
 fn prompts() -> Vec<String> {
-    (0..12u8).map(|n| format!("{}{}", char::from(b'a' + n), "so it goes on and on. ".repeat(13))).collect()
+    (0..12u8)
+        .map(|n| format!("{}{}", char::from(b'a' + n), "so it goes on and on. ".repeat(13)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +81,8 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     };
     let residency = probe.residency_once(idle).await;
     // The embeddings of "b" are those of "a".
-    let first: u64 = resident(&residency, "a")["bytes"].as_object().unwrap().values().map(number).sum();
+    let first: u64 =
+        resident(&residency, "a")["bytes"].as_object().unwrap().values().map(number).sum();
     let further = charged(&residency) - first;
     drop(probe);
     let kv = &resident(&residency, "a")["serves"]["kv"];
@@ -82,7 +90,7 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     let [floor, most] = ["floor", "most"].map(|room| number(&kv[room]["tokens"]) * token);
     assert_eq!((floor, most), (512 * token, 16 * 512 * token));
     let budget = first + 3 * further + BESIDE;
-    assert!(budget < 2 * (first + most - floor), "of full pools it would hold one");
+    assert!(budget < 2 * (further + most - floor), "of full pools it would hold one");
 
     let server = Arc::new(serve(folder.path(), budget).await);
     for name in &MODELS[..4] {
@@ -90,7 +98,7 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     }
     let residency = server.admin_get("/admin/v1/residency").await.json();
     assert_eq!(residency["devices"][0]["residents"].as_array().unwrap().len(), 4, "{residency}");
-    assert_eq!(charged(&residency), budget - BESIDE);
+    assert_near(charged(&residency), budget - BESIDE);
 
     // Twelve long answers at a time: far more than one sequence of the context.
     let (watched, over) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
@@ -124,7 +132,7 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     generated(&server, "e", "hello", 1).await;
     let residency = server.residency_once(idle).await;
     assert_eq!(residency["devices"][0]["residents"].as_array().unwrap().len(), 5, "{residency}");
-    assert_eq!(charged(&residency), budget - BESIDE + further);
+    assert_near(charged(&residency), budget - BESIDE + further);
     assert_eq!(server.metric("roundhouse_residency_evictions_total").await, 0.0);
     for (prompt, alone) in prompts().iter().zip(&alone).take(2) {
         assert_eq!(generated(&server, "a", prompt, 120).await, *alone);
@@ -145,6 +153,7 @@ async fn tells_its_facts(server: &Server, floor: u64, most: u64) {
     assert!(refused.body.contains(why), "{}", refused.body);
     let body = json!({"model": "a", "prompt": "x".repeat(520), "max_tokens": 5});
     let refused = server.post("/v1/completions", body).await;
-    let why = "it has 520 tokens, 9 too many for one token of an answer in the context of 512 tokens";
+    let why =
+        "it has 520 tokens, 9 too many for one token of an answer in the context of 512 tokens";
     assert!((refused.status == 400) && refused.body.contains(why), "{}", refused.body);
 }
