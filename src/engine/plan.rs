@@ -83,7 +83,7 @@ pub struct KvSpec {
 impl KvSpec {
     /// A pool that neither grows nor shrinks: one chunk, which it always has. Nothing is said of
     /// its bytes.
-    pub fn whole(block_tokens: usize, blocks: usize) -> Self {
+    pub const fn whole(block_tokens: usize, blocks: usize) -> Self {
         Self { block_tokens, blocks, chunk: blocks, floor: 1, chunk_bytes: Bytes::ZERO }
     }
 
