@@ -8,7 +8,9 @@ import random
 import struct
 
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD = 256, 688, 4, 4, 2, 64
-VOCAB, CONTEXT = 258, 512
+# Bytes of ASCII, so that each token has a text of its own; begin and end.
+BYTES, CONTEXT = 128, 512
+VOCAB = BYTES + 2
 
 
 def store(folder: str, names: list[str]) -> None:
@@ -26,8 +28,8 @@ def files(seed: int) -> dict[str, bytes]:
         "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS, "head_dim": HEAD, "vocab_size": VOCAB,
         "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": True, "hidden_act": "silu", "bos_token_id": 256,
-        "eos_token_id": 257, "torch_dtype": "bfloat16",
+        "tie_word_embeddings": True, "hidden_act": "silu", "bos_token_id": BYTES,
+        "eos_token_id": BYTES + 1, "torch_dtype": "bfloat16",
     }
     return {
         "config.json": json.dumps(config).encode(),
@@ -75,13 +77,13 @@ def noise(dice: random.Random, count: int) -> bytearray:
 def tokenizer() -> dict:
     """One token per byte, in the byte-level alphabet."""
     vocab, beyond = {}, 0x100
-    for byte in range(256):
-        is_printable = 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte <= 0xFF
+    for byte in range(BYTES):
+        is_printable = 0x21 <= byte <= 0x7E
         vocab[chr(byte if is_printable else beyond)] = byte
         beyond += not is_printable
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
              "use_regex": True}
-    added = [{"id": 256 + index, "content": content, "single_word": False, "lstrip": False,
+    added = [{"id": BYTES + index, "content": content, "single_word": False, "lstrip": False,
               "rstrip": False, "normalized": False, "special": True}
              for index, content in enumerate(["<s>", "</s>"])]
     return {

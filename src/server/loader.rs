@@ -147,17 +147,6 @@ impl ModelLoader {
         self.placed.touched(id, device)
     }
 
-    /// What is known of a loaded model of ours, of its base where it is an adapter; `None` for any
-    /// other. Never waits.
-    pub(crate) fn facts(&self, model: &ModelId) -> Option<Facts> {
-        self.placed.facts(model)
-    }
-
-    /// The same of one load.
-    pub(crate) fn facts_of(&self, id: &ArtefactId, device: DeviceId) -> Option<Facts> {
-        self.placed.facts_of(id, device)
-    }
-
     /// The same loader, with what is known of devices' memories.
     pub(crate) fn with_memories(mut self, memories: impl Iterator<Item = DeviceMemory>) -> Self {
         self.memories = memories.map(|memory| (memory.id(), memory)).collect();

@@ -46,6 +46,11 @@ fn charged(residency: &Value) -> u64 {
     number(&residency["devices"][0]["charged_bytes"])
 }
 
+/// Host parts are measured at each load, some bytes apart.
+fn assert_near(charged: u64, expected: u64) {
+    assert!(charged.abs_diff(expected) < 64 << 10, "{charged} are charged instead of {expected}");
+}
+
 /// Prompts of which no two begin alike.
 fn prompts() -> Vec<String> {
     (0..12u8)
@@ -85,7 +90,7 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     let [floor, most] = ["floor", "most"].map(|room| number(&kv[room]["tokens"]) * token);
     assert_eq!((floor, most), (512 * token, 16 * 512 * token));
     let budget = first + 3 * further + BESIDE;
-    assert!(budget < 2 * (first + most - floor), "of full pools it would hold one");
+    assert!(budget < 2 * (further + most - floor), "of full pools it would hold one");
 
     let server = Arc::new(serve(folder.path(), budget).await);
     for name in &MODELS[..4] {
@@ -93,7 +98,7 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     }
     let residency = server.admin_get("/admin/v1/residency").await.json();
     assert_eq!(residency["devices"][0]["residents"].as_array().unwrap().len(), 4, "{residency}");
-    assert_eq!(charged(&residency), budget - BESIDE);
+    assert_near(charged(&residency), budget - BESIDE);
 
     // Twelve long answers at a time: far more than one sequence of the context.
     let (watched, over) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
@@ -127,7 +132,7 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     generated(&server, "e", "hello", 1).await;
     let residency = server.residency_once(idle).await;
     assert_eq!(residency["devices"][0]["residents"].as_array().unwrap().len(), 5, "{residency}");
-    assert_eq!(charged(&residency), budget - BESIDE + further);
+    assert_near(charged(&residency), budget - BESIDE + further);
     assert_eq!(server.metric("roundhouse_residency_evictions_total").await, 0.0);
     for (prompt, alone) in prompts().iter().zip(&alone).take(2) {
         assert_eq!(generated(&server, "a", prompt, 120).await, *alone);

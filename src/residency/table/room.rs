@@ -474,9 +474,6 @@ impl Table {
                 continue;
             }
             let over = self.stop_overboard(device, over);
-            if self.awaits_pools(device) {
-                continue;
-            }
             for key in self.overboard(device, over) {
                 self.drain(&key, Departure::Shrunk, None);
                 self.shrunk.insert(device);

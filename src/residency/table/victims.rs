@@ -318,6 +318,10 @@ impl Table {
     /// Whom an exceeded budget sends away beside those that leave anyway. Not all or
     /// nothing: the memory is in foreign hands already, and every byte helps.
     pub(super) fn overboard(&self, device: DeviceId, over: Bytes) -> Vec<Key> {
+        // What pools give back may do.
+        if self.awaits_pools(device) {
+            return Vec::new();
+        }
         let here = self.residents.iter().filter(|(key, _)| key.device == device);
         let (leaving, staying): (Vec<_>, Vec<_>) =
             here.partition(|(_, resident)| resident.state != State::Ready);

@@ -3,8 +3,10 @@
 
 use roundhouse_engine::EngineHandle;
 use roundhouse_models::{ModelPlan, Quantize};
-use roundhouse_types::Bytes;
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId};
 use serde::Serialize;
+
+use super::ModelLoader;
 
 /// Facts of one loaded model, as they are shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +43,19 @@ pub(crate) struct KvFacts {
 pub(crate) struct Room {
     pub(crate) blocks: usize,
     pub(crate) tokens: usize,
+}
+
+impl ModelLoader {
+    /// What is known of a loaded model of ours, of its base where it is an adapter; `None` for any
+    /// other. Never waits.
+    pub(crate) fn facts(&self, model: &ModelId) -> Option<Facts> {
+        self.placed.facts(model)
+    }
+
+    /// The same of one load.
+    pub(crate) fn facts_of(&self, id: &ArtefactId, device: DeviceId) -> Option<Facts> {
+        self.placed.facts_of(id, device)
+    }
 }
 
 impl Facts {
