@@ -164,13 +164,8 @@ mod tests {
 
     fn elastic() -> (Elastic, Receiver<KvReport>) {
         let (said, heard) = channel();
-        let spec = KvSpec {
-            block_tokens: 4,
-            blocks: 32,
-            chunk: 4,
-            floor: 2,
-            chunk_bytes: Bytes(CHUNK),
-        };
+        let spec =
+            KvSpec { block_tokens: 4, blocks: 32, chunk: 4, floor: 2, chunk_bytes: Bytes(CHUNK) };
         let report = Box::new(move |report| said.send(report).expect("the test listens"));
         (Elastic::new(spec, report), heard)
     }

@@ -206,7 +206,9 @@ mod tests {
             let one = context.div_ceil(BLOCK_TOKENS);
             assert!(kv.chunk.is_power_of_two() && kv.blocks == kv.chunk * kv.chunks());
             assert!((one..=one + one / 8).contains(&kv.floor_blocks()), "{context}: {kv:?}");
-            assert!(kv.blocks >= one * sequences && kv.blocks < one * sequences + kv.chunk.max(one));
+            assert!(
+                kv.blocks >= one * sequences && kv.blocks < one * sequences + kv.chunk.max(one)
+            );
             assert_eq!(kv.chunk_bytes, Bytes(token.0 * (BLOCK_TOKENS * kv.chunk) as u64));
             assert!(sequences > 1 || kv.floor == kv.chunks(), "nothing to grow to");
             // Where there is enough of it, a chunk is worth a mapping of its own.

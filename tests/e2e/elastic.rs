@@ -48,7 +48,9 @@ fn charged(residency: &Value) -> u64 {
 
 /// Prompts of which no two begin alike.
 fn prompts() -> Vec<String> {
-    (0..12u8).map(|n| format!("{}{}", char::from(b'a' + n), "so it goes on and on. ".repeat(13))).collect()
+    (0..12u8)
+        .map(|n| format!("{}{}", char::from(b'a' + n), "so it goes on and on. ".repeat(13)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +76,8 @@ async fn models_with_long_contexts_share_a_budget_and_a_busy_one_has_what_the_ot
     };
     let residency = probe.residency_once(idle).await;
     // The embeddings of "b" are those of "a".
-    let first: u64 = resident(&residency, "a")["bytes"].as_object().unwrap().values().map(number).sum();
+    let first: u64 =
+        resident(&residency, "a")["bytes"].as_object().unwrap().values().map(number).sum();
     let further = charged(&residency) - first;
     drop(probe);
     let kv = &resident(&residency, "a")["serves"]["kv"];
@@ -145,6 +148,7 @@ async fn tells_its_facts(server: &Server, floor: u64, most: u64) {
     assert!(refused.body.contains(why), "{}", refused.body);
     let body = json!({"model": "a", "prompt": "x".repeat(520), "max_tokens": 5});
     let refused = server.post("/v1/completions", body).await;
-    let why = "it has 520 tokens, 9 too many for one token of an answer in the context of 512 tokens";
+    let why =
+        "it has 520 tokens, 9 too many for one token of an answer in the context of 512 tokens";
     assert!((refused.status == 400) && refused.body.contains(why), "{}", refused.body);
 }

@@ -116,8 +116,7 @@ impl Table {
         self.note_obstacle(artefact, obstacle);
         walk.seen += self.effects.len() - before;
         // What only an operator can clear holds nobody else up.
-        let is_first = 
-            matches!(obstacle, Obstacle::Pools | Obstacle::InUse | Obstacle::OverBudget);
+        let is_first = matches!(obstacle, Obstacle::Pools | Obstacle::InUse | Obstacle::OverBudget);
         if is_first && is_wanted && (known.is_some() || self.could_come(artefact)) {
             walk.blocked.push(artefact.clone());
         }

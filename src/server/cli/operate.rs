@@ -165,7 +165,15 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
 
 fn models_table(rows: &[ModelRow]) -> String {
     let mut table = Table::new(&[
-        "ENDPOINT", "TARGET", ">SIZE", "FORM", "STATE", "WHERE", ">CONTEXT", "WEIGHTS", "KV TOKENS",
+        "ENDPOINT",
+        "TARGET",
+        ">SIZE",
+        "FORM",
+        "STATE",
+        "WHERE",
+        ">CONTEXT",
+        "WEIGHTS",
+        "KV TOKENS",
         "NOTE",
     ]);
     for row in rows {
@@ -198,8 +206,7 @@ fn of_loaded(row: &ModelRow, show: impl FnOnce(&Serves) -> String) -> String {
 
 /// What is used of what there is, and how far that may change.
 fn kv_room(kv: &ServesKv) -> String {
-    let [used, now, floor, most] =
-        [&kv.used, &kv.now, &kv.floor, &kv.most].map(|room| room.tokens);
+    let [used, now, floor, most] = [&kv.used, &kv.now, &kv.floor, &kv.most].map(|room| room.tokens);
     match floor == most {
         true => format!("{used} of {now}"),
         false => format!("{used} of {now} ({floor} to {most})"),

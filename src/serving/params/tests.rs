@@ -2,12 +2,8 @@ use roundhouse_engine::KvSpec;
 
 use super::*;
 
-const SPEC: RunnerSpec = RunnerSpec {
-    output_width: 100,
-    context: 64,
-    step_tokens: 16,
-    kv: Some(KvSpec::whole(4, 12)),
-};
+const SPEC: RunnerSpec =
+    RunnerSpec { output_width: 100, context: 64, step_tokens: 16, kv: Some(KvSpec::whole(4, 12)) };
 
 fn resolve(face: Face, asked: &Generation) -> Result<Parameters, Error> {
     Parameters::resolve(face, asked, &GenerationDefaults::default(), &[2], 100)

@@ -73,7 +73,8 @@ fn a_pool_that_was_granted_room_lets_more_run_and_gives_it_back_when_told() {
     let spec = shapes(40, Some(kv()));
     let (mut bench, mut book) = Book::engine(EchoRunner::new(spec), 8);
     let prompts: Vec<Vec<u32>> = (0..4).map(|first| vec![first; 20]).collect();
-    let streams: Vec<_> = (0..).zip(&prompts).map(|(id, p)| bench.generate(id, greedy(p, 19))).collect();
+    let streams: Vec<_> =
+        (0..).zip(&prompts).map(|(id, p)| bench.generate(id, greedy(p, 19))).collect();
     bench.step();
     book.listen();
     assert_eq!(bench.running(), 2, "the floor has twelve blocks, and each needs six");
@@ -127,7 +128,8 @@ fn a_prefix_is_forgotten_with_its_chunk_and_known_as_long_as_the_chunk_stays() {
     assert_eq!(reused(&mut bench, 0), 0);
     assert_eq!(reused(&mut bench, 1), 32);
     // It lies in chunks that the pool may close, and in others.
-    let others: Vec<_> = (10..18).map(|id| bench.generate(id, greedy(&[id as u32; 33], 2))).collect();
+    let others: Vec<_> =
+        (10..18).map(|id| bench.generate(id, greedy(&[id as u32; 33], 2))).collect();
     bench.finish();
     drop(others);
     book.say(&mut bench, 0, true);

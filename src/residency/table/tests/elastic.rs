@@ -12,12 +12,8 @@ const CHUNK: u64 = 5;
 
 /// What a pool says, in order; sums over all time.
 fn says(bench: &mut Bench, name: &str, [wanted, returned, obeyed]: [u64; 3]) -> Vec<Effect> {
-    let report = KvReport {
-        chunk: Bytes(CHUNK),
-        wanted: Bytes(wanted),
-        returned: Bytes(returned),
-        obeyed,
-    };
+    let report =
+        KvReport { chunk: Bytes(CHUNK), wanted: Bytes(wanted), returned: Bytes(returned), obeyed };
     bench.on(Event::KvReported { key: key(name), report })
 }
 
@@ -79,7 +75,11 @@ fn pools_that_want_more_than_is_free_share_it() {
     says(&mut bench, "c", [40, 0, 0]);
     bench.on(Event::BudgetChanged { device: DeviceId::Cpu, budget: Bytes(130) });
     let kv = |name| bench.table.residents[&key(name)].grown().0;
-    assert_eq!((kv("a"), kv("b"), kv("c")), (5, 20, 15), "the one with least first, in equal parts");
+    assert_eq!(
+        (kv("a"), kv("b"), kv("c")),
+        (5, 20, 15),
+        "the one with least first, in equal parts"
+    );
 }
 
 #[test]

@@ -80,8 +80,11 @@ impl World {
     }
 
     fn want_room(&mut self, dice: &mut Dice) {
-        let generative: Vec<&Key> =
-            self.loaded.keys().filter(|key| Self::kind(&key.artefact.model) != ModelKind::Handler).collect();
+        let generative: Vec<&Key> = self
+            .loaded
+            .keys()
+            .filter(|key| Self::kind(&key.artefact.model) != ModelKind::Handler)
+            .collect();
         if generative.is_empty() {
             return;
         }
@@ -130,7 +133,11 @@ impl World {
         side.said = report;
         side.charged -= back;
         *self.loaded.get_mut(key).expect("it is there") -= back;
-        assert!(side.holds() <= side.charged, "invariant 1: {} holds what is not charged", key.artefact);
+        assert!(
+            side.holds() <= side.charged,
+            "invariant 1: {} holds what is not charged",
+            key.artefact
+        );
         self.tell(Event::KvReported { key: key.clone(), report });
     }
 
