@@ -18,6 +18,9 @@ pub struct Claim {
     /// Higher goes first in a model's queue. Work that was overtaken by higher for long enough
     /// rises.
     pub priority: u8,
+    /// Whether it uses only what was computed of prefixes on the same tenant's behalf: others'
+    /// would tell it, by the time an answer takes, how their prompts begin.
+    pub own_prefixes: bool,
 }
 
 /// An ordinary share.
@@ -25,7 +28,7 @@ const WHOLE: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
 
 impl Default for Claim {
     fn default() -> Self {
-        Self { tenant: None, share: WHOLE, priority: 0 }
+        Self { tenant: None, share: WHOLE, priority: 0, own_prefixes: false }
     }
 }
 
@@ -143,7 +146,8 @@ mod tests {
 
     fn claim(tenant: &str, share: u32) -> Claim {
         let share = NonZeroU32::new(share).unwrap();
-        Claim { tenant: Some(tenant.parse().unwrap()), share, priority: 0 }
+        let tenant = Some(tenant.parse().unwrap());
+        Claim { tenant, share, priority: 0, own_prefixes: false }
     }
 
     #[test]

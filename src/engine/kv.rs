@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use roundhouse_types::TenantName;
+
 use crate::plan::{BlockId, KvSpec};
 
 /// Names the tokens of a full block and all that come before it in its sequence, so that equal
@@ -16,6 +18,15 @@ pub(crate) type Root = [u8; 32];
 /// The root of what is computed with a version of an adapter; never the base's.
 pub(crate) fn root(version: &[u8; 32]) -> Root {
     blake3::derive_key("roundhouse 2026-11-21 prefixes of an adapter's version", version)
+}
+
+/// The root of what one tenant alone uses again, under the root that all would share.
+pub(crate) fn root_of(root: &Root, tenant: &TenantName) -> Root {
+    let mut of =
+        blake3::Hasher::new_derive_key("roundhouse 2026-11-21 prefixes of a tenant of a model");
+    of.update(root);
+    of.update(tenant.as_str().as_bytes());
+    *of.finalize().as_bytes()
 }
 
 /// Hands out the blocks of one pool. A block is free, or in the tables of sequences, or idle:

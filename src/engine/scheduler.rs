@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub(crate) use self::turn::{Promised, Turn};
 use crate::account::{self, Account, DECODED};
-use crate::kv::{BlockPool, Prefix, Root};
+use crate::kv::{BlockPool, Prefix, Root, root_of};
 use crate::plan::{AdapterId, BlockId, KvSpec, Row, StepPlan};
 use crate::share::shares;
 
@@ -171,6 +171,7 @@ impl Scheduler {
         self.arrivals += 1;
         let (blocks, names) = (Vec::new(), Vec::new());
         let root = adapter.map_or(Root::default(), |adapter| adapter.root);
+        let root = turn.prefixes_of.as_ref().map_or(root, |tenant| root_of(&root, tenant));
         let adapter = adapter.map(|adapter| adapter.id);
         let tokens = prompt;
         let sequence =

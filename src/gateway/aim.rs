@@ -22,17 +22,24 @@ pub(crate) struct Aim {
     pub(crate) base: Option<ModelId>,
     /// The adapter was named already: what the body says of adapters does not count.
     by_header: bool,
+    /// The container contract's: the platform is the door, and has decided who may ask.
+    pub(crate) of_platform: bool,
 }
 
 impl Aim {
     /// A target model.
     pub(crate) fn at(model: ModelId) -> Self {
-        Self { model, base: None, by_header: false }
+        Self { model, base: None, by_header: false, of_platform: false }
     }
 
     /// The adapter that a header names, of a model that is named too or of its own.
     pub(crate) fn by_header(adapter: ModelId, base: Option<ModelId>) -> Self {
-        Self { model: adapter, base, by_header: true }
+        Self { model: adapter, base, by_header: true, of_platform: false }
+    }
+
+    /// The same, of a model that the platform loaded.
+    pub(crate) fn of_platform(self) -> Self {
+        Self { of_platform: true, ..self }
     }
 
     /// An adapter of this model that the body names: a target of the same endpoint.
@@ -44,7 +51,12 @@ impl Aim {
             .check()
             .map_err(|reason| Error::field(field, &format!("is not a legal name: {reason}")))?;
         let model = ModelId { endpoint: self.model.endpoint.clone(), target };
-        Ok(Self { model, base: Some(self.model.clone()), by_header: false })
+        Ok(Self {
+            model,
+            base: Some(self.model.clone()),
+            by_header: false,
+            of_platform: self.of_platform,
+        })
     }
 
     /// What of the body's adapters counts.

@@ -152,7 +152,7 @@ pub(crate) async fn answer(
         // Whoever reads a body so leaves what it asks behind.
         Reply::OfAdapters => return Err(mismatch()),
     };
-    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), config);
+    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
     if let Some(names) = ignored.filter(|_| config.served_headers) {
         response.headers_mut().insert(IGNORED, names);
     }

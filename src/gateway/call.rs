@@ -1,6 +1,7 @@
 //! From a checked request to the model's reply, within its time.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -11,21 +12,29 @@ use roundhouse_serving::{
     Answer, Finished, GenerationReply, Invocation, Piece, Request, Served, TokenInfo, ToolCall,
 };
 use roundhouse_tenancy::Caller;
-use roundhouse_types::{ErrorKind, Failure};
+use roundhouse_types::{ErrorKind, Failure, TargetName, TenantName};
 use tokio::time::{Instant, timeout_at};
 
 use crate::aim::Aim;
 use crate::error::Error;
 use crate::layers::Notes;
+use crate::permitted::{self, Permitted};
 use crate::router::Gateway;
-use crate::state::GatewayConfig;
+use crate::state::{EndpointFace, Offered};
+
+/// Requests with equal values go to the same one of the targets that an alias stands for.
+const ROUTE_KEY: HeaderName = HeaderName::from_static("x-roundhouse-route-key");
 
 /// What a handler has at hand.
 pub(crate) struct Context {
     pub(crate) gateway: Gateway,
+    /// What was offered when the request came.
+    pub(crate) offered: Arc<Offered>,
     pub(crate) notes: Notes,
     /// Who asks.
     pub(crate) caller: Caller,
+    /// What decides where a request goes that an alias can send to several targets.
+    pub(crate) route_key: Option<HeaderValue>,
 }
 
 impl FromRequestParts<Gateway> for Context {
@@ -37,9 +46,26 @@ impl FromRequestParts<Gateway> for Context {
         let caller = parts.extensions.get::<Caller>().cloned();
         Ok(Self {
             gateway: gateway.clone(),
+            offered: gateway.offered.get(),
             notes: notes.expect("every request is observed"),
             caller: caller.expect("every request's caller is known"),
+            route_key: parts.headers.get(ROUTE_KEY).cloned(),
         })
+    }
+}
+
+impl Context {
+    /// The endpoints that have something for the caller: others are not there for it.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &EndpointFace> {
+        let reached = |face: &&EndpointFace| self.offered.policy.reaches(&self.caller, &face.name);
+        self.offered.endpoints.iter().filter(reached)
+    }
+
+    /// Whether the caller is told what shows how much a target is used: a tenant of its own targets,
+    /// by the first segment of their names, and of others where they share that.
+    pub(crate) fn is_told_of(&self, target: &TargetName) -> bool {
+        let own = |tenant: &TenantName| target.as_str().split('/').next() == Some(tenant.as_str());
+        !self.gateway.config.own_waits_only || self.caller.tenant.as_ref().is_none_or(own)
     }
 }
 
@@ -54,20 +80,26 @@ pub(crate) async fn invoke(
     timeout: Duration,
 ) -> Result<(Answer, Instant), Error> {
     context.notes.asked(&aim.model);
+    let Permitted { model, base, only_loaded } = permitted::permit(context, aim)?;
+    if model != aim.model {
+        context.notes.routed(&model);
+    }
     let arrived = context.notes.arrived();
     let deadline = arrived + timeout;
     let hold_until = (arrived + context.gateway.config.hold).min(deadline);
     let invocation = Invocation {
         caller: context.caller.clone(),
-        model: aim.model.clone(),
-        base: aim.base.clone(),
+        model,
+        base,
+        only_loaded,
         request,
         deadline: deadline.into_std(),
         hold_until: hold_until.into_std(),
     };
     let answer = timeout_at(deadline, (context.gateway.invoke)(invocation))
         .await
-        .map_err(|_| timed_out())??;
+        .map_err(|_| timed_out())?
+        .map_err(|failure| permitted::told(&context.caller, &aim.model, failure))?;
     context.notes.served(&answer.served);
     Ok((answer, deadline))
 }
@@ -143,7 +175,8 @@ pub(crate) async fn collect(
 
 /// Adds the truth about how the answer came about. Where several models answered: all versions,
 /// and the longest of each way and wait.
-pub(crate) fn served_headers(headers: &mut HeaderMap, served: &[Served], config: &GatewayConfig) {
+pub(crate) fn served_headers(headers: &mut HeaderMap, served: &[Served], context: &Context) {
+    let config = &context.gateway.config;
     if !config.served_headers {
         return;
     }
@@ -157,6 +190,9 @@ pub(crate) fn served_headers(headers: &mut HeaderMap, served: &[Served], config:
     };
     let versions: Vec<&str> = served.iter().map(|it| it.version.as_str()).collect();
     put("x-roundhouse-version", &versions.join(", "));
+    if !context.notes.target().is_some_and(|target| context.is_told_of(&target)) {
+        return;
+    }
     if let Some(tier) = served.iter().map(|it| it.tier).max() {
         put("x-roundhouse-tier", tier.as_str());
     }

@@ -118,20 +118,20 @@ pub(crate) async fn invoke(context: Context, path: NamePath, request: Request) -
                 Aim::by_header(adapter.model, Some(model.model))
             }
         };
-        sagemaker::invoke_plain(&context, aim, &headers, body, read).await
+        sagemaker::invoke_plain(&context, aim.of_platform(), &headers, body, read).await
     };
     answered(operation.await)
 }
 
 /// The adapter that a header of `/invocations` names, where the contract has one of that name.
-pub(crate) fn adapter_named(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Aim>, Error> {
-    let (Some(face), Some(name)) = (&gateway.container, aim::header(headers)?) else {
+pub(crate) fn adapter_named(context: &Context, headers: &HeaderMap) -> Result<Option<Aim>, Error> {
+    let (Some(face), Some(name)) = (&context.gateway.container, aim::header(headers)?) else {
         return Ok(None);
     };
     match registered(face, &name) {
-        Ok(adapter) => Ok(Some(Aim::by_header(adapter.model, None))),
+        Ok(adapter) => Ok(Some(Aim::by_header(adapter.model, None).of_platform())),
         // It may be a target of an endpoint.
-        Err(_) if !gateway.endpoints.is_empty() => Ok(None),
+        Err(_) if !context.offered.endpoints.is_empty() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -68,7 +68,7 @@ pub(crate) async fn answer(
         Said::Vectors(reply) => whole(written(Ask::Inputs(ask), reply).await?, delivery),
         Said::Labels(labels) => whole(text(&ask.labels(&labels)?), delivery),
     };
-    call::served_headers(response.headers_mut(), &served, &context.gateway.config);
+    call::served_headers(response.headers_mut(), &served, context);
     Ok(response)
 }
 

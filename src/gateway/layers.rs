@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
 use roundhouse_tenancy::Caller;
-use roundhouse_types::{ErrorKind, Failure, ModelId, Places, RetryHint, TenantName};
+use roundhouse_types::{ErrorKind, Failure, ModelId, Places, RetryHint, TargetName, TenantName};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -148,6 +148,7 @@ impl Notes {
             credential: None,
             endpoint: None,
             target: None,
+            alias: None,
             version: None,
             tier: None,
             queue: None,
@@ -192,6 +193,13 @@ impl Notes {
         let mut record = self.lock();
         record.endpoint = Some(model.endpoint.clone());
         record.target = Some(model.target.clone());
+        record.alias = None;
+    }
+
+    /// What was asked stands for this target.
+    pub(crate) fn routed(&self, model: &ModelId) {
+        let mut record = self.lock();
+        record.alias = record.target.replace(model.target.clone());
     }
 
     pub(crate) fn served(&self, served: &Served) {
@@ -200,6 +208,11 @@ impl Notes {
         record.tier = Some(served.tier);
         record.queue = Some(served.queue);
         record.load = Some(served.load);
+    }
+
+    /// The target that was asked.
+    pub(crate) fn target(&self) -> Option<TargetName> {
+        self.lock().target.clone()
     }
 
     pub(crate) fn prompt(&self, tokens: usize) {

@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
 //! `layers` (what surrounds every request), `identify` (who calls), `target` and `aim` (which model
-//! is meant), `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and
-//! `container` (the faces),
+//! is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
+//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces),
 //! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
 //!
 //! What holds:
@@ -30,6 +30,7 @@ mod json;
 mod layers;
 mod metrics;
 mod openai;
+mod permitted;
 mod router;
 mod sagemaker;
 pub mod state;
@@ -42,5 +43,5 @@ pub use router::router;
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
     ContainerModels, EndpointFace, FactsFn, GatewayConfig, GatewayState, Health, KvTokens,
-    LoadOutcome, ModelFacts, Registration, Target, TargetPage,
+    LoadOutcome, ModelFacts, Offered, PageWanted, Registration, Target, TargetPage,
 };

@@ -79,7 +79,7 @@ async fn serve(
     let operation = async {
         let (headers, body) = sagemaker::read(&context, request).await?;
         let fixed = match &endpoint {
-            Some(name) => Some(target::endpoint(&context.gateway, name)?),
+            Some(name) => Some(target::endpoint(&context, name)?),
             None => None,
         };
         if body::media(&headers)? != Media::Json {
@@ -88,7 +88,7 @@ async fn serve(
         }
         let mut fields = Fields::new(json::object(body).await?);
         let name = fields.string("model")?.unwrap_or_default();
-        let aim = target::openai_aim(&context.gateway, fixed, &headers, &name)?;
+        let aim = target::openai_aim(&context, fixed, &headers, &name)?;
         let echo = if name.is_empty() { aim.model.target.as_str() } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;

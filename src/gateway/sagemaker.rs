@@ -42,7 +42,7 @@ pub(crate) async fn invoke_endpoint(
 ) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
-        let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
+        let endpoint = target::endpoint(&context, &endpoint_name(path)?)?;
         target::refuse_elsewhere(&headers)?;
         let aim = aim::named(endpoint, &headers)?;
         let read = Read { handlers: endpoint.handlers, gathers: true };
@@ -55,11 +55,11 @@ pub(crate) async fn invoke_endpoint(
 pub(crate) async fn invocations(context: Context, request: Request) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
-        if let Some(aim) = container::adapter_named(&context.gateway, &headers)? {
+        if let Some(aim) = container::adapter_named(&context, &headers)? {
             let read = Read { handlers: false, gathers: false };
             return invoke_plain(&context, aim, &headers, body, read).await;
         }
-        let endpoint = target::default_endpoint(&context.gateway)?;
+        let endpoint = target::default_endpoint(&context)?;
         let aim = aim::named(endpoint, &headers)?;
         let read = Read { handlers: endpoint.handlers, gathers: false };
         invoke_plain(&context, aim, &headers, body, read).await
@@ -78,7 +78,7 @@ pub(crate) async fn invoke_endpoint_stream(
 ) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
-        let endpoint = target::endpoint(&context.gateway, &endpoint_name(path)?)?;
+        let endpoint = target::endpoint(&context, &endpoint_name(path)?)?;
         target::refuse_elsewhere(&headers)?;
         let parsed = parse(&headers, body.clone()).await;
         let aim = stream_aim(endpoint, &headers, &parsed)?;

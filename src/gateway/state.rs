@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use roundhouse_serving::{Answer, Invocation};
-use roundhouse_tenancy::Identity;
+use roundhouse_tenancy::{Current, Identity, Pattern, Policy};
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -42,6 +42,9 @@ pub struct GatewayConfig {
     pub max_requests: usize,
     /// Whether responses carry the `x-roundhouse-…` headers.
     pub served_headers: bool,
+    /// Whether a tenant is told how long its answer waited and where the model was found only of
+    /// targets whose first segment is its name: of others it would tell how much they are used.
+    pub own_waits_only: bool,
 }
 
 impl Default for GatewayConfig {
@@ -60,6 +63,7 @@ impl Default for GatewayConfig {
             keep_alive: Duration::from_secs(15),
             max_requests: 1024,
             served_headers: true,
+            own_waits_only: false,
         }
     }
 }
@@ -69,10 +73,9 @@ impl Default for GatewayConfig {
 pub type InvokeFn =
     Arc<dyn Fn(Invocation) -> BoxFuture<'static, Result<Answer, Failure>> + Send + Sync>;
 
-/// Lists an endpoint's targets in name order: those after a name, at most so many.
-pub type ListFn = Arc<
-    dyn Fn(Option<String>, usize) -> BoxFuture<'static, Result<TargetPage, Failure>> + Send + Sync,
->;
+/// Lists an endpoint's targets in name order.
+pub type ListFn =
+    Arc<dyn Fn(PageWanted) -> BoxFuture<'static, Result<TargetPage, Failure>> + Send + Sync>;
 
 /// Finds one of an endpoint's targets; a `ModelNotFound` failure where there is none.
 pub type FindFn =
@@ -87,14 +90,16 @@ pub type HealthFn = Arc<dyn Fn() -> Health + Send + Sync>;
 /// Takes the record of a request that has ended. Must not block.
 pub type AccessFn = Arc<dyn Fn(AccessRecord) + Send + Sync>;
 
-/// All that the data port's routes work with. Owned by the router, never changed.
+/// All that the data port's routes work with. Owned by the router, never changed but for what
+/// is offered.
 pub struct GatewayState {
     /// Limits and switches.
     pub config: GatewayConfig,
     /// Tells who calls.
     pub identity: Arc<Identity>,
-    /// The configured endpoints; names are unique.
-    pub endpoints: Vec<EndpointFace>,
+    /// What there is to ask and who may ask it. Replaced when the settings change; a request sees
+    /// what was in force when it came.
+    pub offered: Arc<Current<Offered>>,
     /// Answers invocations.
     pub invoke: InvokeFn,
     /// Asked by `/ping`.
@@ -103,6 +108,16 @@ pub struct GatewayState {
     pub access: AccessFn,
     /// The container contract, where it is switched on.
     pub container: Option<ContainerFace>,
+}
+
+/// What there is to ask and who may ask it: replaced together, so that no request sees the one
+/// without the other.
+#[derive(Default)]
+pub struct Offered {
+    /// The configured endpoints; names are unique.
+    pub endpoints: Vec<EndpointFace>,
+    /// Who may use what of them.
+    pub policy: Arc<Policy>,
 }
 
 /// An endpoint as the gateway sees it.
@@ -119,6 +134,17 @@ pub struct EndpointFace {
     pub facts: FactsFn,
     /// Whether its targets may be handlers: then bodies are read when the model is known.
     pub handlers: bool,
+}
+
+/// Which targets a page shall have.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PageWanted {
+    /// Only names behind this one.
+    pub after: Option<String>,
+    /// So many at most; one at least.
+    pub limit: usize,
+    /// Only names that one of these covers; absent is all. They are for the endpoint that is asked.
+    pub only: Option<Vec<Pattern>>,
 }
 
 /// A page of targets.
@@ -225,8 +251,10 @@ pub struct AccessRecord {
     pub credential: Option<Arc<str>>,
     /// The endpoint asked.
     pub endpoint: Option<EndpointName>,
-    /// The target asked for.
+    /// The target that was asked.
     pub target: Option<TargetName>,
+    /// What the client called it, where that is an alias.
+    pub alias: Option<TargetName>,
     /// The version that answered.
     pub version: Option<Version>,
     /// Where the model was found.

@@ -4,8 +4,9 @@ use http::{HeaderMap, HeaderName};
 use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel};
 
 use crate::aim::{self, Aim};
+use crate::call::Context;
 use crate::error::Error;
-use crate::state::{EndpointFace, GatewayState};
+use crate::state::EndpointFace;
 
 /// The header that names the target, taken as raw bytes: never percent-decoded, and not
 /// necessarily ASCII.
@@ -24,12 +25,12 @@ const ELSEWHERE: [(&str, Option<&str>); 4] = [
 /// The endpoint that is meant where a request names none and there are several.
 const DEFAULT_ENDPOINT: &str = "default";
 
-/// A configured endpoint.
+/// A configured endpoint that has something for the caller.
 ///
 /// # Errors
 /// `EndpointNotFound`.
-pub(crate) fn endpoint<'a>(state: &'a GatewayState, name: &str) -> Result<&'a EndpointFace, Error> {
-    let found = state.endpoints.iter().find(|endpoint| endpoint.name.as_str() == name);
+pub(crate) fn endpoint<'a>(context: &'a Context, name: &str) -> Result<&'a EndpointFace, Error> {
+    let found = context.endpoints().find(|endpoint| endpoint.name.as_str() == name);
     found.ok_or_else(|| {
         let message = format!("endpoint {name} not found");
         Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
@@ -40,11 +41,12 @@ pub(crate) fn endpoint<'a>(state: &'a GatewayState, name: &str) -> Result<&'a En
 ///
 /// # Errors
 /// `EndpointNotFound`.
-pub(crate) fn default_endpoint(state: &GatewayState) -> Result<&EndpointFace, Error> {
-    if let [only] = state.endpoints.as_slice() {
+pub(crate) fn default_endpoint(context: &Context) -> Result<&EndpointFace, Error> {
+    let endpoints = context.offered.endpoints.as_slice();
+    if let [only] = endpoints {
         return Ok(only);
     }
-    let found = state.endpoints.iter().find(|face| face.name.as_str() == DEFAULT_ENDPOINT);
+    let found = endpoints.iter().find(|face| face.name.as_str() == DEFAULT_ENDPOINT);
     found.ok_or_else(|| {
         let message = "the request names no endpoint, and there is neither a single one nor \
                        one called default";
@@ -118,15 +120,15 @@ pub(crate) fn refuse_elsewhere(headers: &HeaderMap) -> Result<(), Error> {
 /// # Errors
 /// As [`openai_model`].
 pub(crate) fn openai_aim(
-    state: &GatewayState,
+    context: &Context,
     fixed: Option<&EndpointFace>,
     headers: &HeaderMap,
     model_field: &str,
 ) -> Result<Aim, Error> {
     if aim::header(headers)?.is_none() {
-        return openai_model(state, fixed, headers, model_field).map(Aim::at);
+        return openai_model(context, fixed, headers, model_field).map(Aim::at);
     }
-    let endpoint = fixed.map_or_else(|| default_endpoint(state), Ok)?;
+    let endpoint = fixed.map_or_else(|| default_endpoint(context), Ok)?;
     aim::named(endpoint, headers)
 }
 
@@ -136,13 +138,13 @@ pub(crate) fn openai_aim(
 /// # Errors
 /// `Field` for a missing or illegal `model`, `EndpointNotFound`, `InvalidRequest`.
 fn openai_model(
-    state: &GatewayState,
+    context: &Context,
     fixed: Option<&EndpointFace>,
     headers: &HeaderMap,
     model_field: &str,
 ) -> Result<ModelId, Error> {
     if let Some(target) = header(headers)? {
-        let endpoint = fixed.map_or_else(|| default_endpoint(state), Ok)?;
+        let endpoint = fixed.map_or_else(|| default_endpoint(context), Ok)?;
         return model(endpoint, &target);
     }
     if model_field.is_empty() {
@@ -151,7 +153,7 @@ fn openai_model(
             "must name a model (or send X-Amzn-SageMaker-Target-Model)",
         ));
     }
-    let (endpoint, target) = split(state, fixed, model_field)?;
+    let (endpoint, target) = split(context, fixed, model_field)?;
     let checked = TargetModel::new(target)
         .check()
         .map_err(|reason| Error::field("model", &format!("is not a legal name: {reason}")))?;
@@ -160,20 +162,20 @@ fn openai_model(
 
 /// Takes `endpoint:` off a model's name, where it is one.
 pub(crate) fn split<'a, 'b>(
-    state: &'a GatewayState,
+    context: &'a Context,
     fixed: Option<&'a EndpointFace>,
     name: &'b str,
 ) -> Result<(&'a EndpointFace, &'b str), Error> {
     if let Some((before, after)) = name.split_once(':') {
-        let mut known = match fixed {
-            Some(face) => std::slice::from_ref(face).iter(),
-            None => state.endpoints.iter(),
+        let known = match fixed {
+            Some(face) => Some(face).filter(|face| face.name.as_str() == before),
+            None => context.endpoints().find(|endpoint| endpoint.name.as_str() == before),
         };
-        if let Some(endpoint) = known.find(|endpoint| endpoint.name.as_str() == before) {
+        if let Some(endpoint) = known {
             return Ok((endpoint, after));
         }
     }
-    let endpoint = fixed.map_or_else(|| default_endpoint(state), Ok)?;
+    let endpoint = fixed.map_or_else(|| default_endpoint(context), Ok)?;
     Ok((endpoint, name))
 }
 

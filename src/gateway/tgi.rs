@@ -52,7 +52,7 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
             return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
         }
         let map = json::object(body).await?;
-        let endpoint = target::default_endpoint(&context.gateway)?;
+        let endpoint = target::default_endpoint(&context)?;
         let aim = aim_of(endpoint, &headers, &map)?;
         let mut asked = inputs::parse(&mut Fields::new(map))?;
         if let Ask::Inputs(ask) = &mut asked.ask {

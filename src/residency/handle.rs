@@ -1,15 +1,16 @@
 //! What the rest of the server holds: requests go to the task that owns the table.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, ModelId, Version};
+use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, Version};
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
-use crate::config::Config;
+use crate::config::{Config, TenantLimits};
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::lease::Lease;
@@ -226,6 +227,16 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// their source; until then no copy is made.
     pub async fn set_host_budget(&self, budget: Bytes) -> Result<(), Failure> {
         self.tell(Event::HostBudgetChanged { budget }).await
+    }
+
+    /// Changes what tenants are promised and asked, and which endpoints drain what was deleted
+    /// in the store. Whoever is above a ceiling that was lowered gives way with its next load.
+    pub async fn set_terms(
+        &self,
+        tenants: BTreeMap<String, TenantLimits>,
+        drain_deleted: BTreeSet<EndpointName>,
+    ) -> Result<(), Failure> {
+        self.tell(Event::TermsChanged { tenants, drain_deleted }).await
     }
 
     /// The whole table at one instant. It informs; nothing may be decided by it.

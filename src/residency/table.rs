@@ -165,6 +165,10 @@ impl Table {
             Event::Discarded { artefact } => self.discarded(&artefact),
             Event::BudgetChanged { device, budget } => self.budget_changed(device, budget),
             Event::HostBudgetChanged { budget } => self.copies.set_budget(budget),
+            Event::TermsChanged { tenants, drain_deleted } => {
+                self.config.tenants = tenants;
+                self.config.drain_deleted = drain_deleted;
+            }
             Event::Progressed { .. } | Event::TimePassed => {}
             Event::ShutdownBegan => self.shutdown(),
         }

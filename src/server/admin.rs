@@ -8,10 +8,10 @@ mod facts;
 mod guard;
 mod health;
 mod plain;
+mod reload;
 mod standing;
 mod versions;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,14 @@ use futures_util::{Stream, StreamExt};
 use metrics_exporter_prometheus::PrometheusHandle;
 use roundhouse_residency::{Regret, Residency};
 use roundhouse_serving::ServedModel;
-use roundhouse_store::{Catalog, DiskCache, TargetForm};
+use roundhouse_store::{DiskCache, TargetForm};
+use roundhouse_tenancy::Current;
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::app::{Catalogs, Reload};
 use crate::loader::ModelLoader;
 use crate::witness::Witness;
 pub(crate) use guard::{AuditFn, Guard};
@@ -48,12 +50,15 @@ const PAGE: usize = 1000;
 pub(crate) struct Admin {
     pub(crate) residency: Residency<ServedModel>,
     pub(crate) loader: Arc<ModelLoader>,
-    pub(crate) catalogs: BTreeMap<EndpointName, Arc<Catalog>>,
+    /// Replaced when the settings change.
+    pub(crate) catalogs: Arc<Current<Catalogs>>,
     /// Absent where there is no store.
     pub(crate) cache: Option<DiskCache>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) witness: Arc<Witness>,
     pub(crate) metrics: PrometheusHandle,
+    /// Reads the settings again; absent where they come from no file.
+    pub(crate) reload: Option<Reload>,
 }
 
 /// The admin port's routes. Whether the process lives and is ready is told to everybody, all else
@@ -73,6 +78,7 @@ pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
         .route("/admin/v1/release", post(commands::release))
         .route("/admin/v1/refresh", post(versions::refresh))
         .route("/admin/v1/use", post(versions::use_version))
+        .route("/admin/v1/reload", get(reload::last).post(reload::reload))
         .route("/admin/v1/versions", get(versions::versions))
         .with_state(admin)
         .fallback(plain::nothing_here)
@@ -136,14 +142,15 @@ struct Meant {
 
 impl Admin {
     fn endpoint(&self, name: Option<&str>) -> Result<EndpointName, Failure> {
+        let catalogs = self.catalogs.get();
         let known = || {
-            let names: Vec<_> = self.catalogs.keys().map(EndpointName::as_str).collect();
+            let names: Vec<_> = catalogs.keys().map(EndpointName::as_str).collect();
             names.join(", ")
         };
         let found = match name {
-            Some(name) => self.catalogs.get_key_value(name),
-            None if self.catalogs.len() == 1 => self.catalogs.first_key_value(),
-            None => self.catalogs.get_key_value("default"),
+            Some(name) => catalogs.get_key_value(name),
+            None if catalogs.len() == 1 => catalogs.first_key_value(),
+            None => catalogs.get_key_value("default"),
         };
         found.map(|(name, _)| name.clone()).ok_or_else(|| {
             let message = match name {
@@ -211,7 +218,11 @@ async fn models(
 ) -> Result<Json<Value>, Refusal> {
     let endpoint = admin.endpoint(page.endpoint.as_deref())?;
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let listed = admin.catalogs[&endpoint]
+    let catalog = admin.catalogs.get().get(&endpoint).cloned();
+    // The settings have changed since it was found.
+    let gone = || Failure::new(ErrorKind::EndpointNotFound, format!("endpoint '{endpoint}' left"));
+    let listed = catalog
+        .ok_or_else(gone)?
         .list(page.after.as_deref(), limit)
         .await
         .map_err(Failure::from)?;

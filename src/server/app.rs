@@ -4,7 +4,9 @@ pub(crate) mod budgets;
 mod build;
 pub(crate) mod door;
 mod faces;
+mod live;
 mod preload;
+mod reload;
 pub(crate) mod settings;
 
 use std::future::Future;
@@ -28,7 +30,10 @@ use crate::error::Error;
 use crate::http;
 use crate::loader::ModelLoader;
 
-pub(crate) use build::Credentials;
+pub(crate) use build::{Catalogs, Credentials};
+pub(crate) use reload::{Origin, Reading, Reload};
+#[cfg(test)]
+pub(crate) use settings::policy as policy_of;
 pub(crate) use settings::residency as residency_settings;
 
 /// How often the lanes are looked at for a failed device.
@@ -58,8 +63,8 @@ pub(crate) struct Running {
 ///
 /// # Errors
 /// When it cannot be built, a port is taken, or a device fails while it runs.
-pub(crate) async fn serve(config: Config) -> Result<(), Error> {
-    let running = start(config, None).await?;
+pub(crate) async fn serve(config: Config, origin: Option<Origin>) -> Result<(), Error> {
+    let running = start(config, None, origin).await?;
     announce(&running);
     running.until_stopped().await
 }
@@ -75,6 +80,7 @@ pub(crate) fn announce(running: &Running) {
 pub(crate) async fn start(
     config: Config,
     credentials: Option<Credentials>,
+    origin: Option<Origin>,
 ) -> Result<Running, Error> {
     let data = bind(config.listen.data).await?;
     let admin = bind(config.listen.admin).await?;
@@ -91,18 +97,23 @@ pub(crate) async fn start(
         hosts: config.listen.admin_hosts.clone(),
         audit: faces::audit_log(&config.log.audit)?,
     };
-    let app = build::build(config, credentials, door.identity.clone()).await?;
+    let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    app.admin.reload = match origin {
+        Some(origin) => Some(Reload::start(origin, config, app.live)?),
+        None => None,
+    };
+    let parts = Arc::new(app.admin);
     let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let data_url = url(&data, door.data.is_some())?;
     let admin_url = url(&admin, door.admin.is_some())?;
-    let health_router = admin::health_router(&app.admin.vitals, &app.admin.metrics);
-    let (residency, vitals) = (app.admin.residency.clone(), app.admin.vitals.clone());
-    let loader = app.admin.loader.clone();
+    let health_router = admin::health_router(&parts.vitals, &parts.metrics);
+    let (residency, vitals) = (parts.residency.clone(), parts.vitals.clone());
+    let loader = parts.loader.clone();
     let mut ports = vec![
         tokio::spawn(http::serve(data, app.data, door.data.clone(), stop_data.clone())),
         tokio::spawn(http::serve(
             admin,
-            admin::router(app.admin, guard),
+            admin::router(parts, guard),
             door.admin.clone(),
             stop_admin.clone(),
         )),

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
-//! explain), `versions` (versions, use), `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
+//! explain), `versions` (versions, use), `reload`, `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
 //! `plan`, `simulate` (traces under other budgets), `output` (tables and JSON).
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ mod operate;
 pub(crate) mod output;
 mod plan;
 mod progress;
+mod reload;
 mod simulate;
 mod survey;
 mod target;
@@ -29,11 +30,13 @@ pub use invoke::InvokeArgs;
 pub use keys::KeysArgs;
 pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
 pub use plan::PlanArgs;
+pub use reload::ReloadArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
 pub use versions::UseArgs;
 
+use crate::app::Origin;
 use crate::config::Config;
 #[cfg(feature = "demo")]
 use crate::demo;
@@ -80,6 +83,8 @@ pub enum Command {
     Versions(ModelArgs),
     /// Serve a version of a model from now on, an older one included; or `latest` again.
     Use(UseArgs),
+    /// Have a server read its settings' file again: it does so by itself within seconds of a change.
+    Reload(ReloadArgs),
     /// Say why a model was loaded, evicted, refused or made to wait.
     Explain(ExplainArgs),
     /// Ask a model, through the data port.
@@ -109,7 +114,8 @@ impl Command {
                 let config = Config::load(flags.config.as_deref(), &environment, &flags)
                     .map_err(Error::Settings)?;
                 logging::start(&config.log)?;
-                app::serve(config).await
+                let origin = flags.config.clone().map(|file| Origin { file, flags: *flags });
+                app::serve(config, origin).await
             }
             Self::CheckConfig(args) => check::run(&args),
             Self::Plan(args) => plan::run(&args).await,
@@ -122,6 +128,7 @@ impl Command {
             Self::Refresh(args) => operate::change("refresh", &args).await,
             Self::Versions(args) => versions::list(&args).await,
             Self::Use(args) => versions::choose(&args).await,
+            Self::Reload(args) => reload::run(&args).await,
             Self::Explain(args) => operate::explain(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
             Self::Keys(args) => keys::run(&args),

@@ -2,8 +2,9 @@
 //! environment and flags.
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
-//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`, `auth` (who may call),
-//! `devices`, `units` (durations, addresses), `levels` (of the log), `defaults` (each with its reason).
+//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
+//! `policy` (what they may use, aliases), `auth` (who may call), `devices`, `units` (durations,
+//! addresses), `levels` (of the log), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
 //! is checked here, once, and all faults are reported together; nothing is re-checked later,
@@ -17,7 +18,7 @@ use std::time::Duration;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
-use roundhouse_tenancy::AuthConfig;
+use roundhouse_tenancy::{Aliases, AuthConfig};
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
@@ -28,6 +29,7 @@ mod endpoints;
 mod handlers;
 mod keys;
 mod levels;
+mod policy;
 mod raw;
 mod resolve;
 mod rules;
@@ -80,6 +82,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// What is promised to tenants and asked of them.
     pub tenants: Vec<Tenant>,
+    /// Names that stand for targets.
+    pub aliases: Aliases,
     /// Where models run; one at least, each once.
     pub devices: Vec<Device>,
     /// What is held in memory beside and how it is watched.
@@ -231,6 +235,10 @@ pub struct Serving {
     pub max_queue: usize,
     /// Whether answers carry our `x-roundhouse-…` headers.
     pub response_headers: bool,
+    /// Who is told where a model was found and what it waited for.
+    pub share_headers: Sharing,
+    /// Who uses what was computed of a prompt's beginning.
+    pub share_prefixes: Sharing,
     /// The longest sequence served, in tokens; a model's own maximum may be less.
     pub context: usize,
     /// How far a model's KV pool may grow, in sequences of the full context.
@@ -243,6 +251,16 @@ pub struct Serving {
     pub max_running: usize,
     /// What weights are quantised to as they are read; a model's own settings go before it.
     pub quantize: Option<Quantize>,
+}
+
+/// Who shares what tells by its timing that others use a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Each tenant has its own.
+    #[default]
+    Tenant,
+    /// All callers of an endpoint.
+    Endpoint,
 }
 
 /// `[lane]`: the threads that run steps.

@@ -54,7 +54,7 @@ pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
     }
     let credentials =
         app::Credentials { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() };
-    let running = app::start(config, Some(credentials)).await?;
+    let running = app::start(config, Some(credentials), None).await?;
     welcome::print(&running.data, &running.admin, &python);
     app::announce(&running);
     running.until_stopped().await

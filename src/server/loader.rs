@@ -41,13 +41,14 @@ use roundhouse_residency::{
 };
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{CachedArtefact, Catalog, DiskCache};
+use roundhouse_tenancy::{Current, Policy};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
     SharedPart,
 };
 use tracing::{info, warn};
 
-use crate::config::ShareTensors;
+use crate::config::{ShareTensors, VersionRule};
 pub(crate) use aside::Aside;
 pub(crate) use bases::Bases;
 pub(crate) use facts::Facts;
@@ -77,7 +78,8 @@ const VERSIONS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 
 /// connection is given up after retries that take longer than any request waits.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where an endpoint's models come from.
+/// Where an endpoint's models come from. Clones are the same.
+#[derive(Clone)]
 pub(crate) enum Source {
     /// An object store, through the disk cache.
     Store(Arc<Catalog>, DiskCache),
@@ -85,9 +87,22 @@ pub(crate) enum Source {
     Local(Arc<LocalModels>),
 }
 
+/// What operators say of endpoints.
+pub(crate) struct Scope {
+    /// Where their models come from.
+    pub(crate) sources: BTreeMap<EndpointName, Source>,
+    /// What they do when their stores change.
+    pub(crate) rules: BTreeMap<EndpointName, VersionRule>,
+    /// What their adapters build on.
+    pub(crate) bases: Bases,
+    /// Those that serve handlers.
+    pub(crate) handlers: Vec<EndpointName>,
+}
+
 /// See the module's text.
 pub(crate) struct ModelLoader {
-    sources: BTreeMap<EndpointName, Source>,
+    /// Replaced when the settings change.
+    sources: Current<BTreeMap<EndpointName, Source>>,
     lanes: BTreeMap<DeviceId, Arc<Lane>>,
     /// Those that the settings say something of.
     memories: BTreeMap<DeviceId, DeviceMemory>,
@@ -105,7 +120,9 @@ pub(crate) struct ModelLoader {
     loading: Mutex<BTreeMap<ArtefactId, usize>>,
     versions: Versions,
     placed: PlacedModels,
-    bases: Bases,
+    /// Replaced when the settings change.
+    bases: Current<Bases>,
+    policy: Arc<Current<Policy>>,
 }
 
 impl ModelLoader {
@@ -123,7 +140,7 @@ impl ModelLoader {
         let placed = PlacedModels::default();
         let shares = Arc::new(Shares::new(ShareTensors::default(), lanes.keys().copied()));
         Self {
-            sources,
+            sources: Current::new(sources),
             lanes,
             memories: BTreeMap::new(),
             settings,
@@ -137,7 +154,8 @@ impl ModelLoader {
             loading,
             versions,
             placed,
-            bases: Bases::default(),
+            bases: Current::default(),
+            policy: Arc::default(),
         }
     }
 
@@ -159,8 +177,28 @@ impl ModelLoader {
         self
     }
 
-    fn source(&self, endpoint: &EndpointName) -> Result<&Source, Failure> {
-        self.sources.get(endpoint).ok_or_else(|| {
+    /// Puts other sources, rules and bases in the place of those so far. What is under way goes on
+    /// with what it found.
+    pub(crate) fn reconfigure(&self, scope: Scope) {
+        let Scope { sources, rules, bases, handlers } = scope;
+        self.handlers.endpoints.set(handlers);
+        self.versions.set_rules(rules);
+        self.bases.set(bases);
+        self.sources.set(sources);
+    }
+
+    /// Puts other sources in the place of those so far.
+    pub(crate) fn set_sources(&self, sources: BTreeMap<EndpointName, Source>) {
+        self.sources.set(sources);
+    }
+
+    /// Where models come from now.
+    pub(crate) fn sources(&self) -> BTreeMap<EndpointName, Source> {
+        (*self.sources.get()).clone()
+    }
+
+    fn source(&self, endpoint: &EndpointName) -> Result<Source, Failure> {
+        self.sources.get().get(endpoint).cloned().ok_or_else(|| {
             Failure::new(ErrorKind::EndpointNotFound, format!("no endpoint is called '{endpoint}'"))
         })
     }
@@ -187,7 +225,7 @@ impl ModelLoader {
         let cut_off = std::mem::take(&mut *locked(&self.loading));
         for id in cut_off.into_keys() {
             if let Ok(Source::Store(_, cache)) = self.source(&id.model.endpoint) {
-                unmark(cache, &id).await;
+                unmark(&cache, &id).await;
             }
         }
     }
@@ -327,10 +365,10 @@ impl Loader for ModelLoader {
     async fn resolve(&self, model: &ModelId, refresh: bool) -> Result<Resolution, Failure> {
         match self.source(&model.endpoint)? {
             Source::Store(catalog, cache) => {
-                self.resolve_in_store(catalog, cache, model, refresh).await
+                self.resolve_in_store(&catalog, &cache, model, refresh).await
             }
             Source::Local(models) => {
-                let (id, plan) = self.local(models, model).await?;
+                let (id, plan) = self.local(&models, model).await?;
                 locked(&self.current).put(model.clone(), id.clone());
                 let terms = self.terms(&id, Some(&plan)).await?;
                 Ok(Resolution {
@@ -351,13 +389,13 @@ impl Loader for ModelLoader {
     async fn fetch(&self, id: &ArtefactId) -> Result<Fetched, Failure> {
         let (plan, shared) = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
-                let cached = self.bring(catalog, cache, id).await?;
+                let cached = self.bring(&catalog, &cache, id).await?;
                 let plan = self.plan_of(id, cached.dir()).await?;
                 let shared = self.known_shared(id, &plan, cached).await?;
                 (plan, shared)
             }
             // Somebody else's folder may change, so nothing is remembered of its content.
-            Source::Local(models) => (self.local(models, &id.model).await?.1, Vec::new()),
+            Source::Local(models) => (self.local(&models, &id.model).await?.1, Vec::new()),
         };
         let terms = self.terms(id, Some(&plan)).await?;
         let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
@@ -382,27 +420,27 @@ impl Loader for ModelLoader {
         match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 let origin = match source {
-                    LoadSource::Arriving => self.arriving(cache, id)?,
+                    LoadSource::Arriving => self.arriving(&cache, id)?,
                     LoadSource::Files | LoadSource::Host => {
                         // Others' fetches may have taken its place on disk while it waited for
                         // room.
-                        let cached = self.bring(catalog, cache, id).await?;
+                        let cached = self.bring(&catalog, &cache, id).await?;
                         Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
                     }
                 };
                 let onto = Onto { device, base, reporter };
-                let loaded = self.load_marked(cache, id, origin, onto).await;
+                let loaded = self.load_marked(&cache, id, origin, onto).await;
                 if loaded.is_ok() {
-                    self.hold_first(cache, id).await;
+                    self.hold_first(&cache, id).await;
                     // What handlers may read by path, or write to, stays as it is.
                     if matches!(self.recall(id).plan, Some(Plan::Model(_))) {
-                        self.shares.on_disk(id, cache);
+                        self.shares.on_disk(id, &cache);
                     }
                 }
                 loaded
             }
             Source::Local(models) => {
-                let announced = local::announced(models, &id.model)?;
+                let announced = local::announced(&models, &id.model)?;
                 let dir = local::model_folder(&announced.folder);
                 let files = Origin::Files(Files { dir, held: None });
                 self.load_from(id, files, Onto { device, base, reporter }).await

@@ -33,6 +33,8 @@ pub struct Invocation {
     pub model: ModelId,
     /// What `model` must be an adapter of, where the caller named both.
     pub base: Option<ModelId>,
+    /// Whether it is asked only while it is loaded: the caller may not have it loaded.
+    pub only_loaded: bool,
     /// What is asked.
     pub request: Request,
     /// When the answer is of no use any more.

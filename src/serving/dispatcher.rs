@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use roundhouse_engine::{Claim, Constraint, EngineHandle};
-use roundhouse_residency::Residency;
+use roundhouse_residency::{Lease, Residency};
 use roundhouse_tenancy::Caller;
-use roundhouse_types::{Failure, ModelId, ModelKind};
+use roundhouse_types::{ErrorKind, Failure, ModelId, ModelKind};
 use roundhouse_workers::CallError;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -168,11 +168,15 @@ impl Dispatcher {
     }
 
     async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
-        let Invocation { caller, model: id, base, mut request, deadline, hold_until } = invocation;
+        let Invocation { caller, model: id, base, only_loaded, mut request, deadline, hold_until } =
+            invocation;
         let mut permit = self.admission.enter(&id, &caller)?;
         let mut tries = 0;
         loop {
-            let lease = self.residency.acquire(&id, hold_until.min(deadline)).await?;
+            let lease = match only_loaded {
+                false => self.residency.acquire(&id, hold_until.min(deadline)).await?,
+                true => self.loaded(&id).await?,
+            };
             record.leased(lease.kind(), lease.tier());
             if let Some(asked) = &base {
                 of_base(&id, &lease, asked)?;
@@ -206,6 +210,15 @@ impl Dispatcher {
             };
             return Ok(Begun { work, served, hold });
         }
+    }
+
+    /// A lease of a model that may not be loaded for the caller. Whether it is not loaded or not
+    /// there at all is the same to it.
+    async fn loaded(&self, id: &ModelId) -> Result<Lease<ServedModel>, Failure> {
+        self.residency.acquire_loaded(id).await.map_err(|failure| match failure.kind() {
+            ErrorKind::ModelNotFound => Error::NotLoaded { model: id.clone() }.into(),
+            _ => failure,
+        })
     }
 
     async fn work(

@@ -88,6 +88,12 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The model is not loaded, and the caller may not have it loaded.
+    #[error("{model} is not loaded now, and this caller may not have it loaded")]
+    NotLoaded {
+        /// Which model.
+        model: ModelId,
+    },
     /// The model does not do what was asked.
     #[error("{model} is {is}, {use_instead}")]
     WrongKind {
@@ -157,6 +163,7 @@ impl Error {
             | Self::OtherBase { .. }
             | Self::WrongKind { .. } => ErrorKind::InvalidInput,
             Self::QueueFull { .. } => ErrorKind::Overloaded,
+            Self::NotLoaded { .. } => ErrorKind::NotReady,
             Self::Deadline { .. } => ErrorKind::TimedOut,
             Self::Broken { .. } => ErrorKind::ModelFailed,
             Self::Read { .. } | Self::Interrupted => ErrorKind::Internal,
@@ -167,9 +174,11 @@ impl Error {
     pub fn retry(&self) -> RetryHint {
         match self {
             Self::QueueFull { retry, .. } => *retry,
-            Self::Deadline { .. } | Self::Broken { .. } | Self::Read { .. } | Self::Interrupted => {
-                RetryHint::Later
-            }
+            Self::NotLoaded { .. }
+            | Self::Deadline { .. }
+            | Self::Broken { .. }
+            | Self::Read { .. }
+            | Self::Interrupted => RetryHint::Later,
             _ => RetryHint::Never,
         }
     }

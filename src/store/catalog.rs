@@ -37,6 +37,20 @@ const GIVEN_UP: Duration = Duration::from_secs(60);
 /// How often a folder that is being written is listed again, at most.
 const POLL_MIN: Duration = Duration::from_millis(200);
 
+/// Names of a listing that are looked at before other tasks have their turn: some hundred microseconds.
+const LOOKS_AT_A_TIME: usize = 1000;
+
+/// What a listing does with a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pick {
+    /// It is on the page.
+    Take,
+    /// It is not, nor is any before this one.
+    SkipTo(String),
+    /// It is not, nor is any behind it.
+    Stop,
+}
+
 /// How long answers are believed and how long uploads are waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogConfig {
@@ -221,6 +235,16 @@ impl Catalog {
     /// Targets behind the name `after`, at most `limit`, from a listing that is
     /// remembered for `ttl`.
     pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<TargetPage, Error> {
+        self.list_where(after, limit, |_| Pick::Take).await
+    }
+
+    /// The same of those that `choose` takes. What it leaves out by ranges costs nothing.
+    pub async fn list_where(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        choose: impl Fn(&str) -> Pick,
+    ) -> Result<TargetPage, Error> {
         let mut truncated = false;
         let mut targets = Vec::new();
         for index in 0..self.inner.mounts.len() {
@@ -228,7 +252,7 @@ impl Catalog {
             truncated |= listing.1;
             let first =
                 after.map_or(0, |after| listing.0.partition_point(|it| it.name.as_str() <= after));
-            targets.extend(listing.0[first..].iter().take(limit.max(1) + 1).cloned());
+            targets.extend(chosen(&listing.0[first..], limit.max(1) + 1, &choose).await);
         }
         targets.sort_by(|a, b| a.name.cmp(&b.name));
         // A name under a named mount hides the same name in the mount without one.
@@ -272,6 +296,31 @@ impl Catalog {
     pub(crate) fn remote(&self, artefact: &Artefact) -> Result<Remote, Error> {
         self.inner.place(&artefact.id.model.target).map(|(mount, _)| mount.remote.clone())
     }
+}
+
+/// At most so many of a sorted listing.
+async fn chosen(mut rest: &[Target], most: usize, choose: &impl Fn(&str) -> Pick) -> Vec<Target> {
+    let mut taken = Vec::new();
+    let mut looks = 0_usize;
+    while let [next, others @ ..] = rest
+        && taken.len() < most
+    {
+        looks += 1;
+        if looks.is_multiple_of(LOOKS_AT_A_TIME) {
+            tokio::task::yield_now().await;
+        }
+        rest = match choose(next.name.as_str()) {
+            Pick::Take => {
+                taken.push(next.clone());
+                others
+            }
+            Pick::SkipTo(name) => {
+                &others[others.partition_point(|it| it.name.as_str() < name.as_str())..]
+            }
+            Pick::Stop => break,
+        };
+    }
+    taken
 }
 
 impl Inner {

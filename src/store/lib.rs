@@ -29,7 +29,7 @@ pub mod testing;
 mod uri;
 
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
-pub use catalog::{Catalog, CatalogConfig, Freshness, Target, TargetForm, TargetPage};
+pub use catalog::{Catalog, CatalogConfig, Freshness, Pick, Target, TargetForm, TargetPage};
 pub use disk::{
     ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, Digest, DiskCache,
     DiskFile, DiskVersion, Piece, Purged, Skimmed, remembered, skim,

@@ -3,16 +3,22 @@
 //! Reading order: [`caller`] (who a request is from), `config` (the sources of identities as they
 //! were configured), [`identity`] (all of them behind one question), `keys` (bearer keys and SigV4
 //! pairs that we mint), `sigv4` (AWS's signatures, verified), `jwt` (tokens of an OIDC issuer),
-//! `proxy` (who asks on others' behalf), `denied` (why somebody is not let in).
+//! `proxy` (who asks on others' behalf), `denied` (why somebody is not let in), [`pattern`] (which
+//! targets a rule means), [`routes`] (names that stand for targets), [`policy`] (who may use what),
+//! [`current`] (what is replaced while it is read).
 
 pub mod caller;
 mod config;
+pub mod current;
 mod denied;
 mod error;
 pub mod identity;
 mod jwt;
 mod keys;
+pub mod pattern;
+pub mod policy;
 mod proxy;
+pub mod routes;
 mod secret;
 mod sigv4;
 mod stamp;
@@ -20,12 +26,16 @@ mod text;
 
 pub use caller::{Caller, Peer};
 pub use config::AuthConfig;
+pub use current::Current;
 pub use denied::Denied;
 pub use error::Error;
 pub use identity::{Asked, Identified, Identity, describe_metrics};
 pub use jwt::{Fetch, Jwks, OidcConfig};
 pub use keys::{KeyFile, KeyKind, KeyRecord, Minted, Wanted};
+pub use pattern::{InvalidPattern, Pattern, Place, Reach, place};
+pub use policy::{Grants, Policy, Standing, Verdict};
 pub use proxy::ProxyConfig;
+pub use routes::{Alias, Aliases, Route};
 pub use secret::Secret;
 pub use sigv4::Signed;
 pub use stamp::Stamp;

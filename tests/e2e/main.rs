@@ -21,6 +21,7 @@ mod measured;
 mod operator;
 mod pressure;
 mod quantised;
+mod reload;
 mod sharing;
 mod streaming;
 mod tenants;

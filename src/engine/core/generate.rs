@@ -92,7 +92,7 @@ impl GenerateWork {
             last_token: None,
         };
         self.clients.insert(job.id, client);
-        let turn = Turn::new(account, job.claim.priority);
+        let turn = Turn::of(account, &job.claim);
         self.scheduler.submit_with(job.id, job.spec.prompt, job.adapter, turn);
         meters.submitted.increment(1);
     }

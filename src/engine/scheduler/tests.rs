@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod fairness;
+mod prefixes;
 
 fn scheduler(blocks: usize, block_tokens: usize, step_tokens: usize, running: usize) -> Scheduler {
     let kv = KvSpec::whole(block_tokens, blocks);

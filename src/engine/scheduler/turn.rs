@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::account::Account;
+use roundhouse_types::TenantName;
+
+use crate::account::{Account, Claim};
 
 /// What decides who goes first, beside who came first.
 #[derive(Debug, Clone)]
@@ -13,6 +15,8 @@ pub(crate) struct Turn {
     pub(crate) class: u8,
     /// How often one of a higher class was let in since it rose last.
     overtaken: u32,
+    /// Whose prefixes it uses; everybody's where nobody is named.
+    pub(crate) prefixes_of: Option<TenantName>,
 }
 
 /// Overtaken so often by a higher class, it rises by one.
@@ -20,7 +24,13 @@ const RISES_AFTER: u32 = 16;
 
 impl Turn {
     pub(crate) fn new(account: Arc<Account>, priority: u8) -> Self {
-        Self { account, class: priority, overtaken: 0 }
+        Self { account, class: priority, overtaken: 0, prefixes_of: None }
+    }
+
+    /// The turn of work on somebody's behalf.
+    pub(crate) fn of(account: Arc<Account>, claim: &Claim) -> Self {
+        let prefixes_of = claim.tenant.clone().filter(|_| claim.own_prefixes);
+        Self { prefixes_of, ..Self::new(account, claim.priority) }
     }
 
     /// Another one was let in while it waits.

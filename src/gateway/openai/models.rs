@@ -1,17 +1,23 @@
-//! `/v1/models`: what the store holds, resident or not; adapters that are say what they build on, and
-//! loaded models how long their sequences may be, how their weights lie and how much room they have.
+//! `/v1/models`: what the store holds of what the caller may see, resident or not, and aliases; adapters
+//! that are resident say what they build on, and loaded models how long their sequences may be, how their
+//! weights lie and how much room they have.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Response};
-use roundhouse_types::TargetModel;
+use roundhouse_tenancy::Alias;
+use roundhouse_types::{Failure, ModelId, TargetModel, TargetName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::openai::unix_seconds;
-use crate::state::{EndpointFace, GatewayState, Target};
+use crate::permitted;
+use crate::state::{EndpointFace, PageWanted, Target};
 use crate::target;
 
 /// Models on a page, where the client does not say, and at most.
@@ -34,7 +40,7 @@ pub(crate) async fn list(
     let operation = async {
         let Query(query) = query.map_err(|_| Error::request("limit must be a number"))?;
         let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-        page(&context.gateway, query.after.as_deref(), limit).await
+        page(&context, query.after.as_deref(), limit).await
     };
     match operation.await {
         Ok(page) => axum::Json(page).into_response(),
@@ -46,11 +52,11 @@ pub(crate) async fn list(
 pub(crate) async fn one(context: Context, path: Result<Path<String>, PathRejection>) -> Response {
     let operation = async {
         let Path(id) = path.map_err(|_| Error::request("the model's id is not UTF-8"))?;
-        let (endpoint, name) = target::split(&context.gateway, None, &id)?;
+        let (endpoint, name) = target::split(&context, None, &id)?;
         let model = target::model(endpoint, &TargetModel::new(name))?;
         context.notes.asked(&model);
-        let found = (endpoint.find)(model.target).await?;
-        Ok(object(&id, endpoint, &found))
+        let found = find(&context, endpoint, &model).await?;
+        Ok(object(&context, endpoint, &id, &found))
     };
     match operation.await {
         Ok(model) => axum::Json(model).into_response(),
@@ -58,21 +64,60 @@ pub(crate) async fn one(context: Context, path: Result<Path<String>, PathRejecti
     }
 }
 
-async fn page(state: &GatewayState, after: Option<&str>, limit: usize) -> Result<Value, Error> {
+/// A line of the list.
+struct Listed {
+    name: TargetName,
+    modified: Option<SystemTime>,
+    /// What an alias stands for, where it is one target; itself for all others.
+    target: Option<TargetName>,
+}
+
+impl Listed {
+    fn target(found: Target) -> Self {
+        Self { target: Some(found.name.clone()), name: found.name, modified: found.modified }
+    }
+
+    fn alias(name: &TargetName, alias: &Alias) -> Self {
+        let mut targets = alias.targets();
+        let only = targets.next().filter(|_| targets.next().is_none());
+        Self { name: name.clone(), modified: None, target: only.map(|it| it.target.clone()) }
+    }
+}
+
+/// One model, where the caller may see it: then the store is asked, for no other name.
+async fn find(
+    context: &Context,
+    endpoint: &EndpointFace,
+    model: &ModelId,
+) -> Result<Listed, Error> {
+    let (policy, caller) = (&context.offered.policy, &context.caller);
+    let mut aliases = policy.aliases_seen(caller, &model.endpoint);
+    if let Some((name, alias)) = aliases.find(|(name, _)| **name == model.target) {
+        return Ok(Listed::alias(name, alias));
+    }
+    if policy.sees(caller).is_some_and(|seen| !seen.iter().any(|it| it.matches(model))) {
+        return Err(permitted::not_found(model).into());
+    }
+    let found = (endpoint.find)(model.target.clone()).await;
+    let found = found.map_err(|failure| permitted::told(caller, model, failure))?;
+    Ok(Listed::target(found))
+}
+
+async fn page(context: &Context, after: Option<&str>, limit: usize) -> Result<Value, Error> {
+    let endpoints: Vec<&EndpointFace> = context.endpoints().collect();
     let mut data = Vec::new();
     let mut more = false;
-    let (skip, mut after) = place(state, after)?;
-    for endpoint in state.endpoints.iter().skip(skip) {
+    let (skip, mut after) = place(context, &endpoints, after)?;
+    for endpoint in endpoints.into_iter().skip(skip) {
         if data.len() == limit {
             // Whether the rest is empty is not worth a listing: an empty page is a fine answer.
             more = true;
             break;
         }
-        let page = (endpoint.list)(after.take(), limit - data.len()).await?;
-        let objects =
-            page.targets.iter().map(|found| object(&id(state, endpoint, found), endpoint, found));
-        data.extend(objects);
-        if page.more {
+        let (listed, others) = seen(context, endpoint, after.take(), limit - data.len()).await?;
+        let shown = |it: &Listed| object(context, endpoint, &id(context, endpoint, &it.name), it);
+        data.extend(listed.iter().map(shown));
+        if others {
             more = true;
             break;
         }
@@ -87,42 +132,89 @@ async fn page(state: &GatewayState, after: Option<&str>, limit: usize) -> Result
     }))
 }
 
+/// What a caller sees of an endpoint behind a name, aliases among targets, and whether others follow.
+async fn seen(
+    context: &Context,
+    endpoint: &EndpointFace,
+    after: Option<String>,
+    limit: usize,
+) -> Result<(Vec<Listed>, bool), Error> {
+    let (policy, caller) = (&context.offered.policy, &context.caller);
+    let only = policy
+        .sees(caller)
+        .map(|seen| seen.iter().filter(|pattern| pattern.is_at(&endpoint.name)).cloned().collect());
+    let wanted = PageWanted { after: after.clone(), limit, only };
+    let page = (endpoint.list)(wanted).await.map_err(|failure| {
+        let message = format!("the store of endpoint '{}' is unavailable", endpoint.name);
+        match caller.tenant {
+            None => failure,
+            Some(_) => Failure::new(failure.kind(), message).with_retry(failure.retry()),
+        }
+    })?;
+    let mut listed: BTreeMap<TargetName, Listed> = BTreeMap::new();
+    listed
+        .extend(page.targets.into_iter().map(|found| (found.name.clone(), Listed::target(found))));
+    let aliases = policy.aliases_seen(caller, &endpoint.name);
+    let behind = |name: &TargetName| after.as_deref().is_none_or(|after| name.as_str() > after);
+    // What lies behind a page that has others behind it comes with those.
+    let last = listed.keys().next_back().cloned().filter(|_| page.more);
+    for (name, alias) in aliases.filter(|(name, _)| behind(name)) {
+        if last.as_ref().is_none_or(|last| name <= last) {
+            listed.insert(name.clone(), Listed::alias(name, alias));
+        }
+    }
+    let more = page.more || listed.len() > limit;
+    Ok((listed.into_values().take(limit).collect(), more))
+}
+
 /// The endpoint to begin with, and the target name to begin after.
-fn place(state: &GatewayState, after: Option<&str>) -> Result<(usize, Option<String>), Error> {
+fn place(
+    context: &Context,
+    endpoints: &[&EndpointFace],
+    after: Option<&str>,
+) -> Result<(usize, Option<String>), Error> {
     let Some(after) = after else {
         return Ok((0, None));
     };
-    if state.endpoints.len() == 1 {
+    if context.offered.endpoints.len() == 1 {
         return Ok((0, Some(after.to_owned())));
     }
-    let (endpoint, name) = target::split(state, None, after)?;
-    let index = state.endpoints.iter().position(|other| other.name == endpoint.name);
+    let (endpoint, name) = target::split(context, None, after)?;
+    let index = endpoints.iter().position(|other| other.name == endpoint.name);
     Ok((index.unwrap_or(0), Some(name.to_owned())))
 }
 
 /// What `model` and `after` take.
-fn id(state: &GatewayState, endpoint: &EndpointFace, found: &Target) -> String {
-    if state.endpoints.len() == 1 {
-        found.name.to_string()
+fn id(context: &Context, endpoint: &EndpointFace, name: &TargetName) -> String {
+    if context.offered.endpoints.len() == 1 {
+        name.to_string()
     } else {
-        format!("{}:{}", endpoint.name, found.name)
+        format!("{}:{name}", endpoint.name)
     }
 }
 
-fn object(id: &str, endpoint: &EndpointFace, found: &Target) -> Value {
+fn object(context: &Context, endpoint: &EndpointFace, id: &str, found: &Listed) -> Value {
     let mut object = json!({
         "id": id,
         "object": "model",
         "created": found.modified.map_or(0, unix_seconds),
         "owned_by": endpoint.name.as_str(),
     });
+    let Some(target) = &found.target else { return object };
+    if found.name != *target {
+        object["root"] = target.as_str().into();
+    }
+    // What loaded models tell says that they are used, and how much.
+    if !context.is_told_of(target) {
+        return object;
+    }
     // As vLLM tells its adapters from their base.
-    if let Some(base) = (endpoint.base)(&found.name) {
-        object["root"] = found.name.as_str().into();
+    if let Some(base) = (endpoint.base)(target) {
+        object["root"] = target.as_str().into();
         object["parent"] = base.as_str().into();
     }
     // The length under the name that clients of vLLM know.
-    if let Some(facts) = (endpoint.facts)(&found.name) {
+    if let Some(facts) = (endpoint.facts)(target) {
         object["max_model_len"] = facts.context.into();
         object["dtype"] = facts.dtype.into();
         object["quantization"] = facts.quantize.into();

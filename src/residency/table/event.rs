@@ -1,12 +1,15 @@
 //! What happens to the table and what it wants done.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, Failure, Footprint, KvOrder, KvReport, ModelId, Tier, Version,
+    ArtefactId, Bytes, DeviceId, EndpointName, Failure, Footprint, KvOrder, KvReport, ModelId,
+    Tier, Version,
 };
 use serde::Serialize;
 
+use crate::config::TenantLimits;
 use crate::decision::Decided;
 use crate::loader::{Fetched, HostCopy, LoadSource, Loaded, Resolution};
 
@@ -78,6 +81,8 @@ pub(crate) enum Event {
     BudgetChanged { device: DeviceId, budget: Bytes },
     /// Copies in the host's memory may use more or less from now on.
     HostBudgetChanged { budget: Bytes },
+    /// The operator promises tenants other things, or has other endpoints drain what was deleted.
+    TermsChanged { tenants: BTreeMap<String, TenantLimits>, drain_deleted: BTreeSet<EndpointName> },
     /// The instant of `Table::next_wake` has come.
     TimePassed,
     /// No more requests; everything leaves.

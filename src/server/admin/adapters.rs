@@ -21,7 +21,7 @@ const TYPICAL: Bytes = Bytes::mib(8);
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> String {
     let mut text = admin.metrics.render();
     if let Ok(snapshot) = admin.residency.snapshot().await {
-        let named = admin.catalogs.len() > 1;
+        let named = admin.catalogs.get().len() > 1;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         text.push_str(&line(&snapshot, named, now.as_secs_f64()));
     }

@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use axum::Router;
 use roundhouse_engine::{EngineConfig, Lane, LaneConfig};
-use roundhouse_gateway::{ContainerFace, GatewayState};
+use roundhouse_gateway::{ContainerFace, GatewayState, Offered};
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
     ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, MountConfig, S3Store, StoreUri,
 };
-use roundhouse_tenancy::Identity;
+use roundhouse_tenancy::{Current, Identity};
 use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
 use super::budgets::{self, Budgets};
-use super::{faces, settings};
+use super::live::Live;
+use super::{faces, reload, settings};
 use crate::admin::{Admin, Vitals};
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
 use crate::error::Error;
 use crate::loader::{Aside, Bases, Handlers, LocalModels, ModelLoader, Source, Stages};
@@ -40,8 +41,13 @@ pub(crate) struct Credentials {
 /// The parts that the ports serve.
 pub(crate) struct App {
     pub(crate) data: Router,
-    pub(crate) admin: Arc<Admin>,
+    pub(crate) admin: Admin,
+    /// What changes of the settings are applied to.
+    pub(super) live: Live,
 }
+
+/// Every endpoint's catalogue.
+pub(crate) type Catalogs = BTreeMap<EndpointName, Arc<Catalog>>;
 
 /// Starts everything but the ports.
 pub(super) async fn build(
@@ -95,7 +101,8 @@ pub(super) async fn build(
     let loader = loader.sharing(config.memory.share_tensors);
     let loader = loader.with_memories(settings::memories(&config));
     let loader = loader.with_rules(rules, config.store.update_settle);
-    let loader = Arc::new(loader.with_bases(bases));
+    let policy = Arc::new(Current::new(settings::policy(&config)));
+    let loader = Arc::new(loader.with_bases(bases).under(policy.clone()));
     let limits =
         roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };
     let aside = Aside::start(loader.clone(), config.residency.load_niceness)?;
@@ -106,7 +113,7 @@ pub(super) async fn build(
     let dispatcher = Arc::new(Dispatcher::new(
         residency.clone(),
         settings::dispatch(&config),
-        settings::claims(&config),
+        settings::claims(&config, policy.clone()),
     ));
 
     let container = config.container.contract.then(|| {
@@ -119,17 +126,13 @@ pub(super) async fn build(
             models,
         }
     });
+    let endpoints = faces::endpoints(&catalogs, &handlers, &loader);
+    let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
     let state = GatewayState {
         config: settings::gateway(&config),
-        identity,
-        endpoints: catalogs
-            .iter()
-            .map(|(name, catalog)| {
-                let handlers = handlers.endpoints.contains(name);
-                faces::endpoint(name.clone(), catalog, handlers, &loader)
-            })
-            .collect(),
+        identity: identity.clone(),
+        offered: offered.clone(),
         invoke: Arc::new(move |invocation| {
             let dispatcher = dispatcher.clone();
             Box::pin(async move { dispatcher.invoke(invocation).await })
@@ -138,8 +141,22 @@ pub(super) async fn build(
         access: faces::access_log(&config.log.access)?,
         container,
     };
-    let admin = Admin { residency, loader, catalogs, cache, vitals, witness, metrics };
-    Ok(App { data: roundhouse_gateway::router(state), admin: Arc::new(admin) })
+    let catalogs = Arc::new(Current::new(catalogs));
+    let live = Live {
+        residency: residency.clone(),
+        loader: loader.clone(),
+        cache: cache.clone(),
+        catalogs: catalogs.clone(),
+        offered,
+        policy,
+        handlers,
+        credentials,
+        identity,
+        budget: witness.configured().on_devices(),
+    };
+    let admin =
+        Admin { residency, loader, catalogs, cache, vitals, witness, metrics, reload: None };
+    Ok(App { data: roundhouse_gateway::router(state), admin, live })
 }
 
 /// What models may take, where that holds what tenants are promised.
@@ -192,6 +209,7 @@ async fn prime(lanes: &BTreeMap<DeviceId, Arc<Lane>>) -> Result<(), Error> {
 /// Registers units and help, before anything counts.
 fn describe_metrics() {
     Stages::describe();
+    reload::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
     roundhouse_tenancy::describe_metrics();
@@ -199,17 +217,20 @@ fn describe_metrics() {
     roundhouse_workers::describe_metrics();
 }
 
-/// What runs Python handlers, where an endpoint serves them.
-async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
-    let mut endpoints: Vec<EndpointName> = config
-        .endpoints
-        .iter()
-        .filter(|endpoint| endpoint.handlers.unwrap_or(config.handlers.enabled))
-        .map(|endpoint| endpoint.name.clone())
-        .collect();
+/// Endpoints that serve Python handlers.
+pub(super) fn endpoints_with_handlers(config: &Config) -> Vec<EndpointName> {
+    let on = |endpoint: &&Endpoint| endpoint.handlers.unwrap_or(config.handlers.enabled);
+    let mut endpoints: Vec<EndpointName> =
+        config.endpoints.iter().filter(on).map(|endpoint| endpoint.name.clone()).collect();
     if config.container.contract && config.handlers.enabled {
         endpoints.push(CONTAINER_ENDPOINT.parse().expect("a plain word is a name"));
     }
+    endpoints
+}
+
+/// What runs Python handlers, where an endpoint serves them.
+async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
+    let endpoints = endpoints_with_handlers(config);
     if endpoints.is_empty() {
         return Ok(Handlers::default());
     }
@@ -223,6 +244,7 @@ async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
         .await
         .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?
         .map_err(Failure::from)?;
+    let endpoints = Arc::new(Current::new(endpoints));
     Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget })
 }
 
@@ -273,36 +295,42 @@ async fn connect(
     config: &Config,
     cache: &DiskCache,
     credentials: Option<&Credentials>,
-) -> Result<BTreeMap<EndpointName, Arc<Catalog>>, Error> {
+) -> Result<Catalogs, Error> {
     let mut catalogs = BTreeMap::new();
     for endpoint in &config.endpoints {
-        let mut stores: Vec<(Option<String>, Arc<dyn ArtifactStore>)> = Vec::new();
-        for mount in &endpoint.mounts {
-            let mount = mount.to_store();
-            let store: Arc<dyn ArtifactStore> = match (&mount.uri, credentials) {
-                (StoreUri::File { root }, _) => {
-                    if !root.is_dir() {
-                        warn!(uri = %mount.uri, "the store's folder does not exist");
-                    }
-                    Arc::new(FileStore::new(root))
-                }
-                (StoreUri::S3 { .. }, None) => {
-                    Arc::new(S3Store::connect(&mount).await.map_err(Failure::from)?)
-                }
-                (StoreUri::S3 { .. }, Some(keys)) => {
-                    let store =
-                        S3Store::connect_with_keys(&mount, &keys.access_key, &keys.secret_key);
-                    Arc::new(store.await.map_err(Failure::from)?)
-                }
-            };
-            stores.push((mount.name, store));
-        }
-        let catalog = Catalog::over(endpoint.name.clone(), stores, settings::catalogue(config))
-            .map_err(Failure::from)?
-            .with_disk(cache.clone());
-        catalogs.insert(endpoint.name.clone(), Arc::new(catalog));
+        let catalog = catalogue(config, endpoint, cache, credentials).await?;
+        catalogs.insert(endpoint.name.clone(), catalog);
     }
     Ok(catalogs)
+}
+
+/// The catalogue of one endpoint, over its stores.
+pub(super) async fn catalogue(
+    config: &Config,
+    endpoint: &Endpoint,
+    cache: &DiskCache,
+    credentials: Option<&Credentials>,
+) -> Result<Arc<Catalog>, Failure> {
+    let mut stores: Vec<(Option<String>, Arc<dyn ArtifactStore>)> = Vec::new();
+    for mount in &endpoint.mounts {
+        let mount = mount.to_store();
+        let store: Arc<dyn ArtifactStore> = match (&mount.uri, credentials) {
+            (StoreUri::File { root }, _) => {
+                if !root.is_dir() {
+                    warn!(uri = %mount.uri, "the store's folder does not exist");
+                }
+                Arc::new(FileStore::new(root))
+            }
+            (StoreUri::S3 { .. }, None) => Arc::new(S3Store::connect(&mount).await?),
+            (StoreUri::S3 { .. }, Some(keys)) => {
+                let store = S3Store::connect_with_keys(&mount, &keys.access_key, &keys.secret_key);
+                Arc::new(store.await?)
+            }
+        };
+        stores.push((mount.name, store));
+    }
+    let catalog = Catalog::over(endpoint.name.clone(), stores, settings::catalogue(config))?;
+    Ok(Arc::new(catalog.with_disk(cache.clone())))
 }
 
 #[cfg(test)]

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use roundhouse_gateway::{
-    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, Target, TargetPage,
+    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, PageWanted, Target, TargetPage,
 };
-use roundhouse_store::{Catalog, Freshness};
+use roundhouse_store::{Catalog, Freshness, Pick};
+use roundhouse_tenancy::{Pattern, Place, place};
 use roundhouse_types::{EndpointName, Failure, ModelId};
 use serde::Serialize;
 
+use super::build::Catalogs;
 use crate::admin::{AuditFn, Vitals};
 use crate::config::AccessLog;
 use crate::error::Error;
-use crate::loader::{Facts, ModelLoader};
+use crate::loader::{Facts, Handlers, ModelLoader};
 
 /// Records that may wait for the disk; more are lost rather than slow a request down.
 const RECORDS_WAITING: usize = 8192;
@@ -24,8 +26,21 @@ const RECORDS_WAITING: usize = 8192;
 /// How long a record may wait for others that are written with it.
 const RECORDS_EVERY: Duration = Duration::from_millis(5);
 
+/// All endpoints over their catalogues.
+pub(super) fn endpoints(
+    catalogs: &Catalogs,
+    handlers: &Handlers,
+    loader: &Arc<ModelLoader>,
+) -> Vec<EndpointFace> {
+    let with_handlers = handlers.endpoints.get();
+    let face = |(name, catalog): (&EndpointName, &Arc<Catalog>)| {
+        endpoint(name.clone(), catalog, with_handlers.contains(name), loader)
+    };
+    catalogs.iter().map(face).collect()
+}
+
 /// An endpoint over its catalogue.
-pub(super) fn endpoint(
+fn endpoint(
     name: EndpointName,
     catalog: &Arc<Catalog>,
     handlers: bool,
@@ -45,10 +60,17 @@ pub(super) fn endpoint(
             let model = ModelId { endpoint: known.clone(), target: target.clone() };
             loaded.facts(&model).map(facts)
         }),
-        list: Arc::new(move |after, limit| {
+        list: Arc::new(move |wanted| {
             let catalog = listed.clone();
             async move {
-                let page = catalog.list(after.as_deref(), limit).await?;
+                let PageWanted { after, limit, only } = wanted;
+                let page = match only {
+                    None => catalog.list(after.as_deref(), limit).await?,
+                    Some(patterns) => {
+                        let choose = |name: &str| choice(&patterns, name);
+                        catalog.list_where(after.as_deref(), limit, choose).await?
+                    }
+                };
                 let targets = page
                     .targets
                     .into_iter()
@@ -86,6 +108,15 @@ fn facts(facts: Facts) -> ModelFacts {
             most: kv.most.tokens,
             used: kv.used.tokens,
         }),
+    }
+}
+
+/// What a listing does with a name, where only what some patterns cover is wanted.
+fn choice(patterns: &[Pattern], name: &str) -> Pick {
+    match place(patterns, name) {
+        Place::Covered => Pick::Take,
+        Place::Before(next) => Pick::SkipTo(next),
+        Place::Behind => Pick::Stop,
     }
 }
 

@@ -28,6 +28,19 @@ impl Wishes {
         wishes
     }
 
+    /// What these wish to be kept that others do not.
+    pub(super) fn keeps_beyond(self, others: &Self) -> Vec<ModelId> {
+        self.keep.into_iter().filter(|model| !others.keep.contains(model)).collect()
+    }
+
+    /// What these wish that endpoints did not wish before.
+    pub(super) fn beyond(mut self, before: &[Endpoint]) -> Self {
+        let before = Self::of(before);
+        self.keep.retain(|model| !before.keep.contains(model));
+        self.load.retain(|model| !before.load.contains(model));
+        self
+    }
+
     /// Sets the keeps, then loads one after the other what is to be there. Requests are served
     /// meanwhile. What does not fit or fails is left out and told.
     pub(super) async fn fulfil(self, residency: Residency<ServedModel>) {

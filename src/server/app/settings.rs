@@ -1,6 +1,6 @@
 //! From the settings as they are meant to what each part calls them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits, tenant};
 use roundhouse_serving::ClaimFn;
 use roundhouse_store::{CatalogConfig, RetryConfig};
+use roundhouse_tenancy::{Current, Policy, Standing};
 use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
 
-use crate::config::{Config, OnDelete, Tenant, VersionRule};
+use crate::config::{Config, OnDelete, Sharing, Tenant, VersionRule};
 use crate::error::Error;
 use crate::witness::WitnessConfig;
 
@@ -86,11 +87,16 @@ pub(crate) fn residency(config: &Config) -> roundhouse_residency::Config {
             overtaken_at_most: u32::try_from(of.overtaken_at_most).unwrap_or(u32::MAX),
             overtaken_within: of.overtaken_within,
         },
-        tenants: config.tenants.iter().map(limits).collect(),
+        tenants: tenants(config),
         drain_deleted: drain_deleted(config),
         replicas: Some(config.replicas),
         ..roundhouse_residency::Config::default()
     }
+}
+
+/// What tenants are promised and asked.
+pub(super) fn tenants(config: &Config) -> BTreeMap<String, TenantLimits> {
+    config.tenants.iter().map(limits).collect()
 }
 
 fn limits(tenant: &Tenant) -> (String, TenantLimits) {
@@ -98,7 +104,7 @@ fn limits(tenant: &Tenant) -> (String, TenantLimits) {
     (tenant.name.clone(), limits)
 }
 
-fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
+pub(super) fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
     let drains = config.endpoints.iter().filter(|it| it.versions.on_delete == OnDelete::Drain);
     drains.map(|endpoint| endpoint.name.clone()).collect()
 }
@@ -138,19 +144,30 @@ pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {
 
 /// Who gets how much of a device: callers by their names; where nobody is asked who they are, the
 /// first segments of targets.
-pub(super) fn claims(config: &Config) -> ClaimFn {
-    let shares: HashMap<TenantName, NonZeroU32> = config
-        .tenants
-        .iter()
-        .filter_map(|tenant| Some((tenant.name.parse().ok()?, thousandths(tenant.share))))
-        .collect();
+pub(super) fn claims(config: &Config, policy: Arc<Current<Policy>>) -> ClaimFn {
+    let own_prefixes = config.serving.share_prefixes == Sharing::Tenant;
     Arc::new(move |caller, model| {
         let first = || tenant(model).parse().ok();
-        let tenant = caller.tenant.clone().or_else(first);
-        let share = tenant.as_ref().and_then(|tenant| shares.get(tenant).copied());
-        let ordinary = Claim::default();
-        Claim { tenant, share: share.unwrap_or(ordinary.share), ..ordinary }
+        let tenant: Option<TenantName> = caller.tenant.clone().or_else(first);
+        let policy = policy.get();
+        let standing = tenant.as_ref().map(|tenant| policy.standing(tenant)).unwrap_or_default();
+        let Standing { share, priority } = standing;
+        Claim { tenant, share: thousandths(share), priority, own_prefixes }
     })
+}
+
+/// Who may use what.
+pub(crate) fn policy(config: &Config) -> Policy {
+    let tenants = config.tenants.iter();
+    let tenants =
+        tenants.filter_map(|tenant| Some((tenant.name.parse().ok()?, tenant.grants.clone())));
+    let bases = config.endpoints.iter().map(|it| {
+        let named = it.bases.values().cloned().collect();
+        (it.name.clone(), named)
+    });
+    Policy::new(tenants, config.asks_callers())
+        .with_aliases(config.aliases.clone())
+        .with_bases(bases.collect())
 }
 
 #[expect(
@@ -170,6 +187,7 @@ pub(super) fn gateway(config: &Config) -> GatewayConfig {
         hold: config.serving.hold,
         gathered_limit: config.handlers.max_response,
         served_headers: config.serving.response_headers,
+        own_waits_only: config.serving.share_headers == Sharing::Tenant,
         ..GatewayConfig::default()
     }
 }

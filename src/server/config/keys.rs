@@ -131,6 +131,8 @@ pub(super) const KEYS: &[Key] = &[
     key("serving.max_body", Written::Size),
     key("serving.max_queue", Written::Count),
     key("serving.response_headers", Written::Switch),
+    key("serving.share_headers", Written::Text),
+    key("serving.share_prefixes", Written::Text),
     with_flag("serving.context", Written::Count, "context"),
     with_flag("serving.kv_sequences", Written::Count, "kv-sequences"),
     with_flag("serving.step_tokens", Written::Count, "step-tokens"),
@@ -175,7 +177,14 @@ pub(super) const ENDPOINT_KEYS: &[&str] =
 pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];
 
 /// Keys of a `[[tenant]]`.
-pub(super) const TENANT_KEYS: &[&str] = &["name", "floor", "ceiling", "share"];
+pub(super) const TENANT_KEYS: &[&str] =
+    &["name", "floor", "ceiling", "share", "priority", "invoke", "load", "see"];
+
+/// Keys of an `[[alias]]`.
+pub(super) const ALIAS_KEYS: &[&str] = &["name", "endpoint", "tenant", "target", "routes"];
+
+/// Keys of one of its routes.
+pub(super) const ROUTE_KEYS: &[&str] = &["target", "weight"];
 
 /// Keys of an `[[endpoint.mount]]`.
 pub(super) const MOUNT_KEYS: &[&str] = &[
@@ -202,7 +211,7 @@ pub(super) fn find(name: &str) -> &'static Key {
 pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (section, value) in file {
-        if ["version", "endpoint", "device", "tenant"].contains(&section.as_str()) {
+        if ["version", "endpoint", "device", "tenant", "alias"].contains(&section.as_str()) {
             continue;
         }
         let known_section = KEYS.iter().any(|key| section_of(key.name) == section);
@@ -244,7 +253,7 @@ fn section_of(name: &str) -> &str {
 }
 
 fn sections() -> Vec<&'static str> {
-    let mut sections = vec!["version", "endpoint", "device", "tenant"];
+    let mut sections = vec!["version", "endpoint", "device", "tenant", "alias"];
     for key in KEYS {
         let section = section_of(key.name);
         if !sections.contains(&section) {

@@ -15,8 +15,8 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
-    Residency, Serving, ShareTensors, Shutdown, Store, auth, defaults, devices, endpoints,
-    handlers, levels, tenants,
+    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, auth, defaults, devices, endpoints,
+    handlers, levels, policy, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -28,12 +28,18 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
     let container = container(&mut sources);
     let tls = auth::tls(&mut sources);
     let auth = auth::resolve(&mut sources, container.contract, &tls);
+    let listen = listen(&mut sources, container.contract, &auth);
+    let endpoints = endpoints::resolve(&mut sources);
+    let tenants = tenants::resolve(&mut sources);
+    policy::check_endpoints(&tenants, &endpoints, &mut sources);
+    let aliases = policy::aliases(&tenants, &endpoints, &mut sources);
     let config = Config {
-        listen: listen(&mut sources, container.contract, &auth),
+        listen,
         auth,
         tls,
-        endpoints: endpoints::resolve(&mut sources),
-        tenants: tenants::resolve(&mut sources),
+        endpoints,
+        tenants,
+        aliases,
         devices: devices::resolve(&mut sources),
         memory: memory(&mut sources),
         cache: cache(&mut sources),
@@ -86,6 +92,33 @@ impl Config {
     /// What all devices are given, where each has its budget written.
     fn written_budgets(&self) -> Option<Bytes> {
         self.devices.iter().map(|device| device.budget).sum()
+    }
+
+    /// The sections of `new` that say something else than these and are read when the server
+    /// starts, only.
+    pub(crate) fn fixed_beside(&self, new: &Self) -> Vec<&'static str> {
+        let differ = [
+            ("listen", self.listen != new.listen),
+            ("tls", self.tls != new.tls),
+            ("device", self.devices != new.devices),
+            ("memory", self.memory != new.memory),
+            ("cache", self.cache != new.cache),
+            ("store", self.store != new.store),
+            ("residency", self.residency != new.residency),
+            ("replicas", self.replicas != new.replicas),
+            ("serving", self.serving != new.serving),
+            ("handlers", self.handlers != new.handlers),
+            ("lane", self.lane != new.lane),
+            ("shutdown", self.shutdown != new.shutdown),
+            ("log", self.log != new.log),
+            ("container", self.container != new.container),
+        ];
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
+    }
+
+    /// Whether callers are asked who they are: where not, what tenants may use binds nobody.
+    pub(crate) fn asks_callers(&self) -> bool {
+        self.auth.asks()
     }
 
     /// Whether devices of this budget together can keep what tenants are promised; where the
@@ -322,6 +355,15 @@ fn parse_quantize(text: &str) -> Result<Option<Quantize>, String> {
     Quantize::named(text).map_err(|known| format!("is '{text}'; {known}"))
 }
 
+fn sharing(sources: &mut Sources<'_>, name: &'static str) -> Sharing {
+    let read = sources.optional(name, |text| match text {
+        "tenant" => Ok(Sharing::Tenant),
+        "endpoint" => Ok(Sharing::Endpoint),
+        other => Err(format!("is '{other}'; it is tenant or endpoint")),
+    });
+    read.unwrap_or_default()
+}
+
 fn serving(sources: &mut Sources<'_>) -> Serving {
     let serving = Serving {
         request_timeout: sources
@@ -336,6 +378,8 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
             .unwrap_or(defaults::MAX_BODY),
         max_queue: sources.count("serving.max_queue", 1..=1_000_000).unwrap_or(defaults::MAX_QUEUE),
         response_headers: sources.switch("serving.response_headers").unwrap_or(true),
+        share_headers: sharing(sources, "serving.share_headers"),
+        share_prefixes: sharing(sources, "serving.share_prefixes"),
         context: sources.count("serving.context", 16..=16 << 20).unwrap_or(defaults::CONTEXT),
         kv_sequences: sources
             .count("serving.kv_sequences", 1..=4096)

@@ -1,10 +1,11 @@
 //! `[[tenant]]`: what is promised to a tenant and asked of it.
 
-use roundhouse_types::{Bytes, TargetName};
+use roundhouse_tenancy::Grants;
+use roundhouse_types::{Bytes, InvalidName, TenantName};
 
-use super::Fault;
 use super::keys::{self, TENANT_KEYS};
 use super::raw::Sources;
+use super::{Fault, policy};
 
 /// One tenant's limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Tenant {
     pub ceiling: Option<Bytes>,
     /// Its weight where several tenants wait for loads.
     pub share: f64,
+    /// What it may use.
+    pub grants: Grants,
 }
 
 /// The tenants that the file names.
@@ -69,16 +72,17 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
             }
         }
     };
-    Some(Tenant { name: name?, floor, ceiling, share })
+    let grants = policy::grants(entry, at, (name.as_ref(), share), faults);
+    Some(Tenant { name: name?.to_string(), floor, ceiling, share, grants })
 }
 
-fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<String> {
+fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<TenantName> {
     let message = match entry.get("name").map(toml::Value::as_str) {
         None => "is missing: the first segment of the tenant's targets".to_owned(),
         Some(None) => "expected a string in quotes".to_owned(),
-        Some(Some(name)) => match name.parse::<TargetName>() {
-            Ok(target) if !target.as_str().contains('/') => return Some(name.to_owned()),
-            Ok(_) => "is one segment, without a /".to_owned(),
+        Some(Some(name)) => match name.parse::<TenantName>() {
+            Ok(name) => return Some(name),
+            Err(InvalidName::Segments) => "is one segment, without a /".to_owned(),
             Err(why) => format!("is not the first segment of a target's name: {why}"),
         },
     };
@@ -117,6 +121,6 @@ fn unlike_gib(size: Bytes, written: &str) -> Result<Bytes, String> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bounded by a hundred right after")]
-fn whole(number: i64) -> f64 {
+pub(super) fn whole(number: i64) -> f64 {
     number as f64
 }

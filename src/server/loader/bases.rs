@@ -1,13 +1,15 @@
 //! Which model an adapter builds on: its author's name for it, made a target.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use roundhouse_store::Freshness;
+use roundhouse_tenancy::{Current, Policy};
 use roundhouse_types::ArtefactId;
 use roundhouse_types::{
     EndpointName, ErrorKind, Failure, Footprint, Grade, ModelId, TargetModel, TargetName,
 };
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::plan::Plan;
 use super::{ModelLoader, Source, blocking, local, locked};
@@ -49,9 +51,33 @@ impl Bases {
 
 impl ModelLoader {
     /// The same loader, with what its operator says about bases.
-    pub(crate) fn with_bases(mut self, bases: Bases) -> Self {
-        self.bases = bases;
+    pub(crate) fn with_bases(self, bases: Bases) -> Self {
+        self.bases.set(bases);
         self
+    }
+
+    /// What operators say about bases now.
+    pub(crate) fn bases(&self) -> Bases {
+        (*self.bases.get()).clone()
+    }
+
+    /// Whether models lie there for other endpoints' adapters alone.
+    pub(crate) fn is_elsewhere(&self, endpoint: &EndpointName) -> bool {
+        self.bases.get().elsewhere.values().any(|elsewhere| elsewhere == endpoint)
+    }
+
+    /// The same loader, with who may use what.
+    pub(crate) fn under(mut self, policy: Arc<Current<Policy>>) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Loaded adapters whose bases the policy does not let them stand on any more.
+    pub(crate) fn unsupported(&self) -> Vec<ModelId> {
+        let policy = self.policy.get();
+        let mut adapters = self.placed.adapters();
+        adapters.retain(|(adapter, base)| !policy.may_build_on(adapter, base));
+        adapters.into_iter().map(|(adapter, _)| adapter).collect()
     }
 
     /// What a load of the version needs, where its plan is known.
@@ -90,8 +116,9 @@ impl ModelLoader {
         Ok(Terms { footprint: Some((footprint, Grade::Exact)), base: Some(base) })
     }
 
-    /// The model that an adapter builds on. The caller may use it as if he had named it himself:
-    /// this is where he would be asked.
+    /// The model that an adapter builds on. An adapter is its uploader's, so its file names no more than
+    /// all who may use the adapter could name themselves. What they could not is answered as what is
+    /// not there, and is not looked up.
     async fn base(&self, adapter: &ModelId, name: Option<&str>) -> Result<ModelId, Failure> {
         let refuse = |why: String| Err(Failure::new(ErrorKind::ModelInvalid, why));
         let Some(name) = name.filter(|name| !name.is_empty()) else {
@@ -102,7 +129,8 @@ impl ModelLoader {
         };
         let shown: String = name.chars().take(SHOWN).collect();
         let endpoint = &adapter.endpoint;
-        let target = match self.bases.target(adapter, name) {
+        let bases = self.bases.get();
+        let target = match bases.target(adapter, name) {
             Ok(target) => target,
             Err(what) => {
                 return refuse(format!(
@@ -111,11 +139,15 @@ impl ModelLoader {
                 ));
             }
         };
-        let elsewhere = self.bases.elsewhere.get(endpoint);
+        let elsewhere = bases.elsewhere.get(endpoint);
         let here = ModelId { endpoint: endpoint.clone(), target: target.clone() };
         let there = elsewhere.map(|endpoint| ModelId { endpoint: endpoint.clone(), target });
         for base in std::iter::once(here).chain(there) {
-            if base != *adapter && self.may_be_had(&base).await {
+            let is_allowed = self.policy.get().may_build_on(adapter, &base);
+            if !is_allowed {
+                info!(%adapter, %base, "not everybody who may use the adapter may use its base");
+            }
+            if base != *adapter && is_allowed && self.may_be_had(&base).await {
                 return Ok(base);
             }
         }

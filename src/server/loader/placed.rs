@@ -99,6 +99,12 @@ impl PlacedModels {
         Some(locked(&self.models).get(&(id.clone(), device))?.beside.clone())
     }
 
+    /// All loaded adapters, with the models that they are on.
+    pub(super) fn adapters(&self) -> Vec<(ModelId, ModelId)> {
+        let adapters = locked(&self.adapters);
+        adapters.iter().map(|(adapter, on)| (adapter.clone(), on.base.clone())).collect()
+    }
+
     /// The model that a loaded adapter is on.
     pub(super) fn adapted(&self, model: &ModelId) -> Option<ModelId> {
         Some(locked(&self.adapters).get(model)?.base.clone())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use roundhouse_models::{ADAPTER_CONFIG, AdapterPlan, Files, LoadSettings, ModelPlan};
 use roundhouse_serving::{TextCodec, Vocabulary};
 use roundhouse_store::{Artefact, Catalog};
+use roundhouse_tenancy::Current;
 use roundhouse_types::{
     ArtefactId, Bytes, EndpointName, ErrorKind, Failure, Footprint, Grade, ModelKind,
 };
@@ -36,8 +37,8 @@ pub(crate) struct HandlerPlan {
 pub(crate) struct Handlers {
     /// What runs them; absent where no endpoint serves them.
     pub(crate) workers: Option<Arc<Workers>>,
-    /// Endpoints that serve them.
-    pub(crate) endpoints: Vec<EndpointName>,
+    /// Endpoints that serve them; replaced when the settings change.
+    pub(crate) endpoints: Arc<Current<Vec<EndpointName>>>,
     /// The device's budget: none of them can take more.
     pub(crate) budget: Bytes,
 }
@@ -150,7 +151,7 @@ impl Handlers {
     /// # Errors
     /// `ModelInvalid` where the endpoint does not serve them.
     pub(super) fn workers(&self, endpoint: &EndpointName) -> Result<&Arc<Workers>, Failure> {
-        let enabled = self.workers.as_ref().filter(|_| self.endpoints.contains(endpoint));
+        let enabled = self.workers.as_ref().filter(|_| self.endpoints.get().contains(endpoint));
         enabled.ok_or_else(|| {
             let message = "it is a Python handler, and handlers are off here; --handlers, \
                            handlers.enabled or the endpoint's own `handlers = true` serves them";

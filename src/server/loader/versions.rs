@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 use roundhouse_store::{Artefact, Choice, ChosenBy, DiskCache, DiskVersion, Freshness, Purged};
+use roundhouse_tenancy::Current;
 use roundhouse_types::{ArtefactId, EndpointName, ErrorKind, Failure, ModelId, RetryHint, Version};
 use tokio::time::Instant;
 use tracing::warn;
@@ -76,7 +77,7 @@ impl Drop for Trial {
 
 /// Rules of endpoints and what operators try. Owned by the loader.
 pub(super) struct Versions {
-    rules: BTreeMap<EndpointName, VersionRule>,
+    rules: Current<BTreeMap<EndpointName, VersionRule>>,
     /// How long the store must not find a model before it counts as deleted: a folder that
     /// is being replaced can be empty for a moment.
     confirm: Duration,
@@ -88,7 +89,7 @@ pub(super) struct Versions {
 impl Default for Versions {
     fn default() -> Self {
         Self {
-            rules: BTreeMap::new(),
+            rules: Current::default(),
             confirm: Duration::ZERO,
             trials: Arc::default(),
             missing: Mutex::new(LruCache::new(MISSING_REMEMBERED)),
@@ -98,7 +99,11 @@ impl Default for Versions {
 
 impl Versions {
     pub(super) fn rule(&self, endpoint: &EndpointName) -> VersionRule {
-        self.rules.get(endpoint).copied().unwrap_or_default()
+        self.rules.get().get(endpoint).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_rules(&self, rules: BTreeMap<EndpointName, VersionRule>) {
+        self.rules.set(rules);
     }
 
     /// What an operator tries now.
@@ -149,7 +154,7 @@ impl ModelLoader {
         rules: BTreeMap<EndpointName, VersionRule>,
         confirm: Duration,
     ) -> Self {
-        self.versions = Versions { rules, confirm, ..Versions::default() };
+        self.versions = Versions { rules: Current::new(rules), confirm, ..Versions::default() };
         self
     }
 
@@ -234,7 +239,7 @@ impl ModelLoader {
 
     /// The version that a model is held at, where that counts.
     pub(crate) fn choice(&self, model: &ModelId) -> Option<Choice> {
-        self.versions.held(self.cache_of(model).ok()?, model)
+        self.versions.held(&self.cache_of(model).ok()?, model)
     }
 
     /// The versions that are whole on disk.
@@ -275,7 +280,7 @@ impl ModelLoader {
         self.remember(&artefact.id, known);
     }
 
-    fn cache_of(&self, model: &ModelId) -> Result<&DiskCache, Failure> {
+    fn cache_of(&self, model: &ModelId) -> Result<DiskCache, Failure> {
         match self.source(&model.endpoint)? {
             Source::Store(_, cache) => Ok(cache),
             Source::Local(_) => Err(no_store(model)),

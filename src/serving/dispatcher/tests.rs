@@ -190,6 +190,7 @@ fn invocation(request: Request) -> Invocation {
         caller: Caller::anonymous(),
         model: model(),
         base: None,
+        only_loaded: false,
         request,
         deadline: now + MINUTE,
         hold_until: now + MINUTE / 2,

@@ -26,7 +26,8 @@ impl Bench {
         (length, answer): (usize, usize),
     ) {
         let share = NonZeroU32::new(share).unwrap();
-        let claim = Claim { tenant: Some(tenant.parse().unwrap()), share, priority };
+        let claim =
+            Claim { tenant: Some(tenant.parse().unwrap()), share, priority, own_prefixes: false };
         let turn = Turn::new(self.accounts.open(&claim), priority);
         let id = self.sequences.len() as u64;
         // No two prompts begin alike.

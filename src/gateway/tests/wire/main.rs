@@ -11,4 +11,5 @@ mod identity;
 mod openai;
 mod streams;
 mod support;
+mod tenants;
 mod tgi;

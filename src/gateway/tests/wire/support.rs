@@ -1,5 +1,6 @@
 //! A router over scripted models, and requests to it.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -14,22 +15,37 @@ use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
     AccessRecord, ContainerFace, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
-    ModelFacts, Target, TargetPage, router,
+    ModelFacts, Offered, PageWanted, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
     PieceStream, Reply, Served, TokenInfo,
 };
-use roundhouse_tenancy::Identity;
+use roundhouse_tenancy::{AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig};
 use roundhouse_types::{ErrorKind, Failure, ModelKind, Tier, Version};
 use serde_json::Value;
 use tower::ServiceExt;
+
+/// Where the proxy in front of [`proxied`] names the tenant.
+const TENANT: &str = "x-tenant";
+
+/// Everybody is let in; who comes through the proxy is the tenant that it names.
+pub(crate) fn proxied() -> Arc<Identity> {
+    let header = http::HeaderName::from_static(TENANT);
+    let proxy = ProxyConfig { networks: vec!["127.0.0.1/32".parse().unwrap()], header };
+    let config = AuthConfig { proxy: Some(proxy), ..AuthConfig::default() };
+    let fetch: Fetch = Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned()) }));
+    Arc::new(Identity::new(&config, fetch).unwrap())
+}
 
 /// A router, what it was asked and what it logged.
 pub(crate) struct Harness {
     pub(crate) router: Router,
     pub(crate) asked: Arc<Mutex<Vec<Invocation>>>,
     pub(crate) logged: Arc<Mutex<Vec<AccessRecord>>>,
+    pub(crate) offered: Arc<Current<Offered>>,
+    /// Who sends the requests.
+    pub(crate) caller: Caller,
 }
 
 /// How a router is made.
@@ -41,6 +57,7 @@ pub(crate) struct Setup {
     pub(crate) container: Option<ContainerFace>,
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) policy: Policy,
 }
 
 impl Default for Setup {
@@ -53,6 +70,7 @@ impl Default for Setup {
             container: None,
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
+            policy: Policy::default(),
         }
     }
 }
@@ -80,10 +98,12 @@ impl Setup {
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
+        let policy = Arc::new(self.policy);
+        let offered = Arc::new(Current::new(Offered { endpoints, policy }));
         let state = GatewayState {
             config: self.config,
             identity: self.identity,
-            endpoints,
+            offered: offered.clone(),
             invoke: Arc::new(move |invocation: Invocation| {
                 asking.lock().unwrap().push(invocation.clone());
                 invoke(invocation)
@@ -92,7 +112,7 @@ impl Setup {
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
             container: self.container,
         };
-        Harness { router: router(state), asked, logged }
+        Harness { router: router(state), asked, logged, offered, caller: Caller::anonymous() }
     }
 }
 
@@ -102,7 +122,7 @@ fn facts() -> ModelFacts {
     ModelFacts { context: 2048, dtype: "q8_0, f32".into(), quantize: Some("q8_0"), kv: Some(kv) }
 }
 
-fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
+pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     let target = |name: &str| Target {
         name: name.parse().unwrap(),
         modified: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)),
@@ -113,9 +133,13 @@ fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
         handlers: false,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
-        list: Arc::new(move |after, limit| {
+        list: Arc::new(move |wanted| {
+            let PageWanted { after, limit, only } = wanted;
             let all = targets.iter().filter(|name| after.as_deref().is_none_or(|a| **name > a));
-            let mut page: Vec<Target> = all.map(|name| target(name)).collect();
+            let all = all.map(|name| target(name)).filter(|found| {
+                only.as_ref().is_none_or(|only| only.iter().any(|it| it.covers(&found.name)))
+            });
+            let mut page: Vec<Target> = all.collect();
             let more = page.len() > limit;
             page.truncate(limit);
             async move { Ok(TargetPage { targets: page, more }) }.boxed()
@@ -152,7 +176,21 @@ impl Got {
 }
 
 impl Harness {
-    pub(crate) async fn raw(&self, request: Request<Body>) -> Response {
+    /// The same router, asked by a tenant.
+    pub(crate) fn by(&self, tenant: &str) -> Self {
+        let caller = Caller { tenant: Some(tenant.parse().unwrap()), credential: None };
+        let (router, asked) = (self.router.clone(), self.asked.clone());
+        let (logged, offered) = (self.logged.clone(), self.offered.clone());
+        Self { router, asked, logged, offered, caller }
+    }
+
+    pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {
+        if let Some(tenant) = &self.caller.tenant {
+            let proxy = Peer { address: Ipv4Addr::LOCALHOST.into(), certificate: None };
+            request.extensions_mut().insert(proxy);
+            let tenant = tenant.as_str().parse().unwrap();
+            request.headers_mut().insert(TENANT, tenant);
+        }
         self.router.clone().oneshot(request).await.unwrap()
     }
 

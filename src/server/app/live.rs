@@ -1,0 +1,179 @@
+//! What of a running server follows its settings: built beside what is in force, then put in its
+//! place, so that each request sees one state or the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundhouse_gateway::Offered;
+use roundhouse_residency::Residency;
+use roundhouse_serving::ServedModel;
+use roundhouse_store::DiskCache;
+use roundhouse_tenancy::{Current, Identity, Policy};
+use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, ModelId};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::build::{self, Catalogs, Credentials};
+use super::preload::Wishes;
+use super::{faces, settings};
+use crate::config::Config;
+use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
+
+/// How often it is looked whether requests that saw an endpoint have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The parts that change. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Live {
+    pub(super) residency: Residency<ServedModel>,
+    pub(super) loader: Arc<ModelLoader>,
+    pub(super) cache: Option<DiskCache>,
+    pub(super) catalogs: Arc<Current<Catalogs>>,
+    pub(super) offered: Arc<Current<Offered>>,
+    pub(super) policy: Arc<Current<Policy>>,
+    pub(super) handlers: Handlers,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) identity: Arc<Identity>,
+    /// Of all devices together: what floors are held against.
+    pub(super) budget: Bytes,
+}
+
+/// What a change leaves behind.
+struct Leaving {
+    /// What requests that came before may still hold.
+    offered: Arc<Offered>,
+    /// Endpoints that are gone, or whose mounts are others now.
+    endpoints: Vec<EndpointName>,
+    /// Models that are not to be kept any more.
+    released: Vec<ModelId>,
+    /// How long requests that came before may wait for a model.
+    patience: Duration,
+}
+
+impl Live {
+    /// Replaces everything that can change while the server runs. Returns when new requests see it;
+    /// what has left drains behind it.
+    ///
+    /// # Errors
+    /// When a store cannot be connected, a file of keys is no good, or residency has ended. Nothing has changed then.
+    pub(super) async fn apply(&self, old: &Config, new: &Config) -> Result<(), Failure> {
+        let before = self.catalogs.get();
+        let mut catalogs = Catalogs::new();
+        for endpoint in &new.endpoints {
+            let is_same =
+                old.endpoint(&endpoint.name).is_some_and(|it| it.mounts == endpoint.mounts);
+            let catalog = match before.get(&endpoint.name).filter(|_| is_same) {
+                Some(catalog) => catalog.clone(),
+                None => {
+                    let cache = self.cache.as_ref().ok_or_else(no_cache)?;
+                    build::catalogue(new, endpoint, cache, self.credentials.as_ref()).await?
+                }
+            };
+            catalogs.insert(endpoint.name.clone(), catalog);
+        }
+        // The last that can fail: then it has changed nothing either.
+        let invalid = |error| Failure::from_error(ErrorKind::InvalidRequest, &error);
+        self.identity.apply(&new.auth).map_err(invalid)?;
+        let (tenants, drains) = (settings::tenants(new), settings::drain_deleted(new));
+        self.residency.set_terms(tenants, drains).await?;
+        let left: Vec<EndpointName> = before
+            .iter()
+            .filter(|(name, catalog)| {
+                catalogs.get(*name).is_none_or(|it| !Arc::ptr_eq(it, catalog))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        let offered = self.put(new, catalogs);
+        let wishes = Wishes::of(&new.endpoints);
+        let leaving = Leaving {
+            offered,
+            endpoints: left,
+            released: Wishes::of(&old.endpoints).keeps_beyond(&wishes),
+            patience: old.serving.request_timeout.max(old.serving.stream_timeout),
+        };
+        tokio::spawn(self.clone().settle(leaving, wishes.beyond(&old.endpoints)));
+        Ok(())
+    }
+
+    /// Puts it in force; returns what was offered before.
+    fn put(&self, new: &Config, catalogs: Catalogs) -> Arc<Offered> {
+        // First where models are found, then that they can be asked. What is gone stays until
+        // nobody can ask for it any more.
+        let mut sources = self.loader.sources();
+        if let Some(cache) = &self.cache {
+            let stores = catalogs.iter().map(|(name, catalog)| {
+                (name.clone(), Source::Store(catalog.clone(), cache.clone()))
+            });
+            sources.extend(stores);
+        }
+        self.loader.reconfigure(Scope {
+            sources,
+            rules: settings::version_rules(new),
+            bases: Bases { named: settings::bases(new), ..self.loader.bases() },
+            handlers: build::endpoints_with_handlers(new),
+        });
+        let policy = Arc::new(settings::policy(new));
+        self.policy.set(policy.clone());
+        let endpoints = faces::endpoints(&catalogs, &self.handlers, &self.loader);
+        self.catalogs.set(catalogs);
+        let before = self.offered.get();
+        self.offered.set(Offered { endpoints, policy });
+        before
+    }
+
+    /// Lets go of what has left, when the requests that saw it have ended; then does what the new
+    /// settings wish for.
+    async fn settle(self, leaving: Leaving, wishes: Wishes) {
+        for adapter in self.loader.unsupported() {
+            info!(model = %adapter, "leaves: not everybody who may use it may use its base any more");
+            self.unload(adapter);
+        }
+        for model in &leaving.released {
+            if let Err(failure) = self.residency.release(model).await {
+                return debug!(%failure, "residency has ended");
+            }
+        }
+        let until = Instant::now() + leaving.patience;
+        // Ours is the last.
+        while Arc::strong_count(&leaving.offered) > 1 && Instant::now() < until {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.forget_sources();
+        let Ok(snapshot) = self.residency.snapshot().await else { return };
+        let residents = snapshot.devices.into_iter().flat_map(|device| device.residents);
+        for resident in residents.filter(|it| leaving.endpoints.contains(&it.endpoint)) {
+            let (endpoint, target) = (resident.endpoint, resident.target);
+            self.unload(ModelId { endpoint, target });
+        }
+        wishes.fulfil(self.residency).await;
+    }
+
+    /// Forgets where models of endpoints are found that no settings name any more.
+    fn forget_sources(&self) {
+        let catalogs = self.catalogs.get();
+        let mut sources = self.loader.sources();
+        sources.retain(|name, source| match source {
+            // Bases of the container contract are no endpoint of the settings.
+            Source::Store(..) => catalogs.contains_key(name) || self.loader.is_elsewhere(name),
+            Source::Local(_) => true,
+        });
+        self.loader.set_sources(sources);
+    }
+
+    /// Unloads a model when its last request has ended.
+    fn unload(&self, model: ModelId) {
+        let residency = self.residency.clone();
+        tokio::spawn(async move {
+            match residency.unload(&model).await {
+                Ok(_) => info!(%model, "unloaded: the settings have changed"),
+                Err(failure) if failure.kind() == ErrorKind::ModelNotFound => {}
+                Err(failure) => warn!(%model, %failure, "not unloaded"),
+            }
+        });
+    }
+}
+
+fn no_cache() -> Failure {
+    let message = "the server was started without an endpoint, and has no disk cache: restart it";
+    Failure::new(ErrorKind::InvalidRequest, message)
+}

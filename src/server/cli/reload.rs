@@ -1,0 +1,54 @@
+//! `roundhouse reload`: has a running server read its settings again.
+
+use clap::Args;
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+
+use super::client::Client;
+use super::operate::ANSWER_TIMEOUT;
+use super::{AdminArgs, output};
+use crate::config::Fault;
+use crate::error::Error;
+
+/// Arguments of `reload`.
+#[derive(Debug, Clone, Args)]
+pub struct ReloadArgs {
+    /// Which server.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// The answer of `POST /admin/v1/reload`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Reading {
+    file: String,
+    outcome: String,
+    at: u64,
+    faults: Vec<String>,
+    restart: Vec<String>,
+}
+
+/// Has the settings read, and tells faults as `check-config` does.
+pub(super) async fn run(args: &ReloadArgs) -> Result<(), Error> {
+    let client = Client::admin(&args.admin)?;
+    let request = client.request(Method::POST, "/admin/v1/reload").timeout(ANSWER_TIMEOUT);
+    let reading: Reading = client.shaped(client.json(request).await?)?;
+    if args.admin.json {
+        output::print_json(&reading)?;
+    }
+    if !reading.faults.is_empty() {
+        let split = |text: &String| {
+            let (key, message) = text.split_once(": ").unwrap_or(("config", text));
+            Fault::new(key, message)
+        };
+        return Err(Error::Settings(reading.faults.iter().map(split).collect()));
+    }
+    if args.admin.json {
+        return Ok(());
+    }
+    let mut lines = format!("{}: {}\n", reading.file, reading.outcome);
+    for section in &reading.restart {
+        lines.push_str(&format!("  {section} needs a restart\n"));
+    }
+    output::print(&lines)
+}

@@ -1,0 +1,164 @@
+//! Settings that change under a running server: what they say is in force, and no request is lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use roundhouse_tests::models::{signature, signed_classifier};
+use roundhouse_tests::server::{Answer, Server};
+use roundhouse_tests::site::until;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Two stores and a file of settings.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: TempDir::new().unwrap() };
+        for (store, target) in [("one", "acme/m"), ("one", "acme/n"), ("two", "other/m")] {
+            for (path, body) in signed_classifier(target, 1, 200) {
+                let file = place.at(store).join(target).join(path);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, body).unwrap();
+            }
+        }
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.at("roundhouse.toml")
+    }
+
+    /// Writes the file as careful operators do: beside, then in its place.
+    fn write(&self, budget: &str, endpoints: &[&str], rest: &str) {
+        let cache = self.at("cache");
+        let mut text = format!(
+            "version = 1\n[memory]\nbudget = \"{budget}\"\n[cache]\ndir = \"{}\"\n[store]\n\
+             settle = \"1ms\"\ncatalogue_ttl = \"100ms\"\n",
+            cache.display()
+        );
+        for name in endpoints {
+            let uri = format!("file://{}/", self.at(name).display());
+            let endpoint = format!("[[endpoint]]\nname = \"{name}\"\n[[endpoint.mount]]\n");
+            text.push_str(&format!("{endpoint}uri = \"{uri}\"\n"));
+        }
+        text.push_str(rest);
+        let beside = self.at("roundhouse.toml.new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, self.file()).unwrap();
+    }
+
+    async fn start(&self) -> Server {
+        let file = self.file();
+        Server::start(&["serve", "--config", path(&file)], &[]).await
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+async fn ask(server: &Server, endpoint: &str, target: &str) -> Answer {
+    server.invoke(endpoint, target, json!({"inputs": "hello"})).await
+}
+
+async fn serves(server: &Server, endpoint: &str, name: &str, target: &str) {
+    let answer = ask(server, endpoint, name).await;
+    assert_eq!(answer.status, 200, "{endpoint}:{name}: {}", answer.body);
+    assert_eq!(answer.json()[0]["label"], signature(target, 1));
+}
+
+async fn reload(server: &Server) -> Value {
+    let answer = server.send(server.http().post(format!("{}/admin/v1/reload", server.admin))).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()
+}
+
+const CHAT: &str = "[[alias]]\nname = \"chat\"\nendpoint = \"one\"\ntarget = \"acme/m\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_and_aliases_come_and_go_and_no_request_is_lost() {
+    let place = Place::new();
+    place.write("1GiB", &["one"], "");
+    let server = Arc::new(place.start().await);
+    serves(&server, "one", "acme/m", "acme/m").await;
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let traffic = {
+        let (server, stop, answered) = (server.clone(), stop.clone(), answered.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                serves(&server, "one", "acme/m", "acme/m").await;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+
+    place.write("1GiB", &["one", "two"], CHAT);
+    assert_eq!(reload(&server).await["outcome"], "applied");
+    serves(&server, "two", "other/m", "other/m").await;
+    serves(&server, "one", "chat", "acme/m").await;
+    assert_eq!(ask(&server, "one", "other/m").await.status, 400);
+    let ids = server.get("/v1/models").await.body;
+    assert!(ids.contains("one:chat") && ids.contains("two:other/m"), "{ids}");
+
+    place.write("1GiB", &["one", "two"], "[[alias]]\nname = \"chat\"\n");
+    let refused = reload(&server).await;
+    assert_eq!(refused["outcome"], "refused", "{refused}");
+    let faults = refused["faults"].to_string();
+    assert!(faults.contains("alias[0].target") && faults.contains("alias[0].endpoint"), "{faults}");
+    assert!(server.metric("roundhouse_server_settings_refused").await > 0.0);
+    serves(&server, "one", "chat", "acme/m").await;
+
+    place.write("2GiB", &["one"], &CHAT.replace("acme/m", "acme/n"));
+    until("the file is read by itself", || async {
+        ask(&server, "one", "chat").await.json()[0]["label"] == signature("acme/n", 1)
+    })
+    .await;
+    let last = server.admin_get("/admin/v1/reload").await.json();
+    assert_eq!(
+        (&last["outcome"], &last["restart"]),
+        (&json!("applied"), &json!(["device"])),
+        "{last}"
+    );
+    let gone = ask(&server, "two", "other/m").await;
+    assert_eq!(
+        (gone.status, gone.json()["Message"].clone()),
+        (400, "endpoint two not found".into())
+    );
+    server
+        .residency_once(|residency| {
+            let residents = residency["devices"][0]["residents"].as_array().unwrap();
+            residents.iter().all(|resident| resident["endpoint"] != "two")
+        })
+        .await;
+
+    let before = answered.load(Ordering::Relaxed);
+    until("requests go on", || async { answered.load(Ordering::Relaxed) > before }).await;
+    stop.store(true, Ordering::Relaxed);
+    traffic.await.expect("every request was answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_with_another_store_serves_what_lies_there() {
+    let place = Place::new();
+    place.write("1GiB", &["one"], "");
+    let server = place.start().await;
+    serves(&server, "one", "acme/m", "acme/m").await;
+    let text = std::fs::read_to_string(place.file()).unwrap();
+    let other = text.replace(path(&place.at("one")), path(&place.at("two")));
+    std::fs::write(place.file(), other).unwrap();
+    assert_eq!(reload(&server).await["outcome"], "applied");
+    serves(&server, "one", "other/m", "other/m").await;
+    until("what lay in the store before has left", || async {
+        ask(&server, "one", "acme/m").await.status == 400
+    })
+    .await;
+    assert_eq!(reload(&server).await["outcome"], "unchanged");
+}
