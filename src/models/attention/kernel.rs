@@ -315,6 +315,7 @@ fn row_values<V: Lanes, const N: usize>(
 }
 
 /// The same of `N` rows and `M` registers of columns. Says how many columns.
+#[expect(clippy::needless_range_loop, reason = "by index, sums stay in registers")]
 #[inline(always)]
 fn values<V: Lanes, const N: usize, const M: usize>(
     (dim, start): (usize, usize),
@@ -348,7 +349,6 @@ fn values<V: Lanes, const N: usize, const M: usize>(
     }
     for n in 0..N {
         let mut out = out[n * dim + start..n * dim + end].chunks_mut(LANES);
-        // By index: a reference would keep the sums in memory, and their loop with them.
         for m in 0..M {
             if let Some(out) = out.next() {
                 sums[n][m].write(out);

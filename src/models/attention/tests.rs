@@ -183,7 +183,7 @@ fn in_chunks(
     // Scattered: seven and the number of blocks have no common factor.
     let count = tokens.div_ceil(BLOCK_TOKENS).next_multiple_of(7) + 1;
     let blocks: Vec<BlockId> = (0..count).map(|at| BlockId((at * 7 % count) as u32)).collect();
-    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, count));
+    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, count.next_power_of_two()));
     pool.touch(&blocks);
     let causal = Causal { heads, scores, rope: None, layer: 0 };
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -229,7 +229,7 @@ fn figures() {
     let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
     let width = heads.packed_width();
     let blocks: Vec<BlockId> = (0..600).map(BlockId).collect();
-    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 600));
+    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 1024));
     pool.touch(&blocks);
     for id in &blocks {
         for slot in 0..BLOCK_TOKENS {

@@ -55,10 +55,11 @@ fn add<const FMA: bool>(weights: &Weights, pieces: &[Piece], sums: &mut [Lanes],
     for (piece, sum) in pieces.iter().zip(sums) {
         let inputs: &[i8; TOGETHER] = bytemuck::cast_ref(&piece.words);
         let mut products = [0i32; 2];
-        for (half, product) in products.iter_mut().enumerate() {
-            for at in half * TOGETHER / 2..(half + 1) * TOGETHER / 2 {
-                *product += i32::from(weights.numbers[at]) * i32::from(inputs[at]);
-            }
+        let (numbers, _) = weights.numbers.as_chunks::<{ TOGETHER / 2 }>();
+        let (inputs, _) = inputs.as_chunks::<{ TOGETHER / 2 }>();
+        for ((product, numbers), inputs) in products.iter_mut().zip(numbers).zip(inputs) {
+            let both = numbers.iter().zip(inputs);
+            *product = both.map(|(number, input)| i32::from(*number) * i32::from(*input)).sum();
         }
         let sum = &mut sum.0[output];
         let both = (products[0] + products[1]) as f32;

@@ -157,6 +157,7 @@ enum Worth {
 }
 
 /// Adds the products of 32 weights with all rows' inputs.
+#[expect(clippy::needless_range_loop, reason = "by index, weights stay in registers")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn add(weights: &Weights, pieces: &[Piece], sums: &mut [Lanes]) {
