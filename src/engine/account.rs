@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use roundhouse_types::TenantName;
+use roundhouse_types::{Spent, TenantName};
+
+use crate::scheduler::Turn;
 
 /// On whose behalf work is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Claim {
     /// Whether it uses only what was computed of prefixes on the same tenant's behalf: others'
     /// would tell it, by the time an answer takes, how their prompts begin.
     pub own_prefixes: bool,
+    /// Where the work's part of the steps is added, for whoever accounts for its request.
+    pub spent: Option<Spent>,
 }
 
 /// An ordinary share.
@@ -28,7 +32,7 @@ const WHOLE: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
 
 impl Default for Claim {
     fn default() -> Self {
-        Self { tenant: None, share: WHOLE, priority: 0, own_prefixes: false }
+        Self { tenant: None, share: WHOLE, priority: 0, own_prefixes: false, spent: None }
     }
 }
 
@@ -110,12 +114,16 @@ impl Accounts {
 }
 
 /// Splits what a step took among those whose rows it had, by what each row counts.
-pub(crate) fn split(elapsed: Duration, rows: &[(Arc<Account>, u64)]) {
+pub(crate) fn split(elapsed: Duration, rows: &[(&Turn, u64)]) {
     let whole: u64 = rows.iter().map(|(_, count)| count).sum();
     let nanoseconds = elapsed.as_nanos();
-    for (account, count) in rows {
+    for (turn, count) in rows {
         let part = nanoseconds * u128::from(*count) / u128::from(whole.max(1));
-        account.charge(u64::try_from(part).unwrap_or(u64::MAX));
+        let part = u64::try_from(part).unwrap_or(u64::MAX);
+        turn.account.charge(part);
+        if let Some(spent) = &turn.spent {
+            spent.computed(Duration::from_nanos(part));
+        }
     }
 }
 
@@ -146,8 +154,7 @@ mod tests {
 
     fn claim(tenant: &str, share: u32) -> Claim {
         let share = NonZeroU32::new(share).unwrap();
-        let tenant = Some(tenant.parse().unwrap());
-        Claim { tenant, share, priority: 0, own_prefixes: false }
+        Claim { tenant: Some(tenant.parse().unwrap()), share, ..Claim::default() }
     }
 
     #[test]
@@ -174,8 +181,12 @@ mod tests {
     fn a_step_is_charged_by_what_its_rows_count_and_by_shares() {
         let mut accounts = Accounts::default();
         let (a, b) = (accounts.open(&claim("a", 1000)), accounts.open(&claim("b", 2000)));
-        split(Duration::from_nanos(900), &[(a.clone(), 2), (b.clone(), 100), (a.clone(), 198)]);
+        let spent = Spent::default();
+        let told = Turn::new(a.clone(), 0).spending(Some(spent.clone()));
+        let (other, untold) = (Turn::new(b.clone(), 0), Turn::new(a.clone(), 0));
+        split(Duration::from_nanos(900), &[(&told, 2), (&other, 100), (&untold, 198)]);
         assert_eq!((a.served(), b.served()), (600, 150));
+        assert_eq!(spent.compute(), Duration::from_nanos(6), "its own part, whatever the share");
     }
 
     #[test]

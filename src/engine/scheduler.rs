@@ -237,7 +237,7 @@ impl Scheduler {
         let rows: Vec<_> = owners
             .iter()
             .zip(counts)
-            .filter_map(|(id, count)| Some((Arc::clone(&of(id)?.turn.account), count)))
+            .filter_map(|(id, count)| Some((&of(id)?.turn, count)))
             .collect();
         account::split(elapsed, &rows);
         if rows.iter().any(|(_, count)| *count > DECODED) {

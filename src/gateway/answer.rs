@@ -16,6 +16,7 @@ use crate::call::{self, Context};
 use crate::each;
 use crate::error::Error;
 use crate::handled;
+use crate::meter;
 use crate::openai::chat::ChatAsk;
 use crate::openai::completions::CompletionAsk;
 use crate::openai::embeddings::EmbeddingsAsk;
@@ -106,6 +107,20 @@ pub(crate) async fn answer(
     asked: Asked,
     delivery: Delivery,
 ) -> Result<Response, Error> {
+    let levels = meter::admit(context, &aim, &asked.request)?;
+    let answered = admitted(context, aim, asked, delivery).await?;
+    let mut response = meter::settled(&context.notes, answered).await;
+    response.extensions_mut().insert(levels);
+    Ok(response)
+}
+
+/// The same, of a request that is within its tenant's limits.
+async fn admitted(
+    context: &Context,
+    aim: Aim,
+    asked: Asked,
+    delivery: Delivery,
+) -> Result<Response, Error> {
     let Asked { request, ask, adapters } = asked;
     let aim = match aim.heeds(adapters) {
         Adapters::None => aim,
@@ -120,7 +135,7 @@ pub(crate) async fn answer(
         Ask::Later(later) => match later.take() {
             Some(Found::Asked(asked)) => {
                 // Such a request is not raw any more: this happens once.
-                return Box::pin(self::answer(context, aim, *asked, delivery)).await;
+                return Box::pin(admitted(context, aim, *asked, delivery)).await;
             }
             Some(Found::Ask(ask)) => ask,
             None => Ask::Later(later),
@@ -188,7 +203,8 @@ async fn generation(
     deadline: Instant,
 ) -> Result<Response, Error> {
     let notes = &context.notes;
-    let prompts = reply.prompt_tokens.iter().step_by(ask.choices_per_prompt().max(1));
+    let choices_per_prompt = ask.choices_per_prompt();
+    let prompts = reply.prompt_tokens.iter().step_by(choices_per_prompt.max(1));
     let prompt_tokens = prompts.sum();
     notes.prompt(prompt_tokens);
     if ask.streams() {
@@ -202,10 +218,10 @@ async fn generation(
             Ask::Embeddings(_) | Ask::Later(_) => return Err(mismatch()),
         };
         let keep_alive = context.gateway.config.keep_alive;
-        let bounds = Bounds { deadline, keep_alive, notes: notes.clone() };
+        let bounds = Bounds { deadline, keep_alive, choices_per_prompt, notes: notes.clone() };
         return stream::respond(reply, transcript, wire, bounds).await;
     }
-    let generated = call::collect(reply, deadline, notes).await?;
+    let generated = call::collect(reply, deadline, notes, choices_per_prompt).await?;
     let said = match ask {
         Ask::Inputs(ask) => ask.generated(&generated)?,
         Ask::Chat(ask) => ask.whole(&generated, prompt_tokens),

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::aim::Aim;
 use crate::error::Error;
 use crate::layers::Notes;
+use crate::meter::Cached;
 use crate::permitted::{self, Permitted};
 use crate::router::Gateway;
 use crate::state::{EndpointFace, Offered};
@@ -89,6 +90,7 @@ pub(crate) async fn invoke(
     let hold_until = (arrived + context.gateway.config.hold).min(deadline);
     let invocation = Invocation {
         caller: context.caller.clone(),
+        spent: context.notes.meter().spent().clone(),
         model,
         base,
         only_loaded,
@@ -143,7 +145,9 @@ pub(crate) async fn collect(
     mut reply: GenerationReply,
     deadline: Instant,
     notes: &Notes,
+    choices_per_prompt: usize,
 ) -> Result<Generated, Error> {
+    let mut cached = Cached::default();
     let count = reply.prompt_tokens.len();
     let mut said: Vec<Said> = (0..count).map(|_| Said::default()).collect();
     let mut unfinished = count;
@@ -158,11 +162,15 @@ pub(crate) async fn collect(
         slot.text.push_str(&text);
         slot.tokens.extend(tokens);
         slot.calls.extend(calls);
-        if finished.is_some() && slot.finished.is_none() {
+        if let Some(end) = finished
+            && slot.finished.is_none()
+        {
+            cached.finished(choice / choices_per_prompt.max(1), end.cached_tokens);
             slot.finished = finished;
             unfinished -= 1;
         }
     }
+    notes.meter().cached(cached.sum());
     let choices = said.into_iter().filter_map(|Said { text, tokens, calls, finished }| {
         finished.map(|finished| Choice { text, tokens, calls, finished })
     });

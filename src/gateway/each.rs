@@ -85,7 +85,7 @@ async fn part(
     let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
     let said = match answer.reply {
         Reply::Generation(reply) => {
-            Said::Generated(call::collect(reply, deadline, &context.notes).await?)
+            Said::Generated(call::collect(reply, deadline, &context.notes, 1).await?)
         }
         Reply::Embeddings(reply) => Said::Vectors(reply),
         Reply::Classification(labels) => Said::Labels(labels),

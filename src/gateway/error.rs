@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use roundhouse_tenancy::Denied;
+use roundhouse_tenancy::{Denied, Refused};
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::meter::rate_headers;
 use denied::Gate;
 
 /// SageMaker's limit for `Message`, in characters.
@@ -62,6 +63,9 @@ pub(crate) enum Error {
     /// The body did not arrive in time.
     #[error("the request body did not arrive within {} s", .0.as_secs_f32())]
     SlowBody(Duration),
+    /// The tenant has reached one of its limits.
+    #[error("{0}")]
+    Refused(#[from] Box<Refused>),
     /// The container contract's 409.
     #[error("model {0} is already loaded")]
     AlreadyLoaded(String),
@@ -129,6 +133,7 @@ impl Error {
             | Self::AlreadyLoaded(_)
             | Self::AlreadyRegistered(_) => ErrorKind::InvalidRequest,
             Self::NoMemory(_) => ErrorKind::TooLarge,
+            Self::Refused(_) => ErrorKind::Throttled,
         }
     }
 
@@ -136,6 +141,7 @@ impl Error {
     pub(crate) fn retry(&self) -> RetryHint {
         match self {
             Self::Failed(failure) => failure.retry(),
+            Self::Refused(refused) => RetryHint::After(refused.after),
             Self::SlowBody(_) | Self::NoMemory(_) | Self::Denied(Denied::Unavailable) => {
                 RetryHint::Later
             }
@@ -172,7 +178,9 @@ impl Error {
             Self::WrongMethod => Case::WrongMethod,
             Self::SlowBody(_) => Case::SlowBody,
             Self::AlreadyLoaded(_) | Self::AlreadyRegistered(_) => Case::AlreadyLoaded,
-            Self::Failed(_) | Self::Field { .. } | Self::NoMemory(_) => Case::Kind(self.kind()),
+            Self::Failed(_) | Self::Field { .. } | Self::NoMemory(_) | Self::Refused(_) => {
+                Case::Kind(self.kind())
+            }
         }
     }
 
@@ -215,6 +223,9 @@ impl Error {
         }
         if row.status == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let (Self::Refused(refused), Face::OpenAi) = (self, face) {
+            rate_headers(headers, refused.levels);
         }
         if let RetryHint::After(wait) = self.retry() {
             // Rounded up: a client that comes back early finds the same answer.

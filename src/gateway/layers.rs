@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
-use roundhouse_tenancy::Caller;
+use roundhouse_tenancy::{Caller, Durable};
 use roundhouse_types::{ErrorKind, Failure, ModelId, Places, RetryHint, TargetName, TenantName};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Face};
 use crate::identify::{Door, identify};
+use crate::meter::Meter;
 use crate::metrics;
 use crate::router::{Gateway, face_of};
 use crate::state::{AccessFn, AccessRecord};
@@ -135,6 +136,7 @@ pub(crate) struct Notes(Arc<Shared>);
 struct Shared {
     arrived: Instant,
     record: Mutex<AccessRecord>,
+    meter: Meter,
 }
 
 impl Notes {
@@ -163,7 +165,8 @@ impl Notes {
             status: 499,
             complete: false,
         };
-        Self(Arc::new(Shared { arrived: Instant::now(), record: Mutex::new(record) }))
+        let (record, meter) = (Mutex::new(record), Meter::default());
+        Self(Arc::new(Shared { arrived: Instant::now(), record, meter }))
     }
 
     /// When the request's headers had been read.
@@ -187,6 +190,24 @@ impl Notes {
 
     pub(crate) fn request_id(&self) -> Uuid {
         self.lock().request_id
+    }
+
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.lock().bytes_in
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    /// Settles the request's account, unless that was done; `unsent` bytes of its answer are on
+    /// their way.
+    pub(crate) fn settle(&self, complete: bool, unsent: u64) -> Durable {
+        if self.0.meter.is_settled() {
+            return Durable::now();
+        }
+        let record = self.lock().clone();
+        self.0.meter.settle(&record, complete, unsent)
     }
 
     pub(crate) fn asked(&self, model: &ModelId) {
@@ -268,6 +289,9 @@ impl Drop for Ending {
                 self.complete || self.length.is_some_and(|length| record.bytes_out >= length);
             record.clone()
         };
+        // What was not settled before its last byte: errors, cut streams, clients that left.
+        let is_good = record.complete && record.status < 400;
+        drop(self.notes.0.meter.settle(&record, is_good, 0));
         metrics::request_ended(record.route, record.status, elapsed);
         (self.access)(record);
     }

@@ -4,7 +4,8 @@
 //! `layers` (what surrounds every request), `identify` (who calls), `target` and `aim` (which model
 //! is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
 //! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `error` (the one error table).
+//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
+//! and took), `error` (the one error table).
 //!
 //! What holds:
 //! 1. Every response carries `x-amzn-RequestId`, and every request ends in exactly one
@@ -28,6 +29,7 @@ mod handled;
 mod identify;
 mod json;
 mod layers;
+mod meter;
 mod metrics;
 mod openai;
 mod permitted;

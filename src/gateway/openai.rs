@@ -25,6 +25,7 @@ use crate::error::{Error, Face};
 use crate::fields::{Fields, Neutral, neutral};
 use crate::forms;
 use crate::json;
+use crate::meter::with_rate_headers;
 use crate::sagemaker;
 use crate::sagemaker::inputs::sampling;
 use crate::target;
@@ -93,7 +94,7 @@ async fn serve(
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
         let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
-        answer(&context, aim, asked, delivery).await
+        answer(&context, aim, asked, delivery).await.map(with_rate_headers)
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::OpenAi))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use roundhouse_serving::{Answer, Invocation};
-use roundhouse_tenancy::{Current, Identity, Pattern, Policy};
+use roundhouse_tenancy::{Accounts, Current, Identity, Pattern, Policy};
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -102,6 +102,8 @@ pub struct GatewayState {
     pub offered: Arc<Current<Offered>>,
     /// Answers invocations.
     pub invoke: InvokeFn,
+    /// Tenants' limits and usage.
+    pub accounts: Arc<Accounts>,
     /// Asked by `/ping`.
     pub health: HealthFn,
     /// Told about every request at its end.

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::call::timed_out;
 use crate::error::{Error, Face};
 use crate::layers::Notes;
+use crate::meter::Cached;
 use crate::sagemaker::event_stream;
 
 /// Where clients of the framed stream find the type of what is inside.
@@ -119,6 +120,8 @@ impl Wire {
 pub(crate) struct Bounds {
     pub(crate) deadline: Instant,
     pub(crate) keep_alive: Duration,
+    /// Answers to one prompt follow each other.
+    pub(crate) choices_per_prompt: usize,
     pub(crate) notes: Notes,
 }
 
@@ -141,7 +144,8 @@ pub(crate) async fn respond(
         wire,
         bounds,
         ready: VecDeque::new(),
-        ended: false,
+        cached: Cached::default(),
+        ended: None,
     };
     let started = pump.transcript.start();
     pump.push(started);
@@ -173,16 +177,23 @@ struct Pump {
     ready: VecDeque<Bytes>,
     /// Choices that have not ended.
     unfinished: usize,
-    ended: bool,
+    cached: Cached,
+    /// Whether it ended well, when it has.
+    ended: Option<bool>,
 }
 
 impl Pump {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            // The end is not told before it is settled, and its usage is where it shall be.
+            if let Some(complete) = self.ended {
+                let unsent = self.ready.iter().map(|event| event.len() as u64).sum();
+                self.bounds.notes.settle(complete, unsent).wait().await;
+            }
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            if self.ended {
+            if self.ended.is_some() {
                 return None;
             }
             tokio::select! {
@@ -201,7 +212,9 @@ impl Pump {
 
     fn piece(&mut self, piece: Piece) {
         self.bounds.notes.generated(piece.tokens.len());
-        if piece.finished.is_some() {
+        if let Some(finished) = piece.finished {
+            let prompt = piece.choice / self.bounds.choices_per_prompt.max(1);
+            self.cached.finished(prompt, finished.cached_tokens);
             self.unfinished = self.unfinished.saturating_sub(1);
         }
         let events = self.transcript.piece(piece);
@@ -210,7 +223,7 @@ impl Pump {
             let events = self.transcript.end();
             self.push(events);
             self.ready.extend(self.wire.done());
-            self.end();
+            self.end(true);
         }
     }
 
@@ -221,12 +234,13 @@ impl Pump {
             tracing::debug!(%error, "a stream failed");
         }
         self.ready.push_back(self.wire.failed(self.transcript.as_ref(), error));
-        self.end();
+        self.end(false);
     }
 
     /// Lets go of the model before the client has read the rest.
-    fn end(&mut self) {
-        self.ended = true;
+    fn end(&mut self, complete: bool) {
+        self.ended = Some(complete);
+        self.bounds.notes.meter().cached(self.cached.sum());
         self.pieces.let_go();
     }
 

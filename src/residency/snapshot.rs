@@ -80,6 +80,8 @@ pub struct ResidentSnapshot {
     /// How much of `bytes` others hold as well right now, or loads under way count on. It
     /// does not come free when this resident leaves.
     pub shared_bytes: Bytes,
+    /// Its part of all that the device holds: `bytes`, with what several hold split among them.
+    pub share_bytes: Bytes,
     /// Requests that hold it.
     pub leases: u32,
     /// Whether an operator wants it to stay.
@@ -133,6 +135,8 @@ pub struct CopySnapshot {
     pub bytes: Footprint,
     /// How much of `bytes` other copies hold as well right now.
     pub shared_bytes: Bytes,
+    /// Its part of all that copies hold: `bytes`, with what several hold split among them.
+    pub share_bytes: Bytes,
     /// Whether a load takes it for its source; until that ends it stays.
     pub in_use: bool,
     /// When it came, or a load from it last ended, in RFC 3339.

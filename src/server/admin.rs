@@ -10,6 +10,7 @@ mod health;
 mod plain;
 mod reload;
 mod standing;
+mod usage;
 mod versions;
 
 use std::convert::Infallible;
@@ -28,7 +29,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use roundhouse_residency::{Regret, Residency};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{DiskCache, TargetForm};
-use roundhouse_tenancy::Current;
+use roundhouse_tenancy::{Accounts, Current};
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ use crate::loader::ModelLoader;
 use crate::witness::Witness;
 pub(crate) use guard::{AuditFn, Guard};
 pub(crate) use health::Vitals;
+pub(crate) use usage::row as usage_row;
 
 /// Silence on the event stream after which a comment is sent, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -56,6 +58,7 @@ pub(crate) struct Admin {
     pub(crate) cache: Option<DiskCache>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) witness: Arc<Witness>,
+    pub(crate) accounts: Arc<Accounts>,
     pub(crate) metrics: PrometheusHandle,
     /// Reads the settings again; absent where they come from no file.
     pub(crate) reload: Option<Reload>,
@@ -71,6 +74,7 @@ pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
         .route("/admin/v1/models", get(models))
         .route("/admin/v1/explain", get(explain))
         .route("/admin/v1/regret", get(regret))
+        .route("/admin/v1/usage", get(usage::usage))
         .route("/admin/v1/events", get(events))
         .route("/admin/v1/load", post(commands::load))
         .route("/admin/v1/unload", post(commands::unload))

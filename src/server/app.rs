@@ -1,5 +1,6 @@
 //! Puts the server together: build, then bind, then run, then drain.
 
+mod accounts;
 pub(crate) mod budgets;
 mod build;
 pub(crate) mod door;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
+use roundhouse_tenancy::Accounts;
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +28,7 @@ use self::door::Door;
 use self::preload::Wishes;
 use crate::admin::{self, Guard, Vitals};
 use crate::config::Config;
+use crate::connections::{self, Connections};
 use crate::error::Error;
 use crate::http;
 use crate::loader::ModelLoader;
@@ -53,6 +56,7 @@ pub(crate) struct Running {
     watches: Vec<JoinHandle<()>>,
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
+    accounts: Arc<Accounts>,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -89,6 +93,9 @@ pub(crate) async fn start(
         None => None,
     };
     let drain_timeout = config.shutdown.drain_timeout;
+    let most = config.listen.max_connections;
+    connections::allow(most);
+    let places = || Connections::new(most);
     let wishes = Wishes::of(&config.endpoints);
     let door = Door::open(&config)?;
     let guard = Guard {
@@ -109,17 +116,21 @@ pub(crate) async fn start(
     let health_router = admin::health_router(&parts.vitals, &parts.metrics);
     let (residency, vitals) = (parts.residency.clone(), parts.vitals.clone());
     let loader = parts.loader.clone();
+    let accounts = parts.accounts.clone();
+    tokio::spawn(accounts::watch(accounts.clone(), residency.clone()));
     let mut ports = vec![
-        tokio::spawn(http::serve(data, app.data, door.data.clone(), stop_data.clone())),
+        tokio::spawn(http::serve(data, app.data, door.data.clone(), places(), stop_data.clone())),
         tokio::spawn(http::serve(
             admin,
             admin::router(parts, guard),
             door.admin.clone(),
+            places(),
             stop_admin.clone(),
         )),
     ];
     if let Some(listener) = health {
-        ports.push(tokio::spawn(http::serve(listener, health_router, None, stop_admin.clone())));
+        let stop = stop_admin.clone();
+        ports.push(tokio::spawn(http::serve(listener, health_router, None, places(), stop)));
     }
     tokio::spawn(wishes.fulfil(residency.clone()));
     let watches = vec![tokio::spawn(watch_regret(residency.clone())), door.watch()];
@@ -132,6 +143,7 @@ pub(crate) async fn start(
         watches,
         residency,
         loader,
+        accounts,
         vitals,
         stop_data,
         stop_admin,
@@ -166,11 +178,14 @@ impl Running {
             error!(%why, "a device failed; what can be answered is, then the process ends");
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
+        let accounts = self.accounts.clone();
         tokio::select! {
             () = self.drain() => info!("drained"),
             () = tokio::time::sleep(timeout) => warn!(?timeout, "requests were cut off by the drain timeout"),
             _ = again => warn!("a second signal cut off the requests under way"),
         }
+        // Who is cut off has no whole answer, and no line.
+        accounts::close(accounts).await;
         match failed {
             None => {
                 loader.forgive_loads().await;

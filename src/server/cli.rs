@@ -3,7 +3,7 @@
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
 //! explain), `versions` (versions, use), `reload`, `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
-//! `plan`, `simulate` (traces under other budgets), `output` (tables and JSON).
+//! `plan`, `usage` (what tenants have used), `simulate` (traces under other budgets), `output` (tables and JSON).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ mod reload;
 mod simulate;
 mod survey;
 mod target;
+mod usage;
 mod versions;
 
 pub use check::CheckArgs;
@@ -34,6 +35,7 @@ pub use reload::ReloadArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
+pub use usage::UsageArgs;
 pub use versions::UseArgs;
 
 use crate::app::Origin;
@@ -91,6 +93,8 @@ pub enum Command {
     Invoke(InvokeArgs),
     /// Mint, list and revoke keys.
     Keys(KeysArgs),
+    /// Say what tenants have used, by the ledger that the server keeps ([usage] of the settings).
+    Usage(UsageArgs),
     /// Replay an access log or a CSV trace under other budgets and policies.
     Simulate(Box<SimulateArgs>),
     /// Find out what is wrong here: settings, memory, disk, ports, stores.
@@ -132,6 +136,7 @@ impl Command {
             Self::Explain(args) => operate::explain(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
             Self::Keys(args) => keys::run(&args),
+            Self::Usage(args) => usage::run(&args),
             Self::Simulate(args) => simulate::simulate(&args),
             Self::Doctor(args) => doctor::run(&args).await,
         }

@@ -3,7 +3,8 @@
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
 //! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
-//! `policy` (what they may use, aliases), `auth` (who may call), `devices`, `units` (durations,
+//! `policy` (what they may use, aliases), `quotas` (limits of tenants, usage), `auth` (who may call),
+//! `devices`, `units` (durations,
 //! addresses), `levels` (of the log), `defaults` (each with its reason).
 //!
 //! A flag beats the environment, which beats the file, which beats the default. Everything
@@ -18,7 +19,7 @@ use std::time::Duration;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
-use roundhouse_tenancy::{Aliases, AuthConfig};
+use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
@@ -30,6 +31,7 @@ mod handlers;
 mod keys;
 mod levels;
 mod policy;
+mod quotas;
 mod raw;
 mod resolve;
 mod rules;
@@ -42,6 +44,7 @@ mod tests;
 pub use auth::{ClientName, Tls, TlsFiles};
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
+pub use quotas::WrittenLimits;
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
 pub(crate) use units::parse_duration;
@@ -84,6 +87,10 @@ pub struct Config {
     pub tenants: Vec<Tenant>,
     /// Names that stand for targets.
     pub aliases: Aliases,
+    /// `[tenant_defaults]`: what tenants may ask for that do not say otherwise, or are not named.
+    pub tenant_defaults: WrittenLimits,
+    /// `[usage]`: where what tenants used is written down; absent is nowhere.
+    pub usage: Option<LedgerConfig>,
     /// Where models run; one at least, each once.
     pub devices: Vec<Device>,
     /// What is held in memory beside and how it is watched.
@@ -123,6 +130,8 @@ pub struct Listen {
     pub admin_hosts: Vec<String>,
     /// Whether addresses beyond loopback are allowed though nobody is asked who they are.
     pub insecure_no_auth: bool,
+    /// Connections of one port at a time.
+    pub max_connections: usize,
 }
 
 /// `[memory]`: what is held in memory beside the devices' own, and how it is watched. Its

@@ -1,10 +1,9 @@
 //! Accepts connections and ends them gently.
 
 use std::io;
-use std::time::Duration;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -20,10 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::debug;
 
+use crate::connections::Connections;
 use crate::tls::Tls;
 
 /// A client that has not sent its headers by then is let go: it holds a connection for nothing.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request's line and headers together, and what is read of a body at a time. A connection that
+/// never gets on holds no more than that.
+const BUFFER_MAX: usize = 64 * 1024;
 
 /// Waits before it accepts again when the process is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -34,10 +38,15 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     tls: Option<Arc<Tls>>,
+    connections: Arc<Connections>,
     stop: CancellationToken,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(BUFFER_MAX);
     builder.http2().timer(TokioTimer::new());
     let graceful = GracefulShutdown::new();
     loop {
@@ -48,6 +57,7 @@ pub(crate) async fn serve(
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
+                connections.make_room();
                 refused(&error).await;
                 continue;
             }
@@ -55,6 +65,10 @@ pub(crate) async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "connection without TCP_NODELAY");
         }
+        let Some(place) = connections.enter() else {
+            debug!("all connections are busy: another one is closed");
+            continue;
+        };
         let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
         let (builder, watcher) = (builder.clone(), graceful.watcher());
         tokio::spawn(async move {
@@ -66,16 +80,24 @@ pub(crate) async fn serve(
                     Ok(_) | Err(_) => return,
                 },
                 () = stop.cancelled() => return,
+                () = place.left() => return,
             }
-            let Some((stream, peer)) = shake_hands(stream, from, tls, &stop).await else { return };
+            let shaken = tokio::select! {
+                shaken = shake_hands(stream, from, tls, &stop) => shaken,
+                () = place.left() => return,
+            };
+            let Some((stream, peer)) = shaken else { return };
             let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
                 request.extensions_mut().insert(peer.clone());
                 request
             });
-            let service = TowerToHyperService::new(service);
+            let service = TowerToHyperService::new(place.counting(service));
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                debug!(%error, "connection ended");
+            tokio::select! {
+                ended = watcher.watch(connection) => if let Err(error) = ended {
+                    debug!(%error, "connection ended");
+                },
+                () = place.left() => debug!("an idle connection made room for another"),
             }
         });
     }
@@ -131,7 +153,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(|| async { "here" }));
-        let served = tokio::spawn(serve(listener, router, None, stop));
+        let served = tokio::spawn(serve(listener, router, None, Connections::new(8), stop));
         (TcpStream::connect(address).await.unwrap(), served)
     }
 

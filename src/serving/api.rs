@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use roundhouse_tenancy::Caller;
-use roundhouse_types::{Failure, ModelId, ModelKind, Tier, Version};
+use roundhouse_types::{Failure, ModelId, ModelKind, Spent, Tier, Version};
 use serde_json::{Map, Value};
 
 use crate::constrain::OutputForm;
@@ -29,6 +29,8 @@ pub const ALTERNATIVES_MAX: usize = 20;
 pub struct Invocation {
     /// On whose behalf.
     pub caller: Caller,
+    /// Where what it takes is added.
+    pub spent: Spent,
     /// The checked target.
     pub model: ModelId,
     /// What `model` must be an adapter of, where the caller named both.

@@ -143,7 +143,7 @@ impl Dispatcher {
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure> {
         let model = invocation.model.clone();
         let deadline = Instant::from_std(invocation.deadline);
-        let mut record = Record::start(model.endpoint.clone());
+        let mut record = Record::start(model.endpoint.clone(), invocation.spent.clone());
         let begun = match self.begin(invocation, &mut record).await {
             Ok(begun) => begun,
             Err(failure) => {
@@ -168,8 +168,16 @@ impl Dispatcher {
     }
 
     async fn begin(&self, invocation: Invocation, record: &mut Record) -> Result<Begun, Failure> {
-        let Invocation { caller, model: id, base, only_loaded, mut request, deadline, hold_until } =
-            invocation;
+        let Invocation {
+            caller,
+            model: id,
+            base,
+            only_loaded,
+            mut request,
+            deadline,
+            hold_until,
+            ..
+        } = invocation;
         let mut permit = self.admission.enter(&id, &caller)?;
         let mut tries = 0;
         loop {
@@ -232,9 +240,10 @@ impl Dispatcher {
         let model = match &*hold.lease {
             ServedModel::Engine(model) => model,
             ServedModel::Handler(group) => {
-                let Request::Raw(raw) = request else {
+                let Request::Raw(mut raw) = request else {
                     return Err(NoWork::Failed(wrong_kind(id, ModelKind::Handler).into()));
                 };
+                raw.body.spent = record.spent().clone();
                 let queue = record.submitted(hold.lease.load_wait(), 0, 0);
                 return match group.call(raw.body.clone()).await {
                     Ok(reply) => Ok((Work::Handled(reply), queue)),
@@ -253,7 +262,8 @@ impl Dispatcher {
             },
             request => request,
         };
-        let engine = model.engine().on_behalf((self.claims)(caller, id));
+        let claim = Claim { spent: Some(record.spent().clone()), ..(self.claims)(caller, id) };
+        let engine = model.engine().on_behalf(claim);
         let asked = Asked { id, model, engine: &engine };
         Ok(self.engine_work(asked, request, hold.lease.load_wait(), record).await?)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
-use roundhouse_types::{EndpointName, ErrorKind, ModelKind, Tier};
+use roundhouse_types::{EndpointName, ErrorKind, ModelKind, Spent, Tier};
 use tokio::time::Instant;
 
 use crate::Piece;
@@ -56,6 +56,8 @@ pub(crate) fn compiled_form(elapsed: Duration) {
 #[derive(Debug)]
 pub(crate) struct Record {
     endpoint: EndpointName,
+    /// What the invocation takes is added here too, for whoever accounts for it.
+    spent: Spent,
     started: Instant,
     kind: Option<ModelKind>,
     tier: Tier,
@@ -65,15 +67,21 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn start(endpoint: EndpointName) -> Self {
+    pub(crate) fn start(endpoint: EndpointName, spent: Spent) -> Self {
         Self {
             endpoint,
+            spent,
             started: Instant::now(),
             kind: None,
             tier: Tier::Device,
             outcome: "cancelled",
             first_tokens: Vec::new(),
         }
+    }
+
+    /// Where what it takes is added.
+    pub(crate) fn spent(&self) -> &Spent {
+        &self.spent
     }
 
     /// The model is leased.
@@ -86,6 +94,7 @@ impl Record {
     /// long the request waited for anything else.
     pub(crate) fn submitted(&mut self, load: Duration, tokens: usize, choices: usize) -> Duration {
         let queue = self.started.elapsed().saturating_sub(load);
+        self.spent.read(tokens);
         let (endpoint, kind) = (self.endpoint.to_string(), self.kind_label());
         histogram!(QUEUE_SECONDS, "endpoint" => endpoint.clone(), "kind" => kind)
             .record(queue.as_secs_f64());

@@ -1,12 +1,12 @@
-//! What can go wrong with the files and settings that say who may call.
+//! What can go wrong with the files and settings that say who may call, and with the ledger.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use roundhouse_types::{ErrorKind, RetryHint};
+use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use thiserror::Error;
 
-/// Why a source of identities cannot be used. Never holds a secret.
+/// Why a source of identities or the usage ledger cannot be used. Never holds a secret.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A file cannot be read or written.
@@ -55,9 +55,32 @@ pub enum Error {
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
+    /// The file system refuses.
+    #[error("cannot {what} the usage ledger {}", path.display())]
+    Ledger {
+        /// What was to be done.
+        what: &'static str,
+        /// The ledger's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process writes it.
+    #[error("the usage ledger {} is written by another process", path.display())]
+    LedgerInUse {
+        /// The ledger's file.
+        path: PathBuf,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start the thread that writes the usage ledger")]
+    Thread(#[source] io::Error),
 }
 
 impl Error {
+    pub(crate) fn ledger(what: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Ledger { what, path: path.to_owned(), source }
+    }
+
     /// What a client would be told.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -69,5 +92,11 @@ impl Error {
     /// Whether the same may succeed later.
     pub fn retry(&self) -> RetryHint {
         RetryHint::Never
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::from_error(error.kind(), &error)
     }
 }

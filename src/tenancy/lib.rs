@@ -3,10 +3,14 @@
 //! Reading order: [`caller`] (who a request is from), `config` (the sources of identities as they
 //! were configured), [`identity`] (all of them behind one question), `keys` (bearer keys and SigV4
 //! pairs that we mint), `sigv4` (AWS's signatures, verified), `jwt` (tokens of an OIDC issuer),
-//! `proxy` (who asks on others' behalf), `denied` (why somebody is not let in), [`pattern`] (which
+//! `proxy` (who asks on others' behalf), `denied` (why somebody is not let in); [`pattern`] (which
 //! targets a rule means), [`routes`] (names that stand for targets), [`policy`] (who may use what),
-//! [`current`] (what is replaced while it is read).
+//! [`current`] (what is replaced while it is read); [`quota`] (how much a tenant may ask for),
+//! [`usage`] (what tenants have used, and the ledger that keeps it), [`accounts`] (admission and
+//! settlement of a request), `calendar` (times as files write them).
 
+pub mod accounts;
+mod calendar;
 pub mod caller;
 mod config;
 pub mod current;
@@ -15,27 +19,35 @@ mod error;
 pub mod identity;
 mod jwt;
 mod keys;
+mod metrics;
 pub mod pattern;
 pub mod policy;
 mod proxy;
+pub mod quota;
 pub mod routes;
 mod secret;
 mod sigv4;
 mod stamp;
 mod text;
+pub mod usage;
 
+pub use accounts::{Accounts, Facts, Visit};
+pub use calendar::parse_instant;
 pub use caller::{Caller, Peer};
 pub use config::AuthConfig;
 pub use current::Current;
 pub use denied::Denied;
 pub use error::Error;
-pub use identity::{Asked, Identified, Identity, describe_metrics};
+pub use identity::{Asked, Identified, Identity};
 pub use jwt::{Fetch, Jwks, OidcConfig};
 pub use keys::{KeyFile, KeyKind, KeyRecord, Minted, Wanted};
+pub use metrics::describe_metrics;
 pub use pattern::{InvalidPattern, Pattern, Place, Reach, place};
 pub use policy::{Grants, Policy, Standing, Verdict};
 pub use proxy::ProxyConfig;
+pub use quota::{Estimate, Level, Levels, Limit, Limits, QuotaRules, Rate, Refused};
 pub use routes::{Alias, Aliases, Route};
 pub use secret::Secret;
 pub use sigv4::Signed;
 pub use stamp::Stamp;
+pub use usage::{Detail, Durable, Key, LedgerConfig, Residence, Sync, Totals};

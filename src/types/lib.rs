@@ -2,9 +2,10 @@
 //!
 //! Reading order: `ids` (who is meant), `units` (how much), `footprint` (what a model
 //! costs), `elastic` (how the part of it that grows is agreed on), `content` (what of it others may
-//! hold as well), `places` (what tenants share), `failure` (what went wrong and what a caller may do).
+//! hold as well), `places` (what tenants share), `failure` (what went wrong and what a caller may
+//! do), `spent` (what a request took).
 //!
-//! Plain data only: no I/O, no clock, no channel.
+//! Plain data and counters only: no I/O, no clock, no channel.
 
 mod content;
 mod elastic;
@@ -12,6 +13,7 @@ mod failure;
 mod footprint;
 mod ids;
 mod places;
+mod spent;
 mod units;
 
 pub use content::{ContentId, SharedPart};
@@ -23,6 +25,7 @@ pub use ids::{
     Version,
 };
 pub use places::Places;
+pub use spent::Spent;
 pub use units::{Bytes, ParseBytesError};
 
 use serde::{Deserialize, Serialize};

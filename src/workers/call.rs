@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use roundhouse_types::Failure;
+use roundhouse_types::{Failure, Spent};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,8 @@ pub struct Call {
     pub body: Bytes,
     /// Whether the client takes an answer in pieces.
     pub stream: bool,
+    /// Where the time that its worker takes is added.
+    pub spent: Spent,
 }
 
 /// What a handler's `context` argument shows of a request.

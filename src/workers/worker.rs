@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use roundhouse_types::Failure;
+use roundhouse_types::{Failure, Spent};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -47,6 +47,7 @@ pub(crate) struct Job {
 struct InFlight {
     id: u64,
     request: Fingerprinted,
+    spent: Spent,
     answer: Answer,
 }
 
@@ -171,8 +172,9 @@ impl<'a> Worker<'a> {
             body: &call.body,
         };
         invoke.write(&mut self.out);
+        let spent = call.spent.clone();
         let request = self.shared.fingerprinted(call);
-        self.flight.push_back(InFlight { id, request, answer: Answer::Awaited(reply) });
+        self.flight.push_back(InFlight { id, request, spent, answer: Answer::Awaited(reply) });
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -236,6 +238,8 @@ impl<'a> Worker<'a> {
         let Some(first) = self.flight.front_mut().filter(|first| first.id == id) else {
             return Err("an answer to a call that it does not run");
         };
+        // Before the answer goes on: who has it is accounted for.
+        first.spent.computed(self.since.elapsed());
         match frame {
             Frame::Answer { head, body, .. } => {
                 if let Answer::Awaited(reply) = first.take() {

@@ -16,6 +16,7 @@ mod forms;
 mod handlers;
 mod health;
 mod honest;
+mod hostile_http;
 mod identity;
 mod measured;
 mod operator;
@@ -26,6 +27,7 @@ mod sharing;
 mod streaming;
 mod tenants;
 mod updates;
+mod usage;
 mod versions;
 
 /// Held by tests that measure time or fill the machine.

@@ -66,7 +66,7 @@ impl EncodeWork {
     pub(super) fn submit(&mut self, job: EncodeJob, account: Arc<Account>, meters: &Meters) {
         meters.submitted.increment(job.inputs.len() as u64);
         let vectors = Vec::with_capacity(job.inputs.len());
-        let turn = Turn::new(account, job.claim.priority);
+        let turn = Turn::new(account, job.claim.priority).spending(job.claim.spent.clone());
         self.calls.push_back(Call { job, turn, planned: 0, vectors });
     }
 
@@ -147,7 +147,7 @@ impl EncodeWork {
             .owners
             .iter()
             .zip(&plan.rows)
-            .filter_map(|(id, row)| Some((of(id)?.turn.account.clone(), row.tokens.len() as u64)))
+            .filter_map(|(id, row)| Some((&of(id)?.turn, row.tokens.len() as u64)))
             .collect();
         account::split(elapsed, &rows);
     }

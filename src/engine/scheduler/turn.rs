@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use roundhouse_types::TenantName;
+use roundhouse_types::{Spent, TenantName};
 
 use crate::account::{Account, Claim};
 
@@ -11,6 +11,8 @@ use crate::account::{Account, Claim};
 #[derive(Debug, Clone)]
 pub(crate) struct Turn {
     pub(crate) account: Arc<Account>,
+    /// Where its part of the steps is added beside.
+    pub(crate) spent: Option<Spent>,
     /// Its priority, and what it has risen.
     pub(crate) class: u8,
     /// How often one of a higher class was let in since it rose last.
@@ -23,14 +25,20 @@ pub(crate) struct Turn {
 const RISES_AFTER: u32 = 16;
 
 impl Turn {
+    /// The same, with what it takes added to `spent` too.
+    pub(crate) fn spending(self, spent: Option<Spent>) -> Self {
+        Self { spent, ..self }
+    }
+
     pub(crate) fn new(account: Arc<Account>, priority: u8) -> Self {
-        Self { account, class: priority, overtaken: 0, prefixes_of: None }
+        Self { account, spent: None, class: priority, overtaken: 0, prefixes_of: None }
     }
 
     /// The turn of work on somebody's behalf.
     pub(crate) fn of(account: Arc<Account>, claim: &Claim) -> Self {
         let prefixes_of = claim.tenant.clone().filter(|_| claim.own_prefixes);
-        Self { prefixes_of, ..Self::new(account, claim.priority) }
+        let turn = Self { prefixes_of, ..Self::new(account, claim.priority) };
+        turn.spending(claim.spent.clone())
     }
 
     /// Another one was let in while it waits.

@@ -189,6 +189,11 @@ impl Copies {
         self.ledger.shared(HOST, artefact)
     }
 
+    /// A copy's bytes, those that several copies hold split among them.
+    pub(super) fn share(&self, artefact: &ArtefactId) -> Bytes {
+        self.ledger.share(HOST, artefact)
+    }
+
     /// What is promised to one that is coming.
     #[cfg(any(debug_assertions, test))]
     pub(super) fn promised(&self, artefact: &ArtefactId) -> Bytes {

@@ -107,6 +107,7 @@ impl Table {
             },
             bytes: resident.footprint,
             shared_bytes: self.ledger.shared(device, &key.artefact),
+            share_bytes: self.ledger.share(device, &key.artefact),
             leases: resident.leases,
             kept: self.is_kept(&key.artefact.model),
             offered: self.models.peek(&key.artefact.model).and_then(|it| it.offered.clone()),
@@ -130,6 +131,7 @@ impl Table {
             },
             bytes: entry.footprint,
             shared_bytes: self.copies.shared(artefact),
+            share_bytes: self.copies.share(artefact),
             in_use: self.jobs.get(artefact).is_some_and(|job| job.from_copy),
             last_used: clocks.rfc3339(entry.last_used),
         });

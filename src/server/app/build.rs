@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::budgets::{self, Budgets};
 use super::live::Live;
-use super::{faces, reload, settings};
+use super::{accounts, faces, reload, settings};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
@@ -58,6 +58,7 @@ pub(super) async fn build(
     let metrics =
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
     describe_metrics();
+    let accounts = accounts::open(&config).await?;
     let budgets = budgets(&config)?;
     let lanes = start_lanes(&config, &budgets)?;
     prime(&lanes).await?;
@@ -137,6 +138,7 @@ pub(super) async fn build(
             let dispatcher = dispatcher.clone();
             Box::pin(async move { dispatcher.invoke(invocation).await })
         }),
+        accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
         access: faces::access_log(&config.log.access)?,
         container,
@@ -152,10 +154,20 @@ pub(super) async fn build(
         handlers,
         credentials,
         identity,
+        accounts: accounts.clone(),
         budget: witness.configured().on_devices(),
     };
-    let admin =
-        Admin { residency, loader, catalogs, cache, vitals, witness, metrics, reload: None };
+    let admin = Admin {
+        residency,
+        loader,
+        catalogs,
+        cache,
+        vitals,
+        witness,
+        accounts,
+        metrics,
+        reload: None,
+    };
     Ok(App { data: roundhouse_gateway::router(state), admin, live })
 }
 

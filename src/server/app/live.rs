@@ -8,7 +8,7 @@ use roundhouse_gateway::Offered;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
 use roundhouse_store::DiskCache;
-use roundhouse_tenancy::{Current, Identity, Policy};
+use roundhouse_tenancy::{Accounts, Current, Identity, Policy};
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, ModelId};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -34,6 +34,7 @@ pub(super) struct Live {
     pub(super) handlers: Handlers,
     pub(super) credentials: Option<Credentials>,
     pub(super) identity: Arc<Identity>,
+    pub(super) accounts: Arc<Accounts>,
     /// Of all devices together: what floors are held against.
     pub(super) budget: Bytes,
 }
@@ -114,6 +115,7 @@ impl Live {
         });
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
+        self.accounts.apply(new.quota_rules());
         let endpoints = faces::endpoints(&catalogs, &self.handlers, &self.loader);
         self.catalogs.set(catalogs);
         let before = self.offered.get();

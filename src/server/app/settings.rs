@@ -152,7 +152,7 @@ pub(super) fn claims(config: &Config, policy: Arc<Current<Policy>>) -> ClaimFn {
         let policy = policy.get();
         let standing = tenant.as_ref().map(|tenant| policy.standing(tenant)).unwrap_or_default();
         let Standing { share, priority } = standing;
-        Claim { tenant, share: thousandths(share), priority, own_prefixes }
+        Claim { tenant, share: thousandths(share), priority, own_prefixes, spent: None }
     })
 }
 

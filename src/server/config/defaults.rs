@@ -107,6 +107,12 @@ pub(super) const HANDLER_PROCESSES: u32 = 256;
 pub(super) const HANDLER_ENVIRONMENTS_SIZE: Bytes = Bytes::gib(10);
 /// PyTorch and its libraries are 3 GB to fetch and unpack.
 pub(super) const HANDLER_INSTALL_LIMIT: Duration = Duration::from_secs(300);
+/// What a kill of the process may cost of the bill.
+pub(super) const USAGE_INTERVAL: Duration = Duration::from_secs(60);
+/// Some 200,000 lines.
+pub(super) const USAGE_ROTATE_SIZE: Bytes = Bytes::mib(64);
+/// Four times the requests that may be under way; each takes a file descriptor and some kilobytes.
+pub(super) const MAX_CONNECTIONS: usize = 4096;
 /// No step of ours takes seconds; 30 is far beyond any honest one.
 pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(30);
 /// Five seconds within the 30 that Kubernetes and SageMaker allow.

@@ -1,6 +1,7 @@
 //! Every key there is, and what an unknown one was probably meant to be.
 
 use super::Fault;
+use super::quotas::DEFAULTS;
 
 /// What stands in the file to the right of a key. In the environment and in flags all is text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("listen.health", Written::Text, "health-listen"),
     key("listen.admin_hosts", Written::Text),
     with_flag("listen.insecure_no_auth", Written::Switch, "insecure-no-auth"),
+    key("listen.max_connections", Written::Count),
     with_flag("auth.keys", Written::Text, "keys"),
     key("auth.anonymous", Written::Switch),
     key("auth.unsigned_payload", Written::Switch),
@@ -158,6 +160,12 @@ pub(super) const KEYS: &[Key] = &[
     key("handlers.share_environments", Written::Switch),
     key("handlers.environments_size", Written::Size),
     key("handlers.install_limit", Written::Text),
+    key("usage.file", Written::Text),
+    key("usage.detail", Written::Text),
+    key("usage.interval", Written::Text),
+    key("usage.sync", Written::Text),
+    key("usage.rotate_size", Written::Size),
+    key("usage.rotate_daily", Written::Switch),
     key("lane.wedged_after", Written::Text),
     with_flag("shutdown.drain_timeout", Written::Text, "drain-timeout"),
     with_flag("log.format", Written::Text, "log-format"),
@@ -177,8 +185,24 @@ pub(super) const ENDPOINT_KEYS: &[&str] =
 pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];
 
 /// Keys of a `[[tenant]]`.
-pub(super) const TENANT_KEYS: &[&str] =
-    &["name", "floor", "ceiling", "share", "priority", "invoke", "load", "see"];
+pub(super) const TENANT_KEYS: &[&str] = &[
+    "name",
+    "floor",
+    "ceiling",
+    "share",
+    "priority",
+    "invoke",
+    "load",
+    "see",
+    "requests_per_second",
+    "request_burst",
+    "tokens_in_per_minute",
+    "tokens_out_per_minute",
+    "concurrent_requests",
+    "requests_per_day",
+    "tokens_per_day",
+    "compute_per_day",
+];
 
 /// Keys of an `[[alias]]`.
 pub(super) const ALIAS_KEYS: &[&str] = &["name", "endpoint", "tenant", "target", "routes"];
@@ -211,7 +235,8 @@ pub(super) fn find(name: &str) -> &'static Key {
 pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (section, value) in file {
-        if ["version", "endpoint", "device", "tenant", "alias"].contains(&section.as_str()) {
+        let lists = ["version", "endpoint", "device", "tenant", "alias", DEFAULTS];
+        if lists.contains(&section.as_str()) {
             continue;
         }
         let known_section = KEYS.iter().any(|key| section_of(key.name) == section);
@@ -253,7 +278,7 @@ fn section_of(name: &str) -> &str {
 }
 
 fn sections() -> Vec<&'static str> {
-    let mut sections = vec!["version", "endpoint", "device", "tenant", "alias"];
+    let mut sections = vec!["version", "endpoint", "device", "tenant", "alias", DEFAULTS];
     for key in KEYS {
         let section = section_of(key.name);
         if !sections.contains(&section) {

@@ -16,7 +16,7 @@ use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
     Residency, Serving, ShareTensors, Sharing, Shutdown, Store, auth, defaults, devices, endpoints,
-    handlers, levels, policy, tenants,
+    handlers, levels, policy, quotas, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -40,6 +40,8 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         endpoints,
         tenants,
         aliases,
+        tenant_defaults: quotas::defaults(&mut sources),
+        usage: quotas::usage(&mut sources),
         devices: devices::resolve(&mut sources),
         memory: memory(&mut sources),
         cache: cache(&mut sources),
@@ -65,6 +67,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
     if let Err(fault) = config.check_floors(config.written_budgets()) {
         sources.faults([fault]);
     }
+    sources.faults(config.burst_faults());
     let has_own = config.devices.iter().any(|device| !device.id.is_host());
     if !has_own && config.memory.host.is_some_and(|host| host > Bytes::ZERO) {
         let why = "is for models that leave a device with a memory of its own, and there is none";
@@ -108,6 +111,7 @@ impl Config {
             ("replicas", self.replicas != new.replicas),
             ("serving", self.serving != new.serving),
             ("handlers", self.handlers != new.handlers),
+            ("usage", self.usage != new.usage),
             ("lane", self.lane != new.lane),
             ("shutdown", self.shutdown != new.shutdown),
             ("log", self.log != new.log),
@@ -187,7 +191,10 @@ fn listen(sources: &mut Sources<'_>, contract: bool, auth: &AuthConfig) -> Liste
         sources.fault("listen.health", format!("{health} is another port's address too"));
     }
     let admin_hosts = auth::admin_hosts(sources);
-    Listen { data, admin, health, admin_hosts, insecure_no_auth }
+    let max_connections = sources
+        .count("listen.max_connections", 16..=1_000_000)
+        .unwrap_or(defaults::MAX_CONNECTIONS);
+    Listen { data, admin, health, admin_hosts, insecure_no_auth, max_connections }
 }
 
 /// Under the container contract SageMaker names the port, and all interfaces are meant.

@@ -4,6 +4,7 @@ use roundhouse_tenancy::Grants;
 use roundhouse_types::{Bytes, InvalidName, TenantName};
 
 use super::keys::{self, TENANT_KEYS};
+use super::quotas::{self, WrittenLimits};
 use super::raw::Sources;
 use super::{Fault, policy};
 
@@ -20,6 +21,8 @@ pub struct Tenant {
     pub share: f64,
     /// What it may use.
     pub grants: Grants,
+    /// What it may ask for, as far as it is written here.
+    pub limits: WrittenLimits,
 }
 
 /// The tenants that the file names.
@@ -73,7 +76,8 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
         }
     };
     let grants = policy::grants(entry, at, (name.as_ref(), share), faults);
-    Some(Tenant { name: name?.to_string(), floor, ceiling, share, grants })
+    let limits = quotas::read(entry, at, faults);
+    Some(Tenant { name: name?.to_string(), floor, ceiling, share, grants, limits })
 }
 
 fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<TenantName> {

@@ -67,6 +67,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "cache.size",
         "cache.max_unpacked",
         "residency.idle_ttl",
+        "usage.file",
         "container.base_store",
         "handlers.max_memory",
         "handlers.index",
@@ -86,10 +87,11 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting = ["[[endpoint", "[[tenant"].iter().any(|list| body.starts_with(list))
-                || body.split_once(" = ").is_some_and(|(key, _)| {
-                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-                });
+            let setting =
+                ["[[endpoint", "[[tenant", "[tenant"].iter().any(|list| body.starts_with(list))
+                    || body.split_once(" = ").is_some_and(|(key, _)| {
+                        !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                    });
             if setting { format!("{body}\n") } else { format!("{line}\n") }
         })
         .collect();
@@ -102,6 +104,9 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
     assert_eq!(config.residency.idle_ttl, Some(Duration::from_secs(3600)));
     assert_eq!(config.endpoints[0].preload.len(), 2);
     assert_eq!(config.tenants[0].ceiling, Some(Bytes::gib(12)));
+    let rules = config.quota_rules();
+    assert_eq!(rules.named.values().next().unwrap().concurrent_requests, Some(64));
+    assert_eq!(rules.others.requests_per_day, Some(100_000));
 }
 
 #[test]

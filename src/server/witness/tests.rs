@@ -208,6 +208,7 @@ fn resident(target: &str, kind: ModelKind, state: ResidentState) -> ResidentSnap
         Footprint { weights: Bytes(1000), kv: Bytes(200), workspace: Bytes(100), host: Bytes(10) };
     ResidentSnapshot {
         shared_bytes: Bytes::ZERO,
+        share_bytes: Bytes::ZERO,
         endpoint: "default".parse().unwrap(),
         target: target.parse().unwrap(),
         version: Version::from_digest("0123456789abcdef"),
@@ -232,6 +233,7 @@ fn copy(target: &str, state: CopyState) -> CopySnapshot {
         state,
         bytes: Footprint { kv: Bytes::ZERO, workspace: Bytes::ZERO, ..of.bytes },
         shared_bytes: Bytes::ZERO,
+        share_bytes: Bytes::ZERO,
         in_use: false,
         last_used: String::new(),
     }

@@ -9,7 +9,7 @@ use roundhouse_residency::{
 };
 use roundhouse_tenancy::Caller;
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Tier, Version,
+    ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, Grade, ModelKind, Spent, Tier, Version,
 };
 use serde_json::{Map, Value, json};
 
@@ -188,6 +188,7 @@ fn invocation(request: Request) -> Invocation {
     let now = Instant::now().into_std();
     Invocation {
         caller: Caller::anonymous(),
+        spent: Spent::default(),
         model: model(),
         base: None,
         only_loaded: false,

@@ -27,7 +27,7 @@ impl Bench {
     ) {
         let share = NonZeroU32::new(share).unwrap();
         let claim =
-            Claim { tenant: Some(tenant.parse().unwrap()), share, priority, own_prefixes: false };
+            Claim { tenant: Some(tenant.parse().unwrap()), share, priority, ..Claim::default() };
         let turn = Turn::new(self.accounts.open(&claim), priority);
         let id = self.sequences.len() as u64;
         // No two prompts begin alike.

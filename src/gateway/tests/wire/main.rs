@@ -9,6 +9,7 @@ mod endpoint;
 mod handled;
 mod identity;
 mod openai;
+mod quotas;
 mod streams;
 mod support;
 mod tenants;

@@ -21,7 +21,9 @@ use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
     PieceStream, Reply, Served, TokenInfo,
 };
-use roundhouse_tenancy::{AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig};
+use roundhouse_tenancy::{
+    Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
+};
 use roundhouse_types::{ErrorKind, Failure, ModelKind, Tier, Version};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -58,6 +60,7 @@ pub(crate) struct Setup {
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
+    pub(crate) accounts: Arc<Accounts>,
 }
 
 impl Default for Setup {
@@ -71,6 +74,7 @@ impl Default for Setup {
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
+            accounts: Arc::new(Accounts::new(QuotaRules::default())),
         }
     }
 }
@@ -108,6 +112,7 @@ impl Setup {
                 asking.lock().unwrap().push(invocation.clone());
                 invoke(invocation)
             }),
+            accounts: self.accounts,
             health: Arc::new(move || health.clone()),
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
             container: self.container,

@@ -1,0 +1,187 @@
+//! What a request is charged before it is answered, and what it took in the end.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use roundhouse_serving::{Generation, Request};
+use roundhouse_tenancy::{Durable, Estimate, Facts, Level, Levels, Visit};
+use roundhouse_types::{ModelId, Spent};
+
+use crate::aim::Aim;
+use crate::call::Context;
+use crate::error::Error;
+use crate::layers::Notes;
+use crate::state::AccessRecord;
+
+/// Bytes of a body per token, as English text has them; the rest is put right by fact.
+const BYTES_PER_TOKEN: u64 = 4;
+/// What an answer is taken to have where the request sets no end: what models say on average.
+const ANSWER_TOKENS: usize = 256;
+
+/// One request's account while it is served. Part of its notes.
+#[derive(Default)]
+pub(crate) struct Meter {
+    spent: Spent,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Taken when it is settled.
+    visit: Option<Visit>,
+    tokens_cached: u64,
+}
+
+impl Meter {
+    /// Where serving and devices add what it takes.
+    pub(crate) fn spent(&self) -> &Spent {
+        &self.spent
+    }
+
+    fn admitted(&self, visit: Visit) {
+        self.lock().visit = Some(visit);
+    }
+
+    /// Adds tokens of prompts that were not computed.
+    pub(crate) fn cached(&self, tokens: usize) {
+        self.lock().tokens_cached += tokens as u64;
+    }
+
+    /// Whether there is nothing to settle, or not any more.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.lock().visit.is_none()
+    }
+
+    /// Settles it with what is known; once, whoever comes first. `unsent` are bytes of the answer
+    /// that are on their way.
+    pub(crate) fn settle(&self, record: &AccessRecord, complete: bool, unsent: u64) -> Durable {
+        let mut state = self.lock();
+        let Some(visit) = state.visit.take() else {
+            return Durable::now();
+        };
+        let model = record.endpoint.clone().zip(record.target.clone());
+        let model = model.map(|(endpoint, target)| ModelId { endpoint, target });
+        let compute = self.spent.compute();
+        let is_reached = record.version.is_some() || !compute.is_zero();
+        let tokens_in = record.tokens_in.map_or(self.spent.tokens_in(), |tokens| tokens as u64);
+        visit.settle(Facts {
+            model: model.filter(|_| is_reached),
+            complete,
+            tokens_in,
+            tokens_cached: state.tokens_cached.min(tokens_in),
+            tokens_out: record.tokens_out.unwrap_or_default() as u64,
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out + unsent,
+            compute,
+            load: record.load.unwrap_or_default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held leaves plain facts behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokens of each prompt that were not computed: what the choice found that computed it first.
+#[derive(Debug, Default)]
+pub(crate) struct Cached(Vec<Option<usize>>);
+
+impl Cached {
+    /// A choice has ended.
+    pub(crate) fn finished(&mut self, prompt: usize, tokens: usize) {
+        if self.0.len() <= prompt {
+            self.0.resize(prompt + 1, None);
+        }
+        let least = self.0[prompt].map_or(tokens, |so_far| so_far.min(tokens));
+        self.0[prompt] = Some(least);
+    }
+
+    /// Of all prompts.
+    pub(crate) fn sum(&self) -> usize {
+        self.0.iter().flatten().sum()
+    }
+}
+
+/// Charges a request by estimate, before anything is leased, loaded or tokenised for it.
+///
+/// # Errors
+/// `Refused` with the limit that its tenant has reached.
+pub(crate) fn admit(context: &Context, aim: &Aim, request: &Request) -> Result<Levels, Error> {
+    let notes = &context.notes;
+    let estimate = estimate(request, notes.bytes_in());
+    let accounts = &context.gateway.accounts;
+    let visit = accounts.admit(&context.caller, &aim.model, notes.request_id(), estimate)?;
+    let levels = visit.levels();
+    notes.meter().admitted(visit);
+    Ok(levels)
+}
+
+/// The end of an answer goes out when it is settled, and its usage is where it is asked to be.
+pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
+    if let Some(length) = response.body().size_hint().exact() {
+        notes.settle(true, length).wait().await;
+        return response;
+    }
+    let notes = notes.clone();
+    response.map(|body| {
+        let end = stream::once(async move {
+            notes.settle(true, 0).wait().await;
+            None
+        });
+        let pieces = body.into_data_stream().map(Some).chain(end);
+        Body::from_stream(pieces.filter_map(async |piece| piece))
+    })
+}
+
+/// What a handler takes cannot be known by anything in its body, so it is charged nothing.
+fn estimate(request: &Request, bytes: u64) -> Estimate {
+    let answers = |generation: &Generation, count: usize| {
+        generation.max_tokens.unwrap_or(ANSWER_TOKENS).saturating_mul(count) as u64
+    };
+    let tokens_out = match request {
+        Request::Inputs(inputs) => answers(&inputs.generation, inputs.texts.len()),
+        Request::Chat(chat) => answers(&chat.generation, chat.n),
+        Request::Completion(completion) => {
+            let count = completion.prompts.len().saturating_mul(completion.n);
+            answers(&completion.generation, count)
+        }
+        Request::Embeddings(_) => 0,
+        Request::Raw(_) => return Estimate::default(),
+    };
+    Estimate { tokens_in: bytes.div_ceil(BYTES_PER_TOKEN), tokens_out }
+}
+
+/// Says how near a tenant is to its limits, as OpenAI does.
+pub(crate) fn rate_headers(headers: &mut HeaderMap, levels: Levels) {
+    let mut put = |names: [&'static str; 3], level: Option<Level>| {
+        let Some(Level { limit, remaining, reset }) = level else {
+            return;
+        };
+        let [of_limit, of_remaining, of_reset] = names.map(HeaderName::from_static);
+        headers.insert(of_limit, HeaderValue::from(limit));
+        headers.insert(of_remaining, HeaderValue::from(remaining));
+        let reset = format!("{}ms", reset.as_millis());
+        headers.extend(HeaderValue::from_str(&reset).ok().map(|value| (of_reset, value)));
+    };
+    let requests = [
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+    ];
+    put(requests, levels.requests);
+    let tokens =
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
+    put(tokens, levels.tokens);
+}
+
+/// The same for an answer of OpenAI's routes that carries its levels.
+pub(crate) fn with_rate_headers(mut response: Response) -> Response {
+    if let Some(levels) = response.extensions_mut().remove::<Levels>() {
+        rate_headers(response.headers_mut(), levels);
+    }
+    response
+}

@@ -1,0 +1,171 @@
+//! Limits of tenants on the wire, and what their requests are counted as.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use roundhouse_tenancy::{Accounts, Limits, QuotaRules, Rate, Totals};
+use roundhouse_types::{ErrorKind, Failure};
+use serde_json::json;
+
+use crate::support::*;
+
+const INVOKE: &str = "/endpoints/ep/invocations";
+const FRAMED: &str = "/endpoints/ep/invocations-response-stream";
+const CHAT: &str = "/v1/chat/completions";
+
+fn setup(limits: Limits) -> Setup {
+    let rules = QuotaRules { others: limits, ..QuotaRules::default() };
+    Setup { accounts: Arc::new(Accounts::new(rules)), ..Setup::default() }
+}
+
+/// One request in a thousand seconds.
+fn one() -> Limits {
+    let rate = Rate { per_second: 0.001, burst: 1 };
+    Limits { requests: Some(rate), ..Limits::default() }
+}
+
+fn chat(model: &str, extra: &str) -> String {
+    format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]{extra}}}"#)
+}
+
+#[tokio::test]
+async fn a_request_too_many_is_told_in_each_dialect_and_reaches_no_model() {
+    let body = r#"{"inputs":"hi"}"#;
+    for (path, target, body) in [
+        (INVOKE, "t/m", body.to_owned()),
+        ("/invocations", "t/m", body.to_owned()),
+        (CHAT, "", chat("t/m", "")),
+    ] {
+        let harness = setup(one()).with(|_| says(hello(1), 1));
+        assert_eq!(harness.post(path, target, body.clone()).await.status, 200);
+        let got = harness.post(path, target, body).await;
+        assert_eq!(got.status, 429, "{path}");
+        let seconds: u64 = got.header("retry-after").parse().unwrap();
+        let milliseconds: u64 = got.header("x-amz-retry-after").parse().unwrap();
+        assert!((990..=1000).contains(&seconds), "{seconds}");
+        assert!(milliseconds <= seconds * 1000 && milliseconds > (seconds - 1) * 1000);
+        let message = "the limit requests_per_second = 0.001 (at once 1) is reached; it frees in ";
+        if path == CHAT {
+            let error = &got.json()["error"];
+            assert_eq!(error["code"], "rate_limit_exceeded");
+            assert!(error["message"].as_str().unwrap().starts_with(message));
+            assert_eq!(got.header("x-ratelimit-limit-requests"), "1");
+            assert_eq!(got.header("x-ratelimit-remaining-requests"), "0");
+            assert!(got.header("x-ratelimit-reset-requests").ends_with("ms"));
+        } else {
+            assert_eq!(got.header("x-amzn-errortype"), "ThrottlingException");
+            assert!(got.json()["Message"].as_str().unwrap().starts_with(message));
+            assert_eq!(got.header("x-ratelimit-limit-requests"), "");
+        }
+        assert_eq!(harness.asked.lock().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_is_the_first_segment_of_its_target_and_others_are_not_touched() {
+    let harness = setup(one()).with(|_| says(hello(1), 1));
+    let ask = |target: &'static str| harness.post(INVOKE, target, r#"{"inputs":"hi"}"#);
+    assert_eq!(ask("a/m").await.status, 200);
+    assert_eq!(ask("a/other").await.status, 429);
+    assert_eq!(ask("b/m").await.status, 200);
+}
+
+#[tokio::test]
+async fn openai_answers_say_what_is_left() {
+    let limits = Limits { tokens_out_per_minute: Some(1000), ..one() };
+    let harness = setup(limits).with(|_| says(hello(1), 1));
+    let got = harness.post(CHAT, "", chat("t/m", r#","max_tokens":400"#)).await;
+    assert_eq!(got.status, 200);
+    assert_eq!(got.header("x-ratelimit-limit-tokens"), "1000");
+    assert_eq!(got.header("x-ratelimit-remaining-tokens"), "600");
+    assert_eq!(got.header("x-ratelimit-remaining-requests"), "0");
+}
+
+#[tokio::test]
+async fn what_was_generated_is_settled_in_place_of_what_was_estimated() {
+    let limits = Limits { tokens_out_per_minute: Some(1000), ..Limits::default() };
+    let harness = setup(limits).with(|_| says(hello(1), 1));
+    // 990 are promised each time, four are generated.
+    for _ in 0..3 {
+        let got = harness.post(CHAT, "", chat("t/m", r#","max_tokens":980"#)).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+    }
+    let streamed = chat("t/m", r#","max_tokens":900,"stream":true"#);
+    assert_eq!(harness.post(CHAT, "", streamed).await.status, 200);
+    assert_eq!(harness.post(CHAT, "", chat("t/m", r#","max_tokens":995"#)).await.status, 429);
+}
+
+#[tokio::test]
+async fn whole_streamed_framed_and_cut_answers_are_counted_as_they_were() {
+    let setup = setup(Limits::default());
+    let accounts = setup.accounts.clone();
+    let harness = setup.with(|_| says(hello(2), 2));
+    let two = |extra: &str| chat("t/m", &format!(r#","n":2{extra}"#));
+    let whole = harness.post(CHAT, "", two("")).await;
+    let usage = &whole.json()["usage"];
+    assert_eq!(usage["completion_tokens"], 8);
+    let of = |target: &str| {
+        let sums = accounts.totals();
+        let of_model = |it: &&(roundhouse_tenancy::Key, Totals)| {
+            it.0.model.as_ref().is_some_and(|model| model.target.as_str() == target)
+        };
+        sums.iter().find(of_model).map(|(_, totals)| *totals).unwrap_or_default()
+    };
+    let first = of("t/m");
+    let body = two("").len() as u64;
+    let wanted = Totals {
+        requests: 1,
+        tokens_in: 3,
+        tokens_cached: usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap(),
+        tokens_out: 8,
+        bytes_in: body,
+        bytes_out: whole.body.len() as u64,
+        load_ms: 120,
+        ..Totals::default()
+    };
+    assert_eq!((first, first.tokens_cached), (wanted, 2));
+
+    let streamed = harness.post(CHAT, "", two(r#","stream":true"#)).await;
+    let second = of("t/m") - first;
+    assert_eq!((second.tokens_out, second.bytes_out), (8, streamed.body.len() as u64));
+    assert_eq!((second.failed, second.tokens_cached), (0, 2));
+
+    let framed = harness.post(FRAMED, "f/m", r#"{"inputs":["a","b"]}"#).await;
+    assert_eq!(of("f/m").bytes_out, framed.body.len() as u64);
+    assert_eq!((of("f/m").requests, of("f/m").failed), (1, 0));
+
+    // A client that leaves after the first event.
+    let mut request = post(CHAT, "", two(r#","stream":true"#));
+    request.headers_mut().insert("x-amzn-sagemaker-target-model", "left/m".parse().unwrap());
+    let mut body = harness.raw(request).await.into_body().into_data_stream();
+    body.next().await.unwrap().unwrap();
+    assert_eq!(of("left/m"), Totals::default(), "it is under way");
+    drop(body);
+    let left = of("left/m");
+    assert_eq!((left.requests, left.failed, left.tokens_in), (1, 1, 3));
+    assert_eq!(left.tokens_out, 1);
+}
+
+#[tokio::test]
+async fn failures_are_counted_for_the_model_only_where_it_was_reached() {
+    let setup = setup(Limits::default());
+    let accounts = setup.accounts.clone();
+    let harness = setup.with(|invocation| match invocation.model.target.as_str() {
+        "t/breaks" => breaks(ErrorKind::ModelFailed),
+        _ => Err(Failure::new(ErrorKind::ModelNotFound, "no such target")),
+    });
+    let body = r#"{"inputs":"hi"}"#;
+    assert_eq!(harness.post(INVOKE, "t/breaks", body).await.status, 424);
+    for target in ["x/one", "x/two", "y"] {
+        assert_eq!(harness.post(INVOKE, target, body).await.status, 400);
+    }
+    let sums = accounts.totals();
+    let shown: Vec<_> = sums
+        .iter()
+        .map(|(key, totals)| {
+            let model = key.model.as_ref().map(|model| model.target.to_string());
+            json!([key.tenant, model, totals.requests, totals.failed, totals.tokens_out])
+        })
+        .collect();
+    assert_eq!(shown, [json!([null, null, 3, 3, 0]), json!(["t", "t/breaks", 1, 1, 1])]);
+}
