@@ -3,10 +3,11 @@
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 use super::few::Weight;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::tiles;
-use super::{FEW_ROWS, few, many};
+use super::{FEW_ROWS, many};
 use crate::activation::{with_floats, with_numbers};
 
 /// Of as many rows, tiles take no longer for f16, which they go through twice, than registers do.
@@ -24,23 +25,15 @@ pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         return x.matmul(&weight.t()?);
     }
     let numbers = with_floats(x, |x| match weight.dtype() {
-        // One row takes as long as memory needs in either way.
+        // One row takes as long as memory needs in either way, and tiles more of the CPU.
         DType::BF16 => with_numbers(weight, |weight: &[bf16]| by_halves(x, weight, shape, 2)),
         DType::F16 => with_numbers(weight, |weight: &[f16]| by_halves(x, weight, shape, F16_TILES)),
-        _ => with_floats(weight, |weight| multiply(x, weight, shape)),
+        _ => with_floats(weight, |weight| many::multiply(x, weight, shape)),
     })??;
     Tensor::from_vec(numbers, (rows, outputs), x.device())
 }
 
-fn multiply<W: Weight>(x: &[f32], weight: &[W], shape: [usize; 3]) -> Vec<f32> {
-    let [rows, inputs, _] = shape;
-    match rows {
-        1 if inputs > 0 => few::multiply(x, weight, rows, inputs),
-        _ => many::multiply(x, weight, shape),
-    }
-}
-
-/// The same, in tiles where there are any and at least so many rows.
+/// In tiles where there are any and at least so many rows.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn by_halves<W: tiles::Halves>(
     x: &[f32],
@@ -50,13 +43,13 @@ fn by_halves<W: tiles::Halves>(
 ) -> Vec<f32> {
     match shape[0] >= least && tiles::are_here() {
         true => tiles::multiply(x, weight, shape),
-        false => multiply(x, weight, shape),
+        false => many::multiply(x, weight, shape),
     }
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 fn by_halves<W: Weight>(x: &[f32], weight: &[W], shape: [usize; 3], _: usize) -> Vec<f32> {
-    multiply(x, weight, shape)
+    many::multiply(x, weight, shape)
 }
 
 /// The bytes that activations of so many inputs take at most, packed beside themselves.

@@ -1,8 +1,9 @@
-//! Projections of several rows by weights of any float type: batches, and prompts where there is
+//! Projections by weights of any float type: single rows, batches, and prompts where there is
 //! nothing faster.
 //!
 //! Nothing is packed: sums of eight outputs for three rows are held in registers while their
-//! inputs pass by, sixteen at a time, so that each load serves several products. Where the CPU
+//! inputs pass by, sixteen at a time, so that each load serves several products; the
+//! weights of the next outputs are brought in meanwhile. Where the CPU
 //! has no registers that wide, rows go by eights through the kernel for few.
 
 use super::FEW_ROWS;
