@@ -79,6 +79,7 @@ mod tests {
             listener,
             router,
             None,
+            crate::connections::Connections::new(8),
             tokio_util::sync::CancellationToken::new(),
         ));
         at

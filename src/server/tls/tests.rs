@@ -61,7 +61,13 @@ impl Port {
         };
         let router = axum::Router::new().route("/", get(who));
         let stop = CancellationToken::new();
-        tokio::spawn(crate::http::serve(listener, router, Some(tls.clone()), stop));
+        tokio::spawn(crate::http::serve(
+            listener,
+            router,
+            Some(tls.clone()),
+            crate::connections::Connections::new(64),
+            stop,
+        ));
         Self { folder, tls, address }
     }
 
