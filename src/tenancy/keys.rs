@@ -64,7 +64,7 @@ pub(crate) struct Held {
 /// What a presented credential is held against.
 enum Proof {
     Digest {
-        salt: hmac::Key,
+        salt: Box<hmac::Key>,
         digest: [u8; 32],
     },
     /// The secret itself, as the signer has it.
@@ -222,7 +222,8 @@ impl Held {
     fn new(record: KeyRecord, master: Option<&hmac::Key>) -> Self {
         let proof = match (record.stored, master) {
             (Stored::Bearer { salt, digest } | Stored::Operator { salt, digest }, _) => {
-                Proof::Digest { salt: hmac::Key::new(hmac::HMAC_SHA256, &salt.0), digest: digest.0 }
+                let salt = Box::new(hmac::Key::new(hmac::HMAC_SHA256, &salt.0));
+                Proof::Digest { salt, digest: digest.0 }
             }
             (Stored::Sigv4, Some(master)) => Proof::Secret(mint::sigv4_secret(master, &record.id)),
             (Stored::Sigv4, None) => unreachable!("the master is read where a key needs it"),

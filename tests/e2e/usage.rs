@@ -84,8 +84,8 @@ async fn client(data: String, number: usize, counted: Counted, stop: Arc<AtomicB
         }
         let whole = if streams {
             let events = text.lines().filter_map(|line| line.strip_prefix("data: "));
-            let events = events.filter_map(|event| serde_json::from_str::<Value>(event).ok());
-            events.filter(|event| event["usage"].is_object()).last().unwrap_or(Value::Null)
+            let mut events = events.filter_map(|event| serde_json::from_str::<Value>(event).ok());
+            events.rfind(|event| event["usage"].is_object()).unwrap_or(Value::Null)
         } else {
             serde_json::from_str(&text).unwrap()
         };

@@ -1,5 +1,7 @@
 //! What it costs to know who calls: everything between the headers and the caller.
 
+#![expect(missing_docs, reason = "the group that criterion makes is public")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
