@@ -46,9 +46,9 @@ fn charged(residency: &Value) -> u64 {
     number(&residency["devices"][0]["charged_bytes"])
 }
 
-/// Host parts are measured at each load, some bytes apart.
+/// Host parts are measured at each load, some bytes apart; a chunk of KV is four times as large.
 fn assert_near(charged: u64, expected: u64) {
-    assert!(charged.abs_diff(expected) < 64 << 10, "{charged} are charged instead of {expected}");
+    assert!(charged.abs_diff(expected) < 256 << 10, "{charged} are charged instead of {expected}");
 }
 
 /// Prompts of which no two begin alike.

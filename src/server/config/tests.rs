@@ -87,11 +87,12 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting =
-                ["[[endpoint", "[[tenant", "[tenant"].iter().any(|list| body.starts_with(list))
-                    || body.split_once(" = ").is_some_and(|(key, _)| {
-                        !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-                    });
+            let setting = ["[[endpoint", "[[tenant", "[[alias", "[tenant"]
+                .iter()
+                .any(|list| body.starts_with(list))
+                || body.split_once(" = ").is_some_and(|(key, _)| {
+                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                });
             if setting { format!("{body}\n") } else { format!("{line}\n") }
         })
         .collect();
@@ -151,17 +152,18 @@ fn an_endpoint_says_what_it_does_when_the_store_changes() {
     }
 }
 
+/// Keys that take any text but none.
+const PATHS: [&str; 4] = ["cache.dir", "log.access", "log.audit", "usage.file"];
+
 #[test]
 fn every_key_is_read() {
     // A value that no key takes is a fault at each key: so each is looked at.
-    for key in
-        KEYS.iter().filter(|key| !["cache.dir", "log.access", "log.audit"].contains(&key.name))
-    {
+    for key in KEYS.iter().filter(|key| !PATHS.contains(&key.name)) {
         let (section, leaf) = key.name.split_once('.').unwrap();
         let found = fault_keys(&format!("[{section}]\n{leaf} = \"\\u0001\"\n"));
         assert_eq!(found, [key.name]);
     }
-    for name in ["cache.dir", "log.access", "log.audit"] {
+    for name in PATHS {
         let (section, leaf) = name.split_once('.').unwrap();
         assert_eq!(fault_keys(&format!("[{section}]\n{leaf} = \"\"\n")), [name]);
     }
