@@ -40,6 +40,9 @@ impl Default for Claim {
 /// all weights (Sheng et al., "Fairness in Serving Large Language Models", take the same).
 pub(crate) const DECODED: u64 = 2;
 
+/// Shares are split this finely.
+const FINE: u64 = 1024;
+
 /// Accounts of tenants without work that are remembered.
 const REMEMBERED: usize = 1024;
 
@@ -138,7 +141,8 @@ pub(crate) fn weight<'a>(
         let works_for = |those: &&[Arc<Account>]| those.iter().any(|it| Arc::ptr_eq(it, account));
         all.clone().filter(works_for).count().max(1) as u64
     };
-    own.iter().map(|account| account.share() / engines(account)).sum::<u64>().max(1)
+    let parts = own.iter().map(|account| account.share() * FINE / engines(account));
+    (parts.sum::<u64>() / FINE).max(1)
 }
 
 /// Adds an account to those that are known, once.

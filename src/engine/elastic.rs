@@ -39,6 +39,8 @@ pub(crate) struct Elastic {
     granted: Bytes,
     /// Whether chunks go back as soon as they are free.
     is_tight: bool,
+    /// The order that is carried out when what it has let go of is free.
+    order: u64,
     /// Since when it has had more chunks than it needed, and the most that it needed since.
     surplus: Option<(Instant, usize)>,
 }
@@ -65,7 +67,7 @@ impl Elastic {
             ..Said::default()
         };
         let account = Arc::new(Account { report, said: Mutex::new(said) });
-        Self { account, spec, granted: Bytes::ZERO, is_tight: false, surplus: None }
+        Self { account, spec, granted: Bytes::ZERO, is_tight: false, order: 0, surplus: None }
     }
 
     /// Takes an order in and says how many chunks more the pool may have.
@@ -73,7 +75,7 @@ impl Elastic {
         let more = order.granted.saturating_sub(self.granted);
         self.granted = self.granted.max(order.granted);
         self.is_tight = order.tight;
-        self.account.lock().order = order.number;
+        self.order = order.number;
         self.chunks(more)
     }
 
@@ -101,10 +103,16 @@ impl Elastic {
         let more = Bytes(wanted.saturating_sub(open) as u64 * self.spec.chunk_bytes.0);
         self.account.tell(|said| {
             said.report.wanted = self.granted + more;
+            said.order = self.order;
             said.freeing += usize::from(freeing > 0);
         });
         let bytes = Bytes(freeing as u64 * self.spec.chunk_bytes.0);
         (freeing > 0).then(|| Freeing { account: Arc::clone(&self.account), bytes })
+    }
+
+    /// Whether others need what the pool can spare.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.is_tight
     }
 
     fn chunks(&self, bytes: Bytes) -> usize {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use roundhouse_types::{Bytes, Failure, KvOrder};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::account::Claim;
 use crate::check::{check_encode, check_generate, longest_sequence};
@@ -22,6 +22,7 @@ use crate::fair::EngineId;
 use crate::heartbeat::Heartbeat;
 use crate::lane::Command;
 use crate::plan::RunnerSpec;
+use crate::queue::{Place, Queue};
 use crate::request::{GenerateSpec, TokenResult};
 use crate::scheduler::{Adapter, SequenceId};
 
@@ -95,9 +96,8 @@ struct Inner {
     commands: Sender<Command>,
     heartbeat: Arc<Heartbeat>,
     published: Arc<Published>,
-    max_waiting: usize,
-    /// Free places in the waiting queue.
-    places: Arc<Semaphore>,
+    /// Places in the waiting queue.
+    places: Arc<Queue>,
     next_sequence: AtomicU64,
 }
 
@@ -114,7 +114,6 @@ pub(crate) struct HandleParts {
 
 impl EngineHandle {
     pub(crate) fn new(parts: HandleParts) -> Self {
-        let max_waiting = parts.config.max_waiting.get().min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             engine: parts.engine,
             name: parts.name,
@@ -122,8 +121,7 @@ impl EngineHandle {
             commands: parts.commands,
             heartbeat: parts.heartbeat,
             published: parts.published,
-            max_waiting,
-            places: Arc::new(Semaphore::new(max_waiting)),
+            places: Queue::new(parts.config.max_waiting.get()),
             next_sequence: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner), with: Arc::default() }
@@ -225,7 +223,7 @@ impl EngineHandle {
 
     /// How busy the engine is.
     pub fn load(&self) -> Load {
-        let queued = self.inner.max_waiting - self.inner.places.available_permits();
+        let queued = self.inner.places.taken();
         Load {
             running: self.inner.published.running.load(Ordering::Relaxed),
             waiting: queued + self.inner.published.preempted.load(Ordering::Relaxed),
@@ -256,12 +254,12 @@ impl EngineHandle {
         let _ = self.inner.commands.send(Command::KvOrdered(self.inner.engine, order));
     }
 
-    fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    fn take_place(&self) -> Result<Place, Failure> {
         if let Some(failure) = self.inner.heartbeat.failure() {
             return Err(failure);
         }
-        Arc::clone(&self.inner.places).try_acquire_owned().map_err(|_| {
-            let waiting = self.inner.max_waiting;
+        self.inner.places.take(self.with.claim.tenant.as_ref()).ok_or_else(|| {
+            let waiting = self.inner.places.taken();
             let pace = self.inner.published.pace.load(Ordering::Relaxed);
             Error::QueueFull {
                 name: self.inner.name.clone(),

@@ -15,6 +15,7 @@ mod kv;
 mod lane;
 mod metrics;
 mod plan;
+mod queue;
 mod request;
 mod sampler;
 mod scheduler;

@@ -86,6 +86,8 @@ pub(crate) struct Scheduler {
     arrivals: u64,
     /// Nanoseconds of the device per token of the last step that read prompts.
     pace: u64,
+    /// Others need the pool's chunks: nobody is let in who would keep more than its floor from them.
+    is_tight: bool,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             arrivals: 0,
             pace: 0,
+            is_tight: false,
         }
     }
 
@@ -339,9 +342,10 @@ impl Scheduler {
                     return;
                 }
             }
+            let is_beyond = self.is_beyond_floor(next);
             let sequence = &mut self.waiting[next];
             let found = sequence.blocks.len() * self.limits.kv.block_tokens;
-            if !self.pool.extend(&mut sequence.blocks, length + 1) {
+            if is_beyond || !self.pool.extend(&mut sequence.blocks, length + 1) {
                 self.pool.release(&mut sequence.blocks);
                 return;
             }

@@ -154,7 +154,7 @@ pub(crate) fn decoder_workspace(
 /// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of
 /// widened weights and what it makes of all tokens (the fewer values a row has, the more rows a
 /// panel, up to the most that a projection has); or some rows of inputs, rounded, and each thread's
-/// sums for them. Of halves: packed activations.
+/// sums for them. Of halves: packed activations, and of f16 each thread's group of weights as bf16s.
 pub(crate) fn beside(
     formats: &Formats,
     step_tokens: usize,
@@ -166,7 +166,8 @@ pub(crate) fn beside(
     let rounded = integer::bytes(step_tokens, widest) + threads * integer::sums(step_tokens);
     let of_blocks = if formats.have_blocks() { widened.max(rounded) } else { 0 };
     let packed = if formats.have_halves() { linear::packed_bytes(widest) as u128 } else { 0 };
-    counted("workspace", of_blocks + packed)
+    let apart = if formats.have_f16() { threads * linear::apart_bytes(widest) as u128 } else { 0 };
+    counted("workspace", of_blocks + packed + apart)
 }
 
 /// An encoder step's peak.

@@ -320,6 +320,12 @@ impl Formats {
         self.dtype == DtypeSetting::F16 || self.quantize.is_some() || self.stored.any(is_half)
     }
 
+    /// Whether any matrix may be f16.
+    pub(crate) fn have_f16(&self) -> bool {
+        let is_f16 = |format| format == Format::F16;
+        self.dtype == DtypeSetting::F16 || self.quantize.is_some() || self.stored.any(is_f16)
+    }
+
     /// How a matrix lies. It stays as it is in the files, unless the operator wants floats of
     /// one type; floats are quantised if the model is to be, as far as its shape allows.
     fn matrix(&self, name: &str, columns: usize) -> Format {

@@ -104,6 +104,12 @@ pub(crate) fn rows(table: &Tensor, indices: &[u32]) -> Result<Tensor> {
     }
 }
 
+/// What a thread takes an f16 group of outputs apart in, for rows of so many inputs: two bf16s for
+/// each weight of 32 outputs.
+pub(crate) const fn apart_bytes(inputs: usize) -> usize {
+    2 * 32 * inputs * size_of::<half::bf16>()
+}
+
 /// The bytes that activations of so many inputs take at most beside themselves, where weights
 /// are halves.
 pub(crate) const fn packed_bytes(inputs: usize) -> usize {

@@ -29,6 +29,7 @@ impl Engine {
     pub(crate) fn kv_ordered(&mut self, order: KvOrder) {
         if let (Work::Generate(work), Some(elastic)) = (&mut self.work, &mut self.elastic) {
             work.scheduler.grow(elastic.ordered(order));
+            work.scheduler.tighten(elastic.is_tight());
             self.review_room(Instant::now());
         }
     }

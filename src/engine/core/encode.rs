@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roundhouse_types::Failure;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::RowOutcome;
 use crate::account::{self, Account, Claim};
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
 use crate::plan::{AdapterId, Row, StepPlan};
+use crate::queue::Place;
 use crate::scheduler::{Promised, PromptLimit, SequenceId, Turn};
 
 /// Inputs to encode as they come from a handle, checked; at least one.
@@ -23,7 +24,7 @@ pub(crate) struct EncodeJob {
     pub(crate) claim: Arc<Claim>,
     pub(crate) answer: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
     /// Its place in the waiting queue, given back when its first row runs.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<Place>,
 }
 
 impl EncodeJob {
@@ -120,9 +121,9 @@ impl EncodeWork {
         };
         let mut others: Vec<_> = (0..self.calls.len()).filter(|index| *index != first).collect();
         others.sort_by_key(|index| (rank(index), self.calls[*index].left()));
-        self.take_rows(&mut plan, first, most.div_ceil(2));
+        self.take_rows(&mut plan, first, most.div_ceil(2), self.step_rows.div_ceil(2));
         for index in others.into_iter().chain([first]) {
-            self.take_rows(&mut plan, index, most);
+            self.take_rows(&mut plan, index, most, self.step_rows);
         }
         self.age();
         meters.admitted.increment(plan.rows.len() as u64);
@@ -159,8 +160,8 @@ impl EncodeWork {
         }
     }
 
-    /// Adds rows of a call while the plan is not over `most` tokens with them.
-    fn take_rows(&mut self, plan: &mut StepPlan, index: usize, most: usize) {
+    /// Adds rows of a call while the plan is not over `most` tokens and `rows` rows with them.
+    fn take_rows(&mut self, plan: &mut StepPlan, index: usize, most: usize, rows: usize) {
         let mut tokens = plan.tokens();
         let Some(call) = self.calls.get_mut(index) else {
             return;
@@ -168,7 +169,7 @@ impl EncodeWork {
         while let Some(input) = call.job.inputs.get_mut(call.planned) {
             tokens += input.len();
             let is_over = tokens > most && !plan.rows.is_empty();
-            if is_over || plan.rows.len() == self.step_rows {
+            if is_over || plan.rows.len() >= rows {
                 return;
             }
             plan.rows.push(Row {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use roundhouse_types::Failure;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::RowOutcome;
 use crate::account::{Account, Claim, DECODED};
@@ -14,6 +14,7 @@ use crate::constraint::Constraint;
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
 use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan};
+use crate::queue::Place;
 use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
 use crate::sampler::{Choice, Sampler};
 use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId, Turn};
@@ -29,7 +30,7 @@ pub(crate) struct GenerateJob {
     /// Holds every token the sequence can yield: sending never waits.
     pub(crate) tokens: mpsc::Sender<TokenResult>,
     /// Its place in the waiting queue, given back when it is admitted.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<Place>,
     pub(crate) submitted: Instant,
 }
 
@@ -59,7 +60,7 @@ struct Client {
     sampler: Sampler,
     /// Length, prompt included, at which the sequence ends.
     limit: usize,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     /// Whether it has been in a step.
     begun: bool,
     /// Prompt tokens that were not computed for it.

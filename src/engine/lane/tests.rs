@@ -4,6 +4,7 @@ use futures_util::{StreamExt, poll};
 use roundhouse_types::{ErrorKind, RetryHint};
 
 use super::*;
+use crate::account::Claim;
 use crate::plan::KvSpec;
 use crate::request::{GenerateSpec, Sampling};
 use crate::testing::{EchoRunner, Gate, echo_logits, echo_tokens};
@@ -127,6 +128,27 @@ async fn a_waiting_sequence_whose_stream_is_dropped_never_runs() {
     assert_eq!(ids(held).await.len(), 1);
     assert!(!log.saw(77));
     assert_eq!(placed.handle.load().waiting, 0);
+}
+
+#[tokio::test]
+async fn one_tenants_sequences_leave_places_for_anothers() {
+    let lane = lane();
+    let (runner, gate) = generative().held_at(SIGNAL);
+    let max_waiting = NonZeroUsize::new(8).unwrap();
+    let config = EngineConfig { max_waiting, ..EngineConfig::default() };
+    let placed = lane.place("tenant/model", Box::new(runner), config).await.unwrap();
+    let held = hold(&placed.handle, &gate);
+    let of = |tenant: &str| {
+        placed.handle.on_behalf(Claim { tenant: tenant.parse().ok(), ..Claim::default() })
+    };
+    let flood = of("flood");
+    let taken: Vec<_> =
+        std::iter::repeat_with(|| flood.generate(greedy(&[1], 2))).map_while(Result::ok).collect();
+    assert_eq!(taken.len(), 6);
+    let calm = of("calm").generate(greedy(&[3], 2)).unwrap();
+    drop((gate, taken));
+    assert_eq!(ids(calm).await.len(), 2);
+    assert_eq!(ids(held).await.len(), 1);
 }
 
 #[tokio::test]

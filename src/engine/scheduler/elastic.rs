@@ -27,6 +27,21 @@ impl Scheduler {
         self.pool.open(chunks);
     }
 
+    /// Others need what the pool has beyond its floor, or do not any more.
+    pub(crate) fn tighten(&mut self, is_tight: bool) {
+        self.is_tight = is_tight;
+    }
+
+    /// Whether letting one of those that wait in, which holds what was found of its prefix, would
+    /// keep the pool from going down to its floor. While nobody runs, somebody is let in all the same.
+    pub(super) fn is_beyond_floor(&self, next: usize) -> bool {
+        let sequence = &self.waiting[next];
+        let needed = self.pool.needed(sequence.tokens.len() + 1);
+        let missing = needed.saturating_sub(sequence.blocks.len());
+        let floor = self.limits.kv.floor_blocks();
+        self.is_tight && !self.running.is_empty() && self.pool.used() + missing > floor
+    }
+
     /// Takes up to so many chunks out of use that no sequence has a block in, not below the pool's
     /// floor, and says which.
     pub(crate) fn shrink(&mut self, most: usize) -> Vec<usize> {

@@ -290,3 +290,30 @@ fn a_short_prompt_does_not_wait_for_a_long_one() {
     let step = run(&mut scheduler);
     assert_eq!(shape(&step), [(1, 100, 60, false), (2, 0, 20, true), (3, 0, 20, true)]);
 }
+
+#[test]
+fn while_others_need_the_pool_nobody_is_let_in_beyond_its_floor() {
+    let kv = KvSpec {
+        block_tokens: 4,
+        blocks: 16,
+        chunk: 2,
+        floor: 2,
+        chunk_bytes: roundhouse_types::Bytes(1),
+    };
+    let mut scheduler = Scheduler::new(Limits { kv, step_tokens: 100, running: 8, reuse: false });
+    scheduler.grow(6);
+    scheduler.tighten(true);
+    for id in [1, 2, 3] {
+        scheduler.submit(SequenceId(id), prompt(7));
+    }
+    // Two blocks each, and the floor has four.
+    assert_eq!(run(&mut scheduler).owners, [SequenceId(1), SequenceId(2)]);
+    assert_eq!(scheduler.shrink(8).len(), 6, "all that it was granted comes back");
+    scheduler.remove(SequenceId(1));
+    scheduler.remove(SequenceId(2));
+    assert_eq!(run(&mut scheduler).owners, [SequenceId(3)]);
+    scheduler.tighten(false);
+    scheduler.grow(6);
+    scheduler.submit(SequenceId(4), prompt(11));
+    assert_eq!(run(&mut scheduler).owners, [SequenceId(3), SequenceId(4)]);
+}

@@ -125,11 +125,21 @@ impl Table {
         }
     }
 
-    /// Whether a load waits for room on a device, or more is charged there than may be.
+    /// What residents hold beyond their floors, of those that `which` picks.
+    pub(super) fn grown(&self, which: impl Fn(&Key) -> bool) -> Bytes {
+        let here = self.pools.iter().filter(|key| which(key));
+        here.filter_map(|key| self.residents.get(key)).map(Resident::grown).sum()
+    }
+
+    /// Whether a load waits for room on a device that pools may give back, or more is charged
+    /// there than may be.
     fn is_tight(&self, device: DeviceId) -> bool {
         let waits = |(artefact, job): (_, &Job)| match job.room {
             Room::Wanted => {
-                job.obstacle.is_some_and(|by| by != Obstacle::Base)
+                // What pools cannot help, or nobody waits for, is no reason to squeeze them.
+                let helps = [Obstacle::Pools, Obstacle::InUse, Obstacle::OverBudget];
+                job.obstacle.is_some_and(|by| helps.contains(&by))
+                    && self.is_wanted(artefact)
                     && self.devices_for(job.is_handler()).any(|other| other == device)
             }
             Room::Promised { device: on } => {

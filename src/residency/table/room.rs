@@ -188,8 +188,13 @@ impl Table {
             self.accept(artefact, device, Vec::new());
             return Outcome::Promised;
         }
-        // Before anybody leaves or is refused, what is free in others' KV pools comes back.
-        if devices.iter().any(|device| self.awaits_pools(*device)) {
+        // Before anybody leaves or is refused, what is free in others' KV pools comes back; unless
+        // it would do no good.
+        let is_helped = || {
+            let stuck = [Obstacle::Ceiling, Obstacle::Floors, Obstacle::Kept];
+            is_wanted && !stuck.contains(&self.obstacle(artefact))
+        };
+        if devices.iter().any(|device| self.awaits_pools(*device)) && is_helped() {
             return Outcome::Blocked(Obstacle::Pools);
         }
         if !evict {
@@ -277,8 +282,11 @@ impl Table {
         };
         let shared: Bytes = job.shared.iter().map(|part| part.bytes).sum();
         let own = whole(job).saturating_sub(shared);
+        // What has grown comes back first: it is nobody's to keep.
+        let name = tenant(&artefact.model);
+        let grown = self.grown(|key| tenant(&key.artefact.model) == name);
         let above = self.above_ceiling(&[artefact]);
-        if above > Bytes::ZERO && self.given_at_most(artefact) < above {
+        if above > Bytes::ZERO && self.given_at_most(artefact) + grown < above {
             return Obstacle::Ceiling;
         }
         let mut obstacle = Obstacle::Kept;
@@ -286,8 +294,10 @@ impl Table {
             let kept = self.residents.keys().filter(|key| {
                 key.device == device && key.artefact.model != artefact.model && self.is_held(key)
             });
-            let kept = kept.map(|key| &key.artefact);
-            let least = own + self.ledger.together(device, kept, &job.shared);
+            let kept: Vec<&Key> = kept.collect();
+            let grown = self.grown(|key| kept.contains(&key));
+            let kept = kept.iter().map(|key| &key.artefact);
+            let least = own + self.ledger.together(device, kept, &job.shared).saturating_sub(grown);
             let budget = self.ledger.budget(device);
             let floors = self.foreign_floors(&artefact.model, device);
             obstacle = obstacle.min(if least > budget {

@@ -97,7 +97,7 @@ impl CallReader {
             CallFormat::Llama | CallFormat::Plain => values(&held)
                 .filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name))),
         };
-        let begun = || if forced { begun(&held) } else { None };
+        let begun = || if forced { begun(&held, self.format) } else { None };
         match calls.or_else(begun) {
             Some(calls) => said.calls = calls.into_iter().map(|call| self.call(call)).collect(),
             None => {
@@ -230,9 +230,10 @@ fn values(text: &str) -> Option<Vec<(String, String)>> {
 
 /// Calls of which the last was cut short: its arguments are what came of them. A list whose end
 /// is missing is not told apart.
-fn begun(text: &str) -> Option<Vec<(String, String)>> {
+fn begun(text: &str, format: CallFormat) -> Option<Vec<(String, String)>> {
     let text = text.trim();
-    if text.contains(ARGUMENTS) {
+    let is_mistral = matches!(format, CallFormat::MistralList | CallFormat::MistralArguments);
+    if is_mistral && text.contains(ARGUMENTS) {
         let call = |text: &str| {
             let (name, arguments) = text.split_once(ARGUMENTS)?;
             Some((name.trim().to_owned(), arguments.trim().to_owned()))

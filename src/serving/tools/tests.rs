@@ -335,6 +335,8 @@ fn a_forced_call_that_is_cut_short_is_given_out_as_far_as_it_came() {
     }
     let second = "{\"name\": \"add\", \"parameters\": {\"a\": 1}}; {\"name\": \"look\"";
     assert_eq!(cut(CallFormat::Llama, second), called(&[("add", "{\"a\":1}"), ("look", "")]));
+    let marked = "{\"name\": \"look\", \"arguments\": {\"at\": \"[ARGS] he";
+    assert_eq!(cut(CallFormat::Plain, marked), called(&[("look", "{\"at\": \"[ARGS] he")]));
     // Nothing is known of it yet.
     assert_eq!(cut(CallFormat::Plain, "{\"name\": \"lo").0, "{\"name\": \"lo");
 }

@@ -20,6 +20,7 @@ pub(in crate::linear) fn are_here() -> bool {
         has & BF16 != 0
             && has & TILE != 0
             && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512bf16")
             && permitted()
     });

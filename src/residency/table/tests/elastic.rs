@@ -183,3 +183,33 @@ fn a_pool_grows_no_further_than_its_tenants_ceiling() {
     says(&mut bench, "t/a", [60, 0, 0]);
     assert_eq!(charged(&bench), 55);
 }
+
+#[test]
+fn no_pool_is_squeezed_for_what_is_kept_and_it_grows_on() {
+    let mut bench = grown();
+    bench.on(Event::KeepChanged { model: model("old"), kept: true });
+    bench.on(Event::KeepChanged { model: model("a"), kept: true });
+    bench.acquire("next");
+    // 30 and 40 are kept, whatever pools give back.
+    let effects = bench.resolved("next", 35);
+    assert_eq!(orders(&effects), []);
+    assert_eq!(bench.table.jobs[&key("next").artefact].obstacle, Some(Obstacle::Kept));
+    assert_eq!(orders(&says(&mut bench, "a", [30, 0, 1])), [("a", order(30, false, 2))]);
+    // What has grown is nobody's to keep.
+    bench.acquire("other");
+    let effects = bench.resolved("other", 25);
+    assert_eq!(orders(&effects), [("a", order(30, true, 3))]);
+}
+
+#[test]
+fn pools_grow_on_when_nobody_waits_for_a_load_any_more() {
+    let mut bench = grown();
+    bench.acquire("a");
+    bench.acquire("old");
+    bench.acquire("next");
+    let effects = bench.resolved("next", 15);
+    assert_eq!(orders(&effects), [("a", order(20, true, 2))]);
+    says(&mut bench, "a", [20, 0, 2]);
+    let effects = bench.on(Event::Cancelled { waiter: WaiterId(bench.waiters) });
+    assert_eq!(orders(&effects), [("a", order(20, false, 3))]);
+}
