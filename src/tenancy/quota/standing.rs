@@ -9,6 +9,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 const CONCURRENCY_WAIT: Duration = Duration::from_secs(1);
 /// Sums of floats are not exact: less than this is nothing.
 const NOTHING: f64 = 1e-6;
+/// How much a bucket fades when it runs empty: what is left of a charge then is nothing.
+const EMPTIED: f64 = 100.0;
 
 /// An instant on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,10 @@ pub(super) struct Standing {
 struct Taken {
     amount: f64,
     at: Duration,
+    /// By how much all that was ever charged has faded: of a charge, the part
+    /// `exp(faded when charged - faded now)` has not been made good by time. What leaks is taken
+    /// from every charge in proportion.
+    faded: f64,
 }
 
 /// What was taken since midnight.
@@ -62,6 +68,8 @@ pub(super) struct Today {
 pub(super) struct Charge {
     tokens_in: f64,
     tokens_out: f64,
+    /// Of the two buckets, when it was charged.
+    faded: (f64, f64),
     day: u64,
     day_tokens: u64,
 }
@@ -77,9 +85,21 @@ pub(super) struct Fact {
 impl Taken {
     fn leak(&mut self, per_second: f64, now: Duration) -> f64 {
         let passed = now.saturating_sub(self.at).as_secs_f64();
-        self.amount = (self.amount - passed * per_second).max(0.0);
+        let left = (self.amount - passed * per_second).max(0.0);
+        if left < self.amount {
+            self.faded += if left > 0.0 { (self.amount / left).ln() } else { EMPTIED };
+        }
+        self.amount = left;
         self.at = self.at.max(now);
         self.amount
+    }
+
+    /// Puts fact in the place of a charge. Given back is no more than is still outstanding of it:
+    /// what time has made good already would else be had twice, and bursts be saved up by requests
+    /// that promise much and end late.
+    fn settle(&mut self, charge: f64, faded: f64, fact: f64) {
+        let outstanding = charge * (faded - self.faded).exp();
+        self.amount = (self.amount + (fact - charge).max(-outstanding)).max(0.0);
     }
 
     /// When `cost` is within `burst`; `None` where it is now.
@@ -113,6 +133,7 @@ impl Standing {
         let charge = Charge {
             tokens_in: charged(estimate.tokens_in, limits.tokens_in_per_minute),
             tokens_out: charged(estimate.tokens_out, limits.tokens_out_per_minute),
+            faded: (0.0, 0.0),
             day: self.today.day,
             day_tokens: (estimate.tokens_in.saturating_add(estimate.tokens_out))
                 .min(limits.tokens_per_day.unwrap_or(u64::MAX)),
@@ -127,7 +148,9 @@ impl Standing {
         self.running += 1;
         self.today.requests += 1;
         self.today.tokens = self.today.tokens.saturating_add(charge.day_tokens);
-        Ok(charge)
+        // As they are now that both have leaked up to this instant.
+        let faded = (self.tokens_in.faded, self.tokens_out.faded);
+        Ok(Charge { faded, ..charge })
     }
 
     /// The limit that frees last of those that stand against a charge.
@@ -166,8 +189,8 @@ impl Standing {
     pub(super) fn settle(&mut self, charge: Charge, fact: Fact, now: Now) {
         self.turn(now);
         self.running = self.running.saturating_sub(1);
-        self.tokens_in.amount += float(fact.tokens_in) - charge.tokens_in;
-        self.tokens_out.amount += float(fact.tokens_out) - charge.tokens_out;
+        self.tokens_in.settle(charge.tokens_in, charge.faded.0, float(fact.tokens_in));
+        self.tokens_out.settle(charge.tokens_out, charge.faded.1, float(fact.tokens_out));
         if charge.day == self.today.day {
             let tokens = fact.tokens_in.saturating_add(fact.tokens_out);
             let before = self.today.tokens.saturating_sub(charge.day_tokens);

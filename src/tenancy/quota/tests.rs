@@ -74,6 +74,34 @@ fn what_takes_more_than_a_whole_bucket_goes_when_it_is_full_and_is_made_good_aft
 }
 
 #[test]
+fn what_time_has_made_good_is_not_given_back_again() {
+    let limits = Limits { tokens_out_per_minute: Some(600), ..Limits::default() };
+    let mut standing = Standing::default();
+    // Each promises a whole bucket, holds it for a minute and says nothing.
+    let first = standing.admit(&limits, tokens(0, 600), at(0.0)).unwrap();
+    let second = standing.admit(&limits, tokens(0, 600), at(60.0)).unwrap();
+    standing.settle(first, fact(0, 0), at(60.0));
+    let (limit, after) = refused(standing.admit(&limits, tokens(0, 600), at(60.0)));
+    assert_eq!((limit, after), (Limit::TokensOut, Duration::from_secs(60)));
+    // What is outstanding is given back whole.
+    standing.settle(second, fact(0, 0), at(60.0));
+    standing.admit(&limits, tokens(0, 600), at(60.0)).unwrap();
+}
+
+#[test]
+fn requests_side_by_side_get_all_back_that_they_did_not_take() {
+    let limits = Limits { tokens_out_per_minute: Some(600), ..Limits::default() };
+    let mut standing = Standing::default();
+    let charges: Vec<Charge> =
+        (0..10).map(|_| standing.admit(&limits, tokens(0, 60), at(0.0)).unwrap()).collect();
+    assert!(standing.admit(&limits, tokens(0, 600), at(30.0)).is_err());
+    for charge in charges.into_iter().rev() {
+        standing.settle(charge, fact(0, 1), at(30.0));
+    }
+    standing.admit(&limits, tokens(0, 600), at(30.0)).unwrap();
+}
+
+#[test]
 fn requests_under_way_are_counted_until_they_are_settled() {
     let limits = Limits { concurrent_requests: Some(2), ..Limits::default() };
     let mut standing = Standing::default();
