@@ -23,9 +23,12 @@ pub(crate) use ledger::{Ledger, RequestFacts};
 
 /// Parts of the map that are locked apart.
 const SHARDS: usize = 16;
-/// Pairs of tenant and model in each of them; what comes on top is counted for nobody and no
-/// model, so that no flood of names takes memory without end.
+/// Pairs of tenant and model in each of them; what comes on top is counted for its tenant and no
+/// model.
 const PAIRS: usize = 4096;
+/// Tenants for which that is done in each of them; what comes on top is counted for nobody, so that
+/// no flood of names takes memory without end.
+const TENANTS: usize = 1024;
 
 /// Sums of what was used. All of them only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,17 +106,26 @@ impl Usage {
         if let Some(sums) = shard.get_mut(key) {
             return sums.add(totals, given);
         }
-        let is_full = shard.len() >= PAIRS;
-        let key = if is_full { Key { tenant: None, model: None } } else { key.clone() };
+        let of_tenant = Key { tenant: key.tenant.clone(), model: None };
+        let key = if shard.len() < PAIRS {
+            key.clone()
+        } else if shard.len() < PAIRS + TENANTS || shard.contains_key(&of_tenant) {
+            of_tenant
+        } else {
+            Key { tenant: None, model: None }
+        };
         shard.entry(key).or_default().add(totals, given);
     }
 
     /// Takes back that a line has it: the line will not be written.
     pub(crate) fn take_back(&self, key: &Key, totals: Totals) {
+        let of_tenant = Key { tenant: key.tenant.clone(), model: None };
         let nobody = Key { tenant: None, model: None };
         let index = self.index(key);
         let mut shard = self.shard(index);
-        let key = if shard.contains_key(key) { key } else { &nobody };
+        // Nothing is ever removed, so the first of them that is there is the one that it was added to.
+        let key = [key, &of_tenant].into_iter().find(|key| shard.contains_key(key));
+        let key = key.unwrap_or(&nobody);
         if let Some(sums) = shard.get_mut(key) {
             sums.given = sums.given - totals;
         }
