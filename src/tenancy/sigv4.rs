@@ -7,7 +7,8 @@
 //! What holds:
 //! 1. Nothing of a body is read for a key, a time or a scope that does not hold.
 //! 2. Signatures are compared in constant time, and a wrong one is told nothing but that.
-//! 3. What steers us is signed: the host, and each `x-amz-…` and `x-amzn-sagemaker-…` header.
+//! 3. What steers us is signed: the host, and each `x-amz-…`, `x-amzn-sagemaker-…` and
+//!    `x-roundhouse-…` header.
 //! 4. A request can be sent again while its time holds, as at AWS; it is then the same request.
 //!
 //! The algorithm is that of AWS's "Create a signed AWS API request", in the form of all services
@@ -70,6 +71,7 @@ impl Signed {
         now: u64,
     ) -> Result<Self, Denied> {
         presented.check_token(message.headers)?;
+        presented.check_length()?;
         let signing = keys.signing(presented.key_id(), &presented.credential, now)?;
         presented.check_scope()?;
         presented.check_time(i64::try_from(now).unwrap_or(i64::MAX))?;

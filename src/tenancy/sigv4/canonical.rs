@@ -157,7 +157,9 @@ fn decode(text: &str) -> Cow<'_, [u8]> {
 /// Whether each header that steers us is among the signed ones. `x-amzn-trace-id` is not one of
 /// them: load balancers add it, and SDKs leave it out.
 pub(super) fn unsigned<'h>(headers: &'h HeaderMap, signed: &str) -> Option<&'h str> {
-    let steers = |name: &str| name.starts_with("x-amz-") || name.starts_with("x-amzn-sagemaker-");
+    let steers = |name: &str| {
+        ["x-amz-", "x-amzn-sagemaker-", "x-roundhouse-"].iter().any(|it| name.starts_with(it))
+    };
     headers
         .keys()
         .map(http::HeaderName::as_str)

@@ -21,6 +21,8 @@ const BEARER_HOST: &str = "sagemaker.amazonaws.com";
 const BEARER_ACTION: &str = "CallWithBearerToken";
 /// Bytes of a bearer form at most; one with a long session token has two thousand.
 const BEARER_BYTES: usize = 8192;
+/// Bytes of a credential scope at most, the key's id included: it is derived from and kept.
+const CREDENTIAL_BYTES: usize = 256;
 
 /// A signature as it was presented, its parts not yet believed.
 pub(crate) struct Presented<'a> {
@@ -202,6 +204,15 @@ impl<'a> Presented<'a> {
             true => Err(Denied::Unknown),
             false => Ok(()),
         }
+    }
+
+    /// Whether the credential is as short as they are. To be asked before a key is derived for it.
+    pub(super) fn check_length(&self) -> Result<(), Denied> {
+        if self.credential.len() <= CREDENTIAL_BYTES {
+            return Ok(());
+        }
+        let message = format!("Credential must have at most {CREDENTIAL_BYTES} bytes.");
+        Err(Denied::Incomplete(message))
     }
 
     /// Whether the credential is meant for us, on the request's date. Any region is ours.

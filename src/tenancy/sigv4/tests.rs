@@ -338,3 +338,24 @@ fn malformed_headers_are_named_and_cost_nothing() {
         assert_eq!(parts(&value, &headers), Denied::mismatch().to_string());
     }
 }
+
+#[test]
+fn what_steers_us_by_our_own_names_is_signed() {
+    let mut sent = sent();
+    sent.sign(BODY);
+    sent.headers.insert("x-roundhouse-route-key", "another".parse().unwrap());
+    assert!(sent.verify(BODY).unwrap_err().to_string().contains("x-roundhouse-route-key"));
+    sent.signed = "host;x-amz-date;x-amzn-sagemaker-target-model;x-roundhouse-route-key";
+    sent.sign(BODY);
+    assert!(sent.verify(BODY).is_ok());
+}
+
+#[test]
+fn a_credential_that_is_longer_than_any_is_refused() {
+    let mut sent = sent();
+    sent.sign(BODY);
+    let shown = sent.headers["authorization"].to_str().unwrap();
+    let long = shown.replace("eu-central-1", &"x".repeat(300));
+    sent.headers.insert("authorization", long.parse().unwrap());
+    assert!(matches!(sent.verify(BODY), Err(Denied::Incomplete(_))));
+}
