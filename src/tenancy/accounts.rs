@@ -97,6 +97,28 @@ impl Accounts {
         estimate: Estimate,
     ) -> Result<Visit, Box<Refused>> {
         let tenant = caller.tenant.clone().or_else(|| owner(model));
+        self.enter(tenant, caller, request_id, estimate)
+    }
+
+    /// Admits a request to no model, such as one for a list.
+    ///
+    /// # Errors
+    /// The limit that its tenant has reached.
+    pub fn admit_to_none(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request_id: Uuid,
+    ) -> Result<Visit, Box<Refused>> {
+        self.enter(caller.tenant.clone(), caller, request_id, Estimate::default())
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        tenant: Option<TenantName>,
+        caller: &Caller,
+        request_id: Uuid,
+        estimate: Estimate,
+    ) -> Result<Visit, Box<Refused>> {
         let ticket = self.quotas.admit(tenant.as_ref(), estimate)?;
         let is_named = || tenant.as_ref().is_some_and(|tenant| self.quotas.names(tenant));
         Ok(Visit {

@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use roundhouse_types::TenantName;
 
+/// The tenant that callers without a credential are, where callers are asked who they are. No
+/// credential can say it: what is granted to it is granted to everybody.
+pub(crate) const ANONYMOUS: &str = "anonymous";
+
 /// Who a request is from, as far as anybody asked. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
@@ -18,6 +22,12 @@ impl Caller {
     /// Whoever reaches the port, where nobody is asked who they are.
     pub fn anonymous() -> Self {
         Self::default()
+    }
+
+    /// Whoever shows no credential where callers are asked: a tenant of its own, so that it is
+    /// never taken for the tenant whose models it names.
+    pub(crate) fn without_credential() -> Self {
+        Self { tenant: Some(ANONYMOUS.parse().expect("is a name")), credential: None }
     }
 
     /// A tenant by one of its credentials.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use roundhouse_types::{ErrorKind, Failure, RetryHint};
+use roundhouse_types::{ErrorKind, Failure, RetryHint, TenantName};
 use thiserror::Error;
 
 /// Why a source of identities or the usage ledger cannot be used. Never holds a secret.
@@ -52,6 +52,9 @@ pub enum Error {
     /// No such key.
     #[error("no key {0}")]
     NoSuchKey(String),
+    /// A tenant that can have no keys.
+    #[error("tenant {0} is whoever comes without a credential: it has no keys")]
+    Keyless(TenantName),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
@@ -84,7 +87,7 @@ impl Error {
     /// What a client would be told.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchKey(_) => ErrorKind::InvalidRequest,
+            Self::NoSuchKey(_) | Self::Keyless(_) => ErrorKind::InvalidRequest,
             _ => ErrorKind::Internal,
         }
     }

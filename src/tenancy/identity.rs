@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, Method, Uri, header};
 use metrics::{Unit, counter, describe_counter};
 use roundhouse_types::TenantName;
 
-use crate::caller::{Caller, Peer};
+use crate::caller::{ANONYMOUS, Caller, Peer};
 use crate::config::AuthConfig;
 use crate::denied::Denied;
 use crate::error::Error;
@@ -124,12 +124,7 @@ impl Identity {
     /// # Errors
     /// `Unknown`, also for a tenant's key; `Expired`.
     pub fn operator(&self, key: &str) -> Result<Arc<str>, Denied> {
-        let keys = self.sources().keys().ok_or(Denied::Unknown)?;
-        let held = keys.bearer(key, self.now())?;
-        let outcome = match held.tenant {
-            None => Ok(held.id.clone()),
-            Some(_) => Err(Denied::Unknown),
-        };
+        let outcome = self.sources().operator(key, self.now());
         count("operator", &outcome);
         outcome
     }
@@ -196,6 +191,15 @@ impl Sources {
             held.unwrap_or_else(|| Arc::new(Oidc::start(config.clone(), fetch.clone())))
         });
         Ok(Self { config: config.clone(), keys, oidc })
+    }
+
+    fn operator(&self, key: &str, now: u64) -> Result<Arc<str>, Denied> {
+        let keys = self.keys().ok_or(Denied::Unknown)?;
+        let held = keys.bearer(key, now)?;
+        match held.tenant {
+            None => Ok(held.id.clone()),
+            Some(_) => Err(Denied::Unknown),
+        }
     }
 
     fn keys(&self) -> Option<Arc<Keys>> {
@@ -297,14 +301,15 @@ impl Sources {
         let named = asked.peer.and_then(|peer| peer.certificate.as_ref());
         match named.filter(|_| self.config.certificates) {
             Some(name) => {
-                let caller = name.parse::<TenantName>().map_err(|_| {
+                let tenant = name.parse::<TenantName>().ok();
+                let caller = tenant.filter(|it| it.as_str() != ANONYMOUS).ok_or_else(|| {
                     Denied::Forbidden("the certificate's name is not a tenant's".to_owned())
                 });
                 let known = |tenant| Identified::Caller(Caller::known(tenant, "certificate"));
                 ("certificate", caller.map(known))
             }
             None if self.config.anonymous => {
-                ("anonymous", Ok(Identified::Caller(Caller::anonymous())))
+                ("anonymous", Ok(Identified::Caller(Caller::without_credential())))
             }
             None => ("anonymous", Err(Denied::Missing)),
         }

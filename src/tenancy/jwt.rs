@@ -20,7 +20,7 @@ use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
 use roundhouse_types::TenantName;
 use serde_json::{Map, Value};
 
-use crate::caller::Caller;
+use crate::caller::{ANONYMOUS, Caller};
 use crate::denied::Denied;
 use keeper::{IssuerKey, Keeper};
 
@@ -115,6 +115,10 @@ impl Oidc {
         let decoded = decode::<Map<String, Value>>(token, &key.key, &validation);
         let claims = decoded.map_err(|error| refused(error.kind(), &self.config))?.claims;
         let tenant = self.tenant(&claims)?;
+        if tenant.as_str() == ANONYMOUS {
+            let message = "the bearer token names the tenant of callers without a credential";
+            return Err(Denied::Forbidden(message.to_owned()));
+        }
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
         let subject: String =
             subject.chars().filter(|it| !it.is_control()).take(SUBJECT_CHARACTERS).collect();

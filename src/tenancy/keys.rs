@@ -40,8 +40,17 @@ const BEARER: &str = "rh-";
 pub struct KeyFile {
     path: PathBuf,
     current: RwLock<Arc<Keys>>,
-    /// What the files looked like when they were read last, well or badly.
-    seen: Mutex<Stamp>,
+    seen: Mutex<Seen>,
+}
+
+/// The last reading of the files.
+#[derive(Debug)]
+struct Seen {
+    /// What they looked like.
+    stamp: Stamp,
+    /// Whether it failed: then they are read again although they look the same, since a fault of
+    /// the disk goes by without a trace.
+    failed: bool,
 }
 
 /// The keys of one reading of the file.
@@ -82,14 +91,14 @@ impl KeyFile {
         Ok(Self {
             path: path.to_owned(),
             current: RwLock::new(Arc::new(keys)),
-            seen: Mutex::new(stamp),
+            seen: Mutex::new(Seen { stamp, failed: false }),
         })
     }
 
     /// Mints a key into a file, which is made where there is none.
     ///
     /// # Errors
-    /// When the file cannot be read or replaced.
+    /// [`Error::Keyless`]; when the file cannot be read or replaced.
     pub fn create(
         path: &Path,
         wanted: Wanted,
@@ -125,15 +134,23 @@ impl KeyFile {
     /// # Errors
     /// As [`KeyFile::open`].
     pub fn refresh(&self) -> Result<bool, Error> {
+        self.refresh_by(Keys::read)
+    }
+
+    fn refresh_by(&self, read: impl FnOnce(&Path) -> Result<Keys, Error>) -> Result<bool, Error> {
         let stamp = stamp(&self.path);
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == stamp {
-                return Ok(false);
-            }
-            *seen = stamp;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = seen.stamp == stamp;
+        if is_same && !seen.failed {
+            return Ok(false);
         }
-        let keys = Arc::new(Keys::read(&self.path)?);
+        let keys = read(&self.path);
+        *seen = Seen { stamp, failed: keys.is_err() };
+        let keys = match keys {
+            Ok(keys) => Arc::new(keys),
+            Err(_) if is_same => return Ok(false),
+            Err(error) => return Err(error),
+        };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(true)
     }

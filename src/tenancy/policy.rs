@@ -5,12 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use roundhouse_types::{EndpointName, ModelId, TargetName, TenantName};
 
-use crate::caller::Caller;
+use crate::caller::{ANONYMOUS, Caller};
 use crate::pattern::Pattern;
 use crate::routes::{Alias, Aliases};
-
-/// The tenant whose grants callers without a credential have, where callers are asked.
-const ANONYMOUS: &str = "anonymous";
 
 /// How a tenant stands where several want the same.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,7 +76,7 @@ enum Access<'a> {
 ///
 /// 1. Where nobody is asked who they are, every caller may use everything.
 /// 2. Else a tenant that is not listed may use nothing; where none is listed, each has its own
-///    ([`Grants::own`]). Who is let in without a tenant has what is granted to the tenant
+///    ([`Grants::own`]). Who is let in without a credential has what is granted to the tenant
 ///    `anonymous`.
 /// 3. What [`Policy::verdict`] hides is decided by the name alone, so that what exists and what does
 ///    not take the same way.
@@ -126,7 +123,7 @@ impl Policy {
         match &caller.tenant {
             _ if !self.enforced => Access::All,
             None => listed(ANONYMOUS),
-            Some(tenant) if self.tenants.is_empty() => {
+            Some(tenant) if self.tenants.is_empty() && tenant.as_str() != ANONYMOUS => {
                 Access::Granted(Cow::Owned(Grants::own(tenant)))
             }
             Some(tenant) => listed(tenant.as_str()),
@@ -193,9 +190,10 @@ impl Policy {
     }
 
     /// Whether an adapter may stand on a base that its own files name. What is loaded serves
-    /// whoever may ask for it, so everybody who may use the adapter must be allowed to use the base;
-    /// else a tenant could reach another's model by uploading a file that names it. What the operator
-    /// has named as a base is for all.
+    /// whoever may ask for it, so everybody who may use the adapter must be allowed to use the base,
+    /// and everybody who may have the adapter loaded to have the base loaded; else a tenant could
+    /// reach another's model, or load what is not to be loaded for it, by uploading a file that
+    /// names it. What the operator has named as a base is for all.
     pub fn may_build_on(&self, adapter: &ModelId, base: &ModelId) -> bool {
         if !self.enforced
             || self.bases.get(&base.endpoint).is_some_and(|it| it.contains(&base.target))
@@ -207,7 +205,10 @@ impl Policy {
                 |model: &ModelId| model.target.as_str().split('/').next().map(str::to_owned);
             return first(adapter) == first(base);
         }
-        self.tenants.values().all(|it| !any(&it.invoke, adapter) || any(&it.invoke, base))
+        self.tenants.values().all(|it| {
+            let loads = !any(&it.load, adapter) || any(&it.load, base);
+            !any(&it.invoke, adapter) || any(&it.invoke, base) && loads
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use roundhouse_types::TenantName;
 
-use crate::caller::{Caller, Peer};
+use crate::caller::{ANONYMOUS, Caller, Peer};
 use crate::denied::Denied;
 
 /// Which peers say in which header on whose behalf they ask.
@@ -22,7 +22,8 @@ impl ProxyConfig {
     /// The caller that a trusted peer names. Whoever else sends the header is not listened to.
     ///
     /// # Errors
-    /// `Incomplete` where a trusted peer names no tenant, or two.
+    /// `Incomplete` where a trusted peer names no tenant, two, or that of callers without a
+    /// credential.
     pub(crate) fn caller(
         &self,
         peer: Option<&Peer>,
@@ -31,7 +32,8 @@ impl ProxyConfig {
         let Some(peer) = peer.filter(|peer| self.trusts(peer.address)) else { return Ok(None) };
         let mut values = headers.get_all(&self.header).iter();
         let Some(value) = values.next() else { return Ok(None) };
-        let name = value.to_str().ok().and_then(|name| name.parse::<TenantName>().ok());
+        let name = value.to_str().ok().filter(|name| *name != ANONYMOUS);
+        let name = name.and_then(|name| name.parse::<TenantName>().ok());
         match (name, values.next()) {
             (Some(tenant), None) => {
                 Ok(Some(Caller::known(tenant, format!("proxy:{}", peer.address))))
@@ -88,7 +90,7 @@ mod tests {
     #[test]
     fn a_proxy_names_one_tenant() {
         assert_eq!(asked("10.1.0.1", &[]), Ok(None));
-        for values in [&["a", "b"][..], &["a/b"], &[""], &["../a"], &["a,b\u{9}"]] {
+        for values in [&["a", "b"][..], &["anonymous"], &["a/b"], &[""], &["../a"], &["a,b\u{9}"]] {
             let got = asked("10.1.0.1", values);
             assert!(matches!(got, Err(Denied::Incomplete(_))), "{values:?}: {got:?}");
         }

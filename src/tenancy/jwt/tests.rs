@@ -294,3 +294,12 @@ fn keys_that_are_of_no_use_are_left_out() {
         assert!(keeper::parse(text).is_err(), "{text}");
     }
 }
+
+#[tokio::test]
+async fn no_token_says_that_its_bearer_has_none() {
+    let pair = Pair::ec();
+    let oidc = Oidc::start(config(), Issuer::with(vec![pair.jwk("k1")]).fetch());
+    let mut claims = claims();
+    claims["tenant"] = json!("anonymous");
+    assert!(why(oidc.caller(&pair.token("k1", &claims)).await).contains("without a credential"));
+}

@@ -16,9 +16,9 @@ use crate::text::{hex, unhex};
 const VERSION: u32 = 1;
 /// Who may read and write what we write.
 const MODE: u32 = 0o600;
-/// Group and others.
+/// Group and others: the file of keys may be read by them, the master not even that.
 const WRITABLE: u32 = 0o022;
-const READABLE: u32 = 0o007;
+const ANY: u32 = 0o077;
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,7 @@ pub(super) fn master_path(keys: &Path) -> PathBuf {
 /// The master secret of a file of keys.
 pub(super) fn read_master(keys: &Path) -> Result<hmac::Key, Error> {
     let path = master_path(keys);
-    let text = match read_guarded(&path, READABLE | WRITABLE, "read") {
+    let text = match read_guarded(&path, ANY, "used") {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NoMaster { keys: keys.to_owned(), master: path });
         }

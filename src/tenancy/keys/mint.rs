@@ -10,6 +10,7 @@ use roundhouse_types::TenantName;
 
 use super::BEARER;
 use super::file::{self, Hex, KeyRecord, Stored};
+use crate::caller::ANONYMOUS;
 use crate::error::Error;
 use crate::secret::Secret;
 use crate::text::letters;
@@ -46,12 +47,17 @@ pub struct Minted {
 /// Mints a key into a file, which is made where there is none.
 ///
 /// # Errors
-/// When the file cannot be read or replaced.
+/// [`Error::Keyless`]; when the file cannot be read or replaced.
 pub(super) fn create(
     path: &Path,
     wanted: Wanted,
     lifetime: Option<Duration>,
 ) -> Result<Minted, Error> {
+    if let Wanted::Bearer(tenant) | Wanted::Sigv4(tenant) = &wanted
+        && tenant.as_str() == ANONYMOUS
+    {
+        return Err(Error::Keyless(tenant.clone()));
+    }
     let _lock = file::lock(path)?;
     let mut records = match path.exists() {
         true => file::read(path)?,

@@ -81,8 +81,9 @@ fn files_that_others_could_use_are_refused() {
     for (file, mode, part) in [
         (&path, 0o620, "may be written by others (mode 620): chmod 600"),
         (&path, 0o602, "may be written by others (mode 602): chmod 600"),
-        (&master, 0o604, "may be read by others (mode 604): chmod 600"),
-        (&master, 0o660, "may be read by others (mode 660): chmod 640"),
+        (&master, 0o604, "may be used by others (mode 604): chmod 600"),
+        (&master, 0o640, "may be used by others (mode 640): chmod 600"),
+        (&master, 0o660, "may be used by others (mode 660): chmod 600"),
     ] {
         fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
         let told = KeyFile::open(&path).unwrap_err().to_string();
@@ -107,6 +108,49 @@ fn what_is_in_force_stays_where_the_file_is_broken() {
     fs::write(&path, r#"{"version":1,"keys":[]}"#).unwrap();
     assert!(file.refresh().unwrap());
     assert!(file.current().bearer(minted.secret.reveal(), 0).is_err());
+}
+
+#[test]
+fn a_revocation_holds_though_its_first_reading_failed() {
+    let (_folder, path) = folder();
+    let minted = KeyFile::create(&path, Wanted::Bearer(acme()), None).unwrap();
+    let file = KeyFile::open(&path).unwrap();
+    let is_in_force = || file.current().bearer(minted.secret.reveal(), 0).is_ok();
+    KeyFile::revoke(&path, &minted.record.id).unwrap();
+    let fault = |path: &Path| {
+        let source = std::io::Error::other("the disk is away");
+        Err(Error::Io { action: "read", path: path.to_owned(), source })
+    };
+    assert!(file.refresh_by(fault).is_err());
+    assert!(!file.refresh_by(fault).unwrap(), "it is told once");
+    assert!(is_in_force());
+    assert!(file.refresh().unwrap());
+    assert!(!is_in_force());
+}
+
+#[test]
+fn a_revocation_holds_though_the_file_was_refused_between() {
+    let (_folder, path) = folder();
+    let minted = KeyFile::create(&path, Wanted::Bearer(acme()), None).unwrap();
+    let file = KeyFile::open(&path).unwrap();
+    let chmod = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    KeyFile::revoke(&path, &minted.record.id).unwrap();
+    chmod(0o666);
+    assert!(matches!(file.refresh(), Err(Error::Exposed { .. })));
+    chmod(0o600);
+    assert!(file.refresh().unwrap());
+    assert!(file.current().bearer(minted.secret.reveal(), 0).is_err());
+}
+
+#[test]
+fn whoever_comes_without_a_credential_has_no_keys() {
+    let (_folder, path) = folder();
+    let anonymous = || "anonymous".parse().unwrap();
+    for wanted in [Wanted::Bearer(anonymous()), Wanted::Sigv4(anonymous())] {
+        let refused = KeyFile::create(&path, wanted, None);
+        assert!(matches!(refused, Err(Error::Keyless(_))));
+    }
+    assert!(!path.exists());
 }
 
 #[test]

@@ -85,3 +85,23 @@ fn an_adapter_stands_on_what_everybody_who_may_use_it_may_use() {
     let open = Policy::new(tenants.map(|(name, it)| (name.parse().unwrap(), it)), false);
     assert!(open.may_build_on(&model("evil/lora"), &model("acme/base")), "nobody is asked");
 }
+
+#[test]
+fn an_adapter_has_nothing_loaded_that_its_users_may_not_have_loaded() {
+    let only_loaded = Grants { load: patterns(&["acme/**"]), ..grants(&["acme/**", "shared/big"]) };
+    let policy = policy(&[("acme", only_loaded), ("beta", grants(&["beta/**", "shared/big"]))]);
+    let may = |adapter: &str, base: &str| policy.may_build_on(&model(adapter), &model(base));
+    assert!(!may("acme/lora", "shared/big"), "it may be asked only while it is loaded");
+    assert!(may("acme/lora", "acme/base"));
+    assert!(may("beta/lora", "shared/big"));
+}
+
+#[test]
+fn whoever_shows_no_credential_has_what_is_granted_to_it_and_owns_nothing() {
+    let stranger = Caller::without_credential();
+    let none_listed = Policy::new([], true);
+    assert_eq!(none_listed.verdict(&stranger, &model("anonymous/a")), Verdict::Hidden);
+    let listed = policy(&[("anonymous", grants(&["open/**"])), ("acme", grants(&["acme/**"]))]);
+    assert_eq!(listed.verdict(&stranger, &model("open/a")), Verdict::Allowed);
+    assert_eq!(listed.verdict(&stranger, &model("acme/a")), Verdict::Hidden);
+}

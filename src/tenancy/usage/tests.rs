@@ -217,6 +217,49 @@ fn pairs_beyond_the_bound_are_summed_up() {
         usage.add(&key, one, false);
     }
     let sums = usage.sums();
-    assert!(sums.len() <= SHARDS * PAIRS + 1, "{}", sums.len());
+    assert!(sums.len() <= SHARDS * (PAIRS + TENANTS) + 1, "{}", sums.len());
     assert_eq!(sums.iter().map(|(_, totals)| totals.requests).sum::<u64>(), 100_000);
+}
+
+#[test]
+fn what_is_beyond_the_bound_stays_its_tenants_and_can_be_taken_back() {
+    let usage = Usage::new();
+    let one = Totals { requests: 1, ..Totals::default() };
+    let of = |tenant: &str, target: &str| Key {
+        tenant: tenant.parse().ok(),
+        model: Some(model(target)),
+    };
+    for number in 0..100_000 {
+        usage.add(&of("flood", &format!("m{number}")), one, true);
+    }
+    for number in 0..1000 {
+        usage.add(&of("acme", &format!("m{number}")), one, true);
+        usage.take_back(&of("acme", &format!("m{number}")), one);
+    }
+    let sums = usage.sums();
+    let by = |tenant: &str| {
+        let of_tenant = sums.iter().filter(|(key, _)| key.tenant == tenant.parse().ok());
+        of_tenant.map(|(_, totals)| totals.requests).sum::<u64>()
+    };
+    assert_eq!((by("flood"), by("acme")), (100_000, 1000));
+    let again: Vec<_> =
+        usage.give().into_iter().map(|(key, it)| (key.tenant, it.requests)).collect();
+    assert!(again.iter().all(|(tenant, _)| *tenant == "acme".parse().ok()), "{again:?}");
+    assert_eq!(again.iter().map(|(_, requests)| requests).sum::<u64>(), 1000);
+}
+
+#[test]
+fn whoever_shows_no_credential_is_not_charged_as_the_owner_of_what_it_names() {
+    let rate = Some(crate::Rate { per_second: 0.001, burst: 1 });
+    let others = Limits { requests: rate, ..Limits::default() };
+    let accounts = Arc::new(Accounts::new(QuotaRules { others, ..QuotaRules::default() }));
+    let ask = |caller: &Caller, target: &str| {
+        accounts.admit(caller, &model(target), Uuid::new_v4(), Estimate::default())
+    };
+    let stranger = Caller::without_credential();
+    ask(&stranger, "acme/x").unwrap().settle(facts("acme/x", 1));
+    assert!(ask(&stranger, "beta/x").is_err(), "it has one account, whatever it names");
+    let acme = Caller { tenant: "acme".parse().ok(), credential: None };
+    assert!(ask(&acme, "acme/x").is_ok());
+    assert_eq!(accounts.totals()[0].0.tenant, "anonymous".parse().ok());
 }
