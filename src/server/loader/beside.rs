@@ -73,8 +73,25 @@ impl ModelLoader {
         let base = base.artefact.model;
         let model =
             EngineModel::attached(text, attached, purpose::of(&on.parts.plan), base.clone());
-        self.placed.add_adapter(id, device, base);
-        Ok(Loaded { model: ServedModel::Engine(model), footprint, shared: Vec::new() })
+        let model = ServedModel::Engine(model);
+        if let Err(failure) = self.stand(id, device, base) {
+            model.remove().await;
+            return Err(failure);
+        }
+        Ok(Loaded { model, footprint, shared: Vec::new() })
+    }
+
+    /// Counts an adapter as standing on its base, where the policy lets it: that may have changed
+    /// since the load began. Counted first, so that a change of the policy that is not seen here
+    /// sees the adapter.
+    fn stand(&self, id: &ArtefactId, device: DeviceId, base: ModelId) -> Result<(), Failure> {
+        self.placed.add_adapter(id, device, base.clone());
+        if self.policy.get().may_build_on(&id.model, &base) {
+            return Ok(());
+        }
+        self.placed.remove(id, device);
+        let what = "not everybody who may use it may use its base any more";
+        Err(Failure::new(ErrorKind::ModelInvalid, format!("{}: {what}", id.model)))
     }
 
     /// The model that a loaded adapter is on; `None` for all others. Never waits.
@@ -123,9 +140,15 @@ fn prefix_name(id: &ArtefactId, is_verified: bool) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use roundhouse_engine::EngineConfig;
+    use roundhouse_models::LoadSettings;
+    use roundhouse_tenancy::{Current, Policy};
     use roundhouse_types::Version;
 
     use super::*;
+    use crate::loader::Handlers;
 
     #[test]
     fn nobody_shares_prefixes_but_loads_of_one_verified_version() {
@@ -139,5 +162,23 @@ mod tests {
             assert_ne!(one, prefix_name(&other, true));
         }
         assert_ne!(prefix_name(&id("a", "0b"), false), prefix_name(&id("a", "0b"), false));
+    }
+    #[test]
+    fn an_adapter_that_loads_while_its_base_is_taken_from_it_does_not_stay() {
+        let (settings, engine) = (LoadSettings::default(), EngineConfig::default());
+        let none = Handlers::default();
+        let loader = ModelLoader::new(BTreeMap::new(), BTreeMap::new(), settings, engine, none);
+        let policy = Policy::new(std::iter::empty(), true);
+        let loader = loader.under(Arc::new(Current::new(policy)));
+        let model = |target: &str| ModelId {
+            endpoint: "e".parse().unwrap(),
+            target: target.parse().unwrap(),
+        };
+        let id = ArtefactId { model: model("acme/a"), version: Version::from_digest("0b") };
+        let refused = loader.stand(&id, DeviceId::Cpu, model("other/b")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ModelInvalid);
+        assert_eq!(loader.adapted(&id.model), None);
+        loader.stand(&id, DeviceId::Cpu, model("acme/b")).unwrap();
+        assert_eq!(loader.adapted(&id.model), Some(model("acme/b")));
     }
 }
