@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ use crate::loader::{Facts, Handlers, ModelLoader};
 
 /// Records that may wait for the disk; more are lost rather than slow a request down.
 const RECORDS_WAITING: usize = 8192;
+
+/// Of a log's file that is new: it names callers and models, which are not everybody's to read.
+const LOG_MODE: u32 = 0o640;
 
 /// How long a record may wait for others that are written with it.
 const RECORDS_EVERY: Duration = Duration::from_millis(5);
@@ -146,7 +150,9 @@ fn log<R: Serialize + Send + 'static>(
         AccessLog::Off => return Ok(Arc::new(|_| ())),
         AccessLog::Stderr => None,
         AccessLog::File(path) => {
-            Some(OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
+            let mut options = OpenOptions::new();
+            let options = options.create(true).append(true).mode(LOG_MODE);
+            Some(options.open(path).map_err(|source| {
                 Error::io(format!("cannot open the {name} {}", path.display()), source)
             })?)
         }
@@ -185,5 +191,21 @@ fn write_records<R: Serialize>(records: &mpsc::Receiver<R>, mut file: Option<Fil
             tracing::warn!(%error, "records could not be written");
         }
         std::thread::sleep(RECORDS_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn logs_are_not_everybodys_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let _log = audit_log(&AccessLog::File(path.clone())).unwrap();
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o137, 0, "{mode:o}");
     }
 }
