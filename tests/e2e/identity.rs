@@ -189,3 +189,39 @@ async fn beyond_loopback_somebody_must_be_asked() {
     let told = String::from_utf8(check(&[config.to_str().unwrap()]).stderr).unwrap();
     assert!(told.contains("auth.keys: cannot read"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_lets_nobody_in_who_was_kept_out_and_a_bad_one_changes_nothing() {
+    let site = asking("");
+    let file = site.at("keys.json");
+    let tenant = keys(&file, &["create", "--tenant", "acme"]);
+    let operator = keys(&file, &["create", "--operator"]);
+    let server = site.start().await;
+    let reload = async || {
+        let request = server.http().post(format!("{}/admin/v1/reload", server.admin));
+        server.send(request.bearer_auth(text(&operator, "key"))).await.json()
+    };
+    let stays = async || {
+        assert_eq!(with_key(&server, None).await.status, 401);
+        assert_eq!(with_key(&server, Some(text(&tenant, "key"))).await.status, 200);
+        assert_eq!(server.admin_get("/admin/v1/residency").await.status, 401);
+    };
+    stays().await;
+    let lax = format!("[auth]\nkeys = \"{}\"\nanonymous = true\n", file.display());
+    for opening in ["", &lax] {
+        site.configure(opening, "", "");
+        let told = reload().await;
+        assert_eq!(told["outcome"], "refused", "{told}");
+        let faults = told["faults"].to_string();
+        assert!(faults.contains("auth: ") && faults.contains("restart"), "{told}");
+        stays().await;
+    }
+    let gone = format!(
+        "[auth]\nkeys = \"{}\"\n[[tenant]]\nname = \"acme\"\ninvoke = [\"none/**\"]\n",
+        site.at("none.json").display()
+    );
+    site.configure(&gone, "", "");
+    let told = reload().await;
+    assert_eq!(told["outcome"], "refused", "{told}");
+    stays().await;
+}

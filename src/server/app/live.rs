@@ -8,7 +8,7 @@ use roundhouse_gateway::Offered;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
 use roundhouse_store::DiskCache;
-use roundhouse_tenancy::{Accounts, Current, Identity, Policy};
+use roundhouse_tenancy::{Accounts, Current, Identity, KeyFile, Policy};
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, ModelId};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -72,11 +72,6 @@ impl Live {
             };
             catalogs.insert(endpoint.name.clone(), catalog);
         }
-        // The last that can fail: then it has changed nothing either.
-        let invalid = |error| Failure::from_error(ErrorKind::InvalidRequest, &error);
-        self.identity.apply(&new.auth).map_err(invalid)?;
-        let (tenants, drains) = (settings::tenants(new), settings::drain_deleted(new));
-        self.residency.set_terms(tenants, drains).await?;
         let left: Vec<EndpointName> = before
             .iter()
             .filter(|(name, catalog)| {
@@ -84,7 +79,7 @@ impl Live {
             })
             .map(|(name, _)| name.clone())
             .collect();
-        let offered = self.put(new, catalogs);
+        let offered = self.change(old, new, catalogs).await?;
         let wishes = Wishes::of(&new.endpoints);
         let leaving = Leaving {
             offered,
@@ -94,6 +89,42 @@ impl Live {
         };
         tokio::spawn(self.clone().settle(leaving, wishes.beyond(&old.endpoints)));
         Ok(())
+    }
+
+    /// Goes over from one to the other; returns what was offered before. What can fail is first.
+    async fn change(
+        &self,
+        old: &Config,
+        new: &Config,
+        catalogs: Catalogs,
+    ) -> Result<Arc<Offered>, Failure> {
+        if let Some(path) = new.auth.keys.as_ref().filter(|_| old.auth.keys != new.auth.keys) {
+            KeyFile::open(path).map_err(unusable)?;
+        }
+        self.set_terms(new).await?;
+        if !new.asks_callers() {
+            // Looser: as long as the old policy holds, those who are not asked may do nothing.
+            if let Err(error) = self.identity.apply(&new.auth) {
+                self.set_terms(old).await?;
+                return Err(unusable(error));
+            }
+            return Ok(self.put(new, catalogs));
+        }
+        // Tighter, or as before: nobody is known by a new name before it is said what they may use.
+        let before = (*self.catalogs.get()).clone();
+        let offered = self.put(new, catalogs);
+        if let Err(error) = self.identity.apply(&new.auth) {
+            // The file of keys left between two looks.
+            self.put(old, before);
+            self.set_terms(old).await?;
+            return Err(unusable(error));
+        }
+        Ok(offered)
+    }
+
+    async fn set_terms(&self, config: &Config) -> Result<(), Failure> {
+        let (tenants, drains) = (settings::tenants(config), settings::drain_deleted(config));
+        self.residency.set_terms(tenants, drains).await
     }
 
     /// Puts it in force; returns what was offered before.
@@ -126,10 +157,7 @@ impl Live {
     /// Lets go of what has left, when the requests that saw it have ended; then does what the new
     /// settings wish for.
     async fn settle(self, leaving: Leaving, wishes: Wishes) {
-        for adapter in self.loader.unsupported() {
-            info!(model = %adapter, "leaves: not everybody who may use it may use its base any more");
-            self.unload(adapter);
-        }
+        self.unload_unsupported();
         for model in &leaving.released {
             if let Err(failure) = self.residency.release(model).await {
                 return debug!(%failure, "residency has ended");
@@ -140,6 +168,8 @@ impl Live {
         while Arc::strong_count(&leaving.offered) > 1 && Instant::now() < until {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        // Again: one whose load was just ending was no resident yet.
+        self.unload_unsupported();
         self.forget_sources();
         let Ok(snapshot) = self.residency.snapshot().await else { return };
         let residents = snapshot.devices.into_iter().flat_map(|device| device.residents);
@@ -148,6 +178,13 @@ impl Live {
             self.unload(ModelId { endpoint, target });
         }
         wishes.fulfil(self.residency).await;
+    }
+
+    fn unload_unsupported(&self) {
+        for adapter in self.loader.unsupported() {
+            info!(model = %adapter, "leaves: not everybody who may use it may use its base any more");
+            self.unload(adapter);
+        }
     }
 
     /// Forgets where models of endpoints are found that no settings name any more.
@@ -173,6 +210,10 @@ impl Live {
             }
         });
     }
+}
+
+fn unusable(error: roundhouse_tenancy::Error) -> Failure {
+    Failure::from_error(ErrorKind::InvalidRequest, &error)
 }
 
 fn no_cache() -> Failure {

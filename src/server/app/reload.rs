@@ -203,6 +203,7 @@ impl Reloader {
         let broken = |error: tokio::task::JoinError| vec![Fault::new("config", error.to_string())];
         let config = reading.await.map_err(broken)??;
         config.check_floors(Some(self.live.budget)).map_err(|fault| vec![fault])?;
+        self.booted.check_stays_shut(&config).map_err(|fault| vec![fault])?;
         let restart = self.booted.fixed_beside(&config);
         if config == self.current {
             return Ok((Outcome::Unchanged, restart));

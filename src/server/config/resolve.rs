@@ -120,6 +120,27 @@ impl Config {
         differ.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
     }
 
+    /// Whether a server that was started with these may go over to `new` while its ports stay where
+    /// they are: not to letting in whom it did not let in.
+    ///
+    /// # Errors
+    /// The fault, where a port would be opened.
+    pub(crate) fn check_stays_shut(&self, new: &Self) -> Result<(), Fault> {
+        let Listen { data, admin, insecure_no_auth, .. } = self.listen;
+        let is_meant = insecure_no_auth || self.container.contract;
+        let is_afar = !is_meant && !(data.ip().is_loopback() && admin.ip().is_loopback());
+        if !self.asks_callers() && !is_afar {
+            return Ok(());
+        }
+        let what = match (new.asks_callers(), self.auth.anonymous) {
+            (false, _) => "nobody would be asked who they are",
+            (true, false) if new.auth.anonymous => "callers without a credential would be let in",
+            (true, _) => return Ok(()),
+        };
+        let message = format!("{what}, and the server runs with more: restart it if that is meant");
+        Err(Fault::new("auth", message))
+    }
+
     /// Whether callers are asked who they are: where not, what tenants may use binds nobody.
     pub(crate) fn asks_callers(&self) -> bool {
         self.auth.asks()

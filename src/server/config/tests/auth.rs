@@ -79,3 +79,30 @@ fn the_admin_ports_names_are_names() {
     let config = Config::parse(Some(text), &no_env, &flags()).unwrap();
     assert_eq!(config.listen.admin_hosts, ["house.example", "b-2"]);
 }
+
+#[test]
+fn a_server_that_runs_is_not_opened_by_other_settings() {
+    let read = |text: &str| {
+        let text = format!("version = 1\n{text}");
+        Config::parse(Some(&text), &no_env, &flags()).unwrap()
+    };
+    let (keys, lax) = ("[auth]\nkeys = \"k\"\n", "[auth]\nkeys = \"k\"\nanonymous = true\n");
+    let afar = |auth: &str| read(&format!("[listen]\ndata = \"0.0.0.0:1\"\n{auth}"));
+    let other = "[auth]\nproxy_networks = \"10.0.0.0/8\"\n";
+    for booted in [read(keys), afar(keys)] {
+        for opening in [read(""), read(lax)] {
+            let fault = booted.check_stays_shut(&opening).unwrap_err();
+            assert_eq!(fault.key, "auth");
+            assert!(fault.message.contains("restart"), "{fault}");
+        }
+        assert!(booted.check_stays_shut(&read(other)).is_ok());
+    }
+    let open = read("");
+    for new in [read(keys), read(lax), read("")] {
+        assert!(open.check_stays_shut(&new).is_ok(), "it asks nobody, and is near");
+    }
+    assert!(read(lax).check_stays_shut(&read(lax)).is_ok());
+    assert!(read(lax).check_stays_shut(&read("")).is_err());
+    let meant = read("[listen]\ndata = \"0.0.0.0:1\"\ninsecure_no_auth = true\n");
+    assert!(meant.check_stays_shut(&read("")).is_ok());
+}
