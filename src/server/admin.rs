@@ -38,7 +38,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use crate::app::{Catalogs, Reload};
 use crate::loader::ModelLoader;
 use crate::witness::Witness;
-pub(crate) use guard::{AuditFn, Guard};
+pub(crate) use guard::{AuditFn, Guard, host, is_foreign, is_ours};
 pub(crate) use health::Vitals;
 pub(crate) use usage::row as usage_row;
 

@@ -32,8 +32,10 @@ use crate::connections::{self, Connections};
 use crate::error::Error;
 use crate::http;
 use crate::loader::ModelLoader;
+use crate::near;
 
 pub(crate) use build::{Catalogs, Credentials};
+pub(crate) use door::Operators;
 pub(crate) use reload::{Origin, Reading, Reload};
 #[cfg(test)]
 pub(crate) use settings::policy as policy_of;
@@ -44,6 +46,31 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often the regret is calculated for the gauges.
 const REGRET_EVERY: Duration = Duration::from_secs(10);
+
+/// The longest that an answer of the health port takes.
+const HEALTH_GRACE: Duration = Duration::from_secs(30);
+
+/// How long requests may take, and keep the places of their connections where a port is full.
+struct Graces {
+    data: Duration,
+    admin: Duration,
+}
+
+impl Graces {
+    fn of(config: &Config) -> Self {
+        let gateway = settings::gateway(config);
+        let answer = gateway.invoke_timeout.max(gateway.stream_timeout);
+        let answer = match config.container.contract {
+            true => answer.max(gateway.container_timeout),
+            false => answer,
+        };
+        // An operator may wait for a load, or for the last request of what is unloaded.
+        Self {
+            data: answer + gateway.body_timeout,
+            admin: answer.max(config.residency.load_timeout) + gateway.body_timeout,
+        }
+    }
+}
 
 /// A server whose ports are bound and which answers on them.
 pub(crate) struct Running {
@@ -95,16 +122,18 @@ pub(crate) async fn start(
     let drain_timeout = config.shutdown.drain_timeout;
     let most = config.listen.max_connections;
     connections::allow(most);
-    let places = || Connections::new(most);
+    let graces = Graces::of(&config);
     let wishes = Wishes::of(&config.endpoints);
     let door = Door::open(&config)?;
     let guard = Guard {
         identity: door.identity.clone(),
+        operators: door.operators.clone(),
         always_asks: !config.listen.admin.ip().is_loopback() && !config.listen.insecure_no_auth,
         hosts: config.listen.admin_hosts.clone(),
         audit: faces::audit_log(&config.log.audit)?,
     };
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
         None => None,
@@ -119,18 +148,25 @@ pub(crate) async fn start(
     let accounts = parts.accounts.clone();
     tokio::spawn(accounts::watch(accounts.clone(), residency.clone()));
     let mut ports = vec![
-        tokio::spawn(http::serve(data, app.data, door.data.clone(), places(), stop_data.clone())),
+        tokio::spawn(http::serve(
+            data,
+            data_router,
+            door.data.clone(),
+            Connections::new(most, graces.data),
+            stop_data.clone(),
+        )),
         tokio::spawn(http::serve(
             admin,
             admin::router(parts, guard),
             door.admin.clone(),
-            places(),
+            Connections::new(most, graces.admin),
             stop_admin.clone(),
         )),
     ];
     if let Some(listener) = health {
         let stop = stop_admin.clone();
-        ports.push(tokio::spawn(http::serve(listener, health_router, None, places(), stop)));
+        let places = Connections::new(most, HEALTH_GRACE);
+        ports.push(tokio::spawn(http::serve(listener, health_router, None, places, stop)));
     }
     tokio::spawn(wishes.fulfil(residency.clone()));
     let watches = vec![tokio::spawn(watch_regret(residency.clone())), door.watch()];

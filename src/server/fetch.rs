@@ -79,7 +79,7 @@ mod tests {
             listener,
             router,
             None,
-            crate::connections::Connections::new(8),
+            crate::connections::Connections::new(8, std::time::Duration::from_secs(300)),
             tokio_util::sync::CancellationToken::new(),
         ));
         at

@@ -97,7 +97,7 @@ pub(crate) async fn serve(
                 ended = watcher.watch(connection) => if let Err(error) = ended {
                     debug!(%error, "connection ended");
                 },
-                () = place.left() => debug!("an idle connection made room for another"),
+                () = place.left() => debug!("a connection made room for another"),
             }
         });
     }
@@ -150,10 +150,17 @@ mod tests {
     use super::*;
 
     async fn server(stop: CancellationToken) -> (TcpStream, tokio::task::JoinHandle<()>) {
+        with_places(Connections::new(8, Duration::from_secs(300)), stop).await
+    }
+
+    async fn with_places(
+        connections: Arc<Connections>,
+        stop: CancellationToken,
+    ) -> (TcpStream, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(|| async { "here" }));
-        let served = tokio::spawn(serve(listener, router, None, Connections::new(8), stop));
+        let served = tokio::spawn(serve(listener, router, None, connections, stop));
         (TcpStream::connect(address).await.unwrap(), served)
     }
 
@@ -178,5 +185,31 @@ mod tests {
         let (_client, served) = server(stop.clone()).await;
         stop.cancel();
         served.await.unwrap();
+    }
+    /// What HTTP/2 begins with, a window of zero for answers, and `GET /` (RFC 9113, RFC 7541).
+    const ASKS_AND_TAKES_NOTHING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+        \x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00\
+        \x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x01x";
+
+    #[tokio::test]
+    async fn who_asks_and_takes_no_answer_does_not_close_the_port() {
+        let connections = Connections::new(1, Duration::ZERO);
+        let (mut stranger, _served) = with_places(connections, CancellationToken::new()).await;
+        stranger.write_all(ASKS_AND_TAKES_NOTHING).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            stranger.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            stranger.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            // Its headers: the answer is made.
+            if head[3] == 1 {
+                break;
+            }
+        }
+        let mut client = TcpStream::connect(stranger.peer_addr().unwrap()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
     }
 }

@@ -25,6 +25,7 @@ mod fetch;
 mod http;
 mod loader;
 mod logging;
+mod near;
 mod tls;
 mod trust;
 mod witness;

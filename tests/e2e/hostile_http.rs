@@ -90,7 +90,7 @@ fn memory(server: &Server) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-const HEAD: &str = "POST /invocations HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+const HEAD: &str = "POST /invocations HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                     content-type: application/json\r\nx-amzn-sagemaker-target-model: t/m\r\n";
 
 fn chunked(chunks: &str) -> String {
@@ -109,9 +109,9 @@ async fn whoever_sends_by_the_byte_is_let_go_and_holds_up_nobody() {
         let mut socket = connect(&server).await;
         let start: &[u8] = match index % 3 {
             0 => b"POST /invo",
-            1 => b"POST /invocations HTTP/1.1\r\nhost: x\r\nx-a: b",
+            1 => b"POST /invocations HTTP/1.1\r\nhost: localhost\r\nx-a: b",
             _ => {
-                b"POST /invocations HTTP/1.1\r\nhost: x\r\nx-amzn-sagemaker-target-model: t/m\r\n\
+                b"POST /invocations HTTP/1.1\r\nhost: localhost\r\nx-amzn-sagemaker-target-model: t/m\r\n\
                    content-length: 1000000\r\n\r\n{"
             }
         };
@@ -167,11 +167,11 @@ async fn headers_without_end_are_refused() {
     let long = format!("x-long: {}\r\n", "y".repeat(10_000_000));
     let name = format!("{}: y\r\n", "x".repeat(1_000_000));
     for headers in [&many, &long, &name] {
-        let request = format!("POST /invocations HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        let request = format!("POST /invocations HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
         let answer = exchange(&server, request.as_bytes()).await;
         assert!(["431", "400", "none"].contains(&status(&answer)), "{answer}");
     }
-    let path = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(1_000_000));
+    let path = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "a".repeat(1_000_000));
     let answer = exchange(&server, path.as_bytes()).await;
     assert!(["414", "431", "400", "none"].contains(&status(&answer)), "{answer}");
     assert!(memory(&server) < before + MEMORY);
@@ -292,7 +292,7 @@ async fn no_name_leads_out_of_the_store_wherever_it_stands() {
         ] {
             let method = if path.starts_with("/v1") { "GET" } else { "POST" };
             let request = format!(
-                "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             );
             let answer = exchange(&server, request.as_bytes()).await;
             let first: u16 = status(&answer).parse().unwrap_or(0);
@@ -300,7 +300,7 @@ async fn no_name_leads_out_of_the_store_wherever_it_stands() {
         }
     }
     for bytes in [&b"t/\0m"[..], b"t/\xff\xfe", b"t/m\x01", b"\xc0\xae\xc0\xae/secret"] {
-        let mut request = b"POST /invocations HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        let mut request = b"POST /invocations HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
             x-amzn-sagemaker-target-model: "
             .to_vec();
         request.extend_from_slice(bytes);
@@ -331,8 +331,8 @@ async fn requests_in_one_piece_are_answered_in_their_order() {
 async fn a_request_whose_end_can_be_read_in_two_ways_hides_no_other() {
     let (_site, server) = site().await;
     // What a proxy before us took for the body of the first would be a request of its own.
-    let hidden = "GET /v1/models HTTP/1.1\r\nhost: hidden\r\n\r\n";
-    let start = "POST /ping HTTP/1.1\r\nhost: x\r\n";
+    let hidden = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let start = "POST /ping HTTP/1.1\r\nhost: localhost\r\n";
     let shapes = [
         format!("{start}content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"),
         format!("{start}transfer-encoding: chunked\r\ncontent-length: 6\r\n\r\n0\r\n\r\n{hidden}"),
@@ -351,7 +351,7 @@ async fn a_request_whose_end_can_be_read_in_two_ways_hides_no_other() {
         format!("{start}transfer-encoding: chunked\r\n\r\n-0\r\n\r\n{hidden}"),
         format!("{start}transfer-encoding: chunked\r\n\r\n0x0\r\n\r\n{hidden}"),
         format!(
-            "POST /ping HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"
+            "POST /ping HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"
         ),
     ];
     for shape in shapes {

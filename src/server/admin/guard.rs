@@ -3,7 +3,8 @@
 //! 1. Browsers: a foreign page can have its visitor's browser send requests here. One that got here
 //!    by a name of its own (DNS rebinding) is known by its `Host`, one that only sends by its
 //!    `Origin`. Both are checked on loopback, too: that is where browsers are.
-//! 2. Operators: where any has a key, and wherever the port is beyond loopback, a key is asked for.
+//! 2. Operators: where any has a key, or had one since the process began, and wherever the port is
+//!    beyond loopback, a key is asked for.
 //! 3. Each action, carried out or refused, is a line of the audit log: who, what, what came of it.
 
 use std::net::IpAddr;
@@ -20,6 +21,8 @@ use roundhouse_tenancy::{Denied, Identity, Peer};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::app::Operators;
+
 /// The largest request that says what to do: a target's name has a kilobyte at most.
 const BODY_MOST: usize = 64 * 1024;
 /// Characters of it that are written down.
@@ -31,6 +34,7 @@ pub(crate) type AuditFn = Arc<dyn Fn(AuditRecord) + Send + Sync>;
 /// What the guard works with.
 pub(crate) struct Guard {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) operators: Arc<Operators>,
     /// Whether a key is asked for even where no operator has one.
     pub(crate) always_asks: bool,
     /// Names of this server, in lower case, beside `localhost` and addresses.
@@ -108,13 +112,13 @@ impl Guard {
     fn admit(&self, request: &Request) -> Result<Option<Arc<str>>, Refused> {
         let headers = request.headers();
         let host = host(request.uri(), headers).ok_or(Refused::Host)?;
-        if !self.is_ours(host) {
+        if !is_ours(host, &self.hosts) {
             return Err(Refused::Host);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) && is_foreign(headers, host) {
             return Err(Refused::Origin);
         }
-        if !self.always_asks && !self.identity.has_operators() {
+        if !self.always_asks && !self.operators.were_seen(&self.identity) {
             return Ok(None);
         }
         let shown = headers.get(header::AUTHORIZATION).ok_or(Refused::Key(Denied::Missing))?;
@@ -123,19 +127,20 @@ impl Guard {
         let (_, key) = key.ok_or(Refused::Key(Denied::Unknown))?;
         self.identity.operator(key.trim()).map(Some).map_err(Refused::Key)
     }
+}
 
-    /// An address cannot be rebound, so it is nobody's trick.
-    fn is_ours(&self, host: &str) -> bool {
-        let name = name(host);
-        let address = name.trim_start_matches('[').trim_end_matches(']');
-        address.parse::<IpAddr>().is_ok()
-            || name.eq_ignore_ascii_case("localhost")
-            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
-    }
+/// Whether it is a name of this server: `localhost`, one of `hosts`, or an address. That cannot be
+/// rebound, so it is nobody's trick.
+pub(crate) fn is_ours(host: &str, hosts: &[String]) -> bool {
+    let name = name(host);
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// What the client believes to be talking to; exactly one.
-fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let mut said = headers.get_all(header::HOST).iter();
     match (said.next(), said.next()) {
         (Some(host), None) => host.to_str().ok(),
@@ -153,7 +158,7 @@ fn name(host: &str) -> &str {
 }
 
 /// Whether a browser says that another page than ours sends this. Programs say nothing.
-fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
+pub(crate) fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return true;

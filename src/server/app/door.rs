@@ -1,6 +1,7 @@
 //! Who is let in at the ports: opened before they are bound, watched while they are open.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use roundhouse_tenancy::Identity;
@@ -19,9 +20,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Door {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) operators: Arc<Operators>,
     /// Absent is plain HTTP.
     pub(crate) data: Option<Arc<Tls>>,
     pub(crate) admin: Option<Arc<Tls>>,
+}
+
+/// Whether operators have keys, or ever had while this process ran: whoever revokes the last key
+/// means to lock the door.
+#[derive(Default)]
+pub(crate) struct Operators {
+    seen: AtomicBool,
+}
+
+impl Operators {
+    /// Looks whether there are any now, and says whether there ever were.
+    pub(crate) fn were_seen(&self, identity: &Identity) -> bool {
+        if identity.has_operators() {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+        self.seen.load(Ordering::Relaxed)
+    }
 }
 
 impl Door {
@@ -35,9 +54,11 @@ impl Door {
         let port = |files: &Option<_>| files.as_ref().map(Tls::open).transpose();
         let door = Self {
             identity: Arc::new(identity),
+            operators: Arc::default(),
             data: port(data)?.map(Arc::new),
             admin: port(admin)?.map(Arc::new),
         };
+        door.operators.were_seen(&door.identity);
         door.warn(config);
         Ok(door)
     }
@@ -80,6 +101,7 @@ impl Door {
             Ok(false) => {}
             Err(why) => error!(error = %Chain(&why), "the keys in force stay"),
         }
+        self.operators.were_seen(&self.identity);
         for (port, tls) in [("data", &self.data), ("admin", &self.admin)] {
             match tls.as_ref().map_or(Ok(false), |tls| tls.refresh()) {
                 Ok(true) => info!(port, "another certificate is in force"),

@@ -65,7 +65,7 @@ impl Port {
             listener,
             router,
             Some(tls.clone()),
-            crate::connections::Connections::new(64),
+            crate::connections::Connections::new(64, std::time::Duration::from_secs(300)),
             stop,
         ));
         Self { folder, tls, address }

@@ -14,10 +14,15 @@ struct Port {
 }
 
 fn port(identity: Identity, always_asks: bool) -> Port {
+    behind(Arc::new(identity), always_asks)
+}
+
+fn behind(identity: Arc<Identity>, always_asks: bool) -> Port {
     let written = Arc::new(Mutex::new(Vec::new()));
     let writing = written.clone();
     let state = Arc::new(Guard {
-        identity: Arc::new(identity),
+        identity,
+        operators: Arc::default(),
         always_asks,
         hosts: vec!["house.example".to_owned()],
         audit: Arc::new(move |record| writing.lock().unwrap().push(record)),
@@ -117,4 +122,22 @@ async fn beyond_loopback_nobody_is_let_in_without_a_key() {
     let headers = [("host", "10.0.0.7"), ("authorization", "Bearer rh-a-b")];
     assert_eq!(port.ask("GET", "/see", &headers).await, 401);
     assert_eq!(port.ask("GET", "/see", &headers[..1]).await, 401);
+}
+
+#[tokio::test]
+async fn a_port_that_asked_once_asks_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let last = KeyFile::create(&path, Wanted::Operator, None).unwrap();
+    let config = AuthConfig { keys: Some(path.clone()), ..AuthConfig::default() };
+    let fetch: roundhouse_tenancy::Fetch = Arc::new(|_| Box::pin(async { Err(String::new()) }));
+    let identity = Arc::new(Identity::new(&config, fetch).unwrap());
+    let port = behind(identity.clone(), false);
+    let key = format!("Bearer {}", last.secret.reveal());
+    let headers = [("host", "localhost"), ("authorization", key.as_str())];
+    assert_eq!(port.ask("POST", "/do", &headers).await, 200);
+    identity.apply(&AuthConfig::default()).unwrap();
+    assert!(!identity.has_operators());
+    assert_eq!(port.ask("POST", "/do", &headers[..1]).await, 401);
+    assert_eq!(port.ask("POST", "/do", &headers).await, 401);
 }
