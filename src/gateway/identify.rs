@@ -23,6 +23,9 @@ const PROBE: &str = "/ping";
 /// Bodies that take longer to digest than a thread of the runtime may be held up: half a
 /// millisecond at 500 MB/s, which is SHA-256 without instructions for it.
 const LONG_BODY: usize = 256 * 1024;
+/// Bodies of refused requests that are read at once; the senders of more learn from a closed
+/// connection.
+const DISCARDS: usize = 64;
 
 /// What the layer works with.
 #[derive(Clone)]
@@ -30,12 +33,16 @@ pub(crate) struct Door {
     gateway: Gateway,
     /// Bodies of people not yet known, in memory at once: as many as requests under way.
     bodies: Arc<Semaphore>,
+    /// Bodies of people not let in that are read and thrown away at once: apart, so that nobody who
+    /// is refused takes a place from somebody who signs.
+    discards: Arc<Semaphore>,
 }
 
 impl Door {
     pub(crate) fn new(gateway: &Gateway) -> Self {
         let bodies = Arc::new(Semaphore::new(gateway.config.max_requests));
-        Self { gateway: gateway.clone(), bodies }
+        let discards = Arc::new(Semaphore::new(DISCARDS));
+        Self { gateway: gateway.clone(), bodies, discards }
     }
 }
 
@@ -118,7 +125,7 @@ async fn verified(
 /// read and thrown away, within bounds; unless it waits to be told to send.
 async fn refused(door: &Door, denied: Denied, request: Request) -> Error {
     if !request.headers().contains_key(header::EXPECT)
-        && let Ok(_permit) = door.bodies.try_acquire()
+        && let Ok(_permit) = door.discards.try_acquire()
     {
         let limit = door.gateway.config.body_limit.as_usize();
         body::discard(request.into_body(), limit).await;

@@ -1,10 +1,11 @@
 //! Who is let in, and what the others are told.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request};
+use roundhouse_gateway::GatewayConfig;
 use roundhouse_tenancy::{AuthConfig, Fetch, Identity, KeyFile, Peer, ProxyConfig, Wanted};
 use roundhouse_types::TenantName;
 
@@ -121,18 +122,50 @@ async fn a_tenant_in_a_header_is_believed_from_the_proxy_alone() {
     assert_eq!(asked[0].caller.tenant.as_ref().unwrap().as_str(), "umbrella");
 }
 
+/// A request whose body never ends.
+fn endless() -> Request<Body> {
+    let body = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Some((Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"x")), ()))
+    });
+    Request::post("/invocations").body(Body::from_stream(body)).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_has_no_key_cannot_have_a_body_held() {
     let Keyed { _folder, config, .. } = keyed();
     let harness = setup(&config).with(|_| panic!("nobody may ask"));
-    // A body that never ends: thrown away for some seconds, then the answer comes.
-    let endless = futures_util::stream::unfold((), |()| async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Some((Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"x")), ()))
-    });
-    let request = Request::post("/invocations").body(Body::from_stream(endless)).unwrap();
-    let got = harness.send(request).await;
+    // Thrown away for some seconds, then the answer comes.
+    let got = harness.send(endless()).await;
     assert_eq!(got.status, 403);
     let logged = harness.logged.lock().unwrap();
     assert_eq!(logged[0].bytes_in, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_refused_takes_no_place_of_somebody_who_signs() {
+    let Keyed { _folder, config, .. } = keyed();
+    let acme: TenantName = "acme".parse().unwrap();
+    let path = config.keys.clone().unwrap();
+    let pair = KeyFile::create(&path, Wanted::Sigv4(acme), None).unwrap();
+    let noon = || SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_262_700);
+    let identity = Arc::new(Identity::new(&config, fetch()).unwrap().with_clock(noon));
+    let config = GatewayConfig { max_requests: 1, ..GatewayConfig::default() };
+    let harness = Setup { config, identity, ..Setup::default() }.with(|_| panic!("nobody may ask"));
+    // Its signature is wrong, which only its body can tell.
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential={}/20261121/eu-central-1/sagemaker/aws4_request, \
+         SignedHeaders=host;x-amz-date, Signature={}",
+        pair.record.id,
+        "0".repeat(64)
+    );
+    let signed = Request::post("/invocations")
+        .header("host", "here")
+        .header("x-amz-date", "20261121T120500Z")
+        .header("authorization", authorization)
+        .body(Body::from("{}"))
+        .unwrap();
+    let (refused, signed) = tokio::join!(harness.send(endless()), harness.send(signed));
+    assert_eq!((refused.status.as_u16(), signed.status.as_u16()), (403, 403), "{}", signed.text());
+    assert!(signed.text().contains("signature we calculated does not match"), "{}", signed.text());
 }
