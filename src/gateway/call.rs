@@ -98,10 +98,11 @@ pub(crate) async fn invoke(
         deadline: deadline.into_std(),
         hold_until: hold_until.into_std(),
     };
+    let target = invocation.model.clone();
     let answer = timeout_at(deadline, (context.gateway.invoke)(invocation))
         .await
         .map_err(|_| timed_out())?
-        .map_err(|failure| permitted::told(&context.caller, &aim.model, failure))?;
+        .map_err(|failure| permitted::told(&context.caller, &aim.model, &target, failure))?;
     context.notes.served(&answer.served);
     Ok((answer, deadline))
 }

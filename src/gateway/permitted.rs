@@ -67,19 +67,27 @@ pub(crate) fn not_found(asked: &ModelId) -> Failure {
     Failure::new(ErrorKind::ModelNotFound, format!("model '{asked}' not found"))
 }
 
-/// A failure as a caller is told it. Where nobody is asked who they are, all of it; tenants learn
-/// nothing of stores, buckets, keys and folders, which are the operator's, and an absent model's
-/// failure is the one that a hidden model has.
-pub(crate) fn told(caller: &Caller, asked: &ModelId, failure: Failure) -> Failure {
-    if caller.tenant.is_none() {
-        return failure;
-    }
+/// A failure as a caller is told it, `target` being what the name stands for. Where nobody is asked
+/// who they are, all of it; tenants learn nothing of stores, buckets, keys and folders, which are the
+/// operator's; nothing of queues, devices and who else is on them, but for their own targets; and an
+/// absent model's failure is the one that a hidden model has.
+pub(crate) fn told(
+    caller: &Caller,
+    asked: &ModelId,
+    target: &ModelId,
+    failure: Failure,
+) -> Failure {
+    let Some(tenant) = &caller.tenant else { return failure };
+    let is_own = target.target.as_str().split('/').next() == Some(tenant.as_str());
     let kind = failure.kind();
     let instead = match kind {
         ErrorKind::ModelNotFound => return not_found(asked),
         ErrorKind::StoreDenied => format!("the store denies access to model '{asked}'"),
         ErrorKind::StoreUnavailable => format!("the store of model '{asked}' is unavailable"),
         ErrorKind::Internal => format!("model '{asked}' failed by a fault of the server"),
+        ErrorKind::TooLarge if !is_own => format!("there is no room for model '{asked}'"),
+        ErrorKind::Overloaded if !is_own => format!("model '{asked}' is busy"),
+        ErrorKind::NotReady if !is_own => format!("model '{asked}' is not ready"),
         ErrorKind::NotReady | ErrorKind::TooLarge if failure.message().contains("://") => {
             format!("model '{asked}' is not ready")
         }

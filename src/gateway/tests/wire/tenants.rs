@@ -322,7 +322,37 @@ async fn a_tenant_is_told_nothing_of_stores() {
             !told.text().contains("bucket") && !told.text().contains("config.json"),
             "{kind:?}"
         );
-        let told: Value = harness.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await.json();
+        // Whoever shows no credential is a tenant, too.
+        let told = harness.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await;
+        assert!(!told.text().contains("bucket"), "{kind:?}");
+        let open = Setup::default().with(move |_| Err(Failure::new(kind, said)));
+        let told: Value = open.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await.json();
         assert!(told["Message"].as_str().unwrap().contains("bucket"), "nobody is asked: {kind:?}");
     }
+}
+
+#[tokio::test]
+async fn of_others_models_a_tenant_learns_neither_limits_nor_neighbours() {
+    let said = "device 0 has 23 of 24 GiB taken by 'evil/secret'";
+    for kind in [ErrorKind::NotReady, ErrorKind::TooLarge, ErrorKind::Overloaded] {
+        let setup = Setup {
+            policy: policy().with_aliases(aliases()),
+            identity: proxied(),
+            ..Setup::default()
+        };
+        let harness = setup.with(move |_| Err(Failure::new(kind, said))).by("acme");
+        for (name, is_told) in [("shared/base", false), ("acme/chat", true), ("chat", true)] {
+            let told = harness.post(INVOKE, name, r#"{"inputs":"hi"}"#).await.text();
+            assert_eq!(told.contains("evil"), is_told, "{kind:?} {name}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_shows_no_credential_is_a_tenant_of_its_own() {
+    let setup = Setup { policy: policy_where(false), identity: proxied(), ..Setup::default() };
+    let harness = setup.with(|_| says(hello(1), 1));
+    assert_eq!(harness.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await.status.as_u16(), 200);
+    let asked = harness.asked.lock().unwrap();
+    assert_eq!(asked[0].caller.tenant.as_ref().unwrap().as_str(), "anonymous");
 }
