@@ -20,6 +20,10 @@ use crate::state::AccessRecord;
 const BYTES_PER_TOKEN: u64 = 4;
 /// What an answer is taken to have where the request sets no end: what models say on average.
 const ANSWER_TOKENS: usize = 256;
+/// What it is taken to have where nothing ends it: all that there is, since no bucket is larger.
+const ENDLESS: usize = u32::MAX as usize;
+/// Tokens that a handler's body is taken to have at most: what is larger is hardly text.
+const RAW_TOKENS: u64 = 4096;
 
 /// One request's account while it is served. Part of its notes.
 #[derive(Default)]
@@ -120,6 +124,21 @@ pub(crate) fn admit(context: &Context, aim: &Aim, request: &Request) -> Result<L
     Ok(levels)
 }
 
+/// Charges a request that lists or shows models: one request and no tokens.
+///
+/// # Errors
+/// `Refused` with the limit that its tenant has reached.
+pub(crate) fn admit_look(context: &Context, model: Option<&ModelId>) -> Result<(), Error> {
+    let (accounts, caller) = (&context.gateway.accounts, &context.caller);
+    let id = context.notes.request_id();
+    let visit = match model {
+        Some(model) => accounts.admit(caller, model, id, Estimate::default())?,
+        None => accounts.admit_to_none(caller, id)?,
+    };
+    context.notes.meter().admitted(visit);
+    Ok(())
+}
+
 /// The end of an answer goes out when it is settled, and its usage is where it is asked to be.
 pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
@@ -137,10 +156,13 @@ pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
     })
 }
 
-/// What a handler takes cannot be known by anything in its body, so it is charged nothing.
+/// What a handler takes cannot be known by anything in its body, so it is charged as a text of that
+/// length and an answer of the usual one, until it is known.
 fn estimate(request: &Request, bytes: u64) -> Estimate {
     let answers = |generation: &Generation, count: usize| {
-        generation.max_tokens.unwrap_or(ANSWER_TOKENS).saturating_mul(count) as u64
+        let most = if generation.ignore_eos { ENDLESS } else { ANSWER_TOKENS };
+        let most = generation.max_tokens.unwrap_or(most);
+        most.max(generation.min_tokens.unwrap_or_default()).saturating_mul(count) as u64
     };
     let tokens_out = match request {
         Request::Inputs(inputs) => answers(&inputs.generation, inputs.texts.len()),
@@ -150,9 +172,13 @@ fn estimate(request: &Request, bytes: u64) -> Estimate {
             answers(&completion.generation, count)
         }
         Request::Embeddings(_) => 0,
-        Request::Raw(_) => return Estimate::default(),
+        Request::Raw(_) => ANSWER_TOKENS as u64,
     };
-    Estimate { tokens_in: bytes.div_ceil(BYTES_PER_TOKEN), tokens_out }
+    let tokens_in = match (request, bytes.div_ceil(BYTES_PER_TOKEN)) {
+        (Request::Raw(_), tokens) => tokens.min(RAW_TOKENS),
+        (_, tokens) => tokens,
+    };
+    Estimate { tokens_in, tokens_out }
 }
 
 /// Says how near a tenant is to its limits, as OpenAI does.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::call::Context;
 use crate::error::{Error, Face};
+use crate::meter;
 use crate::openai::unix_seconds;
 use crate::permitted;
 use crate::state::{EndpointFace, PageWanted, Target};
@@ -39,11 +40,12 @@ pub(crate) async fn list(
 ) -> Response {
     let operation = async {
         let Query(query) = query.map_err(|_| Error::request("limit must be a number"))?;
+        meter::admit_look(&context, None)?;
         let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
         page(&context, query.after.as_deref(), limit).await
     };
     match operation.await {
-        Ok(page) => axum::Json(page).into_response(),
+        Ok(page) => meter::settled(&context.notes, axum::Json(page).into_response()).await,
         Err(error) => error.respond(Face::OpenAi),
     }
 }
@@ -55,11 +57,12 @@ pub(crate) async fn one(context: Context, path: Result<Path<String>, PathRejecti
         let (endpoint, name) = target::split(&context, None, &id)?;
         let model = target::model(endpoint, &TargetModel::new(name))?;
         context.notes.asked(&model);
+        meter::admit_look(&context, Some(&model))?;
         let found = find(&context, endpoint, &model).await?;
         Ok(object(&context, endpoint, &id, &found))
     };
     match operation.await {
-        Ok(model) => axum::Json(model).into_response(),
+        Ok(model) => meter::settled(&context.notes, axum::Json(model).into_response()).await,
         Err(error) => Error::respond(&error, Face::OpenAi),
     }
 }
@@ -99,7 +102,7 @@ async fn find(
         return Err(permitted::not_found(model).into());
     }
     let found = (endpoint.find)(model.target.clone()).await;
-    let found = found.map_err(|failure| permitted::told(caller, model, failure))?;
+    let found = found.map_err(|failure| permitted::told(caller, model, model, failure))?;
     Ok(Listed::target(found))
 }
 

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
+use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply};
 use roundhouse_tenancy::{Accounts, Limits, QuotaRules, Rate, Totals};
-use roundhouse_types::{ErrorKind, Failure};
+use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::support::*;
 
@@ -168,4 +170,63 @@ async fn failures_are_counted_for_the_model_only_where_it_was_reached() {
         })
         .collect();
     assert_eq!(shown, [json!([null, null, 3, 3, 0]), json!(["t", "t/breaks", 1, 1, 1])]);
+}
+
+#[tokio::test]
+async fn lists_and_looks_count_as_requests() {
+    for path in ["/v1/models", "/v1/models/a", "/v1/models/none"] {
+        let setup = setup(one());
+        let accounts = setup.accounts.clone();
+        let harness = setup.with(|_| panic!("no model is asked"));
+        assert!([200, 404].contains(&harness.get(path).await.status.as_u16()), "{path}");
+        let refused = harness.get(path).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["error"]["code"]),
+            (429, &json!("rate_limit_exceeded"))
+        );
+        let sums = accounts.totals();
+        let counted: Vec<_> = sums.iter().map(|(key, it)| (&key.model, it.requests)).collect();
+        assert_eq!(counted, [(&None, 1)], "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_may_take_is_charged_while_it_runs_and_given_back() {
+    let limits = Limits { tokens_out_per_minute: Some(300), ..Limits::default() };
+    let go_on = Arc::new(Notify::new());
+    let waiting = go_on.clone();
+    let harness = Setup { handlers: true, ..setup(limits) }.with_async(Arc::new(move |_| {
+        let go_on = waiting.clone();
+        async move {
+            go_on.notified().await;
+            let body = HandledBody::Whole("ok".into());
+            let reply = HandledReply { status: 200, content_type: None, headers: Vec::new(), body };
+            Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
+        }
+        .boxed()
+    }));
+    let beside = async {
+        let got = harness.post(INVOKE, "a", "any").await;
+        go_on.notify_one();
+        got
+    };
+    let (first, second) = tokio::join!(harness.post(INVOKE, "a", "any"), beside);
+    assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 429));
+    go_on.notify_one();
+    assert_eq!(harness.post(INVOKE, "a", "any").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_must_be_long_is_charged_as_one() {
+    for (fields, remaining) in [
+        (r#","min_tokens":700"#, "300"),
+        (r#","max_tokens":10,"min_tokens":700"#, "300"),
+        (r#","ignore_eos":true"#, "0"),
+        (r#","ignore_eos":true,"max_tokens":100"#, "900"),
+    ] {
+        let limits = Limits { tokens_out_per_minute: Some(1000), ..Limits::default() };
+        let harness = setup(limits).with(|_| says(hello(1), 1));
+        let got = harness.post(CHAT, "", chat("t/m", fields)).await;
+        assert_eq!(got.header("x-ratelimit-remaining-tokens"), remaining, "{fields}");
+    }
 }
