@@ -257,7 +257,7 @@ fn whoever_shows_no_credential_is_not_charged_as_the_owner_of_what_it_names() {
         accounts.admit(caller, &model(target), Uuid::new_v4(), Estimate::default())
     };
     let stranger = Caller::without_credential();
-    ask(&stranger, "acme/x").unwrap().settle(facts("acme/x", 1));
+    drop(ask(&stranger, "acme/x").unwrap().settle(facts("acme/x", 1)));
     assert!(ask(&stranger, "beta/x").is_err(), "it has one account, whatever it names");
     let acme = Caller { tenant: "acme".parse().ok(), credential: None };
     assert!(ask(&acme, "acme/x").is_ok());
