@@ -202,7 +202,7 @@ async fn a_reload_lets_nobody_in_who_was_kept_out_and_a_bad_one_changes_nothing(
         server.send(request.bearer_auth(text(&operator, "key"))).await.json()
     };
     let stays = async || {
-        assert_eq!(with_key(&server, None).await.status, 401);
+        assert_eq!(with_key(&server, None).await.status, 403);
         assert_eq!(with_key(&server, Some(text(&tenant, "key"))).await.status, 200);
         assert_eq!(server.admin_get("/admin/v1/residency").await.status, 401);
     };
