@@ -33,8 +33,13 @@ async fn site_with(sections: &str) -> (Site, Server) {
 
 /// A guest like any other.
 async fn served(server: &Server) {
-    let answer = server.invoke("default", "t/m", json!({"inputs": "hello"})).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    // Over a connection of its own: one that a client keeps may be made to leave just now.
+    let body = r#"{"inputs": "hello"}"#;
+    let head = "POST /endpoints/default/invocations HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                x-amzn-sagemaker-target-model: t/m\r\ncontent-type: application/json\r\n";
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    let answer = exchange(server, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 async fn connect(server: &Server) -> TcpStream {

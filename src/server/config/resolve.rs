@@ -128,7 +128,8 @@ impl Config {
     pub(crate) fn check_stays_shut(&self, new: &Self) -> Result<(), Fault> {
         let Listen { data, admin, insecure_no_auth, .. } = self.listen;
         let is_meant = insecure_no_auth || self.container.contract;
-        let is_afar = !is_meant && !(data.ip().is_loopback() && admin.ip().is_loopback());
+        let is_near = data.ip().is_loopback() && admin.ip().is_loopback();
+        let is_afar = !is_meant && !is_near;
         if !self.asks_callers() && !is_afar {
             return Ok(());
         }
