@@ -93,7 +93,7 @@ pub enum Command {
     Invoke(InvokeArgs),
     /// Mint, list and revoke keys.
     Keys(KeysArgs),
-    /// Say what tenants have used, by the ledger that the server keeps ([usage] of the settings).
+    /// Say what tenants have used, by the ledger that the server keeps (usage.file of the settings).
     Usage(UsageArgs),
     /// Replay an access log or a CSV trace under other budgets and policies.
     Simulate(Box<SimulateArgs>),
