@@ -23,7 +23,7 @@ const LOOKED_AT: usize = 8;
 /// nanoseconds, twice.
 ///
 /// 1. A tenant with a name in the rules keeps its account as long as it is named.
-/// 2. Of the others [`ACCOUNTS`] times [`SHARDS`] have one; where one more comes, that goes of a
+/// 2. Of the others 65,536 have one; where one more comes, that goes of a
 ///    few which has taken least today, and none with requests under way. If all have, the newcomer shares
 ///    one account with those like it.
 /// 3. An admission is settled exactly once, also where its request is dropped.
