@@ -12,6 +12,7 @@ mod forecast;
 mod leavers;
 mod ledger;
 mod loads;
+mod obstacle;
 mod operator;
 mod order;
 mod placement;

@@ -18,6 +18,7 @@ mod known;
 mod large;
 mod load;
 mod local;
+mod marks;
 mod placed;
 mod plan;
 mod purpose;
@@ -34,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use roundhouse_engine::{EngineConfig, Lane, LaneHealth};
+use roundhouse_engine::{EngineConfig, Lane};
 use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{
     Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
@@ -287,75 +288,6 @@ impl ModelLoader {
         known.failed_unverified = false;
         self.remember(id, known);
         Ok(cached)
-    }
-
-    /// Loads with a marker on disk meanwhile, so that a model that kills the process is known
-    /// by it.
-    async fn load_marked(
-        &self,
-        cache: &DiskCache,
-        id: &ArtefactId,
-        origin: Origin,
-        onto: Onto,
-    ) -> Result<Loaded<ServedModel>, Failure> {
-        let device = onto.device;
-        let origin = match origin {
-            Origin::Arriving(files, plan) => {
-                let began = Instant::now();
-                let read = self.read_arriving(cache, id, files, &plan, device).await;
-                let read = read.map_err(|failure| named(id, &failure));
-                let read = read.map_err(|failure| self.failed_behind(cache, id, failure))?;
-                Origin::Read(Box::new(read), plan, began)
-            }
-            origin => origin,
-        };
-        self.mark(cache, id).await;
-        let loaded = self.load_from(id, origin, onto).await;
-        let has_failed = |lane: &Arc<Lane>| matches!(lane.health(), LaneHealth::Failed { .. });
-        if loaded.is_err() && self.lanes.get(&device).is_some_and(has_failed) {
-            // The device failed under it and the process ends: a death like any other.
-            locked(&self.loading).remove(id);
-        } else {
-            self.unmark(cache, id).await;
-        }
-        loaded
-    }
-
-    /// Marks a load on disk.
-    async fn mark(&self, cache: &DiskCache, id: &ArtefactId) {
-        if self.begins_loading(id)
-            && let Err(error) = cache.begin_load(id).await
-        {
-            // A full disk must not keep models from memory.
-            warn!(%error, model = %id, "a load could not be marked on disk");
-        }
-    }
-
-    /// The load is over, or goes on with what can harm nobody.
-    async fn unmark(&self, cache: &DiskCache, id: &ArtefactId) {
-        if self.ends_loading(id) {
-            unmark(cache, id).await;
-        }
-    }
-
-    /// Whether it is the first of the version's loads that run now.
-    fn begins_loading(&self, id: &ArtefactId) -> bool {
-        let mut loading = locked(&self.loading);
-        let running = loading.entry(id.clone()).or_default();
-        *running += 1;
-        *running == 1
-    }
-
-    /// Whether it was the last of the version's loads that ran, and not taken out meanwhile.
-    fn ends_loading(&self, id: &ArtefactId) -> bool {
-        let mut loading = locked(&self.loading);
-        let Some(running) = loading.get_mut(id) else { return false };
-        *running -= 1;
-        let was_last = *running == 0;
-        if was_last {
-            loading.remove(id);
-        }
-        was_last
     }
 }
 

@@ -276,53 +276,6 @@ impl Table {
         self.refuse_job(artefact, &failure);
     }
 
-    fn obstacle(&self, artefact: &ArtefactId) -> Obstacle {
-        let Some(job) = self.jobs.get(artefact) else {
-            return Obstacle::InUse;
-        };
-        let shared: Bytes = job.shared.iter().map(|part| part.bytes).sum();
-        let own = whole(job).saturating_sub(shared);
-        // What has grown comes back first: it is nobody's to keep.
-        let name = tenant(&artefact.model);
-        let grown = self.grown(|key| tenant(&key.artefact.model) == name);
-        let above = self.above_ceiling(&[artefact]);
-        if above > Bytes::ZERO && self.given_at_most(artefact) + grown < above {
-            return Obstacle::Ceiling;
-        }
-        let mut obstacle = Obstacle::Kept;
-        for device in self.devices_for(job.is_handler()) {
-            let kept = self.residents.keys().filter(|key| {
-                key.device == device && key.artefact.model != artefact.model && self.is_held(key)
-            });
-            let kept: Vec<&Key> = kept.collect();
-            let grown = self.grown(|key| kept.contains(&key));
-            let kept = kept.iter().map(|key| &key.artefact);
-            let least = own + self.ledger.together(device, kept, &job.shared).saturating_sub(grown);
-            let budget = self.ledger.budget(device);
-            let floors = self.foreign_floors(&artefact.model, device);
-            obstacle = obstacle.min(if least > budget {
-                Obstacle::Kept
-            } else if least > budget.saturating_sub(floors) {
-                Obstacle::Floors
-            } else if self.ledger.over(device) > Bytes::ZERO {
-                Obstacle::OverBudget
-            } else {
-                Obstacle::InUse
-            });
-        }
-        obstacle
-    }
-
-    fn note_obstacle(&mut self, artefact: &ArtefactId, by: Obstacle) {
-        let bytes = self.least_need(artefact);
-        let Some(job) = self.jobs.get_mut(artefact) else {
-            return;
-        };
-        if job.obstacle.replace(by) != Some(by) {
-            self.decide(Decided::of(artefact, None, Action::Blocked { bytes, by }));
-        }
-    }
-
     fn accept(&mut self, artefact: &ArtefactId, device: DeviceId, victims: Vec<Key>) {
         self.count_on_shared(artefact, device);
         if let Some(job) = self.jobs.get_mut(artefact) {
