@@ -13,6 +13,7 @@ mod devices;
 mod elastic;
 mod faults;
 mod forms;
+mod frameworks;
 mod handlers;
 mod health;
 mod honest;

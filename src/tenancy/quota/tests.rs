@@ -146,7 +146,7 @@ fn of_several_limits_the_one_that_frees_last_is_told() {
     assert_eq!(told.limit, Limit::RequestsPerDay);
     assert_eq!(
         told.to_string(),
-        "the limit requests_per_day = 1 is reached; it frees in 86400.0 s"
+        "the limit requests_per_day = 1 is reached; it frees in 24 h 0 min"
     );
     assert_eq!(told.levels.requests.unwrap().remaining, 0);
 }
