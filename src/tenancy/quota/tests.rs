@@ -237,6 +237,31 @@ fn changed_limits_hold_at_once_and_keep_what_was_taken() {
 }
 
 #[test]
+fn who_is_named_again_on_the_same_day_has_taken_what_it_took() {
+    let daily = Limits { requests_per_day: Some(2), ..Limits::default() };
+    let quotas = Quotas::new(rules(&[("acme", daily.clone())], Limits::default()));
+    let acme = tenant("acme");
+    let ask = || quotas.admit(Some(&acme), Estimate::default()).map(drop);
+    ask().unwrap();
+    ask().unwrap();
+    quotas.apply(rules(&[], Limits::default()));
+    quotas.apply(rules(&[("acme", daily)], Limits::default()));
+    assert_eq!(ask().unwrap_err().limit, Limit::RequestsPerDay);
+}
+
+#[test]
+fn a_daily_budget_that_comes_later_counts_the_whole_day() {
+    let quotas = Quotas::new(rules(&[("acme", Limits::default())], Limits::default()));
+    let acme = tenant("acme");
+    let ask = || quotas.admit(Some(&acme), Estimate::default()).map(drop);
+    ask().unwrap();
+    ask().unwrap();
+    let daily = Limits { requests_per_day: Some(2), ..Limits::default() };
+    quotas.apply(rules(&[("acme", daily)], Limits::default()));
+    assert_eq!(ask().unwrap_err().limit, Limit::RequestsPerDay);
+}
+
+#[test]
 fn a_million_made_up_names_take_bounded_memory_and_forget_nobody_who_uses_much() {
     let day = Limits { tokens_per_day: Some(1000), ..Limits::default() };
     let quotas = Quotas::new(rules(&[], day));
