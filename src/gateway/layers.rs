@@ -151,6 +151,9 @@ impl Notes {
             endpoint: None,
             target: None,
             alias: None,
+            variant: None,
+            component: None,
+            inference_id: None,
             version: None,
             tier: None,
             queue: None,
@@ -221,6 +224,21 @@ impl Notes {
     pub(crate) fn routed(&self, model: &ModelId) {
         let mut record = self.lock();
         record.alias = record.target.replace(model.target.clone());
+    }
+
+    /// The production variant that answers.
+    pub(crate) fn variant(&self, name: &Arc<str>) {
+        self.lock().variant = Some(name.clone());
+    }
+
+    /// The inference component that does.
+    pub(crate) fn component(&self, name: &str) {
+        self.lock().component = Some(name.into());
+    }
+
+    /// What the client calls the request.
+    pub(crate) fn inference_id(&self, id: &str) {
+        self.lock().inference_id = Some(id.into());
     }
 
     pub(crate) fn served(&self, served: &Served) {

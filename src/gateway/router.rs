@@ -37,6 +37,10 @@ pub fn router(state: GatewayState) -> Router {
             "/endpoints/{endpoint}/openai/v1/chat/completions",
             named("endpoint_chat", post(openai::endpoint_chat)),
         )
+        .route(
+            "/endpoints/{endpoint}/inference-components/{component}/openai/v1/chat/completions",
+            named("component_chat", post(openai::component_chat)),
+        )
         .route("/", named("generate_either", post(tgi::compatible)))
         .route("/generate", named("generate", post(tgi::generate)))
         .route("/generate_stream", named("generate_stream", post(tgi::generate_stream)))

@@ -14,6 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_gateway::CutOff;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
 use roundhouse_tenancy::Accounts;
@@ -46,6 +47,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often the regret is calculated for the gauges.
 const REGRET_EVERY: Duration = Duration::from_secs(10);
+
+/// How long those whose answers are cut off are given to read that.
+const CUT_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest that an answer of the health port takes.
 const HEALTH_GRACE: Duration = Duration::from_secs(30);
@@ -87,6 +91,7 @@ pub(crate) struct Running {
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
+    cut_off: CutOff,
     drain_timeout: Duration,
 }
 
@@ -183,6 +188,7 @@ pub(crate) async fn start(
         vitals,
         stop_data,
         stop_admin,
+        cut_off: app.cut_off,
         drain_timeout,
     })
 }
@@ -214,11 +220,26 @@ impl Running {
             error!(%why, "a device failed; what can be answered is, then the process ends");
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
-        let accounts = self.accounts.clone();
-        tokio::select! {
-            () = self.drain() => info!("drained"),
-            () = tokio::time::sleep(timeout) => warn!(?timeout, "requests were cut off by the drain timeout"),
-            _ = again => warn!("a second signal cut off the requests under way"),
+        let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
+        let mut drain = std::pin::pin!(self.drain());
+        let is_drained = tokio::select! {
+            () = &mut drain => {
+                info!("drained");
+                true
+            }
+            () = tokio::time::sleep(timeout) => {
+                warn!(?timeout, "requests were cut off by the drain timeout");
+                false
+            }
+            _ = again => {
+                warn!("a second signal cut off the requests under way");
+                false
+            }
+        };
+        if !is_drained {
+            // Streams end with an error that says so, for as long as somebody reads it.
+            cut_off.now();
+            let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
         // Who is cut off has no whole answer, and no line.
         accounts::close(accounts).await;

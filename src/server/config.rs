@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use roundhouse_gateway::SessionLimits;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
@@ -30,6 +31,7 @@ mod endpoints;
 mod handlers;
 mod keys;
 mod levels;
+mod naming;
 mod policy;
 mod quotas;
 mod raw;
@@ -105,6 +107,8 @@ pub struct Config {
     pub replicas: Replicas,
     /// Limits of a request.
     pub serving: Serving,
+    /// `[sessions]`: stateful sessions; absent is off.
+    pub sessions: Option<SessionLimits>,
     /// Python handlers.
     pub handlers: Handlers,
     /// The threads that run steps.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use roundhouse_engine::{EngineConfig, Lane, LaneConfig};
-use roundhouse_gateway::{ContainerFace, GatewayState, Offered};
+use roundhouse_gateway::{ContainerFace, Cut, CutOff, GatewayState, Offered, Sessions};
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
@@ -44,6 +44,8 @@ pub(crate) struct App {
     pub(crate) admin: Admin,
     /// What changes of the settings are applied to.
     pub(super) live: Live,
+    /// Ends answers that are under way.
+    pub(super) cut_off: CutOff,
 }
 
 /// Every endpoint's catalogue.
@@ -127,9 +129,10 @@ pub(super) async fn build(
             models,
         }
     });
-    let endpoints = faces::endpoints(&catalogs, &handlers, &loader);
+    let endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader);
     let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
+    let (cut_off, cut) = Cut::pair();
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
@@ -142,6 +145,8 @@ pub(super) async fn build(
         health: Arc::new(move || faces::health(&health)),
         access: faces::access_log(&config.log.access)?,
         container,
+        sessions: Sessions::new(config.sessions.clone()),
+        cut,
     };
     let catalogs = Arc::new(Current::new(catalogs));
     let live = Live {
@@ -168,7 +173,7 @@ pub(super) async fn build(
         metrics,
         reload: None,
     };
-    Ok(App { data: roundhouse_gateway::router(state), admin, live })
+    Ok(App { data: roundhouse_gateway::router(state), admin, live, cut_off })
 }
 
 /// What models may take, where that holds what tenants are promised.
@@ -224,6 +229,7 @@ fn describe_metrics() {
     reload::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
+    roundhouse_gateway::describe_metrics();
     roundhouse_tenancy::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();

@@ -147,7 +147,7 @@ impl Live {
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
         self.accounts.apply(new.quota_rules());
-        let endpoints = faces::endpoints(&catalogs, &self.handlers, &self.loader);
+        let endpoints = faces::endpoints(new, &catalogs, &self.handlers, &self.loader);
         self.catalogs.set(catalogs);
         let before = self.offered.get();
         self.offered.set(Offered { endpoints, policy });

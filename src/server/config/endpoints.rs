@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use roundhouse_gateway::Naming;
 use roundhouse_store::{MountConfig, StoreUri};
 use roundhouse_types::{EndpointName, TargetName};
 
-use super::Fault;
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
+use super::{Fault, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -17,7 +18,7 @@ const UNNAMED: &str = "default";
 const STORES_VARIABLE: &str = "ROUNDHOUSE_STORE";
 
 /// A named front over one or more stores.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// Its name in requests.
     pub name: EndpointName,
@@ -31,6 +32,8 @@ pub struct Endpoint {
     pub versions: VersionRule,
     /// The targets that adapters mean by names which are none, or another's.
     pub bases: BTreeMap<String, TargetName>,
+    /// What requests can name beside its targets.
+    pub naming: Naming,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -125,6 +128,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             keep: Vec::new(),
             versions: VersionRule::default(),
             bases: BTreeMap::new(),
+            naming: Naming::default(),
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -192,6 +196,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         let preload = targets(entry, "preload", &at, sources);
         let keep = targets(entry, "keep", &at, sources);
         let bases = bases(entry, &at, sources);
+        let (naming, faults) = naming::read(entry, &at);
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -217,7 +223,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, preload, keep, versions, bases, mounts });
+        endpoints.push(Endpoint { name, handlers, preload, keep, versions, bases, naming, mounts });
     }
     endpoints
 }

@@ -141,6 +141,10 @@ pub(super) const KEYS: &[Key] = &[
     key("serving.step_time", Written::Text),
     key("serving.max_running", Written::Count),
     key("serving.quantize", Written::Text),
+    key("sessions.enabled", Written::Switch),
+    key("sessions.expiration", Written::Text),
+    key("sessions.max", Written::Count),
+    key("sessions.max_per_tenant", Written::Count),
     with_flag("handlers.enabled", Written::Switch, "handlers"),
     with_flag("handlers.isolation", Written::Text, "handlers-isolation"),
     with_flag("handlers.python", Written::Text, "handlers-python"),
@@ -178,8 +182,25 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of an `[[endpoint]]`.
-pub(super) const ENDPOINT_KEYS: &[&str] =
-    &["name", "handlers", "preload", "keep", "update", "on_delete", "bases", "mount"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &[
+    "name",
+    "handlers",
+    "target",
+    "preload",
+    "keep",
+    "update",
+    "on_delete",
+    "bases",
+    "component",
+    "variant",
+    "mount",
+];
+
+/// Keys of an `[[endpoint.component]]`.
+pub(super) const COMPONENT_KEYS: &[&str] = &["name", "target"];
+
+/// Keys of an `[[endpoint.variant]]`.
+pub(super) const VARIANT_KEYS: &[&str] = &["name", "weight", "target", "prefix"];
 
 /// Keys of a `[[device]]`.
 pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];

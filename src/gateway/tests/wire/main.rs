@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper's failure is its test's failure")]
 
 mod adapters;
+mod addressed;
 mod container;
 mod edges;
 mod endpoint;
@@ -10,6 +11,7 @@ mod handled;
 mod identity;
 mod openai;
 mod quotas;
+mod sessions;
 mod streams;
 mod support;
 mod tenants;

@@ -14,8 +14,8 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
-    ModelFacts, Offered, PageWanted, Target, TargetPage, router,
+    AccessRecord, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
+    ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
@@ -48,6 +48,8 @@ pub(crate) struct Harness {
     pub(crate) offered: Arc<Current<Offered>>,
     /// Who sends the requests.
     pub(crate) caller: Caller,
+    /// Ends what is under way.
+    pub(crate) cut_off: CutOff,
 }
 
 /// How a router is made.
@@ -61,6 +63,8 @@ pub(crate) struct Setup {
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) naming: Naming,
+    pub(crate) sessions: Option<SessionLimits>,
 }
 
 impl Default for Setup {
@@ -75,6 +79,8 @@ impl Default for Setup {
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
+            naming: Naming::default(),
+            sessions: Some(SessionLimits::default()),
         }
     }
 }
@@ -99,11 +105,13 @@ impl Setup {
         let health = self.health;
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
+            naming: self.naming.clone(),
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
         let policy = Arc::new(self.policy);
         let offered = Arc::new(Current::new(Offered { endpoints, policy }));
+        let (cut_off, cut) = Cut::pair();
         let state = GatewayState {
             config: self.config,
             identity: self.identity,
@@ -116,8 +124,11 @@ impl Setup {
             health: Arc::new(move || health.clone()),
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
             container: self.container,
+            sessions: Sessions::new(self.sessions),
+            cut,
         };
-        Harness { router: router(state), asked, logged, offered, caller: Caller::anonymous() }
+        let caller = Caller::anonymous();
+        Harness { router: router(state), asked, logged, offered, caller, cut_off }
     }
 }
 
@@ -136,6 +147,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
+        naming: Naming::default(),
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |wanted| {
@@ -186,7 +198,7 @@ impl Harness {
         let caller = Caller { tenant: Some(tenant.parse().unwrap()), credential: None };
         let (router, asked) = (self.router.clone(), self.asked.clone());
         let (logged, offered) = (self.logged.clone(), self.offered.clone());
-        Self { router, asked, logged, offered, caller }
+        Self { router, asked, logged, offered, caller, cut_off: self.cut_off.clone() }
     }
 
     pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {
