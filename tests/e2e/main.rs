@@ -23,6 +23,7 @@ mod operator;
 mod pressure;
 mod quantised;
 mod reload;
+mod runtime;
 mod sharing;
 mod streaming;
 mod tenants;
