@@ -4,7 +4,8 @@
 //! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed` (which
 //! model is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
 //! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces), `sessions` (what outlives a request),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
+//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `deferred` (the same for
+//! callers who do not wait), `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -23,6 +24,7 @@ mod body;
 mod call;
 mod container;
 mod cut;
+mod deferred;
 mod each;
 mod error;
 mod fields;
@@ -44,12 +46,13 @@ mod target;
 mod tgi;
 
 pub use cut::{Cut, CutOff};
+pub use deferred::Later;
 pub use metrics::describe_metrics;
 pub use router::router;
 pub use sessions::{SessionLimits, Sessions};
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
-    ContainerModels, EndpointFace, FactsFn, GatewayConfig, GatewayState, Health, KvTokens,
-    LoadOutcome, ModelFacts, Naming, Offered, PageWanted, Registration, Serves, Target, TargetPage,
-    Variant,
+    ContainerModels, DeferFn, Deferral, Deferred, DeferredInput, Done, Due, EndpointFace, FactsFn,
+    GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, ModelFacts, Naming, Offered,
+    PageWanted, Registration, Serves, Target, TargetPage, Variant,
 };

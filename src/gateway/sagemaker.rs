@@ -1,5 +1,6 @@
-//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream` and `POST /invocations`.
+//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream`, `InvokeEndpointAsync` and `POST /invocations`.
 
+pub(crate) mod asynchronous;
 pub(crate) mod event_stream;
 pub(crate) mod generated;
 pub(crate) mod headers;
@@ -34,7 +35,7 @@ use session::Wish;
 /// What boto3 shows as `InvokedProductionVariant`.
 const VARIANT: HeaderName = HeaderName::from_static("x-amzn-invoked-production-variant");
 
-type EndpointPath = Result<Path<String>, PathRejection>;
+pub(crate) type EndpointPath = Result<Path<String>, PathRejection>;
 
 /// `POST /endpoints/{endpoint}/invocations`.
 pub(crate) async fn invoke_endpoint(
@@ -175,6 +176,30 @@ pub(crate) async fn invoke_loaded(
     in_session(&context, &wish, bound.as_ref(), found, (headers, body), read).await
 }
 
+/// A request that was deferred, when it is its turn. What names its target is what it is for a
+/// stream, whose clients cannot send one either.
+///
+/// # Errors
+/// Everything that fails before the response's first byte.
+pub(crate) async fn invoke_due(
+    context: &Context,
+    path: EndpointPath,
+    request: Request,
+) -> Result<Response, Error> {
+    let (headers, body) = read_known(context, request).await?;
+    let sent = Sent::read(&headers)?;
+    if let Some(id) = sent.inference_id {
+        context.notes.inference_id(id);
+    }
+    let endpoint = target::endpoint(context, &endpoint_name(path)?)?;
+    let parsed = parse(&headers, body.clone()).await;
+    let named = || stream_target(&headers, &parsed);
+    let Addressed { aim, variant } = addressed(context, endpoint, &headers, &sent, named)?;
+    context.notes.variant(&variant);
+    let read = Read { handlers: endpoint.handlers, gathers: true };
+    invoke_plain(context, aim, &headers, body, read).await
+}
+
 /// How a request that is not framed is read and answered.
 #[derive(Clone, Copy)]
 pub(crate) struct Read {
@@ -213,6 +238,15 @@ pub(crate) async fn read(context: &Context, request: Request) -> Result<(HeaderM
     let headers = request.headers().clone();
     let body = body::read(request, &context.gateway.config, &context.notes).await?;
     Ok((headers, body))
+}
+
+/// A body that is in memory, and was held against its limits.
+async fn read_known(context: &Context, request: Request) -> Result<(HeaderMap, Bytes), Error> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await;
+    let body = body.map_err(|error| Error::internal(format!("a body in memory: {error}")))?;
+    context.notes.read(body.len() as u64);
+    Ok((parts.headers, body))
 }
 
 /// A body whose media type is understood.

@@ -1,6 +1,7 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
 mod adapters;
+mod deferral;
 mod facts;
 pub mod naming;
 
@@ -19,6 +20,7 @@ use crate::cut::Cut;
 use crate::sessions::Sessions;
 
 pub use adapters::{ContainerAdapter, ContainerAdapters, Registration};
+pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
 pub use naming::{Naming, Serves, Variant};
 
@@ -113,6 +115,8 @@ pub struct GatewayState {
     pub health: HealthFn,
     /// Told about every request at its end.
     pub access: AccessFn,
+    /// Takes requests whose callers do not wait, where an endpoint does.
+    pub defer: Option<DeferFn>,
     /// The container contract, where it is switched on.
     pub container: Option<ContainerFace>,
     /// Stateful sessions.

@@ -1,6 +1,7 @@
 //! Puts the server together: build, then bind, then run, then drain.
 
 mod accounts;
+mod asynchronous;
 pub(crate) mod budgets;
 mod build;
 pub(crate) mod door;
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::CutOff;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
@@ -88,6 +90,8 @@ pub(crate) struct Running {
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait.
+    queue: Option<Queue>,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -138,6 +142,7 @@ pub(crate) async fn start(
         audit: faces::audit_log(&config.log.audit)?,
     };
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    let queue = app.live.queue.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
@@ -185,6 +190,7 @@ pub(crate) async fn start(
         residency,
         loader,
         accounts,
+        queue,
         vitals,
         stop_data,
         stop_admin,
@@ -252,8 +258,8 @@ impl Running {
         }
     }
 
-    /// Readiness fails first, then no connection is accepted, then requests end, then models
-    /// are unloaded. Requests that still wait for a model when half of the drain timeout is
+    /// Readiness fails first, then no connection is accepted, then requests end, deferred ones
+    /// too, then models are unloaded. Requests that still wait for a model when half of the drain timeout is
     /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
@@ -262,15 +268,23 @@ impl Running {
         // The data port is the first.
         let admin = self.ports.split_off(1);
         let patience = self.drain_timeout / 2;
-        let residency = self.residency.clone();
+        let (residency, queue) = (self.residency.clone(), self.queue.clone());
         let late = tokio::spawn(async move {
             tokio::time::sleep(patience).await;
+            // What nobody waits for runs after the next start. First: a model that is about to
+            // leave would fail it.
+            if let Some(queue) = &queue {
+                queue.abort().await;
+            }
             residency.shutdown().await;
         });
         for port in self.ports {
             if let Err(error) = port.await {
                 warn!(%error, "the data port ended badly");
             }
+        }
+        if let Some(queue) = &self.queue {
+            queue.drain().await;
         }
         late.abort();
         self.residency.shutdown().await;

@@ -16,8 +16,8 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
-    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, auth, defaults, devices, endpoints,
-    handlers, levels, policy, quotas, tenants,
+    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, defaults,
+    devices, endpoints, handlers, levels, policy, quotas, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +45,10 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         tenants,
         aliases,
         tenant_defaults: quotas::defaults(&mut sources),
+        async_dir: sources.optional("async.dir", |text| match text {
+            "" => Err("is empty: the path of a folder".to_owned()),
+            path => Ok(PathBuf::from(path)),
+        }),
         usage: quotas::usage(&mut sources),
         devices: devices::resolve(&mut sources),
         memory: memory(&mut sources),
@@ -73,6 +77,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         sources.faults([fault]);
     }
     sources.faults(config.burst_faults());
+    sources.faults(asynchronous::faults(&config));
     let has_own = config.devices.iter().any(|device| !device.id.is_host());
     if !has_own && config.memory.host.is_some_and(|host| host > Bytes::ZERO) {
         let why = "is for models that leave a device with a memory of its own, and there is none";
@@ -117,6 +122,7 @@ impl Config {
             ("serving", self.serving != new.serving),
             ("sessions", self.sessions != new.sessions),
             ("handlers", self.handlers != new.handlers),
+            ("async", self.async_dir != new.async_dir),
             ("usage", self.usage != new.usage),
             ("lane", self.lane != new.lane),
             ("shutdown", self.shutdown != new.shutdown),

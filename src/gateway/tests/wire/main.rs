@@ -4,6 +4,7 @@
 
 mod adapters;
 mod addressed;
+mod asynchronous;
 mod container;
 mod edges;
 mod endpoint;
