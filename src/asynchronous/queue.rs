@@ -372,21 +372,25 @@ impl Shared {
     fn begin(self: &Arc<Self>, run: &RunFn) -> Option<Instant> {
         let now = Instant::now();
         let mut next_at: Option<Instant> = None;
+        let mut turns = Vec::new();
         for line in self.lines().values_mut() {
             let Some(endpoint) = line.endpoint.clone() else { continue };
             while line.running < endpoint.config.max_concurrent {
                 let is_over = line.bytes > endpoint.config.queue_bytes.0;
                 let Some(ticket) = line.waiting.pop(now, is_over) else { break };
                 line.running += 1;
-                let turn = Turn {
+                turns.push(Turn {
                     shared: self.clone(),
                     endpoint: endpoint.clone(),
                     ticket: Some(ticket),
                     is_running: true,
-                };
-                self.tasks.spawn(turn.work(run.clone()));
+                });
             }
             next_at = next_at.into_iter().chain(line.waiting.next_at()).min();
+        }
+        // Behind the lock: a runtime that ends drops what it is given, and a turn's end takes it.
+        for turn in turns {
+            self.tasks.spawn(turn.work(run.clone()));
         }
         next_at
     }

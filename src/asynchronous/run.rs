@@ -62,13 +62,14 @@ async fn processed(
     let of = Of(endpoint.name.as_str());
     let (spool, reading) = (shared.clone(), ticket.clone());
     let (entry, inline) = blocking(move || spool.spool.entry(&reading)).await?;
-    let made = match ticket.is_decided {
-        true => {
-            let (spool, reading) = (shared.clone(), ticket.clone());
-            let (decided, body) = blocking(move || spool.spool.decided(&reading)).await?;
+    // The disk knows: a task that ended early may have decided and not said so.
+    let (spool, reading) = (shared.clone(), ticket.clone());
+    let made = match blocking(move || spool.spool.decided(&reading)).await? {
+        Some((decided, body)) => {
+            ticket.is_decided = true;
             Made { decided, body }
         }
-        false => {
+        None => {
             if ticket.tries == 0 {
                 of.begun(Duration::from_millis(now().saturating_sub(entry.accepted_at)));
             }

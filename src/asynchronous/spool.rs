@@ -6,7 +6,7 @@
 //! the first byte goes to the store. The request is removed first: an outcome without one is done.
 
 use std::fs::{self, File};
-use std::io::{Read, Write as _};
+use std::io::{ErrorKind, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -201,12 +201,15 @@ impl Spool {
         self.write(&self.path(ticket, OUTCOME), decided, body)
     }
 
-    /// How it was decided that a request ends.
+    /// How it was decided that a request ends, if it was.
     ///
     /// # Errors
     /// `Io`, `Damaged`.
-    pub(crate) fn decided(&self, ticket: &Ticket) -> Result<(Decided, Bytes), Error> {
-        read(&self.path(ticket, OUTCOME))
+    pub(crate) fn decided(&self, ticket: &Ticket) -> Result<Option<(Decided, Bytes)>, Error> {
+        match read(&self.path(ticket, OUTCOME)) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            outcome => outcome.map(Some),
+        }
     }
 
     /// Forgets a request.
@@ -286,9 +289,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Bytes), Error> {
 
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path, error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),
     }
 }
@@ -324,12 +325,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (spool, _) = Spool::open(folder.path()).unwrap();
         let ticket = spool.accept(&entry("ep"), b"in").unwrap();
+        assert_eq!(spool.decided(&ticket).unwrap(), None);
         spool.decide(&ticket, &decided(Some("no")), b"body").unwrap();
         drop(spool);
         let (spool, found) = Spool::open(folder.path()).unwrap();
         assert!(found[0].is_decided);
         assert_eq!(found[0].bytes, 6, "what is to be written counts too");
-        let (how, body) = spool.decided(&found[0]).unwrap();
+        let (how, body) = spool.decided(&found[0]).unwrap().unwrap();
         assert_eq!((how, body.as_ref()), (decided(Some("no")), b"body".as_slice()));
     }
 

@@ -208,7 +208,8 @@ fn illegal(name: &str, expected: &str) -> Error {
 fn for_the_model(headers: &HeaderMap) -> Result<HeaderMap, Error> {
     let mut kept = HeaderMap::new();
     for (name, value) in headers {
-        let is_sent = name.as_str().starts_with(KEPT) || name == ROUTE_KEY;
+        let others = [ROUTE_KEY, header::CONTENT_ENCODING.as_str()];
+        let is_sent = name.as_str().starts_with(KEPT) || others.contains(&name.as_str());
         if is_sent && !OURS.contains(&name.as_str()) {
             kept.append(name.clone(), value.clone());
         }
