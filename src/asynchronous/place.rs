@@ -1,10 +1,9 @@
 //! Which objects an endpoint may read and write.
 
-use roundhouse_store::{MountConfig, ObjectWriter, RetryConfig, StoreUri};
-use roundhouse_types::{EndpointName, TenantName};
+use roundhouse_store::{MountConfig, ObjectWriter, StoreUri};
+use roundhouse_types::TenantName;
 
 use crate::config::PlaceConfig;
-use crate::error::Error;
 
 /// What stands for the tenant's name in a prefix.
 const TENANT: &str = "{tenant}";
@@ -59,15 +58,6 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) async fn connect(
-        config: &PlaceConfig,
-        endpoint: &EndpointName,
-        retry: &RetryConfig,
-    ) -> Result<Self, Error> {
-        let store = ObjectWriter::connect(&config.root, endpoint.clone(), retry.clone()).await?;
-        Ok(Self::over(store, config))
-    }
-
     pub(crate) fn over(store: ObjectWriter, config: &PlaceConfig) -> Self {
         let root = format!("{}/", config.root.uri.to_string().trim_end_matches('/'));
         Self { store, root, below: config.below.clone() }
@@ -110,6 +100,7 @@ pub(crate) fn is_plain(path: &str) -> bool {
 mod tests {
     use std::sync::Arc;
 
+    use roundhouse_store::RetryConfig;
     use roundhouse_store::testing::MemoryStore;
 
     use super::*;

@@ -227,9 +227,14 @@ impl Queue {
         Ok(accepted)
     }
 
-    /// Takes and begins nothing any more; returns when what runs has ended.
-    pub async fn drain(&self) {
+    /// Takes and begins nothing any more. What runs goes on.
+    pub fn stop(&self) {
         self.shared.stop.cancel();
+    }
+
+    /// The same; returns when what runs has ended.
+    pub async fn drain(&self) {
+        self.stop();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
-use crate::addressed::{Addressed, addressed_in};
+use crate::addressed::{Addressed, addressed, addressed_in};
 use crate::aim::{Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};

@@ -265,6 +265,9 @@ impl Running {
         self.vitals.set_ready(false);
         self.watches.iter().for_each(JoinHandle::abort);
         self.stop_data.cancel();
+        if let Some(queue) = &self.queue {
+            queue.stop();
+        }
         // The data port is the first.
         let admin = self.ports.split_off(1);
         let patience = self.drain_timeout / 2;

@@ -1,7 +1,6 @@
 """boto3's invoke_endpoint_async: inputs from the store and sent along, answers, failures, refusals.
 
-usage: boto3_async.py DATA_URL S3_URL ENDPOINT TARGET LABEL
-Keys of both services come from the environment.
+usage: boto3_async.py DATA_URL S3_URL ENDPOINT TARGET LABEL ACCESS_KEY SECRET_KEY
 """
 
 import json
@@ -18,11 +17,12 @@ BODY = json.dumps({"inputs": "hello"})
 
 
 def main():
-    url, store_url, endpoint, target, label = sys.argv[1:6]
+    url, store_url, endpoint, target, label, *keys = sys.argv[1:8]
+    session = boto3.Session(*keys, region_name="us-east-1")
     config = Config(retries={"total_max_attempts": 1}, read_timeout=70)
-    runtime = boto3.client("sagemaker-runtime", endpoint_url=url, region_name="us-east-1", config=config)
+    runtime = session.client("sagemaker-runtime", endpoint_url=url, config=config)
     path_style = Config(s3={"addressing_style": "path"})
-    s3 = boto3.client("s3", endpoint_url=store_url, region_name="us-east-1", config=path_style)
+    s3 = session.client("s3", endpoint_url=store_url, config=path_style)
 
     def waited(location, other):
         """As SageMaker's own predictor waits: it looks for both objects."""

@@ -68,8 +68,8 @@ async fn boto3_invokes_without_waiting() {
     let (data, label) = (server.data.clone(), signature(TARGET, 1));
     let at = format!("http://{}", store.address());
     tokio::task::spawn_blocking(move || {
-        let keys = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
-        python::client_with("boto3_async.py", &[&data, &at, "default", TARGET, &label], &keys);
+        let args = [&data, &at, "default", TARGET, &label, ACCESS_KEY, SECRET_KEY];
+        python::client("boto3_async.py", &args);
     })
     .await
     .unwrap();

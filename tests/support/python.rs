@@ -30,16 +30,8 @@ pub fn interpreter() -> PathBuf {
 /// # Panics
 /// When it exits with another status than 0; its output is in the message.
 pub fn client(script: &str, args: &[&str]) -> String {
-    client_with(script, args, &[])
-}
-
-/// The same with variables in its environment.
-///
-/// # Panics
-/// As [`client`].
-pub fn client_with(script: &str, args: &[&str], env: &[(&str, &str)]) -> String {
     let path = root().join("tests/clients").join(script);
-    run(Command::new(interpreter()).arg(path).args(args).envs(env.iter().copied()))
+    run(Command::new(interpreter()).arg(path).args(args))
 }
 
 fn run(command: &mut Command) -> String {
