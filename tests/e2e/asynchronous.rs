@@ -68,7 +68,7 @@ async fn boto3_invokes_without_waiting() {
     let (data, label) = (server.data.clone(), signature(TARGET, 1));
     let at = format!("http://{}", store.address());
     tokio::task::spawn_blocking(move || {
-        let args = [&data, &at, "default", TARGET, &label, ACCESS_KEY, SECRET_KEY];
+        let args: [&str; 7] = [&data, &at, "default", TARGET, &label, ACCESS_KEY, SECRET_KEY];
         python::client("boto3_async.py", &args);
     })
     .await
@@ -195,7 +195,8 @@ async fn those_who_are_listed_are_told_in_the_form_of_sns() {
     ));
     let server = start(&site, &store).await;
     for target in [TARGET, "not/there"] {
-        let headers = [("x-amzn-sagemaker-custom-attributes", &*named(target))];
+        let attributes = named(target);
+        let headers = [("x-amzn-sagemaker-custom-attributes", attributes.as_str())];
         assert_eq!(ask(&server, &headers, INPUT).await.unwrap().status, 202);
     }
     until("both were told", || async { seen.lock().unwrap().len() == 2 }).await;
@@ -226,7 +227,8 @@ async fn nobody_inside_is_told_who_is_not_listed() {
     ));
     let server = start(&site, &store).await;
     for target in [TARGET, "not/there"] {
-        let headers = [("x-amzn-sagemaker-custom-attributes", &*named(target))];
+        let attributes = named(target);
+        let headers = [("x-amzn-sagemaker-custom-attributes", attributes.as_str())];
         let taken = ask(&server, &headers, INPUT).await.unwrap();
         assert_eq!(taken.status, 202, "{}", taken.body);
     }
@@ -295,7 +297,8 @@ async fn what_waits_when_the_server_stops_runs_after_the_next_start() {
     // The store is away: what is decided cannot be written.
     let site = site("endpoint_url = \"http://127.0.0.1:1\"\n");
     let mut server = start(&site, &store).await;
-    let headers = [("x-amzn-sagemaker-custom-attributes", &*named(TARGET))];
+    let attributes = named(TARGET);
+    let headers = [("x-amzn-sagemaker-custom-attributes", attributes.as_str())];
     let taken = ask(&server, &headers, INPUT).await.unwrap();
     assert_eq!(taken.status, 202, "{}", taken.body);
     server.terminate();

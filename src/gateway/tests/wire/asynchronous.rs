@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use futures_util::FutureExt;
 use http::Request;
-use roundhouse_gateway::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
+use roundhouse_gateway::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due, Naming, Serves};
 use roundhouse_tenancy::{Accounts, Caller, Grants, Limits, Policy, QuotaRules};
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::json;
@@ -286,4 +286,28 @@ async fn a_tenant_over_its_limits_waits_in_the_queue_and_is_charged_once() {
     assert!(matches!(done, Done::Answered { .. }), "{done:?}");
     let done = harness.later.answer(turn()).await;
     assert!(matches!(done, Done::NotNow { after: Some(_), .. }), "{done:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_of_one_target_and_a_component_need_no_other_name() {
+    let one = Naming::of(Serves::One("d".parse().unwrap()));
+    let components = [("ic-1".to_owned(), "b/c".parse().unwrap())].into();
+    let naming = Naming { components, ..one };
+    let (defer, taken) = taking();
+    let setup = Setup { defer: Some(defer), naming, ..Setup::default() };
+    let harness = setup.with(|_| says(hello(1), 1));
+    let component = ("x-amzn-sagemaker-inference-component", "ic-1");
+    for (headers, target) in [(vec![], "d"), (vec![component], "b/c")] {
+        let located = [headers.as_slice(), &[(LOCATION, "s3://b/x")]].concat();
+        assert_eq!(harness.send(request(&located, "")).await.status, 202);
+        let deferral = taken.lock().unwrap().remove(0);
+        let due = Due { headers: deferral.headers, ..due(&[], r#"{"inputs":"hi"}"#) };
+        let done = harness.later.answer(due).await;
+        assert!(matches!(done, Done::Answered { .. }), "{done:?}");
+        assert_eq!(harness.asked.lock().unwrap().last().unwrap().model.target.as_str(), target);
+    }
+    let unknown = [("x-amzn-sagemaker-inference-component", "ic-2"), (LOCATION, "s3://b/x")];
+    assert_eq!(harness.send(request(&unknown, "")).await.status, 400);
+    let variant = [("x-amzn-sagemaker-target-variant", "none"), (LOCATION, "s3://b/x")];
+    assert_eq!(harness.send(request(&variant, "")).await.status, 400);
 }
