@@ -5,8 +5,6 @@ use roundhouse_types::{ModelId, TargetModel};
 
 use crate::error::Error;
 use crate::fields::{Fields, strings};
-use crate::state::EndpointFace;
-use crate::target;
 
 /// Names an adapter; goes before what a body says. SageMaker sends it to containers.
 pub(crate) const ADAPTER: HeaderName =
@@ -63,21 +61,6 @@ impl Aim {
     pub(crate) fn heeds(&self, adapters: Adapters) -> Adapters {
         if self.by_header { Adapters::None } else { adapters }
     }
-}
-
-/// Whom SageMaker's headers name: a target model, an adapter, or an adapter of a target model.
-///
-/// # Errors
-/// `InvalidRequest` where neither is named, a header is there twice, or a name is illegal.
-pub(crate) fn named(endpoint: &EndpointFace, headers: &HeaderMap) -> Result<Aim, Error> {
-    let Some(adapter) = header(headers)? else {
-        return target::model(endpoint, &target::required_header(headers)?).map(Aim::at);
-    };
-    let base = match target::header(headers)? {
-        Some(base) => Some(target::model(endpoint, &base)?),
-        None => None,
-    };
-    Ok(Aim::by_header(target::model(endpoint, &adapter)?, base))
 }
 
 /// What the adapter header says, if it is there; empty counts as absent.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::aim::{Adapters, Aim};
 use crate::call::{self, Context};
+use crate::cut::cut_off;
 use crate::each;
 use crate::error::Error;
 use crate::handled;
@@ -108,7 +109,11 @@ pub(crate) async fn answer(
     delivery: Delivery,
 ) -> Result<Response, Error> {
     let levels = meter::admit(context, &aim, &asked.request)?;
-    let answered = admitted(context, aim, asked, delivery).await?;
+    let answered = tokio::select! {
+        biased;
+        answered = admitted(context, aim, asked, delivery) => answered?,
+        () = context.gateway.cut.wait() => return Err(cut_off().into()),
+    };
     let mut response = meter::settled(&context.notes, answered).await;
     response.extensions_mut().insert(levels);
     Ok(response)
@@ -218,7 +223,8 @@ async fn generation(
             Ask::Embeddings(_) | Ask::Later(_) => return Err(mismatch()),
         };
         let keep_alive = context.gateway.config.keep_alive;
-        let bounds = Bounds { deadline, keep_alive, choices_per_prompt, notes: notes.clone() };
+        let (notes, cut) = (notes.clone(), context.gateway.cut.clone());
+        let bounds = Bounds { deadline, keep_alive, choices_per_prompt, notes, cut };
         return stream::respond(reply, transcript, wire, bounds).await;
     }
     let generated = call::collect(reply, deadline, notes, choices_per_prompt).await?;

@@ -34,7 +34,7 @@ pub(crate) struct Context {
     pub(crate) notes: Notes,
     /// Who asks.
     pub(crate) caller: Caller,
-    /// What decides where a request goes that an alias can send to several targets.
+    /// What the client, or its session, says for where a request goes that several targets could answer.
     pub(crate) route_key: Option<HeaderValue>,
 }
 
@@ -60,6 +60,14 @@ impl Context {
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &EndpointFace> {
         let reached = |face: &&EndpointFace| self.offered.policy.reaches(&self.caller, &face.name);
         self.offered.endpoints.iter().filter(reached)
+    }
+
+    /// What decides where a request goes that several targets could answer: equal keys go the same way.
+    pub(crate) fn draws_by(&self) -> Vec<u8> {
+        match &self.route_key {
+            Some(key) => key.as_bytes().to_vec(),
+            None => self.notes.request_id().as_bytes().to_vec(),
+        }
     }
 
     /// Whether the caller is told what shows how much a target is used: a tenant of its own targets,

@@ -118,7 +118,8 @@ pub(crate) async fn invoke(context: Context, path: NamePath, request: Request) -
                 Aim::by_header(adapter.model, Some(model.model))
             }
         };
-        sagemaker::invoke_plain(&context, aim.of_platform(), &headers, body, read).await
+        let aim = aim.of_platform();
+        sagemaker::invoke_loaded(context, aim, &headers, body, read).await
     };
     answered(operation.await)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use roundhouse_tenancy::{Denied, Refused};
-use roundhouse_types::{ErrorKind, Failure, RetryHint};
+use roundhouse_types::{EndpointName, ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -72,6 +72,9 @@ pub(crate) enum Error {
     /// The same for an adapter.
     #[error("adapter {0} is already registered")]
     AlreadyRegistered(String),
+    /// A target model is named at an endpoint that has one of its own.
+    #[error("Endpoint {0} is not a multi-model endpoint and does not support target model header.")]
+    NotMultiModel(EndpointName),
     /// The container contract's 507.
     #[error("there is no memory for model {0} now")]
     NoMemory(String),
@@ -131,6 +134,7 @@ impl Error {
             | Self::WrongMethod
             | Self::SlowBody(_)
             | Self::AlreadyLoaded(_)
+            | Self::NotMultiModel(_)
             | Self::AlreadyRegistered(_) => ErrorKind::InvalidRequest,
             Self::NoMemory(_) => ErrorKind::TooLarge,
             Self::Refused(_) => ErrorKind::Throttled,
@@ -150,6 +154,7 @@ impl Error {
             | Self::UnknownPath
             | Self::WrongMethod
             | Self::AlreadyLoaded(_)
+            | Self::NotMultiModel(_)
             | Self::AlreadyRegistered(_) => RetryHint::Never,
         }
     }
@@ -178,9 +183,11 @@ impl Error {
             Self::WrongMethod => Case::WrongMethod,
             Self::SlowBody(_) => Case::SlowBody,
             Self::AlreadyLoaded(_) | Self::AlreadyRegistered(_) => Case::AlreadyLoaded,
-            Self::Failed(_) | Self::Field { .. } | Self::NoMemory(_) | Self::Refused(_) => {
-                Case::Kind(self.kind())
-            }
+            Self::Failed(_)
+            | Self::Field { .. }
+            | Self::NotMultiModel(_)
+            | Self::NoMemory(_)
+            | Self::Refused(_) => Case::Kind(self.kind()),
         }
     }
 
@@ -192,7 +199,13 @@ impl Error {
             other => other.to_string(),
         };
         match face {
-            Face::Endpoint | Face::Invocations => amazon_object(row, &message),
+            Face::Endpoint | Face::Invocations => {
+                let mut object = amazon_object(row, &message);
+                if matches!(self, Self::NotMultiModel(_)) {
+                    object["ErrorCode"] = "TARGET_MODEL_HEADER_NOT_SUPPORTED".into();
+                }
+                object
+            }
             Face::Container => {
                 json!({"code": row.status, "type": row.name, "message": cut(&message)})
             }

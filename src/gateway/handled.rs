@@ -11,9 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Delivery;
 use crate::call::{Context, timed_out};
+use crate::cut::{Cut, cut_off};
 use crate::error::Error;
-use crate::sagemaker::event_stream;
-use crate::stream::{INNER_TYPE, PART_MAX};
+use crate::sagemaker::{event_stream, session};
+use crate::stream::{INNER_TYPE, Watched};
 
 /// The response headers that a handler may set; all others are ours or the connection's.
 const ALLOWED: &str = "x-amzn-sagemaker-";
@@ -58,8 +59,24 @@ pub(crate) async fn respond(
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
     let mut response = match (pieces, delivery.framed) {
         (None, false) => Response::new(Body::from(whole)),
-        (Some(pieces), false) => Response::new(Body::from_stream(chunked(whole, pieces))),
-        (pieces, true) => Response::new(Body::from_stream(framed(whole, pieces))),
+        (None, true) => {
+            let parts = event_stream::parts(&whole).into_iter().map(Ok::<_, Failure>);
+            Response::new(Body::from_stream(stream::iter(parts)))
+        }
+        (Some(pieces), framed) => {
+            let pieces = Flow {
+                first: Some(whole),
+                pieces: Watched::new(pieces, deadline),
+                deadline,
+                cut: context.gateway.cut.clone(),
+                has_failed: false,
+            };
+            match framed {
+                // A failure cuts the connection: the client must not take what it has for all of it.
+                false => Response::new(Body::from_stream(pieces.stream())),
+                true => Response::new(Body::from_stream(self::framed(pieces.stream()))),
+            }
+        }
     };
     let out = response.headers_mut();
     if delivery.framed {
@@ -73,6 +90,7 @@ pub(crate) async fn respond(
             (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
             && name.as_str().starts_with(ALLOWED)
             && name != INNER_TYPE
+            && !session::OURS.contains(&name)
         {
             out.insert(name, value);
         }
@@ -98,27 +116,59 @@ async fn gather(
     Ok(whole.freeze())
 }
 
-/// A failure cuts the connection: the client must not take what it has for all of it.
-fn chunked(
-    first: Bytes,
-    pieces: Box<HandledStream>,
-) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
-    stream::iter([Ok(first)]).chain(pieces)
+/// A handler's pieces on their way to the client; a failure is the last of them.
+struct Flow {
+    first: Option<Bytes>,
+    pieces: Watched<Box<HandledStream>>,
+    deadline: Instant,
+    cut: Cut,
+    has_failed: bool,
+}
+
+impl Flow {
+    async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
+        if self.has_failed {
+            return None;
+        }
+        let next = tokio::select! {
+            biased;
+            next = self.pieces.next() => next,
+            () = self.cut.wait() => Some(Err(cut_off())),
+        };
+        let failure = match next {
+            Some(Ok(piece)) => return Some(Ok(piece)),
+            Some(Err(failure)) => failure,
+            // It was let go of while the client did not read.
+            None if Instant::now() >= self.deadline => late(),
+            None => return None,
+        };
+        self.has_failed = true;
+        self.pieces.let_go();
+        Some(Err(failure))
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
+        stream::unfold(self, async |mut flow| Some((flow.next().await?, flow)))
+    }
 }
 
 /// Each piece is a part of the event stream, and a failure its last message.
 fn framed(
-    first: Bytes,
-    pieces: Option<Box<HandledStream>>,
+    pieces: impl Stream<Item = Result<Bytes, Failure>> + Send,
 ) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
-    let rest = stream::iter(pieces).flatten();
-    stream::iter([Ok(first)])
-        .chain(rest)
+    pieces
         .map(|piece| match piece {
-            Ok(piece) => piece.chunks(PART_MAX).map(event_stream::part).collect(),
+            Ok(piece) => event_stream::parts(&piece),
             Err(failure) => vec![event_stream::exception(&failure.into())],
         })
         .flat_map(|parts| stream::iter(parts.into_iter().map(Ok)))
+}
+
+fn late() -> Failure {
+    Failure::new(ErrorKind::TimedOut, "the handler's answer did not end in time")
 }
 
 /// A container's error answer: its body is the message.

@@ -52,6 +52,16 @@ pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
         .layer(from_fn_with_state(gateway.clone(), observe))
 }
 
+/// Puts the layers around routes of requests whose callers are known and do not wait: those of
+/// [`around`] but for the door, and for the places of people who do.
+pub(crate) fn around_known(router: Router, gateway: &Gateway) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(|_| {
+            Error::internal("the request handler panicked").respond(Face::Container)
+        }))
+        .layer(from_fn_with_state(gateway.clone(), observe))
+}
+
 /// The requests under way.
 struct UnderWay {
     most: usize,
@@ -151,6 +161,9 @@ impl Notes {
             endpoint: None,
             target: None,
             alias: None,
+            variant: None,
+            component: None,
+            inference_id: None,
             version: None,
             tier: None,
             queue: None,
@@ -221,6 +234,21 @@ impl Notes {
     pub(crate) fn routed(&self, model: &ModelId) {
         let mut record = self.lock();
         record.alias = record.target.replace(model.target.clone());
+    }
+
+    /// The production variant that answers.
+    pub(crate) fn variant(&self, name: &Arc<str>) {
+        self.lock().variant = Some(name.clone());
+    }
+
+    /// The inference component that does.
+    pub(crate) fn component(&self, name: &str) {
+        self.lock().component = Some(name.into());
+    }
+
+    /// What the client calls the request.
+    pub(crate) fn inference_id(&self, id: &str) {
+        self.lock().inference_id = Some(id.into());
     }
 
     pub(crate) fn served(&self, served: &Served) {

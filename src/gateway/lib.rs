@@ -1,10 +1,11 @@
 //! How does HTTP say it: the data port's routes, bodies, streams and errors.
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
-//! `layers` (what surrounds every request), `identify` (who calls), `target` and `aim` (which model
-//! is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
-//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
+//! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed` (which
+//! model is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
+//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces), `sessions` (what outlives a request),
+//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `deferred` (the same for
+//! callers who do not wait), `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -16,11 +17,14 @@
 //! 4. A chunk of a streamed response is one whole event.
 //! 5. Dropping a response drops the model's stream, which aborts its sequences.
 
+mod addressed;
 mod aim;
 mod answer;
 mod body;
 mod call;
 mod container;
+mod cut;
+mod deferred;
 mod each;
 mod error;
 mod fields;
@@ -35,15 +39,20 @@ mod openai;
 mod permitted;
 mod router;
 mod sagemaker;
+mod sessions;
 pub mod state;
 mod stream;
 mod target;
 mod tgi;
 
+pub use cut::{Cut, CutOff};
+pub use deferred::Later;
 pub use metrics::describe_metrics;
 pub use router::router;
+pub use sessions::{SessionLimits, Sessions};
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
-    ContainerModels, EndpointFace, FactsFn, GatewayConfig, GatewayState, Health, KvTokens,
-    LoadOutcome, ModelFacts, Offered, PageWanted, Registration, Target, TargetPage,
+    ContainerModels, DeferFn, Deferral, Deferred, DeferredInput, Done, Due, EndpointFace, FactsFn,
+    GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, ModelFacts, Naming, Offered,
+    PageWanted, Registration, Serves, Target, TargetPage, Variant,
 };

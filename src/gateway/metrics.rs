@@ -8,6 +8,11 @@ const REQUEST_SECONDS: &str = "roundhouse_gateway_request_seconds";
 /// From a request's arrival to its response's first body byte, in seconds. Label: `route`.
 const FIRST_BYTE_SECONDS: &str = "roundhouse_gateway_first_byte_seconds";
 
+/// Stateful sessions opened.
+const SESSIONS_OPENED: &str = "roundhouse_gateway_sessions_opened_total";
+/// Stateful sessions that have ended. Label: `by` (`closed`, `expired`).
+const SESSIONS_ENDED: &str = "roundhouse_gateway_sessions_ended_total";
+
 /// Tells the metrics recorder what the metrics mean.
 pub fn describe_metrics() {
     metrics::describe_histogram!(
@@ -20,6 +25,26 @@ pub fn describe_metrics() {
         metrics::Unit::Seconds,
         "from a request's arrival to its response's first body byte, by route"
     );
+    metrics::describe_counter!(
+        SESSIONS_OPENED,
+        metrics::Unit::Count,
+        "stateful sessions that were opened"
+    );
+    metrics::describe_counter!(
+        SESSIONS_ENDED,
+        metrics::Unit::Count,
+        "stateful sessions that have ended: closed by their clients, or expired"
+    );
+}
+
+/// Notes a session that was opened.
+pub(crate) fn session_opened() {
+    metrics::counter!(SESSIONS_OPENED).increment(1);
+}
+
+/// Notes sessions that have ended.
+pub(crate) fn sessions_ended(by: &'static str, count: u64) {
+    metrics::counter!(SESSIONS_ENDED, "by" => by).increment(count);
 }
 
 /// Notes a request that has ended.

@@ -18,6 +18,7 @@ use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::addressed::Addressed;
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
@@ -58,29 +59,48 @@ pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
     serve(context, None, request, embeddings::parse).await
 }
 
-/// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the
-/// target model header is sent.
+/// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the endpoint has
+/// a target of its own, or the target model header is sent.
 pub(crate) async fn endpoint_chat(
     context: Context,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     match sagemaker::endpoint_name(path) {
-        Ok(name) => serve(context, Some(name), request, chat::parse).await,
+        Ok(endpoint) => {
+            let at = Some(At { endpoint, component: None });
+            serve(context, at, request, chat::parse).await
+        }
         Err(error) => error.respond(Face::OpenAi),
     }
 }
 
-async fn serve(
+/// `POST /endpoints/{endpoint}/inference-components/{component}/openai/v1/chat/completions`.
+pub(crate) async fn component_chat(
     context: Context,
-    endpoint: Option<String>,
+    path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
-    parse: Parse,
 ) -> Response {
+    match path {
+        Ok(Path((endpoint, component))) => {
+            let at = Some(At { endpoint, component: Some(component) });
+            serve(context, at, request, chat::parse).await
+        }
+        Err(_) => Error::request("a name in the path is not UTF-8").respond(Face::OpenAi),
+    }
+}
+
+/// What a path names.
+struct At {
+    endpoint: String,
+    component: Option<String>,
+}
+
+async fn serve(context: Context, at: Option<At>, request: Request, parse: Parse) -> Response {
     let operation = async {
         let (headers, body) = sagemaker::read(&context, request).await?;
-        let fixed = match &endpoint {
-            Some(name) => Some(target::endpoint(&context, name)?),
+        let fixed = match &at {
+            Some(at) => Some(target::endpoint(&context, &at.endpoint)?),
             None => None,
         };
         if body::media(&headers)? != Media::Json {
@@ -89,14 +109,24 @@ async fn serve(
         }
         let mut fields = Fields::new(json::object(body).await?);
         let name = fields.string("model")?.unwrap_or_default();
-        let aim = target::openai_aim(&context, fixed, &headers, &name)?;
-        let echo = if name.is_empty() { aim.model.target.as_str() } else { &name };
+        let component = at.as_ref().and_then(|at| at.component.as_deref());
+        let Addressed { aim, variant } = match fixed {
+            Some(endpoint) => target::openai_at(&context, endpoint, &headers, component, &name)?,
+            None => target::openai(&context, &headers, &name)?,
+        };
+        let own = component.unwrap_or(aim.model.target.as_str());
+        let echo = if name.is_empty() { own } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
         let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
-        answer(&context, aim, asked, delivery).await.map(with_rate_headers)
+        let response = answer(&context, aim, asked, delivery).await.map(with_rate_headers)?;
+        if at.is_none() {
+            return Ok(response);
+        }
+        context.notes.variant(&variant);
+        Ok(sagemaker::with_variant(response, &variant))
     };
-    operation.await.unwrap_or_else(|error| error.respond(Face::OpenAi))
+    operation.await.unwrap_or_else(|error: Error| error.respond(Face::OpenAi))
 }
 
 /// What every object of one answer repeats.

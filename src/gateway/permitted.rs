@@ -51,9 +51,7 @@ pub(crate) fn permit(context: &Context, aim: &Aim) -> Result<Permitted, Error> {
 fn routed(context: &Context, asked: &ModelId) -> Result<(ModelId, Verdict), Error> {
     let (policy, caller) = (&context.offered.policy, &context.caller);
     let stands_for = policy.alias(caller, asked).and_then(|alias| {
-        let id = context.notes.request_id();
-        let key = context.route_key.as_ref().map_or(id.as_bytes().as_slice(), |it| it.as_bytes());
-        alias.choose(key, |target| policy.may_invoke(caller, target))
+        alias.choose(&context.draws_by(), |target| policy.may_invoke(caller, target))
     });
     let model = stands_for.unwrap_or(asked);
     match policy.verdict(caller, model) {

@@ -34,8 +34,16 @@ pub fn router(state: GatewayState) -> Router {
             named("invoke_endpoint_stream", post(sagemaker::invoke_endpoint_stream)),
         )
         .route(
+            "/endpoints/{endpoint}/async-invocations",
+            named("invoke_endpoint_async", post(sagemaker::asynchronous::invoke_endpoint_async)),
+        )
+        .route(
             "/endpoints/{endpoint}/openai/v1/chat/completions",
             named("endpoint_chat", post(openai::endpoint_chat)),
+        )
+        .route(
+            "/endpoints/{endpoint}/inference-components/{component}/openai/v1/chat/completions",
+            named("component_chat", post(openai::component_chat)),
         )
         .route("/", named("generate_either", post(tgi::compatible)))
         .route("/generate", named("generate", post(tgi::generate)))
@@ -93,7 +101,7 @@ fn is_below(path: &str, at: &str) -> bool {
 }
 
 /// Gives a route the name it has in metrics and the access log.
-fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
+pub(crate) fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
     route.layer(from_fn(move |request: Request, next: Next| {
         if let Some(notes) = request.extensions().get::<Notes>() {
             notes.route(name);

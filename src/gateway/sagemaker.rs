@@ -1,9 +1,12 @@
-//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream` and `POST /invocations`.
+//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream`, `InvokeEndpointAsync` and `POST /invocations`.
 
+pub(crate) mod asynchronous;
 pub(crate) mod event_stream;
 pub(crate) mod generated;
+pub(crate) mod headers;
 pub(crate) mod inputs;
 pub(crate) mod raw;
+pub(crate) mod session;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request};
@@ -13,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
-use crate::aim::{self, Adapters, Aim};
+use crate::addressed::{Addressed, addressed, addressed_in};
+use crate::aim::{Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
@@ -22,47 +26,62 @@ use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
 use crate::openai;
-use crate::state::EndpointFace;
+use crate::sessions::Bound;
+use crate::state::naming::ALL_TRAFFIC;
 use crate::target;
+use headers::{INNER_ACCEPT, Sent};
+use session::Wish;
 
 /// What boto3 shows as `InvokedProductionVariant`.
 const VARIANT: HeaderName = HeaderName::from_static("x-amzn-invoked-production-variant");
-/// What a client may send beside, for a handler and as a last place for the target's name.
-const CUSTOM_ATTRIBUTES: HeaderName = HeaderName::from_static("x-amzn-sagemaker-custom-attributes");
-/// The stream operation's own accept header.
-const STREAM_ACCEPT: HeaderName = HeaderName::from_static("x-amzn-sagemaker-accept");
 
-type EndpointPath = Result<Path<String>, PathRejection>;
+pub(crate) type EndpointPath = Result<Path<String>, PathRejection>;
 
 /// `POST /endpoints/{endpoint}/invocations`.
 pub(crate) async fn invoke_endpoint(
-    context: Context,
+    mut context: Context,
     path: EndpointPath,
     request: Request,
 ) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
+        let sent = Sent::read(&headers)?;
+        let wish = wished(&mut context, &sent, &body)?;
         let endpoint = target::endpoint(&context, &endpoint_name(path)?)?;
-        target::refuse_elsewhere(&headers)?;
-        let aim = aim::named(endpoint, &headers)?;
+        let wish = if endpoint.handlers { wish.of_handlers() } else { wish };
+        let bound = wish.bound(&context)?;
+        let unnamed = || Err(target::unnamed());
+        let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
         let read = Read { handlers: endpoint.handlers, gathers: true };
-        invoke_plain(&context, aim, &headers, body, read).await
+        let variant = found.variant.clone();
+        let body = (&headers, body);
+        let response = in_session(&context, &wish, bound.as_ref(), found, body, read).await?;
+        Ok(with_variant(response, &variant))
     };
-    with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
+    operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
 }
 
 /// `POST /invocations`: the same for the only endpoint, or the one called `default`.
-pub(crate) async fn invocations(context: Context, request: Request) -> Response {
+pub(crate) async fn invocations(mut context: Context, request: Request) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
+        let sent = Sent::of_platform(&headers)?;
+        let wish = wished(&mut context, &sent, &body)?;
         if let Some(aim) = container::adapter_named(&context, &headers)? {
+            let bound = wish.bound(&context)?;
             let read = Read { handlers: false, gathers: false };
-            return invoke_plain(&context, aim, &headers, body, read).await;
+            let found = Addressed { aim, variant: ALL_TRAFFIC.into() };
+            let body = (&headers, body);
+            return in_session(&context, &wish, bound.as_ref(), found, body, read).await;
         }
         let endpoint = target::default_endpoint(&context)?;
-        let aim = aim::named(endpoint, &headers)?;
+        let wish = if endpoint.handlers { wish.of_handlers() } else { wish };
+        let bound = wish.bound(&context)?;
+        let unnamed = || Err(target::unnamed());
+        let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
         let read = Read { handlers: endpoint.handlers, gathers: false };
-        invoke_plain(&context, aim, &headers, body, read).await
+        let body = (&headers, body);
+        in_session(&context, &wish, bound.as_ref(), found, body, read).await
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Invocations))
 }
@@ -72,31 +91,113 @@ pub(crate) async fn invocations(context: Context, request: Request) -> Response 
 /// Stock SDKs cannot send a target model here, so the body and the Custom-Attributes may
 /// name it too.
 pub(crate) async fn invoke_endpoint_stream(
-    context: Context,
+    mut context: Context,
     path: EndpointPath,
     request: Request,
 ) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
+        let sent = Sent::read(&headers)?;
+        let wish = wished(&mut context, &sent, &body)?;
         let endpoint = target::endpoint(&context, &endpoint_name(path)?)?;
-        target::refuse_elsewhere(&headers)?;
+        let wish = if endpoint.handlers { wish.of_handlers() } else { wish };
+        if matches!(wish, Wish::Open { .. } | Wish::Close { .. }) {
+            return Err(Error::request("sessions are opened and closed by InvokeEndpoint"));
+        }
+        let bound = wish.bound(&context)?;
         let parsed = parse(&headers, body.clone()).await;
-        let aim = stream_aim(endpoint, &headers, &parsed)?;
+        let named = || stream_target(&headers, &parsed);
+        let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, named)?;
+        wish.answered(&context, bound.as_ref(), &found).await?;
+        context.notes.variant(&found.variant);
+        let Addressed { aim, variant } = found;
         let asked = if endpoint.handlers {
             let told = (true, context.notes.request_id());
-            raw::asked(&headers, body, &aim, &STREAM_ACCEPT, told)
+            raw::asked(&headers, body, &aim, &INNER_ACCEPT, told)
         } else {
             parsed?.asked(&aim.model)?
         };
         let delivery = Delivery {
-            events: wants_events(&headers, &STREAM_ACCEPT),
+            events: wants_events(&headers, &INNER_ACCEPT),
             framed: true,
             gathers: false,
             timeout: context.gateway.config.stream_timeout,
         };
-        answer(&context, aim, asked, delivery).await
+        answer(&context, aim, asked, delivery).await.map(|it| with_variant(it, &variant))
     };
-    with_variant(operation.await.unwrap_or_else(|error| error.respond(Face::Endpoint)))
+    operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
+}
+
+/// What the request wants of a session, which then decides where it is drawn to; and what its client
+/// calls it.
+fn wished(context: &mut Context, sent: &Sent<'_>, body: &Bytes) -> Result<Wish, Error> {
+    if let Some(id) = sent.inference_id {
+        context.notes.inference_id(id);
+    }
+    let wish = Wish::read(context, sent, body)?;
+    if let Some(key) = wish.key() {
+        context.route_key = Some(key);
+    }
+    Ok(wish)
+}
+
+/// Opens, closes, or has the model answer.
+async fn in_session(
+    context: &Context,
+    wish: &Wish,
+    bound: Option<&Bound>,
+    found: Addressed,
+    (headers, body): (&HeaderMap, Bytes),
+    read: Read,
+) -> Result<Response, Error> {
+    context.notes.variant(&found.variant);
+    match wish.answered(context, bound, &found).await? {
+        Some(response) => Ok(response),
+        None => invoke_plain(context, found.aim, headers, body, read).await,
+    }
+}
+
+/// The container contract's invocation of a model that it has loaded.
+///
+/// # Errors
+/// Everything that fails before the response's first byte.
+pub(crate) async fn invoke_loaded(
+    mut context: Context,
+    aim: Aim,
+    headers: &HeaderMap,
+    body: Bytes,
+    read: Read,
+) -> Result<Response, Error> {
+    let sent = Sent::of_platform(headers)?;
+    let wish = wished(&mut context, &sent, &body)?;
+    let wish = if read.handlers { wish.of_handlers() } else { wish };
+    let bound = wish.bound(&context)?;
+    let found = Addressed { aim, variant: ALL_TRAFFIC.into() };
+    in_session(&context, &wish, bound.as_ref(), found, (headers, body), read).await
+}
+
+/// A request that was deferred, when it is its turn. What names its target is what it is for a
+/// stream, whose clients cannot send one either.
+///
+/// # Errors
+/// Everything that fails before the response's first byte.
+pub(crate) async fn invoke_due(
+    context: &Context,
+    path: EndpointPath,
+    request: Request,
+) -> Result<Response, Error> {
+    let (headers, body) = read_known(context, request).await?;
+    let sent = Sent::read(&headers)?;
+    if let Some(id) = sent.inference_id {
+        context.notes.inference_id(id);
+    }
+    let endpoint = target::endpoint(context, &endpoint_name(path)?)?;
+    let parsed = parse(&headers, body.clone()).await;
+    let named = || stream_target(&headers, &parsed);
+    let Addressed { aim, variant } = addressed(context, endpoint, &headers, &sent, named)?;
+    context.notes.variant(&variant);
+    let read = Read { handlers: endpoint.handlers, gathers: true };
+    invoke_plain(context, aim, &headers, body, read).await
 }
 
 /// How a request that is not framed is read and answered.
@@ -108,8 +209,8 @@ pub(crate) struct Read {
     pub(crate) gathers: bool,
 }
 
-/// Reads, parses and answers a request that is not framed. Also the container contract's.
-pub(crate) async fn invoke_plain(
+/// Reads, parses and answers a request that is not framed.
+async fn invoke_plain(
     context: &Context,
     aim: Aim,
     headers: &HeaderMap,
@@ -137,6 +238,15 @@ pub(crate) async fn read(context: &Context, request: Request) -> Result<(HeaderM
     let headers = request.headers().clone();
     let body = body::read(request, &context.gateway.config, &context.notes).await?;
     Ok((headers, body))
+}
+
+/// A body that is in memory, and was held against its limits.
+async fn read_known(context: &Context, request: Request) -> Result<(HeaderMap, Bytes), Error> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await;
+    let body = body.map_err(|error| Error::internal(format!("a body in memory: {error}")))?;
+    context.notes.read(body.len() as u64);
+    Ok((parts.headers, body))
 }
 
 /// A body whose media type is understood.
@@ -176,7 +286,7 @@ impl Parsed {
         } else if fields.has("input") {
             openai::embeddings::parse(&mut fields, fallback)
         } else if fields.has("requestType") {
-            Err(Error::field("requestType", "is not supported: there are no stateful sessions"))
+            Err(Error::field("requestType", "must be the only field of the body"))
         } else {
             Err(Error::input("the body must have one of inputs, messages, prompt or input"))
         };
@@ -184,46 +294,29 @@ impl Parsed {
     }
 }
 
-/// Whom a stream asks: the adapter header, else the stream's model.
-fn stream_aim(
-    endpoint: &EndpointFace,
-    headers: &HeaderMap,
-    parsed: &Result<Parsed, Error>,
-) -> Result<Aim, Error> {
-    match aim::header(headers)? {
-        Some(_) => aim::named(endpoint, headers),
-        None => stream_model(endpoint, headers, parsed).map(Aim::at),
-    }
-}
-
-/// The stream's model: header, else the body's `model`, else `target-model=` among the
+/// The stream's target where no header names it: the body's `model`, else `target-model=` among the
 /// Custom-Attributes.
-fn stream_model(
-    endpoint: &EndpointFace,
+fn stream_target(
     headers: &HeaderMap,
     parsed: &Result<Parsed, Error>,
-) -> Result<ModelId, Error> {
-    if let Some(name) = target::header(headers)? {
-        return target::model(endpoint, &name);
-    }
+) -> Result<TargetModel, Error> {
     let in_body = match parsed {
         Ok(Parsed::Object(map)) => map.get("model").and_then(Value::as_str),
         Ok(Parsed::Text(_)) | Err(_) => None,
     };
     if let Some(name) = in_body.filter(|name| !name.is_empty()) {
-        return target::model(endpoint, &TargetModel::new(name));
+        return Ok(TargetModel::new(name));
     }
     let named = target::custom_attribute(headers);
     if let (None, Err(error)) = (&named, parsed) {
         return Err(error.clone());
     }
-    let name = named.ok_or_else(|| {
+    named.ok_or_else(|| {
         Error::request(
             "the request names no target model: send X-Amzn-SageMaker-Target-Model, a field \
              model in the body, or target-model=… in X-Amzn-SageMaker-Custom-Attributes",
         )
-    })?;
-    target::model(endpoint, &name)
+    })
 }
 
 /// Whether server-sent events are asked for.
@@ -241,9 +334,11 @@ pub(crate) fn endpoint_name(path: EndpointPath) -> Result<String, Error> {
     }
 }
 
-fn with_variant(mut response: Response) -> Response {
-    if response.status().is_success() {
-        response.headers_mut().insert(VARIANT, HeaderValue::from_static("AllTraffic"));
+pub(crate) fn with_variant(mut response: Response, variant: &str) -> Response {
+    if response.status().is_success()
+        && let Ok(variant) = HeaderValue::from_str(variant)
+    {
+        response.headers_mut().insert(VARIANT, variant);
     }
     response
 }

@@ -1,7 +1,9 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
 mod adapters;
+mod deferral;
 mod facts;
+pub mod naming;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +16,13 @@ use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, 
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::cut::Cut;
+use crate::sessions::Sessions;
+
 pub use adapters::{ContainerAdapter, ContainerAdapters, Registration};
+pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
+pub use naming::{Naming, Serves, Variant};
 
 /// Limits and switches of the data port.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,8 +115,14 @@ pub struct GatewayState {
     pub health: HealthFn,
     /// Told about every request at its end.
     pub access: AccessFn,
+    /// Takes requests whose callers do not wait, where an endpoint does.
+    pub defer: Option<DeferFn>,
     /// The container contract, where it is switched on.
     pub container: Option<ContainerFace>,
+    /// Stateful sessions.
+    pub sessions: Sessions,
+    /// Tells when what is under way must end.
+    pub cut: Cut,
 }
 
 /// What there is to ask and who may ask it: replaced together, so that no request sees the one
@@ -136,6 +149,8 @@ pub struct EndpointFace {
     pub facts: FactsFn,
     /// Whether its targets may be handlers: then bodies are read when the model is known.
     pub handlers: bool,
+    /// What requests can name beside targets.
+    pub naming: Naming,
 }
 
 /// Which targets a page shall have.
@@ -257,6 +272,12 @@ pub struct AccessRecord {
     pub target: Option<TargetName>,
     /// What the client called it, where that is an alias.
     pub alias: Option<TargetName>,
+    /// The production variant that answered, of SageMaker's operations.
+    pub variant: Option<Arc<str>>,
+    /// The inference component that did.
+    pub component: Option<Arc<str>>,
+    /// What the client called the request.
+    pub inference_id: Option<Arc<str>>,
     /// The version that answered.
     pub version: Option<Version>,
     /// Where the model was found.

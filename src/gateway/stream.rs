@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::call::timed_out;
+use crate::cut::{Cut, cut_off};
 use crate::error::{Error, Face};
 use crate::layers::Notes;
 use crate::meter::Cached;
@@ -30,8 +31,6 @@ use crate::sagemaker::event_stream;
 pub(crate) const INNER_TYPE: HeaderName = HeaderName::from_static("x-amzn-sagemaker-content-type");
 /// Tells nginx to pass events on as they come.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// Payload of one framed message at most; botocore refuses those of 24 MiB.
-pub(crate) const PART_MAX: usize = 1024 * 1024;
 
 /// Puts pieces into a dialect. What it returns are events in order.
 pub(crate) trait Transcript: Send {
@@ -123,6 +122,7 @@ pub(crate) struct Bounds {
     /// Answers to one prompt follow each other.
     pub(crate) choices_per_prompt: usize,
     pub(crate) notes: Notes,
+    pub(crate) cut: Cut,
 }
 
 /// Streams a generation. Waits for the first piece for as long as silence is allowed, so
@@ -139,7 +139,7 @@ pub(crate) async fn respond(
     let first = timeout(bounds.keep_alive, reply.pieces.next()).await;
     let mut pump = Pump {
         unfinished: reply.prompt_tokens.len(),
-        pieces: Pieces::new(reply.pieces, bounds.deadline),
+        pieces: Watched::new(reply.pieces, bounds.deadline),
         transcript,
         wire,
         bounds,
@@ -169,7 +169,7 @@ fn ended_early() -> Error {
 
 /// Owns the pieces; dropping it aborts what is left of them.
 struct Pump {
-    pieces: Pieces,
+    pieces: Watched<PieceStream>,
     transcript: Box<dyn Transcript>,
     wire: Wire,
     bounds: Bounds,
@@ -199,6 +199,7 @@ impl Pump {
             tokio::select! {
                 biased;
                 () = sleep_until(self.bounds.deadline) => self.fail(&timed_out()),
+                () = self.bounds.cut.wait() => self.fail(&cut_off().into()),
                 piece = self.pieces.next() => match piece {
                     Some(Ok(piece)) => self.piece(piece),
                     Some(Err(failure)) => self.fail(&failure.into()),
@@ -250,14 +251,14 @@ impl Pump {
 }
 
 /// A model's pieces, let go of at the deadline even where nobody asks for them: a client
-/// that stops reading must not hold a model.
-struct Pieces {
-    held: Arc<Mutex<Option<PieceStream>>>,
+/// that stops reading must not hold a model. What was let go of has no further pieces.
+pub(crate) struct Watched<S> {
+    held: Arc<Mutex<Option<S>>>,
     watchdog: AbortHandle,
 }
 
-impl Pieces {
-    fn new(pieces: PieceStream, deadline: Instant) -> Self {
+impl<S: Send + 'static> Watched<S> {
+    pub(crate) fn new(pieces: S, deadline: Instant) -> Self {
         let held = Arc::new(Mutex::new(Some(pieces)));
         let watched = Arc::downgrade(&held);
         let watching = tokio::spawn(async move {
@@ -268,21 +269,23 @@ impl Pieces {
         });
         Self { held, watchdog: watching.abort_handle() }
     }
+}
 
-    fn let_go(&self) {
+impl<S> Watched<S> {
+    pub(crate) fn let_go(&self) {
         take(&self.held);
     }
 }
 
 /// A panic while it was held leaves a stream that may still be dropped.
-fn take(held: &Mutex<Option<PieceStream>>) {
+fn take<S>(held: &Mutex<Option<S>>) {
     let pieces = held.lock().unwrap_or_else(PoisonError::into_inner).take();
     // Outside the lock: dropping it runs other crates' code.
     drop(pieces);
 }
 
-impl Stream for Pieces {
-    type Item = Result<Piece, Failure>;
+impl<S: Stream + Unpin> Stream for Watched<S> {
+    type Item = S::Item;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,7 +296,7 @@ impl Stream for Pieces {
     }
 }
 
-impl Drop for Pieces {
+impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         self.watchdog.abort();
         self.let_go();
@@ -305,9 +308,7 @@ pub(crate) fn framed_whole(body: &[u8]) -> Response {
     // Readers of lines wait for the end of the last one.
     let mut line = body.to_vec();
     line.push(b'\n');
-    let parts: Vec<_> =
-        line.chunks(PART_MAX).map(|part| Ok::<_, Failure>(event_stream::part(part))).collect();
-    let events = stream::iter(parts);
+    let events = stream::iter(event_stream::parts(&line).into_iter().map(Ok::<_, Failure>));
     let wire = Wire { format: Format::JsonLines, framed: true };
     let mut response = wire.response(Body::from_stream(events));
     response.headers_mut().insert(INNER_TYPE, HeaderValue::from_static("application/json"));

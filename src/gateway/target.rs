@@ -1,27 +1,20 @@
 //! Which endpoint and which target model a request means.
 
 use http::{HeaderMap, HeaderName};
-use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel};
+use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel, TargetName};
 
+use crate::addressed::{self, Addressed, addressed};
 use crate::aim::{self, Aim};
 use crate::call::Context;
 use crate::error::Error;
+use crate::sagemaker::headers::{CUSTOM_ATTRIBUTES, Sent};
 use crate::state::EndpointFace;
+use crate::state::naming::ALL_TRAFFIC;
 
 /// The header that names the target, taken as raw bytes: never percent-decoded, and not
 /// necessarily ASCII.
 pub(crate) const TARGET_MODEL: HeaderName =
     HeaderName::from_static("x-amzn-sagemaker-target-model");
-/// Where a raw stream client may name the target: `target-model=…`.
-const CUSTOM_ATTRIBUTES: HeaderName = HeaderName::from_static("x-amzn-sagemaker-custom-attributes");
-/// Refused, since an answer from elsewhere than asked would be wrong; each with the one
-/// value that changes nothing.
-const ELSEWHERE: [(&str, Option<&str>); 4] = [
-    ("x-amzn-sagemaker-target-variant", Some("AllTraffic")),
-    ("x-amzn-sagemaker-target-container-hostname", None),
-    ("x-amzn-sagemaker-inference-component", None),
-    ("x-amzn-sagemaker-session-id", None),
-];
 /// The endpoint that is meant where a request names none and there are several.
 const DEFAULT_ENDPOINT: &str = "default";
 
@@ -31,10 +24,13 @@ const DEFAULT_ENDPOINT: &str = "default";
 /// `EndpointNotFound`.
 pub(crate) fn endpoint<'a>(context: &'a Context, name: &str) -> Result<&'a EndpointFace, Error> {
     let found = context.endpoints().find(|endpoint| endpoint.name.as_str() == name);
-    found.ok_or_else(|| {
-        let message = format!("endpoint {name} not found");
-        Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
-    })
+    found.ok_or_else(|| no_endpoint(name))
+}
+
+/// What is said of an endpoint that is not there, or not for this caller.
+pub(crate) fn no_endpoint(name: &str) -> Error {
+    let message = format!("endpoint {name} not found");
+    Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
 }
 
 /// The endpoint that is meant where none is named: the only one, or `default`.
@@ -67,19 +63,13 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<TargetModel>, Error> 
     Ok(first.map(|value| TargetModel::new(value.as_bytes())))
 }
 
-/// The same, where it must be there.
-///
-/// # Errors
-/// `InvalidRequest` where it is missing or there twice.
-pub(crate) fn required_header(headers: &HeaderMap) -> Result<TargetModel, Error> {
-    header(headers)?.ok_or_else(|| {
-        Error::request(
-            "the request is missing the target model header X-Amzn-SageMaker-Target-Model",
-        )
-    })
+/// What is said where no header names a target and nothing else may.
+pub(crate) fn unnamed() -> Error {
+    Error::request("the request is missing the target model header X-Amzn-SageMaker-Target-Model")
 }
 
-/// `target-model` of the Custom-Attributes, which are `k=v` pairs between commas or semicolons.
+/// `target-model` of the Custom-Attributes: where the client of an operation without a header for it may
+/// name the target. They are `k=v` pairs between commas or semicolons.
 pub(crate) fn custom_attribute(headers: &HeaderMap) -> Option<TargetModel> {
     let attributes = headers.get(CUSTOM_ATTRIBUTES)?.as_bytes();
     attributes.split(|byte| matches!(byte, b',' | b';')).find_map(|pair| {
@@ -99,65 +89,81 @@ pub(crate) fn model(endpoint: &EndpointFace, target: &TargetModel) -> Result<Mod
     Ok(ModelId { endpoint: endpoint.name.clone(), target: checked })
 }
 
-/// Refuses requests that ask for a variant, container, component or session: there are none.
+/// Whom a request of `/v1/…` asks: the adapter header, else its model, which is a target, a configured
+/// component of the endpoint, or `endpoint:target` with a configured endpoint's name. What it names is
+/// taken as the store has it; variants are for those who leave the target to the endpoint.
 ///
 /// # Errors
-/// `InvalidRequest` with the header's name.
-pub(crate) fn refuse_elsewhere(headers: &HeaderMap) -> Result<(), Error> {
-    for (name, allowed) in ELSEWHERE {
-        let Some(value) = headers.get(name) else {
-            continue;
-        };
-        if allowed.is_none_or(|allowed| value.as_bytes() != allowed.as_bytes()) {
-            return Err(Error::request(format!("the header {name} is not supported here")));
-        }
-    }
-    Ok(())
-}
-
-/// Whom an OpenAI request asks: the adapter header, else its model.
-///
-/// # Errors
-/// As [`openai_model`].
-pub(crate) fn openai_aim(
+/// `Field` for a missing or illegal `model`, `EndpointNotFound`, and those of [`addressed()`].
+pub(crate) fn openai(
     context: &Context,
-    fixed: Option<&EndpointFace>,
     headers: &HeaderMap,
     model_field: &str,
-) -> Result<Aim, Error> {
-    if aim::header(headers)?.is_none() {
-        return openai_model(context, fixed, headers, model_field).map(Aim::at);
+) -> Result<Addressed, Error> {
+    let none = Sent::default();
+    let is_in_headers = header(headers)?.is_some() || aim::header(headers)?.is_some();
+    if is_in_headers || model_field.is_empty() {
+        let unnamed = || Err(unnamed_field());
+        let found = default_endpoint(context);
+        let endpoint = if is_in_headers { found? } else { found.map_err(|_| unnamed_field())? };
+        return addressed(context, endpoint, headers, &none, unnamed);
     }
-    let endpoint = fixed.map_or_else(|| default_endpoint(context), Ok)?;
-    aim::named(endpoint, headers)
+    let own = |face: &&EndpointFace| face.name.as_str() == model_field;
+    if let Some(endpoint) = context.endpoints().find(own)
+        && !endpoint.naming.is_multi_model()
+    {
+        return addressed(context, endpoint, headers, &none, || Err(unnamed_field()));
+    }
+    let (endpoint, name) = split(context, None, model_field)?;
+    if let Some(found) = addressed::usable_component(context, endpoint, name) {
+        return Ok(found);
+    }
+    let model = ModelId { endpoint: endpoint.name.clone(), target: field(name)? };
+    Ok(Addressed { aim: Aim::at(model), variant: ALL_TRAFFIC.into() })
 }
 
-/// The model that an OpenAI request means: the target model header where it is sent, else
-/// `model`, which is a target or `endpoint:target` with a configured endpoint's name.
+/// The same of SageMaker's OpenAI route, which names the endpoint and maybe a component in its path:
+/// `model` names a component or a target where the endpoint leaves that to requests, and says nothing
+/// elsewhere.
 ///
 /// # Errors
-/// `Field` for a missing or illegal `model`, `EndpointNotFound`, `InvalidRequest`.
-fn openai_model(
+/// `Field` for a missing or illegal `model`, and those of [`addressed()`].
+pub(crate) fn openai_at(
     context: &Context,
-    fixed: Option<&EndpointFace>,
+    endpoint: &EndpointFace,
     headers: &HeaderMap,
+    component: Option<&str>,
     model_field: &str,
-) -> Result<ModelId, Error> {
-    if let Some(target) = header(headers)? {
-        let endpoint = fixed.map_or_else(|| default_endpoint(context), Ok)?;
-        return model(endpoint, &target);
+) -> Result<Addressed, Error> {
+    let sent = Sent::read(headers)?;
+    if sent.session.is_some() {
+        return Err(Error::request("this route has no stateful sessions"));
     }
-    if model_field.is_empty() {
-        return Err(Error::field(
-            "model",
-            "must name a model (or send X-Amzn-SageMaker-Target-Model)",
-        ));
+    let sent = Sent { component: component.or(sent.component), ..sent };
+    let (_, name) = split(context, Some(endpoint), model_field)?;
+    let is_in_headers = header(headers)?.is_some() || aim::header(headers)?.is_some();
+    if sent.component.is_none()
+        && !is_in_headers
+        && let Some(found) = addressed::usable_component(context, endpoint, name)
+    {
+        return Ok(found);
     }
-    let (endpoint, target) = split(context, fixed, model_field)?;
-    let checked = TargetModel::new(target)
-        .check()
-        .map_err(|reason| Error::field("model", &format!("is not a legal name: {reason}")))?;
-    Ok(ModelId { endpoint: endpoint.name.clone(), target: checked })
+    addressed(context, endpoint, headers, &sent, || {
+        field(name).map(|target| TargetModel::new(target.as_str()))
+    })
+}
+
+/// The target that a field `model` names.
+fn field(name: &str) -> Result<TargetName, Error> {
+    if name.is_empty() {
+        return Err(unnamed_field());
+    }
+    let checked = TargetModel::new(name).check();
+    checked.map_err(|reason| Error::field("model", &format!("is not a legal name: {reason}")))
+}
+
+fn unnamed_field() -> Error {
+    Error::field("model", "must name a model (or send X-Amzn-SageMaker-Target-Model)")
 }
 
 /// Takes `endpoint:` off a model's name, where it is one.

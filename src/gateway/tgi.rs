@@ -8,12 +8,14 @@ use http::HeaderMap;
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::addressed::addressed;
 use crate::aim::{self, Aim};
 use crate::answer::{Ask, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
+use crate::sagemaker::headers::Sent;
 use crate::sagemaker::inputs::{self, Dialect};
 use crate::state::EndpointFace;
 use crate::{json, sagemaker, target};
@@ -53,7 +55,7 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
         }
         let map = json::object(body).await?;
         let endpoint = target::default_endpoint(&context)?;
-        let aim = aim_of(endpoint, &headers, &map)?;
+        let aim = aim_of(&context, endpoint, &headers, &map)?;
         let mut asked = inputs::parse(&mut Fields::new(map))?;
         if let Ask::Inputs(ask) = &mut asked.ask {
             ask.dialect = Dialect::Tgi { array: route == Route::Either };
@@ -74,12 +76,15 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
 }
 
 fn aim_of(
+    context: &Context,
     endpoint: &EndpointFace,
     headers: &HeaderMap,
     body: &Map<String, Value>,
 ) -> Result<Aim, Error> {
+    let none = Sent::default();
     if aim::header(headers)?.is_some() || target::header(headers)?.is_some() {
-        return aim::named(endpoint, headers);
+        let found = addressed(context, endpoint, headers, &none, || Err(target::unnamed()));
+        return Ok(found?.aim);
     }
     let named = |value: Option<&Value>| {
         value.and_then(Value::as_str).filter(|name| !name.is_empty()).map(TargetModel::new)
@@ -87,13 +92,17 @@ fn aim_of(
     if let Some(name) = named(body.get("model")) {
         return target::model(endpoint, &name).map(Aim::at);
     }
-    let adapter = named(body.get("parameters").and_then(|it| it.get("adapter_id")));
-    let adapter = adapter.ok_or_else(|| {
-        Error::request(
+    if let Some(adapter) = named(body.get("parameters").and_then(|it| it.get("adapter_id")))
+        && endpoint.naming.is_multi_model()
+    {
+        // Named once: it is not to be looked for again.
+        return Ok(Aim::by_header(target::model(endpoint, &adapter)?, None));
+    }
+    let unnamed = || {
+        Err(Error::request(
             "the request names no target model: send X-Amzn-SageMaker-Target-Model, a field \
              model in the body, or parameters.adapter_id",
-        )
-    })?;
-    // Named once: it is not to be looked for again.
-    Ok(Aim::by_header(target::model(endpoint, &adapter)?, None))
+        ))
+    };
+    Ok(addressed(context, endpoint, headers, &none, unnamed)?.aim)
 }

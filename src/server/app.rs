@@ -1,6 +1,7 @@
 //! Puts the server together: build, then bind, then run, then drain.
 
 mod accounts;
+mod asynchronous;
 pub(crate) mod budgets;
 mod build;
 pub(crate) mod door;
@@ -14,6 +15,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_asynchronous::Queue;
+use roundhouse_gateway::CutOff;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
 use roundhouse_tenancy::Accounts;
@@ -46,6 +49,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often the regret is calculated for the gauges.
 const REGRET_EVERY: Duration = Duration::from_secs(10);
+
+/// How long those whose answers are cut off are given to read that.
+const CUT_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest that an answer of the health port takes.
 const HEALTH_GRACE: Duration = Duration::from_secs(30);
@@ -84,9 +90,12 @@ pub(crate) struct Running {
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait.
+    queue: Option<Queue>,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
+    cut_off: CutOff,
     drain_timeout: Duration,
 }
 
@@ -133,6 +142,7 @@ pub(crate) async fn start(
         audit: faces::audit_log(&config.log.audit)?,
     };
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    let queue = app.live.queue.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
@@ -180,9 +190,11 @@ pub(crate) async fn start(
         residency,
         loader,
         accounts,
+        queue,
         vitals,
         stop_data,
         stop_admin,
+        cut_off: app.cut_off,
         drain_timeout,
     })
 }
@@ -214,11 +226,26 @@ impl Running {
             error!(%why, "a device failed; what can be answered is, then the process ends");
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
-        let accounts = self.accounts.clone();
-        tokio::select! {
-            () = self.drain() => info!("drained"),
-            () = tokio::time::sleep(timeout) => warn!(?timeout, "requests were cut off by the drain timeout"),
-            _ = again => warn!("a second signal cut off the requests under way"),
+        let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
+        let mut drain = std::pin::pin!(self.drain());
+        let is_drained = tokio::select! {
+            () = &mut drain => {
+                info!("drained");
+                true
+            }
+            () = tokio::time::sleep(timeout) => {
+                warn!(?timeout, "requests were cut off by the drain timeout");
+                false
+            }
+            _ = again => {
+                warn!("a second signal cut off the requests under way");
+                false
+            }
+        };
+        if !is_drained {
+            // Streams end with an error that says so, for as long as somebody reads it.
+            cut_off.now();
+            let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
         // Who is cut off has no whole answer, and no line.
         accounts::close(accounts).await;
@@ -231,25 +258,36 @@ impl Running {
         }
     }
 
-    /// Readiness fails first, then no connection is accepted, then requests end, then models
-    /// are unloaded. Requests that still wait for a model when half of the drain timeout is
+    /// Readiness fails first, then no connection is accepted, then requests end, deferred ones
+    /// too, then models are unloaded. Requests that still wait for a model when half of the drain timeout is
     /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
         self.watches.iter().for_each(JoinHandle::abort);
         self.stop_data.cancel();
+        if let Some(queue) = &self.queue {
+            queue.stop();
+        }
         // The data port is the first.
         let admin = self.ports.split_off(1);
         let patience = self.drain_timeout / 2;
-        let residency = self.residency.clone();
+        let (residency, queue) = (self.residency.clone(), self.queue.clone());
         let late = tokio::spawn(async move {
             tokio::time::sleep(patience).await;
+            // What nobody waits for runs after the next start. First: a model that is about to
+            // leave would fail it.
+            if let Some(queue) = &queue {
+                queue.abort().await;
+            }
             residency.shutdown().await;
         });
         for port in self.ports {
             if let Err(error) = port.await {
                 warn!(%error, "the data port ended badly");
             }
+        }
+        if let Some(queue) = &self.queue {
+            queue.drain().await;
         }
         late.abort();
         self.residency.shutdown().await;

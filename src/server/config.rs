@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use roundhouse_gateway::SessionLimits;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
@@ -23,6 +24,7 @@ use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
+mod asynchronous;
 mod auth;
 mod defaults;
 mod devices;
@@ -30,6 +32,7 @@ mod endpoints;
 mod handlers;
 mod keys;
 mod levels;
+mod naming;
 mod policy;
 mod quotas;
 mod raw;
@@ -41,6 +44,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub use asynchronous::Asynchronous;
 pub use auth::{ClientName, Tls, TlsFiles};
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
@@ -89,6 +93,9 @@ pub struct Config {
     pub aliases: Aliases,
     /// `[tenant_defaults]`: what tenants may ask for that do not say otherwise, or are not named.
     pub tenant_defaults: WrittenLimits,
+    /// `[async]`: the folder of requests whose callers do not wait; absent is one in the disk
+    /// cache's.
+    pub async_dir: Option<PathBuf>,
     /// `[usage]`: where what tenants used is written down; absent is nowhere.
     pub usage: Option<LedgerConfig>,
     /// Where models run; one at least, each once.
@@ -105,6 +112,8 @@ pub struct Config {
     pub replicas: Replicas,
     /// Limits of a request.
     pub serving: Serving,
+    /// `[sessions]`: stateful sessions; absent is off.
+    pub sessions: Option<SessionLimits>,
     /// Python handlers.
     pub handlers: Handlers,
     /// The threads that run steps.

@@ -16,6 +16,13 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     format!("{day}T{hours:02}:{minutes:02}:{:02}.{:03}Z", seconds % 60, since.subsec_millis())
 }
 
+/// The same without a fraction of the second.
+pub fn rfc3339_seconds(time: SystemTime) -> String {
+    let mut text = rfc3339(time);
+    text.truncate("1970-01-01T00:00:00".len());
+    text + "Z"
+}
+
 /// The number of the day, since 1970, on which it is in UTC.
 pub(crate) fn day(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / DAY

@@ -32,7 +32,7 @@ mod text;
 pub mod usage;
 
 pub use accounts::{Accounts, Facts, Visit};
-pub use calendar::parse_instant;
+pub use calendar::{parse_instant, rfc3339_seconds};
 pub use caller::{Caller, Peer};
 pub use config::AuthConfig;
 pub use current::Current;
@@ -46,7 +46,7 @@ pub use pattern::{InvalidPattern, Pattern, Place, Reach, place};
 pub use policy::{Grants, Policy, Standing, Verdict};
 pub use proxy::ProxyConfig;
 pub use quota::{Estimate, Level, Levels, Limit, Limits, QuotaRules, Rate, Refused};
-pub use routes::{Alias, Aliases, Route};
+pub use routes::{Alias, Aliases, Route, draw};
 pub use secret::Secret;
 pub use sigv4::Signed;
 pub use stamp::Stamp;

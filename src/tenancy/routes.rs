@@ -38,15 +38,21 @@ impl Alias {
     /// "Weighted Distributed Hash Tables", 2005).
     pub fn choose(&self, key: &[u8], allowed: impl Fn(&ModelId) -> bool) -> Option<&ModelId> {
         let allowed = self.routes.iter().filter(|route| allowed(&route.target));
-        let scored = allowed.map(|route| (score(key, route), &route.target));
-        scored.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, target)| target)
+        draw(key, allowed.map(|it| (it.target.target.as_str(), it.weight, &it.target)))
     }
 }
 
-/// The larger, the likelier: `-weight / ln(u)`, with `u` drawn from 0 to 1 by key and target.
-fn score(key: &[u8], route: &Route) -> f64 {
+/// The one of several that a key goes to, each with its name and its weight, which is above zero;
+/// `None` where there is none. As [`Alias::choose`]: equal keys go to equal names.
+pub fn draw<'a, T>(key: &[u8], among: impl Iterator<Item = (&'a str, f64, T)>) -> Option<T> {
+    let scored = among.map(|(name, weight, it)| (score(key, name, weight), it));
+    scored.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, it)| it)
+}
+
+/// The larger, the likelier: `-weight / ln(u)`, with `u` drawn from 0 to 1 by key and name.
+fn score(key: &[u8], name: &str, weight: f64) -> f64 {
     let mut drawn = 0xcbf2_9ce4_8422_2325_u64;
-    let parts = [key, b"\0", route.target.target.as_str().as_bytes()];
+    let parts = [key, b"\0", name.as_bytes()];
     for byte in parts.into_iter().flatten() {
         // FNV-1a, and behind it the finaliser of MurmurHash3, since its upper bits mix badly.
         drawn = (drawn ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -56,7 +62,7 @@ fn score(key: &[u8], route: &Route) -> f64 {
     drawn ^= drawn >> 33;
     #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
     let part = ((drawn >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -route.weight / part.ln()
+    -weight / part.ln()
 }
 
 /// All aliases: those for everybody, and those of single tenants, which go before.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
 
 mod adapters;
+mod asynchronous;
 mod command_line;
 mod container;
 mod demo;
@@ -24,6 +25,7 @@ mod operator;
 mod pressure;
 mod quantised;
 mod reload;
+mod runtime;
 mod sharing;
 mod streaming;
 mod tenants;

@@ -15,6 +15,8 @@ use crate::error::{Error, Face};
 pub(crate) const CONTENT_TYPE: HeaderValue =
     HeaderValue::from_static("application/vnd.amazon.eventstream");
 
+/// Payload of one message at most; botocore refuses those of 24 MiB.
+const PART_MAX: usize = 16 * 1024 * 1024;
 /// The only header value type we write.
 const STRING: u8 = 7;
 /// Lengths and checksums around headers and payload.
@@ -28,6 +30,24 @@ pub(crate) fn part(payload: &[u8]) -> Bytes {
         (":content-type", "application/octet-stream"),
     ];
     message(&headers, payload)
+}
+
+/// The same in as few parts as may be; a character of UTF-8 is in one of them.
+pub(crate) fn parts(mut payload: &[u8]) -> Vec<Bytes> {
+    let mut parts = Vec::with_capacity(payload.len() / PART_MAX + 1);
+    loop {
+        let mut end = payload.len().min(PART_MAX);
+        if end < payload.len() {
+            // A character has three bytes behind its first at most; in other bytes nothing is lost.
+            let inner = |at: &usize| payload[*at] & 0b1100_0000 == 0b1000_0000;
+            end = (end - 3..=end).rev().find(|at| !inner(at)).unwrap_or(end);
+        }
+        parts.push(part(&payload[..end]));
+        payload = &payload[end..];
+        if payload.is_empty() {
+            return parts;
+        }
+    }
 }
 
 /// The message that ends a failed stream. Its types are the only two that boto3 knows.
@@ -82,6 +102,22 @@ mod tests {
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn long_payloads_are_cut_between_characters() {
+        for before in 0..4 {
+            let text = format!("{}{}", "a".repeat(PART_MAX - before), "€𝄞".repeat(9));
+            let parts = parts(text.as_bytes());
+            assert_eq!(parts.len(), 2);
+            let payload = |message: &Bytes| {
+                let headers = u32::from_be_bytes(message[4..8].try_into().unwrap()) as usize;
+                String::from_utf8(message[12 + headers..message.len() - 4].to_vec()).unwrap()
+            };
+            assert_eq!(payload(&parts[0]) + &payload(&parts[1]), text);
+        }
+        assert_eq!(parts(b"").len(), 1);
+        assert_eq!(parts(&vec![0x80; PART_MAX + 1]).len(), 2);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request};
 use roundhouse_types::Failure;
 use uuid::Uuid;
 
-use super::{CUSTOM_ATTRIBUTES, parse};
+use super::headers::CUSTOM_ATTRIBUTES;
+use super::parse;
 use crate::aim::{Adapters, Aim};
 use crate::answer::{Ask, Asked};
 use crate::error::Error;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use roundhouse_engine::{EngineConfig, Lane, LaneConfig};
-use roundhouse_gateway::{ContainerFace, GatewayState, Offered};
+use roundhouse_gateway::{ContainerFace, Cut, CutOff, GatewayState, Later, Offered, Sessions};
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::budgets::{self, Budgets};
 use super::live::Live;
-use super::{accounts, faces, reload, settings};
+use super::{accounts, asynchronous, faces, reload, settings};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
@@ -44,6 +44,8 @@ pub(crate) struct App {
     pub(crate) admin: Admin,
     /// What changes of the settings are applied to.
     pub(super) live: Live,
+    /// Ends answers that are under way.
+    pub(super) cut_off: CutOff,
 }
 
 /// Every endpoint's catalogue.
@@ -127,9 +129,11 @@ pub(super) async fn build(
             models,
         }
     });
-    let endpoints = faces::endpoints(&catalogs, &handlers, &loader);
+    let endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader);
     let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
+    let (cut_off, cut) = Cut::pair();
+    let queue = asynchronous::open(&config, credentials.as_ref()).await?;
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
@@ -141,8 +145,14 @@ pub(super) async fn build(
         accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
         access: faces::access_log(&config.log.access)?,
+        defer: queue.clone().map(asynchronous::defer),
         container,
+        sessions: Sessions::new(config.sessions.clone()),
+        cut,
     };
+    if let Some(queue) = &queue {
+        queue.start(asynchronous::run(Later::new(&state)));
+    }
     let catalogs = Arc::new(Current::new(catalogs));
     let live = Live {
         residency: residency.clone(),
@@ -155,6 +165,7 @@ pub(super) async fn build(
         credentials,
         identity,
         accounts: accounts.clone(),
+        queue,
         budget: witness.configured().on_devices(),
     };
     let admin = Admin {
@@ -168,7 +179,7 @@ pub(super) async fn build(
         metrics,
         reload: None,
     };
-    Ok(App { data: roundhouse_gateway::router(state), admin, live })
+    Ok(App { data: roundhouse_gateway::router(state), admin, live, cut_off })
 }
 
 /// What models may take, where that holds what tenants are promised.
@@ -224,7 +235,9 @@ fn describe_metrics() {
     reload::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
+    roundhouse_gateway::describe_metrics();
     roundhouse_tenancy::describe_metrics();
+    roundhouse_asynchronous::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use roundhouse_gateway::{
-    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, PageWanted, Target, TargetPage,
+    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
+    TargetPage,
 };
 use roundhouse_store::{Catalog, Freshness, Pick};
 use roundhouse_tenancy::{Pattern, Place, place};
@@ -17,7 +18,7 @@ use serde::Serialize;
 
 use super::build::Catalogs;
 use crate::admin::{AuditFn, Vitals};
-use crate::config::AccessLog;
+use crate::config::{AccessLog, Config};
 use crate::error::Error;
 use crate::loader::{Facts, Handlers, ModelLoader};
 
@@ -32,13 +33,16 @@ const RECORDS_EVERY: Duration = Duration::from_millis(5);
 
 /// All endpoints over their catalogues.
 pub(super) fn endpoints(
+    config: &Config,
     catalogs: &Catalogs,
     handlers: &Handlers,
     loader: &Arc<ModelLoader>,
 ) -> Vec<EndpointFace> {
     let with_handlers = handlers.endpoints.get();
     let face = |(name, catalog): (&EndpointName, &Arc<Catalog>)| {
-        endpoint(name.clone(), catalog, with_handlers.contains(name), loader)
+        let naming = config.endpoint(name).map(|it| it.naming.clone()).unwrap_or_default();
+        let handlers = with_handlers.contains(name);
+        EndpointFace { naming, ..endpoint(name.clone(), catalog, handlers, loader) }
     };
     catalogs.iter().map(face).collect()
 }
@@ -56,6 +60,7 @@ fn endpoint(
     EndpointFace {
         name,
         handlers,
+        naming: Naming::default(),
         base: Arc::new(move |target| {
             let model = ModelId { endpoint: adapted.clone(), target: target.clone() };
             loader.adapted(&model).map(|base| base.target)

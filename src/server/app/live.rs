@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::Offered;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
@@ -15,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::build::{self, Catalogs, Credentials};
 use super::preload::Wishes;
-use super::{faces, settings};
+use super::{asynchronous, faces, settings};
 use crate::config::Config;
 use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
 
@@ -35,6 +36,8 @@ pub(super) struct Live {
     pub(super) credentials: Option<Credentials>,
     pub(super) identity: Arc<Identity>,
     pub(super) accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait, where an endpoint took them at the start.
+    pub(super) queue: Option<Queue>,
     /// Of all devices together: what floors are held against.
     pub(super) budget: Bytes,
 }
@@ -79,7 +82,15 @@ impl Live {
             })
             .map(|(name, _)| name.clone())
             .collect();
-        let offered = self.change(old, new, catalogs).await?;
+        asynchronous::apply(self.queue.as_ref(), new).await?;
+        let offered = match self.change(old, new, catalogs).await {
+            Ok(offered) => offered,
+            Err(failure) => {
+                // What was in force was connected before, and is again.
+                asynchronous::apply(self.queue.as_ref(), old).await?;
+                return Err(failure);
+            }
+        };
         let wishes = Wishes::of(&new.endpoints);
         let leaving = Leaving {
             offered,
@@ -147,7 +158,7 @@ impl Live {
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
         self.accounts.apply(new.quota_rules());
-        let endpoints = faces::endpoints(&catalogs, &self.handlers, &self.loader);
+        let endpoints = faces::endpoints(new, &catalogs, &self.handlers, &self.loader);
         self.catalogs.set(catalogs);
         let before = self.offered.get();
         self.offered.set(Offered { endpoints, policy });

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use roundhouse_gateway::Naming;
 use roundhouse_store::{MountConfig, StoreUri};
 use roundhouse_types::{EndpointName, TargetName};
 
-use super::Fault;
+use super::asynchronous::{self, Asynchronous};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
+use super::{Fault, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -17,7 +19,7 @@ const UNNAMED: &str = "default";
 const STORES_VARIABLE: &str = "ROUNDHOUSE_STORE";
 
 /// A named front over one or more stores.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// Its name in requests.
     pub name: EndpointName,
@@ -31,6 +33,10 @@ pub struct Endpoint {
     pub versions: VersionRule,
     /// The targets that adapters mean by names which are none, or another's.
     pub bases: BTreeMap<String, TargetName>,
+    /// What requests can name beside its targets.
+    pub naming: Naming,
+    /// Whether and how it takes requests whose callers do not wait.
+    pub asynchronous: Option<Asynchronous>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -125,6 +131,8 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             keep: Vec::new(),
             versions: VersionRule::default(),
             bases: BTreeMap::new(),
+            naming: Naming::default(),
+            asynchronous: None,
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -192,6 +200,10 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         let preload = targets(entry, "preload", &at, sources);
         let keep = targets(entry, "keep", &at, sources);
         let bases = bases(entry, &at, sources);
+        let (naming, faults) = naming::read(entry, &at);
+        sources.faults(faults);
+        let (asynchronous, faults) = asynchronous::read(entry, &at);
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -217,7 +229,17 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, preload, keep, versions, bases, mounts });
+        endpoints.push(Endpoint {
+            name,
+            handlers,
+            preload,
+            keep,
+            versions,
+            bases,
+            naming,
+            asynchronous,
+            mounts,
+        });
     }
     endpoints
 }
@@ -280,9 +302,7 @@ fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> V
     for (index, entry) in entries.into_iter().enumerate() {
         let at = format!("{key}[{index}]");
         sources.faults(keys::unknown_in(entry, MOUNT_KEYS, &at));
-        let mut reader = MountReader { entry, at: &at, faults: Vec::new() };
-        let mount = reader.read();
-        let faults = reader.faults;
+        let (mount, faults) = read_mount(entry, &at);
         sources.faults(faults);
         if let Some(mount) = mount {
             if !prefixes.insert(mount.prefix.clone()) {
@@ -295,6 +315,13 @@ fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> V
         }
     }
     mounts
+}
+
+/// A store by the keys of one table that is called `at`.
+pub(super) fn read_mount(entry: &toml::Table, at: &str) -> (Option<Mount>, Vec<Fault>) {
+    let mut reader = MountReader { entry, at, faults: Vec::new() };
+    let mount = reader.read();
+    (mount, reader.faults)
 }
 
 /// The tables of a list; `None` if it is no list of tables.

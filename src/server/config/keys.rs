@@ -141,6 +141,10 @@ pub(super) const KEYS: &[Key] = &[
     key("serving.step_time", Written::Text),
     key("serving.max_running", Written::Count),
     key("serving.quantize", Written::Text),
+    key("sessions.enabled", Written::Switch),
+    key("sessions.expiration", Written::Text),
+    key("sessions.max", Written::Count),
+    key("sessions.max_per_tenant", Written::Count),
     with_flag("handlers.enabled", Written::Switch, "handlers"),
     with_flag("handlers.isolation", Written::Text, "handlers-isolation"),
     with_flag("handlers.python", Written::Text, "handlers-python"),
@@ -160,6 +164,7 @@ pub(super) const KEYS: &[Key] = &[
     key("handlers.share_environments", Written::Switch),
     key("handlers.environments_size", Written::Size),
     key("handlers.install_limit", Written::Text),
+    key("async.dir", Written::Text),
     key("usage.file", Written::Text),
     key("usage.detail", Written::Text),
     key("usage.interval", Written::Text),
@@ -178,8 +183,49 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of an `[[endpoint]]`.
-pub(super) const ENDPOINT_KEYS: &[&str] =
-    &["name", "handlers", "preload", "keep", "update", "on_delete", "bases", "mount"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &[
+    "name",
+    "handlers",
+    "target",
+    "preload",
+    "keep",
+    "update",
+    "on_delete",
+    "bases",
+    "async",
+    "component",
+    "variant",
+    "mount",
+];
+
+/// Keys of an `[[endpoint.component]]`.
+pub(super) const COMPONENT_KEYS: &[&str] = &["name", "target"];
+
+/// Keys of an `[[endpoint.variant]]`.
+pub(super) const VARIANT_KEYS: &[&str] = &["name", "weight", "target", "prefix"];
+
+/// Keys of an `[endpoint.async]`; those of its stores are an `[[endpoint.mount]]`'s.
+pub(super) const ASYNC_KEYS: &[&str] = &[
+    "inputs",
+    "output",
+    "failure",
+    "shared",
+    "max_concurrent",
+    "queue_requests",
+    "queue_bytes",
+    "max_input",
+    "max_output",
+    "success_url",
+    "error_url",
+    "webhook_networks",
+    "region",
+    "endpoint_url",
+    "path_style",
+    "role_arn",
+    "external_id",
+    "request_payer",
+    "expected_bucket_owner",
+];
 
 /// Keys of a `[[device]]`.
 pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];

@@ -68,6 +68,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "cache.size",
         "cache.max_unpacked",
         "residency.idle_ttl",
+        "async.dir",
         "usage.file",
         "container.base_store",
         "handlers.max_memory",
@@ -88,7 +89,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting = ["[[endpoint", "[[tenant", "[[alias", "[tenant"]
+            let setting = ["[[endpoint", "[endpoint.async", "[[tenant", "[[alias", "[tenant"]
                 .iter()
                 .any(|list| body.starts_with(list))
                 || body.split_once(" = ").is_some_and(|(key, _)| {
@@ -154,7 +155,7 @@ fn an_endpoint_says_what_it_does_when_the_store_changes() {
 }
 
 /// Keys that take any text but none.
-const PATHS: [&str; 4] = ["cache.dir", "log.access", "log.audit", "usage.file"];
+const PATHS: [&str; 5] = ["async.dir", "cache.dir", "log.access", "log.audit", "usage.file"];
 
 #[test]
 fn every_key_is_read() {

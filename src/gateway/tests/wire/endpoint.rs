@@ -84,8 +84,11 @@ async fn what_is_not_there_cannot_be_asked_for() {
         ("x-amzn-sagemaker-target-variant", "Blue", 400),
         ("x-amzn-sagemaker-inference-component", "ic-1", 400),
         ("x-amzn-sagemaker-target-container-hostname", "c1", 400),
+        ("x-amzn-sagemaker-enable-explanations", "`true`", 400),
         ("x-amzn-sagemaker-session-id", "NEW_SESSION", 400),
+        ("x-amzn-sagemaker-session-id", "never-opened", 400),
         ("x-amzn-sagemaker-inference-id", "inf-1", 200),
+        ("x-amzn-sagemaker-prefix-aware-id", "prompts", 200),
     ];
     for (name, value, status) in cases {
         let mut request = post(INVOKE, "a", r#"{"inputs":"hi"}"#);
@@ -208,10 +211,6 @@ async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
             "parameters.max_new_tokens must be a whole number of at least 1",
         ),
         (r#"{"inputs":["a","b"],"stream":true}"#, "stream takes one input, not a list of several"),
-        (
-            r#"{"requestType":"NEW_SESSION"}"#,
-            "requestType is not supported: there are no stateful sessions",
-        ),
     ];
     for (body, message) in cases {
         let got = harness.post(INVOKE, "a", body).await;

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper's failure is its test's failure")]
 
 mod adapters;
+mod addressed;
+mod asynchronous;
 mod container;
 mod edges;
 mod endpoint;
@@ -10,6 +12,7 @@ mod handled;
 mod identity;
 mod openai;
 mod quotas;
+mod sessions;
 mod streams;
 mod support;
 mod tenants;

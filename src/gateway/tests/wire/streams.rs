@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use http::Request;
-use roundhouse_serving::{Finish, Piece};
+use http_body_util::BodyExt;
+use roundhouse_serving::{Answer, Finish, Piece};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
@@ -200,9 +201,8 @@ async fn a_long_answer_is_framed_in_messages_that_botocore_takes() {
     let harness = Setup::default().with(|_| embeds(vec![vec![0.25; NUMBERS]]));
     let got = harness.post(FRAMED, "a", r#"{"inputs":"hi"}"#).await;
     let parts = messages(&got.body);
-    assert!(parts.iter().all(|(_, payload)| payload.len() <= 1024 * 1024), "{}", parts.len());
-    let whole: Vec<u8> = parts.into_iter().flat_map(|(_, payload)| payload).collect();
-    let vector: Vec<f32> = serde_json::from_slice(&whole).unwrap();
+    let [(_, payload)] = parts.as_slice() else { panic!("{} parts", parts.len()) };
+    let vector: Vec<f32> = serde_json::from_slice(payload).unwrap();
     assert_eq!(vector, [0.25; NUMBERS]);
 }
 
@@ -337,4 +337,70 @@ async fn a_client_that_leaves_lets_go_of_the_model() {
     let logged = harness.logged.lock().unwrap();
     assert!(!logged[0].complete);
     assert_eq!(logged[0].tokens_out, Some(1));
+}
+
+/// `count` pieces of characters of one to four bytes, then what `last` says.
+fn pieces_then(count: usize, last: Option<ErrorKind>) -> Result<Answer, Failure> {
+    const TEXTS: [&str; 4] = ["a", "é", "€", "𝄞"];
+    let text = |at: usize| TEXTS[at % TEXTS.len()];
+    let pieces = (0..count).map(move |at| Ok(piece(0, text(at), vec![token(10, text(at), -0.5)])));
+    let end = match last {
+        Some(kind) => Err(Failure::new(kind, "the device failed")),
+        None => Ok(crate::support::last(0, Finish::Length, count)),
+    };
+    let end = stream::iter([end]);
+    Ok(generation(Box::pin(stream::iter(pieces.collect::<Vec<_>>()).chain(end)), 1))
+}
+
+#[tokio::test]
+async fn a_stream_that_fails_at_any_point_ends_in_an_event_that_says_so() {
+    for count in 1..20 {
+        for kind in [None, Some(ErrorKind::ModelFailed), Some(ErrorKind::TimedOut)] {
+            let harness = Setup::default().with(move |_| pieces_then(count, kind));
+            let (got, chunks) = harness.chunks(post(FRAMED, "a", STREAM)).await;
+            assert_eq!(got.status, 200);
+            let events = messages(&got.body);
+            assert_eq!(chunks.len(), events.len(), "a chunk is a whole message");
+            let (failed, whole): (Vec<_>, Vec<_>) =
+                events.iter().partition(|(names, _)| names[0] == "exception");
+            for (_, payload) in &whole {
+                let line = std::str::from_utf8(payload).expect("characters are whole");
+                assert!(line.ends_with('\n'));
+                let _: Value = serde_json::from_str(line).expect("a part is one event");
+            }
+            assert_eq!(failed.len(), usize::from(kind.is_some()));
+            assert_eq!(events.last().unwrap().0[0] == "exception", kind.is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_being_answered_at_the_end_of_the_server_is_told() {
+    let silent = || {
+        let first = stream::iter([Ok(piece(0, "Hello", vec![token(10, "Hello", -0.5)]))]);
+        Ok(generation(Box::pin(first.chain(stream::pending())), 1))
+    };
+    let harness = Setup::default().with(move |_| silent());
+    let (parts, body) = harness.raw(post(FRAMED, "a", STREAM)).await.into_parts();
+    assert_eq!(parts.status, 200);
+    let whole = harness.raw(post(INVOKE, "a", r#"{"inputs":"hi"}"#));
+    let told = async {
+        // Both are under way.
+        while harness.asked.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        harness.cut_off.now();
+        body.collect().await.unwrap().to_bytes()
+    };
+    let (whole, streamed) = tokio::join!(whole, told);
+    assert_eq!(whole.status(), 503);
+    assert_eq!(whole.headers()["x-amzn-errortype"], "ServiceUnavailable");
+    let events = messages(&streamed);
+    let (names, payload) = events.last().unwrap();
+    assert_eq!(names[..2], ["exception", "ModelStreamError"]);
+    let payload: Value = serde_json::from_slice(payload).unwrap();
+    assert_eq!(payload["ErrorCode"], "StreamBroken");
+    assert!(payload["Message"].as_str().unwrap().contains("shutting down"), "{payload}");
+    // Who comes later finds nothing that answers.
+    assert_eq!(harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await.status, 503);
 }

@@ -14,8 +14,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
-    ModelFacts, Offered, PageWanted, Target, TargetPage, router,
+    AccessRecord, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig, GatewayState,
+    Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions,
+    Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
@@ -46,8 +47,12 @@ pub(crate) struct Harness {
     pub(crate) asked: Arc<Mutex<Vec<Invocation>>>,
     pub(crate) logged: Arc<Mutex<Vec<AccessRecord>>>,
     pub(crate) offered: Arc<Current<Offered>>,
+    /// Answers what was deferred.
+    pub(crate) later: Later,
     /// Who sends the requests.
     pub(crate) caller: Caller,
+    /// Ends what is under way.
+    pub(crate) cut_off: CutOff,
 }
 
 /// How a router is made.
@@ -57,10 +62,13 @@ pub(crate) struct Setup {
     pub(crate) targets: Vec<&'static str>,
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
+    pub(crate) defer: Option<DeferFn>,
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) naming: Naming,
+    pub(crate) sessions: Option<SessionLimits>,
 }
 
 impl Default for Setup {
@@ -71,10 +79,13 @@ impl Default for Setup {
             targets: vec!["a", "b/c.tar.gz", "d"],
             health: Health::Healthy,
             container: None,
+            defer: None,
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
+            naming: Naming::default(),
+            sessions: Some(SessionLimits::default()),
         }
     }
 }
@@ -99,11 +110,13 @@ impl Setup {
         let health = self.health;
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
+            naming: self.naming.clone(),
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
         let policy = Arc::new(self.policy);
         let offered = Arc::new(Current::new(Offered { endpoints, policy }));
+        let (cut_off, cut) = Cut::pair();
         let state = GatewayState {
             config: self.config,
             identity: self.identity,
@@ -115,9 +128,14 @@ impl Setup {
             accounts: self.accounts,
             health: Arc::new(move || health.clone()),
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
+            defer: self.defer,
             container: self.container,
+            sessions: Sessions::new(self.sessions),
+            cut,
         };
-        Harness { router: router(state), asked, logged, offered, caller: Caller::anonymous() }
+        let later = Later::new(&state);
+        let (router, caller) = (router(state), Caller::anonymous());
+        Harness { router, asked, logged, offered, later, caller, cut_off }
     }
 }
 
@@ -136,6 +154,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
+        naming: Naming::default(),
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |wanted| {
@@ -186,7 +205,8 @@ impl Harness {
         let caller = Caller { tenant: Some(tenant.parse().unwrap()), credential: None };
         let (router, asked) = (self.router.clone(), self.asked.clone());
         let (logged, offered) = (self.logged.clone(), self.offered.clone());
-        Self { router, asked, logged, offered, caller }
+        let (later, cut_off) = (self.later.clone(), self.cut_off.clone());
+        Self { router, asked, logged, offered, later, caller, cut_off }
     }
 
     pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {
