@@ -34,7 +34,9 @@ mod layers;
 mod meter;
 mod metrics;
 mod openai;
+mod openapi;
 mod permitted;
+mod platform;
 mod router;
 mod sagemaker;
 mod sessions;
@@ -50,6 +52,6 @@ pub use sessions::{SessionLimits, Sessions};
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
     ContainerModels, EndpointFace, FactsFn, GatewayConfig, GatewayState, Health, KvTokens,
-    LoadOutcome, ModelFacts, Naming, Offered, PageWanted, Registration, Serves, Target, TargetPage,
-    Variant,
+    LoadOutcome, MetricsFn, ModelFacts, Naming, Offered, PageWanted, PlatformFace, Registration,
+    Serves, Target, TargetPage, Update, Variant,
 };

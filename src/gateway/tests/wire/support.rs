@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
     AccessRecord, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
-    ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions, Target, TargetPage, router,
+    ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
@@ -59,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) targets: Vec<&'static str>,
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
+    pub(crate) platform: Option<PlatformFace>,
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
@@ -75,6 +76,7 @@ impl Default for Setup {
             targets: vec!["a", "b/c.tar.gz", "d"],
             health: Health::Healthy,
             container: None,
+            platform: None,
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
@@ -126,6 +128,7 @@ impl Setup {
             container: self.container,
             sessions: Sessions::new(self.sessions),
             cut,
+            platform: self.platform,
         };
         let caller = Caller::anonymous();
         Harness { router: router(state), asked, logged, offered, caller, cut_off }
