@@ -16,7 +16,7 @@ use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
 use crate::addressed::{Addressed, addressed_in};
-use crate::aim::{Adapters, Aim};
+use crate::aim::{ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
@@ -62,8 +62,14 @@ pub(crate) async fn invoke_endpoint(
 
 /// `POST /invocations`: the same for the only endpoint, or the one called `default`.
 pub(crate) async fn invocations(mut context: Context, request: Request) -> Response {
+    let uri = request.uri().clone();
+    // Where the platform's models are all there is, it is answered in its own words.
+    let face = match container::is_alone(&context) && !request.headers().contains_key(ADAPTER)
+    {
+        true => Face::Container,
+        false => Face::Invocations,
+    };
     let operation = async {
-        let uri = request.uri().clone();
         let (headers, body) = read(&context, request).await?;
         let sent = Sent::of_platform(&headers)?;
         let wish = wished(&mut context, &sent, &body)?;
@@ -83,11 +89,6 @@ pub(crate) async fn invocations(mut context: Context, request: Request) -> Respo
         let read = Read { handlers: endpoint.handlers, gathers: false };
         let body = (&headers, body);
         in_session(&context, &wish, bound.as_ref(), found, body, read).await
-    };
-    // Where the platform's models are all there is, it is asked in its own words.
-    let face = match container::is_alone(&context) {
-        true => Face::Container,
-        false => Face::Invocations,
     };
     operation.await.unwrap_or_else(|error| error.respond(face))
 }

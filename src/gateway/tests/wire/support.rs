@@ -18,8 +18,8 @@ use roundhouse_gateway::{
     ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
-    Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
-    PieceStream, Reply, Served, TokenInfo,
+    Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
+    LabelScore, Piece, PieceStream, Reply, Served, TokenInfo,
 };
 use roundhouse_tenancy::{
     Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
@@ -258,6 +258,7 @@ pub(crate) fn served(kind: ModelKind) -> Served {
         kind,
         load: Duration::from_millis(120),
         queue: Duration::from_millis(7),
+        style: AnswerStyle::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `/generate`, `/generate_stream` and `/`, as text-generation-inference answers them.
 
+use roundhouse_serving::AnswerStyle;
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
@@ -130,4 +131,30 @@ async fn a_whole_answer_tells_its_times_and_tokens() {
     }
     let stream = harness.post("/generate_stream", "t/a", r#"{"inputs":"hi"}"#).await;
     assert_eq!(stream.header("x-total-time"), "");
+}
+
+#[tokio::test]
+async fn a_models_author_may_ask_for_answers_in_this_servers_way() {
+    let styled = |style: AnswerStyle| {
+        Setup::default().with(move |_| {
+            let mut answer = says(hello(1), 1)?;
+            answer.served.style = style;
+            Ok(answer)
+        })
+    };
+    let (tgi, events) =
+        (AnswerStyle { tgi: true, events: false }, AnswerStyle { tgi: false, events: true });
+    let (whole, stream) = (r#"{"inputs":"hi"}"#, r#"{"inputs":"hi","stream":true}"#);
+    for (style, array, sse) in
+        [(tgi, true, true), (events, false, true), (AnswerStyle::default(), false, false)]
+    {
+        let harness = styled(style);
+        let got = harness.post("/invocations", "a", whole).await;
+        assert_eq!(got.json().is_array(), array, "{}", got.text());
+        let got = harness.post("/invocations", "a", stream).await;
+        assert_eq!(got.header("content-type").starts_with("text/event-stream"), sse, "{style:?}");
+    }
+    // Its own routes have their own way.
+    let got = styled(tgi).post("/generate", "a", whole).await;
+    assert!(got.json().is_object(), "{}", got.text());
 }
