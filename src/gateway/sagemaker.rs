@@ -64,8 +64,7 @@ pub(crate) async fn invoke_endpoint(
 pub(crate) async fn invocations(mut context: Context, request: Request) -> Response {
     let uri = request.uri().clone();
     // Where the platform's models are all there is, it is answered in its own words.
-    let face = match container::is_alone(&context) && !request.headers().contains_key(ADAPTER)
-    {
+    let face = match container::is_alone(&context) && !request.headers().contains_key(ADAPTER) {
         true => Face::Container,
         false => Face::Invocations,
     };

@@ -8,6 +8,7 @@
 mod adapters;
 mod command_line;
 mod container;
+mod contract;
 mod demo;
 mod devices;
 mod elastic;

@@ -134,7 +134,8 @@ impl Wish {
                 self.charge(context, found)?;
                 permit(context, &found.aim)?;
                 let model = found.aim.model.clone();
-                let until = sessions.open(id, tenant, Bound { model, variant: found.variant.clone() })?;
+                let until =
+                    sessions.open(id, tenant, Bound { model, variant: found.variant.clone() })?;
                 let value = format!("{id}; Expires={}", rfc3339_seconds(until));
                 (format!("Session {id} created"), NEW_SESSION, value)
             }
@@ -184,4 +185,3 @@ fn asked(object: Value) -> Result<Asked, Error> {
         _ => Err(Error::request("requestType must be NEW_SESSION or CLOSE")),
     }
 }
-

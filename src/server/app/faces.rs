@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use roundhouse_gateway::{
-    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target, TargetPage,
+    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
+    TargetPage,
 };
 use roundhouse_store::{Catalog, Freshness, Pick};
 use roundhouse_tenancy::{Pattern, Place, place};
@@ -104,7 +105,7 @@ fn endpoint(
 }
 
 /// What is known of a loaded model, as the gateway says it.
-fn facts(facts: Facts) -> ModelFacts {
+pub(super) fn facts(facts: Facts) -> ModelFacts {
     ModelFacts {
         context: facts.context,
         dtype: facts.dtype,

@@ -14,8 +14,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
-    ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits, Sessions, Target, TargetPage, router,
+    AccessRecord, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health,
+    KvTokens, ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits, Sessions,
+    Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
