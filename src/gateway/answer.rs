@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
-use roundhouse_serving::{EmbeddingsReply, GenerationReply, Reply, Request};
+use roundhouse_serving::{AnswerStyle, EmbeddingsReply, GenerationReply, Reply, Request};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use crate::openai::chat::ChatAsk;
 use crate::openai::completions::CompletionAsk;
 use crate::openai::embeddings::EmbeddingsAsk;
 use crate::sagemaker::generated::InputsTranscript;
-use crate::sagemaker::inputs::InputsAsk;
+use crate::sagemaker::inputs::{Dialect, InputsAsk};
 use crate::sagemaker::raw::{Found, Later};
 use crate::stream::{self, Bounds, Format, Transcript, Wire};
 
@@ -147,6 +147,7 @@ async fn admitted(
         },
         ask => ask,
     };
+    let (ask, delivery) = styled(ask, delivery, answer.served.style);
     let ignored = match &ask {
         Ask::Inputs(ask) => ask.ignored.clone(),
         Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) | Ask::Later(_) => None,
@@ -177,6 +178,19 @@ async fn admitted(
         response.headers_mut().insert(IGNORED, names);
     }
     Ok(response)
+}
+
+/// What the model's author asks for where the face has no way of its own.
+fn styled(mut ask: Ask, mut delivery: Delivery, style: AnswerStyle) -> (Ask, Delivery) {
+    if let Ask::Inputs(ask) = &mut ask
+        && ask.dialect == Dialect::Lmi
+    {
+        if style.tgi {
+            ask.dialect = Dialect::Tgi { array: true };
+        }
+        delivery.events |= style.tgi || style.events;
+    }
+    (ask, delivery)
 }
 
 /// Vectors as text; many of them on a blocking thread.

@@ -36,7 +36,9 @@ mod layers;
 mod meter;
 mod metrics;
 mod openai;
+mod openapi;
 mod permitted;
+mod platform;
 mod router;
 mod sagemaker;
 mod sessions;
@@ -53,6 +55,6 @@ pub use sessions::{SessionLimits, Sessions};
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
     ContainerModels, DeferFn, Deferral, Deferred, DeferredInput, Done, Due, EndpointFace, FactsFn,
-    GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, ModelFacts, Naming, Offered,
-    PageWanted, Registration, Serves, Target, TargetPage, Variant,
+    GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, MetricsFn, ModelFacts, Naming,
+    Offered, PageWanted, PlatformFace, Registration, Serves, Target, TargetPage, Update, Variant,
 };

@@ -17,7 +17,7 @@ use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
 use crate::addressed::{Addressed, addressed, addressed_in};
-use crate::aim::{Adapters, Aim};
+use crate::aim::{ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
@@ -63,13 +63,20 @@ pub(crate) async fn invoke_endpoint(
 
 /// `POST /invocations`: the same for the only endpoint, or the one called `default`.
 pub(crate) async fn invocations(mut context: Context, request: Request) -> Response {
+    let uri = request.uri().clone();
+    // Where the platform's models are all there is, it is answered in its own words.
+    let face = match container::is_alone(&context) && !request.headers().contains_key(ADAPTER) {
+        true => Face::Container,
+        false => Face::Invocations,
+    };
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         let sent = Sent::of_platform(&headers)?;
         let wish = wished(&mut context, &sent, &body)?;
-        if let Some(aim) = container::adapter_named(&context, &headers)? {
+        if let Some((aim, handlers)) = container::named(&context, &uri, &headers)? {
+            let wish = if handlers { wish.of_handlers() } else { wish };
             let bound = wish.bound(&context)?;
-            let read = Read { handlers: false, gathers: false };
+            let read = Read { handlers, gathers: false };
             let found = Addressed { aim, variant: ALL_TRAFFIC.into() };
             let body = (&headers, body);
             return in_session(&context, &wish, bound.as_ref(), found, body, read).await;
@@ -83,7 +90,7 @@ pub(crate) async fn invocations(mut context: Context, request: Request) -> Respo
         let body = (&headers, body);
         in_session(&context, &wish, bound.as_ref(), found, body, read).await
     };
-    operation.await.unwrap_or_else(|error| error.respond(Face::Invocations))
+    operation.await.unwrap_or_else(|error| error.respond(face))
 }
 
 /// `POST /endpoints/{endpoint}/invocations-response-stream`.

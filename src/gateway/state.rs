@@ -4,12 +4,14 @@ mod adapters;
 mod deferral;
 mod facts;
 pub mod naming;
+mod platform;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use http::HeaderValue;
 use roundhouse_serving::{Answer, Invocation};
 use roundhouse_tenancy::{Accounts, Current, Identity, Pattern, Policy};
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
@@ -19,10 +21,11 @@ use uuid::Uuid;
 use crate::cut::Cut;
 use crate::sessions::Sessions;
 
-pub use adapters::{ContainerAdapter, ContainerAdapters, Registration};
+pub use adapters::{ContainerAdapter, ContainerAdapters, Registration, Update};
 pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
 pub use naming::{Naming, Serves, Variant};
+pub use platform::{MetricsFn, PlatformFace};
 
 /// Limits and switches of the data port.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +55,8 @@ pub struct GatewayConfig {
     /// Whether a tenant is told how long its answer waited and where the model was found only of
     /// targets whose first segment is its name: of others it would tell how much they are used.
     pub own_waits_only: bool,
+    /// What is taken for the `Accept` of requests that have none or take anything.
+    pub default_accept: Option<HeaderValue>,
 }
 
 impl Default for GatewayConfig {
@@ -71,6 +76,7 @@ impl Default for GatewayConfig {
             max_requests: 1024,
             served_headers: true,
             own_waits_only: false,
+            default_accept: None,
         }
     }
 }
@@ -123,6 +129,8 @@ pub struct GatewayState {
     pub sessions: Sessions,
     /// Tells when what is under way must end.
     pub cut: Cut,
+    /// What a platform asks beside, where one runs this server as its container.
+    pub platform: Option<PlatformFace>,
 }
 
 /// What there is to ask and who may ask it: replaced together, so that no request sees the one
@@ -193,6 +201,8 @@ pub enum Health {
 
 /// The container contract's settings and its models.
 pub struct ContainerFace {
+    /// Whether models are loaded and unloaded by it; where not, adapters alone are.
+    pub loads: bool,
     /// Every model's `url` must resolve, links followed, to somewhere below this folder.
     pub models_root: PathBuf,
     /// The models.

@@ -1,10 +1,14 @@
 //! `POST /generate`, `POST /generate_stream` and `POST /`, as text-generation-inference answers
 //! them. The model is named where such a client can: by header, as a field `model` of the body, or
-//! by `parameters.adapter_id` alone.
+//! by `parameters.adapter_id` alone. Where an endpoint has one target, nothing needs to be named.
+
+mod info;
+mod times;
 
 use axum::extract::Request;
 use axum::response::Response;
 use http::HeaderMap;
+use roundhouse_serving::Request as Asks;
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde_json::{Map, Value};
 
@@ -19,6 +23,8 @@ use crate::sagemaker::headers::Sent;
 use crate::sagemaker::inputs::{self, Dialect};
 use crate::state::EndpointFace;
 use crate::{json, sagemaker, target};
+
+pub(crate) use info::{health, info};
 
 /// How one of the routes answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +63,7 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
         let endpoint = target::default_endpoint(&context)?;
         let aim = aim_of(&context, endpoint, &headers, &map)?;
         let mut asked = inputs::parse(&mut Fields::new(map))?;
+        let mut characters = None;
         if let Ask::Inputs(ask) = &mut asked.ask {
             ask.dialect = Dialect::Tgi { array: route == Route::Either };
             match route {
@@ -67,10 +74,17 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
             if !ask.single {
                 return Err(Error::field("inputs", "must be one string"));
             }
+            if let (false, Asks::Inputs(inputs)) = (ask.stream, &asked.request) {
+                characters = Some(inputs.texts.iter().map(|text| text.chars().count()).sum());
+            }
         }
         let timeout = context.gateway.config.stream_timeout;
         let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
-        answer(&context, aim, asked, delivery).await
+        let mut response = answer(&context, aim, asked, delivery).await?;
+        if let Some(characters) = characters {
+            times::tell(response.headers_mut(), &context, &context.notes.taken(), characters);
+        }
+        Ok(response)
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Tgi))
 }

@@ -15,6 +15,7 @@ use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
 use crate::format::Formats;
 use crate::gguf;
+use crate::properties::{Asked, Properties};
 use crate::settings::ModelSettings;
 use crate::tensors::TensorTable;
 use crate::weigh::{WeightShare, total, weigh};
@@ -35,6 +36,8 @@ pub struct LoadSettings {
     /// How projections and embeddings that files have as floats are quantised, unless a model's
     /// own settings say otherwise.
     pub quantize: Option<Quantize>,
+    /// What is asked for where models ask for nothing themselves.
+    pub preset: Asked,
 }
 
 impl Default for LoadSettings {
@@ -50,6 +53,7 @@ impl Default for LoadSettings {
             step_rows: 256,
             dtype: DtypeSetting::Auto,
             quantize: None,
+            preset: Asked::default(),
         }
     }
 }
@@ -136,6 +140,10 @@ pub struct ModelPlan {
     /// Of the weights that are to be quantised, those whose shape forbids the format asked for,
     /// and what they get: one sentence for each kind of them.
     pub fallbacks: Vec<String>,
+    /// What it asks for in `serving.properties`, beside what the operator presets.
+    pub asked: Asked,
+    /// The keys of that file that nothing honours, a bounded list.
+    pub unheeded: Vec<String>,
     pub(crate) formats: Formats,
     pub(crate) family: Family,
 }
@@ -157,7 +165,8 @@ impl ModelPlan {
             self.gguf.iter().flat_map(|it| [&it.file, &it.model].into_iter().chain(&it.pre));
         // A name in a map takes about as much again.
         let stored = self.formats.stored.names().map(|name| 2 * text(name));
-        let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).sum();
+        let unheeded = self.unheeded.iter().map(text);
+        let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).chain(unheeded).sum();
         let tokens = self.eos_tokens.capacity() * size_of::<u32>();
         Bytes((size_of::<Self>() + text(&self.architecture) + texts + tokens) as u64)
     }
@@ -182,6 +191,17 @@ const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertM
 /// When the kind is unknown or not served, a file is unsound, the configuration asks for
 /// what is not computed, or a tensor is missing or of the wrong shape.
 pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
+    let properties = Properties::read(files);
+    let asked = properties.asked.or(settings.preset);
+    let mut plan = described(files, &asked.within(settings))?;
+    let has_bf16 = plan.weights.iter().any(|share| share.memory_dtype == "bf16");
+    plan.unheeded = properties.unheeded_by(plan.kind, has_bf16);
+    plan.asked = asked;
+    Ok(plan)
+}
+
+/// The same, within settings that hold already what the files ask for.
+fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
     recognise(files)?;
     if let Some(path) = gguf::chosen(files)? {
         return gguf_decoder(files, settings, &path);
@@ -351,6 +371,8 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         gguf: gguf.map(|(tokenizer, _)| tokenizer),
         quantize: formats.quantize,
         fallbacks,
+        asked: Asked::default(),
+        unheeded: Vec::new(),
         formats,
         family: Family::Decoder { config, prefix, kv },
     })
@@ -402,6 +424,8 @@ fn encoder(
         gguf: None,
         quantize: formats.quantize,
         fallbacks,
+        asked: Asked::default(),
+        unheeded: Vec::new(),
         formats,
         family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
     })

@@ -10,6 +10,7 @@ mod live;
 mod preload;
 mod reload;
 pub(crate) mod settings;
+mod single;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ impl Graces {
     fn of(config: &Config) -> Self {
         let gateway = settings::gateway(config);
         let answer = gateway.invoke_timeout.max(gateway.stream_timeout);
-        let answer = match config.container.contract {
+        let answer = match config.container.contract || config.container.model_dir.is_some() {
             true => answer.max(gateway.container_timeout),
             false => answer,
         };
@@ -141,6 +142,10 @@ pub(crate) async fn start(
         hosts: config.listen.admin_hosts.clone(),
         audit: faces::audit_log(&config.log.audit)?,
     };
+    if !config.container.unheeded.is_empty() {
+        let names = config.container.unheeded.join(", ");
+        warn!(%names, "these variables of the environment change nothing here");
+    }
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
     let queue = app.live.queue.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
@@ -154,6 +159,9 @@ pub(crate) async fn start(
     let admin_url = url(&admin, door.admin.is_some())?;
     let health_router = admin::health_router(&parts.vitals, &parts.metrics);
     let (residency, vitals) = (parts.residency.clone(), parts.vitals.clone());
+    if let Some(single) = app.single {
+        tokio::spawn(single.load(residency.clone(), vitals.clone()));
+    }
     let loader = parts.loader.clone();
     let accounts = parts.accounts.clone();
     tokio::spawn(accounts::watch(accounts.clone(), residency.clone()));

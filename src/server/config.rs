@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundhouse_gateway::SessionLimits;
-use roundhouse_models::Quantize;
+use roundhouse_models::{Asked, Quantize};
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
 use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
@@ -26,6 +26,7 @@ use roundhouse_workers::{Isolation, Packages};
 
 mod asynchronous;
 mod auth;
+mod container;
 mod defaults;
 mod devices;
 mod endpoints;
@@ -361,7 +362,8 @@ pub struct Handlers {
     pub packages: Packages,
 }
 
-/// `[container]`: the container contract of SageMaker's multi-model endpoints.
+/// `[container]`: how a platform runs this server as its container: the contract of SageMaker's
+/// multi-model endpoints, or one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// Whether `/models…` is served; then no endpoint is needed.
@@ -370,6 +372,18 @@ pub struct Container {
     pub models_root: PathBuf,
     /// Where the bases of adapters are, by the names that the adapters have for them.
     pub base_store: Option<StoreUri>,
+    /// The folder of the only model, where the server has but one.
+    pub model_dir: Option<PathBuf>,
+    /// Whether SageMaker, or who stands in for it, is the door of the data port.
+    pub platform: bool,
+    /// The script that artefacts' code is entered by, where they have it.
+    pub program: Option<String>,
+    /// What is taken for the `Accept` of requests that leave it open.
+    pub default_accept: Option<String>,
+    /// What the environment asks of models where they ask for nothing themselves.
+    pub preset: Asked,
+    /// Variables of the platform's environment that are set and that nothing here honours.
+    pub unheeded: Vec<String>,
 }
 
 impl Config {
@@ -388,7 +402,9 @@ impl Config {
             })?),
             None => None,
         };
-        Self::parse(text.as_deref(), env, flags)
+        let sources = raw::Sources::new(text.as_deref(), env, flags).on(Path::exists);
+        let (config, faults) = Self::read_from(sources);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 
     /// As [`Config::load`], with what could be understood beside the faults.
@@ -398,7 +414,9 @@ impl Config {
         flags: &ServeFlags,
     ) -> (Self, Vec<Fault>) {
         match std::fs::read_to_string(file) {
-            Ok(text) => Self::read(Some(&text), env, flags),
+            Ok(text) => {
+                Self::read_from(raw::Sources::new(Some(&text), env, flags).on(Path::exists))
+            }
             Err(error) => {
                 let told = format!("cannot read {}: {error}", file.display());
                 (Self::default(), vec![Fault::new("config", told)])
@@ -425,18 +443,22 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         flags: &ServeFlags,
     ) -> (Self, Vec<Fault>) {
-        let sources = raw::Sources::new(text, env, flags);
+        Self::read_from(raw::Sources::new(text, env, flags))
+    }
+
+    fn read_from(sources: raw::Sources<'_>) -> (Self, Vec<Fault>) {
         let (config, mut faults) = resolve::resolve(sources);
         let is_told = |fault: &Fault| {
             // Whoever writes stores wrongly, or nothing that can be read, knows of them.
             ["config", "endpoint", "store"].iter().any(|key| fault.key.starts_with(key))
         };
-        let has_none = config.endpoints.is_empty() && !config.container.contract;
+        let alone = config.container.contract || config.container.model_dir.is_some();
+        let has_none = config.endpoints.is_empty() && !alone;
         if has_none && !faults.iter().any(is_told) {
             faults.push(Fault::new(
                 "endpoint",
                 "no store: give --store URI, set ROUNDHOUSE_STORE, or write an [[endpoint]] with \
-                 an [[endpoint.mount]]",
+                 an [[endpoint.mount]]; or one model: --model-dir DIR",
             ));
         }
         (config, faults)

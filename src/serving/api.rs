@@ -220,6 +220,18 @@ pub struct Served {
     pub load: Duration,
     /// How long it waited for anything else before it reached the model.
     pub queue: Duration,
+    /// How its answers look where the request leaves it open.
+    pub style: AnswerStyle,
+}
+
+/// How a model's answers to `inputs` look on faces where more than one server's way is known, as the
+/// artefact's author asks for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AnswerStyle {
+    /// As text-generation-inference has them: whole answers in an array, streams as events.
+    pub tgi: bool,
+    /// Streams as server-sent events.
+    pub events: bool,
 }
 
 /// What a model says.

@@ -215,6 +215,7 @@ impl Dispatcher {
                 kind: lease.kind(),
                 load: lease.load_wait(),
                 queue,
+                style: lease.style(),
             };
             return Ok(Begun { work, served, hold });
         }

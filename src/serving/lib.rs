@@ -31,7 +31,7 @@ mod text;
 mod tools;
 
 pub use api::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, BIASES_MAX, Chat, Completion, Embeddings,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, AnswerStyle, BIASES_MAX, Chat, Completion, Embeddings,
     EmbeddingsReply, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore,
     Piece, PieceStream, Prompt, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX,
     Served, TokenInfo,

@@ -9,6 +9,7 @@ mod adapters;
 mod asynchronous;
 mod command_line;
 mod container;
+mod contract;
 mod demo;
 mod devices;
 mod elastic;

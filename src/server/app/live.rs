@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::build::{self, Catalogs, Credentials};
 use super::preload::Wishes;
+use super::single::Single;
 use super::{asynchronous, faces, settings};
 use crate::config::Config;
 use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
@@ -40,6 +41,8 @@ pub(super) struct Live {
     pub(super) queue: Option<Queue>,
     /// Of all devices together: what floors are held against.
     pub(super) budget: Bytes,
+    /// Stays whatever the settings say.
+    pub(super) single: Option<Single>,
 }
 
 /// What a change leaves behind.
@@ -158,7 +161,10 @@ impl Live {
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
         self.accounts.apply(new.quota_rules());
-        let endpoints = faces::endpoints(new, &catalogs, &self.handlers, &self.loader);
+        let mut endpoints = faces::endpoints(new, &catalogs, &self.handlers, &self.loader);
+        if let Some(single) = &self.single {
+            endpoints.push(single.face(new.handlers.enabled, &self.loader));
+        }
         self.catalogs.set(catalogs);
         let before = self.offered.get();
         self.offered.set(Offered { endpoints, policy });

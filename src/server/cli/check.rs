@@ -115,6 +115,12 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
     if config.container.contract {
         lines.push(format!("  container contract over {}", config.container.models_root.display()));
     }
+    if let Some(folder) = &config.container.model_dir {
+        lines.push(format!("  one model: {}", folder.display()));
+    }
+    if !config.container.unheeded.is_empty() {
+        lines.push(format!("  of no effect here: {}", config.container.unheeded.join(", ")));
+    }
     lines.push(String::new());
     lines.join("\n")
 }

@@ -20,8 +20,6 @@ pub(super) const OIDC_CLAIM: &str = "tenant";
 pub(super) const OIDC_LEEWAY: Duration = Duration::from_secs(60);
 /// The port SageMaker's containers listen on when it names none.
 pub(super) const CONTAINER_PORT: u16 = 8080;
-/// Where SageMaker puts an endpoint's models.
-pub(super) const MODELS_ROOT: &str = "/opt/ml/models";
 /// Where the cache is when neither `XDG_CACHE_HOME` nor `HOME` is set, as under most init systems.
 pub(super) const SYSTEM_CACHE: &str = "/var/cache/roundhouse";
 /// AWS advises 8 to 16 MB per ranged read: round trips vanish beside the transfer.

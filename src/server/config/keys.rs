@@ -180,6 +180,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("container.contract", Written::Switch, "container-contract"),
     with_flag("container.models_root", Written::Text, "container-models-root"),
     with_flag("container.base_store", Written::Text, "base-store"),
+    with_flag("container.model_dir", Written::Text, "model-dir"),
 ];
 
 /// Keys of an `[[endpoint]]`.

@@ -7,6 +7,7 @@ use super::keys::{KEYS, find};
 use super::*;
 
 mod auth;
+mod container;
 mod listen;
 
 const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
@@ -71,6 +72,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "async.dir",
         "usage.file",
         "container.base_store",
+        "container.model_dir",
         "handlers.max_memory",
         "handlers.index",
         "handlers.allowed_indexes",
@@ -194,6 +196,7 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         container_contract: true,
         container_models_root: text(),
         base_store: text(),
+        model_dir: text(),
         log_format: text(),
         log_level: text(),
         access_log: text(),

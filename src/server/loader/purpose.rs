@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{GgufText, ModelPlan, ScoreFunction as Scores};
+use roundhouse_models::{Asked, GgufText, ModelPlan, ScoreFunction as Scores};
 use roundhouse_serving::{
-    GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
+    AnswerStyle, GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
 };
 use roundhouse_types::{Bytes, Failure, ModelKind};
 
@@ -62,6 +62,11 @@ fn vocabulary(text: GgufText) -> Vocabulary {
         add_space_prefix: text.add_space_prefix,
         templates: text.templates,
     }
+}
+
+/// How its answers look, as its author asks for it.
+pub(crate) fn style(asked: &Asked) -> AnswerStyle {
+    AnswerStyle { tgi: asked.tgi.unwrap_or(false), events: asked.events.unwrap_or(false) }
 }
 
 /// What requests may ask of the model.

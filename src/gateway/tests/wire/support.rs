@@ -15,12 +15,12 @@ use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
     AccessRecord, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig, GatewayState,
-    Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions,
-    Target, TargetPage, router,
+    Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits,
+    Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
-    Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
-    PieceStream, Reply, Served, TokenInfo,
+    Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
+    LabelScore, Piece, PieceStream, Reply, Served, TokenInfo,
 };
 use roundhouse_tenancy::{
     Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
@@ -63,6 +63,7 @@ pub(crate) struct Setup {
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
     pub(crate) defer: Option<DeferFn>,
+    pub(crate) platform: Option<PlatformFace>,
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
@@ -80,6 +81,7 @@ impl Default for Setup {
             health: Health::Healthy,
             container: None,
             defer: None,
+            platform: None,
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
@@ -132,6 +134,7 @@ impl Setup {
             container: self.container,
             sessions: Sessions::new(self.sessions),
             cut,
+            platform: self.platform,
         };
         let later = Later::new(&state);
         let (router, caller) = (router(state), Caller::anonymous());
@@ -263,6 +266,7 @@ pub(crate) fn served(kind: ModelKind) -> Served {
         kind,
         load: Duration::from_millis(120),
         queue: Duration::from_millis(7),
+        style: AnswerStyle::default(),
     }
 }
 
