@@ -379,7 +379,11 @@ fn submit(
 ) -> Result<Vec<Choice>, Failure> {
     let eos_tokens: Arc<[u32]> = match model.purpose() {
         Purpose::Generative { eos_tokens, .. } => eos_tokens.as_slice().into(),
-        Purpose::Embedding { .. } | Purpose::Classification(_) => [].into(),
+        Purpose::Embedding { .. }
+        | Purpose::Classification(_)
+        | Purpose::TokenClassification(_)
+        | Purpose::FillMask
+        | Purpose::QuestionAnswering => [].into(),
     };
     let mut choices = Vec::with_capacity(prepared.sequences.len());
     for (choice, sequence) in prepared.sequences.into_iter().enumerate() {

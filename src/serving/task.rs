@@ -174,7 +174,11 @@ impl Task {
             (Request::Raw(_), _) => {
                 Err(Error::Broken { model: id.clone(), message: "the body was not read" })
             }
-            (Request::Chat(_) | Request::Completion(_) | Request::Embeddings(_), _) => {
+            (
+                Request::Inputs(_),
+                Purpose::TokenClassification(_) | Purpose::FillMask | Purpose::QuestionAnswering,
+            )
+            | (Request::Chat(_) | Request::Completion(_) | Request::Embeddings(_), _) => {
                 Err(wrong_kind(id, model.kind()))
             }
         }
@@ -309,6 +313,15 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
             ("an embedding model", "send texts to the embeddings route, or `inputs`")
         }
         ModelKind::Classification => ("a classification model", "send `inputs` to be classified"),
+        ModelKind::TokenClassification => {
+            ("a classification model of tokens", "ask a model for embeddings, labels or text")
+        }
+        ModelKind::FillMask => {
+            ("a masked language model", "ask a model for embeddings, labels or text")
+        }
+        ModelKind::QuestionAnswering => {
+            ("a question answering model", "ask a model for embeddings, labels or text")
+        }
         ModelKind::Adapter => ("an adapter", "ask what its base answers"),
         ModelKind::Handler => ("a Python handler", "send its own input to /invocations"),
     };

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from reference_adapters import write_adapter_cases
 from reference_bert import write_bert_cases
+from reference_encoders import write_encoder_cases
 from reference_families import write_family_cases
 from reference_gguf import write_gguf_cases
 from reference_llama import write_llama_cases
@@ -28,6 +29,7 @@ def main() -> None:
     write_family_cases(models)
     write_gguf_cases(models)
     write_bert_cases(models)
+    write_encoder_cases(models)
     write_adapter_cases(REPOSITORY / "src/models/tests/adapters", models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
     write_vocabulary_cases(REPOSITORY / "src/serving/tests/references")

@@ -130,6 +130,9 @@ impl Server {
             Purpose::Generative { .. } => ModelKind::Generative,
             Purpose::Embedding { .. } => ModelKind::Embedding,
             Purpose::Classification(_) => ModelKind::Classification,
+            Purpose::TokenClassification(_) => ModelKind::TokenClassification,
+            Purpose::FillMask => ModelKind::FillMask,
+            Purpose::QuestionAnswering => ModelKind::QuestionAnswering,
         };
         let text = match kind {
             ModelKind::Generative => codec(),
