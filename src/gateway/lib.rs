@@ -3,8 +3,8 @@
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
 //! `layers` (what surrounds every request), `identify` (who calls), `target` and `aim` (which model
 //! is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
-//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
+//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi`, `ranking` and `container` (the faces),
+//! `answer`, `accept`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -16,6 +16,7 @@
 //! 4. A chunk of a streamed response is one whole event.
 //! 5. Dropping a response drops the model's stream, which aborts its sequences.
 
+mod accept;
 mod aim;
 mod answer;
 mod body;
@@ -33,6 +34,7 @@ mod meter;
 mod metrics;
 mod openai;
 mod permitted;
+mod ranking;
 mod router;
 mod sagemaker;
 pub mod state;

@@ -18,6 +18,7 @@ use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::accept::Accept;
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
@@ -45,17 +46,17 @@ type Parse = fn(&mut Fields, &str) -> Result<Asked, Error>;
 
 /// `POST /v1/chat/completions`.
 pub(crate) async fn chat(context: Context, request: Request) -> Response {
-    serve(context, None, request, chat::parse).await
+    serve_as(Face::OpenAi, context, request, chat::parse).await
 }
 
 /// `POST /v1/completions`.
 pub(crate) async fn completions(context: Context, request: Request) -> Response {
-    serve(context, None, request, completions::parse).await
+    serve_as(Face::OpenAi, context, request, completions::parse).await
 }
 
 /// `POST /v1/embeddings`.
 pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
-    serve(context, None, request, embeddings::parse).await
+    serve_as(Face::OpenAi, context, request, embeddings::parse).await
 }
 
 /// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the
@@ -66,12 +67,23 @@ pub(crate) async fn endpoint_chat(
     request: Request,
 ) -> Response {
     match sagemaker::endpoint_name(path) {
-        Ok(name) => serve(context, Some(name), request, chat::parse).await,
+        Ok(name) => serve(Face::OpenAi, context, Some(name), request, chat::parse).await,
         Err(error) => error.respond(Face::OpenAi),
     }
 }
 
+/// A request whose body names its model, answered in a dialect.
+pub(crate) async fn serve_as(
+    face: Face,
+    context: Context,
+    request: Request,
+    parse: Parse,
+) -> Response {
+    serve(face, context, None, request, parse).await
+}
+
 async fn serve(
+    face: Face,
     context: Context,
     endpoint: Option<String>,
     request: Request,
@@ -93,10 +105,11 @@ async fn serve(
         let echo = if name.is_empty() { aim.model.target.as_str() } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
+        let accept = Accept::default();
+        let delivery = Delivery { accept, events: true, framed: false, gathers: true, timeout };
         answer(&context, aim, asked, delivery).await.map(with_rate_headers)
     };
-    operation.await.unwrap_or_else(|error| error.respond(Face::OpenAi))
+    operation.await.unwrap_or_else(|error| error.respond(face))
 }
 
 /// What every object of one answer repeats.
@@ -109,13 +122,28 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// A fresh id, for a model as the client called it: its `model` if it is still there.
-    fn new(prefix: &str, fields: &mut Fields, fallback: &str) -> Result<Self, Error> {
+    pub(crate) fn new(prefix: &str, fields: &mut Fields, fallback: &str) -> Result<Self, Error> {
         let named = fields.string("model")?.filter(|name| !name.is_empty());
         Ok(Self {
             id: format!("{prefix}-{}", Uuid::new_v4().simple()),
             created: unix_seconds(SystemTime::now()),
             model: named.unwrap_or_else(|| fallback.to_owned()),
         })
+    }
+
+    /// The answer's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// When it was asked for, in seconds since 1970.
+    pub(crate) fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// What the client called the model.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
     }
 
     /// An object of the answer.

@@ -14,7 +14,7 @@ use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
-use crate::{container, openai, sagemaker, tgi};
+use crate::{container, openai, ranking, sagemaker, tgi};
 
 /// What every route shares.
 pub(crate) type Gateway = Arc<GatewayState>;
@@ -44,7 +44,10 @@ pub fn router(state: GatewayState) -> Router {
         .route("/v1/models/{*id}", named("model", get(openai::models::one)))
         .route("/v1/chat/completions", named("chat", post(openai::chat)))
         .route("/v1/completions", named("completions", post(openai::completions)))
-        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)));
+        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)))
+        .route("/v1/rerank", named("rerank", post(ranking::rerank)))
+        .route("/rerank", named("rerank_plain", post(ranking::rerank_plain)))
+        .route("/v1/score", named("score", post(ranking::score)));
     if gateway.container.is_some() {
         routes = routes
             .route("/models", named("container_models", get(container::list).post(container::load)))
@@ -81,7 +84,7 @@ pub(crate) fn face_of(path: &str) -> Face {
         Face::Container
     } else if path == "/invocations" {
         Face::Invocations
-    } else if ["/", "/generate", "/generate_stream"].contains(&path) {
+    } else if ["/", "/generate", "/generate_stream", "/rerank"].contains(&path) {
         Face::Tgi
     } else {
         Face::Endpoint

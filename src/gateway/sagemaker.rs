@@ -1,8 +1,12 @@
 //! `InvokeEndpoint`, `InvokeEndpointWithResponseStream` and `POST /invocations`.
 
+pub(crate) mod bodies;
 pub(crate) mod event_stream;
+pub(crate) mod found;
 pub(crate) mod generated;
+mod given;
 pub(crate) mod inputs;
+mod options;
 pub(crate) mod raw;
 
 use axum::extract::rejection::PathRejection;
@@ -13,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::accept::{Accept, Array, read_npy};
 use crate::aim::{self, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
@@ -22,6 +27,7 @@ use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
 use crate::openai;
+use crate::ranking;
 use crate::state::EndpointFace;
 use crate::target;
 
@@ -86,9 +92,10 @@ pub(crate) async fn invoke_endpoint_stream(
             let told = (true, context.notes.request_id());
             raw::asked(&headers, body, &aim, &STREAM_ACCEPT, told)
         } else {
-            parsed?.asked(&aim.model)?
+            accepted(parsed?.asked(&aim.model)?, &headers, &STREAM_ACCEPT)?
         };
         let delivery = Delivery {
+            accept: Accept::read(&headers, &STREAM_ACCEPT).unwrap_or_default(),
             events: wants_events(&headers, &STREAM_ACCEPT),
             framed: true,
             gathers: false,
@@ -120,9 +127,11 @@ pub(crate) async fn invoke_plain(
         let told = (!read.gathers, context.notes.request_id());
         raw::asked(headers, body, &aim, &header::ACCEPT, told)
     } else {
-        parse(headers, body).await?.asked(&aim.model)?
+        accepted(parse(headers, body).await?.asked(&aim.model)?, headers, &header::ACCEPT)?
     };
     let delivery = Delivery {
+        // Where a handler answers, what it makes of the header is its own.
+        accept: Accept::read(headers, &header::ACCEPT).unwrap_or_default(),
         events: wants_events(headers, &header::ACCEPT),
         framed: false,
         gathers: read.gathers,
@@ -143,17 +152,26 @@ pub(crate) async fn read(context: &Context, request: Request) -> Result<(HeaderM
 enum Parsed {
     Object(Map<String, Value>),
     Text(String),
+    Array(Array),
 }
 
 async fn parse(headers: &HeaderMap, body: Bytes) -> Result<Parsed, Error> {
     match body::media(headers)? {
         Media::Json => Ok(Parsed::Object(json::object(body).await?)),
-        Media::Text => {
-            let text = String::from_utf8(body.into())
-                .map_err(|error| Error::input(format!("the body is not UTF-8: {error}")))?;
-            Ok(Parsed::Text(text))
-        }
+        Media::Lines => Ok(Parsed::Object(bodies::from_lines(body).await?)),
+        Media::Csv => Ok(Parsed::Object(bodies::from_csv(body)?)),
+        Media::Npy => Ok(Parsed::Array(read_npy(&body)?)),
+        Media::Text => Ok(Parsed::Text(bodies::text(body)?)),
     }
+}
+
+/// Refuses a request whose answer cannot be in any form that the client takes, before it is
+/// answered. Streams have forms of their own.
+fn accepted(asked: Asked, headers: &HeaderMap, name: &HeaderName) -> Result<Asked, Error> {
+    if !asked.ask.streams() {
+        Accept::read(headers, name)?;
+    }
+    Ok(asked)
 }
 
 impl Parsed {
@@ -162,6 +180,7 @@ impl Parsed {
         let map = match self {
             Self::Object(map) => map,
             Self::Text(text) => return Ok(inputs::from_text(text)),
+            Self::Array(array) => return Ok(inputs::from_array(array)),
         };
         let mut fields = Fields::new(map);
         let fallback = model.target.as_str();
@@ -175,10 +194,12 @@ impl Parsed {
             openai::completions::parse(&mut fields, fallback)
         } else if fields.has("input") {
             openai::embeddings::parse(&mut fields, fallback)
+        } else if fields.has("query") {
+            ranking::parse(&mut fields, fallback)
         } else if fields.has("requestType") {
             Err(Error::field("requestType", "is not supported: there are no stateful sessions"))
         } else {
-            Err(Error::input("the body must have one of inputs, messages, prompt or input"))
+            Err(Error::input("the body must have one of inputs, messages, prompt, input or query"))
         };
         Ok(Asked { adapters, ..asked? })
     }
@@ -208,7 +229,7 @@ fn stream_model(
     }
     let in_body = match parsed {
         Ok(Parsed::Object(map)) => map.get("model").and_then(Value::as_str),
-        Ok(Parsed::Text(_)) | Err(_) => None,
+        Ok(Parsed::Text(_) | Parsed::Array(_)) | Err(_) => None,
     };
     if let Some(name) = in_body.filter(|name| !name.is_empty()) {
         return target::model(endpoint, &TargetModel::new(name));

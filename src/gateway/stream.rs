@@ -301,16 +301,15 @@ impl Drop for Pieces {
 }
 
 /// A whole answer as a framed stream: one message, several where it is long.
-pub(crate) fn framed_whole(body: &[u8]) -> Response {
-    // Readers of lines wait for the end of the last one.
+pub(crate) fn framed_whole(body: &[u8], content_type: HeaderValue, ends_line: bool) -> Response {
     let mut line = body.to_vec();
-    line.push(b'\n');
+    line.extend(ends_line.then_some(b'\n'));
     let parts: Vec<_> =
         line.chunks(PART_MAX).map(|part| Ok::<_, Failure>(event_stream::part(part))).collect();
     let events = stream::iter(parts);
     let wire = Wire { format: Format::JsonLines, framed: true };
     let mut response = wire.response(Body::from_stream(events));
-    response.headers_mut().insert(INNER_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(INNER_TYPE, content_type);
     response
 }
 

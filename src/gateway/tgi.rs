@@ -8,6 +8,7 @@ use http::HeaderMap;
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::accept::Accept;
 use crate::aim::{self, Aim};
 use crate::answer::{Ask, Delivery, answer};
 use crate::body::{self, Media};
@@ -62,12 +63,14 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
                 Route::Stream => ask.stream = true,
                 Route::Either => {}
             }
-            if !ask.single {
+            // Where the model may be any, a list may be what it takes.
+            if !ask.single && route != Route::Either {
                 return Err(Error::field("inputs", "must be one string"));
             }
         }
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
+        let accept = Accept::default();
+        let delivery = Delivery { accept, events: true, framed: false, gathers: true, timeout };
         answer(&context, aim, asked, delivery).await
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Tgi))

@@ -25,6 +25,7 @@ mod quantised;
 mod reload;
 mod sharing;
 mod streaming;
+mod tasks;
 mod tenants;
 mod updates;
 mod usage;

@@ -14,6 +14,7 @@ from reference_encoders import write_encoder_cases
 from reference_families import write_family_cases
 from reference_gguf import write_gguf_cases
 from reference_llama import write_llama_cases
+from reference_tasks import write_task_cases
 from reference_text import write_text_case
 from reference_vocabulary import write_vocabulary_cases
 
@@ -33,6 +34,7 @@ def main() -> None:
     write_adapter_cases(REPOSITORY / "src/models/tests/adapters", models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
     write_vocabulary_cases(REPOSITORY / "src/serving/tests/references")
+    write_task_cases(REPOSITORY / "src/serving/tests/references/tasks")
 
 
 if __name__ == "__main__":

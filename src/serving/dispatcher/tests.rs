@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, ScoreFunction,
+    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, Labels, Prompt, ScoreFunction,
     TextCodec, ToolCall, ToolChoice,
 };
 
@@ -219,11 +219,8 @@ fn inputs(texts: &[&str]) -> Inputs {
     Inputs {
         texts: texts.iter().map(|text| (*text).to_owned()).collect(),
         single: texts.len() == 1,
-        beside: 0,
         generation: Generation { ignore_eos: true, ..Generation::default() },
-        return_full_text: false,
-        top_k: None,
-        normalize: None,
+        ..Inputs::default()
     }
 }
 
@@ -241,7 +238,7 @@ fn chat(content: &str) -> Request {
 
 fn embeddings(texts: &[&str]) -> Request {
     let inputs = texts.iter().map(|text| Prompt::Text((*text).to_owned())).collect();
-    Request::Embeddings(Embeddings { inputs })
+    Request::Embeddings(Embeddings { inputs, dimensions: None })
 }
 
 /// One choice's text, tokens and end.
