@@ -184,9 +184,15 @@ async fn admitted(
             }
             accept::written(&ask.inputs()?.labels(&labels)?, delivery)?
         }
-        Reply::Entities(found) => accept::written(&ask.inputs()?.entities(&found)?, delivery)?,
-        Reply::Fills(fills) => accept::written(&ask.inputs()?.fills(&fills)?, delivery)?,
-        Reply::Answers(answers) => accept::written(&ask.inputs()?.answers(&answers)?, delivery)?,
+        Reply::Entities(found) => {
+            on_blocking(move || accept::written(&ask.inputs()?.entities(&found)?, delivery)).await?
+        }
+        Reply::Fills(fills) => {
+            on_blocking(move || accept::written(&ask.inputs()?.fills(&fills)?, delivery)).await?
+        }
+        Reply::Answers(answers) => {
+            on_blocking(move || accept::written(&ask.inputs()?.answers(&answers)?, delivery)).await?
+        }
         // Whoever reads a body so leaves what it asks behind.
         Reply::OfAdapters => return Err(mismatch()),
     };
@@ -215,7 +221,9 @@ pub(crate) async fn written(
             let vectors = &reply.vectors;
             accept::written_vectors(vectors, ask.single, accept, || ask.vectors(&reply))
         }
-        Ask::Embeddings(ask) => Ok((ask.vectors(&reply)?, Form::Json)),
+        Ask::Embeddings(ask) => {
+            accept::written_vectors(&reply.vectors, false, accept, || ask.vectors(&reply))
+        }
         _ => Err(mismatch()),
     };
     if numbers <= INLINE_NUMBERS {
@@ -239,7 +247,7 @@ async fn on_blocking<T: Send + 'static>(
     write: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let written = tokio::task::spawn_blocking(write).await;
-    written.map_err(|error| Error::internal(format!("writing vectors failed: {error}")))?
+    written.map_err(|error| Error::internal(format!("writing an answer failed: {error}")))?
 }
 
 async fn generation(

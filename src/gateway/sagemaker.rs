@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
-use crate::accept::{Accept, Array, read_npy};
+use crate::accept::{Accept, Array};
 use crate::aim::{self, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
@@ -159,8 +159,8 @@ async fn parse(headers: &HeaderMap, body: Bytes) -> Result<Parsed, Error> {
     match body::media(headers)? {
         Media::Json => Ok(Parsed::Object(json::object(body).await?)),
         Media::Lines => Ok(Parsed::Object(bodies::from_lines(body).await?)),
-        Media::Csv => Ok(Parsed::Object(bodies::from_csv(body)?)),
-        Media::Npy => Ok(Parsed::Array(read_npy(&body)?)),
+        Media::Csv => Ok(Parsed::Object(bodies::from_csv(body).await?)),
+        Media::Npy => Ok(Parsed::Array(bodies::from_npy(body).await?)),
         Media::Text => Ok(Parsed::Text(bodies::text(body)?)),
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::inputs::INPUTS_MAX;
-use crate::accept::read_csv;
+use crate::accept::{Array, read_csv, read_npy};
 use crate::error::Error;
 use crate::json;
 
@@ -24,7 +24,28 @@ pub(crate) fn text(body: Bytes) -> Result<String, Error> {
 ///
 /// # Errors
 /// `InvalidInput`, with what is wrong.
-pub(crate) fn from_csv(body: Bytes) -> Result<Map<String, Value>, Error> {
+pub(crate) async fn from_csv(body: Bytes) -> Result<Map<String, Value>, Error> {
+    on_blocking(move || csv(body)).await
+}
+
+/// An array of texts or of token ids.
+///
+/// # Errors
+/// `InvalidInput`, with what is wrong.
+pub(crate) async fn from_npy(body: Bytes) -> Result<Array, Error> {
+    on_blocking(move || read_npy(&body)).await
+}
+
+/// Reads a body where that may take time.
+async fn on_blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| Error::internal(format!("reading a body failed: {error}")))?
+}
+
+fn csv(body: Bytes) -> Result<Map<String, Value>, Error> {
     let mut rows = read_csv(&text(body)?, INPUTS_MAX)?.into_iter();
     let header = rows.next().unwrap_or_default();
     let names: Vec<&str> = header.iter().map(|name| name.trim()).collect();
@@ -88,8 +109,8 @@ mod tests {
 
     use super::*;
 
-    fn csv(text: &'static str) -> Result<Value, String> {
-        let read = from_csv(Bytes::from(text));
+    fn table(text: &'static str) -> Result<Value, String> {
+        let read = csv(Bytes::from(text));
         read.map(Value::Object).map_err(|error| error.to_string())
     }
 
@@ -100,13 +121,13 @@ mod tests {
 
     #[test]
     fn a_table_names_its_columns() {
-        assert_eq!(csv("inputs\na\n\"b, c\"\n").unwrap(), json!({"inputs": ["a", "b, c"]}));
+        assert_eq!(table("inputs\na\n\"b, c\"\n").unwrap(), json!({"inputs": ["a", "b, c"]}));
         assert_eq!(
-            csv("context,question\nhere,where?").unwrap(),
+            table("context,question\nhere,where?").unwrap(),
             json!({"inputs": [{"context": "here", "question": "where?"}]})
         );
         for wrong in ["a\nb", "", "inputs,candidate_labels\na,b"] {
-            assert!(csv(wrong).unwrap_err().contains("first row"), "{wrong}");
+            assert!(table(wrong).unwrap_err().contains("first row"), "{wrong}");
         }
     }
 

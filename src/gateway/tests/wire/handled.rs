@@ -126,7 +126,7 @@ async fn a_model_of_ours_behind_the_same_endpoint_is_asked_as_ever() {
         assert!(got.text().contains("not valid JSON"), "{}", got.text());
         let got = harness.send(request(path)).await;
         assert!(
-            got.text().contains("application/x-npy is not what this model reads"),
+            got.text().contains("the npy body does not begin as npy does"),
             "{}",
             got.text()
         );

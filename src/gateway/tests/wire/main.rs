@@ -12,5 +12,6 @@ mod openai;
 mod quotas;
 mod streams;
 mod support;
+mod tasks;
 mod tenants;
 mod tgi;
