@@ -1,11 +1,12 @@
 //! How does HTTP say it: the data port's routes, bodies, streams and errors.
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
-//! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed` (which
-//! model is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
-//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces), `sessions` (what outlives a request),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `deferred` (the same for
-//! callers who do not wait), `meter` (what it is charged
+//! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed`
+//! (which model is meant), `permitted` (whether the caller may ask it, and what it stands for),
+//! `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi`, `ranking` and
+//! `container` (the faces), `sessions` (what outlives a request), `answer`, `accept`, `each`, `call`
+//! and `stream` (from an invocation to bytes), `deferred` (the same for callers who do not wait),
+//! `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -17,6 +18,7 @@
 //! 4. A chunk of a streamed response is one whole event.
 //! 5. Dropping a response drops the model's stream, which aborts its sequences.
 
+mod accept;
 mod addressed;
 mod aim;
 mod answer;
@@ -39,6 +41,7 @@ mod openai;
 mod openapi;
 mod permitted;
 mod platform;
+mod ranking;
 mod router;
 mod sagemaker;
 mod sessions;

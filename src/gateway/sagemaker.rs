@@ -1,10 +1,14 @@
 //! `InvokeEndpoint`, `InvokeEndpointWithResponseStream`, `InvokeEndpointAsync` and `POST /invocations`.
 
 pub(crate) mod asynchronous;
+pub(crate) mod bodies;
 pub(crate) mod event_stream;
+pub(crate) mod found;
 pub(crate) mod generated;
+mod given;
 pub(crate) mod headers;
 pub(crate) mod inputs;
+mod options;
 pub(crate) mod raw;
 pub(crate) mod session;
 
@@ -16,6 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::accept::{Accept, Array};
 use crate::addressed::{Addressed, addressed, addressed_in};
 use crate::aim::{ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
@@ -26,6 +31,7 @@ use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
 use crate::openai;
+use crate::ranking;
 use crate::sessions::Bound;
 use crate::state::naming::ALL_TRAFFIC;
 use crate::target;
@@ -122,9 +128,10 @@ pub(crate) async fn invoke_endpoint_stream(
             let told = (true, context.notes.request_id());
             raw::asked(&headers, body, &aim, &INNER_ACCEPT, told)
         } else {
-            parsed?.asked(&aim.model)?
+            accepted(parsed?.asked(&aim.model)?, &headers, &INNER_ACCEPT)?
         };
         let delivery = Delivery {
+            accept: Accept::read(&headers, &INNER_ACCEPT).unwrap_or_default(),
             events: wants_events(&headers, &INNER_ACCEPT),
             framed: true,
             gathers: false,
@@ -228,9 +235,11 @@ async fn invoke_plain(
         let told = (!read.gathers, context.notes.request_id());
         raw::asked(headers, body, &aim, &header::ACCEPT, told)
     } else {
-        parse(headers, body).await?.asked(&aim.model)?
+        accepted(parse(headers, body).await?.asked(&aim.model)?, headers, &header::ACCEPT)?
     };
     let delivery = Delivery {
+        // Where a handler answers, what it makes of the header is its own.
+        accept: Accept::read(headers, &header::ACCEPT).unwrap_or_default(),
         events: wants_events(headers, &header::ACCEPT),
         framed: false,
         gathers: read.gathers,
@@ -260,17 +269,26 @@ async fn read_known(context: &Context, request: Request) -> Result<(HeaderMap, B
 enum Parsed {
     Object(Map<String, Value>),
     Text(String),
+    Array(Array),
 }
 
 async fn parse(headers: &HeaderMap, body: Bytes) -> Result<Parsed, Error> {
     match body::media(headers)? {
         Media::Json => Ok(Parsed::Object(json::object(body).await?)),
-        Media::Text => {
-            let text = String::from_utf8(body.into())
-                .map_err(|error| Error::input(format!("the body is not UTF-8: {error}")))?;
-            Ok(Parsed::Text(text))
-        }
+        Media::Lines => Ok(Parsed::Object(bodies::from_lines(body).await?)),
+        Media::Csv => Ok(Parsed::Object(bodies::from_csv(body).await?)),
+        Media::Npy => Ok(Parsed::Array(bodies::from_npy(body).await?)),
+        Media::Text => Ok(Parsed::Text(bodies::text(body)?)),
     }
+}
+
+/// Refuses a request whose answer cannot be in any form that the client takes, before it is
+/// answered. Streams have forms of their own.
+fn accepted(asked: Asked, headers: &HeaderMap, name: &HeaderName) -> Result<Asked, Error> {
+    if !asked.ask.streams() {
+        Accept::read(headers, name)?;
+    }
+    Ok(asked)
 }
 
 impl Parsed {
@@ -279,6 +297,7 @@ impl Parsed {
         let map = match self {
             Self::Object(map) => map,
             Self::Text(text) => return Ok(inputs::from_text(text)),
+            Self::Array(array) => return Ok(inputs::from_array(array)),
         };
         let mut fields = Fields::new(map);
         let fallback = model.target.as_str();
@@ -292,10 +311,12 @@ impl Parsed {
             openai::completions::parse(&mut fields, fallback)
         } else if fields.has("input") {
             openai::embeddings::parse(&mut fields, fallback)
+        } else if fields.has("query") {
+            ranking::parse(&mut fields, fallback)
         } else if fields.has("requestType") {
             Err(Error::field("requestType", "must be the only field of the body"))
         } else {
-            Err(Error::input("the body must have one of inputs, messages, prompt or input"))
+            Err(Error::input("the body must have one of inputs, messages, prompt, input or query"))
         };
         Ok(Asked { adapters, ..asked? })
     }
@@ -309,7 +330,7 @@ fn stream_target(
 ) -> Result<TargetModel, Error> {
     let in_body = match parsed {
         Ok(Parsed::Object(map)) => map.get("model").and_then(Value::as_str),
-        Ok(Parsed::Text(_)) | Err(_) => None,
+        Ok(Parsed::Text(_) | Parsed::Array(_)) | Err(_) => None,
     };
     if let Some(name) = in_body.filter(|name| !name.is_empty()) {
         return Ok(TargetModel::new(name));

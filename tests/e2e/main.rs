@@ -29,6 +29,7 @@ mod reload;
 mod runtime;
 mod sharing;
 mod streaming;
+mod tasks;
 mod tenants;
 mod updates;
 mod usage;

@@ -15,5 +15,6 @@ mod quotas;
 mod sessions;
 mod streams;
 mod support;
+mod tasks;
 mod tenants;
 mod tgi;

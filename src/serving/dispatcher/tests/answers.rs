@@ -1,6 +1,7 @@
 //! What requests are answered with.
 
 use super::*;
+use crate::encoded::label_scores;
 
 #[tokio::test]
 async fn a_completion_is_the_text_of_the_engines_tokens() {
@@ -106,7 +107,7 @@ async fn a_classifier_names_its_labels_likeliest_first() {
         let request = Inputs { top_k, ..inputs(&["text"]) };
         let answer = server.ask(Request::Inputs(request)).await.unwrap();
         let Reply::Classification(scores) = answer.reply else { panic!("not labels") };
-        assert_eq!(scores, [label_scores(&logits, &labels, count).unwrap()]);
+        assert_eq!(scores, [label_scores(&logits, &labels, labels.scores, false, count).unwrap()]);
         assert_eq!(scores[0].len(), count);
     }
     let none = Inputs { top_k: Some(0), ..inputs(&["text"]) };
