@@ -22,7 +22,7 @@ pub(crate) fn notice(entry: &Entry, decided: &Decided, at: SystemTime) -> Notice
     let message = message(entry, decided);
     let body = json!({
         "Type": "Notification",
-        "MessageId": entry.id,
+        "MessageId": entry.id.to_string(),
         "TopicArn": format!(
             "arn:roundhouse:sns:::{}-{}",
             entry.endpoint,

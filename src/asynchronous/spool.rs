@@ -34,6 +34,7 @@ const PREAMBLE: usize = 8;
 /// A request as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
+    #[serde(with = "as_text")]
     pub(crate) id: Uuid,
     pub(crate) endpoint: EndpointName,
     pub(crate) tenant: Option<TenantName>,
@@ -248,6 +249,21 @@ impl Spool {
             let _ = fs::remove_file(path);
             Error::io("write", path, error)
         })
+    }
+}
+
+/// An id as text.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use uuid::Uuid;
+
+    pub(super) fn serialize<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Uuid, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(de::Error::custom)
     }
 }
 
