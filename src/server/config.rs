@@ -37,6 +37,7 @@ mod quotas;
 mod raw;
 mod resolve;
 mod rules;
+mod sessions;
 mod tenants;
 mod units;
 
