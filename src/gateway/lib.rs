@@ -4,7 +4,7 @@
 //! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed` (which
 //! model is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
 //! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces), `sessions` (what outlives a request),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
+//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `capture` (what is kept of both), `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -21,6 +21,7 @@ mod aim;
 mod answer;
 mod body;
 mod call;
+mod capture;
 mod container;
 mod cut;
 mod each;
@@ -43,6 +44,7 @@ mod stream;
 mod target;
 mod tgi;
 
+pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};
 pub use cut::{Cut, CutOff};
 pub use metrics::describe_metrics;
 pub use router::router;

@@ -3,6 +3,7 @@
 mod accounts;
 pub(crate) mod budgets;
 mod build;
+mod capture;
 pub(crate) mod door;
 mod faces;
 mod live;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::capture::Captures;
 use self::door::Door;
 use self::preload::Wishes;
 use crate::admin::{self, Guard, Vitals};
@@ -88,6 +90,7 @@ pub(crate) struct Running {
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     accounts: Arc<Accounts>,
+    captures: Captures,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -138,6 +141,7 @@ pub(crate) async fn start(
         audit: faces::audit_log(&config.log.audit)?,
     };
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    let captures = app.live.captures.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
@@ -185,6 +189,7 @@ pub(crate) async fn start(
         residency,
         loader,
         accounts,
+        captures,
         vitals,
         stop_data,
         stop_admin,
@@ -221,6 +226,7 @@ impl Running {
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
         let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
+        let captures = self.captures.clone();
         let mut drain = std::pin::pin!(self.drain());
         let is_drained = tokio::select! {
             () = &mut drain => {
@@ -241,6 +247,7 @@ impl Running {
             cut_off.now();
             let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
+        captures.close().await;
         // Who is cut off has no whole answer, and no line.
         accounts::close(accounts).await;
         match failed {

@@ -25,6 +25,7 @@ use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
 mod auth;
+mod capture;
 mod defaults;
 mod devices;
 mod endpoints;
@@ -45,6 +46,7 @@ mod units;
 mod tests;
 
 pub use auth::{ClientName, Tls, TlsFiles};
+pub use capture::CaptureConfig;
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub use quotas::WrittenLimits;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
 
 mod adapters;
+mod capture;
 mod command_line;
 mod container;
 mod demo;

@@ -16,6 +16,7 @@ use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
 use super::budgets::{self, Budgets};
+use super::capture::{self, Captures};
 use super::live::Live;
 use super::{accounts, faces, reload, settings};
 use crate::admin::{Admin, Vitals};
@@ -129,7 +130,11 @@ pub(super) async fn build(
             models,
         }
     });
-    let endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader);
+    let captures = Captures::default();
+    let prepared = captures.prepared(&config).await?;
+    let captured = prepared.captures();
+    captures.put(prepared);
+    let endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader, &captured);
     let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
     let (cut_off, cut) = Cut::pair();
@@ -159,6 +164,7 @@ pub(super) async fn build(
         handlers,
         credentials,
         identity,
+        captures,
         accounts: accounts.clone(),
         budget: witness.configured().on_devices(),
     };
@@ -227,6 +233,7 @@ async fn prime(lanes: &BTreeMap<DeviceId, Arc<Lane>>) -> Result<(), Error> {
 fn describe_metrics() {
     Stages::describe();
     reload::describe();
+    capture::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
     roundhouse_gateway::describe_metrics();

@@ -61,6 +61,9 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
                 mount.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
             lines.push(format!("    {}{prefix}  {}", endpoint.name, mount.uri));
         }
+        if let Some(capture) = &endpoint.capture {
+            lines.push(format!("    {} captures to {}", endpoint.name, capture.destination));
+        }
     }
     lines.push(format!("  data {}, admin {}", config.listen.data, config.listen.admin));
     // Without what the machine has, automatic ones are told as such.

@@ -10,7 +10,7 @@ use roundhouse_types::{EndpointName, TargetName};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
-use super::{Fault, naming};
+use super::{CaptureConfig, Fault, capture, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -34,6 +34,8 @@ pub struct Endpoint {
     pub bases: BTreeMap<String, TargetName>,
     /// What requests can name beside its targets.
     pub naming: Naming,
+    /// What is kept of requests and answers; absent is nothing.
+    pub capture: Option<CaptureConfig>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -129,6 +131,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             versions: VersionRule::default(),
             bases: BTreeMap::new(),
             naming: Naming::default(),
+            capture: None,
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -198,6 +201,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         let bases = bases(entry, &at, sources);
         let (naming, faults) = naming::read(entry, &at);
         sources.faults(faults);
+        let (capture, faults) = capture::read(entry, &at);
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -223,7 +228,17 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, preload, keep, versions, bases, naming, mounts });
+        endpoints.push(Endpoint {
+            name,
+            handlers,
+            preload,
+            keep,
+            versions,
+            bases,
+            naming,
+            capture,
+            mounts,
+        });
     }
     endpoints
 }

@@ -88,7 +88,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting = ["[[endpoint", "[[tenant", "[[alias", "[tenant"]
+            let setting = ["[[endpoint", "[endpoint.capture", "[[tenant", "[[alias", "[tenant"]
                 .iter()
                 .any(|list| body.starts_with(list))
                 || body.split_once(" = ").is_some_and(|(key, _)| {
@@ -107,6 +107,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
     assert_eq!(config.endpoints[0].preload.len(), 2);
     assert_eq!(config.endpoints[0].naming.components["chat"].as_str(), "team-a/chat");
     assert_eq!(config.endpoints[0].naming.variants[0].weight, 95.0);
+    assert_eq!(config.endpoints[0].capture.as_ref().map(|it| it.sampling), Some(100.0));
     assert_eq!(config.tenants[0].ceiling, Some(Bytes::gib(12)));
     let rules = config.quota_rules();
     assert_eq!(rules.named.values().next().unwrap().concurrent_requests, Some(64));

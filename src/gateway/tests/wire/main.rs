@@ -4,6 +4,7 @@
 
 mod adapters;
 mod addressed;
+mod capture;
 mod container;
 mod edges;
 mod endpoint;

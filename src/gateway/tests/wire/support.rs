@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
+    AccessRecord, Capture, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
     ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
@@ -65,6 +65,7 @@ pub(crate) struct Setup {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) naming: Naming,
     pub(crate) sessions: Option<SessionLimits>,
+    pub(crate) capture: Option<Capture>,
 }
 
 impl Default for Setup {
@@ -81,6 +82,7 @@ impl Default for Setup {
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
             naming: Naming::default(),
             sessions: Some(SessionLimits::default()),
+            capture: None,
         }
     }
 }
@@ -106,6 +108,7 @@ impl Setup {
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
             naming: self.naming.clone(),
+            capture: self.capture.clone(),
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
@@ -148,6 +151,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
         naming: Naming::default(),
+        capture: None,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |wanted| {
