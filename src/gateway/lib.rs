@@ -6,7 +6,7 @@
 //! `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi`, `ranking` and
 //! `container` (the faces), `sessions` (what outlives a request), `answer`, `accept`, `each`, `call`
 //! and `stream` (from an invocation to bytes), `deferred` (the same for callers who do not wait),
-//! `meter` (what it is charged
+//! `capture` (what is kept of both), `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -24,6 +24,7 @@ mod aim;
 mod answer;
 mod body;
 mod call;
+mod capture;
 mod container;
 mod cut;
 mod deferred;
@@ -50,6 +51,7 @@ mod stream;
 mod target;
 mod tgi;
 
+pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};
 pub use cut::{Cut, CutOff};
 pub use deferred::Later;
 pub use metrics::describe_metrics;

@@ -26,6 +26,7 @@ use crate::aim::{ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
+use crate::capture::captured;
 use crate::container;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
@@ -60,8 +61,11 @@ pub(crate) async fn invoke_endpoint(
         let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
         let read = Read { handlers: endpoint.handlers, gathers: true };
         let variant = found.variant.clone();
+        let (kept, capture) = (body.clone(), endpoint.capture.as_ref());
         let body = (&headers, body);
         let response = in_session(&context, &wish, bound.as_ref(), found, body, read).await?;
+        let capture = capture.filter(|_| wish.asks_a_model());
+        let response = captured(&context, capture, &variant, (&headers, &kept), response).await;
         Ok(with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
@@ -124,6 +128,7 @@ pub(crate) async fn invoke_endpoint_stream(
         wish.answered(&context, bound.as_ref(), &found).await?;
         context.notes.variant(&found.variant);
         let Addressed { aim, variant } = found;
+        let kept = body.clone();
         let asked = if endpoint.handlers {
             let told = (true, context.notes.request_id());
             raw::asked(&headers, body, &aim, &INNER_ACCEPT, told)
@@ -137,7 +142,10 @@ pub(crate) async fn invoke_endpoint_stream(
             gathers: false,
             timeout: context.gateway.config.stream_timeout,
         };
-        answer(&context, aim, asked, delivery).await.map(|it| with_variant(it, &variant))
+        let response = answer(&context, aim, asked, delivery).await?;
+        let (capture, body) = (endpoint.capture.as_ref(), (&headers, &kept));
+        let response = captured(&context, capture, &variant, body, response).await;
+        Ok(with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
 }

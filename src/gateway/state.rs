@@ -18,6 +18,7 @@ use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, 
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::capture::Capture;
 use crate::cut::Cut;
 use crate::sessions::Sessions;
 
@@ -159,6 +160,8 @@ pub struct EndpointFace {
     pub handlers: bool,
     /// What requests can name beside targets.
     pub naming: Naming,
+    /// What is kept of SageMaker's operations; absent is nothing.
+    pub capture: Option<Capture>,
 }
 
 /// Which targets a page shall have.

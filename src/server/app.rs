@@ -4,6 +4,7 @@ mod accounts;
 mod asynchronous;
 pub(crate) mod budgets;
 mod build;
+mod capture;
 pub(crate) mod door;
 mod faces;
 mod live;
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::capture::Captures;
 use self::door::Door;
 use self::preload::Wishes;
 use crate::admin::{self, Guard, Vitals};
@@ -93,6 +95,7 @@ pub(crate) struct Running {
     accounts: Arc<Accounts>,
     /// Requests whose callers do not wait.
     queue: Option<Queue>,
+    captures: Captures,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -148,6 +151,7 @@ pub(crate) async fn start(
     }
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
     let queue = app.live.queue.clone();
+    let captures = app.live.captures.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
@@ -199,6 +203,7 @@ pub(crate) async fn start(
         loader,
         accounts,
         queue,
+        captures,
         vitals,
         stop_data,
         stop_admin,
@@ -235,6 +240,7 @@ impl Running {
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
         let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
+        let captures = self.captures.clone();
         let mut drain = std::pin::pin!(self.drain());
         let is_drained = tokio::select! {
             () = &mut drain => {
@@ -255,6 +261,7 @@ impl Running {
             cut_off.now();
             let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
+        captures.close().await;
         // Who is cut off has no whole answer, and no line.
         accounts::close(accounts).await;
         match failed {

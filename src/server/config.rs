@@ -26,6 +26,7 @@ use roundhouse_workers::{Isolation, Packages};
 
 mod asynchronous;
 mod auth;
+mod capture;
 mod container;
 mod defaults;
 mod devices;
@@ -39,6 +40,7 @@ mod quotas;
 mod raw;
 mod resolve;
 mod rules;
+mod sessions;
 mod tenants;
 mod units;
 
@@ -47,6 +49,7 @@ mod tests;
 
 pub use asynchronous::Asynchronous;
 pub use auth::{ClientName, Tls, TlsFiles};
+pub use capture::CaptureConfig;
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub use quotas::WrittenLimits;

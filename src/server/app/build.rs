@@ -18,6 +18,7 @@ use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
 use super::budgets::{self, Budgets};
+use super::capture::{self, Captures};
 use super::live::Live;
 use super::single::{self, Single};
 use super::{accounts, asynchronous, faces, reload, settings};
@@ -152,7 +153,11 @@ pub(super) async fn build(
         let metrics = Arc::new(move || metrics.render());
         PlatformFace { metrics, transforms: config.serving.max_running }
     });
-    let mut endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader);
+    let captures = Captures::default();
+    let prepared = captures.prepared(&config).await?;
+    let captured = prepared.captures();
+    captures.put(prepared);
+    let mut endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader, &captured);
     if let Some(single) = &single {
         vitals.await_model();
         endpoints.push(single.face(config.handlers.enabled, &loader));
@@ -192,6 +197,7 @@ pub(super) async fn build(
         handlers,
         credentials,
         identity,
+        captures,
         accounts: accounts.clone(),
         queue,
         budget: witness.configured().on_devices(),
@@ -274,6 +280,7 @@ async fn prime(lanes: &BTreeMap<DeviceId, Arc<Lane>>) -> Result<(), Error> {
 fn describe_metrics() {
     Stages::describe();
     reload::describe();
+    capture::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
     roundhouse_gateway::describe_metrics();

@@ -62,6 +62,9 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
                 mount.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
             lines.push(format!("    {}{prefix}  {}", endpoint.name, mount.uri));
         }
+        if let Some(capture) = &endpoint.capture {
+            lines.push(format!("    {} captures to {}", endpoint.name, capture.destination));
+        }
     }
     if config.aliases.count() > 0 {
         let number = config.aliases.count();

@@ -11,7 +11,7 @@ use super::asynchronous::{self, Asynchronous};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
-use super::{Fault, naming};
+use super::{CaptureConfig, Fault, capture, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub naming: Naming,
     /// Whether and how it takes requests whose callers do not wait.
     pub asynchronous: Option<Asynchronous>,
+    /// What is kept of requests and answers; absent is nothing.
+    pub capture: Option<CaptureConfig>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -133,6 +135,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             bases: BTreeMap::new(),
             naming: Naming::default(),
             asynchronous: None,
+            capture: None,
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -204,6 +207,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         sources.faults(faults);
         let (asynchronous, faults) = asynchronous::read(entry, &at);
         sources.faults(faults);
+        let (capture, faults) = capture::read(entry, &at);
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -238,6 +243,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
             bases,
             naming,
             asynchronous,
+            capture,
             mounts,
         });
     }

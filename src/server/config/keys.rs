@@ -194,9 +194,25 @@ pub(super) const ENDPOINT_KEYS: &[&str] = &[
     "on_delete",
     "bases",
     "async",
+    "capture",
     "component",
     "variant",
     "mount",
+];
+
+/// Keys of an `[endpoint.capture]`.
+pub(super) const CAPTURE_KEYS: &[&str] = &[
+    "destination",
+    "sampling",
+    "input",
+    "output",
+    "redact",
+    "csv_content_types",
+    "json_content_types",
+    "max_payload",
+    "buffer",
+    "flush_size",
+    "flush_every",
 ];
 
 /// Keys of an `[[endpoint.component]]`.

@@ -5,6 +5,7 @@
 mod adapters;
 mod addressed;
 mod asynchronous;
+mod capture;
 mod container;
 mod edges;
 mod endpoint;

@@ -14,9 +14,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig, GatewayState,
-    Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits,
-    Sessions, Target, TargetPage, router,
+    AccessRecord, Capture, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig,
+    GatewayState, Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, PlatformFace,
+    SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
@@ -70,6 +70,7 @@ pub(crate) struct Setup {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) naming: Naming,
     pub(crate) sessions: Option<SessionLimits>,
+    pub(crate) capture: Option<Capture>,
 }
 
 impl Default for Setup {
@@ -88,6 +89,7 @@ impl Default for Setup {
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
             naming: Naming::default(),
             sessions: Some(SessionLimits::default()),
+            capture: None,
         }
     }
 }
@@ -113,6 +115,7 @@ impl Setup {
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
             naming: self.naming.clone(),
+            capture: self.capture.clone(),
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
@@ -158,6 +161,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
         naming: Naming::default(),
+        capture: None,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |wanted| {
