@@ -38,8 +38,11 @@ impl Form {
         match essence {
             // Streams of events are decided elsewhere: their clients take a whole answer as JSON.
             "*/*" | "application/*" | "application/json" | "text/event-stream" => Some(Self::Json),
-            "application/jsonlines" | "application/x-jsonlines" | "application/jsonl"
-            | "application/x-ndjson" | "application/ndjson" => Some(Self::Lines),
+            "application/jsonlines"
+            | "application/x-jsonlines"
+            | "application/jsonl"
+            | "application/x-ndjson"
+            | "application/ndjson" => Some(Self::Lines),
             "text/*" | "text/csv" => Some(Self::Csv),
             "application/x-npy" => Some(Self::Npy),
             other if other.starts_with("application/") && other.ends_with("+json") => {
@@ -255,13 +258,11 @@ mod tests {
             accept(&["application/json;q=0.2, text/csv;q=0.9", "application/x-npy"]).unwrap(),
             [Form::Npy, Form::Csv, Form::Json]
         );
+        assert_eq!(accept(&["text/html, application/xhtml+xml, */*;q=0.8"]).unwrap(), [Form::Json]);
         assert_eq!(
-            accept(&["text/html, application/xhtml+xml, */*;q=0.8"]).unwrap(),
-            [Form::Json]
+            accept(&["application/jsonlines, application/x-jsonlines"]).unwrap(),
+            [Form::Lines]
         );
-        assert_eq!(accept(&["application/jsonlines, application/x-jsonlines"]).unwrap(), [
-            Form::Lines
-        ]);
     }
 
     #[test]

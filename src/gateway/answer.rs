@@ -160,7 +160,23 @@ async fn admitted(
         Ask::Inputs(ask) => ask.ignored.clone(),
         _ => None,
     };
-    let mut response = match answer.reply {
+    let mut response = written_reply(context, answer.reply, ask, delivery, deadline).await?;
+    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
+    if let Some(names) = ignored.filter(|_| config.served_headers) {
+        response.headers_mut().insert(IGNORED, names);
+    }
+    Ok(response)
+}
+
+/// A reply as the client wants it.
+async fn written_reply(
+    context: &Context,
+    reply: Reply,
+    ask: Ask,
+    delivery: Delivery,
+    deadline: Instant,
+) -> Result<Response, Error> {
+    Ok(match reply {
         Reply::Handled(reply) => handled::respond(context, reply, delivery, deadline).await?,
         Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
         Reply::Embeddings(reply) => {
@@ -191,16 +207,12 @@ async fn admitted(
             on_blocking(move || accept::written(&ask.inputs()?.fills(&fills)?, delivery)).await?
         }
         Reply::Answers(answers) => {
-            on_blocking(move || accept::written(&ask.inputs()?.answers(&answers)?, delivery)).await?
+            on_blocking(move || accept::written(&ask.inputs()?.answers(&answers)?, delivery))
+                .await?
         }
         // Whoever reads a body so leaves what it asks behind.
         Reply::OfAdapters => return Err(mismatch()),
-    };
-    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
-    if let Some(names) = ignored.filter(|_| config.served_headers) {
-        response.headers_mut().insert(IGNORED, names);
-    }
-    Ok(response)
+    })
 }
 
 /// Vectors as they are wanted; many of them on a blocking thread.
@@ -233,10 +245,7 @@ pub(crate) async fn written(
 }
 
 /// Vectors of tokens as they are wanted.
-async fn written_tokens(
-    reply: TokenVectorsReply,
-    accept: Accept,
-) -> Result<(Bytes, Form), Error> {
+async fn written_tokens(reply: TokenVectorsReply, accept: Accept) -> Result<(Bytes, Form), Error> {
     on_blocking(move || {
         accept::written_tokens(&reply.inputs, accept, || found::token_vectors(&reply))
     })

@@ -66,8 +66,11 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
     match essence {
         "" if value.is_empty() => Ok(Media::Json),
         "application/json" => Ok(Media::Json),
-        "application/jsonlines" | "application/x-jsonlines" | "application/jsonl"
-        | "application/x-ndjson" | "application/ndjson" => Ok(Media::Lines),
+        "application/jsonlines"
+        | "application/x-jsonlines"
+        | "application/jsonl"
+        | "application/x-ndjson"
+        | "application/ndjson" => Ok(Media::Lines),
         "text/csv" => Ok(Media::Csv),
         "text/plain" => Ok(Media::Text),
         "application/x-npy" => Ok(Media::Npy),

@@ -8,8 +8,8 @@ use futures_util::future::try_join_all;
 use roundhouse_serving::{EmbeddingsReply, Inputs, LabelScore, Reply, Request, Served};
 use uuid::Uuid;
 
-use crate::aim::Aim;
 use crate::accept;
+use crate::aim::Aim;
 use crate::answer::{Ask, Delivery, mismatch, written};
 use crate::call::{self, Context, Generated};
 use crate::error::Error;

@@ -133,7 +133,8 @@ fn documents(fields: &mut Fields, name: &str) -> Result<Vec<String>, Error> {
 impl RankingAsk {
     /// The answer's object or list.
     pub(crate) fn told(&self, reply: &ScoresReply) -> Value {
-        let usage = || json!({"prompt_tokens": reply.prompt_tokens, "total_tokens": reply.prompt_tokens});
+        let usage =
+            || json!({"prompt_tokens": reply.prompt_tokens, "total_tokens": reply.prompt_tokens});
         match self {
             Self::Similarity => reply.scores.iter().map(|score| decimal(*score)).collect(),
             Self::Rerank { stamp, top_n, documents } => {

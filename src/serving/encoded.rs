@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn cosines_are_of_angles_and_zero_has_none() {
-        let vectors = [vec![2.0, 0.0], vec![0.5, 0.0], vec![0.0, 3.0], vec![-1.0, 0.0], vec![0.0; 2]];
+        let vectors =
+            [vec![2.0, 0.0], vec![0.5, 0.0], vec![0.0, 3.0], vec![-1.0, 0.0], vec![0.0; 2]];
         assert_eq!(cosines(&vectors), [1.0, 0.0, -1.0, 0.0]);
         assert!(cosines(&[]).is_empty());
     }

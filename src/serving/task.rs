@@ -11,7 +11,9 @@ use crate::params::{Face, Parameters};
 use crate::served::{EngineModel, GenerationDefaults, Purpose};
 use crate::text::TextCodec;
 use crate::tools::{CallFormat, CallReader, Demand, calls as demanded_calls, described};
-use crate::{ANSWERS_MAX, Config, Error, Generation, Inputs, Prompt, Request, ToolChoice, VectorTask};
+use crate::{
+    ANSWERS_MAX, Config, Error, Generation, Inputs, Prompt, Request, ToolChoice, VectorTask,
+};
 
 /// Work for a model of the right kind, with everything that preparing it takes.
 #[derive(Debug)]
@@ -299,10 +301,9 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
             ("a token classification model", "send texts as `inputs`")
         }
         ModelKind::FillMask => ("a fill-mask model", "send texts with masks as `inputs`"),
-        ModelKind::QuestionAnswering => (
-            "a question answering model",
-            "send `inputs` with `question` and `context`",
-        ),
+        ModelKind::QuestionAnswering => {
+            ("a question answering model", "send `inputs` with `question` and `context`")
+        }
         ModelKind::Adapter => ("an adapter", "ask what its base answers"),
         ModelKind::Handler => ("a Python handler", "send its own input to /invocations"),
     };

@@ -48,9 +48,9 @@ pub(crate) fn read(body: &[u8]) -> Result<Array, Error> {
     }
     let shape = value_of(header, "shape").and_then(dimensions).ok_or_else(unclear)?;
     let entries = shape.iter().try_fold(1_usize, |product, side| product.checked_mul(*side));
-    let entries = entries.filter(|entries| (1..=ENTRIES_MAX).contains(entries)).ok_or_else(|| {
-        wrong(&format!("must have 1 to {ENTRIES_MAX} entries"))
-    })?;
+    let entries = entries
+        .filter(|entries| (1..=ENTRIES_MAX).contains(entries))
+        .ok_or_else(|| wrong(&format!("must have 1 to {ENTRIES_MAX} entries")))?;
     let kind = kind(descr).ok_or_else(|| {
         wrong(&format!("is of type {descr}: token ids (whole numbers) and texts are taken"))
     })?;
@@ -64,9 +64,9 @@ pub(crate) fn read(body: &[u8]) -> Result<Array, Error> {
         }
         (kind, [] | [_] | [_, _]) if !matches!(kind, Kind::Text(_)) => {
             let ids = data.chunks_exact(kind.size()).map(|bytes| kind.token(bytes));
-            let ids: Vec<u32> = ids.collect::<Option<_>>().ok_or_else(|| {
-                wrong("has a number that is no token id")
-            })?;
+            let ids: Vec<u32> = ids
+                .collect::<Option<_>>()
+                .ok_or_else(|| wrong("has a number that is no token id"))?;
             let row = if let [_, row] = shape[..] { row } else { ids.len() };
             Ok(Array::Tokens(ids.chunks(row).map(<[u32]>::to_vec).collect()))
         }
@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn other_arrays_are_refused_with_what_is_wrong() {
         let refusal = |body: &[u8]| read(body).unwrap_err().to_string();
-        let with = |descr: &str, shape: &str, data: &[u8]| refusal(&body(&described(descr, shape), data));
+        let with =
+            |descr: &str, shape: &str, data: &[u8]| refusal(&body(&described(descr, shape), data));
         assert!(refusal(b"PK").contains("does not begin"));
         assert!(refusal(&body(&described("|u1", "(3,)"), &[1])).contains("another length"));
         assert!(with("<f4", "(1,)", &[0; 4]).contains("type <f4"));

@@ -187,16 +187,18 @@ mod tests {
         let refusal = |text: &str| read(text, 2).unwrap_err().to_string();
         assert_eq!(refusal("a,b\nc\n"), "line 2 of the CSV: there are 1 cells, not 2");
         assert_eq!(refusal("a\n\"b"), "line 2 of the CSV: a quote is not closed");
-        assert_eq!(refusal("a\n\"b\"c"), "line 2 of the CSV: something stands behind a closing quote");
+        assert_eq!(
+            refusal("a\n\"b\"c"),
+            "line 2 of the CSV: something stands behind a closing quote"
+        );
         assert_eq!(refusal("a\nb\nc\nd"), "the CSV has more than 2 rows");
         assert!(refusal(&",".repeat(9)).contains("too many columns"));
     }
 
     #[test]
     fn answers_in_the_shape_of_a_table_are_written() {
-        let text = |value: Value| {
-            write(&value).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
-        };
+        let text =
+            |value: Value| write(&value).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
         assert_eq!(text(json!([{"label": "a", "score": 0.5}])).unwrap(), "label,score\na,0.5\n");
         assert_eq!(text(json!({"answer": "x, \"y\""})).unwrap(), "answer\n\"x, \"\"y\"\"\"\n");
         assert_eq!(text(json!([[1, 2], [3, 4]])).unwrap(), "1,2\n3,4\n");

@@ -94,8 +94,7 @@ pub(crate) async fn from_lines(body: Bytes) -> Result<Map<String, Value>, Error>
         if at == 0 {
             shared = map;
         } else if !map.is_empty() && map != shared {
-            let message =
-                format!("line {} differs from the first in more than its inputs", at + 1);
+            let message = format!("line {} differs from the first in more than its inputs", at + 1);
             return Err(Error::input(message));
         }
     }

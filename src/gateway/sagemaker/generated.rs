@@ -52,7 +52,9 @@ impl InputsAsk {
         let written = |labels: &[LabelScore]| -> Value { labels.iter().map(label).collect() };
         let lists = || inputs.iter().map(|labels| written(labels)).collect();
         match (inputs, self.labels) {
-            ([_], _) if self.single && self.dialect == (Dialect::Tgi { array: true }) => Ok(lists()),
+            ([_], _) if self.single && self.dialect == (Dialect::Tgi { array: true }) => {
+                Ok(lists())
+            }
             ([only], LabelShape::One) => Ok(only.first().map(label).unwrap_or_default()),
             ([_], LabelShape::Nested) => Ok(lists()),
             ([only], _) if self.single => Ok(written(only)),

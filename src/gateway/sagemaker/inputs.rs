@@ -173,15 +173,8 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     };
     let sequences = options.zero_shot.is_some().then(|| texts.clone());
     let ignored = ignored(fields, &parameters);
-    let ask = InputsAsk {
-        details,
-        top,
-        stream,
-        labels,
-        sequences,
-        ignored,
-        ..InputsAsk::plain(single)
-    };
+    let ask =
+        InputsAsk { details, top, stream, labels, sequences, ignored, ..InputsAsk::plain(single) };
     let inputs = Inputs {
         texts,
         seconds,

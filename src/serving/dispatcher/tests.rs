@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, Labels, Prompt, ScoreFunction,
-    TextCodec, ToolCall, ToolChoice,
+    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, Labels, Prompt,
+    Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice, ZeroShot,
 };
 
 mod answers;

@@ -53,7 +53,9 @@ pub(crate) fn entities(
             Aggregation::None => tagged,
             _ => grouped(&tagged, codec)?,
         };
-        found.extend(whole.into_iter().filter(|it| !options.ignored.iter().any(|no| **no == *it.label)));
+        found.extend(
+            whole.into_iter().filter(|it| !options.ignored.iter().any(|no| **no == *it.label)),
+        );
     }
     if of.windows.len() > 1 {
         found = without_overlaps(found);
@@ -79,7 +81,8 @@ fn tokens(
             word.chars().count() != length
         } else {
             // Vocabularies that mark the beginnings of words: nothing blank between.
-            let around = &characters[(start.max(1) - 1).min(characters.len())..characters.len().min(start + 1)];
+            let around = &characters
+                [(start.max(1) - 1).min(characters.len())..characters.len().min(start + 1)];
             start > 0 && !around.contains(&' ')
         };
         if Some(mark.id) == unknown {
@@ -121,7 +124,10 @@ fn of_words(
     strategy: Aggregation,
     codec: &TextCodec,
 ) -> Result<Vec<Entity>, Error> {
-    tokens.chunk_by(|_, next| next.is_subword).map(|word| of_word(word, labels, strategy, codec)).collect()
+    tokens
+        .chunk_by(|_, next| next.is_subword)
+        .map(|word| of_word(word, labels, strategy, codec))
+        .collect()
 }
 
 fn of_word(

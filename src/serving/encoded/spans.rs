@@ -123,10 +123,9 @@ mod tests {
         let places: Vec<_> = found.iter().map(|it| (it.first, it.last)).collect();
         assert_eq!(places, [(1, 1), (1, 2), (2, 2)]);
         assert_eq!(candidates(&[0.5, 0.1], &[0.1, 0.9], 1, 10).len(), 2);
-        assert_eq!(candidates(&[0.5, 0.1], &[0.1, 0.9], 2, 1), [Candidate {
-            first: 0,
-            last: 1,
-            score: 0.45
-        }]);
+        assert_eq!(
+            candidates(&[0.5, 0.1], &[0.1, 0.9], 2, 1),
+            [Candidate { first: 0, last: 1, score: 0.45 }]
+        );
     }
 }

@@ -5,9 +5,7 @@ use roundhouse_types::ModelId;
 use super::{EncoderTask, Pair, Scoring};
 use crate::served::{EngineModel, Purpose};
 use crate::task::{counted, wrong_kind};
-use crate::{
-    Config, Embeddings, Error, Inputs, Labels, Prompt, Request, TaskOptions, VectorTask,
-};
+use crate::{Config, Embeddings, Error, Inputs, Labels, Prompt, Request, TaskOptions, VectorTask};
 
 /// Fills per mask where the request does not say.
 const FILLS: usize = 5;
@@ -31,7 +29,8 @@ impl EncoderTask {
             }
             (Request::Inputs(inputs), purpose) => {
                 counted("inputs", inputs.texts.len(), most)?;
-                of_inputs(inputs, purpose, most).unwrap_or_else(|| Err(wrong_kind(id, model.kind())))
+                of_inputs(inputs, purpose, most)
+                    .unwrap_or_else(|| Err(wrong_kind(id, model.kind())))
             }
             (Request::Embeddings(embeddings), Purpose::Embedding { normalize }) => {
                 let Embeddings { inputs, dimensions } = embeddings;
@@ -61,11 +60,7 @@ impl EncoderTask {
 }
 
 /// `None` for a model that is no encoder.
-fn of_inputs(
-    inputs: Inputs,
-    purpose: &Purpose,
-    most: usize,
-) -> Option<Result<EncoderTask, Error>> {
+fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<EncoderTask, Error>> {
     let Inputs { texts, seconds, top_k, normalize: asked, options, .. } = inputs;
     let task = match purpose {
         Purpose::Generative { .. } => return None,
@@ -77,13 +72,11 @@ fn of_inputs(
                 false => classify(texts, seconds, labels, &options, top_k),
             })
         }
-        Purpose::TokenClassification(labels) => only_texts(&seconds, &options)
-            .and_then(|()| vectors_not_asked(&options))
-            .map(|()| EncoderTask::Entities {
-                texts,
-                labels: labels.clone(),
-                options: options.entities,
-            }),
+        Purpose::TokenClassification(labels) => {
+            only_texts(&seconds, &options).and_then(|()| vectors_not_asked(&options)).map(|()| {
+                EncoderTask::Entities { texts, labels: labels.clone(), options: options.entities }
+            })
+        }
         Purpose::FillMask => only_texts(&seconds, &options)
             .and_then(|()| vectors_not_asked(&options))
             .and_then(|()| at_least_one(top_k.unwrap_or(FILLS)))

@@ -111,7 +111,10 @@ fn answered(task: EncoderTask, codec: &TextCodec, rows: &[Row], width: usize) ->
 
 fn near(score: f32, expected: &Value) {
     let expected = expected.as_f64().unwrap();
-    assert!((f64::from(score) - expected).abs() < f64::from(TOLERANCE), "{score} is not {expected}");
+    assert!(
+        (f64::from(score) - expected).abs() < f64::from(TOLERANCE),
+        "{score} is not {expected}"
+    );
 }
 
 fn same_entities(found: &[Entity], expected: &[Value]) {
@@ -139,8 +142,7 @@ fn entities_are_those_of_the_references() {
                 "max" => Aggregation::Max,
                 _ => Aggregation::None,
             };
-            let options =
-                EntityOptions { aggregation, ignored: case.ignored, stride: case.stride };
+            let options = EntityOptions { aggregation, ignored: case.ignored, stride: case.stride };
             let (texts, labels) = (vec![case.text], labels(&told.labels));
             let task = EncoderTask::Entities { texts, labels, options };
             let reply = answered(task, &codec, &case.rows, told.labels.len());

@@ -110,13 +110,7 @@ impl Marked {
     /// The same in windows of `limit` tokens: each has what is not of `text` and a part of it,
     /// which shares `overlap` tokens with the part before. How many there would be, if there
     /// would be more than `most`.
-    pub(crate) fn windows(
-        self,
-        text: usize,
-        limit: usize,
-        overlap: usize,
-        most: usize,
-    ) -> Windows {
+    pub(crate) fn windows(self, text: usize, limit: usize, overlap: usize, most: usize) -> Windows {
         let own = self.length_of(text);
         let around = self.0.len() - own;
         if self.0.len() <= limit {
@@ -323,8 +317,9 @@ mod tests {
     #[test]
     fn windows_overlap_and_cover_the_whole_text() {
         let Windows::These(windows) = pair(2, 10).windows(1, 9, 1, 99) else { panic!() };
-        let second =
-            |window: &Marked| window.ids()[4..window.0.len() - 1].iter().map(|id| id - 100).collect();
+        let second = |window: &Marked| {
+            window.ids()[4..window.0.len() - 1].iter().map(|id| id - 100).collect()
+        };
         let parts: Vec<Vec<u32>> = windows.iter().map(second).collect();
         assert_eq!(parts, [vec![0, 1, 2, 3], vec![3, 4, 5, 6], vec![6, 7, 8, 9]]);
         assert!(matches!(pair(2, 10).windows(1, 9, 1, 2), Windows::TooMany(3)));

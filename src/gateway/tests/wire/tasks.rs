@@ -68,17 +68,18 @@ async fn an_answer_is_written_in_the_type_that_is_accepted() {
         ),
         ("text/csv", "text/csv; charset=utf-8", "label,score\ngood,0.75\ngood,0.75\n"),
         // What holds numbers alone cannot hold labels.
-        ("application/x-npy, text/csv;q=0.5", "text/csv; charset=utf-8", "label,score\ngood,0.75\ngood,0.75\n"),
+        (
+            "application/x-npy, text/csv;q=0.5",
+            "text/csv; charset=utf-8",
+            "label,score\ngood,0.75\ngood,0.75\n",
+        ),
     ] {
         let got = sent(&harness, PLAIN, body, &[("accept", accept)]).await;
         assert_eq!((got.header("content-type"), got.text().as_str()), (kind, want), "{accept}");
     }
     let lists = r#"{"inputs":["x","y"],"parameters":{"top_k":2}}"#;
     let got = sent(&harness, PLAIN, lists, &[("accept", "text/csv")]).await;
-    assert_eq!(
-        got.text(),
-        "input,label,score\n0,good,0.75\n0,bad,0.25\n1,good,0.75\n1,bad,0.25\n"
-    );
+    assert_eq!(got.text(), "input,label,score\n0,good,0.75\n0,bad,0.25\n1,good,0.75\n1,bad,0.25\n");
 }
 
 #[tokio::test]
@@ -131,7 +132,10 @@ async fn vectors_are_written_as_tables_and_arrays() {
     let got = sent(&harness, PLAIN, body, &[("accept", "application/x-npy")]).await;
     assert_eq!(got.header("content-type"), "application/x-npy");
     assert!(String::from_utf8_lossy(&got.body).contains("'shape': (2, 2), }"));
-    assert_eq!(got.body[got.body.len() - 8..], [0.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat());
+    assert_eq!(
+        got.body[got.body.len() - 8..],
+        [0.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat()
+    );
 }
 
 #[tokio::test]
@@ -222,7 +226,8 @@ async fn what_was_found_takes_the_shapes_of_the_pipelines() {
         end: 10,
         index,
     };
-    let harness = finds(move |count| Reply::Entities(vec![vec![entity(Some(2)), entity(None)]; count]));
+    let harness =
+        finds(move |count| Reply::Entities(vec![vec![entity(Some(2)), entity(None)]; count]));
     let one = json!([
         {"entity": "PER", "score": 0.5, "index": 2, "word": "keeper", "start": 4, "end": 10},
         {"entity_group": "PER", "score": 0.5, "word": "keeper", "start": 4, "end": 10},
