@@ -168,7 +168,23 @@ async fn admitted(
         Ask::Inputs(ask) => ask.ignored.clone(),
         _ => None,
     };
-    let mut response = match answer.reply {
+    let mut response = written_reply(context, answer.reply, ask, delivery, deadline).await?;
+    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
+    if let Some(names) = ignored.filter(|_| config.served_headers) {
+        response.headers_mut().insert(IGNORED, names);
+    }
+    Ok(response)
+}
+
+/// A reply as the client wants it.
+async fn written_reply(
+    context: &Context,
+    reply: Reply,
+    ask: Ask,
+    delivery: Delivery,
+    deadline: Instant,
+) -> Result<Response, Error> {
+    Ok(match reply {
         Reply::Handled(reply) => handled::respond(context, reply, delivery, deadline).await?,
         Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
         Reply::Embeddings(reply) => {
@@ -204,12 +220,7 @@ async fn admitted(
         }
         // Whoever reads a body so leaves what it asks behind.
         Reply::OfAdapters => return Err(mismatch()),
-    };
-    call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
-    if let Some(names) = ignored.filter(|_| config.served_headers) {
-        response.headers_mut().insert(IGNORED, names);
-    }
-    Ok(response)
+    })
 }
 
 /// What the model's author asks for where the face has no way of its own.

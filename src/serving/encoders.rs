@@ -1,20 +1,19 @@
 //! What encoders are asked: from a request to rows for the engine, and from the engine's numbers to
 //! the answer.
 
+use finish::Finish;
 use roundhouse_engine::{EncodeSpec, Want};
-use roundhouse_types::ModelId;
 
-use crate::encoded::entities::{Labelled, entities};
-use crate::encoded::fills::{Masked, fills, target_tokens};
-use crate::encoded::spans::{Asked, CONTEXT, answers};
-use crate::encoded::{cosines, hypothesis, label_scores, normalize, sigmoid, zero_shot_scores};
+use crate::encoded::fills::target_tokens;
+use crate::encoded::hypothesis;
+use crate::encoded::spans::CONTEXT;
 use crate::text::{Marked, Shorten, TextCodec, Windows};
 use crate::{
-    AnswerOptions, EmbeddingsReply, EntityOptions, Error, Labels, Prompt, Ranking, Reply,
-    ScoreFunction, ScoresReply, TokenVectorsReply, ZeroShot,
+    AnswerOptions, EntityOptions, Error, Labels, Prompt, Ranking, ScoreFunction, ZeroShot,
 };
 
 mod asked;
+mod finish;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +28,10 @@ const WINDOW: usize = 384;
 /// Tokens that two parts of a context share then.
 const OVERLAP: usize = 128;
 
+pub(crate) use finish::Finisher;
+
+/// What the engine answers rows with.
+pub(crate) type Numbers = Vec<Vec<f32>>;
 /// A text, and the second of a pair.
 pub(crate) type Pair = (String, Option<String>);
 
@@ -94,18 +97,6 @@ pub(crate) struct Limits {
 pub(crate) struct PreparedRows {
     pub(crate) specs: Vec<EncodeSpec>,
     finish: Finish,
-}
-
-enum Finish {
-    Vectors { normalize: bool, dimensions: Option<usize> },
-    TokenVectors { width: usize },
-    Labels(Scoring),
-    ZeroShot { labels: Labels, asked: ZeroShot },
-    Entities { texts: Vec<(String, Vec<Marked>)>, labels: Labels, options: EntityOptions },
-    Fills { texts: Vec<(Vec<u32>, Vec<usize>)>, targets: Option<Vec<u32>>, top_k: usize },
-    Answers { contexts: Vec<(String, Vec<Marked>)>, options: AnswerOptions },
-    Cosines,
-    Relevance { raw: bool },
 }
 
 impl EncoderTask {
@@ -351,130 +342,4 @@ impl PreparedRows {
         let prompt_tokens = self.tokens();
         (self.specs, Finisher { finish: self.finish, prompt_tokens })
     }
-}
-
-/// Makes the answer of the engine's numbers.
-pub(crate) struct Finisher {
-    finish: Finish,
-    prompt_tokens: usize,
-}
-
-impl Finisher {
-    /// Whether that takes time and belongs on a blocking thread.
-    pub(crate) fn is_long(&self) -> bool {
-        match self.finish {
-            Finish::Vectors { .. } | Finish::Labels(_) | Finish::Relevance { .. } => false,
-            Finish::TokenVectors { .. }
-            | Finish::ZeroShot { .. }
-            | Finish::Entities { .. }
-            | Finish::Fills { .. }
-            | Finish::Answers { .. }
-            | Finish::Cosines => true,
-        }
-    }
-
-    /// The answer. `numbers` are one row's after the other's.
-    ///
-    /// # Errors
-    /// `ModelFailed` where the numbers do not match what was asked; `ModelInvalid` where the
-    /// artefact's decoder fails.
-    pub(crate) fn answer(
-        self,
-        model: &ModelId,
-        text: &TextCodec,
-        mut numbers: Vec<Vec<f32>>,
-    ) -> Result<Reply, Error> {
-        let broken = |message| Error::Broken { model: model.clone(), message };
-        if numbers.iter().flatten().any(|number| !number.is_finite()) {
-            return Err(broken("its numbers are not finite"));
-        }
-        let prompt_tokens = self.prompt_tokens;
-        let mismatch = "its scores do not match its labels";
-        match self.finish {
-            Finish::Vectors { normalize: unit, dimensions } => {
-                for vector in &mut numbers {
-                    let shortened = dimensions.is_some_and(|most| most < vector.len());
-                    vector.truncate(dimensions.unwrap_or(usize::MAX));
-                    if unit || shortened {
-                        normalize(vector);
-                    }
-                }
-                Ok(Reply::Embeddings(EmbeddingsReply { vectors: numbers, prompt_tokens }))
-            }
-            Finish::TokenVectors { width } => {
-                let tokens =
-                    |row: &Vec<f32>| row.chunks(width.max(1)).map(<[f32]>::to_vec).collect();
-                let inputs = numbers.iter().map(tokens).collect();
-                Ok(Reply::TokenVectors(TokenVectorsReply { inputs, prompt_tokens }))
-            }
-            Finish::Labels(Scoring { labels, function, in_order, top_k }) => {
-                let scored = |row: &Vec<f32>| label_scores(row, &labels, function, in_order, top_k);
-                let scored: Option<Vec<_>> = numbers.iter().map(scored).collect();
-                scored.map(Reply::Classification).ok_or_else(|| broken(mismatch))
-            }
-            Finish::ZeroShot { labels, asked } => {
-                let of_text = |rows: &[Vec<f32>]| zero_shot_scores(rows, &labels, &asked);
-                let texts = numbers.chunks(asked.labels.len().max(1));
-                let scored: Option<Vec<_>> = texts.map(of_text).collect();
-                scored.map(Reply::Classification).ok_or_else(|| broken(mismatch))
-            }
-            Finish::Entities { texts, labels, options } => {
-                let fits = |((_, windows), rows): (&(String, Vec<Marked>), &&[Vec<f32>])| {
-                    let count = |(marked, row): (&Marked, &Vec<f32>)| {
-                        marked.0.len() * labels.names.len() == row.len()
-                    };
-                    windows.iter().zip(*rows).all(count)
-                };
-                let rows = dealt(&numbers, texts.iter().map(|(_, windows)| windows.len()));
-                if !texts.iter().zip(&rows).all(fits) {
-                    return Err(broken(mismatch));
-                }
-                let found = texts.iter().zip(rows).map(|((input, windows), logits)| {
-                    let of = Labelled { text: input, windows, logits, labels: &labels.names };
-                    entities(&of, text, &options)
-                });
-                Ok(Reply::Entities(found.collect::<Result<_, _>>()?))
-            }
-            Finish::Fills { texts, targets, top_k } => {
-                let filled = texts.iter().zip(&numbers).map(|((tokens, masks), logits)| {
-                    fills(&Masked { tokens, masks, logits }, text, targets.as_deref(), top_k)
-                });
-                Ok(Reply::Fills(filled.collect::<Result<_, _>>()?))
-            }
-            Finish::Answers { contexts, options } => {
-                let rows = dealt(&numbers, contexts.iter().map(|(_, windows)| windows.len()));
-                let class = text.class_token();
-                let found = contexts.iter().zip(rows).map(|((context, windows), logits)| {
-                    answers(&Asked { context, windows, logits, class }, &options)
-                });
-                Ok(Reply::Answers(found.collect()))
-            }
-            Finish::Cosines => {
-                let scores = cosines(&numbers);
-                Ok(Reply::Scores(ScoresReply { scores, prompt_tokens }))
-            }
-            Finish::Relevance { raw } => {
-                let score = |row: &Vec<f32>| match (row.as_slice(), raw) {
-                    ([logit], true) => Some(*logit),
-                    ([logit], false) => Some(sigmoid(*logit)),
-                    _ => None,
-                };
-                let scores: Option<Vec<f32>> = numbers.iter().map(score).collect();
-                let scores = scores.ok_or_else(|| broken(mismatch))?;
-                Ok(Reply::Scores(ScoresReply { scores, prompt_tokens }))
-            }
-        }
-    }
-}
-
-/// Rows in groups of these sizes.
-fn dealt(rows: &[Vec<f32>], sizes: impl Iterator<Item = usize>) -> Vec<&[Vec<f32>]> {
-    let mut rest = rows;
-    let mut groups = Vec::new();
-    for size in sizes {
-        let (group, others) = rest.split_at(size.min(rest.len()));
-        groups.push(group);
-        rest = others;
-    }
-    groups
 }

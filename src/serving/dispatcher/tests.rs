@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, Labels, Prompt,
-    ScoreFunction, TextCodec, ToolCall, ToolChoice,
+    Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice, ZeroShot,
 };
 
 mod answers;
