@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::permitted::{self, permit};
 use crate::sagemaker::headers::Sent;
 use crate::sessions::{Bound, unknown};
-use crate::state::naming::{ALL_TRAFFIC, Serves, Variant};
 use crate::state::EndpointFace;
+use crate::state::naming::{ALL_TRAFFIC, Serves, Variant};
 use crate::target;
 
 /// Whom a request asks, and as what of its endpoint that answers.

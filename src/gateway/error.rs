@@ -73,9 +73,7 @@ pub(crate) enum Error {
     #[error("adapter {0} is already registered")]
     AlreadyRegistered(String),
     /// A target model is named at an endpoint that has one of its own.
-    #[error(
-        "Endpoint {0} is not a multi-model endpoint and does not support target model header."
-    )]
+    #[error("Endpoint {0} is not a multi-model endpoint and does not support target model header.")]
     NotMultiModel(EndpointName),
     /// The container contract's 507.
     #[error("there is no memory for model {0} now")]

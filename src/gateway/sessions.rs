@@ -198,8 +198,7 @@ mod tests {
     use super::*;
 
     fn bound(target: &str) -> Bound {
-        let model =
-            ModelId { endpoint: "e".parse().unwrap(), target: target.parse().unwrap() };
+        let model = ModelId { endpoint: "e".parse().unwrap(), target: target.parse().unwrap() };
         Bound { model, variant: "AllTraffic".into() }
     }
 

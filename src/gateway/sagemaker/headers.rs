@@ -14,16 +14,14 @@ pub(crate) const INNER_ACCEPT: HeaderName = HeaderName::from_static("x-amzn-sage
 pub(crate) const TARGET_VARIANT: HeaderName =
     HeaderName::from_static("x-amzn-sagemaker-target-variant");
 /// Names one of several containers: there are none.
-const CONTAINER: HeaderName =
-    HeaderName::from_static("x-amzn-sagemaker-target-container-hostname");
+const CONTAINER: HeaderName = HeaderName::from_static("x-amzn-sagemaker-target-container-hostname");
 /// Names an inference component.
 const COMPONENT: HeaderName = HeaderName::from_static("x-amzn-sagemaker-inference-component");
 /// What the client calls the request.
 pub(crate) const INFERENCE_ID: HeaderName =
     HeaderName::from_static("x-amzn-sagemaker-inference-id");
 /// Asks SageMaker Clarify for explanations: nothing here explains.
-const EXPLANATIONS: HeaderName =
-    HeaderName::from_static("x-amzn-sagemaker-enable-explanations");
+const EXPLANATIONS: HeaderName = HeaderName::from_static("x-amzn-sagemaker-enable-explanations");
 /// Names a stateful session, or asks for one.
 const SESSION: HeaderName = HeaderName::from_static("x-amzn-sagemaker-session-id");
 /// Which prompts begin alike: prefixes are found by their tokens here, so nothing follows from it.
@@ -162,7 +160,11 @@ fn named<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str
 /// SageMaker's `[a-zA-Z0-9](-*[a-zA-Z0-9])*`.
 pub(crate) fn is_name(text: &str, most: usize) -> bool {
     let inner = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    !text.is_empty() && text.len() <= most && inner && !text.starts_with('-') && !text.ends_with('-')
+    !text.is_empty()
+        && text.len() <= most
+        && inner
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 #[cfg(test)]

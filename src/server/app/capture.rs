@@ -211,8 +211,12 @@ impl Writer {
     }
 
     async fn flush(&mut self, is_due: impl Fn(&File) -> bool) {
-        let due: Vec<Place> =
-            self.files.iter().filter(|(_, it)| is_due(it)).map(|(place, _)| place.clone()).collect();
+        let due: Vec<Place> = self
+            .files
+            .iter()
+            .filter(|(_, it)| is_due(it))
+            .map(|(place, _)| place.clone())
+            .collect();
         for place in due {
             if let Some(file) = self.files.remove(&place) {
                 self.put(&place, file).await;

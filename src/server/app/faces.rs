@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use roundhouse_gateway::{
-    AccessRecord, Capture, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target, TargetPage,
+    AccessRecord, Capture, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
+    TargetPage,
 };
 use roundhouse_store::{Catalog, Freshness, Pick};
 use roundhouse_tenancy::{Pattern, Place, place};

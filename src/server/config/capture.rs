@@ -139,12 +139,7 @@ impl Reader<'_> {
         })
     }
 
-    fn size(
-        &mut self,
-        key: &str,
-        default: Bytes,
-        range: std::ops::RangeInclusive<Bytes>,
-    ) -> Bytes {
+    fn size(&mut self, key: &str, default: Bytes, range: std::ops::RangeInclusive<Bytes>) -> Bytes {
         let Some(value) = self.entry.get(key) else { return default };
         let read = match value {
             toml::Value::String(text) => text.parse::<Bytes>().map_err(|error| error.to_string()),

@@ -100,7 +100,8 @@ impl Reader {
         let Some(value) = entry.get("weight") else { return 1.0 };
         let number = value.as_float().or_else(|| value.as_integer().map(super::tenants::whole));
         number.filter(|number| (0.001..=1000.0).contains(number)).unwrap_or_else(|| {
-            let expected = "expected a number, 0.001 to 1000; leave out a variant that gets nothing";
+            let expected =
+                "expected a number, 0.001 to 1000; leave out a variant that gets nothing";
             self.fault(format!("{at}.weight"), expected);
             1.0
         })
@@ -204,10 +205,7 @@ mod tests {
             (format!("{blue}target = \"a\"\nwieght = 1"), "variant[0].wieght"),
             (format!("{blue}target = \"a\"\n{blue}target = \"b\""), "variant[1].name"),
             (format!("target = \"a\"\n{blue}target = \"a\""), "target"),
-            (
-                format!("{blue}target = \"a\"\n[[variant]]\nname = \"c\"\nprefix = \"b\""),
-                "variant",
-            ),
+            (format!("{blue}target = \"a\"\n[[variant]]\nname = \"c\"\nprefix = \"b\""), "variant"),
         ];
         for (text, key) in cases {
             let (_, faults) = parsed(&text);

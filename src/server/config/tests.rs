@@ -479,7 +479,10 @@ fn sagemakers_containers_are_told_of_sessions_by_variables() {
     assert_eq!(seconds(&[contract, (enabled, "false")]), None);
     assert_eq!(seconds(&[contract, (enabled, "True"), (expiration, "60")]), Some(60));
     // Ours go before, and elsewhere nobody means us.
-    assert_eq!(seconds(&[contract, (enabled, "0"), ("ROUNDHOUSE_SESSIONS_ENABLED", "1")]), Some(1200));
+    assert_eq!(
+        seconds(&[contract, (enabled, "0"), ("ROUNDHOUSE_SESSIONS_ENABLED", "1")]),
+        Some(1200)
+    );
     assert_eq!(seconds(&[(enabled, "false"), (expiration, "60")]), Some(1200));
     let wrong = sessions(&[contract, (expiration, "soon")]).unwrap_err();
     assert_eq!(wrong[0].key, "sessions.expiration");

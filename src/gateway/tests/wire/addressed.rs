@@ -53,7 +53,12 @@ fn asked(harness: &Harness) -> String {
 fn tenants() -> Policy {
     let grants = |pattern: &str| {
         let patterns = vec![pattern.parse().unwrap()];
-        Grants { invoke: patterns.clone(), load: patterns.clone(), see: patterns, ..Grants::default() }
+        Grants {
+            invoke: patterns.clone(),
+            load: patterns.clone(),
+            see: patterns,
+            ..Grants::default()
+        }
     };
     let tenants = [("acme", grants("acme/**")), ("evil", grants("evil/**"))];
     Policy::new(tenants.map(|(name, grants)| (name.parse().unwrap(), grants)), true)
@@ -101,11 +106,8 @@ async fn a_target_model_is_refused_where_there_is_one_target() {
 #[tokio::test]
 async fn an_adapter_at_an_endpoint_of_one_target_is_one_of_that_target() {
     let harness = harness(Naming::of(one("acme/chat")));
-    let request = with(
-        post(INVOKE, "", INPUTS),
-        "x-amzn-sagemaker-adapter-identifier",
-        "acme/lora",
-    );
+    let request =
+        with(post(INVOKE, "", INPUTS), "x-amzn-sagemaker-adapter-identifier", "acme/lora");
     assert_eq!(harness.send(request).await.status, 200);
     let asked = harness.asked.lock().unwrap();
     assert_eq!(asked[0].model.target.as_str(), "acme/lora");

@@ -82,9 +82,10 @@ async fn what_is_kept_has_its_bounds() {
             assert!(side.is_cut && side.data.as_ref().unwrap().len() == 10, "{side:?}");
         }
     }
-    assert!(got.body.starts_with(
-        kept.lock().unwrap()[0].output.as_ref().unwrap().data.as_ref().unwrap()
-    ));
+    assert!(
+        got.body
+            .starts_with(kept.lock().unwrap()[0].output.as_ref().unwrap().data.as_ref().unwrap())
+    );
 }
 
 #[tokio::test]

@@ -91,7 +91,12 @@ async fn a_session_expires() {
 async fn a_session_is_its_tenants_its_endpoints_and_its_targets() {
     let grants = |pattern: &str| {
         let patterns = vec![pattern.parse().unwrap()];
-        Grants { invoke: patterns.clone(), load: patterns.clone(), see: patterns, ..Grants::default() }
+        Grants {
+            invoke: patterns.clone(),
+            load: patterns.clone(),
+            see: patterns,
+            ..Grants::default()
+        }
     };
     let tenants = [("acme", grants("**")), ("evil", grants("**"))];
     let tenants = tenants.map(|(name, grants)| (name.parse().unwrap(), grants));
@@ -190,11 +195,8 @@ async fn where_sessions_are_off_they_are_refused_and_nothing_else_is() {
 #[tokio::test]
 async fn a_session_keeps_its_variant() {
     let serves = |target: &str| Serves::One(target.parse().unwrap());
-    let variant = |name: &str, target| Variant {
-        name: name.into(),
-        weight: 1.0,
-        serves: serves(target),
-    };
+    let variant =
+        |name: &str, target| Variant { name: name.into(), weight: 1.0, serves: serves(target) };
     let naming = Naming {
         variants: vec![variant("blue", "v6"), variant("green", "v7")],
         ..Naming::default()
@@ -211,9 +213,7 @@ async fn a_session_keeps_its_variant() {
         }
         let mut elsewhere = in_session(INVOKE, "", &id, INPUTS);
         let other = if variant == "blue" { "green" } else { "blue" };
-        elsewhere
-            .headers_mut()
-            .insert("x-amzn-sagemaker-target-variant", other.parse().unwrap());
+        elsewhere.headers_mut().insert("x-amzn-sagemaker-target-variant", other.parse().unwrap());
         refused(&harness, elsewhere).await;
         seen.insert(variant);
     }
@@ -238,7 +238,9 @@ async fn handlers_see_the_session_and_only_headers_speak_of_it() {
     assert_eq!(got.text(), "done");
     assert!(!got.headers.contains_key(OPENED) && !got.headers.contains_key(CLOSED));
     // Without a header the body is the handler's own.
-    assert_eq!(harness.post(INVOKE, "a", OPEN).await.text(), "done");
+    for body in [OPEN, r#"{"requestType":"PAUSE","of":"its own"}"#] {
+        assert_eq!(harness.post(INVOKE, "a", body).await.text(), "done");
+    }
     let asked = harness.asked.lock().unwrap();
     let Asked::Raw(raw) = &asked[0].request else { panic!("it was read") };
     assert_eq!(raw.body.meta.headers[SESSION], id);

@@ -14,8 +14,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, Capture, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health, KvTokens,
-    ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions, Target, TargetPage, router,
+    AccessRecord, Capture, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState,
+    Health, KvTokens, ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions, Target,
+    TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
