@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -40,13 +40,12 @@ pub(crate) struct PageQuery {
     next_page_token: Option<String>,
 }
 
-/// `POST /models {"model_name", "url"}`: 200, 409 where it is loaded, 507 without memory,
-/// 404 where the path does not exist, 400.
+/// `POST /models {"model_name", "url"}`, as JSON or as a query: 200, 409 where it is loaded, 507
+/// without memory, 404 where the path does not exist, 400.
 pub(crate) async fn load(context: Context, request: Request) -> Response {
     let operation = async {
         let face = face(&context.gateway)?;
-        let (_, body) = sagemaker::read(&context, request).await?;
-        let mut fields = Fields::new(json::object(body).await?);
+        let mut fields = fields(&context, request).await?;
         let name = required(&mut fields, "model_name")?;
         checked_name(&fields, "model_name", &name)?;
         let url = required(&mut fields, "url")?;
@@ -124,17 +123,63 @@ pub(crate) async fn invoke(context: Context, path: NamePath, request: Request) -
     answered(operation.await)
 }
 
-/// The adapter that a header of `/invocations` names, where the contract has one of that name.
-pub(crate) fn adapter_named(context: &Context, headers: &HeaderMap) -> Result<Option<Aim>, Error> {
-    let (Some(face), Some(name)) = (&context.gateway.container, aim::header(headers)?) else {
-        return Ok(None);
-    };
-    match registered(face, &name) {
-        Ok(adapter) => Ok(Some(Aim::by_header(adapter.model, None).of_platform())),
-        // It may be a target of an endpoint.
-        Err(_) if !context.offered.endpoints.is_empty() => Ok(None),
-        Err(error) => Err(error),
+/// What `/invocations` names of the contract's, and whether that may be a handler: an adapter by its
+/// header, a loaded model by `?model_name=`; where no endpoint is configured that could be meant
+/// instead, the only loaded model.
+pub(crate) fn named(
+    context: &Context,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Option<(Aim, bool)>, Error> {
+    let Some(face) = &context.gateway.container else { return Ok(None) };
+    let is_alone = is_alone(context);
+    if let Some(name) = aim::header(headers)? {
+        return match registered(face, &name) {
+            Ok(adapter) => Ok(Some((Aim::by_header(adapter.model, None).of_platform(), false))),
+            // It may be a target of an endpoint.
+            Err(_) if !is_alone => Ok(None),
+            Err(error) => Err(error),
+        };
     }
+    let model = match queried(uri)?.string("model_name")? {
+        Some(name) if face.loads => loaded(face, &name)?,
+        Some(_) => return Ok(None),
+        None if !is_alone => return Ok(None),
+        None => only(face)?,
+    };
+    Ok(Some((Aim::at(model.model).of_platform(), face.handlers)))
+}
+
+/// Whether there is nothing to ask but the contract's models.
+pub(crate) fn is_alone(context: &Context) -> bool {
+    context.gateway.container.is_some() && context.offered.endpoints.is_empty()
+}
+
+/// The only loaded model.
+fn only(face: &ContainerFace) -> Result<ContainerModel, Error> {
+    let mut models = face.models.list();
+    match (models.pop(), models.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(not_found("no model is loaded")),
+        (Some(_), false) => Err(Error::request(
+            "several models are loaded: name one by /models/{name}/invoke or ?model_name=",
+        )),
+    }
+}
+
+/// The fields of a request's body; of its query where there is no body.
+async fn fields(context: &Context, request: Request) -> Result<Fields, Error> {
+    let asked = queried(request.uri())?;
+    let (_, body) = sagemaker::read(context, request).await?;
+    if body.is_empty() { Ok(asked) } else { Ok(Fields::new(json::object(body).await?)) }
+}
+
+/// The fields of a query.
+fn queried(uri: &Uri) -> Result<Fields, Error> {
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+        return Err(Error::request("the query cannot be read"));
+    };
+    Ok(Fields::new(pairs.into_iter().map(|(name, text)| (name, Value::String(text))).collect()))
 }
 
 fn registered(face: &ContainerFace, name: &TargetModel) -> Result<ContainerAdapter, Error> {
@@ -173,7 +218,11 @@ fn loaded(face: &ContainerFace, name: &str) -> Result<ContainerModel, Error> {
 }
 
 fn not_loaded(name: &str) -> Error {
-    Error::Failed(Failure::new(ErrorKind::ModelNotFound, format!("model {name} is not loaded")))
+    not_found(&format!("model {name} is not loaded"))
+}
+
+fn not_found(message: &str) -> Error {
+    Error::Failed(Failure::new(ErrorKind::ModelNotFound, message))
 }
 
 fn late(what: &str, name: &str) -> Error {

@@ -1,6 +1,7 @@
 //! What a client is told when something went wrong: one table of statuses, types and bodies.
 
 mod denied;
+mod statuses;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use thiserror::Error;
 
 use crate::meter::rate_headers;
 use denied::Gate;
+pub(crate) use statuses::statuses;
 
 /// SageMaker's limit for `Message`, in characters.
 const MESSAGE_MAX: usize = 2048;

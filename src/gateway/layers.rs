@@ -30,8 +30,10 @@ use crate::state::{AccessFn, AccessRecord};
 
 /// What boto3 shows as `ResponseMetadata.RequestId`.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+/// The same for clients of OpenAI's API and of multi-model-server.
+const PLAIN_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What SageMaker's health checks ask for stays outside the limit of requests under way.
-const HEALTH: [&str; 2] = ["/ping", "/models"];
+const HEALTH: [&str; 4] = ["/ping", "/health", "/models", "/metrics"];
 
 /// Puts the layers around the routes, outermost last:
 ///
@@ -48,6 +50,16 @@ pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
         .layer(from_fn_with_state(Door::new(gateway), identify))
         .layer(CatchPanicLayer::custom(|_| {
             Error::internal("the request handler panicked").respond(Face::Endpoint)
+        }))
+        .layer(from_fn_with_state(gateway.clone(), observe))
+}
+
+/// Puts the layers around routes of requests whose callers are known and do not wait: those of
+/// [`around`] but for the door, and for the places of people who do.
+pub(crate) fn around_known(router: Router, gateway: &Gateway) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(|_| {
+            Error::internal("the request handler panicked").respond(Face::Container)
         }))
         .layer(from_fn_with_state(gateway.clone(), observe))
 }
@@ -117,7 +129,8 @@ async fn observe(State(gateway): State<Gateway>, mut request: Request, next: Nex
     let mut response = next.run(request).instrument(span).await;
     ending.notes.lock().status = response.status().as_u16();
     let text = HeaderValue::from_str(&id.to_string()).expect("a UUID is ASCII");
-    response.headers_mut().insert(REQUEST_ID, text);
+    response.headers_mut().insert(REQUEST_ID, text.clone());
+    response.headers_mut().insert(PLAIN_REQUEST_ID, text);
     // The observed body has no length of its own; a known one is said beforehand.
     ending.length = response.body().size_hint().exact();
     if let Some(length) = ending.length {
@@ -126,6 +139,16 @@ async fn observe(State(gateway): State<Gateway>, mut request: Request, next: Nex
         entry.or_insert(HeaderValue::from(length));
     }
     response.map(|body| Body::from_stream(Observed { body: body.into_data_stream(), ending }))
+}
+
+/// What a request has taken so far.
+pub(crate) struct Taken {
+    pub(crate) target: Option<TargetName>,
+    pub(crate) total: Duration,
+    pub(crate) queue: Duration,
+    pub(crate) load: Duration,
+    pub(crate) tokens_in: Option<usize>,
+    pub(crate) tokens_out: Option<usize>,
 }
 
 /// What is learned about a request while it is served; read once, at its end. Shared by
@@ -252,6 +275,19 @@ impl Notes {
     /// The target that was asked.
     pub(crate) fn target(&self) -> Option<TargetName> {
         self.lock().target.clone()
+    }
+
+    /// What it has taken so far.
+    pub(crate) fn taken(&self) -> Taken {
+        let record = self.lock();
+        Taken {
+            target: record.target.clone(),
+            total: self.0.arrived.elapsed(),
+            queue: record.queue.unwrap_or_default(),
+            load: record.load.unwrap_or_default(),
+            tokens_in: record.tokens_in,
+            tokens_out: record.tokens_out,
+        }
     }
 
     pub(crate) fn prompt(&self, tokens: usize) {

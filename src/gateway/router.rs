@@ -14,7 +14,12 @@ use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
-use crate::{container, openai, sagemaker, tgi};
+use crate::{container, openai, openapi, platform, ranking, sagemaker, tgi};
+
+/// Paths of the container contract, and below.
+const CONTAINER: [&str; 4] = ["/models", "/adapters", "/metrics", "/execution-parameters"];
+/// Paths of text-generation-inference.
+const TGI: [&str; 6] = ["/", "/generate", "/generate_stream", "/info", "/health", "/rerank"];
 
 /// What every route shares.
 pub(crate) type Gateway = Arc<GatewayState>;
@@ -34,6 +39,10 @@ pub fn router(state: GatewayState) -> Router {
             named("invoke_endpoint_stream", post(sagemaker::invoke_endpoint_stream)),
         )
         .route(
+            "/endpoints/{endpoint}/async-invocations",
+            named("invoke_endpoint_async", post(sagemaker::asynchronous::invoke_endpoint_async)),
+        )
+        .route(
             "/endpoints/{endpoint}/openai/v1/chat/completions",
             named("endpoint_chat", post(openai::endpoint_chat)),
         )
@@ -42,14 +51,20 @@ pub fn router(state: GatewayState) -> Router {
             named("component_chat", post(openai::component_chat)),
         )
         .route("/", named("generate_either", post(tgi::compatible)))
+        .route("/openapi.json", named("openapi", get(openapi::document)))
+        .route("/health", named("health", get(tgi::health)))
+        .route("/info", named("info", get(tgi::info)))
         .route("/generate", named("generate", post(tgi::generate)))
         .route("/generate_stream", named("generate_stream", post(tgi::generate_stream)))
         .route("/v1/models", named("models", get(openai::models::list)))
         .route("/v1/models/{*id}", named("model", get(openai::models::one)))
         .route("/v1/chat/completions", named("chat", post(openai::chat)))
         .route("/v1/completions", named("completions", post(openai::completions)))
-        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)));
-    if gateway.container.is_some() {
+        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)))
+        .route("/v1/rerank", named("rerank", post(ranking::rerank)))
+        .route("/rerank", named("rerank_plain", post(ranking::rerank_plain)))
+        .route("/v1/score", named("score", post(ranking::score)));
+    if gateway.container.as_ref().is_some_and(|contract| contract.loads) {
         routes = routes
             .route("/models", named("container_models", get(container::list).post(container::load)))
             .route(
@@ -58,13 +73,38 @@ pub fn router(state: GatewayState) -> Router {
             )
             .route("/models/{name}/invoke", named("container_invoke", post(container::invoke)))
             .route(
+                "/models/{name}/adapters",
+                named("model_adapters", get(adapters::list_on).post(adapters::register_on)),
+            )
+            .route(
+                "/models/{name}/adapters/{adapter}",
+                named("model_adapter", get(adapters::get_on).delete(adapters::unregister_on)),
+            )
+            .route(
+                "/models/{name}/adapters/{adapter}/update",
+                named("model_adapter_update", post(adapters::update_on)),
+            );
+    }
+    if gateway.container.is_some() {
+        routes = routes
+            .route(
                 "/adapters",
                 named("container_adapters", get(adapters::list).post(adapters::register)),
             )
             .route(
                 "/adapters/{name}",
                 named("container_adapter", get(adapters::get).delete(adapters::unregister)),
+            )
+            .route(
+                "/adapters/{name}/update",
+                named("container_adapter_update", post(adapters::update)),
             );
+    }
+    if gateway.platform.is_some() {
+        routes = routes.route("/metrics", named("metrics", get(platform::metrics))).route(
+            "/execution-parameters",
+            named("execution_parameters", get(platform::execution_parameters)),
+        );
     }
     let routes = routes
         .fallback(async |request: Request| {
@@ -74,6 +114,7 @@ pub fn router(state: GatewayState) -> Router {
             Error::WrongMethod.respond(face_of(request.uri().path()))
         })
         .with_state(gateway.clone());
+    let routes = platform::with_default_accept(routes, &gateway);
     layers::around(routes, &gateway)
 }
 
@@ -81,11 +122,11 @@ pub fn router(state: GatewayState) -> Router {
 pub(crate) fn face_of(path: &str) -> Face {
     if path.starts_with("/v1/") || path.contains("/openai/v1/") {
         Face::OpenAi
-    } else if ["/models", "/adapters"].iter().any(|at| is_below(path, at)) {
+    } else if CONTAINER.iter().any(|at| is_below(path, at)) {
         Face::Container
     } else if path == "/invocations" {
         Face::Invocations
-    } else if ["/", "/generate", "/generate_stream"].contains(&path) {
+    } else if TGI.contains(&path) {
         Face::Tgi
     } else {
         Face::Endpoint
@@ -97,7 +138,7 @@ fn is_below(path: &str, at: &str) -> bool {
 }
 
 /// Gives a route the name it has in metrics and the access log.
-fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
+pub(crate) fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
     route.layer(from_fn(move |request: Request, next: Next| {
         if let Some(notes) = request.extensions().get::<Notes>() {
             notes.route(name);

@@ -1,14 +1,17 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
 mod adapters;
+mod deferral;
 mod facts;
 pub mod naming;
+mod platform;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use http::HeaderValue;
 use roundhouse_serving::{Answer, Invocation};
 use roundhouse_tenancy::{Accounts, Current, Identity, Pattern, Policy};
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
@@ -19,9 +22,11 @@ use crate::capture::Capture;
 use crate::cut::Cut;
 use crate::sessions::Sessions;
 
-pub use adapters::{ContainerAdapter, ContainerAdapters, Registration};
+pub use adapters::{ContainerAdapter, ContainerAdapters, Registration, Update};
+pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
 pub use naming::{Naming, Serves, Variant};
+pub use platform::{MetricsFn, PlatformFace};
 
 /// Limits and switches of the data port.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +56,8 @@ pub struct GatewayConfig {
     /// Whether a tenant is told how long its answer waited and where the model was found only of
     /// targets whose first segment is its name: of others it would tell how much they are used.
     pub own_waits_only: bool,
+    /// What is taken for the `Accept` of requests that have none or take anything.
+    pub default_accept: Option<HeaderValue>,
 }
 
 impl Default for GatewayConfig {
@@ -70,6 +77,7 @@ impl Default for GatewayConfig {
             max_requests: 1024,
             served_headers: true,
             own_waits_only: false,
+            default_accept: None,
         }
     }
 }
@@ -114,12 +122,16 @@ pub struct GatewayState {
     pub health: HealthFn,
     /// Told about every request at its end.
     pub access: AccessFn,
+    /// Takes requests whose callers do not wait, where an endpoint does.
+    pub defer: Option<DeferFn>,
     /// The container contract, where it is switched on.
     pub container: Option<ContainerFace>,
     /// Stateful sessions.
     pub sessions: Sessions,
     /// Tells when what is under way must end.
     pub cut: Cut,
+    /// What a platform asks beside, where one runs this server as its container.
+    pub platform: Option<PlatformFace>,
 }
 
 /// What there is to ask and who may ask it: replaced together, so that no request sees the one
@@ -192,6 +204,8 @@ pub enum Health {
 
 /// The container contract's settings and its models.
 pub struct ContainerFace {
+    /// Whether models are loaded and unloaded by it; where not, adapters alone are.
+    pub loads: bool,
     /// Every model's `url` must resolve, links followed, to somewhere below this folder.
     pub models_root: PathBuf,
     /// The models.

@@ -15,6 +15,8 @@ use crate::state::naming::ALL_TRAFFIC;
 /// necessarily ASCII.
 pub(crate) const TARGET_MODEL: HeaderName =
     HeaderName::from_static("x-amzn-sagemaker-target-model");
+/// What clients of text-generation-inference call whatever model it serves.
+const ANY_MODEL: &str = "tgi";
 /// The endpoint that is meant where a request names none and there are several.
 const DEFAULT_ENDPOINT: &str = "default";
 
@@ -109,7 +111,11 @@ pub(crate) fn openai(
         return addressed(context, endpoint, headers, &none, unnamed);
     }
     let own = |face: &&EndpointFace| face.name.as_str() == model_field;
-    if let Some(endpoint) = context.endpoints().find(own)
+    let meant = match model_field {
+        ANY_MODEL => default_endpoint(context).ok(),
+        _ => context.endpoints().find(own),
+    };
+    if let Some(endpoint) = meant
         && !endpoint.naming.is_multi_model()
     {
         return addressed(context, endpoint, headers, &none, || Err(unnamed_field()));

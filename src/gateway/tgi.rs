@@ -1,13 +1,18 @@
 //! `POST /generate`, `POST /generate_stream` and `POST /`, as text-generation-inference answers
 //! them. The model is named where such a client can: by header, as a field `model` of the body, or
-//! by `parameters.adapter_id` alone.
+//! by `parameters.adapter_id` alone. Where an endpoint has one target, nothing needs to be named.
+
+mod info;
+mod times;
 
 use axum::extract::Request;
 use axum::response::Response;
 use http::HeaderMap;
+use roundhouse_serving::Request as Asks;
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::accept::Accept;
 use crate::addressed::addressed;
 use crate::aim::{self, Aim};
 use crate::answer::{Ask, Delivery, answer};
@@ -19,6 +24,8 @@ use crate::sagemaker::headers::Sent;
 use crate::sagemaker::inputs::{self, Dialect};
 use crate::state::EndpointFace;
 use crate::{json, sagemaker, target};
+
+pub(crate) use info::{health, info};
 
 /// How one of the routes answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +64,7 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
         let endpoint = target::default_endpoint(&context)?;
         let aim = aim_of(&context, endpoint, &headers, &map)?;
         let mut asked = inputs::parse(&mut Fields::new(map))?;
+        let mut characters = None;
         if let Ask::Inputs(ask) = &mut asked.ask {
             ask.dialect = Dialect::Tgi { array: route == Route::Either };
             match route {
@@ -64,13 +72,22 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
                 Route::Stream => ask.stream = true,
                 Route::Either => {}
             }
-            if !ask.single {
+            // Where the model may be any, a list may be what it takes.
+            if !ask.single && route != Route::Either {
                 return Err(Error::field("inputs", "must be one string"));
+            }
+            if let (false, Asks::Inputs(inputs)) = (ask.stream, &asked.request) {
+                characters = Some(inputs.texts.iter().map(|text| text.chars().count()).sum());
             }
         }
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
-        answer(&context, aim, asked, delivery).await
+        let accept = Accept::default();
+        let delivery = Delivery { accept, events: true, framed: false, gathers: true, timeout };
+        let mut response = answer(&context, aim, asked, delivery).await?;
+        if let Some(characters) = characters {
+            times::tell(response.headers_mut(), &context, &context.notes.taken(), characters);
+        }
+        Ok(response)
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Tgi))
 }

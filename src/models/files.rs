@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::Error;
 use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::gguf::{self, gguf_bytes};
+use crate::properties::{PROPERTIES, PROPERTIES_MAX};
 use crate::settings;
 
 /// The largest header read from a weight file: what the format itself allows.
@@ -73,7 +74,8 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
             1 => path.ends_with("/config.json") && path.starts_with(|c: char| c.is_ascii_digit()),
             _ => false,
         };
-        if is_config && *size <= CONFIG_MAX {
+        let is_properties = path == PROPERTIES && *size <= PROPERTIES_MAX;
+        if is_properties || (is_config && *size <= CONFIG_MAX) {
             return Some((path.clone(), Want::Whole));
         }
         let is_weights = depth == 0 && path.ends_with(".safetensors");

@@ -4,17 +4,19 @@ use roundhouse_engine::KvSpec;
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
 use crate::Error;
-use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
+use crate::config::encoder::families::{self as encoders, Answers};
+use crate::config::encoder::{EncoderConfig, HeadConfig};
 use crate::config::families;
 use crate::config::sentence::{Pooling, Sentence};
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::DecoderWeights;
-use crate::encoder::{EncoderWeights, Names};
+use crate::encoder::{EncoderWeights, Parts, Spelling};
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
 use crate::format::Formats;
 use crate::gguf;
+use crate::properties::{Asked, Properties};
 use crate::settings::ModelSettings;
 use crate::tensors::TensorTable;
 use crate::weigh::{WeightShare, total, weigh};
@@ -35,6 +37,8 @@ pub struct LoadSettings {
     /// How projections and embeddings that files have as floats are quantised, unless a model's
     /// own settings say otherwise.
     pub quantize: Option<Quantize>,
+    /// What is asked for where models ask for nothing themselves.
+    pub preset: Asked,
 }
 
 impl Default for LoadSettings {
@@ -50,6 +54,7 @@ impl Default for LoadSettings {
             step_rows: 256,
             dtype: DtypeSetting::Auto,
             quantize: None,
+            preset: Asked::default(),
         }
     }
 }
@@ -136,6 +141,10 @@ pub struct ModelPlan {
     /// Of the weights that are to be quantised, those whose shape forbids the format asked for,
     /// and what they get: one sentence for each kind of them.
     pub fallbacks: Vec<String>,
+    /// What it asks for in `serving.properties`, beside what the operator presets.
+    pub asked: Asked,
+    /// The keys of that file that nothing honours, a bounded list.
+    pub unheeded: Vec<String>,
     pub(crate) formats: Formats,
     pub(crate) family: Family,
 }
@@ -157,7 +166,8 @@ impl ModelPlan {
             self.gguf.iter().flat_map(|it| [&it.file, &it.model].into_iter().chain(&it.pre));
         // A name in a map takes about as much again.
         let stored = self.formats.stored.names().map(|name| 2 * text(name));
-        let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).sum();
+        let unheeded = self.unheeded.iter().map(text);
+        let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).chain(unheeded).sum();
         let tokens = self.eos_tokens.capacity() * size_of::<u32>();
         Bytes((size_of::<Self>() + text(&self.architecture) + texts + tokens) as u64)
     }
@@ -166,13 +176,22 @@ impl ModelPlan {
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
-    Decoder { config: DecoderConfig, prefix: &'static str, kv: KvSpec },
-    Encoder { config: BertConfig, names: Names, pooling: Pooling, labels: Option<usize> },
+    Decoder {
+        config: DecoderConfig,
+        prefix: &'static str,
+        kv: KvSpec,
+    },
+    Encoder {
+        config: EncoderConfig,
+        spelling: Spelling,
+        pooling: Pooling,
+        head: Option<HeadConfig>,
+    },
 }
 
 /// What would have been recognised.
-const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertModel \
-     or BertForSequenceClassification, or a GGUF file of a Llama, or a Python handler's code/inference.py, model.joblib, \
+const EXPECTED: &str = "config.json with safetensors weights of a decoder or of an encoder such \
+     as BertModel or BertForSequenceClassification, or a GGUF file of a Llama, or a Python handler's code/inference.py, model.joblib, \
      model.pkl, xgboost-model or one .pt or .pth";
 
 /// Finds out what the files are, checks that all weights are there in the right shapes,
@@ -182,6 +201,17 @@ const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertM
 /// When the kind is unknown or not served, a file is unsound, the configuration asks for
 /// what is not computed, or a tensor is missing or of the wrong shape.
 pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
+    let properties = Properties::read(files);
+    let asked = properties.asked.or(settings.preset);
+    let mut plan = described(files, &asked.within(settings))?;
+    let has_bf16 = plan.weights.iter().any(|share| share.memory_dtype == "bf16");
+    plan.unheeded = properties.unheeded_by(plan.kind, has_bf16);
+    plan.asked = asked;
+    Ok(plan)
+}
+
+/// The same, within settings that hold already what the files ask for.
+fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
     recognise(files)?;
     if let Some(path) = gguf::chosen(files)? {
         return gguf_decoder(files, settings, &path);
@@ -197,26 +227,19 @@ pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Erro
         return Err(Error::config(CONFIG, reason));
     };
     let has_modules = files.sizes.contains_key("modules.json");
-    match architecture.as_str() {
-        "BertModel" => encoder(files, settings, architecture, false),
-        "BertForSequenceClassification" => encoder(files, settings, architecture, true),
-        // Encoders fine-tuned from these keep the name; without modules they are no embedders.
-        "BertForMaskedLM" | "BertForPreTraining" if has_modules => {
-            encoder(files, settings, architecture, false)
-        }
-        other => {
-            let read = families::find(other).ok_or_else(|| families::refusal(other))?;
-            let model = Decoding {
-                architecture: architecture.clone(),
-                config: read(&config::parse(files, CONFIG)?)?,
-                eos_tokens: config::eos_tokens(files, &head)?,
-                defaults: config::generation_defaults(files)?,
-                host: host(files, footprint::BYTE_PAIRS)?,
-                gguf: None,
-            };
-            decoder(files, settings, model)
-        }
+    if let Some(found) = encoders::find(architecture, has_modules) {
+        return encoder(files, settings, architecture, found);
     }
+    let read = families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
+    let model = Decoding {
+        architecture: architecture.clone(),
+        config: read(&config::parse(files, CONFIG)?)?,
+        eos_tokens: config::eos_tokens(files, &head)?,
+        defaults: config::generation_defaults(files)?,
+        host: host(files, footprint::BYTE_PAIRS)?,
+        gguf: None,
+    };
+    decoder(files, settings, model)
 }
 
 /// Refuses folders that are something else, by what they are.
@@ -351,6 +374,8 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         gguf: gguf.map(|(tokenizer, _)| tokenizer),
         quantize: formats.quantize,
         fallbacks,
+        asked: Asked::default(),
+        unheeded: Vec::new(),
         formats,
         family: Family::Decoder { config, prefix, kv },
     })
@@ -360,32 +385,36 @@ fn encoder(
     files: &Files,
     settings: &LoadSettings,
     architecture: &str,
-    classifies: bool,
+    found: encoders::Found,
 ) -> Result<ModelPlan, Error> {
-    let config = BertConfig::read(files)?;
-    let (labels, sentence) = match classifies {
-        true => (Some(config::labels(files)?), Sentence::NONE),
-        false => (None, Sentence::read(files)?),
+    let json = config::parse(files, CONFIG)?;
+    let config = found.config(&json)?;
+    let (head, labels) = found.head(files, &json, &config)?;
+    let (kind, sentence) = match found.answers {
+        Answers::Vector => (ModelKind::Embedding, Sentence::read(files)?),
+        Answers::Classes => (ModelKind::Classification, Sentence::NONE),
+        Answers::TokenClasses => (ModelKind::TokenClassification, Sentence::NONE),
+        Answers::Words => (ModelKind::FillMask, Sentence::NONE),
+        Answers::Places => (ModelKind::QuestionAnswering, Sentence::NONE),
     };
     let table = TensorTable::new(files)?;
-    let prefix = prefix(&table, ["", "bert."], "embeddings.word_embeddings.weight");
-    let names = Names::find(&table, prefix);
+    let spelling = Spelling::find(&table, &config, head.as_ref());
     let formats = formats(files, settings, &table)?;
-    let label_count = labels.as_ref().map(|labels| labels.names.len());
-    let (weights, fallbacks) = weigh(&table, &formats, |take| {
-        EncoderWeights::gather(&config, names, label_count, take).map(drop)
-    })?;
+    let parts = Parts { config: &config, spelling, head: head.as_ref() };
+    let (weights, fallbacks) =
+        weigh(&table, &formats, |take| EncoderWeights::gather(parts, take).map(drop))?;
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
-    let [narrowest, widest] = extremes([config.hidden, config.intermediate]);
-    let tallest = config.intermediate.max(3 * config.hidden);
+    let [narrowest, widest] = extremes([config.hidden, config.embedding, config.intermediate]);
+    let width = head.as_ref().map_or(config.hidden, |head| head.width);
+    let tallest = config.up_width().max(3 * config.hidden).max(width);
     Ok(ModelPlan {
-        kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
+        kind,
         architecture: architecture.into(),
         footprint: Footprint {
             weights: total(&weights)?,
             kv: Bytes::ZERO,
-            workspace: footprint::encoder_workspace(&config, step_tokens)?
+            workspace: footprint::encoder_workspace(&config, head.as_ref(), context, step_tokens)?
                 + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host: host(files, footprint::WORD_PIECES)?,
         },
@@ -397,13 +426,15 @@ fn encoder(
         labels,
         generation_defaults: GenerationDefaults::default(),
         normalize: sentence.normalize,
-        output_width: label_count.unwrap_or(config.hidden),
+        output_width: width,
         step_tokens,
         gguf: None,
         quantize: formats.quantize,
         fallbacks,
+        asked: Asked::default(),
+        unheeded: Vec::new(),
         formats,
-        family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
+        family: Family::Encoder { config, spelling, pooling: sentence.pooling, head },
     })
 }
 

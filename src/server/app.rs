@@ -1,6 +1,7 @@
 //! Puts the server together: build, then bind, then run, then drain.
 
 mod accounts;
+mod asynchronous;
 pub(crate) mod budgets;
 mod build;
 mod capture;
@@ -10,11 +11,13 @@ mod live;
 mod preload;
 mod reload;
 pub(crate) mod settings;
+mod single;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::CutOff;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
@@ -66,7 +69,7 @@ impl Graces {
     fn of(config: &Config) -> Self {
         let gateway = settings::gateway(config);
         let answer = gateway.invoke_timeout.max(gateway.stream_timeout);
-        let answer = match config.container.contract {
+        let answer = match config.container.contract || config.container.model_dir.is_some() {
             true => answer.max(gateway.container_timeout),
             false => answer,
         };
@@ -90,6 +93,8 @@ pub(crate) struct Running {
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait.
+    queue: Option<Queue>,
     captures: Captures,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
@@ -140,7 +145,12 @@ pub(crate) async fn start(
         hosts: config.listen.admin_hosts.clone(),
         audit: faces::audit_log(&config.log.audit)?,
     };
+    if !config.container.unheeded.is_empty() {
+        let names = config.container.unheeded.join(", ");
+        warn!(%names, "these variables of the environment change nothing here");
+    }
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    let queue = app.live.queue.clone();
     let captures = app.live.captures.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
@@ -153,6 +163,9 @@ pub(crate) async fn start(
     let admin_url = url(&admin, door.admin.is_some())?;
     let health_router = admin::health_router(&parts.vitals, &parts.metrics);
     let (residency, vitals) = (parts.residency.clone(), parts.vitals.clone());
+    if let Some(single) = app.single {
+        tokio::spawn(single.load(residency.clone(), vitals.clone()));
+    }
     let loader = parts.loader.clone();
     let accounts = parts.accounts.clone();
     tokio::spawn(accounts::watch(accounts.clone(), residency.clone()));
@@ -189,6 +202,7 @@ pub(crate) async fn start(
         residency,
         loader,
         accounts,
+        queue,
         captures,
         vitals,
         stop_data,
@@ -259,25 +273,36 @@ impl Running {
         }
     }
 
-    /// Readiness fails first, then no connection is accepted, then requests end, then models
-    /// are unloaded. Requests that still wait for a model when half of the drain timeout is
+    /// Readiness fails first, then no connection is accepted, then requests end, deferred ones
+    /// too, then models are unloaded. Requests that still wait for a model when half of the drain timeout is
     /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
         self.watches.iter().for_each(JoinHandle::abort);
         self.stop_data.cancel();
+        if let Some(queue) = &self.queue {
+            queue.stop();
+        }
         // The data port is the first.
         let admin = self.ports.split_off(1);
         let patience = self.drain_timeout / 2;
-        let residency = self.residency.clone();
+        let (residency, queue) = (self.residency.clone(), self.queue.clone());
         let late = tokio::spawn(async move {
             tokio::time::sleep(patience).await;
+            // What nobody waits for runs after the next start. First: a model that is about to
+            // leave would fail it.
+            if let Some(queue) = &queue {
+                queue.abort().await;
+            }
             residency.shutdown().await;
         });
         for port in self.ports {
             if let Err(error) = port.await {
                 warn!(%error, "the data port ended badly");
             }
+        }
+        if let Some(queue) = &self.queue {
+            queue.drain().await;
         }
         late.abort();
         self.residency.shutdown().await;

@@ -254,6 +254,10 @@ pub struct ServeFlags {
     /// them: s3://bucket/prefix/ or a folder.
     #[arg(long, value_name = "URI")]
     pub base_store: Option<String>,
+    /// Serve the one model of this folder, to requests that name none [default: /opt/ml/model where
+    /// it exists and there is nothing else to serve].
+    #[arg(long, value_name = "DIR")]
+    pub model_dir: Option<String>,
     /// How log lines look: human or json [default: human].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -285,6 +289,7 @@ impl ServeFlags {
             ("shutdown.drain_timeout", &self.drain_timeout),
             ("container.models_root", &self.container_models_root),
             ("container.base_store", &self.base_store),
+            ("container.model_dir", &self.model_dir),
             ("log.format", &self.log_format),
             ("log.level", &self.log_level),
             ("log.access", &self.access_log),

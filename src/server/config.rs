@@ -17,15 +17,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundhouse_gateway::SessionLimits;
-use roundhouse_models::Quantize;
+use roundhouse_models::{Asked, Quantize};
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
 use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
+mod asynchronous;
 mod auth;
 mod capture;
+mod container;
 mod defaults;
 mod devices;
 mod endpoints;
@@ -45,6 +47,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub use asynchronous::Asynchronous;
 pub use auth::{ClientName, Tls, TlsFiles};
 pub use capture::CaptureConfig;
 pub use devices::Device;
@@ -94,6 +97,9 @@ pub struct Config {
     pub aliases: Aliases,
     /// `[tenant_defaults]`: what tenants may ask for that do not say otherwise, or are not named.
     pub tenant_defaults: WrittenLimits,
+    /// `[async]`: the folder of requests whose callers do not wait; absent is one in the disk
+    /// cache's.
+    pub async_dir: Option<PathBuf>,
     /// `[usage]`: where what tenants used is written down; absent is nowhere.
     pub usage: Option<LedgerConfig>,
     /// Where models run; one at least, each once.
@@ -359,7 +365,8 @@ pub struct Handlers {
     pub packages: Packages,
 }
 
-/// `[container]`: the container contract of SageMaker's multi-model endpoints.
+/// `[container]`: how a platform runs this server as its container: the contract of SageMaker's
+/// multi-model endpoints, or one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// Whether `/models…` is served; then no endpoint is needed.
@@ -368,6 +375,18 @@ pub struct Container {
     pub models_root: PathBuf,
     /// Where the bases of adapters are, by the names that the adapters have for them.
     pub base_store: Option<StoreUri>,
+    /// The folder of the only model, where the server has but one.
+    pub model_dir: Option<PathBuf>,
+    /// Whether SageMaker, or who stands in for it, is the door of the data port.
+    pub platform: bool,
+    /// The script that artefacts' code is entered by, where they have it.
+    pub program: Option<String>,
+    /// What is taken for the `Accept` of requests that leave it open.
+    pub default_accept: Option<String>,
+    /// What the environment asks of models where they ask for nothing themselves.
+    pub preset: Asked,
+    /// Variables of the platform's environment that are set and that nothing here honours.
+    pub unheeded: Vec<String>,
 }
 
 impl Config {
@@ -386,7 +405,9 @@ impl Config {
             })?),
             None => None,
         };
-        Self::parse(text.as_deref(), env, flags)
+        let sources = raw::Sources::new(text.as_deref(), env, flags).on(Path::exists);
+        let (config, faults) = Self::read_from(sources);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 
     /// As [`Config::load`], with what could be understood beside the faults.
@@ -396,7 +417,9 @@ impl Config {
         flags: &ServeFlags,
     ) -> (Self, Vec<Fault>) {
         match std::fs::read_to_string(file) {
-            Ok(text) => Self::read(Some(&text), env, flags),
+            Ok(text) => {
+                Self::read_from(raw::Sources::new(Some(&text), env, flags).on(Path::exists))
+            }
             Err(error) => {
                 let told = format!("cannot read {}: {error}", file.display());
                 (Self::default(), vec![Fault::new("config", told)])
@@ -423,18 +446,22 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         flags: &ServeFlags,
     ) -> (Self, Vec<Fault>) {
-        let sources = raw::Sources::new(text, env, flags);
+        Self::read_from(raw::Sources::new(text, env, flags))
+    }
+
+    fn read_from(sources: raw::Sources<'_>) -> (Self, Vec<Fault>) {
         let (config, mut faults) = resolve::resolve(sources);
         let is_told = |fault: &Fault| {
             // Whoever writes stores wrongly, or nothing that can be read, knows of them.
             ["config", "endpoint", "store"].iter().any(|key| fault.key.starts_with(key))
         };
-        let has_none = config.endpoints.is_empty() && !config.container.contract;
+        let alone = config.container.contract || config.container.model_dir.is_some();
+        let has_none = config.endpoints.is_empty() && !alone;
         if has_none && !faults.iter().any(is_told) {
             faults.push(Fault::new(
                 "endpoint",
                 "no store: give --store URI, set ROUNDHOUSE_STORE, or write an [[endpoint]] with \
-                 an [[endpoint.mount]]",
+                 an [[endpoint.mount]]; or one model: --model-dir DIR",
             ));
         }
         (config, faults)

@@ -5,12 +5,13 @@ mod adapters;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use roundhouse_gateway::{ContainerModel, ContainerModels, LoadOutcome};
-use roundhouse_residency::{LoadOptions, Residency};
+use roundhouse_residency::{LoadOptions, Residency, ResidentState};
 use roundhouse_serving::ServedModel;
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetName};
 use tracing::warn;
@@ -27,6 +28,8 @@ pub(crate) struct PlatformModels {
     /// Names whose load has been answered: what listings show.
     loaded: Arc<Mutex<BTreeSet<TargetName>>>,
     registered: Registered,
+    /// Registrations under way.
+    entering: Arc<AtomicUsize>,
     loader: Arc<ModelLoader>,
 }
 
@@ -38,7 +41,8 @@ impl PlatformModels {
         loader: Arc<ModelLoader>,
     ) -> Self {
         let (loaded, registered) = (Arc::default(), Registered::default());
-        Self { endpoint, local, residency, loaded, registered, loader }
+        let entering = Arc::default();
+        Self { endpoint, local, residency, loaded, registered, entering, loader }
     }
 
     fn model(&self, name: TargetName) -> ModelId {
@@ -59,24 +63,37 @@ impl PlatformModels {
     /// that there is one. `false` where it was not loaded.
     async fn unload_with_base(&self, name: &TargetName) -> Result<bool, Failure> {
         let model = self.model(name.clone());
-        let base = self.loader.adapted(&model);
         match self.residency.unload(&model).await {
             Ok(_) => {}
             // Another call was first.
             Err(failure) if failure.kind() == ErrorKind::ModelNotFound => return Ok(false),
             Err(failure) => return Err(failure),
         }
-        let Some(base) = base.filter(|base| base.endpoint != self.endpoint) else {
-            return Ok(true);
-        };
-        let snapshot = self.residency.snapshot().await?;
-        if snapshot.ready(&base).is_some_and(|resident| resident.adapters == 0)
-            && let Err(failure) = self.residency.unload(&base).await
-        {
-            // Somebody else's adapter may have come, or somebody else unloaded it.
-            warn!(model = %base, %failure, "a base without adapters was not unloaded");
-        }
+        self.leave_bases().await;
         Ok(true)
+    }
+
+    /// Unloads the bases that the platform did not name and nothing is on. While an adapter is on its
+    /// way to one, all stay: who sends the adapter comes here afterwards.
+    async fn leave_bases(&self) {
+        let Some(bases) = self.loader.bases().elsewhere.get(&self.endpoint).cloned() else {
+            return;
+        };
+        let Ok(snapshot) = self.residency.snapshot().await else { return };
+        let residents = snapshot.devices.into_iter().flat_map(|device| device.residents);
+        let idle = residents.filter(|it| {
+            it.endpoint == bases && it.adapters == 0 && it.state == ResidentState::Ready
+        });
+        for base in idle {
+            if self.entering.load(Ordering::Acquire) > 0 {
+                return;
+            }
+            let base = ModelId { endpoint: base.endpoint, target: base.target };
+            if let Err(failure) = self.residency.unload(&base).await {
+                // Somebody else unloaded it.
+                warn!(model = %base, %failure, "a base without adapters was not unloaded");
+            }
+        }
     }
 }
 

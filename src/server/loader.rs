@@ -2,7 +2,7 @@
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
 //! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
-//! fetched), `load` (from files to a model), `arriving` (the same while the
+//! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `stages` (how long each step took),
@@ -10,6 +10,7 @@
 
 mod arriving;
 mod aside;
+mod asked;
 mod bases;
 mod beside;
 mod facts;

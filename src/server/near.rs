@@ -19,7 +19,7 @@ use crate::admin::{host, is_foreign, is_ours};
 use crate::config::Config;
 
 /// What probes ask; it tells nothing.
-const PING: &str = "/ping";
+const PROBES: [&str; 2] = ["/ping", "/health"];
 
 struct Near {
     identity: Arc<Identity>,
@@ -29,7 +29,7 @@ struct Near {
 
 /// The data port's routes with that refused.
 pub(crate) fn around(router: Router, config: &Config, identity: Arc<Identity>) -> Router {
-    if config.container.contract || !config.listen.data.ip().is_loopback() {
+    if config.container.platform || !config.listen.data.ip().is_loopback() {
         return router;
     }
     let near = Near { identity, hosts: config.listen.admin_hosts.clone() };
@@ -45,7 +45,7 @@ async fn check(State(near): State<Arc<Near>>, request: Request, next: Next) -> R
 
 impl Near {
     fn refuses(&self, request: &Request) -> Option<impl IntoResponse + use<>> {
-        if self.identity.asks() || request.uri().path() == PING {
+        if self.identity.asks() || PROBES.contains(&request.uri().path()) {
             return None;
         }
         let headers = request.headers();

@@ -6,6 +6,7 @@ use roundhouse_engine::{Attached, EngineHandle, Placed};
 use roundhouse_types::{ModelId, ModelKind};
 use roundhouse_workers::Group;
 
+use crate::AnswerStyle;
 use crate::text::TextCodec;
 
 /// A loaded model. Residency owns it; requests lease it.
@@ -22,6 +23,14 @@ impl ServedModel {
         match self {
             Self::Engine(model) => model.kind(),
             Self::Handler(_) => ModelKind::Handler,
+        }
+    }
+
+    /// How its answers look where a request leaves it open; a handler's are its own.
+    pub fn style(&self) -> AnswerStyle {
+        match self {
+            Self::Engine(model) => model.style,
+            Self::Handler(_) => AnswerStyle::default(),
         }
     }
 
@@ -42,6 +51,7 @@ pub struct EngineModel {
     purpose: Purpose,
     /// Of an adapter: the model that it is attached to.
     base: Option<ModelId>,
+    style: AnswerStyle,
     /// Taken by the removal.
     place: Mutex<Option<Place>>,
 }
@@ -73,6 +83,12 @@ pub enum Purpose {
     },
     /// It answers with labels and scores.
     Classification(Labels),
+    /// It answers each token with labels and scores.
+    TokenClassification(Labels),
+    /// It answers a place in a text with a score for each token of its vocabulary.
+    FillMask,
+    /// It answers each token with two numbers: how well an answer begins there, and ends.
+    QuestionAnswering,
 }
 
 /// Sampling defaults of an artefact; absent where it says nothing.
@@ -147,7 +163,14 @@ impl EngineModel {
         {
             eos_tokens.push(eos);
         }
-        Self { text, engine, purpose, base, place: Mutex::new(Some(place)) }
+        let style = AnswerStyle::default();
+        Self { text, engine, purpose, base, style, place: Mutex::new(Some(place)) }
+    }
+
+    /// The same, answering in this style.
+    #[must_use]
+    pub fn answering(self, style: AnswerStyle) -> Self {
+        Self { style, ..self }
     }
 
     /// Of an adapter: the model that it is attached to.
@@ -161,6 +184,9 @@ impl EngineModel {
             Purpose::Generative { .. } => ModelKind::Generative,
             Purpose::Embedding { .. } => ModelKind::Embedding,
             Purpose::Classification(_) => ModelKind::Classification,
+            Purpose::TokenClassification(_) => ModelKind::TokenClassification,
+            Purpose::FillMask => ModelKind::FillMask,
+            Purpose::QuestionAnswering => ModelKind::QuestionAnswering,
         }
     }
 

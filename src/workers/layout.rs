@@ -43,9 +43,19 @@ impl Layout {
         if code.is_none() && !is_plain(sizes) {
             return None;
         }
-        let places = ["code/requirements.txt", "requirements.txt"];
-        Some(Self { code, script, requirements: places.into_iter().find(|place| has(place)) })
+        Some(Self { code, script, requirements: requirements(sizes) })
     }
+
+    /// Of code that is entered by a script of the folder `code`, which the operator names.
+    pub fn entered_by(script: &str, sizes: &BTreeMap<String, u64>) -> Self {
+        let script = (script != "inference.py").then(|| script.to_owned());
+        Self { code: Some("code"), script, requirements: requirements(sizes) }
+    }
+}
+
+fn requirements(sizes: &BTreeMap<String, u64>) -> Option<&'static str> {
+    let places = ["code/requirements.txt", "requirements.txt"];
+    places.into_iter().find(|place| sizes.contains_key(*place))
 }
 
 /// The only script of the folder `code`, whatever it is called: what an estimator was given as

@@ -6,14 +6,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
 
 mod adapters;
+mod asynchronous;
 mod capture;
 mod command_line;
 mod container;
+mod contract;
 mod demo;
 mod devices;
 mod elastic;
 mod faults;
 mod forms;
+mod frameworks;
 mod handlers;
 mod health;
 mod honest;
@@ -27,6 +30,7 @@ mod reload;
 mod runtime;
 mod sharing;
 mod streaming;
+mod tasks;
 mod tenants;
 mod updates;
 mod usage;

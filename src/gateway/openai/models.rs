@@ -87,6 +87,18 @@ impl Listed {
     }
 }
 
+/// Whether there is a model, and the caller may see it.
+///
+/// # Errors
+/// `ModelNotFound` where not; the store's failures.
+pub(crate) async fn seen_one(
+    context: &Context,
+    endpoint: &EndpointFace,
+    model: &ModelId,
+) -> Result<(), Error> {
+    find(context, endpoint, model).await.map(drop)
+}
+
 /// One model, where the caller may see it: then the store is asked, for no other name.
 async fn find(
     context: &Context,

@@ -20,6 +20,21 @@ pub struct Registration {
     pub preload: bool,
     /// Whether it stays once it is loaded.
     pub pin: bool,
+    /// What it must be an adapter of, where the platform says so.
+    pub base: Option<ModelId>,
+}
+
+/// What shall be other than it is with an adapter that is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// Which.
+    pub name: String,
+    /// Where it lies now, as it was given and checked; absent: where it lay.
+    pub place: Option<(String, PathBuf)>,
+    /// Whether it is loaded now.
+    pub preload: bool,
+    /// Whether it stays once it is loaded; absent: as before.
+    pub pin: Option<bool>,
 }
 
 /// An adapter that is registered.
@@ -33,6 +48,8 @@ pub struct ContainerAdapter {
     pub pin: bool,
     /// What invocations call it.
     pub model: ModelId,
+    /// What it builds on, where that is known: it is loaded, or was registered with it.
+    pub base: Option<ModelId>,
 }
 
 /// The adapters that the container contract registers. Implemented by the server; tests
@@ -46,9 +63,18 @@ pub trait ContainerAdapters: Send + Sync {
         registration: Registration,
     ) -> BoxFuture<'static, Result<LoadOutcome, Failure>>;
 
-    /// At most `limit` registered adapters in name order, those after a name, and whether others
-    /// follow. Never waits.
-    fn page(&self, after: Option<&str>, limit: usize) -> (Vec<ContainerAdapter>, bool);
+    /// Changes a registered adapter; `None` where there is none. One that lies elsewhere now is
+    /// unregistered and registered again: where that fails it is gone.
+    fn update(&self, update: Update) -> BoxFuture<'static, Result<Option<LoadOutcome>, Failure>>;
+
+    /// At most `limit` registered adapters in name order, those after a name and, where a base is
+    /// named, known to build on it; and whether others follow. Never waits.
+    fn page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        base: Option<&ModelId>,
+    ) -> (Vec<ContainerAdapter>, bool);
 
     /// One of them. Never waits.
     fn get(&self, name: &str) -> Option<ContainerAdapter>;

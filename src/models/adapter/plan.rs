@@ -67,9 +67,27 @@ impl AdapterPlan {
     /// # Errors
     /// When a tensor is for no module of the base, of another shape, or missing.
     pub fn on(&self, base: &ModelPlan) -> Result<Self, Error> {
+        if let Some(most) = base.asked.lora_rank {
+            self.check_rank(most)?;
+        }
         let fit = self.fit(&Modules::of(base))?;
         let footprint = footprint(fit.bytes(), Bytes(fit.index.bytes()));
         Ok(Self { footprint, ..self.clone() })
+    }
+
+    /// Holds it against the rank that its base is served with.
+    fn check_rank(&self, most: usize) -> Result<(), Error> {
+        let ranks = self.tensors.keys().map(|name| self.config.rank(name));
+        match ranks.max() {
+            Some(rank) if rank > most => {
+                let reason = format!(
+                    "its rank is {rank}, and its base takes adapters of rank {most} at most \
+                     (option.max_lora_rank)"
+                );
+                Err(Error::config(ADAPTER_CONFIG, reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The base by the name that the adapter's author had for it, where it says.

@@ -1,8 +1,8 @@
 //! Whether the process lives and whether it may be sent requests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::extract::State;
@@ -16,11 +16,32 @@ pub(crate) struct Vitals {
     lanes: BTreeMap<DeviceId, Arc<Lane>>,
     /// From the moment every port is bound until shutdown begins.
     ready: AtomicBool,
+    /// Whether the server has one model and that is not loaded yet.
+    awaits_model: AtomicBool,
+    /// Why it cannot be loaded.
+    model_failure: OnceLock<String>,
 }
 
 impl Vitals {
     pub(crate) fn new(lanes: BTreeMap<DeviceId, Arc<Lane>>) -> Self {
-        Self { lanes, ready: AtomicBool::new(false) }
+        let (ready, awaits_model) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { lanes, ready, awaits_model, model_failure: OnceLock::new() }
+    }
+
+    /// Requests are welcome when the server's one model is loaded.
+    pub(crate) fn await_model(&self) {
+        self.awaits_model.store(true, Ordering::Release);
+    }
+
+    /// The server's one model is loaded.
+    pub(crate) fn model_is_there(&self) {
+        self.awaits_model.store(false, Ordering::Release);
+    }
+
+    /// The server's one model cannot be loaded; said in place of waiting for it.
+    pub(crate) fn model_failed(&self, why: String) {
+        // The first reason is the one that counts.
+        let _ = self.model_failure.set(why);
     }
 
     /// Requests are welcome, or no longer.
@@ -48,6 +69,10 @@ impl Vitals {
     pub(crate) fn unready(&self) -> Option<String> {
         if !self.ready.load(Ordering::Acquire) {
             return Some("starting or shutting down".into());
+        }
+        if self.awaits_model.load(Ordering::Acquire) {
+            let failure = self.model_failure.get().cloned();
+            return Some(failure.unwrap_or_else(|| "the model is being loaded".into()));
         }
         self.fault()
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use roundhouse_engine::{EngineConfig, Lane, LaneConfig};
-use roundhouse_gateway::{ContainerFace, Cut, CutOff, GatewayState, Offered, Sessions};
+use roundhouse_gateway::{
+    ContainerFace, Cut, CutOff, GatewayState, Later, Offered, PlatformFace, Sessions,
+};
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
@@ -18,7 +20,8 @@ use tracing::{info, warn};
 use super::budgets::{self, Budgets};
 use super::capture::{self, Captures};
 use super::live::Live;
-use super::{accounts, faces, reload, settings};
+use super::single::{self, Single};
+use super::{accounts, asynchronous, faces, reload, settings};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
@@ -47,6 +50,8 @@ pub(crate) struct App {
     pub(super) live: Live,
     /// Ends answers that are under way.
     pub(super) cut_off: CutOff,
+    /// Still to be loaded.
+    pub(super) single: Option<Single>,
 }
 
 /// Every endpoint's catalogue.
@@ -84,11 +89,19 @@ pub(super) async fn build(
         }
     }
     let handlers = handlers(&config, budgets.of_handlers()).await?;
-    let local = Arc::new(LocalModels::default());
-    let container_name: EndpointName = CONTAINER_ENDPOINT.parse().expect("a plain word is a name");
+    let single = open_single(&config).await?;
+    let local = single.as_ref().map_or_else(Arc::default, |single| single.local.clone());
+    let container_name =
+        single.as_ref().map_or_else(container_endpoint, |single| single.model.endpoint.clone());
     let mut bases = Bases { named: settings::bases(&config), ..Bases::default() };
     if config.container.contract {
         sources.insert(container_name.clone(), Source::Local(local.clone()));
+    }
+    if let Some(Single { model, local, .. }) = &single {
+        sources.insert(model.endpoint.clone(), Source::Local(local.clone()));
+        bases.only.insert(model.endpoint.clone(), model.target.clone());
+    }
+    if config.container.contract {
         if let Some((name, source)) = base_store(&config, cache.as_ref()).await? {
             bases.elsewhere.insert(container_name.clone(), name.clone());
             sources.insert(name, source);
@@ -120,24 +133,39 @@ pub(super) async fn build(
         settings::claims(&config, policy.clone()),
     ));
 
-    let container = config.container.contract.then(|| {
+    let contract = config.container.contract;
+    let container = (contract || single.is_some()).then(|| {
         let models = PlatformModels::new(container_name, local, residency.clone(), loader.clone());
+        if let Some(single) = &single {
+            models.has_found(&single.adapters, &single.model);
+        }
         let models = Arc::new(models);
         ContainerFace {
+            loads: contract,
             models_root: config.container.models_root.clone(),
             handlers: config.handlers.enabled,
             adapters: models.clone(),
             models,
         }
     });
+    let platform = container.as_ref().map(|_| {
+        let metrics = metrics.clone();
+        let metrics = Arc::new(move || metrics.render());
+        PlatformFace { metrics, transforms: config.serving.max_running }
+    });
     let captures = Captures::default();
     let prepared = captures.prepared(&config).await?;
     let captured = prepared.captures();
     captures.put(prepared);
-    let endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader, &captured);
+    let mut endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader, &captured);
+    if let Some(single) = &single {
+        vitals.await_model();
+        endpoints.push(single.face(config.handlers.enabled, &loader));
+    }
     let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
     let (cut_off, cut) = Cut::pair();
+    let queue = asynchronous::open(&config, credentials.as_ref()).await?;
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
@@ -149,10 +177,15 @@ pub(super) async fn build(
         accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
         access: faces::access_log(&config.log.access)?,
+        defer: queue.clone().map(asynchronous::defer),
         container,
         sessions: Sessions::new(config.sessions.clone()),
         cut,
+        platform,
     };
+    if let Some(queue) = &queue {
+        queue.start(asynchronous::run(Later::new(&state)));
+    }
     let catalogs = Arc::new(Current::new(catalogs));
     let live = Live {
         residency: residency.clone(),
@@ -166,7 +199,9 @@ pub(super) async fn build(
         identity,
         captures,
         accounts: accounts.clone(),
+        queue,
         budget: witness.configured().on_devices(),
+        single: single.clone(),
     };
     let admin = Admin {
         residency,
@@ -179,7 +214,19 @@ pub(super) async fn build(
         metrics,
         reload: None,
     };
-    Ok(App { data: roundhouse_gateway::router(state), admin, live, cut_off })
+    Ok(App { data: roundhouse_gateway::router(state), admin, live, single, cut_off })
+}
+
+/// The one model of a server that has but one.
+async fn open_single(config: &Config) -> Result<Option<Single>, Error> {
+    let Some(folder) = config.container.model_dir.clone() else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || Single::open(&folder)).await;
+    let opened = opened.map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+    Ok(Some(opened?))
+}
+
+fn container_endpoint() -> EndpointName {
+    CONTAINER_ENDPOINT.parse().expect("a plain word is a name")
 }
 
 /// What models may take, where that holds what tenants are promised.
@@ -238,6 +285,7 @@ fn describe_metrics() {
     roundhouse_engine::describe_metrics();
     roundhouse_gateway::describe_metrics();
     roundhouse_tenancy::describe_metrics();
+    roundhouse_asynchronous::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();
 }
@@ -248,7 +296,10 @@ pub(super) fn endpoints_with_handlers(config: &Config) -> Vec<EndpointName> {
     let mut endpoints: Vec<EndpointName> =
         config.endpoints.iter().filter(on).map(|endpoint| endpoint.name.clone()).collect();
     if config.container.contract && config.handlers.enabled {
-        endpoints.push(CONTAINER_ENDPOINT.parse().expect("a plain word is a name"));
+        endpoints.push(container_endpoint());
+    }
+    if config.container.model_dir.is_some() && config.handlers.enabled {
+        endpoints.push(single::ENDPOINT.parse().expect("a plain word is a name"));
     }
     endpoints
 }
@@ -270,7 +321,8 @@ async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
         .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?
         .map_err(Failure::from)?;
     let endpoints = Arc::new(Current::new(endpoints));
-    Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget })
+    let program = config.container.program.as_deref().map(Arc::from);
+    Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget, program })
 }
 
 async fn open_cache(config: &Config) -> Result<DiskCache, Error> {

@@ -109,7 +109,7 @@ fn endpoint(
 }
 
 /// What is known of a loaded model, as the gateway says it.
-fn facts(facts: Facts) -> ModelFacts {
+pub(super) fn facts(facts: Facts) -> ModelFacts {
     ModelFacts {
         context: facts.context,
         dtype: facts.dtype,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::{Capture, Offered};
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
@@ -17,7 +18,8 @@ use tracing::{debug, info, warn};
 use super::build::{self, Catalogs, Credentials};
 use super::capture::Captures;
 use super::preload::Wishes;
-use super::{faces, settings};
+use super::single::Single;
+use super::{asynchronous, faces, settings};
 use crate::config::Config;
 use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
 
@@ -37,9 +39,13 @@ pub(super) struct Live {
     pub(super) credentials: Option<Credentials>,
     pub(super) identity: Arc<Identity>,
     pub(super) accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait, where an endpoint took them at the start.
+    pub(super) queue: Option<Queue>,
     pub(super) captures: Captures,
     /// Of all devices together: what floors are held against.
     pub(super) budget: Bytes,
+    /// Stays whatever the settings say.
+    pub(super) single: Option<Single>,
 }
 
 /// What endpoints capture.
@@ -86,7 +92,15 @@ impl Live {
             .map(|(name, _)| name.clone())
             .collect();
         let prepared = self.captures.prepared(new).await?;
-        let offered = self.change(old, new, catalogs, prepared.captures()).await?;
+        asynchronous::apply(self.queue.as_ref(), new).await?;
+        let offered = match self.change(old, new, catalogs, prepared.captures()).await {
+            Ok(offered) => offered,
+            Err(failure) => {
+                // What was in force was connected before, and is again.
+                asynchronous::apply(self.queue.as_ref(), old).await?;
+                return Err(failure);
+            }
+        };
         self.captures.put(prepared);
         let wishes = Wishes::of(&new.endpoints);
         let leaving = Leaving {
@@ -157,7 +171,11 @@ impl Live {
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
         self.accounts.apply(new.quota_rules());
-        let endpoints = faces::endpoints(new, &catalogs, &self.handlers, &self.loader, captured);
+        let mut endpoints =
+            faces::endpoints(new, &catalogs, &self.handlers, &self.loader, captured);
+        if let Some(single) = &self.single {
+            endpoints.push(single.face(new.handlers.enabled, &self.loader));
+        }
         self.catalogs.set(catalogs);
         let before = self.offered.get();
         self.offered.set(Offered { endpoints, policy });

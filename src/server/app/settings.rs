@@ -25,6 +25,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         step_tokens: config.serving.step_tokens,
         step_rows: config.serving.max_running,
         quantize: config.serving.quantize,
+        preset: config.container.preset,
         ..LoadSettings::default()
     }
 }
@@ -188,6 +189,8 @@ pub(super) fn gateway(config: &Config) -> GatewayConfig {
         gathered_limit: config.handlers.max_response,
         served_headers: config.serving.response_headers,
         own_waits_only: config.serving.share_headers == Sharing::Tenant,
+        // Read where it was written.
+        default_accept: config.container.default_accept.as_deref().and_then(|it| it.parse().ok()),
         ..GatewayConfig::default()
     }
 }

@@ -1,6 +1,6 @@
 //! `[handlers]`: what the operator allows Python handlers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use roundhouse_types::Bytes;
 use roundhouse_workers::{Isolation, Packages};
@@ -26,13 +26,22 @@ const INSTALLER_VARIABLES: [&str; 12] = [
     "NO_PROXY",
 ];
 
-pub(super) fn resolve(sources: &mut Sources<'_>) -> Handlers {
+/// What shows that a folder holds a handler.
+const HANDLERS: [&str; 7] =
+    ["code", "inference.py", "model.joblib", "model.pkl", "model.pt", "model.pth", "xgboost-model"];
+
+/// Of a server with one model, `model_dir` is its folder: who runs the server has put it there, so what
+/// it holds may run, as confined as the platform allows.
+pub(super) fn resolve(sources: &mut Sources<'_>, model_dir: Option<&Path>) -> Handlers {
+    let own = model_dir.is_some_and(|dir| HANDLERS.iter().any(|it| sources.exists(&dir.join(it))));
     let sizes = || Bytes::mib(1)..=Bytes::gib(1 << 20);
     let handlers = Handlers {
-        enabled: sources.switch("handlers.enabled").unwrap_or(false),
-        isolation: sources
-            .optional("handlers.isolation", str::parse)
-            .unwrap_or(Isolation::Required),
+        enabled: sources.switch("handlers.enabled").unwrap_or(own),
+        isolation: sources.optional("handlers.isolation", str::parse).unwrap_or(if own {
+            Isolation::BestEffort
+        } else {
+            Isolation::Required
+        }),
         python: sources
             .optional("handlers.python", python)
             .unwrap_or_else(|| PathBuf::from("python3")),

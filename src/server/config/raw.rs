@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use roundhouse_types::Bytes;
@@ -31,6 +32,10 @@ pub(super) struct Sources<'a> {
     pub(super) flags: &'a ServeFlags,
     flag_values: BTreeMap<&'static str, String>,
     env: &'a dyn Fn(&str) -> Option<String>,
+    /// What the platform's own variables say.
+    platform: BTreeMap<&'static str, Said>,
+    /// Tells whether the machine has a file or folder.
+    exists: fn(&Path) -> bool,
     faults: Vec<Fault>,
 }
 
@@ -55,7 +60,23 @@ impl<'a> Sources<'a> {
                 toml::Table::new()
             }
         };
-        Self { file, flags, flag_values: flags.values(), env, faults }
+        let (flag_values, platform) = (flags.values(), BTreeMap::new());
+        Self { file, flags, flag_values, env, platform, exists: |_| false, faults }
+    }
+
+    /// The same on a machine that can be looked at.
+    pub(super) fn on(self, exists: fn(&Path) -> bool) -> Self {
+        Self { exists, ..self }
+    }
+
+    /// Whether the machine has this file or folder.
+    pub(super) fn exists(&self, path: &Path) -> bool {
+        (self.exists)(path)
+    }
+
+    /// Takes what a variable of the platform says about a key.
+    pub(super) fn platform(&mut self, name: &'static str, text: String, variable: &str) {
+        self.platform.insert(name, Said { text, by: format!(" (set by {variable})") });
     }
 
     /// Records a fault.
@@ -114,9 +135,11 @@ impl<'a> Sources<'a> {
         Some(Said { text, by: String::new() })
     }
 
-    /// What the first source that knows says about a key.
+    /// What the first source that knows says about a key: flags, our own variables, the platform's,
+    /// the file.
     pub(super) fn said(&mut self, name: &'static str) -> Option<Said> {
-        self.outside_file(name).or_else(|| self.in_file(name))
+        let told = self.outside_file(name).or_else(|| self.platform.get(name).cloned());
+        told.or_else(|| self.in_file(name))
     }
 
     /// Reads a value that somebody wrote; what cannot be read is a fault.

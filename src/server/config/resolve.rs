@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
-use roundhouse_store::StoreUri;
 use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::Bytes;
 use tracing_subscriber::EnvFilter;
@@ -15,8 +14,8 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
-    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, auth, defaults, devices, endpoints,
-    handlers, levels, policy, quotas, sessions, tenants,
+    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container,
+    defaults, devices, endpoints, handlers, levels, policy, quotas, sessions, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -25,10 +24,10 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Resolves every section. The config is complete even with faults; it is only good without.
 pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
-    let container = container(&mut sources);
+    let container = container::resolve(&mut sources);
     let tls = auth::tls(&mut sources);
-    let auth = auth::resolve(&mut sources, container.contract, &tls);
-    let listen = listen(&mut sources, container.contract, &auth);
+    let auth = auth::resolve(&mut sources, container.platform, &tls);
+    let listen = listen(&mut sources, container.platform, &auth);
     let endpoints = endpoints::resolve(&mut sources);
     let tenants = tenants::resolve(&mut sources);
     policy::check_endpoints(&tenants, &endpoints, &mut sources);
@@ -41,6 +40,10 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         tenants,
         aliases,
         tenant_defaults: quotas::defaults(&mut sources),
+        async_dir: sources.optional("async.dir", |text| match text {
+            "" => Err("is empty: the path of a folder".to_owned()),
+            path => Ok(PathBuf::from(path)),
+        }),
         usage: quotas::usage(&mut sources),
         devices: devices::resolve(&mut sources),
         memory: memory(&mut sources),
@@ -49,8 +52,8 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         residency: residency(&mut sources),
         replicas: replicas(&mut sources),
         serving: serving(&mut sources),
-        sessions: sessions::resolve(&mut sources, container.contract),
-        handlers: handlers::resolve(&mut sources),
+        sessions: sessions::resolve(&mut sources, container.platform),
+        handlers: handlers::resolve(&mut sources, container.model_dir.as_deref()),
         lane: Lane {
             wedged_after: sources
                 .duration("lane.wedged_after", SECOND..=HOUR)
@@ -69,6 +72,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         sources.faults([fault]);
     }
     sources.faults(config.burst_faults());
+    sources.faults(asynchronous::faults(&config));
     let has_own = config.devices.iter().any(|device| !device.id.is_host());
     if !has_own && config.memory.host.is_some_and(|host| host > Bytes::ZERO) {
         let why = "is for models that leave a device with a memory of its own, and there is none";
@@ -113,6 +117,7 @@ impl Config {
             ("serving", self.serving != new.serving),
             ("sessions", self.sessions != new.sessions),
             ("handlers", self.handlers != new.handlers),
+            ("async", self.async_dir != new.async_dir),
             ("usage", self.usage != new.usage),
             ("lane", self.lane != new.lane),
             ("shutdown", self.shutdown != new.shutdown),
@@ -129,7 +134,7 @@ impl Config {
     /// The fault, where a port would be opened.
     pub(crate) fn check_stays_shut(&self, new: &Self) -> Result<(), Fault> {
         let Listen { data, admin, insecure_no_auth, .. } = self.listen;
-        let is_meant = insecure_no_auth || self.container.contract;
+        let is_meant = insecure_no_auth || self.container.platform;
         let is_near = data.ip().is_loopback() && admin.ip().is_loopback();
         let is_afar = !is_meant && !is_near;
         if !self.asks_callers() && !is_afar {
@@ -170,34 +175,13 @@ impl Config {
     }
 }
 
-fn container(sources: &mut Sources<'_>) -> Container {
-    let multi_model = sources
-        .variable("SAGEMAKER_MULTI_MODEL")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    Container {
-        contract: sources.switch("container.contract").unwrap_or(multi_model),
-        models_root: sources
-            .optional("container.models_root", absolute_path)
-            .unwrap_or_else(|| defaults::MODELS_ROOT.into()),
-        base_store: sources.optional("container.base_store", base_store),
-    }
-}
-
-/// A store, or a folder by its path alone.
-fn base_store(text: &str) -> Result<StoreUri, String> {
-    if !text.contains("://") {
-        return Ok(StoreUri::File { root: absolute_path(text)? });
-    }
-    text.parse().map_err(|error: roundhouse_store::Error| error.to_string())
-}
-
-fn listen(sources: &mut Sources<'_>, contract: bool, auth: &AuthConfig) -> Listen {
-    let data = data_address(sources, contract);
+fn listen(sources: &mut Sources<'_>, platform: bool, auth: &AuthConfig) -> Listen {
+    let data = data_address(sources, platform);
     let admin = sources.optional("listen.admin", parse_address).unwrap_or(defaults::ADMIN);
     let health = sources.optional("listen.health", parse_address);
     let insecure_no_auth = sources.switch("listen.insecure_no_auth").unwrap_or(false);
     if !insecure_no_auth {
-        if !contract && auth.anonymous && !data.ip().is_loopback() {
+        if !platform && auth.anonymous && !data.ip().is_loopback() {
             sources.fault("listen.data", beyond_loopback(data));
         }
         // SageMaker is the door of the data port only, and operators' keys are in the file of keys.
@@ -221,14 +205,14 @@ fn listen(sources: &mut Sources<'_>, contract: bool, auth: &AuthConfig) -> Liste
     Listen { data, admin, health, admin_hosts, insecure_no_auth, max_connections }
 }
 
-/// Under the container contract SageMaker names the port, and all interfaces are meant.
-fn data_address(sources: &mut Sources<'_>, contract: bool) -> SocketAddr {
+/// On its platform SageMaker names the port, and all interfaces are meant.
+fn data_address(sources: &mut Sources<'_>, platform: bool) -> SocketAddr {
     const KEY: &str = "listen.data";
     if let Some(said) = sources.outside_file(KEY) {
         return sources.read(KEY, said, parse_address).unwrap_or(defaults::DATA);
     }
     let everywhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-    if contract && let Some(text) = sources.variable("SAGEMAKER_BIND_TO_PORT") {
+    if platform && let Some(text) = sources.variable("SAGEMAKER_BIND_TO_PORT") {
         match text.trim().parse() {
             Ok(port) => return everywhere(port),
             Err(_) => {
@@ -237,7 +221,7 @@ fn data_address(sources: &mut Sources<'_>, contract: bool) -> SocketAddr {
         }
     }
     let in_file = sources.in_file(KEY).and_then(|said| sources.read(KEY, said, parse_address));
-    in_file.unwrap_or(if contract { everywhere(defaults::CONTAINER_PORT) } else { defaults::DATA })
+    in_file.unwrap_or(if platform { everywhere(defaults::CONTAINER_PORT) } else { defaults::DATA })
 }
 
 fn beyond_loopback(address: SocketAddr) -> String {
@@ -484,11 +468,6 @@ fn log_level(sources: &mut Sources<'_>) -> String {
             String::new()
         });
     }
-    let in_file = sources.in_file(KEY).and_then(|said| sources.read(KEY, said, check));
-    in_file.unwrap_or_else(|| defaults::LOG_LEVEL.into())
-}
-
-fn absolute_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err(format!("'{text}' is not an absolute path")) }
+    let said = sources.said(KEY).and_then(|said| sources.read(KEY, said, check));
+    said.unwrap_or_else(|| defaults::LOG_LEVEL.into())
 }

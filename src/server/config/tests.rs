@@ -7,6 +7,7 @@ use super::keys::{KEYS, find};
 use super::*;
 
 mod auth;
+mod container;
 mod listen;
 
 const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
@@ -68,8 +69,10 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "cache.size",
         "cache.max_unpacked",
         "residency.idle_ttl",
+        "async.dir",
         "usage.file",
         "container.base_store",
+        "container.model_dir",
         "handlers.max_memory",
         "handlers.index",
         "handlers.allowed_indexes",
@@ -88,9 +91,15 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting = ["[[endpoint", "[endpoint.capture", "[[tenant", "[[alias", "[tenant"]
-                .iter()
-                .any(|list| body.starts_with(list))
+            let lists = [
+                "[[endpoint",
+                "[endpoint.async",
+                "[endpoint.capture",
+                "[[tenant",
+                "[[alias",
+                "[tenant",
+            ];
+            let setting = lists.iter().any(|list| body.starts_with(list))
                 || body.split_once(" = ").is_some_and(|(key, _)| {
                     !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 });
@@ -157,7 +166,7 @@ fn an_endpoint_says_what_it_does_when_the_store_changes() {
 }
 
 /// Keys that take any text but none.
-const PATHS: [&str; 4] = ["cache.dir", "log.access", "log.audit", "usage.file"];
+const PATHS: [&str; 5] = ["async.dir", "cache.dir", "log.access", "log.audit", "usage.file"];
 
 #[test]
 fn every_key_is_read() {
@@ -196,6 +205,7 @@ fn every_flag_has_its_key_and_every_such_key_its_flag() {
         container_contract: true,
         container_models_root: text(),
         base_store: text(),
+        model_dir: text(),
         log_format: text(),
         log_level: text(),
         access_log: text(),

@@ -3,35 +3,77 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use roundhouse_gateway::{ContainerAdapter, ContainerAdapters, LoadOutcome, Registration};
+use roundhouse_gateway::{ContainerAdapter, ContainerAdapters, LoadOutcome, Registration, Update};
 use roundhouse_models::ADAPTER_CONFIG;
 use roundhouse_residency::LoadOptions;
-use roundhouse_types::{ErrorKind, Failure, TargetName};
+use roundhouse_types::{ErrorKind, Failure, ModelId, TargetName};
 use tracing::warn;
 
 use super::{PlatformModels, checked, ended};
 use crate::loader::{Announced, model_folder};
 
-/// Registered adapters by name: where each lies, and whether it is pinned. Entries come when
-/// a registration succeeds, and go when a removal begins.
+/// What the platform said of an adapter.
+#[derive(Debug, Clone)]
+struct Entry {
+    src: String,
+    path: PathBuf,
+    pin: bool,
+    base: Option<ModelId>,
+}
+
+/// Registered adapters by name. Entries come when a registration succeeds, and go when a removal
+/// begins.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Registered(Arc<Mutex<BTreeMap<TargetName, (String, bool)>>>);
+pub(super) struct Registered(Arc<Mutex<BTreeMap<TargetName, Entry>>>);
+
+/// A registration under way: as long as there is one, bases stay.
+struct Entering(Arc<AtomicUsize>);
+
+impl Entering {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 impl Registered {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TargetName, (String, bool)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TargetName, Entry>> {
         // A map whose holder panicked is whole: entries are inserted or removed at once.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl PlatformModels {
-    fn adapter(&self, name: &TargetName, (src, pin): &(String, bool)) -> ContainerAdapter {
+    fn adapter(&self, name: &TargetName, entry: &Entry) -> ContainerAdapter {
         let model = self.model(name.clone());
-        ContainerAdapter { name: name.to_string(), src: src.clone(), pin: *pin, model }
+        let base = self.loader.adapted(&model).or_else(|| entry.base.clone());
+        let (src, pin) = (entry.src.clone(), entry.pin);
+        ContainerAdapter { name: name.to_string(), src, pin, model, base }
+    }
+
+    /// Registers adapters of a model that lie where they are announced already; each is loaded when it
+    /// is asked for.
+    pub(crate) fn has_found(&self, adapters: &[(TargetName, PathBuf)], base: &ModelId) {
+        let entry = |path: &PathBuf| Entry {
+            src: path.display().to_string(),
+            path: path.clone(),
+            pin: false,
+            base: Some(base.clone()),
+        };
+        let found = adapters.iter().map(|(name, path)| (name.clone(), entry(path)));
+        self.registered.lock().extend(found);
     }
 
     /// Loads a registered adapter; makes room of adapters that are not pinned where that is all
@@ -40,7 +82,7 @@ impl PlatformModels {
         let model = self.model(name.clone());
         let load = |evict| self.residency.load(&model, LoadOptions { evict, force: true });
         let mut loaded = load(false).await;
-        let unpinned = self.registered.lock().values().any(|(_, pinned)| !pinned);
+        let unpinned = self.registered.lock().values().any(|entry| !entry.pin);
         if unpinned && loaded.as_ref().is_err_and(|it| it.kind() == ErrorKind::TooLarge) {
             loaded = load(true).await;
         }
@@ -53,7 +95,16 @@ impl PlatformModels {
     }
 
     async fn enter(self, registration: Registration) -> Result<LoadOutcome, Failure> {
-        let Registration { name, src, path, preload, pin } = registration;
+        let entering = Entering::begin(&self.entering);
+        let outcome = self.entered(registration).await;
+        drop(entering);
+        // What left meanwhile let the bases be, and so does what failed now.
+        self.leave_bases().await;
+        outcome
+    }
+
+    async fn entered(&self, registration: Registration) -> Result<LoadOutcome, Failure> {
+        let Registration { name, src, path, preload, pin, base } = registration;
         let name = checked(&name)?;
         let folder = path.clone();
         let found = tokio::task::spawn_blocking(move || model_folder(&folder));
@@ -62,10 +113,11 @@ impl PlatformModels {
             let message = format!("adapter {name} has no {ADAPTER_CONFIG} at {src}");
             return Err(Failure::new(ErrorKind::ModelInvalid, message));
         }
-        if !self.local.announce(name.clone(), Announced { url: src.clone(), folder: path }) {
+        let folder = path.clone();
+        if !self.local.announce(name.clone(), Announced { url: src.clone(), folder }) {
             return Ok(LoadOutcome::AlreadyLoaded);
         }
-        let outcome = match preload {
+        let mut outcome = match preload {
             true => self.preload(&name, pin).await,
             false if pin => {
                 let kept = self.residency.keep(&self.model(name.clone())).await;
@@ -73,21 +125,74 @@ impl PlatformModels {
             }
             false => Ok(LoadOutcome::Loaded),
         };
+        if preload
+            && outcome.is_ok()
+            && let Some(base) = &base
+        {
+            outcome = match self.stands_on(&name, base).await {
+                Ok(()) => outcome,
+                Err(failure) => Err(failure),
+            };
+        }
+        let entry = Entry { src, path, pin, base };
         match outcome {
-            Ok(LoadOutcome::Loaded) => drop(self.registered.lock().insert(name, (src, pin))),
+            Ok(LoadOutcome::Loaded) => drop(self.registered.lock().insert(name, entry)),
             _ => drop(self.local.withdraw(name.as_str())),
         }
         outcome
     }
 
-    async fn leave(self, name: TargetName) -> Result<bool, Failure> {
-        // Of two calls one removes it.
-        if self.registered.lock().remove(&name).is_none() {
-            return Ok(false);
+    /// Unloads what was loaded as an adapter of `base` and is none.
+    async fn stands_on(&self, name: &TargetName, base: &ModelId) -> Result<(), Failure> {
+        let model = self.model(name.clone());
+        let found = self.loader.adapted(&model);
+        if found.as_ref().is_none_or(|found| found == base) {
+            return Ok(());
         }
-        let unloaded = self.unload_with_base(&name).await;
+        self.residency.release(&model).await?;
+        self.residency.unload(&model).await?;
+        let message = format!("adapter {name} is not one of model {}", base.target);
+        Err(Failure::new(ErrorKind::ModelInvalid, message))
+    }
+
+    async fn leave(self, name: TargetName) -> Result<bool, Failure> {
+        self.left(&name).await.map(|entry| entry.is_some())
+    }
+
+    async fn left(&self, name: &TargetName) -> Result<Option<Entry>, Failure> {
+        // Of two calls one removes it.
+        let Some(entry) = self.registered.lock().remove(name) else { return Ok(None) };
+        let unloaded = self.unload_with_base(name).await;
         self.local.withdraw(name.as_str());
-        unloaded.map(|_| true)
+        unloaded.map(|_| Some(entry))
+    }
+
+    async fn change(self, update: Update) -> Result<Option<LoadOutcome>, Failure> {
+        let name = checked(&update.name)?;
+        let Some(entry) = self.registered.lock().get(&name).cloned() else { return Ok(None) };
+        let pin = update.pin.unwrap_or(entry.pin);
+        if let Some((src, path)) = update.place.filter(|(_, path)| *path != entry.path) {
+            if self.left(&name).await?.is_none() {
+                return Ok(None);
+            }
+            let (name, base) = (name.to_string(), entry.base);
+            let registration = Registration { name, src, path, preload: true, pin, base };
+            return self.enter(registration).await.map(Some);
+        }
+        let model = self.model(name.clone());
+        match pin {
+            true => self.residency.keep(&model).await?,
+            false => self.residency.release(&model).await?,
+        }
+        let mut outcome = LoadOutcome::Loaded;
+        if update.preload {
+            outcome = self.preload(&name, pin).await?;
+        }
+        match self.registered.lock().get_mut(&name) {
+            Some(entry) => entry.pin = pin,
+            None => return Ok(None),
+        }
+        Ok(Some(outcome))
     }
 }
 
@@ -107,11 +212,31 @@ impl ContainerAdapters for PlatformModels {
         .boxed()
     }
 
-    fn page(&self, after: Option<&str>, limit: usize) -> (Vec<ContainerAdapter>, bool) {
+    fn update(&self, update: Update) -> BoxFuture<'static, Result<Option<LoadOutcome>, Failure>> {
+        // A task of its own: what is unregistered is registered again though the caller leaves.
+        let task = tokio::spawn(self.clone().change(update));
+        async move {
+            task.await.unwrap_or_else(|error| {
+                warn!(%error, "an update's task failed");
+                Err(ended(&error))
+            })
+        }
+        .boxed()
+    }
+
+    fn page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        base: Option<&ModelId>,
+    ) -> (Vec<ContainerAdapter>, bool) {
         let registered = self.registered.lock();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut behind = registered.range::<str, _>((from, Bound::Unbounded));
-        let page = behind.by_ref().take(limit).map(|(name, it)| self.adapter(name, it)).collect();
+        let behind = registered.range::<str, _>((from, Bound::Unbounded));
+        let mut behind = behind
+            .map(|(name, entry)| self.adapter(name, entry))
+            .filter(|adapter| base.is_none_or(|base| adapter.base.as_ref() == Some(base)));
+        let page = behind.by_ref().take(limit).collect();
         (page, behind.next().is_some())
     }
 

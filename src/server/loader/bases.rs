@@ -22,6 +22,8 @@ const SHOWN: usize = 200;
 pub(crate) struct Bases {
     /// By endpoint: targets by the names that adapters have for them.
     pub(crate) named: BTreeMap<EndpointName, BTreeMap<String, TargetName>>,
+    /// Of an endpoint with one model: that is what its adapters build on, whatever they call it.
+    pub(crate) only: BTreeMap<EndpointName, TargetName>,
     /// Of an endpoint that has no models of its own to build on: the endpoint that has them.
     pub(crate) elsewhere: BTreeMap<EndpointName, EndpointName>,
 }
@@ -38,6 +40,9 @@ impl Bases {
     /// else the name itself, as a relative target. Never a URI or a path: an adapter is its uploader's,
     /// and names no more than its caller could.
     fn target(&self, adapter: &ModelId, name: &str) -> Result<TargetName, String> {
+        if let Some(only) = self.only.get(&adapter.endpoint) {
+            return Ok(only.clone());
+        }
         let named = self.named.get(&adapter.endpoint).and_then(|named| named.get(name));
         if let Some(target) = named {
             return Ok(target.clone());

@@ -73,7 +73,7 @@ impl ModelLoader {
         let base = base.artefact.model;
         let model =
             EngineModel::attached(text, attached, purpose::of(&on.parts.plan), base.clone());
-        let model = ServedModel::Engine(model);
+        let model = ServedModel::Engine(model.answering(purpose::style(&on.parts.plan.asked)));
         if let Err(failure) = self.stand(id, device, base) {
             model.remove().await;
             return Err(failure);

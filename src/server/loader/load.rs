@@ -1,22 +1,27 @@
 //! From files on disk to a model that answers.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use roundhouse_models::{Cancel, DeviceMemory, Error, Folder, LoadedRunner, ModelPlan, load_files};
+use roundhouse_engine::EngineConfig;
+use roundhouse_models::{
+    Asked, Cancel, DeviceMemory, Error, Folder, LoadedRunner, ModelPlan, load_files,
+};
 use roundhouse_residency::{Base, Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelKind};
 use roundhouse_workers::{Handler, News};
+use tracing::warn;
 
 use super::host::{Demotable, HostParts};
 use super::placed::{Beside, Placed};
 use super::plan::{HandlerPlan, Plan, processes};
 use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
-use super::{ModelLoader, blocking, named, purpose, sharing};
+use super::{ModelLoader, asked, blocking, named, purpose, sharing};
 use crate::allocator;
 
 /// A version's files, and whatever keeps them on disk.
@@ -130,13 +135,20 @@ impl ModelLoader {
         let footprint = Footprint { host: parts.bytes, ..footprint };
         let (name, told) = (id.model.to_string(), reporter.clone());
         let report = Box::new(move |report| told.kv(report));
-        let placed = lane.place_elastic(&name, runner, self.engine, report).await?;
+        let asked = parts.plan.asked;
+        if !parts.plan.unheeded.is_empty() {
+            let keys = parts.plan.unheeded.join(", ");
+            warn!(model = %id.model, keys, "its serving.properties asks for what nothing here honours");
+        }
+        let engine = within(self.engine, &asked);
+        let placed = lane.place_elastic(&name, runner, engine, report).await?;
         let engine = placed.handle.clone();
         reporter.listen_for_kv(move |order| engine.kv_ordered(order));
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total());
         let purpose = purpose::of(&parts.plan);
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
+        let model = model.answering(purpose::style(&asked));
         let text = Arc::clone(&parts.text);
         let text = (parts.plan.kind == ModelKind::Generative).then_some(text);
         let demotable = weights.map(|weights| Demotable { weights, parts: parts.clone() });
@@ -156,13 +168,21 @@ impl ModelLoader {
         let workers = self.handlers.workers(&id.model.endpoint)?;
         let mut stages = self.take_stages(id);
         let began = Instant::now();
+        let (dir, own, config) = (files.dir.clone(), plan.settings.clone(), workers.clone());
+        let settings =
+            blocking(move || Ok(asked::with_properties(&dir, &own, config.config()))).await?;
+        let (settings, unheeded) = settings;
+        if !unheeded.is_empty() {
+            let keys = unheeded.join(", ");
+            warn!(model = %id.model, keys, "its serving.properties asks for what nothing here honours");
+        }
         let handler = Handler {
             name: id.model.to_string(),
             version: id.version.as_str().to_owned(),
             tenant: tenant(id),
             dir: absolute(&files.dir)?,
             layout: plan.layout.clone(),
-            settings: plan.settings.clone(),
+            settings,
         };
         let held = files.held;
         let news = move |news| {
@@ -188,6 +208,18 @@ impl ModelLoader {
         stages.report(id, memory);
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
         Ok(Loaded { model, footprint, shared: Vec::new() })
+    }
+}
+
+/// The operator's limits with what a model asks for within them.
+fn within(engine: EngineConfig, asked: &Asked) -> EngineConfig {
+    let least = |limit: NonZeroUsize, asked: Option<usize>| {
+        asked.and_then(NonZeroUsize::new).map_or(limit, |asked| asked.min(limit))
+    };
+    EngineConfig {
+        max_running: least(engine.max_running, asked.running),
+        max_waiting: least(engine.max_waiting, asked.waiting),
+        ..engine
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Handlers {
     pub(crate) endpoints: Arc<Current<Vec<EndpointName>>>,
     /// The device's budget: none of them can take more.
     pub(crate) budget: Bytes,
+    /// The script that code on this machine is entered by, where it has it.
+    pub(crate) program: Option<Arc<str>>,
 }
 
 impl Plan {
@@ -99,13 +101,16 @@ pub(crate) fn plan_folder(
     let Some(layout) = Layout::of(&sizes) else {
         return plan_files(&roundhouse_models::read_local(dir)?, settings);
     };
-    let text = match settings_file(&sizes) {
-        Some(file) => Some(std::fs::read_to_string(dir.join(file)).map_err(|error| {
-            Failure::new(ErrorKind::ModelInvalid, format!("{SETTINGS_FILE}: {error}"))
-        })?),
-        None => None,
-    };
-    handler(layout, text.as_deref())
+    handler(layout, settings_text(dir, &sizes)?.as_deref())
+}
+
+/// The artefact's settings, where it has some.
+fn settings_text(dir: &Path, sizes: &BTreeMap<String, u64>) -> Result<Option<String>, Failure> {
+    let Some(file) = settings_file(sizes) else { return Ok(None) };
+    let text = std::fs::read_to_string(dir.join(file)).map_err(|error| {
+        Failure::new(ErrorKind::ModelInvalid, format!("{SETTINGS_FILE}: {error}"))
+    })?;
+    Ok(Some(text))
 }
 
 /// Finds out what files of a model of ours are. Headers may be a hundred megabytes of JSON:
@@ -174,7 +179,15 @@ impl Handlers {
         dir: &Path,
         settings: &LoadSettings,
     ) -> Result<Plan, Failure> {
-        plan_folder(dir, settings, &|layout, text| self.handler(id, layout, text))
+        let handler = |layout, text: Option<&str>| self.handler(id, layout, text);
+        match self.program.as_deref().filter(|script| dir.join("code").join(script).is_file()) {
+            Some(script) => {
+                let sizes = roundhouse_models::list_local(dir)?;
+                let layout = Layout::entered_by(script, &sizes);
+                handler(layout, settings_text(dir, &sizes)?.as_deref())
+            }
+            None => plan_folder(dir, settings, &handler),
+        }
     }
 
     /// Finds out what lies in a folder of the store, reading as little as tells it.

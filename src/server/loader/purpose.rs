@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{GgufText, ModelPlan, ScoreFunction as Scores};
+use roundhouse_models::{Asked, GgufText, ModelPlan, ScoreFunction as Scores};
 use roundhouse_serving::{
-    GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
+    AnswerStyle, GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
 };
 use roundhouse_types::{Bytes, Failure, ModelKind};
 
@@ -31,6 +31,9 @@ pub(super) fn cut(plan: &ModelPlan) -> Option<usize> {
         // What is planned as a model of our own is never a handler or an adapter.
         ModelKind::Embedding
         | ModelKind::Classification
+        | ModelKind::TokenClassification
+        | ModelKind::FillMask
+        | ModelKind::QuestionAnswering
         | ModelKind::Handler
         | ModelKind::Adapter => Some(plan.context.min(plan.step_tokens)),
     }
@@ -42,6 +45,9 @@ pub(crate) fn room_for_forms(plan: &ModelPlan, text: &TextCodec) -> Bytes {
         ModelKind::Generative => text.room_for_forms(),
         ModelKind::Embedding
         | ModelKind::Classification
+        | ModelKind::TokenClassification
+        | ModelKind::FillMask
+        | ModelKind::QuestionAnswering
         | ModelKind::Handler
         | ModelKind::Adapter => Bytes::ZERO,
     }
@@ -64,6 +70,11 @@ fn vocabulary(text: GgufText) -> Vocabulary {
     }
 }
 
+/// How its answers look, as its author asks for it.
+pub(crate) fn style(asked: &Asked) -> AnswerStyle {
+    AnswerStyle { tgi: asked.tgi.unwrap_or(false), events: asked.events.unwrap_or(false) }
+}
+
 /// What requests may ask of the model.
 pub(crate) fn of(plan: &ModelPlan) -> Purpose {
     match plan.kind {
@@ -72,6 +83,9 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
             defaults: defaults(&plan.generation_defaults),
         },
         ModelKind::Embedding => Purpose::Embedding { normalize: plan.normalize },
+        ModelKind::TokenClassification => Purpose::TokenClassification(labels(plan)),
+        ModelKind::FillMask => Purpose::FillMask,
+        ModelKind::QuestionAnswering => Purpose::QuestionAnswering,
         ModelKind::Classification | ModelKind::Handler | ModelKind::Adapter => {
             Purpose::Classification(labels(plan))
         }

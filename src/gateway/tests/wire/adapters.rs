@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Request;
 use roundhouse_gateway::{
-    ContainerAdapter, ContainerAdapters, ContainerFace, LoadOutcome, Registration,
+    ContainerAdapter, ContainerAdapters, ContainerFace, LoadOutcome, Registration, Update,
 };
 use roundhouse_serving::{Answer, Invocation, ReadBody, Reply, Request as Asked};
 use roundhouse_types::{ErrorKind, Failure, ModelId, ModelKind, Tier};
@@ -33,6 +33,7 @@ fn shown(registration: &Registration) -> ContainerAdapter {
         src: registration.src.clone(),
         pin: registration.pin,
         model: ModelId { endpoint: "container".parse().unwrap(), target },
+        base: registration.base.clone(),
     }
 }
 
@@ -53,9 +54,27 @@ impl ContainerAdapters for Registry {
         async move { outcome }.boxed()
     }
 
-    fn page(&self, after: Option<&str>, limit: usize) -> (Vec<ContainerAdapter>, bool) {
+    fn update(&self, update: Update) -> BoxFuture<'static, Result<Option<LoadOutcome>, Failure>> {
+        let mut registered = self.registered.lock().unwrap();
+        let found = registered.get_mut(&update.name).map(|registration| {
+            registration.pin = update.pin.unwrap_or(registration.pin);
+            if let Some((src, path)) = update.place {
+                (registration.src, registration.path) = (src, path);
+            }
+            LoadOutcome::Loaded
+        });
+        async move { Ok(found) }.boxed()
+    }
+
+    fn page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        base: Option<&ModelId>,
+    ) -> (Vec<ContainerAdapter>, bool) {
         let registered = self.registered.lock().unwrap();
         let behind = registered.values().filter(|it| after.is_none_or(|a| it.name.as_str() > a));
+        let behind = behind.filter(|it| base.is_none_or(|base| it.base.as_ref() == Some(base)));
         let mut page: Vec<ContainerAdapter> = behind.map(shown).collect();
         let more = page.len() > limit;
         page.truncate(limit);
@@ -75,7 +94,8 @@ impl ContainerAdapters for Registry {
 fn contract(root: &Path) -> Harness {
     let (models, adapters) = (Arc::new(crate::container::Host::default()), Arc::default());
     let adapters: Arc<Registry> = adapters;
-    let face = ContainerFace { models_root: root.into(), models, adapters, handlers: false };
+    let face =
+        ContainerFace { loads: true, models_root: root.into(), models, adapters, handlers: false };
     let setup = Setup { container: Some(face), endpoints: vec![], ..Setup::default() };
     setup.with(|_| says(hello(1), 1))
 }
@@ -295,4 +315,50 @@ async fn a_wrong_registration_says_what_is_wrong() {
     }
     let harness = Setup::default().with(|_| says(hello(1), 1));
     assert_eq!(harness.get("/adapters").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_registered_adapter_is_updated_and_known_below_its_model() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a1", "a2"] {
+        std::fs::create_dir_all(root.path().join(name)).unwrap();
+    }
+    let host = crate::container::Host::default();
+    host.has("base");
+    let face = ContainerFace {
+        loads: true,
+        models_root: root.path().into(),
+        models: Arc::new(host),
+        adapters: Arc::<Registry>::default(),
+        handlers: false,
+    };
+    let setup = Setup { container: Some(face), endpoints: vec![], ..Setup::default() };
+    let harness = setup.with(|_| says(hello(1), 1));
+    let empty = |method: &str, path: &str| {
+        Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
+    };
+    let src = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let body = json!({"name": "one", "src": src("a1")}).to_string();
+    assert_eq!(harness.post("/models/none/adapters", "", body.clone()).await.status, 404);
+    assert_eq!(harness.post("/models/base/adapters", "", body).await.status, 200);
+    let alone = json!({"name": "other", "src": src("a1"), "pin": "true"}).to_string();
+    assert_eq!(harness.post("/adapters", "", alone).await.status, 200);
+
+    let below = harness.get("/models/base/adapters").await.json();
+    assert_eq!(below, json!({"adapters": [{"name": "one", "src": src("a1"), "pin": false}]}));
+    assert_eq!(harness.get("/adapters").await.json()["adapters"].as_array().unwrap().len(), 2);
+    assert_eq!(harness.get("/models/base/adapters/one").await.status, 200);
+    assert_eq!(harness.get("/models/base/adapters/other").await.status, 404);
+
+    let update = format!("/adapters/one/update?src={}&pin=true", src("a2"));
+    let got = harness.send(empty("POST", &update)).await;
+    assert_eq!(got.json(), json!({"status": "Adapter one updated"}), "{}", got.text());
+    let now = json!([{"name": "one", "src": src("a2"), "pin": true}]);
+    assert_eq!(harness.get("/adapters/one").await.json(), now);
+    assert_eq!(harness.send(empty("POST", "/adapters/none/update")).await.status, 404);
+    let wrong = harness.send(empty("POST", "/models/base/adapters/one/update?pin=often")).await;
+    assert_eq!(wrong.status, 400, "{}", wrong.text());
+    assert_eq!(harness.send(empty("DELETE", "/models/base/adapters/other")).await.status, 404);
+    assert_eq!(harness.send(empty("DELETE", "/models/base/adapters/one")).await.status, 200);
+    assert_eq!(harness.get("/adapters/one").await.status, 404);
 }

@@ -69,6 +69,7 @@ async fn an_endpoint_of_one_target_answers_by_it_on_every_route() {
     let harness = harness(Naming::of(one("acme/chat")));
     let both = json!({"inputs": "hi", "model": "another"}).to_string();
     let named = json!({"messages": [{"role": "user", "content": "hi"}], "model": "ep"}).to_string();
+    let tgi = named.replace("\"ep\"", "\"tgi\"");
     let requests = [
         post(INVOKE, "", INPUTS),
         post("/invocations", "", INPUTS),
@@ -80,6 +81,7 @@ async fn an_endpoint_of_one_target_answers_by_it_on_every_route() {
         post(CHAT, "", named.clone()),
         post("/v1/chat/completions", "", MESSAGES),
         post("/v1/chat/completions", "", named),
+        post("/v1/chat/completions", "", tgi),
         with(post(INVOKE, "", INPUTS), VARIANT, "AllTraffic"),
     ];
     for request in requests {

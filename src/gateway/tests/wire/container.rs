@@ -8,7 +8,10 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Request;
-use roundhouse_gateway::{ContainerFace, ContainerModel, ContainerModels, LoadOutcome};
+use roundhouse_gateway::{
+    ContainerFace, ContainerModel, ContainerModels, GatewayConfig, LoadOutcome, PlatformFace,
+};
+use roundhouse_serving::Request as Asked;
 use roundhouse_types::{ErrorKind, Failure, ModelId};
 use serde_json::json;
 
@@ -23,6 +26,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// A model that is loaded already.
+    pub(crate) fn has(&self, name: &str) {
+        self.loaded.lock().unwrap().insert(name.into(), (format!("/m/{name}"), PathBuf::new()));
+    }
+
     fn model(name: &str, url: &str) -> ContainerModel {
         let model = ModelId { endpoint: "ep".parse().unwrap(), target: name.parse().unwrap() };
         ContainerModel { name: name.into(), url: url.into(), model }
@@ -70,12 +78,15 @@ impl ContainerModels for Host {
 fn contract(host: &Host, root: &Path) -> Harness {
     let models = Arc::new(host.clone());
     let face = ContainerFace {
+        loads: true,
         models_root: root.into(),
         models,
         adapters: Arc::<crate::adapters::Registry>::default(),
         handlers: false,
     };
-    let setup = Setup { container: Some(face), ..Setup::default() };
+    let platform = PlatformFace { metrics: Arc::new(|| "up 1\n".to_owned()), transforms: 7 };
+    let (container, platform) = (Some(face), Some(platform));
+    let setup = Setup { container, platform, ..Setup::default() };
     setup.with(|invocation| match invocation.model.target.as_str() {
         "large" => Err(Failure::new(ErrorKind::TooLarge, "no memory left on the device")),
         _ => says(hello(1), 1),
@@ -198,6 +209,100 @@ async fn a_list_is_paged_by_name_with_a_token_only_where_more_follows() {
     assert!(exact.get("nextPageToken").is_none());
     for bad in ["limit=0", "limit=-1", "limit=x", "next_page_token=!"] {
         assert_eq!(harness.get(&format!("/models?{bad}")).await.status, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_behind_the_last_model_leads_to_an_empty_page() {
+    let (root, host) = (root(), Host::default());
+    let harness = contract(&host, root.path());
+    for name in ["m1", "m2", "m3"] {
+        host.has(name);
+    }
+    let first = harness.get("/models?limit=2").await.json();
+    let token = first["nextPageToken"].as_str().unwrap();
+    // What follows was unloaded meanwhile.
+    host.loaded.lock().unwrap().remove("m3");
+    let path = format!("/models?limit=2&next_page_token={token}");
+    let got = harness.get(&path).await;
+    assert_eq!((got.status.as_u16(), got.json()), (200, json!({"models": []})));
+}
+
+#[tokio::test]
+async fn a_load_may_be_written_as_a_query() {
+    let (root, host) = (root(), Host::default());
+    let harness = contract(&host, root.path());
+    let url = root.path().join("a/model").display().to_string();
+    let path = format!("/models?model_name=true&url={url}&initial_workers=1&synchronous=true");
+    let got = harness.send(Request::post(path).body(Body::empty()).unwrap()).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    assert_eq!(harness.get("/models/true").await.json()["modelUrl"], url);
+    let nothing = harness.send(Request::post("/models").body(Body::empty()).unwrap()).await;
+    assert!(nothing.text().contains("model_name is required"), "{}", nothing.text());
+}
+
+#[tokio::test]
+async fn invocations_name_a_loaded_model_in_the_query_or_mean_the_only_one() {
+    let (root, host) = (root(), Host::default());
+    let face = ContainerFace {
+        loads: true,
+        models_root: root.path().into(),
+        models: Arc::new(host.clone()),
+        adapters: Arc::<crate::adapters::Registry>::default(),
+        handlers: false,
+    };
+    let setup = Setup { container: Some(face), endpoints: vec![], ..Setup::default() };
+    let harness = setup.with(|_| says(hello(1), 1));
+    let ask = |path: &'static str| harness.post(path, "", r#"{"inputs":"hi"}"#);
+    assert_eq!(ask("/invocations").await.status, 404);
+    host.has("m1");
+    assert_eq!(ask("/invocations").await.status, 200);
+    host.has("m2");
+    assert_eq!(ask("/invocations").await.status, 400);
+    assert_eq!(ask("/invocations?model_name=m2").await.status, 200);
+    let unknown = ask("/invocations?model_name=m3").await;
+    assert_eq!((unknown.status.as_u16(), unknown.json()["code"].as_u64()), (404, Some(404)));
+    let asked = harness.asked.lock().unwrap();
+    let asked: Vec<&str> = asked.iter().map(|it| it.model.target.as_str()).collect();
+    assert_eq!(asked, ["m1", "m2"]);
+}
+
+#[tokio::test]
+async fn the_platform_scrapes_and_sizes_batches_on_the_port_that_it_knows() {
+    let (root, host) = (root(), Host::default());
+    let harness = contract(&host, root.path());
+    let metrics = harness.get("/metrics").await;
+    assert_eq!((metrics.status.as_u16(), metrics.text().as_str()), (200, "up 1\n"));
+    assert!(metrics.header("content-type").starts_with("text/plain"));
+    let want = json!({
+        "MaxConcurrentTransforms": 7, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 6,
+    });
+    assert_eq!(harness.get("/execution-parameters").await.json(), want);
+    let wrong = harness.post("/metrics", "", "{}").await;
+    assert_eq!((wrong.status.as_u16(), wrong.json()["code"].as_u64()), (405, Some(405)));
+    let without = Setup::default().with(|_| says(hello(1), 1));
+    assert_eq!(without.get("/metrics").await.status, 404);
+    assert_eq!(without.get("/execution-parameters").await.status, 404);
+}
+
+#[tokio::test]
+async fn requests_that_leave_the_answers_type_open_take_the_operators() {
+    let config = GatewayConfig {
+        default_accept: Some("text/csv".parse().unwrap()),
+        ..GatewayConfig::default()
+    };
+    let setup = Setup { config, handlers: true, ..Setup::default() };
+    let harness = setup.with(|invocation| {
+        let Asked::Raw(raw) = &invocation.request else { panic!("it is read already") };
+        Err(Failure::new(ErrorKind::ModelFailed, raw.body.accept.clone().unwrap_or_default()))
+    });
+    for (sent, seen) in [(None, "text/csv"), (Some("*/*"), "text/csv"), (Some("a/b"), "a/b")] {
+        let mut request = post("/invocations", "a", "x");
+        if let Some(sent) = sent {
+            request.headers_mut().insert("accept", sent.parse().unwrap());
+        }
+        let got = harness.send(request).await;
+        assert!(got.text().contains(&format!("\"OriginalMessage\":\"{seen}\"")), "{}", got.text());
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod addressed;
+mod asynchronous;
 mod capture;
 mod container;
 mod edges;
@@ -15,5 +16,6 @@ mod quotas;
 mod sessions;
 mod streams;
 mod support;
+mod tasks;
 mod tenants;
 mod tgi;

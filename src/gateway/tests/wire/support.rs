@@ -14,13 +14,13 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, Capture, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState,
-    Health, KvTokens, ModelFacts, Naming, Offered, PageWanted, SessionLimits, Sessions, Target,
-    TargetPage, router,
+    AccessRecord, Capture, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig,
+    GatewayState, Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, PlatformFace,
+    SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
-    Answer, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation, LabelScore, Piece,
-    PieceStream, Reply, Served, TokenInfo,
+    Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
+    LabelScore, Piece, PieceStream, Reply, Served, TokenInfo,
 };
 use roundhouse_tenancy::{
     Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
@@ -47,6 +47,8 @@ pub(crate) struct Harness {
     pub(crate) asked: Arc<Mutex<Vec<Invocation>>>,
     pub(crate) logged: Arc<Mutex<Vec<AccessRecord>>>,
     pub(crate) offered: Arc<Current<Offered>>,
+    /// Answers what was deferred.
+    pub(crate) later: Later,
     /// Who sends the requests.
     pub(crate) caller: Caller,
     /// Ends what is under way.
@@ -60,6 +62,8 @@ pub(crate) struct Setup {
     pub(crate) targets: Vec<&'static str>,
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
+    pub(crate) defer: Option<DeferFn>,
+    pub(crate) platform: Option<PlatformFace>,
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
@@ -77,6 +81,8 @@ impl Default for Setup {
             targets: vec!["a", "b/c.tar.gz", "d"],
             health: Health::Healthy,
             container: None,
+            defer: None,
+            platform: None,
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
@@ -127,12 +133,15 @@ impl Setup {
             accounts: self.accounts,
             health: Arc::new(move || health.clone()),
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
+            defer: self.defer,
             container: self.container,
             sessions: Sessions::new(self.sessions),
             cut,
+            platform: self.platform,
         };
-        let caller = Caller::anonymous();
-        Harness { router: router(state), asked, logged, offered, caller, cut_off }
+        let later = Later::new(&state);
+        let (router, caller) = (router(state), Caller::anonymous());
+        Harness { router, asked, logged, offered, later, caller, cut_off }
     }
 }
 
@@ -203,7 +212,8 @@ impl Harness {
         let caller = Caller { tenant: Some(tenant.parse().unwrap()), credential: None };
         let (router, asked) = (self.router.clone(), self.asked.clone());
         let (logged, offered) = (self.logged.clone(), self.offered.clone());
-        Self { router, asked, logged, offered, caller, cut_off: self.cut_off.clone() }
+        let (later, cut_off) = (self.later.clone(), self.cut_off.clone());
+        Self { router, asked, logged, offered, later, caller, cut_off }
     }
 
     pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {
@@ -260,6 +270,7 @@ pub(crate) fn served(kind: ModelKind) -> Served {
         kind,
         load: Duration::from_millis(120),
         queue: Duration::from_millis(7),
+        style: AnswerStyle::default(),
     }
 }
 

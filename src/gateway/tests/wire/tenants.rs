@@ -99,7 +99,7 @@ const BESIDE_AN_ADAPTER: usize = 7;
 
 /// All of an answer that depends on who asked for what; its name made equal.
 fn said(got: &Got, name: &str) -> (u16, Vec<(String, String)>, String) {
-    let varies = ["x-amzn-requestid", "date"];
+    let varies = ["x-amzn-requestid", "x-request-id", "date"];
     let headers = got.headers.iter().filter(|(key, _)| !varies.contains(&key.as_str()));
     let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
     let headers = headers.map(|(key, value)| (key.to_string(), text(value))).collect();

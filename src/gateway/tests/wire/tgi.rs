@@ -1,5 +1,6 @@
 //! `/generate`, `/generate_stream` and `/`, as text-generation-inference answers them.
 
+use roundhouse_serving::AnswerStyle;
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
@@ -92,4 +93,68 @@ async fn errors_have_the_types_that_its_clients_raise_by() {
     let last = events(&got.text()).pop().unwrap();
     assert_eq!(last, json!({"error": "the device failed", "error_type": "generation"}));
     assert_eq!(harness.get("/generate").await.status, 405);
+}
+
+#[tokio::test]
+async fn info_tells_the_server_and_the_model_that_is_named() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let server = harness.get("/info").await.json();
+    assert_eq!((&server["router"], server.get("model_id")), (&json!("roundhouse"), None));
+    let loaded = harness.get("/info?model=b/c.tar.gz").await.json();
+    assert_eq!(
+        (&loaded["model_id"], &loaded["max_total_tokens"]),
+        (&json!("b/c.tar.gz"), &json!(2048))
+    );
+    assert_eq!(loaded["model_dtype"], "q8_0, f32");
+    let cold = harness.get("/info?model=a").await.json();
+    assert_eq!((&cold["model_id"], cold.get("model_dtype")), (&json!("a"), None));
+    let none = harness.get("/info?model=none").await;
+    assert_eq!(
+        (none.status.as_u16(), none.json()["error_type"].as_str()),
+        (404, Some("not_found"))
+    );
+    let health = harness.get("/health").await;
+    assert_eq!((health.status.as_u16(), health.text().as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn a_whole_answer_tells_its_times_and_tokens() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let got = harness.post("/generate", "t/a", r#"{"inputs":"hé"}"#).await;
+    for (name, value) in
+        [("x-compute-characters", "2"), ("x-prompt-tokens", "3"), ("x-generated-tokens", "4")]
+    {
+        assert_eq!(got.header(name), value, "{name}");
+    }
+    for name in ["x-total-time", "x-queue-time", "x-inference-time", "x-time-per-token"] {
+        assert!(got.header(name).parse::<u64>().is_ok(), "{name}");
+    }
+    let stream = harness.post("/generate_stream", "t/a", r#"{"inputs":"hi"}"#).await;
+    assert_eq!(stream.header("x-total-time"), "");
+}
+
+#[tokio::test]
+async fn a_models_author_may_ask_for_answers_in_this_servers_way() {
+    let styled = |style: AnswerStyle| {
+        Setup::default().with(move |_| {
+            let mut answer = says(hello(1), 1)?;
+            answer.served.style = style;
+            Ok(answer)
+        })
+    };
+    let (tgi, events) =
+        (AnswerStyle { tgi: true, events: false }, AnswerStyle { tgi: false, events: true });
+    let (whole, stream) = (r#"{"inputs":"hi"}"#, r#"{"inputs":"hi","stream":true}"#);
+    for (style, array, sse) in
+        [(tgi, true, true), (events, false, true), (AnswerStyle::default(), false, false)]
+    {
+        let harness = styled(style);
+        let got = harness.post("/invocations", "a", whole).await;
+        assert_eq!(got.json().is_array(), array, "{}", got.text());
+        let got = harness.post("/invocations", "a", stream).await;
+        assert_eq!(got.header("content-type").starts_with("text/event-stream"), sse, "{style:?}");
+    }
+    // Its own routes have their own way.
+    let got = styled(tgi).post("/generate", "a", whole).await;
+    assert!(got.json().is_object(), "{}", got.text());
 }

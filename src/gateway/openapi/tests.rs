@@ -1,0 +1,94 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// The router's own text: axum does not tell which routes it has.
+const ROUTER: &str = include_str!("../router.rs");
+
+/// Methods and paths that the router's text names.
+fn routed() -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for call in ROUTER.split(".route(").skip(1) {
+        let (path, rest) = call.split_once('"').unwrap().1.split_once('"').unwrap();
+        let path = path.replace("{*", "{");
+        let end = rest.find(".route(").unwrap_or(rest.len());
+        // Up to the end of the call: the next statement begins after its `)`.
+        let mut depth = 1;
+        let end = rest[..end]
+            .char_indices()
+            .find(|(_, letter)| {
+                depth += match letter {
+                    '(' => 1,
+                    ')' => -1,
+                    _ => 0,
+                };
+                depth == 0
+            })
+            .map_or(end, |(at, _)| at);
+        for method in ["get", "post", "delete", "put"] {
+            let starts = [format!(" {method}("), format!(".{method}("), format!("({method}(")];
+            if starts.iter().any(|start| rest[..end].contains(start.as_str())) {
+                found.insert((method.to_owned(), path.clone()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_route_is_described_and_every_description_routed() {
+    let described: BTreeSet<(String, String)> =
+        operations::ALL.iter().map(|it| (it.method.to_owned(), it.path.to_owned())).collect();
+    let routed = routed();
+    assert!(routed.len() > 20, "{routed:?}");
+    assert_eq!(described, routed);
+}
+
+#[test]
+fn ids_are_unique_and_every_reference_leads_somewhere() {
+    let ids: BTreeSet<&str> = operations::ALL.iter().map(|it| it.id).collect();
+    assert_eq!(ids.len(), operations::ALL.len());
+    let document = describe(|_| true);
+    let text = document.to_string();
+    for (at, _) in text.match_indices("\"$ref\":\"#") {
+        let reference = text[at + 9..].split('"').next().unwrap();
+        assert!(document.pointer(reference).is_some(), "{reference}");
+    }
+    let used: BTreeSet<&str> =
+        operations::ALL.iter().flat_map(|it| it.parameters).copied().collect();
+    assert_eq!(used, schemas::parameter_names().collect());
+}
+
+#[test]
+fn names_in_paths_are_parameters_of_their_operations() {
+    let document = describe(|_| true);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let in_path: BTreeSet<String> = operation["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|it| document.pointer(&it["$ref"].as_str().unwrap()[1..]).unwrap())
+                .filter(|it| it["in"] == "path")
+                .map(|it| format!("{{{}}}", it["name"].as_str().unwrap()))
+                .collect();
+            let named: BTreeSet<String> = path
+                .split('/')
+                .filter(|segment| segment.starts_with('{'))
+                .map(str::to_owned)
+                .collect();
+            assert_eq!(in_path, named, "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_served_is_not_described() {
+    let paths = |served: fn(Where) -> bool| {
+        let document = describe(served);
+        document["paths"].as_object().unwrap().keys().cloned().collect::<BTreeSet<String>>()
+    };
+    let plain = paths(|served| served == Where::Always);
+    assert!(plain.contains("/ping") && !plain.contains("/models") && !plain.contains("/metrics"));
+    assert!(paths(|_| true).contains("/models/{name}/invoke"));
+}

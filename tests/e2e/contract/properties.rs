@@ -1,0 +1,75 @@
+//! `serving.properties` and the variables that say the same.
+
+use roundhouse_tests::models::decoder;
+use roundhouse_tests::server::Server;
+use serde_json::{Value, json};
+
+use super::{logging, place};
+
+const PROPERTIES: &str = "engine=Python\noption.max_model_len=64\noption.tgi_compat=true\n\
+    option.rolling_batch=auto\noption.speculative_config={}\noption.gpu_memory_utilization=0.9\n";
+
+async fn ask(
+    server: &Server,
+    target: &str,
+    prompt: &str,
+    stream: bool,
+) -> roundhouse_tests::server::Answer {
+    let parameters = json!({"max_new_tokens": 4, "ignore_eos_token": true});
+    let body = json!({"inputs": prompt, "parameters": parameters, "stream": stream});
+    server.invoke("default", target, body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_artefact_asks_for_is_honoured_or_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    place(&store.join("plain"), &decoder(12));
+    place(&store.join("asks"), &decoder(12));
+    std::fs::write(store.join("asks/serving.properties"), PROPERTIES).unwrap();
+    let (uri, cache) = (format!("file://{}/", store.display()), folder.path().join("cache"));
+    let log = folder.path().join("log");
+    let args = ["serve", "--store", &uri, "--cache-dir", cache.to_str().unwrap()];
+    let server = logging(&args, &[], &log).await;
+    let plain = ask(&server, "plain", "hello", false).await;
+    assert!(plain.json()["generated_text"].is_string(), "{}", plain.body);
+    let asked = ask(&server, "asks", "hello", false).await;
+    assert!(asked.json()[0]["generated_text"].is_string(), "{}", asked.body);
+    let stream = ask(&server, "asks", "hello", true).await;
+    assert!(stream.header("content-type").starts_with("text/event-stream"), "{:?}", stream.headers);
+    let long = "x".repeat(100);
+    assert_eq!(ask(&server, "plain", &long, false).await.status, 200);
+    let refused = ask(&server, "asks", &long, false).await;
+    assert_eq!(refused.status, 424, "{}", refused.body);
+    let listed = server.get("/v1/models/asks").await.json();
+    assert_eq!(listed["max_model_len"], 64, "{listed}");
+    let told = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> =
+        told.lines().filter(|line| line.contains("serving.properties")).collect();
+    assert_eq!(lines.len(), 1, "{told}");
+    let keys = "option.speculative_config, option.gpu_memory_utilization";
+    assert!(lines[0].contains(keys), "{}", lines[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_preset_what_files_may_ask_for() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["own", "none"] {
+        place(&root.path().join(name), &decoder(12));
+    }
+    std::fs::write(root.path().join("own/serving.properties"), "option.max_model_len=48\n")
+        .unwrap();
+    let models_root = root.path().display().to_string();
+    let args = ["serve", "--container-models-root", &models_root, "--memory", "512MiB"];
+    let env = [("SAGEMAKER_MULTI_MODEL", "true"), ("OPTION_MAX_MODEL_LEN", "32")];
+    let server = Server::start(&args, &env).await;
+    for (name, context) in [("own", 48), ("none", 32)] {
+        let url = root.path().join(name).display().to_string();
+        let loaded = server.post("/models", json!({"model_name": name, "url": url})).await;
+        assert_eq!(loaded.status, 200, "{}", loaded.body);
+        let residency = server.admin_get("/admin/v1/residency").await.json();
+        let residents = residency["devices"][0]["residents"].as_array().unwrap();
+        let found: Vec<&Value> = residents.iter().filter(|it| it["target"] == name).collect();
+        assert_eq!(found[0]["serves"]["context"], context, "{residency}");
+    }
+}
