@@ -113,13 +113,15 @@ impl Drop for Held {
 /// answer goes out as it would, and what is kept of it is taken at its end.
 pub(crate) async fn captured(
     context: &Context,
-    capture: Option<&Capture>,
+    capture: Option<(&Capture, Bytes)>,
     variant: &Arc<str>,
-    (headers, body): (&HeaderMap, &Bytes),
+    headers: &HeaderMap,
     response: Response,
 ) -> Response {
     let id = context.notes.request_id();
-    let Some(capture) = capture.filter(|it| is_drawn(id, it.sampling)) else { return response };
+    let Some((capture, body)) = capture.filter(|(it, _)| is_drawn(id, it.sampling)) else {
+        return response;
+    };
     if !response.status().is_success() {
         return response;
     }
@@ -137,7 +139,7 @@ pub(crate) async fn captured(
         capture: Some(capture.clone()),
     };
     if capture.input {
-        keeping.input(text(headers, &header::CONTENT_TYPE), body);
+        keeping.input(text(headers, &header::CONTENT_TYPE), &body);
     }
     if !capture.output {
         return response;

@@ -53,19 +53,20 @@ pub(crate) async fn invoke_endpoint(
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         let sent = Sent::read(&headers)?;
-        let wish = wished(&mut context, &sent, &body)?;
-        let endpoint = target::endpoint(&context, &endpoint_name(path)?)?;
-        let wish = if endpoint.handlers { wish.of_handlers() } else { wish };
+        let name = endpoint_name(path)?;
+        let handlers = target::endpoint(&context, &name)?.handlers;
+        let wish = wished(&mut context, &sent, &body, handlers)?;
+        let endpoint = target::endpoint(&context, &name)?;
         let bound = wish.bound(&context)?;
         let unnamed = || Err(target::unnamed());
         let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
         let read = Read { handlers: endpoint.handlers, gathers: true };
         let variant = found.variant.clone();
-        let (kept, capture) = (body.clone(), endpoint.capture.as_ref());
+        let capture = endpoint.capture.as_ref().filter(|_| wish.asks_a_model());
+        let capture = capture.map(|it| (it, body.clone()));
         let body = (&headers, body);
         let response = in_session(&context, &wish, bound.as_ref(), found, body, read).await?;
-        let capture = capture.filter(|_| wish.asks_a_model());
-        let response = captured(&context, capture, &variant, (&headers, &kept), response).await;
+        let response = captured(&context, capture, &variant, &headers, response).await;
         Ok(with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
@@ -82,17 +83,17 @@ pub(crate) async fn invocations(mut context: Context, request: Request) -> Respo
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         let sent = Sent::of_platform(&headers)?;
-        let wish = wished(&mut context, &sent, &body)?;
         if let Some((aim, handlers)) = container::named(&context, &uri, &headers)? {
-            let wish = if handlers { wish.of_handlers() } else { wish };
+            let wish = wished(&mut context, &sent, &body, handlers)?;
             let bound = wish.bound(&context)?;
             let read = Read { handlers, gathers: false };
             let found = Addressed { aim, variant: ALL_TRAFFIC.into() };
             let body = (&headers, body);
             return in_session(&context, &wish, bound.as_ref(), found, body, read).await;
         }
+        let handlers = target::default_endpoint(&context)?.handlers;
+        let wish = wished(&mut context, &sent, &body, handlers)?;
         let endpoint = target::default_endpoint(&context)?;
-        let wish = if endpoint.handlers { wish.of_handlers() } else { wish };
         let bound = wish.bound(&context)?;
         let unnamed = || Err(target::unnamed());
         let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
@@ -115,9 +116,10 @@ pub(crate) async fn invoke_endpoint_stream(
     let operation = async {
         let (headers, body) = read(&context, request).await?;
         let sent = Sent::read(&headers)?;
-        let wish = wished(&mut context, &sent, &body)?;
-        let endpoint = target::endpoint(&context, &endpoint_name(path)?)?;
-        let wish = if endpoint.handlers { wish.of_handlers() } else { wish };
+        let name = endpoint_name(path)?;
+        let handlers = target::endpoint(&context, &name)?.handlers;
+        let wish = wished(&mut context, &sent, &body, handlers)?;
+        let endpoint = target::endpoint(&context, &name)?;
         if matches!(wish, Wish::Open { .. } | Wish::Close { .. }) {
             return Err(Error::request("sessions are opened and closed by InvokeEndpoint"));
         }
@@ -128,7 +130,7 @@ pub(crate) async fn invoke_endpoint_stream(
         wish.answered(&context, bound.as_ref(), &found).await?;
         context.notes.variant(&found.variant);
         let Addressed { aim, variant } = found;
-        let kept = body.clone();
+        let capture = endpoint.capture.as_ref().map(|it| (it, body.clone()));
         let asked = if endpoint.handlers {
             let told = (true, context.notes.request_id());
             raw::asked(&headers, body, &aim, &INNER_ACCEPT, told)
@@ -143,20 +145,25 @@ pub(crate) async fn invoke_endpoint_stream(
             timeout: context.gateway.config.stream_timeout,
         };
         let response = answer(&context, aim, asked, delivery).await?;
-        let (capture, body) = (endpoint.capture.as_ref(), (&headers, &kept));
-        let response = captured(&context, capture, &variant, body, response).await;
+        let response = captured(&context, capture, &variant, &headers, response).await;
         Ok(with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
 }
 
 /// What the request wants of a session, which then decides where it is drawn to; and what its client
-/// calls it.
-fn wished(context: &mut Context, sent: &Sent<'_>, body: &Bytes) -> Result<Wish, Error> {
+/// calls it. A body for what may be a handler says nothing of sessions, unless a header does.
+fn wished(
+    context: &mut Context,
+    sent: &Sent<'_>,
+    body: &Bytes,
+    handlers: bool,
+) -> Result<Wish, Error> {
     if let Some(id) = sent.inference_id {
         context.notes.inference_id(id);
     }
-    let wish = Wish::read(context, sent, body)?;
+    let is_read = sent.session.is_some() || !handlers;
+    let wish = Wish::read(context, sent, is_read.then_some(body))?;
     if let Some(key) = wish.key() {
         context.route_key = Some(key);
     }
@@ -191,8 +198,7 @@ pub(crate) async fn invoke_loaded(
     read: Read,
 ) -> Result<Response, Error> {
     let sent = Sent::of_platform(headers)?;
-    let wish = wished(&mut context, &sent, &body)?;
-    let wish = if read.handlers { wish.of_handlers() } else { wish };
+    let wish = wished(&mut context, &sent, &body, read.handlers)?;
     let bound = wish.bound(&context)?;
     let found = Addressed { aim, variant: ALL_TRAFFIC.into() };
     in_session(&context, &wish, bound.as_ref(), found, (headers, body), read).await

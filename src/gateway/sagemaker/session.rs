@@ -36,7 +36,7 @@ pub(crate) enum Wish {
     /// Nothing.
     Nothing,
     /// A new one, under this id.
-    Open { id: String, by_header: bool },
+    Open { id: String },
     /// To be answered within one.
     Use { id: String },
     /// Its end.
@@ -48,8 +48,12 @@ impl Wish {
     ///
     /// # Errors
     /// `InvalidRequest` where they contradict each other, and for any wish where sessions are off.
-    pub(crate) fn read(context: &Context, sent: &Sent<'_>, body: &Bytes) -> Result<Self, Error> {
-        let request_type = request_type(body);
+    pub(crate) fn read(
+        context: &Context,
+        sent: &Sent<'_>,
+        body: Option<&Bytes>,
+    ) -> Result<Self, Error> {
+        let request_type = body.and_then(request_type);
         if sent.session.is_none() && request_type.is_none() {
             return Ok(Self::Nothing);
         }
@@ -59,11 +63,8 @@ impl Wish {
         let asked = request_type.map(asked).transpose()?;
         match (sent.session, asked) {
             (None, None) => Ok(Self::Nothing),
-            (Some(InSession::New), Some(Asked::New)) => {
-                Ok(Self::Open { id: Uuid::new_v4().to_string(), by_header: true })
-            }
-            (None, Some(Asked::New)) => {
-                Ok(Self::Open { id: Uuid::new_v4().to_string(), by_header: false })
+            (Some(InSession::New) | None, Some(Asked::New)) => {
+                Ok(Self::Open { id: Uuid::new_v4().to_string() })
             }
             (Some(InSession::Of(id)), None) => Ok(Self::Use { id: id.to_owned() }),
             (Some(InSession::Of(id)), Some(Asked::Close)) => Ok(Self::Close { id: id.to_owned() }),
@@ -88,18 +89,9 @@ impl Wish {
     pub(crate) fn key(&self) -> Option<HeaderValue> {
         match self {
             Self::Nothing => None,
-            Self::Open { id, .. } | Self::Use { id } | Self::Close { id } => {
+            Self::Open { id } | Self::Use { id } | Self::Close { id } => {
                 HeaderValue::from_str(id).ok()
             }
-        }
-    }
-
-    /// The same of an endpoint whose targets may be handlers: what their bodies say is theirs, unless
-    /// a header speaks of a session.
-    pub(crate) fn of_handlers(self) -> Self {
-        match self {
-            Self::Open { by_header: false, .. } => Self::Nothing,
-            wish => wish,
         }
     }
 
@@ -135,7 +127,7 @@ impl Wish {
         let (sessions, tenant) = (&context.gateway.sessions, context.caller.tenant.as_ref());
         let (result, name, value) = match self {
             Self::Nothing | Self::Use { .. } => return Ok(None),
-            Self::Open { id, .. } => {
+            Self::Open { id } => {
                 self.charge(context, found)?;
                 permit(context, &found.aim)?;
                 let model = found.aim.model.clone();

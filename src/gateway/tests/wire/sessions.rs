@@ -238,7 +238,9 @@ async fn handlers_see_the_session_and_only_headers_speak_of_it() {
     assert_eq!(got.text(), "done");
     assert!(!got.headers.contains_key(OPENED) && !got.headers.contains_key(CLOSED));
     // Without a header the body is the handler's own.
-    assert_eq!(harness.post(INVOKE, "a", OPEN).await.text(), "done");
+    for body in [OPEN, r#"{"requestType":"PAUSE","of":"its own"}"#] {
+        assert_eq!(harness.post(INVOKE, "a", body).await.text(), "done");
+    }
     let asked = harness.asked.lock().unwrap();
     let Asked::Raw(raw) = &asked[0].request else { panic!("it was read") };
     assert_eq!(raw.body.meta.headers[SESSION], id);
