@@ -1,8 +1,12 @@
 //! What a submission must satisfy before it may wait: what can never run is refused at once.
 
 use crate::error::Error;
-use crate::plan::RunnerSpec;
-use crate::request::{GenerateSpec, Sampling};
+use crate::plan::{RunnerSpec, Want};
+use crate::request::{EncodeSpec, GenerateSpec, Sampling};
+
+/// Bytes of all vectors that one encoder call is answered with at most, and a step's at most: some
+/// sixty tokens' logits over the largest vocabularies. They lie in memory until the last is there.
+pub const RESULT_BYTES: usize = 64 << 20;
 
 /// The longest sequence, prompt and completion together, that context and pool allow.
 pub(crate) fn longest_sequence(spec: &RunnerSpec) -> usize {
@@ -89,18 +93,39 @@ fn check_sampling(sampling: &Sampling) -> Result<(), Error> {
 }
 
 /// Checks encoder inputs against the runner's shapes: each is one whole row of one step.
-pub(crate) fn check_encode(inputs: &[Vec<u32>], spec: &RunnerSpec) -> Result<(), Error> {
+pub(crate) fn check_encode(inputs: &[EncodeSpec], spec: &RunnerSpec) -> Result<(), Error> {
     if spec.kv.is_some() {
         return Err(Error::NotEncoder);
     }
     let most = spec.context.min(spec.step_tokens);
+    let mut bytes = 0usize;
     for (index, input) in inputs.iter().enumerate() {
-        if input.is_empty() {
+        let tokens = input.tokens.len();
+        if tokens == 0 {
             return Err(Error::EmptyInput { index });
         }
-        if input.len() > most {
-            return Err(Error::InputTooLong { index, tokens: input.len(), most });
+        if tokens > most {
+            return Err(Error::InputTooLong { index, tokens, most });
         }
+        let places = match &input.want {
+            Want::At(places) => places.as_slice(),
+            Want::Pooled | Want::Each => &[],
+        };
+        // A second text may be empty: it then begins behind the last token.
+        let beyond = places.iter().find(|place| **place >= tokens);
+        if let Some(place) = beyond.or(input.second.as_ref().filter(|second| **second > tokens)) {
+            return Err(Error::NoSuchPlace { index, place: *place, tokens });
+        }
+        let vectors = input.want.vectors(tokens);
+        bytes = bytes.saturating_add(answer_bytes(vectors, spec));
+    }
+    if bytes > RESULT_BYTES {
+        return Err(Error::ResultTooLarge { bytes, most: RESULT_BYTES });
     }
     Ok(())
+}
+
+/// Bytes of so many vectors of a runner's.
+pub(crate) fn answer_bytes(vectors: usize, spec: &RunnerSpec) -> usize {
+    vectors.saturating_mul(spec.output_width).saturating_mul(size_of::<f32>())
 }

@@ -97,7 +97,7 @@ impl Engine {
                 let reuse = config.reuse_prefixes;
                 Work::Generate(Box::new(GenerateWork::new(&spec, kv, running, reuse)))
             }
-            None => Work::Encode(EncodeWork::new(spec.step_tokens, running)),
+            None => Work::Encode(EncodeWork::new(&spec, running)),
         };
         let (meters, pace) = (Meters::new(), Pace::default());
         let (room, attached) = (PromptRoom::new(config.step_time), HashSet::new());
@@ -253,13 +253,13 @@ fn forward(
 }
 
 fn outcomes(spec: &RunnerSpec, plan: &StepPlan, vectors: Vec<Vec<f32>>) -> Vec<RowOutcome> {
-    let wanted = plan.rows.iter().filter(|row| row.output).count();
-    let width = spec.output_width;
-    if vectors.len() != wanted || vectors.iter().any(|vector| vector.len() != width) {
+    let wanting = plan.rows.iter().filter(|row| row.output);
+    let wanted: Vec<usize> = wanting.map(|row| row.vectors() * spec.output_width).collect();
+    if !vectors.iter().map(Vec::len).eq(wanted.iter().copied()) {
         let widths: Vec<_> = vectors.iter().map(Vec::len).collect();
         let error = Error::WrongShape {
             got: format!("vectors of {widths:?} numbers"),
-            wanted: format!("{wanted} of {width}"),
+            wanted: format!("{wanted:?}"),
         };
         let failure = Failure::from(error);
         return plan.rows.iter().map(|_| RowOutcome::Failed(failure.clone())).collect();

@@ -27,6 +27,14 @@ pub(crate) enum Error {
     /// An encoder input that is longer than one row may be.
     #[error("input {index} has {tokens} tokens, {} more than the {most} that the model takes", .tokens - .most)]
     InputTooLong { index: usize, tokens: usize, most: usize },
+    /// A place in an encoder input that it does not have.
+    #[error("input {index} has {tokens} tokens, and none at place {place}")]
+    NoSuchPlace { index: usize, place: usize, tokens: usize },
+    /// More vectors than one answer may have.
+    #[error(
+        "the answers have {bytes} bytes together, more than the {most} of one call; send fewer inputs at a time, or ask for fewer of their tokens"
+    )]
+    ResultTooLarge { bytes: usize, most: usize },
     /// A parameter out of its range.
     #[error("{name} is {value}, and must be {range}")]
     Parameter { name: &'static str, value: String, range: &'static str },
@@ -75,6 +83,8 @@ impl Error {
             | Self::PromptTooLong { .. }
             | Self::EmptyInput { .. }
             | Self::InputTooLong { .. }
+            | Self::NoSuchPlace { .. }
+            | Self::ResultTooLarge { .. }
             | Self::Parameter { .. }
             | Self::Constrained { .. }
             | Self::NothingToChoose { .. } => ErrorKind::InvalidInput,
@@ -103,6 +113,8 @@ impl Error {
             | Self::PromptTooLong { .. }
             | Self::EmptyInput { .. }
             | Self::InputTooLong { .. }
+            | Self::NoSuchPlace { .. }
+            | Self::ResultTooLarge { .. }
             | Self::Parameter { .. }
             | Self::Constrained { .. }
             | Self::NothingToChoose { .. }

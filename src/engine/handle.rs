@@ -23,7 +23,7 @@ use crate::heartbeat::Heartbeat;
 use crate::lane::Command;
 use crate::plan::RunnerSpec;
 use crate::queue::{Place, Queue};
-use crate::request::{GenerateSpec, TokenResult};
+use crate::request::{EncodeSpec, GenerateSpec, TokenResult};
 use crate::scheduler::{Adapter, SequenceId};
 
 /// How one engine shares its lane and bounds its queue.
@@ -185,12 +185,18 @@ impl EngineHandle {
         Ok(TokenStream { tokens, ticket, ended: false })
     }
 
-    /// Encodes inputs, each in one step; answers with one vector per input, in order. If
-    /// dropped before ready, inputs that have not run leave the queue.
+    /// Encodes inputs, each in one step; answers each, in order, with the vectors that it wants:
+    /// [`RunnerSpec::output_width`] numbers a vector, one after another. If dropped before ready,
+    /// inputs that have not run leave the queue.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate); one failing input fails the call.
-    pub async fn encode(&self, inputs: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Failure> {
+    /// As [`generate`](Self::generate), and `InvalidInput` where the answers would have more than
+    /// [`RESULT_BYTES`](crate::RESULT_BYTES); one failing input fails the call.
+    pub async fn encode(
+        &self,
+        inputs: Vec<impl Into<EncodeSpec>>,
+    ) -> Result<Vec<Vec<f32>>, Failure> {
+        let inputs: Vec<EncodeSpec> = inputs.into_iter().map(Into::into).collect();
         check_encode(&inputs, &self.inner.spec)?;
         if inputs.is_empty() {
             return Ok(Vec::new());

@@ -25,6 +25,7 @@ pub mod testing;
 
 pub use account::Claim;
 pub use attached::Attached;
+pub use check::RESULT_BYTES;
 pub use constraint::{Allowed, Constraint, Progress, Unmet};
 pub use elastic::{KvReporter, KvRoom};
 pub use handle::{EngineConfig, EngineHandle, Load, TokenStream};
@@ -33,5 +34,6 @@ pub use lane::{Lane, LaneConfig, Placed};
 pub use metrics::describe as describe_metrics;
 pub use plan::{
     AdapterId, BlockId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
+    Want,
 };
-pub use request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
+pub use request::{EncodeSpec, FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};

@@ -28,7 +28,7 @@ impl StepPlan {
 }
 
 /// One sequence's share of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
     /// The tokens to compute: a prompt, a chunk of one, or the last sampled token.
     pub tokens: Vec<u32>,
@@ -41,13 +41,49 @@ pub struct Row {
     pub adapter: Option<AdapterId>,
     /// Whether the row's last token wants an output vector. Not so in a prompt's earlier chunks.
     pub output: bool,
+    /// Of an encoder's row: the first token of its second text, where it has two.
+    pub second: Option<usize>,
+    /// Of an encoder's row with `output`: which vectors.
+    pub want: Want,
+}
+
+impl Row {
+    /// How many vectors of [`RunnerSpec::output_width`] numbers it wants.
+    pub fn vectors(&self) -> usize {
+        if self.output { self.want.vectors(self.tokens.len()) } else { 0 }
+    }
+}
+
+/// Which vectors an encoder answers a text with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Want {
+    /// One for the whole: an embedding, class logits; of a model that answers each token by
+    /// itself, what it answers the first.
+    #[default]
+    Pooled,
+    /// One for each token.
+    Each,
+    /// One for each token at these places, in this order.
+    At(Vec<usize>),
+}
+
+impl Want {
+    /// How many vectors that is of so many tokens.
+    pub fn vectors(&self, tokens: usize) -> usize {
+        match self {
+            Self::Pooled => 1,
+            Self::Each => tokens,
+            Self::At(places) => places.len(),
+        }
+    }
 }
 
 /// What a step computed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOutput {
     /// For each row with `output`, in order: logits over the vocabulary, an embedding or
-    /// class logits, `RunnerSpec::output_width` numbers each.
+    /// class logits, `RunnerSpec::output_width` numbers for each vector that it wants, one
+    /// vector after another.
     pub rows: Vec<Vec<f32>>,
 }
 

@@ -2,6 +2,8 @@
 
 use roundhouse_types::Failure;
 
+use crate::plan::Want;
+
 /// How to choose the next token. The field's usual parameters, each off at the value named.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -54,6 +56,25 @@ pub struct GenerateSpec {
     pub top_logprobs: usize,
     /// Added to the logits of single tokens, before all else.
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// One text, or two of a pair, to encode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodeSpec {
+    /// Its tokens, at least one, no more than the runner takes in one step.
+    pub tokens: Vec<u32>,
+    /// Tokens from here on are of the second text of a pair (token type 1), where the model tells
+    /// texts apart so.
+    pub second: Option<usize>,
+    /// Which vectors to answer with.
+    pub want: Want,
+}
+
+/// One text, one vector.
+impl From<Vec<u32>> for EncodeSpec {
+    fn from(tokens: Vec<u32>) -> Self {
+        Self { tokens, second: None, want: Want::Pooled }
+    }
 }
 
 /// Why a sequence ended.

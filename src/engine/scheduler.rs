@@ -434,6 +434,7 @@ fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, chunk: usiz
         blocks: sequence.blocks[..pool.needed(end)].to_vec(),
         adapter: sequence.adapter,
         output: end == sequence.tokens.len(),
+        ..Row::default()
     });
     step.owners.push(sequence.id);
 }

@@ -15,7 +15,9 @@ use std::sync::{Arc, PoisonError};
 use roundhouse_types::Bytes;
 
 use crate::constraint::{Allowed, Constraint, Progress, Unmet};
-use crate::plan::{AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use crate::plan::{
+    AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan, Want,
+};
 
 /// An adapter's weights for an [`EchoRunner`]: other numbers make other logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,13 @@ pub fn echo_logits_with(adapter: Option<EchoAdapter>, tokens: &[u32], width: usi
             fraction * 8.0 - 4.0
         })
         .collect()
+}
+
+/// What an encoder's logits are made of where a second text begins at `second`: all tokens, and one
+/// between the texts that no vocabulary has.
+pub fn echo_pair(tokens: &[u32], second: usize) -> Vec<u32> {
+    let (first, second) = tokens.split_at(second);
+    [first, &[u32::MAX], second].concat()
 }
 
 /// The tokens that follow `prompt` when the likeliest is chosen each time.
@@ -296,6 +305,21 @@ impl EchoRunner {
         }
     }
 
+    /// What a row wants: a token's vector is that of the sequence up to it.
+    fn vectors(&self, row: &Row, adapter: Option<EchoAdapter>, sequence: &[u32]) -> Vec<f32> {
+        let of = |tokens: usize| {
+            let pair = row.second.filter(|second| *second <= tokens);
+            let pair = pair.map(|second| echo_pair(&sequence[..tokens], second));
+            let tokens = pair.as_deref().unwrap_or(&sequence[..tokens]);
+            echo_logits_with(adapter, tokens, self.spec.output_width)
+        };
+        match &row.want {
+            Want::Pooled => of(sequence.len()),
+            Want::Each => (1..=sequence.len()).flat_map(of).collect(),
+            Want::At(places) => places.iter().flat_map(|place| of(place + 1)).collect(),
+        }
+    }
+
     /// Writes a row's tokens to its blocks and reads its whole sequence back.
     fn sequence(
         &mut self,
@@ -338,11 +362,11 @@ impl ModelRunner for EchoRunner {
             let adapter = self.adapter(row)?;
             let sequence = self.sequence(row, adapter)?;
             if row.output {
-                let mut logits = echo_logits_with(adapter, &sequence, self.spec.output_width);
+                let mut vectors = self.vectors(row, adapter, &sequence);
                 if self.garbles(row) {
-                    logits[0] = f32::NAN;
+                    vectors[0] = f32::NAN;
                 }
-                output.rows.push(logits);
+                output.rows.push(vectors);
             }
         }
         Ok(output)

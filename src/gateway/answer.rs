@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
-use roundhouse_serving::{AnswerStyle, EmbeddingsReply, GenerationReply, Reply, Request};
+use http::HeaderName;
+use roundhouse_serving::{
+    AnswerStyle, EmbeddingsReply, GenerationReply, Reply, Request, TokenVectorsReply,
+};
 use roundhouse_types::{ErrorKind, Failure};
-use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::accept::{self, Accept, Form};
 use crate::aim::{Adapters, Aim};
 use crate::call::{self, Context};
 use crate::cut::cut_off;
@@ -21,6 +22,8 @@ use crate::meter;
 use crate::openai::chat::ChatAsk;
 use crate::openai::completions::CompletionAsk;
 use crate::openai::embeddings::EmbeddingsAsk;
+use crate::ranking::RankingAsk;
+use crate::sagemaker::found;
 use crate::sagemaker::generated::InputsTranscript;
 use crate::sagemaker::inputs::{Dialect, InputsAsk};
 use crate::sagemaker::raw::{Found, Later};
@@ -53,6 +56,7 @@ pub(crate) enum Ask {
     Chat(ChatAsk),
     Completion(CompletionAsk),
     Embeddings(EmbeddingsAsk),
+    Ranking(RankingAsk),
     /// Not known before the body is read; a handler reads it itself.
     Later(Later),
 }
@@ -60,6 +64,8 @@ pub(crate) enum Ask {
 /// How the answer goes out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Delivery {
+    /// In what form a whole answer goes out.
+    pub(crate) accept: Accept,
     /// Whether streams are server-sent events rather than lines of JSON.
     pub(crate) events: bool,
     /// Whether the answer is wrapped in AWS event-stream messages.
@@ -71,12 +77,12 @@ pub(crate) struct Delivery {
 }
 
 impl Ask {
-    fn streams(&self) -> bool {
+    pub(crate) fn streams(&self) -> bool {
         match self {
             Self::Inputs(ask) => ask.stream,
             Self::Chat(ask) => ask.stream,
             Self::Completion(ask) => ask.stream,
-            Self::Embeddings(_) | Self::Later(_) => false,
+            Self::Embeddings(_) | Self::Ranking(_) | Self::Later(_) => false,
         }
     }
 
@@ -84,7 +90,17 @@ impl Ask {
         match self {
             _ if !events => Format::JsonLines,
             Self::Inputs(_) | Self::Later(_) => Format::Sse { done: false },
-            Self::Chat(_) | Self::Completion(_) | Self::Embeddings(_) => Format::Sse { done: true },
+            Self::Chat(_) | Self::Completion(_) | Self::Embeddings(_) | Self::Ranking(_) => {
+                Format::Sse { done: true }
+            }
+        }
+    }
+
+    /// Where only `inputs` can be answered so.
+    fn inputs(&self) -> Result<&InputsAsk, Error> {
+        match self {
+            Self::Inputs(ask) => Ok(ask),
+            _ => Err(mismatch()),
         }
     }
 
@@ -93,7 +109,7 @@ impl Ask {
         match self {
             Self::Chat(ask) => ask.n,
             Self::Completion(ask) => ask.n,
-            Self::Inputs(_) | Self::Embeddings(_) | Self::Later(_) => 1,
+            Self::Inputs(_) | Self::Embeddings(_) | Self::Ranking(_) | Self::Later(_) => 1,
         }
     }
 }
@@ -150,34 +166,61 @@ async fn admitted(
     let (ask, delivery) = styled(ask, delivery, answer.served.style);
     let ignored = match &ask {
         Ask::Inputs(ask) => ask.ignored.clone(),
-        Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) | Ask::Later(_) => None,
+        _ => None,
     };
-    let mut response = match answer.reply {
-        Reply::Handled(reply) => handled::respond(context, reply, delivery, deadline).await?,
-        Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
-        Reply::Embeddings(reply) => {
-            context.notes.prompt(reply.prompt_tokens);
-            whole(written(ask, reply).await?, delivery)
-        }
-        Reply::Classification(labels) => match ask {
-            Ask::Inputs(ask) => {
-                if labels.iter().flatten().any(|label| !label.score.is_finite()) {
-                    return Err(not_a_number());
-                }
-                whole(text(&ask.labels(&labels)?), delivery)
-            }
-            Ask::Chat(_) | Ask::Completion(_) | Ask::Embeddings(_) | Ask::Later(_) => {
-                return Err(mismatch());
-            }
-        },
-        // Whoever reads a body so leaves what it asks behind.
-        Reply::OfAdapters => return Err(mismatch()),
-    };
+    let mut response = written_reply(context, answer.reply, ask, delivery, deadline).await?;
     call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
     if let Some(names) = ignored.filter(|_| config.served_headers) {
         response.headers_mut().insert(IGNORED, names);
     }
     Ok(response)
+}
+
+/// A reply as the client wants it.
+async fn written_reply(
+    context: &Context,
+    reply: Reply,
+    ask: Ask,
+    delivery: Delivery,
+    deadline: Instant,
+) -> Result<Response, Error> {
+    Ok(match reply {
+        Reply::Handled(reply) => handled::respond(context, reply, delivery, deadline).await?,
+        Reply::Generation(reply) => generation(context, reply, ask, delivery, deadline).await?,
+        Reply::Embeddings(reply) => {
+            context.notes.prompt(reply.prompt_tokens);
+            let (body, form) = written(ask, reply, delivery.accept).await?;
+            accept::whole(body, form, delivery)
+        }
+        Reply::TokenVectors(reply) => {
+            context.notes.prompt(reply.prompt_tokens);
+            let (body, form) = written_tokens(reply, delivery.accept).await?;
+            accept::whole(body, form, delivery)
+        }
+        Reply::Scores(reply) => {
+            context.notes.prompt(reply.prompt_tokens);
+            let Ask::Ranking(ask) = ask else { return Err(mismatch()) };
+            accept::written(&ask.told(&reply), delivery)?
+        }
+        Reply::Classification(labels) => {
+            if labels.iter().flatten().any(|label| !label.score.is_finite()) {
+                return Err(not_a_number());
+            }
+            accept::written(&ask.inputs()?.labels(&labels)?, delivery)?
+        }
+        Reply::Entities(found) => {
+            on_blocking(move || accept::written(&ask.inputs()?.entities(&found)?, delivery)).await?
+        }
+        Reply::Fills(fills) => {
+            on_blocking(move || accept::written(&ask.inputs()?.fills(&fills)?, delivery)).await?
+        }
+        Reply::Answers(answers) => {
+            on_blocking(move || accept::written(&ask.inputs()?.answers(&answers)?, delivery))
+                .await?
+        }
+        // Whoever reads a body so leaves what it asks behind.
+        Reply::OfAdapters => return Err(mismatch()),
+    })
 }
 
 /// What the model's author asks for where the face has no way of its own.
@@ -193,25 +236,48 @@ fn styled(mut ask: Ask, mut delivery: Delivery, style: AnswerStyle) -> (Ask, Del
     (ask, delivery)
 }
 
-/// Vectors as text; many of them on a blocking thread.
+/// Vectors as they are wanted; many of them on a blocking thread.
 ///
 /// # Errors
 /// `ModelFailed` where one is not of finite numbers.
-pub(crate) async fn written(ask: Ask, reply: EmbeddingsReply) -> Result<Bytes, Error> {
+pub(crate) async fn written(
+    ask: Ask,
+    reply: EmbeddingsReply,
+    accept: Accept,
+) -> Result<(Bytes, Form), Error> {
     if reply.vectors.iter().flatten().any(|number| !number.is_finite()) {
         return Err(not_a_number());
     }
     let numbers: usize = reply.vectors.iter().map(Vec::len).sum();
     let write = move || match &ask {
-        Ask::Inputs(ask) => ask.vectors(&reply),
-        Ask::Embeddings(ask) => ask.vectors(&reply),
-        Ask::Chat(_) | Ask::Completion(_) | Ask::Later(_) => Err(mismatch()),
+        Ask::Inputs(ask) => {
+            let vectors = &reply.vectors;
+            accept::written_vectors(vectors, ask.single, accept, || ask.vectors(&reply))
+        }
+        Ask::Embeddings(ask) => {
+            accept::written_vectors(&reply.vectors, false, accept, || ask.vectors(&reply))
+        }
+        _ => Err(mismatch()),
     };
     if numbers <= INLINE_NUMBERS {
         return write();
     }
+    on_blocking(write).await
+}
+
+/// Vectors of tokens as they are wanted.
+async fn written_tokens(reply: TokenVectorsReply, accept: Accept) -> Result<(Bytes, Form), Error> {
+    on_blocking(move || {
+        accept::written_tokens(&reply.inputs, accept, || found::token_vectors(&reply))
+    })
+    .await
+}
+
+async fn on_blocking<T: Send + 'static>(
+    write: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let written = tokio::task::spawn_blocking(write).await;
-    written.map_err(|error| Error::internal(format!("writing vectors failed: {error}")))?
+    written.map_err(|error| Error::internal(format!("writing an answer failed: {error}")))?
 }
 
 async fn generation(
@@ -234,7 +300,7 @@ async fn generation(
             Ask::Completion(ask) => {
                 Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))
             }
-            Ask::Embeddings(_) | Ask::Later(_) => return Err(mismatch()),
+            _ => return Err(mismatch()),
         };
         let keep_alive = context.gateway.config.keep_alive;
         let (notes, cut) = (notes.clone(), context.gateway.cut.clone());
@@ -246,24 +312,9 @@ async fn generation(
         Ask::Inputs(ask) => ask.generated(&generated)?,
         Ask::Chat(ask) => ask.whole(&generated, prompt_tokens),
         Ask::Completion(ask) => ask.whole(&generated, prompt_tokens),
-        Ask::Embeddings(_) | Ask::Later(_) => return Err(mismatch()),
+        _ => return Err(mismatch()),
     };
-    Ok(whole(text(&said), delivery))
-}
-
-pub(crate) fn text(value: &Value) -> Bytes {
-    value.to_string().into()
-}
-
-/// A response of one piece.
-pub(crate) fn whole(body: Bytes, delivery: Delivery) -> Response {
-    if delivery.framed {
-        return stream::framed_whole(&body);
-    }
-    let mut response = Response::new(Body::from(body));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    accept::written(&said, delivery)
 }
 
 /// Serving refuses requests that do not fit a model's kind, so this is a fault of ours.

@@ -29,6 +29,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Media {
     /// JSON, or nothing said.
     Json,
+    /// JSON texts on lines of their own.
+    Lines,
+    /// A table with a header.
+    Csv,
+    /// An array as numpy stores it.
+    Npy,
     /// The whole body is one text.
     Text,
 }
@@ -41,8 +47,9 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
     let unsupported = |what: &str, value: &HeaderValue| {
         let shown = String::from_utf8_lossy(value.as_bytes());
         let message = format!(
-            "{what} {shown} is not what this model reads: send application/json or text/plain \
-             without a coding (only Python handlers take other bodies)"
+            "{what} {shown} is not what this model reads: send application/json, \
+             application/jsonlines, text/csv, text/plain or application/x-npy without a coding \
+             (only Python handlers take other bodies)"
         );
         Error::Failed(Failure::new(ErrorKind::UnsupportedMediaType, message))
     };
@@ -59,7 +66,14 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
     match essence {
         "" if value.is_empty() => Ok(Media::Json),
         "application/json" => Ok(Media::Json),
+        "application/jsonlines"
+        | "application/x-jsonlines"
+        | "application/jsonl"
+        | "application/x-ndjson"
+        | "application/ndjson" => Ok(Media::Lines),
+        "text/csv" => Ok(Media::Csv),
         "text/plain" => Ok(Media::Text),
+        "application/x-npy" => Ok(Media::Npy),
         other if other.starts_with("application/") && other.ends_with("+json") => Ok(Media::Json),
         _ => Err(unsupported("content type", value)),
     }
@@ -178,7 +192,10 @@ mod tests {
         assert_eq!(media_of("Application/JSON; charset=utf-8").unwrap(), Media::Json);
         assert_eq!(media_of("application/vnd.x+json").unwrap(), Media::Json);
         assert_eq!(media_of("text/plain;charset=utf-8").unwrap(), Media::Text);
-        for other in ["text/csv", "application/jsonlines", "image/png", "application/x-npy"] {
+        assert_eq!(media_of("text/csv; header=present").unwrap(), Media::Csv);
+        assert_eq!(media_of("application/jsonlines").unwrap(), Media::Lines);
+        assert_eq!(media_of("application/x-npy").unwrap(), Media::Npy);
+        for other in ["image/png", "application/octet-stream", "multipart/form-data"] {
             let error = media_of(other).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnsupportedMediaType, "{other}");
         }

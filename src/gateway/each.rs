@@ -8,8 +8,9 @@ use futures_util::future::try_join_all;
 use roundhouse_serving::{EmbeddingsReply, Inputs, LabelScore, Reply, Request, Served};
 use uuid::Uuid;
 
+use crate::accept;
 use crate::aim::Aim;
-use crate::answer::{Ask, Delivery, mismatch, text, whole, written};
+use crate::answer::{Ask, Delivery, mismatch, written};
 use crate::call::{self, Context, Generated};
 use crate::error::Error;
 
@@ -64,9 +65,12 @@ pub(crate) async fn answer(
     let (said, prompt_tokens) = together(parts, inputs.texts.len())?;
     context.notes.prompt(prompt_tokens);
     let mut response = match said {
-        Said::Generated(generated) => whole(text(&ask.generated(&generated)?), delivery),
-        Said::Vectors(reply) => whole(written(Ask::Inputs(ask), reply).await?, delivery),
-        Said::Labels(labels) => whole(text(&ask.labels(&labels)?), delivery),
+        Said::Generated(generated) => accept::written(&ask.generated(&generated)?, delivery)?,
+        Said::Vectors(reply) => {
+            let (body, form) = written(Ask::Inputs(ask), reply, delivery.accept).await?;
+            accept::whole(body, form, delivery)
+        }
+        Said::Labels(labels) => accept::written(&ask.labels(&labels)?, delivery)?,
     };
     call::served_headers(response.headers_mut(), &served, context);
     Ok(response)
@@ -81,7 +85,10 @@ async fn part(
 ) -> Result<Part, Error> {
     let texts = places.iter().map(|place| inputs.texts[*place].clone()).collect();
     let beside = inputs.texts.len() - places.len();
-    let request = Request::Inputs(Inputs { texts, single: false, beside, ..inputs.clone() });
+    let second = |place: &usize| inputs.seconds.get(*place).cloned().flatten();
+    let seconds = places.iter().map(second).collect();
+    let parts = Inputs { texts, seconds, single: false, beside, ..inputs.clone() };
+    let request = Request::Inputs(parts);
     let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
     let said = match answer.reply {
         Reply::Generation(reply) => {
@@ -89,7 +96,11 @@ async fn part(
         }
         Reply::Embeddings(reply) => Said::Vectors(reply),
         Reply::Classification(labels) => Said::Labels(labels),
-        Reply::Handled(_) | Reply::OfAdapters => return Err(mismatch()),
+        Reply::TokenVectors(_) | Reply::Entities(_) | Reply::Fills(_) | Reply::Answers(_) => {
+            let expected = "must be one name where tokens are answered";
+            return Err(Error::field("adapters", expected));
+        }
+        Reply::Scores(_) | Reply::Handled(_) | Reply::OfAdapters => return Err(mismatch()),
     };
     Ok(Part { places, said, served: answer.served })
 }

@@ -36,9 +36,35 @@ pub(crate) async fn object(body: Bytes) -> Result<Map<String, Value>, Error> {
     }
 }
 
+/// Parses a body as JSON texts on lines of their own; empty lines do not count.
+///
+/// # Errors
+/// As [`object`], with the number of the line.
+pub(crate) async fn lines(body: Bytes) -> Result<Vec<Value>, Error> {
+    let parse = move || {
+        let left = Cell::new(VALUES_MAX);
+        let numbered = body.split(|byte| *byte == b'\n').enumerate();
+        let said = numbered.filter(|(_, line)| !line.trim_ascii().is_empty());
+        said.map(|(at, line)| {
+            parse_within(line, &left).map_err(|error| {
+                Error::input(format!("line {} is not valid JSON: {error}", at + 1))
+            })
+        })
+        .collect()
+    };
+    tokio::task::spawn_blocking(parse)
+        .await
+        .map_err(|error| Error::internal(format!("parsing a body failed: {error}")))?
+}
+
 fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
+    parse_within(body, &Cell::new(VALUES_MAX))
+}
+
+/// The same, of so many values as are left.
+fn parse_within(body: &[u8], left: &Cell<usize>) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Strict { left: &Cell::new(VALUES_MAX) }.deserialize(&mut deserializer)?;
+    let value = Strict { left }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }

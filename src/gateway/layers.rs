@@ -54,6 +54,16 @@ pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
         .layer(from_fn_with_state(gateway.clone(), observe))
 }
 
+/// Puts the layers around routes of requests whose callers are known and do not wait: those of
+/// [`around`] but for the door, and for the places of people who do.
+pub(crate) fn around_known(router: Router, gateway: &Gateway) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(|_| {
+            Error::internal("the request handler panicked").respond(Face::Container)
+        }))
+        .layer(from_fn_with_state(gateway.clone(), observe))
+}
+
 /// The requests under way.
 struct UnderWay {
     most: usize,

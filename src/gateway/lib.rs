@@ -1,10 +1,12 @@
 //! How does HTTP say it: the data port's routes, bodies, streams and errors.
 //!
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
-//! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed` (which
-//! model is meant), `permitted` (whether the caller may ask it, and what it stands for), `body` and
-//! `fields` (what the client sent), `sagemaker`, `openai`, `tgi` and `container` (the faces), `sessions` (what outlives a request),
-//! `answer`, `each`, `call` and `stream` (from an invocation to bytes), `meter` (what it is charged
+//! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed`
+//! (which model is meant), `permitted` (whether the caller may ask it, and what it stands for),
+//! `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi`, `ranking` and
+//! `container` (the faces), `sessions` (what outlives a request), `answer`, `accept`, `each`, `call`
+//! and `stream` (from an invocation to bytes), `deferred` (the same for callers who do not wait),
+//! `capture` (what is kept of both), `meter` (what it is charged
 //! and took), `error` (the one error table).
 //!
 //! What holds:
@@ -16,13 +18,16 @@
 //! 4. A chunk of a streamed response is one whole event.
 //! 5. Dropping a response drops the model's stream, which aborts its sequences.
 
+mod accept;
 mod addressed;
 mod aim;
 mod answer;
 mod body;
 mod call;
+mod capture;
 mod container;
 mod cut;
+mod deferred;
 mod each;
 mod error;
 mod fields;
@@ -37,6 +42,7 @@ mod openai;
 mod openapi;
 mod permitted;
 mod platform;
+mod ranking;
 mod router;
 mod sagemaker;
 mod sessions;
@@ -45,13 +51,15 @@ mod stream;
 mod target;
 mod tgi;
 
+pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};
 pub use cut::{Cut, CutOff};
+pub use deferred::Later;
 pub use metrics::describe_metrics;
 pub use router::router;
 pub use sessions::{SessionLimits, Sessions};
 pub use state::{
     AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
-    ContainerModels, EndpointFace, FactsFn, GatewayConfig, GatewayState, Health, KvTokens,
-    LoadOutcome, MetricsFn, ModelFacts, Naming, Offered, PageWanted, PlatformFace, Registration,
-    Serves, Target, TargetPage, Update, Variant,
+    ContainerModels, DeferFn, Deferral, Deferred, DeferredInput, Done, Due, EndpointFace, FactsFn,
+    GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, MetricsFn, ModelFacts, Naming,
+    Offered, PageWanted, PlatformFace, Registration, Serves, Target, TargetPage, Update, Variant,
 };

@@ -171,11 +171,21 @@ fn estimate(request: &Request, bytes: u64) -> Estimate {
             let count = completion.prompts.len().saturating_mul(completion.n);
             answers(&completion.generation, count)
         }
-        Request::Embeddings(_) => 0,
+        Request::Embeddings(_) | Request::Ranking(_) => 0,
         Request::Raw(_) => ANSWER_TOKENS as u64,
     };
     let tokens_in = match (request, bytes.div_ceil(BYTES_PER_TOKEN)) {
         (Request::Raw(_), tokens) => tokens.min(RAW_TOKENS),
+        // The query is read with each document.
+        (Request::Ranking(ranking), tokens) => {
+            let query = (ranking.query.len() as u64).div_ceil(BYTES_PER_TOKEN);
+            tokens.saturating_add(query.saturating_mul(ranking.documents.len() as u64))
+        }
+        // Each text is read with each label.
+        (Request::Inputs(inputs), tokens) => {
+            let zero_shot = inputs.options.zero_shot.as_ref();
+            tokens.saturating_mul(zero_shot.map_or(1, |asked| asked.labels.len()) as u64)
+        }
         (_, tokens) => tokens,
     };
     Estimate { tokens_in, tokens_out }

@@ -13,6 +13,9 @@ const SESSIONS_OPENED: &str = "roundhouse_gateway_sessions_opened_total";
 /// Stateful sessions that have ended. Label: `by` (`closed`, `expired`).
 const SESSIONS_ENDED: &str = "roundhouse_gateway_sessions_ended_total";
 
+/// Requests whose capture was given up for want of room.
+const CAPTURE_DROPPED: &str = "roundhouse_gateway_captures_dropped_total";
+
 /// Tells the metrics recorder what the metrics mean.
 pub fn describe_metrics() {
     metrics::describe_histogram!(
@@ -26,6 +29,11 @@ pub fn describe_metrics() {
         "from a request's arrival to its response's first body byte, by route"
     );
     metrics::describe_counter!(
+        CAPTURE_DROPPED,
+        metrics::Unit::Count,
+        "requests that were to be captured and found the buffer full"
+    );
+    metrics::describe_counter!(
         SESSIONS_OPENED,
         metrics::Unit::Count,
         "stateful sessions that were opened"
@@ -35,6 +43,11 @@ pub fn describe_metrics() {
         metrics::Unit::Count,
         "stateful sessions that have ended: closed by their clients, or expired"
     );
+}
+
+/// Notes a capture that found no room.
+pub(crate) fn capture_dropped() {
+    metrics::counter!(CAPTURE_DROPPED).increment(1);
 }
 
 /// Notes a session that was opened.

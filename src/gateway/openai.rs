@@ -18,6 +18,7 @@ use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::accept::Accept;
 use crate::addressed::Addressed;
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
@@ -46,17 +47,17 @@ type Parse = fn(&mut Fields, &str) -> Result<Asked, Error>;
 
 /// `POST /v1/chat/completions`.
 pub(crate) async fn chat(context: Context, request: Request) -> Response {
-    serve(context, None, request, chat::parse).await
+    serve_as(Face::OpenAi, context, request, chat::parse).await
 }
 
 /// `POST /v1/completions`.
 pub(crate) async fn completions(context: Context, request: Request) -> Response {
-    serve(context, None, request, completions::parse).await
+    serve_as(Face::OpenAi, context, request, completions::parse).await
 }
 
 /// `POST /v1/embeddings`.
 pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
-    serve(context, None, request, embeddings::parse).await
+    serve_as(Face::OpenAi, context, request, embeddings::parse).await
 }
 
 /// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the endpoint has
@@ -69,7 +70,7 @@ pub(crate) async fn endpoint_chat(
     match sagemaker::endpoint_name(path) {
         Ok(endpoint) => {
             let at = Some(At { endpoint, component: None });
-            serve(context, at, request, chat::parse).await
+            serve(Face::OpenAi, context, at, request, chat::parse).await
         }
         Err(error) => error.respond(Face::OpenAi),
     }
@@ -84,7 +85,7 @@ pub(crate) async fn component_chat(
     match path {
         Ok(Path((endpoint, component))) => {
             let at = Some(At { endpoint, component: Some(component) });
-            serve(context, at, request, chat::parse).await
+            serve(Face::OpenAi, context, at, request, chat::parse).await
         }
         Err(_) => Error::request("a name in the path is not UTF-8").respond(Face::OpenAi),
     }
@@ -96,7 +97,23 @@ struct At {
     component: Option<String>,
 }
 
-async fn serve(context: Context, at: Option<At>, request: Request, parse: Parse) -> Response {
+/// A request whose body names its model, answered in a dialect.
+pub(crate) async fn serve_as(
+    face: Face,
+    context: Context,
+    request: Request,
+    parse: Parse,
+) -> Response {
+    serve(face, context, None, request, parse).await
+}
+
+async fn serve(
+    face: Face,
+    context: Context,
+    at: Option<At>,
+    request: Request,
+    parse: Parse,
+) -> Response {
     let operation = async {
         let (headers, body) = sagemaker::read(&context, request).await?;
         let fixed = match &at {
@@ -118,7 +135,8 @@ async fn serve(context: Context, at: Option<At>, request: Request, parse: Parse)
         let echo = if name.is_empty() { own } else { &name };
         let asked = parse(&mut fields, echo)?;
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
+        let accept = Accept::default();
+        let delivery = Delivery { accept, events: true, framed: false, gathers: true, timeout };
         let response = answer(&context, aim, asked, delivery).await.map(with_rate_headers)?;
         if at.is_none() {
             return Ok(response);
@@ -126,7 +144,7 @@ async fn serve(context: Context, at: Option<At>, request: Request, parse: Parse)
         context.notes.variant(&variant);
         Ok(sagemaker::with_variant(response, &variant))
     };
-    operation.await.unwrap_or_else(|error: Error| error.respond(Face::OpenAi))
+    operation.await.unwrap_or_else(|error: Error| error.respond(face))
 }
 
 /// What every object of one answer repeats.
@@ -139,13 +157,28 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// A fresh id, for a model as the client called it: its `model` if it is still there.
-    fn new(prefix: &str, fields: &mut Fields, fallback: &str) -> Result<Self, Error> {
+    pub(crate) fn new(prefix: &str, fields: &mut Fields, fallback: &str) -> Result<Self, Error> {
         let named = fields.string("model")?.filter(|name| !name.is_empty());
         Ok(Self {
             id: format!("{prefix}-{}", Uuid::new_v4().simple()),
             created: unix_seconds(SystemTime::now()),
             model: named.unwrap_or_else(|| fallback.to_owned()),
         })
+    }
+
+    /// The answer's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// When it was asked for, in seconds since 1970.
+    pub(crate) fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// What the client called the model.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
     }
 
     /// An object of the answer.

@@ -29,6 +29,8 @@ enum Where {
 enum Answers {
     /// JSON of this schema.
     Json(&'static str),
+    /// The same with 202: what was asked is done later.
+    Accepted(&'static str),
     /// A model's answer, as its schema has it, or whatever its handler writes.
     Model,
     /// The same in messages of an AWS event stream.
@@ -131,7 +133,8 @@ impl Operation {
         if let Some(content) = self.answers.content() {
             good["content"] = content;
         }
-        responses.insert("200".into(), good);
+        let status = if matches!(self.answers, Answers::Accepted(_)) { "202" } else { "200" };
+        responses.insert(status.into(), good);
         let schema = schemas::error(self.face);
         let mut add = |status: &str, description: String| {
             let content = json!({"application/json": {"schema": refer("schemas", schema)}});
@@ -181,7 +184,9 @@ impl Answers {
         let of = |schema: &str| json!({"schema": refer("schemas", schema)});
         let text = || json!({"schema": {"type": "string"}});
         match self {
-            Self::Json(schema) => Some(json!({"application/json": of(schema)})),
+            Self::Json(schema) | Self::Accepted(schema) => {
+                Some(json!({"application/json": of(schema)}))
+            }
             Self::Model => Some(json!({
                 "application/json": of("ModelAnswer"),
                 "application/jsonlines": text(),

@@ -14,12 +14,12 @@ use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
-use crate::{container, openai, openapi, platform, sagemaker, tgi};
+use crate::{container, openai, openapi, platform, ranking, sagemaker, tgi};
 
 /// Paths of the container contract, and below.
 const CONTAINER: [&str; 4] = ["/models", "/adapters", "/metrics", "/execution-parameters"];
 /// Paths of text-generation-inference.
-const TGI: [&str; 5] = ["/", "/generate", "/generate_stream", "/info", "/health"];
+const TGI: [&str; 6] = ["/", "/generate", "/generate_stream", "/info", "/health", "/rerank"];
 
 /// What every route shares.
 pub(crate) type Gateway = Arc<GatewayState>;
@@ -39,6 +39,10 @@ pub fn router(state: GatewayState) -> Router {
             named("invoke_endpoint_stream", post(sagemaker::invoke_endpoint_stream)),
         )
         .route(
+            "/endpoints/{endpoint}/async-invocations",
+            named("invoke_endpoint_async", post(sagemaker::asynchronous::invoke_endpoint_async)),
+        )
+        .route(
             "/endpoints/{endpoint}/openai/v1/chat/completions",
             named("endpoint_chat", post(openai::endpoint_chat)),
         )
@@ -56,7 +60,10 @@ pub fn router(state: GatewayState) -> Router {
         .route("/v1/models/{*id}", named("model", get(openai::models::one)))
         .route("/v1/chat/completions", named("chat", post(openai::chat)))
         .route("/v1/completions", named("completions", post(openai::completions)))
-        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)));
+        .route("/v1/embeddings", named("embeddings", post(openai::embeddings)))
+        .route("/v1/rerank", named("rerank", post(ranking::rerank)))
+        .route("/rerank", named("rerank_plain", post(ranking::rerank_plain)))
+        .route("/v1/score", named("score", post(ranking::score)));
     if gateway.container.as_ref().is_some_and(|contract| contract.loads) {
         routes = routes
             .route("/models", named("container_models", get(container::list).post(container::load)))
@@ -131,7 +138,7 @@ fn is_below(path: &str, at: &str) -> bool {
 }
 
 /// Gives a route the name it has in metrics and the access log.
-fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
+pub(crate) fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
     route.layer(from_fn(move |request: Request, next: Next| {
         if let Some(notes) = request.extensions().get::<Notes>() {
             notes.route(name);

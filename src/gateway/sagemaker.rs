@@ -1,9 +1,14 @@
-//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream` and `POST /invocations`.
+//! `InvokeEndpoint`, `InvokeEndpointWithResponseStream`, `InvokeEndpointAsync` and `POST /invocations`.
 
+pub(crate) mod asynchronous;
+pub(crate) mod bodies;
 pub(crate) mod event_stream;
+pub(crate) mod found;
 pub(crate) mod generated;
+mod given;
 pub(crate) mod headers;
 pub(crate) mod inputs;
+mod options;
 pub(crate) mod raw;
 pub(crate) mod session;
 
@@ -15,16 +20,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_types::{ModelId, TargetModel};
 use serde_json::{Map, Value};
 
-use crate::addressed::{Addressed, addressed_in};
+use crate::accept::{Accept, Array};
+use crate::addressed::{Addressed, addressed, addressed_in};
 use crate::aim::{ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::body::{self, Media};
 use crate::call::Context;
+use crate::capture::captured;
 use crate::container;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::json;
 use crate::openai;
+use crate::ranking;
 use crate::sessions::Bound;
 use crate::state::naming::ALL_TRAFFIC;
 use crate::target;
@@ -34,7 +42,7 @@ use session::Wish;
 /// What boto3 shows as `InvokedProductionVariant`.
 const VARIANT: HeaderName = HeaderName::from_static("x-amzn-invoked-production-variant");
 
-type EndpointPath = Result<Path<String>, PathRejection>;
+pub(crate) type EndpointPath = Result<Path<String>, PathRejection>;
 
 /// `POST /endpoints/{endpoint}/invocations`.
 pub(crate) async fn invoke_endpoint(
@@ -53,8 +61,11 @@ pub(crate) async fn invoke_endpoint(
         let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
         let read = Read { handlers: endpoint.handlers, gathers: true };
         let variant = found.variant.clone();
+        let (kept, capture) = (body.clone(), endpoint.capture.as_ref());
         let body = (&headers, body);
         let response = in_session(&context, &wish, bound.as_ref(), found, body, read).await?;
+        let capture = capture.filter(|_| wish.asks_a_model());
+        let response = captured(&context, capture, &variant, (&headers, &kept), response).await;
         Ok(with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
@@ -117,19 +128,24 @@ pub(crate) async fn invoke_endpoint_stream(
         wish.answered(&context, bound.as_ref(), &found).await?;
         context.notes.variant(&found.variant);
         let Addressed { aim, variant } = found;
+        let kept = body.clone();
         let asked = if endpoint.handlers {
             let told = (true, context.notes.request_id());
             raw::asked(&headers, body, &aim, &INNER_ACCEPT, told)
         } else {
-            parsed?.asked(&aim.model)?
+            accepted(parsed?.asked(&aim.model)?, &headers, &INNER_ACCEPT)?
         };
         let delivery = Delivery {
+            accept: Accept::read(&headers, &INNER_ACCEPT).unwrap_or_default(),
             events: wants_events(&headers, &INNER_ACCEPT),
             framed: true,
             gathers: false,
             timeout: context.gateway.config.stream_timeout,
         };
-        answer(&context, aim, asked, delivery).await.map(|it| with_variant(it, &variant))
+        let response = answer(&context, aim, asked, delivery).await?;
+        let (capture, body) = (endpoint.capture.as_ref(), (&headers, &kept));
+        let response = captured(&context, capture, &variant, body, response).await;
+        Ok(with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(Face::Endpoint))
 }
@@ -182,6 +198,30 @@ pub(crate) async fn invoke_loaded(
     in_session(&context, &wish, bound.as_ref(), found, (headers, body), read).await
 }
 
+/// A request that was deferred, when it is its turn. What names its target is what it is for a
+/// stream, whose clients cannot send one either.
+///
+/// # Errors
+/// Everything that fails before the response's first byte.
+pub(crate) async fn invoke_due(
+    context: &Context,
+    path: EndpointPath,
+    request: Request,
+) -> Result<Response, Error> {
+    let (headers, body) = read_known(context, request).await?;
+    let sent = Sent::read(&headers)?;
+    if let Some(id) = sent.inference_id {
+        context.notes.inference_id(id);
+    }
+    let endpoint = target::endpoint(context, &endpoint_name(path)?)?;
+    let parsed = parse(&headers, body.clone()).await;
+    let named = || stream_target(&headers, &parsed);
+    let Addressed { aim, variant } = addressed(context, endpoint, &headers, &sent, named)?;
+    context.notes.variant(&variant);
+    let read = Read { handlers: endpoint.handlers, gathers: true };
+    invoke_plain(context, aim, &headers, body, read).await
+}
+
 /// How a request that is not framed is read and answered.
 #[derive(Clone, Copy)]
 pub(crate) struct Read {
@@ -203,9 +243,11 @@ async fn invoke_plain(
         let told = (!read.gathers, context.notes.request_id());
         raw::asked(headers, body, &aim, &header::ACCEPT, told)
     } else {
-        parse(headers, body).await?.asked(&aim.model)?
+        accepted(parse(headers, body).await?.asked(&aim.model)?, headers, &header::ACCEPT)?
     };
     let delivery = Delivery {
+        // Where a handler answers, what it makes of the header is its own.
+        accept: Accept::read(headers, &header::ACCEPT).unwrap_or_default(),
         events: wants_events(headers, &header::ACCEPT),
         framed: false,
         gathers: read.gathers,
@@ -222,21 +264,39 @@ pub(crate) async fn read(context: &Context, request: Request) -> Result<(HeaderM
     Ok((headers, body))
 }
 
+/// A body that is in memory, and was held against its limits.
+async fn read_known(context: &Context, request: Request) -> Result<(HeaderMap, Bytes), Error> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await;
+    let body = body.map_err(|error| Error::internal(format!("a body in memory: {error}")))?;
+    context.notes.read(body.len() as u64);
+    Ok((parts.headers, body))
+}
+
 /// A body whose media type is understood.
 enum Parsed {
     Object(Map<String, Value>),
     Text(String),
+    Array(Array),
 }
 
 async fn parse(headers: &HeaderMap, body: Bytes) -> Result<Parsed, Error> {
     match body::media(headers)? {
         Media::Json => Ok(Parsed::Object(json::object(body).await?)),
-        Media::Text => {
-            let text = String::from_utf8(body.into())
-                .map_err(|error| Error::input(format!("the body is not UTF-8: {error}")))?;
-            Ok(Parsed::Text(text))
-        }
+        Media::Lines => Ok(Parsed::Object(bodies::from_lines(body).await?)),
+        Media::Csv => Ok(Parsed::Object(bodies::from_csv(body).await?)),
+        Media::Npy => Ok(Parsed::Array(bodies::from_npy(body).await?)),
+        Media::Text => Ok(Parsed::Text(bodies::text(body)?)),
     }
+}
+
+/// Refuses a request whose answer cannot be in any form that the client takes, before it is
+/// answered. Streams have forms of their own.
+fn accepted(asked: Asked, headers: &HeaderMap, name: &HeaderName) -> Result<Asked, Error> {
+    if !asked.ask.streams() {
+        Accept::read(headers, name)?;
+    }
+    Ok(asked)
 }
 
 impl Parsed {
@@ -245,6 +305,7 @@ impl Parsed {
         let map = match self {
             Self::Object(map) => map,
             Self::Text(text) => return Ok(inputs::from_text(text)),
+            Self::Array(array) => return Ok(inputs::from_array(array)),
         };
         let mut fields = Fields::new(map);
         let fallback = model.target.as_str();
@@ -258,10 +319,12 @@ impl Parsed {
             openai::completions::parse(&mut fields, fallback)
         } else if fields.has("input") {
             openai::embeddings::parse(&mut fields, fallback)
+        } else if fields.has("query") {
+            ranking::parse(&mut fields, fallback)
         } else if fields.has("requestType") {
             Err(Error::field("requestType", "must be the only field of the body"))
         } else {
-            Err(Error::input("the body must have one of inputs, messages, prompt or input"))
+            Err(Error::input("the body must have one of inputs, messages, prompt, input or query"))
         };
         Ok(Asked { adapters, ..asked? })
     }
@@ -275,7 +338,7 @@ fn stream_target(
 ) -> Result<TargetModel, Error> {
     let in_body = match parsed {
         Ok(Parsed::Object(map)) => map.get("model").and_then(Value::as_str),
-        Ok(Parsed::Text(_)) | Err(_) => None,
+        Ok(Parsed::Text(_) | Parsed::Array(_)) | Err(_) => None,
     };
     if let Some(name) = in_body.filter(|name| !name.is_empty()) {
         return Ok(TargetModel::new(name));

@@ -1,6 +1,7 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
 mod adapters;
+mod deferral;
 mod facts;
 pub mod naming;
 mod platform;
@@ -17,10 +18,12 @@ use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, 
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::capture::Capture;
 use crate::cut::Cut;
 use crate::sessions::Sessions;
 
 pub use adapters::{ContainerAdapter, ContainerAdapters, Registration, Update};
+pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
 pub use naming::{Naming, Serves, Variant};
 pub use platform::{MetricsFn, PlatformFace};
@@ -119,6 +122,8 @@ pub struct GatewayState {
     pub health: HealthFn,
     /// Told about every request at its end.
     pub access: AccessFn,
+    /// Takes requests whose callers do not wait, where an endpoint does.
+    pub defer: Option<DeferFn>,
     /// The container contract, where it is switched on.
     pub container: Option<ContainerFace>,
     /// Stateful sessions.
@@ -155,6 +160,8 @@ pub struct EndpointFace {
     pub handlers: bool,
     /// What requests can name beside targets.
     pub naming: Naming,
+    /// What is kept of SageMaker's operations; absent is nothing.
+    pub capture: Option<Capture>,
 }
 
 /// Which targets a page shall have.

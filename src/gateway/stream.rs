@@ -304,14 +304,13 @@ impl<S> Drop for Watched<S> {
 }
 
 /// A whole answer as a framed stream: one message, several where it is long.
-pub(crate) fn framed_whole(body: &[u8]) -> Response {
-    // Readers of lines wait for the end of the last one.
+pub(crate) fn framed_whole(body: &[u8], content_type: HeaderValue, ends_line: bool) -> Response {
     let mut line = body.to_vec();
-    line.push(b'\n');
+    line.extend(ends_line.then_some(b'\n'));
     let events = stream::iter(event_stream::parts(&line).into_iter().map(Ok::<_, Failure>));
     let wire = Wire { format: Format::JsonLines, framed: true };
     let mut response = wire.response(Body::from_stream(events));
-    response.headers_mut().insert(INNER_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(INNER_TYPE, content_type);
     response
 }
 

@@ -12,6 +12,7 @@ use roundhouse_serving::Request as Asks;
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
 use serde_json::{Map, Value};
 
+use crate::accept::Accept;
 use crate::addressed::addressed;
 use crate::aim::{self, Aim};
 use crate::answer::{Ask, Delivery, answer};
@@ -71,7 +72,8 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
                 Route::Stream => ask.stream = true,
                 Route::Either => {}
             }
-            if !ask.single {
+            // Where the model may be any, a list may be what it takes.
+            if !ask.single && route != Route::Either {
                 return Err(Error::field("inputs", "must be one string"));
             }
             if let (false, Asks::Inputs(inputs)) = (ask.stream, &asked.request) {
@@ -79,7 +81,8 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
             }
         }
         let timeout = context.gateway.config.stream_timeout;
-        let delivery = Delivery { events: true, framed: false, gathers: true, timeout };
+        let accept = Accept::default();
+        let delivery = Delivery { accept, events: true, framed: false, gathers: true, timeout };
         let mut response = answer(&context, aim, asked, delivery).await?;
         if let Some(characters) = characters {
             times::tell(response.headers_mut(), &context, &context.notes.taken(), characters);

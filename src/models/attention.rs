@@ -1,7 +1,7 @@
 //! The attention seam: packed projections in, mixed values out, whatever the rows' lengths.
 //!
 //! Two entries over one kernel: [`Causal::attend`] reads keys and values of sequences from the
-//! pool's blocks, [`bidirectional`] packs each sequence's own into blocks first. Work is
+//! pool's blocks, [`whole_rows`] packs each sequence's own into blocks first. Work is
 //! cut into tiles of some queries that share a key-value head; each walks the blocks once
 //! with the running maximum and sum of a softmax, so nothing of the size of tokens times
 //! tokens exists. Keys are cut too, into [`SEGMENT`]s whose sums are merged: where tiles are few,
@@ -18,7 +18,12 @@ use crate::kv::{BLOCK_TOKENS, HeadBlock, KvPool};
 use crate::rope::Rope;
 use crate::simd::dispatch_lanes;
 
+mod distances;
 mod kernel;
+mod whole;
+
+pub(crate) use distances::{BUCKETS, Distances};
+pub(crate) use whole::{Sight, rotate, whole_rows};
 
 use kernel::{Attend, CHUNK, Partial, Seen};
 
@@ -210,54 +215,6 @@ impl Causal<'_> {
         };
         scatter(heads, &tiles, out, qkv.len() / width)
     }
-}
-
-/// Attention of each sequence's tokens over all of its own, in both directions.
-///
-/// `qkv` is `[tokens, packed_width]`; returns `[tokens, query_width]`.
-pub(crate) fn bidirectional(heads: Heads, spans: &[Span<'_>], qkv: &[f32]) -> Vec<f32> {
-    let width = heads.packed_width();
-    let compute = |tile: &Tile<'_>| {
-        let packed = pack(heads, tile, qkv);
-        let floats = heads.head_dim * BLOCK_TOKENS;
-        let blocks = packed
-            .chunks_exact(2 * floats)
-            .map(|block| HeadBlock { keys: &block[..floats], values: &block[floats..] });
-        let seen = vec![Seen { from: 0, to: tile.span.tokens }; tile.tokens];
-        let work = Work { skipped: 0, blocks: blocks.collect(), seen };
-        whole((heads, Scores::plain(heads)), tile, qkv, &work)
-    };
-    // A tile is a whole sequence here: its keys are packed once.
-    let longest = spans.iter().map(|span| span.tokens).max().unwrap_or(1);
-    let tiles = tiles(heads, spans, longest.max(1));
-    let products: usize = tiles.iter().map(|tile| tile.tokens * tile.tokens).sum();
-    let out = if products * heads.group() * heads.head_dim < SERIAL {
-        tiles.iter().map(compute).collect()
-    } else {
-        tiles.par_iter().map(compute).collect()
-    };
-    scatter(heads, &tiles, out, qkv.len() / width)
-}
-
-/// One head's keys and values of a whole sequence as consecutive blocks.
-fn pack(heads: Heads, tile: &Tile<'_>, qkv: &[f32]) -> Vec<f32> {
-    let (width, head_dim) = (heads.packed_width(), heads.head_dim);
-    let floats = head_dim * BLOCK_TOKENS;
-    let mut packed = vec![0.0; tile.span.tokens.div_ceil(BLOCK_TOKENS) * 2 * floats];
-    for token in 0..tile.span.tokens {
-        let row = &qkv[(tile.span.first + token) * width..][..width];
-        let start = heads.query_width() + tile.kv_head * head_dim;
-        let keys = &row[start..start + head_dim];
-        let values = &row[start + heads.kv_width()..][..head_dim];
-        let slot = token % BLOCK_TOKENS;
-        let block = &mut packed[token / BLOCK_TOKENS * 2 * floats..][..2 * floats];
-        let (key_block, value_block) = block.split_at_mut(floats);
-        for (dim, key) in keys.iter().enumerate() {
-            key_block[dim * BLOCK_TOKENS + slot] = *key;
-        }
-        value_block[slot * head_dim..(slot + 1) * head_dim].copy_from_slice(values);
-    }
-    packed
 }
 
 fn tiles<'a>(heads: Heads, spans: &[Span<'a>], tokens: usize) -> Vec<Tile<'a>> {

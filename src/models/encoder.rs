@@ -1,245 +1,203 @@
-//! The BERT encoder: packed ragged rows, no padding; sentence vectors or class logits.
+//! The encoder: packed ragged rows, no padding; sentence vectors, class logits or what each token
+//! gets. What it computes is data ([`EncoderConfig`]); families differ in nothing else.
 
 use std::any::Any;
 
 use candle_core::{Result, Tensor};
 use candle_nn::ops::layer_norm;
-use roundhouse_engine::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_engine::{
+    AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
+};
 use roundhouse_types::Bytes;
 
 use crate::activation::with_floats;
 use crate::adapter::{Adapters, Groups, Mix, Site};
-use crate::attention::{self, Span};
-use crate::config::bert::BertConfig;
+use crate::attention::{self, Distances, Scores, Sight};
+use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
 use crate::config::sentence::Pooling;
-use crate::linear::{self, Linear};
+use crate::linear;
 use crate::packed::Packed;
-use crate::pooling;
-use crate::reader::Parameter;
-use crate::tensors::TensorTable;
+use crate::rope::Rope;
 
-type Outcome<T, E> = std::result::Result<T, E>;
-type Take<'a, T, E> = dyn FnMut(Parameter) -> Outcome<T, E> + 'a;
+mod answers;
+mod weights;
 
-/// How this checkpoint spells the tensors' names.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Names {
-    /// Before every name but the classifier's: `bert.` or nothing.
-    prefix: &'static str,
-    /// A norm's scale: `weight`, or `gamma` in old checkpoints.
-    scale: &'static str,
-    /// A norm's shift: `bias`, or `beta` in old checkpoints.
-    shift: &'static str,
-}
+pub(crate) use weights::{EncoderWeights, Parts, Spelling};
 
-impl Names {
-    /// Finds out whether norms are spelt the old way.
-    pub(crate) fn find(table: &TensorTable, prefix: &'static str) -> Self {
-        let old = table.get(&format!("{prefix}embeddings.LayerNorm.gamma")).is_some();
-        let (scale, shift) = if old { ("gamma", "beta") } else { ("weight", "bias") };
-        Self { prefix, scale, shift }
-    }
-
-    /// Before every name but the classifier's.
-    pub(crate) fn prefix(self) -> &'static str {
-        self.prefix
-    }
-
-    /// What a norm's shift is called.
-    pub(crate) fn shift(self) -> &'static str {
-        self.shift
-    }
-}
-
-/// A layer norm's parameters.
-#[derive(Debug)]
-struct Norm<T> {
-    scale: T,
-    shift: T,
-}
-
-impl<T> Norm<T> {
-    fn gather<E>(
-        config: &BertConfig,
-        names: Names,
-        name: &str,
-        take: &mut Take<'_, T, E>,
-    ) -> Outcome<Self, E> {
-        let Names { prefix, scale, shift } = names;
-        Ok(Self {
-            scale: take(Parameter::vector(format!("{prefix}{name}.{scale}"), config.hidden))?,
-            shift: take(Parameter::vector(format!("{prefix}{name}.{shift}"), config.hidden))?,
-        })
-    }
-}
-
-/// An encoder's parameters; see [`crate::decoder::DecoderWeights`] for `T`.
-#[derive(Debug)]
-pub(crate) struct EncoderWeights<T> {
-    /// `[vocab, hidden]`, `[positions, hidden]`, `[token types, hidden]`.
-    words: T,
-    positions: T,
-    token_types: T,
-    norm: Norm<T>,
-    layers: Vec<Layer<T>>,
-    classifier: Option<Classifier<T>>,
-}
-
-#[derive(Debug)]
-struct Layer<T> {
-    /// Queries, keys and values in one.
-    qkv: Linear<T>,
-    attention_out: Linear<T>,
-    attention_norm: Norm<T>,
-    up: Linear<T>,
-    down: Linear<T>,
-    norm: Norm<T>,
-}
-
-#[derive(Debug)]
-struct Classifier<T> {
-    /// The pooler's projection of the first token.
-    pooler: Linear<T>,
-    classes: Linear<T>,
-}
-
-impl<T> EncoderWeights<T> {
-    /// Takes every parameter, in the order of the computation. `labels`: a classifier's number.
-    pub(crate) fn gather<E>(
-        config: &BertConfig,
-        names: Names,
-        labels: Option<usize>,
-        take: &mut Take<'_, T, E>,
-    ) -> Outcome<Self, E> {
-        let (prefix, hidden) = (names.prefix, config.hidden);
-        let mut table = |name: &str, rows: usize| {
-            take(Parameter::matrix(format!("{prefix}embeddings.{name}.weight"), rows, hidden))
-        };
-        let words = table("word_embeddings", config.vocab)?;
-        let positions = table("position_embeddings", config.context)?;
-        let token_types = table("token_type_embeddings", config.token_types)?;
-        let norm = Norm::gather(config, names, "embeddings.LayerNorm", take)?;
-        let layers = (0..config.layers)
-            .map(|index| Layer::gather(config, names, index, take))
-            .collect::<Outcome<_, E>>()?;
-        let classifier = match labels {
-            None => None,
-            Some(labels) => {
-                let pooler = [(format!("{prefix}pooler.dense"), hidden)];
-                Some(Classifier {
-                    pooler: Linear::gather(take, &pooler, hidden, true)?,
-                    classes: Linear::gather(take, &[("classifier".into(), labels)], hidden, true)?,
-                })
-            }
-        };
-        Ok(Self { words, positions, token_types, norm, layers, classifier })
-    }
-}
-
-impl<T> Layer<T> {
-    fn gather<E>(
-        config: &BertConfig,
-        names: Names,
-        index: usize,
-        take: &mut Take<'_, T, E>,
-    ) -> Outcome<Self, E> {
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
-        let layer = format!("encoder.layer.{index}");
-        let module = |name: &str, rows: usize| (format!("{}{layer}.{name}", names.prefix), rows);
-        let qkv =
-            ["query", "key", "value"].map(|name| module(&format!("attention.self.{name}"), hidden));
-        let out = [module("attention.output.dense", hidden)];
-        let up = [module("intermediate.dense", intermediate)];
-        let down = [module("output.dense", hidden)];
-        let attention_norm = format!("{layer}.attention.output.LayerNorm");
-        Ok(Self {
-            qkv: Linear::gather(take, &qkv, hidden, true)?,
-            attention_out: Linear::gather(take, &out, hidden, true)?,
-            attention_norm: Norm::gather(config, names, &attention_norm, take)?,
-            up: Linear::gather(take, &up, hidden, true)?,
-            down: Linear::gather(take, &down, intermediate, true)?,
-            norm: Norm::gather(config, names, &format!("{layer}.output.LayerNorm"), take)?,
-        })
-    }
-}
+use weights::{Layer, Norm};
 
 /// A loaded encoder.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    config: BertConfig,
+    config: EncoderConfig,
     spec: RunnerSpec,
-    /// How an embedder makes one vector of a sequence; classifiers have their own pooler.
+    /// How an embedder makes one vector of a sequence.
     pooling: Pooling,
+    /// What stands behind the last layer; embedders have none.
+    head: Option<HeadConfig>,
     weights: EncoderWeights<Tensor>,
+    /// The rotations of layers that see all and of the others.
+    ropes: Vec<Rope>,
+    distances: Option<Distances>,
     adapters: Adapters,
 }
 
+/// What an encoder is built from beside its weights.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(crate) config: EncoderConfig,
+    pub(crate) head: Option<HeadConfig>,
+    pub(crate) pooling: Pooling,
+    pub(crate) spec: RunnerSpec,
+    pub(crate) adapters: Adapters,
+}
+
 impl Encoder {
-    pub(crate) fn new(
-        config: BertConfig,
-        weights: EncoderWeights<Tensor>,
-        pooling: Pooling,
-        spec: RunnerSpec,
-        adapters: Adapters,
-    ) -> Self {
-        Self { config, spec, pooling, weights, adapters }
+    pub(crate) fn new(build: Build, weights: EncoderWeights<Tensor>) -> Result<Self> {
+        let Build { config, head, pooling, spec, adapters } = build;
+        let ropes = match &config.positions {
+            Positions::Rotated(rotated) => {
+                rotated.ropes.iter().map(|rope| Rope::divided(rope, &[], spec.context)).collect()
+            }
+            Positions::Learned(_) | Positions::Bucketed(_) => Vec::new(),
+        };
+        let distances = match &weights.distances {
+            Some(table) => {
+                let all: Vec<u32> = (0..attention::BUCKETS as u32).collect();
+                Some(Distances::new(&linear::rows(table, &all)?.to_vec2()?))
+            }
+            None => None,
+        };
+        Ok(Self { config, spec, pooling, head, weights, ropes, distances, adapters })
     }
 
-    fn compute(&self, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
-        let mut x = self.embed(packed, &mix.tokens)?;
+    fn compute(&self, plan: &StepPlan, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
+        let mut x = self.embed(plan, packed, &mix.tokens)?;
         for index in 0..self.weights.layers.len() {
-            x = self.layer(index, &x, &packed.spans, &mix.tokens)?;
+            x = self.layer(index, &x, packed, &mix.tokens)?;
         }
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
-        let rows = match &self.weights.classifier {
-            Some(classifier) => self.classify(classifier, &x, &packed.outputs, &mix.outputs)?,
-            None => with_floats(&x, |hidden| {
-                let width = self.config.hidden;
-                let pool = |span: &Span<'_>| {
-                    let rows = &hidden[span.first * width..(span.first + span.tokens) * width];
-                    pooling::pool(self.pooling, rows, width)
-                };
-                packed.outputs.iter().map(pool).collect()
-            })?,
-        };
-        Ok(StepOutput { rows })
+        if let Some(norm) = &self.weights.final_norm {
+            x = self.normed(norm, &x)?;
+        }
+        Ok(StepOutput { rows: self.answers(plan, packed, &x, &mix.outputs)? })
     }
 
-    /// Words, positions and the first token type, summed and normed.
-    fn embed(&self, packed: &Packed<'_>, groups: &Groups) -> Result<Tensor> {
+    /// Words, positions and token types, summed and normed.
+    fn embed(&self, plan: &StepPlan, packed: &Packed<'_>, groups: &Groups) -> Result<Tensor> {
         let weights = &self.weights;
-        let positions: Vec<u32> =
-            packed.spans.iter().flat_map(|span| (0..span.tokens).map(|at| at as u32)).collect();
-        let words = linear::rows(&weights.words, &packed.tokens)?;
-        groups.embed(&packed.tokens, &words)?;
-        let positions = linear::rows(&weights.positions, &positions)?;
-        let first_type = linear::rows(&weights.token_types, &[0])?;
+        let mut x = linear::rows(&weights.words, &packed.tokens)?;
+        groups.embed(&packed.tokens, &x)?;
+        if let Some(table) = &weights.token_types {
+            x = match self.config.tells_pairs && plan.rows.iter().any(|row| row.second.is_some()) {
+                true => (x + linear::rows(table, &token_types(plan))?)?,
+                false => x.broadcast_add(&linear::rows(table, &[0])?)?,
+            };
+        }
+        if let Some(table) = &weights.positions {
+            x = (x + linear::rows(table, &self.places(packed))?)?;
+        }
         let place = (groups, Site::norm(weights.layers.len()));
-        self.norm(&weights.norm, &(words.broadcast_add(&first_type)? + positions)?, place)
+        let x = self.norm(&weights.embedding_norm, &x, place)?;
+        match &weights.projection {
+            Some(projection) => {
+                projection.forward(&x, (groups, Site::projection(self.config.layers)))
+            }
+            None => Ok(x),
+        }
+    }
+
+    /// Each token's row in the table of positions.
+    fn places(&self, packed: &Packed<'_>) -> Vec<u32> {
+        let padding = match &self.config.positions {
+            Positions::Learned(learned) | Positions::Bucketed(learned) => learned.padding,
+            Positions::Rotated(_) => None,
+        };
+        let Some(padding) = padding else { return packed.positions() };
+        let mut places = Vec::with_capacity(packed.tokens.len());
+        for span in &packed.spans {
+            let mut next = padding;
+            for token in &packed.tokens[span.first..span.first + span.tokens] {
+                let is_padding = *token == padding;
+                next += u32::from(!is_padding);
+                places.push(if is_padding { padding } else { next });
+            }
+        }
+        places
     }
 
     fn layer(
         &self,
         index: usize,
         x: &Tensor,
-        spans: &[Span<'_>],
+        packed: &Packed<'_>,
+        groups: &Groups,
+    ) -> Result<Tensor> {
+        let layer = &self.weights.layers[index];
+        let norm = Site::feed_forward_norm(index);
+        if self.config.norms_first {
+            let mixed = match &layer.attention_norm {
+                Some(norm) => {
+                    let place = (groups, Site::attention_norm(index));
+                    self.attend(index, &self.norm(norm, x, place)?, packed, groups)?
+                }
+                None => self.attend(index, x, packed, groups)?,
+            };
+            let x = (mixed + x)?;
+            let normed = self.norm(&layer.norm, &x, (groups, norm))?;
+            return self.feed_forward(layer, index, &normed, groups)? + x;
+        }
+        let mut x = (self.attend(index, x, packed, groups)? + x)?;
+        if let Some(norm) = &layer.attention_norm {
+            x = self.norm(norm, &x, (groups, Site::attention_norm(index)))?;
+        }
+        let out = self.feed_forward(layer, index, &x, groups)?;
+        self.norm(&layer.norm, &(out + x)?, (groups, norm))
+    }
+
+    fn attend(
+        &self,
+        index: usize,
+        x: &Tensor,
+        packed: &Packed<'_>,
         groups: &Groups,
     ) -> Result<Tensor> {
         let layer = &self.weights.layers[index];
         let qkv = layer.qkv.forward(x, (groups, Site::qkv(index)))?;
-        let heads = self.config.heads;
-        let mixed = with_floats(&qkv, |qkv| attention::bidirectional(heads, spans, qkv))?;
-        let mixed = Tensor::from_vec(mixed, x.shape(), x.device())?;
-        let out = layer.attention_out.forward(&mixed, (groups, Site::attention_out(index)))?;
-        let place = (groups, Site::attention_norm(index));
-        let x = self.norm(&layer.attention_norm, &(out + x)?, place)?;
-        let up = layer.up.forward(&x, (groups, Site::up(index)))?;
-        let inner = self.config.activation.forward(&up)?;
+        let (heads, spans) = (self.config.heads, packed.spans.as_slice());
+        let mixed = with_floats(&qkv, |qkv| match (&self.config.positions, &self.distances) {
+            (Positions::Rotated(rotated), _) => {
+                let reach = rotated.reach[index];
+                let rope = &self.ropes[usize::from(reach.is_some())];
+                let mut qkv = qkv.to_vec();
+                attention::rotate(heads, rope, spans, &mut qkv);
+                let sight = reach.map_or(Sight::All, Sight::Around);
+                attention::whole_rows((heads, Scores::plain(heads)), sight, spans, &qkv)
+            }
+            (_, Some(distances)) => distances.attend(heads, spans, qkv),
+            _ => attention::whole_rows((heads, Scores::plain(heads)), Sight::All, spans, qkv),
+        })?;
+        drop(qkv);
+        let mixed = Tensor::from_vec(mixed, (x.dim(0)?, heads.query_width()), x.device())?;
+        layer.attention_out.forward(&mixed, (groups, Site::attention_out(index)))
+    }
+
+    fn feed_forward(
+        &self,
+        layer: &Layer<Tensor>,
+        index: usize,
+        x: &Tensor,
+        groups: &Groups,
+    ) -> Result<Tensor> {
+        let up = layer.up.forward(x, (groups, Site::up(index)))?;
+        let inner = match self.config.gated {
+            true => self.config.activation.gate(&up)?,
+            false => self.config.activation.forward(&up)?,
+        };
         drop(up);
-        let out = layer.down.forward(&inner, (groups, Site::down(index)))?;
-        self.norm(&layer.norm, &(out + x)?, (groups, Site::feed_forward_norm(index)))
+        layer.down.forward(&inner, (groups, Site::down(index)))
     }
 
     fn norm(
@@ -248,25 +206,28 @@ impl Encoder {
         x: &Tensor,
         (groups, site): (&Groups, Site),
     ) -> Result<Tensor> {
-        let y = layer_norm(x, &norm.scale, &norm.shift, self.config.norm_epsilon)?;
+        let y = self.normed(norm, x)?;
         groups.shift(site, &y)?;
         Ok(y)
     }
 
-    /// Class logits from each sequence's first token.
-    fn classify(
-        &self,
-        classifier: &Classifier<Tensor>,
-        x: &Tensor,
-        outputs: &[Span<'_>],
-        groups: &Groups,
-    ) -> Result<Vec<Vec<f32>>> {
-        let layers = self.weights.layers.len();
-        let first: Vec<u32> = outputs.iter().map(|span| span.first as u32).collect();
-        let first = x.index_select(&Tensor::new(first, x.device())?, 0)?;
-        let pooled = classifier.pooler.forward(&first, (groups, Site::pooler(layers)))?.tanh()?;
-        classifier.classes.forward(&pooled, (groups, Site::head(layers)))?.to_vec2()
+    /// A norm that no adapter changes.
+    fn normed(&self, norm: &Norm<Tensor>, x: &Tensor) -> Result<Tensor> {
+        let epsilon = self.config.norm_epsilon;
+        match &norm.shift {
+            Some(shift) => layer_norm(x, &norm.scale, shift, epsilon),
+            None => layer_norm(x, &norm.scale, &norm.scale.zeros_like()?, epsilon),
+        }
     }
+}
+
+/// Each token's row in the table of token types: the second where its row's second text is.
+fn token_types(plan: &StepPlan) -> Vec<u32> {
+    let of = |row: &Row| {
+        let second = row.second.unwrap_or(usize::MAX);
+        (0..row.tokens.len()).map(move |place| u32::from(place >= second)).collect::<Vec<_>>()
+    };
+    plan.rows.iter().flat_map(of).collect()
 }
 
 impl ModelRunner for Encoder {
@@ -274,13 +235,14 @@ impl ModelRunner for Encoder {
         self.spec
     }
 
-    fn forward(&mut self, plan: &StepPlan) -> Outcome<StepOutput, RunnerError> {
+    fn forward(&mut self, plan: &StepPlan) -> std::result::Result<StepOutput, RunnerError> {
         let packed = Packed::check(plan, &self.spec, self.config.vocab)?;
+        self.check_wants(plan)?;
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
         let mix = self.adapters.mix(plan, &packed)?;
-        self.compute(&packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
+        self.compute(plan, &packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
     }
 
     /// An encoder keeps nothing between steps but its weights.
@@ -290,14 +252,18 @@ impl ModelRunner for Encoder {
     }
 
     fn touched(&self) -> Bytes {
-        Bytes::ZERO
+        Bytes(self.ropes.iter().map(Rope::bytes).sum())
     }
 
     fn give_back(&mut self, _: usize) -> Option<Box<dyn Any + Send>> {
         None
     }
 
-    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Outcome<(), RunnerError> {
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> std::result::Result<(), RunnerError> {
         self.adapters.attach(id, weights)
     }
 

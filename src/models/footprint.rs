@@ -5,14 +5,14 @@
 //! (f32, four bytes) per token unless said otherwise; `H` hidden, `I` intermediate, `Q` the
 //! packed queries, keys and values, `A` the queries alone.
 
-use roundhouse_engine::KvSpec;
+use roundhouse_engine::{KvSpec, RESULT_BYTES};
 use roundhouse_types::Bytes;
 
 use crate::Error;
 use crate::attention;
 use crate::blocks::{PANEL, integer};
-use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
+use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
 use crate::format::Formats;
 use crate::kv::BLOCK_TOKENS;
 use crate::linear;
@@ -170,24 +170,49 @@ pub(crate) fn beside(
     counted("workspace", of_blocks + packed + apart)
 }
 
-/// An encoder step's peak.
+/// An encoder step's peak, plus its rope tables.
 ///
 /// Per token: the residual stream `H`, and the larger of attention (projection and its
 /// sum with the bias `2 Q`, keys and values packed into blocks `2 H`, the mixed values twice
-/// `2 H`) and feed-forward (projection, bias, activation `3 I`, the result and sums `3 H`).
-/// Blocks are rounded up, so a sequence of few tokens packs into more than it has: one more
-/// block of keys and values per head that is packed at the same time, at most one per thread.
-pub(crate) fn encoder_workspace(config: &BertConfig, step_tokens: usize) -> Result<Bytes, Error> {
+/// `2 H`) and feed-forward (projection, bias `2 U`, activation `I`, of a gate in several passes
+/// `3 I`, the result and sums `3 H`). Where norms come first, their results `2 H`; where queries
+/// and keys are rotated, their copy `Q`. Blocks are rounded up, so a sequence of few tokens packs
+/// into more than it has: one more block of keys and values per head that is packed at the same
+/// time, at most one per thread. When the layers are done, instead: what the head makes of each
+/// vector, and its answers twice, of which a step has no more than one call may have.
+pub(crate) fn encoder_workspace(
+    config: &EncoderConfig,
+    head: Option<&HeadConfig>,
+    context: usize,
+    step_tokens: usize,
+) -> Result<Bytes, Error> {
     let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
-    let attention = 2 * 3 * hidden + 2 * hidden + 2 * hidden;
-    let feed_forward = 3 * intermediate + 3 * hidden;
-    let tokens = step_tokens as u128 * (hidden + attention.max(feed_forward));
+    let tokens = step_tokens as u128;
+    let if_any = |is: bool, numbers: u128| if is { numbers } else { 0 };
+    let (rotated, tables) = match &config.positions {
+        Positions::Rotated(it) => (3 * hidden, it.ropes.iter().map(|rope| rope.dims as u128).sum()),
+        Positions::Learned(_) | Positions::Bucketed(_) => (0, 0),
+    };
+    let first = if_any(config.norms_first, 2 * hidden);
+    let attention = 2 * 3 * hidden + 2 * hidden + 2 * hidden + rotated;
+    let activated = match config.gated && !config.activation.gates_in_one_pass() {
+        true => 3 * intermediate,
+        false => intermediate,
+    };
+    let feed_forward = 2 * config.up_width() as u128 + activated + 3 * hidden;
+    let layer = tokens * attention.max(feed_forward);
+    let answers = head.map_or(0, |head| {
+        let dense = head.first.as_ref().map_or(0, |dense| 4 * dense.width as u128);
+        let bytes = (tokens * head.width as u128 * F32).min(RESULT_BYTES as u128);
+        tokens * (hidden + dense) + 2 * bytes.div_ceil(F32)
+    });
     let rounding = rayon::current_num_threads() as u128
         * 2
         * BLOCK_TOKENS as u128
         * config.heads.head_dim as u128;
     let lists = lists(step_tokens, config.heads.kv_heads);
-    counted("workspace", (tokens + rounding) * F32 + lists)
+    let numbers = tokens * (hidden + first) + layer.max(answers) + rounding;
+    counted("workspace", (numbers + context as u128 * tables) * F32 + lists)
 }
 
 /// Bytes of a step's lists: per token its id, position and row, per tile its place and the

@@ -4,13 +4,14 @@ use roundhouse_engine::KvSpec;
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
 use crate::Error;
-use crate::config::bert::BertConfig;
 use crate::config::decoder::DecoderConfig;
+use crate::config::encoder::families::{self as encoders, Answers};
+use crate::config::encoder::{EncoderConfig, HeadConfig};
 use crate::config::families;
 use crate::config::sentence::{Pooling, Sentence};
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::DecoderWeights;
-use crate::encoder::{EncoderWeights, Names};
+use crate::encoder::{EncoderWeights, Parts, Spelling};
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
 use crate::format::Formats;
@@ -175,13 +176,22 @@ impl ModelPlan {
 /// What the runner is built from.
 #[derive(Debug, Clone)]
 pub(crate) enum Family {
-    Decoder { config: DecoderConfig, prefix: &'static str, kv: KvSpec },
-    Encoder { config: BertConfig, names: Names, pooling: Pooling, labels: Option<usize> },
+    Decoder {
+        config: DecoderConfig,
+        prefix: &'static str,
+        kv: KvSpec,
+    },
+    Encoder {
+        config: EncoderConfig,
+        spelling: Spelling,
+        pooling: Pooling,
+        head: Option<HeadConfig>,
+    },
 }
 
 /// What would have been recognised.
-const EXPECTED: &str = "config.json with safetensors weights of a decoder, BertModel \
-     or BertForSequenceClassification, or a GGUF file of a Llama, or a Python handler's code/inference.py, model.joblib, \
+const EXPECTED: &str = "config.json with safetensors weights of a decoder or of an encoder such \
+     as BertModel or BertForSequenceClassification, or a GGUF file of a Llama, or a Python handler's code/inference.py, model.joblib, \
      model.pkl, xgboost-model or one .pt or .pth";
 
 /// Finds out what the files are, checks that all weights are there in the right shapes,
@@ -217,26 +227,19 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
         return Err(Error::config(CONFIG, reason));
     };
     let has_modules = files.sizes.contains_key("modules.json");
-    match architecture.as_str() {
-        "BertModel" => encoder(files, settings, architecture, false),
-        "BertForSequenceClassification" => encoder(files, settings, architecture, true),
-        // Encoders fine-tuned from these keep the name; without modules they are no embedders.
-        "BertForMaskedLM" | "BertForPreTraining" if has_modules => {
-            encoder(files, settings, architecture, false)
-        }
-        other => {
-            let read = families::find(other).ok_or_else(|| families::refusal(other))?;
-            let model = Decoding {
-                architecture: architecture.clone(),
-                config: read(&config::parse(files, CONFIG)?)?,
-                eos_tokens: config::eos_tokens(files, &head)?,
-                defaults: config::generation_defaults(files)?,
-                host: host(files, footprint::BYTE_PAIRS)?,
-                gguf: None,
-            };
-            decoder(files, settings, model)
-        }
+    if let Some(found) = encoders::find(architecture, has_modules) {
+        return encoder(files, settings, architecture, found);
     }
+    let read = families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
+    let model = Decoding {
+        architecture: architecture.clone(),
+        config: read(&config::parse(files, CONFIG)?)?,
+        eos_tokens: config::eos_tokens(files, &head)?,
+        defaults: config::generation_defaults(files)?,
+        host: host(files, footprint::BYTE_PAIRS)?,
+        gguf: None,
+    };
+    decoder(files, settings, model)
 }
 
 /// Refuses folders that are something else, by what they are.
@@ -382,32 +385,36 @@ fn encoder(
     files: &Files,
     settings: &LoadSettings,
     architecture: &str,
-    classifies: bool,
+    found: encoders::Found,
 ) -> Result<ModelPlan, Error> {
-    let config = BertConfig::read(files)?;
-    let (labels, sentence) = match classifies {
-        true => (Some(config::labels(files)?), Sentence::NONE),
-        false => (None, Sentence::read(files)?),
+    let json = config::parse(files, CONFIG)?;
+    let config = found.config(&json)?;
+    let (head, labels) = found.head(files, &json, &config)?;
+    let (kind, sentence) = match found.answers {
+        Answers::Vector => (ModelKind::Embedding, Sentence::read(files)?),
+        Answers::Classes => (ModelKind::Classification, Sentence::NONE),
+        Answers::TokenClasses => (ModelKind::TokenClassification, Sentence::NONE),
+        Answers::Words => (ModelKind::FillMask, Sentence::NONE),
+        Answers::Places => (ModelKind::QuestionAnswering, Sentence::NONE),
     };
     let table = TensorTable::new(files)?;
-    let prefix = prefix(&table, ["", "bert."], "embeddings.word_embeddings.weight");
-    let names = Names::find(&table, prefix);
+    let spelling = Spelling::find(&table, &config, head.as_ref());
     let formats = formats(files, settings, &table)?;
-    let label_count = labels.as_ref().map(|labels| labels.names.len());
-    let (weights, fallbacks) = weigh(&table, &formats, |take| {
-        EncoderWeights::gather(&config, names, label_count, take).map(drop)
-    })?;
+    let parts = Parts { config: &config, spelling, head: head.as_ref() };
+    let (weights, fallbacks) =
+        weigh(&table, &formats, |take| EncoderWeights::gather(parts, take).map(drop))?;
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
-    let [narrowest, widest] = extremes([config.hidden, config.intermediate]);
-    let tallest = config.intermediate.max(3 * config.hidden);
+    let [narrowest, widest] = extremes([config.hidden, config.embedding, config.intermediate]);
+    let width = head.as_ref().map_or(config.hidden, |head| head.width);
+    let tallest = config.up_width().max(3 * config.hidden).max(width);
     Ok(ModelPlan {
-        kind: if classifies { ModelKind::Classification } else { ModelKind::Embedding },
+        kind,
         architecture: architecture.into(),
         footprint: Footprint {
             weights: total(&weights)?,
             kv: Bytes::ZERO,
-            workspace: footprint::encoder_workspace(&config, step_tokens)?
+            workspace: footprint::encoder_workspace(&config, head.as_ref(), context, step_tokens)?
                 + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host: host(files, footprint::WORD_PIECES)?,
         },
@@ -419,7 +426,7 @@ fn encoder(
         labels,
         generation_defaults: GenerationDefaults::default(),
         normalize: sentence.normalize,
-        output_width: label_count.unwrap_or(config.hidden),
+        output_width: width,
         step_tokens,
         gguf: None,
         quantize: formats.quantize,
@@ -427,7 +434,7 @@ fn encoder(
         asked: Asked::default(),
         unheeded: Vec::new(),
         formats,
-        family: Family::Encoder { config, names, pooling: sentence.pooling, labels: label_count },
+        family: Family::Encoder { config, spelling, pooling: sentence.pooling, head },
     })
 }
 

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::adapter::{AdapterBase, Adapters, BaseWeights, Modules};
 use crate::decoder::{Decoder, DecoderWeights};
 use crate::device::DeviceMemory;
-use crate::encoder::{Encoder, EncoderWeights};
+use crate::encoder::{Build, Encoder, EncoderWeights, Parts};
 use crate::files::{Folder, ModelFiles, read_wanted};
 use crate::held::Weights;
 use crate::inspect::{Family, ModelPlan};
@@ -227,16 +227,18 @@ fn build(
             let kv = Bytes(decoder.kv_floor_bytes());
             Ok((Box::new(decoder), kv))
         }
-        Family::Encoder { config, names, pooling, labels } => {
-            let weights = EncoderWeights::gather(config, *names, *labels, take)?;
+        Family::Encoder { config, spelling, pooling, head } => {
+            let parts = Parts { config, spelling: *spelling, head: head.as_ref() };
+            let weights = EncoderWeights::gather(parts, take)?;
             let spec = RunnerSpec {
                 output_width: plan.output_width,
                 context: plan.context,
                 step_tokens: plan.step_tokens,
                 kv: None,
             };
-            let encoder = Encoder::new(config.clone(), weights, *pooling, spec, adapters);
-            Ok((Box::new(encoder), Bytes::ZERO))
+            let (config, head, pooling) = (config.clone(), head.clone(), *pooling);
+            let build = Build { config, head, pooling, spec, adapters };
+            Ok((Box::new(Encoder::new(build, weights)?), Bytes::ZERO))
         }
     }
 }
@@ -261,8 +263,9 @@ pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
         Family::Decoder { config, prefix, .. } => {
             DecoderWeights::gather(config, prefix, &mut take).map(drop)
         }
-        Family::Encoder { config, names, labels, .. } => {
-            EncoderWeights::gather(config, *names, *labels, &mut take).map(drop)
+        Family::Encoder { config, spelling, head, .. } => {
+            let parts = Parts { config, spelling: *spelling, head: head.as_ref() };
+            EncoderWeights::gather(parts, &mut take).map(drop)
         }
     };
     debug_assert!(walked.is_ok(), "taking nothing cannot fail");

@@ -1,6 +1,6 @@
 //! A step's rows laid end to end, after the plan was found sound.
 
-use roundhouse_engine::{Row, RunnerError, RunnerSpec, StepPlan};
+use roundhouse_engine::{Row, RunnerError, RunnerSpec, StepPlan, Want};
 
 use crate::attention::Span;
 
@@ -16,6 +16,11 @@ pub(crate) struct Packed<'a> {
 }
 
 impl Span<'_> {
+    /// Its rows of some `width` among all.
+    pub(crate) fn of(self, rows: &[f32], width: usize) -> &[f32] {
+        &rows[self.first * width..(self.first + self.tokens) * width]
+    }
+
     /// The packed index of the span's last token.
     pub(crate) fn last_row(&self) -> u32 {
         u32::try_from(self.first + self.tokens - 1).expect("a step's tokens fit in 32 bits")
@@ -71,6 +76,11 @@ fn check_row(
     }
     if let Some(token) = row.tokens.iter().find(|token| **token as usize >= vocab) {
         return refuse(format!("row {index} has token {token}; the vocabulary has {vocab}"));
+    }
+    if let Want::At(places) = &row.want
+        && let Some(place) = places.iter().find(|place| **place >= row.tokens.len())
+    {
+        return refuse(format!("row {index} has no token at place {place}"));
     }
     let end = row.position.saturating_add(row.tokens.len());
     if end > spec.context {

@@ -64,8 +64,7 @@ mod tests {
     #[test]
     fn it_answers_the_shapes_that_a_lane_warms_up() {
         let mut runner = primer();
-        let row =
-            Row { tokens: vec![0], position: 0, blocks: Vec::new(), adapter: None, output: true };
+        let row = Row { tokens: vec![0], output: true, ..Row::default() };
         let answer = runner.forward(&StepPlan { rows: vec![row] }).unwrap();
         assert_eq!(answer.rows, [[0.0]]);
         assert_eq!(runner.touched(), Bytes::ZERO);

@@ -1,8 +1,10 @@
 //! Puts the server together: build, then bind, then run, then drain.
 
 mod accounts;
+mod asynchronous;
 pub(crate) mod budgets;
 mod build;
+mod capture;
 pub(crate) mod door;
 mod faces;
 mod live;
@@ -15,6 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::CutOff;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
@@ -26,6 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::capture::Captures;
 use self::door::Door;
 use self::preload::Wishes;
 use crate::admin::{self, Guard, Vitals};
@@ -89,6 +93,9 @@ pub(crate) struct Running {
     residency: Residency<ServedModel>,
     loader: Arc<ModelLoader>,
     accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait.
+    queue: Option<Queue>,
+    captures: Captures,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -143,6 +150,8 @@ pub(crate) async fn start(
         warn!(%names, "these variables of the environment change nothing here");
     }
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
+    let queue = app.live.queue.clone();
+    let captures = app.live.captures.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
@@ -193,6 +202,8 @@ pub(crate) async fn start(
         residency,
         loader,
         accounts,
+        queue,
+        captures,
         vitals,
         stop_data,
         stop_admin,
@@ -229,6 +240,7 @@ impl Running {
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
         let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
+        let captures = self.captures.clone();
         let mut drain = std::pin::pin!(self.drain());
         let is_drained = tokio::select! {
             () = &mut drain => {
@@ -249,6 +261,7 @@ impl Running {
             cut_off.now();
             let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
+        captures.close().await;
         // Who is cut off has no whole answer, and no line.
         accounts::close(accounts).await;
         match failed {
@@ -260,25 +273,36 @@ impl Running {
         }
     }
 
-    /// Readiness fails first, then no connection is accepted, then requests end, then models
-    /// are unloaded. Requests that still wait for a model when half of the drain timeout is
+    /// Readiness fails first, then no connection is accepted, then requests end, deferred ones
+    /// too, then models are unloaded. Requests that still wait for a model when half of the drain timeout is
     /// over are told so. The admin port answers until all is done.
     async fn drain(mut self) {
         self.vitals.set_ready(false);
         self.watches.iter().for_each(JoinHandle::abort);
         self.stop_data.cancel();
+        if let Some(queue) = &self.queue {
+            queue.stop();
+        }
         // The data port is the first.
         let admin = self.ports.split_off(1);
         let patience = self.drain_timeout / 2;
-        let residency = self.residency.clone();
+        let (residency, queue) = (self.residency.clone(), self.queue.clone());
         let late = tokio::spawn(async move {
             tokio::time::sleep(patience).await;
+            // What nobody waits for runs after the next start. First: a model that is about to
+            // leave would fail it.
+            if let Some(queue) = &queue {
+                queue.abort().await;
+            }
             residency.shutdown().await;
         });
         for port in self.ports {
             if let Err(error) = port.await {
                 warn!(%error, "the data port ended badly");
             }
+        }
+        if let Some(queue) = &self.queue {
+            queue.drain().await;
         }
         late.abort();
         self.residency.shutdown().await;

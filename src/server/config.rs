@@ -24,7 +24,9 @@ use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
 use roundhouse_types::{Bytes, EndpointName};
 use roundhouse_workers::{Isolation, Packages};
 
+mod asynchronous;
 mod auth;
+mod capture;
 mod container;
 mod defaults;
 mod devices;
@@ -38,13 +40,16 @@ mod quotas;
 mod raw;
 mod resolve;
 mod rules;
+mod sessions;
 mod tenants;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
+pub use asynchronous::Asynchronous;
 pub use auth::{ClientName, Tls, TlsFiles};
+pub use capture::CaptureConfig;
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub use quotas::WrittenLimits;
@@ -92,6 +97,9 @@ pub struct Config {
     pub aliases: Aliases,
     /// `[tenant_defaults]`: what tenants may ask for that do not say otherwise, or are not named.
     pub tenant_defaults: WrittenLimits,
+    /// `[async]`: the folder of requests whose callers do not wait; absent is one in the disk
+    /// cache's.
+    pub async_dir: Option<PathBuf>,
     /// `[usage]`: where what tenants used is written down; absent is nowhere.
     pub usage: Option<LedgerConfig>,
     /// Where models run; one at least, each once.

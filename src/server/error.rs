@@ -150,6 +150,9 @@ fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
         ("unauthorized", _) => Some(
             "give an operator's key with --admin-key or ROUNDHOUSE_ADMIN_KEY; `roundhouse keys create --operator` mints one",
         ),
+        (_, 401 | 403) => Some(
+            "give a tenant's key with --key or ROUNDHOUSE_API_KEY; `roundhouse keys create --tenant NAME` mints one",
+        ),
         ("", 404 | 405) => Some(WRONG_PORT),
         (_, 429 | 503) => {
             Some("try again in a moment; `roundhouse explain TARGET` says what it waits for")

@@ -15,6 +15,13 @@ use crate::constrain::OutputForm;
 use crate::handled::HandledReply;
 use crate::tools::{ToolCall, ToolChoice};
 
+mod encoders;
+
+pub use encoders::{
+    Aggregation, AnswerOptions, Entity, EntityOptions, Fill, Ranking, ScoresReply, SpanAnswer,
+    TaskOptions, TokenVectorsReply, VectorTask, ZeroShot,
+};
+
 /// Answers per prompt at most, as other servers bound them.
 pub const ANSWERS_MAX: usize = 16;
 /// Stop strings of one request at most, and stop tokens.
@@ -57,6 +64,8 @@ pub enum Request {
     Completion(Completion),
     /// Texts to embed; for encoders.
     Embeddings(Embeddings),
+    /// Documents to compare with a query; for cross-encoders and embedding models.
+    Ranking(Ranking),
     /// A body that has not been read: a handler reads it itself, for all other models it is
     /// read when the model is known.
     Raw(RawRequest),
@@ -93,10 +102,13 @@ impl std::fmt::Debug for RawRequest {
 }
 
 /// `{"inputs": …, "parameters": …}`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Inputs {
-    /// The texts, at least one.
+    /// The texts, at least one. Where an input is a pair, the first of the two: a question's is
+    /// the question.
     pub texts: Vec<String>,
+    /// The second text of each input that is a pair, as a question's context; empty where none is.
+    pub seconds: Vec<Option<String>>,
     /// Whether `inputs` was one string rather than a list.
     pub single: bool,
     /// Inputs of the same request that other models answer: bounds of a request count them.
@@ -109,6 +121,8 @@ pub struct Inputs {
     pub top_k: Option<usize>,
     /// Embeddings: whether to normalise, where it differs from the artefact's own choice.
     pub normalize: Option<bool>,
+    /// What encoders are told beside.
+    pub options: TaskOptions,
 }
 
 /// Chat messages.
@@ -157,6 +171,8 @@ pub enum Prompt {
 pub struct Embeddings {
     /// The inputs, at least one.
     pub inputs: Vec<Prompt>,
+    /// Only so many numbers of each vector, brought to length 1 again.
+    pub dimensions: Option<usize>,
 }
 
 /// Generation parameters as a client may set them. Absent means: the artefact's
@@ -240,8 +256,19 @@ pub enum Reply {
     Generation(GenerationReply),
     /// One vector per input.
     Embeddings(EmbeddingsReply),
-    /// For each input its labels, likeliest first.
+    /// For each input its labels, likeliest first unless they were to stay in order. Of labels that
+    /// nobody trained: those of the request.
     Classification(Vec<Vec<LabelScore>>),
+    /// For each input the vectors of its tokens.
+    TokenVectors(TokenVectorsReply),
+    /// For each input what was found in it, in the order of the text.
+    Entities(Vec<Vec<Entity>>),
+    /// For each input and each of its masks what may stand there, likeliest first.
+    Fills(Vec<Vec<Vec<Fill>>>),
+    /// For each input the answers to its question, likeliest first.
+    Answers(Vec<Vec<SpanAnswer>>),
+    /// How near each document is to the query.
+    Scores(ScoresReply),
     /// What a handler says, as it says it.
     Handled(HandledReply),
     /// Nothing: the body, now that it has been read, asks adapters of the model.

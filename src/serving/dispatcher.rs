@@ -18,14 +18,14 @@ use crate::admission::{Admission, Bounds};
 use crate::choice::{Choice, Writer, WriterParts};
 use crate::completions::{Completions, Hold};
 use crate::constrain::{Compiled, Grammar};
-use crate::encoded::{label_scores, normalize};
+use crate::encoders::Limits;
 use crate::handled;
 use crate::metrics::{Record, compiled_form};
 use crate::served::{EngineModel, Purpose, ServedModel};
-use crate::task::{Prepared, Task, tokenise, wrong_kind};
+use crate::task::{Prepared, Task, wrong_kind};
 use crate::{
-    Answer, EmbeddingsReply, Error, GenerationReply, Invocation, Labels, Piece, PieceStream,
-    Prompt, RawRequest, ReadBody, Reply, Request, Served,
+    Answer, Error, GenerationReply, Invocation, Piece, PieceStream, RawRequest, ReadBody, Reply,
+    Request, Served,
 };
 
 #[cfg(test)]
@@ -292,40 +292,22 @@ impl Dispatcher {
                 let queue = record.submitted(load, prompt_tokens.iter().sum(), choices.len());
                 Ok((Work::Generating { choices, prompt_tokens, seed }, queue))
             }
-            Task::Embed { inputs, normalize: unit } => {
-                let inputs = self.tokens(model, inputs).await?;
-                let prompt_tokens = inputs.iter().map(Vec::len).sum();
-                let queue = record.submitted(load, prompt_tokens, 0);
-                let mut vectors = engine.encode(inputs).await?;
-                if vectors.iter().flatten().any(|x| !x.is_finite()) {
-                    return Err(broken(id, "its vectors are not finite"));
+            Task::Encode(task) => {
+                let limits =
+                    Limits { rows: self.config.max_inputs, width: engine.spec().output_width };
+                let text = model.text().clone();
+                let prepared = self.blocking(move || task.prepare(&text, limits)).await?;
+                let queue = record.submitted(load, prepared.tokens(), 0);
+                let (rows, finisher) = prepared.split();
+                let numbers = engine.encode(rows).await?;
+                if !finisher.is_long() {
+                    return Ok((Work::Done(finisher.answer(id, model.text(), numbers)?), queue));
                 }
-                if unit {
-                    vectors.iter_mut().for_each(|vector| normalize(vector));
-                }
-                let reply = Reply::Embeddings(EmbeddingsReply { vectors, prompt_tokens });
-                Ok((Work::Done(reply), queue))
-            }
-            Task::Classify { texts, top_k } => {
-                let Purpose::Classification(labels) = model.purpose() else {
-                    return Err(broken(id, "it has no labels"));
-                };
-                let inputs = self.tokens(model, texts).await?;
-                let queue = record.submitted(load, inputs.iter().map(Vec::len).sum(), 0);
-                let logits = engine.encode(inputs).await?;
-                let reply = classify(id, &logits, labels, top_k)?;
+                let (id, text) = (id.clone(), model.text().clone());
+                let reply = self.blocking(move || finisher.answer(&id, &text, numbers)).await?;
                 Ok((Work::Done(reply), queue))
             }
         }
-    }
-
-    async fn tokens(
-        &self,
-        model: &EngineModel,
-        inputs: Vec<Prompt>,
-    ) -> Result<Vec<Vec<u32>>, Failure> {
-        let text = model.text().clone();
-        self.blocking(move || tokenise(inputs, &text)).await
     }
 
     /// Compiles what a request's answers must look like.
@@ -380,7 +362,11 @@ fn submit(
 ) -> Result<Vec<Choice>, Failure> {
     let eos_tokens: Arc<[u32]> = match model.purpose() {
         Purpose::Generative { eos_tokens, .. } => eos_tokens.as_slice().into(),
-        Purpose::Embedding { .. } | Purpose::Classification(_) => [].into(),
+        Purpose::Embedding { .. }
+        | Purpose::Classification(_)
+        | Purpose::TokenClassification(_)
+        | Purpose::FillMask
+        | Purpose::QuestionAnswering => [].into(),
     };
     let mut choices = Vec::with_capacity(prepared.sequences.len());
     for (choice, sequence) in prepared.sequences.into_iter().enumerate() {
@@ -398,25 +384,6 @@ fn submit(
         choices.push(Choice::new(id.clone(), sequence.lead, tokens, writer));
     }
     Ok(choices)
-}
-
-fn classify(
-    id: &ModelId,
-    logits: &[Vec<f32>],
-    labels: &Labels,
-    top_k: usize,
-) -> Result<Reply, Failure> {
-    let mut scored = Vec::with_capacity(logits.len());
-    for logits in logits {
-        let labels = label_scores(logits, labels, top_k)
-            .ok_or_else(|| broken(id, "its scores are not finite or do not match its labels"))?;
-        scored.push(labels);
-    }
-    Ok(Reply::Classification(scored))
-}
-
-fn broken(model: &ModelId, message: &'static str) -> Failure {
-    Error::Broken { model: model.clone(), message }.into()
 }
 
 fn boxed(pieces: impl Stream<Item = Result<Piece, Failure>> + Send + 'static) -> PieceStream {

@@ -3,8 +3,8 @@
 //! Reading order: `api` (what is asked and answered, free of any wire format), `dispatcher` (one
 //! invocation from admission to stream), `admission` (who may come in), `served` (a loaded model
 //! as requests use it), `task` and `params` (what a request means to the model it reached),
-//! `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (vectors and
-//! labels), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
+//! `encoders` (what encoders are asked), `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (from an encoder's
+//! numbers to vectors, labels, entities, fills and answers), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
 //!
 //! What holds:
 //! 1. A request's lease and place live in its stream, and no longer than it.
@@ -21,6 +21,7 @@ mod completions;
 mod constrain;
 mod dispatcher;
 mod encoded;
+mod encoders;
 mod error;
 mod handled;
 mod metrics;
@@ -31,10 +32,11 @@ mod text;
 mod tools;
 
 pub use api::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Answer, AnswerStyle, BIASES_MAX, Chat, Completion, Embeddings,
-    EmbeddingsReply, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore,
-    Piece, PieceStream, Prompt, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX,
-    Served, TokenInfo,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Aggregation, Answer, AnswerOptions, AnswerStyle, BIASES_MAX,
+    Chat, Completion, Embeddings, EmbeddingsReply, Entity, EntityOptions, Fill, Finish, Finished,
+    Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream, Prompt,
+    Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX, ScoresReply, Served,
+    SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};

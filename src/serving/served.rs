@@ -83,6 +83,12 @@ pub enum Purpose {
     },
     /// It answers with labels and scores.
     Classification(Labels),
+    /// It answers each token with labels and scores.
+    TokenClassification(Labels),
+    /// It answers a place in a text with a score for each token of its vocabulary.
+    FillMask,
+    /// It answers each token with two numbers: how well an answer begins there, and ends.
+    QuestionAnswering,
 }
 
 /// Sampling defaults of an artefact; absent where it says nothing.
@@ -178,6 +184,9 @@ impl EngineModel {
             Purpose::Generative { .. } => ModelKind::Generative,
             Purpose::Embedding { .. } => ModelKind::Embedding,
             Purpose::Classification(_) => ModelKind::Classification,
+            Purpose::TokenClassification(_) => ModelKind::TokenClassification,
+            Purpose::FillMask => ModelKind::FillMask,
+            Purpose::QuestionAnswering => ModelKind::QuestionAnswering,
         }
     }
 

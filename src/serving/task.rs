@@ -6,18 +6,20 @@ use serde_json::{Map, Value, json};
 
 use crate::choice::Calls;
 use crate::constrain::{FormKind, Grammar, OutputForm};
+use crate::encoders::EncoderTask;
 use crate::params::{Face, Parameters};
 use crate::served::{EngineModel, GenerationDefaults, Purpose};
 use crate::text::TextCodec;
 use crate::tools::{CallFormat, CallReader, Demand, calls as demanded_calls, described};
-use crate::{ANSWERS_MAX, Config, Error, Generation, Prompt, Request, ToolChoice};
+use crate::{
+    ANSWERS_MAX, Config, Error, Generation, Inputs, Prompt, Request, ToolChoice, VectorTask,
+};
 
 /// Work for a model of the right kind, with everything that preparing it takes.
 #[derive(Debug)]
 pub(crate) enum Task {
     Generate(Box<GenerateTask>),
-    Embed { inputs: Vec<Prompt>, normalize: bool },
-    Classify { texts: Vec<Prompt>, top_k: usize },
+    Encode(EncoderTask),
 }
 
 /// A request to generate.
@@ -105,6 +107,7 @@ impl Task {
             (Request::Inputs(inputs), Purpose::Generative { eos_tokens, defaults }) => {
                 let beside = inputs.texts.len() + inputs.beside;
                 counted("inputs", beside, config.max_sequences)?;
+                of_text_alone(&inputs)?;
                 Self::generate(
                     config,
                     GenerateTask {
@@ -151,32 +154,7 @@ impl Task {
                     },
                 )
             }
-            (Request::Inputs(inputs), Purpose::Embedding { normalize }) => {
-                counted("inputs", inputs.texts.len(), config.max_inputs)?;
-                Ok(Self::Embed {
-                    inputs: inputs.texts.into_iter().map(Prompt::Text).collect(),
-                    normalize: inputs.normalize.unwrap_or(*normalize),
-                })
-            }
-            (Request::Embeddings(embeddings), Purpose::Embedding { normalize }) => {
-                counted("input", embeddings.inputs.len(), config.max_inputs)?;
-                Ok(Self::Embed { inputs: embeddings.inputs, normalize: *normalize })
-            }
-            (Request::Inputs(inputs), Purpose::Classification(_)) => {
-                counted("inputs", inputs.texts.len(), config.max_inputs)?;
-                let top_k = inputs.top_k.unwrap_or(1);
-                if top_k == 0 {
-                    return Err(Error::field("top_k", "0 is not at least 1"));
-                }
-                let texts = inputs.texts.into_iter().map(Prompt::Text).collect();
-                Ok(Self::Classify { texts, top_k })
-            }
-            (Request::Raw(_), _) => {
-                Err(Error::Broken { model: id.clone(), message: "the body was not read" })
-            }
-            (Request::Chat(_) | Request::Completion(_) | Request::Embeddings(_), _) => {
-                Err(wrong_kind(id, model.kind()))
-            }
+            (request, _) => EncoderTask::new(request, id, model, config).map(Self::Encode),
         }
     }
 
@@ -280,16 +258,22 @@ fn plan_calls(
     Ok(Some(CallPlan { format, names, free }))
 }
 
-/// The tokens of an encoder's inputs. Takes time: belongs on a blocking thread.
-pub(crate) fn tokenise(inputs: Vec<Prompt>, text: &TextCodec) -> Result<Vec<Vec<u32>>, Error> {
-    let tokens = |input| match input {
-        Prompt::Text(input) => text.encode(&input, true),
-        Prompt::Tokens(tokens) => Ok(tokens),
-    };
-    inputs.into_iter().map(tokens).collect()
+/// Refuses inputs that only encoders take.
+fn of_text_alone(inputs: &Inputs) -> Result<(), Error> {
+    if inputs.seconds.iter().any(Option::is_some) {
+        return Err(Error::field("inputs", "a generative model takes texts, not pairs of them"));
+    }
+    if inputs.options.zero_shot.is_some() {
+        return Err(Error::field("candidate_labels", "a generative model is no classifier"));
+    }
+    match inputs.options.task {
+        VectorTask::Pooled => Ok(()),
+        VectorTask::Tokens => Err(Error::field("task", "a generative model extracts no features")),
+    }
 }
 
-fn counted(field: &str, count: usize, most: usize) -> Result<(), Error> {
+/// Refuses none, and too many.
+pub(crate) fn counted(field: &str, count: usize, most: usize) -> Result<(), Error> {
     match count {
         0 => Err(Error::field(field, "it is empty")),
         count if count > most => {
@@ -305,10 +289,21 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
         ModelKind::Generative => {
             ("a generative model, not an embedding model", "send a chat, a prompt or `inputs`")
         }
-        ModelKind::Embedding => {
-            ("an embedding model", "send texts to the embeddings route, or `inputs`")
+        ModelKind::Embedding => (
+            "an embedding model",
+            "send texts to the embeddings route, `inputs`, or a `query` with `documents`",
+        ),
+        ModelKind::Classification => (
+            "a classification model",
+            "send `inputs` to be classified (a `query` with `documents` needs a model of one label)",
+        ),
+        ModelKind::TokenClassification => {
+            ("a token classification model", "send texts as `inputs`")
         }
-        ModelKind::Classification => ("a classification model", "send `inputs` to be classified"),
+        ModelKind::FillMask => ("a fill-mask model", "send texts with masks as `inputs`"),
+        ModelKind::QuestionAnswering => {
+            ("a question answering model", "send `inputs` with `question` and `context`")
+        }
         ModelKind::Adapter => ("an adapter", "ask what its base answers"),
         ModelKind::Handler => ("a Python handler", "send its own input to /invocations"),
     };

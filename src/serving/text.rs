@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use roundhouse_types::Bytes;
 use serde_json::{Map, Value};
-use tokenizers::tokenizer::{PostProcessor, TruncationDirection, TruncationParams};
-use tokenizers::{ModelWrapper, Tokenizer, TruncationStrategy};
+use tokenizers::tokenizer::{PostProcessor, TruncationDirection};
+use tokenizers::{ModelWrapper, Tokenizer};
 
 use crate::Error;
 use crate::constrain::Speller;
@@ -19,6 +19,7 @@ mod beside;
 mod bounds;
 mod detokenise;
 mod files;
+mod marks;
 mod messages;
 mod python;
 mod stop;
@@ -28,6 +29,7 @@ pub(crate) mod tests;
 mod vocabulary;
 
 pub(crate) use detokenise::Detokeniser;
+pub(crate) use marks::{Marked, Shorten, Windows};
 pub(crate) use stop::{Scan, StopMatcher, overlap};
 pub use vocabulary::Vocabulary;
 
@@ -39,6 +41,8 @@ const TOKENIZER: &str = "tokenizer.json";
 pub struct TextCodec {
     tokenizer: Arc<Tokenizer>,
     facts: Arc<Facts>,
+    /// Tokens of an input at most; longer ones are cut.
+    limit: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -145,7 +149,7 @@ impl TextCodec {
             speller: Arc::default(),
             prints,
         };
-        Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts) }
+        Self { tokenizer: Arc::new(tokenizer), facts: Arc::new(facts), limit: None }
     }
 
     /// The same codec for an encoder: texts are cut so that with their special tokens, the
@@ -161,21 +165,7 @@ impl TextCodec {
         if limit <= special {
             return Err(Error::Truncation { limit, special });
         }
-        let direction = if self.facts.truncate_left {
-            TruncationDirection::Left
-        } else {
-            TruncationDirection::Right
-        };
-        let mut tokenizer = Arc::unwrap_or_clone(self.tokenizer);
-        tokenizer
-            .with_truncation(Some(TruncationParams {
-                direction,
-                max_length: limit,
-                strategy: TruncationStrategy::LongestFirst,
-                stride: 0,
-            }))
-            .map_err(Error::Tokenizer)?;
-        Ok(Self { tokenizer: Arc::new(tokenizer), facts: self.facts })
+        Ok(Self { limit: Some(limit), ..self })
     }
 
     /// The tokens of a text. With `add_special` the artefact's post-processor adds what it adds
@@ -187,7 +177,7 @@ impl TextCodec {
     /// `ModelInvalid` where the vocabulary cannot express the text and has no unknown token.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
         let encoding = self.tokenizer.encode_fast(text, add_special).map_err(Error::Tokenise)?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.fitted_ids(&encoding))
     }
 
     /// The text of tokens, special tokens and ids outside the vocabulary left out.

@@ -119,6 +119,18 @@ pub enum Error {
         /// The store's words.
         cause: String,
     },
+    /// The object has more bytes than are taken.
+    #[error("'{key}' in {store} has {size} bytes and {most} are taken at most")]
+    ObjectTooLarge {
+        /// The store.
+        store: String,
+        /// The object.
+        key: String,
+        /// How many it has.
+        size: u64,
+        /// How many are taken.
+        most: u64,
+    },
     /// The object is no longer the one that was listed: resolve the target again.
     #[error("'{key}' in {store} changed while it was read")]
     Changed {
@@ -261,6 +273,7 @@ impl Error {
             | Self::Archive { .. }
             | Self::LocalArchive { .. } => ErrorKind::ModelInvalid,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::ObjectTooLarge { .. } => ErrorKind::PayloadTooLarge,
             Self::TooManyHeld { .. } => ErrorKind::Overloaded,
             Self::Locked(_) | Self::Format { .. } | Self::Io { .. } | Self::Internal(_) => {
                 ErrorKind::Internal
@@ -296,6 +309,7 @@ impl Error {
             | Self::Archive { .. }
             | Self::LocalArchive { .. }
             | Self::TooLarge { .. }
+            | Self::ObjectTooLarge { .. }
             | Self::TooManyHeld { .. }
             | Self::Format { .. }
             | Self::Internal(_) => RetryHint::Never,

@@ -1,9 +1,9 @@
 //! A folder of the local file system as a store.
 
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,10 +13,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use crate::{ArtifactStore, Error, ListPage, ListRequest, ObjectMeta, ObjectRead};
+use crate::write::check_key;
+use crate::{ArtifactStore, Error, ListPage, ListRequest, ObjectMeta, ObjectRead, WritableStore};
 
 /// One read of a file. Larger reads gain nothing and make cancelling slow.
 const CHUNK: u64 = 256 << 10;
+/// Of a file that is written: its folder says who may come to it.
+const FILE_MODE: u32 = 0o644;
 
 /// A folder and everything below it. Links are followed as long as they stay inside.
 ///
@@ -95,6 +98,16 @@ impl ArtifactStore for FileStore {
     }
 }
 
+#[async_trait]
+impl WritableStore for FileStore {
+    /// A file has no content type.
+    async fn put(&self, key: &str, body: Bytes, _: Option<&str>) -> Result<(), Error> {
+        check_key(self.name(), key)?;
+        let (root, key) = (Arc::clone(&self.root), key.to_owned());
+        blocking(move || root.put(&key, &body)).await
+    }
+}
+
 /// An open file that must stay the one that was asked for.
 struct Reader {
     root: Arc<Root>,
@@ -158,6 +171,41 @@ impl Root {
             key: key.into(),
             cause: "it is a link out of the store's folder".into(),
         })
+    }
+
+    /// Writes beside the file, then gives it its name.
+    fn put(&self, key: &str, body: &[u8]) -> Result<(), Error> {
+        fs::create_dir_all(&self.folder).map_err(|error| self.fault(key, &error))?;
+        let (folders, name) = key.rsplit_once('/').unwrap_or(("", key));
+        let folder = self.folder_for(key, folders)?;
+        let written = || {
+            // In the same folder, so that the renaming is one step; removed when it is dropped.
+            let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(&folder)?;
+            file.write_all(body)?;
+            file.as_file().set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+            file.as_file().sync_all()?;
+            file.persist(folder.join(name)).map_err(|error| error.error)?;
+            // The name too is there for good.
+            File::open(&folder)?.sync_all()
+        };
+        written().map_err(|error| self.fault(key, &error))
+    }
+
+    /// A key's folder, made where it is missing; none of its parts leaves the root.
+    fn folder_for(&self, key: &str, folders: &str) -> Result<PathBuf, Error> {
+        let mut folder = self.inside("")?;
+        let mut so_far = String::new();
+        for segment in folders.split('/').filter(|segment| !segment.is_empty()) {
+            match fs::create_dir(folder.join(segment)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(self.fault(key, &error));
+                }
+                _ => {}
+            }
+            so_far = format!("{so_far}{segment}/");
+            folder = self.inside(&so_far)?;
+        }
+        Ok(folder)
     }
 
     fn fault(&self, key: &str, error: &io::Error) -> Error {

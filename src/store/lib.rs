@@ -1,7 +1,7 @@
 //! Where a model's files are, which version they are, and whether they are whole on disk.
 //!
 //! Reading order: [`object`](ArtifactStore) is the seam to a store, `file` and `s3`
-//! implement it, `remote` adds patience; `artefact` says what a version is,
+//! implement it, `remote` adds patience, `write` is its writing side; `artefact` says what a version is,
 //! `catalog` which one a name means now; `disk` fetches versions and keeps them.
 //!
 //! 1. An artefact on disk is whole: every file has the bytes that its version's tags
@@ -27,6 +27,7 @@ mod s3;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod uri;
+mod write;
 
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Pick, Target, TargetForm, TargetPage};
@@ -43,3 +44,4 @@ pub use progress::{Progress, ProgressSnapshot, Stage};
 pub use remote::RetryConfig;
 pub use s3::S3Store;
 pub use uri::{MountConfig, StoreUri};
+pub use write::{ObjectWriter, WritableStore};

@@ -11,7 +11,11 @@ use crate::Error;
 pub const FETCHED_BYTES: &str = "roundhouse_store_fetched_bytes_total";
 /// Bytes read from a store to look into a file. Label `endpoint`.
 pub const INSPECTED_BYTES: &str = "roundhouse_store_inspected_bytes_total";
-/// Requests to stores. Labels `endpoint`, `operation` (`list`, `head`, `get`), `outcome`.
+/// Bytes read from a store of objects that are no artefacts: inputs of requests. Label `endpoint`.
+pub const OBJECT_READ_BYTES: &str = "roundhouse_store_object_read_bytes_total";
+/// Bytes of objects that were written to a store. Label `endpoint`.
+pub const OBJECT_WRITTEN_BYTES: &str = "roundhouse_store_object_written_bytes_total";
+/// Requests to stores. Labels `endpoint`, `operation` (`list`, `head`, `get`, `put`), `outcome`.
 pub const REQUESTS: &str = "roundhouse_store_requests_total";
 /// Requests that were made again after a failure. Label `endpoint`.
 pub const RETRIES: &str = "roundhouse_store_retries_total";
@@ -39,8 +43,13 @@ pub(crate) fn read(endpoint: &str, purpose: Purpose, bytes: u64) {
     let name = match purpose {
         Purpose::Fetch => FETCHED_BYTES,
         Purpose::Inspect => INSPECTED_BYTES,
+        Purpose::Object => OBJECT_READ_BYTES,
     };
     counter!(name, "endpoint" => endpoint.to_owned()).increment(bytes);
+}
+
+pub(crate) fn written(endpoint: &str, bytes: u64) {
+    counter!(OBJECT_WRITTEN_BYTES, "endpoint" => endpoint.to_owned()).increment(bytes);
 }
 
 pub(crate) fn fetch(endpoint: &str, outcome: &'static str, took: Duration) {
@@ -65,6 +74,8 @@ pub(crate) enum Purpose {
     Fetch,
     /// To look into a file.
     Inspect,
+    /// For somebody who asked for the whole object.
+    Object,
 }
 
 /// A failure as the `outcome` label says it.

@@ -88,6 +88,37 @@ impl Remote {
         }
     }
 
+    /// Puts an object of `length` bytes, retried; its bytes may take a second per mebibyte longer
+    /// than an answer.
+    pub(crate) async fn put<F: Future<Output = Result<(), Error>>>(
+        &self,
+        key: &str,
+        length: u64,
+        put: impl Fn() -> F,
+    ) -> Result<(), Error> {
+        let within = self.config.stall + Duration::from_secs(length >> 20);
+        let mut patience = self.patience();
+        loop {
+            match self.answered_within(within, "put", key, put()).await {
+                Ok(()) => {
+                    metrics::written(self.endpoint.as_str(), length);
+                    return Ok(());
+                }
+                Err(error) => patience.failed(error, false).await?,
+            }
+        }
+    }
+
+    /// All bytes of the object with this tag, which has `size` of them.
+    pub(crate) async fn read_whole(
+        &self,
+        key: &str,
+        etag: &str,
+        size: u64,
+    ) -> Result<Bytes, Error> {
+        self.read(key, etag, 0..size, Purpose::Object).await
+    }
+
     /// Reads a range of the object with this tag into memory.
     pub(crate) async fn read(
         &self,
@@ -134,8 +165,18 @@ impl Remote {
         key: &str,
         request: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        self.answered_within(self.config.stall, operation, key, request).await
+    }
+
+    async fn answered_within<T>(
+        &self,
+        within: Duration,
+        operation: &'static str,
+        key: &str,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         self.pacer.turn().await;
-        let outcome = match timeout(self.config.stall, request).await {
+        let outcome = match timeout(within, request).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.unavailable(key, "it did not answer in time")),
         };

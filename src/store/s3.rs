@@ -15,13 +15,15 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType, Object, RequestPayer};
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use self::answer::Context;
 use self::connect::Clock;
+use crate::write::check_key;
 use crate::{
     ArtifactStore, Checksum, ChecksumAlgorithm, Error, ListPage, ListRequest, MountConfig,
-    ObjectMeta, ObjectRead,
+    ObjectMeta, ObjectRead, WritableStore,
 };
 
 /// Heads that are under way at once for a listing without tags.
@@ -217,6 +219,26 @@ impl ArtifactStore for S3Store {
             }
         });
         Ok(ObjectRead { etag, stream: stream.boxed() })
+    }
+}
+
+#[async_trait]
+impl WritableStore for S3Store {
+    async fn put(&self, key: &str, body: Bytes, content_type: Option<&str>) -> Result<(), Error> {
+        check_key(&self.name, key)?;
+        let context = self.context(key);
+        self.client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.key(key))
+            .body(body.into())
+            .set_content_type(content_type.map(str::to_owned))
+            .set_request_payer(self.payer.clone())
+            .set_expected_bucket_owner(self.owner.clone())
+            .send()
+            .await
+            .map_err(|error| context.error(&error))?;
+        Ok(())
     }
 }
 

@@ -127,12 +127,23 @@ impl fmt::Display for Refused {
         write!(f, "the limit {limit} = {allowed} is reached; ")?;
         match self.limit {
             Limit::Concurrency => f.write_str("it frees when one of the requests under way ends"),
-            _ => write!(f, "it frees in {:.1} s", self.after.as_secs_f64()),
+            _ => write!(f, "it frees in {}", told(self.after)),
         }
     }
 }
 
 impl std::error::Error for Refused {}
+
+/// A wait in the unit that people would take: nobody counts hours in seconds.
+fn told(wait: Duration) -> String {
+    let seconds = wait.as_secs_f64();
+    let minutes = (seconds / 60.0).ceil() as u64;
+    match minutes {
+        0..=2 => format!("{seconds:.1} s"),
+        3..120 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
 
 /// How near a tenant is to its limits, as rate headers say it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

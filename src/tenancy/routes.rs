@@ -95,6 +95,12 @@ impl Aliases {
         true
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        let own = self.own.values();
+        own.chain([&self.common]).flat_map(|names| names.values()).map(BTreeMap::len).sum()
+    }
+
     /// What a name stands for when this tenant says it.
     pub fn find(&self, tenant: Option<&TenantName>, asked: &ModelId) -> Option<&Alias> {
         let own = tenant.and_then(|tenant| self.own.get(tenant));

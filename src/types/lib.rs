@@ -40,6 +40,15 @@ pub enum ModelKind {
     Embedding,
     /// A sequence classifier that answers with labels and scores.
     Classification,
+    /// A classifier of each token.
+    #[serde(rename = "token-classification")]
+    TokenClassification,
+    /// A masked language model: it tells which tokens may stand at a place.
+    #[serde(rename = "fill-mask")]
+    FillMask,
+    /// It tells where in a text the answer to a question begins and ends.
+    #[serde(rename = "question-answering")]
+    QuestionAnswering,
     /// Code of the artefact's own, run in worker processes; it takes and answers any bytes.
     Handler,
     /// Weights that change what another model, its base, computes. It does what its base does.
@@ -53,6 +62,9 @@ impl ModelKind {
             Self::Generative => "generative",
             Self::Embedding => "embedding",
             Self::Classification => "classification",
+            Self::TokenClassification => "token-classification",
+            Self::FillMask => "fill-mask",
+            Self::QuestionAnswering => "question-answering",
             Self::Handler => "handler",
             Self::Adapter => "adapter",
         }

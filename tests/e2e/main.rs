@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
 
 mod adapters;
+mod asynchronous;
+mod capture;
 mod command_line;
 mod container;
 mod contract;
@@ -14,6 +16,7 @@ mod devices;
 mod elastic;
 mod faults;
 mod forms;
+mod frameworks;
 mod handlers;
 mod health;
 mod honest;
@@ -24,8 +27,10 @@ mod operator;
 mod pressure;
 mod quantised;
 mod reload;
+mod runtime;
 mod sharing;
 mod streaming;
+mod tasks;
 mod tenants;
 mod updates;
 mod usage;

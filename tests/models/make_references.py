@@ -10,9 +10,11 @@ from transformers.utils import logging
 
 from reference_adapters import write_adapter_cases
 from reference_bert import write_bert_cases
+from reference_encoders import write_encoder_cases
 from reference_families import write_family_cases
 from reference_gguf import write_gguf_cases
 from reference_llama import write_llama_cases
+from reference_tasks import write_task_cases
 from reference_text import write_text_case
 from reference_vocabulary import write_vocabulary_cases
 
@@ -28,9 +30,11 @@ def main() -> None:
     write_family_cases(models)
     write_gguf_cases(models)
     write_bert_cases(models)
+    write_encoder_cases(models)
     write_adapter_cases(REPOSITORY / "src/models/tests/adapters", models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
     write_vocabulary_cases(REPOSITORY / "src/serving/tests/references")
+    write_task_cases(REPOSITORY / "src/serving/tests/references/tasks")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,21 @@ impl S3 {
         }
     }
 
+    /// The keys of all objects below a prefix, of a thousand at most.
+    pub async fn keys(&self, prefix: &str) -> Vec<String> {
+        let listed = self.client.list_objects_v2().bucket("models").prefix(prefix).send().await;
+        let listed = listed.expect("the S3 server lists objects");
+        listed.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect()
+    }
+
+    /// One object's content type and bytes.
+    pub async fn get(&self, key: &str) -> (Option<String>, Vec<u8>) {
+        let got = self.client.get_object().bucket("models").key(key).send().await;
+        let got = got.expect("the S3 server has the object");
+        let kind = got.content_type().map(str::to_owned);
+        (kind, got.body.collect().await.expect("a whole object").to_vec())
+    }
+
     /// Deletes one object.
     pub async fn delete(&self, key: &str) {
         self.client.delete_object().bucket("models").key(key).send().await.unwrap();

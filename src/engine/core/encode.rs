@@ -9,16 +9,18 @@ use tokio::sync::oneshot;
 
 use super::RowOutcome;
 use crate::account::{self, Account, Claim};
+use crate::check::{RESULT_BYTES, answer_bytes};
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
-use crate::plan::{AdapterId, Row, StepPlan};
+use crate::plan::{AdapterId, Row, RunnerSpec, StepPlan};
 use crate::queue::Place;
+use crate::request::EncodeSpec;
 use crate::scheduler::{Promised, PromptLimit, SequenceId, Turn};
 
 /// Inputs to encode as they come from a handle, checked; at least one.
 pub(crate) struct EncodeJob {
     pub(crate) id: SequenceId,
-    pub(crate) inputs: Vec<Vec<u32>>,
+    pub(crate) inputs: Vec<EncodeSpec>,
     /// What they are computed with beside the base.
     pub(crate) adapter: Option<AdapterId>,
     pub(crate) claim: Arc<Claim>,
@@ -42,6 +44,8 @@ pub(super) struct EncodeWork {
     owners: Vec<SequenceId>,
     step_tokens: usize,
     step_rows: usize,
+    /// Bytes of a vector.
+    vector_bytes: usize,
 }
 
 struct Call {
@@ -60,8 +64,9 @@ impl Call {
 }
 
 impl EncodeWork {
-    pub(super) fn new(step_tokens: usize, step_rows: usize) -> Self {
-        Self { calls: VecDeque::new(), owners: Vec::new(), step_tokens, step_rows }
+    pub(super) fn new(spec: &RunnerSpec, step_rows: usize) -> Self {
+        let (step_tokens, vector_bytes) = (spec.step_tokens, answer_bytes(1, spec));
+        Self { calls: VecDeque::new(), owners: Vec::new(), step_tokens, step_rows, vector_bytes }
     }
 
     pub(super) fn submit(&mut self, job: EncodeJob, account: Arc<Account>, meters: &Meters) {
@@ -160,24 +165,29 @@ impl EncodeWork {
         }
     }
 
-    /// Adds rows of a call while the plan is not over `most` tokens and `rows` rows with them.
+    /// Adds rows of a call while the plan is not over `most` tokens, `rows` rows and the bytes of
+    /// one answer with them.
     fn take_rows(&mut self, plan: &mut StepPlan, index: usize, most: usize, rows: usize) {
         let mut tokens = plan.tokens();
+        let vectors: usize = plan.rows.iter().map(Row::vectors).sum();
+        let mut bytes = vectors.saturating_mul(self.vector_bytes);
         let Some(call) = self.calls.get_mut(index) else {
             return;
         };
         while let Some(input) = call.job.inputs.get_mut(call.planned) {
-            tokens += input.len();
-            let is_over = tokens > most && !plan.rows.is_empty();
+            tokens += input.tokens.len();
+            bytes += input.want.vectors(input.tokens.len()).saturating_mul(self.vector_bytes);
+            let is_over = (tokens > most || bytes > RESULT_BYTES) && !plan.rows.is_empty();
             if is_over || plan.rows.len() >= rows {
                 return;
             }
             plan.rows.push(Row {
-                tokens: std::mem::take(input),
-                position: 0,
-                blocks: Vec::new(),
+                tokens: std::mem::take(&mut input.tokens),
                 adapter: call.job.adapter,
                 output: true,
+                second: input.second,
+                want: std::mem::take(&mut input.want),
+                ..Row::default()
             });
             self.owners.push(call.job.id);
             call.planned += 1;

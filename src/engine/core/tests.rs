@@ -119,7 +119,7 @@ impl Bench {
         inputs: &[&[u32]],
     ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
         let (answer, vectors) = oneshot::channel();
-        let inputs = inputs.iter().map(|input| input.to_vec()).collect();
+        let inputs = inputs.iter().map(|input| input.to_vec().into()).collect();
         let account = self.account.clone();
         self.engine.encode(
             EncodeJob {
@@ -298,7 +298,7 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
             None
         }
     }
-    let row = Row { tokens: vec![1], position: 0, blocks: Vec::new(), adapter: None, output: true };
+    let row = Row { tokens: vec![1], output: true, ..Row::default() };
     let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
     assert!(matches!(&outcomes[..], [RowOutcome::Failed(f)] if f.kind() == ErrorKind::ModelFailed));
     let refused = warm_up(&mut Mute, &generative(8));
@@ -316,6 +316,22 @@ fn encoder_rows_of_many_calls_share_a_step_up_to_its_tokens() {
     assert_eq!(first.blocking_recv().unwrap().unwrap(), [vector(&[1, 2, 3]), vector(&[4])]);
     let expected = [vector(&[5, 6]), vector(&[7, 8, 9]), vector(&[1])];
     assert_eq!(second.blocking_recv().unwrap().unwrap(), expected);
+}
+
+#[test]
+fn a_step_s_vectors_are_bounded_by_their_bytes() {
+    // So wide that a step has room for the vectors of three tokens.
+    let width = crate::RESULT_BYTES / 4 / 3;
+    let mut bench =
+        Bench::new(EchoRunner::new(RunnerSpec { output_width: width, ..shapes(64, None) }), 8);
+    let first = bench.encode(0, &[&[1], &[2]]);
+    let second = bench.encode(1, &[&[3], &[4]]);
+    bench.finish();
+    assert_eq!((bench.steps, bench.log.forwards()), (2, 2));
+    for answer in [first, second] {
+        let vectors = answer.blocking_recv().unwrap().unwrap();
+        assert!(vectors.len() == 2 && vectors.iter().all(|vector| vector.len() == width));
+    }
 }
 
 #[test]

@@ -98,5 +98,11 @@ fn generative_plans(spec: &RunnerSpec, kv: KvSpec) -> Vec<StepPlan> {
 
 fn row(position: usize, tokens: usize, blocks: &[BlockId]) -> Row {
     // Token 0 is in every vocabulary.
-    Row { tokens: vec![0; tokens], position, blocks: blocks.to_vec(), adapter: None, output: true }
+    Row {
+        tokens: vec![0; tokens],
+        position,
+        blocks: blocks.to_vec(),
+        output: true,
+        ..Row::default()
+    }
 }

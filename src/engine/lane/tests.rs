@@ -5,9 +5,9 @@ use roundhouse_types::{ErrorKind, RetryHint};
 
 use super::*;
 use crate::account::Claim;
-use crate::plan::KvSpec;
-use crate::request::{GenerateSpec, Sampling};
-use crate::testing::{EchoRunner, Gate, echo_logits, echo_tokens};
+use crate::plan::{KvSpec, Want};
+use crate::request::{EncodeSpec, GenerateSpec, Sampling};
+use crate::testing::{EchoRunner, Gate, echo_logits, echo_pair, echo_tokens};
 use crate::{Load, TokenStream};
 
 mod adapters;
@@ -109,7 +109,7 @@ async fn what_can_never_run_is_refused_at_once_with_its_lengths() {
     assert_eq!(long.message(), "input 1 has 7 tokens, 1 more than the 6 that the model takes");
     assert!(vectors.handle.generate(greedy(&[1], 1)).is_err());
     assert!(texts.handle.encode(vec![vec![1]]).await.is_err());
-    assert!(vectors.handle.encode(Vec::new()).await.unwrap().is_empty());
+    assert!(vectors.handle.encode(Vec::<Vec<u32>>::new()).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -166,6 +166,46 @@ async fn a_full_queue_refuses_with_a_hint() {
     assert_eq!(ids(waits).await.len(), 2);
     assert_eq!(ids(held).await.len(), 1);
     assert!(placed.handle.generate(greedy(&[2], 2)).is_ok());
+}
+
+#[tokio::test]
+async fn an_encoder_answers_with_the_vectors_that_are_wanted() {
+    let lane = lane();
+    let placed = place(&lane, encoder()).await;
+    let of = |second, want| EncodeSpec { tokens: vec![1, 2, 3], second, want };
+    let inputs = vec![
+        of(None, Want::Each),
+        of(Some(2), Want::Pooled),
+        of(None, Want::At(vec![2, 0])),
+        of(None, Want::At(Vec::new())),
+    ];
+    let got = placed.handle.encode(inputs).await.unwrap();
+    let vector = |tokens: &[u32]| echo_logits(tokens, WIDTH);
+    assert_eq!(got[0], [vector(&[1]), vector(&[1, 2]), vector(&[1, 2, 3])].concat());
+    assert_eq!(got[1], vector(&echo_pair(&[1, 2, 3], 2)));
+    assert_eq!(got[2], [vector(&[1, 2, 3]), vector(&[1])].concat());
+    assert!(got[3].is_empty());
+}
+
+#[tokio::test]
+async fn wants_that_cannot_be_met_are_refused_at_once() {
+    let lane = lane();
+    let placed = place(&lane, encoder()).await;
+    let many = vec![0; crate::RESULT_BYTES / 4 / WIDTH + 1];
+    for (second, want, says) in [
+        (None, Want::At(vec![0, 3]), "none at place 3"),
+        (Some(4), Want::Pooled, "none at place 4"),
+        (None, Want::At(many), "bytes together"),
+    ] {
+        let refused =
+            placed.handle.encode(vec![EncodeSpec { tokens: vec![1, 2, 3], second, want }]);
+        let failure = refused.await.unwrap_err();
+        assert_eq!(failure.kind(), ErrorKind::InvalidInput);
+        assert!(failure.message().contains(says), "{}", failure.message());
+    }
+    // A second text may be empty.
+    let empty = EncodeSpec { tokens: vec![1, 2], second: Some(2), want: Want::Pooled };
+    assert!(placed.handle.encode(vec![empty]).await.is_ok());
 }
 
 #[tokio::test]

@@ -16,7 +16,6 @@ use crate::openai::completions::prompts;
 pub(crate) struct EmbeddingsAsk {
     model: String,
     base64: bool,
-    dimensions: Option<usize>,
 }
 
 /// Reads a request for embeddings. `fallback` is what the answer calls the model where the
@@ -33,8 +32,8 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some(_) => return Err(fields.wrong("encoding_format", "must be float or base64")),
     };
     let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
-    let ask = EmbeddingsAsk { model: stamp.model, base64, dimensions };
-    Ok(Asked::new(Request::Embeddings(Embeddings { inputs }), Ask::Embeddings(ask)))
+    let ask = EmbeddingsAsk { model: stamp.model, base64 };
+    Ok(Asked::new(Request::Embeddings(Embeddings { inputs, dimensions }), Ask::Embeddings(ask)))
 }
 
 #[derive(Serialize)]
@@ -69,13 +68,8 @@ impl EmbeddingsAsk {
     /// The list of vectors.
     ///
     /// # Errors
-    /// `Field` where other dimensions were asked for than the model has.
+    /// `Internal` where they cannot be written.
     pub(crate) fn vectors(&self, reply: &EmbeddingsReply) -> Result<Bytes, Error> {
-        let size = reply.vectors.first().map_or(0, Vec::len);
-        if self.dimensions.is_some_and(|dimensions| dimensions != size) {
-            let expected = format!("must be {size}: this model's vectors cannot be shortened");
-            return Err(Error::field("dimensions", &expected));
-        }
         let numbered = reply.vectors.iter().enumerate();
         let data = numbered
             .map(|(index, vector)| Item {

@@ -71,6 +71,14 @@ const PARAMETERS: &[Parameter] = &[
     ("Endpoint", "endpoint", "path", true, "string", "The endpoint's name."),
     ("ComponentInPath", "component", "path", true, "string", "The inference component's name."),
     (
+        "InputLocation",
+        "X-Amzn-SageMaker-InputLocation",
+        "header",
+        false,
+        "string",
+        "Where the input lies; absent: the body is it.",
+    ),
+    (
         "Component",
         "X-Amzn-SageMaker-Inference-Component",
         "header",
@@ -353,6 +361,15 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
         "encoding_format": {"enum": ["float", "base64"]}, "dimensions": count(),
     });
     add("EmbeddingsRequest", object(embeddings, &["input"]));
+    let documents = || json!({"type": "array"});
+    let rank = json!({
+        "model": text(), "query": text(), "documents": documents(), "texts": documents(),
+        "top_n": count(),
+    });
+    add("RankRequest", object(rank, &["query"]));
+    let either = json!({"anyOf": [text(), documents()]});
+    let score = json!({"model": text(), "text_1": either.clone(), "text_2": either});
+    add("ScoreRequest", object(score, &["text_1", "text_2"]));
     let kinds = ["InputsRequest", "ChatRequest", "CompletionRequest", "EmbeddingsRequest"];
     let kinds: Vec<Value> = kinds.iter().map(|kind| refer("schemas", kind)).collect();
     add("ModelRequest", json!({"anyOf": kinds}));
@@ -379,6 +396,8 @@ fn answers(add: &mut impl FnMut(&str, Value)) {
     add("Embeddings", object(list, &["object", "data", "model", "usage"]));
     // A model's own: an object, a list of labels, vectors.
     add("ModelAnswer", json!({}));
+    add("Ranks", json!({"type": ["object", "array"]}));
+    add("AsyncAccepted", object(json!({"InferenceId": text()}), &["InferenceId"]));
 }
 
 fn object(properties: Value, required: &[&str]) -> Value {

@@ -15,6 +15,8 @@ use crate::error::{Error, Face};
 pub(crate) const CONTENT_TYPE: HeaderValue =
     HeaderValue::from_static("application/vnd.amazon.eventstream");
 
+/// The type of a message that brings a piece of the answer.
+const PART: &str = "PayloadPart";
 /// Payload of one message at most; botocore refuses those of 24 MiB.
 const PART_MAX: usize = 16 * 1024 * 1024;
 /// The only header value type we write.
@@ -26,10 +28,18 @@ const OVERHEAD: usize = 16;
 pub(crate) fn part(payload: &[u8]) -> Bytes {
     let headers = [
         (":message-type", "event"),
-        (":event-type", "PayloadPart"),
+        (":event-type", PART),
         (":content-type", "application/octet-stream"),
     ];
     message(&headers, payload)
+}
+
+/// What a message of ours holds, where it is a part.
+pub(crate) fn payload(message: &Bytes) -> Option<Bytes> {
+    let headers = u32::from_be_bytes(message.get(4..8)?.try_into().ok()?);
+    let (start, end) = (12 + usize::try_from(headers).ok()?, message.len().checked_sub(4)?);
+    let is_part = message.get(12..start)?.windows(PART.len()).any(|at| at == PART.as_bytes());
+    (is_part && start <= end).then(|| message.slice(start..end))
 }
 
 /// The same in as few parts as may be; a character of UTF-8 is in one of them.
@@ -102,6 +112,14 @@ mod tests {
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn only_parts_have_a_payload() {
+        assert_eq!(payload(&part("é".as_bytes())).unwrap(), "é");
+        let error = Error::internal("PayloadPart");
+        assert_eq!(payload(&exception(&error)), None);
+        assert_eq!(payload(&Bytes::from_static(b"none")), None);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::call::{Choice, Generated};
 use crate::error::{Error, Face};
-use crate::json::{decimal, logprob};
-use crate::sagemaker::inputs::{Dialect, InputsAsk};
+use crate::json::logprob;
+use crate::sagemaker::found::label;
+use crate::sagemaker::inputs::{Dialect, InputsAsk, LabelShape};
 use crate::stream::Transcript;
 
 impl InputsAsk {
@@ -45,16 +46,21 @@ impl InputsAsk {
     /// # Errors
     /// `Internal` where the model answered a number of inputs that nobody sent.
     pub(crate) fn labels(&self, inputs: &[Vec<LabelScore>]) -> Result<Value, Error> {
-        let written = |labels: &[LabelScore]| -> Value {
-            let label =
-                |label: &LabelScore| json!({"label": &*label.label, "score": decimal(label.score)});
-            labels.iter().map(label).collect()
-        };
-        match inputs {
-            [only] if self.single => Ok(written(only)),
+        if let Some(sequences) = &self.sequences {
+            return self.zero_shot(sequences, inputs);
+        }
+        let written = |labels: &[LabelScore]| -> Value { labels.iter().map(label).collect() };
+        let lists = || inputs.iter().map(|labels| written(labels)).collect();
+        match (inputs, self.labels) {
+            ([_], _) if self.single && self.dialect == (Dialect::Tgi { array: true }) => {
+                Ok(lists())
+            }
+            ([only], LabelShape::One) => Ok(only.first().map(label).unwrap_or_default()),
+            ([_], LabelShape::Nested) => Ok(lists()),
+            ([only], _) if self.single => Ok(written(only)),
             _ if self.single => Err(Error::internal("one input has not one answer")),
-            many if self.label_lists => Ok(many.iter().map(|labels| written(labels)).collect()),
-            many => {
+            (_, LabelShape::Lists | LabelShape::Nested) => Ok(lists()),
+            (many, LabelShape::Likeliest | LabelShape::One) => {
                 let first: Vec<LabelScore> =
                     many.iter().filter_map(|labels| labels.first().cloned()).collect();
                 Ok(written(&first))

@@ -1,29 +1,32 @@
 //! `{"inputs": …, "parameters": …}`, as LMI, TGI and the Hugging Face toolkit take it.
 
 use http::HeaderValue;
-use roundhouse_serving::{ALTERNATIVES_MAX, Generation, Inputs, Request};
+use roundhouse_serving::{
+    ALTERNATIVES_MAX, Embeddings, Generation, Inputs, Prompt, Request, TaskOptions,
+};
 use serde_json::Value;
 
+use super::given::{self, Given, Texts};
+use super::options;
+use crate::accept::Array;
 use crate::aim::Adapters;
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
-use crate::fields::{Fields, Neutral, neutral, strings};
-use crate::forms;
+use crate::fields::{Fields, Neutral, neutral};
+use crate::{forms, ranking};
 
 /// Inputs of one request at most.
-const INPUTS_MAX: usize = 2048;
+pub(crate) const INPUTS_MAX: usize = 2048;
 /// Of the fields that nothing reads, so many are told, and only names of this length.
 const NAMES_MAX: usize = 8;
 const NAME_MAX: usize = 64;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
-const UNSUPPORTED: [Neutral; 18] = [
+const UNSUPPORTED: [Neutral; 16] = [
     ("bad_words_ids", neutral::empty),
     ("best_of", neutral::one),
-    ("candidate_labels", neutral::absent),
     ("decoder_input_details", neutral::off),
-    ("function_to_apply", neutral::absent),
     ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
     ("max_length", neutral::absent),
@@ -60,27 +63,62 @@ pub(crate) struct InputsAsk {
     /// Whether each token comes with its likeliest alternatives.
     pub(crate) top: bool,
     pub(crate) stream: bool,
-    /// A list of labels per input, rather than one label.
-    pub(crate) label_lists: bool,
+    /// How labels are put.
+    pub(crate) labels: LabelShape,
+    /// The texts that labels which nobody trained are of, as the answer repeats them.
+    pub(crate) sequences: Option<Vec<String>>,
     /// Fields that nothing reads, as the answer tells them.
     pub(crate) ignored: Option<HeaderValue>,
 }
 
+/// How labels of classifiers are put, as the pipeline of transformers puts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum LabelShape {
+    /// A list for one text; one label for each text of a list.
+    #[default]
+    Likeliest,
+    /// A list for each text.
+    Lists,
+    /// The same, in a list for one text too (`return_all_scores`).
+    Nested,
+    /// One label, of one pair.
+    One,
+}
+
+impl InputsAsk {
+    /// Of one input, or of a list, with nothing said of how the answer shall look.
+    fn plain(single: bool) -> Self {
+        Self {
+            dialect: Dialect::Lmi,
+            single,
+            details: false,
+            top: false,
+            stream: false,
+            labels: LabelShape::default(),
+            sequences: None,
+            ignored: None,
+        }
+    }
+}
+
 /// The whole body is one input.
 pub(crate) fn from_text(text: String) -> Asked {
-    let inputs = Inputs {
-        texts: vec![text],
-        single: true,
-        beside: 0,
-        generation: Generation::default(),
-        return_full_text: false,
-        top_k: None,
-        normalize: None,
-    };
-    let (details, top, stream, label_lists) = (false, false, false, false);
-    let dialect = Dialect::Lmi;
-    let ask = InputsAsk { dialect, single: true, details, top, stream, label_lists, ignored: None };
-    Asked::new(Request::Inputs(inputs), Ask::Inputs(ask))
+    let inputs = Inputs { texts: vec![text], single: true, ..Inputs::default() };
+    Asked::new(Request::Inputs(inputs), Ask::Inputs(InputsAsk::plain(true)))
+}
+
+/// The whole body is an array: of texts, or of tokens to embed.
+pub(crate) fn from_array(array: Array) -> Asked {
+    let ask = Ask::Inputs(InputsAsk::plain(false));
+    match array {
+        Array::Texts(texts) => {
+            Asked::new(Request::Inputs(Inputs { texts, ..Inputs::default() }), ask)
+        }
+        Array::Tokens(rows) => {
+            let inputs = rows.into_iter().map(Prompt::Tokens).collect();
+            Asked::new(Request::Embeddings(Embeddings { inputs, dimensions: None }), ask)
+        }
+    }
 }
 
 /// Reads a body with `inputs`.
@@ -88,7 +126,13 @@ pub(crate) fn from_text(text: String) -> Asked {
 /// # Errors
 /// `Field`, with the path of what is wrong.
 pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
-    let (texts, single) = texts(fields)?;
+    let Texts { texts, seconds, single, one_pair } = match given::read(fields)? {
+        Given::Texts(texts) => texts,
+        Given::Similar(ranking) => {
+            let adapters = Adapters::read(fields)?;
+            return Ok(Asked { adapters, ..ranking::similar(ranking) });
+        }
+    };
     let stream = fields.bool("stream")?.unwrap_or(false);
     if stream && !single && texts.len() > 1 {
         return Err(fields.wrong("stream", "takes one input, not a list of several"));
@@ -103,11 +147,15 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let adapters = adapters.fitting(texts.len())?;
     parameters.refuse(&UNSUPPORTED)?;
     let details = parameters.bool("details")?.unwrap_or(false);
-    // As in transformers: `top_k: null` and `return_all_scores` mean all labels.
-    let all_labels =
-        parameters.is_null("top_k") || parameters.bool("return_all_scores")?.unwrap_or(false);
+    // As in transformers: `top_k: null` and `return_all_scores` mean all labels, the latter in the
+    // artefact's order.
+    let returns_all = parameters.bool("return_all_scores")?.unwrap_or(false);
+    let all_labels = parameters.is_null("top_k") || returns_all;
+    let in_order = returns_all && !parameters.has("top_k");
     let return_full_text = parameters.bool("return_full_text")?.unwrap_or(false);
-    let normalize = parameters.bool("normalize")?;
+    let in_body = fields.bool("normalize")?;
+    let normalize = parameters.bool("normalize")?.or(in_body);
+    let options = TaskOptions { in_order, ..options::read(fields, &mut parameters)? };
     let mut generation = generation(&mut parameters)?;
     let alternatives = parameters.count("top_n_tokens", 0..=ALTERNATIVES_MAX)?.unwrap_or(0);
     if details || stream {
@@ -117,12 +165,27 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     // One name for two things: labels of a classifier, likeliest tokens of a generator.
     let top_k =
         if all_labels { Some(usize::MAX) } else { generation.top_k.filter(|count| *count > 0) };
-    let label_lists = !single && top_k.is_some();
+    let labels = match (single, top_k.is_some()) {
+        _ if in_order => LabelShape::Nested,
+        (true, false) if one_pair => LabelShape::One,
+        (true, _) | (false, false) => LabelShape::Likeliest,
+        (false, true) => LabelShape::Lists,
+    };
+    let sequences = options.zero_shot.is_some().then(|| texts.clone());
     let ignored = ignored(fields, &parameters);
-    let dialect = Dialect::Lmi;
-    let ask = InputsAsk { dialect, single, details, top, stream, label_lists, ignored };
-    let inputs =
-        Inputs { texts, single, beside: 0, generation, return_full_text, top_k, normalize };
+    let ask =
+        InputsAsk { details, top, stream, labels, sequences, ignored, ..InputsAsk::plain(single) };
+    let inputs = Inputs {
+        texts,
+        seconds,
+        single,
+        beside: 0,
+        generation,
+        return_full_text,
+        top_k,
+        normalize,
+        options,
+    };
     Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask), adapters })
 }
 
@@ -147,21 +210,6 @@ fn ignored(fields: &Fields, parameters: &Fields) -> Option<HeaderValue> {
         shown.push(format!("and {} more", count - shown.len()));
     }
     HeaderValue::try_from(shown.join(", ")).ok()
-}
-
-fn texts(fields: &mut Fields) -> Result<(Vec<String>, bool), Error> {
-    let wrong = |fields: &Fields| {
-        let expected = format!("must be a string or a list of 1 to {INPUTS_MAX} strings");
-        fields.wrong("inputs", &expected)
-    };
-    match fields.take("inputs") {
-        Some(Value::String(text)) => Ok((vec![text], true)),
-        Some(Value::Array(items)) if !items.is_empty() && items.len() <= INPUTS_MAX => {
-            let texts = strings(items).ok_or_else(|| wrong(fields))?;
-            Ok((texts, false))
-        }
-        _ => Err(wrong(fields)),
-    }
 }
 
 fn generation(parameters: &mut Fields) -> Result<Generation, Error> {

@@ -11,7 +11,7 @@ use roundhouse_types::Failure;
 use uuid::Uuid;
 
 use super::headers::CUSTOM_ATTRIBUTES;
-use super::parse;
+use super::{accepted, parse};
 use crate::aim::{Adapters, Aim};
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
@@ -54,10 +54,11 @@ pub(crate) fn asked(
     let raw = RawRequest {
         body: raw_body(headers, body, accept, (stream, request_id)),
         read: {
-            let (headers, aim, later) = (media_headers(headers), aim.clone(), later.clone());
+            let headers = (media_headers(headers, accept), accept.clone());
+            let (aim, later) = (aim.clone(), later.clone());
             Arc::new(move |body| {
                 let (headers, aim, later) = (headers.clone(), aim.clone(), later.clone());
-                async move { read(&headers, body, &aim, &later).await.map_err(failure) }.boxed()
+                async move { read(headers, body, &aim, &later).await.map_err(failure) }.boxed()
             })
         },
     };
@@ -65,12 +66,13 @@ pub(crate) fn asked(
 }
 
 async fn read(
-    headers: &HeaderMap,
+    (headers, accept): (HeaderMap, HeaderName),
     body: Bytes,
     aim: &Aim,
     later: &Later,
 ) -> Result<ReadBody, Error> {
-    let asked = parse(headers, body).await?.asked(&aim.model)?;
+    let asked = parse(&headers, body).await?.asked(&aim.model)?;
+    let asked = accepted(asked, &headers, &accept)?;
     if aim.heeds(asked.adapters.clone()) != Adapters::None {
         later.set(Found::Asked(Box::new(asked)));
         return Ok(ReadBody::OfAdapters);
@@ -86,12 +88,12 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// The headers that say how a body is read.
-fn media_headers(headers: &HeaderMap) -> HeaderMap {
+/// The headers that say how a body is read and its answer written.
+fn media_headers(headers: &HeaderMap, accept: &HeaderName) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
-        if let Some(value) = headers.get(&name) {
-            kept.insert(name, value.clone());
+    for name in [&header::CONTENT_TYPE, &header::CONTENT_ENCODING, accept] {
+        for value in headers.get_all(name) {
+            kept.append(name.clone(), value.clone());
         }
     }
     kept

@@ -79,6 +79,11 @@ impl Wish {
         }
     }
 
+    /// Whether a model answers.
+    pub(crate) fn asks_a_model(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Use { .. })
+    }
+
     /// What requests of the session are drawn by, so that they go the same way.
     pub(crate) fn key(&self) -> Option<HeaderValue> {
         match self {

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::bert::BertConfig;
 use crate::config::decoder::{DecoderConfig, NormKind};
-use crate::encoder::Names as EncoderNames;
+use crate::config::encoder::{EncoderConfig, HeadConfig};
+use crate::encoder::Spelling;
 use crate::inspect::{Family, ModelPlan};
 
 /// Places per layer.
@@ -62,6 +62,11 @@ impl Site {
         Self::of(layers, 2)
     }
 
+    /// From the embeddings' width to the layers'.
+    pub(crate) fn projection(layers: usize) -> Self {
+        Self::of(layers, 3)
+    }
+
     fn of(layer: usize, place: u32) -> Self {
         Self(u32::try_from(layer).unwrap_or(u32::MAX / PER_LAYER - 1) * PER_LAYER + place)
     }
@@ -115,7 +120,9 @@ impl Modules {
     pub(crate) fn of(plan: &ModelPlan) -> Self {
         match &plan.family {
             Family::Decoder { config, prefix, .. } => decoder(config, prefix),
-            Family::Encoder { config, names, labels, .. } => encoder(config, *names, *labels),
+            Family::Encoder { config, spelling, head, .. } => {
+                encoder(config, *spelling, head.as_ref())
+            }
         }
     }
 
@@ -135,7 +142,7 @@ impl Modules {
 
     /// How many sites there are.
     pub(crate) fn sites(&self) -> usize {
-        Site::pooler(self.layers).index() + 1
+        Site::projection(self.layers).index() + 1
     }
 
     /// Whether a name is one of the bare model.
@@ -250,57 +257,82 @@ fn decoder(config: &DecoderConfig, in_files: &str) -> Modules {
     Modules { by_name: modules, prefix, layers }
 }
 
-fn encoder(config: &BertConfig, names: EncoderNames, labels: Option<usize>) -> Modules {
+fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>) -> Modules {
     let (layers, hidden, inner) = (config.layers, config.hidden, config.intermediate);
-    let prefix = "bert.";
-    let mut builder = Builder { modules: BTreeMap::new(), prefix, in_files: names.prefix() };
-    builder.norm(Site::norm(layers), "embeddings.LayerNorm", hidden, names.shift());
-    for layer in 0..layers {
-        let name = |module: &str| format!("encoder.layer.{layer}.{module}");
-        let qkv = ["query", "key", "value"];
-        let qkv = qkv.map(|part| (name(&format!("attention.self.{part}")), hidden));
-        builder.stacked(Site::qkv(layer), qkv, (hidden, true));
-        let out = [(name("attention.output.dense"), hidden)];
-        builder.stacked(Site::attention_out(layer), out, (hidden, true));
-        let up = [(name("intermediate.dense"), inner)];
-        builder.stacked(Site::up(layer), up, (hidden, true));
-        builder.stacked(Site::down(layer), [(name("output.dense"), hidden)], (inner, true));
-        let norm = name("attention.output.LayerNorm");
-        builder.norm(Site::attention_norm(layer), &norm, hidden, names.shift());
-        let norm = name("output.LayerNorm");
-        builder.norm(Site::feed_forward_norm(layer), &norm, hidden, names.shift());
+    let (names, biases) = (config.names, config.biases);
+    let [_, prefix] = names.prefixes;
+    let mut builder = Builder { modules: BTreeMap::new(), prefix, in_files: spelling.prefix };
+    let norm = |builder: &mut Builder<'_>, site: Site, name: &str, width: usize| {
+        if biases.norms {
+            builder.norm(site, name, width, spelling.shift);
+        }
+    };
+    norm(&mut builder, Site::norm(layers), names.embedding_norm, config.embedding);
+    if let Some(name) = names.projection.filter(|_| config.embedding != hidden) {
+        let part = [(name.to_owned(), hidden)];
+        builder.stacked(Site::projection(layers), part, (config.embedding, true));
     }
-    builder.stacked(Site::pooler(layers), [("pooler.dense".into(), hidden)], (hidden, true));
-    let mut modules = builder.modules;
-    match labels {
-        Some(labels) => {
-            let classifier = Module {
-                kind: Kind::Head,
-                site: Site::head(layers),
-                first: 0,
-                outputs: labels,
-                inputs: hidden,
-                weight: "classifier.weight".into(),
-                bias: Some("classifier.bias".into()),
-            };
-            modules.insert("classifier".into(), classifier);
+    for layer in 0..layers {
+        let name = |module: &str| format!("{}.{layer}.{module}", names.layers);
+        let each = config.heads.packed_width() / names.qkv.len();
+        let qkv: Vec<_> = names.qkv.iter().map(|part| (name(part), each)).collect();
+        builder.stacked(Site::qkv(layer), qkv, (hidden, biases.attention));
+        let out = [(name(names.attention_out), hidden)];
+        builder.stacked(Site::attention_out(layer), out, (hidden, biases.attention));
+        let up = [(name(names.up), config.up_width())];
+        builder.stacked(Site::up(layer), up, (hidden, biases.feed_forward));
+        let down = [(name(names.down), hidden)];
+        builder.stacked(Site::down(layer), down, (inner, biases.feed_forward));
+        if !(names.first_unnormed && layer == 0) {
+            norm(&mut builder, Site::attention_norm(layer), &name(names.attention_norm), hidden);
+        }
+        let site = Site::feed_forward_norm(layer);
+        norm(&mut builder, site, &name(names.feed_forward_norm), hidden);
+    }
+    let pooler = Site::pooler(layers);
+    let dense = head.and_then(|head| head.first.as_ref());
+    match dense {
+        Some(dense) if dense.inside => {
+            builder.stacked(pooler, [(dense.name.into(), dense.width)], (hidden, dense.bias));
         }
         // Vectors are pooled from the last layer's, whatever the pooler holds.
-        None => modules
-            .values_mut()
-            .filter(|module| module.site == Site::pooler(layers))
-            .for_each(|module| module.kind = Kind::Unused),
+        _ => builder.stacked(pooler, [("pooler.dense".into(), hidden)], (hidden, true)),
     }
-    let words = format!("{}embeddings.word_embeddings.weight", names.prefix());
-    let table = Module {
-        kind: Kind::Embeddings,
-        site: Site::head(layers),
+    let mut modules = builder.modules;
+    if !dense.is_some_and(|dense| dense.inside) {
+        let unused = modules.values_mut().filter(|module| module.site == pooler);
+        unused.for_each(|module| module.kind = Kind::Unused);
+    }
+    let module = |kind: Kind, site: Site, (outputs, inputs): (usize, usize), name: &str| Module {
+        kind,
+        site,
         first: 0,
-        outputs: config.vocab,
-        inputs: hidden,
-        weight: words,
+        outputs,
+        inputs,
+        weight: format!("{name}.weight"),
         bias: None,
     };
-    modules.insert(format!("{prefix}embeddings.word_embeddings"), table);
+    if let Some(head) = head {
+        let mut inputs = hidden;
+        if let Some(dense) = &head.first {
+            inputs = dense.width;
+            if !dense.inside {
+                let shape = (dense.width, hidden);
+                let bias = dense.bias.then(|| format!("{}.bias", dense.name));
+                let module = Module { bias, ..module(Kind::Head, pooler, shape, dense.name) };
+                modules.insert(dense.name.into(), module);
+            }
+        }
+        let last = module(Kind::Head, Site::head(layers), (head.width, inputs), head.last);
+        let words = format!("{}{}.weight", spelling.prefix, names.words);
+        let weight = if head.tied { words } else { last.weight.clone() };
+        let bias = spelling.head_bias.map(String::from);
+        modules.insert(head.last.into(), Module { weight, bias, ..last });
+    }
+    let words = format!("{}{}", spelling.prefix, names.words);
+    let shape = (config.vocab, config.embedding);
+    // Embeddings are no site: they are looked up.
+    let table = module(Kind::Embeddings, Site::head(layers), shape, &words);
+    modules.insert(format!("{prefix}{}", names.words), table);
     Modules { by_name: modules, prefix, layers }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Adapters {
 pub(crate) struct Mix {
     /// By the packed tokens.
     pub(crate) tokens: Groups,
-    /// By the rows that want an output.
+    /// By the vectors that rows want.
     pub(crate) outputs: Groups,
 }
 
@@ -105,10 +105,10 @@ impl Adapters {
     ) -> std::result::Result<Mix, RunnerError> {
         let mut groups: Vec<(Arc<Adapter>, [Vec<u32>; 2])> = Vec::new();
         let mut known: HashMap<AdapterId, usize> = HashMap::new();
-        let mut output = 0;
+        let mut output = 0u32;
         for (row, span) in plan.rows.iter().zip(&packed.spans) {
-            let place = output;
-            output += u32::from(row.output);
+            let first = output;
+            output += row.vectors() as u32;
             let Some(id) = row.adapter else { continue };
             let Some(adapter) = self.attached.get(&id) else {
                 return Err(RunnerError::Input(format!("adapter {} is not attached", id.0)));
@@ -119,7 +119,7 @@ impl Adapters {
             });
             let [tokens, outputs] = &mut groups[group].1;
             tokens.extend((span.first..span.first + span.tokens).map(|row| row as u32));
-            outputs.extend(row.output.then_some(place));
+            outputs.extend(first..output);
         }
         let mut mix = Mix { tokens: Groups::default(), outputs: Groups::default() };
         for (adapter, [tokens, outputs]) in groups {

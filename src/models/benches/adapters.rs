@@ -114,6 +114,7 @@ fn plan(rows: u32, adapters: bool) -> StepPlan {
         blocks: vec![BlockId(index * 2), BlockId(index * 2 + 1)],
         adapter: adapters.then_some(AdapterId(u64::from(index))),
         output: true,
+        ..Row::default()
     };
     StepPlan { rows: (0..rows).map(row).collect() }
 }

@@ -44,8 +44,8 @@ fn row(blocks: std::ops::Range<u32>, position: usize, tokens: usize) -> Row {
         tokens: (0..tokens as u32).map(|token| 300 + token * 31 % 8000).collect(),
         position,
         blocks: blocks.map(BlockId).collect(),
-        adapter: None,
         output: true,
+        ..Row::default()
     }
 }
 

@@ -38,8 +38,8 @@ fn row(sequence: u32, position: usize, tokens: usize) -> Row {
         tokens: (0..tokens as u32).map(|token| token * 31 % 8000).collect(),
         position,
         blocks: (sequence * BLOCKS..(sequence + 1) * BLOCKS).map(BlockId).collect(),
-        adapter: None,
         output: true,
+        ..Row::default()
     }
 }
 

@@ -30,7 +30,9 @@ const FAMILIES: [(&str, Read); 12] = [
 pub(crate) const SERVED: &str = "; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, \
      Qwen3ForCausalLM, Phi3ForCausalLM, SmolLM3ForCausalLM, GemmaForCausalLM, \
      Gemma2ForCausalLM, Gemma3ForCausalLM, GPT2LMHeadModel, StableLmForCausalLM, \
-     GPTNeoXForCausalLM, BertModel and BertForSequenceClassification are";
+     GPTNeoXForCausalLM, and Bert, Roberta, XLMRoberta, Camembert, DistilBert, MPNet, ModernBert \
+     and Electra as Model, ForSequenceClassification, ForTokenClassification, ForMaskedLM or \
+     ForQuestionAnswering are";
 
 /// The reader of an architecture's configuration, if it is a decoder that is served.
 pub(crate) fn find(architecture: &str) -> Option<Read> {

@@ -73,8 +73,8 @@ fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
             tokens: (0..length as u32).map(|token| token * 7 % VOCAB as u32).collect(),
             position: 0,
             blocks: (next..next + count).map(BlockId).collect(),
-            adapter: None,
             output: true,
+            ..Row::default()
         };
         next += count;
         row

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use roundhouse_engine::{EngineConfig, Lane, LaneConfig};
 use roundhouse_gateway::{
-    ContainerFace, Cut, CutOff, GatewayState, Offered, PlatformFace, Sessions,
+    ContainerFace, Cut, CutOff, GatewayState, Later, Offered, PlatformFace, Sessions,
 };
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
@@ -18,9 +18,10 @@ use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
 use super::budgets::{self, Budgets};
+use super::capture::{self, Captures};
 use super::live::Live;
 use super::single::{self, Single};
-use super::{accounts, faces, reload, settings};
+use super::{accounts, asynchronous, faces, reload, settings};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
@@ -152,7 +153,11 @@ pub(super) async fn build(
         let metrics = Arc::new(move || metrics.render());
         PlatformFace { metrics, transforms: config.serving.max_running }
     });
-    let mut endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader);
+    let captures = Captures::default();
+    let prepared = captures.prepared(&config).await?;
+    let captured = prepared.captures();
+    captures.put(prepared);
+    let mut endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader, &captured);
     if let Some(single) = &single {
         vitals.await_model();
         endpoints.push(single.face(config.handlers.enabled, &loader));
@@ -160,6 +165,7 @@ pub(super) async fn build(
     let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
     let (cut_off, cut) = Cut::pair();
+    let queue = asynchronous::open(&config, credentials.as_ref()).await?;
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
@@ -171,11 +177,15 @@ pub(super) async fn build(
         accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
         access: faces::access_log(&config.log.access)?,
+        defer: queue.clone().map(asynchronous::defer),
         container,
         sessions: Sessions::new(config.sessions.clone()),
         cut,
         platform,
     };
+    if let Some(queue) = &queue {
+        queue.start(asynchronous::run(Later::new(&state)));
+    }
     let catalogs = Arc::new(Current::new(catalogs));
     let live = Live {
         residency: residency.clone(),
@@ -187,7 +197,9 @@ pub(super) async fn build(
         handlers,
         credentials,
         identity,
+        captures,
         accounts: accounts.clone(),
+        queue,
         budget: witness.configured().on_devices(),
         single: single.clone(),
     };
@@ -268,10 +280,12 @@ async fn prime(lanes: &BTreeMap<DeviceId, Arc<Lane>>) -> Result<(), Error> {
 fn describe_metrics() {
     Stages::describe();
     reload::describe();
+    capture::describe();
     witness::describe();
     roundhouse_engine::describe_metrics();
     roundhouse_gateway::describe_metrics();
     roundhouse_tenancy::describe_metrics();
+    roundhouse_asynchronous::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();
 }

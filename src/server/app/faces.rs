@@ -1,5 +1,6 @@
 //! What the gateway calls: closures over what the server is made of.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use roundhouse_gateway::{
-    AccessRecord, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
+    AccessRecord, Capture, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
     TargetPage,
 };
 use roundhouse_store::{Catalog, Freshness, Pick};
@@ -37,12 +38,14 @@ pub(super) fn endpoints(
     catalogs: &Catalogs,
     handlers: &Handlers,
     loader: &Arc<ModelLoader>,
+    captures: &BTreeMap<EndpointName, Capture>,
 ) -> Vec<EndpointFace> {
     let with_handlers = handlers.endpoints.get();
     let face = |(name, catalog): (&EndpointName, &Arc<Catalog>)| {
         let naming = config.endpoint(name).map(|it| it.naming.clone()).unwrap_or_default();
         let handlers = with_handlers.contains(name);
-        EndpointFace { naming, ..endpoint(name.clone(), catalog, handlers, loader) }
+        let capture = captures.get(name).cloned();
+        EndpointFace { naming, capture, ..endpoint(name.clone(), catalog, handlers, loader) }
     };
     catalogs.iter().map(face).collect()
 }
@@ -61,6 +64,7 @@ fn endpoint(
         name,
         handlers,
         naming: Naming::default(),
+        capture: None,
         base: Arc::new(move |target| {
             let model = ModelId { endpoint: adapted.clone(), target: target.clone() };
             loader.adapted(&model).map(|base| base.target)

@@ -1,10 +1,12 @@
 //! What of a running server follows its settings: built beside what is in force, then put in its
 //! place, so that each request sees one state or the other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roundhouse_gateway::Offered;
+use roundhouse_asynchronous::Queue;
+use roundhouse_gateway::{Capture, Offered};
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
 use roundhouse_store::DiskCache;
@@ -14,9 +16,10 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::build::{self, Catalogs, Credentials};
+use super::capture::Captures;
 use super::preload::Wishes;
 use super::single::Single;
-use super::{faces, settings};
+use super::{asynchronous, faces, settings};
 use crate::config::Config;
 use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
 
@@ -36,11 +39,17 @@ pub(super) struct Live {
     pub(super) credentials: Option<Credentials>,
     pub(super) identity: Arc<Identity>,
     pub(super) accounts: Arc<Accounts>,
+    /// Requests whose callers do not wait, where an endpoint took them at the start.
+    pub(super) queue: Option<Queue>,
+    pub(super) captures: Captures,
     /// Of all devices together: what floors are held against.
     pub(super) budget: Bytes,
     /// Stays whatever the settings say.
     pub(super) single: Option<Single>,
 }
+
+/// What endpoints capture.
+type Captured = BTreeMap<EndpointName, Capture>;
 
 /// What a change leaves behind.
 struct Leaving {
@@ -82,7 +91,17 @@ impl Live {
             })
             .map(|(name, _)| name.clone())
             .collect();
-        let offered = self.change(old, new, catalogs).await?;
+        let prepared = self.captures.prepared(new).await?;
+        asynchronous::apply(self.queue.as_ref(), new).await?;
+        let offered = match self.change(old, new, catalogs, prepared.captures()).await {
+            Ok(offered) => offered,
+            Err(failure) => {
+                // What was in force was connected before, and is again.
+                asynchronous::apply(self.queue.as_ref(), old).await?;
+                return Err(failure);
+            }
+        };
+        self.captures.put(prepared);
         let wishes = Wishes::of(&new.endpoints);
         let leaving = Leaving {
             offered,
@@ -100,6 +119,7 @@ impl Live {
         old: &Config,
         new: &Config,
         catalogs: Catalogs,
+        captured: Captured,
     ) -> Result<Arc<Offered>, Failure> {
         if let Some(path) = new.auth.keys.as_ref().filter(|_| old.auth.keys != new.auth.keys) {
             KeyFile::open(path).map_err(unusable)?;
@@ -111,14 +131,15 @@ impl Live {
                 self.set_terms(old).await?;
                 return Err(unusable(error));
             }
-            return Ok(self.put(new, catalogs));
+            return Ok(self.put(new, catalogs, &captured));
         }
         // Tighter, or as before: nobody is known by a new name before it is said what they may use.
         let before = (*self.catalogs.get()).clone();
-        let offered = self.put(new, catalogs);
+        let faces = self.offered.get();
+        let offered = self.put(new, catalogs, &captured);
         if let Err(error) = self.identity.apply(&new.auth) {
             // The file of keys left between two looks.
-            self.put(old, before);
+            self.put(old, before, &captures_of(&faces));
             self.set_terms(old).await?;
             return Err(unusable(error));
         }
@@ -131,7 +152,7 @@ impl Live {
     }
 
     /// Puts it in force; returns what was offered before.
-    fn put(&self, new: &Config, catalogs: Catalogs) -> Arc<Offered> {
+    fn put(&self, new: &Config, catalogs: Catalogs, captured: &Captured) -> Arc<Offered> {
         // First where models are found, then that they can be asked. What is gone stays until
         // nobody can ask for it any more.
         let mut sources = self.loader.sources();
@@ -150,7 +171,8 @@ impl Live {
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
         self.accounts.apply(new.quota_rules());
-        let mut endpoints = faces::endpoints(new, &catalogs, &self.handlers, &self.loader);
+        let mut endpoints =
+            faces::endpoints(new, &catalogs, &self.handlers, &self.loader, captured);
         if let Some(single) = &self.single {
             endpoints.push(single.face(new.handlers.enabled, &self.loader));
         }
@@ -216,6 +238,12 @@ impl Live {
             }
         });
     }
+}
+
+/// What endpoints capture by the settings that are in force.
+fn captures_of(offered: &Offered) -> Captured {
+    let faces = offered.endpoints.iter();
+    faces.filter_map(|it| Some((it.name.clone(), it.capture.clone()?))).collect()
 }
 
 fn unusable(error: roundhouse_tenancy::Error) -> Failure {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::Bytes;
 use serde_json::json;
 
 use super::{ServeFlags, environment, output};
 use crate::app::budgets::{self, Budgets};
-use crate::config::{AccessLog, Config, Fault};
+use crate::config::{AccessLog, Config, Fault, TlsFiles};
 use crate::error::{Error, count};
 use crate::limits;
 
@@ -61,8 +62,22 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
                 mount.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
             lines.push(format!("    {}{prefix}  {}", endpoint.name, mount.uri));
         }
+        if let Some(capture) = &endpoint.capture {
+            lines.push(format!("    {} captures to {}", endpoint.name, capture.destination));
+        }
     }
-    lines.push(format!("  data {}, admin {}", config.listen.data, config.listen.admin));
+    if config.aliases.count() > 0 {
+        let number = config.aliases.count();
+        lines.push(format!("  {number} alias{}", if number == 1 { "" } else { "es" }));
+    }
+    lines.push(format!(
+        "  data {}{}, admin {}{}",
+        config.listen.data,
+        encrypted(config.tls.data.as_ref()),
+        config.listen.admin,
+        encrypted(config.tls.admin.as_ref()),
+    ));
+    lines.push(format!("  callers {}", callers(&config.auth)));
     // Without what the machine has, automatic ones are told as such.
     let budgets = Budgets::of(&config.devices, config.memory.host, seen.automatic_budget()).ok();
     let here = |written: Option<Bytes>, found: Option<Bytes>| match (written, found) {
@@ -84,7 +99,11 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
         let ceiling =
             tenant.ceiling.map_or_else(|| "none".to_owned(), |ceiling| ceiling.to_string());
         let (name, floor, share) = (&tenant.name, tenant.floor, tenant.share);
-        lines.push(format!("  tenant {name}: floor {floor}, ceiling {ceiling}, share {share}"));
+        let invoke: Vec<String> = tenant.grants.invoke.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "  tenant {name}: floor {floor}, ceiling {ceiling}, share {share}, may invoke {}",
+            if invoke.is_empty() { "nothing".to_owned() } else { invoke.join(" ") },
+        ));
     }
     lines.push(format!("  cache {}, {}", config.cache.dir.display(), automatic(config.cache.size)));
     let access = match &config.log.access {
@@ -93,6 +112,9 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
         AccessLog::File(path) => path.display().to_string(),
     };
     lines.push(format!("  access log {access}"));
+    if let Some(usage) = &config.usage {
+        lines.push(format!("  usage {}", usage.path.display()));
+    }
     if config.container.contract {
         lines.push(format!("  container contract over {}", config.container.models_root.display()));
     }
@@ -104,4 +126,27 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn encrypted(files: Option<&TlsFiles>) -> &'static str {
+    match files {
+        Some(_) => " (TLS)",
+        None => "",
+    }
+}
+
+/// How callers are told apart.
+fn callers(auth: &AuthConfig) -> String {
+    let ways = [
+        ("keys", auth.keys.is_some()),
+        ("tokens", auth.oidc.is_some()),
+        ("a proxy's header", auth.proxy.is_some()),
+        ("certificates", auth.certificates),
+    ];
+    let ways: Vec<&str> = ways.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    match (ways.is_empty(), auth.anonymous) {
+        (true, _) => "are not asked who they are".to_owned(),
+        (false, false) => format!("by {}", ways.join(", ")),
+        (false, true) => format!("by {}, or nobody's tenant", ways.join(", ")),
+    }
 }

@@ -117,3 +117,13 @@ pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(30);
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Lifecycle of process and models; requests are in the access log.
 pub(super) const LOG_LEVEL: &str = "info";
+/// A few at once use a model's batch and leave room for requests whose callers wait.
+pub(super) const ASYNC_CONCURRENT: usize = 4;
+/// Six hours, SageMaker's longest wait, at one request in two seconds.
+pub(super) const ASYNC_QUEUED: usize = 10_000;
+/// Inputs that are sent along have 128 kB at most: all places at a tenth of that.
+pub(super) const ASYNC_QUEUE_BYTES: Bytes = Bytes::gib(1);
+/// Ten times what a caller who waits may send; so much memory for each that runs.
+pub(super) const ASYNC_INPUT: Bytes = Bytes::mib(64);
+/// The same for answers.
+pub(super) const ASYNC_OUTPUT: Bytes = Bytes::mib(64);

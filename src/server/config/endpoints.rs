@@ -7,10 +7,11 @@ use roundhouse_gateway::Naming;
 use roundhouse_store::{MountConfig, StoreUri};
 use roundhouse_types::{EndpointName, TargetName};
 
+use super::asynchronous::{self, Asynchronous};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
-use super::{Fault, naming};
+use super::{CaptureConfig, Fault, capture, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -34,6 +35,10 @@ pub struct Endpoint {
     pub bases: BTreeMap<String, TargetName>,
     /// What requests can name beside its targets.
     pub naming: Naming,
+    /// Whether and how it takes requests whose callers do not wait.
+    pub asynchronous: Option<Asynchronous>,
+    /// What is kept of requests and answers; absent is nothing.
+    pub capture: Option<CaptureConfig>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -129,6 +134,8 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             versions: VersionRule::default(),
             bases: BTreeMap::new(),
             naming: Naming::default(),
+            asynchronous: None,
+            capture: None,
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -198,6 +205,10 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         let bases = bases(entry, &at, sources);
         let (naming, faults) = naming::read(entry, &at);
         sources.faults(faults);
+        let (asynchronous, faults) = asynchronous::read(entry, &at);
+        sources.faults(faults);
+        let (capture, faults) = capture::read(entry, &at);
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -223,7 +234,18 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
                 .fault(format!("{at}.name"), format!("'{name}' is the name of another endpoint"));
             continue;
         }
-        endpoints.push(Endpoint { name, handlers, preload, keep, versions, bases, naming, mounts });
+        endpoints.push(Endpoint {
+            name,
+            handlers,
+            preload,
+            keep,
+            versions,
+            bases,
+            naming,
+            asynchronous,
+            capture,
+            mounts,
+        });
     }
     endpoints
 }
@@ -286,9 +308,7 @@ fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> V
     for (index, entry) in entries.into_iter().enumerate() {
         let at = format!("{key}[{index}]");
         sources.faults(keys::unknown_in(entry, MOUNT_KEYS, &at));
-        let mut reader = MountReader { entry, at: &at, faults: Vec::new() };
-        let mount = reader.read();
-        let faults = reader.faults;
+        let (mount, faults) = read_mount(entry, &at);
         sources.faults(faults);
         if let Some(mount) = mount {
             if !prefixes.insert(mount.prefix.clone()) {
@@ -301,6 +321,13 @@ fn file_mounts(endpoint: &toml::Table, at: &str, sources: &mut Sources<'_>) -> V
         }
     }
     mounts
+}
+
+/// A store by the keys of one table that is called `at`.
+pub(super) fn read_mount(entry: &toml::Table, at: &str) -> (Option<Mount>, Vec<Fault>) {
+    let mut reader = MountReader { entry, at, faults: Vec::new() };
+    let mount = reader.read();
+    (mount, reader.faults)
 }
 
 /// The tables of a list; `None` if it is no list of tables.

@@ -164,6 +164,7 @@ pub(super) const KEYS: &[Key] = &[
     key("handlers.share_environments", Written::Switch),
     key("handlers.environments_size", Written::Size),
     key("handlers.install_limit", Written::Text),
+    key("async.dir", Written::Text),
     key("usage.file", Written::Text),
     key("usage.detail", Written::Text),
     key("usage.interval", Written::Text),
@@ -192,9 +193,26 @@ pub(super) const ENDPOINT_KEYS: &[&str] = &[
     "update",
     "on_delete",
     "bases",
+    "async",
+    "capture",
     "component",
     "variant",
     "mount",
+];
+
+/// Keys of an `[endpoint.capture]`.
+pub(super) const CAPTURE_KEYS: &[&str] = &[
+    "destination",
+    "sampling",
+    "input",
+    "output",
+    "redact",
+    "csv_content_types",
+    "json_content_types",
+    "max_payload",
+    "buffer",
+    "flush_size",
+    "flush_every",
 ];
 
 /// Keys of an `[[endpoint.component]]`.
@@ -202,6 +220,29 @@ pub(super) const COMPONENT_KEYS: &[&str] = &["name", "target"];
 
 /// Keys of an `[[endpoint.variant]]`.
 pub(super) const VARIANT_KEYS: &[&str] = &["name", "weight", "target", "prefix"];
+
+/// Keys of an `[endpoint.async]`; those of its stores are an `[[endpoint.mount]]`'s.
+pub(super) const ASYNC_KEYS: &[&str] = &[
+    "inputs",
+    "output",
+    "failure",
+    "shared",
+    "max_concurrent",
+    "queue_requests",
+    "queue_bytes",
+    "max_input",
+    "max_output",
+    "success_url",
+    "error_url",
+    "webhook_networks",
+    "region",
+    "endpoint_url",
+    "path_style",
+    "role_arn",
+    "external_id",
+    "request_payer",
+    "expected_bucket_owner",
+];
 
 /// Keys of a `[[device]]`.
 pub(super) const DEVICE_KEYS: &[&str] = &["id", "budget", "copy_bandwidth"];

@@ -244,7 +244,10 @@ impl Reader<'_> {
 
     fn target(&mut self, entry: &toml::Table, key: &str, at: &str) -> Option<TargetName> {
         let why = match entry.get(key).map(|value| value.as_str().map(str::parse::<TargetName>)) {
-            Some(Some(Ok(target))) => return Some(target),
+            Some(Some(Ok(target))) => match never_named(&target) {
+                None => return Some(target),
+                Some(why) => why.to_owned(),
+            },
             Some(Some(Err(why))) => format!("is not a target: {why}"),
             Some(None) => "expected a target's name in quotes".into(),
             None => "is missing".into(),
@@ -255,6 +258,18 @@ impl Reader<'_> {
 
     fn fault(&mut self, key: &str, message: impl Into<String>) {
         self.faults.push(Fault::new(format!("{}.{key}", self.at), message));
+    }
+}
+
+/// Why no store would hold a target of this name: it is something else.
+fn never_named(target: &TargetName) -> Option<&'static str> {
+    let first = target.as_str().split('/').next().unwrap_or_default();
+    if target.as_str().split('/').any(|segment| ["*", "**"].contains(&segment)) {
+        Some("is a pattern: an alias stands for targets, name them")
+    } else if first.contains(':') {
+        Some("names an endpoint: say that in the alias's own key endpoint")
+    } else {
+        None
     }
 }
 

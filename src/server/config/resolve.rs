@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use roundhouse_gateway::SessionLimits;
 use roundhouse_models::Quantize;
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_tenancy::AuthConfig;
@@ -14,17 +13,14 @@ use tracing_subscriber::EnvFilter;
 use super::raw::Sources;
 use super::units::parse_address;
 use super::{
-    AccessLog, Cache, Config, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, ShareTensors, Sharing, Shutdown, Store, auth, container, defaults, devices, endpoints,
-    handlers, levels, policy, quotas, tenants,
+    AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
+    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container,
+    defaults, devices, endpoints, handlers, levels, policy, quotas, sessions, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// What SageMaker's containers are told about stateful sessions.
-const SESSIONS_VARIABLE: &str = "SAGEMAKER_ENABLE_STATEFUL_SESSIONS";
-const EXPIRATION_VARIABLE: &str = "SAGEMAKER_SESSIONS_EXPIRATION";
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Resolves every section. The config is complete even with faults; it is only good without.
 pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
@@ -44,6 +40,10 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         tenants,
         aliases,
         tenant_defaults: quotas::defaults(&mut sources),
+        async_dir: sources.optional("async.dir", |text| match text {
+            "" => Err("is empty: the path of a folder".to_owned()),
+            path => Ok(PathBuf::from(path)),
+        }),
         usage: quotas::usage(&mut sources),
         devices: devices::resolve(&mut sources),
         memory: memory(&mut sources),
@@ -52,7 +52,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         residency: residency(&mut sources),
         replicas: replicas(&mut sources),
         serving: serving(&mut sources),
-        sessions: sessions(&mut sources, container.platform),
+        sessions: sessions::resolve(&mut sources, container.platform),
         handlers: handlers::resolve(&mut sources, container.model_dir.as_deref()),
         lane: Lane {
             wedged_after: sources
@@ -72,6 +72,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         sources.faults([fault]);
     }
     sources.faults(config.burst_faults());
+    sources.faults(asynchronous::faults(&config));
     let has_own = config.devices.iter().any(|device| !device.id.is_host());
     if !has_own && config.memory.host.is_some_and(|host| host > Bytes::ZERO) {
         let why = "is for models that leave a device with a memory of its own, and there is none";
@@ -116,6 +117,7 @@ impl Config {
             ("serving", self.serving != new.serving),
             ("sessions", self.sessions != new.sessions),
             ("handlers", self.handlers != new.handlers),
+            ("async", self.async_dir != new.async_dir),
             ("usage", self.usage != new.usage),
             ("lane", self.lane != new.lane),
             ("shutdown", self.shutdown != new.shutdown),
@@ -375,37 +377,6 @@ fn sharing(sources: &mut Sources<'_>, name: &'static str) -> Sharing {
         other => Err(format!("is '{other}'; it is tenant or endpoint")),
     });
     read.unwrap_or_default()
-}
-
-/// `None` where there shall be none. SageMaker's variables count under the container contract, behind
-/// our own.
-fn sessions(sources: &mut Sources<'_>, contract: bool) -> Option<SessionLimits> {
-    let variable = |sources: &Sources<'_>, name| sources.variable(name).filter(|_| contract);
-    let enabled = match sources.switch("sessions.enabled") {
-        Some(enabled) => enabled,
-        None => variable(sources, SESSIONS_VARIABLE)
-            .is_none_or(|text| ["true", "1"].contains(&text.trim().to_ascii_lowercase().as_str())),
-    };
-    let limits = SessionLimits::default();
-    let expiration = match sources.duration("sessions.expiration", SECOND..=DAY) {
-        Some(expiration) => expiration,
-        None => match variable(sources, EXPIRATION_VARIABLE) {
-            None => limits.expiration,
-            Some(text) => {
-                let seconds = text.trim().parse().ok().map(Duration::from_secs);
-                seconds.filter(|it| (SECOND..=DAY).contains(it)).unwrap_or_else(|| {
-                    let message =
-                        format!("{EXPIRATION_VARIABLE} is no number of seconds within 1 and 86400");
-                    sources.fault("sessions.expiration", message);
-                    limits.expiration
-                })
-            }
-        },
-    };
-    let most = sources.count("sessions.max", 1..=1_000_000).unwrap_or(limits.most);
-    let of_tenant = sources.count("sessions.max_per_tenant", 1..=1_000_000);
-    let most_per_tenant = of_tenant.unwrap_or(limits.most_per_tenant);
-    enabled.then_some(SessionLimits { expiration, most, most_per_tenant })
 }
 
 fn serving(sources: &mut Sources<'_>) -> Serving {

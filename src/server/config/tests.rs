@@ -69,6 +69,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "cache.size",
         "cache.max_unpacked",
         "residency.idle_ttl",
+        "async.dir",
         "usage.file",
         "container.base_store",
         "container.model_dir",
@@ -90,9 +91,15 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         .lines()
         .map(|line| {
             let body = line.strip_prefix("# ").unwrap_or(line);
-            let setting = ["[[endpoint", "[[tenant", "[[alias", "[tenant"]
-                .iter()
-                .any(|list| body.starts_with(list))
+            let lists = [
+                "[[endpoint",
+                "[endpoint.async",
+                "[endpoint.capture",
+                "[[tenant",
+                "[[alias",
+                "[tenant",
+            ];
+            let setting = lists.iter().any(|list| body.starts_with(list))
                 || body.split_once(" = ").is_some_and(|(key, _)| {
                     !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 });
@@ -107,6 +114,9 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
     assert_eq!(config.memory.host, Some(Bytes::ZERO));
     assert_eq!(config.residency.idle_ttl, Some(Duration::from_secs(3600)));
     assert_eq!(config.endpoints[0].preload.len(), 2);
+    assert_eq!(config.endpoints[0].naming.components["chat"].as_str(), "team-a/chat");
+    assert_eq!(config.endpoints[0].naming.variants[0].weight, 95.0);
+    assert_eq!(config.endpoints[0].capture.as_ref().map(|it| it.sampling), Some(100.0));
     assert_eq!(config.tenants[0].ceiling, Some(Bytes::gib(12)));
     let rules = config.quota_rules();
     assert_eq!(rules.named.values().next().unwrap().concurrent_requests, Some(64));
@@ -156,7 +166,7 @@ fn an_endpoint_says_what_it_does_when_the_store_changes() {
 }
 
 /// Keys that take any text but none.
-const PATHS: [&str; 4] = ["cache.dir", "log.access", "log.audit", "usage.file"];
+const PATHS: [&str; 5] = ["async.dir", "cache.dir", "log.access", "log.audit", "usage.file"];
 
 #[test]
 fn every_key_is_read() {
@@ -464,4 +474,26 @@ fn a_file_that_cannot_be_read_is_a_fault_that_names_it() {
         Config::load(Some(Path::new("/nonexistent/x.toml")), &no_env, &flags()).unwrap_err();
     assert_eq!(found[0].key, "config");
     assert!(found[0].message.contains("/nonexistent/x.toml"));
+}
+
+#[test]
+fn sagemakers_containers_are_told_of_sessions_by_variables() {
+    let sessions = |pairs: &[(&str, &str)]| {
+        Config::parse(None, &env(pairs), &flags()).map(|config| config.sessions)
+    };
+    let contract = ("SAGEMAKER_MULTI_MODEL", "true");
+    let (enabled, expiration) =
+        ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS", "SAGEMAKER_SESSIONS_EXPIRATION");
+    let seconds = |pairs: &[(&str, &str)]| Some(sessions(pairs).unwrap()?.expiration.as_secs());
+    assert_eq!(seconds(&[]), Some(1200));
+    assert_eq!(seconds(&[contract, (enabled, "false")]), None);
+    assert_eq!(seconds(&[contract, (enabled, "True"), (expiration, "60")]), Some(60));
+    // Ours go before, and elsewhere nobody means us.
+    assert_eq!(
+        seconds(&[contract, (enabled, "0"), ("ROUNDHOUSE_SESSIONS_ENABLED", "1")]),
+        Some(1200)
+    );
+    assert_eq!(seconds(&[(enabled, "false"), (expiration, "60")]), Some(1200));
+    let wrong = sessions(&[contract, (expiration, "soon")]).unwrap_err();
+    assert_eq!(wrong[0].key, "sessions.expiration");
 }

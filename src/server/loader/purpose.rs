@@ -31,6 +31,9 @@ pub(super) fn cut(plan: &ModelPlan) -> Option<usize> {
         // What is planned as a model of our own is never a handler or an adapter.
         ModelKind::Embedding
         | ModelKind::Classification
+        | ModelKind::TokenClassification
+        | ModelKind::FillMask
+        | ModelKind::QuestionAnswering
         | ModelKind::Handler
         | ModelKind::Adapter => Some(plan.context.min(plan.step_tokens)),
     }
@@ -42,6 +45,9 @@ pub(crate) fn room_for_forms(plan: &ModelPlan, text: &TextCodec) -> Bytes {
         ModelKind::Generative => text.room_for_forms(),
         ModelKind::Embedding
         | ModelKind::Classification
+        | ModelKind::TokenClassification
+        | ModelKind::FillMask
+        | ModelKind::QuestionAnswering
         | ModelKind::Handler
         | ModelKind::Adapter => Bytes::ZERO,
     }
@@ -77,6 +83,9 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
             defaults: defaults(&plan.generation_defaults),
         },
         ModelKind::Embedding => Purpose::Embedding { normalize: plan.normalize },
+        ModelKind::TokenClassification => Purpose::TokenClassification(labels(plan)),
+        ModelKind::FillMask => Purpose::FillMask,
+        ModelKind::QuestionAnswering => Purpose::QuestionAnswering,
         ModelKind::Classification | ModelKind::Handler | ModelKind::Adapter => {
             Purpose::Classification(labels(plan))
         }

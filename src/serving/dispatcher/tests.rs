@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, ScoreFunction,
-    TextCodec, ToolCall, ToolChoice,
+    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, Labels, Prompt,
+    Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice, ZeroShot,
 };
 
 mod answers;
@@ -130,6 +130,9 @@ impl Server {
             Purpose::Generative { .. } => ModelKind::Generative,
             Purpose::Embedding { .. } => ModelKind::Embedding,
             Purpose::Classification(_) => ModelKind::Classification,
+            Purpose::TokenClassification(_) => ModelKind::TokenClassification,
+            Purpose::FillMask => ModelKind::FillMask,
+            Purpose::QuestionAnswering => ModelKind::QuestionAnswering,
         };
         let text = match kind {
             ModelKind::Generative => codec(),
@@ -216,11 +219,8 @@ fn inputs(texts: &[&str]) -> Inputs {
     Inputs {
         texts: texts.iter().map(|text| (*text).to_owned()).collect(),
         single: texts.len() == 1,
-        beside: 0,
         generation: Generation { ignore_eos: true, ..Generation::default() },
-        return_full_text: false,
-        top_k: None,
-        normalize: None,
+        ..Inputs::default()
     }
 }
 
@@ -238,7 +238,7 @@ fn chat(content: &str) -> Request {
 
 fn embeddings(texts: &[&str]) -> Request {
     let inputs = texts.iter().map(|text| Prompt::Text((*text).to_owned())).collect();
-    Request::Embeddings(Embeddings { inputs })
+    Request::Embeddings(Embeddings { inputs, dimensions: None })
 }
 
 /// One choice's text, tokens and end.

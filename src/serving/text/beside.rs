@@ -71,7 +71,8 @@ impl TextCodec {
             speller: Arc::clone(&self.facts.speller),
             prints: self.facts.prints.clone(),
         };
-        Self { tokenizer: Arc::clone(&self.tokenizer), facts: Arc::new(facts) }
+        let tokenizer = Arc::clone(&self.tokenizer);
+        Self { tokenizer, facts: Arc::new(facts), limit: self.limit }
     }
 
     /// The files' templates, with their special tokens where they name any; else the base's.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::testing::{contract, contract_objects};
+use crate::testing::{contract, contract_objects, contract_of_writes};
 use crate::{
     CacheConfig, Catalog, CatalogConfig, DiskCache, Freshness, Progress, RetryConfig, StoreUri,
 };
@@ -98,6 +98,16 @@ async fn an_s3_store_keeps_the_contract_below_a_prefix() {
     }
     put(&store.client, "some/other", b"outside".to_vec()).await;
     contract(&store).await;
+}
+
+#[tokio::test]
+async fn an_s3_store_keeps_the_contract_of_writes_below_a_prefix() {
+    let server = Server::start().await;
+    let store = server.store("s3://models/written/here").await;
+    contract_of_writes(&store).await;
+    store.put("typed.out", "1,2".into(), Some("text/csv")).await.unwrap();
+    let head = store.client.head_object().bucket("models").key("written/here/typed.out");
+    assert_eq!(head.send().await.unwrap().content_type(), Some("text/csv"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,8 @@ const LOOKED_AT: usize = 8;
 /// The accounts of all tenants. Shared by the requests; each locks one account for some tens of
 /// nanoseconds, twice.
 ///
-/// 1. A tenant with a name in the rules keeps its account as long as it is named.
+/// 1. A tenant with a name in the rules keeps its account as long as it is named; after that it is
+///    one of the others.
 /// 2. Of the others 65,536 have one; where one more comes, that goes of a
 ///    few which has taken least today, and none with requests under way. If all have, the newcomer shares
 ///    one account with those like it.
@@ -98,7 +99,10 @@ impl Quotas {
             let meters = Arc::new(Meters::of(name.as_str()));
             (name, Named { limits, account, meters })
         });
-        let named = named.collect();
+        let named: HashMap<_, _> = named.collect();
+        for (name, gone) in held.named.iter().filter(|(name, _)| !named.contains_key(*name)) {
+            self.remember(name, &gone.account);
+        }
         *held =
             Arc::new(Rules { named, others: rules.others, meters: Arc::new(Meters::of("other")) });
     }
@@ -124,7 +128,7 @@ impl Quotas {
             None => (&rules.others, Some(self.account(tenant)), &rules.meters),
         };
         let (meters, began) = (meters.clone(), self.began);
-        let Some(account) = account.filter(|_| !limits.is_none()) else {
+        let Some(account) = account else {
             meters.admitted();
             return Ok(Ticket { claim: None, meters, began, levels: Levels::default() });
         };
@@ -193,6 +197,18 @@ impl Quotas {
         let account = shard.accounts.remove(&key)?;
         shard.keys.retain(|other| *other != key);
         Some(account)
+    }
+
+    /// Keeps the account of a tenant that is not named any more: it may be again, on the same day.
+    fn remember(&self, tenant: &TenantName, account: &Arc<Account>) {
+        let key = self.key(Some(tenant));
+        let mut shard = self.shard(key);
+        if shard.accounts.len() >= ACCOUNTS && !shard.make_room() {
+            return;
+        }
+        if shard.accounts.insert(key, account.clone()).is_none() {
+            shard.keys.push(key);
+        }
     }
 
     /// Accounts of tenants that are not named.

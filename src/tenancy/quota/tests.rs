@@ -146,7 +146,7 @@ fn of_several_limits_the_one_that_frees_last_is_told() {
     assert_eq!(told.limit, Limit::RequestsPerDay);
     assert_eq!(
         told.to_string(),
-        "the limit requests_per_day = 1 is reached; it frees in 86400.0 s"
+        "the limit requests_per_day = 1 is reached; it frees in 24 h 0 min"
     );
     assert_eq!(told.levels.requests.unwrap().remaining, 0);
 }
@@ -234,6 +234,31 @@ fn changed_limits_hold_at_once_and_keep_what_was_taken() {
     assert_eq!(ask(1), 0);
     quotas.apply(rules(&[], Limits::default()));
     assert_eq!(ask(9), 9);
+}
+
+#[test]
+fn who_is_named_again_on_the_same_day_has_taken_what_it_took() {
+    let daily = Limits { requests_per_day: Some(2), ..Limits::default() };
+    let quotas = Quotas::new(rules(&[("acme", daily.clone())], Limits::default()));
+    let acme = tenant("acme");
+    let ask = || quotas.admit(Some(&acme), Estimate::default()).map(drop);
+    ask().unwrap();
+    ask().unwrap();
+    quotas.apply(rules(&[], Limits::default()));
+    quotas.apply(rules(&[("acme", daily)], Limits::default()));
+    assert_eq!(ask().unwrap_err().limit, Limit::RequestsPerDay);
+}
+
+#[test]
+fn a_daily_budget_that_comes_later_counts_the_whole_day() {
+    let quotas = Quotas::new(rules(&[("acme", Limits::default())], Limits::default()));
+    let acme = tenant("acme");
+    let ask = || quotas.admit(Some(&acme), Estimate::default()).map(drop);
+    ask().unwrap();
+    ask().unwrap();
+    let daily = Limits { requests_per_day: Some(2), ..Limits::default() };
+    quotas.apply(rules(&[("acme", daily)], Limits::default()));
+    assert_eq!(ask().unwrap_err().limit, Limit::RequestsPerDay);
 }
 
 #[test]

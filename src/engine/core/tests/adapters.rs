@@ -38,7 +38,7 @@ fn encoder_calls_carry_their_adapter() {
     bench.engine.encode(
         EncodeJob {
             id: SequenceId(0),
-            inputs: vec![vec![1, 2]],
+            inputs: vec![vec![1, 2].into()],
             adapter: Some(one.id),
             answer,
             place: None,
@@ -78,7 +78,7 @@ fn calls_of_an_encoder_s_adapter_end_when_it_goes() {
     let mut bench = Bench::new(EchoRunner::new(shapes(4, None)), 8);
     let one = attach(&mut bench, 1, 7);
     let (answer, left) = oneshot::channel();
-    let inputs = vec![vec![1, 2, 3], vec![4, 5, 6]];
+    let inputs = vec![vec![1, 2, 3].into(), vec![4, 5, 6].into()];
     let account = bench.account.clone();
     bench.engine.encode(
         EncodeJob {

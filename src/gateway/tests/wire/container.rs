@@ -322,3 +322,28 @@ async fn without_its_switch_the_contract_does_not_exist() {
     assert_eq!(harness.post("/models", "", r#"{"model_name":"a","url":"b"}"#).await.status, 404);
     assert_eq!(harness.post("/models/a/invoke", "", "{}").await.status, 404);
 }
+
+#[tokio::test]
+async fn a_loaded_model_has_sessions_of_its_own() {
+    let (root, host) = (root(), Host::default());
+    let harness = contract(&host, root.path());
+    for name in ["a", "b"] {
+        assert_eq!(harness.post("/models", "", load_body(name, root.path())).await.status, 200);
+    }
+    let at = |name: &str, session: &str, body: &'static str| {
+        let path = format!("/models/{name}/invoke");
+        let request = Request::post(path).header("x-amzn-sagemaker-session-id", session);
+        request.body(Body::from(body)).unwrap()
+    };
+    let opened = harness.send(at("a", "NEW_SESSION", r#"{"requestType":"NEW_SESSION"}"#)).await;
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    let id = opened.header("x-amzn-sagemaker-new-session-id").split(';').next().unwrap().to_owned();
+    let body = r#"{"inputs":"hi"}"#;
+    assert_eq!(harness.send(at("a", &id, body)).await.status, 200);
+    let elsewhere = harness.send(at("b", &id, body)).await;
+    assert_eq!(elsewhere.status, 400);
+    assert_eq!(elsewhere.json()["type"], "BadRequestException");
+    let closed = harness.send(at("a", &id, r#"{"requestType":"CLOSE"}"#)).await;
+    assert_eq!(closed.header("x-amzn-sagemaker-closed-session-id"), id);
+    assert_eq!(harness.send(at("a", &id, body)).await.status, 400);
+}

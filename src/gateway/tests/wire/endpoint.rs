@@ -189,14 +189,18 @@ async fn a_vector_that_is_not_finite_is_a_failure_of_the_model() {
     assert_eq!(got.json()["OriginalStatusCode"], 500);
 }
 
+const INPUTS: &str = "inputs must be a string or a list of 1 to 2048 strings, or, as the model \
+    takes them, objects with text and text_pair, with question and context, or with \
+    source_sentence and sentences";
+
 #[tokio::test]
 async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let cases = [
         ("nonsense", "the body is not valid JSON: expected ident at line 1 column 2"),
-        ("{}", "the body must have one of inputs, messages, prompt or input"),
-        (r#"{"inputs":7}"#, "inputs must be a string or a list of 1 to 2048 strings"),
-        (r#"{"inputs":[]}"#, "inputs must be a string or a list of 1 to 2048 strings"),
+        ("{}", "the body must have one of inputs, messages, prompt, input or query"),
+        (r#"{"inputs":7}"#, INPUTS),
+        (r#"{"inputs":[]}"#, INPUTS),
         (r#"{"inputs":"a","parameters":[]}"#, "parameters must be an object"),
         (
             r#"{"inputs":"a","parameters":{"num_beams":4}}"#,
@@ -229,12 +233,12 @@ async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
 async fn media_types_that_nobody_reads_are_refused() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     for (path, status, original) in [(INVOKE, 424, json!(415)), (PLAIN, 415, json!(null))] {
-        let mut request = post(path, "a", "inputs\nhi");
-        request.headers_mut().insert("content-type", "text/csv".parse().unwrap());
+        let mut request = post(path, "a", "<inputs>hi</inputs>");
+        request.headers_mut().insert("content-type", "text/xml".parse().unwrap());
         let got = harness.send(request).await;
         assert_eq!(got.status, status);
         assert_eq!(got.json()["OriginalStatusCode"], original);
-        assert!(got.text().contains("text/csv"), "{}", got.text());
+        assert!(got.text().contains("text/xml is not what"), "{}", got.text());
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod adapters;
 mod addressed;
+mod asynchronous;
+mod capture;
 mod container;
 mod edges;
 mod endpoint;
@@ -14,5 +16,6 @@ mod quotas;
 mod sessions;
 mod streams;
 mod support;
+mod tasks;
 mod tenants;
 mod tgi;

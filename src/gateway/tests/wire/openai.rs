@@ -261,7 +261,9 @@ async fn embeddings_come_as_numbers_or_as_bytes() {
     // 0.1 and -2.0 as little-endian singles.
     assert_eq!(got.json()["data"][0]["embedding"], "zczMPQAAAMA=");
     assert_eq!(harness.post("/v1/embeddings", "", ask(json!({"dimensions": 2}))).await.status, 200);
-    let got = harness.post("/v1/embeddings", "", ask(json!({"dimensions": 1}))).await;
+    let asked = harness.asked.lock().unwrap().pop().unwrap();
+    assert!(matches!(asked.request, Asked::Embeddings(asked) if asked.dimensions == Some(2)));
+    let got = harness.post("/v1/embeddings", "", ask(json!({"dimensions": 0}))).await;
     assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!("dimensions")));
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
-use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply};
+use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply, ScoresReply};
 use roundhouse_tenancy::{Accounts, Limits, QuotaRules, Rate, Totals};
 use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
@@ -229,4 +229,19 @@ async fn an_answer_that_must_be_long_is_charged_as_one() {
         let got = harness.post(CHAT, "", chat("t/m", fields)).await;
         assert_eq!(got.header("x-ratelimit-remaining-tokens"), remaining, "{fields}");
     }
+}
+
+#[tokio::test]
+async fn a_query_is_charged_with_each_of_its_documents() {
+    let limits = Limits { tokens_in_per_minute: Some(1000), ..Limits::default() };
+    let harness = setup(limits).with(|_| {
+        let scores = vec![0.5, 0.25, 0.125];
+        let reply = Reply::Scores(ScoresReply { scores, prompt_tokens: 3 });
+        Ok(Answer { reply, served: served(ModelKind::Classification) })
+    });
+    let query = "q".repeat(400);
+    let body = json!({"model": "t/m", "query": query, "documents": ["x", "y", "z"]}).to_string();
+    let charged = body.len().div_ceil(4) + 3 * 100;
+    let got = harness.post("/v1/rerank", "", body).await;
+    assert_eq!(got.header("x-ratelimit-remaining-tokens"), (1000 - charged).to_string());
 }

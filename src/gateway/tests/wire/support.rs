@@ -14,9 +14,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, ContainerFace, Cut, CutOff, EndpointFace, GatewayConfig, GatewayState, Health,
-    KvTokens, ModelFacts, Naming, Offered, PageWanted, PlatformFace, SessionLimits, Sessions,
-    Target, TargetPage, router,
+    AccessRecord, Capture, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig,
+    GatewayState, Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, PlatformFace,
+    SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
@@ -47,6 +47,8 @@ pub(crate) struct Harness {
     pub(crate) asked: Arc<Mutex<Vec<Invocation>>>,
     pub(crate) logged: Arc<Mutex<Vec<AccessRecord>>>,
     pub(crate) offered: Arc<Current<Offered>>,
+    /// Answers what was deferred.
+    pub(crate) later: Later,
     /// Who sends the requests.
     pub(crate) caller: Caller,
     /// Ends what is under way.
@@ -60,6 +62,7 @@ pub(crate) struct Setup {
     pub(crate) targets: Vec<&'static str>,
     pub(crate) health: Health,
     pub(crate) container: Option<ContainerFace>,
+    pub(crate) defer: Option<DeferFn>,
     pub(crate) platform: Option<PlatformFace>,
     pub(crate) handlers: bool,
     pub(crate) identity: Arc<Identity>,
@@ -67,6 +70,7 @@ pub(crate) struct Setup {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) naming: Naming,
     pub(crate) sessions: Option<SessionLimits>,
+    pub(crate) capture: Option<Capture>,
 }
 
 impl Default for Setup {
@@ -77,6 +81,7 @@ impl Default for Setup {
             targets: vec!["a", "b/c.tar.gz", "d"],
             health: Health::Healthy,
             container: None,
+            defer: None,
             platform: None,
             handlers: false,
             identity: Arc::new(Identity::nobody_is_asked()),
@@ -84,6 +89,7 @@ impl Default for Setup {
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
             naming: Naming::default(),
             sessions: Some(SessionLimits::default()),
+            capture: None,
         }
     }
 }
@@ -109,6 +115,7 @@ impl Setup {
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
             naming: self.naming.clone(),
+            capture: self.capture.clone(),
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
@@ -126,13 +133,15 @@ impl Setup {
             accounts: self.accounts,
             health: Arc::new(move || health.clone()),
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
+            defer: self.defer,
             container: self.container,
             sessions: Sessions::new(self.sessions),
             cut,
             platform: self.platform,
         };
-        let caller = Caller::anonymous();
-        Harness { router: router(state), asked, logged, offered, caller, cut_off }
+        let later = Later::new(&state);
+        let (router, caller) = (router(state), Caller::anonymous());
+        Harness { router, asked, logged, offered, later, caller, cut_off }
     }
 }
 
@@ -152,6 +161,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
         naming: Naming::default(),
+        capture: None,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |wanted| {
@@ -202,7 +212,8 @@ impl Harness {
         let caller = Caller { tenant: Some(tenant.parse().unwrap()), credential: None };
         let (router, asked) = (self.router.clone(), self.asked.clone());
         let (logged, offered) = (self.logged.clone(), self.offered.clone());
-        Self { router, asked, logged, offered, caller, cut_off: self.cut_off.clone() }
+        let (later, cut_off) = (self.later.clone(), self.cut_off.clone());
+        Self { router, asked, logged, offered, later, caller, cut_off }
     }
 
     pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {

@@ -6,6 +6,7 @@ mod adapters;
 mod arriving;
 mod decoders;
 mod devices;
+mod encoders;
 mod extremes;
 mod gguf;
 mod halves;

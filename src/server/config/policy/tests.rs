@@ -125,3 +125,12 @@ fn what_needs_a_restart_is_told_from_what_does_not() {
     let others = of("[serving]\nmax_queue = 3\n[cache]\ndir = \"/elsewhere\"\n");
     assert_eq!(before.fixed_beside(&others), ["cache", "serving"]);
 }
+
+#[test]
+fn an_alias_of_what_no_store_can_hold_is_a_fault() {
+    let faults = |target: &str| {
+        parse(&format!("[[alias]]\nname = \"m\"\ntarget = \"{target}\"\n")).unwrap_err()
+    };
+    assert!(faults("acme/**")[0].contains("is a pattern"));
+    assert!(faults("chat:acme/v1")[0].contains("names an endpoint"));
+}

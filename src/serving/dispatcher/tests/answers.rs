@@ -1,6 +1,7 @@
 //! What requests are answered with.
 
 use super::*;
+use crate::encoded::label_scores;
 
 #[tokio::test]
 async fn a_completion_is_the_text_of_the_engines_tokens() {
@@ -106,7 +107,7 @@ async fn a_classifier_names_its_labels_likeliest_first() {
         let request = Inputs { top_k, ..inputs(&["text"]) };
         let answer = server.ask(Request::Inputs(request)).await.unwrap();
         let Reply::Classification(scores) = answer.reply else { panic!("not labels") };
-        assert_eq!(scores, [label_scores(&logits, &labels, count).unwrap()]);
+        assert_eq!(scores, [label_scores(&logits, &labels, labels.scores, false, count).unwrap()]);
         assert_eq!(scores[0].len(), count);
     }
     let none = Inputs { top_k: Some(0), ..inputs(&["text"]) };
@@ -160,4 +161,51 @@ async fn a_model_that_is_no_adapter_of_the_base_named_beside_it_is_refused() {
     let told = "e:t/model is no adapter and cannot be asked as an adapter of e:other";
     assert_eq!(refused.message(), told);
     server.let_go().await;
+}
+
+fn ranking(documents: usize) -> Request {
+    let documents = (0..documents).map(|at| format!("document {at}")).collect();
+    Request::Ranking(Ranking { query: "query".into(), documents, raw: false, field: "documents" })
+}
+
+fn zero_shot(texts: &[&str], labels: usize) -> Request {
+    let labels = (0..labels).map(|at| format!("label {at}")).collect();
+    let asked = ZeroShot { labels, template: "This is {}.".into(), multi_label: false };
+    let options = TaskOptions { zero_shot: Some(asked), ..TaskOptions::default() };
+    Request::Inputs(Inputs { options, ..inputs(texts) })
+}
+
+#[tokio::test]
+async fn what_a_request_is_turned_into_is_counted() {
+    let config = Config { max_inputs: 4, ..Config::default() };
+    let labels = Labels {
+        names: ["no", "entailment"].map(Arc::from).to_vec(),
+        scores: ScoreFunction::Softmax,
+    };
+    let runner = || EchoRunner::new(encoder(2));
+    let classifies = Server::with(runner(), Purpose::Classification(labels), config, false);
+    let embeds = Server::with(runner(), Purpose::Embedding { normalize: true }, config, false);
+    for (server, request, message) in [
+        (&classifies, zero_shot(&["a", "b"], 3), "candidate_labels: 3 entries are more than the 2"),
+        (&classifies, zero_shot(&["a"; 5], 1), "inputs: 5 entries are more than the 4"),
+        (&embeds, ranking(4), "documents: 4 entries are more than the 3"),
+        (&embeds, zero_shot(&["a"], 1), "candidate_labels: this model is no classifier"),
+        (&classifies, ranking(2), "e:t/model is a classification model"),
+    ] {
+        let failure = server.ask(request).await.err().unwrap();
+        assert_eq!(failure.kind(), ErrorKind::InvalidInput);
+        assert!(failure.message().starts_with(message), "{}", failure.message());
+    }
+    let Reply::Classification(scored) =
+        classifies.ask(zero_shot(&["a", "b"], 2)).await.unwrap().reply
+    else {
+        panic!("no labels")
+    };
+    assert_eq!(scored.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    let answer = embeds.ask(ranking(3)).await.unwrap();
+    let Reply::Scores(reply) = answer.reply else { panic!("no scores") };
+    assert_eq!(reply.scores.len(), 3);
+    assert!(reply.prompt_tokens > 3);
+    classifies.let_go().await;
+    embeds.let_go().await;
 }

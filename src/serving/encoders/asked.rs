@@ -1,0 +1,181 @@
+//! What a request means to an encoder.
+
+use roundhouse_types::ModelId;
+
+use super::{EncoderTask, Pair, Scoring};
+use crate::served::{EngineModel, Purpose};
+use crate::task::{counted, wrong_kind};
+use crate::{Config, Embeddings, Error, Inputs, Labels, Prompt, Request, TaskOptions, VectorTask};
+
+/// Fills per mask where the request does not say.
+const FILLS: usize = 5;
+
+impl EncoderTask {
+    /// Decides what `request` asks of `model`.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the model is of another kind, or the request has too many parts, those
+    /// counted that it is turned into.
+    pub(crate) fn new(
+        request: Request,
+        id: &ModelId,
+        model: &EngineModel,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        let most = config.max_inputs;
+        match (request, model.purpose()) {
+            (Request::Raw(_), _) => {
+                Err(Error::Broken { model: id.clone(), message: "the body was not read" })
+            }
+            (Request::Inputs(inputs), purpose) => {
+                counted("inputs", inputs.texts.len(), most)?;
+                of_inputs(inputs, purpose, most)
+                    .unwrap_or_else(|| Err(wrong_kind(id, model.kind())))
+            }
+            (Request::Embeddings(embeddings), Purpose::Embedding { normalize }) => {
+                let Embeddings { inputs, dimensions } = embeddings;
+                counted("input", inputs.len(), most)?;
+                Ok(Self::Embed { inputs, normalize: *normalize, dimensions })
+            }
+            (Request::Ranking(ranking), Purpose::Embedding { .. }) => {
+                // The query is a row too.
+                counted(ranking.field, ranking.documents.len(), most.saturating_sub(1))?;
+                Ok(Self::Compare(ranking))
+            }
+            (Request::Ranking(ranking), Purpose::Classification(labels))
+                if labels.names.len() == 1 =>
+            {
+                counted(ranking.field, ranking.documents.len(), most)?;
+                Ok(Self::CrossEncode(ranking))
+            }
+            (
+                Request::Chat(_)
+                | Request::Completion(_)
+                | Request::Embeddings(_)
+                | Request::Ranking(_),
+                _,
+            ) => Err(wrong_kind(id, model.kind())),
+        }
+    }
+}
+
+/// `None` for a model that is no encoder.
+fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<EncoderTask, Error>> {
+    let Inputs { texts, seconds, top_k, normalize: asked, options, .. } = inputs;
+    let task = match purpose {
+        Purpose::Generative { .. } => return None,
+        Purpose::Embedding { normalize } => only_texts(&seconds, &options)
+            .map(|()| embed(texts, asked.unwrap_or(*normalize), &options)),
+        Purpose::Classification(labels) => {
+            vectors_not_asked(&options).and_then(|()| match options.zero_shot.is_some() {
+                true => zero_shot(texts, &seconds, labels, options, most),
+                false => classify(texts, seconds, labels, &options, top_k),
+            })
+        }
+        Purpose::TokenClassification(labels) => {
+            only_texts(&seconds, &options).and_then(|()| vectors_not_asked(&options)).map(|()| {
+                EncoderTask::Entities { texts, labels: labels.clone(), options: options.entities }
+            })
+        }
+        Purpose::FillMask => only_texts(&seconds, &options)
+            .and_then(|()| vectors_not_asked(&options))
+            .and_then(|()| at_least_one(top_k.unwrap_or(FILLS)))
+            .map(|top_k| EncoderTask::Fill { texts, targets: options.targets, top_k }),
+        Purpose::QuestionAnswering => vectors_not_asked(&options)
+            .and_then(|()| questions(texts, seconds))
+            .and_then(|questions| {
+                let mut options = options.answers;
+                options.top_k = at_least_one(top_k.unwrap_or(options.top_k))?;
+                Ok(EncoderTask::Answer { questions, options })
+            }),
+    };
+    Some(task)
+}
+
+fn embed(texts: Vec<String>, normalize: bool, options: &TaskOptions) -> EncoderTask {
+    match options.task {
+        VectorTask::Tokens => EncoderTask::TokenVectors { texts },
+        VectorTask::Pooled => EncoderTask::Embed {
+            inputs: texts.into_iter().map(Prompt::Text).collect(),
+            normalize,
+            dimensions: options.dimensions,
+        },
+    }
+}
+
+fn classify(
+    texts: Vec<String>,
+    seconds: Vec<Option<String>>,
+    labels: &Labels,
+    options: &TaskOptions,
+    top_k: Option<usize>,
+) -> Result<EncoderTask, Error> {
+    let function = options.function.unwrap_or(labels.scores);
+    let top_k = at_least_one(top_k.unwrap_or(1))?;
+    let scoring = Scoring { labels: labels.clone(), function, in_order: options.in_order, top_k };
+    let seconds = seconds.into_iter().chain(std::iter::repeat(None));
+    let pairs: Vec<Pair> = texts.into_iter().zip(seconds).collect();
+    Ok(EncoderTask::Classify { pairs, scoring })
+}
+
+fn zero_shot(
+    texts: Vec<String>,
+    seconds: &[Option<String>],
+    labels: &Labels,
+    options: TaskOptions,
+    most: usize,
+) -> Result<EncoderTask, Error> {
+    let Some(asked) = options.zero_shot else {
+        return Err(Error::field("candidate_labels", "there are none"));
+    };
+    if seconds.iter().any(Option::is_some) {
+        return Err(Error::field("inputs", "they are pairs, and candidate_labels take texts"));
+    }
+    if labels.names.len() < 2 {
+        let message = "the model has one label and cannot tell what follows from a text";
+        return Err(Error::field("candidate_labels", message));
+    }
+    counted("candidate_labels", asked.labels.len(), most / texts.len())?;
+    Ok(EncoderTask::ZeroShot { texts, labels: labels.clone(), asked })
+}
+
+fn questions(
+    texts: Vec<String>,
+    seconds: Vec<Option<String>>,
+) -> Result<Vec<(String, String)>, Error> {
+    let both: Option<Vec<String>> = seconds.into_iter().collect();
+    match both {
+        Some(contexts) if contexts.len() == texts.len() => {
+            Ok(texts.into_iter().zip(contexts).collect())
+        }
+        _ => Err(Error::field("inputs", "each must have question and context")),
+    }
+}
+
+/// Refuses pairs, and labels that only classifiers can be asked about.
+fn only_texts(seconds: &[Option<String>], options: &TaskOptions) -> Result<(), Error> {
+    if seconds.iter().any(Option::is_some) {
+        return Err(Error::field("inputs", "this model takes texts, not pairs of them"));
+    }
+    if options.zero_shot.is_some() {
+        return Err(Error::field("candidate_labels", "this model is no classifier"));
+    }
+    Ok(())
+}
+
+/// Refuses what only embedding models have.
+fn vectors_not_asked(options: &TaskOptions) -> Result<(), Error> {
+    match options.task {
+        VectorTask::Pooled => Ok(()),
+        VectorTask::Tokens => {
+            Err(Error::field("task", "feature-extraction takes an embedding model"))
+        }
+    }
+}
+
+fn at_least_one(top_k: usize) -> Result<usize, Error> {
+    match top_k {
+        0 => Err(Error::field("top_k", "0 is not at least 1")),
+        top_k => Ok(top_k),
+    }
+}
