@@ -93,7 +93,7 @@ async fn adapters_lie_beside_the_model_or_are_registered_later() {
 }
 
 const SCRIPT: &str = "def model_fn(model_dir):\n    return 'said'\n\n\
-    def predict_fn(data, model):\n    return {model: data}\n";
+    def predict_fn(data, model):\n    return {model: [int(number) for number in data]}\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_in_the_folder_is_its_own_and_runs() {
