@@ -152,6 +152,10 @@ impl Operation {
         }
         // Without [auth], on loopback: reached by a name that is not this server's.
         add("421", "Reached by a foreign name.".into());
+        let is_registration = matches!(self.reads, Reads::JsonOrQuery(_));
+        if is_registration && self.path.contains("/adapters") {
+            add("424", "An adapter that cannot be loaded.".into());
+        }
         if self.reads == Reads::Model && self.face != Face::Endpoint {
             // A handler's own.
             add("4XX", "What the model's handler refuses.".into());

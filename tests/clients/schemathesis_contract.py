@@ -12,7 +12,7 @@ arguments = [
     "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
     "--phases", "examples,coverage,fuzzing",
     "--max-examples", "15", "--seed", "1", "--workers", "1", "--no-color",
-    "--generation-database", "none",
+    "--generation-database", "none", "--request-timeout", "120",
 ]
 for path in left_out:
     arguments += ["--exclude-path", path]

@@ -101,11 +101,11 @@ pub(super) async fn build(
         sources.insert(model.endpoint.clone(), Source::Local(local.clone()));
         bases.only.insert(model.endpoint.clone(), model.target.clone());
     }
-    if config.container.contract {
-        if let Some((name, source)) = base_store(&config, cache.as_ref()).await? {
-            bases.elsewhere.insert(container_name.clone(), name.clone());
-            sources.insert(name, source);
-        }
+    if config.container.contract
+        && let Some((name, source)) = base_store(&config, cache.as_ref()).await?
+    {
+        bases.elsewhere.insert(container_name.clone(), name.clone());
+        sources.insert(name, source);
     }
     let loader = ModelLoader::new(
         sources,

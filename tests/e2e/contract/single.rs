@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use roundhouse_tests::adapters::{label, labelled_base, signed_adapter};
+use roundhouse_tests::handlers::Stage;
 use roundhouse_tests::models::{signature, signed_classifier};
 use roundhouse_tests::server::Server;
 use serde_json::json;
@@ -92,11 +93,12 @@ async fn adapters_lie_beside_the_model_or_are_registered_later() {
 }
 
 const SCRIPT: &str = "def model_fn(model_dir):\n    return 'said'\n\n\
-    def predict_fn(data, model):\n    return {model: data}\n";
+    def predict_fn(data, model):\n    return {model: [int(number) for number in data]}\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_in_the_folder_is_its_own_and_runs() {
-    let base = tempfile::tempdir().unwrap();
+    // Where handlers' users may look.
+    let base = Stage::new();
     let files = [("code/entry.py", SCRIPT), ("code/other.py", "raise SystemExit(1)\n")];
     let files: Vec<_> =
         files.iter().map(|(path, text)| ((*path).into(), text.as_bytes().to_vec())).collect();
