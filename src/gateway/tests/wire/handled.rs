@@ -125,7 +125,7 @@ async fn a_model_of_ours_behind_the_same_endpoint_is_asked_as_ever() {
         assert_eq!(told, 400, "{path}");
         assert!(got.text().contains("not valid JSON"), "{}", got.text());
         let got = harness.send(request(path)).await;
-        assert!(got.text().contains("the npy body does not begin as npy does"), "{}", got.text());
+        assert!(got.text().contains("the npy body is of an unknown version"), "{}", got.text());
     }
     let (got, _) =
         harness.chunks(post(STREAM, "", r#"{"inputs":"hi","model":"a","stream":true}"#)).await;
