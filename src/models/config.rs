@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::Error;
 use crate::files::Files;
 
-pub(crate) mod encoder;
 pub(crate) mod decoder;
+pub(crate) mod encoder;
 pub(crate) mod families;
 mod gemma;
 mod gpt;

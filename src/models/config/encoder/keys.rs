@@ -87,7 +87,7 @@ pub(super) fn mpnet(json: &Value) -> Result<EncoderConfig, Error> {
 }
 
 /// The encoder that the shared keys describe.
-fn plain(
+pub(super) fn plain(
     json: &Value,
     names: &'static Names,
     padding: Option<u32>,
@@ -158,6 +158,8 @@ pub(super) fn heads(hidden: usize, heads: usize) -> Result<Heads, Error> {
     let found = Heads { heads, kv_heads: heads, head_dim: hidden / heads };
     match found.fit() {
         true => Ok(found),
-        false => Err(Error::config(CONFIG, format!("{heads} heads of a width {hidden} are no model's"))),
+        false => {
+            Err(Error::config(CONFIG, format!("{heads} heads of a width {hidden} are no model's")))
+        }
     }
 }
