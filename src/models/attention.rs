@@ -18,10 +18,12 @@ use crate::kv::{BLOCK_TOKENS, HeadBlock, KvPool};
 use crate::rope::Rope;
 use crate::simd::dispatch_lanes;
 
+mod disentangled;
 mod distances;
 mod kernel;
 mod whole;
 
+pub(crate) use disentangled::{Places, Reach};
 pub(crate) use distances::{BUCKETS, Distances};
 pub(crate) use whole::{Sight, rotate, whole_rows};
 

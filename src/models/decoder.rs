@@ -11,12 +11,14 @@ use roundhouse_types::Bytes;
 
 use crate::activation::{self, with_floats};
 use crate::adapter::{Adapters, Groups, Mix, Site};
-use crate::attention::{Causal, Scores, Span};
+use crate::attention::{self, Causal, Scores, Sight, Span};
 use crate::config::decoder::DecoderConfig;
+use crate::config::sentence::Pooling;
 use crate::kv::KvPool;
 use crate::linear::{self, Linear};
 use crate::norm;
 use crate::packed::Packed;
+use crate::pooling;
 use crate::rope::Rope;
 
 mod weights;
@@ -25,7 +27,26 @@ pub(crate) use weights::DecoderWeights;
 
 use weights::Layer;
 
-/// A loaded decoder with its KV pool.
+/// What a decoder answers with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Answers {
+    /// Logits of the next token; keys and values of sequences are kept in such a pool.
+    Tokens(KvSpec),
+    /// Vectors of whole sequences, of which nothing is kept.
+    Vectors(Pooling),
+}
+
+impl Answers {
+    /// The pool, where there is one.
+    pub(crate) fn kv(self) -> Option<KvSpec> {
+        match self {
+            Self::Tokens(kv) => Some(kv),
+            Self::Vectors(_) => None,
+        }
+    }
+}
+
+/// A loaded decoder, with its KV pool if it generates.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     config: DecoderConfig,
@@ -38,7 +59,8 @@ pub(crate) struct Decoder {
     norm: norm::Norm,
     head: Linear,
     ropes: Vec<Rope>,
-    pool: KvPool,
+    pool: Option<KvPool>,
+    answers: Answers,
     adapters: Adapters,
 }
 
@@ -46,21 +68,25 @@ impl Decoder {
     pub(crate) fn new(
         config: DecoderConfig,
         weights: DecoderWeights<Tensor>,
-        (context, step_tokens, kv): (usize, usize, KvSpec),
+        (context, step_tokens, answers): (usize, usize, Answers),
         adapters: Adapters,
     ) -> Result<Self> {
         let weights = weights.ready(config.norm)?;
         let head_norms = weights.head_norms()?;
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
-        let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
+        let output_width = match answers {
+            Answers::Tokens(_) => config.vocab,
+            Answers::Vectors(_) => config.hidden,
+        };
+        let spec = RunnerSpec { output_width, context, step_tokens, kv: answers.kv() };
         let factors = match &rope_factors {
             Some(factors) => factors.to_vec1()?,
             None => Vec::new(),
         };
         let ropes = config.ropes.iter().map(|rope| Rope::divided(rope, &factors, context));
         let ropes = ropes.collect();
-        let pool = KvPool::new(config.heads, config.layers, &kv);
+        let pool = answers.kv().map(|kv| KvPool::new(config.heads, config.layers, &kv));
         Ok(Self {
             config,
             spec,
@@ -72,18 +98,19 @@ impl Decoder {
             head,
             ropes,
             pool,
+            answers,
             adapters,
         })
     }
 
     /// Bytes of the chunks that the KV pool always has.
     pub(crate) fn kv_floor_bytes(&self) -> u64 {
-        self.pool.floor_bytes()
+        self.pool.as_ref().map_or(0, KvPool::floor_bytes)
     }
 
-    fn compute(&mut self, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
-        for span in &packed.spans {
-            self.pool.touch(span.blocks);
+    fn compute(&mut self, plan: &StepPlan, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
+        if let Some(pool) = &mut self.pool {
+            packed.spans.iter().for_each(|span| pool.touch(span.blocks));
         }
         let groups = &mix.tokens;
         let mut x = self.embed(packed, groups)?;
@@ -100,6 +127,9 @@ impl Decoder {
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
+        if let Answers::Vectors(pooling) = self.answers {
+            return self.vectors(plan, packed, &x, groups, pooling);
+        }
         let last: Vec<u32> = packed.outputs.iter().map(|span| span.last_row()).collect();
         let x = x.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
         let x = self.norm.forward(&x, &self.config)?;
@@ -110,6 +140,27 @@ impl Decoder {
         if let Some(cap) = self.config.logit_cap {
             rows.iter_mut().for_each(|row: &mut Vec<f32>| activation::cap(row, cap));
         }
+        Ok(StepOutput { rows })
+    }
+
+    /// The vectors that rows want, of the last layer's `x` `[tokens, hidden]`.
+    fn vectors(
+        &self,
+        plan: &StepPlan,
+        packed: &Packed<'_>,
+        x: &Tensor,
+        groups: &Groups,
+        pooling: Pooling,
+    ) -> Result<StepOutput> {
+        let x = self.norm.forward(x, &self.config)?;
+        groups.shift(Site::norm(self.layers.len()), &x)?;
+        let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
+        let rows = with_floats(&x, |x| {
+            let width = self.config.hidden;
+            let of =
+                |(want, span): (_, &Span<'_>)| pooling::wanted(pooling, want, span, (x, width));
+            wants.zip(&packed.outputs).map(of).collect()
+        })?;
         Ok(StepOutput { rows })
     }
 
@@ -149,17 +200,21 @@ impl Decoder {
             norm::heads(&mut qkv, (width, of_keys), keys, config.norm_epsilon);
         }
         let kind = config.kind(index);
-        let causal = Causal {
-            heads,
-            scores: Scores {
-                scale: config.query_scale,
-                cap: config.score_cap,
-                window: kind.window,
-            },
-            rope: kind.rope.map(|rope| &self.ropes[rope]),
-            layer: index,
+        let scores =
+            Scores { scale: config.query_scale, cap: config.score_cap, window: kind.window };
+        let rope = kind.rope.map(|rope| &self.ropes[rope]);
+        let out = match &mut self.pool {
+            Some(pool) => {
+                Causal { heads, scores, rope, layer: index }.attend(pool, spans, &mut qkv)
+            }
+            None => {
+                if let Some(rope) = rope {
+                    attention::rotate(heads, rope, spans, &mut qkv);
+                }
+                let sight = Sight::Before(kind.window);
+                attention::whole_rows((heads, scores), sight, spans, &qkv)
+            }
         };
-        let out = causal.attend(&mut self.pool, spans, &mut qkv);
         let out = Tensor::from_vec(out, (x.dim(0)?, heads.query_width()), x.device())?;
         let out = layer.attention_out.forward(&out, (groups, Site::attention_out(index)))?;
         match &layer.attention_result_norm {
@@ -202,7 +257,7 @@ impl ModelRunner for Decoder {
             return Ok(StepOutput::default());
         }
         let mix = self.adapters.mix(plan, &packed)?;
-        self.compute(&packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
+        self.compute(plan, &packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
     }
 
     fn prepares_shapes(&self) -> bool {
@@ -211,11 +266,13 @@ impl ModelRunner for Decoder {
     }
 
     fn touched(&self) -> Bytes {
-        Bytes(self.pool.touched() + self.ropes.iter().map(Rope::bytes).sum::<u64>())
+        let pool = self.pool.as_ref().map_or(0, KvPool::touched);
+        Bytes(pool + self.ropes.iter().map(Rope::bytes).sum::<u64>())
     }
 
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
-        self.pool.give_back(chunk).map(|memory| Box::new(memory) as Box<dyn Any + Send>)
+        let memory = self.pool.as_mut()?.give_back(chunk);
+        memory.map(|memory| Box::new(memory) as Box<dyn Any + Send>)
     }
 
     fn attach(

@@ -12,9 +12,9 @@ use roundhouse_types::Bytes;
 
 use crate::activation::with_floats;
 use crate::adapter::{Adapters, Groups, Mix, Site};
-use crate::attention::{self, Distances, Scores, Sight};
+use crate::attention::{self, Distances, Places, Scores, Sight};
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
-use crate::config::sentence::Pooling;
+use crate::config::sentence::Sentence;
 use crate::linear;
 use crate::packed::Packed;
 use crate::rope::Rope;
@@ -32,13 +32,15 @@ pub(crate) struct Encoder {
     config: EncoderConfig,
     spec: RunnerSpec,
     /// How an embedder makes one vector of a sequence.
-    pooling: Pooling,
+    sentence: Sentence,
     /// What stands behind the last layer; embedders have none.
     head: Option<HeadConfig>,
     weights: EncoderWeights<Tensor>,
     /// The rotations of layers that see all and of the others.
     ropes: Vec<Rope>,
     distances: Option<Distances>,
+    /// What each layer makes of distances.
+    places: Vec<Places>,
     adapters: Adapters,
 }
 
@@ -47,28 +49,51 @@ pub(crate) struct Encoder {
 pub(crate) struct Build {
     pub(crate) config: EncoderConfig,
     pub(crate) head: Option<HeadConfig>,
-    pub(crate) pooling: Pooling,
+    pub(crate) sentence: Sentence,
     pub(crate) spec: RunnerSpec,
     pub(crate) adapters: Adapters,
 }
 
 impl Encoder {
     pub(crate) fn new(build: Build, weights: EncoderWeights<Tensor>) -> Result<Self> {
-        let Build { config, head, pooling, spec, adapters } = build;
+        let Build { config, head, sentence, spec, adapters } = build;
         let ropes = match &config.positions {
             Positions::Rotated(rotated) => {
                 rotated.ropes.iter().map(|rope| Rope::divided(rope, &[], spec.context)).collect()
             }
-            Positions::Learned(_) | Positions::Bucketed(_) => Vec::new(),
+            _ => Vec::new(),
         };
-        let distances = match &weights.distances {
-            Some(table) => {
+        let distances = match (&config.positions, &weights.distances) {
+            (Positions::Bucketed(_), Some(table)) => {
                 let all: Vec<u32> = (0..attention::BUCKETS as u32).collect();
                 Some(Distances::new(&linear::rows(table, &all)?.to_vec2()?))
             }
-            None => None,
+            _ => None,
         };
-        Ok(Self { config, spec, pooling, head, weights, ropes, distances, adapters })
+        let places = Vec::new();
+        let mut encoder =
+            Self { config, spec, sentence, head, weights, ropes, distances, places, adapters };
+        encoder.places = encoder.learn_places()?;
+        Ok(encoder)
+    }
+
+    /// What each layer makes of distances: the same in all steps, so it is made once.
+    fn learn_places(&self) -> Result<Vec<Places>> {
+        let (Positions::Disentangled(_, distances), Some(table)) =
+            (&self.config.positions, &self.weights.distances)
+        else {
+            return Ok(Vec::new());
+        };
+        let all: Vec<u32> = (0..2 * distances.reach.span as u32).collect();
+        let mut table = linear::rows(table, &all)?;
+        if let Some(norm) = &self.weights.distance_norm {
+            table = self.normed(norm, &table)?;
+        }
+        let of = |(index, layer): (usize, &Layer<Tensor>)| {
+            let qkv = layer.qkv.forward(&table, (&Groups::default(), Site::qkv(index)))?;
+            with_floats(&qkv, |qkv| Places::new(self.config.heads, qkv))
+        };
+        self.weights.layers.iter().enumerate().map(of).collect()
     }
 
     fn compute(&self, plan: &StepPlan, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
@@ -97,7 +122,7 @@ impl Encoder {
             };
         }
         if let Some(table) = &weights.positions {
-            x = (x + linear::rows(table, &self.places(packed))?)?;
+            x = (x + linear::rows(table, &self.positions(packed))?)?;
         }
         let place = (groups, Site::norm(weights.layers.len()));
         let x = self.norm(&weights.embedding_norm, &x, place)?;
@@ -110,11 +135,8 @@ impl Encoder {
     }
 
     /// Each token's row in the table of positions.
-    fn places(&self, packed: &Packed<'_>) -> Vec<u32> {
-        let padding = match &self.config.positions {
-            Positions::Learned(learned) | Positions::Bucketed(learned) => learned.padding,
-            Positions::Rotated(_) => None,
-        };
+    fn positions(&self, packed: &Packed<'_>) -> Vec<u32> {
+        let padding = self.config.learned().and_then(|learned| learned.padding);
         let Some(padding) = padding else { return packed.positions() };
         let mut places = Vec::with_capacity(packed.tokens.len());
         for span in &packed.spans {
@@ -175,6 +197,9 @@ impl Encoder {
                 attention::rotate(heads, rope, spans, &mut qkv);
                 let sight = reach.map_or(Sight::All, Sight::Around);
                 attention::whole_rows((heads, Scores::plain(heads)), sight, spans, &qkv)
+            }
+            (Positions::Disentangled(_, distances), _) => {
+                self.places[index].attend(distances.reach, heads, spans, qkv)
             }
             (_, Some(distances)) => distances.attend(heads, spans, qkv),
             _ => attention::whole_rows((heads, Scores::plain(heads)), Sight::All, spans, qkv),
@@ -252,7 +277,8 @@ impl ModelRunner for Encoder {
     }
 
     fn touched(&self) -> Bytes {
-        Bytes(self.ropes.iter().map(Rope::bytes).sum())
+        let ropes: u64 = self.ropes.iter().map(Rope::bytes).sum();
+        Bytes(ropes + self.places.iter().map(Places::bytes).sum::<u64>())
     }
 
     fn give_back(&mut self, _: usize) -> Option<Box<dyn Any + Send>> {

@@ -71,7 +71,7 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
                     | SHARD_INDEX
             ),
             // Sentence-transformers modules: `1_Pooling/config.json`, `2_Dense/config.json`.
-            1 => path.ends_with("/config.json") && path.starts_with(|c: char| c.is_ascii_digit()),
+            1 => path.ends_with("/config.json") && is_module(path),
             _ => false,
         };
         let is_properties = path == PROPERTIES && *size <= PROPERTIES_MAX;
@@ -80,12 +80,21 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
         }
         let is_weights = depth == 0 && path.ends_with(".safetensors");
         // Like transformers: the single file is used where it exists, whatever lies beside it.
+        // And their weights: `2_Dense/model.safetensors`.
+        if depth == 1 && is_module(path) && path.ends_with("/model.safetensors") {
+            return Some((path.clone(), Want::SafetensorsHeader));
+        }
         if is_weights && (path == SINGLE || path == ADAPTER_WEIGHTS || !single) {
             return Some((path.clone(), Want::SafetensorsHeader));
         }
         None
     };
     sizes.iter().filter_map(want).collect()
+}
+
+/// Whether a file is in the folder of a module of sentence-transformers.
+fn is_module(path: &str) -> bool {
+    path.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// The GGUF file whose header [`crate::inspect`] needs to see, if it is one that holds the model.

@@ -124,11 +124,39 @@ pub(crate) fn kv_floor(kv: &KvSpec) -> Result<Bytes, Error> {
 /// answer, twice the vocabulary, for as many rows as a step can have. Always: the lists of
 /// tokens, rows and tiles, in bytes, and what attention has not merged yet.
 pub(crate) fn decoder_workspace(
-    config: &DecoderConfig,
-    context: usize,
-    step_tokens: usize,
+    (config, context, step_tokens): (&DecoderConfig, usize, usize),
     rows: usize,
 ) -> Result<Bytes, Error> {
+    let tokens = step_tokens as u128;
+    let outputs = tokens.min(rows as u128) * 2 * (config.hidden as u128 + config.vocab as u128);
+    let numbers = decoder_step((config, context, step_tokens), outputs, 0);
+    let lists = lists(step_tokens, config.heads.kv_heads);
+    counted("workspace", numbers * F32 + lists + attention::unmerged(config.heads))
+}
+
+/// The same of one that makes vectors: keys and values of whole sequences are packed into blocks, of
+/// which each thread rounds one up, and all vectors are normed and are answers at worst.
+pub(crate) fn embedder_workspace(
+    (config, context, step_tokens): (&DecoderConfig, usize, usize),
+) -> Result<Bytes, Error> {
+    let tokens = step_tokens as u128;
+    let outputs = tokens * 2 * config.hidden as u128;
+    let kept = tokens * 2 * config.heads.kv_width() as u128;
+    let rounding = rayon::current_num_threads() as u128
+        * 2
+        * BLOCK_TOKENS as u128
+        * config.heads.head_dim as u128;
+    let numbers = decoder_step((config, context, step_tokens), outputs, kept) + rounding;
+    let lists = lists(step_tokens, config.heads.kv_heads);
+    counted("workspace", numbers * F32 + lists)
+}
+
+/// The numbers of a decoder's step and of its rope tables; `kept`: what attention has beside.
+fn decoder_step(
+    (config, context, step_tokens): (&DecoderConfig, usize, usize),
+    outputs: u128,
+    kept: u128,
+) -> u128 {
     let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
     let packed = config.heads.packed_width() as u128;
     let attended = config.heads.query_width() as u128;
@@ -138,17 +166,14 @@ pub(crate) fn decoder_workspace(
         true => 3 * intermediate,
         false => intermediate,
     };
-    let attention = 2 * packed + 2 * attended + if_any(config.qkv_bias, packed);
-    let feed_forward = up + activated + 2 * hidden + if_any(config.mlp_bias, up);
+    let tokens = step_tokens as u128;
+    let attention = tokens * (2 * packed + 2 * attended + if_any(config.qkv_bias, packed)) + kept;
+    let feed_forward = tokens * (up + activated + 2 * hidden + if_any(config.mlp_bias, up));
     let beside =
         if_any(config.names.result_norms.is_some(), hidden) + if_any(config.parallel, hidden);
-    let tokens = step_tokens as u128;
-    let layer = tokens * (attention.max(feed_forward) + beside);
-    let outputs = tokens.min(rows as u128) * 2 * (hidden + config.vocab as u128);
+    let layer = attention.max(feed_forward) + tokens * beside;
     let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
-    let numbers = tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated;
-    let lists = lists(step_tokens, config.heads.kv_heads);
-    counted("workspace", numbers * F32 + lists + attention::unmerged(config.heads))
+    tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated
 }
 
 /// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of
@@ -189,10 +214,19 @@ pub(crate) fn encoder_workspace(
     let [hidden, intermediate] = [config.hidden, config.intermediate].map(|n| n as u128);
     let tokens = step_tokens as u128;
     let if_any = |is: bool, numbers: u128| if is { numbers } else { 0 };
-    let (rotated, tables) = match &config.positions {
+    let (rotated, tables): (u128, u128) = match &config.positions {
         Positions::Rotated(it) => (3 * hidden, it.ropes.iter().map(|rope| rope.dims as u128).sum()),
-        Positions::Learned(_) | Positions::Bucketed(_) => (0, 0),
+        Positions::Learned(_) | Positions::Bucketed(_) | Positions::Disentangled(..) => (0, 0),
     };
+    let distances = match &config.positions {
+        Positions::Disentangled(_, it) => 2 * it.reach.span as u128,
+        _ => 0,
+    };
+    // What layers make of them stays; while it is made, all of one layer's. Then each thread has a
+    // row of them for each of a sequence's tokens.
+    let kept = distances * (2 * hidden * config.layers as u128 + 6 * hidden);
+    let threads = rayon::current_num_threads() as u128;
+    let beside = kept + threads * distances.min(2 * tokens) * (context as u128).min(tokens);
     let first = if_any(config.norms_first, 2 * hidden);
     let attention = 2 * 3 * hidden + 2 * hidden + 2 * hidden + rotated;
     let activated = match config.gated && !config.activation.gates_in_one_pass() {
@@ -206,12 +240,9 @@ pub(crate) fn encoder_workspace(
         let bytes = (tokens * head.width as u128 * F32).min(RESULT_BYTES as u128);
         tokens * (hidden + dense) + 2 * bytes.div_ceil(F32)
     });
-    let rounding = rayon::current_num_threads() as u128
-        * 2
-        * BLOCK_TOKENS as u128
-        * config.heads.head_dim as u128;
+    let rounding = threads * 2 * BLOCK_TOKENS as u128 * config.heads.head_dim as u128;
     let lists = lists(step_tokens, config.heads.kv_heads);
-    let numbers = tokens * (hidden + first) + layer.max(answers) + rounding;
+    let numbers = tokens * (hidden + first) + layer.max(answers) + rounding + beside;
     counted("workspace", (numbers + context as u128 * tables) * F32 + lists)
 }
 

@@ -8,9 +8,9 @@ use crate::config::decoder::DecoderConfig;
 use crate::config::encoder::families::{self as encoders, Answers};
 use crate::config::encoder::{EncoderConfig, HeadConfig};
 use crate::config::families;
-use crate::config::sentence::{Pooling, Sentence};
+use crate::config::sentence::Sentence;
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
-use crate::decoder::DecoderWeights;
+use crate::decoder::{self, DecoderWeights};
 use crate::encoder::{EncoderWeights, Parts, Spelling};
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
@@ -153,7 +153,7 @@ impl ModelPlan {
     /// The shape of its KV pool; `None` for encoders.
     pub fn kv(&self) -> Option<KvSpec> {
         match &self.family {
-            Family::Decoder { kv, .. } => Some(*kv),
+            Family::Decoder { answers, .. } => answers.kv(),
             Family::Encoder { .. } => None,
         }
     }
@@ -179,12 +179,12 @@ pub(crate) enum Family {
     Decoder {
         config: DecoderConfig,
         prefix: &'static str,
-        kv: KvSpec,
+        answers: decoder::Answers,
     },
     Encoder {
         config: EncoderConfig,
         spelling: Spelling,
-        pooling: Pooling,
+        sentence: Sentence,
         head: Option<HeadConfig>,
     },
 }
@@ -230,10 +230,12 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
     if let Some(found) = encoders::find(architecture, has_modules) {
         return encoder(files, settings, architecture, found);
     }
-    let read = families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
+    let (read, is_bare) =
+        families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
     let model = Decoding {
         architecture: architecture.clone(),
         config: read(&config::parse(files, CONFIG)?)?,
+        sentence: (is_bare || has_modules).then(|| Sentence::read(files)).transpose()?,
         eos_tokens: config::eos_tokens(files, &head)?,
         defaults: config::generation_defaults(files)?,
         host: host(files, footprint::BYTE_PAIRS)?,
@@ -303,6 +305,8 @@ fn formats(files: &Files, settings: &LoadSettings, table: &TensorTable) -> Resul
 struct Decoding {
     architecture: String,
     config: DecoderConfig,
+    /// How it makes vectors, where it generates no text.
+    sentence: Option<Sentence>,
     eos_tokens: Vec<u32>,
     defaults: GenerationDefaults,
     host: Bytes,
@@ -316,6 +320,7 @@ fn gguf_decoder(files: &Files, settings: &LoadSettings, path: &str) -> Result<Mo
         host: footprint::host(described.metadata_bytes, footprint::BYTE_PAIRS)?,
         architecture: words.name().into(),
         config: described.config,
+        sentence: None,
         eos_tokens: described.eos_tokens,
         defaults: GenerationDefaults::default(),
         gguf: Some((described.tokenizer, words)),
@@ -331,45 +336,64 @@ fn prefix(table: &TensorTable, prefixes: [&'static str; 2], name: &str) -> &'sta
 }
 
 fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<ModelPlan, Error> {
-    let Decoding { architecture, config, eos_tokens, defaults, host, gguf } = model;
+    let Decoding { architecture, mut config, sentence, eos_tokens, defaults, host, gguf } = model;
     let table = TensorTable::new(files)?;
     let embeddings = format!("{}.weight", config.names.embeddings);
     let prefix = prefix(&table, config.names.prefixes, &embeddings);
     let formats = formats(files, settings, &table)?;
+    // Without logits there is no use for a head of its own.
+    config.tied |= sentence.is_some();
     let (weights, fallbacks) =
         weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
     if let Some((_, architecture)) = gguf {
         gguf::refuse_unused(&table, &config, architecture)?;
     }
     let context = settings.context.clamp(1, config.context);
-    let step_tokens = settings.step_tokens.max(1);
+    // Sequences of which nothing is kept are computed whole.
+    let step_tokens = settings.step_tokens.max(if sentence.is_some() { context } else { 1 });
     // A sequence has a block of its own.
     let kv_token_bytes = footprint::kv_token(&config)?;
     let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
-    let rows = settings.step_rows.min(kv.blocks);
     let inputs = [config.hidden, config.intermediate, config.heads.query_width()];
     let [narrowest, widest] = extremes(inputs);
     let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
     let tallest = widths.into_iter().max().unwrap_or(1);
+    let shape = (&config, context, step_tokens);
+    let (answers, floor, workspace) = match &sentence {
+        Some(sentence) if !sentence.dense.is_empty() => {
+            let reason = "Dense behind a decoder's pooling is not computed";
+            return Err(Error::config("modules.json", reason));
+        }
+        Some(sentence) => {
+            let workspace = footprint::embedder_workspace(shape)?;
+            (decoder::Answers::Vectors(sentence.pooling), Bytes::ZERO, workspace)
+        }
+        None => {
+            let rows = settings.step_rows.min(kv.blocks);
+            let workspace = footprint::decoder_workspace(shape, rows)?;
+            (decoder::Answers::Tokens(kv), footprint::kv_floor(&kv)?, workspace)
+        }
+    };
+    let is_embedder = sentence.is_some();
     Ok(ModelPlan {
-        kind: ModelKind::Generative,
+        kind: if is_embedder { ModelKind::Embedding } else { ModelKind::Generative },
         architecture,
         footprint: Footprint {
             weights: total(&weights)?,
-            kv: footprint::kv_floor(&kv)?,
-            workspace: footprint::decoder_workspace(&config, context, step_tokens, rows)?
+            kv: floor,
+            workspace: workspace
                 + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
             host,
         },
         weights,
         context,
-        kv_token_bytes,
+        kv_token_bytes: if is_embedder { Bytes::ZERO } else { kv_token_bytes },
         vocab: config.vocab,
-        eos_tokens,
+        eos_tokens: if is_embedder { Vec::new() } else { eos_tokens },
         labels: None,
         generation_defaults: defaults,
-        normalize: false,
-        output_width: config.vocab,
+        normalize: sentence.as_ref().is_some_and(|sentence| sentence.normalize),
+        output_width: if is_embedder { config.hidden } else { config.vocab },
         step_tokens,
         gguf: gguf.map(|(tokenizer, _)| tokenizer),
         quantize: formats.quantize,
@@ -377,7 +401,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         asked: Asked::default(),
         unheeded: Vec::new(),
         formats,
-        family: Family::Decoder { config, prefix, kv },
+        family: Family::Decoder { config, prefix, answers },
     })
 }
 
@@ -400,13 +424,17 @@ fn encoder(
     let table = TensorTable::new(files)?;
     let spelling = Spelling::find(&table, &config, head.as_ref());
     let formats = formats(files, settings, &table)?;
-    let parts = Parts { config: &config, spelling, head: head.as_ref() };
+    let dense = sentence.dense.as_slice();
+    let parts = Parts { config: &config, spelling, head: head.as_ref(), dense };
     let (weights, fallbacks) =
         weigh(&table, &formats, |take| EncoderWeights::gather(parts, take).map(drop))?;
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
     let [narrowest, widest] = extremes([config.hidden, config.embedding, config.intermediate]);
-    let width = head.as_ref().map_or(config.hidden, |head| head.width);
+    let width = match &head {
+        Some(head) => head.width,
+        None => sentence.width(config.hidden)?,
+    };
     let tallest = config.up_width().max(3 * config.hidden).max(width);
     Ok(ModelPlan {
         kind,
@@ -434,7 +462,7 @@ fn encoder(
         asked: Asked::default(),
         unheeded: Vec::new(),
         formats,
-        family: Family::Encoder { config, spelling, pooling: sentence.pooling, head },
+        family: Family::Encoder { config, spelling, sentence, head },
     })
 }
 

@@ -1,7 +1,7 @@
 //! What does a forward pass compute, and how many bytes does it need?
 //!
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
-//! `config`, whose `families` map each architecture to the one decoder, `tensors`, `gguf`,
+//! `config`, whose `families` map each architecture to the one decoder or encoder, `tensors`, `gguf`,
 //! `format`, `weigh`, `footprint`), `load` (`reader` and `convert`: from files into final buffers,
 //! `pool`: those that several models hold together, `device`: where they are, `held`: copies of
 //! them in another memory), then

@@ -220,15 +220,16 @@ fn build(
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
     let adapters = Adapters::new(Arc::clone(modules));
     match &plan.family {
-        Family::Decoder { config, prefix, kv } => {
+        Family::Decoder { config, prefix, answers } => {
             let weights = DecoderWeights::gather(config, prefix, take)?;
-            let sizes = (plan.context, plan.step_tokens, *kv);
+            let sizes = (plan.context, plan.step_tokens, *answers);
             let decoder = Decoder::new(config.clone(), weights, sizes, adapters)?;
             let kv = Bytes(decoder.kv_floor_bytes());
             Ok((Box::new(decoder), kv))
         }
-        Family::Encoder { config, spelling, pooling, head } => {
-            let parts = Parts { config, spelling: *spelling, head: head.as_ref() };
+        Family::Encoder { config, spelling, sentence, head } => {
+            let dense = sentence.dense.as_slice();
+            let parts = Parts { config, spelling: *spelling, head: head.as_ref(), dense };
             let weights = EncoderWeights::gather(parts, take)?;
             let spec = RunnerSpec {
                 output_width: plan.output_width,
@@ -236,8 +237,8 @@ fn build(
                 step_tokens: plan.step_tokens,
                 kv: None,
             };
-            let (config, head, pooling) = (config.clone(), head.clone(), *pooling);
-            let build = Build { config, head, pooling, spec, adapters };
+            let (config, head) = (config.clone(), head.clone());
+            let build = Build { config, head, sentence: sentence.clone(), spec, adapters };
             Ok((Box::new(Encoder::new(build, weights)?), Bytes::ZERO))
         }
     }
@@ -263,8 +264,9 @@ pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
         Family::Decoder { config, prefix, .. } => {
             DecoderWeights::gather(config, prefix, &mut take).map(drop)
         }
-        Family::Encoder { config, spelling, head, .. } => {
-            let parts = Parts { config, spelling: *spelling, head: head.as_ref() };
+        Family::Encoder { config, spelling, sentence, head } => {
+            let dense = sentence.dense.as_slice();
+            let parts = Parts { config, spelling: *spelling, head: head.as_ref(), dense };
             EncoderWeights::gather(parts, &mut take).map(drop)
         }
     };

@@ -53,6 +53,10 @@ impl TensorTable {
     /// When a header is unsound, a file's size is not what its header says, or a shard is missing.
     pub(crate) fn new(files: &Files) -> Result<Self, Error> {
         let mut table = Self::default();
+        let folder = |path: &String| path.strip_suffix("/model.safetensors").map(String::from);
+        for folder in files.headers.keys().filter_map(folder) {
+            table.add_module(files, &folder)?;
+        }
         if files.sizes.contains_key(SINGLE) {
             table.add(files, SINGLE)?;
             return Ok(table);
@@ -82,6 +86,14 @@ impl TensorTable {
         let mut table = Self::default();
         table.add(files, path)?;
         Ok(table)
+    }
+
+    /// Adds the tensors of a module of sentence-transformers, under its folder's name.
+    fn add_module(&mut self, files: &Files, folder: &str) -> Result<(), Error> {
+        let module = Self::single(files, &format!("{folder}/{SINGLE}"))?;
+        let named = module.tensors.into_iter().map(|(name, it)| (format!("{folder}/{name}"), it));
+        self.tensors.extend(named);
+        Ok(())
     }
 
     fn add(&mut self, files: &Files, path: &str) -> Result<(), Error> {

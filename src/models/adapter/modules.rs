@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::decoder::{DecoderConfig, NormKind};
-use crate::config::encoder::{EncoderConfig, HeadConfig};
+use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
 use crate::encoder::Spelling;
 use crate::inspect::{Family, ModelPlan};
 
@@ -119,7 +119,9 @@ impl Modules {
     /// The modules of the model that a plan describes.
     pub(crate) fn of(plan: &ModelPlan) -> Self {
         match &plan.family {
-            Family::Decoder { config, prefix, .. } => decoder(config, prefix),
+            Family::Decoder { config, prefix, answers } => {
+                decoder(config, prefix, answers.kv().is_some())
+            }
             Family::Encoder { config, spelling, head, .. } => {
                 encoder(config, *spelling, head.as_ref())
             }
@@ -201,7 +203,7 @@ impl Builder<'_> {
     }
 }
 
-fn decoder(config: &DecoderConfig, in_files: &str) -> Modules {
+fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
     let (names, heads, layers) = (config.names, config.heads, config.layers);
     let [prefix, _] = names.prefixes;
     let mut builder = Builder { modules: BTreeMap::new(), prefix, in_files };
@@ -253,7 +255,9 @@ fn decoder(config: &DecoderConfig, in_files: &str) -> Modules {
         false => format!("{}.weight", names.head),
     };
     let mut modules = builder.modules;
-    modules.insert(names.head.into(), table(Site::head(layers), Kind::Head, head));
+    if has_head {
+        modules.insert(names.head.into(), table(Site::head(layers), Kind::Head, head));
+    }
     Modules { by_name: modules, prefix, layers }
 }
 
@@ -276,7 +280,10 @@ fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>
         let name = |module: &str| format!("{}.{layer}.{module}", names.layers);
         let each = config.heads.packed_width() / names.qkv.len();
         let qkv: Vec<_> = names.qkv.iter().map(|part| (name(part), each)).collect();
-        builder.stacked(Site::qkv(layer), qkv, (hidden, biases.attention));
+        // What layers make of distances is made once, without an adapter.
+        if !matches!(config.positions, Positions::Disentangled(..)) {
+            builder.stacked(Site::qkv(layer), qkv, (hidden, biases.attention));
+        }
         let out = [(name(names.attention_out), hidden)];
         builder.stacked(Site::attention_out(layer), out, (hidden, biases.attention));
         let up = [(name(names.up), config.up_width())];

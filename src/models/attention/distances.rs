@@ -41,14 +41,16 @@ impl Distances {
         let added: Vec<Vec<f32>> = (self.by_head.iter())
             .map(|numbers| buckets.iter().map(|bucket| numbers[*bucket]).collect())
             .collect();
-        let add = |tile: &Tile<'_>, query: usize, scores: &mut [f32]| {
-            let added = &added[tile.kv_head][longest - 1 - query..];
-            for (score, added) in scores.iter_mut().zip(added) {
-                *score += added;
+        let prepare = |tile: &Tile<'_>| {
+            let added = &added[tile.kv_head];
+            move |query: usize, scores: &mut [f32]| {
+                for (score, added) in scores.iter_mut().zip(&added[longest - 1 - query..]) {
+                    *score += added;
+                }
             }
         };
         let scale = 1.0 / (heads.head_dim as f32).sqrt();
-        with_added(heads, scale, spans, qkv, add)
+        with_added(heads, scale, spans, qkv, prepare)
     }
 }
 
@@ -66,14 +68,14 @@ fn bucket(behind: i64) -> usize {
     direction + (EXACT + (ratio * (HALF - EXACT) as f32) as usize).min(HALF - 1)
 }
 
-/// Attention of whole sequences where `add` adds to the scaled scores of one query, in a tile's
-/// sequence and head, over all keys.
-pub(super) fn with_added(
+/// Attention of whole sequences. What `prepare` gives for a tile, which is one head of a sequence,
+/// adds to the scaled scores of one query over all keys.
+pub(super) fn with_added<A: FnMut(usize, &mut [f32])>(
     heads: Heads,
     scale: f32,
     spans: &[Span<'_>],
     qkv: &[f32],
-    add: impl Fn(&Tile<'_>, usize, &mut [f32]) + Sync,
+    prepare: impl Fn(&Tile<'_>) -> A + Sync,
 ) -> Vec<f32> {
     let width = heads.packed_width();
     let compute = |tile: &Tile<'_>| {
@@ -92,11 +94,13 @@ pub(super) fn with_added(
         }
         let mut out = vec![0.0; tokens * dim];
         let mut scores = vec![0.0; tokens];
+        let mut add = prepare(tile);
         for (query, out) in out.chunks_exact_mut(dim).enumerate() {
             scores.fill(0.0);
             let own = part(query, 0);
-            simd::dispatch(Products { query: own, scale, keys: &keys, scores: &mut scores });
-            add(tile, query, &mut scores);
+            let (keys, stride) = (&keys, tokens);
+            simd::dispatch(Products { query: own, scale, keys, stride, scores: &mut scores });
+            add(query, &mut scores);
             simd::dispatch(Mixed { scores: &mut scores, values: &values, out });
         }
         out
@@ -112,21 +116,22 @@ pub(super) fn with_added(
     scatter(heads, &tiles, out, qkv.len() / width)
 }
 
-/// One query times all keys.
-struct Products<'a> {
-    query: &'a [f32],
-    scale: f32,
-    /// `[head_dim, tokens]`.
-    keys: &'a [f32],
-    /// Zeros.
-    scores: &'a mut [f32],
+/// One query times some keys.
+pub(super) struct Products<'a> {
+    pub(super) query: &'a [f32],
+    pub(super) scale: f32,
+    /// `[head_dim, stride]`, of which the first columns are read.
+    pub(super) keys: &'a [f32],
+    pub(super) stride: usize,
+    /// Zeros, as many as there are keys.
+    pub(super) scores: &'a mut [f32],
 }
 
 impl Kernel for Products<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { query, scale, keys, scores } = self;
-        for (query, keys) in query.iter().zip(keys.chunks_exact(scores.len())) {
+        let Self { query, scale, keys, stride, scores } = self;
+        for (query, keys) in query.iter().zip(keys.chunks(stride)) {
             let query = query * scale;
             for (score, key) in scores.iter_mut().zip(keys) {
                 *score = madd::<FMA>(query, *key, *score);

@@ -1,9 +1,10 @@
 //! What an encoder computes, whatever its family: shapes, names, and the head behind it.
 
 use crate::activation::Activation;
-use crate::attention::Heads;
+use crate::attention::{Heads, Reach};
 use crate::rope::RopeConfig;
 
+mod deberta;
 pub(crate) mod families;
 mod head;
 mod keys;
@@ -47,6 +48,9 @@ pub(crate) enum Positions {
     /// The same, and a number for each head and bucket of distances, added to the products of
     /// queries and keys.
     Bucketed(Learned),
+    /// What each layer makes of distances is multiplied by queries and keys. A vector for each
+    /// position may be added to the embeddings, too.
+    Disentangled(Option<Learned>, Distances),
     /// Queries and keys are rotated, in layers that see all and in those with a window.
     Rotated(Rotated),
 }
@@ -58,6 +62,14 @@ pub(crate) struct Learned {
     /// The token that has no place: its row is its own number, and places are counted from the
     /// next. `None`: from the first row on, every token has one.
     pub(crate) padding: Option<u32>,
+}
+
+/// A table of distances, before layers make something of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Distances {
+    pub(crate) reach: Reach,
+    /// Whether it is normed.
+    pub(crate) normed: bool,
 }
 
 /// Rotations, and layers that see all or a window.
@@ -82,6 +94,15 @@ impl Biases {
 }
 
 impl EncoderConfig {
+    /// The table of positions, where there is one.
+    pub(crate) fn learned(&self) -> Option<Learned> {
+        match &self.positions {
+            Positions::Learned(learned) | Positions::Bucketed(learned) => Some(*learned),
+            Positions::Disentangled(learned, _) => *learned,
+            Positions::Rotated(_) => None,
+        }
+    }
+
     /// Numbers per token of a feed-forward block's first projection.
     pub(crate) fn up_width(&self) -> usize {
         if self.gated { 2 * self.intermediate } else { self.intermediate }
@@ -99,8 +120,9 @@ pub(crate) struct Names {
     pub(crate) embedding_norm: &'static str,
     /// From the embeddings' width to the layers'.
     pub(crate) projection: Option<&'static str>,
-    /// A number for each bucket of distances and head.
+    /// A number for each bucket of distances and head, or a vector for each distance.
     pub(crate) distances: Option<&'static str>,
+    pub(crate) distance_norm: Option<&'static str>,
     pub(crate) layers: &'static str,
     /// Queries, keys and values: one name each, or one for all.
     pub(crate) qkv: &'static [&'static str],
@@ -123,6 +145,7 @@ pub(crate) const BERT: Names = Names {
     embedding_norm: "embeddings.LayerNorm",
     projection: None,
     distances: None,
+    distance_norm: None,
     layers: "encoder.layer",
     qkv: &["attention.self.query", "attention.self.key", "attention.self.value"],
     attention_out: "attention.output.dense",
@@ -166,6 +189,15 @@ pub(crate) const MPNET: Names = Names {
     ..BERT
 };
 
+/// DeBERTa's of the second and third version.
+pub(crate) const DEBERTA: Names = Names {
+    prefixes: ["", "deberta."],
+    distances: Some("encoder.rel_embeddings"),
+    distance_norm: Some("encoder.LayerNorm"),
+    qkv: &["attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"],
+    ..BERT
+};
+
 /// ModernBERT's.
 pub(crate) const MODERN: Names = Names {
     prefixes: ["", "model."],
@@ -175,6 +207,7 @@ pub(crate) const MODERN: Names = Names {
     embedding_norm: "embeddings.norm",
     projection: None,
     distances: None,
+    distance_norm: None,
     layers: "layers",
     qkv: &["attn.Wqkv"],
     attention_out: "attn.Wo",

@@ -30,13 +30,19 @@ const FAMILIES: [(&str, Read); 12] = [
 pub(crate) const SERVED: &str = "; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, \
      Qwen3ForCausalLM, Phi3ForCausalLM, SmolLM3ForCausalLM, GemmaForCausalLM, \
      Gemma2ForCausalLM, Gemma3ForCausalLM, GPT2LMHeadModel, StableLmForCausalLM, \
-     GPTNeoXForCausalLM, and Bert, Roberta, XLMRoberta, Camembert, DistilBert, MPNet, ModernBert \
-     and Electra as Model, ForSequenceClassification, ForTokenClassification, ForMaskedLM or \
+     GPTNeoXForCausalLM, and Bert, Roberta, XLMRoberta, Camembert, DistilBert, MPNet, ModernBert, \
+     DebertaV2 and Electra as Model, ForSequenceClassification, ForTokenClassification, ForMaskedLM or \
      ForQuestionAnswering are";
 
-/// The reader of an architecture's configuration, if it is a decoder that is served.
-pub(crate) fn find(architecture: &str) -> Option<Read> {
-    FAMILIES.iter().find(|(name, _)| *name == architecture).map(|(_, read)| *read)
+/// The reader of an architecture's configuration, if it is a decoder that is served, and whether it
+/// is bare: without a head, to make vectors of texts.
+pub(crate) fn find(architecture: &str) -> Option<(Read, bool)> {
+    let named = |wanted: &str| FAMILIES.iter().find(|(name, _)| *name == wanted);
+    if let Some((_, read)) = named(architecture) {
+        return Some((*read, false));
+    }
+    let whole = format!("{}ForCausalLM", architecture.strip_suffix("Model")?);
+    named(&whole).map(|(_, read)| (*read, true))
 }
 
 /// Why an architecture that is not served is refused.

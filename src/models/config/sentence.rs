@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::parse;
+use super::{parse, positive};
 use crate::Error;
 use crate::files::Files;
 
@@ -14,6 +14,8 @@ const MODULES: &str = "modules.json";
 pub(crate) enum Pooling {
     /// The first token's.
     Cls,
+    /// The last token's.
+    Last,
     /// Their mean.
     Mean,
     /// The largest of each dimension.
@@ -22,10 +24,24 @@ pub(crate) enum Pooling {
     MeanSqrtLength,
 }
 
+/// A projection of the pooled vector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dense {
+    /// The folder that it is in.
+    pub(crate) folder: String,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) bias: bool,
+    /// Whether a hyperbolic tangent follows.
+    pub(crate) tanh: bool,
+}
+
 /// What follows the transformer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sentence {
     pub(crate) pooling: Pooling,
+    /// Projections of the pooled vector, one after another.
+    pub(crate) dense: Vec<Dense>,
     /// Whether vectors are to be scaled to length 1.
     pub(crate) normalize: bool,
 }
@@ -40,16 +56,32 @@ struct Module {
 
 impl Sentence {
     /// What a classifier has: its own pooler, no sentence vector.
-    pub(crate) const NONE: Self = Self { pooling: Pooling::Cls, normalize: false };
+    pub(crate) const NONE: Self =
+        Self { pooling: Pooling::Cls, dense: Vec::new(), normalize: false };
+
+    /// Numbers of the vector that comes out where `hidden` are pooled.
+    ///
+    /// # Errors
+    /// When a projection takes another number than there are.
+    pub(crate) fn width(&self, hidden: usize) -> Result<usize, Error> {
+        self.dense.iter().try_fold(hidden, |width, dense| match dense.inputs == width {
+            true => Ok(dense.outputs),
+            false => {
+                let Dense { folder, inputs, .. } = dense;
+                let reason = format!("'{folder}' takes {inputs} numbers and gets {width}");
+                Err(Error::config(MODULES, reason))
+            }
+        })
+    }
 
     /// Reads the modules; without the file, the mean as it is.
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
         if !files.sizes.contains_key(MODULES) {
-            return Ok(Self { pooling: Pooling::Mean, normalize: false });
+            return Ok(Self { pooling: Pooling::Mean, ..Self::NONE });
         }
         let modules: Vec<Module> = parse(files, MODULES)?;
         let mut pooling = None;
-        let mut normalize = false;
+        let (mut dense, mut normalize) = (Vec::new(), false);
         for (index, module) in modules.iter().enumerate() {
             // Only the class counts: its module path has changed between versions.
             let class = module.kind.rsplit('.').next().unwrap_or_default();
@@ -65,10 +97,13 @@ impl Sentence {
                 "Pooling" if pooling.is_none() && !normalize => {
                     pooling = Some(read_pooling(files, &module.path)?);
                 }
+                "Dense" if pooling.is_some() && !normalize => {
+                    dense.push(read_dense(files, &module.path)?);
+                }
                 "Normalize" if pooling.is_some() => normalize = true,
                 _ => {
                     let reason = format!(
-                        "module {index} is {}; Transformer, Pooling and Normalize are served, in that order",
+                        "module {index} is {}; Transformer, Pooling, Dense and Normalize are served, in that order",
                         module.kind
                     );
                     return Err(Error::config(MODULES, reason));
@@ -76,10 +111,44 @@ impl Sentence {
             }
         }
         match pooling {
-            Some(pooling) => Ok(Self { pooling, normalize }),
+            Some(pooling) => Ok(Self { pooling, dense, normalize }),
             None => Err(Error::config(MODULES, "no Pooling module is listed")),
         }
     }
+}
+
+/// A projection's shape.
+fn read_dense(files: &Files, path: &str) -> Result<Dense, Error> {
+    #[derive(Deserialize)]
+    struct Raw {
+        in_features: usize,
+        out_features: usize,
+        bias: Option<bool>,
+        activation_function: Option<String>,
+        module_input_name: Option<String>,
+        module_output_name: Option<String>,
+    }
+    let file = format!("{path}/config.json");
+    let raw: Raw = parse(files, &file)?;
+    for name in [raw.module_input_name, raw.module_output_name].into_iter().flatten() {
+        if name != "sentence_embedding" {
+            return Err(Error::config(&file, format!("a projection of '{name}' is not computed")));
+        }
+    }
+    positive(&[("in_features", raw.in_features), ("out_features", raw.out_features)])?;
+    // Only the class counts: its module path has changed between versions.
+    let function = raw.activation_function.as_deref().and_then(|name| name.rsplit('.').next());
+    let tanh = match function {
+        None | Some("Tanh") => true,
+        Some("Identity") => false,
+        Some(other) => {
+            let reason = format!("activation_function '{other}' is not computed");
+            return Err(Error::config(&file, reason));
+        }
+    };
+    let (inputs, outputs) = (raw.in_features, raw.out_features);
+    let bias = raw.bias.unwrap_or(true);
+    Ok(Dense { folder: path.to_owned(), inputs, outputs, bias, tanh })
 }
 
 /// The pooling module's one mode: older files have a switch per mode, newer ones a name.
@@ -105,12 +174,13 @@ fn read_pooling(files: &Files, path: &str) -> Result<Pooling, Error> {
     };
     match mode.as_str() {
         "cls" | "cls_token" => Ok(Pooling::Cls),
+        "lasttoken" => Ok(Pooling::Last),
         "mean" | "mean_tokens" => Ok(Pooling::Mean),
         "max" | "max_tokens" => Ok(Pooling::Max),
         "mean_sqrt_len" | "mean_sqrt_len_tokens" => Ok(Pooling::MeanSqrtLength),
         other => {
             let reason = format!(
-                "pooling '{other}' is not computed; cls, mean, max and mean_sqrt_len_tokens are"
+                "pooling '{other}' is not computed; cls, lasttoken, mean, max and mean_sqrt_len_tokens are"
             );
             Err(Error::config(&file, reason))
         }

@@ -18,8 +18,11 @@ use crate::pooling;
 impl Encoder {
     /// Refuses what this model has no answer to.
     pub(super) fn check_wants(&self, plan: &StepPlan) -> std::result::Result<(), RunnerError> {
-        let of_whole = |head: &HeadConfig| head.selects != Selects::Tokens;
-        if !self.head.as_ref().is_some_and(of_whole) {
+        let of_tokens = match &self.head {
+            Some(head) => head.selects == Selects::Tokens,
+            None => self.sentence.dense.is_empty(),
+        };
+        if of_tokens {
             return Ok(());
         }
         match plan.rows.iter().all(|row| row.want == Want::Pooled) {
@@ -40,12 +43,14 @@ impl Encoder {
         let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
         let wants: Vec<(&Want, &Span<'_>)> = wants.zip(&packed.outputs).collect();
         let (Some(config), Some(head)) = (&self.head, &self.weights.head) else {
-            return with_floats(x, |x| {
+            let vectors: Vec<Vec<f32>> = with_floats(x, |x| {
+                let x = (x, self.config.hidden);
                 let of = |(want, span): &(&Want, &Span<'_>)| {
-                    vectors(want, span, x, self.config.hidden, self.pooling)
+                    pooling::wanted(self.sentence.pooling, want, span, x)
                 };
                 wants.iter().map(of).collect()
-            });
+            })?;
+            return self.projected(vectors, x);
         };
         let read = match config.selects {
             Selects::Mean => with_floats(x, |x| {
@@ -74,6 +79,21 @@ impl Encoder {
             };
             wants.iter().map(&mut next).collect()
         })
+    }
+
+    /// Pooled vectors through the projections behind the pooling, where there are any.
+    fn projected(&self, vectors: Vec<Vec<f32>>, like: &Tensor) -> Result<Vec<Vec<f32>>> {
+        if self.weights.dense.is_empty() || vectors.is_empty() {
+            return Ok(vectors);
+        }
+        let shape = (vectors.len(), self.config.hidden);
+        let mut x = Tensor::from_vec(vectors.concat(), shape, like.device())?;
+        for (dense, linear) in self.sentence.dense.iter().zip(&self.weights.dense) {
+            // No adapter changes them.
+            x = linear.forward(&x, (&Groups::default(), Site::head(self.config.layers)))?;
+            x = if dense.tanh { x.tanh()? } else { x };
+        }
+        x.to_vec2()
     }
 
     /// What a head makes of `[vectors, hidden]`: `[vectors, width]`.
@@ -111,23 +131,5 @@ fn rows(want: &Want, span: &Span<'_>) -> Vec<u32> {
         Want::Pooled => vec![packed(0)],
         Want::Each => (0..span.tokens).map(packed).collect(),
         Want::At(places) => places.iter().copied().map(packed).collect(),
-    }
-}
-
-/// What an embedder answers a row with.
-pub(crate) fn vectors(
-    want: &Want,
-    span: &Span<'_>,
-    x: &[f32],
-    width: usize,
-    pooling: Pooling,
-) -> Vec<f32> {
-    let own = span.of(x, width);
-    match want {
-        Want::Pooled => pooling::pool(pooling, own, width),
-        Want::Each => own.to_vec(),
-        Want::At(places) => {
-            places.iter().flat_map(|place| &own[place * width..][..width]).copied().collect()
-        }
     }
 }

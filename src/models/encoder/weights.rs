@@ -2,6 +2,7 @@
 
 use crate::attention::BUCKETS;
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
+use crate::config::sentence::Dense;
 use crate::linear::Linear;
 use crate::reader::Parameter;
 use crate::tensors::TensorTable;
@@ -71,6 +72,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) config: &'a EncoderConfig,
     pub(crate) spelling: Spelling,
     pub(crate) head: Option<&'a HeadConfig>,
+    /// Projections of the pooled vector.
+    pub(crate) dense: &'a [Dense],
 }
 
 /// An encoder's parameters; see [`crate::decoder::DecoderWeights`] for `T`.
@@ -82,11 +85,13 @@ pub(crate) struct EncoderWeights<T> {
     pub(super) token_types: Option<T>,
     pub(super) embedding_norm: Norm<T>,
     pub(super) projection: Option<Linear<T>>,
-    /// `[buckets, heads]`.
+    /// `[buckets, heads]`, or `[distances, hidden]`.
     pub(super) distances: Option<T>,
+    pub(super) distance_norm: Option<Norm<T>>,
     pub(super) layers: Vec<Layer<T>>,
     pub(super) final_norm: Option<Norm<T>>,
     pub(super) head: Option<Head<T>>,
+    pub(super) dense: Vec<Linear<T>>,
 }
 
 #[derive(Debug)]
@@ -113,18 +118,14 @@ pub(super) struct Head<T> {
 impl<T> EncoderWeights<T> {
     /// Takes every parameter, in the order of the computation.
     pub(crate) fn gather<E>(parts: Parts<'_>, take: &mut Take<'_, T, E>) -> Outcome<Self, E> {
-        let Parts { config, spelling, head } = parts;
+        let Parts { config, spelling, head, dense } = parts;
         let (names, prefix) = (config.names, spelling.prefix);
-        let learned = match &config.positions {
-            Positions::Learned(learned) | Positions::Bucketed(learned) => Some(learned.rows),
-            Positions::Rotated(_) => None,
-        };
         let mut table = |name: &str, rows: usize, width: usize| {
             take(Parameter::matrix(format!("{prefix}{name}.weight"), rows, width))
         };
         let words = table(names.words, config.vocab, config.embedding)?;
-        let positions = match (names.positions, learned) {
-            (Some(name), Some(rows)) => Some(table(name, rows, config.embedding)?),
+        let positions = match (names.positions, config.learned()) {
+            (Some(name), Some(learned)) => Some(table(name, learned.rows, config.embedding)?),
             _ => None,
         };
         let token_types = match names.token_types {
@@ -144,10 +145,23 @@ impl<T> EncoderWeights<T> {
             }
             _ => None,
         };
-        let distances = match (names.distances, &config.positions) {
-            (Some(name), Positions::Bucketed(_)) => {
+        let shape = match &config.positions {
+            Positions::Bucketed(_) => Some((BUCKETS, config.heads.heads)),
+            Positions::Disentangled(_, distances) => {
+                Some((2 * distances.reach.span, config.hidden))
+            }
+            Positions::Learned(_) | Positions::Rotated(_) => None,
+        };
+        let distances = match (names.distances, shape) {
+            (Some(name), Some((rows, columns))) => {
                 let name = format!("{prefix}{name}.weight");
-                Some(take(Parameter::matrix(name, BUCKETS, config.heads.heads))?)
+                Some(take(Parameter::matrix(name, rows, columns))?)
+            }
+            _ => None,
+        };
+        let distance_norm = match (names.distance_norm, &config.positions) {
+            (Some(name), Positions::Disentangled(_, distances)) if distances.normed => {
+                Some(norm(take, name, config.hidden)?)
             }
             _ => None,
         };
@@ -157,6 +171,13 @@ impl<T> EncoderWeights<T> {
         let final_norm =
             names.final_norm.map(|name| norm(take, name, config.hidden)).transpose()?;
         let head = head.map(|head| Head::gather(head, parts, take)).transpose()?;
+        let dense = dense
+            .iter()
+            .map(|dense| {
+                let part = [(format!("{}/linear", dense.folder), dense.outputs)];
+                Linear::gather(take, &part, dense.inputs, dense.bias)
+            })
+            .collect::<Outcome<_, E>>()?;
         Ok(Self {
             words,
             positions,
@@ -164,9 +185,11 @@ impl<T> EncoderWeights<T> {
             embedding_norm,
             projection,
             distances,
+            distance_norm,
             layers,
             final_norm,
             head,
+            dense,
         })
     }
 }

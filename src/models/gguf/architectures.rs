@@ -177,7 +177,7 @@ impl Architecture {
     pub(super) fn read(&self, keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
         let mut json = keys.shared(self)?;
         (self.extend)(keys, &mut json)?;
-        let Some(read) = families::find(self.family) else {
+        let Some((read, _)) = families::find(self.family) else {
             return keys.refuse(format!("{} is not served", self.family));
         };
         let config = read(&Json::Object(json)).map_err(|error| match error {

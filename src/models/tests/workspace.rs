@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::DType;
-use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
+use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan, Want};
 use roundhouse_models::{Cancel, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
@@ -74,6 +74,8 @@ fn rows(lengths: &[usize], blocks: bool) -> Vec<Row> {
             position: 0,
             blocks: (next..next + count).map(BlockId).collect(),
             output: true,
+            // What takes most: a vector for each token, where nothing is kept.
+            want: if blocks { Want::Pooled } else { Want::Each },
             ..Row::default()
         };
         next += count;
@@ -107,6 +109,14 @@ fn bert(dir: &Path) {
     random::bert(dir, shape);
 }
 
+/// The decoder without its head, to make vectors.
+fn embedder(dir: &Path) {
+    random::llama(dir, Llama { context: STEP_TOKENS, ..DECODER });
+    let path = dir.join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, config.replace("LlamaForCausalLM", "LlamaModel")).unwrap();
+}
+
 /// The same decoder with weights in bf16.
 fn halves(dir: &Path) {
     random::llama(dir, DECODER);
@@ -123,7 +133,7 @@ fn f16s(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 10] = [
+    let kinds: [Kind; 15] = [
         ("llama", None, |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q8_0), |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q4K), |dir| random::llama(dir, DECODER)),
@@ -134,6 +144,11 @@ fn no_step_needs_more_than_its_charged_workspace() {
         ("gpt_neox", None, |dir| families::gpt_neox(dir, DECODER)),
         ("bert", None, bert),
         ("bert", Some(Quantize::Q8_0), bert),
+        ("modernbert", None, |dir| families::modernbert(dir, DECODER)),
+        ("modernbert", Some(Quantize::Q8_0), |dir| families::modernbert(dir, DECODER)),
+        ("deberta", None, |dir| families::deberta(dir, DECODER)),
+        ("llama for vectors", None, embedder),
+        ("llama for vectors", Some(Quantize::Q8_0), embedder),
     ];
     for (kind, quantize, make) in kinds {
         let settings = LoadSettings { quantize, ..settings };
@@ -151,13 +166,13 @@ fn no_step_needs_more_than_its_charged_workspace() {
         // first are the threads', the second are charged as KV.
         let shapes = [vec![STEP_TOKENS], vec![1; STEP_TOKENS], vec![2; 128], vec![37; 6], vec![1]];
         for lengths in &shapes {
-            peak(&mut *runner, rows(lengths, kind != "bert"));
+            peak(&mut *runner, rows(lengths, plan.kv().is_some()));
         }
         // Rope tables were allocated with the weights and are charged as workspace.
         let tables = resident - weights;
         let charged = plan.footprint.workspace.as_usize();
         for lengths in &shapes {
-            let peak = peak(&mut *runner, rows(lengths, kind != "bert"));
+            let peak = peak(&mut *runner, rows(lengths, plan.kv().is_some()));
             println!(
                 "{kind} {} rows: peak {peak}, tables {tables}, charged {charged}",
                 lengths.len()

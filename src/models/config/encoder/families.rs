@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Dense, EncoderConfig, HeadConfig, Selects, Squash, keys, modern};
+use super::{Dense, EncoderConfig, HeadConfig, Selects, Squash, deberta, keys, modern};
 use crate::Error;
 use crate::activation::Activation;
 use crate::config::raw::keys as read;
@@ -42,6 +42,8 @@ enum Bends {
     Hidden,
     /// As `classifier_activation` says.
     Classifier,
+    /// As `pooler_hidden_act` says.
+    Pooler,
 }
 
 const BERT_CLASSES: Style = Style {
@@ -84,7 +86,7 @@ const MODERN_CLASSES: Style = Style {
     bias: &["classifier.bias"],
 };
 
-static FAMILIES: [Family; 6] = [
+static FAMILIES: [Family; 7] = [
     Family { names: &["Bert"], read: keys::bert, classes: BERT_CLASSES, words: BERT_WORDS },
     Family {
         names: &["Roberta", "XLMRoberta", "Camembert"],
@@ -115,6 +117,12 @@ static FAMILIES: [Family; 6] = [
         read: modern::modern,
         classes: MODERN_CLASSES,
         words: Style { last: "decoder", bias: &["decoder.bias"], ..MODERN_CLASSES },
+    },
+    Family {
+        names: &["DebertaV2"],
+        read: deberta::deberta,
+        classes: Style { inside: false, squash: Bends::Pooler, ..BERT_CLASSES },
+        words: BERT_WORDS,
     },
     Family {
         names: &["Electra"],
@@ -166,12 +174,12 @@ pub(crate) struct Found {
 pub(crate) fn find(architecture: &str, has_modules: bool) -> Option<Found> {
     FAMILIES.iter().find_map(|family| {
         let ends = family.names.iter().filter_map(|name| architecture.strip_prefix(name));
-        let answers = ends.filter_map(|end| match end {
+        let mut answers = ends.filter_map(|end| match end {
             // Encoders fine-tuned from these keep the name; without modules they are no embedders.
             "ForMaskedLM" | "ForPreTraining" if has_modules => Some(Answers::Vector),
             end => ENDS.iter().find(|(name, _)| *name == end).map(|(_, answers)| *answers),
         });
-        answers.last().map(|answers| Found { family, answers })
+        answers.next().map(|answers| Found { family, answers })
     })
 }
 
@@ -196,66 +204,54 @@ impl Found {
     ) -> Result<(Option<HeadConfig>, Option<Labels>), Error> {
         let Family { classes, words, .. } = self.family;
         let is_modern = config.norms_first;
-        let bare = |width: usize, last, bias| HeadConfig {
-            selects: Selects::Tokens,
-            first: None,
-            last,
-            width,
-            tied: false,
-            bias,
+        // What reads each token has no more than the last projection, but for ModernBERT.
+        let of_tokens = |width: usize, last, bias| -> Result<HeadConfig, Error> {
+            let first = is_modern.then(|| classes.dense(json, config, config.hidden));
+            Ok(HeadConfig { first: first.transpose()?, ..bare(width, last, bias) })
         };
         match self.answers {
             Answers::Vector => Ok((None, None)),
             Answers::Classes => {
                 let labels = labels(files)?;
                 let selects = if is_modern { modern::selects(json)? } else { Selects::First };
-                let head = HeadConfig {
-                    selects,
-                    first: Some(classes.dense(json, config, config.hidden)?),
-                    ..bare(labels.names.len(), classes.last, classes.bias)
-                };
-                Ok((Some(head), Some(labels)))
+                let first = Some(classes.dense(json, config, config.hidden)?);
+                let last = bare(labels.names.len(), classes.last, classes.bias);
+                Ok((Some(HeadConfig { selects, first, ..last }), Some(labels)))
             }
             Answers::TokenClasses => {
                 let labels = labels(files)?;
-                let mut head = bare(labels.names.len(), "classifier", &["classifier.bias"]);
-                if is_modern {
-                    head.first = Some(classes.dense(json, config, config.hidden)?);
-                }
+                let head = of_tokens(labels.names.len(), "classifier", &["classifier.bias"])?;
                 Ok((Some(head), Some(labels)))
             }
             Answers::Words => {
-                let bias: &[&str] = match read::<Tied>(json)?.decoder_bias {
-                    Some(false) if is_modern => &[],
-                    _ => words.bias,
-                };
-                let head = HeadConfig {
-                    first: Some(words.dense(json, config, config.embedding)?),
-                    tied: read::<Tied>(json)?.tie_word_embeddings.unwrap_or(true),
-                    ..bare(config.vocab, words.last, bias)
-                };
-                Ok((Some(head), None))
+                let Tied { tie_word_embeddings, decoder_bias } = read(json)?;
+                let has_bias = !is_modern || decoder_bias.unwrap_or(true);
+                let bias = if has_bias { words.bias } else { &[] };
+                let first = Some(words.dense(json, config, config.embedding)?);
+                let tied = tie_word_embeddings.unwrap_or(true);
+                Ok((Some(HeadConfig { first, tied, ..bare(config.vocab, words.last, bias) }), None))
             }
             Answers::Places => {
-                let labels = labels(files)?;
-                if labels.names.len() != PLACES {
+                let count = labels(files)?.names.len();
+                if count != PLACES {
                     let reason = format!(
-                        "question answering with {} labels is not computed; with {PLACES} is",
-                        labels.names.len()
+                        "question answering with {count} labels is not computed; with {PLACES} is"
                     );
                     return Err(Error::config(CONFIG, reason));
                 }
-                let mut head = bare(PLACES, "qa_outputs", &["qa_outputs.bias"]);
-                if is_modern {
-                    head = HeadConfig {
-                        first: Some(classes.dense(json, config, config.hidden)?),
-                        ..bare(PLACES, classes.last, classes.bias)
-                    };
-                }
+                let head = match is_modern {
+                    true => of_tokens(PLACES, classes.last, classes.bias)?,
+                    false => bare(PLACES, "qa_outputs", &["qa_outputs.bias"]),
+                };
                 Ok((Some(head), None))
             }
         }
     }
+}
+
+/// A last projection that reads each token, and nothing before it.
+fn bare(width: usize, last: &'static str, bias: &'static [&'static str]) -> HeadConfig {
+    HeadConfig { selects: Selects::Tokens, first: None, last, width, tied: false, bias }
 }
 
 /// An answer's begin and its end.
@@ -275,6 +271,7 @@ impl Style {
             Bends::Gelu => Squash::By(Activation::Gelu),
             Bends::Hidden => Squash::By(config.activation),
             Bends::Classifier => Squash::By(modern::classifier_activation(json)?),
+            Bends::Pooler => Squash::By(deberta::pooler_activation(json)?),
         };
         let bias = match self.squash {
             Bends::Classifier => modern::classifier_bias(json)?,

@@ -87,7 +87,7 @@ pub(super) fn mpnet(json: &Value) -> Result<EncoderConfig, Error> {
 }
 
 /// The encoder that the shared keys describe.
-fn plain(
+pub(super) fn plain(
     json: &Value,
     names: &'static Names,
     padding: Option<u32>,

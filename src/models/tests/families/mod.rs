@@ -101,3 +101,75 @@ pub(crate) fn gpt_neox(dir: &Path, shape: Llama) {
     }
     write(dir, &config, &tensors);
 }
+
+/// Norms first, rotations, windows, a gate in several passes, logits for each token.
+pub(crate) fn modernbert(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, vocab, .. } = shape;
+    let config = json!({
+        "architectures": ["ModernBertForMaskedLM"], "hidden_size": hidden,
+        "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "vocab_size": vocab, "max_position_embeddings": 256,
+        "local_attention": 64, "global_attn_every_n_layers": 2
+    });
+    let mut tensors: Tensors = vec![
+        ("model.embeddings.tok_embeddings.weight".into(), vec![vocab, hidden]),
+        ("model.embeddings.norm.weight".into(), vec![hidden]),
+        ("model.final_norm.weight".into(), vec![hidden]),
+        ("head.dense.weight".into(), vec![hidden, hidden]),
+        ("head.norm.weight".into(), vec![hidden]),
+        ("decoder.bias".into(), vec![vocab]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        };
+        if layer > 0 {
+            add("attn_norm", &[hidden]);
+        }
+        add("mlp_norm", &[hidden]);
+        add("attn.Wqkv", &[3 * hidden, hidden]);
+        add("attn.Wo", &[hidden, hidden]);
+        add("mlp.Wi", &[2 * intermediate, hidden]);
+        add("mlp.Wo", &[hidden, intermediate]);
+    }
+    write(dir, &config, &tensors);
+}
+
+/// What each layer makes of distances, labels for each token.
+pub(crate) fn deberta(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, vocab, .. } = shape;
+    let config = json!({
+        "architectures": ["DebertaV2ForTokenClassification"], "hidden_size": hidden,
+        "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "vocab_size": vocab, "max_position_embeddings": 256,
+        "relative_attention": true, "share_att_key": true, "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": 64, "norm_rel_ebd": "layer_norm", "position_biased_input": false
+    });
+    let mut tensors: Tensors = vec![
+        ("deberta.embeddings.word_embeddings.weight".into(), vec![vocab, hidden]),
+        ("deberta.embeddings.LayerNorm.weight".into(), vec![hidden]),
+        ("deberta.embeddings.LayerNorm.bias".into(), vec![hidden]),
+        ("deberta.encoder.rel_embeddings.weight".into(), vec![128, hidden]),
+        ("deberta.encoder.LayerNorm.weight".into(), vec![hidden]),
+        ("deberta.encoder.LayerNorm.bias".into(), vec![hidden]),
+        ("classifier.weight".into(), vec![2, hidden]),
+        ("classifier.bias".into(), vec![2]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, outputs: usize, inputs: Option<usize>| {
+            let name = format!("deberta.encoder.layer.{layer}.{name}");
+            let weight = inputs.map_or(vec![outputs], |inputs| vec![outputs, inputs]);
+            tensors.push((format!("{name}.weight"), weight));
+            tensors.push((format!("{name}.bias"), vec![outputs]));
+        };
+        for name in ["query", "key", "value"] {
+            add(&format!("attention.self.{name}_proj"), hidden, Some(hidden));
+        }
+        add("attention.output.dense", hidden, Some(hidden));
+        add("attention.output.LayerNorm", hidden, None);
+        add("intermediate.dense", intermediate, Some(hidden));
+        add("output.dense", hidden, Some(intermediate));
+        add("output.LayerNorm", hidden, None);
+    }
+    write(dir, &config, &tensors);
+}

@@ -1,7 +1,10 @@
 //! Encoders of every family with every head: numbers equal to those of transformers.
 
-use roundhouse_engine::{ModelRunner, Row, Want};
-use roundhouse_models::{Cancel, Error, LoadSettings, ModelPlan, inspect, load, read_local};
+use roundhouse_engine::{AdapterId, ModelRunner, Row, RunnerError, StepPlan, Want};
+use roundhouse_models::{
+    AdapterPlan, Cancel, DtypeSetting, Error, Folder, LoadSettings, ModelPlan, Quantize, inspect,
+    load, load_adapter, read_local,
+};
 use roundhouse_types::{DeviceId, ModelKind};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -115,4 +118,163 @@ fn parity_of_every_family_and_head_alone_and_in_one_ragged_step() {
             assert!(worst <= EQUAL, "{case} {}: {worst}", head.architecture);
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Adapted {
+    base: String,
+    #[serde(flatten)]
+    head: Head,
+}
+
+#[test]
+fn parity_of_adapters_beside_the_base_in_one_step() {
+    let folder = dir("").with_file_name("encoder-adapters");
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let case: Adapted =
+            serde_json::from_slice(&std::fs::read(path.join("expected.json")).unwrap()).unwrap();
+        let changes = changed(&case.head.architecture, &case.head.changes);
+        let plan = planned(&case.base, &changes).unwrap();
+        let mut loaded = load(&dir(&case.base), &plan, DeviceId::Cpu, &Cancel::new()).unwrap();
+        let read = AdapterPlan::read(&read_local(&path).unwrap()).unwrap();
+        let fitted = read.on(&plan).unwrap();
+        let adapter =
+            load_adapter(&Folder::new(&path), &read, &loaded.base, &Cancel::new()).unwrap();
+        assert_eq!(fitted.footprint(), adapter.footprint, "{path:?}");
+        let plain = {
+            let wants = case.head.inputs.iter().flat_map(Input::wants);
+            step(&mut *loaded.runner, wants.map(|(row, _)| row).collect())
+        };
+        loaded.runner.attach(AdapterId(1), adapter.weights).unwrap();
+        let (mut rows, mut wanted, mut moved) = (Vec::new(), Vec::new(), 0.0f32);
+        for ((row, want), plain) in case.head.inputs.iter().flat_map(Input::wants).zip(plain) {
+            rows.extend([Row { adapter: Some(AdapterId(1)), ..row.clone() }, row]);
+            moved = moved.max(apart(&want, &plain));
+            wanted.extend([want, plain]);
+        }
+        let got = step(&mut *loaded.runner, rows);
+        let worst = got.iter().zip(&wanted).map(|(got, want)| apart(got, want)).fold(0.0, f32::max);
+        println!("{path:?}: largest difference {worst:e}, moved {moved}");
+        assert!(worst <= EQUAL, "{path:?}: {worst}");
+        assert!(moved > 0.05, "{path:?} moves nothing");
+    }
+}
+
+#[test]
+fn what_is_loaded_is_what_was_planned_in_every_format() {
+    let halves = LoadSettings { dtype: DtypeSetting::F16, ..settings() };
+    let quantised = LoadSettings { quantize: Some(Quantize::Q8_0), ..settings() };
+    for case in cases("encoder-") {
+        let family: Family = expected(&case);
+        for head in &family.heads {
+            let changes = changed(&head.architecture, &head.changes);
+            for settings in [settings(), halves, quantised] {
+                let plan = planned_with(&case, &changes, &settings).unwrap();
+                let loaded = load(&dir(&case), &plan, DeviceId::Cpu, &Cancel::new()).unwrap();
+                assert_eq!(loaded.footprint, plan.footprint, "{case} {}", head.architecture);
+                assert_eq!(loaded.runner.spec().output_width, plan.output_width);
+                let mut runner = loaded.runner;
+                for (row, want) in head.inputs.iter().flat_map(Input::wants) {
+                    let got = step(&mut *runner, vec![row]);
+                    let alike = cosine(&got[0], &want);
+                    assert!(alike > 0.98, "{case} {} {settings:?}: {alike}", head.architecture);
+                }
+            }
+        }
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn second_texts_count_where_the_family_tells_them_apart() {
+    for (case, differs) in [("encoder-bert", true), ("encoder-roberta", false)] {
+        let mut runner = opened(case, &planned(case, &Map::new()).unwrap());
+        let one = whole(&[7, 8, 9, 10]);
+        let two = Row { second: Some(2), ..one.clone() };
+        let got = step(&mut *runner, vec![one, two]);
+        assert_eq!(apart(&got[0], &got[1]) > 0.01, differs, "{case}");
+    }
+}
+
+#[test]
+fn wants_without_an_answer_are_refused() {
+    let classes = changed("RobertaForSequenceClassification", &Map::new());
+    let mut runner = opened("encoder-roberta", &planned("encoder-roberta", &classes).unwrap());
+    let each = Row { want: Want::Each, ..whole(&[7, 8]) };
+    let refused = runner.forward(&StepPlan { rows: vec![each] }).unwrap_err();
+    assert!(matches!(&refused, RunnerError::Input(reason) if reason.contains("each token")));
+    let words = changed("RobertaForMaskedLM", &Map::new());
+    let mut runner = opened("encoder-roberta", &planned("encoder-roberta", &words).unwrap());
+    let beyond = Row { want: Want::At(vec![0, 2]), ..whole(&[7, 8]) };
+    let refused = runner.forward(&StepPlan { rows: vec![beyond] }).unwrap_err();
+    assert!(matches!(&refused, RunnerError::Input(reason) if reason.contains("place 2")));
+    // No places, no numbers.
+    let none = Row { want: Want::At(Vec::new()), ..whole(&[7, 8]) };
+    assert_eq!(step(&mut *runner, vec![none]), [Vec::<f32>::new()]);
+}
+
+#[test]
+fn configurations_that_cannot_be_meant_are_refused() {
+    let all = [
+        ("encoder-roberta", r#"{"pad_token_id": 4294967295}"#, "leaves none"),
+        ("encoder-roberta", r#"{"pad_token_id": -1}"#, "pad_token_id is -1"),
+        ("encoder-roberta", r#"{"max_position_embeddings": 2}"#, "leaves none"),
+        ("encoder-roberta", r#"{"max_position_embeddings": 4096}"#, "position_embeddings"),
+        ("encoder-roberta", r#"{"num_hidden_layers": 4294967295}"#, "num_hidden_layers"),
+        ("encoder-roberta", r#"{"num_attention_heads": 0}"#, "num_attention_heads is 0"),
+        ("encoder-roberta", r#"{"hidden_size": 4294967295}"#, "are no model's"),
+        ("encoder-roberta", r#"{"layer_norm_eps": -1}"#, "layer_norm_eps"),
+        ("encoder-distilbert", r#"{"dim": 0}"#, "hidden_size is 0"),
+        ("encoder-distilbert", r#"{"n_layers": 3}"#, "transformer.layer.2"),
+        ("encoder-mpnet", r#"{"relative_attention_num_buckets": 64}"#, "32 are computed"),
+        ("encoder-electra", r#"{"embedding_size": 0}"#, "embedding_size is 0"),
+        ("encoder-electra", r#"{"embedding_size": 24}"#, "word_embeddings"),
+        ("encoder-modernbert", r#"{"local_attention": 0}"#, "local_attention is 0"),
+        ("encoder-modernbert", r#"{"global_attn_every_n_layers": 0}"#, "every_n_layers is 0"),
+        ("encoder-modernbert", r#"{"num_attention_heads": 32}"#, "cannot be rotated"),
+        ("encoder-modernbert", r#"{"global_rope_theta": -1}"#, "global_rope_theta"),
+        ("encoder-modernbert", r#"{"layer_types": ["full_attention"]}"#, "1 layers of 4"),
+        ("encoder-modernbert", r#"{"hidden_activation": "tanh"}"#, "'tanh'"),
+        ("encoder-deberta", r#"{"position_buckets": 1099511627776}"#, "are no model's"),
+        ("encoder-deberta", r#"{"position_buckets": 2}"#, "do not divide"),
+        ("encoder-deberta", r#"{"position_buckets": 16}"#, "rel_embeddings"),
+        ("encoder-deberta", r#"{"share_att_key": false}"#, "share_att_key"),
+        ("encoder-deberta", r#"{"conv_kernel_size": 3}"#, "conv_kernel_size"),
+        ("encoder-deberta", r#"{"norm_rel_ebd": "batch"}"#, "'batch'"),
+    ];
+    for (case, changes, says) in all {
+        let refused = planned(case, &serde_json::from_str(changes).unwrap()).unwrap_err();
+        let told = refused.to_string();
+        assert!(told.contains(says), "{case} {changes}: {told}");
+    }
+    let heads = [
+        ("encoder-modernbert", "ModernBertForSequenceClassification", "classifier_pooling", "max"),
+        ("encoder-deberta", "DebertaV2ForSequenceClassification", "pooler_hidden_act", "step"),
+    ];
+    for (case, architecture, key, value) in heads {
+        let mut changes = changed(architecture, &Map::new());
+        changes.insert(key.into(), value.into());
+        let told = planned(case, &changes).unwrap_err().to_string();
+        assert!(told.contains(&format!("'{value}'")), "{told}");
+    }
+    let mut places = changed("BertForQuestionAnswering", &Map::new());
+    places.insert("id2label".into(), serde_json::json!({"0": "a", "1": "b", "2": "c"}));
+    assert!(planned("encoder-bert", &places).unwrap_err().to_string().contains("3 labels"));
+}
+
+#[test]
+fn modules_tell_how_a_decoder_s_vectors_are_pooled() {
+    let none = Map::new();
+    let last = planned("encoder-qwen3-last", &none).unwrap();
+    assert!(last.normalize && last.kv().is_none() && last.eos_tokens.is_empty());
+    assert_eq!((last.output_width, last.kind), (32, ModelKind::Embedding));
+    // The head of the language model is not loaded.
+    let with_head = planned("encoder-qwen3-last", &changed("Qwen3Model", &none)).unwrap();
+    assert_eq!(last.footprint.weights, with_head.footprint.weights);
+    assert!(!planned("encoder-mistral-mean", &none).unwrap().normalize);
 }

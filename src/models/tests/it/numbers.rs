@@ -4,8 +4,9 @@
 
 use crate::decoders::LOGITS;
 use crate::support::{
-    BertCase, LlamaCase, apart, expected, open, plan, row, settings, step, whole,
+    BertCase, Input, LlamaCase, apart, expected, open, plan, row, settings, step, whole,
 };
+use roundhouse_engine::Row;
 use roundhouse_models::{DtypeSetting, LoadSettings, ScoreFunction};
 
 const EMBEDDINGS: f32 = 2e-5;
@@ -63,13 +64,15 @@ fn class_logits_and_labels_equal_the_reference() {
         assert_eq!(labels.function, function, "{case}");
         assert_eq!(labels.multi_label, case == "bert-multi-label");
 
-        // A step's rows carry no token types: second texts of pairs are not asked for.
-        let single = |types: &[u32]| types.iter().all(|kind| *kind == 0);
-        let inputs: Vec<_> = want.inputs.iter().filter(|input| single(&input.type_ids)).collect();
+        let row = |input: &Input| {
+            let second = input.type_ids.iter().position(|kind| *kind == 1);
+            Row { second, ..whole(&input.ids) }
+        };
+        assert!(want.inputs.iter().any(|input| row(input).second.is_some()), "no pair");
         let mut runner = open(case, &settings()).runner;
-        let got = step(&mut *runner, inputs.iter().map(|input| whole(&input.ids)).collect());
+        let got = step(&mut *runner, want.inputs.iter().map(row).collect());
         let mut worst = 0.0f32;
-        for (input, got) in inputs.iter().zip(&got) {
+        for (input, got) in want.inputs.iter().zip(&got) {
             worst = worst.max(apart(got, &input.logits));
         }
         println!("{case}: largest difference {worst:e}");
