@@ -60,6 +60,7 @@ impl Later {
             access: state.access.clone(),
             defer: None,
             container: None,
+            platform: None,
             sessions: Sessions::new(None),
             // Whoever stops the server drops what is under way: it is not to fail, but to wait.
             cut: Cut::pair().1,
