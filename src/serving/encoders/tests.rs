@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::*;
-use crate::{Aggregation, Entity, Fill, LabelScore, SpanAnswer};
+use crate::{Aggregation, Entity, Fill, LabelScore, Reply, SpanAnswer};
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/tasks");
 /// What the references' tokenizers are cut to.
