@@ -72,7 +72,7 @@ impl Yard {
 
 async fn answer(loaded: &Loaded<ServedModel>) -> Vec<Vec<f32>> {
     let ServedModel::Engine(model) = &loaded.model else { panic!("it is a model of ours") };
-    model.engine().encode(vec![(5..30).collect(), vec![7]]).await.unwrap()
+    model.engine().encode(vec![(5..30).collect::<Vec<u32>>(), vec![7]]).await.unwrap()
 }
 
 #[tokio::test]
