@@ -2,7 +2,8 @@
 //! store, and who is told of them.
 //!
 //! Reading order: `request` (what is asked, what comes out), `place` (which objects an endpoint may
-//! read and write), `spool` (the queue on disk), `waiting` (whose turn it is), `queue` (takes requests
+//! read and write), `spool` (the queue on disk), `waiting` (whose turn it is), `line` (how much room
+//! there is), `queue` (takes requests
 //! and runs them), `run` (one request from its input to its object), `webhook`, `address` and
 //! `notice` (who is told).
 //!
@@ -22,6 +23,7 @@
 mod address;
 mod config;
 mod error;
+mod line;
 mod metrics;
 mod notice;
 mod place;

@@ -3,14 +3,14 @@
 //! One task, the dispatcher, takes what may run; each request runs in a task of its own. All of them
 //! share the lines of requests behind one lock, which is held for a look-up and an addition.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use roundhouse_store::{MountConfig, ObjectWriter, RetryConfig, WritableStore};
-use roundhouse_types::{EndpointName, Places, TenantName};
+use roundhouse_types::EndpointName;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +20,12 @@ use uuid::Uuid;
 
 use crate::config::{EndpointConfig, PlaceConfig};
 use crate::error::Error;
+use crate::line::Line;
 use crate::metrics::{Levels, Of};
 use crate::place::{Place, is_plain};
 use crate::request::{Accepted, Input, RunFn, Submission};
 use crate::run;
 use crate::spool::{Entry, Spool, Ticket};
-use crate::waiting::Waiting;
 use crate::webhook::{ClientFn, Resolve, Sender};
 
 /// How often the gauges are set when nothing else happens.
@@ -86,18 +86,6 @@ pub(crate) struct Endpoint {
     pub(crate) output: Place,
     pub(crate) failure: Place,
     pub(crate) sender: Sender,
-}
-
-/// The requests of one endpoint.
-#[derive(Default)]
-struct Line {
-    /// Absent: requests are left over from settings of another time, and wait for their like.
-    endpoint: Option<Arc<Endpoint>>,
-    waiting: Waiting,
-    running: usize,
-    places: Places<TenantName>,
-    bytes: u64,
-    bytes_of: HashMap<TenantName, u64>,
 }
 
 impl Queue {
@@ -409,49 +397,6 @@ impl Shared {
                 bytes: line.bytes,
                 oldest: Duration::from_millis(oldest),
             });
-        }
-    }
-}
-
-impl Line {
-    /// Takes a place in the queue, where there is one for the tenant.
-    fn reserve(
-        &mut self,
-        config: &EndpointConfig,
-        tenant: Option<&TenantName>,
-        bytes: u64,
-    ) -> bool {
-        let free = config.queue_bytes.0.saturating_sub(self.bytes);
-        // As `Places` has it: at most three times what is free.
-        let held = tenant.and_then(|it| self.bytes_of.get(it)).copied().unwrap_or_default();
-        let is_over = tenant.is_some() && held + bytes > free.saturating_mul(3);
-        if bytes > free || is_over || !self.places.take(config.queue_requests, tenant) {
-            return false;
-        }
-        self.hold(tenant, bytes);
-        true
-    }
-
-    fn hold(&mut self, tenant: Option<&TenantName>, bytes: u64) {
-        self.bytes += bytes;
-        if let Some(tenant) = tenant {
-            *self.bytes_of.entry(tenant.clone()).or_default() += bytes;
-        }
-    }
-
-    fn grow(&mut self, ticket: &Ticket, bytes: u64) {
-        self.hold(ticket.tenant.as_ref(), bytes);
-    }
-
-    fn release(&mut self, tenant: Option<&TenantName>, bytes: u64) {
-        self.places.give(tenant);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        let Some(tenant) = tenant else { return };
-        if let Some(held) = self.bytes_of.get_mut(tenant) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                self.bytes_of.remove(tenant);
-            }
         }
     }
 }
