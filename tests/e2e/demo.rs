@@ -21,7 +21,7 @@ fn targets(entries: &[Value]) -> BTreeSet<&str> {
 }
 
 /// A demo in a folder that goes with the test: one that is killed leaves its own behind.
-pub async fn demo(env: &[(&str, &str)]) -> (TempDir, Server) {
+pub(crate) async fn demo(env: &[(&str, &str)]) -> (TempDir, Server) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let server = Server::start(&["demo", "--data-dir", path], env).await;

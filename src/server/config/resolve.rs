@@ -13,9 +13,9 @@ use tracing_subscriber::EnvFilter;
 use super::raw::Sources;
 use super::units::parse_address;
 use super::{
-    AccessLog, Cache, Config, Container, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory,
-    Residency, Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container,
-    defaults, devices, endpoints, handlers, levels, policy, quotas, sessions, tenants,
+    AccessLog, Cache, Config, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
+    Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container, defaults,
+    devices, endpoints, handlers, levels, policy, quotas, sessions, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
