@@ -23,6 +23,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// An empty one.
+    pub(crate) fn of(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint: Some(endpoint), ..Self::default() }
+    }
+
     /// Takes a place in the queue, where there is one for the tenant.
     pub(crate) fn reserve(
         &mut self,

@@ -152,7 +152,7 @@ impl Queue {
             }
         }
         for (name, endpoint) in connected {
-            lines.insert(name, Line { endpoint: Some(endpoint), ..Line::default() });
+            lines.insert(name, Line::of(endpoint));
         }
         drop(lines);
         self.shared.wake.notify_one();
