@@ -36,6 +36,8 @@ const LOST: Duration = Duration::from_secs(60);
 const NOTICES: usize = 32;
 /// The longest key of S3, in bytes.
 const KEY_MOST: usize = 1024;
+/// The longest part of a name between slashes: what file systems take.
+const SEGMENT_MOST: usize = 255;
 
 /// Connects a store as a mount describes it.
 pub type StoreFn = Arc<
@@ -263,7 +265,9 @@ fn entry(endpoint: &Endpoint, submission: Submission) -> Result<(Entry, bytes::B
             let why = "the endpoint's prefixes are by tenant, and the request is nobody's";
             Error::Invalid(why.into())
         })?;
-        if !is_plain(&format!("{folder}{name}")) || uri.len() > KEY_MOST {
+        let path = format!("{folder}{name}");
+        let is_long = path.split('/').any(|segment| segment.len() > SEGMENT_MOST);
+        if !is_plain(&path) || is_long || uri.len() > KEY_MOST {
             let why = "the output path extension and the file name make no legal object name";
             return Err(Error::Invalid(why.into()));
         }
@@ -369,7 +373,9 @@ impl Shared {
         for line in self.lines().values_mut() {
             let Some(endpoint) = line.endpoint.clone() else { continue };
             while line.running < endpoint.config.max_concurrent {
-                let is_over = line.bytes > endpoint.config.queue_bytes.0;
+                // Where nothing is under way that would give room, others are begun all the same.
+                let gives = line.running > 0 || line.waiting.has_decided();
+                let is_over = line.bytes > endpoint.config.queue_bytes.0 && gives;
                 let Some(ticket) = line.waiting.pop(now, is_over) else { break };
                 line.running += 1;
                 turns.push(Turn {

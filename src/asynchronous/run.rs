@@ -128,6 +128,10 @@ async fn attempt(
         let made = failed(408, "RequestExpired", &waited);
         return Ok(Made { decided: Decided { expired: true, ..made.decided }, ..made });
     }
+    if endpoint.output.key(entry.tenant.as_ref(), &entry.output).is_none() {
+        let why = "the output location is no more under the endpoint's prefix";
+        return Ok(failed(500, "OutputException", why));
+    }
     let body = match &entry.input {
         None => inline,
         Some(uri) => match input(endpoint, entry, uri).await {
@@ -181,6 +185,9 @@ async fn input(endpoint: &Endpoint, entry: &Entry, uri: &str) -> Result<Bytes, O
         Err(error) => error,
     };
     debug!(%error, endpoint = %endpoint.name, id = %entry.id, "an input cannot be read");
+    if matches!(error, roundhouse_store::Error::NoCredentials { .. }) {
+        return Err(None);
+    }
     // What is said of stores, buckets and keys is the operator's to know.
     let (status, why) = match error.kind() {
         ErrorKind::ModelNotFound => (400, format!("there is no object at {uri}")),

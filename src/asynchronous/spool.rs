@@ -5,6 +5,7 @@
 //! there from before its caller is told until its object is in the store; `N-ID.outcome` from before
 //! the first byte goes to the store. The request is removed first: an outcome without one is done.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -128,13 +129,15 @@ impl Spool {
                 continue;
             }
             match path.extension().and_then(|it| it.to_str()) {
-                Some(REQUEST) => tickets.extend(self.ticket(&path)),
+                Some(REQUEST) => tickets.extend(self.ticket(&path)?),
                 Some(OUTCOME) => outcomes.push(path),
                 _ => {}
             }
         }
+        let path_of = |(at, ticket): (usize, &Ticket)| (self.path(ticket, OUTCOME), at);
+        let by_path: HashMap<PathBuf, usize> = tickets.iter().enumerate().map(path_of).collect();
         for path in outcomes {
-            let of = tickets.iter_mut().find(|ticket| self.path(ticket, OUTCOME) == path);
+            let of = by_path.get(&path).map(|at| &mut tickets[*at]);
             match of {
                 None => remove(&path)?,
                 // A damaged one decided nothing yet, as far as anybody can know.
@@ -143,7 +146,8 @@ impl Spool {
                         ticket.is_decided = true;
                         ticket.bytes += body.len() as u64;
                     }
-                    Err(error) => self.set_aside(&path, &error),
+                    Err(error @ Error::Damaged { .. }) => self.set_aside(&path, &error),
+                    Err(error) => return Err(error),
                 },
             }
         }
@@ -151,14 +155,19 @@ impl Spool {
         Ok(tickets)
     }
 
-    fn ticket(&self, path: &Path) -> Option<Ticket> {
-        let number = path.file_stem()?.to_str()?.split_once('-')?.0.parse().ok()?;
+    /// What a file says, if it is one of ours; it is set aside where the disk damaged it.
+    fn ticket(&self, path: &Path) -> Result<Option<Ticket>, Error> {
+        let number = |path: &Path| -> Option<u64> {
+            path.file_stem()?.to_str()?.split_once('-')?.0.parse().ok()
+        };
+        let Some(number) = number(path) else { return Ok(None) };
         match read::<Entry>(path) {
-            Ok((entry, body)) => Some(ticket(number, &entry, body.len() as u64)),
-            Err(error) => {
+            Ok((entry, body)) => Ok(Some(ticket(number, &entry, body.len() as u64))),
+            Err(error @ Error::Damaged { .. }) => {
                 self.set_aside(path, &error);
-                None
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whose turn it is: the requests of one endpoint that do not run. Plain data: its owner locks it.
 //!
-//! 1. Those that are decided go first: they hold disk, and cost no model anything.
+//! 1. Those that are decided go first: they hold disk, and cost no model anything. Those of them whose
+//!    object could not be written take turns with what is new.
 //! 2. Tenants take turns, each in its own order; what is done again goes to the end of its tenant's.
 //! 3. Nothing is taken before its time.
 
@@ -19,6 +20,8 @@ pub(crate) struct Waiting {
     tenants: VecDeque<(Option<TenantName>, VecDeque<Ticket>)>,
     /// Those that may not be taken yet.
     later: Vec<(Instant, Ticket)>,
+    /// Whether one whose object could not be written has its turn.
+    again_next: bool,
 }
 
 impl Waiting {
@@ -41,7 +44,10 @@ impl Waiting {
         for (_, ticket) in self.later.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
             self.push(ticket);
         }
-        if let Some(ticket) = self.decided.pop_front() {
+        self.again_next = !self.again_next;
+        let is_fresh = self.decided.front().is_some_and(|ticket| ticket.tries == 0);
+        let is_next = only_decided || is_fresh || self.again_next || self.tenants.is_empty();
+        if is_next && let Some(ticket) = self.decided.pop_front() {
             return Some(ticket);
         }
         if only_decided {
@@ -53,6 +59,11 @@ impl Waiting {
             self.tenants.push_back((tenant, tickets));
         }
         ticket
+    }
+
+    /// Whether any is decided.
+    pub(crate) fn has_decided(&self) -> bool {
+        !self.decided.is_empty() || self.later.iter().any(|(_, ticket)| ticket.is_decided)
     }
 
     /// When the next may be taken that may not be now.

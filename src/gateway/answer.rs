@@ -206,7 +206,7 @@ async fn written_reply(
             if labels.iter().flatten().any(|label| !label.score.is_finite()) {
                 return Err(not_a_number());
             }
-            accept::written(&ask.inputs()?.labels(&labels)?, delivery)?
+            on_blocking(move || accept::written(&ask.inputs()?.labels(&labels)?, delivery)).await?
         }
         Reply::Entities(found) => {
             on_blocking(move || accept::written(&ask.inputs()?.entities(&found)?, delivery)).await?

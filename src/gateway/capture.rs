@@ -109,6 +109,9 @@ impl Drop for Held {
     }
 }
 
+/// What a captured request takes in memory beside its payloads, roughly.
+const LINE: usize = 1024;
+
 /// Keeps a request and its answer, where its endpoint does and it is one of those that are drawn. The
 /// answer goes out as it would, and what is kept of it is taken at its end.
 pub(crate) async fn captured(
@@ -138,6 +141,11 @@ pub(crate) async fn captured(
         held: Held { room: capture.room.clone(), bytes: 0 },
         capture: Some(capture.clone()),
     };
+    let named = [&keeping.inference_id, &keeping.output_type];
+    let named: usize = named.into_iter().flatten().map(String::len).sum();
+    if !keeping.take(LINE + named) {
+        return response;
+    }
     if capture.input {
         keeping.input(text(headers, &header::CONTENT_TYPE), &body);
     }
@@ -194,7 +202,8 @@ impl Keeping {
             false if kept < body.len() => Some(Bytes::copy_from_slice(&body[..kept])),
             false => Some(body.clone()),
         };
-        let bytes = data.as_ref().map_or(0, Bytes::len);
+        let bytes =
+            data.as_ref().map_or(0, Bytes::len) + content_type.as_ref().map_or(0, String::len);
         self.input = Some(Payload { content_type, data, is_cut: kept < body.len() });
         self.take(bytes);
     }

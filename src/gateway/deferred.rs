@@ -26,6 +26,8 @@ use crate::state::{Done, Due, GatewayConfig, GatewayState};
 
 /// The longest that such an answer may take: SageMaker's own limit. Whoever asks has a shorter one.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// How long a turn waits for a load, which goes on without it: the turns are few.
+const HOLD: Duration = Duration::from_secs(10);
 
 /// Answers deferred requests. Clones are the same.
 #[derive(Clone)]
@@ -46,7 +48,7 @@ impl Later {
         let config = GatewayConfig {
             invoke_timeout: LONGEST,
             stream_timeout: LONGEST,
-            hold: LONGEST,
+            hold: state.config.hold.min(HOLD),
             served_headers: false,
             ..state.config.clone()
         };
@@ -153,6 +155,8 @@ fn not_now(error: &Error) -> Option<NotNow> {
             ErrorKind::Overloaded,
             ErrorKind::Throttled,
             ErrorKind::StoreUnavailable,
+            // Settings that change take endpoints out and in.
+            ErrorKind::EndpointNotFound,
         ];
         failure.status().is_none() && passing.contains(&failure.kind())
     };

@@ -20,6 +20,10 @@ mod tests;
 /// Numbers that the engine computes for one request at most, where it has several per input:
 /// 32 MiB, which are some eighty as text.
 const NUMBERS_MAX: usize = 8 * 1024 * 1024;
+/// Labels, entities or the like that are told for one request at most: some 200 MB as JSON values.
+pub(super) const TOLD_MAX: usize = 256 * 1024;
+/// Bytes of text that are tokenised for one request at most, where texts are read with others.
+const READ_MAX: usize = 16 * 1024 * 1024;
 /// Tokens that are written out as text for one request at most.
 const WRITTEN_MAX: usize = 4 * 1024 * 1024;
 /// Tokens of a question with a part of its context, where the request does not say: as transformers
@@ -144,6 +148,8 @@ impl EncoderTask {
                 Ok(PreparedRows { specs, finish: Finish::Cosines })
             }
             Self::CrossEncode(Ranking { query, documents, raw, field }) => {
+                let read = query.len().saturating_mul(documents.len());
+                readable(read.saturating_add(bytes_of(&documents)), field)?;
                 let row = |document: &String| pair(text, &query, Some(document.as_str()), field);
                 let specs = documents.iter().map(row).collect::<Result<_, _>>()?;
                 Ok(PreparedRows { specs, finish: Finish::Relevance { raw } })
@@ -175,6 +181,21 @@ fn each(marked: &Marked) -> EncodeSpec {
     EncodeSpec { tokens: marked.ids(), second: marked.second(), want: Want::Each }
 }
 
+/// Refuses texts that would be read too often, once with each other one.
+fn readable(bytes: usize, field: &str) -> Result<(), Error> {
+    if bytes > READ_MAX {
+        let message = format!(
+            "{bytes} bytes would be read, a text once with each other one; {READ_MAX} are the most"
+        );
+        return Err(Error::field(field, message));
+    }
+    Ok(())
+}
+
+fn bytes_of(texts: &[String]) -> usize {
+    texts.iter().map(String::len).sum()
+}
+
 /// Refuses what would be more numbers than anybody reads.
 fn within(outputs: usize, width: usize) -> Result<(), Error> {
     if outputs.saturating_mul(width) > NUMBERS_MAX {
@@ -192,6 +213,10 @@ fn zero_shot(
     labels: Labels,
     asked: ZeroShot,
 ) -> Result<PreparedRows, Error> {
+    let sentences = bytes_of(&asked.labels) + asked.labels.len() * asked.template.len();
+    let read = bytes_of(texts).saturating_mul(asked.labels.len());
+    let read = read.saturating_add(sentences.saturating_mul(texts.len()));
+    readable(read, "candidate_labels")?;
     let mut specs = Vec::with_capacity(texts.len() * asked.labels.len());
     for input in texts {
         for label in &asked.labels {
@@ -208,10 +233,18 @@ fn zero_shot(
     Ok(PreparedRows { specs, finish: Finish::ZeroShot { labels, asked } })
 }
 
-/// What is left of a request's rows.
-struct RowsLeft(Limits, usize);
+/// What is left of a request's rows, and of the tokens that are answered.
+struct RowsLeft {
+    limits: Limits,
+    rows: usize,
+    tokens: usize,
+}
 
 impl RowsLeft {
+    fn all(limits: Limits) -> Self {
+        Self { limits, rows: limits.rows, tokens: NUMBERS_MAX / limits.width.max(1) }
+    }
+
     /// A text in windows, if its rows are left.
     fn windows(
         &mut self,
@@ -220,9 +253,13 @@ impl RowsLeft {
         (limit, overlap): (usize, usize),
         field: &str,
     ) -> Result<Vec<Marked>, Error> {
-        match marked.windows(text, limit, overlap, self.1) {
+        // More windows than these have more tokens than are left; one is built in any case.
+        let most = self.rows.min(self.tokens / limit.max(1) + 1);
+        match marked.windows(text, limit, overlap, most) {
             Windows::These(windows) => {
-                self.1 -= windows.len();
+                self.rows -= windows.len();
+                let tokens: usize = windows.iter().map(|window| window.0.len()).sum();
+                self.tokens = self.tokens.saturating_sub(tokens);
                 Ok(windows)
             }
             Windows::NoRoom { around } => {
@@ -233,9 +270,9 @@ impl RowsLeft {
                 Err(Error::field(field, message))
             }
             Windows::TooMany(parts) => {
-                let (left, most) = (self.1, self.0.rows);
+                let all = self.limits.rows;
                 let message =
-                    format!("one would be read in {parts} parts where {left} of {most} are left");
+                    format!("one would be read in {parts} parts where {most} of {all} are left");
                 Err(Error::field("inputs", message))
             }
         }
@@ -249,7 +286,7 @@ fn label_tokens(
     options: EntityOptions,
     limits: Limits,
 ) -> Result<PreparedRows, Error> {
-    let mut left = RowsLeft(limits, limits.rows);
+    let mut left = RowsLeft::all(limits);
     let mut specs = Vec::with_capacity(texts.len());
     let mut inputs = Vec::with_capacity(texts.len());
     for input in texts {
@@ -294,7 +331,7 @@ fn masks(
         }
         found += positions.len();
         let told = targets.as_ref().map_or(limits.width, Vec::len).min(top_k);
-        let of_input = positions.len().saturating_mul(told).saturating_mul(tokens.len());
+        let of_input = positions.len().saturating_mul(told).saturating_mul(tokens.len().max(16));
         written = written.saturating_add(of_input);
         let want = Want::At(positions.clone());
         specs.push(EncodeSpec { tokens: tokens.clone(), second: None, want });
@@ -317,7 +354,7 @@ fn ask(
 ) -> Result<PreparedRows, Error> {
     let limit = options.max_seq_len.unwrap_or(WINDOW).min(text.limit());
     let overlap = options.doc_stride.unwrap_or((limit / 2).min(OVERLAP));
-    let mut left = RowsLeft(limits, limits.rows);
+    let mut left = RowsLeft::all(limits);
     let mut specs = Vec::with_capacity(questions.len());
     let mut contexts = Vec::with_capacity(questions.len());
     for (question, context) in questions {

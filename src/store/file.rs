@@ -217,7 +217,7 @@ impl Root {
             io::ErrorKind::PermissionDenied => {
                 Error::AccessDenied { store, key, cause: error.to_string() }
             }
-            io::ErrorKind::InvalidFilename => {
+            io::ErrorKind::InvalidFilename | io::ErrorKind::IsADirectory => {
                 Error::Refused { store, key, cause: error.to_string() }
             }
             _ => Error::Unavailable { store, key, cause: error.to_string() },

@@ -8,6 +8,9 @@ use crate::Error;
 use crate::files::Files;
 
 const MODULES: &str = "modules.json";
+/// How many times as wide as the transformer projections behind it may be: their workspace is the
+/// layers'.
+const DENSE_MAX: usize = 4;
 
 /// How a sequence's token vectors become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,13 +67,14 @@ impl Sentence {
     /// # Errors
     /// When a projection takes another number than there are.
     pub(crate) fn width(&self, hidden: usize) -> Result<usize, Error> {
-        self.dense.iter().try_fold(hidden, |width, dense| match dense.inputs == width {
-            true => Ok(dense.outputs),
-            false => {
-                let Dense { folder, inputs, .. } = dense;
-                let reason = format!("'{folder}' takes {inputs} numbers and gets {width}");
-                Err(Error::config(MODULES, reason))
-            }
+        self.dense.iter().try_fold(hidden, |width, dense| {
+            let Dense { folder, inputs, outputs, .. } = dense;
+            let reason = match dense.inputs == width {
+                true if *outputs <= DENSE_MAX * hidden => return Ok(*outputs),
+                true => format!("'{folder}' makes {outputs} numbers of {hidden}"),
+                false => format!("'{folder}' takes {inputs} numbers and gets {width}"),
+            };
+            Err(Error::config(MODULES, reason))
         })
     }
 

@@ -68,7 +68,7 @@ impl Reader<'_> {
         }
         let json = ["application/json", "application/jsonlines"];
         let max_payload = self.size("max_payload", Bytes::mib(1), Bytes(1)..=Bytes::gib(1));
-        let buffer = self.size("buffer", Bytes::mib(16), Bytes(1 << 10)..=Bytes::gib(64));
+        let buffer = self.size("buffer", Bytes::mib(16), Bytes(1 << 14)..=Bytes::gib(64));
         if max_payload > buffer {
             self.fault("buffer", "is less than max_payload: nothing that large would be captured");
         }

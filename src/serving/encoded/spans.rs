@@ -1,6 +1,9 @@
 //! From logits of beginnings and ends to the parts of a context that answer a question, as the
 //! question-answering pipeline of transformers finds them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use crate::text::Marked;
 use crate::{AnswerOptions, SpanAnswer};
 
@@ -36,8 +39,9 @@ pub(crate) fn answers(of: &Asked<'_>, options: &AnswerOptions) -> Vec<SpanAnswer
         false => options.top_k,
     };
     let mut none = f32::INFINITY;
-    // With their texts in lower case: equal ones are one answer.
-    let mut found: Vec<(SpanAnswer, String)> = Vec::new();
+    let mut found: Vec<SpanAnswer> = Vec::new();
+    // By their texts in lower case: equal ones are one answer.
+    let mut known: HashMap<String, usize> = HashMap::new();
     for (marked, logits) in of.windows.iter().zip(of.logits) {
         let (mut starts, mut ends) = probabilities(marked, logits, of.class);
         if let (Some(start), Some(end)) = (starts.first_mut(), ends.first_mut()) {
@@ -47,17 +51,16 @@ pub(crate) fn answers(of: &Asked<'_>, options: &AnswerOptions) -> Vec<SpanAnswer
         for candidate in candidates(&starts, &ends, options.max_answer_len, most) {
             let (start, end) = characters_of(marked, candidate, options.align_to_words);
             let answer: String = characters.get(start..end).unwrap_or_default().iter().collect();
-            let folded = answer.to_lowercase();
-            match found.iter_mut().find(|(_, other)| *other == folded) {
-                Some((same, _)) => same.score += candidate.score,
-                None => {
-                    let score = candidate.score;
-                    found.push((SpanAnswer { score, start, end, answer }, folded));
+            let score = candidate.score;
+            match known.entry(answer.to_lowercase()) {
+                Entry::Occupied(same) => found[*same.get()].score += score,
+                Entry::Vacant(new) => {
+                    new.insert(found.len());
+                    found.push(SpanAnswer { score, start, end, answer });
                 }
             }
         }
     }
-    let mut found: Vec<SpanAnswer> = found.into_iter().map(|(answer, _)| answer).collect();
     if options.handle_impossible && none.is_finite() {
         found.push(SpanAnswer { score: none, start: 0, end: 0, answer: String::new() });
     }

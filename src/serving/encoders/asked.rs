@@ -2,7 +2,7 @@
 
 use roundhouse_types::ModelId;
 
-use super::{EncoderTask, Pair, Scoring};
+use super::{EncoderTask, Pair, Scoring, TOLD_MAX};
 use crate::served::{EngineModel, Purpose};
 use crate::task::{counted, wrong_kind};
 use crate::{Config, Embeddings, Error, Inputs, Labels, Prompt, Request, TaskOptions, VectorTask};
@@ -86,6 +86,13 @@ fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<En
             .and_then(|questions| {
                 let mut options = options.answers;
                 options.top_k = at_least_one(top_k.unwrap_or(options.top_k))?;
+                if options.top_k > ANSWERS_MAX {
+                    let message = format!(
+                        "{} are more than the {ANSWERS_MAX} answers at most",
+                        options.top_k
+                    );
+                    return Err(Error::field("top_k", message));
+                }
                 Ok(EncoderTask::Answer { questions, options })
             }),
     };
@@ -112,6 +119,9 @@ fn classify(
 ) -> Result<EncoderTask, Error> {
     let function = options.function.unwrap_or(labels.scores);
     let top_k = at_least_one(top_k.unwrap_or(1))?;
+    if texts.len().saturating_mul(top_k.min(labels.names.len())) > TOLD_MAX {
+        return Err(Error::field("top_k", format!("more than {TOLD_MAX} labels would be told")));
+    }
     let scoring = Scoring { labels: labels.clone(), function, in_order: options.in_order, top_k };
     let seconds = seconds.into_iter().chain(std::iter::repeat(None));
     let pairs: Vec<Pair> = texts.into_iter().zip(seconds).collect();

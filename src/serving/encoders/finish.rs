@@ -2,7 +2,7 @@
 
 use roundhouse_types::ModelId;
 
-use super::{Numbers, Scoring};
+use super::{Numbers, Scoring, TOLD_MAX};
 use crate::encoded::entities::{Labelled, entities};
 use crate::encoded::fills::{Masked, fills};
 use crate::encoded::spans::{Asked, answers};
@@ -150,7 +150,17 @@ fn found(
     let found = texts.iter().zip(rows).map(|((text, windows), logits)| {
         entities(&Labelled { text, windows, logits, labels: &labels.names }, codec, options)
     });
-    found.collect::<Result<_, _>>().map(Some)
+    let (mut all, mut told) = (Vec::with_capacity(texts.len()), 0);
+    for entities in found {
+        let entities = entities?;
+        told += entities.len();
+        if told > TOLD_MAX {
+            let message = format!("more than {TOLD_MAX} entities are in them");
+            return Err(Error::field("inputs", message));
+        }
+        all.push(entities);
+    }
+    Ok(Some(all))
 }
 
 /// The rows of each text's windows, where all are there and have `width` numbers for each token.

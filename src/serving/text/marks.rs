@@ -114,7 +114,10 @@ impl Marked {
         let own = self.length_of(text);
         let around = self.0.len() - own;
         if self.0.len() <= limit {
-            return Windows::These(vec![self]);
+            return match most {
+                0 => Windows::TooMany(1),
+                _ => Windows::These(vec![self]),
+            };
         }
         let Some(room) = limit.checked_sub(around).filter(|room| *room > overlap) else {
             return Windows::NoRoom { around };

@@ -48,7 +48,14 @@ pub(super) fn roberta(json: &Value) -> Result<EncoderConfig, Error> {
 pub(super) fn electra(json: &Value) -> Result<EncoderConfig, Error> {
     let embedding = keys::<Raw>(json)?.embedding_size.unwrap_or(128);
     positive(&[("embedding_size", embedding)])?;
-    Ok(EncoderConfig { embedding, ..plain(json, &ELECTRA, None)? })
+    let config = plain(json, &ELECTRA, None)?;
+    // Workspace is charged by what is as wide as the layers.
+    if embedding > config.hidden {
+        let reason =
+            format!("embedding_size {embedding} is more than hidden_size {}", config.hidden);
+        return Err(Error::config(CONFIG, reason));
+    }
+    Ok(EncoderConfig { embedding, ..config })
 }
 
 /// DistilBERT: no token types, names of its own.
