@@ -111,6 +111,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn objects_that_cannot_be_written_take_turns_with_what_is_new() {
+        let mut waiting = Waiting::default();
+        for number in 1..4 {
+            waiting.push(Ticket { is_decided: true, tries: 1, ..ticket(number, Some("a")) });
+            waiting.push(ticket(10 + number, Some("b")));
+        }
+        let order = order(&mut waiting, false);
+        let new = order.iter().position(|number| *number == 12).unwrap();
+        assert!(new < 5, "{order:?}");
+        assert_eq!(order.len(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nothing_is_taken_before_its_time() {
         let mut waiting = Waiting::default();
         let at = Instant::now() + Duration::from_secs(5);

@@ -302,6 +302,17 @@ fn a_request_cannot_become_boundless() {
     };
     assert!(fill(5, NUMBERS_MAX).starts_with("inputs: 8 tokens"));
     assert!(fill(NUMBERS_MAX / 8, NUMBERS_MAX / 8).starts_with("top_k: "));
+    let two = vec![("who?".to_owned(), "the engine".to_owned()); 2];
+    let task = EncoderTask::Answer { questions: two, options: AnswerOptions::default() };
+    assert!(refusal(task, Limits { rows: 1, width: 2 }).contains("where 0 of 1 are left"));
+    let ranking = Ranking {
+        query: "a".repeat(READ_MAX / 16),
+        documents: vec!["b".to_owned(); 17],
+        raw: false,
+        field: "documents",
+    };
+    let said = refusal(EncoderTask::CrossEncode(ranking), Limits { rows: 64, width: 1 });
+    assert!(said.starts_with("documents: "), "{said}");
     let vectors = EncoderTask::TokenVectors { texts: texts() };
     assert!(refusal(vectors, Limits { rows: 64, width: NUMBERS_MAX }).contains("are more than"));
 }

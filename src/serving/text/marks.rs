@@ -330,6 +330,7 @@ mod tests {
         assert!(matches!(pair(6, 10).windows(1, 9, 0, 99), Windows::NoRoom { around: 9 }));
         let Windows::These(one) = pair(2, 3).windows(1, 9, 1, 99) else { panic!() };
         assert_eq!(one, [pair(2, 3)]);
+        assert!(matches!(pair(2, 3).windows(1, 9, 1, 0), Windows::TooMany(1)));
     }
 
     #[test]

@@ -90,7 +90,7 @@ async fn what_is_kept_has_its_bounds() {
 
 #[tokio::test]
 async fn what_finds_no_room_is_not_kept_and_costs_no_answer() {
-    let (full, kept) = capture(1 << 20, 60);
+    let (full, kept) = capture(1 << 20, 1500);
     let harness = harness(full);
     let whole = harness.send(request(INVOKE, INPUTS)).await;
     assert_eq!(whole.status, 200);
