@@ -7,6 +7,8 @@ use crate::served::{EngineModel, Purpose};
 use crate::task::{counted, wrong_kind};
 use crate::{Config, Embeddings, Error, Inputs, Labels, Prompt, Request, TaskOptions, VectorTask};
 
+/// Answers per question at most.
+const SPANS_MAX: usize = 100;
 /// Fills per mask where the request does not say.
 const FILLS: usize = 5;
 
@@ -86,11 +88,9 @@ fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<En
             .and_then(|questions| {
                 let mut options = options.answers;
                 options.top_k = at_least_one(top_k.unwrap_or(options.top_k))?;
-                if options.top_k > ANSWERS_MAX {
-                    let message = format!(
-                        "{} are more than the {ANSWERS_MAX} answers at most",
-                        options.top_k
-                    );
+                if options.top_k > SPANS_MAX {
+                    let message =
+                        format!("{} are more than the {SPANS_MAX} answers at most", options.top_k);
                     return Err(Error::field("top_k", message));
                 }
                 Ok(EncoderTask::Answer { questions, options })
