@@ -72,7 +72,13 @@ impl Stage {
     }
 
     async fn queue(&self, config: EndpointConfig) -> Queue {
-        let queue = open(self.folder.path(), &self.store).await.unwrap();
+        let queue = loop {
+            // One that was aborted lets go when its last work on the disk has ended.
+            match open(self.folder.path(), &self.store).await {
+                Err(Error::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                opened => break opened.unwrap(),
+            }
+        };
         queue.configure(&BTreeMap::from([(name(), config)])).await.unwrap();
         queue
     }

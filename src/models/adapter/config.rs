@@ -237,9 +237,11 @@ impl LoraConfig {
         (if self.rslora { alpha / rank.sqrt() } else { alpha / rank }) as f32
     }
 
-    /// Whether the adapter brings a module whole.
+    /// Whether the adapter brings a module whole, or one that it is a part of.
     pub(super) fn saves(&self, module: &str) -> bool {
-        self.saved.iter().any(|name| module.ends_with(name.as_str()))
+        let ends = module.match_indices('.').map(|(at, _)| at).chain([module.len()]);
+        let mut wholes = ends.map(|end| &module[..end]);
+        wholes.any(|whole| self.saved.iter().any(|name| whole.ends_with(name.as_str())))
     }
 }
 

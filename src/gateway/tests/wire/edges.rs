@@ -36,7 +36,7 @@ async fn unknown_paths_and_methods_are_told_apart_in_every_dialect() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let cases = [
         ("GET", "/nowhere", 404, json!({"Message": "no such path"})),
-        ("POST", "/endpoints/ep/async-invocations", 404, json!({"Message": "no such path"})),
+        ("POST", "/endpoints/ep/invocation", 404, json!({"Message": "no such path"})),
         ("GET", "/invocations", 405, json!({"Message": "this path does not take this method"})),
         ("DELETE", INVOKE, 405, json!({"Message": "this path does not take this method"})),
         (

@@ -227,7 +227,7 @@ fn configurations_that_cannot_be_meant_are_refused() {
         ("encoder-roberta", r#"{"max_position_embeddings": 4096}"#, "position_embeddings"),
         ("encoder-roberta", r#"{"num_hidden_layers": 4294967295}"#, "num_hidden_layers"),
         ("encoder-roberta", r#"{"num_attention_heads": 0}"#, "num_attention_heads is 0"),
-        ("encoder-roberta", r#"{"hidden_size": 4294967295}"#, "are no model's"),
+        ("encoder-roberta", r#"{"hidden_size": 4294967296}"#, "are no model's"),
         ("encoder-roberta", r#"{"layer_norm_eps": -1}"#, "layer_norm_eps"),
         ("encoder-distilbert", r#"{"dim": 0}"#, "hidden_size is 0"),
         ("encoder-distilbert", r#"{"n_layers": 3}"#, "transformer.layer.2"),

@@ -275,7 +275,10 @@ fn modules_that_are_not_computed_are_refused() {
     let transformer = module("Transformer", "");
     let pooling = module("Pooling", "1_Pooling");
     let cases = [
-        (format!("[{transformer},{pooling},{}]", module("Dense", "2_Dense")), "a.b.Dense"),
+        (
+            format!("[{transformer},{pooling},{}]", module("Dense", "2_Dense")),
+            "2_Dense/config.json",
+        ),
         (format!("[{transformer}]"), "no Pooling"),
         (format!("[{},{pooling}]", module("Transformer", "0_Transformer")), "0_Transformer"),
         (format!("[{transformer},{}]", module("Pooling", "9_Pooling")), "9_Pooling/config.json"),
