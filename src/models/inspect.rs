@@ -175,6 +175,7 @@ impl ModelPlan {
 
 /// What the runner is built from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per plan")]
 pub(crate) enum Family {
     Decoder {
         config: DecoderConfig,

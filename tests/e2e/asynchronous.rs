@@ -236,7 +236,7 @@ async fn nobody_inside_is_told_who_is_not_listed() {
         server.metric("roundhouse_async_notification_failures_total").await == 2.0
     })
     .await;
-    assert_eq!(*seen.lock().unwrap(), [String::new(); 0]);
+    assert!(seen.lock().unwrap().is_empty());
     assert_eq!(store.keys("async/").await.len(), 2, "the objects are there all the same");
 }
 

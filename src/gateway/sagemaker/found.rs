@@ -65,7 +65,7 @@ impl InputsAsk {
 
     /// What belongs to one input, or a list; `lone` are lists of one input treated as the input.
     fn each(&self, mut answers: Vec<Value>, lone: bool) -> Result<Value, Error> {
-        if !self.single && !(lone && answers.len() == 1) {
+        if !(self.single || lone && answers.len() == 1) {
             return Ok(answers.into());
         }
         match (answers.pop(), answers.is_empty()) {

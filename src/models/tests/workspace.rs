@@ -113,8 +113,9 @@ fn bert(dir: &Path) {
 fn embedder(dir: &Path) {
     random::llama(dir, Llama { context: STEP_TOKENS, ..DECODER });
     let path = dir.join("config.json");
-    let config = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(path, config.replace("LlamaForCausalLM", "LlamaModel")).unwrap();
+    let config = std::fs::read_to_string(&path).expect("it was just written");
+    std::fs::write(path, config.replace("LlamaForCausalLM", "LlamaModel"))
+        .expect("the folder is the test's");
 }
 
 /// The same decoder with weights in bf16.

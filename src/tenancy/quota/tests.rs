@@ -239,7 +239,7 @@ fn changed_limits_hold_at_once_and_keep_what_was_taken() {
 #[test]
 fn who_is_named_again_on_the_same_day_has_taken_what_it_took() {
     let daily = Limits { requests_per_day: Some(2), ..Limits::default() };
-    let quotas = Quotas::new(rules(&[("acme", daily.clone())], Limits::default()));
+    let quotas = Quotas::new(rules(&[("acme", daily)], Limits::default()));
     let acme = tenant("acme");
     let ask = || quotas.admit(Some(&acme), Estimate::default()).map(drop);
     ask().unwrap();
