@@ -75,12 +75,12 @@ pub(super) fn announced(models: &LocalModels, model: &ModelId) -> Result<Announc
 }
 
 /// The folder that holds the model: the one given, or its only sub-folder where an archive
-/// was packed with a folder at its top.
+/// was packed with a folder at its top; `code` is a part of a model, never its top.
 pub(crate) fn model_folder(folder: &Path) -> PathBuf {
     let Ok(entries) = std::fs::read_dir(folder) else { return folder.to_owned() };
     let entries: Vec<_> = entries.filter_map(Result::ok).collect();
     match entries.as_slice() {
-        [only] if only.path().is_dir() => only.path(),
+        [only] if only.path().is_dir() && only.file_name() != "code" => only.path(),
         _ => folder.to_owned(),
     }
 }
