@@ -227,7 +227,7 @@ fn configurations_that_cannot_be_meant_are_refused() {
         ("encoder-roberta", r#"{"max_position_embeddings": 4096}"#, "position_embeddings"),
         ("encoder-roberta", r#"{"num_hidden_layers": 4294967295}"#, "num_hidden_layers"),
         ("encoder-roberta", r#"{"num_attention_heads": 0}"#, "num_attention_heads is 0"),
-        ("encoder-roberta", r#"{"hidden_size": 4294967296}"#, "are no model's"),
+        ("encoder-roberta", r#"{"hidden_size": 4294967296}"#, "hidden_size is 4294967296"),
         ("encoder-roberta", r#"{"layer_norm_eps": -1}"#, "layer_norm_eps"),
         ("encoder-distilbert", r#"{"dim": 0}"#, "hidden_size is 0"),
         ("encoder-distilbert", r#"{"n_layers": 3}"#, "transformer.layer.2"),
@@ -247,11 +247,17 @@ fn configurations_that_cannot_be_meant_are_refused() {
         ("encoder-deberta", r#"{"conv_kernel_size": 3}"#, "conv_kernel_size"),
         ("encoder-deberta", r#"{"norm_rel_ebd": "batch"}"#, "'batch'"),
     ];
+    let mut other = Vec::new();
     for (case, changes, says) in all {
-        let refused = planned(case, &serde_json::from_str(changes).unwrap()).unwrap_err();
-        let told = refused.to_string();
-        assert!(told.contains(says), "{case} {changes}: {told}");
+        let told = match planned(case, &serde_json::from_str(changes).unwrap()) {
+            Ok(_) => "it is no fault".to_owned(),
+            Err(refused) => refused.to_string(),
+        };
+        if !told.contains(says) {
+            other.push(format!("{case} {changes}: {told}"));
+        }
     }
+    assert!(other.is_empty(), "{other:#?}");
     let heads = [
         ("encoder-modernbert", "ModernBertForSequenceClassification", "classifier_pooling", "max"),
         ("encoder-deberta", "DebertaV2ForSequenceClassification", "pooler_hidden_act", "step"),

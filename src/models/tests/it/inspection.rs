@@ -291,7 +291,7 @@ fn modules_that_are_not_computed_are_refused() {
         assert!(text.contains(words), "{text}");
     }
     for mode in [
-        r#"{"pooling_mode": "lasttoken"}"#,
+        r#"{"pooling_mode": "weightedmean"}"#,
         r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true}"#,
         r#"{"pooling_mode_cls_token": false}"#,
     ] {
