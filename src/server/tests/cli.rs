@@ -120,7 +120,7 @@ async fn check_config_tells_every_fault_and_is_quiet_about_none() {
         "  memory on cpu: automatic, here about ",
         "  memory on simulated:0: 10.0 MiB\n",
         "  memory for copies: automatic, here about ",
-        "  tenant t: floor 1.9 MiB, ceiling 1.0 GiB, share 1\n",
+        "  tenant t: floor 1.9 MiB, ceiling 1.0 GiB, share 1, may invoke t/**\n",
     ] {
         assert!(text.contains(line), "'{line}' is not in {text}");
     }
