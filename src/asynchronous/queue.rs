@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::BoxFuture;
 use roundhouse_store::{MountConfig, ObjectWriter, RetryConfig, WritableStore};
 use roundhouse_types::EndpointName;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,8 +32,6 @@ use crate::webhook::{ClientFn, Resolve, Sender};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// When a request is tried again whose task ended without saying how.
 const LOST: Duration = Duration::from_secs(60);
-/// Notices on their way at once.
-const NOTICES: usize = 32;
 /// The longest key of S3, in bytes.
 const KEY_MOST: usize = 1024;
 /// The longest part of a name between slashes: what file systems take.
@@ -77,7 +75,6 @@ pub(crate) struct Shared {
     /// Requests under way are dropped; they stay in the queue.
     abort: CancellationToken,
     tasks: TaskTracker,
-    notices: Semaphore,
 }
 
 /// An endpoint's stores and those who are told, connected.
@@ -117,7 +114,6 @@ impl Queue {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            notices: Semaphore::new(NOTICES),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -443,7 +439,7 @@ impl Turn {
             run::End::Written(entry, decided) => {
                 // Whoever is slow to listen holds up no other request.
                 self.give_turn();
-                run::tell(&self.endpoint, &self.shared.notices, &entry, &decided).await;
+                run::tell(&self.endpoint, &entry, &decided).await;
                 let (shared, done) = (self.shared.clone(), ticket.clone());
                 if let Err(error) = blocking(move || shared.spool.remove(&done)).await {
                     warn!(%error, id = %ticket.id, "a request that is done stays in the queue");

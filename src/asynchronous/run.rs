@@ -7,7 +7,6 @@ use bytes::Bytes;
 use rand::Rng;
 use roundhouse_types::ErrorKind;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
@@ -221,14 +220,8 @@ fn failure(status: u16, content_type: Option<String>) -> Decided {
 }
 
 /// Tells whom the endpoint names, if anybody.
-pub(crate) async fn tell(
-    endpoint: &Endpoint,
-    notices: &Semaphore,
-    entry: &Entry,
-    decided: &Decided,
-) {
+pub(crate) async fn tell(endpoint: &Endpoint, entry: &Entry, decided: &Decided) {
     let Some(url) = endpoint.sender.told_of(decided.failure.is_some()) else { return };
-    let Ok(_permit) = notices.acquire().await else { return };
     let notice = notice(entry, decided, SystemTime::now());
     if let Err(why) = endpoint.sender.send(url, &notice).await {
         Of(endpoint.name.as_str()).not_told();

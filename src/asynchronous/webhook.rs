@@ -16,6 +16,8 @@ use rand::Rng;
 use reqwest::dns::{Addrs, Name, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::address::may_be_told;
@@ -29,6 +31,10 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Notices of one endpoint on their way at once: who is slow to listen holds up no other endpoint.
+const PLACES: usize = 32;
+/// How long a notice waits for a place. Its request is in the queue until then.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Looks up the addresses of a name.
 pub type Resolve = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
@@ -51,6 +57,7 @@ pub(crate) struct Sender {
     webhooks: Webhooks,
     secure: Client,
     plain: Client,
+    places: Semaphore,
 }
 
 impl Sender {
@@ -75,7 +82,12 @@ impl Sender {
                 .dns_resolver(Arc::new(checked));
             client.build().map_err(|error| Error::Client(chain(&error)))
         };
-        Ok(Self { webhooks: webhooks.clone(), secure: build(false)?, plain: build(true)? })
+        Ok(Self {
+            webhooks: webhooks.clone(),
+            secure: build(false)?,
+            plain: build(true)?,
+            places: Semaphore::new(PLACES),
+        })
     }
 
     /// Who is told of an end of this kind.
@@ -86,11 +98,14 @@ impl Sender {
         }
     }
 
-    /// Sends a notice until somebody says that it arrived, a few times.
+    /// Sends a notice until somebody says that it arrived, a few times, when it has a place.
     ///
     /// # Errors
-    /// With why the last attempt failed.
+    /// With why the last attempt failed; where no place is free for a minute.
     pub(crate) async fn send(&self, url: &Url, notice: &Notice) -> Result<(), String> {
+        let Ok(Ok(_place)) = timeout(WAIT, self.places.acquire()).await else {
+            return Err(format!("{PLACES} earlier ones are on their way still"));
+        };
         let mut pause = PAUSE;
         let mut attempt = 1;
         loop {
@@ -314,6 +329,19 @@ mod tests {
         // And what is asked next time is checked again: nothing of the first time is kept.
         assert!(refusal(&url, &sender).await.contains("169.254.169.254"));
         assert_eq!(site.seen().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_does_not_wait_for_ever_behind_others() {
+        let (resolve, asked) = scripted(&["169.254.169.254"]);
+        let sender = sender(&[], resolve);
+        let all = sender.places.acquire_many(PLACES as u32).await.unwrap();
+        let why = refusal("https://hooks.example/done", &sender).await;
+        assert!(why.contains("on their way"), "{why}");
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        drop(all);
+        let why = refusal("https://hooks.example/done", &sender).await;
+        assert!(why.contains(NOT_PUBLIC), "{why}");
     }
 
     #[tokio::test]
