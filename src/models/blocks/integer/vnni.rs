@@ -27,7 +27,12 @@ pub(super) fn sixteen(
 ) {
     let rows = Rows::of(weights, stride, format.bytes());
     let per_block = format.values() / TOGETHER * sums.len();
+    let ahead = Ahead { next: weights.as_ptr().wrapping_add(weights.len()), at: 0 };
+    let mut ahead = (sums.len() <= FEW).then_some(ahead);
     for (block, pieces) in pieces.chunks_exact(per_block).enumerate().take(rows.blocks) {
+        if let Some(ahead) = &mut ahead {
+            ahead.bring(OUTPUTS * format.bytes());
+        }
         match format {
             BlockFormat::Q4_0 => add(&q4_0(&rows, block), pieces, sums),
             BlockFormat::Q4_1 => add(&q4_1(&rows, block), pieces, sums),
@@ -38,6 +43,33 @@ pub(super) fn sixteen(
             BlockFormat::Q5K => q5_k(&rows, block, pieces, sums),
             BlockFormat::Q6K => q6_k(&rows, block, pieces, sums),
         }
+    }
+}
+
+/// Rows of inputs for which memory, not products, decides how long weights take.
+const FEW: usize = 16;
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// Brings the weights of the next sixteen outputs in while these are computed: sixteen rows are
+/// read side by side, which the CPU does not foresee.
+struct Ahead {
+    next: *const u8,
+    /// Bytes that were asked for.
+    at: usize,
+}
+
+impl Ahead {
+    /// Asks for so many bytes more. What lies behind the weights is asked for, too, which does
+    /// nothing.
+    #[inline]
+    #[target_feature(enable = "sse")]
+    fn bring(&mut self, bytes: usize) {
+        let to = self.at + bytes;
+        for at in (self.at.next_multiple_of(LINE)..to).step_by(LINE) {
+            _mm_prefetch::<_MM_HINT_T1>(self.next.wrapping_add(at).cast());
+        }
+        self.at = to;
     }
 }
 
@@ -67,21 +99,20 @@ impl Rows {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn word(&self, block: usize, at: usize) -> __m512i {
+        #[expect(unsafe_code, reason = "unaligned reads")]
         let read = |row: usize| {
             let place = self.place(row, block, at, 4).cast::<i32>();
-            #[expect(unsafe_code, reason = "unaligned reads")]
             // SAFETY: callers ask for bytes inside a block (asserted in tests), and blocks lie
             // inside the rows, which are slices.
-            unsafe {
-                place.read_unaligned()
-            }
+            unsafe { place.read_unaligned() }
         };
-        let words: [i32; OUTPUTS] = std::array::from_fn(read);
-        #[expect(unsafe_code, reason = "unaligned reads")]
-        // SAFETY: it reads sixteen words, which are there.
-        unsafe {
-            _mm512_loadu_epi32(words.as_ptr())
-        }
+        // In registers: words that are stored one by one cannot be loaded together at once.
+        let four =
+            |row: usize| _mm_setr_epi32(read(row), read(row + 1), read(row + 2), read(row + 3));
+        let words = _mm512_castsi128_si512(four(0));
+        let words = _mm512_inserti32x4::<1>(words, four(4));
+        let words = _mm512_inserti32x4::<2>(words, four(8));
+        _mm512_inserti32x4::<3>(words, four(12))
     }
 
     /// Sixteen bytes of each row's block, from `at` on, as four registers with four bytes of each
