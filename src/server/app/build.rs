@@ -82,31 +82,13 @@ pub(super) async fn build(
         Some(cache) => connect(&config, cache, credentials.as_ref()).await?,
         None => BTreeMap::new(),
     };
-    let mut sources: BTreeMap<EndpointName, Source> = BTreeMap::new();
-    if let Some(cache) = &cache {
-        for (name, catalog) in &catalogs {
-            sources.insert(name.clone(), Source::Store(catalog.clone(), cache.clone()));
-        }
-    }
     let handlers = handlers(&config, budgets.of_handlers()).await?;
     let single = open_single(&config).await?;
     let local = single.as_ref().map_or_else(Arc::default, |single| single.local.clone());
     let container_name =
         single.as_ref().map_or_else(container_endpoint, |single| single.model.endpoint.clone());
-    let mut bases = Bases { named: settings::bases(&config), ..Bases::default() };
-    if config.container.contract {
-        sources.insert(container_name.clone(), Source::Local(local.clone()));
-    }
-    if let Some(Single { model, local, .. }) = &single {
-        sources.insert(model.endpoint.clone(), Source::Local(local.clone()));
-        bases.only.insert(model.endpoint.clone(), model.target.clone());
-    }
-    if config.container.contract
-        && let Some((name, source)) = base_store(&config, cache.as_ref()).await?
-    {
-        bases.elsewhere.insert(container_name.clone(), name.clone());
-        sources.insert(name, source);
-    }
+    let here = (&container_name, &local, single.as_ref());
+    let (sources, bases) = sources(&config, cache.as_ref(), &catalogs, here).await?;
     let loader = ModelLoader::new(
         sources,
         lanes,
@@ -133,20 +115,9 @@ pub(super) async fn build(
         settings::claims(&config, policy.clone()),
     ));
 
-    let contract = config.container.contract;
-    let container = (contract || single.is_some()).then(|| {
+    let container = (config.container.contract || single.is_some()).then(|| {
         let models = PlatformModels::new(container_name, local, residency.clone(), loader.clone());
-        if let Some(single) = &single {
-            models.has_found(&single.adapters, &single.model);
-        }
-        let models = Arc::new(models);
-        ContainerFace {
-            loads: contract,
-            models_root: config.container.models_root.clone(),
-            handlers: config.handlers.enabled,
-            adapters: models.clone(),
-            models,
-        }
+        container_face(&config, models, single.as_ref())
     });
     let platform = container.as_ref().map(|_| {
         let metrics = metrics.clone();
@@ -215,6 +186,55 @@ pub(super) async fn build(
         reload: None,
     };
     Ok(App { data: roundhouse_gateway::router(state), admin, live, single, cut_off })
+}
+
+/// What endpoints load from, the container's own and a base's among them, and which models adapters
+/// mean. `here`: the container's endpoint, the folders that it is told, and its one model.
+async fn sources(
+    config: &Config,
+    cache: Option<&DiskCache>,
+    catalogs: &Catalogs,
+    (name, local, single): (&EndpointName, &Arc<LocalModels>, Option<&Single>),
+) -> Result<(BTreeMap<EndpointName, Source>, Bases), Error> {
+    let mut sources: BTreeMap<EndpointName, Source> = BTreeMap::new();
+    if let Some(cache) = cache {
+        for (name, catalog) in catalogs {
+            sources.insert(name.clone(), Source::Store(catalog.clone(), cache.clone()));
+        }
+    }
+    let mut bases = Bases { named: settings::bases(config), ..Bases::default() };
+    if config.container.contract || single.is_some() {
+        sources.insert(name.clone(), Source::Local(local.clone()));
+    }
+    if let Some(Single { model, .. }) = single {
+        bases.only.insert(model.endpoint.clone(), model.target.clone());
+    }
+    if config.container.contract
+        && let Some((base, source)) = base_store(config, cache).await?
+    {
+        bases.elsewhere.insert(name.clone(), base.clone());
+        sources.insert(base, source);
+    }
+    Ok((sources, bases))
+}
+
+/// The container contract's face, or that of a server with one model.
+fn container_face(
+    config: &Config,
+    models: PlatformModels,
+    single: Option<&Single>,
+) -> ContainerFace {
+    if let Some(single) = single {
+        models.has_found(&single.adapters, &single.model);
+    }
+    let models = Arc::new(models);
+    ContainerFace {
+        loads: config.container.contract,
+        models_root: config.container.models_root.clone(),
+        handlers: config.handlers.enabled,
+        adapters: models.clone(),
+        models,
+    }
 }
 
 /// The one model of a server that has but one.
