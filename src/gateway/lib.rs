@@ -49,6 +49,7 @@ mod sessions;
 pub mod state;
 mod stream;
 mod target;
+mod tei;
 mod tgi;
 
 pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};

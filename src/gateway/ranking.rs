@@ -71,7 +71,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         let documents = documents(fields, "texts")?;
         let raw = fields.bool("raw_scores")?.unwrap_or(false);
         let texts = fields.bool("return_text")?.unwrap_or(false).then(|| documents.clone());
-        let ranking = Ranking { query, documents, raw, field: "texts" };
+        let ranking = Ranking { query, documents, raw, field: "texts", alike: false };
         return Ok(asked(ranking, RankingAsk::Tei { texts }));
     }
     let stamp = Stamp::new("rerank", fields, fallback)?;
@@ -79,7 +79,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let top_n = fields.count("top_n", 1..=usize::MAX)?;
     let told = fields.bool("return_documents")?.unwrap_or(false).then(|| documents.clone());
     let raw = fields.bool("raw_scores")?.unwrap_or(false);
-    let ranking = Ranking { query, documents, raw, field: "documents" };
+    let ranking = Ranking { query, documents, raw, field: "documents", alike: false };
     Ok(asked(ranking, RankingAsk::Rerank { stamp, top_n, documents: told }))
 }
 
@@ -89,7 +89,7 @@ fn parse_score(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
     let stamp = Stamp::new("score", fields, fallback)?;
     let query = required(fields, "text_1")?;
     let documents = documents(fields, "text_2")?;
-    let ranking = Ranking { query, documents, raw: false, field: "text_2" };
+    let ranking = Ranking { query, documents, raw: false, field: "text_2", alike: true };
     Ok(asked(ranking, RankingAsk::Score { stamp }))
 }
 

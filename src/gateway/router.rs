@@ -14,12 +14,23 @@ use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
-use crate::{container, openai, openapi, platform, ranking, sagemaker, tgi};
+use crate::{container, openai, openapi, platform, ranking, sagemaker, tei, tgi};
 
 /// Paths of the container contract, and below.
 const CONTAINER: [&str; 4] = ["/models", "/adapters", "/metrics", "/execution-parameters"];
-/// Paths of text-generation-inference.
-const TGI: [&str; 6] = ["/", "/generate", "/generate_stream", "/info", "/health", "/rerank"];
+/// Paths of text-generation-inference and text-embeddings-inference.
+const TGI: [&str; 10] = [
+    "/",
+    "/embed",
+    "/embed_all",
+    "/generate",
+    "/generate_stream",
+    "/health",
+    "/info",
+    "/predict",
+    "/rerank",
+    "/similarity",
+];
 
 /// What every route shares.
 pub(crate) type Gateway = Arc<GatewayState>;
@@ -62,8 +73,8 @@ pub fn router(state: GatewayState) -> Router {
         .route("/v1/completions", named("completions", post(openai::completions)))
         .route("/v1/embeddings", named("embeddings", post(openai::embeddings)))
         .route("/v1/rerank", named("rerank", post(ranking::rerank)))
-        .route("/rerank", named("rerank_plain", post(ranking::rerank_plain)))
-        .route("/v1/score", named("score", post(ranking::score)));
+        .route("/v1/score", named("score", post(ranking::score)))
+        .merge(embeddings_inference());
     if gateway.container.as_ref().is_some_and(|contract| contract.loads) {
         routes = routes
             .route("/models", named("container_models", get(container::list).post(container::load)))
@@ -116,6 +127,16 @@ pub fn router(state: GatewayState) -> Router {
         .with_state(gateway.clone());
     let routes = platform::with_default_accept(routes, &gateway);
     layers::around(routes, &gateway)
+}
+
+/// The routes of text-embeddings-inference.
+fn embeddings_inference() -> Router<Gateway> {
+    Router::new()
+        .route("/embed", named("embed", post(tei::embed)))
+        .route("/embed_all", named("embed_all", post(tei::embed_all)))
+        .route("/predict", named("predict", post(tei::predict)))
+        .route("/rerank", named("rerank_plain", post(ranking::rerank_plain)))
+        .route("/similarity", named("similarity", post(tei::similarity)))
 }
 
 /// The dialect of a path, for answers that no handler gives.

@@ -92,7 +92,11 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
     operation.await.unwrap_or_else(|error| error.respond(Face::Tgi))
 }
 
-fn aim_of(
+/// Whom a request names where such a client can: by header, `model` or `parameters.adapter_id`.
+///
+/// # Errors
+/// Where it names none, or none that there is.
+pub(crate) fn aim_of(
     context: &Context,
     endpoint: &EndpointFace,
     headers: &HeaderMap,

@@ -18,6 +18,7 @@ mod gpt;
 mod llama;
 mod mistral;
 mod phi;
+pub(crate) mod prompts;
 mod qwen;
 pub(crate) mod raw;
 mod scaling;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
 use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::config::prompts;
 use crate::gguf::{self, gguf_bytes};
 use crate::properties::{PROPERTIES, PROPERTIES_MAX};
 use crate::settings;
@@ -67,6 +68,7 @@ pub fn wanted(sizes: &BTreeMap<String, u64>) -> Vec<(String, Want)> {
                     | ADAPTER_CONFIG
                     | "generation_config.json"
                     | "modules.json"
+                    | prompts::FILE
                     | settings::FILE
                     | SHARD_INDEX
             ),

@@ -8,6 +8,7 @@ use crate::config::decoder::DecoderConfig;
 use crate::config::encoder::families::{self as encoders, Answers};
 use crate::config::encoder::{EncoderConfig, HeadConfig};
 use crate::config::families;
+use crate::config::prompts::EmbeddingPrompts;
 use crate::config::sentence::Sentence;
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::{self, DecoderWeights};
@@ -130,6 +131,8 @@ pub struct ModelPlan {
     /// Whether the artefact wants its embeddings scaled to length 1. The runner does not do it:
     /// its vectors are as they were pooled.
     pub normalize: bool,
+    /// What an embedding model wants before its inputs.
+    pub prompts: EmbeddingPrompts,
     /// Numbers per output vector: vocabulary, embedding or labels.
     pub output_width: usize,
     /// The most tokens one step may carry.
@@ -167,7 +170,9 @@ impl ModelPlan {
         // A name in a map takes about as much again.
         let stored = self.formats.stored.names().map(|name| 2 * text(name));
         let unheeded = self.unheeded.iter().map(text);
-        let texts: usize = labels.chain(tokenizer.map(text)).chain(stored).chain(unheeded).sum();
+        let prompts = self.prompts.texts.iter().map(|(name, it)| 2 * text(name) + text(it));
+        let texts = labels.chain(tokenizer.map(text)).chain(stored).chain(unheeded);
+        let texts: usize = texts.chain(prompts).sum();
         let tokens = self.eos_tokens.capacity() * size_of::<u32>();
         Bytes((size_of::<Self>() + text(&self.architecture) + texts + tokens) as u64)
     }
@@ -376,6 +381,10 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         }
     };
     let is_embedder = sentence.is_some();
+    let prompts = match &sentence {
+        Some(sentence) => EmbeddingPrompts::read(files, sentence)?,
+        None => EmbeddingPrompts::default(),
+    };
     Ok(ModelPlan {
         kind: if is_embedder { ModelKind::Embedding } else { ModelKind::Generative },
         architecture,
@@ -394,6 +403,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         labels: None,
         generation_defaults: defaults,
         normalize: sentence.as_ref().is_some_and(|sentence| sentence.normalize),
+        prompts,
         output_width: if is_embedder { config.hidden } else { config.vocab },
         step_tokens,
         gguf: gguf.map(|(tokenizer, _)| tokenizer),
@@ -421,6 +431,10 @@ fn encoder(
         Answers::TokenClasses => (ModelKind::TokenClassification, Sentence::NONE),
         Answers::Words => (ModelKind::FillMask, Sentence::NONE),
         Answers::Places => (ModelKind::QuestionAnswering, Sentence::NONE),
+    };
+    let prompts = match kind {
+        ModelKind::Embedding => EmbeddingPrompts::read(files, &sentence)?,
+        _ => EmbeddingPrompts::default(),
     };
     let table = TensorTable::new(files)?;
     let spelling = Spelling::find(&table, &config, head.as_ref());
@@ -455,6 +469,7 @@ fn encoder(
         labels,
         generation_defaults: GenerationDefaults::default(),
         normalize: sentence.normalize,
+        prompts,
         output_width: width,
         step_tokens,
         gguf: None,

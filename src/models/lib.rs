@@ -51,6 +51,7 @@ mod weigh;
 pub use adapter::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, AdapterPlan, LoadedAdapter, load_adapter,
 };
+pub use config::prompts::EmbeddingPrompts;
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use device::DeviceMemory;
 pub use error::Error;

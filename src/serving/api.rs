@@ -123,6 +123,8 @@ pub struct Inputs {
     pub normalize: Option<bool>,
     /// What encoders are told beside.
     pub options: TaskOptions,
+    /// The only kind of model that is asked; absent: any.
+    pub only: Option<ModelKind>,
 }
 
 /// Chat messages.
@@ -173,6 +175,8 @@ pub struct Embeddings {
     pub inputs: Vec<Prompt>,
     /// Only so many numbers of each vector, brought to length 1 again.
     pub dimensions: Option<usize>,
+    /// Which of the model's prompts goes before texts; absent: its own default, if it has one.
+    pub prompt: Option<String>,
 }
 
 /// Generation parameters as a client may set them. Absent means: the artefact's

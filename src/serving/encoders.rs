@@ -147,7 +147,7 @@ impl EncoderTask {
                 let specs = rows.collect::<Result<_, Error>>()?;
                 Ok(PreparedRows { specs, finish: Finish::Cosines })
             }
-            Self::CrossEncode(Ranking { query, documents, raw, field }) => {
+            Self::CrossEncode(Ranking { query, documents, raw, field, .. }) => {
                 let read = query.len().saturating_mul(documents.len());
                 readable(read.saturating_add(bytes_of(&documents)), field)?;
                 let row = |document: &String| pair(text, &query, Some(document.as_str()), field);

@@ -6,8 +6,8 @@ use roundhouse_engine::{Attached, EngineHandle, Placed};
 use roundhouse_types::{ModelId, ModelKind};
 use roundhouse_workers::Group;
 
-use crate::AnswerStyle;
 use crate::text::TextCodec;
+use crate::{AnswerStyle, EmbeddingPrompts};
 
 /// A loaded model. Residency owns it; requests lease it.
 pub enum ServedModel {
@@ -80,6 +80,8 @@ pub enum Purpose {
         /// Whether vectors are brought to length 1 unless a request says otherwise. The engine's
         /// own vectors are not.
         normalize: bool,
+        /// What goes before its inputs.
+        prompts: EmbeddingPrompts,
     },
     /// It answers with labels and scores.
     Classification(Labels),

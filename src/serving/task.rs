@@ -103,6 +103,11 @@ impl Task {
         model: &EngineModel,
         config: &Config,
     ) -> Result<Self, Error> {
+        if let Request::Inputs(inputs) = &request
+            && inputs.only.is_some_and(|kind| kind != model.kind())
+        {
+            return Err(wrong_kind(id, model.kind()));
+        }
         match (request, model.purpose()) {
             (Request::Inputs(inputs), Purpose::Generative { eos_tokens, defaults }) => {
                 let beside = inputs.texts.len() + inputs.beside;
@@ -265,6 +270,9 @@ fn of_text_alone(inputs: &Inputs) -> Result<(), Error> {
     }
     if inputs.options.zero_shot.is_some() {
         return Err(Error::field("candidate_labels", "a generative model is no classifier"));
+    }
+    if inputs.options.prompt.is_some() {
+        return Err(Error::field("prompt_name", "only embedding models have prompts"));
     }
     match inputs.options.task {
         VectorTask::Pooled => Ok(()),

@@ -35,6 +35,16 @@ async fn server() -> (Site, Server) {
     let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     let files: Vec<_> = names.iter().map(|name| file(&one_label, name)).collect();
     site.put("cross-encoder", &files);
+    let folder = root().join(REFERENCES).join("wordpiece");
+    let tokenizer = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+    let mut files: Vec<_> = tokenizer.iter().map(|name| file(&folder, name)).collect();
+    let own = ["config.json", "model.safetensors"];
+    files.extend(own.iter().map(|name| file(&folder.join("feature-extraction"), name)));
+    let prompts = json!({
+        "prompts": {"query": "coal and ", "document": ""}, "default_prompt_name": "query",
+    });
+    files.push(("config_sentence_transformers.json".into(), prompts.to_string().into_bytes()));
+    site.put("prompted", &files);
     let server = site.start().await;
     (site, server)
 }
@@ -152,6 +162,44 @@ async fn documents_are_ranked_by_both_kinds_of_models() {
     let refused = server.post("/v1/rerank", body).await;
     assert_eq!(refused.status, 400, "{}", refused.body);
     assert!(refused.body.contains("fill-mask model"), "{}", refused.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_embedded_with_the_prompts_that_their_model_wants() {
+    let (_site, server) = server().await;
+    let (plain, prompted) = ("wordpiece/feature-extraction", "prompted");
+    let vector = async |model: &str, input: &str, prompt: Option<&str>| {
+        let body = json!({"model": model, "input": input, "prompt_name": prompt});
+        server.post("/v1/embeddings", body).await.json()["data"][0]["embedding"].clone()
+    };
+    let want = vector(plain, "coal and water", None).await;
+    same(&vector(prompted, "water", None).await, &want, "its default");
+    same(&vector(prompted, "water", Some("query")).await, &want, "by name");
+    same(&vector(prompted, "coal and water", Some("document")).await, &want, "an empty one");
+    let body = json!({"inputs": "water", "parameters": {"prompt_name": "query"}});
+    check(&server, prompted, body, &want).await;
+    for (model, told) in [(prompted, "document, query"), (plain, "no prompts")] {
+        let body = json!({"model": model, "input": "water", "prompt_name": "other"});
+        let refused = server.post("/v1/embeddings", body).await;
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert!(refused.body.contains(told), "{}", refused.body);
+    }
+    let embedded = server.post("/embed", json!({"model": prompted, "inputs": ["water"]})).await;
+    let length = |vector: &Value| {
+        let numbers = vector.as_array().unwrap().iter().map(|number| number.as_f64().unwrap());
+        numbers.map(|number| number * number).sum::<f64>()
+    };
+    same(&json!(length(&embedded.json()[0])), &json!(1.0), "length");
+    // A query is told from the document that it is the same as; a sentence is not.
+    let documents = json!({"model": prompted, "query": "water", "texts": ["water"]});
+    let apart = server.post("/rerank", documents).await.json()[0]["score"].as_f64().unwrap();
+    let sentences = json!({"source_sentence": "water", "sentences": ["water"]});
+    let alike = json!({"model": prompted, "inputs": sentences});
+    let alike = server.post("/similarity", alike).await.json()[0].as_f64().unwrap();
+    assert!(apart < 0.999 && alike > 0.999, "{apart} {alike}");
+    // What is no classifier predicts nothing.
+    let refused = server.post("/predict", json!({"model": plain, "inputs": "water"})).await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,8 +32,10 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some(_) => return Err(fields.wrong("encoding_format", "must be float or base64")),
     };
     let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
+    let prompt = fields.string("prompt_name")?;
     let ask = EmbeddingsAsk { model: stamp.model, base64 };
-    Ok(Asked::new(Request::Embeddings(Embeddings { inputs, dimensions }), Ask::Embeddings(ask)))
+    let embeddings = Embeddings { inputs, dimensions, prompt };
+    Ok(Asked::new(Request::Embeddings(embeddings), Ask::Embeddings(ask)))
 }
 
 #[derive(Serialize)]

@@ -370,6 +370,22 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     let either = json!({"anyOf": [text(), documents()]});
     let score = json!({"model": text(), "text_1": either.clone(), "text_2": either});
     add("ScoreRequest", object(score, &["text_1", "text_2"]));
+    let texts = json!({"anyOf": [text(), {"type": "array", "items": text(), "minItems": 1}]});
+    let embed = json!({
+        "model": text(), "inputs": texts.clone(), "normalize": {"type": "boolean"},
+        "dimensions": {"type": "integer", "minimum": 1}, "prompt_name": text(),
+    });
+    add("EmbedRequest", object(embed, &["inputs"]));
+    let pair = json!({"type": "array", "items": text(), "minItems": 1, "maxItems": 2});
+    let batch = json!({"type": "array", "items": pair.clone(), "minItems": 1});
+    let predict = json!({
+        "model": text(), "inputs": {"anyOf": [text(), pair, batch]},
+        "raw_scores": {"type": "boolean"},
+    });
+    add("PredictRequest", object(predict, &["inputs"]));
+    let sentences = json!({"source_sentence": text(), "sentences": texts});
+    let inputs = object(sentences, &["source_sentence", "sentences"]);
+    add("SimilarityRequest", object(json!({"model": text(), "inputs": inputs}), &["inputs"]));
     let kinds = ["InputsRequest", "ChatRequest", "CompletionRequest", "EmbeddingsRequest"];
     let kinds: Vec<Value> = kinds.iter().map(|kind| refer("schemas", kind)).collect();
     add("ModelRequest", json!({"anyOf": kinds}));
@@ -396,6 +412,7 @@ fn answers(add: &mut impl FnMut(&str, Value)) {
     add("Embeddings", object(list, &["object", "data", "model", "usage"]));
     // A model's own: an object, a list of labels, vectors.
     add("ModelAnswer", json!({}));
+    add("Array", json!({"type": "array"}));
     add("Ranks", json!({"type": ["object", "array"]}));
     add("AsyncAccepted", object(json!({"InferenceId": text()}), &["InferenceId"]));
 }

@@ -100,5 +100,5 @@ fn similar(map: Map<String, Value>) -> Result<Ranking, Error> {
         let expected = format!("must be a list of 1 to {INPUTS_MAX} strings");
         fields.wrong("sentences", &expected)
     })?;
-    Ok(Ranking { query, documents, raw: false, field: "inputs.sentences" })
+    Ok(Ranking { query, documents, raw: false, field: "inputs.sentences", alike: true })
 }

@@ -116,7 +116,10 @@ pub(crate) fn from_array(array: Array) -> Asked {
         }
         Array::Tokens(rows) => {
             let inputs = rows.into_iter().map(Prompt::Tokens).collect();
-            Asked::new(Request::Embeddings(Embeddings { inputs, dimensions: None }), ask)
+            Asked::new(
+                Request::Embeddings(Embeddings { inputs, dimensions: None, prompt: None }),
+                ask,
+            )
         }
     }
 }
@@ -185,6 +188,7 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
         top_k,
         normalize,
         options,
+        only: None,
     };
     Ok(Asked { request: Request::Inputs(inputs), ask: Ask::Inputs(ask), adapters })
 }

@@ -18,12 +18,8 @@ const ANSWER_TOKENS_MAX: usize = 512;
 
 /// Fields beside `inputs` that would change vectors and that nothing here honours, with the values
 /// that would not.
-const UNSUPPORTED: [Neutral; 4] = [
-    ("encoding_format", is_float),
-    ("prompt_name", neutral::absent),
-    ("truncate", neutral::on),
-    ("truncation_direction", is_right),
-];
+const UNSUPPORTED: [Neutral; 3] =
+    [("encoding_format", is_float), ("truncate", neutral::on), ("truncation_direction", is_right)];
 
 fn is_float(value: &Value) -> bool {
     value == "float"
@@ -56,9 +52,11 @@ pub(crate) fn read(body: &mut Fields, parameters: &mut Fields) -> Result<TaskOpt
     if task == VectorTask::Tokens && dimensions.is_some() {
         return Err(body.wrong("dimensions", "shortens vectors of texts, not of tokens"));
     }
+    let in_body = body.string("prompt_name")?;
     Ok(TaskOptions {
         task,
         dimensions,
+        prompt: parameters.string("prompt_name")?.or(in_body),
         function: function(parameters)?,
         in_order: false,
         zero_shot: zero_shot(parameters)?,

@@ -47,6 +47,8 @@ pub(crate) struct Sentence {
     pub(crate) dense: Vec<Dense>,
     /// Whether vectors are to be scaled to length 1.
     pub(crate) normalize: bool,
+    /// Whether the tokens of a prompt before the input are pooled with it.
+    pub(crate) pools_prompts: bool,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +62,7 @@ struct Module {
 impl Sentence {
     /// What a classifier has: its own pooler, no sentence vector.
     pub(crate) const NONE: Self =
-        Self { pooling: Pooling::Cls, dense: Vec::new(), normalize: false };
+        Self { pooling: Pooling::Cls, dense: Vec::new(), normalize: false, pools_prompts: true };
 
     /// Numbers of the vector that comes out where `hidden` are pooled.
     ///
@@ -84,7 +86,7 @@ impl Sentence {
             return Ok(Self { pooling: Pooling::Mean, ..Self::NONE });
         }
         let modules: Vec<Module> = parse(files, MODULES)?;
-        let mut pooling = None;
+        let (mut pooling, mut pools_prompts) = (None, true);
         let (mut dense, mut normalize) = (Vec::new(), false);
         for (index, module) in modules.iter().enumerate() {
             // Only the class counts: its module path has changed between versions.
@@ -99,7 +101,8 @@ impl Sentence {
                     return Err(Error::config(MODULES, reason));
                 }
                 "Pooling" if pooling.is_none() && !normalize => {
-                    pooling = Some(read_pooling(files, &module.path)?);
+                    let (mode, with_prompts) = read_pooling(files, &module.path)?;
+                    (pooling, pools_prompts) = (Some(mode), with_prompts);
                 }
                 "Dense" if pooling.is_some() && !normalize => {
                     dense.push(read_dense(files, &module.path)?);
@@ -115,7 +118,7 @@ impl Sentence {
             }
         }
         match pooling {
-            Some(pooling) => Ok(Self { pooling, dense, normalize }),
+            Some(pooling) => Ok(Self { pooling, dense, normalize, pools_prompts }),
             None => Err(Error::config(MODULES, "no Pooling module is listed")),
         }
     }
@@ -155,8 +158,9 @@ fn read_dense(files: &Files, path: &str) -> Result<Dense, Error> {
     Ok(Dense { folder: path.to_owned(), inputs, outputs, bias, tanh })
 }
 
-/// The pooling module's one mode: older files have a switch per mode, newer ones a name.
-fn read_pooling(files: &Files, path: &str) -> Result<Pooling, Error> {
+/// The pooling module's one mode (older files have a switch per mode, newer ones a name), and whether
+/// it takes prompts in.
+fn read_pooling(files: &Files, path: &str) -> Result<(Pooling, bool), Error> {
     const SWITCH: &str = "pooling_mode_";
     let file = format!("{path}/config.json");
     let config: Map<String, Value> = parse(files, &file)?;
@@ -176,17 +180,19 @@ fn read_pooling(files: &Files, path: &str) -> Result<Pooling, Error> {
         let reason = format!("one pooling mode is served and it has {modes:?}");
         return Err(Error::config(&file, reason));
     };
-    match mode.as_str() {
-        "cls" | "cls_token" => Ok(Pooling::Cls),
-        "lasttoken" => Ok(Pooling::Last),
-        "mean" | "mean_tokens" => Ok(Pooling::Mean),
-        "max" | "max_tokens" => Ok(Pooling::Max),
-        "mean_sqrt_len" | "mean_sqrt_len_tokens" => Ok(Pooling::MeanSqrtLength),
+    let pooling = match mode.as_str() {
+        "cls" | "cls_token" => Pooling::Cls,
+        "lasttoken" => Pooling::Last,
+        "mean" | "mean_tokens" => Pooling::Mean,
+        "max" | "max_tokens" => Pooling::Max,
+        "mean_sqrt_len" | "mean_sqrt_len_tokens" => Pooling::MeanSqrtLength,
         other => {
             let reason = format!(
                 "pooling '{other}' is not computed; cls, lasttoken, mean, max and mean_sqrt_len_tokens are"
             );
-            Err(Error::config(&file, reason))
+            return Err(Error::config(&file, reason));
         }
-    }
+    };
+    let pools_prompts = config.get("include_prompt").and_then(Value::as_bool).unwrap_or(true);
+    Ok((pooling, pools_prompts))
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use roundhouse_models::{Asked, GgufText, ModelPlan, ScoreFunction as Scores};
 use roundhouse_serving::{
-    AnswerStyle, GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec, Vocabulary,
+    AnswerStyle, EmbeddingPrompts, GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec,
+    Vocabulary,
 };
 use roundhouse_types::{Bytes, Failure, ModelKind};
 
@@ -82,7 +83,13 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
             eos_tokens: plan.eos_tokens.clone(),
             defaults: defaults(&plan.generation_defaults),
         },
-        ModelKind::Embedding => Purpose::Embedding { normalize: plan.normalize },
+        ModelKind::Embedding => Purpose::Embedding {
+            normalize: plan.normalize,
+            prompts: EmbeddingPrompts {
+                texts: plan.prompts.texts.clone(),
+                default: plan.prompts.default.clone(),
+            },
+        },
         ModelKind::TokenClassification => Purpose::TokenClassification(labels(plan)),
         ModelKind::FillMask => Purpose::FillMask,
         ModelKind::QuestionAnswering => Purpose::QuestionAnswering,

@@ -11,6 +11,8 @@ pub struct TaskOptions {
     pub task: VectorTask,
     /// Embeddings: only so many numbers of each vector, brought to length 1 again.
     pub dimensions: Option<usize>,
+    /// Embeddings: which of the model's prompts goes before texts; absent: its own default.
+    pub prompt: Option<String>,
     /// Classification: what becomes of the logits, where it differs from the artefact's own choice.
     pub function: Option<ScoreFunction>,
     /// Classification: all labels in the artefact's order rather than by score.
@@ -123,6 +125,9 @@ pub struct Ranking {
     pub raw: bool,
     /// What a client calls the list, for errors.
     pub field: &'static str,
+    /// Whether the query is a text like the documents, rather than what is looked for among them:
+    /// an embedding model's prompts differ.
+    pub alike: bool,
 }
 
 /// How near documents are to a query.

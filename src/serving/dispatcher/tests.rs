@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    Chat, Completion, Embeddings, Finish, Generation, GenerationDefaults, Inputs, Labels, Prompt,
-    Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice, ZeroShot,
+    Chat, Completion, EmbeddingPrompts, Embeddings, Finish, Generation, GenerationDefaults, Inputs,
+    Labels, Prompt, Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice, ZeroShot,
 };
 
 mod answers;
@@ -238,7 +238,7 @@ fn chat(content: &str) -> Request {
 
 fn embeddings(texts: &[&str]) -> Request {
     let inputs = texts.iter().map(|text| Prompt::Text((*text).to_owned())).collect();
-    Request::Embeddings(Embeddings { inputs, dimensions: None })
+    Request::Embeddings(Embeddings { inputs, dimensions: None, prompt: None })
 }
 
 /// One choice's text, tokens and end.

@@ -3,9 +3,13 @@
 use roundhouse_types::ModelId;
 
 use super::{EncoderTask, Pair, Scoring, TOLD_MAX};
+use crate::prompts::before;
 use crate::served::{EngineModel, Purpose};
 use crate::task::{counted, wrong_kind};
-use crate::{Config, Embeddings, Error, Inputs, Labels, Prompt, Request, TaskOptions, VectorTask};
+use crate::{
+    Config, EmbeddingPrompts, Embeddings, Error, Inputs, Labels, Prompt, Ranking, Request,
+    TaskOptions, VectorTask,
+};
 
 /// Answers per question at most.
 const SPANS_MAX: usize = 100;
@@ -34,15 +38,24 @@ impl EncoderTask {
                 of_inputs(inputs, purpose, most)
                     .unwrap_or_else(|| Err(wrong_kind(id, model.kind())))
             }
-            (Request::Embeddings(embeddings), Purpose::Embedding { normalize }) => {
-                let Embeddings { inputs, dimensions } = embeddings;
+            (Request::Embeddings(embeddings), Purpose::Embedding { normalize, prompts }) => {
+                let Embeddings { inputs, dimensions, prompt } = embeddings;
                 counted("input", inputs.len(), most)?;
-                Ok(Self::Embed { inputs, normalize: *normalize, dimensions })
+                let text = prompts.named(prompt.as_deref())?;
+                let tokens = inputs.iter().any(|input| matches!(input, Prompt::Tokens(_)));
+                if tokens && prompt.is_some() {
+                    return Err(Error::field("prompt_name", "goes before texts, not tokens"));
+                }
+                let inputs = inputs.into_iter().map(|input| match input {
+                    Prompt::Text(input) => Prompt::Text(before(text, input)),
+                    Prompt::Tokens(tokens) => Prompt::Tokens(tokens),
+                });
+                Ok(Self::Embed { inputs: inputs.collect(), normalize: *normalize, dimensions })
             }
-            (Request::Ranking(ranking), Purpose::Embedding { .. }) => {
+            (Request::Ranking(ranking), Purpose::Embedding { prompts, .. }) => {
                 // The query is a row too.
                 counted(ranking.field, ranking.documents.len(), most.saturating_sub(1))?;
-                Ok(Self::Compare(ranking))
+                Ok(Self::Compare(with_prompts(ranking, prompts)))
             }
             (Request::Ranking(ranking), Purpose::Classification(labels))
                 if labels.names.len() == 1 =>
@@ -66,8 +79,9 @@ fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<En
     let Inputs { texts, seconds, top_k, normalize: asked, options, .. } = inputs;
     let task = match purpose {
         Purpose::Generative { .. } => return None,
-        Purpose::Embedding { normalize } => only_texts(&seconds, &options)
-            .map(|()| embed(texts, asked.unwrap_or(*normalize), &options)),
+        Purpose::Embedding { normalize, prompts } => only_texts(&seconds, &options)
+            .and_then(|()| prompts.named(options.prompt.as_deref()))
+            .map(|prompt| embed(texts, prompt, asked.unwrap_or(*normalize), &options)),
         Purpose::Classification(labels) => {
             vectors_not_asked(&options).and_then(|()| match options.zero_shot.is_some() {
                 true => zero_shot(texts, &seconds, labels, options, most),
@@ -99,15 +113,30 @@ fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<En
     Some(task)
 }
 
-fn embed(texts: Vec<String>, normalize: bool, options: &TaskOptions) -> EncoderTask {
+fn embed(texts: Vec<String>, prompt: &str, normalize: bool, options: &TaskOptions) -> EncoderTask {
     match options.task {
-        VectorTask::Tokens => EncoderTask::TokenVectors { texts },
+        // The pipeline of transformers knows nothing of prompts: only what a request names goes
+        // before these.
+        VectorTask::Tokens if options.prompt.is_none() => EncoderTask::TokenVectors { texts },
+        VectorTask::Tokens => EncoderTask::TokenVectors {
+            texts: texts.into_iter().map(|text| before(prompt, text)).collect(),
+        },
         VectorTask::Pooled => EncoderTask::Embed {
-            inputs: texts.into_iter().map(Prompt::Text).collect(),
+            inputs: texts.into_iter().map(|text| Prompt::Text(before(prompt, text))).collect(),
             normalize,
             dimensions: options.dimensions,
         },
     }
+}
+
+/// The same texts, with what goes before them.
+pub(super) fn with_prompts(ranking: Ranking, prompts: &EmbeddingPrompts) -> Ranking {
+    let (query, document) = match ranking.alike {
+        true => (prompts.usual(), prompts.usual()),
+        false => (prompts.of_query(), prompts.of_document()),
+    };
+    let documents = ranking.documents.into_iter().map(|text| before(document, text)).collect();
+    Ranking { query: before(query, ranking.query), documents, ..ranking }
 }
 
 fn classify(
@@ -175,6 +204,9 @@ fn only_texts(seconds: &[Option<String>], options: &TaskOptions) -> Result<(), E
 
 /// Refuses what only embedding models have.
 fn vectors_not_asked(options: &TaskOptions) -> Result<(), Error> {
+    if options.prompt.is_some() {
+        return Err(Error::field("prompt_name", "only embedding models have prompts"));
+    }
     match options.task {
         VectorTask::Pooled => Ok(()),
         VectorTask::Tokens => {

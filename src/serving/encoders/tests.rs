@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::*;
-use crate::{Aggregation, Entity, Fill, LabelScore, Reply, SpanAnswer};
+use crate::{Aggregation, EmbeddingPrompts, Entity, Fill, LabelScore, Reply, SpanAnswer};
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/tasks");
 /// What the references' tokenizers are cut to.
@@ -310,6 +310,7 @@ fn a_request_cannot_become_boundless() {
         documents: vec!["b".to_owned(); 17],
         raw: false,
         field: "documents",
+        alike: false,
     };
     let said = refusal(EncoderTask::CrossEncode(ranking), Limits { rows: 64, width: 1 });
     assert!(said.starts_with("documents: "), "{said}");
@@ -362,12 +363,33 @@ fn shortened_vectors_have_length_one_again() {
 }
 
 #[test]
+fn queries_documents_and_texts_get_their_prompts() {
+    let texts = [("query", "Q: "), ("document", "D: "), ("sts", "S: ")];
+    let texts = texts.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let prompts = EmbeddingPrompts { texts: texts.collect(), default: Some("sts".into()) };
+    let ranking = |alike| Ranking {
+        query: "a".into(),
+        documents: vec!["b".into()],
+        raw: false,
+        field: "documents",
+        alike,
+    };
+    let both = |alike| {
+        let Ranking { query, documents, .. } = asked::with_prompts(ranking(alike), &prompts);
+        (query, documents[0].clone())
+    };
+    assert_eq!(both(false), ("Q: a".into(), "D: b".into()));
+    assert_eq!(both(true), ("S: a".into(), "S: b".into()));
+}
+
+#[test]
 fn documents_are_scored_with_the_query_in_one_row_or_by_their_vectors() {
     let ranking = |raw| Ranking {
         query: "the engine".into(),
         documents: vec!["coal".into(), "the stall".into()],
         raw,
         field: "documents",
+        alike: false,
     };
     let scores = |task: EncoderTask, numbers: Vec<Vec<f32>>| {
         let prepared = task.prepare(&wordpiece(), limits(1)).unwrap();

@@ -2,8 +2,8 @@
 //! bodies.
 
 use roundhouse_serving::{
-    Aggregation, Answer, Entity, Fill, Inputs, LabelScore, Prompt, Reply, Request as Asked,
-    ScoreFunction, ScoresReply, SpanAnswer, TokenVectorsReply, VectorTask,
+    Aggregation, Answer, EmbeddingsReply, Entity, Fill, Inputs, LabelScore, Prompt, Reply,
+    Request as Asked, ScoreFunction, ScoresReply, SpanAnswer, TokenVectorsReply, VectorTask,
 };
 use roundhouse_types::{Failure, ModelKind};
 use serde_json::{Value, json};
@@ -99,6 +99,51 @@ async fn a_type_that_no_answer_has_is_refused_before_the_model_is_asked() {
     // Known only when the answer is there.
     let got = sent(&harness, PLAIN, r#"{"inputs":"x"}"#, &[("accept", "application/x-npy")]).await;
     assert_eq!(got.status, 406);
+}
+
+#[tokio::test]
+async fn routes_of_text_embeddings_inference_ask_one_kind_of_model_and_answer_lists() {
+    let vectors = |count| {
+        Reply::Embeddings(EmbeddingsReply { vectors: vec![vec![0.5]; count], prompt_tokens: 1 })
+    };
+    let harness = finds(vectors);
+    let got = harness.post("/embed", "a", r#"{"inputs":"x","prompt_name":"query"}"#).await;
+    assert_eq!(got.json(), json!([[0.5]]));
+    let asked = last_inputs(&harness);
+    assert_eq!((asked.only, asked.normalize), (Some(ModelKind::Embedding), Some(true)));
+    assert_eq!(asked.options.prompt.as_deref(), Some("query"));
+    let body = r#"{"inputs":["x","y"],"normalize":false}"#;
+    assert_eq!(harness.post("/embed", "a", body).await.json(), json!([[0.5], [0.5]]));
+    assert_eq!(last_inputs(&harness).normalize, Some(false));
+    harness.post("/embed_all", "a", r#"{"inputs":"x"}"#).await;
+    let asked = last_inputs(&harness);
+    assert_eq!((asked.only, asked.options.task), (Some(ModelKind::Embedding), VectorTask::Tokens));
+
+    let harness = finds(labels);
+    let both = json!([{"label": "good", "score": 0.75}, {"label": "bad", "score": 0.25}]);
+    for (inputs, texts, pair, want) in [
+        (json!("x"), 1, None, both.clone()),
+        (json!(["x"]), 1, None, both.clone()),
+        (json!(["x", "y"]), 1, Some("y"), both.clone()),
+        (json!([["x"], ["y", "z"]]), 2, Some("z"), json!([both, both])),
+    ] {
+        let body = json!({"inputs": inputs, "raw_scores": true}).to_string();
+        assert_eq!(harness.post("/predict", "a", body).await.json(), want, "{inputs}");
+        let asked = last_inputs(&harness);
+        assert_eq!((asked.only, asked.texts.len()), (Some(ModelKind::Classification), texts));
+        assert_eq!(asked.seconds.last().cloned().flatten().as_deref(), pair, "{inputs}");
+        assert_eq!(asked.options.function, Some(ScoreFunction::Identity));
+    }
+    for inputs in [json!([]), json!(["x", "y", "z"]), json!([["x"], []]), json!(5), json!([1])] {
+        let got = harness.post("/predict", "a", json!({"inputs": inputs}).to_string()).await;
+        assert_eq!((got.status.as_u16(), &got.json()["error_type"]), (422, &json!("validation")));
+    }
+
+    let harness =
+        finds(|count| Reply::Scores(ScoresReply { scores: vec![0.25; count], prompt_tokens: 1 }));
+    let body = r#"{"inputs":{"source_sentence":"q","sentences":["x","y"]}}"#;
+    assert_eq!(harness.post("/similarity", "a", body).await.json(), json!([0.25, 0.25]));
+    assert_eq!(harness.post("/similarity", "a", r#"{"inputs":"x"}"#).await.status, 422);
 }
 
 #[tokio::test]

@@ -302,6 +302,34 @@ fn modules_that_are_not_computed_are_refused() {
 }
 
 #[test]
+fn prompts_are_read_with_their_default_and_refused_where_they_cannot_be_heeded() {
+    const FILE: &str = "config_sentence_transformers.json";
+    let with = |prompts: &str, pooling: &str| {
+        let mut files = files("bert-cls");
+        files.sizes.insert(FILE.into(), prompts.len() as u64);
+        files.contents.insert(FILE.into(), prompts.into());
+        files.contents.insert("1_Pooling/config.json".into(), pooling.into());
+        files
+    };
+    let pooled = r#"{"pooling_mode_cls_token": true}"#;
+    let apart = r#"{"pooling_mode_cls_token": true, "include_prompt": false}"#;
+    let prompts = r#"{"prompts": {"query": "Q: ", "empty": ""}, "default_prompt_name": "query"}"#;
+    let plan = inspect(&with(prompts, pooled), &settings()).unwrap();
+    assert_eq!(plan.prompts.texts["query"], "Q: ");
+    assert_eq!(plan.prompts.default.as_deref(), Some("query"));
+    let none = r#"{"prompts": {"query": ""}, "default_prompt_name": null}"#;
+    for files in [with(none, apart), files("bert-cls")] {
+        assert_eq!(inspect(&files, &settings()).unwrap().prompts.default, None);
+    }
+    assert!(refusal(&with(prompts, apart)).contains("include_prompt"));
+    let missing = r#"{"prompts": {}, "default_prompt_name": "query"}"#;
+    assert!(refusal(&with(missing, pooled)).contains("'query' is none"));
+    let long = format!(r#"{{"prompts": {{"a": "{}"}}}}"#, "x".repeat(1 << 17));
+    assert!(refusal(&with(&long, pooled)).contains("are the most"));
+    assert!(refusal(&with(r#"{"prompts": 5}"#, pooled)).contains(FILE));
+}
+
+#[test]
 fn a_cancelled_load_ends_and_other_devices_are_refused() {
     let plan = plan("llama-mha", &settings());
     let cancel = Cancel::new();

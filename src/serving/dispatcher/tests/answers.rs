@@ -81,7 +81,10 @@ async fn a_chat_is_rendered_and_gets_no_second_first_token() {
 
 #[tokio::test]
 async fn embeddings_are_normalised_as_the_artefact_or_the_request_says() {
-    let server = Server::start(EchoRunner::new(encoder(4)), Purpose::Embedding { normalize: true });
+    let server = Server::start(
+        EchoRunner::new(encoder(4)),
+        Purpose::Embedding { normalize: true, prompts: EmbeddingPrompts::default() },
+    );
     let raw = echo_logits(&codec().encode("text", true).unwrap(), 4);
     let vectors = |answer: Answer| match answer.reply {
         Reply::Embeddings(reply) => reply.vectors,
@@ -119,7 +122,10 @@ async fn a_classifier_names_its_labels_likeliest_first() {
 async fn what_a_model_cannot_do_is_told_with_what_it_can() {
     let labels = Labels { names: vec!["a".into()], scores: ScoreFunction::Sigmoid };
     let generates = Server::generative(EchoRunner::new(GENERATIVE));
-    let embeds = Server::start(EchoRunner::new(encoder(4)), Purpose::Embedding { normalize: true });
+    let embeds = Server::start(
+        EchoRunner::new(encoder(4)),
+        Purpose::Embedding { normalize: true, prompts: EmbeddingPrompts::default() },
+    );
     let classifies = Server::start(EchoRunner::new(encoder(1)), Purpose::Classification(labels));
     for (server, request, message) in [
         (
@@ -165,7 +171,13 @@ async fn a_model_that_is_no_adapter_of_the_base_named_beside_it_is_refused() {
 
 fn ranking(documents: usize) -> Request {
     let documents = (0..documents).map(|at| format!("document {at}")).collect();
-    Request::Ranking(Ranking { query: "query".into(), documents, raw: false, field: "documents" })
+    Request::Ranking(Ranking {
+        query: "query".into(),
+        documents,
+        raw: false,
+        field: "documents",
+        alike: false,
+    })
 }
 
 fn zero_shot(texts: &[&str], labels: usize) -> Request {
@@ -184,7 +196,12 @@ async fn what_a_request_is_turned_into_is_counted() {
     };
     let runner = || EchoRunner::new(encoder(2));
     let classifies = Server::with(runner(), Purpose::Classification(labels), config, false);
-    let embeds = Server::with(runner(), Purpose::Embedding { normalize: true }, config, false);
+    let embeds = Server::with(
+        runner(),
+        Purpose::Embedding { normalize: true, prompts: EmbeddingPrompts::default() },
+        config,
+        false,
+    );
     for (server, request, message) in [
         (&classifies, zero_shot(&["a", "b"], 3), "candidate_labels: 3 entries are more than the 2"),
         (&classifies, zero_shot(&["a"; 5], 1), "inputs: 5 entries are more than the 4"),

@@ -49,7 +49,10 @@ async fn the_stream_ends_at_the_deadline_and_lets_go() {
 async fn an_encoder_that_does_not_answer_is_given_up_at_the_deadline() {
     let text = codec().encode("slow", true).unwrap();
     let (runner, gate) = EchoRunner::new(encoder(4)).held_at(*text.last().unwrap());
-    let server = Server::start(runner, Purpose::Embedding { normalize: false });
+    let server = Server::start(
+        runner,
+        Purpose::Embedding { normalize: false, prompts: EmbeddingPrompts::default() },
+    );
     drop(server.engine().await);
     let dispatcher = Arc::clone(&server.dispatcher);
     let asked =
