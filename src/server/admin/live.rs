@@ -219,11 +219,8 @@ impl Task {
             Wants::All => self.greeting(reader.seen.as_deref()).await,
             Wants::Decisions => Ok(self.log.since(reader.seen.as_deref(), 0)),
         };
-        let reading = first.map(|first| Reading {
-            first,
-            at: self.log.at(),
-            rest: self.frames.subscribe(),
-        });
+        let reading =
+            first.map(|first| Reading { first, at: self.log.at(), rest: self.frames.subscribe() });
         // One that has left meanwhile needs no answer.
         let _ = reader.reply.send(reading);
     }

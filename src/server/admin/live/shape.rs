@@ -14,9 +14,7 @@ pub(super) fn by_name(mut shown: Value) -> Value {
     if shown["host"].is_object() {
         named(&mut shown["host"], "copies", version_key);
     }
-    named(&mut shown, "loads", |load| {
-        format!("{}@{}", version_key(load), text(load, "device"))
-    });
+    named(&mut shown, "loads", |load| format!("{}@{}", version_key(load), text(load, "device")));
     named(&mut shown, "failed", version_key);
     without_nulls(&mut shown);
     shown

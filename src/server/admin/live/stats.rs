@@ -152,9 +152,8 @@ fn count_at(buckets: &Buckets, bound: f64) -> f64 {
 fn summary(buckets: &Buckets) -> Option<Value> {
     let count = buckets.last()?.1;
     let at = |share: f64| quantile(buckets, share * count);
-    (count > 0.0).then(
-        || json!({"count": whole(count), "p50": at(0.5), "p95": at(0.95), "p99": at(0.99)}),
-    )
+    (count > 0.0)
+        .then(|| json!({"count": whole(count), "p50": at(0.5), "p95": at(0.95), "p99": at(0.99)}))
 }
 
 /// The time that so many did not exceed, as if each bucket's were spread evenly over it. Of those

@@ -16,7 +16,7 @@ const CHARTS = [
   { label: "First token", of: (it) => [it.first_token?.p50, it.first_token?.p95], ...LATENCY },
   { label: "Per token", of: (it) => [it.per_token?.p50, it.per_token?.p95], ...LATENCY },
   { label: "Queue", of: (it) => [it.queue?.p50, it.queue?.p95], ...LATENCY },
-  { label: "Requests a second", of: (it, every) => [(it.requests ?? 0) / every, failed(it) / every], say: say1, keys: ["all", "failed"] },
+  { label: "Requests/s", of: (it, every) => [(it.requests ?? 0) / every, failed(it) / every], say: say1, keys: ["all", "failed"] },
 ];
 
 export function charts(state) {

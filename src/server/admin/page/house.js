@@ -4,14 +4,14 @@
 
 import { draw, keep, make, mark, say } from "./dom.js";
 import { layout } from "./stalls.js";
-import { bytes, count, counted, plain, share, short } from "./words.js";
+import { bytes, counted, plain, share, short } from "./words.js";
 
-const [CX, CY, RIM, HUB] = [375, 338, 290, 116];
+const [CX, CY, RIM, HUB] = [390, 338, 290, 116];
 const FROM = 188;
 const SPAN = 196;
 /** Stalls at least this wide, in degrees, are named. */
-const NAMED = 3.6;
-const NAME_LETTERS = 25;
+const NAMED = { one: 3.6, many: 8 };
+const LETTERS = { one: 25, many: 15 };
 
 const KINDS = [
   ["weights", "Weights"], ["rest", "Workspace, texts"], ["used", "KV in use"], ["free", "KV free"],
@@ -31,13 +31,14 @@ function sector(inner, outer, from, to) {
 
 /** Fits the houses to the state. `open` is called with the members of a stall that is clicked. */
 export function houses(parent, state, open) {
-  const many = state.devices().length > 1;
+  const many = state.devices().length > 2;
   mark(parent, "class", many ? "houses many" : "houses");
   keep(parent, state.devices(), (device) => device.id, (device) => house(device), (element, device) => {
     const plan = layout(state, device);
-    const key = outline(plan);
+    const key = outline(plan) + many;
     if (element.outline !== key) {
       element.outline = key;
+      element.scale = many ? "many" : "one";
       paint(element, device, plan, open, state);
     }
     legend(element, device, plan);
@@ -46,7 +47,7 @@ export function houses(parent, state, open) {
 
 function house(device) {
   const id = `hatch-${device.id.replaceAll(/[^a-z0-9]/gi, "-")}`;
-  const picture = draw("svg", { viewBox: "0 0 750 392", role: "img" });
+  const picture = draw("svg", { viewBox: "0 0 780 392", role: "img" });
   picture.append(patterns(id));
   const stalls = draw("g");
   picture.append(stalls);
@@ -76,22 +77,24 @@ function paint(element, device, plan, open, state) {
   let angle = FROM;
   for (const stall of plan.stalls) {
     const to = angle - stall.bytes * scale;
-    drawn.push(stallOf(element.hatch, stall, angle, to, open, state));
+    drawn.push(stallOf(element, stall, angle, to, open, state));
     angle = to;
   }
   drawn.push(...marks(plan, scale), table(device, plan));
   element.stalls.replaceChildren(...drawn);
 }
 
-function stallOf(hatch, stall, from, to, open, state) {
+function stallOf({ hatch, scale }, stall, from, to, open, state) {
   const group = draw("g", { class: `stall ${stall.colour ?? ""}` });
   const whole = sector(HUB, RIM, from, to);
+  const called = label(stall);
   if (stall.kind === "models") models(group, hatch, stall, from, to);
   else if (stall.kind === "load") load(group, hatch, stall, from, to);
   else if (stall.kind === "foreign") group.append(draw("path", { class: "foreign", d: whole }), draw("path", { d: whole, fill: `url(#${hatch}-foreign)`, class: "weave" }));
   else if (stall.kind === "other") group.append(draw("path", { class: "foreign", d: whole }));
   else return rails(from, to);
   if (from - to > 0.5) group.append(draw("path", { class: from - to > 1.5 ? "gap" : "gap thin", d: whole }));
+  if (called && from - to >= NAMED[scale]) group.append(name(called, (from + to) / 2, LETTERS[scale]));
   group.append(draw("title", {}, told(stall, state)));
   const members = stall.members ?? (stall.load ? [stall.load] : []);
   if (members.length) group.addEventListener("click", () => open(members));
@@ -113,7 +116,6 @@ function models(group, hatch, stall, from, to) {
   group.append(inner);
   if (stall.leases > 0) group.append(draw("path", { class: "busy", d: sector(RIM + 3, RIM + 6, from, to) }));
   if (stall.kept > 0) group.append(draw("path", { class: "kept", d: sector(HUB - 6, HUB - 2, from, to) }));
-  if (from - to >= NAMED) group.append(name(stall.members.length === 1 ? stall.members[0].target : counted(stall.members.length, "model"), (from + to) / 2));
 }
 
 function load(group, hatch, stall, from, to) {
@@ -122,7 +124,6 @@ function load(group, hatch, stall, from, to) {
   const arrived = stall.load?.fetch_bytes ? Math.min(1, stall.load.fetched_bytes / stall.load.fetch_bytes) : 0;
   if (arrived > 0) group.append(draw("path", { class: "arrived", d: sector(HUB, ring(arrived), from, to) }));
   group.append(draw("path", { d: whole, fill: `url(#${hatch}-load)`, class: "weave" }));
-  if (stall.load && from - to >= NAMED) group.append(name(stall.load.target, (from + to) / 2));
 }
 
 /** Empty stalls have only their rails. */
@@ -134,12 +135,18 @@ function rails(from, to) {
   return group;
 }
 
+/** What a stall is called: its model, or how many. */
+function label({ members, load }) {
+  if (members) return members.length === 1 ? members[0].target : counted(members.length, "model");
+  return load?.target;
+}
+
 /** Written along the stall, upright on both sides. */
-function name(text, angle) {
+function name(text, angle, most) {
   const left = angle > 90;
   const radius = RIM - 9;
   const letters = [...text];
-  const cut = letters.length > NAME_LETTERS ? `…${letters.slice(1 - NAME_LETTERS).join("")}` : text;
+  const cut = letters.length > most ? `…${letters.slice(1 - most).join("")}` : text;
   return draw("text", {
     class: "name", "text-anchor": left ? "start" : "end", "dominant-baseline": "central",
     transform: `translate(${spot(radius, angle)}) rotate(${left ? 180 - angle : -angle})`,
@@ -163,7 +170,7 @@ function marks({ whole, budget, taken }, scale) {
 function table(device, { taken, budget, residents }) {
   const over = taken > budget;
   return draw("g", { "text-anchor": "middle" },
-    draw("text", { class: "small", x: CX, y: CY - 54 }, device.id),
+    draw("text", { class: "small", x: CX, y: CY - 62 }, device.id),
     draw("text", { class: over ? "big over" : "big", x: CX, y: CY - 18 }, share(taken, budget)),
     draw("text", { class: "small", x: CX, y: CY + 8 }, over ? `${bytes(taken - budget)} over` : `${bytes(taken)} of ${bytes(budget)}`),
     draw("text", { class: "small extra", x: CX, y: CY + 29 }, counted(residents, "model")));
@@ -186,7 +193,7 @@ function legend(element, device, plan) {
   const shown = KINDS.filter(([kind]) => values[kind] > 0 || kind === "room");
   keep(element.lastElementChild, shown, ([kind]) => kind, ([kind, label]) => entry(element.hatch, kind, label), (row, [kind]) => say(row.lastElementChild, bytes(values[kind])));
   const parts = shown.map(([kind, label]) => `${label.toLowerCase()} ${bytes(values[kind])}`);
-  mark(element.picture, "aria-label", `Device ${device.id}: ${share(plan.taken, plan.budget)} of ${bytes(plan.budget)} taken by ${count(plan.residents)} models; ${parts.join(", ")}`);
+  mark(element.picture, "aria-label", `Device ${device.id}: ${share(plan.taken, plan.budget)} of ${bytes(plan.budget)} taken by ${counted(plan.residents, "model")}; ${parts.join(", ")}`);
 }
 
 function entry(hatch, kind, label) {

@@ -114,6 +114,11 @@ impl Feed {
         self.state = Some(whole["state"].take());
     }
 
+    #[cfg(test)]
+    pub(super) fn begin_with(&mut self, state: Value) {
+        self.begin(serde_json::json!({"state": state, "samples": {"samples": []}}));
+    }
+
     /// The connection is gone; what is known stays.
     pub(super) fn lost(&mut self, why: &str) {
         self.lost = Some(why.to_owned());
