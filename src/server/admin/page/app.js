@@ -1,4 +1,4 @@
-// The page: reads the stream, and shows what it tells, at most ten times a second.
+// The page: reads the stream, and shows what it tells, at most five times a second.
 
 import { charts } from "./charts.js";
 import { at, keep, make, mark, say } from "./dom.js";
@@ -12,7 +12,7 @@ import { Stream, refusal } from "./stream.js";
 import { ago, bytes, count, counted, share } from "./words.js";
 
 /** Between two pictures, in milliseconds. */
-const PAUSE = 100;
+const PAUSE = 200;
 /** Silence after which what is shown is called old, in beats. */
 const STALE_AFTER = 4;
 const TENANTS = 12;
