@@ -3,7 +3,7 @@
 // no accessibility finding in light and dark, wide and narrow.
 //
 // usage: node live_page.mjs MODE ADMIN_URL CHROMIUM ...
-//   open ADMIN_URL CHROMIUM GOOD BROKEN   writes `restart` and expects the server to come again
+//   open ADMIN_URL CHROMIUM GOOD BROKEN   writes `stop`, then `start`: the server is to go, and to come again
 //   key ADMIN_URL CHROMIUM KEY
 
 import assert from "node:assert/strict";
@@ -126,9 +126,10 @@ async function drive(good, broken) {
   assert.equal(await page.locator("main b, main img").count(), 0);
   await judgeAll(good);
 
-  console.log("restart");
+  console.log("stop");
   await page.locator("#link.lost").waitFor();
   await page.locator("#banners").getByText("Disconnected").waitFor();
+  console.log("start");
   await live(page);
   await page.locator("#banners").getByText("The server was started anew").waitFor();
   await page.getByRole("img", { name: /^Device cpu: .* by 0 models;/ }).waitFor();

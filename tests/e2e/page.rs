@@ -58,10 +58,13 @@ async fn the_page_is_driven_in_a_browser_and_survives_a_restart() {
     });
     let mut last = String::new();
     while let Some(line) = told.recv().await {
-        if line == "restart" {
-            server.terminate();
-            assert!(server.wait(Duration::from_secs(60)).await.is_some_and(|it| it.success()));
-            server = again(&site, &server).await;
+        match line.as_str() {
+            "stop" => {
+                server.terminate();
+                assert!(server.wait(Duration::from_secs(60)).await.is_some_and(|it| it.success()));
+            }
+            "start" => server = again(&site, &server).await,
+            _ => {}
         }
         last = line;
     }

@@ -82,7 +82,11 @@ async fn forever(
     loop {
         let ended = follow(client, args, &mut feed, screen).await;
         match ended {
-            Err(error @ (Error::OutputClosed | Error::Refused { .. } | Error::Usage(_))) => {
+            Err(
+                error @ (Error::OutputClosed
+                | Error::Refused { status: 400..500, .. }
+                | Error::Usage(_)),
+            ) => {
                 return Err(error);
             }
             // Without a server there is nothing to show yet.

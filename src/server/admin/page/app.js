@@ -9,7 +9,7 @@ import { Model } from "./model.js";
 import { Models } from "./models.js";
 import { State } from "./state.js";
 import { Stream, refusal } from "./stream.js";
-import { ago, bytes, count, counted, share } from "./words.js";
+import { bytes, clock, count, counted, share } from "./words.js";
 
 /** Between two pictures, in milliseconds. */
 const PAUSE = 200;
@@ -18,7 +18,7 @@ const STALE_AFTER = 4;
 const TENANTS = 12;
 
 const state = new State();
-const link = { state: "connecting", why: "", since: Date.now() };
+const link = { state: "connecting", why: "" };
 /** The operator's key. Nowhere but here. */
 let key = null;
 const dismissed = new Set();
@@ -54,7 +54,6 @@ const stream = new Stream("/admin/v1/live", {
     later();
   },
   state(now, why) {
-    if (link.state !== now) link.since = Date.now();
     Object.assign(link, { state: now, why: why ?? "" });
     if (now === "key") askKey(why);
     later();
@@ -102,9 +101,10 @@ function connection() {
 function banners() {
   const found = [];
   const shown = connection();
-  const age = state.now ? `; what is shown is of ${ago(state.now.time, state.time())} ago` : "";
+  // No ages: who listens to this page would be told each second.
+  const age = state.now ? `; what is shown is of ${clock(state.now.time)}` : "";
   if (shown === "lost") found.push({ key: "lost", bad: true, title: "Disconnected", text: `${link.why}${age}. Trying again.`, act: ["Try now", () => stream.connect()] });
-  if (shown === "stale") found.push({ key: "stale", title: "Nothing new", text: `The server has been silent for ${Math.round(stream.silence() / 1000)} s${age}.` });
+  if (shown === "stale") found.push({ key: "stale", title: "Nothing new", text: `The server is silent${age}.` });
   if (shown === "key") found.push({ key: "key", title: "A key is needed", text: link.why, act: ["Enter a key", () => askKey("")] });
   if (state.now?.unready && shown === "live") found.push({ key: "unready", title: "Not ready", text: state.now.unready });
   if (state.build && state.now?.build !== state.build) found.push({ key: "build", title: "The server was updated", text: `It is ${state.now.build} now, this page is of ${state.build}.`, act: ["Load again", () => location.reload()] });
@@ -126,7 +126,7 @@ function failures() {
   const latest = failed.reduce((a, b) => (a.retry_at > b.retry_at ? a : b));
   const others = failed.length > 1 ? ` (and ${counted(failed.length - 1, "more")})`.replace("mores", "more") : "";
   const title = failed.length === 1 ? "A load failed" : `${failed.length} models fail`;
-  return [{ key: "failed", bad: true, title, text: `${latest.target}: ${latest.message}${others}`, act: ["Show", () => model.open([latest])], dismiss: () => { for (const it of failed) dismissed.add(mine(it)); later(); } }];
+  return [{ key: "failed", bad: true, title, text: `${latest.target}: ${latest.message}${others}`, act: ["Show", () => (failed.length === 1 ? model.open([latest]) : models.only("failed"))], dismiss: () => { for (const it of failed) dismissed.add(mine(it)); later(); } }];
 }
 
 const mine = (it) => `${it.endpoint}/${it.target}@${it.attempts}@${it.message}`;

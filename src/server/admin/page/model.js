@@ -124,7 +124,7 @@ export class Model {
       const told = await this.ask("GET", `/admin/v1/explain?${new URLSearchParams(model)}`);
       if (turn !== this.turn || this.model !== model) return;
       say(this.why, told.now);
-      say(this.wait, told.ready_in_ms === null || told.ready_in_ms === undefined ? "" : `Ready in about ${seconds(told.ready_in_ms / 1000)}.`);
+      say(this.wait, told.ready_in_ms === null || told.ready_in_ms === undefined ? "" : `It may be ready in about ${seconds(told.ready_in_ms / 1000)}.`);
       const rows = told.decisions.toReversed().map((it) => make("li", {}, make("time", { datetime: it.time }, moment(it.time)),
         make("div", { class: `said ${tone(it)}` }, it.message + (it.times > 1 ? ` (${count(it.times)} times)` : "") + (it.device ? `, on ${it.device}` : ""))));
       this.history.replaceChildren(...(rows.length ? rows : [make("li", { class: "quiet" }, "Nothing was decided about it yet.")]));

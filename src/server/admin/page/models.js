@@ -52,6 +52,14 @@ export class Models {
     new ResizeObserver(() => this.#fill()).observe(this.scroll);
   }
 
+  /** Shows those of one kind alone, and goes there. */
+  only(kind) {
+    this.search.value = "";
+    this.filter.value = kind;
+    this.show();
+    this.filter.focus();
+  }
+
   /** Asks for the names of all models, page by page. The last one asked for counts. */
   async list() {
     const turn = (this.listing += 1);
