@@ -53,7 +53,8 @@ function fit(element, chart, state, every) {
   const said = latest ? chart.say(latest[0]) : "–";
   const second = latest?.[1] === undefined ? "" : `${chart.keys[1]} ${chart.say(latest[1])}`;
   say(element.now, said);
-  say(element.top, !top ? "nothing yet" : low ? `${chart.say(low)} to ${chart.say(top)}` : `0 to ${chart.say(top)}`);
+  const round = (value) => chart.say(value).replace(/\.0+(?= |$)/, "");
+  say(element.top, !top ? "nothing yet" : `${low ? round(low) : 0} to ${round(top)}`);
   say(element.last, second);
   mark(element.picture, "aria-label", `${chart.label}: ${chart.keys[0]} ${said}${second ? `, ${second}` : ""}${top ? `; drawn up to ${chart.say(top)}` : ""}`);
 }
