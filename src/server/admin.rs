@@ -7,33 +7,31 @@ mod commands;
 mod facts;
 mod guard;
 mod health;
+pub(crate) mod live;
+mod page;
 mod plain;
 mod reload;
 mod standing;
 mod usage;
 mod versions;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures_util::{Stream, StreamExt};
 use metrics_exporter_prometheus::PrometheusHandle;
-use roundhouse_residency::{Regret, Residency};
+use roundhouse_residency::{Regret, Residency, rfc3339};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{DiskCache, TargetForm};
 use roundhouse_tenancy::{Accounts, Current};
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_stream::wrappers::BroadcastStream;
 
 use crate::app::{Catalogs, Reload};
 use crate::loader::ModelLoader;
@@ -41,9 +39,6 @@ use crate::witness::Witness;
 pub(crate) use guard::{AuditFn, Guard, host, is_foreign, is_ours};
 pub(crate) use health::Vitals;
 pub(crate) use usage::row as usage_row;
-
-/// Silence on the event stream after which a comment is sent, so that proxies keep it open.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Targets in one page of `/admin/v1/models`.
 const PAGE: usize = 1000;
@@ -68,6 +63,11 @@ pub(crate) struct Admin {
 /// to whom the guard lets through.
 pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
     let vitals = vitals_router(&admin.vitals);
+    let guard = Arc::new(guard);
+    let streams = Router::new()
+        .route("/admin/v1/events", get(live::routes::events))
+        .route("/admin/v1/live", get(live::routes::live))
+        .with_state(Arc::new(live::of(&admin)));
     Router::new()
         .route("/metrics", get(adapters::metrics))
         .route("/admin/v1/residency", get(residency))
@@ -75,7 +75,6 @@ pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
         .route("/admin/v1/explain", get(explain))
         .route("/admin/v1/regret", get(regret))
         .route("/admin/v1/usage", get(usage::usage))
-        .route("/admin/v1/events", get(events))
         .route("/admin/v1/load", post(commands::load))
         .route("/admin/v1/unload", post(commands::unload))
         .route("/admin/v1/keep", post(commands::keep))
@@ -85,9 +84,11 @@ pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
         .route("/admin/v1/reload", get(reload::last).post(reload::reload))
         .route("/admin/v1/versions", get(versions::versions))
         .with_state(admin)
+        .merge(streams)
         .fallback(plain::nothing_here)
         .layer(map_response(plain::as_json))
-        .layer(from_fn_with_state(Arc::new(guard), guard::guard))
+        .layer(from_fn_with_state(guard.clone(), guard::guard))
+        .merge(page::router(guard))
         .merge(vitals)
 }
 
@@ -175,6 +176,20 @@ impl Admin {
 }
 
 async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refusal> {
+    Ok(Json(residency_now(&admin).await?))
+}
+
+/// What readers of the live state are told.
+async fn standing_now(admin: &Admin) -> Result<Value, Failure> {
+    let mut shown = residency_now(admin).await?;
+    shown["time"] = json!(rfc3339(SystemTime::now()));
+    shown["build"] = json!(env!("CARGO_PKG_VERSION"));
+    shown["unready"] = json!(admin.vitals.unready());
+    shown["endpoints"] = admin.catalogs.get().keys().map(|name| json!(name)).collect();
+    Ok(shown)
+}
+
+async fn residency_now(admin: &Admin) -> Result<Value, Failure> {
     let snapshot = admin.residency.snapshot().await?;
     let facts = facts::of(&snapshot, &admin.loader);
     let mut shown = serde_json::to_value(snapshot).map_err(unsayable)?;
@@ -201,7 +216,7 @@ async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refus
     if let Some(host) = shown["host"].as_object_mut() {
         host.insert("configured_bytes".to_owned(), json!(admin.witness.configured().host));
     }
-    Ok(Json(shown))
+    Ok(shown)
 }
 
 fn unsayable(error: serde_json::Error) -> Failure {
@@ -267,21 +282,4 @@ async fn explain(
 /// Loads during the latest requests, beside those of the offline optimum.
 async fn regret(State(admin): State<Arc<Admin>>) -> Result<Json<Regret>, Refusal> {
     Ok(Json(admin.residency.regret().await?))
-}
-
-/// Decisions as they are made. A reader that falls behind is told how many it missed.
-async fn events(
-    State(admin): State<Arc<Admin>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = BroadcastStream::new(admin.residency.events()).map(|decision| {
-        let event = match decision {
-            Ok(decision) => Event::default()
-                .event("decision")
-                .json_data(decision)
-                .unwrap_or_else(|error| Event::default().event("error").data(error.to_string())),
-            Err(missed) => Event::default().event("missed").data(missed.to_string()),
-        };
-        Ok(event)
-    });
-    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

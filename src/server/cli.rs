@@ -2,8 +2,9 @@
 //!
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
-//! explain), `versions` (versions, use), `reload`, `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
-//! `plan`, `usage` (what tenants have used), `simulate` (traces under other budgets), `output` (tables and JSON).
+//! explain), `versions` (versions, use), `top` (the live page for terminals), `reload`, `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
+//! `plan`, `usage` (what tenants have used), `simulate` (traces under other budgets), `output` (tables and JSON),
+//! `completions`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 mod adapts;
 mod check;
 mod client;
+mod completions;
 mod invoke;
 mod keys;
 mod operate;
@@ -23,10 +25,12 @@ mod reload;
 mod simulate;
 mod survey;
 mod target;
+mod top;
 mod usage;
 mod versions;
 
 pub use check::CheckArgs;
+pub use completions::CompletionsArgs;
 pub use invoke::InvokeArgs;
 pub use keys::KeysArgs;
 pub use operate::{ExplainArgs, LoadArgs, ModelArgs, ModelsArgs, UnloadArgs};
@@ -35,6 +39,7 @@ pub use reload::ReloadArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
+pub use top::TopArgs;
 pub use usage::UsageArgs;
 pub use versions::UseArgs;
 
@@ -89,6 +94,8 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Say why a model was loaded, evicted, refused or made to wait.
     Explain(ExplainArgs),
+    /// Watch a server: devices, models, loads and decisions as they are.
+    Top(TopArgs),
     /// Ask a model, through the data port.
     Invoke(InvokeArgs),
     /// Mint, list and revoke keys.
@@ -99,6 +106,8 @@ pub enum Command {
     Simulate(Box<SimulateArgs>),
     /// Find out what is wrong here: settings, memory, disk, ports, stores.
     Doctor(Box<doctor::DoctorArgs>),
+    /// Print the completions of these commands for a shell.
+    Completions(CompletionsArgs),
 }
 
 impl Command {
@@ -134,11 +143,13 @@ impl Command {
             Self::Use(args) => versions::choose(&args).await,
             Self::Reload(args) => reload::run(&args).await,
             Self::Explain(args) => operate::explain(&args).await,
+            Self::Top(args) => top::run(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
             Self::Keys(args) => keys::run(&args),
             Self::Usage(args) => usage::run(&args),
             Self::Simulate(args) => simulate::simulate(&args),
             Self::Doctor(args) => doctor::run(&args).await,
+            Self::Completions(args) => completions::run(&args),
         }
     }
 }

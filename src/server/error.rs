@@ -119,6 +119,9 @@ impl Error {
             Self::NoServer { .. } => {
                 Some("start one with `roundhouse serve`, or give --url (or ROUNDHOUSE_URL)")
             }
+            Self::Request { .. } => Some(
+                "the server may have been stopped: its log says so; `roundhouse top` shows when it answers again",
+            ),
             Self::Answer { .. } => Some(WRONG_PORT),
             Self::Refused { status, kind, .. } => refused_hint(*status, kind.as_deref()),
             Self::Failed(failure) => failed_hint(failure.kind()),
@@ -145,6 +148,13 @@ fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
         ("too_large", _) | (_, 507) => Some(
             "`roundhouse plan TARGET` shows what it needs and which device has as much; the budgets are memory.budget (--memory) or those of [[device]]s",
         ),
+        ("wrong_host", _) => Some(
+            "name the server in --url as localhost, by its address, or by a name that listen.admin_hosts of its settings has",
+        ),
+        ("model_invalid" | "model_failed", _) => Some(
+            "`roundhouse explain TARGET` says what was tried; mend the files, then `roundhouse load --force TARGET`",
+        ),
+        ("timed_out", _) => Some("`roundhouse explain TARGET` says what it waits for"),
         ("store_denied", _) => failed_hint(ErrorKind::StoreDenied),
         ("store_unavailable", _) => failed_hint(ErrorKind::StoreUnavailable),
         ("unauthorized", _) => Some(

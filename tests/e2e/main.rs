@@ -24,6 +24,7 @@ mod hostile_http;
 mod identity;
 mod measured;
 mod operator;
+mod page;
 mod pressure;
 mod quantised;
 mod reload;

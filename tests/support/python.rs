@@ -42,6 +42,14 @@ pub fn framework_client(script: &str, args: &[&str]) -> String {
 /// # Panics
 /// As [`client`] does.
 pub fn node_client(script: &str, args: &[&str]) -> String {
+    run(&mut node(script, args))
+}
+
+/// The command of a [`node_client`], for a test that talks with it meanwhile.
+///
+/// # Panics
+/// When the packages cannot be had.
+pub fn node(script: &str, args: &[&str]) -> Command {
     let bin = frameworks().parent().expect("in a folder").to_owned();
     let packages = target().join("clients-node");
     let wanted = scripts().join("package.json");
@@ -51,8 +59,9 @@ pub fn node_client(script: &str, args: &[&str]) -> String {
         let install = ["install", "--no-audit", "--no-fund", "--no-package-lock"];
         run(Command::new(bin.join("npm")).args(install).current_dir(&packages));
     });
-    let script = scripts().join(script);
-    run(Command::new(bin.join("node")).arg(script).args(args).current_dir(packages))
+    let mut command = Command::new(bin.join("node"));
+    command.arg(scripts().join(script)).args(args).current_dir(packages);
+    command
 }
 
 fn frameworks() -> PathBuf {

@@ -97,6 +97,18 @@ pub(crate) async fn guard(
     response
 }
 
+/// Lets through who came by a name of this server, and asks for no key: for what tells nothing of it.
+pub(crate) async fn by_name(
+    State(guard): State<Arc<Guard>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match guard.own_name(&request) {
+        Ok(_) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
 async fn act(record: &mut AuditRecord, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, BODY_MOST).await else {
@@ -108,13 +120,16 @@ async fn act(record: &mut AuditRecord, request: Request, next: Next) -> Response
 }
 
 impl Guard {
+    /// The name by which the request came, where it is one of this server's.
+    fn own_name<'a>(&self, request: &'a Request) -> Result<&'a str, Refused> {
+        let host = host(request.uri(), request.headers());
+        host.filter(|host| is_ours(host, &self.hosts)).ok_or(Refused::Host)
+    }
+
     /// Whose key it is, where one was asked for.
     fn admit(&self, request: &Request) -> Result<Option<Arc<str>>, Refused> {
         let headers = request.headers();
-        let host = host(request.uri(), headers).ok_or(Refused::Host)?;
-        if !is_ours(host, &self.hosts) {
-            return Err(Refused::Host);
-        }
+        let host = self.own_name(request)?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) && is_foreign(headers, host) {
             return Err(Refused::Origin);
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, Response};
+use roundhouse_types::{ErrorKind, Failure};
 use serde_json::Value;
 
 use super::AdminArgs;
@@ -121,6 +122,17 @@ impl Client {
             return Error::NoServer { url, source };
         }
         Error::Request { url, source }
+    }
+
+    /// A server that does not say what it should in time.
+    pub(crate) fn silent(&self, what: &str) -> Error {
+        let message = format!("{}: {what}", self.base);
+        Error::Failed(Failure::new(ErrorKind::TimedOut, message))
+    }
+
+    /// An answer that is not the JSON it should be.
+    pub(crate) fn unreadable(&self, source: serde_json::Error) -> Error {
+        Error::Answer { url: self.base.clone(), source }
     }
 }
 

@@ -1,0 +1,259 @@
+//! What the live page, `top` and readers of events are told: the state at one instant, then what
+//! changes in it, the decisions by number, and a sample of latencies every few seconds.
+//!
+//! One task owns all of it: the table is looked at once for all readers, and only while there are
+//! any; the less often the longer a look takes. A reader is given the whole state when it comes,
+//! and from then on each change, in order. One that falls behind is cut off: it comes again with
+//! the id of the last decision that it saw, and is told the state anew and the decisions since.
+//!
+//! Reading order: this file (the task), `frames` (what is sent), `shape` (the state as maps by
+//! name), `patch` (changes), `stats` (samples), `routes`.
+
+mod frames;
+pub(crate) mod patch;
+pub(super) mod routes;
+mod shape;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundhouse_residency::Decision;
+use roundhouse_types::{ErrorKind, Failure};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+pub(crate) use self::frames::Frame;
+use self::frames::Log;
+use self::stats::Stats;
+
+/// How often the state is looked at while somebody reads. Also the pulse by which a reader knows
+/// that the server lives.
+const BEAT: Duration = Duration::from_secs(1);
+/// How soon after a decision it is looked at, at the earliest.
+const SOON: Duration = Duration::from_millis(200);
+/// A pause is this many times as long as the look before it: looking takes 5 % of a core at most.
+const RESTS: u32 = 20;
+/// How often latencies are sampled.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// Frames that a reader may be behind.
+const BEHIND: usize = 1024;
+/// Readers that come at the same moment.
+const COMING: usize = 64;
+/// Decisions that one is told who comes for the first time.
+const LATEST: usize = 100;
+
+/// Looks at the whole state.
+type LookFn = Box<dyn Fn() -> Looked + Send + Sync>;
+type Looked = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
+/// Renders the process's metrics.
+type RenderFn = Box<dyn Fn() -> String + Send + Sync>;
+
+/// What the task works with.
+pub(crate) struct Sources {
+    pub(crate) look: LookFn,
+    pub(crate) render: RenderFn,
+    pub(crate) decisions: broadcast::Receiver<Decision>,
+}
+
+/// What a reader wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// The state, what changes in it, samples and decisions.
+    All,
+    /// Decisions from now on, or since the one that it names.
+    Decisions,
+}
+
+/// A reader that comes.
+struct Coming {
+    wants: Wants,
+    /// The last decision that it saw, as it says.
+    seen: Option<String>,
+    reply: oneshot::Sender<Result<Reading, Failure>>,
+}
+
+/// What a reader is given: frames that are for it alone, then those for all.
+struct Reading {
+    first: Vec<Frame>,
+    /// The number of the last decision before the rest.
+    at: u64,
+    rest: broadcast::Receiver<Frame>,
+}
+
+/// A handle on the task, which ends when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Live {
+    coming: mpsc::Sender<Coming>,
+}
+
+impl Live {
+    /// Starts the task. Call inside a runtime.
+    pub(crate) fn start(sources: Sources) -> Self {
+        let (coming, inbox) = mpsc::channel(COMING);
+        let (frames, _) = broadcast::channel(BEHIND);
+        let task = Task {
+            look: sources.look,
+            render: sources.render,
+            frames,
+            log: Log::new(),
+            stats: Stats::new(),
+            state: None,
+            looked: None,
+            pause: SOON,
+        };
+        tokio::spawn(task.run(inbox, sources.decisions));
+        Self { coming }
+    }
+
+    /// Lets a reader in.
+    ///
+    /// # Errors
+    /// When the state cannot be looked at, because the server ends.
+    async fn read(&self, wants: Wants, seen: Option<String>) -> Result<Reading, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Failure::new(ErrorKind::NotReady, "the server is shutting down");
+        self.coming.send(Coming { wants, seen, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Owns the state that readers were told last, the latest decisions and samples.
+struct Task {
+    look: LookFn,
+    render: RenderFn,
+    frames: broadcast::Sender<Frame>,
+    log: Log,
+    stats: Stats,
+    /// What every reader of the state knows by now; absent while there is none.
+    state: Option<Value>,
+    looked: Option<Instant>,
+    /// How long to wait after a look.
+    pause: Duration,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut coming: mpsc::Receiver<Coming>,
+        mut decisions: broadcast::Receiver<Decision>,
+    ) {
+        let mut samples = tokio::time::interval(SAMPLE_EVERY);
+        samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Whether something was decided since the last look.
+        let mut is_stale = false;
+        loop {
+            let soon = self.looked.map_or_else(Instant::now, |at| at + self.pause);
+            tokio::select! {
+                decision = decisions.recv() => {
+                    match decision {
+                        Ok(decision) => {
+                            let frame = self.log.add(&decision);
+                            self.tell(frame);
+                        }
+                        Err(RecvError::Lagged(count)) => self.log.miss(count),
+                        Err(RecvError::Closed) => return,
+                    }
+                    is_stale = true;
+                }
+                reader = coming.recv() => match reader {
+                    Some(reader) => self.admit(reader).await,
+                    None => return,
+                },
+                _ = samples.tick() => {
+                    let sample = self.stats.sample(&(self.render)());
+                    self.tell(Frame::of("sample", &sample));
+                }
+                _ = beats.tick(), if self.is_read() && Instant::now() >= soon => {
+                    is_stale = false;
+                    self.refresh().await;
+                }
+                () = tokio::time::sleep_until(soon), if is_stale && self.is_read() => {
+                    is_stale = false;
+                    self.refresh().await;
+                }
+            }
+        }
+    }
+
+    /// Whether anybody is told of the state. Readers of decisions alone are not told apart: one
+    /// look a second is cheap.
+    fn is_read(&self) -> bool {
+        self.state.is_some() && self.frames.receiver_count() > 0
+    }
+
+    fn tell(&self, frame: Frame) {
+        // Nobody listens: then nobody is told.
+        let _ = self.frames.send(frame);
+    }
+
+    /// Looks, and tells everybody what has changed. A look that fails is a beat left out: the
+    /// server ends, and its readers find that out by themselves.
+    async fn refresh(&mut self) {
+        if let Ok(state) = self.look().await {
+            let change = self.state.as_ref().map(|old| patch::diff(old, &state));
+            if let Some(change) = change {
+                self.tell(Frame::of("change", &change.unwrap_or_else(|| json!({}))));
+            }
+            self.state = Some(state);
+        }
+    }
+
+    async fn look(&mut self) -> Result<Value, Failure> {
+        let began = Instant::now();
+        let state = (self.look)().await.map(shape::by_name);
+        self.looked = Some(Instant::now());
+        self.pause = SOON.max(began.elapsed() * RESTS);
+        state
+    }
+
+    async fn admit(&mut self, reader: Coming) {
+        let first = match reader.wants {
+            Wants::All => self.greeting(reader.seen.as_deref()).await,
+            Wants::Decisions => Ok(self.log.since(reader.seen.as_deref(), 0)),
+        };
+        let reading =
+            first.map(|first| Reading { first, at: self.log.at(), rest: self.frames.subscribe() });
+        // One that has left meanwhile needs no answer.
+        let _ = reader.reply.send(reading);
+    }
+
+    /// The state as everybody knows it from now on, the samples so far, and decisions.
+    async fn greeting(&mut self, seen: Option<&str>) -> Result<Vec<Frame>, Failure> {
+        if self.is_read() {
+            // Those who read already are told what they do not know yet.
+            self.refresh().await;
+        } else {
+            self.state = Some(self.look().await?);
+        }
+        let whole = json!({
+            "start": self.log.start(),
+            "beat_ms": BEAT.as_millis(),
+            "state": self.state,
+            "samples": self.stats.shown(SAMPLE_EVERY),
+        });
+        let mut frames = vec![Frame::of("state", &whole)];
+        frames.extend(self.log.since(seen, LATEST));
+        Ok(frames)
+    }
+}
+
+/// The task of a running server.
+pub(super) fn of(admin: &Arc<super::Admin>) -> Live {
+    let (looking, metrics) = (admin.clone(), admin.metrics.clone());
+    Live::start(Sources {
+        look: Box::new(move || {
+            let admin = looking.clone();
+            Box::pin(async move { super::standing_now(&admin).await })
+        }),
+        render: Box::new(move || metrics.render()),
+        decisions: admin.residency.events(),
+    })
+}

@@ -1,0 +1,405 @@
+//! How the server's state is written: figures, devices as bars to scale, loads, models,
+//! decisions.
+
+use std::cmp::Reverse;
+
+use roundhouse_types::Bytes;
+use serde_json::Value;
+
+use super::feed::Feed;
+use crate::cli::output::{Table, printable};
+
+/// Lines of loads, and of decisions.
+const FEW: usize = 6;
+/// Lines of models where no terminal says how many it shows.
+const MODELS: usize = 50;
+/// A bar's parts: what is drawn, in the order of the bar.
+const PARTS: [(char, &str); 6] = [
+    ('#', "weights"),
+    ('=', "workspace, texts"),
+    ('k', "KV in use"),
+    ('-', "KV free"),
+    ('r', "reserved"),
+    ('x', "used by others"),
+];
+
+/// How much is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) columns: usize,
+    /// `None` is no terminal: lines are not counted.
+    pub(super) rows: Option<usize>,
+    pub(super) colours: bool,
+}
+
+impl Room {
+    /// Where no terminal is: as wide as it is read well, without an end.
+    pub(super) const PAPER: Self = Self { columns: 120, rows: None, colours: false };
+}
+
+/// One page.
+pub(super) struct Page<'a> {
+    feed: &'a Feed,
+    state: &'a Value,
+    url: &'a str,
+    room: Room,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn new(feed: &'a Feed, url: &'a str, room: Room) -> Self {
+        Self { feed, state: feed.state(), url, room }
+    }
+
+    /// The page with a line's end behind each line.
+    pub(super) fn render(&self) -> String {
+        let mut lines = self.figures();
+        lines.push(String::new());
+        lines.extend(self.devices());
+        lines.extend(self.loads());
+        let decisions = self.decisions();
+        let taken = lines.len() + decisions.len() + 3;
+        let left = self.room.rows.map_or(MODELS, |rows| rows.saturating_sub(taken));
+        lines.extend(self.models(left));
+        lines.extend(decisions);
+        if let Some(rows) = self.room.rows {
+            lines.truncate(rows);
+        }
+        let mut text = String::new();
+        for line in lines {
+            text.extend(line.chars().take(self.room.columns));
+            text.push('\n');
+        }
+        self.coloured(text)
+    }
+
+    fn figures(&self) -> Vec<String> {
+        let last = self.feed.samples().last().copied().unwrap_or(&Value::Null);
+        let sums = |name: &str| -> f64 {
+            self.feed.samples().iter().map(|sample| number(&sample[name])).sum()
+        };
+        let standing = match (self.feed.why_lost(), self.state["unready"].as_str()) {
+            (Some(why), _) => format!("DISCONNECTED: {}", printable(why)),
+            (None, Some(why)) => format!("NOT READY: {}", printable(why)),
+            (None, None) => "ready".to_owned(),
+        };
+        let (build, time) = (text(&self.state["build"]), text(&self.state["time"]));
+        let residents = self.residents().count();
+        let head = format!("roundhouse {build}  {}  {time}  {standing}", printable(self.url));
+        let regret = match (last["regret_lower"].as_f64(), last["regret_upper"].as_f64()) {
+            (Some(lower), Some(upper)) if number(&last["regret_requests"]) > 0.0 => {
+                format!("{lower:.2} to {upper:.2}")
+            }
+            _ => "-".to_owned(),
+        };
+        let counts = format!(
+            "models {residents}  loading {}  waiting {}  failed {}  hits {}  regret {regret}  \
+             evictions {}  requests {:.1}/s",
+            entries(&self.state["loads"]).count(),
+            number(&self.state["waiters"]),
+            entries(&self.state["failed"]).count(),
+            share(sums("hits"), sums("grants")),
+            sums("evictions"),
+            number(&last["requests"]) / 5.0,
+        );
+        let latency = |label: &str, name: &str| {
+            let told = self.feed.samples().into_iter().rev().find(|it| it[name].is_object());
+            let at = |part: &str| told.map_or(Value::Null, |it| it[name][part].clone());
+            format!("{label} {} (95 % {})", seconds(&at("p50")), seconds(&at("p95")))
+        };
+        let latencies = [
+            latency("first token", "first_token"),
+            latency("per token", "per_token"),
+            latency("queue", "queue"),
+        ];
+        let disk = &self.state["disk"];
+        let disk = match disk.is_object() {
+            true => {
+                format!("disk {} of {}", bytes(&disk["used_bytes"]), bytes(&disk["budget_bytes"]))
+            }
+            false => "no disk cache".to_owned(),
+        };
+        vec![head, counts, format!("{}  {disk}", latencies.join("  "))]
+    }
+
+    fn devices(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for device in entries(&self.state["devices"]) {
+            let (budget, taken) = (
+                number(&device["budget_bytes"]),
+                number(&device["charged_bytes"]) + number(&device["reserved_bytes"]),
+            );
+            let name = text(&device["id"]);
+            let told = format!("{}  {} of {}", share(taken, budget), size(taken), size(budget));
+            let wide = self.room.columns.saturating_sub(name.len() + told.chars().count() + 6);
+            lines.push(format!("{name} [{}]  {told}", bar(device, wide.clamp(10, 100))));
+        }
+        let legend: Vec<_> = PARTS.iter().map(|(drawn, part)| format!("{drawn} {part}")).collect();
+        lines.push(format!("  {}", legend.join("   ")));
+        lines
+    }
+
+    fn loads(&self) -> Vec<String> {
+        let mut table =
+            Table::new(&["ON THEIR WAY", "STATE", ">FETCHED", ">OF", ">WAITING", "DEVICE"]);
+        let all: Vec<_> = entries(&self.state["loads"]).collect();
+        for load in all.iter().take(FEW) {
+            table.row(vec![
+                model(load),
+                text(&load["state"]).replace('_', " "),
+                bytes(&load["fetched_bytes"]),
+                bytes(&load["fetch_bytes"]),
+                number(&load["waiters"]).to_string(),
+                or_dash(text(&load["device"])),
+            ]);
+        }
+        section(&table, all.len(), FEW)
+    }
+
+    /// What is loaded and what failed: in use first, then the latest.
+    fn models(&self, most: usize) -> Vec<String> {
+        let mut table =
+            Table::new(&["MODEL", "STATE", "DEVICE", ">SIZE", ">KV TOKENS", ">IN USE", "VERSION"]);
+        let mut residents: Vec<_> = self.residents().collect();
+        residents.sort_by_key(|(_, it)| {
+            let leases = it["leases"].as_u64().unwrap_or_default();
+            (Reverse(leases), Reverse(text(&it["last_used"])), model(it))
+        });
+        let failed: Vec<_> = entries(&self.state["failed"]).collect();
+        let all = residents.len() + failed.len();
+        for it in failed.iter().take(FEW.min(most)) {
+            let mut cells =
+                vec![model(it), format!("{}: {}", text(&it["state"]), text(&it["message"]))];
+            cells.resize(7, String::new());
+            table.row(cells);
+        }
+        let left = most.saturating_sub(failed.len().min(FEW));
+        for (device, it) in residents.iter().take(left) {
+            let kept = if it["kept"] == true { ", kept" } else { "" };
+            let kv = &it["serves"]["kv"];
+            let tokens = |part: &str| number(&kv[part]["tokens"]);
+            table.row(vec![
+                model(it),
+                format!("{}{kept}", text(&it["state"])),
+                text(device),
+                bytes(&it["share_bytes"]),
+                if kv.is_object() {
+                    format!("{}/{}", tokens("used"), tokens("now"))
+                } else {
+                    "-".into()
+                },
+                number(&it["leases"]).to_string(),
+                text(&it["version"]).chars().take(12).collect(),
+            ]);
+        }
+        section(&table, all, most.min(failed.len().min(FEW) + left))
+    }
+
+    fn decisions(&self) -> Vec<String> {
+        let mut lines = vec![String::new(), "DECISIONS".to_owned()];
+        for decision in self.feed.decisions().iter().rev().take(FEW) {
+            let time = text(&decision["time"]);
+            let time = time.get(11..19).unwrap_or(&time).to_owned();
+            lines.push(format!("{time}  {}  {}", model(decision), text(&decision["message"])));
+        }
+        if lines.len() == 2 {
+            lines.push("none yet".to_owned());
+        }
+        lines
+    }
+
+    fn residents(&self) -> impl Iterator<Item = (&'a Value, &'a Value)> {
+        let devices = entries(&self.state["devices"]);
+        devices.flat_map(|device| entries(&device["residents"]).map(|it| (&device["id"], it)))
+    }
+
+    /// The first line stands out, as do headings.
+    fn coloured(&self, text: String) -> String {
+        if !self.room.colours {
+            return text;
+        }
+        let is_head = |line: &str| {
+            ["roundhouse ", "ON THEIR WAY", "MODEL ", "DECISIONS"]
+                .iter()
+                .any(|it| line.starts_with(it))
+        };
+        text.lines()
+            .map(|line| match is_head(line) {
+                true => format!("\x1b[1m{line}\x1b[0m\n"),
+                false => format!("{line}\n"),
+            })
+            .collect()
+    }
+}
+
+/// A heading with rows below an empty line, and how many more there are; nothing without rows.
+fn section(table: &Table, all: usize, shown: usize) -> Vec<String> {
+    if all == 0 {
+        return Vec::new();
+    }
+    let mut lines = vec![String::new()];
+    lines.extend(table.render().lines().map(str::to_owned));
+    if all > shown {
+        lines.push(format!("... and {} more", all - shown));
+    }
+    lines
+}
+
+/// A device's bytes to scale, in cells.
+fn bar(device: &Value, cells: usize) -> String {
+    let budget = number(&device["budget_bytes"]);
+    let foreign = (number(&device["configured_bytes"]) - budget).max(0.0);
+    let mut sums = [0.0; PARTS.len()];
+    for resident in entries(&device["residents"]) {
+        let part = |name: &str| number(&resident["bytes"][name]);
+        let all = part("weights") + part("kv") + part("workspace") + part("host");
+        let scale = if all > 0.0 { number(&resident["share_bytes"]) / all } else { 0.0 };
+        let pool = &resident["serves"]["kv"];
+        let used = number(&pool["used"]["tokens"]) * number(&pool["token_bytes"]);
+        let used = used.min(part("kv"));
+        let parts = [part("weights"), part("workspace") + part("host"), used, part("kv") - used];
+        sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part * scale);
+    }
+    (sums[4], sums[5]) = (number(&device["reserved_bytes"]), foreign);
+    let whole = (sums.iter().sum::<f64>()).max(budget + foreign).max(1.0);
+    let mut drawn = String::new();
+    let mut until = 0.0;
+    for ((letter, _), sum) in PARTS.iter().zip(sums).take(5) {
+        until += sum;
+        fill(&mut drawn, *letter, until / whole * cells_of(cells));
+    }
+    fill(&mut drawn, ' ', (whole - foreign) / whole * cells_of(cells));
+    fill(&mut drawn, 'x', cells_of(cells));
+    drawn
+}
+
+/// Draws until so many cells are full.
+fn fill(drawn: &mut String, letter: char, until: f64) {
+    // The rounding of sums, not of parts: the bar has its length whatever they are.
+    while cells_of(drawn.chars().count()) + 0.5 <= until {
+        drawn.push(letter);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a terminal is narrow")]
+fn cells_of(count: usize) -> f64 {
+    count as f64
+}
+
+fn entries(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_object().into_iter().flat_map(serde_json::Map::values)
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    printable(value.as_str().unwrap_or_default())
+}
+
+fn model(value: &Value) -> String {
+    format!("{}:{}", text(&value["endpoint"]), text(&value["target"]))
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn bytes(value: &Value) -> String {
+    Bytes(value.as_u64().unwrap_or_default()).to_string()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes are whole")]
+fn size(bytes: f64) -> String {
+    Bytes(bytes.max(0.0) as u64).to_string()
+}
+
+fn share(part: f64, whole: f64) -> String {
+    if whole > 0.0 { format!("{:.0} %", 100.0 * part / whole) } else { "-".to_owned() }
+}
+
+fn seconds(value: &Value) -> String {
+    match value.as_f64() {
+        None => "-".to_owned(),
+        Some(value) if value >= 1.0 => format!("{value:.2} s"),
+        Some(value) => format!("{:.1} ms", value * 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn device() -> Value {
+        json!({"id": "cpu", "budget_bytes": 80, "configured_bytes": 100, "charged_bytes": 40,
+        "reserved_bytes": 10, "residents": {"e/a@1": {
+            "endpoint": "e", "target": "a\u{1b}[2J", "version": "0123456789abcdef",
+            "state": "ready", "kept": true, "leases": 2, "last_used": "t", "share_bytes": 40,
+            "bytes": {"weights": 20, "kv": 20, "workspace": 5, "host": 5},
+            "serves": {"kv": {"token_bytes": 1, "used": {"tokens": 10}, "now": {"tokens": 20}}}
+        }}})
+    }
+
+    fn feed(state: Value) -> Feed {
+        let mut feed = Feed::default();
+        feed.begin_with(state);
+        feed
+    }
+
+    #[test]
+    fn a_bar_is_to_scale_and_as_long_as_it_should_be() {
+        // 40 of 100 in the ratio 20:10:10:10 of bytes, 10 reserved, 30 free, 20 used by others.
+        let drawn = bar(&device(), 50);
+        assert_eq!(
+            drawn,
+            format!(
+                "{}{}{}{}{}{}{}",
+                "#".repeat(8),
+                "=".repeat(4),
+                "k".repeat(4),
+                "-".repeat(4),
+                "r".repeat(5),
+                " ".repeat(15),
+                "x".repeat(10)
+            )
+        );
+        assert_eq!(bar(&json!({"budget_bytes": 0}), 7).len(), 7);
+        let over = json!({"budget_bytes": 10, "reserved_bytes": 30});
+        assert_eq!(bar(&over, 9), "r".repeat(9));
+    }
+
+    #[test]
+    fn a_page_fits_its_terminal_and_no_name_steers_it() {
+        let mut state = json!({"devices": {"cpu": device()}, "waiters": 1, "build": "1",
+            "failed": {"e/f@": {"endpoint": "e", "target": "f", "state": "failed",
+            "message": "no\u{7}good"}}, "loads": {"e/l@": {"endpoint": "e", "target": "l",
+            "state": "waiting_to_load", "waiters": 3}}});
+        let residents = state["devices"]["cpu"]["residents"].as_object_mut().unwrap();
+        let one = residents["e/a@1"].clone();
+        for index in 0..100 {
+            residents.insert(format!("e/m{index}@1"), one.clone());
+        }
+        let feed = feed(state);
+        for (columns, rows) in [(60, 20), (80, 24), (200, 50), (40, 10)] {
+            let room = Room { columns, rows: Some(rows), colours: false };
+            let page = Page::new(&feed, "http://x", room).render();
+            assert!(page.lines().count() <= rows, "{page}");
+            assert!(page.lines().all(|line| line.chars().count() <= columns), "{page}");
+        }
+        let page = Page::new(&feed, "http://x", Room::PAPER).render();
+        for words in ["waiting to load", "failed: no", "ready, kept", "10/20", "... and 52 more"] {
+            assert!(page.contains(words), "'{words}' is not in {page}");
+        }
+        assert!(page.chars().all(|it| it == '\n' || !it.is_control()), "{page}");
+    }
+
+    #[test]
+    fn a_lost_server_is_told_with_what_was_known() {
+        let mut feed = feed(json!({"devices": {"cpu": device()}}));
+        feed.lost("gone");
+        let page = Page::new(&feed, "http://x", Room::PAPER).render();
+        assert!(page.contains("DISCONNECTED: gone") && page.contains("cpu ["), "{page}");
+    }
+}
