@@ -24,6 +24,13 @@ pub struct InvalidUrl {
     reason: &'static str,
 }
 
+impl InvalidUrl {
+    /// Why, without the text, which may hold a password.
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
 impl BaseUrl {
     /// A port of this machine, in the clear.
     pub fn local(port: u16) -> Self {

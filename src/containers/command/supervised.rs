@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Command, Running};
@@ -39,8 +38,7 @@ pub enum Standing {
 pub struct Supervised {
     name: Arc<str>,
     standing: watch::Receiver<Standing>,
-    stop: DropGuard,
-    task: JoinHandle<()>,
+    stop: CancellationToken,
 }
 
 impl Supervised {
@@ -49,8 +47,8 @@ impl Supervised {
         let (tell, standing) = watch::channel(Standing::Starting);
         let stop = CancellationToken::new();
         let name = Arc::clone(&command.backend.name);
-        let task = tokio::spawn(keep_up(command, tell, stop.clone()));
-        Self { name, standing, stop: stop.drop_guard(), task }
+        tokio::spawn(keep_up(command, tell, stop.clone()));
+        Self { name, standing, stop }
     }
 
     /// Where it stands now.
@@ -81,10 +79,17 @@ impl Supervised {
     }
 
     /// Ends its processes and returns when they are gone.
-    pub async fn stop(self) {
-        drop(self.stop);
-        // It may have ended with the runtime.
-        let _ = self.task.await;
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let mut standing = self.standing.clone();
+        // What tells it ends when all is done.
+        while standing.changed().await.is_ok() {}
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
