@@ -49,6 +49,7 @@ pub(crate) fn addressed(
     sent: &Sent<'_>,
     elsewhere: impl FnOnce() -> Result<TargetModel, Error>,
 ) -> Result<Addressed, Error> {
+    without_containers(endpoint)?;
     let adapter = aim::header(headers)?;
     let mut names = Names { adapter, target: target::header(headers)? };
     if let Some(name) = sent.component {
@@ -143,6 +144,22 @@ pub(crate) fn usable_component(
     is_there.then(|| component(context, endpoint, name, None).ok()).flatten()
 }
 
+/// An endpoint with containers has no targets.
+///
+/// # Errors
+/// `InvalidRequest` where it has containers.
+pub(crate) fn without_containers(endpoint: &EndpointFace) -> Result<(), Error> {
+    if endpoint.containers.is_none() {
+        return Ok(());
+    }
+    let message = format!(
+        "endpoint {} has containers in place of models: it takes InvokeEndpoint, response streams, \
+         /invocations and OpenAI's routes",
+        endpoint.name
+    );
+    Err(Error::request(message))
+}
+
 /// All variants, or the one that is named.
 fn named_variants<'a>(
     endpoint: &'a EndpointFace,
@@ -156,7 +173,7 @@ fn named_variants<'a>(
     }
 }
 
-fn no_variant(endpoint: &EndpointFace, name: &str) -> Error {
+pub(crate) fn no_variant(endpoint: &EndpointFace, name: &str) -> Error {
     Error::request(format!("variant {name} not found at endpoint {}", endpoint.name))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use roundhouse_tenancy::{Denied, Refused};
-use roundhouse_types::{EndpointName, ErrorKind, Failure, RetryHint};
+use roundhouse_types::{EndpointName, ErrorKind, Failure, RetryHint, TargetName};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -77,6 +77,14 @@ pub(crate) enum Error {
     /// A target model is named at an endpoint that has one of its own.
     #[error("Endpoint {0} is not a multi-model endpoint and does not support target model header.")]
     NotMultiModel(EndpointName),
+    /// A container behind the endpoint failed.
+    #[error("{failure}")]
+    OfContainer {
+        /// Which.
+        container: TargetName,
+        /// With what.
+        failure: Failure,
+    },
     /// The container contract's 507.
     #[error("there is no memory for model {0} now")]
     NoMemory(String),
@@ -129,7 +137,7 @@ impl Error {
     /// What the client is told.
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Failed(failure) => failure.kind(),
+            Self::Failed(failure) | Self::OfContainer { failure, .. } => failure.kind(),
             Self::Field { .. } => ErrorKind::InvalidInput,
             Self::Denied(_)
             | Self::UnknownPath
@@ -146,7 +154,7 @@ impl Error {
     /// Whether the same request may succeed later.
     pub(crate) fn retry(&self) -> RetryHint {
         match self {
-            Self::Failed(failure) => failure.retry(),
+            Self::Failed(failure) | Self::OfContainer { failure, .. } => failure.retry(),
             Self::Refused(refused) => RetryHint::After(refused.after),
             Self::SlowBody(_) | Self::NoMemory(_) | Self::Denied(Denied::Unavailable) => {
                 RetryHint::Later
@@ -164,7 +172,7 @@ impl Error {
     /// The table's row; where the model itself answered with a status, that is the one told.
     fn row(&self, face: Face) -> Row {
         let row = row(face, self.case());
-        let Self::Failed(failure) = self else { return row };
+        let (Self::Failed(failure) | Self::OfContainer { failure, .. }) = self else { return row };
         match (failure.status(), face) {
             (None, _) => row,
             (Some(status), Face::Endpoint) => model_error(status),
@@ -189,7 +197,16 @@ impl Error {
             | Self::Field { .. }
             | Self::NotMultiModel(_)
             | Self::NoMemory(_)
+            | Self::OfContainer { .. }
             | Self::Refused(_) => Case::Kind(self.kind()),
+        }
+    }
+
+    /// What SageMaker calls the container that failed.
+    fn container(&self) -> &str {
+        match self {
+            Self::OfContainer { container, .. } => container.as_str(),
+            _ => "primary",
         }
     }
 
@@ -202,7 +219,7 @@ impl Error {
         };
         match face {
             Face::Endpoint | Face::Invocations => {
-                let mut object = amazon_object(row, &message);
+                let mut object = amazon_object(row, self.container(), &message);
                 if matches!(self, Self::NotMultiModel(_)) {
                     object["ErrorCode"] = "TARGET_MODEL_HEADER_NOT_SUPPORTED".into();
                 }
@@ -254,13 +271,13 @@ impl Error {
 }
 
 /// The body that boto3 reads; its keys are case-sensitive.
-fn amazon_object(row: Row, message: &str) -> Value {
+fn amazon_object(row: Row, container: &str, message: &str) -> Value {
     let Some(original) = row.original else {
         return json!({"Message": cut(message)});
     };
     let side = if (400..500).contains(&original) { "client" } else { "server" };
     let whole =
-        format!("Received {side} error ({original}) from primary with message \"{message}\"");
+        format!("Received {side} error ({original}) from {container} with message \"{message}\"");
     json!({
         "Message": cut(&whole),
         "OriginalStatusCode": original,

@@ -5,7 +5,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use roundhouse_serving::{HandledBody, HandledReply, HandledStream};
+use roundhouse_serving::{HandledBody, HandledReply};
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::time::{Instant, timeout_at};
 
@@ -64,13 +64,8 @@ pub(crate) async fn respond(
             Response::new(Body::from_stream(stream::iter(parts)))
         }
         (Some(pieces), framed) => {
-            let pieces = Flow {
-                first: Some(whole),
-                pieces: Watched::new(pieces, deadline),
-                deadline,
-                cut: context.gateway.cut.clone(),
-                has_failed: false,
-            };
+            let pieces = Watched::new(pieces, deadline);
+            let pieces = Flow::new(Some(whole), pieces, deadline, context);
             match framed {
                 // A failure cuts the connection: the client must not take what it has for all of it.
                 false => Response::new(Body::from_stream(pieces.stream())),
@@ -99,8 +94,8 @@ pub(crate) async fn respond(
 }
 
 /// All pieces, where the client takes them as one.
-async fn gather(
-    mut pieces: Box<HandledStream>,
+pub(crate) async fn gather(
+    mut pieces: impl Stream<Item = Result<Bytes, Failure>> + Unpin,
     limit: usize,
     deadline: Instant,
 ) -> Result<Bytes, Error> {
@@ -108,7 +103,7 @@ async fn gather(
     while let Some(piece) = timeout_at(deadline, pieces.next()).await.map_err(|_| timed_out())? {
         let piece = piece?;
         if whole.len() + piece.len() > limit {
-            let message = format!("the handler's answer is larger than {limit} bytes");
+            let message = format!("the answer is larger than {limit} bytes");
             return Err(Failure::new(ErrorKind::ModelFailed, message).into());
         }
         whole.extend_from_slice(&piece);
@@ -116,16 +111,27 @@ async fn gather(
     Ok(whole.freeze())
 }
 
-/// A handler's pieces on their way to the client; a failure is the last of them.
-struct Flow {
+/// Pieces of an answer on their way to the client; a failure is the last of them.
+pub(crate) struct Flow<S> {
     first: Option<Bytes>,
-    pieces: Watched<Box<HandledStream>>,
+    pieces: Watched<S>,
     deadline: Instant,
     cut: Cut,
     has_failed: bool,
 }
 
-impl Flow {
+impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin + Send + 'static> Flow<S> {
+    /// Pieces that are let go of at the deadline, behind one that is there already.
+    pub(crate) fn new(
+        first: Option<Bytes>,
+        pieces: Watched<S>,
+        deadline: Instant,
+        context: &Context,
+    ) -> Self {
+        let cut = context.gateway.cut.clone();
+        Self { first, pieces, deadline, cut, has_failed: false }
+    }
+
     async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
@@ -150,13 +156,13 @@ impl Flow {
         Some(Err(failure))
     }
 
-    fn stream(self) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
+    pub(crate) fn stream(self) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
         stream::unfold(self, async |mut flow| Some((flow.next().await?, flow)))
     }
 }
 
 /// Each piece is a part of the event stream, and a failure its last message.
-fn framed(
+pub(crate) fn framed(
     pieces: impl Stream<Item = Result<Bytes, Failure>> + Send,
 ) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
     pieces
@@ -168,7 +174,7 @@ fn framed(
 }
 
 fn late() -> Failure {
-    Failure::new(ErrorKind::TimedOut, "the handler's answer did not end in time")
+    Failure::new(ErrorKind::TimedOut, "the answer did not end in time")
 }
 
 /// A container's error answer: its body is the message.

@@ -176,6 +176,7 @@ impl Notes {
             alias: None,
             variant: None,
             component: None,
+            container: None,
             inference_id: None,
             version: None,
             tier: None,
@@ -259,6 +260,11 @@ impl Notes {
         self.lock().component = Some(name.into());
     }
 
+    /// The container behind the endpoint that is asked.
+    pub(crate) fn container(&self, name: &TargetName) {
+        self.lock().container = Some(name.clone());
+    }
+
     /// What the client calls the request.
     pub(crate) fn inference_id(&self, id: &str) {
         self.lock().inference_id = Some(id.into());
@@ -270,6 +276,13 @@ impl Notes {
         record.tier = Some(served.tier);
         record.queue = Some(served.queue);
         record.load = Some(served.load);
+    }
+
+    /// The model that was asked.
+    pub(crate) fn model(&self) -> Option<ModelId> {
+        let record = self.lock();
+        let named = record.endpoint.clone().zip(record.target.clone());
+        named.map(|(endpoint, target)| ModelId { endpoint, target })
     }
 
     /// The target that was asked.

@@ -22,6 +22,7 @@ mod accept;
 mod addressed;
 mod aim;
 mod answer;
+mod behind;
 mod body;
 mod call;
 mod capture;
@@ -59,8 +60,10 @@ pub use metrics::describe_metrics;
 pub use router::router;
 pub use sessions::{SessionLimits, Sessions};
 pub use state::{
-    AccessRecord, ContainerAdapter, ContainerAdapters, ContainerFace, ContainerModel,
-    ContainerModels, DeferFn, Deferral, Deferred, DeferredInput, Done, Due, EndpointFace, FactsFn,
+    AccessRecord, AskContainerFn, ContainerAdapter, ContainerAdapters, ContainerBody,
+    ContainerFace, ContainerMode, ContainerModel, ContainerModels, Containers, DeferFn, Deferral,
+    Deferred, DeferredInput, Done, Due, EndpointContainer, EndpointFace, FactsFn, FromContainer,
     GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, MetricsFn, ModelFacts, Naming,
-    Offered, PageWanted, PlatformFace, Registration, Serves, Target, TargetPage, Update, Variant,
+    Offered, PageWanted, PlatformFace, Registration, Serves, Target, TargetPage, ToContainer,
+    Update, Variant,
 };

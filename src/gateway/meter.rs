@@ -124,6 +124,21 @@ pub(crate) fn admit(context: &Context, aim: &Aim, request: &Request) -> Result<L
     Ok(levels)
 }
 
+/// The same of a request whose body nothing here reads, for the target that its notes name.
+///
+/// # Errors
+/// `Refused` with the limit that its tenant has reached.
+pub(crate) fn admit_raw(context: &Context) -> Result<Levels, Error> {
+    let notes = &context.notes;
+    let estimate = raw_estimate(notes.bytes_in());
+    let asked = notes.model().ok_or_else(|| Error::internal("a request asks nobody"))?;
+    let visit =
+        context.gateway.accounts.admit(&context.caller, &asked, notes.request_id(), estimate)?;
+    let levels = visit.levels();
+    notes.meter().admitted(visit);
+    Ok(levels)
+}
+
 /// Charges a request that lists or shows models: one request and no tokens.
 ///
 /// # Errors
@@ -154,6 +169,12 @@ pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
         let pieces = body.into_data_stream().map(Some).chain(end);
         Body::from_stream(pieces.filter_map(async |piece| piece))
     })
+}
+
+/// A text of that length, and an answer of the usual one.
+fn raw_estimate(bytes: u64) -> Estimate {
+    let tokens_in = bytes.div_ceil(BYTES_PER_TOKEN).min(RAW_TOKENS);
+    Estimate { tokens_in, tokens_out: ANSWER_TOKENS as u64 }
 }
 
 /// What a handler takes cannot be known by anything in its body, so it is charged as a text of that

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::accept::Accept;
 use crate::addressed::Addressed;
 use crate::answer::{Asked, Delivery, answer};
+use crate::behind;
 use crate::body::{self, Media};
 use crate::call::Context;
 use crate::error::{Error, Face};
@@ -115,6 +116,7 @@ async fn serve(
     parse: Parse,
 ) -> Response {
     let operation = async {
+        let path = request.uri().path().to_owned();
         let (headers, body) = sagemaker::read(&context, request).await?;
         let fixed = match &at {
             Some(at) => Some(target::endpoint(&context, &at.endpoint)?),
@@ -124,8 +126,11 @@ async fn serve(
             let message = "the content type must be application/json";
             return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
         }
-        let mut fields = Fields::new(json::object(body).await?);
+        let mut fields = Fields::new(json::object(body.clone()).await?);
         let name = fields.string("model")?.unwrap_or_default();
+        if let Some(found) = behind::meant(&context, fixed, &name) {
+            return behind::openai(&context, found, &headers, (&path, body), at.is_some()).await;
+        }
         let component = at.as_ref().and_then(|at| at.component.as_deref());
         let Addressed { aim, variant } = match fixed {
             Some(endpoint) => target::openai_at(&context, endpoint, &headers, component, &name)?,

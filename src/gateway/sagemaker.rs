@@ -24,6 +24,7 @@ use crate::accept::{Accept, Array};
 use crate::addressed::{Addressed, addressed, addressed_in};
 use crate::aim::{ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
+use crate::behind::{self, Way};
 use crate::body::{self, Media};
 use crate::call::Context;
 use crate::capture::captured;
@@ -52,8 +53,11 @@ pub(crate) async fn invoke_endpoint(
 ) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
-        let sent = Sent::read(&headers)?;
         let name = endpoint_name(path)?;
+        if let Some(found) = behind::find(&context, &name) {
+            return behind::invoke(&context, found, &headers, body, Way::Whole).await;
+        }
+        let sent = Sent::read(&headers)?;
         let handlers = target::endpoint(&context, &name)?.handlers;
         let wish = wished(&mut context, &sent, &body, handlers)?;
         let endpoint = target::endpoint(&context, &name)?;
@@ -91,7 +95,12 @@ pub(crate) async fn invocations(mut context: Context, request: Request) -> Respo
             let body = (&headers, body);
             return in_session(&context, &wish, bound.as_ref(), found, body, read).await;
         }
-        let handlers = target::default_endpoint(&context)?.handlers;
+        let default = target::default_endpoint(&context)?;
+        if let Some(containers) = &default.containers {
+            let found = (default, containers);
+            return behind::invoke(&context, found, &headers, body, Way::Pieces).await;
+        }
+        let handlers = default.handlers;
         let wish = wished(&mut context, &sent, &body, handlers)?;
         let endpoint = target::default_endpoint(&context)?;
         let bound = wish.bound(&context)?;
@@ -115,8 +124,11 @@ pub(crate) async fn invoke_endpoint_stream(
 ) -> Response {
     let operation = async {
         let (headers, body) = read(&context, request).await?;
-        let sent = Sent::read(&headers)?;
         let name = endpoint_name(path)?;
+        if let Some(found) = behind::find(&context, &name) {
+            return behind::invoke(&context, found, &headers, body, Way::Framed).await;
+        }
+        let sent = Sent::read(&headers)?;
         let handlers = target::endpoint(&context, &name)?.handlers;
         let wish = wished(&mut context, &sent, &body, handlers)?;
         let endpoint = target::endpoint(&context, &name)?;
@@ -215,11 +227,15 @@ pub(crate) async fn invoke_due(
     request: Request,
 ) -> Result<Response, Error> {
     let (headers, body) = read_known(context, request).await?;
+    let name = endpoint_name(path)?;
+    if let Some(found) = behind::find(context, &name) {
+        return behind::invoke(context, found, &headers, body, Way::Whole).await;
+    }
     let sent = Sent::read(&headers)?;
     if let Some(id) = sent.inference_id {
         context.notes.inference_id(id);
     }
-    let endpoint = target::endpoint(context, &endpoint_name(path)?)?;
+    let endpoint = target::endpoint(context, &name)?;
     let parsed = parse(&headers, body.clone()).await;
     let named = || stream_target(&headers, &parsed);
     let Addressed { aim, variant } = addressed(context, endpoint, &headers, &sent, named)?;

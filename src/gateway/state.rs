@@ -1,6 +1,7 @@
 //! What the gateway is given: settings, endpoints, and the functions it calls.
 
 mod adapters;
+mod containers;
 mod deferral;
 mod facts;
 pub mod naming;
@@ -23,6 +24,10 @@ use crate::cut::Cut;
 use crate::sessions::Sessions;
 
 pub use adapters::{ContainerAdapter, ContainerAdapters, Registration, Update};
+pub use containers::{
+    AskContainerFn, ContainerBody, ContainerMode, Containers, EndpointContainer, FromContainer,
+    ToContainer,
+};
 pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
 pub use naming::{Naming, Serves, Variant};
@@ -162,6 +167,8 @@ pub struct EndpointFace {
     pub naming: Naming,
     /// What is kept of SageMaker's operations; absent is nothing.
     pub capture: Option<Capture>,
+    /// What answers in place of targets of a store; absent where there is one.
+    pub containers: Option<Containers>,
 }
 
 /// Which targets a page shall have.
@@ -289,6 +296,8 @@ pub struct AccessRecord {
     pub variant: Option<Arc<str>>,
     /// The inference component that did.
     pub component: Option<Arc<str>>,
+    /// The container behind the endpoint that was asked last.
+    pub container: Option<TargetName>,
     /// What the client called the request.
     pub inference_id: Option<Arc<str>>,
     /// The version that answered.

@@ -121,6 +121,7 @@ pub(crate) fn openai(
         return addressed(context, endpoint, headers, &none, || Err(unnamed_field()));
     }
     let (endpoint, name) = split(context, None, model_field)?;
+    addressed::without_containers(endpoint)?;
     if let Some(found) = addressed::usable_component(context, endpoint, name) {
         return Ok(found);
     }

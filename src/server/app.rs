@@ -2,6 +2,7 @@
 
 mod accounts;
 mod asynchronous;
+mod behind;
 pub(crate) mod budgets;
 mod build;
 mod capture;
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::behind::Behinds;
 use self::capture::Captures;
 use self::door::Door;
 use self::preload::Wishes;
@@ -96,6 +98,8 @@ pub(crate) struct Running {
     /// Requests whose callers do not wait.
     queue: Option<Queue>,
     captures: Captures,
+    /// Containers behind endpoints.
+    behinds: Behinds,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -152,6 +156,7 @@ pub(crate) async fn start(
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
     let queue = app.live.queue.clone();
     let captures = app.live.captures.clone();
+    let behinds = app.live.behinds.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
@@ -204,6 +209,7 @@ pub(crate) async fn start(
         accounts,
         queue,
         captures,
+        behinds,
         vitals,
         stop_data,
         stop_admin,
@@ -240,7 +246,7 @@ impl Running {
         }
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
         let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
-        let captures = self.captures.clone();
+        let (captures, behinds) = (self.captures.clone(), self.behinds.clone());
         let mut drain = std::pin::pin!(self.drain());
         let is_drained = tokio::select! {
             () = &mut drain => {
@@ -261,6 +267,7 @@ impl Running {
             cut_off.now();
             let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
+        behinds.stop().await;
         captures.close().await;
         // Who is cut off has no whole answer, and no line.
         accounts::close(accounts).await;

@@ -26,6 +26,7 @@ use roundhouse_workers::{Isolation, Packages};
 
 mod asynchronous;
 mod auth;
+mod behind;
 mod capture;
 mod container;
 mod defaults;
@@ -49,6 +50,7 @@ mod tests;
 
 pub use asynchronous::Asynchronous;
 pub use auth::{ClientName, Tls, TlsFiles};
+pub use behind::{Behind, CommandBehind, ContainerBehind, ContainerOrigin};
 pub use capture::CaptureConfig;
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};

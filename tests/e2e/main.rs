@@ -7,6 +7,7 @@
 
 mod adapters;
 mod asynchronous;
+mod behind;
 mod capture;
 mod command_line;
 mod container;

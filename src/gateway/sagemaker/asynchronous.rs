@@ -20,7 +20,7 @@ use crate::addressed::addressed;
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::state::{Deferral, DeferredInput, EndpointFace};
-use crate::{permitted, target};
+use crate::{behind, permitted, target};
 
 const CONTENT_TYPE: &str = "x-amzn-sagemaker-content-type";
 const INPUT_LOCATION: &str = "x-amzn-sagemaker-inputlocation";
@@ -235,6 +235,9 @@ async fn check_target(
     kept: &HeaderMap,
     input: &DeferredInput,
 ) -> Result<(), Error> {
+    if let Some(containers) = &endpoint.containers {
+        return behind::check(context, (endpoint, containers), kept);
+    }
     let sent = Sent::read(kept)?;
     if sent.session.is_some() {
         return Err(Error::request("asynchronous requests are in no session"));

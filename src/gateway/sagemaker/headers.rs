@@ -13,8 +13,9 @@ pub(crate) const INNER_ACCEPT: HeaderName = HeaderName::from_static("x-amzn-sage
 /// Names a production variant.
 pub(crate) const TARGET_VARIANT: HeaderName =
     HeaderName::from_static("x-amzn-sagemaker-target-variant");
-/// Names one of several containers: there are none.
-const CONTAINER: HeaderName = HeaderName::from_static("x-amzn-sagemaker-target-container-hostname");
+/// Names one of an endpoint's containers.
+pub(crate) const TARGET_CONTAINER: HeaderName =
+    HeaderName::from_static("x-amzn-sagemaker-target-container-hostname");
 /// Names an inference component.
 const COMPONENT: HeaderName = HeaderName::from_static("x-amzn-sagemaker-inference-component");
 /// What the client calls the request.
@@ -45,6 +46,8 @@ pub(crate) struct Sent<'a> {
     pub(crate) variant: Option<&'a str>,
     /// The inference component that shall.
     pub(crate) component: Option<&'a str>,
+    /// The container that shall.
+    pub(crate) container: Option<&'a str>,
     /// What the client calls the request.
     pub(crate) inference_id: Option<&'a str>,
     /// The session that it belongs to.
@@ -61,12 +64,27 @@ pub(crate) enum InSession<'a> {
 }
 
 impl<'a> Sent<'a> {
-    /// Of the operations at an endpoint.
+    /// Of the operations at an endpoint with models.
     ///
     /// # Errors
     /// `InvalidRequest` for a header that is out of its bounds, there twice, or asks for what there
     /// is not; it says which.
     pub(crate) fn read(headers: &'a HeaderMap) -> Result<Self, Error> {
+        let sent = Self::with_container(headers)?;
+        if let Some(host) = sent.container {
+            return Err(Error::request(format!(
+                "the header {TARGET_CONTAINER} names {host}, and the endpoint has no containers to \
+                 be invoked directly"
+            )));
+        }
+        Ok(sent)
+    }
+
+    /// Of the operations at an endpoint with containers.
+    ///
+    /// # Errors
+    /// As [`Sent::read`].
+    pub(crate) fn with_container(headers: &'a HeaderMap) -> Result<Self, Error> {
         for name in [header::CONTENT_TYPE, header::ACCEPT, INNER_ACCEPT, CUSTOM_ATTRIBUTES] {
             bounded(headers, &name, 0, TEXT_MAX)?;
         }
@@ -77,15 +95,10 @@ impl<'a> Sent<'a> {
                 "the header {EXPLANATIONS} is not supported: the endpoint has no explainer"
             )));
         }
-        if let Some(host) = named(headers, &CONTAINER)? {
-            return Err(Error::request(format!(
-                "the header {CONTAINER} names {host}, and the endpoint has no containers to be \
-                 invoked directly"
-            )));
-        }
+        let container = named(headers, &TARGET_CONTAINER)?;
         let variant = named(headers, &TARGET_VARIANT)?;
         let component = named(headers, &COMPONENT)?;
-        Ok(Self { variant, component, ..Self::of_platform(headers)? })
+        Ok(Self { variant, component, container, ..Self::of_platform(headers)? })
     }
 
     /// Of `/invocations` and the container contract: whoever stands before them has chosen variant and

@@ -17,6 +17,7 @@ use roundhouse_tenancy::{Current, Identity};
 use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
+use super::behind::{self, Behinds};
 use super::budgets::{self, Budgets};
 use super::capture::{self, Captures};
 use super::live::Live;
@@ -74,7 +75,8 @@ pub(super) async fn build(
 
     let fetches_bases = matches!(config.container.base_store, Some(StoreUri::S3 { .. }))
         && config.container.contract;
-    let cache = match config.endpoints.is_empty() && !fetches_bases {
+    let has_stores = config.endpoints.iter().any(|endpoint| endpoint.containers.is_none());
+    let cache = match !has_stores && !fetches_bases {
         true => None,
         false => Some(open_cache(&config).await?),
     };
@@ -129,6 +131,9 @@ pub(super) async fn build(
     let captured = prepared.captures();
     captures.put(prepared);
     let mut endpoints = faces::endpoints(&config, &catalogs, &handlers, &loader, &captured);
+    let behinds = Behinds::default();
+    behinds.put(behinds.prepared(&config)?);
+    endpoints.extend(behind::faces(&config, &behinds.get(), &captured));
     if let Some(single) = &single {
         vitals.await_model();
         endpoints.push(single.face(config.handlers.enabled, &loader));
@@ -169,6 +174,7 @@ pub(super) async fn build(
         credentials,
         identity,
         captures,
+        behinds,
         accounts: accounts.clone(),
         queue,
         budget: witness.configured().on_devices(),
@@ -308,11 +314,14 @@ fn describe_metrics() {
     roundhouse_asynchronous::describe_metrics();
     roundhouse_serving::describe_metrics();
     roundhouse_workers::describe_metrics();
+    roundhouse_containers::describe_metrics();
 }
 
 /// Endpoints that serve Python handlers.
 pub(super) fn endpoints_with_handlers(config: &Config) -> Vec<EndpointName> {
-    let on = |endpoint: &&Endpoint| endpoint.handlers.unwrap_or(config.handlers.enabled);
+    let on = |endpoint: &&Endpoint| {
+        endpoint.containers.is_none() && endpoint.handlers.unwrap_or(config.handlers.enabled)
+    };
     let mut endpoints: Vec<EndpointName> =
         config.endpoints.iter().filter(on).map(|endpoint| endpoint.name.clone()).collect();
     if config.container.contract && config.handlers.enabled {
@@ -394,7 +403,7 @@ async fn connect(
     credentials: Option<&Credentials>,
 ) -> Result<Catalogs, Error> {
     let mut catalogs = BTreeMap::new();
-    for endpoint in &config.endpoints {
+    for endpoint in config.endpoints.iter().filter(|it| it.containers.is_none()) {
         let catalog = catalogue(config, endpoint, cache, credentials).await?;
         catalogs.insert(endpoint.name.clone(), catalog);
     }

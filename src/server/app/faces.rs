@@ -65,6 +65,7 @@ fn endpoint(
         handlers,
         naming: Naming::default(),
         capture: None,
+        containers: None,
         base: Arc::new(move |target| {
             let model = ModelId { endpoint: adapted.clone(), target: target.clone() };
             loader.adapted(&model).map(|base| base.target)

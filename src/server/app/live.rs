@@ -15,11 +15,12 @@ use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, ModelId};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::behind::{Behinds, Standing};
 use super::build::{self, Catalogs, Credentials};
 use super::capture::Captures;
 use super::preload::Wishes;
 use super::single::Single;
-use super::{asynchronous, faces, settings};
+use super::{asynchronous, behind, faces, settings};
 use crate::config::Config;
 use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
 
@@ -42,6 +43,8 @@ pub(super) struct Live {
     /// Requests whose callers do not wait, where an endpoint took them at the start.
     pub(super) queue: Option<Queue>,
     pub(super) captures: Captures,
+    /// Containers behind endpoints.
+    pub(super) behinds: Behinds,
     /// Of all devices together: what floors are held against.
     pub(super) budget: Bytes,
     /// Stays whatever the settings say.
@@ -72,7 +75,7 @@ impl Live {
     pub(super) async fn apply(&self, old: &Config, new: &Config) -> Result<(), Failure> {
         let before = self.catalogs.get();
         let mut catalogs = Catalogs::new();
-        for endpoint in &new.endpoints {
+        for endpoint in new.endpoints.iter().filter(|it| it.containers.is_none()) {
             let is_same =
                 old.endpoint(&endpoint.name).is_some_and(|it| it.mounts == endpoint.mounts);
             let catalog = match before.get(&endpoint.name).filter(|_| is_same) {
@@ -92,8 +95,10 @@ impl Live {
             .map(|(name, _)| name.clone())
             .collect();
         let prepared = self.captures.prepared(new).await?;
+        let standing = self.behinds.prepared(new)?;
         asynchronous::apply(self.queue.as_ref(), new).await?;
-        let offered = match self.change(old, new, catalogs, prepared.captures()).await {
+        let offered = match self.change(old, new, catalogs, (prepared.captures(), &standing)).await
+        {
             Ok(offered) => offered,
             Err(failure) => {
                 // What was in force was connected before, and is again.
@@ -102,6 +107,7 @@ impl Live {
             }
         };
         self.captures.put(prepared);
+        self.behinds.put(standing);
         let wishes = Wishes::of(&new.endpoints);
         let leaving = Leaving {
             offered,
@@ -119,7 +125,7 @@ impl Live {
         old: &Config,
         new: &Config,
         catalogs: Catalogs,
-        captured: Captured,
+        (captured, standing): (Captured, &Standing),
     ) -> Result<Arc<Offered>, Failure> {
         if let Some(path) = new.auth.keys.as_ref().filter(|_| old.auth.keys != new.auth.keys) {
             KeyFile::open(path).map_err(unusable)?;
@@ -131,15 +137,15 @@ impl Live {
                 self.set_terms(old).await?;
                 return Err(unusable(error));
             }
-            return Ok(self.put(new, catalogs, &captured));
+            return Ok(self.put(new, catalogs, &captured, standing));
         }
         // Tighter, or as before: nobody is known by a new name before it is said what they may use.
         let before = (*self.catalogs.get()).clone();
         let faces = self.offered.get();
-        let offered = self.put(new, catalogs, &captured);
+        let offered = self.put(new, catalogs, &captured, standing);
         if let Err(error) = self.identity.apply(&new.auth) {
             // The file of keys left between two looks.
-            self.put(old, before, &captures_of(&faces));
+            self.put(old, before, &captures_of(&faces), &self.behinds.get());
             self.set_terms(old).await?;
             return Err(unusable(error));
         }
@@ -152,7 +158,13 @@ impl Live {
     }
 
     /// Puts it in force; returns what was offered before.
-    fn put(&self, new: &Config, catalogs: Catalogs, captured: &Captured) -> Arc<Offered> {
+    fn put(
+        &self,
+        new: &Config,
+        catalogs: Catalogs,
+        captured: &Captured,
+        standing: &Standing,
+    ) -> Arc<Offered> {
         // First where models are found, then that they can be asked. What is gone stays until
         // nobody can ask for it any more.
         let mut sources = self.loader.sources();
@@ -173,6 +185,7 @@ impl Live {
         self.accounts.apply(new.quota_rules());
         let mut endpoints =
             faces::endpoints(new, &catalogs, &self.handlers, &self.loader, captured);
+        endpoints.extend(behind::faces(new, standing, captured));
         if let Some(single) = &self.single {
             endpoints.push(single.face(new.handlers.enabled, &self.loader));
         }

@@ -77,6 +77,7 @@ impl Single {
             naming: Naming::of(Serves::One(self.model.target.clone())),
             // The settings name no endpoint that says where to.
             capture: None,
+            containers: None,
             handlers,
             base: Arc::new(move |target| adapted.adapted(&id(target)).map(|base| base.target)),
             facts: Arc::new(move |target| known.facts(&id_of_known(target)).map(facts)),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{ServeFlags, environment, output};
 use crate::app::budgets::{self, Budgets};
-use crate::config::{AccessLog, Config, Fault, TlsFiles};
+use crate::config::{AccessLog, Config, ContainerOrigin, Fault, TlsFiles};
 use crate::error::{Error, count};
 use crate::limits;
 
@@ -61,6 +61,13 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
             let prefix =
                 mount.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
             lines.push(format!("    {}{prefix}  {}", endpoint.name, mount.uri));
+        }
+        for container in endpoint.containers.iter().flat_map(|behind| &behind.containers) {
+            let origin = match &container.origin {
+                ContainerOrigin::Url(url) => url.to_string(),
+                ContainerOrigin::Command(command) => command.program.display().to_string(),
+            };
+            lines.push(format!("    {}:{}  {origin}", endpoint.name, container.hostname));
         }
         if let Some(capture) = &endpoint.capture {
             lines.push(format!("    {} captures to {}", endpoint.name, capture.destination));

@@ -11,7 +11,7 @@ use super::asynchronous::{self, Asynchronous};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
-use super::{CaptureConfig, Fault, capture, naming};
+use super::{Behind, CaptureConfig, Fault, behind, capture, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -39,7 +39,9 @@ pub struct Endpoint {
     pub asynchronous: Option<Asynchronous>,
     /// What is kept of requests and answers; absent is nothing.
     pub capture: Option<CaptureConfig>,
-    /// Its stores, with distinct prefixes; one at least.
+    /// What answers in place of models of a store.
+    pub containers: Option<Behind>,
+    /// Its stores, with distinct prefixes; one at least where it has no containers.
     pub mounts: Vec<Mount>,
 }
 
@@ -71,6 +73,11 @@ pub struct Mount {
 pub struct Secret(String);
 
 impl Secret {
+    /// Of a text that others may not see.
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text itself, for the one who needs it.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -136,6 +143,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             naming: Naming::default(),
             asynchronous: None,
             capture: None,
+            containers: None,
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -191,7 +199,10 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
     for (index, entry) in entries.into_iter().enumerate() {
         let at = format!("endpoint[{index}]");
         sources.faults(keys::unknown_in(entry, ENDPOINT_KEYS, &at));
-        let mounts = file_mounts(entry, &at, sources);
+        let (containers, faults) = behind::read(entry, &at, &|name| sources.variable(name));
+        sources.faults(faults);
+        let has_containers = entry.contains_key("container");
+        let mounts = if has_containers { Vec::new() } else { file_mounts(entry, &at, sources) };
         let handlers = match entry.get("handlers") {
             None => None,
             Some(toml::Value::Boolean(on)) => Some(*on),
@@ -244,6 +255,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
             naming,
             asynchronous,
             capture,
+            containers,
             mounts,
         });
     }

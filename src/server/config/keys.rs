@@ -195,6 +195,8 @@ pub(super) const ENDPOINT_KEYS: &[&str] = &[
     "bases",
     "async",
     "capture",
+    "containers",
+    "container",
     "component",
     "variant",
     "mount",
@@ -213,6 +215,25 @@ pub(super) const CAPTURE_KEYS: &[&str] = &[
     "buffer",
     "flush_size",
     "flush_every",
+];
+
+/// Keys of an `[[endpoint.container]]`.
+pub(super) const CONTAINER_KEYS: &[&str] = &[
+    "hostname",
+    "url",
+    "command",
+    "args",
+    "env",
+    "dir",
+    "port",
+    "start_timeout",
+    "grace",
+    "connect_timeout",
+    "response_timeout",
+    "idle_timeout",
+    "max_requests",
+    "health",
+    "health_every",
 ];
 
 /// Keys of an `[[endpoint.component]]`.

@@ -5,6 +5,7 @@
 mod adapters;
 mod addressed;
 mod asynchronous;
+mod behind;
 mod capture;
 mod container;
 mod edges;

@@ -14,9 +14,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use roundhouse_gateway::state::InvokeFn;
 use roundhouse_gateway::{
-    AccessRecord, Capture, ContainerFace, Cut, CutOff, DeferFn, EndpointFace, GatewayConfig,
-    GatewayState, Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted, PlatformFace,
-    SessionLimits, Sessions, Target, TargetPage, router,
+    AccessRecord, Capture, ContainerFace, Containers, Cut, CutOff, DeferFn, EndpointFace,
+    GatewayConfig, GatewayState, Health, KvTokens, Later, ModelFacts, Naming, Offered, PageWanted,
+    PlatformFace, SessionLimits, Sessions, Target, TargetPage, router,
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
@@ -71,6 +71,7 @@ pub(crate) struct Setup {
     pub(crate) naming: Naming,
     pub(crate) sessions: Option<SessionLimits>,
     pub(crate) capture: Option<Capture>,
+    pub(crate) containers: Option<Containers>,
 }
 
 impl Default for Setup {
@@ -90,6 +91,7 @@ impl Default for Setup {
             naming: Naming::default(),
             sessions: Some(SessionLimits::default()),
             capture: None,
+            containers: None,
         }
     }
 }
@@ -116,6 +118,7 @@ impl Setup {
             handlers: self.handlers,
             naming: self.naming.clone(),
             capture: self.capture.clone(),
+            containers: self.containers.clone(),
             ..endpoint(name, self.targets.clone())
         };
         let endpoints = self.endpoints.iter().map(face).collect();
@@ -162,6 +165,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
         handlers: false,
         naming: Naming::default(),
         capture: None,
+        containers: None,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
         facts: Arc::new(|name| (name.as_str() == "b/c.tar.gz").then(facts)),
         list: Arc::new(move |wanted| {

@@ -1,0 +1,78 @@
+//! OpenAI's routes at endpoints with containers: the body goes on as it came, to the same path, and the
+//! answer comes back as it is.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+
+use super::{Asking, Form, metered, passed, permitted};
+use crate::call::Context;
+use crate::error::Error;
+use crate::meter::with_rate_headers;
+use crate::sagemaker::headers::{Sent, TARGET_CONTAINER};
+use crate::sagemaker::with_variant;
+use crate::state::naming::ALL_TRAFFIC;
+use crate::state::{Containers, EndpointFace};
+use crate::target;
+
+/// The endpoint that a body's `model` means, and the container where it names one too, where that endpoint
+/// has containers: `endpoint`, `endpoint:hostname`, or a hostname at the only endpoint or the one that
+/// the path names.
+pub(crate) fn meant<'a, 'b>(
+    context: &'a Context,
+    fixed: Option<&'a EndpointFace>,
+    model: &'b str,
+) -> Option<(&'a EndpointFace, &'a Containers, Option<&'b str>)> {
+    let named = context.endpoints().find(|face| face.name.as_str() == model);
+    if let Some(face) = fixed.is_none().then_some(named).flatten() {
+        return Some((face, face.containers.as_ref()?, None));
+    }
+    let (face, name) = target::split(context, fixed, model).ok()?;
+    let containers = face.containers.as_ref()?;
+    let is_there = containers.list.iter().any(|it| it.name.as_str() == name);
+    // Elsewhere it is the container's own word for its model.
+    let is_prefixed = name.len() < model.len();
+    Some((face, containers, Some(name).filter(|_| is_there || is_prefixed)))
+}
+
+/// Answers a request of one of OpenAI's routes. Of `/v1/…` an error of the container goes out as it is;
+/// of SageMaker's own route (`at`) as its `ModelError`.
+///
+/// # Errors
+/// Where the body and the headers name no container, or none that the caller may ask; the limit that
+/// is reached; a container that gave no answer.
+pub(crate) async fn openai(
+    context: &Context,
+    (endpoint, containers, named): (&EndpointFace, &Containers, Option<&str>),
+    headers: &HeaderMap,
+    (path, body): (&str, Bytes),
+    at: bool,
+) -> Result<Response, Error> {
+    let sent = Sent::with_container(headers)?;
+    let only = match containers.list.as_slice() {
+        [only] => Some(only.name.as_str()),
+        _ => None,
+    };
+    let name = sent.container.or(named).or(only).ok_or_else(|| {
+        let expected = format!(
+            "must name a container of endpoint {0}, as {0}:hostname (or send {TARGET_CONTAINER})",
+            endpoint.name
+        );
+        Error::field("model", &expected)
+    })?;
+    let chosen = [permitted(context, endpoint, containers, name)?];
+    let variant: Arc<str> = ALL_TRAFFIC.into();
+    context.notes.variant(&variant);
+    // SageMaker's route has a prefix of its own.
+    let path = path.rsplit_once("/openai").map_or(path, |(_, rest)| rest);
+    let asking = Asking {
+        chosen: &chosen,
+        headers: passed::on(context, headers, &header::ACCEPT),
+        deadline: context.notes.arrived() + context.gateway.config.stream_timeout,
+    };
+    let response = metered(context, asking, (path, body), Form::OpenAi { at }).await;
+    let response = response.map(with_rate_headers)?;
+    Ok(if at { with_variant(response, &variant) } else { response })
+}

@@ -1,0 +1,167 @@
+//! Containers behind endpoints: real clients, faults, and a container of our own that dies.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use roundhouse_tests::python;
+use roundhouse_tests::server::{Server, root};
+use roundhouse_tests::site::{Site, until};
+use serde_json::{Value, json};
+
+/// Several containers in one process.
+struct Containers {
+    process: Child,
+    port: u16,
+}
+
+impl Containers {
+    async fn start(site: &Site) -> Self {
+        let file = site.at("port");
+        let process = Command::new(python::interpreter())
+            .arg(script())
+            .arg(&file)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the containers listen", || async { file.exists() }).await;
+        let port = std::fs::read_to_string(file).unwrap().parse().unwrap();
+        Self { process, port }
+    }
+
+    /// An endpoint of some of them.
+    fn endpoint(&self, name: &str, mode: &str, hostnames: &[&str], more: &str) -> String {
+        let container = |hostname: &&str| {
+            let port = self.port;
+            format!(
+                "[[endpoint.container]]\nhostname = \"{hostname}\"\n\
+                 url = \"http://127.0.0.1:{port}/{hostname}\"\n{more}\n"
+            )
+        };
+        let containers: String = hostnames.iter().map(container).collect();
+        format!("[[endpoint]]\nname = \"{name}\"\ncontainers = \"{mode}\"\n{containers}")
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn script() -> std::path::PathBuf {
+    root().join("tests/clients/a_container.py")
+}
+
+async fn start(site: &Site, endpoints: &str, env: &[(&str, &str)]) -> Server {
+    let config = site.at("roundhouse.toml");
+    let log = site.at("access.log");
+    let text = format!("version = 1\n[log]\naccess = \"{}\"\n{endpoints}", log.display());
+    std::fs::write(&config, text).unwrap();
+    Server::start(&["serve", "--config", config.to_str().unwrap()], env).await
+}
+
+/// A port that nobody listens at.
+fn closed_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_asks_a_pipeline_fifteen_containers_and_those_that_fail() {
+    let site = Site::default();
+    let containers = Containers::start(&site).await;
+    let names: Vec<String> = (1..=15).map(|at| format!("c{at}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let closed = format!(
+        "[[endpoint.container]]\nhostname = \"closed\"\nurl = \"http://127.0.0.1:{}\"\n\
+         health = false\n",
+        closed_port()
+    );
+    let endpoints = [
+        containers.endpoint("pipe", "serial", &["split", "double", "sum"], ""),
+        containers.endpoint("fifteen", "direct", &names, "health_every = \"1h\""),
+        containers.endpoint("streams", "direct", &["stream", "next"], ""),
+        containers.endpoint(
+            "faults",
+            "direct",
+            &["oom", "lies", "stalls", "sound"],
+            "response_timeout = \"500ms\"",
+        ) + &closed,
+    ];
+    let server = start(&site, &endpoints.concat(), &[]).await;
+    let data = server.data.clone();
+    tokio::task::spawn_blocking(move || python::client("boto3_containers.py", &[&data]))
+        .await
+        .unwrap();
+    let in_flight = "roundhouse_containers_in_flight_requests";
+    until("no request is left", || async { server.metric(in_flight).await == 0.0 }).await;
+    assert!(server.metric_with("roundhouse_containers_cut_answers_total", "cut").await >= 3.0);
+    let log = std::fs::read_to_string(site.at("access.log")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| lines.iter().filter(|line| line["container"] == name).count();
+    assert_eq!((of("c7"), of("sum"), of("oom")), (1, 1, 3));
+    let listed = server.get("/v1/models").await.json();
+    let listed = listed["data"].as_array().unwrap();
+    assert!(listed.iter().any(|model| model["id"] == "fifteen:c7"), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_we_start_comes_back_when_it_is_killed_and_ends_with_us() {
+    let site = Site::default();
+    let endpoints = format!(
+        "[[endpoint]]\nname = \"own\"\n[[endpoint.container]]\nhostname = \"own\"\n\
+         command = \"{}\"\nargs = [\"{}\"]\nenv = {{ TOKEN = \"at-{{port}}\" }}\n",
+        python::interpreter().display(),
+        script().display()
+    );
+    let secret = [("AWS_SECRET_ACCESS_KEY", "not for containers")];
+    let mut server = start(&site, &endpoints, &secret).await;
+    let ask = || async { server.post("/endpoints/own/invocations", json!({"asked": 1})).await };
+    // It is waited for while it starts.
+    let first = ask().await;
+    assert_eq!(first.status, 200, "{}", first.body);
+    let first = first.json();
+    assert!(first["token"].as_str().unwrap().starts_with("at-"), "{first}");
+    assert_eq!(first["secret"], Value::Null);
+    let process = |said: &Value| said["process"].as_u64().unwrap().to_string();
+    let killed = Command::new("kill").args(["-9", &process(&first)]).status().unwrap();
+    assert!(killed.success());
+    let mut second = Value::Null;
+    for _ in 0..600 {
+        let answer = ask().await;
+        if answer.status == 200 && answer.json()["process"] != first["process"] {
+            second = answer.json();
+            break;
+        }
+        assert!([424, 429, 503].contains(&answer.status), "{}", answer.body);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(second, Value::Null, "it did not come back");
+    assert_eq!(server.metric_with("roundhouse_containers_ended_total", "died").await, 1.0);
+    assert_eq!(server.metric("roundhouse_containers_started_total").await, 2.0);
+    server.terminate();
+    assert!(server.wait(Duration::from_secs(60)).await.unwrap().success());
+    let left = std::path::Path::new("/proc").join(process(&second));
+    assert!(!left.exists(), "the container outlived its server");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_change_bring_containers_and_take_them_away() {
+    let site = Site::default();
+    let containers = Containers::start(&site).await;
+    let one = containers.endpoint("one", "direct", &["a"], "");
+    let server = start(&site, &one, &[]).await;
+    let ask = async |container: &str| {
+        let url = format!("{}/endpoints/one/invocations", server.data);
+        let request = server.http().post(url).body("hello");
+        let request = request.header("x-amzn-sagemaker-target-container-hostname", container);
+        server.send(request).await.status
+    };
+    assert_eq!((ask("a").await, ask("b").await), (200, 400));
+    let config = site.at("roundhouse.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let other = containers.endpoint("one", "direct", &["b"], "");
+    std::fs::write(&config, text.replace(&one, &other)).unwrap();
+    until("the other container answers", || async { ask("b").await == 200 }).await;
+    assert_eq!(ask("a").await, 400);
+}
