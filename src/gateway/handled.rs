@@ -1,4 +1,4 @@
-//! A handler's answer as a response: its bytes, untouched.
+//! A handler's or an external engine's answer as a response: its bytes, untouched.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -33,7 +33,7 @@ pub(crate) async fn respond(
     delivery: Delivery,
     deadline: Instant,
 ) -> Result<Response, Error> {
-    let HandledReply { status, content_type, headers, body } = reply;
+    let HandledReply { status, content_type, headers, body, verbatim } = reply;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let gathers = delivery.gathers || !status.is_success();
     let (whole, pieces) = match body {
@@ -51,7 +51,8 @@ pub(crate) async fn respond(
             }
         }
     };
-    if !status.is_success() {
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !status.is_success() && !(verbatim && is_error) {
         return Err(refused(status, &whole));
     }
     let content_type = content_type
@@ -78,6 +79,9 @@ pub(crate) async fn respond(
             }
         }
     };
+    if is_error {
+        *response.status_mut() = status;
+    }
     let out = response.headers_mut();
     if delivery.framed {
         out.insert(INNER_TYPE, content_type);

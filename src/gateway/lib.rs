@@ -43,6 +43,7 @@ mod openapi;
 mod permitted;
 mod platform;
 mod ranking;
+mod relayed;
 mod router;
 mod sagemaker;
 mod sessions;

@@ -35,8 +35,8 @@ pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Aggregation, Answer, AnswerOptions, AnswerStyle, BIASES_MAX,
     Chat, Completion, Embeddings, EmbeddingsReply, Entity, EntityOptions, Fill, Finish, Finished,
     Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream, Prompt,
-    Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX, ScoresReply, Served,
-    SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, VectorTask, ZeroShot,
+    Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route, STOPS_MAX, ScoresReply,
+    Served, SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};

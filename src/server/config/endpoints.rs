@@ -11,7 +11,7 @@ use super::asynchronous::{self, Asynchronous};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
-use super::{CaptureConfig, Fault, capture, naming};
+use super::{CaptureConfig, EngineRule, Fault, capture, engines, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -39,6 +39,8 @@ pub struct Endpoint {
     pub asynchronous: Option<Asynchronous>,
     /// What is kept of requests and answers; absent is nothing.
     pub capture: Option<CaptureConfig>,
+    /// Targets that engines are started for.
+    pub engines: Vec<EngineRule>,
     /// Its stores, with distinct prefixes; one at least.
     pub mounts: Vec<Mount>,
 }
@@ -136,6 +138,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             naming: Naming::default(),
             asynchronous: None,
             capture: None,
+            engines: Vec::new(),
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -209,6 +212,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         sources.faults(faults);
         let (capture, faults) = capture::read(entry, &at);
         sources.faults(faults);
+        let (engines, faults) = engines::read(entry, &at, &|name| sources.variable(name));
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -244,6 +249,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
             naming,
             asynchronous,
             capture,
+            engines,
             mounts,
         });
     }

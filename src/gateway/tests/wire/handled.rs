@@ -31,6 +31,7 @@ fn answers(status: u16, body: &'static [u8]) -> Result<Answer, Failure> {
             header("x-amzn-sagemaker-new\nline", "x"),
         ],
         body: HandledBody::Whole(body.into()),
+        verbatim: false,
     };
     Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
 }

@@ -200,7 +200,13 @@ async fn what_a_handler_may_take_is_charged_while_it_runs_and_given_back() {
         async move {
             go_on.notified().await;
             let body = HandledBody::Whole("ok".into());
-            let reply = HandledReply { status: 200, content_type: None, headers: Vec::new(), body };
+            let reply = HandledReply {
+                status: 200,
+                content_type: None,
+                headers: Vec::new(),
+                body,
+                verbatim: false,
+            };
             Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
         }
         .boxed()

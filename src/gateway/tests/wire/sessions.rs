@@ -230,6 +230,7 @@ async fn handlers_see_the_session_and_only_headers_speak_of_it() {
             content_type: None,
             headers: vec![header(OPENED), header(CLOSED)],
             body: HandledBody::Whole("done".into()),
+            verbatim: false,
         };
         Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
     });

@@ -160,6 +160,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
+        engines: false,
         naming: Naming::default(),
         capture: None,
         base: Arc::new(|name| (name.as_str() == "d").then(|| "a".parse().unwrap())),
