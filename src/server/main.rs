@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: {error}");
         return ExitCode::from(126);
     }
+    if std::env::args_os().nth(1).is_some_and(|it| it == roundhouse_containers::SUBCOMMAND) {
+        // Nor is this: it keeps the processes of a container that the server starts.
+        return roundhouse_containers::keep();
+    }
     roundhouse::allocator::tune();
     let cli = Cli::parse();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -1,0 +1,266 @@
+//! What is sent to a container, and what is read from it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use roundhouse_types::Bytes as Amount;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Inner;
+use crate::Error;
+use crate::metrics;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body.
+#[derive(Debug)]
+pub struct Outgoing {
+    inner: Sending,
+    /// Dropped when the last of a body that comes in pieces was taken to be sent.
+    pub(super) taken: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+enum Sending {
+    Whole(Full<Bytes>),
+    Pieces(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+impl Outgoing {
+    /// No body.
+    pub fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    /// A body in memory; only such a request can be sent a second time.
+    pub fn whole(body: Bytes) -> Self {
+        Self { inner: Sending::Whole(Full::new(body)), taken: None }
+    }
+
+    /// A body that is read as fast as the container takes it.
+    pub fn pieces<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let body = body.map_err(Into::into).boxed_unsync();
+        Self { inner: Sending::Pieces(body), taken: None }
+    }
+
+    /// The same once more, where it is in memory.
+    pub(super) fn again(&self) -> Option<Self> {
+        match &self.inner {
+            Sending::Whole(body) => Some(Self { inner: Sending::Whole(body.clone()), taken: None }),
+            Sending::Pieces(_) => None,
+        }
+    }
+
+    /// What resolves when all of a body in pieces was taken to be sent; absent for one in memory.
+    pub(super) fn watch(&mut self) -> Option<oneshot::Receiver<()>> {
+        match self.inner {
+            Sending::Whole(_) => None,
+            Sending::Pieces(_) => {
+                let (taken, watched) = oneshot::channel();
+                self.taken = Some(taken);
+                Some(watched)
+            }
+        }
+    }
+}
+
+/// The client's body broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended early")]
+pub(super) struct Broken(#[source] BoxError);
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = match &mut self.inner {
+            Sending::Whole(body) => ready!(Pin::new(body).poll_frame(context))
+                .map(|frame| frame.map_err(|never| match never {})),
+            Sending::Pieces(body) => ready!(Pin::new(body).poll_frame(context))
+                .map(|frame| frame.map_err(|error| BoxError::from(Broken(error)))),
+        };
+        if frame.is_none() || self.is_end_stream() {
+            self.taken = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Sending::Whole(body) => body.is_end_stream(),
+            Sending::Pieces(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Sending::Whole(body) => body.size_hint(),
+            Sending::Pieces(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An answer's body: read as fast as it is polled, within the request's time. Holds the request's place
+/// at its container; dropped before its end, it closes the connection.
+pub struct Incoming {
+    /// Absent when it is over.
+    reading: Option<Reading>,
+    silence: Pin<Box<Sleep>>,
+    /// Whether `silence` counts: it does while the container is waited for.
+    is_waiting: bool,
+    deadline: Instant,
+    size: SizeHint,
+}
+
+struct Reading {
+    body: hyper::body::Incoming,
+    backend: Arc<Inner>,
+    _place: Place,
+}
+
+/// One of the requests that a container may have under way.
+pub(super) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) gauge: ::metrics::Gauge,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gauge.decrement(1.0);
+    }
+}
+
+impl Incoming {
+    pub(super) fn new(
+        body: hyper::body::Incoming,
+        backend: Arc<Inner>,
+        place: Place,
+        deadline: Instant,
+    ) -> Self {
+        let size = body.size_hint();
+        let reading = (!body.is_end_stream()).then_some(Reading { body, backend, _place: place });
+        let silence = Box::pin(sleep_until(deadline));
+        Self { reading, silence, is_waiting: false, deadline, size }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// `AnswerTooLarge` above the limit, as soon as that is known, and what a broken answer is.
+    pub async fn collect(mut self, limit: Amount) -> Result<Bytes, Error> {
+        let too_large = |reading: &Option<Reading>| {
+            let container = reading.as_ref().map(|it| Arc::clone(&it.backend.config.name));
+            Error::AnswerTooLarge { container: container.unwrap_or_else(|| "".into()), limit }
+        };
+        if self.size.lower() > limit.0 {
+            return Err(too_large(&self.reading));
+        }
+        let mut whole = BytesMut::new();
+        let mut first: Option<Bytes> = None;
+        while let Some(frame) = self.frame().await {
+            let Ok(piece) = frame?.into_data() else { continue };
+            let read = whole.len() + first.as_ref().map_or(0, Bytes::len) + piece.len();
+            if read as u64 > limit.0 {
+                return Err(too_large(&self.reading));
+            }
+            match first.take() {
+                None if whole.is_empty() => first = Some(piece),
+                None => whole.extend_from_slice(&piece),
+                Some(before) => {
+                    whole.extend_from_slice(&before);
+                    whole.extend_from_slice(&piece);
+                }
+            }
+        }
+        Ok(first.unwrap_or_else(|| whole.freeze()))
+    }
+
+    /// Ends the reading: the place is given back, and the connection where it is not at its end.
+    fn end(&mut self, error: impl FnOnce(&Arc<Inner>) -> (&'static str, Error)) -> Option<Error> {
+        let reading = self.reading.take()?;
+        let (why, error) = error(&reading.backend);
+        metrics::cut(&reading.backend.config.name, why);
+        Some(error)
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
+        match Pin::new(&mut reading.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.is_waiting = false;
+                if self.reading.as_ref().is_some_and(|it| it.body.is_end_stream()) {
+                    self.reading = None;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = self.end(|backend| {
+                    backend.fail();
+                    let container = Arc::clone(&backend.config.name);
+                    ("cut", Error::Cut { container, source: Arc::new(error) })
+                });
+                Poll::Ready(error.map(Err))
+            }
+            Poll::Ready(None) => {
+                self.reading = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let limit = reading.backend.config.idle_timeout;
+                if !self.is_waiting {
+                    self.is_waiting = true;
+                    let until = self.deadline.min(Instant::now() + limit);
+                    self.silence.as_mut().reset(until);
+                }
+                ready!(self.silence.as_mut().poll(context));
+                let is_over = Instant::now() >= self.deadline;
+                let error = self.end(|backend| {
+                    let container = Arc::clone(&backend.config.name);
+                    match is_over {
+                        true => ("timed_out", Error::TimedOut { container }),
+                        false => ("stalled", Error::Stalled { container, limit }),
+                    }
+                });
+                Poll::Ready(error.map(Err))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reading.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.reading {
+            Some(reading) => reading.body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming").field("size", &self.size).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,217 @@
+//! A container that we start: its command, its process, and when it is ready.
+
+mod keeper;
+mod logs;
+mod supervised;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use tokio::process::{Child, ChildStdin};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::backend::{Backend, BackendConfig, BaseUrl, HealthConfig};
+use crate::{Error, metrics};
+
+pub use keeper::{SUBCOMMAND, keep};
+pub use supervised::{Standing, Supervised};
+
+/// The variable that tells a container its port, as SageMaker's contract has it.
+const PORT_VARIABLE: &str = "SAGEMAKER_BIND_TO_PORT";
+/// What stands for the port in arguments and in the environment's values.
+const PORT_PLACEHOLDER: &str = "{port}";
+/// Between two questions whether a process that starts is well: first and longest.
+const ASK_FIRST: Duration = Duration::from_millis(20);
+const ASK_LONGEST: Duration = Duration::from_millis(500);
+/// What a keeper has beyond the grace time, for processes that hang in the kernel.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(12);
+
+/// A command that serves on a port of this machine.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Our own executable, whose `main` calls [`keep`] for the argument [`SUBCOMMAND`].
+    pub exe: PathBuf,
+    /// The program: a path, or a name that is looked up in `PATH` of `env`.
+    pub program: PathBuf,
+    /// Its arguments, without its name; `{port}` in them is the port.
+    pub args: Vec<String>,
+    /// Its whole environment, beside `SAGEMAKER_BIND_TO_PORT`; `{port}` in values is the port.
+    pub env: Vec<(String, String)>,
+    /// Its working directory; absent is ours.
+    pub dir: Option<PathBuf>,
+    /// Its port; absent is one that is free at each start.
+    pub port: Option<u16>,
+    /// How long it may take until it is healthy. SageMaker gives 4 minutes.
+    pub start_timeout: Duration,
+    /// How long its processes have between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// How it is asked. The address is replaced by the process's own; `health` says how its readiness
+    /// is asked for, and absent it is by `GET /ping`.
+    pub backend: BackendConfig,
+}
+
+impl Command {
+    /// Starts the process and returns when it is healthy. If dropped before, its processes are ended.
+    ///
+    /// # Errors
+    /// `Spawn`, `DiedAtStart` and `NeverHealthy`; nothing is left then but the grace time of its
+    /// processes.
+    pub async fn start(&self) -> Result<Running, Error> {
+        let name = &self.backend.name;
+        let spawn = |source| Error::Spawn { container: Arc::clone(name), source: Arc::new(source) };
+        let port = self.port.map_or_else(free_port, Ok).map_err(spawn)?;
+        let began = Instant::now();
+        let mut process = self.spawn(port).map_err(spawn)?;
+        metrics::started(name);
+        let readiness = self.backend.health.clone().unwrap_or_default();
+        // Its own checks begin when it is ready.
+        let asked =
+            BackendConfig { url: BaseUrl::local(port), health: None, ..self.backend.clone() };
+        let asked = Backend::new(asked);
+        let ready = tokio::select! {
+            how = process.ended() => {
+                Err(Error::DiedAtStart { container: Arc::clone(name), how })
+            }
+            ready = timeout(self.start_timeout, until_well(&asked, &readiness)) => {
+                let limit = self.start_timeout;
+                ready.map_err(|_| Error::NeverHealthy { container: Arc::clone(name), limit })
+            }
+        };
+        if let Err(error) = ready {
+            metrics::ended(name, "failed_start");
+            process.stop(self.grace).await;
+            return Err(error);
+        }
+        let took = began.elapsed();
+        metrics::ready(name, took);
+        info!(container = %name, port, ?took, "container started");
+        let backend = BackendConfig { url: BaseUrl::local(port), ..self.backend.clone() };
+        Ok(Running { process, grace: self.grace, backend: Backend::new(backend), port })
+    }
+
+    fn spawn(&self, port: u16) -> io::Result<Process> {
+        let with_port = |text: &String| text.replace(PORT_PLACEHOLDER, &port.to_string());
+        let mut command = keeper::command(&self.exe, self.grace, &self.program);
+        command
+            .args(self.args.iter().map(with_port))
+            .env_clear()
+            .envs(self.env.iter().map(|(name, value)| (name, with_port(value))))
+            .env(PORT_VARIABLE, port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let name = &self.backend.name;
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(logs::pump(stdout, Arc::clone(name)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(logs::pump(stderr, Arc::clone(name)));
+        }
+        let hold = child.stdin.take();
+        Ok(Process { keeper: child, hold, name: Arc::clone(name) })
+    }
+}
+
+/// A port that nothing listens at now. Another process may take it before ours does; then that does not
+/// start, and the next start has another one.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+async fn until_well(backend: &Backend, health: &HealthConfig) {
+    let mut pause = ASK_FIRST;
+    while backend.check(health).await.is_err() {
+        sleep(pause).await;
+        pause = (pause * 2).min(ASK_LONGEST);
+    }
+}
+
+/// A container's process that was healthy. Dropped, its processes are ended, with their grace time.
+#[derive(Debug)]
+pub struct Running {
+    process: Process,
+    grace: Duration,
+    backend: Backend,
+    port: u16,
+}
+
+impl Running {
+    /// The way to it.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process that keeps its processes.
+    pub fn keeper_id(&self) -> Option<u32> {
+        self.process.keeper.id()
+    }
+
+    /// Waits until its process has ended by itself, and says how, as the rest of a sentence. May be
+    /// dropped and called again.
+    pub async fn ended(&mut self) -> String {
+        let how = self.process.ended().await;
+        metrics::ended(&self.process.name, "died");
+        how
+    }
+
+    /// Ends it: SIGTERM to all its processes, SIGKILL after the grace time. Returns when they are gone.
+    pub async fn stop(mut self) {
+        metrics::ended(&self.process.name, "stopped");
+        self.process.stop(self.grace).await;
+    }
+}
+
+/// The keeper of a container's processes.
+struct Process {
+    keeper: Child,
+    /// While it is open the keeper lets its processes live.
+    hold: Option<ChildStdin>,
+    name: Arc<str>,
+}
+
+impl Process {
+    async fn ended(&mut self) -> String {
+        match self.keeper.wait().await {
+            Ok(status) => described(status),
+            Err(error) => format!("was lost ({error})"),
+        }
+    }
+
+    async fn stop(&mut self, grace: Duration) {
+        self.hold = None;
+        if timeout(grace + KEEPER_PATIENCE, self.keeper.wait()).await.is_err() {
+            warn!(container = %self.name, "the processes of a container do not go away");
+            // Its death ends the first of them, which may be all that can be done.
+            let _ = self.keeper.kill().await;
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("keeper", &self.keeper.id()).finish_non_exhaustive()
+    }
+}
+
+/// How a process ended, as the rest of a sentence; its keeper ends as shells do.
+fn described(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code @ 129..=159) => format!("was ended by signal {}", code - 128),
+        Some(code) => format!("ended with exit status {code}"),
+        None => "was lost with its keeper".into(),
+    }
+}

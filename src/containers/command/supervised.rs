@@ -1,0 +1,137 @@
+//! A command that is to run always: it is started again when it has ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{info, warn};
+
+use super::{Command, Running};
+use crate::{Backend, Error};
+
+/// Pauses before a process that ended is started again.
+const RESTART_FIRST: Duration = Duration::from_millis(200);
+const RESTART_LONGEST: Duration = Duration::from_secs(30);
+/// A process that lived this long died of something new.
+const LIVED: Duration = Duration::from_secs(60);
+
+/// Where a supervised command stands.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// Its process is not healthy yet.
+    Starting,
+    /// It answers here.
+    Up(Backend),
+    /// Its process has ended and is started again after a pause.
+    Down {
+        /// How it ended, or why it does not start.
+        how: String,
+        /// The end of the pause.
+        until: Instant,
+    },
+}
+
+/// A command that runs until it is stopped. Dropped, its processes are ended.
+#[derive(Debug)]
+pub struct Supervised {
+    name: Arc<str>,
+    standing: watch::Receiver<Standing>,
+    stop: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Supervised {
+    /// Starts it in the background. Within a runtime.
+    pub fn start(command: Command) -> Self {
+        let (tell, standing) = watch::channel(Standing::Starting);
+        let stop = CancellationToken::new();
+        let name = Arc::clone(&command.backend.name);
+        let task = tokio::spawn(keep_up(command, tell, stop.clone()));
+        Self { name, standing, stop: stop.drop_guard(), task }
+    }
+
+    /// Where it stands now.
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// The way to it. One that starts is waited for, until then at the longest.
+    ///
+    /// # Errors
+    /// `Starting` where it is not healthy by then, and `Down` while it is not there.
+    pub async fn backend(&self, until: Instant) -> Result<Backend, Error> {
+        let mut standing = self.standing.clone();
+        let is_known = |standing: &Standing| !matches!(standing, Standing::Starting);
+        let known = match timeout_at(until, standing.wait_for(is_known)).await {
+            Ok(Ok(known)) => known.clone(),
+            Ok(Err(_)) | Err(_) => Standing::Starting,
+        };
+        let container = Arc::clone(&self.name);
+        match known {
+            Standing::Up(backend) => Ok(backend),
+            Standing::Starting => Err(Error::Starting { container }),
+            Standing::Down { how, until } => {
+                let after = until.saturating_duration_since(Instant::now());
+                Err(Error::Down { container, how, after })
+            }
+        }
+    }
+
+    /// Ends its processes and returns when they are gone.
+    pub async fn stop(self) {
+        drop(self.stop);
+        // It may have ended with the runtime.
+        let _ = self.task.await;
+    }
+}
+
+/// Runs the command again and again until it is told to stop, or nobody could tell it any more.
+async fn keep_up(command: Command, tell: watch::Sender<Standing>, stop: CancellationToken) {
+    let name = &command.backend.name;
+    let mut pause = RESTART_FIRST;
+    loop {
+        tell.send_replace(Standing::Starting);
+        let began = Instant::now();
+        let how = tokio::select! {
+            () = stop.cancelled() => return,
+            started = command.start() => match started {
+                Ok(running) => match stand(running, &tell, &stop).await {
+                    Some(how) => format!("its process {how}"),
+                    None => return,
+                },
+                Err(error) => error.to_string(),
+            }
+        };
+        if began.elapsed() > LIVED {
+            pause = RESTART_FIRST;
+        }
+        warn!(container = %name, why = how, again_in = ?pause, "container ended");
+        tell.send_replace(Standing::Down { how, until: Instant::now() + pause });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(RESTART_LONGEST);
+    }
+}
+
+/// Lets requests through until the process has ended, and says how; `None` where it was stopped.
+async fn stand(
+    mut running: Running,
+    tell: &watch::Sender<Standing>,
+    stop: &CancellationToken,
+) -> Option<String> {
+    tell.send_replace(Standing::Up(running.backend().clone()));
+    let how = tokio::select! {
+        () = stop.cancelled() => None,
+        how = running.ended() => Some(how),
+    };
+    if how.is_none() {
+        info!(container = %running.backend().config().name, "container is stopped");
+        running.stop().await;
+    }
+    how
+}
