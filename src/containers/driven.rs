@@ -13,7 +13,7 @@ mod rewrite;
 mod sleeping;
 mod spec;
 
-pub use adapters::Driven;
+pub use adapters::{Driven, Seat};
 pub use call::{Answer, Call, CallError, Pieces, Route};
 pub use engine::{Engine, News, NewsFn, Start};
 pub use spec::{AdapterRoutes, Adapters, EngineSpec, Fill, SleepLevel, UnknownPlaceholder};

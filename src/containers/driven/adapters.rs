@@ -36,7 +36,9 @@ struct Adapter {
 
 /// One of the places that an engine has for adapters; given back when it is dropped.
 #[derive(Debug)]
-pub struct Seat(OwnedSemaphorePermit);
+pub struct Seat {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Engine {
     /// Whether it takes adapters.
@@ -46,7 +48,8 @@ impl Engine {
 
     /// A place for an adapter, where one is free.
     pub fn seat(&self) -> Option<Seat> {
-        Arc::clone(&self.seats).try_acquire_owned().ok().map(Seat)
+        let permit = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+        Some(Seat { _permit: permit })
     }
 }
 
