@@ -14,6 +14,7 @@ mod contract;
 mod demo;
 mod devices;
 mod elastic;
+mod engines;
 mod faults;
 mod forms;
 mod frameworks;
