@@ -51,6 +51,7 @@ pub mod state;
 mod stream;
 mod target;
 mod tgi;
+mod told;
 
 pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};
 pub use cut::{Cut, CutOff};

@@ -105,8 +105,7 @@ struct Asked<'a> {
 enum Work {
     Generating { choices: Vec<Choice>, prompt_tokens: Vec<usize>, seed: u64 },
     Handled(roundhouse_workers::Reply),
-    /// An external engine's answer, and whether it goes out whatever its status.
-    Relayed(driven::Answer, bool),
+    Relayed(driven::Answer, Route),
     Done(Reply),
 }
 
@@ -162,8 +161,8 @@ impl Dispatcher {
             Work::Handled(reply) => {
                 Reply::Handled(handled::answer(model, reply, begun.hold, deadline, record))
             }
-            Work::Relayed(answer, verbatim) => {
-                let answer = (answer, verbatim);
+            Work::Relayed(answer, route) => {
+                let answer = (answer, route);
                 Reply::Handled(handled::relayed(model, answer, begun.hold, deadline, record))
             }
             Work::Done(reply) => {
@@ -372,7 +371,7 @@ async fn relay(
         body: body.body.clone(),
     };
     match engine.call(call).await {
-        Ok(answer) => Ok((Work::Relayed(answer, raw.route != Route::Invocations), queue)),
+        Ok(answer) => Ok((Work::Relayed(answer, raw.route), queue)),
         Err(driven::CallError::NotBegun(failure)) => Err(NoWork::NotBegun(raw, failure)),
         Err(driven::CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
     }

@@ -10,7 +10,7 @@ use roundhouse_types::{Failure, ModelId};
 use roundhouse_workers::{Body, Reply};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::Error;
+use crate::{Error, Route};
 use crate::completions::Hold;
 use crate::metrics::Record;
 
@@ -24,9 +24,17 @@ pub struct HandledReply {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: HandledBody,
-    /// Whether an answer that is no success goes out as it is: on a route whose words are the
-    /// engine's own.
-    pub verbatim: bool,
+    /// Who answers.
+    pub origin: Origin,
+}
+
+/// Who gave an answer that goes out as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A Python handler.
+    Handler,
+    /// An external engine, at this route of its own.
+    Engine(Route),
 }
 
 /// The body of a handler's answer.
@@ -66,20 +74,21 @@ pub(crate) fn answer(
         }
         Body::Chunks(chunks) => stream(model, Box::pin(chunks), hold, deadline, record),
     };
-    HandledReply { status, content_type, headers, body, verbatim: false }
+    HandledReply { status, content_type, headers, body, origin: Origin::Handler }
 }
 
 /// The same of an external engine's answer, which always comes in pieces.
 pub(crate) fn relayed(
     model: ModelId,
-    (answer, verbatim): (driven::Answer, bool),
+    (answer, route): (driven::Answer, Route),
     hold: Hold,
     deadline: Instant,
     record: Record,
 ) -> HandledReply {
     let driven::Answer { status, content_type, body } = answer;
     let body = stream(model, body, hold, deadline, record);
-    HandledReply { status, content_type, headers: Vec::new(), body, verbatim }
+    let origin = Origin::Engine(route);
+    HandledReply { status, content_type, headers: Vec::new(), body, origin }
 }
 
 fn stream(

@@ -41,7 +41,7 @@ pub use api::{
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};
 pub use error::Error;
-pub use handled::{HandledBody, HandledReply, HandledStream};
+pub use handled::{HandledBody, HandledReply, HandledStream, Origin};
 pub use metrics::describe_metrics;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
 pub use text::{TextCodec, Vocabulary};

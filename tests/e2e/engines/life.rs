@@ -42,7 +42,7 @@ async fn an_engine_is_started_for_its_target_and_answers_on_every_route_of_its_o
     let answer = server.post("/v1/chat/completions", body.clone()).await;
     assert!(answer.header("content-type").starts_with("text/event-stream"), "{answer:?}");
     assert_eq!(parts(&streamed(&answer.body))[3], process);
-    let stream = format!("http://{}/endpoints/default/invocations-response-stream", server.data);
+    let stream = format!("{}/endpoints/default/invocations-response-stream", server.data);
     let request = server.http().post(stream).header("x-amzn-sagemaker-target-model", "gpt/a");
     let response = request.json(&body).send().await.unwrap();
     let framed = String::from_utf8_lossy(&response.bytes().await.unwrap()).into_owned();
@@ -79,7 +79,7 @@ async fn the_openai_client_talks_to_an_engine() {
     stage.model("gpt/a");
     let engine = stage.engine("gpt/*", &[], "memory = \"64MiB\"");
     let server = stage.serve("", &[engine]).await;
-    let url = format!("http://{}/v1", server.data);
+    let url = format!("{}/v1", server.data);
     let told = python::client("openai_engine.py", &[&url, "gpt/a"]);
     assert!(told.contains("engine answers"), "{told}");
 }
@@ -175,7 +175,7 @@ async fn an_engine_that_dies_takes_its_request_along_and_is_started_again() {
 
 /// Whether a stream breaks off behind its first pieces.
 async fn cut(server: &Server, body: serde_json::Value) -> bool {
-    let url = format!("http://{}/v1/chat/completions", server.data);
+    let url = format!("{}/v1/chat/completions", server.data);
     let response = server.http().post(url).json(&body).send().await.unwrap();
     assert_eq!(response.status(), 200);
     response.bytes().await.is_err()

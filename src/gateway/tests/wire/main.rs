@@ -9,6 +9,7 @@ mod capture;
 mod container;
 mod edges;
 mod endpoint;
+mod external;
 mod handled;
 mod identity;
 mod openai;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
-use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply, ScoresReply};
+use roundhouse_serving::{Answer, HandledBody, HandledReply, Origin, Reply, ScoresReply};
 use roundhouse_tenancy::{Accounts, Limits, QuotaRules, Rate, Totals};
 use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
@@ -205,7 +205,7 @@ async fn what_a_handler_may_take_is_charged_while_it_runs_and_given_back() {
                 content_type: None,
                 headers: Vec::new(),
                 body,
-                verbatim: false,
+                origin: Origin::Handler,
             };
             Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
         }

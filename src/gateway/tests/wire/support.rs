@@ -65,6 +65,7 @@ pub(crate) struct Setup {
     pub(crate) defer: Option<DeferFn>,
     pub(crate) platform: Option<PlatformFace>,
     pub(crate) handlers: bool,
+    pub(crate) engines: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
     pub(crate) accounts: Arc<Accounts>,
@@ -84,6 +85,7 @@ impl Default for Setup {
             defer: None,
             platform: None,
             handlers: false,
+            engines: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
@@ -114,6 +116,7 @@ impl Setup {
         let health = self.health;
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
+            engines: self.engines,
             naming: self.naming.clone(),
             capture: self.capture.clone(),
             ..endpoint(name, self.targets.clone())
