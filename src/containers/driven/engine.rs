@@ -88,7 +88,10 @@ impl Engine {
         let command = command(&spec, rule, exe, inherited, &fill).map_err(invalid)?;
         let name = fill.fill(&spec.name).map_err(invalid)?;
         let running = command.start().await?;
-        let (backend, keeper) = (running.backend().clone(), running.keeper_id());
+        // Its process is watched. One that computes may be slow to say that it is well.
+        let asked = running.backend().config().clone();
+        let backend = Backend::new(BackendConfig { health: None, ..asked });
+        let keeper = running.keeper_id();
         let (tell, ended) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let looks = keeper.filter(|_| spec.measure);
