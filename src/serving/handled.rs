@@ -10,9 +10,9 @@ use roundhouse_types::{Failure, ModelId};
 use roundhouse_workers::{Body, Reply};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{Error, Route};
 use crate::completions::Hold;
 use crate::metrics::Record;
+use crate::{Error, Route};
 
 /// A handler's answer, as it gave it.
 pub struct HandledReply {

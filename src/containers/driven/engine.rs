@@ -15,9 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::call::{Answer, Call, CallError};
+use super::memory;
 use super::rewrite::{Rewritten, rewrite};
 use super::spec::{EngineSpec, Fill, UnknownPlaceholder};
-use super::memory;
 use crate::{Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Outgoing, Running};
 
 /// Whoever asks has deadlines of its own, and drops a request at them.
@@ -235,7 +235,9 @@ pub(super) fn post(path: &str, body: Bytes) -> Request<Outgoing> {
     *request.method_mut() = Method::POST;
     // Paths are checked where they are read, and are constants elsewhere.
     *request.uri_mut() = path.parse().unwrap_or_default();
-    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    request
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     request
 }
 

@@ -59,7 +59,8 @@ mod tests {
     use super::*;
 
     fn rewritten(route: Route, invocations: Option<&str>, body: &str) -> Option<(String, String)> {
-        let Rewritten { path, body } = rewrite(route, invocations, "m", &Bytes::from(body.to_owned()))?;
+        let Rewritten { path, body } =
+            rewrite(route, invocations, "m", &Bytes::from(body.to_owned()))?;
         Some((path, String::from_utf8(body.to_vec()).unwrap()))
     }
 
@@ -68,7 +69,8 @@ mod tests {
         let body = r#"{"messages": [1.10, {"b": 1, "a": 2}], "model": "ep:x", "seed": 18446744073709551616}"#;
         let (path, sent) = rewritten(Route::Chat, None, body).unwrap();
         assert_eq!(path, "/v1/chat/completions");
-        let want = r#"{"messages":[1.10, {"b": 1, "a": 2}],"model":"m","seed":18446744073709551616}"#;
+        let want =
+            r#"{"messages":[1.10, {"b": 1, "a": 2}],"model":"m","seed":18446744073709551616}"#;
         assert_eq!(sent, want);
     }
 

@@ -182,7 +182,10 @@ impl Reader<'_> {
             Some("vllm") => AdapterRoutes::Vllm,
             Some("sglang") => AdapterRoutes::Sglang,
             _ => {
-                self.fault("adapters", "expected \"vllm\" or \"sglang\": by whose routes they come");
+                self.fault(
+                    "adapters",
+                    "expected \"vllm\" or \"sglang\": by whose routes they come",
+                );
                 return None;
             }
         };
@@ -225,7 +228,8 @@ impl Reader<'_> {
     }
 
     fn size(&mut self, key: &str) -> Option<Bytes> {
-        let size: Bytes = self.parsed(key, "what the engine takes on its device, like \"24GiB\"")?;
+        let size: Bytes =
+            self.parsed(key, "what the engine takes on its device, like \"24GiB\"")?;
         if !MEMORY.contains(&size) {
             let (least, most) = (MEMORY.start(), MEMORY.end());
             self.fault(key, format!("{size} is out of range: {least} to {most}"));
@@ -283,7 +287,8 @@ mod tests {
 
     fn parsed(text: &str) -> (Vec<EngineRule>, Vec<String>) {
         let text = format!("[[engine]]\n{text}");
-        let variable = |name: &str| (name == "PATH" || name == "AWS_SECRET_ACCESS_KEY").then(|| "x".into());
+        let variable =
+            |name: &str| (name == "PATH" || name == "AWS_SECRET_ACCESS_KEY").then(|| "x".into());
         let (rules, faults) = read(&text.parse().unwrap(), "endpoint[0]", &variable);
         (rules, faults.into_iter().map(|fault| fault.key).collect())
     }

@@ -88,7 +88,12 @@ impl ModelLoader {
     /// Counts an adapter as standing on its base, where the policy lets it: that may have changed
     /// since the load began. Counted first, so that a change of the policy that is not seen here
     /// sees the adapter.
-    pub(super) fn stand(&self, id: &ArtefactId, device: DeviceId, base: ModelId) -> Result<(), Failure> {
+    pub(super) fn stand(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        base: ModelId,
+    ) -> Result<(), Failure> {
         self.placed.add_adapter(id, device, base.clone());
         if self.policy.get().may_build_on(&id.model, &base) {
             return Ok(());

@@ -372,9 +372,9 @@ fn model_path(dir: &Path) -> Result<String, Failure> {
         (Some(Ok(only)), None) if only.file_type().is_ok_and(|it| it.is_file()) => only.path(),
         _ => folder,
     };
-    path.into_os_string().into_string().map_err(|_| {
-        Failure::new(ErrorKind::ModelInvalid, "the name of its file is not UTF-8")
-    })
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| Failure::new(ErrorKind::ModelInvalid, "the name of its file is not UTF-8"))
 }
 
 fn canonical(dir: &Path) -> Result<PathBuf, Failure> {

@@ -54,7 +54,11 @@ async fn an_adapter_that_its_engine_refuses_is_told_with_what_the_engine_says() 
     let server = stage.serve("", &engines).await;
     let answer = server.invoke("default", "acme/large", super::chat("", "x")).await;
     assert_eq!(answer.status, 424, "{}", answer.body);
-    assert!(answer.body.contains("LoRA rank 32 is greater than max_lora_rank 16"), "{}", answer.body);
+    assert!(
+        answer.body.contains("LoRA rank 32 is greater than max_lora_rank 16"),
+        "{}",
+        answer.body
+    );
     assert!(answer.body.contains("acme/large"), "{}", answer.body);
     assert_eq!(said(&server, "acme/x", "x").await[0], "gpt/a", "its place is free for others");
     let files = signed_of_rank("plain/b", 2, 1, 1);

@@ -90,8 +90,9 @@ async fn engines_make_room_for_each_other_and_for_nobody_else() {
     stage.model("gpt/a").model("gpt/b").model("gpt/huge");
     let keys = "memory = \"200MiB\"\nmeasure = false";
     let huge = stage.engine("gpt/huge", &[], "memory = \"2GiB\"");
-    let server =
-        stage.serve("[memory]\nbudget = \"300MiB\"", &[huge, stage.engine("gpt/*", &[], keys)]).await;
+    let server = stage
+        .serve("[memory]\nbudget = \"300MiB\"", &[huge, stage.engine("gpt/*", &[], keys)])
+        .await;
     let [_, _, _, first] = said(&server, "gpt/a", "x").await;
     let [weights, _, _, second] = said(&server, "gpt/b", "x").await;
     assert_eq!(weights, "gpt/b");
@@ -115,7 +116,8 @@ async fn an_engine_that_nobody_uses_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_does_not_start_is_told_with_its_last_words_and_not_started_for_each_request() {
+async fn an_engine_that_does_not_start_is_told_with_its_last_words_and_not_started_for_each_request()
+ {
     let stage = Stage::new();
     stage.model("dies").model("never").model("absent");
     let limits = "memory = \"64MiB\"\nstart_timeout = \"2s\"\nstop_timeout = \"1s\"";

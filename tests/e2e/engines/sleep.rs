@@ -17,7 +17,11 @@ async fn an_engine_sleeps_instead_of_leaving_and_wakes_as_the_same_process() {
         assert!(lives(&first) && lives(&second), "one of them sleeps");
         let page = server.admin_get("/admin/v1/residency").await.json();
         let copy = &page["host"]["copies"][0];
-        assert_eq!((&copy["target"], &copy["kind"]), (&"gpt/a".into(), &"external".into()), "{page}");
+        assert_eq!(
+            (&copy["target"], &copy["kind"]),
+            (&"gpt/a".into(), &"external".into()),
+            "{page}"
+        );
         let taken = copy["bytes"]["host"].as_u64().unwrap();
         assert!((1 << 20..200 << 20).contains(&taken), "what its process takes is charged: {page}");
         assert_eq!(residents(&server).await[0]["target"], "gpt/b");
