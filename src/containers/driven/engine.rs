@@ -30,6 +30,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often it is looked what its processes take. A look costs about a millisecond for each.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Larger bodies take longer to read than other requests should wait.
+const INLINE_MAX: usize = 64 << 10;
 /// Of answers to what is not a client's request.
 const TOLD_MAX: Amount = Amount::mib(1);
 
@@ -134,7 +136,7 @@ impl Engine {
     /// `NotBegun` where the process is gone and has not heard of it; `InvalidInput` where the engine
     /// takes no such body, and how the process ended or what was wrong with its answer.
     pub(super) async fn call(&self, name: &str, call: Call) -> Result<Answer, CallError> {
-        let to = rewrite(call.route, self.spec.invocations.as_deref(), name, &call.body);
+        let to = self.rewritten(name, &call).await.map_err(CallError::Failed)?;
         let Some(Rewritten { path, body }) = to else {
             let what = "the engine that serves this target takes JSON objects with messages, prompt \
                         or input";
@@ -167,6 +169,18 @@ impl Engine {
         let content_type = content_type.and_then(|it| it.to_str().ok()).map(str::to_owned);
         let pieces = body.into_data_stream().map(|piece| piece.map_err(Failure::from));
         Ok(Answer { status: head.status.as_u16(), content_type, body: Box::pin(pieces) })
+    }
+
+    /// Where a request goes and what is sent; a large one is read on a blocking thread.
+    async fn rewritten(&self, name: &str, call: &Call) -> Result<Option<Rewritten>, Failure> {
+        let (route, spec) = (call.route, Arc::clone(&self.spec));
+        if call.body.len() <= INLINE_MAX {
+            return Ok(rewrite(route, spec.invocations.as_deref(), name, &call.body));
+        }
+        let (name, body) = (name.to_owned(), call.body.clone());
+        let work = move || rewrite(route, spec.invocations.as_deref(), &name, &body);
+        let read = tokio::task::spawn_blocking(work).await;
+        read.map_err(|error| Failure::new(ErrorKind::Internal, format!("a body: {error}")))
     }
 
     /// Why its process ended, where it does so about now.

@@ -14,7 +14,7 @@ use roundhouse_types::{Bytes, TargetName};
 
 use super::keys::{self, ENGINE_KEYS};
 use super::units::{parse_duration, show_duration};
-use super::{Fault, defaults};
+use super::{Config, Fault, defaults};
 
 const MEMORY: RangeInclusive<Bytes> = Bytes::mib(1)..=Bytes::gib(1 << 20);
 const STARTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -72,6 +72,29 @@ pub(super) fn read(
         rules.push(rule);
     }
     (rules, faults)
+}
+
+/// What is wrong with engines beside the devices that there are.
+pub(super) fn faults(config: &Config) -> Vec<Fault> {
+    let budgets = config.devices.iter().map(|device| device.budget);
+    // An automatic one is known where the server starts.
+    let largest = budgets.collect::<Option<Vec<Bytes>>>().and_then(|all| all.into_iter().max());
+    let has_own = config.devices.iter().any(|device| !device.id.is_host());
+    let mut faults = Vec::new();
+    for (endpoint, index) in config.endpoints.iter().zip(0..) {
+        for (rule, engine) in endpoint.engines.iter().zip(0..) {
+            let at = format!("endpoint[{index}].engine[{engine}]");
+            if let Some(largest) = largest.filter(|largest| rule.spec.memory > *largest) {
+                let why = format!("is more than the largest budget of a device, {largest}");
+                faults.push(Fault::new(format!("{at}.memory"), why));
+            }
+            if rule.spec.sleep.is_some() && !has_own {
+                let why = "is for engines on a device with a memory of its own, and there is none";
+                faults.push(Fault::new(format!("{at}.sleep"), why));
+            }
+        }
+    }
+    faults
 }
 
 struct Reader<'a> {
