@@ -4,7 +4,7 @@ use super::*;
 
 fn with(devices: &str, engine: &str) -> String {
     format!(
-        "[[endpoint]]\nname = \"a\"\n[[endpoint.engine]]\ntarget = \"x/*\"\n\
+        "version = 1\n[[endpoint]]\nname = \"a\"\n[[endpoint.engine]]\ntarget = \"x/*\"\n\
          command = [\"serve\", \"{{port}}\"]\n{engine}\n\
          [[endpoint.mount]]\nuri = \"s3://bucket/\"\n{devices}"
     )
@@ -24,6 +24,9 @@ fn engines_fit_a_device_and_sleep_where_one_has_a_memory_of_its_own() {
         (cpu, "memory = \"1GiB\"\nsleep = 1", of("sleep")),
         (&*both, "memory = \"1GiB\"\nsleep = 2", Vec::new()),
     ] {
-        assert_eq!(fault_keys(&with(devices, engine)), faults, "{devices}{engine}");
+        let text = with(devices, engine);
+        let found = Config::parse(Some(&text), &no_env, &ServeFlags::default());
+        let found = found.err().unwrap_or_default().into_iter().map(|fault| fault.key);
+        assert_eq!(found.collect::<Vec<_>>(), faults, "{text}");
     }
 }
