@@ -12,11 +12,14 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::process::{Child, ChildStdin};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::backend::{Backend, BackendConfig, BaseUrl, HealthConfig};
 use crate::{Error, metrics};
+
+use logs::LastWords;
 
 pub use keeper::{SUBCOMMAND, keep};
 pub use supervised::{Standing, Supervised};
@@ -30,6 +33,9 @@ const ASK_FIRST: Duration = Duration::from_millis(20);
 const ASK_LONGEST: Duration = Duration::from_millis(500);
 /// What a keeper has beyond the grace time, for processes that hang in the kernel.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(12);
+
+/// How long what a process printed last is waited for.
+const WORDS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A command that serves on a port of this machine.
 #[derive(Debug, Clone)]
@@ -75,16 +81,20 @@ impl Command {
         let asked = Backend::new(asked);
         let ready = tokio::select! {
             how = process.ended() => {
-                Err(Error::DiedAtStart { container: Arc::clone(name), how })
+                Err(Error::DiedAtStart { container: Arc::clone(name), how, said: String::new() })
             }
             ready = timeout(self.start_timeout, until_well(&asked, &readiness)) => {
                 let limit = self.start_timeout;
-                ready.map_err(|_| Error::NeverHealthy { container: Arc::clone(name), limit })
+                let (container, said) = (Arc::clone(name), String::new());
+                ready.map_err(|_| Error::NeverHealthy { container, limit, said })
             }
         };
-        if let Err(error) = ready {
+        if let Err(mut error) = ready {
             metrics::ended(name, "failed_start");
             process.stop(self.grace).await;
+            if let Error::DiedAtStart { said, .. } | Error::NeverHealthy { said, .. } = &mut error {
+                *said = process.last_words().await;
+            }
             return Err(error);
         }
         let took = began.elapsed();
@@ -110,14 +120,15 @@ impl Command {
         }
         let mut child = tokio::process::Command::from(command).spawn()?;
         let name = &self.backend.name;
+        let (words, mut pumps) = (LastWords::default(), Vec::new());
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(logs::pump(stdout, Arc::clone(name)));
+            pumps.push(tokio::spawn(logs::pump(stdout, Arc::clone(name), words.clone())));
         }
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(logs::pump(stderr, Arc::clone(name)));
+            pumps.push(tokio::spawn(logs::pump(stderr, Arc::clone(name), words.clone())));
         }
         let hold = child.stdin.take();
-        Ok(Process { keeper: child, hold, name: Arc::clone(name) })
+        Ok(Process { keeper: child, hold, name: Arc::clone(name), words, pumps })
     }
 }
 
@@ -181,6 +192,9 @@ struct Process {
     /// While it is open the keeper lets its processes live.
     hold: Option<ChildStdin>,
     name: Arc<str>,
+    words: LastWords,
+    /// They end when the last process that could write is gone.
+    pumps: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -189,6 +203,15 @@ impl Process {
             Ok(status) => described(status),
             Err(error) => format!("was lost ({error})"),
         }
+    }
+
+    /// The last lines that its processes printed, once they are gone.
+    async fn last_words(&mut self) -> String {
+        for pump in std::mem::take(&mut self.pumps) {
+            // One that is held by somebody else is not waited for.
+            let _ = timeout(WORDS_PATIENCE, pump).await;
+        }
+        self.words.text()
     }
 
     async fn stop(&mut self, grace: Duration) {

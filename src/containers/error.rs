@@ -113,20 +113,24 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// Its process ended before it was healthy.
-    #[error("the command of container {container} {how} before it was healthy")]
+    #[error("the command of container {container} {how} before it was healthy{}", words(said))]
     DiedAtStart {
         /// Which.
         container: Arc<str>,
         /// By what: an exit status, a signal.
         how: String,
+        /// The last lines that it printed.
+        said: String,
     },
     /// Its process was not healthy in time, and was ended.
-    #[error("container {container} was not healthy within {limit:?} of its start")]
+    #[error("container {container} was not healthy within {limit:?} of its start{}", words(said))]
     NeverHealthy {
         /// Which.
         container: Arc<str>,
         /// The time it had.
         limit: Duration,
+        /// The last lines that it printed.
+        said: String,
     },
     /// A health check was answered, but not with success.
     #[error("container {container} answers its health check with status {status}")]
@@ -136,6 +140,14 @@ pub enum Error {
         /// What it answered.
         status: u16,
     },
+}
+
+/// What a process printed, as the rest of a sentence.
+fn words(said: &str) -> String {
+    match said {
+        "" => String::new(),
+        said => format!("; the last it said: {said}"),
+    }
 }
 
 impl Error {

@@ -4,7 +4,8 @@
 //! that starts it, is the operator's; nothing that a model's files say becomes either. Files in
 //! reading order: `backend` (one address: its connections, deadlines and limits; with `breaker`, when
 //! it is left alone, `body`, what is read and sent, and `health`), `command` (a process of ours that
-//! serves at one; with `keeper`, which sees to its end, and `supervised`, which starts it again).
+//! serves at one; with `keeper`, which sees to its end, and `supervised`, which starts it again),
+//! `driven` (engines that come and go with the targets that they serve).
 //!
 //! Invariants:
 //! 1. A request has its answer, or an error, at its deadline; nothing is sent or read after it.
@@ -16,6 +17,7 @@
 
 mod backend;
 mod command;
+pub mod driven;
 mod error;
 mod metrics;
 

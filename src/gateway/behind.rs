@@ -32,6 +32,7 @@ use crate::state::naming::ALL_TRAFFIC;
 use crate::state::{ContainerMode, Containers, EndpointContainer, EndpointFace};
 use crate::state::{FromContainer, ToContainer};
 use crate::stream::{INNER_TYPE, Watched};
+use crate::told::Counter;
 
 pub(crate) use openai::{meant, openai};
 use passed::Timed;
@@ -343,7 +344,9 @@ async fn written(
     } else {
         // A failure before the first piece still has a status of its own.
         let first = next_piece(container, &mut answer, deadline).await?;
-        let flow = Flow::new(first, Watched::new(answer.body, deadline), deadline, context);
+        let counter = Counter::new(&context.notes, false);
+        let pieces = Watched::new(answer.body, deadline);
+        let flow = Flow::new((first, counter), pieces, deadline, context);
         match way {
             Way::Framed => Body::from_stream(framed(flow.stream())),
             // A failure cuts the connection: the client must not take what it has for all of it.

@@ -1,11 +1,11 @@
-//! A handler's answer as a response: its bytes, untouched.
+//! A handler's or an external engine's answer as a response: its bytes, untouched.
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use roundhouse_serving::{HandledBody, HandledReply};
+use roundhouse_serving::{HandledBody, HandledReply, Origin, Route};
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::time::{Instant, timeout_at};
 
@@ -15,6 +15,7 @@ use crate::cut::{Cut, cut_off};
 use crate::error::Error;
 use crate::sagemaker::{event_stream, session};
 use crate::stream::{INNER_TYPE, Watched};
+use crate::told::Counter;
 
 /// The response headers that a handler may set; all others are ours or the connection's.
 const ALLOWED: &str = "x-amzn-sagemaker-";
@@ -33,7 +34,7 @@ pub(crate) async fn respond(
     delivery: Delivery,
     deadline: Instant,
 ) -> Result<Response, Error> {
-    let HandledReply { status, content_type, headers, body } = reply;
+    let HandledReply { status, content_type, headers, body, origin } = reply;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let gathers = delivery.gathers || !status.is_success();
     let (whole, pieces) = match body {
@@ -51,21 +52,28 @@ pub(crate) async fn respond(
             }
         }
     };
-    if !status.is_success() {
+    let is_error = status.is_client_error() || status.is_server_error();
+    let is_own = matches!(origin, Origin::Engine(route) if route != Route::Invocations);
+    if !status.is_success() && !(is_own && is_error) {
         return Err(refused(status, &whole));
     }
     let content_type = content_type
         .and_then(|text| HeaderValue::from_str(&text).ok())
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let mut counter = Counter::new(&context.notes, matches!(origin, Origin::Engine(_)));
     let mut response = match (pieces, delivery.framed) {
-        (None, false) => Response::new(Body::from(whole)),
+        (None, false) => {
+            counter.read_whole(&whole);
+            Response::new(Body::from(whole))
+        }
         (None, true) => {
+            counter.read_whole(&whole);
             let parts = event_stream::parts(&whole).into_iter().map(Ok::<_, Failure>);
             Response::new(Body::from_stream(stream::iter(parts)))
         }
         (Some(pieces), framed) => {
             let pieces = Watched::new(pieces, deadline);
-            let pieces = Flow::new(Some(whole), pieces, deadline, context);
+            let pieces = Flow::new((Some(whole), counter), pieces, deadline, context);
             match framed {
                 // A failure cuts the connection: the client must not take what it has for all of it.
                 false => Response::new(Body::from_stream(pieces.stream())),
@@ -73,6 +81,9 @@ pub(crate) async fn respond(
             }
         }
     };
+    if is_error {
+        *response.status_mut() = status;
+    }
     let out = response.headers_mut();
     if delivery.framed {
         out.insert(INNER_TYPE, content_type);
@@ -114,6 +125,7 @@ pub(crate) async fn gather(
 /// Pieces of an answer on their way to the client; a failure is the last of them.
 pub(crate) struct Flow<S> {
     first: Option<Bytes>,
+    counter: Counter,
     pieces: Watched<S>,
     deadline: Instant,
     cut: Cut,
@@ -123,17 +135,18 @@ pub(crate) struct Flow<S> {
 impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin + Send + 'static> Flow<S> {
     /// Pieces that are let go of at the deadline, behind one that is there already.
     pub(crate) fn new(
-        first: Option<Bytes>,
+        (first, counter): (Option<Bytes>, Counter),
         pieces: Watched<S>,
         deadline: Instant,
         context: &Context,
     ) -> Self {
         let cut = context.gateway.cut.clone();
-        Self { first, pieces, deadline, cut, has_failed: false }
+        Self { first, counter, pieces, deadline, cut, has_failed: false }
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         if let Some(first) = self.first.take() {
+            self.counter.read(&first);
             return Some(Ok(first));
         }
         if self.has_failed {
@@ -145,12 +158,19 @@ impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin + Send + 'static> Flow<S> 
             () = self.cut.wait() => Some(Err(cut_off())),
         };
         let failure = match next {
-            Some(Ok(piece)) => return Some(Ok(piece)),
+            Some(Ok(piece)) => {
+                self.counter.read(&piece);
+                return Some(Ok(piece));
+            }
             Some(Err(failure)) => failure,
             // It was let go of while the client did not read.
             None if Instant::now() >= self.deadline => late(),
-            None => return None,
+            None => {
+                self.counter.ended();
+                return None;
+            }
         };
+        self.counter.ended();
         self.has_failed = true;
         self.pieces.let_go();
         Some(Err(failure))

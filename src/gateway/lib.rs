@@ -44,6 +44,7 @@ mod openapi;
 mod permitted;
 mod platform;
 mod ranking;
+mod relayed;
 mod router;
 mod sagemaker;
 mod sessions;
@@ -52,6 +53,7 @@ mod stream;
 mod target;
 mod tei;
 mod tgi;
+mod told;
 
 pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};
 pub use cut::{Cut, CutOff};

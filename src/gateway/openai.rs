@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request};
 use axum::response::Response;
-use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation};
+use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation, Route};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -29,6 +29,7 @@ use crate::fields::{Fields, Neutral, neutral};
 use crate::forms;
 use crate::json;
 use crate::meter::with_rate_headers;
+use crate::relayed::{self, Sent};
 use crate::sagemaker;
 use crate::sagemaker::inputs::sampling;
 use crate::target;
@@ -44,21 +45,36 @@ const UNSUPPORTED: [Neutral; 6] = [
     ("use_beam_search", neutral::off),
 ];
 
-type Parse = fn(&mut Fields, &str) -> Result<Asked, Error>;
+/// Reads a body; the text is what the answer calls the model where the body does not name it.
+pub(crate) type Parse = fn(&mut Fields, &str) -> Result<Asked, Error>;
+
+/// How a route's requests are read and answered.
+struct Reading {
+    face: Face,
+    parse: Parse,
+    /// Where external engines take them.
+    route: Option<Route>,
+}
+
+const CHAT: Reading = Reading { face: Face::OpenAi, parse: chat::parse, route: Some(Route::Chat) };
 
 /// `POST /v1/chat/completions`.
 pub(crate) async fn chat(context: Context, request: Request) -> Response {
-    serve_as(Face::OpenAi, context, request, chat::parse).await
+    serve(CHAT, context, None, request).await
 }
 
 /// `POST /v1/completions`.
 pub(crate) async fn completions(context: Context, request: Request) -> Response {
-    serve_as(Face::OpenAi, context, request, completions::parse).await
+    let route = Some(Route::Completions);
+    let reading = Reading { face: Face::OpenAi, parse: completions::parse, route };
+    serve(reading, context, None, request).await
 }
 
 /// `POST /v1/embeddings`.
 pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
-    serve_as(Face::OpenAi, context, request, embeddings::parse).await
+    let route = Some(Route::Embeddings);
+    let reading = Reading { face: Face::OpenAi, parse: embeddings::parse, route };
+    serve(reading, context, None, request).await
 }
 
 /// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the endpoint has
@@ -71,7 +87,7 @@ pub(crate) async fn endpoint_chat(
     match sagemaker::endpoint_name(path) {
         Ok(endpoint) => {
             let at = Some(At { endpoint, component: None });
-            serve(Face::OpenAi, context, at, request, chat::parse).await
+            serve(CHAT, context, at, request).await
         }
         Err(error) => error.respond(Face::OpenAi),
     }
@@ -86,7 +102,7 @@ pub(crate) async fn component_chat(
     match path {
         Ok(Path((endpoint, component))) => {
             let at = Some(At { endpoint, component: Some(component) });
-            serve(Face::OpenAi, context, at, request, chat::parse).await
+            serve(CHAT, context, at, request).await
         }
         Err(_) => Error::request("a name in the path is not UTF-8").respond(Face::OpenAi),
     }
@@ -105,16 +121,11 @@ pub(crate) async fn serve_as(
     request: Request,
     parse: Parse,
 ) -> Response {
-    serve(face, context, None, request, parse).await
+    serve(Reading { face, parse, route: None }, context, None, request).await
 }
 
-async fn serve(
-    face: Face,
-    context: Context,
-    at: Option<At>,
-    request: Request,
-    parse: Parse,
-) -> Response {
+async fn serve(reading: Reading, context: Context, at: Option<At>, request: Request) -> Response {
+    let Reading { face, parse, route } = reading;
     let operation = async {
         let path = request.uri().path().to_owned();
         let (headers, body) = sagemaker::read(&context, request).await?;
@@ -138,10 +149,18 @@ async fn serve(
         };
         let own = component.unwrap_or(aim.model.target.as_str());
         let echo = if name.is_empty() { own } else { &name };
-        let asked = parse(&mut fields, echo)?;
+        let relays = route.filter(|_| target::has_engines(&context, &aim.model));
+        let (asked, gathers) = match relays {
+            Some(route) => {
+                let stream = fields.bool("stream")?.unwrap_or(false);
+                let sent = Sent { body, parse, echo: echo.to_owned(), route, stream };
+                (relayed::asked(&headers, sent, context.notes.request_id()), !stream)
+            }
+            None => (parse(&mut fields, echo)?, true),
+        };
         let timeout = context.gateway.config.stream_timeout;
         let accept = Accept::default();
-        let delivery = Delivery { accept, events: true, framed: false, gathers: true, timeout };
+        let delivery = Delivery { accept, events: true, framed: false, gathers, timeout };
         let response = answer(&context, aim, asked, delivery).await.map(with_rate_headers)?;
         if at.is_none() {
             return Ok(response);

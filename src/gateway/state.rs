@@ -161,8 +161,11 @@ pub struct EndpointFace {
     pub base: BaseFn,
     /// Tells what is known of loaded models.
     pub facts: FactsFn,
-    /// Whether its targets may be handlers: then bodies are read when the model is known.
+    /// Whether its targets may be handlers or external engines: then bodies are read when the model
+    /// is known.
     pub handlers: bool,
+    /// Whether its targets may be external engines: then OpenAI's bodies are, too.
+    pub engines: bool,
     /// What requests can name beside targets.
     pub naming: Naming,
     /// What is kept of SageMaker's operations; absent is nothing.

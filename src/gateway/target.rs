@@ -35,6 +35,11 @@ pub(crate) fn no_endpoint(name: &str) -> Error {
     Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
 }
 
+/// Whether a model may be an external engine, which reads bodies itself.
+pub(crate) fn has_engines(context: &Context, model: &ModelId) -> bool {
+    context.endpoints().any(|endpoint| endpoint.name == model.endpoint && endpoint.engines)
+}
+
 /// The endpoint that is meant where none is named: the only one, or `default`.
 ///
 /// # Errors

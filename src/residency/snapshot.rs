@@ -129,6 +129,8 @@ pub struct CopySnapshot {
     pub target: TargetName,
     /// The version.
     pub version: Version,
+    /// What it does.
+    pub kind: ModelKind,
     /// Whether loads may begin from it.
     pub state: CopyState,
     /// What it takes, by part: weights and host parts.

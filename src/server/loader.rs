@@ -5,7 +5,7 @@
 //! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
-//! someone else put here), `stages` (how long each step took),
+//! someone else put here), `external` (engines of the operator's, and adapters in them), `stages` (how long each step took),
 //! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
 mod arriving;
@@ -13,6 +13,7 @@ mod aside;
 mod asked;
 mod bases;
 mod beside;
+mod external;
 mod facts;
 mod host;
 mod known;
@@ -50,9 +51,10 @@ use roundhouse_types::{
 };
 use tracing::{info, warn};
 
-use crate::config::{ShareTensors, VersionRule};
+use crate::config::{EngineRule, ShareTensors, VersionRule};
 pub(crate) use aside::Aside;
 pub(crate) use bases::Bases;
+use external::Engines;
 pub(crate) use facts::Facts;
 use host::HostCopies;
 use known::Known;
@@ -99,6 +101,8 @@ pub(crate) struct Scope {
     pub(crate) bases: Bases,
     /// Those that serve handlers.
     pub(crate) handlers: Vec<EndpointName>,
+    /// Engines that are started for their targets.
+    pub(crate) engines: BTreeMap<EndpointName, Vec<EngineRule>>,
 }
 
 /// See the module's text.
@@ -113,6 +117,7 @@ pub(crate) struct ModelLoader {
     handlers: Handlers,
     shares: Arc<Shares>,
     copies: HostCopies,
+    engines: Engines,
     known: Mutex<LruCache<ArtefactId, Known>>,
     /// Those of them whose plans are large.
     large_plans: Mutex<LargePlans>,
@@ -150,6 +155,7 @@ impl ModelLoader {
             handlers,
             shares,
             copies: HostCopies::default(),
+            engines: Engines::default(),
             known,
             large_plans: Mutex::default(),
             current,
@@ -182,7 +188,8 @@ impl ModelLoader {
     /// Puts other sources, rules and bases in the place of those so far. What is under way goes on
     /// with what it found.
     pub(crate) fn reconfigure(&self, scope: Scope) {
-        let Scope { sources, rules, bases, handlers } = scope;
+        let Scope { sources, rules, bases, handlers, engines } = scope;
+        self.engines.set(engines);
         self.handlers.endpoints.set(handlers);
         self.versions.set_rules(rules);
         self.bases.set(bases);
@@ -234,7 +241,7 @@ impl ModelLoader {
 
     /// The plan of a version whose files lie in `dir`, read once.
     async fn plan_of(&self, id: &ArtefactId, dir: &Path) -> Result<Plan, Failure> {
-        if let Some(plan) = self.recall(id).plan {
+        if let Some(plan) = self.external(&id.model).or_else(|| self.recall(id).plan) {
             return Ok(plan);
         }
         let (dir, settings, handlers) = (dir.to_owned(), self.settings, self.handlers.clone());
@@ -348,7 +355,13 @@ impl Loader for ModelLoader {
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if source == LoadSource::Host {
-            return self.promote(id, device, &reporter).await;
+            match self.wake(id, device, &reporter).await {
+                Some(loaded) => return Ok(loaded),
+                None if self.external(&id.model).is_none() => {
+                    return self.promote(id, device, &reporter).await;
+                }
+                None => {}
+            }
         }
         match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
@@ -365,8 +378,9 @@ impl Loader for ModelLoader {
                 let loaded = self.load_marked(&cache, id, origin, onto).await;
                 if loaded.is_ok() {
                     self.hold_first(&cache, id).await;
-                    // What handlers may read by path, or write to, stays as it is.
-                    if matches!(self.recall(id).plan, Some(Plan::Model(_))) {
+                    // What handlers and engines may read by path, or write to, stays as it is.
+                    let is_ours = matches!(self.recall(id).plan, Some(Plan::Model(_)));
+                    if is_ours && self.external(&id.model).is_none() {
                         self.shares.on_disk(id, &cache);
                     }
                 }
@@ -388,8 +402,14 @@ impl Loader for ModelLoader {
         model: Arc<ServedModel>,
         demote: bool,
     ) -> Option<HostCopy> {
+        if let ServedModel::External(driven) = &*model
+            && driven.base().is_none()
+        {
+            return self.unload_engine(id, device, driven.runs_in(), demote).await;
+        }
         let resident = self.placed.remove(id, device);
         model.remove().await;
+        self.let_go(id, device);
         self.remember_peak(id, &model).await;
         drop(model);
         let copy = self.release(id, device, resident, demote).await;
@@ -398,6 +418,7 @@ impl Loader for ModelLoader {
     }
 
     async fn discard(&self, id: &ArtefactId) {
+        self.end_sleep(id).await;
         self.forget_copy(id).await;
     }
 }

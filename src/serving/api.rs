@@ -11,6 +11,8 @@ use roundhouse_tenancy::Caller;
 use roundhouse_types::{Failure, ModelId, ModelKind, Spent, Tier, Version};
 use serde_json::{Map, Value};
 
+pub use roundhouse_containers::driven::Route;
+
 use crate::constrain::OutputForm;
 use crate::handled::HandledReply;
 use crate::tools::{ToolCall, ToolChoice};
@@ -76,6 +78,8 @@ pub enum Request {
 pub struct RawRequest {
     /// The body with what a handler is told about it.
     pub body: RawBody,
+    /// Where it was sent to: an engine of the operator's takes it at the same place.
+    pub route: Route,
     /// Makes one of the other requests of it.
     pub read: ReadFn,
 }

@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use futures_util::Stream;
+use roundhouse_containers::driven::{self, Driven};
 use roundhouse_engine::{Claim, Constraint, EngineHandle};
 use roundhouse_residency::{Lease, Residency};
 use roundhouse_tenancy::Caller;
@@ -25,7 +26,7 @@ use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, wrong_kind};
 use crate::{
     Answer, Error, GenerationReply, Invocation, Piece, PieceStream, RawRequest, ReadBody, Reply,
-    Request, Served,
+    Request, Route, Served,
 };
 
 #[cfg(test)]
@@ -104,6 +105,7 @@ struct Asked<'a> {
 enum Work {
     Generating { choices: Vec<Choice>, prompt_tokens: Vec<usize>, seed: u64 },
     Handled(roundhouse_workers::Reply),
+    Relayed(driven::Answer, Route),
     Done(Reply),
 }
 
@@ -158,6 +160,10 @@ impl Dispatcher {
             }
             Work::Handled(reply) => {
                 Reply::Handled(handled::answer(model, reply, begun.hold, deadline, record))
+            }
+            Work::Relayed(answer, route) => {
+                let answer = (answer, route);
+                Reply::Handled(handled::relayed(model, answer, begun.hold, deadline, record))
             }
             Work::Done(reply) => {
                 record.completed();
@@ -241,8 +247,9 @@ impl Dispatcher {
         let model = match &*hold.lease {
             ServedModel::Engine(model) => model,
             ServedModel::Handler(group) => {
-                let Request::Raw(mut raw) = request else {
-                    return Err(NoWork::Failed(wrong_kind(id, ModelKind::Handler).into()));
+                let mut raw = match request {
+                    Request::Raw(raw) if raw.route == Route::Invocations => raw,
+                    _ => return Err(NoWork::Failed(wrong_kind(id, ModelKind::Handler).into())),
                 };
                 raw.body.spent = record.spent().clone();
                 let queue = record.submitted(hold.lease.load_wait(), 0, 0);
@@ -252,6 +259,7 @@ impl Dispatcher {
                     Err(CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
                 };
             }
+            ServedModel::External(driven) => return relay(id, driven, request, hold, record).await,
         };
         let request = match request {
             Request::Raw(raw) => match (raw.read)(raw.body.body).await? {
@@ -342,11 +350,39 @@ async fn in_turn<T: Send + 'static>(
     Ok(done.await.map_err(|_| Error::Interrupted)??)
 }
 
+/// Sends a request on to an external engine.
+async fn relay(
+    id: &ModelId,
+    engine: &Driven,
+    request: Request,
+    hold: &Hold,
+    record: &mut Record,
+) -> Result<(Work, Duration), NoWork> {
+    let Request::Raw(raw) = request else {
+        return Err(NoWork::Failed(wrong_kind(id, ModelKind::External).into()));
+    };
+    let queue = record.submitted(hold.lease.load_wait(), 0, 0);
+    let body = &raw.body;
+    let call = driven::Call {
+        route: raw.route,
+        content_type: body.content_type.clone(),
+        accept: body.accept.clone(),
+        request_id: body.meta.request_id.clone(),
+        body: body.body.clone(),
+    };
+    match engine.call(call).await {
+        Ok(answer) => Ok((Work::Relayed(answer, raw.route), queue)),
+        Err(driven::CallError::NotBegun(failure)) => Err(NoWork::NotBegun(raw, failure)),
+        Err(driven::CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
+    }
+}
+
 /// Refuses a model that is not what the request takes it for: an adapter of `asked`.
 fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Error> {
     let base = match model {
         ServedModel::Engine(model) => model.base(),
         ServedModel::Handler(_) => None,
+        ServedModel::External(driven) => driven.base(),
     };
     if base == Some(asked) {
         return Ok(());

@@ -1,17 +1,18 @@
-//! What a handler answers, with what its request holds.
+//! What a handler or an external engine answers, with what its request holds.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use roundhouse_containers::driven;
 use roundhouse_types::{Failure, ModelId};
-use roundhouse_workers::{Body, Chunks, Reply};
+use roundhouse_workers::{Body, Reply};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::Error;
 use crate::completions::Hold;
 use crate::metrics::Record;
+use crate::{Error, Route};
 
 /// A handler's answer, as it gave it.
 pub struct HandledReply {
@@ -23,6 +24,17 @@ pub struct HandledReply {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: HandledBody,
+    /// Who answers.
+    pub origin: Origin,
+}
+
+/// Who gave an answer that goes out as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A Python handler.
+    Handler,
+    /// An external engine, at this route of its own.
+    Engine(Route),
 }
 
 /// The body of a handler's answer.
@@ -40,9 +52,11 @@ pub struct HandledStream {
     model: ModelId,
     deadline: Pin<Box<Sleep>>,
     /// Gone when the stream has ended. The pieces are dropped before what is held.
-    running: Option<(Chunks, Hold)>,
+    running: Option<(Pieces, Hold)>,
     record: Record,
 }
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
 
 /// Puts an answer together with what its request holds; a whole one holds nothing any more.
 pub(crate) fn answer(
@@ -58,14 +72,38 @@ pub(crate) fn answer(
             record.completed();
             HandledBody::Whole(body)
         }
-        Body::Chunks(chunks) => HandledBody::Stream(Box::new(HandledStream {
-            model,
-            deadline: Box::pin(sleep_until(deadline)),
-            running: Some((chunks, hold)),
-            record,
-        })),
+        Body::Chunks(chunks) => stream(model, Box::pin(chunks), hold, deadline, record),
     };
-    HandledReply { status, content_type, headers, body }
+    HandledReply { status, content_type, headers, body, origin: Origin::Handler }
+}
+
+/// The same of an external engine's answer, which always comes in pieces.
+pub(crate) fn relayed(
+    model: ModelId,
+    (answer, route): (driven::Answer, Route),
+    hold: Hold,
+    deadline: Instant,
+    record: Record,
+) -> HandledReply {
+    let driven::Answer { status, content_type, body } = answer;
+    let body = stream(model, body, hold, deadline, record);
+    let origin = Origin::Engine(route);
+    HandledReply { status, content_type, headers: Vec::new(), body, origin }
+}
+
+fn stream(
+    model: ModelId,
+    pieces: Pieces,
+    hold: Hold,
+    deadline: Instant,
+    record: Record,
+) -> HandledBody {
+    HandledBody::Stream(Box::new(HandledStream {
+        model,
+        deadline: Box::pin(sleep_until(deadline)),
+        running: Some((pieces, hold)),
+        record,
+    }))
 }
 
 impl HandledStream {
@@ -88,7 +126,7 @@ impl Stream for HandledStream {
             let deadline = Error::Deadline { model: this.model.clone() };
             return this.fail(deadline.into());
         }
-        match Pin::new(chunks).poll_next(context) {
+        match chunks.as_mut().poll_next(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(piece))) => Poll::Ready(Some(Ok(piece))),
             Poll::Ready(Some(Err(failure))) => this.fail(failure),

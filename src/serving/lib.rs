@@ -36,13 +36,13 @@ pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Aggregation, Answer, AnswerOptions, AnswerStyle, BIASES_MAX,
     Chat, Completion, Embeddings, EmbeddingsReply, Entity, EntityOptions, Fill, Finish, Finished,
     Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream, Prompt,
-    Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, STOPS_MAX, ScoresReply, Served,
-    SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, VectorTask, ZeroShot,
+    Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route, STOPS_MAX, ScoresReply,
+    Served, SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};
 pub use error::Error;
-pub use handled::{HandledBody, HandledReply, HandledStream};
+pub use handled::{HandledBody, HandledReply, HandledStream, Origin};
 pub use metrics::describe_metrics;
 pub use prompts::EmbeddingPrompts;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};

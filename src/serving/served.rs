@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use roundhouse_containers::driven::Driven;
 use roundhouse_engine::{Attached, EngineHandle, Placed};
 use roundhouse_types::{ModelId, ModelKind};
 use roundhouse_workers::Group;
@@ -15,6 +16,8 @@ pub enum ServedModel {
     Engine(EngineModel),
     /// Python processes that run the artefact's own script.
     Handler(Group),
+    /// An engine that the operator has started by command, or an adapter that is in one.
+    External(Driven),
 }
 
 impl ServedModel {
@@ -23,14 +26,16 @@ impl ServedModel {
         match self {
             Self::Engine(model) => model.kind(),
             Self::Handler(_) => ModelKind::Handler,
+            Self::External(driven) if driven.base().is_some() => ModelKind::Adapter,
+            Self::External(_) => ModelKind::External,
         }
     }
 
-    /// How its answers look where a request leaves it open; a handler's are its own.
+    /// How its answers look where a request leaves it open; a handler's and an engine's are their own.
     pub fn style(&self) -> AnswerStyle {
         match self {
             Self::Engine(model) => model.style,
-            Self::Handler(_) => AnswerStyle::default(),
+            Self::Handler(_) | Self::External(_) => AnswerStyle::default(),
         }
     }
 
@@ -40,6 +45,7 @@ impl ServedModel {
         match self {
             Self::Engine(model) => model.remove().await,
             Self::Handler(group) => group.stop().await,
+            Self::External(driven) => driven.leave().await,
         }
     }
 }

@@ -314,6 +314,10 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
         }
         ModelKind::Adapter => ("an adapter", "ask what its base answers"),
         ModelKind::Handler => ("a Python handler", "send its own input to /invocations"),
+        ModelKind::External => (
+            "served by an engine of the operator's",
+            "send it to /invocations or to a /v1 route that the engine answers",
+        ),
     };
     Error::WrongKind { model: model.clone(), is, use_instead }
 }

@@ -51,6 +51,8 @@ pub enum ModelKind {
     QuestionAnswering,
     /// Code of the artefact's own, run in worker processes; it takes and answers any bytes.
     Handler,
+    /// An engine that the operator has started for it by command; it answers in its own words.
+    External,
     /// Weights that change what another model, its base, computes. It does what its base does.
     Adapter,
 }
@@ -66,6 +68,7 @@ impl ModelKind {
             Self::FillMask => "fill-mask",
             Self::QuestionAnswering => "question-answering",
             Self::Handler => "handler",
+            Self::External => "external",
             Self::Adapter => "adapter",
         }
     }

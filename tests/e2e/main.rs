@@ -15,6 +15,7 @@ mod contract;
 mod demo;
 mod devices;
 mod elastic;
+mod engines;
 mod faults;
 mod forms;
 mod frameworks;

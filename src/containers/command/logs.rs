@@ -1,6 +1,7 @@
 //! What a container prints, as log lines with its name: cut, and no more than can be read.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
@@ -13,13 +14,45 @@ const LINE_MAX: usize = 8 * 1024;
 const LINES_MAX: u64 = 200;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Logs all lines of one pipe until its last writer is gone.
-pub(super) async fn pump(pipe: impl AsyncRead + Unpin, container: Arc<str>) {
+/// Of the last lines, so many are kept, each by so many of its bytes.
+const WORDS_LINES: usize = 12;
+const WORDS_BYTES: usize = 200;
+
+/// The last lines that a container printed. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastWords(Arc<Mutex<VecDeque<String>>>);
+
+impl LastWords {
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, line: &[u8]) {
+        let mut line = plain(line);
+        line.truncate(line.floor_char_boundary(WORDS_BYTES));
+        let mut lines = self.lines();
+        if lines.len() == WORDS_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// All of them, a slash between each two.
+    pub(super) fn text(&self) -> String {
+        Vec::from(self.lines().clone()).join(" / ")
+    }
+}
+
+/// Logs all lines of one pipe until its last writer is gone, and keeps the last of them.
+pub(super) async fn pump(pipe: impl AsyncRead + Unpin, container: Arc<str>, words: LastWords) {
     let mut pipe = BufReader::with_capacity(LINE_MAX, pipe);
     let mut line = Vec::with_capacity(256);
     let mut window = Window::new(Instant::now());
     // A pipe that breaks has ended.
     while let Ok(true) = next_line(&mut pipe, &mut line).await {
+        if !line.trim_ascii().is_empty() {
+            words.add(&line);
+        }
         let left_out = window.turn(Instant::now());
         if left_out > 0 {
             warn!(%container, lines = left_out, "container prints too much, lines left out");
@@ -105,6 +138,19 @@ mod tests {
         assert!(next_line(&mut pipe, &mut line).await.unwrap());
         assert_eq!(line, b"two");
         assert!(!next_line(&mut pipe, &mut line).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_last_lines_are_kept_and_no_more() {
+        let words = LastWords::default();
+        let lines = (0..WORDS_LINES + 3).map(|at| format!("line {at}\n\n"));
+        let text = lines.chain([format!("{}\x1b[1m\n", "é".repeat(WORDS_BYTES))]);
+        let text: String = text.collect();
+        pump(text.as_bytes(), "c".into(), words.clone()).await;
+        let kept = words.text();
+        assert!(kept.starts_with("line 4 / line 5 / "), "{kept}");
+        assert!(kept.ends_with("é") && !kept.contains('\x1b'), "{kept}");
+        assert!(kept.len() <= WORDS_LINES * (WORDS_BYTES + 3));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, header};
-use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request};
+use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request, Route};
 use roundhouse_types::Failure;
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ pub(crate) enum Found {
 pub(crate) struct Later(Arc<Mutex<Option<Found>>>);
 
 impl Later {
-    fn set(&self, found: Found) {
+    pub(crate) fn set(&self, found: Found) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 
@@ -53,6 +53,7 @@ pub(crate) fn asked(
     let later = Later::default();
     let raw = RawRequest {
         body: raw_body(headers, body, accept, (stream, request_id)),
+        route: Route::Invocations,
         read: {
             let headers = (media_headers(headers, accept), accept.clone());
             let (aim, later) = (aim.clone(), later.clone());
@@ -81,7 +82,8 @@ async fn read(
     Ok(ReadBody::Request(Box::new(asked.request)))
 }
 
-fn failure(error: Error) -> Failure {
+/// What the one who reads a body says went wrong.
+pub(crate) fn failure(error: Error) -> Failure {
     match error {
         Error::Failed(failure) => failure,
         other => Failure::new(other.kind(), other.to_string()),
@@ -99,7 +101,8 @@ fn media_headers(headers: &HeaderMap, accept: &HeaderName) -> HeaderMap {
     kept
 }
 
-fn raw_body(
+/// A body with what of its request a handler is told.
+pub(crate) fn raw_body(
     headers: &HeaderMap,
     body: Bytes,
     accept: &HeaderName,

@@ -38,7 +38,7 @@ impl Table {
             && matches!(job.fetch, Fetch::Running { .. })
             // What it is tells which limits hold for it.
             && job.kind.is_some()
-            && !job.is_handler();
+            && !job.starts_processes();
         // Where others leave for it, they do so late.
         (arrives && self.claimed(artefact).is_empty()).then_some(LoadSource::Arriving)
     }

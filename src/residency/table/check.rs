@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roundhouse_types::{ArtefactId, Bytes, ModelKind};
+use roundhouse_types::{ArtefactId, Bytes};
 
 use super::Table;
 use super::copies::Stage;
@@ -61,7 +61,7 @@ impl Table {
             "loads of what arrives are bounded by the slots of fetches"
         );
         let (handlers, others): (Vec<_>, Vec<_>) =
-            loading.into_iter().partition(|job| job.kind == Some(ModelKind::Handler));
+            loading.into_iter().partition(|job| job.starts_processes());
         assert!(handlers.len() <= self.config.max_handler_loads, "loads of handlers are bounded");
         assert!(others.len() <= self.config.max_loads, "other loads are bounded");
         for (artefact, job) in &self.jobs {

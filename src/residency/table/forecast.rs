@@ -142,7 +142,7 @@ impl Table {
         // Those that are still being fetched load beside the fetches to come.
         let waiting = before
             .iter()
-            .filter(|other| other.is_whole() && other.is_handler() == job.is_handler());
+            .filter(|other| other.is_whole() && other.starts_processes() == job.starts_processes());
         let ahead: f64 = waiting.map(|other| alone(other)).sum::<Option<f64>>()?;
         Some(own + ahead / slots(self.load_slots(job)))
     }

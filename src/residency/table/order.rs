@@ -177,7 +177,7 @@ impl Table {
             if held.contains(artefact) {
                 underway.waiting += 1;
             } else {
-                underway.ahead[usize::from(job.is_handler())] += 1;
+                underway.ahead[usize::from(job.starts_processes())] += 1;
             }
         }
         underway
@@ -199,7 +199,7 @@ impl Table {
                 underway.behind_bases < self.load_slots(job)
             }
             Fetch::Whole { .. } => {
-                let ahead = underway.ahead[usize::from(job.is_handler())];
+                let ahead = underway.ahead[usize::from(job.starts_processes())];
                 ahead == 0
                     || (ahead < self.load_slots(job)
                         && (self.fits_beside(job, underway) || self.fits_free(artefact)))
@@ -222,14 +222,19 @@ impl Table {
     /// loaded.
     pub(super) fn is_load_slot_free(&self, job: &Job) -> bool {
         let kin = |other: &&Job| {
-            other.is_loading() && !other.arriving && other.is_handler() == job.is_handler()
+            other.is_loading()
+                && !other.arriving
+                && other.starts_processes() == job.starts_processes()
         };
         self.jobs.values().filter(kin).count() < self.load_slots(job)
     }
 
     /// How many loads of this one's kind may run at once.
     pub(super) fn load_slots(&self, job: &Job) -> usize {
-        if job.is_handler() { self.config.max_handler_loads } else { self.config.max_loads }
+        match job.starts_processes() {
+            true => self.config.max_handler_loads,
+            false => self.config.max_loads,
+        }
     }
 
     /// Whether a fetch of so much may begin. One that is smaller than what every running one

@@ -181,6 +181,11 @@ impl Job {
         self.kind == Some(ModelKind::Handler)
     }
 
+    /// Whether its load starts processes: such loads have slots of their own.
+    pub(super) fn starts_processes(&self) -> bool {
+        matches!(self.kind, Some(ModelKind::Handler | ModelKind::External))
+    }
+
     pub(super) fn is_loading(&self) -> bool {
         matches!(self.room, Room::Loading { .. })
     }

@@ -125,6 +125,7 @@ impl Table {
             endpoint: artefact.model.endpoint.clone(),
             target: artefact.model.target.clone(),
             version: artefact.version.clone(),
+            kind: entry.model.kind,
             state: match entry.stage {
                 Stage::There if entry.doomed.is_none() => CopyState::Ready,
                 Stage::Coming | Stage::There | Stage::Leaving => CopyState::Leaving,

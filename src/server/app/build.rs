@@ -103,11 +103,14 @@ pub(super) async fn build(
     let loader = loader.with_memories(settings::memories(&config));
     let loader = loader.with_rules(rules, config.store.update_settle);
     let policy = Arc::new(Current::new(settings::policy(&config)));
+    let exe = settings::own_executable()?;
+    let loader = loader.with_engines(exe, settings::engines(&config));
     let loader = Arc::new(loader.with_bases(bases).under(policy.clone()));
     let limits =
         roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };
     let aside = Aside::start(loader.clone(), config.residency.load_niceness)?;
     let residency = Residency::start(limits, budgets.devices.clone(), Arc::new(aside));
+    loader.asks(residency.clone());
     let watched = settings::witness(&config, budgets.on_devices() + budgets.host);
     let witness = Witness::start(watched, budgets).await?;
     tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));

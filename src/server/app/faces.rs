@@ -43,9 +43,11 @@ pub(super) fn endpoints(
     let with_handlers = handlers.endpoints.get();
     let face = |(name, catalog): (&EndpointName, &Arc<Catalog>)| {
         let naming = config.endpoint(name).map(|it| it.naming.clone()).unwrap_or_default();
-        let handlers = with_handlers.contains(name);
+        let engines = config.endpoint(name).is_some_and(|it| !it.engines.is_empty());
+        let handlers = engines || with_handlers.contains(name);
         let capture = captures.get(name).cloned();
-        EndpointFace { naming, capture, ..endpoint(name.clone(), catalog, handlers, loader) }
+        let face = endpoint(name.clone(), catalog, handlers, loader);
+        EndpointFace { naming, capture, engines, ..face }
     };
     catalogs.iter().map(face).collect()
 }
@@ -63,6 +65,7 @@ fn endpoint(
     EndpointFace {
         name,
         handlers,
+        engines: false,
         naming: Naming::default(),
         capture: None,
         containers: None,

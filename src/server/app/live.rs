@@ -179,6 +179,7 @@ impl Live {
             rules: settings::version_rules(new),
             bases: Bases { named: settings::bases(new), ..self.loader.bases() },
             handlers: build::endpoints_with_handlers(new),
+            engines: settings::engines(new),
         });
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());

@@ -14,7 +14,7 @@ use roundhouse_store::{CatalogConfig, RetryConfig};
 use roundhouse_tenancy::{Current, Policy, Standing};
 use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
 
-use crate::config::{Config, OnDelete, Sharing, Tenant, VersionRule};
+use crate::config::{Config, EngineRule, OnDelete, Sharing, Tenant, VersionRule};
 use crate::error::Error;
 use crate::witness::WitnessConfig;
 
@@ -42,9 +42,12 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
 
 /// What all handlers of the process get; none can take more than `budget`, the largest device's.
 pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_workers::Config, Error> {
-    let exe = std::env::current_exe()
-        .map_err(|source| Error::io("cannot find our own binary", source))?;
-    Ok(roundhouse_workers::Config { exe, ..handlers(config, budget) })
+    Ok(roundhouse_workers::Config { exe: own_executable()?, ..handlers(config, budget) })
+}
+
+/// Our own binary, which confines handlers' processes and keeps engines'.
+pub(super) fn own_executable() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(|source| Error::io("cannot find our own binary", source))
 }
 
 /// The same for who starts none of them: without our own binary.
@@ -113,6 +116,11 @@ pub(super) fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {
 /// Targets by the names that adapters have for them.
 pub(super) fn bases(config: &Config) -> BTreeMap<EndpointName, BTreeMap<String, TargetName>> {
     config.endpoints.iter().map(|it| (it.name.clone(), it.bases.clone())).collect()
+}
+
+/// Engines that are started for targets of each endpoint.
+pub(super) fn engines(config: &Config) -> BTreeMap<EndpointName, Vec<EngineRule>> {
+    config.endpoints.iter().map(|it| (it.name.clone(), it.engines.clone())).collect()
 }
 
 /// What each endpoint does when the store changes.

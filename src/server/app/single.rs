@@ -79,6 +79,7 @@ impl Single {
             capture: None,
             containers: None,
             handlers,
+            engines: false,
             base: Arc::new(move |target| adapted.adapted(&id(target)).map(|base| base.target)),
             facts: Arc::new(move |target| known.facts(&id_of_known(target)).map(facts)),
             list: Arc::new(move |wanted| {

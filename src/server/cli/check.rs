@@ -69,6 +69,11 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
             };
             lines.push(format!("    {}:{}  {origin}", endpoint.name, container.hostname));
         }
+        for rule in &endpoint.engines {
+            let program = rule.spec.command.first().map_or("", String::as_str);
+            let (name, targets, memory) = (&endpoint.name, &rule.target, rule.spec.memory);
+            lines.push(format!("    {name} starts {program} for {targets}, {memory} each"));
+        }
         if let Some(capture) = &endpoint.capture {
             lines.push(format!("    {} captures to {}", endpoint.name, capture.destination));
         }

@@ -167,6 +167,10 @@ async fn plan(
             script: plan.layout.code.is_some(),
             requirements: plan.layout.requirements.is_some(),
         },
+        // No files are planned as one: it is the settings that name engines.
+        Plan::External(_) => {
+            return Err(Failure::new(ErrorKind::Internal, "files are taken for an engine"));
+        }
         Plan::Adapter(plan) => Verdict::RunsBesideBase {
             kind: ModelKind::Adapter,
             adapter: Adapts::of(&plan),

@@ -127,3 +127,9 @@ pub(super) const ASYNC_QUEUE_BYTES: Bytes = Bytes::gib(1);
 pub(super) const ASYNC_INPUT: Bytes = Bytes::mib(64);
 /// The same for answers.
 pub(super) const ASYNC_OUTPUT: Bytes = Bytes::mib(64);
+
+/// A large model's weights are read and its graphs captured within minutes; the loads' own limit is
+/// longer.
+pub(super) const ENGINE_START_TIMEOUT: Duration = Duration::from_secs(300);
+/// What a server needs to free a device in order; one that hangs keeps its memory so long.
+pub(super) const ENGINE_STOP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use super::asynchronous::{self, Asynchronous};
 use super::keys::{self, ENDPOINT_KEYS, MOUNT_KEYS};
 use super::raw::Sources;
 use super::rules::{self, VersionRule};
-use super::{Behind, CaptureConfig, Fault, behind, capture, naming};
+use super::{Behind, CaptureConfig, EngineRule, Fault, behind, capture, engines, naming};
 
 /// The name of an endpoint that was given none.
 const UNNAMED: &str = "default";
@@ -41,6 +41,8 @@ pub struct Endpoint {
     pub capture: Option<CaptureConfig>,
     /// What answers in place of models of a store.
     pub containers: Option<Behind>,
+    /// Targets that engines are started for.
+    pub engines: Vec<EngineRule>,
     /// Its stores, with distinct prefixes; one at least where it has no containers.
     pub mounts: Vec<Mount>,
 }
@@ -144,6 +146,7 @@ fn store_endpoints(stores: &[String], by: &str, sources: &mut Sources<'_>) -> Ve
             asynchronous: None,
             capture: None,
             containers: None,
+            engines: Vec::new(),
             mounts: vec![Mount::plain(uri)],
         });
     }
@@ -220,6 +223,8 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
         sources.faults(faults);
         let (capture, faults) = capture::read(entry, &at);
         sources.faults(faults);
+        let (engines, faults) = engines::read(entry, &at, &|name| sources.variable(name));
+        sources.faults(faults);
         let (versions, faults) = rules::read(entry);
         for (key, why) in faults {
             sources.fault(format!("{at}.{key}"), why);
@@ -256,6 +261,7 @@ fn file_endpoints(value: &toml::Value, sources: &mut Sources<'_>) -> Vec<Endpoin
             asynchronous,
             capture,
             containers,
+            engines,
             mounts,
         });
     }

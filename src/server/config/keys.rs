@@ -199,7 +199,25 @@ pub(super) const ENDPOINT_KEYS: &[&str] = &[
     "container",
     "component",
     "variant",
+    "engine",
     "mount",
+];
+
+/// Keys of an `[[endpoint.engine]]`.
+pub(super) const ENGINE_KEYS: &[&str] = &[
+    "target",
+    "command",
+    "environment",
+    "memory",
+    "measure",
+    "name",
+    "health",
+    "start_timeout",
+    "stop_timeout",
+    "invocations",
+    "sleep",
+    "adapters",
+    "slots",
 ];
 
 /// Keys of an `[endpoint.capture]`.

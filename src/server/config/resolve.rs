@@ -15,7 +15,7 @@ use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
     Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container, defaults,
-    devices, endpoints, handlers, levels, policy, quotas, sessions, tenants,
+    devices, endpoints, engines, handlers, levels, policy, quotas, sessions, tenants,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -73,6 +73,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
     }
     sources.faults(config.burst_faults());
     sources.faults(asynchronous::faults(&config));
+    sources.faults(engines::faults(&config));
     let has_own = config.devices.iter().any(|device| !device.id.is_host());
     if !has_own && config.memory.host.is_some_and(|host| host > Bytes::ZERO) {
         let why = "is for models that leave a device with a memory of its own, and there is none";

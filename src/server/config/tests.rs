@@ -8,6 +8,7 @@ use super::*;
 
 mod auth;
 mod container;
+mod engines;
 mod listen;
 
 const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");

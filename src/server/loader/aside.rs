@@ -120,8 +120,12 @@ impl Loader for Aside {
         base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        if matches!(self.loader.recall(id).plan, Some(Plan::Handler(_))) {
-            // What a handler's load starts goes on to answer requests.
+        let is_driven = |base: &Base<ServedModel>| matches!(*base.model, ServedModel::External(_));
+        if matches!(self.loader.recall(id).plan, Some(Plan::Handler(_)))
+            || self.loader.external(&id.model).is_some()
+            || base.as_ref().is_some_and(is_driven)
+        {
+            // What a handler's or an engine's load starts goes on to answer requests.
             return self.loader.load(id, device, source, base, reporter).await;
         }
         let id = id.clone();
@@ -138,6 +142,10 @@ impl Loader for Aside {
         model: Arc<ServedModel>,
         demote: bool,
     ) -> Option<HostCopy> {
+        if matches!(*model, ServedModel::External(_)) {
+            // Connections to engines are shared with requests.
+            return self.loader.unload(id, device, model, demote).await;
+        }
         let artefact = id.clone();
         let unloaded =
             self.run(

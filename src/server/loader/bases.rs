@@ -105,8 +105,8 @@ impl ModelLoader {
                 let (adapter, named) = (adapter.clone(), base.to_string());
                 let fitted = blocking(move || match plan {
                     Plan::Model(base) => Ok(adapter.on(&base)?.footprint()),
-                    // Residency refuses adapters as bases.
-                    Plan::Adapter(_) => Ok(adapter.footprint()),
+                    // Residency refuses adapters as bases. Whether an engine takes it, it says itself.
+                    Plan::Adapter(_) | Plan::External(_) => Ok(adapter.footprint()),
                     Plan::Handler(_) => {
                         let what = format!("its base {named} is a Python handler, not a model");
                         Err(Failure::new(ErrorKind::ModelInvalid, what))
@@ -192,6 +192,9 @@ impl ModelLoader {
 
     /// The plan of the version that the model's source named last, where it was made.
     fn plan_of_current(&self, model: &ModelId) -> Option<Plan> {
+        if let Some(plan) = self.external(model) {
+            return Some(plan);
+        }
         let current = locked(&self.current).get(model).cloned()?;
         self.recall(&current).plan
     }

@@ -49,6 +49,10 @@ impl ModelLoader {
             Failure::new(ErrorKind::Internal, format!("{id} is loaded without its base: {what}"))
         };
         let base = base.ok_or_else(|| internal("none was given"))?;
+        if let ServedModel::External(driven) = &*base.model {
+            let into = (Arc::clone(driven.runs_in()), base.artefact.model);
+            return self.load_into_engine(id, plan, files, device, into).await;
+        }
         let on = self.placed.base(&base.artefact, device);
         let on = on.ok_or_else(|| internal("it is not on the device"))?;
         let began = Instant::now();
@@ -84,7 +88,12 @@ impl ModelLoader {
     /// Counts an adapter as standing on its base, where the policy lets it: that may have changed
     /// since the load began. Counted first, so that a change of the policy that is not seen here
     /// sees the adapter.
-    fn stand(&self, id: &ArtefactId, device: DeviceId, base: ModelId) -> Result<(), Failure> {
+    pub(super) fn stand(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        base: ModelId,
+    ) -> Result<(), Failure> {
         self.placed.add_adapter(id, device, base.clone());
         if self.policy.get().may_build_on(&id.model, &base) {
             return Ok(());

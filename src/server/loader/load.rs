@@ -78,6 +78,7 @@ impl ModelLoader {
         match self.plan_of(id, &files.dir).await? {
             Plan::Model(plan) => self.load_model(id, &plan, files, (device, &reporter)).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
+            Plan::External(_) => self.load_external(id, files, (device, reporter)).await,
             Plan::Adapter(plan) => self.load_adapter(id, &plan, files, device, base).await,
         }
     }

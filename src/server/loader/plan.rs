@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use roundhouse_containers::driven::EngineSpec;
 use roundhouse_models::{ADAPTER_CONFIG, AdapterPlan, Files, LoadSettings, ModelPlan};
 use roundhouse_serving::{TextCodec, Vocabulary};
 use roundhouse_store::{Artefact, Catalog};
@@ -13,6 +14,7 @@ use roundhouse_types::{
 };
 use roundhouse_workers::{Layout, SETTINGS_FILE, SETTINGS_MAX, Settings, Workers};
 
+use super::external;
 use super::view::read_remote;
 
 /// What a load of a version means.
@@ -22,6 +24,8 @@ pub(crate) enum Plan {
     Model(Arc<ModelPlan>),
     /// Python processes that run the artefact's script.
     Handler(Arc<HandlerPlan>),
+    /// An engine of the operator's.
+    External(Arc<EngineSpec>),
     /// Weights beside another model's.
     Adapter(AdapterPlan),
 }
@@ -50,6 +54,7 @@ impl Plan {
         match self {
             Self::Model(plan) => plan.kind,
             Self::Handler(_) => ModelKind::Handler,
+            Self::External(_) => ModelKind::External,
             Self::Adapter(_) => ModelKind::Adapter,
         }
     }
@@ -60,7 +65,7 @@ impl Plan {
             Self::Model(plan) => plan.remembered_bytes(),
             Self::Adapter(plan) => plan.remembered_bytes(),
             // Paths and settings, which are bounded where they are read.
-            Self::Handler(_) => Bytes::ZERO,
+            Self::Handler(_) | Self::External(_) => Bytes::ZERO,
         }
     }
 
@@ -75,6 +80,7 @@ impl Plan {
         let plan = match self {
             Self::Model(plan) => return (plan.footprint, Grade::Exact),
             Self::Adapter(plan) => return (plan.footprint(), Grade::Exact),
+            Self::External(spec) => return (external::promised(spec), Grade::Declared),
             Self::Handler(plan) => plan,
         };
         let (memory, grade) = match (peak, plan.settings.memory) {

@@ -36,6 +36,7 @@ pub(super) fn cut(plan: &ModelPlan) -> Option<usize> {
         | ModelKind::FillMask
         | ModelKind::QuestionAnswering
         | ModelKind::Handler
+        | ModelKind::External
         | ModelKind::Adapter => Some(plan.context.min(plan.step_tokens)),
     }
 }
@@ -50,6 +51,7 @@ pub(crate) fn room_for_forms(plan: &ModelPlan, text: &TextCodec) -> Bytes {
         | ModelKind::FillMask
         | ModelKind::QuestionAnswering
         | ModelKind::Handler
+        | ModelKind::External
         | ModelKind::Adapter => Bytes::ZERO,
     }
 }
@@ -93,9 +95,10 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
         ModelKind::TokenClassification => Purpose::TokenClassification(labels(plan)),
         ModelKind::FillMask => Purpose::FillMask,
         ModelKind::QuestionAnswering => Purpose::QuestionAnswering,
-        ModelKind::Classification | ModelKind::Handler | ModelKind::Adapter => {
-            Purpose::Classification(labels(plan))
-        }
+        ModelKind::Classification
+        | ModelKind::Handler
+        | ModelKind::External
+        | ModelKind::Adapter => Purpose::Classification(labels(plan)),
     }
 }
 

@@ -128,20 +128,22 @@ impl ModelLoader {
             return self.resolve_on_disk(cache, id, standing).await;
         }
         let began = Instant::now();
-        if known.plan.is_none() && artefact.archive.is_none() {
+        let external = self.external(&id.model);
+        if external.is_none() && known.plan.is_none() && artefact.archive.is_none() {
             let plan = self.handlers.plan_remote(catalog, &artefact, self.settings).await;
             known.plan = Some(plan.map_err(|failure| named(&id, &failure))?);
         }
         known.stages.set(Stage::List, known.listing + began.elapsed());
         self.remember(&id, known.clone());
-        let terms = self.terms(&id, known.plan.as_ref()).await?;
+        let plan = external.or(known.plan);
+        let terms = self.terms(&id, plan.as_ref()).await?;
         Ok(Resolution {
             fetch_bytes: artefact.bytes,
             footprint: terms.footprint,
             shared: Vec::new(),
-            kind: known.plan.as_ref().map(Plan::kind),
+            kind: plan.as_ref().map(Plan::kind),
             base: terms.base,
-            streams: streams(&artefact, known.plan.as_ref(), known.failed_unverified),
+            streams: streams(&artefact, plan.as_ref(), known.failed_unverified),
             quarantined: cache.attempts(&id) >= DEATHS_TO_QUARANTINE,
             standing,
             version: id.version,

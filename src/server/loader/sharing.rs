@@ -44,7 +44,9 @@ impl Shares {
     ) -> Vec<SharedPart> {
         match (plan, self.scope(id)) {
             (Plan::Model(plan), Some(scope)) => known_parts(plan, &contents(cached, plan), &scope),
-            (Plan::Model(_) | Plan::Handler(_) | Plan::Adapter(_), _) => Vec::new(),
+            (Plan::Model(_) | Plan::Handler(_) | Plan::External(_) | Plan::Adapter(_), _) => {
+                Vec::new()
+            }
         }
     }
 

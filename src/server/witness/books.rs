@@ -70,6 +70,11 @@ impl Books {
     /// A copy and the residents that were loaded from it, or left it, on however many devices, hold
     /// their host parts together, and each is charged with them.
     fn copy(&mut self, copy: &CopySnapshot, snapshot: &Snapshot) {
+        if copy.kind == ModelKind::External {
+            // A process that sleeps.
+            self.elsewhere += copy.bytes.total();
+            return;
+        }
         if copy.state == CopyState::Leaving {
             self.leaving += copy.bytes.total();
             return;
@@ -89,7 +94,7 @@ impl Books {
         resident: &ResidentSnapshot,
         touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
     ) {
-        if resident.kind == ModelKind::Handler {
+        if matches!(resident.kind, ModelKind::Handler | ModelKind::External) {
             self.elsewhere += resident.bytes.total();
             return;
         }

@@ -230,6 +230,7 @@ fn copy(target: &str, state: CopyState) -> CopySnapshot {
         endpoint: of.endpoint,
         target: of.target,
         version: of.version,
+        kind: of.kind,
         state,
         bytes: Footprint { kv: Bytes::ZERO, workspace: Bytes::ZERO, ..of.bytes },
         shared_bytes: Bytes::ZERO,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use futures_util::FutureExt;
 use http::Request;
-use roundhouse_serving::{Answer, HandledBody, HandledReply, ReadBody, Reply, Request as Asked};
+use roundhouse_serving::{
+    Answer, HandledBody, HandledReply, Origin, ReadBody, Reply, Request as Asked,
+};
 use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
 
@@ -31,6 +33,7 @@ fn answers(status: u16, body: &'static [u8]) -> Result<Answer, Failure> {
             header("x-amzn-sagemaker-new\nline", "x"),
         ],
         body: HandledBody::Whole(body.into()),
+        origin: Origin::Handler,
     };
     Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
 }

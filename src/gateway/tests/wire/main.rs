@@ -10,6 +10,7 @@ mod capture;
 mod container;
 mod edges;
 mod endpoint;
+mod external;
 mod handled;
 mod identity;
 mod openai;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
-use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply, ScoresReply};
+use roundhouse_serving::{Answer, HandledBody, HandledReply, Origin, Reply, ScoresReply};
 use roundhouse_tenancy::{Accounts, Limits, QuotaRules, Rate, Totals};
 use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
@@ -200,7 +200,13 @@ async fn what_a_handler_may_take_is_charged_while_it_runs_and_given_back() {
         async move {
             go_on.notified().await;
             let body = HandledBody::Whole("ok".into());
-            let reply = HandledReply { status: 200, content_type: None, headers: Vec::new(), body };
+            let reply = HandledReply {
+                status: 200,
+                content_type: None,
+                headers: Vec::new(),
+                body,
+                origin: Origin::Handler,
+            };
             Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
         }
         .boxed()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::Request;
 use roundhouse_gateway::{Naming, Serves, SessionLimits, Variant};
-use roundhouse_serving::{Answer, HandledBody, HandledReply, Reply, Request as Asked};
+use roundhouse_serving::{Answer, HandledBody, HandledReply, Origin, Reply, Request as Asked};
 use roundhouse_tenancy::{Grants, Policy, parse_instant};
 use roundhouse_types::ModelKind;
 use serde_json::json;
@@ -230,6 +230,7 @@ async fn handlers_see_the_session_and_only_headers_speak_of_it() {
             content_type: None,
             headers: vec![header(OPENED), header(CLOSED)],
             body: HandledBody::Whole("done".into()),
+            origin: Origin::Handler,
         };
         Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::Handler) })
     });

@@ -65,6 +65,7 @@ pub(crate) struct Setup {
     pub(crate) defer: Option<DeferFn>,
     pub(crate) platform: Option<PlatformFace>,
     pub(crate) handlers: bool,
+    pub(crate) engines: bool,
     pub(crate) identity: Arc<Identity>,
     pub(crate) policy: Policy,
     pub(crate) accounts: Arc<Accounts>,
@@ -85,6 +86,7 @@ impl Default for Setup {
             defer: None,
             platform: None,
             handlers: false,
+            engines: false,
             identity: Arc::new(Identity::nobody_is_asked()),
             policy: Policy::default(),
             accounts: Arc::new(Accounts::new(QuotaRules::default())),
@@ -116,6 +118,7 @@ impl Setup {
         let health = self.health;
         let face = |name: &&str| EndpointFace {
             handlers: self.handlers,
+            engines: self.engines,
             naming: self.naming.clone(),
             capture: self.capture.clone(),
             containers: self.containers.clone(),
@@ -163,6 +166,7 @@ pub(crate) fn endpoint(name: &str, targets: Vec<&'static str>) -> EndpointFace {
     EndpointFace {
         name: name.parse().unwrap(),
         handlers: false,
+        engines: false,
         naming: Naming::default(),
         capture: None,
         containers: None,

@@ -1,0 +1,146 @@
+//! What is loaded: an engine itself, or an adapter in one.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use roundhouse_types::{ErrorKind, Failure, ModelId};
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
+
+use super::call::{Answer, Call, CallError};
+use super::engine::{Engine, Refusal, post};
+use super::spec::AdapterRoutes;
+
+/// An adapter is read from a disk on this machine.
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
+const UNLOAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// An engine, or an adapter in one, as requests use it.
+pub struct Driven {
+    engine: Arc<Engine>,
+    adapter: Option<Adapter>,
+}
+
+/// An adapter in an engine.
+struct Adapter {
+    /// What the engine calls it.
+    name: String,
+    routes: AdapterRoutes,
+    base: ModelId,
+    /// Gone when it was unloaded.
+    seat: Mutex<Option<Seat>>,
+}
+
+/// One of the places that an engine has for adapters; given back when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Engine {
+    /// Whether it takes adapters.
+    pub fn takes_adapters(&self) -> bool {
+        self.spec().adapters.is_some()
+    }
+
+    /// A place for an adapter, where one is free.
+    pub fn seat(&self) -> Option<Seat> {
+        let permit = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+        Some(Seat { _permit: permit })
+    }
+}
+
+impl Driven {
+    /// An engine.
+    pub fn engine(engine: Arc<Engine>) -> Self {
+        Self { engine, adapter: None }
+    }
+
+    /// Loads an adapter from a folder into an engine, which calls it `name`; `base` is what the
+    /// engine serves.
+    ///
+    /// # Errors
+    /// `ModelInvalid` with what the engine says where it refuses it or takes none; that of an engine
+    /// which does not answer.
+    pub async fn adapter(
+        engine: Arc<Engine>,
+        base: ModelId,
+        seat: Seat,
+        name: String,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let Some(adapters) = engine.spec().adapters else {
+            let what = format!("the engine of its base {base} takes no adapters");
+            return Err(Failure::new(ErrorKind::ModelInvalid, what));
+        };
+        let routes = adapters.routes;
+        let body = json!({ "lora_name": name, "lora_path": folder });
+        let path = match routes {
+            AdapterRoutes::Vllm => "/v1/load_lora_adapter",
+            AdapterRoutes::Sglang => "/load_lora_adapter",
+        };
+        let loaded = engine.ask(post(path, Bytes::from(body.to_string())), LOAD_LIMIT).await;
+        loaded.map_err(|refusal| match refusal {
+            Refusal::Failed(failure) => failure,
+            Refusal::Said(status, said) => {
+                let what = format!("the engine of its base {base} refuses it ({status}): {said}");
+                let kind = match status.is_server_error() {
+                    true => ErrorKind::ModelFailed,
+                    false => ErrorKind::ModelInvalid,
+                };
+                Failure::new(kind, what)
+            }
+        })?;
+        let seat = Mutex::new(Some(seat));
+        Ok(Self { engine, adapter: Some(Adapter { name, routes, base, seat }) })
+    }
+
+    /// What it is an adapter of; `None` where it is the engine itself.
+    pub fn base(&self) -> Option<&ModelId> {
+        self.adapter.as_ref().map(|adapter| &adapter.base)
+    }
+
+    /// The engine that it is, or is in.
+    pub fn runs_in(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Sends a request on. Returns when the answer begins, whatever its status. If dropped before, or
+    /// if the answer's body is dropped, the engine is told to stop.
+    ///
+    /// # Errors
+    /// `NotBegun` where the engine is gone and has not heard of it; `InvalidInput` where it takes no
+    /// such body, and how its process ended or what was wrong with its answer.
+    pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+        let own = self.engine.name();
+        match &self.adapter {
+            None => self.engine.call(own, call).await,
+            Some(Adapter { name, routes: AdapterRoutes::Vllm, .. }) => {
+                self.engine.call(name, call).await
+            }
+            Some(Adapter { name, routes: AdapterRoutes::Sglang, .. }) => {
+                self.engine.call(&format!("{own}:{name}"), call).await
+            }
+        }
+    }
+
+    /// Stops the engine, or takes the adapter out of it; returns when its memory is free. A second call
+    /// finds nothing to do.
+    pub async fn leave(&self) {
+        let Some(adapter) = &self.adapter else { return self.engine.stop().await };
+        let seat = adapter.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(_until_unloaded) = seat else { return };
+        let path = match adapter.routes {
+            AdapterRoutes::Vllm => "/v1/unload_lora_adapter",
+            AdapterRoutes::Sglang => "/unload_lora_adapter",
+        };
+        let body = Bytes::from(json!({ "lora_name": adapter.name }).to_string());
+        if let Err(refusal) = self.engine.ask(post(path, body), UNLOAD_LIMIT).await {
+            // An engine that has ended has forgotten it.
+            warn!(adapter = adapter.name, ?refusal, "an engine did not unload an adapter");
+        }
+    }
+}

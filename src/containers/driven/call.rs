@@ -1,0 +1,57 @@
+//! One request to an engine, and its answer.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use roundhouse_types::Failure;
+
+/// Where a client sent its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// SageMaker's operations: any body.
+    Invocations,
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/embeddings`.
+    Embeddings,
+}
+
+/// What an engine is asked.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Where it was sent.
+    pub route: Route,
+    /// What the body is written in, where the client said so.
+    pub content_type: Option<String>,
+    /// What the answer shall be written in, where the client said so.
+    pub accept: Option<String>,
+    /// The request's id.
+    pub request_id: String,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// An engine's answer, once it has begun.
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// What its body is written in, where the engine said so.
+    pub content_type: Option<String>,
+    /// Its body.
+    pub body: Pieces,
+}
+
+/// An answer's body as it comes; a failure is the last. Dropping it ends the request.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
+
+/// Why a call has no answer.
+#[derive(Debug, Clone)]
+pub enum CallError {
+    /// The engine was gone before it heard of it. Another may be asked.
+    NotBegun(Failure),
+    /// It was refused, or it began and failed.
+    Failed(Failure),
+}

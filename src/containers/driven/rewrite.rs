@@ -1,0 +1,92 @@
+//! The body that an engine is sent: the client's, with the engine's own name for the model.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::call::Route;
+
+/// OpenAI's paths.
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+const EMBEDDINGS: &str = "/v1/embeddings";
+
+/// A body and where it goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rewritten {
+    pub(super) path: String,
+    pub(super) body: Bytes,
+}
+
+/// Finds out where a body goes and puts the engine's name for the model into it. Everything else of
+/// it stays as it was written. A body that is no JSON object is for an `invocations` path alone, and
+/// goes there as it is; `None` where there is none for it.
+pub(super) fn rewrite(
+    route: Route,
+    invocations: Option<&str>,
+    name: &str,
+    body: &Bytes,
+) -> Option<Rewritten> {
+    let mut fields = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(body).ok();
+    let path = match (route, invocations, &fields) {
+        (Route::Chat, ..) => CHAT,
+        (Route::Completions, ..) => COMPLETIONS,
+        (Route::Embeddings, ..) => EMBEDDINGS,
+        (Route::Invocations, Some(path), _) => path,
+        (Route::Invocations, None, Some(fields)) => {
+            let has = |name: &str| fields.contains_key(name);
+            match () {
+                () if has("messages") => CHAT,
+                () if has("prompt") => COMPLETIONS,
+                () if has("input") => EMBEDDINGS,
+                () => return None,
+            }
+        }
+        (Route::Invocations, None, None) => return None,
+    };
+    let named = fields.as_mut().and_then(|fields| {
+        let name = serde_json::value::to_raw_value(name).ok()?;
+        fields.insert("model".to_owned(), name);
+        serde_json::to_vec(fields).ok()
+    });
+    let body = named.map_or_else(|| body.clone(), Bytes::from);
+    Some(Rewritten { path: path.to_owned(), body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(route: Route, invocations: Option<&str>, body: &str) -> Option<(String, String)> {
+        let Rewritten { path, body } =
+            rewrite(route, invocations, "m", &Bytes::from(body.to_owned()))?;
+        Some((path, String::from_utf8(body.to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn the_model_is_named_as_the_engine_calls_it_and_the_rest_stays_as_it_was_written() {
+        let body = r#"{"messages": [1.10, {"b": 1, "a": 2}], "model": "ep:x", "seed": 18446744073709551616}"#;
+        let (path, sent) = rewritten(Route::Chat, None, body).unwrap();
+        assert_eq!(path, "/v1/chat/completions");
+        let want =
+            r#"{"messages":[1.10, {"b": 1, "a": 2}],"model":"m","seed":18446744073709551616}"#;
+        assert_eq!(sent, want);
+    }
+
+    #[test]
+    fn bodies_of_invocations_go_where_their_fields_belong() {
+        for (body, path) in [
+            (r#"{"messages": []}"#, Some(CHAT)),
+            (r#"{"prompt": ""}"#, Some(COMPLETIONS)),
+            (r#"{"input": ""}"#, Some(EMBEDDINGS)),
+            (r#"{"inputs": ""}"#, None),
+            ("[1]", None),
+        ] {
+            let found = rewritten(Route::Invocations, None, body).map(|(path, _)| path);
+            assert_eq!(found.as_deref(), path, "{body}");
+        }
+        let (path, sent) = rewritten(Route::Invocations, Some("/in"), "a,b").unwrap();
+        assert_eq!((path.as_str(), sent.as_str()), ("/in", "a,b"));
+    }
+}

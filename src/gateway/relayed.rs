@@ -1,0 +1,56 @@
+//! OpenAI's bodies that are not read before the model is known: an external engine reads its own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, header};
+use roundhouse_serving::{RawRequest, ReadBody, Request, Route};
+use uuid::Uuid;
+
+use crate::answer::{Ask, Asked};
+use crate::error::Error;
+use crate::fields::Fields;
+use crate::json;
+use crate::openai::Parse;
+use crate::sagemaker::raw::{Found, Later, failure, raw_body};
+
+/// A body as it was sent, and how any other model's is read.
+#[derive(Clone)]
+pub(crate) struct Sent {
+    pub(crate) body: Bytes,
+    pub(crate) parse: Parse,
+    /// What the answer calls the model where the body does not name it.
+    pub(crate) echo: String,
+    /// Where it was sent to.
+    pub(crate) route: Route,
+    /// Whether it asks for a stream.
+    pub(crate) stream: bool,
+}
+
+/// What an external engine is sent, and the way to read it for any other model.
+pub(crate) fn asked(headers: &HeaderMap, sent: Sent, request_id: Uuid) -> Asked {
+    let later = Later::default();
+    let told = (sent.stream, request_id);
+    let raw = RawRequest {
+        body: raw_body(headers, sent.body.clone(), &header::ACCEPT, told),
+        route: sent.route,
+        read: {
+            let later = later.clone();
+            let (parse, echo) = (sent.parse, Arc::<str>::from(sent.echo));
+            Arc::new(move |body| {
+                let (later, echo) = (later.clone(), Arc::clone(&echo));
+                async move {
+                    let read = async {
+                        let asked = parse(&mut Fields::new(json::object(body).await?), &echo)?;
+                        later.set(Found::Ask(asked.ask));
+                        Ok::<_, Error>(ReadBody::Request(Box::new(asked.request)))
+                    };
+                    read.await.map_err(failure)
+                }
+                .boxed()
+            })
+        },
+    };
+    Asked::new(Request::Raw(raw), Ask::Later(later))
+}

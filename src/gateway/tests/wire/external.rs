@@ -1,0 +1,100 @@
+//! Requests to external engines: their bodies and answers, untouched, and what is counted of them.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use futures_util::FutureExt;
+use http::Request;
+use roundhouse_serving::{
+    Answer, HandledBody, HandledReply, Origin, ReadBody, Reply, Request as Asked, Route,
+};
+use roundhouse_types::{Failure, ModelKind};
+use serde_json::json;
+
+use crate::support::*;
+
+const INVOKE: &str = "/endpoints/ep/invocations";
+const CHAT: &str = "/v1/chat/completions";
+const BODY: &str = r#"{"model": "a", "messages": [ {"role": "user", "content": 1e0} ]}"#;
+
+fn engines() -> Setup {
+    Setup { handlers: true, engines: true, ..Setup::default() }
+}
+
+/// An engine's whole answer at the route that it was asked at.
+fn answers(asked: &Asked, status: u16, body: &str) -> Result<Answer, Failure> {
+    let Asked::Raw(raw) = asked else { panic!("it was read") };
+    let reply = HandledReply {
+        status,
+        content_type: Some("application/json".into()),
+        headers: Vec::new(),
+        body: HandledBody::Whole(body.to_owned().into()),
+        origin: Origin::Engine(raw.route),
+    };
+    Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::External) })
+}
+
+#[tokio::test]
+async fn an_engine_is_asked_as_the_client_asked_and_its_errors_are_its_own() {
+    let said = r#"{"error": {"message": "too long", "param": "messages"}}"#;
+    let harness = engines().with(move |invocation| answers(&invocation.request, 422, said));
+    for (path, route) in [
+        (CHAT, Route::Chat),
+        ("/v1/completions", Route::Completions),
+        ("/v1/embeddings", Route::Embeddings),
+    ] {
+        let got = harness.post(path, "", BODY).await;
+        assert_eq!((got.status.as_u16(), got.text()), (422, said.to_owned()), "{path}");
+        let asked = harness.asked.lock().unwrap();
+        let Asked::Raw(raw) = &asked.last().unwrap().request else { panic!("it was read") };
+        assert_eq!((raw.route, &raw.body.body[..]), (route, BODY.as_bytes()));
+        assert!(!raw.body.stream);
+    }
+    // SageMaker has a form of its own for what a container says.
+    let got = harness.post(INVOKE, "a", BODY).await;
+    assert_eq!((got.status.as_u16(), &got.json()["OriginalStatusCode"]), (424, &json!(422)));
+    assert_eq!(got.json()["OriginalMessage"], said);
+}
+
+#[tokio::test]
+async fn a_model_of_ours_beside_engines_is_read_when_it_is_known() {
+    let harness = engines().with_async(Arc::new(|invocation| {
+        async move {
+            let Asked::Raw(raw) = invocation.request else { panic!("it was read") };
+            let ReadBody::Request(request) = (raw.read)(raw.body.body).await? else {
+                panic!("it names no adapters")
+            };
+            assert!(matches!(*request, Asked::Chat(_)));
+            says(hello(1), 1)
+        }
+        .boxed()
+    }));
+    let chat = r#"{"model": "a", "messages": [{"role": "user", "content": "hi"}]}"#;
+    let got = harness.post(CHAT, "", chat).await;
+    assert_eq!(got.json()["choices"][0]["message"]["content"], "Hello é", "{}", got.text());
+    let got = harness.post(CHAT, "", r#"{"model": "a", "messages": 1}"#).await;
+    assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!("messages")));
+    let stream = chat.replacen('{', r#"{"stream": true, "#, 1);
+    let request = Request::post(CHAT).header("content-type", "application/json");
+    let (_, chunks) = harness.chunks(request.body(Body::from(stream)).unwrap()).await;
+    assert!(chunks.last().unwrap().ends_with(b"data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+async fn what_an_engine_says_that_it_took_is_counted_else_its_events_are() {
+    let event = r#"data: {"choices": [{"delta": {"content": "x"}}]}"#;
+    let usage = r#"{"usage": {"prompt_tokens": 5, "completion_tokens": 7}}"#;
+    for (body, counted) in [
+        (usage.to_owned(), (Some(5), Some(7))),
+        (format!("{event}\n\n{event}\n\ndata: [DONE]\n\n"), (None, Some(2))),
+        (format!("{event}\n\ndata: {usage}\n\ndata: [DONE]\n\n"), (Some(5), Some(7))),
+        ("plain text".to_owned(), (None, None)),
+    ] {
+        let said = body.clone();
+        let harness = engines().with(move |invocation| answers(&invocation.request, 200, &said));
+        assert_eq!(harness.post(INVOKE, "a", BODY).await.text(), body);
+        let logged = harness.logged.lock().unwrap();
+        let record = logged.last().unwrap();
+        assert_eq!((record.tokens_in, record.tokens_out), counted, "{body}");
+    }
+}

@@ -1,0 +1,373 @@
+//! `[[endpoint.engine]]`: engines that are started by command for targets of the endpoint.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roundhouse_containers::driven::{AdapterRoutes, Adapters, EngineSpec, SleepLevel};
+use roundhouse_tenancy::Pattern;
+use roundhouse_types::{Bytes, TargetName};
+
+use super::keys::{self, ENGINE_KEYS};
+use super::units::{parse_duration, show_duration};
+use super::{Config, Fault, defaults};
+
+const MEMORY: RangeInclusive<Bytes> = Bytes::mib(1)..=Bytes::gib(1 << 20);
+const STARTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+const STOPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
+/// What engines are given of the server's environment: where programs and libraries are found.
+/// Nothing else of it, as the store's credentials are in it.
+const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"];
+const SLOTS: RangeInclusive<i64> = 1..=10_000;
+
+/// Targets of an endpoint, and the engine that is started for each of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineRule {
+    /// The targets.
+    pub target: Pattern,
+    /// The engine.
+    pub spec: Arc<EngineSpec>,
+    /// Variables of the server's own environment that it is given.
+    pub inherited: Vec<(String, String)>,
+}
+
+/// The first rule that covers a target.
+pub(crate) fn engine_of<'a>(
+    rules: &'a [EngineRule],
+    target: &TargetName,
+) -> Option<&'a EngineRule> {
+    rules.iter().find(|rule| rule.target.covers(target))
+}
+
+/// Reads what an `[[endpoint]]` says of them; `variable` is the server's own environment.
+pub(super) fn read(
+    entry: &toml::Table,
+    at: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> (Vec<EngineRule>, Vec<Fault>) {
+    let Some(value) = entry.get("engine") else { return (Vec::new(), Vec::new()) };
+    let at = format!("{at}.engine");
+    let entries = value.as_array().map(|all| all.iter().map(toml::Value::as_table));
+    let Some(Some(entries)) = entries.map(Iterator::collect::<Option<Vec<_>>>) else {
+        let expected = "is a list: write [[endpoint.engine]] and its keys below";
+        return (Vec::new(), vec![Fault::new(at, expected)]);
+    };
+    let (mut rules, mut faults) = (Vec::<EngineRule>::new(), Vec::new());
+    for (index, entry) in entries.into_iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        let unknown = keys::unknown_in(entry, ENGINE_KEYS, &at);
+        let mut reader = Reader { entry, at: &at, faults: unknown };
+        let rule = reader.read();
+        faults.append(&mut reader.faults);
+        let Some(mut rule) = rule else { continue };
+        let inherited = INHERITED.iter().map(|name| ((*name).to_owned(), variable(name)));
+        rule.inherited = inherited.filter_map(|(name, value)| Some((name, value?))).collect();
+        if rules.iter().any(|other| other.target == rule.target) {
+            faults.push(Fault::new(format!("{at}.target"), "is another engine's as well"));
+        }
+        rules.push(rule);
+    }
+    (rules, faults)
+}
+
+/// What is wrong with engines beside the devices that there are.
+pub(super) fn faults(config: &Config) -> Vec<Fault> {
+    let budgets = config.devices.iter().map(|device| device.budget);
+    // An automatic one is known where the server starts.
+    let largest = budgets.collect::<Option<Vec<Bytes>>>().and_then(|all| all.into_iter().max());
+    let has_own = config.devices.iter().any(|device| !device.id.is_host());
+    let mut faults = Vec::new();
+    for (endpoint, index) in config.endpoints.iter().zip(0..) {
+        for (rule, engine) in endpoint.engines.iter().zip(0..) {
+            let at = format!("endpoint[{index}].engine[{engine}]");
+            if let Some(largest) = largest.filter(|largest| rule.spec.memory > *largest) {
+                let why = format!("is more than the largest budget of a device, {largest}");
+                faults.push(Fault::new(format!("{at}.memory"), why));
+            }
+            if rule.spec.sleep.is_some() && !has_own {
+                let why = "is for engines on a device with a memory of its own, and there is none";
+                faults.push(Fault::new(format!("{at}.sleep"), why));
+            }
+        }
+    }
+    faults
+}
+
+struct Reader<'a> {
+    entry: &'a toml::Table,
+    at: &'a str,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) -> Option<EngineRule> {
+        let target = self.target();
+        let command = self.command();
+        let memory = self.size("memory");
+        let adapters = self.adapters();
+        let sleep = self.sleep();
+        let spec = EngineSpec {
+            command: command.clone().unwrap_or_default(),
+            environment: self.environment(),
+            memory: memory.unwrap_or_default(),
+            measure: self.switch("measure", true),
+            name: self.text("name").unwrap_or_else(|| "{target}".to_owned()),
+            health: self.path("health").unwrap_or_else(|| "/health".to_owned()),
+            start_timeout: self.duration("start_timeout", STARTS, defaults::ENGINE_START_TIMEOUT),
+            stop_timeout: self.duration("stop_timeout", STOPS, defaults::ENGINE_STOP_TIMEOUT),
+            invocations: self.path("invocations"),
+            sleep,
+            adapters,
+        };
+        if let Err(unknown) = spec.check() {
+            self.fault("command", unknown.to_string());
+        }
+        let (target, _) = (target?, command.zip(memory)?);
+        Some(EngineRule { target, spec: Arc::new(spec), inherited: Vec::new() })
+    }
+
+    fn target(&mut self) -> Option<Pattern> {
+        let what = "name a target, or some with a '*' as last segment: \"bases/llama\", \"vllm/*\"";
+        let pattern: Pattern = self.parsed("target", what)?;
+        if pattern.endpoint().is_some() {
+            self.fault("target", "is one of this endpoint: leave the endpoint's name out");
+        }
+        Some(pattern)
+    }
+
+    fn command(&mut self) -> Option<Vec<String>> {
+        let expected = "expected the program and its arguments, each in quotes: \
+                        [\"llama-server\", \"--port\", \"{port}\", \"-m\", \"{model}\"]";
+        let words = self.entry.get("command").map(|value| {
+            let words = value.as_array()?.iter().map(|it| it.as_str().map(str::to_owned));
+            words.collect::<Option<Vec<_>>>().filter(|words| !words.is_empty())
+        });
+        let Some(Some(words)) = words else {
+            self.fault("command", expected);
+            return None;
+        };
+        let is_named = |word: &String| !word.is_empty() && !word.contains('{');
+        if !words.first().is_some_and(is_named) {
+            self.fault("command", "the program comes first, and is no placeholder");
+        }
+        if words.iter().any(|word| word.contains('\0')) {
+            self.fault("command", "has an argument with a zero in it");
+        }
+        if !words.iter().any(|word| word.contains("{port}")) {
+            self.fault("command", "has no {port}, where it is to listen on 127.0.0.1");
+        }
+        Some(words)
+    }
+
+    fn environment(&mut self) -> BTreeMap<String, String> {
+        let Some(value) = self.entry.get("environment") else { return BTreeMap::new() };
+        let pairs = value.as_table().and_then(|table| {
+            let pair = |(name, value): (&String, &toml::Value)| {
+                let is_name = !name.is_empty() && !name.contains(['=', '\0']);
+                let value = value.as_str().filter(|it| is_name && !it.contains('\0'))?;
+                Some((name.clone(), value.to_owned()))
+            };
+            table.iter().map(pair).collect::<Option<BTreeMap<_, _>>>()
+        });
+        pairs.unwrap_or_else(|| {
+            self.fault("environment", "expected names with texts: { NAME = \"value\" }");
+            BTreeMap::new()
+        })
+    }
+
+    fn sleep(&mut self) -> Option<SleepLevel> {
+        match self.entry.get("sleep")?.as_integer() {
+            Some(1) => Some(SleepLevel::Keep),
+            Some(2) => Some(SleepLevel::Drop),
+            _ => {
+                self.fault("sleep", "expected 1 (its weights stay in memory) or 2 (they do not)");
+                None
+            }
+        }
+    }
+
+    fn adapters(&mut self) -> Option<Adapters> {
+        let slots = self.entry.get("slots").map(|value| {
+            let slots = value.as_integer().filter(|slots| SLOTS.contains(slots));
+            slots.and_then(|slots| NonZeroUsize::new(usize::try_from(slots).ok()?))
+        });
+        let Some(value) = self.entry.get("adapters") else {
+            if slots.is_some() {
+                self.fault("slots", "is of no use without adapters = \"vllm\" or \"sglang\"");
+            }
+            return None;
+        };
+        let routes = match value.as_str() {
+            Some("vllm") => AdapterRoutes::Vllm,
+            Some("sglang") => AdapterRoutes::Sglang,
+            _ => {
+                self.fault(
+                    "adapters",
+                    "expected \"vllm\" or \"sglang\": by whose routes they come",
+                );
+                return None;
+            }
+        };
+        match slots {
+            Some(Some(slots)) => Some(Adapters { routes, slots }),
+            Some(None) => {
+                self.fault("slots", "expected how many adapters it may hold, 1 to 10000");
+                None
+            }
+            None => {
+                self.fault("slots", "is missing: how many adapters the engine may hold at a time");
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        let text = self.entry.get(key)?.as_str().filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.fault(key, "expected a text in quotes");
+        }
+        text.map(str::to_owned)
+    }
+
+    fn path(&mut self, key: &str) -> Option<String> {
+        let path = self.text(key)?;
+        let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_path {
+            self.fault(key, "expected a path with a slash first, like \"/health\"");
+        }
+        is_path.then_some(path)
+    }
+
+    fn switch(&mut self, key: &str, default: bool) -> bool {
+        let Some(value) = self.entry.get(key) else { return default };
+        value.as_bool().unwrap_or_else(|| {
+            self.fault(key, "expected true or false");
+            default
+        })
+    }
+
+    fn size(&mut self, key: &str) -> Option<Bytes> {
+        let size: Bytes =
+            self.parsed(key, "what the engine takes on its device, like \"24GiB\"")?;
+        if !MEMORY.contains(&size) {
+            let (least, most) = (MEMORY.start(), MEMORY.end());
+            self.fault(key, format!("{size} is out of range: {least} to {most}"));
+        }
+        Some(size)
+    }
+
+    fn duration(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let Some(text) = self.text(key) else { return default };
+        match parse_duration(&text) {
+            Ok(duration) if range.contains(&duration) => return duration,
+            Ok(_) => {
+                let (least, most) = (show_duration(*range.start()), show_duration(*range.end()));
+                self.fault(key, format!("{text} is out of range: {least} to {most}"));
+            }
+            Err(why) => self.fault(key, why),
+        }
+        default
+    }
+
+    /// A text that must be there.
+    fn parsed<T>(&mut self, key: &str, what: &str) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        if !self.entry.contains_key(key) {
+            self.fault(key, format!("is missing: {what}"));
+            return None;
+        }
+        match self.text(key)?.parse() {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.fault(key, why.to_string());
+                None
+            }
+        }
+    }
+
+    fn fault(&mut self, key: &str, why: impl Into<String>) {
+        self.faults.push(Fault::new(format!("{}.{key}", self.at), why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "target = \"a/*\"\nmemory = \"1GiB\"\ncommand = [\"x\", \"{port}\"]";
+
+    fn parsed(text: &str) -> (Vec<EngineRule>, Vec<String>) {
+        let text = format!("[[engine]]\n{text}");
+        let variable =
+            |name: &str| (name == "PATH" || name == "AWS_SECRET_ACCESS_KEY").then(|| "x".into());
+        let (rules, faults) = read(&text.parse().unwrap(), "endpoint[0]", &variable);
+        (rules, faults.into_iter().map(|fault| fault.key).collect())
+    }
+
+    #[test]
+    fn targets_memory_and_a_command_are_enough() {
+        let (rules, faults) = parsed(LEAST);
+        assert!(faults.is_empty(), "{faults:?}");
+        let rule = engine_of(&rules, &"a/b".parse().unwrap()).unwrap();
+        assert_eq!(rule.inherited, [("PATH".to_owned(), "x".to_owned())], "nothing secret");
+        let spec = &rule.spec;
+        assert_eq!((spec.name.as_str(), spec.health.as_str()), ("{target}", "/health"));
+        assert!(spec.measure && spec.sleep.is_none() && spec.adapters.is_none());
+        assert!(engine_of(&rules, &"b".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn each_fault_is_told_with_its_key() {
+        let with = |line: &str| format!("{LEAST}\n{line}");
+        let without = |key: &str| {
+            let lines = LEAST.lines().filter(|line| !line.starts_with(key));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let other = |key: &str, value: &str| format!("{}\n{key} = {value}", without(key));
+        for (text, key) in [
+            (without("target"), "target"),
+            (without("memory"), "memory"),
+            (without("command"), "command"),
+            (other("target", "\"a/*/b\""), "target"),
+            (other("target", "\"ep:a\""), "target"),
+            (other("memory", "\"lots\""), "memory"),
+            (other("memory", "\"1KiB\""), "memory"),
+            (other("command", "\"x {port}\""), "command"),
+            (other("command", "[\"x\"]"), "command"),
+            (other("command", "[\"{port}\"]"), "command"),
+            (other("command", "[\"x\", \"{port}\", \"{modell}\"]"), "command"),
+            (with("name = 1"), "name"),
+            (with("health = \"health\""), "health"),
+            (with("start_timeout = \"2h\""), "start_timeout"),
+            (with("stop_timeout = \"soon\""), "stop_timeout"),
+            (with("sleep = 3"), "sleep"),
+            (with("slots = 2"), "slots"),
+            (with("adapters = \"vllm\""), "slots"),
+            (with("adapters = \"vllm\"\nslots = 0"), "slots"),
+            (with("adapters = \"tgi\"\nslots = 1"), "adapters"),
+            (with("environment = [\"A=b\"]"), "environment"),
+            (with("measure = 1"), "measure"),
+            (with("shell = true"), "shell"),
+        ] {
+            assert_eq!(parsed(&text).1, [format!("endpoint[0].engine[0].{key}")], "{text}");
+        }
+    }
+
+    #[test]
+    fn two_engines_cannot_have_the_same_targets() {
+        let (_, faults) = parsed(&format!("{LEAST}\n[[engine]]\n{LEAST}"));
+        assert_eq!(faults, ["endpoint[0].engine[1].target"]);
+    }
+}

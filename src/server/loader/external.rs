@@ -1,0 +1,428 @@
+//! Targets that engines are started for: their start, their sleep, and adapters in them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use roundhouse_containers::driven::{Driven, Engine, EngineSpec, Fill, News, NewsFn, Seat, Start};
+use roundhouse_models::AdapterPlan;
+use roundhouse_residency::{
+    HostCopy, Loaded, Reporter, Residency, ResidentSnapshot, ResidentState,
+};
+use roundhouse_serving::ServedModel;
+use roundhouse_store::CachedArtefact;
+use roundhouse_tenancy::Current;
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
+};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::load::Files;
+use super::plan::Plan;
+use super::stages::{Stage, Stages};
+use super::{ModelLoader, blocking, locked, named};
+use crate::config::{EngineRule, engine_of};
+
+/// How long an adapter waits for a place in its engine: for the requests of the one that leaves.
+const SEAT_PATIENCE: Duration = Duration::from_secs(60);
+/// Adapters that are asked to leave for one.
+const SEAT_TRIES: usize = 4;
+/// What of a target's name an engine's name for an adapter shows.
+const NAME_SHOWN: usize = 64;
+
+/// What is known of engines. Owned by the loader.
+pub(crate) struct Engines {
+    /// Replaced when the settings change.
+    rules: Current<BTreeMap<EndpointName, Vec<EngineRule>>>,
+    /// Our own executable, which keeps their processes.
+    exe: PathBuf,
+    awake: Mutex<BTreeMap<(ArtefactId, DeviceId), Teller>>,
+    asleep: Mutex<BTreeMap<ArtefactId, Sleeper>>,
+    /// Files of adapters that are in engines: these may read them again.
+    held: Mutex<BTreeMap<(ArtefactId, DeviceId), CachedArtefact>>,
+    /// Asked to send adapters away.
+    residency: OnceLock<Residency<ServedModel>>,
+}
+
+/// Whom an engine's news is for: each load has a reporter of its own, and an engine that slept has
+/// had several.
+type Teller = Arc<Mutex<Reporter>>;
+
+/// An engine that sleeps.
+struct Sleeper {
+    engine: Arc<Engine>,
+    teller: Teller,
+    device: DeviceId,
+}
+
+impl Default for Engines {
+    fn default() -> Self {
+        Self::new(PathBuf::new())
+    }
+}
+
+impl Engines {
+    /// No engines yet; `exe` is our own executable.
+    pub(crate) fn new(exe: PathBuf) -> Self {
+        Self {
+            rules: Current::default(),
+            exe,
+            awake: Mutex::default(),
+            asleep: Mutex::default(),
+            held: Mutex::default(),
+            residency: OnceLock::new(),
+        }
+    }
+
+    /// Puts other rules in the place of those so far. Engines that run go on by theirs.
+    pub(super) fn set(&self, rules: BTreeMap<EndpointName, Vec<EngineRule>>) {
+        self.rules.set(rules);
+    }
+
+    fn rule(&self, model: &ModelId) -> Option<EngineRule> {
+        engine_of(self.rules.get().get(&model.endpoint)?, &model.target).cloned()
+    }
+}
+
+impl ModelLoader {
+    /// The same loader, which starts engines by these rules.
+    pub(crate) fn with_engines(
+        mut self,
+        exe: PathBuf,
+        rules: BTreeMap<EndpointName, Vec<EngineRule>>,
+    ) -> Self {
+        self.engines = Engines::new(exe);
+        self.engines.set(rules);
+        self
+    }
+
+    /// Whom it asks to send adapters away when their engine has no place for another. Once.
+    pub(crate) fn asks(&self, residency: Residency<ServedModel>) {
+        let _ = self.engines.residency.set(residency);
+    }
+
+    /// What a load of a target means that an engine is started for. By what the settings say now:
+    /// it is not remembered.
+    pub(super) fn external(&self, model: &ModelId) -> Option<Plan> {
+        self.engines.rule(model).map(|rule| Plan::External(rule.spec))
+    }
+
+    /// Starts the engine. From then on it tells residency what it takes, and of its death.
+    pub(super) async fn load_external(
+        &self,
+        id: &ArtefactId,
+        files: Files,
+        (device, reporter): (DeviceId, Reporter),
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let rule = self.engines.rule(&id.model).ok_or_else(|| {
+            let what = format!("{id}: the settings name no engine for it any more");
+            Failure::new(ErrorKind::ModelInvalid, what)
+        })?;
+        let target = id.model.target.as_str();
+        if target.starts_with('-') {
+            let what = "no engine is started for a target whose name begins with a '-': it would be \
+                        taken for an option";
+            return Err(named(id, &Failure::new(ErrorKind::ModelInvalid, what)));
+        }
+        let mut stages = self.take_stages(id);
+        let began = Instant::now();
+        let Files { dir, held } = files;
+        let model = blocking(move || model_path(&dir)).await.map_err(|why| named(id, &why))?;
+        let teller = Arc::new(Mutex::new(reporter));
+        let fill = Fill { model, target: target.to_owned(), device: ordinal(device) };
+        let start = Start {
+            spec: Arc::clone(&rule.spec),
+            rule: format!("{}:{}", id.model.endpoint, rule.target).into(),
+            exe: self.engines.exe.clone(),
+            inherited: rule.inherited.clone(),
+            fill,
+            news: news(&teller, device, held),
+        };
+        let engine = Engine::start(start).await.map_err(|failure| named(id, &failure))?;
+        stages.set(Stage::Warm, began.elapsed());
+        Ok(self.stands(id, device, Arc::new(engine), teller, stages).await)
+    }
+
+    /// An engine that runs, as a resident.
+    async fn stands(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        engine: Arc<Engine>,
+        teller: Teller,
+        stages: Stages,
+    ) -> Loaded<ServedModel> {
+        let measured = match device.is_host() {
+            true => measured(&engine).await,
+            false => None,
+        };
+        let memory = measured.unwrap_or(engine.spec().memory);
+        stages.report(id, memory);
+        locked(&self.engines.awake).insert((id.clone(), device), teller);
+        let model = ServedModel::External(Driven::engine(engine));
+        Loaded { model, footprint: taken(memory), shared: Vec::new() }
+    }
+
+    /// Takes an engine off its device: to sleep where it can and is to leave a copy, else for good.
+    pub(super) async fn unload_engine(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        engine: &Arc<Engine>,
+        demote: bool,
+    ) -> Option<HostCopy> {
+        let teller = locked(&self.engines.awake).remove(&(id.clone(), device));
+        let level = engine.spec().sleep.filter(|_| demote && !device.is_host());
+        let is_free = !locked(&self.engines.asleep).contains_key(id);
+        if let (Some(level), Some(teller), true) = (level, teller, is_free) {
+            match engine.sleep(level).await {
+                Ok(()) => {
+                    let memory = measured(engine).await.unwrap_or(engine.spec().memory);
+                    let engine = Arc::clone(engine);
+                    let sleeper = Sleeper { engine, teller, device };
+                    locked(&self.engines.asleep).insert(id.clone(), sleeper);
+                    info!(model = %id.model, version = %id.version, %device, "engine sleeps");
+                    let footprint = Footprint { host: memory, ..Footprint::default() };
+                    return Some(HostCopy { footprint, shared: Vec::new() });
+                }
+                Err(failure) => {
+                    warn!(model = %id.model, %failure, "an engine does not sleep, it is stopped");
+                }
+            }
+        }
+        engine.stop().await;
+        info!(model = %id.model, version = %id.version, %device, "engine stopped");
+        None
+    }
+
+    /// Wakes the engine that sleeps for a version; `None` where none does, or not on this device, or
+    /// it cannot be woken: then one is to be started.
+    pub(super) async fn wake(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        reporter: &Reporter,
+    ) -> Option<Loaded<ServedModel>> {
+        let sleeper = locked(&self.engines.asleep).remove(id)?;
+        let Sleeper { engine, teller, device: own } = sleeper;
+        let level = engine.spec().sleep.filter(|_| own == device);
+        let mut stages = Stages::default();
+        let began = Instant::now();
+        *locked(&teller) = reporter.clone();
+        let woken = match level {
+            Some(level) => engine.wake(level).await,
+            None => Err(Failure::new(ErrorKind::NotReady, format!("it sleeps on {own}"))),
+        };
+        if let Err(failure) = woken {
+            warn!(model = %id.model, %failure, "an engine is not woken, it is started again");
+            engine.stop().await;
+            return None;
+        }
+        stages.set(Stage::Copy, began.elapsed());
+        info!(model = %id.model, version = %id.version, %device, "engine woken");
+        Some(self.stands(id, device, engine, teller, stages).await)
+    }
+
+    /// Ends the engine that sleeps for a version, where one does.
+    pub(super) async fn end_sleep(&self, id: &ArtefactId) {
+        let sleeper = locked(&self.engines.asleep).remove(id);
+        if let Some(Sleeper { engine, .. }) = sleeper {
+            engine.stop().await;
+            info!(model = %id.model, version = %id.version, "sleeping engine stopped");
+        }
+    }
+
+    /// Loads an adapter into the engine of its base.
+    pub(super) async fn load_into_engine(
+        &self,
+        id: &ArtefactId,
+        plan: &AdapterPlan,
+        files: Files,
+        device: DeviceId,
+        (engine, base): (Arc<Engine>, ModelId),
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let began = Instant::now();
+        let Files { dir, held } = files;
+        let folder = blocking(move || canonical(&dir)).await.map_err(|why| named(id, &why))?;
+        let seat = self.seat(&engine, &base).await.map_err(|failure| named(id, &failure))?;
+        let name = adapter_name(id);
+        let loaded = Driven::adapter(engine, base.clone(), seat, name, &folder).await;
+        let model = ServedModel::External(loaded.map_err(|failure| named(id, &failure))?);
+        let mut stages = self.take_stages(id);
+        stages.set(Stage::Read, began.elapsed());
+        let footprint = plan.footprint();
+        stages.report(id, footprint.total());
+        if let Err(failure) = self.stand(id, device, base) {
+            model.remove().await;
+            return Err(failure);
+        }
+        if let Some(held) = held {
+            locked(&self.engines.held).insert((id.clone(), device), held);
+        }
+        Ok(Loaded { model, footprint, shared: Vec::new() })
+    }
+
+    /// An adapter is not in its engine any more.
+    pub(super) fn let_go(&self, id: &ArtefactId, device: DeviceId) {
+        locked(&self.engines.held).remove(&(id.clone(), device));
+    }
+
+    /// A place in an engine. Where it has none, the adapter in it that was not used for the longest time
+    /// leaves: of those that nobody keeps, and rather one that nobody uses.
+    async fn seat(&self, engine: &Arc<Engine>, base: &ModelId) -> Result<Seat, Failure> {
+        if !engine.takes_adapters() {
+            let what = format!(
+                "its base {base} is served by an engine that takes no adapters: `adapters` and `slots` \
+                 of its [[endpoint.engine]] say that it does"
+            );
+            return Err(Failure::new(ErrorKind::ModelInvalid, what));
+        }
+        for _ in 0..SEAT_TRIES {
+            if let Some(seat) = engine.seat() {
+                return Ok(seat);
+            }
+            let Some(residency) = self.engines.residency.get() else { break };
+            let snapshot = residency.snapshot().await?;
+            let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
+            let Some(leaves) = leaves(residents, base) else { break };
+            info!(adapter = %leaves, %base, "leaves its engine for another adapter");
+            match timeout(SEAT_PATIENCE, residency.unload(&leaves)).await {
+                Ok(Err(failure)) if failure.kind() != ErrorKind::ModelNotFound => {
+                    return Err(failure);
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        engine.seat().ok_or_else(|| {
+            let slots = engine.spec().adapters.map_or(0, |adapters| adapters.slots.get());
+            let what = format!("the {slots} places for adapters of {base} are taken");
+            Failure::new(ErrorKind::NotReady, what).with_retry(RetryHint::Later)
+        })
+    }
+}
+
+/// The adapter on a base that leaves first.
+fn leaves<'a>(
+    residents: impl Iterator<Item = &'a ResidentSnapshot>,
+    base: &ModelId,
+) -> Option<ModelId> {
+    let is_on = |resident: &&ResidentSnapshot| {
+        let on = resident.base.as_ref().map(|on| &on.model);
+        on == Some(base) && !resident.kept && resident.state == ResidentState::Ready
+    };
+    let order = |resident: &&ResidentSnapshot| (resident.leases > 0, resident.last_used.clone());
+    let resident = residents.filter(is_on).min_by_key(order)?;
+    let (endpoint, target) = (resident.endpoint.clone(), resident.target.clone());
+    Some(ModelId { endpoint, target })
+}
+
+/// Passes an engine's news on to whoever has loaded it last. Keeps its files on disk meanwhile.
+fn news(teller: &Teller, device: DeviceId, held: Option<CachedArtefact>) -> NewsFn {
+    let teller = Arc::clone(teller);
+    Arc::new(move |news| {
+        let _ = &held;
+        let reporter = locked(&teller).clone();
+        match news {
+            News::Measured(bytes) if device.is_host() => reporter.measured(taken(bytes)),
+            News::Measured(_) => {}
+            // Told to those who come during a pause after repeated deaths: they have not run.
+            News::Died(failure) => reporter.died(Failure::new(
+                ErrorKind::NotReady,
+                format!("{failure}; it is started again after a pause"),
+            )),
+        }
+    })
+}
+
+/// Memory of an engine, as a footprint.
+pub(super) fn taken(memory: Bytes) -> Footprint {
+    Footprint { weights: memory, ..Footprint::default() }
+}
+
+/// What an engine is promised before it is started.
+pub(super) fn promised(spec: &EngineSpec) -> Footprint {
+    taken(spec.memory)
+}
+
+async fn measured(engine: &Arc<Engine>) -> Option<Bytes> {
+    let measured = Arc::clone(engine);
+    let memory = blocking(move || Ok(measured.measure())).await.ok()?;
+    memory.filter(|memory| *memory > Bytes::ZERO)
+}
+
+fn ordinal(device: DeviceId) -> usize {
+    match device {
+        DeviceId::Cpu => 0,
+        DeviceId::Cuda(ordinal) | DeviceId::Simulated(ordinal) => ordinal.into(),
+    }
+}
+
+/// The folder with a model's files, or the file where there is but one. Blocking.
+fn model_path(dir: &Path) -> Result<String, Failure> {
+    let folder = canonical(dir)?;
+    let unreadable = |error: std::io::Error| {
+        Failure::new(ErrorKind::ModelInvalid, format!("its files cannot be read: {error}"))
+    };
+    let mut entries = std::fs::read_dir(&folder).map_err(unreadable)?;
+    let path = match (entries.next(), entries.next()) {
+        (Some(Ok(only)), None) if only.file_type().is_ok_and(|it| it.is_file()) => only.path(),
+        _ => folder,
+    };
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| Failure::new(ErrorKind::ModelInvalid, "the name of its file is not UTF-8"))
+}
+
+fn canonical(dir: &Path) -> Result<PathBuf, Failure> {
+    dir.canonicalize().map_err(|error| {
+        Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
+    })
+}
+
+/// What an engine calls an adapter: nobody else's name, in letters that every engine takes.
+fn adapter_name(id: &ArtefactId) -> String {
+    let mut digest = Sha256::new();
+    for text in [id.model.endpoint.as_str(), id.model.target.as_str(), id.version.as_str()] {
+        digest.update((text.len() as u64).to_le_bytes());
+        digest.update(text);
+    }
+    let digest: String = digest.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+    let shown: String = id.model.target.as_str().chars().take(NAME_SHOWN).map(plain).collect();
+    format!("{shown}-{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use roundhouse_types::Version;
+
+    use super::*;
+
+    #[test]
+    fn engines_names_for_adapters_are_plain_and_nobody_elses() {
+        let id = |target: &str, version: &str| ArtefactId {
+            model: ModelId { endpoint: "e".parse().unwrap(), target: target.parse().unwrap() },
+            version: Version::from_digest(version),
+        };
+        let name = adapter_name(&id("acme/é:x", "0b"));
+        assert!(name.starts_with("acme---x-"), "{name}");
+        assert_eq!(name, adapter_name(&id("acme/é:x", "0b")));
+        for other in [id("acme/ü:x", "0b"), id("acme/é:x", "0c")] {
+            assert_ne!(name, adapter_name(&other));
+        }
+    }
+
+    #[test]
+    fn a_model_of_one_file_is_that_file_and_any_other_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        std::fs::write(path("a.gguf"), "x").unwrap();
+        assert_eq!(model_path(folder.path()).unwrap(), path("a.gguf").to_str().unwrap());
+        std::fs::write(path("b"), "x").unwrap();
+        assert_eq!(Path::new(&model_path(folder.path()).unwrap()), path("").as_path());
+    }
+}
