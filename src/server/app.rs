@@ -5,6 +5,7 @@ mod asynchronous;
 pub(crate) mod budgets;
 mod build;
 mod capture;
+mod described;
 pub(crate) mod door;
 mod faces;
 mod live;
