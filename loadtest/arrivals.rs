@@ -58,9 +58,7 @@ impl Arrivals {
                 Shape::Bursts if phase < BURST => self.factor,
                 Shape::Bursts => 1.0,
                 // Begins in the night.
-                Shape::Diurnal => {
-                    1.0 - (self.factor - 1.0) * (phase * std::f64::consts::TAU).cos()
-                }
+                Shape::Diurnal => 1.0 - (self.factor - 1.0) * (phase * std::f64::consts::TAU).cos(),
             }
     }
 

@@ -221,7 +221,10 @@ mod tests {
     #[test]
     fn pieces_of_both_kinds_of_completions_are_text() {
         let text = |it: &str| Piece::Text(it.into());
-        assert_eq!(piece("data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n"), text("a"));
+        assert_eq!(
+            piece("data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n"),
+            text("a")
+        );
         assert_eq!(piece("data: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\r\n"), text("b"));
         let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}";
         assert_eq!(piece(role), Piece::Nothing);

@@ -16,6 +16,8 @@ pub(crate) enum Face {
     /// SageMaker's container contract, `/models/TARGET/invoke`: ours, multi-model-server's, Triton's
     /// SageMaker port.
     Container,
+    /// `/predictions/TARGET`: TorchServe's and multi-model-server's own.
+    Predictions,
 }
 
 /// One request, but for its connection.
@@ -34,17 +36,19 @@ impl Face {
     pub(crate) fn asked(self, case: &Case, endpoint: &str, stream: bool) -> Result<Asked, String> {
         let body = case.body.clone();
         match self {
-            Self::Sagemaker | Self::Container if stream => {
-                Err("streams are asked for by --face openai".into())
-            }
+            Self::Openai => openai(case, stream),
+            _ if stream => Err("streams are asked for by --face openai".into()),
             Self::Sagemaker => {
                 let header = ("x-amzn-sagemaker-target-model", case.target.clone());
                 let path = format!("/endpoints/{endpoint}/invocations");
                 Ok(Asked { path, header: Some(header), body })
             }
-            Self::Openai => openai(case, stream),
             Self::Container => {
                 let path = format!("/models/{}/invoke", case.target.replace('/', "%2F"));
+                Ok(Asked { path, header: None, body })
+            }
+            Self::Predictions => {
+                let path = format!("/predictions/{}", case.target.replace('/', "%2F"));
                 Ok(Asked { path, header: None, body })
             }
         }

@@ -54,7 +54,8 @@ impl Report {
         let right = self.samples.iter().filter(|s| s.outcome == Outcome::Right);
         grouped(right.flat_map(|sample| {
             let first = sample.pieces.first().map(|at| ("first".to_owned(), *at));
-            let between = sample.pieces.windows(2).map(|pair| ("between".to_owned(), pair[1] - pair[0]));
+            let between =
+                sample.pieces.windows(2).map(|pair| ("between".to_owned(), pair[1] - pair[0]));
             first.into_iter().chain(between)
         }))
     }
@@ -164,13 +165,15 @@ impl Report {
             "counters": self.counters, "residency": residency,
         });
         std::fs::write(folder.join("report.json"), serde_json::to_string_pretty(&data)?)?;
-        let mut csv = String::from("planned_ms,latency_ms,first_ms,pieces,tenant,target,tier,outcome\n");
+        let mut csv =
+            String::from("planned_ms,latency_ms,first_ms,pieces,tenant,target,tier,outcome\n");
         for s in &self.samples {
             let (planned, latency) = (s.planned.as_secs_f64() * 1e3, s.latency.as_secs_f64() * 1e3);
             let tier = s.tier.as_deref().unwrap_or("");
-            let first = s.pieces.first().map_or_else(String::new, |at| {
-                format!("{:.2}", at.as_secs_f64() * 1e3)
-            });
+            let first = s
+                .pieces
+                .first()
+                .map_or_else(String::new, |at| format!("{:.2}", at.as_secs_f64() * 1e3));
             let tenant = s.tenant.map_or_else(String::new, |tenant| tenant.to_string());
             let (pieces, outcome) = (s.pieces.len(), s.outcome.label());
             writeln!(

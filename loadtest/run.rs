@@ -29,7 +29,8 @@ pub(crate) async fn open_loop(
     let drawn = Drawn { targets: &stage.targets, skew, tenants: stage.tenants };
     let plan = schedule::open_loop(&drawn, arrivals, common.duration(), common.seed);
     let (rate, shape) = (arrivals.rate, arrivals.shape);
-    let title = format!("open loop, {rate} requests/s, {shape:?}, Zipf {skew}, seed {}", common.seed);
+    let title =
+        format!("open loop, {rate} requests/s, {shape:?}, Zipf {skew}, seed {}", common.seed);
     stage.send(common, title, plan).await
 }
 
@@ -50,7 +51,8 @@ pub(crate) async fn replay(
     let stage = Stage::set(common).await?;
     let drawn = Drawn { targets: &stage.targets, skew, tenants: stage.tenants };
     let plan = schedule::replay(&drawn, &trace, how, common.duration(), common.seed);
-    let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name =
+        file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let title = format!("{name} at {} times its speed, seed {}", how.speed, common.seed);
     stage.send(common, title, plan).await
 }
@@ -127,7 +129,9 @@ impl Stage {
                 (schedule::read_cases(&text)?, Vec::new())
             }
             (None, false) => probe(&client, tenants, common, common.targets.clone()).await,
-            (None, true) => probe(&client, tenants, common, listed(&http, &common.url).await?).await,
+            (None, true) => {
+                probe(&client, tenants, common, listed(&http, &common.url).await?).await
+            }
         };
         if targets.is_empty() {
             let why: Vec<_> = left_out.iter().map(|(name, why)| format!("{name}: {why}")).collect();

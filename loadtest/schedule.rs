@@ -81,7 +81,8 @@ fn case_of(entry: &Value) -> Option<Case> {
 /// A text that every kind of model understands. `exact`: generative ones answer with so many tokens,
 /// whether or not they would have ended before.
 pub(crate) fn generic_case(target: &str, tokens: usize, exact: bool) -> Case {
-    let mut body = json!({"inputs": "When are you open?", "parameters": {"max_new_tokens": tokens}});
+    let mut body =
+        json!({"inputs": "When are you open?", "parameters": {"max_new_tokens": tokens}});
     if exact {
         body["parameters"]["min_new_tokens"] = Value::from(tokens);
     }
@@ -203,7 +204,10 @@ mod tests {
 
     fn targets(n: usize) -> Vec<Target> {
         (0..n)
-            .map(|i| Target { name: format!("t{i}"), cases: vec![generic_case(&format!("t{i}"), 24, false)] })
+            .map(|i| Target {
+                name: format!("t{i}"),
+                cases: vec![generic_case(&format!("t{i}"), 24, false)],
+            })
             .collect()
     }
 

@@ -41,7 +41,8 @@ pub(crate) fn read(text: &str) -> Result<Vec<Recorded>, String> {
     let mut found = Vec::new();
     for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
         let fields: Vec<&str> = line.split(',').collect();
-        let field = |column: Option<usize>| fields.get(column?).copied().filter(|it| !it.is_empty());
+        let field =
+            |column: Option<usize>| fields.get(column?).copied().filter(|it| !it.is_empty());
         let time = field(Some(columns.time)).and_then(seconds);
         let time = time.ok_or_else(|| format!("line {}: no time that can be read", number + 1))?;
         let index = |known: &mut HashMap<String, usize>, name: &str| {
@@ -65,7 +66,8 @@ pub(crate) fn read(text: &str) -> Result<Vec<Recorded>, String> {
 }
 
 fn columns(header: &str) -> Option<Columns> {
-    let names: Vec<&str> = header.trim_start_matches('\u{feff}').split(',').map(str::trim).collect();
+    let names: Vec<&str> =
+        header.trim_start_matches('\u{feff}').split(',').map(str::trim).collect();
     let at = |name: &str| names.iter().position(|it| *it == name);
     if let (Some(time), Some(model)) = (at("gmt_create"), at("checkpoint_model_version_id")) {
         let (tenant, prompt) = (at("groupId"), at("prompt_length"));
@@ -124,7 +126,10 @@ mod tests {
         let found = read(text).unwrap();
         let times: Vec<f64> = found.iter().map(|it| it.at).collect();
         assert_eq!(times, [0.0, 4_704.0, 4_756.0]);
-        assert_eq!(found.iter().map(|it| it.model).collect::<Vec<_>>(), [Some(1), Some(0), Some(0)]);
+        assert_eq!(
+            found.iter().map(|it| it.model).collect::<Vec<_>>(),
+            [Some(1), Some(0), Some(0)]
+        );
         assert_eq!(found[0].tenant, Some(1));
         assert_eq!((found[0].prompt, found[2].prompt), (Some(63), None));
     }
