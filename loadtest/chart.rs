@@ -1,14 +1,17 @@
-//! The picture of a run: how long which share of the answers took, by tier.
+//! The picture of a run: how long which share of the answers took, by tier; of streams also the first
+//! token and the time between tokens.
 
 use std::path::Path;
 
 use plotters::prelude::*;
+use plotters::style::full_palette;
 
 use crate::report::Report;
 
 /// Draws, for each tier, latency (logarithmic) against the share of answers within it.
 pub(crate) fn latency(path: &Path, report: &Report) -> Result<(), Box<dyn std::error::Error>> {
-    let tiers = report.by_tier();
+    let mut tiers = report.by_tier();
+    tiers.extend(report.of_pieces().into_iter().map(|(of, h)| (format!("{of} token"), h)));
     let longest = tiers.iter().map(|(_, h)| h.max()).max().unwrap_or(1) as f64 / 1e3;
     let shortest = tiers.iter().map(|(_, h)| h.min()).min().unwrap_or(1) as f64 / 1e3;
     let root = SVGBackend::new(path, (960, 540)).into_drawing_area();
@@ -21,11 +24,11 @@ pub(crate) fn latency(path: &Path, report: &Report) -> Result<(), Box<dyn std::e
         .build_cartesian_2d((shortest.max(0.1)..longest.max(1.0) * 1.1).log_scale(), 0.0..1.0)?;
     chart
         .configure_mesh()
-        .x_desc("latency from the planned time, ms")
+        .x_desc("ms, from the planned time (between tokens: from the one before)")
         .y_desc("share of answers")
         .x_label_formatter(&|ms| format!("{ms:.0}"))
         .draw()?;
-    let colours = [BLACK, BLUE, GREEN, RED, MAGENTA];
+    let colours = [BLACK, BLUE, GREEN, RED, MAGENTA, CYAN, full_palette::ORANGE];
     for ((tier, histogram), colour) in tiers.iter().zip(colours) {
         let points = (0..=1000).map(|step| {
             let share = f64::from(step) / 1000.0;

@@ -1,19 +1,23 @@
-//! Load tests of a running server: open loop with Zipf-distributed targets, or a
-//! fixed number of clients. Speaks HTTP only, so that it can drive anything that
-//! answers the same routes.
+//! Load tests of a running server: open loop with Zipf-distributed targets, a recorded trace, or a
+//! fixed number of clients. Speaks HTTP only, in the words of several APIs, so that it can drive others
+//! too (`compare/`).
 //!
-//! Reading order: `schedule` (when and what), `client` (one request),
+//! Reading order: `arrivals` and `trace` (when), `schedule` (when and what), `face` (in which words),
+//! `client` (one request),
 //! `run` (the scenario), `watch` (what the server says of itself meanwhile),
 //! `report` and `chart` (what came of it).
 #![allow(clippy::print_stdout, reason = "a command-line tool: its report goes to standard output")]
 #![allow(clippy::print_stderr, reason = "and its complaints to standard error")]
 
+mod arrivals;
 mod chart;
 mod client;
 mod echo;
+mod face;
 mod report;
 mod run;
 mod schedule;
+mod trace;
 mod watch;
 
 use std::path::PathBuf;
@@ -21,6 +25,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use self::arrivals::{Arrivals, Shape};
+use self::face::Face;
+use self::schedule::Replay;
 
 /// Load tests of a running Roundhouse.
 #[derive(Debug, Parser)]
@@ -43,6 +51,37 @@ enum Scenario {
         /// Exponent of the Zipf distribution: 0 is uniform, 1 the classic.
         #[arg(long, default_value_t = 1.0)]
         skew: f64,
+        /// How the rate changes over time.
+        #[arg(long, value_enum, default_value_t = Shape::Steady)]
+        shape: Shape,
+        /// Seconds from burst to burst, or of a day.
+        #[arg(long, default_value_t = 60.0)]
+        period: f64,
+        /// By what a burst, or the noon of a day, multiplies the rate.
+        #[arg(long, default_value_t = 2.0)]
+        factor: f64,
+    },
+    /// Open loop at the times of a recorded trace: the CSV of Alibaba's GenAI trace of 2026 or of Azure's
+    /// LLM inference trace of 2023, or one with the columns time, target and, where there is one, tenant.
+    /// The trace's most popular model is the first target, and so on around.
+    Replay {
+        #[command(flatten)]
+        common: Common,
+        /// The trace.
+        #[arg(long)]
+        trace: PathBuf,
+        /// Time passes so many times faster.
+        #[arg(long, default_value_t = 1000.0)]
+        speed: f64,
+        /// Where the trace names no models: the exponent by which targets are drawn.
+        #[arg(long, default_value_t = 1.0)]
+        skew: f64,
+        /// Tokens of a prompt at most, where the trace has lengths.
+        #[arg(long, default_value_t = 256)]
+        longest_prompt: usize,
+        /// Tokens of an answer at most, where the trace has lengths.
+        #[arg(long, default_value_t = 64)]
+        longest_answer: usize,
     },
     /// Closed loop: so many clients, each sending its next request when the last is answered;
     /// targets uniformly distributed.
@@ -67,7 +106,7 @@ pub(crate) struct Common {
     /// The data port.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// The admin port: sampled for the budget, read for metrics.
+    /// The admin port: sampled for the budget, read for metrics. `none` for servers that are not ours.
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     admin: String,
     /// The endpoint to invoke.
@@ -87,6 +126,25 @@ pub(crate) struct Common {
     /// target that `/v1/models` lists and that answers a first probe.
     #[arg(long)]
     expect: Option<PathBuf>,
+    /// Targets to ask, with commas between them; instead of those that `/v1/models` lists.
+    #[arg(long, value_delimiter = ',')]
+    targets: Vec<String>,
+    /// In the words of which API.
+    #[arg(long, value_enum, default_value_t = Face::Sagemaker)]
+    face: Face,
+    /// Has answers come in pieces, and times the first and those between; with --face openai.
+    #[arg(long)]
+    stream: bool,
+    /// New tokens of generic requests at most.
+    #[arg(long, default_value_t = 24)]
+    tokens: usize,
+    /// No fewer tokens either (`min_new_tokens`, `ignore_eos`).
+    #[arg(long)]
+    exact: bool,
+    /// A file with a tenant's bearer key at the end of each line: who asks is drawn from them, or told
+    /// by the trace.
+    #[arg(long)]
+    keys: Option<PathBuf>,
     /// Where to write `report.txt`, `report.json`, `requests.csv` and the picture.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -102,7 +160,14 @@ impl Common {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.scenario {
-        Scenario::Zipf { common, rate, skew } => run::open_loop(common, *rate, *skew).await,
+        Scenario::Zipf { common, rate, skew, shape, period, factor } => {
+            let (rate, shape, period, factor) = (*rate, *shape, *period, *factor);
+            run::open_loop(common, &Arrivals { rate, shape, period, factor }, *skew).await
+        }
+        Scenario::Replay { common, trace, speed, skew, longest_prompt, longest_answer } => {
+            let how = Replay { speed: *speed, longest: (*longest_prompt, *longest_answer) };
+            run::replay(common, trace, &how, *skew).await
+        }
         Scenario::Clients { common, clients } => run::closed_loop(common, *clients).await,
         Scenario::Echo { listen } => echo::serve(listen).await.map(|()| ExitCode::SUCCESS),
     };

@@ -104,7 +104,8 @@ pub(crate) async fn invocations(mut context: Context, request: Request) -> Respo
         let wish = wished(&mut context, &sent, &body, handlers)?;
         let endpoint = target::default_endpoint(&context)?;
         let bound = wish.bound(&context)?;
-        let unnamed = || Err(target::unnamed());
+        // Behind an endpoint of one model SageMaker passes no target model on, but this it does.
+        let unnamed = || target::custom_attribute(&headers).ok_or_else(target::unnamed);
         let found = addressed_in(&context, bound.as_ref(), endpoint, &headers, &sent, unnamed)?;
         let read = Read { handlers: endpoint.handlers, gathers: false };
         let body = (&headers, body);

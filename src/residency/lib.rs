@@ -2,6 +2,7 @@
 
 mod config;
 mod decision;
+mod described;
 mod error;
 mod handle;
 mod lease;
@@ -19,6 +20,7 @@ pub mod testing;
 
 pub use config::{Collation, Config, Policy, Replicas, TenantLimits, tenant};
 pub use decision::{Action, Decision, Departure, Obstacle, Stage};
+pub use described::describe_metrics;
 pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};
 pub use lease::Lease;

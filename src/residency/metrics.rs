@@ -1,40 +1,4 @@
-//! Every metric of this crate.
-//!
-//! | name | labels | meaning |
-//! |---|---|---|
-//! | `roundhouse_residency_grants_total` | endpoint, tier | leases granted, by where the model was found |
-//! | `roundhouse_residency_wait_seconds` | endpoint, tier | from request to lease |
-//! | `roundhouse_residency_refusals_total` | endpoint, kind | requests and operators turned away |
-//! | `roundhouse_residency_failures_total` | endpoint, stage | loads that failed, by stage |
-//! | `roundhouse_residency_loads_total` | endpoint | loads that became ready |
-//! | `roundhouse_residency_replications_total` | endpoint | loads of replicas that were begun, those that were given up or failed among them |
-//! | `roundhouse_residency_evictions_total` | endpoint, reason | residents that began to leave, for room or any other reason, `died` among them |
-//! | `roundhouse_residency_revivals_total` | endpoint | residents that had begun to leave and serve again |
-//! | `roundhouse_residency_eviction_idle_seconds` | endpoint, reason | how long they had not been used then |
-//! | `roundhouse_residency_resolve_seconds` | endpoint | finding a version |
-//! | `roundhouse_residency_fetch_seconds` | endpoint | bringing an artefact to disk |
-//! | `roundhouse_residency_load_seconds` | endpoint, device | loading it |
-//! | `roundhouse_residency_unload_seconds` | endpoint, device | freeing it |
-//! | `roundhouse_residency_discard_seconds` | endpoint | freeing a copy in the host's memory |
-//! | `roundhouse_residency_demotions_total` | endpoint | unloads that left a copy in the host's memory |
-//! | `roundhouse_residency_discards_total` | endpoint, reason | copies that left the host's memory |
-//! | `roundhouse_residency_host_budget_bytes` | | what copies may take in the host's memory |
-//! | `roundhouse_residency_host_charged_bytes` | | what they take |
-//! | `roundhouse_residency_host_reserved_bytes` | | what is promised to those that are being made |
-//! | `roundhouse_residency_copies` | | copies in the host's memory |
-//! | `roundhouse_residency_budget_bytes` | device | what residents may take |
-//! | `roundhouse_residency_charged_bytes` | device | what they take |
-//! | `roundhouse_residency_reserved_bytes` | device | what is promised to loads |
-//! | `roundhouse_residency_residents` | device | loaded artefacts |
-//! | `roundhouse_residency_kv_granted_bytes_total` | | what KV pools were granted beyond their floors |
-//! | `roundhouse_residency_kv_returned_bytes_total` | | what of it has come back, with residents that left too; less than granted: charged |
-//! | `roundhouse_residency_waiters` | | requests and operators that wait |
-//! | `roundhouse_residency_updates_waiting` | | known models of which the store holds a version that waits for an operator's word |
-//! | `roundhouse_residency_regret_ratio` | bound | loads during the latest requests by those of the offline optimum; `NaN` where the optimum loads nothing |
-//! | `roundhouse_residency_regret_loads` | | loads during the latest requests that requests waited for |
-//! | `roundhouse_residency_regret_unasked_loads` | | loads meanwhile that no request waited for |
-//! | `roundhouse_residency_regret_optimal_loads` | bound | what the offline optimum would have loaded, `lower` and `upper` |
-//! | `roundhouse_residency_regret_requests` | | the latest requests |
+//! Every metric of this crate. Their names, labels and meanings: [`describe_metrics`].
 
 use metrics::{counter, gauge, histogram};
 use roundhouse_types::{DeviceId, ErrorKind, ModelId};

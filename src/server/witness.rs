@@ -73,6 +73,7 @@ pub(crate) fn describe() {
     );
     describe_gauge!(
         DIVERGENCE,
+        Unit::Count,
         "Share of the expected bytes, of 64 MiB at least, by which more (or less) is used than loads, steps and fetches under way explain."
     );
     describe_gauge!(BASELINE_BYTES, Unit::Bytes, "What this process used before the first model.");

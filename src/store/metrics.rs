@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::Error;
 
@@ -29,6 +31,33 @@ pub const DISK_USED: &str = "roundhouse_store_disk_used_bytes";
 /// Artefacts and abandoned partial fetches removed to make room. Label `what`
 /// (`artefact`, `partial`).
 pub const EVICTIONS: &str = "roundhouse_store_evictions_total";
+
+/// Tells the installed recorder what the metrics mean. Call once at start-up.
+pub fn describe_metrics() {
+    let counters = [
+        (FETCHED_BYTES, Unit::Bytes, "bytes of artefacts that arrived from a store, by endpoint"),
+        (INSPECTED_BYTES, Unit::Bytes, "bytes read from a store to look into a file, by endpoint"),
+        (
+            OBJECT_READ_BYTES,
+            Unit::Bytes,
+            "bytes of requests' inputs read from a store, by endpoint",
+        ),
+        (OBJECT_WRITTEN_BYTES, Unit::Bytes, "bytes of objects written to a store, by endpoint"),
+        (REQUESTS, Unit::Count, "requests to stores, by endpoint, operation and outcome"),
+        (RETRIES, Unit::Count, "requests to stores made again after a failure, by endpoint"),
+        (EVICTIONS, Unit::Count, "artefacts and partial fetches removed from the disk for room"),
+    ];
+    for (name, unit, help) in counters {
+        describe_counter!(name, unit, help);
+    }
+    describe_histogram!(
+        FETCH_SECONDS,
+        Unit::Seconds,
+        "from the beginning of a fetch to whole on disk, by endpoint and outcome"
+    );
+    describe_gauge!(DISK_BUDGET, Unit::Bytes, "what the disk cache may hold");
+    describe_gauge!(DISK_USED, Unit::Bytes, "what the disk cache holds or has promised");
+}
 
 pub(crate) fn request(endpoint: &str, operation: &'static str, outcome: &'static str) {
     counter!(REQUESTS, "endpoint" => endpoint.to_owned(), "operation" => operation, "outcome" => outcome)

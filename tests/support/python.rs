@@ -37,6 +37,16 @@ pub fn framework_client(script: &str, args: &[&str]) -> String {
     run(command.arg(scripts().join(script)).args(args))
 }
 
+/// As [`client`], with what holds deployments against their platforms' schemas
+/// (`requirements-deploy.txt`).
+///
+/// # Panics
+/// As [`client`] does.
+pub fn deploy_client(script: &str, args: &[&str]) -> String {
+    let python = environment("deploy-venv", "requirements-deploy.txt");
+    run(Command::new(python).arg(scripts().join(script)).args(args))
+}
+
 /// As [`client`], with Node.js and the packages of `tests/clients/package.json`.
 ///
 /// # Panics

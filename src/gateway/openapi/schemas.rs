@@ -135,7 +135,7 @@ const PARAMETERS: &[Parameter] = &[
         "header",
         false,
         "string",
-        "Passed on to handlers; streams may say target-model=… in it.",
+        "Passed on to handlers; streams and /invocations may say target-model=… in it.",
     ),
     (
         "RouteKey",

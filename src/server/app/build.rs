@@ -19,16 +19,16 @@ use tracing::{info, warn};
 
 use super::behind::{self, Behinds};
 use super::budgets::{self, Budgets};
-use super::capture::{self, Captures};
+use super::capture::Captures;
 use super::live::Live;
 use super::single::{self, Single};
-use super::{accounts, asynchronous, faces, reload, settings};
+use super::{accounts, asynchronous, described, faces, settings};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
 use crate::error::Error;
-use crate::loader::{Aside, Bases, Handlers, LocalModels, ModelLoader, Source, Stages};
-use crate::witness::{self, Witness};
+use crate::loader::{Aside, Bases, Handlers, LocalModels, ModelLoader, Source};
+use crate::witness::Witness;
 use crate::{exporter, limits};
 
 /// The endpoint that the container contract's models belong to.
@@ -66,7 +66,7 @@ pub(super) async fn build(
 ) -> Result<App, Error> {
     let metrics =
         exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
-    describe_metrics();
+    described::describe_metrics();
     let accounts = accounts::open(&config).await?;
     let budgets = budgets(&config)?;
     let lanes = start_lanes(&config, &budgets)?;
@@ -303,21 +303,6 @@ async fn prime(lanes: &BTreeMap<DeviceId, Arc<Lane>>) -> Result<(), Error> {
         lane.place("primer", runner, EngineConfig::default()).await?.remove().await;
     }
     Ok(())
-}
-
-/// Registers units and help, before anything counts.
-fn describe_metrics() {
-    Stages::describe();
-    reload::describe();
-    capture::describe();
-    witness::describe();
-    roundhouse_engine::describe_metrics();
-    roundhouse_gateway::describe_metrics();
-    roundhouse_tenancy::describe_metrics();
-    roundhouse_asynchronous::describe_metrics();
-    roundhouse_serving::describe_metrics();
-    roundhouse_workers::describe_metrics();
-    roundhouse_containers::describe_metrics();
 }
 
 /// Endpoints that serve Python handlers.

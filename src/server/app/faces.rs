@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use metrics::{Unit, counter, describe_counter};
 use roundhouse_gateway::{
     AccessRecord, Capture, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
     TargetPage,
@@ -31,6 +32,15 @@ const LOG_MODE: u32 = 0o640;
 
 /// How long a record may wait for others that are written with it.
 const RECORDS_EVERY: Duration = Duration::from_millis(5);
+
+const RECORDS_LOST: &str = "roundhouse_server_access_records_lost_total";
+
+/// Registers the metric's help.
+pub(super) fn describe() {
+    let help =
+        "Lines of the access and audit logs that were lost since writing fell behind, by log.";
+    describe_counter!(RECORDS_LOST, Unit::Count, help);
+}
 
 /// All endpoints over their catalogues.
 pub(super) fn endpoints(
@@ -177,8 +187,7 @@ fn log<R: Serialize + Send + 'static>(
         .map_err(|source| Error::io(format!("cannot start the {name}"), source))?;
     Ok(Arc::new(move |record| {
         if records.try_send(record).is_err() {
-            metrics::counter!("roundhouse_server_access_records_lost_total", "log" => name)
-                .increment(1);
+            counter!(RECORDS_LOST, "log" => name).increment(1);
         }
     }))
 }

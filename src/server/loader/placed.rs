@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use metrics::{describe_gauge, gauge};
+use metrics::{Unit, describe_gauge, gauge};
 use roundhouse_engine::EngineHandle;
 use roundhouse_models::AdapterBase;
 use roundhouse_serving::TextCodec;
@@ -19,7 +19,7 @@ const ADAPTERS: &str = "roundhouse_adapters_resident";
 
 /// Registers the metric's help.
 pub(super) fn describe() {
-    describe_gauge!(ADAPTERS, "Adapters that are loaded, on all devices together.");
+    describe_gauge!(ADAPTERS, Unit::Count, "Adapters that are loaded, on all devices together.");
 }
 
 /// How much of its KV pool, its workspace and its text side a model has touched.

@@ -55,6 +55,26 @@ async fn the_target_header_is_raw_bytes_and_checked() {
 }
 
 #[tokio::test]
+async fn custom_attributes_name_a_target_at_invocations_where_no_header_does() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let ask = |path: &str, target: &str, attributes: &'static str| {
+        let mut request = post(path, target, r#"{"inputs":"hi"}"#);
+        let value = http::HeaderValue::from_static(attributes);
+        request.headers_mut().insert("x-amzn-sagemaker-custom-attributes", value);
+        harness.send(request)
+    };
+    assert_eq!(ask(PLAIN, "", "trace=1,target-model=t/b").await.status, 200);
+    assert_eq!(ask(PLAIN, "t/a", "target-model=t/b").await.status, 200);
+    let asked: Vec<String> =
+        harness.asked.lock().unwrap().iter().map(|it| it.model.to_string()).collect();
+    assert_eq!(asked, ["ep:t/b", "ep:t/a"], "the header goes before them");
+    assert_eq!(ask(PLAIN, "", "target-model=../a").await.status, 400);
+    assert_eq!(ask(PLAIN, "", "trace=1").await.status, 400);
+    // SageMaker's own operation has a header for it, and says so.
+    assert_eq!(ask(INVOKE, "", "target-model=t/b").await.status, 400);
+}
+
+#[tokio::test]
 async fn a_missing_target_or_endpoint_is_a_validation_error() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let got = harness.post(INVOKE, "", r#"{"inputs":"hi"}"#).await;
