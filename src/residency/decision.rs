@@ -318,7 +318,10 @@ impl fmt::Display for Action {
                     LoadSource::Arriving => " while it arrives",
                     LoadSource::Files => "",
                 };
-                write!(f, "loading{source}, {requests} requests wait for it")?;
+                match requests {
+                    1 => write!(f, "loading{source}, one request waits for it")?,
+                    n => write!(f, "loading{source}, {n} requests wait for it")?,
+                }
                 match ahead_of {
                     0 => Ok(()),
                     n => write!(f, "; goes before {n} loads that were asked for earlier"),

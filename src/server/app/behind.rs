@@ -228,6 +228,7 @@ fn face(endpoint: &Endpoint, behind: &Behind, standing: &Standing) -> EndpointFa
         base: Arc::new(|_| None),
         facts: Arc::new(|_| None),
         handlers: false,
+        engines: false,
         naming: Naming::default(),
         capture: None,
         containers: Some(Containers { mode: behind.mode, list }),

@@ -30,9 +30,10 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 44] = [
+const LABELS: [(&str, &str); 45] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
+    ("roundhouse_containers_", "container"),
     ("roundhouse_engine_sequences_ended_total", "reason"),
     ("roundhouse_gateway_first_byte_seconds", "route"),
     ("roundhouse_gateway_request_seconds", "route, status"),
@@ -78,7 +79,10 @@ const LABELS: [(&str, &str); 44] = [
 ];
 
 /// Labels that differ from those of their area.
-const EXCEPTIONS: [(&str, &str); 8] = [
+const EXCEPTIONS: [(&str, &str); 11] = [
+    ("roundhouse_containers_cut_answers_total", "container, why"),
+    ("roundhouse_containers_ended_total", "container, reason"),
+    ("roundhouse_containers_requests_total", "container, outcome"),
     ("roundhouse_store_disk_budget_bytes", ""),
     ("roundhouse_store_disk_used_bytes", ""),
     ("roundhouse_store_evictions_total", "what"),
