@@ -161,7 +161,7 @@ fn not_now(error: &Error) -> Option<NotNow> {
         failure.status().is_none() && passing.contains(&failure.kind())
     };
     match error {
-        Error::Failed(failure) if passes(failure) => {}
+        Error::Failed(failure) | Error::OfContainer { failure, .. } if passes(failure) => {}
         Error::Refused(_) => {}
         _ => return None,
     }

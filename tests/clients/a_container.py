@@ -118,10 +118,14 @@ class Handler(BaseHTTPRequestHandler):
 TURNS = {}
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 def main():
     port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", 0))
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", port), Handler)
     if len(sys.argv) > 1:
         with open(sys.argv[1] + ".new", "w") as file:
             file.write(str(server.server_address[1]))

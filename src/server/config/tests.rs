@@ -108,7 +108,8 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
         })
         .collect();
     let config = Config::parse(Some(&all), &no_env, &ServeFlags::default()).unwrap();
-    assert_eq!(config.endpoints.len(), 1);
+    assert_eq!(config.endpoints.len(), 2);
+    assert_eq!(config.endpoints[1].containers.as_ref().unwrap().containers.len(), 1);
     assert_eq!(config.endpoints[0].mounts[0].region.as_deref(), Some("eu-central-1"));
     assert_eq!(config.listen.health, Some("0.0.0.0:8082".parse().unwrap()));
     assert_eq!(config.devices[0].budget, Some(Bytes::gib(24)));
