@@ -54,7 +54,7 @@ pub(crate) async fn respond(
     };
     let is_error = status.is_client_error() || status.is_server_error();
     let is_own = matches!(origin, Origin::Engine(route) if route != Route::Invocations);
-    if !status.is_success() && !(is_own && is_error) {
+    if !(status.is_success() || is_own && is_error) {
         return Err(refused(status, &whole));
     }
     let content_type = content_type

@@ -159,7 +159,7 @@ async fn event(answer: &mut reqwest::Response, name: &str) -> (String, Value) {
     let mut text = String::new();
     loop {
         let chunk = answer.chunk().await.unwrap().expect("the stream goes on");
-        text.push_str(&String::from_utf8(chunk.to_vec()).unwrap());
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
         let mut frames: Vec<&str> = text.split("\n\n").collect();
         let rest = frames.pop().unwrap_or_default().to_owned();
         for frame in frames {
