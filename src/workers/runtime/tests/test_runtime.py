@@ -29,6 +29,7 @@ class Framing(unittest.TestCase):
     def test_ready_says_what_was_found(self):
         with Worker(script(ECHO)) as worker:
             self.assertEqual(worker.hello.kind, READY)
+            self.assertIn("importlib", worker.hello.said.pop("imported"))
             self.assertEqual(worker.hello.said, {
                 "python": "{}.{}.{}".format(*sys.version_info), "framework": "plain",
                 "functions": ["model_fn", "transform_fn"], "defaults": []})

@@ -3,7 +3,7 @@
 //! Brings its own `main`, as it re-executes itself as the confined process. Where the machine
 //! keeps none (without root or mount namespaces) all is skipped, and said so.
 
-#![expect(clippy::print_stdout, reason = "what a test runner is for")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what a test runner is for")]
 #![allow(clippy::unwrap_used)]
 
 mod isolation;
@@ -36,6 +36,8 @@ fn run(words: &[&str]) -> ExitCode {
     let exact = words.contains(&"--exact");
     let filters: Vec<&&str> =
         words.iter().filter(|word| !word.starts_with("--") && **word != "terse").collect();
+    // Of all: what a test leaves to end in the background does.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut failed = 0;
     for (name, test) in [isolation::TESTS, keeping::TESTS].concat() {
         let meets = |filter: &&&str| if exact { **filter == name } else { name.contains(**filter) };
@@ -47,7 +49,6 @@ fn run(words: &[&str]) -> ExitCode {
             println!("{name}: test");
             continue;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         if let Some(reason) = runtime.block_on(async { Setting::missing() }) {
             println!("test {name} ... skipped: {reason}");
             continue;

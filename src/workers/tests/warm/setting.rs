@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use roundhouse_confine::Isolation;
@@ -34,6 +36,15 @@ def transform_fn(model, body, content_type, accept):
     return json.dumps(said), 'application/json'
 ";
 
+/// Users that no other setting of this process has.
+const USERS: u32 = 32;
+static SETTINGS: AtomicU32 = AtomicU32::new(0);
+
+fn users() -> RangeInclusive<u32> {
+    let first = DYNAMIC_USERS.start() + USERS * SETTINGS.fetch_add(1, Ordering::Relaxed);
+    first..=first + USERS - 1
+}
+
 pub(crate) struct Setting {
     folder: TempDir,
     pub(crate) workers: Workers,
@@ -57,7 +68,7 @@ impl Setting {
             dir: folder.path().join("handlers"),
             python: "python3".into(),
             isolation: Isolation::Required,
-            uids: DYNAMIC_USERS,
+            uids: users(),
             assumed_memory: Bytes::mib(64),
             max_memory: Bytes::gib(1),
             workers: 1,
