@@ -288,6 +288,10 @@ impl Warm {
     /// Keeps an idle one, as far as it may be kept.
     async fn keep(&self, parent: Parent) {
         let mut parent = parent;
+        // One that its last model has stopped would hold up that model's unload.
+        if !parent.is_fit() {
+            return cool(parent, Cooled::Unfit);
+        }
         if let Err(error) = parent.fork_ahead().await {
             debug!(%error, "an interpreter does not fork");
             return cool(parent, Cooled::Unfit);

@@ -1,6 +1,7 @@
 //! Who is kept, for whom, and what becomes of a model when its interpreter ends.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use roundhouse_types::Bytes;
 use roundhouse_workers::{Group, Warming};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::Test;
-use crate::setting::{EVALUATES, FORKED, Setting, said};
+use crate::setting::{EVALUATES, FORKED, PATIENCE, Setting, said};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_fork_serves_and_its_interpreter_serves_the_next_model", serves),
@@ -64,6 +65,16 @@ async fn interpreter(group: &Group) -> u32 {
 /// Whether the group was forked from this one, and not started or another's.
 async fn is_of(group: &Group, parent: u32) -> bool {
     is_forked(group).await && interpreter(group).await == parent
+}
+
+/// Waits until a process that was killed is over, its end taken or not.
+async fn over(process: u32) {
+    let began = Instant::now();
+    let state = || std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    while !state().is_empty() && !state().contains(") Z ") {
+        assert!(began.elapsed() < PATIENCE, "{process} lives");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 fn signal(process: u32, signal: Signal) {
@@ -127,6 +138,7 @@ fn killed(runtime: &Runtime) {
         group.stop().await;
         // One that is idle.
         signal(parent, Signal::KILL);
+        over(parent).await;
         let group = setting.launch(&handler).await;
         assert!(!is_of(&group, parent).await);
         group.stop().await;
@@ -207,7 +219,7 @@ fn room(runtime: &Runtime) {
 
 fn idle(runtime: &Runtime) {
     runtime.block_on(async {
-        let idle_after = std::time::Duration::ZERO;
+        let idle_after = Duration::ZERO;
         let setting = Setting::new(Warming { idle_after, ..Warming::default() });
         setting.warm_by(&setting.evaluates("one", "a")).await;
         setting.wait("it to leave", |state| state.interpreters == 0).await;
