@@ -131,8 +131,8 @@ const REFUSED_CLONE_FLAGS: &[libc::c_int] = &[
     libc::CLONE_PARENT,
 ];
 
-/// Outliving the server, and hiding one's memory from it.
-const REFUSED_PRCTLS: &[libc::c_int] = &[libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE];
+/// Hiding one's memory from the server.
+const REFUSED_PRCTLS: &[libc::c_int] = &[libc::PR_SET_DUMPABLE];
 
 /// A socket's type without the flags that travel with it.
 const TYPE_MASK: u64 = 0xf;
@@ -178,6 +178,10 @@ fn rules(network: &Network) -> Result<Rules, seccompiler::BackendError> {
     for option in REFUSED_PRCTLS {
         prctl.push(all([is(0, u64::from(option.unsigned_abs()))?])?);
     }
+    // Outliving the server. To ask for the death that is due anyway is allowed: a fork does
+    // not inherit it.
+    let on_death = is(0, u64::from(libc::PR_SET_PDEATHSIG.unsigned_abs()))?;
+    prctl.push(all([on_death, is_not(1, u64::from(libc::SIGKILL.unsigned_abs()))?])?);
     rules.insert(libc::SYS_prctl, prctl);
     // The second argument is the process, and zero of a user is the user.
     let others = all([is_not(1, 0)?])?;

@@ -206,6 +206,12 @@ async fn residency_now(admin: &Admin) -> Result<Value, Failure> {
         None => Value::Null,
     };
     shown["memory"] = serde_json::to_value(admin.witness.last()).map_err(unsayable)?;
+    // Of interpreters that are kept for handlers; they take what is free of the device cpu.
+    shown["warm"] = admin.loader.warm().map_or(Value::Null, |warm| {
+        json!({
+            "interpreters": warm.interpreters, "bytes": warm.bytes, "limit_bytes": warm.limit,
+        })
+    });
     shown["beyond_bytes"] = json!(admin.witness.configured().beyond);
     for found in shown["devices"].as_array_mut().into_iter().flatten() {
         let mut configured = admin.witness.configured().devices.iter();

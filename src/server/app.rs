@@ -14,6 +14,7 @@ mod preload;
 mod reload;
 pub(crate) mod settings;
 mod single;
+mod warm;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -22,7 +22,7 @@ use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
 use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
 use roundhouse_types::{Bytes, EndpointName};
-use roundhouse_workers::{Isolation, Packages};
+use roundhouse_workers::{Isolation, Packages, Warming};
 
 mod asynchronous;
 mod auth;
@@ -368,6 +368,8 @@ pub struct Handlers {
     pub processes: u32,
     /// How requirements are installed.
     pub packages: Packages,
+    /// Interpreters that are kept to be forked; absent: none.
+    pub warm: Option<Warming>,
 }
 
 /// `[container]`: how a platform runs this server as its container: the contract of SageMaker's

@@ -49,6 +49,7 @@ use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
     SharedPart,
 };
+use roundhouse_workers::WarmState;
 use tracing::{info, warn};
 
 use crate::config::{EngineRule, ShareTensors, VersionRule};
@@ -424,6 +425,11 @@ impl Loader for ModelLoader {
 }
 
 impl ModelLoader {
+    /// What idle interpreters take that are kept for handlers; absent where none are.
+    pub(crate) fn warm(&self) -> Option<WarmState> {
+        self.handlers.workers.as_ref().and_then(|workers| workers.warm())
+    }
+
     /// Writes down the most that a handler was seen to use: its next load is promised that.
     async fn remember_peak(&self, id: &ArtefactId, model: &ServedModel) {
         let (ServedModel::Handler(group), Some(workers)) = (model, &self.handlers.workers) else {

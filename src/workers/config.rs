@@ -7,6 +7,8 @@ use std::time::Duration;
 use roundhouse_confine::Isolation;
 use roundhouse_types::Bytes;
 
+use crate::Warming;
+
 /// Settings and bounds of all handlers of a process.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -42,6 +44,8 @@ pub struct Config {
     pub max_queue: usize,
     /// Where packages come from.
     pub packages: Packages,
+    /// Interpreters that are kept to be forked; absent: none.
+    pub warm: Option<Warming>,
 }
 
 /// How `requirements.txt` is installed.

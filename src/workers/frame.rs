@@ -100,6 +100,9 @@ pub(crate) struct Ready {
     pub(crate) python: String,
     /// Whose defaults fill in for functions that the script does not have.
     pub(crate) framework: String,
+    /// Packages that it has imported.
+    #[serde(default)]
+    pub(crate) imported: Vec<String>,
 }
 
 /// Why something failed, as Python says it.

@@ -15,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::environment::Environment;
+use crate::frame::Ready;
 use crate::metrics::{self, End};
 use crate::poison::{Fingerprinted, Poison};
 use crate::process::Process;
 use crate::scratch::Corner;
 use crate::spawn::Spawner;
+use crate::warm::{Parent, Warm};
 use crate::watch::{Verdict, Watched};
 use crate::worker::{Flight, Job, Over, Worker};
-use crate::{Call, CallError, Error, Reply};
+use crate::{Base, Call, CallError, Error, Reply};
 
 /// Pauses before a worker that died is started again.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
@@ -78,7 +80,25 @@ pub struct Group {
     shared: Arc<Shared>,
     calls: async_channel::Sender<Job>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    corner: Mutex<Option<Corner>>,
+    nest: Mutex<Option<Nest>>,
+}
+
+/// Where a group's processes live.
+pub(crate) enum Nest {
+    /// In a folder of their own, as a user of their own.
+    Own(Corner),
+    /// In those of the interpreter that they were forked from.
+    Warm(Box<Parent>, Arc<Warm>),
+}
+
+impl Nest {
+    /// The user and the temporary folder.
+    pub(crate) fn corner(&self) -> &Corner {
+        match self {
+            Self::Own(corner) => corner,
+            Self::Warm(parent, _) => parent.corner(),
+        }
+    }
 }
 
 impl Group {
@@ -86,7 +106,7 @@ impl Group {
         shared: Shared,
         calls: async_channel::Sender<Job>,
         processes: Vec<Process>,
-        corner: Corner,
+        nest: Nest,
     ) -> Self {
         let shared = Arc::new(shared);
         shared.alive.store(processes.len(), Ordering::Relaxed);
@@ -95,7 +115,7 @@ impl Group {
             .enumerate()
             .map(|(index, process)| tokio::spawn(keep(Arc::clone(&shared), index, process)))
             .collect();
-        Self { shared, calls, tasks: Mutex::new(tasks), corner: Mutex::new(Some(corner)) }
+        Self { shared, calls, tasks: Mutex::new(tasks), nest: Mutex::new(Some(nest)) }
     }
 
     /// Runs one call. Returns with the whole answer, or when the first piece of a streamed one
@@ -147,8 +167,14 @@ impl Group {
             let _ = task.await;
         }
         discard(&self.shared.queue);
-        let corner = self.corner.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let _ = tokio::task::spawn_blocking(move || drop(corner)).await;
+        let nest = self.nest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match nest {
+            Some(Nest::Warm(parent, warm)) => {
+                self.shared.watched.remove(parent.group());
+                warm.give_back(*parent).await;
+            }
+            nest => drop(tokio::task::spawn_blocking(move || drop(nest)).await),
+        }
     }
 }
 
@@ -198,7 +224,7 @@ async fn keep(shared: Arc<Shared>, index: usize, process: Process) {
         }
         pause = (pause * 2).min(RESTART_LONGEST);
         match start(&shared, index).await {
-            Ok(process) => {
+            Ok((process, _)) => {
                 shared.alive.fetch_add(1, Ordering::AcqRel);
                 running = Some(process);
             }
@@ -268,12 +294,21 @@ fn condemned(verdict: Verdict) -> (End, Error) {
 }
 
 /// Starts one worker and waits until it is ready.
-pub(crate) async fn start(shared: &Shared, index: usize) -> Result<Process, Error> {
+pub(crate) async fn start(shared: &Shared, index: usize) -> Result<(Process, Ready), Error> {
     let began = Instant::now();
     let launch = (shared.launch)(index);
     let spawned = shared.spawner.spawn(&launch).await?;
     metrics::started();
-    let mut process = Process::new(spawned, &shared.name, index);
+    settle(shared, index, Process::new(spawned, &shared.name, index), began).await
+}
+
+/// Waits until a worker that was started or forked is ready.
+pub(crate) async fn settle(
+    shared: &Shared,
+    index: usize,
+    mut process: Process,
+    began: Instant,
+) -> Result<(Process, Ready), Error> {
     shared.watched.add(process.group);
     shared.watched.starting.fetch_add(1, Ordering::Relaxed);
     let ready = tokio::select! {
@@ -287,10 +322,10 @@ pub(crate) async fn start(shared: &Shared, index: usize) -> Result<Process, Erro
         Ok(ready) => {
             metrics::ready(began.elapsed());
             info!(
-                model = %shared.name, worker = index, python = ready.python,
-                framework = ready.framework, took = ?began.elapsed(), "worker ready"
+                model = %shared.name, worker = index, python = %ready.python,
+                framework = %ready.framework, took = ?began.elapsed(), "worker ready"
             );
-            Ok(process)
+            Ok((process, ready))
         }
         Err(error) => {
             process.end().await;
@@ -307,7 +342,7 @@ pub(crate) async fn start(shared: &Shared, index: usize) -> Result<Process, Erro
 pub(crate) struct Recipe {
     pub(crate) confinement: Confinement,
     pub(crate) python: PathBuf,
-    pub(crate) runtime: PathBuf,
+    pub(crate) base: Arc<Base>,
     pub(crate) settings: serde_json::Value,
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) dir: PathBuf,
@@ -318,23 +353,10 @@ impl Recipe {
     pub(crate) fn launch(&self, index: usize) -> Launch {
         let mut settings = self.settings.clone();
         settings["worker"] = index.into();
-        let entry = self.runtime.to_string_lossy();
-        // As a module, so that its compiled form is used.
-        let start = format!(
-            "import sys; sys.path[0] = {entry:?}; import roundhouse_worker; \
-             roundhouse_worker.main()"
-        );
         Launch {
             confinement: self.confinement.clone(),
             program: self.python.clone(),
-            args: vec![
-                "-s".into(),
-                "-B".into(),
-                "-u".into(),
-                "-c".into(),
-                start,
-                settings.to_string(),
-            ],
+            args: self.base.arguments("roundhouse_worker", &settings),
             env: self.variables.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             dir: self.dir.clone(),
         }

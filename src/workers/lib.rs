@@ -4,7 +4,8 @@
 //! reading order: `layout` (which artefacts are handlers, what they ask for), this one (what all
 //! groups share, and how one is launched), `group` (one handler's workers), `worker` (one
 //! process's calls), `frame` (what is said through its socket), `process` and `spawn` (its
-//! start and its end), `watch` (what it really uses), `environment` (`requirements.txt`).
+//! start and its end), `watch` (what it really uses), `warm` (interpreters that are forked instead
+//! of started), `environment` (`requirements.txt`).
 //!
 //! What a worker may touch is `roundhouse-confine`'s.
 
@@ -26,6 +27,7 @@ mod scratch;
 mod spawn;
 #[cfg(test)]
 mod testing;
+mod warm;
 mod watch;
 mod worker;
 
@@ -35,6 +37,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 pub use call::{Body, Call, CallError, Chunks, Meta, Reply};
 pub use config::{Config, DYNAMIC_USERS, Packages};
@@ -44,6 +47,7 @@ pub use layout::{Framework, Layout, SETTINGS_FILE, SETTINGS_MAX, Settings};
 pub use metrics::describe_metrics;
 pub use peaks::remembered;
 pub use roundhouse_confine::Isolation;
+pub use warm::{WarmState, Warming};
 
 use roundhouse_confine::{Confinement, Interpreter, Mechanisms, Network};
 use roundhouse_types::Bytes;
@@ -52,12 +56,16 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use environment::{Environments, Installer};
-use group::{Recipe, Shared};
+use environment::{Environment, Environments, Installer};
+use frame::Ready;
+use group::{Nest, Recipe, Shared};
+use metrics::Launched;
 use peaks::Peaks;
 use poison::Poison;
+use process::Process;
 use scratch::Scratch;
 use spawn::Spawner;
+use warm::{Order, Warm};
 use watch::{Watch, Watched};
 
 /// Open files and sockets of one worker.
@@ -72,19 +80,26 @@ const RESERVED_BESIDE: Bytes = Bytes::gib(1);
 
 /// What all handlers of a process share. Owned by the server.
 pub struct Workers {
-    config: Config,
+    base: Arc<Base>,
     mechanisms: Mechanisms,
-    runtime: PathBuf,
-    /// What an interpreter needs to read.
-    system: Vec<PathBuf>,
-    scratch: Arc<Scratch>,
-    spawner: Spawner,
+    /// Where interpreters are kept.
+    warm: Option<Arc<Warm>>,
     watch: Arc<Watch>,
     peaks: Arc<Peaks>,
     poison: Arc<Poison>,
     environments: Environments,
     /// Held for as long as the folder is ours.
     _lock: File,
+}
+
+/// What every process of ours is started with.
+pub(crate) struct Base {
+    config: Config,
+    runtime: PathBuf,
+    /// What an interpreter needs to read.
+    system: Vec<PathBuf>,
+    scratch: Arc<Scratch>,
+    spawner: Spawner,
 }
 
 /// A handler to be launched.
@@ -134,6 +149,7 @@ impl Workers {
         })?;
         let python = interpreter.executable;
         let lock = lock(&config.dir)?;
+        let peaks = Arc::new(Peaks::open(&config.dir));
         let runtime = runtime::install(&config.dir.join("runtime"), &python)?;
         let uids = mechanisms.own_uid.then(|| config.uids.clone());
         let scratch = Arc::new(Scratch::open(config.dir.join("scratch"), uids)?);
@@ -146,24 +162,37 @@ impl Workers {
             Arc::clone(&scratch),
         );
         let environments = Environments::open(&config, installer)?;
+        let config = Config { python, ..config };
+        let base = Base { config, runtime, system: interpreter.read, scratch, spawner };
+        let base = Arc::new(base);
         Ok(Self {
-            runtime,
-            system: interpreter.read,
-            scratch,
-            spawner,
+            warm: warmed(&base, &mechanisms),
+            base,
             watch: Watch::start()?,
-            peaks: Arc::new(Peaks::open(&config.dir)),
+            peaks,
             poison: Arc::default(),
             environments,
             mechanisms,
             _lock: lock,
-            config: Config { python, ..config },
         })
     }
 
     /// The settings it was started with.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.base.config
+    }
+
+    /// What idle interpreters take; absent where none are kept.
+    pub fn warm(&self) -> Option<WarmState> {
+        self.warm.as_ref().map(|warm| warm.idle())
+    }
+
+    /// Says what of the device's budget nobody has a claim to: idle interpreters that take more
+    /// leave at once.
+    pub fn set_warm_room(&self, room: Bytes) {
+        if let Some(warm) = &self.warm {
+            warm.set_room(room);
+        }
     }
 
     /// What this machine confines workers by.
@@ -195,13 +224,45 @@ impl Workers {
             }
             None => None,
         };
-        let scratch = Arc::clone(&self.scratch);
+        if let Some(warm) = &self.warm {
+            let key = warm.key(handler, environment.as_deref());
+            if let Some(parent) = warm.take(&key) {
+                let nest = Nest::Warm(Box::new(parent), Arc::clone(warm));
+                match self.launch_in(nest, handler, environment.clone(), Arc::clone(&news)).await {
+                    Ok(group) => {
+                        metrics::launched(Launched::Hit);
+                        return Ok(group);
+                    }
+                    // Whether it is the handler that cannot be loaded, a start anew will tell.
+                    Err(error @ (Error::Unloadable(_) | Error::Spawn(_) | Error::Garbled(_))) => {
+                        warm::failed(&handler.name, error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            } else {
+                metrics::launched(Launched::Miss);
+            }
+        }
+        let scratch = Arc::clone(&self.base.scratch);
         let corner = blocking(move || scratch.take()).await?;
-        let memory_limit = handler.settings.memory.unwrap_or(self.config.max_memory);
+        self.launch_in(Nest::Own(corner), handler, environment, news).await
+    }
+
+    /// Starts a handler's workers as one user and in one folder.
+    async fn launch_in(
+        &self,
+        mut nest: Nest,
+        handler: &Handler,
+        environment: Option<Arc<Environment>>,
+        news: NewsFn,
+    ) -> Result<Group, Error> {
+        let config = &self.base.config;
+        let (dir, uid) = (nest.corner().dir.clone(), nest.corner().uid);
+        let memory_limit = handler.settings.memory.unwrap_or(config.max_memory);
         let watched = Arc::new(Watched {
-            dir: corner.dir.clone(),
+            dir: dir.clone(),
             memory_limit,
-            files_limit: self.config.max_temp,
+            files_limit: config.max_temp,
             workers: Mutex::new(BTreeSet::new()),
             busy: AtomicBool::new(true),
             starting: AtomicUsize::new(0),
@@ -213,44 +274,97 @@ impl Workers {
                 Box::new(move |bytes| news(News::Measured(bytes)))
             },
         });
-        let python = environment.as_ref().map_or(&self.config.python, |it| &it.python);
-        let mut read = self.system.clone();
-        read.extend([self.runtime.clone(), handler.dir.clone()]);
+        let python = environment.as_ref().map_or(&config.python, |it| &it.python);
+        let mut read = self.base.system.clone();
+        read.extend([self.base.runtime.clone(), handler.dir.clone()]);
         read.extend(environment.as_ref().map(|it| it.root.clone()));
+        let mut variables = variables(&handler.settings.variables, &dir, python);
+        variables.extend(named(handler, &handler.dir));
         let recipe = Recipe {
-            confinement: self.confinement(read, &corner.dir, corner.uid, memory_limit),
+            confinement: self.base.confinement(read, &dir, uid, memory_limit),
             python: python.clone(),
-            runtime: self.runtime.clone(),
-            settings: self.settings(handler),
-            variables: variables(handler, &corner.dir, python),
-            dir: corner.dir.clone(),
+            base: Arc::clone(&self.base),
+            settings: self.settings(handler, &handler.dir),
+            variables,
+            dir: dir.clone(),
         };
-        let (calls, queue) = async_channel::bounded(self.config.max_queue);
+        let (calls, queue) = async_channel::bounded(config.max_queue);
         let shared = Shared {
             name: handler.name.clone(),
             version: handler.version.clone(),
             time_limit: handler.settings.time_limit,
-            start_limit: self.config.start_limit,
-            max_response: self.config.max_response,
+            start_limit: config.start_limit,
+            max_response: config.max_response,
             queue,
             stop: CancellationToken::new(),
             watched: Arc::clone(&watched),
             poison: Arc::clone(&self.poison),
-            spawner: self.spawner.clone(),
+            spawner: self.base.spawner.clone(),
             launch: Arc::new(move |index| recipe.launch(index)),
             news,
             alive: AtomicUsize::new(0),
             _environment: environment.clone(),
         };
         self.watch.add(&watched);
-        let starts = (0..handler.settings.workers).map(|index| group::start(&shared, index));
         let mut processes = Vec::new();
-        for started in futures_util::future::join_all(starts).await {
-            processes.push(started?);
+        let mut imported = Vec::new();
+        for started in self.start_all(&shared, &mut nest, handler).await {
+            let (process, ready) = started?;
+            processes.push(process);
+            imported = ready.imported;
         }
-        Ok(Group::new(shared, calls, processes, corner))
+        if let Some(warm) = &self.warm {
+            warm.started(&warm.key(handler, environment.as_deref()), imported, environment);
+        }
+        Ok(Group::new(shared, calls, processes, nest))
     }
 
+    /// Starts or forks all workers of a group, and waits until each is ready or has failed.
+    async fn start_all(
+        &self,
+        shared: &Shared,
+        nest: &mut Nest,
+        handler: &Handler,
+    ) -> Vec<Result<(Process, Ready), Error>> {
+        let workers = 0..handler.settings.workers;
+        let Nest::Warm(parent, _) = nest else {
+            let starts = workers.map(|index| group::start(shared, index));
+            return futures_util::future::join_all(starts).await;
+        };
+        // What a model shares with the interpreter is charged to both in part.
+        shared.watched.add(parent.group());
+        let dir = parent.model_dir().to_owned();
+        let mut settles = Vec::new();
+        for index in workers {
+            let began = Instant::now();
+            let mut settings = self.settings(handler, &dir);
+            settings["worker"] = index.into();
+            let order = Order {
+                settings,
+                variables: named(handler, &dir),
+                memory: reserved(shared.watched.memory_limit),
+                dir: handler.dir.clone(),
+            };
+            let forked = parent.fork(&order, &handler.name, index).await;
+            settles.push(async move { group::settle(shared, index, forked?, began).await });
+        }
+        futures_util::future::join_all(settles).await
+    }
+
+    fn settings(&self, handler: &Handler, dir: &Path) -> serde_json::Value {
+        let code = handler.layout.code.map(|code| dir.join(code));
+        json!({
+            "model_dir": dir,
+            "code_dir": code,
+            "name": handler.name,
+            "framework": handler.settings.framework.as_str(),
+            "max_response": self.base.config.max_response,
+            "workers": handler.settings.workers,
+        })
+    }
+}
+
+impl Base {
     fn confinement(
         &self,
         read: Vec<PathBuf>,
@@ -258,14 +372,13 @@ impl Workers {
         uid: Option<u32>,
         memory: Bytes,
     ) -> Confinement {
-        let reserved = memory.0.saturating_mul(RESERVED_FACTOR).saturating_add(RESERVED_BESIDE.0);
         Confinement {
             isolation: self.config.isolation,
             uid,
             read,
             write: vec![temp.to_owned()],
             network: Network::None,
-            memory: Some(reserved),
+            memory: Some(reserved(memory)),
             processes: Some(self.config.processes),
             open_files: OPEN_FILES,
             file_size: self.config.max_temp.0,
@@ -273,17 +386,31 @@ impl Workers {
         }
     }
 
-    fn settings(&self, handler: &Handler) -> serde_json::Value {
-        let code = handler.layout.code.map(|code| handler.dir.join(code));
-        json!({
-            "model_dir": handler.dir,
-            "code_dir": code,
-            "name": handler.name,
-            "framework": handler.settings.framework.as_str(),
-            "max_response": self.config.max_response,
-            "workers": handler.settings.workers,
-        })
+    /// What an interpreter is started with to run one of our modules' `main`.
+    fn arguments(&self, module: &str, settings: &serde_json::Value) -> Vec<String> {
+        let entry = self.runtime.to_string_lossy();
+        // As a module, so that its compiled form is used.
+        let start =
+            format!("import sys; sys.path[0] = {entry:?}; import {module}; {module}.main()");
+        let fixed = ["-s", "-B", "-u", "-c"].map(str::to_owned);
+        fixed.into_iter().chain([start, settings.to_string()]).collect()
     }
+}
+
+/// The limit on writable memory beside the one that the watch holds.
+fn reserved(memory: Bytes) -> u64 {
+    memory.0.saturating_mul(RESERVED_FACTOR).saturating_add(RESERVED_BESIDE.0)
+}
+
+/// Keeps interpreters, where that is asked for and the machine allows it.
+fn warmed(base: &Arc<Base>, mechanisms: &Mechanisms) -> Option<Arc<Warm>> {
+    let settings = base.config.warm.clone()?;
+    // A fork's artefact is mounted in the view that its interpreter has to itself.
+    if !mechanisms.own_uid || !mechanisms.mount_namespace {
+        info!("no interpreters are kept for handlers: that needs root and mount namespaces");
+        return None;
+    }
+    Some(Warm::start(Arc::clone(base), settings))
 }
 
 /// Takes the folder for this process: what another left in it is ended and deleted.
@@ -295,8 +422,12 @@ fn lock(dir: &Path) -> Result<File, Error> {
     locked.map_err(|source| Error::file("lock (is another server using it?)", &path, source))
 }
 
-/// The environment of a handler's processes; nothing of ours is in it.
-fn variables(handler: &Handler, temp: &Path, python: &Path) -> BTreeMap<String, String> {
+/// The environment of a handler's processes, beside what is [`named`]; nothing of ours is in it.
+fn variables(
+    own: &BTreeMap<String, String>,
+    temp: &Path,
+    python: &Path,
+) -> BTreeMap<String, String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let bin = python.parent().map(text).unwrap_or_default();
     let mut variables = BTreeMap::from([
@@ -304,20 +435,30 @@ fn variables(handler: &Handler, temp: &Path, python: &Path) -> BTreeMap<String, 
         ("LANG".into(), "C.UTF-8".into()),
         ("HOME".into(), text(temp)),
         ("TMPDIR".into(), text(temp)),
-        ("SM_MODEL_DIR".into(), text(&handler.dir)),
+    ]);
+    // Many handlers share the cores; a pool per handler and library would only fight for them.
+    for library in ["OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"] {
+        variables.insert(format!("{library}_NUM_THREADS"), "1".into());
+    }
+    variables.extend(own.clone());
+    variables
+}
+
+/// The variables that say where a handler's files are, `dir` being the artefact's folder as it
+/// sees it, unless its settings say otherwise.
+fn named(handler: &Handler, dir: &Path) -> BTreeMap<String, String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut variables = BTreeMap::from([
+        ("SM_MODEL_DIR".to_owned(), text(dir)),
         (
             "SAGEMAKER_PROGRAM".into(),
             handler.layout.script.clone().unwrap_or_else(|| "inference.py".into()),
         ),
     ]);
     if let Some(code) = handler.layout.code {
-        variables.insert("SAGEMAKER_SUBMIT_DIRECTORY".into(), text(&handler.dir.join(code)));
+        variables.insert("SAGEMAKER_SUBMIT_DIRECTORY".into(), text(&dir.join(code)));
     }
-    // Many handlers share the cores; a pool per handler and library would only fight for them.
-    for library in ["OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"] {
-        variables.insert(format!("{library}_NUM_THREADS"), "1".into());
-    }
-    variables.extend(handler.settings.variables.clone());
+    variables.retain(|name, _| !handler.settings.variables.contains_key(name));
     variables
 }
 

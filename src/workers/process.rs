@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid, waitpid};
 use tokio::net::UnixStream;
-use tokio::process::Child;
 use tracing::warn;
 
 use crate::Error;
@@ -15,6 +14,7 @@ use crate::frame::{self, Frame, Ready};
 use crate::logs;
 use crate::metrics::{self, End};
 use crate::spawn::Spawned;
+use crate::warm::Fork;
 
 /// The kernel frees a killed process's memory before its group is gone; this is for a
 /// process that hangs in the kernel.
@@ -30,6 +30,27 @@ pub(crate) struct Process {
     pub(crate) socket: UnixStream,
     pub(crate) read: BytesMut,
     ended: bool,
+    /// Counted among the workers.
+    counts: bool,
+}
+
+/// A process of ours whose end is awaited.
+#[derive(Debug)]
+pub(crate) enum Child {
+    /// Started by us.
+    Started(tokio::process::Child),
+    /// Forked by a process that has imported for it, and left to us.
+    Forked(Fork),
+}
+
+impl Child {
+    /// Waits for its end; may be dropped and called again.
+    pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        match self {
+            Self::Started(child) => child.wait().await,
+            Self::Forked(fork) => fork.wait().await,
+        }
+    }
 }
 
 impl Process {
@@ -39,7 +60,29 @@ impl Process {
         // They end when the last process that could write is gone.
         tokio::spawn(logs::pump(stdout, model.to_owned(), worker));
         tokio::spawn(logs::pump(stderr, model.to_owned(), worker));
-        Self { child, group, socket, read: BytesMut::new(), ended: false }
+        let child = Child::Started(child);
+        Self { child, group, socket, read: BytesMut::new(), ended: false, counts: true }
+    }
+
+    /// Takes charge of what was just forked.
+    pub(crate) fn forked(fork: Fork, socket: UnixStream) -> Self {
+        let (group, child) = (fork.process(), Child::Forked(fork));
+        Self { child, group, socket, read: BytesMut::new(), ended: false, counts: true }
+    }
+
+    /// The same, where it is no worker, or not yet.
+    pub(crate) fn uncounted(self) -> Self {
+        let mut process = self;
+        process.counts = false;
+        process
+    }
+
+    /// It is a worker from now on.
+    pub(crate) fn counted(self) -> Self {
+        metrics::started();
+        let mut process = self;
+        process.counts = true;
+        process
     }
 
     /// Waits until the handler is loaded.
@@ -108,7 +151,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.ended {
-            metrics::ended(End::FailedStart);
+            if self.counts {
+                metrics::ended(End::FailedStart);
+            }
             abandon(self.group);
         }
     }

@@ -161,6 +161,24 @@ fn free_uid(uids: &RangeInclusive<u32>, state: &mut State) -> Result<u32, Error>
     Ok(uid)
 }
 
+impl Corner {
+    /// Deletes what is in its folder, which stays: it is the temporary folder of a process. Nobody
+    /// may write to it meanwhile. Blocking.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                fs::remove_file(entry.path())?;
+                continue;
+            }
+            // Its owner may have locked himself out.
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700))?;
+            remove(&entry.path())?;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Corner {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.dir)

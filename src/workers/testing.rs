@@ -25,5 +25,6 @@ pub(crate) fn config() -> Config {
         processes: 64,
         max_queue: 64,
         packages: Packages::default(),
+        warm: None,
     }
 }

@@ -261,7 +261,7 @@ fn state_and_group(proc: &Path) -> Option<(String, u32)> {
 /// A process's proportional set size. Where the kernel tells only its own user or a tracer
 /// (as it does root in a container without SYS_PTRACE), its resident set: what is shared counts
 /// in full then.
-fn pss(process: u32) -> io::Result<Bytes> {
+pub(crate) fn pss(process: u32) -> io::Result<Bytes> {
     let Ok(text) = fs::read_to_string(format!("/proc/{process}/smaps_rollup")) else {
         return resident(process);
     };

@@ -69,6 +69,8 @@ impl Stage {
         let mut stage = Self { dir, settings: Vec::new(), args: Vec::new() };
         // Nobody uploads while the server looks.
         stage.setting("STORE_SETTLE", "0s").setting("STORE_UPDATE_SETTLE", "0s");
+        // Processes are counted, and idle interpreters come when they like.
+        stage.setting("HANDLERS_WARM", "false");
         stage
     }
 

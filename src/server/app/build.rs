@@ -22,7 +22,7 @@ use super::budgets::{self, Budgets};
 use super::capture::Captures;
 use super::live::Live;
 use super::single::{self, Single};
-use super::{accounts, asynchronous, described, faces, settings};
+use super::{accounts, asynchronous, described, faces, settings, warm};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
@@ -114,6 +114,9 @@ pub(super) async fn build(
     let watched = settings::witness(&config, budgets.on_devices() + budgets.host);
     let witness = Witness::start(watched, budgets).await?;
     tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));
+    if let Some(workers) = handlers.workers.clone().filter(|workers| workers.warm().is_some()) {
+        tokio::spawn(warm::give_room(residency.clone(), workers));
+    }
     let dispatcher = Arc::new(Dispatcher::new(
         residency.clone(),
         settings::dispatch(&config),

@@ -70,6 +70,7 @@ pub(crate) fn handlers(config: &Config, budget: Bytes) -> roundhouse_workers::Co
         processes: of.processes,
         max_queue: config.serving.max_queue,
         packages: of.packages.clone(),
+        warm: of.warm.clone(),
     }
 }
 

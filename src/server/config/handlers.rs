@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use roundhouse_types::Bytes;
-use roundhouse_workers::{Isolation, Packages};
+use roundhouse_workers::{Isolation, Packages, Warming};
 
 use super::raw::Sources;
 use super::resolve::{HOUR, SECOND};
@@ -25,6 +25,9 @@ const INSTALLER_VARIABLES: [&str; 12] = [
     "http_proxy",
     "NO_PROXY",
 ];
+
+/// Modules that interpreters may be told to import.
+const MODULES: usize = 128;
 
 /// What shows that a folder holds a handler.
 const HANDLERS: [&str; 7] =
@@ -69,6 +72,7 @@ pub(super) fn resolve(sources: &mut Sources<'_>, model_dir: Option<&Path>) -> Ha
             .and_then(|count| u32::try_from(count).ok())
             .unwrap_or(defaults::HANDLER_PROCESSES),
         packages: packages(sources),
+        warm: warm(sources, model_dir.is_none()),
     };
     if handlers.workers > handlers.max_workers {
         sources.fault("handlers.workers", "is more than handlers.max_workers");
@@ -99,6 +103,36 @@ fn packages(sources: &mut Sources<'_>) -> Packages {
         time_limit: sources
             .duration("handlers.install_limit", SECOND..=HOUR)
             .unwrap_or(defaults::HANDLER_INSTALL_LIMIT),
+    }
+}
+
+/// A server with one model loads it once.
+fn warm(sources: &mut Sources<'_>, several: bool) -> Option<Warming> {
+    let on = sources.switch("handlers.warm").unwrap_or(several);
+    let known = Warming::default();
+    let warming = Warming {
+        memory: sources
+            .size("handlers.warm_memory", Bytes::mib(1)..=Bytes::gib(1 << 20))
+            .unwrap_or(known.memory),
+        idle_after: sources
+            .duration("handlers.warm_idle_after", SECOND..=24 * HOUR)
+            .unwrap_or(known.idle_after),
+        imports: sources.optional("handlers.warm_imports", modules),
+    };
+    on.then_some(warming)
+}
+
+/// Names of modules, separated by spaces.
+fn modules(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    let is_name = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    match names.iter().find(|name| !name.split('.').all(is_name)) {
+        Some(name) => Err(format!("'{name}' is not a module like sklearn.ensemble")),
+        None if names.len() > MODULES => Err(format!("more than {MODULES} modules")),
+        None => Ok(names),
     }
 }
 

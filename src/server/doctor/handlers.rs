@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use roundhouse_confine::Interpreter;
-use roundhouse_workers::Isolation;
+use roundhouse_workers::{Isolation, Warming};
 
 use super::Finding;
 use crate::config::Config;
@@ -14,7 +14,11 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     if !config.handlers.enabled && !config.endpoints.iter().any(by_endpoint) {
         return Vec::new();
     }
-    vec![interpreter(&config.handlers.python), isolation(config.handlers.isolation)]
+    vec![
+        interpreter(&config.handlers.python),
+        isolation(config.handlers.isolation),
+        warm(config.handlers.warm.as_ref()),
+    ]
 }
 
 fn interpreter(python: &Path) -> Finding {
@@ -28,6 +32,26 @@ fn interpreter(python: &Path) -> Finding {
             CHECK,
             format!("{} does not run: {error}", python.display()),
             "install Python 3.8 or later, or name one with --handlers-python",
+        ),
+    }
+}
+
+fn warm(wanted: Option<&Warming>) -> Finding {
+    const CHECK: &str = "handlers.warm";
+    let Some(wanted) = wanted else {
+        return Finding::ok(CHECK, "off: every handler starts an interpreter".to_owned());
+    };
+    let found = std::env::current_exe().map(|exe| roundhouse_confine::probe(&exe));
+    match found {
+        Ok(found) if found.own_uid && found.mount_namespace => Finding::ok(
+            CHECK,
+            format!("idle interpreters take up to {} of what is free on cpu", wanted.memory),
+        ),
+        _ => Finding::ok(
+            CHECK,
+            "none can be kept here, as that needs root and mount namespaces: every handler starts \
+             an interpreter"
+                .to_owned(),
         ),
     }
 }

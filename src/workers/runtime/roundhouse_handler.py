@@ -18,6 +18,11 @@ COUNTS = {
     "transform_fn": 4,
 }
 
+# How many modules were there before this process, of one that was forked.
+inherited = 0
+# Packages that are told of one handler.
+PACKAGES_MAX = 512
+
 # Where the script's own files are; failures name lines in there.
 code_dir = None
 
@@ -74,6 +79,23 @@ def detect(model_dir, script):
     if script and ("config.json" in names or "model_index.json" in names):
         return "huggingface"
     return "plain"
+
+
+def packages():
+    """Returns the packages that were imported here, and those right below them, in their order."""
+    names = []
+    # To look at a module is to copy its page, in a fork.
+    try:
+        for name in reversed(sys.modules):
+            if len(names) >= len(sys.modules) - inherited:
+                break
+            names.append(name)
+    except RuntimeError:  # another thread imports meanwhile
+        return []
+    names = [name for name in reversed(names)
+             if hasattr(sys.modules.get(name), "__path__") and name.count(".") < 2 and name.isascii()
+             and all(part.isidentifier() and part[0] != "_" for part in name.split("."))]
+    return names[:PACKAGES_MAX]
 
 
 def takes_context(name, function):
@@ -206,8 +228,9 @@ class Handler:
         """Returns the READY frame's JSON; all names in it are this file's own."""
         def listed(names):
             return "[" + ", ".join('"{}"'.format(name) for name in names) + "]"
-        text = '{{"python": "{}", "framework": "{}", "functions": {}, "defaults": {}}}'.format(
-            "{}.{}.{}".format(*sys.version_info), self.framework, listed(self.functions), listed(self.used))
+        text = '{{"python": "{}", "framework": "{}", "functions": {}, "defaults": {}, "imported": {}}}'.format(
+            "{}.{}.{}".format(*sys.version_info), self.framework, listed(self.functions), listed(self.used),
+            listed(packages()))
         return text.encode()
 
     def pair(self, result):

@@ -159,14 +159,18 @@ def main():
     """Loads the handler that argv describes, then serves it."""
     # Signals end a worker. Python's own SIGINT would raise in the middle of a frame.
     signal(SIGINT, SIG_DFL)
-    sock = private_socket()
+    work(private_socket(), sys.argv[1])
+
+
+def work(sock, argument):
+    """Loads the handler that the settings (JSON text) describe, then serves it. Does not return."""
     try:
         connection = Connection(sock)
         for out in (sys.stdout, sys.stderr):
             # `-u` would write every word of a print by itself.
             out.reconfigure(line_buffering=True, write_through=False)
         try:
-            handler = load(sys.argv[1])
+            handler = load(argument)
         except BaseException as error:
             _, text = described(error)
             connection.send(TYPED.pack(1 + len(text), FAILED), text)

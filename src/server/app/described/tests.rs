@@ -30,7 +30,7 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 45] = [
+const LABELS: [(&str, &str); 47] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
     ("roundhouse_containers_", "container"),
@@ -76,6 +76,8 @@ const LABELS: [(&str, &str); 45] = [
     ("roundhouse_tenancy_", "tenant"),
     ("roundhouse_workers_calls_total", "outcome"),
     ("roundhouse_workers_ended_total", "reason"),
+    ("roundhouse_workers_warm_ended_total", "reason"),
+    ("roundhouse_workers_warm_launches_total", "outcome"),
 ];
 
 /// Labels that differ from those of their area.

@@ -1,7 +1,7 @@
 """Drives roundhouse_worker.py over a socketpair, as the server does.
 
 Run with the interpreter that handlers get: `python3 test_runtime.py` runs these tests and
-those of test_calls.py and test_defaults.py. What needs numpy, scipy or Pillow is skipped
+those of test_calls.py, test_defaults.py and test_warm.py. What needs numpy, scipy or Pillow is skipped
 where they are missing; test_frameworks.py has what needs more.
 """
 import os
@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import ANSWER, BEGIN, BYTES, ERROR, FAILED, READY, Worker, cancel, invoke, script
 from test_calls import Calling, Context, Streams  # noqa: F401 (one command runs all)
 from test_defaults import HuggingfaceDefaults, PlainDefaults  # noqa: F401
+from test_warm import Warm  # noqa: F401
 
 ECHO = """
     def model_fn(model_dir):
@@ -28,6 +29,7 @@ class Framing(unittest.TestCase):
     def test_ready_says_what_was_found(self):
         with Worker(script(ECHO)) as worker:
             self.assertEqual(worker.hello.kind, READY)
+            self.assertIn("importlib", worker.hello.said.pop("imported"))
             self.assertEqual(worker.hello.said, {
                 "python": "{}.{}.{}".format(*sys.version_info), "framework": "plain",
                 "functions": ["model_fn", "transform_fn"], "defaults": []})
