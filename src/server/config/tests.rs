@@ -76,6 +76,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "container.model_dir",
         "handlers.max_memory",
         "handlers.index",
+        "handlers.warm_imports",
         "handlers.allowed_indexes",
     ];
     for key in KEYS {
