@@ -16,7 +16,7 @@ use http::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
@@ -53,6 +53,9 @@ pub struct BackendConfig {
     pub health: Option<HealthConfig>,
     /// When it is left alone.
     pub breaking: Breaking,
+    /// Whether somebody sees its end in another way. Then only connections that it does not take speak
+    /// against it.
+    pub is_watched: bool,
     /// Whom an `https` address must be vouched for by; nobody is trusted where it is absent.
     pub tls: Option<Arc<ClientConfig>>,
 }
@@ -72,6 +75,7 @@ impl BackendConfig {
             keep_connections: Duration::from_secs(4),
             health: Some(HealthConfig::default()),
             breaking: Breaking::default(),
+            is_watched: false,
             tls: None,
         }
     }
@@ -89,6 +93,8 @@ pub(crate) struct Inner {
     breaker: Mutex<Breaker>,
     /// What the last health check said; absent before the first.
     healthy: Mutex<Option<bool>>,
+    /// Asks for a health check before its time.
+    look: Arc<Notify>,
 }
 
 impl Backend {
@@ -105,6 +111,7 @@ impl Backend {
             places: Arc::new(Semaphore::new(config.max_in_flight)),
             breaker: Mutex::new(Breaker::new(config.breaking)),
             healthy: Mutex::new(None),
+            look: Arc::default(),
             config,
         });
         if let Some(health) = inner.config.health.clone() {
@@ -150,8 +157,9 @@ impl Backend {
         deadline: Instant,
     ) -> Result<Response<Incoming>, Error> {
         let name = &self.0.config.name;
-        let mut admitted = self.0.admit()?;
+        // What has no place is no trial.
         let place = self.0.place()?;
+        let mut admitted = self.0.admit()?;
         self.0.prepare(&mut request);
         let began = Instant::now();
         let answer = self.0.exchange(request, deadline).await;
@@ -162,7 +170,7 @@ impl Backend {
                 metrics::answered(name, began.elapsed());
                 let (mut head, body) = response.into_parts();
                 strip_hop_by_hop(&mut head.headers);
-                let body = Incoming::new(body, Arc::clone(&self.0), place, deadline);
+                let body = Incoming::new(body, Arc::clone(&self.0), Some(place), deadline);
                 Ok(Response::from_parts(head, body))
             }
             Err(error) => {
@@ -172,9 +180,28 @@ impl Backend {
                     true => admitted.failed(),
                     false => admitted.abandoned(),
                 }
+                if matches!(error, Error::BrokeOff { .. }) {
+                    self.0.look.notify_one();
+                }
                 Err(error)
             }
         }
+    }
+
+    /// Sends what is no client's request: it takes no place, and goes also while the container is left
+    /// alone. Its outcome decides nothing.
+    ///
+    /// # Errors
+    /// Those of [`Backend::send`], but `LeftAlone` and `Full`.
+    pub(crate) async fn instruct(
+        &self,
+        mut request: Request<Outgoing>,
+        deadline: Instant,
+    ) -> Result<Response<Incoming>, Error> {
+        self.0.prepare(&mut request);
+        let (head, body) = self.0.exchange(request, deadline).await?.into_parts();
+        let body = Incoming::new(body, Arc::clone(&self.0), None, deadline);
+        Ok(Response::from_parts(head, body))
     }
 }
 
@@ -211,9 +238,23 @@ impl Inner {
         Ok(Place { _permit: permit, gauge })
     }
 
-    /// A failure outside of an exchange: in an answer's body, or of a health check.
+    /// A failure outside of an exchange: of a health check.
     pub(crate) fn fail(&self) {
         self.failed(Pass::Ordinary);
+    }
+
+    /// An answer's body broke off.
+    pub(crate) fn cut(&self) {
+        match self.breaks_count() {
+            true => self.failed(Pass::Ordinary),
+            false => self.look.notify_one(),
+        }
+    }
+
+    /// Whether a connection that breaks off speaks against the container. Where anything else tells how
+    /// it is that decides: one client's input may break its own request each time.
+    fn breaks_count(&self) -> bool {
+        self.config.health.is_none() && !self.config.is_watched
     }
 
     fn failed(&self, pass: Pass) {
@@ -287,15 +328,15 @@ impl Inner {
     }
 
     /// What an error is counted as, and whether it speaks against the container. That one answer takes
-    /// long does not, where health checks tell how it is: else a client with hard questions would
-    /// close it to all others.
+    /// long or breaks off does not, where something else tells how it is: else a client with hard
+    /// questions would close it to all others.
     fn judge(&self, error: &Error) -> (&'static str, bool) {
         match error {
             Error::Unreachable { .. } => ("unreachable", true),
-            Error::Silent { .. } => ("timed_out", self.config.health.is_none()),
+            Error::Silent { .. } => ("timed_out", self.breaks_count()),
             Error::TimedOut { .. } => ("timed_out", false),
             Error::Unsent { .. } => ("cancelled", false),
-            _ => ("broke_off", true),
+            _ => ("broke_off", self.breaks_count()),
         }
     }
 }

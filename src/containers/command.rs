@@ -2,10 +2,11 @@
 
 mod keeper;
 mod logs;
+mod ports;
 mod supervised;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::backend::{Backend, BackendConfig, BaseUrl, HealthConfig};
 use crate::{Error, metrics};
 
 use logs::LastWords;
+use ports::Port;
 
 pub use keeper::{SUBCOMMAND, keep};
 pub use supervised::{Standing, Supervised};
@@ -50,7 +52,8 @@ pub struct Command {
     pub env: Vec<(String, String)>,
     /// Its working directory; absent is ours.
     pub dir: Option<PathBuf>,
-    /// Its port; absent is one that is free at each start.
+    /// Its port; absent is one that is free at each start. Another of our processes that has it is
+    /// waited for.
     pub port: Option<u16>,
     /// How long it may take until it is healthy. SageMaker gives 4 minutes.
     pub start_timeout: Duration,
@@ -68,11 +71,24 @@ impl Command {
     /// `Spawn`, `DiedAtStart` and `NeverHealthy`; nothing is left then but the grace time of its
     /// processes.
     pub async fn start(&self) -> Result<Running, Error> {
+        self.start_unless(std::future::pending()).await
+    }
+
+    /// Starts the process, as [`Command::start`] does, unless it is told to stop before it is healthy:
+    /// then it fails with `Starting` when its processes are gone.
+    async fn start_unless(&self, stop: impl Future<Output = ()>) -> Result<Running, Error> {
+        let mut stop = pin!(stop);
         let name = &self.backend.name;
         let spawn = |source| Error::Spawn { container: Arc::clone(name), source: Arc::new(source) };
-        let port = self.port.map_or_else(free_port, Ok).map_err(spawn)?;
+        let told_to_stop = || Error::Starting { container: Arc::clone(name) };
+        let port = tokio::select! {
+            biased;
+            () = &mut stop => return Err(told_to_stop()),
+            port = self.own_port() => port.map_err(spawn)?,
+        };
         let began = Instant::now();
         let mut process = self.spawn(port).map_err(spawn)?;
+        let port = process.port.number();
         metrics::started(name);
         let readiness = self.backend.health.clone().unwrap_or_default();
         // Its own checks begin when it is ready.
@@ -80,6 +96,7 @@ impl Command {
             BackendConfig { url: BaseUrl::local(port), health: None, ..self.backend.clone() };
         let asked = Backend::new(asked);
         let ready = tokio::select! {
+            () = &mut stop => Err(told_to_stop()),
             how = process.ended() => {
                 Err(Error::DiedAtStart { container: Arc::clone(name), how, said: String::new() })
             }
@@ -90,10 +107,13 @@ impl Command {
             }
         };
         if let Err(mut error) = ready {
-            metrics::ended(name, "failed_start");
+            let is_stopped = matches!(error, Error::Starting { .. });
+            metrics::ended(name, if is_stopped { "stopped" } else { "failed_start" });
             process.stop(self.grace).await;
             if let Error::DiedAtStart { said, .. } | Error::NeverHealthy { said, .. } = &mut error {
                 *said = process.last_words().await;
+                // Not for its clients, who are told the error.
+                warn!(container = %name, said, "what a container printed last that did not start");
             }
             return Err(error);
         }
@@ -101,17 +121,24 @@ impl Command {
         metrics::ready(name, took);
         info!(container = %name, port, ?took, "container started");
         let backend = BackendConfig { url: BaseUrl::local(port), ..self.backend.clone() };
-        Ok(Running { process, grace: self.grace, backend: Backend::new(backend), port })
+        Ok(Running { process, grace: self.grace, backend: Backend::new(backend) })
     }
 
-    fn spawn(&self, port: u16) -> io::Result<Process> {
-        let with_port = |text: &String| text.replace(PORT_PLACEHOLDER, &port.to_string());
+    async fn own_port(&self) -> io::Result<Port> {
+        let Some(number) = self.port else { return Port::free() };
+        let fixed = timeout(self.start_timeout, Port::fixed(number)).await;
+        fixed.unwrap_or_else(|_| Err(io::ErrorKind::AddrInUse.into()))
+    }
+
+    fn spawn(&self, port: Port) -> io::Result<Process> {
+        let number = port.number().to_string();
+        let with_port = |text: &String| text.replace(PORT_PLACEHOLDER, &number);
         let mut command = keeper::command(&self.exe, self.grace, &self.program);
         command
             .args(self.args.iter().map(with_port))
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, with_port(value))))
-            .env(PORT_VARIABLE, port.to_string())
+            .env(PORT_VARIABLE, &number)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -128,14 +155,8 @@ impl Command {
             pumps.push(tokio::spawn(logs::pump(stderr, Arc::clone(name), words.clone())));
         }
         let hold = child.stdin.take();
-        Ok(Process { keeper: child, hold, name: Arc::clone(name), words, pumps })
+        Ok(Process { keeper: child, hold, name: Arc::clone(name), words, pumps, port })
     }
-}
-
-/// A port that nothing listens at now. Another process may take it before ours does; then that does not
-/// start, and the next start has another one.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 async fn until_well(backend: &Backend, health: &HealthConfig) {
@@ -152,7 +173,6 @@ pub struct Running {
     process: Process,
     grace: Duration,
     backend: Backend,
-    port: u16,
 }
 
 impl Running {
@@ -163,7 +183,7 @@ impl Running {
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.process.port.number()
     }
 
     /// The process that keeps its processes.
@@ -195,6 +215,7 @@ struct Process {
     words: LastWords,
     /// They end when the last process that could write is gone.
     pumps: Vec<JoinHandle<()>>,
+    port: Port,
 }
 
 impl Process {

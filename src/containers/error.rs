@@ -113,23 +113,23 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// Its process ended before it was healthy.
-    #[error("the command of container {container} {how} before it was healthy{}", words(said))]
+    #[error("the command of container {container} {how} before it was healthy")]
     DiedAtStart {
         /// Which.
         container: Arc<str>,
         /// By what: an exit status, a signal.
         how: String,
-        /// The last lines that it printed.
+        /// The last lines that it printed: for the operator, and no part of the message.
         said: String,
     },
     /// Its process was not healthy in time, and was ended.
-    #[error("container {container} was not healthy within {limit:?} of its start{}", words(said))]
+    #[error("container {container} was not healthy within {limit:?} of its start")]
     NeverHealthy {
         /// Which.
         container: Arc<str>,
         /// The time it had.
         limit: Duration,
-        /// The last lines that it printed.
+        /// The last lines that it printed: for the operator, and no part of the message.
         said: String,
     },
     /// A health check was answered, but not with success.
@@ -140,14 +140,6 @@ pub enum Error {
         /// What it answered.
         status: u16,
     },
-}
-
-/// What a process printed, as the rest of a sentence.
-fn words(said: &str) -> String {
-    match said {
-        "" => String::new(),
-        said => format!("; the last it said: {said}"),
-    }
 }
 
 impl Error {

@@ -60,14 +60,15 @@ pub(crate) async fn respond(
     let content_type = content_type
         .and_then(|text| HeaderValue::from_str(&text).ok())
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    let mut counter = Counter::new(&context.notes, matches!(origin, Origin::Engine(_)));
+    let is_counted = matches!(origin, Origin::Engine(_)) && status.is_success();
+    let mut counter = Counter::new(&context.notes, is_counted);
     let mut response = match (pieces, delivery.framed) {
         (None, false) => {
-            counter.read_whole(&whole);
+            counter.read_whole(&whole).await;
             Response::new(Body::from(whole))
         }
         (None, true) => {
-            counter.read_whole(&whole);
+            counter.read_whole(&whole).await;
             let parts = event_stream::parts(&whole).into_iter().map(Ok::<_, Failure>);
             Response::new(Body::from_stream(stream::iter(parts)))
         }

@@ -163,7 +163,7 @@ struct Shared {
 }
 
 impl Notes {
-    fn new(request_id: Uuid, request: &Request) -> Self {
+    pub(crate) fn new(request_id: Uuid, request: &Request) -> Self {
         let record = AccessRecord {
             time: SystemTime::now(),
             request_id,
@@ -221,6 +221,13 @@ impl Notes {
 
     pub(crate) fn bytes_in(&self) -> u64 {
         self.lock().bytes_in
+    }
+
+    /// Tokens of the prompt and of the answer.
+    #[cfg(test)]
+    pub(crate) fn tokens(&self) -> (Option<usize>, Option<usize>) {
+        let record = self.lock();
+        (record.tokens_in, record.tokens_out)
     }
 
     pub(crate) fn meter(&self) -> &Meter {

@@ -171,9 +171,14 @@ pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
     })
 }
 
+/// What a body of this length is taken to have where nobody says: as many as a text of it.
+pub(crate) fn text_tokens(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
 /// A text of that length, and an answer of the usual one.
 fn raw_estimate(bytes: u64) -> Estimate {
-    let tokens_in = bytes.div_ceil(BYTES_PER_TOKEN).min(RAW_TOKENS);
+    let tokens_in = text_tokens(bytes).min(RAW_TOKENS);
     Estimate { tokens_in, tokens_out: ANSWER_TOKENS as u64 }
 }
 

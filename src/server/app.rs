@@ -269,15 +269,18 @@ impl Running {
             cut_off.now();
             let _ = tokio::time::timeout(CUT_GRACE, drain).await;
         }
-        behinds.stop().await;
-        captures.close().await;
-        // Who is cut off has no whole answer, and no line.
-        accounts::close(accounts).await;
-        match failed {
-            None => {
+        // What is written down is not to wait for containers' grace times.
+        let written = async {
+            captures.close().await;
+            // Who is cut off has no whole answer, and no line.
+            accounts::close(accounts).await;
+            if failed.is_none() {
                 loader.forgive_loads().await;
-                Ok(())
             }
+        };
+        tokio::join!(behinds.stop(), written);
+        match failed {
+            None => Ok(()),
             Some(why) => Err(Failure::new(ErrorKind::ModelFailed, why).into()),
         }
     }

@@ -5,9 +5,10 @@
 //! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
-//! someone else put here), `external` (engines of the operator's, and adapters in them), `stages` (how long each step took),
+//! someone else put here), `apart` (files that engines read), `external` (engines of the operator's, and adapters in them), `stages` (how long each step took),
 //! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
+mod apart;
 mod arriving;
 mod aside;
 mod asked;
@@ -356,9 +357,11 @@ impl Loader for ModelLoader {
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         if source == LoadSource::Host {
+            // An engine that slept leaves no copy where it is not woken.
+            let is_copy = !self.sleeps(id) && self.external(&id.model).is_none();
             match self.wake(id, device, &reporter).await {
                 Some(loaded) => return Ok(loaded),
-                None if self.external(&id.model).is_none() => {
+                None if is_copy => {
                     return self.promote(id, device, &reporter).await;
                 }
                 None => {}
@@ -372,6 +375,7 @@ impl Loader for ModelLoader {
                         // Others' fetches may have taken its place on disk while it waited for
                         // room.
                         let cached = self.bring(&catalog, &cache, id).await?;
+                        let cached = self.readable(&catalog, &cache, id, cached).await?;
                         Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
                     }
                 };

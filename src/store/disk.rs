@@ -404,7 +404,7 @@ impl DiskCache {
     pub async fn share(&self, id: &ArtefactId, scope: &str) -> Result<Bytes, Error> {
         let turn = Arc::clone(&self.inner.sharing).lock_owned().await;
         let Some((held, _)) = self.inner.ledger.get(id) else { return Ok(Bytes::ZERO) };
-        if self.is_read_behind(id) {
+        if self.is_read_behind(id) || held.is_apart() {
             return Ok(Bytes::ZERO);
         }
         let (ledger, scope) = (Arc::clone(&self.inner.ledger), scope.to_owned());
@@ -413,6 +413,15 @@ impl DiskCache {
             share::share(&ledger, &held, &scope).map(Bytes)
         };
         blocking(sharing).await
+    }
+
+    /// Has a version's bytes stay where readers by path find them: while anybody holds it, it takes
+    /// nothing from others any more. Waits for sharing under way. `false` where some of its bytes
+    /// lie in other versions' files already.
+    pub async fn keep_apart(&self, cached: &CachedArtefact) -> bool {
+        let _turn = self.inner.sharing.lock().await;
+        cached.held.set_apart();
+        !cached.held.borrows()
     }
 
     /// How many times the process has died while it loaded this version.

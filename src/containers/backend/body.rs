@@ -128,7 +128,7 @@ pub struct Incoming {
 struct Reading {
     body: hyper::body::Incoming,
     backend: Arc<Inner>,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 /// One of the requests that a container may have under way.
@@ -147,7 +147,7 @@ impl Incoming {
     pub(super) fn new(
         body: hyper::body::Incoming,
         backend: Arc<Inner>,
-        place: Place,
+        place: Option<Place>,
         deadline: Instant,
     ) -> Self {
         let size = body.size_hint();
@@ -216,7 +216,7 @@ impl Body for Incoming {
             }
             Poll::Ready(Some(Err(error))) => {
                 let error = self.end(|backend| {
-                    backend.fail();
+                    backend.cut();
                     let container = Arc::clone(&backend.config.name);
                     ("cut", Error::Cut { container, source: Arc::new(error) })
                 });

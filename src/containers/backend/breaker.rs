@@ -51,17 +51,18 @@ enum Inner {
         until: Instant,
         pause: Duration,
     },
-    /// Behind a pause of this length; whether a trial is under way.
+    /// Behind a pause of this length; since when a trial is under way.
     Trying {
         pause: Duration,
-        is_under_way: bool,
+        since: Option<Instant>,
     },
 }
 
 /// The breaker of one container, owned by its backend.
 ///
 /// 1. Between the opening and the end of its pause no request passes.
-/// 2. Of the requests that pass while it is tried at most one is under way.
+/// 2. Of the requests that pass while it is tried at most one begins within each first pause. So one
+///    whose answer takes long keeps nobody out.
 /// 3. What passed before it opened decides nothing after.
 #[derive(Debug)]
 pub(crate) struct Breaker {
@@ -87,11 +88,13 @@ impl Breaker {
         match self.inner {
             Inner::Closed(_) => Ok(Pass::Ordinary),
             Inner::Open { until, .. } if now < until => Err(until - now),
-            Inner::Open { pause, .. } | Inner::Trying { pause, is_under_way: false } => {
-                self.inner = Inner::Trying { pause, is_under_way: true };
+            Inner::Trying { since: Some(since), .. } if now < since + self.config.first_pause => {
+                Err(since + self.config.first_pause - now)
+            }
+            Inner::Open { pause, .. } | Inner::Trying { pause, .. } => {
+                self.inner = Inner::Trying { pause, since: Some(now) };
                 Ok(Pass::Trial)
             }
-            Inner::Trying { is_under_way: true, .. } => Err(self.config.first_pause),
         }
     }
 
@@ -125,17 +128,17 @@ impl Breaker {
     /// A request ended that says nothing about the container: its client left.
     pub(crate) fn abandoned(&mut self, pass: Pass) {
         if let (Inner::Trying { pause, .. }, Pass::Trial) = (&self.inner, pass) {
-            self.inner = Inner::Trying { pause: *pause, is_under_way: false };
+            self.inner = Inner::Trying { pause: *pause, since: None };
         }
     }
 
-    /// A health check succeeded: a pause is over, as what answers can be tried.
+    /// A health check succeeded: a pause is over, as what answers can be tried; and what is well when
+    /// it was tried is asked again.
     pub(crate) fn well(&mut self) {
-        match self.inner {
-            Inner::Closed(_) => self.inner = Inner::Closed(0),
-            Inner::Open { pause, .. } => self.inner = Inner::Trying { pause, is_under_way: false },
-            Inner::Trying { .. } => {}
-        }
+        self.inner = match self.inner {
+            Inner::Open { pause, .. } => Inner::Trying { pause, since: None },
+            Inner::Closed(_) | Inner::Trying { .. } => Inner::Closed(0),
+        };
     }
 }
 
@@ -213,12 +216,30 @@ mod tests {
     }
 
     #[test]
-    fn a_health_check_ends_a_pause_but_not_the_trial() {
+    fn a_health_check_ends_a_pause_and_the_next_one_the_trial() {
         let now = Instant::now();
         let mut breaker = opened(now);
         breaker.well();
         assert_eq!(breaker.admit(now), Ok(Pass::Trial));
-        breaker.well();
         assert!(breaker.admit(now).is_err());
+        breaker.well();
+        assert_eq!(breaker.admit(now), Ok(Pass::Ordinary));
+        // The trial's own end comes late.
+        assert!(!breaker.failed(Pass::Trial, now));
+        assert_eq!(breaker.state(), State::Closed);
+    }
+
+    #[test]
+    fn a_trial_that_takes_long_keeps_others_out_for_the_first_pause_only() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let mut later = now + CONFIG.first_pause;
+        for _ in 0..3 {
+            assert_eq!(breaker.admit(later), Ok(Pass::Trial));
+            assert_eq!(breaker.admit(later), Err(CONFIG.first_pause));
+            later += CONFIG.first_pause;
+        }
+        breaker.succeeded(Pass::Trial);
+        assert_eq!(breaker.admit(later), Ok(Pass::Ordinary));
     }
 }

@@ -14,6 +14,8 @@ use crate::metrics;
 
 /// What of a check's answer is read, so that its connection can be used again.
 const ANSWER_MAX: Bytes = Bytes::kib(64);
+/// Between a check and the next one that somebody asks for.
+const SOONEST: Duration = Duration::from_millis(100);
 
 /// How a container is asked whether it is well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,14 +72,20 @@ impl Inner {
     }
 }
 
-/// Asks again and again, until nobody needs the container.
+/// Asks again and again, until nobody needs the container; also when one of its connections broke off.
 pub(super) async fn watch(backend: Weak<Inner>, health: HealthConfig) {
     loop {
         let Some(strong) = backend.upgrade() else { return };
         let checked = strong.check(&health).await;
         strong.note(checked);
+        let look = Arc::clone(&strong.look);
         drop(strong);
-        sleep(health.interval).await;
+        let soonest = SOONEST.min(health.interval);
+        sleep(soonest).await;
+        tokio::select! {
+            () = sleep(health.interval - soonest) => {}
+            () = look.notified() => {}
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It holds a pipe from us. When that closes, because we say so or are no more, it ends the
 //! container's process group: SIGTERM, a grace time, SIGKILL. It ends as the container's first process
-//! did, and leaves nobody of the group behind. Should the keeper itself be killed, the kernel kills
+//! did, and leaves nobody of the group behind, nor any of its descendants that left the group. Should the keeper itself be killed, the kernel kills
 //! the first process with it.
 
 use std::convert::Infallible;
@@ -16,9 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, getppid, kill_process_group, set_child_subreaper,
-    set_parent_process_death_signal, test_kill_process_group, waitpgid,
+    Pid, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group,
+    set_child_subreaper, set_parent_process_death_signal, test_kill_process_group, wait, waitpgid,
 };
+
+use crate::driven::children_of;
 
 /// The argument by which our executable knows that it is to call [`keep`].
 pub const SUBCOMMAND: &str = "keep-container";
@@ -123,7 +125,27 @@ fn hold(program: &OsStr, args: &[OsString], grace: Duration) -> io::Result<ExitS
         }
         thread::sleep(LOOK_EVERY);
     }
+    end_strays();
     Ok(status)
+}
+
+/// Ends those who left the group. They are our children by now, or become so when their parents end.
+fn end_strays() {
+    let began = Instant::now();
+    while began.elapsed() < KILL_PATIENCE {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => continue,
+            // There are none.
+            Err(_) => return,
+            Ok(None) => {}
+        }
+        for child in children_of(std::process::id()) {
+            if let Some(child) = i32::try_from(child).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(child, Signal::KILL);
+            }
+        }
+        thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// Returns when the other end of standard input is closed.

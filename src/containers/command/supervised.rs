@@ -100,15 +100,13 @@ async fn keep_up(command: Command, tell: watch::Sender<Standing>, stop: Cancella
     loop {
         tell.send_replace(Standing::Starting);
         let began = Instant::now();
-        let how = tokio::select! {
-            () = stop.cancelled() => return,
-            started = command.start() => match started {
-                Ok(running) => match stand(running, &tell, &stop).await {
-                    Some(how) => format!("its process {how}"),
-                    None => return,
-                },
-                Err(error) => error.to_string(),
-            }
+        let how = match command.start_unless(stop.cancelled()).await {
+            Ok(running) => match stand(running, &tell, &stop).await {
+                Some(how) => format!("its process {how}"),
+                None => return,
+            },
+            Err(_) if stop.is_cancelled() => return,
+            Err(error) => error.to_string(),
         };
         if began.elapsed() > LIVED {
             pause = RESTART_FIRST;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use roundhouse_types::{ErrorKind, Failure, ModelId};
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +14,7 @@ use tracing::warn;
 use super::call::{Answer, Call, CallError};
 use super::engine::{Engine, Refusal, post};
 use super::spec::AdapterRoutes;
+use crate::Outgoing;
 
 /// An adapter is read from a disk on this machine.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -51,6 +53,19 @@ impl Engine {
         let permit = Arc::clone(&self.seats).try_acquire_owned().ok()?;
         Some(Seat { _permit: permit })
     }
+
+    /// Asks it once more to let go of adapters that it was to let go of; their places are free then.
+    pub async fn reclaim(&self) {
+        let Some(adapters) = self.spec().adapters else { return };
+        // A load of the same name waits for it, else this could take out what was loaded just now.
+        let mut stuck = self.stuck.lock().await;
+        let names: Vec<String> = stuck.keys().cloned().collect();
+        for name in names {
+            if has_left(self, adapters.routes, &name).await {
+                stuck.remove(&name);
+            }
+        }
+    }
 }
 
 impl Driven {
@@ -60,7 +75,8 @@ impl Driven {
     }
 
     /// Loads an adapter from a folder into an engine, which calls it `name`; `base` is what the
-    /// engine serves.
+    /// engine serves. An engine that has one of this name already, of a load whose end nobody saw,
+    /// lets go of that first.
     ///
     /// # Errors
     /// `ModelInvalid` with what the engine says where it refuses it or takes none; that of an engine
@@ -78,12 +94,36 @@ impl Driven {
         };
         let routes = adapters.routes;
         let body = json!({ "lora_name": name, "lora_path": folder });
+        let body = Bytes::from(body.to_string());
+        // Whatever is left of an earlier one, there is one of this name in the end.
+        let earlier = engine.stuck.lock().await.remove(&name);
         let path = match routes {
             AdapterRoutes::Vllm => "/v1/load_lora_adapter",
             AdapterRoutes::Sglang => "/load_lora_adapter",
         };
-        let loaded = engine.ask(post(path, Bytes::from(body.to_string())), LOAD_LIMIT).await;
-        loaded.map_err(|refusal| match refusal {
+        let mut loaded = engine.ask(post(path, body.clone()), LOAD_LIMIT).await;
+        if matches!(&loaded, Err(Refusal::Said(status, _)) if status.is_client_error())
+            && engine.ask(unload(routes, &name), UNLOAD_LIMIT).await.is_ok()
+        {
+            loaded = engine.ask(post(path, body), LOAD_LIMIT).await;
+        }
+        let refusal = match loaded {
+            Ok(_) => {
+                drop(earlier);
+                let seat = Mutex::new(Some(seat));
+                return Ok(Self { engine, adapter: Some(Adapter { name, routes, base, seat }) });
+            }
+            Err(refusal) => refusal,
+        };
+        let may_be_in = match &refusal {
+            // It may come to its end yet, also after the engine says that it has none.
+            Refusal::Failed(_) => engine.ask(unload(routes, &name), UNLOAD_LIMIT).await.is_err(),
+            Refusal::Said(..) => earlier.is_some(),
+        };
+        if may_be_in && !engine.has_ended() {
+            engine.stuck.lock().await.insert(name, seat);
+        }
+        Err(match refusal {
             Refusal::Failed(failure) => failure,
             Refusal::Said(status, said) => {
                 let what = format!("the engine of its base {base} refuses it ({status}): {said}");
@@ -93,9 +133,7 @@ impl Driven {
                 };
                 Failure::new(kind, what)
             }
-        })?;
-        let seat = Mutex::new(Some(seat));
-        Ok(Self { engine, adapter: Some(Adapter { name, routes, base, seat }) })
+        })
     }
 
     /// What it is an adapter of; `None` where it is the engine itself.
@@ -132,15 +170,27 @@ impl Driven {
     pub async fn leave(&self) {
         let Some(adapter) = &self.adapter else { return self.engine.stop().await };
         let seat = adapter.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(_until_unloaded) = seat else { return };
-        let path = match adapter.routes {
-            AdapterRoutes::Vllm => "/v1/unload_lora_adapter",
-            AdapterRoutes::Sglang => "/unload_lora_adapter",
-        };
-        let body = Bytes::from(json!({ "lora_name": adapter.name }).to_string());
-        if let Err(refusal) = self.engine.ask(post(path, body), UNLOAD_LIMIT).await {
-            // An engine that has ended has forgotten it.
-            warn!(adapter = adapter.name, ?refusal, "an engine did not unload an adapter");
+        let Some(seat) = seat else { return };
+        if !has_left(&self.engine, adapter.routes, &adapter.name).await {
+            // Its place stays taken.
+            self.engine.stuck.lock().await.insert(adapter.name.clone(), seat);
         }
     }
+}
+
+fn unload(routes: AdapterRoutes, name: &str) -> Request<Outgoing> {
+    let path = match routes {
+        AdapterRoutes::Vllm => "/v1/unload_lora_adapter",
+        AdapterRoutes::Sglang => "/unload_lora_adapter",
+    };
+    post(path, Bytes::from(json!({ "lora_name": name }).to_string()))
+}
+
+/// Has an adapter taken out of an engine; whether it is in there no more.
+async fn has_left(engine: &Engine, routes: AdapterRoutes, name: &str) -> bool {
+    let Err(refusal) = engine.ask(unload(routes, name), UNLOAD_LIMIT).await else { return true };
+    warn!(adapter = name, ?refusal, "an engine did not unload an adapter");
+    // One that has ended has forgotten it, and one that blames the request does not know it.
+    let knows_none = matches!(&refusal, Refusal::Said(status, _) if status.is_client_error());
+    knows_none || engine.has_ended()
 }

@@ -1,5 +1,6 @@
 //! An engine that runs: started by command, watched until it ends or is stopped.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,10 +15,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
+use super::adapters::Seat;
 use super::call::{Answer, Call, CallError};
 use super::memory;
 use super::rewrite::{Rewritten, rewrite};
-use super::spec::{EngineSpec, Fill, UnknownPlaceholder};
+use super::spec::{AdapterRoutes, EngineSpec, Fill, UnknownPlaceholder};
 use crate::{Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Outgoing, Running};
 
 /// Whoever asks has deadlines of its own, and drops a request at them.
@@ -34,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const INLINE_MAX: usize = 64 << 10;
 /// Of answers to what is not a client's request.
 const TOLD_MAX: Amount = Amount::mib(1);
+/// How much of a refusal is repeated.
+const SAID_MAX: usize = 2 << 10;
 
 /// What an engine's owner is told of it.
 #[derive(Debug, Clone)]
@@ -77,19 +81,32 @@ pub struct Engine {
     task: Mutex<Option<JoinHandle<()>>>,
     /// One permit for each adapter that it may hold.
     pub(super) seats: Arc<Semaphore>,
+    /// Of adapters that it may hold although it was to let go of them, by its names for them.
+    pub(super) stuck: tokio::sync::Mutex<BTreeMap<String, Seat>>,
 }
 
 impl Engine {
     /// Starts it and returns when it is healthy. If dropped before, its processes are ended.
     ///
     /// # Errors
-    /// `ModelInvalid` where a placeholder does not exist, and that of a process that could not be
-    /// started, ended before it was healthy, or was not healthy in time.
+    /// `ModelInvalid` where a placeholder does not exist, or its name for the model would be read as an
+    /// adapter's, and that of a process that could not be started, ended before it was healthy, or
+    /// was not healthy in time.
     pub async fn start(start: Start) -> Result<Self, Failure> {
         let Start { spec, rule, exe, inherited, fill, news } = start;
         let command = command(&spec, rule, exe, inherited, &fill).map_err(invalid)?;
         let name = fill.fill(&spec.name).map_err(invalid)?;
+        let is_sglang = spec.adapters.is_some_and(|it| it.routes == AdapterRoutes::Sglang);
+        if is_sglang && name.contains(':') {
+            let what = format!(
+                "an engine that takes adapters by SGLang's routes cannot call its model '{name}': \
+                 what follows a ':' is an adapter's name there"
+            );
+            return Err(Failure::new(ErrorKind::ModelInvalid, what));
+        }
         let running = command.start().await?;
+        // As in its command.
+        let name = name.replace("{port}", &running.port().to_string());
         // Its process is watched. One that computes may be slow to say that it is well.
         let asked = running.backend().config().clone();
         let backend = Backend::new(BackendConfig { health: None, ..asked });
@@ -101,7 +118,8 @@ impl Engine {
         let slots = spec.adapters.map_or(0, |adapters| adapters.slots.get());
         let seats = Arc::new(Semaphore::new(slots));
         let task = Mutex::new(Some(task));
-        Ok(Self { spec, name, backend, keeper, ended, stop, task, seats })
+        let stuck = Default::default();
+        Ok(Self { spec, name, backend, keeper, ended, stop, task, seats, stuck })
     }
 
     /// What the operator says of it.
@@ -174,11 +192,12 @@ impl Engine {
     /// Where a request goes and what is sent; a large one is read on a blocking thread.
     async fn rewritten(&self, name: &str, call: &Call) -> Result<Option<Rewritten>, Failure> {
         let (route, spec) = (call.route, Arc::clone(&self.spec));
+        let adapters = spec.adapters.map(|adapters| adapters.routes);
         if call.body.len() <= INLINE_MAX {
-            return Ok(rewrite(route, spec.invocations.as_deref(), name, &call.body));
+            return Ok(rewrite(route, spec.invocations.as_deref(), adapters, name, &call.body));
         }
         let (name, body) = (name.to_owned(), call.body.clone());
-        let work = move || rewrite(route, spec.invocations.as_deref(), &name, &body);
+        let work = move || rewrite(route, spec.invocations.as_deref(), adapters, &name, &body);
         let read = tokio::task::spawn_blocking(work).await;
         read.map_err(|error| Failure::new(ErrorKind::Internal, format!("a body: {error}")))
     }
@@ -192,7 +211,12 @@ impl Engine {
         Some(gone(&self.backend.config().name, &how))
     }
 
-    /// Asks for something that is no client's request.
+    /// Whether its process has ended, or it was stopped.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
+    }
+
+    /// Asks for something that is no client's request, however many of these are under way.
     ///
     /// # Errors
     /// `ModelFailed` where it does not answer in time; else its status and what it says, where that is
@@ -204,14 +228,15 @@ impl Engine {
     ) -> Result<Bytes, Refusal> {
         let deadline = Instant::now() + limit;
         let answered = async {
-            let response = self.backend.send(request, deadline).await?;
+            let response = self.backend.instruct(request, deadline).await?;
             let status = response.status();
             Ok::<_, Error>((status, response.into_body().collect(TOLD_MAX).await?))
         };
         match answered.await {
             Ok((status, body)) if status.is_success() => Ok(body),
             Ok((status, body)) => {
-                let said = String::from_utf8_lossy(&body).trim().to_owned();
+                let shown = &body[..body.len().min(SAID_MAX)];
+                let said = String::from_utf8_lossy(shown).trim().to_owned();
                 Err(Refusal::Said(status, said))
             }
             Err(error) => Err(Refusal::Failed(self.death_or(error).await)),
@@ -281,6 +306,8 @@ fn command(
         idle_timeout: LONGEST,
         max_in_flight: IN_FLIGHT,
         health: Some(health),
+        // Its process's end is seen; what one request breaks says nothing of others.
+        is_watched: true,
         // The address is the start's to find.
         ..BackendConfig::new(rule, BaseUrl::local(0))
     };

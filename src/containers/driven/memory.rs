@@ -26,6 +26,13 @@ pub(super) fn below(process: u32) -> Bytes {
     members.into_iter().filter_map(|member| pss(member).ok()).sum()
 }
 
+/// The processes whose parent this one is. Blocking.
+pub(crate) fn children_of(process: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let processes = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
+    processes.filter(|child| parent_of(*child) == Some(process)).collect()
+}
+
 fn parent_of(process: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name before may hold anything, brackets and spaces too.

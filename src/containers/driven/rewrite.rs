@@ -6,11 +6,14 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::call::Route;
+use super::spec::AdapterRoutes;
 
 /// OpenAI's paths.
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 const EMBEDDINGS: &str = "/v1/embeddings";
+/// By these SGLang finds an adapter where the model's name has none.
+const OF_SGLANG: [&str; 2] = ["lora_path", "lora_id"];
 
 /// A body and where it goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,11 +23,13 @@ pub(super) struct Rewritten {
 }
 
 /// Finds out where a body goes and puts the engine's name for the model into it. Everything else of
-/// it stays as it was written. A body that is no JSON object is for an `invocations` path alone, and
-/// goes there as it is; `None` where there is none for it.
+/// it stays as it was written, but for what would name another adapter. A body that is no JSON object
+/// is for an `invocations` path alone, and goes there as it is, where no model is chosen by it: engines
+/// read more as JSON than we do. `None` where there is none for it.
 pub(super) fn rewrite(
     route: Route,
     invocations: Option<&str>,
+    adapters: Option<AdapterRoutes>,
     name: &str,
     body: &Bytes,
 ) -> Option<Rewritten> {
@@ -45,12 +50,20 @@ pub(super) fn rewrite(
         }
         (Route::Invocations, None, None) => return None,
     };
-    let named = fields.as_mut().and_then(|fields| {
-        let name = serde_json::value::to_raw_value(name).ok()?;
-        fields.insert("model".to_owned(), name);
-        serde_json::to_vec(fields).ok()
-    });
-    let body = named.map_or_else(|| body.clone(), Bytes::from);
+    let body = match &mut fields {
+        Some(fields) => {
+            let name = serde_json::value::to_raw_value(name).ok()?;
+            fields.insert("model".to_owned(), name);
+            if adapters == Some(AdapterRoutes::Sglang) {
+                fields.retain(|field, _| !OF_SGLANG.contains(&field.as_str()));
+            }
+            Bytes::from(serde_json::to_vec(fields).ok()?)
+        }
+        None if adapters.is_some() || [CHAT, COMPLETIONS, EMBEDDINGS].contains(&path) => {
+            return None;
+        }
+        None => body.clone(),
+    };
     Some(Rewritten { path: path.to_owned(), body })
 }
 
@@ -60,7 +73,7 @@ mod tests {
 
     fn rewritten(route: Route, invocations: Option<&str>, body: &str) -> Option<(String, String)> {
         let Rewritten { path, body } =
-            rewrite(route, invocations, "m", &Bytes::from(body.to_owned()))?;
+            rewrite(route, invocations, None, "m", &Bytes::from(body.to_owned()))?;
         Some((path, String::from_utf8(body.to_vec()).unwrap()))
     }
 
@@ -88,5 +101,28 @@ mod tests {
         }
         let (path, sent) = rewritten(Route::Invocations, Some("/in"), "a,b").unwrap();
         assert_eq!((path.as_str(), sent.as_str()), ("/in", "a,b"));
+    }
+
+    #[test]
+    fn no_body_names_an_adapter_of_somebody_else() {
+        let sent = |adapters, body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            let sent = rewrite(Route::Invocations, Some("/in"), adapters, "m:own", &body)?;
+            Some(String::from_utf8(sent.body.to_vec()).unwrap())
+        };
+        let (vllm, sglang) = (Some(AdapterRoutes::Vllm), Some(AdapterRoutes::Sglang));
+        let body =
+            r#"{"lora_path": "theirs", "lora_\u0069d": 7, "model": "m:theirs", "prompt": ""}"#;
+        assert_eq!(sent(sglang, body).unwrap(), r#"{"model":"m:own","prompt":""}"#);
+        // What Python reads as JSON, and we do not.
+        for body in
+            [r#"{"model": "theirs", "x": NaN}"#, "\u{feff}{\"model\": \"theirs\"}", "{\0\"\0m\0"]
+        {
+            assert_eq!(sent(vllm, body), None, "{body}");
+            assert_eq!(sent(sglang, body), None, "{body}");
+            assert_eq!(sent(None, body).as_deref(), Some(body));
+            let body = Bytes::from_static(body.as_bytes());
+            assert_eq!(rewrite(Route::Invocations, Some(CHAT), None, "m", &body), None);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What an operator says of engines, and how a command is made of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use thiserror::Error;
 
 /// An engine that is started by command for each target that it serves. All of it is the
 /// operator's; nothing in a model's files becomes any of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EngineSpec {
     /// The program and its arguments, with placeholders; never read by a shell.
     pub command: Vec<String>,
@@ -121,6 +122,19 @@ impl Fill {
         }
         filled.push_str(rest);
         Ok(filled)
+    }
+}
+
+/// Without the values of its variables, which may be secrets.
+impl fmt::Debug for EngineSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<&String> = self.environment.keys().collect();
+        f.debug_struct("EngineSpec")
+            .field("command", &self.command)
+            .field("environment", &variables)
+            .field("name", &self.name)
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
     }
 }
 

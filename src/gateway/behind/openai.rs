@@ -6,15 +6,18 @@ use std::sync::Arc;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use roundhouse_types::ModelId;
 
 use super::{Asking, Form, metered, passed, permitted};
+use crate::aim::Aim;
 use crate::call::Context;
 use crate::error::Error;
 use crate::meter::with_rate_headers;
+use crate::permitted::permit;
 use crate::sagemaker::headers::{Sent, TARGET_CONTAINER};
 use crate::sagemaker::with_variant;
 use crate::state::naming::ALL_TRAFFIC;
-use crate::state::{Containers, EndpointFace};
+use crate::state::{ContainerMode, Containers, EndpointFace};
 use crate::target;
 
 /// The endpoint that a body's `model` means, and the container where it names one too, where that endpoint
@@ -31,7 +34,11 @@ pub(crate) fn meant<'a, 'b>(
     }
     let (face, name) = target::split(context, fixed, model).ok()?;
     let containers = face.containers.as_ref()?;
-    let is_there = containers.list.iter().any(|it| it.name.as_str() == name);
+    // What the caller may not ask is not there, and shows by no other error that it is.
+    let is_there = containers.list.iter().any(|it| {
+        let aim = Aim::at(ModelId { endpoint: face.name.clone(), target: it.name.clone() });
+        it.name.as_str() == name && permit(context, &aim).is_ok()
+    });
     // Elsewhere it is the container's own word for its model.
     let is_prefixed = name.len() < model.len();
     Some((face, containers, Some(name).filter(|_| is_there || is_prefixed)))
@@ -41,8 +48,8 @@ pub(crate) fn meant<'a, 'b>(
 /// of SageMaker's own route (`at`) as its `ModelError`.
 ///
 /// # Errors
-/// Where the body and the headers name no container, or none that the caller may ask; the limit that
-/// is reached; a container that gave no answer.
+/// Where the endpoint is a pipeline; where the body and the headers name no container, or none that the
+/// caller may ask; the limit that is reached; a container that gave no answer.
 pub(crate) async fn openai(
     context: &Context,
     (endpoint, containers, named): (&EndpointFace, &Containers, Option<&str>),
@@ -51,6 +58,12 @@ pub(crate) async fn openai(
     at: bool,
 ) -> Result<Response, Error> {
     let sent = Sent::with_container(headers)?;
+    if containers.mode == ContainerMode::Serial && containers.list.len() > 1 {
+        return Err(Error::request(format!(
+            "the containers of endpoint {} are invoked one after the other, and this route asks one",
+            endpoint.name
+        )));
+    }
     let only = match containers.list.as_slice() {
         [only] => Some(only.name.as_str()),
         _ => None,

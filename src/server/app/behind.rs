@@ -110,7 +110,7 @@ impl Stand {
                 Reach::At(Backend::new(backend))
             }
             ContainerOrigin::Command(command) => {
-                let exe = std::env::current_exe()
+                let exe = super::settings::own_executable()
                     .map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
                 let secret = |(name, value): (&String, &crate::config::Secret)| {
                     (name.clone(), value.reveal().to_owned())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use roundhouse_engine::{Claim, EngineConfig};
 use roundhouse_gateway::GatewayConfig;
@@ -45,9 +45,16 @@ pub(super) fn workers(config: &Config, budget: Bytes) -> Result<roundhouse_worke
     Ok(roundhouse_workers::Config { exe: own_executable()?, ..handlers(config, budget) })
 }
 
-/// Our own binary, which confines handlers' processes and keeps engines'.
+/// Our own binary, which confines handlers' processes and keeps engines' and containers'. By the path
+/// that it was started from: after it was replaced the kernel knows none.
 pub(super) fn own_executable() -> Result<PathBuf, Error> {
-    std::env::current_exe().map_err(|source| Error::io("cannot find our own binary", source))
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let found = std::env::current_exe();
+    let found = found.map_err(|source| Error::io("cannot find our own binary", source))?;
+    Ok(FOUND.get_or_init(|| found).clone())
 }
 
 /// The same for who starts none of them: without our own binary.

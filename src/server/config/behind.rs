@@ -33,7 +33,7 @@ const INHERITED: [&str; 12] = [
     "NVIDIA_DRIVER_CAPABILITIES",
 ];
 /// Keys of an endpoint that are about models of a store.
-const OF_STORES: [&str; 10] = [
+const OF_STORES: [&str; 11] = [
     "handlers",
     "target",
     "preload",
@@ -44,6 +44,7 @@ const OF_STORES: [&str; 10] = [
     "component",
     "variant",
     "mount",
+    "engine",
 ];
 
 /// The containers of an endpoint.

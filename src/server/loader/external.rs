@@ -127,6 +127,11 @@ impl ModelLoader {
                         taken for an option";
             return Err(named(id, &Failure::new(ErrorKind::ModelInvalid, what)));
         }
+        if target.contains('{') {
+            let what = "no engine is started for a target whose name has a '{': what follows would be \
+                        taken for a placeholder";
+            return Err(named(id, &Failure::new(ErrorKind::ModelInvalid, what)));
+        }
         let mut stages = self.take_stages(id);
         let began = Instant::now();
         let Files { dir, held } = files;
@@ -198,14 +203,25 @@ impl ModelLoader {
         None
     }
 
+    /// Whether an engine sleeps for a version.
+    pub(super) fn sleeps(&self, id: &ArtefactId) -> bool {
+        locked(&self.engines.asleep).contains_key(id)
+    }
+
     /// Wakes the engine that sleeps for a version; `None` where none does, or not on this device, or
-    /// it cannot be woken: then one is to be started.
+    /// it cannot be woken, or the settings say something else of it by now: then one is to be started.
     pub(super) async fn wake(
         &self,
         id: &ArtefactId,
         device: DeviceId,
         reporter: &Reporter,
     ) -> Option<Loaded<ServedModel>> {
+        let is_other = |engine: &Engine| {
+            self.engines.rule(&id.model).is_none_or(|rule| *rule.spec != *engine.spec())
+        };
+        if locked(&self.engines.asleep).get(id).is_some_and(|it| is_other(&it.engine)) {
+            self.end_sleep(id).await;
+        }
         let sleeper = locked(&self.engines.asleep).remove(id)?;
         let Sleeper { engine, teller, device: own } = sleeper;
         let level = engine.spec().sleep.filter(|_| own == device);
@@ -247,7 +263,8 @@ impl ModelLoader {
         let began = Instant::now();
         let Files { dir, held } = files;
         let folder = blocking(move || canonical(&dir)).await.map_err(|why| named(id, &why))?;
-        let seat = self.seat(&engine, &base).await.map_err(|failure| named(id, &failure))?;
+        let seat =
+            self.seat(&engine, &base, device).await.map_err(|failure| named(id, &failure))?;
         let name = adapter_name(id);
         let loaded = Driven::adapter(engine, base.clone(), seat, name, &folder).await;
         let model = ServedModel::External(loaded.map_err(|failure| named(id, &failure))?);
@@ -272,7 +289,12 @@ impl ModelLoader {
 
     /// A place in an engine. Where it has none, the adapter in it that was not used for the longest time
     /// leaves: of those that nobody keeps, and rather one that nobody uses.
-    async fn seat(&self, engine: &Arc<Engine>, base: &ModelId) -> Result<Seat, Failure> {
+    async fn seat(
+        &self,
+        engine: &Arc<Engine>,
+        base: &ModelId,
+        device: DeviceId,
+    ) -> Result<Seat, Failure> {
         if !engine.takes_adapters() {
             let what = format!(
                 "its base {base} is served by an engine that takes no adapters: `adapters` and `slots` \
@@ -286,8 +308,13 @@ impl ModelLoader {
             }
             let Some(residency) = self.engines.residency.get() else { break };
             let snapshot = residency.snapshot().await?;
-            let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
-            let Some(leaves) = leaves(residents, base) else { break };
+            // The same base may have an engine on each device.
+            let here = snapshot.devices.iter().filter(|it| it.id == device);
+            let residents = here.flat_map(|device| &device.residents);
+            let Some(leaves) = leaves(residents, base) else {
+                engine.reclaim().await;
+                break;
+            };
             info!(adapter = %leaves, %base, "leaves its engine for another adapter");
             match timeout(SEAT_PATIENCE, residency.unload(&leaves)).await {
                 Ok(Err(failure)) if failure.kind() != ErrorKind::ModelNotFound => {

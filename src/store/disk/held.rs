@@ -24,6 +24,8 @@ pub(super) struct Held {
     ledger: Weak<Ledger>,
     /// Purged: the files go when the last guard goes.
     doomed: AtomicBool,
+    /// Read by path: nothing of it is taken from others.
+    apart: AtomicBool,
 }
 
 impl Held {
@@ -33,12 +35,23 @@ impl Held {
         ledger: Weak<Ledger>,
     ) -> Self {
         let (bytes, recipe) = (manifest.charge(), RwLock::new(recipe));
-        Self { manifest, folder, bytes, recipe, ledger, doomed: AtomicBool::new(false) }
+        let (doomed, apart) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { manifest, folder, bytes, recipe, ledger, doomed, apart }
     }
 
     /// Its files go when the last one lets go of it.
     pub(super) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Nothing of it is taken from others from now on.
+    pub(super) fn set_apart(&self) {
+        self.apart.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing of it is taken from others.
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Acquire)
     }
 
     /// With whom it shares, once it was offered.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Test;
 
 /// Longer than any of this takes on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 pub(crate) const TESTS: &[Test] = &[
@@ -24,13 +24,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_never_well_is_ended", never_well),
     ("what_is_deaf_to_the_first_signal_is_killed_with_all_its_processes", deaf),
     ("what_a_container_started_ends_with_it", children),
+    ("what_left_a_containers_group_ends_with_it", strays),
+    ("a_container_that_is_stopped_while_it_starts_is_gone_then", stopped_at_start),
+    ("a_port_passes_on_when_the_process_that_had_it_is_gone", port_passes_on),
     ("a_container_that_is_killed_comes_back", comes_back),
     ("what_does_not_start_says_so_while_it_is_tried_again", does_not_start),
     ("a_container_ends_with_a_server_that_is_killed", with_its_server),
     ("a_container_ends_with_its_keeper", with_its_keeper),
 ];
 
-fn wait(what: impl Future<Output = ()>) {
+pub(crate) fn wait(what: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await.unwrap() });
 }
@@ -86,7 +89,9 @@ fn dies_at_start() {
     wait(async {
         let error = command(&["dies"]).start().await.unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("ended with exit status 3 before it was healthy"), "{text}");
+        assert!(text.ends_with("ended with exit status 3 before it was healthy"), "{text}");
+        let Error::DiedAtStart { said, .. } = error else { panic!("{error}") };
+        assert_eq!(said, "cannot find the model");
         let absent = Command { program: "/nowhere/serve".into(), ..command(&[]) };
         let error = absent.start().await.unwrap_err();
         assert!(matches!(&error, Error::DiedAtStart { how, .. } if how.contains("126")), "{error}");
@@ -122,6 +127,57 @@ fn children() {
         kill_process(process, Signal::KILL).unwrap();
         assert_eq!(running.ended().await, "was ended by signal 9");
         gone(child.unwrap()).await;
+    });
+}
+
+fn strays() {
+    wait(async {
+        for is_killed in [false, true] {
+            let mut running = command(&["child", "away"]).start().await.unwrap();
+            let (process, child, _) = said(running.backend()).await;
+            if is_killed {
+                kill_process(process, Signal::KILL).unwrap();
+                running.ended().await;
+            } else {
+                running.stop().await;
+            }
+            assert!(test_kill_process(child.unwrap()).is_err());
+        }
+    });
+}
+
+/// A port that nobody has.
+fn port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn stopped_at_start() {
+    wait(async {
+        let port = port();
+        let supervised =
+            Supervised::start(Command { port: Some(port), ..command(&["never-well"]) });
+        let config = BackendConfig::new("of-tests", BaseUrl::local(port));
+        let asked = Backend::new(BackendConfig { health: None, ..config });
+        while !matches!(asked.check(&HealthConfig::default()).await, Err(Error::Unwell { .. })) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let (process, _, _) = said(&asked).await;
+        assert!(matches!(supervised.standing(), Standing::Starting));
+        supervised.stop().await;
+        assert!(test_kill_process(process).is_err());
+    });
+}
+
+fn port_passes_on() {
+    wait(async {
+        let port = Some(port());
+        let first = Supervised::start(Command { port, ..command(&["says=first"]) });
+        let until = Instant::now() + PATIENCE;
+        first.backend(until).await.unwrap();
+        let second = Supervised::start(Command { port, ..command(&["says=second"]) });
+        let (asked, ()) = tokio::join!(second.backend(until), first.stop());
+        assert_eq!(said(&asked.unwrap()).await.2, "second");
+        second.stop().await;
     });
 }
 

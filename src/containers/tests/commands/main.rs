@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what a test runner is for")]
 #![allow(clippy::unwrap_used)]
 
+mod engines;
 mod life;
 mod stand_in;
 
@@ -35,7 +36,7 @@ fn run(words: &[&str]) -> ExitCode {
         let meets = |filter: &&str| if exact { *filter == name } else { name.contains(filter) };
         filters.is_empty() || filters.iter().any(meets)
     };
-    let wanted = life::TESTS.iter().filter(|(name, _)| is_wanted(name));
+    let wanted = life::TESTS.iter().chain(engines::TESTS).filter(|(name, _)| is_wanted(name));
     if words.contains(&"--list") {
         let ignored = words.contains(&"--ignored");
         wanted.filter(|_| !ignored).for_each(|(name, _)| println!("{name}: test"));

@@ -303,6 +303,13 @@ async fn a_container_that_is_not_the_callers_is_answered_as_a_missing_one() {
     assert_eq!(asked, ["mine"]);
     let listed = harness.get("/v1/models").await.text();
     assert!(!listed.contains("theirs"), "{listed}");
+    let at = "/endpoints/ep/openai/v1/chat/completions";
+    for path in [at, "/v1/chat/completions"] {
+        let hidden = harness.post(path, "", r#"{"model": "theirs"}"#).await;
+        let missing = harness.post(path, "", r#"{"model": "nobodys"}"#).await;
+        assert_eq!(hidden.status, missing.status, "{path}");
+        assert_eq!(hidden.text().replace("theirs", "nobodys"), missing.text(), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -344,4 +351,27 @@ async fn openais_routes_pass_bodies_and_errors_as_they_are() {
         assert_eq!(got.status.as_u16(), status, "{model}");
         assert!(got.json()["error"]["message"].is_string(), "{}", got.text());
     }
+}
+
+#[tokio::test]
+async fn no_container_of_a_pipeline_is_asked_alone() {
+    let (harness, sent) = harness(ContainerMode::Serial, &["a", "b"]);
+    let at = "/endpoints/ep/openai/v1/chat/completions";
+    for (path, model, container) in [
+        ("/v1/chat/completions", "ep:b", ""),
+        ("/v1/chat/completions", "ep", "b"),
+        (at, "b", ""),
+        (at, "whatever", "b"),
+    ] {
+        let mut request = post(path, "", json!({ "model": model }).to_string());
+        if !container.is_empty() {
+            request.headers_mut().insert(CONTAINER, container.parse().unwrap());
+        }
+        let got = harness.send(request).await;
+        assert_eq!(got.status, 400, "{path} {model}");
+        assert!(got.text().contains("one after the other"), "{}", got.text());
+    }
+    assert!(sent.lock().unwrap().is_empty());
+    let (harness, _) = self::harness(ContainerMode::Serial, &["alone"]);
+    assert_eq!(harness.post(at, "", r#"{"model": "m"}"#).await.status, 200);
 }

@@ -84,17 +84,24 @@ async fn a_model_of_ours_beside_engines_is_read_when_it_is_known() {
 async fn what_an_engine_says_that_it_took_is_counted_else_its_events_are() {
     let event = r#"data: {"choices": [{"delta": {"content": "x"}}]}"#;
     let usage = r#"{"usage": {"prompt_tokens": 5, "completion_tokens": 7}}"#;
+    let (sent, all) = (BODY.len().div_ceil(4), (Some(5), Some(7)));
     for (body, counted) in [
         (usage.to_owned(), (Some(5), Some(7))),
-        (format!("{event}\n\n{event}\n\ndata: [DONE]\n\n"), (None, Some(2))),
+        (format!("{event}\n\n{event}\n\ndata: [DONE]\n\n"), (Some(sent), Some(2))),
         (format!("{event}\n\ndata: {usage}\n\ndata: [DONE]\n\n"), (Some(5), Some(7))),
-        ("plain text".to_owned(), (None, None)),
+        (format!("{{\n\"usage\": {{\"prompt_tokens\": 5,\n \"completion_tokens\": 7}}}}\n"), all),
+        ("plain text".to_owned(), (Some(sent), None)),
+        (format!(r#"{{"x": "{}", {}"#, "x".repeat(2 << 20), &usage[1..]), all),
     ] {
         let said = body.clone();
         let harness = engines().with(move |invocation| answers(&invocation.request, 200, &said));
         assert_eq!(harness.post(INVOKE, "a", BODY).await.text(), body);
         let logged = harness.logged.lock().unwrap();
         let record = logged.last().unwrap();
-        assert_eq!((record.tokens_in, record.tokens_out), counted, "{body}");
+        let shown = &body[..body.len().min(100)];
+        assert_eq!((record.tokens_in, record.tokens_out), counted, "{shown}");
     }
+    let harness = engines().with(move |invocation| answers(&invocation.request, 422, "no"));
+    harness.post(CHAT, "", BODY).await;
+    assert_eq!(harness.logged.lock().unwrap().last().unwrap().tokens_in, None);
 }

@@ -371,3 +371,25 @@ async fn who_reads_behind_a_fetch_reads_on_when_another_one_offers_the_version()
     disk.share(&id, "").await.unwrap();
     assert!(read().await.unwrap().unwrap() == weights(2), "wherever its bytes are by now");
 }
+
+#[tokio::test]
+async fn a_version_that_is_kept_apart_is_whole_by_path_and_one_that_borrows_says_so() {
+    let f = Fixture::new();
+    upload(&f);
+    let disk = f.open().await;
+    let ids = fetch_all(&f, &disk).await;
+    disk.share(&ids[0], "").await.unwrap();
+    let apart = disk.get(&ids[1]).unwrap();
+    assert!(disk.keep_apart(&apart).await);
+    share_all(&disk, &ids).await;
+    assert!(std::fs::read(apart.dir().join("model.safetensors")).unwrap() == weights(1));
+    let borrows = disk.get(&ids[2]).unwrap();
+    assert!(!disk.keep_apart(&borrows).await);
+    assert!(std::fs::read(borrows.dir().join("model.safetensors")).unwrap() != weights(2));
+    // Fetched again it has all of its own.
+    drop(borrows);
+    disk.purge(&ids[2]).await.unwrap();
+    let again = f.fetch(&disk, NAMES[2]).await.unwrap();
+    assert!(disk.keep_apart(&again).await);
+    assert!(std::fs::read(again.dir().join("model.safetensors")).unwrap() == weights(2));
+}
