@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use futures_util::Stream;
-use roundhouse_containers::driven::{self, Driven};
+use roundhouse_containers::driven;
 use roundhouse_engine::{Claim, Constraint, EngineHandle};
 use roundhouse_residency::{Lease, Residency};
 use roundhouse_tenancy::Caller;
