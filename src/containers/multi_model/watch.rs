@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::ask;
 use super::container::{Inner, Phase};
@@ -39,7 +39,8 @@ impl Inner {
             Ok(None) => return,
             Err(error @ Error::Unreachable { .. }) => return self.all_died(&gone(&error)),
             Err(error) => {
-                warn!(container = %self.name, %error, "a container does not list its models");
+                // Its health checks tell an operator.
+                debug!(container = %self.name, %error, "a container does not list its models");
                 return;
             }
         };

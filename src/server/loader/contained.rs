@@ -254,8 +254,8 @@ pub(super) fn process(rule: &ContainerRule) -> Vec<SharedPart> {
     if rule.process == Bytes::ZERO {
         return Vec::new();
     }
-    // Containers of equal settings are one.
-    let digest = Sha256::digest(format!("container {:?}", rule.spec));
+    // Containers of equal settings are one; what is said of them to take is part of the content.
+    let digest = Sha256::digest(format!("container {:?} {}", rule.spec, rule.process.0));
     let content = ContentId::from_digest(digest.into());
     vec![SharedPart { content, bytes: rule.process }]
 }
