@@ -74,7 +74,8 @@ impl Inner {
             }
             Ok(())
         };
-        self.cleaned.get_or_try_init(|| cleaning).await.map(|()| ())
+        self.cleaned.get_or_try_init(|| cleaning).await?;
+        Ok(())
     }
 
     /// Finds out whether a model is still in it, and says so where it is not.
@@ -112,11 +113,9 @@ impl Inner {
 /// Its models are gone with it.
 pub(super) fn gone(error: &Error) -> Failure {
     let failure: Failure = error.clone().into();
-    Failure::new(ErrorKind::NotReady, format!("{failure}; its models are loaded again"))
-        .with_retry(failure.retry())
+    Failure::new(ErrorKind::NotReady, failure.to_string()).with_retry(failure.retry())
 }
 
 fn lost(container: &str) -> Failure {
-    let what = format!("container {container} does not hold it any more; it is loaded again");
-    Failure::new(ErrorKind::NotReady, what)
+    Failure::new(ErrorKind::NotReady, format!("container {container} does not hold it any more"))
 }
