@@ -104,7 +104,7 @@ pub(super) async fn build(
     let loader = loader.with_rules(rules, config.store.update_settle);
     let policy = Arc::new(Current::new(settings::policy(&config)));
     let exe = settings::own_executable()?;
-    let loader = loader.with_engines(exe, settings::engines(&config));
+    let loader = loader.with_engines((exe, &config.cache.dir), settings::engines(&config));
     let loader = Arc::new(loader.with_bases(bases).under(policy.clone()));
     let limits =
         roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };

@@ -210,6 +210,12 @@ pub(super) const ENDPOINT_KEYS: &[&str] = &[
 /// Keys of an `[[endpoint.engine]]`.
 pub(super) const ENGINE_KEYS: &[&str] = &[
     "target",
+    "contract",
+    "url",
+    "path_map",
+    "memory_factor",
+    "process_memory",
+    "load_timeout",
     "command",
     "environment",
     "memory",

@@ -78,7 +78,10 @@ impl ModelLoader {
         match self.plan_of(id, &files.dir).await? {
             Plan::Model(plan) => self.load_model(id, &plan, files, (device, &reporter)).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
-            Plan::External(_) => self.load_external(id, files, (device, reporter)).await,
+            Plan::External(spec) => self.load_external(id, files, (device, reporter), spec).await,
+            Plan::Contained(rule) => {
+                self.load_contained(id, files, (device, reporter), &rule).await
+            }
             Plan::Adapter(plan) => self.load_adapter(id, &plan, files, device, base).await,
         }
     }
