@@ -24,6 +24,7 @@ mod marks;
 mod placed;
 mod plan;
 mod purpose;
+mod recent;
 mod resolve;
 mod sharing;
 mod stages;
@@ -67,6 +68,7 @@ pub(crate) use placed::Touched;
 pub(crate) use plan::{
     HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
 };
+pub(crate) use recent::RecentLoads;
 use sharing::Shares;
 use stages::Stage;
 pub(crate) use stages::Stages;
@@ -128,6 +130,7 @@ pub(crate) struct ModelLoader {
     loading: Mutex<BTreeMap<ArtefactId, usize>>,
     versions: Versions,
     placed: PlacedModels,
+    recent: RecentLoads,
     /// Replaced when the settings change.
     bases: Current<Bases>,
     policy: Arc<Current<Policy>>,
@@ -163,9 +166,15 @@ impl ModelLoader {
             loading,
             versions,
             placed,
+            recent: RecentLoads::default(),
             bases: Current::default(),
             policy: Arc::default(),
         }
+    }
+
+    /// The stages of the last loads.
+    pub(crate) fn recent(&self) -> RecentLoads {
+        self.recent.clone()
     }
 
     /// How much of its memory on a device a loaded model of ours has touched; `None` for any

@@ -176,10 +176,10 @@ fn state(headers: &HeaderMap) -> Option<Arc<str>> {
 
 fn is_member(member: &str) -> bool {
     let Some((key, value)) = member.split_once('=') else { return false };
-    let begins = key.bytes().next().is_some_and(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
-    let in_key = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-*/@".contains(&byte)
-    };
+    let begins =
+        key.bytes().next().is_some_and(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
+    let in_key =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-*/@".contains(&byte);
     let in_value = |byte: u8| (0x20..=0x7e).contains(&byte) && byte != b'=';
     begins
         && key.len() <= KEY_MOST
@@ -210,7 +210,10 @@ mod tests {
     fn a_context_is_read_and_written_alike() {
         let text = format!("00-{TRACE}-{SPAN}-01");
         let context = read(&[&text], &["a=1, b@c=x y", "", "d=2"]).unwrap();
-        assert_eq!((context.trace.to_string(), context.span.to_string()), (TRACE.into(), SPAN.into()));
+        assert_eq!(
+            (context.trace.to_string(), context.span.to_string()),
+            (TRACE.into(), SPAN.into())
+        );
         assert!(context.sampled);
         let mut headers = HeaderMap::new();
         headers.append(TRACESTATE, HeaderValue::from_static("old=1"));

@@ -18,7 +18,8 @@ const FAILED: u8 = 2;
 /// One request to `/v1/traces`.
 pub(crate) fn encoded(origin: &Origin, traces: &[Ended]) -> Bytes {
     let spans: Vec<Written<'_>> = traces.iter().flat_map(written).collect();
-    let texts = origin.attributes.iter().map(|(key, text)| attribute(key, &Value::Text(text.clone())));
+    let texts =
+        origin.attributes.iter().map(|(key, text)| attribute(key, &Value::Text(text.clone())));
     let body = json!({"resourceSpans": [{
         "resource": {"attributes": texts.collect::<Vec<_>>()},
         "scopeSpans": [{

@@ -10,6 +10,7 @@ mod auth;
 mod container;
 mod engines;
 mod listen;
+mod traces;
 
 const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
 

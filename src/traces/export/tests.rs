@@ -87,11 +87,11 @@ async fn spans_arrive_in_the_words_of_otlp() {
     span.events = vec![("first token", span.began)];
     tracer.ended(&trace, vec![span]);
     exporter.close(Duration::from_secs(5)).await;
-    let resource = &collector.taken.lock().unwrap()[0]["resourceSpans"][0]["resource"];
+    let resource = collector.taken.lock().unwrap()[0]["resourceSpans"][0]["resource"].clone();
     let want = serde_json::json!(
         {"attributes": [{"key": "service.name", "value": {"stringValue": "mme"}}]}
     );
-    assert_eq!(*resource, want);
+    assert_eq!(resource, want);
     let want = serde_json::json!([{
         "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
         "spanId": trace.span().to_string(),
