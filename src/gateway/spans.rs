@@ -66,7 +66,6 @@ fn server(
 ) -> Span {
     let mut known = vec![
         ("http.request.method", text(&record.method)),
-        ("url.scheme", text("http")),
         ("roundhouse.route", text(record.route)),
         ("roundhouse.request_id", Value::Text(record.request_id.to_string())),
         ("http.request.body.size", Value::Whole(record.bytes_in)),

@@ -16,7 +16,7 @@ use crate::otlp;
 use crate::span::Span;
 use crate::tracer::Tracer;
 
-/// Requests whose spans wait; some 8 MiB at ten spans each.
+/// Requests whose spans wait: a few MiB, at two kilobytes each.
 const WAITING_MOST: usize = 2048;
 /// Spans that are sent together, one request's more at most. OpenTelemetry's own batches have as many.
 const BATCH: usize = 512;

@@ -14,6 +14,7 @@ use tracing::info;
 
 use crate::config::Traces;
 use crate::error::Error;
+use crate::fetch::chain;
 use crate::loader::RecentLoads;
 use crate::trust;
 
@@ -48,7 +49,8 @@ impl Tracing {
             ],
         };
         let (tracer, exporter) = Exporter::start(origin, config.sampled, sender(config)?);
-        info!(to = %config.url, sampled = config.sampled, "traces are sent");
+        let to = config.url.origin().ascii_serialization();
+        info!(to, sampled = config.sampled, "traces are sent");
         Ok(Self { tracer, exporter: Some(exporter), names: config.names })
     }
 
@@ -106,7 +108,8 @@ fn sender(config: &Traces) -> Result<SendFn, Error> {
         async move {
             let response = request.send().await.map_err(|error| Refused {
                 again: true,
-                why: Failure::from_error(ErrorKind::Internal, &error).to_string(),
+                // An address may hold a key.
+                why: chain(&error.without_url()),
             })?;
             taken(response.status())
         }
@@ -187,7 +190,7 @@ mod tests {
             assert_eq!(refused.again, again, "{status}");
             assert!(refused.why.contains(&status.to_string()), "{}", refused.why);
         }
-        let nobody = sender(&config("http://127.0.0.1:9")).unwrap();
+        let nobody = sender(&config("http://127.0.0.1:9/?secret")).unwrap();
         let refused = nobody(Bytes::new()).await.unwrap_err();
         assert!(refused.again && !refused.why.contains("secret"), "{}", refused.why);
     }

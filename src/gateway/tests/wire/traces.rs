@@ -7,7 +7,9 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use http::{Request, StatusCode};
 use roundhouse_gateway::{AccessRecord, ContainerMode, LoadStage, request_spans};
+use roundhouse_serving::Request as Asked;
 use roundhouse_traces::{Exporter, Origin, Refused, Tracer};
+use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -249,4 +251,16 @@ async fn without_a_collector_a_context_is_passed_on_as_it_came() {
     assert_eq!(logged[0].trace.as_ref().unwrap().id().to_string(), TRACE);
     assert_eq!(logged[1].trace, None);
     assert!(request_spans(&logged[0], &[], true).is_empty());
+}
+
+#[tokio::test]
+async fn a_handler_is_told_of_the_trace() {
+    let harness = Setup { handlers: true, ..Setup::default() }
+        .with(|_| Err(Failure::new(ErrorKind::ModelFailed, "it has seen enough")));
+    harness.send(asking("a", PARENT)).await;
+    let asked = harness.asked.lock().unwrap();
+    let Asked::Raw(raw) = &asked[0].request else { panic!("it was read") };
+    assert_eq!(raw.body.meta.headers["traceparent"], PARENT);
+    assert_eq!(raw.body.meta.headers["tracestate"], "a=1");
+    assert!(!raw.body.meta.headers.contains_key("authorization"));
 }
