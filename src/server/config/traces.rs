@@ -54,6 +54,7 @@ pub(super) fn resolve(sources: &mut Sources<'_>) -> Option<Traces> {
     let sampled = sources.optional(SAMPLED, part).unwrap_or(SAMPLED_BY_DEFAULT);
     let service = sources.optional(SERVICE, |text| match text.trim() {
         "" => Err("is empty: what the collector calls this server".to_owned()),
+        name if name.contains(char::is_control) => Err("holds control characters".to_owned()),
         name => Ok(name.to_owned()),
     });
     let names = sources.switch("tracing.names").unwrap_or(true);
