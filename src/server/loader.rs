@@ -172,11 +172,6 @@ impl ModelLoader {
         }
     }
 
-    /// The stages of the last loads.
-    pub(crate) fn recent(&self) -> RecentLoads {
-        self.recent.clone()
-    }
-
     /// How much of its memory on a device a loaded model of ours has touched; `None` for any
     /// other.
     pub(crate) fn touched(&self, id: &ArtefactId, device: DeviceId) -> Option<Touched> {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use roundhouse_gateway::LoadStage;
 use roundhouse_types::ArtefactId;
 
+use super::ModelLoader;
+
 /// Loads remembered; who waited for one is told of it when its answer ends.
 const LOADS: usize = 256;
 
@@ -28,6 +30,13 @@ impl RecentLoads {
         let loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of = loads.iter().filter(|(loaded, _)| loaded == id);
         of.flat_map(|(_, stages)| stages.iter().copied()).collect()
+    }
+}
+
+impl ModelLoader {
+    /// The stages of the last loads.
+    pub(crate) fn recent(&self) -> RecentLoads {
+        self.recent.clone()
     }
 }
 
