@@ -44,6 +44,7 @@ mod resolve;
 mod rules;
 mod sessions;
 mod tenants;
+mod traces;
 mod units;
 
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub use engines::{ContainerRule, EngineKind, EngineRule, ModelMemory};
 pub use quotas::WrittenLimits;
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
+pub use traces::Traces;
 pub(crate) use units::parse_duration;
 
 use crate::cli::ServeFlags;
@@ -131,6 +133,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Logs and the access log.
     pub log: Log,
+    /// `[tracing]`: where traces are sent; absent is nowhere.
+    pub traces: Option<Traces>,
     /// The container contract of SageMaker's multi-model endpoints.
     pub container: Container,
 }

@@ -26,6 +26,7 @@ mod marks;
 mod placed;
 mod plan;
 mod purpose;
+mod recent;
 mod resolve;
 mod sharing;
 mod stages;
@@ -69,6 +70,7 @@ pub(crate) use placed::Touched;
 pub(crate) use plan::{
     HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
 };
+pub(crate) use recent::RecentLoads;
 use sharing::Shares;
 use stages::Stage;
 pub(crate) use stages::Stages;
@@ -130,6 +132,7 @@ pub(crate) struct ModelLoader {
     loading: Mutex<BTreeMap<ArtefactId, usize>>,
     versions: Versions,
     placed: PlacedModels,
+    recent: RecentLoads,
     /// Replaced when the settings change.
     bases: Current<Bases>,
     policy: Arc<Current<Policy>>,
@@ -165,6 +168,7 @@ impl ModelLoader {
             loading,
             versions,
             placed,
+            recent: RecentLoads::default(),
             bases: Current::default(),
             policy: Arc::default(),
         }

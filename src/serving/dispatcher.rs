@@ -61,6 +61,9 @@ impl Default for Config {
     }
 }
 
+/// By which servers agree on what belongs to one trace (W3C trace context).
+const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
 /// How often a request is given to another group of a handler's workers when the one it waited
 /// for went away before it had begun.
 const HANDLER_TRIES: usize = 3;
@@ -379,6 +382,10 @@ where
         accept: body.accept.clone(),
         headers: body.meta.headers.clone().into_iter().collect(),
         request_id: body.meta.request_id.clone(),
+        trace: TRACE_HEADERS
+            .into_iter()
+            .filter_map(|name| Some((name, body.meta.headers.get(name)?.clone())))
+            .collect(),
         body: body.body.clone(),
     };
     match to(call).await {

@@ -32,6 +32,8 @@ pub struct Call {
     pub headers: Vec<(String, String)>,
     /// The request's id.
     pub request_id: String,
+    /// Its place in a trace, as headers say it.
+    pub trace: Vec<(&'static str, String)>,
     /// The body.
     pub body: Bytes,
 }

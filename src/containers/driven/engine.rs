@@ -171,6 +171,11 @@ impl Engine {
                 headers.insert(name, value);
             }
         }
+        for (name, text) in call.trace {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                headers.insert(name, value);
+            }
+        }
         let response = match self.backend.send(request, Instant::now() + LONGEST).await {
             Ok(response) => response,
             Err(error) => {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, header};
 use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request, Route};
+use roundhouse_traces::{TRACEPARENT, TRACESTATE};
 use roundhouse_types::Failure;
 use uuid::Uuid;
 
@@ -120,9 +121,9 @@ pub(crate) fn raw_body(
     };
     let mut passed_on = BTreeMap::new();
     for (name, value) in headers {
-        if name.as_str().starts_with(PASSED_ON)
-            && let Ok(value) = value.to_str()
-        {
+        let is_passed_on =
+            name.as_str().starts_with(PASSED_ON) || [&TRACEPARENT, &TRACESTATE].contains(&name);
+        if is_passed_on && let Ok(value) = value.to_str() {
             passed_on.insert(name.as_str().to_owned(), value.to_owned());
         }
     }

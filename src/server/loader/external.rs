@@ -181,7 +181,7 @@ impl ModelLoader {
             false => None,
         };
         let memory = measured.unwrap_or(engine.spec().memory);
-        stages.report(id, memory);
+        stages.report(id, memory, &self.recent);
         locked(&self.engines.awake).insert((id.clone(), device), teller);
         let model = ServedModel::External(Driven::engine(engine));
         Loaded { model, footprint: taken(memory), shared: Vec::new() }
@@ -287,7 +287,7 @@ impl ModelLoader {
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
         let footprint = plan.footprint();
-        stages.report(id, footprint.total());
+        stages.report(id, footprint.total(), &self.recent);
         if let Err(failure) = self.stand(id, device, base) {
             model.remove().await;
             return Err(failure);

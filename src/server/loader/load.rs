@@ -149,7 +149,7 @@ impl ModelLoader {
         let engine = placed.handle.clone();
         reporter.listen_for_kv(move |order| engine.kv_ordered(order));
         stages.set(Stage::Warm, placed.warm);
-        stages.report(id, footprint.total());
+        stages.report(id, footprint.total(), &self.recent);
         let purpose = purpose::of(&parts.plan);
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
         let model = model.answering(purpose::style(&asked));
@@ -209,7 +209,7 @@ impl ModelLoader {
         let group = Arc::into_inner(group)
             .ok_or_else(|| Failure::new(ErrorKind::Internal, "a measurement did not end"))?;
         stages.set(Stage::Warm, began.elapsed());
-        stages.report(id, memory);
+        stages.report(id, memory, &self.recent);
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
         Ok(Loaded { model, footprint, shared: Vec::new() })
     }
