@@ -168,6 +168,7 @@ fn call(body: &'static str) -> Call {
             ("authorization".into(), "hush".into()),
         ],
         request_id: "id-1".into(),
+        trace: Vec::new(),
         body: Bytes::from(body),
     }
 }

@@ -174,7 +174,7 @@ impl ModelLoader {
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
         let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
-        stages.report(id, footprint.total());
+        stages.report(id, footprint.total(), &self.recent);
         Ok(Loaded { model, footprint, shared: process(own) })
     }
 

@@ -13,7 +13,10 @@ const LOADS: usize = 256;
 
 /// The last loads. Clones are the same; the loader adds, whoever traces reads.
 #[derive(Clone, Default)]
-pub(crate) struct RecentLoads(Arc<Mutex<VecDeque<(ArtefactId, Vec<LoadStage>)>>>);
+pub(crate) struct RecentLoads(Arc<Mutex<VecDeque<Stood>>>);
+
+/// A load and its stages.
+type Stood = (ArtefactId, Vec<LoadStage>);
 
 impl RecentLoads {
     pub(super) fn add(&self, id: &ArtefactId, stages: Vec<LoadStage>) {

@@ -374,7 +374,7 @@ async fn who_reads_behind_a_fetch_reads_on_when_another_one_offers_the_version()
 
 #[tokio::test]
 async fn a_version_that_is_kept_apart_is_whole_by_path_and_one_that_borrows_says_so() {
-    let f = Fixture::new();
+    let f = Fixture::new(Bytes::mib(64));
     upload(&f);
     let disk = f.open().await;
     let ids = fetch_all(&f, &disk).await;
