@@ -116,7 +116,8 @@ async fn an_engine_that_nobody_uses_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_does_not_start_is_told_without_its_words_and_not_started_for_each_request() {
+async fn an_engine_that_does_not_start_is_told_without_its_words_and_not_started_for_each_request()
+{
     let stage = Stage::new();
     stage.model("dies").model("never").model("absent");
     let limits = "memory = \"64MiB\"\nstart_timeout = \"2s\"\nstop_timeout = \"1s\"";
