@@ -5,7 +5,8 @@
 //! reading order: `backend` (one address: its connections, deadlines and limits; with `breaker`, when
 //! it is left alone, `body`, what is read and sent, and `health`), `command` (a process of ours that
 //! serves at one; with `keeper`, which sees to its end, and `supervised`, which starts it again),
-//! `driven` (engines that come and go with the targets that they serve).
+//! `driven` (engines that come and go with the targets that they serve), `multi_model` (containers that
+//! hold many models, which come and go in them).
 //!
 //! Invariants:
 //! 1. A request has its answer, or an error, at its deadline; nothing is sent or read after it.
@@ -20,6 +21,7 @@ mod command;
 pub mod driven;
 mod error;
 mod metrics;
+pub mod multi_model;
 
 pub use backend::{
     Backend, BackendConfig, BaseUrl, Breaking, HealthConfig, Incoming, InvalidUrl, Outgoing, State,

@@ -151,7 +151,8 @@ async fn admitted(
         }
     };
     let config = &context.gateway.config;
-    let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
+    let invoked = call::invoke(context, &aim, request, delivery.timeout).await;
+    let (answer, deadline) = invoked.map_err(|error| told_by_reader(&ask, error))?;
     let ask = match ask {
         Ask::Later(later) => match later.take() {
             Some(Found::Asked(asked)) => {
@@ -159,7 +160,7 @@ async fn admitted(
                 return Box::pin(admitted(context, aim, *asked, delivery)).await;
             }
             Some(Found::Ask(ask)) => ask,
-            None => Ask::Later(later),
+            Some(Found::Wrong(_)) | None => Ask::Later(later),
         },
         ask => ask,
     };
@@ -174,6 +175,17 @@ async fn admitted(
         response.headers_mut().insert(IGNORED, names);
     }
     Ok(response)
+}
+
+/// What was wrong with a body that was read late, in its reader's own words: the field included.
+fn told_by_reader(ask: &Ask, error: Error) -> Error {
+    match ask {
+        Ask::Later(later) => match later.take() {
+            Some(Found::Wrong(wrong)) => wrong,
+            _ => error,
+        },
+        _ => error,
+    }
 }
 
 /// A reply as the client wants it.

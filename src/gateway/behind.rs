@@ -24,6 +24,7 @@ use crate::capture::captured;
 use crate::cut::cut_off;
 use crate::error::{Error, Face};
 use crate::handled::{Flow, framed, gather};
+use crate::layers::Calling;
 use crate::meter;
 use crate::permitted::permit;
 use crate::sagemaker::headers::{INNER_ACCEPT, Sent, TARGET_CONTAINER};
@@ -272,13 +273,17 @@ async fn ask(
     notes.container(&container.name);
     let deadline = asking.deadline;
     let hold_until = (notes.arrived() + context.gateway.config.hold).min(deadline);
-    let headers = asking.headers.clone();
+    let mut headers = asking.headers.clone();
+    let calling = Calling::begin(notes, &container.name, &mut headers);
     let request = ToContainer { path: path.to_owned(), headers, body, hold_until, deadline };
     let began = Instant::now();
     let asked = timeout_at(deadline, (container.ask)(request)).await;
     let answer = asked.map_err(|_| of(container, late(container)))?;
     let answer = answer.map_err(|failure| of(container, failure))?;
-    let body = Timed::new(answer.body, began, notes.meter().spent().clone());
+    if let Some(calling) = &calling {
+        calling.answered(answer.status);
+    }
+    let body = Timed::new(answer.body, (began, calling), notes.meter().spent().clone());
     Ok(FromContainer { body: Box::pin(body), ..answer })
 }
 

@@ -107,6 +107,7 @@ pub(crate) async fn invoke(
         hold_until: hold_until.into_std(),
     };
     let target = invocation.model.clone();
+    context.notes.invoked();
     let answer = timeout_at(deadline, (context.gateway.invoke)(invocation))
         .await
         .map_err(|_| timed_out())?

@@ -60,6 +60,7 @@ impl Later {
             accounts: state.accounts.clone(),
             health: state.health.clone(),
             access: state.access.clone(),
+            tracer: state.tracer.clone(),
             defer: None,
             container: None,
             platform: None,

@@ -12,9 +12,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
 use roundhouse_tenancy::{Caller, Durable};
+use roundhouse_traces::{Context as TraceContext, Trace};
 use roundhouse_types::{ErrorKind, Failure, ModelId, Places, RetryHint, TargetName, TenantName};
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -26,7 +27,11 @@ use crate::identify::{Door, identify};
 use crate::meter::Meter;
 use crate::metrics;
 use crate::router::{Gateway, face_of};
-use crate::state::{AccessFn, AccessRecord};
+use crate::state::{AccessFn, AccessRecord, Steps};
+
+mod calling;
+
+pub(crate) use calling::Calling;
 
 /// What boto3 shows as `ResponseMetadata.RequestId`.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
@@ -34,6 +39,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const PLAIN_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What SageMaker's health checks ask for stays outside the limit of requests under way.
 const HEALTH: [&str; 4] = ["/ping", "/health", "/models", "/metrics"];
+
+/// The longest path that a span shows, in bytes.
+const PATH_MOST: usize = 256;
 
 /// Puts the layers around the routes, outermost last:
 ///
@@ -115,9 +123,16 @@ async fn limit(State(under_way): State<Arc<UnderWay>>, request: Request, next: N
 
 async fn observe(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
     let id = Uuid::new_v4();
-    let notes = Notes::new(id, &request);
+    let trace = gateway.tracer.accept(request.headers());
+    let span = match &trace {
+        // Whoever follows a trace wants the lines that belong to it.
+        Some(trace) => {
+            tracing::info_span!("request", %id, method = %request.method(), trace_id = %trace.id())
+        }
+        None => tracing::debug_span!("request", %id, method = %request.method()),
+    };
+    let notes = Notes::new(id, &request, trace);
     request.extensions_mut().insert(notes.clone());
-    let span = tracing::debug_span!("request", %id, method = %request.method());
     // A client that leaves before the headers drops this future, and the ending with it.
     let mut ending = Ending {
         notes,
@@ -163,10 +178,16 @@ struct Shared {
 }
 
 impl Notes {
-    pub(crate) fn new(request_id: Uuid, request: &Request) -> Self {
+    pub(crate) fn new(request_id: Uuid, request: &Request, trace: Option<Trace>) -> Self {
+        let steps = trace.as_ref().filter(|trace| trace.is_recorded()).map(|_| {
+            let path = request.uri().path();
+            let path = path[..path.floor_char_boundary(PATH_MOST)].to_owned();
+            Box::new(Steps { path, ..Steps::default() })
+        });
         let record = AccessRecord {
             time: SystemTime::now(),
             request_id,
+            trace,
             method: request.method().to_string(),
             route: "unmatched",
             tenant: None,
@@ -191,6 +212,7 @@ impl Notes {
             // What a proxy logs for a client that left before the answer.
             status: 499,
             complete: false,
+            steps,
         };
         let (record, meter) = (Mutex::new(record), Meter::default());
         Self(Arc::new(Shared { arrived: Instant::now(), record, meter }))
@@ -201,8 +223,15 @@ impl Notes {
         self.0.arrived
     }
 
-    pub(crate) fn route(&self, route: &'static str) {
-        self.lock().route = route;
+    /// The route that answers; what is asked for the request belongs to its trace from here on.
+    pub(crate) fn route(&self, route: &'static str, headers: &mut HeaderMap) {
+        let mut record = self.lock();
+        record.route = route;
+        match &record.trace {
+            Some(trace) => trace.context().write(headers),
+            // What was no context is not passed on as one.
+            None => TraceContext::erase(headers),
+        }
     }
 
     pub(crate) fn caller(&self, caller: &Caller) {
@@ -249,6 +278,14 @@ impl Notes {
         record.endpoint = Some(model.endpoint.clone());
         record.target = Some(model.target.clone());
         record.alias = None;
+    }
+
+    /// Its model is asked for; where there are several, the first.
+    pub(crate) fn invoked(&self) {
+        let elapsed = self.0.arrived.elapsed();
+        if let Some(steps) = &mut self.lock().steps {
+            steps.invoked.get_or_insert(elapsed);
+        }
     }
 
     /// What was asked stands for this target.
@@ -359,6 +396,9 @@ impl Drop for Ending {
         let record = {
             let mut record = self.notes.lock();
             record.total = Some(elapsed);
+            if let Some(steps) = &mut record.steps {
+                steps.compute = self.notes.0.meter.spent().compute();
+            }
             record.complete =
                 self.complete || self.length.is_some_and(|length| record.bytes_out >= length);
             record.clone()

@@ -48,6 +48,7 @@ mod relayed;
 mod router;
 mod sagemaker;
 mod sessions;
+mod spans;
 pub mod state;
 mod stream;
 mod target;
@@ -61,11 +62,12 @@ pub use deferred::Later;
 pub use metrics::describe_metrics;
 pub use router::router;
 pub use sessions::{SessionLimits, Sessions};
+pub use spans::{LoadStage, request_spans};
 pub use state::{
     AccessRecord, AskContainerFn, ContainerAdapter, ContainerAdapters, ContainerBody,
-    ContainerFace, ContainerMode, ContainerModel, ContainerModels, Containers, DeferFn, Deferral,
-    Deferred, DeferredInput, Done, Due, EndpointContainer, EndpointFace, FactsFn, FromContainer,
-    GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, MetricsFn, ModelFacts, Naming,
-    Offered, PageWanted, PlatformFace, Registration, Serves, Target, TargetPage, ToContainer,
-    Update, Variant,
+    ContainerCall, ContainerFace, ContainerMode, ContainerModel, ContainerModels, Containers,
+    DeferFn, Deferral, Deferred, DeferredInput, Done, Due, EndpointContainer, EndpointFace,
+    FactsFn, FromContainer, GatewayConfig, GatewayState, Health, KvTokens, LoadOutcome, MetricsFn,
+    ModelFacts, Naming, Offered, PageWanted, PlatformFace, Registration, Serves, Steps, Target,
+    TargetPage, ToContainer, Update, Variant,
 };

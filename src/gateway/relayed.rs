@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::fields::Fields;
 use crate::json;
 use crate::openai::Parse;
-use crate::sagemaker::raw::{Found, Later, failure, raw_body};
+use crate::sagemaker::raw::{Found, Later, raw_body};
 
 /// A body as it was sent, and how any other model's is read.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub(crate) fn asked(headers: &HeaderMap, sent: Sent, request_id: Uuid) -> Asked 
                         later.set(Found::Ask(asked.ask));
                         Ok::<_, Error>(ReadBody::Request(Box::new(asked.request)))
                     };
-                    read.await.map_err(failure)
+                    read.await.map_err(|error| later.wrong(error))
                 }
                 .boxed()
             })

@@ -160,9 +160,9 @@ fn is_below(path: &str, at: &str) -> bool {
 
 /// Gives a route the name it has in metrics and the access log.
 pub(crate) fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
-    route.layer(from_fn(move |request: Request, next: Next| {
-        if let Some(notes) = request.extensions().get::<Notes>() {
-            notes.route(name);
+    route.layer(from_fn(move |mut request: Request, next: Next| {
+        if let Some(notes) = request.extensions().get::<Notes>().cloned() {
+            notes.route(name, request.headers_mut());
         }
         next.run(request)
     }))

@@ -6,6 +6,7 @@ mod deferral;
 mod facts;
 pub mod naming;
 mod platform;
+mod steps;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use roundhouse_serving::{Answer, Invocation};
 use roundhouse_tenancy::{Accounts, Current, Identity, Pattern, Policy};
+use roundhouse_traces::{Trace, Tracer};
 use roundhouse_types::{Bytes, EndpointName, Failure, ModelId, TargetName, Tier, Version};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -32,6 +34,7 @@ pub use deferral::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due};
 pub use facts::{FactsFn, KvTokens, ModelFacts};
 pub use naming::{Naming, Serves, Variant};
 pub use platform::{MetricsFn, PlatformFace};
+pub use steps::{ContainerCall, Steps};
 
 /// Limits and switches of the data port.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,6 +130,8 @@ pub struct GatewayState {
     pub health: HealthFn,
     /// Told about every request at its end.
     pub access: AccessFn,
+    /// Gives requests their places in traces.
+    pub tracer: Tracer,
     /// Takes requests whose callers do not wait, where an endpoint does.
     pub defer: Option<DeferFn>,
     /// The container contract, where it is switched on.
@@ -281,6 +286,9 @@ pub struct AccessRecord {
     /// What `x-amzn-RequestId` says.
     #[serde(serialize_with = "text")]
     pub request_id: Uuid,
+    /// Its place in a trace.
+    #[serde(rename = "trace_id", serialize_with = "trace_id")]
+    pub trace: Option<Trace>,
     /// The request's method.
     pub method: String,
     /// The name of the route, not the path.
@@ -332,6 +340,9 @@ pub struct AccessRecord {
     /// Whether the response went out to its end; `false` where the client left or a stream
     /// was cut.
     pub complete: bool,
+    /// What its spans need beside; of requests that are recorded.
+    #[serde(skip)]
+    pub steps: Option<Box<Steps>>,
 }
 
 fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -341,6 +352,10 @@ fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok
 
 fn text<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
+}
+
+fn trace_id<S: Serializer>(trace: &Option<Trace>, serializer: S) -> Result<S::Ok, S::Error> {
+    trace.as_ref().map(Trace::id).serialize(serializer)
 }
 
 fn milliseconds<S: Serializer>(

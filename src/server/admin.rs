@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use crate::app::{Catalogs, Reload};
 use crate::loader::ModelLoader;
 use crate::witness::Witness;
-pub(crate) use guard::{AuditFn, Guard, host, is_foreign, is_ours};
+pub(crate) use guard::{AuditFn, Guard, Pass, host, is_foreign, is_ours};
 pub(crate) use health::Vitals;
 pub(crate) use usage::row as usage_row;
 

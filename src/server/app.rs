@@ -14,6 +14,7 @@ mod preload;
 mod reload;
 pub(crate) mod settings;
 mod single;
+mod traces;
 mod warm;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ use self::behind::Behinds;
 use self::capture::Captures;
 use self::door::Door;
 use self::preload::Wishes;
+use self::traces::Tracing;
 use crate::admin::{self, Guard, Vitals};
 use crate::config::Config;
 use crate::connections::{self, Connections};
@@ -102,6 +104,8 @@ pub(crate) struct Running {
     captures: Captures,
     /// Containers behind endpoints.
     behinds: Behinds,
+    /// Sends spans of requests.
+    tracing: Tracing,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -212,6 +216,7 @@ pub(crate) async fn start(
         queue,
         captures,
         behinds,
+        tracing: app.tracing,
         vitals,
         stop_data,
         stop_admin,
@@ -235,7 +240,8 @@ fn url(listener: &TcpListener, encrypted: bool) -> Result<String, Error> {
 
 impl Running {
     /// Answers until SIGTERM or an interrupt, then drains; or until a device fails.
-    pub(crate) async fn until_stopped(self) -> Result<(), Error> {
+    pub(crate) async fn until_stopped(mut self) -> Result<(), Error> {
+        let tracing = std::mem::take(&mut self.tracing);
         let failed = tokio::select! {
             signal = stop_signal() => {
                 info!(signal = signal?, "stopping");
@@ -274,6 +280,7 @@ impl Running {
             captures.close().await;
             // Who is cut off has no whole answer, and no line.
             accounts::close(accounts).await;
+            tracing.close().await;
             if failed.is_none() {
                 loader.forgive_loads().await;
             }

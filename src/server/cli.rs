@@ -3,7 +3,7 @@
 //! Reading order: this file (the interface), `target` (which model is meant), `client`
 //! (talking to a running server), `operate` (models, load, unload, keep, release, refresh,
 //! explain), `versions` (versions, use), `top` (the live page for terminals), `reload`, `progress` (a bar where a person waits), `invoke`, `keys`, `check`, `survey`,
-//! `plan`, `usage` (what tenants have used), `simulate` (traces under other budgets), `output` (tables and JSON),
+//! `plan`, `usage` (what tenants have used), `simulate` (traces under other budgets), `output` (tables and JSON), `told` (errors),
 //! `completions`.
 
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ mod reload;
 mod simulate;
 mod survey;
 mod target;
+mod told;
 mod top;
 mod usage;
 mod versions;
@@ -39,6 +40,7 @@ pub use reload::ReloadArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
+pub use told::told;
 pub use top::TopArgs;
 pub use usage::UsageArgs;
 pub use versions::UseArgs;

@@ -44,6 +44,7 @@ mod resolve;
 mod rules;
 mod sessions;
 mod tenants;
+mod traces;
 mod units;
 
 #[cfg(test)]
@@ -55,11 +56,12 @@ pub use behind::{Behind, CommandBehind, ContainerBehind, ContainerOrigin};
 pub use capture::CaptureConfig;
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
-pub use engines::EngineRule;
 pub(crate) use engines::engine_of;
+pub use engines::{ContainerRule, EngineKind, EngineRule, ModelMemory};
 pub use quotas::WrittenLimits;
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
+pub use traces::Traces;
 pub(crate) use units::parse_duration;
 
 use crate::cli::ServeFlags;
@@ -131,6 +133,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Logs and the access log.
     pub log: Log,
+    /// `[tracing]`: where traces are sent; absent is nowhere.
+    pub traces: Option<Traces>,
     /// The container contract of SageMaker's multi-model endpoints.
     pub container: Container,
 }

@@ -54,7 +54,7 @@ async fn get(client: &Client, url: &str) -> Result<String, String> {
 }
 
 /// An error with its causes: the outermost says little.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -5,7 +5,7 @@
 //! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
-//! someone else put here), `apart` (files that engines read), `external` (engines of the operator's, and adapters in them), `stages` (how long each step took),
+//! someone else put here), `apart` (files that engines read), `external` (engines of the operator's, and adapters in them), `contained` (models in containers of the operator's), `stages` (how long each step took),
 //! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
 mod apart;
@@ -14,6 +14,7 @@ mod aside;
 mod asked;
 mod bases;
 mod beside;
+mod contained;
 mod external;
 mod facts;
 mod host;
@@ -25,6 +26,7 @@ mod marks;
 mod placed;
 mod plan;
 mod purpose;
+mod recent;
 mod resolve;
 mod sharing;
 mod stages;
@@ -68,6 +70,7 @@ pub(crate) use placed::Touched;
 pub(crate) use plan::{
     HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
 };
+pub(crate) use recent::RecentLoads;
 use sharing::Shares;
 use stages::Stage;
 pub(crate) use stages::Stages;
@@ -129,6 +132,7 @@ pub(crate) struct ModelLoader {
     loading: Mutex<BTreeMap<ArtefactId, usize>>,
     versions: Versions,
     placed: PlacedModels,
+    recent: RecentLoads,
     /// Replaced when the settings change.
     bases: Current<Bases>,
     policy: Arc<Current<Policy>>,
@@ -164,6 +168,7 @@ impl ModelLoader {
             loading,
             versions,
             placed,
+            recent: RecentLoads::default(),
             bases: Current::default(),
             policy: Arc::default(),
         }

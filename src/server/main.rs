@@ -1,13 +1,12 @@
 //! The `roundhouse` binary: reads the command line, carries the command out, says what went
 //! wrong and what to do next.
 
-use std::error::Error as _;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use roundhouse::cli::Cli;
+use roundhouse::cli::{Cli, told};
 use roundhouse::error::Error;
 
 /// How long file work under way may take after everything else has ended.
@@ -45,32 +44,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes `error: …` with its causes, one line per fault, and a hint.
+/// Writes what went wrong, unless it is that the reader has left.
 fn tell(error: &Error) {
-    if matches!(error, Error::OutputClosed) {
-        return;
+    if !matches!(error, Error::OutputClosed) {
+        // Nobody is left to be told when standard error is closed.
+        let _ = std::io::stderr().write_all(told(error).as_bytes());
     }
-    let mut lines = String::new();
-    if let Error::Settings(faults) = error {
-        for fault in faults {
-            lines.push_str(&format!("error: {fault}\n"));
-        }
-    }
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = cause.source();
-    }
-    lines.push_str(&format!("error: {text}\n"));
-    if let Some(hint) = error.hint() {
-        lines.push_str(&format!("hint: {hint}\n"));
-    }
-    // Nobody is left to be told when standard error is closed.
-    let _ = std::io::stderr().write_all(lines.as_bytes());
 }

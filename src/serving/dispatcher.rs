@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use futures_util::Stream;
-use roundhouse_containers::driven::{self, Driven};
+use roundhouse_containers::driven;
 use roundhouse_engine::{Claim, Constraint, EngineHandle};
 use roundhouse_residency::{Lease, Residency};
 use roundhouse_tenancy::Caller;
@@ -60,6 +60,9 @@ impl Default for Config {
         }
     }
 }
+
+/// By which servers agree on what belongs to one trace (W3C trace context).
+const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
 /// How often a request is given to another group of a handler's workers when the one it waited
 /// for went away before it had begun.
@@ -259,7 +262,14 @@ impl Dispatcher {
                     Err(CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
                 };
             }
-            ServedModel::External(driven) => return relay(id, driven, request, hold, record).await,
+            ServedModel::External(driven) => {
+                let to = |call| driven.call(call);
+                return relay(id, to, request, hold, record).await;
+            }
+            ServedModel::Contained(model) => {
+                let to = |call| model.call(call);
+                return relay(id, to, request, hold, record).await;
+            }
         };
         let request = match request {
             Request::Raw(raw) => match (raw.read)(raw.body.body).await? {
@@ -350,14 +360,17 @@ async fn in_turn<T: Send + 'static>(
     Ok(done.await.map_err(|_| Error::Interrupted)??)
 }
 
-/// Sends a request on to an external engine.
-async fn relay(
+/// Sends a request on to an external engine or container.
+async fn relay<F>(
     id: &ModelId,
-    engine: &Driven,
+    to: impl FnOnce(driven::Call) -> F,
     request: Request,
     hold: &Hold,
     record: &mut Record,
-) -> Result<(Work, Duration), NoWork> {
+) -> Result<(Work, Duration), NoWork>
+where
+    F: Future<Output = Result<driven::Answer, driven::CallError>>,
+{
     let Request::Raw(raw) = request else {
         return Err(NoWork::Failed(wrong_kind(id, ModelKind::External).into()));
     };
@@ -367,10 +380,15 @@ async fn relay(
         route: raw.route,
         content_type: body.content_type.clone(),
         accept: body.accept.clone(),
+        headers: body.meta.headers.clone().into_iter().collect(),
         request_id: body.meta.request_id.clone(),
+        trace: TRACE_HEADERS
+            .into_iter()
+            .filter_map(|name| Some((name, body.meta.headers.get(name)?.clone())))
+            .collect(),
         body: body.body.clone(),
     };
-    match engine.call(call).await {
+    match to(call).await {
         Ok(answer) => Ok((Work::Relayed(answer, raw.route), queue)),
         Err(driven::CallError::NotBegun(failure)) => Err(NoWork::NotBegun(raw, failure)),
         Err(driven::CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
@@ -381,7 +399,7 @@ async fn relay(
 fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Error> {
     let base = match model {
         ServedModel::Engine(model) => model.base(),
-        ServedModel::Handler(_) => None,
+        ServedModel::Handler(_) | ServedModel::Contained(_) => None,
         ServedModel::External(driven) => driven.base(),
     };
     if base == Some(asked) {

@@ -22,7 +22,8 @@ mod tests;
 const NUMBERS_MAX: usize = 8 * 1024 * 1024;
 /// Labels, entities or the like that are told for one request at most: some 200 MB as JSON values.
 pub(super) const TOLD_MAX: usize = 256 * 1024;
-/// Bytes of text that are tokenised for one request at most, where texts are read with others.
+/// Bytes of text that are tokenised for one request at most, where texts are read with others, and
+/// of what goes before texts.
 const READ_MAX: usize = 16 * 1024 * 1024;
 /// Tokens that are written out as text for one request at most.
 const WRITTEN_MAX: usize = 4 * 1024 * 1024;

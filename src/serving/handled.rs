@@ -85,10 +85,10 @@ pub(crate) fn relayed(
     deadline: Instant,
     record: Record,
 ) -> HandledReply {
-    let driven::Answer { status, content_type, body } = answer;
+    let driven::Answer { status, content_type, headers, body } = answer;
     let body = stream(model, body, hold, deadline, record);
     let origin = Origin::Engine(route);
-    HandledReply { status, content_type, headers: Vec::new(), body, origin }
+    HandledReply { status, content_type, headers, body, origin }
 }
 
 fn stream(

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use roundhouse_containers::driven::Driven;
+use roundhouse_containers::multi_model::ContainedModel;
 use roundhouse_engine::{Attached, EngineHandle, Placed};
 use roundhouse_types::{ModelId, ModelKind};
 use roundhouse_workers::Group;
@@ -18,6 +19,8 @@ pub enum ServedModel {
     Handler(Group),
     /// An engine that the operator has started by command, or an adapter that is in one.
     External(Driven),
+    /// In a container of the operator's that holds many models.
+    Contained(ContainedModel),
 }
 
 impl ServedModel {
@@ -27,7 +30,7 @@ impl ServedModel {
             Self::Engine(model) => model.kind(),
             Self::Handler(_) => ModelKind::Handler,
             Self::External(driven) if driven.base().is_some() => ModelKind::Adapter,
-            Self::External(_) => ModelKind::External,
+            Self::External(_) | Self::Contained(_) => ModelKind::External,
         }
     }
 
@@ -35,7 +38,7 @@ impl ServedModel {
     pub fn style(&self) -> AnswerStyle {
         match self {
             Self::Engine(model) => model.style,
-            Self::Handler(_) | Self::External(_) => AnswerStyle::default(),
+            Self::Handler(_) | Self::External(_) | Self::Contained(_) => AnswerStyle::default(),
         }
     }
 
@@ -46,6 +49,7 @@ impl ServedModel {
             Self::Engine(model) => model.remove().await,
             Self::Handler(group) => group.stop().await,
             Self::External(driven) => driven.leave().await,
+            Self::Contained(model) => model.leave().await,
         }
     }
 }

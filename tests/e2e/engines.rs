@@ -3,6 +3,7 @@
 
 mod adapters;
 mod life;
+mod models;
 mod sleep;
 
 use std::collections::BTreeSet;

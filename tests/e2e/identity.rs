@@ -146,6 +146,9 @@ async fn the_admin_port_asks_for_an_operators_key_and_writes_down_what_is_done()
         let status = server.send(request.json(&json!({"target": TARGET}))).await.status;
         assert!([421, 403].contains(&status), "{name}: {status}");
     }
+    let read = server.http().get(format!("{}/admin/v1/residency", server.admin));
+    let read = read.header("sec-fetch-site", "cross-site").bearer_auth(text(&operator, "key"));
+    assert_eq!(server.send(read).await.status, 403, "a foreign page makes us do no work");
     let lines = || -> Vec<Value> {
         let text = std::fs::read_to_string(&audit).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

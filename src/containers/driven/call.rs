@@ -28,8 +28,12 @@ pub struct Call {
     pub content_type: Option<String>,
     /// What the answer shall be written in, where the client said so.
     pub accept: Option<String>,
+    /// SageMaker's headers; engines with routes of their own are not told them.
+    pub headers: Vec<(String, String)>,
     /// The request's id.
     pub request_id: String,
+    /// Its place in a trace, as headers say it.
+    pub trace: Vec<(&'static str, String)>,
     /// The body.
     pub body: Bytes,
 }
@@ -40,6 +44,8 @@ pub struct Answer {
     pub status: u16,
     /// What its body is written in, where the engine said so.
     pub content_type: Option<String>,
+    /// SageMaker's headers in it.
+    pub headers: Vec<(String, String)>,
     /// Its body.
     pub body: Pieces,
 }

@@ -171,6 +171,11 @@ impl Engine {
                 headers.insert(name, value);
             }
         }
+        for (name, text) in call.trace {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                headers.insert(name, value);
+            }
+        }
         let response = match self.backend.send(request, Instant::now() + LONGEST).await {
             Ok(response) => response,
             Err(error) => {
@@ -186,7 +191,8 @@ impl Engine {
         let content_type = head.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|it| it.to_str().ok()).map(str::to_owned);
         let pieces = body.into_data_stream().map(|piece| piece.map_err(Failure::from));
-        Ok(Answer { status: head.status.as_u16(), content_type, body: Box::pin(pieces) })
+        let (status, headers) = (head.status.as_u16(), Vec::new());
+        Ok(Answer { status, content_type, headers, body: Box::pin(pieces) })
     }
 
     /// Where a request goes and what is sent; a large one is read on a blocking thread.

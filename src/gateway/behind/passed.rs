@@ -6,14 +6,17 @@ use std::task::{Context as Polling, Poll};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use roundhouse_traces::{TRACEPARENT, TRACESTATE};
 use roundhouse_types::{Failure, Spent};
 use tokio::time::Instant;
 
 use crate::call::Context;
+use crate::layers::Calling;
 use crate::state::ContainerBody;
 
-/// What a container sees of a request's headers beside `Accept`: SageMaker's list, never a credential.
-const ON: [HeaderName; 7] = [
+/// What a container sees of a request's headers beside `Accept`: SageMaker's list and the
+/// trace, never a credential.
+const ON: [HeaderName; 9] = [
     header::CONTENT_TYPE,
     header::CONTENT_ENCODING,
     HeaderName::from_static("x-amzn-sagemaker-custom-attributes"),
@@ -21,6 +24,8 @@ const ON: [HeaderName; 7] = [
     HeaderName::from_static("x-amzn-sagemaker-session-id"),
     HeaderName::from_static("x-amzn-sagemaker-target-model"),
     HeaderName::from_static("x-amzn-sagemaker-prefix-aware-id"),
+    TRACEPARENT,
+    TRACESTATE,
 ];
 /// What a client sees of an answer's headers beside its type.
 const BACK: [HeaderName; 4] = [
@@ -68,14 +73,20 @@ pub(super) struct Timed {
     began: Instant,
     /// Absent when it is counted.
     spent: Option<Spent>,
+    calling: Option<Calling>,
 }
 
 impl Timed {
-    pub(super) fn new(body: ContainerBody, began: Instant, spent: Spent) -> Self {
-        Self { body, began, spent: Some(spent) }
+    pub(super) fn new(
+        body: ContainerBody,
+        (began, calling): (Instant, Option<Calling>),
+        spent: Spent,
+    ) -> Self {
+        Self { body, began, spent: Some(spent), calling }
     }
 
     fn add_up(&mut self) {
+        self.calling = None;
         if let Some(spent) = self.spent.take() {
             spent.computed(self.began.elapsed());
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, header};
 use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request, Route};
+use roundhouse_traces::{TRACEPARENT, TRACESTATE};
 use roundhouse_types::Failure;
 use uuid::Uuid;
 
@@ -25,6 +26,8 @@ pub(crate) enum Found {
     Ask(Ask),
     /// The whole request: it asks adapters of the model.
     Asked(Box<Asked>),
+    /// What is wrong with the body, as the client is to be told.
+    Wrong(Error),
 }
 
 /// What is known of the request once the body has been read.
@@ -34,6 +37,16 @@ pub(crate) struct Later(Arc<Mutex<Option<Found>>>);
 impl Later {
     pub(crate) fn set(&self, found: Found) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+
+    /// Keeps what is wrong with the body, and says so.
+    pub(crate) fn wrong(&self, error: Error) -> Failure {
+        let failure = match &error {
+            Error::Failed(failure) => failure.clone(),
+            other => Failure::new(other.kind(), other.to_string()),
+        };
+        self.set(Found::Wrong(error));
+        failure
     }
 
     /// Set where the model is none that reads bodies itself.
@@ -59,7 +72,10 @@ pub(crate) fn asked(
             let (aim, later) = (aim.clone(), later.clone());
             Arc::new(move |body| {
                 let (headers, aim, later) = (headers.clone(), aim.clone(), later.clone());
-                async move { read(headers, body, &aim, &later).await.map_err(failure) }.boxed()
+                async move {
+                    read(headers, body, &aim, &later).await.map_err(|error| later.wrong(error))
+                }
+                .boxed()
             })
         },
     };
@@ -80,14 +96,6 @@ async fn read(
     }
     later.set(Found::Ask(asked.ask));
     Ok(ReadBody::Request(Box::new(asked.request)))
-}
-
-/// What the one who reads a body says went wrong.
-pub(crate) fn failure(error: Error) -> Failure {
-    match error {
-        Error::Failed(failure) => failure,
-        other => Failure::new(other.kind(), other.to_string()),
-    }
 }
 
 /// The headers that say how a body is read and its answer written.
@@ -113,9 +121,9 @@ pub(crate) fn raw_body(
     };
     let mut passed_on = BTreeMap::new();
     for (name, value) in headers {
-        if name.as_str().starts_with(PASSED_ON)
-            && let Ok(value) = value.to_str()
-        {
+        let is_passed_on =
+            name.as_str().starts_with(PASSED_ON) || [&TRACEPARENT, &TRACESTATE].contains(&name);
+        if is_passed_on && let Ok(value) = value.to_str() {
             passed_on.insert(name.as_str().to_owned(), value.to_owned());
         }
     }

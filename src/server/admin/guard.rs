@@ -2,7 +2,7 @@
 //!
 //! 1. Browsers: a foreign page can have its visitor's browser send requests here. One that got here
 //!    by a name of its own (DNS rebinding) is known by its `Host`, one that only sends by its
-//!    `Origin`. Both are checked on loopback, too: that is where browsers are.
+//!    `Origin` and `Sec-Fetch-Site`. All are checked on loopback, too: that is where browsers are.
 //! 2. Operators: where any has a key, or had one since the process began, and wherever the port is
 //!    beyond loopback, a key is asked for.
 //! 3. Each action, carried out or refused, is a line of the audit log: who, what, what came of it.
@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use roundhouse_tenancy::{Denied, Identity, Peer};
@@ -70,10 +70,25 @@ enum Refused {
     TooLarge,
 }
 
+/// By what a reader was let in, for answers that have no end.
+#[derive(Clone)]
+pub(crate) struct Pass {
+    guard: Arc<Guard>,
+    shown: Option<HeaderValue>,
+}
+
+impl Pass {
+    /// Whether it would be let in now: its key is not revoked and not expired, and none is asked
+    /// for that it has not shown.
+    pub(crate) fn holds(&self) -> bool {
+        self.guard.operator(self.shown.as_ref()).is_ok()
+    }
+}
+
 /// Lets operators through, and writes down what they do.
 pub(crate) async fn guard(
     State(guard): State<Arc<Guard>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let began = Instant::now();
@@ -84,7 +99,11 @@ pub(crate) async fn guard(
         Ok(operator) => {
             record.operator = operator;
             match is_action {
-                false => return next.run(request).await,
+                false => {
+                    let shown = request.headers().get(header::AUTHORIZATION).cloned();
+                    request.extensions_mut().insert(Pass { guard, shown });
+                    return next.run(request).await;
+                }
                 true => act(&mut record, request, next).await,
             }
         }
@@ -130,13 +149,19 @@ impl Guard {
     fn admit(&self, request: &Request) -> Result<Option<Arc<str>>, Refused> {
         let headers = request.headers();
         let host = self.own_name(request)?;
-        if !matches!(*request.method(), Method::GET | Method::HEAD) && is_foreign(headers, host) {
+        // Reads too: what a foreign page cannot see of an answer still costs us its making.
+        if is_foreign(headers, host) {
             return Err(Refused::Origin);
         }
+        self.operator(headers.get(header::AUTHORIZATION))
+    }
+
+    /// Whose key is shown, where one is asked for.
+    fn operator(&self, shown: Option<&HeaderValue>) -> Result<Option<Arc<str>>, Refused> {
         if !self.always_asks && !self.operators.were_seen(&self.identity) {
             return Ok(None);
         }
-        let shown = headers.get(header::AUTHORIZATION).ok_or(Refused::Key(Denied::Missing))?;
+        let shown = shown.ok_or(Refused::Key(Denied::Missing))?;
         let key = shown.to_str().ok().and_then(|shown| shown.split_once(' '));
         let key = key.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let (_, key) = key.ok_or(Refused::Key(Denied::Unknown))?;

@@ -7,18 +7,20 @@
 //! the id of the last decision that it saw, and is told the state anew and the decisions since.
 //!
 //! Reading order: this file (the task), `frames` (what is sent), `shape` (the state as maps by
-//! name), `patch` (changes), `stats` (samples), `routes`.
+//! name), `patch` (changes), `stats` (samples), `taken` (who reads
+//! on), `routes`.
 
 mod frames;
 pub(crate) mod patch;
 pub(super) mod routes;
 mod shape;
 mod stats;
+mod taken;
 #[cfg(test)]
 mod tests;
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use roundhouse_residency::Decision;
@@ -31,6 +33,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub(crate) use self::frames::Frame;
 use self::frames::Log;
 use self::stats::Stats;
+use self::taken::Taken;
 
 /// How often the state is looked at while somebody reads. Also the pulse by which a reader knows
 /// that the server lives.
@@ -41,8 +44,9 @@ const SOON: Duration = Duration::from_millis(200);
 const RESTS: u32 = 20;
 /// How often latencies are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-/// Frames that a reader may be behind.
-const BEHIND: usize = 1024;
+/// Frames that a reader may be behind; all readers share them. More than the task handles in one go
+/// (128 by tokio's budget), so that a burst of decisions alone cuts nobody off.
+const BEHIND: usize = 256;
 /// Readers that come at the same moment.
 const COMING: usize = 64;
 /// Decisions that one is told who comes for the first time.
@@ -84,6 +88,7 @@ struct Reading {
     /// The number of the last decision before the rest.
     at: u64,
     rest: broadcast::Receiver<Frame>,
+    taken: Arc<Taken>,
 }
 
 /// A handle on the task, which ends when the last handle is dropped.
@@ -103,6 +108,7 @@ impl Live {
             frames,
             log: Log::new(),
             stats: Stats::new(),
+            readers: Vec::new(),
             state: None,
             looked: None,
             pause: SOON,
@@ -130,7 +136,9 @@ struct Task {
     frames: broadcast::Sender<Frame>,
     log: Log,
     stats: Stats,
-    /// What every reader of the state knows by now; absent while there is none.
+    /// Those of the state.
+    readers: Vec<Weak<Taken>>,
+    /// What every reader of the state knows by now; absent before the first.
     state: Option<Value>,
     looked: Option<Instant>,
     /// How long to wait after a look.
@@ -173,20 +181,22 @@ impl Task {
                 }
                 _ = beats.tick(), if self.is_read() && Instant::now() >= soon => {
                     is_stale = false;
-                    self.refresh().await;
+                    // A look that fails is a beat left out: the server ends, and its readers find
+                    // that out by themselves.
+                    let _ = self.refresh().await;
                 }
                 () = tokio::time::sleep_until(soon), if is_stale && self.is_read() => {
                     is_stale = false;
-                    self.refresh().await;
+                    let _ = self.refresh().await;
                 }
             }
         }
     }
 
-    /// Whether anybody is told of the state. Readers of decisions alone are not told apart: one
-    /// look a second is cheap.
+    /// Whether anybody takes what is told of the state.
     fn is_read(&self) -> bool {
-        self.state.is_some() && self.frames.receiver_count() > 0
+        let goes_on = |it: &Weak<Taken>| it.upgrade().is_some_and(|it| it.goes_on());
+        self.state.is_some() && self.readers.iter().any(goes_on)
     }
 
     fn tell(&self, frame: Frame) {
@@ -194,16 +204,16 @@ impl Task {
         let _ = self.frames.send(frame);
     }
 
-    /// Looks, and tells everybody what has changed. A look that fails is a beat left out: the
-    /// server ends, and its readers find that out by themselves.
-    async fn refresh(&mut self) {
-        if let Ok(state) = self.look().await {
-            let change = self.state.as_ref().map(|old| patch::diff(old, &state));
-            if let Some(change) = change {
-                self.tell(Frame::of("change", &change.unwrap_or_else(|| json!({}))));
-            }
-            self.state = Some(state);
+    /// Looks, and tells everybody what has changed: also those who do not take it just now, so that
+    /// what they know has no hole.
+    async fn refresh(&mut self) -> Result<(), Failure> {
+        let state = self.look().await?;
+        let change = self.state.as_ref().map(|old| patch::diff(old, &state));
+        if let Some(change) = change {
+            self.tell(Frame::of("change", &change.unwrap_or_else(|| json!({}))));
         }
+        self.state = Some(state);
+        Ok(())
     }
 
     async fn look(&mut self) -> Result<Value, Failure> {
@@ -219,19 +229,26 @@ impl Task {
             Wants::All => self.greeting(reader.seen.as_deref()).await,
             Wants::Decisions => Ok(self.log.since(reader.seen.as_deref(), 0)),
         };
-        let reading =
-            first.map(|first| Reading { first, at: self.log.at(), rest: self.frames.subscribe() });
+        let taken = Arc::new(Taken::default());
+        // What it is greeted with.
+        taken.is_given();
+        self.readers.retain(|it| it.strong_count() > 0);
+        if reader.wants == Wants::All && first.is_ok() {
+            self.readers.push(Arc::downgrade(&taken));
+        }
+        let (at, rest) = (self.log.at(), self.frames.subscribe());
+        let reading = first.map(|first| Reading { first, at, rest, taken });
         // One that has left meanwhile needs no answer.
         let _ = reader.reply.send(reading);
     }
 
     /// The state as everybody knows it from now on, the samples so far, and decisions.
     async fn greeting(&mut self, seen: Option<&str>) -> Result<Vec<Frame>, Failure> {
-        if self.is_read() {
+        // However many come and go, looks take no more of the machine than they may.
+        let rests = self.looked.is_some_and(|at| Instant::now() < at + self.pause);
+        if self.state.is_none() || !rests {
             // Those who read already are told what they do not know yet.
-            self.refresh().await;
-        } else {
-            self.state = Some(self.look().await?);
+            self.refresh().await?;
         }
         let whole = json!({
             "start": self.log.start(),

@@ -22,6 +22,7 @@ use super::budgets::{self, Budgets};
 use super::capture::Captures;
 use super::live::Live;
 use super::single::{self, Single};
+use super::traces::Tracing;
 use super::{accounts, asynchronous, described, faces, settings, warm};
 use crate::admin::{Admin, Vitals};
 use crate::config::{Config, Endpoint};
@@ -53,6 +54,8 @@ pub(crate) struct App {
     pub(super) cut_off: CutOff,
     /// Still to be loaded.
     pub(super) single: Option<Single>,
+    /// Sends spans of requests.
+    pub(super) tracing: Tracing,
 }
 
 /// Every endpoint's catalogue.
@@ -104,7 +107,7 @@ pub(super) async fn build(
     let loader = loader.with_rules(rules, config.store.update_settle);
     let policy = Arc::new(Current::new(settings::policy(&config)));
     let exe = settings::own_executable()?;
-    let loader = loader.with_engines(exe, settings::engines(&config));
+    let loader = loader.with_engines((exe, &config.cache.dir), settings::engines(&config));
     let loader = Arc::new(loader.with_bases(bases).under(policy.clone()));
     let limits =
         roundhouse_residency::Config { host_budget: budgets.host, ..settings::residency(&config) };
@@ -148,6 +151,7 @@ pub(super) async fn build(
     let health = vitals.clone();
     let (cut_off, cut) = Cut::pair();
     let queue = asynchronous::open(&config, credentials.as_ref()).await?;
+    let tracing = Tracing::start(config.traces.as_ref())?;
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
@@ -158,7 +162,8 @@ pub(super) async fn build(
         }),
         accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
-        access: faces::access_log(&config.log.access)?,
+        access: tracing.before(faces::access_log(&config.log.access)?, loader.recent()),
+        tracer: tracing.tracer.clone(),
         defer: queue.clone().map(asynchronous::defer),
         container,
         sessions: Sessions::new(config.sessions.clone()),
@@ -197,7 +202,7 @@ pub(super) async fn build(
         metrics,
         reload: None,
     };
-    Ok(App { data: roundhouse_gateway::router(state), admin, live, single, cut_off })
+    Ok(App { data: roundhouse_gateway::router(state), admin, live, single, cut_off, tracing })
 }
 
 /// What endpoints load from, the container's own and a base's among them, and which models adapters

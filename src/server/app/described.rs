@@ -22,5 +22,6 @@ pub(super) fn describe_metrics() {
     roundhouse_serving::describe_metrics();
     roundhouse_store::metrics::describe_metrics();
     roundhouse_tenancy::describe_metrics();
+    roundhouse_traces::describe_metrics();
     roundhouse_workers::describe_metrics();
 }

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use roundhouse_containers::multi_model;
 use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::Bytes;
 use serde_json::json;
 
 use super::{ServeFlags, environment, output};
 use crate::app::budgets::{self, Budgets};
-use crate::config::{AccessLog, Config, ContainerOrigin, Fault, TlsFiles};
+use crate::config::{
+    AccessLog, Config, ContainerOrigin, EngineKind, EngineRule, Fault, ModelMemory, TlsFiles,
+};
 use crate::error::{Error, count};
 use crate::limits;
 
@@ -70,9 +73,7 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
             lines.push(format!("    {}:{}  {origin}", endpoint.name, container.hostname));
         }
         for rule in &endpoint.engines {
-            let program = rule.spec.command.first().map_or("", String::as_str);
-            let (name, targets, memory) = (&endpoint.name, &rule.target, rule.spec.memory);
-            lines.push(format!("    {name} starts {program} for {targets}, {memory} each"));
+            lines.push(format!("    {} {}", endpoint.name, engine(rule)));
         }
         if let Some(capture) = &endpoint.capture {
             lines.push(format!("    {} captures to {}", endpoint.name, capture.destination));
@@ -138,6 +139,30 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What an engine is, and what its targets are charged with.
+fn engine(rule: &EngineRule) -> String {
+    let program = |command: &[String]| command.first().cloned().unwrap_or_default();
+    let targets = &rule.target;
+    match &rule.kind {
+        EngineKind::Started(spec) => {
+            format!("starts {} for {targets}, {} each", program(&spec.command), spec.memory)
+        }
+        EngineKind::Contained(rule) => {
+            let origin = match &rule.spec.origin {
+                multi_model::ContainerOrigin::Url(url) => url.to_string(),
+                multi_model::ContainerOrigin::Command(it) => program(&it.command),
+            };
+            let memory = match rule.memory {
+                ModelMemory::Each(memory) => format!("{memory} each"),
+                ModelMemory::OfFiles { thousandths } => {
+                    format!("{} times their files", thousandths as f64 / 1000.0)
+                }
+            };
+            format!("loads {targets} into {origin}, {memory}")
+        }
+    }
 }
 
 fn encrypted(files: Option<&TlsFiles>) -> &'static str {

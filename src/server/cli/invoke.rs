@@ -84,7 +84,8 @@ pub struct BodyArgs {
     pub prompt: Option<String>,
 }
 
-/// Asks, and prints the answer.
+/// Asks, and prints the answer: a model's text without what would steer a terminal, everything else
+/// as it was sent.
 pub(super) async fn run(args: InvokeArgs) -> Result<(), Error> {
     let target = args.target.check()?;
     let client = Client::new(&args.url, args.ca.as_deref())?.with_key(args.key.as_deref());

@@ -342,7 +342,7 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
         return output::print_json(&answer);
     }
     let found: Explanation = client.shaped(answer)?;
-    output::print(&format!("{}: {}\n", target.name(), found.now))?;
+    output::print(&standing(&target, &found.now))?;
     if let Some(milliseconds) = found.ready_in_ms {
         let seconds = milliseconds.div_ceil(1000);
         output::print(&format!("may be tried again in {seconds} s\n"))?;
@@ -351,6 +351,11 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
         return output::print("nothing was decided about it yet\n");
     }
     output::print(&decisions_table(found.decisions))
+}
+
+/// One line: what a handler said may have had several.
+fn standing(target: &Target, now: &str) -> String {
+    format!("{}\n", output::printable(&format!("{}: {now}", target.name())))
 }
 
 fn decisions_table(decisions: Vec<Decision>) -> String {
@@ -405,6 +410,17 @@ mod tests {
         for (answer, want) in cases {
             assert_eq!(sentence(&answer, &target()), want);
         }
+    }
+
+    #[test]
+    fn what_an_uploader_wrote_steers_no_terminal_and_makes_no_line_of_its_own() {
+        let now = "failed: no architecture '\u{1b}]0;x\u{7}\u{9b}2J'\nhint: run this";
+        assert_eq!(
+            standing(&target(), now),
+            "a/b: failed: no architecture '\u{fffd}]0;x\u{fffd}\u{fffd}2J'\u{fffd}hint: run this\n"
+        );
+        let answer = json!({"state": "ready\u{1b}[2J"});
+        assert!(!sentence(&answer, &target()).contains('\u{1b}'));
     }
 
     #[test]

@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// Writes to standard output.
+/// Writes text to standard output, as [`printable_lines`] has it.
 ///
 /// # Errors
 /// [`Error::OutputClosed`] when the reader has left, as `head` does.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
-    print_bytes(text.as_bytes())
+    print_bytes(printable_lines(text).as_bytes())
 }
 
-/// Writes bytes to standard output and flushes, so that a stream is seen as it comes.
+/// Writes bytes to standard output as they are and flushes, so that a stream is seen as it comes.
 ///
 /// # Errors
 /// [`Error::OutputClosed`] when the reader has left, as `head` does.
@@ -33,7 +33,21 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
 /// As [`print`].
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).expect("our values have string keys only");
-    print(&format!("{text}\n"))
+    print_bytes(format!("{}\n", plain_json(&text)).as_bytes())
+}
+
+/// The same JSON, whose strings hold nothing that steers a terminal: serde escapes the oldest
+/// control characters alone.
+pub(crate) fn plain_json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c != '\n' && steers(c) {
+            // All of them are below U+10000.
+            true => plain.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => plain.push(c),
+        }
+    }
+    plain
 }
 
 /// Rows under headings, aligned. Numbers' columns are aligned to the right.
@@ -86,10 +100,23 @@ impl Table {
     }
 }
 
-/// The text without control characters: names and messages come from stores and servers,
-/// and must not steer a terminal.
+/// The text without control characters and those that reorder what is beside them: names and
+/// messages come from stores and servers, and must not steer a terminal, nor look like others.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// As [`printable`], of a text that may have lines and tabs.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let stays = |c| c == '\n' || c == '\t' || !steers(c);
+    text.chars().map(|c| if stays(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// Control characters, and Unicode's controls of the direction of writing (UAX 9).
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -108,7 +135,16 @@ mod tests {
     #[test]
     fn a_name_cannot_steer_the_terminal() {
         let mut table = Table::new(&["TARGET"]);
-        table.row(vec!["a\u{1b}[2Jb".into()]);
-        assert!(!table.render().contains('\u{1b}'));
+        table.row(vec!["a\u{1b}[2Jb\u{202e}\u{2066}\u{9b}c".into()]);
+        assert_eq!(table.render(), "TARGET\na\u{fffd}[2Jb\u{fffd}\u{fffd}\u{fffd}c\n");
+        assert_eq!(printable_lines("a\n\tb\r\u{1b}c"), "a\n\tb\u{fffd}\u{fffd}c");
+    }
+
+    #[test]
+    fn json_means_the_same_without_steering_the_terminal() {
+        let value = serde_json::json!({"a\u{9b}": ["\u{1b}[2J\u{202e}x\u{7f}", "über\n"]});
+        let text = plain_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || !steers(c)), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }

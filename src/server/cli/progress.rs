@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::client::Client;
+use super::output::printable;
 use super::target::Target;
 
 /// Often enough to look alive, seldom enough to cost nothing.
@@ -66,7 +67,7 @@ struct Bar(ProgressBar);
 
 impl Bar {
     fn set(&self, target: &Target, load: &Load) {
-        let state = load.state.replace('_', " ");
+        let state = printable(&load.state.replace('_', " "));
         self.0.set_message(format!("{}: {state}", target.name()));
         if load.fetch_bytes > 0 {
             self.0.set_style(fetching_style());

@@ -46,9 +46,33 @@ pub(super) async fn run(args: &ReloadArgs) -> Result<(), Error> {
     if args.admin.json {
         return Ok(());
     }
-    let mut lines = format!("{}: {}\n", reading.file, reading.outcome);
+    output::print(&lines(&reading))
+}
+
+/// The outcome, and a line for each section that waits for a restart.
+fn lines(reading: &Reading) -> String {
+    let head = output::printable(&format!("{}: {}", reading.file, reading.outcome));
+    let mut lines = format!("{head}\n");
     for section in &reading.restart {
-        lines.push_str(&format!("  {section} needs a restart\n"));
+        lines.push_str(&format!("  {} needs a restart\n", output::printable(section)));
     }
-    output::print(&lines)
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_and_sections_stay_in_their_lines() {
+        let reading = Reading {
+            file: "a\u{1b}[2J\nb".into(),
+            outcome: "taken".into(),
+            at: 0,
+            faults: Vec::new(),
+            restart: vec!["x\ny\u{9b}".into()],
+        };
+        let want = "a\u{fffd}[2J\u{fffd}b: taken\n  x\u{fffd}y\u{fffd} needs a restart\n";
+        assert_eq!(lines(&reading), want);
+    }
 }

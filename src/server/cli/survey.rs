@@ -168,7 +168,7 @@ async fn plan(
             requirements: plan.layout.requirements.is_some(),
         },
         // No files are planned as one: it is the settings that name engines.
-        Plan::External(_) => {
+        Plan::External(_) | Plan::Contained(_) => {
             return Err(Failure::new(ErrorKind::Internal, "files are taken for an engine"));
         }
         Plan::Adapter(plan) => Verdict::RunsBesideBase {

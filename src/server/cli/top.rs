@@ -140,7 +140,7 @@ fn show(args: &TopArgs, feed: &Feed, screen: &mut Option<Screen>) -> Result<(), 
         });
         return match args.once {
             true => output::print_json(&page),
-            false => output::print(&format!("{page}\n")),
+            false => output::print(&format!("{}\n", output::plain_json(&page.to_string()))),
         };
     }
     match screen {

@@ -133,3 +133,5 @@ pub(super) const ASYNC_OUTPUT: Bytes = Bytes::mib(64);
 pub(super) const ENGINE_START_TIMEOUT: Duration = Duration::from_secs(300);
 /// What a server needs to free a device in order; one that hangs keeps its memory so long.
 pub(super) const ENGINE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// SageMaker's own patience with a container that loads or unloads a model.
+pub(super) const CONTAINER_LOAD_TIMEOUT: Duration = Duration::from_secs(360);

@@ -1,4 +1,5 @@
-//! `[[endpoint.engine]]`: engines that are started by command for targets of the endpoint.
+//! `[[endpoint.engine]]`: engines that are started by command for targets of the endpoint, and
+//! containers that hold many of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,6 +17,10 @@ use super::keys::{self, ENGINE_KEYS};
 use super::units::{parse_duration, show_duration};
 use super::{Config, Fault, defaults};
 
+mod contained;
+
+pub use contained::{ContainerRule, ModelMemory};
+
 const MEMORY: RangeInclusive<Bytes> = Bytes::mib(1)..=Bytes::gib(1 << 20);
 const STARTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const STOPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
@@ -30,9 +35,18 @@ pub struct EngineRule {
     /// The targets.
     pub target: Pattern,
     /// The engine.
-    pub spec: Arc<EngineSpec>,
+    pub kind: EngineKind,
     /// Variables of the server's own environment that it is given.
     pub inherited: Vec<(String, String)>,
+}
+
+/// How an engine serves the targets of its rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineKind {
+    /// One is started for each.
+    Started(Arc<EngineSpec>),
+    /// One container holds them all.
+    Contained(Arc<ContainerRule>),
 }
 
 /// The first rule that covers a target.
@@ -84,11 +98,16 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     for (endpoint, index) in config.endpoints.iter().zip(0..) {
         for (rule, engine) in endpoint.engines.iter().zip(0..) {
             let at = format!("endpoint[{index}].engine[{engine}]");
-            if let Some(largest) = largest.filter(|largest| rule.spec.memory > *largest) {
+            let (memory, sleeps) = match &rule.kind {
+                EngineKind::Started(spec) => (spec.memory, spec.sleep.is_some()),
+                // Nothing is known of files here.
+                EngineKind::Contained(rule) => (rule.memory.of(Bytes::ZERO) + rule.process, false),
+            };
+            if let Some(largest) = largest.filter(|largest| memory > *largest) {
                 let why = format!("is more than the largest budget of a device, {largest}");
                 faults.push(Fault::new(format!("{at}.memory"), why));
             }
-            if rule.spec.sleep.is_some() && !has_own {
+            if sleeps && !has_own {
                 let why = "is for engines on a device with a memory of its own, and there is none";
                 faults.push(Fault::new(format!("{at}.sleep"), why));
             }
@@ -105,6 +124,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&mut self) -> Option<EngineRule> {
+        if self.is_contained() {
+            return self.contained();
+        }
         let target = self.target();
         let command = self.command();
         let memory = self.size("memory");
@@ -127,7 +149,8 @@ impl Reader<'_> {
             self.fault("command", unknown.to_string());
         }
         let (target, _) = (target?, command.zip(memory)?);
-        Some(EngineRule { target, spec: Arc::new(spec), inherited: Vec::new() })
+        let kind = EngineKind::Started(Arc::new(spec));
+        Some(EngineRule { target, kind, inherited: Vec::new() })
     }
 
     fn target(&mut self) -> Option<Pattern> {
@@ -322,7 +345,7 @@ mod tests {
         assert!(faults.is_empty(), "{faults:?}");
         let rule = engine_of(&rules, &"a/b".parse().unwrap()).unwrap();
         assert_eq!(rule.inherited, [("PATH".to_owned(), "x".to_owned())], "nothing secret");
-        let spec = &rule.spec;
+        let EngineKind::Started(spec) = &rule.kind else { panic!("{rule:?}") };
         assert_eq!((spec.name.as_str(), spec.health.as_str()), ("{target}", "/health"));
         assert!(spec.measure && spec.sleep.is_none() && spec.adapters.is_none());
         assert!(engine_of(&rules, &"b".parse().unwrap()).is_none());

@@ -181,6 +181,10 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("log.level", Written::Text, "log-level"),
     with_flag("log.access", Written::Text, "access-log"),
     key("log.audit", Written::Text),
+    key("tracing.otlp", Written::Text),
+    key("tracing.sampled", Written::Text),
+    key("tracing.service", Written::Text),
+    key("tracing.names", Written::Switch),
     with_flag("container.contract", Written::Switch, "container-contract"),
     with_flag("container.models_root", Written::Text, "container-models-root"),
     with_flag("container.base_store", Written::Text, "base-store"),
@@ -210,6 +214,12 @@ pub(super) const ENDPOINT_KEYS: &[&str] = &[
 /// Keys of an `[[endpoint.engine]]`.
 pub(super) const ENGINE_KEYS: &[&str] = &[
     "target",
+    "contract",
+    "url",
+    "path_map",
+    "memory_factor",
+    "process_memory",
+    "load_timeout",
     "command",
     "environment",
     "memory",

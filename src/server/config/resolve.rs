@@ -15,7 +15,7 @@ use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
     Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container, defaults,
-    devices, endpoints, engines, handlers, levels, policy, quotas, sessions, tenants,
+    devices, endpoints, engines, handlers, levels, policy, quotas, sessions, tenants, traces,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -65,6 +65,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
                 .unwrap_or(defaults::DRAIN_TIMEOUT),
         },
         log: log(&mut sources),
+        traces: traces::resolve(&mut sources),
         container,
     };
     // An automatic budget is known where the server starts, and held against the floors there.
@@ -123,6 +124,7 @@ impl Config {
             ("lane", self.lane != new.lane),
             ("shutdown", self.shutdown != new.shutdown),
             ("log", self.log != new.log),
+            ("tracing", self.traces != new.traces),
             ("container", self.container != new.container),
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()

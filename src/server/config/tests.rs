@@ -10,6 +10,7 @@ mod auth;
 mod container;
 mod engines;
 mod listen;
+mod traces;
 
 const DEFAULT_FILE: &str = include_str!("../../../config/default.toml");
 
@@ -72,10 +73,12 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "residency.idle_ttl",
         "async.dir",
         "usage.file",
+        "tracing.otlp",
         "container.base_store",
         "container.model_dir",
         "handlers.max_memory",
         "handlers.index",
+        "handlers.warm_imports",
         "handlers.allowed_indexes",
     ];
     for key in KEYS {

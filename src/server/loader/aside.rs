@@ -142,7 +142,7 @@ impl Loader for Aside {
         model: Arc<ServedModel>,
         demote: bool,
     ) -> Option<HostCopy> {
-        if matches!(*model, ServedModel::External(_)) {
+        if matches!(*model, ServedModel::External(_) | ServedModel::Contained(_)) {
             // Connections to engines are shared with requests.
             return self.loader.unload(id, device, model, demote).await;
         }

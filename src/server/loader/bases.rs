@@ -95,6 +95,9 @@ impl ModelLoader {
         plan: Option<&Plan>,
     ) -> Result<Terms, Failure> {
         let Some(plan) = plan else { return Ok(Terms { footprint: None, base: None }) };
+        if let Plan::Contained(rule) = plan {
+            return self.contained_terms(id, rule).await;
+        }
         let Plan::Adapter(adapter) = plan else {
             let footprint = self.handlers.footprint(id, plan);
             return Ok(Terms { footprint: Some(footprint), base: None });
@@ -109,6 +112,11 @@ impl ModelLoader {
                     Plan::Adapter(_) | Plan::External(_) => Ok(adapter.footprint()),
                     Plan::Handler(_) => {
                         let what = format!("its base {named} is a Python handler, not a model");
+                        Err(Failure::new(ErrorKind::ModelInvalid, what))
+                    }
+                    Plan::Contained(_) => {
+                        let what =
+                            format!("its base {named} is in a container, which takes no adapters");
                         Err(Failure::new(ErrorKind::ModelInvalid, what))
                     }
                 });

@@ -73,7 +73,7 @@ impl ModelLoader {
         }
         histogram!(LOAD_SECONDS).record(began.elapsed());
         let footprint = Footprint { host: footprint.host + taken, ..footprint };
-        stages.report(id, footprint.total());
+        stages.report(id, footprint.total(), &self.recent);
         let base = base.artefact.model;
         let model =
             EngineModel::attached(text, attached, purpose::of(&on.parts.plan), base.clone());

@@ -20,11 +20,12 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::contained::Containers;
 use super::load::Files;
 use super::plan::Plan;
 use super::stages::{Stage, Stages};
 use super::{ModelLoader, blocking, locked, named};
-use crate::config::{EngineRule, engine_of};
+use crate::config::{EngineKind, EngineRule, engine_of};
 
 /// How long an adapter waits for a place in its engine: for the requests of the one that leaves.
 const SEAT_PATIENCE: Duration = Duration::from_secs(60);
@@ -45,11 +46,13 @@ pub(crate) struct Engines {
     held: Mutex<BTreeMap<(ArtefactId, DeviceId), CachedArtefact>>,
     /// Asked to send adapters away.
     residency: OnceLock<Residency<ServedModel>>,
+    /// Those that hold many targets.
+    pub(super) containers: Containers,
 }
 
 /// Whom an engine's news is for: each load has a reporter of its own, and an engine that slept has
 /// had several.
-type Teller = Arc<Mutex<Reporter>>;
+pub(super) type Teller = Arc<Mutex<Reporter>>;
 
 /// An engine that sleeps.
 struct Sleeper {
@@ -60,13 +63,13 @@ struct Sleeper {
 
 impl Default for Engines {
     fn default() -> Self {
-        Self::new(PathBuf::new())
+        Self::new(PathBuf::new(), Path::new(""))
     }
 }
 
 impl Engines {
-    /// No engines yet; `exe` is our own executable.
-    pub(crate) fn new(exe: PathBuf) -> Self {
+    /// No engines yet; `exe` is our own executable, `cache` the folder that is ours alone.
+    pub(crate) fn new(exe: PathBuf, cache: &Path) -> Self {
         Self {
             rules: Current::default(),
             exe,
@@ -74,27 +77,39 @@ impl Engines {
             asleep: Mutex::default(),
             held: Mutex::default(),
             residency: OnceLock::new(),
+            containers: Containers::new(cache),
         }
+    }
+
+    /// Our own executable.
+    pub(super) fn exe(&self) -> &Path {
+        &self.exe
+    }
+
+    /// Asked to send models away; absent before it is known.
+    pub(super) fn residency(&self) -> Option<&Residency<ServedModel>> {
+        self.residency.get()
     }
 
     /// Puts other rules in the place of those so far. Engines that run go on by theirs.
     pub(super) fn set(&self, rules: BTreeMap<EndpointName, Vec<EngineRule>>) {
+        self.containers.keep(&rules, &self.exe);
         self.rules.set(rules);
     }
 
-    fn rule(&self, model: &ModelId) -> Option<EngineRule> {
+    pub(super) fn rule(&self, model: &ModelId) -> Option<EngineRule> {
         engine_of(self.rules.get().get(&model.endpoint)?, &model.target).cloned()
     }
 }
 
 impl ModelLoader {
-    /// The same loader, which starts engines by these rules.
+    /// The same loader, which starts engines by these rules; see [`Engines::new`]. Within a runtime.
     pub(crate) fn with_engines(
         mut self,
-        exe: PathBuf,
+        (exe, cache): (PathBuf, &Path),
         rules: BTreeMap<EndpointName, Vec<EngineRule>>,
     ) -> Self {
-        self.engines = Engines::new(exe);
+        self.engines = Engines::new(exe, cache);
         self.engines.set(rules);
         self
     }
@@ -107,7 +122,10 @@ impl ModelLoader {
     /// What a load of a target means that an engine is started for. By what the settings say now:
     /// it is not remembered.
     pub(super) fn external(&self, model: &ModelId) -> Option<Plan> {
-        self.engines.rule(model).map(|rule| Plan::External(rule.spec))
+        self.engines.rule(model).map(|rule| match rule.kind {
+            EngineKind::Started(spec) => Plan::External(spec),
+            EngineKind::Contained(rule) => Plan::Contained(rule),
+        })
     }
 
     /// Starts the engine. From then on it tells residency what it takes, and of its death.
@@ -116,11 +134,9 @@ impl ModelLoader {
         id: &ArtefactId,
         files: Files,
         (device, reporter): (DeviceId, Reporter),
+        spec: Arc<EngineSpec>,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        let rule = self.engines.rule(&id.model).ok_or_else(|| {
-            let what = format!("{id}: the settings name no engine for it any more");
-            Failure::new(ErrorKind::ModelInvalid, what)
-        })?;
+        let rule = self.engines.rule(&id.model).ok_or_else(|| unnamed(id))?;
         let target = id.model.target.as_str();
         if target.starts_with('-') {
             let what = "no engine is started for a target whose name begins with a '-': it would be \
@@ -139,7 +155,7 @@ impl ModelLoader {
         let teller = Arc::new(Mutex::new(reporter));
         let fill = Fill { model, target: target.to_owned(), device: ordinal(device) };
         let start = Start {
-            spec: Arc::clone(&rule.spec),
+            spec,
             rule: format!("{}:{}", id.model.endpoint, rule.target).into(),
             exe: self.engines.exe.clone(),
             inherited: rule.inherited.clone(),
@@ -165,7 +181,7 @@ impl ModelLoader {
             false => None,
         };
         let memory = measured.unwrap_or(engine.spec().memory);
-        stages.report(id, memory);
+        stages.report(id, memory, &self.recent);
         locked(&self.engines.awake).insert((id.clone(), device), teller);
         let model = ServedModel::External(Driven::engine(engine));
         Loaded { model, footprint: taken(memory), shared: Vec::new() }
@@ -272,7 +288,7 @@ impl ModelLoader {
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
         let footprint = plan.footprint();
-        stages.report(id, footprint.total());
+        stages.report(id, footprint.total(), &self.recent);
         if let Err(failure) = self.stand(id, device, base) {
             model.remove().await;
             return Err(failure);
@@ -333,6 +349,12 @@ impl ModelLoader {
     }
 }
 
+/// Of a target that the settings named an engine for until now.
+pub(super) fn unnamed(id: &ArtefactId) -> Failure {
+    let what = format!("{id}: the settings name no engine for it any more");
+    Failure::new(ErrorKind::ModelInvalid, what)
+}
+
 /// The adapter on a base that leaves first.
 fn leaves<'a>(
     residents: impl Iterator<Item = &'a ResidentSnapshot>,
@@ -340,16 +362,26 @@ fn leaves<'a>(
 ) -> Option<ModelId> {
     let is_on = |resident: &&ResidentSnapshot| {
         let on = resident.base.as_ref().map(|on| &on.model);
-        on == Some(base) && !resident.kept && resident.state == ResidentState::Ready
+        on == Some(base)
     };
+    first_to_leave(residents.filter(is_on))
+}
+
+/// The model that leaves first of some that compete for what is no bytes of ours: of those that nobody
+/// keeps the one that was not used for the longest time, and rather one that nobody uses.
+pub(super) fn first_to_leave<'a>(
+    residents: impl Iterator<Item = &'a ResidentSnapshot>,
+) -> Option<ModelId> {
+    let may =
+        |resident: &&ResidentSnapshot| !resident.kept && resident.state == ResidentState::Ready;
     let order = |resident: &&ResidentSnapshot| (resident.leases > 0, resident.last_used.clone());
-    let resident = residents.filter(is_on).min_by_key(order)?;
+    let resident = residents.filter(may).min_by_key(order)?;
     let (endpoint, target) = (resident.endpoint.clone(), resident.target.clone());
     Some(ModelId { endpoint, target })
 }
 
 /// Passes an engine's news on to whoever has loaded it last. Keeps its files on disk meanwhile.
-fn news(teller: &Teller, device: DeviceId, held: Option<CachedArtefact>) -> NewsFn {
+pub(super) fn news(teller: &Teller, device: DeviceId, held: Option<CachedArtefact>) -> NewsFn {
     let teller = Arc::clone(teller);
     Arc::new(move |news| {
         let _ = &held;
@@ -382,7 +414,7 @@ async fn measured(engine: &Arc<Engine>) -> Option<Bytes> {
     memory.filter(|memory| *memory > Bytes::ZERO)
 }
 
-fn ordinal(device: DeviceId) -> usize {
+pub(super) fn ordinal(device: DeviceId) -> usize {
     match device {
         DeviceId::Cpu => 0,
         DeviceId::Cuda(ordinal) | DeviceId::Simulated(ordinal) => ordinal.into(),
@@ -405,7 +437,7 @@ fn model_path(dir: &Path) -> Result<String, Failure> {
         .map_err(|_| Failure::new(ErrorKind::ModelInvalid, "the name of its file is not UTF-8"))
 }
 
-fn canonical(dir: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn canonical(dir: &Path) -> Result<PathBuf, Failure> {
     dir.canonicalize().map_err(|error| {
         Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
     })
@@ -413,15 +445,20 @@ fn canonical(dir: &Path) -> Result<PathBuf, Failure> {
 
 /// What an engine calls an adapter: nobody else's name, in letters that every engine takes.
 fn adapter_name(id: &ArtefactId) -> String {
+    let digest = digest(id, 6);
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+    let shown: String = id.model.target.as_str().chars().take(NAME_SHOWN).map(plain).collect();
+    format!("{shown}-{digest}")
+}
+
+/// The first bytes of a digest of all that names a version, in hexadecimal digits.
+pub(super) fn digest(id: &ArtefactId, bytes: usize) -> String {
     let mut digest = Sha256::new();
     for text in [id.model.endpoint.as_str(), id.model.target.as_str(), id.version.as_str()] {
         digest.update((text.len() as u64).to_le_bytes());
         digest.update(text);
     }
-    let digest: String = digest.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
-    let shown: String = id.model.target.as_str().chars().take(NAME_SHOWN).map(plain).collect();
-    format!("{shown}-{digest}")
+    digest.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -78,7 +78,10 @@ impl ModelLoader {
         match self.plan_of(id, &files.dir).await? {
             Plan::Model(plan) => self.load_model(id, &plan, files, (device, &reporter)).await,
             Plan::Handler(plan) => self.load_handler(id, &plan, files, reporter).await,
-            Plan::External(_) => self.load_external(id, files, (device, reporter)).await,
+            Plan::External(spec) => self.load_external(id, files, (device, reporter), spec).await,
+            Plan::Contained(rule) => {
+                self.load_contained(id, files, (device, reporter), &rule).await
+            }
             Plan::Adapter(plan) => self.load_adapter(id, &plan, files, device, base).await,
         }
     }
@@ -146,7 +149,7 @@ impl ModelLoader {
         let engine = placed.handle.clone();
         reporter.listen_for_kv(move |order| engine.kv_ordered(order));
         stages.set(Stage::Warm, placed.warm);
-        stages.report(id, footprint.total());
+        stages.report(id, footprint.total(), &self.recent);
         let purpose = purpose::of(&parts.plan);
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
         let model = model.answering(purpose::style(&asked));
@@ -206,7 +209,7 @@ impl ModelLoader {
         let group = Arc::into_inner(group)
             .ok_or_else(|| Failure::new(ErrorKind::Internal, "a measurement did not end"))?;
         stages.set(Stage::Warm, began.elapsed());
-        stages.report(id, memory);
+        stages.report(id, memory, &self.recent);
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
         Ok(Loaded { model, footprint, shared: Vec::new() })
     }

@@ -14,8 +14,9 @@ use roundhouse_types::{
 };
 use roundhouse_workers::{Layout, SETTINGS_FILE, SETTINGS_MAX, Settings, Workers};
 
-use super::external;
 use super::view::read_remote;
+use super::{contained, external};
+use crate::config::ContainerRule;
 
 /// What a load of a version means.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub(crate) enum Plan {
     Handler(Arc<HandlerPlan>),
     /// An engine of the operator's.
     External(Arc<EngineSpec>),
+    /// A place in a container of the operator's.
+    Contained(Arc<ContainerRule>),
     /// Weights beside another model's.
     Adapter(AdapterPlan),
 }
@@ -54,7 +57,7 @@ impl Plan {
         match self {
             Self::Model(plan) => plan.kind,
             Self::Handler(_) => ModelKind::Handler,
-            Self::External(_) => ModelKind::External,
+            Self::External(_) | Self::Contained(_) => ModelKind::External,
             Self::Adapter(_) => ModelKind::Adapter,
         }
     }
@@ -65,7 +68,7 @@ impl Plan {
             Self::Model(plan) => plan.remembered_bytes(),
             Self::Adapter(plan) => plan.remembered_bytes(),
             // Paths and settings, which are bounded where they are read.
-            Self::Handler(_) | Self::External(_) => Bytes::ZERO,
+            Self::Handler(_) | Self::External(_) | Self::Contained(_) => Bytes::ZERO,
         }
     }
 
@@ -81,6 +84,10 @@ impl Plan {
             Self::Model(plan) => return (plan.footprint, Grade::Exact),
             Self::Adapter(plan) => return (plan.footprint(), Grade::Exact),
             Self::External(spec) => return (external::promised(spec), Grade::Declared),
+            Self::Contained(rule) => {
+                // With what its files add, where those count, in the loader's terms.
+                return (contained::charged(rule, Bytes::ZERO), Grade::Declared);
+            }
             Self::Handler(plan) => plan,
         };
         let (memory, grade) = match (peak, plan.settings.memory) {

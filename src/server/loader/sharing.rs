@@ -44,6 +44,7 @@ impl Shares {
     ) -> Vec<SharedPart> {
         match (plan, self.scope(id)) {
             (Plan::Model(plan), Some(scope)) => known_parts(plan, &contents(cached, plan), &scope),
+            (Plan::Contained(rule), _) => super::contained::process(rule),
             (Plan::Model(_) | Plan::Handler(_) | Plan::External(_) | Plan::Adapter(_), _) => {
                 Vec::new()
             }

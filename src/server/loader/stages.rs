@@ -1,11 +1,14 @@
 //! How long each stage of a cold load took, for the log and a metric. Where a model is read while
 //! it is fetched, the two overlap: the read lasts from its begin to the end of the fetch.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, describe_histogram, histogram};
+use roundhouse_gateway::LoadStage;
 use roundhouse_types::{ArtefactId, Bytes};
 use tracing::info;
+
+use super::recent::RecentLoads;
 
 /// Seconds by stage.
 const STAGE_SECONDS: &str = "roundhouse_load_stage_seconds";
@@ -46,6 +49,8 @@ pub(crate) struct Stages {
     read: Duration,
     copy: Duration,
     warm: Duration,
+    /// When they were, in the order of [`Stage`].
+    times: [Option<LoadStage>; 5],
 }
 
 impl Stages {
@@ -66,11 +71,15 @@ impl Stages {
             Stage::Copy => self.copy = took,
             Stage::Warm => self.warm = took,
         }
+        let ended = SystemTime::now();
+        let began = ended.checked_sub(took).unwrap_or(ended);
+        self.times[stage as usize] = Some(LoadStage { name: stage.as_str(), began, ended });
         histogram!(STAGE_SECONDS, "stage" => stage.as_str()).record(took);
     }
 
     /// Says how long a finished load took, stage by stage.
-    pub(crate) fn report(&self, id: &ArtefactId, bytes: Bytes) {
+    pub(crate) fn report(&self, id: &ArtefactId, bytes: Bytes, recent: &RecentLoads) {
+        recent.add(id, self.times.into_iter().flatten().collect());
         info!(
             model = %id.model,
             version = %id.version,

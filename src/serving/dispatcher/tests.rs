@@ -167,7 +167,9 @@ impl Server {
         let until = std::time::Instant::now() + MINUTE;
         match &*self.residency.acquire(&model(), until).await.unwrap() {
             ServedModel::Engine(model) => model.engine().clone(),
-            ServedModel::Handler(_) | ServedModel::External(_) => panic!("not an engine"),
+            ServedModel::Handler(_) | ServedModel::External(_) | ServedModel::Contained(_) => {
+                panic!("not an engine")
+            }
         }
     }
 

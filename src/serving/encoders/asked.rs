@@ -2,7 +2,7 @@
 
 use roundhouse_types::ModelId;
 
-use super::{EncoderTask, Pair, Scoring, TOLD_MAX};
+use super::{EncoderTask, Pair, READ_MAX, Scoring, TOLD_MAX};
 use crate::prompts::before;
 use crate::served::{EngineModel, Purpose};
 use crate::task::{counted, wrong_kind};
@@ -46,6 +46,7 @@ impl EncoderTask {
                 if tokens && prompt.is_some() {
                     return Err(Error::field("prompt_name", "goes before texts, not tokens"));
                 }
+                prompted(text, inputs.len())?;
                 let inputs = inputs.into_iter().map(|input| match input {
                     Prompt::Text(input) => Prompt::Text(before(text, input)),
                     Prompt::Tokens(tokens) => Prompt::Tokens(tokens),
@@ -55,7 +56,7 @@ impl EncoderTask {
             (Request::Ranking(ranking), Purpose::Embedding { prompts, .. }) => {
                 // The query is a row too.
                 counted(ranking.field, ranking.documents.len(), most.saturating_sub(1))?;
-                Ok(Self::Compare(with_prompts(ranking, prompts)))
+                Ok(Self::Compare(with_prompts(ranking, prompts)?))
             }
             (Request::Ranking(ranking), Purpose::Classification(labels))
                 if labels.names.len() == 1 =>
@@ -81,7 +82,7 @@ fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<En
         Purpose::Generative { .. } => return None,
         Purpose::Embedding { normalize, prompts } => only_texts(&seconds, &options)
             .and_then(|()| prompts.named(options.prompt.as_deref()))
-            .map(|prompt| embed(texts, prompt, asked.unwrap_or(*normalize), &options)),
+            .and_then(|prompt| embed(texts, prompt, asked.unwrap_or(*normalize), &options)),
         Purpose::Classification(labels) => {
             vectors_not_asked(&options).and_then(|()| match options.zero_shot.is_some() {
                 true => zero_shot(texts, &seconds, labels, options, most),
@@ -113,30 +114,51 @@ fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<En
     Some(task)
 }
 
-fn embed(texts: Vec<String>, prompt: &str, normalize: bool, options: &TaskOptions) -> EncoderTask {
-    match options.task {
+fn embed(
+    texts: Vec<String>,
+    prompt: &str,
+    normalize: bool,
+    options: &TaskOptions,
+) -> Result<EncoderTask, Error> {
+    let all = |texts: Vec<String>| {
+        prompted(prompt, texts.len())?;
+        Ok(texts.into_iter().map(|text| before(prompt, text)).collect::<Vec<_>>())
+    };
+    Ok(match options.task {
         // The pipeline of transformers knows nothing of prompts: only what a request names goes
         // before these.
         VectorTask::Tokens if options.prompt.is_none() => EncoderTask::TokenVectors { texts },
-        VectorTask::Tokens => EncoderTask::TokenVectors {
-            texts: texts.into_iter().map(|text| before(prompt, text)).collect(),
-        },
+        VectorTask::Tokens => EncoderTask::TokenVectors { texts: all(texts)? },
         VectorTask::Pooled => EncoderTask::Embed {
-            inputs: texts.into_iter().map(|text| Prompt::Text(before(prompt, text))).collect(),
+            inputs: all(texts)?.into_iter().map(Prompt::Text).collect(),
             normalize,
             dimensions: options.dimensions,
         },
+    })
+}
+
+/// Refuses prompts that are more together than a request may read: they are the model's, not the
+/// caller's, and cost it nothing to send.
+fn prompted(prompt: &str, texts: usize) -> Result<(), Error> {
+    let bytes = prompt.len().saturating_mul(texts);
+    if bytes > READ_MAX {
+        let message = format!(
+            "the model's prompt before {texts} texts makes {bytes} bytes, {READ_MAX} are the most"
+        );
+        return Err(Error::field("inputs", message));
     }
+    Ok(())
 }
 
 /// The same texts, with what goes before them.
-pub(super) fn with_prompts(ranking: Ranking, prompts: &EmbeddingPrompts) -> Ranking {
+pub(super) fn with_prompts(ranking: Ranking, prompts: &EmbeddingPrompts) -> Result<Ranking, Error> {
     let (query, document) = match ranking.alike {
         true => (prompts.usual(), prompts.usual()),
         false => (prompts.of_query(), prompts.of_document()),
     };
+    prompted(document, ranking.documents.len())?;
     let documents = ranking.documents.into_iter().map(|text| before(document, text)).collect();
-    Ranking { query: before(query, ranking.query), documents, ..ranking }
+    Ok(Ranking { query: before(query, ranking.query), documents, ..ranking })
 }
 
 fn classify(

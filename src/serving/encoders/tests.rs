@@ -375,11 +375,29 @@ fn queries_documents_and_texts_get_their_prompts() {
         alike,
     };
     let both = |alike| {
-        let Ranking { query, documents, .. } = asked::with_prompts(ranking(alike), &prompts);
+        let Ranking { query, documents, .. } =
+            asked::with_prompts(ranking(alike), &prompts).unwrap();
         (query, documents[0].clone())
     };
     assert_eq!(both(false), ("Q: a".into(), "D: b".into()));
     assert_eq!(both(true), ("S: a".into(), "S: b".into()));
+}
+
+#[test]
+fn a_long_prompt_is_not_written_before_many_texts() {
+    let prompt = "p".repeat(READ_MAX / 8);
+    let texts = [("default".to_owned(), prompt)].into_iter().collect();
+    let prompts = EmbeddingPrompts { texts, default: Some("default".into()) };
+    let ranking = |count| Ranking {
+        query: "a".into(),
+        documents: vec!["b".into(); count],
+        raw: false,
+        field: "documents",
+        alike: true,
+    };
+    assert!(asked::with_prompts(ranking(8), &prompts).is_ok());
+    let said = asked::with_prompts(ranking(9), &prompts).unwrap_err().to_string();
+    assert!(said.contains("before 9 texts"), "{said}");
 }
 
 #[test]

@@ -6,8 +6,9 @@ at=0
 trap 'echo "failed in block $at: $BASH_COMMAND" >&2' ERR
 set -E
 
-# An answer that is an error is a command that failed.
-curl() { command curl --fail-with-body --max-time 120 "$@"; }
+# An answer that is an error is a command that failed. Long: the first request to a model with a
+# requirements.txt installs it.
+curl() { command curl --fail-with-body --max-time 300 "$@"; }
 
 # Starts a server, waits until it is ready, and ends it.
 served() {

@@ -21,7 +21,7 @@ const PLAIN: &str = "/invocations";
 const CONTAINER: &str = "x-amzn-sagemaker-target-container-hostname";
 
 /// What containers were sent, with their names.
-type Sent = Arc<Mutex<Vec<(String, ToContainer)>>>;
+pub(crate) type Sent = Arc<Mutex<Vec<(String, ToContainer)>>>;
 
 fn answer(status: u16, pieces: Vec<Result<Bytes, Failure>>) -> FromContainer {
     let mut headers = HeaderMap::new();
@@ -50,7 +50,7 @@ fn cut() -> Failure {
 
 /// An endpoint `ep` with these containers. They add their name to what they are sent; one called
 /// `breaks` breaks off, `refuses`, is `huge`, `down` or left `alone`.
-fn setup(mode: ContainerMode, names: &[&str]) -> (Setup, Sent) {
+pub(crate) fn setup(mode: ContainerMode, names: &[&str]) -> (Setup, Sent) {
     let sent = Sent::default();
     let list = names.iter().map(|name| {
         let (own, sent) = ((*name).to_owned(), sent.clone());

@@ -81,7 +81,7 @@ async fn every_request_is_logged_once_at_its_end() {
         record[varying] = "[…]".into();
     }
     let want = json!({
-        "time": "[…]", "request_id": "[…]", "method": "POST", "route": "invoke_endpoint",
+        "time": "[…]", "request_id": "[…]", "trace_id": null, "method": "POST", "route": "invoke_endpoint",
         "tenant": null, "credential": null, "endpoint": "ep", "target": "t/a", "alias": null,
         "variant": "AllTraffic", "component": null, "container": null, "inference_id": null, "version": "0123abcd",
         "tier": "disk", "queue_ms": 7.0, "load_ms": 120.0, "first_token_ms": "[…]",

@@ -21,3 +21,4 @@ mod support;
 mod tasks;
 mod tenants;
 mod tgi;
+mod traces;

@@ -25,6 +25,7 @@ use roundhouse_serving::{
 use roundhouse_tenancy::{
     Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
 };
+use roundhouse_traces::Tracer;
 use roundhouse_types::{ErrorKind, Failure, ModelKind, Tier, Version};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -73,6 +74,7 @@ pub(crate) struct Setup {
     pub(crate) sessions: Option<SessionLimits>,
     pub(crate) capture: Option<Capture>,
     pub(crate) containers: Option<Containers>,
+    pub(crate) tracer: Tracer,
 }
 
 impl Default for Setup {
@@ -94,6 +96,7 @@ impl Default for Setup {
             sessions: Some(SessionLimits::default()),
             capture: None,
             containers: None,
+            tracer: Tracer::default(),
         }
     }
 }
@@ -137,6 +140,7 @@ impl Setup {
                 invoke(invocation)
             }),
             accounts: self.accounts,
+            tracer: self.tracer,
             health: Arc::new(move || health.clone()),
             access: Arc::new(move |record| logging.lock().unwrap().push(record)),
             defer: self.defer,

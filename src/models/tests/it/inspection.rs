@@ -322,10 +322,15 @@ fn prompts_are_read_with_their_default_and_refused_where_they_cannot_be_heeded()
         assert_eq!(inspect(&files, &settings()).unwrap().prompts.default, None);
     }
     assert!(refusal(&with(prompts, apart)).contains("include_prompt"));
+    let on_demand = r#"{"prompts": {"query": "Q: ", "empty": ""}, "default_prompt_name": null}"#;
+    let left = inspect(&with(on_demand, apart), &settings()).unwrap().prompts.texts;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["empty"], "only what can be computed is offered");
     let missing = r#"{"prompts": {}, "default_prompt_name": "query"}"#;
     assert!(refusal(&with(missing, pooled)).contains("'query' is none"));
     let long = format!(r#"{{"prompts": {{"a": "{}"}}}}"#, "x".repeat(1 << 17));
     assert!(refusal(&with(&long, pooled)).contains("are the most"));
+    let one = format!(r#"{{"prompts": {{"a": "{}"}}}}"#, "x".repeat((8 << 10) + 1));
+    assert!(refusal(&with(&one, pooled)).contains("prompt 'a' has 8193 bytes"));
     assert!(refusal(&with(r#"{"prompts": 5}"#, pooled)).contains(FILE));
 }
 

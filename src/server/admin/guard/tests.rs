@@ -10,6 +10,7 @@ use super::*;
 
 struct Port {
     router: Router,
+    guard: Arc<Guard>,
     written: Arc<Mutex<Vec<AuditRecord>>>,
 }
 
@@ -30,8 +31,8 @@ fn behind(identity: Arc<Identity>, always_asks: bool) -> Port {
     let router = Router::new()
         .route("/see", get(|| async { "seen" }))
         .route("/do", post(|body: String| async move { body }))
-        .layer(from_fn_with_state(state, guard));
-    Port { router, written }
+        .layer(from_fn_with_state(state.clone(), guard));
+    Port { router, guard: state, written }
 }
 
 impl Port {
@@ -83,8 +84,15 @@ async fn pages_of_others_cannot_act() {
     }
     let twice = [("origin", "http://localhost:8081"), ("origin", "http://evil.example")];
     assert_eq!(act(&twice).await, 403);
-    let links = [("host", "localhost"), ("origin", "http://evil.example")];
-    assert_eq!(port.ask("GET", "/see", &links).await, 200, "what is read stays unread over there");
+    let see = async |headers: &[(&str, &str)]| {
+        let headers = [&[("host", "localhost:8081")], headers].concat();
+        port.ask("GET", "/see", &headers).await
+    };
+    assert_eq!(see(&[("sec-fetch-site", "same-origin")]).await, 200);
+    assert_eq!(see(&[("sec-fetch-site", "none")]).await, 200);
+    for foreign in [("sec-fetch-site", "cross-site"), ("origin", "http://evil.example")] {
+        assert_eq!(see(&[foreign]).await, 403, "unread over there, and still work here");
+    }
 }
 
 #[tokio::test]
@@ -136,8 +144,12 @@ async fn a_port_that_asked_once_asks_for_ever() {
     let key = format!("Bearer {}", last.secret.reveal());
     let headers = [("host", "localhost"), ("authorization", key.as_str())];
     assert_eq!(port.ask("POST", "/do", &headers).await, 200);
+    let shown = HeaderValue::from_str(&key).ok();
+    let pass = Pass { guard: port.guard.clone(), shown };
+    assert!(pass.holds());
     identity.apply(&AuthConfig::default()).unwrap();
     assert!(!identity.has_operators());
+    assert!(!pass.holds(), "a stream that was let in by the key ends");
     assert_eq!(port.ask("POST", "/do", &headers[..1]).await, 401);
     assert_eq!(port.ask("POST", "/do", &headers).await, 401);
 }

@@ -50,9 +50,9 @@ impl Stage {
     }
 
     async fn read(&self, wants: Wants, seen: Option<&str>) -> (Vec<Frame>, Reader) {
-        let Reading { first, at, rest } =
+        let Reading { first, at, rest, taken } =
             self.live.read(wants, seen.map(str::to_owned)).await.unwrap();
-        (first, Reader { rest, at, wants })
+        (first, Reader { rest, at, wants, taken, holds: Box::new(|| true) })
     }
 }
 
@@ -104,6 +104,51 @@ async fn nobody_looks_while_nobody_reads() {
     let before = *stage.looks.lock().unwrap();
     tokio::time::sleep(BEAT * 100).await;
     assert!(*stage.looks.lock().unwrap() <= before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_nothing_costs_no_looks_and_may_take_up_again() {
+    let stage = Stage::new();
+    let (first, mut reader) = stage.read(Wants::All, None).await;
+    let mut state = data(&first[0])["state"].clone();
+    next(&mut reader, "change").await;
+    tokio::time::sleep(BEAT * 40).await;
+    let stalled = *stage.looks.lock().unwrap();
+    *stage.shown.lock().unwrap() = json!({"waiters": 7, "devices": []});
+    tokio::time::sleep(BEAT * 100).await;
+    assert_eq!(*stage.looks.lock().unwrap(), stalled);
+    // Another one that comes has the state looked at; the first has no hole in what it knows.
+    let (_, other) = stage.read(Wants::All, None).await;
+    drop(other);
+    while state["waiters"] != 7 {
+        patch::apply(&mut state, data(&next(&mut reader, "change").await));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_come_and_go_fast_have_the_state_looked_at_no_more_often() {
+    let stage = Stage::new();
+    for _ in 0..100 {
+        stage.read(Wants::All, None).await;
+    }
+    assert_eq!(*stage.looks.lock().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_whose_key_is_revoked_is_told_nothing_more() {
+    let stage = Stage::new();
+    let revoked = Arc::new(Mutex::new(false));
+    for wants in [Wants::All, Wants::Decisions] {
+        let (_, mut reader) = stage.read(wants, None).await;
+        let asked = revoked.clone();
+        reader.holds = Box::new(move || !*asked.lock().unwrap());
+        *revoked.lock().unwrap() = false;
+        stage.decide(1);
+        next(&mut reader, "decision").await;
+        *revoked.lock().unwrap() = true;
+        stage.decide(1);
+        assert!(reader.next().await.is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]

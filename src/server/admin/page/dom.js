@@ -2,6 +2,12 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** Controls, and those of the direction of writing: a name must not reorder the question it stands in. */
+const STEERS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** The text with a mark in place of each of them. */
+export const plain = (text) => String(text).replace(STEERS, "\ufffd");
+
 /** The element with an id. */
 export const at = (id) => document.getElementById(id);
 
@@ -19,21 +25,24 @@ function dress(element, set, children) {
   for (const [name, value] of Object.entries(set)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : plain(value));
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  const shown = children.filter((child) => child !== null && child !== undefined && child !== "");
+  element.append(...shown.map((child) => (child instanceof Node ? child : plain(child))));
   return element;
 }
 
 /** Sets a text where it differs: what stays as it is costs no layout. */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = plain(text ?? "");
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /** Sets or removes an attribute where it differs. */
 export function mark(element, name, value) {
   if (value === null || value === undefined || value === false) element.removeAttribute(name);
-  else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value === true ? "" : value);
+  else if (value === true) element.setAttribute(name, "");
+  else if (element.getAttribute(name) !== plain(value)) element.setAttribute(name, plain(value));
 }
 
 /**

@@ -30,7 +30,7 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 47] = [
+const LABELS: [(&str, &str); 48] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
     ("roundhouse_containers_", "container"),
@@ -74,6 +74,7 @@ const LABELS: [(&str, &str); 47] = [
     ("roundhouse_serving_queue_seconds", "endpoint, kind"),
     ("roundhouse_store_", "endpoint"),
     ("roundhouse_tenancy_", "tenant"),
+    ("roundhouse_traces_spans_dropped_total", "reason"),
     ("roundhouse_workers_calls_total", "outcome"),
     ("roundhouse_workers_ended_total", "reason"),
     ("roundhouse_workers_warm_ended_total", "reason"),

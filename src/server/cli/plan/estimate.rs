@@ -137,7 +137,7 @@ impl Estimate {
         match plan {
             Plan::Model(plan) => estimate.model(plan),
             Plan::Adapter(plan) => estimate.adapter(plan),
-            Plan::Handler(_) | Plan::External(_) => {}
+            Plan::Handler(_) | Plan::External(_) | Plan::Contained(_) => {}
         }
         if !estimate.devices.iter().any(|fit| fit.fits) {
             let shown = |fit: &Fit| format!("{} {}", fit.id, fit.budget_bytes);

@@ -77,6 +77,8 @@ fn take_line(frame: &mut Frame, line: &str) -> Option<Frame> {
 pub(super) struct Feed {
     state: Option<Value>,
     samples: VecDeque<Value>,
+    /// Milliseconds from one sample to the next.
+    every: Option<f64>,
     decisions: VecDeque<Value>,
     seen: Option<String>,
     /// Whether a pulse has come since the state did: what was decided before is told then.
@@ -108,6 +110,7 @@ impl Feed {
     fn begin(&mut self, mut whole: Value) {
         (self.lost, self.settled) = (None, false);
         self.samples.clear();
+        self.every = whole["samples"]["every_ms"].as_f64().filter(|every| *every > 0.0);
         for sample in whole["samples"]["samples"].as_array_mut().into_iter().flatten() {
             push(&mut self.samples, SAMPLES, sample.take());
         }
@@ -115,8 +118,8 @@ impl Feed {
     }
 
     #[cfg(test)]
-    pub(super) fn begin_with(&mut self, state: Value) {
-        self.begin(serde_json::json!({"state": state, "samples": {"samples": []}}));
+    pub(super) fn begin_with(&mut self, state: Value, samples: Value) {
+        self.begin(serde_json::json!({"state": state, "samples": samples}));
     }
 
     /// The connection is gone; what is known stays.
@@ -151,6 +154,13 @@ impl Feed {
     /// The oldest first.
     pub(super) fn samples(&self) -> Vec<&Value> {
         self.samples.iter().collect()
+    }
+
+    /// A count of the last sample as so many a second; `None` where the server has not said how
+    /// long a sample is.
+    pub(super) fn per_second(&self, name: &str) -> Option<f64> {
+        let count = self.samples.back().and_then(|sample| sample[name].as_f64());
+        self.every.map(|every| count.unwrap_or_default() * 1000.0 / every)
     }
 
     /// The oldest first.

@@ -66,7 +66,7 @@ impl<'a> Page<'a> {
         }
         let mut text = String::new();
         for line in lines {
-            text.extend(line.chars().take(self.room.columns));
+            text.push_str(fitting(&line, self.room.columns));
             text.push('\n');
         }
         self.coloured(text)
@@ -93,13 +93,13 @@ impl<'a> Page<'a> {
         };
         let counts = format!(
             "models {residents}  loading {}  waiting {}  failed {}  hits {}  regret {regret}  \
-             evictions {}  requests {:.1}/s",
+             evictions {}  requests {}",
             entries(&self.state["loads"]).count(),
             number(&self.state["waiters"]),
             entries(&self.state["failed"]).count(),
             share(sums("hits"), sums("grants")),
             sums("evictions"),
-            number(&last["requests"]) / 5.0,
+            self.feed.per_second("requests").map_or("-".to_owned(), |rate| format!("{rate:.1}/s")),
         );
         let latency = |label: &str, name: &str| {
             let told = self.feed.samples().into_iter().rev().find(|it| it[name].is_object());
@@ -231,6 +231,42 @@ impl<'a> Page<'a> {
     }
 }
 
+/// What of a line fits so many columns: one that wraps would push the page off the screen.
+fn fitting(line: &str, columns: usize) -> &str {
+    let mut left = columns;
+    let end = line.char_indices().find_map(|(at, c)| match left.checked_sub(columns_of(c)) {
+        Some(rest) => {
+            left = rest;
+            None
+        }
+        None => Some(at),
+    });
+    &line[..end.unwrap_or(line.len())]
+}
+
+/// A letter's columns, rather one too many than one too few: two for what East Asian Width
+/// (UAX 11) calls wide, in blocks, and for pictures.
+fn columns_of(c: char) -> usize {
+    match u32::from(c) {
+        0x1100..=0x115f
+        | 0x231a..=0x23ff
+        | 0x2600..=0x27bf
+        | 0x2b00..=0x2bff
+        | 0x2e80..=0xa4cf
+        | 0xa960..=0xa97f
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe10..=0xfe6f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x16fe0..=0x18dff
+        | 0x1aff0..=0x1b2ff
+        | 0x1f000..=0x1faff
+        | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    }
+}
+
 /// A heading with rows below an empty line, and how many more there are; nothing without rows.
 fn section(table: &Table, all: usize, shown: usize) -> Vec<String> {
     if all == 0 {
@@ -344,8 +380,34 @@ mod tests {
 
     fn feed(state: Value) -> Feed {
         let mut feed = Feed::default();
-        feed.begin_with(state);
+        feed.begin_with(state, json!({"samples": []}));
         feed
+    }
+
+    #[test]
+    fn rates_are_of_the_time_that_the_server_says() {
+        let mut feed = Feed::default();
+        feed.begin_with(json!({}), json!({"every_ms": 2000, "samples": [{"requests": 9}]}));
+        let page = Page::new(&feed, "http://x", Room::PAPER).render();
+        assert!(page.contains("requests 4.5/s"), "{page}");
+        feed.begin_with(json!({}), json!({"every_ms": 0, "samples": [{"requests": 9}]}));
+        let page = Page::new(&feed, "http://x", Room::PAPER).render();
+        assert!(page.contains("requests -\n"), "{page}");
+    }
+
+    #[test]
+    fn wide_letters_take_two_columns() {
+        let named = json!({"failed": {"e/a@": {"endpoint": "e", "target": "模型模型模型模型",
+            "state": "failed", "message": "한".repeat(200)}}, "unready": "待".repeat(100)});
+        let feed = feed(named);
+        for columns in [7, 20, 61, 80] {
+            let room = Room { columns, rows: Some(24), colours: false };
+            for line in Page::new(&feed, "http://x", room).render().lines() {
+                let wide = |c: char| usize::from(!c.is_ascii());
+                let taken: usize = line.chars().map(|c| 1 + wide(c)).sum();
+                assert!(taken <= columns, "{columns}: {line}");
+            }
+        }
     }
 
     #[test]

@@ -34,19 +34,17 @@ impl Screen {
             false => None,
         };
         let screen = Self { before };
-        output::print(ENTER)?;
+        output::print_bytes(ENTER.as_bytes())?;
         Ok(Some(screen))
     }
 
     /// How much it shows.
     pub(super) fn room(&self) -> Room {
         let size = tcgetwinsize(io::stdout()).ok();
-        let of = |count: Option<u16>, least: usize, otherwise: usize| {
-            count.map_or(otherwise, usize::from).max(least)
-        };
+        let (columns, rows) = shown(size.map(|it| (it.ws_col, it.ws_row)));
         Room {
-            columns: of(size.map(|it| it.ws_col), 40, 80),
-            rows: Some(of(size.map(|it| it.ws_row), 10, 24)),
+            columns,
+            rows: Some(rows),
             colours: std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty()),
         }
     }
@@ -61,7 +59,7 @@ impl Screen {
             text.push_str(REST_OF_LINE);
         }
         text.push_str(REST);
-        output::print(&text)
+        output::print_bytes(text.as_bytes())
     }
 }
 
@@ -74,6 +72,13 @@ impl Drop for Screen {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
         }
     }
+}
+
+/// Columns and rows: what the terminal says, where it says something.
+fn shown(said: Option<(u16, u16)>) -> (usize, usize) {
+    let (columns, rows) = said.unwrap_or_default();
+    let or = |count: u16, otherwise: usize| if count == 0 { otherwise } else { count.into() };
+    (or(columns, 80), or(rows, 24))
 }
 
 /// Keys come at once and are not shown; returns how it was.
@@ -124,5 +129,18 @@ impl Input {
                 Some(key) = key => if matches!(key, b'q' | b'Q' | 0x1b) { return },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_terminal_is_small_and_one_that_says_nothing_is_usual() {
+        assert_eq!(shown(Some((20, 5))), (20, 5));
+        assert_eq!(shown(Some((0, 0))), (80, 24));
+        assert_eq!(shown(Some((132, 0))), (132, 24));
+        assert_eq!(shown(None), (80, 24));
     }
 }

@@ -1,0 +1,275 @@
+//! Targets that are loaded into containers which hold many of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use roundhouse_containers::multi_model::{
+    ContainedModel, ContainerOrigin, ContainerSpec, Load, LoadError, ModelContainer, Open, RoomFn,
+};
+use roundhouse_residency::{Loaded, Reporter, Residency, ResidentSnapshot};
+use roundhouse_serving::ServedModel;
+use roundhouse_types::{
+    ArtefactId, Bytes, ContentId, DeviceId, EndpointName, ErrorKind, Failure, Footprint, Grade,
+    ModelId, SharedPart,
+};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::bases::Terms;
+use super::external::{canonical, digest, first_to_leave, news, ordinal, taken, unnamed};
+use super::load::Files;
+use super::stages::Stage;
+use super::{ModelLoader, Source, blocking, local, locked, named};
+use crate::config::{ContainerRule, EngineKind, EngineRule, ModelMemory};
+
+/// How long a model that is to leave is waited for: for its requests.
+const LEAVES_WITHIN: Duration = Duration::from_secs(60);
+/// Models that are asked to leave for one. What one takes is declared, so it can be several.
+const ROOM_TRIES: usize = 8;
+/// Bytes of a digest that no two versions share.
+const NAME_BYTES: usize = 16;
+
+/// Containers that are open. Owned by `Engines`.
+pub(super) struct Containers {
+    /// What our models are called by, and nobody else's: another server has another cache.
+    prefix: Arc<str>,
+    open: Mutex<Vec<Opened>>,
+}
+
+struct Opened {
+    spec: Arc<ContainerSpec>,
+    /// Of one that we start: there is one for each device.
+    device: Option<DeviceId>,
+    container: ModelContainer,
+}
+
+impl Containers {
+    /// None yet; `cache` is the folder that is ours alone.
+    pub(super) fn new(cache: &Path) -> Self {
+        let cache = cache.canonicalize().unwrap_or_else(|_| cache.to_owned());
+        let digest = Sha256::digest(cache.as_os_str().as_encoded_bytes());
+        let digest: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { prefix: format!("roundhouse-{digest}-").into(), open: Mutex::default() }
+    }
+
+    /// Closes those that no rule names any more and that hold no model, and opens those that run
+    /// already: what an earlier run has left in them goes. Within a runtime, where there are any.
+    pub(super) fn keep(&self, rules: &BTreeMap<EndpointName, Vec<EngineRule>>, exe: &Path) {
+        let all =
+            rules.iter().flat_map(|(endpoint, rules)| rules.iter().map(move |it| (endpoint, it)));
+        let contained = all.filter_map(|(endpoint, rule)| match &rule.kind {
+            EngineKind::Contained(own) => Some((endpoint, rule, own)),
+            EngineKind::Started(_) => None,
+        });
+        let contained: Vec<_> = contained.collect();
+        locked(&self.open).retain(|opened| {
+            opened.container.is_shared()
+                || contained.iter().any(|(_, _, own)| own.spec == opened.spec)
+        });
+        for (endpoint, rule, own) in contained {
+            if matches!(own.spec.origin, ContainerOrigin::Url(_))
+                && let Err(failure) = self.container((endpoint, rule), own, DeviceId::Cpu, exe)
+            {
+                warn!(%endpoint, targets = %rule.target, %failure, "a container is not opened");
+            }
+        }
+    }
+
+    /// The container of a rule; opened where it is not.
+    fn container(
+        &self,
+        (endpoint, rule): (&EndpointName, &EngineRule),
+        own: &ContainerRule,
+        device: DeviceId,
+        exe: &Path,
+    ) -> Result<ModelContainer, Failure> {
+        let is_started = matches!(own.spec.origin, ContainerOrigin::Command(_));
+        let of = is_started.then_some(device);
+        let mut open = locked(&self.open);
+        if let Some(opened) = open.iter().find(|it| it.spec == own.spec && it.device == of) {
+            return Ok(opened.container.clone());
+        }
+        let container = ModelContainer::open(Open {
+            spec: Arc::clone(&own.spec),
+            name: format!("{endpoint}:{}", rule.target).into(),
+            prefix: Arc::clone(&self.prefix),
+            exe: exe.to_owned(),
+            inherited: rule.inherited.clone(),
+            device: ordinal(device),
+        })?;
+        let (spec, device) = (Arc::clone(&own.spec), of);
+        open.push(Opened { spec, device, container: container.clone() });
+        Ok(container)
+    }
+}
+
+impl ModelLoader {
+    /// What a load into a container needs; unknown where its files count and are not there yet.
+    pub(super) async fn contained_terms(
+        &self,
+        id: &ArtefactId,
+        rule: &Arc<ContainerRule>,
+    ) -> Result<Terms, Failure> {
+        let files = match rule.memory {
+            ModelMemory::Each(_) => Some(Bytes::ZERO),
+            ModelMemory::OfFiles { .. } => self.files_bytes(id).await?,
+        };
+        let footprint = files.map(|files| (charged(rule, files), Grade::Declared));
+        Ok(Terms { footprint, base: None })
+    }
+
+    /// What a version's files take on disk; `None` where that is known when they are.
+    async fn files_bytes(&self, id: &ArtefactId) -> Result<Option<Bytes>, Failure> {
+        match self.source(&id.model.endpoint)? {
+            Source::Store(_, cache) => {
+                let listed = || {
+                    let artefact = self.recall(id).artefact?;
+                    artefact.archive.is_none().then_some(artefact.bytes)
+                };
+                Ok(cache.get(id).map(|cached| cached.bytes()).or_else(listed))
+            }
+            Source::Local(models) => {
+                let folder = local::announced(&models, &id.model)?.folder;
+                let sizes = blocking(move || {
+                    Ok(roundhouse_models::list_local(&local::model_folder(&folder))?)
+                });
+                Ok(Some(sizes.await?.into_values().map(Bytes).sum()))
+            }
+        }
+    }
+
+    /// Loads a model into its container. Where that is full, others in it leave.
+    pub(super) async fn load_contained(
+        &self,
+        id: &ArtefactId,
+        files: Files,
+        (device, reporter): (DeviceId, Reporter),
+        own: &Arc<ContainerRule>,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let rule = self.engines.rule(&id.model).ok_or_else(|| unnamed(id))?;
+        let began = Instant::now();
+        let container = self.engines.containers.container(
+            (&id.model.endpoint, &rule),
+            own,
+            device,
+            self.engines.exe(),
+        );
+        let container = container.map_err(|failure| named(id, &failure))?;
+        let terms = self.contained_terms(id, own).await?;
+        let Files { dir, held } = files;
+        let folder = blocking(move || canonical(&dir)).await.map_err(|why| named(id, &why))?;
+        let teller = Arc::new(Mutex::new(reporter));
+        let load = Load {
+            name: format!("{}-{}", digest(id, NAME_BYTES), ordinal(device)),
+            model: id.model.clone(),
+            folder,
+            news: news(&teller, device, held),
+            room: self.room(&container, &id.model),
+        };
+        let loaded = self.load_with_room(&container, &load).await;
+        let model = ServedModel::Contained(loaded.map_err(|failure| named(id, &failure))?);
+        let mut stages = self.take_stages(id);
+        stages.set(Stage::Read, began.elapsed());
+        let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
+        stages.report(id, footprint.total());
+        Ok(Loaded { model, footprint, shared: process(own) })
+    }
+
+    async fn load_with_room(
+        &self,
+        container: &ModelContainer,
+        load: &Load,
+    ) -> Result<ContainedModel, Failure> {
+        let mut tries = 0;
+        loop {
+            let full = match container.load(load).await {
+                Ok(model) => return Ok(model),
+                Err(LoadError::Failed(failure)) => return Err(failure),
+                Err(LoadError::Full(full)) => full,
+            };
+            tries += 1;
+            let Some(residency) = self.engines.residency().filter(|_| tries <= ROOM_TRIES) else {
+                return Err(full);
+            };
+            if !make_room(residency, container, &load.model, false).await? {
+                return Err(full);
+            }
+        }
+    }
+
+    /// How a request makes room for itself: a model that nobody uses leaves.
+    fn room(&self, container: &ModelContainer, model: &ModelId) -> RoomFn {
+        let (container, model) = (container.downgrade(), model.clone());
+        let residency = self.engines.residency().cloned();
+        Arc::new(move || {
+            let (residency, model) = (residency.clone(), model.clone());
+            let container = container.upgrade();
+            Box::pin(async move {
+                let (Some(residency), Some(container)) = (residency, container) else {
+                    return false;
+                };
+                make_room(&residency, &container, &model, true).await.unwrap_or(false)
+            })
+        })
+    }
+}
+
+/// Has a model leave a container for another; says whether one did.
+async fn make_room(
+    residency: &Residency<ServedModel>,
+    container: &ModelContainer,
+    model: &ModelId,
+    only_idle: bool,
+) -> Result<bool, Failure> {
+    let inside = container.models();
+    let snapshot = residency.snapshot().await?;
+    let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
+    let may = |resident: &&ResidentSnapshot| {
+        let is_it = |id: &ModelId| {
+            (&id.endpoint, &id.target) == (&resident.endpoint, &resident.target) && id != model
+        };
+        inside.iter().any(is_it) && !(only_idle && resident.leases > 0)
+    };
+    let Some(leaves) = first_to_leave(residents.filter(may)) else { return Ok(false) };
+    info!(model = %leaves, container = %container.name(), r#for = %model, "leaves a full container");
+    match timeout(LEAVES_WITHIN, residency.unload(&leaves)).await {
+        Ok(Ok(_)) => Ok(true),
+        // It left by itself.
+        Ok(Err(failure)) if failure.kind() == ErrorKind::ModelNotFound => Ok(true),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Ok(false),
+    }
+}
+
+/// What a model with files of this size is charged with, the container's own part in it.
+pub(super) fn charged(rule: &ContainerRule, files: Bytes) -> Footprint {
+    taken(rule.memory.of(files) + rule.process)
+}
+
+/// What a container takes itself: all models in it hold that together.
+pub(super) fn process(rule: &ContainerRule) -> Vec<SharedPart> {
+    if rule.process == Bytes::ZERO {
+        return Vec::new();
+    }
+    // Containers of equal settings are one; what is said of them to take is part of the content.
+    let digest = Sha256::digest(format!("container {:?} {}", rule.spec, rule.process.0));
+    let content = ContentId::from_digest(digest.into());
+    vec![SharedPart { content, bytes: rule.process }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_with_caches_of_their_own_have_names_of_their_own() {
+        let prefix = |cache: &str| Containers::new(Path::new(cache)).prefix;
+        assert_eq!(prefix("/a"), prefix("/a"));
+        assert_ne!(prefix("/a"), prefix("/b"));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        assert!(prefix("/é").bytes().all(plain));
+    }
+}
