@@ -233,9 +233,8 @@ impl ModelLoader {
         reporter: &Reporter,
     ) -> Option<Loaded<ServedModel>> {
         let is_other = |engine: &Engine| {
-            self.engines.rule(&id.model).is_none_or(|rule| {
-                !matches!(&rule.kind, EngineKind::Started(spec) if **spec == *engine.spec())
-            })
+            let now = self.external(&id.model);
+            !matches!(now, Some(Plan::External(spec)) if *spec == *engine.spec())
         };
         if locked(&self.engines.asleep).get(id).is_some_and(|it| is_other(&it.engine)) {
             self.end_sleep(id).await;
