@@ -12,13 +12,15 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::Delivery;
 use crate::call::{Context, timed_out};
 use crate::cut::{Cut, cut_off};
-use crate::error::Error;
+use crate::error::{Error, Face};
 use crate::sagemaker::{event_stream, session};
 use crate::stream::{INNER_TYPE, Watched};
 use crate::told::Counter;
 
 /// The response headers that a handler may set; all others are ours or the connection's.
 const ALLOWED: &str = "x-amzn-sagemaker-";
+/// What the type of server-sent events begins with.
+const EVENTS: &[u8] = b"text/event-stream";
 /// How much of an error's body becomes its message.
 const MESSAGE_BYTES: usize = 8192;
 
@@ -75,7 +77,11 @@ pub(crate) async fn respond(
         (Some(pieces), framed) => {
             let pieces = Watched::new(pieces, deadline);
             let pieces = Flow::new((Some(whole), counter), pieces, deadline, context);
+            let is_events = content_type.as_bytes().starts_with(EVENTS);
             match framed {
+                false if is_events && matches!(origin, Origin::Engine(_)) => {
+                    Response::new(Body::from_stream(told_as_event(pieces.stream())))
+                }
                 // A failure cuts the connection: the client must not take what it has for all of it.
                 false => Response::new(Body::from_stream(pieces.stream())),
                 true => Response::new(Body::from_stream(self::framed(pieces.stream()))),
@@ -194,6 +200,19 @@ pub(crate) fn framed(
         .flat_map(|parts| stream::iter(parts.into_iter().map(Ok)))
 }
 
+/// A failure is an event as OpenAI's clients read it: they know a cut connection from nothing else.
+fn told_as_event(
+    pieces: impl Stream<Item = Result<Bytes, Failure>> + Send,
+) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
+    pieces.map(|piece| {
+        Ok(piece.unwrap_or_else(|failure| {
+            let object = Error::from(failure).object(Face::OpenAi);
+            // What came before may have broken off within an event.
+            Bytes::from(format!("\n\ndata: {object}\n\n"))
+        }))
+    })
+}
+
 fn late() -> Failure {
     Failure::new(ErrorKind::TimedOut, "the answer did not end in time")
 }
@@ -205,4 +224,22 @@ fn refused(status: StatusCode, body: &[u8]) -> Error {
     // What is neither an answer nor an error would confuse whoever stands between.
     let status = if (400..600).contains(&status.as_u16()) { status.as_u16() } else { 500 };
     Failure::new(ErrorKind::ModelFailed, message).with_status(status).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_engine_that_breaks_off_its_events_is_told_by_one_more() {
+        let failure = Failure::new(ErrorKind::ModelFailed, "engine e:a broke its answer off");
+        let pieces = [Ok(Bytes::from_static(b"data: {\"half")), Err(failure)];
+        let told: Vec<_> = told_as_event(stream::iter(pieces)).collect().await;
+        let last = told[1].as_ref().unwrap();
+        let text = std::str::from_utf8(last).unwrap();
+        let object = text.strip_prefix("\n\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        let object: serde_json::Value = serde_json::from_str(object).unwrap();
+        assert_eq!(object["error"]["message"], "engine e:a broke its answer off");
+        assert_eq!(told.len(), 2);
+    }
 }

@@ -50,7 +50,7 @@ pub fn keep() -> ExitCode {
     let args: Vec<OsString> = args.collect();
     if how == BECOME {
         let Err(error) = become_program(&program, args);
-        return fault(format_args!("{}: {error}", program.display()));
+        return fault(error);
     }
     let grace = how.to_str().and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let Some(grace) = grace else { return fault("it is not called by hand") };
@@ -82,7 +82,8 @@ fn become_program(keeper: &OsStr, mut args: Vec<OsString>) -> io::Result<Infalli
     if parent.as_deref().map(OsStr::new) != Some(keeper) {
         return Err(io::Error::other("its keeper has gone"));
     }
-    Err(Command::new(program).args(args).exec())
+    let error = Command::new(&program).args(args).exec();
+    Err(io::Error::new(error.kind(), format!("{} cannot be started: {error}", program.display())))
 }
 
 /// Starts the program, waits for its end, and ends what it leaves.

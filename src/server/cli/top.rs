@@ -110,7 +110,9 @@ async fn follow(
     let mut due = Instant::now();
     while let Some(frame) = hear(client, &mut frames).await? {
         feed.take(frame).map_err(|source| client.unreadable(source))?;
-        if feed.is_settled() && Instant::now() >= due {
+        // A terminal need not wait for what was decided before.
+        let is_worth = feed.is_settled() || screen.is_some();
+        if is_worth && Instant::now() >= due {
             due = Instant::now() + every;
             show(args, feed, screen)?;
         }

@@ -14,7 +14,7 @@ import { bytes, clock, count, counted, share } from "./words.js";
 /** Between two pictures, in milliseconds. */
 const PAUSE = 200;
 /** Silence after which what is shown is called old, in beats. */
-const STALE_AFTER = 4;
+const STALE_AFTER = 10;
 const TENANTS = 12;
 
 const state = new State();

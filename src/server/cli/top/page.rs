@@ -11,6 +11,8 @@ use crate::cli::output::{Table, printable};
 
 /// Lines of loads, and of decisions.
 const FEW: usize = 6;
+/// Letters of why a model failed; `explain` tells the whole.
+const MESSAGE: usize = 48;
 /// Lines of models where no terminal says how many it shows.
 const MODELS: usize = 50;
 /// A bar's parts: what is drawn, in the order of the bar.
@@ -167,8 +169,8 @@ impl<'a> Page<'a> {
         let failed: Vec<_> = entries(&self.state["failed"]).collect();
         let all = residents.len() + failed.len();
         for it in failed.iter().take(FEW.min(most)) {
-            let mut cells =
-                vec![model(it), format!("{}: {}", text(&it["state"]), text(&it["message"]))];
+            let message: String = text(&it["message"]).chars().take(MESSAGE).collect();
+            let mut cells = vec![model(it), format!("{}: {message}", text(&it["state"]))];
             cells.resize(7, String::new());
             table.row(cells);
         }
