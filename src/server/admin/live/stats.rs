@@ -25,7 +25,7 @@ const COUNTS: [(&str, &str, &str); 9] = [
     ("grants", "roundhouse_residency_grants_total", ""),
     ("hits", "roundhouse_residency_grants_total", "tier=\"device\""),
     ("loads", "roundhouse_residency_loads_total", ""),
-    ("evictions", "roundhouse_residency_evictions_total", ""),
+    ("evictions", "roundhouse_residency_evictions_total", "reason=\"evicted\""),
     ("failures", "roundhouse_residency_failures_total", ""),
 ];
 /// Levels that are told as they are.
