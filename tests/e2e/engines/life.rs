@@ -177,7 +177,9 @@ async fn breaks_off(server: &Server, body: serde_json::Value) -> bool {
     assert_eq!(response.status(), 200);
     let text = response.text().await.unwrap();
     let last = text.trim_end().rsplit("\n\n").next().unwrap();
-    last.starts_with("data: {\"error\"") && text.matches("data: ").count() > 1 && !text.contains("[DONE]")
+    last.starts_with("data: {\"error\"")
+        && text.matches("data: ").count() > 1
+        && !text.contains("[DONE]")
 }
 
 /// Asks until another process than this one answers: after a second death there is a pause.
