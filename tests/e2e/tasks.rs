@@ -197,6 +197,9 @@ async fn texts_are_embedded_with_the_prompts_that_their_model_wants() {
     let alike = json!({"model": prompted, "inputs": sentences});
     let alike = server.post("/similarity", alike).await.json()[0].as_f64().unwrap();
     assert!(apart < 0.999 && alike > 0.999, "{apart} {alike}");
+    let info = server.http().get(format!("{}/info?model={prompted}", server.data)).send().await;
+    let info: Value = info.unwrap().json().await.unwrap();
+    assert_eq!(info["max_client_batch_size"], 2048, "{info}");
     // What is no classifier predicts nothing.
     let refused = server.post("/predict", json!({"model": plain, "inputs": "water"})).await;
     assert_eq!(refused.status, 422, "{}", refused.body);

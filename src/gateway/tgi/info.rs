@@ -16,6 +16,7 @@ use crate::meter;
 use crate::openai::models;
 use crate::router::Gateway;
 use crate::sagemaker::headers::Sent;
+use crate::sagemaker::inputs::INPUTS_MAX;
 use crate::state::{EndpointFace, Health};
 use crate::target;
 
@@ -103,5 +104,10 @@ fn add_model(told: &mut Value, context: &Context, endpoint: &EndpointFace, model
         told["model_dtype"] = facts.dtype.into();
         told["max_total_tokens"] = facts.context.into();
         told["max_input_tokens"] = facts.context.saturating_sub(1).into();
+        // An encoder: its clients batch by what they are told.
+        if facts.kv.is_none() {
+            told["max_input_length"] = facts.context.into();
+            told["max_client_batch_size"] = INPUTS_MAX.into();
+        }
     }
 }
