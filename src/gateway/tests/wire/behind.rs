@@ -372,6 +372,6 @@ async fn no_container_of_a_pipeline_is_asked_alone() {
         assert!(got.text().contains("one after the other"), "{}", got.text());
     }
     assert!(sent.lock().unwrap().is_empty());
-    let (harness, _) = self::harness(ContainerMode::Serial, &["alone"]);
+    let (harness, _) = self::harness(ContainerMode::Serial, &["a"]);
     assert_eq!(harness.post(at, "", r#"{"model": "m"}"#).await.status, 200);
 }
