@@ -96,7 +96,8 @@ async fn models_of_a_container_are_loaded_asked_and_evicted_within_our_budget() 
     stage.model("mm/a").model("mm/b").model("mm/c");
     let container = Elsewhere::start(&stage, None, &["--holds", "theirs"]).await;
     let rule = container.rule("memory = \"100MiB\"");
-    let server = stage.serve("[memory]\nbudget = \"250MiB\"", &[rule]).await;
+    let settings = "[memory]\nbudget = \"250MiB\"\n[residency]\npolicy = \"lru\"";
+    let server = stage.serve(settings, &[rule]).await;
 
     let answer = invoke(&server, "mm/a", "1,2").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
