@@ -146,7 +146,7 @@ function figures() {
   const budget = sum((it) => it.budget_bytes);
   const lately = (name) => state.samples.reduce((total, sample) => total + (sample[name] ?? 0), 0);
   const last = state.samples.at(-1) ?? {};
-  const totals = last.totals ?? {};
+  const totals = { requests: 0, hits: 0, grants: 0, evictions: 0, ...last.totals };
   const residents = state.residents();
   const leaving = residents.filter((it) => it.state !== "ready").length;
   const all = state.loads();
