@@ -1,7 +1,7 @@
 //! Brings models in and out: the world's side of residency, over store, models, engine and serving.
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
-//! order: this one (the steps), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
+//! order: this one (the steps), `scope` (what operators say of endpoints), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
@@ -28,6 +28,7 @@ mod plan;
 mod purpose;
 mod recent;
 mod resolve;
+mod scope;
 mod sharing;
 mod stages;
 mod versions;
@@ -55,7 +56,7 @@ use roundhouse_types::{
 use roundhouse_workers::WarmState;
 use tracing::{info, warn};
 
-use crate::config::{EngineRule, ShareTensors, VersionRule};
+use crate::config::ShareTensors;
 pub(crate) use aside::Aside;
 pub(crate) use bases::Bases;
 use external::Engines;
@@ -71,6 +72,7 @@ pub(crate) use plan::{
     HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
 };
 pub(crate) use recent::RecentLoads;
+pub(crate) use scope::{Scope, Source};
 use sharing::Shares;
 use stages::Stage;
 pub(crate) use stages::Stages;
@@ -86,29 +88,6 @@ const VERSIONS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 
 /// How long a store may take to name the version of a model that is whole on disk. A dead
 /// connection is given up after retries that take longer than any request waits.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where an endpoint's models come from. Clones are the same.
-#[derive(Clone)]
-pub(crate) enum Source {
-    /// An object store, through the disk cache.
-    Store(Arc<Catalog>, DiskCache),
-    /// Folders that someone else put on this machine, as in the container contract.
-    Local(Arc<LocalModels>),
-}
-
-/// What operators say of endpoints.
-pub(crate) struct Scope {
-    /// Where their models come from.
-    pub(crate) sources: BTreeMap<EndpointName, Source>,
-    /// What they do when their stores change.
-    pub(crate) rules: BTreeMap<EndpointName, VersionRule>,
-    /// What their adapters build on.
-    pub(crate) bases: Bases,
-    /// Those that serve handlers.
-    pub(crate) handlers: Vec<EndpointName>,
-    /// Engines that are started for their targets.
-    pub(crate) engines: BTreeMap<EndpointName, Vec<EngineRule>>,
-}
 
 /// See the module's text.
 pub(crate) struct ModelLoader {
