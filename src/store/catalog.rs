@@ -20,6 +20,7 @@ use tracing::{debug, info};
 
 use self::find::{Found, targets_in};
 use self::reads::Heads;
+pub(crate) use self::reads::Source;
 use self::settle::{Sighting, quiet_for, still_to_wait};
 pub use self::targets::{Target, TargetForm, TargetPage};
 use crate::remote::{Remote, RetryConfig};
@@ -292,9 +293,10 @@ impl Catalog {
         outcome
     }
 
-    /// The store that holds an artefact.
-    pub(crate) fn remote(&self, artefact: &Artefact) -> Result<Remote, Error> {
-        self.inner.place(&artefact.id.model.target).map(|(mount, _)| mount.remote.clone())
+    /// The store that holds an artefact, and what is in memory of its files.
+    pub(crate) fn source(&self, artefact: &Artefact) -> Result<Source, Error> {
+        let (mount, _) = self.inner.place(&artefact.id.model.target)?;
+        Ok(Source { remote: mount.remote.clone(), heads: mount.heads.clone() })
     }
 }
 

@@ -203,8 +203,8 @@ impl DiskCache {
         artefact: &Artefact,
         progress: &Progress,
     ) -> Result<CachedArtefact, Error> {
-        let remote = catalog.remote(artefact)?;
-        let (fetch, counters) = self.join(remote, artefact);
+        let source = catalog.source(artefact)?;
+        let (fetch, counters) = self.join(source, artefact);
         progress.show(counters);
         let outcome = fetch.await;
         if let Err(Error::Changed { .. } | Error::ObjectNotFound { .. }) = &outcome {
@@ -230,7 +230,7 @@ impl DiskCache {
     /// The running fetch of a version, or a new one.
     fn join(
         &self,
-        remote: crate::remote::Remote,
+        source: crate::catalog::Source,
         artefact: &Artefact,
     ) -> (Shared<BoxFuture<'static, Outcome>>, Arc<Counters>) {
         let id = &artefact.id;
@@ -253,7 +253,7 @@ impl DiskCache {
             ledger: Arc::clone(&self.inner.ledger),
             config: self.inner.config.clone(),
             in_flight: Arc::clone(&self.inner.in_flight),
-            remote,
+            source,
             artefact: artefact.clone(),
             counters: Arc::clone(&counters),
             arrival,

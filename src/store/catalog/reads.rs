@@ -7,21 +7,32 @@ use moka::future::Cache;
 
 use crate::metrics::Purpose;
 use crate::remote::Remote;
-use crate::{Error, RemoteFile};
+use crate::{Checksum, Error, RemoteFile};
 
 /// Bytes of file beginnings that are kept.
 const KEPT: u64 = 64 << 20;
 /// Files whose verdict is kept.
 const VERDICTS: u64 = 100_000;
+/// Files whose checksum is kept, between a look at a version and its fetch.
+const CHECKSUMS: u64 = 10_000;
 /// The first read of a file takes this much: most headers and configurations are shorter.
 const FIRST: u64 = 256 << 10;
 
+/// Where an artefact's files are read from: its store, and what is in memory of them.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) remote: Remote,
+    pub(crate) heads: Heads,
+}
+
 type Identity = (String, String);
 
-/// Beginnings of files and verdicts on them, by key and tag.
+/// Beginnings of files, verdicts on them and their checksums, by key and tag. Clones are the same.
+#[derive(Clone)]
 pub(crate) struct Heads {
     bytes: Cache<Identity, Bytes>,
     verdicts: Cache<Identity, Option<String>>,
+    checksums: Cache<Identity, Option<Checksum>>,
 }
 
 impl Heads {
@@ -30,6 +41,7 @@ impl Heads {
         Self {
             bytes: Cache::builder().max_capacity(KEPT).weigher(weigh).build(),
             verdicts: Cache::new(VERDICTS),
+            checksums: Cache::new(CHECKSUMS),
         }
     }
 
@@ -43,7 +55,7 @@ impl Heads {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let identity = (file.key.clone(), file.etag.clone());
+        let identity = identity(file);
         let mut known = self.bytes.get(&identity).await.unwrap_or_default();
         let end = if range.start == 0 { range.end.max(FIRST) } else { range.end };
         let end = end.min(file.size);
@@ -60,13 +72,50 @@ impl Heads {
         Ok(known.slice(at(range.start)..at(range.end)))
     }
 
+    /// All bytes of a file, where they are in memory.
+    pub(crate) async fn whole(&self, file: &RemoteFile) -> Option<Bytes> {
+        let bytes = self.bytes.get(&identity(file)).await?;
+        (bytes.len() as u64 == file.size).then_some(bytes)
+    }
+
+    /// The store's checksum of a file, from memory where it was asked for before.
+    ///
+    /// # Errors
+    /// `Changed` where the file is not the one that was listed any more.
+    pub(crate) async fn checksum(
+        &self,
+        remote: &Remote,
+        file: &RemoteFile,
+    ) -> Result<Option<Checksum>, Error> {
+        if let Some(known) = self.checksums.get(&identity(file)).await {
+            return Ok(known);
+        }
+        let meta = remote.head(&file.key).await?;
+        if meta.etag != file.etag {
+            return Err(Error::Changed { store: remote.name().into(), key: file.key.clone() });
+        }
+        self.checksums.insert(identity(file), meta.checksum.clone()).await;
+        Ok(meta.checksum)
+    }
+
+    /// Forgets a file's bytes and checksum, because they do not belong together.
+    pub(crate) async fn forget(&self, file: &RemoteFile) {
+        let identity = identity(file);
+        self.bytes.invalidate(&identity).await;
+        self.checksums.invalidate(&identity).await;
+    }
+
     /// The verdict on this version of a file, if it was judged.
     pub(crate) async fn judged(&self, file: &RemoteFile) -> Option<Option<String>> {
-        self.verdicts.get(&(file.key.clone(), file.etag.clone())).await
+        self.verdicts.get(&identity(file)).await
     }
 
     /// Keeps a verdict.
     pub(crate) async fn judge(&self, file: &RemoteFile, fault: Option<String>) {
-        self.verdicts.insert((file.key.clone(), file.etag.clone()), fault).await;
+        self.verdicts.insert(identity(file), fault).await;
     }
+}
+
+fn identity(file: &RemoteFile) -> Identity {
+    (file.key.clone(), file.etag.clone())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -18,6 +19,10 @@ const HEADER_MAX: u64 = 100 << 20;
 const INDEX_MAX: u64 = 64 << 20;
 /// Headers that are read at the same time.
 const READS: usize = 8;
+/// A configuration of at most this many bytes is read before anybody asks for it.
+const SMALL: u64 = 64 << 10;
+/// Files of one version that are asked for before anybody wants them, at most.
+const AHEAD: usize = 8;
 
 #[derive(Deserialize)]
 struct Index {
@@ -32,7 +37,34 @@ enum HeaderEntry {
 }
 
 /// Says what is missing or too short, or `None` if nothing is.
+///
+/// While it looks, it asks for what a load will want next, so that a small version in a store far
+/// away costs two round trips: one that lists it, and one that brings all of it.
 pub(crate) async fn missing(
+    remote: &Remote,
+    heads: &Heads,
+    artefact: &Artefact,
+) -> Result<Option<String>, Error> {
+    let (missing, ()) =
+        futures_util::join!(fault(remote, heads, artefact), ahead(remote, heads, artefact));
+    missing
+}
+
+/// Asks for small configurations and for checksums. What fails is asked for again by who needs it.
+async fn ahead(remote: &Remote, heads: &Heads, artefact: &Artefact) {
+    let is_small = |file: &&RemoteFile| file.path.ends_with(".json") && file.size <= SMALL;
+    let small = artefact.files.iter().filter(is_small).take(AHEAD);
+    let small = small.map(|file| async {
+        let _ = heads.read(remote, file, 0..file.size).await;
+    });
+    let checksums = artefact.files.iter().take(AHEAD).map(|file| async {
+        let _ = heads.checksum(remote, file).await;
+    });
+    let (small, checksums) = (join_all(small), join_all(checksums));
+    futures_util::join!(small, checksums);
+}
+
+async fn fault(
     remote: &Remote,
     heads: &Heads,
     artefact: &Artefact,

@@ -24,10 +24,10 @@ use super::manifest::{DiskFile, Manifest, charge_all};
 use super::recipe::holds;
 use super::unpack::{Fault, unpack};
 use super::verify::digest;
+use crate::catalog::Source;
 use crate::file::blocking;
 use crate::metrics::Purpose;
 use crate::progress::{Counters, Stage};
-use crate::remote::Remote;
 use crate::{ArchiveKind, Artefact, Checksum, Error, RemoteFile};
 
 /// Files that are read for their digests, or asked for their checksums, at once.
@@ -63,7 +63,7 @@ pub(super) struct Fetch {
     pub(super) ledger: Arc<Ledger>,
     pub(super) config: CacheConfig,
     pub(super) in_flight: Arc<Semaphore>,
-    pub(super) remote: Remote,
+    pub(super) source: Source,
     pub(super) artefact: Artefact,
     pub(super) counters: Arc<Counters>,
     /// For those who read behind it.
@@ -93,6 +93,9 @@ impl Fetch {
                 | Error::ObjectNotFound { .. },
             ) => {
                 flight.discard();
+                for file in &self.artefact.files {
+                    self.source.heads.forget(file).await;
+                }
             }
             Err(Error::DiskFull { .. }) => {
                 let needed = charge(self.artefact.bytes.0);
@@ -242,7 +245,15 @@ impl Fetch {
             .acquire_many_owned(permits)
             .await
             .map_err(|_| Error::Internal("the bytes in flight have no bound any more".into()))?;
-        let mut chunks = self.remote.chunks(&file.key, &file.etag, range.clone(), Purpose::Fetch);
+        if let Some(whole) = self.source.heads.whole(file).await {
+            let at = |position: u64| usize::try_from(position).expect("inside what is in memory");
+            let bytes = whole.slice(at(range.start)..at(range.end));
+            self.put(flight, (index, range.start), Lot { bytes: length, chunks: vec![bytes] })
+                .await?;
+            return Ok(());
+        }
+        let mut chunks =
+            self.source.remote.chunks(&file.key, &file.etag, range.clone(), Purpose::Fetch);
         let (mut at, mut lot) = (range.start, Lot::default());
         while let Some(chunk) = chunks.next().await? {
             lot.push(chunk);
@@ -275,11 +286,7 @@ impl Fetch {
     }
 
     async fn checksum(&self, file: &RemoteFile) -> Result<Option<Checksum>, Error> {
-        let meta = self.remote.head(&file.key).await?;
-        if meta.etag != file.etag {
-            return Err(Error::Changed { store: self.remote.name().into(), key: file.key.clone() });
-        }
-        Ok(meta.checksum)
+        self.source.heads.checksum(&self.source.remote, file).await
     }
 
     fn corrupt(&self, path: &str, what: String) -> Error {

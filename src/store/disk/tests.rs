@@ -30,8 +30,13 @@ struct Fixture {
 
 impl Fixture {
     fn new(size: Bytes) -> Self {
+        Self::far_away(size, Duration::ZERO)
+    }
+
+    /// With so much time before each answer of the store.
+    fn far_away(size: Bytes, latency: Duration) -> Self {
         let memory = Arc::new(MemoryStore::new("memory"));
-        let faulty = Arc::new(Faulty::new(memory.clone()));
+        let faulty = Arc::new(Faulty::new(memory.clone()).with_latency(latency));
         let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, faulty.clone())];
         let catalog =
             Catalog::over("ep".parse().unwrap(), stores, CatalogConfig::default()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,6 +43,7 @@ pub enum Fault {
 /// first request that fits it.
 pub struct Faulty {
     inner: Arc<dyn ArtifactStore>,
+    latency: Duration,
     state: Arc<Mutex<State>>,
 }
 
@@ -56,7 +57,13 @@ struct State {
 impl Faulty {
     /// A store that works until a fault is planned.
     pub fn new(inner: Arc<dyn ArtifactStore>) -> Self {
-        Self { inner, state: Arc::default() }
+        Self { inner, latency: Duration::ZERO, state: Arc::default() }
+    }
+
+    /// The same store with so much time before each answer.
+    #[must_use]
+    pub fn with_latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
     }
 
     /// Plans a fault for the next request of this kind whose key contains the text.
@@ -92,7 +99,11 @@ impl Faulty {
 
     /// Fails or hangs as planned; what concerns a read's bytes is handed back.
     async fn ask(&self, operation: Operation, key: &str) -> Result<Option<Fault>, Error> {
-        match self.fault(operation, key) {
+        let fault = self.fault(operation, key);
+        if !self.latency.is_zero() {
+            tokio::time::sleep(self.latency).await;
+        }
+        match fault {
             Some(Fault::Fail(error)) => Err(error),
             Some(Fault::Hang) => std::future::pending().await,
             other => Ok(other),

@@ -149,7 +149,7 @@ async fn a_cold_adapter_of_a_loaded_base_takes_few_requests_of_the_store() {
     let before = requests().await;
     assert_eq!(said(&server.invoke("default", "two", hello()).await), label(2));
     let took = requests().await - before;
-    // Who is it (a head and a listing, twice while it is young), what is it (configuration and
-    // header), and its two files.
-    assert!(took <= 10.0, "{took} requests");
+    // Who is it (a head and a listing, twice while it is young), and its two files, each with a
+    // head for its checksum.
+    assert!(took <= 8.0, "{took} requests");
 }

@@ -147,3 +147,34 @@ async fn a_store_that_stays_down_is_told_and_the_ranges_stay() {
     f.fetch(&disk, "m").await.unwrap();
     assert_eq!(once(f.faulty.delivered("m/w.bin")), 300_000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_small_version_costs_two_round_trips() {
+    let trip = Duration::from_millis(100);
+    let f = Fixture::far_away(Bytes::mib(16), trip);
+    let header = br#"{"w":{"dtype":"F32","shape":[25],"data_offsets":[0,100]}}"#;
+    let length = (header.len() as u64).to_le_bytes();
+    f.put("m/adapter_config.json", "{}");
+    f.put("m/adapter_model.safetensors", [&length[..], header, &noise(100, 7)].concat());
+    let disk = f.open().await;
+    let began = Instant::now();
+    f.fetch(&disk, "m").await.unwrap();
+    assert_eq!(began.elapsed().as_millis() / trip.as_millis(), 2, "{:?}", began.elapsed());
+    let requests =
+        [Operation::List, Operation::Get, Operation::Head].map(|it| f.faulty.requests(it));
+    assert_eq!(requests, [1, 2, 3], "lists, reads of the two files, heads of them and of the name");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_in_memory_that_fail_their_checksum_are_read_again() {
+    let f = Fixture::new(Bytes::mib(16));
+    f.put("m/config.json", "123456789");
+    let checksum =
+        Checksum { algorithm: ChecksumAlgorithm::Crc64Nvme, base64: "rosUhgp5mIg=".into() };
+    f.memory.set_checksum("m/config.json", checksum);
+    let disk = f.open().await;
+    f.faulty.plan(Operation::Get, "config.json", Fault::FlipByte);
+    let error = f.fetch(&disk, "m").await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    f.fetch(&disk, "m").await.unwrap();
+}
