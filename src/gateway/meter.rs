@@ -54,6 +54,17 @@ impl Meter {
         self.lock().tokens_cached += tokens as u64;
     }
 
+    /// Takes the charge back of a request that was put back before anything was computed for it: it
+    /// comes again, and counts then.
+    pub(crate) fn withdraw(&self) {
+        if !self.spent.compute().is_zero() {
+            return;
+        }
+        if let Some(visit) = self.lock().visit.take() {
+            visit.withdraw();
+        }
+    }
+
     /// Whether there is nothing to settle, or not any more.
     pub(crate) fn is_settled(&self) -> bool {
         self.lock().visit.is_none()
