@@ -41,6 +41,12 @@ impl Default for Places {
 }
 
 impl Places {
+    /// All of them, as if so many notices were on their way.
+    #[cfg(test)]
+    pub(crate) async fn all(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.0.acquire_many(u32::try_from(PLACES).unwrap()).await.unwrap()
+    }
+
     /// Attempts until one succeeds, when there is a place.
     ///
     /// # Errors

@@ -290,7 +290,7 @@ mod tests {
     async fn a_notice_does_not_wait_for_ever_behind_others() {
         let (resolve, asked) = scripted(&["169.254.169.254"]);
         let sender = sender(&[], resolve);
-        let all = sender.places.acquire_many(PLACES as u32).await.unwrap();
+        let all = sender.places.all().await;
         let why = refusal("https://hooks.example/done", &sender).await;
         assert!(why.contains("on their way"), "{why}");
         assert_eq!(asked.load(Ordering::SeqCst), 0);

@@ -70,6 +70,17 @@ async fn litellms_text_route_reads_the_answers_of_inputs_whole_and_streamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_those_of_the_library_that_the_models_files_are_for() {
+    let (folder, server) = demo(&[]).await;
+    let store = folder.path().join("s3/models").display().to_string();
+    let url = server.data.clone();
+    let said = tokio::task::spawn_blocking(move || {
+        framework_client("tokens.py", &[&url, &store, CHAT, ENCODER])
+    });
+    assert_eq!(said.await.unwrap().lines().last(), Some("all as expected"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn openais_node_client_chats_streams_leaves_completes_and_embeds() {
     check(node_client, "openai_node.mjs", &[CHAT, QUESTION, WANTED, ENCODER]).await;
 }

@@ -128,7 +128,7 @@ async fn models_come_and_go_side_by_side_while_another_answers() {
         server.post(&format!("/models/{name}/invoke"), json!({"inputs": "hello"})).await
     };
     assert_eq!(load("stays", "123456789abcdefghi").await, 200);
-    let come_and_go = async |name: &str, folder: &str, version: u64| {
+    let come_and_go = async |name: &str, folder: &str, version: u32| {
         for _ in 0..ROUNDS {
             assert_eq!(load(name, folder).await, 200, "{name}");
             let answer = invoke(name).await;
