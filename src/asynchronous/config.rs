@@ -1,8 +1,12 @@
 //! What an endpoint says of its asynchronous requests.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use roundhouse_store::MountConfig;
 use roundhouse_types::Bytes;
+
+use crate::sns::Topic;
 
 /// `[endpoint.async]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +27,12 @@ pub struct EndpointConfig {
     pub max_input: Bytes,
     /// The largest answer.
     pub max_output: Bytes,
-    /// Who is told.
+    /// For how long an object that the store does not take is written again; absent: for ever.
+    pub give_up_after: Option<Duration>,
+    /// Who is told, by HTTP.
     pub webhooks: Webhooks,
+    /// Who is told, by SNS.
+    pub topics: Topics,
 }
 
 /// Objects below one prefix of one store.
@@ -46,4 +54,15 @@ pub struct Webhooks {
     /// Networks that are no part of the Internet and may be told all the same; only these over plain
     /// HTTP.
     pub networks: Vec<IpNet>,
+}
+
+/// Topics of SNS that are told what became of a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Topics {
+    /// Told of answers.
+    pub success: Option<Topic>,
+    /// Told of failures.
+    pub error: Option<Topic>,
+    /// Where SNS answers; absent: where AWS has it for the topic's region.
+    pub endpoint: Option<reqwest::Url>,
 }

@@ -18,6 +18,7 @@ const EXPIRED: &str = "roundhouse_async_expired_total";
 const POSTPONED: &str = "roundhouse_async_postponed_total";
 const DOWNLOAD_FAILURES: &str = "roundhouse_async_download_failures_total";
 const UPLOAD_FAILURES: &str = "roundhouse_async_upload_failures_total";
+const GIVEN_UP: &str = "roundhouse_async_given_up_total";
 const NOTICE_FAILURES: &str = "roundhouse_async_notification_failures_total";
 const IN_BACKLOG: &str = "roundhouse_async_backlog_seconds";
 const PROCESSING: &str = "roundhouse_async_processing_seconds";
@@ -44,6 +45,7 @@ pub fn describe_metrics() {
         (POSTPONED, "Times that a request was put back: limits, loads, by endpoint."),
         (DOWNLOAD_FAILURES, "Inputs that could not be read, by endpoint."),
         (UPLOAD_FAILURES, "Times that an object could not be written, by endpoint."),
+        (GIVEN_UP, "Objects that the store did not take and that were given up, by endpoint."),
         (NOTICE_FAILURES, "Notices that nobody took, by endpoint."),
     ];
     for (name, help) in counters {
@@ -132,6 +134,10 @@ impl Of<'_> {
             true => self.took(UPLOAD, time),
             false => self.count(UPLOAD_FAILURES),
         }
+    }
+
+    pub(crate) fn given_up(self) {
+        self.count(GIVEN_UP);
     }
 
     pub(crate) fn not_told(self) {

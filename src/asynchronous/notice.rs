@@ -13,13 +13,15 @@ use crate::spool::{Decided, Entry};
 pub(crate) struct Notice {
     /// What SNS calls the message: the same each time that it is sent.
     pub(crate) id: Uuid,
-    /// The whole body.
+    /// SageMaker's message, which SNS puts into an envelope.
+    pub(crate) message: String,
+    /// The whole body, with an envelope like it.
     pub(crate) body: Value,
 }
 
 /// The notice of a request's end. `at` is when it is told.
 pub(crate) fn notice(entry: &Entry, decided: &Decided, at: SystemTime) -> Notice {
-    let message = message(entry, decided);
+    let message = message(entry, decided).to_string();
     let body = json!({
         "Type": "Notification",
         "MessageId": entry.id.to_string(),
@@ -28,10 +30,10 @@ pub(crate) fn notice(entry: &Entry, decided: &Decided, at: SystemTime) -> Notice
             entry.endpoint,
             if decided.failure.is_none() { "success" } else { "error" },
         ),
-        "Message": message.to_string(),
+        "Message": message,
         "Timestamp": iso(at),
     });
-    Notice { id: entry.id, body }
+    Notice { id: entry.id, message, body }
 }
 
 /// SageMaker's own words, as its guide to asynchronous inference shows them.

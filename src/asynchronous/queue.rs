@@ -16,26 +16,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use crate::config::{EndpointConfig, PlaceConfig};
 use crate::error::Error;
 use crate::line::Line;
 use crate::metrics::{Levels, Of};
-use crate::place::{Place, is_plain};
-use crate::request::{Accepted, Input, RunFn, Submission};
+use crate::place::Place;
+use crate::request::{Accepted, RunFn, Submission};
 use crate::run;
-use crate::spool::{Entry, Spool, Ticket};
+use crate::sns::{CredentialsFn, Publisher};
+use crate::spool::{Entry, Spool, Ticket, size_of};
+use crate::submitted::entry;
 use crate::webhook::{ClientFn, Resolve, Sender};
 
 /// How often the gauges are set when nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// When a request is tried again whose task ended without saying how.
 const LOST: Duration = Duration::from_secs(60);
-/// The longest key of S3, in bytes.
-const KEY_MOST: usize = 1024;
-/// The longest part of a name between slashes: what file systems take.
-const SEGMENT_MOST: usize = 255;
 
 /// Connects a store as a mount describes it.
 pub type StoreFn = Arc<
@@ -57,6 +54,8 @@ pub struct Services {
     pub client: ClientFn,
     /// Looks up their names.
     pub resolve: Resolve,
+    /// What requests to SNS are signed with.
+    pub credentials: CredentialsFn,
 }
 
 /// The queue of all endpoints. Clones are the same.
@@ -85,6 +84,7 @@ pub(crate) struct Endpoint {
     pub(crate) output: Place,
     pub(crate) failure: Place,
     pub(crate) sender: Sender,
+    pub(crate) publisher: Publisher,
 }
 
 impl Queue {
@@ -174,6 +174,7 @@ impl Queue {
             output: self.place(name, &config.output).await?,
             failure: self.place(name, &config.failure).await?,
             sender: Sender::new(&config.webhooks, &services.client, &services.resolve)?,
+            publisher: Publisher::new(&config.topics, &services.client, &services.credentials)?,
         })
     }
 
@@ -232,73 +233,6 @@ impl Queue {
     }
 }
 
-/// What is kept of a submission.
-fn entry(endpoint: &Endpoint, submission: Submission) -> Result<(Entry, bytes::Bytes), Error> {
-    let tenant = submission.tenant.as_ref();
-    let id = Uuid::new_v4();
-    let (input, body) = match submission.input {
-        Input::Inline(body) => (None, body),
-        Input::At(uri) => {
-            if !endpoint.inputs.iter().any(|place| place.key(tenant, &uri).is_some()) {
-                let why = format!(
-                    "the input location {uri} is not under a prefix that endpoint \
-                     {} reads from",
-                    endpoint.name
-                );
-                return Err(Error::Invalid(why));
-            }
-            (Some(uri), bytes::Bytes::new())
-        }
-    };
-    let folder = match &submission.extension {
-        Some(extension) => format!("{}/", extension.trim_matches('/')),
-        None => String::new(),
-    };
-    let (output, failure) = names(&id, submission.filename.as_deref());
-    let uri = |place: &Place, name: &str| {
-        let uri = place.uri(tenant, &format!("{folder}{name}"));
-        let uri = uri.ok_or_else(|| {
-            let why = "the endpoint's prefixes are by tenant, and the request is nobody's";
-            Error::Invalid(why.into())
-        })?;
-        let path = format!("{folder}{name}");
-        let is_long = path.split('/').any(|segment| segment.len() > SEGMENT_MOST);
-        if !is_plain(&path) || is_long || uri.len() > KEY_MOST {
-            let why = "the output path extension and the file name make no legal object name";
-            return Err(Error::Invalid(why.into()));
-        }
-        Ok(uri)
-    };
-    let entry = Entry {
-        id,
-        endpoint: submission.endpoint,
-        tenant: submission.tenant.clone(),
-        credential: submission.credential,
-        inference_id: submission.inference_id.unwrap_or_else(|| id.to_string()),
-        accepted_at: now(),
-        ttl_seconds: submission.ttl.as_secs(),
-        timeout_seconds: submission.timeout.as_secs(),
-        headers: submission.headers,
-        content_type: submission.content_type,
-        input,
-        output: uri(&endpoint.output, &output)?,
-        failure: uri(&endpoint.failure, &failure)?,
-        region: endpoint.config.output.root.region.clone(),
-    };
-    Ok((entry, body))
-}
-
-/// The names of a request's answer and failure.
-fn names(id: &Uuid, filename: Option<&str>) -> (String, String) {
-    match filename {
-        None => (format!("{id}.out"), format!("{id}-error.out")),
-        Some(name) => match name.split_once('.') {
-            Some((stem, ending)) => (name.to_owned(), format!("{stem}-error.{ending}")),
-            None => (format!("{name}.out"), format!("{name}-error.out")),
-        },
-    }
-}
-
 impl Shared {
     fn lines(&self) -> MutexGuard<'_, BTreeMap<EndpointName, Line>> {
         // A panic while it was held leaves whole lines behind.
@@ -315,7 +249,7 @@ impl Shared {
         if self.stop.is_cancelled() {
             return Err(Error::Stopping);
         }
-        let (tenant, size) = (entry.tenant.clone(), body.len() as u64);
+        let (tenant, size) = (entry.tenant.clone(), size_of(&entry, &body)?);
         if !self.line(&endpoint.name, |line| line.reserve(&endpoint.config, tenant.as_ref(), size))
         {
             of.refused();
@@ -436,7 +370,7 @@ impl Turn {
                 let name = ticket.endpoint.clone();
                 self.shared.line(&name, |line| line.waiting.push_later(ticket, at));
             }
-            run::End::Written(entry, decided) => {
+            run::End::Written(entry, decided) | run::End::GivenUp(entry, decided) => {
                 // Whoever is slow to listen holds up no other request.
                 self.give_turn();
                 run::tell(&self.endpoint, &entry, &decided).await;

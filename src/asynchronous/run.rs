@@ -8,24 +8,29 @@ use rand::Rng;
 use roundhouse_types::ErrorKind;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::error::Error;
 use crate::metrics::Of;
 use crate::notice::notice;
 use crate::queue::{Endpoint, Shared, blocking, now};
 use crate::request::{Ran, Run, RunFn};
-use crate::spool::{Decided, Entry, Ticket};
+use crate::spool::{Decided, Entry, Ticket, size_of};
 
 /// The first pause before something is tried again; it doubles.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest.
 const PAUSE_MOST: Duration = Duration::from_secs(60);
+/// What its caller calls a request.
+const INFERENCE_ID: &str = "x-amzn-sagemaker-inference-id";
 
 /// How a turn ended.
 pub(crate) enum End {
     /// The request's object is in the store.
     Written(Box<Entry>, Decided),
+    /// The store has not taken it for as long as the operator has patience. What is told of it is
+    /// that it failed.
+    GivenUp(Box<Entry>, Decided),
     /// The request waits so long for another turn.
     Later(Duration),
 }
@@ -86,11 +91,25 @@ async fn processed(
             ticket.is_decided = true;
             // What comes now is tried as often as it takes, beginning soon.
             ticket.tries = 0;
-            ticket.bytes = ticket.bytes.saturating_add(made.body.len() as u64);
+            ticket.bytes = ticket.bytes.saturating_add(size_of(&made.decided, &made.body)?);
             made
         }
     };
-    write(endpoint, &entry, &made).await?;
+    if let Err(why) = write(endpoint, &entry, &made).await {
+        let patience = endpoint.config.give_up_after;
+        let waited = Duration::from_millis(now().saturating_sub(made.decided.at));
+        if patience.is_none_or(|most| waited < most) {
+            return Err(why);
+        }
+        of.given_up();
+        let (endpoint, id) = (&endpoint.name, entry.id);
+        error!(%why, %endpoint, %id, ?waited, "an object that cannot be written is given up");
+        let reason = "the object could not be written to the store, and was given up".to_owned();
+        return Ok(End::GivenUp(
+            Box::new(entry),
+            Decided { failure: Some(reason), at: now(), ..made.decided },
+        ));
+    }
     let took = Duration::from_millis(now().saturating_sub(entry.accepted_at));
     of.processed(made.decided.failure.is_some(), made.decided.expired, took);
     Ok(End::Written(Box::new(entry), made.decided))
@@ -139,11 +158,16 @@ async fn attempt(
             Err(None) => return Err(pause(ticket.tries)),
         },
     };
+    let mut headers = entry.headers.clone();
+    if !headers.iter().any(|(name, _)| name == INFERENCE_ID) {
+        // The one that was told its caller, for the model, the log and what is captured.
+        headers.push((INFERENCE_ID.into(), entry.inference_id.clone().into_bytes()));
+    }
     let asked = Run {
         endpoint: entry.endpoint.clone(),
         tenant: entry.tenant.clone(),
         credential: entry.credential.clone(),
-        headers: entry.headers.clone(),
+        headers,
         body,
         most: endpoint.config.max_output.0,
     };
@@ -221,13 +245,29 @@ fn failure(status: u16, content_type: Option<String>) -> Decided {
 
 /// Tells whom the endpoint names, if anybody.
 pub(crate) async fn tell(endpoint: &Endpoint, entry: &Entry, decided: &Decided) {
-    let Some(url) = endpoint.sender.told_of(decided.failure.is_some()) else { return };
+    let is_failure = decided.failure.is_some();
+    let (url, topic) =
+        (endpoint.sender.told_of(is_failure), endpoint.publisher.told_of(is_failure));
     let notice = notice(entry, decided, SystemTime::now());
-    if let Err(why) = endpoint.sender.send(url, &notice).await {
-        Of(endpoint.name.as_str()).not_told();
-        let host = url.host_str().unwrap_or_default();
-        warn!(%why, endpoint = %endpoint.name, host, id = %entry.id, "nobody took a notice");
-    }
+    let by_webhook = async {
+        let Some(url) = url else { return };
+        if let Err(why) = endpoint.sender.send(url, &notice).await {
+            let host = url.host_str().unwrap_or_default();
+            untold(endpoint, entry, host, &why);
+        }
+    };
+    let by_topic = async {
+        let Some(topic) = topic else { return };
+        if let Err(why) = endpoint.publisher.publish(topic, &notice).await {
+            untold(endpoint, entry, topic.arn(), &why);
+        }
+    };
+    tokio::join!(by_webhook, by_topic);
+}
+
+fn untold(endpoint: &Endpoint, entry: &Entry, whom: &str, why: &str) {
+    Of(endpoint.name.as_str()).not_told();
+    warn!(%why, endpoint = %endpoint.name, whom, id = %entry.id, "nobody took a notice");
 }
 
 /// Doubling, with the upper half random so that requests spread.

@@ -142,9 +142,9 @@ impl Spool {
                 None => remove(&path)?,
                 // A damaged one decided nothing yet, as far as anybody can know.
                 Some(ticket) => match read::<Decided>(&path) {
-                    Ok((_, body)) => {
+                    Ok((decided, body)) => {
                         ticket.is_decided = true;
-                        ticket.bytes += body.len() as u64;
+                        ticket.bytes += size_of(&decided, &body)?;
                     }
                     Err(error @ Error::Damaged { .. }) => self.set_aside(&path, &error),
                     Err(error) => return Err(error),
@@ -162,7 +162,7 @@ impl Spool {
         };
         let Some(number) = number(path) else { return Ok(None) };
         match read::<Entry>(path) {
-            Ok((entry, body)) => Ok(Some(ticket(number, &entry, body.len() as u64))),
+            Ok((entry, body)) => Ok(Some(ticket(number, &entry, size_of(&entry, &body)?))),
             Err(error @ Error::Damaged { .. }) => {
                 self.set_aside(path, &error);
                 Ok(None)
@@ -185,7 +185,7 @@ impl Spool {
     /// `Io`: then it is not kept.
     pub(crate) fn accept(&self, entry: &Entry, body: &[u8]) -> Result<Ticket, Error> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let ticket = ticket(number, entry, body.len() as u64);
+        let ticket = ticket(number, entry, size_of(entry, body)?);
         self.write(&self.path(&ticket, REQUEST), entry, body)?;
         Ok(ticket)
     }
@@ -236,7 +236,7 @@ impl Spool {
     }
 
     fn write<T: Serialize>(&self, path: &Path, head: &T, body: &[u8]) -> Result<(), Error> {
-        let text = serde_json::to_vec(head).map_err(|error| Error::Internal(error.to_string()))?;
+        let text = head_of(head)?;
         let length = u32::try_from(text.len())
             .map_err(|_| Error::Internal("a request's head is larger than 4 GiB".into()))?;
         let mut checksum = crc32fast::Hasher::new();
@@ -261,6 +261,18 @@ impl Spool {
     }
 }
 
+/// What a request or an outcome takes on disk: its headers and names, and the bytes kept along.
+///
+/// # Errors
+/// `Internal` where it cannot be written at all.
+pub(crate) fn size_of<T: Serialize>(head: &T, body: &[u8]) -> Result<u64, Error> {
+    Ok((PREAMBLE + head_of(head)?.len() + body.len()) as u64)
+}
+
+fn head_of<T: Serialize>(head: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(head).map_err(|error| Error::Internal(error.to_string()))
+}
+
 /// An id as text.
 mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
@@ -276,7 +288,7 @@ mod as_text {
     }
 }
 
-fn ticket(number: u64, entry: &Entry, body: u64) -> Ticket {
+fn ticket(number: u64, entry: &Entry, bytes: u64) -> Ticket {
     let ttl = entry.ttl_seconds.saturating_mul(1000);
     Ticket {
         number,
@@ -285,7 +297,7 @@ fn ticket(number: u64, entry: &Entry, body: u64) -> Ticket {
         tenant: entry.tenant.clone(),
         accepted_at: entry.accepted_at,
         expires_at: entry.accepted_at.saturating_add(ttl),
-        bytes: body,
+        bytes,
         is_decided: false,
         tries: 0,
     }
@@ -355,7 +367,12 @@ mod tests {
         drop(spool);
         let (spool, found) = Spool::open(folder.path()).unwrap();
         assert!(found[0].is_decided);
-        assert_eq!(found[0].bytes, 6, "what is to be written counts too");
+        let files = ["request", "outcome"].map(|kind| spool.path(&found[0], kind));
+        let on_disk: u64 = files.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        assert_eq!(
+            found[0].bytes, on_disk,
+            "what is to be written counts too, and what is about it"
+        );
         let (how, body) = spool.decided(&found[0]).unwrap().unwrap();
         assert_eq!((how, body.as_ref()), (decided(Some("no")), b"body".as_slice()));
     }

@@ -19,7 +19,7 @@ use crate::queue::{Queue, Services};
 use crate::request::{Accepted, Input, Ran, Run, RunFn, Submission};
 use crate::spool::{Entry, Ticket};
 use crate::webhook::system_resolver;
-use crate::{EndpointConfig, Error, PlaceConfig, Webhooks};
+use crate::{EndpointConfig, Error, PlaceConfig, Topics, Webhooks};
 
 /// A request as it is kept, for tests of what keeps it.
 pub(crate) fn entry(endpoint: &str) -> Entry {
@@ -120,6 +120,7 @@ async fn open(folder: &Path, store: &Arc<FaultyWrites>) -> Result<Queue, Error> 
         retry: RetryConfig { attempts: 1, ..RetryConfig::default() },
         client: Arc::new(|| Ok(reqwest::Client::builder())),
         resolve: system_resolver(),
+        credentials: Arc::new(|| Box::pin(async { Err("nobody is told".to_owned()) })),
     };
     Queue::open(folder, services).await
 }
@@ -140,10 +141,12 @@ fn config() -> EndpointConfig {
         failure: place("out/"),
         max_concurrent: 2,
         queue_requests: 10,
-        queue_bytes: Size(1000),
+        queue_bytes: Size(10_000),
         max_input: Size(100),
         max_output: Size(100),
+        give_up_after: None,
         webhooks: Webhooks::default(),
+        topics: Topics::default(),
     }
 }
 
@@ -275,9 +278,22 @@ async fn a_full_queue_refuses_and_leaves_room_for_other_tenants() {
     }
     assert!((5..10).contains(&flood), "{flood}");
     queue.accept(of("other")).await.unwrap();
-    let large = submission(Input::Inline(vec![0; 999].into()));
+    let large = submission(Input::Inline(vec![0; 9_900].into()));
     let error = queue.accept(large).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
+}
+
+#[tokio::test]
+async fn headers_take_room_in_the_queue_as_bodies_do() {
+    let stage = Stage::new();
+    // Nothing runs. Each takes two thirds of the room, by what it says and not by what it asks.
+    let queue = stage.queue(config()).await;
+    let header = ("x-amzn-sagemaker-custom-attributes".to_owned(), vec![b'x'; 1500]);
+    let talkative = || Submission { headers: vec![header.clone()], ..inline("x") };
+    queue.accept(talkative()).await.unwrap();
+    let error = queue.accept(talkative()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    queue.accept(inline("x")).await.unwrap();
 }
 
 #[tokio::test]
@@ -320,6 +336,39 @@ async fn what_was_decided_is_written_again_and_not_decided_again() {
     assert_eq!(keys, [key(&accepted.output)]);
     assert_eq!(stage.read(key(&accepted.output)).await, "first");
     assert_eq!((turns.load(Ordering::SeqCst), again.load(Ordering::SeqCst)), (1, 0));
+}
+
+#[tokio::test]
+async fn an_object_that_no_store_takes_is_given_up_when_patience_is_over_and_not_before() {
+    for (patience, ends) in
+        [(Some(Duration::ZERO), true), (Some(Duration::MAX), false), (None, false)]
+    {
+        let stage = Stage::new();
+        let queue = stage.queue(EndpointConfig { give_up_after: patience, ..config() }).await;
+        let denied = || StoreError::AccessDenied {
+            store: "s3://b/".into(),
+            key: String::new(),
+            cause: "the bucket is another's".into(),
+        };
+        for _ in 0..100 {
+            stage.store.plan("out/", denied());
+        }
+        queue.start(shouting());
+        queue.accept(inline("x")).await.unwrap();
+        let left = || std::fs::read_dir(stage.folder.path()).unwrap().count();
+        while stage.store.puts().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if ends {
+            while left() > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        queue.drain().await;
+        // What is not given up is on disk, decided.
+        assert_eq!(left(), if ends { 1 } else { 3 }, "{patience:?}");
+        assert!(stage.keys("out/").await.is_empty());
+    }
 }
 
 #[tokio::test]

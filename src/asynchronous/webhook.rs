@@ -8,33 +8,18 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use rand::Rng;
 use reqwest::dns::{Addrs, Name, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tracing::debug;
 
 use crate::address::may_be_told;
 use crate::config::Webhooks;
 use crate::error::Error;
 use crate::notice::Notice;
-
-/// How often a notice is sent before it is given up.
-const ATTEMPTS: u32 = 4;
-/// The first pause between two; it doubles.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How long one attempt may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Notices of one endpoint on their way at once: who is slow to listen holds up no other endpoint.
-const PLACES: usize = 32;
-/// How long a notice waits for a place. Its request is in the queue until then.
-const WAIT: Duration = Duration::from_secs(60);
+use crate::sending::{Places, Refusal, TIMEOUT, chain};
 
 /// Looks up the addresses of a name.
 pub type Resolve = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
@@ -57,7 +42,7 @@ pub(crate) struct Sender {
     webhooks: Webhooks,
     secure: Client,
     plain: Client,
-    places: Semaphore,
+    places: Places,
 }
 
 impl Sender {
@@ -86,7 +71,7 @@ impl Sender {
             webhooks: webhooks.clone(),
             secure: build(false)?,
             plain: build(true)?,
-            places: Semaphore::new(PLACES),
+            places: Places::default(),
         })
     }
 
@@ -103,23 +88,7 @@ impl Sender {
     /// # Errors
     /// With why the last attempt failed; where no place is free for a minute.
     pub(crate) async fn send(&self, url: &Url, notice: &Notice) -> Result<(), String> {
-        let Ok(Ok(_place)) = timeout(WAIT, self.places.acquire()).await else {
-            return Err(format!("{PLACES} earlier ones are on their way still"));
-        };
-        let mut pause = PAUSE;
-        let mut attempt = 1;
-        loop {
-            match self.attempt(url, notice).await {
-                Ok(()) => return Ok(()),
-                Err(Refusal { why, is_final }) if is_final || attempt == ATTEMPTS => {
-                    return Err(why);
-                }
-                Err(Refusal { why, .. }) => debug!(%why, attempt, "a notice is sent again"),
-            }
-            let spread = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
-            tokio::time::sleep(spread).await;
-            (pause, attempt) = (pause * 2, attempt + 1);
-        }
+        self.places.insist(|| self.attempt(url, notice)).await
     }
 
     async fn attempt(&self, url: &Url, notice: &Notice) -> Result<(), Refusal> {
@@ -143,8 +112,7 @@ impl Sender {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => {
                 let status = answer.status();
-                let is_final = !status.is_server_error() && ![408, 429].contains(&status.as_u16());
-                Err(Refusal { why: format!("it answered {status}"), is_final })
+                Err(Refusal::of(status, format!("it answered {status}")))
             }
             Err(error) => {
                 let why = chain(&error);
@@ -157,12 +125,6 @@ impl Sender {
     fn may_be_told(&self, address: IpAddr, only_listed: bool) -> bool {
         may_be_told(address, &self.webhooks.networks, only_listed)
     }
-}
-
-/// Why an attempt failed, and whether another would too.
-struct Refusal {
-    why: String,
-    is_final: bool,
 }
 
 /// Resolves names to addresses that may be told.
@@ -203,17 +165,6 @@ impl fmt::Display for NotPublic {
 }
 
 impl std::error::Error for NotPublic {}
-
-/// An error with its causes: the outermost says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {
@@ -284,7 +235,11 @@ mod tests {
     }
 
     fn notice() -> Notice {
-        Notice { id: Uuid::from_u128(7), body: json!({"Type": "Notification"}) }
+        Notice {
+            id: Uuid::from_u128(7),
+            message: String::new(),
+            body: json!({"Type": "Notification"}),
+        }
     }
 
     async fn refusal(url: &str, sender: &Sender) -> String {
@@ -335,7 +290,7 @@ mod tests {
     async fn a_notice_does_not_wait_for_ever_behind_others() {
         let (resolve, asked) = scripted(&["169.254.169.254"]);
         let sender = sender(&[], resolve);
-        let all = sender.places.acquire_many(PLACES as u32).await.unwrap();
+        let all = sender.places.all().await;
         let why = refusal("https://hooks.example/done", &sender).await;
         assert!(why.contains("on their way"), "{why}");
         assert_eq!(asked.load(Ordering::SeqCst), 0);

@@ -32,24 +32,41 @@ pub(crate) enum Form {
 
 /// How many forms there are.
 const FORMS: usize = 4;
+/// Streams of events: who wants none of them may want a whole answer.
+const EVENTS: &str = "text/event-stream";
 
 impl Form {
+    /// What a range with a star stands for, the form first that is taken first for it.
+    fn ranged(essence: &str) -> &'static [Self] {
+        match essence {
+            "*/*" => &[Self::Json, Self::Lines, Self::Csv, Self::Npy],
+            "application/*" => &[Self::Json, Self::Lines, Self::Npy],
+            "text/*" => &[Self::Csv],
+            _ => &[],
+        }
+    }
+
     fn named(essence: &str) -> Option<Self> {
         match essence {
             // Streams of events are decided elsewhere: their clients take a whole answer as JSON.
-            "*/*" | "application/*" | "application/json" | "text/event-stream" => Some(Self::Json),
+            "application/json" | EVENTS => Some(Self::Json),
             "application/jsonlines"
             | "application/x-jsonlines"
             | "application/jsonl"
             | "application/x-ndjson"
             | "application/ndjson" => Some(Self::Lines),
-            "text/*" | "text/csv" => Some(Self::Csv),
+            "text/csv" => Some(Self::Csv),
             "application/x-npy" => Some(Self::Npy),
             other if other.starts_with("application/") && other.ends_with("+json") => {
                 Some(Self::Json)
             }
             _ => None,
         }
+    }
+
+    /// Whether every answer can be written so.
+    fn holds_all(self) -> bool {
+        matches!(self, Self::Json | Self::Lines)
     }
 
     fn content_type(self) -> HeaderValue {
@@ -85,13 +102,19 @@ impl Accept {
         if ranges().all(str::is_empty) {
             return Ok(Self::default());
         }
-        let mut wanted: Vec<(f32, Form)> = ranges().filter_map(range).collect();
+        let mut wanted: Vec<(f32, String)> = ranges().filter_map(range).collect();
+        // What is refused by name is not let in by a star.
+        let refused: Vec<Form> = wanted
+            .iter()
+            .filter(|(quality, essence)| *quality <= 0.0 && essence != EVENTS)
+            .filter_map(|(_, essence)| Form::named(essence))
+            .collect();
         wanted.retain(|(quality, _)| *quality > 0.0);
         // Stable: of equal ones the first.
         wanted.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut forms = [None; FORMS];
         let mut count = 0;
-        for (_, form) in wanted {
+        for form in wanted.iter().flat_map(|(_, essence)| taken(essence, &refused)) {
             if !forms.contains(&Some(form)) {
                 forms[count] = Some(form);
                 count += 1;
@@ -108,16 +131,32 @@ impl Accept {
     }
 }
 
-/// A type of the header with how much it is liked.
-fn range(text: &str) -> Option<(f32, Form)> {
+/// How much a type of the header is liked, and the type.
+fn range(text: &str) -> Option<(f32, String)> {
     let mut parts = text.split(';');
-    let form = Form::named(&parts.next()?.trim().to_ascii_lowercase())?;
+    let essence = parts.next()?.trim().to_ascii_lowercase();
     let quality = parts.find_map(|part| {
         let (name, value) = part.split_once('=')?;
         name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>().ok())?
     });
     let quality = quality.filter(|quality| quality.is_finite()).unwrap_or(1.0);
-    Some((quality, form))
+    Some((quality, essence))
+}
+
+/// The forms that a type of the header lets in: of a range those that are not refused, up to one
+/// that every answer can be written in.
+fn taken(essence: &str, refused: &[Form]) -> Vec<Form> {
+    if let Some(form) = Form::named(essence) {
+        return vec![form];
+    }
+    let mut forms = Vec::new();
+    for form in Form::ranged(essence).iter().filter(|form| !refused.contains(form)) {
+        forms.push(*form);
+        if form.holds_all() {
+            break;
+        }
+    }
+    forms
 }
 
 /// None of the types that a client takes can hold this.
@@ -270,6 +309,16 @@ mod tests {
         assert_eq!(accept(&["image/png"]), Err(406));
         assert_eq!(accept(&["application/json;q=0"]), Err(406));
         assert_eq!(accept(&["image/png, text/csv;q=0.1"]).unwrap(), [Form::Csv]);
+    }
+
+    #[test]
+    fn what_is_refused_by_name_is_not_let_in_by_a_star() {
+        assert_eq!(accept(&["application/json;q=0, */*"]).unwrap(), [Form::Lines]);
+        let no_json = ["*/*;q=0.5", "application/json;q=0, application/jsonlines;q=0"];
+        assert_eq!(accept(&no_json).unwrap(), [Form::Csv, Form::Npy]);
+        assert_eq!(accept(&["text/csv;q=0, text/*"]), Err(406));
+        assert_eq!(accept(&["text/event-stream;q=0, */*"]).unwrap(), [Form::Json]);
+        assert_eq!(accept(&["application/*, application/json;q=0"]).unwrap(), [Form::Lines]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::sagemaker::generated::InputsTranscript;
 use crate::sagemaker::inputs::{Dialect, InputsAsk};
 use crate::sagemaker::raw::{Found, Later};
 use crate::stream::{self, Bounds, Format, Transcript, Wire};
+use crate::tokens::TokensAsk;
 
 /// Fields of the body that nothing reads.
 const IGNORED: HeaderName = HeaderName::from_static("x-roundhouse-ignored");
@@ -57,6 +58,7 @@ pub(crate) enum Ask {
     Completion(CompletionAsk),
     Embeddings(EmbeddingsAsk),
     Ranking(RankingAsk),
+    Tokens(TokensAsk),
     /// Not known before the body is read; a handler reads it itself.
     Later(Later),
 }
@@ -82,7 +84,7 @@ impl Ask {
             Self::Inputs(ask) => ask.stream,
             Self::Chat(ask) => ask.stream,
             Self::Completion(ask) => ask.stream,
-            Self::Embeddings(_) | Self::Ranking(_) | Self::Later(_) => false,
+            Self::Embeddings(_) | Self::Ranking(_) | Self::Tokens(_) | Self::Later(_) => false,
         }
     }
 
@@ -90,9 +92,11 @@ impl Ask {
         match self {
             _ if !events => Format::JsonLines,
             Self::Inputs(_) | Self::Later(_) => Format::Sse { done: false },
-            Self::Chat(_) | Self::Completion(_) | Self::Embeddings(_) | Self::Ranking(_) => {
-                Format::Sse { done: true }
-            }
+            Self::Chat(_)
+            | Self::Completion(_)
+            | Self::Embeddings(_)
+            | Self::Ranking(_)
+            | Self::Tokens(_) => Format::Sse { done: true },
         }
     }
 
@@ -109,7 +113,11 @@ impl Ask {
         match self {
             Self::Chat(ask) => ask.n,
             Self::Completion(ask) => ask.n,
-            Self::Inputs(_) | Self::Embeddings(_) | Self::Ranking(_) | Self::Later(_) => 1,
+            Self::Inputs(_)
+            | Self::Embeddings(_)
+            | Self::Ranking(_)
+            | Self::Tokens(_)
+            | Self::Later(_) => 1,
         }
     }
 }
@@ -229,6 +237,10 @@ async fn written_reply(
         Reply::Answers(answers) => {
             on_blocking(move || accept::written(&ask.inputs()?.answers(&answers)?, delivery))
                 .await?
+        }
+        Reply::Tokens(reply) => {
+            let Ask::Tokens(ask) = ask else { return Err(mismatch()) };
+            on_blocking(move || accept::written(&ask.told(reply), delivery)).await?
         }
         // Whoever reads a body so leaves what it asks behind.
         Reply::OfAdapters => return Err(mismatch()),

@@ -140,6 +140,7 @@ async fn answer(context: Context, path: sagemaker::EndpointPath, request: Reques
         Err(error) => {
             let mut response = error.respond(Face::Container);
             if let Some(not_now) = not_now(&error) {
+                context.notes.meter().withdraw();
                 response.extensions_mut().insert(not_now);
             }
             response

@@ -100,7 +100,9 @@ async fn part(
             let expected = "must be one name where tokens are answered";
             return Err(Error::field("adapters", expected));
         }
-        Reply::Scores(_) | Reply::Handled(_) | Reply::OfAdapters => return Err(mismatch()),
+        Reply::Scores(_) | Reply::Tokens(_) | Reply::Handled(_) | Reply::OfAdapters => {
+            return Err(mismatch());
+        }
     };
     Ok(Part { places, said, served: answer.served })
 }

@@ -396,6 +396,9 @@ impl Drop for Ending {
         let record = {
             let mut record = self.notes.lock();
             record.total = Some(elapsed);
+            // Of what has no count of its own, such as labels, what its model was given to read.
+            let read = usize::try_from(self.notes.0.meter.spent().tokens_in()).unwrap_or_default();
+            record.tokens_in = record.tokens_in.or((read > 0).then_some(read));
             if let Some(steps) = &mut record.steps {
                 steps.compute = self.notes.0.meter.spent().compute();
             }

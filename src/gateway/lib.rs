@@ -3,8 +3,8 @@
 //! Reading order: [`state`] (what the gateway is given), `router` (which path means what),
 //! `layers` (what surrounds every request), `identify` (who calls), `target`, `aim` and `addressed`
 //! (which model is meant), `permitted` (whether the caller may ask it, and what it stands for),
-//! `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi`, `ranking` and
-//! `container` (the faces), `sessions` (what outlives a request), `answer`, `accept`, `each`, `call`
+//! `body` and `fields` (what the client sent), `sagemaker`, `openai`, `tgi`, `tei`, `ranking`,
+//! `tokens` and `container` (the faces), `sessions` (what outlives a request), `answer`, `accept`, `each`, `call`
 //! and `stream` (from an invocation to bytes), `deferred` (the same for callers who do not wait),
 //! `capture` (what is kept of both), `meter` (what it is charged
 //! and took), `error` (the one error table).
@@ -54,6 +54,7 @@ mod stream;
 mod target;
 mod tei;
 mod tgi;
+mod tokens;
 mod told;
 
 pub use capture::{Capture, CaptureRoom, Captured, Held, Payload};

@@ -54,6 +54,17 @@ impl Meter {
         self.lock().tokens_cached += tokens as u64;
     }
 
+    /// Takes the charge back of a request that was put back before anything was computed for it: it
+    /// comes again, and counts then.
+    pub(crate) fn withdraw(&self) {
+        if !self.spent.compute().is_zero() {
+            return;
+        }
+        if let Some(visit) = self.lock().visit.take() {
+            visit.withdraw();
+        }
+    }
+
     /// Whether there is nothing to settle, or not any more.
     pub(crate) fn is_settled(&self) -> bool {
         self.lock().visit.is_none()
@@ -197,11 +208,13 @@ fn estimate(request: &Request, bytes: u64) -> Estimate {
             let count = completion.prompts.len().saturating_mul(completion.n);
             answers(&completion.generation, count)
         }
-        Request::Embeddings(_) | Request::Ranking(_) => 0,
+        Request::Embeddings(_) | Request::Ranking(_) | Request::Tokens(_) => 0,
         Request::Raw(_) => ANSWER_TOKENS as u64,
     };
     let tokens_in = match (request, bytes.div_ceil(BYTES_PER_TOKEN)) {
         (Request::Raw(_), tokens) => tokens.min(RAW_TOKENS),
+        // The model reads none of it.
+        (Request::Tokens(_), _) => 0,
         // The query is read with each document.
         (Request::Ranking(ranking), tokens) => {
             let query = (ranking.query.len() as u64).div_ceil(BYTES_PER_TOKEN);

@@ -4,7 +4,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;
 mod logprobs;
-mod messages;
+pub(crate) mod messages;
 pub(crate) mod models;
 mod tools;
 
@@ -24,6 +24,7 @@ use crate::answer::{Asked, Delivery, answer};
 use crate::behind;
 use crate::body::{self, Media};
 use crate::call::Context;
+use crate::capture::captured;
 use crate::error::{Error, Face};
 use crate::fields::{Fields, Neutral, neutral};
 use crate::forms;
@@ -149,6 +150,8 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
         };
         let own = component.unwrap_or(aim.model.target.as_str());
         let echo = if name.is_empty() { own } else { &name };
+        // Of what is kept of an endpoint's requests are those to SageMaker's own route for it.
+        let capture = fixed.and_then(|it| it.capture.as_ref()).map(|it| (it, body.clone()));
         let relays = route.filter(|_| target::has_engines(&context, &aim.model));
         let (asked, gathers) = match relays {
             Some(route) => {
@@ -166,6 +169,7 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
             return Ok(response);
         }
         context.notes.variant(&variant);
+        let response = captured(&context, capture, &variant, &headers, response).await;
         Ok(sagemaker::with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(face))

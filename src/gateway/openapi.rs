@@ -83,7 +83,7 @@ pub(crate) async fn document(State(gateway): State<Gateway>) -> Response {
 
 fn describe(is_served: impl Fn(Where) -> bool) -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for operation in operations::ALL.iter().filter(|it| is_served(it.served)) {
+    for operation in operations::all().filter(|it| is_served(it.served)) {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[operation.method] = operation.described();
     }

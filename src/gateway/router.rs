@@ -14,13 +14,15 @@ use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
 use crate::state::{GatewayState, Health};
-use crate::{container, openai, openapi, platform, ranking, sagemaker, tei, tgi};
+use crate::{container, openai, openapi, platform, ranking, sagemaker, tei, tgi, tokens};
 
 /// Paths of the container contract, and below.
 const CONTAINER: [&str; 4] = ["/models", "/adapters", "/metrics", "/execution-parameters"];
 /// Paths of text-generation-inference and text-embeddings-inference.
-const TGI: [&str; 10] = [
+const TGI: [&str; 13] = [
     "/",
+    "/decode",
+    "/detokenize",
     "/embed",
     "/embed_all",
     "/generate",
@@ -30,6 +32,7 @@ const TGI: [&str; 10] = [
     "/predict",
     "/rerank",
     "/similarity",
+    "/tokenize",
 ];
 
 /// What every route shares.
@@ -129,7 +132,7 @@ pub fn router(state: GatewayState) -> Router {
     layers::around(routes, &gateway)
 }
 
-/// The routes of text-embeddings-inference.
+/// The routes of text-embeddings-inference, and those that ask a tokenizer.
 fn embeddings_inference() -> Router<Gateway> {
     Router::new()
         .route("/embed", named("embed", post(tei::embed)))
@@ -137,6 +140,9 @@ fn embeddings_inference() -> Router<Gateway> {
         .route("/predict", named("predict", post(tei::predict)))
         .route("/rerank", named("rerank_plain", post(ranking::rerank_plain)))
         .route("/similarity", named("similarity", post(tei::similarity)))
+        .route("/tokenize", named("tokenize", post(tokens::tokenize)))
+        .route("/detokenize", named("detokenize", post(tokens::detokenize)))
+        .route("/decode", named("decode", post(tokens::decode)))
 }
 
 /// The dialect of a path, for answers that no handler gives.

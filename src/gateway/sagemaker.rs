@@ -242,7 +242,9 @@ pub(crate) async fn invoke_due(
     let Addressed { aim, variant } = addressed(context, endpoint, &headers, &sent, named)?;
     context.notes.variant(&variant);
     let read = Read { handlers: endpoint.handlers, gathers: true };
-    invoke_plain(context, aim, &headers, body, read).await
+    let capture = endpoint.capture.as_ref().map(|it| (it, body.clone()));
+    let response = invoke_plain(context, aim, &headers, body, read).await?;
+    Ok(captured(context, capture, &variant, &headers, response).await)
 }
 
 /// How a request that is not framed is read and answered.

@@ -173,7 +173,7 @@ pub struct EndpointFace {
     pub engines: bool,
     /// What requests can name beside targets.
     pub naming: Naming,
-    /// What is kept of SageMaker's operations; absent is nothing.
+    /// What is kept of SageMaker's operations, its OpenAI route included; absent is nothing.
     pub capture: Option<Capture>,
     /// What answers in place of targets of a store; absent where there is one.
     pub containers: Option<Containers>,

@@ -39,7 +39,8 @@ pub(crate) async fn similarity(context: Context, request: Request) -> Response {
     serve(context, request, similarities).await
 }
 
-async fn serve(context: Context, request: Request, parse: Parse) -> Response {
+/// A request whose body a route reads in its own way.
+pub(crate) async fn serve(context: Context, request: Request, parse: Parse) -> Response {
     let operation = async {
         let (headers, body) = sagemaker::read(&context, request).await?;
         if body::media(&headers)? != Media::Json {

@@ -255,9 +255,17 @@ mod tests {
 
     #[test]
     fn what_nothing_honours_is_named_and_bounded() {
-        let found =
-            read("option.speculative_config={}\noption.max_model_len=many\noption.quantize=awq");
-        let names = ["option.speculative_config", "option.max_model_len", "option.quantize"];
+        let found = read(
+            "option.speculative_config={}\noption.max_model_len=many\noption.quantize=awq\n\
+                  batch_size=8\nmax_batch_delay=5",
+        );
+        let names = [
+            "option.speculative_config",
+            "option.max_model_len",
+            "option.quantize",
+            "batch_size",
+            "max_batch_delay",
+        ];
         assert_eq!(found.unheeded, names);
         let many: String = (0..100).map(|at| format!("key{at}\u{7}=1\n")).collect();
         let found = read(&many);

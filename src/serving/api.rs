@@ -18,11 +18,13 @@ use crate::handled::HandledReply;
 use crate::tools::{ToolCall, ToolChoice};
 
 mod encoders;
+mod tokens;
 
 pub use encoders::{
     Aggregation, AnswerOptions, Entity, EntityOptions, Fill, Ranking, ScoresReply, SpanAnswer,
     TaskOptions, TokenVectorsReply, VectorTask, ZeroShot,
 };
+pub use tokens::{CutToken, Tokens, TokensReply};
 
 /// Answers per prompt at most, as other servers bound them.
 pub const ANSWERS_MAX: usize = 16;
@@ -68,6 +70,8 @@ pub enum Request {
     Embeddings(Embeddings),
     /// Documents to compare with a query; for cross-encoders and embedding models.
     Ranking(Ranking),
+    /// What a model's tokenizer says by itself; for all models of ours.
+    Tokens(Tokens),
     /// A body that has not been read: a handler reads it itself, for all other models it is
     /// read when the model is known.
     Raw(RawRequest),
@@ -277,6 +281,8 @@ pub enum Reply {
     Answers(Vec<Vec<SpanAnswer>>),
     /// How near each document is to the query.
     Scores(ScoresReply),
+    /// What the tokenizer says.
+    Tokens(TokensReply),
     /// What a handler says, as it says it.
     Handled(HandledReply),
     /// Nothing: the body, now that it has been read, asks adapters of the model.

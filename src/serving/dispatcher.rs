@@ -24,9 +24,10 @@ use crate::handled;
 use crate::metrics::{Record, compiled_form};
 use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, wrong_kind};
+use crate::tokens;
 use crate::{
     Answer, Error, GenerationReply, Invocation, Piece, PieceStream, RawRequest, ReadBody, Reply,
-    Request, Route, Served,
+    Request, Route, Served, TokensReply,
 };
 
 #[cfg(test)]
@@ -295,6 +296,17 @@ impl Dispatcher {
         record: &mut Record,
     ) -> Result<(Work, Duration), Failure> {
         let Asked { id, model, engine } = asked;
+        let request = match request {
+            Request::Tokens(asked) => {
+                let (text, most) = (model.text().clone(), self.config.max_inputs);
+                let (lists, texts) =
+                    self.blocking(move || tokens::answer(&text, asked, most)).await?;
+                let (kind, context) = (model.kind(), engine.spec().context);
+                let reply = TokensReply { lists, texts, kind, context };
+                return Ok((Work::Done(Reply::Tokens(reply)), record.submitted(load, 0, 0)));
+            }
+            request => request,
+        };
         match Task::new(request, id, model, &self.config)? {
             Task::Generate(task) => {
                 let (text, spec) = (model.text().clone(), engine.spec());

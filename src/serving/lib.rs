@@ -4,7 +4,8 @@
 //! invocation from admission to stream), `admission` (who may come in), `served` (a loaded model
 //! as requests use it), `task` and `params` (what a request means to the model it reached),
 //! `encoders` (what encoders are asked), `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (from an encoder's
-//! numbers to vectors, labels, entities, fills and answers), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
+//! numbers to vectors, labels, entities, fills and answers), `tokens` (what a tokenizer answers by
+//! itself), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
 //!
 //! What holds:
 //! 1. A request's lease and place live in its stream, and no longer than it.
@@ -30,14 +31,16 @@ mod prompts;
 mod served;
 mod task;
 mod text;
+mod tokens;
 mod tools;
 
 pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Aggregation, Answer, AnswerOptions, AnswerStyle, BIASES_MAX,
-    Chat, Completion, Embeddings, EmbeddingsReply, Entity, EntityOptions, Fill, Finish, Finished,
-    Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream, Prompt,
-    Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route, STOPS_MAX, ScoresReply,
-    Served, SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, VectorTask, ZeroShot,
+    Chat, Completion, CutToken, Embeddings, EmbeddingsReply, Entity, EntityOptions, Fill, Finish,
+    Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
+    Prompt, Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route, STOPS_MAX,
+    ScoresReply, Served, SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, Tokens,
+    TokensReply, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};

@@ -42,6 +42,6 @@ pub use object::{
 };
 pub use progress::{Progress, ProgressSnapshot, Stage};
 pub use remote::RetryConfig;
-pub use s3::S3Store;
+pub use s3::{S3Store, default_credentials};
 pub use uri::{MountConfig, StoreUri};
 pub use write::{ObjectWriter, WritableStore};

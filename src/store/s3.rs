@@ -26,6 +26,8 @@ use crate::{
     ObjectMeta, ObjectRead, WritableStore,
 };
 
+pub use self::connect::default_credentials;
+
 /// Heads that are under way at once for a listing without tags.
 const HEADS: usize = 16;
 

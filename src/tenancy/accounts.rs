@@ -159,6 +159,11 @@ impl Visit {
         self.ticket.levels()
     }
 
+    /// Takes the admission back: the request was not begun, and will come again. It counts nowhere.
+    pub fn withdraw(self) {
+        self.ticket.withdraw();
+    }
+
     /// Puts fact in the place of the estimate and counts it. What is returned is to be waited for
     /// before the end of the answer goes out.
     pub fn settle(self, facts: Facts) -> Durable {

@@ -2,16 +2,18 @@
 //! are told, and tenants.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use roundhouse_tests::models::{signature, signed_classifier};
+use roundhouse_tests::processes::{kill_after, random};
 use roundhouse_tests::python;
 use roundhouse_tests::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use roundhouse_tests::server::{Answer, Server, binary};
 use roundhouse_tests::site::{Site, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -81,15 +83,6 @@ async fn boto3_invokes_without_waiting() {
     assert_eq!(server.metric("roundhouse_async_download_failures_total").await, 1.0);
 }
 
-/// The next of a sequence that looks random: the instants at which the server dies.
-fn next(state: &mut u64) -> u64 {
-    // Xorshift (Marsaglia, 2003).
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_accepted_request_ends_in_one_object_whenever_the_process_dies() {
     const ROUNDS: u64 = 8;
@@ -124,13 +117,8 @@ async fn each_accepted_request_ends_in_one_object_whenever_the_process_dies() {
             }
             taken
         };
-        let dies_after = Duration::from_millis(20 + next(&mut state) % 600);
-        let pid = server.pid();
-        let killer = tokio::spawn(async move {
-            tokio::time::sleep(dies_after).await;
-            let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            assert!(killed.unwrap().success());
-        });
+        let dies_after = Duration::from_millis(20 + random(&mut state) % 600);
+        let killer = kill_after(server.pid(), dies_after);
         for (answer, must_answer) in asking.await {
             let (output, failure) = keys(&answer);
             accepted.push((output, failure, must_answer));
@@ -215,6 +203,49 @@ async fn those_who_are_listed_are_told_in_the_form_of_sns() {
         assert_eq!(message["awsRegion"], "us-east-1");
         assert_eq!(message["requestParameters"]["endpointName"], "default");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_sns_are_told_by_requests_that_aws_own_code_signs_alike() {
+    let mut stand_in = python::started("sns_stand_in.py", &[ACCESS_KEY, SECRET_KEY, "eu-west-1"]);
+    let mut lines = BufReader::new(stand_in.stdout.take().unwrap()).lines();
+    let port = lines.next().unwrap().unwrap();
+    let store = S3::start().await;
+    let topic = |name: &str| format!("arn:aws:sns:eu-west-1:123456789012:{name}");
+    let site = site(&format!(
+        "sns_endpoint_url = \"http://127.0.0.1:{port}/\"\nsuccess_topic = \"{}\"\n\
+         error_topic = \"{}\"\n",
+        topic("done"),
+        topic("failed")
+    ));
+    let server = start(&site, &store).await;
+    let mut told = Vec::new();
+    for target in [TARGET, "not/there"] {
+        let attributes = named(target);
+        let headers = [("x-amzn-sagemaker-custom-attributes", attributes.as_str())];
+        assert_eq!(ask(&server, &headers, INPUT).await.unwrap().status, 202);
+        let line = tokio::task::block_in_place(|| lines.next().unwrap().unwrap());
+        told.push(serde_json::from_str::<Value>(&line).unwrap());
+    }
+    for (published, (name, status)) in
+        told.iter().zip([("done", "Completed"), ("failed", "Failed")])
+    {
+        assert_eq!(
+            (&published["Action"], &published["Version"]),
+            (&json!("Publish"), &json!("2010-03-31"))
+        );
+        assert_eq!(published["TopicArn"], topic(name));
+        let message: Value = serde_json::from_str(published["Message"].as_str().unwrap()).unwrap();
+        assert_eq!(
+            (&message["invocationStatus"], &message["eventVersion"]),
+            (&json!(status), &json!("1.0"))
+        );
+        assert_eq!(message["requestParameters"]["endpointName"], "default");
+    }
+    // What was refused as too much was told again, and counts as no failure.
+    assert_eq!(server.metric("roundhouse_async_notification_failures_total").await, 0.0);
+    stand_in.kill().unwrap();
+    stand_in.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

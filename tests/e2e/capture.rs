@@ -1,9 +1,11 @@
 //! Captured requests in the store: whole lines where SageMaker puts them, whatever becomes of the server.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundhouse_tests::models::signed_classifier;
+use roundhouse_tests::processes::{kill_after, random};
 use roundhouse_tests::server::Server;
 use roundhouse_tests::site::until;
 use serde_json::{Value, json};
@@ -85,17 +87,47 @@ async fn what_waits_is_written_when_the_server_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_at_any_time_leaves_whole_lines() {
-    for after in [1, 4, 9] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = serve(&folder, "flush_size = \"1B\"").await;
-        for number in 0..after {
-            ask(&server, "invocations", &number.to_string()).await;
-        }
+async fn a_kill_at_any_instant_leaves_whole_lines_and_none_twice() {
+    const ROUNDS: u64 = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for round in 0..ROUNDS {
+        // Each line by itself, some together, and files of many.
+        let size = ["1B", "2KiB", "64KiB"][(round % 3) as usize];
+        let keys = format!("flush_size = \"{size}\"\nflush_every = \"20ms\"");
+        let mut server = serve(&folder, &keys).await;
+        let dies_after = Duration::from_millis(20 + random(&mut state) % 400);
+        let killer = kill_after(server.pid(), dies_after);
+        let asking = (0..4).map(|client| {
+            let (http, url) = (server.http(), format!("{}/endpoints/ep", server.data));
+            async move {
+                for number in 0.. {
+                    let operation = ["invocations", "invocations-response-stream"][number % 2];
+                    let id = format!("{round}-{client}-{number}");
+                    let request = http
+                        .post(format!("{url}/{operation}"))
+                        .header("x-amzn-sagemaker-inference-id", id)
+                        .json(&json!({"inputs": "hello"}));
+                    let Ok(answer) = request.send().await else { break };
+                    if answer.bytes().await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        futures_util::future::join_all(asking).await;
+        killer.await.unwrap();
         server.kill();
-        for line in lines(&folder) {
-            assert!(line["captureData"]["endpointOutput"]["data"].is_string(), "{line}");
-        }
+    }
+    let lines = lines(&folder);
+    assert!(lines.len() >= 50, "only {} lines were written", lines.len());
+    let mut ids = BTreeSet::new();
+    for line in &lines {
+        let data = &line["captureData"];
+        assert_eq!(data["endpointInput"]["data"], r#"{"inputs":"hello"}"#, "{line}");
+        assert!(data["endpointOutput"]["data"].is_string(), "{line}");
+        let id = line["eventMetadata"]["inferenceId"].as_str().unwrap();
+        assert!(ids.insert(id), "{id} was captured twice");
     }
 }
 

@@ -18,6 +18,7 @@ mod devices;
 mod documents;
 mod elastic;
 mod engines;
+mod faces;
 mod faults;
 mod forms;
 mod frameworks;

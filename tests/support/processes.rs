@@ -1,8 +1,12 @@
-//! Witnesses of handlers' processes that do not ask the server.
+//! Witnesses of handlers' processes that do not ask the server, and ends of the server's own.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 /// The processes that were given a folder below `cache`; the server itself was not.
 pub fn processes_of(cache: &Path) -> BTreeSet<u32> {
@@ -74,4 +78,22 @@ pub fn kill(process: u32) {
     // SAFETY: a plain system call; the process was just found to be one of our server's.
     let sent = unsafe { libc::kill(process, libc::SIGKILL) };
     assert_eq!(sent, 0, "process {process} is gone");
+}
+
+/// The next of a sequence that looks random, such as the instants at which a server dies.
+pub fn random(state: &mut u64) -> u64 {
+    // Xorshift (Marsaglia, 2003).
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Kills a process without warning, as `kill -9`, when so much time has passed.
+pub fn kill_after(pid: u32, after: Duration) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        assert!(killed.unwrap().success(), "{pid} is killed");
+    })
 }

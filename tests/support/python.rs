@@ -1,7 +1,7 @@
 //! The real clients: virtual environments with pinned packages, made once per target folder.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use crate::server::{built, root};
@@ -23,6 +23,16 @@ pub fn interpreter() -> PathBuf {
 /// When it exits with another status than 0; its output is in the message.
 pub fn client(script: &str, args: &[&str]) -> String {
     run(Command::new(interpreter()).arg(scripts().join(script)).args(args))
+}
+
+/// A script of `tests/clients` that runs on, with what it prints to be read.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn started(script: &str, args: &[&str]) -> Child {
+    let mut command = Command::new(interpreter());
+    command.arg(scripts().join(script)).args(args).stdout(Stdio::piped());
+    command.spawn().unwrap_or_else(|error| panic!("{script}: {error}"))
 }
 
 /// As [`client`], with the larger frameworks (`requirements-frameworks.txt`).

@@ -22,10 +22,11 @@ pub(crate) fn read(text: &str, most: usize) -> Result<Vec<Vec<String>>, Error> {
     let mut cells = text.char_indices().peekable();
     let mut line = 1;
     while cells.peek().is_some() {
-        let (began, mut row) = (line, Vec::new());
+        let (began, mut row, mut is_quoted) = (line, Vec::new(), false);
         loop {
             let mut cell = String::new();
             if cells.next_if(|(_, c)| *c == '"').is_some() {
+                is_quoted = true;
                 loop {
                     match cells.next() {
                         None => return Err(wrong(began, "a quote is not closed")),
@@ -57,8 +58,8 @@ pub(crate) fn read(text: &str, most: usize) -> Result<Vec<Vec<String>>, Error> {
             }
         }
         line += 1;
-        // An empty line, as at the end.
-        if row.len() == 1 && row[0].is_empty() && rows.first().is_none_or(|first| first.len() > 1) {
+        // An empty line is none, as for the readers that people know; an empty text is quoted.
+        if row.len() == 1 && row[0].is_empty() && !is_quoted {
             continue;
         }
         let columns = rows.first().map_or(row.len(), Vec::len);
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(rows, [["question", "context"], ["a \"b\", c", "d\ne"], ["f", ""]]);
         assert_eq!(read("\u{feff}inputs\na", 9).unwrap(), [["inputs"], ["a"]]);
         assert_eq!(read("inputs\n\"\"\n", 9).unwrap(), [["inputs"], [""]]);
+        assert_eq!(read("inputs\n\na\r\n\r\n", 9).unwrap(), [["inputs"], ["a"]]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use roundhouse_types::ModelId;
 use super::{Asking, Form, metered, passed, permitted};
 use crate::aim::Aim;
 use crate::call::Context;
+use crate::capture::captured;
 use crate::error::Error;
 use crate::meter::with_rate_headers;
 use crate::permitted::permit;
@@ -85,7 +86,12 @@ pub(crate) async fn openai(
         headers: passed::on(context, headers, &header::ACCEPT),
         deadline: context.notes.arrived() + context.gateway.config.stream_timeout,
     };
+    let capture = endpoint.capture.as_ref().filter(|_| at).map(|it| (it, body.clone()));
     let response = metered(context, asking, (path, body), Form::OpenAi { at }).await;
     let response = response.map(with_rate_headers)?;
-    Ok(if at { with_variant(response, &variant) } else { response })
+    if !at {
+        return Ok(response);
+    }
+    let response = captured(context, capture, &variant, headers, response).await;
+    Ok(with_variant(response, &variant))
 }

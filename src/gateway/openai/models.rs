@@ -1,5 +1,5 @@
-//! `/v1/models`: what the store holds of what the caller may see, resident or not, and aliases; adapters
-//! that are resident say what they build on, and loaded models how long their sequences may be, how their
+//! `/v1/models`: what the store holds of what the caller may see, resident or not, aliases, and inference
+//! components; adapters that are resident say what they build on, and loaded models how long their sequences may be, how their
 //! weights lie and how much room they have.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use roundhouse_types::{Failure, ModelId, TargetModel, TargetName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::aim::Aim;
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::meter;
@@ -85,6 +86,25 @@ impl Listed {
         let only = targets.next().filter(|_| targets.next().is_none());
         Self { name: name.clone(), modified: None, target: only.map(|it| it.target.clone()) }
     }
+
+    fn component(name: TargetName, target: &TargetName) -> Self {
+        Self { name, modified: None, target: Some(target.clone()) }
+    }
+}
+
+/// The endpoint's inference components that the caller may use and see.
+fn components<'a>(
+    context: &'a Context,
+    endpoint: &'a EndpointFace,
+) -> impl Iterator<Item = Listed> + 'a {
+    let seen = context.offered.policy.sees(&context.caller);
+    endpoint.naming.components.iter().filter_map(move |(name, target)| {
+        let model = ModelId { endpoint: endpoint.name.clone(), target: target.clone() };
+        let is_seen = seen.as_ref().is_none_or(|seen| seen.iter().any(|it| it.matches(&model)));
+        let may_use = is_seen && permitted::permit(context, &Aim::at(model)).is_ok();
+        let name = may_use.then(|| TargetModel::new(name.as_str()).check().ok()).flatten()?;
+        Some(Listed::component(name, target))
+    })
 }
 
 /// Whether there is a model, and the caller may see it.
@@ -106,6 +126,10 @@ async fn find(
     model: &ModelId,
 ) -> Result<Listed, Error> {
     let (policy, caller) = (&context.offered.policy, &context.caller);
+    // As requests find it: a component goes before an alias or a target of its name.
+    if let Some(component) = components(context, endpoint).find(|it| it.name == model.target) {
+        return Ok(component);
+    }
     let mut aliases = policy.aliases_seen(caller, &model.endpoint);
     if let Some((name, alias)) = aliases.find(|(name, _)| **name == model.target) {
         return Ok(Listed::alias(name, alias));
@@ -147,7 +171,7 @@ async fn page(context: &Context, after: Option<&str>, limit: usize) -> Result<Va
     }))
 }
 
-/// What a caller sees of an endpoint behind a name, aliases among targets, and whether others follow.
+/// What a caller sees of an endpoint behind a name, aliases and components among targets, and whether others follow.
 async fn seen(
     context: &Context,
     endpoint: &EndpointFace,
@@ -173,9 +197,10 @@ async fn seen(
     let behind = |name: &TargetName| after.as_deref().is_none_or(|after| name.as_str() > after);
     // What lies behind a page that has others behind it comes with those.
     let last = listed.keys().next_back().cloned().filter(|_| page.more);
-    for (name, alias) in aliases.filter(|(name, _)| behind(name)) {
-        if last.as_ref().is_none_or(|last| name <= last) {
-            listed.insert(name.clone(), Listed::alias(name, alias));
+    let aliases = aliases.map(|(name, alias)| Listed::alias(name, alias));
+    for beside in aliases.chain(components(context, endpoint)).filter(|it| behind(&it.name)) {
+        if last.as_ref().is_none_or(|last| beside.name <= *last) {
+            listed.insert(beside.name.clone(), beside);
         }
     }
     let more = page.more || listed.len() > limit;

@@ -386,6 +386,18 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     let sentences = json!({"source_sentence": text(), "sentences": texts});
     let inputs = object(sentences, &["source_sentence", "sentences"]);
     add("SimilarityRequest", object(json!({"model": text(), "inputs": inputs}), &["inputs"]));
+    let boolean = || json!({"type": "boolean"});
+    let ids = || json!({"type": "array", "items": {"type": "integer", "minimum": 0}});
+    let tokenize = json!({
+        "model": text(), "prompt": text(), "inputs": {"anyOf": [text(), texts]},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "add_special_tokens": boolean(), "return_token_strs": boolean(),
+    });
+    add("TokenizeRequest", object(tokenize, &[]));
+    add("DetokenizeRequest", object(json!({"model": text(), "tokens": ids()}), &["tokens"]));
+    let lists = json!({"anyOf": [ids(), {"type": "array", "items": ids()}]});
+    let decode = json!({"model": text(), "ids": lists, "skip_special_tokens": boolean()});
+    add("DecodeRequest", object(decode, &["ids"]));
     let kinds = ["InputsRequest", "ChatRequest", "CompletionRequest", "EmbeddingsRequest"];
     let kinds: Vec<Value> = kinds.iter().map(|kind| refer("schemas", kind)).collect();
     add("ModelRequest", json!({"anyOf": kinds}));

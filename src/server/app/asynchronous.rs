@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use reqwest::Client;
 use roundhouse_asynchronous::{
-    EndpointConfig, Input, Queue, Ran, Run, RunFn, Services, StoreFn, Submission, system_resolver,
+    EndpointConfig, Input, Queue, Ran, Run, RunFn, Services, StoreFn, Submission,
+    given_credentials, machine_credentials, system_resolver,
 };
 use roundhouse_gateway::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due, Later};
 use roundhouse_store::{FileStore, MountConfig, S3Store, StoreUri, WritableStore};
@@ -42,6 +43,12 @@ pub(super) async fn open(
             Ok(Client::builder().tls_backend_preconfigured(trusted))
         }),
         resolve: system_resolver(),
+        credentials: match credentials {
+            Some(Credentials { access_key, secret_key }) => {
+                given_credentials(access_key, secret_key)
+            }
+            None => machine_credentials(),
+        },
     };
     let queue = Queue::open(&folder(config), services).await?;
     queue.configure(&endpoints).await?;

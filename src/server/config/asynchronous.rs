@@ -2,14 +2,16 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::Url;
-use roundhouse_asynchronous::{EndpointConfig, PlaceConfig, Webhooks};
+use roundhouse_asynchronous::{EndpointConfig, PlaceConfig, Topic, Topics, Webhooks};
 use roundhouse_types::Bytes;
 
 use super::endpoints::{self, Mount};
 use super::keys::{self, ASYNC_KEYS, MOUNT_KEYS};
+use super::units::parse_duration;
 use super::{Config, Fault, defaults};
 
 /// Requests of an endpoint that run at once: SageMaker's bounds.
@@ -18,6 +20,9 @@ const QUEUED: RangeInclusive<usize> = 1..=1_000_000;
 const ON_DISK: RangeInclusive<Bytes> = Bytes::mib(1)..=Bytes::gib(1024);
 /// SageMaker takes inputs of up to a gigabyte; each is in memory while it runs.
 const IN_MEMORY: RangeInclusive<Bytes> = Bytes(1000)..=Bytes::gib(1);
+
+/// The least patience with a store that takes no object.
+const GIVE_UP_LEAST: Duration = Duration::from_secs(60);
 
 /// What an endpoint says of its asynchronous requests. Prints without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,10 @@ pub struct Asynchronous {
     pub error_url: Option<Url>,
     /// Networks that are no part of the Internet and may be told.
     pub webhook_networks: Vec<IpNet>,
+    /// For how long an object that the store does not take is written again; absent: for ever.
+    pub give_up_after: Option<Duration>,
+    /// Topics of SNS that are told.
+    pub topics: Topics,
 }
 
 impl Asynchronous {
@@ -69,6 +78,8 @@ impl Asynchronous {
                 error: self.error_url.clone(),
                 networks: self.webhook_networks.clone(),
             },
+            give_up_after: self.give_up_after,
+            topics: self.topics.clone(),
         })
     }
 }
@@ -113,6 +124,8 @@ impl Reader<'_> {
         let webhook_networks = self.parsed_list::<IpNet>("webhook_networks", "a network");
         let success_url = self.webhook("success_url", &webhook_networks);
         let error_url = self.webhook("error_url", &webhook_networks);
+        let topics = self.topics();
+        let give_up_after = self.text("give_up_after").and_then(|text| self.patience(&text));
         Some(Asynchronous {
             shared: self.switch("shared"),
             max_concurrent: self
@@ -128,7 +141,48 @@ impl Reader<'_> {
             success_url,
             error_url,
             webhook_networks,
+            give_up_after,
+            topics,
         })
+    }
+
+    fn topics(&mut self) -> Topics {
+        let success = self.topic("success_topic");
+        let error = self.topic("error_topic");
+        let text = self.text("sns_endpoint_url");
+        if text.is_some() && success.is_none() && error.is_none() {
+            self.fault("sns_endpoint_url", "says where topics are, and there are none");
+        }
+        let endpoint = text.and_then(|text| match text.parse::<Url>() {
+            Ok(url) if ["http", "https"].contains(&url.scheme()) && url.query().is_none() => {
+                Some(url)
+            }
+            _ => {
+                self.fault("sns_endpoint_url", "is not http:// or https:// and a host");
+                None
+            }
+        });
+        Topics { success, error, endpoint }
+    }
+
+    fn topic(&mut self, key: &str) -> Option<Topic> {
+        let text = self.text(key)?;
+        let topic = Topic::parse(&text);
+        topic.map_err(|why| self.fault(key, format!("'{text}' {why}"))).ok()
+    }
+
+    fn patience(&mut self, text: &str) -> Option<Duration> {
+        match parse_duration(text) {
+            Ok(patience) if patience >= GIVE_UP_LEAST => Some(patience),
+            Ok(_) => {
+                self.fault("give_up_after", "is less than 1m, in which a store may come back");
+                None
+            }
+            Err(why) => {
+                self.fault("give_up_after", why);
+                None
+            }
+        }
     }
 
     /// A place by its URI, with what the table says of its store.
@@ -336,7 +390,8 @@ mod tests {
              failure = \"s3://b/bad/\"\nendpoint_url = \"http://127.0.0.1:9000\"\n\
              max_concurrent = 7\nqueue_requests = 8\nqueue_bytes = \"1GiB\"\nmax_input = \"9MiB\"\n\
              max_output = \"10MiB\"\nsuccess_url = \"https://hooks.example/ok\"\n\
-             error_url = \"http://hooks.internal/no\"\nwebhook_networks = [\"10.0.0.0/8\"]",
+             error_url = \"http://hooks.internal/no\"\nwebhook_networks = [\"10.0.0.0/8\"]\n\
+             give_up_after = \"72h\"\nsuccess_topic = \"arn:aws:sns:eu-west-1:123456789012:ok\"",
             "",
         )
         .unwrap();
@@ -346,6 +401,8 @@ mod tests {
         assert_eq!((of.max_concurrent, of.queue_requests), (7, 8));
         assert_eq!((of.max_input, of.max_output), (Bytes::mib(9), Bytes::mib(10)));
         assert_eq!(of.error_url.unwrap().host_str(), Some("hooks.internal"));
+        assert_eq!(of.give_up_after, Some(Duration::from_secs(3 * 86_400)));
+        assert!(of.topics.success.unwrap().arn().ends_with(":ok") && of.topics.error.is_none());
     }
 
     #[test]
@@ -367,6 +424,15 @@ mod tests {
             (&format!("{out}region = \"\""), "endpoint[0].async.region: is empty"),
             (&format!("{out}success_url = \"http://x/\""), "endpoint[0].async.success_url: is for"),
             (&format!("{out}error_url = \"ftp://x/\""), "endpoint[0].async.error_url: 'ftp' is"),
+            (
+                &format!("{out}error_topic = \"x\""),
+                "endpoint[0].async.error_topic: 'x' is not arn:",
+            ),
+            (
+                &format!("{out}sns_endpoint_url = \"http://x/\""),
+                "endpoint[0].async.sns_endpoint_url: says where topics are",
+            ),
+            (&format!("{out}give_up_after = \"1s\""), "endpoint[0].async.give_up_after: is less"),
             (
                 &format!("{out}success_url = \"https://u:p@x/\""),
                 "endpoint[0].async.success_url: has a user",

@@ -68,7 +68,8 @@ impl EncoderTask {
                 Request::Chat(_)
                 | Request::Completion(_)
                 | Request::Embeddings(_)
-                | Request::Ranking(_),
+                | Request::Ranking(_)
+                | Request::Tokens(_),
                 _,
             ) => Err(wrong_kind(id, model.kind())),
         }

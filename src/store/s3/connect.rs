@@ -113,6 +113,19 @@ fn metadata_client() -> imds::Client {
         .build()
 }
 
+/// The machine's own credentials, by the usual chain: environment, profiles, the platform's metadata.
+/// They are asked for anew each time.
+pub async fn default_credentials() -> SharedCredentialsProvider {
+    let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new());
+    let chain = DefaultCredentialsChain::builder()
+        .region(region)
+        .imds_client(metadata_client())
+        .build()
+        .await;
+    SharedCredentialsProvider::new(chain)
+}
+
 async fn shared_config(region: Region, keys: Option<SharedCredentialsProvider>) -> SdkConfig {
     let config = aws_config::defaults(BehaviorVersion::latest()).region(region.clone());
     if let Some(keys) = keys {

@@ -68,8 +68,8 @@ pub(super) struct Today {
 pub(super) struct Charge {
     tokens_in: f64,
     tokens_out: f64,
-    /// Of the two buckets, when it was charged.
-    faded: (f64, f64),
+    /// Of the three buckets (tokens in and out, requests), when it was charged.
+    faded: (f64, f64, f64),
     day: u64,
     day_tokens: u64,
 }
@@ -133,7 +133,7 @@ impl Standing {
         let charge = Charge {
             tokens_in: charged(estimate.tokens_in, limits.tokens_in_per_minute),
             tokens_out: charged(estimate.tokens_out, limits.tokens_out_per_minute),
-            faded: (0.0, 0.0),
+            faded: (0.0, 0.0, 0.0),
             day: self.today.day,
             day_tokens: (estimate.tokens_in.saturating_add(estimate.tokens_out))
                 .min(limits.tokens_per_day.unwrap_or(u64::MAX)),
@@ -149,7 +149,7 @@ impl Standing {
         self.today.requests += 1;
         self.today.tokens = self.today.tokens.saturating_add(charge.day_tokens);
         // As they are now that both have leaked up to this instant.
-        let faded = (self.tokens_in.faded, self.tokens_out.faded);
+        let faded = (self.tokens_in.faded, self.tokens_out.faded, self.requests.faded);
         Ok(Charge { faded, ..charge })
     }
 
@@ -196,6 +196,15 @@ impl Standing {
             let before = self.today.tokens.saturating_sub(charge.day_tokens);
             self.today.tokens = before.saturating_add(tokens);
             self.today.compute = self.today.compute.saturating_add(fact.compute);
+        }
+    }
+
+    /// Takes a charge back: its request was not begun, and will be asked again.
+    pub(super) fn withdraw(&mut self, charge: Charge, now: Now) {
+        self.settle(charge, Fact::default(), now);
+        self.requests.settle(1.0, charge.faded.2, 0.0);
+        if charge.day == self.today.day {
+            self.today.requests = self.today.requests.saturating_sub(1);
         }
     }
 

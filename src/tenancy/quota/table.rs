@@ -259,6 +259,13 @@ impl Ticket {
         self.end(Fact { tokens_in, tokens_out, compute });
     }
 
+    /// Takes it back, as if its request had not come.
+    pub fn withdraw(mut self) {
+        if let Some(Claim { account, charge }) = self.claim.take() {
+            account.lock().withdraw(charge, now(self.began));
+        }
+    }
+
     fn end(&mut self, fact: Fact) {
         if let Some(Claim { account, charge }) = self.claim.take() {
             account.lock().settle(charge, fact, now(self.began));

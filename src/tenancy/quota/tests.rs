@@ -49,6 +49,29 @@ fn a_burst_goes_at_once_and_the_rest_by_the_rate() {
 }
 
 #[test]
+fn what_is_taken_back_was_never_asked() {
+    let day = Limits { requests_per_day: Some(1), ..rate(1.0, 2) };
+    let mut standing = Standing::default();
+    for _ in 0..5 {
+        let charge = standing.admit(&day, tokens(9, 9), at(0.0)).unwrap();
+        standing.withdraw(charge, at(0.0));
+    }
+    let levels = standing.levels(&day, at(0.0));
+    assert_eq!(levels.requests.unwrap().remaining, 2);
+    let charge = standing.admit(&day, tokens(9, 9), at(0.0)).unwrap();
+    assert_eq!(refused(standing.admit(&day, tokens(0, 0), at(0.0))).0, Limit::RequestsPerDay);
+    // What time has made good is not given back again.
+    standing.withdraw(charge, at(50.0));
+    assert_eq!(standing.levels(&day, at(50.0)).requests.unwrap().remaining, 2);
+    // A day that is over is not touched.
+    let charge = standing.admit(&day, tokens(9, 9), at(60.0)).unwrap();
+    let next = at(60.0 + DAY as f64);
+    standing.admit(&day, tokens(9, 9), next).unwrap();
+    standing.withdraw(charge, next);
+    assert_eq!(refused(standing.admit(&day, tokens(0, 0), next)).0, Limit::RequestsPerDay);
+}
+
+#[test]
 fn tokens_are_charged_by_estimate_and_settled_by_fact() {
     let limits = Limits { tokens_out_per_minute: Some(600), ..Limits::default() };
     let mut standing = Standing::default();

@@ -116,6 +116,95 @@ async fn loads_lists_and_refusals_are_those_of_multi_model_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn models_come_and_go_side_by_side_while_another_answers() {
+    const ROUNDS: usize = 12;
+    let root = tempfile::tempdir().unwrap();
+    let server = platform(root.path()).await;
+    let load = async |name: &str, folder: &str| {
+        let body = json!({"model_name": name, "url": url(root.path(), folder)});
+        server.post("/models", body).await.status
+    };
+    let invoke = async |name: &str| {
+        server.post(&format!("/models/{name}/invoke"), json!({"inputs": "hello"})).await
+    };
+    assert_eq!(load("stays", "123456789abcdefghi").await, 200);
+    let come_and_go = async |name: &str, folder: &str, version: u32| {
+        for _ in 0..ROUNDS {
+            assert_eq!(load(name, folder).await, 200, "{name}");
+            let answer = invoke(name).await;
+            assert_eq!(answer.json()[0]["label"], signature(folder, version), "{}", answer.body);
+            assert_eq!(delete(&server, name).await.status, 200, "{name}");
+            assert_eq!(invoke(name).await.status, 404, "{name}");
+        }
+    };
+    let stay = async {
+        for _ in 0..ROUNDS {
+            let answer = invoke("stays").await;
+            assert_eq!(answer.json()[0]["label"], signature("123456789abcdefghi", 1));
+            let listed = server.get("/models").await.json();
+            let models = listed["models"].as_array().unwrap();
+            assert!(models.iter().any(|it| it["modelName"] == "stays"), "{listed}");
+            assert_eq!(server.get("/ping").await.status, 200);
+        }
+    };
+    tokio::join!(
+        come_and_go("one", "123456789abcdefghi", 1),
+        come_and_go("two", "987654321ihgfedcba", 2),
+        come_and_go("three", "987654321ihgfedcba", 2),
+        stay,
+    );
+    let listed = server.get("/models").await.json();
+    assert_eq!(listed["models"].as_array().unwrap().len(), 1, "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_and_invocations_are_those_of_the_toolkits_suites() {
+    let root = tempfile::tempdir().unwrap();
+    let server = platform(root.path()).await;
+    let folder = url(root.path(), "123456789abcdefghi");
+    let load =
+        |name: &str, url: &str| server.post("/models", json!({"model_name": name, "url": url}));
+    // An empty host is well, lists nothing, and has nothing to delete or to ask.
+    assert_eq!(server.get("/ping").await.status, 200);
+    assert_eq!(server.get("/models").await.json(), json!({"models": []}));
+    assert_eq!(delete(&server, "never_loaded").await.status, 404);
+    let invoked = server.post("/models/never_loaded/invoke", json!({"inputs": "x"})).await;
+    assert_eq!(invoked.status, 404, "{}", invoked.body);
+    // What does not exist is not loaded, and leaves nothing behind.
+    let missing = load("fake", &url(root.path(), "fake")).await;
+    assert_eq!(missing.status, 404, "{}", missing.body);
+    // Several names of one folder are several models, each once.
+    for number in 0..5 {
+        let name = format!("resnet_{number}");
+        let loaded = load(&name, &folder).await;
+        assert_eq!(loaded.status, 200, "{}", loaded.body);
+        let status = loaded.json()["status"].as_str().unwrap().to_owned();
+        assert!(status.contains(&name) || status.contains("Workers"), "{status}");
+        assert_eq!(load(&name, &folder).await.status, 409);
+    }
+    let listed = server.get("/models").await.json();
+    for (number, model) in listed["models"].as_array().unwrap().iter().enumerate() {
+        let want = json!({"modelName": format!("resnet_{number}"), "modelUrl": folder});
+        assert_eq!(*model, want);
+    }
+    // The payload and its type are the client's; the answer's type is what it accepts.
+    let request = server.http().post(format!("{}/models/resnet_3/invoke", server.data));
+    let request = request.header("content-type", "text/csv").header("accept", "text/csv");
+    let answer = server.send(request.body("inputs\nhello\n")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.header("content-type").starts_with("text/csv"), "{:?}", answer.headers);
+    assert!(answer.body.contains(&signature("123456789abcdefghi", 1)), "{}", answer.body);
+    // What was unloaded is gone until it is loaded again.
+    assert_eq!(delete(&server, "resnet_3").await.status, 200);
+    assert_eq!(delete(&server, "resnet_3").await.status, 404);
+    let gone = server.post("/models/resnet_3/invoke", json!({"inputs": "x"})).await;
+    assert_eq!(gone.status, 404, "{}", gone.body);
+    assert_eq!(load("resnet_3", &folder).await.status, 200);
+    let back = server.post("/models/resnet_3/invoke", json!({"inputs": "x"})).await;
+    assert_eq!(back.status, 200, "{}", back.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_platforms_own_port_tells_metrics_and_batch_jobs() {
     let root = tempfile::tempdir().unwrap();
     let server = platform(root.path()).await;

@@ -144,6 +144,36 @@ async fn a_component_is_named_by_header_by_path_and_as_a_model() {
 }
 
 #[tokio::test]
+async fn components_are_listed_as_models_with_what_they_stand_for() {
+    let policy = Setup { policy: tenants(), identity: proxied(), ..setup(Naming::default()) };
+    let all = harness(Naming::default()).get("/v1/models").await.json();
+    let ids: Vec<&str> =
+        all["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["a", "b/c.tar.gz", "d", "ic-1", "ic-2"]);
+    let tenant = policy.with(|_| says(hello(1), 1)).by("acme");
+    let own = tenant.get("/v1/models").await.json();
+    assert_eq!(own["data"].as_array().unwrap().len(), 1, "{own}");
+    assert_eq!(
+        (&own["data"][0]["id"], &own["data"][0]["root"]),
+        (&json!("ic-1"), &json!("acme/chat"))
+    );
+    assert_eq!(tenant.get("/v1/models/ic-1").await.json(), own["data"][0]);
+    for (first, second) in [(2, 3), (3, 2)] {
+        let page =
+            harness(Naming::default()).get(&format!("/v1/models?limit={first}")).await.json();
+        let after = page["last_id"].as_str().unwrap();
+        let path = format!("/v1/models?after={after}");
+        let rest = harness(Naming::default()).get(&path).await.json();
+        assert_eq!(rest["data"].as_array().unwrap().len(), second, "{rest}");
+    }
+    // What is hidden is as good as missing.
+    let (hidden, missing) =
+        (tenant.get("/v1/models/ic-2").await, tenant.get("/v1/models/ic-9").await);
+    assert_eq!((hidden.status.as_u16(), missing.status.as_u16()), (404, 404));
+    assert_eq!(hidden.text().replace("ic-2", "ic-9"), missing.text());
+}
+
+#[tokio::test]
 async fn a_hidden_component_is_answered_as_a_missing_one() {
     let setup = Setup { policy: tenants(), identity: proxied(), ..setup(Naming::default()) };
     let harness = setup.with(|_| says(hello(1), 1)).by("acme");

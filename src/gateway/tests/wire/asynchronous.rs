@@ -1,5 +1,6 @@
 //! `InvokeEndpointAsync`, and the answers to what it took.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -290,6 +291,37 @@ async fn a_tenant_over_its_limits_waits_in_the_queue_and_is_charged_once() {
     assert!(matches!(done, Done::Answered { .. }), "{done:?}");
     let done = harness.later.answer(turn()).await;
     assert!(matches!(done, Done::NotNow { after: Some(_), .. }), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_put_back_is_charged_when_it_is_answered_and_not_before() {
+    let limits = Limits { requests_per_day: Some(1), ..Limits::default() };
+    let rules = QuotaRules { others: limits, ..QuotaRules::default() };
+    let accounts = Arc::new(Accounts::new(rules));
+    let turns = AtomicUsize::new(0);
+    let setup = Setup { identity: proxied(), accounts: accounts.clone(), ..Setup::default() };
+    let script = move |_| match turns.fetch_add(1, Ordering::SeqCst) {
+        0..3 => Err(Failure::new(ErrorKind::NotReady, "it loads")),
+        _ => says(hello(1), 1),
+    };
+    let harness = setup.with(script).by("acme");
+    let attributes = (ATTRIBUTES, "target-model=a");
+    let caller = &harness.caller;
+    let turn = || Due { caller: caller.clone(), ..due(&[attributes], r#"{"inputs":"hi"}"#) };
+    for _ in 0..3 {
+        let done = harness.later.answer(turn()).await;
+        assert!(matches!(&done, Done::NotNow { why, .. } if why.contains("it loads")), "{done:?}");
+    }
+    assert!(accounts.totals().is_empty(), "what was not answered is in no sum");
+    let done = harness.later.answer(turn()).await;
+    assert!(matches!(done, Done::Answered { .. }), "{done:?}");
+    let done = harness.later.answer(turn()).await;
+    assert!(
+        matches!(&done, Done::NotNow { why, .. } if why.contains("requests_per_day")),
+        "{done:?}"
+    );
+    let sums = accounts.totals();
+    assert_eq!((sums.len(), sums[0].1.requests, sums[0].1.failed), (1, 1, 0));
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use http::Request;
-use roundhouse_gateway::{Capture, CaptureRoom, Captured};
+use roundhouse_gateway::{Capture, CaptureRoom, Captured, Done, Due};
+use roundhouse_tenancy::Caller;
 use roundhouse_types::{ErrorKind, Failure};
 
 use crate::support::*;
@@ -66,6 +67,46 @@ async fn a_request_and_its_answer_are_kept_as_the_model_said_it() {
         let output = streamed.output.as_ref().unwrap();
         assert_eq!(output.content_type.as_deref(), Some("application/jsonlines"));
         assert_eq!(output.data.as_ref().unwrap(), &plain.body);
+    }
+}
+
+#[tokio::test]
+async fn calls_of_sagemakers_openai_route_and_deferred_ones_are_kept_and_those_of_v1_are_not() {
+    let (capture, kept) = capture(1 << 20, 1 << 20);
+    let harness = harness(capture);
+    let chat = r#"{"messages":[{"role":"user","content":"hi"}],"model":"a"}"#;
+    let streamed = chat.replace("\"model\"", "\"stream\":true,\"model\"");
+    let at = "/endpoints/ep/openai/v1/chat/completions";
+    let mut said = Vec::new();
+    for body in [chat.to_owned(), streamed] {
+        let mut request = post(at, "", body.clone());
+        request.headers_mut().insert("x-amzn-sagemaker-inference-id", "inf-1".parse().unwrap());
+        let got = harness.send(request).await;
+        assert_eq!(got.status, 200);
+        said.push((body, got.body));
+        assert_eq!(harness.post("/v1/chat/completions", "", chat).await.status, 200);
+        assert_eq!(harness.post("/invocations", "a", INPUTS).await.status, 200);
+    }
+    let due = Due {
+        endpoint: "ep".parse().unwrap(),
+        caller: Caller::anonymous(),
+        headers: vec![
+            ("x-amzn-sagemaker-target-model".into(), b"a".to_vec()),
+            ("x-amzn-sagemaker-inference-id".into(), b"inf-1".to_vec()),
+        ],
+        body: INPUTS.into(),
+        most: 1 << 20,
+    };
+    let Done::Answered { body, .. } = harness.later.answer(due).await else {
+        panic!("it is answered")
+    };
+    said.push((INPUTS.to_owned(), body));
+    let kept = kept.lock().unwrap();
+    assert_eq!(kept.len(), 3);
+    for (captured, (input, output)) in kept.iter().zip(said) {
+        assert_eq!(captured.inference_id.as_deref(), Some("inf-1"));
+        assert_eq!(captured.input.as_ref().unwrap().data.as_ref().unwrap(), &input);
+        assert_eq!(captured.output.as_ref().unwrap().data.as_ref().unwrap(), &output);
     }
 }
 

@@ -93,6 +93,20 @@ async fn every_request_is_logged_once_at_its_end() {
 }
 
 #[tokio::test]
+async fn tokens_of_what_is_classified_are_in_the_access_log() {
+    let harness = Setup::default().with(|invocation| {
+        invocation.spent.read(7);
+        classifies(&[&[("good", 0.9)]])
+    });
+    assert_eq!(
+        harness.post("/endpoints/ep/invocations", "a", r#"{"inputs":"hi"}"#).await.status,
+        200
+    );
+    let logged = harness.logged.lock().unwrap();
+    assert_eq!((logged[0].tokens_in, logged[0].tokens_out), (Some(7), None));
+}
+
+#[tokio::test]
 async fn the_headers_about_the_answer_can_be_switched_off() {
     let config = GatewayConfig { served_headers: false, ..GatewayConfig::default() };
     let harness = Setup { config, ..Setup::default() }.with(|_| says(hello(1), 1));

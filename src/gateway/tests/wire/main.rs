@@ -21,4 +21,5 @@ mod support;
 mod tasks;
 mod tenants;
 mod tgi;
+mod tokens;
 mod traces;

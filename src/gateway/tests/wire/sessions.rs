@@ -148,6 +148,19 @@ async fn what_a_request_says_of_sessions_must_agree() {
 }
 
 #[tokio::test]
+async fn sagemakers_openai_route_has_no_sessions() {
+    let harness = harness();
+    let (id, _) = open(&harness, INVOKE, "a").await;
+    let chat = r#"{"messages":[{"role":"user","content":"hi"}],"model":"a"}"#;
+    for id in [id.as_str(), "NEW_SESSION"] {
+        let path = "/endpoints/ep/openai/v1/chat/completions";
+        let got = harness.send(in_session(path, "", id, chat)).await;
+        assert_eq!((got.status.as_u16(), got.json()["error"]["type"].is_string()), (400, true));
+    }
+    assert!(harness.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_hidden_target_has_no_sessions() {
     let own = vec!["acme/**".parse().unwrap()];
     let grants = Grants { invoke: own.clone(), load: own.clone(), see: own, ..Grants::default() };

@@ -1,6 +1,6 @@
 //! `/generate`, `/generate_stream` and `/`, as text-generation-inference answers them.
 
-use roundhouse_serving::AnswerStyle;
+use roundhouse_serving::{AnswerStyle, Request as Asked};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
@@ -157,4 +157,54 @@ async fn a_models_author_may_ask_for_answers_in_this_servers_way() {
     // Its own routes have their own way.
     let got = styled(tgi).post("/generate", "a", whole).await;
     assert!(got.json().is_object(), "{}", got.text());
+}
+
+#[tokio::test]
+async fn wrong_bodies_are_refused_by_each_face_in_its_own_words() {
+    // What is longer than the model's context is known to nobody before the model.
+    let harness = Setup::default().with(|asked| match asked.request {
+        Asked::Inputs(inputs) if inputs.texts[0] == "long" => {
+            Err(Failure::new(ErrorKind::InvalidInput, "the prompt is 9 tokens too long"))
+        }
+        _ => says(hello(1), 1),
+    });
+    let value = "parameters.top_p must be a number from 0 to 1";
+    let cases = [
+        (r#"{"inputs":"long"}"#, "the prompt is 9 tokens too long"),
+        (r#"{"inputs":"a","parameters":{"top_p":7}}"#, value),
+        (r#"{"inputs":"a","parameters":"none"}"#, "parameters must be an object"),
+        (r#"{"parameters":{}}"#, ""),
+        ("[", ""),
+        (r#"{"inputs":"a","parameters":{"truncate":5}}"#, ""),
+        (r#"{"inputs":"a","parameters":{"typical_p":0.5}}"#, ""),
+        (r#"{"inputs":"a","parameters":{"watermark":true}}"#, ""),
+        (r#"{"inputs":"a","parameters":{"best_of":2}}"#, ""),
+    ];
+    for (body, message) in cases {
+        for path in ["/generate", "/generate_stream", "/"] {
+            let got = harness.post(path, "t/a", body).await;
+            let told = got.json();
+            assert_eq!(
+                (got.status.as_u16(), &told["error_type"]),
+                (422, &json!("validation")),
+                "{told}"
+            );
+            let said = told["error"].as_str().unwrap();
+            assert!(!said.is_empty() && said.starts_with(message), "{body}: {said}");
+        }
+        let got = harness.post("/endpoints/ep/invocations", "t/a", body).await;
+        let told = got.json();
+        assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (424, "ModelError"));
+        assert_eq!(told["OriginalStatusCode"], 400, "{told}");
+        assert!(told["OriginalMessage"].as_str().unwrap().starts_with(message), "{told}");
+        let got = harness.post("/invocations", "t/a", body).await;
+        assert_eq!((got.status.as_u16(), got.header("x-amzn-errortype")), (400, "ValidationError"));
+        assert!(got.json()["Message"].as_str().unwrap().starts_with(message), "{body}");
+    }
+    for path in ["/generate", "/", "/invocations"] {
+        let body = r#"{"inputs":"a","colour":1,"parameters":{"shade":2}}"#;
+        let got = harness.post(path, "t/a", body).await;
+        assert_eq!(got.status, 200, "{path}: {}", got.text());
+        assert_eq!(got.header("x-roundhouse-ignored"), "colour, parameters.shade", "{path}");
+    }
 }
