@@ -99,6 +99,20 @@ struct ModelRow {
     serves: Option<Serves>,
     /// Why the last attempt failed.
     failure: Option<String>,
+    /// Where it is a container that answers for its endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<ContainerRow>,
+}
+
+/// How a container stands.
+#[derive(Debug, Serialize, Deserialize)]
+struct ContainerRow {
+    address: Option<String>,
+    pid: Option<u32>,
+    restarts: u64,
+    in_flight: u64,
+    max_in_flight: u64,
+    failed_at: Option<String>,
 }
 
 /// What a loaded model serves.
@@ -181,20 +195,44 @@ fn models_table(rows: &[ModelRow]) -> String {
             row.endpoint.clone(),
             row.target.clone(),
             row.bytes.map_or_else(|| "-".into(), |bytes| Bytes(bytes).to_string()),
-            if row.archive { "archive" } else { "files" }.into(),
+            form(row).into(),
             row.state.as_ref().map_or_else(|| "-".into(), |state| state.replace('_', " ")),
             place(row),
             of_loaded(row, |it| it.context.to_string()),
             of_loaded(row, |it| it.dtype.clone()),
             of_loaded(row, |it| it.kv.as_ref().map_or_else(|| "-".into(), kv_room)),
-            row.failure.clone().unwrap_or_default(),
+            note(row),
         ]);
     }
     table.render()
 }
 
+fn form(row: &ModelRow) -> &'static str {
+    match (&row.container, row.archive) {
+        (Some(_), _) => "container",
+        (None, true) => "archive",
+        (None, false) => "files",
+    }
+}
+
+/// Why a model failed; of a container how it stands beside its state.
+fn note(row: &ModelRow) -> String {
+    let failure = row.failure.clone().unwrap_or_default();
+    let Some(it) = &row.container else { return failure };
+    let mut notes = vec![format!("{} of {} under way", it.in_flight, it.max_in_flight)];
+    notes.extend(it.pid.map(|pid| format!("process {pid}, {} restarts", it.restarts)));
+    if !failure.is_empty() {
+        let at = it.failed_at.as_deref().unwrap_or("?");
+        notes.push(format!("failed at {at}: {failure}"));
+    }
+    notes.join("; ")
+}
+
 /// The devices that a model is on, and the host's memory where its copy is.
 fn place(row: &ModelRow) -> String {
+    if let Some(container) = &row.container {
+        return container.address.clone().unwrap_or_else(|| "-".into());
+    }
     let copy = row.copy.then_some("host copy");
     let named: Vec<&str> = row.devices.iter().map(String::as_str).chain(copy).collect();
     if named.is_empty() { "-".into() } else { named.join(", ") }
@@ -421,6 +459,22 @@ mod tests {
         );
         let answer = json!({"state": "ready\u{1b}[2J"});
         assert!(!sentence(&answer, &target()).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn containers_are_listed_as_what_requests_can_name() {
+        let row = json!({"endpoint": "pipe", "target": "first", "bytes": null, "state": "left_alone",
+            "serves": null, "failure": "no connection", "container": {"endpoint": "pipe",
+            "name": "first", "address": "http://127.0.0.1:9", "pid": 7, "restarts": 2,
+            "in_flight": 1, "max_in_flight": 8, "failed_at": "1970-01-01T00:00:01.000Z"}});
+        let row: ModelRow = serde_json::from_value(row).unwrap();
+        let table = models_table(&[row]);
+        let words: Vec<&str> = table.lines().nth(1).unwrap().split("  ").map(str::trim).collect();
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        assert_eq!(words[..2], ["pipe", "first"]);
+        assert!(words.contains(&"container") && words.contains(&"left alone"), "{table}");
+        assert!(words.contains(&"http://127.0.0.1:9"), "{table}");
+        assert!(table.contains("process 7, 2 restarts; failed at 1970-01-01T00:00:01.000Z: no"));
     }
 
     #[test]

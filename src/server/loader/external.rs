@@ -1,8 +1,8 @@
 //! Targets that engines are started for: their start, their sleep, and adapters in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use roundhouse_containers::driven::{Driven, Engine, EngineSpec, Fill, News, NewsFn, Seat, Start};
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::contained::Containers;
+use super::engines::Starting;
 use super::load::Files;
 use super::plan::Plan;
 use super::stages::{Stage, Stages};
@@ -40,8 +41,10 @@ pub(crate) struct Engines {
     rules: Current<BTreeMap<EndpointName, Vec<EngineRule>>>,
     /// Our own executable, which keeps their processes.
     exe: PathBuf,
-    awake: Mutex<BTreeMap<(ArtefactId, DeviceId), Teller>>,
-    asleep: Mutex<BTreeMap<ArtefactId, Sleeper>>,
+    /// Those that are being started.
+    pub(super) starting: Mutex<BTreeSet<(ArtefactId, DeviceId)>>,
+    pub(super) awake: Mutex<BTreeMap<(ArtefactId, DeviceId), Awake>>,
+    pub(super) asleep: Mutex<BTreeMap<ArtefactId, Sleeper>>,
     /// Files of adapters that are in engines: these may read them again.
     held: Mutex<BTreeMap<(ArtefactId, DeviceId), CachedArtefact>>,
     /// Asked to send adapters away.
@@ -54,11 +57,17 @@ pub(crate) struct Engines {
 /// had several.
 pub(super) type Teller = Arc<Mutex<Reporter>>;
 
-/// An engine that sleeps.
-struct Sleeper {
-    engine: Arc<Engine>,
+/// An engine that serves; whoever has loaded it holds it.
+pub(super) struct Awake {
+    pub(super) engine: Weak<Engine>,
     teller: Teller,
-    device: DeviceId,
+}
+
+/// An engine that sleeps.
+pub(super) struct Sleeper {
+    pub(super) engine: Arc<Engine>,
+    teller: Teller,
+    pub(super) device: DeviceId,
 }
 
 impl Default for Engines {
@@ -73,6 +82,7 @@ impl Engines {
         Self {
             rules: Current::default(),
             exe,
+            starting: Mutex::default(),
             awake: Mutex::default(),
             asleep: Mutex::default(),
             held: Mutex::default(),
@@ -95,6 +105,15 @@ impl Engines {
     pub(super) fn set(&self, rules: BTreeMap<EndpointName, Vec<EngineRule>>) {
         self.containers.keep(&rules, &self.exe);
         self.rules.set(rules);
+    }
+
+    /// What starts the engine of a target that has one of its own.
+    pub(super) fn started(&self, model: &ModelId) -> Option<Arc<EngineSpec>> {
+        let rules = self.rules.get();
+        match &engine_of(rules.get(&model.endpoint)?, &model.target)?.kind {
+            EngineKind::Started(spec) => Some(Arc::clone(spec)),
+            EngineKind::Contained(_) => None,
+        }
     }
 
     pub(super) fn rule(&self, model: &ModelId) -> Option<EngineRule> {
@@ -162,6 +181,7 @@ impl ModelLoader {
             fill,
             news: news(&teller, device, held),
         };
+        let _starting = Starting::mark(&self.engines, id, device);
         let engine = Engine::start(start).await.map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Warm, began.elapsed());
         Ok(self.stands(id, device, Arc::new(engine), teller, stages).await)
@@ -182,7 +202,8 @@ impl ModelLoader {
         };
         let memory = measured.unwrap_or(engine.spec().memory);
         stages.report(id, memory, &self.recent);
-        locked(&self.engines.awake).insert((id.clone(), device), teller);
+        let awake = Awake { engine: Arc::downgrade(&engine), teller };
+        locked(&self.engines.awake).insert((id.clone(), device), awake);
         let model = ServedModel::External(Driven::engine(engine));
         Loaded { model, footprint: taken(memory), shared: Vec::new() }
     }
@@ -195,7 +216,8 @@ impl ModelLoader {
         engine: &Arc<Engine>,
         demote: bool,
     ) -> Option<HostCopy> {
-        let teller = locked(&self.engines.awake).remove(&(id.clone(), device));
+        let awake = locked(&self.engines.awake).remove(&(id.clone(), device));
+        let teller = awake.map(|it| it.teller);
         let level = engine.spec().sleep.filter(|_| demote && !device.is_host());
         let is_free = !locked(&self.engines.asleep).contains_key(id);
         if let (Some(level), Some(teller), true) = (level, teller, is_free) {

@@ -19,6 +19,12 @@ async fn an_engine_is_started_for_its_target_and_answers_on_every_route_of_its_o
     let engine = stage.engine("gpt/*", &["--mib", "64"], "memory = \"200MiB\"");
     let server = stage.serve("", &[engine]).await;
     assert!(stage.engines().is_empty(), "none is started before it is asked for");
+    let answer = server.invoke("default", "gpt/a", json!({"inputs": "x"})).await;
+    assert_eq!(answer.status, 424, "{}", answer.body);
+    assert!(answer.body.contains("messages, prompt or input"), "{}", answer.body);
+    let loads = server.admin_get("/admin/v1/residency").await.json();
+    assert_eq!((&loads["loads"], residents(&server).await.len()), (&json!([]), 0), "{loads}");
+    assert!(stage.journal().is_empty(), "none is started for what it would refuse");
 
     let [weights, name, prompt, process] = said(&server, "default:gpt/a", "hé").await;
     assert_eq!((&*weights, &*name, &*prompt), ("gpt/a", "gpt/a", "hé"));

@@ -15,6 +15,8 @@ const FEW: usize = 6;
 const MESSAGE: usize = 48;
 /// Lines of models where no terminal says how many it shows.
 const MODELS: usize = 50;
+/// States of containers in which nothing is to be done.
+const WELL: [&str; 4] = ["healthy", "running", "unchecked", "asleep"];
 /// A bar's parts: what is drawn, in the order of the bar.
 const PARTS: [(char, &str); 6] = [
     ('#', "weights"),
@@ -58,6 +60,7 @@ impl<'a> Page<'a> {
         lines.push(String::new());
         lines.extend(self.devices());
         lines.extend(self.loads());
+        lines.extend(self.containers());
         let decisions = self.decisions();
         let taken = lines.len() + decisions.len() + 3;
         let left = self.room.rows.map_or(MODELS, |rows| rows.saturating_sub(taken));
@@ -157,6 +160,34 @@ impl<'a> Page<'a> {
         section(&table, all.len(), FEW)
     }
 
+    /// Containers and engines: what is not well first.
+    fn containers(&self) -> Vec<String> {
+        let mut table = Table::new(&[
+            "CONTAINER",
+            "STATE",
+            ">IN FLIGHT",
+            ">PID",
+            ">RESTARTS",
+            "ADDRESS",
+            "LAST FAILURE",
+        ]);
+        let mut all: Vec<_> = entries(&self.state["containers"]).collect();
+        all.sort_by_key(|it| WELL.contains(&it["state"].as_str().unwrap_or_default()));
+        for it in all.iter().take(FEW) {
+            let failure: String = text(&it["failure"]).chars().take(MESSAGE).collect();
+            table.row(vec![
+                format!("{}:{}", text(&it["endpoint"]), text(&it["name"])),
+                text(&it["state"]).replace('_', " "),
+                format!("{}/{}", number(&it["in_flight"]), number(&it["max_in_flight"])),
+                it["pid"].as_u64().map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                number(&it["restarts"]).to_string(),
+                or_dash(text(&it["address"])),
+                or_dash(failure),
+            ]);
+        }
+        section(&table, all.len(), FEW)
+    }
+
     /// What is loaded and what failed: in use first, then the latest.
     fn models(&self, most: usize) -> Vec<String> {
         let mut table =
@@ -220,7 +251,7 @@ impl<'a> Page<'a> {
             return text;
         }
         let is_head = |line: &str| {
-            ["roundhouse ", "ON THEIR WAY", "MODEL ", "DECISIONS"]
+            ["roundhouse ", "ON THEIR WAY", "CONTAINER ", "MODEL ", "DECISIONS"]
                 .iter()
                 .any(|it| line.starts_with(it))
         };
@@ -457,6 +488,24 @@ mod tests {
             assert!(page.contains(words), "'{words}' is not in {page}");
         }
         assert!(page.chars().all(|it| it == '\n' || !it.is_control()), "{page}");
+    }
+
+    #[test]
+    fn containers_are_shown_and_those_that_are_not_well_come_first() {
+        let container = |name: &str, state: &str| {
+            json!({"endpoint": "pipe", "name": name, "state": state, "in_flight": 3,
+                "max_in_flight": 8, "pid": 77, "restarts": 2, "address": "http://127.0.0.1:9",
+                "failure": "its process was ended by signal 9"})
+        };
+        let state = json!({"containers": {"pipe/a@": container("a", "healthy"),
+            "pipe/b@": container("b", "left_alone")}});
+        let page = Page::new(&feed(state), "http://x", Room::PAPER).render();
+        let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("pipe:")).collect();
+        assert!(lines[0].starts_with("pipe:b     left alone"), "{page}");
+        assert!(lines[1].starts_with("pipe:a     healthy"), "{page}");
+        for words in ["3/8", "77", "http://127.0.0.1:9", "its process was ended"] {
+            assert!(lines[0].contains(words), "'{words}' is not in {page}");
+        }
     }
 
     #[test]
