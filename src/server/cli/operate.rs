@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::client::Client;
+use super::containers::ContainerRow;
 use super::output::{self, Table};
 use super::target::{Target, endpoint_name};
 use super::{AdminArgs, TargetArgs, progress};
@@ -104,17 +105,6 @@ struct ModelRow {
     container: Option<ContainerRow>,
 }
 
-/// How a container stands.
-#[derive(Debug, Serialize, Deserialize)]
-struct ContainerRow {
-    address: Option<String>,
-    pid: Option<u32>,
-    restarts: u64,
-    in_flight: u64,
-    max_in_flight: u64,
-    failed_at: Option<String>,
-}
-
 /// What a loaded model serves.
 #[derive(Debug, Serialize, Deserialize)]
 struct Serves {
@@ -191,6 +181,7 @@ fn models_table(rows: &[ModelRow]) -> String {
         "NOTE",
     ]);
     for row in rows {
+        let failure = row.failure.as_deref().unwrap_or_default();
         table.row(vec![
             row.endpoint.clone(),
             row.target.clone(),
@@ -201,7 +192,7 @@ fn models_table(rows: &[ModelRow]) -> String {
             of_loaded(row, |it| it.context.to_string()),
             of_loaded(row, |it| it.dtype.clone()),
             of_loaded(row, |it| it.kv.as_ref().map_or_else(|| "-".into(), kv_room)),
-            note(row),
+            row.container.as_ref().map_or_else(|| failure.to_owned(), |it| it.note(failure)),
         ]);
     }
     table.render()
@@ -215,23 +206,10 @@ fn form(row: &ModelRow) -> &'static str {
     }
 }
 
-/// Why a model failed; of a container how it stands beside its state.
-fn note(row: &ModelRow) -> String {
-    let failure = row.failure.clone().unwrap_or_default();
-    let Some(it) = &row.container else { return failure };
-    let mut notes = vec![format!("{} of {} under way", it.in_flight, it.max_in_flight)];
-    notes.extend(it.pid.map(|pid| format!("process {pid}, {} restarts", it.restarts)));
-    if !failure.is_empty() {
-        let at = it.failed_at.as_deref().unwrap_or("?");
-        notes.push(format!("failed at {at}: {failure}"));
-    }
-    notes.join("; ")
-}
-
 /// The devices that a model is on, and the host's memory where its copy is.
 fn place(row: &ModelRow) -> String {
     if let Some(container) = &row.container {
-        return container.address.clone().unwrap_or_else(|| "-".into());
+        return container.place();
     }
     let copy = row.copy.then_some("host copy");
     let named: Vec<&str> = row.devices.iter().map(String::as_str).chain(copy).collect();

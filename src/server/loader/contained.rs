@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::bases::Terms;
-use super::external::{canonical, digest, first_to_leave, news, ordinal, taken, unnamed};
+use super::called::{canonical, digest};
+use super::external::{first_to_leave, news, ordinal, taken, unnamed};
 use super::load::Files;
 use super::stages::Stage;
 use super::{ModelLoader, Source, blocking, local, locked, named};
