@@ -326,6 +326,10 @@ async fn explain(
         "now": explanation.now,
         "ready_in_ms": explanation.ready_in_ms,
         "decisions": explanation.decisions,
+        "runs": containers::of_model((admin.containers)(), &model)
+            .iter()
+            .map(Shown::sentence)
+            .collect::<Vec<_>>(),
     })))
 }
 

@@ -2,7 +2,7 @@
 
 use roundhouse_containers::Seen;
 use roundhouse_residency::rfc3339;
-use roundhouse_types::{DeviceId, EndpointName};
+use roundhouse_types::{DeviceId, EndpointName, ModelId};
 use serde_json::{Value, json};
 
 /// Looks at all of them.
@@ -71,7 +71,11 @@ impl Shown {
     pub(super) fn sentence(&self) -> String {
         let Seen { condition, address, process, restarts, in_flight, max_in_flight, last } =
             &self.seen;
-        let mut said = format!("container, {}", condition.as_str().replace('_', " "));
+        let (kind, condition) = (self.kind.as_str(), condition.as_str().replace('_', " "));
+        let mut said = format!("{kind}, {condition}");
+        if let Some(device) = self.device {
+            said.push_str(&format!(" on {device}"));
+        }
         if let Some(address) = address {
             said.push_str(&format!(", at {address}"));
         }
@@ -85,6 +89,15 @@ impl Shown {
         }
         said
     }
+}
+
+/// The engines of one model, on whatever devices.
+pub(super) fn of_model(all: Vec<Shown>, model: &ModelId) -> Vec<Shown> {
+    let is_its = |it: &Shown| {
+        let Shown { endpoint, name, kind, .. } = it;
+        *kind == Kind::Engine && *endpoint == model.endpoint && name == model.target.as_str()
+    };
+    all.into_iter().filter(is_its).collect()
 }
 
 /// The containers of one endpoint, in the order of their names.
@@ -140,10 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoints_containers_are_its_own() {
+    fn an_endpoints_containers_and_a_models_engines_are_its_own() {
         let engine = Shown { kind: Kind::Engine, ..shown() };
         let other = Shown { endpoint: "other".parse().unwrap(), ..shown() };
-        let of = of_endpoint(vec![shown(), engine, other], &"pipe".parse().unwrap());
-        assert_eq!(of, [shown()]);
+        let all = vec![shown(), engine.clone(), other];
+        assert_eq!(of_endpoint(all.clone(), &"pipe".parse().unwrap()), [shown()]);
+        let (endpoint, target) = ("pipe".parse().unwrap(), "first".parse().unwrap());
+        assert_eq!(of_model(all, &ModelId { endpoint, target }), [engine]);
     }
 }

@@ -333,6 +333,9 @@ struct Explanation {
     now: String,
     ready_in_ms: Option<u64>,
     decisions: Vec<Decision>,
+    /// How its engines stand.
+    #[serde(default)]
+    runs: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -359,6 +362,9 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     }
     let found: Explanation = client.shaped(answer)?;
     output::print(&standing(&target, &found.now))?;
+    for run in &found.runs {
+        output::print(&format!("{}\n", output::printable(run)))?;
+    }
     if let Some(milliseconds) = found.ready_in_ms {
         let seconds = milliseconds.div_ceil(1000);
         output::print(&format!("may be tried again in {seconds} s\n"))?;
@@ -437,22 +443,6 @@ mod tests {
         );
         let answer = json!({"state": "ready\u{1b}[2J"});
         assert!(!sentence(&answer, &target()).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn containers_are_listed_as_what_requests_can_name() {
-        let row = json!({"endpoint": "pipe", "target": "first", "bytes": null, "state": "left_alone",
-            "serves": null, "failure": "no connection", "container": {"endpoint": "pipe",
-            "name": "first", "address": "http://127.0.0.1:9", "pid": 7, "restarts": 2,
-            "in_flight": 1, "max_in_flight": 8, "failed_at": "1970-01-01T00:00:01.000Z"}});
-        let row: ModelRow = serde_json::from_value(row).unwrap();
-        let table = models_table(&[row]);
-        let words: Vec<&str> = table.lines().nth(1).unwrap().split("  ").map(str::trim).collect();
-        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        assert_eq!(words[..2], ["pipe", "first"]);
-        assert!(words.contains(&"container") && words.contains(&"left alone"), "{table}");
-        assert!(words.contains(&"http://127.0.0.1:9"), "{table}");
-        assert!(table.contains("process 7, 2 restarts; failed at 1970-01-01T00:00:01.000Z: no"));
     }
 
     #[test]

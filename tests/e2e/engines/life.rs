@@ -68,6 +68,18 @@ async fn an_engine_is_started_for_its_target_and_answers_on_every_route_of_its_o
         (64 << 20..150 << 20).contains(&taken)
     })
     .await;
+    // Its process is shown beside it.
+    let shown = server.admin_get("/admin/v1/residency").await.json();
+    let row = shown["containers"][0].clone();
+    assert_eq!((&row["kind"], &row["name"]), (&json!("engine"), &json!("gpt/a")), "{row}");
+    assert_eq!((&row["state"], &row["in_flight"]), (&json!("running"), &json!(0)), "{row}");
+    assert_eq!(row["pid"].as_u64().unwrap().to_string(), process);
+    let why = server.admin_get("/admin/v1/explain?target=gpt/a").await.json();
+    assert!(
+        why["runs"][0].as_str().unwrap().starts_with("engine, running on cpu, at http"),
+        "{why}"
+    );
+
     // A model of our own beside it answers on the same routes.
     let answer = server.invoke("default", "own", json!({"inputs": "hello"})).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
