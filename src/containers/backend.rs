@@ -22,6 +22,7 @@ use tracing::warn;
 
 use crate::Error;
 use crate::metrics;
+use crate::seen::Remembered;
 use body::{Broken, Place};
 use breaker::{Breaker, Pass};
 use connect::Connector;
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     healthy: Mutex<Option<bool>>,
     /// Asks for a health check before its time.
     look: Arc<Notify>,
+    pub(crate) last: Remembered,
 }
 
 impl Backend {
@@ -112,6 +114,7 @@ impl Backend {
             breaker: Mutex::new(Breaker::new(config.breaking)),
             healthy: Mutex::new(None),
             look: Arc::default(),
+            last: Remembered::default(),
             config,
         });
         if let Some(health) = inner.config.health.clone() {
@@ -133,6 +136,11 @@ impl Backend {
     /// What its last health check said; `None` before the first.
     pub fn is_healthy(&self) -> Option<bool> {
         *self.0.healthy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What went wrong last.
+    pub(crate) fn remembered(&self) -> &Remembered {
+        &self.0.last
     }
 
     /// Requests under way.
@@ -176,6 +184,7 @@ impl Backend {
             Err(error) => {
                 let (outcome, is_its_fault) = self.0.judge(&error);
                 metrics::request(name, outcome);
+                self.0.last.note(&error);
                 match is_its_fault {
                     true => admitted.failed(),
                     false => admitted.abandoned(),

@@ -1,6 +1,7 @@
 //! A container that we start: its command, its process, and when it is ready.
 
 mod keeper;
+mod listener;
 mod logs;
 mod ports;
 mod supervised;
@@ -18,8 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::backend::{Backend, BackendConfig, BaseUrl, HealthConfig};
-use crate::{Error, metrics};
+use crate::{Error, metrics, processes};
 
+use listener::Holder;
 use logs::LastWords;
 use ports::Port;
 
@@ -59,6 +61,9 @@ pub struct Command {
     pub start_timeout: Duration,
     /// How long its processes have between SIGTERM and SIGKILL.
     pub grace: Duration,
+    /// Whether what listens at its port must be one of its own processes. Not where somebody else starts
+    /// them, as a container runtime does.
+    pub own_processes: bool,
     /// How it is asked. The address is replaced by the process's own; `health` says how its readiness
     /// is asked for, and absent it is by `GET /ping`.
     pub backend: BackendConfig,
@@ -68,8 +73,8 @@ impl Command {
     /// Starts the process and returns when it is healthy. If dropped before, its processes are ended.
     ///
     /// # Errors
-    /// `Spawn`, `DiedAtStart` and `NeverHealthy`; nothing is left then but the grace time of its
-    /// processes.
+    /// `Spawn`, `DiedAtStart`, `NeverHealthy` and `Stranger`; nothing is left then but the grace time of
+    /// its processes.
     pub async fn start(&self) -> Result<Running, Error> {
         self.start_unless(std::future::pending()).await
     }
@@ -106,11 +111,18 @@ impl Command {
                 ready.map_err(|_| Error::NeverHealthy { container, limit, said })
             }
         };
+        let ready = match ready {
+            Ok(()) => process.look_at_listener(self.own_processes).await,
+            Err(error) => Err(error),
+        };
         if let Err(mut error) = ready {
             let is_stopped = matches!(error, Error::Starting { .. });
             metrics::ended(name, if is_stopped { "stopped" } else { "failed_start" });
             process.stop(self.grace).await;
-            if let Error::DiedAtStart { said, .. } | Error::NeverHealthy { said, .. } = &mut error {
+            if let Error::DiedAtStart { said, .. }
+            | Error::NeverHealthy { said, .. }
+            | Error::Stranger { said, .. } = &mut error
+            {
                 *said = process.last_words().await;
                 // Not for its clients, who are told the error.
                 warn!(container = %name, said, "what a container printed last that did not start");
@@ -155,7 +167,8 @@ impl Command {
             pumps.push(tokio::spawn(logs::pump(stderr, Arc::clone(name), words.clone())));
         }
         let hold = child.stdin.take();
-        Ok(Process { keeper: child, hold, name: Arc::clone(name), words, pumps, port })
+        let name = Arc::clone(name);
+        Ok(Process { keeper: child, first: None, hold, name, words, pumps, port })
     }
 }
 
@@ -186,6 +199,11 @@ impl Running {
         self.process.port.number()
     }
 
+    /// Its first process.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.first
+    }
+
     /// The process that keeps its processes.
     pub fn keeper_id(&self) -> Option<u32> {
         self.process.keeper.id()
@@ -209,6 +227,8 @@ impl Running {
 /// The keeper of a container's processes.
 struct Process {
     keeper: Child,
+    /// The container's own; known when it is healthy.
+    first: Option<u32>,
     /// While it is open the keeper lets its processes live.
     hold: Option<ChildStdin>,
     name: Arc<str>,
@@ -224,6 +244,33 @@ impl Process {
             Ok(status) => described(status),
             Err(error) => format!("was lost ({error})"),
         }
+    }
+
+    /// Finds out its first process, and whether what listens at its port is one of them.
+    async fn look_at_listener(&mut self, must_be_own: bool) -> Result<(), Error> {
+        let Some(keeper) = self.keeper.id() else { return Ok(()) };
+        let port = self.port.number();
+        let look = move || {
+            let holder = match must_be_own {
+                true => listener::holder(port, &processes::below(keeper)),
+                false => Holder::Own,
+            };
+            (processes::children_of(keeper).into_iter().min(), holder)
+        };
+        let (first, holder) =
+            tokio::task::spawn_blocking(look).await.unwrap_or((None, Holder::Unseen));
+        self.first = first;
+        let who = match holder {
+            Holder::Own => return Ok(()),
+            Holder::Unseen => {
+                let container = &self.name;
+                warn!(%container, port, "nothing tells who listens at the port of a container");
+                return Ok(());
+            }
+            Holder::Stranger(who) => who,
+            Holder::Nobody => "nobody who can be seen".to_owned(),
+        };
+        Err(Error::Stranger { container: Arc::clone(&self.name), port, who, said: String::new() })
     }
 
     /// The last lines that its processes printed, once they are gone.

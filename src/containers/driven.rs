@@ -13,8 +13,6 @@ mod rewrite;
 mod sleeping;
 mod spec;
 
-pub(crate) use memory::children_of;
-
 pub use adapters::{Driven, Seat};
 pub use call::{Answer, Call, CallError, Pieces, Route};
 pub use engine::{Engine, News, NewsFn, Start};

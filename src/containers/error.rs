@@ -88,6 +88,19 @@ pub enum Error {
         /// Its limit.
         limit: usize,
     },
+    /// A tenant has its share of the requests that may be under way.
+    #[error(
+        "container {container} has {taken} requests under way, and the rest of its {limit} places is \
+         for other tenants"
+    )]
+    Shared {
+        /// Which.
+        container: Arc<str>,
+        /// Those under way, of all tenants.
+        taken: usize,
+        /// Its limit.
+        limit: usize,
+    },
     /// Its command runs, but it is not healthy yet.
     #[error("container {container} is starting")]
     Starting {
@@ -132,6 +145,21 @@ pub enum Error {
         /// The last lines that it printed: for the operator, and no part of the message.
         said: String,
     },
+    /// What answered at its port was none of its processes.
+    #[error(
+        "at port {port}, where container {container} is to listen, {who} answers: none of its \
+         processes (own_processes = false is for one that somebody else runs)"
+    )]
+    Stranger {
+        /// Which.
+        container: Arc<str>,
+        /// The port of this machine.
+        port: u16,
+        /// Whose it is.
+        who: String,
+        /// The last lines that its own processes printed: for the operator, and no part of the message.
+        said: String,
+    },
     /// A health check was answered, but not with success.
     #[error("container {container} answers its health check with status {status}")]
     Unwell {
@@ -149,7 +177,9 @@ impl Error {
             Self::Silent { .. } | Self::Stalled { .. } | Self::TimedOut { .. } => {
                 ErrorKind::TimedOut
             }
-            Self::LeftAlone { .. } | Self::Full { .. } => ErrorKind::Overloaded,
+            Self::LeftAlone { .. } | Self::Full { .. } | Self::Shared { .. } => {
+                ErrorKind::Overloaded
+            }
             Self::Starting { .. } => ErrorKind::NotReady,
             Self::Unsent { .. } => ErrorKind::InvalidInput,
             Self::Unreachable { .. }
@@ -160,6 +190,7 @@ impl Error {
             | Self::Spawn { .. }
             | Self::DiedAtStart { .. }
             | Self::NeverHealthy { .. }
+            | Self::Stranger { .. }
             | Self::Unwell { .. } => ErrorKind::ModelFailed,
         }
     }

@@ -6,7 +6,8 @@
 //! it is left alone, `body`, what is read and sent, and `health`), `command` (a process of ours that
 //! serves at one; with `keeper`, which sees to its end, and `supervised`, which starts it again),
 //! `driven` (engines that come and go with the targets that they serve), `multi_model` (containers that
-//! hold many models, which come and go in them).
+//! hold many models, which come and go in them), `seen` (how one stands, for those who operate it),
+//! `share` (its places, as tenants share them), `processes` (who started whom).
 //!
 //! Invariants:
 //! 1. A request has its answer, or an error, at its deadline; nothing is sent or read after it.
@@ -22,6 +23,9 @@ pub mod driven;
 mod error;
 mod metrics;
 pub mod multi_model;
+mod processes;
+mod seen;
+mod share;
 
 pub use backend::{
     Backend, BackendConfig, BaseUrl, Breaking, HealthConfig, Incoming, InvalidUrl, Outgoing, State,
@@ -30,3 +34,5 @@ pub use backend::{
 pub use command::{Command, Running, SUBCOMMAND, Standing, Supervised, keep};
 pub use error::Error;
 pub use metrics::describe_metrics;
+pub use seen::{Condition, LastFailure, Seen};
+pub use share::{Share, TenantPlaces};

@@ -33,7 +33,7 @@ use crate::state::naming::ALL_TRAFFIC;
 use crate::state::{ContainerMode, Containers, EndpointContainer, EndpointFace};
 use crate::state::{FromContainer, ToContainer};
 use crate::stream::{INNER_TYPE, Watched};
-use crate::told::Counter;
+use crate::told::{Counter, Unsaid};
 
 pub(crate) use openai::{meant, openai};
 use passed::Timed;
@@ -203,9 +203,14 @@ async fn metered(
     let answered = async {
         let (last, answer) = through(context, asking, body, path).await?;
         let status = answer.status;
+        let counter = match (status.is_success(), form) {
+            (false, _) => Counter::nothing(),
+            (true, form) => counter(context, &answer, form),
+        };
         match form {
             Form::OpenAi { at: false } => {
-                let mut response = written(context, &last, answer, Way::Pieces, deadline).await?;
+                let how = (Way::Pieces, counter);
+                let mut response = written(context, &last, answer, how, deadline).await?;
                 *response.status_mut() = status;
                 Ok(response)
             }
@@ -215,9 +220,11 @@ async fn metered(
             Form::Invocation(_) if !status.is_success() => {
                 Err(refused(&last, answer, deadline).await)
             }
-            Form::Invocation(way) => written(context, &last, answer, way, deadline).await,
+            Form::Invocation(way) => {
+                written(context, &last, answer, (way, counter), deadline).await
+            }
             Form::OpenAi { at: true } => {
-                written(context, &last, answer, Way::Pieces, deadline).await
+                written(context, &last, answer, (Way::Pieces, counter), deadline).await
             }
         }
     };
@@ -257,9 +264,22 @@ async fn through(
             Some(media) => drop(asking.headers.insert(header::CONTENT_TYPE, media)),
             None => drop(asking.headers.remove(header::CONTENT_TYPE)),
         }
+        // A language model may stand anywhere in a pipeline.
+        let mut counter = counter(context, &answer, Form::Invocation(Way::Whole));
         body = between(container, next, answer, asking.deadline).await?;
+        counter.read_whole(&body).await;
     }
     Err(Error::internal("an endpoint with containers has none"))
+}
+
+/// Counts the tokens that an answer says it took. At OpenAI's routes a language model answers, whose
+/// tokens are guessed where it says nothing.
+fn counter(context: &Context, answer: &FromContainer, form: Form) -> Counter {
+    let unsaid = match form {
+        Form::OpenAi { .. } => Unsaid::Guessed,
+        Form::Invocation(_) => Unsaid::Nothing,
+    };
+    Counter::of_container(&context.notes, &answer.headers, unsaid)
 }
 
 async fn ask(
@@ -275,7 +295,9 @@ async fn ask(
     let hold_until = (notes.arrived() + context.gateway.config.hold).min(deadline);
     let mut headers = asking.headers.clone();
     let calling = Calling::begin(notes, &container.name, &mut headers);
-    let request = ToContainer { path: path.to_owned(), headers, body, hold_until, deadline };
+    let tenant = context.caller.tenant.clone();
+    let path = path.to_owned();
+    let request = ToContainer { path, headers, body, tenant, hold_until, deadline };
     let began = Instant::now();
     let asked = timeout_at(deadline, (container.ask)(request)).await;
     let answer = asked.map_err(|_| of(container, late(container)))?;
@@ -335,7 +357,7 @@ async fn written(
     context: &Context,
     container: &EndpointContainer,
     mut answer: FromContainer,
-    way: Way,
+    (way, mut counter): (Way, Counter),
     deadline: Instant,
 ) -> Result<Response, Error> {
     let limit = context.gateway.config.gathered_limit;
@@ -345,11 +367,12 @@ async fn written(
     let back = passed::back(&answer.headers);
     let body = if way == Way::Whole || (way == Way::Pieces && is_small) {
         let gathered = gather(&mut answer.body, limit.as_usize(), deadline).await;
-        Body::from(gathered.map_err(|error| of_error(container, error))?)
+        let gathered = gathered.map_err(|error| of_error(container, error))?;
+        counter.read_whole(&gathered).await;
+        Body::from(gathered)
     } else {
         // A failure before the first piece still has a status of its own.
         let first = next_piece(container, &mut answer, deadline).await?;
-        let counter = Counter::new(&context.notes, false);
         let pieces = Watched::new(answer.body, deadline);
         let flow = Flow::new((first, counter), pieces, deadline, context);
         match way {

@@ -63,7 +63,10 @@ pub(crate) async fn respond(
         .and_then(|text| HeaderValue::from_str(&text).ok())
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
     let is_counted = matches!(origin, Origin::Engine(_)) && status.is_success();
-    let mut counter = Counter::new(&context.notes, is_counted);
+    let mut counter = match is_counted {
+        true => Counter::of_engine(&context.notes),
+        false => Counter::nothing(),
+    };
     let mut response = match (pieces, delivery.framed) {
         (None, false) => {
             counter.read_whole(&whole).await;

@@ -351,6 +351,21 @@ impl Notes {
         self.lock().tokens_in = Some(tokens);
     }
 
+    /// Counts what one more model read for it.
+    pub(crate) fn add_prompt(&self, tokens: usize) {
+        *self.lock().tokens_in.get_or_insert(0) += tokens;
+    }
+
+    /// How long ago the request came.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.arrived.elapsed()
+    }
+
+    /// The first token came so long after the request; what was noted before holds.
+    pub(crate) fn first_token(&self, elapsed: Duration) {
+        self.lock().first_token.get_or_insert(elapsed);
+    }
+
     /// Counts generated tokens; the first ones also stop the first token's clock.
     pub(crate) fn generated(&self, tokens: usize) {
         if tokens == 0 {

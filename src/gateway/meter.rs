@@ -22,6 +22,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 const ANSWER_TOKENS: usize = 256;
 /// What it is taken to have where nothing ends it: all that there is, since no bucket is larger.
 const ENDLESS: usize = u32::MAX as usize;
+/// What the longest prompts have: a larger body holds pictures or sound.
+const PROMPT_MOST: u64 = 128 * 1024;
 /// Tokens that a handler's body is taken to have at most: what is larger is hardly text.
 const RAW_TOKENS: u64 = 4096;
 
@@ -182,14 +184,14 @@ pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
     })
 }
 
-/// What a body of this length is taken to have where nobody says: as many as a text of it.
-pub(crate) fn text_tokens(bytes: u64) -> u64 {
-    bytes.div_ceil(BYTES_PER_TOKEN)
+/// What a prompt of this length is taken to have where nobody says: as many as a text of it.
+pub(crate) fn text_tokens(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(BYTES_PER_TOKEN).min(PROMPT_MOST)).unwrap_or(usize::MAX)
 }
 
 /// A text of that length, and an answer of the usual one.
 fn raw_estimate(bytes: u64) -> Estimate {
-    let tokens_in = text_tokens(bytes).min(RAW_TOKENS);
+    let tokens_in = bytes.div_ceil(BYTES_PER_TOKEN).min(RAW_TOKENS);
     Estimate { tokens_in, tokens_out: ANSWER_TOKENS as u64 }
 }
 

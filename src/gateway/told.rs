@@ -1,74 +1,120 @@
-//! The tokens that an external engine says a request took: OpenAI's `usage`.
+//! The tokens that a server behind us says a request took.
+
+mod said;
+
+use std::mem;
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use http::{HeaderMap, header};
 
 use crate::layers::Notes;
 use crate::meter::text_tokens;
+use said::Said;
 
 /// Larger events, and answers that are not gathered, are not read: what they took is not known.
 const READ_MAX: usize = 1 << 20;
 /// Larger answers take longer to read than other requests should wait.
 const INLINE_MAX: usize = 64 << 10;
+/// What answers are written in that may say it.
+const JSON: &[u8] = b"application/json";
+const EVENTS: &[u8] = b"text/event-stream";
+const LINES: [&[u8]; 3] = [b"application/jsonlines", b"application/jsonl", b"application/x-ndjson"];
 
-#[derive(Deserialize)]
-struct Told {
-    usage: Option<Usage>,
+/// What is counted of an answer that says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsaid {
+    /// Every event is a token, and the prompt a text of the body's length.
+    Guessed,
+    /// Nothing: it need not be a language model that answers.
+    Nothing,
 }
 
-#[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: usize,
-    #[serde(default)]
-    completion_tokens: usize,
-}
-
-/// Counts what an answer took. Of a stream without `usage` every event counts as a token, and the
-/// prompt as text of the body's length.
+/// Counts what an answer took, as it goes by: at most a line of it is kept.
 pub(crate) struct Counter {
     /// Absent where nobody says.
     notes: Option<Notes>,
+    unsaid: Unsaid,
+    /// Whether the body may say it.
+    reads: bool,
+    /// Whether a line is an event without `data:` before it.
+    is_lines: bool,
     /// What there is of the next line; absent where it is too long.
     line: Option<Vec<u8>>,
     /// All that there is so far, until the first event; absent where it is too long.
     whole: Option<Vec<u8>>,
     events: usize,
-    told: Option<Usage>,
+    /// When the first event came, since the request did.
+    first: Option<Duration>,
+    said: Said,
 }
 
 impl Counter {
-    /// Counts where an engine answers, with success.
-    pub(crate) fn new(notes: &Notes, is_engine: bool) -> Self {
-        let notes = is_engine.then(|| notes.clone());
-        let (line, whole) = (Some(Vec::new()), Some(Vec::new()));
-        Self { notes, line, whole, events: 0, told: None }
+    /// Counts nothing.
+    pub(crate) fn nothing() -> Self {
+        Self::of(None, Unsaid::Nothing, false)
+    }
+
+    /// Counts what an engine answers with success.
+    pub(crate) fn of_engine(notes: &Notes) -> Self {
+        Self::of(Some(notes), Unsaid::Guessed, true)
+    }
+
+    fn of(notes: Option<&Notes>, unsaid: Unsaid, reads: bool) -> Self {
+        Self {
+            notes: notes.cloned(),
+            unsaid,
+            reads,
+            is_lines: false,
+            line: Some(Vec::new()),
+            whole: Some(Vec::new()),
+            events: 0,
+            first: None,
+            said: Said::default(),
+        }
+    }
+
+    /// Counts what a container answers with success, where its headers allow to read it.
+    pub(crate) fn of_container(notes: &Notes, headers: &HeaderMap, unsaid: Unsaid) -> Self {
+        let said = Said::of_headers(headers);
+        let media = headers.get(header::CONTENT_TYPE).map(|it| it.as_bytes()).unwrap_or_default();
+        let media = media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is = |kind: &&[u8]| media.eq_ignore_ascii_case(kind);
+        let is_plain = !headers.contains_key(header::CONTENT_ENCODING);
+        let is_lines = LINES.iter().any(|kind| is(kind));
+        let reads = is_plain && (is_lines || is(&JSON) || is(&EVENTS));
+        let tells = reads || !said.is_empty();
+        let mut counter = Self::of(tells.then_some(notes), unsaid, reads);
+        (counter.is_lines, counter.said) = (is_lines, said);
+        counter
     }
 
     /// A whole answer, or all events of one that was gathered. A large one is read on a blocking
     /// thread.
     pub(crate) async fn read_whole(&mut self, body: &Bytes) {
-        if self.notes.is_none() {
-            return;
+        self.whole = None;
+        if !self.reads {
+            return self.ended();
         }
-        let told = if body.len() <= INLINE_MAX {
-            serde_json::from_slice::<Told>(body).ok()
+        let said = if body.len() <= INLINE_MAX {
+            Said::read(body)
         } else {
             let body = body.clone();
-            let read = move || serde_json::from_slice::<Told>(&body).ok();
-            tokio::task::spawn_blocking(read).await.ok().flatten()
+            tokio::task::spawn_blocking(move || Said::read(&body)).await.ok().flatten()
         };
-        self.whole = None;
-        match told {
-            Some(told) => self.told = told.usage,
-            None => self.read(body),
+        match said {
+            Some(said) => self.hear(said),
+            None => {
+                self.read(body);
+                self.read(b"\n");
+            }
         }
         self.ended();
     }
 
     /// The next piece of a stream.
     pub(crate) fn read(&mut self, piece: &[u8]) {
-        if self.notes.is_none() {
+        if !self.reads {
             return;
         }
         if let Some(whole) = &mut self.whole {
@@ -79,9 +125,9 @@ impl Counter {
         }
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             if let Some(line) = &mut self.line {
-                line.extend_from_slice(part);
-                if line.len() > READ_MAX {
-                    self.line = None;
+                match line.len() + part.len() > READ_MAX {
+                    true => self.line = None,
+                    false => line.extend_from_slice(part),
                 }
             }
             if part.ends_with(b"\n") {
@@ -92,38 +138,56 @@ impl Counter {
     }
 
     fn event(&mut self, line: &[u8]) {
-        let Some(event) = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) else { return };
-        let Ok(told) = serde_json::from_slice::<Told>(event) else { return };
-        if told.usage.is_some() {
-            self.told = told.usage;
-        }
+        let event = match line.strip_prefix(b"data:") {
+            Some(event) => event,
+            None if self.is_lines => line,
+            None => return,
+        };
+        let Some(said) = Said::read(event.trim_ascii()) else { return };
+        self.hear(said);
         self.events += 1;
         self.whole = None;
-        if self.events == 1
-            && let Some(notes) = &self.notes
-        {
-            // The first one stops the first token's clock.
-            notes.generated(1);
+        if self.events == 1 {
+            self.first = self.notes.as_ref().map(Notes::elapsed);
+        }
+    }
+
+    /// What is said later holds.
+    fn hear(&mut self, said: Said) {
+        if !said.is_empty() {
+            self.said = said;
         }
     }
 
     /// Nothing comes any more. Further calls count nothing.
     pub(crate) fn ended(&mut self) {
         let Some(notes) = self.notes.take() else { return };
-        let counted = self.events.min(1);
-        if let Some(whole) = self.whole.take()
-            && let Ok(told) = serde_json::from_slice::<Told>(&whole)
+        if self.is_lines
+            && let Some(line) = self.line.take()
         {
-            self.told = told.usage;
+            // The last line need not end.
+            self.hear(Said::read(&line).unwrap_or_default());
         }
-        match &self.told {
-            Some(usage) => {
-                notes.prompt(usage.prompt_tokens);
-                notes.generated(usage.completion_tokens.saturating_sub(counted));
+        if let Some(whole) = self.whole.take() {
+            self.hear(Said::read(&whole).unwrap_or_default());
+        }
+        let said = mem::take(&mut self.said);
+        if let (false, Some(first)) =
+            (said.is_empty() && self.unsaid == Unsaid::Nothing, self.first)
+        {
+            notes.first_token(first);
+        }
+        match (said.is_empty(), self.unsaid) {
+            (true, Unsaid::Nothing) => {}
+            (true, Unsaid::Guessed) => {
+                notes.add_prompt(text_tokens(notes.bytes_in()));
+                notes.generated(self.events);
             }
-            None => {
-                notes.prompt(text_tokens(notes.bytes_in()) as usize);
-                notes.generated(self.events.saturating_sub(counted));
+            (false, _) => {
+                if let Some(tokens) = said.prompt {
+                    notes.add_prompt(tokens);
+                }
+                notes.generated(said.generated.unwrap_or_default());
             }
         }
     }
@@ -145,10 +209,44 @@ mod tests {
     fn counted(pieces: &[&str]) -> (Option<usize>, Option<usize>) {
         let request = axum::extract::Request::new(axum::body::Body::empty());
         let notes = Notes::new(Uuid::nil(), &request, None);
-        let mut counter = Counter::new(&notes, true);
+        let mut counter = Counter::of_engine(&notes);
         pieces.iter().for_each(|piece| counter.read(piece.as_bytes()));
         drop(counter);
         notes.tokens()
+    }
+
+    /// The same of a container's answer in this form, that is no language model's for all we know.
+    fn of_container(media: &str, pieces: &[&str]) -> (Option<usize>, Option<usize>) {
+        let request = axum::extract::Request::new(axum::body::Body::empty());
+        let notes = Notes::new(Uuid::nil(), &request, None);
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media.parse().unwrap())]);
+        let mut counter = Counter::of_container(&notes, &headers, Unsaid::Nothing);
+        pieces.iter().for_each(|piece| counter.read(piece.as_bytes()));
+        drop(counter);
+        notes.tokens()
+    }
+
+    #[test]
+    fn what_a_container_says_is_counted_and_nothing_is_guessed() {
+        let details = r#"{"details": {"generated_tokens": 7, "input_length": 5}}"#;
+        let usage = r#"{"usage": {"prompt_tokens": 5, "completion_tokens": 7}}"#;
+        let (some, none) = ((Some(5), Some(7)), (None, None));
+        let event = format!("data:{details}\n\n");
+        let (list, rest) = (format!("{details}]"), format!("{}\n", &details[1..]));
+        let (event, list, rest) = (event.as_str(), list.as_str(), rest.as_str());
+        for (media, pieces, counted) in [
+            ("application/json", [&usage[..9], &usage[9..]], some),
+            ("application/json; charset=utf-8", ["[", list], some),
+            ("text/event-stream", ["data: {\"token\": 1}\n\n", event], some),
+            ("text/event-stream", ["data: {}\n\n", "data: {}\n\n"], none),
+            ("application/jsonlines", ["{\"token\": 1}\n", details], some),
+            ("application/jsonlines", ["{\"token\": 1}\n{", rest], some),
+            ("application/json", ["{\"token\": 1}\n", details], none),
+            ("text/csv", ["", usage], none),
+            ("application/json", ["[[0.1]", ", [0.2]]"], none),
+        ] {
+            assert_eq!(of_container(media, &pieces), counted, "{media}: {pieces:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod commands;
+mod containers;
 mod facts;
 mod guard;
 mod health;
@@ -15,6 +16,7 @@ mod standing;
 mod usage;
 mod versions;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -36,6 +38,7 @@ use serde_json::{Value, json};
 use crate::app::{Catalogs, Reload};
 use crate::loader::ModelLoader;
 use crate::witness::Witness;
+pub(crate) use containers::{ContainersFn, Kind, Shown};
 pub(crate) use guard::{AuditFn, Guard, Pass, host, is_foreign, is_ours};
 pub(crate) use health::Vitals;
 pub(crate) use usage::row as usage_row;
@@ -55,6 +58,8 @@ pub(crate) struct Admin {
     pub(crate) witness: Arc<Witness>,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) metrics: PrometheusHandle,
+    /// Containers and engines of the operator's.
+    pub(crate) containers: ContainersFn,
     /// Reads the settings again; absent where they come from no file.
     pub(crate) reload: Option<Reload>,
 }
@@ -146,24 +151,50 @@ struct Meant {
 }
 
 impl Admin {
-    fn endpoint(&self, name: Option<&str>) -> Result<EndpointName, Failure> {
-        let catalogs = self.catalogs.get();
-        let known = || {
-            let names: Vec<_> = catalogs.keys().map(EndpointName::as_str).collect();
-            names.join(", ")
-        };
+    /// The endpoint that is meant, of those with models and those with containers.
+    fn any_endpoint(&self, name: Option<&str>) -> Result<EndpointName, Failure> {
+        let names = self.endpoints();
         let found = match name {
-            Some(name) => catalogs.get_key_value(name),
-            None if catalogs.len() == 1 => catalogs.first_key_value(),
-            None => catalogs.get_key_value("default"),
+            Some(name) => names.get(name),
+            None if names.len() == 1 => names.first(),
+            None => names.get("default"),
         };
-        found.map(|(name, _)| name.clone()).ok_or_else(|| {
-            let message = match name {
-                Some(name) => format!("no endpoint is called '{name}'; there are: {}", known()),
-                None => format!("name an endpoint; there are: {}", known()),
+        found.cloned().ok_or_else(|| {
+            let known: Vec<&str> = names.iter().map(EndpointName::as_str).collect();
+            let message = match (name, known.join(", ")) {
+                (Some(name), known) if known.is_empty() => {
+                    format!("no endpoint is called '{name}'; there is none")
+                }
+                (None, known) if known.is_empty() => "there is no endpoint".to_owned(),
+                (Some(name), known) => {
+                    format!("no endpoint is called '{name}'; there are: {known}")
+                }
+                (None, known) => format!("name an endpoint; there are: {known}"),
             };
             Failure::new(ErrorKind::EndpointNotFound, message)
         })
+    }
+
+    /// The endpoint that is meant, where models are loaded for it.
+    fn endpoint(&self, name: Option<&str>) -> Result<EndpointName, Failure> {
+        let catalogs = self.catalogs.get();
+        // Without a name: of those that hold models.
+        let only = catalogs.keys().next().filter(|_| catalogs.len() == 1);
+        let name = name.or(only.map(EndpointName::as_str));
+        let found = self.any_endpoint(name)?;
+        if catalogs.contains_key(&found) {
+            return Ok(found);
+        }
+        let message = format!("endpoint '{found}' has containers, and loads no models");
+        Err(Failure::new(ErrorKind::InvalidRequest, message))
+    }
+
+    /// All endpoints.
+    fn endpoints(&self) -> BTreeSet<EndpointName> {
+        let mut names: BTreeSet<EndpointName> = self.catalogs.get().keys().cloned().collect();
+        let shown = (self.containers)().into_iter();
+        names.extend(shown.filter(|it| it.kind == Kind::Container).map(|it| it.endpoint));
+        names
     }
 
     fn model(&self, meant: &Meant) -> Result<ModelId, Failure> {
@@ -185,7 +216,7 @@ async fn standing_now(admin: &Admin) -> Result<Value, Failure> {
     shown["time"] = json!(rfc3339(SystemTime::now()));
     shown["build"] = json!(env!("CARGO_PKG_VERSION"));
     shown["unready"] = json!(admin.vitals.unready());
-    shown["endpoints"] = admin.catalogs.get().keys().map(|name| json!(name)).collect();
+    shown["endpoints"] = admin.endpoints().iter().map(|name| json!(name)).collect();
     Ok(shown)
 }
 
@@ -212,6 +243,7 @@ async fn residency_now(admin: &Admin) -> Result<Value, Failure> {
             "interpreters": warm.interpreters, "bytes": warm.bytes, "limit_bytes": warm.limit,
         })
     });
+    shown["containers"] = (admin.containers)().iter().map(Shown::row).collect();
     shown["beyond_bytes"] = json!(admin.witness.configured().beyond);
     for found in shown["devices"].as_array_mut().into_iter().flatten() {
         let mut configured = admin.witness.configured().devices.iter();
@@ -241,7 +273,13 @@ async fn models(
     State(admin): State<Arc<Admin>>,
     Query(page): Query<Page>,
 ) -> Result<Json<Value>, Refusal> {
-    let endpoint = admin.endpoint(page.endpoint.as_deref())?;
+    let endpoint = admin.any_endpoint(page.endpoint.as_deref())?;
+    let containers = containers::of_endpoint((admin.containers)(), &endpoint);
+    if !containers.is_empty() {
+        // Fifteen at most, which are one page whatever the limit is.
+        let models: Vec<_> = containers.iter().map(Shown::as_model).collect();
+        return Ok(Json(json!({"models": models, "next": null, "truncated": false})));
+    }
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let catalog = admin.catalogs.get().get(&endpoint).cloned();
     // The settings have changed since it was found.
@@ -274,6 +312,12 @@ async fn explain(
     State(admin): State<Arc<Admin>>,
     Query(meant): Query<Meant>,
 ) -> Result<Json<Value>, Refusal> {
+    if let Some(shown) = container_meant(&admin, &meant) {
+        return Ok(Json(json!({
+            "endpoint": shown.endpoint, "target": shown.name, "now": shown.sentence(),
+            "ready_in_ms": null, "decisions": [], "container": shown.row(),
+        })));
+    }
     let model = admin.model(&meant)?;
     let explanation = admin.residency.explain(&model).await?;
     Ok(Json(json!({
@@ -282,7 +326,18 @@ async fn explain(
         "now": explanation.now,
         "ready_in_ms": explanation.ready_in_ms,
         "decisions": explanation.decisions,
+        "runs": containers::of_model((admin.containers)(), &model)
+            .iter()
+            .map(Shown::sentence)
+            .collect::<Vec<_>>(),
     })))
+}
+
+/// The container that an operator means.
+fn container_meant(admin: &Admin, meant: &Meant) -> Option<Shown> {
+    let endpoint = admin.any_endpoint(meant.endpoint.as_deref()).ok()?;
+    let of_endpoint = containers::of_endpoint((admin.containers)(), &endpoint);
+    of_endpoint.into_iter().find(|it| it.name == meant.target)
 }
 
 /// Loads during the latest requests, beside those of the offline optimum.

@@ -15,6 +15,7 @@ mod adapts;
 mod check;
 mod client;
 mod completions;
+mod containers;
 mod invoke;
 mod keys;
 mod operate;

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+pub(crate) mod behind;
 mod handlers;
 mod local;
 mod stores;
@@ -122,6 +123,11 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
     // A probe that was cut off has found nothing.
     let handlers = tokio::task::spawn_blocking(move || handlers::look(&looked)).await;
     findings.extend(handlers.unwrap_or_default());
+    let looked = config.clone();
+    let behind = tokio::task::spawn_blocking(move || behind::look(&looked)).await;
+    findings.extend(behind.unwrap_or_default());
+    findings.extend(behind::reach(&config).await);
+    findings.extend(behind::running(&config.listen).await);
     findings.extend(stores::look(&config).await);
     findings
 }

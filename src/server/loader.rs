@@ -5,7 +5,7 @@
 //! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
-//! someone else put here), `apart` (files that engines read), `external` (engines of the operator's, and adapters in them), `contained` (models in containers of the operator's), `stages` (how long each step took),
+//! someone else put here), `apart` (files that engines read), `external` (engines of the operator's, and adapters in them), `contained` (models in containers of the operator's), `engines` (how both stand), `called` (their names for our models), `stages` (how long each step took),
 //! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
 mod apart;
@@ -14,7 +14,9 @@ mod aside;
 mod asked;
 mod bases;
 mod beside;
+mod called;
 mod contained;
+mod engines;
 mod external;
 mod facts;
 mod host;

@@ -1,12 +1,14 @@
 """A container of the tests: several in one process, told apart by the first segment of the path.
 
-usage: a_container.py [PORT_FILE]
+usage: a_container.py [PORT_FILE [CERTIFICATE KEY]]
 
-Serves on SAGEMAKER_BIND_TO_PORT, else on a port of its own choice, which it writes into PORT_FILE.
+Serves on SAGEMAKER_BIND_TO_PORT, else on a port of its own choice, which it writes into PORT_FILE; by TLS
+where it is given a certificate.
 """
 
 import json
 import os
+import ssl
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,6 +99,16 @@ class Handler(BaseHTTPRequestHandler):
         TURNS.setdefault(json.loads(body)["turn"], threading.Event()).set()
         self.answer(200, "text/plain", b"")
 
+    # A language model, and what it says that an answer took.
+    def do_llm(self, name, body):
+        asked = json.loads(body)
+        usage = {"prompt_tokens": asked["prompt"], "completion_tokens": asked["completion"]}
+        if not asked.get("stream"):
+            return self.answer(200, "application/json", json.dumps({"usage": usage}).encode())
+        events = [{"choices": [{"delta": {"content": "x"}}]}, {"choices": [], "usage": usage}]
+        told = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+        self.answer(200, "text/event-stream", told.encode())
+
     # Faults.
     def do_oom(self, name, body):
         self.answer(200, "application/json", b'{"error": "out of memory"}')
@@ -126,6 +138,10 @@ class Server(ThreadingHTTPServer):
 def main():
     port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", 0))
     server = Server(("127.0.0.1", port), Handler)
+    if len(sys.argv) > 3:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[2], sys.argv[3])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     if len(sys.argv) > 1:
         with open(sys.argv[1] + ".new", "w") as file:
             file.write(str(server.server_address[1]))

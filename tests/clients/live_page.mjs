@@ -5,6 +5,7 @@
 // usage: node live_page.mjs MODE ADMIN_URL CHROMIUM ...
 //   open ADMIN_URL CHROMIUM GOOD BROKEN   writes `stop`, then `start`: the server is to go, and to come again
 //   key ADMIN_URL CHROMIUM KEY
+//   containers ADMIN_URL CHROMIUM ADDRESS  an endpoint `pipe` with a container that fails, and one at ADDRESS
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -170,7 +171,28 @@ async function withKey(key) {
   assert.deepEqual(wrong, []);
 }
 
+/** Those that fail come first, with why; each with its address and its requests. */
+async function containers(address) {
+  for (const colorScheme of ["light", "dark"]) {
+    const { page, wrong } = await visit({ colorScheme, viewport: NARROW });
+    await live(page);
+    const all = page.locator("#containers li");
+    const fails = all.filter({ hasText: "pipe:absent" });
+    await fails.getByText("left alone after failures", { exact: true }).waitFor();
+    await fails.getByText(/^Failed last at .*: no connection/).waitFor();
+    const fine = all.filter({ hasText: "pipe:fine" });
+    await fine.getByText("healthy", { exact: true }).waitFor();
+    await fine.getByText(`${address}, 0 of 256 requests under way`, { exact: true }).waitFor();
+    assert.match(await all.first().textContent(), /^pipe:absent/);
+    await page.locator("#containers-note").getByText("1 not well").waitFor();
+    await judge(page, `containers, ${colorScheme}`);
+    assert.deepEqual(wrong, []);
+    await page.context().close();
+  }
+}
+
 if (mode === "key") await withKey(...rest);
+else if (mode === "containers") await containers(...rest);
 else await drive(...rest);
 await browser.close();
 console.log("done");

@@ -1,5 +1,8 @@
 //! Containers behind endpoints: real clients, faults, and a container of our own that dies.
 
+mod operators;
+mod shared;
+
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,10 +19,16 @@ struct Containers {
 
 impl Containers {
     async fn start(site: &Site) -> Self {
+        Self::start_with(site, &[]).await
+    }
+
+    /// Further arguments are a certificate and its key.
+    async fn start_with(site: &Site, certificate: &[&std::path::Path]) -> Self {
         let file = site.at("port");
         let process = Command::new(python::interpreter())
             .arg(script())
             .arg(&file)
+            .args(certificate)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

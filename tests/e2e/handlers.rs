@@ -9,6 +9,7 @@ mod loading;
 mod memory;
 mod packages;
 mod streams;
+mod warm;
 mod workers;
 
 /// Answers with what it was sent.

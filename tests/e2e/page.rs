@@ -10,6 +10,7 @@ use roundhouse_tests::python::{node, node_client};
 use roundhouse_tests::server::{Server, binary};
 use roundhouse_tests::site::{Site, until};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
@@ -107,6 +108,47 @@ async fn the_page_asks_for_a_key_where_operators_have_one() {
         node_client("live_page.mjs", &["key", &admin, &chromium, &key])
     });
     assert!(told.await.unwrap().ends_with("done\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_how_containers_stand() {
+    let Some(chromium) = chromium() else { return };
+    let _alone = crate::HEAVY.lock().await;
+    let site = Site::default();
+    let fine = well().await;
+    let endpoint = format!(
+        "[[endpoint]]\nname = \"pipe\"\ncontainers = \"direct\"\n\
+         [[endpoint.container]]\nhostname = \"fine\"\nurl = \"{fine}\"\n\
+         [[endpoint.container]]\nhostname = \"absent\"\nurl = \"http://127.0.0.1:1\"\n\
+         health_every = \"20ms\"\n"
+    );
+    site.configure(&endpoint, "", "");
+    let server = site.start().await;
+    let admin = server.admin.clone();
+    let told = tokio::task::spawn_blocking(move || {
+        node_client("live_page.mjs", &["containers", &admin, &chromium, &fine])
+    });
+    assert!(told.await.unwrap().ends_with("done\n"));
+}
+
+/// A container that says that it is well; its address.
+async fn well() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                while stream.read(&mut read).await.is_ok_and(|count| count > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
 }
 
 fn top(server: &Server, args: &[&str]) -> (bool, String, String) {

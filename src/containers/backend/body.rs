@@ -193,6 +193,7 @@ impl Incoming {
         let reading = self.reading.take()?;
         let (why, error) = error(&reading.backend);
         metrics::cut(&reading.backend.config.name, why);
+        reading.backend.last.note(&error);
         Some(error)
     }
 }

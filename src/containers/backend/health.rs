@@ -106,6 +106,7 @@ impl Inner {
                 }
             }
             Err(error) => {
+                self.last.note(&error);
                 self.fail();
                 if before != Some(false) {
                     warn!(container = %name, %error, "container is not well");

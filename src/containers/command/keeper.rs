@@ -20,7 +20,7 @@ use rustix::process::{
     set_child_subreaper, set_parent_process_death_signal, test_kill_process_group, wait, waitpgid,
 };
 
-use crate::driven::children_of;
+use crate::processes::children_of;
 
 /// The argument by which our executable knows that it is to call [`keep`].
 pub const SUBCOMMAND: &str = "keep-container";

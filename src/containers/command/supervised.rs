@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Command, Running};
+use crate::seen::{Condition, LastFailure, Seen};
 use crate::{Backend, Error};
 
 /// Pauses before a process that ended is started again.
@@ -33,27 +34,60 @@ pub enum Standing {
     },
 }
 
+/// What is told of a command that is kept up.
+#[derive(Debug, Clone)]
+struct Life {
+    standing: Standing,
+    /// Its first process, while it is up.
+    process: Option<u32>,
+    /// How often it was started.
+    starts: u64,
+    /// How it ended last, or why it did not start.
+    last: Option<LastFailure>,
+}
+
 /// A command that runs until it is stopped. Dropped, its processes are ended.
 #[derive(Debug)]
 pub struct Supervised {
     name: Arc<str>,
-    standing: watch::Receiver<Standing>,
+    life: watch::Receiver<Life>,
+    max_in_flight: usize,
     stop: CancellationToken,
 }
 
 impl Supervised {
     /// Starts it in the background. Within a runtime.
     pub fn start(command: Command) -> Self {
-        let (tell, standing) = watch::channel(Standing::Starting);
+        let life = Life { standing: Standing::Starting, process: None, starts: 0, last: None };
+        let (tell, life) = watch::channel(life);
         let stop = CancellationToken::new();
         let name = Arc::clone(&command.backend.name);
+        let max_in_flight = command.backend.max_in_flight;
         tokio::spawn(keep_up(command, tell, stop.clone()));
-        Self { name, standing, stop }
+        Self { name, life, max_in_flight, stop }
     }
 
     /// Where it stands now.
     pub fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+        self.life.borrow().standing.clone()
+    }
+
+    /// How it stands now, for those who operate it. What its process did wrong outlives the process.
+    pub fn seen(&self) -> Seen {
+        let Life { standing, process, starts, last } = self.life.borrow().clone();
+        let restarts = starts.saturating_sub(1);
+        let condition = match standing {
+            Standing::Up(backend) => {
+                let seen = backend.seen();
+                let last = seen.last.clone().or(last);
+                return Seen { process, restarts, last, ..seen };
+            }
+            Standing::Starting => Condition::Starting,
+            Standing::Down { .. } => Condition::Down,
+        };
+        let max_in_flight = self.max_in_flight;
+        let (address, in_flight) = (None, 0);
+        Seen { condition, address, process, restarts, in_flight, max_in_flight, last }
     }
 
     /// The way to it. One that starts is waited for, until then at the longest.
@@ -61,10 +95,10 @@ impl Supervised {
     /// # Errors
     /// `Starting` where it is not healthy by then, and `Down` while it is not there.
     pub async fn backend(&self, until: Instant) -> Result<Backend, Error> {
-        let mut standing = self.standing.clone();
-        let is_known = |standing: &Standing| !matches!(standing, Standing::Starting);
-        let known = match timeout_at(until, standing.wait_for(is_known)).await {
-            Ok(Ok(known)) => known.clone(),
+        let mut life = self.life.clone();
+        let is_known = |life: &Life| !matches!(life.standing, Standing::Starting);
+        let known = match timeout_at(until, life.wait_for(is_known)).await {
+            Ok(Ok(known)) => known.standing.clone(),
             Ok(Err(_)) | Err(_) => Standing::Starting,
         };
         let container = Arc::clone(&self.name);
@@ -81,9 +115,9 @@ impl Supervised {
     /// Ends its processes and returns when they are gone.
     pub async fn stop(&self) {
         self.stop.cancel();
-        let mut standing = self.standing.clone();
+        let mut life = self.life.clone();
         // What tells it ends when all is done.
-        while standing.changed().await.is_ok() {}
+        while life.changed().await.is_ok() {}
     }
 }
 
@@ -94,11 +128,14 @@ impl Drop for Supervised {
 }
 
 /// Runs the command again and again until it is told to stop, or nobody could tell it any more.
-async fn keep_up(command: Command, tell: watch::Sender<Standing>, stop: CancellationToken) {
+async fn keep_up(command: Command, tell: watch::Sender<Life>, stop: CancellationToken) {
     let name = &command.backend.name;
     let mut pause = RESTART_FIRST;
     loop {
-        tell.send_replace(Standing::Starting);
+        tell.send_modify(|life| {
+            (life.standing, life.process) = (Standing::Starting, None);
+            life.starts += 1;
+        });
         let began = Instant::now();
         let how = match command.start_unless(stop.cancelled()).await {
             Ok(running) => match stand(running, &tell, &stop).await {
@@ -112,7 +149,11 @@ async fn keep_up(command: Command, tell: watch::Sender<Standing>, stop: Cancella
             pause = RESTART_FIRST;
         }
         warn!(container = %name, why = how, again_in = ?pause, "container ended");
-        tell.send_replace(Standing::Down { how, until: Instant::now() + pause });
+        tell.send_modify(|life| {
+            life.last = Some(LastFailure::now(how.as_str()));
+            life.standing = Standing::Down { how, until: Instant::now() + pause };
+            life.process = None;
+        });
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
@@ -124,10 +165,13 @@ async fn keep_up(command: Command, tell: watch::Sender<Standing>, stop: Cancella
 /// Lets requests through until the process has ended, and says how; `None` where it was stopped.
 async fn stand(
     mut running: Running,
-    tell: &watch::Sender<Standing>,
+    tell: &watch::Sender<Life>,
     stop: &CancellationToken,
 ) -> Option<String> {
-    tell.send_replace(Standing::Up(running.backend().clone()));
+    tell.send_modify(|life| {
+        life.standing = Standing::Up(running.backend().clone());
+        life.process = running.process_id();
+    });
     let how = tokio::select! {
         () = stop.cancelled() => None,
         how = running.ended() => Some(how),

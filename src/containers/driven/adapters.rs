@@ -48,6 +48,12 @@ impl Engine {
         self.spec().adapters.is_some()
     }
 
+    /// Places for adapters that are taken; `None` where it takes none.
+    pub fn adapters_in(&self) -> Option<usize> {
+        let slots = self.spec().adapters?.slots.get();
+        Some(slots.saturating_sub(self.seats.available_permits()))
+    }
+
     /// A place for an adapter, where one is free.
     pub fn seat(&self) -> Option<Seat> {
         let permit = Arc::clone(&self.seats).try_acquire_owned().ok()?;

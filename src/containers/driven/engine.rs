@@ -16,11 +16,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::adapters::Seat;
-use super::call::{Answer, Call, CallError};
+use super::call::{Answer, Call, CallError, Route};
 use super::memory;
 use super::rewrite::{Rewritten, rewrite};
 use super::spec::{AdapterRoutes, EngineSpec, Fill, UnknownPlaceholder};
-use crate::{Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Outgoing, Running};
+use crate::{
+    Backend, BackendConfig, BaseUrl, Command, Condition, Error, HealthConfig, Outgoing, Running,
+    Seen,
+};
 
 /// Whoever asks has deadlines of its own, and drops a request at them.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -75,6 +78,8 @@ pub struct Engine {
     backend: Backend,
     /// The process that its processes descend from.
     keeper: Option<u32>,
+    /// The first of them.
+    process: Option<u32>,
     /// How its process ended, once it has.
     ended: watch::Receiver<Option<String>>,
     stop: watch::Sender<bool>,
@@ -110,7 +115,7 @@ impl Engine {
         // Its process is watched. One that computes may be slow to say that it is well.
         let asked = running.backend().config().clone();
         let backend = Backend::new(BackendConfig { health: None, ..asked });
-        let keeper = running.keeper_id();
+        let (keeper, process) = (running.keeper_id(), running.process_id());
         let (tell, ended) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let looks = keeper.filter(|_| spec.measure);
@@ -119,7 +124,7 @@ impl Engine {
         let seats = Arc::new(Semaphore::new(slots));
         let task = Mutex::new(Some(task));
         let stuck = Default::default();
-        Ok(Self { spec, name, backend, keeper, ended, stop, task, seats, stuck })
+        Ok(Self { spec, name, backend, keeper, process, ended, stop, task, seats, stuck })
     }
 
     /// What the operator says of it.
@@ -130,6 +135,17 @@ impl Engine {
     /// What its requests call the model.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How it stands now, for those who operate it. Whether it sleeps its owner knows.
+    pub fn seen(&self) -> Seen {
+        let seen = self.backend.seen();
+        let condition = match seen.condition {
+            _ if self.has_ended() => Condition::Down,
+            Condition::Unchecked => Condition::Running,
+            condition => condition,
+        };
+        Seen { condition, process: self.process, ..seen }
     }
 
     /// What its processes take of the host's memory now; `None` where that is not measured. Blocking.
@@ -156,9 +172,7 @@ impl Engine {
     pub(super) async fn call(&self, name: &str, call: Call) -> Result<Answer, CallError> {
         let to = self.rewritten(name, &call).await.map_err(CallError::Failed)?;
         let Some(Rewritten { path, body }) = to else {
-            let what = "the engine that serves this target takes JSON objects with messages, prompt \
-                        or input";
-            return Err(CallError::Failed(Failure::new(ErrorKind::InvalidInput, what)));
+            return Err(CallError::Failed(no_such_body()));
         };
         let mut request = post(&path, body);
         let headers = request.headers_mut();
@@ -265,6 +279,25 @@ impl Drop for Engine {
     }
 }
 
+impl EngineSpec {
+    /// Why an engine of these settings would refuse a body, where that is seen without it. A large body
+    /// is not looked at.
+    pub fn refusal(&self, route: Route, body: &Bytes) -> Option<Failure> {
+        if body.len() > INLINE_MAX {
+            return None;
+        }
+        let adapters = self.adapters.map(|adapters| adapters.routes);
+        let taken = rewrite(route, self.invocations.as_deref(), adapters, "", body);
+        taken.is_none().then(no_such_body)
+    }
+}
+
+fn no_such_body() -> Failure {
+    let what =
+        "the engine that serves this target takes JSON objects with messages, prompt or input";
+    Failure::new(ErrorKind::InvalidInput, what)
+}
+
 /// Why an engine did not do what it was asked.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -326,6 +359,7 @@ fn command(
         port: None,
         start_timeout: spec.start_timeout,
         grace: spec.stop_timeout,
+        own_processes: spec.own_processes,
         backend,
     })
 }

@@ -12,6 +12,8 @@ use super::spec::AdapterRoutes;
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 const EMBEDDINGS: &str = "/v1/embeddings";
+/// SGLang's own route, whose bodies name an adapter by a field instead of the model.
+const GENERATE: &str = "/generate";
 /// By these SGLang finds an adapter where the model's name has none.
 const OF_SGLANG: [&str; 2] = ["lora_path", "lora_id"];
 
@@ -52,11 +54,15 @@ pub(super) fn rewrite(
     };
     let body = match &mut fields {
         Some(fields) => {
-            let name = serde_json::value::to_raw_value(name).ok()?;
-            fields.insert("model".to_owned(), name);
             if adapters == Some(AdapterRoutes::Sglang) {
                 fields.retain(|field, _| !OF_SGLANG.contains(&field.as_str()));
+                if let Some((_, adapter)) = name.split_once(':').filter(|_| path == GENERATE) {
+                    let adapter = serde_json::value::to_raw_value(adapter).ok()?;
+                    fields.insert(OF_SGLANG[0].to_owned(), adapter);
+                }
             }
+            let name = serde_json::value::to_raw_value(name).ok()?;
+            fields.insert("model".to_owned(), name);
             Bytes::from(serde_json::to_vec(fields).ok()?)
         }
         None if adapters.is_some() || [CHAT, COMPLETIONS, EMBEDDINGS].contains(&path) => {
@@ -101,6 +107,18 @@ mod tests {
         }
         let (path, sent) = rewritten(Route::Invocations, Some("/in"), "a,b").unwrap();
         assert_eq!((path.as_str(), sent.as_str()), ("/in", "a,b"));
+    }
+
+    #[test]
+    fn sglangs_own_route_is_told_the_adapter_by_its_field() {
+        let body = Bytes::from_static(br#"{"text": "x", "lora_path": "theirs"}"#);
+        let sent = |name: &str| {
+            let (route, sglang) = (Route::Invocations, Some(AdapterRoutes::Sglang));
+            let sent = rewrite(route, Some(GENERATE), sglang, name, &body).unwrap();
+            String::from_utf8(sent.body.to_vec()).unwrap()
+        };
+        assert_eq!(sent("m:own"), r#"{"lora_path":"own","model":"m:own","text":"x"}"#);
+        assert_eq!(sent("m"), r#"{"model":"m","text":"x"}"#);
     }
 
     #[test]

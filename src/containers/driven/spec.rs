@@ -21,6 +21,8 @@ pub struct EngineSpec {
     /// Whether what its processes take of the host's memory is measured; on the host's own device
     /// that counts instead. Not where they are none of the command's own, as a container runtime's.
     pub measure: bool,
+    /// Whether what listens at its port must be one of the command's own processes.
+    pub own_processes: bool,
     /// What its requests call the model, with placeholders.
     pub name: String,
     /// The path that answers with success once it can be asked.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::spec::{ContainerOrigin, ContainerSpec, StartedContainer};
 use super::watch;
 use crate::driven::{News, NewsFn, UnknownPlaceholder};
-use crate::{Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Supervised};
+use crate::{Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Seen, Supervised};
 
 /// Whoever asks has deadlines of its own, and drops a request at them.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -123,6 +123,14 @@ impl ModelContainer {
         let models = self.0.models();
         let live = models.entries.values().filter(|it| matches!(it.phase, Phase::Live(_)));
         live.filter_map(|entry| entry.model.clone()).collect()
+    }
+
+    /// How it stands now, for those who operate it.
+    pub fn seen(&self) -> Seen {
+        match &self.0.way {
+            Way::At(backend) => backend.seen(),
+            Way::Started(supervised) => supervised.seen(),
+        }
     }
 
     /// Whether anything but this handle holds it: a model in it, or another handle.
@@ -258,6 +266,7 @@ fn command(
         port: None,
         start_timeout: started.start_timeout,
         grace: started.stop_timeout,
+        own_processes: started.own_processes,
         backend,
     })
 }

@@ -39,6 +39,8 @@ pub struct StartedContainer {
     pub command: Vec<String>,
     /// Variables beside those that it is given of ours, with the same placeholders.
     pub environment: BTreeMap<String, String>,
+    /// Whether what listens at its port must be one of the command's own processes.
+    pub own_processes: bool,
     /// How long it may take until it is well.
     pub start_timeout: Duration,
     /// How long it has to end when it is asked to, before it is killed.

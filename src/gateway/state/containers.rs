@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
-use roundhouse_types::{Failure, TargetName};
+use roundhouse_types::{Failure, TargetName, TenantName};
 use tokio::time::Instant;
 
 /// The containers that answer for an endpoint in place of targets of a store.
@@ -51,6 +51,8 @@ pub struct ToContainer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// Whose request it is: places are shared by tenants.
+    pub tenant: Option<TenantName>,
     /// Until when one that is starting is waited for.
     pub hold_until: Instant,
     /// When all of the answer must be there.

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str, &str)] = &[
     file!(STYLE, "parts.css"),
     file!(SCRIPT, "app.js"),
     file!(SCRIPT, "charts.js"),
+    file!(SCRIPT, "containers.js"),
     file!(SCRIPT, "dom.js"),
     file!(SCRIPT, "house.js"),
     file!(SCRIPT, "loads.js"),

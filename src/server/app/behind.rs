@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
@@ -9,7 +10,8 @@ use http::Request;
 use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Body as _;
 use roundhouse_containers::{
-    Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Outgoing, Supervised,
+    Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Outgoing, Seen, Supervised,
+    TenantPlaces,
 };
 use roundhouse_gateway::{
     AskContainerFn, Capture, Containers, EndpointContainer, EndpointFace, FromContainer, Naming,
@@ -21,6 +23,7 @@ use rustls::ClientConfig;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::admin::{Kind, Shown};
 use crate::config::{Behind, Config, ContainerBehind, ContainerOrigin, Endpoint};
 use crate::trust;
 
@@ -32,10 +35,14 @@ pub(super) type Standing = BTreeMap<(EndpointName, String), Arc<Stand>>;
 #[derive(Clone, Default)]
 pub(super) struct Behinds(Arc<Current<Standing>>);
 
+/// Whom containers are believed by, by the files with authorities of their own.
+type Trusts = BTreeMap<Option<PathBuf>, Arc<ClientConfig>>;
+
 /// One container.
 pub(super) struct Stand {
     config: ContainerBehind,
     reach: Reach,
+    shares: Arc<TenantPlaces>,
 }
 
 enum Reach {
@@ -60,19 +67,33 @@ impl Behinds {
     /// Where our own executable, or the authorities of this machine, cannot be found.
     pub(super) fn prepared(&self, config: &Config) -> Result<Standing, Failure> {
         let before = self.get();
-        let mut tls = None;
+        let mut trusts = Trusts::new();
         let mut standing = Standing::new();
         for (endpoint, behind) in with_containers(config) {
             for container in &behind.containers {
                 let key = (endpoint.name.clone(), container.hostname.clone());
                 let stand = match before.get(&key).filter(|it| it.config == *container) {
                     Some(stand) => stand.clone(),
-                    None => Arc::new(Stand::start(&endpoint.name, container, &mut tls)?),
+                    None => Arc::new(Stand::start(&endpoint.name, container, &mut trusts)?),
                 };
                 standing.insert(key, stand);
             }
         }
         Ok(standing)
+    }
+
+    /// How they stand, for operators, in the order of their endpoints.
+    pub(super) fn seen(&self) -> Vec<Shown> {
+        let standing = self.get();
+        let one = |((endpoint, name), stand): (&(EndpointName, String), &Arc<Stand>)| Shown {
+            endpoint: endpoint.clone(),
+            name: name.clone(),
+            kind: Kind::Container,
+            device: None,
+            models: None,
+            seen: stand.seen(),
+        };
+        standing.iter().map(one).collect()
     }
 
     /// Ends those that we started, and returns when they are gone.
@@ -95,17 +116,14 @@ impl Stand {
     fn start(
         endpoint: &EndpointName,
         container: &ContainerBehind,
-        tls: &mut Option<Arc<ClientConfig>>,
+        trusts: &mut Trusts,
     ) -> Result<Self, Failure> {
         let name = format!("{endpoint}/{}", container.hostname);
         let reach = match &container.origin {
             ContainerOrigin::Url(url) => {
                 let mut backend = backend(&name, url.clone(), container);
                 if url.is_https() {
-                    backend.tls = Some(match tls {
-                        Some(tls) => tls.clone(),
-                        None => tls.insert(Arc::new(trusted()?)).clone(),
-                    });
+                    backend.tls = Some(trusted(trusts, container.ca_file.as_deref())?);
                 }
                 Reach::At(Backend::new(backend))
             }
@@ -124,12 +142,22 @@ impl Stand {
                     port: command.port,
                     start_timeout: command.start_timeout,
                     grace: command.grace,
+                    own_processes: command.own_processes,
                     // Its address is known when it is started.
                     backend: backend(&name, BaseUrl::local(1), container),
                 }))
             }
         };
-        Ok(Self { config: container.clone(), reach })
+        let shares = TenantPlaces::new(name, container.max_requests);
+        Ok(Self { config: container.clone(), reach, shares })
+    }
+
+    /// How it stands, for operators.
+    fn seen(&self) -> Seen {
+        match &self.reach {
+            Reach::At(backend) => backend.seen(),
+            Reach::Started(supervised) => supervised.seen(),
+        }
     }
 
     async fn backend(&self, until: Instant) -> Result<Backend, Error> {
@@ -139,18 +167,19 @@ impl Stand {
         }
     }
 
-    async fn ask(&self, request: ToContainer) -> Result<FromContainer, Error> {
-        let ToContainer { path, headers, body, hold_until, deadline } = request;
-        let backend = self.backend(hold_until).await?;
+    async fn ask(&self, request: ToContainer) -> Result<FromContainer, Failure> {
+        let ToContainer { path, headers, body, tenant, hold_until, deadline } = request;
+        let share = self.shares.take(tenant).map_err(told)?;
+        let backend = self.backend(hold_until).await.map_err(told)?;
         let mut asked = Request::new(Outgoing::whole(body));
         *asked.method_mut() = http::Method::POST;
         // A route of ours is a path.
         *asked.uri_mut() = path.parse().unwrap_or_default();
         *asked.headers_mut() = headers;
-        let (head, body) = backend.send(asked, deadline).await?.into_parts();
+        let (head, body) = backend.send(asked, deadline).await.map_err(told)?.into_parts();
         let length = body.size_hint().exact();
         let pieces = BodyDataStream::new(body.map_err(told));
-        let body = pieces.boxed();
+        let body = share.until_end(pieces).boxed();
         Ok(FromContainer { status: head.status, headers: head.headers, length, body })
     }
 }
@@ -171,8 +200,16 @@ fn backend(name: &str, url: BaseUrl, container: &ContainerBehind) -> BackendConf
     }
 }
 
-fn trusted() -> Result<ClientConfig, Failure> {
-    trust::ours_and(None).map_err(|error| Failure::from_error(ErrorKind::Internal, &error))
+/// Who vouches for a container: the authorities of this machine, and those of its own file.
+fn trusted(trusts: &mut Trusts, file: Option<&Path>) -> Result<Arc<ClientConfig>, Failure> {
+    if let Some(known) = trusts.get(&file.map(Path::to_owned)) {
+        return Ok(known.clone());
+    }
+    let read = trust::ours_and(file)
+        .map_err(|error| Failure::from_error(ErrorKind::InvalidRequest, &error))?;
+    let read = Arc::new(read);
+    trusts.insert(file.map(Path::to_owned), read.clone());
+    Ok(read)
 }
 
 /// What callers are told: what happened to which container, not where it is.
@@ -238,7 +275,7 @@ fn face(endpoint: &Endpoint, behind: &Behind, standing: &Standing) -> EndpointFa
 fn asking(stand: Arc<Stand>) -> AskContainerFn {
     Arc::new(move |request| {
         let stand = stand.clone();
-        async move { stand.ask(request).await.map_err(told) }.boxed()
+        async move { stand.ask(request).await }.boxed()
     })
 }
 

@@ -24,7 +24,7 @@ use super::live::Live;
 use super::single::{self, Single};
 use super::traces::Tracing;
 use super::{accounts, asynchronous, described, faces, settings, warm};
-use crate::admin::{Admin, Vitals};
+use crate::admin::{Admin, ContainersFn, Vitals};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
 use crate::error::Error;
@@ -152,13 +152,21 @@ pub(super) async fn build(
     let (cut_off, cut) = Cut::pair();
     let queue = asynchronous::open(&config, credentials.as_ref()).await?;
     let tracing = Tracing::start(config.traces.as_ref())?;
+    let asked = loader.clone();
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
         offered: offered.clone(),
         invoke: Arc::new(move |invocation| {
+            // No engine is started for what it would refuse.
+            let refused = asked.refusal(&invocation);
             let dispatcher = dispatcher.clone();
-            Box::pin(async move { dispatcher.invoke(invocation).await })
+            Box::pin(async move {
+                match refused {
+                    Some(failure) => Err(failure),
+                    None => dispatcher.invoke(invocation).await,
+                }
+            })
         }),
         accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
@@ -174,6 +182,10 @@ pub(super) async fn build(
         queue.start(asynchronous::run(Later::new(&state)));
     }
     let catalogs = Arc::new(Current::new(catalogs));
+    let containers: ContainersFn = {
+        let (behinds, loader) = (behinds.clone(), loader.clone());
+        Box::new(move || behinds.seen().into_iter().chain(loader.engines_seen()).collect())
+    };
     let live = Live {
         residency: residency.clone(),
         loader: loader.clone(),
@@ -200,6 +212,7 @@ pub(super) async fn build(
         witness,
         accounts,
         metrics,
+        containers,
         reload: None,
     };
     Ok(App { data: roundhouse_gateway::router(state), admin, live, single, cut_off, tracing })

@@ -14,7 +14,7 @@ use crate::config::{
     AccessLog, Config, ContainerOrigin, EngineKind, EngineRule, Fault, ModelMemory, TlsFiles,
 };
 use crate::error::{Error, count};
-use crate::limits;
+use crate::{doctor, limits};
 
 /// Arguments of `check-config`.
 #[derive(Debug, Clone, Args)]
@@ -38,17 +38,26 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
         faults.extend(budgets::faults(&config, &seen));
     }
     faults.extend(crate::app::door::faults(&config));
+    // The file may be meant for another machine: what is not on this one is no fault of it.
+    let missing = doctor::behind::missing(&config, &seen);
     if args.json {
-        let listed: Vec<_> = faults
-            .iter()
-            .map(|Fault { key, message }| json!({ "key": key, "message": message }))
-            .collect();
-        output::print_json(&json!({ "ok": faults.is_empty(), "faults": listed }))?;
+        let listed = |faults: &[Fault]| -> Vec<_> {
+            let one = |Fault { key, message }: &Fault| json!({ "key": key, "message": message });
+            faults.iter().map(one).collect()
+        };
+        output::print_json(&json!({
+            "ok": faults.is_empty(), "faults": listed(&faults), "missing_here": listed(&missing),
+        }))?;
     }
     if !faults.is_empty() {
         return Err(Error::Settings(faults));
     }
-    if args.json { Ok(()) } else { output::print(&summary(&config, &seen)) }
+    if args.json {
+        return Ok(());
+    }
+    output::print(&summary(&config, &seen))?;
+    let missing = missing.iter().map(|fault| format!("  not on this machine: {fault}\n"));
+    output::print(&missing.collect::<String>())
 }
 
 fn summary(config: &Config, seen: &limits::Memory) -> String {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::client::Client;
+use super::containers::ContainerRow;
 use super::output::{self, Table};
 use super::target::{Target, endpoint_name};
 use super::{AdminArgs, TargetArgs, progress};
@@ -99,6 +100,9 @@ struct ModelRow {
     serves: Option<Serves>,
     /// Why the last attempt failed.
     failure: Option<String>,
+    /// Where it is a container that answers for its endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<ContainerRow>,
 }
 
 /// What a loaded model serves.
@@ -177,24 +181,36 @@ fn models_table(rows: &[ModelRow]) -> String {
         "NOTE",
     ]);
     for row in rows {
+        let failure = row.failure.as_deref().unwrap_or_default();
         table.row(vec![
             row.endpoint.clone(),
             row.target.clone(),
             row.bytes.map_or_else(|| "-".into(), |bytes| Bytes(bytes).to_string()),
-            if row.archive { "archive" } else { "files" }.into(),
+            form(row).into(),
             row.state.as_ref().map_or_else(|| "-".into(), |state| state.replace('_', " ")),
             place(row),
             of_loaded(row, |it| it.context.to_string()),
             of_loaded(row, |it| it.dtype.clone()),
             of_loaded(row, |it| it.kv.as_ref().map_or_else(|| "-".into(), kv_room)),
-            row.failure.clone().unwrap_or_default(),
+            row.container.as_ref().map_or_else(|| failure.to_owned(), |it| it.note(failure)),
         ]);
     }
     table.render()
 }
 
+fn form(row: &ModelRow) -> &'static str {
+    match (&row.container, row.archive) {
+        (Some(_), _) => "container",
+        (None, true) => "archive",
+        (None, false) => "files",
+    }
+}
+
 /// The devices that a model is on, and the host's memory where its copy is.
 fn place(row: &ModelRow) -> String {
+    if let Some(container) = &row.container {
+        return container.place();
+    }
     let copy = row.copy.then_some("host copy");
     let named: Vec<&str> = row.devices.iter().map(String::as_str).chain(copy).collect();
     if named.is_empty() { "-".into() } else { named.join(", ") }
@@ -317,6 +333,9 @@ struct Explanation {
     now: String,
     ready_in_ms: Option<u64>,
     decisions: Vec<Decision>,
+    /// How its engines stand.
+    #[serde(default)]
+    runs: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -343,6 +362,9 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     }
     let found: Explanation = client.shaped(answer)?;
     output::print(&standing(&target, &found.now))?;
+    for run in &found.runs {
+        output::print(&format!("{}\n", output::printable(run)))?;
+    }
     if let Some(milliseconds) = found.ready_in_ms {
         let seconds = milliseconds.div_ceil(1000);
         output::print(&format!("may be tried again in {seconds} s\n"))?;

@@ -6,6 +6,7 @@
 mod feed;
 mod page;
 mod screen;
+mod width;
 
 use std::time::Duration;
 

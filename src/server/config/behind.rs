@@ -14,6 +14,9 @@ use super::{Fault, Secret};
 
 /// Containers of an endpoint, as SageMaker has it.
 const CONTAINERS_MAX: usize = 15;
+/// How long a command may take to start and to end, at the most.
+const START_MAX: Duration = Duration::from_secs(3600);
+const GRACE_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a hostname, as SageMaker has it.
 const NAME_MAX: usize = 63;
 /// Variables of ours that a command gets beside its own: where programs, homes, languages and devices
@@ -75,6 +78,8 @@ pub struct ContainerBehind {
     pub health: Option<PathAndQuery>,
     /// How often.
     pub health_every: Duration,
+    /// Who vouches for an https address beside the authorities of this machine.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where a container is.
@@ -103,6 +108,8 @@ pub struct CommandBehind {
     pub start_timeout: Duration,
     /// How long it may take to end by itself.
     pub grace: Duration,
+    /// Whether what listens at its port must be one of its processes.
+    pub own_processes: bool,
 }
 
 /// Reads what an `[[endpoint]]` says of it; `inherited` tells our own variables.
@@ -179,6 +186,7 @@ impl Reader<'_> {
         if health.is_none() && matches!(origin, Some(ContainerOrigin::Command(_))) {
             self.fault("health", "a command is ready when it is healthy: name the path to ask for");
         }
+        let ca_file = self.ca_file(origin.as_ref());
         let most = Duration::from_secs(3600);
         let container = ContainerBehind {
             connect_timeout: self.duration("connect_timeout", Duration::from_secs(2), most),
@@ -187,6 +195,7 @@ impl Reader<'_> {
             max_requests: self.count("max_requests", 256, 1..=100_000),
             health_every: self.duration("health_every", Duration::from_secs(5), most),
             health,
+            ca_file,
             hostname: hostname?,
             origin: origin?,
         };
@@ -222,7 +231,8 @@ impl Reader<'_> {
                 None
             }
             (true, false) => {
-                let ours = ["args", "env", "dir", "port", "start_timeout", "grace"];
+                let ours =
+                    ["args", "env", "dir", "port", "start_timeout", "grace", "own_processes"];
                 for key in ours.into_iter().filter(|key| self.entry.contains_key(*key)) {
                     self.fault(key, "is for containers that are started by command");
                 }
@@ -233,41 +243,74 @@ impl Reader<'_> {
                 url.ok().map(ContainerOrigin::Url)
             }
             (false, true) => {
-                let program = self.text("command").filter(|it| !it.is_empty());
-                if program.is_none() {
-                    self.fault("command", "expected a program's path or name");
-                }
+                let (program, args) = self.command()?;
+                let start = Duration::from_secs(240);
+                let grace = Duration::from_secs(10);
                 let command = CommandBehind {
-                    args: self.args(),
+                    program,
+                    args,
                     env: self.env(inherited),
                     dir: self.text("dir").map(PathBuf::from),
                     port: self.port(),
-                    start_timeout: self.duration(
-                        "start_timeout",
-                        Duration::from_secs(240),
-                        Duration::from_secs(3600),
-                    ),
-                    grace: self.duration(
-                        "grace",
-                        Duration::from_secs(10),
-                        Duration::from_secs(600),
-                    ),
-                    program: program?.into(),
+                    start_timeout: self.duration("start_timeout", start, START_MAX),
+                    grace: self.duration("grace", grace, GRACE_MAX),
+                    own_processes: self.switch("own_processes", true),
                 };
                 Some(ContainerOrigin::Command(command))
             }
         }
     }
 
-    fn args(&mut self) -> Vec<String> {
-        let Some(value) = self.entry.get("args") else { return Vec::new() };
-        let texts = value.as_array().and_then(|list| {
+    /// The program and its arguments: one list, or the program alone and its arguments in `args`.
+    fn command(&mut self) -> Option<(PathBuf, Vec<String>)> {
+        let is_program = |text: &String| !text.is_empty() && !text.contains('\0');
+        if let Some(program) = self.entry.get("command").and_then(toml::Value::as_str) {
+            let program = Some(program.to_owned()).filter(is_program);
+            if program.is_none() {
+                self.fault("command", "expected a program's path or name");
+            }
+            let args = match self.entry.contains_key("args") {
+                true => self.texts("args"),
+                false => Some(Vec::new()),
+            };
+            return Some((program?.into(), args.unwrap_or_default()));
+        }
+        if self.entry.contains_key("args") {
+            self.fault("args", "stands beside a command that is a list: write them in the list");
+        }
+        let mut words = self.texts("command")?.into_iter();
+        let program = words.next().filter(is_program);
+        if program.is_none() {
+            self.fault("command", "the program comes first");
+        }
+        Some((program?.into(), words.collect()))
+    }
+
+    fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+        let texts = self.entry.get(key)?.as_array().and_then(|list| {
             list.iter().map(|it| it.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
         });
         let texts = texts.filter(|list| list.iter().all(|text| !text.contains('\0')));
-        texts.unwrap_or_else(|| {
-            self.fault("args", "expected a list of texts in quotes");
-            Vec::new()
+        if texts.is_none() {
+            self.fault(key, "expected a list of texts in quotes");
+        }
+        texts
+    }
+
+    /// Who vouches for it; of use where it is asked by TLS.
+    fn ca_file(&mut self, origin: Option<&ContainerOrigin>) -> Option<PathBuf> {
+        let file = self.text("ca_file")?;
+        if !matches!(origin, Some(ContainerOrigin::Url(url)) if url.is_https()) {
+            self.fault("ca_file", "is for a url that begins with https://");
+        }
+        Some(file.into())
+    }
+
+    fn switch(&mut self, key: &str, default: bool) -> bool {
+        let Some(value) = self.entry.get(key) else { return default };
+        value.as_bool().unwrap_or_else(|| {
+            self.fault(key, "expected true or false");
+            default
         })
     }
 
@@ -383,9 +426,27 @@ mod tests {
         let ContainerOrigin::Command(command) = &other.origin else { panic!("{other:?}") };
         assert_eq!(command.env.keys().collect::<Vec<_>>(), ["PATH", "TOKEN"]);
         assert!(!format!("{behind:?}").contains("secret"));
+        assert!(command.own_processes && one.ca_file.is_none());
         let one = "[[container]]\nhostname = \"a\"\nurl = \"http://a\"";
         assert_eq!(parsed(one).0.unwrap().mode, ContainerMode::Serial);
         assert_eq!(parsed("name = \"x\""), (None, Vec::new()));
+    }
+
+    #[test]
+    fn a_command_is_one_list_or_a_program_with_args() {
+        let command = |text: &str| {
+            let (behind, faults) = parsed(&format!("[[container]]\nhostname = \"a\"\n{text}"));
+            assert!(faults.is_empty(), "{text}: {faults:?}");
+            let mut containers = behind.unwrap().containers;
+            let ContainerOrigin::Command(command) = containers.remove(0).origin else {
+                panic!("{text}");
+            };
+            (command.program, command.args)
+        };
+        let want = (PathBuf::from("serve"), vec!["--port".to_owned(), "{port}".to_owned()]);
+        assert_eq!(command("command = [\"serve\", \"--port\", \"{port}\"]"), want);
+        assert_eq!(command("command = \"serve\"\nargs = [\"--port\", \"{port}\"]"), want);
+        assert_eq!(command("command = [\"serve\"]"), command("command = \"serve\""));
     }
 
     #[test]
@@ -406,6 +467,11 @@ mod tests {
             (format!("{one}url = \"a\""), "container[0].url"),
             (format!("{one}{url}{run}"), "container[0].command"),
             (format!("{one}command = \"\""), "container[0].command"),
+            (format!("{one}command = []"), "container[0].command"),
+            (format!("{one}command = [1]"), "container[0].command"),
+            (format!("{one}command = [\"a\"]\nargs = [\"b\"]"), "container[0].args"),
+            (format!("{one}{url}ca_file = \"ca.pem\""), "container[0].ca_file"),
+            (format!("{one}{run}own_processes = 1"), "container[0].own_processes"),
             (format!("{one}{url}args = []"), "container[0].args"),
             (format!("{one}{run}args = [1]"), "container[0].args"),
             (format!("{one}{run}env = {{ A = 1 }}"), "container[0].env.A"),

@@ -132,11 +132,14 @@ impl Reader<'_> {
         let memory = self.size("memory");
         let adapters = self.adapters();
         let sleep = self.sleep();
+        let measure = self.switch("measure", true);
         let spec = EngineSpec {
             command: command.clone().unwrap_or_default(),
             environment: self.environment(),
             memory: memory.unwrap_or_default(),
-            measure: self.switch("measure", true),
+            measure,
+            // What is not of the command's own processes is not measured, and listens all the same.
+            own_processes: self.switch("own_processes", measure),
             name: self.text("name").unwrap_or_else(|| "{target}".to_owned()),
             health: self.path("health").unwrap_or_else(|| "/health".to_owned()),
             start_timeout: self.duration("start_timeout", STARTS, defaults::ENGINE_START_TIMEOUT),
@@ -382,6 +385,7 @@ mod tests {
             (with("adapters = \"tgi\"\nslots = 1"), "adapters"),
             (with("environment = [\"A=b\"]"), "environment"),
             (with("measure = 1"), "measure"),
+            (with("own_processes = 1"), "own_processes"),
             (with("shell = true"), "shell"),
         ] {
             assert_eq!(parsed(&text).1, [format!("endpoint[0].engine[0].{key}")], "{text}");

@@ -224,6 +224,7 @@ pub(super) const ENGINE_KEYS: &[&str] = &[
     "environment",
     "memory",
     "measure",
+    "own_processes",
     "name",
     "health",
     "start_timeout",
@@ -266,6 +267,8 @@ pub(super) const CONTAINER_KEYS: &[&str] = &[
     "max_requests",
     "health",
     "health_every",
+    "ca_file",
+    "own_processes",
 ];
 
 /// Keys of an `[[endpoint.component]]`.

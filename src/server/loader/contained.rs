@@ -19,10 +19,12 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::bases::Terms;
-use super::external::{canonical, digest, first_to_leave, news, ordinal, taken, unnamed};
+use super::called::{canonical, digest};
+use super::external::{first_to_leave, news, ordinal, taken, unnamed};
 use super::load::Files;
 use super::stages::Stage;
 use super::{ModelLoader, Source, blocking, local, locked, named};
+use crate::admin::{Kind, Shown};
 use crate::config::{ContainerRule, EngineKind, EngineRule, ModelMemory};
 
 /// How long a model that is to leave is waited for: for its requests.
@@ -43,6 +45,9 @@ struct Opened {
     spec: Arc<ContainerSpec>,
     /// Of one that we start: there is one for each device.
     device: Option<DeviceId>,
+    /// Whose rule opened it; others with the same settings share it.
+    endpoint: EndpointName,
+    targets: String,
     container: ModelContainer,
 }
 
@@ -78,6 +83,21 @@ impl Containers {
         }
     }
 
+    /// Those that are open, for operators: the endpoint and targets of who opened it, its device, and
+    /// the models in it.
+    pub(super) fn seen(&self) -> Vec<Shown> {
+        let open = locked(&self.open);
+        let one = |opened: &Opened| Shown {
+            endpoint: opened.endpoint.clone(),
+            name: opened.targets.clone(),
+            kind: Kind::Models,
+            device: opened.device,
+            models: Some(opened.container.models().len()),
+            seen: opened.container.seen(),
+        };
+        open.iter().map(one).collect()
+    }
+
     /// The container of a rule; opened where it is not.
     fn container(
         &self,
@@ -101,7 +121,8 @@ impl Containers {
             device: ordinal(device),
         })?;
         let (spec, device) = (Arc::clone(&own.spec), of);
-        open.push(Opened { spec, device, container: container.clone() });
+        let (endpoint, targets) = (endpoint.clone(), rule.target.to_string());
+        open.push(Opened { spec, device, endpoint, targets, container: container.clone() });
         Ok(container)
     }
 }

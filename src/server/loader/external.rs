@@ -1,8 +1,8 @@
 //! Targets that engines are started for: their start, their sleep, and adapters in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use roundhouse_containers::driven::{Driven, Engine, EngineSpec, Fill, News, NewsFn, Seat, Start};
@@ -16,11 +16,12 @@ use roundhouse_tenancy::Current;
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
 };
-use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::called::{adapter_name, canonical, model_path};
 use super::contained::Containers;
+use super::engines::Starting;
 use super::load::Files;
 use super::plan::Plan;
 use super::stages::{Stage, Stages};
@@ -31,8 +32,6 @@ use crate::config::{EngineKind, EngineRule, engine_of};
 const SEAT_PATIENCE: Duration = Duration::from_secs(60);
 /// Adapters that are asked to leave for one.
 const SEAT_TRIES: usize = 4;
-/// What of a target's name an engine's name for an adapter shows.
-const NAME_SHOWN: usize = 64;
 
 /// What is known of engines. Owned by the loader.
 pub(crate) struct Engines {
@@ -40,8 +39,10 @@ pub(crate) struct Engines {
     rules: Current<BTreeMap<EndpointName, Vec<EngineRule>>>,
     /// Our own executable, which keeps their processes.
     exe: PathBuf,
-    awake: Mutex<BTreeMap<(ArtefactId, DeviceId), Teller>>,
-    asleep: Mutex<BTreeMap<ArtefactId, Sleeper>>,
+    /// Those that are being started.
+    pub(super) starting: Mutex<BTreeSet<(ArtefactId, DeviceId)>>,
+    pub(super) awake: Mutex<BTreeMap<(ArtefactId, DeviceId), Awake>>,
+    pub(super) asleep: Mutex<BTreeMap<ArtefactId, Sleeper>>,
     /// Files of adapters that are in engines: these may read them again.
     held: Mutex<BTreeMap<(ArtefactId, DeviceId), CachedArtefact>>,
     /// Asked to send adapters away.
@@ -54,11 +55,17 @@ pub(crate) struct Engines {
 /// had several.
 pub(super) type Teller = Arc<Mutex<Reporter>>;
 
-/// An engine that sleeps.
-struct Sleeper {
-    engine: Arc<Engine>,
+/// An engine that serves; whoever has loaded it holds it.
+pub(super) struct Awake {
+    pub(super) engine: Weak<Engine>,
     teller: Teller,
-    device: DeviceId,
+}
+
+/// An engine that sleeps.
+pub(super) struct Sleeper {
+    pub(super) engine: Arc<Engine>,
+    teller: Teller,
+    pub(super) device: DeviceId,
 }
 
 impl Default for Engines {
@@ -73,6 +80,7 @@ impl Engines {
         Self {
             rules: Current::default(),
             exe,
+            starting: Mutex::default(),
             awake: Mutex::default(),
             asleep: Mutex::default(),
             held: Mutex::default(),
@@ -95,6 +103,15 @@ impl Engines {
     pub(super) fn set(&self, rules: BTreeMap<EndpointName, Vec<EngineRule>>) {
         self.containers.keep(&rules, &self.exe);
         self.rules.set(rules);
+    }
+
+    /// What starts the engine of a target that has one of its own.
+    pub(super) fn started(&self, model: &ModelId) -> Option<Arc<EngineSpec>> {
+        let rules = self.rules.get();
+        match &engine_of(rules.get(&model.endpoint)?, &model.target)?.kind {
+            EngineKind::Started(spec) => Some(Arc::clone(spec)),
+            EngineKind::Contained(_) => None,
+        }
     }
 
     pub(super) fn rule(&self, model: &ModelId) -> Option<EngineRule> {
@@ -162,6 +179,7 @@ impl ModelLoader {
             fill,
             news: news(&teller, device, held),
         };
+        let _starting = Starting::mark(&self.engines, id, device);
         let engine = Engine::start(start).await.map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Warm, began.elapsed());
         Ok(self.stands(id, device, Arc::new(engine), teller, stages).await)
@@ -182,7 +200,8 @@ impl ModelLoader {
         };
         let memory = measured.unwrap_or(engine.spec().memory);
         stages.report(id, memory, &self.recent);
-        locked(&self.engines.awake).insert((id.clone(), device), teller);
+        let awake = Awake { engine: Arc::downgrade(&engine), teller };
+        locked(&self.engines.awake).insert((id.clone(), device), awake);
         let model = ServedModel::External(Driven::engine(engine));
         Loaded { model, footprint: taken(memory), shared: Vec::new() }
     }
@@ -195,7 +214,8 @@ impl ModelLoader {
         engine: &Arc<Engine>,
         demote: bool,
     ) -> Option<HostCopy> {
-        let teller = locked(&self.engines.awake).remove(&(id.clone(), device));
+        let awake = locked(&self.engines.awake).remove(&(id.clone(), device));
+        let teller = awake.map(|it| it.teller);
         let level = engine.spec().sleep.filter(|_| demote && !device.is_host());
         let is_free = !locked(&self.engines.asleep).contains_key(id);
         if let (Some(level), Some(teller), true) = (level, teller, is_free) {
@@ -418,76 +438,5 @@ pub(super) fn ordinal(device: DeviceId) -> usize {
     match device {
         DeviceId::Cpu => 0,
         DeviceId::Cuda(ordinal) | DeviceId::Simulated(ordinal) => ordinal.into(),
-    }
-}
-
-/// The folder with a model's files, or the file where there is but one. Blocking.
-fn model_path(dir: &Path) -> Result<String, Failure> {
-    let folder = canonical(dir)?;
-    let unreadable = |error: std::io::Error| {
-        Failure::new(ErrorKind::ModelInvalid, format!("its files cannot be read: {error}"))
-    };
-    let mut entries = std::fs::read_dir(&folder).map_err(unreadable)?;
-    let path = match (entries.next(), entries.next()) {
-        (Some(Ok(only)), None) if only.file_type().is_ok_and(|it| it.is_file()) => only.path(),
-        _ => folder,
-    };
-    path.into_os_string()
-        .into_string()
-        .map_err(|_| Failure::new(ErrorKind::ModelInvalid, "the name of its file is not UTF-8"))
-}
-
-pub(super) fn canonical(dir: &Path) -> Result<PathBuf, Failure> {
-    dir.canonicalize().map_err(|error| {
-        Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
-    })
-}
-
-/// What an engine calls an adapter: nobody else's name, in letters that every engine takes.
-fn adapter_name(id: &ArtefactId) -> String {
-    let digest = digest(id, 6);
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
-    let shown: String = id.model.target.as_str().chars().take(NAME_SHOWN).map(plain).collect();
-    format!("{shown}-{digest}")
-}
-
-/// The first bytes of a digest of all that names a version, in hexadecimal digits.
-pub(super) fn digest(id: &ArtefactId, bytes: usize) -> String {
-    let mut digest = Sha256::new();
-    for text in [id.model.endpoint.as_str(), id.model.target.as_str(), id.version.as_str()] {
-        digest.update((text.len() as u64).to_le_bytes());
-        digest.update(text);
-    }
-    digest.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use roundhouse_types::Version;
-
-    use super::*;
-
-    #[test]
-    fn engines_names_for_adapters_are_plain_and_nobody_elses() {
-        let id = |target: &str, version: &str| ArtefactId {
-            model: ModelId { endpoint: "e".parse().unwrap(), target: target.parse().unwrap() },
-            version: Version::from_digest(version),
-        };
-        let name = adapter_name(&id("acme/é:x", "0b"));
-        assert!(name.starts_with("acme---x-"), "{name}");
-        assert_eq!(name, adapter_name(&id("acme/é:x", "0b")));
-        for other in [id("acme/ü:x", "0b"), id("acme/é:x", "0c")] {
-            assert_ne!(name, adapter_name(&other));
-        }
-    }
-
-    #[test]
-    fn a_model_of_one_file_is_that_file_and_any_other_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().canonicalize().unwrap().join(name);
-        std::fs::write(path("a.gguf"), "x").unwrap();
-        assert_eq!(model_path(folder.path()).unwrap(), path("a.gguf").to_str().unwrap());
-        std::fs::write(path("b"), "x").unwrap();
-        assert_eq!(Path::new(&model_path(folder.path()).unwrap()), path("").as_path());
     }
 }

@@ -19,6 +19,12 @@ async fn an_engine_is_started_for_its_target_and_answers_on_every_route_of_its_o
     let engine = stage.engine("gpt/*", &["--mib", "64"], "memory = \"200MiB\"");
     let server = stage.serve("", &[engine]).await;
     assert!(stage.engines().is_empty(), "none is started before it is asked for");
+    let answer = server.invoke("default", "gpt/a", json!({"inputs": "x"})).await;
+    assert_eq!(answer.status, 424, "{}", answer.body);
+    assert!(answer.body.contains("messages, prompt or input"), "{}", answer.body);
+    let loads = server.admin_get("/admin/v1/residency").await.json();
+    assert_eq!((&loads["loads"], residents(&server).await.len()), (&json!([]), 0), "{loads}");
+    assert!(stage.journal().is_empty(), "none is started for what it would refuse");
 
     let [weights, name, prompt, process] = said(&server, "default:gpt/a", "hé").await;
     assert_eq!((&*weights, &*name, &*prompt), ("gpt/a", "gpt/a", "hé"));
@@ -62,6 +68,18 @@ async fn an_engine_is_started_for_its_target_and_answers_on_every_route_of_its_o
         (64 << 20..150 << 20).contains(&taken)
     })
     .await;
+    // Its process is shown beside it.
+    let shown = server.admin_get("/admin/v1/residency").await.json();
+    let row = shown["containers"][0].clone();
+    assert_eq!((&row["kind"], &row["name"]), (&json!("engine"), &json!("gpt/a")), "{row}");
+    assert_eq!((&row["state"], &row["in_flight"]), (&json!("running"), &json!(0)), "{row}");
+    assert_eq!(row["pid"].as_u64().unwrap().to_string(), process);
+    let why = server.admin_get("/admin/v1/explain?target=gpt/a").await.json();
+    assert!(
+        why["runs"][0].as_str().unwrap().starts_with("engine, running on cpu, at http"),
+        "{why}"
+    );
+
     // A model of our own beside it answers on the same routes.
     let answer = server.invoke("default", "own", json!({"inputs": "hello"})).await;
     assert_eq!(answer.status, 200, "{}", answer.body);

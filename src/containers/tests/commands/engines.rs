@@ -28,6 +28,7 @@ async fn engine(word: &str, routes: AdapterRoutes, name: &str) -> Result<Arc<Eng
         environment: BTreeMap::new(),
         memory: Bytes::ZERO,
         measure: false,
+        own_processes: true,
         name: name.into(),
         health: "/health".into(),
         start_timeout: PATIENCE,

@@ -1,12 +1,13 @@
 //! From a command's start to the end of its last process.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use http::Request;
 use roundhouse_containers::{
-    Backend, BackendConfig, BaseUrl, Command, Error, HealthConfig, Outgoing, Standing, Supervised,
+    Backend, BackendConfig, BaseUrl, Command, Condition, Error, HealthConfig, Outgoing, Standing,
+    Supervised,
 };
 use roundhouse_types::Bytes;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -25,6 +26,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_deaf_to_the_first_signal_is_killed_with_all_its_processes", deaf),
     ("what_a_container_started_ends_with_it", children),
     ("what_left_a_containers_group_ends_with_it", strays),
+    ("a_stranger_that_listens_at_a_containers_port_is_not_taken_for_it", stranger),
+    ("who_says_that_somebody_else_runs_it_is_believed", somebody_else),
+    ("how_a_container_stands_is_seen", seen),
     ("a_container_that_is_stopped_while_it_starts_is_gone_then", stopped_at_start),
     ("a_port_passes_on_when_the_process_that_had_it_is_gone", port_passes_on),
     ("a_container_that_is_killed_comes_back", comes_back),
@@ -51,6 +55,7 @@ fn command(words: &[&str]) -> Command {
         port: None,
         start_timeout: PATIENCE,
         grace: PATIENCE,
+        own_processes: true,
         backend: BackendConfig { health: Some(health), ..backend },
     }
 }
@@ -143,6 +148,87 @@ fn strays() {
             }
             assert!(test_kill_process(child.unwrap()).is_err());
         }
+    });
+}
+
+/// A command that says when it runs, and never listens.
+fn idler(folder: &std::path::Path, port: u16) -> Command {
+    let mut sleeps = command(&["sleeps"]);
+    let script = format!("touch {}; exec \"$0\" stand-in sleeps", folder.join("runs").display());
+    sleeps.args = vec!["-c".into(), script, sleeps.program.display().to_string()];
+    Command { program: "/bin/sh".into(), port: Some(port), grace: Duration::ZERO, ..sleeps }
+}
+
+/// Listens at a port and says that all is well, once a command runs.
+async fn intrude(folder: &std::path::Path, port: u16) {
+    while !folder.join("runs").exists() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+            while head.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+}
+
+fn stranger() {
+    wait(async {
+        let (folder, port) = (folder("stranger"), port());
+        let command = idler(&folder, port);
+        let (started, ()) = tokio::join!(command.start(), intrude(&folder, port));
+        let error = started.unwrap_err();
+        let text = error.to_string();
+        let who = format!("(process {})", std::process::id());
+        assert!(text.contains(&format!("at port {port}, where container of-tests")), "{text}");
+        assert!(text.contains(&who) && text.contains("none of its processes"), "{text}");
+        assert!(matches!(error, Error::Stranger { .. }));
+        std::fs::remove_dir_all(folder).unwrap();
+    });
+}
+
+fn somebody_else() {
+    wait(async {
+        let (folder, port) = (folder("somebody-else"), port());
+        let command = Command { own_processes: false, ..idler(&folder, port) };
+        let (started, ()) = tokio::join!(command.start(), intrude(&folder, port));
+        started.unwrap().stop().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    });
+}
+
+fn folder(name: &str) -> std::path::PathBuf {
+    let name = format!("roundhouse-{name}-{}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn seen() {
+    wait(async {
+        let supervised = Supervised::start(command(&["child"]));
+        assert_eq!(supervised.seen().condition, Condition::Starting);
+        let until = Instant::now() + PATIENCE;
+        let backend = supervised.backend(until).await.unwrap();
+        let (process, _, _) = said(&backend).await;
+        while supervised.seen().condition != Condition::Healthy {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let first = supervised.seen();
+        let own = u32::try_from(process.as_raw_pid()).unwrap();
+        assert_eq!((first.process, first.restarts, first.last), (Some(own), 0, None));
+        assert_eq!(first.address, Some(backend.config().url.to_string()));
+        kill_process(process, Signal::KILL).unwrap();
+        while supervised.seen().restarts == 0 || supervised.seen().process.is_none() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let again = supervised.seen();
+        assert_ne!(again.process, Some(own));
+        assert!(again.last.unwrap().message.contains("signal 9"));
+        supervised.stop().await;
     });
 }
 

@@ -4,7 +4,7 @@ use roundhouse_residency::tenant;
 use roundhouse_types::ModelId;
 use serde_json::{Map, Value};
 
-/// What `/admin/v1/residency` shows, with devices, residents, copies, loads and failures by name,
+/// What `/admin/v1/residency` shows, with devices, residents, copies, loads, failures and containers by name,
 /// each model with its tenant, and without what is absent.
 pub(super) fn by_name(mut shown: Value) -> Value {
     for device in shown["devices"].as_array_mut().into_iter().flatten() {
@@ -16,6 +16,9 @@ pub(super) fn by_name(mut shown: Value) -> Value {
     }
     named(&mut shown, "loads", |load| format!("{}@{}", version_key(load), text(load, "device")));
     named(&mut shown, "failed", version_key);
+    named(&mut shown, "containers", |it| {
+        format!("{}/{}@{}", text(it, "endpoint"), text(it, "name"), text(it, "device"))
+    });
     without_nulls(&mut shown);
     shown
 }
@@ -72,12 +75,14 @@ mod tests {
             "devices": [{"id": "cpu", "residents": [
                 {"endpoint": "e", "target": "acme/a", "version": "1", "offered": null}]}],
             "loads": [{"endpoint": "e", "target": "b", "version": "2", "device": null}],
+            "containers": [{"endpoint": "e", "name": "c", "pid": null}],
             "failed": [], "disk": null, "waiters": 0,
         });
         let wanted = json!({
             "devices": {"cpu": {"id": "cpu", "residents": {"e/acme/a@1":
                 {"endpoint": "e", "target": "acme/a", "version": "1", "tenant": "acme"}}}},
             "loads": {"e/b@2@": {"endpoint": "e", "target": "b", "version": "2", "tenant": ""}},
+            "containers": {"e/c@": {"endpoint": "e", "name": "c"}},
             "failed": {}, "waiters": 0,
         });
         assert_eq!(by_name(shown), wanted);

@@ -1,6 +1,7 @@
 // The page: reads the stream, and shows what it tells, at most five times a second.
 
 import { charts } from "./charts.js";
+import { containers } from "./containers.js";
 import { at, keep, make, mark, say } from "./dom.js";
 import { houses } from "./house.js";
 import { loads, tiers } from "./loads.js";
@@ -79,6 +80,7 @@ function paint() {
   houses(at("houses"), state, model.open);
   tenants();
   loads(state, model.open);
+  containers(state);
   tiers(state);
   charts(state);
   log.show(state);

@@ -74,7 +74,8 @@ export class Models {
           const query = new URLSearchParams({ endpoint, limit: "1000", ...(after ? { after } : {}) });
           const page = await this.ask("GET", `/admin/v1/models?${query}`);
           if (turn !== this.listing) return;
-          for (const it of page.models) found.push({ key: `${it.endpoint}/${it.target}`, endpoint: it.endpoint, target: it.target, bytes: it.bytes });
+          // Containers have a list of their own: nothing of them is loaded or kept.
+          for (const it of page.models) if (!it.container) found.push({ key: `${it.endpoint}/${it.target}`, endpoint: it.endpoint, target: it.target, bytes: it.bytes });
           taken += page.models.length;
           isCut ||= Boolean(page.truncated);
           after = page.next;

@@ -7,6 +7,7 @@ use roundhouse_types::Bytes;
 use serde_json::Value;
 
 use super::feed::Feed;
+use super::width::fitting;
 use crate::cli::output::{Table, printable};
 
 /// Lines of loads, and of decisions.
@@ -15,6 +16,8 @@ const FEW: usize = 6;
 const MESSAGE: usize = 48;
 /// Lines of models where no terminal says how many it shows.
 const MODELS: usize = 50;
+/// States of containers in which nothing is to be done.
+const WELL: [&str; 4] = ["healthy", "running", "unchecked", "asleep"];
 /// A bar's parts: what is drawn, in the order of the bar.
 const PARTS: [(char, &str); 6] = [
     ('#', "weights"),
@@ -58,6 +61,7 @@ impl<'a> Page<'a> {
         lines.push(String::new());
         lines.extend(self.devices());
         lines.extend(self.loads());
+        lines.extend(self.containers());
         let decisions = self.decisions();
         let taken = lines.len() + decisions.len() + 3;
         let left = self.room.rows.map_or(MODELS, |rows| rows.saturating_sub(taken));
@@ -157,6 +161,34 @@ impl<'a> Page<'a> {
         section(&table, all.len(), FEW)
     }
 
+    /// Containers and engines: what is not well first.
+    fn containers(&self) -> Vec<String> {
+        let mut table = Table::new(&[
+            "CONTAINER",
+            "STATE",
+            ">IN FLIGHT",
+            ">PID",
+            ">RESTARTS",
+            "ADDRESS",
+            "LAST FAILURE",
+        ]);
+        let mut all: Vec<_> = entries(&self.state["containers"]).collect();
+        all.sort_by_key(|it| WELL.contains(&it["state"].as_str().unwrap_or_default()));
+        for it in all.iter().take(FEW) {
+            let failure: String = text(&it["failure"]).chars().take(MESSAGE).collect();
+            table.row(vec![
+                format!("{}:{}", text(&it["endpoint"]), text(&it["name"])),
+                text(&it["state"]).replace('_', " "),
+                format!("{}/{}", number(&it["in_flight"]), number(&it["max_in_flight"])),
+                it["pid"].as_u64().map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                number(&it["restarts"]).to_string(),
+                or_dash(text(&it["address"])),
+                or_dash(failure),
+            ]);
+        }
+        section(&table, all.len(), FEW)
+    }
+
     /// What is loaded and what failed: in use first, then the latest.
     fn models(&self, most: usize) -> Vec<String> {
         let mut table =
@@ -220,7 +252,7 @@ impl<'a> Page<'a> {
             return text;
         }
         let is_head = |line: &str| {
-            ["roundhouse ", "ON THEIR WAY", "MODEL ", "DECISIONS"]
+            ["roundhouse ", "ON THEIR WAY", "CONTAINER ", "MODEL ", "DECISIONS"]
                 .iter()
                 .any(|it| line.starts_with(it))
         };
@@ -230,42 +262,6 @@ impl<'a> Page<'a> {
                 false => format!("{line}\n"),
             })
             .collect()
-    }
-}
-
-/// What of a line fits so many columns: one that wraps would push the page off the screen.
-fn fitting(line: &str, columns: usize) -> &str {
-    let mut left = columns;
-    let end = line.char_indices().find_map(|(at, c)| match left.checked_sub(columns_of(c)) {
-        Some(rest) => {
-            left = rest;
-            None
-        }
-        None => Some(at),
-    });
-    &line[..end.unwrap_or(line.len())]
-}
-
-/// A letter's columns, rather one too many than one too few: two for what East Asian Width
-/// (UAX 11) calls wide, in blocks, and for pictures.
-fn columns_of(c: char) -> usize {
-    match u32::from(c) {
-        0x1100..=0x115f
-        | 0x231a..=0x23ff
-        | 0x2600..=0x27bf
-        | 0x2b00..=0x2bff
-        | 0x2e80..=0xa4cf
-        | 0xa960..=0xa97f
-        | 0xac00..=0xd7a3
-        | 0xf900..=0xfaff
-        | 0xfe10..=0xfe6f
-        | 0xff00..=0xff60
-        | 0xffe0..=0xffe6
-        | 0x16fe0..=0x18dff
-        | 0x1aff0..=0x1b2ff
-        | 0x1f000..=0x1faff
-        | 0x20000..=0x3fffd => 2,
-        _ => 1,
     }
 }
 
@@ -457,6 +453,24 @@ mod tests {
             assert!(page.contains(words), "'{words}' is not in {page}");
         }
         assert!(page.chars().all(|it| it == '\n' || !it.is_control()), "{page}");
+    }
+
+    #[test]
+    fn containers_are_shown_and_those_that_are_not_well_come_first() {
+        let container = |name: &str, state: &str| {
+            json!({"endpoint": "pipe", "name": name, "state": state, "in_flight": 3,
+                "max_in_flight": 8, "pid": 77, "restarts": 2, "address": "http://127.0.0.1:9",
+                "failure": "its process was ended by signal 9"})
+        };
+        let state = json!({"containers": {"pipe/a@": container("a", "healthy"),
+            "pipe/b@": container("b", "left_alone")}});
+        let page = Page::new(&feed(state), "http://x", Room::PAPER).render();
+        let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("pipe:")).collect();
+        assert!(lines[0].starts_with("pipe:b     left alone"), "{page}");
+        assert!(lines[1].starts_with("pipe:a     healthy"), "{page}");
+        for words in ["3/8", "77", "http://127.0.0.1:9", "its process was ended"] {
+            assert!(lines[0].contains(words), "'{words}' is not in {page}");
+        }
     }
 
     #[test]

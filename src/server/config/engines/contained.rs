@@ -101,7 +101,7 @@ impl Reader<'_> {
         if !self.entry.contains_key("url") {
             return self.started();
         }
-        for key in ["command", "environment", "start_timeout", "stop_timeout"] {
+        for key in ["command", "environment", "start_timeout", "stop_timeout", "own_processes"] {
             if self.entry.contains_key(key) {
                 self.fault(key, "is for a container that we start; one with a url runs already");
             }
@@ -133,6 +133,7 @@ impl Reader<'_> {
         Some(ContainerOrigin::Command(StartedContainer {
             command,
             environment,
+            own_processes: self.switch("own_processes", true),
             start_timeout: self.duration("start_timeout", STARTS, defaults::ENGINE_START_TIMEOUT),
             stop_timeout: self.duration("stop_timeout", STOPS, defaults::ENGINE_STOP_TIMEOUT),
         }))
