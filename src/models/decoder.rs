@@ -14,7 +14,7 @@ use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{self, Causal, Scores, Sight, Span};
 use crate::config::decoder::DecoderConfig;
 use crate::config::sentence::Pooling;
-use crate::kv::KvPool;
+use crate::kv::{KvDtype, KvPool};
 use crate::linear::{self, Linear};
 use crate::norm;
 use crate::packed::Packed;
@@ -31,7 +31,7 @@ use weights::Layer;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answers {
     /// Logits of the next token; keys and values of sequences are kept in such a pool.
-    Tokens(KvSpec),
+    Tokens(KvSpec, KvDtype),
     /// Vectors of whole sequences, of which nothing is kept.
     Vectors(Pooling),
 }
@@ -40,7 +40,7 @@ impl Answers {
     /// The pool, where there is one.
     pub(crate) fn kv(self) -> Option<KvSpec> {
         match self {
-            Self::Tokens(kv) => Some(kv),
+            Self::Tokens(kv, _) => Some(kv),
             Self::Vectors(_) => None,
         }
     }
@@ -76,7 +76,7 @@ impl Decoder {
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let output_width = match answers {
-            Answers::Tokens(_) => config.vocab,
+            Answers::Tokens(..) => config.vocab,
             Answers::Vectors(_) => config.hidden,
         };
         let spec = RunnerSpec { output_width, context, step_tokens, kv: answers.kv() };
@@ -86,7 +86,12 @@ impl Decoder {
         };
         let ropes = config.ropes.iter().map(|rope| Rope::divided(rope, &factors, context));
         let ropes = ropes.collect();
-        let pool = answers.kv().map(|kv| KvPool::new(config.heads, config.layers, &kv));
+        let pool = match answers {
+            Answers::Tokens(kv, dtype) => {
+                Some(KvPool::new(config.heads, config.layers, &kv, dtype))
+            }
+            Answers::Vectors(_) => None,
+        };
         Ok(Self {
             config,
             spec,
@@ -205,7 +210,8 @@ impl Decoder {
         let rope = kind.rope.map(|rope| &self.ropes[rope]);
         let out = match &mut self.pool {
             Some(pool) => {
-                Causal { heads, scores, rope, layer: index }.attend(pool, spans, &mut qkv)
+                let causal = Causal { heads, scores, rope, layer: index };
+                pool.attend(&causal, spans, &mut qkv)
             }
             None => {
                 if let Some(rope) = rope {
@@ -271,8 +277,7 @@ impl ModelRunner for Decoder {
     }
 
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
-        let memory = self.pool.as_mut()?.give_back(chunk);
-        memory.map(|memory| Box::new(memory) as Box<dyn Any + Send>)
+        self.pool.as_mut()?.give_back(chunk)
     }
 
     fn attach(

@@ -14,7 +14,7 @@ use crate::blocks::{PANEL, integer};
 use crate::config::decoder::DecoderConfig;
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
 use crate::format::Formats;
-use crate::kv::BLOCK_TOKENS;
+use crate::kv::{BLOCK_TOKENS, KvDtype};
 use crate::linear;
 
 /// What a loaded tokenizer takes: a multiple of its `tokenizer.json`, and what it takes whatever
@@ -102,10 +102,11 @@ pub(crate) fn kv_spec(context: usize, sequences: usize, token: Bytes) -> Result<
     Ok(KvSpec { block_tokens: BLOCK_TOKENS, blocks, chunk, floor, chunk_bytes })
 }
 
-/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`. Layers with a
+/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim` numbers. Layers with a
 /// window keep all of them, too.
-pub(crate) fn kv_token(config: &DecoderConfig) -> Result<Bytes, Error> {
-    counted("kv", 2 * config.layers as u128 * config.heads.kv_width() as u128 * F32)
+pub(crate) fn kv_token(config: &DecoderConfig, dtype: KvDtype) -> Result<Bytes, Error> {
+    let numbers = 2 * config.layers as u128 * config.heads.kv_width() as u128;
+    counted("kv", numbers * dtype.bytes() as u128)
 }
 
 /// Bytes of what a KV pool always has.

@@ -63,6 +63,7 @@ pub use footprint::host_measured;
 pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
 pub use held::Weights;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
+pub use kv::KvDtype;
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_files, load_shared, promote};
 pub use pool::{Digests, FindTensor, Sharing, TensorPool};
