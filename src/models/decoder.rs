@@ -3,7 +3,7 @@
 
 use std::any::Any;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use roundhouse_engine::{
     AdapterId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
 };
@@ -21,11 +21,12 @@ use crate::packed::Packed;
 use crate::pooling;
 use crate::rope::Rope;
 
+mod experts;
 mod weights;
 
 pub(crate) use weights::DecoderWeights;
 
-use weights::Layer;
+use weights::{FeedForward, Layer};
 
 /// What a decoder answers with.
 #[derive(Debug, Clone, Copy)]
@@ -237,14 +238,22 @@ impl Decoder {
         };
         let normed = norm.forward(x, config)?;
         groups.shift(site, &normed)?;
-        let up = layer.up.forward(&normed, (groups, Site::up(index)))?;
-        drop(normed);
-        let activated = match config.gated {
-            true => config.activation.gate(&up)?,
-            false => config.activation.forward(&up)?,
+        let out = match (&layer.feed_forward, config.experts(index)) {
+            (FeedForward::Sparse(experts), Some(of)) => {
+                experts.forward(&normed, of, config.activation)?
+            }
+            (FeedForward::Sparse(_), None) => bail!("layer {index} has experts unplanned for"),
+            (FeedForward::Dense { up, down }, _) => {
+                let up = up.forward(&normed, (groups, Site::up(index)))?;
+                drop(normed);
+                let activated = match config.gated {
+                    true => config.activation.gate(&up)?,
+                    false => config.activation.forward(&up)?,
+                };
+                drop(up);
+                down.forward(&activated, (groups, Site::down(index)))?
+            }
         };
-        drop(up);
-        let out = layer.down.forward(&activated, (groups, Site::down(index)))?;
         match &layer.feed_forward_result_norm {
             Some(norm) => norm.forward(&out, config),
             None => Ok(out),

@@ -186,7 +186,6 @@ impl ModelPlan {
 
 /// What the runner is built from.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one per plan")]
 pub(crate) enum Family {
     Decoder {
         config: DecoderConfig,
@@ -367,10 +366,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     let kv_dtype = settings.kv_dtype.unwrap_or_else(|| KvDtype::suggested(&weights));
     let kv_token_bytes = footprint::kv_token(&config, kv_dtype)?;
     let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
-    let inputs = [config.hidden, config.intermediate, config.heads.query_width()];
-    let [narrowest, widest] = extremes(inputs);
-    let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
-    let tallest = widths.into_iter().max().unwrap_or(1);
+    let extents = config.extents();
     let shape = (&config, context, step_tokens);
     let (answers, floor, workspace) = match &sentence {
         Some(sentence) if !sentence.dense.is_empty() => {
@@ -398,8 +394,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         footprint: Footprint {
             weights: total(&weights)?,
             kv: floor,
-            workspace: workspace
-                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
+            workspace: workspace + footprint::beside(&formats, step_tokens, extents)?,
             host,
         },
         weights,

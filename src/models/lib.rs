@@ -12,7 +12,8 @@
 //! What holds:
 //! 1. [`inspect`] and [`load`] walk the same list of parameters, so the weights and KV of
 //!    a plan's footprint are the bytes that a load allocates, or holds together with others.
-//! 2. The number of matmul calls in a step does not depend on the number of sequences.
+//! 2. The number of matmul calls in a step does not depend on the number of sequences; of experts,
+//!    each that some token uses is multiplied with once.
 //! 3. A plan that breaks the contract is refused before anything is written.
 //! 4. What a configuration asks for is computed, or refused by name.
 
