@@ -7,29 +7,27 @@ use crate::error::Error;
 use crate::fields::{Fields, Neutral, neutral, strings};
 
 /// Ways to say it that nothing here honours.
-const UNSUPPORTED: [Neutral; 3] = [
-    ("guided_grammar", neutral::absent),
-    ("guided_whitespace_pattern", neutral::absent),
-    ("structural_tag", neutral::absent),
-];
+const UNSUPPORTED: [Neutral; 2] =
+    [("guided_whitespace_pattern", neutral::absent), ("structural_tag", neutral::absent)];
 
 /// Reads one field's value; `None` where it asks for nothing.
 type Reader = fn(&Fields, Value) -> Result<Option<FormKind>, Error>;
 
-/// Takes `response_format` (OpenAI), `structured_outputs`, `guided_json`, `guided_regex` and
-/// `guided_choice` (vLLM) and `grammar` (TGI), of which one may be there.
+/// Takes `response_format` (OpenAI), `structured_outputs`, `guided_json`, `guided_regex`, `guided_choice`
+/// and `guided_grammar` (vLLM) and `grammar` (TGI), of which one may be there.
 ///
 /// # Errors
 /// `Field`, with the path of what is wrong.
 pub(crate) fn read(fields: &mut Fields) -> Result<Option<OutputForm>, Error> {
     fields.refuse(&UNSUPPORTED)?;
     let mut asked: Option<OutputForm> = None;
-    let readers: [(&'static str, Reader); 6] = [
+    let readers: [(&'static str, Reader); 7] = [
         ("response_format", response_format),
         ("structured_outputs", structured_outputs),
         ("guided_json", |fields, value| schema(fields, "guided_json", value).map(Some)),
         ("guided_regex", |fields, value| regex(fields, "guided_regex", value).map(Some)),
         ("guided_choice", |fields, value| choice(fields, "guided_choice", value).map(Some)),
+        ("guided_grammar", |fields, value| grammar(fields, "guided_grammar", value).map(Some)),
         ("grammar", |fields, value| tagged(fields, "grammar", value).map(Some)),
     ];
     for (field, reader) in readers {
@@ -85,11 +83,11 @@ fn tagged(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> 
     }
 }
 
-/// One of `json`, `regex`, `choice` and `json_object`.
+/// One of `json`, `regex`, `choice`, `grammar` and `json_object`.
 fn structured_outputs(fields: &Fields, value: Value) -> Result<Option<FormKind>, Error> {
     const NAME: &str = "structured_outputs";
     let mut object = object(fields, NAME, value)?;
-    for unsupported in ["grammar", "structural_tag", "whitespace_pattern"] {
+    for unsupported in ["structural_tag", "whitespace_pattern"] {
         if object.get(unsupported).is_some_and(|value| !value.is_null()) {
             return Err(fields.wrong(&format!("{NAME}.{unsupported}"), "is not supported"));
         }
@@ -108,6 +106,9 @@ fn structured_outputs(fields: &Fields, value: Value) -> Result<Option<FormKind>,
     if let Some((place, value)) = part("choice") {
         kinds.push(choice(fields, &place, value)?);
     }
+    if let Some((place, value)) = part("grammar") {
+        kinds.push(grammar(fields, &place, value)?);
+    }
     if let Some((place, value)) = part("json_object") {
         match value {
             Value::Bool(true) => kinds.push(FormKind::JsonObject),
@@ -117,7 +118,9 @@ fn structured_outputs(fields: &Fields, value: Value) -> Result<Option<FormKind>,
     }
     match kinds.len() {
         1 => Ok(kinds.pop()),
-        _ => Err(fields.wrong(NAME, "must have one of json, regex, choice and json_object")),
+        _ => {
+            Err(fields.wrong(NAME, "must have one of json, regex, choice, grammar and json_object"))
+        }
     }
 }
 
@@ -148,6 +151,13 @@ fn regex(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
     }
 }
 
+fn grammar(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
+    match value {
+        Value::String(text) => Ok(FormKind::Grammar(text)),
+        _ => Err(fields.wrong(name, "must be a grammar in Lark's words or GBNF, as a string")),
+    }
+}
+
 fn choice(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
     let texts = match value {
         Value::Array(items) => strings(items),
@@ -175,6 +185,7 @@ mod tests {
         let json = FormKind::JsonSchema(schema.clone());
         let regex = FormKind::Regex("a+".into());
         let choice = FormKind::Choice(vec!["a".into(), "b".into()]);
+        let grammar = FormKind::Grammar("root ::= \"a\"".into());
         let cases = [
             (json!({"response_format": {"type": "json_object"}}), FormKind::JsonObject),
             (
@@ -187,6 +198,8 @@ mod tests {
             (json!({"guided_json": schema.to_string()}), json.clone()),
             (json!({"guided_regex": "a+"}), regex.clone()),
             (json!({"guided_choice": ["a", "b"]}), choice.clone()),
+            (json!({"guided_grammar": "root ::= \"a\""}), grammar.clone()),
+            (json!({"structured_outputs": {"grammar": "root ::= \"a\""}}), grammar),
             (json!({"structured_outputs": {"json": schema}}), json.clone()),
             (json!({"structured_outputs": {"regex": "a+", "json": null}}), regex.clone()),
             (json!({"structured_outputs": {"choice": ["a", "b"]}}), choice),
@@ -215,15 +228,16 @@ mod tests {
             (json!({"guided_json": [1]}), "guided_json must be a JSON schema"),
             (json!({"guided_regex": 1}), "guided_regex must be"),
             (json!({"guided_choice": ["a", 1]}), "guided_choice must be a list of strings"),
-            (json!({"guided_grammar": "root ::= a"}), "guided_grammar is not supported"),
+            (json!({"guided_grammar": 1}), "guided_grammar must be a grammar"),
+            (json!({"structural_tag": "{}"}), "structural_tag is not supported"),
             (json!({"structured_outputs": {}}), "structured_outputs must have one of"),
             (
                 json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
                 "structured_outputs must have one of",
             ),
             (
-                json!({"structured_outputs": {"grammar": "a"}}),
-                "structured_outputs.grammar is not supported",
+                json!({"structured_outputs": {"structural_tag": "a"}}),
+                "structured_outputs.structural_tag is not supported",
             ),
             (json!({"grammar": {"type": "ebnf", "value": ""}}), "grammar.type must be json"),
             (json!({"grammar": {"type": "regex"}}), "grammar.value must be a regular"),

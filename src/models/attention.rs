@@ -14,7 +14,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use roundhouse_engine::BlockId;
 
-use crate::kv::{BLOCK_TOKENS, HeadBlock, KvPool};
+use crate::kv::{BLOCK_TOKENS, HeadBlock, Kept, Pool};
 use crate::rope::Rope;
 use crate::simd::dispatch_lanes;
 
@@ -161,9 +161,9 @@ impl Causal<'_> {
     /// Rotates queries and keys of `qkv` (`[tokens, packed_width]`) in place, writes keys and
     /// values to the spans' blocks, which must have been touched, and returns
     /// `[tokens, query_width]`. A block that several spans share is never one that a span writes.
-    pub(crate) fn attend(
+    pub(crate) fn attend<K: Kept>(
         &self,
-        pool: &mut KvPool,
+        pool: &mut Pool<K>,
         spans: &[Span<'_>],
         qkv: &mut [f32],
     ) -> Vec<f32> {
@@ -231,15 +231,15 @@ fn tiles<'a>(heads: Heads, spans: &[Span<'a>], tokens: usize) -> Vec<Tile<'a>> {
 }
 
 /// What a tile's queries are multiplied with.
-struct Work<'a> {
+struct Work<'a, K> {
     /// Blocks of the sequence before the first of `blocks`: whole chunks.
     skipped: usize,
-    blocks: Vec<HeadBlock<'a>>,
+    blocks: Vec<HeadBlock<'a, K>>,
     /// For each token, the positions that it sees.
     seen: Vec<Seen>,
 }
 
-impl Work<'_> {
+impl<K> Work<'_, K> {
     /// The segments that its blocks lie in.
     fn segments(&self) -> Range<usize> {
         self.skipped / SEGMENT..(self.skipped + self.blocks.len()).div_ceil(SEGMENT)
@@ -247,7 +247,12 @@ impl Work<'_> {
 }
 
 /// Computes one tile: `[tokens, group, head_dim]`.
-fn whole(of: (Heads, Scores), tile: &Tile<'_>, qkv: &[f32], work: &Work<'_>) -> Vec<f32> {
+fn whole<K: Kept>(
+    of: (Heads, Scores),
+    tile: &Tile<'_>,
+    qkv: &[f32],
+    work: &Work<'_, K>,
+) -> Vec<f32> {
     let heads = of.0;
     let some = (TILE / heads.group()).max(1);
     let mut out = Vec::with_capacity(tile.tokens * heads.group() * heads.head_dim);
@@ -273,13 +278,13 @@ fn merge(all: &mut Option<Partial>, later: Partial) {
 
 /// Computes a few tiles, of which threads share the segments: so many at a time that what is not
 /// merged yet takes little.
-fn shared<'a>(
+fn shared<'a, K: Kept>(
     of: (Heads, Scores),
     tiles: &[Tile<'_>],
     qkv: &[f32],
-    work: impl Fn(&Tile<'_>) -> Work<'a>,
+    work: impl Fn(&Tile<'_>) -> Work<'a, K>,
 ) -> Vec<Vec<f32>> {
-    let works: Vec<Work<'_>> = tiles.iter().map(work).collect();
+    let works: Vec<Work<'_, K>> = tiles.iter().map(work).collect();
     let places: Vec<(usize, usize)> = (works.iter().enumerate())
         .flat_map(|(tile, work)| work.segments().map(move |index| (tile, index)))
         .collect();
@@ -299,11 +304,11 @@ fn shared<'a>(
 }
 
 /// Some of a tile's rows `[tokens, group]` over the keys of one segment.
-fn segment(
+fn segment<K: Kept>(
     (heads, scores): (Heads, Scores),
     (tile, tokens): (&Tile<'_>, Range<usize>),
     qkv: &[f32],
-    work: &Work<'_>,
+    work: &Work<'_, K>,
     index: usize,
 ) -> Partial {
     let (width, head_dim, group) = (heads.packed_width(), heads.head_dim, heads.group());

@@ -12,6 +12,7 @@ use crate::files::Files;
 
 pub(crate) mod decoder;
 pub(crate) mod encoder;
+pub(crate) mod experts;
 pub(crate) mod families;
 mod gemma;
 mod gpt;

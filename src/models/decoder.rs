@@ -3,7 +3,7 @@
 
 use std::any::Any;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use roundhouse_engine::{
     AdapterId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
 };
@@ -14,24 +14,25 @@ use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{self, Causal, Scores, Sight, Span};
 use crate::config::decoder::DecoderConfig;
 use crate::config::sentence::Pooling;
-use crate::kv::KvPool;
+use crate::kv::{KvDtype, KvPool};
 use crate::linear::{self, Linear};
 use crate::norm;
 use crate::packed::Packed;
 use crate::pooling;
 use crate::rope::Rope;
 
+mod experts;
 mod weights;
 
 pub(crate) use weights::DecoderWeights;
 
-use weights::Layer;
+use weights::{FeedForward, Layer};
 
 /// What a decoder answers with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answers {
     /// Logits of the next token; keys and values of sequences are kept in such a pool.
-    Tokens(KvSpec),
+    Tokens(KvSpec, KvDtype),
     /// Vectors of whole sequences, of which nothing is kept.
     Vectors(Pooling),
 }
@@ -40,7 +41,7 @@ impl Answers {
     /// The pool, where there is one.
     pub(crate) fn kv(self) -> Option<KvSpec> {
         match self {
-            Self::Tokens(kv) => Some(kv),
+            Self::Tokens(kv, _) => Some(kv),
             Self::Vectors(_) => None,
         }
     }
@@ -76,7 +77,7 @@ impl Decoder {
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let output_width = match answers {
-            Answers::Tokens(_) => config.vocab,
+            Answers::Tokens(..) => config.vocab,
             Answers::Vectors(_) => config.hidden,
         };
         let spec = RunnerSpec { output_width, context, step_tokens, kv: answers.kv() };
@@ -86,7 +87,12 @@ impl Decoder {
         };
         let ropes = config.ropes.iter().map(|rope| Rope::divided(rope, &factors, context));
         let ropes = ropes.collect();
-        let pool = answers.kv().map(|kv| KvPool::new(config.heads, config.layers, &kv));
+        let pool = match answers {
+            Answers::Tokens(kv, dtype) => {
+                Some(KvPool::new(config.heads, config.layers, &kv, dtype))
+            }
+            Answers::Vectors(_) => None,
+        };
         Ok(Self {
             config,
             spec,
@@ -205,7 +211,8 @@ impl Decoder {
         let rope = kind.rope.map(|rope| &self.ropes[rope]);
         let out = match &mut self.pool {
             Some(pool) => {
-                Causal { heads, scores, rope, layer: index }.attend(pool, spans, &mut qkv)
+                let causal = Causal { heads, scores, rope, layer: index };
+                pool.attend(&causal, spans, &mut qkv)
             }
             None => {
                 if let Some(rope) = rope {
@@ -231,14 +238,22 @@ impl Decoder {
         };
         let normed = norm.forward(x, config)?;
         groups.shift(site, &normed)?;
-        let up = layer.up.forward(&normed, (groups, Site::up(index)))?;
-        drop(normed);
-        let activated = match config.gated {
-            true => config.activation.gate(&up)?,
-            false => config.activation.forward(&up)?,
+        let out = match (&layer.feed_forward, config.experts(index)) {
+            (FeedForward::Sparse(experts), Some(of)) => {
+                experts.forward(&normed, of, config.activation)?
+            }
+            (FeedForward::Sparse(_), None) => bail!("layer {index} has experts unplanned for"),
+            (FeedForward::Dense { up, down }, _) => {
+                let up = up.forward(&normed, (groups, Site::up(index)))?;
+                drop(normed);
+                let activated = match config.gated {
+                    true => config.activation.gate(&up)?,
+                    false => config.activation.forward(&up)?,
+                };
+                drop(up);
+                down.forward(&activated, (groups, Site::down(index)))?
+            }
         };
-        drop(up);
-        let out = layer.down.forward(&activated, (groups, Site::down(index)))?;
         match &layer.feed_forward_result_norm {
             Some(norm) => norm.forward(&out, config),
             None => Ok(out),
@@ -271,8 +286,7 @@ impl ModelRunner for Decoder {
     }
 
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
-        let memory = self.pool.as_mut()?.give_back(chunk);
-        memory.map(|memory| Box::new(memory) as Box<dyn Any + Send>)
+        self.pool.as_mut()?.give_back(chunk)
     }
 
     fn attach(

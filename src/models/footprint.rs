@@ -14,7 +14,7 @@ use crate::blocks::{PANEL, integer};
 use crate::config::decoder::DecoderConfig;
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
 use crate::format::Formats;
-use crate::kv::BLOCK_TOKENS;
+use crate::kv::{BLOCK_TOKENS, KvDtype};
 use crate::linear;
 
 /// What a loaded tokenizer takes: a multiple of its `tokenizer.json`, and what it takes whatever
@@ -102,10 +102,11 @@ pub(crate) fn kv_spec(context: usize, sequences: usize, token: Bytes) -> Result<
     Ok(KvSpec { block_tokens: BLOCK_TOKENS, blocks, chunk, floor, chunk_bytes })
 }
 
-/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim x 4`. Layers with a
+/// Bytes of keys and values per token: `2 x layers x kv_heads x head_dim` numbers. Layers with a
 /// window keep all of them, too.
-pub(crate) fn kv_token(config: &DecoderConfig) -> Result<Bytes, Error> {
-    counted("kv", 2 * config.layers as u128 * config.heads.kv_width() as u128 * F32)
+pub(crate) fn kv_token(config: &DecoderConfig, dtype: KvDtype) -> Result<Bytes, Error> {
+    let numbers = 2 * config.layers as u128 * config.heads.kv_width() as u128;
+    counted("kv", numbers * dtype.bytes() as u128)
 }
 
 /// Bytes of what a KV pool always has.
@@ -169,11 +170,23 @@ fn decoder_step(
     let tokens = step_tokens as u128;
     let attention = tokens * (2 * packed + 2 * attended + if_any(config.qkv_bias, packed)) + kept;
     let feed_forward = tokens * (up + activated + 2 * hidden + if_any(config.mlp_bias, up));
+    let feed_forward = feed_forward.max(tokens * sparse(config));
     let beside =
         if_any(config.names.result_norms.is_some(), hidden) + if_any(config.parallel, hidden);
     let layer = attention.max(feed_forward) + tokens * beside;
     let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
     tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated
+}
+
+/// The numbers per token of a sparse feed-forward block: its scores, three numbers for each expert that
+/// it uses, its result and the sum. Of the expert that all tokens use at worst: its inputs or results,
+/// and as a dense block has them its first projection and what the activation makes of it.
+fn sparse(config: &DecoderConfig) -> u128 {
+    let Some(experts) = &config.experts else { return 0 };
+    let [hidden, count, used, intermediate] =
+        [config.hidden, experts.count, experts.used, experts.intermediate].map(|n| n as u128);
+    let activated = if config.activation.gates_in_one_pass() { 1 } else { 3 };
+    count + 3 * used + 3 * hidden + (2 + activated) * intermediate
 }
 
 /// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of

@@ -297,7 +297,7 @@ impl Formats {
     /// How a parameter's parts lie.
     pub(crate) fn layout(&self, parameter: &Parameter) -> Layout {
         let part = |(name, _): &(String, usize)| match parameter.columns {
-            Some(columns) => self.matrix(name, columns),
+            Some(columns) => self.matrix(name, columns, parameter.exact),
             None => Format::F32,
         };
         let mut parts: Vec<Format> = parameter.parts.iter().map(part).collect();
@@ -327,9 +327,10 @@ impl Formats {
     }
 
     /// How a matrix lies. It stays as it is in the files, unless the operator wants floats of
-    /// one type; floats are quantised if the model is to be, as far as its shape allows.
-    fn matrix(&self, name: &str, columns: usize) -> Format {
-        match (self.dtype, self.stored.get(name), self.quantize) {
+    /// one type; floats are quantised if the model is to be, unless this one is to stay exact, as far as
+    /// its shape allows.
+    fn matrix(&self, name: &str, columns: usize, exact: bool) -> Format {
+        match (self.dtype, self.stored.get(name), self.quantize.filter(|_| !exact)) {
             (DtypeSetting::Auto, stored @ Format::Blocks(_), _) => stored,
             (DtypeSetting::Auto, stored, None) => stored,
             (DtypeSetting::F32, _, None) => Format::F32,
@@ -359,12 +360,13 @@ mod tests {
     #[test]
     fn what_a_shape_forbids_falls_back_to_the_next_best() {
         let formats = |quantize| Formats { quantize: Some(quantize), ..Formats::default() };
-        let lies = |quantize, columns| formats(quantize).matrix("w", columns);
+        let lies = |quantize, columns| formats(quantize).matrix("w", columns, false);
         assert_eq!(lies(Quantize::Q4K, 512), Format::Blocks(BlockFormat::Q4K));
         assert_eq!(lies(Quantize::Q4K, 96), Format::Blocks(BlockFormat::Q8_0));
         assert_eq!(lies(Quantize::Q4K, 90), Format::F16);
         assert_eq!(lies(Quantize::Q8_0, 512), Format::Blocks(BlockFormat::Q8_0));
         assert_eq!(lies(Quantize::Q8_0, 33), Format::F16);
+        assert_eq!(formats(Quantize::Q8_0).matrix("router", 512, true), Format::F32);
     }
 
     #[test]
@@ -381,7 +383,9 @@ mod tests {
         let formats = Formats { stored: stored.into(), ..Formats::default() };
         let lies = |names: &[&str]| {
             let parts = names.iter().map(|name| ((*name).to_owned(), 2)).collect();
-            formats.layout(&Parameter { parts, columns: Some(32), transposed: false }).0
+            formats
+                .layout(&Parameter { parts, columns: Some(32), transposed: false, exact: false })
+                .0
         };
         assert_eq!(lies(&["q", "k"]), [Format::Bf16; 2]);
         assert_eq!(lies(&["v"]), [Format::F16]);

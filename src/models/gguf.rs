@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::config::decoder::DecoderConfig;
+use crate::config::experts::EXPERTS_MAX;
 use crate::decoder::DecoderWeights;
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::format::Stored;
@@ -133,9 +134,35 @@ pub(crate) fn table(files: &Files, path: &str) -> Result<TensorTable, Error> {
             paired: is_paired.then_some(head_dim),
         };
         debug_assert!(!matches!(located.dtype, Stored::Unread(_)), "the header was checked");
-        tensors.insert(name, located);
+        match name.split_once('*') {
+            None => drop(tensors.insert(name, located)),
+            Some(around) => tensors.extend(unstacked(info.name, around, &located)?),
+        }
     }
     Ok(TensorTable::of(tensors))
+}
+
+/// The tensors of experts that lie one behind the other in one: `[experts, rows, columns]`. Each gets the
+/// name around its number.
+fn unstacked(
+    name: &str,
+    (before, behind): (&str, &str),
+    stacked: &Located,
+) -> Result<Vec<(String, Located)>, Error> {
+    let &[experts, rows, columns] = stacked.shape.as_slice() else {
+        let reason = format!("tensor '{name}' of experts has shape {:?}", stacked.shape);
+        return Err(Error::config(&stacked.file, reason));
+    };
+    if experts > EXPERTS_MAX {
+        let reason = format!("tensor '{name}' is of {experts} experts");
+        return Err(Error::config(&stacked.file, reason));
+    }
+    let of = |expert: usize| {
+        let one = Located { shape: vec![rows, columns], ..stacked.clone() };
+        let start = one.start + one.bytes() * expert as u64;
+        (format!("{before}{expert}{behind}"), Located { start, ..one })
+    };
+    Ok((0..experts).map(of).collect())
 }
 
 /// Refuses a file with tensors that the computation would leave out: it means something else.
@@ -215,8 +242,15 @@ impl Architecture {
         }
         let found = self.modules.iter().find_map(|(theirs, ours)| {
             let (layer, kind) = name.strip_prefix("model.layers.")?.split_once('.')?;
-            let kind = kind.strip_prefix(ours)?.strip_prefix('.')?;
-            Some(format!("blk.{layer}.{theirs}.{kind}"))
+            let kind = match ours.split_once('*') {
+                None => kind.strip_prefix(ours)?,
+                Some((before, behind)) => {
+                    let kind = kind.strip_prefix(before)?;
+                    kind.trim_start_matches(|digit: char| digit.is_ascii_digit())
+                        .strip_prefix(behind)?
+                }
+            };
+            Some(format!("blk.{layer}.{theirs}.{}", kind.strip_prefix('.')?))
         });
         found.unwrap_or_else(|| name.into())
     }
@@ -228,7 +262,12 @@ mod tests {
 
     #[test]
     fn names_lead_to_checkpoints_and_back() {
-        let llama = architectures::find("llama").unwrap();
+        let mixtral = architectures::find("llama", true).unwrap();
+        let (ours, _) = mixtral.checkpoint_name("blk.3.ffn_up_exps.weight").unwrap();
+        assert_eq!(ours, "model.layers.3.block_sparse_moe.experts.*.w3.weight");
+        let expert = "model.layers.3.block_sparse_moe.experts.11.w3.weight";
+        assert_eq!(mixtral.own_name(expert), "blk.3.ffn_up_exps.weight");
+        let llama = architectures::find("llama", false).unwrap();
         let names = ["token_embd.weight", "output.weight", "blk.7.attn_q.weight"];
         for name in names.into_iter().chain(["blk.12.ffn_down.bias", "blk.0.attn_norm.weight"]) {
             let (ours, _) = llama.checkpoint_name(name).unwrap();

@@ -17,6 +17,7 @@ use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::footprint;
 use crate::format::Formats;
 use crate::gguf;
+use crate::kv::KvDtype;
 use crate::properties::{Asked, Properties};
 use crate::settings::ModelSettings;
 use crate::tensors::TensorTable;
@@ -38,6 +39,8 @@ pub struct LoadSettings {
     /// How projections and embeddings that files have as floats are quantised, unless a model's
     /// own settings say otherwise.
     pub quantize: Option<Quantize>,
+    /// In which type keys and values are kept; `None`: f32 where weights are, else f16.
+    pub kv_dtype: Option<KvDtype>,
     /// What is asked for where models ask for nothing themselves.
     pub preset: Asked,
 }
@@ -55,6 +58,7 @@ impl Default for LoadSettings {
             step_rows: 256,
             dtype: DtypeSetting::Auto,
             quantize: None,
+            kv_dtype: None,
             preset: Asked::default(),
         }
     }
@@ -120,6 +124,8 @@ pub struct ModelPlan {
     pub context: usize,
     /// Bytes of keys and values per token; zero for encoders.
     pub kv_token_bytes: Bytes,
+    /// The type in which they are kept; `None` for encoders.
+    pub kv_dtype: Option<KvDtype>,
     /// Token ids are below this.
     pub vocab: usize,
     /// Tokens that end a sequence; empty for encoders.
@@ -180,7 +186,6 @@ impl ModelPlan {
 
 /// What the runner is built from.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one per plan")]
 pub(crate) enum Family {
     Decoder {
         config: DecoderConfig,
@@ -358,12 +363,10 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     // Sequences of which nothing is kept are computed whole.
     let step_tokens = settings.step_tokens.max(if sentence.is_some() { context } else { 1 });
     // A sequence has a block of its own.
-    let kv_token_bytes = footprint::kv_token(&config)?;
+    let kv_dtype = settings.kv_dtype.unwrap_or_else(|| KvDtype::suggested(&weights));
+    let kv_token_bytes = footprint::kv_token(&config, kv_dtype)?;
     let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
-    let inputs = [config.hidden, config.intermediate, config.heads.query_width()];
-    let [narrowest, widest] = extremes(inputs);
-    let widths = [config.vocab, config.hidden, config.up_width(), config.heads.packed_width()];
-    let tallest = widths.into_iter().max().unwrap_or(1);
+    let extents = config.extents();
     let shape = (&config, context, step_tokens);
     let (answers, floor, workspace) = match &sentence {
         Some(sentence) if !sentence.dense.is_empty() => {
@@ -377,7 +380,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         None => {
             let rows = settings.step_rows.min(kv.blocks);
             let workspace = footprint::decoder_workspace(shape, rows)?;
-            (decoder::Answers::Tokens(kv), footprint::kv_floor(&kv)?, workspace)
+            (decoder::Answers::Tokens(kv, kv_dtype), footprint::kv_floor(&kv)?, workspace)
         }
     };
     let is_embedder = sentence.is_some();
@@ -391,13 +394,13 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         footprint: Footprint {
             weights: total(&weights)?,
             kv: floor,
-            workspace: workspace
-                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
+            workspace: workspace + footprint::beside(&formats, step_tokens, extents)?,
             host,
         },
         weights,
         context,
         kv_token_bytes: if is_embedder { Bytes::ZERO } else { kv_token_bytes },
+        kv_dtype: (!is_embedder).then_some(kv_dtype),
         vocab: config.vocab,
         eos_tokens: if is_embedder { Vec::new() } else { eos_tokens },
         labels: None,
@@ -464,6 +467,7 @@ fn encoder(
         weights,
         context,
         kv_token_bytes: Bytes::ZERO,
+        kv_dtype: None,
         vocab: config.vocab,
         eos_tokens: Vec::new(),
         labels,

@@ -12,7 +12,8 @@
 //! What holds:
 //! 1. [`inspect`] and [`load`] walk the same list of parameters, so the weights and KV of
 //!    a plan's footprint are the bytes that a load allocates, or holds together with others.
-//! 2. The number of matmul calls in a step does not depend on the number of sequences.
+//! 2. The number of matmul calls in a step does not depend on the number of sequences; of experts,
+//!    each that some token uses is multiplied with once.
 //! 3. A plan that breaks the contract is refused before anything is written.
 //! 4. What a configuration asks for is computed, or refused by name.
 
@@ -63,6 +64,7 @@ pub use footprint::host_measured;
 pub use gguf::{GgufText, Tokenizer as GgufTokenizer, gguf_bytes, gguf_text};
 pub use held::Weights;
 pub use inspect::{DtypeSetting, LoadSettings, ModelPlan, Quantize, inspect};
+pub use kv::KvDtype;
 pub use linear::matmul_calls;
 pub use load::{LoadedRunner, known_parts, load, load_files, load_shared, promote};
 pub use pool::{Digests, FindTensor, Sharing, TensorPool};

@@ -31,7 +31,8 @@ thread_local! {
 
 /// How often this thread has multiplied by a weight matrix.
 ///
-/// A step must need as many whatever the number of its sequences: that is what batching is.
+/// A step must need as many whatever the number of its sequences: that is what batching is. Of experts,
+/// each that some token uses is multiplied with once.
 pub fn matmul_calls() -> u64 {
     MATMULS.get()
 }
@@ -67,11 +68,11 @@ impl<T> Linear<T> {
         let named = |suffix: &str| {
             parts.iter().map(|(name, rows)| (format!("{name}.{suffix}"), *rows)).collect()
         };
-        let weight = take(Parameter { parts: named("weight"), columns: Some(inputs), transposed })?;
+        let of =
+            |parts, columns, transposed| Parameter { parts, columns, transposed, exact: false };
+        let weight = take(of(named("weight"), Some(inputs), transposed))?;
         let bias = match bias {
-            true => {
-                Some(take(Parameter { parts: named("bias"), columns: None, transposed: false })?)
-            }
+            true => Some(take(of(named("bias"), None, false))?),
             false => None,
         };
         Ok(Self { weight, bias })
@@ -82,12 +83,25 @@ impl Linear {
     /// Projects `[rows, inputs]` f32 to `[rows, outputs]` f32, all rows in one go, and adds what
     /// the rows' adapters have for this projection.
     pub(crate) fn forward(&self, x: &Tensor, (groups, site): (&Groups, Site)) -> Result<Tensor> {
-        MATMULS.set(MATMULS.get() + 1);
-        let y = match self.weight.dtype() {
-            DType::U8 => blocks::project(x, &self.weight)?,
-            _ => floats::project(x, &self.weight)?,
-        };
+        let y = self.multiply(x)?;
         groups.project(site, x, &y)?;
+        self.shift(y)
+    }
+
+    /// The same of a projection that no adapter changes, of any rows.
+    pub(crate) fn alone(&self, x: &Tensor) -> Result<Tensor> {
+        self.shift(self.multiply(x)?)
+    }
+
+    fn multiply(&self, x: &Tensor) -> Result<Tensor> {
+        MATMULS.set(MATMULS.get() + 1);
+        match self.weight.dtype() {
+            DType::U8 => blocks::project(x, &self.weight),
+            _ => floats::project(x, &self.weight),
+        }
+    }
+
+    fn shift(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),

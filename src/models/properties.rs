@@ -8,6 +8,7 @@ use roundhouse_types::ModelKind;
 
 use crate::files::Files;
 use crate::inspect::{DtypeSetting, LoadSettings, Quantize};
+use crate::kv::KvDtype;
 
 /// The file.
 pub const PROPERTIES: &str = "serving.properties";
@@ -27,6 +28,8 @@ pub struct Asked {
     pub dtype: Option<DtypeSetting>,
     /// What they are quantised to; inner `None` is nothing.
     pub quantize: Option<Option<Quantize>>,
+    /// In which type keys and values are kept; inner `None` is what the weights suggest.
+    pub kv_dtype: Option<Option<KvDtype>>,
     /// Sequences that run at a time.
     pub running: Option<usize>,
     /// Requests that may wait.
@@ -70,6 +73,7 @@ impl Asked {
             "option.max_lora_rank" => put(&mut self.lora_rank, count()),
             "option.tgi_compat" => put(&mut self.tgi, switch()),
             "option.quantize" => put(&mut self.quantize, Quantize::named(value).ok()),
+            "option.kv_cache_dtype" => put(&mut self.kv_dtype, KvDtype::named(value).ok()),
             "option.output_formatter" => match value {
                 "sse" => put(&mut self.events, Some(true)),
                 "json" | "jsonlines" => put(&mut self.events, Some(false)),
@@ -109,6 +113,7 @@ impl Asked {
             context: self.context.or(other.context),
             dtype: self.dtype.or(other.dtype),
             quantize: self.quantize.or(other.quantize),
+            kv_dtype: self.kv_dtype.or(other.kv_dtype),
             running: self.running.or(other.running),
             waiting: self.waiting.or(other.waiting),
             lora_rank: self.lora_rank.or(other.lora_rank),
@@ -126,6 +131,7 @@ impl Asked {
             step_rows: self.running.map_or(settings.step_rows, |rows| rows.min(settings.step_rows)),
             dtype: self.dtype.unwrap_or(settings.dtype),
             quantize: self.quantize.unwrap_or(settings.quantize),
+            kv_dtype: self.kv_dtype.unwrap_or(settings.kv_dtype),
             ..*settings
         }
     }
@@ -240,13 +246,14 @@ mod tests {
     fn keys_are_honoured_within_the_operators_limits() {
         let text = "# for LMI\nengine = MPI\noption.max_model_len=512\noption.dtype: fp32\n\
                     option.quantize=q8_0\noption.max_rolling_batch_size=4\njob_queue_size=9\n\
-                    option.output_formatter=sse\noption.tgi_compat=True\noption.rolling_batch=vllm\n";
+                    option.output_formatter=sse\noption.tgi_compat=True\noption.kv_cache_dtype=bfloat16\noption.rolling_batch=vllm\n";
         let found = read(text);
         assert_eq!(found.unheeded, Vec::<String>::new());
         let operator = LoadSettings { context: 2048, step_rows: 2, ..LoadSettings::default() };
         let settings = found.asked.within(&operator);
         assert_eq!((settings.context, settings.step_rows), (512, 2));
         assert_eq!((settings.dtype, settings.quantize), (DtypeSetting::F32, Some(Quantize::Q8_0)));
+        assert_eq!(settings.kv_dtype, Some(KvDtype::Bf16));
         assert_eq!((found.asked.waiting, found.asked.tgi), (Some(9), Some(true)));
         assert_eq!(found.asked.events, Some(true));
         let large = read("option.max_model_len=1000000").asked.within(&operator);
@@ -257,12 +264,13 @@ mod tests {
     fn what_nothing_honours_is_named_and_bounded() {
         let found = read(
             "option.speculative_config={}\noption.max_model_len=many\noption.quantize=awq\n\
-                  batch_size=8\nmax_batch_delay=5",
+                  option.kv_cache_dtype=fp8\nbatch_size=8\nmax_batch_delay=5",
         );
         let names = [
             "option.speculative_config",
             "option.max_model_len",
             "option.quantize",
+            "option.kv_cache_dtype",
             "batch_size",
             "max_batch_delay",
         ];

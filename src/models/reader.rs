@@ -55,15 +55,19 @@ pub(crate) struct Parameter {
     pub(crate) columns: Option<usize>,
     /// Whether a matrix's parts lie in the files by columns.
     pub(crate) transposed: bool,
+    /// Whether it stays as it is where a model is quantised as it is read.
+    pub(crate) exact: bool,
 }
 
 impl Parameter {
     pub(crate) fn matrix(name: impl Into<String>, rows: usize, columns: usize) -> Self {
-        Self { parts: vec![(name.into(), rows)], columns: Some(columns), transposed: false }
+        let parts = vec![(name.into(), rows)];
+        Self { parts, columns: Some(columns), transposed: false, exact: false }
     }
 
     pub(crate) fn vector(name: impl Into<String>, length: usize) -> Self {
-        Self { parts: vec![(name.into(), length)], columns: None, transposed: false }
+        let parts = vec![(name.into(), length)];
+        Self { parts, columns: None, transposed: false, exact: true }
     }
 
     /// Finds every part, checks its shape, and says how each will lie in memory.

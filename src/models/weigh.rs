@@ -76,6 +76,9 @@ struct Fallbacks(BTreeMap<(String, usize, &'static str), usize>);
 impl Fallbacks {
     fn look(&mut self, parameter: &Parameter, formats: &Formats, layout: &Layout) {
         let (Some(wanted), Some(columns)) = (formats.quantize, parameter.columns) else { return };
+        if parameter.exact {
+            return;
+        }
         for ((name, _), format) in parameter.parts.iter().zip(&layout.0) {
             if format.name() == wanted.name() || formats.stored.is_quantised(name) {
                 continue;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundhouse_gateway::SessionLimits;
-use roundhouse_models::{Asked, Quantize};
+use roundhouse_models::{Asked, KvDtype, Quantize};
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
 use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
@@ -282,6 +282,8 @@ pub struct Serving {
     pub max_running: usize,
     /// What weights are quantised to as they are read; a model's own settings go before it.
     pub quantize: Option<Quantize>,
+    /// In which type keys and values are kept; `None`: what each model's weights suggest.
+    pub kv_dtype: Option<KvDtype>,
 }
 
 /// Who shares what tells by its timing that others use a model.

@@ -1,6 +1,7 @@
 //! Output that must have a form: a JSON schema, a regular expression, one of several texts.
 //!
-//! Reading order: `form` (what clients ask, and how it is written for the library), `vocabulary`
+//! Reading order: `form` (what clients ask, and how it is written for the library; `rules`: grammars
+//! that clients write), `vocabulary`
 //! (what bytes each token stands for), `speller` (compiles forms for one tokenizer, within limits),
 //! `follower` (follows one sequence, on the lane).
 //!
@@ -10,6 +11,7 @@
 
 mod follower;
 mod form;
+mod rules;
 mod size;
 mod speller;
 #[cfg(test)]

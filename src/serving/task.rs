@@ -245,7 +245,7 @@ fn plan_calls(
         Some(FormKind::JsonObject) => Some(json!({"type": "object"})),
         Some(FormKind::JsonSchema(schema)) => Some(schema.clone()),
         // Calls are in no other form.
-        Some(FormKind::Regex(_) | FormKind::Choice(_)) => return Ok(None),
+        Some(FormKind::Regex(_) | FormKind::Choice(_) | FormKind::Grammar(_)) => return Ok(None),
         None => None,
     };
     if demanded || otherwise.is_some() {

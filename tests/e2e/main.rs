@@ -27,6 +27,7 @@ mod health;
 mod honest;
 mod hostile_http;
 mod identity;
+mod kept;
 mod measured;
 mod operator;
 mod page;

@@ -78,6 +78,31 @@ async fn a_gguf_file_answers_alike_as_an_object_in_a_folder_and_in_an_archive() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mixtures_of_experts_answer_and_take_what_was_planned() {
+    let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["mixtral", "qwen3moe"] {
+        let target = store.path().join(format!("{name}.gguf"));
+        std::fs::copy(reference(&format!("gguf-family-{name}")), target).unwrap();
+    }
+    let server = serve(store.path(), cache.path(), "none").await;
+    for (target, architecture) in [("mixtral.gguf", "llama"), ("qwen3moe.gguf", "qwen3moe")] {
+        let tokens = generated(&server, target).await;
+        assert_eq!(tokens.as_array().map(Vec::len), Some(6));
+        assert_eq!(tokens, generated(&server, target).await, "the same again");
+        let local = store.path().join(target);
+        let plan = planned(&[local.to_str().unwrap()], "none")["targets"][0].clone();
+        assert_eq!(
+            (&plan["architecture"], &plan["kv_dtype"]),
+            (&json!(architecture), &json!("f16"))
+        );
+        let charged = resident(&server, target).await["bytes"].clone();
+        for part in ["weights", "kv", "workspace"] {
+            assert_eq!(charged[part], plan["bytes"][part], "{target}: {part}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_quantised_fine_tunes_are_charged_for_what_they_share_once() {
     let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let base = std::fs::read(reference("gguf-q6_k")).unwrap();

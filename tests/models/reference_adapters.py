@@ -79,6 +79,9 @@ CASES = {
         base="gpt-neox-parallel", seed=317,
         config=dict(r=4, lora_alpha=8, target_modules=["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
     ),
+    "mixtral-attention": dict(
+        base="mixtral", seed=321, config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
+    ),
     "bert-classifier": dict(
         base="bert-single-label", seed=318, classifies=True,
         config=dict(r=4, lora_alpha=8, target_modules=["query", "value", "dense"], task_type="SEQ_CLS"),

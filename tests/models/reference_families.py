@@ -110,6 +110,24 @@ CASES = {
         seed=292, family="GPTNeoX",
         config=dict(TINY, hidden_size=32, rotary_pct=0.5, use_parallel_residual=False, tie_word_embeddings=False),
     ),
+    "mixtral": dict(
+        seed=301, family="Mixtral",
+        config=dict(GROUPED, num_local_experts=5, num_experts_per_tok=2, rope_theta=10000.0, sliding_window=None),
+    ),
+    "qwen3-moe-dense-layer": dict(
+        seed=311, family="Qwen3Moe",
+        config=dict(
+            GROUPED, head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24,
+            norm_topk_prob=True, mlp_only_layers=[1], rope_theta=1000000.0,
+        ),
+    ),
+    "qwen3-moe-unnormed": dict(
+        seed=312, family="Qwen3Moe",
+        config=dict(
+            GROUPED, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=40,
+            norm_topk_prob=False, decoder_sparse_step=2, tie_word_embeddings=True, rope_theta=1000000.0,
+        ),
+    ),
 }
 
 

@@ -45,6 +45,14 @@ CASES = {
         "Gemma3", dict(SHAPE, num_hidden_layers=7, head_dim=32, query_pre_attn_scalar=32, sliding_window=8,
                        sliding_window_pattern=6),
     ),
+    "gguf-family-mixtral": (
+        "Mixtral", dict(SHAPE, num_local_experts=4, num_experts_per_tok=2, rope_theta=1e4, sliding_window=None,
+                        tie_word_embeddings=False),
+    ),
+    "gguf-family-qwen3moe": (
+        "Qwen3Moe", dict(SHAPE, head_dim=32, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=64,
+                         norm_topk_prob=True, rope_theta=1e6, tie_word_embeddings=False),
+    ),
 }
 
 

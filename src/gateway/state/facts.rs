@@ -24,6 +24,8 @@ pub struct ModelFacts {
 /// A KV pool, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct KvTokens {
+    /// The type in which keys and values are kept.
+    pub dtype: &'static str,
     /// A block's.
     #[serde(rename = "block_tokens")]
     pub block: usize,

@@ -223,9 +223,13 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
         let out = [(name(names.attention_out), hidden)];
         let attended = (heads.query_width(), config.attention_out_bias);
         builder.stacked(Site::attention_out(layer), out, attended);
-        builder.stacked(Site::up(layer), all(names.up, up_rows), (hidden, config.mlp_bias));
-        let down = [(name(names.down), hidden)];
-        builder.stacked(Site::down(layer), down, (inner, config.mlp_bias));
+        // Experts and their routers are no adapter's: their rows are in an order of their own.
+        if config.experts(layer).is_none() {
+            let up = all(names.up, up_rows);
+            builder.stacked(Site::up(layer), up, (hidden, config.mlp_bias));
+            let down = [(name(names.down), hidden)];
+            builder.stacked(Site::down(layer), down, (inner, config.mlp_bias));
+        }
         if config.norm == NormKind::Layer {
             let site = Site::attention_norm(layer);
             builder.norm(site, &name(names.attention_norm), hidden, "bias");

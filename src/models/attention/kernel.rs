@@ -5,7 +5,7 @@
 //! blocks of keys in registers at once; then each row's exponentials; then the sums of values.
 //! What a row gives depends on the keys that it sees and their places, not on the rows beside it.
 
-use crate::kv::{BLOCK_TOKENS, HeadBlock};
+use crate::kv::{BLOCK_TOKENS, HeadBlock, Kept};
 use crate::simd::{LANES, LaneKernel, Lanes, exp};
 
 /// Blocks whose scores are taken into the sums together.
@@ -91,7 +91,7 @@ impl Partial {
 }
 
 /// One tile's queries over one head's blocks.
-pub(super) struct Attend<'a> {
+pub(super) struct Attend<'a, K> {
     /// Numbers per head.
     pub(super) head_dim: usize,
     /// What scores are bent to stay within.
@@ -101,7 +101,7 @@ pub(super) struct Attend<'a> {
     /// For each row, the keys it sees.
     pub(super) visible: &'a [Seen],
     /// The keys and values, block after block.
-    pub(super) blocks: &'a [HeadBlock<'a>],
+    pub(super) blocks: &'a [HeadBlock<'a, K>],
     /// Nothing so far.
     pub(super) out: &'a mut Partial,
 }
@@ -113,7 +113,7 @@ struct Running<V> {
     sums: V,
 }
 
-impl LaneKernel for Attend<'_> {
+impl<K: Kept> LaneKernel for Attend<'_, K> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let Self { head_dim: dim, cap, queries, visible, blocks, out } = self;
@@ -126,13 +126,13 @@ impl LaneKernel for Attend<'_> {
             let last = (0..rows).map(seen).filter(|seen| !seen.is_empty()).map(|seen| seen.to);
             let Some(last) = last.max() else { continue };
             let blocks = &blocks[..last.div_ceil(BLOCK_TOKENS)];
-            all_scores::<V>(dim, blocks, queries, &mut weights);
+            all_scores::<V, K>(dim, blocks, queries, &mut weights);
             for row in 0..rows {
                 let running = &mut running[row];
                 decays[row] = soften(&mut weights[row], blocks.len(), cap, seen(row), running);
             }
             // Slots that nobody sees are not read: they may hold what another sequence left.
-            all_values::<V>(dim, (blocks, last), &weights, &decays, &mut out.values);
+            all_values::<V, K>(dim, (blocks, last), &weights, &decays, &mut out.values);
         }
         for (row, running) in out.rows.iter_mut().zip(&running) {
             *row = (running.largest, running.sums.total());
@@ -142,9 +142,9 @@ impl LaneKernel for Attend<'_> {
 
 /// All rows times the keys of up to [`CHUNK`] blocks.
 #[inline(always)]
-fn all_scores<V: Lanes>(
+fn all_scores<V: Lanes, K: Kept>(
     dim: usize,
-    blocks: &[HeadBlock<'_>],
+    blocks: &[HeadBlock<'_, K>],
     queries: &[f32],
     weights: &mut [[f32; KEYS]],
 ) {
@@ -152,20 +152,20 @@ fn all_scores<V: Lanes>(
     while row < weights.len() {
         let (queries, weights) = (&queries[row * dim..], &mut weights[row..]);
         row += match weights.len() {
-            8.. if V::MANY => row_scores::<V, 8>(dim, blocks, queries, weights),
-            4.. => row_scores::<V, 4>(dim, blocks, queries, weights),
-            3 => row_scores::<V, 3>(dim, blocks, queries, weights),
-            2 => row_scores::<V, 2>(dim, blocks, queries, weights),
-            _ => row_scores::<V, 1>(dim, blocks, queries, weights),
+            8.. if V::MANY => row_scores::<V, K, 8>(dim, blocks, queries, weights),
+            4.. => row_scores::<V, K, 4>(dim, blocks, queries, weights),
+            3 => row_scores::<V, K, 3>(dim, blocks, queries, weights),
+            2 => row_scores::<V, K, 2>(dim, blocks, queries, weights),
+            _ => row_scores::<V, K, 1>(dim, blocks, queries, weights),
         };
     }
 }
 
 /// The same of `N` rows. Says how many rows.
 #[inline(always)]
-fn row_scores<V: Lanes, const N: usize>(
+fn row_scores<V: Lanes, K: Kept, const N: usize>(
     dim: usize,
-    blocks: &[HeadBlock<'_>],
+    blocks: &[HeadBlock<'_, K>],
     queries: &[f32],
     weights: &mut [[f32; KEYS]],
 ) -> usize {
@@ -173,13 +173,13 @@ fn row_scores<V: Lanes, const N: usize>(
     for blocks in blocks.chunks(2) {
         match blocks {
             [a, b] if V::MANY => {
-                scores::<V, N, 2>(dim, start, [a.keys, b.keys], queries, weights);
+                scores::<V, K, N, 2>(dim, start, [a.keys, b.keys], queries, weights);
             }
             [a, b] => {
-                scores::<V, N, 1>(dim, start, [a.keys], queries, weights);
-                scores::<V, N, 1>(dim, start + BLOCK_TOKENS, [b.keys], queries, weights);
+                scores::<V, K, N, 1>(dim, start, [a.keys], queries, weights);
+                scores::<V, K, N, 1>(dim, start + BLOCK_TOKENS, [b.keys], queries, weights);
             }
-            [a] => scores::<V, N, 1>(dim, start, [a.keys], queries, weights),
+            [a] => scores::<V, K, N, 1>(dim, start, [a.keys], queries, weights),
             _ => {}
         }
         start += 2 * BLOCK_TOKENS;
@@ -189,20 +189,20 @@ fn row_scores<V: Lanes, const N: usize>(
 
 /// `N` rows times the keys of `M` blocks, into their places from `start` on.
 #[inline(always)]
-fn scores<V: Lanes, const N: usize, const M: usize>(
+fn scores<V: Lanes, K: Kept, const N: usize, const M: usize>(
     dim: usize,
     start: usize,
-    keys: [&[f32]; M],
+    keys: [&[K]; M],
     queries: &[f32],
     weights: &mut [[f32; KEYS]],
 ) {
     let queries: [&[f32]; N] = std::array::from_fn(|n| &queries[n * dim..(n + 1) * dim]);
-    let keys: [&[[f32; LANES]]; M] = std::array::from_fn(|m| &keys[m].as_chunks().0[..dim]);
+    let keys: [&[[K; LANES]]; M] = std::array::from_fn(|m| &keys[m].as_chunks().0[..dim]);
     let mut sums = [[V::splat(0.0); M]; N];
     for d in 0..dim {
         let mut key = [V::splat(0.0); M];
         for m in 0..M {
-            key[m] = V::load(&keys[m][d]);
+            key[m] = K::load(&keys[m][d]);
         }
         for n in 0..N {
             let query = V::splat(queries[n][d]);
@@ -276,9 +276,9 @@ fn bend<V: Lanes>(x: V, cap: f32) -> V {
 
 /// Adds all rows' weighted sums of the values of some blocks, whose first `slots` somebody sees.
 #[inline(always)]
-fn all_values<V: Lanes>(
+fn all_values<V: Lanes, K: Kept>(
     dim: usize,
-    seen: (&[HeadBlock<'_>], usize),
+    seen: (&[HeadBlock<'_, K>], usize),
     weights: &[[f32; KEYS]],
     decays: &[f32],
     out: &mut [f32],
@@ -288,27 +288,27 @@ fn all_values<V: Lanes>(
         let rows = (&weights[row..], &decays[row..]);
         let out = &mut out[row * dim..];
         row += match weights.len() - row {
-            4.. => row_values::<V, 4>(dim, seen, rows, out),
-            3 => row_values::<V, 3>(dim, seen, rows, out),
-            2 => row_values::<V, 2>(dim, seen, rows, out),
-            _ => row_values::<V, 1>(dim, seen, rows, out),
+            4.. => row_values::<V, K, 4>(dim, seen, rows, out),
+            3 => row_values::<V, K, 3>(dim, seen, rows, out),
+            2 => row_values::<V, K, 2>(dim, seen, rows, out),
+            _ => row_values::<V, K, 1>(dim, seen, rows, out),
         };
     }
 }
 
 /// The same of `N` rows, all columns. Says how many rows.
 #[inline(always)]
-fn row_values<V: Lanes, const N: usize>(
+fn row_values<V: Lanes, K: Kept, const N: usize>(
     dim: usize,
-    seen: (&[HeadBlock<'_>], usize),
+    seen: (&[HeadBlock<'_, K>], usize),
     rows: (&[[f32; KEYS]], &[f32]),
     out: &mut [f32],
 ) -> usize {
     let mut start = 0;
     while start < dim {
         start += match dim - start {
-            64.. if V::MANY => values::<V, N, 4>((dim, start), seen, rows, out),
-            _ => values::<V, N, 1>((dim, start), seen, rows, out),
+            64.. if V::MANY => values::<V, K, N, 4>((dim, start), seen, rows, out),
+            _ => values::<V, K, N, 1>((dim, start), seen, rows, out),
         };
     }
     N
@@ -317,9 +317,9 @@ fn row_values<V: Lanes, const N: usize>(
 /// The same of `N` rows and `M` registers of columns. Says how many columns.
 #[expect(clippy::needless_range_loop, reason = "by index, sums stay in registers")]
 #[inline(always)]
-fn values<V: Lanes, const N: usize, const M: usize>(
+fn values<V: Lanes, K: Kept, const N: usize, const M: usize>(
     (dim, start): (usize, usize),
-    (blocks, slots): (&[HeadBlock<'_>], usize),
+    (blocks, slots): (&[HeadBlock<'_, K>], usize),
     (weights, decays): (&[[f32; KEYS]], &[f32]),
     out: &mut [f32],
 ) -> usize {
@@ -328,7 +328,7 @@ fn values<V: Lanes, const N: usize, const M: usize>(
     let mut sums = [[V::splat(0.0); M]; N];
     for n in 0..N {
         let decay = V::splat(decays[n]);
-        let before = registers::<V, M>(&out[n * dim + start..n * dim + end]);
+        let before = registers::<V, f32, M>(&out[n * dim + start..n * dim + end]);
         for m in 0..M {
             sums[n][m] = before[m].mul(decay);
         }
@@ -338,7 +338,7 @@ fn values<V: Lanes, const N: usize, const M: usize>(
         let count = (slots - before).min(BLOCK_TOKENS);
         for (slot, value) in block.values.chunks_exact(dim).take(count).enumerate() {
             let value = &value[start..end];
-            let lanes = registers::<V, M>(value);
+            let lanes = registers::<V, K, M>(value);
             for n in 0..N {
                 let weight = V::splat(weights[n][before + slot]);
                 for m in 0..M {
@@ -360,17 +360,17 @@ fn values<V: Lanes, const N: usize, const M: usize>(
 
 /// Numbers in registers; of the last there may be fewer.
 #[inline(always)]
-fn registers<V: Lanes, const M: usize>(numbers: &[f32]) -> [V; M] {
+fn registers<V: Lanes, K: Kept, const M: usize>(numbers: &[K]) -> [V; M] {
     let mut lanes = [V::splat(0.0); M];
     match numbers.as_chunks::<LANES>().0.first_chunk::<M>() {
         Some(whole) => {
             for m in 0..M {
-                lanes[m] = V::load(&whole[m]);
+                lanes[m] = K::load(&whole[m]);
             }
         }
         None => {
             for (lanes, numbers) in lanes.iter_mut().zip(numbers.chunks(LANES)) {
-                *lanes = V::read(numbers);
+                *lanes = K::read(numbers);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The kernel against the textbook, in f64.
 
+use half::{bf16, f16};
 use roundhouse_engine::KvSpec;
 
 use super::*;
@@ -100,7 +101,18 @@ fn packed_sequences_attend_to_themselves_alone_in_both_directions() {
 #[test]
 fn chunks_through_scattered_blocks_equal_whole_sequences() {
     for heads in SHAPES {
-        chunks_equal_whole(heads, Scores::plain(heads));
+        chunks_equal_whole::<f32>(heads, Scores::plain(heads), |number| number);
+    }
+}
+
+#[test]
+fn attention_over_halves_is_the_textbooks_over_rounded_keys_and_values() {
+    for heads in SHAPES {
+        let plain = Scores::plain(heads);
+        for scores in [plain, Scores { window: Some(40), ..plain }] {
+            chunks_equal_whole::<f16>(heads, scores, |it| f16::from_f32(it).to_f32());
+            chunks_equal_whole::<bf16>(heads, scores, |it| bf16::from_f32(it).to_f32());
+        }
     }
 }
 
@@ -109,19 +121,20 @@ fn windows_and_caps_are_those_of_the_textbook_whatever_the_chunks() {
     for heads in SHAPES {
         for window in [1, 5, 16, 17, 40] {
             let scores = Scores { scale: 0.4, cap: Some(3.0), window: Some(window) };
-            chunks_equal_whole(heads, scores);
+            chunks_equal_whole::<f32>(heads, scores, |number| number);
         }
     }
 }
 
-fn chunks_equal_whole(heads: Heads, scores: Scores) {
+/// `rounded`: what becomes of a key's or value's number that is kept.
+fn chunks_equal_whole<K: Kept>(heads: Heads, scores: Scores, rounded: fn(f32) -> f32) {
     let width = heads.packed_width();
     let rope = rope(heads.head_dim);
     let causal = Causal { heads, scores, rope: Some(&rope), layer: 1 };
     let blocks = [[9, 2, 30, 5].map(BlockId), [0, 17, 3, 8].map(BlockId)];
     let lengths = [50, 33];
     let whole: Vec<Vec<f32>> = (0..2).map(|s| numbers(lengths[s] * width, 11 + s as u32)).collect();
-    let mut pool = KvPool::new(heads, 2, &KvSpec::whole(BLOCK_TOKENS, 32));
+    let mut pool = Pool::<K>::new(heads, 2, &KvSpec::whole(BLOCK_TOKENS, 32));
     pool.touch(&blocks[0]);
     pool.touch(&blocks[1]);
 
@@ -147,6 +160,9 @@ fn chunks_equal_whole(heads: Heads, scores: Scores) {
         let positions: Vec<usize> = (0..lengths[s]).collect();
         let turned = heads.query_width() + heads.kv_width();
         rope.rotate(&mut rotated, (width, turned, heads.head_dim), &positions);
+        for row in rotated.chunks_exact_mut(width) {
+            row[heads.query_width()..].iter_mut().for_each(|number| *number = rounded(*number));
+        }
         let span = Span { first: 0, tokens: lengths[s], position: 0, blocks: &[] };
         let worst = worst(heads, &[span], &rotated, &outs[s], Some(scores));
         assert!(worst < 2e-6, "{heads:?} {scores:?}: {worst}");
@@ -158,7 +174,7 @@ fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
     let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
     let rope = rope(16);
     let blocks = [BlockId(0)];
-    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 1));
+    let mut pool = Pool::<f32>::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 1));
     pool.touch(&blocks);
     for slot in 0..BLOCK_TOKENS {
         pool.write(0, (BlockId(0), slot), &[f32::NAN; 16], &[f32::NAN; 16]);
@@ -171,7 +187,7 @@ fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
 }
 
 /// What one sequence of those tokens gives, some at a time.
-fn in_chunks(
+fn in_chunks<K: Kept>(
     heads: Heads,
     scores: Scores,
     whole: &[f32],
@@ -183,7 +199,8 @@ fn in_chunks(
     // Scattered: seven and the number of blocks have no common factor.
     let count = tokens.div_ceil(BLOCK_TOKENS).next_multiple_of(7) + 1;
     let blocks: Vec<BlockId> = (0..count).map(|at| BlockId((at * 7 % count) as u32)).collect();
-    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, count.next_power_of_two()));
+    let mut pool =
+        Pool::<K>::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, count.next_power_of_two()));
     pool.touch(&blocks);
     let causal = Causal { heads, scores, rope: None, layer: 0 };
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -209,10 +226,13 @@ fn thousands_of_keys_give_the_same_bits_whatever_the_chunks_and_the_threads() {
         let scores = Scores { window, ..Scores::plain(heads) };
         let tokens = 2 * SEGMENT * BLOCK_TOKENS + 100;
         let whole = numbers(tokens * heads.packed_width(), 5);
-        let all = in_chunks(heads, scores, &whole, &[tokens], 3);
+        let all = in_chunks::<f32>(heads, scores, &whole, &[tokens], 3);
+        let in_halves = in_chunks::<f16>(heads, scores, &whole, &[tokens], 3);
         for (chunks, threads) in [(vec![1000, 7, 1], 2), (vec![tokens - 1, 1], 1), (vec![333], 4)] {
-            let got = in_chunks(heads, scores, &whole, &chunks, threads);
+            let got = in_chunks::<f32>(heads, scores, &whole, &chunks, threads);
             assert!(got == all, "{window:?} {chunks:?}");
+            let halves = in_chunks::<f16>(heads, scores, &whole, &chunks, threads);
+            assert!(halves == in_halves, "{window:?} {chunks:?} in f16");
         }
         let span = Span { first: 0, tokens, position: 0, blocks: &[] };
         let worst = worst(heads, &[span], &whole, &all, Some(scores));
@@ -228,37 +248,62 @@ fn thousands_of_keys_give_the_same_bits_whatever_the_chunks_and_the_threads() {
 fn figures() {
     let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
     let width = heads.packed_width();
-    let blocks: Vec<BlockId> = (0..600).map(BlockId).collect();
-    let mut pool = KvPool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 1024));
-    pool.touch(&blocks);
-    for id in &blocks {
-        for slot in 0..BLOCK_TOKENS {
-            let seed = id.0 * 16 + slot as u32;
-            let row = numbers(2 * heads.kv_width(), seed);
-            pool.write(0, (*id, slot), &row[..heads.kv_width()], &row[heads.kv_width()..]);
-        }
-    }
-    let causal = Causal { heads, scores: Scores::plain(heads), rope: None, layer: 0 };
+    let mut pools =
+        (Filled::<f32>::new(heads), Filled::<f16>::new(heads), Filled::<bf16>::new(heads));
     for tokens in [1, 8, 32, 512] {
         for position in [512, 1024, 2048, 4096, 8192] {
             let qkv = numbers(tokens * width, 9);
-            let mut best = f64::MAX;
+            // One after the other, so that what else runs meanwhile slows all of them.
+            let mut best = [f64::MAX; 3];
             for _ in 0..15 {
-                let mut qkv = qkv.clone();
-                let span = Span { first: 0, tokens, position, blocks: &blocks };
-                let began = std::time::Instant::now();
-                causal.attend(&mut pool, &[span], &mut qkv);
-                best = best.min(began.elapsed().as_secs_f64());
+                best[0] = best[0].min(pools.0.time(heads, &qkv, position));
+                best[1] = best[1].min(pools.1.time(heads, &qkv, position));
+                best[2] = best[2].min(pools.2.time(heads, &qkv, position));
             }
             let keys = (position + tokens / 2) as f64;
             let operations = 4.0 * keys * (tokens * heads.query_width()) as f64;
-            let bytes = 8.0 * keys * heads.kv_width() as f64;
-            println!(
-                "{tokens:4} tokens after {position}: {:7.3} ms, {:6.1} GFLOP/s, {:5.1} GB/s once",
-                best * 1e3,
-                operations / best * 1e-9,
-                bytes / best * 1e-9
-            );
+            for ((name, bytes), best) in
+                [("f32", 8.0), ("f16", 4.0), ("bf16", 4.0)].iter().zip(best)
+            {
+                println!(
+                    "{tokens:4} tokens after {position}, {name:4}: {:7.3} ms, {:6.1} GFLOP/s, {:5.1} GB/s once",
+                    best * 1e3,
+                    operations / best * 1e-9,
+                    bytes * keys * heads.kv_width() as f64 / best * 1e-9
+                );
+            }
         }
+    }
+}
+
+/// A pool with keys and values in every block of one sequence.
+struct Filled<K> {
+    pool: Pool<K>,
+    blocks: Vec<BlockId>,
+}
+
+impl<K: Kept> Filled<K> {
+    fn new(heads: Heads) -> Self {
+        let blocks: Vec<BlockId> = (0..600).map(BlockId).collect();
+        let mut pool = Pool::new(heads, 1, &KvSpec::whole(BLOCK_TOKENS, 1024));
+        pool.touch(&blocks);
+        for id in &blocks {
+            for slot in 0..BLOCK_TOKENS {
+                let row = numbers(2 * heads.kv_width(), id.0 * 16 + slot as u32);
+                pool.write(0, (*id, slot), &row[..heads.kv_width()], &row[heads.kv_width()..]);
+            }
+        }
+        Self { pool, blocks }
+    }
+
+    /// The seconds that attention of new tokens takes after so many.
+    fn time(&mut self, heads: Heads, qkv: &[f32], position: usize) -> f64 {
+        let causal = Causal { heads, scores: Scores::plain(heads), rope: None, layer: 0 };
+        let mut qkv = qkv.to_vec();
+        let tokens = qkv.len() / heads.packed_width();
+        let span = Span { first: 0, tokens, position, blocks: &self.blocks };
+        let began = std::time::Instant::now();
+        causal.attend(&mut self.pool, &[span], &mut qkv);
+        began.elapsed().as_secs_f64()
     }
 }

@@ -43,9 +43,41 @@ pub(crate) struct DecoderConfig {
     /// Whether the activation of one half of the first projection multiplies the other half.
     pub(crate) gated: bool,
     pub(crate) activation: Activation,
+    /// Feed-forward blocks of which a token uses some, where layers have them.
+    pub(crate) experts: Option<Experts>,
     /// Whether the embeddings serve as the head.
     pub(crate) tied: bool,
     pub(crate) names: &'static Names,
+}
+
+/// The feed-forward blocks of sparse layers: a router gives each token a weight for each of them, and
+/// the heaviest are computed. Gated, without biases.
+#[derive(Debug, Clone)]
+pub(crate) struct Experts {
+    /// How many a layer has.
+    pub(crate) count: usize,
+    /// How many of them a token uses.
+    pub(crate) used: usize,
+    /// Width between an expert's projections.
+    pub(crate) intermediate: usize,
+    /// Whether the weights of those that a token uses are made to add up to one.
+    pub(crate) normalised: bool,
+    /// The first sparse layer's index plus one; every so manieth is sparse.
+    pub(crate) every: usize,
+    /// Layers that are not, whatever their index.
+    pub(crate) dense: Vec<usize>,
+    pub(crate) names: &'static ExpertNames,
+}
+
+/// How a family calls the tensors of sparse layers.
+#[derive(Debug)]
+pub(crate) struct ExpertNames {
+    pub(crate) router: &'static str,
+    /// Before the number of an expert.
+    pub(crate) experts: &'static str,
+    /// Gate and up.
+    pub(crate) up: [&'static str; 2],
+    pub(crate) down: &'static str,
 }
 
 /// What may differ from layer to layer.
@@ -119,6 +151,24 @@ impl DecoderConfig {
     /// What is particular to a layer.
     pub(crate) fn kind(&self, layer: usize) -> LayerKind {
         self.kinds[layer % self.kinds.len()]
+    }
+
+    /// The experts of a layer, where it has them.
+    pub(crate) fn experts(&self, layer: usize) -> Option<&Experts> {
+        let is_sparse = |experts: &&Experts| {
+            (layer + 1).is_multiple_of(experts.every) && !experts.dense.contains(&layer)
+        };
+        self.experts.as_ref().filter(is_sparse)
+    }
+
+    /// The least and the most inputs of a projection, and the most outputs.
+    pub(crate) fn extents(&self) -> [usize; 3] {
+        let inner = self.experts.as_ref().map_or(self.intermediate, |it| it.intermediate);
+        let inputs = [self.hidden, self.intermediate, inner, self.heads.query_width()];
+        let outputs =
+            [self.vocab, self.hidden, self.up_width(), 2 * inner, self.heads.packed_width()];
+        let [least, most] = [inputs.iter().min(), inputs.iter().max()];
+        [least, most, outputs.iter().max()].map(|width| width.copied().unwrap_or(1))
     }
 
     /// Numbers per token of a feed-forward block's first projection.

@@ -4,14 +4,14 @@
 use serde_json::Value;
 
 use super::decoder::DecoderConfig;
-use super::{gemma, gpt, llama, mistral, phi, qwen, smollm};
+use super::{experts, gemma, gpt, llama, mistral, phi, qwen, smollm};
 use crate::Error;
 
 /// Maps a `config.json` to what the decoder computes.
 pub(crate) type Read = fn(&Value) -> Result<DecoderConfig, Error>;
 
 /// Every family by the architecture that files name.
-const FAMILIES: [(&str, Read); 12] = [
+const FAMILIES: [(&str, Read); 14] = [
     ("LlamaForCausalLM", llama::llama),
     ("MistralForCausalLM", mistral::mistral),
     ("Qwen2ForCausalLM", qwen::qwen2),
@@ -24,13 +24,15 @@ const FAMILIES: [(&str, Read); 12] = [
     ("GPT2LMHeadModel", gpt::gpt2),
     ("StableLmForCausalLM", llama::stablelm),
     ("GPTNeoXForCausalLM", gpt::gpt_neox),
+    ("MixtralForCausalLM", experts::mixtral),
+    ("Qwen3MoeForCausalLM", experts::qwen3_moe),
 ];
 
 /// What is served, as refusals say it.
 pub(crate) const SERVED: &str = "; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, \
      Qwen3ForCausalLM, Phi3ForCausalLM, SmolLM3ForCausalLM, GemmaForCausalLM, \
      Gemma2ForCausalLM, Gemma3ForCausalLM, GPT2LMHeadModel, StableLmForCausalLM, \
-     GPTNeoXForCausalLM, and Bert, Roberta, XLMRoberta, Camembert, DistilBert, MPNet, ModernBert, \
+     GPTNeoXForCausalLM, MixtralForCausalLM, Qwen3MoeForCausalLM, and Bert, Roberta, XLMRoberta, Camembert, DistilBert, MPNet, ModernBert, \
      DebertaV2 and Electra as Model, ForSequenceClassification, ForTokenClassification, ForMaskedLM or \
      ForQuestionAnswering are";
 
@@ -47,14 +49,16 @@ pub(crate) fn find(architecture: &str) -> Option<(Read, bool)> {
 
 /// Why an architecture that is not served is refused.
 pub(crate) fn refusal(architecture: &str) -> Error {
-    const EXPERTS: [&str; 7] =
-        ["Moe", "MoE", "Mixtral", "Deepseek", "Dbrx", "GptOss", "Llama4ForCausalLM"];
+    const EXPERTS: [&str; 6] = ["Moe", "MoE", "Deepseek", "Dbrx", "GptOss", "Llama4ForCausalLM"];
     const IMAGES: [&str; 4] = ["ConditionalGeneration", "Vision", "Phi3V", "Phi4MM"];
     let is = |parts: &[&str]| parts.iter().any(|part| architecture.contains(part));
     let (what, advice) = if is(&IMAGES) {
         (" (inputs other than one text) is", "; checkpoints of the text decoder alone are")
     } else if is(&EXPERTS) {
-        (" (a mixture of experts) is", "; dense decoders are")
+        (
+            " (a mixture of experts) is",
+            "; MixtralForCausalLM, Qwen3MoeForCausalLM and dense decoders are",
+        )
     } else {
         (" is", SERVED)
     };

@@ -8,7 +8,7 @@ use super::raw::{Defaults, Windows, keys, plain};
 use crate::Error;
 
 /// With a norm for each head of queries and keys.
-const QWEN3_NAMES: Names =
+pub(super) const QWEN3_NAMES: Names =
     Names { head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..LLAMA_NAMES };
 
 const DEFAULTS: Defaults = Defaults { kv_heads: Some(32), context: 32_768, ..Defaults::LLAMA };

@@ -115,6 +115,7 @@ pub(super) fn plain(json: &Value, defaults: &Defaults) -> Result<DecoderConfig, 
         interleaved: false,
         gated: true,
         activation: Activation::named(raw.hidden_act.as_deref().unwrap_or("silu"))?,
+        experts: None,
         tied: raw.tie_word_embeddings.unwrap_or(defaults.tied),
         names: &LLAMA_NAMES,
     })

@@ -3,13 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use crate::config::decoder::{DecoderConfig, NormKind};
+use crate::decoder::experts::Experts;
 use crate::gguf;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::reader::Parameter;
 
-type Outcome<T, E> = std::result::Result<T, E>;
-type Take<'a, T, E> = dyn FnMut(Parameter) -> Outcome<T, E> + 'a;
+pub(super) type Outcome<T, E> = std::result::Result<T, E>;
+pub(super) type Take<'a, T, E> = dyn FnMut(Parameter) -> Outcome<T, E> + 'a;
 
 /// A decoder's parameters. `T` is a tensor once loaded, and nothing while bytes are counted:
 /// both walk [`DecoderWeights::gather`], so neither can forget a tensor.
@@ -38,10 +39,19 @@ pub(super) struct Layer<T> {
     pub(super) attention_result_norm: Option<Norm<T>>,
     /// `None` where the feed-forward block reads what the attention's norm gives.
     pub(super) feed_forward_norm: Option<Norm<T>>,
-    /// Gate and up in one, or up alone.
-    pub(super) up: Linear<T>,
-    pub(super) down: Linear<T>,
+    pub(super) feed_forward: FeedForward<T>,
     pub(super) feed_forward_result_norm: Option<Norm<T>>,
+}
+
+/// What a layer does with each token by itself.
+#[derive(Debug)]
+pub(super) enum FeedForward<T> {
+    /// The first projection: gate and up in one, or up alone; and the last.
+    Dense {
+        up: Linear<T>,
+        down: Linear<T>,
+    },
+    Sparse(Experts<T>),
 }
 
 impl<T> DecoderWeights<T> {
@@ -59,7 +69,7 @@ impl<T> DecoderWeights<T> {
         let positions = names.positions.map(|name| table(name, config.context)).transpose()?;
         let layer = |index| format!("{prefix}{}.{index}", names.layers);
         let layers = (0..config.layers)
-            .map(|index| Layer::gather(config, &layer(index), take))
+            .map(|index| Layer::gather(config, (index, &layer(index)), take))
             .collect::<Outcome<_, E>>()?;
         let norm = Norm::gather(config.norm, &format!("{prefix}{}", names.norm), hidden, take)?;
         let head = match config.tied {
@@ -78,7 +88,7 @@ impl<T> DecoderWeights<T> {
 impl<T> Layer<T> {
     fn gather<E>(
         config: &DecoderConfig,
-        name: &str,
+        (index, name): (usize, &str),
         take: &mut Take<'_, T, E>,
     ) -> Outcome<Self, E> {
         let (hidden, heads, names) = (config.hidden, config.heads, config.names);
@@ -97,9 +107,8 @@ impl<T> Layer<T> {
             1 => vec![heads.packed_width()],
             _ => vec![heads.query_width(), heads.kv_width(), heads.kv_width()],
         };
-        let up_rows = vec![config.up_width() / names.up.len(); names.up.len()];
         let attended = heads.query_width();
-        let result_norm = |index: usize| names.result_norms.map(|names| names[index]);
+        let result_norm = |block: usize| names.result_norms.map(|names| names[block]);
 
         let attention_norm = norm(take, names.attention_norm, hidden)?;
         let qkv = linear(take, names.qkv, &qkv_rows, (hidden, config.qkv_bias))?;
@@ -114,8 +123,16 @@ impl<T> Layer<T> {
         let out = linear(take, &[names.attention_out], &[hidden], (attended, out_bias))?;
         let out_norm = result_norm(0).map(|name| norm(take, name, hidden)).transpose()?;
         let fed_norm = names.feed_forward_norm.map(|name| norm(take, name, hidden)).transpose()?;
-        let up = linear(take, names.up, &up_rows, (hidden, config.mlp_bias))?;
-        let down = linear(take, &[names.down], &[hidden], (config.intermediate, config.mlp_bias))?;
+        let feed_forward = match config.experts(index) {
+            Some(experts) => FeedForward::Sparse(Experts::gather(experts, name, hidden, take)?),
+            None => {
+                let up_rows = vec![config.up_width() / names.up.len(); names.up.len()];
+                let up = linear(take, names.up, &up_rows, (hidden, config.mlp_bias))?;
+                let inputs = (config.intermediate, config.mlp_bias);
+                let down = linear(take, &[names.down], &[hidden], inputs)?;
+                FeedForward::Dense { up, down }
+            }
+        };
         let down_norm = result_norm(1).map(|name| norm(take, name, hidden)).transpose()?;
         Ok(Self {
             attention_norm,
@@ -124,8 +141,7 @@ impl<T> Layer<T> {
             attention_out: out,
             attention_result_norm: out_norm,
             feed_forward_norm: fed_norm,
-            up,
-            down,
+            feed_forward,
             feed_forward_result_norm: down_norm,
         })
     }

@@ -21,7 +21,7 @@ pub(crate) struct Architecture {
     family: &'static str,
     /// Adds what its keys say beside the shared ones.
     extend: fn(&Keys<'_>, &mut Map<String, Json>) -> Result<(), Error>,
-    /// Names of a layer's modules in the files and in checkpoints.
+    /// Names of a layer's modules in the files and in checkpoints; a star stands for an expert's number.
     pub(super) modules: &'static [(&'static str, &'static str)],
     /// Whether rows of queries and keys were put in pairs.
     pub(super) is_paired: bool,
@@ -57,6 +57,35 @@ const QWEN3_MODULES: [(&str, &str); 11] = [
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+];
+
+/// With experts, each kind of projection of all of them in one tensor.
+const MIXTRAL_MODULES: [(&str, &str); 10] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate_inp", "block_sparse_moe.gate"),
+    ("ffn_gate_exps", "block_sparse_moe.experts.*.w1"),
+    ("ffn_up_exps", "block_sparse_moe.experts.*.w3"),
+    ("ffn_down_exps", "block_sparse_moe.experts.*.w2"),
+];
+
+const QWEN3_MOE_MODULES: [(&str, &str); 12] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate_inp", "mlp.gate"),
+    ("ffn_gate_exps", "mlp.experts.*.gate_proj"),
+    ("ffn_up_exps", "mlp.experts.*.up_proj"),
+    ("ffn_down_exps", "mlp.experts.*.down_proj"),
 ];
 
 /// With norms of both blocks' results, and from 3 on of queries and keys.
@@ -108,7 +137,16 @@ const LLAMA: Architecture = Architecture {
     computes: &[],
 };
 
-static ARCHITECTURES: [Architecture; 8] = [
+/// What files call `llama` whose layers have experts.
+static MIXTRAL: Architecture = Architecture {
+    family: "MixtralForCausalLM",
+    extend: |keys, json| experts(keys, json, "num_local_experts"),
+    modules: &MIXTRAL_MODULES,
+    computes: &["expert_count"],
+    ..LLAMA
+};
+
+static ARCHITECTURES: [Architecture; 9] = [
     LLAMA,
     Architecture {
         name: "qwen2",
@@ -123,6 +161,20 @@ static ARCHITECTURES: [Architecture; 8] = [
         extend: |_, _| Ok(()),
         modules: &QWEN3_MODULES,
         is_paired: false,
+        ..LLAMA
+    },
+    Architecture {
+        name: "qwen3moe",
+        family: "Qwen3MoeForCausalLM",
+        extend: |keys, json| {
+            let inner = keys.needed("expert_feed_forward_length")?;
+            json.insert("moe_intermediate_size".into(), inner.into());
+            json.insert("norm_topk_prob".into(), true.into());
+            experts(keys, json, "num_experts")
+        },
+        modules: &QWEN3_MOE_MODULES,
+        is_paired: false,
+        computes: &["expert_count"],
         ..LLAMA
     },
     Architecture { name: "smollm3", family: "SmolLM3ForCausalLM", extend: |_, _| Ok(()), ..LLAMA },
@@ -164,11 +216,13 @@ static ARCHITECTURES: [Architecture; 8] = [
 ];
 
 /// What is served, as refusals say it.
-pub(super) const SERVED: &str =
-    "; 'llama', 'qwen2', 'qwen3', 'smollm3', 'phi3', 'gemma', 'gemma2' and 'gemma3' are";
+pub(super) const SERVED: &str = "; 'llama', 'qwen2', 'qwen3', 'qwen3moe', 'smollm3', 'phi3', 'gemma', 'gemma2' and 'gemma3' are";
 
-/// The architecture of that name, if it is served.
-pub(super) fn find(name: &str) -> Option<&'static Architecture> {
+/// The architecture of that name, with experts or without, if it is served.
+pub(super) fn find(name: &str, has_experts: bool) -> Option<&'static Architecture> {
+    if has_experts && name == MIXTRAL.name {
+        return Some(&MIXTRAL);
+    }
     ARCHITECTURES.iter().find(|architecture| architecture.name == name)
 }
 
@@ -190,6 +244,17 @@ impl Architecture {
         };
         Ok(DecoderConfig { norm, rope_factors: keys.has(ROPE_FACTORS), ..config })
     }
+}
+
+/// How many experts there are, under the family's key, and how many a token uses.
+fn experts(keys: &Keys<'_>, json: &mut Map<String, Json>, count: &str) -> Result<(), Error> {
+    json.insert(count.into(), keys.needed("expert_count")?.into());
+    json.insert("num_experts_per_tok".into(), keys.needed("expert_used_count")?.into());
+    // One is the softmax; a file that does not say means it, too.
+    if keys.count("expert_gating_func")?.is_some_and(|function| function != 1) {
+        return keys.refuse("experts chosen by other than the softmax are not computed");
+    }
+    Ok(())
 }
 
 fn phi3(keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
@@ -286,7 +351,7 @@ mod tests {
 
     #[test]
     fn every_architecture_is_a_family_that_is_served_and_said_to_be() {
-        for architecture in &ARCHITECTURES {
+        for architecture in ARCHITECTURES.iter().chain([&MIXTRAL]) {
             assert!(families::find(architecture.family).is_some(), "{}", architecture.family);
             assert!(SERVED.contains(&format!("'{}'", architecture.name)), "{}", architecture.name);
         }

@@ -11,8 +11,12 @@ use crate::config::raw::LAYERS_MAX;
 
 /// Keys that change the computation to something else, unless they are zero or the architecture
 /// has them.
-const NOT_COMPUTED: [&str; 14] = [
+const NOT_COMPUTED: [&str; 18] = [
     "expert_count",
+    "expert_shared_count",
+    "expert_shared_feed_forward_length",
+    "expert_group_count",
+    "expert_weights_scale",
     "attention.sliding_window",
     "attention.sliding_window_pattern",
     "rope.freq_base_swa",
@@ -236,7 +240,9 @@ pub(super) fn describe(file: &str, header: &Header<'_>) -> Result<Described, Err
     let Some(architecture) = text("general.architecture") else {
         return Err(Error::config(file, "it has no general.architecture"));
     };
-    let Some(architecture) = architectures::find(&architecture) else {
+    let experts = metadata.get(format!("{architecture}.expert_count").as_str());
+    let has_experts = experts.is_some_and(|count| !is_off(*count));
+    let Some(architecture) = architectures::find(&architecture, has_experts) else {
         return Err(Error::NotServed {
             what: format!("a GGUF file of architecture '{architecture}' is"),
             advice: architectures::SERVED,

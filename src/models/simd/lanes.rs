@@ -3,6 +3,8 @@
 //! Kernels that hold many sums at once are written over [`Lanes`]: loops over arrays of sums are
 //! vectorised across the sums, with more shuffling than arithmetic.
 
+use half::{bf16, f16};
+
 /// How many there are.
 pub(crate) const LANES: usize = 16;
 
@@ -24,9 +26,12 @@ pub(crate) fn dispatch_lanes<K: LaneKernel>(kernel: K) {
             // SAFETY: the feature was just detected.
             return unsafe { x86::avx512(kernel) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
             #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
-            // SAFETY: both features were just detected.
+            // SAFETY: the features were just detected.
             return unsafe { x86::avx2(kernel) };
         }
     }
@@ -42,6 +47,10 @@ pub(crate) trait Lanes: Copy {
     fn splat(x: f32) -> Self;
     /// As they lie.
     fn load(x: &[f32; LANES]) -> Self;
+    /// As they lie in bf16, widened exactly.
+    fn load_bf16(x: &[bf16; LANES]) -> Self;
+    /// As they lie in f16, widened exactly.
+    fn load_f16(x: &[f16; LANES]) -> Self;
     /// To where they shall lie.
     fn store(self, x: &mut [f32; LANES]);
     /// `self * b + c`, fused where that is one instruction.
@@ -58,19 +67,6 @@ pub(crate) trait Lanes: Copy {
     fn within(self, from: usize, to: usize, other: Self) -> Self;
     /// Two to the power of the whole number in the low bits.
     fn power(self) -> Self;
-
-    /// The first of fewer than sixteen, the others zero.
-    #[inline(always)]
-    fn read(x: &[f32]) -> Self {
-        match x.first_chunk() {
-            Some(x) => Self::load(x),
-            None => {
-                let mut all = [0.0; LANES];
-                all[..x.len()].copy_from_slice(x);
-                Self::load(&all)
-            }
-        }
-    }
 
     /// Writes as many as there is room for.
     #[inline(always)]
@@ -149,6 +145,26 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn load_bf16(x: &[bf16; LANES]) -> Self {
+        Self(x.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)))
+    }
+
+    /// Exponent and fraction in f32's places, the exponent's bias put right by multiplication, which
+    /// is exact for subnormal numbers too; but for what is no number.
+    #[inline(always)]
+    fn load_f16(x: &[f16; LANES]) -> Self {
+        Self(x.map(|x| {
+            let bits = u32::from(x.to_bits());
+            let moved = (bits & 0x7fff) << 13;
+            let magnitude = match bits & 0x7c00 {
+                0x7c00 => moved | 0x7f80_0000,
+                _ => (f32::from_bits(moved) * f32::from_bits(0x7780_0000)).to_bits(),
+            };
+            f32::from_bits(magnitude | (bits & 0x8000) << 16)
+        }))
+    }
+
+    #[inline(always)]
     fn store(self, x: &mut [f32; LANES]) {
         *x = self.0;
     }
@@ -207,6 +223,8 @@ impl Lanes for Plain {
 mod x86 {
     use std::arch::x86_64::*;
 
+    use half::{bf16, f16};
+
     use super::{LANES, LaneKernel, Lanes};
 
     #[target_feature(enable = "avx512f")]
@@ -214,7 +232,7 @@ mod x86 {
         kernel.run::<Avx512>();
     }
 
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn avx2<K: LaneKernel>(kernel: K) {
         kernel.run::<Avx2>();
     }
@@ -251,7 +269,7 @@ mod x86 {
 
     #[expect(unsafe_code, reason = "vector instructions")]
     // SAFETY of all: there are values of this type only where AVX-512 is; references to sixteen
-    // f32 are read and written whole.
+    // numbers are read and written whole.
     impl Lanes for Avx512 {
         const MANY: bool = true;
 
@@ -268,6 +286,21 @@ mod x86 {
         fn load(x: &[f32; LANES]) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_loadu_ps(x.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn load_bf16(x: &[bf16; LANES]) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+            }
+        }
+
+        #[inline(always)]
+        fn load_f16(x: &[f16; LANES]) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) })
         }
 
         #[inline(always)]
@@ -311,8 +344,8 @@ mod x86 {
     struct Avx2([__m256; 2]);
 
     #[expect(unsafe_code, reason = "vector instructions")]
-    // SAFETY of all: there are values of this type only where AVX2 and FMA are; references to
-    // sixteen f32 are read and written whole.
+    // SAFETY of all: there are values of this type only where AVX2, FMA and F16C are; references to
+    // sixteen numbers are read and written whole.
     impl Lanes for Avx2 {
         const MANY: bool = false;
 
@@ -330,6 +363,27 @@ mod x86 {
             let at = x.as_ptr();
             // SAFETY: see above.
             Self(unsafe { [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))] })
+        }
+
+        #[inline(always)]
+        fn load_bf16(x: &[bf16; LANES]) -> Self {
+            let at: *const __m128i = x.as_ptr().cast();
+            // SAFETY: see above.
+            let wide = |half: usize| unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(half)));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            };
+            Self([wide(0), wide(1)])
+        }
+
+        #[inline(always)]
+        fn load_f16(x: &[f16; LANES]) -> Self {
+            let at: *const __m128i = x.as_ptr().cast();
+            // SAFETY: see above.
+            Self(unsafe {
+                let (low, high) = (_mm_loadu_si128(at), _mm_loadu_si128(at.add(1)));
+                [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+            })
         }
 
         #[inline(always)]
@@ -381,63 +435,4 @@ mod x86 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::exp;
-    use super::*;
-
-    /// Every operation against plain arithmetic, on whatever registers it is run with.
-    struct Check;
-
-    impl LaneKernel for Check {
-        #[inline(always)]
-        fn run<V: Lanes>(self) {
-            let a: [f32; LANES] = std::array::from_fn(|lane| lane as f32 * 1.5 - 7.25);
-            let b: [f32; LANES] = std::array::from_fn(|lane| 3.0 - lane as f32 * 0.25);
-            let of = |result: V| {
-                let mut out = [0.0; LANES];
-                result.store(&mut out);
-                out
-            };
-            let (x, y) = (V::load(&a), V::load(&b));
-            let each = |f: &dyn Fn(f32, f32) -> f32| -> [f32; LANES] {
-                std::array::from_fn(|lane| f(a[lane], b[lane]))
-            };
-            assert_eq!(of(x.add(y)), each(&|a, b| a + b));
-            assert_eq!(of(x.sub(y)), each(&|a, b| a - b));
-            assert_eq!(of(x.mul(y)), each(&|a, b| a * b));
-            assert_eq!(of(x.div(y)), each(&|a, b| a / b));
-            assert_eq!(of(x.max(y)), each(&f32::max));
-            assert_eq!(of(x.min(y)), each(&f32::min));
-            assert_eq!(of(x.madd(y, x)), each(&|a, b| a * b + a), "exact for these numbers");
-            assert!(of(x.max(V::splat(f32::NAN))).iter().all(|x| x.is_nan()));
-            assert!(of(V::splat(f32::NAN).exp()).iter().all(|x| x.is_nan()));
-            for (from, to) in [(0, 16), (0, 0), (3, 9), (8, 16), (15, 16)] {
-                let want: [f32; LANES] =
-                    std::array::from_fn(|at| if (from..to).contains(&at) { a[at] } else { b[at] });
-                assert_eq!(of(x.within(from, to, y)), want);
-            }
-            assert_eq!((x.largest(), x.total()), (a[15], a.iter().sum()));
-            let mut some = [9.0; 5];
-            V::read(&a[..4]).write(&mut some);
-            assert_eq!(some, [a[0], a[1], a[2], a[3], 0.0]);
-            for (got, x) in of(x.mul(V::splat(9.0)).exp()).iter().zip(a) {
-                let want = exp::<false>(x * 9.0);
-                assert!((got - want).abs() <= want * 3e-7, "{got} {want}");
-            }
-        }
-    }
-
-    #[test]
-    fn operations_are_those_of_plain_arithmetic_on_every_kind_of_register() {
-        dispatch_lanes(Check);
-        Check.run::<Plain>();
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
-            // SAFETY: both features were just detected.
-            unsafe {
-                x86::avx2(Check);
-            }
-        }
-    }
-}
+mod tests;

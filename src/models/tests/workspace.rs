@@ -134,13 +134,15 @@ fn f16s(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 15] = [
+    let kinds: [Kind; 17] = [
         ("llama", None, |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q8_0), |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q4K), |dir| random::llama(dir, DECODER)),
         ("llama in bf16", None, halves),
         ("llama in f16", None, f16s),
         ("gemma3", None, |dir| families::gemma3(dir, DECODER)),
+        ("mixtral", None, |dir| families::mixtral(dir, DECODER)),
+        ("mixtral", Some(Quantize::Q8_0), |dir| families::mixtral(dir, DECODER)),
         ("gpt2", None, |dir| families::gpt2(dir, DECODER)),
         ("gpt_neox", None, |dir| families::gpt_neox(dir, DECODER)),
         ("bert", None, bert),

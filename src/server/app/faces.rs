@@ -129,6 +129,7 @@ pub(super) fn facts(facts: Facts) -> ModelFacts {
         dtype: facts.dtype,
         quantize: facts.quantize,
         kv: facts.kv.map(|kv| KvTokens {
+            dtype: kv.dtype,
             block: kv.block_tokens,
             floor: kv.floor.tokens,
             now: kv.now.tokens,

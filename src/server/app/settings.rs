@@ -25,6 +25,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         step_tokens: config.serving.step_tokens,
         step_rows: config.serving.max_running,
         quantize: config.serving.quantize,
+        kv_dtype: config.serving.kv_dtype,
         preset: config.container.preset,
         ..LoadSettings::default()
     }

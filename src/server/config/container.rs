@@ -37,7 +37,7 @@ const UNHEEDED: [&str; 17] = [
 
 /// Variables that say what `serving.properties` may say, with the keys for it; a file's own goes
 /// before them. Of two for one key the later counts.
-const PROPERTIES: [(&str, &str); 24] = [
+const PROPERTIES: [(&str, &str); 25] = [
     ("HF_MODEL_QUANTIZE", "option.quantize"),
     ("HF_TASK", "option.task"),
     ("HF_TRUST_REMOTE_CODE", "option.trust_remote_code"),
@@ -52,6 +52,7 @@ const PROPERTIES: [(&str, &str); 24] = [
     ("OPTION_TASK", "option.task"),
     ("OPTION_DTYPE", "option.dtype"),
     ("OPTION_QUANTIZE", "option.quantize"),
+    ("OPTION_KV_CACHE_DTYPE", "option.kv_cache_dtype"),
     ("OPTION_MAX_MODEL_LEN", "option.max_model_len"),
     ("OPTION_MAX_ROLLING_BATCH_SIZE", "option.max_rolling_batch_size"),
     ("OPTION_ROLLING_BATCH", "option.rolling_batch"),

@@ -141,6 +141,7 @@ pub(super) const KEYS: &[Key] = &[
     key("serving.step_time", Written::Text),
     key("serving.max_running", Written::Count),
     key("serving.quantize", Written::Text),
+    key("serving.kv_cache_dtype", Written::Text),
     key("sessions.enabled", Written::Switch),
     key("sessions.expiration", Written::Text),
     key("sessions.max", Written::Count),

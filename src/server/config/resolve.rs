@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use roundhouse_models::Quantize;
+use roundhouse_models::{KvDtype, Quantize};
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::Bytes;
@@ -373,6 +373,10 @@ fn parse_quantize(text: &str) -> Result<Option<Quantize>, String> {
     Quantize::named(text).map_err(|known| format!("is '{text}'; {known}"))
 }
 
+fn parse_kv_dtype(text: &str) -> Result<Option<KvDtype>, String> {
+    KvDtype::named(text).map_err(|known| format!("is '{text}'; {known}"))
+}
+
 fn sharing(sources: &mut Sources<'_>, name: &'static str) -> Sharing {
     let read = sources.optional(name, |text| match text {
         "tenant" => Ok(Sharing::Tenant),
@@ -412,6 +416,7 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
             .count("serving.max_running", 1..=4096)
             .unwrap_or(defaults::MAX_RUNNING),
         quantize: sources.optional("serving.quantize", parse_quantize).unwrap_or_default(),
+        kv_dtype: sources.optional("serving.kv_cache_dtype", parse_kv_dtype).unwrap_or_default(),
     };
     if serving.hold > serving.request_timeout {
         sources.fault(

@@ -2,7 +2,7 @@
 //! its sequences have.
 
 use roundhouse_engine::EngineHandle;
-use roundhouse_models::{ModelPlan, Quantize};
+use roundhouse_models::{KvDtype, ModelPlan, Quantize};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId};
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ pub(crate) struct KvFacts {
     pub(crate) block_tokens: usize,
     /// Bytes of one token's keys and values.
     pub(crate) token_bytes: Bytes,
+    /// The type in which they are kept.
+    pub(crate) dtype: &'static str,
     /// What it always has: one sequence of the served context.
     pub(crate) floor: Room,
     /// What it has now.
@@ -71,6 +73,7 @@ impl Facts {
             KvFacts {
                 block_tokens: room.block_tokens,
                 token_bytes: plan.kv_token_bytes,
+                dtype: plan.kv_dtype.map_or("f32", KvDtype::name),
                 floor: of(room.floor),
                 now: of(room.now),
                 most: of(room.most),

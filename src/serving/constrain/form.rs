@@ -4,6 +4,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{JsonCompileOptions, regex_to_lark};
 use serde_json::{Value, json};
 
+use super::rules;
 use super::size::affordable;
 use crate::Error;
 
@@ -40,6 +41,8 @@ pub enum FormKind {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
+    /// A text of a grammar, in Lark's words or in llama.cpp's (GBNF).
+    Grammar(String),
 }
 
 /// A form as the library reads it.
@@ -74,6 +77,7 @@ impl Grammar {
                 within(field, "regular expression", regex.len(), REGEX_BYTES_MAX)?;
                 TopLevelGrammar::from_lark(format!("start: /{}/", body(field, regex)?))
             }
+            FormKind::Grammar(rules) => TopLevelGrammar::from_lark(rules::lark(field, rules)?),
             FormKind::Choice(choices) => {
                 if choices.is_empty() || choices.iter().any(String::is_empty) {
                     return Err(Error::field(

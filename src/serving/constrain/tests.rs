@@ -8,6 +8,8 @@ use super::*;
 use crate::TextCodec;
 use crate::text::tests::{reference, sentencepiece};
 
+mod grammars;
+
 fn compile(codec: &TextCodec, kind: FormKind) -> Result<Compiled, crate::Error> {
     let form = OutputForm { field: "response_format", kind };
     codec.speller().unwrap().compile(Grammar::of(&form)?)

@@ -324,7 +324,7 @@ async fn one_model_is_found_by_an_id_with_slashes() {
             "id": "b/c.tar.gz", "object": "model", "created": 1000, "owned_by": "ep",
             "max_model_len": 2048, "dtype": "q8_0, f32", "quantization": "q8_0",
             "kv": {
-                "block_tokens": 16, "floor_tokens": 2048, "tokens": 4096, "most_tokens": 8192,
+                "dtype": "f16", "block_tokens": 16, "floor_tokens": 2048, "tokens": 4096, "most_tokens": 8192,
                 "used_tokens": 96,
             },
         })

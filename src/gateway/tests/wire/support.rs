@@ -157,7 +157,7 @@ impl Setup {
 
 /// What is known of the one model that is loaded.
 fn facts() -> ModelFacts {
-    let kv = KvTokens { block: 16, floor: 2048, now: 4096, most: 8192, used: 96 };
+    let kv = KvTokens { dtype: "f16", block: 16, floor: 2048, now: 4096, most: 8192, used: 96 };
     ModelFacts { context: 2048, dtype: "q8_0, f32".into(), quantize: Some("q8_0"), kv: Some(kv) }
 }
 

@@ -41,6 +41,43 @@ pub(crate) fn gemma3(dir: &Path, shape: Llama) {
     write(dir, &config, &tensors);
 }
 
+/// Sparse layers of four experts, two for a token.
+pub(crate) fn mixtral(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, kv_heads, vocab, context } = shape;
+    let head_dim = hidden / heads;
+    let experts = 4;
+    let config = json!({
+        "architectures": ["MixtralForCausalLM"], "hidden_size": hidden,
+        "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab,
+        "max_position_embeddings": context, "num_local_experts": experts,
+        "num_experts_per_tok": 2, "tie_word_embeddings": true
+    });
+    let mut tensors: Tensors = vec![
+        ("model.embed_tokens.weight".into(), vec![vocab, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        };
+        for name in ["input", "post_attention"] {
+            add(&format!("{name}_layernorm"), &[hidden]);
+        }
+        add("self_attn.q_proj", &[hidden, hidden]);
+        add("self_attn.k_proj", &[head_dim * kv_heads, hidden]);
+        add("self_attn.v_proj", &[head_dim * kv_heads, hidden]);
+        add("self_attn.o_proj", &[hidden, hidden]);
+        add("block_sparse_moe.gate", &[experts, hidden]);
+        for expert in 0..experts {
+            add(&format!("block_sparse_moe.experts.{expert}.w1"), &[intermediate, hidden]);
+            add(&format!("block_sparse_moe.experts.{expert}.w2"), &[hidden, intermediate]);
+            add(&format!("block_sparse_moe.experts.{expert}.w3"), &[intermediate, hidden]);
+        }
+    }
+    write(dir, &config, &tensors);
+}
+
 /// Learned positions, biases, no gate.
 pub(crate) fn gpt2(dir: &Path, shape: Llama) {
     let Llama { hidden, intermediate, layers, heads, vocab, context, .. } = shape;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use roundhouse_engine::{AdapterId, ModelRunner, Row, RunnerError, StepPlan};
 use roundhouse_models::{
-    AdapterPlan, Cancel, Folder, LoadSettings, LoadedAdapter, LoadedRunner, Quantize, load_adapter,
-    matmul_calls, read_local,
+    AdapterPlan, Cancel, Folder, KvDtype, LoadSettings, LoadedAdapter, LoadedRunner, Quantize,
+    load_adapter, matmul_calls, read_local,
 };
 use serde::Deserialize;
 
@@ -88,8 +88,10 @@ fn with(base: &str, adapters: &[String], settings: &LoadSettings) -> LoadedRunne
     loaded
 }
 
+/// Keys and values in one type whatever the weights are, so that they alone make a difference.
 fn served() -> LoadSettings {
-    LoadSettings { context: 128, kv_sequences: 20, ..settings() }
+    let kv_dtype = Some(KvDtype::F32);
+    LoadSettings { context: 128, kv_sequences: 20, kv_dtype, ..settings() }
 }
 
 fn named(row: Row, adapter: Option<u64>) -> Row {

@@ -204,8 +204,10 @@ fn other_kinds_are_refused_by_what_they_are() {
 fn what_is_not_computed_is_refused_by_its_key() {
     let cases = [
         ("llama-mha", r#"{"architectures": ["OPTForCausalLM"]}"#, "OPTForCausalLM"),
-        ("llama-mha", r#"{"architectures": ["MixtralForCausalLM"]}"#, "a mixture of experts"),
-        ("llama-mha", r#"{"architectures": ["Qwen3MoeForCausalLM"]}"#, "a mixture of experts"),
+        ("llama-mha", r#"{"architectures": ["DeepseekV3ForCausalLM"]}"#, "a mixture of experts"),
+        ("llama-mha", r#"{"architectures": ["GptOssForCausalLM"]}"#, "a mixture of experts"),
+        ("mixtral", r#"{"num_experts_per_tok": 6}"#, "6 of 5 experts"),
+        ("qwen3-moe-unnormed", r#"{"decoder_sparse_step": 0}"#, "decoder_sparse_step is 0"),
         (
             "llama-mha",
             r#"{"architectures": ["Gemma3ForConditionalGeneration"]}"#,

@@ -11,12 +11,14 @@ mod extremes;
 mod gguf;
 mod halves;
 mod inspection;
+mod kept;
 mod matmuls;
 mod numbers;
 mod plans;
 mod quantize;
 mod sharing;
 mod support;
+mod ways;
 mod weights;
 
 #[expect(dead_code, reason = "its encoders are for measurements")]

@@ -1,6 +1,6 @@
 //! What a target's files mean in bytes, sequences and machines.
 
-use roundhouse_models::{AdapterPlan, ModelPlan, WeightShare};
+use roundhouse_models::{AdapterPlan, KvDtype, ModelPlan, WeightShare};
 use roundhouse_types::{Bytes, DeviceId, Footprint, Grade, ModelKind};
 use serde::Serialize;
 
@@ -74,6 +74,7 @@ pub(super) struct Estimate {
     /// The longest sequence served, in tokens; absent for handlers and adapters.
     pub(super) context: Option<usize>,
     pub(super) kv_token_bytes: Option<Bytes>,
+    pub(super) kv_dtype: Option<&'static str>,
     /// What the KV pool may grow to; `bytes` has its floor.
     pub(super) kv_most_bytes: Option<Bytes>,
     pub(super) sequences: Vec<Sequences>,
@@ -98,6 +99,7 @@ impl Estimate {
             adapter: None,
             context: None,
             kv_token_bytes: None,
+            kv_dtype: None,
             kv_most_bytes: None,
             sequences: Vec::new(),
             models_in_budget: None,
@@ -170,6 +172,7 @@ impl Estimate {
         self.weights.clone_from(&plan.weights);
         if let Some(kv) = plan.kv() {
             self.kv_token_bytes = Some(plan.kv_token_bytes);
+            self.kv_dtype = plan.kv_dtype.map(KvDtype::name);
             self.kv_most_bytes = Some(Bytes(kv.chunk_bytes.0 * kv.chunks() as u64));
             let mut contexts: Vec<usize> =
                 CONTEXTS.into_iter().filter(|context| *context < plan.context).collect();

@@ -109,7 +109,8 @@ fn table(estimate: &Estimate, parts: &Parts) -> Table {
     }
     let Footprint { weights, kv, workspace, host, .. } = parts.parts;
     if let Some(token) = estimate.kv_token_bytes {
-        row("kv pool", String::new(), kv, format!("{token} per token"));
+        let dtype = estimate.kv_dtype.unwrap_or_default();
+        row("kv pool", String::new(), kv, format!("{dtype}, {token} per token"));
         if let Some(most) = estimate.kv_most_bytes.filter(|most| *most > kv) {
             grown = format!("grows to {most} of KV where room is free");
         }

@@ -193,6 +193,13 @@ fn what_does_not_fit_the_base_is_refused_with_both_shapes() {
         let refused = changed.unfit("llama-mha");
         assert!(refused.contains(says), "{refused}");
     }
+    let [from, to] = ["layers.0.self_attn.q_proj", "layers.0.block_sparse_moe.experts.3.w1"];
+    let expert = Changed::from("mixtral-attention")
+        .set("target_modules", json!(["q_proj", "k_proj", "v_proj", "o_proj", "w1"]))
+        .renamed(&format!("{from}.lora_A"), &format!("{to}.lora_A"))
+        .renamed(&format!("{from}.lora_B"), &format!("{to}.lora_B"))
+        .unfit("mixtral");
+    assert!(expert.contains("experts.3.w1', and the base has no such module"), "{expert}");
     let missing = Changed::from("llama-all").unfit("phi3-window-partial");
     assert!(
         missing.contains("the base has no such module that an adapter can change"),

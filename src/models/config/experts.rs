@@ -1,0 +1,114 @@
+//! Mixtures of experts: Mixtral, and Qwen3's.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::decoder::{DecoderConfig, ExpertNames, Experts};
+use super::raw::{Defaults, LAYERS_MAX, Windows, keys, plain};
+use super::{CONFIG, positive, qwen};
+use crate::Error;
+
+/// More experts than any layer has: a list of them is made before tensors are looked for.
+pub(crate) const EXPERTS_MAX: usize = 1 << 14;
+
+pub(crate) const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
+    router: "block_sparse_moe.gate",
+    experts: "block_sparse_moe.experts",
+    up: ["w1", "w3"],
+    down: "w2",
+};
+
+pub(crate) const QWEN_EXPERTS: ExpertNames = ExpertNames {
+    router: "mlp.gate",
+    experts: "mlp.experts",
+    up: ["gate_proj", "up_proj"],
+    down: "down_proj",
+};
+
+/// Mixtral: Mistral whose every layer is sparse.
+pub(super) fn mixtral(json: &Value) -> Result<DecoderConfig, Error> {
+    #[derive(Deserialize)]
+    struct Keys {
+        num_local_experts: Option<usize>,
+        num_experts_per_tok: Option<usize>,
+    }
+    let extra: Keys = keys(json)?;
+    let defaults = Defaults {
+        kv_heads: Some(8),
+        context: 4096 * 32,
+        norm_epsilon: 1e-5,
+        rope_theta: 1e6,
+        ..Defaults::LLAMA
+    };
+    let config = plain(json, &defaults)?;
+    let experts = Experts {
+        count: extra.num_local_experts.unwrap_or(8),
+        used: extra.num_experts_per_tok.unwrap_or(2),
+        intermediate: config.intermediate,
+        normalised: true,
+        every: 1,
+        dense: Vec::new(),
+        names: &MIXTRAL_EXPERTS,
+    };
+    Ok(DecoderConfig {
+        kinds: Windows::read(json, None)?.everywhere()?,
+        qkv_bias: false,
+        attention_out_bias: false,
+        mlp_bias: false,
+        experts: Some(checked(experts)?),
+        ..config
+    })
+}
+
+/// Qwen3 whose layers are sparse, or some of them.
+pub(super) fn qwen3_moe(json: &Value) -> Result<DecoderConfig, Error> {
+    #[derive(Deserialize)]
+    struct Keys {
+        num_experts: Option<usize>,
+        num_experts_per_tok: Option<usize>,
+        moe_intermediate_size: Option<usize>,
+        decoder_sparse_step: Option<usize>,
+        #[serde(default)]
+        norm_topk_prob: bool,
+        mlp_only_layers: Option<Vec<usize>>,
+        #[serde(default)]
+        use_sliding_window: bool,
+    }
+    let extra: Keys = keys(json)?;
+    let config = plain(json, &Defaults { kv_heads: Some(4), context: 32_768, ..Defaults::LLAMA })?;
+    let experts = Experts {
+        count: extra.num_experts.unwrap_or(128),
+        used: extra.num_experts_per_tok.unwrap_or(8),
+        intermediate: extra.moe_intermediate_size.unwrap_or(768),
+        normalised: extra.norm_topk_prob,
+        every: extra.decoder_sparse_step.unwrap_or(1),
+        dense: extra.mlp_only_layers.unwrap_or_default(),
+        names: &QWEN_EXPERTS,
+    };
+    let mut windows = Windows::read(json, Some(4096))?;
+    windows.sliding_window = windows.sliding_window.filter(|_| extra.use_sliding_window);
+    Ok(DecoderConfig {
+        kinds: windows.everywhere()?,
+        mlp_bias: false,
+        experts: Some(checked(experts)?),
+        names: &qwen::QWEN3_NAMES,
+        ..config
+    })
+}
+
+fn checked(experts: Experts) -> Result<Experts, Error> {
+    positive(&[
+        ("the number of experts", experts.count),
+        ("num_experts_per_tok", experts.used),
+        ("the width of experts", experts.intermediate),
+        ("decoder_sparse_step", experts.every),
+    ])?;
+    if experts.count > EXPERTS_MAX || experts.used > experts.count {
+        let reason = format!("{} of {} experts for a token", experts.used, experts.count);
+        return Err(Error::config(CONFIG, reason));
+    }
+    if experts.dense.len() > LAYERS_MAX {
+        return Err(Error::config(CONFIG, "mlp_only_layers names more layers than there are"));
+    }
+    Ok(experts)
+}
