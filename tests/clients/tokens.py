@@ -46,8 +46,11 @@ def main():
                 for skips in (True, False):
                     texts = ask("decode", model, ids=[wanted.ids], skip_special_tokens=skips)
                     assert texts == [own.decode(wanted.ids, skip_special_tokens=skips)], text
+    wanted = Tokenizer.from_file(os.path.join(store, chat, "tokenizer.json")).encode(TEXTS[0])
     flat = ask("tokenize", chat, inputs=TEXTS[0])
-    assert "".join(token["text"] for token in flat) == TEXTS[0], flat
+    assert [token["id"] for token in flat] == wanted.ids, flat
+    for token, mask, (start, stop) in zip(flat, wanted.special_tokens_mask, wanted.offsets):
+        assert token["text"] == ("" if mask else TEXTS[0][start:stop]), token
 
     # A chat has as many tokens as the model is said to have read for it.
     messages = [{"role": "user", "content": TEXTS[0]}]

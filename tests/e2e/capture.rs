@@ -93,10 +93,10 @@ async fn a_kill_at_any_instant_leaves_whole_lines_and_none_twice() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     for round in 0..ROUNDS {
         // Each line by itself, some together, and files of many.
-        let size = ["1B", "2KiB", "64KiB"][(round % 3) as usize];
-        let keys = format!("flush_size = \"{size}\"\nflush_every = \"20ms\"");
+        let size = ["1B", "2KiB", "8KiB"][(round % 3) as usize];
+        let keys = format!("flush_size = \"{size}\"\nflush_every = \"1s\"");
         let mut server = serve(&folder, &keys).await;
-        let dies_after = Duration::from_millis(20 + random(&mut state) % 400);
+        let dies_after = Duration::from_millis(100 + random(&mut state) % 700);
         let killer = kill_after(server.pid(), dies_after);
         let asking = (0..4).map(|client| {
             let (http, url) = (server.http(), format!("{}/endpoints/ep", server.data));
@@ -120,7 +120,7 @@ async fn a_kill_at_any_instant_leaves_whole_lines_and_none_twice() {
         server.kill();
     }
     let lines = lines(&folder);
-    assert!(lines.len() >= 50, "only {} lines were written", lines.len());
+    assert!(lines.len() >= 20, "only {} lines were written", lines.len());
     let mut ids = BTreeSet::new();
     for line in &lines {
         let data = &line["captureData"];

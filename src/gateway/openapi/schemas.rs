@@ -393,7 +393,10 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
         "messages": {"type": "array", "items": {"type": "object"}},
         "add_special_tokens": boolean(), "return_token_strs": boolean(),
     });
-    add("TokenizeRequest", object(tokenize, &[]));
+    let mut tokenize = object(tokenize, &[]);
+    tokenize["anyOf"] =
+        ["prompt", "inputs", "messages"].map(|name| json!({"required": [name]})).to_vec().into();
+    add("TokenizeRequest", tokenize);
     add("DetokenizeRequest", object(json!({"model": text(), "tokens": ids()}), &["tokens"]));
     let lists = json!({"anyOf": [ids(), {"type": "array", "items": ids()}]});
     let decode = json!({"model": text(), "ids": lists, "skip_special_tokens": boolean()});

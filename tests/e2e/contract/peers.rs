@@ -14,7 +14,7 @@ async fn platform(root: &Path) -> Server {
         place(&root.join(name).join("model"), &signed_classifier(name, version, 0));
     }
     let root = root.display().to_string();
-    let args = ["serve", "--container-models-root", &root, "--memory", "32MiB"];
+    let args = ["serve", "--container-models-root", &root, "--memory", "256MiB"];
     Server::start(&args, &[("SAGEMAKER_MULTI_MODEL", "true")]).await
 }
 
