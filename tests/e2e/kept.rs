@@ -42,11 +42,11 @@ async fn keys_and_values_take_half_where_the_operator_or_the_artefact_says_so() 
             std::fs::write(folder.join("serving.properties"), text).unwrap();
         }
     }
-    let plan = |target: &str, dtype: &str| planned(&store.path().join(target), dtype);
+    let of = |target: &str, dtype: &str| planned(&store.path().join(target), dtype);
     let token = |plan: &Value| plan["kv_token_bytes"].as_u64().unwrap();
-    let wide = plan("plain", "auto");
+    let wide = of("plain", "auto");
     assert_eq!(wide["kv_dtype"], "f32", "its weights are");
-    let half = plan("plain", "bf16");
+    let half = of("plain", "bf16");
     assert_eq!((half["kv_dtype"].as_str(), 2 * token(&half)), (Some("bf16"), token(&wide)));
 
     let uri = format!("file://{}/", store.path().display());
@@ -57,7 +57,7 @@ async fn keys_and_values_take_half_where_the_operator_or_the_artefact_says_so() 
         answers.push(generated(&server, target).await);
         let told = server.get(&format!("/v1/models/{target}")).await.json();
         assert_eq!(told["kv"]["dtype"], dtype, "{told}");
-        let plan = plan(target, "f16");
+        let plan = of(target, "f16");
         assert_eq!(plan["kv_dtype"], dtype, "{target}");
         let residency = server.admin_get("/admin/v1/residency").await.json();
         let mut residents = residency["devices"][0]["residents"].as_array().unwrap().iter();
