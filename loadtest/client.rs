@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use reqwest::header::HeaderMap;
 
-use crate::face::Face;
+use crate::face::{Face, How};
+use crate::pieces::Reader;
 use crate::schedule::Case;
 
 /// What came of a request.
@@ -63,11 +64,8 @@ impl Outcome {
 pub(crate) struct Way {
     /// The data port.
     pub(crate) base: String,
-    /// SageMaker's name of the endpoint.
-    pub(crate) endpoint: String,
     pub(crate) face: Face,
-    /// Whether answers come in pieces.
-    pub(crate) stream: bool,
+    pub(crate) how: How,
     /// Bearer keys of the tenants.
     pub(crate) keys: Vec<String>,
     pub(crate) deadline: Duration,
@@ -131,10 +129,10 @@ impl Client {
         seen: &mut Seen,
     ) -> Result<Outcome, String> {
         let way = &*self.way;
-        let asked = way.face.asked(case, &way.endpoint, way.stream)?;
+        let asked = way.face.asked(case, &way.how)?;
         let url = format!("{}{}", way.base.trim_end_matches('/'), asked.path);
         let mut request = self.http.post(url).json(&asked.body);
-        if let Some((name, value)) = asked.header {
+        for (name, value) in asked.headers {
             request = request.header(name, value);
         }
         if let Some(key) = tenant.and_then(|tenant| way.keys.get(tenant)) {
@@ -154,84 +152,25 @@ impl Client {
 
     /// The whole answer; of a stream the texts, one after another.
     async fn body(&self, response: reqwest::Response, seen: &mut Seen) -> Result<String, String> {
-        if !self.way.stream || !response.status().is_success() {
+        if !self.way.how.stream || !response.status().is_success() {
             return response.text().await.map_err(|error| error.to_string());
         }
         let mut bytes = response.bytes_stream();
-        let (mut waiting, mut text, mut done) = (Vec::new(), String::new(), false);
+        let (mut reader, mut text) = (Reader::new(self.way.face.framing()), String::new());
         while let Some(part) = bytes.next().await {
-            waiting.extend_from_slice(&part.map_err(|error| error.to_string())?);
-            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = waiting.drain(..=end).collect();
-                match piece(&String::from_utf8_lossy(&line)) {
-                    Piece::Text(piece) => {
-                        seen.pieces.push(Instant::now());
-                        text += &piece;
-                    }
-                    Piece::End => done = true,
-                    Piece::Failure(message) => return Err(message),
-                    Piece::Nothing => {}
-                }
+            for piece in reader.take(&part.map_err(|error| error.to_string())?)? {
+                seen.pieces.push(Instant::now());
+                text += &piece;
             }
         }
-        if done { Ok(text) } else { Err("the stream stopped before its end".into()) }
-    }
-}
-
-/// What a line of an event stream says.
-#[derive(Debug, PartialEq)]
-enum Piece {
-    Text(String),
-    End,
-    Failure(String),
-    Nothing,
-}
-
-fn piece(line: &str) -> Piece {
-    let Some(data) = line.trim().strip_prefix("data:").map(str::trim) else {
-        return Piece::Nothing;
-    };
-    if data == "[DONE]" {
-        return Piece::End;
-    }
-    let event: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-    if let Some(error) = event.get("error") {
-        return Piece::Failure(error.to_string());
-    }
-    let choice = &event["choices"][0];
-    let text = choice["text"].as_str().or_else(|| choice["delta"]["content"].as_str());
-    // A token may be no text, or half a character: it counts as long as it is no end.
-    match text {
-        Some("") if choice["delta"].get("role").is_some() => Piece::Nothing,
-        Some(text) if !text.is_empty() || choice["finish_reason"].is_null() => {
-            Piece::Text(text.to_owned())
+        if let Some(piece) = reader.end()? {
+            seen.pieces.push(Instant::now());
+            text += &piece;
         }
-        _ => Piece::Nothing,
+        Ok(text)
     }
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_of_both_kinds_of_completions_are_text() {
-        let text = |it: &str| Piece::Text(it.into());
-        assert_eq!(
-            piece("data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n"),
-            text("a")
-        );
-        assert_eq!(piece("data: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\r\n"), text("b"));
-        let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}";
-        assert_eq!(piece(role), Piece::Nothing);
-        let last = "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":\"stop\"}]}";
-        assert_eq!(piece(last), Piece::Nothing);
-        assert_eq!(piece("data: [DONE]"), Piece::End);
-        assert_eq!(piece(": a comment"), Piece::Nothing);
-        assert!(matches!(piece("data: {\"error\":{\"message\":\"no\"}}"), Piece::Failure(_)));
-    }
 }

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use crate::pieces::Framing;
 use crate::schedule::Case;
 
 /// An API.
@@ -24,33 +25,82 @@ pub(crate) enum Face {
 pub(crate) struct Asked {
     /// Below the base address.
     pub(crate) path: String,
-    pub(crate) header: Option<(&'static str, String)>,
+    pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Value,
 }
 
+/// What of a request is the same for all.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct How {
+    /// SageMaker's name of the endpoint.
+    pub(crate) endpoint: String,
+    /// Whether the answer shall come in pieces.
+    pub(crate) stream: bool,
+    /// Targets are adapters of this one.
+    pub(crate) base: Option<String>,
+    /// Where an adapter is named beside its base.
+    pub(crate) adapters: AdaptersIn,
+}
+
+/// Where a request names its adapter, where its target is the base.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AdaptersIn {
+    /// In `X-Amzn-SageMaker-Adapter-Identifier`, as SageMaker's platform does.
+    #[default]
+    Header,
+    /// In the body's `adapters`, as LMI has it.
+    Body,
+}
+
+const TARGET: &str = "x-amzn-sagemaker-target-model";
+const ADAPTER: &str = "x-amzn-sagemaker-adapter-identifier";
+
 impl Face {
-    /// The case in this API's words. `stream` asks for the answer in pieces.
+    /// The case in this API's words.
     ///
     /// # Errors
     /// What the API has no words for.
-    pub(crate) fn asked(self, case: &Case, endpoint: &str, stream: bool) -> Result<Asked, String> {
-        let body = case.body.clone();
+    pub(crate) fn asked(self, case: &Case, how: &How) -> Result<Asked, String> {
+        if self == Self::Openai {
+            // An adapter is a model like any other.
+            return openai(case, how.stream);
+        }
+        let (mut body, mut headers) = (case.body.clone(), Vec::new());
+        if how.stream && body.is_object() {
+            body["stream"] = Value::Bool(true);
+        }
+        let target = match (&how.base, self) {
+            (None, _) => &case.target,
+            (Some(_), Self::Predictions) => {
+                return Err("TorchServe's predictions have no word for an adapter".into());
+            }
+            (Some(base), _) => {
+                match how.adapters {
+                    AdaptersIn::Header => headers.push((ADAPTER, case.target.clone())),
+                    AdaptersIn::Body => body["adapters"] = Value::from(case.target.as_str()),
+                }
+                base
+            }
+        };
+        let path = match self {
+            Self::Container => format!("/models/{}/invoke", target.replace('/', "%2F")),
+            Self::Predictions => format!("/predictions/{}", target.replace('/', "%2F")),
+            Self::Sagemaker | Self::Openai => {
+                headers.push((TARGET, target.clone()));
+                let operation =
+                    if how.stream { "invocations-response-stream" } else { "invocations" };
+                format!("/endpoints/{}/{operation}", how.endpoint)
+            }
+        };
+        Ok(Asked { path, headers, body })
+    }
+
+    /// What streams are wrapped in.
+    pub(crate) fn framing(self) -> Framing {
         match self {
-            Self::Openai => openai(case, stream),
-            _ if stream => Err("streams are asked for by --face openai".into()),
-            Self::Sagemaker => {
-                let header = ("x-amzn-sagemaker-target-model", case.target.clone());
-                let path = format!("/endpoints/{endpoint}/invocations");
-                Ok(Asked { path, header: Some(header), body })
-            }
-            Self::Container => {
-                let path = format!("/models/{}/invoke", case.target.replace('/', "%2F"));
-                Ok(Asked { path, header: None, body })
-            }
-            Self::Predictions => {
-                let path = format!("/predictions/{}", case.target.replace('/', "%2F"));
-                Ok(Asked { path, header: None, body })
-            }
+            Self::Openai => Framing::Events,
+            Self::Sagemaker => Framing::Frames,
+            Self::Container | Self::Predictions => Framing::Lines,
         }
     }
 }
@@ -77,7 +127,7 @@ fn openai(case: &Case, stream: bool) -> Result<Asked, String> {
     if stream {
         body["stream"] = Value::Bool(true);
     }
-    Ok(Asked { path: path.into(), header: None, body })
+    Ok(Asked { path: path.into(), headers: Vec::new(), body })
 }
 
 #[cfg(test)]
@@ -91,22 +141,44 @@ mod tests {
     #[test]
     fn a_text_is_a_completion_for_openai_and_itself_for_sagemaker() {
         let case = case(json!({"inputs": "hi", "parameters": {"max_new_tokens": 7}}));
-        let asked = Face::Openai.asked(&case, "demo", true).unwrap();
+        let how = How { endpoint: "demo".into(), ..How::default() };
+        let streams = How { stream: true, ..how.clone() };
+        let asked = Face::Openai.asked(&case, &streams).unwrap();
         assert_eq!(asked.path, "/v1/completions");
         let wanted = json!({"prompt": "hi", "max_tokens": 7, "temperature": 0, "model": "team/a", "stream": true});
         assert_eq!(asked.body, wanted);
-        let asked = Face::Sagemaker.asked(&case, "demo", false).unwrap();
+        let asked = Face::Sagemaker.asked(&case, &how).unwrap();
         assert_eq!(asked.path, "/endpoints/demo/invocations");
-        assert_eq!(asked.header.unwrap().1, "team/a");
+        assert_eq!(asked.headers, [(TARGET, "team/a".to_owned())]);
         assert_eq!(asked.body, case.body);
+        let asked = Face::Sagemaker.asked(&case, &streams).unwrap();
+        assert_eq!(asked.path, "/endpoints/demo/invocations-response-stream");
+        assert_eq!(asked.body["stream"], true);
+    }
+
+    #[test]
+    fn an_adapter_is_named_beside_its_base() {
+        let case = case(json!({"inputs": "hi"}));
+        let header = How { endpoint: "e".into(), base: Some("b".into()), ..How::default() };
+        let asked = Face::Sagemaker.asked(&case, &header).unwrap();
+        let wanted = [(ADAPTER, "team/a".to_owned()), (TARGET, "b".to_owned())];
+        assert_eq!((asked.headers.as_slice(), &asked.body), (&wanted[..], &case.body));
+        let body = How { adapters: AdaptersIn::Body, ..header.clone() };
+        let asked = Face::Container.asked(&case, &body).unwrap();
+        assert_eq!(
+            (asked.path.as_str(), &asked.body["adapters"]),
+            ("/models/b/invoke", &json!("team/a"))
+        );
+        assert!(asked.headers.is_empty());
+        assert_eq!(Face::Openai.asked(&case, &header).unwrap().body["model"], "team/a");
+        assert!(Face::Predictions.asked(&case, &header).is_err());
     }
 
     #[test]
     fn what_an_api_has_no_words_for_is_said() {
         let vectors = case(json!({"inputs": ["a", "b"]}));
-        assert!(Face::Openai.asked(&vectors, "", false).is_err());
-        assert!(Face::Container.asked(&vectors, "", true).is_err());
-        let asked = Face::Container.asked(&vectors, "", false).unwrap();
+        assert!(Face::Openai.asked(&vectors, &How::default()).is_err());
+        let asked = Face::Container.asked(&vectors, &How::default()).unwrap();
         assert_eq!(asked.path, "/models/team%2Fa/invoke");
     }
 }

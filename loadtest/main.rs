@@ -3,7 +3,7 @@
 //! too (`compare/`).
 //!
 //! Reading order: `arrivals` and `trace` (when), `schedule` (when and what), `face` (in which words),
-//! `client` (one request),
+//! `client` (one request), `pieces` (answers that come in pieces),
 //! `run` (the scenario), `watch` (what the server says of itself meanwhile),
 //! `report` and `chart` (what came of it).
 #![allow(clippy::print_stdout, reason = "a command-line tool: its report goes to standard output")]
@@ -14,6 +14,7 @@ mod chart;
 mod client;
 mod echo;
 mod face;
+mod pieces;
 mod report;
 mod run;
 mod schedule;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use self::arrivals::{Arrivals, Shape};
-use self::face::Face;
+use self::face::{AdaptersIn, Face};
 use self::schedule::Replay;
 
 /// Load tests of a running Roundhouse.
@@ -132,9 +133,16 @@ pub(crate) struct Common {
     /// In the words of which API.
     #[arg(long, value_enum, default_value_t = Face::Sagemaker)]
     face: Face,
-    /// Has answers come in pieces, and times the first and those between; with --face openai.
+    /// Has answers come in pieces, and times the first and those between: events of OpenAI's, frames of
+    /// SageMaker's response stream, lines of the others.
     #[arg(long)]
     stream: bool,
+    /// The targets are adapters of this one: they are named beside it. OpenAI's API names them as models.
+    #[arg(long, value_name = "BASE")]
+    adapters_of: Option<String>,
+    /// Where they are named, with --adapters-of.
+    #[arg(long, value_enum, default_value_t = AdaptersIn::Header)]
+    adapters_in: AdaptersIn,
     /// New tokens of generic requests at most.
     #[arg(long, default_value_t = 24)]
     tokens: usize,

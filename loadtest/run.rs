@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::Common;
 use crate::arrivals::Arrivals;
 use crate::client::{Client, Outcome, Sample, Way};
+use crate::face::How;
 use crate::report::Report;
 use crate::schedule::{self, Drawn, Planned, Replay, Target};
 use crate::trace;
@@ -115,9 +116,13 @@ impl Stage {
         let tenants = keys.len();
         let client = Client::new(Way {
             base: common.url.clone(),
-            endpoint: common.endpoint.clone(),
             face: common.face,
-            stream: common.stream,
+            how: How {
+                endpoint: common.endpoint.clone(),
+                stream: common.stream,
+                base: common.adapters_of.clone(),
+                adapters: common.adapters_in,
+            },
             keys,
             deadline: Duration::from_secs_f64(common.deadline),
         })?;

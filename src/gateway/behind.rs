@@ -33,6 +33,7 @@ use crate::state::naming::ALL_TRAFFIC;
 use crate::state::{ContainerMode, Containers, EndpointContainer, EndpointFace};
 use crate::state::{FromContainer, ToContainer};
 use crate::stream::{INNER_TYPE, Watched};
+use crate::target;
 use crate::told::{Counter, Unsaid};
 
 pub(crate) use openai::{meant, openai};
@@ -83,6 +84,7 @@ pub(crate) async fn invoke(
         context.notes.inference_id(id);
     }
     let chosen = chosen(context, endpoint, containers, &sent)?;
+    names_no_model(endpoint, containers, headers)?;
     let variant: Arc<str> = ALL_TRAFFIC.into();
     context.notes.variant(&variant);
     let capture = endpoint.capture.as_ref().filter(|_| way != Way::Pieces);
@@ -115,7 +117,21 @@ pub(crate) fn check(
     if sent.session.is_some() {
         return Err(Error::request("asynchronous requests are in no session"));
     }
-    chosen(context, endpoint, containers, &sent).map(drop)
+    chosen(context, endpoint, containers, &sent)?;
+    names_no_model(endpoint, containers, headers)
+}
+
+/// A pipeline has no models to choose from: who names one means another endpoint. A container that is
+/// asked directly is told, and may have some.
+fn names_no_model(
+    endpoint: &EndpointFace,
+    containers: &Containers,
+    headers: &HeaderMap,
+) -> Result<(), Error> {
+    match containers.mode == ContainerMode::Serial && target::header(headers)?.is_some() {
+        true => Err(Error::NotMultiModel(endpoint.name.clone())),
+        false => Ok(()),
+    }
 }
 
 /// Whom a request asks, in order; one at least.

@@ -333,13 +333,14 @@ impl fmt::Display for Action {
             }
             Self::Died { reason, retry_ms: 0, .. } => write!(f, "died: {reason}"),
             Self::Died { reason, deaths, retry_ms } => {
-                write!(f, "died {deaths} times, next load in {retry_ms} ms: {reason}")
+                write!(f, "died {deaths} times, next load in {}: {reason}", Lasting(*retry_ms))
             }
             Self::Failed { stage, reason, lasting: true, .. } => {
                 write!(f, "{} failed: {reason}", stage.as_str())
             }
             Self::Failed { stage, reason, retry_ms, .. } => {
-                write!(f, "{} failed, next attempt in {retry_ms} ms: {reason}", stage.as_str())
+                let (stage, pause) = (stage.as_str(), Lasting(*retry_ms));
+                write!(f, "{stage} failed, next attempt in {pause}: {reason}")
             }
             Self::Draining { why, for_artefact, leases, idle_ms, demand } => {
                 let why = if *why == Departure::Base { "with its base" } else { why.as_str() };
@@ -347,7 +348,9 @@ impl fmt::Display for Action {
                 if let Some(artefact) = for_artefact {
                     write!(f, " for {artefact}")?;
                 }
-                write!(f, "), {leases} leases held, last used {idle_ms} ms ago, {demand}")
+                let held = if *leases == 1 { "lease" } else { "leases" };
+                let idle = Lasting(*idle_ms);
+                write!(f, "), {leases} {held} held, last used {idle} ago, {demand}")
             }
             Self::Revived => f.write_str("serves again, its room is not needed"),
             Self::Unloaded { bytes } => write!(f, "unloaded, {bytes} are free"),
@@ -387,6 +390,22 @@ impl fmt::Display for Action {
     }
 }
 
+/// Milliseconds as people say them.
+pub(crate) struct Lasting(pub(crate) u64);
+
+impl fmt::Display for Lasting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, part) = (self.0 / 1000, self.0 % 1000);
+        match seconds {
+            0 => write!(f, "{part} ms"),
+            1..60 => write!(f, "{seconds}.{} s", part / 100),
+            60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
+            3600..86_400 => write!(f, "{} h {} min", seconds / 3600, seconds / 60 % 60),
+            _ => write!(f, "{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+        }
+    }
+}
+
 /// The beginning of a version's digest, which tells it from the model's others.
 pub(crate) fn short(version: &Version) -> &str {
     version.as_str().get(..12).unwrap_or(version.as_str())
@@ -421,5 +440,18 @@ impl Decided {
     pub(crate) fn with_kind(mut self, failure: &Failure) -> Self {
         self.kind = Some(failure.kind());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_people_say_them() {
+        let said = |milliseconds: u64| Lasting(milliseconds).to_string();
+        assert_eq!([0, 999, 1000, 59_999].map(said), ["0 ms", "999 ms", "1.0 s", "59.9 s"]);
+        assert_eq!([60_000, 3_599_999].map(said), ["1 min 0 s", "59 min 59 s"]);
+        assert_eq!([3_600_000, 90_000_000].map(said), ["1 h 0 min", "1 d 1 h"]);
     }
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, Version};
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, Version,
+};
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
@@ -15,10 +17,10 @@ use crate::decision::Decision;
 use crate::error::Error;
 use crate::lease::Lease;
 use crate::loader::Loader;
-use crate::manager::{Command, Dropped, Owner};
+use crate::manager::{Command, Dropped, Look, Owner};
 use crate::metrics;
 use crate::regret::{FRESH, Regret};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{AfterResident, CopiesPart, ResidentsPart, Snapshot};
 use crate::sync::{UnboundedSender, unbounded_channel};
 use crate::table::{Event, LoadOptions, LoadReport, RefreshReport, Report, UnloadReport, WaiterId};
 
@@ -242,7 +244,29 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// The whole table at one instant. It informs; nothing may be decided by it.
     pub async fn snapshot(&self) -> Result<Snapshot, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Snapshot { reply }).await?;
+        self.send(Command::Look(Look::Whole { reply })).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// The table at one instant without its residents and copies: what there are few of.
+    pub async fn outline(&self) -> Result<Snapshot, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(Look::Outline { reply })).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// The next few residents, from the beginning or behind a part. Requests are served between
+    /// two parts.
+    pub async fn residents(&self, after: Option<AfterResident>) -> Result<ResidentsPart, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(Look::Residents { after, reply })).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// The next few copies in the host's memory, likewise.
+    pub async fn copies(&self, after: Option<ArtefactId>) -> Result<CopiesPart, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(Look::Copies { after, reply })).await?;
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)
     }
 

@@ -30,7 +30,8 @@ pub use loader::{
 pub use regret::{OptimalLoads, Regret, RegretRatio};
 pub use reporter::Reporter;
 pub use snapshot::{
-    CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
-    LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot, rfc3339,
+    AfterResident, CopiesPart, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot,
+    FailedState, HostSnapshot, LoadSnapshot, LoadState, Part, ResidentSnapshot, ResidentState,
+    ResidentsPart, Snapshot, rfc3339,
 };
 pub use table::{Demand, LoadOptions, LoadReport, RefreshReport, UnloadReport};

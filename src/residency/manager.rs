@@ -1,6 +1,7 @@
 //! The task that owns the table: it performs the effects and reports what came of them.
 
 mod history;
+mod looks;
 mod ring;
 mod tasks;
 
@@ -13,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use self::history::History;
+pub(crate) use self::looks::Look;
 use self::ring::{Cause, Place, Ring};
 use self::tasks::Tasks;
 pub(crate) use self::tasks::{Finished, Outcome};
@@ -25,7 +27,7 @@ use crate::loader::{Base, Loaded, Loader};
 use crate::metrics::Meters;
 use crate::regret::{Numbered, Window};
 use crate::reporter::{Notes, Slot};
-use crate::snapshot::{Clocks, Snapshot};
+use crate::snapshot::Clocks;
 use crate::sync::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::table::{Effect, Event, Grant, Key, Report, Table, WaiterId};
 
@@ -51,9 +53,7 @@ pub(crate) enum Command<M> {
         event: Event,
         reply: oneshot::Sender<()>,
     },
-    Snapshot {
-        reply: oneshot::Sender<Snapshot>,
-    },
+    Look(Look),
     Known {
         model: ModelId,
         reply: oneshot::Sender<bool>,
@@ -110,6 +110,7 @@ pub(crate) struct Owner<L: Loader> {
     history: History,
     ring: Ring,
     meters: Meters,
+    clocks: Clocks,
 }
 
 impl<L: Loader> Owner<L> {
@@ -137,6 +138,7 @@ impl<L: Loader> Owner<L> {
             history: History::new(),
             ring: Ring::new(),
             meters: Meters::new(),
+            clocks: Clocks { instant: now(), wall: SystemTime::now() },
         }
     }
 
@@ -195,11 +197,7 @@ impl<L: Loader> Owner<L> {
                 self.apply(event);
                 let _ = reply.send(());
             }
-            Command::Snapshot { reply } => {
-                self.report_progress();
-                let clocks = Clocks { instant: now(), wall: SystemTime::now() };
-                let _ = reply.send(self.table.snapshot(&clocks));
-            }
+            Command::Look(look) => self.look(look),
             Command::Known { model, reply } => {
                 let _ = reply.send(self.table.is_known(&model));
             }

@@ -7,6 +7,8 @@ use roundhouse_types::{
 };
 use serde::Serialize;
 
+use crate::table::Key;
+
 /// The whole table at one instant.
 #[derive(Debug, Clone, Serialize)]
 pub struct Snapshot {
@@ -57,7 +59,7 @@ pub struct DeviceSnapshot {
 }
 
 /// One loaded artefact.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResidentSnapshot {
     /// The model's endpoint.
     pub endpoint: EndpointName,
@@ -121,7 +123,7 @@ pub struct HostSnapshot {
 }
 
 /// One copy in the host's memory.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CopySnapshot {
     /// The model's endpoint.
     pub endpoint: EndpointName,
@@ -237,6 +239,25 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
+/// Some of what devices or the host's memory hold: a look at all of it, part by part, holds up
+/// nobody for long. What changes between two parts is seen or not; what stays is seen once.
+#[derive(Debug, Clone)]
+pub struct Part<R, A> {
+    /// What is in it, in the order of names.
+    pub rows: Vec<R>,
+    /// Where the next one begins; `None` behind the last.
+    pub rest: Option<A>,
+}
+
+/// The residents of a part, each with its device.
+pub type ResidentsPart = Part<(DeviceId, ResidentSnapshot), AfterResident>;
+/// The copies of a part.
+pub type CopiesPart = Part<CopySnapshot, ArtefactId>;
+
+/// The last resident of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AfterResident(pub(crate) Key);
+
 /// Tells wall-clock time for instants of the table: one pair of readings of both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clocks {
@@ -244,7 +265,21 @@ pub(crate) struct Clocks {
     pub(crate) wall: SystemTime,
 }
 
+/// How far two pairs of readings may be apart and mean the same: more than what comes between the
+/// two readings of a pair, less than anybody sees. An instant that is told again is told the same.
+const SAME_CLOCK: Duration = Duration::from_millis(50);
+
 impl Clocks {
+    /// This pair, or `fresh` where the wall clock was set or drifted away.
+    pub(crate) fn or(self, fresh: Self) -> Self {
+        let told = self.wall + fresh.instant.saturating_duration_since(self.instant);
+        let apart = match fresh.wall.duration_since(told) {
+            Ok(ahead) => ahead,
+            Err(behind) => behind.duration(),
+        };
+        if apart < SAME_CLOCK { self } else { fresh }
+    }
+
     /// The wall-clock time of `instant` in RFC 3339.
     pub(crate) fn rfc3339(&self, instant: Instant) -> String {
         let wall = match instant.checked_duration_since(self.instant) {

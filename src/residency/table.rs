@@ -71,6 +71,8 @@ pub(crate) struct Table {
     residents: Residents,
     copies: Copies,
     bases: Bases,
+    /// Models that failed; some of them serve again.
+    failed: BTreeSet<ModelId>,
     /// Residents whose KV pools have more than their floor, or want more.
     pools: BTreeSet<Key>,
     flow: Flow,
@@ -109,6 +111,7 @@ impl Table {
             jobs: BTreeMap::new(),
             residents: Residents::default(),
             bases: Bases::default(),
+            failed: BTreeSet::new(),
             pools: BTreeSet::new(),
             flow: Flow::default(),
             waiters: Waiters::default(),

@@ -12,6 +12,7 @@ pub(crate) mod live;
 mod page;
 mod plain;
 mod reload;
+mod spelling;
 mod standing;
 mod usage;
 mod versions;
@@ -27,7 +28,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use roundhouse_residency::{Regret, Residency, rfc3339};
+use roundhouse_residency::{Regret, Residency, Snapshot, rfc3339};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{DiskCache, TargetForm};
 use roundhouse_tenancy::{Accounts, Current};
@@ -207,12 +208,12 @@ impl Admin {
 }
 
 async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refusal> {
-    Ok(Json(residency_now(&admin).await?))
+    Ok(Json(dressed(&admin, admin.residency.snapshot().await?)?))
 }
 
-/// What readers of the live state are told.
+/// What readers of the live state are told beside residents and copies.
 async fn standing_now(admin: &Admin) -> Result<Value, Failure> {
-    let mut shown = residency_now(admin).await?;
+    let mut shown = dressed(admin, admin.residency.outline().await?)?;
     shown["time"] = json!(rfc3339(SystemTime::now()));
     shown["build"] = json!(env!("CARGO_PKG_VERSION"));
     shown["unready"] = json!(admin.vitals.unready());
@@ -220,8 +221,8 @@ async fn standing_now(admin: &Admin) -> Result<Value, Failure> {
     Ok(shown)
 }
 
-async fn residency_now(admin: &Admin) -> Result<Value, Failure> {
-    let snapshot = admin.residency.snapshot().await?;
+/// A snapshot with what else is known, as it is shown.
+fn dressed(admin: &Admin, snapshot: Snapshot) -> Result<Value, Failure> {
     let facts = facts::of(&snapshot, &admin.loader);
     let mut shown = serde_json::to_value(snapshot).map_err(unsayable)?;
     facts::show(&mut shown, facts)?;
@@ -237,12 +238,7 @@ async fn residency_now(admin: &Admin) -> Result<Value, Failure> {
         None => Value::Null,
     };
     shown["memory"] = serde_json::to_value(admin.witness.last()).map_err(unsayable)?;
-    // Of interpreters that are kept for handlers; they take what is free of the device cpu.
-    shown["warm"] = admin.loader.warm().map_or(Value::Null, |warm| {
-        json!({
-            "interpreters": warm.interpreters, "bytes": warm.bytes, "limit_bytes": warm.limit,
-        })
-    });
+    shown["warm"] = warm_now(admin);
     shown["containers"] = (admin.containers)().iter().map(Shown::row).collect();
     shown["beyond_bytes"] = json!(admin.witness.configured().beyond);
     for found in shown["devices"].as_array_mut().into_iter().flatten() {
@@ -255,6 +251,15 @@ async fn residency_now(admin: &Admin) -> Result<Value, Failure> {
         host.insert("configured_bytes".to_owned(), json!(admin.witness.configured().host));
     }
     Ok(shown)
+}
+
+/// Of interpreters that are kept for handlers; they take what is free of the device cpu.
+fn warm_now(admin: &Admin) -> Value {
+    admin.loader.warm().map_or(Value::Null, |warm| {
+        json!({
+            "interpreters": warm.interpreters, "bytes": warm.bytes, "limit_bytes": warm.limit,
+        })
+    })
 }
 
 fn unsayable(error: serde_json::Error) -> Failure {
@@ -320,6 +325,12 @@ async fn explain(
     }
     let model = admin.model(&meant)?;
     let explanation = admin.residency.explain(&model).await?;
+    let near = match commands::must_exist(&admin, &model).await {
+        Err(failure) if failure.kind() == ErrorKind::ModelNotFound => {
+            Some(spelling::near(&admin, &model).await)
+        }
+        _ => None,
+    };
     Ok(Json(json!({
         "endpoint": model.endpoint,
         "target": model.target,
@@ -330,6 +341,9 @@ async fn explain(
             .iter()
             .map(Shown::sentence)
             .collect::<Vec<_>>(),
+        // Of a name that nobody has: those that may have been meant.
+        "near": near,
+        "warm": warm_now(&admin),
     })))
 }
 

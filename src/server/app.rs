@@ -39,6 +39,7 @@ use self::door::Door;
 use self::preload::Wishes;
 use self::traces::Tracing;
 use crate::admin::{self, Guard, Vitals};
+use crate::cloudwatch::Sending;
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::error::Error;
@@ -106,6 +107,8 @@ pub(crate) struct Running {
     behinds: Behinds,
     /// Sends spans of requests.
     tracing: Tracing,
+    /// Sends embedded metrics.
+    cloudwatch: Sending,
     vitals: Arc<Vitals>,
     stop_data: CancellationToken,
     stop_admin: CancellationToken,
@@ -217,6 +220,7 @@ pub(crate) async fn start(
         captures,
         behinds,
         tracing: app.tracing,
+        cloudwatch: app.cloudwatch,
         vitals,
         stop_data,
         stop_admin,
@@ -242,6 +246,7 @@ impl Running {
     /// Answers until SIGTERM or an interrupt, then drains; or until a device fails.
     pub(crate) async fn until_stopped(mut self) -> Result<(), Error> {
         let tracing = std::mem::take(&mut self.tracing);
+        let cloudwatch = std::mem::take(&mut self.cloudwatch);
         let failed = tokio::select! {
             signal = stop_signal() => {
                 info!(signal = signal?, "stopping");
@@ -281,6 +286,7 @@ impl Running {
             // Who is cut off has no whole answer, and no line.
             accounts::close(accounts).await;
             tracing.close().await;
+            cloudwatch.close().await;
             if failed.is_none() {
                 loader.forgive_loads().await;
             }

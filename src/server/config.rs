@@ -28,6 +28,7 @@ mod asynchronous;
 mod auth;
 mod behind;
 mod capture;
+mod cloudwatch;
 mod container;
 mod defaults;
 mod devices;
@@ -54,6 +55,7 @@ pub use asynchronous::Asynchronous;
 pub use auth::{ClientName, Tls, TlsFiles};
 pub use behind::{Behind, CommandBehind, ContainerBehind, ContainerOrigin};
 pub use capture::CaptureConfig;
+pub use cloudwatch::{CloudWatch, EmbeddedTo};
 pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub(crate) use engines::engine_of;
@@ -135,6 +137,8 @@ pub struct Config {
     pub log: Log,
     /// `[tracing]`: where traces are sent; absent is nowhere.
     pub traces: Option<Traces>,
+    /// `[cloudwatch]`: what is told as embedded metrics; absent is nothing.
+    pub cloudwatch: Option<CloudWatch>,
     /// The container contract of SageMaker's multi-model endpoints.
     pub container: Container,
 }

@@ -5,7 +5,7 @@
 //! `doctor` (what is wrong here); then the server: `app` (build, bind, run, drain), `loader`
 //! (models in and out), `witness` (the ledger
 //! against the memory really used), `http` and `connections`, `tls` (their certificates), `trust` (whose certificates we believe), `fetch` (of a token issuer's keys), `admin` (its port), `container` (SageMaker's
-//! contract), `exporter` (metrics), `demo` (everything with nothing set up).
+//! contract), `exporter` (metrics), `cloudwatch` (SageMaker's figures), `demo` (everything with nothing set up).
 
 pub mod allocator;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod limits;
 
 mod admin;
 mod app;
+mod cloudwatch;
 mod connections;
 mod container;
 #[cfg(feature = "demo")]

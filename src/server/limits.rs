@@ -90,10 +90,7 @@ pub(crate) fn budget_of(left: Bytes) -> Bytes {
 /// # Errors
 /// When the system does not say.
 pub fn free_disk(folder: &Path) -> io::Result<Bytes> {
-    let absolute = std::path::absolute(folder)?;
-    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let name = CString::new(existing.as_os_str().as_bytes())?;
-    statvfs(&name)
+    Ok(statvfs(folder)?.0)
 }
 
 /// The size of the cache where the settings name none: the smaller of 50 GiB and 70 % of
@@ -225,8 +222,27 @@ fn memory_groups(read: &dyn Fn(&Path) -> Option<String>) -> Vec<MemoryGroup> {
 /// Version 1 writes "no limit" as the largest multiple of a page.
 const UNLIMITED: u64 = 1 << 60;
 
+/// The part of the disk that holds this folder which is taken, from 0 to 1; likewise.
+///
+/// # Errors
+/// When the system does not say.
+pub(crate) fn disk_taken(folder: &Path) -> io::Result<f64> {
+    let (free, whole) = statvfs(folder)?;
+    let part = |bytes: Bytes| float(bytes.0);
+    Ok(if whole == Bytes::ZERO { 0.0 } else { 1.0 - part(free.min(whole)) / part(whole) })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a part needs no more digits")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+/// What is free, and all there is, where a folder is or will be.
 #[expect(unsafe_code, reason = "the standard library has no statvfs")]
-fn statvfs(path: &CString) -> io::Result<Bytes> {
+fn statvfs(folder: &Path) -> io::Result<(Bytes, Bytes)> {
+    let absolute = std::path::absolute(folder)?;
+    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let path = CString::new(existing.as_os_str().as_bytes())?;
     let mut answer = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: `path` ends with a zero byte and outlives the call; `answer` is writable and
     // of the type the call fills; all-zero bytes are a valid value of that plain C struct,
@@ -238,8 +254,8 @@ fn statvfs(path: &CString) -> io::Result<Bytes> {
     if code != 0 {
         return Err(io::Error::last_os_error());
     }
-    let block = answer.f_frsize;
-    Ok(Bytes(answer.f_bavail).checked_mul(block).unwrap_or(Bytes(u64::MAX)))
+    let bytes = |blocks| Bytes(blocks).checked_mul(answer.f_frsize).unwrap_or(Bytes(u64::MAX));
+    Ok((bytes(answer.f_bavail), bytes(answer.f_blocks)))
 }
 
 #[cfg(test)]

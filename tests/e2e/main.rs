@@ -9,6 +9,7 @@ mod adapters;
 mod asynchronous;
 mod behind;
 mod capture;
+mod cloudwatch;
 mod command_line;
 mod container;
 mod contract;

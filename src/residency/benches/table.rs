@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use roundhouse_residency::testing::{BusyTable, Script, ScriptedLoader, model};
 use roundhouse_residency::{Config, LoadOptions, Residency};
 use roundhouse_types::{Bytes, DeviceId};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 /// Models that are known, by failures or as residents.
 const KNOWN: usize = 10_000;
@@ -110,22 +110,7 @@ fn measure(table: &mut BusyTable, turn: &mut usize, part: Part, iterations: u64)
 fn through_the_owner(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("acquire and release through the owner");
     for residents in [10, 10_000] {
-        // With time paused, scripted loads take none.
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = runtime.expect("a runtime for one thread");
-        let names: Vec<&'static str> =
-            (0..residents).map(|index| &*format!("models/variant-{index}").leak()).collect();
-        let loader = ScriptedLoader::new(names.iter().map(|name| (*name, Script::of(10))));
-        let residency = runtime.block_on(async {
-            let config = Config { max_loads: residents, ..Config::default() };
-            let device = (DeviceId::Cpu, Bytes(residents as u64 * 10));
-            let residency = Residency::start(config, vec![device], loader);
-            for name in &names {
-                let loaded = residency.load(&model(name), LoadOptions::default()).await;
-                loaded.expect("there is room for all");
-            }
-            residency
-        });
+        let (runtime, residency, names) = loaded(residents);
         let mut turn = 0;
         group.bench_function(BenchmarkId::from_parameter(residents), |bench| {
             bench.iter(|| {
@@ -139,6 +124,45 @@ fn through_the_owner(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// What a reader of the state holds up: all of it at once, or a part.
+fn looks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("look through the owner");
+    for residents in [1_000, 10_000] {
+        let (runtime, residency, _) = loaded(residents);
+        let id = |what: &str| BenchmarkId::new(what, residents);
+        group.bench_function(id("whole"), |bench| {
+            bench.iter(|| runtime.block_on(residency.snapshot()).expect("it runs"));
+        });
+        group.bench_function(id("outline"), |bench| {
+            bench.iter(|| runtime.block_on(residency.outline()).expect("it runs"));
+        });
+        group.bench_function(id("part"), |bench| {
+            bench.iter(|| runtime.block_on(residency.residents(None)).expect("it runs"));
+        });
+    }
+    group.finish();
+}
+
+/// An owner with so many residents. With time paused, scripted loads take none.
+fn loaded(residents: usize) -> (Runtime, Residency<String>, Vec<&'static str>) {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime for one thread");
+    let names: Vec<&'static str> =
+        (0..residents).map(|index| &*format!("models/variant-{index}").leak()).collect();
+    let loader = ScriptedLoader::new(names.iter().map(|name| (*name, Script::of(10))));
+    let residency = runtime.block_on(async {
+        let config = Config { max_loads: residents, ..Config::default() };
+        let device = (DeviceId::Cpu, Bytes(residents as u64 * 10));
+        let residency = Residency::start(config, vec![device], loader);
+        for name in &names {
+            let loaded = residency.load(&model(name), LoadOptions::default()).await;
+            loaded.expect("there is room for all");
+        }
+        residency
+    });
+    (runtime, residency, names)
 }
 
 /// By the growth of resident memory: coarse, but of everything.
@@ -160,5 +184,5 @@ fn resident_pages() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default()
 }
 
-criterion_group!(benches, memory, hot, adapters, hot_beside_loads, through_the_owner);
+criterion_group!(benches, memory, hot, adapters, hot_beside_loads, through_the_owner, looks);
 criterion_main!(benches);

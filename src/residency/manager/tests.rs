@@ -4,6 +4,7 @@ mod adapters;
 mod arriving;
 mod chaos;
 mod copies;
+mod looks;
 mod regret;
 mod replicas;
 mod reports;

@@ -1,6 +1,7 @@
 //! Copies of artefacts in the host's memory, and every byte of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Instant;
 
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, SharedPart};
@@ -119,6 +120,15 @@ impl Copies {
 
     pub(super) fn get_mut(&mut self, artefact: &ArtefactId) -> Option<&mut Entry> {
         self.entries.get_mut(artefact)
+    }
+
+    /// Those behind a name, in the order of names.
+    pub(super) fn behind(
+        &self,
+        name: Option<&ArtefactId>,
+    ) -> impl Iterator<Item = (&ArtefactId, &Entry)> {
+        let from = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<ArtefactId, _>((from, Bound::Unbounded))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ArtefactId, &Entry)> {

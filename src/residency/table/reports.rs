@@ -106,6 +106,7 @@ impl Table {
             attempts: deaths,
             quarantined: false,
         });
+        self.note_failed(&key.artefact.model);
         (deaths, retry)
     }
 }

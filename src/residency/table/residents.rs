@@ -1,6 +1,7 @@
 //! Who is on a device, by artefact and device, and whose room is promised to which load.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use indexmap::IndexMap;
 use roundhouse_types::{ArtefactId, DeviceId};
@@ -28,6 +29,9 @@ pub(super) struct Residents {
     changed: Vec<Key>,
     /// Artefacts that are on several devices.
     several: BTreeSet<ArtefactId>,
+    /// All of them by name: a look that takes them part by part finds each once, whoever comes and
+    /// leaves between two parts.
+    names: BTreeSet<Key>,
 }
 
 /// Where an idle resident stands: by its worth, then by its last use.
@@ -72,7 +76,15 @@ impl Residents {
     pub(super) fn insert(&mut self, key: Key, mut resident: Resident) {
         resident.listed = Listed { rank: None, is_changed: true };
         self.changed.push(key.clone());
+        self.names.insert(key.clone());
         self.by_key.insert(key, resident);
+    }
+
+    /// Those behind a name, in the order of names.
+    pub(super) fn behind(&self, name: Option<&Key>) -> impl Iterator<Item = (&Key, &Resident)> {
+        let from = name.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.names.range::<Key, _>((from, Bound::Unbounded));
+        names.filter_map(|name| self.by_key.get_key_value(name))
     }
 
     /// Lists those that have changed where they belong now.
@@ -146,6 +158,7 @@ impl Residents {
     /// Takes one out; the last one takes its place in the order.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Resident> {
         let resident = self.by_key.swap_remove(key)?;
+        self.names.remove(key);
         if let Some(claim) = &resident.claimed_by {
             self.forget_claim(claim, key);
         }

@@ -372,6 +372,9 @@ impl Table {
             attempts,
             quarantined,
         });
+        if failure.kind() != ErrorKind::ModelNotFound {
+            self.note_failed(model);
+        }
         self.decide_failed(model, version, failure, stage, retry);
     }
 

@@ -1,11 +1,14 @@
 //! What others may see of the table. It informs; it gates nothing.
 
-use roundhouse_types::{Bytes, DeviceId, ErrorKind};
+use std::cmp::Reverse;
+
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, ModelId};
 
 use super::Table;
-use super::copies::Stage;
+use super::copies::{Entry, Stage};
 use super::elastic::Flow;
-use super::state::{Fetch, Room, State};
+use super::event::Key;
+use super::state::{Fetch, Resident, Room, State};
 use crate::snapshot::{
     Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
     LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
@@ -13,6 +16,11 @@ use crate::snapshot::{
 
 /// Failures that a snapshot lists at most.
 const FAILED_SHOWN: usize = 256;
+/// Models that failed which looks can find, those that serve again among them.
+const FAILED_NOTED: usize = 4 * FAILED_SHOWN;
+/// Residents or copies that one part of a look visits at most: some 0.1 ms of the table's owner,
+/// whom requests wait for meanwhile.
+pub(crate) const PART: usize = 64;
 
 /// What the gauges show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,26 +82,75 @@ impl Table {
     }
 
     pub(crate) fn snapshot(&self, clocks: &Clocks) -> Snapshot {
+        let mut snapshot = self.outline(clocks);
+        for device in &mut snapshot.devices {
+            let here = self.residents.iter().filter(|(key, _)| key.device == device.id);
+            device.residents =
+                here.map(|(key, resident)| self.resident_snapshot(key, resident, clocks)).collect();
+        }
+        if let Some(host) = &mut snapshot.host {
+            let copies = self.copies.iter();
+            host.copies =
+                copies.filter_map(|(id, it)| self.copy_snapshot(id, it, clocks)).collect();
+        }
+        snapshot
+    }
+
+    /// The same without what there may be ten thousands of: no resident and no copy is visited.
+    pub(crate) fn outline(&self, clocks: &Clocks) -> Snapshot {
         let device = |id| DeviceSnapshot {
             id,
             budget_bytes: self.ledger.budget(id),
             charged_bytes: self.ledger.charged(id),
             reserved_bytes: self.ledger.reserved(id),
             over_bytes: self.ledger.over(id),
-            residents: self.resident_snapshots(id, clocks),
+            residents: Vec::new(),
         };
         Snapshot {
             devices: self.ledger.devices().map(device).collect(),
-            host: self.host_snapshot(clocks),
+            host: self.host_outline(),
             waiters: self.waiters.len(),
             loads: self.load_snapshots(),
             failed: self.failed_snapshots(clocks),
         }
     }
 
-    fn resident_snapshots(&self, device: DeviceId, clocks: &Clocks) -> Vec<ResidentSnapshot> {
-        let here = self.residents.iter().filter(|(key, _)| key.device == device);
-        here.map(|(key, resident)| ResidentSnapshot {
+    /// The next residents in the order of names, and where they go on.
+    pub(crate) fn residents_behind(
+        &self,
+        after: Option<&Key>,
+        clocks: &Clocks,
+    ) -> (Vec<(DeviceId, ResidentSnapshot)>, Option<Key>) {
+        let mut last = None;
+        let rows = self.residents.behind(after).take(PART).map(|(key, resident)| {
+            last = Some(key);
+            (key.device, self.resident_snapshot(key, resident, clocks))
+        });
+        let rows: Vec<_> = rows.collect();
+        let rest = last.filter(|_| rows.len() == PART).cloned();
+        (rows, rest)
+    }
+
+    /// The next copies in the order of names, and where they go on.
+    pub(crate) fn copies_behind(
+        &self,
+        after: Option<&ArtefactId>,
+        clocks: &Clocks,
+    ) -> (Vec<CopySnapshot>, Option<ArtefactId>) {
+        let visited: Vec<_> = self.copies.behind(after).take(PART).collect();
+        let rest = visited.last().filter(|_| visited.len() == PART).map(|(id, _)| (*id).clone());
+        let rows = visited.into_iter().filter_map(|(id, it)| self.copy_snapshot(id, it, clocks));
+        (rows.collect(), rest)
+    }
+
+    fn resident_snapshot(
+        &self,
+        key: &Key,
+        resident: &Resident,
+        clocks: &Clocks,
+    ) -> ResidentSnapshot {
+        let device = key.device;
+        ResidentSnapshot {
             endpoint: key.artefact.model.endpoint.clone(),
             target: key.artefact.model.target.clone(),
             version: key.artefact.version.clone(),
@@ -112,16 +169,30 @@ impl Table {
             kept: self.is_kept(&key.artefact.model),
             offered: self.models.peek(&key.artefact.model).and_then(|it| it.offered.clone()),
             last_used: clocks.rfc3339(resident.last_used),
-        })
-        .collect()
+        }
     }
 
-    fn host_snapshot(&self, clocks: &Clocks) -> Option<HostSnapshot> {
+    fn host_outline(&self) -> Option<HostSnapshot> {
         if self.copies.budget() == Bytes::ZERO && self.copies.is_empty() {
             return None;
         }
-        let there = self.copies.iter().filter(|(_, entry)| entry.stage != Stage::Coming);
-        let copies = there.map(|(artefact, entry)| CopySnapshot {
+        Some(HostSnapshot {
+            budget_bytes: self.copies.budget(),
+            charged_bytes: self.copies.charged(),
+            reserved_bytes: self.copies.reserved(),
+            over_bytes: self.copies.over(),
+            copies: Vec::new(),
+        })
+    }
+
+    /// A copy that is there; none of those on their way.
+    fn copy_snapshot(
+        &self,
+        artefact: &ArtefactId,
+        entry: &Entry,
+        clocks: &Clocks,
+    ) -> Option<CopySnapshot> {
+        (entry.stage != Stage::Coming).then(|| CopySnapshot {
             endpoint: artefact.model.endpoint.clone(),
             target: artefact.model.target.clone(),
             version: artefact.version.clone(),
@@ -135,13 +206,6 @@ impl Table {
             share_bytes: self.copies.share(artefact),
             in_use: self.jobs.get(artefact).is_some_and(|job| job.from_copy),
             last_used: clocks.rfc3339(entry.last_used),
-        });
-        Some(HostSnapshot {
-            budget_bytes: self.copies.budget(),
-            charged_bytes: self.copies.charged(),
-            reserved_bytes: self.copies.reserved(),
-            over_bytes: self.copies.over(),
-            copies: copies.collect(),
         })
     }
 
@@ -178,21 +242,41 @@ impl Table {
     /// The latest failures. Names that the store does not know are left out: anybody can
     /// make up as many as they like.
     fn failed_snapshots(&self, clocks: &Clocks) -> Vec<FailedSnapshot> {
-        let failed = self.models.iter().filter_map(|(id, model)| {
-            let trouble = model.trouble.as_ref()?;
-            (trouble.failure.kind() != ErrorKind::ModelNotFound).then(|| FailedSnapshot {
-                endpoint: id.endpoint.clone(),
-                target: id.target.clone(),
-                version: trouble.version.clone(),
-                state: match trouble.quarantined {
-                    true => FailedState::Quarantined,
-                    false => FailedState::Failed,
-                },
-                message: trouble.failure.message().into(),
-                attempts: trouble.attempts,
-                retry_at: clocks.rfc3339(trouble.until),
-            })
+        let failed = self.failed.iter().filter_map(|id| {
+            let trouble = self.models.peek(id)?.trouble.as_ref()?;
+            (trouble.failure.kind() != ErrorKind::ModelNotFound).then_some((id, trouble))
         });
-        failed.take(FAILED_SHOWN).collect()
+        let mut failed: Vec<_> = failed.collect();
+        failed.sort_by_key(|(_, trouble)| Reverse(trouble.until));
+        let latest = failed.into_iter().take(FAILED_SHOWN);
+        let shown = latest.map(|(id, trouble)| FailedSnapshot {
+            endpoint: id.endpoint.clone(),
+            target: id.target.clone(),
+            version: trouble.version.clone(),
+            state: match trouble.quarantined {
+                true => FailedState::Quarantined,
+                false => FailedState::Failed,
+            },
+            message: trouble.failure.message().into(),
+            attempts: trouble.attempts,
+            retry_at: clocks.rfc3339(trouble.until),
+        });
+        shown.collect()
+    }
+
+    /// Remembers that a model failed, so that looks find it without a walk over all that are known.
+    pub(super) fn note_failed(&mut self, model: &ModelId) {
+        self.failed.insert(model.clone());
+        if self.failed.len() <= FAILED_NOTED {
+            return;
+        }
+        // Others serve again by now, or are forgotten.
+        let failed = self.failed.iter().filter_map(|id| {
+            let until = self.models.peek(id)?.trouble.as_ref()?.until;
+            Some((Reverse(until), id.clone()))
+        });
+        let mut failed: Vec<_> = failed.collect();
+        failed.sort();
+        self.failed = failed.into_iter().take(FAILED_NOTED / 2).map(|(_, id)| id).collect();
     }
 }

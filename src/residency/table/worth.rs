@@ -10,6 +10,7 @@ use super::Table;
 use super::event::Key;
 use super::state::{Arrival, Resident};
 use crate::config::Policy;
+use crate::decision::Lasting;
 
 /// What is known of the demand for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,7 +24,8 @@ pub struct Demand {
 impl fmt::Display for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (uses, part) = (self.uses_percent / 100, self.uses_percent % 100);
-        write!(f, "asked for {uses}.{part:02} times of late, a load takes {} ms", self.reload_ms)
+        let load = Lasting(self.reload_ms);
+        write!(f, "asked for {uses}.{part:02} times of late, a load takes {load}")
     }
 }
 

@@ -10,6 +10,7 @@ use roundhouse_types::{ErrorKind, Failure, ModelId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::spelling::explained;
 use super::{Admin, Meant, Refusal};
 
 #[derive(Debug, Deserialize)]
@@ -36,7 +37,10 @@ pub(super) async fn load(
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&asked.meant)?;
     let options = LoadOptions { force: asked.force, ..LoadOptions::default() };
-    let report = admin.residency.load(&model, options).await?;
+    let report = match admin.residency.load(&model, options).await {
+        Ok(report) => report,
+        Err(failure) => return Err(explained(&admin, &model, failure).await.into()),
+    };
     Ok(Json(json!({
         "endpoint": model.endpoint, "target": model.target, "state": "ready",
         "version": report.version, "device": report.device, "tier": report.tier,
@@ -80,7 +84,7 @@ pub(super) async fn unload(
 
 /// Fails where neither we nor the store know the name. A store that cannot be asked is no
 /// reason to: an operator's wish counts with the store down, too.
-async fn must_exist(admin: &Admin, model: &ModelId) -> Result<(), Failure> {
+pub(super) async fn must_exist(admin: &Admin, model: &ModelId) -> Result<(), Failure> {
     if admin.residency.is_known(model).await? || !admin.loader.on_disk(model).is_empty() {
         return Ok(());
     }
@@ -95,7 +99,9 @@ pub(super) async fn keep(
     Json(meant): Json<Meant>,
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
-    must_exist(&admin, &model).await?;
+    if let Err(failure) = must_exist(&admin, &model).await {
+        return Err(explained(&admin, &model, failure).await.into());
+    }
     admin.residency.keep(&model).await?;
     Ok(Json(json!({"endpoint": model.endpoint, "target": model.target, "kept": true})))
 }
@@ -105,7 +111,9 @@ pub(super) async fn release(
     Json(meant): Json<Meant>,
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
-    must_exist(&admin, &model).await?;
+    if let Err(failure) = must_exist(&admin, &model).await {
+        return Err(explained(&admin, &model, failure).await.into());
+    }
     admin.residency.release(&model).await?;
     Ok(Json(json!({"endpoint": model.endpoint, "target": model.target, "kept": false})))
 }

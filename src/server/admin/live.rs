@@ -1,13 +1,13 @@
 //! What the live page, `top` and readers of events are told: the state at one instant, then what
 //! changes in it, the decisions by number, and a sample of latencies every few seconds.
 //!
-//! One task owns all of it: the table is looked at once for all readers, and only while there are
-//! any; the less often the longer a look takes. A reader is given the whole state when it comes,
+//! One task owns all of it: the table is looked at once for all readers, part by part, and only
+//! while there are any; the less often the longer a look takes. A reader is given the whole state when it comes,
 //! and from then on each change, in order. One that falls behind is cut off: it comes again with
 //! the id of the last decision that it saw, and is told the state anew and the decisions since.
 //!
 //! Reading order: this file (the task), `frames` (what is sent), `shape` (the state as maps by
-//! name), `patch` (changes), `stats` (samples), `taken` (who reads
+//! name), `view` (looks, and what has changed since), `patch` (changes), `stats` (samples), `taken` (who reads
 //! on), `routes`.
 
 mod frames;
@@ -18,14 +18,15 @@ mod stats;
 mod taken;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use roundhouse_residency::Decision;
-use roundhouse_types::{ErrorKind, Failure};
-use serde_json::{Value, json};
+use roundhouse_types::{ArtefactId, ErrorKind, Failure, ModelId};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -34,6 +35,7 @@ pub(crate) use self::frames::Frame;
 use self::frames::Log;
 use self::stats::Stats;
 use self::taken::Taken;
+use self::view::{Begin, OutlineFn, Part, PartFn, Row, View};
 
 /// How often the state is looked at while somebody reads. Also the pulse by which a reader knows
 /// that the server lives.
@@ -52,15 +54,13 @@ const COMING: usize = 64;
 /// Decisions that one is told who comes for the first time.
 const LATEST: usize = 100;
 
-/// Looks at the whole state.
-type LookFn = Box<dyn Fn() -> Looked + Send + Sync>;
-type Looked = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
 /// Renders the process's metrics.
 type RenderFn = Box<dyn Fn() -> String + Send + Sync>;
 
 /// What the task works with.
 pub(crate) struct Sources {
-    pub(crate) look: LookFn,
+    pub(crate) outline: OutlineFn,
+    pub(crate) part: PartFn,
     pub(crate) render: RenderFn,
     pub(crate) decisions: broadcast::Receiver<Decision>,
 }
@@ -103,13 +103,12 @@ impl Live {
         let (coming, inbox) = mpsc::channel(COMING);
         let (frames, _) = broadcast::channel(BEHIND);
         let task = Task {
-            look: sources.look,
+            view: View::new(sources.outline, sources.part),
             render: sources.render,
             frames,
             log: Log::new(),
             stats: Stats::new(),
             readers: Vec::new(),
-            state: None,
             looked: None,
             pause: SOON,
         };
@@ -129,17 +128,25 @@ impl Live {
     }
 }
 
+/// What a reader is told first.
+#[derive(Serialize)]
+struct Whole<'a> {
+    start: String,
+    beat_ms: u128,
+    state: &'a Value,
+    samples: Value,
+}
+
 /// Owns the state that readers were told last, the latest decisions and samples.
 struct Task {
-    look: LookFn,
+    /// What every reader of the state knows by now.
+    view: View,
     render: RenderFn,
     frames: broadcast::Sender<Frame>,
     log: Log,
     stats: Stats,
     /// Those of the state.
     readers: Vec<Weak<Taken>>,
-    /// What every reader of the state knows by now; absent before the first.
-    state: Option<Value>,
     looked: Option<Instant>,
     /// How long to wait after a look.
     pause: Duration,
@@ -196,7 +203,7 @@ impl Task {
     /// Whether anybody takes what is told of the state.
     fn is_read(&self) -> bool {
         let goes_on = |it: &Weak<Taken>| it.upgrade().is_some_and(|it| it.goes_on());
-        self.state.is_some() && self.readers.iter().any(goes_on)
+        self.view.is_known() && self.readers.iter().any(goes_on)
     }
 
     fn tell(&self, frame: Frame) {
@@ -207,21 +214,14 @@ impl Task {
     /// Looks, and tells everybody what has changed: also those who do not take it just now, so that
     /// what they know has no hole.
     async fn refresh(&mut self) -> Result<(), Failure> {
-        let state = self.look().await?;
-        let change = self.state.as_ref().map(|old| patch::diff(old, &state));
-        if let Some(change) = change {
-            self.tell(Frame::of("change", &change.unwrap_or_else(|| json!({}))));
-        }
-        self.state = Some(state);
-        Ok(())
-    }
-
-    async fn look(&mut self) -> Result<Value, Failure> {
-        let began = Instant::now();
-        let state = (self.look)().await.map(shape::by_name);
+        let (is_first, began) = (!self.view.is_known(), Instant::now());
+        let change = self.view.look().await;
         self.looked = Some(Instant::now());
         self.pause = SOON.max(began.elapsed() * RESTS);
-        state
+        if !is_first {
+            self.tell(Frame::of("change", change.as_ref().map_err(Clone::clone)?));
+        }
+        change.map(drop)
     }
 
     async fn admit(&mut self, reader: Coming) {
@@ -246,16 +246,16 @@ impl Task {
     async fn greeting(&mut self, seen: Option<&str>) -> Result<Vec<Frame>, Failure> {
         // However many come and go, looks take no more of the machine than they may.
         let rests = self.looked.is_some_and(|at| Instant::now() < at + self.pause);
-        if self.state.is_none() || !rests {
+        if !self.view.is_known() || !rests {
             // Those who read already are told what they do not know yet.
             self.refresh().await?;
         }
-        let whole = json!({
-            "start": self.log.start(),
-            "beat_ms": BEAT.as_millis(),
-            "state": self.state,
-            "samples": self.stats.shown(SAMPLE_EVERY),
-        });
+        let whole = Whole {
+            start: self.log.start(),
+            beat_ms: BEAT.as_millis(),
+            state: self.view.state(),
+            samples: self.stats.shown(SAMPLE_EVERY),
+        };
         let mut frames = vec![Frame::of("state", &whole)];
         frames.extend(self.log.since(seen, LATEST));
         Ok(frames)
@@ -264,13 +264,44 @@ impl Task {
 
 /// The task of a running server.
 pub(super) fn of(admin: &Arc<super::Admin>) -> Live {
-    let (looking, metrics) = (admin.clone(), admin.metrics.clone());
+    let (drawing, looking, metrics) = (admin.clone(), admin.clone(), admin.metrics.clone());
     Live::start(Sources {
-        look: Box::new(move || {
-            let admin = looking.clone();
+        outline: Box::new(move || {
+            let admin = drawing.clone();
             Box::pin(async move { super::standing_now(&admin).await })
+        }),
+        part: Box::new(move |from| {
+            let admin = looking.clone();
+            Box::pin(async move { part(&admin, from).await })
         }),
         render: Box::new(move || metrics.render()),
         decisions: admin.residency.events(),
     })
+}
+
+/// The next part of what devices and the host's memory hold.
+async fn part(admin: &super::Admin, from: Begin) -> Result<Part, Failure> {
+    match from {
+        Begin::Residents(after) => {
+            let found = admin.residency.residents(after).await?;
+            let rows = found.rows.into_iter().map(|(device, resident)| {
+                let model = ModelId {
+                    endpoint: resident.endpoint.clone(),
+                    target: resident.target.clone(),
+                };
+                let id = ArtefactId { model, version: resident.version.clone() };
+                Row::Resident(device, Box::new(resident), admin.loader.facts_of(&id, device))
+            });
+            let rest = match found.rest {
+                Some(after) => Begin::Residents(Some(after)),
+                None => Begin::Copies(None),
+            };
+            Ok(Part { rows: rows.collect(), rest: Some(rest) })
+        }
+        Begin::Copies(after) => {
+            let found = admin.residency.copies(after).await?;
+            let rows = found.rows.into_iter().map(|copy| Row::Copy(Box::new(copy)));
+            Ok(Part { rows: rows.collect(), rest: found.rest.map(|it| Begin::Copies(Some(it))) })
+        }
+    }
 }

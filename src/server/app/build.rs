@@ -25,6 +25,7 @@ use super::single::{self, Single};
 use super::traces::Tracing;
 use super::{accounts, asynchronous, described, faces, settings, warm};
 use crate::admin::{Admin, ContainersFn, Vitals};
+use crate::cloudwatch::{CloudWatch, Sending, Told};
 use crate::config::{Config, Endpoint};
 use crate::container::PlatformModels;
 use crate::error::Error;
@@ -56,6 +57,8 @@ pub(crate) struct App {
     pub(super) single: Option<Single>,
     /// Sends spans of requests.
     pub(super) tracing: Tracing,
+    /// Sends embedded metrics.
+    pub(super) cloudwatch: Sending,
 }
 
 /// Every endpoint's catalogue.
@@ -67,8 +70,8 @@ pub(super) async fn build(
     credentials: Option<Credentials>,
     identity: Arc<Identity>,
 ) -> Result<App, Error> {
-    let metrics =
-        exporter::install().map_err(|error| Failure::from_error(ErrorKind::Internal, &error))?;
+    let cloudwatch = CloudWatch::of(config.cloudwatch.as_ref());
+    let metrics = exporter::install(cloudwatch.book())?;
     described::describe_metrics();
     let accounts = accounts::open(&config).await?;
     let budgets = budgets(&config)?;
@@ -170,7 +173,8 @@ pub(super) async fn build(
         }),
         accounts: accounts.clone(),
         health: Arc::new(move || faces::health(&health)),
-        access: tracing.before(faces::access_log(&config.log.access)?, loader.recent()),
+        access: cloudwatch
+            .before(tracing.before(faces::access_log(&config.log.access)?, loader.recent())),
         tracer: tracing.tracer.clone(),
         defer: queue.clone().map(asynchronous::defer),
         container,
@@ -181,6 +185,11 @@ pub(super) async fn build(
     if let Some(queue) = &queue {
         queue.start(asynchronous::run(Later::new(&state)));
     }
+    let cloudwatch = cloudwatch.send(Told {
+        offered: offered.clone(),
+        residency: residency.clone(),
+        folder: config.cache.dir.clone(),
+    });
     let catalogs = Arc::new(Current::new(catalogs));
     let containers: ContainersFn = {
         let (behinds, loader) = (behinds.clone(), loader.clone());
@@ -215,7 +224,8 @@ pub(super) async fn build(
         containers,
         reload: None,
     };
-    Ok(App { data: roundhouse_gateway::router(state), admin, live, single, cut_off, tracing })
+    let data = roundhouse_gateway::router(state);
+    Ok(App { data, admin, live, single, cut_off, tracing, cloudwatch })
 }
 
 /// What endpoints load from, the container's own and a base's among them, and which models adapters

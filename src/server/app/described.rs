@@ -1,6 +1,7 @@
 //! What every metric of the process means: its type, unit and help.
 
 use super::{capture, faces, reload};
+use crate::cloudwatch;
 use crate::loader::Stages;
 use crate::witness;
 
@@ -13,6 +14,7 @@ pub(super) fn describe_metrics() {
     capture::describe();
     faces::describe();
     reload::describe();
+    cloudwatch::describe();
     witness::describe();
     roundhouse_asynchronous::describe_metrics();
     roundhouse_containers::describe_metrics();

@@ -336,6 +336,17 @@ struct Explanation {
     /// How its engines stand.
     #[serde(default)]
     runs: Vec<String>,
+    /// Of a name that nobody has: those that may have been meant.
+    near: Option<Vec<String>>,
+    warm: Option<Warm>,
+}
+
+/// Idle interpreters that the next handlers are forked from.
+#[derive(Debug, Deserialize)]
+struct Warm {
+    interpreters: usize,
+    bytes: u64,
+    limit_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -365,6 +376,12 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     for run in &found.runs {
         output::print(&format!("{}\n", output::printable(run)))?;
     }
+    if let Some(near) = &found.near {
+        output::print(&unknown(near))?;
+    }
+    if let Some(warm) = &found.warm {
+        output::print(&warm_line(warm))?;
+    }
     if let Some(milliseconds) = found.ready_in_ms {
         let seconds = milliseconds.div_ceil(1000);
         output::print(&format!("may be tried again in {seconds} s\n"))?;
@@ -373,6 +390,29 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
         return output::print("nothing was decided about it yet\n");
     }
     output::print(&decisions_table(found.decisions))
+}
+
+/// What is said of a name that nobody has.
+fn unknown(near: &[String]) -> String {
+    let names: Vec<_> = near.iter().map(|name| output::printable(name)).collect();
+    match names.is_empty() {
+        true => "the store has no such target\n".to_owned(),
+        false => format!("the store has no such target; near it: {}\n", names.join(", ")),
+    }
+}
+
+/// Why a handler's load may be short, or is not.
+fn warm_line(warm: &Warm) -> String {
+    let idle = match warm.interpreters {
+        0 => "no interpreter is".to_owned(),
+        1 => "1 interpreter is".to_owned(),
+        count => format!("{count} interpreters are"),
+    };
+    format!(
+        "{idle} kept warm for handlers ({} of {})\n",
+        Bytes(warm.bytes),
+        Bytes(warm.limit_bytes)
+    )
 }
 
 /// One line: what a handler said may have had several.

@@ -1,19 +1,21 @@
 //! `roundhouse top`: the live page for terminals.
 //!
 //! Reading order: this file (the loop), `feed` (what the server tells), `page` (how it is
-//! written), `screen` (the terminal).
+//! written), `lines` (in lines that fit), `screen` (the terminal).
 
 mod feed;
+mod lines;
 mod page;
 mod screen;
 mod width;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use reqwest::Method;
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::feed::{Feed, Frames};
 use self::page::{Page, Room};
@@ -107,18 +109,28 @@ async fn follow(
     screen: &mut Option<Screen>,
 ) -> Result<(), Error> {
     let mut frames = connect(client, feed).await?;
-    let every = Duration::from_secs(args.every);
-    let mut due = Instant::now();
-    while let Some(frame) = hear(client, &mut frames).await? {
+    let mut pages = interval(Duration::from_secs(args.every));
+    pages.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first is shown as soon as there is something.
+    let mut is_due = false;
+    loop {
+        // What was begun to be heard is heard to its end, whatever pages come between.
+        let mut heard = pin!(hear(client, &mut frames));
+        let frame = loop {
+            // A terminal need not wait for what was decided before.
+            let is_worth = feed.is_settled() || (screen.is_some() && !feed.is_empty());
+            if is_due && is_worth {
+                is_due = false;
+                show(args, feed, screen)?;
+            }
+            tokio::select! {
+                frame = &mut heard => break frame?,
+                _ = pages.tick() => is_due = true,
+            }
+        };
+        let Some(frame) = frame else { return Ok(()) };
         feed.take(frame).map_err(|source| client.unreadable(source))?;
-        // A terminal need not wait for what was decided before.
-        let is_worth = feed.is_settled() || screen.is_some();
-        if is_worth && Instant::now() >= due {
-            due = Instant::now() + every;
-            show(args, feed, screen)?;
-        }
     }
-    Ok(())
 }
 
 async fn connect(client: &Client, feed: &Feed) -> Result<Frames, Error> {

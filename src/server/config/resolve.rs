@@ -14,8 +14,9 @@ use super::raw::Sources;
 use super::units::parse_address;
 use super::{
     AccessLog, Cache, Config, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
-    Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, container, defaults,
-    devices, endpoints, engines, handlers, levels, policy, quotas, sessions, tenants, traces,
+    Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, cloudwatch, container,
+    defaults, devices, endpoints, engines, handlers, levels, policy, quotas, sessions, tenants,
+    traces,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -66,6 +67,7 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
         },
         log: log(&mut sources),
         traces: traces::resolve(&mut sources),
+        cloudwatch: cloudwatch::resolve(&mut sources),
         container,
     };
     // An automatic budget is known where the server starts, and held against the floors there.
@@ -125,6 +127,7 @@ impl Config {
             ("shutdown", self.shutdown != new.shutdown),
             ("log", self.log != new.log),
             ("tracing", self.traces != new.traces),
+            ("cloudwatch", self.cloudwatch != new.cloudwatch),
             ("container", self.container != new.container),
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()

@@ -8,6 +8,7 @@ use super::*;
 
 mod annotated;
 mod auth;
+mod cloudwatch;
 mod container;
 mod engines;
 mod listen;

@@ -178,6 +178,23 @@ async fn a_container_must_be_named_where_they_are_asked_directly_and_nowhere_els
 }
 
 #[tokio::test]
+async fn a_pipeline_has_no_target_models_and_says_so() {
+    let (harness, sent) = harness(ContainerMode::Serial, &["a", "b"]);
+    for path in [INVOKE, STREAM] {
+        let mut request = to(path, "");
+        request.headers_mut().insert("x-amzn-sagemaker-target-model", "m".parse().unwrap());
+        let got = harness.send(request).await;
+        let kind = got.header("x-amzn-errortype");
+        assert_eq!((got.status.as_u16(), kind), (400, "ValidationError"), "{path}");
+        assert_eq!(got.json()["ErrorCode"], "TARGET_MODEL_HEADER_NOT_SUPPORTED");
+        assert!(got.text().contains("not a multi-model endpoint"), "{}", got.text());
+        assert!(sent.lock().unwrap().is_empty(), "no container is asked");
+        assert_eq!(harness.send(to(path, "")).await.status, 200);
+        sent.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test]
 async fn what_was_written_for_models_is_refused_with_what_there_is() {
     let (harness, _) = harness(ContainerMode::Direct, &["a", "b"]);
     for path in ["/generate", "/endpoints/ep/openai/v1/chat/completions", "/v1/chat/completions"] {

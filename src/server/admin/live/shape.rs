@@ -52,7 +52,8 @@ fn text<'a>(item: &'a Value, name: &str) -> &'a str {
     item[name].as_str().unwrap_or_default()
 }
 
-fn without_nulls(value: &mut Value) {
+/// Without members that say nothing: in a change such a one says that it is gone.
+pub(super) fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.retain(|_, member| !member.is_null());

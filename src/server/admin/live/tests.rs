@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
-use roundhouse_residency::{Action, Decision};
+use roundhouse_residency::{Action, Decision, ResidentSnapshot, ResidentState};
+use roundhouse_types::{Bytes, DeviceId, Footprint, ModelKind};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -11,6 +12,7 @@ use super::*;
 struct Stage {
     live: Live,
     shown: Arc<Mutex<Value>>,
+    rows: Arc<Mutex<Vec<Row>>>,
     decisions: broadcast::Sender<Decision>,
     looks: Arc<Mutex<u32>>,
 }
@@ -20,17 +22,28 @@ impl Stage {
         let shown = Arc::new(Mutex::new(json!({"waiters": 0, "devices": [], "disk": null})));
         let looks = Arc::new(Mutex::new(0));
         let (decisions, inbox) = broadcast::channel(4096);
-        let (looked, counted) = (shown.clone(), looks.clone());
+        let rows = Arc::<Mutex<Vec<Row>>>::default();
+        let (looked, counted, held) = (shown.clone(), looks.clone(), rows.clone());
         let live = Live::start(Sources {
-            look: Box::new(move || {
+            outline: Box::new(move || {
                 *counted.lock().unwrap() += 1;
                 let state = looked.lock().unwrap().clone();
                 Box::pin(async { Ok(state) })
             }),
+            part: Box::new(move |from| {
+                // Residents, then copies.
+                let (rows, rest) = match from {
+                    Begin::Residents(_) => {
+                        (held.lock().unwrap().clone(), Some(Begin::Copies(None)))
+                    }
+                    Begin::Copies(_) => (Vec::new(), None),
+                };
+                Box::pin(async { Ok(Part { rows, rest }) })
+            }),
             render: Box::new(String::new),
             decisions: inbox,
         });
-        Self { live, shown, decisions, looks }
+        Self { live, shown, rows, decisions, looks }
     }
 
     fn decide(&self, count: usize) {
@@ -92,6 +105,84 @@ async fn a_reader_has_the_whole_state_first_and_then_what_changes() {
     let (first, _) = stage.read(Wants::All, None).await;
     assert_eq!(data(&first[0])["state"], state, "who comes later is told the same");
     assert_eq!(data(&next(&mut reader, "change").await), json!({}), "the pulse goes on");
+}
+
+/// A resident on the device cpu.
+fn resident(name: &str, leases: u32) -> Row {
+    let resident = ResidentSnapshot {
+        endpoint: "e".parse().unwrap(),
+        target: name.parse().unwrap(),
+        version: roundhouse_types::Version::from_digest("1"),
+        kind: ModelKind::Generative,
+        base: None,
+        adapters: 0,
+        state: ResidentState::Ready,
+        bytes: Footprint::default(),
+        shared_bytes: Bytes::ZERO,
+        share_bytes: Bytes::ZERO,
+        leases,
+        kept: false,
+        offered: None,
+        last_used: String::new(),
+    };
+    Row::Resident(DeviceId::Cpu, Box::new(resident), None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_thousand_residents_only_those_that_changed_are_told() {
+    let stage = Stage::new();
+    *stage.shown.lock().unwrap() = json!({"devices": [{"id": "cpu", "residents": []}]});
+    let names: Vec<_> = (0..1000).map(|number| format!("acme/m{number}")).collect();
+    *stage.rows.lock().unwrap() = names.iter().map(|name| resident(name, 0)).collect();
+    let (first, mut reader) = stage.read(Wants::All, None).await;
+    let mut state = data(&first[0])["state"].clone();
+    let held = |state: &Value| state["devices"]["cpu"]["residents"].as_object().unwrap().len();
+    assert_eq!(held(&state), 1000);
+    {
+        let mut rows = stage.rows.lock().unwrap();
+        rows[7] = resident("acme/m7", 3);
+        rows.remove(8);
+        rows.push(resident("acme/fresh", 0));
+    }
+    let mut change = json!({});
+    while change == json!({}) {
+        change = data(&next(&mut reader, "change").await);
+    }
+    let told = change["devices"]["cpu"]["residents"].as_object().unwrap();
+    assert_eq!(told.len(), 3, "{change}");
+    assert_eq!(change["devices"].as_object().unwrap().len(), 1);
+    let row = |name: &str| {
+        let found = told.iter().find(|(key, _)| key.starts_with(&format!("e/acme/{name}@")));
+        found.unwrap_or_else(|| panic!("{name} in {change}")).1.clone()
+    };
+    assert_eq!(row("m7"), json!({"leases": 3}), "and of those only what changed");
+    assert_eq!(row("m8"), Value::Null);
+    assert_eq!(row("fresh")["tenant"], "acme");
+    patch::apply(&mut state, change.clone());
+    assert_eq!(held(&state), 1000);
+    let (first, _) = stage.read(Wants::All, None).await;
+    assert_eq!(data(&first[0])["state"], state, "who comes later is told the same");
+    assert_eq!(data(&next(&mut reader, "change").await), json!({}), "nothing more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_gone_takes_its_residents_along_and_brings_them_back() {
+    let stage = Stage::new();
+    let there = json!({"devices": [{"id": "cpu", "residents": []}]});
+    *stage.shown.lock().unwrap() = there.clone();
+    *stage.rows.lock().unwrap() = vec![resident("a", 0)];
+    let (first, mut reader) = stage.read(Wants::All, None).await;
+    let mut state = data(&first[0])["state"].clone();
+    for (shown, count) in [(json!({"devices": []}), 0), (there, 1)] {
+        *stage.shown.lock().unwrap() = shown;
+        let devices = |state: &Value| state["devices"].as_object().unwrap().len();
+        while devices(&state) != count {
+            patch::apply(&mut state, data(&next(&mut reader, "change").await));
+        }
+        if count == 1 {
+            assert!(state["devices"]["cpu"]["residents"].as_object().unwrap().len() == 1);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 48] = [
+const LABELS: [(&str, &str); 49] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
     ("roundhouse_containers_", "container"),
@@ -65,6 +65,7 @@ const LABELS: [(&str, &str); 48] = [
     ("roundhouse_residency_wait_seconds", "endpoint, tier"),
     ("roundhouse_server_access_records_lost_total", "log"),
     ("roundhouse_server_captures_total", "outcome"),
+    ("roundhouse_server_cloudwatch_lines_total", "outcome"),
     ("roundhouse_server_reloads_total", "outcome"),
     ("roundhouse_serving_", "endpoint"),
     ("roundhouse_serving_first_token_seconds", "endpoint, tier"),

@@ -7,13 +7,18 @@ use roundhouse_types::Bytes;
 use serde_json::Value;
 
 use super::feed::Feed;
+use super::lines::{flowed, wrapped};
 use super::width::fitting;
 use crate::cli::output::{Table, printable};
 
 /// Lines of loads, and of decisions.
 const FEW: usize = 6;
-/// Letters of why a model failed; `explain` tells the whole.
+/// Letters of why a container failed.
 const MESSAGE: usize = 48;
+/// Lines of why a model failed, and of a decision; `explain` tells the whole.
+const WRAPPED: usize = 2;
+/// A terminal below this is not shown versions.
+const VERSIONS_FROM: usize = 110;
 /// Lines of models where no terminal says how many it shows.
 const MODELS: usize = 50;
 /// States of containers in which nothing is to be done.
@@ -62,6 +67,7 @@ impl<'a> Page<'a> {
         lines.extend(self.devices());
         lines.extend(self.loads());
         lines.extend(self.containers());
+        lines.extend(self.failed());
         let decisions = self.decisions();
         let taken = lines.len() + decisions.len() + 3;
         let left = self.room.rows.map_or(MODELS, |rows| rows.saturating_sub(taken));
@@ -90,33 +96,29 @@ impl<'a> Page<'a> {
         };
         let (build, time) = (text(&self.state["build"]), text(&self.state["time"]));
         let residents = self.residents().count();
-        let head = format!("roundhouse {build}  {}  {time}  {standing}", printable(self.url));
+        let head = [format!("roundhouse {build}"), printable(self.url), time, standing];
         let regret = match (last["regret_lower"].as_f64(), last["regret_upper"].as_f64()) {
             (Some(lower), Some(upper)) if number(&last["regret_requests"]) > 0.0 => {
                 format!("{lower:.2} to {upper:.2}")
             }
             _ => "-".to_owned(),
         };
-        let counts = format!(
-            "models {residents}  loading {}  waiting {}  failed {}  hits {}  regret {regret}  \
-             evictions {}  requests {}",
-            entries(&self.state["loads"]).count(),
-            number(&self.state["waiters"]),
-            entries(&self.state["failed"]).count(),
-            share(sums("hits"), sums("grants")),
-            sums("evictions"),
-            self.feed.per_second("requests").map_or("-".to_owned(), |rate| format!("{rate:.1}/s")),
-        );
+        let rate = self.feed.per_second("requests");
+        let counts = [
+            format!("models {residents}"),
+            format!("loading {}", entries(&self.state["loads"]).count()),
+            format!("waiting {}", number(&self.state["waiters"])),
+            format!("failed {}", entries(&self.state["failed"]).count()),
+            format!("hits {}", share(sums("hits"), sums("grants"))),
+            format!("regret {regret}"),
+            format!("evictions {}", sums("evictions")),
+            format!("requests {}", rate.map_or("-".to_owned(), |rate| format!("{rate:.1}/s"))),
+        ];
         let latency = |label: &str, name: &str| {
             let told = self.feed.samples().into_iter().rev().find(|it| it[name].is_object());
             let at = |part: &str| told.map_or(Value::Null, |it| it[name][part].clone());
             format!("{label} {} (95 % {})", seconds(&at("p50")), seconds(&at("p95")))
         };
-        let latencies = [
-            latency("first token", "first_token"),
-            latency("per token", "per_token"),
-            latency("queue", "queue"),
-        ];
         let disk = &self.state["disk"];
         let disk = match disk.is_object() {
             true => {
@@ -124,7 +126,13 @@ impl<'a> Page<'a> {
             }
             false => "no disk cache".to_owned(),
         };
-        vec![head, counts, format!("{}  {disk}", latencies.join("  "))]
+        let latencies = [
+            latency("first token", "first_token"),
+            latency("per token", "per_token"),
+            latency("queue", "queue"),
+            disk,
+        ];
+        [&head[..], &counts, &latencies].map(|it| flowed(it, self.room.columns)).concat()
     }
 
     fn devices(&self) -> Vec<String> {
@@ -140,7 +148,8 @@ impl<'a> Page<'a> {
             lines.push(format!("{name} [{}]  {told}", bar(device, wide.clamp(10, 100))));
         }
         let legend: Vec<_> = PARTS.iter().map(|(drawn, part)| format!("{drawn} {part}")).collect();
-        lines.push(format!("  {}", legend.join("   ")));
+        let narrower = self.room.columns.saturating_sub(2);
+        lines.extend(flowed(&legend, narrower).into_iter().map(|line| format!("  {line}")));
         lines
     }
 
@@ -189,29 +198,39 @@ impl<'a> Page<'a> {
         section(&table, all.len(), FEW)
     }
 
-    /// What is loaded and what failed: in use first, then the latest.
+    /// What failed, and why.
+    fn failed(&self) -> Vec<String> {
+        let all: Vec<_> = entries(&self.state["failed"]).collect();
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![String::new(), "FAILED".to_owned()];
+        for it in all.iter().take(FEW) {
+            let (state, why) = (text(&it["state"]), text(&it["message"]));
+            let told = format!("{}  {state}: {why}", model(it));
+            lines.extend(wrapped(&told, self.room.columns).into_iter().take(WRAPPED));
+        }
+        if all.len() > FEW {
+            lines.push(format!("... and {} more", all.len() - FEW));
+        }
+        lines
+    }
+
+    /// What is loaded: in use first, then the latest.
     fn models(&self, most: usize) -> Vec<String> {
-        let mut table =
-            Table::new(&["MODEL", "STATE", "DEVICE", ">SIZE", ">KV TOKENS", ">IN USE", "VERSION"]);
+        let mut heads = vec!["MODEL", "STATE", "DEVICE", ">SIZE", ">KV TOKENS", ">IN USE"];
+        heads.extend((self.room.columns >= VERSIONS_FROM).then_some("VERSION"));
+        let mut table = Table::new(&heads);
         let mut residents: Vec<_> = self.residents().collect();
         residents.sort_by_key(|(_, it)| {
             let leases = it["leases"].as_u64().unwrap_or_default();
             (Reverse(leases), Reverse(text(&it["last_used"])), model(it))
         });
-        let failed: Vec<_> = entries(&self.state["failed"]).collect();
-        let all = residents.len() + failed.len();
-        for it in failed.iter().take(FEW.min(most)) {
-            let message: String = text(&it["message"]).chars().take(MESSAGE).collect();
-            let mut cells = vec![model(it), format!("{}: {message}", text(&it["state"]))];
-            cells.resize(7, String::new());
-            table.row(cells);
-        }
-        let left = most.saturating_sub(failed.len().min(FEW));
-        for (device, it) in residents.iter().take(left) {
+        for (device, it) in residents.iter().take(most) {
             let kept = if it["kept"] == true { ", kept" } else { "" };
             let kv = &it["serves"]["kv"];
             let tokens = |part: &str| number(&kv[part]["tokens"]);
-            table.row(vec![
+            let mut cells = vec![
                 model(it),
                 format!("{}{kept}", text(&it["state"])),
                 text(device),
@@ -223,9 +242,11 @@ impl<'a> Page<'a> {
                 },
                 number(&it["leases"]).to_string(),
                 text(&it["version"]).chars().take(12).collect(),
-            ]);
+            ];
+            cells.truncate(heads.len());
+            table.row(cells);
         }
-        section(&table, all, most.min(failed.len().min(FEW) + left))
+        section(&table, residents.len(), most)
     }
 
     fn decisions(&self) -> Vec<String> {
@@ -233,7 +254,8 @@ impl<'a> Page<'a> {
         for decision in self.feed.decisions().iter().rev().take(FEW) {
             let time = text(&decision["time"]);
             let time = time.get(11..19).unwrap_or(&time).to_owned();
-            lines.push(format!("{time}  {}  {}", model(decision), text(&decision["message"])));
+            let told = format!("{time}  {}  {}", model(decision), text(&decision["message"]));
+            lines.extend(wrapped(&told, self.room.columns).into_iter().take(WRAPPED));
         }
         if lines.len() == 2 {
             lines.push("none yet".to_owned());
@@ -252,7 +274,7 @@ impl<'a> Page<'a> {
             return text;
         }
         let is_head = |line: &str| {
-            ["roundhouse ", "ON THEIR WAY", "CONTAINER ", "MODEL ", "DECISIONS"]
+            ["roundhouse ", "ON THEIR WAY", "CONTAINER ", "FAILED", "MODEL ", "DECISIONS"]
                 .iter()
                 .any(|it| line.starts_with(it))
         };
@@ -361,123 +383,4 @@ fn seconds(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn device() -> Value {
-        json!({"id": "cpu", "budget_bytes": 80, "configured_bytes": 100, "charged_bytes": 40,
-        "reserved_bytes": 10, "residents": {"e/a@1": {
-            "endpoint": "e", "target": "a\u{1b}[2J", "version": "0123456789abcdef",
-            "state": "ready", "kept": true, "leases": 2, "last_used": "t", "share_bytes": 40,
-            "bytes": {"weights": 20, "kv": 20, "workspace": 5, "host": 5},
-            "serves": {"kv": {"token_bytes": 1, "used": {"tokens": 10}, "now": {"tokens": 20}}}
-        }}})
-    }
-
-    fn feed(state: Value) -> Feed {
-        let mut feed = Feed::default();
-        feed.begin_with(state, json!({"samples": []}));
-        feed
-    }
-
-    #[test]
-    fn rates_are_of_the_time_that_the_server_says() {
-        let mut feed = Feed::default();
-        feed.begin_with(json!({}), json!({"every_ms": 2000, "samples": [{"requests": 9}]}));
-        let page = Page::new(&feed, "http://x", Room::PAPER).render();
-        assert!(page.contains("requests 4.5/s"), "{page}");
-        feed.begin_with(json!({}), json!({"every_ms": 0, "samples": [{"requests": 9}]}));
-        let page = Page::new(&feed, "http://x", Room::PAPER).render();
-        assert!(page.contains("requests -\n"), "{page}");
-    }
-
-    #[test]
-    fn wide_letters_take_two_columns() {
-        let named = json!({"failed": {"e/a@": {"endpoint": "e", "target": "模型模型模型模型",
-            "state": "failed", "message": "한".repeat(200)}}, "unready": "待".repeat(100)});
-        let feed = feed(named);
-        for columns in [7, 20, 61, 80] {
-            let room = Room { columns, rows: Some(24), colours: false };
-            for line in Page::new(&feed, "http://x", room).render().lines() {
-                let wide = |c: char| usize::from(!c.is_ascii());
-                let taken: usize = line.chars().map(|c| 1 + wide(c)).sum();
-                assert!(taken <= columns, "{columns}: {line}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_bar_is_to_scale_and_as_long_as_it_should_be() {
-        // 40 of 100 in the ratio 20:10:10:10 of bytes, 10 reserved, 30 free, 20 used by others.
-        let drawn = bar(&device(), 50);
-        assert_eq!(
-            drawn,
-            format!(
-                "{}{}{}{}{}{}{}",
-                "#".repeat(8),
-                "=".repeat(4),
-                "k".repeat(4),
-                "-".repeat(4),
-                "r".repeat(5),
-                " ".repeat(15),
-                "x".repeat(10)
-            )
-        );
-        assert_eq!(bar(&json!({"budget_bytes": 0}), 7).len(), 7);
-        let over = json!({"budget_bytes": 10, "reserved_bytes": 30});
-        assert_eq!(bar(&over, 9), "r".repeat(9));
-    }
-
-    #[test]
-    fn a_page_fits_its_terminal_and_no_name_steers_it() {
-        let mut state = json!({"devices": {"cpu": device()}, "waiters": 1, "build": "1",
-            "failed": {"e/f@": {"endpoint": "e", "target": "f", "state": "failed",
-            "message": "no\u{7}good"}}, "loads": {"e/l@": {"endpoint": "e", "target": "l",
-            "state": "waiting_to_load", "waiters": 3}}});
-        let residents = state["devices"]["cpu"]["residents"].as_object_mut().unwrap();
-        let one = residents["e/a@1"].clone();
-        for index in 0..100 {
-            residents.insert(format!("e/m{index}@1"), one.clone());
-        }
-        let feed = feed(state);
-        for (columns, rows) in [(60, 20), (80, 24), (200, 50), (40, 10)] {
-            let room = Room { columns, rows: Some(rows), colours: false };
-            let page = Page::new(&feed, "http://x", room).render();
-            assert!(page.lines().count() <= rows, "{page}");
-            assert!(page.lines().all(|line| line.chars().count() <= columns), "{page}");
-        }
-        let page = Page::new(&feed, "http://x", Room::PAPER).render();
-        for words in ["waiting to load", "failed: no", "ready, kept", "10/20", "... and 52 more"] {
-            assert!(page.contains(words), "'{words}' is not in {page}");
-        }
-        assert!(page.chars().all(|it| it == '\n' || !it.is_control()), "{page}");
-    }
-
-    #[test]
-    fn containers_are_shown_and_those_that_are_not_well_come_first() {
-        let container = |name: &str, state: &str| {
-            json!({"endpoint": "pipe", "name": name, "state": state, "in_flight": 3,
-                "max_in_flight": 8, "pid": 77, "restarts": 2, "address": "http://127.0.0.1:9",
-                "failure": "its process was ended by signal 9"})
-        };
-        let state = json!({"containers": {"pipe/a@": container("a", "healthy"),
-            "pipe/b@": container("b", "left_alone")}});
-        let page = Page::new(&feed(state), "http://x", Room::PAPER).render();
-        let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("pipe:")).collect();
-        assert!(lines[0].starts_with("pipe:b     left alone"), "{page}");
-        assert!(lines[1].starts_with("pipe:a     healthy"), "{page}");
-        for words in ["3/8", "77", "http://127.0.0.1:9", "its process was ended"] {
-            assert!(lines[0].contains(words), "'{words}' is not in {page}");
-        }
-    }
-
-    #[test]
-    fn a_lost_server_is_told_with_what_was_known() {
-        let mut feed = feed(json!({"devices": {"cpu": device()}}));
-        feed.lost("gone");
-        let page = Page::new(&feed, "http://x", Room::PAPER).render();
-        assert!(page.contains("DISCONNECTED: gone") && page.contains("cpu ["), "{page}");
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ pub(super) fn fitting(line: &str, columns: usize) -> &str {
 
 /// A letter's columns, rather one too many than one too few: two for what East Asian Width
 /// (UAX 11) calls wide, in blocks, and for pictures.
-fn columns_of(c: char) -> usize {
+pub(super) fn columns_of(c: char) -> usize {
     match u32::from(c) {
         0x1100..=0x115f
         | 0x231a..=0x23ff

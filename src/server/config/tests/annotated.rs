@@ -37,6 +37,7 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "async.dir",
         "usage.file",
         "tracing.otlp",
+        "cloudwatch.log_group",
         "container.base_store",
         "container.model_dir",
         "handlers.max_memory",

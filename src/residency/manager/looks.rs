@@ -1,0 +1,47 @@
+//! What readers are shown of the table: whole, or part by part so that requests are served between.
+
+use std::time::SystemTime;
+
+use roundhouse_types::ArtefactId;
+use tokio::sync::oneshot;
+
+use super::{Owner, now};
+use crate::loader::Loader;
+use crate::snapshot::{AfterResident, Clocks, CopiesPart, Part, ResidentsPart, Snapshot};
+
+/// What a reader wants to see.
+pub(crate) enum Look {
+    /// All of it at one instant, however long that takes.
+    Whole { reply: oneshot::Sender<Snapshot> },
+    /// All but residents and copies.
+    Outline { reply: oneshot::Sender<Snapshot> },
+    /// The next few residents.
+    Residents { after: Option<AfterResident>, reply: oneshot::Sender<ResidentsPart> },
+    /// The next few copies.
+    Copies { after: Option<ArtefactId>, reply: oneshot::Sender<CopiesPart> },
+}
+
+impl<L: Loader> Owner<L> {
+    pub(super) fn look(&mut self, look: Look) {
+        if matches!(look, Look::Whole { .. } | Look::Outline { .. }) {
+            self.report_progress();
+        }
+        // An instant that is told twice is told the same.
+        self.clocks = self.clocks.or(Clocks { instant: now(), wall: SystemTime::now() });
+        let (table, clocks) = (&self.table, &self.clocks);
+        match look {
+            // Who asked may have left.
+            Look::Whole { reply } => _ = reply.send(table.snapshot(clocks)),
+            Look::Outline { reply } => _ = reply.send(table.outline(clocks)),
+            Look::Residents { after, reply } => {
+                let after = after.as_ref().map(|AfterResident(key)| key);
+                let (rows, rest) = table.residents_behind(after, clocks);
+                let _ = reply.send(Part { rows, rest: rest.map(AfterResident) });
+            }
+            Look::Copies { after, reply } => {
+                let (rows, rest) = table.copies_behind(after.as_ref(), clocks);
+                let _ = reply.send(Part { rows, rest });
+            }
+        }
+    }
+}

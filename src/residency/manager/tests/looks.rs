@@ -1,0 +1,91 @@
+//! Looks that hold up nobody for long.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::snapshot::AfterResident;
+
+/// More than a part has, and no whole number of parts.
+const MANY: usize = 300;
+
+async fn many() -> (Arc<ScriptedLoader>, Residency<String>) {
+    let name = |number| &*String::leak(format!("m{number:03}"));
+    let names: Vec<&'static str> = (0..MANY).map(name).collect();
+    let loader = ScriptedLoader::new(names.iter().map(|name| (*name, Script::of(10))));
+    let residency = start(10 * MANY as u64, &loader, Config::default());
+    for name in names {
+        drop(residency.acquire(&model(name), within(Duration::from_secs(3600))).await.unwrap());
+    }
+    (loader, residency)
+}
+
+/// The names of a part and where it goes on. No part visits more than a few.
+async fn part(
+    residency: &Residency<String>,
+    after: Option<AfterResident>,
+) -> (Vec<String>, Option<AfterResident>) {
+    let part = residency.residents(after).await.unwrap();
+    assert!(part.rows.len() <= 64, "{} at once", part.rows.len());
+    (part.rows.iter().map(|(_, it)| it.target.to_string()).collect(), part.rest)
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_and_the_outline_say_together_what_the_whole_says() {
+    let (_loader, residency) = many().await;
+    let whole = residency.snapshot().await.unwrap();
+    let outline = residency.outline().await.unwrap();
+    assert!(outline.devices[0].residents.is_empty());
+    assert_eq!(outline.devices[0].charged_bytes, whole.devices[0].charged_bytes);
+    let (mut found, mut rest) = (Vec::new(), None);
+    loop {
+        let part = residency.residents(rest).await.unwrap();
+        found.extend(part.rows);
+        rest = part.rest;
+        if rest.is_none() {
+            break;
+        }
+    }
+    let mut residents = whole.devices[0].residents.clone();
+    residents.sort_by(|one, other| one.target.cmp(&other.target));
+    assert!(found.iter().all(|(device, _)| *device == DeviceId::Cpu));
+    assert_eq!(found.into_iter().map(|(_, it)| it).collect::<Vec<_>>(), residents);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stays_is_seen_once_whoever_comes_and_leaves_between_two_parts() {
+    let (_loader, residency) = many().await;
+    let (mut seen, mut rest) = part(&residency, None).await;
+    let mut left = BTreeSet::new();
+    // What leaves has its place taken by the one that came last, as the table keeps them.
+    for number in (0..MANY).step_by(7) {
+        if rest.is_none() {
+            break;
+        }
+        let name = format!("m{number:03}");
+        residency.unload(&model(&name)).await.unwrap();
+        left.insert(name);
+        let (more, next) = part(&residency, rest).await;
+        seen.extend(more);
+        rest = next;
+    }
+    let stayed = seen.iter().filter(|name| !left.contains(*name));
+    let distinct: BTreeSet<_> = stayed.clone().collect();
+    assert_eq!(stayed.count(), distinct.len(), "none twice");
+    assert_eq!(distinct.len(), MANY - left.len(), "and none is missed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_is_found_without_a_walk_and_is_gone_when_it_serves() {
+    let broken = Failure::new(ErrorKind::ModelInvalid, "broken");
+    let script = Script { load_fails: Some(broken), ..Script::of(10) };
+    let loader = ScriptedLoader::new([("a", script)]);
+    let residency = start(100, &loader, Config::default());
+    residency.acquire(&model("a"), soon()).await.unwrap_err();
+    let failed = residency.outline().await.unwrap().failed;
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].target.as_str(), "a");
+    loader.change("a", |script| script.load_fails = None);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    residency.acquire(&model("a"), soon()).await.unwrap();
+    assert!(residency.outline().await.unwrap().failed.is_empty());
+}
