@@ -34,6 +34,7 @@ mod devices;
 mod endpoints;
 mod engines;
 mod handlers;
+mod issuers;
 mod keys;
 mod levels;
 mod naming;

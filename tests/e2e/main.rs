@@ -26,6 +26,7 @@ mod health;
 mod honest;
 mod hostile_http;
 mod identity;
+mod issuers;
 mod measured;
 mod operator;
 mod page;
