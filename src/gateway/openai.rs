@@ -148,7 +148,9 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
             None => target::openai(&context, &headers, &name)?,
         };
         let own = component.unwrap_or(aim.model.target.as_str());
-        let echo = if name.is_empty() { own } else { &name };
+        // Where a header names another, that one answers, and the answer says so.
+        let is_other = name.is_empty() || target::is_overruled(&context, &headers, &aim, &name)?;
+        let echo = if is_other { own } else { &name };
         let relays = route.filter(|_| target::has_engines(&context, &aim.model));
         let (asked, gathers) = match relays {
             Some(route) => {
