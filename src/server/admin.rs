@@ -276,6 +276,9 @@ async fn explain(
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
     let explanation = admin.residency.explain(&model).await?;
+    if explanation.decisions.is_empty() {
+        commands::must_exist(&admin, &model).await?;
+    }
     Ok(Json(json!({
         "endpoint": model.endpoint,
         "target": model.target,

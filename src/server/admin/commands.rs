@@ -80,7 +80,7 @@ pub(super) async fn unload(
 
 /// Fails where neither we nor the store know the name. A store that cannot be asked is no
 /// reason to: an operator's wish counts with the store down, too.
-async fn must_exist(admin: &Admin, model: &ModelId) -> Result<(), Failure> {
+pub(super) async fn must_exist(admin: &Admin, model: &ModelId) -> Result<(), Failure> {
     if admin.residency.is_known(model).await? || !admin.loader.on_disk(model).is_empty() {
         return Ok(());
     }
