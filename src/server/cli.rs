@@ -18,6 +18,7 @@ mod completions;
 mod invoke;
 mod keys;
 mod operate;
+pub mod others;
 pub(crate) mod output;
 mod plan;
 mod progress;
