@@ -87,7 +87,7 @@ def main():
     assert asked(sts) == 4, asked(sts)
 
     # What is no GetCallerIdentity for the STS of this server is sent to nobody.
-    role = {"RoleArn": "arn:aws:iam::123456789012:role/x", "RoleSessionName": "x"}
+    role = {"RoleArn": "arn:aws:iam::123456789012:role/x", "RoleSessionName": "one"}
     elsewhere = sts.replace("127.0.0.1", "localhost")
     for odd in (
         token(acme, server_id, elsewhere),

@@ -8,7 +8,7 @@ are computed anew by botocore, from what arrived. /asked says how often it was a
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
@@ -30,7 +30,7 @@ def signer(path, headers):
         return None
     names = query["X-Amz-SignedHeaders"].split(";")
     signed = {name: headers.get(name, "") for name in names}
-    request = AWSRequest("GET", f"http://{headers['host']}/?{urlencode(query)}", headers=signed)
+    request = AWSRequest("GET", f"http://{headers['host']}/?{urlencode(query, quote_via=quote, safe='-_.~')}", headers=signed)
     request.context["timestamp"] = query["X-Amz-Date"]
     auth = SigV4QueryAuth(Credentials(key, secret, token), service, region)
     expected = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
