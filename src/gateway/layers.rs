@@ -30,8 +30,10 @@ use crate::router::{Gateway, face_of};
 use crate::state::{AccessFn, AccessRecord, Steps};
 
 mod calling;
+mod held;
 
 pub(crate) use calling::Calling;
+use held::Held;
 
 /// What boto3 shows as `ResponseMetadata.RequestId`.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
@@ -40,6 +42,9 @@ const PLAIN_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What SageMaker's health checks ask for stays outside the limit of requests under way.
 const HEALTH: [&str; 4] = ["/ping", "/health", "/models", "/metrics"];
 
+/// How much later than the last deadline a stream's place is taken from a client that does not read:
+/// who does is told how it ended.
+const GRACE: Duration = Duration::from_secs(1);
 /// The longest path that a span shows, in bytes.
 const PATH_MOST: usize = 256;
 
@@ -51,8 +56,10 @@ const PATH_MOST: usize = 256;
 /// 4. `observe` is outermost, so that no response lacks a request id or an access record,
 ///    not even that of a panic.
 pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
-    let limit_state =
-        Arc::new(UnderWay { most: gateway.config.max_requests, places: Mutex::default() });
+    let config = &gateway.config;
+    let longest = config.stream_timeout.max(config.invoke_timeout).max(config.container_timeout);
+    let (most, places) = (config.max_requests, Mutex::default());
+    let limit_state = Arc::new(UnderWay { most, longest: longest + GRACE, places });
     router
         .layer(from_fn_with_state(limit_state, limit))
         .layer(from_fn_with_state(Door::new(gateway), identify))
@@ -75,6 +82,8 @@ pub(crate) fn around_known(router: Router, gateway: &Gateway) -> Router {
 /// The requests under way.
 struct UnderWay {
     most: usize,
+    /// The longest that one may take.
+    longest: Duration,
     /// Held for a look-up and an addition.
     places: Mutex<Places<TenantName>>,
 }
@@ -107,15 +116,21 @@ async fn limit(State(under_way): State<Arc<UnderWay>>, request: Request, next: N
             .with_retry(RetryHint::After(Duration::from_secs(1)));
         return Error::Failed(failure).respond(face_of(request.uri().path()));
     }
+    let until = Instant::now() + under_way.longest;
+    let notes = request.extensions().get::<Notes>().cloned();
     let place = Place { under_way, tenant };
     // A stream is under way until its body ends, so the body owns the place.
     let response = next.run(request).await;
     if response.body().size_hint().exact().is_some() {
         return response;
     }
+    let held = Held::new(place, until, move || {
+        // Nobody waits for its line: the client has not read the answer that it would be behind.
+        drop(notes.map(|notes| notes.settle(false, 0)));
+    });
     response.map(|body| {
         Body::from_stream(body.into_data_stream().map(move |piece| {
-            let _held = &place;
+            let _held = &held;
             piece
         }))
     })

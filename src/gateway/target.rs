@@ -134,6 +134,23 @@ pub(crate) fn openai(
     Ok(Addressed { aim: Aim::at(model), variant: ALL_TRAFFIC.into() })
 }
 
+/// Whether a header names what is asked, and the body's `model` something else.
+///
+/// # Errors
+/// Those of the headers.
+pub(crate) fn is_overruled(
+    context: &Context,
+    headers: &HeaderMap,
+    aim: &Aim,
+    model_field: &str,
+) -> Result<bool, Error> {
+    if header(headers)?.is_none() && aim::header(headers)?.is_none() {
+        return Ok(false);
+    }
+    let named = split(context, None, model_field).map_or(model_field, |(_, name)| name);
+    Ok(named != aim.model.target.as_str())
+}
+
 /// The same of SageMaker's OpenAI route, which names the endpoint and maybe a component in its path:
 /// `model` names a component or a target where the endpoint leaves that to requests, and says nothing
 /// elsewhere.

@@ -19,6 +19,7 @@ mod containers;
 mod invoke;
 mod keys;
 mod operate;
+pub mod others;
 pub(crate) mod output;
 mod plan;
 mod progress;

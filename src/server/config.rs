@@ -35,6 +35,7 @@ mod devices;
 mod endpoints;
 mod engines;
 mod handlers;
+mod issuers;
 mod keys;
 mod levels;
 mod naming;

@@ -117,6 +117,7 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
     if !config.endpoints.is_empty() {
         findings.extend(local::cache(&config.cache));
     }
+    findings.extend(local::door(&config));
     findings.extend(local::ports(&config.listen).await);
     findings.extend(witness::look(&config.listen, &config.memory).await);
     let looked = config.clone();

@@ -1,4 +1,4 @@
-//! Fetches a document from another server: the keys of a tokens' issuer.
+//! Fetches a document from another server: the keys of a tokens' issuer, STS's word on who signed.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Client;
 use reqwest::header::ACCEPT;
 use reqwest::redirect::Policy;
-use roundhouse_tenancy::Fetch;
+use roundhouse_tenancy::{Document, Fetch, Unfetched};
 
 use crate::trust;
 
@@ -18,11 +18,11 @@ const BYTES_MOST: usize = 1 << 20;
 /// A client that trusts whom this machine trusts, follows no redirect and uses no proxy.
 pub(crate) fn client() -> Fetch {
     let made: Arc<OnceLock<Result<Client, String>>> = Arc::default();
-    Arc::new(move |url| {
+    Arc::new(move |document| {
         let made = made.clone();
         Box::pin(async move {
             let client = made.get_or_init(build).clone();
-            get(&client.map_err(|why| format!("no TLS client: {why}"))?, &url).await
+            get(&client.map_err(|why| format!("no TLS client: {why}"))?, document).await
         })
     })
 }
@@ -37,20 +37,28 @@ fn build() -> Result<Client, String> {
     client.build().map_err(|error| chain(&error))
 }
 
-async fn get(client: &Client, url: &str) -> Result<String, String> {
-    let request = client.get(url).header(ACCEPT, "application/json");
-    let mut response = request.send().await.map_err(|error| chain(&error))?;
-    if !response.status().is_success() {
-        return Err(format!("{url} answered {}", response.status()));
+/// An address is in no error: it may hold a signature.
+async fn get(client: &Client, document: Document) -> Result<String, Unfetched> {
+    let chain = |error: reqwest::Error| chain(&error.without_url());
+    let request = client.get(&document.url).header(ACCEPT, "application/json");
+    let request =
+        document.header.into_iter().fold(request, |it, (name, value)| it.header(name, value));
+    let mut response = request.send().await.map_err(chain)?;
+    let status = response.status();
+    if status.is_client_error() {
+        return Err(Unfetched::Refused(status.as_u16()));
     }
-    let mut document = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| chain(&error))? {
-        if document.len() + piece.len() > BYTES_MOST {
-            return Err(format!("{url} answered more than {BYTES_MOST} bytes"));
+    if !status.is_success() {
+        return Err(format!("answered {status}").into());
+    }
+    let mut taken = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(chain)? {
+        if taken.len() + piece.len() > BYTES_MOST {
+            return Err(format!("answered more than {BYTES_MOST} bytes").into());
         }
-        document.extend_from_slice(&piece);
+        taken.extend_from_slice(&piece);
     }
-    String::from_utf8(document).map_err(|_| format!("{url} answered no text"))
+    String::from_utf8(taken).map_err(|_| "answered no text".to_owned().into())
 }
 
 /// An error with its causes: the outermost says little.
@@ -91,12 +99,15 @@ mod tests {
         let router = Router::new()
             .route("/keys", get(|| async { "{}" }))
             .route("/long", get(|| async { long }))
+            .route("/no", get(|| async { axum::http::StatusCode::FORBIDDEN }))
             .route("/moved", get(|| async { axum::response::Redirect::to("/keys") }));
         let at = site(router).await;
         let fetch = client();
-        assert_eq!(fetch(format!("{at}/keys")).await.unwrap(), "{}");
-        for path in ["/long", "/moved", "/none"] {
-            assert!(fetch(format!("{at}{path}")).await.is_err(), "{path}");
+        let fetch = async |path: &str| fetch(Document::at(format!("{at}{path}"))).await;
+        assert_eq!(fetch("/keys").await.unwrap(), "{}");
+        assert_eq!(fetch("/no").await, Err(Unfetched::Refused(403)));
+        for path in ["/long", "/moved"] {
+            assert!(matches!(fetch(path).await, Err(Unfetched::Failed(_))), "{path}");
         }
     }
 }

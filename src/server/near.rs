@@ -82,7 +82,8 @@ mod tests {
     use crate::cli::ServeFlags;
 
     fn port(settings: &str, auth: &AuthConfig) -> Router {
-        let fetch: roundhouse_tenancy::Fetch = Arc::new(|_| Box::pin(async { Err(String::new()) }));
+        let fetch: roundhouse_tenancy::Fetch =
+            Arc::new(|_| Box::pin(async { Err(String::new().into()) }));
         let flags = ServeFlags { store: vec!["file:///m/".into()], ..ServeFlags::default() };
         let text = format!("version = 1\n{settings}");
         let config = Config::parse(Some(&text), &|_| None, &flags).unwrap();

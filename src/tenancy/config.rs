@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::iam::IamConfig;
 use crate::jwt::OidcConfig;
 use crate::proxy::ProxyConfig;
 
@@ -10,8 +11,10 @@ use crate::proxy::ProxyConfig;
 pub struct AuthConfig {
     /// The file of keys that we mint.
     pub keys: Option<PathBuf>,
-    /// An issuer of JSON web tokens.
-    pub oidc: Option<OidcConfig>,
+    /// Issuers of JSON web tokens, each with another name.
+    pub oidc: Vec<OidcConfig>,
+    /// Callers with AWS's own credentials.
+    pub iam: Option<IamConfig>,
     /// Proxies that ask for us.
     pub proxy: Option<ProxyConfig>,
     /// Whether the name in a verified client certificate is a tenant's.
@@ -25,7 +28,11 @@ pub struct AuthConfig {
 impl AuthConfig {
     /// Whether there is any source of identities.
     pub fn asks(&self) -> bool {
-        self.keys.is_some() || self.oidc.is_some() || self.proxy.is_some() || self.certificates
+        self.keys.is_some()
+            || !self.oidc.is_empty()
+            || self.iam.is_some()
+            || self.proxy.is_some()
+            || self.certificates
     }
 }
 
@@ -33,7 +40,8 @@ impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             keys: None,
-            oidc: None,
+            oidc: Vec::new(),
+            iam: None,
             proxy: None,
             certificates: false,
             anonymous: true,

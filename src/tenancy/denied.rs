@@ -28,7 +28,7 @@ pub enum Denied {
     #[error("the bearer token {0}")]
     Token(String),
     /// Whoever could tell cannot be asked now.
-    #[error("the token issuer's keys cannot be had now")]
+    #[error("who issued the credential cannot be asked now")]
     Unavailable,
 }
 

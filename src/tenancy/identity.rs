@@ -12,7 +12,9 @@ use crate::caller::{ANONYMOUS, Caller, Peer};
 use crate::config::AuthConfig;
 use crate::denied::Denied;
 use crate::error::Error;
-use crate::jwt::{Fetch, Oidc};
+use crate::fetch::Fetch;
+use crate::iam::{self, Iam};
+use crate::jwt::{self, Issuers};
 use crate::keys::{KeyFile, Keys};
 use crate::sigv4::{Message, Presented, Signed};
 
@@ -32,7 +34,8 @@ pub struct Identity {
 struct Sources {
     config: AuthConfig,
     keys: Option<Arc<KeyFile>>,
-    oidc: Option<Arc<Oidc>>,
+    oidc: Issuers,
+    iam: Option<Arc<Iam>>,
 }
 
 /// What a request shows of itself before its body.
@@ -69,8 +72,10 @@ impl Identity {
 
     /// Lets everybody in and asks nobody.
     pub fn nobody_is_asked() -> Self {
-        let sources = Sources { config: AuthConfig::default(), keys: None, oidc: None };
-        let fetch: Fetch = Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned()) }));
+        let (config, oidc) = (AuthConfig::default(), Issuers::default());
+        let sources = Sources { config, keys: None, oidc, iam: None };
+        let fetch: Fetch =
+            Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned().into()) }));
         Self { sources: RwLock::new(Arc::new(sources)), fetch, clock: SystemTime::now }
     }
 
@@ -129,8 +134,8 @@ impl Identity {
         outcome
     }
 
-    /// Who sends a request, as far as its headers say. Waits only for keys of a token's issuer,
-    /// for two seconds at most.
+    /// Who sends a request, as far as its headers say. Waits only for keys of a token's issuer
+    /// and for AWS, for three seconds at most.
     ///
     /// # Errors
     /// Why it is not let in.
@@ -185,12 +190,13 @@ impl Sources {
                 }
             }
         };
-        let oidc = config.oidc.as_ref().map(|config| {
-            let held = before.and_then(|before| before.oidc.clone());
-            let held = held.filter(|oidc| oidc.config() == config);
-            held.unwrap_or_else(|| Arc::new(Oidc::start(config.clone(), fetch.clone())))
+        let oidc = Issuers::start(&config.oidc, fetch, before.map(|before| &before.oidc));
+        let iam = config.iam.as_ref().map(|config| {
+            let held = before.and_then(|before| before.iam.clone());
+            let held = held.filter(|iam| iam.config() == config);
+            held.unwrap_or_else(|| Arc::new(Iam::new(config.clone(), fetch.clone())))
         });
-        Ok(Self { config: config.clone(), keys, oidc })
+        Ok(Self { config: config.clone(), keys, oidc, iam })
     }
 
     fn operator(&self, key: &str, now: u64) -> Result<Arc<str>, Denied> {
@@ -256,12 +262,13 @@ impl Sources {
         if let Some(token) = token.strip_prefix(SAGEMAKER_BEARER) {
             return ("sagemaker-bearer", self.sagemaker_bearer(token, now));
         }
-        match &self.oidc {
-            Some(oidc) if Oidc::is_token(token) => {
-                ("jwt", oidc.caller(token).await.map(Identified::Caller))
-            }
-            _ => ("bearer", self.bearer(token, now)),
+        if let (Some(iam), Some(token)) = (&self.iam, token.strip_prefix(iam::PREFIX)) {
+            return ("iam", iam.caller(token, now).await.map(Identified::Caller));
         }
+        if !self.oidc.is_empty() && jwt::is_token(token) {
+            return ("jwt", self.oidc.caller(token).await.map(Identified::Caller));
+        }
+        ("bearer", self.bearer(token, now))
     }
 
     fn bearer(&self, token: &str, now: u64) -> Result<Identified, Denied> {

@@ -1,20 +1,19 @@
-//! JSON web tokens of an OIDC issuer: whose are they, and do they hold.
+//! JSON web tokens of OIDC issuers: whose are they, and do they hold.
 //!
-//! Reading order: this file (a token's check), `keeper` (the issuer's keys, fetched beside the
-//! requests).
+//! Reading order: this file (a token's check), `issuers` (which of several a token is from), `keeper`
+//! (an issuer's keys, found and fetched beside the requests).
 //!
 //! Algorithms are RS256, ES256 and EdDSA alone, each with a key of its own family from the
 //! issuer's set: a token cannot choose a weaker one, nor pass a public key off as a shared secret.
 
+mod issuers;
 mod keeper;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
 use roundhouse_types::TenantName;
@@ -22,15 +21,15 @@ use serde_json::{Map, Value};
 
 use crate::caller::{ANONYMOUS, Caller};
 use crate::denied::Denied;
+use crate::fetch::Fetch;
+pub(crate) use issuers::Issuers;
+pub use keeper::is_near_or_encrypted;
 use keeper::{IssuerKey, Keeper};
 
 /// Bytes of a token at most.
 const TOKEN_BYTES: usize = 16 * 1024;
 /// Characters of a subject that become part of a credential's name.
 const SUBJECT_CHARACTERS: usize = 64;
-
-/// Fetches the document at an address. Must end of its own accord, and bound what it takes.
-pub type Fetch = Arc<dyn Fn(String) -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
 
 /// An issuer of tokens, and what of them is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +53,9 @@ pub struct OidcConfig {
 pub enum Jwks {
     /// Fetched when they are ten minutes old, or when a token names one that is not there.
     Url(String),
+    /// The same, at the address that the issuer's own document says (OpenID Connect Discovery):
+    /// its name with `/.well-known/openid-configuration`.
+    Discovered(String),
     /// Read again every few seconds.
     File(PathBuf),
 }
@@ -80,11 +82,6 @@ impl Oidc {
     /// What it was started with.
     pub(crate) fn config(&self) -> &OidcConfig {
         &self.config
-    }
-
-    /// Whether a bearer token looks like one of these: three parts in base 64, the first an object.
-    pub(crate) fn is_token(text: &str) -> bool {
-        text.starts_with("eyJ") && text.split('.').count() == 3
     }
 
     /// On whose behalf a token is. Waits for the issuer's keys for two seconds at most, and only
@@ -146,6 +143,11 @@ impl Oidc {
             _ => forbidden("names several tenants of ours"),
         }
     }
+}
+
+/// Whether a bearer token looks like one of these: three parts in base 64, the first an object.
+pub(crate) fn is_token(text: &str) -> bool {
+    text.starts_with("eyJ") && text.split('.').count() == 3
 }
 
 /// The key that a token names; where it names none, the only one of its algorithm.

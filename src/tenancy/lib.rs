@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`caller`] (who a request is from), `config` (the sources of identities as they
 //! were configured), [`identity`] (all of them behind one question), `keys` (bearer keys and SigV4
-//! pairs that we mint), `sigv4` (AWS's signatures, verified), `jwt` (tokens of an OIDC issuer),
+//! pairs that we mint), `sigv4` (AWS's signatures, verified), `jwt` (tokens of OIDC issuers),
+//! `iam` (callers with AWS's own credentials, whom AWS names), `fetch` (what these ask of others),
 //! `proxy` (who asks on others' behalf), `denied` (why somebody is not let in); [`pattern`] (which
 //! targets a rule means), [`routes`] (names that stand for targets), [`policy`] (who may use what),
 //! [`current`] (what is replaced while it is read); [`quota`] (how much a tenant may ask for),
@@ -16,6 +17,8 @@ mod config;
 pub mod current;
 mod denied;
 mod error;
+mod fetch;
+mod iam;
 pub mod identity;
 mod jwt;
 mod keys;
@@ -38,8 +41,10 @@ pub use config::AuthConfig;
 pub use current::Current;
 pub use denied::Denied;
 pub use error::Error;
+pub use fetch::{Document, Fetch, Unfetched};
+pub use iam::{IamConfig, InvalidPrincipals, Principals};
 pub use identity::{Asked, Identified, Identity};
-pub use jwt::{Fetch, Jwks, OidcConfig};
+pub use jwt::{Jwks, OidcConfig, is_near_or_encrypted};
 pub use keys::{KeyFile, KeyKind, KeyRecord, Minted, Wanted};
 pub use metrics::describe_metrics;
 pub use pattern::{InvalidPattern, Pattern, Place, Reach, place};

@@ -101,6 +101,19 @@ impl Aliases {
         own.chain([&self.common]).flat_map(|names| names.values()).map(BTreeMap::len).sum()
     }
 
+    /// All of them: whose each is (everybody's where absent), where, its name, what it stands for.
+    pub fn all(
+        &self,
+    ) -> impl Iterator<Item = (Option<&TenantName>, &EndpointName, &TargetName, &Alias)> {
+        let own = self.own.iter().map(|(tenant, names)| (Some(tenant), names));
+        own.chain([(None, &self.common)]).flat_map(|(tenant, names)| {
+            let at = names.iter();
+            at.flat_map(move |(endpoint, names)| {
+                names.iter().map(move |(name, alias)| (tenant, endpoint, name, alias))
+            })
+        })
+    }
+
     /// What a name stands for when this tenant says it.
     pub fn find(&self, tenant: Option<&TenantName>, asked: &ModelId) -> Option<&Alias> {
         let own = tenant.and_then(|tenant| self.own.get(tenant));

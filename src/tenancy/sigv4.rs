@@ -28,6 +28,7 @@ use crate::caller::Caller;
 use crate::denied::Denied;
 use crate::keys::Keys;
 use crate::text::hex;
+pub(crate) use canonical::parameters;
 pub(crate) use presented::Presented;
 
 /// The only algorithm.
@@ -136,6 +137,11 @@ pub(crate) fn signing_key(secret: &str, credential: &str) -> hmac::Key {
     credential.split('/').skip(1).fold(first, |key, part| {
         hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref())
     })
+}
+
+/// A query in the one spelling that is signed.
+pub(crate) fn canonical_query(query: &str) -> String {
+    canonical::query(parameters(query))
 }
 
 /// What the signing key signs.

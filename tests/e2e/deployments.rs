@@ -47,6 +47,12 @@ async fn the_deployment_on_kubernetes_is_valid_and_its_settings_are_the_servers(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_binary_is_made_of_is_listed_and_allowed() {
+    let printed = check("check_supply.py", Vec::new(), "deploy/supply").await;
+    assert!(printed.contains("ok"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_single_endpoint_on_sagemaker_finds_targets_by_custom_attributes() {
     let store = tempfile::tempdir().unwrap();
     let model = store.path().join("models/team/a");

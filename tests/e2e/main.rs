@@ -28,6 +28,7 @@ mod health;
 mod honest;
 mod hostile_http;
 mod identity;
+mod issuers;
 mod kept;
 mod measured;
 mod operator;

@@ -60,10 +60,12 @@ impl Partial {
             self.rows.iter_mut().zip(&later.rows).zip(values)
         {
             let ((most, sum), (other_most, other_sum)) = (*mine, *others);
-            if other_most == f32::NEG_INFINITY {
+            // No largest score and a sum: scores that are no numbers. They must not vanish by how
+            // keys were cut, so they go into the sum below.
+            if other_most == f32::NEG_INFINITY && other_sum == 0.0 {
                 continue;
             }
-            if most == f32::NEG_INFINITY {
+            if most == f32::NEG_INFINITY && sum == 0.0 {
                 *mine = *others;
                 values.copy_from_slice(other_values);
                 continue;
@@ -375,4 +377,31 @@ fn registers<V: Lanes, K: Kept, const M: usize>(numbers: &[K]) -> [V; M] {
         }
     }
     lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(most: f32, sum: f32, value: f32) -> Partial {
+        Partial { rows: vec![(most, sum)], values: vec![value] }
+    }
+
+    #[test]
+    fn what_is_no_number_is_merged_like_what_is() {
+        let finite = || one(1.0, 2.0, 3.0);
+        // What rows are left with whose scores were all no numbers.
+        let broken = || one(f32::NEG_INFINITY, f32::NAN, f32::NAN);
+        let nothing = || Partial::nothing(1, 1);
+        for (first, then) in [(finite(), broken()), (broken(), finite()), (nothing(), broken())] {
+            let mut all = first;
+            all.merge(&then);
+            assert!(all.finish()[0].is_nan());
+        }
+        for (first, then) in [(finite(), nothing()), (nothing(), finite())] {
+            let mut all = first;
+            all.merge(&then);
+            assert_eq!(all.finish()[0], 1.5);
+        }
+    }
 }

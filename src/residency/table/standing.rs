@@ -38,7 +38,8 @@ impl Table {
         if entry.resolving.is_some() || !entry.residents.is_empty() {
             return (self.progress(model).0.to_string(), None);
         }
-        (format!("not loaded{}", self.beside(model)), None)
+        let kept = if entry.kept { "; kept once it is loaded" } else { "" };
+        (format!("not loaded{}{kept}", self.beside(model)), None)
     }
 
     /// What there is of a model beside its devices.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use roundhouse_containers::multi_model;
-use roundhouse_tenancy::AuthConfig;
-use roundhouse_types::Bytes;
+use roundhouse_tenancy::{AuthConfig, Limits};
+use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
 use serde_json::json;
 
 use super::{ServeFlags, environment, output};
@@ -92,6 +92,7 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
         let number = config.aliases.count();
         lines.push(format!("  {number} alias{}", if number == 1 { "" } else { "es" }));
     }
+    lines.extend(dead_aliases(config));
     lines.push(format!(
         "  data {}{}, admin {}{}",
         config.listen.data,
@@ -137,6 +138,7 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
     if let Some(usage) = &config.usage {
         lines.push(format!("  usage {}", usage.path.display()));
     }
+    lines.extend(beside(config));
     if config.container.contract {
         lines.push(format!("  container contract over {}", config.container.models_root.display()));
     }
@@ -148,6 +150,75 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Aliases that stand for nothing which whoever may say them may ask.
+fn dead_aliases(config: &Config) -> Vec<String> {
+    if !config.auth.asks() || config.tenants.is_empty() {
+        return Vec::new();
+    }
+    let dead = config.aliases.all().filter(|(tenant, _, _, alias)| {
+        let mut saying = config
+            .tenants
+            .iter()
+            .filter(|it| tenant.is_none_or(|tenant| it.name == tenant.as_str()))
+            .flat_map(|it| &it.grants.invoke);
+        !saying.any(|pattern| alias.targets().any(|target| pattern.matches(target)))
+    });
+    let line =
+        |(tenant, endpoint, name, _): (Option<&TenantName>, &EndpointName, &TargetName, _)| {
+            let whose = tenant
+                .map_or_else(|| "no tenant may".to_owned(), |it| format!("tenant {it} may not"));
+            format!(
+                "  odd: alias {endpoint}:{name} stands for nothing: {whose} invoke what it names"
+            )
+        };
+    dead.map(line).collect()
+}
+
+/// What else is set, beside what every server has.
+fn beside(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    for tenant in &config.tenants {
+        let limits: Vec<String> =
+            config.quota_rules().named.get(tenant.name.as_str()).map(told).unwrap_or_default();
+        if !limits.is_empty() {
+            lines.push(format!("  limits of {}: {}", tenant.name, limits.join(", ")));
+        }
+    }
+    let others = told(&config.quota_rules().others);
+    if !others.is_empty() {
+        lines.push(format!("  limits of other tenants: {}", others.join(", ")));
+    }
+    for endpoint in config.endpoints.iter().filter(|it| it.asynchronous.is_some()) {
+        lines.push(format!("  {} takes requests whose callers do not wait", endpoint.name));
+    }
+    if let Some(dir) = &config.async_dir {
+        lines.push(format!("  their queue is in {}", dir.display()));
+    }
+    match &config.sessions {
+        Some(sessions) => lines.push(format!("  sessions, {} at most", sessions.most)),
+        None => lines.push("  no sessions".to_owned()),
+    }
+    if let Some(traces) = &config.traces {
+        lines.push(format!("  traces to {}", traces.url));
+    }
+    lines
+}
+
+/// A tenant's limits, those that it has.
+fn told(limits: &Limits) -> Vec<String> {
+    let count = |name: &str, number: Option<u64>| number.map(|it| format!("{name} {it}"));
+    let said = [
+        limits.requests.as_ref().map(|rate| format!("requests per second {}", rate.per_second)),
+        count("tokens in per minute", limits.tokens_in_per_minute),
+        count("tokens out per minute", limits.tokens_out_per_minute),
+        count("requests under way", limits.concurrent_requests.map(u64::from)),
+        count("requests per day", limits.requests_per_day),
+        count("tokens per day", limits.tokens_per_day),
+        limits.compute_per_day.map(|time| format!("compute per day {}s", time.as_secs())),
+    ];
+    said.into_iter().flatten().collect()
 }
 
 /// What an engine is, and what its targets are charged with.
@@ -185,7 +256,8 @@ fn encrypted(files: Option<&TlsFiles>) -> &'static str {
 fn callers(auth: &AuthConfig) -> String {
     let ways = [
         ("keys", auth.keys.is_some()),
-        ("tokens", auth.oidc.is_some()),
+        ("tokens", !auth.oidc.is_empty()),
+        ("AWS's own credentials", auth.iam.is_some()),
         ("a proxy's header", auth.proxy.is_some()),
         ("certificates", auth.certificates),
     ];

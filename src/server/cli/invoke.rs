@@ -18,7 +18,7 @@ use super::target::Target;
 use super::{TargetArgs, output};
 use crate::error::Error;
 
-mod frames;
+pub(super) mod frames;
 mod text;
 
 use frames::{Frame, Frames};

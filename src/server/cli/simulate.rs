@@ -7,7 +7,7 @@
 mod fields;
 mod lines;
 mod picture;
-mod read;
+pub(super) mod read;
 mod rows;
 mod sizes;
 

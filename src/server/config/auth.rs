@@ -1,17 +1,14 @@
 //! `[auth]`: who may call. `[tls]`: how connections are encrypted, and whose certificates count.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use axum::http::HeaderName;
 use ipnet::IpNet;
-use roundhouse_tenancy::{AuthConfig, Jwks, OidcConfig, ProxyConfig};
-use roundhouse_types::TenantName;
+use roundhouse_tenancy::{AuthConfig, ProxyConfig};
 
-use super::defaults;
 use super::raw::Sources;
+use super::{defaults, issuers};
 
 /// `[tls]`: how connections are encrypted. Absent parts are plain HTTP.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +44,8 @@ pub enum ClientName {
 
 pub(super) fn resolve(sources: &mut Sources<'_>, contract: bool, tls: &Tls) -> AuthConfig {
     let keys = sources.optional("auth.keys", file);
-    let oidc = oidc(sources);
+    let oidc = issuers::oidc(sources);
+    let iam = issuers::iam(sources);
     let networks = sources.optional("auth.proxy_networks", |text| {
         text.split_whitespace().map(network).collect::<Result<Vec<_>, _>>()
     });
@@ -63,6 +61,7 @@ pub(super) fn resolve(sources: &mut Sources<'_>, contract: bool, tls: &Tls) -> A
     let auth = AuthConfig {
         keys,
         oidc,
+        iam,
         proxy: proxy.map(|networks| ProxyConfig { networks, header }),
         certificates: tls.data.as_ref().is_some_and(|data| data.client_ca.is_some()),
         anonymous: true,
@@ -72,7 +71,7 @@ pub(super) fn resolve(sources: &mut Sources<'_>, contract: bool, tls: &Tls) -> A
     let anonymous = said.unwrap_or(!auth.asks());
     if !anonymous && !auth.asks() {
         let message = "is false, and nothing says who callers are: set auth.keys, auth.oidc_issuer, \
-                       auth.proxy_networks or tls.client_ca";
+                       auth.aws_sts, auth.proxy_networks or tls.client_ca";
         sources.fault("auth.anonymous", message);
     }
     if contract && !anonymous {
@@ -81,38 +80,6 @@ pub(super) fn resolve(sources: &mut Sources<'_>, contract: bool, tls: &Tls) -> A
         sources.fault("auth.anonymous", message);
     }
     AuthConfig { anonymous, ..auth }
-}
-
-fn oidc(sources: &mut Sources<'_>) -> Option<OidcConfig> {
-    let issuer = sources.optional("auth.oidc_issuer", word);
-    let audience = sources.optional("auth.oidc_audience", word);
-    let jwks = sources.optional("auth.oidc_jwks", jwks);
-    let claim = sources.optional("auth.oidc_claim", word);
-    let tenants = sources.optional("auth.oidc_tenants", tenants).unwrap_or_default();
-    let leeway = sources.duration("auth.oidc_leeway", Duration::ZERO..=Duration::from_secs(600));
-    match (issuer, audience, jwks) {
-        (Some(issuer), Some(audience), Some(jwks)) => Some(OidcConfig {
-            issuer,
-            audience,
-            jwks,
-            claim: claim.unwrap_or_else(|| defaults::OIDC_CLAIM.to_owned()),
-            tenants,
-            leeway: leeway.unwrap_or(defaults::OIDC_LEEWAY),
-        }),
-        (None, None, None) => None,
-        (issuer, audience, jwks) => {
-            let missing = [
-                ("auth.oidc_issuer", issuer.is_none()),
-                ("auth.oidc_audience", audience.is_none()),
-                ("auth.oidc_jwks", jwks.is_none()),
-            ];
-            for (key, _) in missing.into_iter().filter(|(_, is_missing)| *is_missing) {
-                let message = "is missing: issuer, audience and jwks are believed together only";
-                sources.fault(key, message);
-            }
-            None
-        }
-    }
 }
 
 pub(super) fn tls(sources: &mut Sources<'_>) -> Tls {
@@ -189,41 +156,10 @@ fn file(text: &str) -> Result<PathBuf, String> {
     word(text).map(PathBuf::from)
 }
 
-fn word(text: &str) -> Result<String, String> {
+pub(super) fn word(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("is empty".to_owned()),
         word if word.chars().any(char::is_control) => Err("holds control characters".to_owned()),
         word => Ok(word.to_owned()),
     }
-}
-
-/// An address or a file. Keys that anybody on the way could replace are no keys.
-fn jwks(text: &str) -> Result<Jwks, String> {
-    if !text.contains("://") {
-        return file(text).map(Jwks::File);
-    }
-    let url: axum::http::Uri = text.parse().map_err(|_| format!("'{text}' is not an address"))?;
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_near =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    match url.scheme_str() {
-        Some("https") => Ok(Jwks::Url(text.to_owned())),
-        Some("http") if is_near => Ok(Jwks::Url(text.to_owned())),
-        _ => Err(format!("'{text}' is neither https://, nor http:// on loopback, nor a file")),
-    }
-}
-
-/// `VALUE=TENANT`, separated by spaces.
-fn tenants(text: &str) -> Result<BTreeMap<String, TenantName>, String> {
-    let mut tenants = BTreeMap::new();
-    for pair in text.split_whitespace() {
-        // A claim's value may hold a `=`, a tenant's name hardly.
-        let (value, name) =
-            pair.rsplit_once('=').ok_or_else(|| format!("'{pair}' is not VALUE=TENANT"))?;
-        let name = name.parse().map_err(|why| format!("'{name}' is not a tenant's name: {why}"))?;
-        if tenants.insert(value.to_owned(), name).is_some() {
-            return Err(format!("'{value}' is given twice"));
-        }
-    }
-    Ok(tenants)
 }

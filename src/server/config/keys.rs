@@ -88,6 +88,9 @@ pub(super) const KEYS: &[Key] = &[
     key("auth.oidc_claim", Written::Text),
     key("auth.oidc_tenants", Written::Text),
     key("auth.oidc_leeway", Written::Text),
+    key("auth.aws_sts", Written::Text),
+    key("auth.aws_server_id", Written::Text),
+    key("auth.aws_tenants", Written::Text),
     key("tls.certificate", Written::Text),
     key("tls.key", Written::Text),
     key("tls.client_ca", Written::Text),
@@ -332,6 +335,10 @@ pub(super) const TENANT_KEYS: &[&str] = &[
     "compute_per_day",
 ];
 
+/// Keys of an `[[issuer]]`.
+pub(super) const ISSUER_KEYS: &[&str] =
+    &["issuer", "audience", "jwks", "claim", "tenants", "leeway"];
+
 /// Keys of an `[[alias]]`.
 pub(super) const ALIAS_KEYS: &[&str] = &["name", "endpoint", "tenant", "target", "routes"];
 
@@ -363,7 +370,7 @@ pub(super) fn find(name: &str) -> &'static Key {
 pub(super) fn unknown(file: &toml::Table) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (section, value) in file {
-        let lists = ["version", "endpoint", "device", "tenant", "alias", DEFAULTS];
+        let lists = ["version", "endpoint", "device", "tenant", "alias", "issuer", DEFAULTS];
         if lists.contains(&section.as_str()) {
             continue;
         }
@@ -406,7 +413,7 @@ fn section_of(name: &str) -> &str {
 }
 
 fn sections() -> Vec<&'static str> {
-    let mut sections = vec!["version", "endpoint", "device", "tenant", "alias", DEFAULTS];
+    let mut sections = vec!["version", "endpoint", "device", "tenant", "alias", "issuer", DEFAULTS];
     for key in KEYS {
         let section = section_of(key.name);
         if !sections.contains(&section) {

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use roundhouse_tenancy::KeyFile;
 use roundhouse_types::Bytes;
 use tokio::net::TcpListener;
 
 use super::{Finding, State};
 use crate::app::budgets::{self, Budgets, NoBudget};
 use crate::config::{Cache, Config, Device, Listen};
+use crate::error::count;
 use crate::limits::{self, automatic_cache_size, free_disk};
 
 /// A server on this machine answers at once or not at all.
@@ -80,6 +82,27 @@ fn told(devices: &[Device], host: Option<Bytes>, budgets: &Budgets) -> String {
         told.push(format!("{how}{} for copies in the host's memory", budgets.host));
     }
     told.join(", ")
+}
+
+/// Whether the files that say who is let in are good.
+pub(super) fn door(config: &Config) -> Vec<Finding> {
+    let next =
+        "a server does not start so; `roundhouse keys create --keys FILE` makes a file of keys";
+    let faults = crate::app::door::faults(config);
+    let bad: Vec<Finding> =
+        faults.into_iter().map(|fault| Finding::bad(fault.key, fault.message, next)).collect();
+    let Some(path) = config.auth.keys.as_ref().filter(|_| bad.is_empty()) else { return bad };
+    const CHECK: &str = "keys";
+    let shown = path.display();
+    vec![match KeyFile::list(path).map(|keys| keys.len()) {
+        Ok(0) => Finding::odd(
+            CHECK,
+            format!("{shown} holds none: nobody is let in by it"),
+            "roundhouse keys create --tenant NAME --keys FILE",
+        ),
+        Ok(number) => Finding::ok(CHECK, format!("{} in {shown}", count(number, "key"))),
+        Err(error) => Finding::bad(CHECK, error.to_string(), next),
+    }]
 }
 
 /// Whether the cache's folder can be written, is free, and has room.

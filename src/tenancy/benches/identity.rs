@@ -80,7 +80,7 @@ fn identity(c: &mut Criterion) {
         KeyFile::create(&path, Wanted::Bearer(acme()), None).expect("one of many");
     }
     let config = AuthConfig { keys: Some(path), anonymous: false, ..AuthConfig::default() };
-    let fetch: Fetch = Arc::new(|_| Box::pin(async { Err(String::new()) }));
+    let fetch: Fetch = Arc::new(|_| Box::pin(async { Err(String::new().into()) }));
     let identity = Identity::new(&config, fetch).expect("the file is read").with_clock(clock);
     let mut group = c.benchmark_group("identity");
     for (name, size) in [("1 KiB", 1 << 10), ("64 KiB", 64 << 10), ("6 MB", 6_000_000)] {

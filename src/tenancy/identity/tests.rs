@@ -13,7 +13,7 @@ fn tenant() -> TenantName {
 }
 
 fn no_fetch() -> Fetch {
-    Arc::new(|_| Box::pin(async { Err("nothing is there".to_owned()) }))
+    Arc::new(|_| Box::pin(async { Err("nothing is there".to_owned().into()) }))
 }
 
 /// A file with one bearer key, one pair and one operator's key.

@@ -1,8 +1,10 @@
 //! An issuer's keys, kept fresh beside the requests.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
@@ -11,8 +13,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{Fetch, Jwks};
+use super::Jwks;
 use crate::denied::Denied;
+use crate::fetch::{Document, Fetch};
 
 /// When fetched keys are fetched again: issuers announce new ones hours before they use them.
 const AGE_MOST: Duration = Duration::from_secs(600);
@@ -96,7 +99,7 @@ async fn keep(
     mut asked: mpsc::Receiver<()>,
 ) {
     let age = match source {
-        Jwks::Url(_) => AGE_MOST,
+        Jwks::Url(_) | Jwks::Discovered(_) => AGE_MOST,
         Jwks::File(_) => FILE_AGE_MOST,
     };
     loop {
@@ -127,12 +130,56 @@ async fn keep(
 
 async fn read(source: &Jwks, fetch: &Fetch) -> Result<Arc<[IssuerKey]>, String> {
     let text = match source {
-        Jwks::Url(url) => fetch(url.clone()).await?,
+        Jwks::Url(url) => get(fetch, url).await?,
+        Jwks::Discovered(issuer) => {
+            let url = discovered(issuer, &get(fetch, &discovery(issuer)).await?)?;
+            get(fetch, &url).await?
+        }
         Jwks::File(path) => {
             tokio::fs::read_to_string(path).await.map_err(|error| error.to_string())?
         }
     };
     parse(&text)
+}
+
+async fn get(fetch: &Fetch, url: &str) -> Result<String, String> {
+    fetch(Document::at(url)).await.map_err(|why| format!("{url}: {why}"))
+}
+
+/// Where an issuer says what it is.
+fn discovery(issuer: &str) -> String {
+    format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'))
+}
+
+/// Where the keys are, by an issuer's document about itself. One that names another issuer is
+/// somebody else's, who must not be believed under this name.
+pub(super) fn discovered(issuer: &str, text: &str) -> Result<String, String> {
+    let document: Value =
+        serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let say = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
+    if say("issuer") != issuer {
+        let said: String = say("issuer").chars().take(100).collect();
+        return Err(format!("its document is that of the issuer '{said}'"));
+    }
+    let url = say("jwks_uri");
+    match is_near_or_encrypted(url) {
+        true => Ok(url.to_owned()),
+        false => Err("its document says no https:// address of keys".to_owned()),
+    }
+}
+
+/// Whether what lies at an address can be replaced by nobody on the way: `https://`, or `http://` on
+/// this machine.
+pub fn is_near_or_encrypted(text: &str) -> bool {
+    let Ok(url) = text.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_near =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match url.scheme_str() {
+        Some("https") => true,
+        Some("http") => is_near,
+        _ => false,
+    }
 }
 
 /// The keys of a set that we can verify with; others are left out, as RFC 7517 wants it.

@@ -1,5 +1,5 @@
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -13,6 +13,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::*;
+use crate::fetch::Document;
 
 /// An issuer's key pair.
 enum Pair {
@@ -129,10 +130,10 @@ impl Issuer {
 
     fn fetch(&self) -> Fetch {
         let issuer = self.clone();
-        Arc::new(move |_| {
+        Arc::new(move |_: Document| {
             issuer.asked.fetch_add(1, Ordering::SeqCst);
             let answer = match *issuer.is_down.lock().unwrap() {
-                true => Err("is down".to_owned()),
+                true => Err("is down".to_owned().into()),
                 false => Ok(json!({"keys": *issuer.keys.lock().unwrap()}).to_string()),
             };
             Box::pin(async move { answer })
@@ -154,7 +155,7 @@ async fn tokens_of_each_algorithm_say_whose_they_are() {
         let issuer = Issuer::with(vec![pair.jwk("k1")]);
         let oidc = Oidc::start(config(), issuer.fetch());
         let token = pair.token("k1", &claims());
-        assert!(Oidc::is_token(&token));
+        assert!(is_token(&token));
         let caller = oidc.caller(&token).await.unwrap();
         assert_eq!(caller.tenant.unwrap().as_str(), "acme", "{}", pair.algorithm());
         assert_eq!(caller.credential.as_deref(), Some("jwt:robot-7"));
@@ -302,4 +303,63 @@ async fn no_token_says_that_its_bearer_has_none() {
     let mut claims = claims();
     claims["tenant"] = json!("anonymous");
     assert!(why(oidc.caller(&pair.token("k1", &claims)).await).contains("without a credential"));
+}
+
+#[tokio::test]
+async fn of_several_issuers_the_one_that_a_token_names_counts() {
+    let (ours, theirs) = (Pair::ec(), Pair::ec());
+    let theirs_config = OidcConfig {
+        issuer: "https://other.example".to_owned(),
+        jwks: Jwks::Discovered("https://other.example".to_owned()),
+        tenants: [("acme".to_owned(), "umbrella".parse().unwrap())].into(),
+        ..config()
+    };
+    let (our_key, their_key) = (ours.jwk("k1"), theirs.jwk("k1"));
+    let fetch: Fetch = Arc::new(move |document: Document| {
+        let answer = match document.url.as_str() {
+            "https://issuer.example/keys" => json!({"keys": [our_key]}),
+            "https://other.example/.well-known/openid-configuration" => {
+                json!({"issuer": "https://other.example", "jwks_uri": "https://keys.example/k"})
+            }
+            "https://keys.example/k" => json!({"keys": [their_key]}),
+            other => panic!("{other}"),
+        };
+        Box::pin(async move { Ok(answer.to_string()) })
+    });
+    let issuers = Issuers::start(&[config(), theirs_config], &fetch, None);
+    let mut from_them = claims();
+    from_them["iss"] = json!("https://other.example");
+    let tenant = async |token: String| issuers.caller(&token).await.map(|it| it.tenant.unwrap());
+    assert_eq!(tenant(ours.token("k1", &claims())).await.unwrap().as_str(), "acme");
+    assert_eq!(tenant(theirs.token("k1", &from_them)).await.unwrap().as_str(), "umbrella");
+    // One issuer's key under the other's name, and nobody's name.
+    let told = "the bearer token has a wrong signature";
+    assert_eq!(why(issuers.caller(&theirs.token("k1", &claims())).await), told);
+    assert_eq!(why(issuers.caller(&ours.token("k1", &from_them)).await), told);
+    for iss in [json!("https://issuer.example"), json!(7)] {
+        let mut claims = claims();
+        claims["iss"] = iss;
+        assert!(matches!(issuers.caller(&ours.token("k1", &claims)).await, Err(Denied::Token(_))));
+    }
+    assert!(issuers.caller("eyJ.!!.x").await.is_err());
+}
+
+#[test]
+fn an_issuers_document_is_about_itself() {
+    let document =
+        |issuer: &str, keys: &str| json!({"issuer": issuer, "jwks_uri": keys}).to_string();
+    let found = |text: &str| keeper::discovered("https://a/x", text);
+    assert_eq!(found(&document("https://a/x", "https://k/y")).unwrap(), "https://k/y");
+    for (issuer, keys) in [
+        ("https://a/x/", "https://k/y"),
+        ("https://evil", "https://k/y"),
+        ("https://a/x", "http://k/y"),
+        ("https://a/x", "file:///etc/passwd"),
+        ("https://a/x", ""),
+    ] {
+        assert!(found(&document(issuer, keys)).is_err(), "{issuer} {keys}");
+    }
+    for text in ["", "[]", "{}"] {
+        assert!(found(text).is_err(), "{text}");
+    }
 }

@@ -233,10 +233,12 @@ impl Standing {
         (self.running == 0).then_some(self.today.tokens.saturating_add(self.today.requests))
     }
 
-    /// Begins a new day; a clock that goes back gives nobody a second one.
+    /// Begins a new day. A clock that goes back gives nobody a second one; one that was days ahead
+    /// does not shut anybody out for as long.
     fn turn(&mut self, now: Now) {
-        if now.day() > self.today.day {
-            self.today = Today { day: now.day(), ..Today::default() };
+        let (day, today) = (now.day(), self.today.day);
+        if day > today || day + 1 < today {
+            self.today = Today { day, ..Today::default() };
         }
     }
 }

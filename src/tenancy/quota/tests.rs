@@ -314,3 +314,24 @@ fn where_all_accounts_are_in_use_newcomers_share_one() {
     assert_eq!(held.len(), 16 * 4096 + 1);
     assert!(refused > 10_000);
 }
+
+#[test]
+fn clocks_that_run_back_give_no_second_day_and_shut_nobody_out() {
+    let limits = Limits { requests_per_day: Some(1), ..Limits::default() };
+    let on = |day: f64| Now {
+        wall: Duration::from_secs_f64((20_000.0 + day) * 86_400.0),
+        since: Duration::from_secs(1),
+    };
+    let mut standing = Standing::default();
+    let mut is_let_in = |day: f64| standing.admit(&limits, Estimate::default(), on(day)).is_ok();
+    assert!(is_let_in(0.1));
+    assert!(!is_let_in(0.2));
+    // Over midnight and back, as a clock that is set does.
+    assert!(is_let_in(1.0));
+    assert!(!is_let_in(0.9));
+    assert!(!is_let_in(1.1));
+    // A year ahead, and back to what it was.
+    assert!(is_let_in(365.0));
+    assert!(is_let_in(1.2));
+    assert!(!is_let_in(1.3));
+}

@@ -90,7 +90,7 @@ fn squeeze(value: &[u8], into: &mut Vec<u8>) {
 }
 
 /// The parameters of a query, decoded, in the order in which they came. A `+` is a plus.
-pub(super) fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+pub(crate) fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(name), decode(value))

@@ -132,6 +132,21 @@ impl<'a> Presented<'a> {
         HeaderMap::from_iter([(http::header::HOST, host)])
     }
 
+    /// A presigned request to another service, whose signature that service verifies.
+    pub(crate) fn elsewhere(query: &str, most: i64) -> Result<Presented<'static>, Denied> {
+        Presented::presigned("/", query, most, |_| true).map(Presented::into_owned)
+    }
+
+    /// Names of signed headers, as in `host;x-amz-date`.
+    pub(crate) fn signed(&self) -> &str {
+        &self.signed
+    }
+
+    /// When it expires, in seconds since 1970; once [`Presented::check_time`] has found that it holds.
+    pub(crate) fn until(&self) -> i64 {
+        time::parse(&self.date).unwrap_or_default() + self.expires.unwrap_or(WINDOW)
+    }
+
     pub(super) fn presigned(
         path: &'a str,
         query: &'a str,
@@ -246,7 +261,7 @@ impl<'a> Presented<'a> {
     }
 
     /// Whether it holds now, in AWS's words where it does not.
-    pub(super) fn check_time(&self, now: i64) -> Result<(), Denied> {
+    pub(crate) fn check_time(&self, now: i64) -> Result<(), Denied> {
         let signed = time::parse(&self.date).ok_or_else(|| {
             let message = "Date must be in ISO-8601 'basic format'. See http://en.wikipedia.org/wiki/ISO_8601";
             Denied::Incomplete(message.to_owned())

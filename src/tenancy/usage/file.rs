@@ -151,7 +151,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 
 /// Others than its owner's group have no business in what tenants used.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(path)
+    OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)
 }
 
 /// Cuts off what follows the last whole line, and says how long the rest is. A line that lacks its

@@ -57,6 +57,16 @@ fn ledger() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
+fn what_tenants_used_is_the_operators_to_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (_folder, path) = ledger();
+    let accounts = open(each(&path));
+    drop(ask(&accounts, "a/x", 1));
+    accounts.close();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn sums_are_written_per_tenant_and_model_and_once() {
     let (_folder, path) = ledger();
     let accounts = open(config(&path));

@@ -14,7 +14,7 @@ use crate::support::{Got, Setup, hello, says};
 const CHAT: &str = r#"{"model":"a","messages":[{"role":"user","content":"hi"}]}"#;
 
 fn fetch() -> Fetch {
-    Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned()) }))
+    Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned().into()) }))
 }
 
 struct Keyed {

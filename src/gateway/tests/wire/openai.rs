@@ -174,7 +174,8 @@ async fn the_model_is_a_target_or_an_endpoint_and_a_target() {
         let got = harness.post(CHAT, header, chat(json!({"model": name}))).await;
         assert_eq!(got.status, 200, "{name}: {}", got.text());
         assert_eq!(harness.asked.lock().unwrap().last().unwrap().model.to_string(), want);
-        let echoed = if name.is_empty() { header } else { name };
+        // What answered, where a header overrules the body.
+        let echoed = if header.is_empty() { name } else { header };
         assert_eq!(got.json()["model"], echoed);
     }
     for name in ["", "../a"] {

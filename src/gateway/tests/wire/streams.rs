@@ -9,7 +9,9 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use http::Request;
 use http_body_util::BodyExt;
+use roundhouse_gateway::GatewayConfig;
 use roundhouse_serving::{Answer, Finish, Piece};
+use roundhouse_tenancy::{Accounts, Limits, QuotaRules};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
@@ -403,4 +405,29 @@ async fn whoever_is_being_answered_at_the_end_of_the_server_is_told() {
     assert!(payload["Message"].as_str().unwrap().contains("shutting down"), "{payload}");
     // Who comes later finds nothing that answers.
     assert_eq!(harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await.status, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_keeps_no_place_and_no_slot_past_the_deadline() {
+    let limits = Limits { concurrent_requests: Some(1), ..Limits::default() };
+    let rules = QuotaRules { others: limits, ..QuotaRules::default() };
+    for (most, rules) in [(1, QuotaRules::default()), (1024, rules)] {
+        let config = GatewayConfig { max_requests: most, ..GatewayConfig::default() };
+        let longest = config.stream_timeout.max(config.container_timeout);
+        let accounts = Arc::new(Accounts::new(rules));
+        let setup = Setup { config, accounts, targets: vec!["acme/a"], ..Setup::default() };
+        // Streams that have more to say for as long as somebody reads.
+        let harness = setup.with(|_| {
+            let pieces =
+                stream::repeat_with(|| Ok(piece(0, "Hello", vec![token(10, "Hello", -0.5)])));
+            Ok(generation(Box::pin(pieces), 1))
+        });
+        let unread = harness.raw(post(INVOKE, "acme/a", STREAM)).await;
+        assert_eq!(unread.status(), 200);
+        let refused = harness.raw(post(INVOKE, "acme/a", STREAM)).await.status().as_u16();
+        assert!([429, 503].contains(&refused), "{refused}");
+        tokio::time::sleep(longest + Duration::from_secs(2)).await;
+        assert_eq!(harness.raw(post(INVOKE, "acme/a", STREAM)).await.status(), 200);
+        drop(unread);
+    }
 }

@@ -38,7 +38,8 @@ pub(crate) fn proxied() -> Arc<Identity> {
     let header = http::HeaderName::from_static(TENANT);
     let proxy = ProxyConfig { networks: vec!["127.0.0.1/32".parse().unwrap()], header };
     let config = AuthConfig { proxy: Some(proxy), ..AuthConfig::default() };
-    let fetch: Fetch = Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned()) }));
+    let fetch: Fetch =
+        Arc::new(|_| Box::pin(async { Err("nothing is fetched".to_owned().into()) }));
     Arc::new(Identity::new(&config, fetch).unwrap())
 }
 

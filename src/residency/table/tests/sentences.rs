@@ -156,3 +156,13 @@ fn models_with_state_do_not_keep_those_without_from_being_forgotten() {
     assert!(bench.table.models.len() <= 12, "{} are known", bench.table.models.len());
     assert_eq!(bench.table.residents.len(), 10);
 }
+
+#[test]
+fn a_wish_to_keep_what_is_not_loaded_is_shown() {
+    let mut bench = bench();
+    bench.on(Event::KeepChanged { model: model("a"), kept: true });
+    let (now, _) = bench.table.standing(&model("a"));
+    assert_eq!(now, "not loaded; kept once it is loaded");
+    bench.on(Event::KeepChanged { model: model("a"), kept: false });
+    assert!(!bench.table.standing(&model("a")).0.contains("kept"));
+}

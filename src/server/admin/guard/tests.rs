@@ -103,7 +103,8 @@ async fn each_action_is_written_down_with_who_and_what_came_of_it() {
     let tenant = Wanted::Bearer("acme".parse().unwrap());
     let tenant = KeyFile::create(&path, tenant, None).unwrap();
     let config = AuthConfig { keys: Some(path), anonymous: false, ..AuthConfig::default() };
-    let fetch: roundhouse_tenancy::Fetch = Arc::new(|_| Box::pin(async { Err(String::new()) }));
+    let fetch: roundhouse_tenancy::Fetch =
+        Arc::new(|_| Box::pin(async { Err(String::new().into()) }));
     let port = port(Identity::new(&config, fetch).unwrap(), false);
     let key = format!("Bearer {}", operator.secret.reveal());
     let others = format!("Bearer {}", tenant.secret.reveal());
@@ -138,7 +139,8 @@ async fn a_port_that_asked_once_asks_for_ever() {
     let path = folder.path().join("keys.json");
     let last = KeyFile::create(&path, Wanted::Operator, None).unwrap();
     let config = AuthConfig { keys: Some(path.clone()), ..AuthConfig::default() };
-    let fetch: roundhouse_tenancy::Fetch = Arc::new(|_| Box::pin(async { Err(String::new()) }));
+    let fetch: roundhouse_tenancy::Fetch =
+        Arc::new(|_| Box::pin(async { Err(String::new().into()) }));
     let identity = Arc::new(Identity::new(&config, fetch).unwrap());
     let port = behind(identity.clone(), false);
     let key = format!("Bearer {}", last.secret.reveal());

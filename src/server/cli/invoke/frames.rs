@@ -17,7 +17,7 @@ const STRING: u8 = 7;
 
 /// One frame's meaning.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// A part of the answer.
     Part(Vec<u8>),
     /// The answer failed on the way.
@@ -31,16 +31,16 @@ pub(super) enum Frame {
 
 /// Bytes that have come, up to the frame that is still incomplete.
 #[derive(Debug, Default)]
-pub(super) struct Frames(Vec<u8>);
+pub(crate) struct Frames(Vec<u8>);
 
 impl Frames {
     /// Adds bytes as they come.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
     /// Whether nothing of an incomplete frame is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -48,7 +48,7 @@ impl Frames {
     ///
     /// # Errors
     /// When the bytes are not an event stream.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
         let (Some(total), Some(headers)) = (self.length(0), self.length(4)) else {
             return Ok(None);
         };

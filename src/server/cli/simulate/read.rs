@@ -18,8 +18,8 @@ const ENDPOINT: &str = "trace";
 const UNNAMED: &str = "unnamed";
 
 /// What was read.
-pub(super) struct Read {
-    pub(super) trace: Trace,
+pub(crate) struct Read {
+    pub(crate) trace: Trace,
     /// Sizes that the traces tell, by model; the largest where one has several.
     pub(super) sizes: HashMap<ModelId, Bytes>,
     /// Lines of access logs that name no target.
@@ -52,7 +52,7 @@ impl Read {
 }
 
 /// Reads all files into one trace.
-pub(super) fn read(paths: &[PathBuf]) -> Result<Read, Error> {
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Read, Error> {
     let (trace, sizes) = (Trace::new(), HashMap::new());
     let mut read = Read { trace, sizes, without_target: 0, not_served: 0 };
     for path in paths {

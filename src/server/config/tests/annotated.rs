@@ -23,6 +23,9 @@ fn the_annotated_file_has_every_key_and_a_default_where_there_is_one() {
         "auth.oidc_audience",
         "auth.oidc_jwks",
         "auth.oidc_tenants",
+        "auth.aws_sts",
+        "auth.aws_server_id",
+        "auth.aws_tenants",
         "tls.certificate",
         "tls.key",
         "tls.client_ca",
@@ -65,6 +68,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
                 "[endpoint.capture",
                 "[[tenant",
                 "[[alias",
+                "[[issuer",
                 "[tenant",
             ];
             let setting = lists.iter().any(|list| body.starts_with(list))

@@ -1,5 +1,7 @@
 //! Who may call, and how connections are encrypted.
 
+use roundhouse_tenancy::Jwks;
+
 use super::*;
 
 #[test]
@@ -11,11 +13,12 @@ fn who_may_call_is_read_and_its_faults_are_named() {
     let config = Config::parse(Some(text), &no_env, &flags()).unwrap();
     assert!(!config.auth.anonymous && config.auth.asks());
     assert_eq!(config.auth.proxy.unwrap().networks.len(), 2);
-    let oidc = config.auth.oidc.unwrap();
+    let oidc = &config.auth.oidc[0];
     assert_eq!(oidc.tenants["a=b"].as_str(), "acme");
     assert_eq!(oidc.claim, "tenant");
     assert_eq!(auth("anonymous = false"), ["auth.anonymous"]);
-    assert_eq!(auth("oidc_issuer = \"i\""), ["auth.oidc_audience", "auth.oidc_jwks"]);
+    assert_eq!(auth("oidc_issuer = \"i\""), ["auth.oidc_audience"]);
+    assert_eq!(auth("oidc_issuer = \"i\"\noidc_audience = \"a\""), ["auth.oidc_jwks"]);
     for networks in ["0.0.0.0/0", "::/0", "10.0.0.0/33", "proxy.example"] {
         let written = format!("proxy_networks = \"{networks}\"");
         assert_eq!(auth(&written), ["auth.proxy_networks"], "{networks}");
@@ -34,6 +37,64 @@ fn who_may_call_is_read_and_its_faults_are_named() {
     }
     assert_eq!(auth("oidc_tenants = \"a=b/c\""), ["auth.oidc_tenants"]);
     assert_eq!(auth("oidc_tenants = \"a=b a=c\""), ["auth.oidc_tenants"]);
+}
+
+#[test]
+fn there_may_be_several_issuers_and_their_keys_are_found() {
+    let read = |text: &str| Config::parse(Some(&format!("version = 1\n{text}")), &no_env, &flags());
+    let flat = "[auth]\noidc_issuer = \"https://a\"\noidc_audience = \"x\"\n";
+    let more = "[[issuer]]\nissuer = \"http://127.0.0.1:9/b\"\naudience = \"x\"\nleeway = \"5s\"\n\
+                tenants = \"g=acme\"\n";
+    let config = read(&format!("{flat}{more}")).unwrap();
+    let [first, second] = &config.auth.oidc[..] else { panic!("{:?}", config.auth.oidc) };
+    assert_eq!(first.jwks, Jwks::Discovered("https://a".to_owned()));
+    assert_eq!((second.leeway.as_secs(), second.tenants["g"].as_str()), (5, "acme"));
+    assert!(!config.auth.anonymous);
+    let faults = |text: &str| fault_keys(text);
+    assert_eq!(faults(&format!("{more}{more}")), ["issuer[1].issuer"]);
+    assert_eq!(faults("[issuer]\nissuer = \"a\""), ["issuer"]);
+    assert_eq!(faults("[[issuer]]\nissuer = \"https://a\""), ["issuer[0].audience"]);
+    let plain = "[[issuer]]\nissuer = \"http://far.example\"\naudience = \"a\"";
+    assert_eq!(faults(plain), ["issuer[0].jwks"]);
+    for (key, value) in
+        [("leeway", "\"11m\""), ("tenants", "\"a\""), ("audience", "7"), ("jwk", "\"a\"")]
+    {
+        let with = format!("[[issuer]]\nissuer = \"https://a\"\naudience = \"x\"\n{key} = {value}");
+        let with = match key {
+            "audience" => with.replacen("audience = \"x\"\n", "", 1),
+            _ => with,
+        };
+        assert_eq!(faults(&with), [format!("issuer[0].{key}")]);
+    }
+}
+
+#[test]
+fn who_signed_with_awss_credentials_is_asked_of_listed_addresses() {
+    let (id, whose) = ("aws_server_id = \"house-1\"\n", "aws_tenants = \"123456789012=acme\"\n");
+    let sts = "aws_sts = \"https://sts.eu-central-1.amazonaws.com/ http://127.0.0.1:9\"\n";
+    let text = format!("version = 1\n[auth]\n{sts}{id}{whose}");
+    let config = Config::parse(Some(&text), &no_env, &flags()).unwrap();
+    let iam = config.auth.iam.as_ref().unwrap();
+    assert_eq!(iam.sts, ["https://sts.eu-central-1.amazonaws.com", "http://127.0.0.1:9"]);
+    assert!(config.auth.asks() && !config.auth.anonymous);
+    let auth = |text: String| fault_keys(&format!("[auth]\n{text}"));
+    assert_eq!(auth(sts.to_owned()), ["auth.aws_server_id", "auth.aws_tenants"]);
+    for wrong in ["http://sts.amazonaws.com", "https://sts/x", "https://a@b", "sts.amazonaws.com"] {
+        let keys = auth(format!("aws_sts = \"{wrong}\"\n{id}{whose}"));
+        assert!(keys.contains(&"auth.aws_sts".to_owned()), "{wrong}");
+    }
+    for wrong in [
+        "acme",
+        "1234=acme",
+        "arn:aws:iam::123456789012:role/*=acme",
+        "123456789012=a/b",
+        "arn:aws:iam::*:user/x=acme",
+        "123456789012=a 123456789012=b",
+        "arn:aws:iam::123456789012:user/a*=acme",
+    ] {
+        let keys = auth(format!("{sts}{id}aws_tenants = \"{wrong}\""));
+        assert!(keys.contains(&"auth.aws_tenants".to_owned()), "{wrong}");
+    }
 }
 
 #[test]
