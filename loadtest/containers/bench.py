@@ -3,9 +3,9 @@
     python3 loadtest/containers/bench.py --out loadtest/results/DATE-MACHINE/containers
 
 In each round wrk asks the echo server itself, through HAProxy and through Roundhouse (an endpoint with
-one container), in an order that rotates by round, on each number of connections. What counts is what a
-proxy adds to the echo server's own latency within a round, and requests per second. Needs wrk and
-haproxy, and `cargo build --release -p roundhouse -p roundhouse-loadtest`. Writes results.json (every
+one container; `--against` adds an earlier build of it), in an order that rotates by round, on each
+number of connections. What counts is what a proxy adds to the echo server's own latency within a round,
+and requests per second. Needs wrk and haproxy, and `cargo build --release -p roundhouse -p roundhouse-loadtest`. Writes results.json (every
 sample) and README.md (tables) into --out.
 """
 
@@ -66,7 +66,7 @@ name = "echo"
 hostname = "echo"
 url = "http://127.0.0.1:{echo}"
 """
-PEERS = ("echo", "haproxy", "roundhouse")
+PEERS = ["echo", "haproxy", "roundhouse"]
 
 
 def free_port() -> int:
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--bytes", type=int, default=256)
     parser.add_argument("--roundhouse", default="target/release/roundhouse")
+    parser.add_argument("--against", help="an earlier build of Roundhouse, as one more peer")
     parser.add_argument("--loadtest", default="target/release/roundhouse-loadtest")
     options = parser.parse_args()
     body = json.dumps({"inputs": "x" * options.bytes})
@@ -184,6 +185,13 @@ def main() -> None:
             "haproxy": ["haproxy", "-db", "-f", str(files["haproxy.cfg"])],
             "roundhouse": [options.roundhouse, "serve", "--config", str(files["roundhouse.toml"])],
         }
+        if options.against:
+            before = free_port()
+            config = Path(work) / "before.toml"
+            config.write_text(ROUNDHOUSE.format(port=before, echo=echo))
+            urls["before"] = f"http://127.0.0.1:{before}/endpoints/echo/invocations"
+            commands["before"] = [options.against, "serve", "--config", str(config)]
+            PEERS.append("before")
         running = []
         try:
             for peer in PEERS:

@@ -3,7 +3,9 @@
 mod body;
 mod breaker;
 mod connect;
+mod connection;
 mod health;
+mod pool;
 mod url;
 
 use std::error::Error as StdError;
@@ -11,21 +13,21 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::warn;
 
 use crate::Error;
-use crate::metrics;
+use crate::metrics::{self, Meters};
 use crate::seen::Remembered;
 use body::{Broken, Place};
 use breaker::{Breaker, Pass};
 use connect::Connector;
+use connection::{Connection, Lost};
+use pool::Pool;
 
 pub use body::{Incoming, Outgoing};
 pub use breaker::{Breaking, State};
@@ -89,8 +91,11 @@ pub struct Backend(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) config: BackendConfig,
-    client: Client<Connector, Outgoing>,
+    pool: Arc<Pool>,
+    /// How it is called in requests.
+    host: HeaderValue,
     places: Arc<Semaphore>,
+    meters: Meters,
     breaker: Mutex<Breaker>,
     /// What the last health check said; absent before the first.
     healthy: Mutex<Option<bool>>,
@@ -99,18 +104,19 @@ pub(crate) struct Inner {
     pub(crate) last: Remembered,
 }
 
+/// What has come of an answer, and the connection that the rest of it comes on.
+type Answer = (Response<hyper::body::Incoming>, Box<Connection>);
+
 impl Backend {
     /// Begins with its health checks, where it has any. Within a runtime.
     pub fn new(config: BackendConfig) -> Self {
         let connector = Connector::new(config.connect_timeout, config.tls.as_deref());
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(config.keep_connections)
-            .pool_max_idle_per_host(config.max_in_flight)
-            .build(connector);
+        let kept = (config.keep_connections, config.max_in_flight);
         let inner = Arc::new(Inner {
-            client,
+            pool: Pool::new(connector, config.url.root(), kept),
+            host: config.url.host(),
             places: Arc::new(Semaphore::new(config.max_in_flight)),
+            meters: Meters::of(&config.name),
             breaker: Mutex::new(Breaker::new(config.breaking)),
             healthy: Mutex::new(None),
             look: Arc::default(),
@@ -164,7 +170,6 @@ impl Backend {
         mut request: Request<Outgoing>,
         deadline: Instant,
     ) -> Result<Response<Incoming>, Error> {
-        let name = &self.0.config.name;
         // What has no place is no trial.
         let place = self.0.place()?;
         let mut admitted = self.0.admit()?;
@@ -172,18 +177,18 @@ impl Backend {
         let began = Instant::now();
         let answer = self.0.exchange(request, deadline).await;
         match answer {
-            Ok(response) => {
+            Ok((response, connection)) => {
                 admitted.succeeded();
-                metrics::request(name, "answered");
-                metrics::answered(name, began.elapsed());
+                self.0.meters.answered(began.elapsed());
                 let (mut head, body) = response.into_parts();
                 strip_hop_by_hop(&mut head.headers);
+                let body = (body, connection);
                 let body = Incoming::new(body, Arc::clone(&self.0), Some(place), deadline);
                 Ok(Response::from_parts(head, body))
             }
             Err(error) => {
                 let (outcome, is_its_fault) = self.0.judge(&error);
-                metrics::request(name, outcome);
+                metrics::request(&self.0.config.name, outcome);
                 self.0.last.note(&error);
                 match is_its_fault {
                     true => admitted.failed(),
@@ -208,9 +213,9 @@ impl Backend {
         deadline: Instant,
     ) -> Result<Response<Incoming>, Error> {
         self.0.prepare(&mut request);
-        let (head, body) = self.0.exchange(request, deadline).await?.into_parts();
-        let body = Incoming::new(body, Arc::clone(&self.0), None, deadline);
-        Ok(Response::from_parts(head, body))
+        let (response, connection) = self.0.exchange(request, deadline).await?;
+        let backend = Arc::clone(&self.0);
+        Ok(response.map(|body| Incoming::new((body, connection), backend, None, deadline)))
     }
 }
 
@@ -242,9 +247,8 @@ impl Inner {
             let limit = self.config.max_in_flight;
             Error::Full { container: Arc::clone(&self.config.name), limit }
         })?;
-        let gauge = metrics::in_flight(&self.config.name);
-        gauge.increment(1.0);
-        Ok(Place { _permit: permit, gauge })
+        self.meters.in_flight.increment(1.0);
+        Ok(Place { _permit: permit, gauge: self.meters.in_flight.clone() })
     }
 
     /// A failure outside of an exchange: of a health check.
@@ -275,10 +279,13 @@ impl Inner {
     }
 
     fn prepare(&self, request: &mut Request<Outgoing>) {
-        *request.uri_mut() = self.config.url.at(request.uri());
+        let below = self.config.url.below(request.uri());
+        if let Some(below) = below {
+            *request.uri_mut() = below;
+        }
         let headers = request.headers_mut();
         strip_hop_by_hop(headers);
-        headers.remove(header::HOST);
+        headers.insert(header::HOST, self.host.clone());
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::EXPECT);
     }
@@ -288,7 +295,7 @@ impl Inner {
         &self,
         request: Request<Outgoing>,
         deadline: Instant,
-    ) -> Result<Response<hyper::body::Incoming>, Error> {
+    ) -> Result<Answer, Error> {
         let method = request.method();
         let is_idempotent = matches!(*method, Method::GET | Method::HEAD | Method::DELETE);
         let again = is_idempotent.then(|| copy(&request)).flatten();
@@ -302,30 +309,37 @@ impl Inner {
         &self,
         mut request: Request<Outgoing>,
         deadline: Instant,
-    ) -> Result<Response<hyper::body::Incoming>, Error> {
+    ) -> Result<Answer, Error> {
         let limit = self.config.head_timeout;
         let taken = request.body_mut().watch();
-        let silent = async {
-            if let Some(taken) = taken {
-                // Its sender is dropped, never used.
-                let _ = taken.await;
-            }
-            sleep_until(Instant::now() + limit).await;
-        };
         let container = || Arc::clone(&self.config.name);
+        let late = async {
+            if let Some(taken) = taken
+                && timeout_at(deadline, taken).await.is_err()
+            {
+                return Error::TimedOut { container: container() };
+            }
+            // Its sender is dropped, never used.
+            let silent = Instant::now() + limit;
+            sleep_until(silent.min(deadline)).await;
+            match silent < deadline {
+                true => Error::Silent { container: container(), limit },
+                false => Error::TimedOut { container: container() },
+            }
+        };
         tokio::select! {
             biased;
-            answer = self.client.request(request) => answer.map_err(|error| self.told(error)),
-            () = sleep_until(deadline) => Err(Error::TimedOut { container: container() }),
-            () = silent => Err(Error::Silent { container: container(), limit }),
+            answer = self.pool.ask(request) => answer.map_err(|lost| self.told(lost)),
+            error = late => Err(error),
         }
     }
 
-    fn told(&self, error: hyper_util::client::legacy::Error) -> Error {
+    fn told(&self, lost: Lost) -> Error {
         let container = Arc::clone(&self.config.name);
-        if error.is_connect() {
-            return Error::Unreachable { container, source: Arc::new(error) };
-        }
+        let error = match lost {
+            Lost::Unmade(error) => return Error::Unreachable { container, source: error.into() },
+            Lost::Ended(error) => error,
+        };
         let mut source: Option<&(dyn StdError + 'static)> = Some(&error);
         while let Some(cause) = source {
             if cause.is::<Broken>() {
@@ -408,6 +422,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Takes off the headers that are between neighbours only, and those that `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Mostly there are none: to look at each is less than to look each up.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -2,8 +2,8 @@
 //!
 //! A container is an HTTP server that speaks `/ping` and `/invocations`. Its address, or the command
 //! that starts it, is the operator's; nothing that a model's files say becomes either. Files in
-//! reading order: `backend` (one address: its connections, deadlines and limits; with `breaker`, when
-//! it is left alone, `body`, what is read and sent, and `health`), `command` (a process of ours that
+//! reading order: `backend` (one address: its deadlines and limits; with `connection` and `pool`, what it
+//! is asked on, `breaker`, when it is left alone, `body`, what is read and sent, and `health`), `command` (a process of ours that
 //! serves at one; with `keeper`, which sees to its end, and `supervised`, which starts it again),
 //! `driven` (engines that come and go with the targets that they serve), `multi_model` (containers that
 //! hold many models, which come and go in them), `seen` (how one stands, for those who operate it),

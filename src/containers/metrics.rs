@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 
 const REQUESTS: &str = "roundhouse_containers_requests_total";
@@ -63,12 +64,27 @@ pub(crate) fn request(container: &Arc<str>, outcome: &'static str) {
     counter!(REQUESTS, "container" => Arc::clone(container), "outcome" => outcome).increment(1);
 }
 
-pub(crate) fn answered(container: &Arc<str>, took: Duration) {
-    histogram!(HEAD_SECONDS, "container" => Arc::clone(container)).record(took);
+/// What each request of one container changes: looked up once.
+pub(crate) struct Meters {
+    answered: Counter,
+    head: Histogram,
+    pub(crate) in_flight: Gauge,
 }
 
-pub(crate) fn in_flight(container: &Arc<str>) -> metrics::Gauge {
-    gauge!(IN_FLIGHT, "container" => Arc::clone(container))
+impl Meters {
+    pub(crate) fn of(container: &Arc<str>) -> Self {
+        let name = || Arc::clone(container);
+        Self {
+            answered: counter!(REQUESTS, "container" => name(), "outcome" => "answered"),
+            head: histogram!(HEAD_SECONDS, "container" => name()),
+            in_flight: gauge!(IN_FLIGHT, "container" => name()),
+        }
+    }
+
+    pub(crate) fn answered(&self, took: Duration) {
+        self.answered.increment(1);
+        self.head.record(took);
+    }
 }
 
 pub(crate) fn healthy(container: &Arc<str>, is_healthy: bool) {

@@ -62,7 +62,7 @@ pub(crate) fn find<'a>(
     context: &'a Context,
     name: &str,
 ) -> Option<(&'a EndpointFace, &'a Containers)> {
-    let endpoint = context.endpoints().find(|face| face.name.as_str() == name)?;
+    let endpoint = context.endpoint(name)?;
     Some((endpoint, endpoint.containers.as_ref()?))
 }
 
@@ -179,7 +179,10 @@ fn permitted(
 ) -> Result<Arc<EndpointContainer>, Error> {
     let missing =
         || Error::request(format!("container {name} not found at endpoint {}", endpoint.name));
-    let target = TargetModel::new(name).check().map_err(|_| missing())?;
+    let target = match containers.list.iter().find(|it| it.name.as_str() == name) {
+        Some(named) => named.name.clone(),
+        None => TargetModel::new(name).check().map_err(|_| missing())?,
+    };
     let asked = ModelId { endpoint: endpoint.name.clone(), target };
     context.notes.asked(&asked);
     let model = permit(context, &Aim::at(asked.clone())).map_err(|_| missing())?.model;
@@ -270,8 +273,13 @@ async fn through(
             (None, Some(accept)) => drop(asking.headers.insert(header::ACCEPT, accept.clone())),
             _ => drop(asking.headers.remove(header::ACCEPT)),
         }
-        let answer = ask(context, container, &asking, body, path).await?;
-        let Some(next) = next else { return Ok((Arc::clone(container), answer)) };
+        let Some(next) = next else {
+            let headers = std::mem::take(&mut asking.headers);
+            let answer = ask(context, container, (headers, body), path, asking.deadline).await?;
+            return Ok((Arc::clone(container), answer));
+        };
+        let sent = (asking.headers.clone(), body);
+        let answer = ask(context, container, sent, path, asking.deadline).await?;
         if !answer.status.is_success() {
             return Err(refused(container, answer, asking.deadline).await);
         }
@@ -301,15 +309,13 @@ fn counter(context: &Context, answer: &FromContainer, form: Form) -> Counter {
 async fn ask(
     context: &Context,
     container: &EndpointContainer,
-    asking: &Asking<'_>,
-    body: Bytes,
+    (mut headers, body): (HeaderMap, Bytes),
     path: &str,
+    deadline: Instant,
 ) -> Result<FromContainer, Error> {
     let notes = &context.notes;
     notes.container(&container.name);
-    let deadline = asking.deadline;
     let hold_until = (notes.arrived() + context.gateway.config.hold).min(deadline);
-    let mut headers = asking.headers.clone();
     let calling = Calling::begin(notes, &container.name, &mut headers);
     let tenant = context.caller.tenant.clone();
     let path = path.to_owned();

@@ -62,6 +62,12 @@ impl Context {
         self.offered.endpoints.iter().filter(reached)
     }
 
+    /// The endpoint of this name, where it has something for the caller.
+    pub(crate) fn endpoint(&self, name: &str) -> Option<&EndpointFace> {
+        let found = self.offered.endpoints.iter().find(|face| face.name.as_str() == name)?;
+        self.offered.policy.reaches(&self.caller, &found.name).then_some(found)
+    }
+
     /// What decides where a request goes that several targets could answer: equal keys go the same way.
     pub(crate) fn draws_by(&self) -> Vec<u8> {
         match &self.route_key {

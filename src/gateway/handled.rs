@@ -120,16 +120,22 @@ pub(crate) async fn gather(
     limit: usize,
     deadline: Instant,
 ) -> Result<Bytes, Error> {
-    let mut whole = BytesMut::new();
+    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
     while let Some(piece) = timeout_at(deadline, pieces.next()).await.map_err(|_| timed_out())? {
         let piece = piece?;
-        if whole.len() + piece.len() > limit {
+        if first.len() + whole.len() + piece.len() > limit {
             let message = format!("the answer is larger than {limit} bytes");
             return Err(Failure::new(ErrorKind::ModelFailed, message).into());
         }
+        // One that comes in one piece is not copied.
+        if first.is_empty() && whole.is_empty() {
+            first = piece;
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
         whole.extend_from_slice(&piece);
     }
-    Ok(whole.freeze())
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 /// Pieces of an answer on their way to the client; a failure is the last of them.

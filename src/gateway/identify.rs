@@ -1,11 +1,9 @@
 //! Says who calls, before anything else is done for them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header;
@@ -28,40 +26,32 @@ const LONG_BODY: usize = 256 * 1024;
 const DISCARDS: usize = 64;
 
 /// What the layer works with.
-#[derive(Clone)]
 pub(crate) struct Door {
     gateway: Gateway,
     /// Bodies of people not yet known, in memory at once: as many as requests under way.
-    bodies: Arc<Semaphore>,
+    bodies: Semaphore,
     /// Bodies of people not let in that are read and thrown away at once: apart, so that nobody who
     /// is refused takes a place from somebody who signs.
-    discards: Arc<Semaphore>,
+    discards: Semaphore,
 }
 
 impl Door {
     pub(crate) fn new(gateway: &Gateway) -> Self {
-        let bodies = Arc::new(Semaphore::new(gateway.config.max_requests));
-        let discards = Arc::new(Semaphore::new(DISCARDS));
+        let bodies = Semaphore::new(gateway.config.max_requests);
+        let discards = Semaphore::new(DISCARDS);
         Self { gateway: gateway.clone(), bodies, discards }
     }
 }
 
-/// Leaves a [`Caller`] in the request, or answers that its sender is not let in. Credentials end
+/// The request with a [`Caller`] in it, or what its sender is answered who is not let in. Credentials end
 /// here: no handler and no model sees them.
-pub(crate) async fn identify(
-    State(door): State<Door>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn identify(door: &Door, mut request: Request) -> Result<Request, Response> {
     if PROBES.contains(&request.uri().path()) {
         request.extensions_mut().insert(Caller::anonymous());
-        return next.run(request).await;
+        return Ok(request);
     }
     let face = face_of(request.uri().path());
-    match let_in(&door, request).await {
-        Ok(request) => next.run(request).await,
-        Err(error) => error.respond(face),
-    }
+    let_in(door, request).await.map_err(|error| error.respond(face))
 }
 
 async fn let_in(door: &Door, request: Request) -> Result<Request, Error> {

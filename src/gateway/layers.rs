@@ -1,38 +1,39 @@
 //! What surrounds every request, in one place.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::{Body, BodyDataStream, HttpBody};
-use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
 use axum::response::Response;
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_serving::Served;
 use roundhouse_tenancy::{Caller, Durable};
 use roundhouse_traces::{Context as TraceContext, Trace};
 use roundhouse_types::{ErrorKind, Failure, ModelId, Places, RetryHint, TargetName, TenantName};
 use tokio::time::Instant;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::{ServiceExt, service_fn};
 use tracing::Instrument;
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::error::{Error, Face};
 use crate::identify::{Door, identify};
 use crate::meter::Meter;
-use crate::metrics;
+use crate::metrics::OfRoute;
 use crate::router::{Gateway, face_of};
-use crate::state::{AccessFn, AccessRecord, Steps};
+use crate::state::{AccessRecord, Steps};
 
 mod calling;
+mod ending;
 mod held;
 
 pub(crate) use calling::Calling;
+use ending::{Ending, Observed};
 use held::Held;
 
 /// What boto3 shows as `ResponseMetadata.RequestId`.
@@ -48,35 +49,141 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The longest path that a span shows, in bytes.
 const PATH_MOST: usize = 256;
 
-/// Puts the layers around the routes, outermost last:
+/// The routes, and what surrounds each of their answers, outermost last:
 ///
-/// 1. `limit` is innermost, so that a refusal is observed like any answer.
-/// 2. `identify` stands around it: who is not let in takes nobody's place.
-/// 3. The panic layer stands around it: a panic anywhere below becomes a 500.
-/// 4. `observe` is outermost, so that no response lacks a request id or an access record,
+/// 1. The limit is innermost, so that a refusal is observed like any answer.
+/// 2. The door stands around it: who is not let in takes nobody's place.
+/// 3. Around that a panic becomes a 500, wherever below it happens.
+/// 4. `observed` is outermost, so that no response lacks a request id or an access record,
 ///    not even that of a panic.
-pub(crate) fn around(router: Router, gateway: &Gateway) -> Router {
+///
+/// All of them are one service: as layers of a router, each would be copied for each request, with all
+/// that is in it.
+struct Surrounded {
+    gateway: Gateway,
+    routes: Router,
+    /// Absent where callers are known, and do not wait.
+    door: Option<(Door, Arc<UnderWay>)>,
+    /// In whose words a panic is told.
+    panicked: Face,
+    unmatched: Arc<OfRoute>,
+}
+
+/// Puts the layers around the routes.
+pub(crate) fn around(routes: Router, gateway: &Gateway) -> Router {
     let config = &gateway.config;
     let longest = config.stream_timeout.max(config.invoke_timeout).max(config.container_timeout);
     let (most, places) = (config.max_requests, Mutex::default());
-    let limit_state = Arc::new(UnderWay { most, longest: longest + GRACE, places });
-    router
-        .layer(from_fn_with_state(limit_state, limit))
-        .layer(from_fn_with_state(Door::new(gateway), identify))
-        .layer(CatchPanicLayer::custom(|_| {
-            Error::internal("the request handler panicked").respond(Face::Endpoint)
-        }))
-        .layer(from_fn_with_state(gateway.clone(), observe))
+    let under_way = Arc::new(UnderWay { most, longest: longest + GRACE, places });
+    let door = Some((Door::new(gateway), under_way));
+    surround(gateway, routes, door, Face::Endpoint)
 }
 
 /// Puts the layers around routes of requests whose callers are known and do not wait: those of
 /// [`around`] but for the door, and for the places of people who do.
-pub(crate) fn around_known(router: Router, gateway: &Gateway) -> Router {
-    router
-        .layer(CatchPanicLayer::custom(|_| {
-            Error::internal("the request handler panicked").respond(Face::Container)
-        }))
-        .layer(from_fn_with_state(gateway.clone(), observe))
+pub(crate) fn around_known(routes: Router, gateway: &Gateway) -> Router {
+    surround(gateway, routes, None, Face::Container)
+}
+
+fn surround(
+    gateway: &Gateway,
+    routes: Router,
+    door: Option<(Door, Arc<UnderWay>)>,
+    panicked: Face,
+) -> Router {
+    let (gateway, unmatched) = (gateway.clone(), Arc::new(OfRoute::new("unmatched")));
+    let surrounded = Arc::new(Surrounded { gateway, routes, door, panicked, unmatched });
+    Router::new().fallback_service(service_fn(move |request: Request| {
+        let surrounded = Arc::clone(&surrounded);
+        async move { Ok::<_, Infallible>(surrounded.observed(request).await) }
+    }))
+}
+
+impl Surrounded {
+    async fn observed(&self, mut request: Request) -> Response {
+        let gateway = &self.gateway;
+        let id = Uuid::new_v4();
+        let trace = gateway.tracer.accept(request.headers());
+        let span = match &trace {
+            // Whoever follows a trace wants the lines that belong to it.
+            Some(trace) => {
+                tracing::info_span!("request", %id, method = %request.method(), trace_id = %trace.id())
+            }
+            None => tracing::debug_span!("request", %id, method = %request.method()),
+        };
+        let notes = Notes::new(id, &request, trace, &self.unmatched);
+        request.extensions_mut().insert(notes.clone());
+        // A client that leaves before the headers drops this future, and the ending with it.
+        let mut ending = Ending {
+            notes,
+            access: gateway.access.clone(),
+            length: None,
+            started: false,
+            complete: false,
+        };
+        let mut response = self.caught(request).instrument(span).await;
+        ending.notes.lock().status = response.status().as_u16();
+        response.headers_mut().insert(REQUEST_ID, ending.notes.shown_id());
+        response.headers_mut().insert(PLAIN_REQUEST_ID, ending.notes.shown_id());
+        // The observed body has no length of its own; a known one is said beforehand.
+        ending.length = response.body().size_hint().exact();
+        if let Some(length) = ending.length {
+            // A HEAD's answer has its length said already, and no body.
+            let entry = response.headers_mut().entry(header::CONTENT_LENGTH);
+            entry.or_insert(HeaderValue::from(length));
+        }
+        response.map(|body| Body::from_stream(Observed { body: body.into_data_stream(), ending }))
+    }
+
+    async fn caught(&self, request: Request) -> Response {
+        let answered = AssertUnwindSafe(self.let_in(request)).catch_unwind().await;
+        answered.unwrap_or_else(|_| {
+            Error::internal("the request handler panicked").respond(self.panicked)
+        })
+    }
+
+    async fn let_in(&self, request: Request) -> Response {
+        let Some((door, under_way)) = &self.door else { return self.routed(request).await };
+        match identify(door, request).await {
+            Ok(request) => self.placed(under_way, request).await,
+            Err(refused) => refused,
+        }
+    }
+
+    async fn placed(&self, under_way: &Arc<UnderWay>, request: Request) -> Response {
+        if HEALTH.contains(&request.uri().path()) {
+            return self.routed(request).await;
+        }
+        let tenant = request.extensions().get::<Caller>().and_then(|caller| caller.tenant.clone());
+        if !under_way.places().take(under_way.most, tenant.as_ref()) {
+            let failure = Failure::new(ErrorKind::Overloaded, "too many requests are under way")
+                .with_retry(RetryHint::After(Duration::from_secs(1)));
+            return Error::Failed(failure).respond(face_of(request.uri().path()));
+        }
+        let until = Instant::now() + under_way.longest;
+        let notes = request.extensions().get::<Notes>().cloned();
+        let place = Place { under_way: Arc::clone(under_way), tenant };
+        // A stream is under way until its body ends, so the body owns the place.
+        let response = self.routed(request).await;
+        if response.body().size_hint().exact().is_some() {
+            return response;
+        }
+        let held = Held::new(place, until, move || {
+            // Nobody waits for its line: the client has not read the answer that it would be behind.
+            drop(notes.map(|notes| notes.settle(false, 0)));
+        });
+        response.map(|body| {
+            Body::from_stream(body.into_data_stream().map(move |piece| {
+                let _held = &held;
+                piece
+            }))
+        })
+    }
+
+    async fn routed(&self, request: Request) -> Response {
+        let answered = self.routes.clone().oneshot(request).await;
+        answered.unwrap_or_else(|never| match never {})
+    }
 }
 
 /// The requests under way.
@@ -106,71 +213,6 @@ impl Drop for Place {
     }
 }
 
-async fn limit(State(under_way): State<Arc<UnderWay>>, request: Request, next: Next) -> Response {
-    if HEALTH.contains(&request.uri().path()) {
-        return next.run(request).await;
-    }
-    let tenant = request.extensions().get::<Caller>().and_then(|caller| caller.tenant.clone());
-    if !under_way.places().take(under_way.most, tenant.as_ref()) {
-        let failure = Failure::new(ErrorKind::Overloaded, "too many requests are under way")
-            .with_retry(RetryHint::After(Duration::from_secs(1)));
-        return Error::Failed(failure).respond(face_of(request.uri().path()));
-    }
-    let until = Instant::now() + under_way.longest;
-    let notes = request.extensions().get::<Notes>().cloned();
-    let place = Place { under_way, tenant };
-    // A stream is under way until its body ends, so the body owns the place.
-    let response = next.run(request).await;
-    if response.body().size_hint().exact().is_some() {
-        return response;
-    }
-    let held = Held::new(place, until, move || {
-        // Nobody waits for its line: the client has not read the answer that it would be behind.
-        drop(notes.map(|notes| notes.settle(false, 0)));
-    });
-    response.map(|body| {
-        Body::from_stream(body.into_data_stream().map(move |piece| {
-            let _held = &held;
-            piece
-        }))
-    })
-}
-
-async fn observe(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
-    let id = Uuid::new_v4();
-    let trace = gateway.tracer.accept(request.headers());
-    let span = match &trace {
-        // Whoever follows a trace wants the lines that belong to it.
-        Some(trace) => {
-            tracing::info_span!("request", %id, method = %request.method(), trace_id = %trace.id())
-        }
-        None => tracing::debug_span!("request", %id, method = %request.method()),
-    };
-    let notes = Notes::new(id, &request, trace);
-    request.extensions_mut().insert(notes.clone());
-    // A client that leaves before the headers drops this future, and the ending with it.
-    let mut ending = Ending {
-        notes,
-        access: gateway.access.clone(),
-        length: None,
-        started: false,
-        complete: false,
-    };
-    let mut response = next.run(request).instrument(span).await;
-    ending.notes.lock().status = response.status().as_u16();
-    let text = HeaderValue::from_str(&id.to_string()).expect("a UUID is ASCII");
-    response.headers_mut().insert(REQUEST_ID, text.clone());
-    response.headers_mut().insert(PLAIN_REQUEST_ID, text);
-    // The observed body has no length of its own; a known one is said beforehand.
-    ending.length = response.body().size_hint().exact();
-    if let Some(length) = ending.length {
-        // A HEAD's answer has its length said already, and no body.
-        let entry = response.headers_mut().entry(header::CONTENT_LENGTH);
-        entry.or_insert(HeaderValue::from(length));
-    }
-    response.map(|body| Body::from_stream(Observed { body: body.into_data_stream(), ending }))
-}
-
 /// What a request has taken so far.
 pub(crate) struct Taken {
     pub(crate) target: Option<TargetName>,
@@ -188,12 +230,28 @@ pub(crate) struct Notes(Arc<Shared>);
 
 struct Shared {
     arrived: Instant,
+    /// The request's id.
+    shown: HeaderValue,
     record: Mutex<AccessRecord>,
     meter: Meter,
+    unmatched: Arc<OfRoute>,
+    /// Absent where no route answers.
+    route: OnceLock<Arc<OfRoute>>,
+}
+
+impl Shared {
+    fn route(&self) -> &OfRoute {
+        self.route.get().unwrap_or(&self.unmatched)
+    }
 }
 
 impl Notes {
-    pub(crate) fn new(request_id: Uuid, request: &Request, trace: Option<Trace>) -> Self {
+    pub(crate) fn new(
+        request_id: Uuid,
+        request: &Request,
+        trace: Option<Trace>,
+        unmatched: &Arc<OfRoute>,
+    ) -> Self {
         let steps = trace.as_ref().filter(|trace| trace.is_recorded()).map(|_| {
             let path = request.uri().path();
             let path = path[..path.floor_char_boundary(PATH_MOST)].to_owned();
@@ -203,8 +261,8 @@ impl Notes {
             time: SystemTime::now(),
             request_id,
             trace,
-            method: request.method().to_string(),
-            route: "unmatched",
+            method: request.method().clone(),
+            route: unmatched.name,
             tenant: None,
             credential: None,
             endpoint: None,
@@ -229,8 +287,15 @@ impl Notes {
             complete: false,
             steps,
         };
-        let (record, meter) = (Mutex::new(record), Meter::default());
-        Self(Arc::new(Shared { arrived: Instant::now(), record, meter }))
+        let shown = Hyphenated::from_uuid(request_id).to_string();
+        Self(Arc::new(Shared {
+            arrived: Instant::now(),
+            shown: HeaderValue::from_str(&shown).expect("a UUID is ASCII"),
+            record: Mutex::new(record),
+            meter: Meter::default(),
+            unmatched: Arc::clone(unmatched),
+            route: OnceLock::new(),
+        }))
     }
 
     /// When the request's headers had been read.
@@ -239,9 +304,10 @@ impl Notes {
     }
 
     /// The route that answers; what is asked for the request belongs to its trace from here on.
-    pub(crate) fn route(&self, route: &'static str, headers: &mut HeaderMap) {
+    pub(crate) fn route(&self, route: &Arc<OfRoute>, headers: &mut HeaderMap) {
+        let route = self.0.route.get_or_init(|| Arc::clone(route));
         let mut record = self.lock();
-        record.route = route;
+        record.route = route.name;
         match &record.trace {
             Some(trace) => trace.context().write(headers),
             // What was no context is not passed on as one.
@@ -257,6 +323,11 @@ impl Notes {
 
     pub(crate) fn read(&self, bytes: u64) {
         self.lock().bytes_in = bytes;
+    }
+
+    /// The request's id as headers say it.
+    pub(crate) fn shown_id(&self) -> HeaderValue {
+        self.0.shown.clone()
     }
 
     pub(crate) fn request_id(&self) -> Uuid {
@@ -284,8 +355,7 @@ impl Notes {
         if self.0.meter.is_settled() {
             return Durable::now();
         }
-        let record = self.lock().clone();
-        self.0.meter.settle(&record, complete, unsent)
+        self.0.meter.settle(&self.lock(), complete, unsent)
     }
 
     pub(crate) fn asked(&self, model: &ModelId) {
@@ -395,72 +465,5 @@ impl Notes {
     fn lock(&self) -> MutexGuard<'_, AccessRecord> {
         // A panic while it was held leaves plain facts behind, still worth logging.
         self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Ends a request's record exactly once, when it is dropped.
-struct Ending {
-    notes: Notes,
-    access: AccessFn,
-    /// The body's length, where it is known: nobody polls such a body past its last byte.
-    length: Option<u64>,
-    started: bool,
-    complete: bool,
-}
-
-impl Ending {
-    fn piece(&mut self, length: usize) {
-        let elapsed = self.notes.0.arrived.elapsed();
-        let mut record = self.notes.lock();
-        record.bytes_out += length as u64;
-        if !self.started {
-            self.started = true;
-            metrics::first_byte(record.route, elapsed);
-        }
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let elapsed = self.notes.0.arrived.elapsed();
-        let record = {
-            let mut record = self.notes.lock();
-            record.total = Some(elapsed);
-            // Of what has no count of its own, such as labels, what its model was given to read.
-            let read = usize::try_from(self.notes.0.meter.spent().tokens_in()).unwrap_or_default();
-            record.tokens_in = record.tokens_in.or((read > 0).then_some(read));
-            if let Some(steps) = &mut record.steps {
-                steps.compute = self.notes.0.meter.spent().compute();
-            }
-            record.complete =
-                self.complete || self.length.is_some_and(|length| record.bytes_out >= length);
-            record.clone()
-        };
-        // What was not settled before its last byte: errors, cut streams, clients that left.
-        let is_good = record.complete && record.status < 400;
-        drop(self.notes.0.meter.settle(&record, is_good, 0));
-        metrics::request_ended(record.route, record.status, elapsed);
-        (self.access)(record);
-    }
-}
-
-/// A response's body on its way out.
-struct Observed {
-    body: BodyDataStream,
-    ending: Ending,
-}
-
-impl Stream for Observed {
-    type Item = Result<Bytes, axum::Error>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let polled = this.body.poll_next_unpin(context);
-        match &polled {
-            Poll::Ready(Some(Ok(piece))) => this.ending.piece(piece.len()),
-            Poll::Ready(None) => this.ending.complete = true,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
-        }
-        polled
     }
 }

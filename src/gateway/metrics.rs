@@ -1,6 +1,9 @@
 //! The gateway's metrics. A histogram counts as well, so no counter stands beside it.
 
+use std::sync::OnceLock;
 use std::time::Duration;
+
+use metrics::Histogram;
 
 /// From a request's arrival to its response's last byte, in seconds. Labels: `route`,
 /// `status` (the class, as `2xx`).
@@ -60,20 +63,36 @@ pub(crate) fn sessions_ended(by: &'static str, count: u64) {
     metrics::counter!(SESSIONS_ENDED, "by" => by).increment(count);
 }
 
-/// Notes a request that has ended.
-pub(crate) fn request_ended(route: &'static str, status: u16, elapsed: Duration) {
-    let class = match status {
-        100..=199 => "1xx",
-        200..=299 => "2xx",
-        300..=399 => "3xx",
-        400..=499 => "4xx",
-        _ => "5xx",
-    };
-    metrics::histogram!(REQUEST_SECONDS, "route" => route, "status" => class)
-        .record(elapsed.as_secs_f64());
+/// Classes of statuses, as the label has them.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// One route's histograms. They are looked up when they are first used, and not again: by their labels
+/// that takes longer than all that they record.
+pub(crate) struct OfRoute {
+    pub(crate) name: &'static str,
+    first_byte: OnceLock<Histogram>,
+    ended: [OnceLock<Histogram>; CLASSES.len()],
 }
 
-/// Notes that a response's first byte goes out.
-pub(crate) fn first_byte(route: &'static str, elapsed: Duration) {
-    metrics::histogram!(FIRST_BYTE_SECONDS, "route" => route).record(elapsed.as_secs_f64());
+impl OfRoute {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, first_byte: OnceLock::new(), ended: Default::default() }
+    }
+
+    /// Notes a request that has ended.
+    pub(crate) fn ended(&self, status: u16, elapsed: Duration) {
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        let histogram = self.ended[class].get_or_init(|| {
+            metrics::histogram!(REQUEST_SECONDS, "route" => self.name, "status" => CLASSES[class])
+        });
+        histogram.record(elapsed.as_secs_f64());
+    }
+
+    /// Notes that a response's first byte goes out.
+    pub(crate) fn first_byte(&self, elapsed: Duration) {
+        let histogram = self
+            .first_byte
+            .get_or_init(|| metrics::histogram!(FIRST_BYTE_SECONDS, "route" => self.name));
+        histogram.record(elapsed.as_secs_f64());
+    }
 }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use serde_json::json;
+use tower::util::MapRequestLayer;
 
 use crate::container::adapters;
 use crate::error::{Error, Face};
 use crate::layers::{self, Notes};
+use crate::metrics::OfRoute;
 use crate::state::{GatewayState, Health};
 use crate::{container, openai, openapi, platform, ranking, sagemaker, tei, tgi, tokens};
 
@@ -166,11 +167,12 @@ fn is_below(path: &str, at: &str) -> bool {
 
 /// Gives a route the name it has in metrics and the access log.
 pub(crate) fn named(name: &'static str, route: MethodRouter<Gateway>) -> MethodRouter<Gateway> {
-    route.layer(from_fn(move |mut request: Request, next: Next| {
+    let name = Arc::new(OfRoute::new(name));
+    route.layer(MapRequestLayer::new(move |mut request: Request| {
         if let Some(notes) = request.extensions().get::<Notes>().cloned() {
-            notes.route(name, request.headers_mut());
+            notes.route(&name, request.headers_mut());
         }
-        next.run(request)
+        request
     }))
 }
 

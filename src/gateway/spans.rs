@@ -65,7 +65,7 @@ fn server(
     names: bool,
 ) -> Span {
     let mut known = vec![
-        ("http.request.method", text(&record.method)),
+        ("http.request.method", text(record.method.as_str())),
         ("roundhouse.route", text(record.route)),
         ("roundhouse.request_id", Value::Text(record.request_id.to_string())),
         ("http.request.body.size", Value::Whole(record.bytes_in)),

@@ -8,12 +8,13 @@ pub mod naming;
 mod platform;
 mod steps;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use roundhouse_serving::{Answer, Invocation};
 use roundhouse_tenancy::{Accounts, Current, Identity, Pattern, Policy};
 use roundhouse_traces::{Trace, Tracer};
@@ -290,7 +291,8 @@ pub struct AccessRecord {
     #[serde(rename = "trace_id", serialize_with = "trace_id")]
     pub trace: Option<Trace>,
     /// The request's method.
-    pub method: String,
+    #[serde(serialize_with = "text")]
+    pub method: Method,
     /// The name of the route, not the path.
     pub route: &'static str,
     /// Who called; nobody where requests carry no identity.
@@ -350,8 +352,8 @@ fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok
     serializer.serialize_f64(since.as_secs_f64())
 }
 
-fn text<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(id)
+fn text<S: Serializer>(it: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(it)
 }
 
 fn trace_id<S: Serializer>(trace: &Option<Trace>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -25,8 +25,7 @@ const DEFAULT_ENDPOINT: &str = "default";
 /// # Errors
 /// `EndpointNotFound`.
 pub(crate) fn endpoint<'a>(context: &'a Context, name: &str) -> Result<&'a EndpointFace, Error> {
-    let found = context.endpoints().find(|endpoint| endpoint.name.as_str() == name);
-    found.ok_or_else(|| no_endpoint(name))
+    context.endpoint(name).ok_or_else(|| no_endpoint(name))
 }
 
 /// What is said of an endpoint that is not there, or not for this caller.
@@ -37,7 +36,7 @@ pub(crate) fn no_endpoint(name: &str) -> Error {
 
 /// Whether a model may be an external engine, which reads bodies itself.
 pub(crate) fn has_engines(context: &Context, model: &ModelId) -> bool {
-    context.endpoints().any(|endpoint| endpoint.name == model.endpoint && endpoint.engines)
+    context.endpoint(model.endpoint.as_str()).is_some_and(|endpoint| endpoint.engines)
 }
 
 /// The endpoint that is meant where none is named: the only one, or `default`.
@@ -115,10 +114,9 @@ pub(crate) fn openai(
         let endpoint = if is_in_headers { found? } else { found.map_err(|_| unnamed_field())? };
         return addressed(context, endpoint, headers, &none, unnamed);
     }
-    let own = |face: &&EndpointFace| face.name.as_str() == model_field;
     let meant = match model_field {
         ANY_MODEL => default_endpoint(context).ok(),
-        _ => context.endpoints().find(own),
+        _ => context.endpoint(model_field),
     };
     if let Some(endpoint) = meant
         && !endpoint.naming.is_multi_model()

@@ -208,7 +208,8 @@ mod tests {
     /// What is counted of an answer in pieces.
     fn counted(pieces: &[&str]) -> (Option<usize>, Option<usize>) {
         let request = axum::extract::Request::new(axum::body::Body::empty());
-        let notes = Notes::new(Uuid::nil(), &request, None);
+        let route = std::sync::Arc::new(crate::metrics::OfRoute::new("unmatched"));
+        let notes = Notes::new(Uuid::nil(), &request, None, &route);
         let mut counter = Counter::of_engine(&notes);
         pieces.iter().for_each(|piece| counter.read(piece.as_bytes()));
         drop(counter);

@@ -43,9 +43,10 @@ use crate::cloudwatch::Sending;
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::error::Error;
-use crate::http;
+use crate::http::{self, Port};
 use crate::loader::ModelLoader;
 use crate::near;
+use crate::threads::Threads;
 
 pub(crate) use build::{Catalogs, Credentials};
 pub(crate) use door::Operators;
@@ -95,6 +96,8 @@ pub(crate) struct Running {
     /// The admin port.
     pub(crate) admin: String,
     ports: Vec<JoinHandle<()>>,
+    /// Those that answer on the data port.
+    threads: Arc<Threads>,
     /// Tasks that look at something now and then.
     watches: Vec<JoinHandle<()>>,
     residency: Residency<ServedModel>,
@@ -183,26 +186,29 @@ pub(crate) async fn start(
     let loader = parts.loader.clone();
     let accounts = parts.accounts.clone();
     tokio::spawn(accounts::watch(accounts.clone(), residency.clone()));
+    let threads = Threads::start();
+    let threads = threads.map_err(|source| Error::io("cannot start threads", source))?;
+    let threads = Arc::new(threads);
+    let of_data = Port {
+        router: data_router,
+        tls: door.data.clone(),
+        connections: Connections::new(most, graces.data),
+        threads: Some(threads.clone()),
+    };
+    let of_admin = Port {
+        router: admin::router(parts, guard),
+        tls: door.admin.clone(),
+        connections: Connections::new(most, graces.admin),
+        threads: None,
+    };
     let mut ports = vec![
-        tokio::spawn(http::serve(
-            data,
-            data_router,
-            door.data.clone(),
-            Connections::new(most, graces.data),
-            stop_data.clone(),
-        )),
-        tokio::spawn(http::serve(
-            admin,
-            admin::router(parts, guard),
-            door.admin.clone(),
-            Connections::new(most, graces.admin),
-            stop_admin.clone(),
-        )),
+        tokio::spawn(http::serve(data, of_data, stop_data.clone())),
+        tokio::spawn(http::serve(admin, of_admin, stop_admin.clone())),
     ];
     if let Some(listener) = health {
-        let stop = stop_admin.clone();
-        let places = Connections::new(most, HEALTH_GRACE);
-        ports.push(tokio::spawn(http::serve(listener, health_router, None, places, stop)));
+        let connections = Connections::new(most, HEALTH_GRACE);
+        let port = Port { router: health_router, tls: None, connections, threads: None };
+        ports.push(tokio::spawn(http::serve(listener, port, stop_admin.clone())));
     }
     tokio::spawn(wishes.fulfil(residency.clone()));
     let watches = vec![tokio::spawn(watch_regret(residency.clone())), door.watch()];
@@ -212,6 +218,7 @@ pub(crate) async fn start(
         data: data_url,
         admin: admin_url,
         ports,
+        threads,
         watches,
         residency,
         loader,
@@ -260,6 +267,7 @@ impl Running {
         let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
         let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
         let (captures, behinds) = (self.captures.clone(), self.behinds.clone());
+        let threads = self.threads.clone();
         let mut drain = std::pin::pin!(self.drain());
         let is_drained = tokio::select! {
             () = &mut drain => {
@@ -292,6 +300,8 @@ impl Running {
             }
         };
         tokio::join!(behinds.stop(), written);
+        // What they do for models and containers may have gone on until here.
+        threads.end().await;
         match failed {
             None => Ok(()),
             Some(why) => Err(Failure::new(ErrorKind::ModelFailed, why).into()),

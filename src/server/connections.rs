@@ -1,6 +1,6 @@
 //! How many connections a port holds, and who makes room for one more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -72,8 +72,8 @@ struct State {
 
 /// What is under way on a connection. Times are those of the port.
 struct Requests {
-    /// In the order in which they came.
-    under_way: BTreeMap<u64, Request>,
+    /// In the order in which they came. One or a few: what is over leaves its room to the next one.
+    under_way: Vec<Request>,
     next: u64,
     /// When it had one last, or came.
     idle_since: Duration,
@@ -81,6 +81,7 @@ struct Requests {
 
 /// A request whose answer has not gone out.
 struct Request {
+    id: u64,
     began: Duration,
     /// Since when there is some of its answer that the client does not take.
     untaken_since: Option<Duration>,
@@ -101,7 +102,7 @@ impl State {
     /// When its oldest request began, where that has had its time.
     fn overdue_since(&self, now: Duration, grace: Duration) -> Option<Duration> {
         let requests = self.requests();
-        let (_, oldest) = requests.under_way.first_key_value()?;
+        let oldest = requests.under_way.first()?;
         let most = grace.min(UNTAKEN_MOST);
         let untaken = oldest.untaken_since.is_some_and(|it| now.saturating_sub(it) >= most);
         (untaken || now.saturating_sub(oldest.began) >= grace).then_some(oldest.began)
@@ -131,7 +132,7 @@ impl Connections {
         open.next += 1;
         let state = Arc::new(State {
             requests: Mutex::new(Requests {
-                under_way: BTreeMap::new(),
+                under_way: Vec::new(),
                 next: 0,
                 idle_since: self.now(),
             }),
@@ -238,7 +239,7 @@ impl Busy {
         let mut requests = state.requests();
         let id = requests.next;
         requests.next += 1;
-        requests.under_way.insert(id, Request { began, untaken_since: None });
+        requests.under_way.push(Request { id, began, untaken_since: None });
         drop(requests);
         Self { connections, state, id }
     }
@@ -246,7 +247,8 @@ impl Busy {
     /// Says whether it is the client that is waited for, from now on.
     fn lies_untaken(&self, is_untaken: bool) {
         let now = self.connections.now();
-        if let Some(request) = self.state.requests().under_way.get_mut(&self.id) {
+        let mut requests = self.state.requests();
+        if let Some(request) = requests.under_way.iter_mut().find(|it| it.id == self.id) {
             request.untaken_since = is_untaken.then_some(now);
         }
     }
@@ -256,7 +258,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let mut requests = self.state.requests();
         requests.idle_since = self.connections.now();
-        requests.under_way.remove(&self.id);
+        requests.under_way.retain(|it| it.id != self.id);
     }
 }
 

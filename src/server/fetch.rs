@@ -83,13 +83,11 @@ mod tests {
     async fn site(router: Router) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(crate::http::serve(
-            listener,
-            router,
-            None,
-            crate::connections::Connections::new(8, std::time::Duration::from_secs(300)),
-            tokio_util::sync::CancellationToken::new(),
-        ));
+        let connections =
+            crate::connections::Connections::new(8, std::time::Duration::from_secs(300));
+        let port = crate::http::Port { router, tls: None, connections, threads: None };
+        let stop = tokio_util::sync::CancellationToken::new();
+        tokio::spawn(crate::http::serve(listener, port, stop));
         at
     }
 

@@ -27,6 +27,7 @@ mod http;
 mod loader;
 mod logging;
 mod near;
+mod threads;
 mod tls;
 mod trust;
 mod witness;

@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::{Json, Router};
 use roundhouse_tenancy::Identity;
 use serde_json::json;
+use tower::{ServiceExt, service_fn};
 
 use crate::admin::{host, is_foreign, is_ours};
 use crate::config::Config;
@@ -33,14 +33,17 @@ pub(crate) fn around(router: Router, config: &Config, identity: Arc<Identity>) -
         return router;
     }
     let near = Near { identity, hosts: config.listen.admin_hosts.clone() };
-    router.layer(from_fn_with_state(Arc::new(near), check))
-}
-
-async fn check(State(near): State<Arc<Near>>, request: Request, next: Next) -> Response {
-    match near.refuses(&request) {
-        Some(refused) => refused.into_response(),
-        None => next.run(request).await,
-    }
+    let near = Arc::new(near);
+    Router::new().fallback_service(service_fn(move |request: Request| {
+        let refused = near.refuses(&request).map(IntoResponse::into_response);
+        let routes = router.clone();
+        async move {
+            match refused {
+                Some(refused) => Ok(refused),
+                None => routes.oneshot(request).await,
+            }
+        }
+    }))
 }
 
 impl Near {
@@ -76,7 +79,6 @@ mod tests {
     use axum::body::Body;
     use axum::routing::any;
     use roundhouse_tenancy::AuthConfig;
-    use tower::ServiceExt;
 
     use super::*;
     use crate::cli::ServeFlags;

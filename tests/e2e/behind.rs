@@ -4,12 +4,16 @@ mod operators;
 mod shared;
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use roundhouse_tests::python;
 use roundhouse_tests::server::{Server, root};
 use roundhouse_tests::site::{Site, until};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Several containers in one process.
 struct Containers {
@@ -173,4 +177,51 @@ async fn settings_that_change_bring_containers_and_take_them_away() {
     std::fs::write(&config, text.replace(&one, &other)).unwrap();
     until("the other container answers", || async { ask("b").await == 200 }).await;
     assert_eq!(ask("a").await, 400);
+}
+
+/// Answers on one connection until that is closed.
+async fn answer_on(mut connection: TcpStream) {
+    let mut read = Vec::new();
+    while connection.read_buf(&mut read).await.unwrap_or(0) > 0 {
+        // Requests of this test are small, and have one end.
+        if read.ends_with(b"\"end\"") {
+            read.clear();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\"ok\"";
+            connection.write_all(answer).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_serves_one_connection_at_a_time_answers_all_clients_in_turn() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            answer_on(connection).await;
+        }
+    });
+    let endpoint = format!(
+        "[[endpoint]]\nname = \"slow\"\n[[endpoint.container]]\nhostname = \"one\"\n\
+         url = \"http://127.0.0.1:{port}\"\nhealth = false\n"
+    );
+    let site = Site::default();
+    let server = start(&site, &endpoint, &[]).await;
+    let url = format!("{}/endpoints/slow/invocations", server.data);
+    // Each is a connection of its own, and they are served by all threads.
+    let clients: Vec<reqwest::Client> = (0..8).map(|_| reqwest::Client::new()).collect();
+    for _ in 0..4 {
+        for client in &clients {
+            let answer = client.post(&url).json(&"end").send().await.unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), answer.text().await.unwrap()),
+                (200, "\"ok\"".into())
+            );
+        }
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

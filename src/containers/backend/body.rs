@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Inner;
+use super::connection::Connection;
 use crate::Error;
 use crate::metrics;
 
@@ -118,17 +119,39 @@ impl Body for Outgoing {
 pub struct Incoming {
     /// Absent when it is over.
     reading: Option<Reading>,
-    silence: Pin<Box<Sleep>>,
-    /// Whether `silence` counts: it does while the container is waited for.
-    is_waiting: bool,
+    /// Ends a silence; there while the container is waited for.
+    silence: Option<Pin<Box<Sleep>>>,
     deadline: Instant,
     size: SizeHint,
 }
 
 struct Reading {
     body: hyper::body::Incoming,
+    connection: Box<Connection>,
     backend: Arc<Inner>,
     _place: Option<Place>,
+}
+
+impl Reading {
+    /// What there is of the body, after what can be read now was.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Only driving the connection brings it on, so it need not wake anybody.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let polled = Pin::new(&mut self.body).poll_frame(&mut quiet);
+        if polled.is_ready() {
+            return polled;
+        }
+        self.connection.drive(context);
+        Pin::new(&mut self.body).poll_frame(&mut quiet)
+    }
+
+    /// All was read: its connection can be used again.
+    fn ended(self) {
+        self.backend.pool.put(self.connection);
+    }
 }
 
 /// One of the requests that a container may have under way.
@@ -145,15 +168,19 @@ impl Drop for Place {
 
 impl Incoming {
     pub(super) fn new(
-        body: hyper::body::Incoming,
+        (body, connection): (hyper::body::Incoming, Box<Connection>),
         backend: Arc<Inner>,
         place: Option<Place>,
         deadline: Instant,
     ) -> Self {
         let size = body.size_hint();
-        let reading = (!body.is_end_stream()).then_some(Reading { body, backend, _place: place });
-        let silence = Box::pin(sleep_until(deadline));
-        Self { reading, silence, is_waiting: false, deadline, size }
+        let is_over = body.is_end_stream();
+        let reading = Reading { body, connection, backend, _place: place };
+        let mut incoming = Self { reading: Some(reading), silence: None, deadline, size };
+        if is_over {
+            incoming.ended();
+        }
+        incoming
     }
 
     /// The whole body.
@@ -188,6 +215,12 @@ impl Incoming {
         Ok(first.unwrap_or_else(|| whole.freeze()))
     }
 
+    fn ended(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.ended();
+        }
+    }
+
     /// Ends the reading: the place is given back, and the connection where it is not at its end.
     fn end(&mut self, error: impl FnOnce(&Arc<Inner>) -> (&'static str, Error)) -> Option<Error> {
         let reading = self.reading.take()?;
@@ -207,11 +240,12 @@ impl Body for Incoming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
-        match Pin::new(&mut reading.body).poll_frame(context) {
+        match reading.poll(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.is_waiting = false;
-                if self.reading.as_ref().is_some_and(|it| it.body.is_end_stream()) {
-                    self.reading = None;
+                let is_over = reading.body.is_end_stream();
+                self.silence = None;
+                if is_over {
+                    self.ended();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -224,18 +258,15 @@ impl Body for Incoming {
                 Poll::Ready(error.map(Err))
             }
             Poll::Ready(None) => {
-                self.reading = None;
+                self.ended();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let limit = reading.backend.config.idle_timeout;
-                if !self.is_waiting {
-                    self.is_waiting = true;
-                    let until = self.deadline.min(Instant::now() + limit);
-                    self.silence.as_mut().reset(until);
-                }
-                ready!(self.silence.as_mut().poll(context));
-                let is_over = Instant::now() >= self.deadline;
+                let deadline = self.deadline;
+                let until = || Box::pin(sleep_until(deadline.min(Instant::now() + limit)));
+                ready!(self.silence.get_or_insert_with(until).as_mut().poll(context));
+                let is_over = Instant::now() >= deadline;
                 let error = self.end(|backend| {
                     let container = Arc::clone(&backend.config.name);
                     match is_over {

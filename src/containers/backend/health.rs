@@ -8,7 +8,7 @@ use roundhouse_types::Bytes;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{Backend, Inner, Outgoing};
+use super::{Backend, Incoming, Inner, Outgoing};
 use crate::Error;
 use crate::metrics;
 
@@ -56,11 +56,13 @@ impl Inner {
         self.prepare(&mut request);
         let container = || Arc::clone(&self.config.name);
         let asked = async {
-            let response = self.exchange(request, Instant::now() + health.timeout).await?;
+            let deadline = Instant::now() + health.timeout;
+            let (response, connection) = self.exchange(request, deadline).await?;
             let status = response.status();
-            let body = http_body_util::Limited::new(response.into_body(), ANSWER_MAX.0 as usize);
+            let body = (response.into_body(), connection);
+            let body = Incoming::new(body, Arc::clone(self), None, deadline);
             // Read only for the connection's sake.
-            let _ = http_body_util::BodyExt::collect(body).await;
+            let _ = body.collect(ANSWER_MAX).await;
             match status.is_success() {
                 true => Ok(()),
                 false => Err(Error::Unwell { container: container(), status: status.as_u16() }),

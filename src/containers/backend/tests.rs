@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+mod kept;
 mod standing;
 
 /// Longer than any of this takes on the slowest machine.

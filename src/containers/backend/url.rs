@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
 use thiserror::Error;
 
 /// An address such as `http://127.0.0.1:8080` or `https://models.example/team`.
@@ -47,15 +47,33 @@ impl BaseUrl {
         self.scheme == Scheme::HTTPS
     }
 
-    /// A path and query below it.
-    pub(crate) fn at(&self, uri: &Uri) -> Uri {
-        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let path = if self.prefix.is_empty() { path.into() } else { self.prefix.clone() + path };
+    /// What connections are made to.
+    pub(crate) fn root(&self) -> Uri {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path.parse().expect("two paths are a path"));
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
         Uri::from_parts(parts).expect("all parts are there")
+    }
+
+    /// The host as requests name it: with its port, unless that is the scheme's own.
+    pub(crate) fn host(&self) -> HeaderValue {
+        let usual = if self.is_https() { 443 } else { 80 };
+        let host = match self.authority.port_u16() {
+            Some(port) if port != usual => self.authority.as_str(),
+            _ => self.authority.host(),
+        };
+        HeaderValue::from_str(host).expect("an authority is ASCII")
+    }
+
+    /// The path and query below it that stand for a URI's, where they are not the URI itself.
+    pub(crate) fn below(&self, uri: &Uri) -> Option<Uri> {
+        if self.prefix.is_empty() && uri.authority().is_none() {
+            return None;
+        }
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = self.prefix.clone() + path;
+        Some(path.parse().expect("two paths are a path"))
     }
 }
 
@@ -95,13 +113,25 @@ mod tests {
 
     #[test]
     fn paths_go_below_an_address() {
-        let at = |base: &str, path: &str| {
+        let below = |base: &str, path: &str| {
             let base: BaseUrl = base.parse().unwrap();
-            base.at(&path.parse().unwrap()).to_string()
+            let uri: Uri = path.parse().unwrap();
+            base.below(&uri).unwrap_or(uri).to_string()
         };
-        assert_eq!(at("http://a:1", "/invocations"), "http://a:1/invocations");
-        assert_eq!(at("https://a/team/", "/ping?x=1"), "https://a/team/ping?x=1");
-        assert_eq!(at("http://[::1]:80", "/"), "http://[::1]:80/");
+        assert_eq!(below("http://a:1", "/invocations"), "/invocations");
+        assert_eq!(below("http://a:1", "http://b/invocations?x=1"), "/invocations?x=1");
+        assert_eq!(below("https://a/team/", "/ping?x=1"), "/team/ping?x=1");
+        assert_eq!(below("http://[::1]:80", "/"), "/");
+    }
+
+    #[test]
+    fn hosts_are_named_with_a_port_that_is_not_their_schemes() {
+        let host = |base: &str| base.parse::<BaseUrl>().unwrap().host();
+        assert_eq!(host("http://a:1/x"), "a:1");
+        assert_eq!(host("https://a:443"), "a");
+        assert_eq!(host("http://[::1]:80"), "[::1]");
+        assert_eq!(host("https://a:80"), "a:80");
+        assert_eq!(host("http://a"), "a");
     }
 
     #[test]

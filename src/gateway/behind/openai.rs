@@ -29,7 +29,7 @@ pub(crate) fn meant<'a, 'b>(
     fixed: Option<&'a EndpointFace>,
     model: &'b str,
 ) -> Option<(&'a EndpointFace, &'a Containers, Option<&'b str>)> {
-    let named = context.endpoints().find(|face| face.name.as_str() == model);
+    let named = context.endpoint(model);
     if let Some(face) = fixed.is_none().then_some(named).flatten() {
         return Some((face, face.containers.as_ref()?, None));
     }

@@ -5,7 +5,7 @@ use std::task::{Context as Polling, Poll};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, header};
 use roundhouse_traces::{TRACEPARENT, TRACESTATE};
 use roundhouse_types::{Failure, Spent};
 use tokio::time::Instant;
@@ -44,10 +44,7 @@ pub(super) fn on(context: &Context, headers: &HeaderMap, accept: &HeaderName) ->
     if let Some(value) = wanted.or(context.gateway.config.default_accept.as_ref()) {
         kept.insert(header::ACCEPT, value.clone());
     }
-    let id = context.notes.request_id().to_string();
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        kept.insert(REQUEST_ID, id);
-    }
+    kept.insert(REQUEST_ID, context.notes.shown_id());
     kept
 }
 
@@ -56,10 +53,11 @@ pub(super) fn back(headers: &HeaderMap) -> HeaderMap {
     listed(headers, &BACK)
 }
 
+/// Requests have few headers, and mostly none of these: to look at each is less than to look each up.
 fn listed(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(names.len() + 2);
-    for name in names {
-        for value in headers.get_all(name) {
+    let mut kept = HeaderMap::new();
+    for (name, value) in headers {
+        if names.contains(name) {
             kept.append(name.clone(), value.clone());
         }
     }

@@ -28,6 +28,8 @@ const SESSION: HeaderName = HeaderName::from_static("x-amzn-sagemaker-session-id
 /// Which prompts begin alike: prefixes are found by their tokens here, so nothing follows from it.
 const PREFIX: HeaderName = HeaderName::from_static("x-amzn-sagemaker-prefix-aware-id");
 
+/// What all of these begin with.
+const OURS: &str = "x-amzn-sagemaker-";
 /// What [`SESSION`] says where a session shall be opened.
 const NEW_SESSION: &str = "NEW_SESSION";
 /// Bytes of a name of a variant, container or component.
@@ -85,7 +87,14 @@ impl<'a> Sent<'a> {
     /// # Errors
     /// As [`Sent::read`].
     pub(crate) fn with_container(headers: &'a HeaderMap) -> Result<Self, Error> {
-        for name in [header::CONTENT_TYPE, header::ACCEPT, INNER_ACCEPT, CUSTOM_ATTRIBUTES] {
+        for name in [header::CONTENT_TYPE, header::ACCEPT] {
+            bounded(headers, &name, 0, TEXT_MAX)?;
+        }
+        // Mostly there is none of all those that follow.
+        if !headers.keys().any(|name| name.as_str().starts_with(OURS)) {
+            return Ok(Self::default());
+        }
+        for name in [INNER_ACCEPT, CUSTOM_ATTRIBUTES] {
             bounded(headers, &name, 0, TEXT_MAX)?;
         }
         bounded(headers, &PREFIX, 1, ID_MAX)?;

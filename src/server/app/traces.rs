@@ -157,9 +157,9 @@ mod tests {
         let router = Router::new().route("/v1/traces", post(take));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = format!("http://{}", listener.local_addr().unwrap());
-        let places = Connections::new(8, Duration::from_secs(300));
-        let stop = CancellationToken::new();
-        tokio::spawn(crate::http::serve(listener, router, None, places, stop));
+        let connections = Connections::new(8, Duration::from_secs(300));
+        let port = crate::http::Port { router, tls: None, connections, threads: None };
+        tokio::spawn(crate::http::serve(listener, port, CancellationToken::new()));
         (at, taken)
     }
 

@@ -61,13 +61,11 @@ impl Port {
         };
         let router = axum::Router::new().route("/", get(who));
         let stop = CancellationToken::new();
-        tokio::spawn(crate::http::serve(
-            listener,
-            router,
-            Some(tls.clone()),
-            crate::connections::Connections::new(64, std::time::Duration::from_secs(300)),
-            stop,
-        ));
+        let connections =
+            crate::connections::Connections::new(64, std::time::Duration::from_secs(300));
+        let threads = Some(Arc::new(crate::threads::Threads::start().unwrap()));
+        let port = crate::http::Port { router, tls: Some(tls.clone()), connections, threads };
+        tokio::spawn(crate::http::serve(listener, port, stop));
         Self { folder, tls, address }
     }
 
