@@ -69,7 +69,10 @@ def main():
     runtime = boto3.client(
         "sagemaker-runtime", endpoint_url=url, region_name="eu-central-1", config=Config(signature_version=UNSIGNED)
     )
-    bring = lambda request, **_: request.headers.add_header("Authorization", f"Bearer {right}")
+
+    def bring(request, **_):
+        request.headers["Authorization"] = f"Bearer {right}"
+
     runtime.meta.events.register("before-send.sagemaker-runtime", bring)
     invoked = runtime.invoke_endpoint(
         EndpointName=endpoint, TargetModel=target, Body='{"inputs": "hello"}', ContentType="application/json"

@@ -11,7 +11,7 @@ import sys
 from urllib.parse import urlsplit
 
 import boto3
-import httpx
+import httpx2
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -33,7 +33,7 @@ def main():
         context = ssl.create_default_context(cafile=authority)
         if name:
             context.load_cert_chain(f"{folder}/{name}.crt", f"{folder}/{name}.key")
-        http = httpx.Client(verify=context, trust_env=False)
+        http = httpx2.Client(verify=context, trust_env=False)
         # The certificate is the credential: the key's header is taken off.
         http.event_hooks["request"] = [lambda request: request.headers.pop("authorization", None)]
         return OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http, max_retries=0)

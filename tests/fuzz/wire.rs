@@ -121,7 +121,8 @@ impl Whole {
 fn gateway(identity: Identity, invoke: InvokeFn, engines: bool) -> Router {
     let face = |name: &str| EndpointFace {
         name: name.parse().unwrap(),
-        handlers: true,
+        // Bodies are read here, not by a handler.
+        handlers: false,
         engines,
         naming: Naming::default(),
         capture: None,
@@ -176,7 +177,9 @@ fn says(invocation: &Invocation) -> Result<Answer, Failure> {
     let choices = match &invocation.request {
         What::Chat(chat) => chat.n,
         What::Completion(completion) => completion.n * completion.prompts.len(),
-        What::Inputs(inputs) => inputs.texts.len(),
+        What::Inputs(inputs) if inputs.only.is_none_or(|kind| kind == ModelKind::Generative) => {
+            inputs.texts.len()
+        }
         _ => return Err(Failure::new(ErrorKind::Overloaded, "no room")),
     };
     let one = |choice| {
