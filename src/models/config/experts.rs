@@ -9,7 +9,7 @@ use super::{CONFIG, positive, qwen};
 use crate::Error;
 
 /// More experts than any layer has: a list of them is made before tensors are looked for.
-pub(crate) const EXPERTS_MAX: usize = 1 << 14;
+pub(crate) const EXPERTS_MAX: usize = 1 << 12;
 
 pub(crate) const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
     router: "block_sparse_moe.gate",

@@ -1,10 +1,10 @@
 //! Decoders of every family against transformers: `cargo test -p roundhouse-models --test it
-//! parity -- --nocapture` prints the table.
+//! parity -- --nocapture` prints the tables, those of GGUF too.
 //!
 //! Logits may differ by 2e-3. Greedy tokens are identical, but where the reference's own two
 //! best logits are less than 1e-3 apart, which kernel computes them decides; such near-ties are
 //! counted, and a sequence is followed no further. With keys and values in sixteen bits logits may
-//! differ by more, as is said there; what is asked of the tokens is then that of the logits.
+//! differ by more, as is said there, and so may tokens whose lead is below that.
 
 use roundhouse_models::{KvDtype, LoadSettings};
 
