@@ -19,6 +19,8 @@ use crate::driven::{Answer, Call, CallError, News, Route};
 struct Fake {
     models: BTreeMap<String, String>,
     asked: Vec<String>,
+    /// The methods by which models came and went, with the target that was said.
+    targets: Vec<String>,
     most: usize,
 }
 
@@ -35,6 +37,11 @@ impl Fake {
         if !name.is_empty() || method == "POST" {
             self.asked
                 .push(format!("{method} /{}", path.split(' ').next().unwrap()[1..].to_owned()));
+        }
+        if last.is_none() && ["POST", "DELETE"].contains(&method) {
+            let target =
+                head.lines().find_map(|it| it.strip_prefix("x-amzn-sagemaker-target-model: "));
+            self.targets.push(format!("{method} {}", target.unwrap_or("none")));
         }
         let is_there = self.models.contains_key(name);
         match (method, is_there, last) {
@@ -210,6 +217,8 @@ async fn a_model_is_loaded_asked_and_unloaded_by_the_contract() {
     assert!(fake.lock().unwrap().models.is_empty() && container.models().is_empty());
     let deletes = fake.lock().unwrap().asked.iter().filter(|it| it.starts_with("DELETE")).count();
     assert_eq!(deletes, 1);
+    // Triton knows it by that name, and no other.
+    assert_eq!(fake.lock().unwrap().targets, ["POST t/a", "DELETE t/a"]);
 }
 
 #[tokio::test]
