@@ -71,9 +71,17 @@ pub(super) async fn load(
     say(backend, request, limit).await
 }
 
-/// Asks for a model to leave.
-pub(super) async fn unload(backend: &Backend, name: &str, limit: Duration) -> Result<Said, Error> {
-    let request = request(Method::DELETE, &format!("/models/{name}"), Outgoing::empty());
+/// Asks for a model to leave. What a load said of its target is said again: Triton takes that for the
+/// model's name, and never ends an unload of another one. Absent for what somebody else has loaded.
+pub(super) async fn unload(
+    backend: &Backend,
+    (name, target): (&str, Option<&HeaderValue>),
+    limit: Duration,
+) -> Result<Said, Error> {
+    let mut request = request(Method::DELETE, &format!("/models/{name}"), Outgoing::empty());
+    if let Some(target) = target {
+        request.headers_mut().insert(TARGET_MODEL, target.clone());
+    }
     say(backend, request, limit).await
 }
 

@@ -100,12 +100,19 @@ impl ModelContainer {
             LoadError::Failed(failure.with_retry(RetryHint::Later))
         })?;
         let mut entered = Entered { container, name: &name, generation, stays: false };
-        let target = target_header(&load.model, &name);
+        let mut target = target_header(&load.model, &name);
         let limit = container.spec.load_timeout;
         let mut said = ask::load(&backend, (&name, &target), &folder, limit).await;
         if said.as_ref().is_ok_and(|said| said.status == StatusCode::CONFLICT) {
             // Of a load or an unload whose end we did not see: nobody knows what state it is in.
-            ask::unload(&backend, &name, limit).await.map_err(failed)?;
+            ask::unload(&backend, (&name, Some(&target)), limit).await.map_err(failed)?;
+            said = ask::load(&backend, (&name, &target), &folder, limit).await;
+        }
+        if said.as_ref().is_ok_and(|said| said.status == StatusCode::CONFLICT)
+            && let Ok(own) = HeaderValue::from_str(&name)
+        {
+            // Triton knows models by the target that is said, and another version of it is there.
+            target = own;
             said = ask::load(&backend, (&name, &target), &folder, limit).await;
         }
         let said = said.map_err(failed)?;
@@ -213,7 +220,10 @@ impl ContainedModel {
             return;
         }
         let left = match container.backend_now().await {
-            Ok(backend) => ask::unload(&backend, &self.name, container.spec.load_timeout).await,
+            Ok(backend) => {
+                let own = (self.name.as_str(), Some(&self.target));
+                ask::unload(&backend, own, container.spec.load_timeout).await
+            }
             Err(error) => Err(error),
         };
         container.take(&self.name, self.generation);

@@ -19,6 +19,10 @@ use crate::driven::{Answer, Call, CallError, News, Route};
 struct Fake {
     models: BTreeMap<String, String>,
     asked: Vec<String>,
+    /// The methods by which models came and went, with the target that was said.
+    targets: Vec<String>,
+    /// The target that it knows each model by, where it is Triton.
+    known_by: Option<BTreeMap<String, String>>,
     most: usize,
 }
 
@@ -36,6 +40,11 @@ impl Fake {
             self.asked
                 .push(format!("{method} /{}", path.split(' ').next().unwrap()[1..].to_owned()));
         }
+        if last.is_none() && ["POST", "DELETE"].contains(&method) {
+            let target =
+                head.lines().find_map(|it| it.strip_prefix("x-amzn-sagemaker-target-model: "));
+            self.targets.push(format!("{method} {}", target.unwrap_or("none")));
+        }
         let is_there = self.models.contains_key(name);
         match (method, is_there, last) {
             ("POST", _, None) => {
@@ -44,6 +53,13 @@ impl Fake {
                 let (name, url) = (name.unwrap().to_owned(), url.unwrap().to_owned());
                 if self.models.contains_key(&name) {
                     return (409, "{\"message\":\"it is there\"}".into());
+                }
+                let target = self.targets.last().unwrap().replace("POST ", "");
+                if let Some(known_by) = &mut self.known_by {
+                    if known_by.values().any(|it| *it == target) {
+                        return (409, "{\"message\":\"a conflicting mapping\"}".into());
+                    }
+                    known_by.insert(name.clone(), target);
                 }
                 if url.ends_with("broken") {
                     return (400, "{\"code\":400,\"message\":\"no MANIFEST\"}".into());
@@ -210,6 +226,26 @@ async fn a_model_is_loaded_asked_and_unloaded_by_the_contract() {
     assert!(fake.lock().unwrap().models.is_empty() && container.models().is_empty());
     let deletes = fake.lock().unwrap().asked.iter().filter(|it| it.starts_with("DELETE")).count();
     assert_eq!(deletes, 1);
+    // Triton knows it by that name, and no other.
+    assert_eq!(fake.lock().unwrap().targets, ["POST t/a", "DELETE t/a"]);
+}
+
+#[tokio::test]
+async fn two_versions_of_a_target_are_side_by_side_where_the_target_is_the_models_name() {
+    let (container, fake) = container(9, &[]).await;
+    fake.lock().unwrap().known_by = Some(BTreeMap::new());
+    let old = container.load(&load("a").0).await.unwrap();
+    let mut newer = load("b").0;
+    newer.model = load("a").0.model;
+    let new = container.load(&newer).await.unwrap();
+    for (model, target) in [(&old, "t/a"), (&new, "rh-1-b")] {
+        let said = text(model.call(call("x")).await.unwrap()).await;
+        assert!(said.contains(&format!("target-model: {target}\r\n")), "{said}");
+    }
+    old.leave().await;
+    new.leave().await;
+    let targets = fake.lock().unwrap().targets.clone();
+    assert_eq!(targets[targets.len() - 2..], ["DELETE t/a", "DELETE rh-1-b"]);
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ impl Inner {
     async fn delete(&self, backend: &Backend, name: &str) {
         // A load of the same name waits, or this waits for it.
         let Some(generation) = self.enter(name, Phase::Leaving, None) else { return };
-        let left = ask::unload(backend, name, self.spec.load_timeout).await;
+        let left = ask::unload(backend, (name, None), self.spec.load_timeout).await;
         self.take(name, generation);
         match left {
             Ok(said) => {

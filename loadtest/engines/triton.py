@@ -1,0 +1,255 @@
+"""Triton as a container that we start, whose models we load and unload; see README.md beside it."""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+options = argparse.ArgumentParser()
+options.add_argument("--roundhouse", required=True)
+options.add_argument("--triton-venv", required=True)
+options.add_argument("--pairs", type=int, default=200)
+options.add_argument("--cycles", type=int, default=5, help="switches between two models")
+options.add_argument("--out", required=True)
+options = options.parse_args()
+
+PATIENCE = 120
+NAMES = ("a", "b", "c")
+results = {"machine": platform.platform(), "cores": os.cpu_count()}
+CONFIG = """backend: "python"
+input [{ name: "IN", data_type: TYPE_STRING, dims: [1] }]
+output [{ name: "OUT", data_type: TYPE_STRING, dims: [1] }]
+instance_group [{ count: 1, kind: KIND_CPU }]
+"""
+MODEL = """import numpy
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        said = numpy.array([b"own name: NAME"], dtype=object)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", said)]) for _ in requests]
+"""
+BODY = json.dumps({"inputs": [{"name": "IN", "shape": [1], "datatype": "BYTES", "data": ["x"]}]})
+
+
+def tell(line):
+    print(line, flush=True)
+
+
+def ask(url, body=None, method=None, **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def until(what, found):
+    limit = time.monotonic() + PATIENCE
+    while time.monotonic() < limit:
+        with contextlib.suppress(OSError):
+            if found():
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"not within {PATIENCE} s: {what}")
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def triton(folder):
+    """Triton's command, and its variables; the port for SageMaker's contract is ours to choose."""
+    venv = pathlib.Path(options.triton_venv).resolve()
+    [packages] = venv.glob("lib/python3*/site-packages")
+    server = packages / "pytriton/tritonserver"
+    backends, empty = folder / "backends", folder / "empty"
+    shutil.copytree(server / "backends/python", backends / "python")
+    release = packages.parent.name[len("python"):]
+    stub = server / "python_backend_stubs" / release / "triton_python_backend_stub"
+    shutil.copy(stub, backends / "python")
+    empty.mkdir()
+    [wheel] = packages.glob("nvidia_pytriton-*.dist-info")
+    results["triton"] = wheel.name.removesuffix(".dist-info")
+    command = [str(server / "bin/tritonserver"), "--model-control-mode=explicit",
+               f"--model-repository={empty}", f"--backend-directory={backends}",
+               "--allow-sagemaker=true", "--sagemaker-port={port}", "--http-address=127.0.0.1",
+               f"--http-port={free_port()}", "--allow-grpc=false", "--allow-metrics=false"]
+    variables = {"LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+                 "PATH": os.pathsep.join([str(venv / "bin"), os.environ["PATH"]]),
+                 "SAGEMAKER_MULTI_MODEL": "true"}
+    return command, variables
+
+
+def serve(folder):
+    command, variables = triton(folder)
+    table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items())
+    settings = f"""version = 1
+[memory]
+budget = "100MiB"
+[cache]
+dir = "{folder}/cache"
+[store]
+settle = "0s"
+[[endpoint]]
+name = "default"
+[[endpoint.engine]]
+target = "triton/*"
+contract = "multi-model"
+command = {json.dumps(command)}
+environment = {{ {table} }}
+memory = "40MiB"
+[[endpoint.mount]]
+uri = "file://{folder}/store/"
+"""
+    (folder / "roundhouse.toml").write_text(settings)
+    words = [options.roundhouse, "serve", "--config", str(folder / "roundhouse.toml")]
+    words += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    log = open(folder / "log", "a")
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+    ports = {}
+    for line in server.stdout:
+        if found := re.match(r"(listening|admin) on http://(\S+)$", line.strip()):
+            ports[found[1]] = f"http://{found[2]}"
+        if len(ports) == 2:
+            return server, ports["listening"], ports["admin"]
+    raise SystemExit(f"the server did not start: {(folder / 'log').read_text()}")
+
+
+def invoke(data, name):
+    status, body = ask(f"{data}/endpoints/default/invocations", BODY.encode(), "POST",
+                       Content_Type="application/json",
+                       X_Amzn_SageMaker_Target_Model=f"triton/{name}")
+    assert status == 200, (status, body)
+    said = json.loads(body)["outputs"][0]["data"]
+    assert said == [f"own name: {name}"], said
+
+
+def timed(work):
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def residency(admin):
+    return json.loads(ask(f"{admin}/admin/v1/residency")[1])
+
+
+def residents(admin):
+    [device] = residency(admin)["devices"]
+    return sorted(it["target"] for it in device["residents"])
+
+
+def container(admin):
+    [row] = [it for it in residency(admin)["containers"] if it["kind"] == "models"]
+    return row
+
+
+def holds(url):
+    return [it["modelName"] for it in json.loads(ask(f"{url}/models")[1])["models"]]
+
+
+def direct(url, own):
+    status, body = ask(f"{url}/models/{own}/invoke", BODY.encode(), "POST",
+                       Content_Type="application/json")
+    assert status == 200, (status, body)
+
+
+def run(folder):
+    server, data, admin = serve(folder)
+    try:
+        cold = timed(lambda: invoke(data, "a"))
+        row = container(admin)
+        tell(f"start, load and first answer {cold:.3f} s; the container as operators see it:")
+        tell(json.dumps({key: value for key, value in row.items() if key != "address"}))
+        assert row["state"] == "healthy" and row["pid"] and row["models"] == 1, row
+        url = row["address"]
+        invoke(data, "b")
+        invoke(data, "a")
+        switched = timed(lambda: invoke(data, "c"))
+        assert residents(admin) == ["triton/a", "triton/c"] and len(holds(url)) == 2
+        tell(f"two have room: b left for c, which answered after {switched:.3f} s")
+        switches = []
+        for _ in range(options.cycles):
+            # a is used in between, so that b and c take turns.
+            switches.append(timed(lambda: invoke(data, "b")))
+            invoke(data, "a")
+            switches.append(timed(lambda: invoke(data, "c")))
+            invoke(data, "a")
+        tell(f"eviction, load and first answer, median of {len(switches)}: "
+             f"{statistics.median(switches):.3f} s")
+        results.update(cold_seconds=cold, switch_seconds=switched,
+                       switch_seconds_median=statistics.median(switches))
+
+        [own] = [name for name in holds(url) if asks_as(url, name) == "a"]
+        through, straight = [], []
+        for _ in range(options.pairs):
+            through.append(timed(lambda: invoke(data, "a")))
+            straight.append(timed(lambda: direct(url, own)))
+        medians = {"through": statistics.median(through), "direct": statistics.median(straight)}
+        results["warm_seconds"] = medians
+        tell(f"warm answer, median of {options.pairs} pairs: through {medians['through'] * 1e3:.2f} "
+             f"ms, direct {medians['direct'] * 1e3:.2f} ms")
+
+        os.kill(row["pid"], 9)
+        until("its models are loaded again", lambda: again(data))
+        row = container(admin)
+        assert row["restarts"] == 1 and "signal 9" in row["failure"], row
+        assert len(holds(row["address"])) == 1
+        tell("killed: it was started again, and the next request had its model loaded again")
+
+        target = json.dumps({"endpoint": "default", "target": "triton/a"}).encode()
+        status, body = ask(f"{admin}/admin/v1/unload", target, "POST",
+                           Content_Type="application/json")
+        assert status == 200, (status, body)
+        assert holds(row["address"]) == [] and residents(admin) == []
+        tell("unloaded by command: Triton holds nothing")
+        process = row["pid"]
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert not pathlib.Path(f"/proc/{process}").exists()
+    tell("our server ended, and Triton with it")
+
+
+def asks_as(url, name):
+    body = ask(f"{url}/models/{name}/invoke", BODY.encode(), "POST",
+               Content_Type="application/json")[1]
+    return json.loads(body)["outputs"][0]["data"][0].removeprefix("own name: ")
+
+
+def again(data):
+    try:
+        invoke(data, "a")
+    except AssertionError:
+        # Requests that come while it is down are told so.
+        return False
+    return True
+
+
+with tempfile.TemporaryDirectory() as name:
+    work = pathlib.Path(name)
+    for model in NAMES:
+        # Triton's repository of one model: a folder that is called like the model.
+        place = work / "store/triton" / model / model
+        (place / "1").mkdir(parents=True)
+        (place / "config.pbtxt").write_text(CONFIG)
+        (place / "1/model.py").write_text(MODEL.replace("NAME", model))
+    run(work)
+pathlib.Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
