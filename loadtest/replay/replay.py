@@ -214,12 +214,22 @@ def replayed(options, work: str) -> dict:
     for row in rows:
         row["near_fault"] = trouble.was_near(row["at"], row["at"] + row["latency"], FELT)
     return {
-        "options": vars(options), "requests": len(rows), "targets": len(known), "store_bytes": store.bytes,
+        "options": named(options), "requests": len(rows), "targets": len(known), "store_bytes": store.bytes,
         "budget_bytes": budget, "cache_bytes": cache, "seconds": took, "rows": rows, "samples": watch.samples,
         "windows": trouble.windows, "served_by_store": store.bucket.served, "before": before, "after": after,
         "metrics": {name: told[name] - counted.get(name, 0.0) for name in told if "_total" in name or "_count" in name},
         "regret": regret, "exit_status": status, "exit_seconds": ended, "died": died,
     }
+
+
+def named(options) -> dict:
+    """As they were given, files by their names: where they lie says something of one machine only."""
+    return {name: os.path.basename(value.rstrip("/")) if isinstance(value, str) else value
+            for name, value in vars(options).items()}
+
+
+def said(options) -> str:
+    return "replay.py " + " ".join(f"--{name} {value}" for name, value in named(options).items())
 
 
 def main() -> None:
@@ -241,7 +251,7 @@ def main() -> None:
     work = tempfile.mkdtemp(prefix="replay-")
     try:
         found = replayed(options, work)
-        faults = report.write(options.out, found, " ".join(sys.argv))
+        faults = report.write(options.out, found, said(options))
         if faults:
             shutil.copy(os.path.join(work, "log.txt"), os.path.join(options.out, "server.log"))
     finally:

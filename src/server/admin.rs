@@ -331,6 +331,8 @@ async fn explain(
         }
         _ => None,
     };
+    // Of what may be a handler: those of ours that are loaded are none.
+    let warm = (near.is_none() && admin.loader.facts(&model).is_none()).then(|| warm_now(&admin));
     Ok(Json(json!({
         "endpoint": model.endpoint,
         "target": model.target,
@@ -343,7 +345,7 @@ async fn explain(
             .collect::<Vec<_>>(),
         // Of a name that nobody has: those that may have been meant.
         "near": near,
-        "warm": warm_now(&admin),
+        "warm": warm,
     })))
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn budget_of(left: Bytes) -> Bytes {
 /// # Errors
 /// When the system does not say.
 pub fn free_disk(folder: &Path) -> io::Result<Bytes> {
-    Ok(statvfs(folder)?.0)
+    Ok(statvfs(folder)?.free)
 }
 
 /// The size of the cache where the settings name none: the smaller of 50 GiB and 70 % of
@@ -227,9 +227,10 @@ const UNLIMITED: u64 = 1 << 60;
 /// # Errors
 /// When the system does not say.
 pub(crate) fn disk_taken(folder: &Path) -> io::Result<f64> {
-    let (free, whole) = statvfs(folder)?;
-    let part = |bytes: Bytes| float(bytes.0);
-    Ok(if whole == Bytes::ZERO { 0.0 } else { 1.0 - part(free.min(whole)) / part(whole) })
+    let Disk { free, taken } = statvfs(folder)?;
+    // Of what may be had, as df says it: some of the disk is kept for others.
+    let whole = free.checked_add(taken).unwrap_or(free).0.max(1);
+    Ok(float(taken.0) / float(whole))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a part needs no more digits")]
@@ -237,9 +238,16 @@ fn float(bytes: u64) -> f64 {
     bytes as f64
 }
 
-/// What is free, and all there is, where a folder is or will be.
+/// A disk's bytes.
+struct Disk {
+    /// What may be taken.
+    free: Bytes,
+    taken: Bytes,
+}
+
+/// The disk where a folder is or will be.
 #[expect(unsafe_code, reason = "the standard library has no statvfs")]
-fn statvfs(folder: &Path) -> io::Result<(Bytes, Bytes)> {
+fn statvfs(folder: &Path) -> io::Result<Disk> {
     let absolute = std::path::absolute(folder)?;
     let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let path = CString::new(existing.as_os_str().as_bytes())?;
@@ -255,7 +263,8 @@ fn statvfs(folder: &Path) -> io::Result<(Bytes, Bytes)> {
         return Err(io::Error::last_os_error());
     }
     let bytes = |blocks| Bytes(blocks).checked_mul(answer.f_frsize).unwrap_or(Bytes(u64::MAX));
-    Ok((bytes(answer.f_bavail), bytes(answer.f_blocks)))
+    let taken = answer.f_blocks.saturating_sub(answer.f_bfree);
+    Ok(Disk { free: bytes(answer.f_bavail), taken: bytes(taken) })
 }
 
 #[cfg(test)]

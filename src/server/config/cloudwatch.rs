@@ -78,6 +78,9 @@ fn destination(text: &str) -> Result<Option<EmbeddedTo>, String> {
     Ok(Some(match text.trim() {
         "off" => return Ok(None),
         "stdout" => EmbeddedTo::Stdout,
+        text if text.contains(char::is_control) => {
+            return Err("holds control characters".to_owned());
+        }
         "" => {
             return Err("is empty: off, stdout, a file, tcp://host:port or udp://host:port".into());
         }

@@ -326,7 +326,7 @@ fn it_says_how_a_model_stands() {
     assert_eq!(
         says(&bench, "a"),
         "serves on cpu, version 000000000000, takes 60 B, 0 leases held, last used 0 s ago, \
-         asked for 1.00 times of late, a load takes 1000 ms"
+         asked for 1.00 times of late, a load takes 1.0 s"
     );
     bench.acquire("b");
     bench.resolved("b", 30);

@@ -256,6 +256,9 @@ impl<'a> Page<'a> {
             let time = time.get(11..19).unwrap_or(&time).to_owned();
             let told = format!("{time}  {}  {}", model(decision), text(&decision["message"]));
             lines.extend(wrapped(&told, self.room.columns).into_iter().take(WRAPPED));
+            if lines.len() >= 2 + FEW {
+                break;
+            }
         }
         if lines.len() == 2 {
             lines.push("none yet".to_owned());

@@ -40,6 +40,7 @@ fn the_libraries_variables_stand_between_ours_and_the_file() {
 fn what_cloudwatch_would_refuse_is_a_fault() {
     for (key, text) in [
         ("to", ""),
+        ("to", "/var/log/\\u0001"),
         ("to", "tcp://127.0.0.1"),
         ("to", "udp://:25888"),
         ("to", "http://127.0.0.1:25888"),

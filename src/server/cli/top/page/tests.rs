@@ -132,7 +132,7 @@ fn eighty_columns_hold_all_figures_and_why_a_model_failed() {
         "regret 1.25 to 1.50",
         "queue 12.3 ms (95 % 1.25 s)",
         "disk 4.7 GiB of 46.6 GiB",
-        "that was assumed is none",
+        "assumed is none",
         "x used by others",
         "IN USE\n",
     ] {
