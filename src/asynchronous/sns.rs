@@ -269,7 +269,7 @@ mod tests {
     fn an_errors_code_is_letters_alone() {
         let xml = "<ErrorResponse><Error><Code>AuthorizationError</Code></Error></ErrorResponse>";
         assert_eq!(code(xml), "AuthorizationError");
-        assert_eq!(code("<Code>a\nb</Code>"), "anb");
+        assert_eq!(code("<Code>a\nb</Code>"), "ab");
         assert_eq!(code("busy"), "");
     }
 }

@@ -310,7 +310,7 @@ async fn a_request_that_is_put_back_is_charged_when_it_is_answered_and_not_befor
     let turn = || Due { caller: caller.clone(), ..due(&[attributes], r#"{"inputs":"hi"}"#) };
     for _ in 0..3 {
         let done = harness.later.answer(turn()).await;
-        assert!(matches!(&done, Done::NotNow { why, .. } if why.contains("it loads")), "{done:?}");
+        assert!(matches!(&done, Done::NotNow { why, .. } if why.contains("not ready")), "{done:?}");
     }
     assert!(accounts.totals().is_empty(), "what was not answered is in no sum");
     let done = harness.later.answer(turn()).await;
