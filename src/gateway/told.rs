@@ -205,11 +205,15 @@ mod tests {
 
     use super::*;
 
-    /// What is counted of an answer in pieces.
-    fn counted(pieces: &[&str]) -> (Option<usize>, Option<usize>) {
+    fn notes() -> Notes {
         let request = axum::extract::Request::new(axum::body::Body::empty());
         let route = std::sync::Arc::new(crate::metrics::OfRoute::new("unmatched"));
-        let notes = Notes::new(Uuid::nil(), &request, None, &route);
+        Notes::new(Uuid::nil(), &request, None, &route)
+    }
+
+    /// What is counted of an answer in pieces.
+    fn counted(pieces: &[&str]) -> (Option<usize>, Option<usize>) {
+        let notes = notes();
         let mut counter = Counter::of_engine(&notes);
         pieces.iter().for_each(|piece| counter.read(piece.as_bytes()));
         drop(counter);
@@ -218,8 +222,7 @@ mod tests {
 
     /// The same of a container's answer in this form, that is no language model's for all we know.
     fn of_container(media: &str, pieces: &[&str]) -> (Option<usize>, Option<usize>) {
-        let request = axum::extract::Request::new(axum::body::Body::empty());
-        let notes = Notes::new(Uuid::nil(), &request, None);
+        let notes = notes();
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media.parse().unwrap())]);
         let mut counter = Counter::of_container(&notes, &headers, Unsaid::Nothing);
         pieces.iter().for_each(|piece| counter.read(piece.as_bytes()));

@@ -274,7 +274,7 @@ impl<L: Loader> Owner<L> {
         };
         let known_as = (number, bytes);
         self.models.insert(key.clone(), Placed { model: Arc::new(loaded.model), known_as });
-        let loaded = Loaded { model: (), footprint, shared: loaded.shared };
+        let loaded = Loaded { model: (), footprint, shared: loaded.shared, once: loaded.once };
         Event::Loaded { key, result: Ok(loaded) }
     }
 

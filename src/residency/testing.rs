@@ -288,7 +288,12 @@ impl Loader for ScriptedLoader {
             tokio::spawn(async move { reporter.measured(footprint(bytes)) });
         }
         let model = artefact.model.target.to_string();
-        Ok(Loaded { model, footprint: footprint(script.bytes), shared: Vec::new() })
+        Ok(Loaded {
+            model,
+            footprint: footprint(script.bytes),
+            shared: Vec::new(),
+            once: Duration::ZERO,
+        })
     }
 
     async fn unload(

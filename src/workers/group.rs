@@ -81,6 +81,7 @@ pub struct Group {
     calls: async_channel::Sender<Job>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     nest: Mutex<Option<Nest>>,
+    preparing: Duration,
 }
 
 /// Where a group's processes live.
@@ -115,7 +116,8 @@ impl Group {
             .enumerate()
             .map(|(index, process)| tokio::spawn(keep(Arc::clone(&shared), index, process)))
             .collect();
-        Self { shared, calls, tasks: Mutex::new(tasks), nest: Mutex::new(Some(nest)) }
+        let (tasks, nest) = (Mutex::new(tasks), Mutex::new(Some(nest)));
+        Self { shared, calls, tasks, nest, preparing: Duration::ZERO }
     }
 
     /// Runs one call. Returns with the whole answer, or when the first piece of a streamed one
@@ -145,6 +147,16 @@ impl Group {
         }
         // A queue that is thrown away answers nobody.
         answer.await.unwrap_or_else(|_| Err(CallError::NotBegun(Error::Gone.into())))
+    }
+
+    /// How long its packages took to come. The next start finds them there.
+    pub fn preparing(&self) -> Duration {
+        self.preparing
+    }
+
+    pub(crate) fn prepared_in(mut self, preparing: Duration) -> Self {
+        self.preparing = preparing;
+        self
     }
 
     /// What its processes take now. Blocking.

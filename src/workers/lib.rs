@@ -217,6 +217,7 @@ impl Workers {
     /// Where packages cannot be installed, a worker cannot be started, or the handler cannot be
     /// loaded; nothing is left then. If dropped before ready, what was started is ended.
     pub async fn launch(&self, handler: &Handler, news: NewsFn) -> Result<Group, Error> {
+        let began = Instant::now();
         let environment = match handler.layout.requirements {
             Some(file) => {
                 let path = handler.dir.join(file);
@@ -224,6 +225,7 @@ impl Workers {
             }
             None => None,
         };
+        let preparing = began.elapsed();
         if let Some(warm) = &self.warm {
             let key = warm.key(handler, environment.as_deref());
             if let Some(parent) = warm.take(&key) {
@@ -231,7 +233,7 @@ impl Workers {
                 match self.launch_in(nest, handler, environment.clone(), Arc::clone(&news)).await {
                     Ok(group) => {
                         metrics::launched(Launched::Hit);
-                        return Ok(group);
+                        return Ok(group.prepared_in(preparing));
                     }
                     // Whether it is the handler that cannot be loaded, a start anew will tell.
                     Err(error @ (Error::Unloadable(_) | Error::Spawn(_) | Error::Garbled(_))) => {
@@ -245,7 +247,8 @@ impl Workers {
         }
         let scratch = Arc::clone(&self.base.scratch);
         let corner = blocking(move || scratch.take()).await?;
-        self.launch_in(Nest::Own(corner), handler, environment, news).await
+        let group = self.launch_in(Nest::Own(corner), handler, environment, news).await?;
+        Ok(group.prepared_in(preparing))
     }
 
     /// Starts a handler's workers as one user and in one folder.

@@ -106,7 +106,7 @@ impl Loader for Stage {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (is_freed, alive) = (AtomicBool::new(false), Arc::clone(&self.alive));
         let model = Engine { load, is_freed, alive };
-        Ok(Loaded { model, footprint: takes(SIZE), shared: Vec::new() })
+        Ok(Loaded { model, footprint: takes(SIZE), shared: Vec::new(), once: Duration::ZERO })
     }
 
     async fn unload(

@@ -70,7 +70,8 @@ impl Table {
                 let mut job = self.end_job(artefact).expect("it was there");
                 // One that waited for its files tells nothing of how fast a load is.
                 if !job.arriving {
-                    let took = self.now.saturating_duration_since(since);
+                    let took =
+                        self.now.saturating_duration_since(since).saturating_sub(loaded.once);
                     self.rates.loaded(job.from_copy, brought, took);
                 }
                 if let Some(Broken::Failed(failure)) = job.broken.take().filter(|_| !job.late) {
@@ -95,7 +96,7 @@ impl Table {
 
     /// The promise becomes the measured charge.
     fn settle_resident(&mut self, key: &Key, job: &Job, loaded: Loaded<()>) {
-        let Loaded { footprint, shared, .. } = loaded;
+        let Loaded { footprint, shared, once, .. } = loaded;
         let footprint = with_shared(footprint, &shared);
         let holdings = self.ledger.holdings(&footprint, &shared);
         self.ledger.charge(key.device, &key.artefact, holdings);
@@ -149,7 +150,7 @@ impl Table {
             // The one that was held may have been unused for long.
             self.idle_from = None;
         }
-        self.learn_reload(&key.artefact.model, arrival);
+        self.learn_reload(&key.artefact.model, arrival, once);
         self.used(key);
         self.touched.push(key.artefact.model.clone());
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use roundhouse_types::{Bytes, DeviceId, ModelId, Tier};
 use serde::Serialize;
@@ -131,12 +132,14 @@ impl Table {
     }
 
     /// Remembers how long a model took to come. A fetch counts too: one that is fetched each
-    /// time has a dear reload, one that stays on disk soon has not.
-    pub(super) fn learn_reload(&mut self, model: &ModelId, arrival: Arrival) {
+    /// time has a dear reload, one that stays on disk soon has not. What was done once for all
+    /// loads does not.
+    pub(super) fn learn_reload(&mut self, model: &ModelId, arrival: Arrival, once: Duration) {
         let took = |(begin, end): (std::time::Instant, std::time::Instant)| {
             end.saturating_duration_since(begin).as_secs_f64()
         };
-        let seconds = took(arrival.fetch) + took(arrival.load);
+        let load = (took(arrival.load) - once.as_secs_f64()).max(0.0);
+        let seconds = took(arrival.fetch) + load;
         let entry = self.model_mut(model);
         let reload =
             if arrival.tier == Tier::Host { &mut entry.promotion } else { &mut entry.reload };

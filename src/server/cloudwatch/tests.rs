@@ -25,7 +25,7 @@ fn answered(endpoint: &str) -> AccessRecord {
         time: SystemTime::now(),
         request_id: Uuid::nil(),
         trace: None,
-        method: "POST".into(),
+        method: http::Method::POST,
         route: "invoke_endpoint",
         tenant: None,
         credential: None,
@@ -101,7 +101,7 @@ fn only_what_asks_a_model_is_an_invocation() {
         ("POST", "model_adapters"),
         ("POST", "invoke_endpoint_async"),
     ] {
-        book.ended(&AccessRecord { method: method.into(), route, ..answered("e") });
+        book.ended(&AccessRecord { method: method.parse().unwrap(), route, ..answered("e") });
     }
     book.ended(&AccessRecord { endpoint: None, ..answered("e") });
     assert!(lines(&book, &["e"]).is_empty());

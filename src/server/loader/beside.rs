@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{Unit, describe_histogram, histogram};
 use roundhouse_models::{AdapterPlan, Cancel, Folder, LoadedAdapter, load_adapter};
@@ -82,7 +82,7 @@ impl ModelLoader {
             model.remove().await;
             return Err(failure);
         }
-        Ok(Loaded { model, footprint, shared: Vec::new() })
+        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO })
     }
 
     /// Counts an adapter as standing on its base, where the policy lets it: that may have changed

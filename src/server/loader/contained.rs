@@ -196,7 +196,7 @@ impl ModelLoader {
         stages.set(Stage::Read, began.elapsed());
         let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
         stages.report(id, footprint.total(), &self.recent);
-        Ok(Loaded { model, footprint, shared: process(own) })
+        Ok(Loaded { model, footprint, shared: process(own), once: Duration::ZERO })
     }
 
     async fn load_with_room(

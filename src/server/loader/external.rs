@@ -203,7 +203,7 @@ impl ModelLoader {
         let awake = Awake { engine: Arc::downgrade(&engine), teller };
         locked(&self.engines.awake).insert((id.clone(), device), awake);
         let model = ServedModel::External(Driven::engine(engine));
-        Loaded { model, footprint: taken(memory), shared: Vec::new() }
+        Loaded { model, footprint: taken(memory), shared: Vec::new(), once: Duration::ZERO }
     }
 
     /// Takes an engine off its device: to sleep where it can and is to leave a copy, else for good.
@@ -316,7 +316,7 @@ impl ModelLoader {
         if let Some(held) = held {
             locked(&self.engines.held).insert((id.clone(), device), held);
         }
-        Ok(Loaded { model, footprint, shared: Vec::new() })
+        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO })
     }
 
     /// An adapter is not in its engine any more.

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roundhouse_engine::EngineConfig;
 use roundhouse_models::{
@@ -158,7 +158,7 @@ impl ModelLoader {
         let demotable = weights.map(|weights| Demotable { weights, parts: parts.clone() });
         let beside = Beside { engine: model.engine().clone(), base, parts };
         self.placed.add(id, device, Placed { beside, text, demotable });
-        Ok(Loaded { model: ServedModel::Engine(model), footprint, shared })
+        Ok(Loaded { model: ServedModel::Engine(model), footprint, shared, once: Duration::ZERO })
     }
 
     /// Starts the workers. From then on they tell residency what they take, and of their death.
@@ -203,6 +203,7 @@ impl ModelLoader {
         };
         let launched = workers.launch(&handler, Arc::new(news)).await;
         let group = launched.map_err(|error| named(id, &error.into()))?;
+        let once = group.preparing();
         let group = Arc::new(group);
         let measured = Arc::clone(&group);
         let memory = blocking(move || Ok(measured.measure())).await?;
@@ -211,7 +212,7 @@ impl ModelLoader {
         stages.set(Stage::Warm, began.elapsed());
         stages.report(id, memory, &self.recent);
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
-        Ok(Loaded { model, footprint, shared: Vec::new() })
+        Ok(Loaded { model, footprint, shared: Vec::new(), once })
     }
 }
 

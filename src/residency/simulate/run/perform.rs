@@ -2,6 +2,8 @@
 
 use roundhouse_types::{ArtefactId, Bytes, Footprint, Grade, ModelId, ModelKind, Version};
 
+use std::time::Duration;
+
 use super::{Happening, Run};
 use crate::loader::{Fetched, Loaded, Resolution, Standing};
 use crate::table::{Effect, Event, Grant, WaiterId};
@@ -56,7 +58,8 @@ impl Run<'_> {
             }
             Happening::Loaded { model } => {
                 let footprint = footprint(self.bytes(model));
-                let result = Ok(Loaded { model: (), footprint, shared: Vec::new() });
+                let result =
+                    Ok(Loaded { model: (), footprint, shared: Vec::new(), once: Duration::ZERO });
                 Event::Loaded { key: self.keys[model as usize].clone(), result }
             }
             Happening::Unloaded { model } => {

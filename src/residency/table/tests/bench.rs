@@ -113,7 +113,12 @@ impl Bench {
     }
 
     pub(super) fn loaded_version(&mut self, name: &str, number: u64, bytes: u64) -> Vec<Effect> {
-        let loaded = Loaded { model: (), footprint: footprint(bytes), shared: Vec::new() };
+        let loaded = Loaded {
+            model: (),
+            footprint: footprint(bytes),
+            shared: Vec::new(),
+            once: Duration::ZERO,
+        };
         self.on(Event::Loaded { key: key_of(name, number), result: Ok(loaded) })
     }
 

@@ -87,7 +87,8 @@ impl Bench {
         bytes: u64,
         shared: Vec<SharedPart>,
     ) -> Vec<Effect> {
-        let loaded = Loaded { model: (), footprint: footprint(bytes), shared };
+        let loaded =
+            Loaded { model: (), footprint: footprint(bytes), shared, once: Duration::ZERO };
         self.on(Event::Loaded { key: at(name), result: Ok(loaded) })
     }
 

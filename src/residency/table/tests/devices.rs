@@ -112,7 +112,12 @@ impl Rig {
     }
 
     pub(super) fn loaded(&mut self, key: &Key, bytes: u64, shared: &[SharedPart]) -> Vec<Effect> {
-        let loaded = Loaded { model: (), footprint: footprint(bytes), shared: shared.to_vec() };
+        let loaded = Loaded {
+            model: (),
+            footprint: footprint(bytes),
+            shared: shared.to_vec(),
+            once: Duration::ZERO,
+        };
         self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) })
     }
 

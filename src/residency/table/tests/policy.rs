@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use roundhouse_types::{Bytes, ErrorKind, Failure, RetryHint};
 
-use super::bench::{Bench, bench, bench_with, granted, key, loads, unloads};
+use super::bench::{Bench, bench, bench_with, footprint, granted, key, loads, unloads};
 use crate::config::{Collation, Config, TenantLimits};
 use crate::decision::{Action, Obstacle};
+use crate::loader::Loaded;
 use crate::table::{Effect, Event, WaiterId};
 use crate::testing::model;
 
@@ -84,6 +85,21 @@ fn what_is_dear_to_reload_stays_longer() {
     resident_that_took(&mut bench, "dear", 50, 10 * SECOND);
     resident_that_took(&mut bench, "cheap", 50, SECOND);
     bring(&mut bench, "new", 50, "cheap");
+}
+
+#[test]
+fn what_was_done_once_makes_no_reload_dear() {
+    let mut bench = bench_with(Config::default());
+    bench.acquire("installed");
+    bench.resolved("installed", 50);
+    bench.fetched("installed", 50);
+    bench.now += 60 * SECOND;
+    let loaded =
+        Loaded { model: (), footprint: footprint(50), shared: Vec::new(), once: 59 * SECOND };
+    bench.on(Event::Loaded { key: key("installed"), result: Ok(loaded) });
+    bench.released("installed");
+    resident_that_took(&mut bench, "dear", 50, 10 * SECOND);
+    bring(&mut bench, "new", 50, "installed");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What the table promises about content that several hold, one sentence each.
 
+use std::time::Duration;
+
 use roundhouse_types::{Bytes, ContentId, Footprint, Grade, ModelKind, SharedPart};
 
 use super::bench::{Bench, bench, footprint, key, loads, unloads};
@@ -39,7 +41,8 @@ impl Bench {
     }
 
     fn loaded_sharing(&mut self, name: &str, bytes: u64, shared: Vec<SharedPart>) -> Vec<Effect> {
-        let loaded = Loaded { model: (), footprint: footprint(bytes), shared };
+        let loaded =
+            Loaded { model: (), footprint: footprint(bytes), shared, once: Duration::ZERO };
         self.on(Event::Loaded { key: key(name), result: Ok(loaded) })
     }
 
@@ -90,7 +93,7 @@ fn content_that_a_load_counts_on_stays_charged_when_its_bringer_leaves() {
     bench.sharer("one", 70, base(60));
     bench.acquire("two");
     bench.resolved_known("two", 75, base(60));
-    let hold_until = bench.now + std::time::Duration::from_secs(9);
+    let hold_until = bench.now + Duration::from_secs(9);
     let waiter = crate::table::WaiterId(99);
     bench.on(Event::UnloadRequested { waiter, model: model("one"), hold_until });
     let effects = bench.unloaded("one");

@@ -482,7 +482,7 @@ impl World {
         // What is shared is there, whatever was measured.
         let footprint = with_shared(Self::footprint(measured), &shared);
         self.loaded.insert(key.clone(), footprint.total().0);
-        let loaded = Loaded { model: (), footprint, shared };
+        let loaded = Loaded { model: (), footprint, shared, once: Duration::ZERO };
         self.tell(Event::Loaded { key, result: Ok(loaded) });
     }
 
