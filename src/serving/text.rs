@@ -281,7 +281,10 @@ impl TextCodec {
 /// truncation cuts at the left.
 fn parsed(bytes: &[u8]) -> Result<(Tokenizer, bool), Error> {
     bounds::check(bytes).map_err(Error::Tokenizer)?;
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(Error::Tokenizer)?;
+    // The library panics where it has not thought of what a file says.
+    let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(bytes));
+    let gave_up = |_| Err("the library that reads tokenizers gave up".into());
+    let mut tokenizer = read.unwrap_or_else(gave_up).map_err(Error::Tokenizer)?;
     let stored = tokenizer.get_truncation();
     let cuts_left = stored.is_some_and(|stored| stored.direction == TruncationDirection::Left);
     tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;

@@ -146,6 +146,13 @@ fn signature(answer: &str) -> String {
     kept.take(ANSWER_BYTES).collect()
 }
 
+#[test]
+fn memory_that_is_taken_is_seen() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (most, count) = most_of(|| vec![1_u8; 64 << 20].iter().filter(|it| **it == 1).count());
+    assert!(most >= 48 << 20, "{most} of {count}");
+}
+
 fn millis() -> u64 {
     static FIRST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);

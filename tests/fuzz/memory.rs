@@ -23,9 +23,3 @@ fn peak() -> usize {
     let number = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
     number.unwrap_or_default() << 10
 }
-
-#[test]
-fn what_is_taken_is_seen() {
-    let (most, length) = most_of(|| vec![1_u8; 64 << 20].iter().filter(|it| **it == 1).count());
-    assert!(most >= 48 << 20, "{most} of {length}");
-}

@@ -3,12 +3,15 @@
 //! Most of a tokenizer takes some times its file. Two parts take about a hundred times as much,
 //! because each of their bytes becomes a state of an automaton: tokens that are found in texts as
 //! they are (`added_tokens`), and pieces of the unigram kind. Their bytes are counted in one pass that
-//! keeps nothing.
+//! keeps nothing. The pass reads every number, escape and depth as strictly as those after it: where these
+//! meet what they cannot read, the library panics.
 
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use tokenizers::normalizers::Precompiled;
 
 /// The most bytes of all tokens that are found in texts as they are. Finding them takes about a
 /// hundred times as many; real ones have some thousands.
@@ -63,7 +66,8 @@ impl<'de> Visitor<'de> for Parts {
                     let Model { vocab } = map.next_value()?;
                     self.unigrams = self.unigrams.saturating_add(vocab.0);
                 }
-                Text::Other(_) => drop(map.next_value::<IgnoredAny>()?),
+                Text::Normalizer => precompiled(&map.next_value()?).map_err(M::Error::custom)?,
+                Text::Other(_) => drop(map.next_value::<Read>()?),
             }
         }
         Ok(self)
@@ -74,6 +78,7 @@ impl<'de> Visitor<'de> for Parts {
 enum Text {
     AddedTokens,
     Model,
+    Normalizer,
     Other(usize),
 }
 
@@ -91,6 +96,7 @@ impl<'de> Deserialize<'de> for Text {
                 Ok(match text {
                     "added_tokens" => Text::AddedTokens,
                     "model" => Text::Model,
+                    "normalizer" => Text::Normalizer,
                     other => Text::Other(other.len()),
                 })
             }
@@ -104,6 +110,7 @@ impl Text {
         match self {
             Self::AddedTokens => "added_tokens".len(),
             Self::Model => "model".len(),
+            Self::Normalizer => "normalizer".len(),
             Self::Other(bytes) => *bytes,
         }
     }
@@ -145,7 +152,72 @@ impl<'de> Visitor<'de> for Sum {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self, M::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        while map.next_entry::<Read, Read>()?.is_some() {}
+        Ok(self)
+    }
+}
+
+/// Whether the character maps that are written in a normaliser can be read.
+fn precompiled(written: &Value) -> Result<(), serde_json::Error> {
+    match written {
+        Value::Array(all) => all.iter().try_for_each(precompiled),
+        Value::Object(map) => {
+            if map.get("type").and_then(Value::as_str) == Some("Precompiled") {
+                drop(serde_json::from_str::<Precompiled>(&written.to_string())?);
+            }
+            map.values().try_for_each(precompiled)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Anything, read and not kept.
+struct Read;
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Read {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self, S::Error> {
+        while list.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self, M::Error> {
+        while map.next_entry::<Self, Self>()?.is_some() {}
         Ok(self)
     }
 }
@@ -168,7 +240,7 @@ impl<'de> Visitor<'de> for Entry {
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self, S::Error> {
         let text: Option<Text> = list.next_element()?;
-        while list.next_element::<IgnoredAny>()?.is_some() {}
+        while list.next_element::<Read>()?.is_some() {}
         Ok(Self(text.map_or(0, |text| text.bytes())))
     }
 
@@ -184,7 +256,7 @@ impl<'de> Visitor<'de> for Entry {
         while let Some(field) = map.next_key()? {
             match field {
                 Field::Content => bytes = bytes.saturating_add(map.next_value::<Text>()?.bytes()),
-                Field::Other => drop(map.next_value::<IgnoredAny>()?),
+                Field::Other => drop(map.next_value::<Read>()?),
             }
         }
         Ok(Self(bytes))
@@ -230,6 +302,15 @@ mod tests {
             check(file.as_bytes()).unwrap();
         }
         assert!(check(b"[]").is_err());
+        for odd in ["\"\\ud800\"", "1e999", &"[".repeat(200), "{\"a\":\"\\udc00x\"}"] {
+            let closed = format!("{odd}{}", "]".repeat(odd.matches('[').count()));
+            for part in ["decoder", "post_processor", "normalizer"] {
+                let file = format!("{{\"{part}\":{{\"type\":\"Sequence\",\"x\":{closed}}}}}");
+                assert!(check(file.as_bytes()).is_err(), "{file}");
+            }
+        }
+        let map = r#"{"type":"Sequence","normalizers":[{"type":"Precompiled","precompiled_charsmap":"!"}]}"#;
+        assert!(check(format!("{{\"normalizer\":{map}}}").as_bytes()).is_err());
         assert!(check(br#"{"added_tokens":["text"]}"#).is_err());
     }
 }

@@ -369,6 +369,10 @@ fn a_hostile_template_is_stopped_and_a_broken_one_told_with_its_line() {
     let long = "{% for a in range(1000) %}{{ 'x' * 100000 }}{% endfor %}";
     assert!(matches!(render(long, &messages), Err(Error::TemplateOutput(_))));
 
+    for cut in ["{%}", "{%", "{%%}", "{%-%}{%}%}"] {
+        assert!(render(cut, &messages).is_err(), "{cut}");
+    }
+
     for (template, start) in [
         ("a\n{% for %}", "chat template, line 2: "),
         ("a\n\n{{ raise_exception('no system role') }}", "chat template, line 3: no system role"),
