@@ -241,7 +241,8 @@ mod tests {
             ("root ::= \"a\"{x}", "'{x}' is no number of times"),
             ("root ::= \"\\q\"", "a '\\' before"),
             ("root ::= ä", "'ä' is nothing in a grammar"),
-            ("root ::= \"a\" ::=", "'::=' without a name"),
+            ("root ::= \"a\" ::=", "no name before '::='"),
+            ("root ::= ::=", "no name before '::='"),
         ] {
             let error = to_lark(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
