@@ -81,7 +81,7 @@ impl Counter {
         let media = media.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         let is = |kind: &&[u8]| media.eq_ignore_ascii_case(kind);
         let is_plain = !headers.contains_key(header::CONTENT_ENCODING);
-        let is_lines = LINES.iter().any(|kind| is(kind));
+        let is_lines = LINES.iter().any(&is);
         let reads = is_plain && (is_lines || is(&JSON) || is(&EVENTS));
         let tells = reads || !said.is_empty();
         let mut counter = Self::of(tells.then_some(notes), unsaid, reads);

@@ -67,7 +67,9 @@ impl<'de> Visitor<'de> for Parts {
                     self.unigrams = self.unigrams.saturating_add(vocab.0);
                 }
                 Text::Normalizer => precompiled(&map.next_value()?).map_err(M::Error::custom)?,
-                Text::Other(_) => drop(map.next_value::<Read>()?),
+                Text::Other(_) => {
+                    map.next_value::<Read>()?;
+                }
             }
         }
         Ok(self)
@@ -256,7 +258,9 @@ impl<'de> Visitor<'de> for Entry {
         while let Some(field) = map.next_key()? {
             match field {
                 Field::Content => bytes = bytes.saturating_add(map.next_value::<Text>()?.bytes()),
-                Field::Other => drop(map.next_value::<Read>()?),
+                Field::Other => {
+                    map.next_value::<Read>()?;
+                }
             }
         }
         Ok(Self(bytes))

@@ -1,8 +1,8 @@
 //! What the table wants done, and what the world answers.
 
-use roundhouse_types::{ArtefactId, Bytes, Footprint, Grade, ModelId, ModelKind, Version};
-
 use std::time::Duration;
+
+use roundhouse_types::{ArtefactId, Bytes, Footprint, Grade, ModelId, ModelKind, Version};
 
 use super::{Happening, Run};
 use crate::loader::{Fetched, Loaded, Resolution, Standing};
