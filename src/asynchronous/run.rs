@@ -98,7 +98,8 @@ async fn processed(
     if let Err(why) = write(endpoint, &entry, &made).await {
         let patience = endpoint.config.give_up_after;
         let waited = Duration::from_millis(now().saturating_sub(made.decided.at));
-        if patience.is_none_or(|most| waited < most) {
+        // The first failure of this process may be of a machine that has just come up.
+        if ticket.tries == 0 || patience.is_none_or(|most| waited < most) {
             return Err(why);
         }
         of.given_up();

@@ -13,6 +13,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Url};
 use roundhouse_store::default_credentials;
 use tokio::sync::{Mutex, OnceCell};
+use tokio::time::timeout;
 
 use crate::config::Topics;
 use crate::error::Error;
@@ -209,7 +210,8 @@ impl Publisher {
         if let Some(credentials) = held.as_ref().filter(lasts) {
             return Ok(credentials.clone());
         }
-        let fresh = (self.credentials)().await?;
+        let fresh = timeout(TIMEOUT, (self.credentials)()).await;
+        let fresh = fresh.map_err(|_| "AWS credentials did not come in time".to_owned())??;
         *held = Some(fresh.clone());
         Ok(fresh)
     }

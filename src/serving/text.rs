@@ -17,6 +17,7 @@ use template::ChatTemplates;
 
 mod beside;
 mod bounds;
+mod charsmap;
 mod cut;
 mod detokenise;
 mod files;

@@ -23,6 +23,16 @@ pub(crate) fn answer(
     let (texts, special) = match asked {
         Tokens::Join { lists, skip_special } => {
             counted("ids", lists.len(), most)?;
+            let tokens: usize = lists.iter().map(Vec::len).sum();
+            if tokens > TOLD_MAX {
+                let message = format!("they are {tokens}, {TOLD_MAX} are the most");
+                return Err(Error::field("ids", message));
+            }
+            let bytes = lists.iter().flatten().map(|id| codec.token_bytes(*id)).sum::<usize>();
+            if bytes > TEXT_MAX {
+                let message = format!("their text has {bytes} bytes, {TEXT_MAX} are the most");
+                return Err(Error::field("ids", message));
+            }
             let joined = lists.iter().map(|list| codec.join(list, skip_special));
             return Ok((Vec::new(), joined.collect::<Result<_, _>>()?));
         }

@@ -158,9 +158,9 @@ impl Iam {
                     Answer { who: Err(Denied::Unavailable), until: now + DOWN_FOR }
                 }
             },
-            // A throttled account is not a wrong signature.
-            Err(Unfetched::Refused(status)) if status != 429 => {
-                debug!(status, "STS does not know the signature");
+            // So STS refuses signatures; it throttles by 400 and by 429, which is no answer.
+            Err(Unfetched::Refused(403)) => {
+                debug!("STS does not know the signature");
                 Answer { who: Err(Denied::Unknown), until: now + REFUSED_FOR }
             }
             Err(why) => {

@@ -7,11 +7,11 @@
 mod install;
 mod requirements;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use roundhouse_types::Bytes;
 use sha2::{Digest, Sha256};
@@ -50,6 +50,8 @@ struct State {
     /// One turn for each environment that somebody waits for.
     flights: BTreeMap<String, Weak<Semaphore>>,
     used: BTreeMap<String, Weak<Environment>>,
+    /// Those that were installed by this process: to install one again is no exception.
+    made: BTreeSet<String>,
 }
 
 impl Environments {
@@ -68,7 +70,9 @@ impl Environments {
         Ok(Self { root, installer, turns, state: Mutex::default() })
     }
 
-    /// The environment of a `requirements.txt`, installed if it is not there.
+    /// The environment of a `requirements.txt`, installed if it is not there; and how much of the time
+    /// until then no later call will take. One that was installed before, and deleted for want of room,
+    /// may have to be installed time and again.
     ///
     /// # Errors
     /// `Requirements` for what may not be asked for and for what the installer says.
@@ -77,7 +81,8 @@ impl Environments {
         file: &Path,
         tenant: &str,
         name: &str,
-    ) -> Result<Arc<Environment>, Error> {
+    ) -> Result<(Arc<Environment>, Duration), Error> {
+        let asked = Instant::now();
         let path = file.to_owned();
         let read = move || requirements::read(&path);
         let text = requirements::checked(&crate::blocking(read).await?, self.installer.packages())?;
@@ -86,7 +91,7 @@ impl Environments {
         let flight = self.flight(&key);
         let _turn = flight.acquire().await.map_err(|_| Error::Gone)?;
         if let Some(present) = self.present(&key) {
-            return Ok(present);
+            return Ok((present, asked.elapsed()));
         }
         let _slot = self.turns.acquire().await.map_err(|_| Error::Gone)?;
         let began = Instant::now();
@@ -112,7 +117,9 @@ impl Environments {
                 return Err(error);
             }
         }
-        self.present(&key).ok_or(Error::Gone)
+        let is_first = self.state().made.insert(key.clone());
+        let once = if is_first { asked.elapsed() } else { Duration::ZERO };
+        Ok((self.present(&key).ok_or(Error::Gone)?, once))
     }
 
     /// What decides which packages an environment has, and who may see it.

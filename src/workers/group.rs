@@ -149,7 +149,7 @@ impl Group {
         answer.await.unwrap_or_else(|_| Err(CallError::NotBegun(Error::Gone.into())))
     }
 
-    /// How long its packages took to come. The next start finds them there.
+    /// How long its packages took to come, where the next start finds them there.
     pub fn preparing(&self) -> Duration {
         self.preparing
     }

@@ -37,7 +37,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use call::{Body, Call, CallError, Chunks, Meta, Reply};
 pub use config::{Config, DYNAMIC_USERS, Packages};
@@ -217,15 +217,15 @@ impl Workers {
     /// Where packages cannot be installed, a worker cannot be started, or the handler cannot be
     /// loaded; nothing is left then. If dropped before ready, what was started is ended.
     pub async fn launch(&self, handler: &Handler, news: NewsFn) -> Result<Group, Error> {
-        let began = Instant::now();
-        let environment = match handler.layout.requirements {
+        let (environment, preparing) = match handler.layout.requirements {
             Some(file) => {
                 let path = handler.dir.join(file);
-                Some(self.environments.prepare(&path, &handler.tenant, &handler.name).await?)
+                let prepared = self.environments.prepare(&path, &handler.tenant, &handler.name);
+                let (environment, once) = prepared.await?;
+                (Some(environment), once)
             }
-            None => None,
+            None => (None, Duration::ZERO),
         };
-        let preparing = began.elapsed();
         if let Some(warm) = &self.warm {
             let key = warm.key(handler, environment.as_deref());
             if let Some(parent) = warm.take(&key) {

@@ -27,6 +27,9 @@ const LONGEST: Duration = Duration::from_secs(3);
 const HANGS: Duration = Duration::from_secs(120);
 /// Inputs that are kept beside the corpus.
 const KEPT_MOST: usize = 4096;
+/// Inputs beside the corpus where no time is said: the same for everybody, so that no run depends on
+/// luck or on how fast the machine is.
+const INPUTS: usize = 1000;
 /// Bytes of an answer by which it is told from others.
 const ANSWER_BYTES: usize = 96;
 
@@ -37,7 +40,7 @@ static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 /// When the input under way began, in milliseconds since the first; zero between inputs.
 static BEGAN: AtomicU64 = AtomicU64::new(0);
 
-/// Fuzzes a target for the time that the environment says, a second without.
+/// Fuzzes a target for the time that the environment says; without, by the same inputs each time.
 ///
 /// # Panics
 /// With the first finding.
@@ -45,7 +48,7 @@ pub(crate) fn drive(name: &str, target: &mut Target) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     watch();
     let said = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let time = Duration::from_secs(said("FUZZ_SECONDS").unwrap_or(1));
+    let time = said("FUZZ_SECONDS").map(Duration::from_secs);
     let seed = said("FUZZ_SEED").unwrap_or(1);
     let mut random = Random::new(seed);
     let mut pool = corpus(name);
@@ -55,15 +58,15 @@ pub(crate) fn drive(name: &str, target: &mut Target) {
     }
     let (began, mut count) = (Instant::now(), pool.len());
     let given = pool.len();
-    while began.elapsed() < time {
+    while time.map_or(count < given + INPUTS, |time| began.elapsed() < time) {
         let input = mutated(&pool, &mut random);
         count += 1;
         if run.one(&input) && pool.len() < given + KEPT_MOST {
             pool.push(input);
         }
     }
-    let answers = run.seen.len();
-    println!("{name}: {count} inputs in {time:?}, {answers} different answers, seed {seed}");
+    let (answers, took) = (run.seen.len(), began.elapsed());
+    println!("{name}: {count} inputs in {took:?}, {answers} different answers, seed {seed}");
     if let Ok(folder) = std::env::var("FUZZ_KEEP") {
         for (index, input) in pool.iter().skip(given).enumerate() {
             let folder = Path::new(&folder).join(name);

@@ -62,10 +62,21 @@ fn nearest(meant: &str, names: Vec<String>) -> Vec<String> {
     near.into_iter().take(OFFERED).map(|(_, name)| name).collect()
 }
 
+/// Letters between what two names have in common at both ends that are compared at most.
+const LETTERS_MOST: usize = 64;
+
 /// How many letters have to be added, left out or changed; `None` where it is more than `most`.
 fn distance(one: &str, other: &str, most: usize) -> Option<usize> {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     if one.len().abs_diff(other.len()) > most {
+        return None;
+    }
+    // What both begin and end with costs nothing, and tenants' long names share most of themselves.
+    let same = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+    let (one, other) = (&one[same..], &other[same..]);
+    let same = one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (one, other) = (&one[..one.len() - same], &other[..other.len() - same]);
+    if one.len().max(other.len()) > LETTERS_MOST {
         return None;
     }
     let mut above: Vec<usize> = (0..=other.len()).collect();

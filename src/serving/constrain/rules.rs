@@ -10,7 +10,7 @@ use crate::Error;
 mod gbnf;
 
 /// A grammar's longest text, in bytes.
-const GRAMMAR_BYTES_MAX: usize = 64 * 1024;
+const GRAMMAR_BYTES_MAX: usize = 32 * 1024;
 /// The longest regular expression in one, in bytes.
 const REGEX_BYTES_MAX: usize = 8 * 1024;
 /// How deep parentheses may be nested.
@@ -29,12 +29,22 @@ pub(super) fn lark(field: &str, text: &str) -> Result<String, Error> {
             "a grammar of {length} bytes is longer than the {GRAMMAR_BYTES_MAX} at most"
         )));
     }
-    let rules = match text.contains("::=") {
+    let rules = match is_gbnf(text) {
         true => gbnf::to_lark(text).map_err(refused)?,
         false => text.to_owned(),
     };
     closed(&rules).map_err(refused)?;
     Ok(rules)
+}
+
+/// Whether a grammar's first words are a rule as llama.cpp writes it. Lark's texts may hold `::=`.
+fn is_gbnf(text: &str) -> bool {
+    let mut rest = text.trim_start();
+    while rest.starts_with('#') || rest.starts_with("//") {
+        rest = rest[line(rest)..].trim_start();
+    }
+    let name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    rest.trim_start_matches(name).trim_start().starts_with("::=")
 }
 
 /// Refuses what refers to something outside of the text, and what is nested too deep.
@@ -110,6 +120,13 @@ mod tests {
     }
 
     #[test]
+    fn larks_texts_may_hold_what_llama_cpp_writes_behind_a_name() {
+        let lark_text = "// a ::= b\nstart: \"x ::= \" /[0-9]+/\n";
+        assert_eq!(lark("guided_grammar", lark_text).unwrap(), lark_text);
+        assert!(is_gbnf("# numbers\n\nroot\n ::= [0-9]+") && is_gbnf("::= \"a\""));
+    }
+
+    #[test]
     fn what_a_grammar_fetches_from_elsewhere_is_refused_by_name() {
         let deep = format!("start: {}\"a\"{}", "(".repeat(300), ")".repeat(300));
         let long = format!("start: /{}/", "a".repeat(9000));
@@ -123,7 +140,7 @@ mod tests {
             ("start: /a", "an expression that does not end"),
             (&deep, "nested deeper than 256"),
             (&long, "longer than the 8192"),
-            (&" ".repeat(70_000), "longer than the 65536"),
+            (&" ".repeat(70_000), "longer than the 32768"),
         ] {
             let error = lark("guided_grammar", text).unwrap_err().to_string();
             assert!(error.contains(says) && error.contains("guided_grammar"), "{error}");

@@ -166,6 +166,11 @@ fn precompiled(written: &Value) -> Result<(), serde_json::Error> {
         Value::Object(map) => {
             if map.get("type").and_then(Value::as_str) == Some("Precompiled") {
                 drop(serde_json::from_str::<Precompiled>(&written.to_string())?);
+                let map = map.get("precompiled_charsmap").and_then(Value::as_str);
+                let checked = super::charsmap::check(map.unwrap_or_default());
+                checked.map_err(|why| {
+                    serde_json::Error::custom(format!("a normaliser's character map: {why}"))
+                })?;
             }
             map.values().try_for_each(precompiled)
         }

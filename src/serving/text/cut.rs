@@ -30,6 +30,11 @@ impl TextCodec {
         Ok((0..ids.len()).map(token).collect())
     }
 
+    /// The bytes of a token's name: about what it adds to a text.
+    pub(crate) fn token_bytes(&self, id: u32) -> usize {
+        self.tokenizer.id_to_token(id).map_or(0, |name| name.len())
+    }
+
     /// The text of tokens; special ones left out or as their names; ids outside the vocabulary are left
     /// out.
     ///

@@ -206,8 +206,12 @@ async fn a_refusal_is_remembered_and_an_outage_is_none() {
         assert_eq!(iam.caller(&token, NOW).await, Err(Denied::Unknown));
     }
     assert_eq!(sts.asked(), 1);
-    for answer in [Err(Unfetched::Refused(429)), Err("is down".to_owned().into()), Ok("{}".into())]
-    {
+    for answer in [
+        Err(Unfetched::Refused(429)),
+        Err(Unfetched::Refused(400)),
+        Err("is down".to_owned().into()),
+        Ok("{}".into()),
+    ] {
         let sts = Sts::says(ROBOT);
         let good = std::mem::replace(&mut *sts.says.lock().unwrap(), answer);
         let iam = sts.iam(&[("123456789012", "acme")]);

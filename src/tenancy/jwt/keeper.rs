@@ -189,7 +189,11 @@ pub(super) fn parse(text: &str) -> Result<Arc<[IssuerKey]>, String> {
     if keys.len() > KEYS_MOST {
         return Err(format!("{} keys, and {KEYS_MOST} at most are read", keys.len()));
     }
-    Ok(keys.iter().filter_map(usable).collect())
+    let usable: Arc<[IssuerKey]> = keys.iter().filter_map(usable).collect();
+    match usable.is_empty() {
+        true => Err(format!("none of its {} keys can be used", keys.len())),
+        false => Ok(usable),
+    }
 }
 
 fn usable(value: &Value) -> Option<IssuerKey> {
