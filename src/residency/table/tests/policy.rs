@@ -93,9 +93,9 @@ fn what_was_done_once_makes_no_reload_dear() {
     bench.acquire("installed");
     bench.resolved("installed", 50);
     bench.fetched("installed", 50);
-    bench.now += 50 * SECOND;
+    bench.now += 20 * SECOND;
     let loaded =
-        Loaded { model: (), footprint: footprint(50), shared: Vec::new(), once: 49 * SECOND };
+        Loaded { model: (), footprint: footprint(50), shared: Vec::new(), once: 19 * SECOND };
     bench.on(Event::Loaded { key: key("installed"), result: Ok(loaded) });
     bench.released("installed");
     resident_that_took(&mut bench, "dear", 50, 10 * SECOND);
