@@ -16,6 +16,7 @@ mod check;
 mod client;
 mod completions;
 mod containers;
+mod explain;
 mod invoke;
 mod keys;
 mod operate;
@@ -146,7 +147,7 @@ impl Command {
             Self::Versions(args) => versions::list(&args).await,
             Self::Use(args) => versions::choose(&args).await,
             Self::Reload(args) => reload::run(&args).await,
-            Self::Explain(args) => operate::explain(&args).await,
+            Self::Explain(args) => explain::explain(&args).await,
             Self::Top(args) => top::run(&args).await,
             Self::Invoke(args) => invoke::run(args).await,
             Self::Keys(args) => keys::run(&args),

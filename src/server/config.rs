@@ -11,7 +11,6 @@
 //! is checked here, once, and all faults are reported together; nothing is re-checked later,
 //! and the environment is read nowhere else.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +33,7 @@ mod defaults;
 mod devices;
 mod endpoints;
 mod engines;
+mod fault;
 mod handlers;
 mod issuers;
 mod keys;
@@ -61,6 +61,7 @@ pub use devices::Device;
 pub use endpoints::{Endpoint, Mount, Secret};
 pub(crate) use engines::engine_of;
 pub use engines::{ContainerRule, EngineKind, EngineRule, ModelMemory};
+pub use fault::Fault;
 pub use quotas::WrittenLimits;
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
@@ -68,27 +69,6 @@ pub use traces::Traces;
 pub(crate) use units::parse_duration;
 
 use crate::cli::ServeFlags;
-
-/// One thing that is wrong with the settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The dotted key, as in `listen.data` or `endpoint[0].mount[1].uri`.
-    pub key: String,
-    /// What is wrong and what would be right; names the flag or variable it came from.
-    pub message: String,
-}
-
-impl Fault {
-    pub(crate) fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { key: key.into(), message: message.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key, self.message)
-    }
-}
 
 /// Every setting, resolved and checked. Prints without secrets.
 #[derive(Debug, Clone, PartialEq)]

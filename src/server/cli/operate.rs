@@ -327,118 +327,6 @@ pub(super) fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
 }
 
-/// What was decided about a model, oldest first.
-#[derive(Debug, Deserialize)]
-struct Explanation {
-    now: String,
-    ready_in_ms: Option<u64>,
-    decisions: Vec<Decision>,
-    /// How its engines stand.
-    #[serde(default)]
-    runs: Vec<String>,
-    /// Of a name that nobody has: those that may have been meant.
-    near: Option<Vec<String>>,
-    warm: Option<Warm>,
-}
-
-/// Idle interpreters that the next handlers are forked from.
-#[derive(Debug, Deserialize)]
-struct Warm {
-    interpreters: usize,
-    bytes: u64,
-    limit_bytes: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Decision {
-    time: String,
-    action: String,
-    message: String,
-    version: Option<String>,
-    device: Option<String>,
-    #[serde(default)]
-    times: u64,
-}
-
-/// Prints how a model stands, what was decided about it, and why.
-pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
-    let target = args.target.check()?;
-    let client = Client::admin(&args.admin)?;
-    let mut query = vec![("target", target.target.as_str())];
-    query.extend(target.endpoint.as_ref().map(|endpoint| ("endpoint", endpoint.as_str())));
-    let request = client.request(Method::GET, "/admin/v1/explain").query(&query);
-    let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
-    if args.admin.json {
-        return output::print_json(&answer);
-    }
-    let found: Explanation = client.shaped(answer)?;
-    output::print(&standing(&target, &found.now))?;
-    for run in &found.runs {
-        output::print(&format!("{}\n", output::printable(run)))?;
-    }
-    if let Some(near) = &found.near {
-        output::print(&unknown(near))?;
-    }
-    if let Some(warm) = &found.warm {
-        output::print(&warm_line(warm))?;
-    }
-    if let Some(milliseconds) = found.ready_in_ms {
-        let seconds = milliseconds.div_ceil(1000);
-        output::print(&format!("may be tried again in {seconds} s\n"))?;
-    }
-    if found.decisions.is_empty() {
-        return output::print("nothing was decided about it yet\n");
-    }
-    output::print(&decisions_table(found.decisions))
-}
-
-/// What is said of a name that nobody has.
-fn unknown(near: &[String]) -> String {
-    let names: Vec<_> = near.iter().map(|name| output::printable(name)).collect();
-    match names.is_empty() {
-        true => "the store has no such target\n".to_owned(),
-        false => format!("the store has no such target; near it: {}\n", names.join(", ")),
-    }
-}
-
-/// Why a handler's load may be short, or is not.
-fn warm_line(warm: &Warm) -> String {
-    let idle = match warm.interpreters {
-        0 => "no interpreter is".to_owned(),
-        1 => "1 interpreter is".to_owned(),
-        count => format!("{count} interpreters are"),
-    };
-    format!(
-        "{idle} kept warm for handlers ({} of {})\n",
-        Bytes(warm.bytes),
-        Bytes(warm.limit_bytes)
-    )
-}
-
-/// One line: what a handler said may have had several.
-fn standing(target: &Target, now: &str) -> String {
-    format!("{}\n", output::printable(&format!("{}: {now}", target.name())))
-}
-
-fn decisions_table(decisions: Vec<Decision>) -> String {
-    let mut table = Table::new(&["AT", "VERSION", "DEVICE", "WHAT", "WHY"]);
-    let dash = || "-".to_owned();
-    for decision in decisions {
-        let repeated = match decision.times {
-            0 | 1 => String::new(),
-            times => format!(" ({times} times)"),
-        };
-        table.row(vec![
-            decision.time,
-            decision.version.map_or_else(dash, |version| short(&version).to_owned()),
-            decision.device.unwrap_or_else(dash),
-            decision.action.replace('_', " "),
-            decision.message + &repeated,
-        ]);
-    }
-    table.render()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -476,28 +364,8 @@ mod tests {
 
     #[test]
     fn what_an_uploader_wrote_steers_no_terminal_and_makes_no_line_of_its_own() {
-        let now = "failed: no architecture '\u{1b}]0;x\u{7}\u{9b}2J'\nhint: run this";
-        assert_eq!(
-            standing(&target(), now),
-            "a/b: failed: no architecture '\u{fffd}]0;x\u{fffd}\u{fffd}2J'\u{fffd}hint: run this\n"
-        );
         let answer = json!({"state": "ready\u{1b}[2J"});
         assert!(!sentence(&answer, &target()).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn decisions_are_read_with_more_than_is_shown() {
-        let answer = json!({"endpoint": "e", "target": "t", "now": "not loaded", "decisions": [{
-            "time": "2026-01-01T00:00:00.000Z", "endpoint": "e", "target": "t", "version": null,
-            "device": "cpu", "times": 3, "message": "no room", "action": "blocked", "bytes": 1,
-        }]});
-        let found: Explanation = serde_json::from_value(answer).unwrap();
-        assert_eq!((found.decisions[0].times, found.ready_in_ms), (3, None));
-        assert_eq!(
-            decisions_table(found.decisions),
-            "AT                        VERSION  DEVICE  WHAT     WHY\n\
-             2026-01-01T00:00:00.000Z  -        cpu     blocked  no room (3 times)\n"
-        );
     }
 
     #[test]
