@@ -135,6 +135,11 @@ impl BlockPool {
         self.chunks.len() - self.closed.len()
     }
 
+    /// Blocks of open chunks.
+    pub(crate) fn open_blocks(&self) -> usize {
+        self.chunks_open() * self.spec.chunk
+    }
+
     fn chunk_of(&self, id: BlockId) -> usize {
         id.0 as usize / self.spec.chunk
     }
@@ -253,7 +258,7 @@ impl BlockPool {
 
     /// Blocks in tables.
     pub(crate) fn used(&self) -> usize {
-        self.chunks_open() * self.spec.chunk - self.free - self.idle.len()
+        self.open_blocks() - self.free - self.idle.len()
     }
 }
 

@@ -1,13 +1,16 @@
 //! Which tokens of which sequences run in the next step. Pure: no clock, no channel.
 
 mod elastic;
+mod parts;
 mod turn;
+mod way;
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::parts::{StepCost, Tenants};
 pub(crate) use self::turn::{Promised, Turn};
 use crate::account::{self, Account, DECODED};
 use crate::kv::{BlockPool, Prefix, Root, root_of};
@@ -66,11 +69,13 @@ const LEAST_CHUNK: usize = 16;
 /// The sequences of one generative engine. Let in are those of the highest priority, among them
 /// whose tenant had the least of the device by its share, among a tenant's the first that came;
 /// among prompts that are read side by side, a short one may end before an older long one
-/// ([`shares`]).
+/// ([`shares`]). While several tenants have work, none has more of a step than leaves the others'
+/// steps as short as their shares promise ([`Tenants`]).
 ///
 /// 1. A block that is written belongs to one sequence; several may read one that is full.
 /// 2. A step carries at most `step_tokens` tokens and one row per sequence.
-/// 3. Running sequences are ordered by priority, then by age; the last gives way.
+/// 3. Running sequences are ordered by priority, then by age; of the lowest priority, the last of the
+///    tenant that has most beyond its part gives way.
 /// 4. While there is a sequence, a plan has a row: nobody waits on an idle device.
 /// 5. A row's blocks cover its tokens.
 /// 6. What one adapter's version computed, or the base alone, is never read by another's sequences.
@@ -86,6 +91,12 @@ pub(crate) struct Scheduler {
     arrivals: u64,
     /// Nanoseconds of the device per token of the last step that read prompts.
     pace: u64,
+    /// What steps take.
+    cost: StepCost,
+    /// Steps that were planned.
+    steps: u64,
+    /// The next in line had a place and no blocks.
+    lacks_blocks: bool,
     /// Others need the pool's chunks: nobody is let in who would keep more than its floor from them.
     is_tight: bool,
 }
@@ -106,6 +117,10 @@ struct Sequence {
     adapter: Option<AdapterId>,
     /// What `names` begin with.
     root: Root,
+    /// The last step that it decoded in.
+    stepped: u64,
+    /// How often it gave its place or blocks to another tenant's.
+    gave_way: u8,
 }
 
 /// One step and what making it changed.
@@ -148,6 +163,9 @@ impl Scheduler {
             waiting: VecDeque::new(),
             arrivals: 0,
             pace: 0,
+            cost: StepCost::default(),
+            steps: 0,
+            lacks_blocks: false,
             is_tight: false,
         }
     }
@@ -176,10 +194,19 @@ impl Scheduler {
         let root = adapter.map_or(Root::default(), |adapter| adapter.root);
         let root = turn.prefixes_of.as_ref().map_or(root, |tenant| root_of(&root, tenant));
         let adapter = adapter.map(|adapter| adapter.id);
-        let tokens = prompt;
-        let sequence =
-            Sequence { id, arrival, turn, tokens, computed: 0, blocks, names, adapter, root };
-        self.waiting.push_back(sequence);
+        self.waiting.push_back(Sequence {
+            id,
+            arrival,
+            turn,
+            tokens: prompt,
+            computed: 0,
+            blocks,
+            names,
+            adapter,
+            root,
+            stepped: 0,
+            gave_way: 0,
+        });
     }
 
     /// Takes a sequence out and its blocks back; false if there is none.
@@ -249,6 +276,11 @@ impl Scheduler {
         }
     }
 
+    /// A step of so many tokens took so long.
+    pub(crate) fn measured(&mut self, tokens: usize, elapsed: Duration) {
+        self.cost.measured(tokens, elapsed);
+    }
+
     /// Adds those whose sequences it has.
     pub(crate) fn accounts(&self, known: &mut Vec<Arc<Account>>) {
         for sequence in self.running.iter().chain(&self.waiting) {
@@ -259,76 +291,63 @@ impl Scheduler {
     /// Plans the next step: who decodes, who is let in, who gets how much of a prompt read.
     pub(crate) fn plan(&mut self, limit: PromptLimit) -> Step {
         let mut step = Step::default();
-        self.plan_decodes(&mut step);
-        let most = match step.decoded > 0 || limit.others_wait {
+        let decodes = self.running.iter().any(|s| s.remaining() == 1);
+        let most = match decodes || limit.others_wait {
             true => limit.beside,
             false => limit.alone,
         };
-        let room = (self.limits.step_tokens - step.decoded).min(most.max(1));
+        let most = most.clamp(1, self.limits.step_tokens);
+        let mut tenants = Tenants::of(&self.running, self.waiting.iter(), most, &self.cost);
+        self.make_way(&mut tenants, &mut step);
+        let ran_out = self.plan_decodes(&mut step, &mut tenants);
+        let room = (self.limits.step_tokens - step.decoded).min(most);
         // Blocks that a preemption freed belong to those who grow, not to the next in line.
-        if step.preempted == 0 {
-            self.admit(&mut step, room);
+        if !ran_out || self.running.is_empty() {
+            self.admit(&mut step, room, &tenants);
         }
-        self.plan_prompts(&mut step, room);
+        self.plan_prompts(&mut step, room, &tenants);
         self.check(&step);
         step
     }
 
     /// A row for each sequence that has more to compute than it decodes, or has just come.
-    fn plan_prompts(&self, step: &mut Step, room: usize) {
-        let reads = |s: &&Sequence| s.remaining() > 1 || step.admitted.contains(&s.id);
-        let readers: Vec<_> = self.running.iter().filter(reads).collect();
-        let wants: Vec<_> = readers.iter().map(|s| s.remaining()).collect();
+    fn plan_prompts(&self, step: &mut Step, room: usize, tenants: &Tenants) {
+        let (readers, wants) = self.readers(&step.admitted, tenants);
         for (sequence, chunk) in readers.into_iter().zip(shares(room, &wants)) {
             add_chunk(step, sequence, &self.pool, chunk);
         }
     }
 
-    /// One row for each sequence that has one token to compute. It is here that blocks run
-    /// out; then the last gives way, which may be the one that asks.
-    fn plan_decodes(&mut self, step: &mut Step) {
-        let mut index = 0;
-        while index < self.running.len() {
-            let sequence = &mut self.running[index];
-            if sequence.remaining() != 1 {
-                index += 1;
-                continue;
-            }
-            let wanted = sequence.tokens.len();
-            if self.pool.extend(&mut sequence.blocks, wanted) {
-                add_chunk(step, sequence, &self.pool, 1);
-                step.decoded += 1;
-                index += 1;
-            } else {
-                self.preempt_last(step);
+    /// Sequences that read prompts or have just come, and what each may have of the step at most:
+    /// what is left of its tenant's tokens is split as all room is.
+    fn readers(&self, admitted: &[SequenceId], tenants: &Tenants) -> (Vec<&Sequence>, Vec<usize>) {
+        let reads = |s: &&Sequence| s.remaining() > 1 || admitted.contains(&s.id);
+        let readers: Vec<_> = self.running.iter().filter(reads).collect();
+        let mut wants: Vec<_> = readers.iter().map(|s| s.remaining()).collect();
+        if !tenants.is_limited() {
+            return (readers, wants);
+        }
+        for (index, allowed) in tenants.allowed().enumerate() {
+            let of_it: Vec<_> =
+                (0..readers.len()).filter(|it| tenants.index(readers[*it]) == index).collect();
+            let its: Vec<_> = of_it.iter().map(|it| wants[*it]).collect();
+            for (it, most) in of_it.into_iter().zip(shares(allowed, &its)) {
+                wants[it] = most;
             }
         }
-    }
-
-    /// Sends the last running sequence back, to be computed again from its tokens. No row of it
-    /// is planned yet: rows are planned from the first on.
-    fn preempt_last(&mut self, step: &mut Step) {
-        let mut sequence = self.running.pop().expect("called while one is running");
-        debug_assert!(!step.owners.contains(&sequence.id));
-        self.pool.release(&mut sequence.blocks);
-        sequence.computed = 0;
-        self.waiting.push_front(sequence);
-        step.preempted += 1;
+        (readers, wants)
     }
 
     /// Lets sequences in, by turns, while the prompts' `room`, places and blocks last. The
     /// blocks of all its tokens and one more are taken at once, so that two half-read prompts
     /// cannot starve each other.
-    fn admit(&mut self, step: &mut Step, room: usize) {
-        let mut wants: Vec<_> = self
-            .running
-            .iter()
-            .map(Sequence::remaining)
-            .filter(|remaining| *remaining > 1)
-            .collect();
+    fn admit(&mut self, step: &mut Step, room: usize, tenants: &Tenants) {
         let mut promised = Promised::default();
-        while has_room(room, &wants) && self.running.len() < self.limits.running {
-            let Some(next) = self.next(&promised) else {
+        self.lacks_blocks = false;
+        while self.running.len() < self.limits.running
+            && has_room(room, &self.readers(&step.admitted, tenants).1)
+        {
+            let Some(next) = self.next(&promised, tenants) else {
                 return;
             };
             let sequence = &mut self.waiting[next];
@@ -347,22 +366,24 @@ impl Scheduler {
             let found = sequence.blocks.len() * self.limits.kv.block_tokens;
             if is_beyond || !self.pool.extend(&mut sequence.blocks, length + 1) {
                 self.pool.release(&mut sequence.blocks);
+                self.lacks_blocks = !is_beyond;
                 return;
             }
             sequence.computed = found;
             step.reused += found;
             let Some(sequence) = self.waiting.remove(next) else { return };
             step.admitted.push(sequence.id);
-            wants.push(sequence.remaining());
             step.found.push(found);
             promised.add(&sequence.turn, self.pace.saturating_mul(sequence.remaining() as u64));
             self.let_in(sequence);
         }
     }
 
-    /// Whose turn it is, as an index of those that wait.
-    fn next(&self, promised: &Promised) -> Option<usize> {
-        (0..self.waiting.len()).min_by_key(|index| self.waiting[*index].turn.rank(promised))
+    /// Whose turn it is, as an index of those that wait. Of tenants that had as much, it is whose
+    /// has fewest places: one that comes back begins where the others are.
+    fn next(&self, promised: &Promised, tenants: &Tenants) -> Option<usize> {
+        let rank = |waiting: &Sequence| (waiting.turn.rank(promised), tenants.places(waiting));
+        (0..self.waiting.len()).min_by_key(|index| rank(&self.waiting[*index]))
     }
 
     /// Puts a sequence in its place among the running.

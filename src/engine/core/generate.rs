@@ -166,6 +166,7 @@ impl GenerateWork {
             false => row.tokens.len() as u64,
         });
         self.scheduler.charge(&self.owners, counts, elapsed);
+        self.scheduler.measured(plan.tokens(), elapsed);
     }
 
     /// Adds those whose work it has.

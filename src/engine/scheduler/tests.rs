@@ -196,9 +196,14 @@ proptest! {
         running in 1..6_usize,
         reuse: bool,
         (alone, beside, others_wait) in (1..20_usize, 1..20_usize, any::<bool>()),
+        (tenants, fixed) in (1..5_usize, 0..10_u64),
     ) {
         let kv = KvSpec::whole(block_tokens, blocks);
         let mut scheduler = Scheduler::new(Limits { kv, step_tokens, running, reuse });
+        let accounts: Vec<_> = (0..tenants).map(|_| Account::idle()).collect();
+        for tokens in [1, 5, 2, 7] {
+            scheduler.measured(tokens, Duration::from_micros(fixed + tokens as u64));
+        }
         let longest = blocks * block_tokens;
         let mut live: Vec<SequenceId> = Vec::new();
         let mut ids = 0;
@@ -206,7 +211,9 @@ proptest! {
             match act {
                 Act::Submit(length) if length < longest => {
                     live.push(SequenceId(ids));
-                    scheduler.submit(SequenceId(ids), prompt(length));
+                    let account = &accounts[length % tenants];
+                    let turn = Turn::new(account.clone(), 0);
+                    scheduler.submit_with(SequenceId(ids), prompt(length), None, turn);
                     ids += 1;
                 }
                 Act::Submit(_) => {}

@@ -151,3 +151,121 @@ fn of_two_that_run_the_lower_priority_gives_way() {
     let step = run(&mut scheduler);
     assert_eq!((shape(&step), step.preempted), (vec![(2, 4, 1, true)], 1));
 }
+
+/// What a step of the bench's device would take if reading the weights took as long as `fixed` tokens.
+fn learn(bench: &mut Bench, fixed: u64) {
+    for tokens in [1, 8, 2, 16, 4] {
+        bench.scheduler.measured(tokens, Duration::from_micros(fixed + tokens as u64));
+    }
+}
+
+fn of(step: &[(&'static str, u64)], tenant: &str) -> usize {
+    step.iter().filter(|(of, _)| *of == tenant).count()
+}
+
+#[test]
+fn beside_a_calm_tenant_a_flood_s_sequences_take_turns() {
+    let mut bench = Bench::new(12);
+    learn(&mut bench, 2);
+    for _ in 0..10 {
+        bench.submit("flood", ORDINARY, (4, 41));
+    }
+    while bench.scheduler.running() < 10 {
+        bench.step();
+    }
+    assert_eq!(of(&bench.step(), "flood"), 10, "alone it has the whole step");
+    bench.submit("calm", ORDINARY, (4, 12));
+    bench.step();
+    let left = |bench: &Bench| bench.sequences[..10].iter().map(|it| it.2).collect::<Vec<_>>();
+    let before = left(&bench);
+    for _ in 0..10 {
+        let step = bench.step();
+        // One token of its own and what every step takes: twice that is six, without the latter four.
+        assert_eq!((of(&step, "calm"), of(&step, "flood")), (1, 3));
+    }
+    let done: Vec<_> =
+        before.iter().zip(left(&bench)).map(|(before, left)| before - left).collect();
+    assert_eq!(done, [3; 10], "each as often as the others");
+    while bench.open("calm") > 0 {
+        bench.step();
+    }
+    assert_eq!(of(&bench.step(), "flood"), 10);
+}
+
+#[test]
+fn a_flood_s_prompt_is_read_in_smaller_pieces_beside_a_calm_tenant() {
+    let mut bench = Bench::new(12);
+    learn(&mut bench, 6);
+    bench.submit("calm", ORDINARY, (4, 20));
+    bench.step();
+    bench.submit("flood", ORDINARY, (400, 2));
+    let step = bench.step();
+    assert_eq!(step, [("calm", DECODED), ("flood", 7)]);
+    while bench.open("calm") > 0 {
+        bench.step();
+    }
+    assert_eq!(bench.step(), [("flood", 64)]);
+}
+
+#[test]
+fn whoever_has_less_than_its_part_of_the_places_gets_one_at_once() {
+    let mut bench = Bench::new(4);
+    for _ in 0..12 {
+        bench.submit("flood", ORDINARY, (4, 50));
+    }
+    bench.step();
+    assert_eq!(bench.scheduler.running(), 4);
+    for _ in 0..3 {
+        bench.submit("calm", ORDINARY, (4, 5));
+    }
+    let step = bench.step();
+    assert_eq!((of(&step, "calm"), of(&step, "flood")), (1, 3));
+    for _ in 0..2 {
+        let step = bench.step();
+        assert_eq!((of(&step, "calm"), of(&step, "flood")), (2, 2), "two of four are its part");
+    }
+    while bench.open("calm") > 0 {
+        bench.step();
+    }
+    while bench.open("flood") > 0 {
+        bench.step();
+    }
+    assert_eq!(bench.scheduler.blocks(), 0);
+}
+
+#[test]
+fn a_sequence_that_gave_way_often_keeps_its_place() {
+    let mut bench = Bench::new(2);
+    for _ in 0..2 {
+        bench.submit("flood", ORDINARY, (4, 500));
+    }
+    bench.step();
+    // Either of the two, four times.
+    for round in 0..8 {
+        bench.submit("calm", ORDINARY, (4, 1));
+        assert_eq!(of(&bench.step(), "calm"), 1, "{round}");
+        bench.step();
+    }
+    bench.submit("calm", ORDINARY, (4, 1));
+    assert_eq!(of(&bench.step(), "calm"), 0);
+}
+
+#[test]
+fn blocks_are_made_free_for_whom_they_are_due_and_growth_takes_from_the_flood() {
+    let mut bench = Bench::new(8);
+    bench.scheduler = scheduler(12, 4, 64, 8);
+    for _ in 0..4 {
+        // Three blocks each: all there are.
+        bench.submit("flood", ORDINARY, (9, 30));
+    }
+    bench.step();
+    assert_eq!(bench.scheduler.blocks(), 12);
+    bench.submit("calm", ORDINARY, (7, 12));
+    bench.step();
+    let step = bench.step();
+    assert_eq!(of(&step, "calm"), 1, "{step:?}");
+    // It is the youngest of all and grows to five blocks, of six that are its part.
+    while bench.open("calm") > 0 {
+        assert_eq!(of(&bench.step(), "calm"), 1);
+    }
+}
