@@ -163,11 +163,17 @@ def bytes_of(store, shape):
     return (store / shape / "0" / "adapter_model.safetensors").stat().st_size
 
 
+def available() -> int:
+    """Bytes that programs can have: free ones, and those that the page cache would give up."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def rows(store, options):
     """What is measured: every count with a budget that holds all, and one with 2 GiB."""
     wanted = [row for row in (QUICK if options.quick else ROWS)
               if (store / row[0] / str(row[1] - 1)).exists()]
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    free = available()
     for shape, count in wanted:
         # 2 GiB for base, KV pool and workspace, and a tenth over the adapters' files.
         need = 2 * 1024 * MIB + count * bytes_of(store, shape) * 11 // 10

@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -160,6 +161,8 @@ def main() -> int:
     parser.add_argument("--cache", default="45MiB")
     parser.add_argument("--verbose", action="store_true", help="print every event")
     options = parser.parse_args()
+    # Ended from outside, it leaves nothing running and nothing mounted either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1_000_000)
     print(f"seed {options.seed}", flush=True)
