@@ -36,4 +36,6 @@ pub use plan::{
     AdapterId, BlockId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
     Want,
 };
-pub use request::{EncodeSpec, FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
+pub use request::{
+    EncodeSpec, FinishReason, GenerateSpec, PromptToken, Sampling, TokenOut, TokenResult,
+};

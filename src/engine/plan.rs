@@ -39,11 +39,12 @@ pub struct Row {
     pub blocks: Vec<BlockId>,
     /// The adapter that the row is computed with; `None`: the base alone.
     pub adapter: Option<AdapterId>,
-    /// Whether the row's last token wants an output vector. Not so in a prompt's earlier chunks.
+    /// Whether the row wants an output vector, as `want` says. Not so in a prompt's earlier chunks.
     pub output: bool,
     /// Of an encoder's row: the first token of its second text, where it has two.
     pub second: Option<usize>,
-    /// Of an encoder's row with `output`: which vectors.
+    /// Of a row with `output`: which vectors. A decoder's has its last token's, or each token's
+    /// where a prompt is to be scored.
     pub want: Want,
 }
 
@@ -54,11 +55,11 @@ impl Row {
     }
 }
 
-/// Which vectors an encoder answers a text with.
+/// Which vectors a row is answered with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Want {
-    /// One for the whole: an embedding, class logits; of a model that answers each token by
-    /// itself, what it answers the first.
+    /// One for the whole: an embedding, class logits; of a decoder the logits after its last
+    /// token; of an encoder that answers each token by itself, what it answers the first.
     #[default]
     Pooled,
     /// One for each token.

@@ -54,6 +54,9 @@ pub struct GenerateSpec {
     pub sampling: Sampling,
     /// How many alternatives to report with each token.
     pub top_logprobs: usize,
+    /// Whether the first token comes with what the model gave the prompt's. Such a prompt is
+    /// computed whole, in chunks of no more tokens than the engine runs sequences.
+    pub prompt_logprobs: bool,
     /// Added to the logits of single tokens, before all else.
     pub logit_bias: Vec<(u32, f32)>,
 }
@@ -97,11 +100,22 @@ pub struct TokenOut {
     pub logprob: f32,
     /// The likeliest alternatives with theirs, likeliest first.
     pub top: Vec<(u32, f32)>,
+    /// On the first token, where asked for: of each token of the prompt but the first.
+    pub prompt: Vec<PromptToken>,
     /// Prompt tokens whose keys and values were in the pool when the sequence began; the same on
     /// all its tokens.
     pub reused: usize,
     /// Set on the last token.
     pub finish: Option<FinishReason>,
+}
+
+/// What the model gave a token of the prompt, after those before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    /// Its log-probability under the model's distribution at temperature 1.
+    pub logprob: f32,
+    /// The likeliest tokens in its place with theirs, likeliest first.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// What a stream of tokens yields.

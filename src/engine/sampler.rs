@@ -12,7 +12,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::constraint::{Constraint, Progress};
 use crate::error::Error;
-use crate::request::{GenerateSpec, Sampling};
+use crate::request::{GenerateSpec, PromptToken, Sampling};
 
 /// What one sequence's sampling needs to remember. What it chooses depends on the logits,
 /// the tokens before and (seed, position), so a recomputed sequence goes on as it would have.
@@ -97,16 +97,26 @@ impl Sampler {
             }
             _ => Progress::Open,
         };
-        let normaliser = log_sum_exp(logits);
-        let choice = Choice {
-            id,
-            logprob: logprob(logits[id as usize], normaliser),
-            top: alternatives(logits, self.top_logprobs, normaliser),
-            stop,
-            complete: progress == Progress::Complete,
-        };
+        let PromptToken { logprob, top } = scored(logits, id, self.top_logprobs);
+        let choice = Choice { id, logprob, top, stop, complete: progress == Progress::Complete };
         self.remember(id);
         Ok(choice)
+    }
+
+    /// What the model gave a token that was there already, at `position`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for logits that are not numbers.
+    pub(crate) fn score(
+        &self,
+        logits: &[f32],
+        id: u32,
+        position: usize,
+    ) -> Result<PromptToken, Error> {
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(Error::NotFinite { position });
+        }
+        Ok(scored(logits, id, self.top_logprobs))
     }
 
     /// Whether each of its tokens costs more than choosing it.
@@ -177,6 +187,13 @@ impl Sampler {
         }
         Ok(())
     }
+}
+
+/// A token under the model's own distribution.
+fn scored(logits: &[f32], id: u32, top: usize) -> PromptToken {
+    let normaliser = log_sum_exp(logits);
+    let logprob = logprob(logits[id as usize], normaliser);
+    PromptToken { logprob, top: alternatives(logits, top, normaliser) }
 }
 
 /// Masks all scores but those whose bit is set.

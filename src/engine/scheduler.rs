@@ -14,7 +14,7 @@ use self::parts::{StepCost, Tenants};
 pub(crate) use self::turn::{Promised, Turn};
 use crate::account::{self, Account, DECODED};
 use crate::kv::{BlockPool, Prefix, Root, root_of};
-use crate::plan::{AdapterId, BlockId, KvSpec, Row, StepPlan};
+use crate::plan::{AdapterId, BlockId, KvSpec, Row, StepPlan, Want};
 use crate::share::shares;
 
 /// Names one sequence (or one encoder call) of an engine; never reused.
@@ -117,6 +117,8 @@ struct Sequence {
     adapter: Option<AdapterId>,
     /// What `names` begin with.
     root: Root,
+    /// The length of its prompt while all of it is to be scored, else 0.
+    scored: usize,
     /// The last step that it decoded in.
     stepped: u64,
     /// How often it gave its place or blocks to another tenant's.
@@ -204,9 +206,23 @@ impl Scheduler {
             names,
             adapter,
             root,
+            scored: 0,
             stepped: 0,
             gave_way: 0,
         });
+    }
+
+    /// The prompt of one that was just queued is to be scored: it is computed whole, with logits for
+    /// each token.
+    pub(crate) fn score(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.waiting.iter_mut().rfind(|s| s.id == id) {
+            sequence.scored = sequence.tokens.len();
+        }
+    }
+
+    /// Whether all tokens of a running sequence are computed.
+    pub(crate) fn is_computed(&self, id: SequenceId) -> bool {
+        self.running.iter().any(|s| s.id == id && s.remaining() == 0)
     }
 
     /// Takes a sequence out and its blocks back; false if there is none.
@@ -227,6 +243,9 @@ impl Scheduler {
             let before = sequence.computed / self.limits.kv.block_tokens;
             sequence.computed += tokens;
             debug_assert!(sequence.computed <= sequence.tokens.len());
+            if sequence.computed >= sequence.scored {
+                sequence.scored = 0;
+            }
             if self.limits.reuse {
                 let Sequence { tokens, computed, blocks, names, root, .. } = sequence;
                 self.pool.name(root, &tokens[..*computed], names);
@@ -323,7 +342,20 @@ impl Scheduler {
     fn readers(&self, admitted: &[SequenceId], tenants: &Tenants) -> (Vec<&Sequence>, Vec<usize>) {
         let reads = |s: &&Sequence| s.remaining() > 1 || admitted.contains(&s.id);
         let readers: Vec<_> = self.running.iter().filter(reads).collect();
-        let mut wants: Vec<_> = readers.iter().map(|s| s.remaining()).collect();
+        // The workspace has room for so many vectors; each that runs may have one.
+        let vectors = self.limits.running.min(self.limits.kv.blocks);
+        let mut spare = vectors.saturating_sub(self.running.len());
+        let mut wants: Vec<_> = readers
+            .iter()
+            .map(|s| match s.scored {
+                0 => s.remaining(),
+                _ => {
+                    let chunk = s.remaining().min(spare + 1);
+                    spare -= chunk - 1;
+                    chunk
+                }
+            })
+            .collect();
         if !tenants.is_limited() {
             return (readers, wants);
         }
@@ -352,7 +384,7 @@ impl Scheduler {
             };
             let sequence = &mut self.waiting[next];
             let length = sequence.tokens.len();
-            if self.limits.reuse {
+            if self.limits.reuse && sequence.scored == 0 {
                 // Its last token is computed in any case: somebody waits for what follows it.
                 let Sequence { tokens, names, root, .. } = sequence;
                 self.pool.name(root, &tokens[..length - 1], names);
@@ -449,12 +481,14 @@ fn add_chunk(step: &mut Step, sequence: &Sequence, pool: &BlockPool, chunk: usiz
         return;
     }
     let end = sequence.computed + chunk;
+    let want = if sequence.scored > 0 { Want::Each } else { Want::Pooled };
     step.plan.rows.push(Row {
         tokens: sequence.tokens[sequence.computed..end].to_vec(),
         position: sequence.computed,
         blocks: sequence.blocks[..pool.needed(end)].to_vec(),
         adapter: sequence.adapter,
-        output: end == sequence.tokens.len(),
+        output: end == sequence.tokens.len() || want == Want::Each,
+        want,
         ..Row::default()
     });
     step.owners.push(sequence.id);

@@ -315,7 +315,7 @@ impl EchoRunner {
         };
         match &row.want {
             Want::Pooled => of(sequence.len()),
-            Want::Each => (1..=sequence.len()).flat_map(of).collect(),
+            Want::Each => (row.position + 1..=sequence.len()).flat_map(of).collect(),
             Want::At(places) => places.iter().flat_map(|place| of(place + 1)).collect(),
         }
     }

@@ -131,6 +131,8 @@ pub(crate) fn timed_out() -> Error {
 /// A completion that has ended.
 pub(crate) struct Choice {
     pub(crate) text: String,
+    /// The prompt's tokens, where they were scored.
+    pub(crate) prompt: Vec<TokenInfo>,
     pub(crate) tokens: Vec<TokenInfo>,
     pub(crate) calls: Vec<ToolCall>,
     pub(crate) finished: Finished,
@@ -148,6 +150,7 @@ pub(crate) struct Generated {
 #[derive(Default)]
 struct Said {
     text: String,
+    prompt: Vec<TokenInfo>,
     tokens: Vec<TokenInfo>,
     calls: Vec<ToolCall>,
     finished: Option<Finished>,
@@ -171,11 +174,12 @@ pub(crate) async fn collect(
         let next = timeout_at(deadline, reply.pieces.next()).await.map_err(|_| timed_out())?;
         let piece =
             next.ok_or_else(|| Error::internal("a completion ended without a reason"))??;
-        let Piece { choice, text, tokens, calls, finished } = piece;
+        let Piece { choice, text, prompt, tokens, calls, finished } = piece;
         notes.generated(tokens.len());
         let slot =
             said.get_mut(choice).ok_or_else(|| Error::internal("a piece belongs to no choice"))?;
         slot.text.push_str(&text);
+        slot.prompt.extend(prompt);
         slot.tokens.extend(tokens);
         slot.calls.extend(calls);
         if let Some(end) = finished
@@ -187,8 +191,8 @@ pub(crate) async fn collect(
         }
     }
     notes.meter().cached(cached.sum());
-    let choices = said.into_iter().filter_map(|Said { text, tokens, calls, finished }| {
-        finished.map(|finished| Choice { text, tokens, calls, finished })
+    let choices = said.into_iter().filter_map(|Said { text, prompt, tokens, calls, finished }| {
+        finished.map(|finished| Choice { text, prompt, tokens, calls, finished })
     });
     Ok(Generated {
         choices: choices.collect(),

@@ -5,7 +5,7 @@ use std::any::Any;
 
 use candle_core::{Device, Result, Tensor, bail};
 use roundhouse_engine::{
-    AdapterId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
+    AdapterId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
 };
 use roundhouse_types::Bytes;
 
@@ -136,16 +136,22 @@ impl Decoder {
         if let Answers::Vectors(pooling) = self.answers {
             return self.vectors(plan, packed, &x, groups, pooling);
         }
-        let last: Vec<u32> = packed.outputs.iter().map(|span| span.last_row()).collect();
-        let x = x.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
+        let places = packed.places(plan);
+        let x = x.index_select(&Tensor::new(places, &Device::Cpu)?, 0)?;
         let x = self.norm.forward(&x, &self.config)?;
         let layers = self.layers.len();
         mix.outputs.shift(Site::norm(layers), &x)?;
-        // [outputs, vocab]
-        let mut rows = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
+        // [vectors, vocab]
+        let mut vectors = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
         if let Some(cap) = self.config.logit_cap {
-            rows.iter_mut().for_each(|row: &mut Vec<f32>| activation::cap(row, cap));
+            vectors.iter_mut().for_each(|vector: &mut Vec<f32>| activation::cap(vector, cap));
         }
+        let mut vectors = vectors.into_iter();
+        let mut of_row = |row: &Row| match row.vectors() {
+            1 => vectors.next().unwrap_or_default(),
+            count => vectors.by_ref().take(count).flatten().collect(),
+        };
+        let rows = plan.rows.iter().filter(|row| row.output).map(&mut of_row).collect();
         Ok(StepOutput { rows })
     }
 

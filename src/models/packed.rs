@@ -57,6 +57,22 @@ impl<'a> Packed<'a> {
         Ok(packed)
     }
 
+    /// The packed indices of the tokens whose vectors the rows of a decoder want, in their order.
+    pub(crate) fn places(&self, plan: &StepPlan) -> Vec<u32> {
+        let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
+        let mut places = Vec::with_capacity(self.outputs.len());
+        for (span, want) in self.outputs.iter().zip(wants) {
+            let last = span.last_row();
+            let first = last + 1 - u32::try_from(span.tokens).expect("it is below the last");
+            match want {
+                Want::Pooled => places.push(last),
+                Want::Each => places.extend(first..=last),
+                Want::At(chosen) => places.extend(chosen.iter().map(|place| first + *place as u32)),
+            }
+        }
+        places
+    }
+
     /// The position of each token.
     pub(crate) fn positions(&self) -> Vec<u32> {
         let of = |span: &Span<'_>| span.position as u32..(span.position + span.tokens) as u32;

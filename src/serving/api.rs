@@ -221,6 +221,9 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// How many alternatives to report with each token; `None`: no log-probabilities.
     pub logprobs: Option<usize>,
+    /// Those of the prompt's tokens too, with as many alternatives; they come with the prompt that
+    /// is given back.
+    pub prompt_logprobs: bool,
     /// Added to the logits of single tokens, [`BIASES_MAX`] of them at most.
     pub logit_bias: Vec<(u32, f32)>,
     /// What the answer must look like.
@@ -313,21 +316,23 @@ pub struct Piece {
     /// The tokens this piece adds (none, where held-back text is released; several, where
     /// characters or stop strings needed waiting for).
     pub tokens: Vec<TokenInfo>,
+    /// The prompt's, where they were to be scored; on the piece whose text is the prompt.
+    pub prompt: Vec<TokenInfo>,
     /// Calls of tools that became complete.
     pub calls: Vec<ToolCall>,
     /// Set on a choice's last piece.
     pub finished: Option<Finished>,
 }
 
-/// One generated token as a client may ask to see it.
+/// One token as a client may ask to see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenInfo {
     /// Its id.
     pub id: u32,
     /// Its own text, as far as it is text by itself.
     pub text: String,
-    /// Its log-probability.
-    pub logprob: f32,
+    /// Its log-probability; none of a prompt's first, which follows nothing.
+    pub logprob: Option<f32>,
     /// Whether it is a special token.
     pub special: bool,
     /// Alternatives: id, text, log-probability.

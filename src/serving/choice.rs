@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
-use roundhouse_engine::{FinishReason, TokenOut, TokenStream};
+use roundhouse_engine::{FinishReason, PromptToken, TokenOut, TokenStream};
 use roundhouse_types::{Failure, ModelId};
 
 use crate::text::{Detokeniser, Scan, StopMatcher, TextCodec};
@@ -74,7 +74,7 @@ impl Writer {
     pub(crate) fn on_token(&mut self, token: TokenOut) -> Result<Option<Piece>, Error> {
         self.generated += 1;
         let (id, finish, cached_tokens) = (token.id, token.finish, token.reused);
-        self.waiting.push(self.token_info(token));
+        self.waiting.push(self.token_info(id, Some(token.logprob), token.top));
         let text = self.text(id, finish)?;
         let scan = if self.generated > self.min_tokens {
             self.stops.push(&text)
@@ -100,6 +100,7 @@ impl Writer {
             choice: self.choice,
             text,
             tokens: std::mem::take(&mut self.waiting),
+            prompt: Vec::new(),
             calls,
             finished: reason.map(|reason| Finished { reason, generated_tokens, cached_tokens }),
         }))
@@ -152,15 +153,26 @@ impl Writer {
         }
     }
 
-    fn token_info(&self, token: TokenOut) -> TokenInfo {
-        let top = token.top.into_iter();
+    fn token_info(&self, id: u32, logprob: Option<f32>, top: Vec<(u32, f32)>) -> TokenInfo {
+        let top = top.into_iter();
         TokenInfo {
-            id: token.id,
-            text: self.codec.token_text(token.id),
-            logprob: token.logprob,
-            special: self.codec.is_special(token.id),
+            id,
+            text: self.codec.token_text(id),
+            logprob,
+            special: self.codec.is_special(id),
             top: top.map(|(id, logprob)| (id, self.codec.token_text(id), logprob)).collect(),
         }
+    }
+
+    /// The tokens of a prompt that was scored: the first follows nothing.
+    fn prompt_infos(&self, prompt: &[u32], scores: Vec<PromptToken>) -> Vec<TokenInfo> {
+        let scores = scores.into_iter().map(|PromptToken { logprob, top }| (Some(logprob), top));
+        let scores = std::iter::once((None, Vec::new())).chain(scores);
+        prompt
+            .iter()
+            .zip(scores)
+            .map(|(id, (logprob, top))| self.token_info(*id, logprob, top))
+            .collect()
     }
 }
 
@@ -168,23 +180,41 @@ impl Writer {
 /// then has let go of its sequence, as it has when dropped.
 pub(crate) struct Choice {
     model: ModelId,
-    /// A piece that needs no token: the prompt, where the client wants it back.
+    /// The prompt, where the client wants it back.
     lead: Option<Piece>,
+    /// Its tokens, where it is scored: then it waits for the first token, which has the scores.
+    scored: Vec<u32>,
+    /// That token, while its lead goes before it.
+    first: Option<TokenOut>,
     tokens: Option<TokenStream>,
     writer: Writer,
 }
 
 impl Choice {
-    pub(crate) fn new(model: ModelId, lead: String, tokens: TokenStream, writer: Writer) -> Self {
+    /// A choice that begins with `lead`, and with the scores of the tokens `scored`.
+    pub(crate) fn new(
+        model: ModelId,
+        (lead, scored): (String, Vec<u32>),
+        tokens: TokenStream,
+        writer: Writer,
+    ) -> Self {
         let choice = writer.choice;
-        let lead = (!lead.is_empty()).then_some(Piece {
+        let lead = (!lead.is_empty() || !scored.is_empty()).then_some(Piece {
             choice,
             text: lead,
             tokens: Vec::new(),
+            prompt: Vec::new(),
             calls: Vec::new(),
             finished: None,
         });
-        Self { model, lead, tokens: Some(tokens), writer }
+        Self { model, lead, scored, first: None, tokens: Some(tokens), writer }
+    }
+
+    /// The lead that goes before `token`, with the scores that came with it.
+    fn scored_lead(&mut self, token: &mut TokenOut) -> Option<Piece> {
+        let scores = std::mem::take(&mut token.prompt);
+        let prompt = self.writer.prompt_infos(&std::mem::take(&mut self.scored), scores);
+        self.lead.take().map(|lead| Piece { prompt, ..lead })
     }
 }
 
@@ -193,15 +223,27 @@ impl Stream for Choice {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if let Some(lead) = this.lead.take() {
+        if this.scored.is_empty()
+            && let Some(lead) = this.lead.take()
+        {
             return Poll::Ready(Some(Ok(lead)));
         }
         loop {
             let Some(tokens) = &mut this.tokens else {
                 return Poll::Ready(None);
             };
-            let result = match ready!(Pin::new(tokens).poll_next(context)) {
-                Some(Ok(token)) => this.writer.on_token(token).map_err(Failure::from),
+            let next = match this.first.take() {
+                Some(first) => Some(Ok(first)),
+                None => ready!(Pin::new(tokens).poll_next(context)),
+            };
+            let result = match next {
+                Some(Ok(mut token)) => {
+                    if let Some(lead) = this.scored_lead(&mut token) {
+                        this.first = Some(token);
+                        return Poll::Ready(Some(Ok(lead)));
+                    }
+                    this.writer.on_token(token).map_err(Failure::from)
+                }
                 Some(Err(failure)) => Err(failure),
                 None => {
                     let message = "its answer broke off";

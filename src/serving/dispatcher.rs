@@ -446,8 +446,10 @@ fn submit(
             calls: prepared.calls.as_ref().map(|plan| plan.calls(model.text())),
         })?;
         let constraint = form.map(|form| -> Box<dyn Constraint> { Box::new(form.follower()) });
-        let tokens = engine.generate_within(sequence.spec, constraint)?;
-        choices.push(Choice::new(id.clone(), sequence.lead, tokens, writer));
+        let spec = sequence.spec;
+        let scored = if spec.prompt_logprobs { spec.prompt.clone() } else { Vec::new() };
+        let tokens = engine.generate_within(spec, constraint)?;
+        choices.push(Choice::new(id.clone(), (sequence.lead, scored), tokens, writer));
     }
     Ok(choices)
 }

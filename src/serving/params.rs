@@ -35,6 +35,7 @@ pub(crate) struct Parameters {
     sampling: Sampling,
     stop_tokens: Vec<u32>,
     top_logprobs: usize,
+    prompt_logprobs: bool,
     logit_bias: Vec<(u32, f32)>,
     /// Strings that end the answer.
     pub(crate) stop: Vec<String>,
@@ -67,6 +68,7 @@ impl Parameters {
             sampling: sampling(face, asked, defaults),
             stop_tokens,
             top_logprobs: asked.logprobs.unwrap_or(0),
+            prompt_logprobs: asked.prompt_logprobs,
             logit_bias: asked.logit_bias.clone(),
             stop: asked.stop.clone(),
         })
@@ -127,6 +129,7 @@ impl Parameters {
             stop_tokens: self.stop_tokens.clone(),
             sampling: Sampling { seed, ..self.sampling },
             top_logprobs: self.top_logprobs,
+            prompt_logprobs: self.prompt_logprobs,
             logit_bias: self.logit_bias.clone(),
         })
     }

@@ -20,6 +20,11 @@ def main():
         told = client.text_generation(prompt, max_new_tokens=8, do_sample=False, details=True)
         assert told.generated_text == plain
         assert told.details.generated_tokens == len(told.details.tokens) > 0
+        assert told.details.prefill == []
+        read = client.text_generation(
+            prompt, max_new_tokens=2, do_sample=False, details=True, decoder_input_details=True)
+        first, *rest = read.details.prefill
+        assert first.logprob is None and rest and all(token.logprob < 0 for token in rest), read
     events = InferenceClient(model=f"{url}/generate_stream", headers=header)
     pieces = list(events.text_generation(prompt, max_new_tokens=8, do_sample=False, stream=True, details=True))
     assert pieces[-1].generated_text == plain, (pieces[-1], plain)

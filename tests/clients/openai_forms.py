@@ -114,6 +114,23 @@ def main():
     assert len(set(biased.choices[0].logprobs.tokens)) == 1, biased
     assert len(biased.choices[0].logprobs.tokens) == 6
 
+    # As programs that evaluate models ask: what is each token of a text given, after those before it?
+    def scored(text):
+        asked = client.completions.create(
+            model=model, prompt=text, max_tokens=1, temperature=0, logprobs=1, echo=True)
+        [choice], used = asked.choices, asked.usage
+        assert choice.text.startswith(text), choice
+        assert len(choice.logprobs.tokens) == used.prompt_tokens + used.completion_tokens, asked
+        values, tops = choice.logprobs.token_logprobs[:-1], choice.logprobs.top_logprobs[:-1]
+        assert values[0] is None and tops[0] is None
+        assert all(value <= max(top.values()) <= 0 for value, top in zip(values[1:], tops[1:]))
+        assert "".join(choice.logprobs.tokens[:-1]) == text, choice.logprobs.tokens
+        return values[1:]
+
+    short, long = scored("Our shop opens at"), scored("Our shop opens at nine. Can I return a lamp?")
+    same = [abs(a - b) < 1e-3 for a, b in zip(short[:-1], long)]
+    assert len(short) > 3 and all(same), (short, long)
+
     prompt = "A prompt that is long enough to fill some blocks of keys and values. " * 4
     first = client.completions.create(model=model, prompt=prompt, max_tokens=2, n=3, temperature=1)
     again = client.completions.create(model=model, prompt=prompt, max_tokens=2, n=3, temperature=1)

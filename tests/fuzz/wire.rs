@@ -186,7 +186,7 @@ fn says(invocation: &Invocation) -> Result<Answer, Failure> {
         let token = TokenInfo {
             id: 10,
             text: "Hello é".into(),
-            logprob: -0.5,
+            logprob: Some(-0.5),
             special: false,
             top: vec![(10, "Hello".to_owned(), -0.5)],
         };
@@ -194,7 +194,8 @@ fn says(invocation: &Invocation) -> Result<Answer, Failure> {
             Finished { reason: Finish::EndOfSequence, generated_tokens: 1, cached_tokens: 0 };
         let text = "Hello é".to_owned();
         let finished = Some(finished);
-        Piece { choice, text, tokens: vec![token], calls: Vec::new(), finished }
+        let (prompt, calls) = (Vec::new(), Vec::new());
+        Piece { choice, text, tokens: vec![token], prompt, calls, finished }
     };
     let choices = choices.max(1);
     let pieces = Box::pin(stream::iter((0..choices).map(one).map(Ok)));

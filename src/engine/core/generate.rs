@@ -13,9 +13,9 @@ use crate::check::longest_sequence;
 use crate::constraint::Constraint;
 use crate::error::Error;
 use crate::metrics::{Ended, Meters};
-use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan};
+use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan, Want};
 use crate::queue::Place;
-use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
+use crate::request::{FinishReason, GenerateSpec, PromptToken, TokenOut, TokenResult};
 use crate::sampler::{Choice, Sampler};
 use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId, Turn};
 
@@ -61,6 +61,8 @@ struct Client {
     /// Length, prompt included, at which the sequence ends.
     limit: usize,
     place: Option<Place>,
+    /// Its prompt, while that is being scored, and what came of it.
+    scores: Option<(Vec<u32>, Vec<PromptToken>)>,
     /// Whether it has been in a step.
     begun: bool,
     /// Prompt tokens that were not computed for it.
@@ -87,6 +89,7 @@ impl GenerateWork {
             sampler: Sampler::new(&job.spec, job.constraint),
             limit: job.spec.prompt.len().saturating_add(job.spec.max_tokens).min(self.longest),
             place: job.place,
+            scores: job.spec.prompt_logprobs.then(|| (job.spec.prompt.clone(), Vec::new())),
             begun: false,
             reused: 0,
             submitted: job.submitted,
@@ -95,6 +98,9 @@ impl GenerateWork {
         self.clients.insert(job.id, client);
         let turn = Turn::of(account, &job.claim);
         self.scheduler.submit_with(job.id, job.spec.prompt, job.adapter, turn);
+        if job.spec.prompt_logprobs {
+            self.scheduler.score(job.id);
+        }
         meters.submitted.increment(1);
     }
 
@@ -189,12 +195,27 @@ impl GenerateWork {
                 RowOutcome::Computed(output) => {
                     self.scheduler.computed(id, row.tokens.len());
                     if let Some(logits) = output {
-                        self.next_token(id, row, &logits, meters);
+                        self.answer(id, row, &logits, meters);
                     }
                 }
             }
         }
         before - self.clients.len()
+    }
+
+    /// Takes a row's vectors in: scores of the prompt, and what the next token is sampled from.
+    fn answer(&mut self, id: SequenceId, row: &Row, logits: &[f32], meters: &Meters) {
+        if row.want != Want::Each {
+            return self.next_token(id, row, logits, meters);
+        }
+        let width = logits.len() / row.tokens.len();
+        let client = self.clients.get_mut(&id).expect("every sequence has its client");
+        if let Err(error) = client.score(row.position, logits, width) {
+            return self.fail(id, error.into(), meters);
+        }
+        if self.scheduler.is_computed(id) {
+            self.next_token(id, row, &logits[logits.len() - width..], meters);
+        }
     }
 
     /// Samples the token after a row and sends it.
@@ -216,7 +237,8 @@ impl GenerateWork {
         };
         client.record_time(meters);
         let Choice { id: token_id, logprob, top, .. } = choice;
-        let token = TokenOut { id: token_id, logprob, top, reused: client.reused, finish };
+        let prompt = client.scores.take().map_or_else(Vec::new, |(_, scores)| scores);
+        let token = TokenOut { id: token_id, logprob, top, prompt, reused: client.reused, finish };
         let client_gone = client.tokens.try_send(Ok(token)).is_err();
         match finish {
             Some(FinishReason::StopToken | FinishReason::Complete) => {
@@ -258,6 +280,20 @@ impl Client {
         let choice = self.sampler.sample(logits, position);
         meters.constrained.record(began.elapsed());
         choice
+    }
+
+    /// Scores the tokens of the prompt that follow those from `position` on. What was scored before
+    /// a pre-emption is not scored again.
+    fn score(&mut self, position: usize, logits: &[f32], width: usize) -> Result<(), Error> {
+        let Some((prompt, scores)) = &mut self.scores else {
+            return Ok(());
+        };
+        for (next, logits) in (position + 1..prompt.len()).zip(logits.chunks_exact(width)) {
+            if next > scores.len() {
+                scores.push(self.sampler.score(logits, prompt[next], next)?);
+            }
+        }
+        Ok(())
     }
 
     fn record_time(&mut self, meters: &Meters) {

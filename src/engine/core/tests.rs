@@ -38,6 +38,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling: Sampling::GREEDY,
         top_logprobs: 0,
+        prompt_logprobs: false,
         logit_bias: Vec::new(),
     }
 }
@@ -195,6 +196,31 @@ fn a_sequence_ends_at_max_tokens_at_the_context_and_at_a_stop_token() {
     let stopped = tokens(stopped);
     assert_eq!(stopped.len(), first_stop + 1);
     assert_eq!(stopped.last().unwrap().finish, Some(FinishReason::StopToken));
+}
+
+#[test]
+fn a_prompt_is_scored_token_by_token_in_chunks_of_what_the_step_has_vectors_for() {
+    let prompt = [3, 1, 4, 1, 5, 9, 2, 6];
+    let scored = GenerateSpec { prompt_logprobs: true, top_logprobs: 2, ..greedy(&prompt, 2) };
+    let mut bench = Bench::new(EchoRunner::new(generative(64)), 3);
+    // What another left in the pool is not used: each of its tokens is asked for.
+    let before = bench.generate(0, greedy(&prompt, 1));
+    bench.finish();
+    let steps = bench.steps;
+    let stream = bench.generate(1, scored);
+    bench.finish();
+    assert_eq!(bench.steps - steps, 4, "three, three and two tokens, and a decode");
+    let said = tokens(stream);
+    assert_eq!(said[0].id, tokens(before)[0].id);
+    assert_eq!((said[0].prompt.len(), said[1].prompt.len()), (7, 0));
+    for (index, token) in said[0].prompt.iter().enumerate() {
+        let logits = echo_logits(&prompt[..=index], WIDTH);
+        let whole: f32 = logits.iter().map(|logit| logit.exp()).sum();
+        let expected = logits[prompt[index + 1] as usize] - whole.ln();
+        assert!((token.logprob - expected).abs() < 1e-5, "{index}: {token:?} for {expected}");
+        assert_eq!(token.top.len(), 2);
+        assert!(token.top[0].1 >= token.logprob);
+    }
 }
 
 #[test]
@@ -400,7 +426,7 @@ fn request() -> impl Strategy<Value = Request> {
     (
         prompt,
         1..14_usize,
-        0..3_usize,
+        (0..3_usize, any::<bool>()),
         stops,
         sampling,
         0..20_usize,
@@ -411,7 +437,7 @@ fn request() -> impl Strategy<Value = Request> {
             |(
                 prompt,
                 max_tokens,
-                min_tokens,
+                (min_tokens, prompt_logprobs),
                 stop_tokens,
                 sampling,
                 submitted,
@@ -425,6 +451,7 @@ fn request() -> impl Strategy<Value = Request> {
                     stop_tokens,
                     sampling,
                     top_logprobs: 2,
+                    prompt_logprobs,
                     logit_bias: Vec::new(),
                 },
                 length,

@@ -45,6 +45,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling: Sampling::GREEDY,
         top_logprobs: 0,
+        prompt_logprobs: false,
         logit_bias: Vec::new(),
     }
 }

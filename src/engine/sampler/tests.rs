@@ -17,6 +17,7 @@ fn spec(sampling: Sampling) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling,
         top_logprobs: 0,
+        prompt_logprobs: false,
         logit_bias: Vec::new(),
     }
 }

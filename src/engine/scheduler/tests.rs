@@ -30,7 +30,7 @@ fn run_within(scheduler: &mut Scheduler, limit: PromptLimit) -> Step {
     let step = scheduler.plan(limit);
     for (id, row) in step.owners.iter().zip(&step.plan.rows) {
         scheduler.computed(*id, row.tokens.len());
-        if row.output {
+        if scheduler.is_computed(*id) {
             scheduler.append(*id, 7);
         }
     }
@@ -214,6 +214,9 @@ proptest! {
                     let account = &accounts[length % tenants];
                     let turn = Turn::new(account.clone(), 0);
                     scheduler.submit_with(SequenceId(ids), prompt(length), None, turn);
+                    if length % 3 == 0 {
+                        scheduler.score(SequenceId(ids));
+                    }
                     ids += 1;
                 }
                 Act::Submit(_) => {}
@@ -227,6 +230,8 @@ proptest! {
                     let limit = PromptLimit { alone, beside, others_wait };
                     let step = run_within(&mut scheduler, limit);
                     prop_assert!(step.plan.tokens() - step.decoded <= alone.max(beside));
+                    let vectors: usize = step.plan.rows.iter().map(Row::vectors).sum();
+                    prop_assert!(vectors <= running, "the workspace has no more");
                     let owners: HashSet<_> = step.owners.iter().collect();
                     prop_assert_eq!(owners.len(), step.plan.rows.len(), "2");
                     prop_assert!(step.plan.tokens() <= step_tokens, "2");

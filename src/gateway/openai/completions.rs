@@ -1,13 +1,13 @@
 //! `/v1/completions`.
 
-use roundhouse_serving::{ALTERNATIVES_MAX, Completion, Piece, Prompt, Request};
+use roundhouse_serving::{ALTERNATIVES_MAX, Completion, Piece, Prompt, Request, TokenInfo};
 use serde_json::{Value, json};
 
 use crate::answer::{Ask, Asked};
 use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral, strings, tokens};
-use crate::openai::logprobs::completion_logprobs;
+use crate::openai::logprobs::{completion_logprobs, echoed_logprobs};
 use crate::openai::{Stamp, Tally, choices, finish_reason, generation, streaming};
 use crate::stream::{Transcript, openai_failure};
 
@@ -23,6 +23,8 @@ pub(crate) struct CompletionAsk {
     pub(crate) stream: bool,
     include_usage: bool,
     logprobs: bool,
+    /// Whether the prompt comes before the answer.
+    echoes: bool,
 }
 
 /// Reads a completion. `fallback` is what the answer calls the model where the body has no
@@ -39,13 +41,12 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let top = fields.count("logprobs", 0..=ALTERNATIVES_MAX)?;
     generation.logprobs = top;
     let echo = fields.bool("echo")?.unwrap_or(false);
-    if echo && top.is_some() {
-        return Err(fields.wrong("echo", "is not supported together with logprobs"));
-    }
+    generation.prompt_logprobs = echo && top.is_some();
     let n = choices(fields)?;
     let (stream, include_usage) = streaming(fields)?;
     let completion = Completion { prompts, generation, n, echo };
-    let ask = CompletionAsk { stamp, n, stream, include_usage, logprobs: top.is_some() };
+    let ask =
+        CompletionAsk { stamp, n, stream, include_usage, logprobs: top.is_some(), echoes: echo };
     Ok(Asked::new(Request::Completion(completion), Ask::Completion(ask)))
 }
 
@@ -87,7 +88,7 @@ impl CompletionAsk {
             json!({
                 "index": index,
                 "text": choice.text,
-                "logprobs": self.logprobs.then(|| completion_logprobs(&choice.tokens, &mut 0)),
+                "logprobs": self.logprobs.then(|| self.logprobs(&choice.prompt, &choice.tokens, &mut 0)),
                 "finish_reason": finish_reason(choice.finished.reason),
             })
         });
@@ -98,6 +99,15 @@ impl CompletionAsk {
         }
         said["usage"] = tally.usage();
         said
+    }
+
+    /// Of the prompt's tokens, where they were scored, and the answer's: then all are there, special
+    /// ones too, since clients tell the two apart by counting.
+    fn logprobs(&self, prompt: &[TokenInfo], tokens: &[TokenInfo], offset: &mut usize) -> Value {
+        match self.echoes {
+            true => echoed_logprobs(prompt.iter().chain(tokens), offset),
+            false => completion_logprobs(tokens, offset),
+        }
     }
 
     /// The answer as a stream of so many choices.
@@ -134,10 +144,10 @@ impl Transcript for CompletionTranscript {
     fn piece(&mut self, piece: Piece) -> Vec<Value> {
         let mut logprobs = Value::Null;
         if self.ask.logprobs
-            && !piece.tokens.is_empty()
+            && !(piece.prompt.is_empty() && piece.tokens.is_empty())
             && let Some(offset) = self.offsets.get_mut(piece.choice)
         {
-            logprobs = completion_logprobs(&piece.tokens, offset);
+            logprobs = self.ask.logprobs(&piece.prompt, &piece.tokens, offset);
         }
         if let Some(finished) = piece.finished {
             self.tally.finished(piece.choice, finished);

@@ -12,7 +12,7 @@ pub(crate) fn chat_logprobs(tokens: &[TokenInfo]) -> Value {
         .iter()
         .filter(|token| !token.special)
         .map(|token| {
-            let mut said = one(&token.text, token.logprob);
+            let mut said = one(&token.text, token.logprob.unwrap_or_default());
             let top = token.top.iter().map(|(_, text, value)| one(text, *value));
             said["top_logprobs"] = top.collect();
             said
@@ -24,20 +24,31 @@ pub(crate) fn chat_logprobs(tokens: &[TokenInfo]) -> Value {
 /// A completion's: parallel lists. `offset` is where the first token's text begins, in
 /// characters; it is moved past the last one. Nothing where all tokens are special.
 pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize) -> Value {
+    let mut shown = tokens.iter().filter(|token| !token.special).peekable();
+    if shown.peek().is_none() {
+        return Value::Null;
+    }
+    echoed_logprobs(shown, offset)
+}
+
+/// The same of all tokens. Special ones have no place in the text.
+pub(crate) fn echoed_logprobs<'a>(
+    tokens: impl Iterator<Item = &'a TokenInfo>,
+    offset: &mut usize,
+) -> Value {
     let mut texts = Vec::new();
     let mut values = Vec::new();
     let mut tops = Vec::new();
     let mut offsets = Vec::new();
-    for token in tokens.iter().filter(|token| !token.special) {
+    for token in tokens {
         texts.push(Value::from(token.text.as_str()));
-        values.push(logprob(token.logprob));
+        values.push(token.logprob.map_or(Value::Null, logprob));
         let top = token.top.iter().map(|(_, text, value)| (text.clone(), logprob(*value)));
         tops.push(if token.top.is_empty() { Value::Null } else { Map::from_iter(top).into() });
         offsets.push(*offset);
-        *offset += token.text.chars().count();
-    }
-    if texts.is_empty() {
-        return Value::Null;
+        if !token.special {
+            *offset += token.text.chars().count();
+        }
     }
     json!({
         "tokens": texts,

@@ -30,7 +30,7 @@ impl InputsAsk {
         let mut said = json!({"generated_text": choice.text});
         if self.details {
             let mut details = details(choice.finished, prompt_tokens, seed);
-            details["prefill"] = json!([]);
+            details["prefill"] = choice.prompt.iter().map(prefilled).collect();
             details["tokens"] = choice.tokens.iter().map(|info| token(info, &info.text)).collect();
             if self.top {
                 details["top_tokens"] = choice.tokens.iter().map(top).collect();
@@ -109,7 +109,7 @@ fn details(finished: Finished, prompt_tokens: usize, seed: u64) -> Value {
 
 /// Old and new spelling of the log-probability, and `special`, which clients index blindly.
 fn token(info: &TokenInfo, text: &str) -> Value {
-    let logprob = logprob(info.logprob);
+    let logprob = info.logprob.map_or(Value::Null, logprob);
     json!({
         "id": info.id,
         "text": text,
@@ -117,6 +117,11 @@ fn token(info: &TokenInfo, text: &str) -> Value {
         "log_prob": logprob,
         "special": info.special,
     })
+}
+
+/// A token of the prompt.
+fn prefilled(info: &TokenInfo) -> Value {
+    json!({"id": info.id, "text": info.text, "logprob": info.logprob.map_or(Value::Null, logprob)})
 }
 
 /// The likeliest alternatives of a token.
@@ -186,7 +191,7 @@ impl Transcript for InputsTranscript {
             let nothing = TokenInfo {
                 id: 0,
                 text: String::new(),
-                logprob: 0.0,
+                logprob: Some(0.0),
                 special: true,
                 top: Vec::new(),
             };

@@ -23,10 +23,9 @@ const NAME_MAX: usize = 64;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
-const UNSUPPORTED: [Neutral; 16] = [
+const UNSUPPORTED: [Neutral; 15] = [
     ("bad_words_ids", neutral::empty),
     ("best_of", neutral::one),
-    ("decoder_input_details", neutral::off),
     ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
     ("max_length", neutral::absent),
@@ -150,6 +149,11 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     let adapters = adapters.fitting(texts.len())?;
     parameters.refuse(&UNSUPPORTED)?;
     let details = parameters.bool("details")?.unwrap_or(false);
+    let prefill = parameters.bool("decoder_input_details")?.unwrap_or(false);
+    if prefill && (stream || !details) {
+        let message = "is for answers in one piece, with details";
+        return Err(parameters.wrong("decoder_input_details", message));
+    }
     // As in transformers: `top_k: null` and `return_all_scores` mean all labels, the latter in the
     // artefact's order.
     let returns_all = parameters.bool("return_all_scores")?.unwrap_or(false);
@@ -164,6 +168,7 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     if details || stream {
         generation.logprobs = Some(alternatives);
     }
+    generation.prompt_logprobs = prefill;
     let top = alternatives > 0 && generation.logprobs.is_some();
     // One name for two things: labels of a classifier, likeliest tokens of a generator.
     let top_k =

@@ -29,7 +29,7 @@ fn writer(stop: &[&str], min_tokens: usize) -> Writer {
 }
 
 fn token(id: u32, finish: Option<FinishReason>) -> TokenOut {
-    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], reused: 4, finish }
+    TokenOut { id, logprob: -0.5, top: vec![(id, -0.5)], prompt: vec![], reused: 4, finish }
 }
 
 /// Writes tokens, the last with `finish`; the pieces up to the finished one.

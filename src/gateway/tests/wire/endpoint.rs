@@ -228,7 +228,7 @@ async fn a_wrong_body_is_a_model_error_here_and_a_plain_400_there() {
         ),
         (
             r#"{"inputs":"a","parameters":{"decoder_input_details":true}}"#,
-            "parameters.decoder_input_details is not supported with this value",
+            "parameters.decoder_input_details is for answers in one piece, with details",
         ),
         (
             r#"{"inputs":"a","parameters":{"max_new_tokens":0}}"#,

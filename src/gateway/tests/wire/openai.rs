@@ -2,8 +2,8 @@
 
 use http::Request;
 use roundhouse_serving::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Piece, Prompt, Request as Asked, STOPS_MAX, ToolCall,
-    ToolChoice,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Piece, Prompt, Request as Asked, STOPS_MAX, TokenInfo,
+    ToolCall, ToolChoice,
 };
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
@@ -244,8 +244,47 @@ async fn a_completion_is_answered_whole() {
     let body = r#"{"model":"a","prompt":"hi","logprobs":1}"#;
     let got = harness.post("/v1/completions", "", body).await;
     insta::assert_snapshot!(steady(&got.text()));
-    let body = r#"{"model":"a","prompt":"hi","logprobs":1,"echo":true}"#;
-    assert_eq!(harness.post("/v1/completions", "", body).await.status, 400);
+}
+
+/// `hello`, after a prompt of a special token and two others that were scored.
+fn echoed() -> Vec<Piece> {
+    let scored = |id, text, logprob: Option<f32>| {
+        let drawn = token(id, text, logprob.unwrap_or_default());
+        TokenInfo { logprob, ..drawn }
+    };
+    let first = TokenInfo { special: true, top: vec![], ..scored(1, "<s>", None) };
+    let prompt = vec![first, scored(7, "Hi", Some(-2.0)), scored(8, " é", Some(-0.5))];
+    let lead = Piece { prompt, ..piece(0, "Hi é", vec![]) };
+    std::iter::once(lead).chain(hello(1)).collect()
+}
+
+#[tokio::test]
+async fn an_echoed_completion_has_the_prompt_s_log_probabilities_too() {
+    let harness = Setup::default().with(|asked| {
+        let Asked::Completion(completion) = asked.request else { panic!("not a completion") };
+        assert!(completion.generation.prompt_logprobs && completion.echo);
+        says(echoed(), 1)
+    });
+    let body =
+        json!({"model": "a", "prompt": "Hi é", "logprobs": 1, "echo": true, "max_tokens": 2});
+    let got = harness.post("/v1/completions", "", body.to_string()).await.json();
+    assert_eq!(got["choices"][0]["text"], "Hi éHello é");
+    let logprobs = &got["choices"][0]["logprobs"];
+    // Every token is there, so that clients can count off the prompt's.
+    let tokens = logprobs["tokens"].as_array().unwrap();
+    assert_eq!(tokens[..3], [json!("<s>"), json!("Hi"), json!(" é")]);
+    assert_eq!(logprobs["token_logprobs"][0], Value::Null);
+    assert_eq!(logprobs["token_logprobs"][1], -2.0);
+    assert_eq!(logprobs["top_logprobs"][0], Value::Null);
+    assert_eq!(logprobs["top_logprobs"][2], json!({" é": -0.5}));
+    assert_eq!(logprobs["text_offset"].as_array().unwrap()[..4], [0, 0, 2, 4].map(|it| json!(it)));
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    let text = harness.post("/v1/completions", "", streamed.to_string()).await.text();
+    let first = text.lines().next().unwrap().strip_prefix("data: ").unwrap();
+    let first: Value = serde_json::from_str(first).unwrap();
+    assert_eq!(first["choices"][0]["text"], "Hi é");
+    assert_eq!(first["choices"][0]["logprobs"]["tokens"], json!(["<s>", "Hi", " é"]));
 }
 
 #[tokio::test]

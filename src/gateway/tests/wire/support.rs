@@ -289,7 +289,7 @@ pub(crate) fn served(kind: ModelKind) -> Served {
 
 pub(crate) fn token(id: u32, text: &str, logprob: f32) -> TokenInfo {
     let top = vec![(id, text.to_owned(), logprob)];
-    TokenInfo { id, text: text.into(), logprob, special: false, top }
+    TokenInfo { id, text: text.into(), logprob: Some(logprob), special: false, top }
 }
 
 pub(crate) fn end_token() -> TokenInfo {
@@ -297,13 +297,20 @@ pub(crate) fn end_token() -> TokenInfo {
 }
 
 pub(crate) fn piece(choice: usize, text: &str, tokens: Vec<TokenInfo>) -> Piece {
-    Piece { choice, text: text.into(), tokens, calls: Vec::new(), finished: None }
+    Piece {
+        choice,
+        text: text.into(),
+        tokens,
+        prompt: Vec::new(),
+        calls: Vec::new(),
+        finished: None,
+    }
 }
 
 pub(crate) fn last(choice: usize, reason: Finish, generated_tokens: usize) -> Piece {
     let tokens = if reason == Finish::EndOfSequence { vec![end_token()] } else { Vec::new() };
     let finished = Some(Finished { reason, generated_tokens, cached_tokens: 2 });
-    Piece { choice, text: String::new(), tokens, calls: Vec::new(), finished }
+    Piece { choice, text: String::new(), tokens, prompt: Vec::new(), calls: Vec::new(), finished }
 }
 
 /// "Hello é" in two pieces and an end, for each choice.

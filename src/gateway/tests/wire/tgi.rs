@@ -1,6 +1,6 @@
 //! `/generate`, `/generate_stream` and `/`, as text-generation-inference answers them.
 
-use roundhouse_serving::{AnswerStyle, Request as Asked};
+use roundhouse_serving::{AnswerStyle, Piece, Request as Asked, TokenInfo};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
@@ -25,6 +25,22 @@ async fn generate_answers_with_an_object_and_the_root_with_an_array() {
     assert_eq!(got["details"]["generated_tokens"], 4);
     assert_eq!(got["details"]["tokens"][0]["text"], "Hello");
     assert_eq!(got["details"]["prefill"], json!([]));
+}
+
+#[tokio::test]
+async fn the_prompt_s_tokens_come_where_they_are_asked_for() {
+    let harness = Setup::default().with(|_| {
+        let scored = |id, text, logprob| TokenInfo { logprob, ..token(id, text, 0.0) };
+        let prompt = vec![scored(7, "Hi", None), scored(8, "!", Some(-2.0))];
+        let lead = Piece { prompt, ..piece(0, "", vec![]) };
+        says(std::iter::once(lead).chain(hello(1)).collect(), 1)
+    });
+    let body = r#"{"inputs":"Hi!","parameters":{"details":true,"decoder_input_details":true}}"#;
+    let got = harness.post("/generate", "t/a", body).await.json();
+    assert_eq!(got["generated_text"], "Hello é");
+    let want =
+        json!([{"id": 7, "text": "Hi", "logprob": null}, {"id": 8, "text": "!", "logprob": -2.0}]);
+    assert_eq!(got["details"]["prefill"], want);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! counted, and a sequence is followed no further. With keys and values in sixteen bits logits may
 //! differ by more, as is said there, and so may tokens whose lead is below that.
 
+use roundhouse_engine::{Row, Want};
 use roundhouse_models::{KvDtype, LoadSettings};
 
 use crate::support::{LlamaCase, apart, decoders, expected, open, row, served, step};
@@ -14,7 +15,7 @@ use crate::ways::{WAYS, compare};
 pub(crate) const LOGITS: f32 = 2e-3;
 const NEAR_TIE: f32 = 1e-3;
 
-/// The largest difference over all positions of one prompt, token by token.
+/// The largest difference over all positions of one prompt, token by token, and asked for at once.
 fn every_position(case: &str, want: &LlamaCase, settings: &LoadSettings) -> f32 {
     let mut runner = open(case, settings).runner;
     let ids = &want.prompts[want.every_position.prompt].ids;
@@ -23,7 +24,15 @@ fn every_position(case: &str, want: &LlamaCase, settings: &LoadSettings) -> f32 
         let got = step(&mut *runner, vec![row(3, position, &ids[position..=position])]);
         worst = worst.max(apart(&got[0], logits));
     }
-    worst
+    // Beside another's row, which has its own vector after them.
+    let each = Row { want: Want::Each, ..row(5, 0, ids) };
+    let got = step(&mut *runner, vec![each, row(6, 0, &ids[..2])]);
+    let width = got[1].len();
+    assert_eq!(got[0].len(), ids.len() * width);
+    for (got, logits) in got[0].chunks_exact(width).zip(&want.every_position.logits) {
+        worst = worst.max(apart(got, logits));
+    }
+    worst.max(apart(&got[1], &want.every_position.logits[1]))
 }
 
 /// A table of all families with keys and values in one type, each way's greedy tokens, its
