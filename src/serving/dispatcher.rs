@@ -192,7 +192,10 @@ impl Dispatcher {
         let mut tries = 0;
         loop {
             let lease = match only_loaded {
-                false => self.residency.acquire(&id, hold_until.min(deadline)).await?,
+                false => {
+                    let payer = caller.tenant.as_ref();
+                    self.residency.acquire_for(payer, &id, hold_until.min(deadline)).await?
+                }
                 true => self.loaded(&id).await?,
             };
             record.leased(lease.kind(), lease.tier());

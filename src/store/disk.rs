@@ -14,6 +14,7 @@ mod journal;
 mod layout;
 mod ledger;
 mod manifest;
+mod pace;
 mod pieces;
 mod recipe;
 mod share;
@@ -24,7 +25,7 @@ mod tests;
 mod unpack;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -50,6 +51,7 @@ use self::layout::{Layout, MANIFEST, entries, measure, remove_tree};
 use self::ledger::{Ledger, off_thread};
 pub use self::manifest::DiskFile;
 use self::manifest::Manifest;
+use self::pace::Paces;
 pub use self::pieces::{Digest, Piece};
 use self::recipe::{DONORS, Recipe, holds};
 pub use self::skim::{Skimmed, remembered, skim};
@@ -128,6 +130,15 @@ pub struct Purged {
     pub in_use: bool,
 }
 
+/// On whose behalf a fetch runs, and who is told what it brings.
+#[derive(Clone, Default)]
+pub struct Payer {
+    /// The tenant's name; nobody's where it is empty.
+    pub tenant: String,
+    /// Called with each part that has arrived.
+    pub meter: Option<Arc<dyn Fn(Bytes) + Send + Sync>>,
+}
+
 type Outcome = Result<Arc<Held>, Error>;
 
 /// A fetch for as long as somebody waits for it.
@@ -149,6 +160,7 @@ struct Inner {
     attempts: Arc<Attempts>,
     choices: Arc<Choices>,
     gone: Arc<Gone>,
+    paces: Arc<Paces>,
     in_flight: Arc<Semaphore>,
     fetches: Mutex<Fetches>,
     /// One version at a time looks for what it has in common with others.
@@ -185,7 +197,8 @@ impl DiskCache {
             let in_flight = Arc::new(Semaphore::new(permits));
             let fetches = Mutex::default();
             let sharing = Arc::default();
-            let inner = Inner { config, ledger, attempts, choices, gone, in_flight, fetches, sharing };
+            let paces = Arc::default();
+            let inner = Inner { config, ledger, attempts, choices, gone, paces, in_flight, fetches, sharing };
             Ok(Self { inner: Arc::new(inner) })
         })
         .await
@@ -203,8 +216,21 @@ impl DiskCache {
         artefact: &Artefact,
         progress: &Progress,
     ) -> Result<CachedArtefact, Error> {
+        self.fetch_for(Payer::default(), catalog, artefact, progress).await
+    }
+
+    /// The same on behalf of a tenant: its fetches together bring no more in a second than
+    /// [`DiskCache::set_load_bandwidths`] says. Whom a fetch that is shared is charged to is who
+    /// began it.
+    pub async fn fetch_for(
+        &self,
+        payer: Payer,
+        catalog: &Catalog,
+        artefact: &Artefact,
+        progress: &Progress,
+    ) -> Result<CachedArtefact, Error> {
         let source = catalog.source(artefact)?;
-        let (fetch, counters) = self.join(source, artefact);
+        let (fetch, counters) = self.join(source, artefact, payer);
         progress.show(counters);
         let outcome = fetch.await;
         if let Err(Error::Changed { .. } | Error::ObjectNotFound { .. }) = &outcome {
@@ -215,6 +241,12 @@ impl DiskCache {
             Err(Error::ObjectNotFound { store, key }) => Err(Error::Changed { store, key }),
             outcome => outcome.map(CachedArtefact::new),
         }
+    }
+
+    /// Says how many bytes a second fetches on behalf of these tenants may bring, in place of what
+    /// was said before; those of others are held to nothing. Fetches under way keep to it from now on.
+    pub fn set_load_bandwidths(&self, bandwidths: &BTreeMap<String, Bytes>) {
+        self.inner.paces.set(bandwidths);
     }
 
     /// The files of a version whose fetch is under way, to be read as they arrive; `None`
@@ -232,6 +264,7 @@ impl DiskCache {
         &self,
         source: crate::catalog::Source,
         artefact: &Artefact,
+        payer: Payer,
     ) -> (Shared<BoxFuture<'static, Outcome>>, Arc<Counters>) {
         let id = &artefact.id;
         let mut fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,6 +286,8 @@ impl DiskCache {
             ledger: Arc::clone(&self.inner.ledger),
             config: self.inner.config.clone(),
             in_flight: Arc::clone(&self.inner.in_flight),
+            paces: Arc::clone(&self.inner.paces),
+            payer,
             source,
             artefact: artefact.clone(),
             counters: Arc::clone(&counters),

@@ -32,6 +32,12 @@ pub const DISK_USED: &str = "roundhouse_store_disk_used_bytes";
 /// (`artefact`, `partial`).
 pub const EVICTIONS: &str = "roundhouse_store_evictions_total";
 
+/// Bytes that fetches held to a tenant's load bandwidth were let bring. Label `tenant`, one that
+/// the settings name.
+pub const PACED_BYTES: &str = "roundhouse_store_paced_bytes_total";
+/// Time that parts of such fetches waited for it, in milliseconds, each on its own. Label `tenant`.
+pub const PACED_WAIT: &str = "roundhouse_store_paced_wait_milliseconds_total";
+
 /// Tells the installed recorder what the metrics mean. Call once at start-up.
 pub fn describe_metrics() {
     let counters = [
@@ -45,6 +51,12 @@ pub fn describe_metrics() {
         (OBJECT_WRITTEN_BYTES, Unit::Bytes, "bytes of objects written to a store, by endpoint"),
         (REQUESTS, Unit::Count, "requests to stores, by endpoint, operation and outcome"),
         (RETRIES, Unit::Count, "requests to stores made again after a failure, by endpoint"),
+        (PACED_BYTES, Unit::Bytes, "bytes fetched within a tenant's load bandwidth, by tenant"),
+        (
+            PACED_WAIT,
+            Unit::Milliseconds,
+            "time that parts of fetches waited for their tenant's load bandwidth, by tenant",
+        ),
         (EVICTIONS, Unit::Count, "artefacts and partial fetches removed from the disk for room"),
     ];
     for (name, unit, help) in counters {
@@ -75,6 +87,12 @@ pub(crate) fn read(endpoint: &str, purpose: Purpose, bytes: u64) {
         Purpose::Object => OBJECT_READ_BYTES,
     };
     counter!(name, "endpoint" => endpoint.to_owned()).increment(bytes);
+}
+
+pub(crate) fn paced(tenant: &str, bytes: u64, waited: Duration) {
+    let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+    counter!(PACED_BYTES, "tenant" => tenant.to_owned()).increment(bytes);
+    counter!(PACED_WAIT, "tenant" => tenant.to_owned()).increment(milliseconds);
 }
 
 pub(crate) fn written(endpoint: &str, bytes: u64) {

@@ -59,3 +59,52 @@ async fn a_floor_holds_against_a_scan_and_a_ceiling_is_told() {
 fn charged(residency: &Value) -> u64 {
     residency["devices"][0]["charged_bytes"].as_u64().unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_scans_is_held_to_its_load_bandwidth_and_others_are_not() {
+    let site = Site::default();
+    let scan: Vec<String> = (0..8).map(|index| format!("scan/m{index}")).collect();
+    for (version, target) in scan.iter().map(String::as_str).chain(["calm/a", "calm/b"]).enumerate()
+    {
+        let version = u32::try_from(version).unwrap();
+        site.put(target, &signed_classifier(target, version, 3_000));
+    }
+    let bytes = 8 * std::fs::metadata(site.at("store/scan/m0/model.safetensors")).unwrap().len();
+    let scarce = "[[tenant]]\nname = \"scan\"\nload_bandwidth = \"256KiB/s\"\n";
+    site.configure(scarce, "", "");
+    let server = site.start().await;
+    let body = json!({"inputs": "hello"});
+    let asked = scan.iter().map(|target| server.invoke("default", target, body.clone()));
+    let all = futures_util::future::join_all(asked);
+    let meanwhile = async {
+        let told = |reply: &Value| reply["loads"].as_array().is_some_and(|it| it.len() == 8);
+        let loads = server.residency_once(told).await["loads"].clone();
+        let begun = loads.as_array().unwrap().iter().filter(|it| it["paced_for"] == "scan");
+        assert_eq!(begun.count(), 2, "two at a time: {loads}");
+        let mut waits = 0;
+        for target in &scan {
+            let path = format!("/admin/v1/explain?endpoint=default&target={target}");
+            let told = server.admin_get(&path).await.json();
+            let now = told["now"].as_str().unwrap();
+            waits += usize::from(now.contains("waits for its tenant's load bandwidth"));
+        }
+        assert!(waits >= 5, "{waits}");
+        for (version, target) in [(8, "calm/a"), (9, "calm/b")] {
+            ask(&server, target, version).await;
+        }
+        let paced = "roundhouse_store_paced_bytes_total";
+        let brought = server.metric_with(paced, "tenant=\"scan\"").await;
+        assert!(brought < (bytes / 2) as f64, "{brought} of {bytes}: others came first");
+        let usage = server.admin_get("/admin/v1/usage?tenant=calm").await.json();
+        let fetched = usage["usage"][0]["bytes_fetched"].as_u64();
+        assert!(fetched > Some(bytes / 8), "{usage}");
+        // The settings are read again: what waits goes on by the new ceiling.
+        site.configure(&scarce.replace("256KiB", "1GiB"), "", "");
+    };
+    let (answers, ()) = tokio::join!(all, meanwhile);
+    for (target, answer) in scan.iter().zip(answers) {
+        assert_eq!(answer.status, 200, "{target}: {}", answer.body);
+    }
+    let paced = server.metric_with("roundhouse_store_paced_bytes_total", "tenant=\"scan\"").await;
+    assert!(paced >= bytes as f64, "{paced} of {bytes}");
+}

@@ -122,9 +122,11 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
         let ceiling =
             tenant.ceiling.map_or_else(|| "none".to_owned(), |ceiling| ceiling.to_string());
         let (name, floor, share) = (&tenant.name, tenant.floor, tenant.share);
+        let loads = tenant.load_bandwidth.map(|rate| format!(", loads at {rate}/s"));
+        let loads = loads.unwrap_or_default();
         let invoke: Vec<String> = tenant.grants.invoke.iter().map(ToString::to_string).collect();
         lines.push(format!(
-            "  tenant {name}: floor {floor}, ceiling {ceiling}, share {share}, may invoke {}",
+            "  tenant {name}: floor {floor}, ceiling {ceiling}, share {share}{loads}, may invoke {}",
             if invoke.is_empty() { "nothing".to_owned() } else { invoke.join(" ") },
         ));
     }

@@ -320,6 +320,7 @@ pub(super) const TENANT_KEYS: &[&str] = &[
     "name",
     "floor",
     "ceiling",
+    "load_bandwidth",
     "share",
     "priority",
     "invoke",

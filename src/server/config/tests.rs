@@ -52,6 +52,10 @@ fn what_tenants_are_promised_is_checked() {
     assert_eq!(tenant("name = \"a/b\""), ["tenant[0].name"]);
     assert_eq!(tenant("name = \"a\"\nfloor = \"2GiB\"\nceiling = \"1GiB\""), ["tenant[0].ceiling"]);
     assert_eq!(tenant("name = \"a\"\nshare = 0"), ["tenant[0].share"]);
+    for wrong in ["\"5MB\"", "\"1KiB/s\"", "5000000"] {
+        let keys = format!("name = \"a\"\nload_bandwidth = {wrong}");
+        assert_eq!(tenant(&keys), ["tenant[0].load_bandwidth"], "{wrong}");
+    }
     assert_eq!(tenant("name = \"a\"\nflor = 1"), ["tenant[0].flor"]);
     assert_eq!(tenant("name = \"a\"\n[[tenant]]\nname = \"a\""), ["tenant[1].name"]);
     let promised = "[memory]\nbudget = \"1GiB\"\n[[tenant]]\nname = \"a\"\nfloor = \"2GiB\"";

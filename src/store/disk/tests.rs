@@ -2,6 +2,7 @@ mod archives;
 mod arrivals;
 mod crashes;
 mod fetches;
+mod paced;
 mod room;
 mod sharing;
 mod versions;
