@@ -111,7 +111,7 @@ impl Default for TenantLimits {
 /// Whose model it is: the first segment of its target's name. Targets without a `/` are one
 /// tenant's, whose name is empty.
 pub fn tenant(model: &ModelId) -> &str {
-    model.target.as_str().split_once('/').map_or("", |(first, _)| first)
+    model.target.tenant()
 }
 
 impl Default for Config {

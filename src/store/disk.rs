@@ -8,6 +8,7 @@ mod digest;
 mod extents;
 mod fetch;
 mod flight;
+mod found;
 mod gone;
 mod held;
 mod journal;
@@ -20,12 +21,13 @@ mod recipe;
 mod share;
 mod skim;
 mod standing;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod unpack;
 mod verify;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -36,7 +38,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::arrival::ArrivingFiles;
 use self::arrival::{Arrival, Ending};
@@ -45,16 +47,17 @@ pub use self::cached::CachedArtefact;
 use self::choices::Choices;
 pub use self::choices::{Choice, ChosenBy};
 use self::fetch::Fetch;
+use self::found::{find_partial, find_whole};
 use self::gone::Gone;
 use self::held::Held;
-use self::layout::{Layout, MANIFEST, entries, measure, remove_tree};
+use self::layout::{Layout, MANIFEST};
 use self::ledger::{Ledger, off_thread};
 pub use self::manifest::DiskFile;
-use self::manifest::Manifest;
 use self::pace::Paces;
+pub use self::pace::Payer;
 pub use self::pieces::{Digest, Piece};
-use self::recipe::{DONORS, Recipe, holds};
 pub use self::skim::{Skimmed, remembered, skim};
+pub use self::tenants::{DiskLimits, TenantOnDisk};
 use crate::file::blocking;
 use crate::progress::{Counters, Stage};
 use crate::{Artefact, Catalog, Error, Progress, metrics};
@@ -128,15 +131,6 @@ pub struct Purged {
     pub bytes: Bytes,
     /// Somebody still holds its files: they go when the last one lets go.
     pub in_use: bool,
-}
-
-/// On whose behalf a fetch runs, and who is told what it brings.
-#[derive(Clone, Default)]
-pub struct Payer {
-    /// The tenant's name; nobody's where it is empty.
-    pub tenant: String,
-    /// Called with each part that has arrived.
-    pub meter: Option<Arc<dyn Fn(Bytes) + Send + Sync>>,
 }
 
 type Outcome = Result<Arc<Held>, Error>;
@@ -241,12 +235,6 @@ impl DiskCache {
             Err(Error::ObjectNotFound { store, key }) => Err(Error::Changed { store, key }),
             outcome => outcome.map(CachedArtefact::new),
         }
-    }
-
-    /// Says how many bytes a second fetches on behalf of these tenants may bring, in place of what
-    /// was said before; those of others are held to nothing. Fetches under way keep to it from now on.
-    pub fn set_load_bandwidths(&self, bandwidths: &BTreeMap<String, Bytes>) {
-        self.inner.paces.set(bandwidths);
     }
 
     /// The files of a version whose fetch is under way, to be read as they arrive; `None`
@@ -491,45 +479,4 @@ async fn measured(fetch: Fetch) -> Outcome {
         info!(artefact = %id, bytes = %Bytes(held.bytes), elapsed = ?begun.elapsed(), "whole on disk");
     }
     outcome
-}
-
-/// Admits what is whole and deletes the rest. Blocks.
-fn find_whole(ledger: &Arc<Ledger>) -> Result<(), Error> {
-    for endpoint in entries(&ledger.layout.artefacts())? {
-        for folder in entries(&endpoint)? {
-            let manifest = Manifest::read(&folder).filter(|manifest| manifest.is_whole(&folder));
-            let whole = manifest.and_then(|manifest| {
-                let recipe = Recipe::read(&folder, &manifest).ok()?;
-                Some((manifest, recipe))
-            });
-            let Some((manifest, recipe)) = whole else {
-                warn!(folder = %folder.display(), "not whole, deleted");
-                ledger.layout.remove(&folder)?;
-                continue;
-            };
-            let used_at = folder.join(MANIFEST).metadata().and_then(|found| found.modified());
-            let used_at = used_at.unwrap_or(SystemTime::UNIX_EPOCH);
-            match &recipe {
-                Some(recipe) => share::prune(&folder.join(DONORS), recipe)?,
-                None => remove_tree(&folder.join(DONORS))?,
-            }
-            let holds = holds(&folder, &manifest, recipe.as_ref())?;
-            ledger.admit((manifest, recipe), folder, holds, used_at, 0);
-        }
-    }
-    Ok(())
-}
-
-/// Lists what can be gone on with and deletes the rest. Blocks.
-fn find_partial(ledger: &Arc<Ledger>) -> Result<(), Error> {
-    for folder in entries(&ledger.layout.partials())? {
-        let id = Manifest::read(&folder).map(|manifest| manifest.artefact.id);
-        let Some(id) = id.filter(|id| ledger.layout.partial(id) == folder) else {
-            ledger.layout.remove(&folder)?;
-            continue;
-        };
-        let bytes = measure(&folder)?;
-        ledger.leave(id, folder, bytes, 0);
-    }
-    Ok(())
 }

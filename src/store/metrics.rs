@@ -28,6 +28,10 @@ pub const FETCH_SECONDS: &str = "roundhouse_store_fetch_seconds";
 pub const DISK_BUDGET: &str = "roundhouse_store_disk_budget_bytes";
 /// Bytes that the disk cache holds or has promised, partial files and archives included.
 pub const DISK_USED: &str = "roundhouse_store_disk_used_bytes";
+/// What a tenant's versions take of the disk, with their part of what several hold and what its
+/// fetches are promised. Label `tenant`: those that the settings promise something of the disk, or
+/// give a ceiling there.
+pub const TENANT_DISK: &str = "roundhouse_store_tenant_disk_bytes";
 /// Artefacts and abandoned partial fetches removed to make room. Label `what`
 /// (`artefact`, `partial`).
 pub const EVICTIONS: &str = "roundhouse_store_evictions_total";
@@ -68,6 +72,11 @@ pub fn describe_metrics() {
         "from the beginning of a fetch to whole on disk, by endpoint and outcome"
     );
     describe_gauge!(DISK_BUDGET, Unit::Bytes, "what the disk cache may hold");
+    describe_gauge!(
+        TENANT_DISK,
+        Unit::Bytes,
+        "what versions of tenants with a floor or ceiling on disk take there, by tenant"
+    );
     describe_gauge!(DISK_USED, Unit::Bytes, "what the disk cache holds or has promised");
 }
 
@@ -108,6 +117,11 @@ pub(crate) fn fetch(endpoint: &str, outcome: &'static str, took: Duration) {
 pub(crate) fn disk(budget: u64, used: u64) {
     gauge!(DISK_BUDGET).set(budget as f64);
     gauge!(DISK_USED).set(used as f64);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub(crate) fn tenant_disk(tenant: &str, bytes: u64) {
+    gauge!(TENANT_DISK, "tenant" => tenant.to_owned()).set(bytes as f64);
 }
 
 pub(crate) fn evicted(what: &'static str) {

@@ -108,3 +108,67 @@ async fn a_tenant_that_scans_is_held_to_its_load_bandwidth_and_others_are_not() 
     let paced = server.metric_with("roundhouse_store_paced_bytes_total", "tenant=\"scan\"").await;
     assert!(paced >= bytes as f64, "{paced} of {bytes}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_leaves_others_versions_on_disk_and_a_ceiling_there_is_told() {
+    let site = Site::default();
+    let scan: Vec<String> = (0..8).map(|index| format!("scan/m{index}")).collect();
+    let named = scan.iter().map(String::as_str).chain(["calm/a", "calm/b", "small/m"]);
+    for (version, target) in named.enumerate() {
+        let version = u32::try_from(version).unwrap();
+        site.put(target, &signed_classifier(target, version, 20_000));
+    }
+    let one = std::fs::metadata(site.at("store/scan/m0/model.safetensors")).unwrap().len();
+    let (size, floor) = (one * 5, one * 2);
+    let top = |calm: &str| {
+        format!(
+            "{calm}[[tenant]]\nname = \"small\"\ndisk_ceiling = \"2MiB\"\n\
+             [[tenant]]\nname = \"scan\"\ndisk_ceiling = \"{}B\"\n",
+            one * 5 / 2
+        )
+    };
+    let configure = |calm: &str| {
+        site.configure(&top(calm), "", "");
+        // The section of the cache is the site's own.
+        let path = site.at("roundhouse.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, text.replace("[cache]\n", &format!("[cache]\nsize = \"{size}B\"\n")))
+            .unwrap();
+    };
+    configure(&format!("[[tenant]]\nname = \"calm\"\ndisk_floor = \"{floor}B\"\n"));
+    let server = site.start().await;
+    ask(&server, "calm/a", 8).await;
+    ask(&server, "calm/b", 9).await;
+    for (version, target) in scan.iter().enumerate() {
+        ask(&server, target, u32::try_from(version).unwrap()).await;
+    }
+    let on_disk = async |target: &str| {
+        let path = format!("/admin/v1/explain?endpoint=default&target={target}");
+        server.admin_get(&path).await.json()["disk"].clone()
+    };
+    for target in ["calm/a", "calm/b"] {
+        assert_eq!(on_disk(target).await["versions"], 1, "{target} did not leave for the scan");
+    }
+    let calm = on_disk("calm/a").await["tenant"].clone();
+    assert_eq!((&calm["floor_bytes"], &calm["tenant"]), (&json!(floor), &json!("calm")));
+    assert!(calm["bytes"].as_u64() >= Some(floor), "{calm}");
+    let shown = server.metric_with("roundhouse_store_tenant_disk_bytes", "tenant=\"scan\"").await;
+    assert!(shown > 0.0 && shown <= (one * 5 / 2) as f64, "{shown}: two of its own at most");
+    assert_eq!(on_disk("scan/m0").await["versions"], 0, "its own left");
+    let models = server.admin_get("/admin/v1/models?endpoint=default").await.json();
+    let listed = models["models"].as_array().unwrap();
+    let of =
+        |name: &str| listed.iter().find(|it| it["target"] == name).unwrap()["disk_bytes"].clone();
+    assert!(of("calm/a").as_u64() >= Some(one) && of("scan/m0").is_null(), "{models}");
+    let tenants = server.admin_get("/admin/v1/residency").await.json()["disk"]["tenants"].clone();
+    assert_eq!(tenants.as_array().unwrap().len(), 3, "{tenants}");
+    let refused = server.invoke("default", "small/m", json!({"inputs": "hello"})).await;
+    assert_eq!(refused.status, 424, "{}", refused.body);
+    assert!(refused.body.contains("the tenant 'small' may have 2.0 MiB there"), "{}", refused.body);
+    // What is said later holds at once: without its floor its versions are like others'.
+    configure("[[tenant]]\nname = \"calm\"\ndisk_ceiling = \"1MiB\"\n");
+    until("the ceiling is kept to", || async {
+        on_disk("calm/a").await["versions"] == 0 || on_disk("calm/b").await["versions"] == 0
+    })
+    .await;
+}

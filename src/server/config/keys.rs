@@ -320,6 +320,8 @@ pub(super) const TENANT_KEYS: &[&str] = &[
     "name",
     "floor",
     "ceiling",
+    "disk_floor",
+    "disk_ceiling",
     "load_bandwidth",
     "share",
     "priority",

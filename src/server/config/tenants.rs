@@ -25,6 +25,10 @@ pub struct Tenant {
     pub ceiling: Option<Bytes>,
     /// Its weight where several tenants wait for loads.
     pub share: f64,
+    /// Bytes of its versions on disk that other tenants' fetches leave where they are.
+    pub disk_floor: Bytes,
+    /// The most that its versions may take on disk; absent is all there is.
+    pub disk_ceiling: Option<Bytes>,
     /// Bytes a second that loads begun for it may fetch; absent is what store and machine allow.
     pub load_bandwidth: Option<Bytes>,
     /// What it may use.
@@ -69,6 +73,11 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
     if ceiling.is_some_and(|ceiling| ceiling < floor) {
         faults.push(Fault::new(format!("{at}.ceiling"), "is less than floor"));
     }
+    let disk_floor = size(entry, "disk_floor", at, faults).unwrap_or(Bytes::ZERO);
+    let disk_ceiling = size(entry, "disk_ceiling", at, faults);
+    if disk_ceiling.is_some_and(|ceiling| ceiling < disk_floor) {
+        faults.push(Fault::new(format!("{at}.disk_ceiling"), "is less than disk_floor"));
+    }
     let load_bandwidth = rate(entry, "load_bandwidth", at, faults);
     let share = match entry.get("share") {
         None => 1.0,
@@ -87,7 +96,17 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
     let grants = policy::grants(entry, at, (name.as_ref(), share), faults);
     let limits = quotas::read(entry, at, faults);
     let name = name?.to_string();
-    Some(Tenant { name, floor, ceiling, share, load_bandwidth, grants, limits })
+    Some(Tenant {
+        name,
+        floor,
+        ceiling,
+        share,
+        disk_floor,
+        disk_ceiling,
+        load_bandwidth,
+        grants,
+        limits,
+    })
 }
 
 fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<TenantName> {

@@ -93,6 +93,7 @@ impl Fetch {
                 | Error::Corrupt { .. }
                 | Error::Invalid { .. }
                 | Error::TooLarge { .. }
+                | Error::AboveDiskCeiling { .. }
                 | Error::ObjectNotFound { .. },
             ) => {
                 flight.discard();

@@ -9,7 +9,17 @@ use roundhouse_types::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use super::DiskCache;
 use crate::metrics;
+
+/// On whose behalf a fetch runs, and who is told what it brings.
+#[derive(Clone, Default)]
+pub struct Payer {
+    /// The tenant's name; nobody's where it is empty.
+    pub tenant: String,
+    /// Called with each part that has arrived.
+    pub meter: Option<Arc<dyn Fn(Bytes) + Send + Sync>>,
+}
 
 /// The smallest part of a file that is asked for at once, however slow its tenant's fetches are.
 const PART_LEAST: u64 = 64 * 1024;
@@ -37,6 +47,14 @@ struct Pace {
 struct Bucket {
     level: f64,
     at: Instant,
+}
+
+impl DiskCache {
+    /// Says how many bytes a second fetches on behalf of these tenants may bring, in place of what
+    /// was said before; those of others are held to nothing. Fetches under way keep to it from now on.
+    pub fn set_load_bandwidths(&self, bandwidths: &BTreeMap<String, Bytes>) {
+        self.inner.paces.set(bandwidths);
+    }
 }
 
 impl Paces {
