@@ -182,6 +182,7 @@ impl DiskCache {
             }
             find_whole(&ledger)?;
             find_partial(&ledger)?;
+            gone.prune(&ledger);
             ledger.settle();
             ledger.shrink();
             let usage = ledger.usage();

@@ -6,7 +6,7 @@
 //! 3. Nobody is evicted unless the whole set of victims makes room.
 //! 4. Bytes that several artefacts hold are counted once, and freed with the last of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -222,6 +222,13 @@ impl Ledger {
         let state = self.lock();
         let of_model = state.whole.iter().filter(|(id, _)| id.model == *model);
         of_model.map(|(_, whole)| (Arc::clone(&whole.held), whole.used_at)).collect()
+    }
+
+    /// Every model that has a version on disk, or part of one.
+    pub(super) fn models(&self) -> HashSet<ModelId> {
+        let state = self.lock();
+        let ids = state.whole.keys().chain(state.partial.keys());
+        ids.map(|id| id.model.clone()).collect()
     }
 
     /// Every version of a model of which an abandoned fetch left something, and how much.
