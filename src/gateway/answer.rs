@@ -18,6 +18,7 @@ use crate::cut::cut_off;
 use crate::each;
 use crate::error::Error;
 use crate::handled;
+use crate::kept;
 use crate::meter;
 use crate::openai::chat::ChatAsk;
 use crate::openai::completions::CompletionAsk;
@@ -240,7 +241,9 @@ async fn written_reply(
         }
         Reply::Tokens(reply) => {
             let Ask::Tokens(ask) = ask else { return Err(mismatch()) };
-            on_blocking(move || accept::written(&ask.told(reply), delivery)).await?
+            let taken = reply.taken.clone();
+            let told = on_blocking(move || accept::written(&ask.told(reply), delivery)).await?;
+            kept::until_sent(told, taken)
         }
         // Whoever reads a body so leaves what it asks behind.
         Reply::OfAdapters => return Err(mismatch()),

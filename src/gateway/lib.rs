@@ -36,6 +36,7 @@ mod forms;
 mod handled;
 mod identify;
 mod json;
+mod kept;
 mod layers;
 mod meter;
 mod metrics;

@@ -148,10 +148,10 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
             Some(endpoint) => target::openai_at(&context, endpoint, &headers, component, &name)?,
             None => target::openai(&context, &headers, &name)?,
         };
-        let own = component.unwrap_or(aim.model.target.as_str());
+        let own = target::called(&context, &headers, component, &aim);
         // Where a header names another, that one answers, and the answer says so.
         let is_other = name.is_empty() || target::is_overruled(&context, &headers, &aim, &name)?;
-        let echo = if is_other { own } else { &name };
+        let echo = if is_other { &own } else { &name };
         // Of what is kept of an endpoint's requests are those to SageMaker's own route for it.
         let capture = fixed.and_then(|it| it.capture.as_ref()).map(|it| (it, body.clone()));
         let relays = route.filter(|_| target::has_engines(&context, &aim.model));

@@ -89,6 +89,11 @@ pub(crate) fn told(
         ErrorKind::NotReady | ErrorKind::TooLarge if failure.message().contains("://") => {
             format!("model '{asked}' is not ready")
         }
+        // What an alias stands for is not the caller's to know.
+        _ if asked != target && failure.message().contains(target.target.as_str()) => failure
+            .message()
+            .replace(&target.to_string(), &asked.to_string())
+            .replace(target.target.as_str(), asked.target.as_str()),
         _ => return failure,
     };
     tracing::debug!(%failure, model = %asked, "a failure is told in fewer words");

@@ -17,7 +17,7 @@ use axum::extract::{Path, Request};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use roundhouse_types::{ModelId, TargetModel};
+use roundhouse_types::TargetModel;
 use serde_json::{Map, Value};
 
 use crate::accept::{Accept, Array};
@@ -144,11 +144,12 @@ pub(crate) async fn invoke_endpoint_stream(
         context.notes.variant(&found.variant);
         let Addressed { aim, variant } = found;
         let capture = endpoint.capture.as_ref().map(|it| (it, body.clone()));
+        let called = target::called(&context, &headers, None, &aim);
         let asked = if endpoint.handlers {
             let told = (true, context.notes.request_id());
-            raw::asked(&headers, body, &aim, &INNER_ACCEPT, told)
+            raw::asked(&headers, body, (&aim, called), &INNER_ACCEPT, told)
         } else {
-            accepted(parsed?.asked(&aim.model)?, &headers, &INNER_ACCEPT)?
+            accepted(parsed?.asked(&called)?, &headers, &INNER_ACCEPT)?
         };
         let delivery = Delivery {
             accept: Accept::read(&headers, &INNER_ACCEPT).unwrap_or_default(),
@@ -264,11 +265,12 @@ async fn invoke_plain(
     body: Bytes,
     read: Read,
 ) -> Result<Response, Error> {
+    let called = target::called(context, headers, None, &aim);
     let asked = if read.handlers {
         let told = (!read.gathers, context.notes.request_id());
-        raw::asked(headers, body, &aim, &header::ACCEPT, told)
+        raw::asked(headers, body, (&aim, called), &header::ACCEPT, told)
     } else {
-        accepted(parse(headers, body).await?.asked(&aim.model)?, headers, &header::ACCEPT)?
+        accepted(parse(headers, body).await?.asked(&called)?, headers, &header::ACCEPT)?
     };
     let delivery = Delivery {
         // Where a handler answers, what it makes of the header is its own.
@@ -326,14 +328,13 @@ fn accepted(asked: Asked, headers: &HeaderMap, name: &HeaderName) -> Result<Aske
 
 impl Parsed {
     /// What is asked, by the field that is there, as LMI tells its schemas apart.
-    fn asked(self, model: &ModelId) -> Result<Asked, Error> {
+    fn asked(self, fallback: &str) -> Result<Asked, Error> {
         let map = match self {
             Self::Object(map) => map,
             Self::Text(text) => return Ok(inputs::from_text(text)),
             Self::Array(array) => return Ok(inputs::from_array(array)),
         };
         let mut fields = Fields::new(map);
-        let fallback = model.target.as_str();
         if fields.has("inputs") && !fields.has("messages") && !fields.has("prompt") {
             return inputs::parse(&mut fields);
         }

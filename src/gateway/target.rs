@@ -132,6 +132,32 @@ pub(crate) fn openai(
     Ok(Addressed { aim: Aim::at(model), variant: ALL_TRAFFIC.into() })
 }
 
+/// What an answer calls the model that a request asks, where the body says nothing: as the request
+/// called it. What a component, a variant or an endpoint stands for is the operator's to tell.
+pub(crate) fn called(
+    context: &Context,
+    headers: &HeaderMap,
+    component: Option<&str>,
+    aim: &Aim,
+) -> String {
+    let own = || aim.model.target.as_str().to_owned();
+    if aim.of_platform {
+        return own();
+    }
+    let named = |found: Result<Option<TargetModel>, Error>| {
+        let checked = found.ok().flatten().and_then(|name| name.check().ok());
+        checked.map(|name| name.as_str().to_owned())
+    };
+    let by_header = named(aim::header(headers)).or_else(|| named(header(headers)));
+    let component = component.or_else(|| Sent::read(headers).ok()?.component);
+    let called = by_header.or_else(|| component.map(str::to_owned));
+    called.unwrap_or_else(|| {
+        let endpoint = context.endpoint(aim.model.endpoint.as_str());
+        let stands_for = endpoint.is_some_and(|endpoint| endpoint.naming.stands_for(&aim.model));
+        if stands_for { aim.model.endpoint.as_str().to_owned() } else { own() }
+    })
+}
+
 /// Whether a header names what is asked, and the body's `model` something else.
 ///
 /// # Errors

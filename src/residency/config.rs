@@ -96,18 +96,22 @@ pub struct TenantLimits {
     pub ceiling: Option<Bytes>,
     /// Its weight where several tenants wait for loads; 1 for those without limits.
     pub share: f64,
+    /// Bytes a second that loads begun for it may fetch from stores; the loader keeps to it, the
+    /// table to what follows: such fetches are few at once, and have slots of their own. `None`:
+    /// as the store and the machine allow.
+    pub load_bandwidth: Option<Bytes>,
 }
 
 impl Default for TenantLimits {
     fn default() -> Self {
-        Self { floor: Bytes::ZERO, ceiling: None, share: 1.0 }
+        Self { floor: Bytes::ZERO, ceiling: None, share: 1.0, load_bandwidth: None }
     }
 }
 
 /// Whose model it is: the first segment of its target's name. Targets without a `/` are one
 /// tenant's, whose name is empty.
 pub fn tenant(model: &ModelId) -> &str {
-    model.target.as_str().split_once('/').map_or("", |(first, _)| first)
+    model.target.tenant()
 }
 
 impl Default for Config {

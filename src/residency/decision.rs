@@ -202,6 +202,9 @@ pub enum Obstacle {
     Kept,
     /// Its tenant has as much as it may, and nothing of it can leave.
     Ceiling,
+    /// Not room but a fetch is waited for: its tenant has as many under way as its load bandwidth
+    /// is good for.
+    LoadBandwidth,
 }
 
 /// The stage at which a load failed.
@@ -287,6 +290,7 @@ impl fmt::Display for Obstacle {
             Self::InUse => "the room is in use or promised to earlier loads",
             Self::OverBudget => "more is charged than the budget allows",
             Self::Floors => "what other tenants are promised leaves too little of the budget",
+            Self::LoadBandwidth => "its tenant's load bandwidth is taken by its other loads",
             Self::Ceiling => "its tenant has as much as it may and nothing of that can leave",
         })
     }
@@ -310,6 +314,9 @@ impl fmt::Display for Action {
                 "replicating: {leases} leases or more on each of {devices} devices that serve it"
             ),
             Self::AwaitsBase { base } => write!(f, "its base {base} is loaded first"),
+            Self::Blocked { bytes, by: Obstacle::LoadBandwidth } => {
+                write!(f, "waits for its tenant's load bandwidth to fetch {bytes}")
+            }
             Self::Blocked { bytes, by } => write!(f, "waits for {bytes}: {by}"),
             Self::Withdrawn => f.write_str("promise taken back"),
             Self::Loading { from, requests, ahead_of } => {

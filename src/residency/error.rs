@@ -284,6 +284,11 @@ pub enum Progress {
         /// What had to come.
         total: Bytes,
     },
+    /// Its tenant's other loads take what it may fetch in a second.
+    WaitingForBandwidth {
+        /// What has to come.
+        need: Bytes,
+    },
     /// On disk, but there is no room.
     WaitingForRoom {
         /// Its footprint.
@@ -311,6 +316,9 @@ impl fmt::Display for Progress {
         match self {
             Self::Resolving => f.write_str("its version is being looked up"),
             Self::Fetching { done, total } => write!(f, "still fetching, {done} of {total}"),
+            Self::WaitingForBandwidth { need } => {
+                write!(f, "it waits for its tenant's load bandwidth to fetch {need}")
+            }
             Self::WaitingForRoom { need, obstacle } => {
                 write!(f, "it waits for {need} of device memory: {obstacle}")
             }

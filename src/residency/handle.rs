@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, Version,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, TenantName, Version,
 };
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
@@ -129,13 +129,24 @@ impl<M: Send + Sync + 'static> Residency<M> {
     /// Answered at once for a resident. Past `hold_until` it fails as not ready, and the
     /// load goes on; so it does when this future is dropped.
     pub async fn acquire(&self, model: &ModelId, hold_until: Instant) -> Result<Lease<M>, Failure> {
-        self.acquire_where(model, hold_until, false).await
+        self.acquire_where(model, hold_until, false, None).await
+    }
+
+    /// The same on behalf of a tenant: a load that is begun for it is charged to that one's load
+    /// bandwidth. The others are charged to the model's own tenant.
+    pub async fn acquire_for(
+        &self,
+        payer: Option<&TenantName>,
+        model: &ModelId,
+        hold_until: Instant,
+    ) -> Result<Lease<M>, Failure> {
+        self.acquire_where(model, hold_until, false, payer).await
     }
 
     /// A hold on the model if it is loaded; otherwise it fails at once as not found and
     /// nothing is loaded.
     pub async fn acquire_loaded(&self, model: &ModelId) -> Result<Lease<M>, Failure> {
-        self.acquire_where(model, now(), true).await
+        self.acquire_where(model, now(), true, None).await
     }
 
     async fn acquire_where(
@@ -143,11 +154,12 @@ impl<M: Send + Sync + 'static> Residency<M> {
         model: &ModelId,
         hold_until: Instant,
         only_loaded: bool,
+        payer: Option<&TenantName>,
     ) -> Result<Lease<M>, Failure> {
         let mut guard = self.guard();
         let waiter = guard.waiter;
-        let model = model.clone();
-        let event = Event::AcquireRequested { waiter, model, hold_until, only_loaded };
+        let (model, payer) = (model.clone(), payer.cloned());
+        let event = Event::AcquireRequested { waiter, model, hold_until, only_loaded, payer };
         let (reply, answer) = oneshot::channel();
         self.send(Command::Acquire { waiter, event, reply }).await?;
         let result = answer.await.map_err(|_| Error::OwnerGone)?;

@@ -153,9 +153,14 @@ pub trait Loader: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Resolution, Failure>> + Send;
 
     /// Brings the files to disk, whole; called before every load, also when they are
-    /// there already. Dropping the future abandons the fetch; ranges on disk are kept.
-    fn fetch(&self, artefact: &ArtefactId)
-    -> impl Future<Output = Result<Fetched, Failure>> + Send;
+    /// there already. Dropping the future abandons the fetch; ranges on disk are kept. What it
+    /// brings is charged to `payer`, a tenant's name, and held to that one's
+    /// [`TenantLimits::load_bandwidth`](crate::TenantLimits::load_bandwidth).
+    fn fetch(
+        &self,
+        artefact: &ArtefactId,
+        payer: &str,
+    ) -> impl Future<Output = Result<Fetched, Failure>> + Send;
 
     /// Bytes that the fetch under way has brought so far. For messages only.
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes;

@@ -331,7 +331,7 @@ impl<L: Loader> Owner<L> {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Resolve { model, refresh } => self.tasks.resolve(model, refresh),
-            Effect::Fetch { artefact } => self.tasks.fetch(artefact),
+            Effect::Fetch { artefact, payer } => self.tasks.fetch(artefact, payer),
             Effect::AbandonFetch { artefact } => self.tasks.abandon_fetch(&artefact),
             Effect::Load { key, source, base } => {
                 let slot = Slot::new(key.clone(), self.reports.clone());

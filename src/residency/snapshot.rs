@@ -181,6 +181,9 @@ pub struct LoadSnapshot {
     pub footprint_bytes: Option<Bytes>,
     /// What is promised to it by now.
     pub reserved_bytes: Bytes,
+    /// The tenant to whose load bandwidth its fetch is held; absent where it is held to none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paced_for: Option<String>,
     /// Requests that wait for it.
     pub waiters: usize,
     /// Whether the version serves already and this is for one more device.

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod arriving;
+mod bandwidth;
 mod bases;
 mod check;
 mod copies;
@@ -141,8 +142,8 @@ impl Table {
         }
         self.expire();
         match event {
-            Event::AcquireRequested { waiter, model, hold_until, only_loaded } => {
-                self.acquire(waiter, &model, hold_until, only_loaded);
+            Event::AcquireRequested { waiter, model, hold_until, only_loaded, payer } => {
+                self.acquire(waiter, &model, hold_until, only_loaded, payer);
             }
             Event::LoadRequested { waiter, model, hold_until, options } => {
                 self.operator_load(waiter, &model, hold_until, options);

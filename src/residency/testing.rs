@@ -231,7 +231,7 @@ impl Loader for ScriptedLoader {
         })
     }
 
-    async fn fetch(&self, artefact: &ArtefactId) -> Result<Fetched, Failure> {
+    async fn fetch(&self, artefact: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
         self.calls.fetches.fetch_add(1, Ordering::SeqCst);
         let script = self.script(&artefact.model);
         let (ends, end) = oneshot::channel();

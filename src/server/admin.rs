@@ -5,6 +5,7 @@
 mod adapters;
 mod commands;
 mod containers;
+mod disk;
 mod facts;
 mod guard;
 mod health;
@@ -233,6 +234,7 @@ fn dressed(admin: &Admin, snapshot: Snapshot) -> Result<Value, Failure> {
                 "budget_bytes": usage.budget, "used_bytes": usage.used,
                 "partial_bytes": usage.partial, "shared_bytes": usage.shared,
                 "artefacts": usage.artefacts,
+                "tenants": cache.tenants().iter().map(disk::tenant).collect::<Vec<_>>(),
             })
         }
         None => Value::Null,
@@ -296,6 +298,7 @@ async fn models(
         .map_err(Failure::from)?;
     let snapshot = admin.residency.snapshot().await?;
     let standings = standing::of(&endpoint, &snapshot);
+    let on_disk = admin.cache.as_ref().map(|cache| cache.shares(&endpoint)).unwrap_or_default();
     let models: Vec<_> = listed
         .targets
         .iter()
@@ -306,6 +309,7 @@ async fn models(
                 "endpoint": endpoint, "target": target.name, "bytes": target.bytes,
                 "serves": admin.loader.facts(&model),
                 "archive": target.form == TargetForm::Archive, "state": standing.state,
+                "disk_bytes": on_disk.get(&target.name),
                 "devices": standing.devices, "copy": standing.copy, "failure": standing.failure,
             })
         })
@@ -346,6 +350,7 @@ async fn explain(
         // Of a name that nobody has: those that may have been meant.
         "near": near,
         "warm": warm,
+        "disk": admin.cache.as_ref().map(|cache| disk::of_model(cache, &model)),
     })))
 }
 

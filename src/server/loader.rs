@@ -6,7 +6,7 @@
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
 //! someone else put here), `apart` (files that engines read), `external` (engines of the operator's, and adapters in them), `contained` (models in containers of the operator's), `engines` (how both stand), `called` (their names for our models), `stages` (how long each step took),
-//! `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
+//! `payer` (on whose behalf fetches run), `known` and `large` (what is remembered, and how much), `host` (copies that models leave in the host's memory).
 
 mod apart;
 mod arriving;
@@ -25,6 +25,7 @@ mod large;
 mod load;
 mod local;
 mod marks;
+mod payer;
 mod placed;
 mod plan;
 mod purpose;
@@ -50,7 +51,7 @@ use roundhouse_residency::{
 };
 use roundhouse_serving::ServedModel;
 use roundhouse_store::{CachedArtefact, Catalog, DiskCache};
-use roundhouse_tenancy::{Current, Policy};
+use roundhouse_tenancy::{Accounts, Current, Policy};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
     SharedPart,
@@ -117,6 +118,8 @@ pub(crate) struct ModelLoader {
     /// Replaced when the settings change.
     bases: Current<Bases>,
     policy: Arc<Current<Policy>>,
+    /// Told what fetches bring.
+    accounts: Option<Arc<Accounts>>,
 }
 
 impl ModelLoader {
@@ -152,6 +155,7 @@ impl ModelLoader {
             recent: RecentLoads::default(),
             bases: Current::default(),
             policy: Arc::default(),
+            accounts: None,
         }
     }
 
@@ -278,7 +282,8 @@ impl ModelLoader {
             return Err(failure.with_retry(RetryHint::Later));
         };
         let began = Instant::now();
-        let cached = cache.fetch(catalog, &artefact, &known.progress).await?;
+        let payer = self.payer(id);
+        let cached = cache.fetch_for(payer, catalog, &artefact, &known.progress).await?;
         let mut known = self.recall(id);
         known.stages.set(Stage::Fetch, began.elapsed());
         known.failed_unverified = false;
@@ -314,7 +319,8 @@ impl Loader for ModelLoader {
         }
     }
 
-    async fn fetch(&self, id: &ArtefactId) -> Result<Fetched, Failure> {
+    async fn fetch(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
+        self.charge_to(id, payer);
         let (plan, shared) = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 let cached = self.bring(&catalog, &cache, id).await?;

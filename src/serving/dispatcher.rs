@@ -10,7 +10,7 @@ use roundhouse_containers::driven;
 use roundhouse_engine::{Claim, Constraint, EngineHandle};
 use roundhouse_residency::{Lease, Residency};
 use roundhouse_tenancy::Caller;
-use roundhouse_types::{ErrorKind, Failure, ModelId, ModelKind};
+use roundhouse_types::{ErrorKind, Failure, ModelId, ModelKind, TenantName};
 use roundhouse_workers::CallError;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -22,6 +22,7 @@ use crate::constrain::{Compiled, Grammar};
 use crate::encoders::Limits;
 use crate::handled;
 use crate::metrics::{Record, compiled_form};
+use crate::room::Room;
 use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, wrong_kind};
 use crate::tokens;
@@ -83,6 +84,8 @@ pub struct Dispatcher {
     /// Compiling forms takes longer, and is what a client can make costly: other requests'
     /// preparations do not wait behind it.
     compiling: Arc<Semaphore>,
+    /// What answers of tokenizers take.
+    tokens: Arc<Room>,
     claims: ClaimFn,
     config: Config,
 }
@@ -102,6 +105,7 @@ struct Begun {
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     id: &'a ModelId,
+    tenant: Option<&'a TenantName>,
     model: &'a EngineModel,
     engine: &'a EngineHandle,
 }
@@ -135,7 +139,8 @@ impl Dispatcher {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let preparing = Arc::new(Semaphore::new(PREPARED_PER_CORE * cores));
         let compiling = Arc::new(Semaphore::new(cores.div_ceil(2)));
-        Self { residency, admission: Admission::new(bounds), preparing, compiling, claims, config }
+        let (admission, tokens) = (Admission::new(bounds), Arc::default());
+        Self { residency, admission, preparing, compiling, tokens, claims, config }
     }
 
     /// Answers one invocation. Returns when an encoder's answer is complete, or when a
@@ -192,7 +197,10 @@ impl Dispatcher {
         let mut tries = 0;
         loop {
             let lease = match only_loaded {
-                false => self.residency.acquire(&id, hold_until.min(deadline)).await?,
+                false => {
+                    let payer = caller.tenant.as_ref();
+                    self.residency.acquire_for(payer, &id, hold_until.min(deadline)).await?
+                }
                 true => self.loaded(&id).await?,
             };
             record.leased(lease.kind(), lease.tier());
@@ -284,7 +292,7 @@ impl Dispatcher {
         };
         let claim = Claim { spent: Some(record.spent().clone()), ..(self.claims)(caller, id) };
         let engine = model.engine().on_behalf(claim);
-        let asked = Asked { id, model, engine: &engine };
+        let asked = Asked { id, tenant: caller.tenant.as_ref(), model, engine: &engine };
         Ok(self.engine_work(asked, request, hold.lease.load_wait(), record).await?)
     }
 
@@ -295,14 +303,15 @@ impl Dispatcher {
         load: Duration,
         record: &mut Record,
     ) -> Result<(Work, Duration), Failure> {
-        let Asked { id, model, engine } = asked;
+        let Asked { id, tenant, model, engine } = asked;
         let request = match request {
             Request::Tokens(asked) => {
                 let (text, most) = (model.text().clone(), self.config.max_inputs);
-                let (lists, texts) =
-                    self.blocking(move || tokens::answer(&text, asked, most)).await?;
+                let (room, tenant) = (Arc::clone(&self.tokens), tenant.cloned());
+                let answer = move || tokens::answer(&text, asked, most, (&room, tenant.as_ref()));
+                let (lists, texts, taken) = self.blocking(answer).await?;
                 let (kind, context) = (model.kind(), engine.spec().context);
-                let reply = TokensReply { lists, texts, kind, context };
+                let reply = TokensReply { lists, texts, kind, context, taken };
                 return Ok((Work::Done(Reply::Tokens(reply)), record.submitted(load, 0, 0)));
             }
             request => request,
@@ -422,7 +431,7 @@ fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Err
 
 /// Queues every sequence; when one is refused, those before it are aborted.
 fn submit(
-    Asked { id, model, engine }: Asked<'_>,
+    Asked { id, model, engine, .. }: Asked<'_>,
     prepared: Prepared,
     form: Option<&Compiled>,
 ) -> Result<Vec<Choice>, Failure> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint};
+use roundhouse_types::{Bytes, ErrorKind, Failure, ModelId, RetryHint};
 use thiserror::Error;
 
 /// A fault of the artefact's text files, of the request, or of the queue in front of a model.
@@ -114,6 +114,18 @@ pub enum Error {
         /// When a place is likely to be free.
         retry: RetryHint,
     },
+    /// Answers of tokenizers that are being made or sent take too much memory together.
+    #[error(
+        "an answer of {needed} beside {taken} of other tokenizers' is more than the limit of {all}"
+    )]
+    TokensFull {
+        /// What this one would take at most.
+        needed: Bytes,
+        /// What the others do.
+        taken: Bytes,
+        /// What all may take.
+        all: Bytes,
+    },
     /// The deadline passed before the answer was complete.
     #[error("{model} did not finish its answer before the request's deadline")]
     Deadline {
@@ -162,7 +174,7 @@ impl Error {
             | Self::Field { .. }
             | Self::OtherBase { .. }
             | Self::WrongKind { .. } => ErrorKind::InvalidInput,
-            Self::QueueFull { .. } => ErrorKind::Overloaded,
+            Self::QueueFull { .. } | Self::TokensFull { .. } => ErrorKind::Overloaded,
             Self::NotLoaded { .. } => ErrorKind::NotReady,
             Self::Deadline { .. } => ErrorKind::TimedOut,
             Self::Broken { .. } => ErrorKind::ModelFailed,
@@ -177,6 +189,7 @@ impl Error {
             Self::NotLoaded { .. }
             | Self::Deadline { .. }
             | Self::Broken { .. }
+            | Self::TokensFull { .. }
             | Self::Read { .. }
             | Self::Interrupted => RetryHint::Later,
             _ => RetryHint::Never,

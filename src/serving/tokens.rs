@@ -1,5 +1,10 @@
 //! What a tokenizer answers by itself: texts as tokens, tokens as texts.
 
+use std::sync::Arc;
+
+use roundhouse_types::TenantName;
+
+use crate::room::{Room, Taken};
 use crate::task::counted;
 use crate::text::TextCodec;
 use crate::{CutToken, Error, Tokens};
@@ -7,19 +12,27 @@ use crate::{CutToken, Error, Tokens};
 /// Bytes of all texts of a request at most: more than any context holds.
 const TEXT_MAX: usize = 1024 * 1024;
 /// Tokens that are told at most: each is some seventy bytes of an answer.
-const TOLD_MAX: usize = 256 * 1024;
+const TOLD_MAX: usize = 128 * 1024;
+/// What a token takes while it is told: the library's word of it, ours, and the five fields of JSON
+/// before they are text.
+const TOKEN_BYTES: u64 = 1024;
+/// Tokens that go around a text, and more than any tokenizer has.
+const EDGES: usize = 4;
+/// What a byte of text takes beside its tokens: the text as it came, normalised, and in its parts.
+const TEXT_BYTES: u64 = 8;
 
 /// Tokens of each text, and a text of each list of tokens. Takes time in their length: belongs on a
 /// blocking thread.
 ///
 /// # Errors
-/// `InvalidInput` for none or more than `most` of them, texts or lists that are too long, and a chat
+/// `Overloaded` where what it takes is not free in `room`, `InvalidInput` for none or more than `most` of them, texts or lists that are too long, and a chat
 /// that the template refuses.
 pub(crate) fn answer(
     codec: &TextCodec,
     asked: Tokens,
     most: usize,
-) -> Result<(Vec<Vec<CutToken>>, Vec<String>), Error> {
+    (room, tenant): (&Arc<Room>, Option<&TenantName>),
+) -> Result<(Vec<Vec<CutToken>>, Vec<String>, Taken), Error> {
     let (texts, special) = match asked {
         Tokens::Join { lists, skip_special } => {
             counted("ids", lists.len(), most)?;
@@ -33,8 +46,9 @@ pub(crate) fn answer(
                 let message = format!("their text has {bytes} bytes, {TEXT_MAX} are the most");
                 return Err(Error::field("ids", message));
             }
+            let taken = room.take(tenant, bytes as u64 * TEXT_BYTES)?;
             let joined = lists.iter().map(|list| codec.join(list, skip_special));
-            return Ok((Vec::new(), joined.collect::<Result<_, _>>()?));
+            return Ok((Vec::new(), joined.collect::<Result<_, _>>()?, taken));
         }
         Tokens::Chat { messages, template_kwargs, special } => {
             (vec![codec.render_chat(&messages, None, &template_kwargs)?], special)
@@ -49,6 +63,7 @@ pub(crate) fn answer(
         let message = format!("they have {bytes} bytes, {TEXT_MAX} are the most");
         return Err(Error::field("inputs", message));
     }
+    let taken = room.take(tenant, cost(bytes, texts.len()))?;
     let mut lists = Vec::with_capacity(texts.len());
     let mut told = 0;
     for text in &texts {
@@ -60,7 +75,14 @@ pub(crate) fn answer(
         }
         lists.push(list);
     }
-    Ok((lists, Vec::new()))
+    Ok((lists, Vec::new(), taken))
+}
+
+/// What the tokens of so many bytes in so many texts take at most: a byte is one at most, and what is
+/// told has a bound.
+fn cost(bytes: usize, texts: usize) -> u64 {
+    let tokens = bytes.saturating_add(texts.saturating_mul(EDGES)).min(TOLD_MAX);
+    tokens as u64 * TOKEN_BYTES + bytes as u64 * TEXT_BYTES
 }
 
 #[cfg(test)]
@@ -79,7 +101,8 @@ mod tests {
         assert!(TEXT_MAX / bytes < TOLD_MAX, "{bytes}");
         let join = |id, count| {
             let lists = vec![vec![id; count / 2], vec![id; count - count / 2]];
-            answer(&codec, Tokens::Join { lists, skip_special: true }, 8)
+            let room = Arc::default();
+            answer(&codec, Tokens::Join { lists, skip_special: true }, 8, (&room, None))
         };
         let told = |outcome: Result<_, Error>| outcome.map(drop).unwrap_err().to_string();
         for (count, most) in [(TOLD_MAX + 1, TOLD_MAX), (TEXT_MAX / bytes + 1, TEXT_MAX)] {
@@ -87,5 +110,22 @@ mod tests {
             assert!(told.contains(&format!("{most} are the most")), "{told}");
         }
         assert_eq!(join(longest, 10).unwrap().1.len(), 2);
+    }
+
+    #[test]
+    fn texts_are_refused_while_others_tokens_take_the_room() {
+        let codec = TextCodec::open(Path::new(REFERENCES)).unwrap();
+        let (room, tenant) = (Arc::default(), "flood".parse().unwrap());
+        let cut = |tenant| {
+            let asked = Tokens::Cut { texts: vec!["hello ".repeat(20_000)], special: true };
+            answer(&codec, asked, 8, (&room, tenant))
+        };
+        let first = cut(Some(&tenant)).unwrap();
+        assert!(first.0[0].len() as u64 * TOKEN_BYTES < cost(120_000, 1));
+        let told = cut(Some(&tenant)).unwrap_err();
+        assert_eq!(told.kind(), roundhouse_types::ErrorKind::Overloaded, "{told}");
+        assert!(cut(None).is_ok(), "a tenant leaves some for others");
+        drop(first);
+        assert!(cut(Some(&tenant)).is_ok());
     }
 }

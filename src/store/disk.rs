@@ -8,17 +8,20 @@ mod digest;
 mod extents;
 mod fetch;
 mod flight;
+mod found;
 mod gone;
 mod held;
 mod journal;
 mod layout;
 mod ledger;
 mod manifest;
+mod pace;
 mod pieces;
 mod recipe;
 mod share;
 mod skim;
 mod standing;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -35,7 +38,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::arrival::ArrivingFiles;
 use self::arrival::{Arrival, Ending};
@@ -44,15 +47,17 @@ pub use self::cached::CachedArtefact;
 use self::choices::Choices;
 pub use self::choices::{Choice, ChosenBy};
 use self::fetch::Fetch;
+use self::found::{find_partial, find_whole};
 use self::gone::Gone;
 use self::held::Held;
-use self::layout::{Layout, MANIFEST, entries, measure, remove_tree};
+use self::layout::{Layout, MANIFEST};
 use self::ledger::{Ledger, off_thread};
 pub use self::manifest::DiskFile;
-use self::manifest::Manifest;
+use self::pace::Paces;
+pub use self::pace::Payer;
 pub use self::pieces::{Digest, Piece};
-use self::recipe::{DONORS, Recipe, holds};
 pub use self::skim::{Skimmed, remembered, skim};
+pub use self::tenants::{DiskLimits, TenantOnDisk};
 use crate::file::blocking;
 use crate::progress::{Counters, Stage};
 use crate::{Artefact, Catalog, Error, Progress, metrics};
@@ -149,6 +154,7 @@ struct Inner {
     attempts: Arc<Attempts>,
     choices: Arc<Choices>,
     gone: Arc<Gone>,
+    paces: Arc<Paces>,
     in_flight: Arc<Semaphore>,
     fetches: Mutex<Fetches>,
     /// One version at a time looks for what it has in common with others.
@@ -176,6 +182,7 @@ impl DiskCache {
             }
             find_whole(&ledger)?;
             find_partial(&ledger)?;
+            gone.prune(&ledger);
             ledger.settle();
             ledger.shrink();
             let usage = ledger.usage();
@@ -185,7 +192,8 @@ impl DiskCache {
             let in_flight = Arc::new(Semaphore::new(permits));
             let fetches = Mutex::default();
             let sharing = Arc::default();
-            let inner = Inner { config, ledger, attempts, choices, gone, in_flight, fetches, sharing };
+            let paces = Arc::default();
+            let inner = Inner { config, ledger, attempts, choices, gone, paces, in_flight, fetches, sharing };
             Ok(Self { inner: Arc::new(inner) })
         })
         .await
@@ -203,8 +211,21 @@ impl DiskCache {
         artefact: &Artefact,
         progress: &Progress,
     ) -> Result<CachedArtefact, Error> {
+        self.fetch_for(Payer::default(), catalog, artefact, progress).await
+    }
+
+    /// The same on behalf of a tenant: its fetches together bring no more in a second than
+    /// [`DiskCache::set_load_bandwidths`] says. Whom a fetch that is shared is charged to is who
+    /// began it.
+    pub async fn fetch_for(
+        &self,
+        payer: Payer,
+        catalog: &Catalog,
+        artefact: &Artefact,
+        progress: &Progress,
+    ) -> Result<CachedArtefact, Error> {
         let source = catalog.source(artefact)?;
-        let (fetch, counters) = self.join(source, artefact);
+        let (fetch, counters) = self.join(source, artefact, payer);
         progress.show(counters);
         let outcome = fetch.await;
         if let Err(Error::Changed { .. } | Error::ObjectNotFound { .. }) = &outcome {
@@ -232,6 +253,7 @@ impl DiskCache {
         &self,
         source: crate::catalog::Source,
         artefact: &Artefact,
+        payer: Payer,
     ) -> (Shared<BoxFuture<'static, Outcome>>, Arc<Counters>) {
         let id = &artefact.id;
         let mut fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,6 +275,8 @@ impl DiskCache {
             ledger: Arc::clone(&self.inner.ledger),
             config: self.inner.config.clone(),
             in_flight: Arc::clone(&self.inner.in_flight),
+            paces: Arc::clone(&self.inner.paces),
+            payer,
             source,
             artefact: artefact.clone(),
             counters: Arc::clone(&counters),
@@ -456,45 +480,4 @@ async fn measured(fetch: Fetch) -> Outcome {
         info!(artefact = %id, bytes = %Bytes(held.bytes), elapsed = ?begun.elapsed(), "whole on disk");
     }
     outcome
-}
-
-/// Admits what is whole and deletes the rest. Blocks.
-fn find_whole(ledger: &Arc<Ledger>) -> Result<(), Error> {
-    for endpoint in entries(&ledger.layout.artefacts())? {
-        for folder in entries(&endpoint)? {
-            let manifest = Manifest::read(&folder).filter(|manifest| manifest.is_whole(&folder));
-            let whole = manifest.and_then(|manifest| {
-                let recipe = Recipe::read(&folder, &manifest).ok()?;
-                Some((manifest, recipe))
-            });
-            let Some((manifest, recipe)) = whole else {
-                warn!(folder = %folder.display(), "not whole, deleted");
-                ledger.layout.remove(&folder)?;
-                continue;
-            };
-            let used_at = folder.join(MANIFEST).metadata().and_then(|found| found.modified());
-            let used_at = used_at.unwrap_or(SystemTime::UNIX_EPOCH);
-            match &recipe {
-                Some(recipe) => share::prune(&folder.join(DONORS), recipe)?,
-                None => remove_tree(&folder.join(DONORS))?,
-            }
-            let holds = holds(&folder, &manifest, recipe.as_ref())?;
-            ledger.admit((manifest, recipe), folder, holds, used_at, 0);
-        }
-    }
-    Ok(())
-}
-
-/// Lists what can be gone on with and deletes the rest. Blocks.
-fn find_partial(ledger: &Arc<Ledger>) -> Result<(), Error> {
-    for folder in entries(&ledger.layout.partials())? {
-        let id = Manifest::read(&folder).map(|manifest| manifest.artefact.id);
-        let Some(id) = id.filter(|id| ledger.layout.partial(id) == folder) else {
-            ledger.layout.remove(&folder)?;
-            continue;
-        };
-        let bytes = measure(&folder)?;
-        ledger.leave(id, folder, bytes, 0);
-    }
-    Ok(())
 }

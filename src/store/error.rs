@@ -191,6 +191,42 @@ pub enum Error {
         /// The disk cache's size.
         budget: Bytes,
     },
+    /// The artefact can never fit what its tenant may have on disk.
+    #[error(
+        "model '{model}' needs {needed} on disk and the tenant '{tenant}' may have {ceiling} there"
+    )]
+    AboveDiskCeiling {
+        /// The endpoint and target.
+        model: String,
+        /// Whose target it is.
+        tenant: String,
+        /// What it needs while it is fetched.
+        needed: Bytes,
+        /// What all of the tenant's versions may take.
+        ceiling: Bytes,
+    },
+    /// Its tenant has as much on disk as it may, in use.
+    #[error(
+        "the tenant '{tenant}' has as much on disk as it may, in use: no room for {needed} of model '{model}'"
+    )]
+    DiskCeilingBusy {
+        /// The endpoint and target.
+        model: String,
+        /// Whose target it is.
+        tenant: String,
+        /// What was asked for.
+        needed: Bytes,
+    },
+    /// What could leave is promised to other tenants.
+    #[error(
+        "the disk cache has no room for {needed} of model '{model}': the rest is in use or promised to other tenants"
+    )]
+    DiskPromised {
+        /// The endpoint and target.
+        model: String,
+        /// What was asked for.
+        needed: Bytes,
+    },
     /// The disk cache is full of artefacts in use.
     #[error("the disk cache has no room for {needed} of model '{model}': {held} are in use")]
     DiskBusy {
@@ -266,13 +302,15 @@ impl Error {
             | Self::Refused { .. }
             | Self::Corrupt { .. }
             | Self::DiskBusy { .. }
+            | Self::DiskCeilingBusy { .. }
+            | Self::DiskPromised { .. }
             | Self::DiskFull { .. } => ErrorKind::StoreUnavailable,
             Self::Changed { .. } | Self::Abandoned { .. } => ErrorKind::NotReady,
             Self::Unsettled { .. }
             | Self::Invalid { .. }
             | Self::Archive { .. }
             | Self::LocalArchive { .. } => ErrorKind::ModelInvalid,
-            Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::TooLarge { .. } | Self::AboveDiskCeiling { .. } => ErrorKind::TooLarge,
             Self::ObjectTooLarge { .. } => ErrorKind::PayloadTooLarge,
             Self::TooManyHeld { .. } => ErrorKind::Overloaded,
             Self::Locked(_) | Self::Format { .. } | Self::Io { .. } | Self::Internal(_) => {
@@ -294,6 +332,8 @@ impl Error {
             | Self::Corrupt { .. }
             | Self::NoCredentials { .. }
             | Self::DiskBusy { .. }
+            | Self::DiskCeilingBusy { .. }
+            | Self::DiskPromised { .. }
             | Self::DiskFull { .. }
             | Self::Abandoned { .. }
             | Self::Locked(_)
@@ -309,6 +349,7 @@ impl Error {
             | Self::Archive { .. }
             | Self::LocalArchive { .. }
             | Self::TooLarge { .. }
+            | Self::AboveDiskCeiling { .. }
             | Self::ObjectTooLarge { .. }
             | Self::TooManyHeld { .. }
             | Self::Format { .. }

@@ -33,7 +33,8 @@ pub use artefact::{ArchiveKind, Artefact, RemoteFile};
 pub use catalog::{Catalog, CatalogConfig, Freshness, Pick, Target, TargetForm, TargetPage};
 pub use disk::{
     ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, Digest, DiskCache,
-    DiskFile, DiskVersion, Piece, Purged, Skimmed, remembered, skim,
+    DiskFile, DiskLimits, DiskVersion, Payer, Piece, Purged, Skimmed, TenantOnDisk, remembered,
+    skim,
 };
 pub use error::Error;
 pub use file::FileStore;

@@ -28,9 +28,19 @@ pub const FETCH_SECONDS: &str = "roundhouse_store_fetch_seconds";
 pub const DISK_BUDGET: &str = "roundhouse_store_disk_budget_bytes";
 /// Bytes that the disk cache holds or has promised, partial files and archives included.
 pub const DISK_USED: &str = "roundhouse_store_disk_used_bytes";
+/// What a tenant's versions take of the disk, with their part of what several hold and what its
+/// fetches are promised. Label `tenant`: those that the settings promise something of the disk, or
+/// give a ceiling there.
+pub const TENANT_DISK: &str = "roundhouse_store_tenant_disk_bytes";
 /// Artefacts and abandoned partial fetches removed to make room. Label `what`
 /// (`artefact`, `partial`).
 pub const EVICTIONS: &str = "roundhouse_store_evictions_total";
+
+/// Bytes that fetches held to a tenant's load bandwidth were let bring. Label `tenant`, one that
+/// the settings name.
+pub const PACED_BYTES: &str = "roundhouse_store_paced_bytes_total";
+/// Time that parts of such fetches waited for it, in milliseconds, each on its own. Label `tenant`.
+pub const PACED_WAIT: &str = "roundhouse_store_paced_wait_milliseconds_total";
 
 /// Tells the installed recorder what the metrics mean. Call once at start-up.
 pub fn describe_metrics() {
@@ -45,6 +55,12 @@ pub fn describe_metrics() {
         (OBJECT_WRITTEN_BYTES, Unit::Bytes, "bytes of objects written to a store, by endpoint"),
         (REQUESTS, Unit::Count, "requests to stores, by endpoint, operation and outcome"),
         (RETRIES, Unit::Count, "requests to stores made again after a failure, by endpoint"),
+        (PACED_BYTES, Unit::Bytes, "bytes fetched within a tenant's load bandwidth, by tenant"),
+        (
+            PACED_WAIT,
+            Unit::Milliseconds,
+            "time that parts of fetches waited for their tenant's load bandwidth, by tenant",
+        ),
         (EVICTIONS, Unit::Count, "artefacts and partial fetches removed from the disk for room"),
     ];
     for (name, unit, help) in counters {
@@ -56,6 +72,11 @@ pub fn describe_metrics() {
         "from the beginning of a fetch to whole on disk, by endpoint and outcome"
     );
     describe_gauge!(DISK_BUDGET, Unit::Bytes, "what the disk cache may hold");
+    describe_gauge!(
+        TENANT_DISK,
+        Unit::Bytes,
+        "what versions of tenants with a floor or ceiling on disk take there, by tenant"
+    );
     describe_gauge!(DISK_USED, Unit::Bytes, "what the disk cache holds or has promised");
 }
 
@@ -77,6 +98,12 @@ pub(crate) fn read(endpoint: &str, purpose: Purpose, bytes: u64) {
     counter!(name, "endpoint" => endpoint.to_owned()).increment(bytes);
 }
 
+pub(crate) fn paced(tenant: &str, bytes: u64, waited: Duration) {
+    let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+    counter!(PACED_BYTES, "tenant" => tenant.to_owned()).increment(bytes);
+    counter!(PACED_WAIT, "tenant" => tenant.to_owned()).increment(milliseconds);
+}
+
 pub(crate) fn written(endpoint: &str, bytes: u64) {
     counter!(OBJECT_WRITTEN_BYTES, "endpoint" => endpoint.to_owned()).increment(bytes);
 }
@@ -90,6 +117,11 @@ pub(crate) fn fetch(endpoint: &str, outcome: &'static str, took: Duration) {
 pub(crate) fn disk(budget: u64, used: u64) {
     gauge!(DISK_BUDGET).set(budget as f64);
     gauge!(DISK_USED).set(used as f64);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub(crate) fn tenant_disk(tenant: &str, bytes: u64) {
+    gauge!(TENANT_DISK, "tenant" => tenant.to_owned()).set(bytes as f64);
 }
 
 pub(crate) fn evicted(what: &'static str) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use roundhouse_types::{ModelId, TenantName};
+use roundhouse_types::{Bytes, ModelId, TenantName};
 use uuid::Uuid;
 
 use crate::caller::Caller;
@@ -137,6 +137,13 @@ impl Accounts {
     pub fn resident(&self, model: &ModelId, residence: Residence, byte_seconds: u64) {
         let key = Key { tenant: owner(model), model: Some(model.clone()) };
         self.usage.add(&key, Totals::resident(residence, byte_seconds), false);
+    }
+
+    /// Counts bytes that a load brought from a store, for whom it was begun.
+    pub fn fetched(&self, tenant: Option<&TenantName>, model: &ModelId, bytes: Bytes) {
+        let key = Key { tenant: tenant.cloned(), model: Some(model.clone()) };
+        let totals = Totals { bytes_fetched: bytes.0, ..Totals::default() };
+        self.usage.add(&key, totals, false);
     }
 
     /// What was used since the process began, by tenant and model.

@@ -1,19 +1,22 @@
 //! Callers with AWS's own credentials: AWS says who signed, since their secrets are not ours to know.
 //!
 //! Reading order: this file (asking STS, and what is remembered of its answers), `presigned` (what a
-//! caller brings: a request to STS that it has signed and not sent), `arn` (who it turns out to be,
-//! and which tenant that is).
+//! caller brings: a request to STS that it has signed and not sent), `asking` (who may have AWS asked
+//! beside whom), `arn` (who it turns out to be, and which tenant that is).
 //!
 //! What holds:
 //! 1. Only addresses that the settings list are asked, and only for `GetCallerIdentity`: what a
 //!    caller brings gives the values of known parameters, never a host, a path or a header.
 //! 2. The name of this server is signed along, so what was brought to another opens nothing here.
 //! 3. What AWS said is believed until the request that was brought expires, 15 minutes at most.
-//! 4. Concurrent requests with one token ask once; made-up tokens push out nothing that holds.
+//! 4. Concurrent requests with one token ask once; made-up tokens push out nothing that holds, and
+//!    keep nobody waiting but those who come from where they do.
 
 mod arn;
+mod asking;
 mod presigned;
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +26,7 @@ use http::{HeaderName, HeaderValue};
 use lru::LruCache;
 use roundhouse_types::TenantName;
 use serde::Deserialize;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -32,6 +35,7 @@ use crate::denied::Denied;
 use crate::fetch::{Document, Fetch, Unfetched};
 use arn::Arn;
 pub use arn::{InvalidPrincipals, Principals};
+use asking::Asking;
 use presigned::Presigned;
 
 /// What a bearer token of this kind begins with.
@@ -41,8 +45,6 @@ pub(crate) const SERVER_ID: HeaderName = HeaderName::from_static("x-roundhouse-s
 
 /// How long a request waits for AWS.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Requests to AWS at a time.
-const ASKING: usize = 16;
 /// Tokens that are remembered; each of a caller's processes has one for a quarter of an hour.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 /// Tokens that are asked about, or were refused a while ago.
@@ -82,7 +84,7 @@ pub(crate) struct Iam {
     fetch: Fetch,
     known: Mutex<LruCache<Digest, Answer>>,
     asked: Mutex<Asked>,
-    places: Semaphore,
+    asking: Asking,
 }
 
 impl Iam {
@@ -97,7 +99,7 @@ impl Iam {
             fetch,
             known: Mutex::new(LruCache::new(KNOWN)),
             asked: Mutex::new(LruCache::new(ASKED)),
-            places: Semaphore::new(ASKING),
+            asking: Asking::default(),
         }
     }
 
@@ -106,26 +108,38 @@ impl Iam {
         &self.config
     }
 
-    /// On whose behalf a token is, its prefix taken off. Waits for AWS, for three seconds at most.
+    /// On whose behalf a token is, its prefix taken off, that comes from this address. Waits for AWS,
+    /// for three seconds at most.
     ///
     /// # Errors
     /// `Unknown` where AWS does not know the signature, `Signature` where its time is over,
     /// `Forbidden` where who signed is no tenant's, `Unavailable` where AWS does not answer.
-    pub(crate) async fn caller(&self, token: &str, now: u64) -> Result<Caller, Denied> {
+    pub(crate) async fn caller(
+        &self,
+        token: &str,
+        from: Option<IpAddr>,
+        now: u64,
+    ) -> Result<Caller, Denied> {
         let presigned = Presigned::read(token, &self.config.sts)?;
         presigned.check_time(now)?;
         let id = digest_of(token);
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         let answer = match known.filter(|known| known.until > now) {
             Some(known) => known,
-            None => self.ask(&id, &presigned, now).await?,
+            None => self.ask(&id, &presigned, from, now).await?,
         };
         let arn = answer.who?;
         self.tenant(&arn)
     }
 
     /// What AWS says, asked once for all who wait for it.
-    async fn ask(&self, id: &Digest, presigned: &Presigned, now: u64) -> Result<Answer, Denied> {
+    async fn ask(
+        &self,
+        id: &Digest,
+        presigned: &Presigned,
+        from: Option<IpAddr>,
+        now: u64,
+    ) -> Result<Answer, Denied> {
         let cell = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             let held = asked.get(id).cloned();
@@ -136,17 +150,18 @@ impl Iam {
                 cell
             })
         };
-        let answering = cell.get_or_init(|| self.answer(presigned, now));
+        let answering = cell.get_or_init(|| self.answer(presigned, from, now));
         let answer = timeout(PATIENCE, answering).await.map_err(|_| Denied::Unavailable)?.clone();
         if answer.who.is_ok() {
+            self.asking.know(presigned.access_key());
             self.known.lock().unwrap_or_else(PoisonError::into_inner).put(*id, answer.clone());
             self.asked.lock().unwrap_or_else(PoisonError::into_inner).pop(id);
         }
         Ok(answer)
     }
 
-    async fn answer(&self, presigned: &Presigned, now: u64) -> Answer {
-        let Ok(_place) = self.places.acquire().await else {
+    async fn answer(&self, presigned: &Presigned, from: Option<IpAddr>, now: u64) -> Answer {
+        let Some(_place) = self.asking.place(from, presigned.access_key()).await else {
             return Answer { who: Err(Denied::Unavailable), until: now };
         };
         let header = Some((SERVER_ID, self.server_id.clone()));

@@ -263,7 +263,8 @@ impl Sources {
             return ("sagemaker-bearer", self.sagemaker_bearer(token, now));
         }
         if let (Some(iam), Some(token)) = (&self.iam, token.strip_prefix(iam::PREFIX)) {
-            return ("iam", iam.caller(token, now).await.map(Identified::Caller));
+            let from = asked.peer.map(|peer| peer.address);
+            return ("iam", iam.caller(token, from, now).await.map(Identified::Caller));
         }
         if !self.oidc.is_empty() && jwt::is_token(token) {
             return ("jwt", self.oidc.caller(token).await.map(Identified::Caller));

@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
 use roundhouse_types::TenantName;
@@ -42,10 +43,19 @@ pub struct OidcConfig {
     pub jwks: Jwks,
     /// The claim that says the tenant; a dotted name looks inside objects.
     pub claim: String,
-    /// Tenants by values of the claim; where there are none, the value is the tenant's name.
-    pub tenants: BTreeMap<String, TenantName>,
+    /// Which tenants it may name.
+    pub tenants: Named,
     /// By how much the issuer's clock may differ.
     pub leeway: Duration,
+}
+
+/// Which tenants an issuer may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// Any: the claim's value is the tenant's name.
+    Any,
+    /// These, by values of the claim.
+    Listed(BTreeMap<String, TenantName>),
 }
 
 /// Where an issuer's keys are (RFC 7517).
@@ -63,6 +73,8 @@ pub enum Jwks {
 /// Checks tokens of one issuer. Owns the task that fetches its keys, and ends it when dropped.
 pub(crate) struct Oidc {
     config: OidcConfig,
+    /// Its name in credentials' names, which goes before the subject.
+    spelled: String,
     keeper: Keeper,
 }
 
@@ -76,7 +88,9 @@ impl Oidc {
     /// Begins to fetch keys. Call inside a runtime.
     pub(crate) fn start(config: OidcConfig, fetch: Fetch) -> Self {
         let keeper = Keeper::start(config.jwks.clone(), fetch);
-        Self { config, keeper }
+        // So that two issuers' subjects have no name in common.
+        let spelled = config.issuer.replace('%', "%25").replace('|', "%7C");
+        Self { config, spelled, keeper }
     }
 
     /// What it was started with.
@@ -117,9 +131,8 @@ impl Oidc {
             return Err(Denied::Forbidden(message.to_owned()));
         }
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-        let subject: String =
-            subject.chars().filter(|it| !it.is_control()).take(SUBJECT_CHARACTERS).collect();
-        Ok(Caller::known(tenant, format!("jwt:{subject}")))
+        let subject = shortened(subject);
+        Ok(Caller::known(tenant, format!("jwt:{}|{subject}", self.spelled)))
     }
 
     fn tenant(&self, claims: &Map<String, Value>) -> Result<TenantName, Denied> {
@@ -131,11 +144,14 @@ impl Oidc {
             Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
             _ => return forbidden("is missing or no text"),
         };
-        if self.config.tenants.is_empty() {
-            let [value] = values[..] else { return forbidden("is not one text") };
-            return value.parse().or_else(|_| forbidden("is not a tenant's name"));
-        }
-        let known = values.iter().filter_map(|value| self.config.tenants.get(*value));
+        let listed = match &self.config.tenants {
+            Named::Listed(listed) => listed,
+            Named::Any => {
+                let [value] = values[..] else { return forbidden("is not one text") };
+                return value.parse().or_else(|_| forbidden("is not a tenant's name"));
+            }
+        };
+        let known = values.iter().filter_map(|value| listed.get(*value));
         let known: BTreeSet<&TenantName> = known.collect();
         match (known.len(), known.first()) {
             (1, Some(tenant)) => Ok((*tenant).clone()),
@@ -143,6 +159,19 @@ impl Oidc {
             _ => forbidden("names several tenants of ours"),
         }
     }
+}
+
+/// A subject as part of a credential's name. What is cut ends with a digest of it all, so that two
+/// subjects have one name hardly.
+fn shortened(subject: &str) -> String {
+    let shown = |most| subject.chars().filter(|it| !it.is_control()).take(most).collect();
+    if subject.chars().count() <= SUBJECT_CHARACTERS && !subject.contains(char::is_control) {
+        return shown(SUBJECT_CHARACTERS);
+    }
+    let digest = digest::digest(&digest::SHA256, subject.as_bytes());
+    let digest: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let shown: String = shown(SUBJECT_CHARACTERS - digest.len() - 1);
+    format!("{shown}~{digest}")
 }
 
 /// Whether a bearer token looks like one of these: three parts in base 64, the first an object.

@@ -44,7 +44,7 @@ pub use error::Error;
 pub use fetch::{Document, Fetch, Unfetched};
 pub use iam::{IamConfig, InvalidPrincipals, Principals};
 pub use identity::{Asked, Identified, Identity};
-pub use jwt::{Jwks, OidcConfig, is_near_or_encrypted};
+pub use jwt::{Jwks, Named, OidcConfig, is_near_or_encrypted};
 pub use keys::{KeyFile, KeyKind, KeyRecord, Minted, Wanted};
 pub use metrics::describe_metrics;
 pub use pattern::{InvalidPattern, Pattern, Place, Reach, place};

@@ -53,6 +53,8 @@ pub struct Totals {
     pub compute_us: u64,
     /// Time that requests waited for loads, in milliseconds.
     pub load_ms: u64,
+    /// Bytes that loads begun for it brought from stores.
+    pub bytes_fetched: u64,
     /// Bytes resident on devices times seconds; what several models hold is split among them.
     pub device_byte_seconds: u64,
     /// The same of copies in the host's memory.
@@ -200,6 +202,7 @@ impl Totals {
             bytes_out: each(self.bytes_out, other.bytes_out),
             compute_us: each(self.compute_us, other.compute_us),
             load_ms: each(self.load_ms, other.load_ms),
+            bytes_fetched: each(self.bytes_fetched, other.bytes_fetched),
             device_byte_seconds: each(self.device_byte_seconds, other.device_byte_seconds),
             host_byte_seconds: each(self.host_byte_seconds, other.host_byte_seconds),
         }

@@ -149,6 +149,14 @@ impl TargetModel {
 pub struct TargetName(Arc<str>);
 text_newtype!(TargetName);
 
+impl TargetName {
+    /// Whose target it is: the first of its segments. Those of one segment are one tenant's, whose
+    /// name is empty.
+    pub fn tenant(&self) -> &str {
+        self.as_str().split_once('/').map_or("", |(first, _)| first)
+    }
+}
+
 impl FromStr for TargetName {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {

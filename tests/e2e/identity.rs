@@ -228,3 +228,79 @@ async fn a_reload_lets_nobody_in_who_was_kept_out_and_a_bad_one_changes_nothing(
     assert_eq!(told["outcome"], "refused", "{told}");
     stays().await;
 }
+
+/// All of an answer that depends on who asked for what, the name in it made equal.
+fn told(answer: &Answer, name: &str) -> (u16, Vec<(String, String)>, String) {
+    let varies = ["x-amzn-requestid", "x-request-id", "date"];
+    let headers = answer.headers.iter().filter(|(key, _)| !varies.contains(&key.as_str()));
+    let headers = headers.map(|(key, value)| (key.clone(), value.replace(name, "NAME")));
+    (answer.status, headers.collect(), answer.body.replace(name, "NAME"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tenants_loaded_model_is_answered_as_a_missing_one_by_the_whole_server() {
+    let site = asking("");
+    let (hidden, missing) = ("evil/secret", "evil/nobody");
+    site.put(hidden, &signed_classifier(hidden, 2, 100));
+    let file = site.at("keys.json");
+    let acme = keys(&file, &["create", "--tenant", "acme"]);
+    let evil = keys(&file, &["create", "--tenant", "evil"]);
+    keys(&file, &["create", "--operator"]);
+    let server = site.start().await;
+    let ask = |key: &Value, path: &str, body: Value| {
+        let request = server.http().post(format!("{}{path}", server.data)).json(&body);
+        server.send(request.bearer_auth(text(key, "key")))
+    };
+    let mine = ask(&evil, "/tokenize", json!({"model": hidden, "inputs": "hello"})).await;
+    assert_eq!(mine.status, 200, "it is loaded, by its own tenant: {}", mine.body);
+    let fields = |more: Value| {
+        move |name: &str| {
+            let mut body = more.clone();
+            body["model"] = json!(name);
+            body
+        }
+    };
+    let posts = [
+        ("/tokenize", fields(json!({"prompt": "hi"}))),
+        ("/tokenize", fields(json!({"inputs": "hi"}))),
+        ("/detokenize", fields(json!({"tokens": [1]}))),
+        ("/decode", fields(json!({"ids": [1]}))),
+        ("/embed", fields(json!({"inputs": "hi"}))),
+        ("/predict", fields(json!({"inputs": "hi"}))),
+        ("/rerank", fields(json!({"query": "q", "texts": ["a"]}))),
+        ("/v1/embeddings", fields(json!({"input": "hi"}))),
+        ("/v1/completions", fields(json!({"prompt": "hi"}))),
+        ("/v1/score", fields(json!({"text_1": "a", "text_2": "b"}))),
+    ];
+    for (path, body) in posts {
+        let there = ask(&acme, path, body(hidden)).await;
+        let nowhere = ask(&acme, path, body(missing)).await;
+        assert!((400..500).contains(&there.status), "{path}: {}", there.body);
+        assert_eq!(told(&there, hidden), told(&nowhere, missing), "{path}");
+    }
+    let get = |base: &str, path: &str| {
+        server.send(server.http().get(format!("{base}{path}")).bearer_auth(text(&acme, "key")))
+    };
+    let by_id =
+        async |name: &str| told(&get(&server.data, &format!("/v1/models/{name}")).await, name);
+    assert_eq!(by_id(hidden).await, by_id(missing).await);
+    assert_eq!(by_id(hidden).await.0, 404);
+    // A tenant's credential is none on the admin port, whatever it asks for there.
+    for path in ["explain", "versions", "models", "residency", "usage", "regret", "live"] {
+        let at = async |name: &str| {
+            let path = format!("/admin/v1/{path}?endpoint=default&target={name}&tenant=evil");
+            told(&get(&server.admin, &path).await, name)
+        };
+        assert_eq!(at(hidden).await, at(missing).await, "{path}");
+        assert_eq!(at(hidden).await.0, 401, "{path}");
+    }
+    for command in ["load", "unload", "keep", "release", "refresh", "use"] {
+        let at = async |name: &str| {
+            let request = server.http().post(format!("{}/admin/v1/{command}", server.admin));
+            let request = request.json(&json!({"endpoint": "default", "target": name}));
+            told(&server.send(request.bearer_auth(text(&acme, "key"))).await, name)
+        };
+        assert_eq!(at(hidden).await, at(missing).await, "{command}");
+        assert_eq!(at(hidden).await.0, 401, "{command}");
+    }
+}

@@ -140,7 +140,7 @@ async fn tokens_of_several_issuers_count_and_their_keys_are_found_and_rotate() {
     let mut ours = Issuer::new(folder.path(), &web, "ours");
     let theirs = Issuer::new(folder.path(), &web, "theirs");
     let auth = format!(
-        "[auth]\noidc_issuer = \"{}\"\noidc_audience = \"roundhouse\"\n\
+        "[auth]\noidc_issuer = \"{}\"\noidc_audience = \"roundhouse\"\noidc_tenants = \"*\"\n\
          [[issuer]]\nissuer = \"{}\"\naudience = \"roundhouse\"\ntenants = \"robots=acme\"\n",
         ours.url, theirs.url
     );

@@ -266,7 +266,7 @@ pub(crate) fn credentials() -> Target {
         audience: "roundhouse".to_owned(),
         jwks: Jwks::File(jwks.clone()),
         claim: "tenant".to_owned(),
-        tenants: [].into(),
+        tenants: roundhouse_tenancy::Named::Any,
         leeway: Duration::ZERO,
     };
     let config = AuthConfig {

@@ -55,11 +55,12 @@ impl Later {
     }
 }
 
-/// What a handler sees of a request, and the way to read it for any other model.
+/// What a handler sees of a request, and the way to read it for any other model, which its answer
+/// calls as it was `called`.
 pub(crate) fn asked(
     headers: &HeaderMap,
     body: Bytes,
-    aim: &Aim,
+    (aim, called): (&Aim, String),
     accept: &HeaderName,
     (stream, request_id): (bool, Uuid),
 ) -> Asked {
@@ -69,7 +70,7 @@ pub(crate) fn asked(
         route: Route::Invocations,
         read: {
             let headers = (media_headers(headers, accept), accept.clone());
-            let (aim, later) = (aim.clone(), later.clone());
+            let (aim, later) = ((aim.clone(), called), later.clone());
             Arc::new(move |body| {
                 let (headers, aim, later) = (headers.clone(), aim.clone(), later.clone());
                 async move {
@@ -85,10 +86,10 @@ pub(crate) fn asked(
 async fn read(
     (headers, accept): (HeaderMap, HeaderName),
     body: Bytes,
-    aim: &Aim,
+    (aim, called): &(Aim, String),
     later: &Later,
 ) -> Result<ReadBody, Error> {
-    let asked = parse(&headers, body).await?.asked(&aim.model)?;
+    let asked = parse(&headers, body).await?.asked(called)?;
     let asked = accepted(asked, &headers, &accept)?;
     if aim.heeds(asked.adapters.clone()) != Adapters::None {
         later.set(Found::Asked(Box::new(asked)));

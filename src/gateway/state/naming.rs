@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use roundhouse_types::TargetName;
+use roundhouse_types::{ModelId, TargetName};
 
 /// The variant of an endpoint that has only one.
 pub const ALL_TRAFFIC: &str = "AllTraffic";
@@ -52,6 +52,18 @@ impl Naming {
     pub fn of(serves: Serves) -> Self {
         let variant = Variant { name: ALL_TRAFFIC.into(), weight: 1.0, serves };
         Self { components: BTreeMap::new(), variants: vec![variant] }
+    }
+
+    /// Whether a request may have come to this target without naming it: by a component, or a variant
+    /// that serves it or a folder it lies in.
+    pub(crate) fn stands_for(&self, model: &ModelId) -> bool {
+        let by_variant = |variant: &Variant| match &variant.serves {
+            Serves::Named => false,
+            Serves::Below(_) => true,
+            Serves::One(target) => *target == model.target,
+        };
+        self.variants.iter().any(by_variant)
+            || self.components.values().any(|target| *target == model.target)
     }
 
     /// Whether requests name their target models, as at SageMaker's multi-model endpoints.

@@ -84,7 +84,7 @@ impl Loader for Stage {
         })
     }
 
-    async fn fetch(&self, _: &ArtefactId) -> Result<Fetched, Failure> {
+    async fn fetch(&self, _: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
         let (footprint, kind) = (takes(SIZE), ModelKind::Embedding);
         Ok(Fetched { footprint, shared: Vec::new(), kind, base: None })
     }

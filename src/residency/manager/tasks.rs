@@ -71,11 +71,11 @@ impl<L: Loader> Tasks<L> {
         self.calls.insert(handle.id(), (Call::Resolve(subject), now()));
     }
 
-    pub(super) fn fetch(&mut self, artefact: ArtefactId) {
+    pub(super) fn fetch(&mut self, artefact: ArtefactId, payer: String) {
         let (loader, subject) = (Arc::clone(&self.loader), artefact.clone());
         let (begins, begun) = oneshot::channel();
         let task = self.running.spawn(async move {
-            let result = beginning(loader.fetch(&artefact), begins).await;
+            let result = beginning(loader.fetch(&artefact, &payer), begins).await;
             Outcome::Fetched { artefact, result }
         });
         self.calls.insert(task.id(), (Call::Fetch(subject.clone()), now()));

@@ -198,6 +198,7 @@ impl<'a> Run<'a> {
             model: self.trace.models()[model as usize].id.clone(),
             hold_until: self.epoch + self.now + self.setup.hold,
             only_loaded: false,
+            payer: None,
         };
         self.tell(event, Some(request));
     }

@@ -86,7 +86,7 @@ impl Table {
             return;
         };
         job.fetched_bytes = job.fetch_bytes;
-        if let Fetch::Whole { since, until } = job.fetch {
+        if let (Fetch::Whole { since, until }, None) = (job.fetch, &job.paced_for) {
             self.rates.fetched(job.fetch_bytes, until.saturating_duration_since(since));
         }
         self.decide(Decided::of(artefact, None, Action::Fetched));

@@ -318,7 +318,7 @@ impl Table {
         for (id, waiter) in self.waiters.iter() {
             let model = self.models.peek(&waiter.model).expect("models with waiters stay");
             let is_listed = match waiter.purpose {
-                Purpose::Request | Purpose::Load(_) => model.waiters.contains(id),
+                Purpose::Request { .. } | Purpose::Load(_) => model.waiters.contains(id),
                 Purpose::Refresh { .. } => model.refreshers.contains(id),
                 Purpose::Unload { .. } => model.unloaders.contains(id),
             };

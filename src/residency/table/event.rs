@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, Failure, Footprint, KvOrder, KvReport, ModelId,
-    Tier, Version,
+    TenantName, Tier, Version,
 };
 use serde::Serialize;
 
@@ -42,8 +42,15 @@ impl Default for LoadOptions {
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    /// A request wants a lease; with `only_loaded` on a resident or not at all.
-    AcquireRequested { waiter: WaiterId, model: ModelId, hold_until: Instant, only_loaded: bool },
+    /// A request wants a lease; with `only_loaded` on a resident or not at all. A load that is
+    /// begun for it is charged to its `payer`; without one, to the model's own tenant.
+    AcquireRequested {
+        waiter: WaiterId,
+        model: ModelId,
+        hold_until: Instant,
+        only_loaded: bool,
+        payer: Option<TenantName>,
+    },
     /// An operator wants it loaded.
     LoadRequested { waiter: WaiterId, model: ModelId, hold_until: Instant, options: LoadOptions },
     /// An operator wants it off its devices.
@@ -94,8 +101,9 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     /// Ask for the version; answered by `Event::Resolved`.
     Resolve { model: ModelId, refresh: bool },
-    /// Bring the files to disk; answered by `Event::Fetched` unless abandoned.
-    Fetch { artefact: ArtefactId },
+    /// Bring the files to disk on behalf of this tenant; answered by `Event::Fetched` unless
+    /// abandoned.
+    Fetch { artefact: ArtefactId, payer: String },
     /// Drop the fetch; no answer is wanted any more.
     AbandonFetch { artefact: ArtefactId },
     /// Load, an adapter onto this base on the same device; answered by `Event::Loaded`.

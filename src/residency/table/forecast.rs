@@ -33,6 +33,11 @@ impl Rates {
         learn(if from_copy { &mut self.promotion } else { &mut self.load }, bytes, took);
     }
 
+    /// How long a fetch of so much takes, as others did.
+    pub(super) fn seconds_to_fetch(&self, bytes: Bytes) -> Option<f64> {
+        Some(float(bytes) / self.fetch?)
+    }
+
     /// At which rate a load goes: until one from a copy was seen, like any other.
     fn of_load(&self, job: &Job) -> Option<f64> {
         self.promotion.filter(|_| job.from_copy).or(self.load)
@@ -68,6 +73,9 @@ impl Table {
             }
             (Fetch::Whole { .. }, Room::Wanted, None) => Progress::WaitingForTurn,
             (Fetch::Whole { .. }, _, _) => Progress::WaitingForVictims,
+            (Fetch::Queued, _, Some(Obstacle::LoadBandwidth)) => {
+                Progress::WaitingForBandwidth { need: job.fetch_bytes }
+            }
             (Fetch::Queued | Fetch::Running { .. }, _, _) => {
                 Progress::Fetching { done: job.fetched_bytes, total: job.fetch_bytes }
             }
@@ -84,7 +92,11 @@ impl Table {
         let order = self.jobs_in_order();
         let before = order.iter().take_while(|other| *other != artefact);
         let before: Vec<&Job> = before.filter_map(|other| self.jobs.get(other)).collect();
-        let fetch = self.seconds_to_fetch(job, &before)?;
+        let fetch = match matches!(job.fetch, Fetch::Queued) {
+            true => self.paced_seconds(artefact, job),
+            false => None,
+        };
+        let fetch = fetch.or_else(|| self.seconds_to_fetch(job, &before))?;
         let seconds = match job.is_arriving() {
             // It ends soon after its fetch.
             true => fetch,

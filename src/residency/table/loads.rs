@@ -42,7 +42,9 @@ impl Table {
                         && job.shared == fetched.shared;
                 job.footprint = Some(fetched.footprint);
                 job.shared = fetched.shared;
-                self.rates.fetched(bytes, now.saturating_duration_since(since));
+                if job.paced_for.is_none() {
+                    self.rates.fetched(bytes, now.saturating_duration_since(since));
+                }
                 self.decide(Decided::of(artefact, None, Action::Fetched));
                 self.base_known(artefact, fetched.base);
                 // What was promised by a header that turned out otherwise is promised anew.
@@ -150,7 +152,9 @@ impl Table {
             // The one that was held may have been unused for long.
             self.idle_from = None;
         }
-        self.learn_reload(&key.artefact.model, arrival, once);
+        let fetched = arrival.fetch.1.saturating_duration_since(arrival.fetch.0).as_secs_f64();
+        let fetch = self.unpaced_seconds(job, fetched);
+        self.learn_reload(&key.artefact.model, arrival, fetch, once);
         self.used(key);
         self.touched.push(key.artefact.model.clone());
     }

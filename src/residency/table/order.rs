@@ -1,7 +1,7 @@
 //! Who goes first: the order in which loads are served, and what bounds it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roundhouse_types::{ArtefactId, Bytes};
 
@@ -19,8 +19,10 @@ type Rank = (bool, u32, bool, Reverse<usize>, u64);
 /// Loads that have begun, counted.
 #[derive(Debug, Default)]
 pub(super) struct Underway {
-    /// Fetches that bring something.
+    /// Fetches that bring something, those apart that are held to a tenant's ceiling.
     fetches: usize,
+    /// Those, by tenant.
+    paced: BTreeMap<String, usize>,
     /// The least that one of them has still to bring.
     least_left: Option<Bytes>,
     /// Loads with whole files and promised room, of other models and of handlers, that wait
@@ -32,6 +34,13 @@ pub(super) struct Underway {
     behind_bases: usize,
     /// What all of these take.
     bytes: Bytes,
+}
+
+impl Underway {
+    /// Fetches under way that are held to this tenant's ceiling.
+    pub(super) fn paced(&self, tenant: &str) -> usize {
+        self.paced.get(tenant).copied().unwrap_or_default()
+    }
 }
 
 impl Table {
@@ -99,7 +108,7 @@ impl Table {
     }
 
     /// The first caller that waits for this load.
-    fn first_waiter(&self, artefact: &ArtefactId) -> Option<&Waiter> {
+    pub(super) fn first_waiter(&self, artefact: &ArtefactId) -> Option<&Waiter> {
         let entry = self.models.peek(&artefact.model)?;
         let aimed = entry.refreshers.iter().filter(|id| {
             let purpose = self.waiters.get(**id).map(|waiter| &waiter.purpose);
@@ -155,11 +164,15 @@ impl Table {
         let held: BTreeSet<&ArtefactId> = held.map(|(artefact, _)| artefact).collect();
         let mut underway = Underway::default();
         for (artefact, job) in &self.jobs {
-            if job.arriving && !job.is_arriving() {
+            let is_behind = job.arriving && !job.is_arriving();
+            let is_fetching =
+                matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO;
+            if let Some(payer) = job.paced_for.as_ref().filter(|_| is_fetching || is_behind) {
+                *underway.paced.entry(payer.clone()).or_default() += 1;
+            } else if is_behind {
                 // It has the slot of its fetch until it ends.
                 underway.fetches += 1;
-            }
-            if matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO {
+            } else if is_fetching {
                 let left = job.fetch_bytes.saturating_sub(job.fetched_bytes);
                 underway.fetches += 1;
                 underway.least_left =
@@ -191,7 +204,7 @@ impl Table {
             // What may evict nobody takes nothing from others and wants to be told at once.
             _ if !job.evict => true,
             Fetch::Queued => {
-                job.fetch_bytes > Bytes::ZERO && self.may_fetch(job.fetch_bytes, underway)
+                job.fetch_bytes > Bytes::ZERO && self.may_fetch(artefact, job, underway)
             }
             Fetch::Running { .. } => job.fetch_bytes > Bytes::ZERO,
             // Behind a base that is being loaded as many as can load at once hold their room.
@@ -237,10 +250,10 @@ impl Table {
         }
     }
 
-    /// Whether a fetch of so much may begin. One that is smaller than what every running one
+    /// Whether one of the slots that all share is free for a fetch of so much. One that is smaller than what every running one
     /// has still to bring need not wait for them: with its fair share of the network it would
     /// be done before any of them.
-    pub(super) fn may_fetch(&self, bytes: Bytes, underway: &Underway) -> bool {
+    pub(super) fn is_fetch_slot_free(&self, bytes: Bytes, underway: &Underway) -> bool {
         let slots = self.config.max_fetches;
         let is_small = underway.least_left.is_some_and(|least| bytes < least);
         underway.fetches < slots || (is_small && underway.fetches < 2 * slots)

@@ -7,7 +7,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId, ModelKind}
 
 use super::Table;
 use super::event::Key;
-use super::state::{Fetch, Job, Resident, Room, State, pause};
+use super::state::{Job, Resident, Room, State, pause};
 use crate::config::Replicas;
 use crate::decision::{Action, Decided, Stage};
 use crate::loader::Resolution;
@@ -315,10 +315,7 @@ impl Table {
         let is_room_wanted = others.iter().any(|(_, job)| matches!(job.room, Room::Wanted));
         let underway = self.underway();
         let is_slot_wanted = others.iter().any(|(artefact, job)| {
-            let is_queued = matches!(job.fetch, Fetch::Queued) && self.is_wanted(artefact);
-            is_queued
-                && job.fetch_bytes > Bytes::ZERO
-                && !self.may_fetch(job.fetch_bytes, &underway)
+            self.is_wanted(artefact) && self.lacks_fetch_slot(artefact, job, &underway)
         });
         let given_up: Vec<ArtefactId> = replicas
             .into_iter()

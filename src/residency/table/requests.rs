@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{Failure, ModelId, Tier};
+use roundhouse_types::{Failure, ModelId, TenantName, Tier};
 
 use super::Table;
 use super::event::{Effect, Grant, Key, LoadReport, Report, WaiterId};
@@ -16,6 +16,7 @@ impl Table {
         model: &ModelId,
         hold_until: Instant,
         only_loaded: bool,
+        payer: Option<TenantName>,
     ) {
         if self.stopping {
             return self.refuse_caller(waiter, model, &Error::ShuttingDown.into());
@@ -37,7 +38,7 @@ impl Table {
             self.check_freshness(model);
             return self.refuse_caller(waiter, model, &failure);
         }
-        self.enqueue(waiter, model, hold_until, Purpose::Request);
+        self.enqueue(waiter, model, hold_until, Purpose::Request { payer });
     }
 
     /// Puts a caller on the model's list of waiters, within the bounds.
@@ -49,7 +50,7 @@ impl Table {
         purpose: Purpose,
     ) {
         let evict = purpose.may_evict();
-        let is_request = matches!(purpose, Purpose::Request);
+        let is_request = matches!(purpose, Purpose::Request { .. });
         if !self.admit(id, model, hold_until, purpose) {
             return;
         }
@@ -142,7 +143,7 @@ impl Table {
                 let report = Report::Loaded(LoadReport { version, device, tier });
                 self.effects.push(Effect::Report { waiter: id, report });
             }
-            Purpose::Request | Purpose::Refresh { .. } | Purpose::Unload { .. } => {
+            Purpose::Request { .. } | Purpose::Refresh { .. } | Purpose::Unload { .. } => {
                 self.grant(id, key, Some(&waiter));
             }
         }

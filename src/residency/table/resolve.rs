@@ -225,6 +225,7 @@ impl Table {
             discard: false,
             late: false,
             died: None,
+            paced_for: None,
             obstacle: None,
             overtaken: 0,
             withdrawn: (0, 0),

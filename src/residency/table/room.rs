@@ -378,15 +378,17 @@ impl Table {
             return;
         };
         let bytes = job.fetch_bytes;
-        let may_begin = bytes == Bytes::ZERO || self.may_fetch(bytes, underway);
-        if !matches!(job.fetch, Fetch::Queued) || !may_begin {
+        if !matches!(job.fetch, Fetch::Queued) {
             return;
         }
-        let since = self.now;
+        if bytes > Bytes::ZERO && !self.may_fetch(artefact, job, underway) {
+            return self.note_bandwidth(artefact);
+        }
+        let (since, payer) = (self.now, self.charge_fetch(artefact));
         if let Some(job) = self.jobs.get_mut(artefact) {
             job.fetch = Fetch::Running { since };
         }
-        self.effects.push(Effect::Fetch { artefact: artefact.clone() });
+        self.effects.push(Effect::Fetch { artefact: artefact.clone(), payer });
         if bytes > Bytes::ZERO {
             self.decide(Decided::of(artefact, None, Action::Fetching { bytes }));
         }

@@ -98,6 +98,8 @@ impl Table {
         if overtaken > 0 {
             sentence.push_str(&format!(", passed by {overtaken} later ones"));
         }
+        let job = self.jobs.get(artefact);
+        sentence.extend(job.and_then(|job| self.pace_told(job)));
         if self.lead(&artefact.model) > 0 {
             sentence.push_str("; its tenant had more than its share of loads");
         }

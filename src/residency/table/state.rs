@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId, ModelKind, Places,
-    RetryHint, SharedPart, Tier, Version,
+    RetryHint, SharedPart, TenantName, Tier, Version,
 };
 
 use super::elastic::Pool;
@@ -160,7 +160,9 @@ pub(super) struct Job {
     pub(super) late: bool,
     /// The model died before the end of its load was seen.
     pub(super) died: Option<Failure>,
-    /// What was in the way when room was last looked for.
+    /// Whom its fetch is held to the load bandwidth of, once that has begun.
+    pub(super) paced_for: Option<String>,
+    /// What was in the way when room, or a place among its tenant's fetches, was last looked for.
     pub(super) obstacle: Option<Obstacle>,
     /// Later requests that were given a load before this one.
     pub(super) overtaken: u32,
@@ -294,7 +296,10 @@ pub(super) struct Waiter {
 /// What a caller waits for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    Request,
+    /// A lease; a load that is begun for it is charged to `payer`.
+    Request {
+        payer: Option<TenantName>,
+    },
     Load(LoadOptions),
     /// A refresh: `asked` once a question covers it, `aimed` at the version it waits for.
     Refresh {
@@ -311,6 +316,13 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    pub(super) fn payer(&self) -> Option<&TenantName> {
+        match self {
+            Self::Request { payer } => payer.as_ref(),
+            Self::Load(_) | Self::Refresh { .. } | Self::Unload { .. } => None,
+        }
+    }
+
     pub(super) fn may_evict(&self) -> bool {
         !matches!(self, Self::Load(LoadOptions { evict: false, .. }))
     }

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod arriving;
+mod bandwidth;
 mod bases;
 mod bench;
 mod copies;

@@ -234,6 +234,7 @@ impl Table {
                 .map(|device| self.ledger.promised(device, artefact))
                 .unwrap_or_default(),
             waiters: self.models.peek(&artefact.model).map_or(0, |model| model.waiters.len()),
+            paced_for: job.paced_for.clone().filter(|_| !job.is_whole()),
             replica: self.serves(artefact),
         })
         .collect()

@@ -131,15 +131,19 @@ impl Table {
         Demand { uses_percent: whole(uses * 100.0), reload_ms: whole(reload * 1000.0) }
     }
 
-    /// Remembers how long a model took to come. A fetch counts too: one that is fetched each
+    /// Remembers how long a model took to come, with `fetch` seconds of fetching. A fetch counts too: one that is fetched each
     /// time has a dear reload, one that stays on disk soon has not. What was done once for all
     /// loads does not.
-    pub(super) fn learn_reload(&mut self, model: &ModelId, arrival: Arrival, once: Duration) {
-        let took = |(begin, end): (std::time::Instant, std::time::Instant)| {
-            end.saturating_duration_since(begin).as_secs_f64()
-        };
-        let load = (took(arrival.load) - once.as_secs_f64()).max(0.0);
-        let seconds = took(arrival.fetch) + load;
+    pub(super) fn learn_reload(
+        &mut self,
+        model: &ModelId,
+        arrival: Arrival,
+        fetch: f64,
+        once: Duration,
+    ) {
+        let (begin, end) = arrival.load;
+        let load = end.saturating_duration_since(begin).saturating_sub(once);
+        let seconds = fetch + load.as_secs_f64();
         let entry = self.model_mut(model);
         let reload =
             if arrival.tier == Tier::Host { &mut entry.promotion } else { &mut entry.reload };

@@ -123,7 +123,13 @@ impl BusyTable {
         let hold_until = self.now + Duration::from_secs(60);
         let waiter = WaiterId(self.waiters);
         let model = model.clone();
-        self.on(Event::AcquireRequested { waiter, model, hold_until, only_loaded: false });
+        self.on(Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded: false,
+            payer: None,
+        });
     }
 
     fn load(&mut self, name: &str) {
@@ -182,7 +188,8 @@ impl BusyTable {
         };
         self.waiters += 1;
         let (waiter, hold_until) = (WaiterId(self.waiters), self.now + Duration::from_secs(60));
-        let event = Event::AcquireRequested { waiter, model, hold_until, only_loaded: false };
+        let event =
+            Event::AcquireRequested { waiter, model, hold_until, only_loaded: false, payer: None };
         Request { event }
     }
 

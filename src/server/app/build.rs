@@ -86,6 +86,9 @@ pub(super) async fn build(
         true => None,
         false => Some(open_cache(&config).await?),
     };
+    if let Some(cache) = &cache {
+        settings::tell_disk(cache, &config);
+    }
     let catalogs = match &cache {
         Some(cache) => connect(&config, cache, credentials.as_ref()).await?,
         None => BTreeMap::new(),
@@ -110,6 +113,7 @@ pub(super) async fn build(
     let loader = loader.with_rules(rules, config.store.update_settle);
     let policy = Arc::new(Current::new(settings::policy(&config)));
     let exe = settings::own_executable()?;
+    let loader = loader.with_accounts(accounts.clone());
     let loader = loader.with_engines((exe, &config.cache.dir), settings::engines(&config));
     let loader = Arc::new(loader.with_bases(bases).under(policy.clone()));
     let limits =

@@ -154,6 +154,9 @@ impl Live {
 
     async fn set_terms(&self, config: &Config) -> Result<(), Failure> {
         let (tenants, drains) = (settings::tenants(config), settings::drain_deleted(config));
+        if let Some(cache) = &self.cache {
+            settings::tell_disk(cache, config);
+        }
         self.residency.set_terms(tenants, drains).await
     }
 

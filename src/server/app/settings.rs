@@ -10,7 +10,7 @@ use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::{DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits, tenant};
 use roundhouse_serving::ClaimFn;
-use roundhouse_store::{CatalogConfig, RetryConfig};
+use roundhouse_store::{CatalogConfig, DiskCache, DiskLimits, RetryConfig};
 use roundhouse_tenancy::{Current, Policy, Standing};
 use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
 
@@ -113,8 +113,25 @@ pub(super) fn tenants(config: &Config) -> BTreeMap<String, TenantLimits> {
 }
 
 fn limits(tenant: &Tenant) -> (String, TenantLimits) {
-    let limits = TenantLimits { floor: tenant.floor, ceiling: tenant.ceiling, share: tenant.share };
+    let limits = TenantLimits {
+        floor: tenant.floor,
+        ceiling: tenant.ceiling,
+        share: tenant.share,
+        load_bandwidth: tenant.load_bandwidth,
+    };
     (tenant.name.clone(), limits)
+}
+
+/// Tells the disk cache what concerns it of tenants' limits.
+pub(super) fn tell_disk(cache: &DiskCache, config: &Config) {
+    let tenants = config.tenants.iter();
+    let bandwidths = tenants.filter_map(|it| Some((it.name.clone(), it.load_bandwidth?)));
+    cache.set_load_bandwidths(&bandwidths.collect());
+    let limits = config
+        .tenants
+        .iter()
+        .map(|it| (it.name.clone(), DiskLimits { floor: it.disk_floor, ceiling: it.disk_ceiling }));
+    cache.set_disk_limits(limits.filter(|(_, it)| *it != DiskLimits::default()).collect());
 }
 
 pub(super) fn drain_deleted(config: &Config) -> BTreeSet<EndpointName> {

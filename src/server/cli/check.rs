@@ -122,9 +122,16 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
         let ceiling =
             tenant.ceiling.map_or_else(|| "none".to_owned(), |ceiling| ceiling.to_string());
         let (name, floor, share) = (&tenant.name, tenant.floor, tenant.share);
+        let loads = tenant.load_bandwidth.map(|rate| format!(", loads at {rate}/s"));
+        let loads = loads.unwrap_or_default();
+        let disk = match (tenant.disk_floor, tenant.disk_ceiling) {
+            (Bytes::ZERO, None) => String::new(),
+            (floor, None) => format!(", floor on disk {floor}"),
+            (floor, Some(ceiling)) => format!(", on disk floor {floor}, ceiling {ceiling}"),
+        };
         let invoke: Vec<String> = tenant.grants.invoke.iter().map(ToString::to_string).collect();
         lines.push(format!(
-            "  tenant {name}: floor {floor}, ceiling {ceiling}, share {share}, may invoke {}",
+            "  tenant {name}: floor {floor}, ceiling {ceiling}, share {share}{disk}{loads}, may invoke {}",
             if invoke.is_empty() { "nothing".to_owned() } else { invoke.join(" ") },
         ));
     }

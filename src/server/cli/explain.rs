@@ -22,6 +22,23 @@ struct Explanation {
     /// Of a name that nobody has: those that may have been meant.
     near: Option<Vec<String>>,
     warm: Option<Warm>,
+    disk: Option<Disk>,
+}
+
+/// What it has on disk, beside its tenant.
+#[derive(Debug, Deserialize)]
+struct Disk {
+    bytes: u64,
+    versions: usize,
+    tenant: DiskOfTenant,
+}
+
+#[derive(Debug, Deserialize)]
+struct DiskOfTenant {
+    tenant: String,
+    bytes: u64,
+    floor_bytes: u64,
+    ceiling_bytes: Option<u64>,
 }
 
 /// Idle interpreters that the next handlers are forked from.
@@ -62,6 +79,9 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     if let Some(near) = &found.near {
         output::print(&unknown(near))?;
     }
+    if let Some(disk) = found.disk.as_ref().filter(|_| found.near.is_none()) {
+        output::print(&disk_line(disk))?;
+    }
     if let Some(warm) = &found.warm {
         output::print(&warm_line(warm))?;
     }
@@ -82,6 +102,25 @@ fn unknown(near: &[String]) -> String {
         true => "the store has no such target\n".to_owned(),
         false => format!("the store has no such target; near it: {}\n", names.join(", ")),
     }
+}
+
+/// What is on disk of it, and how its tenant stands there.
+fn disk_line(disk: &Disk) -> String {
+    let own = match disk.versions {
+        0 => "nothing of it is on disk".to_owned(),
+        1 => format!("on disk: 1 version, {}", Bytes(disk.bytes)),
+        versions => format!("on disk: {versions} versions, {}", Bytes(disk.bytes)),
+    };
+    let tenant = &disk.tenant;
+    let floor = Some(tenant.floor_bytes).filter(|floor| *floor > 0);
+    let floor = floor.map(|floor| format!(", {} promised", Bytes(floor)));
+    let ceiling = tenant.ceiling_bytes.map(|ceiling| format!(", at most {}", Bytes(ceiling)));
+    if floor.is_none() && ceiling.is_none() {
+        return format!("{own}\n");
+    }
+    let (floor, ceiling) = (floor.unwrap_or_default(), ceiling.unwrap_or_default());
+    let (name, bytes) = (output::printable(&tenant.tenant), Bytes(tenant.bytes));
+    format!("{own}; its tenant {name} has {bytes} there{floor}{ceiling}\n")
 }
 
 /// Why a handler's load may be short, or is not.
@@ -135,6 +174,23 @@ mod tests {
         assert_eq!(
             standing(&target, now),
             "a/b: failed: no architecture '\u{fffd}]0;x\u{fffd}\u{fffd}2J'\u{fffd}hint: run this\n"
+        );
+    }
+
+    #[test]
+    fn what_is_on_disk_is_told_with_its_tenants_limits_where_there_are_some() {
+        let line = |versions, floor, ceiling: Option<u64>| {
+            let tenant = json!({
+                "tenant": "acme", "bytes": 3 << 20, "floor_bytes": floor, "ceiling_bytes": ceiling,
+            });
+            let disk = json!({"bytes": 1 << 20, "versions": versions, "tenant": tenant});
+            disk_line(&serde_json::from_value(disk).unwrap())
+        };
+        assert_eq!(line(0, 0, None), "nothing of it is on disk\n");
+        assert_eq!(
+            line(2, 1 << 20, Some(4 << 20)),
+            "on disk: 2 versions, 1.0 MiB; its tenant acme has 3.0 MiB there, 1.0 MiB promised, \
+             at most 4.0 MiB\n"
         );
     }
 

@@ -93,6 +93,9 @@ struct ModelRow {
     /// Where it is loaded.
     #[serde(default)]
     devices: Vec<String>,
+    /// What its versions take on disk, with their part of what they share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_bytes: Option<u64>,
     /// Whether a copy is in the host's memory.
     #[serde(default)]
     copy: bool,

@@ -90,6 +90,7 @@ fn print_table(report: &Report) -> Result<(), Error> {
         ">OUT",
         ">COMPUTE",
         ">LOADS",
+        ">FETCHED",
         ">DEVICE GIB·H",
         ">HOST GIB·H",
     ]);
@@ -116,6 +117,7 @@ fn cells(names: [String; 2], totals: &Totals) -> Vec<String> {
     let rest = [
         format!("{}.{:03}s", totals.compute_us / 1_000_000, totals.compute_us / 1000 % 1000),
         format!("{}.{:03}s", totals.load_ms / 1000, totals.load_ms % 1000),
+        Bytes(totals.bytes_fetched).to_string(),
         gib_hours(totals.device_byte_seconds),
         gib_hours(totals.host_byte_seconds),
     ];

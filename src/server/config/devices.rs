@@ -111,7 +111,7 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Device
     };
     let budget = sized("budget", &|text| within(text, text, &BUDGETS, ""));
     let budget = budget.map_err(|message| fault("budget", message)).ok();
-    let rate = sized("copy_bandwidth", &bandwidth);
+    let rate = sized("copy_bandwidth", &|text| bandwidth(text, &BANDWIDTHS));
     let rate = rate.map_err(|message| fault("copy_bandwidth", message)).ok();
     let (id, budget, rate) = (id?, budget?, rate?);
     match id {
@@ -142,9 +142,10 @@ fn id(text: &str) -> Result<DeviceId, String> {
     }
 }
 
-fn bandwidth(text: &str) -> Result<Bytes, String> {
+/// A size per second.
+pub(super) fn bandwidth(text: &str, range: &RangeInclusive<Bytes>) -> Result<Bytes, String> {
     match text.trim().strip_suffix("/s") {
-        Some(size) => within(size, text, &BANDWIDTHS, "/s"),
+        Some(size) => within(size, text, range, "/s"),
         None => Err(format!("'{text}' is not a bandwidth: write a size per second, like 12GB/s")),
     }
 }

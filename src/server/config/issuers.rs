@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use roundhouse_tenancy::{IamConfig, Jwks, OidcConfig, Principals, is_near_or_encrypted};
+use roundhouse_tenancy::{IamConfig, Jwks, Named, OidcConfig, Principals, is_near_or_encrypted};
 use roundhouse_types::TenantName;
 
 use super::auth::word;
@@ -30,7 +30,7 @@ struct Written {
     audience: Option<String>,
     jwks: Option<Jwks>,
     claim: Option<String>,
-    tenants: Option<BTreeMap<String, TenantName>>,
+    tenants: Option<Named>,
     leeway: Option<Duration>,
 }
 
@@ -134,6 +134,12 @@ fn whole(written: Written, at: &str, faults: &mut Vec<Fault>) -> Option<OidcConf
         }
         return None;
     };
+    let Some(tenants) = tenants else {
+        let message = "is missing: write which tenants the issuer may name, as \"VALUE=TENANT …\" by \
+                       values of its claim, or \"*\" to let it name any, where the issuer is yours";
+        faults.push(Fault::new(format!("{at}tenants"), message));
+        return None;
+    };
     let jwks = jwks.unwrap_or_else(|| Jwks::Discovered(issuer.clone()));
     if matches!(jwks, Jwks::Discovered(_)) && !is_near_or_encrypted(issuer) {
         let message =
@@ -146,7 +152,7 @@ fn whole(written: Written, at: &str, faults: &mut Vec<Fault>) -> Option<OidcConf
         audience: audience.clone(),
         jwks,
         claim: claim.unwrap_or_else(|| defaults::OIDC_CLAIM.to_owned()),
-        tenants: tenants.unwrap_or_default(),
+        tenants,
         leeway: leeway.unwrap_or(defaults::OIDC_LEEWAY),
     })
 }
@@ -231,15 +237,21 @@ fn jwks(text: &str) -> Result<Jwks, String> {
     }
 }
 
-/// `VALUE=TENANT`, separated by spaces.
-fn tenants(text: &str) -> Result<BTreeMap<String, TenantName>, String> {
+/// `VALUE=TENANT`, separated by spaces, or a star.
+fn tenants(text: &str) -> Result<Named, String> {
+    if text.trim() == "*" {
+        return Ok(Named::Any);
+    }
     let mut tenants = BTreeMap::new();
     for (value, name) in pairs(text)? {
         if tenants.insert(value.to_owned(), name).is_some() {
             return Err(format!("'{value}' is given twice"));
         }
     }
-    Ok(tenants)
+    match tenants.is_empty() {
+        true => Err("names nobody: VALUE=TENANT, or * for any tenant".to_owned()),
+        false => Ok(Named::Listed(tenants)),
+    }
 }
 
 fn pairs(text: &str) -> Result<Vec<(&str, TenantName)>, String> {

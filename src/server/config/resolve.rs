@@ -74,6 +74,9 @@ pub(super) fn resolve(mut sources: Sources<'_>) -> (Config, Vec<Fault>) {
     if let Err(fault) = config.check_floors(config.written_budgets()) {
         sources.faults([fault]);
     }
+    if let Err(fault) = config.check_disk_floors() {
+        sources.faults([fault]);
+    }
     sources.faults(config.burst_faults());
     sources.faults(asynchronous::faults(&config));
     sources.faults(engines::faults(&config));
@@ -178,6 +181,29 @@ impl Config {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Config {
+    /// Whether the disk cache holds what tenants are promised of it, where its size is written.
+    fn check_disk_floors(&self) -> Result<(), Fault> {
+        let mut floors = self.tenants.iter().map(|tenant| tenant.disk_floor);
+        let sum = floors.try_fold(Bytes::ZERO, |sum, floor| sum.checked_add(floor));
+        let fits = match (sum, self.cache.size) {
+            (None, _) => {
+                return Err(Fault::new(
+                    "tenant",
+                    "the floors on disk sum up to more than can be counted",
+                ));
+            }
+            (Some(sum), Some(size)) if sum > size => Err((sum, size)),
+            _ => Ok(()),
+        };
+        fits.map_err(|(sum, size)| {
+            let message =
+                format!("the floors on disk sum up to {sum}, and the disk cache may hold {size}");
+            Fault::new("tenant", message)
+        })
     }
 }
 

@@ -1,12 +1,18 @@
 //! `[[tenant]]`: what is promised to a tenant and asked of it.
 
+use std::ops::RangeInclusive;
+
 use roundhouse_tenancy::Grants;
 use roundhouse_types::{Bytes, InvalidName, TenantName};
 
+use super::devices::bandwidth;
 use super::keys::{self, TENANT_KEYS};
 use super::quotas::{self, WrittenLimits};
 use super::raw::Sources;
 use super::{Fault, policy};
+
+/// Less brings no model within a load's time; more than the upper end no link carries.
+const LOAD_BANDWIDTHS: RangeInclusive<Bytes> = Bytes::kib(64)..=Bytes::gib(1024);
 
 /// One tenant's limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +25,12 @@ pub struct Tenant {
     pub ceiling: Option<Bytes>,
     /// Its weight where several tenants wait for loads.
     pub share: f64,
+    /// Bytes of its versions on disk that other tenants' fetches leave where they are.
+    pub disk_floor: Bytes,
+    /// The most that its versions may take on disk; absent is all there is.
+    pub disk_ceiling: Option<Bytes>,
+    /// Bytes a second that loads begun for it may fetch; absent is what store and machine allow.
+    pub load_bandwidth: Option<Bytes>,
     /// What it may use.
     pub grants: Grants,
     /// What it may ask for, as far as it is written here.
@@ -61,6 +73,12 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
     if ceiling.is_some_and(|ceiling| ceiling < floor) {
         faults.push(Fault::new(format!("{at}.ceiling"), "is less than floor"));
     }
+    let disk_floor = size(entry, "disk_floor", at, faults).unwrap_or(Bytes::ZERO);
+    let disk_ceiling = size(entry, "disk_ceiling", at, faults);
+    if disk_ceiling.is_some_and(|ceiling| ceiling < disk_floor) {
+        faults.push(Fault::new(format!("{at}.disk_ceiling"), "is less than disk_floor"));
+    }
+    let load_bandwidth = rate(entry, "load_bandwidth", at, faults);
     let share = match entry.get("share") {
         None => 1.0,
         Some(value) => {
@@ -77,7 +95,18 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
     };
     let grants = policy::grants(entry, at, (name.as_ref(), share), faults);
     let limits = quotas::read(entry, at, faults);
-    Some(Tenant { name: name?.to_string(), floor, ceiling, share, grants, limits })
+    let name = name?.to_string();
+    Some(Tenant {
+        name,
+        floor,
+        ceiling,
+        share,
+        disk_floor,
+        disk_ceiling,
+        load_bandwidth,
+        grants,
+        limits,
+    })
 }
 
 fn name(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<TenantName> {
@@ -113,6 +142,14 @@ fn size(entry: &toml::Table, key: &str, at: &str, faults: &mut Vec<Fault>) -> Op
             None
         }
     }
+}
+
+fn rate(entry: &toml::Table, key: &str, at: &str, faults: &mut Vec<Fault>) -> Option<Bytes> {
+    let read = match entry.get(key)? {
+        toml::Value::String(text) => bandwidth(text, &LOAD_BANDWIDTHS),
+        _ => Err("expected a string with a unit, like \"100MB/s\"".to_owned()),
+    };
+    read.map_err(|message| faults.push(Fault::new(format!("{at}.{key}"), message))).ok()
 }
 
 /// A number alone is one of bytes. As few as that hold no model: a unit was meant.

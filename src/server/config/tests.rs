@@ -52,6 +52,17 @@ fn what_tenants_are_promised_is_checked() {
     assert_eq!(tenant("name = \"a/b\""), ["tenant[0].name"]);
     assert_eq!(tenant("name = \"a\"\nfloor = \"2GiB\"\nceiling = \"1GiB\""), ["tenant[0].ceiling"]);
     assert_eq!(tenant("name = \"a\"\nshare = 0"), ["tenant[0].share"]);
+    let disk = "name = \"a\"\ndisk_floor = \"2GiB\"\ndisk_ceiling = \"1GiB\"";
+    assert_eq!(tenant(disk), ["tenant[0].disk_ceiling"]);
+    let promised = "[cache]\nsize = \"1GiB\"\n[[tenant]]\nname = \"a\"\ndisk_floor = \"2GiB\"";
+    assert_eq!(
+        faults(promised),
+        ["tenant: the floors on disk sum up to 2.0 GiB, and the disk cache may hold 1.0 GiB"]
+    );
+    for wrong in ["\"5MB\"", "\"1KiB/s\"", "5000000"] {
+        let keys = format!("name = \"a\"\nload_bandwidth = {wrong}");
+        assert_eq!(tenant(&keys), ["tenant[0].load_bandwidth"], "{wrong}");
+    }
     assert_eq!(tenant("name = \"a\"\nflor = 1"), ["tenant[0].flor"]);
     assert_eq!(tenant("name = \"a\"\n[[tenant]]\nname = \"a\""), ["tenant[1].name"]);
     let promised = "[memory]\nbudget = \"1GiB\"\n[[tenant]]\nname = \"a\"\nfloor = \"2GiB\"";

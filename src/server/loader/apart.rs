@@ -23,7 +23,8 @@ impl ModelLoader {
         let artefact = cached.artefact().clone();
         drop(cached);
         cache.purge(id).await?;
-        let cached = cache.fetch(catalog, &artefact, &self.recall(id).progress).await?;
+        let (payer, progress) = (self.payer(id), self.recall(id).progress);
+        let cached = cache.fetch_for(payer, catalog, &artefact, &progress).await?;
         cache.keep_apart(&cached).await;
         Ok(cached)
     }

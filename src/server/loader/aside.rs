@@ -103,9 +103,9 @@ impl Loader for Aside {
         self.run(move |loader| async move { loader.resolve(&model, refresh).await }).await?
     }
 
-    async fn fetch(&self, id: &ArtefactId) -> Result<Fetched, Failure> {
-        let id = id.clone();
-        self.run(move |loader| async move { loader.fetch(&id).await }).await?
+    async fn fetch(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
+        let (id, payer) = (id.clone(), payer.to_owned());
+        self.run(move |loader| async move { loader.fetch(&id, &payer).await }).await?
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {

@@ -24,6 +24,8 @@ pub(super) struct Known {
     pub(super) seen_at: Option<SystemTime>,
     /// Of an adapter: what texts of its own took when it was loaded.
     pub(super) texts: Bytes,
+    /// On whose behalf it was fetched last.
+    pub(super) payer: String,
     /// A load of it failed of files that were not verified yet.
     pub(super) failed_unverified: bool,
 }

@@ -253,6 +253,7 @@ fn load(state: LoadState) -> LoadSnapshot {
         footprint_bytes: None,
         reserved_bytes: Bytes(70),
         waiters: 0,
+        paced_for: None,
         replica: false,
     }
 }

@@ -3,6 +3,8 @@
 use roundhouse_types::ModelKind;
 use serde_json::{Map, Value};
 
+use crate::room::Taken;
+
 /// What is asked of a model's tokenizer; the model itself computes nothing.
 #[derive(Debug, Clone)]
 pub enum Tokens {
@@ -42,6 +44,8 @@ pub struct TokensReply {
     pub kind: ModelKind,
     /// The longest sequence that is served, in tokens.
     pub context: usize,
+    /// The memory that this takes: to be held until it has gone out.
+    pub taken: Taken,
 }
 
 /// A token of a text.

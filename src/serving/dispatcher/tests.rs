@@ -72,7 +72,7 @@ impl Loader for OneModel {
         })
     }
 
-    async fn fetch(&self, _artefact: &ArtefactId) -> Result<Fetched, Failure> {
+    async fn fetch(&self, _artefact: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
         Ok(Fetched { footprint: FOOTPRINT, shared: Vec::new(), kind: self.kind, base: None })
     }
 

@@ -1,7 +1,7 @@
 //! How many bytes of the disk are taken where several versions hold the same ones.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::path::PathBuf;
 
 /// What a file system gives away at once.
@@ -74,6 +74,13 @@ impl Extents {
         freed
     }
 
+    /// A hold's part of the bytes that it holds: those that several hold are split among them.
+    pub(super) fn share(&self, hold: &Hold) -> u64 {
+        let counts = self.files.get(&hold.inode);
+        let of = |range| counts.map_or(0, |counts| counts.share(range));
+        hold.ranges.iter().map(of).sum()
+    }
+
     /// The ranges of a file below `size` that nobody holds; `None` where nobody holds any.
     pub(super) fn gaps(&self, inode: u64, size: u64) -> Option<Vec<Range<u64>>> {
         let counts = self.files.get(&inode)?;
@@ -100,6 +107,18 @@ impl Extents {
 struct Counts(BTreeMap<u64, u32>);
 
 impl Counts {
+    /// The part of a range that is one holder's.
+    fn share(&self, range: &Range<u64>) -> u64 {
+        let first = self.0.range(..=range.start).next_back().map_or(0, |(_, count)| *count);
+        let (mut at, mut count, mut sum) = (range.start, first, 0);
+        let inside = (Bound::Excluded(range.start), Bound::Excluded(range.end));
+        for (bound, next) in self.0.range(inside) {
+            sum += (bound - at) / u64::from(count.max(1));
+            (at, count) = (*bound, *next);
+        }
+        sum + (range.end - at) / u64::from(count.max(1))
+    }
+
     /// Counts one more or one less, and says where that was the first or the last.
     fn change(&mut self, range: &Range<u64>, more: bool) -> Vec<Range<u64>> {
         for at in [range.start, range.end] {
@@ -164,6 +183,20 @@ mod tests {
         assert_eq!(extents.release(&part), part.ranges);
         assert_eq!(extents.gaps(1, 40_000), None);
         assert_eq!(extents.held(), 4096);
+    }
+
+    #[test]
+    fn what_several_hold_is_split_among_them() {
+        let mut extents = Extents::default();
+        let (whole, part) = (hold(1, &[(0, 40_960)]), hold(1, &[(8192, 16_384)]));
+        extents.hold(&whole);
+        assert_eq!(extents.share(&whole), 40_960);
+        extents.hold(&part);
+        extents.hold(&part);
+        assert_eq!(extents.share(&part), 8192 / 3);
+        assert_eq!(extents.share(&whole), 40_960 - 8192 + 8192 / 3);
+        extents.release(&part);
+        assert_eq!(extents.share(&part), 4096);
     }
 
     proptest! {

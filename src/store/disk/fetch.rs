@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::CacheConfig;
 use super::arrival::Arrival;
 use super::digest::FileDigester;
 use super::flight::Flight;
@@ -21,9 +20,11 @@ use super::layout::{
 };
 use super::ledger::Ledger;
 use super::manifest::{DiskFile, Manifest, charge_all};
+use super::pace::Paces;
 use super::recipe::holds;
 use super::unpack::{Fault, unpack};
 use super::verify::digest;
+use super::{CacheConfig, Payer};
 use crate::catalog::Source;
 use crate::file::blocking;
 use crate::metrics::Purpose;
@@ -63,6 +64,8 @@ pub(super) struct Fetch {
     pub(super) ledger: Arc<Ledger>,
     pub(super) config: CacheConfig,
     pub(super) in_flight: Arc<Semaphore>,
+    pub(super) paces: Arc<Paces>,
+    pub(super) payer: Payer,
     pub(super) source: Source,
     pub(super) artefact: Artefact,
     pub(super) counters: Arc<Counters>,
@@ -90,6 +93,7 @@ impl Fetch {
                 | Error::Corrupt { .. }
                 | Error::Invalid { .. }
                 | Error::TooLarge { .. }
+                | Error::AboveDiskCeiling { .. }
                 | Error::ObjectNotFound { .. },
             ) => {
                 flight.discard();
@@ -217,6 +221,7 @@ impl Fetch {
     /// Fetches what is missing of every file, in order, so that it can be read behind.
     async fn ranges(&self, flight: &Arc<Flight>) -> Result<(), Error> {
         let part = self.config.part.0.clamp(PERMIT, self.config.in_flight.0.max(PERMIT));
+        let part = self.paces.part(&self.payer.tenant, part);
         let journal = flight.journal()?;
         let mut missing = Vec::new();
         for index in self.order() {
@@ -241,6 +246,8 @@ impl Fetch {
         let file = &self.artefact.files[index];
         let length = range.end - range.start;
         let permits = u32::try_from(length.div_ceil(PERMIT)).unwrap_or(u32::MAX);
+        // Before room in memory and a connection are taken, which others want.
+        self.paces.take(&self.payer.tenant, length).await;
         let permit = Arc::clone(&self.in_flight)
             .acquire_many_owned(permits)
             .await
@@ -275,6 +282,9 @@ impl Fetch {
         let (flight, length) = (Arc::clone(flight), lot.bytes);
         blocking(move || flight.journal()?.write(index, at, &lot.chunks)).await?;
         self.counters.add(length);
+        if let Some(meter) = &self.payer.meter {
+            meter(roundhouse_types::Bytes(length));
+        }
         Ok(length)
     }
 

@@ -102,7 +102,7 @@ fn end(
 ) -> Result<(), Error> {
     if discard {
         ledger.layout.remove(&folder)?;
-        ledger.release(promised);
+        ledger.release(id, promised);
         return Ok(());
     }
     if promised == 0 {

@@ -1,11 +1,13 @@
 //! The models that the store holds no more while versions of them are still on disk: those are
 //! no stand-ins when the store is down, also after a restart.
 //!
-//! One small file per such model, named after it.
+//! One small file per such model, named after it. What has no version on disk needs none: such notes
+//! are pruned, so that there are never many more of them than models on disk.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roundhouse_types::{ArtefactId, ModelId, Version};
@@ -13,17 +15,19 @@ use tracing::warn;
 
 use super::DiskCache;
 use super::layout::{entries, folder_name};
-use super::ledger::off_thread;
+use super::ledger::{Ledger, off_thread};
 use crate::Error;
 
-/// Models that are remembered, each by an empty file. More are forgotten at the next start.
-const MAX_GONE: usize = 100_000;
+/// Notes that there may always be before it is looked which of them are still needed.
+const PRUNED_AT_LEAST: usize = 64;
 
 /// Which models are gone, by the names of their files.
 #[derive(Debug)]
 pub(super) struct Gone {
     folder: PathBuf,
     names: Mutex<HashSet<String>>,
+    /// With so many it is looked which are still needed: twice as many as were, last.
+    prune_at: AtomicUsize,
     /// Files follow what is in memory one at a time.
     writing: Mutex<()>,
 }
@@ -32,8 +36,22 @@ impl Gone {
     /// Reads what was remembered. Blocks.
     pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
         let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
-        let names = entries(&folder)?.into_iter().filter_map(name).take(MAX_GONE).collect();
-        Ok(Self { folder, names: Mutex::new(names), writing: Mutex::default() })
+        let names = entries(&folder)?.into_iter().filter_map(name).collect();
+        let prune_at = AtomicUsize::new(PRUNED_AT_LEAST);
+        Ok(Self { folder, names: Mutex::new(names), prune_at, writing: Mutex::default() })
+    }
+
+    /// Forgets whoever has no version on disk. Blocks.
+    pub(super) fn prune(&self, ledger: &Ledger) {
+        let on_disk: HashSet<String> = ledger.models().iter().map(name).collect();
+        let forgotten: Vec<String> = {
+            let mut names = self.names();
+            let forgotten = names.iter().filter(|name| !on_disk.contains(*name)).cloned().collect();
+            names.retain(|name| on_disk.contains(name));
+            self.prune_at.store((2 * names.len()).max(PRUNED_AT_LEAST), Ordering::Relaxed);
+            forgotten
+        };
+        forgotten.iter().for_each(|name| self.write(name));
     }
 
     fn names(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -83,12 +101,21 @@ impl DiskCache {
     }
 
     /// The store holds the model no more. Remembered, also over restarts, until
-    /// [`DiskCache::named`] says otherwise. Does not block.
+    /// [`DiskCache::named`] says otherwise or nothing of it is on disk. Does not block.
     pub fn gone(&self, model: &ModelId) {
         let name = name(model);
-        let mut names = self.inner.gone.names();
-        if names.len() < MAX_GONE && names.insert(name.clone()) {
-            self.note(name);
+        let gone = &self.inner.gone;
+        let many = {
+            let mut names = gone.names();
+            if !names.insert(name.clone()) {
+                return;
+            }
+            names.len() > gone.prune_at.load(Ordering::Relaxed)
+        };
+        self.note(name);
+        if many {
+            let (gone, ledger) = (Arc::clone(gone), Arc::clone(&self.inner.ledger));
+            off_thread(move || gone.prune(&ledger));
         }
     }
 
@@ -107,5 +134,35 @@ impl DiskCache {
     fn note(&self, name: String) {
         let gone = Arc::clone(&self.inner.gone);
         off_thread(move || gone.write(&name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CacheConfig;
+    use super::*;
+
+    fn model(target: &str) -> ModelId {
+        ModelId { endpoint: "e".parse().unwrap(), target: target.parse().unwrap() }
+    }
+
+    #[tokio::test]
+    async fn notes_of_names_that_are_not_on_disk_are_pruned() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = CacheConfig::new(folder.path().join("cache"), roundhouse_types::Bytes::mib(1));
+        let disk = DiskCache::open(config.clone()).await.unwrap();
+        for number in 0..5000 {
+            disk.gone(&model(&format!("made/up-{number}")));
+        }
+        let notes = || disk.inner.gone.names().len();
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        while notes() > PRUNED_AT_LEAST + 1 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(notes() <= PRUNED_AT_LEAST + 1, "{}", notes());
+        let gone = Arc::clone(&disk.inner.gone);
+        let ledger = Arc::clone(&disk.inner.ledger);
+        tokio::task::spawn_blocking(move || gone.prune(&ledger)).await.unwrap();
+        assert_eq!(notes(), 0);
     }
 }

@@ -6,7 +6,7 @@
 //! 3. Nobody is evicted unless the whole set of victims makes room.
 //! 4. Bytes that several artefacts hold are counted once, and freed with the last of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -22,6 +22,7 @@ use super::manifest::Manifest;
 use super::recipe::Recipe;
 use super::share::Abilities;
 use super::standing::Standing;
+use super::tenants::{DiskLimits, Lack, Wanted};
 use crate::{Error, metrics};
 
 /// The table. Its lock is held for bookkeeping only, never over file work.
@@ -36,48 +37,55 @@ pub(super) struct Ledger {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    whole: HashMap<ArtefactId, Whole>,
-    partial: HashMap<ArtefactId, Partial>,
+pub(super) struct State {
+    pub(super) whole: HashMap<ArtefactId, Whole>,
+    pub(super) partial: HashMap<ArtefactId, Partial>,
     /// Promised to running fetches.
-    promised: u64,
+    pub(super) promised: u64,
+    /// The same by tenant.
+    pub(super) promised_to: HashMap<String, u64>,
+    /// What tenants are promised and may take.
+    pub(super) limits: BTreeMap<String, DiskLimits>,
     /// Partial fetches that are out of the tables, still on disk.
-    leaving: u64,
+    pub(super) leaving: u64,
     /// What whole artefacts take, those out of the tables and still on disk included.
-    standing: Standing,
+    pub(super) standing: Standing,
     /// The versions that models are held at.
     held_at: HashMap<ModelId, Version>,
 }
 
 #[derive(Debug)]
-struct Whole {
-    held: Arc<Held>,
-    used_at: SystemTime,
+pub(super) struct Whole {
+    pub(super) held: Arc<Held>,
+    pub(super) used_at: SystemTime,
     /// When it was fetched, or the store came back to it later.
     named_at: SystemTime,
 }
 
 #[derive(Debug)]
-struct Partial {
-    folder: PathBuf,
-    bytes: u64,
-    used_at: SystemTime,
+pub(super) struct Partial {
+    pub(super) folder: PathBuf,
+    pub(super) bytes: u64,
+    pub(super) used_at: SystemTime,
 }
 
 /// The order in which versions leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub(super) enum Rank {
     Old,
     Recent,
     Held,
 }
 
-struct Victim {
-    what: &'static str,
-    id: ArtefactId,
-    folder: PathBuf,
-    bytes: u64,
-    is_whole: bool,
+/// One that leaves the disk.
+#[derive(Debug)]
+pub(super) struct Victim {
+    pub(super) what: &'static str,
+    pub(super) id: ArtefactId,
+    pub(super) folder: PathBuf,
+    /// What comes free with it.
+    pub(super) bytes: u64,
+    pub(super) is_whole: bool,
 }
 
 impl State {
@@ -95,7 +103,7 @@ impl State {
     /// How early a whole version leaves: first what two other versions of its model were used
     /// after, last what its model is held at. So the version before the newest stays as long
     /// as other models' versions do, and can be returned to.
-    fn ranks(&self) -> HashMap<&ArtefactId, Rank> {
+    pub(super) fn ranks(&self) -> HashMap<&ArtefactId, Rank> {
         let mut by_model: HashMap<&ModelId, Vec<(SystemTime, &ArtefactId)>> = HashMap::new();
         for (id, whole) in &self.whole {
             by_model.entry(&id.model).or_default().push((whole.used_at, id));
@@ -114,63 +122,6 @@ impl State {
             }
         }
         ranks
-    }
-
-    /// Takes the least recently used of the lowest rank out of the tables until `short` bytes
-    /// are found; takes none if there are not as many.
-    fn take_victims(&mut self, short: u64, but: &ArtefactId) -> Option<Vec<Victim>> {
-        if short == 0 {
-            return Some(Vec::new());
-        }
-        let ranks = self.ranks();
-        let rank = |id| ranks.get(id).copied().unwrap_or(Rank::Recent);
-        let idle = self.whole.iter().filter(|(_, w)| Arc::strong_count(&w.held) == 1);
-        let partial = self.partial.iter();
-        let mut candidates: Vec<_> = idle
-            .map(|(id, w)| ((rank(id), w.used_at), w.held.bytes, id.clone(), true))
-            .chain(partial.map(|(id, p)| ((Rank::Recent, p.used_at), p.bytes, id.clone(), false)))
-            .filter(|(_, _, id, _)| id != but)
-            .collect();
-        candidates.sort_unstable_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
-        let mut victims = Vec::new();
-        let mut found = 0;
-        for (_, bytes, id, is_whole) in candidates {
-            if found >= short {
-                break;
-            }
-            let (what, folder, bytes) = match is_whole {
-                true => {
-                    let Some(folder) = self.whole.get(&id).map(|w| w.held.folder.clone()) else {
-                        continue;
-                    };
-                    // What it shares with victims before it is freed with it.
-                    let bytes = self.standing.let_go(&folder);
-                    ("artefact", folder, bytes)
-                }
-                false => {
-                    let Some(partial) = self.partial.get(&id) else { continue };
-                    ("partial", partial.folder.clone(), bytes)
-                }
-            };
-            found += bytes;
-            victims.push(Victim { what, id, folder, bytes, is_whole });
-        }
-        for victim in victims.iter().filter(|victim| victim.is_whole) {
-            // Until it is deleted.
-            self.standing.take_back(&victim.folder);
-        }
-        if found < short {
-            return None;
-        }
-        for victim in &victims {
-            if victim.is_whole {
-                self.whole.remove(&victim.id);
-            } else {
-                self.partial.remove(&victim.id);
-                self.leaving += victim.bytes;
-            }
-        }
-        Some(victims)
     }
 }
 
@@ -200,9 +151,10 @@ impl Ledger {
         let overhead = manifest.overhead();
         let held = Arc::new(Held::new((manifest, recipe), folder.clone(), Arc::downgrade(self)));
         let whole = Whole { held: Arc::clone(&held), used_at, named_at };
+        let tenant = id.model.target.tenant().to_owned();
         let mut state = self.lock();
-        state.promised -= promised;
-        state.standing.add(folder, holds, bytes, overhead);
+        state.take_promise(&id, promised);
+        state.standing.add((folder, tenant), holds, bytes, overhead);
         let before = state.whole.insert(id, whole);
         self.show(&state);
         drop(state);
@@ -216,7 +168,7 @@ impl Ledger {
     /// Takes over a partial fetch that nobody goes on with now.
     pub(super) fn leave(&self, id: ArtefactId, folder: PathBuf, bytes: u64, promised: u64) {
         let mut state = self.lock();
-        state.promised -= promised;
+        state.take_promise(&id, promised);
         state.partial.insert(id, Partial { folder, bytes, used_at: SystemTime::now() });
         self.show(&state);
     }
@@ -228,9 +180,9 @@ impl Ledger {
     }
 
     /// Gives a promise back.
-    pub(super) fn release(&self, promised: u64) {
+    pub(super) fn release(&self, id: &ArtefactId, promised: u64) {
         let mut state = self.lock();
-        state.promised -= promised;
+        state.take_promise(id, promised);
         self.show(&state);
     }
 
@@ -272,6 +224,13 @@ impl Ledger {
         of_model.map(|(_, whole)| (Arc::clone(&whole.held), whole.used_at)).collect()
     }
 
+    /// Every model that has a version on disk, or part of one.
+    pub(super) fn models(&self) -> HashSet<ModelId> {
+        let state = self.lock();
+        let ids = state.whole.keys().chain(state.partial.keys());
+        ids.map(|id| id.model.clone()).collect()
+    }
+
     /// Every version of a model of which an abandoned fetch left something, and how much.
     pub(super) fn partials(&self, model: &ModelId) -> Vec<(ArtefactId, u64)> {
         let state = self.lock();
@@ -298,29 +257,44 @@ impl Ledger {
                 budget: Bytes(self.budget),
             });
         }
-        let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenant = id.model.target.tenant();
+        if let Some(ceiling) = self.lock().ceiling(tenant)
+            && had.saturating_add(more) > ceiling.0
+        {
+            let (model, needed) = (id.model.to_string(), Bytes(had.saturating_add(more)));
+            let tenant = tenant.to_owned();
+            return Err(Error::AboveDiskCeiling { model, tenant, needed, ceiling });
+        }
+        let _turn = self.no_evictions();
         let victims = {
             let mut state = self.lock();
             let short = state.wanted(id, more).saturating_sub(self.budget);
-            state.take_victims(short, id).ok_or_else(|| self.busy(&state, id, more))?
+            let of_own = state.above_ceiling(id, more);
+            let wanted = Wanted { short, by: Some(id), of_own, floors: true };
+            state.take_victims(wanted).map_err(|lack| self.lacking(&state, id, more, lack))?
         };
         // Their bytes are gone before they are promised to somebody else.
         self.delete(victims);
         let mut state = self.lock();
         if state.wanted(id, more) > self.budget {
-            return Err(self.busy(&state, id, more));
+            return Err(self.lacking(&state, id, more, Lack::Idle));
+        }
+        if state.above_ceiling(id, more) > 0 {
+            return Err(self.lacking(&state, id, more, Lack::Ceiling));
         }
         state.partial.remove(id);
-        state.promised += more;
+        state.promise(id, more);
         self.show(&state);
         Ok(())
     }
 
-    fn busy(&self, state: &State, id: &ArtefactId, more: u64) -> Error {
-        Error::DiskBusy {
-            model: id.model.to_string(),
-            needed: Bytes(more),
-            held: Bytes(state.wanted(id, 0)),
+    fn lacking(&self, state: &State, id: &ArtefactId, more: u64, lack: Lack) -> Error {
+        let (model, needed) = (id.model.to_string(), Bytes(more));
+        let tenant = id.model.target.tenant().to_owned();
+        match lack {
+            Lack::Idle => Error::DiskBusy { model, needed, held: Bytes(state.wanted(id, 0)) },
+            Lack::Floors => Error::DiskPromised { model, needed },
+            Lack::Ceiling => Error::DiskCeilingBusy { model, tenant, needed },
         }
     }
 
@@ -328,7 +302,8 @@ impl Ledger {
     /// our own sum says. Blocks.
     pub(super) fn relieve(&self, id: &ArtefactId, bytes: u64) {
         let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        let victims = self.lock().take_victims(bytes, id).unwrap_or_default();
+        let wanted = Wanted { short: bytes, by: Some(id), of_own: 0, floors: true };
+        let victims = self.lock().take_victims(wanted).unwrap_or_default();
         self.delete(victims);
     }
 
@@ -338,14 +313,9 @@ impl Ledger {
         let victims = {
             let mut state = self.lock();
             let over = state.used().saturating_sub(self.budget);
-            let nobody = ArtefactId {
-                model: ModelId {
-                    endpoint: "none".parse().expect("a constant name"),
-                    target: "none".parse().expect("a constant name"),
-                },
-                version: roundhouse_types::Version::from_digest(""),
-            };
-            state.take_victims(over, &nobody).unwrap_or_default()
+            // It is the operator who wants less: that goes before what was promised.
+            let wanted = Wanted { short: over, by: None, of_own: 0, floors: false };
+            state.take_victims(wanted).unwrap_or_default()
         };
         self.delete(victims);
         self.show(&self.lock());
@@ -424,7 +394,7 @@ impl Ledger {
         }
     }
 
-    fn delete(&self, victims: Vec<Victim>) {
+    pub(super) fn delete(&self, victims: Vec<Victim>) {
         for victim in victims {
             metrics::evicted(victim.what);
             info!(artefact = %victim.id, what = victim.what, bytes = %Bytes(victim.bytes), "evicted from disk");
@@ -473,12 +443,15 @@ impl Ledger {
         Ok(())
     }
 
-    fn show(&self, state: &State) {
+    pub(super) fn show(&self, state: &State) {
         debug_assert!(state.promised == 0 || state.used() <= self.budget, "invariant 1");
         metrics::disk(self.budget, state.used());
+        for found in state.tenants() {
+            metrics::tenant_disk(&found.tenant, found.bytes.0);
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,6 +25,9 @@ pub(super) struct Standing {
 
 #[derive(Debug)]
 struct Stands {
+    tenant: String,
+    /// Counted out for the moment.
+    is_out: bool,
     holds: Vec<Hold>,
     overhead: u64,
     alone: u64,
@@ -43,11 +46,17 @@ impl Standing {
 
     /// Takes an artefact in that would take `alone` if it shared with nobody.
     /// `overhead` of that are not blocks of its files.
-    pub(super) fn add(&mut self, folder: PathBuf, holds: Vec<Hold>, alone: u64, overhead: u64) {
+    pub(super) fn add(
+        &mut self,
+        (folder, tenant): (PathBuf, String),
+        holds: Vec<Hold>,
+        alone: u64,
+        overhead: u64,
+    ) {
         holds.iter().for_each(|hold| self.extents.hold(hold));
         self.overhead += overhead;
         self.alone += alone;
-        self.artefacts.insert(folder, Stands { holds, overhead, alone });
+        self.artefacts.insert(folder, Stands { tenant, is_out: false, holds, overhead, alone });
     }
 
     pub(super) fn also(&mut self, folder: &Path, more: Vec<Hold>) {
@@ -70,19 +79,52 @@ impl Standing {
     /// it in again.
     pub(super) fn let_go(&mut self, folder: &Path) -> u64 {
         let before = self.bytes();
-        if let Some(stands) = self.artefacts.get(folder) {
+        if let Some(stands) = self.artefacts.get_mut(folder) {
             for hold in &stands.holds {
                 self.extents.release(hold);
             }
             self.overhead -= stands.overhead;
+            stands.is_out = true;
         }
         before - self.bytes()
     }
 
     pub(super) fn take_back(&mut self, folder: &Path) {
-        if let Some(stands) = self.artefacts.get(folder) {
+        if let Some(stands) = self.artefacts.get_mut(folder) {
             stands.holds.iter().for_each(|hold| self.extents.hold(hold));
             self.overhead += stands.overhead;
+            stands.is_out = false;
+        }
+    }
+
+    /// An artefact's part of what all take: bytes that several hold are split among them. Nothing
+    /// while it is counted out.
+    pub(super) fn share(&self, folder: &Path) -> u64 {
+        self.artefacts.get(folder).map_or(0, |stands| self.share_of_one(stands))
+    }
+
+    /// What all artefacts of a tenant have of it.
+    pub(super) fn share_of(&self, tenant: &str) -> u64 {
+        let theirs = self.artefacts.values().filter(|stands| stands.tenant == tenant);
+        theirs.map(|stands| self.share_of_one(stands)).sum()
+    }
+
+    /// The same of all tenants.
+    pub(super) fn shares(&self) -> HashMap<&str, u64> {
+        let mut shares: HashMap<&str, u64> = HashMap::new();
+        for stands in self.artefacts.values() {
+            *shares.entry(&stands.tenant).or_default() += self.share_of_one(stands);
+        }
+        shares
+    }
+
+    fn share_of_one(&self, stands: &Stands) -> u64 {
+        match stands.is_out {
+            true => 0,
+            false => {
+                let held = stands.holds.iter().map(|hold| self.extents.share(hold));
+                held.sum::<u64>() + stands.overhead
+            }
         }
     }
 

@@ -2,8 +2,10 @@ mod archives;
 mod arrivals;
 mod crashes;
 mod fetches;
+mod paced;
 mod room;
 mod sharing;
+mod tenants;
 mod versions;
 
 use std::path::Path;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use roundhouse_types::TargetName;
 use tempfile::TempDir;
 
+use super::layout::{entries, measure};
 use super::*;
 use crate::testing::{Faulty, MemoryStore};
 use crate::{ArtifactStore, CatalogConfig, Freshness};

@@ -89,6 +89,11 @@ impl Presigned {
         self.presented.check_time(i64::try_from(now).unwrap_or(i64::MAX))
     }
 
+    /// The id of the key that it claims to be signed with.
+    pub(super) fn access_key(&self) -> &str {
+        self.presented.access_key()
+    }
+
     /// When it expires, in seconds since 1970.
     pub(super) fn until(&self) -> u64 {
         u64::try_from(self.presented.until()).unwrap_or_default()

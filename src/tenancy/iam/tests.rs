@@ -104,20 +104,20 @@ async fn aws_says_who_signed_once_until_the_request_expires() {
     let sts = Sts::says(ROBOT);
     let iam = sts.iam(&[("123456789012", "acme")]);
     let token = plain();
-    let all = futures_util::future::join_all((0..20).map(|_| iam.caller(&token, NOW))).await;
+    let all = futures_util::future::join_all((0..20).map(|_| iam.caller(&token, None, NOW))).await;
     for caller in all {
         let caller = caller.unwrap();
         assert_eq!(caller.tenant.unwrap().as_str(), "acme");
         assert_eq!(caller.credential.unwrap().as_ref(), format!("iam:{ROBOT}"));
     }
     assert_eq!(sts.asked(), 1);
-    assert!(iam.caller(&token, NOW + 54).await.is_ok());
+    assert!(iam.caller(&token, None, NOW + 54).await.is_ok());
     assert_eq!(sts.asked(), 1);
-    assert!(why(iam.caller(&token, NOW + 56).await).contains("Signature expired"));
-    assert!(why(iam.caller(&token, NOW - 400).await).contains("not yet current"));
+    assert!(why(iam.caller(&token, None, NOW + 56).await).contains("Signature expired"));
+    assert!(why(iam.caller(&token, None, NOW - 400).await).contains("not yet current"));
     // Another's signature, whatever else is equal.
     let other = token_at(STS, set("X-Amz-Security-Token", "other"));
-    assert!(iam.caller(&other, NOW).await.is_ok());
+    assert!(iam.caller(&other, None, NOW).await.is_ok());
     assert_eq!(sts.asked(), 2);
 }
 
@@ -151,7 +151,7 @@ async fn nothing_but_a_get_caller_identity_is_sent_anywhere() {
         "A".repeat(9000),
     ];
     for token in odd {
-        assert!(iam.caller(&token, NOW).await.is_err(), "{token}");
+        assert!(iam.caller(&token, None, NOW).await.is_err(), "{token}");
     }
     assert_eq!(sts.asked(), 0);
 }
@@ -188,7 +188,7 @@ async fn who_signed_may_be_nobodys_tenant() {
         ("arn:aws:iam::123456789012:root", &[robot], None),
     ];
     for (arn, rules, tenant) in cases {
-        let got = Sts::says(arn).iam(rules).caller(&plain(), NOW).await;
+        let got = Sts::says(arn).iam(rules).caller(&plain(), None, NOW).await;
         match tenant {
             Some(tenant) => assert_eq!(got.unwrap().tenant.unwrap().as_str(), tenant, "{arn}"),
             None => assert!(matches!(got, Err(Denied::Forbidden(_))), "{arn}: {got:?}"),
@@ -203,7 +203,7 @@ async fn a_refusal_is_remembered_and_an_outage_is_none() {
     let iam = sts.iam(&[("123456789012", "acme")]);
     let token = plain();
     for _ in 0..5 {
-        assert_eq!(iam.caller(&token, NOW).await, Err(Denied::Unknown));
+        assert_eq!(iam.caller(&token, None, NOW).await, Err(Denied::Unknown));
     }
     assert_eq!(sts.asked(), 1);
     for answer in [
@@ -215,11 +215,11 @@ async fn a_refusal_is_remembered_and_an_outage_is_none() {
         let sts = Sts::says(ROBOT);
         let good = std::mem::replace(&mut *sts.says.lock().unwrap(), answer);
         let iam = sts.iam(&[("123456789012", "acme")]);
-        assert_eq!(iam.caller(&token, NOW).await, Err(Denied::Unavailable));
-        assert_eq!(iam.caller(&token, NOW).await, Err(Denied::Unavailable));
+        assert_eq!(iam.caller(&token, None, NOW).await, Err(Denied::Unavailable));
+        assert_eq!(iam.caller(&token, None, NOW).await, Err(Denied::Unavailable));
         assert_eq!(sts.asked(), 1, "not at once again");
         *sts.says.lock().unwrap() = good;
-        assert!(iam.caller(&token, NOW + 2).await.is_ok());
+        assert!(iam.caller(&token, None, NOW + 2).await.is_ok());
     }
 }
 
@@ -228,20 +228,20 @@ async fn made_up_tokens_push_out_nothing_that_holds() {
     let sts = Sts::says(ROBOT);
     let iam = sts.iam(&[("123456789012", "acme")]);
     let token = plain();
-    assert!(iam.caller(&token, NOW).await.is_ok());
+    assert!(iam.caller(&token, None, NOW).await.is_ok());
     *sts.says.lock().unwrap() = Err(Unfetched::Refused(403));
     for number in 0..2000 {
         let made_up = token_at(STS, |all| all[7].1 = format!("t{number}"));
-        assert_eq!(iam.caller(&made_up, NOW).await, Err(Denied::Unknown));
+        assert_eq!(iam.caller(&made_up, None, NOW).await, Err(Denied::Unknown));
     }
-    assert!(iam.caller(&token, NOW).await.is_ok());
+    assert!(iam.caller(&token, None, NOW).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_an_sts_that_hangs() {
     let fetch: Fetch = Arc::new(|_| Box::pin(std::future::pending()));
     let iam = Iam::new(config(&[("123456789012", "acme")]), fetch);
-    assert_eq!(iam.caller(&plain(), NOW).await, Err(Denied::Unavailable));
+    assert_eq!(iam.caller(&plain(), None, NOW).await, Err(Denied::Unavailable));
 }
 
 #[test]
@@ -276,4 +276,30 @@ fn principals_are_whole_segments() {
     ] {
         assert!(odd.parse::<Principals>().is_err(), "{odd}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_who_makes_tokens_up_keeps_nobody_out() {
+    // An STS that takes a second, as it does while it is asked a lot.
+    let fetch: Fetch = Arc::new(|_| {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let result = json!({"Account": "123456789012", "Arn": ROBOT, "UserId": "AROA:one"});
+            let text = json!({"GetCallerIdentityResponse": {"GetCallerIdentityResult": result}});
+            Ok(text.to_string())
+        })
+    });
+    let iam = Arc::new(Iam::new(config(&[("123456789012", "acme")]), fetch));
+    let stranger: Option<IpAddr> = Some("203.0.113.66".parse().unwrap());
+    for number in 0..400 {
+        let iam = Arc::clone(&iam);
+        let made_up = token_at(STS, |all| all[7].1 = format!("t{number}"));
+        tokio::spawn(async move { drop(iam.caller(&made_up, stranger, NOW).await) });
+    }
+    tokio::task::yield_now().await;
+    let honest = Some("203.0.113.9".parse().unwrap());
+    assert!(iam.caller(&plain(), honest, NOW).await.is_ok());
+    // Also from the same address, with a key that was known before.
+    let again = token_at(STS, set("X-Amz-Security-Token", "again"));
+    assert!(iam.caller(&again, stranger, NOW).await.is_ok());
 }

@@ -110,7 +110,7 @@ fn config() -> OidcConfig {
         audience: "roundhouse".to_owned(),
         jwks: Jwks::Url("https://issuer.example/keys".to_owned()),
         claim: "tenant".to_owned(),
-        tenants: BTreeMap::new(),
+        tenants: Named::Any,
         leeway: Duration::from_secs(60),
     }
 }
@@ -158,7 +158,7 @@ async fn tokens_of_each_algorithm_say_whose_they_are() {
         assert!(is_token(&token));
         let caller = oidc.caller(&token).await.unwrap();
         assert_eq!(caller.tenant.unwrap().as_str(), "acme", "{}", pair.algorithm());
-        assert_eq!(caller.credential.as_deref(), Some("jwt:robot-7"));
+        assert_eq!(caller.credential.as_deref(), Some("jwt:https://issuer.example/|robot-7"));
         // Another's claims under this signature.
         let other = json!({"tenant": "umbrella", "exp": now() + 60});
         let parts: Vec<&str> = token.split('.').collect();
@@ -225,7 +225,11 @@ async fn values_of_a_claim_are_mapped_to_tenants() {
     let pair = Pair::ec();
     let tenants = [("g-1", "acme"), ("g-2", "acme"), ("g-3", "umbrella")];
     let tenants = tenants.map(|(value, name)| (value.to_owned(), name.parse().unwrap()));
-    let mapped = OidcConfig { claim: "org.groups".to_owned(), tenants: tenants.into(), ..config() };
+    let mapped = OidcConfig {
+        claim: "org.groups".to_owned(),
+        tenants: Named::Listed(tenants.into()),
+        ..config()
+    };
     let oidc = Oidc::start(mapped, Issuer::with(vec![pair.jwk("k1")]).fetch());
     let ask = async |groups: Value| {
         let mut claims = claims();
@@ -311,7 +315,7 @@ async fn of_several_issuers_the_one_that_a_token_names_counts() {
     let theirs_config = OidcConfig {
         issuer: "https://other.example".to_owned(),
         jwks: Jwks::Discovered("https://other.example".to_owned()),
-        tenants: [("acme".to_owned(), "umbrella".parse().unwrap())].into(),
+        tenants: Named::Listed([("acme".to_owned(), "umbrella".parse().unwrap())].into()),
         ..config()
     };
     let (our_key, their_key) = (ours.jwk("k1"), theirs.jwk("k1"));

@@ -142,6 +142,11 @@ impl<'a> Presented<'a> {
         &self.signed
     }
 
+    /// The id of the key that it claims to be signed with.
+    pub(crate) fn access_key(&self) -> &str {
+        self.credential.split('/').next().unwrap_or_default()
+    }
+
     /// When it expires, in seconds since 1970; once [`Presented::check_time`] has found that it holds.
     pub(crate) fn until(&self) -> i64 {
         time::parse(&self.date).unwrap_or_default() + self.expires.unwrap_or(WINDOW)

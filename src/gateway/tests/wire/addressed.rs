@@ -92,6 +92,28 @@ async fn an_endpoint_of_one_target_answers_by_it_on_every_route() {
 }
 
 #[tokio::test]
+async fn an_answer_calls_the_model_as_the_request_did_and_tells_no_name_behind_it() {
+    let chat = json!({"messages": [{"role": "user", "content": "hi"}]}).to_string();
+    let called = async |naming: Naming, request: Request<Body>| {
+        let got = harness(naming).send(request).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        assert!(!got.text().contains("acme/"), "{}", got.text());
+        got.json()["model"].as_str().unwrap().to_owned()
+    };
+    let of_component = with(post(INVOKE, "", chat.clone()), COMPONENT, "ic-1");
+    assert_eq!(called(Naming::default(), of_component).await, "ic-1");
+    let of_one = || Naming::of(one("acme/chat"));
+    assert_eq!(called(of_one(), post(INVOKE, "", chat.clone())).await, "ep");
+    assert_eq!(called(of_one(), post("/invocations", "", chat.clone())).await, "ep");
+    assert_eq!(called(of_one(), post(CHAT, "", chat.clone())).await, "ep");
+    let in_folder = Naming::of(below("acme"));
+    assert_eq!(called(in_folder, post(INVOKE, "chat", chat.clone())).await, "chat");
+    // What the request says itself is said again.
+    let named = chat.replace("{\"messages", "{\"model\":\"mine\",\"messages");
+    assert_eq!(called(of_one(), post(INVOKE, "", named)).await, "mine");
+}
+
+#[tokio::test]
 async fn a_target_model_is_refused_where_there_is_one_target() {
     let harness = harness(Naming::of(one("acme/chat")));
     for path in [INVOKE, STREAM, "/invocations"] {

@@ -91,6 +91,26 @@ fn asking(name: &str) -> Vec<Request<Body>> {
         post("/v1/completions", "", json!({"model": name, "prompt": "hi"}).to_string()),
         post("/v1/embeddings", "", json!({"model": name, "input": "hi"}).to_string()),
         Request::get(format!("/v1/models/{name}")).body(Body::empty()).unwrap(),
+        post("/tokenize", "", json!({"model": name, "prompt": "hi"}).to_string()),
+        post("/tokenize", name, inputs),
+        post("/detokenize", "", json!({"model": name, "tokens": [1]}).to_string()),
+        post("/decode", "", json!({"model": name, "ids": [1]}).to_string()),
+        post("/embed", "", json!({"model": name, "inputs": "hi"}).to_string()),
+        post("/embed_all", "", json!({"model": name, "inputs": "hi"}).to_string()),
+        post("/predict", "", json!({"model": name, "inputs": "hi"}).to_string()),
+        post("/rerank", "", json!({"model": name, "query": "q", "texts": ["a"]}).to_string()),
+        post(
+            "/similarity",
+            "",
+            json!({"model": name, "inputs": {"source_sentence": "a", "sentences": ["b"]}})
+                .to_string(),
+        ),
+        post(
+            "/v1/rerank",
+            "",
+            json!({"model": name, "query": "q", "documents": ["a"]}).to_string(),
+        ),
+        post("/v1/score", "", json!({"model": name, "text_1": "a", "text_2": "b"}).to_string()),
     ]
 }
 
@@ -215,6 +235,24 @@ fn aliases() -> Aliases {
         assert!(aliases.add(None, "ep".parse().unwrap(), name.parse().unwrap(), alias));
     }
     aliases
+}
+
+#[tokio::test]
+async fn a_failure_behind_an_alias_does_not_tell_what_it_stands_for() {
+    let (policy, identity) = (policy().with_aliases(aliases()), proxied());
+    let setup = Setup { targets: TARGETS.to_vec(), policy, identity, ..Setup::default() };
+    let harness = setup.with(|invocation| {
+        let message = format!("{}: acme/chat has no config.json", invocation.model);
+        Err(Failure::new(ErrorKind::ModelInvalid, message))
+    });
+    for (target, told) in [
+        ("chat", "ep:chat: chat has no config.json"),
+        ("acme/chat", "ep:acme/chat: acme/chat has no config.json"),
+    ] {
+        let got = harness.by("acme").post(INVOKE, target, r#"{"inputs":"hi"}"#).await;
+        assert_ne!(got.status, 200);
+        assert!(got.text().contains(told), "{}", got.text());
+    }
 }
 
 #[tokio::test]

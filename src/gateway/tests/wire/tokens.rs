@@ -1,6 +1,6 @@
 //! `/tokenize`, `/detokenize` and `/decode`, as each of their servers answers them.
 
-use roundhouse_serving::{Answer, CutToken, Reply, Request as Asked, Tokens, TokensReply};
+use roundhouse_serving::{Answer, CutToken, Reply, Request as Asked, Taken, Tokens, TokensReply};
 use roundhouse_types::ModelKind;
 use serde_json::{Value, json};
 
@@ -49,7 +49,8 @@ fn harness(kind: ModelKind) -> Harness {
                 (Vec::new(), lists.iter().map(text).collect())
             }
         };
-        let reply = Reply::Tokens(TokensReply { lists, texts, kind, context: 77 });
+        let reply =
+            Reply::Tokens(TokensReply { lists, texts, kind, context: 77, taken: Taken::default() });
         Ok(Answer { reply, served: served(kind) })
     })
 }

@@ -46,7 +46,10 @@ fn any_config(dice: &mut Dice) -> Config {
             let floor = Bytes(dice.below(30));
             let ceiling = dice.one_in(3).then(|| Bytes(60 + dice.below(60)));
             let share = *dice.pick(&[0.5, 1.0, 3.0]);
-            tenants.insert(name.to_owned(), TenantLimits { floor, ceiling, share });
+            tenants.insert(
+                name.to_owned(),
+                TenantLimits { floor, ceiling, share, ..TenantLimits::default() },
+            );
         }
     }
     Config {

@@ -12,7 +12,7 @@ impl Run<'_> {
     pub(super) fn perform(&mut self, effect: Effect, asking: Option<usize>) {
         match effect {
             Effect::Resolve { model, .. } => self.resolve(model),
-            Effect::Fetch { artefact } => self.fetch(&artefact),
+            Effect::Fetch { artefact, .. } => self.fetch(&artefact),
             Effect::AbandonFetch { artefact } => {
                 let model = self.number(&artefact.model);
                 self.fetching.remove(&model);

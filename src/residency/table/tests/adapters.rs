@@ -77,7 +77,7 @@ fn asks(effects: &[Effect], name: &str) -> bool {
 
 fn fetches(effects: &[Effect], name: &str) -> bool {
     let is_it =
-        |it: &Effect| matches!(it, Effect::Fetch { artefact } if artefact.model == model(name));
+        |it: &Effect| matches!(it, Effect::Fetch { artefact, .. } if artefact.model == model(name));
     effects.iter().any(is_it)
 }
 

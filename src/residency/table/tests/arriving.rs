@@ -53,7 +53,7 @@ fn arrives(effects: &[Effect], key: &Key) -> bool {
 
 fn fetches(effects: &[Effect], name: &str) -> bool {
     effects.iter().any(
-        |effect| matches!(effect, Effect::Fetch { artefact: other } if *other == artefact(name, 1)),
+        |effect| matches!(effect, Effect::Fetch { artefact: other, .. } if *other == artefact(name, 1)),
     )
 }
 

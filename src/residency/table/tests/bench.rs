@@ -65,7 +65,13 @@ impl Bench {
         let waiter = WaiterId(self.waiters);
         let hold_until = self.now + Duration::from_secs(30);
         let model = model(name);
-        self.on(Event::AcquireRequested { waiter, model, hold_until, only_loaded: false })
+        self.on(Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded: false,
+            payer: None,
+        })
     }
 
     pub(super) fn resolved(&mut self, name: &str, bytes: u64) -> Vec<Effect> {

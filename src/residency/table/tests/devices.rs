@@ -76,7 +76,13 @@ impl Rig {
     pub(super) fn ask(&mut self, name: &str) -> Vec<Effect> {
         let (waiter, hold_until) = self.waiter();
         let model = model(name);
-        self.on(Event::AcquireRequested { waiter, model, hold_until, only_loaded: false })
+        self.on(Event::AcquireRequested {
+            waiter,
+            model,
+            hold_until,
+            only_loaded: false,
+            payer: None,
+        })
     }
 
     pub(super) fn release(&mut self, key: &Key) -> Vec<Effect> {
@@ -104,7 +110,7 @@ impl Rig {
         };
         let model = id.model.clone();
         let mut effects = self.on(Event::Resolved { model, result: Ok(resolution) });
-        if effects.iter().any(|it| matches!(it, Effect::Fetch { artefact } if artefact == id)) {
+        if effects.iter().any(|it| matches!(it, Effect::Fetch { artefact, .. } if artefact == id)) {
             let fetched = Fetched { footprint, shared: shared.to_vec(), kind, base: None };
             effects.extend(self.on(Event::Fetched { artefact: id.clone(), result: Ok(fetched) }));
         }

@@ -18,7 +18,11 @@ fn tenants(list: &[(&str, u64, Option<u64>)]) -> Config {
         .map(|(n, floor, ceiling)| {
             (
                 (*n).to_owned(),
-                TenantLimits { floor: Bytes(*floor), ceiling: ceiling.map(Bytes), share: 1.0 },
+                TenantLimits {
+                    floor: Bytes(*floor),
+                    ceiling: ceiling.map(Bytes),
+                    ..TenantLimits::default()
+                },
             )
         })
         .collect();

@@ -419,7 +419,7 @@ fn a_replica_whose_files_are_coming_gives_the_slot_of_its_fetch_to_who_waits() {
     let gone = Failure::new(ErrorKind::NotReady, "abandoned");
     let effects = rig.on(Event::Loaded { key: on("hot", SECOND), result: Err(gone) });
     let is_fetch =
-        |it: &Effect| matches!(it, Effect::Fetch { artefact: id } if *id == artefact("b", 1));
+        |it: &Effect| matches!(it, Effect::Fetch { artefact: id, .. } if *id == artefact("b", 1));
     assert!(effects.iter().any(is_fetch), "b has the slot");
     assert_eq!(grants(&rig.ask("hot")), vec![on("hot", FIRST)]);
 }

@@ -54,7 +54,7 @@ impl World {
                 assert!(!is_asked, "one question per model at a time");
                 self.resolves.push((model, refresh));
             }
-            Effect::Fetch { artefact } => {
+            Effect::Fetch { artefact, .. } => {
                 assert!(!self.fetches.contains(&artefact), "invariant 3: {artefact} fetched twice");
                 if let Some(footprint) = self.foreseen.get(&artefact) {
                     self.assert_can_fit(&artefact, footprint.total().0);

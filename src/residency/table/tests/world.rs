@@ -179,7 +179,10 @@ impl World {
                 let floor = Bytes(if dice.one_in(2) { dice.below(60) as u64 } else { 0 });
                 let ceiling = dice.one_in(3).then(|| Bytes(30 + dice.below(90) as u64));
                 let share = [0.5, 1.0, 3.0][dice.below(3)];
-                tenants.insert(name.to_owned(), TenantLimits { floor, ceiling, share });
+                tenants.insert(
+                    name.to_owned(),
+                    TenantLimits { floor, ceiling, share, ..TenantLimits::default() },
+                );
             }
         }
         tenants
@@ -239,7 +242,7 @@ impl World {
         only_loaded: bool,
     ) -> WaiterId {
         let (waiter, hold_until) = (self.waiter(&model, Wish::Lease), self.now + hold);
-        self.tell(Event::AcquireRequested { waiter, model, hold_until, only_loaded });
+        self.tell(Event::AcquireRequested { waiter, model, hold_until, only_loaded, payer: None });
         waiter
     }
 

@@ -83,7 +83,7 @@ const LABELS: [(&str, &str); 49] = [
 ];
 
 /// Labels that differ from those of their area.
-const EXCEPTIONS: [(&str, &str); 11] = [
+const EXCEPTIONS: [(&str, &str); 13] = [
     ("roundhouse_containers_cut_answers_total", "container, why"),
     ("roundhouse_containers_ended_total", "container, reason"),
     ("roundhouse_containers_requests_total", "container, outcome"),
@@ -91,7 +91,9 @@ const EXCEPTIONS: [(&str, &str); 11] = [
     ("roundhouse_store_disk_used_bytes", ""),
     ("roundhouse_store_evictions_total", "what"),
     ("roundhouse_store_fetch_seconds", "endpoint, outcome"),
+    ("roundhouse_store_paced_", "tenant"),
     ("roundhouse_store_requests_total", "endpoint, operation, outcome"),
+    ("roundhouse_store_tenant_disk_bytes", "tenant"),
     ("roundhouse_tenancy_ledger_", ""),
     ("roundhouse_tenancy_refused_requests_total", "limit, tenant"),
     ("roundhouse_tenancy_compute_microseconds_total", "tenant"),

@@ -91,6 +91,7 @@ fn the_annotated_file_still_holds_when_its_comments_are_taken_as_settings() {
     assert_eq!(config.endpoints[0].naming.variants[0].weight, 95.0);
     assert_eq!(config.endpoints[0].capture.as_ref().map(|it| it.sampling), Some(100.0));
     assert_eq!(config.tenants[0].ceiling, Some(Bytes::gib(12)));
+    assert_eq!(config.tenants[0].load_bandwidth, Some(Bytes(100_000_000)));
     let rules = config.quota_rules();
     assert_eq!(rules.named.values().next().unwrap().concurrent_requests, Some(64));
     assert_eq!(rules.others.requests_per_day, Some(100_000));

@@ -1,6 +1,6 @@
 //! Who may call, and how connections are encrypted.
 
-use roundhouse_tenancy::Jwks;
+use roundhouse_tenancy::{Jwks, Named};
 
 use super::*;
 
@@ -14,11 +14,14 @@ fn who_may_call_is_read_and_its_faults_are_named() {
     assert!(!config.auth.anonymous && config.auth.asks());
     assert_eq!(config.auth.proxy.unwrap().networks.len(), 2);
     let oidc = &config.auth.oidc[0];
-    assert_eq!(oidc.tenants["a=b"].as_str(), "acme");
+    let Named::Listed(listed) = &oidc.tenants else { panic!("{oidc:?}") };
+    assert_eq!(listed["a=b"].as_str(), "acme");
     assert_eq!(oidc.claim, "tenant");
     assert_eq!(auth("anonymous = false"), ["auth.anonymous"]);
     assert_eq!(auth("oidc_issuer = \"i\""), ["auth.oidc_audience"]);
-    assert_eq!(auth("oidc_issuer = \"i\"\noidc_audience = \"a\""), ["auth.oidc_jwks"]);
+    assert_eq!(auth("oidc_issuer = \"i\"\noidc_audience = \"a\""), ["auth.oidc_tenants"]);
+    let any = "oidc_issuer = \"i\"\noidc_audience = \"a\"\noidc_tenants = \"*\"";
+    assert_eq!(auth(any), ["auth.oidc_jwks"]);
     for networks in ["0.0.0.0/0", "::/0", "10.0.0.0/33", "proxy.example"] {
         let written = format!("proxy_networks = \"{networks}\"");
         assert_eq!(auth(&written), ["auth.proxy_networks"], "{networks}");
@@ -30,40 +33,44 @@ fn who_may_call_is_read_and_its_faults_are_named() {
             "{header}"
         );
     }
-    let oidc = "oidc_issuer = \"i\"\noidc_audience = \"a\"\n";
+    let oidc = "oidc_issuer = \"i\"\noidc_audience = \"a\"\noidc_tenants = \"*\"\n";
     for jwks in ["http://issuer.example/keys", "ftp://x/y", ""] {
         let written = format!("{oidc}oidc_jwks = \"{jwks}\"");
         assert!(auth(&written).contains(&"auth.oidc_jwks".to_owned()), "{jwks}");
     }
     assert_eq!(auth("oidc_tenants = \"a=b/c\""), ["auth.oidc_tenants"]);
     assert_eq!(auth("oidc_tenants = \"a=b a=c\""), ["auth.oidc_tenants"]);
+    assert_eq!(auth("oidc_tenants = \" \""), ["auth.oidc_tenants"]);
 }
 
 #[test]
 fn there_may_be_several_issuers_and_their_keys_are_found() {
     let read = |text: &str| Config::parse(Some(&format!("version = 1\n{text}")), &no_env, &flags());
-    let flat = "[auth]\noidc_issuer = \"https://a\"\noidc_audience = \"x\"\n";
+    let flat = "[auth]\noidc_issuer = \"https://a\"\noidc_audience = \"x\"\noidc_tenants = \"*\"\n";
     let more = "[[issuer]]\nissuer = \"http://127.0.0.1:9/b\"\naudience = \"x\"\nleeway = \"5s\"\n\
                 tenants = \"g=acme\"\n";
     let config = read(&format!("{flat}{more}")).unwrap();
     let [first, second] = &config.auth.oidc[..] else { panic!("{:?}", config.auth.oidc) };
     assert_eq!(first.jwks, Jwks::Discovered("https://a".to_owned()));
-    assert_eq!((second.leeway.as_secs(), second.tenants["g"].as_str()), (5, "acme"));
+    let Named::Listed(listed) = &second.tenants else { panic!("{second:?}") };
+    assert_eq!((second.leeway.as_secs(), listed["g"].as_str()), (5, "acme"));
+    assert_eq!(first.tenants, Named::Any);
     assert!(!config.auth.anonymous);
     let faults = |text: &str| fault_keys(text);
     assert_eq!(faults(&format!("{more}{more}")), ["issuer[1].issuer"]);
     assert_eq!(faults("[issuer]\nissuer = \"a\""), ["issuer"]);
     assert_eq!(faults("[[issuer]]\nissuer = \"https://a\""), ["issuer[0].audience"]);
-    let plain = "[[issuer]]\nissuer = \"http://far.example\"\naudience = \"a\"";
+    let silent = fault_keys("[[issuer]]\nissuer = \"https://a\"\naudience = \"x\"");
+    assert_eq!(silent, ["issuer[0].tenants"], "nobody may name every tenant unsaid");
+    let plain = "[[issuer]]\nissuer = \"http://far.example\"\naudience = \"a\"\ntenants = \"*\"";
     assert_eq!(faults(plain), ["issuer[0].jwks"]);
     for (key, value) in
         [("leeway", "\"11m\""), ("tenants", "\"a\""), ("audience", "7"), ("jwk", "\"a\"")]
     {
-        let with = format!("[[issuer]]\nissuer = \"https://a\"\naudience = \"x\"\n{key} = {value}");
-        let with = match key {
-            "audience" => with.replacen("audience = \"x\"\n", "", 1),
-            _ => with,
-        };
+        let rest = "issuer = \"https://a\"\naudience = \"x\"\ntenants = \"*\"\n";
+        let rest = rest.lines().filter(|line| !line.starts_with(&format!("{key} ")));
+        let rest: Vec<&str> = rest.collect();
+        let with = format!("[[issuer]]\n{}\n{key} = {value}", rest.join("\n"));
         assert_eq!(faults(&with), [format!("issuer[0].{key}")]);
     }
 }

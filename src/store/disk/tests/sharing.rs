@@ -393,3 +393,34 @@ async fn a_version_that_is_kept_apart_is_whole_by_path_and_one_that_borrows_says
     assert!(disk.keep_apart(&again).await);
     assert!(std::fs::read(again.dir().join("model.safetensors")).unwrap() == weights(2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_tenants_hold_together_is_split_among_them() {
+    let f = Fixture::new(Bytes::mib(64));
+    for tenant in ["a", "b"] {
+        for (path, body) in model_files(0) {
+            f.put(&format!("{tenant}/m/{path}"), body);
+        }
+    }
+    let disk = f.open().await;
+    let mut ids = Vec::new();
+    for target in ["a/m", "b/m"] {
+        ids.push(f.fetch(&disk, target).await.unwrap().id().clone());
+    }
+    let alone = disk.tenant("a").bytes;
+    assert_eq!(alone, disk.tenant("b").bytes);
+    share_all(&disk, &ids).await;
+    if disk.usage().shared == Bytes::ZERO {
+        // The file system shares nothing.
+        return;
+    }
+    let (a, b) = (disk.tenant("a").bytes, disk.tenant("b").bytes);
+    assert!(a.0 < alone.0 * 3 / 4 && b.0 < alone.0 * 3 / 4, "{a} and {b} of {alone}");
+    assert!(a.0.abs_diff(b.0) < alone.0 / 8, "{a} and {b}");
+    assert!((a + b).0.abs_diff(disk.usage().used.0) < 4096, "{a} and {b} are all that is there");
+    let of_one = disk.shares(&ids[0].model.endpoint)[&ids[0].model.target];
+    assert_eq!(of_one, a);
+    disk.purge(&ids[0]).await.unwrap();
+    let left = disk.tenant("b").bytes;
+    assert!(left.0.abs_diff(alone.0) < alone.0 / 8, "what is left is its own: {left} of {alone}");
+}

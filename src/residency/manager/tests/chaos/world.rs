@@ -346,7 +346,7 @@ impl Loader for World {
         })
     }
 
-    async fn fetch(&self, artefact: &ArtefactId) -> Result<Fetched, Failure> {
+    async fn fetch(&self, artefact: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
         self.truth().once_fetched.insert(artefact.clone());
         let is_first = self.truth().fetching.insert(artefact.clone());
         self.truth().must(is_first, || format!("{artefact} is fetched twice at once"));
