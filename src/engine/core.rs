@@ -225,8 +225,8 @@ impl Engine {
 }
 
 /// One forward. A refused plan of several rows is tried row by row, so that the row at
-/// fault fails alone; a runner that refuses a plan has changed nothing that matters, and
-/// computing a row again writes the same KV.
+/// fault, or too large for what room there is, fails alone; a runner that refuses a plan has changed
+/// nothing that matters, and computing a row again writes the same KV.
 fn forward(
     runner: &mut dyn ModelRunner,
     spec: &RunnerSpec,
@@ -238,10 +238,8 @@ fn forward(
     match result {
         Ok(output) => Ok(outcomes(spec, plan, output.rows)),
         Err(RunnerError::Device(reason)) => Err(DeviceFailure(reason)),
-        Err(refused @ RunnerError::Input(_)) if plan.rows.len() == 1 => {
-            Ok(vec![RowOutcome::Failed(refused.into())])
-        }
-        Err(RunnerError::Input(_)) => {
+        Err(refused) if plan.rows.len() == 1 => Ok(vec![RowOutcome::Failed(refused.into())]),
+        Err(RunnerError::Input(_) | RunnerError::Room(_)) => {
             let mut outcomes = Vec::with_capacity(plan.rows.len());
             for row in &plan.rows {
                 let single = StepPlan { rows: vec![row.clone()] };

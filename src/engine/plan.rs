@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use roundhouse_types::{Bytes, ErrorKind, Failure};
+use roundhouse_types::{Bytes, ErrorKind, Failure, RetryHint};
 
 /// Index of one KV block in a runner's pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,8 +147,8 @@ pub trait ModelRunner: Send {
     ///
     /// # Errors
     /// [`RunnerError::Input`] refuses a plan that breaks the contract (a token outside the
-    /// vocabulary) and leaves the runner usable; [`RunnerError::Device`] says the device can
-    /// no longer be trusted.
+    /// vocabulary) and leaves the runner usable, as does [`RunnerError::Room`] where the device had no
+    /// memory left for the step; [`RunnerError::Device`] says the device can no longer be trusted.
     fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError>;
 
     /// Whether a step of a shape that never ran is slower than its next, as where kernels are
@@ -192,6 +192,9 @@ pub enum RunnerError {
     /// The plan was wrong; nothing else is.
     #[error("step refused: {0}")]
     Input(String),
+    /// The device has no room for the step. It goes on, and perhaps with fewer rows.
+    #[error("no room for the step: {0}")]
+    Room(String),
     /// The device failed.
     #[error("device failed: {0}")]
     Device(String),
@@ -199,10 +202,11 @@ pub enum RunnerError {
 
 impl From<RunnerError> for Failure {
     fn from(error: RunnerError) -> Self {
-        let kind = match error {
-            RunnerError::Input(_) => ErrorKind::InvalidInput,
-            RunnerError::Device(_) => ErrorKind::ModelFailed,
+        let (kind, retry) = match error {
+            RunnerError::Input(_) => (ErrorKind::InvalidInput, RetryHint::Never),
+            RunnerError::Room(_) => (ErrorKind::Overloaded, RetryHint::Later),
+            RunnerError::Device(_) => (ErrorKind::ModelFailed, RetryHint::Never),
         };
-        Self::from_error(kind, &error)
+        Self::from_error(kind, &error).with_retry(retry)
     }
 }

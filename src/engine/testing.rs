@@ -164,6 +164,7 @@ pub struct Gate {
 #[derive(Debug)]
 enum Reaction {
     Refuse,
+    RunOut { rows: usize },
     FailDevice,
     Panic,
     Garble,
@@ -203,6 +204,12 @@ impl EchoRunner {
     #[must_use]
     pub fn refusing(self, token: u32) -> Self {
         self.reacting(token, Reaction::Refuse)
+    }
+
+    /// Says at `token` that the device has no room, to plans of more rows than `rows`.
+    #[must_use]
+    pub fn cramped(self, token: u32, rows: usize) -> Self {
+        self.reacting(token, Reaction::RunOut { rows })
     }
 
     /// Reports a device failure at `token`.
@@ -245,6 +252,10 @@ impl EchoRunner {
             }
             match reaction {
                 Reaction::Refuse => return Err(RunnerError::Input(format!("token {token}"))),
+                Reaction::RunOut { rows } if plan.rows.len() > *rows => {
+                    return Err(RunnerError::Room(format!("token {token}")));
+                }
+                Reaction::RunOut { .. } => {}
                 Reaction::FailDevice => return Err(RunnerError::Device(format!("token {token}"))),
                 Reaction::Panic => panic!("token {token}"),
                 Reaction::Garble => {}

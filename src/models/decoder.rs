@@ -22,8 +22,10 @@ use crate::pooling;
 use crate::rope::Rope;
 
 mod experts;
+pub(crate) mod portable;
 mod weights;
 
+pub(crate) use portable::Portable;
 pub(crate) use weights::DecoderWeights;
 
 use weights::{FeedForward, Layer};

@@ -1,8 +1,8 @@
 //! A device's memory, and the way between it and the host's.
 //!
 //! A simulated device computes where the host does, but what lies on it are buffers of its
-//! own, filled through a link of bounded bandwidth. An accelerator would have the same three
-//! ways: weights that are read into it, copies into it, and copies out of it.
+//! own, filled through a link of bounded bandwidth. A card has the same three ways: weights that are
+//! read and brought into it, copies into it, and copies out of it.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,8 @@ use roundhouse_types::{Bytes, DeviceId};
 
 use crate::Error;
 use crate::activation::with_numbers;
+use crate::card::{Card, load_failure};
+use crate::inspect::ModelPlan;
 use crate::reader::Cancel;
 
 /// Bytes copied at a time: between two pieces a copy looks whether it was cancelled, and others
@@ -28,6 +30,8 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 pub struct DeviceMemory {
     id: DeviceId,
     link: Option<Arc<Link>>,
+    /// Where what lies in it is computed with by operations of tensors alone.
+    tensors: Option<Device>,
 }
 
 /// Both ways at once, as a bus has them.
@@ -48,7 +52,7 @@ struct Pace {
 impl From<DeviceId> for DeviceMemory {
     /// Without a bound on its bandwidth.
     fn from(id: DeviceId) -> Self {
-        Self { id, link: None }
+        Self { id, link: None, tensors: None }
     }
 }
 
@@ -58,7 +62,51 @@ impl DeviceMemory {
     pub fn new(id: DeviceId, copy_bandwidth: Option<NonZeroU64>) -> Self {
         let pace = |bytes_per_second| Pace { bytes_per_second, free_at: Mutex::default() };
         let link = |rate| Arc::new(Link { inward: pace(rate), outward: pace(rate) });
-        Self { id, link: copy_bandwidth.map(link) }
+        Self { id, link: copy_bandwidth.map(link), tensors: None }
+    }
+
+    /// A card's.
+    pub fn of_card(card: &Card) -> Self {
+        Self { id: card.id(), link: None, tensors: Some(card.device().clone()) }
+    }
+
+    /// The host's, but what lies in it is computed with as it would be on a card. For tests: it
+    /// shows that what cards compute is right, and is slower than what the host has for itself.
+    pub fn rehearsal(id: DeviceId) -> Self {
+        Self { tensors: Some(Device::Cpu), ..Self::from(id) }
+    }
+
+    /// Whether models in it are computed by operations of tensors alone.
+    pub(crate) fn is_of_tensors(&self) -> bool {
+        self.tensors.is_some()
+    }
+
+    /// Refuses what cannot be computed there.
+    pub(crate) fn check(&self, plan: &ModelPlan) -> Result<(), Error> {
+        if self.id.is_card() && !self.is_of_tensors() {
+            return Err(Error::NoDevice { device: self.id });
+        }
+        match plan.host_only().filter(|_| self.is_of_tensors()) {
+            Some(what) => Err(Error::HostOnly { what, device: self.id }),
+            None => Ok(()),
+        }
+    }
+
+    /// The card, where it is one's.
+    fn card(&self) -> Option<&Device> {
+        self.tensors.as_ref().filter(|device| !device.is_cpu())
+    }
+
+    /// Brings a tensor that was just read into the host's memory to where it stays.
+    pub(crate) fn settle(&self, tensor: Tensor) -> Result<Tensor, Error> {
+        match self.card() {
+            Some(card) => self.moved(&tensor, card),
+            None => Ok(tensor),
+        }
+    }
+
+    fn moved(&self, tensor: &Tensor, to: &Device) -> Result<Tensor, Error> {
+        tensor.to_device(to).map_err(|error| load_failure(self.id, error.into()))
     }
 
     /// Whose memory it is.
@@ -75,11 +123,19 @@ impl DeviceMemory {
 
     /// Copies a tensor from the host's memory into a buffer of its own.
     pub(crate) fn bring(&self, tensor: &Tensor, cancel: &Cancel) -> Result<Tensor, Error> {
+        if let Some(card) = self.card() {
+            cancel.check()?;
+            return self.moved(tensor, card);
+        }
         copy(tensor, self.link.as_ref().map(|link| &link.inward), cancel)
     }
 
     /// Copies a tensor of its own into the host's memory.
     pub(crate) fn take_out(&self, tensor: &Tensor, cancel: &Cancel) -> Result<Tensor, Error> {
+        if self.card().is_some() {
+            cancel.check()?;
+            return self.moved(tensor, &Device::Cpu);
+        }
         copy(tensor, self.link.as_ref().map(|link| &link.outward), cancel)
     }
 }

@@ -118,6 +118,28 @@ pub enum Error {
         /// The device asked for.
         device: roundhouse_types::DeviceId,
     },
+    /// A kind of model that devices of this kind do not compute.
+    #[error("{what} computed on the cpu only, not on {device}")]
+    HostOnly {
+        /// What it is, with its verb.
+        what: &'static str,
+        /// The device asked for.
+        device: roundhouse_types::DeviceId,
+    },
+    /// A card that cannot be used.
+    #[error("{device} cannot be used: {reason}")]
+    Card {
+        /// The card.
+        device: roundhouse_types::DeviceId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The device ran out of memory while the model was loaded.
+    #[error("{device} has no room left for the model")]
+    NoRoom {
+        /// The device.
+        device: roundhouse_types::DeviceId,
+    },
     /// Tensors could not be built on the device.
     #[error("tensors could not be built")]
     Tensor(#[from] candle_core::Error),
@@ -137,17 +159,23 @@ impl Error {
             | Self::WrongType { .. }
             | Self::BeyondRange { .. }
             | Self::NotFinite { .. }
+            | Self::HostOnly { .. }
             | Self::Overflow { .. } => ErrorKind::ModelInvalid,
+            Self::NoRoom { .. } => ErrorKind::Overloaded,
             Self::Altered { .. } => ErrorKind::StoreUnavailable,
             Self::Cancelled => ErrorKind::NotReady,
-            Self::Io { .. } | Self::NoDevice { .. } | Self::Tensor(_) => ErrorKind::Internal,
+            Self::Io { .. } | Self::NoDevice { .. } | Self::Card { .. } | Self::Tensor(_) => {
+                ErrorKind::Internal
+            }
         }
     }
 
     /// Whether the same call may succeed later.
     pub fn retry(&self) -> RetryHint {
         match self {
-            Self::Io { .. } | Self::Altered { .. } | Self::Cancelled => RetryHint::Later,
+            Self::Io { .. } | Self::Altered { .. } | Self::Cancelled | Self::NoRoom { .. } => {
+                RetryHint::Later
+            }
             _ => RetryHint::Never,
         }
     }

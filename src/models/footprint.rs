@@ -13,6 +13,7 @@ use crate::attention;
 use crate::blocks::{PANEL, integer};
 use crate::config::decoder::DecoderConfig;
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
+use crate::decoder::portable;
 use crate::format::Formats;
 use crate::kv::{BLOCK_TOKENS, KvDtype};
 use crate::linear;
@@ -124,7 +125,7 @@ pub(crate) fn kv_floor(kv: &KvSpec) -> Result<Bytes, Error> {
 /// done, instead of the latter: the last rows and their norm `2 H`, and logits as tensor and as
 /// answer, twice the vocabulary, for as many rows as a step can have. Always: the lists of
 /// tokens, rows and tiles, in bytes, and what attention has not merged yet.
-pub(crate) fn decoder_workspace(
+fn decoder_workspace(
     (config, context, step_tokens): (&DecoderConfig, usize, usize),
     rows: usize,
 ) -> Result<Bytes, Error> {
@@ -150,6 +151,60 @@ pub(crate) fn embedder_workspace(
     let numbers = decoder_step((config, context, step_tokens), outputs, kept) + rounding;
     let lists = lists(step_tokens, config.heads.kv_heads);
     counted("workspace", numbers * F32 + lists)
+}
+
+/// A decoder step's peak wherever it may be computed, on `cards` too or by the host alone.
+pub(crate) fn generator_workspace(
+    shape: (&DecoderConfig, usize, usize),
+    rows: usize,
+    cards: bool,
+) -> Result<Bytes, Error> {
+    let own = decoder_workspace(shape, rows)?;
+    if cards { Ok(own.max(card_workspace(shape, rows)?)) } else { Ok(own) }
+}
+
+/// A decoder step's peak by operations of tensors ([`portable`]), each of which makes a tensor beside
+/// those that it reads; projections of halves read and make one of halves, counted here as a whole one.
+///
+/// Per token: the residual stream and its norm `2 H`, what each layer's window hides of the context; and
+/// the larger of attention (projection `3 Q`, queries and keys apart, rotated and scaled `3 A + 3 K`,
+/// values and what is kept of both, in the order and type of the pool and with its places `9 K`, the
+/// mixed values in tiles and in order `3 A`, the result `3 H`) and feed-forward (projection `3 U`, its
+/// activation `3 I`, inputs and result `4 H`). Of one tile beside attention: its keys and values as they
+/// are kept, in order and in f32, its scores twice and their result. When the layers are done: last rows and their logits, which
+/// answers have again.
+fn card_workspace(
+    (config, context, step_tokens): (&DecoderConfig, usize, usize),
+    rows: usize,
+) -> Result<Bytes, Error> {
+    let [hidden, intermediate, up] =
+        [config.hidden, config.intermediate, config.up_width()].map(|n| n as u128);
+    let [packed, queries, keys] =
+        [config.heads.packed_width(), config.heads.query_width(), config.heads.kv_width()]
+            .map(|n| n as u128);
+    let (tokens, rows) = (step_tokens as u128, rows.min(step_tokens) as u128);
+    let seen = context.next_multiple_of(BLOCK_TOKENS) as u128;
+    let tile = |most: usize, one: u128, all: u128| (most as u128).max(one * seen).min(all * seen);
+    let heads = config.heads.heads as u128;
+    let scores = tile(portable::MOST_SCORES, heads, heads * tokens);
+    let kept = tile(portable::MOST_KEYS, 2 * keys, 2 * keys * rows);
+    let attention = tokens * (3 * packed + 6 * queries + 12 * keys + 3 * hidden);
+    let experts = config.experts.as_ref().map_or(0, |experts| {
+        let [count, used, inner] = [experts.count, experts.used, experts.intermediate];
+        (count + 4 * used + 9 * inner) as u128 + 6 * hidden
+    });
+    let feed_forward = tokens * (3 * up + 3 * intermediate + 4 * hidden).max(experts);
+    let layer = (attention + 3 * scores + 3 * kept).max(feed_forward);
+    let outputs = rows * (3 * hidden + 4 * config.vocab as u128);
+    let mut windows: Vec<Option<usize>> = config.kinds.iter().map(|kind| kind.window).collect();
+    windows.sort_unstable();
+    windows.dedup();
+    // While it is made, each hidden key has three bytes more.
+    let hidden_keys = 2 * windows.len() as u128 * tokens * seen;
+    let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
+    let tables = (seen + tokens) * rotated;
+    let numbers = tokens * 3 * hidden + layer.max(outputs) + hidden_keys + tables;
+    counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
 }
 
 /// The numbers of a decoder's step and of its rope tables; `kept`: what attention has beside.

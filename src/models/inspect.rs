@@ -41,6 +41,8 @@ pub struct LoadSettings {
     pub quantize: Option<Quantize>,
     /// In which type keys and values are kept; `None`: f32 where weights are, else f16.
     pub kv_dtype: Option<KvDtype>,
+    /// Whether models may go to cards: workspaces are then for the worse of the two.
+    pub cards: bool,
     /// What is asked for where models ask for nothing themselves.
     pub preset: Asked,
 }
@@ -59,6 +61,7 @@ impl Default for LoadSettings {
             dtype: DtypeSetting::Auto,
             quantize: None,
             kv_dtype: None,
+            cards: false,
             preset: Asked::default(),
         }
     }
@@ -379,7 +382,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         }
         None => {
             let rows = settings.step_rows.min(kv.blocks);
-            let workspace = footprint::decoder_workspace(shape, rows)?;
+            let workspace = footprint::generator_workspace(shape, rows, settings.cards)?;
             (decoder::Answers::Tokens(kv, kv_dtype), footprint::kv_floor(&kv)?, workspace)
         }
     };

@@ -3,11 +3,12 @@
 //! Reading order: `files` (what is looked at), `inspect` (what it is and what it takes:
 //! `config`, whose `families` map each architecture to the one decoder or encoder, `tensors`, `gguf`,
 //! `format`, `weigh`, `footprint`), `load` (`reader` and `convert`: from files into final buffers,
-//! `pool`: those that several models hold together, `device`: where they are, `held`: copies of
+//! `pool`: those that several models hold together, `device`: where they are, `card`: CUDA's, `held`: copies of
 //! them in another memory), then
 //! the computation: `linear` (over `blocks` where weights are quantised, and `adapter` for rows
 //! with adapters) and `attention` are the two seams, `decoder` and `encoder` the
-//! models over them, `packed` the step's rows, `kv` the pool.
+//! models over them, `packed` the step's rows, `kv` the pool; `decoder::portable` is the decoder of devices
+//! with memories that the host cannot address.
 //!
 //! What holds:
 //! 1. [`inspect`] and [`load`] walk the same list of parameters, so the weights and KV of
@@ -21,6 +22,7 @@ mod activation;
 mod adapter;
 mod attention;
 mod blocks;
+mod card;
 mod config;
 mod convert;
 mod decoder;
@@ -52,6 +54,7 @@ mod weigh;
 pub use adapter::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, AdapterPlan, LoadedAdapter, load_adapter,
 };
+pub use card::{Card, CardMemory, NO_CUDA, cards};
 pub use config::prompts::EmbeddingPrompts;
 pub use config::{GenerationDefaults, Labels, ScoreFunction};
 pub use device::DeviceMemory;

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use roundhouse_engine::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
-use roundhouse_types::{Bytes, DeviceId, Footprint, SharedPart};
+use roundhouse_types::{Bytes, Footprint, SharedPart};
 
 use crate::Error;
 use crate::adapter::{AdapterBase, Adapters, BaseWeights, Modules};
-use crate::decoder::{Decoder, DecoderWeights};
+use crate::card::load_failure;
+use crate::decoder::{Answers, Decoder, DecoderWeights, Portable};
 use crate::device::DeviceMemory;
 use crate::encoder::{Build, Encoder, EncoderWeights, Parts};
 use crate::files::{Folder, ModelFiles, read_wanted};
@@ -96,7 +97,7 @@ pub fn load_files(
     if let Some(sharing) = sharing {
         sharing.pool.sweep();
     }
-    check(device)?;
+    device.check(plan)?;
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
     let table = TensorTable::new(&read_wanted(files)?)?;
@@ -104,7 +105,7 @@ pub fn load_files(
     let mut taken = Vec::new();
     let mut read = read_in_order(plan, &table, device, &mut reader)?;
     let modules = Arc::new(Modules::of(plan));
-    let (runner, kv) = build(plan, &modules, &mut |parameter| {
+    let (runner, kv) = build(plan, &modules, device, &mut |parameter| {
         let tensor = read(parameter.clone())?;
         taken.push((parameter, tensor.clone()));
         Ok(tensor)
@@ -130,14 +131,14 @@ pub fn promote(
     pool: Option<&TensorPool>,
     cancel: &Cancel,
 ) -> Result<LoadedRunner, Error> {
-    check(device)?;
+    device.check(plan)?;
     if let Some(pool) = pool {
         pool.sweep();
     }
     let started = Instant::now();
     let (mut taken, mut held, mut found) = (Vec::new(), Vec::<Arc<Pooled>>::new(), Bytes::ZERO);
     let modules = Arc::new(Modules::of(plan));
-    let (runner, kv) = build(plan, &modules, &mut |parameter| {
+    let (runner, kv) = build(plan, &modules, device, &mut |parameter| {
         let (tensor, shared, was_there) = copy.to_device(&parameter, device, pool, cancel)?;
         found += was_there;
         held.extend(shared);
@@ -150,14 +151,6 @@ pub fn promote(
     let own = weights.bytes().saturating_sub(held.iter().map(|pooled| pooled.part.bytes).sum());
     let built = Built { runner, kv, own, held, found, modules, used, weights: Some(weights) };
     Ok(built.loaded(plan, started))
-}
-
-/// Whether this build computes there.
-fn check(device: &DeviceMemory) -> Result<(), Error> {
-    match device.id() {
-        DeviceId::Cpu | DeviceId::Simulated(_) => Ok(()),
-        device @ DeviceId::Cuda(_) => Err(Error::NoDevice { device }),
-    }
 }
 
 /// A runner whose parameters are on its device.
@@ -216,12 +209,20 @@ fn read_in_order(
 fn build(
     plan: &ModelPlan,
     modules: &Arc<Modules>,
+    device: &DeviceMemory,
     take: &mut dyn FnMut(Parameter) -> Result<Tensor, Error>,
 ) -> Result<(Box<dyn ModelRunner>, Bytes), Error> {
     let adapters = Adapters::new(Arc::clone(modules));
     match &plan.family {
         Family::Decoder { config, prefix, answers } => {
             let weights = DecoderWeights::gather(config, prefix, take)?;
+            if let (true, Answers::Tokens(kv, dtype)) = (device.is_of_tensors(), *answers) {
+                let sizes = (plan.context, plan.step_tokens);
+                let decoder = Portable::new(config.clone(), weights, sizes, (kv, dtype))
+                    .map_err(|error| load_failure(device.id(), error.into()))?;
+                let kv = Bytes(decoder.kv_floor_bytes());
+                return Ok((Box::new(decoder), kv));
+            }
             let sizes = (plan.context, plan.step_tokens, *answers);
             let decoder = Decoder::new(config.clone(), weights, sizes, adapters)?;
             let kv = Bytes(decoder.kv_floor_bytes());

@@ -149,12 +149,12 @@ impl<'a> Reader<'a> {
 
     /// Reads one parameter into a tensor of `[rows, columns]`, or `[length]` for a vector,
     /// or takes the buffer of a model that has the same content.
-    pub(crate) fn read(&mut self, parameter: &Parameter) -> Result<Tensor, Error> {
+    fn read(&mut self, device: &DeviceMemory, parameter: &Parameter) -> Result<Tensor, Error> {
         let (parts, layout) = parameter.locate(self.table, self.formats)?;
         let bytes = layout.bytes(parameter);
         let Some(sharing) = self.sharing.filter(|_| bytes >= SHARED_AT_LEAST) else {
             self.own += bytes;
-            return self.fill(parameter, &parts, &layout, None);
+            return device.settle(self.fill(parameter, &parts, &layout, None)?);
         };
         let mut turn = None;
         if let Some(digest) = sharing.known.get(parameter) {
@@ -174,12 +174,13 @@ impl<'a> Reader<'a> {
             return Err(Error::Altered { name: pool::name(parameter) });
         }
         let content = sharing.content(digest.as_bytes(), parameter, &layout);
+        let tensor = device.settle(tensor)?;
         let pooled = sharing.pool.add(SharedPart { content, bytes }, tensor);
         drop(turn);
         Ok(self.hold(pooled))
     }
 
-    /// The same for a device's own memory: its buffers are filled piece by piece, and what was
+    /// Reads one parameter for a device's own memory: its buffers are filled piece by piece, and what was
     /// read has passed the device's link when this returns.
     pub(crate) fn read_to(
         &mut self,
@@ -187,7 +188,7 @@ impl<'a> Reader<'a> {
         parameter: &Parameter,
     ) -> Result<Tensor, Error> {
         let found = self.found;
-        let tensor = self.read(parameter)?;
+        let tensor = self.read(device, parameter)?;
         if self.found == found {
             device.was_filled(self.formats.layout(parameter).bytes(parameter));
         }

@@ -1,5 +1,6 @@
 //! Rotary position embedding, with the frequencies' scaling.
 
+use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 /// How frequencies are stretched beyond the lengths trained on.
@@ -105,6 +106,12 @@ impl Rope {
     /// Bytes of both tables.
     pub(crate) fn bytes(&self) -> u64 {
         ((self.cos.len() + self.sin.len()) * size_of::<f32>()) as u64
+    }
+
+    /// Cosines and sines as tensors of a device, `[context, dims / 2]` each.
+    pub(crate) fn tensors(self, context: usize, device: &Device) -> Result<[Tensor; 2]> {
+        let tensor = |numbers| Tensor::from_vec(numbers, (context, self.dims / 2), device);
+        Ok([tensor(self.cos)?, tensor(self.sin)?])
     }
 
     #[cfg(test)]

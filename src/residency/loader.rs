@@ -25,6 +25,8 @@ pub struct Resolution {
     pub shared: Vec<SharedPart>,
     /// Its kind, where the headers already tell.
     pub kind: Option<ModelKind>,
+    /// Whether cards do not compute it. It goes to another device, where there is one.
+    pub off_cards: bool,
     /// Of an adapter: the model that it adapts, where that is known already. It is loaded on
     /// the adapter's device before the adapter, and leaves after it.
     pub base: Option<ModelId>,
@@ -85,6 +87,8 @@ pub struct Fetched {
     pub shared: Vec<SharedPart>,
     /// Its kind.
     pub kind: ModelKind,
+    /// As in [`Resolution::off_cards`].
+    pub off_cards: bool,
     /// As in [`Resolution::base`].
     pub base: Option<ModelId>,
 }

@@ -224,6 +224,7 @@ impl Loader for ScriptedLoader {
             footprint: Some((footprint(script.bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(script.kind),
+            off_cards: false,
             base: script.base.map(self::model),
             streams: script.streams,
             quarantined: script.quarantined,
@@ -241,7 +242,7 @@ impl Loader for ScriptedLoader {
         let _ = ends.send(());
         let footprint = footprint(script.bytes);
         let base = script.base.map(model);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, base })
+        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, off_cards: false, base })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {

@@ -6,6 +6,7 @@ mod behind;
 pub(crate) mod budgets;
 mod build;
 mod capture;
+mod cards;
 mod described;
 pub(crate) mod door;
 mod faces;

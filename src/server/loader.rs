@@ -309,6 +309,7 @@ impl Loader for ModelLoader {
                     footprint: terms.footprint,
                     shared: Vec::new(),
                     kind: Some(plan.kind()),
+                    off_cards: plan.is_off_cards(),
                     base: terms.base,
                     streams: false,
                     quarantined: false,
@@ -333,7 +334,13 @@ impl Loader for ModelLoader {
         };
         let terms = self.terms(id, Some(&plan)).await?;
         let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
-        Ok(Fetched { footprint, shared, kind: plan.kind(), base: terms.base })
+        Ok(Fetched {
+            footprint,
+            shared,
+            kind: plan.kind(),
+            off_cards: plan.is_off_cards(),
+            base: terms.base,
+        })
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {

@@ -13,9 +13,10 @@
 //! touched: KV blocks that were never written, and workspaces between steps. Handlers are
 //! processes of their own, measured and charged by `workers`. Reading order: this file (the
 //! task), `readings` (what the system says), `books` (what the ledger says), `judge`,
-//! `shares`, `leftovers` (what is handed back before it is compared).
+//! `shares`, `cards` (the same for memories that are not the host's), `leftovers` (what is handed back before it is compared).
 
 mod books;
+mod cards;
 mod judge;
 mod leftovers;
 mod readings;
@@ -28,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Unit, describe_gauge, gauge};
+use roundhouse_models::Card;
 use roundhouse_residency::{Action, Decision, Residency};
 use roundhouse_serving::ServedModel;
 use roundhouse_types::{Bytes, ErrorKind, Failure};
@@ -38,6 +40,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use self::books::Books;
+pub(crate) use self::cards::Cards;
 use self::judge::{Judge, Verdict};
 use self::leftovers::Leftovers;
 use self::readings::{Care, Seen, Thrift};
@@ -61,6 +64,7 @@ const AFTER_CHANGE: Duration = Duration::from_millis(100);
 
 /// Registers the metrics' help.
 pub(crate) fn describe() {
+    cards::describe();
     describe_gauge!(
         WITNESS_BYTES,
         Unit::Bytes,
@@ -95,7 +99,7 @@ pub(crate) struct WitnessConfig {
     pub(crate) yields: bool,
     /// What all fetches together may hold in memory.
     pub(crate) in_flight: Bytes,
-    /// What all devices and copies in the host's memory may take together.
+    /// What all devices in the host's memory and copies there may take together.
     pub(crate) configured: Bytes,
 }
 
@@ -128,14 +132,15 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Takes the baseline. Call when everything is there but models.
+    /// Takes the baselines, of these cards too. Call when everything is there but models.
     ///
     /// # Errors
     /// When no thread can be had for it.
     pub(crate) async fn start(
         config: WitnessConfig,
         budgets: Budgets,
-    ) -> Result<Arc<Self>, Failure> {
+        cards: Vec<Card>,
+    ) -> Result<(Arc<Self>, Cards), Failure> {
         let seen = blocking(|| {
             allocator::give_back();
             readings::read(Care::Pages, &read_file)
@@ -146,7 +151,9 @@ impl Witness {
             gauge!(CONFIGURED_BYTES, "device" => device.to_string()).set(shown(*budget));
         }
         info!(%baseline, "memory of the process without models");
-        Ok(Arc::new(Self { config, budgets, baseline, last: Mutex::default() }))
+        let configured = budgets.clone();
+        let cards = blocking(move || Cards::of(cards, config, &configured)).await?;
+        Ok((Arc::new(Self { config, budgets, baseline, last: Mutex::default() }), cards))
     }
 
     /// The budgets that were asked for.
@@ -159,9 +166,10 @@ impl Witness {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks until residency has ended. Runs as a task of its own.
+    /// Looks until residency has ended, at these cards' memories too. Runs as a task of its own.
     pub(crate) async fn watch(
         self: Arc<Self>,
+        mut cards: Cards,
         residency: Residency<ServedModel>,
         loader: Arc<ModelLoader>,
     ) {
@@ -188,7 +196,8 @@ impl Witness {
             };
             let looked = async {
                 self.hand_back(&mut leftovers, &mut thrift, &residency, &loader).await?;
-                self.look(care, &mut judge, &mut thrift, &residency, &loader).await
+                self.look(care, &mut judge, &mut thrift, &residency, &loader).await?;
+                cards.look(&residency, &loader).await
             };
             if let Err(failure) = looked.await {
                 info!(%failure, "the witness has ended");

@@ -279,6 +279,14 @@ impl DeviceId {
             Self::Cuda(_) | Self::Simulated(_) => false,
         }
     }
+
+    /// Whether its memory is a card's own, of which the host has nothing.
+    pub fn is_card(self) -> bool {
+        match self {
+            Self::Cuda(_) => true,
+            Self::Cpu | Self::Simulated(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for DeviceId {

@@ -1,7 +1,7 @@
 use std::any::Any;
 
 use proptest::prelude::*;
-use roundhouse_types::{Bytes, ErrorKind};
+use roundhouse_types::{Bytes, ErrorKind, RetryHint};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -283,6 +283,21 @@ fn a_refused_row_fails_its_sequence_alone() {
     assert_eq!(ids(good), echo_tokens(&[1, 2], 4, WIDTH));
     assert_eq!(ids(other), echo_tokens(&[3], 4, WIDTH));
     assert_eq!(failure(bad), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_step_without_room_is_tried_row_by_row_and_a_row_without_room_fails_alone() {
+    for (rows, fails) in [(1, false), (0, true)] {
+        let mut bench = Bench::new(EchoRunner::new(generative(64)).cramped(99, rows), 8);
+        let good = bench.generate(0, greedy(&[1, 2], 4));
+        let large = bench.generate(1, greedy(&[1, 99], 4));
+        bench.finish();
+        assert_eq!(ids(good), echo_tokens(&[1, 2], 4, WIDTH));
+        let last = items(large).pop().unwrap();
+        assert_eq!(last.is_err(), fails);
+        let told = last.err().map(|told| (told.kind(), told.retry()));
+        assert!(told.is_none_or(|told| told == (ErrorKind::Overloaded, RetryHint::Later)));
+    }
 }
 
 #[test]

@@ -16,15 +16,15 @@ use crate::simd::exp;
 #[derive(Debug)]
 pub(super) struct Experts<T> {
     /// `[experts, hidden]`: as it is in the files, for its sums decide which weights are used at all.
-    router: Linear<T>,
-    each: Vec<Expert<T>>,
+    pub(super) router: Linear<T>,
+    pub(super) each: Vec<Expert<T>>,
 }
 
 #[derive(Debug)]
-struct Expert<T> {
+pub(super) struct Expert<T> {
     /// Gate and up in one.
-    up: Linear<T>,
-    down: Linear<T>,
+    pub(super) up: Linear<T>,
+    pub(super) down: Linear<T>,
 }
 
 impl<T> Experts<T> {
@@ -86,18 +86,18 @@ impl Experts<Tensor> {
 
 /// A token that an expert computes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Route {
-    expert: u32,
-    token: u32,
+pub(super) struct Route {
+    pub(super) expert: u32,
+    pub(super) token: u32,
     /// What its result is multiplied by.
-    weight: f32,
+    pub(super) weight: f32,
 }
 
 /// The routes of all tokens by their scores `[tokens, experts]`, expert after expert.
 ///
 /// A token's weights are the softmax of its scores; the largest are kept, of equals the first. What is
 /// no number is taken for the smallest: whatever a router gives, each token has its experts.
-fn routes(scores: &[f32], config: &Config) -> Vec<Route> {
+pub(super) fn routes(scores: &[f32], config: &Config) -> Vec<Route> {
     let tokens = scores.len() / config.count;
     let mut routes = Vec::with_capacity(tokens * config.used);
     let mut order: Vec<u32> = Vec::with_capacity(config.count);

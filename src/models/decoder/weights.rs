@@ -34,7 +34,7 @@ pub(super) struct Layer<T> {
     /// Queries, keys and values in one.
     pub(super) qkv: Linear<T>,
     /// Of each query head and of each key head.
-    head_norms: Option<[Norm<T>; 2]>,
+    pub(super) head_norms: Option<[Norm<T>; 2]>,
     pub(super) attention_out: Linear<T>,
     pub(super) attention_result_norm: Option<Norm<T>>,
     /// `None` where the feed-forward block reads what the attention's norm gives.

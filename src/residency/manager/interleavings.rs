@@ -77,6 +77,7 @@ impl Loader for Stage {
             footprint: Some((takes(SIZE), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Embedding),
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -86,7 +87,7 @@ impl Loader for Stage {
 
     async fn fetch(&self, _: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
         let (footprint, kind) = (takes(SIZE), ModelKind::Embedding);
-        Ok(Fetched { footprint, shared: Vec::new(), kind, base: None })
+        Ok(Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None })
     }
 
     fn fetched_bytes(&self, _: &ArtefactId) -> Bytes {

@@ -56,6 +56,7 @@ impl Table {
         match result {
             Ok(fetched) => {
                 job.kind = Some(fetched.kind);
+                job.off_cards = fetched.off_cards;
                 if let Some(base) = fetched.base {
                     // It is being loaded as what it is not.
                     let model = artefact.model.clone();

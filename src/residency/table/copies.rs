@@ -59,6 +59,8 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) struct Unloaded {
     pub(super) kind: ModelKind,
+    /// Whether cards do not compute it.
+    pub(super) off_cards: bool,
     /// Of an adapter: the model that it adapts.
     pub(super) base: Option<ModelId>,
     /// On its device.
@@ -71,7 +73,8 @@ impl Unloaded {
         let (kind, mut footprint) = (resident.kind, resident.footprint);
         footprint.kv = footprint.kv.saturating_sub(resident.grown());
         let base = resident.base.as_ref().map(|base| base.model.clone());
-        Self { kind, base, footprint, shared: resident.shared.clone() }
+        let (off_cards, shared) = (resident.off_cards, resident.shared.clone());
+        Self { kind, off_cards, base, footprint, shared }
     }
 }
 

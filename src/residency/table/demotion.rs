@@ -132,6 +132,7 @@ impl Table {
         job.fetch_bytes = Bytes::ZERO;
         job.fetch = Fetch::Whole { since: now, until: now };
         job.kind = Some(entry.model.kind);
+        job.off_cards = entry.model.off_cards;
         if !is_known {
             job.footprint = Some(entry.model.footprint);
             job.shared = entry.model.shared.clone();

@@ -140,7 +140,7 @@ impl Table {
                 let helps = [Obstacle::Pools, Obstacle::InUse, Obstacle::OverBudget];
                 job.obstacle.is_some_and(|by| helps.contains(&by))
                     && self.is_wanted(artefact)
-                    && self.devices_for(job.is_handler()).any(|other| other == device)
+                    && self.devices_for(job.kin()).any(|other| other == device)
             }
             Room::Promised { device: on } => {
                 on == device && self.ledger.promised(on, artefact) < self.need(artefact, on)

@@ -150,7 +150,7 @@ impl Ledger {
         Self { accounts: devices.into_iter().map(open).collect(), next_holding: 0 }
     }
 
-    pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> + use<> {
+    pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> + Clone + use<> {
         // A server has a handful of devices; a copy lets callers change accounts meanwhile.
         self.accounts.keys().copied().collect::<Vec<_>>().into_iter()
     }

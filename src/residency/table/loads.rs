@@ -36,10 +36,13 @@ impl Table {
             Ok(fetched) => {
                 job.fetched_bytes = job.fetch_bytes;
                 job.kind = Some(fetched.kind);
+                job.off_cards = fetched.off_cards;
                 let bytes = job.fetch_bytes;
                 let is_foreseen =
                     job.footprint.is_none_or(|f| f.total() == fetched.footprint.total())
                         && job.shared == fetched.shared;
+                let mut devices = job.kin().among(self.ledger.devices());
+                let may_stay = job.device().is_none_or(|on| devices.any(|device| device == on));
                 job.footprint = Some(fetched.footprint);
                 job.shared = fetched.shared;
                 if job.paced_for.is_none() {
@@ -48,7 +51,7 @@ impl Table {
                 self.decide(Decided::of(artefact, None, Action::Fetched));
                 self.base_known(artefact, fetched.base);
                 // What was promised by a header that turned out otherwise is promised anew.
-                if !is_foreseen {
+                if !is_foreseen || !may_stay {
                     self.take_back(artefact);
                 }
             }
@@ -120,6 +123,7 @@ impl Table {
         };
         let resident = Resident {
             kind: job.kind.expect("every fetch tells the kind, and every copy knows it"),
+            off_cards: job.off_cards,
             base: job.onto.clone(),
             footprint,
             shared,

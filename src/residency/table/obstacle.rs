@@ -24,7 +24,7 @@ impl Table {
             return Obstacle::Ceiling;
         }
         let mut obstacle = Obstacle::Kept;
-        for device in self.devices_for(job.is_handler()) {
+        for device in self.devices_for(job.kin()) {
             let kept = self.residents.keys().filter(|key| {
                 key.device == device && key.artefact.model != artefact.model && self.is_held(key)
             });

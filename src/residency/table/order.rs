@@ -225,8 +225,8 @@ impl Table {
     }
 
     pub(super) fn fits_free(&self, artefact: &ArtefactId) -> bool {
-        let is_handler = self.jobs.get(artefact).is_some_and(Job::is_handler);
-        let devices = self.devices_for(is_handler).filter(|device| !self.is_on(artefact, *device));
+        let kin = self.kin(artefact);
+        let devices = self.devices_for(kin).filter(|device| !self.is_on(artefact, *device));
         let mut devices = devices.filter(|device| self.may_stand(artefact, *device));
         devices.any(|device| self.need(artefact, device) <= self.ledger.free(device))
     }

@@ -7,7 +7,7 @@ use roundhouse_types::{ArtefactId, Bytes, DeviceId};
 use super::Table;
 use super::event::Key;
 use super::sharing::whole;
-use super::state::{Job, State};
+use super::state::{Job, Kin, State};
 use crate::config::Policy;
 
 /// What it costs that a set of residents leaves; less is better.
@@ -21,11 +21,9 @@ struct Price {
 }
 
 impl Table {
-    /// The devices that a load may go to at all. A handler's processes live in the host's memory,
-    /// so it goes to the device of that, where there is one.
-    pub(super) fn devices_for(&self, is_handler: bool) -> impl Iterator<Item = DeviceId> + use<> {
-        let is_bound = is_handler && self.ledger.devices().any(DeviceId::is_host);
-        self.ledger.devices().filter(move |device| !is_bound || device.is_host())
+    /// The devices that a load may go to at all.
+    pub(super) fn devices_for(&self, kin: Kin) -> impl Iterator<Item = DeviceId> + use<> {
+        kin.among(self.ledger.devices())
     }
 
     /// The devices that could take a load: with a budget that is large enough and not exceeded,
@@ -35,7 +33,7 @@ impl Table {
         let Some(job) = self.jobs.get(artefact) else {
             return Vec::new();
         };
-        let hosts = self.free_of(artefact, job.is_handler(), whole(job));
+        let hosts = self.free_of(artefact, job.kin(), whole(job));
         let hosts = hosts.filter(|device| self.may_stand(artefact, *device));
         let mut hosts: Vec<DeviceId> = hosts.collect();
         hosts.sort_by_cached_key(|device| {
@@ -51,10 +49,10 @@ impl Table {
     pub(super) fn free_of(
         &self,
         artefact: &ArtefactId,
-        is_handler: bool,
+        kin: Kin,
         bytes: Bytes,
     ) -> impl Iterator<Item = DeviceId> {
-        self.devices_for(is_handler).filter(move |device| {
+        self.devices_for(kin).filter(move |device| {
             bytes <= self.ledger.budget(*device)
                 && self.ledger.over(*device) == Bytes::ZERO
                 && !self.is_on(artefact, *device)

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId, ModelKind};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
 
 use super::Table;
 use super::event::Key;
-use super::state::{Job, Resident, Room, State, pause};
+use super::state::{Job, Kin, Resident, Room, State, pause};
 use crate::config::Replicas;
 use crate::decision::{Action, Decided, Stage};
 use crate::loader::Resolution;
@@ -237,8 +237,8 @@ impl Table {
         let base = resident.base.as_ref().map(|base| &base.model);
         let may_stand =
             |device: &DeviceId| base.is_none_or(|it| self.ground(it, *device).is_some());
-        let is_handler = resident.kind == ModelKind::Handler;
-        self.free_of(artefact, is_handler, bytes).filter(may_stand).any(|device| {
+        let kin = Kin::of(resident.kind, resident.off_cards);
+        self.free_of(artefact, kin, bytes).filter(may_stand).any(|device| {
             let there = self.ledger.there(device, &resident.shared, &Default::default());
             let need = bytes.saturating_sub(there);
             let missing = need.saturating_sub(self.ledger.free(device));

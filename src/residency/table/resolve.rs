@@ -211,6 +211,7 @@ impl Table {
             footprint: resolution.footprint.map(|(footprint, _)| footprint),
             shared: resolution.shared,
             kind: resolution.kind,
+            off_cards: resolution.off_cards,
             base: None,
             onto: None,
             asked_for_base: false,

@@ -6,7 +6,7 @@ use super::Table;
 use super::event::{Effect, Key};
 use super::order::Underway;
 use super::sharing::whole;
-use super::state::{Fetch, Job, Room, State};
+use super::state::{Fetch, Job, Kin, Room, State};
 use crate::config::tenant;
 use crate::decision::{Action, Decided, Departure, Obstacle, Stage};
 use crate::error::Error;
@@ -24,7 +24,7 @@ struct Walk {
     blocked: Vec<ArtefactId>,
     /// The least that could not be promised since something was last given, to handlers or
     /// other models, and why.
-    least: Option<(bool, Bytes, Obstacle)>,
+    least: Option<(Kin, Bytes, Obstacle)>,
     /// Whether a load with whole files waits for its turn.
     is_held_back: bool,
 }
@@ -100,7 +100,7 @@ impl Table {
         let is_full = |job: &Job| job.overtaken >= bound;
         let must_wait =
             job.evict && walk.blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
-        let (kin, bytes) = (job.is_handler(), whole(job));
+        let (kin, bytes) = (job.kin(), whole(job));
         let is_plain = job.evict && self.is_plain(artefact, job);
         let known =
             walk.least.filter(|(other, least, _)| is_plain && *other == kin && bytes >= *least);
@@ -136,7 +136,7 @@ impl Table {
     /// Why no room will ever do, where that is so.
     pub(super) fn never_fits(&self, artefact: &ArtefactId, need: Bytes) -> Option<Failure> {
         let model = artefact.model.clone();
-        let may_take: Vec<DeviceId> = self.devices_for(self.is_handler(artefact)).collect();
+        let may_take: Vec<DeviceId> = self.devices_for(self.kin(artefact)).collect();
         let devices = self.ledger.budgets().filter(|(device, _, _)| may_take.contains(device));
         let devices: Vec<(DeviceId, Bytes, Bytes)> = devices.collect();
         if devices.iter().all(|(_, _, most)| need > *most) {
@@ -151,8 +151,8 @@ impl Table {
         Some(Error::AboveCeiling { model, need, tenant, ceiling }.into())
     }
 
-    fn is_handler(&self, artefact: &ArtefactId) -> bool {
-        self.jobs.get(artefact).is_some_and(Job::is_handler)
+    pub(super) fn kin(&self, artefact: &ArtefactId) -> Kin {
+        self.jobs.get(artefact).map_or(Kin::Any, Job::kin)
     }
 
     /// Promises a load its whole footprint, what is free at once and the rest by victims,
@@ -265,7 +265,7 @@ impl Table {
 
     fn refuse_without_eviction(&mut self, artefact: &ArtefactId) {
         let need = self.least_need(artefact);
-        let devices = self.devices_for(self.is_handler(artefact));
+        let devices = self.devices_for(self.kin(artefact));
         let free = devices.map(|device| self.ledger.free(device)).max();
         let free =
             free.unwrap_or_default().min(need.saturating_sub(self.above_ceiling(&[artefact])));

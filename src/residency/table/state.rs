@@ -122,6 +122,49 @@ pub(super) fn pause(failure: &Failure, attempts: u32) -> Duration {
     }
 }
 
+/// What loads have in common that can go to the same devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kin {
+    /// To all: processes that say themselves what they use, adapters, which go where their base is, and
+    /// what is not known yet.
+    Any,
+    /// To the device of the host's memory, where there is one: handlers, whose processes live there.
+    Host,
+    /// To no card, where there is another device.
+    OffCards,
+    /// To cards alone, where there are any: what they compute is slow elsewhere.
+    Cards,
+}
+
+impl Kin {
+    pub(super) fn of(kind: ModelKind, off_cards: bool) -> Self {
+        match kind {
+            ModelKind::Handler => Self::Host,
+            ModelKind::External | ModelKind::Adapter => Self::Any,
+            _ if off_cards => Self::OffCards,
+            _ => Self::Cards,
+        }
+    }
+
+    fn suits(self, device: DeviceId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Host => device.is_host(),
+            Self::OffCards => !device.is_card(),
+            Self::Cards => device.is_card(),
+        }
+    }
+
+    /// Of these devices those to which such a load can go.
+    pub(super) fn among(
+        self,
+        devices: impl Iterator<Item = DeviceId> + Clone,
+    ) -> impl Iterator<Item = DeviceId> {
+        let is_choosy = devices.clone().any(|device| self.suits(device));
+        devices.filter(move |device| !is_choosy || self.suits(*device))
+    }
+}
+
 /// One artefact on its way to a device.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -134,6 +177,8 @@ pub(super) struct Job {
     /// Parts of the footprint's weights that others may hold as well.
     pub(super) shared: Vec<SharedPart>,
     pub(super) kind: Option<ModelKind>,
+    /// Whether cards do not compute it.
+    pub(super) off_cards: bool,
     pub(super) fetch: Fetch,
     /// Whether it loads from the copy in the host's memory, which it holds until it ends.
     pub(super) from_copy: bool,
@@ -179,8 +224,9 @@ impl Job {
         }
     }
 
-    pub(super) fn is_handler(&self) -> bool {
-        self.kind == Some(ModelKind::Handler)
+    /// To which devices it can go at all.
+    pub(super) fn kin(&self) -> Kin {
+        self.kind.map_or(Kin::Any, |kind| Kin::of(kind, self.off_cards))
     }
 
     /// Whether its load starts processes: such loads have slots of their own.
@@ -232,6 +278,8 @@ pub(super) enum Room {
 #[derive(Debug)]
 pub(super) struct Resident {
     pub(super) kind: ModelKind,
+    /// Whether cards do not compute it.
+    pub(super) off_cards: bool,
     /// Of an adapter: what it is on, on the same device.
     pub(super) base: Option<ArtefactId>,
     pub(super) footprint: Footprint,

@@ -122,8 +122,7 @@ impl Table {
     /// claimed it by now.
     pub(super) fn could_come(&self, artefact: &ArtefactId) -> bool {
         let own = self.above_ceiling(&[artefact]);
-        let is_handler = self.jobs.get(artefact).is_some_and(Job::is_handler);
-        self.devices_for(is_handler).any(|device| {
+        self.devices_for(self.kin(artefact)).any(|device| {
             let mut freeing = self.ledger.freeing(device);
             let mut given = Bytes::ZERO;
             let mut beyond_floors = self.beyond_floors(&[]);

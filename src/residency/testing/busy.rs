@@ -25,6 +25,7 @@ fn resolution_on(artefact: &ArtefactId, fetch_bytes: Bytes, base: Option<ModelId
         fetch_bytes,
         footprint: Some((footprint(10), Grade::Exact)),
         kind: None,
+        off_cards: false,
         shared: Vec::new(),
         base,
         streams: false,
@@ -98,7 +99,7 @@ impl BusyTable {
         let resolution = resolution_on(&artefact, Bytes::ZERO, Some(base.clone()));
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
         let (shared, kind, base) = (Vec::new(), ModelKind::Embedding, Some(base));
-        let fetched = Fetched { footprint, shared, kind, base };
+        let fetched = Fetched { footprint, shared, kind, off_cards: false, base };
         let effects = self.table.on(Event::Fetched { artefact, result: Ok(fetched) }, self.now);
         let victim = effects.into_iter().find_map(|effect| match effect {
             Effect::Unload { key, .. } => Some(key),
@@ -139,8 +140,13 @@ impl BusyTable {
         self.ask(&artefact.model);
         let resolution = resolution(&artefact, Bytes::ZERO);
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
-        let fetched =
-            Fetched { footprint, shared: Vec::new(), kind: ModelKind::Embedding, base: None };
+        let fetched = Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind: ModelKind::Embedding,
+            off_cards: false,
+            base: None,
+        };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
         let loaded = Loaded { model: (), footprint, shared: Vec::new(), once: Duration::ZERO };
         self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
@@ -164,6 +170,7 @@ impl BusyTable {
                     footprint,
                     shared: Vec::new(),
                     kind: ModelKind::Embedding,
+                    off_cards: false,
                     base: None,
                 };
                 self.on(Event::Fetched { artefact, result: Ok(fetched) });

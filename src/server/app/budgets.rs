@@ -27,6 +27,8 @@ pub(crate) struct Budgets {
 pub(crate) enum NoBudget {
     /// One is automatic, and the machine does not say what it has.
     Unknown,
+    /// A card's is automatic, and the card has not been opened.
+    Card(DeviceId),
     /// The others leave nothing for the automatic one.
     NothingLeft {
         /// What they take.
@@ -37,7 +39,7 @@ pub(crate) enum NoBudget {
 }
 
 impl Budgets {
-    /// Of these settings on a machine where so much can safely be had; `None` where it does
+    /// Of these settings, cards' budgets found already, on a machine where so much can safely be had; `None` where it does
     /// not say.
     pub(crate) fn of(
         devices: &[Device],
@@ -45,7 +47,8 @@ impl Budgets {
         most: Option<Bytes>,
     ) -> Result<Self, NoBudget> {
         let has_own = devices.iter().any(|device| !device.id.is_host());
-        let written: Bytes = devices.iter().filter_map(|device| device.budget).sum();
+        let in_host = devices.iter().filter(|device| !device.id.is_card());
+        let written: Bytes = in_host.filter_map(|device| device.budget).sum();
         let mut taken = written + host.unwrap_or_default();
         let left = most.unwrap_or_default().saturating_sub(taken);
         // Half of what those leave that say what they take. The other half is a cpu's without a
@@ -56,6 +59,7 @@ impl Budgets {
         for device in devices {
             let budget = match device.budget {
                 Some(budget) => budget,
+                None if device.id.is_card() => return Err(NoBudget::Card(device.id)),
                 None => {
                     let most = most.ok_or(NoBudget::Unknown)?;
                     if for_cpu < LEAST {
@@ -74,7 +78,7 @@ impl Budgets {
     /// Whether all of them are lowered to this because they were beyond what there was from the
     /// start, and nobody has taken anything since.
     pub(crate) fn were_never_there(&self, lowered: Bytes) -> bool {
-        let at_start = (self.on_devices() + self.host).saturating_sub(self.beyond);
+        let at_start = (self.in_host_memory() + self.host).saturating_sub(self.beyond);
         self.beyond > Bytes::ZERO && lowered >= at_start
     }
 
@@ -93,6 +97,12 @@ impl Budgets {
     pub(crate) fn on_devices(&self) -> Bytes {
         self.devices.iter().map(|(_, budget)| *budget).sum()
     }
+
+    /// Of all devices whose memory is the host's.
+    pub(crate) fn in_host_memory(&self) -> Bytes {
+        let in_host = self.devices.iter().filter(|(device, _)| !device.is_card());
+        in_host.map(|(_, budget)| *budget).sum()
+    }
 }
 
 /// What these settings come to on this machine.
@@ -109,7 +119,8 @@ pub(crate) fn budgets(config: &Config) -> Result<Budgets, Error> {
 /// the budgets cannot.
 pub(crate) fn faults(config: &Config, seen: &limits::Memory) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let written = || config.devices.iter().filter_map(|it| Some((it.id, it.budget?)));
+    let in_host = || config.devices.iter().filter(|it| !it.id.is_card());
+    let written = || in_host().filter_map(|it| Some((it.id, it.budget?)));
     let sum: Bytes = written().map(|(_, budget)| budget).sum();
     let host = config.memory.host.unwrap_or_default();
     if let Some(whole) = seen.whole() {
@@ -134,6 +145,8 @@ pub(crate) fn faults(config: &Config, seen: &limits::Memory) -> Vec<Fault> {
     }
     match Budgets::of(&config.devices, config.memory.host, seen.automatic_budget()) {
         Ok(budgets) => faults.extend(config.check_floors(Some(budgets.on_devices())).err()),
+        // Known when the server starts.
+        Err(NoBudget::Card(_)) => {}
         Err(why) => faults.push(Fault::new("memory.budget", why.to_string())),
     }
     faults
@@ -145,6 +158,11 @@ impl fmt::Display for NoBudget {
             Self::Unknown => {
                 f.write_str("the machine does not say how much memory it has: give --memory")
             }
+            Self::Card(device) => write!(
+                f,
+                "the budget of {device} is what its driver says is free when a server starts: \
+                 give it one (--memory, or budget below [[device]])"
+            ),
             Self::NothingLeft { taken, most } => write!(
                 f,
                 "nothing is left for the device without a budget: other devices and memory.host \
@@ -160,7 +178,8 @@ mod tests {
     use crate::cli::ServeFlags;
 
     fn device(id: DeviceId, budget: Option<u64>) -> Device {
-        Device { id, budget: budget.map(Bytes::mib), copy_bandwidth: None }
+        let budget = budget.map(Bytes::mib);
+        Device { id, budget, copy_bandwidth: None, is_automatic: false }
     }
 
     const SIMULATED: DeviceId = DeviceId::Simulated(0);
@@ -186,6 +205,15 @@ mod tests {
         let nothing = NoBudget::NothingLeft { taken: Bytes::mib(1000), most: Bytes::mib(1000) };
         assert_eq!(Budgets::of(&full, None, most), Err(nothing));
         assert_eq!(Budgets::of(&[cpu], None, None), Err(NoBudget::Unknown));
+        let card = |budget| [device(DeviceId::Cuda(0), budget), device(DeviceId::Cpu, None)];
+        let (of_card, host, beyond) = of(&card(Some(80_000)), None);
+        assert_eq!(
+            (of_card, host, beyond),
+            (vec![80_000, 500], 500, 0),
+            "it takes none of the host's"
+        );
+        let unopened = Budgets::of(&card(None), None, most);
+        assert_eq!(unopened, Err(NoBudget::Card(DeviceId::Cuda(0))));
         let unknown = Budgets::of(&[simulated], None, None).unwrap();
         assert_eq!((unknown.host, unknown.beyond), (Bytes::ZERO, Bytes::ZERO));
     }

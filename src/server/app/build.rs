@@ -23,7 +23,7 @@ use super::capture::Captures;
 use super::live::Live;
 use super::single::{self, Single};
 use super::traces::Tracing;
-use super::{accounts, asynchronous, described, faces, settings, warm};
+use super::{accounts, asynchronous, cards, described, faces, settings, warm};
 use crate::admin::{Admin, ContainersFn, Vitals};
 use crate::cloudwatch::{CloudWatch, Sending, Told};
 use crate::config::{Config, Endpoint};
@@ -66,7 +66,7 @@ pub(crate) type Catalogs = BTreeMap<EndpointName, Arc<Catalog>>;
 
 /// Starts everything but the ports.
 pub(super) async fn build(
-    config: Config,
+    mut config: Config,
     credentials: Option<Credentials>,
     identity: Arc<Identity>,
 ) -> Result<App, Error> {
@@ -74,6 +74,7 @@ pub(super) async fn build(
     let metrics = exporter::install(cloudwatch.book())?;
     described::describe_metrics();
     let accounts = accounts::open(&config).await?;
+    let cards = cards::open(&mut config.devices).await?;
     let budgets = budgets(&config)?;
     let lanes = start_lanes(&config, &budgets)?;
     prime(&lanes).await?;
@@ -109,7 +110,7 @@ pub(super) async fn build(
     );
     let rules = settings::version_rules(&config);
     let loader = loader.sharing(config.memory.share_tensors);
-    let loader = loader.with_memories(settings::memories(&config));
+    let loader = loader.with_memories(settings::memories(&config, &cards));
     let loader = loader.with_rules(rules, config.store.update_settle);
     let policy = Arc::new(Current::new(settings::policy(&config)));
     let exe = settings::own_executable()?;
@@ -121,9 +122,9 @@ pub(super) async fn build(
     let aside = Aside::start(loader.clone(), config.residency.load_niceness)?;
     let residency = Residency::start(limits, budgets.devices.clone(), Arc::new(aside));
     loader.asks(residency.clone());
-    let watched = settings::witness(&config, budgets.on_devices() + budgets.host);
-    let witness = Witness::start(watched, budgets).await?;
-    tokio::spawn(witness.clone().watch(residency.clone(), loader.clone()));
+    let watched = settings::witness(&config, budgets.in_host_memory() + budgets.host);
+    let (witness, cards) = Witness::start(watched, budgets, cards).await?;
+    tokio::spawn(witness.clone().watch(cards, residency.clone(), loader.clone()));
     if let Some(workers) = handlers.workers.clone().filter(|workers| workers.warm().is_some()) {
         tokio::spawn(warm::give_room(residency.clone(), workers));
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use roundhouse_engine::{Claim, EngineConfig};
 use roundhouse_gateway::GatewayConfig;
-use roundhouse_models::{DeviceMemory, LoadSettings};
+use roundhouse_models::{Card, DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits, tenant};
 use roundhouse_serving::ClaimFn;
 use roundhouse_store::{CatalogConfig, DiskCache, DiskLimits, RetryConfig};
@@ -27,6 +27,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         quantize: config.serving.quantize,
         kv_dtype: config.serving.kv_dtype,
         preset: config.container.preset,
+        cards: config.devices.iter().any(|device| device.id.is_card()),
         ..LoadSettings::default()
     }
 }
@@ -165,9 +166,13 @@ pub(super) fn witness(config: &Config, configured: Bytes) -> WitnessConfig {
     }
 }
 
-/// The memories of all devices.
-pub(super) fn memories(config: &Config) -> impl Iterator<Item = DeviceMemory> {
-    config.devices.iter().map(|device| DeviceMemory::new(device.id, device.copy_bandwidth))
+/// The memories of all devices, of which these are cards.
+pub(super) fn memories(config: &Config, cards: &[Card]) -> impl Iterator<Item = DeviceMemory> {
+    config.devices.iter().map(|device| {
+        let card = cards.iter().find(|card| card.id() == device.id);
+        let other = || DeviceMemory::new(device.id, device.copy_bandwidth);
+        card.map_or_else(other, DeviceMemory::of_card)
+    })
 }
 
 pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {

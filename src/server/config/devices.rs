@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 
+use roundhouse_models::NO_CUDA;
 use roundhouse_types::{Bytes, DeviceId};
 
 use super::Fault;
@@ -19,14 +20,17 @@ const BANDWIDTHS: RangeInclusive<Bytes> = Bytes(1_000_000)..=Bytes(1_000_000_000
 pub struct Device {
     /// Which one.
     pub id: DeviceId,
-    /// What loaded models may take there; absent only of the host's processor, and means what
+    /// What loaded models may take there; absent only of the host's processor and of cards. Of the former it means what
     /// the machine or cgroup has, less the measured baseline, less a margin of 10 % (see
-    /// [`crate::limits`]), less what other devices and copies are given. Where copies have no
-    /// written budget either, both have half of it.
+    /// [`crate::limits`]), less what other devices and copies are given; where copies have no
+    /// written budget either, both have half of it. Of a card it is what its driver says is free when
+    /// the server starts, less the margin.
     pub budget: Option<Bytes>,
     /// Of a simulated device: the bytes per second that pass between its memory and the
     /// host's, each way. Absent: as fast as the machine copies.
     pub copy_bandwidth: Option<NonZeroU64>,
+    /// Whether nobody said which: a card takes its place where the server finds one.
+    pub is_automatic: bool,
 }
 
 /// The devices that the file lists, else the one that `[memory]` describes; one at least.
@@ -34,7 +38,8 @@ pub(super) fn resolve(sources: &mut Sources<'_>) -> Vec<Device> {
     let budget = sources.size("memory.budget", BUDGETS);
     let id = sources.optional("memory.device", alone).flatten();
     let Some(value) = sources.file.get("device").cloned() else {
-        return vec![Device { id: id.unwrap_or(DeviceId::Cpu), budget, copy_bandwidth: None }];
+        let (is_automatic, id) = (id.is_none(), id.unwrap_or(DeviceId::Cpu));
+        return vec![Device { id, budget, copy_bandwidth: None, is_automatic }];
     };
     let beside = "says of one device what [[device]] says of each; leave one of them out";
     if budget.is_some() {
@@ -47,7 +52,10 @@ pub(super) fn resolve(sources: &mut Sources<'_>) -> Vec<Device> {
     sources.faults(faults);
     match devices.is_empty() {
         // There is a fault, but what follows may count on a device.
-        true => vec![Device { id: DeviceId::Cpu, budget: None, copy_bandwidth: None }],
+        true => {
+            let (budget, copy_bandwidth) = (None, None);
+            vec![Device { id: DeviceId::Cpu, budget, copy_bandwidth, is_automatic: false }]
+        }
         false => devices,
     }
 }
@@ -57,18 +65,26 @@ fn alone(text: &str) -> Result<Option<DeviceId>, String> {
     match text {
         "auto" => Ok(None),
         "cpu" => Ok(Some(DeviceId::Cpu)),
-        _ if is_cuda(text) => Err(format!("'{text}': {NO_CUDA}; use auto or cpu")),
+        _ if is_cuda(text) && !HAS_CUDA => Err(format!("'{text}': {NO_CUDA}; use auto or cpu")),
+        _ if is_cuda(text) => card(text).map(Some),
         _ if text.starts_with("simulated") => {
             Err(format!("'{text}': a simulated device is written as a [[device]]"))
         }
+        _ if HAS_CUDA => Err(format!("'{text}' is not a device: auto, cpu or cuda:0")),
         _ => Err(format!("'{text}' is not a device: auto or cpu")),
     }
 }
 
-const NO_CUDA: &str = "this build has no CUDA support";
+const HAS_CUDA: bool = cfg!(feature = "cuda");
 
 fn is_cuda(text: &str) -> bool {
     text == "cuda" || text.starts_with("cuda:")
+}
+
+/// `cuda` is the first card.
+fn card(text: &str) -> Result<DeviceId, String> {
+    let ordinal = text.strip_prefix("cuda:").unwrap_or("0").parse();
+    ordinal.map(DeviceId::Cuda).map_err(|_| format!("'{text}' is not a card: cuda or cuda:0"))
 }
 
 fn listed(value: &toml::Value) -> (Vec<Device>, Vec<Fault>) {
@@ -125,14 +141,20 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Device
             fault("copy_bandwidth", message.to_owned());
             return None;
         }
+        DeviceId::Cuda(_) if rate.is_some() => {
+            let message = "is a simulated device's: a card's bus has its own";
+            fault("copy_bandwidth", message.to_owned());
+            return None;
+        }
         _ => {}
     }
-    Some(Device { id, budget, copy_bandwidth: rate.and_then(|rate| NonZeroU64::new(rate.0)) })
+    let copy_bandwidth = rate.and_then(|rate| NonZeroU64::new(rate.0));
+    Some(Device { id, budget, copy_bandwidth, is_automatic: false })
 }
 
 fn id(text: &str) -> Result<DeviceId, String> {
     if is_cuda(text) {
-        return Err(format!("'{text}': {NO_CUDA}"));
+        return if HAS_CUDA { card(text) } else { Err(format!("'{text}': {NO_CUDA}")) };
     }
     let ordinal = text.strip_prefix("simulated:").and_then(|number| number.parse().ok());
     match (text, ordinal) {
@@ -194,6 +216,7 @@ mod tests {
             id: DeviceId::Simulated(0),
             budget: Some(Bytes::gib(2)),
             copy_bandwidth: NonZeroU64::new(12_000_000_000),
+            is_automatic: false,
         };
         assert_eq!(config.unwrap().devices, [want]);
     }
@@ -213,7 +236,6 @@ mod tests {
         let cases = [
             ("budget = \"1GiB\"", "device[0].id: is missing"),
             ("id = 1", "device[0].id: expected a string"),
-            ("id = \"cuda:0\"", "device[0].id: 'cuda:0': this build has no CUDA"),
             ("id = \"simulated\"", "device[0].id: 'simulated' is not a device"),
             ("id = \"simulated:70000\"", "device[0].id: 'simulated:70000' is not"),
             ("id = \"simulated:0\"", "device[0].budget: is missing"),
@@ -231,6 +253,40 @@ mod tests {
         }
         assert!(faults("device = \"cpu\"")[0].starts_with("device: is a list"));
         assert!(faults("device = []")[0].starts_with("device: is a list of one at least"));
+    }
+
+    #[test]
+    fn a_card_is_a_device_where_the_build_has_cuda() {
+        let listed = "[[device]]\nid = \"cuda:1\"\n[[device]]\nid = \"cpu\"";
+        let alone = |text: &str| parsed(text, ServeFlags::default());
+        if !HAS_CUDA {
+            assert!(
+                faults(listed)[0].starts_with("device[0].id: 'cuda:1': this build has no CUDA")
+            );
+            let told = faults("[memory]\ndevice = \"cuda\"");
+            assert!(told[0].contains("no CUDA support; use auto or cpu"), "{told:?}");
+            return;
+        }
+        let config = alone(listed).unwrap();
+        let ids: Vec<_> = config.devices.iter().map(|it| (it.id, it.budget)).collect();
+        assert_eq!(ids, [(DeviceId::Cuda(1), None), (DeviceId::Cpu, None)]);
+        let config = alone("[memory]\ndevice = \"cuda\"\nbudget = \"1GiB\"").unwrap();
+        assert_eq!(config.devices[0].id, DeviceId::Cuda(0));
+        assert!(!config.devices[0].is_automatic);
+        for wrong in ["cuda:", "cuda:x", "cuda:70000"] {
+            let told = faults(&format!("[[device]]\nid = \"{wrong}\""));
+            assert!(told[0].contains("is not a card"), "{told:?}");
+        }
+        let told = faults("[[device]]\nid = \"cuda:0\"\ncopy_bandwidth = \"1GB/s\"");
+        assert!(told[0].contains("bus has its own"), "{told:?}");
+    }
+
+    #[test]
+    fn what_nobody_named_is_automatic() {
+        let automatic =
+            |text: &str| parsed(text, ServeFlags::default()).unwrap().devices[0].is_automatic;
+        assert!(automatic("") && automatic("[memory]\ndevice = \"auto\""));
+        assert!(!automatic("[memory]\ndevice = \"cpu\"") && !automatic("[[device]]\nid = \"cpu\""));
     }
 
     #[test]

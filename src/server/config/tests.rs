@@ -154,7 +154,7 @@ fn all_faults_are_found_at_once_each_with_its_key() {
         [listen]
         data = "nowhere"
         [memory]
-        device = "cuda:0"
+        device = "tpu"
         budget = "lots"
         [cache]
         size = -1

@@ -50,6 +50,7 @@ fn memory_of(devices: &[Device], host: Option<Bytes>, seen: &limits::Memory) -> 
                 "set memory.budget (--memory)",
             );
         }
+        Err(why @ NoBudget::Card(_)) => return Finding::ok(CHECK, format!("{why}; {machine}")),
         Err(NoBudget::NothingLeft { taken, most }) => {
             return Finding::bad(
                 CHECK,
@@ -249,6 +250,7 @@ mod tests {
             id,
             budget: budget.map(Bytes::gib),
             copy_bandwidth: None,
+            is_automatic: false,
         };
         let cpu = |budget| [device(DeviceId::Cpu, budget)];
         let state = |devices: &[Device], host: Option<u64>, seen: &limits::Memory| {

@@ -62,6 +62,15 @@ impl Plan {
         }
     }
 
+    /// Whether cards do not compute it.
+    pub(crate) fn is_off_cards(&self) -> bool {
+        match self {
+            Self::Model(plan) => plan.host_only().is_some(),
+            Self::Handler(_) => true,
+            Self::External(_) | Self::Contained(_) | Self::Adapter(_) => false,
+        }
+    }
+
     /// What it takes itself while it is remembered.
     pub(super) fn remembered_bytes(&self) -> Bytes {
         match self {

@@ -1,7 +1,7 @@
 //! What the ledger says, as far as it can be held against what this process uses.
 
 use roundhouse_residency::{CopySnapshot, CopyState, ResidentSnapshot, ResidentState, Snapshot};
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId, ModelKind};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind};
 
 use crate::loader::Touched;
 
@@ -38,6 +38,13 @@ impl Books {
     ) -> Self {
         let mut books = Self::default();
         for found in &snapshot.devices {
+            if found.id.is_card() {
+                // Only host parts lie in the host's memory.
+                for resident in &found.residents {
+                    books.on_card(resident, &|id| touched(id, found.id));
+                }
+                continue;
+            }
             books.charged += found.charged_bytes;
             books.budget += found.budget_bytes;
             for resident in &found.residents {
@@ -89,7 +96,18 @@ impl Books {
         }
     }
 
-    fn resident(
+    fn on_card(
+        &mut self,
+        resident: &ResidentSnapshot,
+        touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
+    ) {
+        let bytes = Footprint { host: resident.bytes.host, ..Footprint::default() };
+        let here = ResidentSnapshot { bytes, ..resident.clone() };
+        self.charged += bytes.total();
+        self.resident(&here, touched);
+    }
+
+    pub(super) fn resident(
         &mut self,
         resident: &ResidentSnapshot,
         touched: &dyn Fn(&ArtefactId) -> Option<Touched>,

@@ -4,17 +4,18 @@ use roundhouse_types::{Bytes, DeviceId};
 
 use crate::app::budgets::Budgets;
 
-/// What each device may take, and copies in the host's memory, where all of them together may
+/// What each device in the host's memory may take, and copies in the host's memory, where all of them together may
 /// take `total`: copies give way first, because they serve nobody; then devices, each to the
 /// same share of what it was configured with.
 pub(super) fn divide(configured: &Budgets, total: Bytes) -> (Vec<(DeviceId, Bytes)>, Bytes) {
-    let all = configured.on_devices();
+    let all = configured.in_host_memory();
     let on_devices = all.min(total);
     let share = |budget: Bytes| {
         let part = u128::from(budget.0) * u128::from(on_devices.0) / u128::from(all.0.max(1));
         Bytes(u64::try_from(part).unwrap_or(u64::MAX)).min(budget)
     };
-    let devices = configured.devices.iter().map(|(device, budget)| (*device, share(*budget)));
+    let here = configured.devices.iter().filter(|(device, _)| !device.is_card());
+    let devices = here.map(|(device, budget)| (*device, share(*budget)));
     (devices.collect(), total.saturating_sub(on_devices).min(configured.host))
 }
 
@@ -40,5 +41,9 @@ mod tests {
         let (halves, none) = divide(&configured, Bytes::gib(2 << 20));
         let halves: Vec<u64> = halves.iter().map(|(_, half)| half.0).collect();
         assert_eq!((halves.as_slice(), none), (&[1 << 49, 3 << 49][..], Bytes::ZERO));
+        // A card's memory is none of the host's.
+        let mut with_card = configured.clone();
+        with_card.devices.insert(0, (DeviceId::Cuda(0), Bytes::gib(80)));
+        assert_eq!(divide(&with_card, all), divide(&configured, all));
     }
 }

@@ -340,3 +340,54 @@ fn of_what_replicas_and_their_copy_hold_together_one_is_there() {
     let books = Books::of(&snapshot, Bytes::ZERO, &all_touched);
     assert_eq!(books.expected(Bytes::ZERO), Bytes(2 * 1300 + 1000 + 10));
 }
+
+#[test]
+fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
+    use ModelKind::{External, Generative};
+    use ResidentState::{Ready, Unloading};
+    let card = DeviceId::Cuda(0);
+    let residents = vec![
+        resident("idle", Generative, Ready),
+        resident("busy", Generative, Ready),
+        resident("gone", Generative, Unloading),
+        resident("engine", External, Ready),
+    ];
+    let device = DeviceSnapshot {
+        id: card,
+        budget_bytes: Bytes(9000),
+        charged_bytes: Bytes(4 * 1310),
+        reserved_bytes: Bytes(70),
+        over_bytes: Bytes::ZERO,
+        residents,
+    };
+    let on_card = LoadSnapshot { device: Some(card), ..load(LoadState::Loading) };
+    let snapshot = Snapshot {
+        devices: vec![device],
+        host: None,
+        waiters: 0,
+        loads: vec![on_card, load(LoadState::Fetching)],
+        failed: Vec::new(),
+    };
+    let touched = |id: &roundhouse_types::ArtefactId| {
+        let stepping = id.model.target.as_str() == "busy";
+        Some(Touched { between_steps: Bytes(40), stepping, forms: Bytes(3) })
+    };
+    let reserved = snapshot.loads[0].reserved_bytes;
+    let want = Books {
+        // All that is there, an engine's processes too, without host parts.
+        charged: Bytes(4 * 1300),
+        // Pools and workspaces of two, but for what they touched.
+        untouched: Bytes(2 * 260),
+        in_steps: Bytes(100),
+        arriving: reserved,
+        leaving: Bytes(1300),
+        budget: Bytes(9000),
+        ..Books::default()
+    };
+    assert_eq!(super::cards::books(&snapshot, card, &touched), Some(want));
+    assert_eq!(super::cards::books(&snapshot, DeviceId::Cuda(1), &touched), None);
+
+    let here = Books::of(&snapshot, Bytes(256), &|id, _| touched(id));
+    assert_eq!((here.charged, here.elsewhere, here.leaving), (Bytes(40), Bytes(10), Bytes(10)));
+    assert_eq!((here.untouched, here.budget), (Bytes(2 * 3), Bytes::ZERO));
+}

@@ -65,6 +65,7 @@ impl Loader for OneModel {
             footprint: Some((FOOTPRINT, Grade::Exact)),
             shared: Vec::new(),
             kind: Some(self.kind),
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -73,7 +74,13 @@ impl Loader for OneModel {
     }
 
     async fn fetch(&self, _artefact: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
-        Ok(Fetched { footprint: FOOTPRINT, shared: Vec::new(), kind: self.kind, base: None })
+        Ok(Fetched {
+            footprint: FOOTPRINT,
+            shared: Vec::new(),
+            kind: self.kind,
+            off_cards: false,
+            base: None,
+        })
     }
 
     fn fetched_bytes(&self, _artefact: &ArtefactId) -> Bytes {

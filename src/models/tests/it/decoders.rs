@@ -7,17 +7,22 @@
 //! differ by more, as is said there, and so may tokens whose lead is below that.
 
 use roundhouse_engine::{Row, Want};
-use roundhouse_models::{KvDtype, LoadSettings};
+use roundhouse_models::{DeviceMemory, KvDtype, LoadSettings};
+use roundhouse_types::DeviceId;
 
-use crate::support::{LlamaCase, apart, decoders, expected, open, row, served, step};
+use crate::support::{LlamaCase, apart, decoders, expected, open_in, row, served, step};
 use crate::ways::{WAYS, compare};
 
 pub(crate) const LOGITS: f32 = 2e-3;
-const NEAR_TIE: f32 = 1e-3;
+pub(crate) const NEAR_TIE: f32 = 1e-3;
 
 /// The largest difference over all positions of one prompt, token by token, and asked for at once.
-fn every_position(case: &str, want: &LlamaCase, settings: &LoadSettings) -> f32 {
-    let mut runner = open(case, settings).runner;
+fn every_position(
+    (case, want): (&str, &LlamaCase),
+    settings: &LoadSettings,
+    memory: &DeviceMemory,
+) -> f32 {
+    let mut runner = open_in(memory, case, settings).runner;
     let ids = &want.prompts[want.every_position.prompt].ids;
     let mut worst = 0.0f32;
     for (position, logits) in want.every_position.logits.iter().enumerate() {
@@ -36,20 +41,26 @@ fn every_position(case: &str, want: &LlamaCase, settings: &LoadSettings) -> f32 
 }
 
 /// A table of all families with keys and values in one type, each way's greedy tokens, its
-/// near-ties if there are any, and the logits of all; tokens and near-ties.
-fn table(dtype: KvDtype, logits_apart: f32, near_tie: f32) -> (String, usize, usize) {
+/// near-ties if there are any, and the logits of all; tokens and near-ties. `bounds` are how far logits
+/// of a case may be from the reference's, and below what lead its tokens may differ.
+pub(crate) fn table(
+    (memory, cases): (&DeviceMemory, &[String]),
+    dtype: KvDtype,
+    bounds: &dyn Fn(&str) -> (f32, f32),
+) -> (String, usize, usize) {
     let mut table = format!("Keys and values in {}:\n\n| case | logits |", dtype.name());
     WAYS.iter().for_each(|way| table += &format!(" {} |", way.name));
     table += "\n|---|---|---|---|---|---|---|---|\n";
     let (mut tokens, mut near_ties) = (0, 0);
-    for case in decoders() {
-        let want: LlamaCase = expected(&case);
+    for case in cases {
+        let (logits_apart, near_tie) = bounds(case);
+        let want: LlamaCase = expected(case);
         let settings = LoadSettings { kv_dtype: Some(dtype), ..served(&want) };
         let of_reference: usize = want.prompts.iter().map(|prompt| prompt.greedy.ids.len()).sum();
-        let mut logits = every_position(&case, &want, &settings);
+        let mut logits = every_position((case, &want), &settings, memory);
         let mut cells = String::new();
         for way in WAYS {
-            let compared = compare((&case, &want), &settings, way, near_tie);
+            let compared = compare((case, &want), (&settings, memory), way, near_tie);
             let difference = compared.logits;
             assert!(difference <= logits_apart, "{case}, {}: {difference}", way.name);
             let is_whole = compared.tokens == of_reference || compared.near_ties > 0;
@@ -68,7 +79,8 @@ fn table(dtype: KvDtype, logits_apart: f32, near_tie: f32) -> (String, usize, us
 
 #[test]
 fn parity_of_every_family_in_every_way() {
-    let (table, tokens, near_ties) = table(KvDtype::F32, LOGITS, NEAR_TIE);
+    let on = (&DeviceId::Cpu.into(), &decoders()[..]);
+    let (table, tokens, near_ties) = table(on, KvDtype::F32, &|_| (LOGITS, NEAR_TIE));
     println!("{table}");
     assert!(near_ties * 1000 <= tokens, "{near_ties} near-ties in {tokens} tokens");
 }
@@ -78,7 +90,8 @@ fn parity_of_every_family_in_every_way() {
 #[test]
 fn parity_of_every_family_with_keys_and_values_in_halves() {
     for (dtype, apart, one_in) in [(KvDtype::F16, 2.5e-2, 1000), (KvDtype::Bf16, 2e-1, 100)] {
-        let (table, tokens, near_ties) = table(dtype, apart, apart);
+        let on = (&DeviceId::Cpu.into(), &decoders()[..]);
+        let (table, tokens, near_ties) = table(on, dtype, &|_| (apart, apart));
         println!("{table}");
         assert!(near_ties * one_in <= tokens, "{near_ties} near-ties in {tokens} tokens");
     }

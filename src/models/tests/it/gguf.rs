@@ -64,7 +64,7 @@ fn widened(case: &str, want: &LlamaCase) -> (f32, String) {
     let of_reference: usize = want.prompts.iter().map(|prompt| prompt.greedy.ids.len()).sum();
     let mut cells = String::new();
     for way in WAYS {
-        let compared = compare((case, want), &widened, way, NEAR_TIE);
+        let compared = compare((case, want), (&widened, &DeviceId::Cpu.into()), way, NEAR_TIE);
         let is_whole = compared.tokens == of_reference || compared.near_ties > 0;
         assert!(is_whole, "{case}, {}: {} tokens", way.name, compared.tokens);
         worst = worst.max(compared.logits);

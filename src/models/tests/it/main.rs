@@ -4,6 +4,9 @@
 
 mod adapters;
 mod arriving;
+#[cfg(feature = "cuda")]
+mod card;
+mod cards;
 mod decoders;
 mod devices;
 mod encoders;

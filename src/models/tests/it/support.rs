@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
-use roundhouse_models::{Cancel, LoadSettings, LoadedRunner, ModelPlan, inspect, load, read_local};
+use roundhouse_models::{
+    Cancel, DeviceMemory, LoadSettings, LoadedRunner, ModelPlan, inspect, load, read_local,
+};
 use roundhouse_types::DeviceId;
 use serde::Deserialize;
 
@@ -51,7 +53,11 @@ pub(crate) fn plan(case: &str, settings: &LoadSettings) -> ModelPlan {
 }
 
 pub(crate) fn open(case: &str, settings: &LoadSettings) -> LoadedRunner {
-    load(&dir(case), &plan(case, settings), DeviceId::Cpu, &Cancel::new()).unwrap()
+    open_in(&DeviceId::Cpu.into(), case, settings)
+}
+
+pub(crate) fn open_in(memory: &DeviceMemory, case: &str, settings: &LoadSettings) -> LoadedRunner {
+    load(&dir(case), &plan(case, settings), memory.clone(), &Cancel::new()).unwrap()
 }
 
 pub(crate) fn expected<T: for<'de> Deserialize<'de>>(case: &str) -> T {

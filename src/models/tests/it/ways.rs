@@ -1,9 +1,9 @@
 //! The ways in which a sequence may be computed, each held to the reference.
 
 use roundhouse_engine::{BlockId, ModelRunner, Row};
-use roundhouse_models::LoadSettings;
+use roundhouse_models::{DeviceMemory, LoadSettings};
 
-use crate::support::{LlamaCase, Prompt, apart, argmax, open, scattered, step, whole};
+use crate::support::{LlamaCase, Prompt, apart, argmax, open_in, scattered, step, whole};
 
 /// Positions per block.
 const BLOCK: usize = 16;
@@ -130,11 +130,11 @@ impl<'a> Sequence<'a> {
 /// reference's where its lead over the runner-up is below `near_tie`.
 pub(crate) fn compare(
     (case, want): (&str, &LlamaCase),
-    settings: &LoadSettings,
+    (settings, memory): (&LoadSettings, &DeviceMemory),
     way: Way,
     near_tie: f32,
 ) -> Compared {
-    let mut runner = open(case, settings).runner;
+    let mut runner = open_in(memory, case, settings).runner;
     let mut compared = Compared::default();
     let count = want.prompts.len();
     let sequence = |(index, prompt)| Sequence::new(index, prompt);

@@ -78,6 +78,7 @@ impl Run<'_> {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Generative),
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -105,7 +106,7 @@ impl Run<'_> {
         let whole = &self.whole;
         self.disk.used(model, bytes, |file| whole.contains(&file));
         let (footprint, kind) = (footprint(bytes), ModelKind::Generative);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, base: None };
+        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None };
         let artefact = self.keys[model as usize].artefact.clone();
         Event::Fetched { artefact, result: Ok(fetched) }
     }

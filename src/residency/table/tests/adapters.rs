@@ -29,6 +29,7 @@ impl Bench {
             footprint: is_known.then_some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: is_known.then_some(ModelKind::Generative),
+            off_cards: false,
             base: base.map(model),
             streams: true,
             quarantined: false,
@@ -46,7 +47,13 @@ impl Bench {
         base: &str,
     ) -> Vec<Effect> {
         let (footprint, base) = (footprint(bytes), Some(model(base)));
-        let fetched = Fetched { footprint, shared: Vec::new(), kind: ModelKind::Generative, base };
+        let fetched = Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind: ModelKind::Generative,
+            off_cards: false,
+            base,
+        };
         self.on(Event::Fetched { artefact: artefact(name, number), result: Ok(fetched) })
     }
 

@@ -19,6 +19,7 @@ impl Bench {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Embedding),
+            off_cards: false,
             base: None,
             streams: true,
             quarantined: false,

@@ -95,6 +95,7 @@ impl Bench {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: None,
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -108,13 +109,19 @@ impl Bench {
     }
 
     pub(super) fn fetched_as(&mut self, kind: ModelKind, name: &str, bytes: u64) -> Vec<Effect> {
-        let fetched = Fetched { footprint: footprint(bytes), shared: Vec::new(), kind, base: None };
+        let fetched = Fetched {
+            footprint: footprint(bytes),
+            shared: Vec::new(),
+            kind,
+            off_cards: false,
+            base: None,
+        };
         self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 
     pub(super) fn fetched_version(&mut self, name: &str, number: u64, bytes: u64) -> Vec<Effect> {
         let (footprint, kind) = (footprint(bytes), ModelKind::Embedding);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, base: None };
+        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None };
         self.on(Event::Fetched { artefact: artefact(name, number), result: Ok(fetched) })
     }
 

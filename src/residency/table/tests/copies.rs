@@ -265,6 +265,7 @@ fn a_copy_of_a_quarantined_version_is_not_used() {
         footprint: None,
         shared: Vec::new(),
         kind: None,
+        off_cards: false,
         base: None,
         streams: false,
         quarantined: true,
@@ -281,6 +282,7 @@ fn resolved_blindly(bench: &mut Bench, name: &str) -> Vec<Effect> {
         footprint: None,
         shared: Vec::new(),
         kind: None,
+        off_cards: false,
         base: None,
         streams: false,
         quarantined: false,
@@ -410,6 +412,7 @@ fn how_long_a_load_from_a_copy_takes_is_learned_apart() {
         footprint: footprint(30),
         shared: Vec::new(),
         kind: ModelKind::Embedding,
+        off_cards: false,
         base: None,
     };
     bench.on(Event::Fetched { artefact: artefact("c", 1), result: Ok(fetched) });

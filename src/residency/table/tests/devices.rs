@@ -103,6 +103,7 @@ impl Rig {
             footprint: Some((footprint, Grade::Exact)),
             shared: shared.to_vec(),
             kind: Some(kind),
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -111,7 +112,8 @@ impl Rig {
         let model = id.model.clone();
         let mut effects = self.on(Event::Resolved { model, result: Ok(resolution) });
         if effects.iter().any(|it| matches!(it, Effect::Fetch { artefact, .. } if artefact == id)) {
-            let fetched = Fetched { footprint, shared: shared.to_vec(), kind, base: None };
+            let fetched =
+                Fetched { footprint, shared: shared.to_vec(), kind, off_cards: false, base: None };
             effects.extend(self.on(Event::Fetched { artefact: id.clone(), result: Ok(fetched) }));
         }
         effects
@@ -327,6 +329,7 @@ fn a_handler_is_loaded_where_its_processes_live() {
             footprint: Some((footprint(bytes), Grade::Declared)),
             shared: Vec::new(),
             kind: Some(ModelKind::Handler),
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -335,7 +338,7 @@ fn a_handler_is_loaded_where_its_processes_live() {
         let model = model(name);
         let mut effects = rig.on(Event::Resolved { model, result: Ok(resolution) });
         let (footprint, kind) = (footprint(bytes), ModelKind::Handler);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, base: None };
+        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None };
         let artefact = artefact(name, 1);
         effects.extend(rig.on(Event::Fetched { artefact, result: Ok(fetched) }));
         effects
@@ -349,4 +352,73 @@ fn a_handler_is_loaded_where_its_processes_live() {
     });
     let refusal = refusal.expect("the processor's memory is too small for it");
     assert!(refusal.ends_with("no device may use as much: cpu 40 B"), "{refusal}");
+}
+
+#[test]
+fn what_cards_compute_goes_to_cards_alone_and_the_rest_elsewhere() {
+    let card = DeviceId::Cuda(0);
+    let devices = vec![(card, Bytes(50)), (DeviceId::Cpu, Bytes(400)), (FIRST, Bytes(100))];
+    let now = Instant::now();
+    let mut rig = Rig { table: Table::new(Config::default(), devices, now), now, waiters: 0 };
+    let asked = |rig: &mut Rig, name: &str, kind: ModelKind, off_cards: bool, bytes: u64| {
+        rig.ask(name);
+        let resolution = Resolution {
+            version: artefact(name, 1).version,
+            fetch_bytes: Bytes(1),
+            footprint: Some((footprint(bytes), Grade::Exact)),
+            shared: Vec::new(),
+            kind: Some(kind),
+            off_cards,
+            base: None,
+            streams: false,
+            quarantined: false,
+            standing: Standing::default(),
+        };
+        let (model, footprint) = (model(name), footprint(bytes));
+        let mut effects = rig.on(Event::Resolved { model, result: Ok(resolution) });
+        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards, base: None };
+        effects.extend(rig.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) }));
+        effects
+    };
+    use ModelKind::{Embedding, External, Generative};
+    let effects = asked(&mut rig, "decoder", Generative, false, 30);
+    assert_eq!(loads_of(&effects, "decoder"), [card], "though elsewhere more is left");
+    let effects = asked(&mut rig, "encoder", Embedding, true, 30);
+    assert_eq!(loads_of(&effects, "encoder"), [DeviceId::Cpu]);
+    let effects = asked(&mut rig, "quantised", Generative, true, 380);
+    assert_eq!(loads_of(&effects, "quantised"), Vec::<DeviceId>::new(), "it waits for room");
+    let effects = asked(&mut rig, "engine", External, false, 15);
+    assert_eq!(loads_of(&effects, "engine"), [DeviceId::Cpu], "the most left over");
+    let effects = asked(&mut rig, "large", Generative, false, 60);
+    let refused = effects.iter().any(|effect| match effect {
+        Effect::Refuse { failure, .. } => failure.message().contains("cuda:0"),
+        _ => false,
+    });
+    assert!(refused, "no card can take it: {effects:?}");
+}
+
+#[test]
+fn a_model_whose_files_tell_that_cards_do_not_compute_it_is_promised_room_elsewhere() {
+    let card = DeviceId::Cuda(0);
+    let devices = vec![(card, Bytes(100)), (DeviceId::Cpu, Bytes(60))];
+    let now = Instant::now();
+    let mut rig = Rig { table: Table::new(Config::default(), devices, now), now, waiters: 0 };
+    rig.ask("a");
+    let resolution = Resolution {
+        version: artefact("a", 1).version,
+        fetch_bytes: Bytes(1),
+        footprint: Some((footprint(40), Grade::Remembered)),
+        shared: Vec::new(),
+        kind: None,
+        off_cards: false,
+        base: None,
+        streams: false,
+        quarantined: false,
+        standing: Standing::default(),
+    };
+    rig.on(Event::Resolved { model: model("a"), result: Ok(resolution) });
+    let (footprint, kind) = (footprint(40), ModelKind::Generative);
+    let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: true, base: None };
+    let effects = rig.on(Event::Fetched { artefact: artefact("a", 1), result: Ok(fetched) });
+    assert_eq!(loads_of(&effects, "a"), [DeviceId::Cpu]);
 }

@@ -109,6 +109,7 @@ fn on_disk(bench: &mut Bench, name: &str, bytes: u64) -> Vec<Effect> {
         footprint: Some((footprint(bytes), Grade::Exact)),
         shared: Vec::new(),
         kind: None,
+        off_cards: false,
         base: None,
         streams: false,
         quarantined: false,

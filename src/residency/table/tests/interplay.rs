@@ -33,6 +33,7 @@ fn in_store(number: u64, bytes: u64) -> Resolution {
         footprint: Some((footprint(bytes), Grade::Exact)),
         shared: Vec::new(),
         kind: Some(ModelKind::Embedding),
+        off_cards: false,
         base: None,
         streams: true,
         quarantined: false,

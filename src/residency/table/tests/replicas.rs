@@ -54,6 +54,7 @@ impl Rig {
             footprint: Some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: Some(ModelKind::Embedding),
+            off_cards: false,
             base: None,
             streams: true,
             quarantined: false,

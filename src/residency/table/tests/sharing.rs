@@ -26,6 +26,7 @@ impl Bench {
             footprint,
             shared,
             kind,
+            off_cards: false,
             base: None,
             streams: false,
             quarantined: false,
@@ -36,7 +37,7 @@ impl Bench {
 
     fn fetched_known(&mut self, name: &str, bytes: u64, shared: Vec<SharedPart>) -> Vec<Effect> {
         let (footprint, kind) = (footprint(bytes), ModelKind::Embedding);
-        let fetched = Fetched { footprint, shared, kind, base: None };
+        let fetched = Fetched { footprint, shared, kind, off_cards: false, base: None };
         self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 

@@ -392,10 +392,9 @@ impl World {
         };
         let version = self.versions[self.stored[index]].clone();
         let artefact = ArtefactId { model: model.clone(), version: version.clone() };
-        let size = Self::size(&artefact);
+        let (size, kind) = (Self::size(&artefact), Self::kind(&model));
         let footprint = Self::footprint(size);
         let is_known = !size.is_multiple_of(3);
-        let kind = Self::kind(&model);
         let streams = is_known && kind != ModelKind::Handler && !dice.one_in(4);
         // Of some it is known only when they have been fetched; those are not read behind it.
         let base = self.base(&artefact).filter(|_| is_known || dice.one_in(2));
@@ -405,6 +404,7 @@ impl World {
             footprint: is_known.then_some((footprint, Grade::Exact)),
             shared: if is_known { self.known_contents(&artefact, dice) } else { Vec::new() },
             kind: streams.then_some(kind),
+            off_cards: false,
             base,
             streams,
             quarantined: may_fail && dice.one_in(12),
@@ -449,7 +449,7 @@ impl World {
         self.foreseen.insert(artefact.clone(), footprint);
         let shared = self.known_contents(&artefact, dice);
         let (kind, base) = (Self::kind(&artefact.model), self.base(&artefact));
-        let result = Ok(Fetched { footprint, shared, kind, base });
+        let result = Ok(Fetched { footprint, shared, kind, off_cards: false, base });
         self.tell(Event::Fetched { artefact, result });
     }
 

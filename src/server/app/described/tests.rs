@@ -30,9 +30,10 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 49] = [
+const LABELS: [(&str, &str); 50] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
+    ("roundhouse_card_", "device"),
     ("roundhouse_containers_", "container"),
     ("roundhouse_engine_sequences_ended_total", "reason"),
     ("roundhouse_gateway_first_byte_seconds", "route"),

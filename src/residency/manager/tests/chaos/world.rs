@@ -262,7 +262,7 @@ impl World {
         truth.foretold.insert(artefact.clone(), bytes);
         let footprint = footprint(bytes);
         let (kind, base) = (kind(&artefact.model), base(&artefact.model));
-        Ok(Fetched { footprint, shared: Vec::new(), kind, base })
+        Ok(Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base })
     }
 
     fn begin_load(
@@ -338,6 +338,7 @@ impl Loader for World {
             footprint: is_known.then_some((footprint(bytes), Grade::Exact)),
             shared: Vec::new(),
             kind: is_known.then_some(kind(model)),
+            off_cards: false,
             base,
             streams: streams && is_known,
             quarantined,

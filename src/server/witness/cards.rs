@@ -1,0 +1,144 @@
+//! The memory of cards, held against the ledger as the process' own is: what the driver says is
+//! taken, by whomever, is compared with what was taken before the first model and what models are
+//! charged with there.
+//!
+//! Freed memory stays in the pool of asynchronous allocations until the card is synchronised and
+//! the pool is trimmed, which is done before each look: until then it counts as taken.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use metrics::{Unit, describe_gauge, gauge};
+use roundhouse_models::Card;
+use roundhouse_residency::{Residency, Snapshot};
+use roundhouse_serving::ServedModel;
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure};
+use tracing::{info, warn};
+
+use super::books::Books;
+use super::judge::{Judge, Verdict};
+use super::readings::Seen;
+use super::{WitnessConfig, blocking, shown};
+use crate::app::budgets::Budgets;
+use crate::loader::{ModelLoader, Touched};
+
+/// What the driver says is taken.
+const USED_BYTES: &str = "roundhouse_card_used_bytes";
+/// What the ledger expects of it.
+const EXPECTED_BYTES: &str = "roundhouse_card_expected_bytes";
+
+/// Registers the metrics' help.
+pub(super) fn describe() {
+    describe_gauge!(
+        USED_BYTES,
+        Unit::Bytes,
+        "Memory of a card that is taken, by this process or others, as its driver counts it."
+    );
+    describe_gauge!(
+        EXPECTED_BYTES,
+        Unit::Bytes,
+        "What the ledger expects to be taken of a card between steps."
+    );
+}
+
+/// All cards of the process. Owned by the witness' task.
+#[derive(Debug, Default)]
+pub(crate) struct Cards(Vec<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    card: Card,
+    judge: Judge,
+    configured: Bytes,
+}
+
+impl Cards {
+    /// Takes each card's baseline: contexts, libraries, and what others use. Blocks for milliseconds.
+    pub(super) fn of(cards: Vec<Card>, config: WitnessConfig, budgets: &Budgets) -> Self {
+        let watched = cards.into_iter().filter_map(|card| {
+            let (_, configured) = *budgets.devices.iter().find(|(id, _)| *id == card.id())?;
+            let seen = see(&card)
+                .inspect_err(|error| warn!(device = %card.id(), %error, "the card is not watched"))
+                .ok()?;
+            info!(device = %card.id(), baseline = %seen.own, "memory of the card without models");
+            let judge = Judge::new(seen.own, WitnessConfig { configured, ..config });
+            Some(Watched { card, judge, configured })
+        });
+        Self(watched.collect())
+    }
+
+    /// Looks at each, and lowers or raises its budget to what others leave.
+    pub(super) async fn look(
+        &mut self,
+        residency: &Residency<ServedModel>,
+        loader: &Arc<ModelLoader>,
+    ) -> Result<(), Failure> {
+        for Watched { card, judge, configured } in &mut self.0 {
+            let (device, watched) = (card.id(), card.clone());
+            let seen = match blocking(move || see(&watched)).await? {
+                Ok(seen) => seen,
+                Err(error) => {
+                    // Its lane finds out what is wrong with it.
+                    warn!(%device, %error, "the card does not tell what its memory holds");
+                    continue;
+                }
+            };
+            let snapshot = residency.snapshot().await?;
+            let touched = |id: &ArtefactId| loader.touched(id, device);
+            let Some(books) = books(&snapshot, device, &touched) else { continue };
+            let verdict = judge.look(&seen, &books, Instant::now());
+            publish(device, &seen, &verdict);
+            if let Some(budget) = verdict.budget {
+                let (before, free) = (books.budget, seen.available.unwrap_or_default());
+                match budget < before {
+                    true => {
+                        warn!(%device, %before, %budget, %configured, %free, "others use memory of the card that models were to have: its budget is lowered");
+                    }
+                    false => {
+                        info!(%device, %before, %budget, %configured, %free, "memory of the card came back: its budget is raised");
+                    }
+                }
+                residency.set_budget(device, budget).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn publish(device: DeviceId, seen: &Seen, verdict: &Verdict) {
+    gauge!(USED_BYTES, "device" => device.to_string()).set(shown(seen.own));
+    gauge!(EXPECTED_BYTES, "device" => device.to_string()).set(shown(verdict.expected));
+    if verdict.warn {
+        let divergence = verdict.divergence;
+        warn!(%device, used = %seen.own, expected = %verdict.expected, divergence, "memory in use on the card and the ledger differ");
+    }
+}
+
+/// What of a card is taken, by whomever, and what is left.
+fn see(card: &Card) -> Result<Seen, roundhouse_models::Error> {
+    card.give_back()?;
+    let memory = card.memory()?;
+    let own = memory.total.saturating_sub(memory.free);
+    Ok(Seen { own, available: Some(memory.free) })
+}
+
+/// What the ledger says of one card. Host parts are charged there and lie in the host's memory; engines
+/// of the operator's are others' processes, but what they take is the card's.
+pub(super) fn books(
+    snapshot: &Snapshot,
+    device: DeviceId,
+    touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
+) -> Option<Books> {
+    let found = snapshot.devices.iter().find(|found| found.id == device)?;
+    let mut books = Books { budget: found.budget_bytes, ..Books::default() };
+    for resident in &found.residents {
+        let mut there = resident.clone();
+        there.bytes.host = Bytes::ZERO;
+        books.charged += there.bytes.total();
+        books.resident(&there, touched);
+    }
+    books.elsewhere = Bytes::ZERO;
+    let coming = snapshot.loads.iter().filter(|load| load.device == Some(device));
+    books.arriving = coming.map(|load| load.reserved_bytes).sum();
+    Some(books)
+}
