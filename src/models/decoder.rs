@@ -144,17 +144,8 @@ impl Decoder {
         let layers = self.layers.len();
         mix.outputs.shift(Site::norm(layers), &x)?;
         // [vectors, vocab]
-        let mut vectors = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
-        if let Some(cap) = self.config.logit_cap {
-            vectors.iter_mut().for_each(|vector: &mut Vec<f32>| activation::cap(vector, cap));
-        }
-        let mut vectors = vectors.into_iter();
-        let mut of_row = |row: &Row| match row.vectors() {
-            1 => vectors.next().unwrap_or_default(),
-            count => vectors.by_ref().take(count).flatten().collect(),
-        };
-        let rows = plan.rows.iter().filter(|row| row.output).map(&mut of_row).collect();
-        Ok(StepOutput { rows })
+        let vectors = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
+        Ok(answered(plan, vectors, self.config.logit_cap))
     }
 
     /// The vectors that rows want, of the last layer's `x` `[tokens, hidden]`.
@@ -267,6 +258,19 @@ impl Decoder {
             None => Ok(out),
         }
     }
+}
+
+/// The rows' logits, of all that were wanted in their order.
+fn answered(plan: &StepPlan, mut vectors: Vec<Vec<f32>>, cap: Option<f32>) -> StepOutput {
+    if let Some(cap) = cap {
+        vectors.iter_mut().for_each(|vector| activation::cap(vector, cap));
+    }
+    let mut vectors = vectors.into_iter();
+    let of_row = |row: &Row| match row.vectors() {
+        1 => vectors.next().unwrap_or_default(),
+        count => vectors.by_ref().take(count).flatten().collect(),
+    };
+    StepOutput { rows: plan.rows.iter().filter(|row| row.output).map(of_row).collect() }
 }
 
 impl ModelRunner for Decoder {

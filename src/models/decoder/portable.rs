@@ -117,7 +117,7 @@ impl Portable {
         self.kept.floor_bytes()
     }
 
-    fn compute(&mut self, packed: &Packed<'_>) -> Result<StepOutput> {
+    fn compute(&mut self, plan: &StepPlan, packed: &Packed<'_>) -> Result<StepOutput> {
         self.kept.begin(&packed.spans)?;
         let step = self.prepare(packed)?;
         let mut x = self.embed(&step)?;
@@ -134,15 +134,11 @@ impl Portable {
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
-        let last: Vec<u32> = packed.outputs.iter().map(|span| span.last_row()).collect();
-        let x = x.index_select(&Tensor::new(last, &self.device)?, 0)?;
+        let x = x.index_select(&Tensor::new(packed.places(plan), &self.device)?, 0)?;
         let x = self.norm.forward(&x, &self.config)?;
-        // [outputs, vocab]
-        let mut rows = project(&self.head, &x)?.to_vec2()?;
-        if let Some(cap) = self.config.logit_cap {
-            rows.iter_mut().for_each(|row: &mut Vec<f32>| activation::cap(row, cap));
-        }
-        Ok(StepOutput { rows })
+        // [vectors, vocab]
+        let vectors = project(&self.head, &x)?.to_vec2()?;
+        Ok(super::answered(plan, vectors, self.config.logit_cap))
     }
 
     /// What all layers of a step read, brought to the device.
@@ -307,7 +303,7 @@ impl ModelRunner for Portable {
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
-        self.compute(&packed).map_err(|error| card::step_failure(&error))
+        self.compute(plan, &packed).map_err(|error| card::step_failure(&error))
     }
 
     fn prepares_shapes(&self) -> bool {
