@@ -35,6 +35,7 @@ mod worth;
 
 pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
 pub use event::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
+pub use placement::may_go;
 pub(crate) use view::Levels;
 pub use worth::Demand;
 

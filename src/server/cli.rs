@@ -227,7 +227,7 @@ pub struct ServeFlags {
     /// The device's budget, as in 4GiB [default: what there is, less a baseline and a margin].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
-    /// Where models run: auto or cpu [default: auto].
+    /// Where models run: auto, cpu or, in a build with CUDA, cuda or cuda:1 [default: auto].
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
     /// The disk cache's folder, locked [default: the user's cache folder].

@@ -1,9 +1,10 @@
 //! Several devices, simulated on the processor: each has an account of its own.
 
 use std::path::Path;
+use std::process::Command;
 
 use roundhouse_tests::models::{decoder, fine_tune, signature, signed_classifier};
-use roundhouse_tests::server::Server;
+use roundhouse_tests::server::{Server, binary};
 use serde_json::{Value, json};
 
 const DEVICES: [&str; 2] = ["simulated:0", "simulated:1"];
@@ -160,4 +161,18 @@ async fn a_model_that_left_its_device_comes_back_from_the_hosts_memory_without_i
     assert_eq!(host["charged_bytes"], json!(copies.iter().map(bytes).sum::<u64>() - shared));
     let copied = server.metric("roundhouse_host_copy_seconds_count").await;
     assert!((2.0..=3.0).contains(&copied), "what has a copy is not copied again: {copied}");
+}
+
+#[test]
+fn a_build_without_cuda_refuses_a_card_before_it_starts_and_says_what_to_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}/", folder.path().display());
+    for asked in ["cuda", "cuda:1"] {
+        let args = ["serve", "--store", &uri, "--device", asked, "--listen", "127.0.0.1:0"];
+        let output = Command::new(binary()).args(args).output().unwrap();
+        assert_ne!(output.status.code(), Some(0));
+        let told = String::from_utf8_lossy(&output.stderr);
+        let words = format!("'{asked}': this build has no CUDA support; use auto or cpu");
+        assert!(told.contains(&words), "{told}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelKind};
 
 use super::Table;
 use super::event::Key;
@@ -18,6 +18,11 @@ struct Price {
     /// By policy: the seconds of reloading that the demand for them stands for, or the latest
     /// use of any.
     worth: f64,
+}
+
+/// Those of these devices that a model of a kind may go to, which cards compute or do not.
+pub fn may_go(kind: ModelKind, off_cards: bool, devices: &[DeviceId]) -> Vec<DeviceId> {
+    Kin::of(kind, off_cards).among(devices.iter().copied()).collect()
 }
 
 impl Table {

@@ -120,8 +120,10 @@ impl Estimate {
         };
         estimate.footprint = Some(Parts { parts: footprint, total });
         let is_handler = plan.kind() == ModelKind::Handler;
+        let all: Vec<DeviceId> = budgets.devices.iter().map(|(device, _)| *device).collect();
+        let open = roundhouse_residency::may_go(plan.kind(), plan.is_off_cards(), &all);
         // A handler's processes live in the host's memory.
-        let may_go = |device: &DeviceId| !is_handler || device.is_host();
+        let may_go = |device: &DeviceId| open.contains(device) && (!is_handler || device.is_host());
         let devices = budgets.devices.iter().filter(|(device, _)| may_go(device));
         let fit = |(id, budget): &(DeviceId, Bytes)| Fit {
             id: *id,
