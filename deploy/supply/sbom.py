@@ -67,7 +67,10 @@ def main():
     given = [it for it in sys.argv[1:] if it != "--offline"] or ["--no-default-features"]
     offline = "--offline" in sys.argv
     linked = packages.built("--package", PACKAGE, *given, offline=offline)
-    json.dump(document(packages.metadata(offline=offline), packages.locked(), linked), sys.stdout, indent=1)
+    # The graph has no features of the package's by itself but those that are default.
+    asked = [it for it in given if it != "--no-default-features"]
+    graph = packages.metadata(*asked, offline=offline)
+    json.dump(document(graph, packages.locked(), linked), sys.stdout, indent=1)
     print()
 
 
