@@ -9,7 +9,6 @@ use roundhouse_engine::RunnerError;
 use roundhouse_types::{Bytes, DeviceId};
 
 use crate::Error;
-use crate::decoder::Answers;
 use crate::inspect::{Family, ModelPlan};
 
 #[cfg(not(feature = "cuda"))]
@@ -98,13 +97,10 @@ fn no_card(ordinal: u16, reason: String) -> Error {
 
 impl ModelPlan {
     /// What it is, with its verb, where nothing but the host's processor computes it: cards do neither
-    /// quantised weights nor vectors of whole texts.
+    /// encoders nor quantised weights.
     pub fn host_only(&self) -> Option<&'static str> {
         match &self.family {
             Family::Encoder { .. } => Some("encoders are"),
-            Family::Decoder { answers: Answers::Vectors(_), .. } => {
-                Some("decoders that make vectors are")
-            }
             Family::Decoder { .. } if self.formats.have_blocks() => Some("quantised weights are"),
             Family::Decoder { .. } => None,
         }

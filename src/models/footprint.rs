@@ -136,9 +136,27 @@ fn decoder_workspace(
     counted("workspace", numbers * F32 + lists + attention::unmerged(config.heads))
 }
 
-/// The same of one that makes vectors: keys and values of whole sequences are packed into blocks, of
-/// which each thread rounds one up, and all vectors are normed and are answers at worst.
+/// The same of one that makes vectors, whose keys and values of whole sequences are there for a step.
 pub(crate) fn embedder_workspace(
+    shape: (&DecoderConfig, usize, usize),
+    cards: bool,
+) -> Result<Bytes, Error> {
+    let own = own_embedder_workspace(shape)?;
+    if !cards {
+        return Ok(own);
+    }
+    let (config, context, step_tokens) = shape;
+    // Each sequence's are rounded up to whole blocks; all vectors are answers.
+    let kept = 2 * config.heads.kv_width() as u128 * (step_tokens * BLOCK_TOKENS) as u128;
+    let vectors = step_tokens as u128 * 3 * config.hidden as u128;
+    let on_card = card_workspace((config, context, step_tokens), 1)?;
+    let beside = counted("workspace", (kept + vectors) * F32)?;
+    Ok(own.max(on_card + beside))
+}
+
+/// By the host alone: keys and values of whole sequences are packed into blocks, of
+/// which each thread rounds one up, and all vectors are normed and are answers at worst.
+fn own_embedder_workspace(
     (config, context, step_tokens): (&DecoderConfig, usize, usize),
 ) -> Result<Bytes, Error> {
     let tokens = step_tokens as u128;

@@ -377,7 +377,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
             return Err(Error::config("modules.json", reason));
         }
         Some(sentence) => {
-            let workspace = footprint::embedder_workspace(shape)?;
+            let workspace = footprint::embedder_workspace(shape, settings.cards)?;
             (decoder::Answers::Vectors(sentence.pooling), Bytes::ZERO, workspace)
         }
         None => {

@@ -12,7 +12,7 @@ use roundhouse_types::{Bytes, Footprint, SharedPart};
 use crate::Error;
 use crate::adapter::{AdapterBase, Adapters, BaseWeights, Modules};
 use crate::card::load_failure;
-use crate::decoder::{Answers, Decoder, DecoderWeights, Portable};
+use crate::decoder::{Decoder, DecoderWeights, Portable};
 use crate::device::DeviceMemory;
 use crate::encoder::{Build, Encoder, EncoderWeights, Parts};
 use crate::files::{Folder, ModelFiles, read_wanted};
@@ -216,14 +216,13 @@ fn build(
     match &plan.family {
         Family::Decoder { config, prefix, answers } => {
             let weights = DecoderWeights::gather(config, prefix, take)?;
-            if let (true, Answers::Tokens(kv, dtype)) = (device.is_of_tensors(), *answers) {
-                let sizes = (plan.context, plan.step_tokens);
-                let decoder = Portable::new(config.clone(), weights, sizes, (kv, dtype))
+            let sizes = (plan.context, plan.step_tokens, *answers);
+            if device.is_of_tensors() {
+                let decoder = Portable::new(config.clone(), weights, sizes)
                     .map_err(|error| load_failure(device.id(), error.into()))?;
                 let kv = Bytes(decoder.kv_floor_bytes());
                 return Ok((Box::new(decoder), kv));
             }
-            let sizes = (plan.context, plan.step_tokens, *answers);
             let decoder = Decoder::new(config.clone(), weights, sizes, adapters)?;
             let kv = Bytes(decoder.kv_floor_bytes());
             Ok((Box::new(decoder), kv))

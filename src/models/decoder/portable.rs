@@ -32,19 +32,22 @@ use std::any::Any;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::rotary_emb::rope_thd;
 use roundhouse_engine::{
-    AdapterId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
+    AdapterId, BlockId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
 };
 use roundhouse_types::Bytes;
 
-use super::DecoderWeights;
 use super::weights::{FeedForward, Layer};
+use super::{Answers, DecoderWeights};
 use crate::activation;
+use crate::attention::Span;
 use crate::card;
 use crate::config::decoder::DecoderConfig;
-use crate::kv::KvDtype;
+use crate::config::sentence::Pooling;
+use crate::kv::{BLOCK_TOKENS, KvDtype};
 use crate::linear::{self, Linear};
 use crate::norm::Norm;
 use crate::packed::Packed;
+use crate::pooling;
 use crate::rope::Rope;
 
 mod kept;
@@ -71,21 +74,26 @@ pub(crate) struct Portable {
     /// Cosines and sines, `[context, dims / 2]` each.
     ropes: Vec<[Tensor; 2]>,
     rope_bytes: u64,
-    kept: Kept,
+    answers: Answers,
+    /// Keys and values of sequences; absent where none are kept.
+    kept: Option<Kept>,
 }
 
 impl Portable {
     pub(crate) fn new(
         config: DecoderConfig,
         weights: DecoderWeights<Tensor>,
-        (context, step_tokens): (usize, usize),
-        (kv, dtype): (KvSpec, KvDtype),
+        (context, step_tokens, answers): (usize, usize, Answers),
     ) -> Result<Self> {
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } =
             weights.ready(config.norm)?;
         let device = embeddings.device().clone();
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
-        let spec = RunnerSpec { output_width: config.vocab, context, step_tokens, kv: Some(kv) };
+        let output_width = match answers {
+            Answers::Tokens(..) => config.vocab,
+            Answers::Vectors(_) => config.hidden,
+        };
+        let spec = RunnerSpec { output_width, context, step_tokens, kv: answers.kv() };
         let factors = match &rope_factors {
             Some(factors) => factors.to_vec1()?,
             None => Vec::new(),
@@ -96,7 +104,11 @@ impl Portable {
             rope_bytes += tables.bytes();
             ropes.push(tables.tensors(context, &device)?);
         }
-        let kept = Kept::new((config.heads, config.layers), &kv, dtype, &device);
+        let shape = (config.heads, config.layers);
+        let kept = match answers {
+            Answers::Tokens(kv, dtype) => Some(Kept::new(shape, &kv, dtype, &device)),
+            Answers::Vectors(_) => None,
+        };
         Ok(Self {
             config,
             spec,
@@ -108,21 +120,46 @@ impl Portable {
             head,
             ropes,
             rope_bytes,
+            answers,
             kept,
         })
     }
 
     /// Bytes of the chunks that the KV pool always has.
     pub(crate) fn kv_floor_bytes(&self) -> u64 {
-        self.kept.floor_bytes()
+        self.kept.as_ref().map_or(0, Kept::floor_bytes)
     }
 
     fn compute(&mut self, plan: &StepPlan, packed: &Packed<'_>) -> Result<StepOutput> {
-        self.kept.begin(&packed.spans)?;
-        let step = self.prepare(packed)?;
+        match (self.answers, &mut self.kept) {
+            (Answers::Tokens(..), Some(kept)) => {
+                kept.begin(&packed.spans)?;
+                let kept = &*kept;
+                let x = self.mixed(packed, &packed.spans, Keys { kept, layers: true })?;
+                self.logits(plan, packed, &x)
+            }
+            (Answers::Vectors(pooling), _) => {
+                // Keys and values of whole sequences, of one layer at a time.
+                let (kv, blocks) = own_blocks(&packed.spans);
+                let pairs = packed.spans.iter().zip(&blocks);
+                let spans = pairs.map(|(span, blocks)| Span { blocks, ..*span });
+                let spans: Vec<Span<'_>> = spans.collect();
+                let shape = (self.config.heads, 1);
+                let mut kept = Kept::new(shape, &kv, KvDtype::F32, &self.device);
+                kept.begin(&spans)?;
+                let x = self.mixed(packed, &spans, Keys { kept: &kept, layers: false })?;
+                self.vectors(plan, packed, &x, pooling)
+            }
+            (Answers::Tokens(..), None) => bail!("tokens are made of what is kept"),
+        }
+    }
+
+    /// What the last layer gives for all tokens: `[tokens, hidden]`.
+    fn mixed(&self, packed: &Packed<'_>, spans: &[Span<'_>], keys: Keys<'_>) -> Result<Tensor> {
+        let step = self.prepare(packed, spans, keys.kept)?;
         let mut x = self.embed(&step)?;
         for index in 0..self.layers.len() {
-            let mixed = self.attend(index, &x, &step)?;
+            let mixed = self.attend(index, &x, (&step, keys))?;
             if self.config.parallel {
                 let fed = self.feed_forward(index, &x)?;
                 x = ((x + mixed)? + fed)?;
@@ -131,6 +168,11 @@ impl Portable {
                 x = (&x + self.feed_forward(index, &x)?)?;
             }
         }
+        Ok(x)
+    }
+
+    /// The logits that rows want.
+    fn logits(&self, plan: &StepPlan, packed: &Packed<'_>, x: &Tensor) -> Result<StepOutput> {
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
@@ -141,8 +183,27 @@ impl Portable {
         Ok(super::answered(plan, vectors, self.config.logit_cap))
     }
 
+    /// The vectors that rows want.
+    fn vectors(
+        &self,
+        plan: &StepPlan,
+        packed: &Packed<'_>,
+        x: &Tensor,
+        pooling: Pooling,
+    ) -> Result<StepOutput> {
+        if packed.outputs.is_empty() {
+            return Ok(StepOutput::default());
+        }
+        let x = self.norm.forward(x, &self.config)?.flatten_all()?.to_vec1()?;
+        let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
+        let of = (x.as_slice(), self.config.hidden);
+        let rows = wants.zip(&packed.outputs);
+        let rows = rows.map(|(want, span)| pooling::wanted(pooling, want, span, of)).collect();
+        Ok(StepOutput { rows })
+    }
+
     /// What all layers of a step read, brought to the device.
-    fn prepare(&self, packed: &Packed<'_>) -> Result<Step> {
+    fn prepare(&self, packed: &Packed<'_>, spans: &[Span<'_>], kept: &Kept) -> Result<Step> {
         let positions = Tensor::new(packed.positions(), &self.device)?;
         let rotations = self.ropes.iter().map(|[cos, sin]| {
             Ok([cos.index_select(&positions, 0)?, sin.index_select(&positions, 0)?])
@@ -152,7 +213,7 @@ impl Portable {
         windows.sort_unstable();
         windows.dedup();
         let bounds = Bounds { heads: self.config.heads, scores: MOST_SCORES, keys: MOST_KEYS };
-        let places = Places::of(&packed.spans, &windows, bounds, (&self.kept, &self.device))?;
+        let places = Places::of(spans, &windows, bounds, (kept, &self.device))?;
         Ok(Step {
             tokens: Tensor::new(packed.tokens.as_slice(), &self.device)?,
             rotations: rotations.collect::<Result<_>>()?,
@@ -175,7 +236,12 @@ impl Portable {
         Ok(x)
     }
 
-    fn attend(&self, index: usize, x: &Tensor, step: &Step) -> Result<Tensor> {
+    fn attend(
+        &self,
+        index: usize,
+        x: &Tensor,
+        (step, keys_of): (&Step, Keys<'_>),
+    ) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
         let (heads, tokens) = (config.heads, x.dim(0)?);
         let normed = layer.attention_norm.forward(x, config)?;
@@ -203,12 +269,14 @@ impl Portable {
             queries = rotate(&queries, dims, &step.rotations[rope])?;
             keys = rotate(&keys, dims, &step.rotations[rope])?;
         }
-        self.kept.write(index, &step.places, &Tensor::cat(&[&keys, &values.contiguous()?], 1)?)?;
+        let kept = keys_of.kept;
+        let place = if keys_of.layers { index } else { 0 };
+        kept.write(place, &step.places, &Tensor::cat(&[&keys, &values.contiguous()?], 1)?)?;
         let queries = (queries * f64::from(config.query_scale))?;
         let window = step.windows.iter().position(|window| *window == kind.window);
         let Some(window) = window else { bail!("layer {index} has a window unplanned for") };
-        let of = scores::Attention { heads, cap: config.score_cap, layer: index, window };
-        let out = scores::attend(of, &queries, &step.places, &self.kept)?;
+        let of = scores::Attention { heads, cap: config.score_cap, layer: place, window };
+        let out = scores::attend(of, &queries, &step.places, kept)?;
         let out = project(&layer.attention_out, &out)?;
         match &layer.attention_result_norm {
             Some(norm) => norm.forward(&out, config),
@@ -253,6 +321,26 @@ struct Step {
     /// The windows that layers have, each once.
     windows: Vec<Option<usize>>,
     places: Places,
+}
+
+/// Where a step's keys and values are.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    kept: &'a Kept,
+    /// Whether each layer has its own place there, or all have one.
+    layers: bool,
+}
+
+/// Blocks for whole sequences that nobody else has, and the pool of them.
+fn own_blocks(spans: &[Span<'_>]) -> (KvSpec, Vec<Vec<BlockId>>) {
+    let mut next = 0;
+    let blocks = spans.iter().map(|span| {
+        let first = next;
+        next += span.tokens.div_ceil(BLOCK_TOKENS) as u32;
+        (first..next).map(BlockId).collect()
+    });
+    let blocks = blocks.collect();
+    (KvSpec::whole(BLOCK_TOKENS, next as usize), blocks)
 }
 
 /// Projects `[rows, inputs]` f32 to `[rows, outputs]` f32.
@@ -312,11 +400,12 @@ impl ModelRunner for Portable {
     }
 
     fn touched(&self) -> Bytes {
-        Bytes(self.kept.allocated() + self.rope_bytes)
+        let kept = self.kept.as_ref().map_or(0, Kept::allocated);
+        Bytes(kept + self.rope_bytes)
     }
 
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
-        Some(Box::new(self.kept.give_back(chunk)?))
+        Some(Box::new(self.kept.as_mut()?.give_back(chunk)?))
     }
 
     fn attach(

@@ -8,6 +8,7 @@ use roundhouse_models::{Card, DeviceMemory, DtypeSetting, LoadSettings, cards};
 use roundhouse_types::{Bytes, DeviceId};
 
 use crate::cards::parity;
+use crate::encoders::parity_of_vectors;
 use crate::support::{LlamaCase, apart, expected, open_in, row, served, step};
 
 /// The first card; without one the test has nothing to say.
@@ -26,6 +27,7 @@ fn card(test: &str) -> Option<Card> {
 fn parity_of_every_family_on_a_card() {
     let Some(card) = card("parity_of_every_family_on_a_card") else { return };
     parity(&DeviceMemory::of_card(&card));
+    parity_of_vectors(&DeviceMemory::of_card(&card));
 }
 
 #[test]

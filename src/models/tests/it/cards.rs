@@ -9,6 +9,7 @@ use roundhouse_models::{
 use roundhouse_types::{Bytes, DeviceId, ErrorKind};
 
 use crate::decoders::{LOGITS, NEAR_TIE, table};
+use crate::encoders::parity_of_vectors;
 use crate::sharing::{Lies, answer, checkpoint};
 use crate::support::{
     LlamaCase, apart, decoders, dir, expected, open_in, plan, row, scattered, served, settings,
@@ -47,6 +48,11 @@ pub(crate) fn parity(memory: &DeviceMemory) {
 #[test]
 fn parity_of_every_family_by_operations_of_tensors() {
     parity(&rehearsal());
+}
+
+#[test]
+fn vectors_of_whole_texts_by_operations_of_tensors() {
+    parity_of_vectors(&rehearsal());
 }
 
 /// Tokens of several hundred keys, in blocks that lie all over many chunks, beside short ones.
@@ -190,7 +196,6 @@ fn what_cards_do_not_compute_is_refused_by_name_before_anything_is_read() {
     let quantised = LoadSettings { quantize: Some(Quantize::Q8_0), ..settings() };
     let cases = [
         ("bert-plain", settings(), "encoders are computed on the cpu only, not on simulated:0"),
-        ("encoder-llama-mean", settings(), "decoders that make vectors are computed on the cpu"),
         ("gguf-q8_0", settings(), "quantised weights are computed on the cpu only"),
         ("llama-mha", quantised, "quantised weights are"),
     ];
@@ -204,6 +209,7 @@ fn what_cards_do_not_compute_is_refused_by_name_before_anything_is_read() {
         assert!(refused.to_string().starts_with(words), "{refused}");
     }
     assert_eq!(plan("llama-bf16", &settings()).host_only(), None);
+    assert_eq!(plan("encoder-qwen3-last", &settings()).host_only(), None);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use roundhouse_engine::{AdapterId, ModelRunner, Row, RunnerError, StepPlan, Want};
 use roundhouse_models::{
-    AdapterPlan, Cancel, DtypeSetting, Error, Folder, LoadSettings, ModelPlan, Quantize, inspect,
-    load, load_adapter, read_local,
+    AdapterPlan, Cancel, DeviceMemory, DtypeSetting, Error, Folder, LoadSettings, ModelPlan,
+    Quantize, inspect, load, load_adapter, read_local,
 };
 use roundhouse_types::{DeviceId, ModelKind};
 use serde::Deserialize;
@@ -87,7 +87,44 @@ fn changed(architecture: &str, changes: &Map<String, Value>) -> Map<String, Valu
 }
 
 fn opened(case: &str, plan: &ModelPlan) -> Box<dyn ModelRunner> {
-    load(&dir(case), plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner
+    opened_in(&DeviceId::Cpu.into(), case, plan)
+}
+
+fn opened_in(memory: &DeviceMemory, case: &str, plan: &ModelPlan) -> Box<dyn ModelRunner> {
+    load(&dir(case), plan, memory.clone(), &Cancel::new()).unwrap().runner
+}
+
+/// Decoders that make vectors, in such a memory: alone and in one ragged step.
+pub(crate) fn parity_of_vectors(memory: &DeviceMemory) {
+    let mut found = 0;
+    for case in cases("encoder-") {
+        let family: Family = expected(&case);
+        for head in &family.heads {
+            let plan = planned(&case, &changed(&head.architecture, &head.changes)).unwrap();
+            if plan.host_only().is_some() {
+                continue;
+            }
+            found += 1;
+            let mut runner = opened_in(memory, &case, &plan);
+            let worst = compared(&mut *runner, head);
+            println!("{case} {}: largest difference {worst:e}", head.architecture);
+            assert!(worst <= EQUAL, "{case} {}: {worst}", head.architecture);
+        }
+    }
+    assert!(found >= 3, "{found} of them");
+}
+
+/// The largest difference from the reference of a head's inputs, alone and in one step.
+fn compared(runner: &mut dyn ModelRunner, head: &Head) -> f32 {
+    let wants: Vec<(Row, Vec<f32>)> = head.inputs.iter().flat_map(Input::wants).collect();
+    let rows: Vec<Row> = wants.iter().map(|(row, _)| row.clone()).collect();
+    let together = step(runner, rows);
+    let mut worst = 0.0f32;
+    for ((row, want), together) in wants.iter().zip(&together) {
+        let alone = step(runner, vec![row.clone()]);
+        worst = worst.max(apart(&alone[0], want)).max(apart(together, want));
+    }
+    worst
 }
 
 #[test]
@@ -106,14 +143,7 @@ fn parity_of_every_family_and_head_alone_and_in_one_ragged_step() {
             };
             assert_eq!(plan.kind, kind);
             let mut runner = opened(&case, &plan);
-            let wants: Vec<(Row, Vec<f32>)> = head.inputs.iter().flat_map(Input::wants).collect();
-            let rows: Vec<Row> = wants.iter().map(|(row, _)| row.clone()).collect();
-            let together = step(&mut *runner, rows);
-            let mut worst = 0.0f32;
-            for ((row, want), together) in wants.iter().zip(&together) {
-                let alone = step(&mut *runner, vec![row.clone()]);
-                worst = worst.max(apart(&alone[0], want)).max(apart(together, want));
-            }
+            let worst = compared(&mut *runner, head);
             println!("{case} {}: largest difference {worst:e}", head.architecture);
             assert!(worst <= EQUAL, "{case} {}: {worst}", head.architecture);
         }
