@@ -40,7 +40,7 @@ mod tests;
 mod waiting;
 mod webhook;
 
-pub use config::{EndpointConfig, PlaceConfig, Topics, Webhooks};
+pub use config::{EndpointConfig, Included, PlaceConfig, Topics, Webhooks};
 pub use error::Error;
 pub use metrics::describe_metrics;
 pub use queue::{Queue, Services, StoreFn};

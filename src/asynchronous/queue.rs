@@ -25,7 +25,7 @@ use crate::place::Place;
 use crate::request::{Accepted, RunFn, Submission};
 use crate::run;
 use crate::sns::{CredentialsFn, Publisher};
-use crate::spool::{Entry, Spool, Ticket, size_of};
+use crate::spool::{Decided, Entry, Spool, Ticket, size_of};
 use crate::submitted::entry;
 use crate::webhook::{ClientFn, Resolve, Sender};
 
@@ -370,19 +370,32 @@ impl Turn {
                 let name = ticket.endpoint.clone();
                 self.shared.line(&name, |line| line.waiting.push_later(ticket, at));
             }
-            run::End::Written(entry, decided) | run::End::GivenUp(entry, decided) => {
-                // Whoever is slow to listen holds up no other request.
-                self.give_turn();
-                run::tell(&self.endpoint, &entry, &decided).await;
-                let (shared, done) = (self.shared.clone(), ticket.clone());
-                if let Err(error) = blocking(move || shared.spool.remove(&done)).await {
-                    warn!(%error, id = %ticket.id, "a request that is done stays in the queue");
-                }
-                self.ticket = None;
-                let (tenant, bytes) = (ticket.tenant.as_ref(), ticket.bytes);
-                self.shared.line(&ticket.endpoint, |line| line.release(tenant, bytes));
+            run::End::Written(entry, decided, object) => {
+                self.tell_and_leave(ticket, (&entry, &decided), Some(&object)).await;
+            }
+            run::End::GivenUp(entry, decided) => {
+                self.tell_and_leave(ticket, (&entry, &decided), None).await;
             }
         }
+    }
+
+    /// The request is done: whom it concerns is told, and it leaves the queue.
+    async fn tell_and_leave(
+        &mut self,
+        ticket: Ticket,
+        (entry, decided): (&Entry, &Decided),
+        object: Option<&bytes::Bytes>,
+    ) {
+        // Whoever is slow to listen holds up no other request.
+        self.give_turn();
+        run::tell(&self.endpoint, entry, decided, object).await;
+        let (shared, done) = (self.shared.clone(), ticket.clone());
+        if let Err(error) = blocking(move || shared.spool.remove(&done)).await {
+            warn!(%error, id = %ticket.id, "a request that is done stays in the queue");
+        }
+        self.ticket = None;
+        let (tenant, bytes) = (ticket.tenant.as_ref(), ticket.bytes);
+        self.shared.line(&ticket.endpoint, |line| line.release(tenant, bytes));
     }
 
     fn give_turn(&mut self) {

@@ -19,7 +19,7 @@ use crate::queue::{Queue, Services};
 use crate::request::{Accepted, Input, Ran, Run, RunFn, Submission};
 use crate::spool::{Entry, Ticket};
 use crate::webhook::system_resolver;
-use crate::{EndpointConfig, Error, PlaceConfig, Topics, Webhooks};
+use crate::{EndpointConfig, Error, Included, PlaceConfig, Topics, Webhooks};
 
 /// A request as it is kept, for tests of what keeps it.
 pub(crate) fn entry(endpoint: &str) -> Entry {
@@ -147,6 +147,7 @@ fn config() -> EndpointConfig {
         give_up_after: None,
         webhooks: Webhooks::default(),
         topics: Topics::default(),
+        included: Included::default(),
     }
 }
 

@@ -303,6 +303,7 @@ pub(super) const ASYNC_KEYS: &[&str] = &[
     "success_topic",
     "error_topic",
     "sns_endpoint_url",
+    "include_inference_response_in",
     "region",
     "endpoint_url",
     "path_style",
