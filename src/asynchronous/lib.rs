@@ -45,5 +45,5 @@ pub use error::Error;
 pub use metrics::describe_metrics;
 pub use queue::{Queue, Services, StoreFn};
 pub use request::{Accepted, Input, Ran, Run, RunFn, Submission};
-pub use sns::{CredentialsFn, Topic, given_credentials, machine_credentials};
+pub use sns::{Topic, given_credentials, machine_credentials};
 pub use webhook::{ClientFn, Resolve, system_resolver};

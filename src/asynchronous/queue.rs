@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_credential_types::provider::SharedCredentialsProvider;
 use futures_util::future::BoxFuture;
 use roundhouse_store::{MountConfig, ObjectWriter, RetryConfig, WritableStore};
 use roundhouse_types::EndpointName;
@@ -24,7 +25,7 @@ use crate::metrics::{Levels, Of};
 use crate::place::Place;
 use crate::request::{Accepted, RunFn, Submission};
 use crate::run;
-use crate::sns::{CredentialsFn, Publisher};
+use crate::sns::Publisher;
 use crate::spool::{Decided, Entry, Spool, Ticket, size_of};
 use crate::submitted::entry;
 use crate::webhook::{ClientFn, Resolve, Sender};
@@ -55,7 +56,7 @@ pub struct Services {
     /// Looks up their names.
     pub resolve: Resolve,
     /// What requests to SNS are signed with.
-    pub credentials: CredentialsFn,
+    pub credentials: SharedCredentialsProvider,
 }
 
 /// The queue of all endpoints. Clones are the same.
@@ -174,7 +175,7 @@ impl Queue {
             output: self.place(name, &config.output).await?,
             failure: self.place(name, &config.failure).await?,
             sender: Sender::new(&config.webhooks, &services.client, &services.resolve)?,
-            publisher: Publisher::new(&config.topics, &services.client, &services.credentials)?,
+            publisher: Publisher::new(&config.topics, &services.credentials),
         })
     }
 
