@@ -34,4 +34,4 @@ pub use snapshot::{
     FailedState, HostSnapshot, LoadSnapshot, LoadState, Part, ResidentSnapshot, ResidentState,
     ResidentsPart, Snapshot, rfc3339,
 };
-pub use table::{Demand, LoadOptions, LoadReport, RefreshReport, UnloadReport};
+pub use table::{Among, Demand, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport};

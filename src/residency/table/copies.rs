@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, SharedPart};
 
@@ -64,6 +64,8 @@ pub(super) struct Unloaded {
     /// On its device.
     pub(super) footprint: Footprint,
     pub(super) shared: Vec<SharedPart>,
+    /// How long it may be unused, where it has a time of its own.
+    pub(super) idle_ttl: Option<Duration>,
 }
 
 impl Unloaded {
@@ -71,7 +73,8 @@ impl Unloaded {
         let (kind, mut footprint) = (resident.kind, resident.footprint);
         footprint.kv = footprint.kv.saturating_sub(resident.grown());
         let base = resident.base.as_ref().map(|base| base.model.clone());
-        Self { kind, base, footprint, shared: resident.shared.clone() }
+        let (shared, idle_ttl) = (resident.shared.clone(), resident.idle_ttl);
+        Self { kind, base, footprint, shared, idle_ttl }
     }
 }
 

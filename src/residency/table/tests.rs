@@ -12,6 +12,7 @@ mod hosted;
 mod hostile;
 mod interplay;
 mod life;
+mod places;
 mod policy;
 mod pools;
 mod random;

@@ -237,6 +237,7 @@ pub(super) const ENGINE_KEYS: &[&str] = &[
     "health",
     "start_timeout",
     "stop_timeout",
+    "idle_ttl",
     "invocations",
     "sleep",
     "adapters",

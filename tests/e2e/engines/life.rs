@@ -127,10 +127,17 @@ async fn engines_make_room_for_each_other() {
 async fn an_engine_that_nobody_uses_is_stopped() {
     let stage = Stage::new();
     stage.model("gpt/a");
-    let engine = stage.engine("gpt/a", &[], "memory = \"64MiB\"");
-    let server = stage.serve("[residency]\nidle_ttl = \"1s\"", &[engine]).await;
+    stage.model("gpt/b");
+    // Where its rule has a time, by that; else by everybody's.
+    let engines = [
+        stage.engine("gpt/a", &[], "memory = \"64MiB\"\nidle_ttl = \"1s\""),
+        stage.engine("gpt/b", &[], "memory = \"64MiB\""),
+    ];
+    let server = stage.serve("[residency]\nidle_ttl = \"1h\"", &engines).await;
+    let [_, _, _, other] = said(&server, "gpt/b", "x").await;
     let [_, _, _, process] = said(&server, "gpt/a", "x").await;
     gone(&process).await;
+    assert!(lives(&other));
     let [_, _, _, again] = said(&server, "gpt/a", "x").await;
     assert_ne!(process, again);
 }
