@@ -7,15 +7,15 @@ import os
 import pathlib
 import platform
 import random
-import re
 import signal
 import socket
 import statistics
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
+
+import serving
+from serving import ask, tell, timed, until
 
 options = argparse.ArgumentParser()
 options.add_argument("--roundhouse", required=True)
@@ -25,7 +25,6 @@ options.add_argument("--cycles", type=int, default=10, help="switches between tw
 options.add_argument("--out", required=True)
 options = options.parse_args()
 
-PATIENCE = 120
 NAMES = ("a", "b", "c")
 results = {"machine": platform.platform(), "cores": os.cpu_count()}
 MANIFEST = {
@@ -38,30 +37,6 @@ MANIFEST = {
 SERVICE = """def handle(data, context):
     return None if data is None else ["{name}:" + request["body"].decode() for request in data]
 """
-
-
-def tell(line):
-    print(line, flush=True)
-
-
-def ask(url, body=None, method=None, **headers):
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(url, body, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def until(what, found):
-    limit = time.monotonic() + PATIENCE
-    while time.monotonic() < limit:
-        with contextlib.suppress(OSError):
-            if found():
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"not within {PATIENCE} s: {what}")
 
 
 def free_port():
@@ -104,35 +79,7 @@ def holds(url):
 
 
 def serve(folder, url):
-    settings = f"""version = 1
-[memory]
-budget = "100MiB"
-[cache]
-dir = "{folder}/cache"
-[store]
-settle = "0s"
-[[endpoint]]
-name = "default"
-[[endpoint.engine]]
-target = "mms/*"
-contract = "multi-model"
-url = "{url}"
-memory = "40MiB"
-[[endpoint.mount]]
-uri = "file://{folder}/store/"
-"""
-    (folder / "roundhouse.toml").write_text(settings)
-    words = [options.roundhouse, "serve", "--config", str(folder / "roundhouse.toml")]
-    words += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-    log = open(folder / "log", "a")
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
-    ports = {}
-    for line in server.stdout:
-        if found := re.match(r"(listening|admin) on http://(\S+)$", line.strip()):
-            ports[found[1]] = f"http://{found[2]}"
-        if len(ports) == 2:
-            return server, ports["listening"], ports["admin"], settings
-    raise SystemExit(f"the server did not start: {(folder / 'log').read_text()}")
+    return serving.serve(options.roundhouse, folder, "mms/*", f'url = "{url}"')
 
 
 def invoke(data, name):
@@ -146,12 +93,6 @@ def direct(url, name):
     status, body = ask(f"{url}/models/{name}/invoke", b"x", "POST",
                        Content_Type="application/octet-stream")
     assert status == 200, (status, body)
-
-
-def timed(work):
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def residents(admin):

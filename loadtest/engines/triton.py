@@ -6,15 +6,13 @@ import json
 import os
 import pathlib
 import platform
-import re
 import shutil
 import socket
 import statistics
-import subprocess
 import tempfile
-import time
-import urllib.error
-import urllib.request
+
+import serving
+from serving import ask, tell, timed, until
 
 options = argparse.ArgumentParser()
 options.add_argument("--roundhouse", required=True)
@@ -23,7 +21,6 @@ options.add_argument("--cycles", type=int, default=5, help="switches between two
 options.add_argument("--out", required=True)
 options = options.parse_args()
 
-PATIENCE = 120
 NAMES = ("a", "b", "c")
 results = {"machine": platform.platform(), "cores": os.cpu_count()}
 CONFIG = """backend: "python"
@@ -41,30 +38,6 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", said)]) for _ in requests]
 """
 BODY = json.dumps({"inputs": [{"name": "IN", "shape": [1], "datatype": "BYTES", "data": ["x"]}]})
-
-
-def tell(line):
-    print(line, flush=True)
-
-
-def ask(url, body=None, method=None, **headers):
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(url, body, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def until(what, found):
-    limit = time.monotonic() + PATIENCE
-    while time.monotonic() < limit:
-        with contextlib.suppress(OSError):
-            if found():
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"not within {PATIENCE} s: {what}")
 
 
 def free_port():
@@ -101,36 +74,8 @@ def triton(folder):
 def serve(folder):
     command, variables = triton(folder)
     table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in variables.items())
-    settings = f"""version = 1
-[memory]
-budget = "100MiB"
-[cache]
-dir = "{folder}/cache"
-[store]
-settle = "0s"
-[[endpoint]]
-name = "default"
-[[endpoint.engine]]
-target = "triton/*"
-contract = "multi-model"
-command = {json.dumps(command)}
-environment = {{ {table} }}
-memory = "40MiB"
-[[endpoint.mount]]
-uri = "file://{folder}/store/"
-"""
-    (folder / "roundhouse.toml").write_text(settings)
-    words = [options.roundhouse, "serve", "--config", str(folder / "roundhouse.toml")]
-    words += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-    log = open(folder / "log", "a")
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
-    ports = {}
-    for line in server.stdout:
-        if found := re.match(r"(listening|admin) on http://(\S+)$", line.strip()):
-            ports[found[1]] = f"http://{found[2]}"
-        if len(ports) == 2:
-            return server, ports["listening"], ports["admin"]
-    raise SystemExit(f"the server did not start: {(folder / 'log').read_text()}")
+    where = f"command = {json.dumps(command)}\nenvironment = {{ {table} }}"
+    return serving.serve(options.roundhouse, folder, "triton/*", where)[:3]
 
 
 def invoke(data, name):
@@ -140,12 +85,6 @@ def invoke(data, name):
     assert status == 200, (status, body)
     said = json.loads(body)["outputs"][0]["data"]
     assert said == [f"own name: {name}"], said
-
-
-def timed(work):
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def residency(admin):

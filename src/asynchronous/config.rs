@@ -33,6 +33,8 @@ pub struct EndpointConfig {
     pub webhooks: Webhooks,
     /// Who is told, by SNS.
     pub topics: Topics,
+    /// Whether they are told what the object holds, too.
+    pub included: Included,
 }
 
 /// Objects below one prefix of one store.
@@ -54,6 +56,15 @@ pub struct Webhooks {
     /// Networks that are no part of the Internet and may be told all the same; only these over plain
     /// HTTP.
     pub networks: Vec<IpNet>,
+}
+
+/// Notices that carry what the request's object holds, where it is small.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Included {
+    /// Those of answers.
+    pub success: bool,
+    /// Those of failures.
+    pub error: bool,
 }
 
 /// Topics of SNS that are told what became of a request.

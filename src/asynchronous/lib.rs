@@ -40,10 +40,10 @@ mod tests;
 mod waiting;
 mod webhook;
 
-pub use config::{EndpointConfig, PlaceConfig, Topics, Webhooks};
+pub use config::{EndpointConfig, Included, PlaceConfig, Topics, Webhooks};
 pub use error::Error;
 pub use metrics::describe_metrics;
 pub use queue::{Queue, Services, StoreFn};
 pub use request::{Accepted, Input, Ran, Run, RunFn, Submission};
-pub use sns::{CredentialsFn, Topic, given_credentials, machine_credentials};
+pub use sns::{Topic, given_credentials, machine_credentials};
 pub use webhook::{ClientFn, Resolve, system_resolver};

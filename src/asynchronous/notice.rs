@@ -3,10 +3,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::spool::{Decided, Entry};
+
+/// The most of an object that a notice carries: SageMaker's 128 KB. In base64 it is 171 KiB, and SNS
+/// takes messages of up to 256 KiB.
+const INCLUDED_MOST: usize = 128 * 1024;
+/// The header of a request that says what its answer shall be written in.
+const ACCEPT: &str = "accept";
 
 /// A notice that is ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,9 +26,15 @@ pub(crate) struct Notice {
     pub(crate) body: Value,
 }
 
-/// The notice of a request's end. `at` is when it is told.
-pub(crate) fn notice(entry: &Entry, decided: &Decided, at: SystemTime) -> Notice {
-    let message = message(entry, decided).to_string();
+/// The notice of a request's end, with what its object holds where that is to be told. `at` is when it
+/// is told.
+pub(crate) fn notice(
+    entry: &Entry,
+    decided: &Decided,
+    object: Option<&[u8]>,
+    at: SystemTime,
+) -> Notice {
+    let message = message(entry, decided, object).to_string();
     let body = json!({
         "Type": "Notification",
         "MessageId": entry.id.to_string(),
@@ -36,9 +49,14 @@ pub(crate) fn notice(entry: &Entry, decided: &Decided, at: SystemTime) -> Notice
     Notice { id: entry.id, message, body }
 }
 
-/// SageMaker's own words, as its guide to asynchronous inference shows them.
-fn message(entry: &Entry, decided: &Decided) -> Value {
+/// SageMaker's own words, as its guide to asynchronous inference shows them, and what it sends for
+/// `IncludeInferenceResponseIn`, which is in no guide: those who read it look for these members.
+fn message(entry: &Entry, decided: &Decided, object: Option<&[u8]>) -> Value {
     let mut request = json!({"endpointName": entry.endpoint});
+    let accept = entry.headers.iter().find(|(name, _)| name == ACCEPT);
+    if let Some(Ok(accept)) = accept.map(|(_, value)| std::str::from_utf8(value)) {
+        request["accept"] = json!(accept);
+    }
     if let Some(content_type) = &entry.content_type {
         request["contentType"] = json!(content_type);
     }
@@ -66,6 +84,13 @@ fn message(entry: &Entry, decided: &Decided) -> Value {
                 "outputLocation": entry.output,
             });
         }
+    }
+    if let Some(object) = object.filter(|object| object.len() <= INCLUDED_MOST) {
+        message["responseBody"] = json!({
+            "content": BASE64_STANDARD.encode(object),
+            "message": "This is the whole object that is in the store.",
+            "encoding": "BASE64",
+        });
     }
     message
 }
@@ -123,6 +148,7 @@ mod tests {
             content_type: Some("text/csv".into()),
             input: Some("s3://b/in/x".into()),
             region: Some("eu-west-1".into()),
+            headers: vec![("accept".into(), b"text/csv".to_vec())],
             ..entry("ep")
         };
         let answered = Decided {
@@ -131,7 +157,7 @@ mod tests {
             content_type: Some("application/json".into()),
             at: 1_000,
         };
-        let notice = notice(&entry, &answered, since(2_000));
+        let notice = notice(&entry, &answered, None, since(2_000));
         assert_eq!(notice.body["Type"], "Notification");
         assert_eq!(notice.body["MessageId"], entry.id.to_string());
         let message: Value =
@@ -142,7 +168,8 @@ mod tests {
             "receivedTime": iso(since(entry.accepted_at)),
             "invocationStatus": "Completed",
             "requestParameters": {
-                "contentType": "text/csv", "endpointName": "ep", "inputLocation": "s3://b/in/x",
+                "accept": "text/csv", "contentType": "text/csv", "endpointName": "ep",
+                "inputLocation": "s3://b/in/x",
             },
             "responseParameters": {
                 "contentType": "application/json", "outputLocation": entry.output,
@@ -155,9 +182,23 @@ mod tests {
         assert_eq!(message, expected);
 
         let failed = Decided { failure: Some("ClientError: no".into()), ..answered };
-        let told = super::message(&entry, &failed);
+        let told = super::message(&entry, &failed, None);
         assert_eq!(told["invocationStatus"], "Failed");
         assert_eq!(told["failureReason"], "ClientError: no");
         assert!(told.get("responseParameters").is_none());
+    }
+
+    #[test]
+    fn what_the_object_holds_is_told_where_it_is_small() {
+        let decided = Decided { failure: None, expired: false, content_type: None, at: 0 };
+        let told = |object: &[u8]| super::message(&entry("ep"), &decided, Some(object));
+        let small = told(b"\xff\x00no text");
+        assert_eq!(small["responseBody"]["encoding"], "BASE64");
+        let content = small["responseBody"]["content"].as_str().unwrap();
+        assert_eq!(BASE64_STANDARD.decode(content).unwrap(), b"\xff\x00no text");
+        let most = told(&vec![b'x'; INCLUDED_MOST]);
+        assert!(most["responseBody"].is_object());
+        assert!(most.to_string().len() < 256 * 1024, "SNS takes it");
+        assert!(told(&vec![b'x'; INCLUDED_MOST + 1]).get("responseBody").is_none());
     }
 }

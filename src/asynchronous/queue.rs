@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_credential_types::provider::SharedCredentialsProvider;
 use futures_util::future::BoxFuture;
 use roundhouse_store::{MountConfig, ObjectWriter, RetryConfig, WritableStore};
 use roundhouse_types::EndpointName;
@@ -24,8 +25,8 @@ use crate::metrics::{Levels, Of};
 use crate::place::Place;
 use crate::request::{Accepted, RunFn, Submission};
 use crate::run;
-use crate::sns::{CredentialsFn, Publisher};
-use crate::spool::{Entry, Spool, Ticket, size_of};
+use crate::sns::Publisher;
+use crate::spool::{Decided, Entry, Spool, Ticket, size_of};
 use crate::submitted::entry;
 use crate::webhook::{ClientFn, Resolve, Sender};
 
@@ -55,7 +56,7 @@ pub struct Services {
     /// Looks up their names.
     pub resolve: Resolve,
     /// What requests to SNS are signed with.
-    pub credentials: CredentialsFn,
+    pub credentials: SharedCredentialsProvider,
 }
 
 /// The queue of all endpoints. Clones are the same.
@@ -174,7 +175,7 @@ impl Queue {
             output: self.place(name, &config.output).await?,
             failure: self.place(name, &config.failure).await?,
             sender: Sender::new(&config.webhooks, &services.client, &services.resolve)?,
-            publisher: Publisher::new(&config.topics, &services.client, &services.credentials)?,
+            publisher: Publisher::new(&config.topics, &services.credentials),
         })
     }
 
@@ -370,19 +371,32 @@ impl Turn {
                 let name = ticket.endpoint.clone();
                 self.shared.line(&name, |line| line.waiting.push_later(ticket, at));
             }
-            run::End::Written(entry, decided) | run::End::GivenUp(entry, decided) => {
-                // Whoever is slow to listen holds up no other request.
-                self.give_turn();
-                run::tell(&self.endpoint, &entry, &decided).await;
-                let (shared, done) = (self.shared.clone(), ticket.clone());
-                if let Err(error) = blocking(move || shared.spool.remove(&done)).await {
-                    warn!(%error, id = %ticket.id, "a request that is done stays in the queue");
-                }
-                self.ticket = None;
-                let (tenant, bytes) = (ticket.tenant.as_ref(), ticket.bytes);
-                self.shared.line(&ticket.endpoint, |line| line.release(tenant, bytes));
+            run::End::Written(entry, decided, object) => {
+                self.tell_and_leave(ticket, (&entry, &decided), Some(&object)).await;
+            }
+            run::End::GivenUp(entry, decided) => {
+                self.tell_and_leave(ticket, (&entry, &decided), None).await;
             }
         }
+    }
+
+    /// The request is done: whom it concerns is told, and it leaves the queue.
+    async fn tell_and_leave(
+        &mut self,
+        ticket: Ticket,
+        (entry, decided): (&Entry, &Decided),
+        object: Option<&bytes::Bytes>,
+    ) {
+        // Whoever is slow to listen holds up no other request.
+        self.give_turn();
+        run::tell(&self.endpoint, entry, decided, object).await;
+        let (shared, done) = (self.shared.clone(), ticket.clone());
+        if let Err(error) = blocking(move || shared.spool.remove(&done)).await {
+            warn!(%error, id = %ticket.id, "a request that is done stays in the queue");
+        }
+        self.ticket = None;
+        let (tenant, bytes) = (ticket.tenant.as_ref(), ticket.bytes);
+        self.shared.line(&ticket.endpoint, |line| line.release(tenant, bytes));
     }
 
     fn give_turn(&mut self) {

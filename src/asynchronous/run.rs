@@ -26,10 +26,10 @@ const INFERENCE_ID: &str = "x-amzn-sagemaker-inference-id";
 
 /// How a turn ended.
 pub(crate) enum End {
-    /// The request's object is in the store.
-    Written(Box<Entry>, Decided),
+    /// The request's object, which holds these bytes, is in the store.
+    Written(Box<Entry>, Decided, Bytes),
     /// The store has not taken it for as long as the operator has patience. What is told of it is
-    /// that it failed.
+    /// that it failed, and nothing of what it held.
     GivenUp(Box<Entry>, Decided),
     /// The request waits so long for another turn.
     Later(Duration),
@@ -113,7 +113,7 @@ async fn processed(
     }
     let took = Duration::from_millis(now().saturating_sub(entry.accepted_at));
     of.processed(made.decided.failure.is_some(), made.decided.expired, took);
-    Ok(End::Written(Box::new(entry), made.decided))
+    Ok(End::Written(Box::new(entry), made.decided, made.body))
 }
 
 /// Puts the object in the store.
@@ -244,12 +244,24 @@ fn failure(status: u16, content_type: Option<String>) -> Decided {
     Decided { failure: Some(reason), expired: false, content_type, at: now() }
 }
 
-/// Tells whom the endpoint names, if anybody.
-pub(crate) async fn tell(endpoint: &Endpoint, entry: &Entry, decided: &Decided) {
+/// Tells whom the endpoint names, if anybody; of what the object holds, where there is one, as the
+/// endpoint says.
+pub(crate) async fn tell(
+    endpoint: &Endpoint,
+    entry: &Entry,
+    decided: &Decided,
+    object: Option<&Bytes>,
+) {
     let is_failure = decided.failure.is_some();
     let (url, topic) =
         (endpoint.sender.told_of(is_failure), endpoint.publisher.told_of(is_failure));
-    let notice = notice(entry, decided, SystemTime::now());
+    if url.is_none() && topic.is_none() {
+        return;
+    }
+    let included = endpoint.config.included;
+    let is_included = if is_failure { included.error } else { included.success };
+    let object = object.filter(|_| is_included).map(Bytes::as_ref);
+    let notice = notice(entry, decided, object, SystemTime::now());
     let by_webhook = async {
         let Some(url) = url else { return };
         if let Err(why) = endpoint.sender.send(url, &notice).await {

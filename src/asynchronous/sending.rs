@@ -32,6 +32,7 @@ impl Refusal {
 }
 
 /// The places of one endpoint's notices on one way.
+#[derive(Debug)]
 pub(crate) struct Places(Semaphore);
 
 impl Default for Places {

@@ -17,9 +17,10 @@ use uuid::Uuid;
 
 use crate::queue::{Queue, Services};
 use crate::request::{Accepted, Input, Ran, Run, RunFn, Submission};
+use crate::sns::given_credentials;
 use crate::spool::{Entry, Ticket};
 use crate::webhook::system_resolver;
-use crate::{EndpointConfig, Error, PlaceConfig, Topics, Webhooks};
+use crate::{EndpointConfig, Error, Included, PlaceConfig, Topics, Webhooks};
 
 /// A request as it is kept, for tests of what keeps it.
 pub(crate) fn entry(endpoint: &str) -> Entry {
@@ -120,7 +121,7 @@ async fn open(folder: &Path, store: &Arc<FaultyWrites>) -> Result<Queue, Error> 
         retry: RetryConfig { attempts: 1, ..RetryConfig::default() },
         client: Arc::new(|| Ok(reqwest::Client::builder())),
         resolve: system_resolver(),
-        credentials: Arc::new(|| Box::pin(async { Err("nobody is told".to_owned()) })),
+        credentials: given_credentials("nobody", "is told"),
     };
     Queue::open(folder, services).await
 }
@@ -147,6 +148,7 @@ fn config() -> EndpointConfig {
         give_up_after: None,
         webhooks: Webhooks::default(),
         topics: Topics::default(),
+        included: Included::default(),
     }
 }
 

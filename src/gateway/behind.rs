@@ -14,6 +14,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, header};
+use roundhouse_serving::Route;
 use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel};
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +24,7 @@ use crate::call::Context;
 use crate::capture::captured;
 use crate::cut::cut_off;
 use crate::error::{Error, Face};
-use crate::handled::{Flow, framed, gather};
+use crate::handled::{Flow, framed, gather, no_tokenizer};
 use crate::layers::Calling;
 use crate::meter;
 use crate::permitted::permit;
@@ -36,7 +37,7 @@ use crate::stream::{INNER_TYPE, Watched};
 use crate::target;
 use crate::told::{Counter, Unsaid};
 
-pub(crate) use openai::{meant, openai};
+pub(crate) use openai::{meant, openai, tokens};
 use passed::Timed;
 
 /// What SageMaker lets through between two containers of a pipeline.
@@ -208,6 +209,8 @@ enum Form {
     Invocation(Way),
     /// It goes out with its status; of SageMaker's own route without success as an error of SageMaker's.
     OpenAi { at: bool },
+    /// What a tokenizer says goes out with its status. It takes no tokens.
+    Tokens(Route),
 }
 
 /// Asks within the caller's limits, and writes the last answer.
@@ -222,12 +225,17 @@ async fn metered(
     let answered = async {
         let (last, answer) = through(context, asking, body, path).await?;
         let status = answer.status;
+        if let Form::Tokens(route) = form
+            && let Some(failure) = no_tokenizer(route, status)
+        {
+            return Err(of(&last, failure));
+        }
         let counter = match (status.is_success(), form) {
-            (false, _) => Counter::nothing(),
+            (false, _) | (_, Form::Tokens(_)) => Counter::nothing(),
             (true, form) => counter(context, &answer, form),
         };
         match form {
-            Form::OpenAi { at: false } => {
+            Form::OpenAi { at: false } | Form::Tokens(_) => {
                 let how = (Way::Pieces, counter);
                 let mut response = written(context, &last, answer, how, deadline).await?;
                 *response.status_mut() = status;
@@ -301,7 +309,7 @@ async fn through(
 fn counter(context: &Context, answer: &FromContainer, form: Form) -> Counter {
     let unsaid = match form {
         Form::OpenAi { .. } => Unsaid::Guessed,
-        Form::Invocation(_) => Unsaid::Nothing,
+        Form::Invocation(_) | Form::Tokens(_) => Unsaid::Nothing,
     };
     Counter::of_container(&context.notes, &answer.headers, unsaid)
 }

@@ -114,10 +114,18 @@ pub(crate) async fn invoke(
     };
     let target = invocation.model.clone();
     context.notes.invoked();
-    let answer = timeout_at(deadline, (context.gateway.invoke)(invocation))
-        .await
-        .map_err(|_| timed_out())?
-        .map_err(|failure| permitted::told(&context.caller, &aim.model, &target, failure))?;
+    let answered = timeout_at(deadline, (context.gateway.invoke)(invocation)).await;
+    let answer = match answered {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(failure)) => {
+            context.notes.failed(failure.kind());
+            return Err(permitted::told(&context.caller, &aim.model, &target, failure).into());
+        }
+        Err(_) => {
+            context.notes.failed(ErrorKind::TimedOut);
+            return Err(timed_out());
+        }
+    };
     context.notes.served(&answer.served);
     Ok((answer, deadline))
 }

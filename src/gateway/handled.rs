@@ -54,6 +54,11 @@ pub(crate) async fn respond(
             }
         }
     };
+    if let Origin::Engine(route) = origin
+        && let Some(failure) = no_tokenizer(route, status)
+    {
+        return Err(failure.into());
+    }
     let is_error = status.is_client_error() || status.is_server_error();
     let is_own = matches!(origin, Origin::Engine(route) if route != Route::Invocations);
     if !(status.is_success() || is_own && is_error) {
@@ -62,7 +67,9 @@ pub(crate) async fn respond(
     let content_type = content_type
         .and_then(|text| HeaderValue::from_str(&text).ok())
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    let is_counted = matches!(origin, Origin::Engine(_)) && status.is_success();
+    // What a tokenizer says took no model.
+    let is_counted = matches!(origin, Origin::Engine(route) if route.of_tokenizer().is_none())
+        && status.is_success();
     let mut counter = match is_counted {
         true => Counter::of_engine(&context.notes),
         false => Counter::nothing(),
@@ -112,6 +119,16 @@ pub(crate) async fn respond(
         }
     }
     Ok(response)
+}
+
+/// Says so where whoever was asked has no such route for its tokenizer. Its own words for that would be
+/// read as our having none: it was asked for a model that it has.
+pub(crate) fn no_tokenizer(route: Route, status: StatusCode) -> Option<Failure> {
+    const HAVE_NOT: [StatusCode; 3] =
+        [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+    let path = route.of_tokenizer().filter(|_| HAVE_NOT.contains(&status))?;
+    let what = format!("what serves this model has no route {path} (it answered {status})");
+    Some(Failure::new(ErrorKind::InvalidInput, what))
 }
 
 /// All pieces, where the client takes them as one.

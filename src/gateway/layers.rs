@@ -373,6 +373,13 @@ impl Notes {
         }
     }
 
+    /// Asking its model failed.
+    pub(crate) fn failed(&self, kind: ErrorKind) {
+        if let Some(steps) = &mut self.lock().steps {
+            steps.failed.get_or_insert(kind);
+        }
+    }
+
     /// What was asked stands for this target.
     pub(crate) fn routed(&self, model: &ModelId) {
         let mut record = self.lock();

@@ -64,7 +64,7 @@ pub use deferred::Later;
 pub use metrics::describe_metrics;
 pub use router::router;
 pub use sessions::{SessionLimits, Sessions};
-pub use spans::{LoadStage, request_spans};
+pub use spans::{HaltedLoad, LoadStage, request_spans};
 pub use state::{
     AccessRecord, AskContainerFn, ContainerAdapter, ContainerAdapters, ContainerBody,
     ContainerCall, ContainerFace, ContainerMode, ContainerModel, ContainerModels, Containers,

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use roundhouse_traces::{Kind, Span, SpanId, Trace, Value};
+use roundhouse_types::{ErrorKind, Failure};
 
 use crate::state::{AccessRecord, ContainerCall, Steps};
 
@@ -18,12 +19,31 @@ pub struct LoadStage {
     pub ended: SystemTime,
 }
 
+/// The stage at which a load has failed, or that it is at.
+#[derive(Debug, Clone)]
+pub struct HaltedLoad {
+    /// What was done.
+    pub name: &'static str,
+    /// When that began.
+    pub began: SystemTime,
+    /// When it failed, or was looked at.
+    pub ended: SystemTime,
+    /// Why it failed; absent where it goes on.
+    pub failure: Option<Failure>,
+}
+
 /// A request's spans, its own first; none where they are not wanted. `stages` are those of the load
-/// that it may have waited for, `names` whether tenants and models are told.
+/// that it may have waited for, `halted` is where that has ended for a request whose model it never
+/// had, `names` whether tenants and models are told.
 ///
 /// A request that came when its load was under way has waited for a part of it: stages are shown from
 /// when it began to wait.
-pub fn request_spans(record: &AccessRecord, stages: &[LoadStage], names: bool) -> Vec<Span> {
+pub fn request_spans(
+    record: &AccessRecord,
+    stages: &[LoadStage],
+    halted: Option<&HaltedLoad>,
+    names: bool,
+) -> Vec<Span> {
     let (Some(trace), Some(steps)) = (&record.trace, &record.steps) else { return Vec::new() };
     let ended = record.total.unwrap_or_default();
     let times = Times { arrived: record.time, ended };
@@ -39,6 +59,8 @@ pub fn request_spans(record: &AccessRecord, stages: &[LoadStage], names: bool) -
         }
         spans.push(Span::within(root, "queue", times.of(loaded, begun)));
         spans.push(answer(record, root, steps, times.of(begun, ended)));
+    } else if let (Some(invoked), Some(halted)) = (steps.invoked, halted) {
+        spans.extend(halted_load(root, times.of(invoked, ended), halted, names));
     }
     spans.extend(steps.calls.iter().map(|call| asked(call, root, &times, names)));
     spans
@@ -120,6 +142,36 @@ fn shown(stages: &[LoadStage], load: &Span) -> Vec<Span> {
         span
     });
     shown.collect()
+}
+
+/// A load that a request did not see the end of, and the stage at which it was left.
+fn halted_load(
+    root: SpanId,
+    times: (SystemTime, SystemTime),
+    halted: &HaltedLoad,
+    names: bool,
+) -> [Span; 2] {
+    let mut load = Span::within(root, "load", times);
+    let within = |time: SystemTime| time.clamp(load.began, load.ended);
+    let mut stage =
+        Span::within(load.id, halted.name, (within(halted.began), within(halted.ended)));
+    if halted.began < load.began {
+        stage.attributes.push(("roundhouse.load.joined", Value::Is(true)));
+    }
+    match &halted.failure {
+        Some(failure) => {
+            stage.attributes.push(("error.type", text(failure.kind().as_str())));
+            if names {
+                stage.attributes.push(("exception.message", text(failure.message())));
+            }
+            // Who names what there is not has nobody failed.
+            stage.failed = failure.kind() != ErrorKind::ModelNotFound;
+            load.failed = stage.failed;
+            load.attributes.push(("error.type", text(failure.kind().as_str())));
+        }
+        None => stage.attributes.push(("roundhouse.load.unfinished", Value::Is(true))),
+    }
+    [load, stage]
 }
 
 /// From when the model had the request to the end of the answer.

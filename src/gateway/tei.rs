@@ -5,17 +5,17 @@
 use axum::extract::Request;
 use axum::response::Response;
 use roundhouse_serving::Request as Asks;
-use roundhouse_types::{ErrorKind, Failure, ModelKind};
+use roundhouse_types::ModelKind;
 use serde_json::{Map, Value, json};
 
 use crate::accept::Accept;
 use crate::answer::{Ask, Asked, Delivery, answer};
-use crate::body::{self, Media};
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
 use crate::sagemaker::inputs;
-use crate::{json, sagemaker, target, tgi};
+use crate::target;
+use crate::tgi::{self, Read};
 
 type Parse = fn(Map<String, Value>) -> Result<Asked, Error>;
 
@@ -40,14 +40,9 @@ pub(crate) async fn similarity(context: Context, request: Request) -> Response {
 }
 
 /// A request whose body a route reads in its own way.
-pub(crate) async fn serve(context: Context, request: Request, parse: Parse) -> Response {
+async fn serve(context: Context, request: Request, parse: Parse) -> Response {
     let operation = async {
-        let (headers, body) = sagemaker::read(&context, request).await?;
-        if body::media(&headers)? != Media::Json {
-            let message = "the content type must be application/json";
-            return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
-        }
-        let map = json::object(body).await?;
+        let Read { headers, map, .. } = tgi::read(&context, request).await?;
         let endpoint = target::default_endpoint(&context)?;
         let aim = tgi::aim_of(&context, endpoint, &headers, &map)?;
         let asked = parse(map)?;

@@ -7,6 +7,7 @@ mod times;
 
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use http::HeaderMap;
 use roundhouse_serving::Request as Asks;
 use roundhouse_types::{ErrorKind, Failure, TargetModel};
@@ -55,12 +56,7 @@ pub(crate) async fn compatible(context: Context, request: Request) -> Response {
 
 async fn serve(context: Context, request: Request, route: Route) -> Response {
     let operation = async {
-        let (headers, body) = sagemaker::read(&context, request).await?;
-        if body::media(&headers)? != Media::Json {
-            let message = "the content type must be application/json";
-            return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
-        }
-        let map = json::object(body).await?;
+        let Read { headers, map, .. } = read(&context, request).await?;
         let endpoint = target::default_endpoint(&context)?;
         let aim = aim_of(&context, endpoint, &headers, &map)?;
         let mut asked = inputs::parse(&mut Fields::new(map))?;
@@ -90,6 +86,29 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
         Ok(response)
     };
     operation.await.unwrap_or_else(|error| error.respond(Face::Tgi))
+}
+
+/// A request whose body is a JSON object.
+pub(crate) struct Read {
+    pub(crate) headers: HeaderMap,
+    /// As it came.
+    pub(crate) body: Bytes,
+    /// What it says.
+    pub(crate) map: Map<String, Value>,
+}
+
+/// Reads a request, as all routes do that name their model like this.
+///
+/// # Errors
+/// `UnsupportedMediaType`, `InvalidInput`, and those of a body that does not come or is too large.
+pub(crate) async fn read(context: &Context, request: Request) -> Result<Read, Error> {
+    let (headers, body) = sagemaker::read(context, request).await?;
+    if body::media(&headers)? != Media::Json {
+        let message = "the content type must be application/json";
+        return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
+    }
+    let map = json::object(body.clone()).await?;
+    Ok(Read { headers, body, map })
 }
 
 /// Whom a request names where such a client can: by header, `model` or `parameters.adapter_id`.

@@ -1,20 +1,25 @@
 //! `POST /tokenize`, `/detokenize` and `/decode`: what a model's tokenizer says by itself, in the words of
 //! whoever asks: vLLM (`prompt`, `messages`, `tokens`), text-embeddings-inference (`inputs`, `ids`) or
 //! text-generation-inference (`inputs` of a model that generates). The model is named as on the routes of
-//! text-generation-inference.
+//! text-generation-inference. An engine or a container of the operator's is asked at the same path, with
+//! the body that was sent, and answers in its own words.
 
 use axum::extract::Request;
 use axum::response::Response;
-use roundhouse_serving::{CutToken, Request as Asks, Tokens, TokensReply};
+use roundhouse_serving::{CutToken, Request as Asks, Route, Tokens, TokensReply};
 use roundhouse_types::ModelKind;
 use serde_json::{Map, Value, json};
 
-use crate::answer::{Ask, Asked};
+use crate::accept::Accept;
+use crate::answer::{Ask, Asked, Delivery, answer};
+use crate::behind;
 use crate::call::Context;
-use crate::error::Error;
+use crate::error::{Error, Face};
 use crate::fields::{Fields, Neutral, neutral};
 use crate::openai;
-use crate::tei;
+use crate::relayed::{self, Sent};
+use crate::target;
+use crate::tgi::{self, Read};
 
 /// Fields that would change the tokens and that nothing here honours, with the values that would not.
 const UNSUPPORTED: [Neutral; 5] = [
@@ -40,14 +45,13 @@ pub(crate) enum TokensAsk {
 
 /// `POST /tokenize`.
 pub(crate) async fn tokenize(context: Context, request: Request) -> Response {
-    tei::serve(context, request, cut).await
+    serve(context, request, Route::Tokenize, |fields, _| cut(fields)).await
 }
 
 /// `POST /detokenize`.
 pub(crate) async fn detokenize(context: Context, request: Request) -> Response {
-    tei::serve(context, request, |body| {
-        let mut fields = Fields::new(body);
-        let list = ids(fields.take("tokens")).ok_or_else(|| wrong_ids(&fields, "tokens"))?;
+    serve(context, request, Route::Detokenize, |fields, _| {
+        let list = ids(fields.take("tokens")).ok_or_else(|| wrong_ids(fields, "tokens"))?;
         let asked = Tokens::Join { lists: vec![list], skip_special: false };
         Ok(Asked::new(Asks::Tokens(asked), Ask::Tokens(TokensAsk::Prompt)))
     })
@@ -56,8 +60,7 @@ pub(crate) async fn detokenize(context: Context, request: Request) -> Response {
 
 /// `POST /decode`.
 pub(crate) async fn decode(context: Context, request: Request) -> Response {
-    tei::serve(context, request, |body| {
-        let mut fields = Fields::new(body);
+    serve(context, request, Route::Decode, |fields, _| {
         let skip_special = fields.bool("skip_special_tokens")?.unwrap_or(true);
         let lists = match fields.take("ids") {
             Some(Value::Array(items)) if items.first().is_some_and(Value::is_array) => {
@@ -65,11 +68,35 @@ pub(crate) async fn decode(context: Context, request: Request) -> Response {
             }
             other => ids(other).map(|list| vec![list]),
         };
-        let lists = lists.ok_or_else(|| wrong_ids(&fields, "ids"))?;
+        let lists = lists.ok_or_else(|| wrong_ids(fields, "ids"))?;
         let asked = Tokens::Join { lists, skip_special };
         Ok(Asked::new(Asks::Tokens(asked), Ask::Tokens(TokensAsk::Texts)))
     })
     .await
+}
+
+async fn serve(context: Context, request: Request, route: Route, parse: openai::Parse) -> Response {
+    let operation = async {
+        let Read { headers, body, map } = tgi::read(&context, request).await?;
+        let name = map.get("model").and_then(Value::as_str).unwrap_or_default();
+        if let Some(found) = behind::meant(&context, None, name) {
+            return behind::tokens(&context, found, &headers, (route, body)).await;
+        }
+        let endpoint = target::default_endpoint(&context)?;
+        let aim = tgi::aim_of(&context, endpoint, &headers, &map)?;
+        let asked = match target::has_engines(&context, &aim.model) {
+            true => {
+                let sent = Sent { body, parse, echo: String::new(), route, stream: false };
+                relayed::asked(&headers, sent, context.notes.request_id())
+            }
+            false => parse(&mut Fields::new(map), "")?,
+        };
+        let timeout = context.gateway.config.stream_timeout;
+        let accept = Accept::default();
+        let delivery = Delivery { accept, events: false, framed: false, gathers: true, timeout };
+        answer(&context, aim, asked, delivery).await
+    };
+    operation.await.unwrap_or_else(|error: Error| error.respond(Face::Tgi))
 }
 
 /// A list of token ids.
@@ -82,12 +109,11 @@ fn wrong_ids(fields: &Fields, name: &str) -> Error {
     fields.wrong(name, "must be a list of token ids")
 }
 
-fn cut(body: Map<String, Value>) -> Result<Asked, Error> {
-    let mut fields = Fields::new(body);
+fn cut(fields: &mut Fields) -> Result<Asked, Error> {
     fields.refuse(&UNSUPPORTED)?;
     let special = fields.bool("add_special_tokens")?;
     let (asked, ask) = if fields.has("messages") {
-        let messages = openai::messages::read(&mut fields)?;
+        let messages = openai::messages::read(fields)?;
         let mut template_kwargs = match fields.take("chat_template_kwargs") {
             None => Map::new(),
             Some(Value::Object(map)) => map,

@@ -227,6 +227,8 @@ pub enum Stage {
 pub enum Departure {
     /// Another load needs the room; of a copy: other copies do, which are worth more.
     Evicted,
+    /// Another model needs the place that it has in the engine or container that serves both.
+    Place,
     /// Another version serves instead.
     Superseded,
     /// The store holds the model no more.
@@ -255,6 +257,7 @@ impl Departure {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Evicted => "evicted",
+            Self::Place => "place",
             Self::Superseded => "superseded",
             Self::Deleted => "deleted",
             Self::Requested => "requested",

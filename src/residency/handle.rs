@@ -22,7 +22,9 @@ use crate::metrics;
 use crate::regret::{FRESH, Regret};
 use crate::snapshot::{AfterResident, CopiesPart, ResidentsPart, Snapshot};
 use crate::sync::{UnboundedSender, unbounded_channel};
-use crate::table::{Event, LoadOptions, LoadReport, RefreshReport, Report, UnloadReport, WaiterId};
+use crate::table::{
+    Event, LoadOptions, LoadReport, PlaceWanted, RefreshReport, Report, UnloadReport, WaiterId,
+};
 
 /// Commands that may lie before the owner at once; it takes microseconds for each.
 const COMMANDS: usize = 1024;
@@ -190,6 +192,17 @@ impl<M: Send + Sync + 'static> Residency<M> {
         }
     }
 
+    /// Has one model leave that has such a place, where one may, as the policy says; answers when it is
+    /// gone, and whether one left. Keeps stay in force.
+    pub async fn give_place(&self, place: PlaceWanted) -> Result<bool, Failure> {
+        let hold_until = self.patience();
+        let event = |waiter| Event::PlaceRequested { waiter, place, hold_until };
+        match self.operate(event).await? {
+            Report::Unloaded(report) => Ok(!report.versions.is_empty()),
+            other => unreachable!("a place is answered by an unload's report, not {other:?}"),
+        }
+    }
+
     /// Has the version to serve looked up now, in the store. Where the model is loaded and the
     /// version is another one, it answers when that one serves, or fails with what went wrong;
     /// the old one serves meanwhile. Fails where the store was not reached. If dropped before,
@@ -253,11 +266,47 @@ impl<M: Send + Sync + 'static> Residency<M> {
         self.tell(Event::TermsChanged { tenants, drain_deleted }).await
     }
 
-    /// The whole table at one instant. It informs; nothing may be decided by it.
+    /// The whole table at one instant. It informs; nothing may be decided by it. Requests wait
+    /// meanwhile: with thousands of residents for milliseconds.
     pub async fn snapshot(&self) -> Result<Snapshot, Failure> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Look(Look::Whole { reply })).await?;
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// The whole table, for readers who may come often: where there is much of it, residents and copies
+    /// are looked at part by part, and requests are served between two parts. Who stays is in it once;
+    /// what changes meanwhile may be told as it was or as it is, and sums as they were before.
+    pub async fn gathered(&self) -> Result<Snapshot, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(Look::Few { reply })).await?;
+        if let Some(snapshot) = answer.await.map_err(|_| Error::OwnerGone)? {
+            return Ok(snapshot);
+        }
+        let mut gathered = self.outline().await?;
+        let mut after = None;
+        loop {
+            let part = self.residents(after).await?;
+            for (device, resident) in part.rows {
+                if let Some(found) = gathered.devices.iter_mut().find(|it| it.id == device) {
+                    found.residents.push(resident);
+                }
+            }
+            after = part.rest;
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut after = None;
+        while let Some(host) = &mut gathered.host {
+            let part = self.copies(after).await?;
+            host.copies.extend(part.rows);
+            after = part.rest;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(gathered)
     }
 
     /// The table at one instant without its residents and copies: what there are few of.

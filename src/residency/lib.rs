@@ -34,4 +34,6 @@ pub use snapshot::{
     FailedState, HostSnapshot, LoadSnapshot, LoadState, Part, ResidentSnapshot, ResidentState,
     ResidentsPart, Snapshot, rfc3339,
 };
-pub use table::{Demand, LoadOptions, LoadReport, RefreshReport, UnloadReport, may_go};
+pub use table::{
+    Among, Demand, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport, may_go,
+};

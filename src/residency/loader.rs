@@ -138,6 +138,9 @@ pub struct Loaded<M> {
     /// How much of the load's time a later one will not take: it made what stays on this machine,
     /// such as a handler's environment. No part of what a reload is taken to cost.
     pub once: Duration,
+    /// How long it may be unused before it leaves, where that differs from what
+    /// [`Config`](crate::Config) says.
+    pub idle_ttl: Option<Duration>,
 }
 
 /// Performs what the table decides. Calls run as tasks of their own, side by side up to

@@ -274,7 +274,8 @@ impl<L: Loader> Owner<L> {
         };
         let known_as = (number, bytes);
         self.models.insert(key.clone(), Placed { model: Arc::new(loaded.model), known_as });
-        let loaded = Loaded { model: (), footprint, shared: loaded.shared, once: loaded.once };
+        let Loaded { shared, once, idle_ttl, .. } = loaded;
+        let loaded = Loaded { model: (), footprint, shared, once, idle_ttl };
         Event::Loaded { key, result: Ok(loaded) }
     }
 

@@ -17,6 +17,7 @@ mod obstacle;
 mod operator;
 mod order;
 mod placement;
+mod places;
 mod replicas;
 mod reports;
 mod requests;
@@ -33,14 +34,14 @@ mod victims;
 mod view;
 mod worth;
 
+pub use event::{Among, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport};
 pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
-pub use event::{LoadOptions, LoadReport, RefreshReport, UnloadReport};
 pub use placement::may_go;
 pub(crate) use view::Levels;
 pub use worth::Demand;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
@@ -84,6 +85,8 @@ pub(crate) struct Table {
     turns: Turns,
     /// Devices whose residents may be draining because the budget was exceeded.
     shrunk: BTreeSet<DeviceId>,
+    /// The shortest time for which one may be unused that had a time of its own.
+    own_idle: Option<Duration>,
     /// No resident has been unused for too long before this; `None`: it has to be looked.
     idle_from: Option<Instant>,
     /// Counts what has an order: arrivals, uses, creations.
@@ -106,6 +109,7 @@ impl Table {
         config.replicas = config.replicas.filter(|_| devices.len() > 1);
         Self {
             copies: Copies::new(config.host_budget),
+            own_idle: None,
             config,
             ledger: Ledger::new(devices),
             // Its bound is kept by `forget_cold`: what has state is never dropped.
@@ -151,6 +155,9 @@ impl Table {
             }
             Event::UnloadRequested { waiter, model, hold_until } => {
                 self.operator_unload(waiter, &model, hold_until);
+            }
+            Event::PlaceRequested { waiter, place, hold_until } => {
+                self.give_place(waiter, &place, hold_until);
             }
             Event::RefreshRequested { waiter, model, hold_until } => {
                 self.operator_refresh(waiter, &model, hold_until);

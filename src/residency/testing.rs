@@ -294,6 +294,7 @@ impl Loader for ScriptedLoader {
             footprint: footprint(script.bytes),
             shared: Vec::new(),
             once: Duration::ZERO,
+            idle_ttl: None,
         })
     }
 

@@ -24,6 +24,7 @@ use std::time::SystemTime;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -208,8 +209,15 @@ impl Admin {
     }
 }
 
-async fn residency(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, Refusal> {
-    Ok(Json(dressed(&admin, admin.residency.snapshot().await?)?))
+/// All that is known of the table. Where there is much of it, it is looked at part by part, and put into
+/// words where nobody waits for that.
+async fn residency(State(admin): State<Arc<Admin>>) -> Result<Response, Refusal> {
+    let snapshot = admin.residency.gathered().await?;
+    let said = tokio::task::spawn_blocking(move || {
+        serde_json::to_vec(&dressed(&admin, snapshot)?).map_err(unsayable)
+    });
+    let said = said.await.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))??;
+    Ok(([(CONTENT_TYPE, "application/json")], said).into_response())
 }
 
 /// What readers of the live state are told beside residents and copies.
@@ -296,7 +304,7 @@ async fn models(
         .list(page.after.as_deref(), limit)
         .await
         .map_err(Failure::from)?;
-    let snapshot = admin.residency.snapshot().await?;
+    let snapshot = admin.residency.gathered().await?;
     let standings = standing::of(&endpoint, &snapshot);
     let on_disk = admin.cache.as_ref().map(|cache| cache.shares(&endpoint)).unwrap_or_default();
     let models: Vec<_> = listed

@@ -66,7 +66,7 @@ pub use quotas::WrittenLimits;
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
 pub use traces::Traces;
-pub(crate) use units::parse_duration;
+pub(crate) use units::{parse_duration, show_duration};
 
 use crate::cli::ServeFlags;
 

@@ -79,7 +79,7 @@ impl PlatformModels {
         let Some(bases) = self.loader.bases().elsewhere.get(&self.endpoint).cloned() else {
             return;
         };
-        let Ok(snapshot) = self.residency.snapshot().await else { return };
+        let Ok(snapshot) = self.residency.gathered().await else { return };
         let residents = snapshot.devices.into_iter().flat_map(|device| device.residents);
         let idle = residents.filter(|it| {
             it.endpoint == bases && it.adapters == 0 && it.state == ResidentState::Ready

@@ -67,7 +67,7 @@ pub(crate) use facts::Facts;
 use host::HostCopies;
 use known::Known;
 use large::LargePlans;
-use load::{Files, Onto, Origin};
+use load::Onto;
 pub(crate) use local::{Announced, LocalModels, model_folder};
 use placed::PlacedModels;
 pub(crate) use placed::Touched;
@@ -292,10 +292,9 @@ impl ModelLoader {
     }
 }
 
-impl Loader for ModelLoader {
-    type Model = ServedModel;
-
-    async fn resolve(&self, model: &ModelId, refresh: bool) -> Result<Resolution, Failure> {
+impl ModelLoader {
+    /// See [`Loader::resolve`].
+    async fn resolved(&self, model: &ModelId, refresh: bool) -> Result<Resolution, Failure> {
         match self.source(&model.endpoint)? {
             Source::Store(catalog, cache) => {
                 self.resolve_in_store(&catalog, &cache, model, refresh).await
@@ -320,7 +319,8 @@ impl Loader for ModelLoader {
         }
     }
 
-    async fn fetch(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
+    /// See [`Loader::fetch`].
+    async fn fetched(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
         self.charge_to(id, payer);
         let (plan, shared) = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
@@ -342,6 +342,20 @@ impl Loader for ModelLoader {
             base: terms.base,
         })
     }
+}
+
+impl Loader for ModelLoader {
+    type Model = ServedModel;
+
+    async fn resolve(&self, model: &ModelId, refresh: bool) -> Result<Resolution, Failure> {
+        let running = self.recent.begin(model, Stage::List);
+        running.ended(self.resolved(model, refresh).await)
+    }
+
+    async fn fetch(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
+        let running = self.recent.begin(&id.model, Stage::Fetch);
+        running.ended(self.fetched(id, payer).await)
+    }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {
         self.recall(id).progress.snapshot().fetched
@@ -355,48 +369,8 @@ impl Loader for ModelLoader {
         base: Option<Base<Self::Model>>,
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        if source == LoadSource::Host {
-            // An engine that slept leaves no copy where it is not woken.
-            let is_copy = !self.sleeps(id) && self.external(&id.model).is_none();
-            match self.wake(id, device, &reporter).await {
-                Some(loaded) => return Ok(loaded),
-                None if is_copy => {
-                    return self.promote(id, device, &reporter).await;
-                }
-                None => {}
-            }
-        }
-        match self.source(&id.model.endpoint)? {
-            Source::Store(catalog, cache) => {
-                let origin = match source {
-                    LoadSource::Arriving => self.arriving(&cache, id)?,
-                    LoadSource::Files | LoadSource::Host => {
-                        // Others' fetches may have taken its place on disk while it waited for
-                        // room.
-                        let cached = self.bring(&catalog, &cache, id).await?;
-                        let cached = self.readable(&catalog, &cache, id, cached).await?;
-                        Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
-                    }
-                };
-                let onto = Onto { device, base, reporter };
-                let loaded = self.load_marked(&cache, id, origin, onto).await;
-                if loaded.is_ok() {
-                    self.hold_first(&cache, id).await;
-                    // What handlers and engines may read by path, or write to, stays as it is.
-                    let is_ours = matches!(self.recall(id).plan, Some(Plan::Model(_)));
-                    if is_ours && self.external(&id.model).is_none() {
-                        self.shares.on_disk(id, &cache);
-                    }
-                }
-                loaded
-            }
-            Source::Local(models) => {
-                let announced = local::announced(&models, &id.model)?;
-                let dir = local::model_folder(&announced.folder);
-                let files = Origin::Files(Files { dir, held: None });
-                self.load_from(id, files, Onto { device, base, reporter }).await
-            }
-        }
+        let running = self.recent.begin(&id.model, Stage::Read);
+        running.ended(self.loaded(id, source, Onto { device, base, reporter }).await)
     }
 
     async fn unload(

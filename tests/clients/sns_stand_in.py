@@ -15,6 +15,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 ACCESS_KEY, SECRET_KEY, REGION = sys.argv[1:4]
+NAMESPACE = "http://sns.amazonaws.com/doc/2010-03-31/"
 
 
 def signature(headers, url, body):
@@ -47,10 +48,14 @@ class Topic(BaseHTTPRequestHandler):
             return self.answer(400, "Throttling")
         fields = {name: values[0] for name, values in parse_qs(body.decode(), strict_parsing=True).items()}
         print(json.dumps(fields), flush=True)
-        self.answer(200, "none")
+        self.answer(200, "")
 
     def answer(self, status, code):
-        text = f"<ErrorResponse><Error><Code>{code}</Code></Error></ErrorResponse>".encode()
+        text = f"<ErrorResponse><Error><Code>{code}</Code></Error></ErrorResponse>"
+        if status == 200:
+            text = (f'<PublishResponse xmlns="{NAMESPACE}"><PublishResult><MessageId>1</MessageId>'
+                    "</PublishResult></PublishResponse>")
+        text = text.encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use roundhouse_tests::models::{signature, signed_classifier};
 use roundhouse_tests::processes::{kill_after, random};
 use roundhouse_tests::python;
@@ -214,7 +215,9 @@ async fn topics_of_sns_are_told_by_requests_that_aws_own_code_signs_alike() {
     let topic = |name: &str| format!("arn:aws:sns:eu-west-1:123456789012:{name}");
     let site = site(&format!(
         "sns_endpoint_url = \"http://127.0.0.1:{port}/\"\nsuccess_topic = \"{}\"\n\
-         error_topic = \"{}\"\n",
+         error_topic = \"{}\"\n\
+         include_inference_response_in = [\"SUCCESS_NOTIFICATION_TOPIC\", \
+         \"ERROR_NOTIFICATION_TOPIC\"]\n",
         topic("done"),
         topic("failed")
     ));
@@ -223,11 +226,12 @@ async fn topics_of_sns_are_told_by_requests_that_aws_own_code_signs_alike() {
     for target in [TARGET, "not/there"] {
         let attributes = named(target);
         let headers = [("x-amzn-sagemaker-custom-attributes", attributes.as_str())];
-        assert_eq!(ask(&server, &headers, INPUT).await.unwrap().status, 202);
+        let taken = ask(&server, &headers, INPUT).await.unwrap();
+        assert_eq!(taken.status, 202);
         let line = tokio::task::block_in_place(|| lines.next().unwrap().unwrap());
-        told.push(serde_json::from_str::<Value>(&line).unwrap());
+        told.push((serde_json::from_str::<Value>(&line).unwrap(), keys(&taken)));
     }
-    for (published, (name, status)) in
+    for ((published, (output, failure)), (name, status)) in
         told.iter().zip([("done", "Completed"), ("failed", "Failed")])
     {
         assert_eq!(
@@ -241,6 +245,10 @@ async fn topics_of_sns_are_told_by_requests_that_aws_own_code_signs_alike() {
             (&json!(status), &json!("1.0"))
         );
         assert_eq!(message["requestParameters"]["endpointName"], "default");
+        // What the object holds stands in it.
+        let told = message["responseBody"]["content"].as_str().unwrap();
+        let (_, held) = store.get(if name == "done" { output } else { failure }).await;
+        assert_eq!(BASE64_STANDARD.decode(told).unwrap(), held);
     }
     // What was refused as too much was told again, and counts as no failure.
     assert_eq!(server.metric("roundhouse_async_notification_failures_total").await, 0.0);

@@ -102,6 +102,10 @@ class Engine(BaseHTTPRequestHandler):
             return self.generate(body, body["messages"][-1]["content"], True)
         if path == "/v1/completions":
             return self.generate(body, body["prompt"], False)
+        if path == "/tokenize":
+            said = {"count": len(body["prompt"]), "max_model_len": 100,
+                    "tokens": [ord(each) for each in body["prompt"]], "token_strs": None}
+            return self.answer(200, json.dumps({**said, "model": body["model"]}))
         raise Refused(404, "Not Found")
 
     def doze(self, path, query, body):

@@ -17,6 +17,25 @@ pub enum Route {
     Completions,
     /// `/v1/embeddings`.
     Embeddings,
+    /// `/tokenize`.
+    Tokenize,
+    /// `/detokenize`.
+    Detokenize,
+    /// `/decode`.
+    Decode,
+}
+
+impl Route {
+    /// The path of a route that asks a tokenizer alone. Not every engine has them, and nobody's are
+    /// called alike all through.
+    pub fn of_tokenizer(self) -> Option<&'static str> {
+        match self {
+            Self::Tokenize => Some("/tokenize"),
+            Self::Detokenize => Some("/detokenize"),
+            Self::Decode => Some("/decode"),
+            Self::Invocations | Self::Chat | Self::Completions | Self::Embeddings => None,
+        }
+    }
 }
 
 /// What an engine is asked.

@@ -37,6 +37,7 @@ pub(super) fn rewrite(
 ) -> Option<Rewritten> {
     let mut fields = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(body).ok();
     let path = match (route, invocations, &fields) {
+        (Route::Tokenize | Route::Detokenize | Route::Decode, ..) => route.of_tokenizer()?,
         (Route::Chat, ..) => CHAT,
         (Route::Completions, ..) => COMPLETIONS,
         (Route::Embeddings, ..) => EMBEDDINGS,
@@ -65,9 +66,8 @@ pub(super) fn rewrite(
             fields.insert("model".to_owned(), name);
             Bytes::from(serde_json::to_vec(fields).ok()?)
         }
-        None if adapters.is_some() || [CHAT, COMPLETIONS, EMBEDDINGS].contains(&path) => {
-            return None;
-        }
+        None if adapters.is_some() || route != Route::Invocations => return None,
+        None if [CHAT, COMPLETIONS, EMBEDDINGS].contains(&path) => return None,
         None => body.clone(),
     };
     Some(Rewritten { path: path.to_owned(), body })
@@ -107,6 +107,15 @@ mod tests {
         }
         let (path, sent) = rewritten(Route::Invocations, Some("/in"), "a,b").unwrap();
         assert_eq!((path.as_str(), sent.as_str()), ("/in", "a,b"));
+    }
+
+    #[test]
+    fn what_is_for_a_tokenizer_goes_where_it_was_sent() {
+        let (path, sent) = rewritten(Route::Tokenize, Some("/in"), r#"{"content": "a"}"#).unwrap();
+        assert_eq!((path.as_str(), sent.as_str()), ("/tokenize", r#"{"content":"a","model":"m"}"#));
+        let (path, _) = rewritten(Route::Decode, None, r#"{"ids": [1]}"#).unwrap();
+        assert_eq!(path, "/decode");
+        assert_eq!(rewritten(Route::Detokenize, Some("/in"), "[1]"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use roundhouse_serving::Route;
 use roundhouse_types::ModelId;
 
 use super::{Asking, Form, metered, passed, permitted};
@@ -18,7 +19,7 @@ use crate::permitted::permit;
 use crate::sagemaker::headers::{Sent, TARGET_CONTAINER};
 use crate::sagemaker::with_variant;
 use crate::state::naming::ALL_TRAFFIC;
-use crate::state::{ContainerMode, Containers, EndpointFace};
+use crate::state::{ContainerMode, Containers, EndpointContainer, EndpointFace};
 use crate::target;
 
 /// The endpoint that a body's `model` means, and the container where it names one too, where that endpoint
@@ -58,6 +59,53 @@ pub(crate) async fn openai(
     (path, body): (&str, Bytes),
     at: bool,
 ) -> Result<Response, Error> {
+    let chosen = [one(context, (endpoint, containers, named), headers)?];
+    let variant: Arc<str> = ALL_TRAFFIC.into();
+    context.notes.variant(&variant);
+    // SageMaker's route has a prefix of its own.
+    let path = path.rsplit_once("/openai").map_or(path, |(_, rest)| rest);
+    let asking = Asking {
+        chosen: &chosen,
+        headers: passed::on(context, headers, &header::ACCEPT),
+        deadline: context.notes.arrived() + context.gateway.config.stream_timeout,
+    };
+    let capture = endpoint.capture.as_ref().filter(|_| at).map(|it| (it, body.clone()));
+    let response = metered(context, asking, (path, body), Form::OpenAi { at }).await;
+    let response = response.map(with_rate_headers)?;
+    if !at {
+        return Ok(response);
+    }
+    let response = captured(context, capture, &variant, headers, response).await;
+    Ok(with_variant(response, &variant))
+}
+
+/// Answers a request of a route that asks a tokenizer: the container's own words.
+///
+/// # Errors
+/// As [`openai()`]; `InvalidInput` where the container has no such route.
+pub(crate) async fn tokens(
+    context: &Context,
+    found: (&EndpointFace, &Containers, Option<&str>),
+    headers: &HeaderMap,
+    (route, body): (Route, Bytes),
+) -> Result<Response, Error> {
+    let chosen = [one(context, found, headers)?];
+    context.notes.variant(&ALL_TRAFFIC.into());
+    let asking = Asking {
+        chosen: &chosen,
+        headers: passed::on(context, headers, &header::ACCEPT),
+        deadline: context.notes.arrived() + context.gateway.config.stream_timeout,
+    };
+    let path = route.of_tokenizer().unwrap_or_default();
+    metered(context, asking, (path, body), Form::Tokens(route)).await
+}
+
+/// The container that a request names, or the only one.
+fn one(
+    context: &Context,
+    (endpoint, containers, named): (&EndpointFace, &Containers, Option<&str>),
+    headers: &HeaderMap,
+) -> Result<Arc<EndpointContainer>, Error> {
     let sent = Sent::with_container(headers)?;
     if containers.mode == ContainerMode::Serial && containers.list.len() > 1 {
         return Err(Error::request(format!(
@@ -76,22 +124,5 @@ pub(crate) async fn openai(
         );
         Error::field("model", &expected)
     })?;
-    let chosen = [permitted(context, endpoint, containers, name)?];
-    let variant: Arc<str> = ALL_TRAFFIC.into();
-    context.notes.variant(&variant);
-    // SageMaker's route has a prefix of its own.
-    let path = path.rsplit_once("/openai").map_or(path, |(_, rest)| rest);
-    let asking = Asking {
-        chosen: &chosen,
-        headers: passed::on(context, headers, &header::ACCEPT),
-        deadline: context.notes.arrived() + context.gateway.config.stream_timeout,
-    };
-    let capture = endpoint.capture.as_ref().filter(|_| at).map(|it| (it, body.clone()));
-    let response = metered(context, asking, (path, body), Form::OpenAi { at }).await;
-    let response = response.map(with_rate_headers)?;
-    if !at {
-        return Ok(response);
-    }
-    let response = captured(context, capture, &variant, headers, response).await;
-    Ok(with_variant(response, &variant))
+    permitted(context, endpoint, containers, name)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roundhouse_traces::SpanId;
-use roundhouse_types::TargetName;
+use roundhouse_types::{ErrorKind, TargetName};
 
 /// What the spans of a request need beside what is logged of it. Times count from its arrival.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,6 +12,8 @@ pub struct Steps {
     pub path: String,
     /// When its model was asked for.
     pub invoked: Option<Duration>,
+    /// Why its model did not answer, where asking it failed.
+    pub failed: Option<ErrorKind>,
     /// How long devices computed for it.
     pub compute: Duration,
     /// The containers that were asked, in order.

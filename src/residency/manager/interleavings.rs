@@ -107,7 +107,13 @@ impl Loader for Stage {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (is_freed, alive) = (AtomicBool::new(false), Arc::clone(&self.alive));
         let model = Engine { load, is_freed, alive };
-        Ok(Loaded { model, footprint: takes(SIZE), shared: Vec::new(), once: Duration::ZERO })
+        Ok(Loaded {
+            model,
+            footprint: takes(SIZE),
+            shared: Vec::new(),
+            once: Duration::ZERO,
+            idle_ttl: None,
+        })
     }
 
     async fn unload(

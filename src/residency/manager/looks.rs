@@ -13,6 +13,8 @@ use crate::snapshot::{AfterResident, Clocks, CopiesPart, Part, ResidentsPart, Sn
 pub(crate) enum Look {
     /// All of it at one instant, however long that takes.
     Whole { reply: oneshot::Sender<Snapshot> },
+    /// The same where there are as few residents and copies as one part visits; else nothing.
+    Few { reply: oneshot::Sender<Option<Snapshot>> },
     /// All but residents and copies.
     Outline { reply: oneshot::Sender<Snapshot> },
     /// The next few residents.
@@ -23,7 +25,7 @@ pub(crate) enum Look {
 
 impl<L: Loader> Owner<L> {
     pub(super) fn look(&mut self, look: Look) {
-        if matches!(look, Look::Whole { .. } | Look::Outline { .. }) {
+        if matches!(look, Look::Whole { .. } | Look::Few { .. } | Look::Outline { .. }) {
             self.report_progress();
         }
         // An instant that is told twice is told the same.
@@ -32,6 +34,10 @@ impl<L: Loader> Owner<L> {
         match look {
             // Who asked may have left.
             Look::Whole { reply } => _ = reply.send(table.snapshot(clocks)),
+            Look::Few { reply } => {
+                let snapshot = table.is_small().then(|| table.snapshot(clocks));
+                let _ = reply.send(snapshot);
+            }
             Look::Outline { reply } => _ = reply.send(table.outline(clocks)),
             Look::Residents { after, reply } => {
                 let after = after.as_ref().map(|AfterResident(key)| key);

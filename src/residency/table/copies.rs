@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, SharedPart};
 
@@ -66,6 +66,8 @@ pub(super) struct Unloaded {
     /// On its device.
     pub(super) footprint: Footprint,
     pub(super) shared: Vec<SharedPart>,
+    /// How long it may be unused, where it has a time of its own.
+    pub(super) idle_ttl: Option<Duration>,
 }
 
 impl Unloaded {
@@ -74,7 +76,8 @@ impl Unloaded {
         footprint.kv = footprint.kv.saturating_sub(resident.grown());
         let base = resident.base.as_ref().map(|base| base.model.clone());
         let (off_cards, shared) = (resident.off_cards, resident.shared.clone());
-        Self { kind, off_cards, base, footprint, shared }
+        let idle_ttl = resident.idle_ttl;
+        Self { kind, off_cards, base, footprint, shared, idle_ttl }
     }
 }
 

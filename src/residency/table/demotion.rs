@@ -25,7 +25,11 @@ impl Table {
             return false;
         };
         match why {
-            Departure::Evicted | Departure::Idle | Departure::Shrunk | Departure::Base => {}
+            Departure::Evicted
+            | Departure::Place
+            | Departure::Idle
+            | Departure::Shrunk
+            | Departure::Base => {}
             // Nobody is to serve it from here again, or it has done harm.
             Departure::Superseded
             | Departure::Deleted
@@ -288,7 +292,7 @@ impl Table {
 
     /// When the first copy leaves because nobody loads from it.
     pub(super) fn first_idle_copy(&self) -> Option<Instant> {
-        self.config.idle_ttl?;
+        self.shortest_idle()?;
         let idle =
             self.copies.iter().filter_map(|(artefact, it)| self.copy_idle_until(artefact, it));
         idle.min()
@@ -296,7 +300,7 @@ impl Table {
 
     /// Copies that nobody loaded from for the idle time leave.
     pub(super) fn expire_copies(&mut self) {
-        if self.config.idle_ttl.is_none() {
+        if self.shortest_idle().is_none() {
             return;
         }
         let is_over = |(artefact, entry): &(&ArtefactId, &Entry)| {
@@ -312,6 +316,7 @@ impl Table {
         let is_idle = entry.stage == Stage::There && entry.doomed.is_none() && entry.holds == 0;
         // While the artefact serves on a device, the copy waits with it.
         let is_idle = is_idle && !self.is_redundant(artefact);
-        self.config.idle_ttl.filter(|_| is_idle).map(|ttl| entry.last_used + ttl)
+        let ttl = entry.model.idle_ttl.or(self.config.idle_ttl);
+        ttl.filter(|_| is_idle).map(|ttl| entry.last_used + ttl)
     }
 }

@@ -24,6 +24,27 @@ pub(crate) struct Key {
     pub(crate) device: DeviceId,
 }
 
+/// A place in an engine or container that serves several models, and has no room for one more. It is
+/// no bytes of a device.
+#[derive(Debug, Clone)]
+pub struct PlaceWanted {
+    /// Who needs it.
+    pub artefact: ArtefactId,
+    /// Who has such places.
+    pub among: Among,
+    /// Whether only models may leave that no request holds.
+    pub only_idle: bool,
+}
+
+/// Who competes for a place.
+#[derive(Debug, Clone)]
+pub enum Among {
+    /// The adapters on this base, on one device.
+    OnBase(ModelId, DeviceId),
+    /// These models, wherever they are.
+    Models(Vec<ModelId>),
+}
+
 /// How an operator's load differs from a request's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -55,6 +76,8 @@ pub(crate) enum Event {
     LoadRequested { waiter: WaiterId, model: ModelId, hold_until: Instant, options: LoadOptions },
     /// An operator wants it off its devices.
     UnloadRequested { waiter: WaiterId, model: ModelId, hold_until: Instant },
+    /// A model needs a place in an engine or container that has none: one of these leaves for it.
+    PlaceRequested { waiter: WaiterId, place: PlaceWanted, hold_until: Instant },
     /// An operator wants the store asked now, and a new version loaded.
     RefreshRequested { waiter: WaiterId, model: ModelId, hold_until: Instant },
     /// An operator wants it to stay, or no longer.

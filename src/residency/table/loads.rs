@@ -101,7 +101,7 @@ impl Table {
 
     /// The promise becomes the measured charge.
     fn settle_resident(&mut self, key: &Key, job: &Job, loaded: Loaded<()>) {
-        let Loaded { footprint, shared, once, .. } = loaded;
+        let Loaded { footprint, shared, once, idle_ttl, .. } = loaded;
         let footprint = with_shared(footprint, &shared);
         let holdings = self.ledger.holdings(&footprint, &shared);
         self.ledger.charge(key.device, &key.artefact, holdings);
@@ -138,6 +138,7 @@ impl Table {
             demotes: false,
             claimed_by: None,
             arrival: Arrival { tier, fetch, load: (load_began, now) },
+            idle_ttl,
             listed: Listed::default(),
         };
         let arrival = resident.arrival;
@@ -152,8 +153,10 @@ impl Table {
         if self.devices_of(&key.artefact) > 1 {
             self.residents.note_several(&key.artefact, true);
         }
-        if is_kept {
-            // The one that was held may have been unused for long.
+        self.own_idle = self.own_idle.into_iter().chain(idle_ttl).min();
+        if is_kept || idle_ttl.is_some() {
+            // The one that was held may have been unused for long, and this one may leave sooner
+            // than any.
             self.idle_from = None;
         }
         let fetched = arrival.fetch.1.saturating_duration_since(arrival.fetch.0).as_secs_f64();

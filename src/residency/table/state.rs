@@ -302,6 +302,8 @@ pub(super) struct Resident {
     pub(super) claimed_by: Option<ArtefactId>,
     /// How it came, for those that waited for it.
     pub(super) arrival: Arrival,
+    /// How long it may be unused, where it has a time of its own.
+    pub(super) idle_ttl: Option<Duration>,
     /// Where those who look for victims find it.
     pub(super) listed: Listed,
 }

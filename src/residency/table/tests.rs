@@ -13,6 +13,7 @@ mod hosted;
 mod hostile;
 mod interplay;
 mod life;
+mod places;
 mod policy;
 mod pools;
 mod random;

@@ -1,6 +1,6 @@
 //! What passes with time: waiters' patience, loads' limits, idle residents.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roundhouse_types::ArtefactId;
 
@@ -17,7 +17,7 @@ impl Table {
         let job = jobs.map(|job| job.begun + self.config.load_timeout).min();
         let idle = match self.idle_from {
             Some(_) if self.residents.is_empty() => None,
-            None if self.config.idle_ttl.is_some() => self.first_idle(),
+            None if self.shortest_idle().is_some() => self.first_idle(),
             known => known,
         };
         [deadline, job, idle, self.first_of_age(), self.first_idle_copy()]
@@ -43,7 +43,7 @@ impl Table {
         for artefact in late {
             self.load_timed_out(&artefact);
         }
-        if let Some(ttl) = self.config.idle_ttl
+        if let Some(ttl) = self.shortest_idle()
             && self.idle_from.is_none_or(|at| at <= self.now)
         {
             let is_over = |key: &&Key| self.idle_until(key).is_some_and(|at| at <= self.now);
@@ -64,6 +64,11 @@ impl Table {
         self.expire_copies();
     }
 
+    /// The shortest time for which anybody may be unused; `None`: nobody leaves for that.
+    pub(super) fn shortest_idle(&self) -> Option<Duration> {
+        self.config.idle_ttl.into_iter().chain(self.own_idle).min()
+    }
+
     /// When the first resident leaves because nobody uses it.
     pub(super) fn first_idle(&self) -> Option<Instant> {
         self.residents.keys().filter_map(|key| self.idle_until(key)).min()
@@ -79,8 +84,8 @@ impl Table {
 
     /// When a resident leaves because nobody uses it.
     fn idle_until(&self, key: &Key) -> Option<Instant> {
-        let ttl = self.config.idle_ttl?;
         let resident = self.residents.get(key)?;
+        let ttl = resident.idle_ttl.or(self.config.idle_ttl)?;
         let is_idle = resident.state == State::Ready
             && resident.leases == 0
             && !self.bases.is_used(key)

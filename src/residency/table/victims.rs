@@ -13,7 +13,7 @@ use crate::decision::{Action, Decided, Departure};
 
 /// How dear it is to let a resident leave; the cheaper goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Cost {
+pub(super) enum Cost {
     /// Its bytes come free anyway.
     Unloading,
     /// It leaves for this load already, as soon as the adapters on it have.
@@ -260,7 +260,7 @@ impl Table {
     }
 
     /// What it costs that a resident leaves for the first of `claims`; `None` where it must not.
-    fn cost(
+    pub(super) fn cost(
         &self,
         key: &Key,
         resident: &Resident,

@@ -96,6 +96,11 @@ impl Table {
         snapshot
     }
 
+    /// Whether a look at all of it takes no longer than one at a part.
+    pub(crate) fn is_small(&self) -> bool {
+        self.residents.iter().len() + self.copies.count() <= PART
+    }
+
     /// The same without what there may be ten thousands of: no resident and no copy is visited.
     pub(crate) fn outline(&self, clocks: &Clocks) -> Snapshot {
         let device = |id| DeviceSnapshot {

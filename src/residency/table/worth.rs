@@ -167,6 +167,6 @@ fn whole(number: f64) -> u64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an order, not an account")]
-fn float(number: u64) -> f64 {
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }

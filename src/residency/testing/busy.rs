@@ -108,7 +108,13 @@ impl BusyTable {
         if let Some(key) = victim.clone() {
             self.on(Event::Unloaded { key, copy: None });
         }
-        let loaded = Loaded { model: (), footprint, shared: Vec::new(), once: Duration::ZERO };
+        let loaded = Loaded {
+            model: (),
+            footprint,
+            shared: Vec::new(),
+            once: Duration::ZERO,
+            idle_ttl: None,
+        };
         self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
         self.on(Event::Released { key: key.clone() });
         self.keys.push(key);
@@ -148,7 +154,13 @@ impl BusyTable {
             base: None,
         };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
-        let loaded = Loaded { model: (), footprint, shared: Vec::new(), once: Duration::ZERO };
+        let loaded = Loaded {
+            model: (),
+            footprint,
+            shared: Vec::new(),
+            once: Duration::ZERO,
+            idle_ttl: None,
+        };
         self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) });
         self.on(Event::Released { key: key.clone() });
         self.keys.push(key);

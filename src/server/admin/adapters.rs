@@ -20,7 +20,7 @@ const TYPICAL: Bytes = Bytes::mib(8);
 /// All metrics, with the adapters' line.
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> String {
     let mut text = admin.metrics.render();
-    if let Ok(snapshot) = admin.residency.snapshot().await {
+    if let Ok(snapshot) = admin.residency.gathered().await {
         let named = admin.catalogs.get().len() > 1;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         text.push_str(&line(&snapshot, named, now.as_secs_f64()));

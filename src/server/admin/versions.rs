@@ -70,7 +70,7 @@ pub(super) async fn versions(
         row.first_seen = Some(rfc3339(found.fetched_at));
         row.last_used = Some(rfc3339(found.used_at));
     }
-    add_loaded(&mut rows, &model, &admin.residency.snapshot().await?);
+    add_loaded(&mut rows, &model, &admin.residency.gathered().await?);
     let choice = admin.loader.choice(&model);
     if let Some(choice) = &choice {
         rows.entry(choice.version.clone()).or_default().held = true;

@@ -39,7 +39,7 @@ pub(super) async fn watch(accounts: Arc<Accounts>, residency: Residency<ServedMo
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(snapshot) = residency.snapshot().await else {
+        let Ok(snapshot) = residency.gathered().await else {
             return;
         };
         let now = Instant::now();

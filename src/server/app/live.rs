@@ -216,7 +216,7 @@ impl Live {
         // Again: one whose load was just ending was no resident yet.
         self.unload_unsupported();
         self.forget_sources();
-        let Ok(snapshot) = self.residency.snapshot().await else { return };
+        let Ok(snapshot) = self.residency.gathered().await else { return };
         let residents = snapshot.devices.into_iter().flat_map(|device| device.residents);
         for resident in residents.filter(|it| leaving.endpoints.contains(&it.endpoint)) {
             let (endpoint, target) = (resident.endpoint, resident.target);

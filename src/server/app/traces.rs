@@ -1,7 +1,7 @@
 //! Sends spans of requests to a collector.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -20,6 +20,9 @@ use crate::trust;
 
 /// How long the last spans may take when the server ends.
 const LAST_WITHIN: Duration = Duration::from_secs(3);
+
+/// The status of a request whose client left before it was answered.
+const LEFT: u16 = 499;
 
 /// What takes the record of a request that has ended.
 type AccessFn = Arc<dyn Fn(AccessRecord) + Send + Sync>;
@@ -63,7 +66,10 @@ impl Tracing {
         Arc::new(move |record| {
             if let Some(trace) = record.trace.as_ref().filter(|trace| trace.is_recorded()) {
                 let stages = waited_for(&record).map(|id| loads.stages(&id)).unwrap_or_default();
-                tracer.ended(trace, request_spans(&record, &stages, names));
+                let halted = gave_up(&record);
+                let halted =
+                    halted.and_then(|(model, since, why)| loads.halted(&model, since, why));
+                tracer.ended(trace, request_spans(&record, &stages, halted.as_ref(), names));
             }
             log(record);
         })
@@ -83,6 +89,17 @@ fn waited_for(record: &AccessRecord) -> Option<ArtefactId> {
     let (endpoint, target) = (record.endpoint.clone()?, record.target.clone()?);
     let model = ModelId { endpoint, target };
     Some(ArtefactId { model, version: record.version.clone()? })
+}
+
+/// What a request asked for and never had, since when, and why as far as that was said: a client may
+/// have left.
+fn gave_up(record: &AccessRecord) -> Option<(ModelId, SystemTime, Option<ErrorKind>)> {
+    let steps = record.steps.as_ref().filter(|_| record.load.is_none())?;
+    let since = record.time + steps.invoked?;
+    let has_left = record.status == LEFT;
+    let (endpoint, target) = (record.endpoint.clone()?, record.target.clone()?);
+    let asked = (ModelId { endpoint, target }, since, steps.failed);
+    (has_left || steps.failed.is_some()).then_some(asked)
 }
 
 /// A client that trusts whom this machine trusts, follows no redirect and uses no proxy.

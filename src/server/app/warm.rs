@@ -35,7 +35,7 @@ pub(super) async fn give_room(residency: Residency<ServedModel>, workers: Arc<Wo
                 Err(RecvError::Closed) => return,
             },
         }
-        let Ok(snapshot) = residency.snapshot().await else { return };
+        let Ok(snapshot) = residency.outline().await else { return };
         workers.set_warm_room(free(&snapshot));
     }
 }

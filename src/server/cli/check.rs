@@ -12,6 +12,7 @@ use super::{ServeFlags, environment, output};
 use crate::app::budgets::{self, Budgets};
 use crate::config::{
     AccessLog, Config, ContainerOrigin, EngineKind, EngineRule, Fault, ModelMemory, TlsFiles,
+    show_duration,
 };
 use crate::error::{Error, count};
 use crate::{doctor, limits};
@@ -232,9 +233,12 @@ fn told(limits: &Limits) -> Vec<String> {
 fn engine(rule: &EngineRule) -> String {
     let program = |command: &[String]| command.first().cloned().unwrap_or_default();
     let targets = &rule.target;
+    let idle = rule.idle_ttl.map(|ttl| format!(", unused for {} at most", show_duration(ttl)));
+    let idle = idle.unwrap_or_default();
     match &rule.kind {
         EngineKind::Started(spec) => {
-            format!("starts {} for {targets}, {} each", program(&spec.command), spec.memory)
+            let program = program(&spec.command);
+            format!("starts {program} for {targets}, {} each{idle}", spec.memory)
         }
         EngineKind::Contained(rule) => {
             let origin = match &rule.spec.origin {
@@ -247,7 +251,7 @@ fn engine(rule: &EngineRule) -> String {
                     format!("{} times their files", thousandths as f64 / 1000.0)
                 }
             };
-            format!("loads {targets} into {origin}, {memory}")
+            format!("loads {targets} into {origin}, {memory}{idle}")
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::Url;
-use roundhouse_asynchronous::{EndpointConfig, PlaceConfig, Topic, Topics, Webhooks};
+use roundhouse_asynchronous::{EndpointConfig, Included, PlaceConfig, Topic, Topics, Webhooks};
 use roundhouse_types::Bytes;
 
 use super::endpoints::{self, Mount};
@@ -55,6 +55,8 @@ pub struct Asynchronous {
     pub give_up_after: Option<Duration>,
     /// Topics of SNS that are told.
     pub topics: Topics,
+    /// Whether those who are told get what the object holds, too.
+    pub included: Included,
 }
 
 impl Asynchronous {
@@ -80,6 +82,7 @@ impl Asynchronous {
             },
             give_up_after: self.give_up_after,
             topics: self.topics.clone(),
+            included: self.included,
         })
     }
 }
@@ -125,6 +128,11 @@ impl Reader<'_> {
         let success_url = self.webhook("success_url", &webhook_networks);
         let error_url = self.webhook("error_url", &webhook_networks);
         let topics = self.topics();
+        let is_told = [
+            success_url.is_some() || topics.success.is_some(),
+            error_url.is_some() || topics.error.is_some(),
+        ];
+        let included = self.included(is_told);
         let give_up_after = self.text("give_up_after").and_then(|text| self.patience(&text));
         Some(Asynchronous {
             shared: self.switch("shared"),
@@ -143,6 +151,7 @@ impl Reader<'_> {
             webhook_networks,
             give_up_after,
             topics,
+            included,
         })
     }
 
@@ -163,6 +172,29 @@ impl Reader<'_> {
             }
         });
         Topics { success, error, endpoint }
+    }
+
+    /// Which notices carry what the object holds, by SageMaker's names for them; `is_told` says whether
+    /// there is anybody who gets those of answers and those of failures.
+    fn included(&mut self, is_told: [bool; 2]) -> Included {
+        let key = "include_inference_response_in";
+        let mut included = Included::default();
+        for text in self.texts(key) {
+            let (is_wanted, is_told) = match text.as_str() {
+                "SUCCESS_NOTIFICATION_TOPIC" => (&mut included.success, is_told[0]),
+                "ERROR_NOTIFICATION_TOPIC" => (&mut included.error, is_told[1]),
+                _ => {
+                    let expected = "SUCCESS_NOTIFICATION_TOPIC or ERROR_NOTIFICATION_TOPIC";
+                    self.fault(key, format!("'{text}' is not {expected}"));
+                    continue;
+                }
+            };
+            *is_wanted = true;
+            if !is_told {
+                self.fault(key, format!("has {text}, and nobody is told of such an end"));
+            }
+        }
+        included
     }
 
     fn topic(&mut self, key: &str) -> Option<Topic> {
@@ -391,7 +423,8 @@ mod tests {
              max_concurrent = 7\nqueue_requests = 8\nqueue_bytes = \"1GiB\"\nmax_input = \"9MiB\"\n\
              max_output = \"10MiB\"\nsuccess_url = \"https://hooks.example/ok\"\n\
              error_url = \"http://hooks.internal/no\"\nwebhook_networks = [\"10.0.0.0/8\"]\n\
-             give_up_after = \"72h\"\nsuccess_topic = \"arn:aws:sns:eu-west-1:123456789012:ok\"",
+             give_up_after = \"72h\"\nsuccess_topic = \"arn:aws:sns:eu-west-1:123456789012:ok\"\n\
+             include_inference_response_in = [\"SUCCESS_NOTIFICATION_TOPIC\"]",
             "",
         )
         .unwrap();
@@ -403,6 +436,7 @@ mod tests {
         assert_eq!(of.error_url.unwrap().host_str(), Some("hooks.internal"));
         assert_eq!(of.give_up_after, Some(Duration::from_secs(3 * 86_400)));
         assert!(of.topics.success.unwrap().arn().ends_with(":ok") && of.topics.error.is_none());
+        assert_eq!(of.included, Included { success: true, error: false });
     }
 
     #[test]
@@ -431,6 +465,14 @@ mod tests {
             (
                 &format!("{out}sns_endpoint_url = \"http://x/\""),
                 "endpoint[0].async.sns_endpoint_url: says where topics are",
+            ),
+            (
+                &format!("{out}include_inference_response_in = [\"ALL\"]"),
+                "endpoint[0].async.include_inference_response_in: 'ALL' is not SUCCESS_",
+            ),
+            (
+                &format!("{out}include_inference_response_in = [\"ERROR_NOTIFICATION_TOPIC\"]"),
+                "endpoint[0].async.include_inference_response_in: has ERROR_NOTIFICATION_TOPIC, and",
             ),
             (&format!("{out}give_up_after = \"1s\""), "endpoint[0].async.give_up_after: is less"),
             (

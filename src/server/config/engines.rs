@@ -27,6 +27,7 @@ const STOPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600
 /// What engines are given of the server's environment: where programs and libraries are found.
 /// Nothing else of it, as the store's credentials are in it.
 const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"];
+const IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 const SLOTS: RangeInclusive<i64> = 1..=10_000;
 
 /// Targets of an endpoint, and the engine that is started for each of them.
@@ -38,6 +39,8 @@ pub struct EngineRule {
     pub kind: EngineKind,
     /// Variables of the server's own environment that it is given.
     pub inherited: Vec<(String, String)>,
+    /// How long what serves them may be unused; absent: as long as any model.
+    pub idle_ttl: Option<Duration>,
 }
 
 /// How an engine serves the targets of its rule.
@@ -153,7 +156,8 @@ impl Reader<'_> {
         }
         let (target, _) = (target?, command.zip(memory)?);
         let kind = EngineKind::Started(Arc::new(spec));
-        Some(EngineRule { target, kind, inherited: Vec::new() })
+        let idle_ttl = self.idle_ttl();
+        Some(EngineRule { target, kind, inherited: Vec::new(), idle_ttl })
     }
 
     fn target(&mut self) -> Option<Pattern> {
@@ -187,6 +191,11 @@ impl Reader<'_> {
             self.fault("command", "has no {port}, where it is to listen on 127.0.0.1");
         }
         Some(words)
+    }
+
+    fn idle_ttl(&mut self) -> Option<Duration> {
+        let is_there = self.entry.contains_key("idle_ttl");
+        is_there.then(|| self.duration("idle_ttl", IDLE, *IDLE.end()))
     }
 
     fn environment(&mut self) -> BTreeMap<String, String> {
@@ -352,6 +361,9 @@ mod tests {
         assert_eq!((spec.name.as_str(), spec.health.as_str()), ("{target}", "/health"));
         assert!(spec.measure && spec.sleep.is_none() && spec.adapters.is_none());
         assert!(engine_of(&rules, &"b".parse().unwrap()).is_none());
+        assert_eq!(rule.idle_ttl, None);
+        let (rules, _) = parsed(&format!("{LEAST}\nidle_ttl = \"5m\""));
+        assert_eq!(rules[0].idle_ttl, Some(Duration::from_secs(300)));
     }
 
     #[test]
@@ -378,6 +390,8 @@ mod tests {
             (with("health = \"health\""), "health"),
             (with("start_timeout = \"2h\""), "start_timeout"),
             (with("stop_timeout = \"soon\""), "stop_timeout"),
+            (with("idle_ttl = \"0s\""), "idle_ttl"),
+            (with("idle_ttl = 7"), "idle_ttl"),
             (with("sleep = 3"), "sleep"),
             (with("slots = 2"), "slots"),
             (with("adapters = \"vllm\""), "slots"),

@@ -82,7 +82,7 @@ impl ModelLoader {
             model.remove().await;
             return Err(failure);
         }
-        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO })
+        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl: None })
     }
 
     /// Counts an adapter as standing on its base, where the policy lets it: that may have changed

@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 use roundhouse_containers::multi_model::{
     ContainedModel, ContainerOrigin, ContainerSpec, Load, LoadError, ModelContainer, Open, RoomFn,
 };
-use roundhouse_residency::{Loaded, Reporter, Residency, ResidentSnapshot};
+use roundhouse_residency::{Among, Loaded, PlaceWanted, Reporter, Residency};
 use roundhouse_serving::ServedModel;
 use roundhouse_types::{
-    ArtefactId, Bytes, ContentId, DeviceId, EndpointName, ErrorKind, Failure, Footprint, Grade,
-    ModelId, SharedPart,
+    ArtefactId, Bytes, ContentId, DeviceId, EndpointName, Failure, Footprint, Grade, SharedPart,
 };
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::bases::Terms;
 use super::called::{canonical, digest};
-use super::external::{first_to_leave, news, ordinal, taken, unnamed};
+use super::external::{news, ordinal, taken, unnamed};
 use super::load::Files;
 use super::stages::Stage;
 use super::{ModelLoader, Source, blocking, local, locked, named};
@@ -188,20 +187,22 @@ impl ModelLoader {
             model: id.model.clone(),
             folder,
             news: news(&teller, device, held),
-            room: self.room(&container, &id.model),
+            room: self.room(&container, id),
         };
-        let loaded = self.load_with_room(&container, &load).await;
+        let loaded = self.load_with_room(&container, id, &load).await;
         let model = ServedModel::Contained(loaded.map_err(|failure| named(id, &failure))?);
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
         let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
         stages.report(id, footprint.total(), &self.recent);
-        Ok(Loaded { model, footprint, shared: process(own), once: Duration::ZERO })
+        let (shared, idle_ttl) = (process(own), rule.idle_ttl);
+        Ok(Loaded { model, footprint, shared, once: Duration::ZERO, idle_ttl })
     }
 
     async fn load_with_room(
         &self,
         container: &ModelContainer,
+        id: &ArtefactId,
         load: &Load,
     ) -> Result<ContainedModel, Failure> {
         let mut tries = 0;
@@ -215,52 +216,40 @@ impl ModelLoader {
             let Some(residency) = self.engines.residency().filter(|_| tries <= ROOM_TRIES) else {
                 return Err(full);
             };
-            if !make_room(residency, container, &load.model, false).await? {
+            if !make_room(residency, container, id, false).await? {
                 return Err(full);
             }
         }
     }
 
     /// How a request makes room for itself: a model that nobody uses leaves.
-    fn room(&self, container: &ModelContainer, model: &ModelId) -> RoomFn {
-        let (container, model) = (container.downgrade(), model.clone());
+    fn room(&self, container: &ModelContainer, id: &ArtefactId) -> RoomFn {
+        let (container, id) = (container.downgrade(), id.clone());
         let residency = self.engines.residency().cloned();
         Arc::new(move || {
-            let (residency, model) = (residency.clone(), model.clone());
+            let (residency, id) = (residency.clone(), id.clone());
             let container = container.upgrade();
             Box::pin(async move {
                 let (Some(residency), Some(container)) = (residency, container) else {
                     return false;
                 };
-                make_room(&residency, &container, &model, true).await.unwrap_or(false)
+                make_room(&residency, &container, &id, true).await.unwrap_or(false)
             })
         })
     }
 }
 
-/// Has a model leave a container for another; says whether one did.
+/// Has a model leave a container for another, as residency's policy says; whether one did.
 async fn make_room(
     residency: &Residency<ServedModel>,
     container: &ModelContainer,
-    model: &ModelId,
+    id: &ArtefactId,
     only_idle: bool,
 ) -> Result<bool, Failure> {
-    let inside = container.models();
-    let snapshot = residency.snapshot().await?;
-    let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
-    let may = |resident: &&ResidentSnapshot| {
-        let is_it = |id: &ModelId| {
-            (&id.endpoint, &id.target) == (&resident.endpoint, &resident.target) && id != model
-        };
-        inside.iter().any(is_it) && !(only_idle && resident.leases > 0)
-    };
-    let Some(leaves) = first_to_leave(residents.filter(may)) else { return Ok(false) };
-    info!(model = %leaves, container = %container.name(), r#for = %model, "leaves a full container");
-    match timeout(LEAVES_WITHIN, residency.unload(&leaves)).await {
-        Ok(Ok(_)) => Ok(true),
-        // It left by itself.
-        Ok(Err(failure)) if failure.kind() == ErrorKind::ModelNotFound => Ok(true),
-        Ok(Err(failure)) => Err(failure),
+    let among = Among::Models(container.models());
+    let place = PlaceWanted { artefact: id.clone(), among, only_idle };
+    match timeout(LEAVES_WITHIN, residency.give_place(place)).await {
+        Ok(outcome) => outcome,
         Err(_) => Ok(false),
     }
 }

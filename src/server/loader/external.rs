@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use roundhouse_containers::driven::{Driven, Engine, EngineSpec, Fill, News, NewsFn, Seat, Start};
 use roundhouse_models::AdapterPlan;
-use roundhouse_residency::{
-    HostCopy, Loaded, Reporter, Residency, ResidentSnapshot, ResidentState,
-};
+use roundhouse_residency::{Among, HostCopy, Loaded, PlaceWanted, Reporter, Residency};
 use roundhouse_serving::ServedModel;
 use roundhouse_store::CachedArtefact;
 use roundhouse_tenancy::Current;
@@ -114,6 +112,11 @@ impl Engines {
         }
     }
 
+    /// How long what a rule starts or fills may be unused, where the rule says so.
+    pub(super) fn idle_ttl(&self, model: &ModelId) -> Option<Duration> {
+        self.rule(model)?.idle_ttl
+    }
+
     pub(super) fn rule(&self, model: &ModelId) -> Option<EngineRule> {
         engine_of(self.rules.get().get(&model.endpoint)?, &model.target).cloned()
     }
@@ -180,6 +183,7 @@ impl ModelLoader {
             news: news(&teller, device, held),
         };
         let _starting = Starting::mark(&self.engines, id, device);
+        self.recent.reached(&id.model, Stage::Warm);
         let engine = Engine::start(start).await.map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Warm, began.elapsed());
         Ok(self.stands(id, device, Arc::new(engine), teller, stages).await)
@@ -203,7 +207,9 @@ impl ModelLoader {
         let awake = Awake { engine: Arc::downgrade(&engine), teller };
         locked(&self.engines.awake).insert((id.clone(), device), awake);
         let model = ServedModel::External(Driven::engine(engine));
-        Loaded { model, footprint: taken(memory), shared: Vec::new(), once: Duration::ZERO }
+        let idle_ttl = self.engines.idle_ttl(&id.model);
+        let (footprint, shared) = (taken(memory), Vec::new());
+        Loaded { model, footprint, shared, once: Duration::ZERO, idle_ttl }
     }
 
     /// Takes an engine off its device: to sleep where it can and is to leave a copy, else for good.
@@ -265,6 +271,7 @@ impl ModelLoader {
         let mut stages = Stages::default();
         let began = Instant::now();
         *locked(&teller) = reporter.clone();
+        self.recent.reached(&id.model, Stage::Copy);
         let woken = match level {
             Some(level) => engine.wake(level).await,
             None => Err(Failure::new(ErrorKind::NotReady, format!("it sleeps on {own}"))),
@@ -300,8 +307,8 @@ impl ModelLoader {
         let began = Instant::now();
         let Files { dir, held } = files;
         let folder = blocking(move || canonical(&dir)).await.map_err(|why| named(id, &why))?;
-        let seat =
-            self.seat(&engine, &base, device).await.map_err(|failure| named(id, &failure))?;
+        let seat = self.seat(&engine, id, (&base, device)).await;
+        let seat = seat.map_err(|failure| named(id, &failure))?;
         let name = adapter_name(id);
         let loaded = Driven::adapter(engine, base.clone(), seat, name, &folder).await;
         let model = ServedModel::External(loaded.map_err(|failure| named(id, &failure))?);
@@ -316,7 +323,7 @@ impl ModelLoader {
         if let Some(held) = held {
             locked(&self.engines.held).insert((id.clone(), device), held);
         }
-        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO })
+        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl: None })
     }
 
     /// An adapter is not in its engine any more.
@@ -324,13 +331,12 @@ impl ModelLoader {
         locked(&self.engines.held).remove(&(id.clone(), device));
     }
 
-    /// A place in an engine. Where it has none, the adapter in it that was not used for the longest time
-    /// leaves: of those that nobody keeps, and rather one that nobody uses.
+    /// A place in an engine. Where it has none, an adapter in it leaves, as residency's policy says.
     async fn seat(
         &self,
         engine: &Arc<Engine>,
-        base: &ModelId,
-        device: DeviceId,
+        id: &ArtefactId,
+        (base, device): (&ModelId, DeviceId),
     ) -> Result<Seat, Failure> {
         if !engine.takes_adapters() {
             let what = format!(
@@ -344,20 +350,16 @@ impl ModelLoader {
                 return Ok(seat);
             }
             let Some(residency) = self.engines.residency.get() else { break };
-            let snapshot = residency.snapshot().await?;
             // The same base may have an engine on each device.
-            let here = snapshot.devices.iter().filter(|it| it.id == device);
-            let residents = here.flat_map(|device| &device.residents);
-            let Some(leaves) = leaves(residents, base) else {
-                engine.reclaim().await;
-                break;
-            };
-            info!(adapter = %leaves, %base, "leaves its engine for another adapter");
-            match timeout(SEAT_PATIENCE, residency.unload(&leaves)).await {
-                Ok(Err(failure)) if failure.kind() != ErrorKind::ModelNotFound => {
-                    return Err(failure);
+            let among = Among::OnBase(base.clone(), device);
+            let place = PlaceWanted { artefact: id.clone(), among, only_idle: false };
+            match timeout(SEAT_PATIENCE, residency.give_place(place)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => {
+                    engine.reclaim().await;
+                    break;
                 }
-                Ok(_) => {}
+                Ok(Err(failure)) => return Err(failure),
                 Err(_) => break,
             }
         }
@@ -373,31 +375,6 @@ impl ModelLoader {
 pub(super) fn unnamed(id: &ArtefactId) -> Failure {
     let what = format!("{id}: the settings name no engine for it any more");
     Failure::new(ErrorKind::ModelInvalid, what)
-}
-
-/// The adapter on a base that leaves first.
-fn leaves<'a>(
-    residents: impl Iterator<Item = &'a ResidentSnapshot>,
-    base: &ModelId,
-) -> Option<ModelId> {
-    let is_on = |resident: &&ResidentSnapshot| {
-        let on = resident.base.as_ref().map(|on| &on.model);
-        on == Some(base)
-    };
-    first_to_leave(residents.filter(is_on))
-}
-
-/// The model that leaves first of some that compete for what is no bytes of ours: of those that nobody
-/// keeps the one that was not used for the longest time, and rather one that nobody uses.
-pub(super) fn first_to_leave<'a>(
-    residents: impl Iterator<Item = &'a ResidentSnapshot>,
-) -> Option<ModelId> {
-    let may =
-        |resident: &&ResidentSnapshot| !resident.kept && resident.state == ResidentState::Ready;
-    let order = |resident: &&ResidentSnapshot| (resident.leases > 0, resident.last_used.clone());
-    let resident = residents.filter(may).min_by_key(order)?;
-    let (endpoint, target) = (resident.endpoint.clone(), resident.target.clone());
-    Some(ModelId { endpoint, target })
 }
 
 /// Passes an engine's news on to whoever has loaded it last. Keeps its files on disk meanwhile.

@@ -131,6 +131,7 @@ impl ModelLoader {
         let parts = copy.parts.clone();
         let (memory, pool) = (self.memory(device), self.shares.pool(device));
         let (mut stages, began) = (Stages::default(), Instant::now());
+        self.recent.reached(&id.model, Stage::Copy);
         let loaded = blocking(move || {
             let (plan, weights) = (&copy.parts.plan, &copy.weights);
             let pool = pool.as_deref();

@@ -9,7 +9,7 @@ use roundhouse_engine::EngineConfig;
 use roundhouse_models::{
     Asked, Cancel, DeviceMemory, Error, Folder, LoadedRunner, ModelPlan, load_files,
 };
-use roundhouse_residency::{Base, Loaded, Reporter};
+use roundhouse_residency::{Base, LoadSource, Loaded, Reporter};
 use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_store::ArrivingFiles;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelKind};
@@ -21,7 +21,7 @@ use super::placed::{Beside, Placed};
 use super::plan::{HandlerPlan, Plan, processes};
 use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
-use super::{ModelLoader, asked, blocking, named, purpose, sharing};
+use super::{ModelLoader, Source, asked, blocking, local, named, purpose, sharing};
 use crate::allocator;
 
 /// A version's files, and whatever keeps them on disk.
@@ -58,6 +58,57 @@ pub(super) struct Read {
 }
 
 impl ModelLoader {
+    /// See [`Loader::load`].
+    pub(super) async fn loaded(
+        &self,
+        id: &ArtefactId,
+        source: LoadSource,
+        onto: Onto,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        if source == LoadSource::Host {
+            let (device, reporter) = (onto.device, &onto.reporter);
+            // An engine that slept leaves no copy where it is not woken.
+            let is_copy = !self.sleeps(id) && self.external(&id.model).is_none();
+            match self.wake(id, device, reporter).await {
+                Some(loaded) => return Ok(loaded),
+                None if is_copy => {
+                    return self.promote(id, device, reporter).await;
+                }
+                None => {}
+            }
+        }
+        match self.source(&id.model.endpoint)? {
+            Source::Store(catalog, cache) => {
+                let origin = match source {
+                    LoadSource::Arriving => self.arriving(&cache, id)?,
+                    LoadSource::Files | LoadSource::Host => {
+                        // Others' fetches may have taken its place on disk while it waited for
+                        // room.
+                        let cached = self.bring(&catalog, &cache, id).await?;
+                        let cached = self.readable(&catalog, &cache, id, cached).await?;
+                        Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
+                    }
+                };
+                let loaded = self.load_marked(&cache, id, origin, onto).await;
+                if loaded.is_ok() {
+                    self.hold_first(&cache, id).await;
+                    // What handlers and engines may read by path, or write to, stays as it is.
+                    let is_ours = matches!(self.recall(id).plan, Some(Plan::Model(_)));
+                    if is_ours && self.external(&id.model).is_none() {
+                        self.shares.on_disk(id, &cache);
+                    }
+                }
+                loaded
+            }
+            Source::Local(models) => {
+                let announced = local::announced(&models, &id.model)?;
+                let dir = local::model_folder(&announced.folder);
+                let files = Origin::Files(Files { dir, held: None });
+                self.load_from(id, files, onto).await
+            }
+        }
+    }
+
     /// Reads, places and warms the model.
     pub(super) async fn load_from(
         &self,
@@ -119,6 +170,7 @@ impl ModelLoader {
         let forms = purpose::room_for_forms(plan, &text);
         let bytes = roundhouse_models::host_measured(taken + forms);
         let parts = HostParts { plan: Arc::clone(plan), text: Arc::new(text), bytes };
+        self.recent.reached(&id.model, Stage::Warm);
         self.place(id, onto, loaded, parts, stages).await
     }
 
@@ -158,7 +210,13 @@ impl ModelLoader {
         let demotable = weights.map(|weights| Demotable { weights, parts: parts.clone() });
         let beside = Beside { engine: model.engine().clone(), base, parts };
         self.placed.add(id, device, Placed { beside, text, demotable });
-        Ok(Loaded { model: ServedModel::Engine(model), footprint, shared, once: Duration::ZERO })
+        Ok(Loaded {
+            model: ServedModel::Engine(model),
+            footprint,
+            shared,
+            once: Duration::ZERO,
+            idle_ttl: None,
+        })
     }
 
     /// Starts the workers. From then on they tell residency what they take, and of their death.
@@ -212,7 +270,7 @@ impl ModelLoader {
         stages.set(Stage::Warm, began.elapsed());
         stages.report(id, memory, &self.recent);
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
-        Ok(Loaded { model, footprint, shared: Vec::new(), once })
+        Ok(Loaded { model, footprint, shared: Vec::new(), once, idle_ttl: None })
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::List => "list",
             Self::Fetch => "fetch",

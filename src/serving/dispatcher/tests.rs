@@ -102,7 +102,13 @@ impl Loader for OneModel {
         let name = artefact.to_string();
         let placed = self.lane.place(&name, Box::new(runner), Default::default()).await?;
         let model = ServedModel::Engine(EngineModel::new(text, placed, purpose));
-        Ok(Loaded { model, footprint: FOOTPRINT, shared: Vec::new(), once: Duration::ZERO })
+        Ok(Loaded {
+            model,
+            footprint: FOOTPRINT,
+            shared: Vec::new(),
+            once: Duration::ZERO,
+            idle_ttl: None,
+        })
     }
 
     async fn unload(

@@ -112,7 +112,10 @@ async fn doctor_and_check_config_tell_what_containers_miss() {
         "version = 1\n[memory]\nbudget = \"64MiB\"\n[listen]\nadmin = \"127.0.0.1:{}\"\n\
          data = \"127.0.0.1:{}\"\n{endpoint}\
          [[endpoint.container]]\nhostname = \"closed\"\nurl = \"http://127.0.0.1:{closed}\"\n\
-         [[endpoint.container]]\nhostname = \"own\"\ncommand = [\"no-such-program\"]\n",
+         [[endpoint.container]]\nhostname = \"own\"\ncommand = [\"no-such-program\"]\n\
+         [[endpoint]]\nname = \"engines\"\n[[endpoint.engine]]\ntarget = \"gpt/*\"\n\
+         command = [\"sh\", \"{{port}}\"]\nmemory = \"1MiB\"\nidle_ttl = \"90s\"\n\
+         [[endpoint.mount]]\nuri = \"file:///tmp/\"\n",
         closed_port(),
         closed_port(),
     );
@@ -124,6 +127,8 @@ async fn doctor_and_check_config_tell_what_containers_miss() {
     let config = config.to_str().unwrap();
     let (is_fine, told) = run(&["check-config", config]);
     assert!(is_fine, "{told}");
+    let engine = "engines starts sh for gpt/*, 1.0 MiB each, unused for 90s at most";
+    assert!(told.contains(engine), "{told}");
     let missing = "endpoint[0].container[2].command: no-such-program is not found in PATH";
     assert!(told.contains(&format!("not on this machine: {missing}")), "{told}");
     let (is_fine, told) = run(&["doctor", "--config", config]);

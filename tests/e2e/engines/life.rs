@@ -33,6 +33,13 @@ async fn an_engine_is_started_for_its_target_and_answers_on_every_route_of_its_o
     let answer = server.post("/v1/embeddings", json!({"model": "gpt/a", "input": "x"})).await;
     assert_eq!(answer.json()["data"][0]["embedding"], json!([1.0, 2.0]), "{}", answer.body);
 
+    // Its own tokenizer is asked, where it has a route for it.
+    let answer = server.post("/tokenize", json!({"model": "gpt/a", "prompt": "hi"})).await;
+    assert_eq!(answer.json()["tokens"], json!([104, 105]), "{}", answer.body);
+    let answer = server.post("/detokenize", json!({"model": "gpt/a", "tokens": [104]})).await;
+    assert_eq!((answer.status, &answer.json()["error_type"]), (422, &json!("validation")));
+    assert!(answer.body.contains("no route /detokenize"), "{}", answer.body);
+
     // SageMaker's operations go where their fields belong.
     let answer = server.invoke("default", "gpt/a", chat("", "x")).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -120,10 +127,17 @@ async fn engines_make_room_for_each_other() {
 async fn an_engine_that_nobody_uses_is_stopped() {
     let stage = Stage::new();
     stage.model("gpt/a");
-    let engine = stage.engine("gpt/a", &[], "memory = \"64MiB\"");
-    let server = stage.serve("[residency]\nidle_ttl = \"1s\"", &[engine]).await;
+    stage.model("gpt/b");
+    // Where its rule has a time, by that; else by everybody's.
+    let engines = [
+        stage.engine("gpt/a", &[], "memory = \"64MiB\"\nidle_ttl = \"1s\""),
+        stage.engine("gpt/b", &[], "memory = \"64MiB\""),
+    ];
+    let server = stage.serve("[residency]\nidle_ttl = \"1h\"", &engines).await;
+    let [_, _, _, other] = said(&server, "gpt/b", "x").await;
     let [_, _, _, process] = said(&server, "gpt/a", "x").await;
     gone(&process).await;
+    assert!(lives(&other));
     let [_, _, _, again] = said(&server, "gpt/a", "x").await;
     assert_ne!(process, again);
 }

@@ -60,6 +60,7 @@ pub(crate) fn setup(mode: ContainerMode, names: &[&str]) -> (Setup, Sent) {
             let outcome = match own.as_str() {
                 "breaks" => Ok(answer(200, vec![Ok("one".into()), Err(cut())])),
                 "refuses" => Ok(answer(418, vec![Ok("no ".into()), Ok("tea".into())])),
+                "lacks" => Ok(answer(404, vec![Ok("Not Found".into())])),
                 "huge" => Ok(answer(200, vec![Ok(vec![b'x'; 6_000_000].into())])),
                 "gushes" => Ok(answer(200, vec![Ok(vec![b'x'; 3_000_000].into()); 2])),
                 "streams" => Ok(answer(200, vec![Ok("one".into()), Ok("two".into())])),
@@ -391,4 +392,33 @@ async fn no_container_of_a_pipeline_is_asked_alone() {
     assert!(sent.lock().unwrap().is_empty());
     let (harness, _) = self::harness(ContainerMode::Serial, &["a"]);
     assert_eq!(harness.post(at, "", r#"{"model": "m"}"#).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_containers_tokenizer_is_asked_at_its_own_route() {
+    let (harness, sent) = harness(ContainerMode::Direct, &["a", "b"]);
+    let got = harness.post("/tokenize", "", r#"{"model": "b", "prompt": "x"}"#).await;
+    assert_eq!(got.text(), r#"{"model": "b", "prompt": "x"}>b"#);
+    let mut request = post("/decode", "", r#"{"ids": [1]}"#);
+    request.headers_mut().insert(CONTAINER, "a".parse().unwrap());
+    assert_eq!(harness.send(request).await.text(), r#"{"ids": [1]}>a"#);
+    let paths: Vec<_> =
+        sent.lock().unwrap().iter().map(|(name, it)| (name.clone(), it.path.clone())).collect();
+    assert_eq!(paths, [("b".into(), "/tokenize".into()), ("a".into(), "/decode".into())]);
+    let got = harness.post("/tokenize", "", r#"{"prompt": "x"}"#).await;
+    assert_eq!(got.status, 422, "two, and none is named");
+    let logged = harness.logged.lock().unwrap();
+    assert!(logged.iter().all(|record| record.tokens_in.is_none()));
+}
+
+#[tokio::test]
+async fn a_container_without_a_tokenizer_and_a_pipeline_are_refused_with_the_reason() {
+    let (harness, _) = harness(ContainerMode::Direct, &["lacks"]);
+    let got = harness.post("/detokenize", "", r#"{"model": "own", "tokens": [1]}"#).await;
+    assert_eq!((got.status.as_u16(), &got.json()["error_type"]), (422, &json!("validation")));
+    assert!(got.text().contains("no route /detokenize"), "{}", got.text());
+    let (harness, sent) = self::harness(ContainerMode::Serial, &["a", "b"]);
+    let got = harness.post("/tokenize", "", r#"{"prompt": "x"}"#).await;
+    assert_eq!(got.status, 422, "{}", got.text());
+    assert!(sent.lock().unwrap().is_empty());
 }

@@ -6,7 +6,8 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use http::Request;
 use roundhouse_serving::{
-    Answer, HandledBody, HandledReply, Origin, ReadBody, Reply, Request as Asked, Route,
+    Answer, HandledBody, HandledReply, Origin, ReadBody, Reply, Request as Asked, Route, Taken,
+    Tokens, TokensReply,
 };
 use roundhouse_types::{Failure, ModelKind};
 use serde_json::json;
@@ -104,4 +105,65 @@ async fn what_an_engine_says_that_it_took_is_counted_else_its_events_are() {
     let harness = engines().with(move |invocation| answers(&invocation.request, 422, "no"));
     harness.post(CHAT, "", BODY).await;
     assert_eq!(harness.logged.lock().unwrap().last().unwrap().tokens_in, None);
+}
+
+#[tokio::test]
+async fn an_engines_tokenizer_is_asked_at_its_own_route_and_costs_no_tokens() {
+    let said = r#"{"tokens": [1, 2]}"#;
+    let harness = engines().with(move |invocation| answers(&invocation.request, 200, said));
+    for (path, route) in [
+        ("/tokenize", Route::Tokenize),
+        ("/detokenize", Route::Detokenize),
+        ("/decode", Route::Decode),
+    ] {
+        // What the body asks is the engine's to know: this is llama-server's.
+        let body = r#"{"model": "a", "content": "x", "tokens": [1e0]}"#;
+        let got = harness.post(path, "", body).await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, said.to_owned()), "{path}");
+        let asked = harness.asked.lock().unwrap();
+        let Asked::Raw(raw) = &asked.last().unwrap().request else { panic!("it was read") };
+        assert_eq!((raw.route, &raw.body.body[..]), (route, body.as_bytes()));
+        let logged = harness.logged.lock().unwrap();
+        let record = logged.last().unwrap();
+        assert_eq!((record.tokens_in, record.tokens_out), (None, None));
+    }
+    let got = harness.post("/tokenize", "", "[]").await;
+    assert_eq!(got.status, 422, "what is no object goes to nobody");
+}
+
+#[tokio::test]
+async fn an_engine_without_such_a_route_says_no_word_of_models() {
+    for status in [404, 405, 501] {
+        let harness =
+            engines().with(move |invocation| answers(&invocation.request, status, "no such model"));
+        let got = harness.post("/decode", "a", r#"{"ids": [1]}"#).await;
+        assert_eq!((got.status.as_u16(), &got.json()["error_type"]), (422, &json!("validation")));
+        assert!(got.text().contains("no route /decode") && !got.text().contains("such model"));
+    }
+    // Anything else is the engine's own word.
+    let harness = engines().with(|invocation| answers(&invocation.request, 400, "too long"));
+    let got = harness.post("/tokenize", "a", r#"{"prompt": "x"}"#).await;
+    assert_eq!((got.status.as_u16(), got.text().as_str()), (400, "too long"));
+}
+
+#[tokio::test]
+async fn a_tokenizer_of_ours_beside_engines_is_asked_as_anywhere() {
+    let harness = engines().with_async(Arc::new(|invocation| {
+        async move {
+            let Asked::Raw(raw) = invocation.request else { panic!("it was read") };
+            let ReadBody::Request(request) = (raw.read)(raw.body.body).await? else {
+                panic!("it names no adapters")
+            };
+            let Asked::Tokens(Tokens::Join { lists, .. }) = *request else { panic!("{request:?}") };
+            let (texts, kind) = (vec![format!("{lists:?}")], ModelKind::Generative);
+            let (lists, taken) = (Vec::new(), Taken::default());
+            let reply = TokensReply { lists, texts, kind, context: 7, taken };
+            Ok(Answer { reply: Reply::Tokens(reply), served: served(kind) })
+        }
+        .boxed()
+    }));
+    let got = harness.post("/detokenize", "a", r#"{"tokens": [3]}"#).await;
+    assert_eq!(got.json(), json!({"prompt": "[[3]]"}), "{}", got.text());
+    let got = harness.post("/detokenize", "a", r#"{"tokens": "3"}"#).await;
+    assert_eq!(got.status, 422, "{}", got.text());
 }

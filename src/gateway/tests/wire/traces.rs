@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::Body;
 use futures_util::FutureExt;
 use http::{Request, StatusCode};
-use roundhouse_gateway::{AccessRecord, ContainerMode, LoadStage, request_spans};
+use roundhouse_gateway::{AccessRecord, ContainerMode, HaltedLoad, LoadStage, request_spans};
 use roundhouse_serving::Request as Asked;
 use roundhouse_traces::{Exporter, Origin, Refused, Tracer};
 use roundhouse_types::{ErrorKind, Failure};
@@ -87,7 +87,7 @@ fn asking(target: &str, parent: &str) -> Request<Body> {
 /// Gives the collector what a server's access function would.
 fn tell(tracer: &Tracer, record: &AccessRecord, stages: &[LoadStage]) {
     let trace = record.trace.as_ref().unwrap();
-    tracer.ended(trace, request_spans(record, stages, true));
+    tracer.ended(trace, request_spans(record, stages, None, true));
 }
 
 fn named<'a>(spans: &'a [Value], name: &str) -> &'a Value {
@@ -183,9 +183,9 @@ async fn names_are_left_out_where_they_are_not_wanted() {
     let harness = Setup { tracer, ..Setup::default() }.with(|_| says(hello(1), 1));
     harness.send(asking("t/named", PARENT)).await;
     let record = harness.logged.lock().unwrap()[0].clone();
-    let spans = format!("{:?}", request_spans(&record, &[], false));
+    let spans = format!("{:?}", request_spans(&record, &[], None, false));
     assert!(!spans.contains("named") && !spans.contains("/endpoints/ep"), "{spans}");
-    let spans = format!("{:?}", request_spans(&record, &[], true));
+    let spans = format!("{:?}", request_spans(&record, &[], None, true));
     assert!(spans.contains("t/named") && spans.contains("/endpoints/ep"), "{spans}");
     exporter.close(PATIENCE).await;
 }
@@ -250,7 +250,7 @@ async fn without_a_collector_a_context_is_passed_on_as_it_came() {
     let logged = harness.logged.lock().unwrap();
     assert_eq!(logged[0].trace.as_ref().unwrap().id().to_string(), TRACE);
     assert_eq!(logged[1].trace, None);
-    assert!(request_spans(&logged[0], &[], true).is_empty());
+    assert!(request_spans(&logged[0], &[], None, true).is_empty());
 }
 
 #[tokio::test]
@@ -263,4 +263,49 @@ async fn a_handler_is_told_of_the_trace() {
     assert_eq!(raw.body.meta.headers["traceparent"], PARENT);
     assert_eq!(raw.body.meta.headers["tracestate"], "a=1");
     assert!(!raw.body.meta.headers.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn a_request_whose_model_never_came_shows_where_its_load_has_ended() {
+    let collector = Collector::start().await;
+    let (tracer, exporter) = collector.tracer();
+    let setup = Setup { tracer: tracer.clone(), ..Setup::default() };
+    let harness = setup.with_async(Arc::new(|_| {
+        async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            Err(Failure::new(ErrorKind::ModelInvalid, "a bad tensor"))
+        }
+        .boxed()
+    }));
+    assert_eq!(harness.send(asking("a", PARENT)).await.status, 424);
+    let record = harness.logged.lock().unwrap()[0].clone();
+    assert_eq!(record.steps.as_ref().unwrap().failed, Some(ErrorKind::ModelInvalid));
+    let halted = |failure| HaltedLoad {
+        name: "read",
+        began: record.time - Duration::from_secs(1),
+        ended: record.time + Duration::from_millis(20),
+        failure,
+    };
+    let failed = halted(Some(Failure::new(ErrorKind::ModelInvalid, "ep/a: a bad tensor")));
+    let trace = record.trace.as_ref().unwrap();
+    tracer.ended(trace, request_spans(&record, &[], Some(&failed), true));
+    exporter.close(PATIENCE).await;
+    let spans = collector.spans();
+    let names: Vec<&str> = spans.iter().map(|span| span["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["POST invoke_endpoint", "load", "read"]);
+    let (load, read) = (named(&spans, "load"), named(&spans, "read"));
+    assert_eq!(read["parentSpanId"], load["spanId"]);
+    assert!(time(read, "startTimeUnixNano") >= time(load, "startTimeUnixNano"));
+    assert_eq!((&load["status"]["code"], &read["status"]["code"]), (&json!(2), &json!(2)));
+    assert_eq!(attribute(read, "error.type"), &json!({"stringValue": "model_invalid"}));
+    assert_eq!(attribute(read, "exception.message"), &json!({"stringValue": "ep/a: a bad tensor"}));
+    assert_eq!(attribute(read, "roundhouse.load.joined"), &json!({"boolValue": true}));
+    // Where no names are told, no message is: it may hold some.
+    let spans = request_spans(&record, &[], Some(&failed), false);
+    assert!(!format!("{spans:?}").contains("tensor") && spans.len() == 3);
+    // One that goes on has not failed; a name of nothing is nobody's fault.
+    let spans = request_spans(&record, &[], Some(&halted(None)), true);
+    assert!(!spans[1].failed && !spans[2].failed);
+    let missing = halted(Some(Failure::new(ErrorKind::ModelNotFound, "no such target")));
+    assert!(!request_spans(&record, &[], Some(&missing), true)[2].failed);
 }

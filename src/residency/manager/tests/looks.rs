@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::snapshot::AfterResident;
+use crate::snapshot::{AfterResident, Snapshot};
 
 /// More than a part has, and no whole number of parts.
 const MANY: usize = 300;
@@ -49,6 +49,28 @@ async fn parts_and_the_outline_say_together_what_the_whole_says() {
     residents.sort_by(|one, other| one.target.cmp(&other.target));
     assert!(found.iter().all(|(device, _)| *device == DeviceId::Cpu));
     assert_eq!(found.into_iter().map(|(_, it)| it).collect::<Vec<_>>(), residents);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_gathered_is_what_the_whole_says() {
+    let (_loader, residency) = many().await;
+    let sorted = |mut snapshot: Snapshot| {
+        for device in &mut snapshot.devices {
+            device.residents.sort_by(|one, other| one.target.cmp(&other.target));
+        }
+        serde_json::to_value(snapshot).unwrap()
+    };
+    let whole = sorted(residency.snapshot().await.unwrap());
+    let gathered = residency.gathered().await.unwrap();
+    assert_eq!(gathered.devices[0].residents.len(), MANY);
+    assert_eq!(sorted(gathered), whole);
+    // Few are seen at one instant.
+    for number in 10..MANY {
+        residency.unload(&model(&format!("m{number:03}"))).await.unwrap();
+    }
+    let few = residency.gathered().await.unwrap();
+    assert_eq!(few.devices[0].residents.len(), 10);
+    assert_eq!(few.devices[0].charged_bytes, Bytes(100));
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,8 +58,13 @@ impl Run<'_> {
             }
             Happening::Loaded { model } => {
                 let footprint = footprint(self.bytes(model));
-                let result =
-                    Ok(Loaded { model: (), footprint, shared: Vec::new(), once: Duration::ZERO });
+                let result = Ok(Loaded {
+                    model: (),
+                    footprint,
+                    shared: Vec::new(),
+                    once: Duration::ZERO,
+                    idle_ttl: None,
+                });
                 Event::Loaded { key: self.keys[model as usize].clone(), result }
             }
             Happening::Unloaded { model } => {

@@ -259,7 +259,13 @@ fn at(name: &str, device: DeviceId) -> Key {
 
 fn loaded_at(bench: &mut Bench, name: &str, bytes: u64, device: DeviceId) -> Vec<Effect> {
     let (footprint, shared) = (footprint(bytes), Vec::new());
-    let loaded = crate::loader::Loaded { model: (), footprint, shared, once: Duration::ZERO };
+    let loaded = crate::loader::Loaded {
+        model: (),
+        footprint,
+        shared,
+        once: Duration::ZERO,
+        idle_ttl: None,
+    };
     bench.on(Event::Loaded { key: at(name, device), result: Ok(loaded) })
 }
 

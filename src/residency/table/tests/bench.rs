@@ -131,6 +131,7 @@ impl Bench {
             footprint: footprint(bytes),
             shared: Vec::new(),
             once: Duration::ZERO,
+            idle_ttl: None,
         };
         self.on(Event::Loaded { key: key_of(name, number), result: Ok(loaded) })
     }

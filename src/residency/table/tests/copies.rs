@@ -87,8 +87,13 @@ impl Bench {
         bytes: u64,
         shared: Vec<SharedPart>,
     ) -> Vec<Effect> {
-        let loaded =
-            Loaded { model: (), footprint: footprint(bytes), shared, once: Duration::ZERO };
+        let loaded = Loaded {
+            model: (),
+            footprint: footprint(bytes),
+            shared,
+            once: Duration::ZERO,
+            idle_ttl: None,
+        };
         self.on(Event::Loaded { key: at(name), result: Ok(loaded) })
     }
 

@@ -125,6 +125,7 @@ impl Rig {
             footprint: footprint(bytes),
             shared: shared.to_vec(),
             once: Duration::ZERO,
+            idle_ttl: None,
         };
         self.on(Event::Loaded { key: key.clone(), result: Ok(loaded) })
     }

@@ -94,8 +94,13 @@ fn what_was_done_once_makes_no_reload_dear() {
     bench.resolved("installed", 50);
     bench.fetched("installed", 50);
     bench.now += 20 * SECOND;
-    let loaded =
-        Loaded { model: (), footprint: footprint(50), shared: Vec::new(), once: 19 * SECOND };
+    let loaded = Loaded {
+        model: (),
+        footprint: footprint(50),
+        shared: Vec::new(),
+        once: 19 * SECOND,
+        idle_ttl: None,
+    };
     bench.on(Event::Loaded { key: key("installed"), result: Ok(loaded) });
     bench.released("installed");
     resident_that_took(&mut bench, "dear", 50, 10 * SECOND);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
 
-use super::bench::{bench, bench_with, granted, key, loads, unloads};
+use super::bench::{bench, bench_with, footprint, granted, key, loads, unloads};
 use crate::config::Config;
+use crate::loader::Loaded;
 use crate::table::{Effect, Event, WaiterId};
 use crate::testing::model;
 
@@ -118,6 +119,34 @@ fn an_idle_resident_leaves_after_its_time_unless_it_is_kept() {
     bench.now = wake;
     let effects = bench.on(Event::TimePassed);
     assert!(unloads(&effects, &key("a")) && !unloads(&effects, &key("kept")));
+}
+
+#[test]
+fn one_with_a_time_of_its_own_leaves_by_that_and_others_as_ever() {
+    for (all, own) in [(Some(60), 20), (Some(60), 90), (None, 20)] {
+        let mut bench = bench();
+        bench.table.config.idle_ttl = all.map(Duration::from_secs);
+        bench.resident("a", 40);
+        // It is known by now that nobody leaves for a while.
+        bench.on(Event::TimePassed);
+        bench.acquire("own");
+        bench.resolved("own", 40);
+        bench.fetched("own", 40);
+        let idle_ttl = Some(Duration::from_secs(own));
+        let (footprint, shared) = (footprint(40), Vec::new());
+        let loaded = Loaded { model: (), footprint, shared, once: Duration::ZERO, idle_ttl };
+        bench.on(Event::Loaded { key: key("own"), result: Ok(loaded) });
+        bench.released("own");
+        let mut left = [None, None];
+        for second in 1..=100 {
+            bench.now += Duration::from_secs(1);
+            let effects = bench.on(Event::TimePassed);
+            for (left, name) in left.iter_mut().zip(["a", "own"]) {
+                *left = left.or(unloads(&effects, &key(name)).then_some(second));
+            }
+        }
+        assert_eq!(left, [all, Some(own)]);
+    }
 }
 
 #[test]

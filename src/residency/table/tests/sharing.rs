@@ -42,8 +42,13 @@ impl Bench {
     }
 
     fn loaded_sharing(&mut self, name: &str, bytes: u64, shared: Vec<SharedPart>) -> Vec<Effect> {
-        let loaded =
-            Loaded { model: (), footprint: footprint(bytes), shared, once: Duration::ZERO };
+        let loaded = Loaded {
+            model: (),
+            footprint: footprint(bytes),
+            shared,
+            once: Duration::ZERO,
+            idle_ttl: None,
+        };
         self.on(Event::Loaded { key: key(name), result: Ok(loaded) })
     }
 

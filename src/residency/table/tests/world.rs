@@ -14,7 +14,7 @@ use super::pools::Side;
 use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
 use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::sharing::with_shared;
-use crate::table::{Event, Key, LoadOptions, Table, WaiterId};
+use crate::table::{Among, Event, Key, LoadOptions, PlaceWanted, Table, WaiterId};
 use crate::testing::{model, version};
 
 /// A stream of numbers from one seed.
@@ -258,6 +258,13 @@ impl World {
         let waiter = self.waiter(&model, Wish::Other);
         let hold_until = self.now + Duration::from_secs(30);
         let options = LoadOptions { evict: dice.one_in(2), force: dice.one_in(2) };
+        if dice.one_in(4) {
+            let version = self.versions[dice.below(self.versions.len())].clone();
+            let among = Among::Models(self.models.clone());
+            let artefact = ArtefactId { model, version };
+            let place = PlaceWanted { artefact, among, only_idle: dice.one_in(2) };
+            return self.tell(Event::PlaceRequested { waiter, place, hold_until });
+        }
         self.tell(match dice.below(3) {
             0 => Event::LoadRequested { waiter, model, hold_until, options },
             1 => Event::UnloadRequested { waiter, model, hold_until },
@@ -485,7 +492,10 @@ impl World {
         // What is shared is there, whatever was measured.
         let footprint = with_shared(Self::footprint(measured), &shared);
         self.loaded.insert(key.clone(), footprint.total().0);
-        let loaded = Loaded { model: (), footprint, shared, once: Duration::ZERO };
+        // Some have a time of their own.
+        let idle_ttl =
+            key.artefact.to_string().len().is_multiple_of(3).then(|| Duration::from_secs(9));
+        let loaded = Loaded { model: (), footprint, shared, once: Duration::ZERO, idle_ttl };
         self.tell(Event::Loaded { key, result: Ok(loaded) });
     }
 

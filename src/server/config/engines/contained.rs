@@ -94,7 +94,8 @@ impl Reader<'_> {
         };
         let rule = ContainerRule { spec: Arc::new(spec), memory: memory?, process };
         let kind = EngineKind::Contained(Arc::new(rule));
-        Some(EngineRule { target: target?, kind, inherited: Vec::new() })
+        let idle_ttl = self.idle_ttl();
+        Some(EngineRule { target: target?, kind, inherited: Vec::new(), idle_ttl })
     }
 
     fn origin(&mut self) -> Option<ContainerOrigin> {

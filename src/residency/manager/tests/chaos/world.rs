@@ -406,7 +406,13 @@ impl Loader for World {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let (is_leaving, alive) = (AtomicBool::new(false), Arc::clone(&self.alive));
         let model = Signed { artefact: artefact.clone(), device, is_leaving, alive };
-        Ok(Loaded { model, footprint: footprint(bytes), shared: Vec::new(), once: Duration::ZERO })
+        Ok(Loaded {
+            model,
+            footprint: footprint(bytes),
+            shared: Vec::new(),
+            once: Duration::ZERO,
+            idle_ttl: None,
+        })
     }
 
     async fn unload(
