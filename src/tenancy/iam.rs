@@ -152,7 +152,9 @@ impl Iam {
         };
         let answering = cell.get_or_init(|| self.answer(presigned, from, now));
         let answer = timeout(PATIENCE, answering).await.map_err(|_| Denied::Unavailable)?.clone();
-        if answer.who.is_ok() {
+        // Whoever has an account at AWS can be confirmed: what is remembered for long, and has places of
+        // its own, is who is a tenant's here.
+        if answer.who.as_ref().is_ok_and(|arn| self.tenant(arn).is_ok()) {
             self.asking.know(presigned.access_key());
             self.known.lock().unwrap_or_else(PoisonError::into_inner).put(*id, answer.clone());
             self.asked.lock().unwrap_or_else(PoisonError::into_inner).pop(id);

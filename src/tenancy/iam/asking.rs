@@ -2,8 +2,8 @@
 //! keeps nobody else out.
 //!
 //! A token says nothing that can be believed before AWS has been asked, so what is bounded is where
-//! it came from: an address, of IPv6 the network that one subscriber has. An access key that AWS has
-//! confirmed before is known by its id: whoever brings a token of it takes places of another pool,
+//! it came from: an address, of IPv6 the network that one subscriber has. An access key of a tenant's that
+//! AWS has confirmed before is known by its id: whoever brings a token of it takes places of another pool,
 //! few for each key, and no flood of strangers stands before it, also where all come from one
 //! address, as from behind a balancer.
 
@@ -88,7 +88,12 @@ impl Asking {
         Some(Place { _of_source: of_source, _of_all: of_all })
     }
 
-    /// AWS has confirmed a signature by this key.
+    #[cfg(test)]
+    pub(super) fn knows(&self, key: &str) -> bool {
+        held(&self.known_keys).contains(key)
+    }
+
+    /// AWS has confirmed a signature by this key, whose owner is a tenant's.
     pub(super) fn know(&self, key: &str) {
         held(&self.known_keys).put(key.to_owned(), ());
     }

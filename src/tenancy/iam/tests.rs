@@ -300,6 +300,21 @@ async fn a_stranger_who_makes_tokens_up_keeps_nobody_out() {
     let honest = Some("203.0.113.9".parse().unwrap());
     assert!(iam.caller(&plain(), honest, NOW).await.is_ok());
     // Also from the same address, with a key that was known before.
+    assert!(iam.asking.knows("ASIAEXAMPLE"));
     let again = token_at(STS, set("X-Amz-Security-Token", "again"));
     assert!(iam.caller(&again, stranger, NOW).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_is_nobodys_tenant_is_refused_without_asking_again_and_takes_no_place_of_tenants() {
+    let stranger = "arn:aws:sts::210987654321:assumed-role/other/one";
+    let sts = Sts::says(stranger);
+    let iam = sts.iam(&[("123456789012", "acme")]);
+    for _ in 0..3 {
+        let refused = iam.caller(&plain(), None, NOW).await;
+        assert!(matches!(refused, Err(Denied::Forbidden(_))), "{refused:?}");
+    }
+    assert_eq!(sts.asked(), 1);
+    assert!(iam.known.lock().unwrap().is_empty(), "it pushes out no tenant's");
+    assert!(!iam.asking.knows("ASIAEXAMPLE"));
 }
