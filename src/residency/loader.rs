@@ -91,6 +91,8 @@ pub struct Fetched {
     pub off_cards: bool,
     /// As in [`Resolution::base`].
     pub base: Option<ModelId>,
+    /// How much of the fetch no later one takes: what was brought beside the files and stays.
+    pub once: Duration,
 }
 
 /// Where a load takes a model from.

@@ -242,7 +242,14 @@ impl Loader for ScriptedLoader {
         let _ = ends.send(());
         let footprint = footprint(script.bytes);
         let base = script.base.map(model);
-        Ok(Fetched { footprint, shared: Vec::new(), kind: script.kind, off_cards: false, base })
+        Ok(Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind: script.kind,
+            off_cards: false,
+            base,
+            once: Duration::ZERO,
+        })
     }
 
     fn fetched_bytes(&self, artefact: &ArtefactId) -> Bytes {

@@ -322,15 +322,22 @@ impl ModelLoader {
     /// See [`Loader::fetch`].
     async fn fetched(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
         self.charge_to(id, payer);
-        let (plan, shared) = match self.source(&id.model.endpoint)? {
+        let (plan, shared, once) = match self.source(&id.model.endpoint)? {
             Source::Store(catalog, cache) => {
                 let cached = self.bring(&catalog, &cache, id).await?;
                 let plan = self.plan_of(id, cached.dir()).await?;
+                let once = self.bring_packages(id, &plan, cached.dir()).await?;
                 let shared = self.known_shared(id, &plan, cached).await?;
-                (plan, shared)
+                (plan, shared, once)
             }
             // Somebody else's folder may change, so nothing is remembered of its content.
-            Source::Local(models) => (self.local(&models, &id.model).await?.1, Vec::new()),
+            Source::Local(models) => {
+                let (_, plan) = self.local(&models, &id.model).await?;
+                let folder = local::announced(&models, &id.model)?.folder;
+                let folder = blocking(move || Ok(local::model_folder(&folder))).await?;
+                let once = self.bring_packages(id, &plan, &folder).await?;
+                (plan, Vec::new(), once)
+            }
         };
         let terms = self.terms(id, Some(&plan)).await?;
         let footprint = terms.footprint.map_or_else(Footprint::default, |(footprint, _)| footprint);
@@ -340,6 +347,7 @@ impl ModelLoader {
             kind: plan.kind(),
             off_cards: plan.is_off_cards(),
             base: terms.base,
+            once,
         })
     }
 }

@@ -210,6 +210,21 @@ impl Workers {
         self.peaks.seen(version, peak);
     }
 
+    /// Brings the packages that `requirements` asks for, a file, to the environments of a tenant, and
+    /// says how long that took. [`Workers::launch`] finds them there.
+    ///
+    /// # Errors
+    /// Where the file asks for what is not allowed, or the packages cannot be installed.
+    pub async fn prepare(
+        &self,
+        requirements: &Path,
+        tenant: &str,
+        name: &str,
+    ) -> Result<Duration, Error> {
+        let (_, once) = self.environments.prepare(requirements, tenant, name).await?;
+        Ok(once)
+    }
+
     /// Brings the handler's packages, starts its workers and returns when all are ready. `news`
     /// is told of the group from then on.
     ///

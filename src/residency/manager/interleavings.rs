@@ -87,7 +87,14 @@ impl Loader for Stage {
 
     async fn fetch(&self, _: &ArtefactId, _: &str) -> Result<Fetched, Failure> {
         let (footprint, kind) = (takes(SIZE), ModelKind::Embedding);
-        Ok(Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None })
+        Ok(Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind,
+            off_cards: false,
+            base: None,
+            once: Duration::ZERO,
+        })
     }
 
     fn fetched_bytes(&self, _: &ArtefactId) -> Bytes {

@@ -31,6 +31,9 @@ impl Table {
         if job.arriving {
             return self.arrived(artefact, result);
         }
+        // What no later fetch takes says nothing of this one's pace, nor of what a reload costs.
+        let once = result.as_ref().map_or(Duration::ZERO, |fetched| fetched.once);
+        let since = (since + once).min(now);
         job.fetch = Fetch::Whole { since, until: now };
         match result {
             Ok(fetched) => {

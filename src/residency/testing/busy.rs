@@ -99,7 +99,8 @@ impl BusyTable {
         let resolution = resolution_on(&artefact, Bytes::ZERO, Some(base.clone()));
         self.on(Event::Resolved { model: artefact.model.clone(), result: Ok(resolution) });
         let (shared, kind, base) = (Vec::new(), ModelKind::Embedding, Some(base));
-        let fetched = Fetched { footprint, shared, kind, off_cards: false, base };
+        let fetched =
+            Fetched { footprint, shared, kind, off_cards: false, base, once: Duration::ZERO };
         let effects = self.table.on(Event::Fetched { artefact, result: Ok(fetched) }, self.now);
         let victim = effects.into_iter().find_map(|effect| match effect {
             Effect::Unload { key, .. } => Some(key),
@@ -152,6 +153,7 @@ impl BusyTable {
             kind: ModelKind::Embedding,
             off_cards: false,
             base: None,
+            once: Duration::ZERO,
         };
         self.on(Event::Fetched { artefact, result: Ok(fetched) });
         let loaded = Loaded {
@@ -184,6 +186,7 @@ impl BusyTable {
                     kind: ModelKind::Embedding,
                     off_cards: false,
                     base: None,
+                    once: Duration::ZERO,
                 };
                 self.on(Event::Fetched { artefact, result: Ok(fetched) });
             }

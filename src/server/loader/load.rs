@@ -219,6 +219,22 @@ impl ModelLoader {
         })
     }
 
+    /// Brings the packages that a handler asks for, before anybody leaves for it: that may take minutes.
+    /// Says how long it took.
+    pub(super) async fn bring_packages(
+        &self,
+        id: &ArtefactId,
+        plan: &Plan,
+        dir: &Path,
+    ) -> Result<Duration, Failure> {
+        let Plan::Handler(plan) = plan else { return Ok(Duration::ZERO) };
+        let Some(file) = plan.layout.requirements else { return Ok(Duration::ZERO) };
+        let workers = self.handlers.workers(&id.model.endpoint)?;
+        let file = absolute(dir)?.join(file);
+        let brought = workers.prepare(&file, &tenant(id), &id.model.to_string()).await;
+        brought.map_err(|error| named(id, &error.into()))
+    }
+
     /// Starts the workers. From then on they tell residency what they take, and of their death.
     async fn load_handler(
         &self,

@@ -80,6 +80,7 @@ impl Loader for OneModel {
             kind: self.kind,
             off_cards: false,
             base: None,
+            once: Duration::ZERO,
         })
     }
 

@@ -94,6 +94,24 @@ answer = tried";
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_leaves_before_the_packages_are_there() {
+    let mut stage = stage();
+    stage.script("here", RUN);
+    wants(&mut stage, "shop/one", "shade==1.0");
+    // Room for one of them.
+    stage.arg("--memory").arg("48MiB").setting("HANDLERS_MEMORY", "40MiB");
+    let server = stage.serve().await;
+    assert_eq!(server.ask("here", "answer = 1").await.text(), "1");
+    assert_eq!(version(&server, "shop/one").await, "1.0");
+    let log = server.log();
+    let line = |what: &str| {
+        let found = log.lines().position(|line| what.split('&').all(|part| line.contains(part)));
+        found.unwrap_or_else(|| panic!("no line with {what} in {log}"))
+    };
+    assert!(line("requirements installed") < line("model leaves&here"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tenants_share_an_environment_only_where_the_operator_says_so() {
     for (shared, installed) in [("false", 3), ("true", 1)] {
         let mut stage = stage();

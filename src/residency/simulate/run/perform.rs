@@ -111,7 +111,14 @@ impl Run<'_> {
         let whole = &self.whole;
         self.disk.used(model, bytes, |file| whole.contains(&file));
         let (footprint, kind) = (footprint(bytes), ModelKind::Generative);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None };
+        let fetched = Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind,
+            off_cards: false,
+            base: None,
+            once: Duration::ZERO,
+        };
         let artefact = self.keys[model as usize].artefact.clone();
         Event::Fetched { artefact, result: Ok(fetched) }
     }

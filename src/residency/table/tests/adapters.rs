@@ -1,5 +1,7 @@
 //! Adapters on their way to a device: their base comes first, one sentence each.
 
+use std::time::Duration;
+
 use roundhouse_types::{Bytes, ErrorKind, Failure, Grade, ModelKind};
 
 use super::bench::{Bench, bench, bench_with, footprint, granted, key, key_of, loads, unloads};
@@ -53,6 +55,7 @@ impl Bench {
             kind: ModelKind::Generative,
             off_cards: false,
             base,
+            once: Duration::ZERO,
         };
         self.on(Event::Fetched { artefact: artefact(name, number), result: Ok(fetched) })
     }

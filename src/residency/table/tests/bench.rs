@@ -115,13 +115,21 @@ impl Bench {
             kind,
             off_cards: false,
             base: None,
+            once: Duration::ZERO,
         };
         self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 
     pub(super) fn fetched_version(&mut self, name: &str, number: u64, bytes: u64) -> Vec<Effect> {
         let (footprint, kind) = (footprint(bytes), ModelKind::Embedding);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None };
+        let fetched = Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind,
+            off_cards: false,
+            base: None,
+            once: Duration::ZERO,
+        };
         self.on(Event::Fetched { artefact: artefact(name, number), result: Ok(fetched) })
     }
 

@@ -419,6 +419,7 @@ fn how_long_a_load_from_a_copy_takes_is_learned_apart() {
         kind: ModelKind::Embedding,
         off_cards: false,
         base: None,
+        once: Duration::ZERO,
     };
     bench.on(Event::Fetched { artefact: artefact("c", 1), result: Ok(fetched) });
     let (_, ready_in) = bench.table.standing(&model("c"));

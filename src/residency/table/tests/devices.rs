@@ -112,8 +112,14 @@ impl Rig {
         let model = id.model.clone();
         let mut effects = self.on(Event::Resolved { model, result: Ok(resolution) });
         if effects.iter().any(|it| matches!(it, Effect::Fetch { artefact, .. } if artefact == id)) {
-            let fetched =
-                Fetched { footprint, shared: shared.to_vec(), kind, off_cards: false, base: None };
+            let fetched = Fetched {
+                footprint,
+                shared: shared.to_vec(),
+                kind,
+                off_cards: false,
+                base: None,
+                once: Duration::ZERO,
+            };
             effects.extend(self.on(Event::Fetched { artefact: id.clone(), result: Ok(fetched) }));
         }
         effects
@@ -339,7 +345,14 @@ fn a_handler_is_loaded_where_its_processes_live() {
         let model = model(name);
         let mut effects = rig.on(Event::Resolved { model, result: Ok(resolution) });
         let (footprint, kind) = (footprint(bytes), ModelKind::Handler);
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base: None };
+        let fetched = Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind,
+            off_cards: false,
+            base: None,
+            once: Duration::ZERO,
+        };
         let artefact = artefact(name, 1);
         effects.extend(rig.on(Event::Fetched { artefact, result: Ok(fetched) }));
         effects
@@ -377,7 +390,14 @@ fn what_cards_compute_goes_to_cards_alone_and_the_rest_elsewhere() {
         };
         let (model, footprint) = (model(name), footprint(bytes));
         let mut effects = rig.on(Event::Resolved { model, result: Ok(resolution) });
-        let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards, base: None };
+        let fetched = Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind,
+            off_cards,
+            base: None,
+            once: Duration::ZERO,
+        };
         effects.extend(rig.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) }));
         effects
     };
@@ -419,7 +439,14 @@ fn a_model_whose_files_tell_that_cards_do_not_compute_it_is_promised_room_elsewh
     };
     rig.on(Event::Resolved { model: model("a"), result: Ok(resolution) });
     let (footprint, kind) = (footprint(40), ModelKind::Generative);
-    let fetched = Fetched { footprint, shared: Vec::new(), kind, off_cards: true, base: None };
+    let fetched = Fetched {
+        footprint,
+        shared: Vec::new(),
+        kind,
+        off_cards: true,
+        base: None,
+        once: Duration::ZERO,
+    };
     let effects = rig.on(Event::Fetched { artefact: artefact("a", 1), result: Ok(fetched) });
     assert_eq!(loads_of(&effects, "a"), [DeviceId::Cpu]);
 }

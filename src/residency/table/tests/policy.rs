@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, ErrorKind, Failure, RetryHint};
+use roundhouse_types::{Bytes, ErrorKind, Failure, ModelKind, RetryHint};
 
 use super::bench::{Bench, bench, bench_with, footprint, granted, key, loads, unloads};
 use crate::config::{Collation, Config, TenantLimits};
 use crate::decision::{Action, Obstacle};
-use crate::loader::Loaded;
+use crate::loader::{Fetched, Loaded};
 use crate::table::{Effect, Event, WaiterId};
-use crate::testing::model;
+use crate::testing::{artefact, model};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -103,6 +103,28 @@ fn what_was_done_once_makes_no_reload_dear() {
     };
     bench.on(Event::Loaded { key: key("installed"), result: Ok(loaded) });
     bench.released("installed");
+    resident_that_took(&mut bench, "dear", 50, 10 * SECOND);
+    bring(&mut bench, "new", 50, "installed");
+}
+
+#[test]
+fn what_was_brought_once_makes_no_reload_dear_either() {
+    let mut bench = bench_with(Config::default());
+    bench.acquire("installed");
+    bench.resolved("installed", 50);
+    bench.now += 20 * SECOND;
+    let fetched = Fetched {
+        footprint: footprint(50),
+        shared: Vec::new(),
+        kind: ModelKind::Handler,
+        off_cards: false,
+        base: None,
+        once: 19 * SECOND,
+    };
+    bench.on(Event::Fetched { artefact: artefact("installed", 1), result: Ok(fetched) });
+    bench.loaded("installed", 50);
+    bench.released("installed");
+    assert_eq!(bench.table.models.peek(&model("installed")).unwrap().reload, Some(1.0));
     resident_that_took(&mut bench, "dear", 50, 10 * SECOND);
     bring(&mut bench, "new", 50, "installed");
 }

@@ -37,7 +37,8 @@ impl Bench {
 
     fn fetched_known(&mut self, name: &str, bytes: u64, shared: Vec<SharedPart>) -> Vec<Effect> {
         let (footprint, kind) = (footprint(bytes), ModelKind::Embedding);
-        let fetched = Fetched { footprint, shared, kind, off_cards: false, base: None };
+        let fetched =
+            Fetched { footprint, shared, kind, off_cards: false, base: None, once: Duration::ZERO };
         self.on(Event::Fetched { artefact: artefact(name, 1), result: Ok(fetched) })
     }
 

@@ -456,7 +456,8 @@ impl World {
         self.foreseen.insert(artefact.clone(), footprint);
         let shared = self.known_contents(&artefact, dice);
         let (kind, base) = (Self::kind(&artefact.model), self.base(&artefact));
-        let result = Ok(Fetched { footprint, shared, kind, off_cards: false, base });
+        let result =
+            Ok(Fetched { footprint, shared, kind, off_cards: false, base, once: Duration::ZERO });
         self.tell(Event::Fetched { artefact, result });
     }
 

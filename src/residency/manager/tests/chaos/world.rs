@@ -262,7 +262,14 @@ impl World {
         truth.foretold.insert(artefact.clone(), bytes);
         let footprint = footprint(bytes);
         let (kind, base) = (kind(&artefact.model), base(&artefact.model));
-        Ok(Fetched { footprint, shared: Vec::new(), kind, off_cards: false, base })
+        Ok(Fetched {
+            footprint,
+            shared: Vec::new(),
+            kind,
+            off_cards: false,
+            base,
+            once: Duration::ZERO,
+        })
     }
 
     fn begin_load(
