@@ -131,10 +131,11 @@ impl Portable {
     }
 
     fn compute(&mut self, plan: &StepPlan, packed: &Packed<'_>) -> Result<StepOutput> {
-        match (self.answers, &mut self.kept) {
+        if let Some(kept) = &mut self.kept {
+            kept.begin(&packed.spans)?;
+        }
+        match (self.answers, &self.kept) {
             (Answers::Tokens(..), Some(kept)) => {
-                kept.begin(&packed.spans)?;
-                let kept = &*kept;
                 let x = self.mixed(packed, &packed.spans, Keys { kept, layers: true })?;
                 self.logits(plan, packed, &x)
             }
