@@ -187,6 +187,8 @@ impl Answers {
     fn content(self) -> Option<Value> {
         let of = |schema: &str| json!({"schema": refer("schemas", schema)});
         let text = || json!({"schema": {"type": "string"}});
+        // All of a body of events is a text; those who read it event by event have objects.
+        let events = || json!({"schema": {"type": ["string", "object"]}});
         match self {
             Self::Json(schema) | Self::Accepted(schema) => {
                 Some(json!({"application/json": of(schema)}))
@@ -194,12 +196,12 @@ impl Answers {
             Self::Model => Some(json!({
                 "application/json": of("ModelAnswer"),
                 "application/jsonlines": text(),
-                "text/event-stream": text(),
+                "text/event-stream": events(),
                 "*/*": {},
             })),
             Self::Framed => Some(json!({"application/vnd.amazon.eventstream": {}})),
             Self::Events(schema) => {
-                Some(json!({"application/json": of(schema), "text/event-stream": text()}))
+                Some(json!({"application/json": of(schema), "text/event-stream": events()}))
             }
             Self::Text => Some(json!({"text/plain": text()})),
             Self::Nothing => None,

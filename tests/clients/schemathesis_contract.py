@@ -9,7 +9,7 @@ data, *left_out = sys.argv[1:]
 arguments = [
     str(Path(sys.executable).parent / "schemathesis"), "run", f"{data}/openapi.json",
     "--url", data,
-    "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
+    "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
     "--phases", "examples,coverage,fuzzing",
     "--max-examples", "15", "--seed", "1", "--workers", "1", "--no-color",
     "--generation-database", "none", "--request-timeout", "120",

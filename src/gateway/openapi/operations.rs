@@ -311,7 +311,7 @@ const RUNTIME: &[Operation] = &[
         summary: "Texts or a chat as the tokens of a model, as vLLM, TEI and TGI answer.",
         parameters: NAMED,
         reads: Reads::Json("TokenizeRequest"),
-        answers: Answers::Json("Ranks"),
+        answers: Answers::Json("Tokenized"),
     },
     Operation {
         method: "post",

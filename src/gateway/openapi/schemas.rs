@@ -397,6 +397,8 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     tokenize["anyOf"] =
         ["prompt", "inputs", "messages"].map(|name| json!({"required": [name]})).to_vec().into();
     add("TokenizeRequest", tokenize);
+    let told = object(json!({"tokens": {"type": "array"}}), &["tokens"]);
+    add("Tokenized", json!({"anyOf": [told, {"type": "array"}]}));
     add("DetokenizeRequest", object(json!({"model": text(), "tokens": ids()}), &["tokens"]));
     let lists = json!({"anyOf": [ids(), {"type": "array", "items": ids()}]});
     let decode = json!({"model": text(), "ids": lists, "skip_special_tokens": boolean()});
