@@ -36,7 +36,7 @@ fn begun_for(effects: &[Effect], name: &str) -> Option<String> {
 fn is_told(effects: &[Effect], name: &str) -> bool {
     let is = |effect: &Effect| {
         matches!(effect, Effect::Decided(decided)
-            if decided.target.as_str() == name
+            if decided.model.target.as_str() == name
             && matches!(decided.action, Action::Blocked { by: Obstacle::LoadBandwidth, .. }))
     };
     effects.iter().any(is)
