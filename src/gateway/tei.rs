@@ -5,12 +5,12 @@
 use axum::extract::Request;
 use axum::response::Response;
 use roundhouse_serving::Request as Asks;
-use roundhouse_types::{ErrorKind, Failure, ModelKind};
+use roundhouse_types::ModelKind;
 use serde_json::{Map, Value, json};
 
 use crate::accept::Accept;
 use crate::answer::{Ask, Asked, Delivery, answer};
-use crate::body::{self, Media};
+use crate::body;
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
@@ -43,10 +43,7 @@ pub(crate) async fn similarity(context: Context, request: Request) -> Response {
 pub(crate) async fn serve(context: Context, request: Request, parse: Parse) -> Response {
     let operation = async {
         let (headers, body) = sagemaker::read(&context, request).await?;
-        if body::media(&headers)? != Media::Json {
-            let message = "the content type must be application/json";
-            return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
-        }
+        body::only_json(&headers)?;
         let map = json::object(body).await?;
         let endpoint = target::default_endpoint(&context)?;
         let aim = tgi::aim_of(&context, endpoint, &headers, &map)?;
