@@ -73,7 +73,7 @@ pub enum Error {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// It failed so often that it is left alone for a while.
-    #[error("container {container} failed repeatedly and is tried again in {after:?}")]
+    #[error("container {container} failed repeatedly and is tried again in {}", told(*after))]
     LeftAlone {
         /// Which.
         container: Arc<str>,
@@ -170,6 +170,11 @@ pub enum Error {
     },
 }
 
+/// A wait in seconds with one digit: nobody reads nanoseconds.
+fn told(wait: Duration) -> String {
+    format!("{:.1} s", wait.as_secs_f64().max(0.1))
+}
+
 impl Error {
     /// What the client is told.
     pub fn kind(&self) -> ErrorKind {
@@ -213,5 +218,17 @@ impl From<Error> for Failure {
             ErrorKind::ModelFailed => failure.with_status(0),
             _ => failure,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_seconds() {
+        let after = Duration::from_nanos(285_791_507);
+        let error = Error::LeftAlone { container: "a".into(), after };
+        assert_eq!(error.to_string(), "container a failed repeatedly and is tried again in 0.3 s");
     }
 }

@@ -53,9 +53,7 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
         );
         Error::Failed(Failure::new(ErrorKind::UnsupportedMediaType, message))
     };
-    if let Some(coding) = headers.get(header::CONTENT_ENCODING)
-        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
+    if let Some(coding) = coding(headers) {
         return Err(unsupported("content encoding", coding));
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
@@ -77,6 +75,31 @@ pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Error> {
         other if other.starts_with("application/") && other.ends_with("+json") => Ok(Media::Json),
         _ => Err(unsupported("content type", value)),
     }
+}
+
+/// Refuses what is not JSON, where a route's bodies are nothing else.
+///
+/// # Errors
+/// `UnsupportedMediaType`, with the type.
+pub(crate) fn only_json(headers: &HeaderMap) -> Result<(), Error> {
+    let said = match coding(headers) {
+        Some(coding) => ("content encoding", coding),
+        None if media(headers).is_ok_and(|media| media == Media::Json) => return Ok(()),
+        None => match headers.get(header::CONTENT_TYPE) {
+            Some(value) => ("content type", value),
+            None => return Ok(()),
+        },
+    };
+    let (what, value) = (said.0, String::from_utf8_lossy(said.1.as_bytes()));
+    let message =
+        format!("{what} {value} is not read on this route: send application/json without a coding");
+    Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into())
+}
+
+/// What the body is coded with beside its type.
+fn coding(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let coding = headers.get(header::CONTENT_ENCODING)?;
+    (!coding.as_bytes().eq_ignore_ascii_case(b"identity")).then_some(coding)
 }
 
 /// Reads the whole body.
@@ -199,6 +222,26 @@ mod tests {
             let error = media_of(other).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnsupportedMediaType, "{other}");
         }
+    }
+
+    #[test]
+    fn a_route_of_json_alone_recommends_nothing_else() {
+        for other in ["application/x-www-form-urlencoded", "text/csv"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(other));
+            let error = only_json(&headers).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnsupportedMediaType, "{other}");
+            let want = format!(
+                "content type {other} is not read on this route: send application/json without a coding"
+            );
+            assert_eq!(error.to_string(), want);
+        }
+        let mut headers = HeaderMap::new();
+        assert!(only_json(&headers).is_ok());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        assert!(only_json(&headers).is_ok());
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert!(only_json(&headers).is_err());
     }
 
     #[test]

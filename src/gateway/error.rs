@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use roundhouse_tenancy::{Denied, Refused};
-use roundhouse_types::{EndpointName, ErrorKind, Failure, RetryHint, TargetName};
+use roundhouse_types::{Detail, EndpointName, ErrorKind, Failure, RetryHint, TargetName};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -62,6 +62,14 @@ pub(crate) enum Error {
     /// The route exists for another method.
     #[error("this path does not take this method")]
     WrongMethod,
+    /// What operators look for is asked for here.
+    #[error(
+        "metrics, health and the live page are on the admin port (8081 unless listen.admin says otherwise)"
+    )]
+    OnAdmin {
+        /// Whether the path is there for another method.
+        path_exists: bool,
+    },
     /// The body did not arrive in time.
     #[error("the request body did not arrive within {} s", .0.as_secs_f32())]
     SlowBody(Duration),
@@ -142,6 +150,7 @@ impl Error {
             Self::Denied(_)
             | Self::UnknownPath
             | Self::WrongMethod
+            | Self::OnAdmin { .. }
             | Self::SlowBody(_)
             | Self::AlreadyLoaded(_)
             | Self::NotMultiModel(_)
@@ -163,6 +172,7 @@ impl Error {
             | Self::Field { .. }
             | Self::UnknownPath
             | Self::WrongMethod
+            | Self::OnAdmin { .. }
             | Self::AlreadyLoaded(_)
             | Self::NotMultiModel(_)
             | Self::AlreadyRegistered(_) => RetryHint::Never,
@@ -189,8 +199,8 @@ impl Error {
     fn case(&self) -> Case {
         match self {
             Self::Denied(denied) => Case::Denied(denied.into()),
-            Self::UnknownPath => Case::UnknownPath,
-            Self::WrongMethod => Case::WrongMethod,
+            Self::UnknownPath | Self::OnAdmin { path_exists: false } => Case::UnknownPath,
+            Self::WrongMethod | Self::OnAdmin { path_exists: true } => Case::WrongMethod,
             Self::SlowBody(_) => Case::SlowBody,
             Self::AlreadyLoaded(_) | Self::AlreadyRegistered(_) => Case::AlreadyLoaded,
             Self::Failed(_)
@@ -232,10 +242,24 @@ impl Error {
             Face::OpenAi => json!({"error": {
                 "message": cut(&message),
                 "type": row.name,
-                "param": match self { Self::Field { name, .. } => Some(name), _ => None },
-                "code": row.code,
+                "param": self.param(),
+                "code": self.exceeded().map_or(row.code, |_| Some("context_length_exceeded")),
             }}),
         }
+    }
+
+    /// OpenAI's `param`.
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Field { name, .. } => Some(name),
+            other => other.exceeded(),
+        }
+    }
+
+    /// The field by which a request is longer than the model's context, if it is.
+    fn exceeded(&self) -> Option<&'static str> {
+        let Self::Failed(failure) = self else { return None };
+        failure.detail().map(|Detail::ContextExceeded { field }| field)
     }
 
     /// The whole response.

@@ -57,6 +57,9 @@ fn response_format(fields: &Fields, value: Value) -> Result<Option<FormKind>, Er
             })?;
             Ok(Some(FormKind::JsonSchema(schema.clone())))
         }
+        Some("json_schema") if !object.contains_key("value") => {
+            Err(fields.wrong("response_format.json_schema", "must be an object with a schema"))
+        }
         _ => tagged(fields, "response_format", Value::Object(object)).map(Some),
     }
 }
@@ -223,6 +226,14 @@ mod tests {
             (
                 json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
                 "response_format.json_schema.schema must",
+            ),
+            (
+                json!({"response_format": {"type": "json_schema"}}),
+                "response_format.json_schema must be an object with a schema",
+            ),
+            (
+                json!({"response_format": {"type": "json_schema", "value": {}}}),
+                "response_format.value.schema must",
             ),
             (json!({"guided_json": "{"}), "guided_json must be a JSON schema: EOF"),
             (json!({"guided_json": [1]}), "guided_json must be a JSON schema"),

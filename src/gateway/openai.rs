@@ -14,7 +14,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request};
 use axum::response::Response;
 use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation, Route};
-use roundhouse_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,7 +21,7 @@ use crate::accept::Accept;
 use crate::addressed::Addressed;
 use crate::answer::{Asked, Delivery, answer};
 use crate::behind;
-use crate::body::{self, Media};
+use crate::body;
 use crate::call::Context;
 use crate::capture::captured;
 use crate::error::{Error, Face};
@@ -134,10 +133,7 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
             Some(at) => Some(target::endpoint(&context, &at.endpoint)?),
             None => None,
         };
-        if body::media(&headers)? != Media::Json {
-            let message = "the content type must be application/json";
-            return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
-        }
+        body::only_json(&headers)?;
         let mut fields = Fields::new(json::object(body.clone()).await?);
         let name = fields.string("model")?.unwrap_or_default();
         if let Some(found) = behind::meant(&context, fixed, &name) {

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::json;
 use tower::util::MapRequestLayer;
 
@@ -122,12 +122,8 @@ pub fn router(state: GatewayState) -> Router {
         );
     }
     let routes = routes
-        .fallback(async |request: Request| {
-            Error::UnknownPath.respond(face_of(request.uri().path()))
-        })
-        .method_not_allowed_fallback(async |request: Request| {
-            Error::WrongMethod.respond(face_of(request.uri().path()))
-        })
+        .fallback(async |request: Request| refused(&request, Error::UnknownPath))
+        .method_not_allowed_fallback(async |request: Request| refused(&request, Error::WrongMethod))
         .with_state(gateway.clone());
     let routes = platform::with_default_accept(routes, &gateway);
     layers::around(routes, &gateway)
@@ -144,6 +140,16 @@ fn embeddings_inference() -> Router<Gateway> {
         .route("/tokenize", named("tokenize", post(tokens::tokenize)))
         .route("/detokenize", named("detokenize", post(tokens::detokenize)))
         .route("/decode", named("decode", post(tokens::decode)))
+}
+
+/// What no handler answers; who looks for the admin port is told where it is.
+fn refused(request: &Request, otherwise: Error) -> Response {
+    let path = request.uri().path();
+    let path_exists = matches!(otherwise, Error::WrongMethod);
+    let is_of_admin = matches!(*request.method(), Method::GET | Method::HEAD)
+        && matches!(path, "/" | "/metrics" | "/livez" | "/readyz" | "/healthz");
+    let error = if is_of_admin { Error::OnAdmin { path_exists } } else { otherwise };
+    error.respond(face_of(path))
 }
 
 /// The dialect of a path, for answers that no handler gives.

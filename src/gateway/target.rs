@@ -17,6 +17,8 @@ pub(crate) const TARGET_MODEL: HeaderName =
     HeaderName::from_static("x-amzn-sagemaker-target-model");
 /// What clients of text-generation-inference call whatever model it serves.
 const ANY_MODEL: &str = "tgi";
+/// So many endpoints are told where one has to be named.
+const ENDPOINTS_TOLD: usize = 8;
 /// The endpoint that is meant where a request names none and there are several.
 const DEFAULT_ENDPOINT: &str = "default";
 
@@ -123,7 +125,8 @@ pub(crate) fn openai(
     {
         return addressed(context, endpoint, headers, &none, || Err(unnamed_field()));
     }
-    let (endpoint, name) = split(context, None, model_field)?;
+    let (endpoint, name) =
+        split(context, None, model_field).map_err(|error| unprefixed(context, error))?;
     addressed::without_containers(endpoint)?;
     if let Some(found) = addressed::usable_component(context, endpoint, name) {
         return Ok(found);
@@ -204,6 +207,23 @@ pub(crate) fn openai_at(
     addressed(context, endpoint, headers, &sent, || {
         field(name).map(|target| TargetModel::new(target.as_str()))
     })
+}
+
+/// How to write a `model` where no endpoint is meant unless it is named; with those that the caller
+/// may know of.
+fn unprefixed(context: &Context, error: Error) -> Error {
+    let mut names: Vec<&str> = context.endpoints().map(|it| it.name.as_str()).collect();
+    if names.is_empty() {
+        return error;
+    }
+    names.sort_unstable();
+    let more = match names.len().saturating_sub(ENDPOINTS_TOLD) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.truncate(ENDPOINTS_TOLD);
+    let message = format!("{error}: write model as ENDPOINT:TARGET, of {}{more}", names.join(", "));
+    Error::Failed(Failure::new(error.kind(), message))
 }
 
 /// The target that a field `model` names.

@@ -10,14 +10,14 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::HeaderMap;
 use roundhouse_serving::Request as Asks;
-use roundhouse_types::{ErrorKind, Failure, TargetModel};
+use roundhouse_types::TargetModel;
 use serde_json::{Map, Value};
 
 use crate::accept::Accept;
 use crate::addressed::addressed;
 use crate::aim::{self, Aim};
 use crate::answer::{Ask, Delivery, answer};
-use crate::body::{self, Media};
+use crate::body;
 use crate::call::Context;
 use crate::error::{Error, Face};
 use crate::fields::Fields;
@@ -27,6 +27,9 @@ use crate::state::EndpointFace;
 use crate::{json, sagemaker, target};
 
 pub(crate) use info::{health, info};
+
+/// `max_new_tokens` of text-generation-inference where a request sets none.
+const USUAL_TOKENS: usize = 100;
 
 /// How one of the routes answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,9 @@ async fn serve(context: Context, request: Request, route: Route) -> Response {
         let mut characters = None;
         if let Ask::Inputs(ask) = &mut asked.ask {
             ask.dialect = Dialect::Tgi { array: route == Route::Either };
+            if let Asks::Inputs(inputs) = &mut asked.request {
+                inputs.generation.usual_tokens = Some(USUAL_TOKENS);
+            }
             match route {
                 Route::Whole => ask.stream = false,
                 Route::Stream => ask.stream = true,
@@ -103,10 +109,7 @@ pub(crate) struct Read {
 /// `UnsupportedMediaType`, `InvalidInput`, and those of a body that does not come or is too large.
 pub(crate) async fn read(context: &Context, request: Request) -> Result<Read, Error> {
     let (headers, body) = sagemaker::read(context, request).await?;
-    if body::media(&headers)? != Media::Json {
-        let message = "the content type must be application/json";
-        return Err(Failure::new(ErrorKind::UnsupportedMediaType, message).into());
-    }
+    body::only_json(&headers)?;
     let map = json::object(body.clone()).await?;
     Ok(Read { headers, body, map })
 }

@@ -56,6 +56,11 @@ pub(crate) use reload::{Origin, Reading, Reload};
 pub(crate) use settings::policy as policy_of;
 pub(crate) use settings::residency as residency_settings;
 
+/// What to do where a port is taken.
+const OTHER_DATA: &str = "another process listens there: end it, or give the data port another address with --listen (listen.data)";
+const OTHER_ADMIN: &str = "another process listens there: end it, or give the admin port another address with --admin-listen (listen.admin)";
+const OTHER_HEALTH: &str = "another process listens there: end it, or give the health port another address with --health-listen (listen.health)";
+
 /// How often the lanes are looked at for a failed device.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -143,10 +148,10 @@ pub(crate) async fn start(
     credentials: Option<Credentials>,
     origin: Option<Origin>,
 ) -> Result<Running, Error> {
-    let data = bind(config.listen.data).await?;
-    let admin = bind(config.listen.admin).await?;
+    let data = bind(config.listen.data, OTHER_DATA).await?;
+    let admin = bind(config.listen.admin, OTHER_ADMIN).await?;
     let health = match config.listen.health {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address, OTHER_HEALTH).await?),
         None => None,
     };
     let drain_timeout = config.shutdown.drain_timeout;
@@ -237,10 +242,13 @@ pub(crate) async fn start(
     })
 }
 
-async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::io(format!("cannot listen on {address}"), source))
+/// Binds a port; `other` is what to do where somebody else has it.
+async fn bind(address: std::net::SocketAddr, other: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let is_taken = source.kind() == std::io::ErrorKind::AddrInUse;
+        let error = Error::io(format!("cannot listen on {address}"), source);
+        if is_taken { error.with_hint(other) } else { error }
+    })
 }
 
 fn url(listener: &TcpListener, encrypted: bool) -> Result<String, Error> {

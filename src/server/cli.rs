@@ -43,7 +43,7 @@ pub use reload::ReloadArgs;
 pub use simulate::{PolicyName, SimulateArgs, Switch};
 pub use survey::SurveyArgs;
 pub use target::TargetArgs;
-pub use told::told;
+pub use told::{told, told_as_json};
 pub use top::TopArgs;
 pub use usage::UsageArgs;
 pub use versions::UseArgs;
@@ -85,7 +85,8 @@ pub enum Command {
     Load(LoadArgs),
     /// Unload a model once its requests have ended.
     Unload(UnloadArgs),
-    /// Keep a model loaded: it is not evicted for others.
+    /// Keep a model loaded: it is not evicted for others, until it is released or the server ends. To
+    /// keep it for good, name it in keep (and preload) of its [[endpoint]].
     Keep(ModelArgs),
     /// Take a keep back.
     Release(ModelArgs),
@@ -101,7 +102,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Watch a server: devices, models, loads and decisions as they are.
     Top(TopArgs),
-    /// Ask a model, through the data port.
+    /// Ask a model, through the data port. Without --prompt, --body and --file the body is read from
+    /// standard input.
     Invoke(InvokeArgs),
     /// Mint, list and revoke keys.
     Keys(KeysArgs),
@@ -116,6 +118,33 @@ pub enum Command {
 }
 
 impl Command {
+    /// Which failures are told on standard output too, as an object: those of commands that were asked
+    /// for JSON and would print none of it. `check-config`, `explain` and `doctor` print what they found.
+    pub fn fails_in_json(&self) -> fn(&Error) -> bool {
+        let is_asked = match self {
+            Self::Models(args) => args.admin.json,
+            Self::Load(args) => args.model.admin.json,
+            Self::Unload(args) => args.model.admin.json,
+            Self::Keep(args) | Self::Release(args) | Self::Refresh(args) | Self::Versions(args) => {
+                args.admin.json
+            }
+            Self::Use(args) => args.admin.json,
+            Self::Reload(args) => args.admin.json,
+            Self::Plan(args) => args.json,
+            Self::Survey(args) => args.json,
+            Self::Usage(args) => args.json,
+            Self::Simulate(args) => args.json,
+            Self::Keys(args) => args.json(),
+            _ => false,
+        };
+        match self {
+            // Faults of the settings stand in the server's own answer.
+            Self::Reload(_) if is_asked => |error| !matches!(error, Error::Settings(_)),
+            _ if is_asked => |_| true,
+            _ => |_| false,
+        }
+    }
+
     /// Carries the command out. Dropping the future ends it; what a running server was asked
     /// to do goes on there.
     ///

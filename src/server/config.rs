@@ -451,7 +451,9 @@ impl Config {
         let (config, mut faults) = resolve::resolve(sources);
         let is_told = |fault: &Fault| {
             // Whoever writes stores wrongly, or nothing that can be read, knows of them.
-            ["config", "endpoint", "store"].iter().any(|key| fault.key.starts_with(key))
+            ["config", "endpoint", "store", "--store", "ROUNDHOUSE_STORE"]
+                .iter()
+                .any(|key| fault.key.starts_with(key))
         };
         let alone = config.container.contract || config.container.model_dir.is_some();
         let has_none = config.endpoints.is_empty() && !alone;

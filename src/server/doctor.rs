@@ -14,6 +14,8 @@ mod local;
 mod stores;
 mod witness;
 
+pub(crate) use stores::missing as missing_folders;
+
 use crate::cli::output::{print, print_json, printable};
 use crate::cli::{ServeFlags, environment};
 use crate::config::Config;

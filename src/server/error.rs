@@ -10,6 +10,9 @@ use crate::config::Fault;
 const WRONG_PORT: &str = "check --url: `invoke` needs the server's data address, every other \
                           command its admin address";
 
+/// What the server says of a load that waits for models that operators keep.
+const KEPT: &str = "kept models leave too little of the budget";
+
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -70,6 +73,15 @@ pub enum Error {
     /// Keys cannot be read, minted or revoked.
     #[error("{0}")]
     Identity(#[source] roundhouse_tenancy::Error),
+    /// Another error, with what to do next that only its finder knows.
+    #[error("{error}")]
+    Advised {
+        /// What is wrong.
+        #[source]
+        error: Box<Error>,
+        /// What to do next.
+        hint: &'static str,
+    },
     /// `doctor` found problems; they are printed already.
     #[error("{} found", count(*.0, "problem"))]
     Problems(usize),
@@ -81,12 +93,18 @@ impl Error {
         Self::Io { what: what.into(), source }
     }
 
+    /// The same with what to do next.
+    pub fn with_hint(self, hint: &'static str) -> Self {
+        Self::Advised { error: Box::new(self), hint }
+    }
+
     /// What a client would be told.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Settings(_) | Self::Usage(_) => ErrorKind::InvalidRequest,
             Self::Failed(failure) => failure.kind(),
             Self::Identity(error) => error.kind(),
+            Self::Advised { error, .. } => error.kind(),
             _ => ErrorKind::Internal,
         }
     }
@@ -97,6 +115,7 @@ impl Error {
             Self::NoServer { .. } | Self::Request { .. } => RetryHint::Later,
             Self::Refused { status: 429 | 503, .. } => RetryHint::Later,
             Self::Failed(failure) => failure.retry(),
+            Self::Advised { error, .. } => error.retry(),
             _ => RetryHint::Never,
         }
     }
@@ -106,6 +125,7 @@ impl Error {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) => 2,
+            Self::Advised { error, .. } => error.exit_code(),
             _ => 1,
         }
     }
@@ -123,7 +143,12 @@ impl Error {
                 "the server may have been stopped: its log says so; `roundhouse top` shows when it answers again",
             ),
             Self::Answer { .. } => Some(WRONG_PORT),
+            Self::Refused { message, .. } if message.contains(KEPT) => Some(
+                "release one with `roundhouse release TARGET`, or raise the budget: memory.budget (--memory), or that of a [[device]]",
+            ),
             Self::Refused { status, kind, .. } => refused_hint(*status, kind.as_deref()),
+            Self::Advised { hint, .. } => Some(*hint),
+            Self::Identity(error) => identity_hint(error),
             Self::Failed(failure) => failed_hint(failure.kind()),
             _ => None,
         }
@@ -139,6 +164,19 @@ impl From<roundhouse_tenancy::Error> for Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
+    }
+}
+
+fn identity_hint(error: &roundhouse_tenancy::Error) -> Option<&'static str> {
+    match error {
+        roundhouse_tenancy::Error::Io { action: "read", source, .. }
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Some(
+                "`roundhouse keys create --keys FILE --tenant NAME` mints a key, and makes the file where there is none",
+            )
+        }
+        _ => None,
     }
 }
 

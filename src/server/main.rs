@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use roundhouse::cli::{Cli, told};
+use roundhouse::cli::{Cli, told, told_as_json};
 use roundhouse::error::Error;
 
 /// How long file work under way may take after everything else has ended.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     }
     roundhouse::allocator::tune();
     let cli = Cli::parse();
+    let in_json = cli.command.fails_in_json();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let outcome = runtime.block_on(cli.command.run());
@@ -38,15 +39,19 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error);
+            tell(&error, in_json(&error));
             ExitCode::from(error.exit_code())
         }
     }
 }
 
 /// Writes what went wrong, unless it is that the reader has left.
-fn tell(error: &Error) {
+fn tell(error: &Error, in_json: bool) {
     if !matches!(error, Error::OutputClosed) {
+        if in_json {
+            // Nor is anybody when standard output is.
+            let _ = std::io::stdout().write_all(told_as_json(error).as_bytes());
+        }
         // Nobody is left to be told when standard error is closed.
         let _ = std::io::stderr().write_all(told(error).as_bytes());
     }

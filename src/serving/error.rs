@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use roundhouse_types::{Bytes, ErrorKind, Failure, ModelId, RetryHint};
+use roundhouse_types::{Bytes, Detail, ErrorKind, Failure, ModelId, RetryHint};
 use thiserror::Error;
 
 /// A fault of the artefact's text files, of the request, or of the queue in front of a model.
@@ -88,6 +88,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The prompt, alone or with the tokens asked for, is longer than the context.
+    #[error("{field}: {message}")]
+    Context {
+        /// The field as a client would name it.
+        field: &'static str,
+        /// By how much.
+        message: String,
+    },
     /// The model is not loaded, and the caller may not have it loaded.
     #[error("{model} is not loaded now, and this caller may not have it loaded")]
     NotLoaded {
@@ -158,6 +166,16 @@ impl Error {
         Self::Field { field: field.into(), message: message.into() }
     }
 
+    /// The same of a prompt that a template made of a chat.
+    pub(crate) fn of_chat(self) -> Self {
+        match self {
+            Self::Context { field: "prompt", message } => {
+                Self::Context { field: "messages", message }
+            }
+            other => other,
+        }
+    }
+
     /// What the client is told.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -172,6 +190,7 @@ impl Error {
             | Self::Template { .. }
             | Self::TemplateOutput(_)
             | Self::Field { .. }
+            | Self::Context { .. }
             | Self::OtherBase { .. }
             | Self::WrongKind { .. } => ErrorKind::InvalidInput,
             Self::QueueFull { .. } | Self::TokensFull { .. } => ErrorKind::Overloaded,
@@ -199,6 +218,10 @@ impl Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::from_error(error.kind(), &error).with_retry(error.retry())
+        let failure = Self::from_error(error.kind(), &error).with_retry(error.retry());
+        match error {
+            Error::Context { field, .. } => failure.with_detail(Detail::ContextExceeded { field }),
+            _ => failure,
+        }
     }
 }

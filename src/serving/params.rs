@@ -12,7 +12,7 @@ mod tests;
 
 /// The longest stop string, in bytes: that much text is held back at most.
 const STOP_BYTES_MAX: usize = 1024;
-/// `max_new_tokens` of LMI where a request sets none.
+/// `max_new_tokens` of LMI where a request sets none, and no other server's way is asked for.
 const INPUTS_MAX_TOKENS: usize = 30;
 /// Drawn seeds are exact in clients whose numbers are doubles.
 const SEED_BITS: u32 = 53;
@@ -31,6 +31,7 @@ pub(crate) enum Face {
 pub(crate) struct Parameters {
     face: Face,
     max_tokens: Option<usize>,
+    usual_tokens: Option<usize>,
     min_tokens: usize,
     sampling: Sampling,
     stop_tokens: Vec<u32>,
@@ -64,6 +65,7 @@ impl Parameters {
         Ok(Self {
             face,
             max_tokens: asked.max_tokens,
+            usual_tokens: asked.usual_tokens,
             min_tokens: asked.min_tokens.unwrap_or(0),
             sampling: sampling(face, asked, defaults),
             stop_tokens,
@@ -101,7 +103,7 @@ impl Parameters {
             let message = format!(
                 "it has {length} tokens, {over} too many for one token of an answer in the context of {context} tokens"
             );
-            return Err(Error::field("prompt", message));
+            return Err(Error::Context { field: "prompt", message });
         }
         let room = context - length;
         let max_tokens = match (self.max_tokens, self.face) {
@@ -110,10 +112,10 @@ impl Parameters {
                 let message = format!(
                     "{length} tokens of prompt and {asked} new ones exceed the context of {context} tokens by {over}"
                 );
-                return Err(Error::field("max_tokens", message));
+                return Err(Error::Context { field: "max_tokens", message });
             }
             (Some(asked), _) => asked,
-            (None, Face::Inputs) => INPUTS_MAX_TOKENS.min(room),
+            (None, Face::Inputs) => self.usual_tokens.unwrap_or(INPUTS_MAX_TOKENS).min(room),
             (None, Face::OpenAi) => room,
         };
         if self.min_tokens > max_tokens {

@@ -188,6 +188,7 @@ impl GenerateTask {
         let form = self.asked.form.as_ref();
         let mut grammar = form.map(Grammar::of).transpose()?;
         let mut calls = None;
+        let is_chat = matches!(self.source, Source::Chat { .. });
         let prompts = match self.source {
             Source::Prompts(prompts) => prompts,
             Source::Chat { messages, tools, kwargs } => {
@@ -215,7 +216,8 @@ impl GenerateTask {
                 Prompt::Tokens(tokens) => (tokens, String::new()),
             };
             for _ in 0..self.n {
-                let spec = parameters.sequence(tokens.clone(), sequences.len(), spec)?;
+                let spec = parameters.sequence(tokens.clone(), sequences.len(), spec);
+                let spec = spec.map_err(|error| if is_chat { error.of_chat() } else { error })?;
                 sequences.push(Sequence { spec, lead: lead.clone() });
             }
         }

@@ -35,6 +35,8 @@ const NEGATIVE_MAX: Duration = Duration::from_secs(2);
 const REMEMBERED: u64 = 100_000;
 /// A folder that is incomplete and has been quiet this long is not being uploaded any more.
 const GIVEN_UP: Duration = Duration::from_secs(60);
+/// What lacks something for this many times the settling time may be damaged as well.
+const STALE_FACTOR: u32 = 10;
 /// How often a folder that is being written is listed again, at most.
 const POLL_MIN: Duration = Duration::from_millis(200);
 
@@ -136,6 +138,16 @@ struct Answer {
 struct Listing {
     outcome: Result<Arc<(Vec<Target>, bool)>, Error>,
     until: Instant,
+}
+
+/// What keeps a found target from being a version.
+struct Lack {
+    /// How long until it may be one.
+    pause: Duration,
+    /// What it lacks.
+    why: String,
+    /// Whether it has lacked that for so long that it may stay so.
+    stale: bool,
 }
 
 impl Catalog {
@@ -380,7 +392,7 @@ impl Inner {
                 });
             };
             let known = self.known(target).await;
-            let Some((pause, why)) =
+            let Some(Lack { pause, why, stale }) =
                 self.unsettled(mount, target, &found, known.as_deref()).await?
             else {
                 let artefact = Arc::new(found.artefact);
@@ -397,7 +409,7 @@ impl Inner {
             }
             let next = Instant::now() + pause.max(POLL_MIN);
             if next > give_up || self.abandoned(&found, mount) {
-                return Err(Error::Unsettled { model: self.model(target).to_string(), why });
+                return Err(Error::Unsettled { model: self.model(target).to_string(), why, stale });
             }
             tokio::time::sleep_until(next).await;
         }
@@ -410,7 +422,7 @@ impl Inner {
         target: &TargetName,
         found: &Found,
         known: Option<&Artefact>,
-    ) -> Result<Option<(Duration, String)>, Error> {
+    ) -> Result<Option<Lack>, Error> {
         if self.on_disk(&found.artefact.id) {
             // It was settled when it was fetched.
             return Ok(None);
@@ -426,7 +438,9 @@ impl Inner {
                 }
         {
             self.sighted(target, &found.artefact).await;
-            return Ok(Some((self.config.settle, why)));
+            let quiet = quiet_for(&found.artefact, mount.remote.store.now());
+            let stale = quiet >= self.config.settle * STALE_FACTOR;
+            return Ok(Some(Lack { pause: self.config.settle, why, stale }));
         }
         if !found.may_be_partial {
             return Ok(None);
@@ -439,7 +453,8 @@ impl Inner {
         }
         // A long wait is cut into looks, so that the time of a change is known.
         let pause = wait.min(self.config.settle);
-        Ok(Some((pause, format!("its files changed less than {:?} ago", seen_for + wait))))
+        let why = format!("its files changed less than {:?} ago", seen_for + wait);
+        Ok(Some(Lack { pause, why, stale: false }))
     }
 
     /// For how long this very listing has been seen.

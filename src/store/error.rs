@@ -140,12 +140,14 @@ pub enum Error {
         key: String,
     },
     /// The folder is still being written.
-    #[error("model '{model}' is still being uploaded: {why}")]
+    #[error("model '{model}' is still being uploaded{}: {why}", if *stale { ", or damaged" } else { "" })]
     Unsettled {
         /// The endpoint and target.
         model: String,
         /// What is missing or too short.
         why: String,
+        /// Whether nothing was written for so long that it may stay so.
+        stale: bool,
     },
     /// The artefact's files cannot be taken: unsafe names, too many, contradictory.
     #[error("model '{model}' cannot be fetched: {why}")]

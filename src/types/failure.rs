@@ -77,14 +77,26 @@ pub enum RetryHint {
     After(Duration),
 }
 
+/// What a kind leaves open and clients act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// The prompt, alone or with the tokens asked for, is longer than the model's context.
+    ContextExceeded {
+        /// The field that is to blame, as its client spells it.
+        field: &'static str,
+    },
+}
+
 /// A failure that many waiters may share: cheap to clone, source chain already in its text.
 #[derive(Clone)]
 pub struct Failure(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     retry: RetryHint,
     status: Option<u16>,
+    detail: Option<Detail>,
     message: String,
 }
 
@@ -105,7 +117,7 @@ impl Failure {
     /// A failure that will not go away by itself.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let (retry, message) = (RetryHint::Never, cut(message.into()));
-        Self(Arc::new(Inner { kind, retry, status: None, message }))
+        Self(Arc::new(Inner { kind, retry, status: None, detail: None, message }))
     }
 
     /// Takes an error and the chain of its sources.
@@ -127,15 +139,19 @@ impl Failure {
     /// The same failure with another retry hint.
     #[must_use]
     pub fn with_retry(&self, retry: RetryHint) -> Self {
-        let (kind, status, message) = (self.0.kind, self.0.status, self.0.message.clone());
-        Self(Arc::new(Inner { kind, retry, status, message }))
+        Self(Arc::new(Inner { retry, ..Inner::clone(&self.0) }))
     }
 
     /// The same failure with the status that the model itself answered with.
     #[must_use]
     pub fn with_status(&self, status: u16) -> Self {
-        let (kind, retry, message) = (self.0.kind, self.0.retry, self.0.message.clone());
-        Self(Arc::new(Inner { kind, retry, status: Some(status), message }))
+        Self(Arc::new(Inner { status: Some(status), ..Inner::clone(&self.0) }))
+    }
+
+    /// The same failure with what its kind leaves open.
+    #[must_use]
+    pub fn with_detail(&self, detail: Detail) -> Self {
+        Self(Arc::new(Inner { detail: Some(detail), ..Inner::clone(&self.0) }))
     }
 
     /// What the client is told.
@@ -151,6 +167,11 @@ impl Failure {
     /// The status that the model itself answered with, where it is one that does.
     pub fn status(&self) -> Option<u16> {
         self.0.status
+    }
+
+    /// What its kind leaves open.
+    pub fn detail(&self) -> Option<Detail> {
+        self.0.detail
     }
 
     /// What failed, with which id.

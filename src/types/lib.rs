@@ -18,7 +18,7 @@ mod units;
 
 pub use content::{ContentId, SharedPart};
 pub use elastic::{KvOrder, KvReport};
-pub use failure::{ErrorKind, Failure, RetryHint};
+pub use failure::{Detail, ErrorKind, Failure, RetryHint};
 pub use footprint::{Footprint, Grade, Part};
 pub use ids::{
     ArtefactId, DeviceId, EndpointName, InvalidName, ModelId, TargetModel, TargetName, TenantName,

@@ -378,6 +378,9 @@ async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
     Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget, program })
 }
 
+/// What to do where another process has the disk cache.
+const OTHER_CACHE: &str = "another server uses it: end that one, or give this one a folder of its own with --cache-dir (cache.dir)";
+
 async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
     let dir = &config.cache.dir;
     let size = match config.cache.size {
@@ -389,6 +392,12 @@ async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
             limits::automatic_cache_size(free, limits::held_disk(dir))
         }
     };
+    if let (Some(size), Ok(free)) = (config.cache.size, limits::free_disk(dir))
+        && size > free
+        && size > free.checked_add(limits::held_disk(dir)).unwrap_or(size)
+    {
+        warn!(%size, %free, "the disk cache may hold more than is free: lower cache.size (--cache-size)");
+    }
     let cache = CacheConfig {
         part: config.store.part_size,
         in_flight: config.store.bytes_in_flight,
@@ -396,7 +405,11 @@ async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
         unpacked: config.cache.max_unpacked,
         ..CacheConfig::new(dir, size)
     };
-    Ok(DiskCache::open(cache).await.map_err(Failure::from)?)
+    DiskCache::open(cache).await.map_err(|error| {
+        let is_locked = matches!(error, roundhouse_store::Error::Locked(_));
+        let error = Error::Failed(error.into());
+        if is_locked { error.with_hint(OTHER_CACHE) } else { error }
+    })
 }
 
 /// Where the bases of the container contract's adapters are.

@@ -69,6 +69,9 @@ impl Door {
         if outside(data) && self.identity.asks() && self.data.is_none() {
             warn!(address = %data, "keys and prompts come in without TLS: whoever is on the way can read them");
         }
+        if let Some(why) = config.idle_grants() {
+            warn!("{why}");
+        }
         if !outside(admin) {
             return;
         }

@@ -40,7 +40,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
     }
     faults.extend(crate::app::door::faults(&config));
     // The file may be meant for another machine: what is not on this one is no fault of it.
-    let missing = doctor::behind::missing(&config, &seen);
+    let mut missing = doctor::missing_folders(&config);
+    missing.extend(doctor::behind::missing(&config, &seen));
     if args.json {
         let listed = |faults: &[Fault]| -> Vec<_> {
             let one = |Fault { key, message }: &Fault| json!({ "key": key, "message": message });
@@ -48,6 +49,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Error> {
         };
         output::print_json(&json!({
             "ok": faults.is_empty(), "faults": listed(&faults), "missing_here": listed(&missing),
+            "odd": config.idle_grants().into_iter().collect::<Vec<_>>(),
         }))?;
     }
     if !faults.is_empty() {
@@ -94,6 +96,7 @@ fn summary(config: &Config, seen: &limits::Memory) -> String {
         lines.push(format!("  {number} alias{}", if number == 1 { "" } else { "es" }));
     }
     lines.extend(dead_aliases(config));
+    lines.extend(config.idle_grants().map(|why| format!("  odd: {why}")));
     lines.push(format!(
         "  data {}{}, admin {}{}",
         config.listen.data,

@@ -1,7 +1,7 @@
 //! Why a model stands as it does, as a running server explains it.
 
 use reqwest::Method;
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, ErrorKind, Failure};
 use serde::Deserialize;
 
 use super::client::Client;
@@ -69,7 +69,9 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     let request = client.request(Method::GET, "/admin/v1/explain").query(&query);
     let answer = client.json(request.timeout(ANSWER_TIMEOUT)).await?;
     if args.admin.json {
-        return output::print_json(&answer);
+        output::print_json(&answer)?;
+        let is_unknown = answer.get("near").is_some_and(|near| !near.is_null());
+        return if is_unknown { Err(nobody(&target)) } else { Ok(()) };
     }
     let found: Explanation = client.shaped(answer)?;
     output::print(&standing(&target, &found.now))?;
@@ -89,10 +91,18 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
         let seconds = milliseconds.div_ceil(1000);
         output::print(&format!("may be tried again in {seconds} s\n"))?;
     }
-    if found.decisions.is_empty() {
-        return output::print("nothing was decided about it yet\n");
+    match found.decisions.is_empty() {
+        true => output::print("nothing was decided about it yet\n")?,
+        false => output::print(&decisions_table(found.decisions))?,
     }
-    output::print(&decisions_table(found.decisions))
+    if found.near.is_some() { Err(nobody(&target)) } else { Ok(()) }
+}
+
+/// A name that nobody has is a failure, as it is of the commands that change something.
+fn nobody(target: &Target) -> Error {
+    let message = format!("the store has no target {}", target.name());
+    Error::Failed(Failure::new(ErrorKind::ModelNotFound, message))
+        .with_hint("`roundhouse models` lists what the store holds")
 }
 
 /// What is said of a name that nobody has.

@@ -131,6 +131,10 @@ fn body(args: &InvokeArgs) -> Result<Vec<u8>, Error> {
             std::io::stdin()
                 .read_to_end(&mut read)
                 .map_err(|error| Error::io("cannot read standard input", error))?;
+            if read.trim_ascii().is_empty() {
+                let message = "standard input is empty: give --prompt or --body";
+                return Err(Error::Usage(message.into()));
+            }
             read
         }
     };

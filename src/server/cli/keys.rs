@@ -24,6 +24,17 @@ pub struct KeysArgs {
     pub action: KeysAction,
 }
 
+impl KeysArgs {
+    /// Whether JSON is to be printed.
+    pub(super) fn json(&self) -> bool {
+        match &self.action {
+            KeysAction::Create(args) => args.file.json,
+            KeysAction::List(args) => args.json,
+            KeysAction::Revoke(args) => args.file.json,
+        }
+    }
+}
+
 /// What to do with keys.
 #[derive(Debug, Clone, Subcommand)]
 pub enum KeysAction {

@@ -1,8 +1,8 @@
 //! A bar while a model is on its way, where a person watches.
 
 use std::convert::Infallible;
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::io::{IsTerminal, Write as _};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Method;
@@ -14,6 +14,11 @@ use super::target::Target;
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const PERIOD: Duration = Duration::from_millis(250);
+
+/// A load that waits is told this soon, and each new reason of it.
+const WAITS_EVERY: Duration = Duration::from_secs(1);
+/// How the reasons begin of a load that does not move by itself.
+const WAITS: &str = "it waits for ";
 
 /// What the residency page says about loads under way; other fields are not looked at.
 #[derive(Debug, Default, Deserialize)]
@@ -34,22 +39,61 @@ struct Load {
     fetched_bytes: u64,
 }
 
-/// Shows how far the load is until it is dropped. Does nothing where standard error is no
-/// terminal. A page that cannot be read is skipped: the load itself reports what is wrong.
+/// Shows how far the load is until it is dropped: with a bar where standard error is a terminal, and
+/// with a line for each new reason to wait. A page that cannot be read is skipped: the load itself
+/// reports what is wrong.
 pub(super) async fn show(client: &Client, target: &Target) -> Infallible {
+    let mut waits = Waits::default();
     if !std::io::stderr().is_terminal() {
-        return std::future::pending().await;
+        loop {
+            tokio::time::sleep(WAITS_EVERY).await;
+            if let Some(line) = waits.look(client, target).await {
+                // Nobody is left to be told when standard error is closed.
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        }
     }
     let bar = Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
     bar.0.set_style(waiting_style());
     bar.0.set_message(format!("{}: waiting", target.name()));
     let mut ticks = tokio::time::interval(PERIOD);
+    let mut next = Instant::now() + WAITS_EVERY;
     loop {
         ticks.tick().await;
+        if Instant::now() >= next {
+            next = Instant::now() + WAITS_EVERY;
+            if let Some(line) = waits.look(client, target).await {
+                bar.0.println(line);
+            }
+        }
         if let Some(load) = look(client, target).await {
             bar.set(target, &load);
         }
         bar.0.tick();
+    }
+}
+
+/// Tells what a load waits for, each reason once in a row.
+#[derive(Debug, Default)]
+struct Waits {
+    told: Option<String>,
+}
+
+impl Waits {
+    /// What is new to tell.
+    async fn look(&mut self, client: &Client, target: &Target) -> Option<String> {
+        let mut query = vec![("target", target.target.as_str())];
+        query.extend(target.endpoint.as_ref().map(|endpoint| ("endpoint", endpoint.as_str())));
+        let request = client.request(Method::GET, "/admin/v1/explain").query(&query);
+        let answer = client.json(request.timeout(PERIOD * 20)).await.ok()?;
+        let why = self.fresh(answer.get("now")?.as_str()?)?;
+        Some(format!("{}: {}", target.name(), printable(&why)))
+    }
+
+    /// The reason, where it is one to wait and was not the last that was told.
+    fn fresh(&mut self, now: &str) -> Option<String> {
+        let is_new = now.starts_with(WAITS) && self.told.as_deref() != Some(now);
+        is_new.then(|| self.told.insert(now.to_owned()).clone())
     }
 }
 
@@ -97,6 +141,19 @@ fn fetching_style() -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_to_wait_is_told_once_until_another_comes() {
+        let mut waits = Waits::default();
+        let kept =
+            "it waits for 1.0 GiB of device memory: kept models leave too little of the budget";
+        assert_eq!(waits.fresh("still fetching, 1 B of 2 B"), None);
+        assert_eq!(waits.fresh(kept).as_deref(), Some(kept));
+        assert_eq!(waits.fresh(kept), None);
+        assert_eq!(waits.fresh("still loading"), None);
+        assert!(waits.fresh("it waits for other loads to end").is_some());
+        assert!(waits.fresh(kept).is_some());
+    }
 
     #[test]
     fn both_templates_are_right() {

@@ -76,6 +76,7 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
         .uri
         .parse()
         .map_err(|error: roundhouse_store::Error| Error::Usage(error.to_string()))?;
+    must_be_here(&uri)?;
     let settings = load_settings()?;
     let catalog = connect(uri).await.map_err(Failure::from)?;
     let page = targets(&catalog, args).await.map_err(Failure::from)?;
@@ -94,6 +95,19 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
     match next {
         Some(next) => output::print(&format!("... and more: --after '{next}', or raise --limit\n")),
         None => Ok(()),
+    }
+}
+
+/// A store of this machine is a folder; what is asked of one that is not there blames the network.
+fn must_be_here(uri: &StoreUri) -> Result<(), Error> {
+    let StoreUri::File { root } = uri else { return Ok(()) };
+    match std::fs::metadata(root) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::io(
+            format!("{uri} is not a folder"),
+            std::io::ErrorKind::NotADirectory.into(),
+        )),
+        Err(source) => Err(Error::io(format!("the folder of {uri} is not there"), source)),
     }
 }
 

@@ -5,7 +5,7 @@ use roundhouse_types::{EndpointName, ModelId, TargetName, TenantName};
 
 use super::keys::{self, ALIAS_KEYS, ROUTE_KEYS};
 use super::raw::Sources;
-use super::{Endpoint, Fault, Tenant};
+use super::{Config, Endpoint, Fault, Tenant};
 
 /// Patterns of one list. Every request is held against them one by one.
 const PATTERNS_MAX: usize = 256;
@@ -13,6 +13,25 @@ const PATTERNS_MAX: usize = 256;
 const ROUTES_MAX: usize = 64;
 /// The endpoint that is meant where an alias names none and there are several, as in requests.
 const DEFAULT_ENDPOINT: &str = "default";
+
+impl Config {
+    /// Says which grants bind nobody because callers are not asked who they are, and what to add.
+    /// Floors, ceilings, shares and quotas hold all the same: by the first segment of a target.
+    pub(crate) fn idle_grants(&self) -> Option<String> {
+        let has_written = |tenant: &&Tenant| !tenant.written_grants.is_empty();
+        let mut tenants = self.tenants.iter().filter(has_written);
+        let first = tenants.next().filter(|_| !self.asks_callers())?;
+        let (keys, name) = (first.written_grants.join(", "), &first.name);
+        let more = match tenants.count() {
+            0 => String::new(),
+            more => format!(" (and those of {more} more)"),
+        };
+        Some(format!(
+            "callers are not asked who they are, so {keys} of tenant {name}{more} holds for nobody: \
+             set auth.keys (--keys), auth.oidc_issuer, auth.aws_sts, auth.proxy_networks or tls.client_ca"
+        ))
+    }
+}
 
 /// What a tenant may use, and how it stands.
 pub(super) fn grants(

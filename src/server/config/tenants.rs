@@ -33,6 +33,8 @@ pub struct Tenant {
     pub load_bandwidth: Option<Bytes>,
     /// What it may use.
     pub grants: Grants,
+    /// The keys of that which the file has.
+    pub written_grants: Vec<&'static str>,
     /// What it may ask for, as far as it is written here.
     pub limits: WrittenLimits,
 }
@@ -94,6 +96,8 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
         }
     };
     let grants = policy::grants(entry, at, (name.as_ref(), share), faults);
+    let written_grants =
+        ["invoke", "load", "see"].into_iter().filter(|key| entry.contains_key(*key)).collect();
     let limits = quotas::read(entry, at, faults);
     let name = name?.to_string();
     Some(Tenant {
@@ -105,6 +109,7 @@ fn read(entry: &toml::Table, at: &str, faults: &mut Vec<Fault>) -> Option<Tenant
         disk_ceiling,
         load_bandwidth,
         grants,
+        written_grants,
         limits,
     })
 }

@@ -2,17 +2,32 @@
 
 use std::time::Duration;
 
-use roundhouse_store::{Catalog, CatalogConfig, Error, RetryConfig};
+use roundhouse_store::{Catalog, CatalogConfig, Error, RetryConfig, StoreUri};
 use roundhouse_types::EndpointName;
 
 use super::Finding;
-use crate::config::{Config, Mount};
+use crate::config::{Config, Fault, Mount};
 use crate::error::count;
 
 /// One page tells whether a store can be read.
 const LISTED: usize = 1000;
 /// Someone is waiting: a store that needs longer is worth a word.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Stores of this machine whose folders are not there. Blocking.
+pub(crate) fn missing(config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (endpoint, index) in config.endpoints.iter().zip(0..) {
+        for (mount, number) in endpoint.mounts.iter().zip(0..) {
+            let StoreUri::File { root } = &mount.uri else { continue };
+            if !root.is_dir() {
+                let key = format!("endpoint[{index}].mount[{number}].uri");
+                faults.push(Fault::new(key, format!("{} is no folder here", root.display())));
+            }
+        }
+    }
+    faults
+}
 
 /// Lists one page of each mount.
 pub(super) async fn look(config: &Config) -> Vec<Finding> {

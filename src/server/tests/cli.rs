@@ -266,3 +266,143 @@ async fn doctor_finds_what_is_wrong_and_says_what_to_do() {
     assert!(text.contains("->"), "{text}");
     assert!(err(&output).contains("1 problem found"), "{}", err(&output));
 }
+
+#[tokio::test]
+async fn failures_are_objects_for_programs_that_asked_for_json() {
+    let refused = || async {
+        let error = json!({"error": {"kind": "model_not_found", "message": "no gone here"}});
+        (StatusCode::NOT_FOUND, Json(error))
+    };
+    let routes = Router::new()
+        .route("/admin/v1/load", post(refused))
+        .route("/admin/v1/unload", post(refused));
+    let url = serve(routes).await;
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    let uri = format!("file://{missing}/");
+    let cases: [(&[&str], &str); 8] = [
+        (&["load", "gone", "--url", &url, "--json"], "model_not_found"),
+        (&["unload", "gone", "--url", &url, "--json"], "model_not_found"),
+        (&["reload", "--url", "http://127.0.0.1:1", "--json"], "internal"),
+        (&["plan", missing, "--json"], "model_not_found"),
+        (&["survey", &uri, "--json"], "internal"),
+        (&["keys", "list", "--keys", missing, "--json"], "internal"),
+        (&["usage", "--file", missing, "--json"], "internal"),
+        (&["simulate", "--trace", missing, "--sizes", "1MB", "--budget", "1GB", "--json"], ""),
+    ];
+    for (arguments, key) in cases {
+        let plain: Vec<&str> = arguments.iter().copied().filter(|it| *it != "--json").collect();
+        let (said, plainly) = (roundhouse(arguments).await, roundhouse(&plain).await);
+        assert_eq!(said.status.code(), plainly.status.code(), "{arguments:?}");
+        assert_eq!((err(&said), out(&plainly).as_str()), (err(&plainly), ""), "{arguments:?}");
+        let told: Value = serde_json::from_str(&out(&said)).unwrap();
+        let fault = &told["faults"][0];
+        assert!(key.is_empty() || fault["key"] == key, "{arguments:?}: {told}");
+        assert_eq!((&told["ok"], told["faults"].as_array().unwrap().len()), (&json!(false), 1));
+        let message = fault["message"].as_str().unwrap();
+        assert!(err(&said).contains(message), "{arguments:?}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_a_key_file_and_a_body_that_are_not_there_are_told_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    let text = err(&roundhouse(&["survey", &format!("file://{missing}/")]).await);
+    assert!(text.contains("is not there") && !text.contains("AWS"), "{text}");
+    let text = err(&roundhouse(&["keys", "list", "--keys", missing]).await);
+    assert!(text.contains("hint: `roundhouse keys create --keys FILE"), "{text}");
+    let text = err(&roundhouse(&["serve", "--store", "./store"]).await);
+    assert_eq!(text.matches("error: ").count(), 2, "one fault and their number: {text}");
+    assert!(!text.contains("no store: give"), "{text}");
+    let output = roundhouse(&["invoke", "m", "--url", "http://127.0.0.1:1"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("give --prompt or --body"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_names_its_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file://{}/", folder.path().display());
+    let free = "127.0.0.1:0";
+    for (data, admin, flag) in
+        [(&*address, free, " --listen "), (free, &*address, " --admin-listen ")]
+    {
+        let ports = ["serve", "--store", &store, "--listen", data, "--admin-listen", admin];
+        let output = roundhouse(&ports).await;
+        assert_eq!(output.status.code(), Some(1));
+        let text = err(&output);
+        assert!(
+            text.contains("hint: another process listens there") && text.contains(flag),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn check_config_tells_grants_that_bind_nobody_and_folders_that_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = async |text: &str| {
+        let path = folder.path().join("settings.toml");
+        let begin = "version = 1\n[[endpoint]]\nname = \"a\"\n[[endpoint.mount]]\n";
+        std::fs::write(&path, format!("{begin}{text}")).unwrap();
+        let output = roundhouse(&["check-config", path.to_str().unwrap()]).await;
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        out(&output)
+    };
+    let odd = "odd: callers are not asked who they are, so";
+    let tenant = "uri = \"s3://b/c/\"\n[[tenant]]\nname = \"t\"\n";
+    let text = check(&format!("{tenant}invoke = [\"t/**\"]\nsee = []\n")).await;
+    assert!(text.contains(&format!("{odd} invoke, see of tenant t holds for nobody")), "{text}");
+    // These hold by the first segment of a target.
+    let text = check(&format!("{tenant}floor = \"1MiB\"\nrequests_per_second = 5\n")).await;
+    assert!(!text.contains(odd), "{text}");
+    let proxied = "[auth]\nproxy_networks = \"127.0.0.1/32\"\n";
+    let text = check(&format!("{tenant}invoke = [\"t/**\"]\n{proxied}")).await;
+    assert!(!text.contains(odd), "{text}");
+    let text = check("uri = \"file:///no/such/\"\n").await;
+    let want = "not on this machine: endpoint[0].mount[0].uri: /no/such/ is no folder here";
+    assert!(text.contains(want), "{text}");
+}
+
+#[tokio::test]
+async fn a_load_says_what_it_waits_for_and_how_to_make_room() {
+    let why = "it waits for 1.0 GiB of device memory: kept models leave too little of the budget";
+    let explain = move || async move { Json(json!({"now": why, "decisions": []})) };
+    let load = move || async move {
+        tokio::time::sleep(std::time::Duration::from_millis(3500)).await;
+        let message = format!("e:m was not ready within 3s: {why}");
+        let error = json!({"error": {"kind": "not_ready", "message": message}});
+        (StatusCode::SERVICE_UNAVAILABLE, Json(error))
+    };
+    let routes =
+        Router::new().route("/admin/v1/load", post(load)).route("/admin/v1/explain", get(explain));
+    let url = serve(routes).await;
+    let output = roundhouse(&["load", "m", "--url", &url]).await;
+    let text = err(&output);
+    assert_eq!(text.matches(&format!("m: {why}\n")).count(), 1, "once: {text}");
+    assert!(text.contains("hint: release one with `roundhouse release"), "{text}");
+    assert!(!text.contains("try again in a moment"), "{text}");
+}
+
+#[tokio::test]
+async fn explain_of_a_name_that_nobody_has_is_a_failure() {
+    let explain = |Query(query): Query<Vec<(String, String)>>| async move {
+        let near = query.iter().any(|(_, value)| value == "gone").then(|| json!(["gone2"]));
+        Json(json!({"now": "not asked for of late", "decisions": [], "near": near}))
+    };
+    let url = serve(Router::new().route("/admin/v1/explain", get(explain))).await;
+    let output = roundhouse(&["explain", "gone", "--url", &url]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out(&output).contains("the store has no such target; near it: gone2"));
+    assert!(err(&output).contains("error: the store has no target gone"), "{}", err(&output));
+    let output = roundhouse(&["explain", "gone", "--url", &url, "--json"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(serde_json::from_str::<Value>(&out(&output)).is_ok(), "{}", out(&output));
+    let output = roundhouse(&["explain", "there", "--url", &url]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+}

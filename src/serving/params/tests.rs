@@ -77,6 +77,13 @@ fn lengths_follow_the_context_and_the_face() {
     assert_eq!(length(Face::Inputs, None, 8).unwrap(), 30);
     assert_eq!(length(Face::Inputs, None, 40).unwrap(), 8);
     assert_eq!(length(Face::OpenAi, None, 8).unwrap(), 40);
+    let usual = |prompt: usize, usual_tokens| {
+        let asked = Generation { usual_tokens: Some(usual_tokens), ..Generation::default() };
+        let sequence =
+            resolve(Face::Inputs, &asked).unwrap().sequence(vec![1; prompt], 0, &SPEC).unwrap();
+        sequence.max_tokens
+    };
+    assert_eq!((usual(8, 39), usual(8, 100)), (39, 40), "another server's, cut to the context");
     assert_eq!(length(Face::OpenAi, Some(40), 8).unwrap(), 40);
     for (prompt, asked, message) in [
         (

@@ -152,6 +152,20 @@ async fn a_missing_shard_is_named_and_the_model_is_there_once_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_long_been_short_may_be_damaged() {
+    let f = fixture();
+    let cut = safetensors(1000)[..500].to_vec();
+    f.memory.put("young/model.safetensors", cut.clone());
+    f.old("old/model.safetensors", cut);
+    let error = f.resolve("old").await.unwrap_err().to_string();
+    assert!(
+        error.contains("still being uploaded, or damaged: file 'model.safetensors' has 500 of")
+    );
+    let error = f.resolve("young").await.unwrap_err().to_string();
+    assert!(error.contains("still being uploaded: file 'model.safetensors' has 500 of"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_that_ends_while_a_call_waits_is_answered() {
     let f = fixture();
     let whole = safetensors(1000);

@@ -58,6 +58,16 @@ async fn unknown_paths_and_methods_are_told_apart_in_every_dialect() {
 }
 
 #[tokio::test]
+async fn who_looks_for_the_admin_port_is_told_where_it_is() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    for (path, status) in [("/", 405), ("/metrics", 404), ("/livez", 404)] {
+        let got = harness.get(path).await;
+        assert_eq!(got.status, status, "{path}");
+        assert!(got.text().contains("on the admin port"), "{path}: {}", got.text());
+    }
+}
+
+#[tokio::test]
 async fn a_panic_is_an_internal_failure_with_a_request_id() {
     let harness = Setup::default().with(|_| panic!("on purpose"));
     let got = harness.post(INVOKE, "a", r#"{"inputs":"hi"}"#).await;

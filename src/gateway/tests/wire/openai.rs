@@ -5,7 +5,7 @@ use roundhouse_serving::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Piece, Prompt, Request as Asked, STOPS_MAX, TokenInfo,
     ToolCall, ToolChoice,
 };
-use roundhouse_types::{ErrorKind, Failure, RetryHint};
+use roundhouse_types::{Detail, ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -400,6 +400,37 @@ async fn failures_take_openais_shape() {
     }
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let request = Request::post(CHAT).header("content-type", "text/plain").body("x".into());
-    assert_eq!(harness.send(request.unwrap()).await.status, 415);
+    let got = harness.send(request.unwrap()).await;
+    assert_eq!(got.status, 415);
+    let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with("send application/json without a coding"), "{message}");
     assert_eq!(harness.post(CHAT, "", "{").await.status, 400);
+}
+
+#[tokio::test]
+async fn what_is_longer_than_the_context_has_the_code_that_clients_look_for() {
+    for field in ["messages", "prompt", "max_tokens"] {
+        let harness = Setup::default().with(move |_| {
+            let failure = Failure::new(ErrorKind::InvalidInput, "9 tokens too many");
+            Err(failure.with_detail(Detail::ContextExceeded { field }))
+        });
+        let got = harness.post(CHAT, "", chat(json!({}))).await;
+        let want = json!({"error": {
+            "message": "9 tokens too many", "type": "invalid_request_error", "param": field,
+            "code": "context_length_exceeded",
+        }});
+        assert_eq!((got.status.as_u16(), got.json()), (400, want));
+    }
+}
+
+#[tokio::test]
+async fn a_model_without_its_endpoint_is_told_how_to_write_it() {
+    let several = Setup { endpoints: vec!["y", "x"], ..Setup::default() };
+    let harness = several.with(|_| says(hello(1), 1));
+    for model in ["t/a", "none:t/a"] {
+        let got = harness.post(CHAT, "", chat(json!({"model": model}))).await;
+        let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.ends_with(": write model as ENDPOINT:TARGET, of x, y"), "{message}");
+        assert_eq!(got.status, 404, "{model}");
+    }
 }

@@ -224,3 +224,21 @@ async fn wrong_bodies_are_refused_by_each_face_in_its_own_words() {
         assert_eq!(got.header("x-roundhouse-ignored"), "colour, parameters.shade", "{path}");
     }
 }
+
+#[tokio::test]
+async fn answers_are_as_long_as_its_own_where_nothing_is_said_and_others_as_before() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let paths = ["/generate", "/generate_stream", "/", "/invocations"];
+    for path in paths {
+        assert_eq!(harness.post(path, "t/a", r#"{"inputs":"hi"}"#).await.status, 200, "{path}");
+    }
+    let asked = harness.asked.lock().unwrap();
+    let usual: Vec<_> = asked
+        .iter()
+        .map(|asked| match &asked.request {
+            Asked::Inputs(inputs) => inputs.generation.usual_tokens,
+            _ => panic!("not inputs"),
+        })
+        .collect();
+    assert_eq!(usual, [Some(100), Some(100), Some(100), None]);
+}
