@@ -38,10 +38,10 @@ async fn whatever_a_tenant_fetches_takes_its_time_and_others_take_none() {
     // A checkpoint, an archive, an adapter's small files, a handler.
     let weights = noise(600 * KIB, 1);
     f.put("folder/config.json", "{}");
-    f.put("folder/model.safetensors", weights.clone());
-    f.put("packed.tar", tar(&[("model.safetensors", weights.clone())]));
-    f.put("adapter/adapter_config.json", noise(100 * KIB, 2));
-    f.put("adapter/adapter_model.safetensors", noise(500 * KIB, 3));
+    f.put("folder/weights.bin", weights.clone());
+    f.put("packed.tar", tar(&[("weights.bin", weights.clone())]));
+    f.put("adapter/small.txt", noise(100 * KIB, 2));
+    f.put("adapter/adapter.bin", noise(500 * KIB, 3));
     f.put("handler/model.py", noise(KIB, 4));
     f.put("handler/data.bin", weights);
     let disk = f.open().await;
