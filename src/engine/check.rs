@@ -65,6 +65,11 @@ pub(crate) fn check_generate(request: &GenerateSpec, spec: &RunnerSpec) -> Resul
         request.top_logprobs.to_string(),
         "no more than the vocabulary",
     )?;
+    if request.prompt_logprobs {
+        let strange = request.prompt.iter().find(|id| **id as usize >= spec.output_width);
+        let value = strange.map(|id| format!("token {id}")).unwrap_or_default();
+        within(strange.is_none(), "prompt", value, "tokens of the vocabulary, where it is scored")?;
+    }
     for (id, bias) in &request.logit_bias {
         let known = usize::try_from(*id).is_ok_and(|id| id < spec.output_width);
         within(known, "logit_bias", format!("for token {id}"), "for tokens of the vocabulary")?;

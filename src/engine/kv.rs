@@ -211,7 +211,7 @@ impl BlockPool {
     /// Extends `table` to cover `tokens` positions. All or nothing: false when there are too few.
     pub(crate) fn extend(&mut self, table: &mut Vec<BlockId>, tokens: usize) -> bool {
         let missing = self.needed(tokens).saturating_sub(table.len());
-        if missing > self.free + self.idle.len() {
+        if missing > self.available() {
             return false;
         }
         for _ in 0..missing {
@@ -222,6 +222,11 @@ impl BlockPool {
             table.push(id);
         }
         true
+    }
+
+    /// Blocks that a table can have: free ones, and those of prefixes that nobody uses.
+    pub(crate) fn available(&self) -> usize {
+        self.free + self.idle.len()
     }
 
     /// Takes the longest idle block out of use.

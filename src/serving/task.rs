@@ -221,9 +221,29 @@ impl GenerateTask {
                 sequences.push(Sequence { spec, lead: lead.clone() });
             }
         }
+        scores_bounded(&sequences)?;
         let (seed, stop) = (parameters.seed(), parameters.stop);
         Ok(Prepared { sequences, stop, seed, grammar, calls })
     }
+}
+
+/// Log-probabilities of prompts' tokens in one answer at most, alternatives included: they stand in no
+/// ledger, and each is a hundred bytes or so until it is sent.
+const SCORES_MAX: usize = 262_144;
+
+/// Refuses to score more than that.
+fn scores_bounded(sequences: &[Sequence]) -> Result<(), Error> {
+    let scored =
+        sequences.iter().map(|sequence| &sequence.spec).filter(|spec| spec.prompt_logprobs);
+    let scores: usize = scored.map(|spec| spec.prompt.len() * (1 + spec.top_logprobs)).sum();
+    if scores <= SCORES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "its tokens with their alternatives are {scores} log-probabilities, more than the {SCORES_MAX} of \
+         one answer: score fewer prompts at a time, or ask for fewer alternatives"
+    );
+    Err(Error::field("prompt", message))
 }
 
 /// Decides how calls of tools are found, and what demands them. Where the model may answer in a form
@@ -322,4 +342,33 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
         ),
     };
     Error::WrongKind { model: model.clone(), is, use_instead }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundhouse_engine::Sampling;
+
+    use super::*;
+
+    #[test]
+    fn scores_of_one_answer_are_bounded_with_their_alternatives() {
+        let of = |tokens: usize, top_logprobs: usize, prompt_logprobs: bool| {
+            let spec = GenerateSpec {
+                prompt: vec![1; tokens],
+                max_tokens: 1,
+                min_tokens: 0,
+                stop_tokens: Vec::new(),
+                sampling: Sampling::GREEDY,
+                top_logprobs,
+                prompt_logprobs,
+                logit_bias: Vec::new(),
+            };
+            Sequence { spec, lead: String::new() }
+        };
+        let whole = SCORES_MAX / 2;
+        assert!(scores_bounded(&[of(whole, 0, true), of(whole, 0, true)]).is_ok());
+        assert!(scores_bounded(&[of(whole, 1, true), of(whole, 20, false)]).is_ok());
+        let refused = scores_bounded(&[of(whole, 1, true), of(1, 0, true)]).unwrap_err();
+        assert!(refused.to_string().contains("262145"), "{refused}");
+    }
 }

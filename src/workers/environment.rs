@@ -72,12 +72,13 @@ impl Environments {
 
     /// The environment of a `requirements.txt`, installed if it is not there; and how much of the time
     /// until then no later call will take. One that was installed before, and deleted for want of room,
-    /// may have to be installed time and again.
+    /// may have to be installed time and again. An installation goes on when nobody waits for it any
+    /// more: whoever comes again finds it, and nothing half made is left.
     ///
     /// # Errors
     /// `Requirements` for what may not be asked for and for what the installer says.
     pub(crate) async fn prepare(
-        &self,
+        self: &Arc<Self>,
         file: &Path,
         tenant: &str,
         name: &str,
@@ -86,18 +87,31 @@ impl Environments {
         let path = file.to_owned();
         let read = move || requirements::read(&path);
         let text = requirements::checked(&crate::blocking(read).await?, self.installer.packages())?;
-        let key = self.key(&text, tenant);
+        let (this, key, name) = (Arc::clone(self), self.key(&text, tenant), name.to_owned());
+        let brought = tokio::spawn(async move { this.bring(&key, &text, &name).await });
+        let (environment, is_new) = brought.await.map_err(|_| Error::Gone)??;
+        let once = if is_new { asked.elapsed() } else { Duration::ZERO };
+        Ok((environment, once))
+    }
+
+    /// Finds an environment or installs it; says whether it is there for the first time.
+    async fn bring(
+        &self,
+        key: &str,
+        text: &str,
+        name: &str,
+    ) -> Result<(Arc<Environment>, bool), Error> {
         // The first who comes installs; the others wait and find it.
-        let flight = self.flight(&key);
+        let flight = self.flight(key);
         let _turn = flight.acquire().await.map_err(|_| Error::Gone)?;
-        if let Some(present) = self.present(&key) {
-            return Ok((present, asked.elapsed()));
+        if let Some(present) = self.present(key) {
+            return Ok((present, true));
         }
         let _slot = self.turns.acquire().await.map_err(|_| Error::Gone)?;
         let began = Instant::now();
         info!(model = name, environment = key, "installing requirements");
-        let folder = self.root.join(&key);
-        let installed = self.installer.install(&folder, &text, name).await;
+        let folder = self.root.join(key);
+        let installed = self.installer.install(&folder, text, name).await;
         let sized = match installed {
             Ok(()) => self.finish(folder.clone()).await,
             Err(error) => Err(error),
@@ -117,9 +131,8 @@ impl Environments {
                 return Err(error);
             }
         }
-        let is_first = self.state().made.insert(key.clone());
-        let once = if is_first { asked.elapsed() } else { Duration::ZERO };
-        Ok((self.present(&key).ok_or(Error::Gone)?, once))
+        let is_first = self.state().made.insert(key.to_owned());
+        Ok((self.present(key).ok_or(Error::Gone)?, is_first))
     }
 
     /// What decides which packages an environment has, and who may see it.

@@ -87,7 +87,7 @@ pub struct Workers {
     watch: Arc<Watch>,
     peaks: Arc<Peaks>,
     poison: Arc<Poison>,
-    environments: Environments,
+    environments: Arc<Environments>,
     /// Held for as long as the folder is ours.
     _lock: File,
 }
@@ -161,7 +161,7 @@ impl Workers {
             spawner.clone(),
             Arc::clone(&scratch),
         );
-        let environments = Environments::open(&config, installer)?;
+        let environments = Arc::new(Environments::open(&config, installer)?);
         let config = Config { python, ..config };
         let base = Base { config, runtime, system: interpreter.read, scratch, spawner };
         let base = Arc::new(base);

@@ -164,6 +164,14 @@ impl Tenants {
         self.by_account[&Arc::as_ptr(&sequence.turn.account)]
     }
 
+    /// How many of them are its decoding sequences', by its index.
+    pub(super) fn of_decodes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.all.iter().map(|tenant| match tenant.prompts {
+            0 => tenant.allowed,
+            _ => tenant.allowed.div_ceil(2),
+        })
+    }
+
     /// The tokens that each may have, by its index.
     pub(super) fn allowed(&self) -> impl Iterator<Item = usize> + '_ {
         self.all.iter().map(|tenant| tenant.allowed)

@@ -28,11 +28,15 @@ impl Scheduler {
             true => 1,
             false => self.pool.needed(next.tokens.len() + 1),
         };
-        if !tenants.deserves(next, needed, whole, has) {
+        // Blocks that came free since then do as well.
+        let is_missing = lacks_place || needed > self.pool.available();
+        if !is_missing || !tenants.deserves(next, needed, whole, has) {
             return;
         }
-        let class = next.turn.class;
-        let may = |s: &Sequence| s.turn.class <= class && s.gave_way < MOST_OFTEN;
+        // Whoever gives way is not let in again before the one that it was for.
+        let rank = next.turn.rank(&Promised::default());
+        let gives = |s: &Sequence| s.turn.rank(&Promised::default()) >= rank;
+        let may = |s: &Sequence| gives(s) && s.gave_way < MOST_OFTEN;
         if let Some(index) = self.most_beyond(tenants, whole, has, may) {
             self.running[index].gave_way += 1;
             self.preempt(index, tenants, step);
@@ -78,6 +82,7 @@ impl Scheduler {
             }
             sufficed = false;
             let victim = self.gives_way(tenants);
+            self.running[victim].gave_way = self.running[victim].gave_way.saturating_add(1);
             self.preempt(victim, tenants, step);
             if victim < index {
                 index -= 1;
@@ -93,7 +98,8 @@ impl Scheduler {
         let mut chosen: Vec<_> =
             (0..self.running.len()).filter(|it| self.running[*it].remaining() == 1).collect();
         if tenants.is_limited() {
-            let mut left: Vec<_> = tenants.allowed().collect();
+            // Half of a tenant's tokens are its prompts', so that those get on too.
+            let mut left: Vec<_> = tenants.of_decodes().collect();
             chosen.sort_by_key(|it| self.running[*it].stepped);
             chosen.retain(|it| {
                 let left = &mut left[tenants.index(&self.running[*it])];
@@ -108,11 +114,12 @@ impl Scheduler {
     }
 
     /// Who gives way for one that runs and has no block: of the lowest priority, the last of
-    /// the tenant that has most beyond its part of the pool; the last of all where nobody has.
+    /// the tenant that has most beyond its part of the pool; the last of all where nobody has, or
+    /// gave way too often for that.
     fn gives_way(&self, tenants: &Tenants) -> usize {
         let last = self.running.len() - 1;
         let class = self.running[last].turn.class;
-        let lowest = |s: &Sequence| s.turn.class == class;
+        let lowest = |s: &Sequence| s.turn.class == class && s.gave_way < MOST_OFTEN;
         let most = self.most_beyond(tenants, self.pool.open_blocks(), |it| it.blocks, lowest);
         most.unwrap_or(last)
     }

@@ -165,8 +165,9 @@ impl Table {
         let mut underway = Underway::default();
         for (artefact, job) in &self.jobs {
             let is_behind = job.arriving && !job.is_arriving();
+            // What has come whole, and is only made ready on disk, takes nothing that others want.
             let is_fetching =
-                matches!(job.fetch, Fetch::Running { .. }) && job.fetch_bytes > Bytes::ZERO;
+                matches!(job.fetch, Fetch::Running { .. }) && job.fetched_bytes < job.fetch_bytes;
             if let Some(payer) = job.paced_for.as_ref().filter(|_| is_fetching || is_behind) {
                 *underway.paced.entry(payer.clone()).or_default() += 1;
             } else if is_behind {

@@ -11,12 +11,20 @@ struct Bench {
     sequences: Vec<(&'static str, usize, usize)>,
     /// By the order in which they were let in.
     admitted: Vec<&'static str>,
+    /// How often one gave way.
+    preempted: usize,
 }
 
 impl Bench {
     fn new(running: usize) -> Self {
         let scheduler = scheduler(1_000, 4, 64, running);
-        Self { scheduler, accounts: Accounts::default(), sequences: vec![], admitted: vec![] }
+        Self {
+            scheduler,
+            accounts: Accounts::default(),
+            sequences: vec![],
+            admitted: vec![],
+            preempted: 0,
+        }
     }
 
     fn submit(
@@ -39,6 +47,7 @@ impl Bench {
     /// One step; says what each tenant got, in prompt tokens. Sequences that are done leave.
     fn step(&mut self) -> Vec<(&'static str, u64)> {
         let step = self.scheduler.plan(PromptLimit::NONE);
+        self.preempted += step.preempted;
         self.admitted.extend(step.admitted.iter().map(|id| self.sequences[id.0 as usize].0));
         let counts: Vec<u64> = step
             .plan
@@ -268,4 +277,68 @@ fn blocks_are_made_free_for_whom_they_are_due_and_growth_takes_from_the_flood() 
     while bench.open("calm") > 0 {
         assert_eq!(of(&bench.step(), "calm"), 1);
     }
+}
+
+#[test]
+fn a_long_sequence_ends_however_many_short_ones_of_another_come_and_go() {
+    let mut bench = Bench::new(32);
+    bench.scheduler = scheduler(100, 16, 256, 32);
+    // More than its part of the pool, by itself.
+    bench.submit("long", ORDINARY, (960, 20));
+    let mut steps = 0;
+    while bench.open("long") > 0 {
+        while bench.open("short") < 20 {
+            bench.submit("short", ORDINARY, (60, 64));
+        }
+        bench.step();
+        steps += 1;
+        assert!(steps < 2_000, "it gave way {} times", bench.preempted);
+    }
+    assert!(bench.preempted > 0, "it was in the way at first");
+}
+
+#[test]
+fn nobody_gives_way_for_one_whose_turn_it_is_not() {
+    let mut bench = Bench::new(8);
+    for _ in 0..7 {
+        bench.submit("cheap", ORDINARY, (4, 200));
+    }
+    bench.step();
+    bench.submit("dear", ORDINARY, (3_000, 2));
+    bench.step();
+    bench.submit("dear", ORDINARY, (4, 2));
+    for _ in 0..30 {
+        bench.step();
+    }
+    assert_eq!(bench.preempted, 0, "cheap had less, and would have been let in again");
+    while bench.open("dear") > 0 {
+        bench.step();
+    }
+}
+
+#[test]
+fn a_flood_s_prompts_are_let_in_as_far_as_they_can_be_read_and_beside_its_decodes() {
+    let mut bench = Bench::new(40);
+    learn(&mut bench, 2);
+    bench.submit("calm", ORDINARY, (4, 60));
+    for _ in 0..4 {
+        bench.submit("flood", ORDINARY, (4, 80));
+    }
+    for _ in 0..3 {
+        bench.step();
+    }
+    for _ in 0..30 {
+        bench.submit("flood", ORDINARY, (90, 2));
+    }
+    let before = bench.open("flood");
+    for _ in 0..50 {
+        bench.step();
+        assert!(bench.scheduler.running() <= 5 + READERS, "{}", bench.scheduler.running());
+    }
+    assert!(bench.open("calm") > 0);
+    let read = bench.admitted.iter().filter(|tenant| **tenant == "flood").count() - 4;
+    assert!(read > 0 && before - bench.open("flood") < 30);
+    // Tokens for its prompts are kept from its decodes: the oldest gets on.
+    let computed = bench.scheduler.running.iter().map(|s| s.computed).max().unwrap();
+    assert!(computed > 40, "{computed}");
 }
