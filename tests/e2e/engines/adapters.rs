@@ -20,7 +20,8 @@ async fn adapters_are_loaded_into_their_bases_engine_within_its_slots() {
     for target in ["acme/x", "acme/y", "acme/z"] {
         adapter(&stage, target, 1);
     }
-    let server = stage.serve("", &[stage.engine("gpt/*", &["--max-loras", "2"], KEYS)]).await;
+    let settings = "[residency]\npolicy = \"lru\"";
+    let server = stage.serve(settings, &[stage.engine("gpt/*", &["--max-loras", "2"], KEYS)]).await;
     let [_, x, _, process] = said(&server, "acme/x", "one").await;
     assert!(x.starts_with("acme-x-"), "the engine has a name of its own for it: {x}");
     let [weights, y, prompt, same] = said(&server, "acme/y", "two").await;
