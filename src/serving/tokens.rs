@@ -21,6 +21,9 @@ const EDGES: usize = 4;
 /// What a byte of text takes beside its tokens: the text as it came, normalised, and in its parts.
 const TEXT_BYTES: u64 = 8;
 
+/// Tokens of each text, a text of each list, and what they take.
+type Answered = (Vec<Vec<CutToken>>, Vec<String>, Taken);
+
 /// Tokens of each text, and a text of each list of tokens. Takes time in their length: belongs on a
 /// blocking thread.
 ///
@@ -32,7 +35,7 @@ pub(crate) fn answer(
     asked: Tokens,
     most: usize,
     (room, tenant): (&Arc<Room>, Option<&TenantName>),
-) -> Result<(Vec<Vec<CutToken>>, Vec<String>, Taken), Error> {
+) -> Result<Answered, Error> {
     let (texts, special) = match asked {
         Tokens::Join { lists, skip_special } => {
             counted("ids", lists.len(), most)?;
