@@ -11,7 +11,7 @@ use crate::spool::{Decided, Entry};
 
 /// The most of an object that a notice carries: SageMaker's 128 KB. In base64 it is 171 KiB, and SNS
 /// takes messages of up to 256 KiB.
-const INCLUDED_MOST: usize = 128 * 1024;
+pub(crate) const INCLUDED_MOST: usize = 128 * 1024;
 /// The header of a request that says what its answer shall be written in.
 const ACCEPT: &str = "accept";
 

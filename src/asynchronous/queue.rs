@@ -372,7 +372,7 @@ impl Turn {
                 self.shared.line(&name, |line| line.waiting.push_later(ticket, at));
             }
             run::End::Written(entry, decided, object) => {
-                self.tell_and_leave(ticket, (&entry, &decided), Some(&object)).await;
+                self.tell_and_leave(ticket, (&entry, &decided), object.as_ref()).await;
             }
             run::End::GivenUp(entry, decided) => {
                 self.tell_and_leave(ticket, (&entry, &decided), None).await;

@@ -12,7 +12,7 @@ use tracing::{debug, error, warn};
 
 use crate::error::Error;
 use crate::metrics::Of;
-use crate::notice::notice;
+use crate::notice::{INCLUDED_MOST, notice};
 use crate::queue::{Endpoint, Shared, blocking, now};
 use crate::request::{Ran, Run, RunFn};
 use crate::spool::{Decided, Entry, Ticket, size_of};
@@ -26,8 +26,8 @@ const INFERENCE_ID: &str = "x-amzn-sagemaker-inference-id";
 
 /// How a turn ended.
 pub(crate) enum End {
-    /// The request's object, which holds these bytes, is in the store.
-    Written(Box<Entry>, Decided, Bytes),
+    /// The request's object is in the store. It holds these bytes, where they are to be told.
+    Written(Box<Entry>, Decided, Option<Bytes>),
     /// The store has not taken it for as long as the operator has patience. What is told of it is
     /// that it failed, and nothing of what it held.
     GivenUp(Box<Entry>, Decided),
@@ -113,7 +113,9 @@ async fn processed(
     }
     let took = Duration::from_millis(now().saturating_sub(entry.accepted_at));
     of.processed(made.decided.failure.is_some(), made.decided.expired, took);
-    Ok(End::Written(Box::new(entry), made.decided, made.body))
+    // Telling takes as long as those have who listen: what is not told is let go before.
+    let object = included(endpoint, &made.decided, made.body);
+    Ok(End::Written(Box::new(entry), made.decided, object))
 }
 
 /// Puts the object in the store.
@@ -244,8 +246,22 @@ fn failure(status: u16, content_type: Option<String>) -> Decided {
     Decided { failure: Some(reason), expired: false, content_type, at: now() }
 }
 
-/// Tells whom the endpoint names, if anybody; of what the object holds, where there is one, as the
-/// endpoint says.
+/// What an object holds, where it is to be told to somebody and is not too much for that.
+fn included(endpoint: &Endpoint, decided: &Decided, body: Bytes) -> Option<Bytes> {
+    let is_failure = decided.failure.is_some();
+    let is_told = endpoint.sender.told_of(is_failure).is_some()
+        || endpoint.publisher.told_of(is_failure).is_some();
+    let included = endpoint.config.included;
+    let is_included = if is_failure { included.error } else { included.success };
+    told(is_told && is_included, body)
+}
+
+/// The bytes on their own: a part of something larger would keep all of that.
+fn told(is_wanted: bool, body: Bytes) -> Option<Bytes> {
+    (is_wanted && body.len() <= INCLUDED_MOST).then(|| Bytes::copy_from_slice(&body))
+}
+
+/// Tells whom the endpoint names, if anybody; of what the object holds, too, where that is given.
 pub(crate) async fn tell(
     endpoint: &Endpoint,
     entry: &Entry,
@@ -258,10 +274,7 @@ pub(crate) async fn tell(
     if url.is_none() && topic.is_none() {
         return;
     }
-    let included = endpoint.config.included;
-    let is_included = if is_failure { included.error } else { included.success };
-    let object = object.filter(|_| is_included).map(Bytes::as_ref);
-    let notice = notice(entry, decided, object, SystemTime::now());
+    let notice = notice(entry, decided, object.map(Bytes::as_ref), SystemTime::now());
     let by_webhook = async {
         let Some(url) = url else { return };
         if let Err(why) = endpoint.sender.send(url, &notice).await {
@@ -287,4 +300,20 @@ fn untold(endpoint: &Endpoint, entry: &Entry, whom: &str, why: &str) {
 fn pause(tries: u32) -> Duration {
     let pause = PAUSE.saturating_mul(1 << tries.min(16)).min(PAUSE_MOST);
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_kept_only_where_it_is_told_and_not_larger_than_a_notice_takes() {
+        let large = Bytes::from(vec![7; INCLUDED_MOST + 1]);
+        let most = large.slice(1..);
+        assert_eq!(told(true, large.clone()), None);
+        assert_eq!(told(false, most.clone()), None);
+        let kept = told(true, most.clone()).unwrap();
+        assert_eq!(kept, most);
+        assert_ne!(kept.as_ptr(), most.as_ptr(), "a slice would keep what it was cut from");
+    }
 }

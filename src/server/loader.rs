@@ -50,7 +50,7 @@ use roundhouse_residency::{
     Base, Fetched, HostCopy, LoadSource, Loaded, Loader, Reporter, Resolution, Standing,
 };
 use roundhouse_serving::ServedModel;
-use roundhouse_store::{CachedArtefact, Catalog, DiskCache};
+use roundhouse_store::{CachedArtefact, Catalog, DiskCache, Payer};
 use roundhouse_tenancy::{Accounts, Current, Policy};
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
@@ -272,6 +272,16 @@ impl ModelLoader {
         cache: &DiskCache,
         id: &ArtefactId,
     ) -> Result<CachedArtefact, Failure> {
+        self.bring_for(self.payer(id), catalog, cache, id).await
+    }
+
+    async fn bring_for(
+        &self,
+        payer: Payer,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        id: &ArtefactId,
+    ) -> Result<CachedArtefact, Failure> {
         if let Some(cached) = cache.get(id) {
             return Ok(cached);
         }
@@ -282,7 +292,6 @@ impl ModelLoader {
             return Err(failure.with_retry(RetryHint::Later));
         };
         let began = Instant::now();
-        let payer = self.payer(id);
         let cached = cache.fetch_for(payer, catalog, &artefact, &known.progress).await?;
         let mut known = self.recall(id);
         known.stages.set(Stage::Fetch, began.elapsed());

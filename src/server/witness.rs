@@ -13,12 +13,14 @@
 //! touched: KV blocks that were never written, and workspaces between steps. Handlers are
 //! processes of their own, measured and charged by `workers`. Reading order: this file (the
 //! task), `readings` (what the system says), `books` (what the ledger says), `judge`,
-//! `shares`, `cards` (the same for memories that are not the host's), `leftovers` (what is handed back before it is compared).
+//! `shares`, `cards` (the same for memories that are not the host's), `leftovers` (what is handed back before it is compared), `limited`
+//! (looks that may hang).
 
 mod books;
 mod cards;
 mod judge;
 mod leftovers;
+mod limited;
 mod readings;
 mod shares;
 #[cfg(test)]

@@ -426,7 +426,7 @@ fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Err
     if base == Some(asked) {
         return Ok(());
     }
-    Err(Error::OtherBase { model: id.clone(), asked: asked.clone(), base: base.cloned() })
+    Err(Error::OtherBase { model: id.clone(), base: base.cloned() })
 }
 
 /// Queues every sequence; when one is refused, those before it are aborted.

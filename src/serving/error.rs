@@ -56,13 +56,15 @@ pub enum Error {
         /// How many tokens the base's embeddings have.
         vocabulary: usize,
     },
-    /// The model was named as an adapter of another model than its base.
-    #[error("{model} {} and cannot be asked as an adapter of {asked}", adapts(base))]
+    /// The model was named as an adapter of another model than its base. Which that is, is not said:
+    /// the name may have stood for a target that is not the caller's to know.
+    #[error(
+        "{model} {} and cannot be asked as an adapter of the base that was named",
+        adapts(base)
+    )]
     OtherBase {
         /// Which model.
         model: ModelId,
-        /// The base that the request named.
-        asked: ModelId,
         /// What it is an adapter of, if of anything.
         base: Option<ModelId>,
     },

@@ -137,6 +137,7 @@ impl Live {
                 self.set_terms(old).await?;
                 return Err(unusable(error));
             }
+            self.tell_disk(new);
             return Ok(self.put(new, catalogs, &captured, standing));
         }
         // Tighter, or as before: nobody is known by a new name before it is said what they may use.
@@ -149,14 +150,19 @@ impl Live {
             self.set_terms(old).await?;
             return Err(unusable(error));
         }
+        self.tell_disk(new);
         Ok(offered)
+    }
+
+    /// Not before all that can fail: what left the disk would not come back with the old settings.
+    fn tell_disk(&self, new: &Config) {
+        if let Some(cache) = &self.cache {
+            settings::tell_disk(cache, new);
+        }
     }
 
     async fn set_terms(&self, config: &Config) -> Result<(), Failure> {
         let (tenants, drains) = (settings::tenants(config), settings::drain_deleted(config));
-        if let Some(cache) = &self.cache {
-            settings::tell_disk(cache, config);
-        }
         self.residency.set_terms(tenants, drains).await
     }
 

@@ -23,7 +23,7 @@ impl ModelLoader {
         let artefact = cached.artefact().clone();
         drop(cached);
         cache.purge(id).await?;
-        let (payer, progress) = (self.payer(id), self.recall(id).progress);
+        let (payer, progress) = (self.payer_unpaced(id), self.recall(id).progress);
         let cached = cache.fetch_for(payer, catalog, &artefact, &progress).await?;
         cache.keep_apart(&cached).await;
         Ok(cached)

@@ -84,7 +84,8 @@ impl ModelLoader {
                     LoadSource::Files | LoadSource::Host => {
                         // Others' fetches may have taken its place on disk while it waited for
                         // room.
-                        let cached = self.bring(&catalog, &cache, id).await?;
+                        let payer = self.payer_unpaced(id);
+                        let cached = self.bring_for(payer, &catalog, &cache, id).await?;
                         let cached = self.readable(&catalog, &cache, id, cached).await?;
                         Origin::Files(Files { dir: cached.dir().to_owned(), held: Some(cached) })
                     }

@@ -122,6 +122,25 @@ async fn files_that_left_the_disk_before_their_load_are_fetched_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_load_fetches_again_is_not_held_to_its_tenants_bandwidth() {
+    let bench = bench().await;
+    bench.upload("{}");
+    let id = bench.fetched().await;
+    bench.loader.charge_to(&id, "slow");
+    bench.cache.set_load_bandwidths(&BTreeMap::from([("slow".to_owned(), Bytes(1))]));
+    // What a second brings is had at once; then two bytes are two seconds.
+    let again = async |payer| {
+        bench.cache.purge(&id).await.unwrap();
+        let began = tokio::time::Instant::now();
+        bench.loader.bring_for(payer, &bench.catalog, &bench.cache, &id).await.unwrap();
+        began.elapsed()
+    };
+    again(bench.loader.payer(&id)).await;
+    assert!(again(bench.loader.payer_unpaced(&id)).await < Duration::from_millis(500));
+    assert!(again(bench.loader.payer(&id)).await > Duration::from_millis(500));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_orderly_end_is_no_death_of_the_models_it_cuts_off() {
     let bench = bench().await;
     bench.upload("{}");

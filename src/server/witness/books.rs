@@ -1,9 +1,16 @@
 //! What the ledger says, as far as it can be held against what this process uses.
 
-use roundhouse_residency::{CopySnapshot, CopyState, ResidentSnapshot, ResidentState, Snapshot};
+use roundhouse_residency::{
+    CopySnapshot, CopyState, LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
+};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind};
 
 use crate::loader::Touched;
+
+/// Whether some of what a load was promised may be on its device already.
+pub(super) fn arrives(load: &LoadSnapshot) -> bool {
+    matches!(load.state, LoadState::Loading | LoadState::Arriving)
+}
 
 /// The ledger's sums at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,7 +24,7 @@ pub(super) struct Books {
     pub(super) untouched: Bytes,
     /// Of what is untouched, what steps that run now may be using.
     pub(super) in_steps: Bytes,
-    /// What loads on their way to a device were promised: any part of it may be there already,
+    /// What loads on their way to a device that is no card were promised: any part of it may be there already,
     /// in this process or, where it is a handler that starts, in another.
     pub(super) arriving: Bytes,
     /// What residents that are being unloaded are charged with: any part may be gone already.
@@ -59,16 +66,12 @@ impl Books {
                 books.copy(copy, snapshot);
             }
         }
-        use roundhouse_residency::LoadState::{Arriving, Fetching, Loading};
         for load in &snapshot.loads {
-            match load.state {
-                Loading => books.arriving += load.reserved_bytes,
-                Fetching => books.in_flight = in_flight,
-                Arriving => {
-                    books.arriving += load.reserved_bytes;
-                    books.in_flight = in_flight;
-                }
-                _ => {}
+            if arrives(load) && !load.device.is_some_and(DeviceId::is_card) {
+                books.arriving += load.reserved_bytes;
+            }
+            if matches!(load.state, LoadState::Fetching | LoadState::Arriving) {
+                books.in_flight = in_flight;
             }
         }
         books

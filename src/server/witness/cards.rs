@@ -6,7 +6,7 @@
 //! the pool is trimmed, which is done before each look: until then it counts as taken.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{Unit, describe_gauge, gauge};
 use roundhouse_models::Card;
@@ -15,12 +15,18 @@ use roundhouse_serving::ServedModel;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure};
 use tracing::{info, warn};
 
-use super::books::Books;
+use super::books::{Books, arrives};
 use super::judge::{Judge, Verdict};
+use super::limited::Limited;
 use super::readings::Seen;
-use super::{WitnessConfig, blocking, shown};
+use super::{WitnessConfig, shown};
 use crate::app::budgets::Budgets;
 use crate::loader::{ModelLoader, Touched};
+
+/// How long a card is given to say what its memory holds: the host is looked at by the same task.
+const CARD_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is told that it does not say.
+const TOLD_EACH: Duration = Duration::from_secs(60);
 
 /// What the driver says is taken.
 const USED_BYTES: &str = "roundhouse_card_used_bytes";
@@ -50,6 +56,7 @@ struct Watched {
     card: Card,
     judge: Judge,
     configured: Bytes,
+    look: Limited<Result<Seen, roundhouse_models::Error>>,
 }
 
 impl Cards {
@@ -62,7 +69,7 @@ impl Cards {
                 .ok()?;
             info!(device = %card.id(), baseline = %seen.own, "memory of the card without models");
             let judge = Judge::new(seen.own, WitnessConfig { configured, ..config });
-            Some(Watched { card, judge, configured })
+            Some(Watched { card, judge, configured, look: Limited::default() })
         });
         Self(watched.collect())
     }
@@ -73,13 +80,17 @@ impl Cards {
         residency: &Residency<ServedModel>,
         loader: &Arc<ModelLoader>,
     ) -> Result<(), Failure> {
-        for Watched { card, judge, configured } in &mut self.0 {
+        for Watched { card, judge, configured, look } in &mut self.0 {
             let (device, watched) = (card.id(), card.clone());
-            let seen = match blocking(move || see(&watched)).await? {
-                Ok(seen) => seen,
-                Err(error) => {
-                    // Its lane finds out what is wrong with it.
-                    warn!(%device, %error, "the card does not tell what its memory holds");
+            let seen = match look.look(CARD_PATIENCE, move || see(&watched)).await? {
+                Some(Ok(seen)) => seen,
+                // Its lane finds out what is wrong with it.
+                silent => {
+                    if look.is_news(TOLD_EACH, Instant::now()) {
+                        let error = silent.and_then(Result::err).map(|error| error.to_string());
+                        let error = error.unwrap_or_else(|| "it takes too long".to_owned());
+                        warn!(%device, error, "the card does not tell what its memory holds");
+                    }
                     continue;
                 }
             };
@@ -138,7 +149,7 @@ pub(super) fn books(
         books.resident(&there, touched);
     }
     books.elsewhere = Bytes::ZERO;
-    let coming = snapshot.loads.iter().filter(|load| load.device == Some(device));
+    let coming = snapshot.loads.iter().filter(|load| arrives(load) && load.device == Some(device));
     books.arriving = coming.map(|load| load.reserved_bytes).sum();
     Some(books)
 }

@@ -361,11 +361,13 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
         residents,
     };
     let on_card = LoadSnapshot { device: Some(card), ..load(LoadState::Loading) };
+    // Nothing of it is there yet.
+    let promised = LoadSnapshot { device: Some(card), ..load(LoadState::WaitingToLoad) };
     let snapshot = Snapshot {
         devices: vec![device],
         host: None,
         waiters: 0,
-        loads: vec![on_card, load(LoadState::Fetching)],
+        loads: vec![on_card, promised, load(LoadState::Fetching)],
         failed: Vec::new(),
     };
     let touched = |id: &roundhouse_types::ArtefactId| {
@@ -390,4 +392,5 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
     let here = Books::of(&snapshot, Bytes(256), &|id, _| touched(id));
     assert_eq!((here.charged, here.elsewhere, here.leaving), (Bytes(40), Bytes(10), Bytes(10)));
     assert_eq!((here.untouched, here.budget), (Bytes(2 * 3), Bytes::ZERO));
+    assert_eq!((here.arriving, here.in_flight), (Bytes::ZERO, Bytes(256)));
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
 use tracing::{info, warn};
@@ -24,6 +24,9 @@ use super::share::Abilities;
 use super::standing::Standing;
 use super::tenants::{DiskLimits, Lack, Wanted};
 use crate::{Error, metrics};
+
+/// How often it is shown how tenants stand while much changes.
+const SHOWN_EACH: Duration = Duration::from_secs(1);
 
 /// The table. Its lock is held for bookkeeping only, never over file work.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(super) struct State {
     pub(super) leaving: u64,
     /// What whole artefacts take, those out of the tables and still on disk included.
     pub(super) standing: Standing,
+    /// When it was last shown how tenants stand.
+    shown_at: Option<Instant>,
     /// The versions that models are held at.
     held_at: HashMap<ModelId, Version>,
 }
@@ -156,7 +161,7 @@ impl Ledger {
         state.take_promise(&id, promised);
         state.standing.add((folder, tenant), holds, bytes, overhead);
         let before = state.whole.insert(id, whole);
-        self.show(&state);
+        self.show(&mut state);
         drop(state);
         // Two folders of one version can only come from a crash; the later one stays.
         if let Some(before) = before {
@@ -170,7 +175,7 @@ impl Ledger {
         let mut state = self.lock();
         state.take_promise(&id, promised);
         state.partial.insert(id, Partial { folder, bytes, used_at: SystemTime::now() });
-        self.show(&state);
+        self.show(&mut state);
     }
 
     /// Whether this is what is handed out of its version.
@@ -183,7 +188,7 @@ impl Ledger {
     pub(super) fn release(&self, id: &ArtefactId, promised: u64) {
         let mut state = self.lock();
         state.take_promise(id, promised);
-        self.show(&state);
+        self.show(&mut state);
     }
 
     /// The artefact, if it is whole; marks it as used now. True when its last use was
@@ -284,7 +289,7 @@ impl Ledger {
         }
         state.partial.remove(id);
         state.promise(id, more);
-        self.show(&state);
+        self.show_by_and_by(&mut state);
         Ok(())
     }
 
@@ -318,7 +323,7 @@ impl Ledger {
             state.take_victims(wanted).unwrap_or_default()
         };
         self.delete(victims);
-        self.show(&self.lock());
+        self.show(&mut self.lock());
     }
 
     /// Takes a version out of sight. Its files go when nobody holds it any more.
@@ -380,7 +385,7 @@ impl Ledger {
     pub(super) fn now_holds(&self, folder: &Path, holds: Vec<Hold>) {
         let mut state = self.lock();
         state.standing.replace(folder, holds);
-        self.show(&state);
+        self.show(&mut state);
     }
 
     /// Gives back what a crash kept: of files that are kept for others' sake, what nobody
@@ -427,7 +432,7 @@ impl Ledger {
         let freed = {
             let mut state = self.lock();
             let freed = state.standing.remove(folder);
-            self.show(&state);
+            self.show(&mut state);
             freed
         };
         super::standing::trim(kept, &freed);
@@ -439,13 +444,32 @@ impl Ledger {
         self.layout.remove(folder)?;
         let mut state = self.lock();
         state.leaving -= bytes;
-        self.show(&state);
+        self.show(&mut state);
         Ok(())
     }
 
-    pub(super) fn show(&self, state: &State) {
+    /// Shows how the disk and its tenants stand.
+    pub(super) fn show(&self, state: &mut State) {
+        self.show_disk(state);
+        self.show_tenants(state);
+    }
+
+    /// The same for what comes many times in a fetch, as the files of an archive do: tenants, whose
+    /// sums are long, are shown once a second, and at the fetch's end by what ends it.
+    fn show_by_and_by(&self, state: &mut State) {
+        self.show_disk(state);
+        if state.shown_at.is_none_or(|at| at.elapsed() >= SHOWN_EACH) {
+            self.show_tenants(state);
+        }
+    }
+
+    fn show_disk(&self, state: &State) {
         debug_assert!(state.promised == 0 || state.used() <= self.budget, "invariant 1");
         metrics::disk(self.budget, state.used());
+    }
+
+    fn show_tenants(&self, state: &mut State) {
+        state.shown_at = Some(Instant::now());
         for found in state.tenants() {
             metrics::tenant_disk(&found.tenant, found.bytes.0);
         }

@@ -1,5 +1,6 @@
 //! What whole artefacts take of the disk, with what they hold together.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io;
@@ -21,6 +22,8 @@ pub(super) struct Standing {
     overhead: u64,
     /// What all would take if nobody shared.
     alone: u64,
+    /// What tenants have of it, of those who were asked for since it last changed: a long sum.
+    shares: RefCell<HashMap<String, u64>>,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,7 @@ impl Standing {
         alone: u64,
         overhead: u64,
     ) {
+        self.shares.get_mut().clear();
         holds.iter().for_each(|hold| self.extents.hold(hold));
         self.overhead += overhead;
         self.alone += alone;
@@ -60,6 +64,7 @@ impl Standing {
     }
 
     pub(super) fn also(&mut self, folder: &Path, more: Vec<Hold>) {
+        self.shares.get_mut().clear();
         if let Some(stands) = self.artefacts.get_mut(folder) {
             more.iter().for_each(|hold| self.extents.hold(hold));
             stands.holds.extend(more);
@@ -67,6 +72,7 @@ impl Standing {
     }
 
     pub(super) fn replace(&mut self, folder: &Path, holds: Vec<Hold>) {
+        self.shares.get_mut().clear();
         if let Some(stands) = self.artefacts.get_mut(folder) {
             holds.iter().for_each(|hold| self.extents.hold(hold));
             for hold in std::mem::replace(&mut stands.holds, holds) {
@@ -78,6 +84,7 @@ impl Standing {
     /// Counts an artefact out and says how much less that makes. [`Standing::take_back`] counts
     /// it in again.
     pub(super) fn let_go(&mut self, folder: &Path) -> u64 {
+        self.shares.get_mut().clear();
         let before = self.bytes();
         if let Some(stands) = self.artefacts.get_mut(folder) {
             for hold in &stands.holds {
@@ -90,6 +97,7 @@ impl Standing {
     }
 
     pub(super) fn take_back(&mut self, folder: &Path) {
+        self.shares.get_mut().clear();
         if let Some(stands) = self.artefacts.get_mut(folder) {
             stands.holds.iter().for_each(|hold| self.extents.hold(hold));
             self.overhead += stands.overhead;
@@ -105,8 +113,13 @@ impl Standing {
 
     /// What all artefacts of a tenant have of it.
     pub(super) fn share_of(&self, tenant: &str) -> u64 {
+        if let Some(known) = self.shares.borrow().get(tenant) {
+            return *known;
+        }
         let theirs = self.artefacts.values().filter(|stands| stands.tenant == tenant);
-        theirs.map(|stands| self.share_of_one(stands)).sum()
+        let share = theirs.map(|stands| self.share_of_one(stands)).sum();
+        self.shares.borrow_mut().insert(tenant.to_owned(), share);
+        share
     }
 
     /// The same of all tenants.
@@ -135,6 +148,7 @@ impl Standing {
 
     /// Forgets an artefact; says which bytes of which files nobody holds any more.
     pub(super) fn remove(&mut self, folder: &Path) -> HashMap<u64, Vec<Range<u64>>> {
+        self.shares.get_mut().clear();
         let Some(stands) = self.artefacts.remove(folder) else { return HashMap::new() };
         self.overhead -= stands.overhead;
         self.alone -= stands.alone;
@@ -193,4 +207,34 @@ pub(super) fn trim(kept: Vec<(u64, File)>, freed: &HashMap<u64, Vec<Range<u64>>>
 pub(super) fn give_back(path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     ranges.iter().try_for_each(|range| punch(&file, range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(inode: u64) -> Hold {
+        Hold { path: "w".into(), inode, size: 4096, ranges: vec![0..4096] }
+    }
+
+    #[test]
+    fn what_a_tenant_has_follows_each_change_of_anybodys() {
+        let mut standing = Standing::default();
+        let (first, second) = (PathBuf::from("first"), PathBuf::from("second"));
+        standing.add((first.clone(), "t".into()), vec![hold(1)], 4096, 0);
+        // Asked for before each change, so that a sum of before would be found.
+        assert_eq!(standing.share_of("t"), 4096);
+        standing.add((second.clone(), "u".into()), vec![hold(1)], 4096, 0);
+        assert_eq!((standing.share_of("t"), standing.share_of("u")), (2048, 2048));
+        standing.also(&second, vec![hold(2)]);
+        assert_eq!((standing.share_of("t"), standing.share_of("u")), (2048, 2048 + 4096));
+        standing.let_go(&second);
+        assert_eq!((standing.share_of("t"), standing.share_of("u")), (4096, 0));
+        standing.take_back(&second);
+        assert_eq!((standing.share_of("t"), standing.share_of("u")), (2048, 2048 + 4096));
+        standing.replace(&second, vec![hold(2)]);
+        assert_eq!((standing.share_of("t"), standing.share_of("u")), (4096, 4096));
+        standing.remove(&first);
+        assert_eq!((standing.share_of("t"), standing.share_of("u")), (0, 4096));
+    }
 }

@@ -290,25 +290,31 @@ impl State {
 }
 
 impl Ledger {
-    /// Puts these limits in the place of those so far; what is above a ceiling leaves, as far as
-    /// nobody holds it. Blocks.
+    /// Puts these limits in the place of those so far.
     pub(super) fn set_limits(&self, limits: BTreeMap<String, DiskLimits>) {
-        let before = std::mem::replace(&mut self.lock().limits, limits.clone());
-        for gone in before.keys().filter(|tenant| !limits.contains_key(*tenant)) {
+        let mut state = self.lock();
+        let before = std::mem::replace(&mut state.limits, limits);
+        for gone in before.keys().filter(|tenant| !state.limits.contains_key(*tenant)) {
             metrics::tenant_disk(gone, 0);
         }
-        for (tenant, limit) in &limits {
-            if let Some(ceiling) = limit.ceiling {
-                self.shrink_tenant(tenant, ceiling.0);
-            }
-        }
-        self.show(&self.lock());
+        self.show(&mut state);
     }
 
-    fn shrink_tenant(&self, tenant: &str, ceiling: u64) {
+    /// What is above the ceilings of this moment leaves, as far as nobody holds it. Blocks.
+    pub(super) fn keep_limits(&self) {
+        let tenants: Vec<String> = self.lock().limits.keys().cloned().collect();
+        for tenant in tenants {
+            self.shrink_tenant(&tenant);
+        }
+        self.show(&mut self.lock());
+    }
+
+    fn shrink_tenant(&self, tenant: &str) {
         let _turn = self.no_evictions();
         let victims = {
             let mut state = self.lock();
+            // As it is now: since this began others may have been set.
+            let Some(Bytes(ceiling)) = state.ceiling(tenant) else { return };
             let candidates = state.candidates(None);
             let (partial, beyond) = (HashMap::new(), HashMap::new());
             let mut choice =
@@ -356,10 +362,11 @@ impl Ledger {
 impl DiskCache {
     /// Says what tenants are promised of the disk and may take of it, in place of what was said
     /// before. What is above a ceiling leaves by and by, the least worthy first, as far as nobody
-    /// holds it.
+    /// holds it: by the ceilings that were said last, however soon after others.
     pub fn set_disk_limits(&self, limits: BTreeMap<String, DiskLimits>) {
         let ledger = Arc::clone(&self.inner.ledger);
-        off_thread(move || ledger.set_limits(limits));
+        ledger.set_limits(limits);
+        off_thread(move || ledger.keep_limits());
     }
 
     /// How the tenants stand of which something was said.

@@ -164,7 +164,8 @@ async fn a_model_that_is_no_adapter_of_the_base_named_beside_it_is_refused() {
     asked.base = Some(base);
     let Err(refused) = server.dispatcher.invoke(asked).await else { panic!("it was answered") };
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
-    let told = "e:t/model is no adapter and cannot be asked as an adapter of e:other";
+    let told =
+        "e:t/model is no adapter and cannot be asked as an adapter of the base that was named";
     assert_eq!(refused.message(), told);
     server.let_go().await;
 }

@@ -23,7 +23,8 @@ fn limits(of: &[(&str, f64, Option<f64>)]) -> BTreeMap<String, DiskLimits> {
 
 async fn set(disk: &DiskCache, of: &[(&str, f64, Option<f64>)]) {
     let (ledger, limits) = (Arc::clone(&disk.inner.ledger), limits(of));
-    tokio::task::spawn_blocking(move || ledger.set_limits(limits)).await.unwrap();
+    ledger.set_limits(limits);
+    tokio::task::spawn_blocking(move || ledger.keep_limits()).await.unwrap();
 }
 
 /// A store of models of a mebibyte each, all different.
@@ -60,6 +61,31 @@ async fn above_its_ceiling_a_tenants_own_leave_and_nobody_elses() {
     let shown = disk.tenants();
     assert_eq!(shown.len(), 1, "what nothing was said of is not listed");
     assert!(shown[0].bytes >= Bytes::mib(2) && shown[0] == disk.tenant("t"), "{shown:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_in_force_at_once_and_those_of_before_take_nothing_any_more() {
+    let f = fixture(Bytes::mib(64), &["t/a", "t/b"]);
+    let disk = f.open().await;
+    for target in ["t/a", "t/b"] {
+        f.fetch(&disk, target).await.unwrap();
+    }
+    let ledger = Arc::clone(&disk.inner.ledger);
+    let holders = Arc::strong_count(&ledger);
+    // Nobody leaves while this is held: what the first ones ask for is done after the second came.
+    let turn = ledger.no_evictions();
+    disk.set_disk_limits(limits(&[("t", 0.0, Some(1.5))]));
+    assert_eq!(disk.tenants()[0].limits.ceiling, Some(Bytes(3 * MIB as u64 / 2)));
+    disk.set_disk_limits(limits(&[("t", 0.0, Some(8.0))]));
+    assert_eq!(disk.tenants()[0].limits.ceiling, Some(Bytes::mib(8)));
+    drop(turn);
+    let done = Arc::clone(&ledger);
+    tokio::task::spawn_blocking(move || done.keep_limits()).await.unwrap();
+    // Both tasks have let the ledger go.
+    while Arc::strong_count(&ledger) > holders {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(there(&f, &disk, &["t/a", "t/b"]).await, ["t/a", "t/b"]);
 }
 
 #[tokio::test(start_paused = true)]
