@@ -2,7 +2,11 @@
 //!
 //! One test only: the counters are the process's.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and tell as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail and tell as tests do"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;

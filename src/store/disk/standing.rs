@@ -214,7 +214,8 @@ mod tests {
     use super::*;
 
     fn hold(inode: u64) -> Hold {
-        Hold { path: "w".into(), inode, size: 4096, ranges: vec![0..4096] }
+        let whole = 0..4096;
+        Hold { path: "w".into(), inode, size: 4096, ranges: vec![whole] }
     }
 
     #[test]

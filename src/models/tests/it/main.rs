@@ -1,6 +1,10 @@
 //! Models against their references, and against what must not be loaded.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and tell as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail and tell as tests do"
+)]
 
 mod adapters;
 mod arriving;
