@@ -86,7 +86,7 @@ pub enum Command {
     /// Unload a model once its requests have ended.
     Unload(UnloadArgs),
     /// Keep a model loaded: it is not evicted for others, until it is released or the server ends. To
-    /// keep it for good, name it in keep (and preload) of its [[endpoint]].
+    /// keep it for good, name it under `keep` (and `preload`) of its endpoint in the settings.
     Keep(ModelArgs),
     /// Take a keep back.
     Release(ModelArgs),
