@@ -2,6 +2,7 @@
 
 mod elastic;
 mod parts;
+mod prompts;
 mod turn;
 mod way;
 
@@ -15,7 +16,6 @@ pub(crate) use self::turn::{Promised, Turn};
 use crate::account::{self, Account, DECODED};
 use crate::kv::{BlockPool, Prefix, Root, root_of};
 use crate::plan::{AdapterId, BlockId, KvSpec, Row, StepPlan, Want};
-use crate::share::shares;
 
 /// Names one sequence (or one encoder call) of an engine; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ const LEAST_CHUNK: usize = 16;
 /// The sequences of one generative engine. Let in are those of the highest priority, among them
 /// whose tenant had the least of the device by its share, among a tenant's the first that came;
 /// among prompts that are read side by side, a short one may end before an older long one
-/// ([`shares`]). While several tenants have work, none has more of a step than leaves the others'
+/// ([`crate::share::shares`]). While several tenants have work, none has more of a step than leaves the others'
 /// steps as short as their shares promise ([`Tenants`]).
 ///
 /// 1. A block that is written belongs to one sequence; several may read one that is full.
@@ -327,49 +327,6 @@ impl Scheduler {
         self.plan_prompts(&mut step, room, &tenants);
         self.check(&step);
         step
-    }
-
-    /// A row for each sequence that has more to compute than it decodes, or has just come.
-    fn plan_prompts(&self, step: &mut Step, room: usize, tenants: &Tenants) {
-        let (readers, mut wants) = self.readers(&step.admitted);
-        if tenants.is_limited() {
-            self.cut(&readers, &mut wants, tenants);
-        }
-        for (sequence, chunk) in readers.into_iter().zip(shares(room, &wants)) {
-            add_chunk(step, sequence, &self.pool, chunk);
-        }
-    }
-
-    /// Sequences that read prompts or have just come, and what each still wants of the step.
-    fn readers(&self, admitted: &[SequenceId]) -> (Vec<&Sequence>, Vec<usize>) {
-        let reads = |s: &&Sequence| s.remaining() > 1 || admitted.contains(&s.id);
-        let readers: Vec<_> = self.running.iter().filter(reads).collect();
-        // The workspace has room for so many vectors; each that runs may have one.
-        let vectors = self.limits.running.min(self.limits.kv.blocks);
-        let mut spare = vectors.saturating_sub(self.running.len());
-        let mut wants = Vec::with_capacity(readers.len());
-        for sequence in &readers {
-            let mut chunk = sequence.remaining();
-            if sequence.scored > 0 {
-                chunk = chunk.min(spare + 1);
-                spare -= chunk - 1;
-            }
-            wants.push(chunk);
-        }
-        (readers, wants)
-    }
-
-    /// Cuts what readers want to what is left of their tenants' tokens, which is split as all room is.
-    /// A tenant's oldest prompt gets a token in any case.
-    fn cut(&self, readers: &[&Sequence], wants: &mut [usize], tenants: &Tenants) {
-        for (index, allowed) in tenants.allowed().enumerate() {
-            let of_it: Vec<_> =
-                (0..readers.len()).filter(|it| tenants.index(readers[*it]) == index).collect();
-            let its: Vec<_> = of_it.iter().map(|it| wants[*it]).collect();
-            for (it, most) in of_it.into_iter().zip(shares(allowed.max(1), &its)) {
-                wants[it] = most;
-            }
-        }
     }
 
     /// Lets sequences in, by turns, while the prompts' `room`, places and blocks last. The

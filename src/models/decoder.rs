@@ -40,6 +40,15 @@ pub(crate) enum Answers {
 }
 
 impl Answers {
+    /// The shapes of a runner that answers so.
+    fn spec(self, config: &DecoderConfig, context: usize, step_tokens: usize) -> RunnerSpec {
+        let output_width = match self {
+            Self::Tokens(..) => config.vocab,
+            Self::Vectors(_) => config.hidden,
+        };
+        RunnerSpec { output_width, context, step_tokens, kv: self.kv() }
+    }
+
     /// The pool, where there is one.
     pub(crate) fn kv(self) -> Option<KvSpec> {
         match self {
@@ -78,11 +87,7 @@ impl Decoder {
         let head_norms = weights.head_norms()?;
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
-        let output_width = match answers {
-            Answers::Tokens(..) => config.vocab,
-            Answers::Vectors(_) => config.hidden,
-        };
-        let spec = RunnerSpec { output_width, context, step_tokens, kv: answers.kv() };
+        let spec = answers.spec(&config, context, step_tokens);
         let factors = match &rope_factors {
             Some(factors) => factors.to_vec1()?,
             None => Vec::new(),

@@ -89,11 +89,7 @@ impl Portable {
             weights.ready(config.norm)?;
         let device = embeddings.device().clone();
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
-        let output_width = match answers {
-            Answers::Tokens(..) => config.vocab,
-            Answers::Vectors(_) => config.hidden,
-        };
-        let spec = RunnerSpec { output_width, context, step_tokens, kv: answers.kv() };
+        let spec = answers.spec(&config, context, step_tokens);
         let factors = match &rope_factors {
             Some(factors) => factors.to_vec1()?,
             None => Vec::new(),
