@@ -6,14 +6,14 @@ mod shared;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roundhouse_tests::python;
 use roundhouse_tests::server::{Server, root};
 use roundhouse_tests::site::{Site, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Several containers in one process.
 struct Containers {
@@ -43,15 +43,18 @@ impl Containers {
 
     /// An endpoint of some of them.
     fn endpoint(&self, name: &str, mode: &str, hostnames: &[&str], more: &str) -> String {
-        let container = |hostname: &&str| {
-            let port = self.port;
-            format!(
-                "[[endpoint.container]]\nhostname = \"{hostname}\"\n\
-                 url = \"http://127.0.0.1:{port}/{hostname}\"\n{more}\n"
-            )
-        };
-        let containers: String = hostnames.iter().map(container).collect();
+        let containers: String =
+            hostnames.iter().map(|hostname| self.container(hostname, more)).collect();
         format!("[[endpoint]]\nname = \"{name}\"\ncontainers = \"{mode}\"\n{containers}")
+    }
+
+    /// One of them.
+    fn container(&self, hostname: &str, more: &str) -> String {
+        let port = self.port;
+        format!(
+            "[[endpoint.container]]\nhostname = \"{hostname}\"\n\
+             url = \"http://127.0.0.1:{port}/{hostname}\"\n{more}\n"
+        )
     }
 }
 
@@ -74,9 +77,11 @@ async fn start(site: &Site, endpoints: &str, env: &[(&str, &str)]) -> Server {
     Server::start(&["serve", "--config", config.to_str().unwrap()], env).await
 }
 
-/// A port that nobody listens at.
-fn closed_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port that nobody listens at, and what keeps others from it.
+fn closed_port() -> (u16, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap().port(), socket)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,21 +90,18 @@ async fn boto3_asks_a_pipeline_fifteen_containers_and_those_that_fail() {
     let containers = Containers::start(&site).await;
     let names: Vec<String> = (1..=15).map(|at| format!("c{at}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (port, _closed) = closed_port();
     let closed = format!(
-        "[[endpoint.container]]\nhostname = \"closed\"\nurl = \"http://127.0.0.1:{}\"\n\
-         health = false\n",
-        closed_port()
+        "[[endpoint.container]]\nhostname = \"closed\"\nurl = \"http://127.0.0.1:{port}\"\n\
+         health = false\n"
     );
     let endpoints = [
         containers.endpoint("pipe", "serial", &["split", "double", "sum"], ""),
         containers.endpoint("fifteen", "direct", &names, "health_every = \"1h\""),
         containers.endpoint("streams", "direct", &["stream", "next"], ""),
-        containers.endpoint(
-            "faults",
-            "direct",
-            &["oom", "lies", "stalls", "sound"],
-            "response_timeout = \"500ms\"",
-        ) + &closed,
+        containers.endpoint("faults", "direct", &["oom", "lies", "sound"], "")
+            + &containers.container("stalls", "response_timeout = \"500ms\"")
+            + &closed,
     ];
     let server = start(&site, &endpoints.concat(), &[]).await;
     let data = server.data.clone();
@@ -109,10 +111,13 @@ async fn boto3_asks_a_pipeline_fifteen_containers_and_those_that_fail() {
     let in_flight = "roundhouse_containers_in_flight_requests";
     until("no request is left", || async { server.metric(in_flight).await == 0.0 }).await;
     assert!(server.metric_with("roundhouse_containers_cut_answers_total", "cut").await >= 3.0);
-    let log = std::fs::read_to_string(site.at("access.log")).unwrap();
-    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of = |name: &str| lines.iter().filter(|line| line["container"] == name).count();
-    assert_eq!((of("c7"), of("sum"), of("oom")), (1, 1, 3));
+    let of = |name: &str| {
+        let log = std::fs::read_to_string(site.at("access.log")).unwrap();
+        // The last line may be on its way.
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["container"] == name).count()
+    };
+    until("all is logged", || async { (of("c7"), of("sum"), of("oom")) == (1, 1, 3) }).await;
     let listed = server.get("/v1/models").await.json();
     let listed = listed["data"].as_array().unwrap();
     assert!(listed.iter().any(|model| model["id"] == "fifteen:c7"), "{listed:?}");
@@ -214,6 +219,8 @@ async fn a_container_that_serves_one_connection_at_a_time_answers_all_clients_in
     let url = format!("{}/endpoints/slow/invocations", server.data);
     // Each is a connection of its own, and they are served by all threads.
     let clients: Vec<reqwest::Client> = (0..8).map(|_| reqwest::Client::new()).collect();
+    // An idle one is kept for four seconds: where the machine stood still there is another.
+    let (mut last, mut pauses) = (Instant::now(), 0);
     for _ in 0..4 {
         for client in &clients {
             let answer = client.post(&url).json(&"end").send().await.unwrap();
@@ -221,7 +228,10 @@ async fn a_container_that_serves_one_connection_at_a_time_answers_all_clients_in
                 (answer.status().as_u16(), answer.text().await.unwrap()),
                 (200, "\"ok\"".into())
             );
+            pauses += usize::from(last.elapsed() > Duration::from_secs(3));
+            last = Instant::now();
         }
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    let connections = connections.load(Ordering::SeqCst);
+    assert!((1..=1 + pauses).contains(&connections), "{connections} connections");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// In decimal; at the pace of the proxy some seconds.
 const MEGABYTES: usize = 60;
-const PACE: u64 = 20_000_000;
+const PACE: u64 = 6_000_000;
 
 fn told(args: &[&str]) -> (i32, String, String) {
     let output = Command::new(binary()).args(args).output().unwrap();

@@ -40,12 +40,12 @@ async fn sixty_four_clients_over_ten_models_and_room_for_three_all_get_right_ans
     let server = Arc::new(server);
     let (answers, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut clients = Vec::new();
-    let until = Instant::now() + Duration::from_secs(12);
+    let (until, at_last) = (Instant::now() + Duration::from_secs(12), Duration::from_secs(120));
     for client in 0..64u32 {
-        let (server, answers) = (server.clone(), answers.clone());
+        let (server, answers, done) = (server.clone(), answers.clone(), done.clone());
         clients.push(tokio::spawn(async move {
             let mut turn = client;
-            while Instant::now() < until {
+            while !done.load(Ordering::Relaxed) {
                 turn = turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let index = (turn >> 16) % 10;
                 let target = format!("m{index}");
@@ -53,29 +53,36 @@ async fn sixty_four_clients_over_ten_models_and_room_for_three_all_get_right_ans
                 let answer = server.invoke("default", &target, json!({"inputs": "one two"})).await;
                 assert_eq!(answer.status, 200, "{}", answer.body);
                 assert_eq!(answer.json()[0]["label"], signature(&target, index));
-                assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+                assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
                 answers.fetch_add(1, Ordering::Relaxed);
             }
         }));
     }
-    let (watched, over) = (server.clone(), done.clone());
+    let (watched, seen, over) = (server.clone(), answers.clone(), done.clone());
     let watching = tokio::spawn(async move {
         let mut samples = 0;
-        while !over.load(Ordering::Relaxed) {
+        loop {
             let residency = watched.admin_get("/admin/v1/residency").await.json();
             let device = &residency["devices"][0];
             let bytes = |key: &str| device[key].as_u64().unwrap();
             assert!(bytes("charged_bytes") + bytes("reserved_bytes") <= bytes("budget_bytes"));
             samples += 1;
+            // Longer where the machine does much else.
+            let enough = samples > 50
+                && seen.load(Ordering::Relaxed) > 500
+                && watched.metric("roundhouse_residency_evictions_total").await >= 30.0;
+            if Instant::now() >= until && (enough || until.elapsed() > at_last) {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        over.store(true, Ordering::Relaxed);
         samples
     });
+    assert!(watching.await.unwrap() > 50);
     for client in clients {
         client.await.unwrap();
     }
-    done.store(true, Ordering::Relaxed);
-    assert!(watching.await.unwrap() > 50);
     let evictions = server.metric("roundhouse_residency_evictions_total").await;
     assert!(evictions >= 30.0, "{evictions} evictions");
     assert!(answers.load(Ordering::Relaxed) > 500, "{answers:?} answers");
@@ -89,8 +96,8 @@ async fn a_slow_load_says_not_ready_goes_on_and_fetches_nothing_twice() {
     let size: u64 = files.iter().map(|(_, body)| body.len() as u64).sum();
     s3.put_folder("big", &files).await;
     s3.put_folder("small", &signed_classifier("small", 5, 0)).await;
-    // 40 MB at 5 MB/s: eight seconds, with requests that hold for two.
-    let proxy = Proxy::start(s3.address(), Some(5_000_000)).await;
+    // 40 MB at 2 MB/s: twenty seconds, with requests that hold for two.
+    let proxy = Proxy::start(s3.address(), Some(2_000_000)).await;
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("roundhouse.toml");
     let text = format!(
@@ -115,12 +122,12 @@ async fn a_slow_load_says_not_ready_goes_on_and_fetches_nothing_twice() {
         }
         assert_eq!(answer.status, 429, "{}", answer.body);
         assert_eq!(answer.header("x-amzn-errortype"), "ModelNotReadyException");
-        assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
         // Others are served meanwhile.
         let small = server.invoke("default", "small", json!({"inputs": "hello"})).await;
         assert_eq!(small.header("x-roundhouse-tier"), "device", "{}", small.body);
         refusals += 1;
-        assert!(began.elapsed() < Duration::from_secs(60), "it never came");
+        assert!(began.elapsed() < Duration::from_secs(120), "it never came");
     }
     assert!(refusals >= 2, "{refusals} refusals");
     let fetched = server.metric("roundhouse_store_fetched_bytes_total").await;

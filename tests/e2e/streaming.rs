@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// In decimal; at the pace of the proxy some seconds.
 const MEGABYTES: usize = 40;
-const PACE: u64 = 20_000_000;
+const PACE: u64 = 5_000_000;
 
 async fn serve(proxy: &Proxy, cache: &Path, extra: &[&str]) -> Server {
     let env = S3::env(proxy.address());
@@ -95,7 +95,7 @@ async fn a_store_that_fails_midway_is_told_and_the_next_request_goes_on_from_the
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("roundhouse.toml");
     let text = format!(
-        "version = 1\n[cache]\ndir = \"{}\"\n[store]\nstall_timeout = \"1s\"\nmax_retries = 1\n\
+        "version = 1\n[cache]\ndir = \"{}\"\n[store]\nstall_timeout = \"10s\"\nmax_retries = 1\n\
          part_size = \"1MiB\"\n[[endpoint]]\nname = \"default\"\n[[endpoint.mount]]\nuri = \"s3://models/\"\n",
         dir.path().join("cache").display()
     );

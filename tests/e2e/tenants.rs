@@ -70,7 +70,7 @@ async fn a_tenant_that_scans_is_held_to_its_load_bandwidth_and_others_are_not() 
         site.put(target, &signed_classifier(target, version, 3_000));
     }
     let bytes = 8 * std::fs::metadata(site.at("store/scan/m0/model.safetensors")).unwrap().len();
-    let scarce = "[[tenant]]\nname = \"scan\"\nload_bandwidth = \"256KiB/s\"\n";
+    let scarce = "[[tenant]]\nname = \"scan\"\nload_bandwidth = \"64KiB/s\"\n";
     site.configure(scarce, "", "");
     let server = site.start().await;
     let body = json!({"inputs": "hello"});
@@ -99,7 +99,7 @@ async fn a_tenant_that_scans_is_held_to_its_load_bandwidth_and_others_are_not() 
         let fetched = usage["usage"][0]["bytes_fetched"].as_u64();
         assert!(fetched > Some(bytes / 8), "{usage}");
         // The settings are read again: what waits goes on by the new ceiling.
-        site.configure(&scarce.replace("256KiB", "1GiB"), "", "");
+        site.configure(&scarce.replace("64KiB", "1GiB"), "", "");
     };
     let (answers, ()) = tokio::join!(all, meanwhile);
     for (target, answer) in scan.iter().zip(answers) {

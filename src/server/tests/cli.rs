@@ -372,9 +372,17 @@ async fn check_config_tells_grants_that_bind_nobody_and_folders_that_are_not_the
 #[tokio::test]
 async fn a_load_says_what_it_waits_for_and_how_to_make_room() {
     let why = "it waits for 1.0 GiB of device memory: kept models leave too little of the budget";
-    let explain = move || async move { Json(json!({"now": why, "decisions": []})) };
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let told = asked.clone();
+    let explain = move || async move {
+        asked.notify_one();
+        Json(json!({"now": why, "decisions": []}))
+    };
     let load = move || async move {
-        tokio::time::sleep(std::time::Duration::from_millis(3500)).await;
+        // It was asked three times what it waits for.
+        for _ in 0..3 {
+            told.notified().await;
+        }
         let message = format!("e:m was not ready within 3s: {why}");
         let error = json!({"error": {"kind": "not_ready", "message": message}});
         (StatusCode::SERVICE_UNAVAILABLE, Json(error))

@@ -155,7 +155,7 @@ mod tests {
             disk.gone(&model(&format!("made/up-{number}")));
         }
         let notes = || disk.inner.gone.names().len();
-        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
         while notes() > PRUNED_AT_LEAST + 1 && tokio::time::Instant::now() < until {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

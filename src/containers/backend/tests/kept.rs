@@ -27,7 +27,7 @@ async fn ask_on(runtime: &Arc<Runtime>, backend: &Backend) -> Bytes {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_request_at_a_time_takes_one_connection_on_whatever_runtime_it_is() {
     let (url, connections) = patient().await;
-    let backend = Backend::new(config(url));
+    let backend = Backend::new(BackendConfig { keep_connections: PATIENCE, ..config(url) });
     let runtimes = runtimes();
     for turn in 0..9 {
         let answer = match turn % 3 {
@@ -94,7 +94,7 @@ async fn connections_close_with_the_last_who_knows_the_container() {
 #[tokio::test]
 async fn many_answers_at_once_come_on_connections_of_their_own() {
     let (url, connections) = patient().await;
-    let backend = Backend::new(config(url));
+    let backend = Backend::new(BackendConfig { keep_connections: PATIENCE, ..config(url) });
     for _ in 0..4 {
         let answers = futures_util::future::join_all((0..16).map(|_| ask(&backend))).await;
         assert!(answers.into_iter().all(|answer| answer.unwrap().2 == "ok"));

@@ -49,7 +49,7 @@ async fn health_checks_say_how_it_is_and_slow_answers_say_nothing() {
         }
     })
     .await;
-    let health = HealthConfig { interval: SOON / 50, ..HealthConfig::default() };
+    let health = HealthConfig { interval: SOON / 50, timeout: PATIENCE, ..HealthConfig::default() };
     let breaking = Breaking { failures: 1, ..Breaking::default() };
     let config = BackendConfig { head_timeout: SOON, breaking, ..config(url) };
     let backend = Backend::new(BackendConfig { health: Some(health), ..config });
@@ -84,7 +84,8 @@ async fn a_request_that_breaks_its_connection_has_the_container_asked_and_closes
         }
     })
     .await;
-    let health = HealthConfig { interval: PATIENCE * 60, ..HealthConfig::default() };
+    let interval = PATIENCE * 60;
+    let health = HealthConfig { interval, timeout: PATIENCE, ..HealthConfig::default() };
     let breaking = Breaking { failures: 1, ..Breaking::default() };
     let checked = BackendConfig { breaking, health: Some(health), ..config(url.clone()) };
     let backend = Backend::new(checked);

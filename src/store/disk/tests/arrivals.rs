@@ -1,5 +1,7 @@
 //! Files that are read while they arrive. Readers block, so the clock runs here.
 
+use futures_util::poll;
+
 use super::*;
 use crate::testing::{Fault, Operation};
 
@@ -11,11 +13,13 @@ impl Fixture {
         let (artefact, disk) = (self.resolve(target).await, disk.clone());
         assert!(disk.arriving(&artefact.id).is_none(), "nobody fetches it yet");
         let (catalog, id, fetched) = (self.catalog.clone(), artefact.id.clone(), disk.clone());
-        let fetching =
-            tokio::spawn(async move { fetched.fetch(&catalog, &artefact, &Progress::new()).await });
+        let mut fetching =
+            Box::pin(async move { fetched.fetch(&catalog, &artefact, &Progress::new()).await });
         loop {
+            // By this task until it is seen: by another it might end between two looks.
+            assert!(poll!(&mut fetching).is_pending(), "it ended before it was seen");
             match disk.arriving(&id) {
-                Some(arriving) => return (fetching, Arc::new(arriving)),
+                Some(arriving) => return (tokio::spawn(fetching), Arc::new(arriving)),
                 None => tokio::task::yield_now().await,
             }
         }

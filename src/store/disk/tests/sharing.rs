@@ -349,14 +349,17 @@ async fn who_reads_behind_a_fetch_reads_on_when_another_one_offers_the_version()
 
     let artefact = f.resolve(NAMES[2]).await;
     let (id, catalog, fetched) = (artefact.id.clone(), f.catalog.clone(), disk.clone());
-    let fetching =
-        tokio::spawn(async move { fetched.fetch(&catalog, &artefact, &Progress::new()).await });
+    let mut fetching =
+        Box::pin(async move { fetched.fetch(&catalog, &artefact, &Progress::new()).await });
     let files = loop {
+        // By this task until it is seen: by another it might end between two looks.
+        assert!(futures_util::poll!(&mut fetching).is_pending(), "it ended before it was seen");
         match disk.arriving(&id) {
             Some(files) => break Arc::new(files),
             None => tokio::task::yield_now().await,
         }
     };
+    let fetching = tokio::spawn(fetching);
     let read = || {
         let (files, size) = (Arc::clone(&files), weights(2).len());
         tokio::task::spawn_blocking(move || {
