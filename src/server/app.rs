@@ -18,7 +18,6 @@ mod single;
 mod traces;
 mod warm;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use roundhouse_serving::ServedModel;
 use roundhouse_tenancy::Accounts;
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -130,9 +129,10 @@ pub(crate) struct Running {
 /// # Errors
 /// When it cannot be built, a port is taken, or a device fails while it runs.
 pub(crate) async fn serve(config: Config, origin: Option<Origin>) -> Result<(), Error> {
+    let stop = Stop::listen()?;
     let running = start(config, None, origin).await?;
     announce(&running);
-    running.until_stopped().await
+    running.until_stopped(stop).await
 }
 
 /// Prints the ready lines that scripts wait for.
@@ -260,12 +260,12 @@ fn url(listener: &TcpListener, encrypted: bool) -> Result<String, Error> {
 
 impl Running {
     /// Answers until SIGTERM or an interrupt, then drains; or until a device fails.
-    pub(crate) async fn until_stopped(mut self) -> Result<(), Error> {
+    pub(crate) async fn until_stopped(mut self, mut stop: Stop) -> Result<(), Error> {
         let tracing = std::mem::take(&mut self.tracing);
         let cloudwatch = std::mem::take(&mut self.cloudwatch);
         let failed = tokio::select! {
-            signal = stop_signal() => {
-                info!(signal = signal?, "stopping");
+            signal = stop.signal() => {
+                info!(signal, "stopping");
                 None
             }
             why = device_failure(&self.vitals) => Some(why),
@@ -273,7 +273,7 @@ impl Running {
         if let Some(why) = &failed {
             error!(%why, "a device failed; what can be answered is, then the process ends");
         }
-        let (timeout, again, loader) = (self.drain_timeout, stop_signal(), self.loader.clone());
+        let (timeout, loader) = (self.drain_timeout, self.loader.clone());
         let (accounts, cut_off) = (self.accounts.clone(), self.cut_off.clone());
         let (captures, behinds) = (self.captures.clone(), self.behinds.clone());
         let threads = self.threads.clone();
@@ -287,7 +287,7 @@ impl Running {
                 warn!(?timeout, "requests were cut off by the drain timeout");
                 false
             }
-            _ = again => {
+            _ = stop.signal() => {
                 warn!("a second signal cut off the requests under way");
                 false
             }
@@ -358,16 +358,34 @@ impl Running {
     }
 }
 
-fn stop_signal() -> impl Future<Output = Result<&'static str, Error>> {
-    let listen =
-        |kind| signal(kind).map_err(|source| Error::io("cannot listen for signals", source));
-    let (terminate, interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
-    async move {
-        let (mut terminate, mut interrupt) = (terminate?, interrupt?);
-        Ok(tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        })
+/// The signals that end a server.
+///
+/// Listened for from before it starts: one that comes meanwhile is heard once it has started, where
+/// it would else end the process without a drain, or, as the first process of a container, be lost.
+pub(crate) struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the system has no room for it.
+    pub(crate) fn listen() -> Result<Self, Error> {
+        let listen =
+            |kind| signal(kind).map_err(|source| Error::io("cannot listen for signals", source));
+        let (terminate, interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Waits for the next one.
+    async fn signal(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

@@ -36,6 +36,7 @@ const SETTINGS: &str = include_str!("demo/demo.toml");
 /// # Errors
 /// As [`app::serve`], and when the models cannot be put into the embedded store.
 pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
+    let stop = app::Stop::listen()?;
     let home = Home::of(flags.data_dir.as_deref())?;
     let buckets = home.path().join("s3");
     std::fs::create_dir_all(buckets.join(BUCKET))
@@ -57,7 +58,7 @@ pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
     let running = app::start(config, Some(credentials), None).await?;
     welcome::print(&running.data, &running.admin, &python);
     app::announce(&running);
-    running.until_stopped().await
+    running.until_stopped(stop).await
 }
 
 /// The demo's log settings, known before its store has an address.

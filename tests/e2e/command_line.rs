@@ -1,10 +1,12 @@
 //! The commands, against a running server and without one.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use roundhouse_tests::models::{signature, signed_classifier};
 use roundhouse_tests::server::{Server, binary, root};
+use roundhouse_tests::site::until;
 use serde_json::{Value, json};
 
 fn run(args: &[&str]) -> (i32, String, String) {
@@ -136,12 +138,34 @@ async fn sigterm_lets_requests_end_and_exits_with_success() {
     let request =
         server.http().post(url).header("x-amzn-sagemaker-target-model", target).json(&body);
     let asking = tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until("the request is under way", || async {
+        let shown = server.admin_get("/admin/v1/residency").await.json();
+        let residents = shown["devices"][0]["residents"].as_array().unwrap();
+        asking.is_finished() || residents.iter().any(|it| it["leases"].as_u64() > Some(0))
+    })
+    .await;
     server.terminate();
-    let status = server.wait(Duration::from_secs(30)).await.expect("it ends");
+    let status = server.wait(Duration::from_secs(60)).await.expect("it ends");
     assert!(status.success(), "{status}");
     let answer: Value = serde_json::from_str(&asking.await.unwrap()).unwrap();
     assert!(answer["choices"].is_array() || answer["generated_text"].is_string(), "{answer}");
+}
+
+#[test]
+fn sigterm_before_it_is_ready_ends_it_as_one_after_that_would() {
+    let store = format!("file://{}/", root().join("src/server/demo/models").display());
+    let args = ["serve", "--store", &store, "--listen", "127.0.0.1:0"];
+    let mut command = Command::new(binary());
+    command.args(args).args(["--admin-listen", "127.0.0.1:0"]);
+    let mut server = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let first = log.next().unwrap().unwrap();
+    assert!(first.contains("device="), "the device is said before the ports answer: {first}");
+    let told = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    let rest: Vec<_> = log.map_while(Result::ok).collect();
+    assert!(server.wait().unwrap().success(), "{}", rest.join("\n"));
+    assert!(rest.iter().any(|line| line.contains("drained")), "{}", rest.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
