@@ -7,6 +7,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM
 
+OUT_TOKENS = 96
 FOLDER, DTYPE, DECODE = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(2)
 torch.manual_seed(7)
@@ -26,5 +27,7 @@ seconds(1, 64, 4)
 first = sorted(seconds(1, 512, 1) for _ in range(3))[1]
 row = {"prefill 512": 512 / first, "decode": (DECODE - 1) / (seconds(1, 16, DECODE) - seconds(1, 16, 1))}
 for many in [8, 32]:
-    row[f"{many} at once"] = many * 48 / seconds(many, 64, 48)
+    whole = seconds(many, 64, OUT_TOKENS)
+    row[f"{many} at once"] = many * OUT_TOKENS / whole
+    row[f"{many} decoding"] = many * (OUT_TOKENS - 1) / (whole - seconds(many, 64, 1))
 print(json.dumps(row))

@@ -3,8 +3,9 @@
     python loadtest/generation/run.py ROUNDHOUSE LLAMA_SERVER MODELS OUT [ROUNDS [SHAPE...]]
 
 MODELS is what make.py made, OUT a file. In each round every server is started anew and measured in
-turn: reading a prompt of 512 tokens, decoding alone, 8 and 32 requests at once (64 tokens in, 48
-out). The figures are medians over the rounds; the ratios are medians of each round's. Needs torch,
+turn: reading a prompt of 512 tokens, decoding alone, 8 and 32 requests at once (64 tokens in, 96
+out): over the whole time, their prompts included, and while all of them decode, which is what decoding
+alone is compared with. The figures are medians over the rounds; the ratios are medians of each round's. Needs torch,
 transformers and a C compiler; everything listens on loopback and is stopped at the end.
 """
 
@@ -28,6 +29,8 @@ MATRICES = {"smol": 134_479_872, "l1b": 1_235_746_816}
 # Numbers multiplied with each token, the embedding table being the head too.
 BYTES = {"bf16": 2.0, "q8_0": 34 / 32}
 RANDOM = random.Random(7)
+# Each of several at once answers so many.
+OUT_TOKENS = 96
 
 
 def text(length):
@@ -45,9 +48,16 @@ def measured(server, decode):
     row = {"prefill 512": statistics.median(prefill),
            "decode": (decode - 1) / (times[-1] - times[1])}
     for many in [8, 32]:
-        seconds, _ = at_once(server, [text(64) for _ in range(many)], 48)
-        row[f"{many} at once"] = many * 48 / seconds
+        seconds, times = at_once(server, [text(64) for _ in range(many)], OUT_TOKENS)
+        row[f"{many} at once"] = many * OUT_TOKENS / seconds
+        row[f"{many} decoding"] = while_all_decode(times)
     return row
+
+
+def while_all_decode(times):
+    """Tokens a second from the last one's first token to the first one's last."""
+    since, until = max(each[1] for each in times), min(each[-1] for each in times)
+    return sum(since < at <= until for each in times for at in each[1:]) / (until - since)
 
 
 def transformers(model, dtype, decode):
@@ -109,12 +119,12 @@ def main():
             for name, row in rows(model):
                 found.setdefault(name, []).append(row)
                 print(model, name, {key: round(value, 1) for key, value in row.items()}, flush=True)
-        columns = ["prefill 512", "decode", "8 at once", "32 at once"]
+        columns = ["prefill 512", "decode", "8 at once", "32 at once", "8 decoding", "32 decoding"]
         lines += [f"## {model}", "", f"| tokens per second | {' | '.join(columns)} | 8 and 32 by decode | decode by the memory's roof |",
-                  "|---|" + "---|" * 6]
+                  "|---|" + "---|" * (len(columns) + 2)]
         for (who, form), rounds in found.items():
             middle = {column: statistics.median(row[column] for row in rounds) for column in columns}
-            times = [statistics.median(row[f"{many} at once"] / row["decode"] for row in rounds) for many in [8, 32]]
+            times = [statistics.median(row[f"{many} decoding"] / row["decode"] for row in rounds) for many in [8, 32]]
             roof = middle["decode"] * numbers * BYTES[form] / read
             lines.append(f"| {who}, {form} | " + " | ".join(f"{middle[column]:.1f}" for column in columns)
                          + f" | {times[0]:.1f}, {times[1]:.1f} | {roof:.2f} |")

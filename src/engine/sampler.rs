@@ -14,6 +14,8 @@ use crate::constraint::{Constraint, Progress};
 use crate::error::Error;
 use crate::request::{GenerateSpec, PromptToken, Sampling};
 
+mod weights;
+
 /// What one sequence's sampling needs to remember. What it chooses depends on the logits,
 /// the tokens before and (seed, position), so a recomputed sequence goes on as it would have.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Sampler {
     /// the mask leaves nothing, [`Error::Constrained`] where the constraint cannot be followed.
     /// The sequence cannot go on after any of them.
     pub(crate) fn sample(&mut self, logits: &[f32], position: usize) -> Result<Choice, Error> {
-        if !logits.iter().all(|logit| logit.is_finite()) {
+        if !weights::are_numbers(logits) {
             return Err(Error::NotFinite { position });
         }
         let mut scores = logits.to_vec();
@@ -113,7 +115,7 @@ impl Sampler {
         id: u32,
         position: usize,
     ) -> Result<PromptToken, Error> {
-        if !logits.iter().all(|logit| logit.is_finite()) {
+        if !weights::are_numbers(logits) {
             return Err(Error::NotFinite { position });
         }
         Ok(scored(logits, id, self.top_logprobs))
@@ -191,7 +193,7 @@ impl Sampler {
 
 /// A token under the model's own distribution.
 fn scored(logits: &[f32], id: u32, top: usize) -> PromptToken {
-    let normaliser = log_sum_exp(logits);
+    let normaliser = weights::log_sum_exp(logits);
     let logprob = logprob(logits[id as usize], normaliser);
     PromptToken { logprob, top: alternatives(logits, top, normaliser) }
 }
@@ -226,21 +228,24 @@ fn candidates(scores: &[f32]) -> Vec<Candidate> {
 }
 
 fn likeliest(scores: &[f32]) -> Option<u32> {
-    let mut best: Option<Candidate> = None;
-    for (id, score) in (0..).zip(scores) {
-        if *score > best.map_or(f32::NEG_INFINITY, |best| best.score) {
-            best = Some(Candidate { id, score: *score });
-        }
-    }
-    best.map(|best| best.id)
+    let best = weights::largest(scores);
+    let is_best = |(_, score): &(u32, &f32)| **score == best && best > f32::NEG_INFINITY;
+    (0..).zip(scores).find(is_best).map(|(id, _)| id)
 }
 
 fn draw(scores: &[f32], sampling: &Sampling, position: usize) -> Option<u32> {
+    let best = weights::largest(scores);
+    if best == f32::NEG_INFINITY {
+        return None;
+    }
+    // Relative to the likeliest, which weighs 1, so that no temperature overflows.
+    let weights = weights::weigh(scores, best, sampling.temperature);
+    let chance = uniform(sampling.seed, position);
+    if sampling.top_k == 0 && sampling.top_p >= 1.0 && sampling.min_p <= 0.0 {
+        return drawn(&weights, chance);
+    }
+    let weight = |c: &Candidate| f64::from(weights[c.id as usize]);
     let mut left = candidates(scores);
-    let best = left.iter().map(|c| c.score).max_by(f32::total_cmp)?;
-    let temperature = f64::from(sampling.temperature);
-    // Relative to the likeliest, so that no temperature overflows.
-    let weight = |c: &Candidate| ((f64::from(c.score) - f64::from(best)) / temperature).exp();
     if sampling.top_k > 0 && sampling.top_k < left.len() {
         left.select_nth_unstable_by(sampling.top_k - 1, likelier);
         left.truncate(sampling.top_k);
@@ -250,19 +255,30 @@ fn draw(scores: &[f32], sampling: &Sampling, position: usize) -> Option<u32> {
         keep_nucleus(&mut left, f64::from(sampling.top_p), weight);
     }
     if sampling.min_p > 0.0 {
-        // The likeliest weighs 1.
         left.retain(|c| weight(c) >= f64::from(sampling.min_p));
     }
-    let total: f64 = left.iter().map(weight).sum();
-    let mut rest = uniform(sampling.seed, position) * total;
-    for candidate in &left {
-        rest -= weight(candidate);
-        if rest < 0.0 {
-            return Some(candidate.id);
+    let kept: Vec<f32> = left.iter().map(|c| weights[c.id as usize]).collect();
+    drawn(&kept, chance).map(|index| left[index as usize].id)
+}
+
+/// The index that a number in [0, 1) falls to, by the weights in their order.
+fn drawn(weights: &[f32], chance: f64) -> Option<u32> {
+    let sums: Vec<f64> = weights::sums(weights).collect();
+    let mut rest = chance * sums.iter().sum::<f64>();
+    for (part, sum) in sums.iter().enumerate() {
+        if rest >= *sum {
+            rest -= sum;
+            continue;
+        }
+        for (id, weight) in (0..).zip(weights).skip(part * weights::PART).take(weights::PART) {
+            rest -= f64::from(*weight);
+            if rest < 0.0 {
+                return Some(id);
+            }
         }
     }
     // Rounding may leave a sliver past the last one.
-    left.iter().rev().find(|c| weight(c) > 0.0).map(|c| c.id)
+    (0..).zip(weights).filter(|(_, weight)| **weight > 0.0).map(|(id, _)| id).last()
 }
 
 /// Keeps the fewest likeliest candidates whose share of the weight reaches `top_p`.
@@ -300,12 +316,6 @@ fn uniform(seed: u64, position: usize) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
     let numerator = (random.next_u64() >> 11) as f64;
     numerator / (1_u64 << 53) as f64
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - f64::from(best)).exp()).sum();
-    f64::from(best) + sum.ln()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "reported in single precision")]

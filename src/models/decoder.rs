@@ -289,7 +289,8 @@ impl ModelRunner for Decoder {
             return Ok(StepOutput::default());
         }
         let mix = self.adapters.mix(plan, &packed)?;
-        self.compute(plan, &packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
+        let computed = linear::among_threads(|| self.compute(plan, &packed, &mix));
+        computed.map_err(|error| RunnerError::Device(error.to_string()))
     }
 
     fn prepares_shapes(&self) -> bool {

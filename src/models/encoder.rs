@@ -267,7 +267,8 @@ impl ModelRunner for Encoder {
             return Ok(StepOutput::default());
         }
         let mix = self.adapters.mix(plan, &packed)?;
-        self.compute(plan, &packed, &mix).map_err(|error| RunnerError::Device(error.to_string()))
+        let computed = linear::among_threads(|| self.compute(plan, &packed, &mix));
+        computed.map_err(|error| RunnerError::Device(error.to_string()))
     }
 
     /// An encoder keeps nothing between steps but its weights.

@@ -42,6 +42,21 @@ pub(crate) fn count_matmul() {
     MATMULS.set(MATMULS.get() + 1);
 }
 
+/// Runs a step's work on one of the threads among which its parts are shared out. From any other
+/// thread each part would be a job to hand over, and a wait for its end.
+pub(crate) fn among_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    if rayon::current_thread_index().is_some() {
+        return work();
+    }
+    let (done, matmuls) = rayon::scope(|_| {
+        let before = matmul_calls();
+        let done = work();
+        (done, matmul_calls() - before)
+    });
+    MATMULS.set(MATMULS.get() + matmuls);
+    done
+}
+
 /// A projection `x W^T + b`. `T` is a tensor once loaded; before, what is known of one.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear<T = Tensor> {

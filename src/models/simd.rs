@@ -6,6 +6,8 @@
 
 mod lanes;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use lanes::x86::Avx512;
 pub(crate) use lanes::{LANES, LaneKernel, Lanes, dispatch_lanes};
 
 /// Plain-loop code that runs under the widest instruction set of this machine.

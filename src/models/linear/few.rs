@@ -7,10 +7,8 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::simd::{self, Kernel, madd};
+use crate::simd::{self, Kernel, LANES, Lanes, madd};
 
-/// Numbers side by side in the widest registers.
-const LANES: usize = 16;
 /// Rows whose sums are held in registers at once, where there are so many.
 const SIDE: usize = 8;
 /// As many as that for fewer rows, the last one several times. For two to four sums side by side
@@ -29,9 +27,17 @@ pub(crate) trait Weight: Pod + Send + Sync {
 
     /// Whether it is finite.
     fn is_number(self) -> bool;
+
+    /// Sixteen side by side as f32, exactly.
+    fn lanes<V: Lanes>(from: &[Self; LANES]) -> V;
 }
 
 impl Weight for f32 {
+    #[inline(always)]
+    fn lanes<V: Lanes>(from: &[Self; LANES]) -> V {
+        V::load(from)
+    }
+
     fn from_file(bytes: &[u8]) -> Self {
         bytes.first_chunk().map_or(0.0, |bytes| Self::from_le_bytes(*bytes))
     }
@@ -47,6 +53,11 @@ impl Weight for f32 {
 }
 
 impl Weight for bf16 {
+    #[inline(always)]
+    fn lanes<V: Lanes>(from: &[Self; LANES]) -> V {
+        V::load_bf16(from)
+    }
+
     fn from_file(bytes: &[u8]) -> Self {
         bytes.first_chunk().map_or(Self::ZERO, |bytes| Self::from_le_bytes(*bytes))
     }
@@ -63,6 +74,11 @@ impl Weight for bf16 {
 }
 
 impl Weight for f16 {
+    #[inline(always)]
+    fn lanes<V: Lanes>(from: &[Self; LANES]) -> V {
+        V::load_f16(from)
+    }
+
     fn from_file(bytes: &[u8]) -> Self {
         bytes.first_chunk().map_or(Self::ZERO, |bytes| Self::from_le_bytes(*bytes))
     }

@@ -1,10 +1,11 @@
 //! Projections by weights of any float type: single rows, batches, and prompts where there is
 //! nothing faster.
 //!
-//! Nothing is packed: sums of eight outputs for three rows are held in registers while their
+//! Nothing is packed: sums of some outputs for some rows are held in registers while their
 //! inputs pass by, sixteen at a time, so that each load serves several products; the
-//! weights of the next outputs are brought in meanwhile. Where the CPU
-//! has no registers that wide, rows go by eights through the kernel for few.
+//! weights of the next outputs are brought in meanwhile. With eight rows side by side a weight is
+//! widened once for all of them. Where the CPU has no registers that wide, rows go by eights through
+//! the kernel for few.
 
 use super::FEW_ROWS;
 use super::few::{self, Weight};
@@ -29,13 +30,13 @@ pub(super) fn multiply<W: Weight>(
     [rows, inputs, outputs]: [usize; 3],
 ) -> Vec<f32> {
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs, "shapes are checked");
-    let mut y = vec![0.0; rows * outputs];
-    if y.is_empty() || inputs == 0 {
-        return y;
-    }
+    let is_empty = rows * inputs * outputs == 0;
     #[cfg(target_arch = "x86_64")]
-    if is_wide() {
-        wide::multiply(x, weight, inputs, &mut y);
+    if is_wide() && !is_empty {
+        return wide::multiply(x, weight, inputs);
+    }
+    let mut y = vec![0.0; rows * outputs];
+    if is_empty {
         return y;
     }
     for (x, y) in x.chunks(FEW_ROWS * inputs).zip(y.chunks_mut(FEW_ROWS * outputs)) {
@@ -53,10 +54,12 @@ mod wide {
         _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
     use std::marker::PhantomData;
+    use std::mem::MaybeUninit;
 
     use rayon::prelude::*;
 
     use super::Weight;
+    use crate::simd::{Avx512, LANES};
 
     /// Rows that go through the weights of a task together: with those weights they stay in the
     /// second cache.
@@ -65,12 +68,14 @@ mod wide {
     const TASK: usize = 1 << 16;
     /// Tasks per thread: enough to make up for a slower one.
     const TASKS: usize = 4;
-    /// Outputs computed side by side.
+    /// What is worth another thread's waking: weights, which memory has to bring, or products.
+    const LEAST_WEIGHTS: usize = 1 << 15;
+    const LEAST_PRODUCTS: usize = 1 << 18;
+    /// Outputs computed side by side, at most, and rows.
     const GROUP: usize = 8;
-    /// Rows computed side by side.
-    const SIDE: usize = 3;
-    /// Numbers in a register.
-    const LANES: usize = 16;
+    const SIDE: usize = 8;
+    /// What the outputs of a task are a multiple of: of the groups of all shapes.
+    const GROUPS: usize = 24;
     /// Inputs summed before the next outputs: the weights of a group stay in the first cache.
     const DEEP: usize = 1024;
 
@@ -79,66 +84,101 @@ mod wide {
         start: *mut f32,
         rows: usize,
         outputs: usize,
-        lent: PhantomData<&'a mut [f32]>,
+        lent: PhantomData<&'a mut [MaybeUninit<f32>]>,
     }
 
     #[expect(unsafe_code, reason = "tasks write different outputs of all rows")]
     // SAFETY: it is written to through `start` alone, by tasks that have different outputs.
     unsafe impl Sync for Results<'_> {}
 
-    impl<'a> Results<'a> {
-        fn new(y: &'a mut [f32], outputs: usize) -> Self {
-            let rows = y.len() / outputs;
-            Self { start: y.as_mut_ptr(), rows, outputs, lent: PhantomData }
-        }
-    }
-
-    /// `x W^T`, to `y`, which is zero. [`super::is_wide`] holds.
-    pub(super) fn multiply<W: Weight>(x: &[f32], weight: &[W], inputs: usize, y: &mut [f32]) {
+    /// `x W^T`, of at least one row, input and output. [`super::is_wide`] holds.
+    pub(super) fn multiply<W: Weight>(x: &[f32], weight: &[W], inputs: usize) -> Vec<f32> {
         let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
-        let tasks = (TASKS * rayon::current_num_threads()).max(outputs * inputs / TASK);
-        let per_task = outputs.div_ceil(tasks).next_multiple_of(GROUP);
-        let results = Results::new(y, outputs);
+        let mut y = Vec::with_capacity(rows * outputs);
+        let room = &mut y.spare_capacity_mut()[..rows * outputs];
+        let start = room.as_mut_ptr().cast();
+        let results = Results { start, rows, outputs, lent: PhantomData };
+        let weights = outputs * inputs;
+        let worth = (weights / LEAST_WEIGHTS).max(rows * weights / LEAST_PRODUCTS).max(1);
+        let tasks = worth.min((TASKS * rayon::current_num_threads()).max(weights / TASK));
+        let per_task = outputs.div_ceil(tasks).next_multiple_of(GROUPS);
         weight.par_chunks(per_task * inputs).enumerate().for_each(|(task, weight)| {
             for first in (0..rows).step_by(ROWS) {
                 let some = first..(first + ROWS).min(rows);
                 let x = &x[some.start * inputs..some.end * inputs];
-                run(x, weight, inputs, (&results, [first, task * per_task]));
+                Part::new(x, weight, inputs, (&results, [first, task * per_task])).run();
             }
         });
+        #[expect(unsafe_code, reason = "results are written once, not zeroed before")]
+        // SAFETY: the tasks wrote each output of each row.
+        unsafe {
+            y.set_len(rows * outputs);
+        }
+        y
     }
 
-    /// Some rows by some weights, to results from that row and output on, which are zero and of
-    /// nobody else. [`super::is_wide`] holds.
-    fn run<W: Weight>(
-        x: &[f32],
-        weight: &[W],
+    /// Some rows by some weights, and where their results go: `stride` numbers lie between those of
+    /// two rows.
+    struct Part<'a, W> {
+        x: &'a [f32],
+        weight: &'a [W],
         inputs: usize,
-        (y, [first_row, first_output]): (&Results<'_>, [usize; 2]),
-    ) {
-        assert!(first_row + x.len() / inputs <= y.rows, "rows are inside");
-        assert!(first_output + weight.len() / inputs <= y.outputs, "outputs are inside");
-        for from in (0..inputs).step_by(DEEP) {
-            let count = DEEP.min(inputs - from);
-            for (group, weights) in weight.chunks(GROUP * inputs).enumerate() {
-                for (side, x) in x.chunks(SIDE * inputs).enumerate() {
-                    let outputs = weights.len() / inputs;
-                    let at = (first_row + side * SIDE) * y.outputs + first_output + group * GROUP;
-                    // The first rows bring in the weights of the next group.
-                    let next = if side == 0 { weights.len() } else { 0 };
-                    let piece = Piece { x, weights, inputs, from, count, next };
-                    #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
-                    // SAFETY: the features were detected, and these results lie in `y`, where the
-                    // task has its outputs for itself.
-                    unsafe {
-                        tile(piece, y.start.add(at), y.outputs, outputs);
+        to: *mut f32,
+        stride: usize,
+    }
+
+    impl<'a, W: Weight> Part<'a, W> {
+        /// With results from that row and output on, which are of nobody else.
+        fn new(
+            x: &'a [f32],
+            weight: &'a [W],
+            inputs: usize,
+            (y, [row, output]): (&Results<'_>, [usize; 2]),
+        ) -> Self {
+            assert!(row + x.len() / inputs <= y.rows, "rows are inside");
+            assert!(output + weight.len() / inputs <= y.outputs, "outputs are inside");
+            let to = y.start.wrapping_add(row * y.outputs + output);
+            Self { x, weight, inputs, to, stride: y.outputs }
+        }
+
+        /// Multiplies them, in equal parts of up to eight rows. [`super::is_wide`] holds.
+        fn run(&self) {
+            let rows = self.x.len() / self.inputs;
+            match rows.div_ceil(rows.div_ceil(SIDE)) {
+                1 => self.by::<1, 8>(),
+                2 => self.by::<2, 8>(),
+                3 => self.by::<3, 8>(),
+                4 => self.by::<4, 6>(),
+                5 => self.by::<5, 4>(),
+                6 => self.by::<6, 4>(),
+                7 => self.by::<7, 3>(),
+                _ => self.by::<8, 3>(),
+            }
+        }
+
+        /// By so many rows and outputs side by side: as many sums as there are registers for.
+        fn by<const R: usize, const G: usize>(&self) {
+            let Self { x, weight, inputs, to, stride } = *self;
+            for from in (0..inputs).step_by(DEEP) {
+                let count = DEEP.min(inputs - from);
+                for (group, weights) in weight.chunks(G * inputs).enumerate() {
+                    for (side, x) in x.chunks(R * inputs).enumerate() {
+                        let to = to.wrapping_add(side * R * stride + group * G);
+                        // The first rows bring in the weights of the next group.
+                        let next = if side == 0 { weights.len() } else { 0 };
+                        let piece = Piece { x, weights, inputs, from, count, next };
+                        #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
+                        // SAFETY: the features were detected, and these results are the part's.
+                        unsafe {
+                            piece.add::<R, G>(to, stride);
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Some inputs of up to three rows and eight outputs.
+    /// Some inputs of some rows and outputs.
     #[derive(Clone, Copy)]
     struct Piece<'a, W> {
         x: &'a [f32],
@@ -150,77 +190,74 @@ mod wide {
         next: usize,
     }
 
-    /// Adds a piece's sums to results of `stride` between rows, of which `outputs` are written.
-    ///
-    /// # Safety
-    /// [`super::is_wide`] holds, and the results may be read and written.
-    #[expect(unsafe_code, reason = "tasks write different outputs of all rows")]
-    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-    unsafe fn tile<W: Weight>(piece: Piece<'_, W>, to: *mut f32, stride: usize, outputs: usize) {
-        let Piece { x, weights, inputs, from, count, next } = piece;
-        let rows = x.len() / inputs;
-        let row = |n: usize| &x[n.min(rows - 1) * inputs + from..][..count];
-        let rows_of_x: [&[f32]; SIDE] = std::array::from_fn(row);
-        let column = |n: usize| &weights[n.min(outputs - 1) * inputs + from..][..count];
-        let columns: [&[W]; GROUP] = std::array::from_fn(column);
-        let mut sums = [[_mm512_setzero_ps(); GROUP]; SIDE];
-        for at in (0..count / LANES * LANES).step_by(LANES) {
-            let mut numbers = [_mm512_setzero_ps(); SIDE];
-            for n in 0..SIDE {
-                // SAFETY: sixteen numbers from `at` on lie in the row.
-                numbers[n] = unsafe { _mm512_loadu_ps(rows_of_x[n].as_ptr().wrapping_add(at)) };
+    impl<W: Weight> Piece<'_, W> {
+        /// Adds its sums to results of `stride` between rows; of the first inputs it writes them, and
+        /// does not read what was there: pages that nobody has written would be made twice.
+        ///
+        /// # Safety
+        /// [`super::is_wide`] holds, there are at most `R` rows and `G` outputs, and their results may
+        /// be written.
+        #[expect(unsafe_code, reason = "tasks write different outputs of all rows")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
+        unsafe fn add<const R: usize, const G: usize>(self, to: *mut f32, stride: usize) {
+            let Self { x, weights, inputs, from, count, next } = self;
+            let (rows, outputs) = (x.len() / inputs, weights.len() / inputs);
+            // Loops, for closures are not compiled for the features.
+            let (mut lines, mut columns) = ([&x[..0]; R], [&weights[..0]; G]);
+            for n in 0..R {
+                lines[n] = &x[n.min(rows - 1) * inputs + from..][..count];
             }
-            for m in 0..GROUP {
-                let lanes = columns[m].as_ptr().wrapping_add(at);
-                // SAFETY: as above.
-                let lanes = unsafe { lanes.cast::<[W; LANES]>().read_unaligned() };
-                if next > 0 {
-                    let ahead = columns[m].as_ptr().wrapping_add(at + next);
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                }
-                let weight = widened(&lanes);
-                for n in 0..SIDE {
-                    sums[n][m] = _mm512_fmadd_ps(weight, numbers[n], sums[n][m]);
-                }
+            for m in 0..G {
+                columns[m] = &weights[m.min(outputs - 1) * inputs + from..][..count];
             }
-        }
-        let rest = count % LANES;
-        if rest > 0 {
-            let (whole, mask) = (count - rest, (1u16 << rest) - 1);
-            for m in 0..GROUP {
-                let mut lanes = [W::zeroed(); LANES];
-                lanes[..rest].copy_from_slice(&columns[m][whole..]);
-                let weight = widened(&lanes);
-                for n in 0..SIDE {
-                    let numbers = rows_of_x[n][whole..].as_ptr();
-                    // SAFETY: only numbers under the mask are read, which are in the row.
-                    let numbers = unsafe { _mm512_maskz_loadu_ps(mask, numbers) };
-                    sums[n][m] = _mm512_fmadd_ps(weight, numbers, sums[n][m]);
+            let mut sums = [[_mm512_setzero_ps(); G]; R];
+            for at in (0..count / LANES * LANES).step_by(LANES) {
+                let mut wide = [_mm512_setzero_ps(); G];
+                for m in 0..G {
+                    let lanes = columns[m].as_ptr().wrapping_add(at);
+                    if next > 0 {
+                        _mm_prefetch::<_MM_HINT_T1>(lanes.wrapping_add(next).cast());
+                    }
+                    // SAFETY: sixteen weights from `at` on lie in the column.
+                    wide[m] = W::lanes::<Avx512>(unsafe { &*lanes.cast() }).0;
+                }
+                for n in 0..R {
+                    // SAFETY: as above, of the row.
+                    let numbers = unsafe { _mm512_loadu_ps(lines[n].as_ptr().wrapping_add(at)) };
+                    for m in 0..G {
+                        sums[n][m] = _mm512_fmadd_ps(wide[m], numbers, sums[n][m]);
+                    }
                 }
             }
-        }
-        let mask = ((1u32 << outputs) - 1) as u16;
-        for (n, sums) in sums.into_iter().enumerate().take(rows) {
-            // SAFETY: the caller answers for the numbers under the mask.
-            unsafe {
-                let to = to.add(n * stride);
-                let sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), added(sums));
-                _mm512_mask_storeu_ps(to, mask, sum);
+            let rest = count % LANES;
+            if rest > 0 {
+                let (whole, mask) = (count - rest, (1u16 << rest) - 1);
+                for m in 0..G {
+                    let mut lanes = [W::zeroed(); LANES];
+                    lanes[..rest].copy_from_slice(&columns[m][whole..]);
+                    let weight = W::lanes::<Avx512>(&lanes).0;
+                    for n in 0..R {
+                        let numbers = lines[n][whole..].as_ptr();
+                        // SAFETY: only numbers under the mask are read, which are in the row.
+                        let numbers = unsafe { _mm512_maskz_loadu_ps(mask, numbers) };
+                        sums[n][m] = _mm512_fmadd_ps(weight, numbers, sums[n][m]);
+                    }
+                }
             }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-    fn widened<W: Weight>(lanes: &[W; LANES]) -> __m512 {
-        let mut wide = [0.0; LANES];
-        for (wide, lane) in wide.iter_mut().zip(lanes) {
-            *wide = lane.widen();
-        }
-        #[expect(unsafe_code, reason = "it loads")]
-        // SAFETY: it is sixteen numbers.
-        unsafe {
-            _mm512_loadu_ps(wide.as_ptr())
+            let mask = ((1u32 << outputs) - 1) as u16;
+            for n in 0..R.min(rows) {
+                let mut all = [_mm512_setzero_ps(); GROUP];
+                all[..G].copy_from_slice(&sums[n]);
+                // SAFETY: the caller answers for the numbers under the mask.
+                unsafe {
+                    let to = to.add(n * stride);
+                    let mut sum = added(all);
+                    if from > 0 {
+                        sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum);
+                    }
+                    _mm512_mask_storeu_ps(to, mask, sum);
+                }
+            }
         }
     }
 

@@ -220,7 +220,7 @@ impl Lanes for Plain {
 /// Registers of x86. Their values are made by [`dispatch_lanes`] alone, where their instructions
 /// are there.
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     use half::{bf16, f16};
@@ -264,8 +264,9 @@ mod x86 {
         };
     }
 
+    /// In one register. There are values of this type only where AVX-512 is.
     #[derive(Clone, Copy)]
-    struct Avx512(__m512);
+    pub(crate) struct Avx512(pub(crate) __m512);
 
     #[expect(unsafe_code, reason = "vector instructions")]
     // SAFETY of all: there are values of this type only where AVX-512 is; references to sixteen
