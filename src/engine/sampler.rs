@@ -242,7 +242,8 @@ fn draw(scores: &[f32], sampling: &Sampling, position: usize) -> Option<u32> {
     let weights = weights::weigh(scores, best, sampling.temperature);
     let chance = uniform(sampling.seed, position);
     if sampling.top_k == 0 && sampling.top_p >= 1.0 && sampling.min_p <= 0.0 {
-        return drawn(&weights, chance);
+        let all = drawn(&weights, chance);
+        return all.and_then(|index| u32::try_from(index).ok());
     }
     let weight = |c: &Candidate| f64::from(weights[c.id as usize]);
     let mut left = candidates(scores);
@@ -258,11 +259,11 @@ fn draw(scores: &[f32], sampling: &Sampling, position: usize) -> Option<u32> {
         left.retain(|c| weight(c) >= f64::from(sampling.min_p));
     }
     let kept: Vec<f32> = left.iter().map(|c| weights[c.id as usize]).collect();
-    drawn(&kept, chance).map(|index| left[index as usize].id)
+    drawn(&kept, chance).map(|index| left[index].id)
 }
 
 /// The index that a number in [0, 1) falls to, by the weights in their order.
-fn drawn(weights: &[f32], chance: f64) -> Option<u32> {
+fn drawn(weights: &[f32], chance: f64) -> Option<usize> {
     let sums: Vec<f64> = weights::sums(weights).collect();
     let mut rest = chance * sums.iter().sum::<f64>();
     for (part, sum) in sums.iter().enumerate() {
@@ -270,15 +271,16 @@ fn drawn(weights: &[f32], chance: f64) -> Option<u32> {
             rest -= sum;
             continue;
         }
-        for (id, weight) in (0..).zip(weights).skip(part * weights::PART).take(weights::PART) {
+        for (index, weight) in weights.iter().enumerate().skip(part * weights::PART) {
             rest -= f64::from(*weight);
             if rest < 0.0 {
-                return Some(id);
+                return Some(index);
             }
         }
+        break;
     }
     // Rounding may leave a sliver past the last one.
-    (0..).zip(weights).filter(|(_, weight)| **weight > 0.0).map(|(id, _)| id).last()
+    weights.iter().rposition(|weight| *weight > 0.0)
 }
 
 /// Keeps the fewest likeliest candidates whose share of the weight reaches `top_p`.

@@ -20,6 +20,7 @@ use crate::norm;
 use crate::packed::Packed;
 use crate::pooling;
 use crate::rope::Rope;
+use crate::threads;
 
 mod experts;
 pub(crate) mod portable;
@@ -122,9 +123,6 @@ impl Decoder {
     }
 
     fn compute(&mut self, plan: &StepPlan, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
-        if let Some(pool) = &mut self.pool {
-            packed.spans.iter().for_each(|span| pool.touch(span.blocks));
-        }
         let groups = &mix.tokens;
         let mut x = self.embed(packed, groups)?;
         for index in 0..self.layers.len() {
@@ -289,7 +287,11 @@ impl ModelRunner for Decoder {
             return Ok(StepOutput::default());
         }
         let mix = self.adapters.mix(plan, &packed)?;
-        let computed = linear::among_threads(|| self.compute(plan, &packed, &mix));
+        // What outlives the step is none of its memory.
+        if let Some(pool) = &mut self.pool {
+            packed.spans.iter().for_each(|span| pool.touch(span.blocks));
+        }
+        let computed = threads::step(|| self.compute(plan, &packed, &mix));
         computed.map_err(|error| RunnerError::Device(error.to_string()))
     }
 

@@ -18,6 +18,7 @@ use crate::config::sentence::Sentence;
 use crate::linear;
 use crate::packed::Packed;
 use crate::rope::Rope;
+use crate::threads;
 
 mod answers;
 mod weights;
@@ -267,7 +268,7 @@ impl ModelRunner for Encoder {
             return Ok(StepOutput::default());
         }
         let mix = self.adapters.mix(plan, &packed)?;
-        let computed = linear::among_threads(|| self.compute(plan, &packed, &mix));
+        let computed = threads::step(|| self.compute(plan, &packed, &mix));
         computed.map_err(|error| RunnerError::Device(error.to_string()))
     }
 

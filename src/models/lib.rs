@@ -49,6 +49,7 @@ mod rope;
 mod settings;
 mod simd;
 mod tensors;
+mod threads;
 mod weigh;
 
 pub use adapter::{
@@ -74,4 +75,5 @@ pub use pool::{Digests, FindTensor, Sharing, TensorPool};
 pub use primer::primer;
 pub use properties::{Asked, PROPERTIES, PROPERTIES_MAX, pairs as property_pairs};
 pub use reader::Cancel;
+pub use threads::around_steps;
 pub use weigh::WeightShare;

@@ -39,22 +39,12 @@ pub fn matmul_calls() -> u64 {
 
 /// Another one.
 pub(crate) fn count_matmul() {
-    MATMULS.set(MATMULS.get() + 1);
+    count_matmuls(1);
 }
 
-/// Runs a step's work on one of the threads among which its parts are shared out. From any other
-/// thread each part would be a job to hand over, and a wait for its end.
-pub(crate) fn among_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    if rayon::current_thread_index().is_some() {
-        return work();
-    }
-    let (done, matmuls) = rayon::scope(|_| {
-        let before = matmul_calls();
-        let done = work();
-        (done, matmul_calls() - before)
-    });
-    MATMULS.set(MATMULS.get() + matmuls);
-    done
+/// As many, that another thread did for this one.
+pub(crate) fn count_matmuls(count: u64) {
+    MATMULS.set(MATMULS.get() + count);
 }
 
 /// A projection `x W^T + b`. `T` is a tensor once loaded; before, what is known of one.

@@ -21,6 +21,7 @@ use crate::inspect::{Family, ModelPlan};
 use crate::pool::{Digests, Pooled, Sharing, TensorPool};
 use crate::reader::{Cancel, Parameter, Reader};
 use crate::tensors::TensorTable;
+use crate::threads;
 
 /// A model ready to compute steps.
 pub struct LoadedRunner {
@@ -172,7 +173,9 @@ impl Built {
         let shared: Vec<SharedPart> = held.iter().map(|pooled| pooled.part).collect();
         let weights = own + shared.iter().map(|part| part.bytes).sum();
         let footprint = Footprint { weights, kv, ..plan.footprint };
-        let runner = Box::new(Holder { runner, _used: used, _held: held });
+        // Tables that it has from now on are no activations.
+        let workspace = footprint.workspace.saturating_sub(runner.touched());
+        let runner = Box::new(Holder { runner, workspace, _used: used, _held: held });
         let read = started.elapsed();
         if !plan.fallbacks.is_empty() {
             let wanted = plan.quantize.map_or("none", crate::Quantize::name);
@@ -277,6 +280,8 @@ pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
 /// Fields are dropped in order: the pool knows a buffer for as long as tensors keep it.
 struct Holder {
     runner: Box<dyn ModelRunner>,
+    /// What its largest step is charged with.
+    workspace: Bytes,
     _used: Arc<BaseWeights>,
     _held: Vec<Arc<Pooled>>,
 }
@@ -287,6 +292,7 @@ impl ModelRunner for Holder {
     }
 
     fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
+        threads::charge(self.workspace);
         self.runner.forward(plan)
     }
 

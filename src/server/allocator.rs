@@ -17,16 +17,36 @@ use std::sync::mpsc::{Sender, channel};
 
 use roundhouse_types::Bytes;
 
-/// Allocations from here on are mappings of their own, gone when they are freed: the larger
-/// weights. Smaller ones, most activations among them, are reused: fresh pages for each took a
-/// quarter of a prompt's time.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const OWN_MAPPING: libc::c_int = 8 * 1024 * 1024;
+mod steps;
 
-/// What the end of an arena may have free before it is handed back without being asked: a step's
-/// activations, which would else be fresh pages in the next.
+/// Where blocks are not looked at.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod steps {
+    use std::alloc::Layout;
+
+    pub(super) fn take(_: Layout) -> Option<*mut u8> {
+        None
+    }
+
+    pub(super) fn is_new(_: *mut u8, _: usize) {}
+
+    pub(super) fn keep(_: *mut u8, _: usize) -> bool {
+        false
+    }
+
+    pub(super) fn forget(_: *mut u8, _: usize, _: usize) {}
+}
+
+/// Allocations from here on are mappings of their own, gone when they are freed: weights, KV's
+/// chunks. Smaller ones are reused; those of steps are, too: see [`steps`].
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const FREE_END: libc::c_int = 32 * 1024 * 1024;
+const OWN_MAPPING: libc::c_int = 1024 * 1024;
+
+/// What the end of an arena may have free before it is handed back without being asked: what small
+/// steps and the choice of tokens take, which would else be fresh pages in each.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const FREE_END: libc::c_int = 4 * 1024 * 1024;
 
 /// Arenas: a few against contention; each keeps its own holes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -48,6 +68,8 @@ pub fn tune() {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
         libc::mallopt(libc::M_TRIM_THRESHOLD, FREE_END);
     }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    roundhouse_models::around_steps(steps::begin, steps::end);
 }
 
 /// The thread that hands pages back: who does it holds the locks that all threads allocate under,
@@ -105,7 +127,8 @@ thread_local! {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// The system's allocator, with a tally per thread. The tally costs a nanosecond.
+/// The system's allocator, with a tally per thread, and what [`steps`] keep. The tally costs a
+/// nanosecond.
 struct Counting;
 
 fn tally(layout: Layout, sign: i64) {
@@ -116,24 +139,40 @@ fn tally(layout: Layout, sign: i64) {
 }
 
 #[expect(unsafe_code, reason = "an allocator cannot be written otherwise")]
-// SAFETY: every call is handed to `System` as it came, and its answer handed back as it came.
-// The tally allocates nothing, has no destructor, and cannot unwind.
+// SAFETY: every call is handed to `System` as it came, and its answer handed back as it came, but for
+// blocks of `System` that a step freed and nobody else has: those are handed out for layouts they
+// suffice for. Neither tally nor steps allocate anything, have a destructor, or unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         tally(layout, 1);
+        if let Some(block) = steps::take(layout) {
+            return block;
+        }
         // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract, which is `System`'s.
-        unsafe { System.alloc(layout) }
+        let block = unsafe { System.alloc(layout) };
+        steps::is_new(block, layout.size());
+        block
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         tally(layout, 1);
+        if let Some(block) = steps::take(layout) {
+            // SAFETY: the block is nobody else's and at least as large as the layout.
+            unsafe { block.write_bytes(0, layout.size()) };
+            return block;
+        }
         // SAFETY: as in `alloc`. Zeroed memory of its own mapping is not touched by this.
-        unsafe { System.alloc_zeroed(layout) }
+        let block = unsafe { System.alloc_zeroed(layout) };
+        steps::is_new(block, layout.size());
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         tally(layout, -1);
-        // SAFETY: `block` came from `System` with this layout, for all of ours do.
+        if steps::keep(block, layout.size()) {
+            return;
+        }
+        // SAFETY: `block` came from `System`, for all of ours do, and it frees by the block alone.
         unsafe { System.dealloc(block, layout) }
     }
 
@@ -142,8 +181,11 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the caller promises that `size`, rounded up to the alignment, does not
         // overflow, which is all that the check would find.
         tally(unsafe { Layout::from_size_align_unchecked(size, layout.align()) }, 1);
+        steps::forget(block, layout.size(), size);
         // SAFETY: as in `dealloc`, and the caller keeps `realloc`'s contract.
-        unsafe { System.realloc(block, layout, size) }
+        let moved = unsafe { System.realloc(block, layout, size) };
+        steps::is_new(moved, size);
+        moved
     }
 }
 

@@ -129,8 +129,10 @@ pub(crate) struct Running {
 /// # Errors
 /// When it cannot be built, a port is taken, or a device fails while it runs.
 pub(crate) async fn serve(config: Config, origin: Option<Origin>) -> Result<(), Error> {
-    let stop = Stop::listen()?;
-    let running = start(config, None, origin).await?;
+    let mut stop = Stop::listen()?;
+    let Some(running) = stop.unless(start(config, None, origin)).await? else {
+        return Ok(());
+    };
     announce(&running);
     running.until_stopped(stop).await
 }
@@ -360,8 +362,8 @@ impl Running {
 
 /// The signals that end a server.
 ///
-/// Listened for from before it starts: one that comes meanwhile is heard once it has started, where
-/// it would else end the process without a drain, or, as the first process of a container, be lost.
+/// Listened for from before it starts: one that comes as it gets ready would else end the process without
+/// a drain, or, as the first process of a container, be lost.
 pub(crate) struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -378,6 +380,23 @@ impl Stop {
         let (terminate, interrupt) =
             (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt })
+    }
+
+    /// Starts something, or nothing if a signal comes first.
+    ///
+    /// # Errors
+    /// As the start.
+    pub(crate) async fn unless<T>(
+        &mut self,
+        start: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, Error> {
+        tokio::select! {
+            started = start => started.map(Some),
+            signal = self.signal() => {
+                info!(signal, "stopped before it was ready");
+                Ok(None)
+            }
+        }
     }
 
     /// Waits for the next one.

@@ -36,8 +36,17 @@ const SETTINGS: &str = include_str!("demo/demo.toml");
 /// # Errors
 /// As [`app::serve`], and when the models cannot be put into the embedded store.
 pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
-    let stop = app::Stop::listen()?;
+    let mut stop = app::Stop::listen()?;
     let home = Home::of(flags.data_dir.as_deref())?;
+    let Some((running, _store)) = stop.unless(start(flags, &home)).await? else {
+        return Ok(());
+    };
+    app::announce(&running);
+    running.until_stopped(stop).await
+}
+
+/// The demo over its models, in an embedded store.
+async fn start(flags: DemoFlags, home: &Home) -> Result<(app::Running, EmbeddedS3), Error> {
     let buckets = home.path().join("s3");
     std::fs::create_dir_all(buckets.join(BUCKET))
         .map_err(|source| Error::io(format!("cannot create {}", buckets.display()), source))?;
@@ -57,8 +66,7 @@ pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
         app::Credentials { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() };
     let running = app::start(config, Some(credentials), None).await?;
     welcome::print(&running.data, &running.admin, &python);
-    app::announce(&running);
-    running.until_stopped(stop).await
+    Ok((running, store))
 }
 
 /// The demo's log settings, known before its store has an address.

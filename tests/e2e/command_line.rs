@@ -165,7 +165,7 @@ fn sigterm_before_it_is_ready_ends_it_as_one_after_that_would() {
     assert!(told.success());
     let rest: Vec<_> = log.map_while(Result::ok).collect();
     assert!(server.wait().unwrap().success(), "{}", rest.join("\n"));
-    assert!(rest.iter().any(|line| line.contains("drained")), "{}", rest.join("\n"));
+    assert!(rest.iter().any(|line| line.contains("signal=\"SIGTERM\"")), "{}", rest.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

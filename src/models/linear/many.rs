@@ -74,8 +74,6 @@ mod wide {
     /// Outputs computed side by side, at most, and rows.
     const GROUP: usize = 8;
     const SIDE: usize = 8;
-    /// What the outputs of a task are a multiple of: of the groups of all shapes.
-    const GROUPS: usize = 24;
     /// Inputs summed before the next outputs: the weights of a group stay in the first cache.
     const DEEP: usize = 1024;
 
@@ -101,7 +99,8 @@ mod wide {
         let weights = outputs * inputs;
         let worth = (weights / LEAST_WEIGHTS).max(rows * weights / LEAST_PRODUCTS).max(1);
         let tasks = worth.min((TASKS * rayon::current_num_threads()).max(weights / TASK));
-        let per_task = outputs.div_ceil(tasks).next_multiple_of(GROUPS);
+        let [_, group] = shape(rows.min(ROWS));
+        let per_task = outputs.div_ceil(tasks).next_multiple_of(group);
         weight.par_chunks(per_task * inputs).enumerate().for_each(|(task, weight)| {
             for first in (0..rows).step_by(ROWS) {
                 let some = first..(first + ROWS).min(rows);
@@ -115,6 +114,13 @@ mod wide {
             y.set_len(rows * outputs);
         }
         y
+    }
+
+    /// How many of so many rows, in equal parts, and how many outputs are computed side by side: as many
+    /// sums as there are registers for.
+    const fn shape(rows: usize) -> [usize; 2] {
+        let side = rows.div_ceil(rows.div_ceil(SIDE));
+        [side, [8, 8, 7, 6, 4, 4, 3, 3][side - 1]]
     }
 
     /// Some rows by some weights, and where their results go: `stride` numbers lie between those of
@@ -143,20 +149,19 @@ mod wide {
 
         /// Multiplies them, in equal parts of up to eight rows. [`super::is_wide`] holds.
         fn run(&self) {
-            let rows = self.x.len() / self.inputs;
-            match rows.div_ceil(rows.div_ceil(SIDE)) {
-                1 => self.by::<1, 8>(),
-                2 => self.by::<2, 8>(),
-                3 => self.by::<3, 8>(),
-                4 => self.by::<4, 6>(),
-                5 => self.by::<5, 4>(),
-                6 => self.by::<6, 4>(),
-                7 => self.by::<7, 3>(),
+            match shape(self.x.len() / self.inputs) {
+                [1, _] => self.by::<1, 8>(),
+                [2, _] => self.by::<2, 8>(),
+                [3, _] => self.by::<3, 7>(),
+                [4, _] => self.by::<4, 6>(),
+                [5, _] => self.by::<5, 4>(),
+                [6, _] => self.by::<6, 4>(),
+                [7, _] => self.by::<7, 3>(),
                 _ => self.by::<8, 3>(),
             }
         }
 
-        /// By so many rows and outputs side by side: as many sums as there are registers for.
+        /// By so many rows and outputs side by side.
         fn by<const R: usize, const G: usize>(&self) {
             let Self { x, weight, inputs, to, stride } = *self;
             for from in (0..inputs).step_by(DEEP) {
@@ -328,6 +333,17 @@ mod tests {
             equal(|number| number, shape);
             equal(f16::from_f32, shape);
             equal(bf16::from_f32, shape);
+        }
+    }
+
+    #[test]
+    fn every_shape_of_registers_computes_whole_and_partial_groups_in_one_and_more_parts() {
+        for rows in (1..=9).chain([12, 14, 21, 193]) {
+            for inputs in [15, 16, 1024, 1041] {
+                for outputs in [1, 5, 23, 25] {
+                    equal(bf16::from_f32, [rows, inputs, outputs]);
+                }
+            }
         }
     }
 }

@@ -6,7 +6,6 @@ use std::arch::x86_64::{
     _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
-use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -27,12 +26,6 @@ pub(super) const STEP_LINES: usize = PARTS * SIDE;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u16; DEEP]);
 
-thread_local! {
-    /// The lines of the last packing, for the next one of this thread: fresh pages cost as much as
-    /// what is packed into them.
-    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
 /// Activations of some rows, as tiles: of each 32 rows (16 or fewer at the end), for each 32
 /// inputs, a tile of the largest part for each 16 rows, then those of the smaller parts.
 pub(super) struct Packed {
@@ -46,9 +39,7 @@ impl Packed {
         let rows = x.len() / inputs;
         let steps = inputs.div_ceil(DEEP);
         let count = rows.div_ceil(SIDE) * steps * STEP_LINES;
-        let mut lines = LINES.take();
-        lines.clear();
-        lines.reserve(count);
+        let mut lines = Vec::<Line>::with_capacity(count);
         let room = &mut lines.spare_capacity_mut()[..count];
         room.par_chunks_mut(2 * steps * STEP_LINES).zip(x.par_chunks(ROWS * inputs)).for_each(
             |(room, x)| {
@@ -82,12 +73,6 @@ impl Packed {
             .chunks(2 * steps * STEP_LINES)
             .enumerate()
             .map(|(index, lines)| (index * ROWS..((index + 1) * ROWS).min(self.rows), lines))
-    }
-}
-
-impl Drop for Packed {
-    fn drop(&mut self) {
-        LINES.set(std::mem::take(&mut self.lines));
     }
 }
 
