@@ -9,7 +9,12 @@ use roundhouse_types::Bytes;
 use crate::linear;
 
 /// What to call on a step's thread before and after it.
-static AROUND: OnceLock<(fn(usize), fn())> = OnceLock::new();
+struct Calls {
+    before: fn(usize),
+    after: fn(),
+}
+
+static AROUND: OnceLock<Calls> = OnceLock::new();
 /// Whether a step has the threads.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -22,7 +27,7 @@ thread_local! {
 /// the first with half of the bytes that the model is charged for activations of its largest step. The first
 /// to ask is heard. A step may begin within another one on the same thread.
 pub fn around_steps(before: fn(usize), after: fn()) {
-    let _ = AROUND.set((before, after));
+    let _ = AROUND.set(Calls { before, after });
 }
 
 /// Says what the next step of this thread is charged with.
@@ -67,8 +72,8 @@ struct Around;
 
 impl Around {
     fn begin(most: usize) -> Self {
-        if let Some((before, _)) = AROUND.get() {
-            before(most);
+        if let Some(calls) = AROUND.get() {
+            (calls.before)(most);
         }
         Self
     }
@@ -76,8 +81,8 @@ impl Around {
 
 impl Drop for Around {
     fn drop(&mut self) {
-        if let Some((_, after)) = AROUND.get() {
-            after();
+        if let Some(calls) = AROUND.get() {
+            (calls.after)();
         }
     }
 }

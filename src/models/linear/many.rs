@@ -250,9 +250,9 @@ mod wide {
                 }
             }
             let mask = ((1u32 << outputs) - 1) as u16;
-            for n in 0..R.min(rows) {
+            for (n, sums) in sums.iter().enumerate().take(rows) {
                 let mut all = [_mm512_setzero_ps(); GROUP];
-                all[..G].copy_from_slice(&sums[n]);
+                all[..G].copy_from_slice(sums);
                 // SAFETY: the caller answers for the numbers under the mask.
                 unsafe {
                     let to = to.add(n * stride);
