@@ -213,7 +213,7 @@ mod tests {
         let start = first.as_ptr();
         drop(first);
         assert_eq!(STEP.get().kept, bytes_of(start.cast_mut()));
-        let second = block(2 * MIB);
+        let second = block(5 * MIB / 2);
         assert_eq!(second.as_ptr(), start, "a larger one that is not wasted");
         assert_eq!(STEP.get().kept, 0);
         drop(vec![1_u8; 4 * MIB]);
