@@ -25,7 +25,7 @@ import time
 
 TENANT_HEADER = "x-roundhouse-tenant"
 HIDDEN, MISSING, OTHER = "evil/secret", "evil/nobody", "evil/absent"
-VARY = {"x-amzn-requestid", "date"}
+VARY = {"x-amzn-requestid", "x-request-id", "date"}
 
 
 def config(store, cache, proxy):
