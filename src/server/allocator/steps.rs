@@ -1,6 +1,6 @@
 //! Large blocks that a step frees, for what it allocates next.
 //!
-//! Activations are as large as mappings of their own, and fresh pages for each took a third of a
+//! Activations are as large as mappings of their own, and fresh pages for each took a quarter of a
 //! prompt's time. The thread that runs a step keeps what it frees, to the step's end, and only as long
 //! as that and what it has in use are together no more than half of what the model is charged for
 //! its largest step, or than was in use at once before: no step takes more memory than is charged, and
