@@ -74,8 +74,12 @@ mod wide {
     /// Outputs computed side by side, at most, and rows.
     const GROUP: usize = 8;
     const SIDE: usize = 8;
-    /// Inputs summed before the next outputs: the weights of a group stay in the first cache.
-    const DEEP: usize = 1024;
+    /// Inputs summed before the next outputs: those of rows side by side, and the weights of a
+    /// group, stay in the first cache.
+    const DEEP: usize = 768;
+    /// Bytes of weights that meet some rows side by side before the next ones: these find them in
+    /// the second cache.
+    const BLOCK: usize = 1 << 17;
 
     /// Results of all rows, to which tasks write different outputs side by side.
     struct Results<'a> {
@@ -163,21 +167,36 @@ mod wide {
 
         /// By so many rows and outputs side by side.
         fn by<const R: usize, const G: usize>(&self) {
-            let Self { x, weight, inputs, to, stride } = *self;
+            let Self { x, weight, inputs, .. } = *self;
+            let block = (BLOCK / (size_of::<W>() * inputs.min(DEEP))).max(1).next_multiple_of(G);
             for from in (0..inputs).step_by(DEEP) {
-                let count = DEEP.min(inputs - from);
-                for (group, weights) in weight.chunks(G * inputs).enumerate() {
-                    for (side, x) in x.chunks(R * inputs).enumerate() {
-                        let to = to.wrapping_add(side * R * stride + group * G);
-                        // The first rows bring in the weights of the next group.
-                        let next = if side == 0 { weights.len() } else { 0 };
-                        let piece = Piece { x, weights, inputs, from, count, next };
-                        #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
-                        // SAFETY: the features were detected, and these results are the part's.
-                        unsafe {
-                            piece.add::<R, G>(to, stride);
-                        }
+                for (output, weight) in (0..).step_by(block).zip(weight.chunks(block * inputs)) {
+                    for (row, x) in (0..).step_by(R).zip(x.chunks(R * inputs)) {
+                        self.side::<R, G>(x, weight, from, [row, output]);
                     }
+                }
+            }
+        }
+
+        /// Rows side by side, by a block's weights, from that input on.
+        fn side<const R: usize, const G: usize>(
+            &self,
+            x: &[f32],
+            weight: &[W],
+            from: usize,
+            [row, output]: [usize; 2],
+        ) {
+            let Self { inputs, to, stride, .. } = *self;
+            let count = DEEP.min(inputs - from);
+            for (group, weights) in weight.chunks(G * inputs).enumerate() {
+                let to = to.wrapping_add(row * stride + output + group * G);
+                // The first rows bring in the weights of the next group.
+                let next = if row == 0 { weights.len() } else { 0 };
+                let piece = Piece { x, weights, inputs, from, count, next };
+                #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
+                // SAFETY: the features were detected, and these results are the part's.
+                unsafe {
+                    piece.add::<R, G>(to, stride);
                 }
             }
         }
@@ -326,6 +345,7 @@ mod tests {
             [31, 576, 33],
             [200, 40, 21],
             [10, 2100, 20],
+            [9, 800, 700],
             [0, 64, 64],
             [3, 0, 5],
             [3, 64, 0],
