@@ -3,7 +3,8 @@
     python loadtest/coldload/store.py FOLDER BUCKET
 
 Prints its address. A line on its standard input is the pace from then on, in bytes a second of
-all connections together; 0 is as fast as it goes. Bodies are sent from the page cache by the kernel.
+all connections together, 0 being as fast as it goes, and after it, if wanted, the seconds by which
+each answer is late. Bodies are sent from the page cache by the kernel.
 """
 
 import email.utils
@@ -24,10 +25,12 @@ class Pace:
 
     def __init__(self):
         self.lock, self.rate, self.free_at = threading.Lock(), 0, 0.0
+        self.late = 0.0
 
-    def set(self, rate):
+    def set(self, rate, late=0):
         with self.lock:
-            self.rate, self.free_at = rate, time.monotonic()
+            self.rate, self.free_at = int(rate), time.monotonic()
+            self.late = float(late)
 
     def wait(self, count):
         with self.lock:
@@ -63,6 +66,7 @@ class Answering(BaseHTTPRequestHandler):
         self.answer(True)
 
     def answer(self, with_body):
+        time.sleep(PACE.late)
         url = urllib.parse.urlsplit(self.path)
         bucket, _, key = urllib.parse.unquote(url.path).lstrip("/").partition("/")
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
@@ -131,5 +135,5 @@ server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(f"http://127.0.0.1:{server.server_port}", flush=True)
 for line in sys.stdin:
-    PACE.set(int(line))
+    PACE.set(*line.split())
     print("paced", flush=True)

@@ -3,6 +3,7 @@
 mod find;
 mod reads;
 mod settle;
+mod siblings;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use self::find::{Found, targets_in};
 use self::reads::Heads;
 pub(crate) use self::reads::Source;
 use self::settle::{Sighting, quiet_for, still_to_wait};
+use self::siblings::Siblings;
 pub use self::targets::{Target, TargetForm, TargetPage};
 use crate::remote::{Remote, RetryConfig};
 use crate::{
@@ -125,6 +127,7 @@ struct Mount {
     remote: Remote,
     /// Of this mount alone: keys and tags of others may be the same.
     heads: Heads,
+    siblings: Siblings,
 }
 
 #[derive(Clone)]
@@ -189,7 +192,7 @@ impl Catalog {
                 return Err(fault(format!("a second mount has the name '{name}'")));
             }
             let remote = Remote::new(store, endpoint.clone(), config.retry.clone());
-            mounts.push(Mount { name, remote, heads: Heads::new() });
+            mounts.push(Mount { name, remote, heads: Heads::new(), siblings: Siblings::new() });
         }
         // The longest name first, so that the first that fits is the right one.
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.name.as_ref().map_or(0, String::len)));
@@ -398,6 +401,7 @@ impl Inner {
                 let artefact = Arc::new(found.artefact);
                 if known.as_ref().is_none_or(|known| known.id != artefact.id) {
                     info!(artefact = %artefact.id, bytes = %artefact.bytes, "version settled");
+                    mount.siblings.settled(key, &artefact).await;
                 }
                 self.sightings.invalidate(target).await;
                 self.known.insert(target.clone(), Arc::clone(&artefact)).await;

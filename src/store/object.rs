@@ -102,4 +102,11 @@ pub trait ArtifactStore: Send + Sync + 'static {
 
     /// Reads a non-empty range of the object that has the tag `etag`.
     async fn get(&self, key: &str, etag: &str, range: Range<u64>) -> Result<ObjectRead, Error>;
+
+    /// Reads the first bytes, at most `most`, of whatever object has the key; `None` from a store so
+    /// near that asking before a listing says what is there saves nothing.
+    async fn beginning(&self, key: &str, most: u64) -> Result<Option<ObjectRead>, Error> {
+        let _ = (key, most);
+        Ok(None)
+    }
 }

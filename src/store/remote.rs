@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use crate::metrics::{self, Purpose};
-use crate::{ArtifactStore, Error, ListPage, ListRequest, ObjectMeta};
+use crate::{ArtifactStore, Error, ListPage, ListRequest, ObjectMeta, ObjectRead};
 
 /// How long a store is given, and how often it is asked again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +135,26 @@ impl Remote {
             buffer.extend_from_slice(&chunk);
         }
         Ok(buffer.freeze())
+    }
+
+    /// The first bytes, at most `most`, of whatever object has the key, and its tag; not retried.
+    /// `None` where asking early saves nothing.
+    pub(crate) async fn beginning(
+        &self,
+        key: &str,
+        most: u64,
+    ) -> Result<Option<(String, Bytes)>, Error> {
+        let read = self.answered("get", key, self.store.beginning(key, most)).await?;
+        let Some(ObjectRead { etag, mut stream }) = read else { return Ok(None) };
+        let mut buffer = BytesMut::new();
+        while (buffer.len() as u64) < most {
+            let next = timeout(self.config.stall, stream.next()).await;
+            let next = next.map_err(|_| self.unavailable(key, "no bytes arrived in time"))?;
+            let Some(chunk) = next.transpose()? else { break };
+            metrics::read(self.endpoint.as_str(), Purpose::Inspect, chunk.len() as u64);
+            buffer.extend_from_slice(&chunk);
+        }
+        Ok(Some((etag, buffer.freeze())))
     }
 
     /// The bytes of a range of the object with this tag, as they arrive.

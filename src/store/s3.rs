@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType, Object, RequestPayer};
@@ -187,26 +188,49 @@ impl ArtifactStore for S3Store {
 
     async fn get(&self, key: &str, etag: &str, range: Range<u64>) -> Result<ObjectRead, Error> {
         let context = self.context(key);
-        let answer = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.key(key))
-            .range(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
-            .if_match(format!("\"{etag}\""))
-            .set_request_payer(self.payer.clone())
-            .set_expected_bucket_owner(self.owner.clone())
-            .send()
-            .await
-            .map_err(|error| context.error(&error))?;
-        // A server that ignores the range would hand out other bytes under its name.
         let wanted = format!("bytes {}-{}/", range.start, range.end.saturating_sub(1));
+        let answer = self.ask(key, Some(etag), &range).await?;
+        // A server that ignores the range would hand out other bytes under its name.
         if !answer.content_range().is_some_and(|range| range.starts_with(&wanted)) {
             let whole = range.start == 0 && context.size(answer.content_length())? == range.end;
             if !whole {
                 return Err(context.refused("it answered with another range than asked for"));
             }
         }
+        self.opened(key, answer)
+    }
+
+    async fn beginning(&self, key: &str, most: u64) -> Result<Option<ObjectRead>, Error> {
+        let answer = self.ask(key, None, &(0..most)).await?;
+        if !answer.content_range().is_some_and(|range| range.starts_with("bytes 0-")) {
+            return Err(self.context(key).refused("it answered with another range than asked for"));
+        }
+        self.opened(key, answer).map(Some)
+    }
+}
+
+impl S3Store {
+    /// Asks for a range of an object, of one version where a tag is named.
+    async fn ask(
+        &self,
+        key: &str,
+        etag: Option<&str>,
+        range: &Range<u64>,
+    ) -> Result<GetObjectOutput, Error> {
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.key(key))
+            .range(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
+            .set_if_match(etag.map(|etag| format!("\"{etag}\"")))
+            .set_request_payer(self.payer.clone())
+            .set_expected_bucket_owner(self.owner.clone());
+        request.send().await.map_err(|error| self.context(key).error(&error))
+    }
+
+    fn opened(&self, key: &str, answer: GetObjectOutput) -> Result<ObjectRead, Error> {
+        let context = self.context(key);
         let etag = context.etag(answer.e_tag())?;
         let (store, key) = (self.name.clone(), key.to_owned());
         let stream = stream::unfold(answer.body, move |mut body| {

@@ -1,5 +1,6 @@
 //! What a store holds under a name, without asking whether it is settled.
 
+use futures_util::future::join_all;
 use roundhouse_types::TargetName;
 
 use super::targets::{Finder, Target};
@@ -35,7 +36,10 @@ impl Inner {
             };
             (head, folder)
         } else {
-            futures_util::join!(remote.head(key), self.folder(remote, target, key))
+            let folder = self.folder(remote, target, key);
+            let (head, folder, ()) =
+                futures_util::join!(remote.head(key), folder, self.guess(mount, target, key));
+            (head, folder)
         };
         let object = match head {
             Ok(meta) => Some(meta),
@@ -58,6 +62,19 @@ impl Inner {
         }
         let artefact = Artefact::new(self.model(target), &format!("{key}/"), &objects, None)?;
         Ok(Some(Found { artefact, may_be_partial: true }))
+    }
+
+    /// Asks for what a target that nothing is known of has if it is like its siblings.
+    async fn guess(&self, mount: &Mount, target: &TargetName, key: &str) {
+        let Some(files) = mount.siblings.files(key).await else { return };
+        // What is being written is looked at again and again.
+        let is_seen = self.sightings.get(target).await.is_some();
+        if !is_seen && self.known(target).await.is_none() {
+            let guesses = files.iter().map(|(path, size)| {
+                mount.heads.guess(&mount.remote, format!("{key}/{path}"), size.saturating_mul(2))
+            });
+            join_all(guesses).await;
+        }
     }
 
     /// All files below a folder, without the markers that tools leave for folders.

@@ -1,9 +1,11 @@
 //! Small reads of remote files, kept for as long as the files stay what they are.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use moka::future::Cache;
+use tokio::sync::Semaphore;
 
 use crate::metrics::Purpose;
 use crate::remote::Remote;
@@ -17,6 +19,11 @@ const VERDICTS: u64 = 100_000;
 const CHECKSUMS: u64 = 10_000;
 /// The first read of a file takes this much: most headers and configurations are shorter.
 const FIRST: u64 = 256 << 10;
+/// The first read of a file that is no longer than this takes all of it, so that a small version,
+/// most adapters among them, is brought by the round trip that looks inside.
+pub(super) const WHOLE: u64 = 16 << 20;
+/// Bytes of such reads that are on their way; beyond it first reads are short.
+const ON_THEIR_WAY: usize = 32 << 20;
 
 /// Where an artefact's files are read from: its store, and what is in memory of them.
 #[derive(Clone)]
@@ -33,6 +40,7 @@ pub(crate) struct Heads {
     bytes: Cache<Identity, Bytes>,
     verdicts: Cache<Identity, Option<String>>,
     checksums: Cache<Identity, Option<Checksum>>,
+    on_their_way: Arc<Semaphore>,
 }
 
 impl Heads {
@@ -42,6 +50,7 @@ impl Heads {
             bytes: Cache::builder().max_capacity(KEPT).weigher(weigh).build(),
             verdicts: Cache::new(VERDICTS),
             checksums: Cache::new(CHECKSUMS),
+            on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }
     }
 
@@ -57,9 +66,15 @@ impl Heads {
         }
         let identity = identity(file);
         let mut known = self.bytes.get(&identity).await.unwrap_or_default();
-        let end = if range.start == 0 { range.end.max(FIRST) } else { range.end };
-        let end = end.min(file.size);
         let have = known.len() as u64;
+        let may_be_whole = range.start == 0 && file.size <= WHOLE;
+        let permits = u32::try_from(file.size).ok().filter(|_| may_be_whole && range.end > have);
+        let whole = permits.and_then(|count| self.on_their_way.try_acquire_many(count).ok());
+        let end = match range.start {
+            0 if whole.is_some() => file.size,
+            0 => range.end.max(FIRST).min(file.size),
+            _ => range.end.min(file.size),
+        };
         if range.end > have && range.start > have {
             return remote.read(&file.key, &file.etag, range, Purpose::Inspect).await;
         }
@@ -70,6 +85,21 @@ impl Heads {
         }
         let at = |position: u64| usize::try_from(position).expect("inside what is in memory");
         Ok(known.slice(at(range.start)..at(range.end)))
+    }
+
+    /// Brings the beginning of a file that may be there, and its checksum, before a listing says
+    /// so. What it turns out to be is for the listing to say: bytes are known by their tag.
+    pub(crate) async fn guess(&self, remote: &Remote, key: String, most: u64) {
+        let most = most.clamp(FIRST, WHOLE);
+        let count = u32::try_from(most).unwrap_or(u32::MAX);
+        let Ok(_permit) = self.on_their_way.try_acquire_many(count) else { return };
+        let (read, meta) = futures_util::join!(remote.beginning(&key, most), remote.head(&key));
+        if let Ok(Some((etag, bytes))) = read {
+            self.bytes.insert((key.clone(), etag), bytes).await;
+        }
+        if let Ok(meta) = meta {
+            self.checksums.insert((key, meta.etag), meta.checksum).await;
+        }
     }
 
     /// All bytes of a file, where they are in memory.
@@ -96,6 +126,13 @@ impl Heads {
         }
         self.checksums.insert(identity(file), meta.checksum.clone()).await;
         Ok(meta.checksum)
+    }
+
+    /// Lets go of a file's bytes that were more than the beginning: they are on disk.
+    pub(crate) async fn release(&self, file: &RemoteFile) {
+        if file.size > FIRST {
+            self.bytes.invalidate(&identity(file)).await;
+        }
     }
 
     /// Forgets a file's bytes and checksum, because they do not belong together.

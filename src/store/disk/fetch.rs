@@ -86,6 +86,11 @@ impl Fetch {
         let flight = Arc::new(Flight::new(Arc::clone(&self.ledger), id, turn));
         let outcome = self.fly(&flight).await;
         match &outcome {
+            Ok(_) => {
+                for file in &self.artefact.files {
+                    self.source.heads.release(file).await;
+                }
+            }
             // Nothing of it can be used again.
             Err(
                 Error::Changed { .. }

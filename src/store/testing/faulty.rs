@@ -137,7 +137,26 @@ impl ArtifactStore for Faulty {
 
     async fn get(&self, key: &str, etag: &str, range: Range<u64>) -> Result<ObjectRead, Error> {
         let fault = self.ask(Operation::Get, key).await?;
-        let mut read = self.inner.get(key, etag, range.clone()).await?;
+        let read = self.inner.get(key, etag, range.clone()).await?;
+        Ok(self.disturbed(read, fault, key, range))
+    }
+
+    async fn beginning(&self, key: &str, most: u64) -> Result<Option<ObjectRead>, Error> {
+        let fault = self.ask(Operation::Get, key).await?;
+        let read = self.inner.beginning(key, most).await?;
+        Ok(read.map(|read| self.disturbed(read, fault, key, 0..most)))
+    }
+}
+
+impl Faulty {
+    /// A read as the fault makes it, and what it delivers noted.
+    fn disturbed(
+        &self,
+        mut read: ObjectRead,
+        fault: Option<Fault>,
+        key: &str,
+        range: Range<u64>,
+    ) -> ObjectRead {
         read.stream = match fault {
             Some(Fault::BreakAfter(bytes)) => first(read.stream, bytes),
             Some(Fault::StallAfter(bytes)) => {
@@ -158,7 +177,7 @@ impl ArtifactStore for Faulty {
             state.delivered.push((key.clone(), at..end));
             at = end;
         });
-        Ok(ObjectRead { etag: read.etag, stream: watched.boxed() })
+        ObjectRead { etag: read.etag, stream: watched.boxed() }
     }
 }
 

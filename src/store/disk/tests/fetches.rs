@@ -149,20 +149,59 @@ async fn a_store_that_stays_down_is_told_and_the_ranges_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_version_costs_two_round_trips() {
+async fn a_small_version_costs_two_round_trips_and_one_that_is_like_its_sibling_one() {
     let trip = Duration::from_millis(100);
-    let f = Fixture::far_away(Bytes::mib(16), trip);
-    let header = br#"{"w":{"dtype":"F32","shape":[25],"data_offsets":[0,100]}}"#;
+    let f = Fixture::far_away(Bytes::mib(64), trip);
+    let header = br#"{"w":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}"#;
     let length = (header.len() as u64).to_le_bytes();
-    f.put("m/adapter_config.json", "{}");
-    f.put("m/adapter_model.safetensors", [&length[..], header, &noise(100, 7)].concat());
     let disk = f.open().await;
-    let began = Instant::now();
-    f.fetch(&disk, "m").await.unwrap();
-    assert_eq!(began.elapsed().as_millis() / trip.as_millis(), 2, "{:?}", began.elapsed());
-    let requests =
-        [Operation::List, Operation::Get, Operation::Head].map(|it| f.faulty.requests(it));
-    assert_eq!(requests, [1, 2, 3], "lists, reads of the two files, heads of them and of the name");
+    let mut before = [0; 3];
+    // The third has other files, which are not there to be asked for before they are listed.
+    for (name, trips, wanted) in
+        [("a/m", 2, [1, 2, 3]), ("a/n", 1, [1, 2, 3]), ("a/o", 2, [1, 3, 4])]
+    {
+        let config = if name == "a/o" { "config.json" } else { "adapter_config.json" };
+        f.put(&format!("{name}/{config}"), "{}");
+        let weights = [&length[..], header, &noise(4_000_000, name.len() as u64)].concat();
+        f.put(&format!("{name}/adapter_model.safetensors"), weights.clone());
+        let began = Instant::now();
+        let cached = f.fetch(&disk, name).await.unwrap();
+        assert!(std::fs::read(cached.dir().join("adapter_model.safetensors")).unwrap() == weights);
+        let took = began.elapsed();
+        assert_eq!(took.as_millis() / trip.as_millis(), trips, "{name}: {took:?}");
+        let now =
+            [Operation::List, Operation::Get, Operation::Head].map(|it| f.faulty.requests(it));
+        let asked: Vec<_> = now.iter().zip(before).map(|(now, before)| now - before).collect();
+        assert_eq!(asked, wanted, "{name}: lists, reads of files, heads of them and of the name");
+        before = now;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guess_that_brought_other_bytes_than_the_listed_ones_is_not_believed() {
+    let f = Fixture::far_away(Bytes::mib(64), Duration::from_millis(100));
+    let disk = f.open().await;
+    f.put("a/m/w.bin", "sibling");
+    f.fetch(&disk, "a/m").await.unwrap();
+    let down = Error::Unavailable { store: "memory".into(), key: "w.bin".into(), cause: "".into() };
+    let other = Fault::OtherEtag("of before".into());
+    let faults = [other, Fault::BreakAfter(1), Fault::FlipByte, Fault::Hang, Fault::Fail(down)];
+    for (number, fault) in faults.into_iter().enumerate() {
+        let target = format!("a/{number}");
+        let key = format!("{target}/w.bin");
+        f.put(&key, "123456789");
+        let checksum =
+            Checksum { algorithm: ChecksumAlgorithm::Crc64Nvme, base64: "rosUhgp5mIg=".into() };
+        f.memory.set_checksum(&key, checksum);
+        let is_turned = matches!(fault, Fault::FlipByte);
+        f.faulty.plan(Operation::Get, &key, fault);
+        if is_turned {
+            let error = f.fetch(&disk, &target).await.unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        }
+        let cached = f.fetch(&disk, &target).await.unwrap();
+        assert_eq!(std::fs::read(cached.dir().join("w.bin")).unwrap(), b"123456789", "{number}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
