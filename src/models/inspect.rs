@@ -1,5 +1,7 @@
 //! What kind of model some files are, and exactly what it will take.
 
+use std::time::Duration;
+
 use roundhouse_engine::KvSpec;
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
@@ -43,6 +45,8 @@ pub struct LoadSettings {
     pub kv_dtype: Option<KvDtype>,
     /// Whether models may go to cards: workspaces are then for the worse of the two.
     pub cards: bool,
+    /// How long a model may be unused before it leaves; `None`: as long as there is room.
+    pub idle_ttl: Option<Duration>,
     /// What is asked for where models ask for nothing themselves.
     pub preset: Asked,
 }
@@ -62,6 +66,7 @@ impl Default for LoadSettings {
             quantize: None,
             kv_dtype: None,
             cards: false,
+            idle_ttl: None,
             preset: Asked::default(),
         }
     }
@@ -216,8 +221,10 @@ const EXPECTED: &str = "config.json with safetensors weights of a decoder or of 
 /// what is not computed, or a tensor is missing or of the wrong shape.
 pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
     let properties = Properties::read(files);
-    let asked = properties.asked.or(settings.preset);
+    let own = ModelSettings::read(files)?;
+    let asked = own.asked.or(properties.asked).or(settings.preset);
     let mut plan = described(files, &asked.within(settings))?;
+    own.check(plan.kind)?;
     let has_bf16 = plan.weights.iter().any(|share| share.memory_dtype == "bf16");
     plan.unheeded = properties.unheeded_by(plan.kind, has_bf16);
     plan.asked = asked;
@@ -309,10 +316,10 @@ fn found(files: &Files) -> String {
     }
 }
 
-/// How a model's parameters are to lie in memory: its own settings go before the operator's.
-fn formats(files: &Files, settings: &LoadSettings, table: &TensorTable) -> Result<Formats, Error> {
-    let quantize = ModelSettings::read(files)?.quantize.unwrap_or(settings.quantize);
-    Ok(Formats { dtype: settings.dtype, quantize, stored: table.formats().into() })
+/// How a model's parameters are to lie in memory.
+fn formats(settings: &LoadSettings, table: &TensorTable) -> Formats {
+    let LoadSettings { dtype, quantize, .. } = *settings;
+    Formats { dtype, quantize, stored: table.formats().into() }
 }
 
 /// A decoder as its files describe it.
@@ -354,7 +361,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     let table = TensorTable::new(files)?;
     let embeddings = format!("{}.weight", config.names.embeddings);
     let prefix = prefix(&table, config.names.prefixes, &embeddings);
-    let formats = formats(files, settings, &table)?;
+    let formats = formats(settings, &table);
     // Without logits there is no use for a head of its own.
     config.tied |= sentence.is_some();
     let (weights, fallbacks) =
@@ -444,7 +451,7 @@ fn encoder(
     };
     let table = TensorTable::new(files)?;
     let spelling = Spelling::find(&table, &config, head.as_ref());
-    let formats = formats(files, settings, &table)?;
+    let formats = formats(settings, &table);
     let dense = sentence.dense.as_slice();
     let parts = Parts { config: &config, spelling, head: head.as_ref(), dense };
     let (weights, fallbacks) =

@@ -4,6 +4,8 @@
 //! at a line's end goes on; the engine's own options are `option.…`. Of the environment the same
 //! is said as `OPTION_…` and, for the others, `SERVING_…`.
 
+use std::time::Duration;
+
 use roundhouse_types::ModelKind;
 
 use crate::files::Files;
@@ -36,19 +38,21 @@ pub struct Asked {
     pub waiting: Option<usize>,
     /// The largest rank of adapters.
     pub lora_rank: Option<usize>,
+    /// How long it may be unused before it leaves.
+    pub idle_ttl: Option<Duration>,
     /// Whether answers to `inputs` are as text-generation-inference has them.
     pub tgi: Option<bool>,
     /// Whether streams are server-sent events unless a request says otherwise.
     pub events: Option<bool>,
     /// What the model is for.
-    task: Option<Task>,
+    pub(crate) task: Option<Task>,
     /// Whether bf16 is asked for, which is what files of bf16 are in memory anyway.
-    bf16: bool,
+    pub(crate) bf16: bool,
 }
 
 /// What `option.task` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Task {
+pub(crate) enum Task {
     Generate,
     Embed,
     Classify,
@@ -117,6 +121,7 @@ impl Asked {
             running: self.running.or(other.running),
             waiting: self.waiting.or(other.waiting),
             lora_rank: self.lora_rank.or(other.lora_rank),
+            idle_ttl: self.idle_ttl.or(other.idle_ttl),
             tgi: self.tgi.or(other.tgi),
             events: self.events.or(other.events),
             task: self.task.or(other.task),

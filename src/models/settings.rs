@@ -1,10 +1,16 @@
 //! What an artefact asks for itself: `[model]` in its `roundhouse.toml`.
 
+use std::num::NonZeroUsize;
+
+use roundhouse_types::{ModelKind, parse_duration};
 use serde::Deserialize;
 
 use crate::Error;
+use crate::config::sentence::Pooling;
 use crate::files::Files;
-use crate::inspect::Quantize;
+use crate::inspect::{DtypeSetting, Quantize};
+use crate::kv::KvDtype;
+use crate::properties::Asked;
 
 /// The file with an artefact's own settings.
 pub(crate) const FILE: &str = "roundhouse.toml";
@@ -14,8 +20,10 @@ pub(crate) const FILE: &str = "roundhouse.toml";
 pub(crate) struct ModelSettings {
     /// The weight file, where several lie side by side.
     pub(crate) file: Option<String>,
-    /// Whether and how to quantise; outer `None` where it does not say.
-    pub(crate) quantize: Option<Option<Quantize>>,
+    /// How a text's vector is made of those of its tokens.
+    pub(crate) pooling: Option<Pooling>,
+    /// The rest, which `serving.properties` may say as well.
+    pub(crate) asked: Asked,
 }
 
 #[derive(Default, Deserialize)]
@@ -29,7 +37,14 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct Section {
     file: Option<String>,
+    context: Option<NonZeroUsize>,
+    dtype: Option<String>,
     quantize: Option<String>,
+    kv_cache_dtype: Option<String>,
+    max_running: Option<NonZeroUsize>,
+    max_queue: Option<NonZeroUsize>,
+    pooling: Option<String>,
+    idle_ttl: Option<String>,
 }
 
 impl ModelSettings {
@@ -40,19 +55,61 @@ impl ModelSettings {
             str::from_utf8(content).map_err(|error| Error::config(FILE, error.to_string()))?;
         let written: Written =
             toml::from_str(text).map_err(|error| Error::config(FILE, error.message()))?;
-        let Section { file, quantize } = written.model;
-        let quantize = match quantize {
-            None => None,
-            Some(name) => Some(Quantize::named(&name).map_err(|expected| {
-                Error::config(FILE, format!("model.quantize is '{name}'; {expected}"))
-            })?),
+        let section = written.model;
+        let asked = Asked {
+            context: section.context.map(NonZeroUsize::get),
+            dtype: named("dtype", section.dtype, dtype)?,
+            quantize: named("quantize", section.quantize, Quantize::named)?,
+            kv_dtype: named("kv_cache_dtype", section.kv_cache_dtype, KvDtype::named)?,
+            running: section.max_running.map(NonZeroUsize::get),
+            waiting: section.max_queue.map(NonZeroUsize::get),
+            idle_ttl: named("idle_ttl", section.idle_ttl, parse_duration)?,
+            ..Asked::default()
         };
-        Ok(Self { file, quantize })
+        let pooling = named("pooling", section.pooling, pooling)?;
+        Ok(Self { file: section.file, pooling, asked })
     }
+
+    /// Refuses what is asked of a model of another kind.
+    pub(crate) fn check(&self, kind: ModelKind) -> Result<(), Error> {
+        match self.pooling {
+            Some(_) if kind != ModelKind::Embedding => {
+                let reason = "model.pooling is for models that answer with a text's vector";
+                Err(Error::config(FILE, reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a setting's value stands for.
+fn named<T, E: std::fmt::Display>(
+    key: &str,
+    value: Option<String>,
+    read: impl Fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    let fault = |why: E| Error::config(FILE, format!("model.{key} is '{value}'; {why}"));
+    read(&value).map(Some).map_err(fault)
+}
+
+fn dtype(name: &str) -> Result<DtypeSetting, &'static str> {
+    match name {
+        "auto" => Ok(DtypeSetting::Auto),
+        "f32" => Ok(DtypeSetting::F32),
+        "f16" => Ok(DtypeSetting::F16),
+        _ => Err("auto (as in the files), f32 and f16 are known"),
+    }
+}
+
+fn pooling(name: &str) -> Result<Pooling, &'static str> {
+    Pooling::named(name).ok_or("cls, lasttoken, mean, max and mean_sqrt_len are known")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn read(text: &str) -> Result<ModelSettings, Error> {
@@ -63,13 +120,42 @@ mod tests {
     #[test]
     fn settings_are_read_and_what_is_wrong_in_them_is_named() {
         assert_eq!(read("").unwrap(), ModelSettings::default());
-        let settings = read("[model]\nfile = \"a.gguf\"\nquantize = \"q4_k\"").unwrap();
-        assert_eq!(settings.file.as_deref(), Some("a.gguf"));
-        assert_eq!(settings.quantize, Some(Some(Quantize::Q4K)));
-        assert_eq!(read("[model]\nquantize = \"none\"").unwrap().quantize, Some(None));
-        for wrong in ["[model]\nquantize = \"q5\"", "[model]\nquantise = \"q8_0\"", "model = 1"] {
-            let error = read(wrong).unwrap_err().to_string();
+        let settings = read(
+            "[model]\nfile = \"a.gguf\"\ncontext = 512\ndtype = \"f32\"\nquantize = \"q4_k\"\n\
+             kv_cache_dtype = \"bf16\"\nmax_running = 4\nmax_queue = 9\npooling = \"cls\"\n\
+             idle_ttl = \"5m\"",
+        )
+        .unwrap();
+        let asked = Asked {
+            context: Some(512),
+            dtype: Some(DtypeSetting::F32),
+            quantize: Some(Some(Quantize::Q4K)),
+            kv_dtype: Some(Some(KvDtype::Bf16)),
+            running: Some(4),
+            waiting: Some(9),
+            idle_ttl: Some(Duration::from_secs(300)),
+            ..Asked::default()
+        };
+        let (file, pooling) = (Some("a.gguf".into()), Some(Pooling::Cls));
+        assert_eq!(settings, ModelSettings { file, pooling, asked });
+        assert!(settings.check(ModelKind::Embedding).is_ok());
+        assert!(settings.check(ModelKind::Generative).is_err());
+        let none = read("[model]\nquantize = \"none\"").unwrap();
+        assert_eq!(none.asked.quantize, Some(None));
+        for wrong in [
+            "quantize = \"q5\"",
+            "quantise = \"q8_0\"",
+            "dtype = \"int8\"",
+            "context = 0",
+            "context = \"long\"",
+            "max_running = -1",
+            "pooling = \"sum\"",
+            "idle_ttl = \"soon\"",
+            "kv_cache_dtype = \"fp8\"",
+        ] {
+            let error = read(&format!("[model]\n{wrong}")).unwrap_err().to_string();
             assert!(error.starts_with("roundhouse.toml: "), "{error}");
         }
+        assert!(read("model = 1").is_err());
     }
 }

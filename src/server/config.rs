@@ -63,10 +63,10 @@ pub(crate) use engines::engine_of;
 pub use engines::{ContainerRule, EngineKind, EngineRule, ModelMemory};
 pub use fault::Fault;
 pub use quotas::WrittenLimits;
+pub(crate) use roundhouse_types::{parse_duration, show_duration};
 pub use rules::{OnDelete, Update, VersionRule};
 pub use tenants::Tenant;
 pub use traces::Traces;
-pub(crate) use units::{parse_duration, show_duration};
 
 use crate::cli::ServeFlags;
 

@@ -211,9 +211,12 @@ impl ModelLoader {
     fn remember(&self, id: &ArtefactId, known: Known) {
         let plan_bytes = known.plan.as_ref().map_or(Bytes::ZERO, Plan::remembered_bytes);
         let mut all = locked(&self.known);
-        all.put(id.clone(), known);
+        let mut large = locked(&self.large_plans);
+        if let Some((forgotten, _)) = all.push(id.clone(), known).filter(|(old, _)| old != id) {
+            large.remove(&forgotten);
+        }
         // A plan that is dropped is made again of the files.
-        for too_much in locked(&self.large_plans).put(id, plan_bytes) {
+        for too_much in large.put(id, plan_bytes) {
             if let Some(known) = all.peek_mut(&too_much) {
                 known.plan = None;
             }

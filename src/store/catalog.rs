@@ -474,13 +474,17 @@ impl Inner {
         }
     }
 
-    /// The latest settled version: remembered, or whole on disk from before a restart.
+    /// The latest settled version: remembered, or whole on disk from before a restart. None that the
+    /// store is known to have deleted.
     async fn known(&self, target: &TargetName) -> Option<Arc<Artefact>> {
         if let Some(known) = self.known.get(target).await {
             return Some(known);
         }
-        let disk = self.disk.get()?;
-        disk.latest_artefact(&self.model(target)).map(Arc::new)
+        let (disk, model) = (self.disk.get()?, self.model(target));
+        if disk.is_gone(&model) {
+            return None;
+        }
+        disk.latest_artefact(&model).map(Arc::new)
     }
 
     /// Whether a version's files are on disk, or all still in the store.

@@ -1,6 +1,6 @@
 //! The words every other crate uses: ids, units, footprints, failures.
 //!
-//! Reading order: `ids` (who is meant), `units` (how much), `footprint` (what a model
+//! Reading order: `ids` (who is meant), `units` and `duration` (how much), `footprint` (what a model
 //! costs), `elastic` (how the part of it that grows is agreed on), `content` (what of it others may
 //! hold as well), `places` (what tenants share), `failure` (what went wrong and what a caller may
 //! do), `spent` (what a request took).
@@ -8,6 +8,7 @@
 //! Plain data and counters only: no I/O, no clock, no channel.
 
 mod content;
+mod duration;
 mod elastic;
 mod failure;
 mod footprint;
@@ -17,6 +18,7 @@ mod spent;
 mod units;
 
 pub use content::{ContentId, SharedPart};
+pub use duration::{parse_duration, show_duration};
 pub use elastic::{KvOrder, KvReport};
 pub use failure::{Detail, ErrorKind, Failure, RetryHint};
 pub use footprint::{Footprint, Grade, Part};

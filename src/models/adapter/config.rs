@@ -278,14 +278,20 @@ fn targets(keys: &Keys<'_>, saved: &[String]) -> Result<Targets, Error> {
     };
     let names: Vec<String> =
         keys.names("layers_pattern")?.into_iter().filter(|name| !name.is_empty()).collect();
-    let patterns = match names.is_empty() {
+    let layers = keys.layers("layers_to_transform")?;
+    let mut patterns = match names.is_empty() {
         _ if names.len() > PATTERNS_MAX => {
             return refuse(format!("layers_pattern has {} entries", names.len()));
         }
+        true if layers.is_empty() => Vec::new(),
         true => vec![Regex::new(r"^.*?\.[^.]*\.(?P<index>\d+)\.").expect("it is a pattern")],
         false => names.iter().map(layer_pattern).collect::<Result<_, Error>>()?,
     };
-    targets.only_layers(keys.layers("layers_to_transform")?, patterns);
+    if layers.is_empty() {
+        // Nobody asks for a layer's number, and a pattern takes tens of kilobytes.
+        patterns.clear();
+    }
+    targets.only_layers(layers, patterns);
     Ok(targets)
 }
 

@@ -12,7 +12,7 @@ fn bytes(regex: &Regex) -> u64 {
     let grows = ["{", r"\p", r"\P", r"\w", r"\W"].iter().any(|part| text.contains(part));
     match grows || text.len() > 256 {
         true => 3 * REGEX_MAX as u64,
-        false => 4096,
+        false => 16 << 10,
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::{parse, positive};
 use crate::Error;
 use crate::files::Files;
+use crate::settings::ModelSettings;
 
 const MODULES: &str = "modules.json";
 /// How many times as wide as the transformer projections behind it may be: their workspace is the
@@ -25,6 +26,20 @@ pub(crate) enum Pooling {
     Max,
     /// Their sum over the square root of their number.
     MeanSqrtLength,
+}
+
+impl Pooling {
+    /// As Sentence Transformers call it; `None` where it is not computed.
+    pub(crate) fn named(mode: &str) -> Option<Self> {
+        Some(match mode {
+            "cls" | "cls_token" => Self::Cls,
+            "lasttoken" => Self::Last,
+            "mean" | "mean_tokens" => Self::Mean,
+            "max" | "max_tokens" => Self::Max,
+            "mean_sqrt_len" | "mean_sqrt_len_tokens" => Self::MeanSqrtLength,
+            _ => return None,
+        })
+    }
 }
 
 /// A projection of the pooled vector.
@@ -80,8 +95,15 @@ impl Sentence {
         })
     }
 
-    /// Reads the modules; without the file, the mean as it is.
+    /// Reads the modules; without the file, the mean as it is. The artefact's own settings may name
+    /// another pooling.
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
+        let own = ModelSettings::read(files)?.pooling;
+        let read = Self::modules(files)?;
+        Ok(Self { pooling: own.unwrap_or(read.pooling), ..read })
+    }
+
+    fn modules(files: &Files) -> Result<Self, Error> {
         if !files.sizes.contains_key(MODULES) {
             return Ok(Self { pooling: Pooling::Mean, ..Self::NONE });
         }
@@ -180,18 +202,11 @@ fn read_pooling(files: &Files, path: &str) -> Result<(Pooling, bool), Error> {
         let reason = format!("one pooling mode is served and it has {modes:?}");
         return Err(Error::config(&file, reason));
     };
-    let pooling = match mode.as_str() {
-        "cls" | "cls_token" => Pooling::Cls,
-        "lasttoken" => Pooling::Last,
-        "mean" | "mean_tokens" => Pooling::Mean,
-        "max" | "max_tokens" => Pooling::Max,
-        "mean_sqrt_len" | "mean_sqrt_len_tokens" => Pooling::MeanSqrtLength,
-        other => {
-            let reason = format!(
-                "pooling '{other}' is not computed; cls, lasttoken, mean, max and mean_sqrt_len_tokens are"
-            );
-            return Err(Error::config(&file, reason));
-        }
+    let Some(pooling) = Pooling::named(mode) else {
+        let reason = format!(
+            "pooling '{mode}' is not computed; cls, lasttoken, mean, max and mean_sqrt_len_tokens are"
+        );
+        return Err(Error::config(&file, reason));
     };
     let pools_prompts = config.get("include_prompt").and_then(Value::as_bool).unwrap_or(true);
     Ok((pooling, pools_prompts))

@@ -26,6 +26,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         step_rows: config.serving.max_running,
         quantize: config.serving.quantize,
         kv_dtype: config.serving.kv_dtype,
+        idle_ttl: config.residency.idle_ttl,
         preset: config.container.preset,
         cards: config.devices.iter().any(|device| device.id.is_card()),
         ..LoadSettings::default()

@@ -11,7 +11,7 @@ use roundhouse_types::Bytes;
 
 use super::endpoints::{self, Mount};
 use super::keys::{self, ASYNC_KEYS, MOUNT_KEYS};
-use super::units::parse_duration;
+use super::parse_duration;
 use super::{Config, Fault, defaults};
 
 /// Requests of an endpoint that run at once: SageMaker's bounds.

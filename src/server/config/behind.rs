@@ -9,8 +9,8 @@ use roundhouse_containers::BaseUrl;
 use roundhouse_gateway::ContainerMode;
 
 use super::keys::{self, CONTAINER_KEYS};
-use super::units::{parse_duration, show_duration};
 use super::{Fault, Secret};
+use super::{parse_duration, show_duration};
 
 /// Containers of an endpoint, as SageMaker has it.
 const CONTAINERS_MAX: usize = 15;

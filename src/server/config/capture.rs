@@ -7,7 +7,7 @@ use roundhouse_types::Bytes;
 
 use super::Fault;
 use super::keys::{self, CAPTURE_KEYS};
-use super::units::parse_duration;
+use super::parse_duration;
 
 /// Content types of one list, as SageMaker has it.
 const TYPES_MAX: usize = 10;

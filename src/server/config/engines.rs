@@ -14,8 +14,8 @@ use roundhouse_tenancy::Pattern;
 use roundhouse_types::{Bytes, TargetName};
 
 use super::keys::{self, ENGINE_KEYS};
-use super::units::{parse_duration, show_duration};
 use super::{Config, Fault, defaults};
+use super::{parse_duration, show_duration};
 
 mod contained;
 

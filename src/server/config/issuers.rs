@@ -10,8 +10,8 @@ use roundhouse_types::TenantName;
 
 use super::auth::word;
 use super::keys::{self, ISSUER_KEYS};
+use super::parse_duration;
 use super::raw::Sources;
-use super::units::parse_duration;
 use super::{Fault, defaults};
 
 /// By how much an issuer's clock may differ at most.

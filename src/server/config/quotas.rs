@@ -11,8 +11,8 @@ use roundhouse_types::Bytes;
 
 use super::raw::Sources;
 use super::resolve::{HOUR, SECOND};
-use super::units::{parse_duration, show_duration};
 use super::{Config, Fault, defaults, keys};
+use super::{parse_duration, show_duration};
 
 /// The section of those that are not named.
 pub(super) const DEFAULTS: &str = "tenant_defaults";

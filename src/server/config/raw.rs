@@ -10,7 +10,7 @@ use roundhouse_types::Bytes;
 
 use super::Fault;
 use super::keys::{self, Written};
-use super::units::{parse_duration, show_duration};
+use super::{parse_duration, show_duration};
 use crate::cli::ServeFlags;
 
 /// The version of the file's format that we read.

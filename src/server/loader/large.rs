@@ -1,43 +1,52 @@
 //! How much is remembered of what strangers wrote.
 //!
-//! A plan has some hundred bytes, but what a file says in it (labels, ends of sequences, names) may
-//! be megabytes. Few plans are large, so only those are counted, and the largest go first:
-//! whoever uploads many of them costs nobody else's plan.
+//! A plan of a model has some hundred bytes, that of an adapter names all its tensors, and what a file
+//! says in it (labels, ends of sequences, patterns) may be megabytes. Those that are not small are
+//! counted, and the largest go first: whoever uploads many of them costs nobody else's plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roundhouse_types::{ArtefactId, Bytes};
 
 /// A plan of fewer bytes is bounded by the number of versions that are remembered.
-const LARGE: Bytes = Bytes(64 << 10);
+const LARGE: Bytes = Bytes(2 << 10);
 /// What all large plans may take together.
 const MOST: Bytes = Bytes::mib(64);
 
 /// The versions whose plans are large, with their bytes.
 #[derive(Debug, Default)]
-pub(super) struct LargePlans(BTreeMap<ArtefactId, Bytes>);
+pub(super) struct LargePlans {
+    bytes: BTreeMap<ArtefactId, Bytes>,
+    by_size: BTreeSet<(Bytes, ArtefactId)>,
+    total: Bytes,
+}
 
 impl LargePlans {
     /// Takes in what a version's plan takes now. Says whose plans are to be dropped for it; its own
     /// is not among them.
     pub(super) fn put(&mut self, id: &ArtefactId, bytes: Bytes) -> Vec<ArtefactId> {
-        self.0.remove(id);
+        self.remove(id);
         if bytes < LARGE {
             return Vec::new();
         }
         let mut dropped = Vec::new();
-        let mut total: Bytes = self.0.values().copied().sum::<Bytes>() + bytes;
-        while total > MOST {
-            let largest = self.0.iter().max_by_key(|(_, bytes)| **bytes);
-            let Some((largest, freed)) = largest.map(|(id, bytes)| (id.clone(), *bytes)) else {
-                break;
-            };
-            total = total.saturating_sub(freed);
-            self.0.remove(&largest);
+        while self.total + bytes > MOST {
+            let Some((_, largest)) = self.by_size.last().cloned() else { break };
+            self.remove(&largest);
             dropped.push(largest);
         }
-        self.0.insert(id.clone(), bytes);
+        self.bytes.insert(id.clone(), bytes);
+        self.by_size.insert((bytes, id.clone()));
+        self.total = self.total + bytes;
         dropped
+    }
+
+    /// A version is not remembered any more.
+    pub(super) fn remove(&mut self, id: &ArtefactId) {
+        if let Some((id, bytes)) = self.bytes.remove_entry(id) {
+            self.by_size.remove(&(bytes, id));
+            self.total = self.total.saturating_sub(bytes);
+        }
     }
 }
 
@@ -58,7 +67,7 @@ mod tests {
         assert!(plans.put(&id("a"), Bytes::mib(10)).is_empty());
         assert!(plans.put(&id("b"), Bytes::mib(30)).is_empty());
         for other in 0..1000 {
-            assert!(plans.put(&id(&format!("small{other}")), Bytes(60_000)).is_empty());
+            assert!(plans.put(&id(&format!("small{other}")), Bytes(2_000)).is_empty());
         }
         assert_eq!(plans.put(&id("c"), Bytes::mib(40)), [id("b")]);
         // It is put again as it is at each step of a load.
@@ -66,5 +75,11 @@ mod tests {
         // One that is too large by itself is remembered until the next one comes.
         assert_eq!(plans.put(&id("d"), Bytes::mib(100)), [id("c"), id("a")]);
         assert_eq!(plans.put(&id("e"), Bytes::mib(1)), [id("d")]);
+        plans.remove(&id("e"));
+        assert_eq!(plans.total, Bytes::ZERO);
+        // Thousands of adapters are bounded, each of which is not much.
+        let put = |at: usize| plans.put(&id(&format!("adapter{at}")), Bytes::kib(30)).len();
+        let dropped: usize = (0..10_000).map(put).sum();
+        assert_eq!(10_000 - dropped, (MOST.0 / Bytes::kib(30).0) as usize);
     }
 }

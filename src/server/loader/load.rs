@@ -216,7 +216,7 @@ impl ModelLoader {
             footprint,
             shared,
             once: Duration::ZERO,
-            idle_ttl: None,
+            idle_ttl: least_ttl(self.settings.idle_ttl, asked.idle_ttl),
         })
     }
 
@@ -289,6 +289,11 @@ impl ModelLoader {
         let (model, footprint) = (ServedModel::Handler(group), processes(memory));
         Ok(Loaded { model, footprint, shared: Vec::new(), once, idle_ttl: None })
     }
+}
+
+/// How long a model may be unused, where it asks for less than all may.
+fn least_ttl(limit: Option<Duration>, asked: Option<Duration>) -> Option<Duration> {
+    asked.map(|asked| limit.map_or(asked, |limit| asked.min(limit)))
 }
 
 /// The operator's limits with what a model asks for within them.

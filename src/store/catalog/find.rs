@@ -66,11 +66,11 @@ impl Inner {
 
     /// Asks for what a target that nothing is known of has if it is like its siblings.
     async fn guess(&self, mount: &Mount, target: &TargetName, key: &str) {
-        let Some(files) = mount.siblings.files(key).await else { return };
+        let Some(sibling) = mount.siblings.like(key).await else { return };
         // What is being written is looked at again and again.
         let is_seen = self.sightings.get(target).await.is_some();
         if !is_seen && self.known(target).await.is_none() {
-            let guesses = files.iter().map(|(path, size)| {
+            let guesses = sibling.files.iter().map(|(path, size)| {
                 mount.heads.guess(&mount.remote, format!("{key}/{path}"), size.saturating_mul(2))
             });
             join_all(guesses).await;

@@ -247,6 +247,32 @@ async fn while_a_folder_is_replaced_the_version_on_disk_keeps_answering_also_aft
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_was_deleted_does_not_come_back_when_its_name_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = CacheConfig::new(folder.path(), roundhouse_types::Bytes::mib(16));
+    let disk = DiskCache::open(config).await.unwrap();
+    let mut f = fixture();
+    f.catalog = f.catalog.with_disk(disk.clone());
+    f.old("m/model.safetensors", safetensors(10));
+    let old = f.resolve("m").await.unwrap();
+    disk.fetch(&f.catalog, &old, &Progress::new()).await.unwrap();
+    f.memory.remove("m/model.safetensors");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(f.fresh("m").await.unwrap_err().kind(), ErrorKind::ModelNotFound);
+    disk.gone(&old.id.model);
+    assert!(disk.get(&old.id).is_some());
+    // An upload that ended early.
+    let whole = safetensors(20);
+    f.memory.put("m/model.safetensors", whole[..whole.len() - 1].to_vec());
+    sleep(Duration::from_secs(1)).await;
+    let error = f.fresh("m").await.unwrap_err();
+    assert!(matches!(error, Error::Unsettled { .. }), "{error}");
+    f.old("m/model.safetensors", whole);
+    sleep(Duration::from_secs(1)).await;
+    assert_ne!(f.fresh("m").await.unwrap().id, old.id);
+}
+
+#[tokio::test(start_paused = true)]
 async fn added_files_do_not_take_the_settled_version_away() {
     let f = fixture();
     f.old("m/a.bin", "old");

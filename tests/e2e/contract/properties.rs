@@ -1,6 +1,9 @@
-//! `serving.properties` and the variables that say the same.
+//! What artefacts ask for: `serving.properties`, the variables that say the same, and `[model]` of
+//! their own `roundhouse.toml`.
 
-use roundhouse_tests::models::decoder;
+use std::time::Duration;
+
+use roundhouse_tests::models::{File, decoder};
 use roundhouse_tests::server::Server;
 use serde_json::{Value, json};
 
@@ -71,5 +74,58 @@ async fn variables_preset_what_files_may_ask_for() {
         let residents = residency["devices"][0]["residents"].as_array().unwrap();
         let found: Vec<&Value> = residents.iter().filter(|it| it["target"] == name).collect();
         assert_eq!(found[0]["serves"]["context"], context, "{residency}");
+    }
+}
+
+/// A decoder without a head: its answer is a text's vector.
+fn embedder() -> Vec<File> {
+    let mut files = decoder(12);
+    let (_, config) = files.iter_mut().find(|(path, _)| path == "config.json").unwrap();
+    *config = String::from_utf8_lossy(config).replace("LlamaForCausalLM", "LlamaModel").into();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artefacts_own_settings_hold_within_the_operators() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let own = |name: &str, files: &[_], text: &str| {
+        place(&store.join(name), files);
+        std::fs::write(store.join(name).join("roundhouse.toml"), text).unwrap();
+    };
+    let settings =
+        "[model]\ncontext = 64\ndtype = \"f32\"\nkv_cache_dtype = \"bf16\"\nidle_ttl = \"1s\"";
+    own("asks", &decoder(12), settings);
+    own("greedy", &decoder(12), "[model]\ncontext = 100000\nidle_ttl = \"10h\"");
+    own("wrong", &decoder(12), "[model]\nidle_ttl = \"soon\"");
+    own("mean", &embedder(), "");
+    own("last", &embedder(), "[model]\npooling = \"lasttoken\"");
+    let (uri, cache) = (format!("file://{}/", store.display()), folder.path().join("cache"));
+    let args =
+        ["serve", "--store", &uri, "--cache-dir", cache.to_str().unwrap(), "--context", "128"];
+    let server = Server::start(&args, &[("ROUNDHOUSE_RESIDENCY_IDLE_TTL", "1h")]).await;
+    for (name, context, long) in [("asks", 64, 424), ("greedy", 128, 200)] {
+        assert_eq!(ask(&server, name, &"x".repeat(100), false).await.status, long, "{name}");
+        let listed = server.get(&format!("/v1/models/{name}")).await.json();
+        assert_eq!(listed["max_model_len"], context, "{listed}");
+    }
+    let refused = ask(&server, "wrong", "hello", false).await;
+    assert!(refused.body.contains("roundhouse.toml: model.idle_ttl is 'soon'"), "{}", refused.body);
+    let vector = async |name| {
+        let answer = server.invoke("default", name, json!({"inputs": "hello there"})).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    };
+    assert_ne!(vector("mean").await, vector("last").await);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let residency = server.admin_get("/admin/v1/residency").await;
+        let resident = |name: &str| residency.body.contains(&format!("\"target\":\"{name}\""));
+        assert!(resident("greedy"), "the operator's hour is not over: {}", residency.body);
+        if !resident("asks") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", residency.body);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -149,18 +149,22 @@ async fn a_store_that_stays_down_is_told_and_the_ranges_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_version_costs_two_round_trips_and_one_that_is_like_its_sibling_one() {
+async fn a_small_version_costs_two_round_trips_and_one_that_is_like_its_siblings_one() {
     let trip = Duration::from_millis(100);
     let f = Fixture::far_away(Bytes::mib(64), trip);
     let header = br#"{"w":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}"#;
     let length = (header.len() as u64).to_le_bytes();
     let disk = f.open().await;
     let mut before = [0; 3];
-    // The third has other files, which are not there to be asked for before they are listed.
-    for (name, trips, wanted) in
-        [("a/m", 2, [1, 2, 3]), ("a/n", 1, [1, 2, 3]), ("a/o", 2, [1, 3, 4])]
-    {
-        let config = if name == "a/o" { "config.json" } else { "adapter_config.json" };
+    // The last one has other files, which are not there to be asked for before they are listed.
+    let versions = [
+        ("a/m", 2, [1, 2, 3]),
+        ("a/n", 2, [1, 2, 3]),
+        ("a/o", 1, [1, 2, 3]),
+        ("a/p", 2, [1, 3, 4]),
+    ];
+    for (name, trips, wanted) in versions {
+        let config = if name == "a/p" { "config.json" } else { "adapter_config.json" };
         f.put(&format!("{name}/{config}"), "{}");
         let weights = [&length[..], header, &noise(4_000_000, name.len() as u64)].concat();
         f.put(&format!("{name}/adapter_model.safetensors"), weights.clone());
@@ -181,8 +185,10 @@ async fn a_small_version_costs_two_round_trips_and_one_that_is_like_its_sibling_
 async fn a_guess_that_brought_other_bytes_than_the_listed_ones_is_not_believed() {
     let f = Fixture::far_away(Bytes::mib(64), Duration::from_millis(100));
     let disk = f.open().await;
-    f.put("a/m/w.bin", "sibling");
-    f.fetch(&disk, "a/m").await.unwrap();
+    for sibling in ["a/m", "a/n"] {
+        f.put(&format!("{sibling}/w.bin"), "sibling");
+        f.fetch(&disk, sibling).await.unwrap();
+    }
     let down = Error::Unavailable { store: "memory".into(), key: "w.bin".into(), cause: "".into() };
     let other = Fault::OtherEtag("of before".into());
     let faults = [other, Fault::BreakAfter(1), Fault::FlipByte, Fault::Hang, Fault::Fail(down)];
