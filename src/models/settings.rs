@@ -1,6 +1,7 @@
 //! What an artefact asks for itself: `[model]` in its `roundhouse.toml`.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use roundhouse_types::{ModelKind, parse_duration};
 use serde::Deserialize;
@@ -63,7 +64,7 @@ impl ModelSettings {
             kv_dtype: named("kv_cache_dtype", section.kv_cache_dtype, KvDtype::named)?,
             running: section.max_running.map(NonZeroUsize::get),
             waiting: section.max_queue.map(NonZeroUsize::get),
-            idle_ttl: named("idle_ttl", section.idle_ttl, parse_duration)?,
+            idle_ttl: named("idle_ttl", section.idle_ttl, idle_ttl)?,
             ..Asked::default()
         };
         let pooling = named("pooling", section.pooling, pooling)?;
@@ -93,6 +94,16 @@ fn named<T, E: std::fmt::Display>(
     read(&value).map(Some).map_err(fault)
 }
 
+/// Within what operators may set.
+fn idle_ttl(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_secs(30 * 24 * 3600);
+    match parse_duration(text)? {
+        duration if (LEAST..=MOST).contains(&duration) => Ok(duration),
+        _ => Err("1s to 720h is possible".into()),
+    }
+}
+
 fn dtype(name: &str) -> Result<DtypeSetting, &'static str> {
     match name {
         "auto" => Ok(DtypeSetting::Auto),
@@ -108,8 +119,6 @@ fn pooling(name: &str) -> Result<Pooling, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn read(text: &str) -> Result<ModelSettings, Error> {
@@ -151,6 +160,8 @@ mod tests {
             "max_running = -1",
             "pooling = \"sum\"",
             "idle_ttl = \"soon\"",
+            "idle_ttl = \"0s\"",
+            "idle_ttl = \"18446744073709551615s\"",
             "kv_cache_dtype = \"fp8\"",
         ] {
             let error = read(&format!("[model]\n{wrong}")).unwrap_err().to_string();

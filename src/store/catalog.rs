@@ -385,6 +385,8 @@ impl Inner {
     async fn look_up(&self, target: &TargetName) -> Result<(Arc<Artefact>, Duration), Error> {
         let (mount, key) = self.place(target)?;
         let give_up = Instant::now() + self.config.settle_wait;
+        // What is read whole is read for a fetch, which nobody may hold to a pace.
+        mount.heads.take_whole(self.disk.get().is_some_and(|disk| !disk.holds_to_paces()));
         loop {
             let Some(found) = self.find(mount, target, key).await? else {
                 self.known.invalidate(target).await;

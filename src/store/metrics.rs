@@ -28,6 +28,8 @@ pub const FETCH_SECONDS: &str = "roundhouse_store_fetch_seconds";
 pub const DISK_BUDGET: &str = "roundhouse_store_disk_budget_bytes";
 /// Bytes that the disk cache holds or has promised, partial files and archives included.
 pub const DISK_USED: &str = "roundhouse_store_disk_used_bytes";
+/// Versions of adapters that are whole on disk.
+pub const DISK_ADAPTERS: &str = "roundhouse_store_disk_adapters";
 /// What a tenant's versions take of the disk, with their part of what several hold and what its
 /// fetches are promised. Label `tenant`: those that the settings promise something of the disk, or
 /// give a ceiling there.
@@ -78,6 +80,7 @@ pub fn describe_metrics() {
         "what versions of tenants with a floor or ceiling on disk take there, by tenant"
     );
     describe_gauge!(DISK_USED, Unit::Bytes, "what the disk cache holds or has promised");
+    describe_gauge!(DISK_ADAPTERS, Unit::Count, "versions of adapters that are whole on disk");
 }
 
 pub(crate) fn request(endpoint: &str, operation: &'static str, outcome: &'static str) {
@@ -117,6 +120,11 @@ pub(crate) fn fetch(endpoint: &str, outcome: &'static str, took: Duration) {
 pub(crate) fn disk(budget: u64, used: u64) {
     gauge!(DISK_BUDGET).set(budget as f64);
     gauge!(DISK_USED).set(used as f64);
+}
+
+/// So many more adapters are on disk.
+pub(crate) fn disk_adapters(more: i8) {
+    gauge!(DISK_ADAPTERS).increment(more);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]

@@ -154,7 +154,13 @@ impl Remote {
             metrics::read(self.endpoint.as_str(), Purpose::Inspect, chunk.len() as u64);
             buffer.extend_from_slice(&chunk);
         }
-        Ok(Some((etag, buffer.freeze())))
+        // Without what its growth left over.
+        Ok(Some((etag, Bytes::copy_from_slice(&buffer))))
+    }
+
+    /// What is known of one object, not retried.
+    pub(crate) async fn glance(&self, key: &str) -> Result<ObjectMeta, Error> {
+        self.answered("head", key, self.store.head(key)).await
     }
 
     /// The bytes of a range of the object with this tag, as they arrive.

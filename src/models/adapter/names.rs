@@ -82,6 +82,13 @@ pub(super) struct Named {
 /// The tensors of one module.
 pub(super) type Pieces = BTreeMap<Piece, Named>;
 
+/// About what they take: a node of a map has room for eleven, however few there are.
+pub(super) fn bytes(pieces: &Pieces) -> usize {
+    const NODE: usize = 11 * (size_of::<Piece>() + size_of::<Named>()) + 32;
+    let named = |it: &Named| it.name.len() + 8 * it.located.shape.len() + 48;
+    NODE * pieces.len().div_ceil(6).max(1) + pieces.values().map(named).sum::<usize>()
+}
+
 /// Longer names than any module has, in bytes: patterns are matched against each.
 const NAME_MAX: usize = 512;
 

@@ -23,11 +23,15 @@ pub struct AdapterPlan {
     footprint: Footprint,
 }
 
+/// What an allocation takes beside its bytes, and a module's entry in a map.
+const BLOCK: usize = 128;
+
 impl AdapterPlan {
-    /// About what the plan itself takes while it is remembered: mostly its tensors' names.
+    /// About what the plan itself takes while it is remembered: mostly its tensors' names and places.
     pub fn remembered_bytes(&self) -> Bytes {
-        let each = |name: &String| (name.len() + 4 * size_of::<Pieces>()) as u64;
-        Bytes(self.tensors.keys().map(each).sum::<u64>() + self.config.patterns_bytes())
+        let module = |(name, pieces): (&String, &Pieces)| BLOCK + name.len() + names::bytes(pieces);
+        let tensors: usize = self.tensors.iter().map(module).sum();
+        Bytes(tensors as u64 + self.config.patterns_bytes())
     }
 
     /// Reads an adapter's configuration and the header of its weights, and refuses by name what

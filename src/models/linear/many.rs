@@ -120,6 +120,16 @@ mod wide {
         y
     }
 
+    /// The same, not shared out.
+    #[cfg(test)]
+    pub(super) fn in_one_task<W: Weight>(x: &[f32], weight: &[W], inputs: usize) -> Vec<f32> {
+        let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
+        let mut y = vec![f32::NAN; rows * outputs];
+        let results = Results { start: y.as_mut_ptr(), rows, outputs, lent: PhantomData };
+        Part::new(x, weight, inputs, (&results, [0, 0])).run();
+        y
+    }
+
     /// How many of so many rows, in equal parts, and how many outputs are computed side by side: as many
     /// sums as there are registers for.
     const fn shape(rows: usize) -> [usize; 2] {
@@ -345,7 +355,6 @@ mod tests {
             [31, 576, 33],
             [200, 40, 21],
             [10, 2100, 20],
-            [9, 800, 700],
             [0, 64, 64],
             [3, 0, 5],
             [3, 64, 0],
@@ -364,6 +373,30 @@ mod tests {
                     equal(bf16::from_f32, [rows, inputs, outputs]);
                 }
             }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_task_of_several_blocks_computes_each_of_them() {
+        fn equal<W: Weight>(narrow: fn(f32) -> W) {
+            let [rows, inputs, outputs] = [11, 800, 300];
+            let x: Vec<f32> = (0..rows * inputs).map(number).collect();
+            let weight: Vec<W> = (0..outputs * inputs).map(|at| narrow(number(at + 5))).collect();
+            let whole = wide::in_one_task(&x, &weight, inputs);
+            for output in 0..outputs {
+                let own = &weight[output * inputs..][..inputs];
+                let alone = multiply(&x, own, [rows, inputs, 1]);
+                for (row, alone) in alone.iter().enumerate() {
+                    let apart = (whole[row * outputs + output] - alone).abs();
+                    assert!(apart < 1e-2, "row {row}, output {output}: {apart}");
+                }
+            }
+        }
+        if is_wide() {
+            equal(|number| number);
+            equal(f16::from_f32);
+            equal(bf16::from_f32);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A plan of a model has some hundred bytes, that of an adapter names all its tensors, and what a file
 //! says in it (labels, ends of sequences, patterns) may be megabytes. Those that are not small are
-//! counted, and the largest go first: whoever uploads many of them costs nobody else's plan.
+//! counted, and the largest go first: a few that are huge cost nobody else's plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use roundhouse_types::{ArtefactId, Bytes};
 /// A plan of fewer bytes is bounded by the number of versions that are remembered.
 const LARGE: Bytes = Bytes(2 << 10);
 /// What all large plans may take together.
-const MOST: Bytes = Bytes::mib(64);
+const MOST: Bytes = Bytes::mib(32);
 
 /// The versions whose plans are large, with their bytes.
 #[derive(Debug, Default)]
@@ -64,14 +64,14 @@ mod tests {
     #[test]
     fn the_largest_plans_go_first_and_small_ones_are_not_counted() {
         let mut plans = LargePlans::default();
-        assert!(plans.put(&id("a"), Bytes::mib(10)).is_empty());
-        assert!(plans.put(&id("b"), Bytes::mib(30)).is_empty());
+        assert!(plans.put(&id("a"), Bytes::mib(5)).is_empty());
+        assert!(plans.put(&id("b"), Bytes::mib(15)).is_empty());
         for other in 0..1000 {
             assert!(plans.put(&id(&format!("small{other}")), Bytes(2_000)).is_empty());
         }
-        assert_eq!(plans.put(&id("c"), Bytes::mib(40)), [id("b")]);
+        assert_eq!(plans.put(&id("c"), Bytes::mib(20)), [id("b")]);
         // It is put again as it is at each step of a load.
-        assert!(plans.put(&id("c"), Bytes::mib(40)).is_empty());
+        assert!(plans.put(&id("c"), Bytes::mib(20)).is_empty());
         // One that is too large by itself is remembered until the next one comes.
         assert_eq!(plans.put(&id("d"), Bytes::mib(100)), [id("c"), id("a")]);
         assert_eq!(plans.put(&id("e"), Bytes::mib(1)), [id("d")]);

@@ -349,3 +349,17 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
         Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_asks_for_no_longer_than_all_may() {
+        let [one, hour] = [1, 3600].map(|seconds| Some(Duration::from_secs(seconds)));
+        assert_eq!(least_ttl(hour, one), one);
+        assert_eq!(least_ttl(one, hour), one);
+        assert_eq!(least_ttl(None, one), one);
+        assert_eq!(least_ttl(one, None), None, "the operator's holds");
+    }
+}

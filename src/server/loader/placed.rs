@@ -19,7 +19,11 @@ const ADAPTERS: &str = "roundhouse_adapters_resident";
 
 /// Registers the metric's help.
 pub(super) fn describe() {
-    describe_gauge!(ADAPTERS, Unit::Count, "Adapters that are loaded, on all devices together.");
+    describe_gauge!(
+        ADAPTERS,
+        Unit::Count,
+        "Adapters that are loaded, on all devices together; those on disk are roundhouse_store_disk_adapters."
+    );
 }
 
 /// How much of its KV pool, its workspace and its text side a model has touched.

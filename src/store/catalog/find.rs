@@ -1,8 +1,14 @@
 //! What a store holds under a name, without asking whether it is settled.
 
-use futures_util::future::join_all;
-use roundhouse_types::TargetName;
+use std::pin::pin;
+use std::sync::Arc;
 
+use futures_util::future::{Either, join_all, select};
+use roundhouse_types::TargetName;
+use tokio::time::timeout;
+
+use super::reads::Heads;
+use super::siblings::Sibling;
 use super::targets::{Finder, Target};
 use super::{Inner, Mount};
 use crate::remote::Remote;
@@ -10,6 +16,9 @@ use crate::{ArchiveKind, Artefact, Error, ListRequest, ObjectMeta};
 
 /// The most that a listing may ask for in one page.
 const PAGE: usize = 1000;
+
+/// What has a name: as an object, and as a folder.
+type Listed = (Result<ObjectMeta, Error>, Result<Vec<ObjectMeta>, Error>);
 
 /// What a target's name stands for right now.
 pub(super) struct Found {
@@ -36,10 +45,7 @@ impl Inner {
             };
             (head, folder)
         } else {
-            let folder = self.folder(remote, target, key);
-            let (head, folder, ()) =
-                futures_util::join!(remote.head(key), folder, self.guess(mount, target, key));
-            (head, folder)
+            self.listed(mount, target, key).await
         };
         let object = match head {
             Ok(meta) => Some(meta),
@@ -64,17 +70,41 @@ impl Inner {
         Ok(Some(Found { artefact, may_be_partial: true }))
     }
 
-    /// Asks for what a target that nothing is known of has if it is like its siblings.
-    async fn guess(&self, mount: &Mount, target: &TargetName, key: &str) {
-        let Some(sibling) = mount.siblings.like(key).await else { return };
-        // What is being written is looked at again and again.
-        let is_seen = self.sightings.get(target).await.is_some();
-        if !is_seen && self.known(target).await.is_none() {
-            let guesses = sibling.files.iter().map(|(path, size)| {
-                mount.heads.guess(&mount.remote, format!("{key}/{path}"), size.saturating_mul(2))
-            });
-            join_all(guesses).await;
+    /// What has the name as an object and as a folder. Meanwhile, what a target that nothing is known
+    /// of has if it is like its siblings is asked for; that is waited for only if it is.
+    async fn listed(&self, mount: &Mount, target: &TargetName, key: &str) -> Listed {
+        let remote = &mount.remote;
+        let listed =
+            pin!(async { futures_util::join!(remote.head(key), self.folder(remote, target, key)) });
+        let Some(sibling) = self.sibling(mount, target, key).await else { return listed.await };
+        let guesses = sibling.files.iter().map(|(path, size)| {
+            mount.heads.guess(remote, format!("{key}/{path}"), Heads::guessed(*size))
+        });
+        let guess = pin!(timeout(self.config.retry.stall, join_all(guesses)));
+        let (listed, guess) = match select(listed, guess).await {
+            Either::Left((listed, guess)) => (listed, Some(guess)),
+            Either::Right((_, listed)) => (listed.await, None),
+        };
+        let found = listed.1.as_deref().unwrap_or_default();
+        let is_right = |(path, size): &(String, u64)| {
+            let is_it = |object: &&ObjectMeta| {
+                object.key.strip_prefix(key).and_then(|rest| rest.strip_prefix('/')) == Some(path)
+            };
+            found.iter().find(is_it).is_some_and(|object| object.size <= Heads::guessed(*size))
+        };
+        match sibling.files.iter().all(is_right) {
+            true => drop(if let Some(guess) = guess { guess.await.ok() } else { None }),
+            false => sibling.missed(),
         }
+        listed
+    }
+
+    /// What a target is likely to be made of. Nothing is guessed of what is known, or is being written
+    /// and looked at again and again.
+    async fn sibling(&self, mount: &Mount, target: &TargetName, key: &str) -> Option<Arc<Sibling>> {
+        let sibling = mount.siblings.like(key).await?;
+        let is_seen = self.sightings.get(target).await.is_some();
+        (!is_seen && self.known(target).await.is_none()).then_some(sibling)
     }
 
     /// All files below a folder, without the markers that tools leave for folders.

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use moka::future::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::Purpose;
 use crate::remote::Remote;
@@ -19,11 +21,14 @@ const VERDICTS: u64 = 100_000;
 const CHECKSUMS: u64 = 10_000;
 /// The first read of a file takes this much: most headers and configurations are shorter.
 const FIRST: u64 = 256 << 10;
-/// The first read of a file that is no longer than this takes all of it, so that a small version,
+/// The first read of a file that is no longer than this may take all of it, so that a small version,
 /// most adapters among them, is brought by the round trip that looks inside.
 pub(super) const WHOLE: u64 = 16 << 20;
-/// Bytes of such reads that are on their way; beyond it first reads are short.
-const ON_THEIR_WAY: usize = 32 << 20;
+/// Bytes of files that are read whole, on their way or waiting for their fetch; beyond it first reads
+/// are short.
+const WHOLE_ALL: usize = 64 << 20;
+/// How long they wait for it.
+const WHOLE_KEPT: Duration = Duration::from_secs(60);
 
 /// Where an artefact's files are read from: its store, and what is in memory of them.
 #[derive(Clone)]
@@ -38,9 +43,18 @@ type Identity = (String, String);
 #[derive(Clone)]
 pub(crate) struct Heads {
     bytes: Cache<Identity, Bytes>,
+    /// More of files than their beginnings.
+    whole: Cache<Identity, Arc<Whole>>,
+    whole_room: Arc<Semaphore>,
+    takes_whole: Arc<AtomicBool>,
     verdicts: Cache<Identity, Option<String>>,
     checksums: Cache<Identity, Option<Checksum>>,
-    on_their_way: Arc<Semaphore>,
+}
+
+/// A file, or as much of it as was guessed, and its part of the room.
+struct Whole {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Heads {
@@ -48,10 +62,18 @@ impl Heads {
         let weigh = |_: &Identity, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         Self {
             bytes: Cache::builder().max_capacity(KEPT).weigher(weigh).build(),
+            whole: Cache::builder().time_to_live(WHOLE_KEPT).build(),
+            whole_room: Arc::new(Semaphore::new(WHOLE_ALL)),
+            takes_whole: Arc::default(),
             verdicts: Cache::new(VERDICTS),
             checksums: Cache::new(CHECKSUMS),
-            on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }
+    }
+
+    /// Whether more of files may be read than looking inside takes: not where they may not be
+    /// fetched, or only at a pace.
+    pub(super) fn take_whole(&self, may: bool) {
+        self.takes_whole.store(may, Ordering::Relaxed);
     }
 
     /// Reads a range of a file, from memory where its beginning is known.
@@ -65,16 +87,21 @@ impl Heads {
             return Ok(Bytes::new());
         }
         let identity = identity(file);
-        let mut known = self.bytes.get(&identity).await.unwrap_or_default();
+        let at = |position: u64| usize::try_from(position).expect("inside what is in memory");
+        let mut known = self.known(&identity).await;
+        if range.end > known.len() as u64
+            && range.start == 0
+            && let Some(room) = self.room(file.size)
+        {
+            let bytes = remote.read(&file.key, &file.etag, 0..file.size, Purpose::Inspect).await?;
+            self.whole
+                .insert(identity, Arc::new(Whole { bytes: bytes.clone(), _room: room }))
+                .await;
+            return Ok(bytes.slice(at(range.start)..at(range.end)));
+        }
+        let end = if range.start == 0 { range.end.max(FIRST) } else { range.end };
+        let end = end.min(file.size);
         let have = known.len() as u64;
-        let may_be_whole = range.start == 0 && file.size <= WHOLE;
-        let permits = u32::try_from(file.size).ok().filter(|_| may_be_whole && range.end > have);
-        let whole = permits.and_then(|count| self.on_their_way.try_acquire_many(count).ok());
-        let end = match range.start {
-            0 if whole.is_some() => file.size,
-            0 => range.end.max(FIRST).min(file.size),
-            _ => range.end.min(file.size),
-        };
         if range.end > have && range.start > have {
             return remote.read(&file.key, &file.etag, range, Purpose::Inspect).await;
         }
@@ -83,29 +110,54 @@ impl Heads {
             known = if known.is_empty() { rest } else { [known, rest].concat().into() };
             self.bytes.insert(identity, known.clone()).await;
         }
-        let at = |position: u64| usize::try_from(position).expect("inside what is in memory");
         Ok(known.slice(at(range.start)..at(range.end)))
+    }
+
+    /// Room for so many bytes more of a file than its beginning, where it may be had now.
+    fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let may = self.takes_whole.load(Ordering::Relaxed) && (FIRST..=WHOLE).contains(&bytes);
+        let count = u32::try_from(bytes).ok().filter(|_| may)?;
+        Arc::clone(&self.whole_room).try_acquire_many_owned(count).ok()
+    }
+
+    async fn known(&self, identity: &Identity) -> Bytes {
+        match self.whole.get(identity).await {
+            Some(whole) => whole.bytes.clone(),
+            None => self.bytes.get(identity).await.unwrap_or_default(),
+        }
     }
 
     /// Brings the beginning of a file that may be there, and its checksum, before a listing says
     /// so. What it turns out to be is for the listing to say: bytes are known by their tag.
-    pub(crate) async fn guess(&self, remote: &Remote, key: String, most: u64) {
-        let most = most.clamp(FIRST, WHOLE);
-        let count = u32::try_from(most).unwrap_or(u32::MAX);
-        let Ok(_permit) = self.on_their_way.try_acquire_many(count) else { return };
-        let (read, meta) = futures_util::join!(remote.beginning(&key, most), remote.head(&key));
-        if let Ok(Some((etag, bytes))) = read {
-            self.bytes.insert((key.clone(), etag), bytes).await;
+    pub(super) async fn guess(&self, remote: &Remote, key: String, most: u64) {
+        let Some(mut room) = self.room(most) else { return };
+        let (read, meta) = futures_util::join!(remote.beginning(&key, most), remote.glance(&key));
+        if let Ok(Some((etag, bytes))) = read
+            && let Some(room) = room.split(bytes.len())
+        {
+            self.whole.insert((key.clone(), etag), Arc::new(Whole { bytes, _room: room })).await;
         }
         if let Ok(meta) = meta {
             self.checksums.insert((key, meta.etag), meta.checksum).await;
         }
     }
 
+    /// How much of a file is asked for on a guess, where a sibling's has so many bytes.
+    pub(super) fn guessed(size: u64) -> u64 {
+        size.saturating_mul(2).clamp(FIRST, WHOLE)
+    }
+
     /// All bytes of a file, where they are in memory.
     pub(crate) async fn whole(&self, file: &RemoteFile) -> Option<Bytes> {
-        let bytes = self.bytes.get(&identity(file)).await?;
-        (bytes.len() as u64 == file.size).then_some(bytes)
+        let bytes = self.known(&identity(file)).await;
+        (bytes.len() as u64 == file.size && file.size > 0).then_some(bytes)
+    }
+
+    /// Lets go of what was read of a file: it is on disk.
+    pub(crate) async fn release(&self, file: &RemoteFile) {
+        let identity = identity(file);
+        self.whole.invalidate(&identity).await;
+        self.bytes.invalidate(&identity).await;
     }
 
     /// The store's checksum of a file, from memory where it was asked for before.
@@ -128,16 +180,10 @@ impl Heads {
         Ok(meta.checksum)
     }
 
-    /// Lets go of a file's bytes that were more than the beginning: they are on disk.
-    pub(crate) async fn release(&self, file: &RemoteFile) {
-        if file.size > FIRST {
-            self.bytes.invalidate(&identity(file)).await;
-        }
-    }
-
     /// Forgets a file's bytes and checksum, because they do not belong together.
     pub(crate) async fn forget(&self, file: &RemoteFile) {
         let identity = identity(file);
+        self.whole.invalidate(&identity).await;
         self.bytes.invalidate(&identity).await;
         self.checksums.invalidate(&identity).await;
     }

@@ -19,7 +19,7 @@ const HEADER_MAX: u64 = 100 << 20;
 const INDEX_MAX: u64 = 64 << 20;
 /// Headers that are read at the same time.
 const READS: usize = 8;
-/// A configuration of at most this many bytes is read before anybody asks for it.
+/// A file of at most this many bytes is read before anybody asks for it.
 const SMALL: u64 = 64 << 10;
 /// Files of one version that are asked for before anybody wants them, at most.
 const AHEAD: usize = 8;
@@ -50,9 +50,9 @@ pub(crate) async fn missing(
     missing
 }
 
-/// Asks for small configurations and for checksums. What fails is asked for again by who needs it.
+/// Asks for small files and for checksums. What fails is asked for again by who needs it.
 async fn ahead(remote: &Remote, heads: &Heads, artefact: &Artefact) {
-    let is_small = |file: &&RemoteFile| file.path.ends_with(".json") && file.size <= SMALL;
+    let is_small = |file: &&RemoteFile| file.size <= SMALL;
     let small = artefact.files.iter().filter(is_small).take(AHEAD);
     let small = small.map(|file| async {
         let _ = heads.read(remote, file, 0..file.size).await;

@@ -9,7 +9,7 @@ use super::layout::MANIFEST;
 use super::ledger::{Ledger, off_thread};
 use super::manifest::Manifest;
 use super::recipe::{self, Recipe};
-use crate::Error;
+use crate::{Error, metrics};
 
 /// One whole artefact. Alive while the ledger or a guard knows it.
 #[derive(Debug)]
@@ -36,6 +36,9 @@ impl Held {
     ) -> Self {
         let (bytes, recipe) = (manifest.charge(), RwLock::new(recipe));
         let (doomed, apart) = (AtomicBool::new(false), AtomicBool::new(false));
+        if is_adapter(&manifest) {
+            metrics::disk_adapters(1);
+        }
         Self { manifest, folder, bytes, recipe, ledger, doomed, apart }
     }
 
@@ -97,10 +100,17 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if is_adapter(&self.manifest) {
+            metrics::disk_adapters(-1);
+        }
         let Some(ledger) = self.ledger.upgrade().filter(|_| *self.doomed.get_mut()) else {
             return;
         };
         let folder = std::mem::take(&mut self.folder);
         off_thread(move || ledger.delete_logged(&folder));
     }
+}
+
+fn is_adapter(manifest: &Manifest) -> bool {
+    manifest.files.iter().any(|file| file.path == "adapter_config.json")
 }

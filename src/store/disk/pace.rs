@@ -55,6 +55,11 @@ impl DiskCache {
     pub fn set_load_bandwidths(&self, bandwidths: &BTreeMap<String, Bytes>) {
         self.inner.paces.set(bandwidths);
     }
+
+    /// Whether fetches of some tenants are held to a pace.
+    pub(crate) fn holds_to_paces(&self) -> bool {
+        !self.inner.paces.lock().is_empty()
+    }
 }
 
 impl Paces {

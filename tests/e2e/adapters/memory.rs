@@ -61,6 +61,8 @@ async fn two_hundred_adapters_take_turns_beside_one_base_and_none_is_refused() {
     let explained = server.admin_get("/admin/v1/explain?target=base").await.json();
     assert!(!explained["decisions"].to_string().contains("evicted"), "{explained}");
     assert_eq!(server.metric("roundhouse_residency_refusals_total").await, 0.0);
+    assert_eq!(server.metric("roundhouse_adapters_resident").await, (residents - 1) as f64);
+    assert_eq!(server.metric("roundhouse_store_disk_adapters").await, ADAPTERS as f64);
     // Paged: no page is larger than asked for, and together they have everything once.
     let (mut names, mut after) = (Vec::new(), String::new());
     loop {

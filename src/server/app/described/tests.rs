@@ -84,12 +84,13 @@ const LABELS: [(&str, &str); 50] = [
 ];
 
 /// Labels that differ from those of their area.
-const EXCEPTIONS: [(&str, &str); 13] = [
+const EXCEPTIONS: [(&str, &str); 14] = [
     ("roundhouse_containers_cut_answers_total", "container, why"),
     ("roundhouse_containers_ended_total", "container, reason"),
     ("roundhouse_containers_requests_total", "container, outcome"),
     ("roundhouse_store_disk_budget_bytes", ""),
     ("roundhouse_store_disk_used_bytes", ""),
+    ("roundhouse_store_disk_adapters", ""),
     ("roundhouse_store_evictions_total", "what"),
     ("roundhouse_store_fetch_seconds", "endpoint, outcome"),
     ("roundhouse_store_paced_", "tenant"),

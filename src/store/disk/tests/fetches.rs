@@ -155,13 +155,14 @@ async fn a_small_version_costs_two_round_trips_and_one_that_is_like_its_siblings
     let header = br#"{"w":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}"#;
     let length = (header.len() as u64).to_le_bytes();
     let disk = f.open().await;
+    let _ = f.catalog.clone().with_disk(disk.clone());
     let mut before = [0; 3];
     // The last one has other files, which are not there to be asked for before they are listed.
     let versions = [
         ("a/m", 2, [1, 2, 3]),
         ("a/n", 2, [1, 2, 3]),
         ("a/o", 1, [1, 2, 3]),
-        ("a/p", 2, [1, 3, 4]),
+        ("a/p", 2, [1, 4, 5]),
     ];
     for (name, trips, wanted) in versions {
         let config = if name == "a/p" { "config.json" } else { "adapter_config.json" };
@@ -185,6 +186,7 @@ async fn a_small_version_costs_two_round_trips_and_one_that_is_like_its_siblings
 async fn a_guess_that_brought_other_bytes_than_the_listed_ones_is_not_believed() {
     let f = Fixture::far_away(Bytes::mib(64), Duration::from_millis(100));
     let disk = f.open().await;
+    let _ = f.catalog.clone().with_disk(disk.clone());
     for sibling in ["a/m", "a/n"] {
         f.put(&format!("{sibling}/w.bin"), "sibling");
         f.fetch(&disk, sibling).await.unwrap();
@@ -222,4 +224,50 @@ async fn bytes_in_memory_that_fail_their_checksum_are_read_again() {
     let error = f.fetch(&disk, "m").await.unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     f.fetch(&disk, "m").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_guessed_where_it_is_wrong_again_and_again_or_fetches_are_paced() {
+    let f = Fixture::far_away(Bytes::mib(64), Duration::from_millis(100));
+    let disk = f.open().await;
+    let _ = f.catalog.clone().with_disk(disk.clone());
+    let put = |name: &str| f.put(&format!("{name}/w.bin"), noise(300_000, 1));
+    let cold = async |name: String| {
+        let before = f.faulty.requests(Operation::Get);
+        let target = name.parse().unwrap();
+        let _ = f.catalog.resolve(&target, crate::Freshness::Fresh).await;
+        f.faulty.requests(Operation::Get) - before
+    };
+    for sibling in ["a/m", "a/n", "m", "n"] {
+        put(sibling);
+        f.fetch(&disk, sibling).await.unwrap();
+    }
+    for miss in 0..8 {
+        assert_eq!(cold(format!("a/none{miss}")).await, 1, "{miss}");
+    }
+    assert_eq!(cold("a/none".into()).await, 0, "eight were wrong");
+    assert_eq!(cold("none".into()).await, 0, "what is directly in the mount has no siblings");
+    put("a/o");
+    f.fetch(&disk, "a/o").await.unwrap();
+    assert_eq!(cold("a/other".into()).await, 1, "one settled since");
+    disk.set_load_bandwidths(&[("t".to_owned(), Bytes::mib(1))].into());
+    assert_eq!(cold("a/another".into()).await, 0, "what is brought early escapes the pace");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guess_that_hangs_holds_up_nobody_whom_it_is_not_for() {
+    let trip = Duration::from_millis(100);
+    let f = Fixture::far_away(Bytes::mib(64), trip);
+    let disk = f.open().await;
+    let _ = f.catalog.clone().with_disk(disk.clone());
+    for sibling in ["a/m", "a/n"] {
+        f.put(&format!("{sibling}/w.bin"), "sibling");
+        f.fetch(&disk, sibling).await.unwrap();
+    }
+    f.faulty.plan(Operation::Get, "a/none/w.bin", Fault::Hang);
+    let began = Instant::now();
+    let target = "a/none".parse().unwrap();
+    let error = f.catalog.resolve(&target, crate::Freshness::Fresh).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ModelNotFound);
+    assert!(began.elapsed() < 2 * trip, "{:?}", began.elapsed());
 }
