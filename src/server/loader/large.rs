@@ -37,7 +37,7 @@ impl LargePlans {
         }
         self.bytes.insert(id.clone(), bytes);
         self.by_size.insert((bytes, id.clone()));
-        self.total = self.total + bytes;
+        self.total += bytes;
         dropped
     }
 
