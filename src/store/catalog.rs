@@ -1,6 +1,7 @@
 //! Which version a target's name means now, and which targets there are.
 
 mod find;
+mod pick;
 mod reads;
 mod settle;
 mod siblings;
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use self::find::{Found, targets_in};
+pub use self::pick::Pick;
+use self::pick::chosen;
 use self::reads::Heads;
 pub(crate) use self::reads::Source;
 use self::settle::{Sighting, quiet_for, still_to_wait};
@@ -41,20 +44,6 @@ const GIVEN_UP: Duration = Duration::from_secs(60);
 const STALE_FACTOR: u32 = 10;
 /// How often a folder that is being written is listed again, at most.
 const POLL_MIN: Duration = Duration::from_millis(200);
-
-/// Names of a listing that are looked at before other tasks have their turn: some hundred microseconds.
-const LOOKS_AT_A_TIME: usize = 1000;
-
-/// What a listing does with a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pick {
-    /// It is on the page.
-    Take,
-    /// It is not, nor is any before this one.
-    SkipTo(String),
-    /// It is not, nor is any behind it.
-    Stop,
-}
 
 /// How long answers are believed and how long uploads are waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -313,31 +302,6 @@ impl Catalog {
         let (mount, _) = self.inner.place(&artefact.id.model.target)?;
         Ok(Source { remote: mount.remote.clone(), heads: mount.heads.clone() })
     }
-}
-
-/// At most so many of a sorted listing.
-async fn chosen(mut rest: &[Target], most: usize, choose: &impl Fn(&str) -> Pick) -> Vec<Target> {
-    let mut taken = Vec::new();
-    let mut looks = 0_usize;
-    while let [next, others @ ..] = rest
-        && taken.len() < most
-    {
-        looks += 1;
-        if looks.is_multiple_of(LOOKS_AT_A_TIME) {
-            tokio::task::yield_now().await;
-        }
-        rest = match choose(next.name.as_str()) {
-            Pick::Take => {
-                taken.push(next.clone());
-                others
-            }
-            Pick::SkipTo(name) => {
-                &others[others.partition_point(|it| it.name.as_str() < name.as_str())..]
-            }
-            Pick::Stop => break,
-        };
-    }
-    taken
 }
 
 impl Inner {

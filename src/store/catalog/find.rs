@@ -92,9 +92,11 @@ impl Inner {
             };
             found.iter().find(is_it).is_some_and(|object| object.size <= Heads::guessed(*size))
         };
-        match sibling.files.iter().all(is_right) {
-            true => drop(if let Some(guess) = guess { guess.await.ok() } else { None }),
-            false => sibling.missed(),
+        if !sibling.files.iter().all(is_right) {
+            sibling.missed();
+        } else if let Some(guess) = guess {
+            // What it did not bring in time is read as if nothing had been guessed.
+            let _ = guess.await;
         }
         listed
     }
