@@ -6,6 +6,8 @@
 
 mod lanes;
 
+#[cfg(test)]
+pub(crate) use lanes::on_every_kind;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use lanes::x86::Avx512;
 pub(crate) use lanes::{LANES, LaneKernel, Lanes, dispatch_lanes};

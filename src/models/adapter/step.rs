@@ -21,10 +21,12 @@ use crate::linear::{self, Weight};
 use crate::packed::Packed;
 use crate::simd;
 
-/// Rows that one task takes through an adapter: the matrices stay in the second cache.
+/// Most rows that one task takes through an adapter: the matrices stay in the second cache.
 const BLOCK: usize = 32;
-/// Bytes of matrices below which spreading over threads costs more than it gains.
-const SERIAL: usize = 256 << 10;
+/// Rows that are computed together at least, where there are as many.
+const TOGETHER: usize = 2;
+/// Products below which spreading over threads costs more than it gains.
+const SERIAL: usize = 128 << 10;
 /// Outputs of one task, where there are more: a head's.
 const TALL: usize = 8192;
 /// Products that lie on the stack.
@@ -57,12 +59,19 @@ pub(crate) struct Mix {
 /// Rows by adapter. Those of the base alone are in none.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    adapters: Vec<Arc<Adapter>>,
+    adapters: Vec<Group>,
     rows: Vec<u32>,
     blocks: Vec<Block>,
 }
 
-/// Some rows of one adapter.
+/// All rows of one adapter.
+#[derive(Debug)]
+struct Group {
+    adapter: Arc<Adapter>,
+    rows: Range<usize>,
+}
+
+/// Some of them: one task's.
 #[derive(Debug)]
 struct Block {
     adapter: usize,
@@ -126,18 +135,29 @@ impl Adapters {
             mix.tokens.add(&adapter, &tokens);
             mix.outputs.add(&adapter, &outputs);
         }
+        mix.tokens.divide(rayon::current_num_threads());
+        mix.outputs.divide(rayon::current_num_threads());
         Ok(mix)
     }
 }
 
 impl Groups {
     fn add(&mut self, adapter: &Arc<Adapter>, rows: &[u32]) {
-        let (index, start) = (self.adapters.len(), self.rows.len());
-        self.adapters.push(Arc::clone(adapter));
+        let start = self.rows.len();
         self.rows.extend_from_slice(rows);
-        for from in (start..self.rows.len()).step_by(BLOCK) {
-            let rows = from..(from + BLOCK).min(self.rows.len());
-            self.blocks.push(Block { adapter: index, rows });
+        self.adapters.push(Group { adapter: Arc::clone(adapter), rows: start..self.rows.len() });
+    }
+
+    /// Makes tasks of the rows: none with more than its share of them, so that the rows of one
+    /// adapter keep all threads at work too.
+    fn divide(&mut self, threads: usize) {
+        let share = self.rows.len().div_ceil(threads).next_multiple_of(TOGETHER).min(BLOCK);
+        self.blocks.clear();
+        for (adapter, group) in self.adapters.iter().enumerate() {
+            let ends = group.rows.end;
+            let blocks = group.rows.clone().step_by(share.max(1));
+            self.blocks
+                .extend(blocks.map(|from| Block { adapter, rows: from..(from + share).min(ends) }));
         }
     }
 
@@ -153,7 +173,7 @@ impl Groups {
 
     /// Adds to a norm's results what adapters' biases differ by.
     pub(crate) fn shift(&self, site: Site, y: &Tensor) -> Result<()> {
-        let has = |adapter: &Arc<Adapter>| !adapter.index.at(site).is_empty();
+        let has = |group: &Group| !group.adapter.index.at(site).is_empty();
         match self.adapters.iter().any(has) {
             true => y.inplace_op1(&Change { groups: self, site, x: &[], inputs: 0 }),
             false => Ok(()),
@@ -162,33 +182,33 @@ impl Groups {
 
     /// Changes tokens' vectors.
     pub(crate) fn embed(&self, tokens: &[u32], vectors: &Tensor) -> Result<()> {
-        match self.adapters.iter().any(|adapter| adapter.index.embeddings.is_some()) {
+        match self.adapters.iter().any(|group| group.adapter.index.embeddings.is_some()) {
             true => vectors.inplace_op1(&Embed { groups: self, tokens }),
             false => Ok(()),
         }
     }
 
     fn run(&self, site: Site, x: &[f32], inputs: usize, y: &Rows) {
-        for block in &self.blocks {
-            let adapter = &*self.adapters[block.adapter];
-            let rows = &self.rows[block.rows.clone()];
+        for Group { adapter, rows } in &self.adapters {
             for saved in adapter.index.saved.iter().filter(|saved| saved.site == site) {
-                replace(adapter, saved, (x, inputs), rows, y);
+                for rows in self.rows[rows.clone()].chunks(BLOCK) {
+                    replace(adapter, saved, (x, inputs), rows, y);
+                }
             }
         }
-        let weigh = |block: &Block| {
-            let parts = self.adapters[block.adapter].index.at(site);
+        let weigh = |group: &Group| {
+            let parts = group.adapter.index.at(site);
             let values = |part: &Part| part.rank as usize * (inputs + part.outputs as usize);
-            parts.iter().map(values).sum::<usize>() * 2
+            parts.iter().map(values).sum::<usize>() * group.rows.len()
         };
         let work = |block: &Block| {
-            let adapter = &*self.adapters[block.adapter];
+            let adapter = &*self.adapters[block.adapter].adapter;
             let rows = &self.rows[block.rows.clone()];
             for part in adapter.index.at(site) {
                 add(adapter, part, (x, inputs), rows, y);
             }
         };
-        if self.blocks.iter().map(weigh).sum::<usize>() < SERIAL {
+        if self.adapters.iter().map(weigh).sum::<usize>() < SERIAL {
             self.blocks.iter().for_each(work);
         } else {
             self.blocks.par_iter().for_each(work);
@@ -277,7 +297,7 @@ impl WithNumbers for Shrinking<'_> {
 
     fn run<W: Weight>(self, a: &[W]) {
         let Self { inputs, scale, x, rows, z } = self;
-        simd::dispatch(Shrink { a, inputs, scale, x, rows, z });
+        simd::dispatch_lanes(Shrink { a, inputs, scale, x, rows, z });
     }
 }
 
@@ -313,7 +333,7 @@ impl WithNumbers for Expanding<'_> {
             });
             let b = &b[outputs.start * rank..];
             let y = &mut y[..rows.len()];
-            simd::dispatch(Expand { b, outputs: count, rank, z, factors, y });
+            simd::dispatch_lanes(Expand { b, outputs: count, rank, z, factors, y });
         }
     }
 }
@@ -393,10 +413,9 @@ impl InplaceOp1 for Embed<'_> {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         change(storage, layout, |vectors, width| {
-            for block in &self.groups.blocks {
-                let adapter = &*self.groups.adapters[block.adapter];
+            for Group { adapter, rows } in &self.groups.adapters {
                 let Some(embeddings) = adapter.index.embeddings else { continue };
-                for row in &self.groups.rows[block.rows.clone()] {
+                for row in &self.groups.rows[rows.clone()] {
                     let token = self.tokens[*row as usize] as usize;
                     let vector = &mut vectors[*row as usize * width..][..width];
                     embed(adapter, embeddings, token, vector);

@@ -5,7 +5,8 @@
 //! read the base once and each distinct adapter once, and multiply what it reads with every row:
 //! the bound is the larger of those bytes over the bandwidth with which all threads read a buffer
 //! of the base's size, and those multiplications over the rate of a large matmul, both measured
-//! between the steps of the same run. Base and mixed steps alternate; medians, and the shortest.
+//! between the steps of the same run. Steps of the base, of distinct adapters, and of one adapter
+//! for all rows alternate; medians, and the shortest.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot run should say so loudly")]
 #![expect(clippy::print_stdout, reason = "a table for people")]
@@ -106,13 +107,33 @@ fn open(adapters: u32) -> (LoadedRunner, u64) {
     (loaded, bytes)
 }
 
-/// One decode of so many sequences, each with an adapter of its own or none with any.
-fn plan(rows: u32, adapters: bool) -> StepPlan {
+/// Whose rows a step computes.
+#[derive(Clone, Copy)]
+enum Rows {
+    Base,
+    /// Each row has an adapter of its own.
+    Distinct,
+    /// All rows have the same adapter.
+    Same,
+}
+
+impl Rows {
+    fn adapter(self, row: u32) -> Option<AdapterId> {
+        match self {
+            Self::Base => None,
+            Self::Distinct => Some(AdapterId(u64::from(row))),
+            Self::Same => Some(AdapterId(0)),
+        }
+    }
+}
+
+/// One decode of so many sequences.
+fn plan(rows: u32, of: Rows) -> StepPlan {
     let row = |index: u32| Row {
         tokens: vec![index * 31 % 8000],
         position: 16,
         blocks: vec![BlockId(index * 2), BlockId(index * 2 + 1)],
-        adapter: adapters.then_some(AdapterId(u64::from(index))),
+        adapter: of.adapter(index),
         output: true,
         ..Row::default()
     };
@@ -155,13 +176,14 @@ fn main() {
     println!("| rows | | step ms | bytes bound ms | flop bound ms | of the bound | shortest |");
     println!("|---|---|---|---|---|---|---|");
     for rows in [1, 8, MOST] {
-        let plans = [plan(rows, false), plan(rows, true)];
-        let mut steps = [Vec::new(), Vec::new()];
+        let kinds = [Rows::Base, Rows::Distinct, Rows::Same];
+        let plans = kinds.map(|kind| plan(rows, kind));
+        let mut steps = [Vec::new(), Vec::new(), Vec::new()];
         let [mut reads, mut matmuls] = [Vec::new(), Vec::new()];
         for round in 0..rounds + 1 {
             let read = time(|| read(&buffer));
             let matmul = time(|| drop(black_box(square.matmul(&square).unwrap())));
-            let taken = [0, 1]
+            let taken = [0, 1, 2]
                 .map(|kind| time(|| drop(black_box(loaded.runner.forward(&plans[kind]).unwrap()))));
             if round > 0 {
                 reads.push(read);
@@ -171,12 +193,12 @@ fn main() {
         }
         let bandwidth = summed(&mut reads).map(|seconds| base_bytes as f64 / seconds);
         let flops = summed(&mut matmuls).map(|seconds| 2.0 * 1024f64.powi(3) / seconds);
-        for (kind, name) in ["base", "adapters"].into_iter().enumerate() {
-            let adapters = if kind == 1 { u64::from(rows) * adapter_bytes } else { 0 };
+        for (kind, name) in ["base", "distinct", "same"].into_iter().enumerate() {
+            let adapters = [0, u64::from(rows), 1][kind] * adapter_bytes;
             let bytes = (base_bytes + adapters) as f64;
             // Each row is multiplied with the base and with one adapter of two bytes a number.
             let each =
-                base_bytes as f64 / 4.0 + if kind == 1 { adapter_bytes as f64 / 2.0 } else { 0.0 };
+                base_bytes as f64 / 4.0 + if kind > 0 { adapter_bytes as f64 / 2.0 } else { 0.0 };
             let products = 2.0 * f64::from(rows) * each;
             let taken = summed(&mut steps[kind]);
             let bounds = [0, 1].map(|at| [bytes / bandwidth[at], products / flops[at]]);

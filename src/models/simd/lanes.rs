@@ -38,6 +38,24 @@ pub(crate) fn dispatch_lanes<K: LaneKernel>(kernel: K) {
     kernel.run::<Plain>();
 }
 
+/// Runs kernels with every kind of register that this machine has.
+#[cfg(test)]
+pub(crate) fn on_every_kind<K: LaneKernel>(mut kernel: impl FnMut() -> K) {
+    dispatch_lanes(kernel());
+    kernel().run::<Plain>();
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+    {
+        #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
+        // SAFETY: the features were just detected.
+        unsafe {
+            x86::avx2(kernel());
+        }
+    }
+}
+
 /// Sixteen f32.
 pub(crate) trait Lanes: Copy {
     /// Whether there are registers for some twenty of them, rather than for seven.
@@ -67,6 +85,19 @@ pub(crate) trait Lanes: Copy {
     fn within(self, from: usize, to: usize, other: Self) -> Self;
     /// Two to the power of the whole number in the low bits.
     fn power(self) -> Self;
+
+    /// As many as there are, and zeros, of at most [`LANES`].
+    #[inline(always)]
+    fn read(x: &[f32]) -> Self {
+        match x.first_chunk() {
+            Some(x) => Self::load(x),
+            None => {
+                let mut all = [0.0; LANES];
+                all[..x.len()].copy_from_slice(x);
+                Self::load(&all)
+            }
+        }
+    }
 
     /// Writes as many as there is room for.
     #[inline(always)]
@@ -338,6 +369,12 @@ pub(super) mod x86 {
         fn largest(self) -> f32 {
             // SAFETY: see above.
             unsafe { _mm512_reduce_max_ps(self.0) }
+        }
+
+        #[inline(always)]
+        fn total(self) -> f32 {
+            // SAFETY: see above.
+            unsafe { _mm512_reduce_add_ps(self.0) }
         }
     }
 

@@ -38,6 +38,9 @@ impl LaneKernel for Check {
         let mut some = [9.0; 5];
         x.write(&mut some);
         assert_eq!(some[..], a[..5]);
+        let read = of(V::read(&a[..5]));
+        assert_eq!((&read[..5], &read[5..]), (&a[..5], &[0.0; 11][..]));
+        assert_eq!(of(V::read(&a)), a);
         // Every sixteen numbers of each half, subnormal ones and those that are none too.
         for first in (0..=u16::MAX).step_by(LANES) {
             let bits: [u16; LANES] = std::array::from_fn(|lane| first + lane as u16);
@@ -61,17 +64,5 @@ impl LaneKernel for Check {
 
 #[test]
 fn operations_are_those_of_plain_arithmetic_on_every_kind_of_register() {
-    dispatch_lanes(Check);
-    Check.run::<Plain>();
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-    {
-        #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
-        // SAFETY: the features were just detected.
-        unsafe {
-            x86::avx2(Check);
-        }
-    }
+    on_every_kind(|| Check);
 }
