@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use crate::config::{Config, TenantLimits};
 use crate::decision::Decision;
 use crate::error::Error;
+use crate::holdings::Holdings;
 use crate::lease::Lease;
 use crate::loader::Loader;
 use crate::manager::{Command, Dropped, Look, Owner};
@@ -264,6 +265,14 @@ impl<M: Send + Sync + 'static> Residency<M> {
         drain_deleted: BTreeSet<EndpointName>,
     ) -> Result<(), Failure> {
         self.tell(Event::TermsChanged { tenants, drain_deleted }).await
+    }
+
+    /// What lies in memory at one instant. Requests wait meanwhile: with ten thousand residents for a
+    /// millisecond.
+    pub async fn holdings(&self) -> Result<Holdings, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(Look::Holdings { reply })).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
     }
 
     /// The whole table at one instant. It informs; nothing may be decided by it. Requests wait

@@ -5,6 +5,7 @@ mod decision;
 mod described;
 mod error;
 mod handle;
+mod holdings;
 mod lease;
 mod loader;
 mod manager;
@@ -23,6 +24,7 @@ pub use decision::{Action, Decision, Departure, Obstacle, Stage};
 pub use described::describe_metrics;
 pub use error::{Error, Progress};
 pub use handle::{Explanation, Residency};
+pub use holdings::{DeviceHoldings, Held, Holdings, HostHoldings};
 pub use lease::Lease;
 pub use loader::{
     Authority, Base, Fetched, HostCopy, InStore, LoadSource, Loaded, Loader, Resolution, Standing,

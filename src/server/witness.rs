@@ -263,9 +263,9 @@ impl Witness {
         residency: &Residency<ServedModel>,
         loader: &Arc<ModelLoader>,
     ) -> Result<Books, Failure> {
-        let snapshot = residency.snapshot().await?;
+        let holdings = residency.holdings().await?;
         let touched = |id: &_, device| loader.touched(id, device);
-        Ok(Books::of(&snapshot, self.config.in_flight, &touched))
+        Ok(Books::of(&holdings, self.config.in_flight, &touched))
     }
 
     fn publish(&self, seen: &Seen, books: &Books, verdict: &Verdict) {

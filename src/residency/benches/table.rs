@@ -135,6 +135,9 @@ fn looks(criterion: &mut Criterion) {
         group.bench_function(id("whole"), |bench| {
             bench.iter(|| runtime.block_on(residency.snapshot()).expect("it runs"));
         });
+        group.bench_function(id("holdings"), |bench| {
+            bench.iter(|| runtime.block_on(residency.holdings()).expect("it runs"));
+        });
         group.bench_function(id("outline"), |bench| {
             bench.iter(|| runtime.block_on(residency.outline()).expect("it runs"));
         });

@@ -6,6 +6,7 @@ use roundhouse_types::ArtefactId;
 use tokio::sync::oneshot;
 
 use super::{Owner, now};
+use crate::holdings::Holdings;
 use crate::loader::Loader;
 use crate::snapshot::{AfterResident, Clocks, CopiesPart, Part, ResidentsPart, Snapshot};
 
@@ -15,6 +16,8 @@ pub(crate) enum Look {
     Whole { reply: oneshot::Sender<Snapshot> },
     /// The same where there are as few residents and copies as one part visits; else nothing.
     Few { reply: oneshot::Sender<Option<Snapshot>> },
+    /// What lies in memory.
+    Holdings { reply: oneshot::Sender<Holdings> },
     /// All but residents and copies.
     Outline { reply: oneshot::Sender<Snapshot> },
     /// The next few residents.
@@ -38,6 +41,7 @@ impl<L: Loader> Owner<L> {
                 let snapshot = table.is_small().then(|| table.snapshot(clocks));
                 let _ = reply.send(snapshot);
             }
+            Look::Holdings { reply } => _ = reply.send(table.holdings()),
             Look::Outline { reply } => _ = reply.send(table.outline(clocks)),
             Look::Residents { after, reply } => {
                 let after = after.as_ref().map(|AfterResident(key)| key);

@@ -9,6 +9,7 @@ use super::copies::{Entry, Stage};
 use super::elastic::Flow;
 use super::event::Key;
 use super::state::{Fetch, Resident, Room, State};
+use crate::holdings::{DeviceHoldings, Held, Holdings, HostHoldings};
 use crate::snapshot::{
     Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
     LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
@@ -96,6 +97,42 @@ impl Table {
         snapshot
     }
 
+    /// What lies in memory.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let residents = |id| {
+            let here = self.residents.iter().filter(move |(key, _)| key.device == id);
+            here.map(|(key, it)| Held {
+                artefact: key.artefact.clone(),
+                kind: it.kind,
+                state: it.state.shown(),
+                bytes: it.footprint,
+            })
+        };
+        let device = |id| DeviceHoldings {
+            id,
+            budget: self.ledger.budget(id),
+            charged: self.ledger.charged(id),
+            residents: residents(id).collect(),
+        };
+        let copies = self.copies.iter().filter(|(_, it)| it.stage != Stage::Coming);
+        let copy = |(artefact, it): (&ArtefactId, &Entry)| Held {
+            artefact: artefact.clone(),
+            kind: it.model.kind,
+            state: it.shown(),
+            bytes: it.footprint,
+        };
+        Holdings {
+            devices: self.ledger.devices().map(device).collect(),
+            host: HostHoldings {
+                budget: self.copies.budget(),
+                charged: self.copies.charged(),
+                reserved: self.copies.reserved(),
+                copies: copies.map(copy).collect(),
+            },
+            loads: self.load_snapshots(),
+        }
+    }
+
     /// Whether a look at all of it takes no longer than one at a part.
     pub(crate) fn is_small(&self) -> bool {
         self.residents.iter().len() + self.copies.count() <= PART
@@ -162,11 +199,7 @@ impl Table {
             kind: resident.kind,
             base: resident.base.clone(),
             adapters: self.bases.count(key),
-            state: match resident.state {
-                State::Ready => ResidentState::Ready,
-                State::Draining(_) => ResidentState::Draining,
-                State::Unloading => ResidentState::Unloading,
-            },
+            state: resident.state.shown(),
             bytes: resident.footprint,
             shared_bytes: self.ledger.shared(device, &key.artefact),
             share_bytes: self.ledger.share(device, &key.artefact),
@@ -202,10 +235,7 @@ impl Table {
             target: artefact.model.target.clone(),
             version: artefact.version.clone(),
             kind: entry.model.kind,
-            state: match entry.stage {
-                Stage::There if entry.doomed.is_none() => CopyState::Ready,
-                Stage::Coming | Stage::There | Stage::Leaving => CopyState::Leaving,
-            },
+            state: entry.shown(),
             bytes: entry.footprint,
             shared_bytes: self.copies.shared(artefact),
             share_bytes: self.copies.share(artefact),
@@ -284,5 +314,24 @@ impl Table {
         let mut failed: Vec<_> = failed.collect();
         failed.sort();
         self.failed = failed.into_iter().take(FAILED_NOTED / 2).map(|(_, id)| id).collect();
+    }
+}
+
+impl State {
+    fn shown(&self) -> ResidentState {
+        match self {
+            Self::Ready => ResidentState::Ready,
+            Self::Draining(_) => ResidentState::Draining,
+            Self::Unloading => ResidentState::Unloading,
+        }
+    }
+}
+
+impl Entry {
+    fn shown(&self) -> CopyState {
+        match self.stage {
+            Stage::There if self.doomed.is_none() => CopyState::Ready,
+            Stage::Coming | Stage::There | Stage::Leaving => CopyState::Leaving,
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! What the ledger says, as far as it can be held against what this process uses.
 
-use roundhouse_residency::{
-    CopySnapshot, CopyState, LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
-};
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind};
+use std::collections::HashMap;
+
+use roundhouse_residency::{CopyState, Held, Holdings, LoadSnapshot, LoadState, ResidentState};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelKind};
 
 use crate::loader::Touched;
 
@@ -39,34 +39,33 @@ impl Books {
     /// Reads them from the table. `touched` tells of a model of ours on a device what it has touched;
     /// `in_flight` is what all fetches together may hold in memory.
     pub(super) fn of(
-        snapshot: &Snapshot,
+        holdings: &Holdings,
         in_flight: Bytes,
         touched: &dyn Fn(&ArtefactId, DeviceId) -> Option<Touched>,
     ) -> Self {
         let mut books = Self::default();
-        for found in &snapshot.devices {
+        for found in &holdings.devices {
+            let touched = |id: &_| touched(id, found.id);
             if found.id.is_card() {
                 // Only host parts lie in the host's memory.
                 for resident in &found.residents {
-                    books.on_card(resident, &|id| touched(id, found.id));
+                    let bytes = Footprint { host: resident.bytes.host, ..Footprint::default() };
+                    books.charged += bytes.total();
+                    books.resident(resident, bytes, &touched);
                 }
                 continue;
             }
-            books.charged += found.charged_bytes;
-            books.budget += found.budget_bytes;
+            books.charged += found.charged;
+            books.budget += found.budget;
             for resident in &found.residents {
-                books.resident(resident, &|id| touched(id, found.id));
+                books.resident(resident, resident.bytes, &touched);
             }
         }
-        if let Some(host) = &snapshot.host {
-            books.charged += host.charged_bytes;
-            books.budget += host.budget_bytes;
-            books.arriving += host.reserved_bytes;
-            for copy in &host.copies {
-                books.copy(copy, snapshot);
-            }
-        }
-        for load in &snapshot.loads {
+        books.charged += holdings.host.charged;
+        books.budget += holdings.host.budget;
+        books.arriving += holdings.host.reserved;
+        books.copies(holdings);
+        for load in &holdings.loads {
             if arrives(load) && !load.device.is_some_and(DeviceId::is_card) {
                 books.arriving += load.reserved_bytes;
             }
@@ -79,61 +78,48 @@ impl Books {
 
     /// A copy and the residents that were loaded from it, or left it, on however many devices, hold
     /// their host parts together, and each is charged with them.
-    fn copy(&mut self, copy: &CopySnapshot, snapshot: &Snapshot) {
-        if copy.kind == ModelKind::External {
-            // A process that sleeps.
-            self.elsewhere += copy.bytes.total();
+    fn copies(&mut self, holdings: &Holdings) {
+        if holdings.host.copies.is_empty() {
             return;
         }
-        if copy.state == CopyState::Leaving {
-            self.leaving += copy.bytes.total();
-            return;
+        let mut loaded: HashMap<&ArtefactId, u64> = HashMap::new();
+        for resident in holdings.devices.iter().flat_map(|device| &device.residents) {
+            *loaded.entry(&resident.artefact).or_default() += 1;
         }
-        let residents = snapshot.devices.iter().flat_map(|device| &device.residents);
-        let is_same = |resident: &ResidentSnapshot| {
-            (&resident.endpoint, &resident.target, &resident.version)
-                == (&copy.endpoint, &copy.target, &copy.version)
-        };
-        for _ in residents.filter(|resident| is_same(resident)) {
-            self.untouched += copy.bytes.host;
+        for copy in &holdings.host.copies {
+            match (copy.kind, copy.state) {
+                // A process that sleeps.
+                (ModelKind::External, _) => self.elsewhere += copy.bytes.total(),
+                (_, CopyState::Leaving) => self.leaving += copy.bytes.total(),
+                (_, CopyState::Ready) => {
+                    let times = loaded.get(&copy.artefact).copied().unwrap_or_default();
+                    self.untouched += Bytes(copy.bytes.host.0 * times);
+                }
+            }
         }
     }
 
-    fn on_card(
-        &mut self,
-        resident: &ResidentSnapshot,
-        touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
-    ) {
-        let bytes = Footprint { host: resident.bytes.host, ..Footprint::default() };
-        let here = ResidentSnapshot { bytes, ..resident.clone() };
-        self.charged += bytes.total();
-        self.resident(&here, touched);
-    }
-
+    /// Counts one that holds so many bytes where it is looked.
     pub(super) fn resident(
         &mut self,
-        resident: &ResidentSnapshot,
+        resident: &Held<ResidentState>,
+        bytes: Footprint,
         touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
     ) {
-        if matches!(resident.kind, ModelKind::Handler | ModelKind::External) {
-            self.elsewhere += resident.bytes.total();
-            return;
-        }
-        if resident.state == ResidentState::Unloading {
-            self.leaving += resident.bytes.total();
-            return;
-        }
-        let model =
-            ModelId { endpoint: resident.endpoint.clone(), target: resident.target.clone() };
-        let Some(touched) = touched(&ArtefactId { model, version: resident.version.clone() })
-        else {
-            return;
-        };
-        let reserved = resident.bytes.kv + resident.bytes.workspace;
-        self.untouched += reserved.saturating_sub(touched.between_steps);
-        self.untouched += touched.forms.min(resident.bytes.host);
-        if touched.stepping {
-            self.in_steps += resident.bytes.workspace;
+        match resident.kind {
+            ModelKind::Handler | ModelKind::External => self.elsewhere += bytes.total(),
+            _ if resident.state == ResidentState::Unloading => self.leaving += bytes.total(),
+            // Of its bytes none is for later.
+            ModelKind::Adapter => {}
+            _ => {
+                let Some(touched) = touched(&resident.artefact) else { return };
+                let reserved = bytes.kv + bytes.workspace;
+                self.untouched += reserved.saturating_sub(touched.between_steps);
+                self.untouched += touched.forms.min(bytes.host);
+                if touched.stepping {
+                    self.in_steps += bytes.workspace;
+                }
+            }
         }
     }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use metrics::{Unit, describe_gauge, gauge};
 use roundhouse_models::Card;
-use roundhouse_residency::{Residency, Snapshot};
+use roundhouse_residency::{Holdings, Residency};
 use roundhouse_serving::ServedModel;
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, Footprint};
 use tracing::{info, warn};
 
 use super::books::{Books, arrives};
@@ -94,9 +94,9 @@ impl Cards {
                     continue;
                 }
             };
-            let snapshot = residency.snapshot().await?;
+            let holdings = residency.holdings().await?;
             let touched = |id: &ArtefactId| loader.touched(id, device);
-            let Some(books) = books(&snapshot, device, &touched) else { continue };
+            let Some(books) = books(&holdings, device, &touched) else { continue };
             let verdict = judge.look(&seen, &books, Instant::now());
             publish(device, &seen, &verdict);
             if let Some(budget) = verdict.budget {
@@ -136,20 +136,19 @@ fn see(card: &Card) -> Result<Seen, roundhouse_models::Error> {
 /// What the ledger says of one card. Host parts are charged there and lie in the host's memory; engines
 /// of the operator's are others' processes, but what they take is the card's.
 pub(super) fn books(
-    snapshot: &Snapshot,
+    holdings: &Holdings,
     device: DeviceId,
     touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
 ) -> Option<Books> {
-    let found = snapshot.devices.iter().find(|found| found.id == device)?;
-    let mut books = Books { budget: found.budget_bytes, ..Books::default() };
+    let found = holdings.devices.iter().find(|found| found.id == device)?;
+    let mut books = Books { budget: found.budget, ..Books::default() };
     for resident in &found.residents {
-        let mut there = resident.clone();
-        there.bytes.host = Bytes::ZERO;
-        books.charged += there.bytes.total();
-        books.resident(&there, touched);
+        let bytes = Footprint { host: Bytes::ZERO, ..resident.bytes };
+        books.charged += bytes.total();
+        books.resident(resident, bytes, touched);
     }
     books.elsewhere = Bytes::ZERO;
-    let coming = snapshot.loads.iter().filter(|load| arrives(load) && load.device == Some(device));
+    let coming = holdings.loads.iter().filter(|load| arrives(load) && load.device == Some(device));
     books.arriving = coming.map(|load| load.reserved_bytes).sum();
     Some(books)
 }

@@ -1,10 +1,9 @@
 use std::time::{Duration, Instant};
 
 use roundhouse_residency::{
-    CopySnapshot, CopyState, DeviceSnapshot, HostSnapshot, LoadSnapshot, LoadState,
-    ResidentSnapshot, ResidentState, Snapshot,
+    CopyState, DeviceHoldings, Held, Holdings, HostHoldings, LoadSnapshot, LoadState, ResidentState,
 };
-use roundhouse_types::{Bytes, DeviceId, Footprint, ModelKind, Version};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, Version};
 
 use super::WitnessConfig;
 use super::books::Books;
@@ -203,42 +202,30 @@ fn an_own_leak_shrinks_the_budget_and_untouched_charges_do_not() {
     assert_eq!(fixed.look(&leaks, &pools, now).budget, None);
 }
 
-fn resident(target: &str, kind: ModelKind, state: ResidentState) -> ResidentSnapshot {
-    let bytes =
-        Footprint { weights: Bytes(1000), kv: Bytes(200), workspace: Bytes(100), host: Bytes(10) };
-    ResidentSnapshot {
-        shared_bytes: Bytes::ZERO,
-        share_bytes: Bytes::ZERO,
-        endpoint: "default".parse().unwrap(),
-        target: target.parse().unwrap(),
-        version: Version::from_digest("0123456789abcdef"),
-        kind,
-        base: None,
-        adapters: 0,
-        state,
-        bytes,
-        leases: 0,
-        kept: false,
-        last_used: String::new(),
-        offered: None,
-    }
+fn held<S>(target: &str, kind: ModelKind, state: S, bytes: Footprint) -> Held<S> {
+    let model = ModelId { endpoint: "default".parse().unwrap(), target: target.parse().unwrap() };
+    let artefact = ArtefactId { model, version: Version::from_digest("0123456789abcdef") };
+    Held { artefact, kind, state, bytes }
 }
 
-fn copy(target: &str, state: CopyState) -> CopySnapshot {
-    let of = resident(target, ModelKind::Generative, ResidentState::Ready);
-    CopySnapshot {
-        endpoint: of.endpoint,
-        target: of.target,
-        version: of.version,
-        kind: of.kind,
-        state,
-        bytes: Footprint { kv: Bytes::ZERO, workspace: Bytes::ZERO, ..of.bytes },
-        shared_bytes: Bytes::ZERO,
-        share_bytes: Bytes::ZERO,
-        in_use: false,
-        last_used: String::new(),
-    }
+const BYTES: Footprint =
+    Footprint { weights: Bytes(1000), kv: Bytes(200), workspace: Bytes(100), host: Bytes(10) };
+
+fn resident(target: &str, kind: ModelKind, state: ResidentState) -> Held<ResidentState> {
+    held(target, kind, state, BYTES)
 }
+
+fn copy(target: &str, state: CopyState) -> Held<CopyState> {
+    let bytes = Footprint { kv: Bytes::ZERO, workspace: Bytes::ZERO, ..BYTES };
+    held(target, ModelKind::Generative, state, bytes)
+}
+
+const NO_HOST: HostHoldings = HostHoldings {
+    budget: Bytes::ZERO,
+    charged: Bytes::ZERO,
+    reserved: Bytes::ZERO,
+    copies: Vec::new(),
+};
 
 fn load(state: LoadState) -> LoadSnapshot {
     LoadSnapshot {
@@ -265,79 +252,63 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         resident("busy", ModelKind::Embedding, ResidentState::Draining),
         resident("script", ModelKind::Handler, ResidentState::Ready),
         resident("going", ModelKind::Generative, ResidentState::Unloading),
+        resident("going-too", ModelKind::Adapter, ResidentState::Unloading),
+        resident("own", ModelKind::Adapter, ResidentState::Ready),
     ];
-    let device = DeviceSnapshot {
+    let device = DeviceHoldings {
         id: DeviceId::Cpu,
-        budget_bytes: Bytes(9000),
-        charged_bytes: Bytes(4 * 1310),
-        reserved_bytes: Bytes(70),
-        over_bytes: Bytes::ZERO,
+        budget: Bytes(9000),
+        charged: Bytes(6 * 1310),
         residents,
     };
     // One that is on the device as well, and one that leaves.
     let copies = vec![copy("idle", CopyState::Ready), copy("old", CopyState::Leaving)];
-    let host = HostSnapshot {
-        budget_bytes: Bytes(3000),
-        charged_bytes: Bytes(2 * 1010),
-        reserved_bytes: Bytes(30),
-        over_bytes: Bytes::ZERO,
-        copies,
-    };
+    let host =
+        HostHoldings { budget: Bytes(3000), charged: Bytes(2 * 1010), reserved: Bytes(30), copies };
     let apart = vec![load(LoadState::Loading), load(LoadState::Fetching)];
     for loads in [apart, vec![load(LoadState::Arriving)]] {
-        let snapshot = Snapshot {
-            devices: vec![device.clone()],
-            host: Some(host.clone()),
-            waiters: 0,
-            loads,
-            failed: Vec::new(),
-        };
-        let books = Books::of(&snapshot, Bytes(256), &|id, device| {
+        let holdings = Holdings { devices: vec![device.clone()], host: host.clone(), loads };
+        let books = Books::of(&holdings, Bytes(256), &|id, device| {
             assert_eq!(device, DeviceId::Cpu);
             let stepping = id.model.target.as_str() == "busy";
             Some(Touched { between_steps: Bytes(40), stepping, forms: Bytes(3) })
         });
         let want = Books {
-            charged: Bytes(4 * 1310 + 2 * 1010),
+            charged: Bytes(6 * 1310 + 2 * 1010),
             elsewhere: Bytes(1310),
             // The tokenizer of the one that is there twice is there once.
             untouched: Bytes(2 * 263 + 10),
             in_steps: Bytes(100),
             arriving: Bytes(70 + 30),
-            leaving: Bytes(1310 + 1010),
+            leaving: Bytes(2 * 1310 + 1010),
             in_flight: Bytes(256),
             budget: Bytes(9000 + 3000),
         };
         assert_eq!(books, want);
-        // Idle and busy with weights, host and what they touched, all of the one that goes, and copies.
+        // Idle and busy with weights, host and what they touched, all of what goes, the adapter that stays, and copies.
         let copied = 1000 + 1010;
-        assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1047 + 1310 + copied));
+        assert_eq!(books.expected(Bytes(5)), Bytes(5 + 2 * 1047 + 3 * 1310 + copied));
     }
 }
 
 #[test]
 fn of_what_replicas_and_their_copy_hold_together_one_is_there() {
-    let device = |ordinal| DeviceSnapshot {
+    let device = |ordinal| DeviceHoldings {
         id: DeviceId::Simulated(ordinal),
-        budget_bytes: Bytes(9000),
-        charged_bytes: Bytes(1310),
-        reserved_bytes: Bytes::ZERO,
-        over_bytes: Bytes::ZERO,
+        budget: Bytes(9000),
+        charged: Bytes(1310),
         residents: vec![resident("hot", ModelKind::Embedding, ResidentState::Ready)],
     };
-    let host = HostSnapshot {
-        budget_bytes: Bytes(3000),
-        charged_bytes: Bytes(1010),
-        reserved_bytes: Bytes::ZERO,
-        over_bytes: Bytes::ZERO,
+    let host = HostHoldings {
+        budget: Bytes(3000),
+        charged: Bytes(1010),
         copies: vec![copy("hot", CopyState::Ready)],
+        ..NO_HOST
     };
-    let (host, loads, failed) = (Some(host), Vec::new(), Vec::new());
-    let devices = vec![device(0), device(1)];
-    let snapshot = Snapshot { devices, host, waiters: 0, loads, failed };
+    let holdings = Holdings { devices: vec![device(0), device(1)], host, loads: Vec::new() };
     let all_touched =
         |_: &_, _| Some(Touched { between_steps: Bytes(300), stepping: false, forms: Bytes::ZERO });
-    let books = Books::of(&snapshot, Bytes::ZERO, &all_touched);
+    let books = Books::of(&holdings, Bytes::ZERO, &all_touched);
     assert_eq!(books.expected(Bytes::ZERO), Bytes(2 * 1300 + 1000 + 10));
 }
 
@@ -352,29 +323,18 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
         resident("gone", Generative, Unloading),
         resident("engine", External, Ready),
     ];
-    let device = DeviceSnapshot {
-        id: card,
-        budget_bytes: Bytes(9000),
-        charged_bytes: Bytes(4 * 1310),
-        reserved_bytes: Bytes(70),
-        over_bytes: Bytes::ZERO,
-        residents,
-    };
+    let device =
+        DeviceHoldings { id: card, budget: Bytes(9000), charged: Bytes(4 * 1310), residents };
     let on_card = LoadSnapshot { device: Some(card), ..load(LoadState::Loading) };
     // Nothing of it is there yet.
     let promised = LoadSnapshot { device: Some(card), ..load(LoadState::WaitingToLoad) };
-    let snapshot = Snapshot {
-        devices: vec![device],
-        host: None,
-        waiters: 0,
-        loads: vec![on_card, promised, load(LoadState::Fetching)],
-        failed: Vec::new(),
-    };
-    let touched = |id: &roundhouse_types::ArtefactId| {
+    let loads = vec![on_card, promised, load(LoadState::Fetching)];
+    let holdings = Holdings { devices: vec![device], host: NO_HOST, loads };
+    let touched = |id: &ArtefactId| {
         let stepping = id.model.target.as_str() == "busy";
         Some(Touched { between_steps: Bytes(40), stepping, forms: Bytes(3) })
     };
-    let reserved = snapshot.loads[0].reserved_bytes;
+    let reserved = holdings.loads[0].reserved_bytes;
     let want = Books {
         // All that is there, an engine's processes too, without host parts.
         charged: Bytes(4 * 1300),
@@ -386,10 +346,10 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
         budget: Bytes(9000),
         ..Books::default()
     };
-    assert_eq!(super::cards::books(&snapshot, card, &touched), Some(want));
-    assert_eq!(super::cards::books(&snapshot, DeviceId::Cuda(1), &touched), None);
+    assert_eq!(super::cards::books(&holdings, card, &touched), Some(want));
+    assert_eq!(super::cards::books(&holdings, DeviceId::Cuda(1), &touched), None);
 
-    let here = Books::of(&snapshot, Bytes(256), &|id, _| touched(id));
+    let here = Books::of(&holdings, Bytes(256), &|id, _| touched(id));
     assert_eq!((here.charged, here.elsewhere, here.leaving), (Bytes(40), Bytes(10), Bytes(10)));
     assert_eq!((here.untouched, here.budget), (Bytes(2 * 3), Bytes::ZERO));
     assert_eq!((here.arriving, here.in_flight), (Bytes::ZERO, Bytes(256)));
