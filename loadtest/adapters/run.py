@@ -258,9 +258,9 @@ def rows(store, options):
             continue
         for law in ("uniform", "zipf") if count > 1 else ("uniform",):
             yield shape, count, law, f"{need}B"
-    for law in ("zipf", "uniform"):
-        shape, count = max((row for row in wanted if row[0].startswith("qv")), key=lambda row: row[1])
-        yield shape, count, law, "2GiB"
+    small = [row for row in wanted if row[0].startswith("qv")]
+    for law in ("zipf", "uniform") if small else ():
+        yield *max(small, key=lambda row: row[1]), law, "2GiB"
 
 
 def table(found, options):

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::config::CONFIG;
-use crate::simd::{self, Kernel, exp};
+use crate::in_place;
+use crate::simd::{self, Kernel, exp, madd};
 
 /// Rows of fewer numbers than this are not worth another thread.
 const SERIAL: usize = 1 << 14;
@@ -35,7 +36,13 @@ impl Activation {
         }
     }
 
-    /// Applies it to every number.
+    /// Applies it to every number of a tensor in the host's memory, where they lie.
+    pub(crate) fn apply(self, x: Tensor) -> Result<Tensor> {
+        in_place::each(&x, |x| simd::dispatch(Apply { activation: self, x }))?;
+        Ok(x)
+    }
+
+    /// The same in a new tensor, by the tensor library and wherever it lies.
     pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Silu => x.silu(),
@@ -77,6 +84,71 @@ impl Activation {
     }
 }
 
+/// A non-linearity of every number, in place.
+struct Apply<'a> {
+    activation: Activation,
+    x: &'a mut [f32],
+}
+
+impl Kernel for Apply<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        match self.activation {
+            Activation::Silu => self.x.iter_mut().for_each(|x| *x = silu::<FMA>(*x)),
+            Activation::Gelu => self.x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
+            Activation::GeluTanh => self.x.iter_mut().for_each(|x| *x = gelu_tanh::<FMA>(*x)),
+            Activation::Relu => self.x.iter_mut().for_each(|x| *x = relu(*x)),
+        }
+    }
+}
+
+#[inline(always)]
+fn silu<const FMA: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FMA>(-x))
+}
+
+/// By the tail of the normal distribution beyond `a = |x| / sqrt(2)`: `e^(-a^2) P(t) / 2` with
+/// `t = 1 / (1 + 0.47 a)`. `P` was fitted to `e^(a^2) erfc(a)` for `a` up to 10 by least squares of the
+/// relative error, which is below 1.1e-8 there.
+#[inline(always)]
+fn gelu<const FMA: bool>(x: f32) -> f32 {
+    const P: [f32; 10] = [
+        -0.054_517_962,
+        0.306_245_98,
+        -0.649_757_5,
+        0.573_792_64,
+        -0.207_509_28,
+        0.288_132_34,
+        0.209_698_63,
+        0.269_064_46,
+        0.264_838_55,
+        1.217_222_9e-5,
+    ];
+    let a = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / madd::<FMA>(a, 0.47, 1.0);
+    let mut p = P[0];
+    for factor in &P[1..] {
+        p = madd::<FMA>(p, t, *factor);
+    }
+    let tail = 0.5 * p * exp::<FMA>(-a * a);
+    relu(x) - x.abs() * tail
+}
+
+/// `x / (1 + e^(-2 u))` for `x / 2 (1 + tanh u)`.
+#[inline(always)]
+fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
+    /// Twice the root of 2 / pi.
+    const SLOPE: f32 = 1.595_769;
+    const CUBIC: f32 = 0.044_715;
+    x / (1.0 + exp::<FMA>(-SLOPE * (x + CUBIC * x * x * x)))
+}
+
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    // What is no number stays what it is.
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// `silu(gate) * up`, in one pass.
 struct SiluGate<'a> {
     gate: &'a [f32],
@@ -88,13 +160,12 @@ impl Kernel for SiluGate<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = gate / (1.0 + exp::<FMA>(-gate)) * up;
+            *out = silu::<FMA>(*gate) * up;
         }
     }
 }
 
-/// `gelu(gate) * up` in one pass, GELU by its tanh form: `x / (1 + e^(-2 u))` for
-/// `x / 2 (1 + tanh u)`.
+/// `gelu(gate) * up` in one pass, GELU by its tanh form.
 struct GeluTanhGate<'a> {
     gate: &'a [f32],
     up: &'a [f32],
@@ -104,12 +175,8 @@ struct GeluTanhGate<'a> {
 impl Kernel for GeluTanhGate<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        /// Twice the root of 2 / pi.
-        const SLOPE: f32 = 1.595_769;
-        const CUBIC: f32 = 0.044_715;
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            let twice = SLOPE * (gate + CUBIC * gate * gate * gate);
-            *out = gate / (1.0 + exp::<FMA>(-twice)) * up;
+            *out = gelu_tanh::<FMA>(*gate) * up;
         }
     }
 }
@@ -175,6 +242,23 @@ mod tests {
         for activation in [Activation::Silu, Activation::GeluTanh] {
             gate_equals_its_definition(activation);
         }
+    }
+
+    #[test]
+    fn numbers_are_bent_where_they_lie_as_the_tensor_library_bends_them() {
+        let numbers: Vec<f32> = (-60_000..60_000).map(|at| at as f32 * 0.000_2).collect();
+        let x = Tensor::from_vec(numbers, (120, 1000), &Device::Cpu).unwrap();
+        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let want = kind.forward(&x).unwrap().to_vec2::<f32>().unwrap().concat();
+            let got = kind.apply(x.copy().unwrap()).unwrap().to_vec2::<f32>().unwrap().concat();
+            for (at, (a, b)) in got.iter().zip(&want).enumerate() {
+                let close = (a - b).abs() <= 1e-6 + 1e-6 * b.abs();
+                assert!(close, "{kind:?} of {}: {a} {b}", (at as f32 - 60_000.0) * 0.000_2);
+            }
+        }
+        let odd = Tensor::from_vec(vec![f32::NAN, -1e30, 1e30], (1, 3), &Device::Cpu).unwrap();
+        let bent = Activation::Gelu.apply(odd).unwrap().to_vec2::<f32>().unwrap().concat();
+        assert!(bent[0].is_nan() && bent[1].abs() <= 1e-6 && bent[2] == 1e30, "{bent:?}");
     }
 
     fn gate_equals_its_definition(activation: Activation) {

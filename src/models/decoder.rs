@@ -14,6 +14,7 @@ use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{self, Causal, Scores, Sight, Span};
 use crate::config::decoder::DecoderConfig;
 use crate::config::sentence::Pooling;
+use crate::in_place;
 use crate::kv::{KvDtype, KvPool};
 use crate::linear::{self, Linear};
 use crate::norm;
@@ -124,15 +125,17 @@ impl Decoder {
 
     fn compute(&mut self, plan: &StepPlan, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
         let groups = &mix.tokens;
-        let mut x = self.embed(packed, groups)?;
+        let x = self.embed(packed, groups)?;
         for index in 0..self.layers.len() {
             let mixed = self.attend(index, &x, &packed.spans, groups)?;
             if self.config.parallel {
                 let fed = self.feed_forward(index, &x, groups)?;
-                x = ((x + mixed)? + fed)?;
+                in_place::add(&x, &mixed)?;
+                in_place::add(&x, &fed)?;
             } else {
-                x = (x + mixed)?;
-                x = (&x + self.feed_forward(index, &x, groups)?)?;
+                in_place::add(&x, &mixed)?;
+                drop(mixed);
+                in_place::add(&x, &self.feed_forward(index, &x, groups)?)?;
             }
         }
         if packed.outputs.is_empty() {
@@ -180,7 +183,7 @@ impl Decoder {
             x = (x * f64::from(scale))?;
         }
         if let Some(table) = &self.positions {
-            x = (x + linear::rows(table, &packed.positions())?)?;
+            in_place::add(&x, &linear::rows(table, &packed.positions())?)?;
         }
         Ok(x)
     }
@@ -250,9 +253,8 @@ impl Decoder {
                 drop(normed);
                 let activated = match config.gated {
                     true => config.activation.gate(&up)?,
-                    false => config.activation.forward(&up)?,
+                    false => config.activation.apply(up)?,
                 };
-                drop(up);
                 down.forward(&activated, (groups, Site::down(index)))?
             }
         };

@@ -15,6 +15,7 @@ use crate::adapter::{Adapters, Groups, Mix, Site};
 use crate::attention::{self, Distances, Places, Scores, Sight};
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
 use crate::config::sentence::Sentence;
+use crate::in_place;
 use crate::linear;
 use crate::packed::Packed;
 use crate::rope::Rope;
@@ -114,16 +115,16 @@ impl Encoder {
     /// Words, positions and token types, summed and normed.
     fn embed(&self, plan: &StepPlan, packed: &Packed<'_>, groups: &Groups) -> Result<Tensor> {
         let weights = &self.weights;
-        let mut x = linear::rows(&weights.words, &packed.tokens)?;
+        let x = linear::rows(&weights.words, &packed.tokens)?;
         groups.embed(&packed.tokens, &x)?;
         if let Some(table) = &weights.token_types {
-            x = match self.config.tells_pairs && plan.rows.iter().any(|row| row.second.is_some()) {
-                true => (x + linear::rows(table, &token_types(plan))?)?,
-                false => x.broadcast_add(&linear::rows(table, &[0])?)?,
-            };
+            match self.config.tells_pairs && plan.rows.iter().any(|row| row.second.is_some()) {
+                true => in_place::add(&x, &linear::rows(table, &token_types(plan))?)?,
+                false => in_place::add_row(&x, &linear::rows(table, &[0])?.flatten_all()?)?,
+            }
         }
         if let Some(table) = &weights.positions {
-            x = (x + linear::rows(table, &self.positions(packed))?)?;
+            in_place::add(&x, &linear::rows(table, &self.positions(packed))?)?;
         }
         let place = (groups, Site::norm(weights.layers.len()));
         let x = self.norm(&weights.embedding_norm, &x, place)?;
@@ -168,16 +169,20 @@ impl Encoder {
                 }
                 None => self.attend(index, x, packed, groups)?,
             };
-            let x = (mixed + x)?;
-            let normed = self.norm(&layer.norm, &x, (groups, norm))?;
-            return self.feed_forward(layer, index, &normed, groups)? + x;
+            in_place::add(&mixed, x)?;
+            let normed = self.norm(&layer.norm, &mixed, (groups, norm))?;
+            let fed = self.feed_forward(layer, index, &normed, groups)?;
+            in_place::add(&fed, &mixed)?;
+            return Ok(fed);
         }
-        let mut x = (self.attend(index, x, packed, groups)? + x)?;
+        let mut mixed = self.attend(index, x, packed, groups)?;
+        in_place::add(&mixed, x)?;
         if let Some(norm) = &layer.attention_norm {
-            x = self.norm(norm, &x, (groups, Site::attention_norm(index)))?;
+            mixed = self.norm(norm, &mixed, (groups, Site::attention_norm(index)))?;
         }
-        let out = self.feed_forward(layer, index, &x, groups)?;
-        self.norm(&layer.norm, &(out + x)?, (groups, norm))
+        let fed = self.feed_forward(layer, index, &mixed, groups)?;
+        in_place::add(&fed, &mixed)?;
+        self.norm(&layer.norm, &fed, (groups, norm))
     }
 
     fn attend(
@@ -220,9 +225,8 @@ impl Encoder {
         let up = layer.up.forward(x, (groups, Site::up(index)))?;
         let inner = match self.config.gated {
             true => self.config.activation.gate(&up)?,
-            false => self.config.activation.forward(&up)?,
+            false => self.config.activation.apply(up)?,
         };
-        drop(up);
         layer.down.forward(&inner, (groups, Site::down(index)))
     }
 

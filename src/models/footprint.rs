@@ -290,7 +290,8 @@ pub(crate) fn beside(
 /// and keys are rotated, their copy `Q`. Blocks are rounded up, so a sequence of few tokens packs
 /// into more than it has: one more block of keys and values per head that is packed at the same
 /// time, at most one per thread. When the layers are done, instead: what the head makes of each
-/// vector, and its answers twice, of which a step has no more than one call may have.
+/// vector, and its answers twice, of which a step has no more than one call may have. Biases and
+/// activations are applied in place: what is charged for them is for what multiplications pack.
 pub(crate) fn encoder_workspace(
     config: &EncoderConfig,
     head: Option<&HeadConfig>,

@@ -34,6 +34,7 @@ mod footprint;
 mod format;
 mod gguf;
 mod held;
+mod in_place;
 mod inspect;
 mod kv;
 mod linear;

@@ -10,6 +10,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::activation::with_floats;
 use crate::adapter::{Groups, Site};
 use crate::blocks;
+use crate::in_place;
 use crate::reader::Parameter;
 
 mod few;
@@ -95,12 +96,15 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor, (groups, site): (&Groups, Site)) -> Result<Tensor> {
         let y = self.multiply(x)?;
         groups.project(site, x, &y)?;
-        self.shift(y)
+        self.shift(&y)?;
+        Ok(y)
     }
 
     /// The same of a projection that no adapter changes, of any rows.
     pub(crate) fn alone(&self, x: &Tensor) -> Result<Tensor> {
-        self.shift(self.multiply(x)?)
+        let y = self.multiply(x)?;
+        self.shift(&y)?;
+        Ok(y)
     }
 
     fn multiply(&self, x: &Tensor) -> Result<Tensor> {
@@ -111,10 +115,10 @@ impl Linear {
         }
     }
 
-    fn shift(&self, y: Tensor) -> Result<Tensor> {
+    fn shift(&self, y: &Tensor) -> Result<()> {
         match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
+            Some(bias) => in_place::add_row(y, bias),
+            None => Ok(()),
         }
     }
 }

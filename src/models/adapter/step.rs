@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use roundhouse_engine::{AdapterId, RunnerError, StepPlan};
 
@@ -17,6 +17,7 @@ use super::layout::{Embeddings, Index, Numbers, Part, Saved, WithNumbers, panel_
 use super::layout::{NONE, WIDE};
 use super::modules::{Modules, Site};
 use crate::activation::with_floats;
+use crate::in_place::change;
 use crate::linear::{self, Weight};
 use crate::packed::Packed;
 use crate::simd;
@@ -168,24 +169,33 @@ impl Groups {
             return Ok(());
         }
         let inputs = x.dim(1)?;
-        with_floats(x, |x| y.inplace_op1(&Change { groups: self, site, x, inputs }))?
+        with_floats(x, |x| change(y, |y, width| self.run(site, x, inputs, &Rows::new(y, width))))?
     }
 
     /// Adds to a norm's results what adapters' biases differ by.
     pub(crate) fn shift(&self, site: Site, y: &Tensor) -> Result<()> {
         let has = |group: &Group| !group.adapter.index.at(site).is_empty();
         match self.adapters.iter().any(has) {
-            true => y.inplace_op1(&Change { groups: self, site, x: &[], inputs: 0 }),
+            true => change(y, |y, width| self.run(site, &[], 0, &Rows::new(y, width))),
             false => Ok(()),
         }
     }
 
     /// Changes tokens' vectors.
     pub(crate) fn embed(&self, tokens: &[u32], vectors: &Tensor) -> Result<()> {
-        match self.adapters.iter().any(|group| group.adapter.index.embeddings.is_some()) {
-            true => vectors.inplace_op1(&Embed { groups: self, tokens }),
-            false => Ok(()),
+        if !self.adapters.iter().any(|group| group.adapter.index.embeddings.is_some()) {
+            return Ok(());
         }
+        change(vectors, |vectors, width| {
+            for Group { adapter, rows } in &self.adapters {
+                let Some(embeddings) = adapter.index.embeddings else { continue };
+                for row in &self.rows[rows.clone()] {
+                    let token = tokens[*row as usize] as usize;
+                    let vector = &mut vectors[*row as usize * width..][..width];
+                    embed(adapter, embeddings, token, vector);
+                }
+            }
+        })
     }
 
     fn run(&self, site: Site, x: &[f32], inputs: usize, y: &Rows) {
@@ -365,63 +375,6 @@ impl WithNumbers for Replacing<'_> {
 
     fn run<W: Weight>(self, weight: &[W]) -> Vec<f32> {
         linear::multiply(self.x, weight, self.rows, self.inputs)
-    }
-}
-
-/// Lends a tensor's numbers to be changed.
-fn change<R>(
-    storage: &mut CpuStorage,
-    layout: &Layout,
-    work: impl FnOnce(&mut [f32], usize) -> R,
-) -> Result<R> {
-    let (CpuStorage::F32(numbers), Some((start, end))) = (storage, layout.contiguous_offsets())
-    else {
-        bail!("adapters change contiguous rows of f32");
-    };
-    let (_, width) = layout.shape().dims2()?;
-    Ok(work(&mut numbers[start..end], width))
-}
-
-struct Change<'a> {
-    groups: &'a Groups,
-    site: Site,
-    x: &'a [f32],
-    inputs: usize,
-}
-
-impl InplaceOp1 for Change<'_> {
-    fn name(&self) -> &'static str {
-        "adapters"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        change(storage, layout, |y, width| {
-            self.groups.run(self.site, self.x, self.inputs, &Rows::new(y, width));
-        })
-    }
-}
-
-struct Embed<'a> {
-    groups: &'a Groups,
-    tokens: &'a [u32],
-}
-
-impl InplaceOp1 for Embed<'_> {
-    fn name(&self) -> &'static str {
-        "adapters' embeddings"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        change(storage, layout, |vectors, width| {
-            for Group { adapter, rows } in &self.groups.adapters {
-                let Some(embeddings) = adapter.index.embeddings else { continue };
-                for row in &self.groups.rows[rows.clone()] {
-                    let token = self.tokens[*row as usize] as usize;
-                    let vector = &mut vectors[*row as usize * width..][..width];
-                    embed(adapter, embeddings, token, vector);
-                }
-            }
-        })
     }
 }
 

@@ -110,7 +110,7 @@ impl Encoder {
             let y = linear.forward(x, (groups, Site::pooler(layers)))?;
             let y = match dense.squash {
                 Squash::Tanh => y.tanh()?,
-                Squash::By(activation) => activation.forward(&y)?,
+                Squash::By(activation) => activation.apply(y)?,
             };
             inner = Some(match norm {
                 Some(norm) => self.normed(norm, &y)?,
