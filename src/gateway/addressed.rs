@@ -11,6 +11,7 @@ use roundhouse_tenancy::draw;
 use roundhouse_types::{ModelId, TargetModel, TargetName};
 
 use crate::aim::{self, Aim};
+use crate::behind;
 use crate::call::Context;
 use crate::error::Error;
 use crate::permitted::{self, permit};
@@ -68,11 +69,11 @@ pub(crate) fn addressed(
             names.target = Some(elsewhere()?);
         }
         return among(context, endpoint, &variants, &names)?
-            .ok_or_else(|| hidden(endpoint, sent, &names));
+            .ok_or_else(|| hidden(context, endpoint, sent, &names));
     }
     let told = names.target.take();
     let found = among(context, endpoint, &variants, &names)?;
-    let found = found.ok_or_else(|| hidden(endpoint, sent, &names))?;
+    let found = found.ok_or_else(|| hidden(context, endpoint, sent, &names))?;
     match told {
         Some(_) => Err(Error::NotMultiModel(endpoint.name.clone())),
         None => Ok(found),
@@ -142,6 +143,29 @@ pub(crate) fn usable_component(
 ) -> Option<Addressed> {
     let is_there = endpoint.naming.components.contains_key(name);
     is_there.then(|| component(context, endpoint, name, None).ok()).flatten()
+}
+
+/// Whether an endpoint has something that the caller may ask: what answers where the endpoint alone is
+/// named, or a component.
+pub(crate) fn is_there(context: &Context, endpoint: &EndpointFace) -> bool {
+    let mut components = endpoint.naming.components.values();
+    answers(context, endpoint) || components.any(|it| may_ask(context, endpoint, it))
+}
+
+/// Whether something answers the caller where a request names the endpoint alone: a container, or a
+/// variant's target. Where requests name their targets too, those are judged.
+pub(crate) fn answers(context: &Context, endpoint: &EndpointFace) -> bool {
+    if let Some(containers) = &endpoint.containers {
+        return behind::has_any(context, endpoint, containers);
+    }
+    endpoint.naming.variants.iter().any(|it| match &it.serves {
+        Serves::One(target) => may_ask(context, endpoint, target),
+        Serves::Named | Serves::Below(_) => true,
+    })
+}
+
+fn may_ask(context: &Context, endpoint: &EndpointFace, target: &TargetName) -> bool {
+    permit(context, &Aim::at(model(endpoint, target.clone()))).is_ok()
 }
 
 /// An endpoint with containers has no targets.
@@ -230,7 +254,7 @@ fn under(endpoint: &EndpointFace, serves: &Serves, names: &Names) -> Result<Aim,
 }
 
 /// What is said where a caller may use none of the variants: what is said of what is not there.
-fn hidden(endpoint: &EndpointFace, sent: &Sent<'_>, names: &Names) -> Error {
+fn hidden(context: &Context, endpoint: &EndpointFace, sent: &Sent<'_>, names: &Names) -> Error {
     if let Some(name) = sent.variant.filter(|name| *name != ALL_TRAFFIC) {
         return no_variant(endpoint, name);
     }
@@ -240,6 +264,8 @@ fn hidden(endpoint: &EndpointFace, sent: &Sent<'_>, names: &Names) -> Error {
             Ok(asked) => permitted::not_found(&asked).into(),
             Err(error) => error,
         },
+        // By its name it was not found: the request left the endpoint open.
+        None if !is_there(context, endpoint) => target::no_default(),
         None => target::no_endpoint(endpoint.name.as_str()),
     }
 }

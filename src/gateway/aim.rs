@@ -1,6 +1,7 @@
 //! Whom a request asks: a target model, or an adapter that it names beside or instead of one.
 
-use http::{HeaderMap, HeaderName};
+use axum::extract::Query;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use roundhouse_types::{ModelId, TargetModel};
 
 use crate::error::Error;
@@ -77,6 +78,25 @@ pub(crate) fn header(headers: &HeaderMap) -> Result<Option<TargetModel>, Error> 
     Ok(named.map(|value| TargetModel::new(value.as_bytes())))
 }
 
+/// Has DJL's `?adapter=` say what the header would, where that is not there.
+///
+/// # Errors
+/// `Field` where no header could say it.
+pub(crate) fn queried(headers: &mut HeaderMap, uri: &Uri) -> Result<(), Error> {
+    let is_said = uri.query().is_some_and(|query| query.contains("adapter="));
+    if !is_said || headers.contains_key(&ADAPTER) {
+        return Ok(());
+    }
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
+    if let Some((_, name)) = pairs.into_iter().find(|(key, _)| key == "adapter") {
+        let name = HeaderValue::from_bytes(name.as_bytes());
+        let name = name.map_err(|_| Error::field("adapter", "is not a legal name"))?;
+        headers.insert(ADAPTER, name);
+    }
+    Ok(())
+}
+
 /// The adapters that a body names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Adapters {
@@ -90,11 +110,21 @@ pub(crate) enum Adapters {
 }
 
 impl Adapters {
-    /// Reads LMI's `adapters`: a name, or a list with one for each input.
+    /// Reads LMI's `adapters`, a name or a list with one for each input, and what others call one:
+    /// `adapter`, `adapter_id`.
     ///
     /// # Errors
-    /// `Field` where it is neither.
+    /// `Field` where it is neither, or they differ.
     pub(crate) fn read(fields: &mut Fields) -> Result<Self, Error> {
+        let mut adapters = Self::listed(fields)?;
+        for field in ["adapter", "adapter_id"] {
+            let name = fields.string(field)?.unwrap_or_default();
+            adapters = adapters.or(Self::one(field, name))?;
+        }
+        Ok(adapters)
+    }
+
+    fn listed(fields: &mut Fields) -> Result<Self, Error> {
         const FIELD: &str = "adapters";
         let wrong = |fields: &Fields| {
             fields.wrong(FIELD, "must be a name or a list of names, one per input")
@@ -127,7 +157,7 @@ impl Adapters {
             (Self::One(field, one), Self::One(_, other)) if one == other => {
                 Ok(Self::One(field, one))
             }
-            _ => Err(Error::field("adapters", "and parameters.adapter_id name different adapters")),
+            _ => Err(Error::field("adapters", "and another field name different adapters")),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use bytes::Bytes;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use roundhouse_serving::{
     AnswerStyle, EmbeddingsReply, GenerationReply, Reply, Request, TokenVectorsReply,
 };
@@ -33,6 +33,9 @@ use crate::tokens::TokensAsk;
 
 /// Fields of the body that nothing reads.
 const IGNORED: HeaderName = HeaderName::from_static("x-roundhouse-ignored");
+/// Of those, so many are told, and only names of this length.
+const NAMES_MAX: usize = 8;
+const NAME_MAX: usize = 64;
 /// Numbers above this are written as text on a blocking thread.
 const INLINE_NUMBERS: usize = 16 * 1024;
 
@@ -98,6 +101,25 @@ impl Ask {
             | Self::Embeddings(_)
             | Self::Ranking(_)
             | Self::Tokens(_) => Format::Sse { done: true },
+        }
+    }
+
+    /// Fields of the body that nothing reads, where the face tells them.
+    fn ignored(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Inputs(ask) => ask.ignored.clone(),
+            Self::Chat(ask) => ask.ignored.clone(),
+            Self::Completion(ask) => ask.ignored.clone(),
+            Self::Embeddings(ask) => ask.ignored.clone(),
+            Self::Ranking(_) | Self::Tokens(_) | Self::Later(_) => None,
+        }
+    }
+
+    /// A failure in the words of the face that was asked.
+    fn told(&self, error: Error) -> Error {
+        match self {
+            Self::Chat(ask) => ask.told(error),
+            _ => error,
         }
     }
 
@@ -174,10 +196,7 @@ async fn admitted(
         ask => ask,
     };
     let (ask, delivery) = styled(ask, delivery, answer.served.style);
-    let ignored = match &ask {
-        Ask::Inputs(ask) => ask.ignored.clone(),
-        _ => None,
-    };
+    let ignored = ask.ignored();
     let mut response = written_reply(context, answer.reply, ask, delivery, deadline).await?;
     call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
     if let Some(names) = ignored.filter(|_| config.served_headers) {
@@ -191,10 +210,29 @@ fn told_by_reader(ask: &Ask, error: Error) -> Error {
     match ask {
         Ask::Later(later) => match later.take() {
             Some(Found::Wrong(wrong)) => wrong,
-            _ => error,
+            Some(Found::Ask(ask)) => ask.told(error),
+            Some(Found::Asked(_)) | None => error,
         },
-        _ => error,
+        ask => ask.told(error),
     }
+}
+
+/// The names of fields that nothing reads, as [`IGNORED`] has them.
+pub(crate) fn ignored_names(names: Vec<String>) -> Option<HeaderValue> {
+    if names.is_empty() {
+        return None;
+    }
+    let is_plain = |name: &String| {
+        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        name.len() <= NAME_MAX && name.bytes().all(is_known)
+    };
+    let count = names.len();
+    let mut shown: Vec<String> = names.into_iter().filter(is_plain).take(NAMES_MAX).collect();
+    shown.sort();
+    if shown.len() < count {
+        shown.push(format!("and {} more", count - shown.len()));
+    }
+    HeaderValue::try_from(shown.join(", ")).ok()
 }
 
 /// A reply as the client wants it.
@@ -316,6 +354,10 @@ async fn generation(
 ) -> Result<Response, Error> {
     let notes = &context.notes;
     let choices_per_prompt = ask.choices_per_prompt();
+    let reply = match &ask {
+        Ask::Completion(ask) => ask.asked_for(reply),
+        _ => reply,
+    };
     let prompts = reply.prompt_tokens.iter().step_by(choices_per_prompt.max(1));
     let prompt_tokens = prompts.sum();
     notes.prompt(prompt_tokens);

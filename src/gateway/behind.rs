@@ -58,13 +58,27 @@ pub(crate) enum Way {
     Pieces,
 }
 
-/// The endpoint of this name and its containers, where it has such and something for the caller.
+/// The endpoint of this name and its containers, where it has such and the caller may ask one.
 pub(crate) fn find<'a>(
     context: &'a Context,
     name: &str,
 ) -> Option<(&'a EndpointFace, &'a Containers)> {
     let endpoint = context.endpoint(name)?;
-    Some((endpoint, endpoint.containers.as_ref()?))
+    let containers = endpoint.containers.as_ref()?;
+    has_any(context, endpoint, containers).then_some((endpoint, containers))
+}
+
+/// Whether the caller may ask one of an endpoint's containers; of a pipeline the first, which speaks for
+/// all of it. An endpoint where it may not is not there for it.
+pub(crate) fn has_any(context: &Context, endpoint: &EndpointFace, containers: &Containers) -> bool {
+    let of = match containers.mode {
+        ContainerMode::Direct => containers.list.len(),
+        ContainerMode::Serial => 1,
+    };
+    containers.list.iter().take(of).any(|it| {
+        let asked = ModelId { endpoint: endpoint.name.clone(), target: it.name.clone() };
+        usable(context, containers, &asked).is_some()
+    })
 }
 
 /// Answers an invocation at an endpoint with containers.
@@ -186,13 +200,23 @@ fn permitted(
     };
     let asked = ModelId { endpoint: endpoint.name.clone(), target };
     context.notes.asked(&asked);
-    let model = permit(context, &Aim::at(asked.clone())).map_err(|_| missing())?.model;
-    let found = containers.list.iter().find(|it| it.name == model.target);
-    let found = found.filter(|_| model.endpoint == endpoint.name).ok_or_else(missing)?;
+    let (found, model) = usable(context, containers, &asked).ok_or_else(missing)?;
     if model != asked {
         context.notes.routed(&model);
     }
     Ok(Arc::clone(found))
+}
+
+/// The container that a name of its endpoint stands for, and what that is called, where the caller may
+/// ask it.
+fn usable<'a>(
+    context: &Context,
+    containers: &'a Containers,
+    asked: &ModelId,
+) -> Option<(&'a Arc<EndpointContainer>, ModelId)> {
+    let model = permit(context, &Aim::at(asked.clone())).ok()?.model;
+    let found = containers.list.iter().find(|it| it.name == model.target)?;
+    (model.endpoint == asked.endpoint).then_some((found, model))
 }
 
 /// Whom to ask, with what, until when.

@@ -13,6 +13,10 @@ use crate::aim::Aim;
 use crate::answer::{Ask, Delivery, mismatch, written};
 use crate::call::{self, Context, Generated};
 use crate::error::Error;
+use crate::permitted::permit;
+
+/// The headers that show how much a target is used.
+const WAITS: [&str; 3] = ["x-roundhouse-tier", "x-roundhouse-load-ms", "x-roundhouse-queue-ms"];
 
 /// What one of the adapters answered, and which inputs it was asked for.
 struct Part {
@@ -50,14 +54,21 @@ pub(crate) async fn answer(
         groups.entry(name).or_default().push(place);
     }
     let mut asking = Vec::with_capacity(groups.len());
+    let mut is_told = true;
     for (name, places) in groups {
         let aim = if name.is_empty() { aim.clone() } else { aim.adapter("adapters", &name)? };
+        is_told &= permit(context, &aim).is_ok_and(|it| context.is_told_of(&it.model.target));
         asking.push(part(context, aim, &inputs, places, delivery));
     }
     let mut parts = try_join_all(asking).await?;
     // The log has one model and one wait: the one named, and the longest.
     parts.sort_by_key(|part| part.served.load);
     context.notes.asked(&aim.model);
+    if let Ok(base) = permit(context, aim)
+        && base.model != aim.model
+    {
+        context.notes.routed(&base.model);
+    }
     let served: Vec<Served> = parts.iter().map(|part| part.served.clone()).collect();
     if let Some(slowest) = served.last() {
         context.notes.served(slowest);
@@ -73,6 +84,10 @@ pub(crate) async fn answer(
         Said::Labels(labels) => accept::written(&ask.labels(&labels)?, delivery)?,
     };
     call::served_headers(response.headers_mut(), &served, context);
+    // The longest wait may be that of any of them.
+    if !is_told {
+        WAITS.iter().for_each(|name| drop(response.headers_mut().remove(*name)));
+    }
     Ok(response)
 }
 

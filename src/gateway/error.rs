@@ -280,7 +280,7 @@ impl Error {
         if row.status == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let (Self::Refused(refused), Face::OpenAi) = (self, face) {
+        if let Self::Refused(refused) = self {
             rate_headers(headers, refused.levels);
         }
         if let RetryHint::After(wait) = self.retry() {

@@ -49,6 +49,20 @@ impl Fields {
         self.map.swap_remove(name).filter(|value| !value.is_null())
     }
 
+    /// The field where it is a whole number of at least 0; it stays.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        let value = self.map.get(name)?;
+        value.as_u64().or_else(|| u64::try_from(whole(value)?).ok())
+    }
+
+    /// How many texts the field has, as strings or lists of tokens; 0 where it is no list of such. It
+    /// stays.
+    pub(crate) fn texts(&self, name: &str) -> usize {
+        let texts = self.map.get(name).and_then(Value::as_array);
+        let texts = texts.filter(|all| !all.first().is_some_and(Value::is_number));
+        texts.map_or(0, Vec::len)
+    }
+
     pub(crate) fn bool(&mut self, name: &str) -> Result<Option<bool>, Error> {
         match self.take(name) {
             None => Ok(None),

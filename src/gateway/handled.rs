@@ -13,6 +13,7 @@ use crate::answer::Delivery;
 use crate::call::{Context, timed_out};
 use crate::cut::{Cut, cut_off};
 use crate::error::{Error, Face};
+use crate::layers::Notes;
 use crate::sagemaker::{event_stream, session};
 use crate::stream::{INNER_TYPE, Watched};
 use crate::told::Counter;
@@ -162,6 +163,7 @@ pub(crate) struct Flow<S> {
     pieces: Watched<S>,
     deadline: Instant,
     cut: Cut,
+    notes: Notes,
     has_failed: bool,
 }
 
@@ -173,8 +175,8 @@ impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin + Send + 'static> Flow<S> 
         deadline: Instant,
         context: &Context,
     ) -> Self {
-        let cut = context.gateway.cut.clone();
-        Self { first, counter, pieces, deadline, cut, has_failed: false }
+        let (cut, notes) = (context.gateway.cut.clone(), context.notes.clone());
+        Self { first, counter, pieces, deadline, cut, notes, has_failed: false }
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
@@ -206,6 +208,8 @@ impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin + Send + 'static> Flow<S> 
         self.counter.ended();
         self.has_failed = true;
         self.pieces.let_go();
+        // Whoever is told of it in the answer's own words sees that end as any other.
+        drop(self.notes.settle(false, 0));
         Some(Err(failure))
     }
 

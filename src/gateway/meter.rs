@@ -13,6 +13,7 @@ use roundhouse_types::{ModelId, Spent};
 use crate::aim::Aim;
 use crate::call::Context;
 use crate::error::Error;
+use crate::fields::Fields;
 use crate::layers::Notes;
 use crate::state::AccessRecord;
 
@@ -39,6 +40,8 @@ struct State {
     /// Taken when it is settled.
     visit: Option<Visit>,
     tokens_cached: u64,
+    /// Tokens that the body lets the answer have, where it was read that far.
+    asked: Option<u64>,
 }
 
 impl Meter {
@@ -49,6 +52,23 @@ impl Meter {
 
     fn admitted(&self, visit: Visit) {
         self.lock().visit = Some(visit);
+    }
+
+    /// Notes how long an answer a body of OpenAI's asks for, for the estimate where who is asked reads it
+    /// itself. What is no number there is for that one to refuse.
+    pub(crate) fn asks(&self, fields: &Fields) {
+        let most = ["max_completion_tokens", "max_tokens"].into_iter();
+        let most = most.filter_map(|name| fields.number(name)).next();
+        let count = fields.number("n").unwrap_or(1).max(1);
+        let prompts = fields.texts("prompt").max(1) as u64;
+        let tokens = most.unwrap_or(ANSWER_TOKENS as u64);
+        let tokens = tokens.saturating_mul(count).saturating_mul(prompts);
+        self.lock().asked = Some(tokens.min(ENDLESS as u64));
+    }
+
+    /// What an answer is taken to have that nothing here knows the end of.
+    fn answer_tokens(&self) -> u64 {
+        self.lock().asked.unwrap_or(ANSWER_TOKENS as u64)
     }
 
     /// Adds tokens of prompts that were not computed.
@@ -129,7 +149,7 @@ impl Cached {
 /// `Refused` with the limit that its tenant has reached.
 pub(crate) fn admit(context: &Context, aim: &Aim, request: &Request) -> Result<Levels, Error> {
     let notes = &context.notes;
-    let estimate = estimate(request, notes.bytes_in());
+    let estimate = estimate(request, notes);
     let accounts = &context.gateway.accounts;
     let visit = accounts.admit(&context.caller, &aim.model, notes.request_id(), estimate)?;
     let levels = visit.levels();
@@ -143,7 +163,7 @@ pub(crate) fn admit(context: &Context, aim: &Aim, request: &Request) -> Result<L
 /// `Refused` with the limit that its tenant has reached.
 pub(crate) fn admit_raw(context: &Context) -> Result<Levels, Error> {
     let notes = &context.notes;
-    let estimate = raw_estimate(notes.bytes_in());
+    let estimate = raw_estimate(notes);
     let asked = notes.model().ok_or_else(|| Error::internal("a request asks nobody"))?;
     let visit =
         context.gateway.accounts.admit(&context.caller, &asked, notes.request_id(), estimate)?;
@@ -167,16 +187,18 @@ pub(crate) fn admit_look(context: &Context, model: Option<&ModelId>) -> Result<(
     Ok(())
 }
 
-/// The end of an answer goes out when it is settled, and its usage is where it is asked to be.
+/// The end of an answer goes out when it is settled, and its usage is where it is asked to be. One that
+/// says an error has failed, whoever said it.
 pub(crate) async fn settled(notes: &Notes, response: Response) -> Response {
+    let is_good = response.status().as_u16() < 400;
     if let Some(length) = response.body().size_hint().exact() {
-        notes.settle(true, length).wait().await;
+        notes.settle(is_good, length).wait().await;
         return response;
     }
     let notes = notes.clone();
     response.map(|body| {
         let end = stream::once(async move {
-            notes.settle(true, 0).wait().await;
+            notes.settle(is_good, 0).wait().await;
             None
         });
         let pieces = body.into_data_stream().map(Some).chain(end);
@@ -189,18 +211,19 @@ pub(crate) fn text_tokens(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(BYTES_PER_TOKEN).min(PROMPT_MOST)).unwrap_or(usize::MAX)
 }
 
-/// A text of that length, and an answer of the usual one.
-fn raw_estimate(bytes: u64) -> Estimate {
-    let tokens_in = bytes.div_ceil(BYTES_PER_TOKEN).min(RAW_TOKENS);
-    Estimate { tokens_in, tokens_out: ANSWER_TOKENS as u64 }
+/// A text of the body's length, and an answer of the length that it asks for, else of the usual one.
+fn raw_estimate(notes: &Notes) -> Estimate {
+    let tokens_in = notes.bytes_in().div_ceil(BYTES_PER_TOKEN).min(RAW_TOKENS);
+    Estimate { tokens_in, tokens_out: notes.meter().answer_tokens() }
 }
 
 /// What a handler takes cannot be known by anything in its body, so it is charged as a text of that
-/// length and an answer of the usual one, until it is known.
-fn estimate(request: &Request, bytes: u64) -> Estimate {
+/// length and an answer of the usual one, until it is known; so is what an engine takes, but for the end
+/// of its answer where that was read.
+fn estimate(request: &Request, notes: &Notes) -> Estimate {
     let answers = |generation: &Generation, count: usize| {
         let most = if generation.ignore_eos { ENDLESS } else { ANSWER_TOKENS };
-        let most = generation.max_tokens.unwrap_or(most);
+        let most = generation.max_tokens.or(generation.usual_tokens).unwrap_or(most);
         most.max(generation.min_tokens.unwrap_or_default()).saturating_mul(count) as u64
     };
     let tokens_out = match request {
@@ -211,9 +234,9 @@ fn estimate(request: &Request, bytes: u64) -> Estimate {
             answers(&completion.generation, count)
         }
         Request::Embeddings(_) | Request::Ranking(_) | Request::Tokens(_) => 0,
-        Request::Raw(_) => ANSWER_TOKENS as u64,
+        Request::Raw(_) => notes.meter().answer_tokens(),
     };
-    let tokens_in = match (request, bytes.div_ceil(BYTES_PER_TOKEN)) {
+    let tokens_in = match (request, notes.bytes_in().div_ceil(BYTES_PER_TOKEN)) {
         (Request::Raw(_), tokens) => tokens.min(RAW_TOKENS),
         // The model reads none of it.
         (Request::Tokens(_), _) => 0,

@@ -13,13 +13,15 @@ use std::time::SystemTime;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request};
 use axum::response::Response;
+use http::HeaderValue;
 use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation, Route};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::accept::Accept;
 use crate::addressed::Addressed;
-use crate::answer::{Asked, Delivery, answer};
+use crate::aim::Adapters;
+use crate::answer::{Asked, Delivery, answer, ignored_names};
 use crate::behind;
 use crate::body;
 use crate::call::Context;
@@ -36,13 +38,31 @@ use crate::target;
 
 /// Fields of generations that would change the answer and that nothing here honours, with
 /// the values that would not.
-const UNSUPPORTED: [Neutral; 6] = [
+const UNSUPPORTED: [Neutral; 11] = [
+    ("allowed_token_ids", neutral::absent),
+    ("bad_words", neutral::empty),
     ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
+    ("logits_processors", neutral::empty),
+    ("no_repeat_ngram_size", neutral::zero),
     ("prompt_logprobs", neutral::zero),
     ("skip_special_tokens", neutral::on),
     ("truncate_prompt_tokens", neutral::absent),
+    ("typical_p", neutral::one),
     ("use_beam_search", neutral::off),
+];
+/// Fields that clients send as a matter of course and that change no answer.
+const HARMLESS: [&str; 10] = [
+    "metadata",
+    "prediction",
+    "priority",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
 ];
 
 /// Reads a body; the text is what the answer calls the model where the body does not name it.
@@ -135,6 +155,7 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
         };
         body::only_json(&headers)?;
         let mut fields = Fields::new(json::object(body.clone()).await?);
+        context.notes.meter().asks(&fields);
         let name = fields.string("model")?.unwrap_or_default();
         if let Some(found) = behind::meant(&context, fixed, &name) {
             return behind::openai(&context, found, &headers, (&path, body), at.is_some()).await;
@@ -157,7 +178,10 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
                 let sent = Sent { body, parse, echo: echo.to_owned(), route, stream };
                 (relayed::asked(&headers, sent, context.notes.request_id()), !stream)
             }
-            None => (parse(&mut fields, echo)?, true),
+            None => {
+                let adapters = Adapters::read(&mut fields)?;
+                (Asked { adapters, ..parse(&mut fields, echo)? }, true)
+            }
         };
         let timeout = context.gateway.config.stream_timeout;
         let accept = Accept::default();
@@ -234,6 +258,14 @@ fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generati
     generation.stop = fields.stop("stop")?;
     generation.ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
     Ok(generation)
+}
+
+/// The fields that nothing has read, as the answer tells them.
+fn ignored(fields: &mut Fields) -> Option<HeaderValue> {
+    for name in HARMLESS {
+        fields.take(name);
+    }
+    ignored_names(fields.left())
 }
 
 /// `n`, and `best_of` where it says no more than that.

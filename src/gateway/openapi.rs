@@ -5,12 +5,16 @@
 mod operations;
 mod schemas;
 
-use axum::extract::State;
+use std::sync::OnceLock;
+
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
 use serde_json::{Map, Value, json};
 
+use crate::call::Context;
 use crate::error::{Face, statuses};
-use crate::router::Gateway;
+use crate::meter;
 
 /// Where an operation is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +74,44 @@ struct Operation {
     answers: Answers,
 }
 
+/// What a server serves beside [`Where::Always`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Serving {
+    contract: bool,
+    adapters: bool,
+    platform: bool,
+}
+
+impl Serving {
+    /// The document, which is built once: it is long, and says the same to everybody.
+    fn written(self) -> Bytes {
+        static WRITTEN: [OnceLock<Bytes>; 8] = [const { OnceLock::new() }; 8];
+        let Self { contract, adapters, platform } = self;
+        let place =
+            [contract, adapters, platform].iter().fold(0, |at, is| at * 2 + usize::from(*is));
+        let is_served = |served| match served {
+            Where::Always => true,
+            Where::Contract => contract,
+            Where::Adapters => adapters,
+            Where::Platform => platform,
+        };
+        WRITTEN[place].get_or_init(|| describe(is_served).to_string().into()).clone()
+    }
+}
+
 /// `GET /openapi.json`.
-pub(crate) async fn document(State(gateway): State<Gateway>) -> Response {
-    let is_served = |served| match served {
-        Where::Always => true,
-        Where::Contract => gateway.container.as_ref().is_some_and(|contract| contract.loads),
-        Where::Adapters => gateway.container.is_some(),
-        Where::Platform => gateway.platform.is_some(),
+pub(crate) async fn document(context: Context) -> Response {
+    if let Err(error) = meter::admit_look(&context, None) {
+        return error.respond(Face::Endpoint);
+    }
+    let gateway = &context.gateway;
+    let serving = Serving {
+        contract: gateway.container.as_ref().is_some_and(|contract| contract.loads),
+        adapters: gateway.container.is_some(),
+        platform: gateway.platform.is_some(),
     };
-    axum::Json(describe(is_served)).into_response()
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    meter::settled(&context.notes, (json, serving.written()).into_response()).await
 }
 
 fn describe(is_served: impl Fn(Where) -> bool) -> Value {

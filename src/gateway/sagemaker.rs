@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::accept::{Accept, Array};
 use crate::addressed::{Addressed, addressed, addressed_in};
-use crate::aim::{ADAPTER, Adapters, Aim};
+use crate::aim::{self, ADAPTER, Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::behind::{self, Way};
 use crate::body::{self, Media};
@@ -286,9 +286,10 @@ async fn invoke_plain(
 /// Reads the body before anything is refused: a client that is still sending does not see
 /// an answer.
 pub(crate) async fn read(context: &Context, request: Request) -> Result<(HeaderMap, Bytes), Error> {
-    let headers = request.headers().clone();
+    let mut headers = request.headers().clone();
+    let named = aim::queried(&mut headers, request.uri());
     let body = body::read(request, &context.gateway.config, &context.notes).await?;
-    Ok((headers, body))
+    named.map(|()| (headers, body))
 }
 
 /// A body that is in memory, and was held against its limits.

@@ -3,8 +3,9 @@
 use http::{HeaderMap, HeaderName};
 use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel, TargetName};
 
-use crate::addressed::{self, Addressed, addressed};
+use crate::addressed::{self, Addressed, addressed, answers, is_there};
 use crate::aim::{self, Aim};
+use crate::behind;
 use crate::call::Context;
 use crate::error::Error;
 use crate::sagemaker::headers::{CUSTOM_ATTRIBUTES, Sent};
@@ -27,7 +28,20 @@ const DEFAULT_ENDPOINT: &str = "default";
 /// # Errors
 /// `EndpointNotFound`.
 pub(crate) fn endpoint<'a>(context: &'a Context, name: &str) -> Result<&'a EndpointFace, Error> {
-    context.endpoint(name).ok_or_else(|| no_endpoint(name))
+    let found = context.endpoint(name).filter(|found| is_there(context, found));
+    found.ok_or_else(|| no_endpoint(name))
+}
+
+/// The endpoint of this name, where it answers the caller by that name alone.
+pub(crate) fn answering<'a>(context: &'a Context, name: &str) -> Option<&'a EndpointFace> {
+    context.endpoint(name).filter(|found| answers(context, found))
+}
+
+/// Whether names at an endpoint may mean something for the caller: a store's are judged one by one, and
+/// of containers it must be allowed one.
+fn has_names(context: &Context, endpoint: &EndpointFace) -> bool {
+    let containers = endpoint.containers.as_ref();
+    containers.is_none_or(|containers| behind::has_any(context, endpoint, containers))
 }
 
 /// What is said of an endpoint that is not there, or not for this caller.
@@ -44,18 +58,21 @@ pub(crate) fn has_engines(context: &Context, model: &ModelId) -> bool {
 /// The endpoint that is meant where none is named: the only one, or `default`.
 ///
 /// # Errors
-/// `EndpointNotFound`.
+/// `EndpointNotFound`, also where it has containers and the caller may ask none.
 pub(crate) fn default_endpoint(context: &Context) -> Result<&EndpointFace, Error> {
     let endpoints = context.offered.endpoints.as_slice();
-    if let [only] = endpoints {
-        return Ok(only);
-    }
-    let found = endpoints.iter().find(|face| face.name.as_str() == DEFAULT_ENDPOINT);
-    found.ok_or_else(|| {
-        let message = "the request names no endpoint, and there is neither a single one nor \
-                       one called default";
-        Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
-    })
+    let found = match endpoints {
+        [only] => Some(only),
+        several => several.iter().find(|face| face.name.as_str() == DEFAULT_ENDPOINT),
+    };
+    found.filter(|face| has_names(context, face)).ok_or_else(no_default)
+}
+
+/// What is said where a request leaves the endpoint open and none is meant.
+pub(crate) fn no_default() -> Error {
+    let message = "the request names no endpoint, and there is neither a single one nor one called \
+                   default";
+    Error::Failed(Failure::new(ErrorKind::EndpointNotFound, message))
 }
 
 /// What the target model header says, if it is there.
@@ -113,12 +130,16 @@ pub(crate) fn openai(
     if is_in_headers || model_field.is_empty() {
         let unnamed = || Err(unnamed_field());
         let found = default_endpoint(context);
-        let endpoint = if is_in_headers { found? } else { found.map_err(|_| unnamed_field())? };
+        let endpoint = match found {
+            found if is_in_headers => found?,
+            Ok(found) if answers(context, found) => found,
+            _ => return Err(unnamed_field()),
+        };
         return addressed(context, endpoint, headers, &none, unnamed);
     }
     let meant = match model_field {
-        ANY_MODEL => default_endpoint(context).ok(),
-        _ => context.endpoint(model_field),
+        ANY_MODEL => default_endpoint(context).ok().filter(|found| answers(context, found)),
+        _ => answering(context, model_field),
     };
     if let Some(endpoint) = meant
         && !endpoint.naming.is_multi_model()
@@ -212,7 +233,8 @@ pub(crate) fn openai_at(
 /// How to write a `model` where no endpoint is meant unless it is named; with those that the caller
 /// may know of.
 fn unprefixed(context: &Context, error: Error) -> Error {
-    let mut names: Vec<&str> = context.endpoints().map(|it| it.name.as_str()).collect();
+    let known = context.endpoints().filter(|it| is_there(context, it));
+    let mut names: Vec<&str> = known.map(|it| it.name.as_str()).collect();
     if names.is_empty() {
         return error;
     }
@@ -248,7 +270,7 @@ pub(crate) fn split<'a, 'b>(
     if let Some((before, after)) = name.split_once(':') {
         let known = match fixed {
             Some(face) => Some(face).filter(|face| face.name.as_str() == before),
-            None => context.endpoints().find(|endpoint| endpoint.name.as_str() == before),
+            None => context.endpoint(before).filter(|found| has_names(context, found)),
         };
         if let Some(endpoint) = known {
             return Ok((endpoint, after));

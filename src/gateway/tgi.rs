@@ -14,7 +14,7 @@ use roundhouse_types::TargetModel;
 use serde_json::{Map, Value};
 
 use crate::accept::Accept;
-use crate::addressed::addressed;
+use crate::addressed::{self, addressed};
 use crate::aim::{self, Aim};
 use crate::answer::{Ask, Delivery, answer};
 use crate::body;
@@ -117,13 +117,14 @@ pub(crate) async fn read(context: &Context, request: Request) -> Result<Read, Er
 /// Whom a request names where such a client can: by header, `model` or `parameters.adapter_id`.
 ///
 /// # Errors
-/// Where it names none, or none that there is.
+/// Where it names none, or none that there is; `InvalidRequest` at an endpoint with containers.
 pub(crate) fn aim_of(
     context: &Context,
     endpoint: &EndpointFace,
     headers: &HeaderMap,
     body: &Map<String, Value>,
 ) -> Result<Aim, Error> {
+    addressed::without_containers(endpoint)?;
     let none = Sent::default();
     if aim::header(headers)?.is_some() || target::header(headers)?.is_some() {
         let found = addressed(context, endpoint, headers, &none, || Err(target::unnamed()));

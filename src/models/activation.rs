@@ -16,7 +16,7 @@ const SERIAL: usize = 1 << 14;
 pub(crate) enum Activation {
     /// `x sigmoid(x)`.
     Silu,
-    /// Gaussian error linear unit, exact.
+    /// Gaussian error linear unit.
     Gelu,
     /// Its approximation by a hyperbolic tangent.
     GeluTanh,
@@ -42,7 +42,7 @@ impl Activation {
         Ok(x)
     }
 
-    /// The same in a new tensor, by the tensor library and wherever it lies.
+    /// Makes a new tensor of it by the tensor library, wherever it lies.
     pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Silu => x.silu(),
@@ -52,19 +52,9 @@ impl Activation {
         }
     }
 
-    /// Whether [`Self::gate`] is one pass; otherwise it needs two more tensors of its result's size.
-    pub(crate) fn gates_in_one_pass(self) -> bool {
-        matches!(self, Self::Silu | Self::GeluTanh)
-    }
-
     /// Takes `[rows, 2 n]` to `[rows, n]`: the first half, activated, times the second.
     pub(crate) fn gate(self, packed: &Tensor) -> Result<Tensor> {
         let (rows, width) = packed.dims2()?;
-        if !self.gates_in_one_pass() {
-            let half = width / 2;
-            let gate = packed.narrow(1, 0, half)?.contiguous()?;
-            return self.forward(&gate)?.mul(&packed.narrow(1, half, half)?);
-        }
         let out = with_floats(packed, |numbers| {
             let mut out = vec![0.0; numbers.len() / 2];
             let rows_at_least = (SERIAL / width.max(1)).max(1);
@@ -73,10 +63,7 @@ impl Activation {
                 .with_min_len(rows_at_least)
                 .for_each(|(out, row)| {
                     let (gate, up) = row.split_at(width / 2);
-                    match self {
-                        Self::GeluTanh => simd::dispatch(GeluTanhGate { gate, up, out }),
-                        _ => simd::dispatch(SiluGate { gate, up, out }),
-                    }
+                    simd::dispatch(Gate { activation: self, gate, up, out });
                 });
             out
         })?;
@@ -93,11 +80,67 @@ struct Apply<'a> {
 impl Kernel for Apply<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        match self.activation {
-            Activation::Silu => self.x.iter_mut().for_each(|x| *x = silu::<FMA>(*x)),
-            Activation::Gelu => self.x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
-            Activation::GeluTanh => self.x.iter_mut().for_each(|x| *x = gelu_tanh::<FMA>(*x)),
-            Activation::Relu => self.x.iter_mut().for_each(|x| *x = relu(*x)),
+        // Loops, for closures are not compiled for the machine's registers.
+        let Self { activation, x } = self;
+        match activation {
+            Activation::Silu => {
+                for x in x {
+                    *x = silu::<FMA>(*x);
+                }
+            }
+            Activation::Gelu => {
+                for x in x {
+                    *x = gelu::<FMA>(*x);
+                }
+            }
+            Activation::GeluTanh => {
+                for x in x {
+                    *x = gelu_tanh::<FMA>(*x);
+                }
+            }
+            Activation::Relu => {
+                for x in x {
+                    *x = relu(*x);
+                }
+            }
+        }
+    }
+}
+
+/// `activation(gate) * up`, in one pass.
+struct Gate<'a> {
+    activation: Activation,
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Gate<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { activation, gate, up, out } = self;
+        let numbers = out.iter_mut().zip(gate).zip(up);
+        match activation {
+            Activation::Silu => {
+                for ((out, gate), up) in numbers {
+                    *out = silu::<FMA>(*gate) * up;
+                }
+            }
+            Activation::Gelu => {
+                for ((out, gate), up) in numbers {
+                    *out = gelu::<FMA>(*gate) * up;
+                }
+            }
+            Activation::GeluTanh => {
+                for ((out, gate), up) in numbers {
+                    *out = gelu_tanh::<FMA>(*gate) * up;
+                }
+            }
+            Activation::Relu => {
+                for ((out, gate), up) in numbers {
+                    *out = relu(*gate) * up;
+                }
+            }
         }
     }
 }
@@ -131,7 +174,8 @@ fn gelu<const FMA: bool>(x: f32) -> f32 {
         p = madd::<FMA>(p, t, *factor);
     }
     let tail = 0.5 * p * exp::<FMA>(-a * a);
-    relu(x) - x.abs() * tail
+    // Beyond 16 nothing of the tail is left, which infinity would make something of.
+    relu(x) - x.abs().min(16.0) * tail
 }
 
 /// `x / (1 + e^(-2 u))` for `x / 2 (1 + tanh u)`.
@@ -147,38 +191,6 @@ fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
 fn relu(x: f32) -> f32 {
     // What is no number stays what it is.
     if x < 0.0 { 0.0 } else { x }
-}
-
-/// `silu(gate) * up`, in one pass.
-struct SiluGate<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Kernel for SiluGate<'_> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = silu::<FMA>(*gate) * up;
-        }
-    }
-}
-
-/// `gelu(gate) * up` in one pass, GELU by its tanh form.
-struct GeluTanhGate<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Kernel for GeluTanhGate<'_> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = gelu_tanh::<FMA>(*gate) * up;
-        }
-    }
 }
 
 /// Bends each number of a row to stay within plus and minus `cap`.
@@ -239,7 +251,8 @@ mod tests {
 
     #[test]
     fn gated_kernels_equal_their_definitions() {
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        use Activation::{Gelu, GeluTanh, Relu, Silu};
+        for activation in [Silu, Gelu, GeluTanh, Relu] {
             gate_equals_its_definition(activation);
         }
     }
@@ -256,9 +269,11 @@ mod tests {
                 assert!(close, "{kind:?} of {}: {a} {b}", (at as f32 - 60_000.0) * 0.000_2);
             }
         }
-        let odd = Tensor::from_vec(vec![f32::NAN, -1e30, 1e30], (1, 3), &Device::Cpu).unwrap();
+        let odd = vec![f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -1e30];
+        let odd = Tensor::from_vec(odd, (1, 4), &Device::Cpu).unwrap();
         let bent = Activation::Gelu.apply(odd).unwrap().to_vec2::<f32>().unwrap().concat();
-        assert!(bent[0].is_nan() && bent[1].abs() <= 1e-6 && bent[2] == 1e30, "{bent:?}");
+        assert!(bent[0].is_nan() && bent[2] == f32::INFINITY, "{bent:?}");
+        assert!(bent[1].abs() <= 1e-6 && bent[3].abs() <= 1e-6, "{bent:?}");
     }
 
     fn gate_equals_its_definition(activation: Activation) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::files::Files;
@@ -30,6 +30,16 @@ mod smollm;
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
+/// Keys of `config.json` whose null says something that their absence does not: no window, no cap,
+/// heads that do not share, one base for all rotations.
+const NULLS: [&str; 5] = [
+    "sliding_window",
+    "num_key_value_heads",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "local_rope_theta",
+];
+
 /// The parts of `config.json` that every architecture has.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Head {
@@ -39,47 +49,25 @@ pub(crate) struct Head {
     pub(crate) model_type: Option<String>,
     #[serde(default)]
     quantization_config: Option<Value>,
+    /// Null where it is absent.
     #[serde(default)]
-    pub(crate) eos_token_id: Option<TokenIds>,
-}
-
-/// One token id or several: both are written.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum TokenIds {
-    One(u32),
-    Several(Vec<u32>),
-}
-
-impl TokenIds {
-    fn into_vec(self) -> Vec<u32> {
-        match self {
-            Self::One(id) => vec![id],
-            Self::Several(ids) => ids,
-        }
-    }
+    eos_token_id: Value,
 }
 
 /// How the model's authors would sample, where they said so (`generation_config.json`).
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationDefaults {
     /// Whether to sample at all; otherwise greedy.
-    #[serde(default)]
     pub do_sample: Option<bool>,
     /// The temperature.
-    #[serde(default)]
     pub temperature: Option<f32>,
     /// Keep the smallest set of tokens whose probabilities reach this.
-    #[serde(default)]
     pub top_p: Option<f32>,
     /// Keep this many likeliest tokens.
-    #[serde(default)]
     pub top_k: Option<usize>,
     /// Keep tokens at least this fraction as likely as the likeliest.
-    #[serde(default)]
     pub min_p: Option<f32>,
     /// Weakens tokens seen before.
-    #[serde(default)]
     pub repetition_penalty: Option<f32>,
 }
 
@@ -113,6 +101,21 @@ pub(crate) fn parse<T: DeserializeOwned>(files: &Files, path: &str) -> Result<T,
     serde_json::from_slice(content).map_err(|error| Error::config(path, error.to_string()))
 }
 
+/// Reads `config.json` without the keys that are null: transformers writes them where it knows a key
+/// and has no value for it, and means what it takes absent keys for.
+pub(crate) fn keys(files: &Files) -> Result<Value, Error> {
+    let mut json = parse(files, CONFIG)?;
+    drop_nulls(&mut json);
+    Ok(json)
+}
+
+fn drop_nulls(json: &mut Value) {
+    if let Value::Object(keys) = json {
+        keys.retain(|key, value| !value.is_null() || NULLS.contains(&key.as_str()));
+        keys.values_mut().for_each(drop_nulls);
+    }
+}
+
 impl Head {
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
         let head: Self = parse(files, CONFIG)?;
@@ -135,27 +138,54 @@ impl Head {
 
 /// End-of-sequence tokens: those of both files that name any, sorted.
 pub(crate) fn eos_tokens(files: &Files, head: &Head) -> Result<Vec<u32>, Error> {
-    #[derive(Deserialize)]
-    struct Generation {
-        #[serde(default)]
-        eos_token_id: Option<TokenIds>,
-    }
-    let mut ids = head.eos_token_id.clone().map_or_else(Vec::new, TokenIds::into_vec);
-    if files.contents.contains_key(GENERATION) {
-        let generation: Generation = parse(files, GENERATION)?;
-        ids.extend(generation.eos_token_id.into_iter().flat_map(TokenIds::into_vec));
+    const KEY: &str = "eos_token_id";
+    let mut ids = token_ids(CONFIG, KEY, &head.eos_token_id)?;
+    if let Some(value) = generation(files)?.get(KEY) {
+        ids.extend(token_ids(GENERATION, KEY, value)?);
     }
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
 }
 
-/// Sampling defaults, all absent without the file.
-pub(crate) fn generation_defaults(files: &Files) -> Result<GenerationDefaults, Error> {
+/// One token id or several: both are written. Null and negative numbers stand for no token.
+fn token_ids(path: &str, key: &str, value: &Value) -> Result<Vec<u32>, Error> {
+    let id = |value: &Value| match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => Ok(Some(id)),
+        None if value.is_null() || value.as_i64().is_some_and(|id| id < 0) => Ok(None),
+        None => Err(Error::config(path, format!("{key} is neither a token id nor a list of them"))),
+    };
+    let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    values.iter().filter_map(|value| id(value).transpose()).collect()
+}
+
+/// The keys of `generation_config.json`, none without the file.
+fn generation(files: &Files) -> Result<Map<String, Value>, Error> {
     match files.contents.contains_key(GENERATION) {
         true => parse(files, GENERATION),
-        false => Ok(GenerationDefaults::default()),
+        false => Ok(Map::new()),
     }
+}
+
+/// Sampling defaults, all absent without the file.
+pub(crate) fn generation_defaults(files: &Files) -> Result<GenerationDefaults, Error> {
+    let keys = &generation(files)?;
+    // Negative and zero both say that it is off.
+    let top_k = optional::<i64>(keys, "top_k")?.and_then(|count| usize::try_from(count).ok());
+    Ok(GenerationDefaults {
+        do_sample: optional(keys, "do_sample")?,
+        temperature: optional(keys, "temperature")?,
+        top_p: optional(keys, "top_p")?,
+        top_k: top_k.filter(|count| *count > 0),
+        min_p: optional(keys, "min_p")?,
+        repetition_penalty: optional(keys, "repetition_penalty")?,
+    })
+}
+
+/// A key of `generation_config.json`; null is as good as absent.
+fn optional<T: DeserializeOwned>(keys: &Map<String, Value>, key: &str) -> Result<Option<T>, Error> {
+    let value = keys.get(key).map_or(Ok(None), Option::deserialize);
+    value.map_err(|error| Error::config(GENERATION, format!("{key}: {error}")))
 }
 
 /// A classifier's labels from `config.json`, by the rules of transformers.
@@ -214,3 +244,6 @@ pub(crate) fn positive(fields: &[(&str, usize)]) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

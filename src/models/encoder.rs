@@ -120,7 +120,7 @@ impl Encoder {
         if let Some(table) = &weights.token_types {
             match self.config.tells_pairs && plan.rows.iter().any(|row| row.second.is_some()) {
                 true => in_place::add(&x, &linear::rows(table, &token_types(plan))?)?,
-                false => in_place::add_row(&x, &linear::rows(table, &[0])?.flatten_all()?)?,
+                false => in_place::add(&x, &linear::rows(table, &[0])?.flatten_all()?)?,
             }
         }
         if let Some(table) = &weights.positions {

@@ -120,8 +120,8 @@ pub(crate) fn kv_floor(kv: &KvSpec) -> Result<Bytes, Error> {
 /// Per token: the residual stream and its norm `2 H`, and the larger of attention
 /// (projection, its rotated copy, the mixed values twice: `2 Q + 2 A`) and feed-forward
 /// (the first projection, gate and up `2 I` or up alone `I`, what its activation makes of it
-/// `I`, the result and its sum `2 H`). Biases copy the projection they are added to, norms of
-/// results the result; blocks side by side keep the attention's result. When the layers are
+/// `I`, the result and what multiplications pack `2 H`). Norms of results copy the result; blocks
+/// side by side keep the attention's. When the layers are
 /// done, instead of the latter: the last rows and their norm `2 H`, and logits as tensor and as
 /// answer, twice the vocabulary, for as many rows as a step can have. Always: the lists of
 /// tokens, rows and tiles, in bytes, and what attention has not merged yet.
@@ -236,13 +236,9 @@ fn decoder_step(
     let attended = config.heads.query_width() as u128;
     let up = config.up_width() as u128;
     let if_any = |is: bool, numbers: u128| if is { numbers } else { 0 };
-    let activated = match config.gated && !config.activation.gates_in_one_pass() {
-        true => 3 * intermediate,
-        false => intermediate,
-    };
     let tokens = step_tokens as u128;
-    let attention = tokens * (2 * packed + 2 * attended + if_any(config.qkv_bias, packed)) + kept;
-    let feed_forward = tokens * (up + activated + 2 * hidden + if_any(config.mlp_bias, up));
+    let attention = tokens * (2 * packed + 2 * attended) + kept;
+    let feed_forward = tokens * (up + intermediate + 2 * hidden);
     let feed_forward = feed_forward.max(tokens * sparse(config));
     let beside =
         if_any(config.names.result_norms.is_some(), hidden) + if_any(config.parallel, hidden);
@@ -258,8 +254,7 @@ fn sparse(config: &DecoderConfig) -> u128 {
     let Some(experts) = &config.experts else { return 0 };
     let [hidden, count, used, intermediate] =
         [config.hidden, experts.count, experts.used, experts.intermediate].map(|n| n as u128);
-    let activated = if config.activation.gates_in_one_pass() { 1 } else { 3 };
-    count + 3 * used + 3 * hidden + (2 + activated) * intermediate
+    count + 3 * used + 3 * hidden + 3 * intermediate
 }
 
 /// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of
@@ -283,15 +278,13 @@ pub(crate) fn beside(
 
 /// An encoder step's peak, plus its rope tables.
 ///
-/// Per token: the residual stream `H`, and the larger of attention (projection and its
-/// sum with the bias `2 Q`, keys and values packed into blocks `2 H`, the mixed values twice
-/// `2 H`) and feed-forward (projection, bias `2 U`, activation `I`, of a gate in several passes
-/// `3 I`, the result and sums `3 H`). Where norms come first, their results `2 H`; where queries
+/// Per token: the residual stream `H`, and the larger of attention (projection `Q`, keys and values
+/// packed into blocks `2 H`, the mixed values twice `2 H`) and feed-forward (projection `U`, what a gate
+/// makes of it `I`, results `3 H`); both projections twice, for what multiplications pack. Where norms come first, their results `2 H`; where queries
 /// and keys are rotated, their copy `Q`. Blocks are rounded up, so a sequence of few tokens packs
 /// into more than it has: one more block of keys and values per head that is packed at the same
 /// time, at most one per thread. When the layers are done, instead: what the head makes of each
-/// vector, and its answers twice, of which a step has no more than one call may have. Biases and
-/// activations are applied in place: what is charged for them is for what multiplications pack.
+/// vector, and its answers twice, of which a step has no more than one call may have.
 pub(crate) fn encoder_workspace(
     config: &EncoderConfig,
     head: Option<&HeadConfig>,
@@ -316,11 +309,7 @@ pub(crate) fn encoder_workspace(
     let beside = kept + threads * distances.min(2 * tokens) * (context as u128).min(tokens);
     let first = if_any(config.norms_first, 2 * hidden);
     let attention = 2 * 3 * hidden + 2 * hidden + 2 * hidden + rotated;
-    let activated = match config.gated && !config.activation.gates_in_one_pass() {
-        true => 3 * intermediate,
-        false => intermediate,
-    };
-    let feed_forward = 2 * config.up_width() as u128 + activated + 3 * hidden;
+    let feed_forward = 2 * config.up_width() as u128 + intermediate + 3 * hidden;
     let layer = tokens * attention.max(feed_forward);
     let answers = head.map_or(0, |head| {
         let dense = head.first.as_ref().map_or(0, |dense| 4 * dense.width as u128);

@@ -3,10 +3,8 @@
 //! Sums of tensors and activations of the tensor library make a new tensor each, and from some size on run on
 //! threads of its own, which spin for work beside those that compute everything else here.
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
-
-use crate::activation::with_floats;
 
 /// Numbers that are worth another thread's waking.
 const SERIAL: usize = 1 << 14;
@@ -22,30 +20,9 @@ pub(crate) fn each(x: &Tensor, work: impl Fn(&mut [f32]) + Sync) -> Result<()> {
     change(x, |numbers, _| numbers.par_chunks_mut(SERIAL).for_each(&work))
 }
 
-/// Adds `y` to `x`.
+/// Adds `y` to `x`: of the same shape, or one row for all rows. Two views of one tensor are an error.
 pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
-    if x.shape() != y.shape() {
-        bail!("tensors of {:?} and {:?} have no sum", x.shape(), y.shape());
-    }
-    with_floats(y, |y| {
-        change(x, |x, _| {
-            x.par_chunks_mut(SERIAL).zip(y.par_chunks(SERIAL)).for_each(|(x, y)| plus(x, y));
-        })
-    })?
-}
-
-/// Adds a row to each row of `x`.
-pub(crate) fn add_row(x: &Tensor, row: &Tensor) -> Result<()> {
-    if row.dims1()? != x.dim(1)? {
-        bail!("a row of {:?} is no row of {:?}", row.shape(), x.shape());
-    }
-    with_floats(row, |row| {
-        change(x, |x, width| {
-            let rows_at_least = SERIAL.div_ceil(width.max(1));
-            let rows = x.par_chunks_mut(width.max(1)).with_min_len(rows_at_least);
-            rows.for_each(|x| plus(x, row));
-        })
-    })?
+    x.inplace_op2(y, &Plus)
 }
 
 fn plus(x: &mut [f32], y: &[f32]) {
@@ -72,6 +49,40 @@ impl<F: Fn(&mut [f32], usize)> InplaceOp1 for InPlace<F> {
     }
 }
 
+struct Plus;
+
+impl InplaceOp2 for Plus {
+    fn name(&self) -> &'static str {
+        "add in place"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<()> {
+        let offsets = (x_layout.contiguous_offsets(), y_layout.contiguous_offsets());
+        let (CpuStorage::F32(x), CpuStorage::F32(y), (Some(of_x), Some(of_y))) = (x, y, offsets)
+        else {
+            bail!("only contiguous rows of f32 are added in place");
+        };
+        let (x, y) = (&mut x[of_x.0..of_x.1], &y[of_y.0..of_y.1]);
+        let (_, width) = x_layout.shape().dims2()?;
+        if x_layout.shape() == y_layout.shape() {
+            x.par_chunks_mut(SERIAL).zip(y.par_chunks(SERIAL)).for_each(|(x, y)| plus(x, y));
+        } else if y_layout.dims() == [width] {
+            let rows_at_least = SERIAL.div_ceil(width.max(1));
+            let rows = x.par_chunks_mut(width.max(1)).with_min_len(rows_at_least);
+            rows.for_each(|x| plus(x, y));
+        } else {
+            bail!("{:?} is not added to {:?}", y_layout.shape(), x_layout.shape());
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
@@ -93,7 +104,7 @@ mod tests {
             assert_eq!(sum.to_vec2::<f32>().unwrap(), want);
             let row = tensor((1, shape.1), 3.0).flatten_all().unwrap();
             let want: Vec<Vec<f32>> = x.broadcast_add(&row).unwrap().to_vec2().unwrap();
-            add_row(&x, &row).unwrap();
+            add(&x, &row).unwrap();
             assert_eq!(x.to_vec2::<f32>().unwrap(), want);
         }
     }
@@ -102,6 +113,10 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         assert!(add(&tensor((2, 3), 1.0), &tensor((3, 2), 1.0)).is_err());
         let row = tensor((1, 2), 1.0).flatten_all().unwrap();
-        assert!(add_row(&tensor((2, 3), 1.0), &row).is_err());
+        let x = tensor((2, 3), 1.0);
+        assert!(add(&x, &row).is_err());
+        // It is read while it is changed.
+        assert!(add(&x, &x.clone()).is_err());
+        assert!(add(&x, &x.narrow(0, 0, 1).unwrap()).is_err());
     }
 }

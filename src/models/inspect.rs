@@ -236,15 +236,7 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
         return gguf_decoder(files, settings, &path);
     }
     let head = Head::read(files)?;
-    let names = head.architectures.as_deref().unwrap_or_default();
-    let [architecture] = names else {
-        let reason = format!(
-            "it names {} architectures (model_type {}); one is expected",
-            names.len(),
-            head.model_type.as_deref().unwrap_or("absent")
-        );
-        return Err(Error::config(CONFIG, reason));
-    };
+    let architecture = &architecture(&head)?;
     let has_modules = files.sizes.contains_key("modules.json");
     if let Some(found) = encoders::find(architecture, has_modules) {
         return encoder(files, settings, architecture, found);
@@ -253,7 +245,7 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
         families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
     let model = Decoding {
         architecture: architecture.clone(),
-        config: read(&config::parse(files, CONFIG)?)?,
+        config: read(&config::keys(files)?)?,
         sentence: (is_bare || has_modules).then(|| Sentence::read(files)).transpose()?,
         eos_tokens: config::eos_tokens(files, &head)?,
         defaults: config::generation_defaults(files)?,
@@ -261,6 +253,26 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
         gguf: None,
     };
     decoder(files, settings, model)
+}
+
+/// The one architecture that the configuration names; where it names none, what transformers would
+/// take for the type of model.
+fn architecture(head: &Head) -> Result<String, Error> {
+    let names = head.architectures.as_deref().unwrap_or_default();
+    let model_type = head.model_type.as_deref();
+    let usual = |of| families::of_type(of).map(String::from).or_else(|| encoders::of_type(of));
+    match (names, model_type.and_then(usual)) {
+        ([name], _) => Ok(name.clone()),
+        ([], Some(usual)) => Ok(usual),
+        _ => {
+            let reason = format!(
+                "it names {} architectures (model_type {}); one is expected",
+                names.len(),
+                model_type.unwrap_or("absent")
+            );
+            Err(Error::config(CONFIG, reason))
+        }
+    }
 }
 
 /// How a model's parameters are to lie in memory.
@@ -382,7 +394,7 @@ fn encoder(
     architecture: &str,
     found: encoders::Found,
 ) -> Result<ModelPlan, Error> {
-    let json = config::parse(files, CONFIG)?;
+    let json = config::keys(files)?;
     let config = found.config(&json)?;
     let (head, labels) = found.head(files, &json, &config)?;
     let (kind, sentence) = match found.answers {

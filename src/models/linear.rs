@@ -117,7 +117,7 @@ impl Linear {
 
     fn shift(&self, y: &Tensor) -> Result<()> {
         match &self.bias {
-            Some(bias) => in_place::add_row(y, bias),
+            Some(bias) => in_place::add(y, bias),
             None => Ok(()),
         }
     }

@@ -71,6 +71,17 @@ impl ModelSettings {
         Ok(Self { file: section.file, pooling, asked })
     }
 
+    /// How long an adapter may be unused. Whatever else is asked for is its base's to say.
+    pub(crate) fn of_adapter(files: &Files) -> Result<Option<Duration>, Error> {
+        let mut settings = Self::read(files)?;
+        let idle_ttl = settings.asked.idle_ttl.take();
+        if settings != Self::default() {
+            let reason = "of [model], an adapter takes idle_ttl alone; the rest is its base's";
+            return Err(Error::config(FILE, reason));
+        }
+        Ok(idle_ttl)
+    }
+
     /// Refuses what is asked of a model of another kind.
     pub(crate) fn check(&self, kind: ModelKind) -> Result<(), Error> {
         match self.pooling {
@@ -148,6 +159,14 @@ mod tests {
         let (file, pooling) = (Some("a.gguf".into()), Some(Pooling::Cls));
         assert_eq!(settings, ModelSettings { file, pooling, asked });
         assert!(settings.check(ModelKind::Embedding).is_ok());
+        let of_adapter = |text: &str| {
+            let contents = [(FILE.to_owned(), text.into())].into();
+            ModelSettings::of_adapter(&Files { contents, ..Files::default() })
+        };
+        let ttl = of_adapter("[model]\nidle_ttl = \"5m\"").unwrap();
+        assert_eq!((ttl, of_adapter("").unwrap()), (Some(Duration::from_secs(300)), None));
+        let refused = of_adapter("[model]\nidle_ttl = \"5m\"\ncontext = 512").unwrap_err();
+        assert!(refused.to_string().contains("an adapter takes idle_ttl alone"), "{refused}");
         assert!(settings.check(ModelKind::Generative).is_err());
         let none = read("[model]\nquantize = \"none\"").unwrap();
         assert_eq!(none.asked.quantize, Some(None));

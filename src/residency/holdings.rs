@@ -24,7 +24,9 @@ pub struct DeviceHoldings {
     pub budget: Bytes,
     /// As in [`DeviceSnapshot`](crate::DeviceSnapshot).
     pub charged: Bytes,
-    /// The loaded artefacts.
+    /// What adapters take that serve: there may be ten thousand, and all that they have is used.
+    pub adapters: Footprint,
+    /// All others that are loaded.
     pub residents: Vec<Held<ResidentState>>,
 }
 

@@ -26,6 +26,7 @@ mod load;
 mod local;
 mod marks;
 mod payer;
+mod pickles;
 mod placed;
 mod plan;
 mod purpose;

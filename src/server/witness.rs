@@ -197,8 +197,9 @@ impl Witness {
                 },
             };
             let looked = async {
-                self.hand_back(&mut leftovers, &mut thrift, &residency, &loader).await?;
-                self.look(care, &mut judge, &mut thrift, &residency, &loader).await?;
+                let books =
+                    self.hand_back(&mut leftovers, &mut thrift, &residency, &loader).await?;
+                self.look((care, books), &mut judge, &mut thrift, &residency, &loader).await?;
                 cards.look(&residency, &loader).await
             };
             if let Err(failure) = looked.await {
@@ -208,35 +209,34 @@ impl Witness {
         }
     }
 
-    /// Gives the system what is free, where the server rests and that is much.
+    /// Gives the system what is free, where the server rests and that is much. What the ledger says then.
     async fn hand_back(
         &self,
         leftovers: &mut Leftovers,
         thrift: &mut Thrift,
         residency: &Residency<ServedModel>,
         loader: &Arc<ModelLoader>,
-    ) -> Result<(), Failure> {
-        let books = self.books(residency, loader).await?;
-        let Some(seen) = see(Care::Tally, thrift).await? else { return Ok(()) };
+    ) -> Result<Books, Failure> {
+        let mut books = self.books(residency, loader).await?;
+        let Some(seen) = see(Care::Tally, thrift).await? else { return Ok(books) };
         if leftovers.are_worth_it(&seen, &books, self.baseline) {
             blocking(allocator::give_back).await?;
-            let books = self.books(residency, loader).await?;
+            books = self.books(residency, loader).await?;
             if let Some(seen) = see(Care::Tally, thrift).await? {
                 leftovers.were_handed_back(&seen, &books, self.baseline);
             }
         }
-        Ok(())
+        Ok(books)
     }
 
     async fn look(
         &self,
-        care: Care,
+        (care, mut books): (Care, Books),
         judge: &mut Judge,
         thrift: &mut Thrift,
         residency: &Residency<ServedModel>,
         loader: &Arc<ModelLoader>,
     ) -> Result<(), Failure> {
-        let mut books = self.books(residency, loader).await?;
         let mut seen = see(care, thrift).await?;
         if seen.is_some_and(|seen| judge.is_grave(&seen, &books, Instant::now())) {
             // What was freed may still be in the allocator's hands.

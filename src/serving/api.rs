@@ -193,8 +193,8 @@ pub struct Embeddings {
 pub struct Generation {
     /// New tokens at most; absent: up to the context.
     pub max_tokens: Option<usize>,
-    /// Of `inputs`, how many where `max_tokens` is absent, cut to what the context holds; absent: as
-    /// LMI has it.
+    /// How many where `max_tokens` is absent, cut to what the context holds; absent: what the face has
+    /// for that, LMI's of `inputs`.
     pub usual_tokens: Option<usize>,
     /// New tokens at least.
     pub min_tokens: Option<usize>,

@@ -22,7 +22,7 @@ const SEED_BITS: u32 = 53;
 pub(crate) enum Face {
     /// `inputs` and `parameters`: greedy unless something asks to sample, 30 tokens.
     Inputs,
-    /// OpenAI: sampled, up to the context.
+    /// OpenAI: sampled, up to the context unless another length is usual.
     OpenAi,
 }
 
@@ -116,7 +116,7 @@ impl Parameters {
             }
             (Some(asked), _) => asked,
             (None, Face::Inputs) => self.usual_tokens.unwrap_or(INPUTS_MAX_TOKENS).min(room),
-            (None, Face::OpenAi) => room,
+            (None, Face::OpenAi) => self.usual_tokens.unwrap_or(room).min(room),
         };
         if self.min_tokens > max_tokens {
             let message = format!("{} is more than the {max_tokens} at most", self.min_tokens);

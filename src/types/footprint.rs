@@ -1,5 +1,7 @@
 //! What a model costs on a device, by part.
 
+use std::ops::AddAssign;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
@@ -29,6 +31,15 @@ pub struct Footprint {
     pub workspace: Bytes,
     /// Tokenizer, template, labels.
     pub host: Bytes,
+}
+
+impl AddAssign for Footprint {
+    fn add_assign(&mut self, other: Self) {
+        self.weights += other.weights;
+        self.kv += other.kv;
+        self.workspace += other.workspace;
+        self.host += other.host;
+    }
 }
 
 impl Footprint {

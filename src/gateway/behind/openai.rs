@@ -30,7 +30,7 @@ pub(crate) fn meant<'a, 'b>(
     fixed: Option<&'a EndpointFace>,
     model: &'b str,
 ) -> Option<(&'a EndpointFace, &'a Containers, Option<&'b str>)> {
-    let named = context.endpoint(model);
+    let named = target::answering(context, model);
     if let Some(face) = fixed.is_none().then_some(named).flatten() {
         return Some((face, face.containers.as_ref()?, None));
     }

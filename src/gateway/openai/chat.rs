@@ -1,6 +1,8 @@
 //! `/v1/chat/completions`.
 
-use roundhouse_serving::{ALTERNATIVES_MAX, Chat, Piece, Request};
+use http::HeaderValue;
+use roundhouse_serving::{ALTERNATIVES_MAX, Chat, Piece, Request, ToolCall};
+use roundhouse_types::{Detail, Failure};
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Ask, Asked};
@@ -9,8 +11,15 @@ use crate::error::Error;
 use crate::fields::{Fields, neutral};
 use crate::openai::logprobs::chat_logprobs;
 use crate::openai::tools::{self, Tools};
-use crate::openai::{Stamp, Tally, choices, finish_reason, generation, messages, streaming};
+use crate::openai::{
+    Stamp, Tally, choices, finish_reason, generation, ignored, messages, streaming,
+};
 use crate::stream::{Transcript, openai_failure};
+
+/// How the answer's length is limited, as the rest of the server and older clients call it.
+const MAX_TOKENS: &str = "max_tokens";
+/// What OpenAI calls it now.
+const MAX_COMPLETION_TOKENS: &str = "max_completion_tokens";
 
 /// How the answer shall look.
 pub(crate) struct ChatAsk {
@@ -19,6 +28,12 @@ pub(crate) struct ChatAsk {
     pub(crate) stream: bool,
     include_usage: bool,
     logprobs: bool,
+    /// Calls of tools in one choice: a model may make more than the client takes.
+    most_calls: usize,
+    /// Whether the length is limited in the newer way.
+    is_newer: bool,
+    /// Fields that nothing reads, as the answer tells them.
+    pub(crate) ignored: Option<HeaderValue>,
 }
 
 /// Reads a chat. `fallback` is what the answer calls the model where the body has no `model`.
@@ -42,8 +57,8 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some(Value::Object(map)) => map,
         Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
     };
-    let newer = fields.count("max_completion_tokens", 1..=usize::MAX)?;
-    let max_tokens = newer.or(fields.count("max_tokens", 1..=usize::MAX)?);
+    let newer = fields.count(MAX_COMPLETION_TOKENS, 1..=usize::MAX)?;
+    let max_tokens = newer.or(fields.count(MAX_TOKENS, 1..=usize::MAX)?);
     let mut generation = generation(fields, max_tokens)?;
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);
     let top = fields.count("top_logprobs", 0..=ALTERNATIVES_MAX)?;
@@ -57,7 +72,9 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let (stream, include_usage) = streaming(fields)?;
     let chat =
         Chat { messages, tools, tool_choice, parallel_tool_calls, template_kwargs, generation, n };
-    let ask = ChatAsk { stamp, n, stream, include_usage, logprobs };
+    let most_calls = if parallel_tool_calls { usize::MAX } else { 1 };
+    let (is_newer, ignored) = (newer.is_some(), ignored(fields));
+    let ask = ChatAsk { stamp, n, stream, include_usage, logprobs, most_calls, is_newer, ignored };
     Ok(Asked::new(Request::Chat(chat), Ask::Chat(ask)))
 }
 
@@ -67,7 +84,7 @@ impl ChatAsk {
         let choices = generated.choices.iter().enumerate().map(|(index, choice)| {
             let mut message = json!({"role": "assistant", "content": choice.text});
             if !choice.calls.is_empty() {
-                message["tool_calls"] = tools::calls(&choice.calls);
+                message["tool_calls"] = tools::calls(self.kept(&choice.calls));
                 if choice.text.is_empty() {
                     message["content"] = Value::Null;
                 }
@@ -86,6 +103,29 @@ impl ChatAsk {
         }
         said["usage"] = tally.usage();
         said
+    }
+
+    /// As many of a choice's calls as the client takes.
+    fn kept<'a>(&self, calls: &'a [ToolCall]) -> &'a [ToolCall] {
+        &calls[..calls.len().min(self.most_calls)]
+    }
+
+    /// A failure that blames the length, about the field that limits it here.
+    pub(crate) fn told(&self, error: Error) -> Error {
+        let Error::Failed(failure) = &error else { return error };
+        match failure.detail() {
+            Some(Detail::ContextExceeded { field: MAX_TOKENS }) if self.is_newer => {
+                let message = failure.message();
+                let message = match message.strip_prefix(MAX_TOKENS) {
+                    Some(rest) => format!("{MAX_COMPLETION_TOKENS}{rest}"),
+                    None => message.to_owned(),
+                };
+                let detail = Detail::ContextExceeded { field: MAX_COMPLETION_TOKENS };
+                let renamed = Failure::new(failure.kind(), message).with_retry(failure.retry());
+                renamed.with_detail(detail).into()
+            }
+            _ => error,
+        }
     }
 
     /// The answer as a stream.
@@ -143,7 +183,8 @@ impl Transcript for ChatTranscript {
             events.push(self.delta(piece.choice, delta, logprobs, None));
         }
         for call in &piece.calls {
-            let Some(index) = self.calls.get_mut(piece.choice) else { break };
+            let told = self.calls.get_mut(piece.choice);
+            let Some(index) = told.filter(|told| **told < self.ask.most_calls) else { break };
             let deltas = tools::deltas(*index, call);
             *index += 1;
             events.extend(deltas.map(|delta| self.delta(piece.choice, delta, Value::Null, None)));

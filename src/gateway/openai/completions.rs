@@ -1,6 +1,11 @@
 //! `/v1/completions`.
 
-use roundhouse_serving::{ALTERNATIVES_MAX, Completion, Piece, Prompt, Request, TokenInfo};
+use futures_util::StreamExt;
+use http::HeaderValue;
+use roundhouse_serving::{
+    ALTERNATIVES_MAX, Completion, Config, Finish, Finished, GenerationReply, Piece, Prompt,
+    Request, TokenInfo,
+};
 use serde_json::{Value, json};
 
 use crate::answer::{Ask, Asked};
@@ -8,11 +13,9 @@ use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral, strings, tokens};
 use crate::openai::logprobs::{completion_logprobs, echoed_logprobs};
-use crate::openai::{Stamp, Tally, choices, finish_reason, generation, streaming};
+use crate::openai::{Stamp, Tally, choices, finish_reason, generation, ignored, streaming};
 use crate::stream::{Transcript, openai_failure};
 
-/// Prompts or embedding inputs of one request at most, as at OpenAI.
-const PROMPTS_MAX: usize = 2048;
 /// OpenAI's default.
 const MAX_TOKENS: usize = 16;
 
@@ -25,6 +28,10 @@ pub(crate) struct CompletionAsk {
     logprobs: bool,
     /// Whether the prompt comes before the answer.
     echoes: bool,
+    /// Whether it is all of the answer.
+    is_prompt_alone: bool,
+    /// Fields that nothing reads, as the answer tells them.
+    pub(crate) ignored: Option<HeaderValue>,
 }
 
 /// Reads a completion. `fallback` is what the answer calls the model where the body has no
@@ -34,27 +41,41 @@ pub(crate) struct CompletionAsk {
 /// `Field`, with the path of what is wrong.
 pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
     let stamp = Stamp::new("cmpl", fields, fallback)?;
-    let prompts = prompts(fields, "prompt")?;
+    let n = choices(fields)?;
+    let prompts = prompts(fields, "prompt", Config::default().max_sequences / n)?;
     fields.refuse(&[("suffix", neutral::empty)])?;
-    let max_tokens = fields.count("max_tokens", 1..=usize::MAX)?.unwrap_or(MAX_TOKENS);
-    let mut generation = generation(fields, Some(max_tokens))?;
+    let echo = fields.bool("echo")?.unwrap_or(false);
+    let max_tokens = fields.count("max_tokens", usize::from(!echo)..=usize::MAX)?;
+    let is_prompt_alone = max_tokens == Some(0);
+    // Scores come with the first token, so one is drawn all the same.
+    let mut generation = generation(fields, max_tokens.map(|most| most.max(1)))?;
+    generation.usual_tokens = Some(MAX_TOKENS);
+    if is_prompt_alone && generation.min_tokens.is_some_and(|least| least > 0) {
+        return Err(fields.wrong("min_tokens", "must be at most max_tokens"));
+    }
     let top = fields.count("logprobs", 0..=ALTERNATIVES_MAX)?;
     generation.logprobs = top;
-    let echo = fields.bool("echo")?.unwrap_or(false);
     generation.prompt_logprobs = echo && top.is_some();
-    let n = choices(fields)?;
     let (stream, include_usage) = streaming(fields)?;
     let completion = Completion { prompts, generation, n, echo };
-    let ask =
-        CompletionAsk { stamp, n, stream, include_usage, logprobs: top.is_some(), echoes: echo };
+    let ask = CompletionAsk {
+        stamp,
+        n,
+        stream,
+        include_usage,
+        logprobs: top.is_some(),
+        echoes: echo,
+        is_prompt_alone,
+        ignored: ignored(fields),
+    };
     Ok(Asked::new(Request::Completion(completion), Ask::Completion(ask)))
 }
 
-/// Reads a text, a list of texts, a list of tokens or a list of such lists.
+/// Reads a text, a list of texts, a list of tokens or a list of such lists, `most` at most.
 ///
 /// # Errors
-/// `Field`, where it is none of these, or empty.
-pub(crate) fn prompts(fields: &mut Fields, name: &str) -> Result<Vec<Prompt>, Error> {
+/// `Field`, where it is none of these, empty or too long.
+pub(crate) fn prompts(fields: &mut Fields, name: &str, most: usize) -> Result<Vec<Prompt>, Error> {
     let prompts = match fields.take(name) {
         Some(Value::String(text)) => Some(vec![Prompt::Text(text)]),
         Some(Value::Array(items)) => match items.first() {
@@ -73,15 +94,23 @@ pub(crate) fn prompts(fields: &mut Fields, name: &str) -> Result<Vec<Prompt>, Er
         },
         _ => None,
     };
-    prompts.filter(|prompts| prompts.len() <= PROMPTS_MAX).ok_or_else(|| {
-        let expected = format!(
-            "must be a string, a list of token ids, or a list of 1 to {PROMPTS_MAX} of either"
-        );
+    prompts.filter(|prompts| prompts.len() <= most).ok_or_else(|| {
+        let expected =
+            format!("must be a string, a list of token ids, or a list of 1 to {most} of either");
         fields.wrong(name, &expected)
     })
 }
 
 impl CompletionAsk {
+    /// The reply without the tokens that nobody asked for.
+    pub(crate) fn asked_for(&self, reply: GenerationReply) -> GenerationReply {
+        if !self.is_prompt_alone {
+            return reply;
+        }
+        let pieces = reply.pieces.map(|piece| piece.map(without_tokens));
+        GenerationReply { pieces: Box::pin(pieces), ..reply }
+    }
+
     /// The answer in one piece.
     pub(crate) fn whole(&self, generated: &Generated, prompt_tokens: usize) -> Value {
         let choices = generated.choices.iter().enumerate().map(|(index, choice)| {
@@ -116,6 +145,15 @@ impl CompletionAsk {
         let tally = Tally::new(prompt_tokens, self.n);
         CompletionTranscript { ask: self, tally, offsets }
     }
+}
+
+/// A piece as an answer of no tokens has it: the prompt's stays as it is.
+fn without_tokens(piece: Piece) -> Piece {
+    if piece.tokens.is_empty() && piece.finished.is_none() {
+        return piece;
+    }
+    let none = |end| Finished { reason: Finish::Length, generated_tokens: 0, ..end };
+    Piece { text: String::new(), tokens: Vec::new(), finished: piece.finished.map(none), ..piece }
 }
 
 /// A completion's stream: pieces of text, usage.

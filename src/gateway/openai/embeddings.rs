@@ -3,19 +3,22 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use roundhouse_serving::{Embeddings, EmbeddingsReply, Request};
+use http::HeaderValue;
+use roundhouse_serving::{Config, Embeddings, EmbeddingsReply, Request};
 use serde::Serialize;
 
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
 use crate::fields::Fields;
-use crate::openai::Stamp;
 use crate::openai::completions::prompts;
+use crate::openai::{Stamp, ignored};
 
 /// How the answer shall look.
 pub(crate) struct EmbeddingsAsk {
     model: String,
     base64: bool,
+    /// Fields that nothing reads, as the answer tells them.
+    pub(crate) ignored: Option<HeaderValue>,
 }
 
 /// Reads a request for embeddings. `fallback` is what the answer calls the model where the
@@ -25,7 +28,7 @@ pub(crate) struct EmbeddingsAsk {
 /// `Field`, with the path of what is wrong.
 pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
     let stamp = Stamp::new("embd", fields, fallback)?;
-    let inputs = prompts(fields, "input")?;
+    let inputs = prompts(fields, "input", Config::default().max_inputs)?;
     let base64 = match fields.string("encoding_format")?.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
@@ -33,7 +36,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     };
     let dimensions = fields.count("dimensions", 1..=usize::MAX)?;
     let prompt = fields.string("prompt_name")?;
-    let ask = EmbeddingsAsk { model: stamp.model, base64 };
+    let ask = EmbeddingsAsk { model: stamp.model, base64, ignored: ignored(fields) };
     let embeddings = Embeddings { inputs, dimensions, prompt };
     Ok(Asked::new(Request::Embeddings(embeddings), Ask::Embeddings(ask)))
 }

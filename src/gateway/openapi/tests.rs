@@ -82,6 +82,21 @@ fn names_in_paths_are_parameters_of_their_operations() {
 }
 
 #[test]
+fn a_document_is_built_once_for_all_that_serve_the_same() {
+    let plain = Serving { contract: false, adapters: false, platform: false };
+    let first = plain.written();
+    let others = [
+        Serving { contract: true, ..plain },
+        Serving { adapters: true, ..plain },
+        Serving { platform: true, ..plain },
+    ];
+    for other in others {
+        assert_ne!(other.written(), first, "{other:?}");
+    }
+    assert_eq!(plain.written().as_ptr(), first.as_ptr());
+}
+
+#[test]
 fn what_is_not_served_is_not_described() {
     let paths = |served: fn(Where) -> bool| {
         let document = describe(served);

@@ -146,6 +146,8 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     };
     let adapter = parameters.string("adapter_id")?.unwrap_or_default();
     let adapters = Adapters::read(fields)?.or(Adapters::one("parameters.adapter_id", adapter))?;
+    let adapter = parameters.string("adapters")?.unwrap_or_default();
+    let adapters = adapters.or(Adapters::one("parameters.adapters", adapter))?;
     let adapters = adapters.fitting(texts.len())?;
     parameters.refuse(&UNSUPPORTED)?;
     let details = parameters.bool("details")?.unwrap_or(false);

@@ -167,10 +167,10 @@ impl<W: Weight> Expand<'_, '_, W> {
             }
         }
         for m in 0..rows {
-            for l in 0..L {
+            for (l, sum) in sums[m].iter().enumerate() {
                 let from = first + at + l * LANES;
                 let to = &mut y[m][from..outputs.min(from + LANES)];
-                let sum = V::read(to).add(sums[m][l]);
+                let sum = V::read(to).add(*sum);
                 match factors.is_empty() {
                     true => sum.write(to),
                     false => sum.mul(V::read(&factors[from..from + to.len()])).write(to),
@@ -268,6 +268,8 @@ mod tests {
             [2, 33, 7, 65],
             [3, 100, 4, 16],
             [4, 100, 16, 300],
+            [6, 33, 3, 65],
+            [7, 40, 5, 130],
             [5, 48, 9, 130],
             [9, 200, 17, 48],
             [32, 16, 3, 200],

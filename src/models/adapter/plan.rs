@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use roundhouse_types::{Bytes, Footprint};
 
@@ -13,6 +14,7 @@ use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::Error;
 use crate::files::Files;
 use crate::inspect::ModelPlan;
+use crate::settings::ModelSettings;
 use crate::tensors::TensorTable;
 
 /// An adapter that can be loaded.
@@ -21,6 +23,8 @@ pub struct AdapterPlan {
     pub(super) config: Arc<LoraConfig>,
     pub(super) tensors: Arc<BTreeMap<String, Pieces>>,
     footprint: Footprint,
+    /// How long it may be unused, where its own settings say so.
+    pub idle_ttl: Option<Duration>,
 }
 
 /// What an allocation takes beside its bytes, and a module's entry in a map.
@@ -47,6 +51,7 @@ impl AdapterPlan {
             return Err(Error::config(ADAPTER_CONFIG, "is not there, or too large"));
         };
         let config = LoraConfig::read(content)?;
+        let idle_ttl = ModelSettings::of_adapter(files)?;
         if !files.sizes.contains_key(ADAPTER_WEIGHTS) {
             let reason = match files.sizes.contains_key("adapter_model.bin") {
                 true => "is not there; adapter_model.bin is not read: convert it to safetensors",
@@ -63,7 +68,7 @@ impl AdapterPlan {
             fit::check_module(&config, name, pieces)?;
         }
         let footprint = footprint(fit::bytes(&tensors)?, Bytes::ZERO);
-        Ok(Self { config: Arc::new(config), tensors: Arc::new(tensors), footprint })
+        Ok(Self { config: Arc::new(config), tensors: Arc::new(tensors), footprint, idle_ttl })
     }
 
     /// The same for a base: checked against its modules and shapes, the footprint exact.

@@ -153,7 +153,6 @@ impl Groups {
     /// adapter keep all threads at work too.
     fn divide(&mut self, threads: usize) {
         let share = self.rows.len().div_ceil(threads).next_multiple_of(TOGETHER).min(BLOCK);
-        self.blocks.clear();
         for (adapter, group) in self.adapters.iter().enumerate() {
             let ends = group.rows.end;
             let blocks = group.rows.clone().step_by(share.max(1));

@@ -12,11 +12,9 @@
 #![expect(clippy::print_stdout, reason = "a table for people")]
 
 use std::hint::black_box;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use half::bf16;
 use rayon::prelude::*;
 use roundhouse_engine::{AdapterId, BlockId, Row, StepPlan};
 use roundhouse_models::{
@@ -24,13 +22,13 @@ use roundhouse_models::{
     read_local,
 };
 use roundhouse_types::DeviceId;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-use serde_json::json;
 
 #[expect(dead_code, reason = "its encoders are for other measurements")]
 #[path = "../tests/random/mod.rs"]
 mod random;
+
+#[path = "../tests/low_rank/mod.rs"]
+mod low_rank;
 
 const SHAPE: random::Llama = random::Llama {
     hidden: 576,
@@ -44,55 +42,13 @@ const SHAPE: random::Llama = random::Llama {
 const RANK: usize = 16;
 const MOST: u32 = 32;
 
-/// The modules of a layer: name, inputs, outputs.
-fn modules() -> [(&'static str, usize, usize); 7] {
-    let (hidden, inner) = (SHAPE.hidden, SHAPE.intermediate);
-    let keys = hidden / SHAPE.heads * SHAPE.kv_heads;
-    [
-        ("self_attn.q_proj", hidden, hidden),
-        ("self_attn.k_proj", hidden, keys),
-        ("self_attn.v_proj", hidden, keys),
-        ("self_attn.o_proj", hidden, hidden),
-        ("mlp.gate_proj", hidden, inner),
-        ("mlp.up_proj", hidden, inner),
-        ("mlp.down_proj", inner, hidden),
-    ]
-}
-
-/// Writes an adapter of small numbers.
-fn write_adapter(dir: &Path) {
-    let mut tensors = Vec::new();
-    for layer in 0..SHAPE.layers {
-        for (module, inputs, outputs) in modules() {
-            let name = format!("base_model.model.model.layers.{layer}.{module}");
-            tensors.push((format!("{name}.lora_A.weight"), vec![RANK, inputs]));
-            tensors.push((format!("{name}.lora_B.weight"), vec![outputs, RANK]));
-        }
-    }
-    let number = |at: usize| bf16::from_f32(0.02 * ((at * 7919 % 1009) as f32 / 504.0 - 1.0));
-    let data: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, shape)| {
-            (0..shape.iter().product()).flat_map(|at| number(at).to_le_bytes()).collect()
-        })
-        .collect();
-    let views = tensors.iter().zip(&data).map(|((name, shape), data)| {
-        (name, TensorView::new(Dtype::BF16, shape.clone(), data).unwrap())
-    });
-    let bytes = safetensors::serialize(views, None).unwrap();
-    std::fs::write(dir.join("adapter_model.safetensors"), bytes).unwrap();
-    let names: Vec<&str> = modules().iter().map(|(name, ..)| *name).collect();
-    let config = json!({
-        "peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": names
-    });
-    std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
-}
-
 /// A base with so many adapters, and the bytes of one.
 fn open(adapters: u32) -> (LoadedRunner, u64) {
     let (base, adapter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     random::llama(base.path(), SHAPE);
-    write_adapter(adapter.path());
+    let shapes = [SHAPE.hidden, SHAPE.hidden / SHAPE.heads * SHAPE.kv_heads, SHAPE.intermediate];
+    let modules: Vec<_> = low_rank::projections(SHAPE.layers, shapes).collect();
+    low_rank::write(adapter.path(), RANK, 0.02, &modules);
     let settings = LoadSettings { kv_sequences: 4, context: 512, ..LoadSettings::default() };
     let plan = inspect(&read_local(base.path()).unwrap(), &settings).unwrap();
     let mut loaded = load(base.path(), &plan, DeviceId::Cpu, &Cancel::new()).unwrap();

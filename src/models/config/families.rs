@@ -10,22 +10,23 @@ use crate::Error;
 /// Maps a `config.json` to what the decoder computes.
 pub(crate) type Read = fn(&Value) -> Result<DecoderConfig, Error>;
 
-/// Every family by the architecture that files name.
-const FAMILIES: [(&str, Read); 14] = [
-    ("LlamaForCausalLM", llama::llama),
-    ("MistralForCausalLM", mistral::mistral),
-    ("Qwen2ForCausalLM", qwen::qwen2),
-    ("Qwen3ForCausalLM", qwen::qwen3),
-    ("Phi3ForCausalLM", phi::phi3),
-    ("SmolLM3ForCausalLM", smollm::smollm3),
-    ("GemmaForCausalLM", gemma::gemma),
-    ("Gemma2ForCausalLM", gemma::gemma2),
-    ("Gemma3ForCausalLM", gemma::gemma3),
-    ("GPT2LMHeadModel", gpt::gpt2),
-    ("StableLmForCausalLM", llama::stablelm),
-    ("GPTNeoXForCausalLM", gpt::gpt_neox),
-    ("MixtralForCausalLM", experts::mixtral),
-    ("Qwen3MoeForCausalLM", experts::qwen3_moe),
+/// Every family by the architecture that files name, and by the type of model for which transformers
+/// takes it where they name none.
+const FAMILIES: [(&str, &str, Read); 14] = [
+    ("LlamaForCausalLM", "llama", llama::llama),
+    ("MistralForCausalLM", "mistral", mistral::mistral),
+    ("Qwen2ForCausalLM", "qwen2", qwen::qwen2),
+    ("Qwen3ForCausalLM", "qwen3", qwen::qwen3),
+    ("Phi3ForCausalLM", "phi3", phi::phi3),
+    ("SmolLM3ForCausalLM", "smollm3", smollm::smollm3),
+    ("GemmaForCausalLM", "gemma", gemma::gemma),
+    ("Gemma2ForCausalLM", "gemma2", gemma::gemma2),
+    ("Gemma3ForCausalLM", "gemma3_text", gemma::gemma3),
+    ("GPT2LMHeadModel", "gpt2", gpt::gpt2),
+    ("StableLmForCausalLM", "stablelm", llama::stablelm),
+    ("GPTNeoXForCausalLM", "gpt_neox", gpt::gpt_neox),
+    ("MixtralForCausalLM", "mixtral", experts::mixtral),
+    ("Qwen3MoeForCausalLM", "qwen3_moe", experts::qwen3_moe),
 ];
 
 /// What is served, as refusals say it.
@@ -39,12 +40,17 @@ pub(crate) const SERVED: &str = "; LlamaForCausalLM, MistralForCausalLM, Qwen2Fo
 /// The reader of an architecture's configuration, if it is a decoder that is served, and whether it
 /// is bare: without a head, to make vectors of texts.
 pub(crate) fn find(architecture: &str) -> Option<(Read, bool)> {
-    let named = |wanted: &str| FAMILIES.iter().find(|(name, _)| *name == wanted);
-    if let Some((_, read)) = named(architecture) {
+    let named = |wanted: &str| FAMILIES.iter().find(|(name, ..)| *name == wanted);
+    if let Some((_, _, read)) = named(architecture) {
         return Some((*read, false));
     }
     let whole = format!("{}ForCausalLM", architecture.strip_suffix("Model")?);
-    named(&whole).map(|(_, read)| (*read, true))
+    named(&whole).map(|(_, _, read)| (*read, true))
+}
+
+/// The architecture that generates text with models of that type, if it is served.
+pub(crate) fn of_type(model_type: &str) -> Option<&'static str> {
+    FAMILIES.iter().find(|(_, of, _)| *of == model_type).map(|(name, ..)| *name)
 }
 
 /// Why an architecture that is not served is refused.
@@ -71,7 +77,7 @@ mod tests {
 
     #[test]
     fn refusals_list_every_family() {
-        for (name, _) in FAMILIES {
+        for (name, ..) in FAMILIES {
             assert!(SERVED.contains(name), "{name}");
         }
     }

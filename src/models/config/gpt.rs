@@ -67,10 +67,7 @@ pub(super) fn gpt2(json: &Value) -> Result<DecoderConfig, Error> {
     let mut json = renamed(json, &NAMES);
     let hidden = json.get("hidden_size").and_then(Value::as_u64);
     if let (Some(hidden), Some(keys)) = (hidden, json.as_object_mut()) {
-        let inner = keys.entry("intermediate_size").or_insert(Value::Null);
-        if inner.is_null() {
-            *inner = hidden.saturating_mul(4).into();
-        }
+        keys.entry("intermediate_size").or_insert_with(|| hidden.saturating_mul(4).into());
         keys.entry("hidden_act").or_insert_with(|| "gelu_new".into());
     }
     let defaults = Defaults { context: 1024, norm_epsilon: 1e-5, tied: true, ..Defaults::LLAMA };

@@ -163,7 +163,7 @@ impl Plain {
 }
 
 impl Lanes for Plain {
-    const MANY: bool = cfg!(target_arch = "aarch64");
+    const MANY: bool = false;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {

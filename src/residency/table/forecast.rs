@@ -100,7 +100,12 @@ impl Table {
         let seconds = match job.is_arriving() {
             // It ends soon after its fetch.
             true => fetch,
-            false => fetch.max(self.seconds_to_base(job)?) + self.seconds_to_load(job, &before)?,
+            false => {
+                // Before anything was loaded, what is left to fetch is all that can be said.
+                let load = self.seconds_to_load(job, &before);
+                let load = load.or((fetch > 0.0).then_some(0.0))?;
+                fetch.max(self.seconds_to_base(job)?) + load
+            }
         };
         // What would take longer than a load may take is not known.
         Duration::try_from_secs_f64(seconds).ok().filter(|wait| *wait <= self.config.load_timeout)

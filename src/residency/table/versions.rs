@@ -53,7 +53,12 @@ impl Table {
     pub(super) fn deleted(&mut self, model: &ModelId, drains: bool) {
         let serving = self.ready_keys(model);
         let entry = self.model_mut(model);
-        if !std::mem::replace(&mut entry.deleted, true) {
+        // Of a name that the store never held there is nothing to tell.
+        let was_there = entry.current.is_some()
+            || !entry.residents.is_empty()
+            || !entry.jobs.is_empty()
+            || entry.copies > 0;
+        if !std::mem::replace(&mut entry.deleted, true) && was_there {
             self.decide(Decided::about(model, Action::Deleted { drains }));
         }
         if drains && !serving.is_empty() {

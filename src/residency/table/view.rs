@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Footprint, ModelId, ModelKind};
 
 use super::Table;
 use super::copies::{Entry, Stage};
@@ -99,20 +99,19 @@ impl Table {
 
     /// What lies in memory.
     pub(crate) fn holdings(&self) -> Holdings {
-        let residents = |id| {
-            let here = self.residents.iter().filter(move |(key, _)| key.device == id);
-            here.map(|(key, it)| Held {
-                artefact: key.artefact.clone(),
-                kind: it.kind,
-                state: it.state.shown(),
-                bytes: it.footprint,
-            })
-        };
-        let device = |id| DeviceHoldings {
-            id,
-            budget: self.ledger.budget(id),
-            charged: self.ledger.charged(id),
-            residents: residents(id).collect(),
+        let device = |id| {
+            let (mut adapters, mut residents) = (Footprint::default(), Vec::new());
+            for (key, it) in self.residents.iter().filter(|(key, _)| key.device == id) {
+                let state = it.state.shown();
+                if it.kind == ModelKind::Adapter && state != ResidentState::Unloading {
+                    adapters += it.footprint;
+                } else {
+                    let (artefact, kind, bytes) = (key.artefact.clone(), it.kind, it.footprint);
+                    residents.push(Held { artefact, kind, state, bytes });
+                }
+            }
+            let (budget, charged) = (self.ledger.budget(id), self.ledger.charged(id));
+            DeviceHoldings { id, budget, charged, adapters, residents }
         };
         let copies = self.copies.iter().filter(|(_, it)| it.stage != Stage::Coming);
         let copy = |(artefact, it): (&ArtefactId, &Entry)| Held {

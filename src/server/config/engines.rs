@@ -41,6 +41,8 @@ pub struct EngineRule {
     pub inherited: Vec<(String, String)>,
     /// How long what serves them may be unused; absent: as long as any model.
     pub idle_ttl: Option<Duration>,
+    /// Whether targets are handed over whose weights are pickles.
+    pub pickles: bool,
 }
 
 /// How an engine serves the targets of its rule.
@@ -157,7 +159,8 @@ impl Reader<'_> {
         let (target, _) = (target?, command.zip(memory)?);
         let kind = EngineKind::Started(Arc::new(spec));
         let idle_ttl = self.idle_ttl();
-        Some(EngineRule { target, kind, inherited: Vec::new(), idle_ttl })
+        let pickles = self.switch("pickles", false);
+        Some(EngineRule { target, kind, inherited: Vec::new(), idle_ttl, pickles })
     }
 
     fn target(&mut self) -> Option<Pattern> {
@@ -364,6 +367,7 @@ mod tests {
         assert_eq!(rule.idle_ttl, None);
         let (rules, _) = parsed(&format!("{LEAST}\nidle_ttl = \"5m\""));
         assert_eq!(rules[0].idle_ttl, Some(Duration::from_secs(300)));
+        assert!(!rules[0].pickles && parsed(&format!("{LEAST}\npickles = true")).0[0].pickles);
     }
 
     #[test]
@@ -398,6 +402,7 @@ mod tests {
             (with("adapters = \"vllm\"\nslots = 0"), "slots"),
             (with("adapters = \"tgi\"\nslots = 1"), "adapters"),
             (with("environment = [\"A=b\"]"), "environment"),
+            (with("pickles = 1"), "pickles"),
             (with("measure = 1"), "measure"),
             (with("own_processes = 1"), "own_processes"),
             (with("shell = true"), "shell"),

@@ -238,6 +238,7 @@ pub(super) const ENGINE_KEYS: &[&str] = &[
     "start_timeout",
     "stop_timeout",
     "idle_ttl",
+    "pickles",
     "invocations",
     "sleep",
     "adapters",

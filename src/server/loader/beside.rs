@@ -11,7 +11,7 @@ use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId};
 use sha2::{Digest, Sha256};
 
-use super::load::Files;
+use super::load::{Files, least_ttl};
 use super::placed::Beside;
 use super::sharing::Stored;
 use super::stages::Stage;
@@ -82,7 +82,8 @@ impl ModelLoader {
             model.remove().await;
             return Err(failure);
         }
-        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl: None })
+        let idle_ttl = least_ttl(self.settings.idle_ttl, plan.idle_ttl);
+        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl })
     }
 
     /// Counts an adapter as standing on its base, where the policy lets it: that may have changed

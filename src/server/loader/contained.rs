@@ -180,6 +180,7 @@ impl ModelLoader {
         let container = container.map_err(|failure| named(id, &failure))?;
         let terms = self.contained_terms(id, own).await?;
         let Files { dir, held } = files;
+        self.refuse_pickles(id, &id.model, &dir).await?;
         let folder = blocking(move || canonical(&dir)).await.map_err(|why| named(id, &why))?;
         let teller = Arc::new(Mutex::new(reporter));
         let load = Load {

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::called::{adapter_name, canonical, model_path};
 use super::contained::Containers;
 use super::engines::Starting;
-use super::load::Files;
+use super::load::{Files, least_ttl};
 use super::plan::Plan;
 use super::stages::{Stage, Stages};
 use super::{ModelLoader, blocking, locked, named};
@@ -171,6 +171,7 @@ impl ModelLoader {
         let mut stages = self.take_stages(id);
         let began = Instant::now();
         let Files { dir, held } = files;
+        self.refuse_pickles(id, &id.model, &dir).await?;
         let model = blocking(move || model_path(&dir)).await.map_err(|why| named(id, &why))?;
         let teller = Arc::new(Mutex::new(reporter));
         let fill = Fill { model, target: target.to_owned(), device: ordinal(device) };
@@ -306,6 +307,7 @@ impl ModelLoader {
     ) -> Result<Loaded<ServedModel>, Failure> {
         let began = Instant::now();
         let Files { dir, held } = files;
+        self.refuse_pickles(id, &base, &dir).await?;
         let folder = blocking(move || canonical(&dir)).await.map_err(|why| named(id, &why))?;
         let seat = self.seat(&engine, id, (&base, device)).await;
         let seat = seat.map_err(|failure| named(id, &failure))?;
@@ -323,7 +325,8 @@ impl ModelLoader {
         if let Some(held) = held {
             locked(&self.engines.held).insert((id.clone(), device), held);
         }
-        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl: None })
+        let idle_ttl = least_ttl(self.settings.idle_ttl, plan.idle_ttl);
+        Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl })
     }
 
     /// An adapter is not in its engine any more.

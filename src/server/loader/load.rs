@@ -292,7 +292,7 @@ impl ModelLoader {
 }
 
 /// How long a model may be unused, where it asks for less than all may.
-fn least_ttl(limit: Option<Duration>, asked: Option<Duration>) -> Option<Duration> {
+pub(super) fn least_ttl(limit: Option<Duration>, asked: Option<Duration>) -> Option<Duration> {
     asked.map(|asked| limit.map_or(asked, |limit| asked.min(limit)))
 }
 

@@ -129,6 +129,11 @@ impl ModelLoader {
         }
         let began = Instant::now();
         let external = self.external(&id.model);
+        if external.is_some() && artefact.archive.is_none() {
+            // Else it would be fetched, only to be refused then.
+            let names: Vec<&str> = artefact.files.iter().map(|it| it.path.as_str()).collect();
+            self.refuse_listed_pickles(&id, &names)?;
+        }
         if external.is_none() && known.plan.is_none() && artefact.archive.is_none() {
             let plan = self.handlers.plan_remote(catalog, &artefact, self.settings).await;
             known.plan = Some(plan.map_err(|failure| named(&id, &failure))?);

@@ -48,6 +48,7 @@ impl Books {
             let touched = |id: &_| touched(id, found.id);
             if found.id.is_card() {
                 // Only host parts lie in the host's memory.
+                books.charged += found.adapters.host;
                 for resident in &found.residents {
                     let bytes = Footprint { host: resident.bytes.host, ..Footprint::default() };
                     books.charged += bytes.total();
@@ -77,7 +78,7 @@ impl Books {
     }
 
     /// A copy and the residents that were loaded from it, or left it, on however many devices, hold
-    /// their host parts together, and each is charged with them.
+    /// their host parts together, and each is charged with them. Adapters leave no copies.
     fn copies(&mut self, holdings: &Holdings) {
         if holdings.host.copies.is_empty() {
             return;
@@ -99,7 +100,7 @@ impl Books {
         }
     }
 
-    /// Counts one that holds so many bytes where it is looked.
+    /// Counts one of which `bytes` lie in the memory that is looked at.
     pub(super) fn resident(
         &mut self,
         resident: &Held<ResidentState>,
@@ -109,8 +110,6 @@ impl Books {
         match resident.kind {
             ModelKind::Handler | ModelKind::External => self.elsewhere += bytes.total(),
             _ if resident.state == ResidentState::Unloading => self.leaving += bytes.total(),
-            // Of its bytes none is for later.
-            ModelKind::Adapter => {}
             _ => {
                 let Some(touched) = touched(&resident.artefact) else { return };
                 let reserved = bytes.kv + bytes.workspace;

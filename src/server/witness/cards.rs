@@ -141,7 +141,8 @@ pub(super) fn books(
     touched: &dyn Fn(&ArtefactId) -> Option<Touched>,
 ) -> Option<Books> {
     let found = holdings.devices.iter().find(|found| found.id == device)?;
-    let mut books = Books { budget: found.budget, ..Books::default() };
+    let adapters = found.adapters.total().saturating_sub(found.adapters.host);
+    let mut books = Books { budget: found.budget, charged: adapters, ..Books::default() };
     for resident in &found.residents {
         let bytes = Footprint { host: Bytes::ZERO, ..resident.bytes };
         books.charged += bytes.total();

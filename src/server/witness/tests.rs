@@ -253,12 +253,12 @@ fn the_books_say_what_is_in_this_process_and_what_is_on_its_way() {
         resident("script", ModelKind::Handler, ResidentState::Ready),
         resident("going", ModelKind::Generative, ResidentState::Unloading),
         resident("going-too", ModelKind::Adapter, ResidentState::Unloading),
-        resident("own", ModelKind::Adapter, ResidentState::Ready),
     ];
     let device = DeviceHoldings {
         id: DeviceId::Cpu,
         budget: Bytes(9000),
         charged: Bytes(6 * 1310),
+        adapters: BYTES,
         residents,
     };
     // One that is on the device as well, and one that leaves.
@@ -297,6 +297,7 @@ fn of_what_replicas_and_their_copy_hold_together_one_is_there() {
         id: DeviceId::Simulated(ordinal),
         budget: Bytes(9000),
         charged: Bytes(1310),
+        adapters: Footprint::default(),
         residents: vec![resident("hot", ModelKind::Embedding, ResidentState::Ready)],
     };
     let host = HostHoldings {
@@ -323,8 +324,13 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
         resident("gone", Generative, Unloading),
         resident("engine", External, Ready),
     ];
-    let device =
-        DeviceHoldings { id: card, budget: Bytes(9000), charged: Bytes(4 * 1310), residents };
+    let device = DeviceHoldings {
+        id: card,
+        budget: Bytes(9000),
+        charged: Bytes(5 * 1310),
+        adapters: BYTES,
+        residents,
+    };
     let on_card = LoadSnapshot { device: Some(card), ..load(LoadState::Loading) };
     // Nothing of it is there yet.
     let promised = LoadSnapshot { device: Some(card), ..load(LoadState::WaitingToLoad) };
@@ -337,7 +343,7 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
     let reserved = holdings.loads[0].reserved_bytes;
     let want = Books {
         // All that is there, an engine's processes too, without host parts.
-        charged: Bytes(4 * 1300),
+        charged: Bytes(5 * 1300),
         // Pools and workspaces of two, but for what they touched.
         untouched: Bytes(2 * 260),
         in_steps: Bytes(100),
@@ -350,7 +356,7 @@ fn what_lies_on_a_card_is_in_its_books_and_host_parts_are_in_the_processs() {
     assert_eq!(super::cards::books(&holdings, DeviceId::Cuda(1), &touched), None);
 
     let here = Books::of(&holdings, Bytes(256), &|id, _| touched(id));
-    assert_eq!((here.charged, here.elsewhere, here.leaving), (Bytes(40), Bytes(10), Bytes(10)));
+    assert_eq!((here.charged, here.elsewhere, here.leaving), (Bytes(50), Bytes(10), Bytes(10)));
     assert_eq!((here.untouched, here.budget), (Bytes(2 * 3), Bytes::ZERO));
     assert_eq!((here.arriving, here.in_flight), (Bytes::ZERO, Bytes(256)));
 }

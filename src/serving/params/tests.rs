@@ -77,13 +77,14 @@ fn lengths_follow_the_context_and_the_face() {
     assert_eq!(length(Face::Inputs, None, 8).unwrap(), 30);
     assert_eq!(length(Face::Inputs, None, 40).unwrap(), 8);
     assert_eq!(length(Face::OpenAi, None, 8).unwrap(), 40);
-    let usual = |prompt: usize, usual_tokens| {
+    let usual = |face, usual_tokens| {
         let asked = Generation { usual_tokens: Some(usual_tokens), ..Generation::default() };
-        let sequence =
-            resolve(Face::Inputs, &asked).unwrap().sequence(vec![1; prompt], 0, &SPEC).unwrap();
-        sequence.max_tokens
+        resolve(face, &asked).unwrap().sequence(vec![1; 8], 0, &SPEC).unwrap().max_tokens
     };
-    assert_eq!((usual(8, 39), usual(8, 100)), (39, 40), "another server's, cut to the context");
+    for face in [Face::Inputs, Face::OpenAi] {
+        let cut = "another server's or route's, cut to the context";
+        assert_eq!((usual(face, 39), usual(face, 100)), (39, 40), "{cut}: {face:?}");
+    }
     assert_eq!(length(Face::OpenAi, Some(40), 8).unwrap(), 40);
     for (prompt, asked, message) in [
         (

@@ -72,6 +72,9 @@ const SPACE: &str = "\u{2581}";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// As Mistral's own files have it: llama.cpp's stands in for it where it has no classes of letters,
+/// and cuts between letters and marks.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// How texts are cut before bytes are merged.
 struct Cutting {
@@ -92,7 +95,10 @@ fn cutting(pre: Option<&str>) -> Option<Cutting> {
         Some("llama-bpe" | "llama3" | "llama-v3") => {
             Cutting { takes_words_whole: true, begins: true, ..plain(&[LLAMA3]) }
         }
-        Some("qwen2") => Cutting { composes: true, ..plain(&[QWEN2]) },
+        // Phi-4 and SmolLM3 among others.
+        Some("dbrx" | "smaug-bpe") => plain(&[LLAMA3]),
+        Some("tekken") => Cutting { takes_words_whole: true, begins: true, ..plain(&[TEKKEN]) },
+        Some("qwen2" | "deepseek-r1-qwen") => Cutting { composes: true, ..plain(&[QWEN2]) },
         Some("gpt-2") => plain(&[GPT2]),
         Some("smollm") => plain(&[r"\p{N}", GPT2]),
         Some("default") | None => {
@@ -114,7 +120,8 @@ impl Vocabulary {
             ("llama", _) => return Ok(()),
             ("gpt2", _) if cutting(pre).is_some() => return Ok(()),
             ("gpt2", pre) => format!(
-                "pre-tokenizer '{}' is not known; llama-bpe, gpt-2, qwen2, smollm and default are",
+                "pre-tokenizer '{}' is not known; llama-bpe, smaug-bpe, dbrx, tekken, gpt-2, qwen2, \
+                 deepseek-r1-qwen, smollm and default are",
                 pre.unwrap_or_default().escape_debug()
             ),
             (other, _) => {

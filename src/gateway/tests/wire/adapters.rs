@@ -162,6 +162,36 @@ async fn every_face_names_an_adapter_in_its_own_way() {
 }
 
 #[tokio::test]
+async fn no_way_to_name_an_adapter_is_answered_by_the_base() {
+    let harness = Setup::default().with(echoes);
+    let base = json!({"inputs": "hi"});
+    for path in [INVOKE, STREAM, "/invocations"] {
+        let path = format!("{path}?adapter=x%2Fy");
+        let got = harness.post(&path, "a", base.to_string()).await;
+        assert_eq!(got.status, 200, "{path}: {}", got.text());
+    }
+    for (path, body) in [
+        (INVOKE, json!({"inputs": "hi", "adapter": "x/y"})),
+        (INVOKE, json!({"inputs": "hi", "adapter_id": "x/y"})),
+        (INVOKE, json!({"inputs": "hi", "parameters": {"adapters": "x/y"}})),
+        ("/generate", json!({"model": "a", "inputs": "hi", "adapter_id": "x/y"})),
+        ("/v1/completions", json!({"model": "a", "prompt": "hi", "adapters": "x/y"})),
+        ("/v1/completions", json!({"model": "a", "prompt": "hi", "adapter_id": "x/y"})),
+    ] {
+        let target = if path == INVOKE { "a" } else { "" };
+        let got = harness.post(path, target, body.to_string()).await;
+        assert_eq!(got.status, 200, "{path} {body}: {}", got.text());
+    }
+    assert_eq!(aims(&harness), vec![aim("x/y", Some("a")); 9]);
+    let got = harness.send(with_header(&format!("{INVOKE}?adapter=z"), "a", "x/y", base)).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    assert_eq!(aims(&harness)[9], aim("x/y", Some("a")), "the header goes before the query");
+    let got = harness.post(&format!("{INVOKE}?adapter=%0A"), "a", "{}".to_owned()).await;
+    assert_eq!(got.status, 424, "{}", got.text());
+    assert!(got.text().contains("adapter is not a legal name"), "{}", got.text());
+}
+
+#[tokio::test]
 async fn each_input_is_answered_by_its_own_adapter_in_order() {
     let harness = Setup::default().with(echoes);
     let body = json!({"inputs": ["1", "2", "3", "4"], "adapters": ["x", "y", "", "x"]});

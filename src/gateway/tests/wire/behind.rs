@@ -7,13 +7,15 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderMap, Request, StatusCode};
 use roundhouse_gateway::{
-    ContainerMode, Containers, EndpointContainer, FromContainer, ToContainer,
+    ContainerMode, Containers, DeferFn, EndpointContainer, EndpointFace, FromContainer, Naming,
+    Offered, Serves, ToContainer,
 };
-use roundhouse_tenancy::{Accounts, Grants, Limits, Policy, QuotaRules};
-use roundhouse_types::{ErrorKind, Failure, RetryHint};
-use serde_json::json;
+use roundhouse_tenancy::{Accounts, Grants, Limits, Pattern, Policy, QuotaRules};
+use roundhouse_types::{ErrorKind, Failure, RetryHint, TenantName};
+use serde_json::{Value, json};
 
 use crate::support::*;
+use crate::tenants::said;
 
 const INVOKE: &str = "/endpoints/ep/invocations";
 const STREAM: &str = "/endpoints/ep/invocations-response-stream";
@@ -328,6 +330,170 @@ async fn a_container_that_is_not_the_callers_is_answered_as_a_missing_one() {
         assert_eq!(hidden.status, missing.status, "{path}");
         assert_eq!(hidden.text().replace("theirs", "nobodys"), missing.text(), "{path}");
     }
+}
+
+/// What a tenant may invoke, load and see.
+fn may(tenant: &str, pattern: &str) -> (TenantName, Grants) {
+    let patterns: Vec<Pattern> = vec![pattern.parse().unwrap()];
+    let (invoke, load, see) = (patterns.clone(), patterns.clone(), patterns);
+    (tenant.parse().unwrap(), Grants { invoke, load, see, ..Grants::default() })
+}
+
+/// `default` with targets, the containers `first` and `second` as a pipeline and alone, and an endpoint
+/// of one target.
+fn faces() -> Vec<EndpointFace> {
+    let (setup, _) = setup(ContainerMode::Direct, &["first", "second"]);
+    let list = setup.containers.unwrap().list;
+    let behind = |name: &str, mode| EndpointFace {
+        containers: Some(Containers { mode, list: list.clone() }),
+        ..endpoint(name, Vec::new())
+    };
+    let naming = Naming::of(Serves::One("acme/chat".parse().unwrap()));
+    vec![
+        endpoint("default", vec!["evil/x"]),
+        behind("pipe", ContainerMode::Serial),
+        behind("named", ContainerMode::Direct),
+        EndpointFace { naming, ..endpoint("solo", vec!["acme/chat"]) },
+    ]
+}
+
+/// A router with these, but for `default` nothing of which is `evil`'s to use; the second container is
+/// `half`'s.
+fn others() -> Harness {
+    let tenants = [may("acme", "acme/**"), may("evil", "evil/**"), may("half", "second")];
+    let policy = Arc::new(Policy::new(tenants, true));
+    let defer: DeferFn = Arc::new(|_| panic!("a request was taken"));
+    let harness = Setup { defer: Some(defer), identity: proxied(), ..Setup::default() };
+    let harness = harness.with(|_| panic!("a model was asked"));
+    harness.offered.set(Offered { endpoints: faces(), policy });
+    harness
+}
+
+/// Every way to name an endpoint alone.
+fn naming(name: &str) -> Vec<Request<Body>> {
+    let at = |rest: &str| format!("/endpoints/{name}/{rest}");
+    let inputs = r#"{"inputs":"hi"}"#;
+    let chat = |model: &str| json!({"model": model, "messages": []}).to_string();
+    let with = |path: String, header: &'static str, value: &str| {
+        let mut request = post(&path, "", inputs);
+        request.headers_mut().insert(header, value.parse().unwrap());
+        request
+    };
+    let model = |path: &str, input: &str, value: Value| {
+        post(path, "", json!({"model": name, input: value}).to_string())
+    };
+    vec![
+        post(&at("invocations"), "", inputs),
+        post(&at("invocations"), "evil/x", inputs),
+        with(at("invocations"), CONTAINER, "first"),
+        with(at("invocations"), CONTAINER, "-"),
+        with(at("invocations"), "x-amzn-sagemaker-target-variant", "blue"),
+        with(at("invocations"), "x-amzn-sagemaker-inference-component", "ic"),
+        with(at("invocations"), "x-amzn-sagemaker-session-id", "NEW_SESSION"),
+        post(&at("invocations-response-stream"), "", inputs),
+        post(&at("async-invocations"), "", inputs),
+        with(at("async-invocations"), CONTAINER, "first"),
+        post(&at("async-invocations"), "", ""),
+        post(&at("openai/v1/chat/completions"), "", chat("")),
+        post(&at("openai/v1/chat/completions"), "", chat("first")),
+        post(&at("inference-components/ic/openai/v1/chat/completions"), "", chat("")),
+        post("/v1/chat/completions", "", chat(name)),
+        with("/v1/chat/completions".into(), CONTAINER, "first").map(|_| chat(name).into()),
+        model("/v1/completions", "prompt", json!("hi")),
+        model("/v1/embeddings", "input", json!("hi")),
+        model("/tokenize", "prompt", json!("hi")),
+        model("/detokenize", "tokens", json!([1])),
+        model("/decode", "ids", json!([1])),
+        model("/generate", "inputs", json!("hi")),
+        model("/embed", "inputs", json!("hi")),
+        Request::get(format!("/v1/models/{name}")).body(Body::empty()).unwrap(),
+    ]
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_containers_or_target_are_not_the_callers_is_answered_as_a_missing_one() {
+    let harness = others();
+    for (tenant, name) in [("evil", "pipe"), ("evil", "named"), ("evil", "solo"), ("half", "pipe")]
+    {
+        let harness = harness.by(tenant);
+        // Of equal length, so that lengths are equal too.
+        let nobody = &"nobody"[..name.len()];
+        for (hidden, missing) in naming(name).into_iter().zip(naming(nobody)) {
+            let path = hidden.uri().path().to_owned();
+            let (hidden, missing) = (harness.send(hidden).await, harness.send(missing).await);
+            assert!([400, 404].contains(&hidden.status.as_u16()), "{path}: {}", hidden.text());
+            assert_eq!(said(&hidden, name), said(&missing, nobody), "{tenant} {path}");
+        }
+        if name == "solo" {
+            continue;
+        }
+        for (path, input) in [("/v1/completions", "prompt"), ("/tokenize", "inputs")] {
+            let body = |name: &str| json!({"model": format!("{name}:first"), input: "hi"});
+            let hidden = harness.post(path, "", body(name).to_string()).await;
+            let missing = harness.post(path, "", body(nobody).to_string()).await;
+            assert_eq!(said(&hidden, name), said(&missing, nobody), "{tenant} {path}");
+        }
+    }
+    let half = harness.by("half");
+    let got = half.send(to("/endpoints/named/invocations", "second")).await;
+    assert_eq!((got.status.as_u16(), got.text().as_str()), (200, "in>second"));
+    let got = half.send(to("/endpoints/named/invocations", "")).await;
+    assert!(got.text().contains("invoked directly"), "{}", got.text());
+}
+
+#[tokio::test]
+async fn where_none_is_named_an_endpoint_that_is_not_the_callers_is_none() {
+    let harness = others().by("evil");
+    let requests = || {
+        let chat = |model: &str| json!({"model": model, "messages": []}).to_string();
+        let inputs = r#"{"inputs":"hi"}"#;
+        vec![
+            post("/invocations", "", inputs),
+            to("/invocations", "first"),
+            post("/generate", "", inputs),
+            post("/tokenize", "", inputs),
+            post("/v1/chat/completions", "", chat("")),
+            post("/v1/chat/completions", "first", chat("")),
+            Request::get("/info").body(Body::empty()).unwrap(),
+            // Names that may be a target's: an endpoint of one target has a store.
+            post("/generate", "", r#"{"inputs":"hi","model":"first"}"#),
+            post("/v1/chat/completions", "", chat("first")),
+            post("/v1/chat/completions", "", chat("tgi")),
+        ]
+    };
+    let offer = |endpoints: Vec<EndpointFace>| {
+        let policy = harness.offered.get().policy.clone();
+        harness.offered.set(Offered { endpoints, policy });
+    };
+    for place in 1..faces().len() {
+        let name = faces()[place].name.to_string();
+        let compared = if name == "solo" { 7 } else { 10 };
+        for at in 0..compared {
+            let path = requests()[at].uri().path().to_owned();
+            offer(vec![faces().swap_remove(place)]);
+            let hidden = harness.send(requests().swap_remove(at)).await;
+            offer(Vec::new());
+            let missing = harness.send(requests().swap_remove(at)).await;
+            assert_eq!(said(&hidden, "-"), said(&missing, "-"), "{name} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_model_named_in_a_body_is_refused_where_there_are_containers() {
+    let (harness, _) = harness(ContainerMode::Direct, &["a", "b"]);
+    for path in ["/generate", "/generate_stream", "/", "/embed", "/predict"] {
+        for body in [
+            json!({"inputs": "hi", "model": "made/up"}),
+            json!({"inputs": "hi", "parameters": {"adapter_id": "made/up"}}),
+            json!({"inputs": "hi"}),
+        ] {
+            let got = harness.post(path, "", body.to_string()).await;
+            assert_eq!(got.status, 422, "{path}: {}", got.text());
+            assert!(got.text().contains("containers in place of models"), "{}", got.text());
+        }
+    }
+    assert!(harness.asked.lock().unwrap().is_empty(), "no model is looked for");
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use http::Request;
 use roundhouse_serving::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Piece, Prompt, Request as Asked, STOPS_MAX, TokenInfo,
-    ToolCall, ToolChoice,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Generation, Piece, Prompt, Request as Asked, STOPS_MAX,
+    TokenInfo, ToolCall, ToolChoice,
 };
 use roundhouse_types::{Detail, ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
 
 fn chat(extra: Value) -> String {
     let mut body = json!({"model": "a", "messages": [{"role": "user", "content": "hi"}]});
@@ -74,6 +75,11 @@ async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
         (json!({"messages": []}), "messages"),
         (json!({"chat_template": "x"}), "chat_template"),
         (json!({"stream": 1}), "stream"),
+        (json!({"allowed_token_ids": [1]}), "allowed_token_ids"),
+        (json!({"bad_words": ["a"]}), "bad_words"),
+        (json!({"logits_processors": ["a"]}), "logits_processors"),
+        (json!({"no_repeat_ngram_size": 2}), "no_repeat_ngram_size"),
+        (json!({"typical_p": 0.5}), "typical_p"),
     ];
     for (extra, param) in cases {
         let got = harness.post(CHAT, "", chat(extra)).await;
@@ -83,6 +89,49 @@ async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
         assert!(error["message"].as_str().unwrap().starts_with(param), "{error}");
     }
     assert!(harness.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn fields_that_openais_routes_do_not_read_are_told_and_no_fault() {
+    let harness = Setup::default().with(|invocation| match invocation.request {
+        Asked::Embeddings(_) => embeds(vec![vec![0.5]]),
+        _ => says(hello(1), 1),
+    });
+    let ignored = async |path: &'static str, extra: Value| {
+        let mut body: Value = serde_json::from_str(&chat(extra)).unwrap();
+        match path {
+            CHAT => {}
+            COMPLETIONS => body = renamed(body, "prompt"),
+            _ => body = renamed(body, "input"),
+        }
+        let got = harness.post(path, "", body.to_string()).await;
+        assert_eq!(got.status, 200, "{path}: {}", got.text());
+        got.headers.get("x-roundhouse-ignored").map(|names| names.to_str().unwrap().to_owned())
+    };
+    for path in [CHAT, COMPLETIONS, "/v1/embeddings"] {
+        let usual = json!({"user": "u", "metadata": {}, "store": true, "service_tier": "auto"});
+        assert_eq!(ignored(path, usual).await, None, "{path}");
+        let odd = json!({"repetiton_penalty": 2, "dimension": 4, "no": null});
+        let told = ignored(path, odd).await;
+        assert_eq!(told.as_deref(), Some("dimension, repetiton_penalty"), "{path}");
+    }
+    let neutral = json!({
+        "bad_words": [], "allowed_token_ids": null, "logits_processors": null, "typical_p": 1,
+        "no_repeat_ngram_size": 0, "max_completion_tokens": 5, "max_tokens": 5, "n": 1,
+        "stream": true, "stream_options": {"include_usage": true}, "tools": [],
+        "tool_choice": "none", "parallel_tool_calls": true,
+    });
+    assert_eq!(ignored(CHAT, neutral).await, None);
+    let streamed = json!({"stream": true, "verbosity": "low"});
+    assert_eq!(ignored(COMPLETIONS, streamed).await.as_deref(), Some("verbosity"));
+}
+
+/// The same body with a text of this name instead of messages.
+fn renamed(mut body: Value, field: &str) -> Value {
+    let fields = body.as_object_mut().unwrap();
+    fields.remove("messages");
+    fields.insert(field.into(), "hi".into());
+    body
 }
 
 #[tokio::test]
@@ -160,6 +209,19 @@ async fn calls_of_tools_stream_by_their_place() {
 }
 
 #[tokio::test]
+async fn only_the_first_call_is_told_where_they_shall_not_be_parallel() {
+    let harness = Setup::default().with(|_| says(calling(), 1));
+    let ask = |stream| chat(json!({"parallel_tool_calls": false, "stream": stream}));
+    let got = harness.post(CHAT, "", ask(false)).await.json();
+    let calls = got["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+    assert_eq!((calls.len(), &calls[0]["id"]), (1, &json!("call_1")));
+    assert_eq!(got["choices"][0]["finish_reason"], "tool_calls");
+    let streamed = harness.post(CHAT, "", ask(true)).await.text();
+    assert!(streamed.contains("call_1") && !streamed.contains("call_2"), "{streamed}");
+    assert!(streamed.contains("\"finish_reason\":\"tool_calls\""), "{streamed}");
+}
+
+#[tokio::test]
 async fn the_model_is_a_target_or_an_endpoint_and_a_target() {
     let setup = || Setup { endpoints: vec!["default", "other"], ..Setup::default() };
     let harness = setup().with(|_| says(hello(1), 1));
@@ -220,7 +282,7 @@ async fn completions_take_texts_and_tokens() {
     ];
     for (prompt, want) in cases {
         let body = json!({"model": "a", "prompt": prompt, "n": 2});
-        let got = harness.post("/v1/completions", "", body.to_string()).await;
+        let got = harness.post(COMPLETIONS, "", body.to_string()).await;
         assert_eq!(got.json()["choices"].as_array().unwrap().len(), want.len() * 2);
         // Three tokens per prompt, four per completion, each prompt counted once.
         let usage = &got.json()["usage"];
@@ -229,20 +291,48 @@ async fn completions_take_texts_and_tokens() {
         assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], want.len() * 2);
         let asked = harness.asked.lock().unwrap();
         let Asked::Completion(asked) = &asked.last().unwrap().request else { panic!() };
-        assert_eq!((&asked.prompts, asked.generation.max_tokens), (&want, Some(16)));
+        // The default is no wish: it is cut to what fits.
+        let Generation { max_tokens, usual_tokens, .. } = asked.generation;
+        assert_eq!((&asked.prompts, max_tokens, usual_tokens), (&want, None, Some(16)));
     }
     for prompt in [json!(null), json!([]), json!([[]]), json!(["x", 1]), json!([-1]), json!({})] {
         let body = json!({"model": "a", "prompt": prompt});
-        let got = harness.post("/v1/completions", "", body.to_string()).await;
+        let got = harness.post(COMPLETIONS, "", body.to_string()).await;
         assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!("prompt")));
     }
+}
+
+#[tokio::test]
+async fn a_list_of_prompts_is_refused_with_the_number_that_is_taken() {
+    let harness = Setup::default().with(|_| says(hello(64), 64));
+    let refused = async |path: &'static str, body: Value| {
+        let got = harness.post(path, "", body.to_string()).await;
+        assert_eq!(got.status, 400, "{}", got.text());
+        let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
+        message.rsplit_once(", or ").unwrap().1.to_owned()
+    };
+    for (n, most) in [(1, 64), (2, 32), (ANSWERS_MAX, 4)] {
+        let want = format!("a list of 1 to {most} of either");
+        for count in [0, most + 1] {
+            let body = json!({"model": "a", "prompt": vec!["x"; count], "n": n});
+            assert_eq!(refused(COMPLETIONS, body).await, want, "{count}");
+        }
+    }
+    for count in [0, 2049] {
+        let body = json!({"model": "a", "input": vec!["x"; count]});
+        let said = refused("/v1/embeddings", body).await;
+        assert_eq!(said, "a list of 1 to 2048 of either", "{count}");
+    }
+    assert!(harness.asked.lock().unwrap().is_empty(), "no model is loaded for it");
+    let body = json!({"model": "a", "prompt": vec!["x"; 64]});
+    assert_eq!(harness.post(COMPLETIONS, "", body.to_string()).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_completion_is_answered_whole() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let body = r#"{"model":"a","prompt":"hi","logprobs":1}"#;
-    let got = harness.post("/v1/completions", "", body).await;
+    let got = harness.post(COMPLETIONS, "", body).await;
     insta::assert_snapshot!(steady(&got.text()));
 }
 
@@ -267,7 +357,7 @@ async fn an_echoed_completion_has_the_prompt_s_log_probabilities_too() {
     });
     let body =
         json!({"model": "a", "prompt": "Hi é", "logprobs": 1, "echo": true, "max_tokens": 2});
-    let got = harness.post("/v1/completions", "", body.to_string()).await.json();
+    let got = harness.post(COMPLETIONS, "", body.to_string()).await.json();
     assert_eq!(got["choices"][0]["text"], "Hi éHello é");
     let logprobs = &got["choices"][0]["logprobs"];
     // Every token is there, so that clients can count off the prompt's.
@@ -280,11 +370,46 @@ async fn an_echoed_completion_has_the_prompt_s_log_probabilities_too() {
     assert_eq!(logprobs["text_offset"].as_array().unwrap()[..4], [0, 0, 2, 4].map(|it| json!(it)));
     let mut streamed = body;
     streamed["stream"] = true.into();
-    let text = harness.post("/v1/completions", "", streamed.to_string()).await.text();
+    let text = harness.post(COMPLETIONS, "", streamed.to_string()).await.text();
     let first = text.lines().next().unwrap().strip_prefix("data: ").unwrap();
     let first: Value = serde_json::from_str(first).unwrap();
     assert_eq!(first["choices"][0]["text"], "Hi é");
     assert_eq!(first["choices"][0]["logprobs"]["tokens"], json!(["<s>", "Hi", " é"]));
+}
+
+#[tokio::test]
+async fn a_prompt_is_scored_without_a_token_of_an_answer() {
+    let harness = Setup::default().with(|asked| {
+        let Asked::Completion(completion) = asked.request else { panic!("not a completion") };
+        assert_eq!(completion.generation.max_tokens, Some(1));
+        let end = last(0, Finish::EndOfSequence, 1);
+        let end = Piece { text: "Hello".into(), tokens: vec![token(10, "Hello", -0.5)], ..end };
+        says(vec![echoed().remove(0), end], 1)
+    });
+    let mut body =
+        json!({"model": "a", "prompt": "Hi é", "logprobs": 1, "echo": true, "max_tokens": 0});
+    let got = harness.post(COMPLETIONS, "", body.to_string()).await.json();
+    let choice = &got["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("Hi é"), &json!("length")));
+    assert_eq!(choice["logprobs"]["tokens"], json!(["<s>", "Hi", " é"]));
+    assert_eq!(
+        (&got["usage"]["prompt_tokens"], &got["usage"]["completion_tokens"]),
+        (&json!(3), &json!(0))
+    );
+    body["stream"] = true.into();
+    body["stream_options"] = json!({"include_usage": true});
+    let streamed = harness.post(COMPLETIONS, "", body.to_string()).await.text();
+    assert!(!streamed.contains("Hello"), "{streamed}");
+    assert!(streamed.contains("\"finish_reason\":\"length\""), "{streamed}");
+    assert!(streamed.contains("\"completion_tokens\":0"), "{streamed}");
+    for (extra, param) in
+        [(json!({"echo": false}), "max_tokens"), (json!({"min_tokens": 1}), "min_tokens")]
+    {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let got = harness.post(COMPLETIONS, "", body.to_string()).await;
+        assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!(param)));
+    }
 }
 
 #[tokio::test]
@@ -420,6 +545,21 @@ async fn what_is_longer_than_the_context_has_the_code_that_clients_look_for() {
             "code": "context_length_exceeded",
         }});
         assert_eq!((got.status.as_u16(), got.json()), (400, want));
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_does_not_fit_is_told_by_the_field_that_was_sent() {
+    let harness = Setup::default().with(|_| {
+        let failure = Failure::new(ErrorKind::InvalidInput, "max_tokens: 600 new ones exceed it");
+        Err(failure.with_detail(Detail::ContextExceeded { field: "max_tokens" }))
+    });
+    for field in ["max_tokens", "max_completion_tokens"] {
+        let got = harness.post(CHAT, "", chat(json!({field: 600}))).await;
+        let error = &got.json()["error"];
+        assert_eq!((got.status.as_u16(), &error["param"]), (400, &json!(field)));
+        assert_eq!(error["message"], format!("{field}: 600 new ones exceed it"));
+        assert_eq!(error["code"], "context_length_exceeded");
     }
 }
 

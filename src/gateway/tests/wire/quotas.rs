@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
-use roundhouse_serving::{Answer, HandledBody, HandledReply, Origin, Reply, ScoresReply};
+use roundhouse_serving::{
+    Answer, HandledBody, HandledReply, Invocation, Origin, Reply, Request, ScoresReply,
+};
 use roundhouse_tenancy::{Accounts, Limits, QuotaRules, Rate, Totals};
 use roundhouse_types::{ErrorKind, Failure, ModelKind};
 use serde_json::json;
@@ -51,16 +53,82 @@ async fn a_request_too_many_is_told_in_each_dialect_and_reaches_no_model() {
             let error = &got.json()["error"];
             assert_eq!(error["code"], "rate_limit_exceeded");
             assert!(error["message"].as_str().unwrap().starts_with(message));
-            assert_eq!(got.header("x-ratelimit-limit-requests"), "1");
-            assert_eq!(got.header("x-ratelimit-remaining-requests"), "0");
-            assert!(got.header("x-ratelimit-reset-requests").ends_with("ms"));
         } else {
             assert_eq!(got.header("x-amzn-errortype"), "ThrottlingException");
             assert!(got.json()["Message"].as_str().unwrap().starts_with(message));
-            assert_eq!(got.header("x-ratelimit-limit-requests"), "");
         }
         assert_eq!(harness.asked.lock().unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn whoever_is_over_a_limit_is_told_on_each_face_how_far() {
+    let body = r#"{"inputs":"hi"}"#;
+    for (path, target, body) in [
+        (INVOKE, "t/m", body.to_owned()),
+        ("/invocations", "t/m", body.to_owned()),
+        ("/generate", "t/m", body.to_owned()),
+        ("/embed", "t/m", body.to_owned()),
+        ("/tokenize", "t/m", body.to_owned()),
+        (CHAT, "", chat("t/m", "")),
+    ] {
+        let harness = setup(one()).with(|_| breaks(ErrorKind::ModelFailed));
+        harness.post(path, target, body.clone()).await;
+        let got = harness.post(path, target, body).await;
+        assert_eq!(got.status, 429, "{path}: {}", got.text());
+        assert_eq!(got.header("x-ratelimit-limit-requests"), "1", "{path}");
+        assert_eq!(got.header("x-ratelimit-remaining-requests"), "0", "{path}");
+        assert!(got.header("x-ratelimit-reset-requests").ends_with("ms"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_engines_answer_is_charged_beforehand_as_long_as_its_request_lets_it_be() {
+    for (fields, remaining) in [
+        ("", "744"),
+        (r#","max_tokens":400"#, "600"),
+        (r#","max_tokens":40,"n":5"#, "800"),
+        (r#","max_completion_tokens":300.0,"max_tokens":40"#, "700"),
+        (r#","max_tokens":5000"#, "0"),
+        // The engine may say what is wrong with it.
+        (r#","max_tokens":"many","n":-1"#, "744"),
+        (r#","max_tokens":10,"prompt":["a","b"]"#, "980"),
+        (r#","max_tokens":10,"prompt":[1,2]"#, "990"),
+    ] {
+        let limits = Limits { tokens_out_per_minute: Some(1000), ..Limits::default() };
+        let setup = Setup { handlers: true, engines: true, ..setup(limits) };
+        let harness = setup.with(|invocation| engine_says(&invocation, 200));
+        let got = harness.post(CHAT, "", chat("t/m", fields)).await;
+        assert_eq!(got.status, 200, "{fields}: {}", got.text());
+        assert_eq!(got.header("x-ratelimit-remaining-tokens"), remaining, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_engine_refuses_or_breaks_at_has_failed() {
+    for (status, failed) in [(200, 0), (400, 1), (500, 1)] {
+        let setup = setup(Limits::default());
+        let accounts = setup.accounts.clone();
+        let setup = Setup { handlers: true, engines: true, ..setup };
+        let harness = setup.with(move |invocation| engine_says(&invocation, status));
+        assert_eq!(harness.post(CHAT, "", chat("t/m", "")).await.status, status);
+        let sums = accounts.totals();
+        let [(_, totals)] = &sums[..] else { panic!("{sums:?}") };
+        assert_eq!((totals.requests, totals.failed), (1, failed), "{status}");
+    }
+}
+
+/// An engine's answer with this status.
+fn engine_says(invocation: &Invocation, status: u16) -> Result<Answer, Failure> {
+    let Request::Raw(raw) = &invocation.request else { panic!("it was read") };
+    let reply = HandledReply {
+        status,
+        content_type: Some("application/json".into()),
+        headers: Vec::new(),
+        body: HandledBody::Whole("{}".into()),
+        origin: Origin::Engine(raw.route),
+    };
+    Ok(Answer { reply: Reply::Handled(reply), served: served(ModelKind::External) })
 }
 
 #[tokio::test]
@@ -188,6 +256,17 @@ async fn lists_and_looks_count_as_requests() {
         let counted: Vec<_> = sums.iter().map(|(key, it)| (&key.model, it.requests)).collect();
         assert_eq!(counted, [(&None, 1)], "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_description_counts_as_a_request() {
+    let harness = setup(one()).with(|_| panic!("no model is asked"));
+    let got = harness.get("/openapi.json").await;
+    assert_eq!((got.status.as_u16(), got.header("content-type")), (200, "application/json"));
+    assert_eq!(got.json()["openapi"], "3.1.0");
+    let got = harness.get("/openapi.json").await;
+    let kind = got.header("x-amzn-errortype");
+    assert_eq!((got.status.as_u16(), kind), (429, "ThrottlingException"));
 }
 
 #[tokio::test]

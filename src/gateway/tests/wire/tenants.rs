@@ -118,7 +118,7 @@ fn asking(name: &str) -> Vec<Request<Body>> {
 const BESIDE_AN_ADAPTER: usize = 7;
 
 /// All of an answer that depends on who asked for what; its name made equal.
-fn said(got: &Got, name: &str) -> (u16, Vec<(String, String)>, String) {
+pub(crate) fn said(got: &Got, name: &str) -> (u16, Vec<(String, String)>, String) {
     let varies = ["x-amzn-requestid", "x-request-id", "date"];
     let headers = got.headers.iter().filter(|(key, _)| !varies.contains(&key.as_str()));
     let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
@@ -341,6 +341,36 @@ async fn waits_are_told_of_ones_own_models_only_where_the_operator_says_so() {
         assert_eq!(got.header("x-roundhouse-tier"), tier, "{target}");
         assert_eq!(got.header("x-roundhouse-load-ms").is_empty(), tier.is_empty());
         assert_eq!(got.header("x-roundhouse-version"), "0123abcd");
+    }
+}
+
+#[tokio::test]
+async fn adapters_side_by_side_are_logged_and_told_as_one_would_be() {
+    let route = Route { target: model("shared/base"), weight: 1.0 };
+    let mut aliases = Aliases::default();
+    let (ep, name) = ("ep".parse().unwrap(), "acme/base".parse().unwrap());
+    assert!(aliases.add(None, ep, name, Alias::new(vec![route])));
+    let setup = Setup {
+        config: GatewayConfig { own_waits_only: true, ..GatewayConfig::default() },
+        policy: policy().with_aliases(aliases),
+        targets: TARGETS.to_vec(),
+        identity: proxied(),
+        ..Setup::default()
+    };
+    let harness = setup.with(|_| says(hello(1), 1)).by("acme");
+    for (base, adapter, alias, target, is_told) in [
+        ("acme/base", "acme/deep/lora", json!("acme/base"), "shared/base", false),
+        ("acme/chat", "shared/base", Value::Null, "acme/chat", false),
+        ("acme/chat", "acme/deep/lora", Value::Null, "acme/chat", true),
+    ] {
+        let body = json!({"inputs": ["a", "b"], "adapters": ["", adapter]}).to_string();
+        let got = harness.post(INVOKE, base, body).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        for name in ["x-roundhouse-tier", "x-roundhouse-load-ms", "x-roundhouse-queue-ms"] {
+            assert_eq!(got.headers.contains_key(name), is_told, "{base} {adapter}: {name}");
+        }
+        let record = serde_json::to_value(harness.logged.lock().unwrap().pop().unwrap()).unwrap();
+        assert_eq!((&record["alias"], &record["target"]), (&alias, &json!(target)));
     }
 }
 

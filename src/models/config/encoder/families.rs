@@ -13,8 +13,8 @@ use crate::files::Files;
 /// A family of encoders.
 #[derive(Debug)]
 struct Family {
-    /// How its architectures begin.
-    names: &'static [&'static str],
+    /// How its architectures begin, each with the type of model that it is.
+    names: &'static [(&'static str, &'static str)],
     read: fn(&Value) -> Result<EncoderConfig, Error>,
     classes: Style,
     words: Style,
@@ -87,15 +87,20 @@ const MODERN_CLASSES: Style = Style {
 };
 
 static FAMILIES: [Family; 7] = [
-    Family { names: &["Bert"], read: keys::bert, classes: BERT_CLASSES, words: BERT_WORDS },
     Family {
-        names: &["Roberta", "XLMRoberta", "Camembert"],
+        names: &[("Bert", "bert")],
+        read: keys::bert,
+        classes: BERT_CLASSES,
+        words: BERT_WORDS,
+    },
+    Family {
+        names: &[("Roberta", "roberta"), ("XLMRoberta", "xlm-roberta"), ("Camembert", "camembert")],
         read: keys::roberta,
         classes: ROBERTA_CLASSES,
         words: ROBERTA_WORDS,
     },
     Family {
-        names: &["DistilBert"],
+        names: &[("DistilBert", "distilbert")],
         read: keys::distilbert,
         classes: Style {
             dense: "pre_classifier",
@@ -111,21 +116,26 @@ static FAMILIES: [Family; 7] = [
             ..BERT_WORDS
         },
     },
-    Family { names: &["MPNet"], read: keys::mpnet, classes: ROBERTA_CLASSES, words: ROBERTA_WORDS },
     Family {
-        names: &["ModernBert"],
+        names: &[("MPNet", "mpnet")],
+        read: keys::mpnet,
+        classes: ROBERTA_CLASSES,
+        words: ROBERTA_WORDS,
+    },
+    Family {
+        names: &[("ModernBert", "modernbert")],
         read: modern::modern,
         classes: MODERN_CLASSES,
         words: Style { last: "decoder", bias: &["decoder.bias"], ..MODERN_CLASSES },
     },
     Family {
-        names: &["DebertaV2"],
+        names: &[("DebertaV2", "deberta-v2")],
         read: deberta::deberta,
         classes: Style { inside: false, squash: Bends::Pooler, ..BERT_CLASSES },
         words: BERT_WORDS,
     },
     Family {
-        names: &["Electra"],
+        names: &[("Electra", "electra")],
         read: keys::electra,
         classes: Style { squash: Bends::Gelu, ..ROBERTA_CLASSES },
         words: Style {
@@ -173,7 +183,7 @@ pub(crate) struct Found {
 /// artefact says how vectors are pooled.
 pub(crate) fn find(architecture: &str, has_modules: bool) -> Option<Found> {
     FAMILIES.iter().find_map(|family| {
-        let ends = family.names.iter().filter_map(|name| architecture.strip_prefix(name));
+        let ends = family.names.iter().filter_map(|(name, _)| architecture.strip_prefix(name));
         let mut answers = ends.filter_map(|end| match end {
             // Encoders fine-tuned from these keep the name; without modules they are no embedders.
             "ForMaskedLM" | "ForPreTraining" if has_modules => Some(Answers::Vector),
@@ -181,6 +191,12 @@ pub(crate) fn find(architecture: &str, has_modules: bool) -> Option<Found> {
         });
         answers.next().map(|answers| Found { family, answers })
     })
+}
+
+/// The bare encoder of models of that type, if it is served.
+pub(crate) fn of_type(model_type: &str) -> Option<String> {
+    let mut names = FAMILIES.iter().flat_map(|family| family.names);
+    names.find(|(_, of)| *of == model_type).map(|(name, _)| format!("{name}Model"))
 }
 
 impl Found {
@@ -288,7 +304,7 @@ mod tests {
 
     #[test]
     fn refusals_list_every_family() {
-        for name in FAMILIES.iter().flat_map(|family| family.names) {
+        for (name, _) in FAMILIES.iter().flat_map(|family| family.names) {
             assert!(SERVED.contains(name), "{name}");
         }
         assert!(ENDS.iter().all(|(end, _)| SERVED.contains(end)));

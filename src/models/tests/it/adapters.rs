@@ -5,15 +5,17 @@
 
 use std::path::PathBuf;
 
-use roundhouse_engine::{AdapterId, ModelRunner, Row, RunnerError, StepPlan};
+use roundhouse_engine::{AdapterId, BlockId, ModelRunner, Row, RunnerError, StepPlan};
 use roundhouse_models::{
     AdapterPlan, Cancel, Folder, KvDtype, LoadSettings, LoadedAdapter, LoadedRunner, Quantize,
-    load_adapter, matmul_calls, read_local,
+    inspect, load_adapter, matmul_calls, read_local,
 };
+use roundhouse_types::DeviceId;
 use serde::Deserialize;
 
 use crate::support::{apart, argmax, open, plan, references, row, settings, step, whole};
 
+mod many;
 mod quantized;
 mod refusals;
 

@@ -213,7 +213,16 @@ fn what_is_not_computed_is_refused_by_its_key() {
             r#"{"architectures": ["Gemma3ForConditionalGeneration"]}"#,
             "inputs other than one text",
         ),
-        ("llama-mha", r#"{"architectures": []}"#, "0 architectures (model_type llama)"),
+        (
+            "llama-mha",
+            r#"{"architectures": [], "model_type": "opt"}"#,
+            "0 architectures (model_type opt)",
+        ),
+        (
+            "llama-mha",
+            r#"{"architectures": ["LlamaForCausalLM", "LlamaModel"]}"#,
+            "2 architectures (model_type llama)",
+        ),
         ("llama-mha", r#"{"quantization_config": {"bits": 4}}"#, "quantization_config"),
         ("llama-mha", r#"{"rope_scaling": {"rope_type": "ntk", "factor": 4.0}}"#, "'ntk'"),
         ("llama-mha", r#"{"rope_scaling": {"rope_type": "yarn"}}"#, "has no factor"),

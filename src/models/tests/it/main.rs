@@ -31,3 +31,6 @@ mod weights;
 #[expect(dead_code, reason = "its encoders are for measurements")]
 #[path = "../random/mod.rs"]
 mod random;
+
+#[path = "../low_rank/mod.rs"]
+mod low_rank;

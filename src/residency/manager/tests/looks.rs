@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use roundhouse_types::ArtefactId;
+
 use super::*;
+use crate::holdings::{Held, Holdings};
 use crate::snapshot::{AfterResident, Snapshot};
 
 /// More than a part has, and no whole number of parts.
@@ -71,6 +74,85 @@ async fn what_is_gathered_is_what_the_whole_says() {
     let few = residency.gathered().await.unwrap();
     assert_eq!(few.devices[0].residents.len(), 10);
     assert_eq!(few.devices[0].charged_bytes, Bytes(100));
+}
+
+/// What a snapshot says of the memory, in order.
+fn in_memory(snapshot: &Snapshot) -> Vec<String> {
+    let mut told = Vec::new();
+    for it in &snapshot.devices {
+        told.push(format!("{} {} of {}", it.id, it.charged_bytes.0, it.budget_bytes.0));
+        let of = |its: &crate::snapshot::ResidentSnapshot| {
+            let version = its.version.as_str();
+            format!(
+                "{} {} {version} {:?} {:?} {:?}",
+                it.id, its.target, its.kind, its.state, its.bytes
+            )
+        };
+        told.extend(it.residents.iter().map(of));
+    }
+    let host = snapshot.host.as_ref().expect("it has a budget");
+    let [charged, reserved] = [host.charged_bytes, host.reserved_bytes];
+    told.push(format!("host {} and {} of {}", charged.0, reserved.0, host.budget_bytes.0));
+    told.extend(host.copies.iter().map(|it| {
+        let version = it.version.as_str();
+        format!("host {} {version} {:?} {:?} {:?}", it.target, it.kind, it.state, it.bytes)
+    }));
+    told.extend(snapshot.loads.iter().map(|it| format!("{} {:?}", it.target, it.state)));
+    told.sort();
+    told
+}
+
+/// The same of what it is held against.
+fn held(holdings: &Holdings) -> Vec<String> {
+    let mut told = Vec::new();
+    for it in &holdings.devices {
+        told.push(format!("{} {} of {}", it.id, it.charged.0, it.budget.0));
+        told.extend(it.residents.iter().map(|its| format!("{} {}", it.id, words(its))));
+    }
+    let host = &holdings.host;
+    told.push(format!("host {} and {} of {}", host.charged.0, host.reserved.0, host.budget.0));
+    told.extend(host.copies.iter().map(|it| format!("host {}", words(it))));
+    told.extend(holdings.loads.iter().map(|it| format!("{} {:?}", it.target, it.state)));
+    told.sort();
+    told
+}
+
+fn words<S: std::fmt::Debug>(held: &Held<S>) -> String {
+    let ArtefactId { model, version } = &held.artefact;
+    let (target, version) = (&model.target, version.as_str());
+    format!("{target} {version} {:?} {:?} {:?}", held.kind, held.state, held.bytes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_memory_is_what_the_whole_says_at_every_instant() {
+    let slow = Script { unload: Duration::from_secs(3), ..Script::of(80) };
+    let names = ["a", "b", "c", "d"];
+    let loader = ScriptedLoader::new(names.map(|name| (name, slow.clone())));
+    let config = Config { host_budget: Bytes(170), ..Config::default() };
+    let devices = [0, 1].map(|ordinal| (DeviceId::Simulated(ordinal), Bytes(100)));
+    let residency = Residency::start(config, devices.to_vec(), Arc::clone(&loader));
+    let mut seen = BTreeSet::new();
+    for name in names.iter().cycle().take(9) {
+        let asked = tokio::spawn({
+            let (residency, model) = (residency.clone(), model(name));
+            async move { residency.acquire(&model, within(Duration::from_secs(600))).await }
+        });
+        while !asked.is_finished() {
+            let whole = in_memory(&residency.snapshot().await.unwrap());
+            let holdings = held(&residency.holdings().await.unwrap());
+            // What changed between them is no difference.
+            if whole != in_memory(&residency.snapshot().await.unwrap()) {
+                continue;
+            }
+            assert_eq!(holdings, whole);
+            for word in ["Ready", "Draining", "Unloading", "Leaving", "Loading"] {
+                let is_there = |line: &String| line.contains(word);
+                seen.extend(whole.iter().any(is_there).then_some(word));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    assert!(seen.len() >= 4, "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -361,6 +361,19 @@ fn who_is_told_to_come_again_is_told_when() {
 }
 
 #[test]
+fn before_anything_was_loaded_it_is_told_when_the_fetch_will_have_ended() {
+    let mut bench = bench();
+    bench.acquire("first");
+    bench.resolved("first", 30);
+    let told = |bench: &Bench| bench.table.not_ready(&model("first")).retry();
+    assert!(!matches!(told(&bench), RetryHint::After(_)), "nothing is known yet");
+    bench.now += 2 * SECOND;
+    let artefact = key("first").artefact;
+    bench.on(Event::Progressed { artefact, bytes: Bytes(10) });
+    assert_eq!(told(&bench), RetryHint::After(4 * SECOND), "5 bytes a second, 20 are left");
+}
+
+#[test]
 fn it_says_how_a_model_stands() {
     let mut bench = one_load_at_a_time(collation());
     let says = |bench: &Bench, name| bench.table.standing(&model(name)).0;

@@ -225,6 +225,15 @@ fn a_model_deleted_in_the_store_serves_on_unless_its_endpoint_says_otherwise() {
 }
 
 #[test]
+fn a_name_that_the_store_never_held_is_not_said_to_be_deleted() {
+    let mut bench = bench();
+    refresh(&mut bench);
+    let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
+    assert_eq!(refusal(&effects), Some(ErrorKind::ModelNotFound));
+    assert!(!decided(&effects).iter().any(|it| matches!(it, Action::Deleted { .. })));
+}
+
+#[test]
 fn requests_do_not_wait_for_the_leases_of_a_deleted_model_and_it_serves_when_it_is_back() {
     let mut bench = bench();
     bench.table.config.drain_deleted.insert(model("a").endpoint);

@@ -95,7 +95,9 @@ impl Reader<'_> {
         let rule = ContainerRule { spec: Arc::new(spec), memory: memory?, process };
         let kind = EngineKind::Contained(Arc::new(rule));
         let idle_ttl = self.idle_ttl();
-        Some(EngineRule { target: target?, kind, inherited: Vec::new(), idle_ttl })
+        // What such a container takes is its own format, pickles among them.
+        let pickles = self.switch("pickles", true);
+        Some(EngineRule { target: target?, kind, inherited: Vec::new(), idle_ttl, pickles })
     }
 
     fn origin(&mut self) -> Option<ContainerOrigin> {

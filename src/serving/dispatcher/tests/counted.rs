@@ -72,3 +72,65 @@ async fn an_answer_that_is_dropped_before_all_choices_have_ended_counts_as_cance
     drop(reply);
     assert_eq!(outcomes.take(), ["cancelled"], "after the first of two ends");
 }
+
+#[tokio::test]
+async fn what_an_engine_works_is_counted_until_its_answer_ends_or_nobody_wants_it() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let second = Duration::from_secs(1);
+    let relayed = async |answer: fn() -> Result<driven::Answer, driven::CallError>| {
+        let until = std::time::Instant::now() + MINUTE;
+        let lease = server.residency.acquire(&model(), until).await.unwrap();
+        let permit = server.dispatcher.admission.enter(&model(), &Caller::anonymous()).unwrap();
+        let hold = Hold { lease, permit };
+        let spent = Spent::default();
+        let mut record = Record::start(model().endpoint, spent.clone());
+        let read: crate::ReadFn = Arc::new(|_| Box::pin(async { panic!("it is read") }));
+        let body = crate::RawBody::default();
+        let request = Request::Raw(RawRequest { body, route: Route::Chat, read });
+        tokio::time::pause();
+        let to = |_| async {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            answer()
+        };
+        let done = relay(&model(), to, request, &hold, &mut record).await;
+        let body = match done {
+            Ok((Work::Relayed(answer, _), _)) => Some(answer.body),
+            Ok(_) => panic!("it is no engine's"),
+            Err(_) => None,
+        };
+        (body, spent)
+    };
+    fn good() -> Result<driven::Answer, driven::CallError> {
+        let pieces = futures_util::stream::iter([Ok("a".into()), Ok("b".into())]);
+        let (headers, body) = (Vec::new(), Box::pin(pieces));
+        Ok(driven::Answer { status: 200, content_type: None, headers, body })
+    }
+
+    let (body, spent) = relayed(good).await;
+    let mut body = body.unwrap();
+    while body.next().await.is_some() {
+        assert_eq!(spent.compute(), Duration::ZERO, "it goes on");
+        tokio::time::advance(second).await;
+    }
+    assert_eq!(spent.compute(), 3 * second, "before the end is told");
+    tokio::time::advance(second).await;
+    drop(body);
+    assert_eq!(spent.compute(), 3 * second, "once");
+
+    tokio::time::resume();
+    let (body, spent) = relayed(good).await;
+    tokio::time::advance(second).await;
+    drop(body.unwrap());
+    assert_eq!(spent.compute(), 2 * second, "a client that left");
+
+    tokio::time::resume();
+    let failed = || Err(driven::CallError::Failed(Failure::new(ErrorKind::ModelFailed, "gone")));
+    let (_, spent) = relayed(failed).await;
+    assert_eq!(spent.compute(), second, "it has worked for a failure, too");
+
+    tokio::time::resume();
+    let not_begun =
+        || Err(driven::CallError::NotBegun(Failure::new(ErrorKind::NotReady, "not now")));
+    let (_, spent) = relayed(not_begun).await;
+    assert_eq!(spent.compute(), Duration::ZERO, "it has not begun");
+}

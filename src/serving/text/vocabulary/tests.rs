@@ -118,10 +118,53 @@ fn special_tokens_are_silent_and_known_to_templates() {
     assert_eq!(chat, "<|begin_of_text|>hello<|end_of_text|>");
 }
 
+/// Against Hugging Face's tokenizers with the expressions of the models' own files.
+#[test]
+fn texts_are_cut_as_the_models_of_each_name_cut_them() {
+    const SMAUG: &str = "smaug-bpe";
+    const R1: &str = "deepseek-r1-qwen";
+    let mut pairs = vocabulary(&references().pairs);
+    // Pairs that are merged unless there is a cut between.
+    for (first, second) in [("g", "D"), ("\u{10a}", "/")] {
+        pairs.merges.push(format!("{first} {second}"));
+        pairs.tokens.push(format!("{first}{second}"));
+        pairs.kinds.push(1);
+    }
+    let codec = |pre: &str| {
+        let pre = Some(pre.to_owned());
+        TextCodec::from_vocabulary(Vocabulary { pre, ..pairs.clone() }).unwrap()
+    };
+    let cases: [(&str, &str, &[u32]); 14] = [
+        (SMAUG, "parcels 234567", &[79, 334, 459, 220, 455, 456]),
+        (SMAUG, "dogDog", &[67, 78, 465, 78, 70]),
+        (SMAUG, "a;\n/b", &[64, 26, 198, 14, 65]),
+        (SMAUG, "re\u{301} It'S", &[259, 136, 223, 299, 83, 6, 50]),
+        ("dbrx", "parcels 234567", &[79, 334, 459, 220, 455, 456]),
+        ("dbrx", "dogDog", &[67, 78, 465, 78, 70]),
+        (R1, "parcels 234567", &[79, 334, 459, 220, 17, 18, 19, 20, 21, 22]),
+        (R1, "dogDog", &[67, 78, 465, 78, 70]),
+        (R1, "re\u{301} It'S", &[81, 294, 299, 83, 6, 50]),
+        ("tekken", "parcels 234567", &[460, 220, 17, 18, 19, 20, 21, 22]),
+        ("tekken", "dogDog", &[67, 78, 70, 35, 78, 70]),
+        ("tekken", "a;\n/b", &[64, 26, 466, 65]),
+        ("tekken", "r\u{c9}", &[81, 127, 231]),
+        ("tekken", "re\u{301} It'S", &[259, 136, 223, 299, 83, 6, 50]),
+    ];
+    for (pre, text, ids) in cases {
+        let codec = codec(pre);
+        assert_eq!(codec.encode(text, false).unwrap(), ids, "{pre}: {text}");
+        let begins = usize::from(pre == "tekken");
+        assert_eq!(codec.encode(text, true).unwrap().len(), begins + ids.len(), "{pre}: {text}");
+    }
+    // The first of its alternatives gives back all of such a run, letter by letter.
+    let run = codec("tekken").encode(&"\u{c9}".repeat(20_000), false).unwrap();
+    assert_eq!(run.len(), 40_000);
+}
+
 #[test]
 fn what_is_not_known_is_refused_by_name() {
     for (model, pre, expected) in [
-        ("gpt2", Some("tekken"), "'tekken'"),
+        ("gpt2", Some("chatglm-bpe"), "'chatglm-bpe'"),
         ("bert", None, "'bert'"),
         ("t5", Some("default"), "'t5'"),
     ] {

@@ -1,0 +1,149 @@
+use std::path::Path;
+
+use serde_json::json;
+
+use super::*;
+use crate::inspect::{LoadSettings, inspect};
+use crate::read_local;
+
+fn files(case: &str) -> Files {
+    let references = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references");
+    read_local(&references.join(case)).unwrap()
+}
+
+fn write(files: &mut Files, path: &str, json: &Value) {
+    let bytes = serde_json::to_vec(json).unwrap();
+    files.sizes.insert(path.into(), bytes.len() as u64);
+    files.contents.insert(path.into(), bytes);
+}
+
+/// What inspection makes of a case whose configuration is another one.
+fn told(case: &str, json: &Value) -> String {
+    let mut files = files(case);
+    write(&mut files, CONFIG, json);
+    match inspect(&files, &LoadSettings::default()) {
+        Ok(plan) => format!("{plan:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+const CASES: [&str; 20] = [
+    "bert-mean-normalised",
+    "bert-one-label",
+    "encoder-deberta",
+    "encoder-distilbert",
+    "encoder-electra",
+    "encoder-modernbert",
+    "encoder-mpnet",
+    "encoder-roberta",
+    "gemma1",
+    "gemma2-caps-windows",
+    "gemma3-two-ropes",
+    "gpt-neox-parallel",
+    "gpt2",
+    "llama-gqa-tied",
+    "mistral-window",
+    "mixtral",
+    "phi3-longrope-long",
+    "qwen2-windows-yarn",
+    "qwen3-moe-unnormed",
+    "smollm3-nope",
+];
+
+#[test]
+fn a_null_means_what_an_absent_key_means() {
+    // Switches that files need not have.
+    let more = [
+        "use_bidirectional_attention",
+        "use_sliding_window",
+        "norm_topk_prob",
+        "scale_attn_by_inverse_layer_idx",
+        "add_cross_attention",
+        "hidden_act",
+        "original_max_position_embeddings",
+        "use_qkv_bias",
+        "qk_layernorm",
+        "use_parallel_residual",
+        "partial_rotary_factor",
+    ];
+    for case in CASES.into_iter().chain(["stablelm-partial"]) {
+        let config: Value = parse(&files(case), CONFIG).unwrap();
+        let keys = config.as_object().unwrap().keys().map(String::as_str).chain(more);
+        for key in keys.filter(|key| !NULLS.contains(key)) {
+            let (mut absent, mut null) = (config.clone(), config.clone());
+            absent.as_object_mut().unwrap().remove(key);
+            null[key] = Value::Null;
+            assert_eq!(told(case, &null), told(case, &absent), "{case}: {key}");
+        }
+    }
+}
+
+#[test]
+fn nulls_are_dropped_at_any_depth_but_for_those_that_say_something() {
+    let mut files = Files::default();
+    let nested = json!({"full_attention": {"rope_theta": 1e4, "factor": null}, "other": null});
+    write(
+        &mut files,
+        CONFIG,
+        &json!({"head_dim": null, "sliding_window": null, "rope_parameters": nested}),
+    );
+    let kept = json!({
+        "sliding_window": null, "rope_parameters": {"full_attention": {"rope_theta": 1e4}}
+    });
+    assert_eq!(keys(&files).unwrap(), kept);
+}
+
+#[test]
+fn without_architectures_the_type_of_model_says_what_it_is() {
+    for (case, architecture) in [
+        ("llama-mha", "LlamaForCausalLM"),
+        ("gemma3-two-ropes", "Gemma3ForCausalLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("qwen3-moe-unnormed", "Qwen3MoeForCausalLM"),
+        ("encoder-xlm-roberta", "XLMRobertaModel"),
+        ("bert-mean-normalised", "BertModel"),
+        ("encoder-deberta", "DebertaV2Model"),
+    ] {
+        for architectures in [Value::Null, json!([])] {
+            let mut files = files(case);
+            let mut config: Value = parse(&files, CONFIG).unwrap();
+            config["architectures"] = architectures;
+            write(&mut files, CONFIG, &config);
+            let plan = inspect(&files, &LoadSettings::default()).unwrap();
+            assert_eq!(plan.architecture, architecture, "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_says_none_in_a_generation_config_is_none() {
+    let mut files = files("llama-mha");
+    let mut config: Value = parse(&files, CONFIG).unwrap();
+    config["eos_token_id"] = json!(-1);
+    write(&mut files, CONFIG, &config);
+    for off in [json!(-1), json!(0), Value::Null] {
+        let generation = json!({"top_k": off, "top_p": null, "eos_token_id": [9, null, -1, 7]});
+        write(&mut files, GENERATION, &generation);
+        let plan = inspect(&files, &LoadSettings::default()).unwrap();
+        assert_eq!(plan.eos_tokens, [7, 9]);
+        assert_eq!(plan.generation_defaults, GenerationDefaults::default());
+    }
+}
+
+#[test]
+fn faults_of_a_generation_config_are_told_with_their_keys() {
+    let mut files = files("llama-mha");
+    for (key, value) in [
+        ("top_k", json!(1.5)),
+        ("temperature", json!("hot")),
+        ("do_sample", json!(1)),
+        ("eos_token_id", json!("</s>")),
+        ("eos_token_id", json!([2, 0.5])),
+        ("eos_token_id", json!([[2]])),
+        ("eos_token_id", json!(1_u64 << 32)),
+    ] {
+        write(&mut files, GENERATION, &json!({ key: value }));
+        let error = inspect(&files, &LoadSettings::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{GENERATION}: {key}")), "{error}");
+    }
+}
