@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::Stream;
 use roundhouse_containers::driven;
 use roundhouse_engine::{Claim, Constraint, EngineHandle};
 use roundhouse_residency::{Lease, Residency};
 use roundhouse_tenancy::Caller;
-use roundhouse_types::{ErrorKind, Failure, ModelId, ModelKind, Spent, TenantName};
+use roundhouse_types::{ErrorKind, Failure, ModelId, ModelKind, TenantName};
 use roundhouse_workers::CallError;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::{Admission, Bounds};
+use crate::at_work::{AtWork, timed};
 use crate::choice::{Choice, Writer, WriterParts};
 use crate::completions::{Completions, Hold};
 use crate::constrain::{Compiled, Grammar};
@@ -416,45 +417,11 @@ where
             Ok((Work::Relayed(answer, raw.route), queue))
         }
         Err(driven::CallError::NotBegun(failure)) => {
-            at_work.spent = None;
+            at_work.nothing_was_done();
             Err(NoWork::NotBegun(raw, failure))
         }
         Err(driven::CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
     }
-}
-
-/// Counts how long an engine or a container works for a request: until it is dropped.
-struct AtWork {
-    /// Absent where nothing was done.
-    spent: Option<Spent>,
-    began: Instant,
-}
-
-impl AtWork {
-    fn begin(spent: &Spent) -> Self {
-        Self { spent: Some(spent.clone()), began: Instant::now() }
-    }
-}
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        if let Some(spent) = self.spent.take() {
-            spent.computed(self.began.elapsed());
-        }
-    }
-}
-
-/// A body that is worked at until its end, or until nobody wants more of it.
-fn timed(pieces: driven::Pieces, at_work: AtWork) -> driven::Pieces {
-    // In this order: what is asked is told to stop before it is counted.
-    let running = Some((pieces, at_work));
-    Box::pin(stream::unfold(running, async |running| {
-        let (mut pieces, at_work) = running?;
-        // The end lets go of both, and counts before it is told.
-        let piece = pieces.next().await?;
-        let more = piece.is_ok().then_some((pieces, at_work));
-        Some((piece, more))
-    }))
 }
 
 /// Refuses a model that is not what the request takes it for: an adapter of `asked`.

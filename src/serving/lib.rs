@@ -17,6 +17,7 @@
 
 mod admission;
 mod api;
+mod at_work;
 mod choice;
 mod completions;
 mod constrain;

@@ -10,16 +10,13 @@ use super::given::{self, Given, Texts};
 use super::options;
 use crate::accept::Array;
 use crate::aim::Adapters;
-use crate::answer::{Ask, Asked};
+use crate::answer::{Ask, Asked, ignored_names};
 use crate::error::Error;
 use crate::fields::{Fields, Neutral, neutral};
 use crate::{forms, ranking};
 
 /// Inputs of one request at most.
 pub(crate) const INPUTS_MAX: usize = 2048;
-/// Of the fields that nothing reads, so many are told, and only names of this length.
-const NAMES_MAX: usize = 8;
-const NAME_MAX: usize = 64;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
@@ -203,24 +200,11 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
 /// Clients of other servers send fields that mean nothing here, so those are no fault; but one
 /// that is misspelt would be passed over in silence.
 fn ignored(fields: &Fields, parameters: &Fields) -> Option<HeaderValue> {
-    let is_plain = |name: &String| {
-        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        name.len() <= NAME_MAX && name.bytes().all(is_known)
-    };
     let mut names = fields.left();
     // Streams may name their model there.
     names.retain(|name| name != "model");
     names.extend(parameters.left());
-    if names.is_empty() {
-        return None;
-    }
-    let count = names.len();
-    let mut shown: Vec<String> = names.into_iter().filter(is_plain).take(NAMES_MAX).collect();
-    shown.sort();
-    if shown.len() < count {
-        shown.push(format!("and {} more", count - shown.len()));
-    }
-    HeaderValue::try_from(shown.join(", ")).ok()
+    ignored_names(names)
 }
 
 fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
