@@ -28,11 +28,13 @@ import os
 import pathlib
 import random
 import re
-import subprocess
+import sys
 import tempfile
 import threading
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
 from judged import LOADING, PAUSE, REFRESH, SETTLE, TTL, World
 from spelled import CONTEXT, LETTERS, WORDS, spelling
 
@@ -77,21 +79,12 @@ uri = "file://{{store}}/"
 """
 
 
-class Server:
+class Server(started.Server):
     def __init__(self, binary, store, budget):
         self.cache = tempfile.TemporaryDirectory(prefix="churn-cache-")
         settings = pathlib.Path(self.cache.name, "roundhouse.toml")
         settings.write_text(SETTINGS.format(budget=budget, cache=f"{self.cache.name}/c", store=store))
-        self.process = subprocess.Popen([binary, "serve", "--config", settings], stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, text=True)
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server ended")
-            if match := re.match(r"(listening|admin) on http://(\S+)", line):
-                found[match[1]] = match[2]
-        self.data, self.admin = found["listening"], found["admin"]
+        super().__init__(binary, ["--config", settings])
 
     def open(self, method, address, path, body=None, headers=None):
         """An answer whose body is still to be read; the connection ends with it."""
@@ -119,14 +112,12 @@ class Server:
 
     def levels(self):
         device = self.residency()
-        text = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return {"charged_bytes": device["charged_bytes"],
-                "anonymous_bytes": int(re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)[1]) << 10,
+                "anonymous_bytes": self.anonymous(),
                 "adapters": len(adapters_of(device)), "leases": sum(it["leases"] for it in device["residents"])}
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        super().stop()
         self.cache.cleanup()
 
 

@@ -16,15 +16,16 @@ import http.client
 import json
 import os
 import pathlib
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import started
+
 SHAPES = ["qv4", "qv16", "all16"]
 STREAMS = 4
 PROMPT = "The shop opens at nine and "
@@ -41,42 +42,14 @@ uri = "s3://models/"
 """
 
 
-class Store:
-    def __init__(self, folder, pace, late):
-        self.process = subprocess.Popen(
-            [sys.executable, HERE.parent / "coldload" / "store.py", folder, "models"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.url = self.process.stdout.readline().strip()
-        self.process.stdin.write(f"{pace} {late}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline().strip() == "paced"
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-
-class Server:
+class Server(started.Server):
     def __init__(self, binary, store):
         self.asked = 0
         self.cache = tempfile.TemporaryDirectory(prefix="adapters-first-")
-        env = os.environ | {"AWS_ENDPOINT_URL": store.url, "AWS_ACCESS_KEY_ID": "key",
-                            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
         settings = pathlib.Path(self.cache.name) / "roundhouse.toml"
         settings.write_text(SETTINGS.format(cache=self.cache.name))
-        self.process = subprocess.Popen(
-            [binary, "serve", "--config", settings, "--memory", "4GiB",
-             "--context", "2048", "--kv-sequences", "8", "--listen", "127.0.0.1:0",
-             "--admin-listen", "127.0.0.1:0", "--access-log", "off"],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server ended")
-            if match := re.match(r"(listening|admin) on http://(\S+)", line):
-                found[match[1]] = match[2].strip()
-        self.data, self.admin = found["listening"], found["admin"]
+        words = ["--memory", "4GiB", "--context", "2048", "--kv-sequences", "8", "--access-log", "off"]
+        super().__init__(binary, ["--config", settings, *words], store.env)
 
     def ask(self, target, tokens):
         """Seconds until the whole answer to a prompt that nobody has asked before."""
@@ -116,8 +89,7 @@ class Server:
                    if line.startswith("roundhouse_store_requests_total"))
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        super().stop()
         self.cache.cleanup()
 
 
@@ -203,7 +175,8 @@ def main():
     with tempfile.TemporaryDirectory(dir=options.store.resolve().parent) as folder:
         folder = pathlib.Path(folder)
         place(options.store, folder, options)
-        store = Store(folder, options.pace, options.late)
+        store = started.Store(folder)
+        store.pace(options.pace, options.late)
         server = Server(options.binary, store)
         until, times = threading.Event(), []
         streams = [threading.Thread(target=server.stream, args=(until, times)) for _ in range(STREAMS)]

@@ -23,15 +23,18 @@ import json
 import os
 import pathlib
 import random
-import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
 import matplotlib
 import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -49,25 +52,14 @@ SHAPES = {"all16": ("base", 4_884_480), "qv16": ("base", 921_600), "qv4": ("base
 ENCODERS = 20
 
 
-class Server:
+class Server(started.Server):
     def __init__(self, binary, store, budget):
         self.cache = tempfile.TemporaryDirectory(prefix="adapters-cache-")
-        self.process = subprocess.Popen(
-            [binary, "serve", "--store", f"file://{store}/", "--cache-dir", self.cache.name,
-             "--cache-size", "3GiB", "--memory", budget, "--context", "256", "--kv-sequences", "32",
-             "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--access-log", "off"],
-            env=os.environ | {"ROUNDHOUSE_STORE_SETTLE": "1ms", "ROUNDHOUSE_STORE_CATALOGUE_TTL": "1h",
-                              "ROUNDHOUSE_RESIDENCY_REFRESH_EVERY": "1h"},
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server ended")
-            if match := re.match(r"(listening|admin) on http://(\S+)", line):
-                found[match[1]] = match[2].strip()
-        self.data, self.admin = found["listening"], found["admin"]
+        words = ["--store", f"file://{store}/", "--cache-dir", self.cache.name, "--cache-size", "3GiB",
+                 "--memory", budget, "--context", "256", "--kv-sequences", "32", "--access-log", "off"]
+        super().__init__(binary, words, {
+            "ROUNDHOUSE_STORE_SETTLE": "1ms", "ROUNDHOUSE_STORE_CATALOGUE_TTL": "1h",
+            "ROUNDHOUSE_RESIDENCY_REFRESH_EVERY": "1h"})
         self.connections = threading.local()
 
     def call(self, address, method, path, body=None, headers=None):
@@ -101,13 +93,8 @@ class Server:
     def residency(self):
         return json.loads(self.call(self.admin, "GET", "/admin/v1/residency")[2])["devices"][0]
 
-    def anonymous(self):
-        text = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return int(re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)[1]) << 10
-
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        super().stop()
         self.cache.cleanup()
 
 

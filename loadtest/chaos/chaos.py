@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -161,8 +160,6 @@ def main() -> int:
     parser.add_argument("--cache", default="45MiB")
     parser.add_argument("--verbose", action="store_true", help="print every event")
     options = parser.parse_args()
-    # Ended from outside, it leaves nothing running and nothing mounted either.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1_000_000)
     print(f"seed {options.seed}", flush=True)
@@ -175,8 +172,7 @@ def main() -> int:
             shutil.copy(world.served.log, os.path.join(options.out, "server.log"))
     finally:
         if world.served.process and world.served.process.poll() is None:
-            world.served.process.kill()
-            world.served.process.wait()
+            world.served.kill()
         world.close()
     found["command"] = " ".join(["python3", *sys.argv])
     with open(os.path.join(options.out, "chaos.json"), "w", encoding="utf-8") as file:

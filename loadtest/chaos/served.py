@@ -8,8 +8,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import started  # noqa: E402
 
 START_WITHIN = 60.0
 
@@ -36,16 +40,15 @@ class Served:
         """Returns when it is ready: the seconds that took."""
         begun = time.monotonic()
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log,
-                                            stdin=subprocess.DEVNULL, env=self.env)
+            self.process = started.start(self.command, stdout=subprocess.PIPE, stderr=log,
+                                         stdin=subprocess.DEVNULL, env=self.env)
         found: dict[str, str] = {}
         ready = threading.Event()
         threading.Thread(target=read_lines, args=(self.process.stdout, found, ready),
                          daemon=True).start()
         if not ready.wait(START_WITHIN) or len(found) < 2:
             status = self.process.poll()
-            self.process.kill()
-            self.process.wait()
+            started.kill(self.process)
             with open(self.log, "rb") as log:
                 last = log.read()[-500:].decode(errors="replace")
             raise Failed(f"not ready after {time.monotonic() - begun:.1f} s (status {status}): {last}")
@@ -60,17 +63,15 @@ class Served:
 
     def kill(self) -> None:
         self._over("kill")
-        self.process.kill()
-        self.process.wait()
+        started.kill(self.process)
 
     def start_and_kill(self, after: float) -> None:
         """A life that ends before it is ready."""
         with open(self.log, "ab") as log:
-            process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=log,
-                                       stdin=subprocess.DEVNULL, env=self.env)
+            process = started.start(self.command, stdout=subprocess.DEVNULL, stderr=log,
+                                    stdin=subprocess.DEVNULL, env=self.env)
         time.sleep(after)
-        process.kill()
-        process.wait()
+        started.kill(process)
 
     def terminate(self, within: float) -> tuple[int | None, float]:
         """Its status (absent where it had to be killed) and the seconds its end took."""
@@ -80,8 +81,7 @@ class Served:
         try:
             return self.process.wait(within), time.monotonic() - begun
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            started.kill(self.process)
             return None, time.monotonic() - begun
 
     def died(self) -> int | None:

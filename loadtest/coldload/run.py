@@ -10,6 +10,7 @@ everything listens on loopback and is stopped at the end.
 
 import json
 import os
+import pathlib
 import re
 import statistics
 import subprocess
@@ -17,6 +18,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
 
 BINARY, SINGLY, MODELS, OUT = sys.argv[1:5]
 ROUNDS = int(sys.argv[5]) if len(sys.argv) > 5 else 3
@@ -26,44 +30,14 @@ MIB = 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Store:
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, os.path.join(HERE, "store.py"), MODELS, "models"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.url = self.process.stdout.readline().strip()
-
-    def pace(self, rate):
-        self.process.stdin.write(f"{rate}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline().strip() == "paced"
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-
-class Server:
+class Server(started.Server):
     def __init__(self, store, memory):
         self.folder = tempfile.TemporaryDirectory(prefix="coldload-", dir=SCRATCH)
         self.log = open(os.path.join(self.folder.name, "log"), "w+")
-        env = os.environ | {
-            "AWS_ENDPOINT_URL": store.url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_REGION": "us-east-1", "ROUNDHOUSE_MEMORY_SHARE_TENSORS": "off",
-            "ROUNDHOUSE_LOG_FORMAT": "json"}
-        self.process = subprocess.Popen(
-            [BINARY, "serve", "--store", "s3://models/", "--cache-dir", self.folder.name + "/cache",
-             "--memory", str(memory), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-             "--log-level", "info", "--access-log", "off"],
-            env=env, stdout=subprocess.PIPE, stderr=self.log, text=True)
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server ended: " + open(self.log.name).read())
-            if match := re.match(r"(listening|admin) on (http\S+)", line):
-                found[match[1]] = match[2].strip()
-        self.data, self.admin = found["listening"], found["admin"]
+        words = ["--store", "s3://models/", "--cache-dir", self.folder.name + "/cache",
+                 "--memory", memory, "--log-level", "info", "--access-log", "off"]
+        env = {"ROUNDHOUSE_MEMORY_SHARE_TENSORS": "off", "ROUNDHOUSE_LOG_FORMAT": "json"}
+        super().__init__(BINARY, words, store.env | env, self.log)
 
     def call(self, url, body=None, headers=None):
         data = None if body is None else json.dumps(body).encode()
@@ -75,15 +49,15 @@ class Server:
     def ask(self, target):
         parameters = {"max_new_tokens": 1, "do_sample": False}
         return self.call(
-            f"{self.data}/endpoints/default/invocations",
+            f"{self.data_url}/endpoints/default/invocations",
             {"inputs": "hello", "parameters": parameters},
             {"x-amzn-sagemaker-target-model": target})
 
     def decisions(self, target):
-        return self.call(f"{self.admin}/admin/v1/explain?target={target}")[0]["decisions"]
+        return self.call(f"{self.admin_url}/admin/v1/explain?target={target}")[0]["decisions"]
 
     def charged(self):
-        return self.call(f"{self.admin}/admin/v1/residency")[0]["devices"][0]["charged_bytes"]
+        return self.call(f"{self.admin_url}/admin/v1/residency")[0]["devices"][0]["charged_bytes"]
 
     def processors(self):
         """Seconds that the server has had of all processors: in all, and on those threads that
@@ -106,8 +80,7 @@ class Server:
                 for stage in ["list", "fetch", "read", "warm"]]
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        super().stop()
         self.log.close()
         self.folder.cleanup()
 
@@ -176,7 +149,7 @@ HEAD = (f"{'target':14} {'from':9} {'bytes':>12} {'answer':>7} {'list':>6} {'fet
 
 
 def main(out):
-    store = Store()
+    store = started.Store(MODELS)
     raw, ratios = [], []
     targets = ["f32-500m", "bf16-500m", "f32-2g"]
     try:

@@ -26,6 +26,9 @@ import urllib.request
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import started
+
 SUMMARY = """
 function done(summary, latency, requests)
   local errors = summary.errors
@@ -84,8 +87,8 @@ def answers(url: str, body: bytes) -> bool:
         return False
 
 
-def started(command: list, url: str, body: bytes) -> subprocess.Popen:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def answering(command: list, url: str, body: bytes) -> subprocess.Popen:
+    process = started.start(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not answers(url, body):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -195,12 +198,11 @@ def main() -> None:
         running = []
         try:
             for peer in PEERS:
-                running.append(started(commands[peer], urls[peer], body.encode()))
+                running.append(answering(commands[peer], urls[peer], body.encode()))
             records = rounds(urls, files["wrk.lua"], options)
         finally:
             for process in reversed(running):
-                process.terminate()
-                process.wait(30)
+                started.stop(process)
     options.out.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
                             text=True, check=False).stdout.strip()

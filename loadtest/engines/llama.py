@@ -5,11 +5,11 @@ import json
 import os
 import pathlib
 import platform
-import re
 import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -17,6 +17,9 @@ import urllib.request
 import boto3
 import botocore.config
 import openai
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from started import Server
 
 options = argparse.ArgumentParser()
 options.add_argument("--roundhouse", required=True)
@@ -81,17 +84,8 @@ uri = "file://{folder}/store/"
 """
     (folder / "roundhouse.toml").write_text(settings)
     tell(settings)
-    words = [options.roundhouse, "serve", "--config", str(folder / "roundhouse.toml")]
-    words += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
     log = open(folder / "log", "w")
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
-    ports = {}
-    for line in server.stdout:
-        if found := re.match(r"(listening|admin) on http://(\S+)$", line.strip()):
-            ports[found[1]] = found[2]
-        if len(ports) == 2:
-            return server, ports["listening"], ports["admin"]
-    raise SystemExit(f"the server did not start: {(folder / 'log').read_text()}")
+    return Server(options.roundhouse, ["--config", folder / "roundhouse.toml"], log=log)
 
 
 def streamed(client, model):
@@ -182,12 +176,11 @@ def run(data, admin):
 with tempfile.TemporaryDirectory() as folder:
     work = pathlib.Path(folder)
     tell(subprocess.run([options.llama_server, "--version"], capture_output=True, text=True).stderr)
-    server, data, admin = start(work)
+    server = start(work)
     try:
-        run(data, admin)
+        run(server.data, server.admin)
     finally:
-        server.terminate()
-        server.wait(60)
+        server.stop()
     assert not processes(), "nothing is left of the engines"
 pathlib.Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
 tell("nothing is left")

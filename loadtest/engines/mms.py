@@ -151,7 +151,6 @@ def run(folder):
         tell("killed and started anew: the next request had its model loaded again")
 
         server.kill()
-        server.wait()
         assert len(holds(url)) == 1
         server, data, admin, _ = serve(folder, url)
         until("what was left is deleted", lambda: not holds(url))
@@ -164,8 +163,7 @@ def run(folder):
         assert holds(url) == [] and residents(admin) == []
         tell("unloaded by command: multi-model-server holds nothing")
     finally:
-        server.terminate()
-        server.wait(60)
+        server.stop()
         end(process)
 
 

@@ -1,11 +1,14 @@
 """A server of ours with containers behind it, and how it and they are asked."""
 
 import contextlib
-import re
-import subprocess
+import pathlib
+import sys
 import time
 import urllib.error
 import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from started import Server
 
 PATIENCE = 120
 
@@ -42,7 +45,7 @@ def timed(work):
 
 def serve(binary, folder, targets, where):
     """Starts a server over the store in `folder` whose `targets` are loaded into a container of the
-    multi-model contract; `where` are the keys that say where that is. Returns the process, the
+    multi-model contract; `where` are the keys that say where that is. Returns the server, the
     addresses of its two ports, and its settings."""
     settings = f"""version = 1
 [memory]
@@ -62,14 +65,5 @@ memory = "40MiB"
 uri = "file://{folder}/store/"
 """
     (folder / "roundhouse.toml").write_text(settings)
-    words = [binary, "serve", "--config", str(folder / "roundhouse.toml")]
-    words += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-    log = open(folder / "log", "a")
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
-    ports = {}
-    for line in server.stdout:
-        if found := re.match(r"(listening|admin) on http://(\S+)$", line.strip()):
-            ports[found[1]] = f"http://{found[2]}"
-        if len(ports) == 2:
-            return server, ports["listening"], ports["admin"], settings
-    raise SystemExit(f"the server did not start: {(folder / 'log').read_text()}")
+    server = Server(binary, ["--config", folder / "roundhouse.toml"], log=open(folder / "log", "a"))
+    return server, server.data_url, server.admin_url, settings

@@ -147,8 +147,7 @@ def run(folder):
         tell("unloaded by command: Triton holds nothing")
         process = row["pid"]
     finally:
-        server.terminate()
-        server.wait(60)
+        server.stop()
     # Its keeper gives it the time of stop_timeout, also when we are gone.
     until("Triton has ended", lambda: not pathlib.Path(f"/proc/{process}").exists())
     tell("our server ended, and Triton with it")

@@ -35,6 +35,9 @@ import urllib.request
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import started
+
 LOADTEST = Path(__file__).resolve().parent.parent
 
 
@@ -189,9 +192,9 @@ def commands(options: argparse.Namespace, ports: dict, work: Path) -> dict:
     }
 
 
-def started(command: list, asked: Asked, log: Path) -> subprocess.Popen:
+def answering(command: list, asked: Asked, log: Path) -> subprocess.Popen:
     with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+        process = started.start(command, stdout=subprocess.DEVNULL, stderr=file)
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -199,7 +202,6 @@ def started(command: list, asked: Asked, log: Path) -> subprocess.Popen:
             return process
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
                 sys.exit(f"{shlex.join(map(str, command))} does not answer at {asked.url}: "
                          + log.read_text()[-500:])
             time.sleep(0.05)
@@ -217,15 +219,14 @@ def run(options: argparse.Namespace) -> list:
                 if not mine:
                     continue
                 # The access log goes to a file, as a service's does.
-                running.append(started(command, asked[mine[0]], work / f"{name}.log"))
+                running.append(answering(command, asked[mine[0]], work / f"{name}.log"))
                 for it in mine:
                     asked[it].pid = running[-1].pid
                     asked[it].answers()
             return rounds(asked, work, options)
         finally:
             for process in reversed(running):
-                process.terminate()
-                process.wait(30)
+                started.stop(process)
 
 
 def main() -> None:

@@ -3,10 +3,14 @@
 import http.client
 import json
 import os
-import subprocess
+import pathlib
+import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
 
 
 class Server:
@@ -14,7 +18,7 @@ class Server:
 
     def start(self, args, env=None):
         self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(args, env=os.environ | (env or {}), stdout=self.log, stderr=self.log)
+        self.process = started.start(args, env=os.environ | (env or {}), stdout=self.log, stderr=self.log)
 
     def wait_until_ready(self, path):
         deadline = time.time() + 300
@@ -35,8 +39,7 @@ class Server:
         return self.log.read()[-3000:]
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        started.stop(self.process)
 
     def post(self, path, body):
         """Times of the events of a streamed answer, the first being that of the request."""

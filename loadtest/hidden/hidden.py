@@ -19,9 +19,12 @@ import re
 import socket
 import statistics
 import struct
-import subprocess
+import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from started import Server
 
 TENANT_HEADER = "x-roundhouse-tenant"
 HIDDEN, MISSING, OTHER = "evil/secret", "evil/nobody", "evil/absent"
@@ -51,26 +54,6 @@ name = "default"
 [[endpoint.mount]]
 uri = "file://{store}/"
 """
-
-
-class Server:
-    def __init__(self, binary, settings):
-        self.process = subprocess.Popen(
-            [binary, "serve", "--config", settings],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server ended")
-            if match := re.match(r"(listening|admin) on http://(\S+)", line):
-                found[match[1]] = match[2].strip()
-        self.data = found["listening"]
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(30)
 
 
 def faces(target):
@@ -262,7 +245,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="hidden-") as scratch:
         settings = pathlib.Path(scratch) / "roundhouse.toml"
         settings.write_text(config(args.store.resolve(), f"{scratch}/cache", proxy))
-        server = Server(args.binary, str(settings))
+        server = Server(args.binary, ["--config", settings, "--access-log", "off"])
         try:
             owner, asker = Asker(server.data, "evil"), Asker(server.data, "acme")
             for who, target in ((owner, HIDDEN), (asker, "acme/m")):

@@ -18,11 +18,13 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import started
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HANDLERS = os.path.join(ROOT, "tests", "models", "handlers")
@@ -66,7 +68,7 @@ uri = "file://{work}/models/"
 """
 
 
-class Server:
+class Server(started.Server):
     """The process under test."""
 
     def __init__(self, binary, work):
@@ -74,17 +76,7 @@ class Server:
         with open(config, "w", encoding="utf-8") as file:
             file.write(SETTINGS.format(work=work))
         self.log = open(os.path.join(work, "log.txt"), "wb")
-        self.process = subprocess.Popen([binary, "serve", "--config", config],
-                                        stdout=subprocess.PIPE, stderr=self.log)
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline().decode()
-            if not line:
-                raise SystemExit("the server did not start, see " + self.log.name)
-            for name, mark in (("data", "listening on http://"), ("admin", "admin on http://")):
-                if line.startswith(mark):
-                    found[name] = line[len(mark):].strip()
-        self.data, self.admin = found["data"], found["admin"]
+        super().__init__(binary, ["--config", config], log=self.log)
 
     def ask(self, target, body, kind="application/json"):
         """One call; the status and the body."""
@@ -121,10 +113,6 @@ class Server:
                 except OSError:
                     continue
         return found
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(60)
 
 
 def invoke(connection, target, body, kind="application/json"):

@@ -7,13 +7,10 @@ only; servers listen on loopback and are stopped at the end.
 """
 
 import json
-import os
 import pathlib
 import random
-import re
 import statistics
 import struct
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,27 +18,19 @@ import time
 import urllib.parse
 import urllib.request
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
+
 PROMPTS = ["The quick brown fox", "Once upon a time", "0123456789"]
 MIB = 1 << 20
 
 
-class Server:
+class Server(started.Server):
     def __init__(self, binary, store, share):
         self.cache = tempfile.TemporaryDirectory(prefix="sharing-cache-")
-        self.process = subprocess.Popen(
-            [binary, "serve", "--store", f"file://{store}/", "--cache-dir", self.cache.name,
-             "--memory", "8GiB", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
-            env=os.environ | {"ROUNDHOUSE_MEMORY_SHARE_TENSORS": share},
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server ended")
-            if match := re.match(r"(listening|admin) on (http\S+)", line):
-                found[match[1]] = match[2].strip()
-        self.data, self.admin = found["listening"], found["admin"]
+        words = ["--store", f"file://{store}/", "--cache-dir", self.cache.name, "--memory", "8GiB",
+                 "--access-log", "off"]
+        super().__init__(binary, words, {"ROUNDHOUSE_MEMORY_SHARE_TENSORS": share})
 
     def call(self, url, body=None, headers=None):
         data = None if body is None else json.dumps(body).encode()
@@ -53,10 +42,10 @@ class Server:
 
     def command(self, name, target, **more):
         body = {"endpoint": "default", "target": target} | more
-        return self.call(f"{self.admin}/admin/v1/{name}", body)
+        return self.call(f"{self.admin_url}/admin/v1/{name}", body)
 
     def answers(self, target):
-        url, header = f"{self.data}/endpoints/default/invocations", {
+        url, header = f"{self.data_url}/endpoints/default/invocations", {
             "x-amzn-sagemaker-target-model": target}
         parameters = {"max_new_tokens": 24, "details": True, "do_sample": False}
         said = [self.call(url, {"inputs": prompt, "parameters": parameters}, header)
@@ -65,15 +54,15 @@ class Server:
                 else one)["details"]["tokens"]] for one in said]
 
     def charged(self):
-        return self.call(f"{self.admin}/admin/v1/residency")["devices"][0]["charged_bytes"]
+        return self.call(f"{self.admin_url}/admin/v1/residency")["devices"][0]["charged_bytes"]
 
     def freed(self, target):
         query = urllib.parse.urlencode({"endpoint": "default", "target": target})
-        told = self.call(f"{self.admin}/admin/v1/explain?{query}")["decisions"]
+        told = self.call(f"{self.admin_url}/admin/v1/explain?{query}")["decisions"]
         return [one["bytes"] for one in told if one["action"] == "unloaded"][-1]
 
     def read_seconds(self):
-        text = self.call(f"{self.admin}/metrics")
+        text = self.call(f"{self.admin_url}/metrics")
         lines = [line for line in text.splitlines()
                  if line.startswith("roundhouse_load_stage_seconds_sum") and '"read"' in line]
         return sum(float(line.split()[-1]) for line in lines)
@@ -82,7 +71,7 @@ class Server:
         """Blocks of the files in the cache, each file once, when sharing there has come to rest."""
         usage, still = None, 0
         while still < 5:
-            now = self.call(f"{self.admin}/admin/v1/residency")["disk"]
+            now = self.call(f"{self.admin_url}/admin/v1/residency")["disk"]
             usage, still = now, still + 1 if now == usage else 0
             time.sleep(0.5)
         paths = pathlib.Path(self.cache.name, "artefacts").rglob("*")
@@ -90,13 +79,8 @@ class Server:
         return {"charged": usage["used_bytes"],
                 "blocks": sum({one.st_ino: one.st_blocks * 512 for one in found}.values())}
 
-    def anonymous(self):
-        text = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return int(re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)[1]) << 10
-
     def stop(self):
-        self.process.terminate()
-        self.process.wait()
+        super().stop()
         self.cache.cleanup()
 
 

@@ -15,11 +15,9 @@ import collections
 import http.client
 import json
 import os
+import pathlib
 import random
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,7 +25,9 @@ import time
 import urllib.parse
 import urllib.request
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import models
+import started
 
 MIB = 1 << 20
 # The first three are always asked for, the last now and then: its load squeezes the others' pools.
@@ -42,7 +42,7 @@ NEAR, LEAVES = 1e-3, 1e-3
 PAGES = 8 * MIB
 
 
-class Server:
+class Server(started.Server):
     def __init__(self, binary: str, store: str, folder: str, memory: int) -> None:
         config = os.path.join(folder, "soak.toml")
         with open(config, "w", encoding="utf-8") as out:
@@ -50,30 +50,19 @@ class Server:
                       "step_tokens = 128\nmax_running = 32\n"
                       "[memory]\nwitness_every = \"1s\"\n")
         self.log = open(os.path.join(folder, "server.log"), "wb")
-        self.process = subprocess.Popen(
-            [binary, "serve", "--config", config, "--store", f"file://{store}/", "--cache-dir",
-             os.path.join(folder, "cache"), "--listen", "127.0.0.1:0", "--admin-listen",
-             "127.0.0.1:0", "--memory", str(memory), "--access-log", "off"],
-            stdout=subprocess.PIPE, stderr=self.log, text=True)
-        found = {}
-        while len(found) < 2:
-            line = self.process.stdout.readline()
-            if not line:
-                raise SystemExit("the server did not start")
-            for name, mark in (("data", "listening on "), ("admin", "admin on ")):
-                if line.startswith(mark):
-                    found[name] = line[len(mark):].split()[0]
-        self.data, self.admin = found["data"], found["admin"]
+        super().__init__(binary, [
+            "--config", config, "--store", f"file://{store}/", "--cache-dir", os.path.join(folder, "cache"),
+            "--memory", memory, "--access-log", "off"], log=self.log)
 
     def look(self, path: str):
-        return urllib.request.urlopen(f"{self.admin}{path}", timeout=60).read()
+        return urllib.request.urlopen(f"{self.admin_url}{path}", timeout=60).read()
 
     def residency(self) -> dict:
         return json.loads(self.look("/admin/v1/residency"))
 
     def command(self, command: str, target: str) -> None:
         body = json.dumps({"endpoint": "default", "target": target}).encode()
-        request = urllib.request.Request(f"{self.admin}/admin/v1/{command}", body,
+        request = urllib.request.Request(f"{self.admin_url}/admin/v1/{command}", body,
                                          {"content-type": "application/json"})
         urllib.request.urlopen(request, timeout=120).read()
 
@@ -85,15 +74,6 @@ class Server:
                 sums[series.split("{")[0]] += float(value)
         return sums
 
-    def pages(self) -> int:
-        """The kernel's own count of this process's anonymous pages."""
-        with open(f"/proc/{self.process.pid}/smaps_rollup", encoding="utf-8") as file:
-            return 1024 * int(re.search(r"^Anonymous:\s+(\d+) kB", file.read(), re.M)[1])
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
 
 def complete(server: Server, model: str, prompt: str, tokens: int, leave_after: int | None = None):
     """A greedy answer as (tokens, gaps between the two likeliest); of one that is left before its
@@ -101,7 +81,7 @@ def complete(server: Server, model: str, prompt: str, tokens: int, leave_after: 
     body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0,
             "logprobs": 4, "stream": True, "ignore_eos": True,
             "logit_bias": {str(models.BYTES): -100, str(models.BYTES + 1): -100}}
-    url = urllib.parse.urlsplit(server.data)
+    url = urllib.parse.urlsplit(server.data_url)
     connection = http.client.HTTPConnection(url.hostname, url.port, timeout=300)
     came, gaps, is_whole = [], [], False
     try:
@@ -252,7 +232,7 @@ class Soak:
             "residents": {it["target"]: it["bytes"] for it in shown["devices"][0]["residents"]},
             "expected_bytes": memory["expected_bytes"],
             "untouched_bytes": memory["untouched_bytes"],
-            "pages_bytes": self.server.pages(),
+            "pages_bytes": self.server.anonymous(),
             "blocks_in_use": metrics["roundhouse_engine_kv_blocks_taken_total"]
             - metrics["roundhouse_engine_kv_blocks_freed_total"],
             "sequences_under_way": metrics["roundhouse_engine_sequences_submitted_total"]
@@ -305,8 +285,6 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    # Ended from outside, it leaves nothing running and nothing mounted either.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = tempfile.mkdtemp(prefix="soak-")
     store = os.path.join(folder, "store")
     models.store(store, NAMES)

@@ -18,13 +18,16 @@ Writes rows.jsonl (every single figure) and table.md (medians) into OUT.
 
 import json
 import os
+import pathlib
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
 
 BINARY, MODELS, OUT = sys.argv[1:4]
 ROUNDS = int(sys.argv[4]) if len(sys.argv) > 4 else 15
@@ -34,7 +37,7 @@ STAGES = ["read", "copy", "warm"]
 DEVICE, HOST = "700MiB", "1100MiB"
 
 
-class Server:
+class Server(started.Server):
     def __init__(self, rate, host):
         self.folder = tempfile.mkdtemp(prefix="switch-")
         lines = ["version = 1", "[memory]", f'host = "{host}"']
@@ -43,15 +46,11 @@ class Server:
         file = os.path.join(self.folder, "roundhouse.toml")
         with open(file, "w") as out:
             out.write("\n".join(lines) + "\n")
-        command = [
-            BINARY, "serve", "--config", file, "--store", f"file://{os.path.abspath(MODELS)}/",
-            "--cache-dir", os.path.join(self.folder, "cache"), "--listen", "127.0.0.1:0",
-            "--admin-listen", "127.0.0.1:0", "--context", "256", "--kv-sequences", "1",
+        super().__init__(BINARY, [
+            "--config", file, "--store", f"file://{os.path.abspath(MODELS)}/",
+            "--cache-dir", os.path.join(self.folder, "cache"), "--context", "256", "--kv-sequences", "1",
             "--step-tokens", "256", "--log-level", "warn", "--access-log", "off",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.admin = self.process.stdout.readline().split()[-1]
-        self.data = self.process.stdout.readline().split()[-1]
+        ], log=sys.stderr)
 
     def ask(self, target):
         """Milliseconds of one request, those of its load, and the tier that it found."""
@@ -59,7 +58,7 @@ class Server:
         headers = {
             "content-type": "application/json", "x-amzn-sagemaker-target-model": target,
         }
-        url = f"{self.data}/endpoints/default/invocations"
+        url = f"{self.data_url}/endpoints/default/invocations"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         began = time.monotonic()
         with urllib.request.urlopen(request, timeout=600) as answer:
@@ -70,7 +69,7 @@ class Server:
 
     def stages(self):
         """Milliseconds that every stage has taken so far."""
-        text = urllib.request.urlopen(f"{self.admin}/metrics").read().decode()
+        text = urllib.request.urlopen(f"{self.admin_url}/metrics").read().decode()
         sums = {}
         for stage in STAGES:
             start = f'roundhouse_load_stage_seconds_sum{{stage="{stage}"}} '
@@ -79,8 +78,7 @@ class Server:
         return sums
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait(timeout=60)
+        super().stop()
         shutil.rmtree(self.folder)
 
 

@@ -8,7 +8,7 @@ and another process into a control group of its own (version 1, as root).
 
 import json
 import os
-import re
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -16,6 +16,9 @@ import tarfile
 import tempfile
 import time
 import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import started
 
 BINARY, MODELS, OUT = sys.argv[1:4]
 PARTS = sys.argv[4:] or ["agree", "others", "cycles"]
@@ -25,21 +28,13 @@ GROUP = "/sys/fs/cgroup/memory/roundhouse-witness"
 MIB = 1 << 20
 
 
-class Server:
+class Server(started.Server):
     def __init__(self, store, memory, group=None, env=None):
         self.cache = tempfile.mkdtemp(prefix="witness-cache-")
-        enter = f"echo $$ > {group}/cgroup.procs && " if group else ""
-        command = (
-            f"{enter}exec {BINARY} serve --store file://{store}/ --cache-dir {self.cache} "
-            f"--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --memory {memory} "
-            "--log-level warn,roundhouse::witness=info --access-log off"
-        )
-        self.process = subprocess.Popen(
-            ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **(env or {})},
-        )
-        self.admin = self.process.stdout.readline().split()[-1]
-        self.data = self.process.stdout.readline().split()[-1]
+        self.log = tempfile.TemporaryFile("w+")
+        words = ["--store", f"file://{store}/", "--cache-dir", self.cache, "--memory", memory,
+                 "--log-level", "warn,roundhouse::witness=info", "--access-log", "off"]
+        super().__init__(BINARY, words, env, self.log, group)
 
     def post(self, url, body):
         request = urllib.request.Request(
@@ -48,13 +43,13 @@ class Server:
         return json.load(urllib.request.urlopen(request, timeout=600))
 
     def load(self, target):
-        return self.post(f"{self.admin}/admin/v1/load", {"target": target})
+        return self.post(f"{self.admin_url}/admin/v1/load", {"target": target})
 
     def unload(self, target):
-        return self.post(f"{self.admin}/admin/v1/unload", {"target": target})
+        return self.post(f"{self.admin_url}/admin/v1/unload", {"target": target})
 
     def invoke(self, target, body):
-        url = f"{self.data}/endpoints/default/invocations"
+        url = f"{self.data_url}/endpoints/default/invocations"
         request = urllib.request.Request(
             url, json.dumps(body).encode(),
             {"content-type": "application/json", "x-amzn-sagemaker-target-model": target},
@@ -62,12 +57,7 @@ class Server:
         return json.load(urllib.request.urlopen(request, timeout=600))
 
     def residency(self):
-        return json.load(urllib.request.urlopen(f"{self.admin}/admin/v1/residency"))
-
-    def pages(self):
-        """The kernel's own count of this process's anonymous pages."""
-        text = open(f"/proc/{self.process.pid}/smaps_rollup").read()
-        return 1024 * int(re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)[1])
+        return json.load(urllib.request.urlopen(f"{self.admin_url}/admin/v1/residency"))
 
     def settled(self):
         """After the next look, and when threads that a load needed have ended."""
@@ -75,10 +65,10 @@ class Server:
         return self.residency()
 
     def stop(self):
-        self.process.terminate()
-        errors = self.process.communicate()[1]
+        super().stop()
         shutil.rmtree(self.cache, ignore_errors=True)
-        return errors
+        self.log.seek(0)
+        return self.log.read()
 
 
 def merged_store():
@@ -95,7 +85,7 @@ def merged_store():
 def row(server, what, out):
     shown = server.settled()
     memory, device = shown["memory"], shown["devices"][0]
-    pages = server.pages()
+    pages = server.anonymous()
     expected, base = memory["expected_bytes"], memory["baseline_bytes"]
     charged = device["charged_bytes"]
     off = pages - expected
@@ -154,7 +144,7 @@ def agree(out):
             check=True,
         )
         estimate = json.loads(plan.stdout)["targets"][0]["bytes"]["host"]
-        before = server.pages()
+        before = server.anonymous()
         server.load(f"tokenizers/{name}")
         shown = row(server, f"+ {name}", out)
         resident = [
@@ -164,7 +154,7 @@ def agree(out):
         print(
             f"    {name:16} file {size >> 10:6} estimate {estimate >> 10:6} "
             f"measured {host >> 10:6} ({host / size:.1f} x file), witness grew by "
-            f"{(server.pages() - before) >> 10}",
+            f"{(server.anonymous() - before) >> 10}",
             file=out, flush=True,
         )
     print(server.stop(), file=out)
@@ -216,7 +206,7 @@ def others(out):
     subprocess.run(["sh", "-c", f"echo $$ > {GROUP}/cgroup.procs; sync; {files}"], check=True)
     time.sleep(5)
     show("1.5 GB of files were written")
-    hog = subprocess.Popen(
+    hog = started.start(
         ["sh", "-c", f"echo $$ > {GROUP}/cgroup.procs && exec {sys.executable} -c '{HOG}' {1280 * MIB}"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )
@@ -260,7 +250,7 @@ def cycles(out):
 
     def witness(count, kept):
         shown = server.settled()["memory"]
-        pages = server.pages()
+        pages = server.anonymous()
         print(
             f"{count:5} loads: {pages / MIB:8.2f} MiB without models, {kept / MIB:8.2f} with one kept "
             f"(baseline {shown['baseline_bytes'] / MIB:.2f})",
@@ -271,7 +261,7 @@ def cycles(out):
         """With llama-f32 loaded: what an operator sees at work."""
         server.load("llama-f32")
         shown = server.settled()
-        pages = server.pages()
+        pages = server.anonymous()
         print(f"        with llama-f32: off by {100 * (pages / shown['memory']['expected_bytes'] - 1):+.2f} % of expected", file=out)
         server.unload("llama-f32")
         return pages

@@ -16,6 +16,8 @@ use crate::request::{GenerateSpec, PromptToken, Sampling};
 
 mod weights;
 
+pub(crate) use weights::are_numbers;
+
 /// What one sequence's sampling needs to remember. What it chooses depends on the logits,
 /// the tokens before and (seed, position), so a recomputed sequence goes on as it would have.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Sampler {
     /// the mask leaves nothing, [`Error::Constrained`] where the constraint cannot be followed.
     /// The sequence cannot go on after any of them.
     pub(crate) fn sample(&mut self, logits: &[f32], position: usize) -> Result<Choice, Error> {
-        if !weights::are_numbers(logits) {
+        if !are_numbers(logits) {
             return Err(Error::NotFinite { position });
         }
         let mut scores = logits.to_vec();
@@ -115,7 +117,7 @@ impl Sampler {
         id: u32,
         position: usize,
     ) -> Result<PromptToken, Error> {
-        if !weights::are_numbers(logits) {
+        if !are_numbers(logits) {
             return Err(Error::NotFinite { position });
         }
         Ok(scored(logits, id, self.top_logprobs))

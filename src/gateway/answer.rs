@@ -115,14 +115,6 @@ impl Ask {
         }
     }
 
-    /// A failure in the words of the face that was asked.
-    fn told(&self, error: Error) -> Error {
-        match self {
-            Self::Chat(ask) => ask.told(error),
-            _ => error,
-        }
-    }
-
     /// Where only `inputs` can be answered so.
     fn inputs(&self) -> Result<&InputsAsk, Error> {
         match self {
@@ -174,11 +166,12 @@ async fn admitted(
     delivery: Delivery,
 ) -> Result<Response, Error> {
     let Asked { request, ask, adapters } = asked;
+    let overruled = aim.overrules(&adapters);
     let aim = match aim.heeds(adapters) {
         Adapters::None => aim,
         Adapters::One(field, name) => aim.adapter(field, &name)?,
-        Adapters::Each(names) => {
-            return each::answer(context, &aim, names, request, ask, delivery).await;
+        Adapters::Each(field, names) => {
+            return each::answer(context, &aim, (field, names), request, ask, delivery).await;
         }
     };
     let config = &context.gateway.config;
@@ -199,8 +192,9 @@ async fn admitted(
     let ignored = ask.ignored();
     let mut response = written_reply(context, answer.reply, ask, delivery, deadline).await?;
     call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
-    if let Some(names) = ignored.filter(|_| config.served_headers) {
-        response.headers_mut().insert(IGNORED, names);
+    let overruled = overruled.map(HeaderValue::from_static);
+    for names in ignored.into_iter().chain(overruled).filter(|_| config.served_headers) {
+        response.headers_mut().append(IGNORED, names);
     }
     Ok(response)
 }
@@ -210,10 +204,9 @@ fn told_by_reader(ask: &Ask, error: Error) -> Error {
     match ask {
         Ask::Later(later) => match later.take() {
             Some(Found::Wrong(wrong)) => wrong,
-            Some(Found::Ask(ask)) => ask.told(error),
-            Some(Found::Asked(_)) | None => error,
+            Some(Found::Ask(_) | Found::Asked(_)) | None => error,
         },
-        ask => ask.told(error),
+        _ => error,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::error::{Error, Face};
 use crate::handled::{Flow, framed, gather, no_tokenizer};
 use crate::layers::Calling;
 use crate::meter;
+use crate::metrics::container_seconds;
 use crate::permitted::permit;
 use crate::sagemaker::headers::{INNER_ACCEPT, Sent, TARGET_CONTAINER};
 use crate::sagemaker::{event_stream, with_variant};
@@ -353,13 +354,20 @@ async fn ask(
     let path = path.to_owned();
     let request = ToContainer { path, headers, body, tenant, hold_until, deadline };
     let began = Instant::now();
+    let took = notes.model().map(|asked| container_seconds(&asked.endpoint, &container.name));
     let asked = timeout_at(deadline, (container.ask)(request)).await;
-    let answer = asked.map_err(|_| of(container, late(container)))?;
-    let answer = answer.map_err(|failure| of(container, failure))?;
+    let answer = asked.unwrap_or_else(|_| Err(late(container))).map_err(|failure| {
+        // It had all that time. Other failures mostly never reached it, and would make it look fast.
+        if let Some(took) = took.as_ref().filter(|_| failure.kind() == ErrorKind::TimedOut) {
+            took.record(began.elapsed());
+        }
+        of(container, failure)
+    })?;
     if let Some(calling) = &calling {
         calling.answered(answer.status);
     }
-    let body = Timed::new(answer.body, (began, calling), notes.meter().spent().clone());
+    let spent = (notes.meter().spent().clone(), took);
+    let body = Timed::new(answer.body, (began, calling), spent);
     Ok(FromContainer { body: Box::pin(body), ..answer })
 }
 

@@ -119,7 +119,7 @@ pub(crate) async fn invoke(
         Ok(Ok(answer)) => answer,
         Ok(Err(failure)) => {
             context.notes.failed(failure.kind());
-            return Err(permitted::told(&context.caller, &aim.model, &target, failure).into());
+            return Err(permitted::refused(context, aim, &target, failure));
         }
         Err(_) => {
             context.notes.failed(ErrorKind::TimedOut);

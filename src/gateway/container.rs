@@ -26,8 +26,6 @@ use crate::state::{ContainerAdapter, ContainerFace, ContainerModel, LoadOutcome}
 
 /// Models on a page, where the client does not say, and at most; as in multi-model-server.
 const PAGE_MAX: usize = 100;
-/// Bytes of a model's name at most; SageMaker's are hashes.
-const NAME_MAX: usize = 1024;
 
 type NamePath = Result<Path<String>, PathRejection>;
 
@@ -50,17 +48,17 @@ pub(crate) async fn load(context: Context, request: Request) -> Response {
         checked_name(&fields, "model_name", &name)?;
         let url = required(&mut fields, "url")?;
         if face.models.get(&name).is_some() {
-            return Err(Error::AlreadyLoaded(name));
+            return Err(taken(face, &name));
         }
-        let path = path::checked(&url, &face.models_root).await?;
+        let path = path::checked("url", &url, &face.models_root).await?;
         let loading = face.models.load(name.clone(), url, path);
         let outcome = timeout(context.gateway.config.container_timeout, loading)
             .await
             .map_err(|_| late("load", &name))??;
         match outcome {
             LoadOutcome::Loaded => Ok(status(format!("Model \"{name}\" registered"))),
-            LoadOutcome::AlreadyLoaded => Err(Error::AlreadyLoaded(name)),
-            LoadOutcome::NoMemory => Err(Error::NoMemory(name)),
+            LoadOutcome::AlreadyLoaded => Err(taken(face, &name)),
+            LoadOutcome::NoMemory => Err(Error::NoMemory(format!("model {name}"))),
         }
     };
     answered(operation.await)
@@ -186,7 +184,7 @@ fn registered(face: &ContainerFace, name: &TargetModel) -> Result<ContainerAdapt
     let name = name.check().map_err(|reason| {
         Error::request(format!("the adapter's name is not a legal one: {reason}"))
     })?;
-    face.adapters.get(name.as_str()).ok_or_else(|| adapters::unknown(name.as_str()))
+    face.adapters.get(name.as_str()).ok_or_else(|| adapters::none_such(name.as_str()))
 }
 
 /// How many of a page are wanted.
@@ -199,13 +197,22 @@ fn limit(query: Result<Query<PageQuery>, QueryRejection>) -> Result<(usize, Page
     }
 }
 
-/// Refuses names that paths cannot have.
+/// Refuses names that targets and paths cannot have.
 fn checked_name(fields: &Fields, field: &str, name: &str) -> Result<(), Error> {
-    if name.len() > NAME_MAX || name.contains(|c: char| c == '/' || c.is_control()) {
-        let expected = format!("must be at most {NAME_MAX} bytes without slashes");
-        return Err(fields.wrong(field, &expected));
+    if name.contains('/') {
+        return Err(fields.wrong(field, "must be a name without slashes"));
     }
+    let checked = TargetModel::new(name).check();
+    checked.map_err(|why| fields.wrong(field, &format!("is not a legal name: {why}")))?;
     Ok(())
+}
+
+/// What has a name that is wanted for another.
+fn taken(face: &ContainerFace, name: &str) -> Error {
+    Error::AlreadyLoaded(match face.adapters.get(name) {
+        Some(_) => format!("adapter {name} is already registered"),
+        None => format!("model {name} is already loaded"),
+    })
 }
 
 /// Its routes exist only where the contract is switched on.

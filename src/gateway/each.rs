@@ -39,13 +39,13 @@ enum Said {
 pub(crate) async fn answer(
     context: &Context,
     aim: &Aim,
-    names: Vec<String>,
+    (field, names): (&'static str, Vec<String>),
     request: Request,
     ask: Ask,
     delivery: Delivery,
 ) -> Result<Response, Error> {
     let (Request::Inputs(mut inputs), Ask::Inputs(ask)) = (request, ask) else {
-        return Err(Error::field("adapters", "must be one name where the body has no inputs"));
+        return Err(Error::field(field, "must be one name where the body has no inputs"));
     };
     // One seed for all, so that the answer can say which.
     inputs.generation.seed.get_or_insert_with(|| Uuid::new_v4().as_u64_pair().0 >> 11);
@@ -56,9 +56,9 @@ pub(crate) async fn answer(
     let mut asking = Vec::with_capacity(groups.len());
     let mut is_told = true;
     for (name, places) in groups {
-        let aim = if name.is_empty() { aim.clone() } else { aim.adapter("adapters", &name)? };
+        let aim = if name.is_empty() { aim.clone() } else { aim.adapter(field, &name)? };
         is_told &= permit(context, &aim).is_ok_and(|it| context.is_told_of(&it.model.target));
-        asking.push(part(context, aim, &inputs, places, delivery));
+        asking.push(part(context, aim, &inputs, (field, places), delivery));
     }
     let mut parts = try_join_all(asking).await?;
     // The log has one model and one wait: the one named, and the longest.
@@ -95,7 +95,7 @@ async fn part(
     context: &Context,
     aim: Aim,
     inputs: &Inputs,
-    places: Vec<usize>,
+    (field, places): (&'static str, Vec<usize>),
     delivery: Delivery,
 ) -> Result<Part, Error> {
     let texts = places.iter().map(|place| inputs.texts[*place].clone()).collect();
@@ -113,7 +113,7 @@ async fn part(
         Reply::Classification(labels) => Said::Labels(labels),
         Reply::TokenVectors(_) | Reply::Entities(_) | Reply::Fills(_) | Reply::Answers(_) => {
             let expected = "must be one name where tokens are answered";
-            return Err(Error::field("adapters", expected));
+            return Err(Error::field(field, expected));
         }
         Reply::Scores(_) | Reply::Tokens(_) | Reply::Handled(_) | Reply::OfAdapters => {
             return Err(mismatch());

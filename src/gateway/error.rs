@@ -55,6 +55,8 @@ pub(crate) enum Error {
         name: String,
         /// Which field, what was expected.
         message: String,
+        /// `InvalidInput`, but where it is who is asked that is wrong.
+        kind: ErrorKind,
     },
     /// No route has this path.
     #[error("no such path")]
@@ -76,12 +78,9 @@ pub(crate) enum Error {
     /// The tenant has reached one of its limits.
     #[error("{0}")]
     Refused(#[from] Box<Refused>),
-    /// The container contract's 409.
-    #[error("model {0} is already loaded")]
+    /// The container contract's 409, with what is there already.
+    #[error("{0}")]
     AlreadyLoaded(String),
-    /// The same for an adapter.
-    #[error("adapter {0} is already registered")]
-    AlreadyRegistered(String),
     /// A target model is named at an endpoint that has one of its own.
     #[error("Endpoint {0} is not a multi-model endpoint and does not support target model header.")]
     NotMultiModel(EndpointName),
@@ -93,8 +92,8 @@ pub(crate) enum Error {
         /// With what.
         failure: Failure,
     },
-    /// The container contract's 507.
-    #[error("there is no memory for model {0} now")]
+    /// The container contract's 507, with what there is no memory for.
+    #[error("there is no memory for {0} now")]
     NoMemory(String),
 }
 
@@ -134,7 +133,15 @@ impl Error {
 
     /// One field of the body is wrong; the message begins with its name.
     pub(crate) fn field(name: &str, expected: &str) -> Self {
-        Self::Field { name: name.into(), message: format!("{name} {expected}") }
+        let message = format!("{name} {expected}");
+        Self::Field { name: name.into(), message, kind: ErrorKind::InvalidInput }
+    }
+
+    /// A field of the body, or of the query, has a name that no target can have: told as where a
+    /// header has it.
+    pub(crate) fn name(field: &str, reason: &dyn std::fmt::Display) -> Self {
+        let message = format!("{field} is not a legal name: {reason}");
+        Self::Field { name: field.into(), message, kind: ErrorKind::InvalidRequest }
     }
 
     /// A fault of ours.
@@ -146,15 +153,14 @@ impl Error {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Failed(failure) | Self::OfContainer { failure, .. } => failure.kind(),
-            Self::Field { .. } => ErrorKind::InvalidInput,
+            Self::Field { kind, .. } => *kind,
             Self::Denied(_)
             | Self::UnknownPath
             | Self::WrongMethod
             | Self::OnAdmin { .. }
             | Self::SlowBody(_)
             | Self::AlreadyLoaded(_)
-            | Self::NotMultiModel(_)
-            | Self::AlreadyRegistered(_) => ErrorKind::InvalidRequest,
+            | Self::NotMultiModel(_) => ErrorKind::InvalidRequest,
             Self::NoMemory(_) => ErrorKind::TooLarge,
             Self::Refused(_) => ErrorKind::Throttled,
         }
@@ -174,8 +180,7 @@ impl Error {
             | Self::WrongMethod
             | Self::OnAdmin { .. }
             | Self::AlreadyLoaded(_)
-            | Self::NotMultiModel(_)
-            | Self::AlreadyRegistered(_) => RetryHint::Never,
+            | Self::NotMultiModel(_) => RetryHint::Never,
         }
     }
 
@@ -202,7 +207,7 @@ impl Error {
             Self::UnknownPath | Self::OnAdmin { path_exists: false } => Case::UnknownPath,
             Self::WrongMethod | Self::OnAdmin { path_exists: true } => Case::WrongMethod,
             Self::SlowBody(_) => Case::SlowBody,
-            Self::AlreadyLoaded(_) | Self::AlreadyRegistered(_) => Case::AlreadyLoaded,
+            Self::AlreadyLoaded(_) => Case::AlreadyLoaded,
             Self::Failed(_)
             | Self::Field { .. }
             | Self::NotMultiModel(_)
@@ -243,7 +248,7 @@ impl Error {
                 "message": cut(&message),
                 "type": row.name,
                 "param": self.param(),
-                "code": self.exceeded().map_or(row.code, |_| Some("context_length_exceeded")),
+                "code": self.code(row),
             }}),
         }
     }
@@ -252,14 +257,25 @@ impl Error {
     fn param(&self) -> Option<&str> {
         match self {
             Self::Field { name, .. } => Some(name),
-            other => other.exceeded(),
+            other => match other.detail()? {
+                Detail::Field { name } => Some(name),
+                Detail::ContextExceeded { field } => Some(field),
+                Detail::OtherBase { .. } => None,
+            },
         }
     }
 
-    /// The field by which a request is longer than the model's context, if it is.
-    fn exceeded(&self) -> Option<&'static str> {
+    /// OpenAI's `code`.
+    fn code(&self, row: Row) -> Option<&'static str> {
+        match self.detail() {
+            Some(Detail::ContextExceeded { .. }) => Some("context_length_exceeded"),
+            Some(Detail::Field { .. } | Detail::OtherBase { .. }) | None => row.code,
+        }
+    }
+
+    fn detail(&self) -> Option<&Detail> {
         let Self::Failed(failure) = self else { return None };
-        failure.detail().map(|Detail::ContextExceeded { field }| field)
+        failure.detail()
     }
 
     /// The whole response.

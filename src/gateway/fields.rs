@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use roundhouse_serving::{BIASES_MAX, STOPS_MAX};
+use roundhouse_serving::{BIASES_MAX, STOP_BYTES_MAX, STOPS_MAX};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -28,9 +28,14 @@ impl Fields {
         Self { map, prefix }
     }
 
+    /// A field's name as its client knows it.
+    pub(crate) fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
     /// An error about one field.
     pub(crate) fn wrong(&self, name: &str, expected: &str) -> Error {
-        Error::field(&format!("{}{name}", self.prefix), expected)
+        Error::field(&self.named(name), expected)
     }
 
     /// Whether the field is there, `null` included.
@@ -153,14 +158,16 @@ impl Fields {
             Some(Value::Array(items)) => strings(items),
             Some(_) => None,
         };
+        let fits = |text: &String| (1..=STOP_BYTES_MAX).contains(&text.len());
         match texts {
-            Some(texts) if texts.len() <= STOPS_MAX && !texts.iter().any(String::is_empty) => {
-                Ok(texts)
+            Some(texts) if texts.len() <= STOPS_MAX && texts.iter().all(fits) => Ok(texts),
+            _ => {
+                let expected = format!(
+                    "must be a string or a list of at most {STOPS_MAX} strings, none empty or longer \
+                     than {STOP_BYTES_MAX} bytes"
+                );
+                Err(self.wrong(name, &expected))
             }
-            _ => Err(self.wrong(
-                name,
-                &format!("must be a string or a list of at most {STOPS_MAX} strings, none empty"),
-            )),
         }
     }
 
@@ -201,7 +208,7 @@ impl Fields {
     /// The names of the fields that nobody has taken, but for those that are `null`.
     pub(crate) fn left(&self) -> Vec<String> {
         let said = self.map.iter().filter(|(_, value)| !value.is_null());
-        said.map(|(name, _)| format!("{}{name}", self.prefix)).collect()
+        said.map(|(name, _)| self.named(name)).collect()
     }
 
     /// Refuses fields that would change the answer and that nothing here can honour, unless

@@ -38,7 +38,7 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Option<OutputForm>, Error> {
                 format!("says what the answer must look like, and so does {}", other.field);
             return Err(fields.wrong(field, &expected));
         }
-        asked = Some(OutputForm { field, kind });
+        asked = Some(OutputForm { field: fields.named(field), kind });
     }
     Ok(asked)
 }

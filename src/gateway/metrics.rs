@@ -4,12 +4,18 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::Histogram;
+use roundhouse_types::{EndpointName, TargetName};
 
 /// From a request's arrival to its response's last byte, in seconds. Labels: `route`,
 /// `status` (the class, as `2xx`).
 const REQUEST_SECONDS: &str = "roundhouse_gateway_request_seconds";
 /// From a request's arrival to its response's first body byte, in seconds. Label: `route`.
 const FIRST_BYTE_SECONDS: &str = "roundhouse_gateway_first_byte_seconds";
+
+/// From a request to a container behind an endpoint to the last byte of its answer, or to when nobody
+/// wants more of it or its time is over, in seconds. Not of requests that it did not begin to answer for
+/// another reason: most never reached it. Labels: `endpoint`, `container`.
+const CONTAINER_SECONDS: &str = "roundhouse_gateway_container_seconds";
 
 /// Stateful sessions opened.
 const SESSIONS_OPENED: &str = "roundhouse_gateway_sessions_opened_total";
@@ -31,6 +37,11 @@ pub fn describe_metrics() {
         metrics::Unit::Seconds,
         "from a request's arrival to its response's first body byte, by route"
     );
+    metrics::describe_histogram!(
+        CONTAINER_SECONDS,
+        metrics::Unit::Seconds,
+        "from a request to a container behind an endpoint to the last byte of its answer, or to its time-out, by endpoint and container; not of those that it refused or broke off before"
+    );
     metrics::describe_counter!(
         CAPTURE_DROPPED,
         metrics::Unit::Count,
@@ -46,6 +57,12 @@ pub fn describe_metrics() {
         metrics::Unit::Count,
         "stateful sessions that have ended: closed by their clients, or expired"
     );
+}
+
+/// How long a container takes for what it is asked.
+pub(crate) fn container_seconds(endpoint: &EndpointName, container: &TargetName) -> Histogram {
+    let labels = [("endpoint", endpoint.to_string()), ("container", container.to_string())];
+    metrics::histogram!(CONTAINER_SECONDS, &labels)
 }
 
 /// Notes a capture that found no room.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::accept::Accept;
 use crate::addressed::Addressed;
-use crate::aim::Adapters;
+use crate::aim::{Adapters, Aim};
 use crate::answer::{Asked, Delivery, answer, ignored_names};
 use crate::behind;
 use crate::body;
@@ -176,12 +176,9 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
             Some(route) => {
                 let stream = fields.bool("stream")?.unwrap_or(false);
                 let sent = Sent { body, parse, echo: echo.to_owned(), route, stream };
-                (relayed::asked(&headers, sent, context.notes.request_id()), !stream)
+                (relayed::asked(&headers, sent, &aim, context.notes.request_id()), !stream)
             }
-            None => {
-                let adapters = Adapters::read(&mut fields)?;
-                (Asked { adapters, ..parse(&mut fields, echo)? }, true)
-            }
+            None => (asked(&mut fields, &aim, echo, parse)?, true),
         };
         let timeout = context.gateway.config.stream_timeout;
         let accept = Accept::default();
@@ -195,6 +192,27 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
         Ok(sagemaker::with_variant(response, &variant))
     };
     operation.await.unwrap_or_else(|error: Error| error.respond(face))
+}
+
+/// What a body asks that may name an adapter of `aim`; its answer calls the model `echo` where the body
+/// does not name it, and the adapter where one counts, as where a header names that.
+///
+/// # Errors
+/// `Field`, with the path of what is wrong.
+pub(crate) fn asked(
+    fields: &mut Fields,
+    aim: &Aim,
+    echo: &str,
+    parse: impl FnOnce(&mut Fields, &str) -> Result<Asked, Error>,
+) -> Result<Asked, Error> {
+    let adapters = Adapters::read(fields)?.for_all();
+    let heeded = aim.heeds(adapters.clone());
+    if heeded.called().is_some() {
+        // It says what the adapter is one of.
+        fields.string("model")?;
+    }
+    let echo = heeded.called().unwrap_or(echo);
+    Ok(Asked { adapters, ..parse(fields, echo)? })
 }
 
 /// What every object of one answer repeats.

@@ -5,22 +5,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, header};
-use roundhouse_serving::{RawRequest, ReadBody, Request, Route};
+use roundhouse_serving::{RawRequest, Request, Route};
 use uuid::Uuid;
 
+use crate::aim::Aim;
 use crate::answer::{Ask, Asked};
 use crate::error::Error;
 use crate::fields::Fields;
 use crate::json;
-use crate::openai::Parse;
-use crate::sagemaker::raw::{Found, Later, raw_body};
+use crate::openai::{self, Parse};
+use crate::sagemaker::raw::{Later, raw_body};
 
 /// A body as it was sent, and how any other model's is read.
 #[derive(Clone)]
 pub(crate) struct Sent {
     pub(crate) body: Bytes,
     pub(crate) parse: Parse,
-    /// What the answer calls the model where the body does not name it.
+    /// What the answer calls the model.
     pub(crate) echo: String,
     /// Where it was sent to.
     pub(crate) route: Route,
@@ -28,8 +29,9 @@ pub(crate) struct Sent {
     pub(crate) stream: bool,
 }
 
-/// What an external engine is sent, and the way to read it for any other model.
-pub(crate) fn asked(headers: &HeaderMap, sent: Sent, request_id: Uuid) -> Asked {
+/// What an external engine is sent, and the way to read it for any other model, whose adapters it may
+/// name.
+pub(crate) fn asked(headers: &HeaderMap, sent: Sent, aim: &Aim, request_id: Uuid) -> Asked {
     let later = Later::default();
     let told = (sent.stream, request_id);
     let raw = RawRequest {
@@ -37,14 +39,16 @@ pub(crate) fn asked(headers: &HeaderMap, sent: Sent, request_id: Uuid) -> Asked 
         route: sent.route,
         read: {
             let later = later.clone();
-            let (parse, echo) = (sent.parse, Arc::<str>::from(sent.echo));
+            let (parse, known) = (sent.parse, Arc::new((aim.clone(), sent.echo)));
             Arc::new(move |body| {
-                let (later, echo) = (later.clone(), Arc::clone(&echo));
+                let (later, known) = (later.clone(), Arc::clone(&known));
                 async move {
                     let read = async {
-                        let asked = parse(&mut Fields::new(json::object(body).await?), &echo)?;
-                        later.set(Found::Ask(asked.ask));
-                        Ok::<_, Error>(ReadBody::Request(Box::new(asked.request)))
+                        let (aim, echo) = &*known;
+                        let mut fields = Fields::new(json::object(body).await?);
+                        fields.take("model");
+                        let asked = openai::asked(&mut fields, aim, echo, parse)?;
+                        Ok::<_, Error>(later.read(aim, asked))
                     };
                     read.await.map_err(|error| later.wrong(error))
                 }

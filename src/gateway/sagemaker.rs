@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::accept::{Accept, Array};
 use crate::addressed::{Addressed, addressed, addressed_in};
-use crate::aim::{self, ADAPTER, Adapters, Aim};
+use crate::aim::{self, ADAPTER, Aim};
 use crate::answer::{Asked, Delivery, answer};
 use crate::behind::{self, Way};
 use crate::body::{self, Media};
@@ -149,7 +149,7 @@ pub(crate) async fn invoke_endpoint_stream(
             let told = (true, context.notes.request_id());
             raw::asked(&headers, body, (&aim, called), &INNER_ACCEPT, told)
         } else {
-            accepted(parsed?.asked(&called)?, &headers, &INNER_ACCEPT)?
+            accepted(parsed?.asked(&aim, &called)?, &headers, &INNER_ACCEPT)?
         };
         let delivery = Delivery {
             accept: Accept::read(&headers, &INNER_ACCEPT).unwrap_or_default(),
@@ -270,7 +270,7 @@ async fn invoke_plain(
         let told = (!read.gathers, context.notes.request_id());
         raw::asked(headers, body, (&aim, called), &header::ACCEPT, told)
     } else {
-        accepted(parse(headers, body).await?.asked(&called)?, headers, &header::ACCEPT)?
+        accepted(parse(headers, body).await?.asked(&aim, &called)?, headers, &header::ACCEPT)?
     };
     let delivery = Delivery {
         // Where a handler answers, what it makes of the header is its own.
@@ -328,8 +328,9 @@ fn accepted(asked: Asked, headers: &HeaderMap, name: &HeaderName) -> Result<Aske
 }
 
 impl Parsed {
-    /// What is asked, by the field that is there, as LMI tells its schemas apart.
-    fn asked(self, fallback: &str) -> Result<Asked, Error> {
+    /// What is asked, by the field that is there, as LMI tells its schemas apart. An answer calls the
+    /// model `called` where the body names neither a model nor an adapter.
+    fn asked(self, aim: &Aim, called: &str) -> Result<Asked, Error> {
         let map = match self {
             Self::Object(map) => map,
             Self::Text(text) => return Ok(inputs::from_text(text)),
@@ -339,21 +340,24 @@ impl Parsed {
         if fields.has("inputs") && !fields.has("messages") && !fields.has("prompt") {
             return inputs::parse(&mut fields);
         }
-        let adapters = Adapters::read(&mut fields)?;
-        let asked = if fields.has("messages") {
-            openai::chat::parse(&mut fields, fallback)
-        } else if fields.has("prompt") {
-            openai::completions::parse(&mut fields, fallback)
-        } else if fields.has("input") {
-            openai::embeddings::parse(&mut fields, fallback)
-        } else if fields.has("query") {
-            ranking::parse(&mut fields, fallback)
-        } else if fields.has("requestType") {
-            Err(Error::field("requestType", "must be the only field of the body"))
-        } else {
-            Err(Error::input("the body must have one of inputs, messages, prompt, input or query"))
-        };
-        Ok(Asked { adapters, ..asked? })
+        openai::asked(&mut fields, aim, called, parse_any)
+    }
+}
+
+/// Reads a body without `inputs` by the field that is there.
+fn parse_any(fields: &mut Fields, echo: &str) -> Result<Asked, Error> {
+    if fields.has("messages") {
+        openai::chat::parse(fields, echo)
+    } else if fields.has("prompt") {
+        openai::completions::parse(fields, echo)
+    } else if fields.has("input") {
+        openai::embeddings::parse(fields, echo)
+    } else if fields.has("query") {
+        ranking::parse(fields, echo)
+    } else if fields.has("requestType") {
+        Err(Error::field("requestType", "must be the only field of the body"))
+    } else {
+        Err(Error::input("the body must have one of inputs, messages, prompt, input or query"))
     }
 }
 

@@ -5,7 +5,6 @@ use roundhouse_types::{ErrorKind, Failure, ModelId, TargetModel, TargetName};
 
 use crate::addressed::{self, Addressed, addressed, answers, is_there};
 use crate::aim::{self, Aim};
-use crate::behind;
 use crate::call::Context;
 use crate::error::Error;
 use crate::sagemaker::headers::{CUSTOM_ATTRIBUTES, Sent};
@@ -37,11 +36,18 @@ pub(crate) fn answering<'a>(context: &'a Context, name: &str) -> Option<&'a Endp
     context.endpoint(name).filter(|found| answers(context, found))
 }
 
-/// Whether names at an endpoint may mean something for the caller: a store's are judged one by one, and
-/// of containers it must be allowed one.
-fn has_names(context: &Context, endpoint: &EndpointFace) -> bool {
-    let containers = endpoint.containers.as_ref();
-    containers.is_none_or(|containers| behind::has_any(context, endpoint, containers))
+/// The endpoints whose names mean something to the caller, before a target's and in lists.
+pub(crate) fn known(context: &Context) -> impl Iterator<Item = &EndpointFace> {
+    context.endpoints().filter(|found| is_known(context, found))
+}
+
+/// Whether an endpoint's name means something to the caller. Where requests name their targets, those are
+/// judged one by one. Elsewhere it must have something of the endpoint's own, or a grant that names the
+/// endpoint; the one that is meant where none is named goes by its name, too.
+fn is_known(context: &Context, endpoint: &EndpointFace) -> bool {
+    let is_granted = || context.offered.policy.names(&context.caller, &endpoint.name);
+    let is_default = || default_endpoint(context).is_ok_and(|it| it.name == endpoint.name);
+    is_there(context, endpoint) || endpoint.containers.is_none() && (is_granted() || is_default())
 }
 
 /// What is said of an endpoint that is not there, or not for this caller.
@@ -65,7 +71,8 @@ pub(crate) fn default_endpoint(context: &Context) -> Result<&EndpointFace, Error
         [only] => Some(only),
         several => several.iter().find(|face| face.name.as_str() == DEFAULT_ENDPOINT),
     };
-    found.filter(|face| has_names(context, face)).ok_or_else(no_default)
+    let is_usable = |face: &&EndpointFace| face.containers.is_none() || is_there(context, face);
+    found.filter(is_usable).ok_or_else(no_default)
 }
 
 /// What is said where a request leaves the endpoint open and none is meant.
@@ -233,8 +240,7 @@ pub(crate) fn openai_at(
 /// How to write a `model` where no endpoint is meant unless it is named; with those that the caller
 /// may know of.
 fn unprefixed(context: &Context, error: Error) -> Error {
-    let known = context.endpoints().filter(|it| is_there(context, it));
-    let mut names: Vec<&str> = known.map(|it| it.name.as_str()).collect();
+    let mut names: Vec<&str> = known(context).map(|it| it.name.as_str()).collect();
     if names.is_empty() {
         return error;
     }
@@ -270,7 +276,7 @@ pub(crate) fn split<'a, 'b>(
     if let Some((before, after)) = name.split_once(':') {
         let known = match fixed {
             Some(face) => Some(face).filter(|face| face.name.as_str() == before),
-            None => context.endpoint(before).filter(|found| has_names(context, found)),
+            None => context.endpoint(before).filter(|found| is_known(context, found)),
         };
         if let Some(endpoint) = known {
             return Ok((endpoint, after));

@@ -87,9 +87,9 @@ async fn serve(context: Context, request: Request, route: Route, parse: openai::
         let asked = match target::has_engines(&context, &aim.model) {
             true => {
                 let sent = Sent { body, parse, echo: String::new(), route, stream: false };
-                relayed::asked(&headers, sent, context.notes.request_id())
+                relayed::asked(&headers, sent, &aim, context.notes.request_id())
             }
-            false => parse(&mut Fields::new(map), "")?,
+            false => openai::asked(&mut Fields::new(map), &aim, "", parse)?,
         };
         let timeout = context.gateway.config.stream_timeout;
         let accept = Accept::default();

@@ -3,7 +3,7 @@
 //! Reading order: `config` (what `adapter_config.json` asks for, with `matching`: which modules it
 //! means), `names` (the tensors by module), `modules` (what a base has that an adapter can
 //! change), `fit` (each tensor's place, or why it has none) in the memory that `layout`
-//! describes, `plan`; `load` with `dora` (what is computed from the base's weights, once); `step`
+//! describes, `plan`; `load` with `dora` (what is computed from the base's weights, once); `kept` (copies in the host's memory); `step`
 //! (a step's rows by adapter) over `kernel`.
 //!
 //! For a module's weights `W`, the adapter's `A` and `B` and its scale `s`, a row becomes
@@ -13,6 +13,7 @@
 mod config;
 mod dora;
 mod fit;
+mod kept;
 mod kernel;
 mod layout;
 mod load;
@@ -23,6 +24,7 @@ mod plan;
 mod step;
 mod told;
 
+pub use kept::{AdapterWeights, promote_adapter};
 pub(crate) use load::BaseWeights;
 pub use load::{AdapterBase, LoadedAdapter, load_adapter};
 pub(crate) use modules::{Modules, Site};

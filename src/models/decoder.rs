@@ -252,7 +252,12 @@ impl Decoder {
                 let up = up.forward(&normed, (groups, Site::up(index)))?;
                 drop(normed);
                 let activated = match config.gated {
-                    true => config.activation.gate(&up)?,
+                    true => {
+                        let gated = config.activation.gate(&up)?;
+                        // Its room is for what the next multiplication packs.
+                        drop(up);
+                        gated
+                    }
                     false => config.activation.apply(up)?,
                 };
                 down.forward(&activated, (groups, Site::down(index)))?

@@ -121,6 +121,13 @@ impl DeviceMemory {
         }
     }
 
+    /// The same of bytes that were copied from it to the host's memory.
+    pub(crate) fn was_emptied(&self, bytes: Bytes) {
+        if let Some(link) = &self.link {
+            link.outward.pass(bytes.0);
+        }
+    }
+
     /// Copies a tensor from the host's memory into a buffer of its own.
     pub(crate) fn bring(&self, tensor: &Tensor, cancel: &Cancel) -> Result<Tensor, Error> {
         if let Some(card) = self.card() {

@@ -120,7 +120,8 @@ pub(crate) fn kv_floor(kv: &KvSpec) -> Result<Bytes, Error> {
 /// Per token: the residual stream and its norm `2 H`, and the larger of attention
 /// (projection, its rotated copy, the mixed values twice: `2 Q + 2 A`) and feed-forward
 /// (the first projection, gate and up `2 I` or up alone `I`, what its activation makes of it
-/// `I`, the result and what multiplications pack `2 H`). Norms of results copy the result; blocks
+/// `I`, the result and what multiplications pack `2 H`; what the second one packs, `I`, takes the room of
+/// gate and up). Norms of results copy the result; blocks
 /// side by side keep the attention's. When the layers are
 /// done, instead of the latter: the last rows and their norm `2 H`, and logits as tensor and as
 /// answer, twice the vocabulary, for as many rows as a step can have. Always: the lists of

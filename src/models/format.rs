@@ -109,6 +109,14 @@ impl Stored {
         }
     }
 
+    /// As messages about files spell it.
+    pub(crate) fn told(self) -> String {
+        match self {
+            Self::Unread(dtype) => format!("{dtype:?}"),
+            other => other.name().to_uppercase(),
+        }
+    }
+
     /// The same in memory, of what is read.
     const fn as_format(self) -> Option<Format> {
         match self {

@@ -54,7 +54,8 @@ mod threads;
 mod weigh;
 
 pub use adapter::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, AdapterPlan, LoadedAdapter, load_adapter,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBase, AdapterPlan, AdapterWeights, LoadedAdapter,
+    load_adapter, promote_adapter,
 };
 pub use card::{Card, CardMemory, NO_CUDA, cards};
 pub use config::prompts::EmbeddingPrompts;

@@ -165,6 +165,11 @@ pub enum Action {
         /// That version.
         offered: Version,
     },
+    /// What the store holds in place of the version to serve is damaged.
+    Unfit {
+        /// What it lacks.
+        reason: String,
+    },
     /// An operator chose the version to serve, or leaves that to the endpoint again.
     Chosen {
         /// Whether a version is chosen now.
@@ -384,6 +389,7 @@ impl fmt::Display for Action {
                 "the store holds version {}, which is not served before an operator says so",
                 short(offered)
             ),
+            Self::Unfit { reason } => write!(f, "passed over: {reason}"),
             Self::Chosen { held: true } => f.write_str("an operator chose this version"),
             Self::Chosen { held: false } => {
                 f.write_str("an operator lifted the choice of a version")

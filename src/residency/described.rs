@@ -27,7 +27,7 @@ const COUNTERS: [(&str, Unit, &str); 11] = [
     ),
 ];
 
-const GAUGES: [(&str, Unit, &str); 15] = [
+const GAUGES: [(&str, Unit, &str); 16] = [
     ("budget_bytes", Unit::Bytes, "what residents may take, by device"),
     ("charged_bytes", Unit::Bytes, "what residents take, by device"),
     ("reserved_bytes", Unit::Bytes, "what is promised to loads, by device"),
@@ -37,6 +37,11 @@ const GAUGES: [(&str, Unit, &str); 15] = [
     ("host_reserved_bytes", Unit::Bytes, "what is promised to copies that are being made"),
     ("copies", Unit::Count, "copies in the host's memory"),
     ("waiters", Unit::Count, "requests and operators that wait"),
+    (
+        "updates_failed",
+        Unit::Count,
+        "models that serve on while another version failed or the newest cannot be told",
+    ),
     ("updates_waiting", Unit::Count, "models with a version that waits for an operator's word"),
     (
         "regret_ratio",

@@ -34,8 +34,9 @@ pub use reporter::Reporter;
 pub use snapshot::{
     AfterResident, CopiesPart, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot,
     FailedState, HostSnapshot, LoadSnapshot, LoadState, Part, ResidentSnapshot, ResidentState,
-    ResidentsPart, Snapshot, rfc3339,
+    ResidentsPart, Snapshot, UnfitSnapshot, rfc3339,
 };
 pub use table::{
-    Among, Demand, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport, may_go,
+    Among, Demand, LeftWith, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport,
+    may_go,
 };

@@ -47,6 +47,8 @@ pub struct Standing {
     pub by: Authority,
     /// What the store holds.
     pub store: InStore,
+    /// What the store holds in place of it and is no version that can be served, and why not.
+    pub unfit: Option<(Version, Failure)>,
 }
 
 /// Who says which version is served.

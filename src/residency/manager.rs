@@ -409,6 +409,9 @@ fn log(decided: &Decided) {
         Action::Failed { stage, reason, .. } => {
             warn!(%model, version, stage = stage.as_str(), reason, "model failed");
         }
+        Action::Unfit { reason } => {
+            warn!(%model, version, reason, "model's newer version is damaged");
+        }
         Action::Died { reason, deaths, .. } => {
             warn!(%model, version, device, reason, deaths, "model died");
         }

@@ -124,6 +124,7 @@ impl Meters {
         counter!("roundhouse_residency_kv_returned_bytes_total").absolute(levels.pools.returned.0);
         gauge!("roundhouse_residency_waiters").set(float(levels.waiters as u64));
         gauge!("roundhouse_residency_updates_waiting").set(float(levels.offers as u64));
+        gauge!("roundhouse_residency_updates_failed").set(float(levels.unfit as u64));
         self.shown = Some(levels);
     }
 }

@@ -90,8 +90,22 @@ pub struct ResidentSnapshot {
     pub kept: bool,
     /// A version in the store that is served only when an operator says so.
     pub offered: Option<Version>,
+    /// Another version that failed, while this one serves on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<UnfitSnapshot>,
     /// When it was last acquired or released, in RFC 3339.
     pub last_used: String,
+}
+
+/// What failed of a model while a version of it serves: mostly a newer one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnfitSnapshot {
+    /// Which; absent where the newest version cannot be told, which may be the one that serves.
+    pub version: Option<Version>,
+    /// The failure's text.
+    pub reason: String,
+    /// When it was first seen, in RFC 3339.
+    pub since: String,
 }
 
 /// The states of a resident.

@@ -4,6 +4,7 @@ mod adapters;
 mod arriving;
 mod bandwidth;
 mod bases;
+mod beside;
 mod check;
 mod copies;
 mod demotion;
@@ -34,7 +35,9 @@ mod victims;
 mod view;
 mod worth;
 
-pub use event::{Among, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport};
+pub use event::{
+    Among, LeftWith, LoadOptions, LoadReport, PlaceWanted, RefreshReport, UnloadReport,
+};
 pub(crate) use event::{Effect, Event, Grant, Key, Report, WaiterId};
 pub use placement::may_go;
 pub(crate) use view::Levels;
@@ -95,6 +98,8 @@ pub(crate) struct Table {
     events: u64,
     /// Models of which the store holds a version that waits for an operator's word.
     offers: usize,
+    /// Models that serve, or are on their way, while another version failed.
+    unfit: usize,
     stopping: bool,
     /// The time of the event that is being handled.
     now: Instant,
@@ -129,6 +134,7 @@ impl Table {
             sequence: 0,
             events: 0,
             offers: 0,
+            unfit: 0,
             stopping: false,
             now,
             touched: Vec::new(),

@@ -32,13 +32,13 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use roundhouse_residency::{Regret, Residency, Snapshot, rfc3339};
 use roundhouse_serving::ServedModel;
-use roundhouse_store::{DiskCache, TargetForm};
+use roundhouse_store::TargetForm;
 use roundhouse_tenancy::{Accounts, Current};
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::app::{Catalogs, Reload};
+use crate::app::{Catalogs, Disk, Reload};
 use crate::loader::ModelLoader;
 use crate::witness::Witness;
 pub(crate) use containers::{ContainersFn, Kind, Shown};
@@ -55,8 +55,8 @@ pub(crate) struct Admin {
     pub(crate) loader: Arc<ModelLoader>,
     /// Replaced when the settings change.
     pub(crate) catalogs: Arc<Current<Catalogs>>,
-    /// Absent where there is no store.
-    pub(crate) cache: Option<DiskCache>,
+    /// Not opened before there is a store.
+    pub(crate) disk: Disk,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) witness: Arc<Witness>,
     pub(crate) accounts: Arc<Accounts>,
@@ -148,6 +148,7 @@ impl IntoResponse for Refusal {
 
 /// Which model an operator means. Without an endpoint the only one, or `default`, is meant.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Meant {
     endpoint: Option<String>,
     target: String,
@@ -235,7 +236,7 @@ fn dressed(admin: &Admin, snapshot: Snapshot) -> Result<Value, Failure> {
     let facts = facts::of(&snapshot, &admin.loader);
     let mut shown = serde_json::to_value(snapshot).map_err(unsayable)?;
     facts::show(&mut shown, facts)?;
-    shown["disk"] = match &admin.cache {
+    shown["disk"] = match admin.disk.opened() {
         Some(cache) => {
             let usage = cache.usage();
             json!({
@@ -277,6 +278,7 @@ fn unsayable(error: serde_json::Error) -> Failure {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     endpoint: Option<String>,
     after: Option<String>,
@@ -306,7 +308,7 @@ async fn models(
         .map_err(Failure::from)?;
     let snapshot = admin.residency.gathered().await?;
     let standings = standing::of(&endpoint, &snapshot);
-    let on_disk = admin.cache.as_ref().map(|cache| cache.shares(&endpoint)).unwrap_or_default();
+    let on_disk = admin.disk.opened().map(|cache| cache.shares(&endpoint)).unwrap_or_default();
     let models: Vec<_> = listed
         .targets
         .iter()
@@ -358,7 +360,7 @@ async fn explain(
         // Of a name that nobody has: those that may have been meant.
         "near": near,
         "warm": warm,
-        "disk": admin.cache.as_ref().map(|cache| disk::of_model(cache, &model)),
+        "disk": admin.disk.opened().map(|cache| disk::of_model(cache, &model)),
     })))
 }
 

@@ -8,6 +8,7 @@ mod build;
 mod capture;
 mod cards;
 mod described;
+mod disk;
 pub(crate) mod door;
 mod faces;
 mod live;
@@ -21,7 +22,6 @@ mod warm;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::CutOff;
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::asynchronous::Deferrals;
 use self::behind::Behinds;
 use self::capture::Captures;
 use self::door::Door;
@@ -49,6 +50,7 @@ use crate::near;
 use crate::threads::Threads;
 
 pub(crate) use build::{Catalogs, Credentials};
+pub(crate) use disk::Disk;
 pub(crate) use door::Operators;
 pub(crate) use reload::{Origin, Reading, Reload};
 #[cfg(test)]
@@ -109,7 +111,7 @@ pub(crate) struct Running {
     loader: Arc<ModelLoader>,
     accounts: Arc<Accounts>,
     /// Requests whose callers do not wait.
-    queue: Option<Queue>,
+    deferrals: Deferrals,
     captures: Captures,
     /// Containers behind endpoints.
     behinds: Behinds,
@@ -174,7 +176,7 @@ pub(crate) async fn start(
         warn!(%names, "these variables of the environment change nothing here");
     }
     let mut app = build::build(config.clone(), credentials, door.identity.clone()).await?;
-    let queue = app.live.queue.clone();
+    let deferrals = app.live.deferrals.clone();
     let captures = app.live.captures.clone();
     let behinds = app.live.behinds.clone();
     let data_router = near::around(app.data, &config, door.identity.clone());
@@ -231,7 +233,7 @@ pub(crate) async fn start(
         residency,
         loader,
         accounts,
-        queue,
+        deferrals,
         captures,
         behinds,
         tracing: app.tracing,
@@ -326,20 +328,16 @@ impl Running {
         self.vitals.set_ready(false);
         self.watches.iter().for_each(JoinHandle::abort);
         self.stop_data.cancel();
-        if let Some(queue) = &self.queue {
-            queue.stop();
-        }
+        self.deferrals.stop();
         // The data port is the first.
         let admin = self.ports.split_off(1);
         let patience = self.drain_timeout / 2;
-        let (residency, queue) = (self.residency.clone(), self.queue.clone());
+        let (residency, deferrals) = (self.residency.clone(), self.deferrals.clone());
         let late = tokio::spawn(async move {
             tokio::time::sleep(patience).await;
             // What nobody waits for runs after the next start. First: a model that is about to
             // leave would fail it.
-            if let Some(queue) = &queue {
-                queue.abort().await;
-            }
+            deferrals.abort().await;
             residency.shutdown().await;
         });
         for port in self.ports {
@@ -347,9 +345,7 @@ impl Running {
                 warn!(%error, "the data port ended badly");
             }
         }
-        if let Some(queue) = &self.queue {
-            queue.drain().await;
-        }
+        self.deferrals.drain().await;
         late.abort();
         self.residency.shutdown().await;
         self.stop_admin.cancel();

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use roundhouse_types::ErrorKind;
 
 mod adapts;
 mod check;
@@ -83,7 +84,7 @@ pub enum Command {
     Models(ModelsArgs),
     /// Fetch and load a model, and wait until it is ready.
     Load(LoadArgs),
-    /// Unload a model once its requests have ended.
+    /// Unload a model once its requests have ended, and the adapters on it with it.
     Unload(UnloadArgs),
     /// Keep a model loaded: it is not evicted for others, until it is released or the server ends. To
     /// keep it for good, name it under `keep` (and `preload`) of its endpoint in the settings.
@@ -119,7 +120,8 @@ pub enum Command {
 
 impl Command {
     /// Which failures are told on standard output too, as an object: those of commands that were asked
-    /// for JSON and would print none of it. `check-config`, `explain` and `doctor` print what they found.
+    /// for JSON and would print none of it. `check-config` and `doctor` print what they found, as `explain`
+    /// does of a name that nobody has.
     pub fn fails_in_json(&self) -> fn(&Error) -> bool {
         let is_asked = match self {
             Self::Models(args) => args.admin.json,
@@ -135,11 +137,17 @@ impl Command {
             Self::Usage(args) => args.json,
             Self::Simulate(args) => args.json,
             Self::Keys(args) => args.json(),
+            Self::Explain(args) => args.admin.json,
+            // What comes page after page, or piece by piece, is no single object.
+            Self::Top(args) => args.admin.json && args.once,
+            Self::Invoke(args) => args.json && !args.stream,
             _ => false,
         };
         match self {
             // Faults of the settings stand in the server's own answer.
             Self::Reload(_) if is_asked => |error| !matches!(error, Error::Settings(_)),
+            Self::Plan(_) if is_asked => |error| !matches!(error, Error::Rest(_)),
+            Self::Explain(_) if is_asked => |error| error.kind() != ErrorKind::ModelNotFound,
             _ if is_asked => |_| true,
             _ => |_| false,
         }
@@ -203,7 +211,7 @@ pub struct AdminArgs {
     #[arg(long, value_name = "KEY", env = "ROUNDHOUSE_ADMIN_KEY", hide_env_values = true)]
     pub admin_key: Option<String>,
     /// Authorities that vouch for an https address, beside this machine's, in PEM.
-    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CA")]
+    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CA", hide_env_values = true)]
     pub ca: Option<PathBuf>,
     /// Print JSON, for programs.
     #[arg(long)]

@@ -160,12 +160,13 @@ impl Sender {
         }
     }
 
-    /// Configured endpoints, each with its first variant.
-    fn endpoints(&self) -> Vec<(EndpointName, Arc<str>)> {
+    /// Configured endpoints, each with its variants.
+    fn endpoints(&self) -> Vec<(EndpointName, Vec<Arc<str>>)> {
         let offered = self.offered.get();
         let faces = offered.endpoints.iter();
-        let named = faces.filter_map(|face| {
-            Some((face.name.clone(), face.naming.variants.first()?.name.clone()))
+        let named = faces.map(|face| {
+            let variants = face.naming.variants.iter().map(|it| it.name.clone());
+            (face.name.clone(), variants.collect())
         });
         named.collect()
     }

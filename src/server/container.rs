@@ -101,9 +101,9 @@ fn ended(error: &tokio::task::JoinError) -> Failure {
     Failure::new(ErrorKind::Internal, format!("it ended unexpectedly: {error}"))
 }
 
-fn checked(name: &str) -> Result<TargetName, Failure> {
+fn checked(field: &str, name: &str) -> Result<TargetName, Failure> {
     name.parse().map_err(|why| {
-        Failure::new(ErrorKind::InvalidRequest, format!("model_name cannot be used: {why}"))
+        Failure::new(ErrorKind::InvalidRequest, format!("{field} is not a legal name: {why}"))
     })
 }
 
@@ -114,7 +114,7 @@ impl ContainerModels for PlatformModels {
         url: String,
         path: PathBuf,
     ) -> BoxFuture<'static, Result<LoadOutcome, Failure>> {
-        let name = match checked(&name) {
+        let name = match checked("model_name", &name) {
             Ok(name) => name,
             Err(failure) => return async move { Err(failure) }.boxed(),
         };
@@ -166,7 +166,7 @@ impl ContainerModels for PlatformModels {
             return None;
         }
         let announced = self.local.get(name)?;
-        Some(self.shown(checked(name).ok()?, announced))
+        Some(self.shown(checked("model_name", name).ok()?, announced))
     }
 
     fn unload(&self, name: &str) -> BoxFuture<'static, Result<bool, Failure>> {

@@ -70,6 +70,9 @@ pub enum Error {
     /// A part of the server failed.
     #[error("{0}")]
     Failed(Failure),
+    /// Some of what was asked for failed; the rest is printed already.
+    #[error("{0}")]
+    Rest(Failure),
     /// Keys cannot be read, minted or revoked.
     #[error("{0}")]
     Identity(#[source] roundhouse_tenancy::Error),
@@ -102,7 +105,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Settings(_) | Self::Usage(_) => ErrorKind::InvalidRequest,
-            Self::Failed(failure) => failure.kind(),
+            Self::Failed(failure) | Self::Rest(failure) => failure.kind(),
             Self::Identity(error) => error.kind(),
             Self::Advised { error, .. } => error.kind(),
             _ => ErrorKind::Internal,
@@ -114,7 +117,7 @@ impl Error {
         match self {
             Self::NoServer { .. } | Self::Request { .. } => RetryHint::Later,
             Self::Refused { status: 429 | 503, .. } => RetryHint::Later,
-            Self::Failed(failure) => failure.retry(),
+            Self::Failed(failure) | Self::Rest(failure) => failure.retry(),
             Self::Advised { error, .. } => error.retry(),
             _ => RetryHint::Never,
         }
@@ -149,7 +152,7 @@ impl Error {
             Self::Refused { status, kind, .. } => refused_hint(*status, kind.as_deref()),
             Self::Advised { hint, .. } => Some(*hint),
             Self::Identity(error) => identity_hint(error),
-            Self::Failed(failure) => failed_hint(failure.kind()),
+            Self::Failed(failure) | Self::Rest(failure) => failed_hint(failure.kind()),
             _ => None,
         }
     }
@@ -201,7 +204,7 @@ fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
         (_, 401 | 403) => Some(
             "give a tenant's key with --key or ROUNDHOUSE_API_KEY; `roundhouse keys create --tenant NAME` mints one",
         ),
-        ("", 404 | 405) => Some(WRONG_PORT),
+        ("" | "invalid_request", 404 | 405) => Some(WRONG_PORT),
         (_, 429 | 503) => {
             Some("try again in a moment; `roundhouse explain TARGET` says what it waits for")
         }

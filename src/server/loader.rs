@@ -62,7 +62,7 @@ use tracing::{info, warn};
 
 use crate::config::ShareTensors;
 pub(crate) use aside::Aside;
-pub(crate) use bases::Bases;
+pub(crate) use bases::{Bases, beside};
 use external::Engines;
 pub(crate) use facts::Facts;
 use host::HostCopies;

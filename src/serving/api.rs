@@ -26,10 +26,12 @@ pub use encoders::{
 };
 pub use tokens::{CutToken, Tokens, TokensReply};
 
-/// Answers per prompt at most, as other servers bound them.
-pub const ANSWERS_MAX: usize = 16;
+/// Answers per prompt at most: as many as one request may have.
+pub const ANSWERS_MAX: usize = 64;
 /// Stop strings of one request at most, and stop tokens.
 pub const STOPS_MAX: usize = 16;
+/// The longest stop string, in bytes: that much text is held back at most.
+pub const STOP_BYTES_MAX: usize = 1024;
 /// Tokens with a bias of one request at most, as OpenAI and others bound them.
 pub const BIASES_MAX: usize = 1024;
 /// Alternatives per token at most, as OpenAI bounds them.
@@ -231,6 +233,29 @@ pub struct Generation {
     pub logit_bias: Vec<(u32, f32)>,
     /// What the answer must look like.
     pub form: Option<OutputForm>,
+    /// What is told of where a fault is found that only the model shows.
+    pub names: FieldNames,
+}
+
+/// What a request calls its fields, as its client reads it in a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FieldNames {
+    /// What is continued.
+    pub prompt: &'static str,
+    /// New tokens at most.
+    pub max_tokens: &'static str,
+    /// New tokens at least.
+    pub min_tokens: &'static str,
+    /// What goes before the names of all other parameters.
+    pub prefix: &'static str,
+}
+
+impl Default for FieldNames {
+    /// A completion's.
+    fn default() -> Self {
+        let (max_tokens, min_tokens) = ("max_tokens", "min_tokens");
+        Self { prompt: "prompt", max_tokens, min_tokens, prefix: "" }
+    }
 }
 
 /// The answer to an invocation, with the truth about how it came about.

@@ -91,6 +91,9 @@ impl Writer {
         let mut waits = self.detokeniser.holds() || self.stops.holds();
         let (text, calls) = self.said(text, reason.is_some());
         waits |= self.calls.as_ref().is_some_and(|calls| calls.reader.holds());
+        // What a model says behind the only call that it may make is not waited for.
+        let done = self.calls.as_ref().is_some_and(|calls| calls.reader.is_done());
+        let reason = if done { Some(Finish::EndOfSequence) } else { reason };
         if reason.is_none() && text.is_empty() && calls.is_empty() && waits {
             return Ok(None);
         }

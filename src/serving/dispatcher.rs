@@ -28,8 +28,8 @@ use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, wrong_kind};
 use crate::tokens;
 use crate::{
-    Answer, Error, GenerationReply, Invocation, Piece, PieceStream, RawRequest, ReadBody, Reply,
-    Request, Route, Served, TokensReply,
+    ANSWERS_MAX, Answer, Error, GenerationReply, Invocation, Piece, PieceStream, RawRequest,
+    ReadBody, Reply, Request, Route, Served, TokensReply,
 };
 
 #[cfg(test)]
@@ -58,8 +58,8 @@ impl Default for Config {
             max_in_flight_per_model: 256,
             // What OpenAI takes.
             max_inputs: 2048,
-            // Sixteen answers to four prompts; more belong into requests of their own.
-            max_sequences: 64,
+            // As many as run at once in an engine; more belong into requests of their own.
+            max_sequences: ANSWERS_MAX,
         }
     }
 }
@@ -273,7 +273,10 @@ impl Dispatcher {
                 };
             }
             ServedModel::External(driven) => {
-                let to = |call| driven.call(call);
+                // A claim also has a tenant where nobody said who asks.
+                let own_prefixes = (self.claims)(caller, id).own_prefixes;
+                let prefixes_of = caller.tenant.clone().filter(|_| own_prefixes);
+                let to = |call| driven.call(driven::Call { prefixes_of, ..call });
                 return relay(id, to, request, hold, record).await;
             }
             ServedModel::Contained(model) => {
@@ -404,6 +407,7 @@ where
         accept: body.accept.clone(),
         headers: body.meta.headers.clone().into_iter().collect(),
         request_id: body.meta.request_id.clone(),
+        prefixes_of: None,
         trace: TRACE_HEADERS
             .into_iter()
             .filter_map(|name| Some((name, body.meta.headers.get(name)?.clone())))
@@ -424,17 +428,18 @@ where
     }
 }
 
-/// Refuses a model that is not what the request takes it for: an adapter of `asked`.
+/// Refuses a model that is not what the request takes it for: an adapter of `asked`. One that is named
+/// twice, as what is asked and as its adapter, is itself.
 fn of_base(id: &ModelId, model: &ServedModel, asked: &ModelId) -> Result<(), Error> {
     let base = match model {
         ServedModel::Engine(model) => model.base(),
         ServedModel::Handler(_) | ServedModel::Contained(_) => None,
         ServedModel::External(driven) => driven.base(),
     };
-    if base == Some(asked) {
+    if base.is_some_and(|base| base == asked || id == asked) {
         return Ok(());
     }
-    Err(Error::OtherBase { model: id.clone(), base: base.cloned() })
+    Err(Error::OtherBase { model: id.clone(), is_adapter: base.is_some() })
 }
 
 /// Queues every sequence; when one is refused, those before it are aborted.

@@ -56,17 +56,14 @@ pub enum Error {
         /// How many tokens the base's embeddings have.
         vocabulary: usize,
     },
-    /// The model was named as an adapter of another model than its base. Which that is, is not said:
-    /// the name may have stood for a target that is not the caller's to know.
-    #[error(
-        "{model} {} and cannot be asked as an adapter of the base that was named",
-        adapts(base)
-    )]
+    /// The model was named as an adapter of another model than its base. Which those are is for whoever
+    /// knows what the caller may: names may have stood for targets that are not its to know.
+    #[error("{model} is {}", if *is_adapter { "an adapter of another model than was named" } else { "no adapter" })]
     OtherBase {
         /// Which model.
         model: ModelId,
-        /// What it is an adapter of, if of anything.
-        base: Option<ModelId>,
+        /// Whether it is an adapter at all.
+        is_adapter: bool,
     },
     /// A chat was sent to an artefact without a chat template.
     #[error("the artefact has no chat template; send a prompt to continue instead of messages")]
@@ -155,25 +152,16 @@ pub enum Error {
     Interrupted,
 }
 
-fn adapts(base: &Option<ModelId>) -> String {
-    match base {
-        Some(base) => format!("is an adapter of {base}"),
-        None => "is no adapter".into(),
-    }
-}
-
 impl Error {
     /// A fault of one field.
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Field { field: field.into(), message: message.into() }
     }
 
-    /// The same of a prompt that a template made of a chat.
-    pub(crate) fn of_chat(self) -> Self {
+    /// The same of a field that stands inside another; `prefix` goes before its name.
+    pub(crate) fn within(self, prefix: &str) -> Self {
         match self {
-            Self::Context { field: "prompt", message } => {
-                Self::Context { field: "messages", message }
-            }
+            Self::Field { field, message } => Self::field(format!("{prefix}{field}"), message),
             other => other,
         }
     }
@@ -223,7 +211,24 @@ impl From<Error> for Failure {
         let failure = Self::from_error(error.kind(), &error).with_retry(error.retry());
         match error {
             Error::Context { field, .. } => failure.with_detail(Detail::ContextExceeded { field }),
+            Error::Field { field, .. } => failure.with_detail(Detail::Field { name: field.into() }),
+            Error::OtherBase { is_adapter, .. } => {
+                failure.with_detail(Detail::OtherBase { is_adapter })
+            }
             _ => failure,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_a_field_has_its_name() {
+        let error = Error::field("grammar", "it does not end").within("parameters.");
+        let failure = Failure::from(error);
+        assert_eq!(failure.message(), "parameters.grammar: it does not end");
+        assert_eq!(failure.detail(), Some(&Detail::Field { name: "parameters.grammar".into() }));
     }
 }

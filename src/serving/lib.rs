@@ -38,11 +38,11 @@ mod tools;
 
 pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Aggregation, Answer, AnswerOptions, AnswerStyle, BIASES_MAX,
-    Chat, Completion, CutToken, Embeddings, EmbeddingsReply, Entity, EntityOptions, Fill, Finish,
-    Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece, PieceStream,
-    Prompt, Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route, STOPS_MAX,
-    ScoresReply, Served, SpanAnswer, TaskOptions, TokenInfo, TokenVectorsReply, Tokens,
-    TokensReply, VectorTask, ZeroShot,
+    Chat, Completion, CutToken, Embeddings, EmbeddingsReply, Entity, EntityOptions, FieldNames,
+    Fill, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece,
+    PieceStream, Prompt, Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route,
+    STOP_BYTES_MAX, STOPS_MAX, ScoresReply, Served, SpanAnswer, TaskOptions, TokenInfo,
+    TokenVectorsReply, Tokens, TokensReply, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};
@@ -52,5 +52,5 @@ pub use metrics::describe_metrics;
 pub use prompts::EmbeddingPrompts;
 pub use room::Taken;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
-pub use text::{TextCodec, Vocabulary};
+pub use text::{AdapterText, TextCodec, Vocabulary};
 pub use tools::{ToolCall, ToolChoice};

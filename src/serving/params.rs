@@ -5,13 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use roundhouse_engine::{GenerateSpec, RunnerSpec, Sampling};
 
 use crate::served::GenerationDefaults;
-use crate::{ALTERNATIVES_MAX, BIASES_MAX, Error, Generation, STOPS_MAX};
+use crate::{
+    ALTERNATIVES_MAX, BIASES_MAX, Error, FieldNames, Generation, STOP_BYTES_MAX, STOPS_MAX,
+};
 
 #[cfg(test)]
 mod tests;
 
-/// The longest stop string, in bytes: that much text is held back at most.
-const STOP_BYTES_MAX: usize = 1024;
 /// `max_new_tokens` of LMI where a request sets none, and no other server's way is asked for.
 const INPUTS_MAX_TOKENS: usize = 30;
 /// Drawn seeds are exact in clients whose numbers are doubles.
@@ -38,6 +38,7 @@ pub(crate) struct Parameters {
     top_logprobs: usize,
     prompt_logprobs: bool,
     logit_bias: Vec<(u32, f32)>,
+    names: FieldNames,
     /// Strings that end the answer.
     pub(crate) stop: Vec<String>,
 }
@@ -54,10 +55,14 @@ impl Parameters {
         eos_tokens: &[u32],
         vocab: usize,
     ) -> Result<Self, Error> {
-        check(asked)?;
-        tokens_known("stop_token_ids", &asked.stop_token_ids, vocab)?;
-        let biased: Vec<u32> = asked.logit_bias.iter().map(|(id, _)| *id).collect();
-        tokens_known("logit_bias", &biased, vocab)?;
+        let names = asked.names;
+        let checked = || {
+            check(asked)?;
+            tokens_known("stop_token_ids", &asked.stop_token_ids, vocab)?;
+            let biased: Vec<u32> = asked.logit_bias.iter().map(|(id, _)| *id).collect();
+            tokens_known("logit_bias", &biased, vocab)
+        };
+        checked().map_err(|error: Error| error.within(names.prefix))?;
         let mut stop_tokens = asked.stop_token_ids.clone();
         if !asked.ignore_eos {
             stop_tokens.extend(eos_tokens);
@@ -72,6 +77,7 @@ impl Parameters {
             top_logprobs: asked.logprobs.unwrap_or(0),
             prompt_logprobs: asked.prompt_logprobs,
             logit_bias: asked.logit_bias.clone(),
+            names,
             stop: asked.stop.clone(),
         })
     }
@@ -92,18 +98,19 @@ impl Parameters {
         index: usize,
         spec: &RunnerSpec,
     ) -> Result<GenerateSpec, Error> {
-        tokens_known("prompt", &prompt, spec.output_width)?;
+        let names = self.names;
+        tokens_known(names.prompt, &prompt, spec.output_width)?;
         let context = longest_sequence(spec);
         let length = prompt.len();
         if length == 0 {
-            return Err(Error::field("prompt", "it has no tokens"));
+            return Err(Error::field(names.prompt, "it has no tokens"));
         }
         if length >= context {
             let over = length + 1 - context;
             let message = format!(
                 "it has {length} tokens, {over} too many for one token of an answer in the context of {context} tokens"
             );
-            return Err(Error::Context { field: "prompt", message });
+            return Err(Error::Context { field: names.prompt, message });
         }
         let room = context - length;
         let max_tokens = match (self.max_tokens, self.face) {
@@ -112,7 +119,7 @@ impl Parameters {
                 let message = format!(
                     "{length} tokens of prompt and {asked} new ones exceed the context of {context} tokens by {over}"
                 );
-                return Err(Error::Context { field: "max_tokens", message });
+                return Err(Error::Context { field: names.max_tokens, message });
             }
             (Some(asked), _) => asked,
             (None, Face::Inputs) => self.usual_tokens.unwrap_or(INPUTS_MAX_TOKENS).min(room),
@@ -120,7 +127,7 @@ impl Parameters {
         };
         if self.min_tokens > max_tokens {
             let message = format!("{} is more than the {max_tokens} at most", self.min_tokens);
-            return Err(Error::field("min_tokens", message));
+            return Err(Error::field(names.min_tokens, message));
         }
         let offset = u64::try_from(index).expect("64-bit targets only");
         let seed = self.sampling.seed.wrapping_add(offset);

@@ -66,6 +66,8 @@ pub(crate) struct Prepared {
 pub(crate) struct CallPlan {
     format: CallFormat,
     names: Vec<String>,
+    /// Whether the answer ends with the first.
+    single: bool,
     free: bool,
 }
 
@@ -77,7 +79,7 @@ impl CallPlan {
             text.is_special(id).then_some((id, *marker))
         };
         Calls {
-            reader: CallReader::new(self.format, self.names.clone()),
+            reader: CallReader::new(self.format, self.names.clone(), self.single),
             markers: self.format.markers().iter().filter_map(special).collect(),
             free: self.free,
         }
@@ -185,10 +187,10 @@ impl GenerateTask {
             &self.eos_tokens,
             spec.output_width,
         )?;
+        let names = self.asked.names;
         let form = self.asked.form.as_ref();
         let mut grammar = form.map(Grammar::of).transpose()?;
         let mut calls = None;
-        let is_chat = matches!(self.source, Source::Chat { .. });
         let prompts = match self.source {
             Source::Prompts(prompts) => prompts,
             Source::Chat { messages, tools, kwargs } => {
@@ -216,12 +218,11 @@ impl GenerateTask {
                 Prompt::Tokens(tokens) => (tokens, String::new()),
             };
             for _ in 0..self.n {
-                let spec = parameters.sequence(tokens.clone(), sequences.len(), spec);
-                let spec = spec.map_err(|error| if is_chat { error.of_chat() } else { error })?;
+                let spec = parameters.sequence(tokens.clone(), sequences.len(), spec)?;
                 sequences.push(Sequence { spec, lead: lead.clone() });
             }
         }
-        scores_bounded(&sequences)?;
+        scores_bounded(names.prompt, &sequences)?;
         let (seed, stop) = (parameters.seed(), parameters.stop);
         Ok(Prepared { sequences, stop, seed, grammar, calls })
     }
@@ -232,7 +233,7 @@ impl GenerateTask {
 const SCORES_MAX: usize = 262_144;
 
 /// Refuses to score more than that.
-fn scores_bounded(sequences: &[Sequence]) -> Result<(), Error> {
+fn scores_bounded(prompt: &str, sequences: &[Sequence]) -> Result<(), Error> {
     let scored =
         sequences.iter().map(|sequence| &sequence.spec).filter(|spec| spec.prompt_logprobs);
     let scores: usize = scored.map(|spec| spec.prompt.len() * (1 + spec.top_logprobs)).sum();
@@ -243,7 +244,7 @@ fn scores_bounded(sequences: &[Sequence]) -> Result<(), Error> {
         "its tokens with their alternatives are {scores} log-probabilities, more than the {SCORES_MAX} of \
          one answer: score fewer prompts at a time, or ask for fewer alternatives"
     );
-    Err(Error::field("prompt", message))
+    Err(Error::field(prompt, message))
 }
 
 /// Decides how calls of tools are found, and what demands them. Where the model may answer in a form
@@ -282,7 +283,8 @@ fn plan_calls(
     }
     let names = tools.into_iter().map(|tool| tool.name).collect();
     let free = !matches!(offered.choice, ToolChoice::Named(_));
-    Ok(Some(CallPlan { format, names, free }))
+    let single = !offered.parallel || !free;
+    Ok(Some(CallPlan { format, names, single, free }))
 }
 
 /// Refuses inputs that only encoders take.
@@ -366,9 +368,9 @@ mod tests {
             Sequence { spec, lead: String::new() }
         };
         let whole = SCORES_MAX / 2;
-        assert!(scores_bounded(&[of(whole, 0, true), of(whole, 0, true)]).is_ok());
-        assert!(scores_bounded(&[of(whole, 1, true), of(whole, 20, false)]).is_ok());
-        let refused = scores_bounded(&[of(whole, 1, true), of(1, 0, true)]).unwrap_err();
+        assert!(scores_bounded("prompt", &[of(whole, 0, true), of(whole, 0, true)]).is_ok());
+        assert!(scores_bounded("prompt", &[of(whole, 1, true), of(whole, 20, false)]).is_ok());
+        let refused = scores_bounded("prompt", &[of(whole, 1, true), of(1, 0, true)]).unwrap_err();
         assert!(refused.to_string().contains("262145"), "{refused}");
     }
 }

@@ -30,6 +30,7 @@ mod template;
 pub(crate) mod tests;
 mod vocabulary;
 
+pub use beside::AdapterText;
 pub(crate) use detokenise::Detokeniser;
 pub(crate) use marks::{Marked, Shorten, Windows};
 pub(crate) use stop::{Scan, StopMatcher, overlap};

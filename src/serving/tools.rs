@@ -1,8 +1,9 @@
 //! Tool calls: how a model writes them, and what clients get of them.
 //!
-//! `format` (the ways in which families write calls), `reader` (finds them in an answer), `grammar`
-//! (holds a model to them where a call is demanded).
+//! `format` (the ways in which families write calls), `reader` (finds them in an answer), `extent`
+//! (tells it where the first ends), `grammar` (holds a model to them where a call is demanded).
 
+mod extent;
 mod format;
 mod grammar;
 mod reader;

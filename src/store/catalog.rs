@@ -1,6 +1,7 @@
 //! Which version a target's name means now, and which targets there are.
 
 mod find;
+mod passed;
 mod pick;
 mod reads;
 mod settle;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use self::find::{Found, targets_in};
+pub use self::passed::PassedOver;
 pub use self::pick::Pick;
 use self::pick::chosen;
 use self::reads::Heads;
@@ -108,6 +110,8 @@ struct Inner {
     /// The latest settled version of each target.
     known: Cache<TargetName, Arc<Artefact>>,
     sightings: Cache<TargetName, Sighting>,
+    /// Uploads that a settled version answers in place of.
+    passed: Cache<TargetName, Arc<PassedOver>>,
     listings: Cache<usize, Listing>,
 }
 
@@ -194,6 +198,7 @@ impl Catalog {
                 answers: Cache::new(REMEMBERED),
                 known: Cache::new(REMEMBERED),
                 sightings: Cache::new(REMEMBERED),
+                passed: Cache::new(REMEMBERED),
                 listings: Cache::new(64),
             }),
         })
@@ -348,37 +353,44 @@ impl Inner {
     /// Asks the store until the target is settled; says how long to believe it.
     async fn look_up(&self, target: &TargetName) -> Result<(Arc<Artefact>, Duration), Error> {
         let (mount, key) = self.place(target)?;
-        let give_up = Instant::now() + self.config.settle_wait;
+        let begun = Instant::now();
+        let give_up = begun + self.config.settle_wait;
         // What is read whole is read for a fetch, which nobody may hold to a pace.
         mount.heads.take_whole(self.disk.get().is_some_and(|disk| !disk.holds_to_paces()));
         loop {
             let Some(found) = self.find(mount, target, key).await? else {
                 self.known.invalidate(target).await;
                 self.sightings.invalidate(target).await;
+                self.passed.invalidate(target).await;
                 return Err(Error::ModelNotFound {
                     model: self.model(target).to_string(),
                     store: mount.remote.name().into(),
                 });
             };
             let known = self.known(target).await;
-            let Some(Lack { pause, why, stale }) =
-                self.unsettled(mount, target, &found, known.as_deref()).await?
-            else {
+            let Some(lack) = self.unsettled(mount, target, &found, known.as_deref()).await? else {
                 let artefact = Arc::new(found.artefact);
                 if known.as_ref().is_none_or(|known| known.id != artefact.id) {
                     info!(artefact = %artefact.id, bytes = %artefact.bytes, "version settled");
                     mount.siblings.settled(key, &artefact).await;
                 }
                 self.sightings.invalidate(target).await;
+                self.passed.invalidate(target).await;
                 self.known.insert(target.clone(), Arc::clone(&artefact)).await;
                 return Ok((artefact, self.config.ttl));
             };
             if let Some(known) = known.filter(|known| self.can_be_had(known, &found.artefact)) {
-                debug!(artefact = %known.id, why = %why, "answering with the settled version");
-                return Ok((known, pause.max(POLL_MIN).min(self.config.settle)));
+                debug!(artefact = %known.id, why = %lack.why, "answering with the settled version");
+                self.pass_over(target, &found.artefact, &lack).await;
+                return Ok((known, lack.pause.max(POLL_MIN).min(self.config.settle)));
             }
+            let Lack { pause, mut why, stale } = lack;
             let next = Instant::now() + pause.max(POLL_MIN);
             if next > give_up || self.abandoned(&found, mount) {
+                let waited = begun.elapsed().as_secs();
+                if waited > 0 {
+                    why.push_str(&format!("; the end of its upload was waited for {waited}s"));
+                }
                 return Err(Error::Unsettled { model: self.model(target).to_string(), why, stale });
             }
             tokio::time::sleep_until(next).await;

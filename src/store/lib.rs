@@ -30,7 +30,9 @@ mod uri;
 mod write;
 
 pub use artefact::{ArchiveKind, Artefact, RemoteFile};
-pub use catalog::{Catalog, CatalogConfig, Freshness, Pick, Target, TargetForm, TargetPage};
+pub use catalog::{
+    Catalog, CatalogConfig, Freshness, PassedOver, Pick, Target, TargetForm, TargetPage,
+};
 pub use disk::{
     ArrivingFiles, CacheConfig, CacheUsage, CachedArtefact, Choice, ChosenBy, Digest, DiskCache,
     DiskFile, DiskLimits, DiskVersion, Payer, Piece, Purged, Skimmed, TenantOnDisk, remembered,

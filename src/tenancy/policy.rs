@@ -170,6 +170,20 @@ impl Policy {
         grants.invoke.iter().chain(&grants.see).any(|pattern| pattern.is_at(endpoint))
     }
 
+    /// Whether a caller's grants name this endpoint, rather than targets at any, or an alias there stands
+    /// for what it may ask.
+    pub fn names(&self, caller: &Caller, endpoint: &EndpointName) -> bool {
+        let grants = match self.access(caller) {
+            Access::All => return true,
+            Access::Nothing => return false,
+            Access::Granted(grants) => grants,
+        };
+        let mut patterns = grants.invoke.iter().chain(&grants.see);
+        let is_usable = |alias: &Alias| alias.targets().any(|it| any(&grants.invoke, it));
+        patterns.any(|pattern| pattern.endpoint() == Some(endpoint))
+            || self.aliases.of(caller.tenant.as_ref(), endpoint).any(|(_, it)| is_usable(it))
+    }
+
     /// The alias of this name, for this caller: its own, else one for all. Whether the caller may
     /// use what it stands for is another question.
     pub fn alias(&self, caller: &Caller, asked: &ModelId) -> Option<&Alias> {

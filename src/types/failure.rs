@@ -78,12 +78,22 @@ pub enum RetryHint {
 }
 
 /// What a kind leaves open and clients act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Detail {
     /// The prompt, alone or with the tokens asked for, is longer than the model's context.
     ContextExceeded {
         /// The field that is to blame, as its client spells it.
         field: &'static str,
+    },
+    /// A field of the request is wrong.
+    Field {
+        /// Its path, as its client spells it.
+        name: Arc<str>,
+    },
+    /// The model was named as an adapter of another model than its base.
+    OtherBase {
+        /// Whether it is an adapter at all.
+        is_adapter: bool,
     },
 }
 
@@ -170,8 +180,8 @@ impl Failure {
     }
 
     /// What its kind leaves open.
-    pub fn detail(&self) -> Option<Detail> {
-        self.0.detail
+    pub fn detail(&self) -> Option<&Detail> {
+        self.0.detail.as_ref()
     }
 
     /// What failed, with which id.

@@ -118,6 +118,11 @@ async fn boto3_asks_a_pipeline_fifteen_containers_and_those_that_fail() {
         lines.filter(|line| line["container"] == name).count()
     };
     until("all is logged", || async { (of("c7"), of("sum"), of("oom")) == (1, 1, 3) }).await;
+    let seconds = "roundhouse_gateway_container_seconds_count";
+    assert_eq!(server.metric_with(seconds, "container=\"c7\"").await, 1.0);
+    assert!(server.metric_with(seconds, "endpoint=\"pipe\"").await >= 3.0, "each step is timed");
+    assert!(server.metric_with(seconds, "container=\"stalls\"").await >= 1.0, "time-outs are, too");
+    assert_eq!(server.metric_with(seconds, "container=\"closed\"").await, 0.0, "nobody was asked");
     let listed = server.get("/v1/models").await.json();
     let listed = listed["data"].as_array().unwrap();
     assert!(listed.iter().any(|model| model["id"] == "fifteen:c7"), "{listed:?}");

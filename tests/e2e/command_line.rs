@@ -106,8 +106,41 @@ async fn what_a_server_logged_is_replayed_and_its_regret_is_told() {
     let rows = report["rows"].as_array().unwrap();
     let lru = rows.iter().find(|row| row["rule"] == "(lru)").unwrap();
     assert_eq!(lru["loads"], 3, "a, b, a: {report}");
+    // As it is where the access log goes to standard error with all other lines.
+    let mixed = format!("INFO listening\n{}", std::fs::read_to_string(log).unwrap());
+    std::fs::write(log, mixed).unwrap();
+    let (code, out, err) = run(&["simulate", "--trace", log, "--slots", "1"]);
+    assert!(code == 0 && out.contains("1 line left out that"), "{out}{err}");
     let (code, _, err) = run(&["simulate", "--trace", cache]);
     assert_eq!(code, 1, "a folder is no trace: {err}");
+}
+
+#[test]
+fn a_plan_of_several_targets_tells_what_is_known_and_names_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, missing) = (folder.path().join("model"), folder.path().join("missing"));
+    std::fs::create_dir(&model).unwrap();
+    for (path, body) in signed_classifier("model", 6, 0) {
+        std::fs::write(model.join(path), body).unwrap();
+    }
+    let (model, missing) = (model.to_str().unwrap(), missing.to_str().unwrap());
+    let (code, out, err) = run(&["plan", missing, model]);
+    assert_eq!(code, 1, "{out}");
+    assert!(
+        out.contains("weights") && out.contains(&format!("{missing}: cannot be planned")),
+        "{out}"
+    );
+    let named = format!("1 of 2 targets cannot be planned for: {missing}");
+    assert!(err.contains(&named), "{err}");
+    let (code, out, _) = run(&["plan", missing, model, "--json"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &told["failed"][0]["target"]), (1, &json!(missing)), "{told}");
+    assert_eq!(
+        (&told["targets"][0]["target"], &told["total"]["known"]),
+        (&json!(model), &json!(1))
+    );
+    let (code, out, _) = run(&["plan", missing]);
+    assert_eq!((code, out.as_str()), (1, ""), "one alone is an error and no table");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_tests::models::{decoder, signature, signed_classifier, tar_gz};
+use roundhouse_tests::models::{File, decoder, signature, signed_classifier, tar_gz};
 use roundhouse_tests::proxy::{Mode, Proxy};
 use roundhouse_tests::python;
 use roundhouse_tests::s3::S3;
@@ -69,6 +69,60 @@ async fn boto3_raises_the_right_error_for_each_fault_and_others_go_on() {
     let packed = server.invoke("default", "packed.tar.gz", json!({"inputs": "hello"})).await;
     assert_eq!(packed.json()[0]["label"], signature("packed", 2), "{}", packed.body);
     assert_eq!(server.get("/ping").await.status, 200);
+}
+
+/// A model with another number where one of its tensors begins.
+fn spoilt(mut files: Vec<File>, tensor: &str, number: f32) -> Vec<File> {
+    let weights = &mut files.iter_mut().find(|(name, _)| name == "model.safetensors").unwrap().1;
+    let begin = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&weights[8..begin]).unwrap();
+    let at = begin + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    weights[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    files
+}
+
+/// The same weights without their head.
+fn embedder() -> Vec<File> {
+    let mut files = signed_classifier("embedder", 1, 0);
+    let config = String::from_utf8(files[0].1.clone()).unwrap();
+    files[0].1 = config.replace("BertForSequenceClassification", "BertModel").into();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_that_are_not_numbers_fail_the_load_and_not_every_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, files: &[File]| {
+        let target = folder.path().join("store").join(name);
+        std::fs::create_dir_all(&target).unwrap();
+        for (path, body) in files {
+            std::fs::write(target.join(path), body).unwrap();
+        }
+    };
+    let damaged = ["decoder", "classifier", "infinite", "embedder"];
+    put("good", &signed_classifier("good", 1, 0));
+    put("sound", &embedder());
+    put("decoder", &spoilt(decoder(1), "model.norm.weight", f32::NAN));
+    let classifier = |name| signed_classifier(name, 1, 0);
+    put("classifier", &spoilt(classifier("classifier"), "classifier.bias", f32::NAN));
+    put("infinite", &spoilt(classifier("infinite"), "classifier.weight", f32::INFINITY));
+    put("embedder", &spoilt(embedder(), "bert.embeddings.LayerNorm.weight", f32::NAN));
+    let store = format!("file://{}/", folder.path().join("store").display());
+    let cache = folder.path().join("cache");
+    let args = ["serve", "--store", &store, "--cache-dir", cache.to_str().unwrap()];
+    let server = Server::start(&args, &[]).await;
+    let ask = |target| server.invoke("default", target, json!({"inputs": "hello"}));
+    for target in damaged {
+        let got = ask(target).await;
+        assert_eq!(got.status, 424, "{target}: {}", got.body);
+        assert_eq!(got.json()["OriginalStatusCode"], 400, "{target}: {}", got.body);
+        for said in [target, "not finite"] {
+            assert!(got.body.contains(said), "{target}: {}", got.body);
+        }
+    }
+    for target in ["good", "sound"] {
+        assert_eq!(ask(target).await.status, 200, "{target}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,12 @@ impl Place {
 
     /// Writes the file as careful operators do: beside, then in its place.
     fn write(&self, budget: &str, endpoints: &[&str], rest: &str) {
-        let cache = self.at("cache");
+        self.write_with("cache", budget, endpoints, rest);
+    }
+
+    /// The same with another folder for the cache.
+    fn write_with(&self, cache: &str, budget: &str, endpoints: &[&str], rest: &str) {
+        let cache = self.at(cache);
         let mut text = format!(
             "version = 1\n[memory]\nbudget = \"{budget}\"\n[cache]\ndir = \"{}\"\n[store]\n\
              settle = \"1ms\"\ncatalogue_ttl = \"100ms\"\n",
@@ -161,4 +166,53 @@ async fn an_endpoint_with_another_store_serves_what_lies_there() {
     })
     .await;
     assert_eq!(reload(&server).await["outcome"], "unchanged");
+}
+
+const PIPE: &str = "[[endpoint]]\nname = \"pipe\"\ncontainers = \"serial\"\n[[endpoint.container]]\n\
+                    hostname = \"c\"\nurl = \"http://127.0.0.1:1\"\nhealth = false\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_containers_alone_gets_its_first_store_and_its_first_queue_as_it_runs() {
+    let place = Place::new();
+    place.write("1GiB", &[], PIPE);
+    let server = place.start().await;
+    assert_eq!(ask(&server, "one", "acme/m").await.status, 400);
+    let disk = async || server.admin_get("/admin/v1/residency").await.json()["disk"].clone();
+    assert_eq!(disk().await, Value::Null, "no folder is taken for nothing");
+    let deferred = async |endpoint: &str| {
+        let url = format!("{}/endpoints/{endpoint}/async-invocations", server.data);
+        let request = server.http().post(url).body(r#"{"inputs":"hello"}"#);
+        let attributes = "target-model=acme/m";
+        server.send(request.header("x-amzn-sagemaker-custom-attributes", attributes)).await
+    };
+    let refused = deferred("pipe").await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.body.contains("takes no asynchronous requests"), "{}", refused.body);
+
+    let answers = place.at("answers");
+    std::fs::create_dir(&answers).unwrap();
+    let queue = format!("[endpoint.async]\noutput = \"file://{}/\"\n", answers.display());
+    let (waiting, rest) = (place.at("waiting"), format!("{queue}{PIPE}"));
+    let rest = format!("{rest}[async]\ndir = \"{}\"\n", waiting.display());
+    place.write_with("other", "1GiB", &["one"], &rest);
+    let reading = reload(&server).await;
+    assert_eq!(reading["outcome"], "applied", "{reading}");
+    assert_eq!(reading["restart"], json!([]), "both are opened where this says");
+    assert!(waiting.exists() && place.at("other").exists() && !place.at("cache/async").exists());
+    serves(&server, "one", "acme/m", "acme/m").await;
+    assert!(disk().await["artefacts"].as_u64().unwrap() > 0);
+    let taken = deferred("one").await;
+    assert_eq!(taken.status, 202, "{}", taken.body);
+    let output = taken.header("x-amzn-sagemaker-outputlocation");
+    let output = PathBuf::from(output.strip_prefix("file://").unwrap());
+    until("the answer is written", || async { output.exists() }).await;
+    let answer: Value = serde_json::from_slice(&std::fs::read(&output).unwrap()).unwrap();
+    assert_eq!(answer[0]["label"], signature("acme/m", 1));
+
+    place.write("1GiB", &[], PIPE);
+    let reading = reload(&server).await;
+    assert_eq!(reading["outcome"], "applied");
+    assert_eq!(reading["restart"], json!(["cache", "async"]), "they stay where they are");
+    assert_eq!(ask(&server, "one", "acme/m").await.status, 400);
+    assert_eq!(deferred("one").await.status, 400);
 }

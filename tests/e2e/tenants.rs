@@ -98,6 +98,8 @@ async fn a_tenant_that_scans_is_held_to_its_load_bandwidth_and_others_are_not() 
         let usage = server.admin_get("/admin/v1/usage?tenant=calm").await.json();
         let fetched = usage["usage"][0]["bytes_fetched"].as_u64();
         assert!(fetched > Some(bytes / 8), "{usage}");
+        let misspelt = server.admin_get("/admin/v1/usage?tenent=calm").await;
+        assert_eq!(misspelt.status, 400, "{}", misspelt.body);
         // The settings are read again: what waits goes on by the new ceiling.
         site.configure(&scarce.replace("64KiB", "1GiB"), "", "");
     };

@@ -152,6 +152,8 @@ class Engine(BaseHTTPRequestHandler):
             raise Refused(404, f"The model `{model}` does not exist.")
         if prompt == "die":
             os._exit(9)
+        if prompt == "salt":
+            prompt = str(body.get("cache_salt"))
         if prompt.startswith("status "):
             raise Refused(int(prompt.split()[1]), "as you wish")
         text = f"{WEIGHTS}|{model}|{prompt}|{os.getpid()}"

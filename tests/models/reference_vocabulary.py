@@ -34,7 +34,9 @@ SPECIAL = [
     "<s>system</s> text", "before<|eot_id|>after", "<|eot_id|> x<|begin_of_text|>", "one<|user|>two <|user|> three",
 ]
 
-PRE = ["llama-bpe", "gpt-2", "qwen2", "smollm", "default", None]
+PRE = [
+    "llama-bpe", "gpt-2", "qwen2", "smollm", "default", "smaug-bpe", "dbrx", "tekken", "deepseek-r1-qwen", None,
+]
 
 
 def byte_pairs():

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use roundhouse_types::Failure;
+use roundhouse_types::{Failure, TenantName};
 
 /// Where a client sent its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub struct Call {
     pub headers: Vec<(String, String)>,
     /// The request's id.
     pub request_id: String,
+    /// The tenant that asks, where tenants' prompts are kept apart in the engine's cache. Absent where
+    /// they are not, and where nobody said who asks.
+    pub prefixes_of: Option<TenantName>,
     /// Its place in a trace, as headers say it.
     pub trace: Vec<(&'static str, String)>,
     /// The body.

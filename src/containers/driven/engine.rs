@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use roundhouse_types::{Bytes as Amount, ErrorKind, Failure};
+use roundhouse_types::{Bytes as Amount, ErrorKind, Failure, TenantName};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::adapters::Seat;
 use super::call::{Answer, Call, CallError, Route};
 use super::memory;
-use super::rewrite::{Rewritten, rewrite};
+use super::rewrite::{Rewritten, Salts, To, rewrite, takes};
 use super::spec::{AdapterRoutes, EngineSpec, Fill, UnknownPlaceholder};
 use crate::{
     Backend, BackendConfig, BaseUrl, Command, Condition, Error, HealthConfig, Outgoing, Running,
@@ -75,6 +75,7 @@ pub struct Engine {
     spec: Arc<EngineSpec>,
     /// What its requests call the model.
     name: String,
+    salts: Arc<Salts>,
     backend: Backend,
     /// The process that its processes descend from.
     keeper: Option<u32>,
@@ -123,8 +124,8 @@ impl Engine {
         let slots = spec.adapters.map_or(0, |adapters| adapters.slots.get());
         let seats = Arc::new(Semaphore::new(slots));
         let task = Mutex::new(Some(task));
-        let stuck = Default::default();
-        Ok(Self { spec, name, backend, keeper, process, ended, stop, task, seats, stuck })
+        let (stuck, salts) = Default::default();
+        Ok(Self { spec, name, salts, backend, keeper, process, ended, stop, task, seats, stuck })
     }
 
     /// What the operator says of it.
@@ -211,13 +212,17 @@ impl Engine {
 
     /// Where a request goes and what is sent; a large one is read on a blocking thread.
     async fn rewritten(&self, name: &str, call: &Call) -> Result<Option<Rewritten>, Failure> {
-        let (route, spec) = (call.route, Arc::clone(&self.spec));
-        let adapters = spec.adapters.map(|adapters| adapters.routes);
         if call.body.len() <= INLINE_MAX {
-            return Ok(rewrite(route, spec.invocations.as_deref(), adapters, name, &call.body));
+            let salted = self.spec.salted(&self.salts, call.prefixes_of.as_ref());
+            return Ok(rewrite(&self.spec.to(call.route, name), salted, &call.body));
         }
-        let (name, body) = (name.to_owned(), call.body.clone());
-        let work = move || rewrite(route, spec.invocations.as_deref(), adapters, &name, &body);
+        let (spec, salts) = (Arc::clone(&self.spec), Arc::clone(&self.salts));
+        let (name, route) = (name.to_owned(), call.route);
+        let (tenant, body) = (call.prefixes_of.clone(), call.body.clone());
+        let work = move || {
+            let salted = spec.salted(&salts, tenant.as_ref());
+            rewrite(&spec.to(route, &name), salted, &body)
+        };
         let read = tokio::task::spawn_blocking(work).await;
         read.map_err(|error| Failure::new(ErrorKind::Internal, format!("a body: {error}")))
     }
@@ -281,14 +286,27 @@ impl Drop for Engine {
 
 impl EngineSpec {
     /// Why an engine of these settings would refuse a body, where that is seen without it. A large body
-    /// is not looked at.
-    pub fn refusal(&self, route: Route, body: &Bytes) -> Option<Failure> {
-        if body.len() > INLINE_MAX {
-            return None;
-        }
+    /// is not looked at. `keeps_apart`: whether the call would say whose prompts it brings
+    /// ([`Call::prefixes_of`]).
+    pub fn refusal(&self, route: Route, keeps_apart: bool, body: &Bytes) -> Option<Failure> {
+        let is_salted = keeps_apart && self.cache_salt;
+        let is_refused = body.len() <= INLINE_MAX && !takes(&self.to(route, ""), is_salted, body);
+        is_refused.then(no_such_body)
+    }
+
+    /// How a body of a route is rewritten for it.
+    fn to<'a>(&'a self, route: Route, name: &'a str) -> To<'a> {
         let adapters = self.adapters.map(|adapters| adapters.routes);
-        let taken = rewrite(route, self.invocations.as_deref(), adapters, "", body);
-        taken.is_none().then(no_such_body)
+        To { route, invocations: self.invocations.as_deref(), adapters, name }
+    }
+
+    /// Of whom its prompts' salt is made.
+    fn salted<'a>(
+        &self,
+        salts: &'a Salts,
+        tenant: Option<&'a TenantName>,
+    ) -> Option<(&'a Salts, &'a TenantName)> {
+        Some((salts, tenant.filter(|_| self.cache_salt)?))
     }
 }
 

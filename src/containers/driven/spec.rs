@@ -37,6 +37,8 @@ pub struct EngineSpec {
     pub sleep: Option<SleepLevel>,
     /// How it takes adapters; absent: it takes none.
     pub adapters: Option<Adapters>,
+    /// Whether it is told whose prompts it reads, by vLLM's `cache_salt`, where calls say that.
+    pub cache_salt: bool,
 }
 
 /// What becomes of a sleeping engine's weights, as vLLM numbers it.

@@ -184,6 +184,7 @@ fn call(body: &'static str) -> Call {
             ("authorization".into(), "hush".into()),
         ],
         request_id: "id-1".into(),
+        prefixes_of: None,
         trace: Vec::new(),
         body: Bytes::from(body),
     }

@@ -5,15 +5,20 @@ use std::vec::IntoIter;
 
 use super::{DeviceFailure, RowOutcome, forward};
 use crate::plan::{BlockId, KvSpec, ModelRunner, Row, RunnerSpec, StepPlan};
+use crate::sampler::are_numbers;
 
 /// Why a runner did not get warm.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WarmUpError {
-    /// The runner refuses a shape it was loaded with.
+    /// The runner refuses a shape it was loaded with, or computes what is not a number.
     Refused(String),
     /// The device failed.
     Device(DeviceFailure),
 }
+
+/// What is told of a model whose every answer would be a failure.
+const NOT_FINITE: &str =
+    "what it computes is not finite: its weights hold NaN or infinity, or overflow its type";
 
 /// Tokens of the warm-up prompt.
 const PROMPT: usize = 4;
@@ -47,9 +52,18 @@ impl WarmUp {
             return Ok(true);
         };
         let outcomes = forward(runner, spec, &plan).map_err(WarmUpError::Device)?;
-        for outcome in outcomes {
-            if let RowOutcome::Failed(failure) = outcome {
-                return Err(WarmUpError::Refused(failure.message().to_owned()));
+        for (row, outcome) in plan.rows.iter().zip(outcomes) {
+            match outcome {
+                RowOutcome::Failed(failure) => {
+                    return Err(WarmUpError::Refused(failure.message().to_owned()));
+                }
+                // A row that begins later may read what an untouched pool holds.
+                RowOutcome::Computed(Some(vector))
+                    if row.position == 0 && !are_numbers(&vector) =>
+                {
+                    return Err(WarmUpError::Refused(NOT_FINITE.to_owned()));
+                }
+                RowOutcome::Computed(_) => {}
             }
         }
         Ok(self.plans.as_slice().is_empty())

@@ -271,6 +271,18 @@ async fn a_runner_that_refuses_its_shapes_is_invalid_and_the_lane_goes_on() {
 }
 
 #[tokio::test]
+async fn a_model_that_computes_no_numbers_is_invalid_before_anybody_asks_it() {
+    let lane = lane();
+    for runner in [generative().garbling(0), encoder().garbling(0)] {
+        let refused = lane.place("tenant/model", Box::new(runner), EngineConfig::default()).await;
+        let refused = refused.err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::ModelInvalid);
+        assert!(refused.message().contains("not finite"), "{refused}");
+    }
+    assert!(matches!(lane.health(), LaneHealth::Alive));
+}
+
+#[tokio::test]
 async fn a_lane_that_hangs_in_a_step_is_wedged_until_the_step_ends() {
     let lane = lane();
     let (runner, gate) = generative().held_at(SIGNAL);

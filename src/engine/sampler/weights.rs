@@ -31,7 +31,7 @@ fn exp(x: f32) -> f32 {
 }
 
 /// Whether all are finite.
-pub(super) fn are_numbers(logits: &[f32]) -> bool {
+pub(crate) fn are_numbers(logits: &[f32]) -> bool {
     // Without an early end, which would be a look at one after the other.
     logits.iter().fold(true, |all, logit| all & logit.is_finite())
 }

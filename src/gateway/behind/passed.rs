@@ -6,6 +6,7 @@ use std::task::{Context as Polling, Poll};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, header};
+use metrics::Histogram;
 use roundhouse_traces::{TRACEPARENT, TRACESTATE};
 use roundhouse_types::{Failure, Spent};
 use tokio::time::Instant;
@@ -69,8 +70,8 @@ fn listed(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
 pub(super) struct Timed {
     body: ContainerBody,
     began: Instant,
-    /// Absent when it is counted.
-    spent: Option<Spent>,
+    /// Absent when it is counted: what the caller is charged with, and the metric.
+    spent: Option<(Spent, Option<Histogram>)>,
     calling: Option<Calling>,
 }
 
@@ -78,15 +79,19 @@ impl Timed {
     pub(super) fn new(
         body: ContainerBody,
         (began, calling): (Instant, Option<Calling>),
-        spent: Spent,
+        spent: (Spent, Option<Histogram>),
     ) -> Self {
         Self { body, began, spent: Some(spent), calling }
     }
 
     fn add_up(&mut self) {
         self.calling = None;
-        if let Some(spent) = self.spent.take() {
-            spent.computed(self.began.elapsed());
+        if let Some((spent, seconds)) = self.spent.take() {
+            let took = self.began.elapsed();
+            spent.computed(took);
+            if let Some(seconds) = seconds {
+                seconds.record(took);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     NamePath, PageQuery, after, answered, checked_name, face, fields, limit, path, required,
-    status, token,
+    status, taken, token,
 };
 use crate::call::Context;
 use crate::error::Error;
@@ -18,8 +18,9 @@ use crate::fields::Fields;
 use crate::router::Gateway;
 use crate::state::{ContainerAdapter, ContainerFace, LoadOutcome, Registration, Update};
 
-/// What the contract answers where an adapter cannot be loaded.
-const LOAD_FAILED: u16 = 424;
+/// What the contract answers where an adapter cannot be loaded, and where one is asked that is not
+/// registered: 404 says there that the model is not loaded, and has the platform load it again.
+const FAILED: u16 = 424;
 
 type NamesPath = Result<Path<(String, String)>, PathRejection>;
 
@@ -52,9 +53,9 @@ async fn registered(
     let preload = switch(&mut fields, "preload")?.unwrap_or(true);
     let pin = switch(&mut fields, "pin")?.unwrap_or(false);
     if face.adapters.get(&name).is_some() {
-        return Err(Error::AlreadyRegistered(name));
+        return Err(taken(face, &name));
     }
-    let path = path::checked(&src, &face.models_root).await?;
+    let path = path::checked("src", &src, &face.models_root).await?;
     let registration = Registration { name: name.clone(), src, path, preload, pin, base };
     let registering = face.adapters.register(registration);
     let outcome = timeout(context.gateway.config.container_timeout, registering)
@@ -63,8 +64,8 @@ async fn registered(
         .map_err(not_loaded)?;
     match outcome {
         LoadOutcome::Loaded => Ok(status(format!("Adapter {name} registered"))),
-        LoadOutcome::AlreadyLoaded => Err(Error::AlreadyRegistered(name)),
-        LoadOutcome::NoMemory => Err(Error::NoMemory(name)),
+        LoadOutcome::AlreadyLoaded => Err(taken(face, &name)),
+        LoadOutcome::NoMemory => Err(no_memory(&name)),
     }
 }
 
@@ -93,7 +94,7 @@ async fn updated(context: &Context, name: String, request: Request) -> Result<Re
     let mut fields = fields(context, request).await?;
     let place = match fields.string("src")?.filter(|src| !src.is_empty()) {
         Some(src) => {
-            let path = path::checked(&src, &face.models_root).await?;
+            let path = path::checked("src", &src, &face.models_root).await?;
             Some((src, path))
         }
         None => None,
@@ -108,8 +109,8 @@ async fn updated(context: &Context, name: String, request: Request) -> Result<Re
     match outcome {
         None => Err(unknown(&name)),
         Some(LoadOutcome::Loaded) => Ok(status(format!("Adapter {name} updated"))),
-        Some(LoadOutcome::AlreadyLoaded) => Err(Error::AlreadyRegistered(name)),
-        Some(LoadOutcome::NoMemory) => Err(Error::NoMemory(name)),
+        Some(LoadOutcome::AlreadyLoaded) => Err(taken(face, &name)),
+        Some(LoadOutcome::NoMemory) => Err(no_memory(&name)),
     }
 }
 
@@ -226,16 +227,28 @@ fn switch(fields: &mut Fields, name: &str) -> Result<Option<bool>, Error> {
 fn not_loaded(failure: Failure) -> Error {
     let failure = match failure.kind() {
         ErrorKind::ModelInvalid | ErrorKind::ModelNotFound | ErrorKind::ModelFailed => {
-            Failure::new(ErrorKind::ModelFailed, failure.message()).with_status(LOAD_FAILED)
+            Failure::new(ErrorKind::ModelFailed, failure.message()).with_status(FAILED)
         }
         _ => failure,
     };
     failure.into()
 }
 
-pub(super) fn unknown(name: &str) -> Error {
-    let message = format!("adapter {name} is not registered");
-    Error::Failed(Failure::new(ErrorKind::ModelNotFound, message))
+fn unknown(name: &str) -> Error {
+    unregistered_failure(name).into()
+}
+
+/// What an invocation is told that names an adapter which is not registered.
+pub(crate) fn none_such(name: &str) -> Error {
+    unregistered_failure(name).with_status(FAILED).into()
+}
+
+fn unregistered_failure(name: &str) -> Failure {
+    Failure::new(ErrorKind::ModelNotFound, format!("adapter {name} is not registered"))
+}
+
+fn no_memory(name: &str) -> Error {
+    Error::NoMemory(format!("adapter {name}"))
 }
 
 fn late(what: &str, name: &str) -> Error {

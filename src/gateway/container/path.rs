@@ -7,13 +7,16 @@ use roundhouse_types::{ErrorKind, Failure};
 
 use crate::error::Error;
 
-/// The canonical path of a `url`: a path below the root, or relative to it, `file://` before
+/// The canonical path of what `field` says: a path below the root, or relative to it, `file://` before
 /// it or not. Links are followed and must end below the root too.
 ///
 /// # Errors
 /// `InvalidRequest` where it leads elsewhere, `ModelNotFound` where nothing is there.
-pub(crate) async fn checked(url: &str, root: &Path) -> Result<PathBuf, Error> {
-    let outside = || Error::request("url must be a path below the models' root folder");
+pub(crate) async fn checked(field: &str, url: &str, root: &Path) -> Result<PathBuf, Error> {
+    let outside = || {
+        let root = root.display();
+        Error::request(format!("{field} must be a path below the models' root folder, {root}"))
+    };
     let written = Path::new(url.strip_prefix("file://").unwrap_or(url));
     let climbs = written.components().any(|part| part == Component::ParentDir);
     if url.contains('\0') || climbs {
@@ -30,10 +33,10 @@ pub(crate) async fn checked(url: &str, root: &Path) -> Result<PathBuf, Error> {
     }
     let real = tokio::fs::canonicalize(&joined).await.map_err(|error| match error.kind() {
         IoKind::NotFound | IoKind::NotADirectory => {
-            let message = format!("there is nothing at {url}");
+            let message = format!("{field} leads nowhere: there is nothing at {url}");
             Error::Failed(Failure::new(ErrorKind::ModelNotFound, message))
         }
-        _ => Error::request(format!("url cannot be read: {error}")),
+        _ => Error::request(format!("{field} cannot be read: {error}")),
     })?;
     if real.starts_with(&real_root) && real != real_root { Ok(real) } else { Err(outside()) }
 }
@@ -43,7 +46,7 @@ mod tests {
     use super::*;
 
     async fn kind(url: &str, root: &Path) -> ErrorKind {
-        checked(url, root).await.unwrap_err().kind()
+        checked("url", url, root).await.unwrap_err().kind()
     }
 
     #[tokio::test]
@@ -59,7 +62,7 @@ mod tests {
         let real = model.canonicalize().unwrap();
         let whole = model.to_str().unwrap();
         for good in [whole, &format!("file://{whole}"), "abc/model", "in"] {
-            assert_eq!(checked(good, &root).await.unwrap(), real, "{good}");
+            assert_eq!(checked("url", good, &root).await.unwrap(), real, "{good}");
         }
         for bad in ["/etc/passwd", "/nonexistent", "../secret", "abc/../../secret", "out/secret"] {
             assert_eq!(kind(bad, &root).await, ErrorKind::InvalidRequest, "{bad}");
@@ -77,7 +80,7 @@ mod tests {
         let root = folder.path().join("root");
         std::os::unix::fs::symlink(&real_root, &root).unwrap();
         let real = real_root.join("m").canonicalize().unwrap();
-        assert_eq!(checked(root.join("m").to_str().unwrap(), &root).await.unwrap(), real);
-        assert_eq!(checked(real.to_str().unwrap(), &root).await.unwrap(), real);
+        assert_eq!(checked("url", root.join("m").to_str().unwrap(), &root).await.unwrap(), real);
+        assert_eq!(checked("url", real.to_str().unwrap(), &root).await.unwrap(), real);
     }
 }

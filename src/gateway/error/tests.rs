@@ -33,8 +33,8 @@ fn the_whole_table() {
         Error::UnknownPath,
         Error::WrongMethod,
         Error::SlowBody(Duration::from_secs(30)),
-        Error::AlreadyLoaded("m".into()),
-        Error::NoMemory("m".into()),
+        Error::AlreadyLoaded("model m is already loaded".into()),
+        Error::NoMemory("model m".into()),
     ]);
     let mut table = String::new();
     for face in FACES {

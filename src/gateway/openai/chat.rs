@@ -1,8 +1,7 @@
 //! `/v1/chat/completions`.
 
 use http::HeaderValue;
-use roundhouse_serving::{ALTERNATIVES_MAX, Chat, Piece, Request, ToolCall};
-use roundhouse_types::{Detail, Failure};
+use roundhouse_serving::{ALTERNATIVES_MAX, Chat, FieldNames, Piece, Request};
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Ask, Asked};
@@ -28,10 +27,6 @@ pub(crate) struct ChatAsk {
     pub(crate) stream: bool,
     include_usage: bool,
     logprobs: bool,
-    /// Calls of tools in one choice: a model may make more than the client takes.
-    most_calls: usize,
-    /// Whether the length is limited in the newer way.
-    is_newer: bool,
     /// Fields that nothing reads, as the answer tells them.
     pub(crate) ignored: Option<HeaderValue>,
 }
@@ -58,8 +53,10 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
     };
     let newer = fields.count(MAX_COMPLETION_TOKENS, 1..=usize::MAX)?;
-    let max_tokens = newer.or(fields.count(MAX_TOKENS, 1..=usize::MAX)?);
-    let mut generation = generation(fields, max_tokens)?;
+    let older = fields.count(MAX_TOKENS, 1..=usize::MAX)?;
+    let mut generation = generation(fields, newer.or(older))?;
+    let max_tokens = if newer.is_some() { MAX_COMPLETION_TOKENS } else { MAX_TOKENS };
+    generation.names = FieldNames { prompt: "messages", max_tokens, ..FieldNames::default() };
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);
     let top = fields.count("top_logprobs", 0..=ALTERNATIVES_MAX)?;
     if top.is_some_and(|top| top > 0) && !logprobs {
@@ -72,9 +69,8 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let (stream, include_usage) = streaming(fields)?;
     let chat =
         Chat { messages, tools, tool_choice, parallel_tool_calls, template_kwargs, generation, n };
-    let most_calls = if parallel_tool_calls { usize::MAX } else { 1 };
-    let (is_newer, ignored) = (newer.is_some(), ignored(fields));
-    let ask = ChatAsk { stamp, n, stream, include_usage, logprobs, most_calls, is_newer, ignored };
+    let ignored = ignored(fields);
+    let ask = ChatAsk { stamp, n, stream, include_usage, logprobs, ignored };
     Ok(Asked::new(Request::Chat(chat), Ask::Chat(ask)))
 }
 
@@ -84,7 +80,7 @@ impl ChatAsk {
         let choices = generated.choices.iter().enumerate().map(|(index, choice)| {
             let mut message = json!({"role": "assistant", "content": choice.text});
             if !choice.calls.is_empty() {
-                message["tool_calls"] = tools::calls(self.kept(&choice.calls));
+                message["tool_calls"] = tools::calls(&choice.calls);
                 if choice.text.is_empty() {
                     message["content"] = Value::Null;
                 }
@@ -103,29 +99,6 @@ impl ChatAsk {
         }
         said["usage"] = tally.usage();
         said
-    }
-
-    /// As many of a choice's calls as the client takes.
-    fn kept<'a>(&self, calls: &'a [ToolCall]) -> &'a [ToolCall] {
-        &calls[..calls.len().min(self.most_calls)]
-    }
-
-    /// A failure that blames the length, about the field that limits it here.
-    pub(crate) fn told(&self, error: Error) -> Error {
-        let Error::Failed(failure) = &error else { return error };
-        match failure.detail() {
-            Some(Detail::ContextExceeded { field: MAX_TOKENS }) if self.is_newer => {
-                let message = failure.message();
-                let message = match message.strip_prefix(MAX_TOKENS) {
-                    Some(rest) => format!("{MAX_COMPLETION_TOKENS}{rest}"),
-                    None => message.to_owned(),
-                };
-                let detail = Detail::ContextExceeded { field: MAX_COMPLETION_TOKENS };
-                let renamed = Failure::new(failure.kind(), message).with_retry(failure.retry());
-                renamed.with_detail(detail).into()
-            }
-            _ => error,
-        }
     }
 
     /// The answer as a stream.
@@ -183,8 +156,7 @@ impl Transcript for ChatTranscript {
             events.push(self.delta(piece.choice, delta, logprobs, None));
         }
         for call in &piece.calls {
-            let told = self.calls.get_mut(piece.choice);
-            let Some(index) = told.filter(|told| **told < self.ask.most_calls) else { break };
+            let Some(index) = self.calls.get_mut(piece.choice) else { break };
             let deltas = tools::deltas(*index, call);
             *index += 1;
             events.extend(deltas.map(|delta| self.delta(piece.choice, delta, Value::Null, None)));

@@ -8,8 +8,9 @@ use crate::fields::Fields;
 /// Messages of one chat at most.
 const MESSAGES_MAX: usize = 4096;
 
-/// Takes `messages`: objects with a role; content as one string, its text parts joined by
-/// line ends; arguments of tool calls as objects, since templates iterate over them.
+/// Takes `messages`: objects with a role; content as one string, its parts joined by line ends, where
+/// an assistant may have said nothing; arguments of tool calls as objects, since templates iterate
+/// over them.
 ///
 /// # Errors
 /// `Field`, with the message's place.
@@ -30,7 +31,10 @@ fn message(index: usize, item: Value) -> Result<Value, Error> {
     let Value::Object(mut message) = item else {
         return Err(Error::field(&at(""), "must be an object"));
     };
-    if !message.get("role").is_some_and(Value::is_string) {
+    let role = message.get("role").and_then(Value::as_str);
+    // Some call the assistant `model` or `ai`.
+    let is_assistant = role == Some("assistant") || message.contains_key("tool_calls");
+    if role.is_none() {
         return Err(Error::field(&at(".role"), "must be a string"));
     }
     match message.get("content") {
@@ -39,8 +43,8 @@ fn message(index: usize, item: Value) -> Result<Value, Error> {
             let joined = join(parts, &at(".content"))?;
             message.insert("content".into(), joined.into());
         }
-        // An assistant that only calls tools says nothing.
-        Some(Value::Null) | None if message.contains_key("tool_calls") => {
+        // It only called tools, refused, or was cut off before its first word.
+        Some(Value::Null) | None if is_assistant => {
             message.insert("content".into(), "".into());
         }
         _ => {
@@ -56,13 +60,13 @@ fn message(index: usize, item: Value) -> Result<Value, Error> {
 fn join(parts: &[Value], at: &str) -> Result<String, Error> {
     let mut texts = Vec::with_capacity(parts.len());
     for (index, part) in parts.iter().enumerate() {
-        match (part["type"].as_str(), part["text"].as_str()) {
-            (Some("text"), Some(text)) => texts.push(text),
-            (Some("text"), None) => {
-                return Err(Error::field(&format!("{at}[{index}].text"), "must be a string"));
-            }
-            _ => return Err(Error::field(&format!("{at}[{index}].type"), "must be text")),
-        }
+        // What an assistant said in place of an answer is under its own name.
+        let Some(kind @ ("text" | "refusal")) = part["type"].as_str() else {
+            return Err(Error::field(&format!("{at}[{index}].type"), "must be text"));
+        };
+        let text = part[kind].as_str();
+        let wrong = || Error::field(&format!("{at}[{index}].{kind}"), "must be a string");
+        texts.push(text.ok_or_else(wrong)?);
     }
     Ok(texts.join("\n"))
 }
@@ -99,6 +103,27 @@ mod tests {
         assert_eq!(read[0]["content"], "a\nb");
         assert_eq!(read[1]["content"], "");
         assert_eq!(read[1]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+    }
+
+    #[test]
+    fn an_assistant_may_have_said_nothing_or_refused() {
+        let calls = json!([{"id": "1", "function": {"name": "f", "arguments": ""}}]);
+        for (message, content) in [
+            (json!({"role": "assistant"}), ""),
+            (json!({"role": "assistant", "content": null}), ""),
+            (json!({"role": "assistant", "content": null, "refusal": "no"}), ""),
+            (json!({"role": "assistant", "content": null, "tool_calls": null}), ""),
+            (json!({"role": "assistant", "tool_calls": calls}), ""),
+            (json!({"role": "model", "content": null, "tool_calls": calls}), ""),
+            (json!({"role": "ai", "tool_calls": calls}), ""),
+            (json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}), "no"),
+        ] {
+            let read = read_all(json!([message])).unwrap();
+            assert_eq!(read[0]["content"], content, "{message}");
+        }
+        for role in ["tool", "user", "model"] {
+            assert!(read_all(json!([{"role": role, "content": null}])).is_err(), "{role}");
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ async fn find(
 }
 
 async fn page(context: &Context, after: Option<&str>, limit: usize) -> Result<Value, Error> {
-    let endpoints: Vec<&EndpointFace> = context.endpoints().collect();
+    let endpoints: Vec<&EndpointFace> = target::known(context).collect();
     let mut data = Vec::new();
     let mut more = false;
     let (skip, mut after) = place(context, &endpoints, after)?;
@@ -249,16 +249,24 @@ fn object(context: &Context, endpoint: &EndpointFace, id: &str, found: &Listed) 
         return object;
     }
     // As vLLM tells its adapters from their base.
-    if let Some(base) = (endpoint.base)(target) {
+    let base = (endpoint.base)(target);
+    // An adapter's numbers are its base's, which others may use as well.
+    let is_all_own = base.as_ref().is_none_or(|base| context.is_told_of(base));
+    if let Some(base) = base {
         object["root"] = target.as_str().into();
-        object["parent"] = base.as_str().into();
+        let base = ModelId { endpoint: endpoint.name.clone(), target: base };
+        if permitted::may_know(context, &base) {
+            object["parent"] = base.target.as_str().into();
+        }
     }
     // The length under the name that clients of vLLM know.
     if let Some(facts) = (endpoint.facts)(target) {
         object["max_model_len"] = facts.context.into();
         object["dtype"] = facts.dtype.into();
         object["quantization"] = facts.quantize.into();
-        object["kv"] = json!(facts.kv);
+        if is_all_own {
+            object["kv"] = json!(facts.kv);
+        }
     }
     object
 }

@@ -1,5 +1,6 @@
 //! What operations read and answer with, and what they are told beside.
 
+use roundhouse_serving::ANSWERS_MAX;
 use serde_json::{Map, Value, json};
 
 use super::refer;
@@ -312,6 +313,7 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     let text = || json!({"type": "string"});
     let texts = || json!({"type": "array", "items": {"type": "string"}, "minItems": 1});
     let count = || json!({"type": "integer", "minimum": 1});
+    let answers = || json!({"type": "integer", "minimum": 1, "maximum": ANSWERS_MAX});
     let number = |from: f64, to: f64| json!({"type": "number", "minimum": from, "maximum": to});
     let sampling = || {
         json!({
@@ -344,15 +346,19 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     add("GenerateRequest", object(inputs(text()), &["inputs"]));
     let message = json!({"role": text(), "content": {}});
     let chat = with(json!({
-        "model": text(), "stream": {"type": "boolean"}, "max_tokens": count(), "n": count(),
+        "model": text(), "stream": {"type": "boolean"}, "max_tokens": count(),
+        "max_completion_tokens": count(), "n": answers(),
         "messages": {"type": "array", "minItems": 1, "items": object(message, &["role"])},
         "tools": {"type": "array"}, "tool_choice": {}, "response_format": {"type": "object"},
         "logprobs": {"type": "boolean"}, "top_logprobs": {"type": "integer", "minimum": 0},
     }));
     add("ChatRequest", object(chat, &["messages"]));
+    let length = json!({
+        "type": "integer", "minimum": 0, "description": "0 scores the prompt: with echo alone",
+    });
     let completion = with(json!({
         "model": text(), "prompt": {"anyOf": [text(), texts(), {"type": "array"}]},
-        "stream": {"type": "boolean"}, "max_tokens": count(), "n": count(),
+        "stream": {"type": "boolean"}, "max_tokens": length, "n": answers(),
         "echo": {"type": "boolean"}, "logprobs": {"type": "integer", "minimum": 0},
     }));
     add("CompletionRequest", object(completion, &["prompt"]));

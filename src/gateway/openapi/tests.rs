@@ -82,6 +82,20 @@ fn names_in_paths_are_parameters_of_their_operations() {
 }
 
 #[test]
+fn bounds_of_counts_are_those_that_the_server_has() {
+    let document = describe(|_| true);
+    let of = |request: &str, field: &str| {
+        let at = format!("/components/schemas/{request}/properties/{field}");
+        document.pointer(&at).unwrap_or_else(|| panic!("no {at}")).clone()
+    };
+    assert_eq!(of("ChatRequest", "max_tokens")["minimum"], 1);
+    assert_eq!(of("CompletionRequest", "max_tokens")["minimum"], 0);
+    for request in ["ChatRequest", "CompletionRequest"] {
+        assert_eq!(of(request, "n")["maximum"], roundhouse_serving::ANSWERS_MAX);
+    }
+}
+
+#[test]
 fn a_document_is_built_once_for_all_that_serve_the_same() {
     let plain = Serving { contract: false, adapters: false, platform: false };
     let first = plain.written();

@@ -2,7 +2,8 @@
 
 use http::HeaderValue;
 use roundhouse_serving::{
-    ALTERNATIVES_MAX, Embeddings, Generation, Inputs, Prompt, Request, TaskOptions,
+    ALTERNATIVES_MAX, Embeddings, FieldNames, Generation, Inputs, Prompt, Request, STOPS_MAX,
+    TaskOptions,
 };
 use serde_json::Value;
 
@@ -37,6 +38,14 @@ const UNSUPPORTED: [Neutral; 15] = [
     ("typical_p", neutral::one),
     ("watermark", neutral::off),
 ];
+
+/// What the fields are called.
+const NAMES: FieldNames = FieldNames {
+    prompt: "inputs",
+    max_tokens: "parameters.max_new_tokens",
+    min_tokens: "parameters.min_new_tokens",
+    prefix: "parameters.",
+};
 
 /// Whose way of answering it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,17 +108,21 @@ impl InputsAsk {
 
 /// The whole body is one input.
 pub(crate) fn from_text(text: String) -> Asked {
-    let inputs = Inputs { texts: vec![text], single: true, ..Inputs::default() };
+    let inputs = Inputs { single: true, ..plain(vec![text]) };
     Asked::new(Request::Inputs(inputs), Ask::Inputs(InputsAsk::plain(true)))
+}
+
+/// Inputs without parameters.
+fn plain(texts: Vec<String>) -> Inputs {
+    let generation = Generation { names: NAMES, ..Generation::default() };
+    Inputs { texts, generation, ..Inputs::default() }
 }
 
 /// The whole body is an array: of texts, or of tokens to embed.
 pub(crate) fn from_array(array: Array) -> Asked {
     let ask = Ask::Inputs(InputsAsk::plain(false));
     match array {
-        Array::Texts(texts) => {
-            Asked::new(Request::Inputs(Inputs { texts, ..Inputs::default() }), ask)
-        }
+        Array::Texts(texts) => Asked::new(Request::Inputs(plain(texts)), ask),
         Array::Tokens(rows) => {
             let inputs = rows.into_iter().map(Prompt::Tokens).collect();
             Asked::new(
@@ -125,10 +138,16 @@ pub(crate) fn from_array(array: Array) -> Asked {
 /// # Errors
 /// `Field`, with the path of what is wrong.
 pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
+    let mut parameters = match fields.take("parameters") {
+        None => Fields::nested(serde_json::Map::new(), "parameters."),
+        Some(Value::Object(map)) => Fields::nested(map, "parameters."),
+        Some(_) => return Err(fields.wrong("parameters", "must be an object")),
+    };
+    let adapters = Adapters::read(fields)?.or(Adapters::of_parameters(&mut parameters)?)?;
     let Texts { texts, seconds, single, one_pair } = match given::read(fields)? {
         Given::Texts(texts) => texts,
         Given::Similar(ranking) => {
-            let adapters = Adapters::read(fields)?;
+            let adapters = adapters.for_all();
             return Ok(Asked { adapters, ..ranking::similar(ranking) });
         }
     };
@@ -136,15 +155,6 @@ pub(crate) fn parse(fields: &mut Fields) -> Result<Asked, Error> {
     if stream && !single && texts.len() > 1 {
         return Err(fields.wrong("stream", "takes one input, not a list of several"));
     }
-    let mut parameters = match fields.take("parameters") {
-        None => Fields::nested(serde_json::Map::new(), "parameters."),
-        Some(Value::Object(map)) => Fields::nested(map, "parameters."),
-        Some(_) => return Err(fields.wrong("parameters", "must be an object")),
-    };
-    let adapter = parameters.string("adapter_id")?.unwrap_or_default();
-    let adapters = Adapters::read(fields)?.or(Adapters::one("parameters.adapter_id", adapter))?;
-    let adapter = parameters.string("adapters")?.unwrap_or_default();
-    let adapters = adapters.or(Adapters::one("parameters.adapters", adapter))?;
     let adapters = adapters.fitting(texts.len())?;
     parameters.refuse(&UNSUPPORTED)?;
     let details = parameters.bool("details")?.unwrap_or(false);
@@ -211,13 +221,27 @@ fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
     let do_sample = parameters.bool("do_sample")?;
     let mut generation = sampling(parameters)?;
     generation.form = forms::read(parameters)?;
-    let max = parameters.count("max_new_tokens", 1..=usize::MAX)?;
-    generation.max_tokens = max.or(parameters.count("max_tokens", 1..=usize::MAX)?);
-    let min = parameters.count("min_new_tokens", 0..=usize::MAX)?;
-    generation.min_tokens = min.or(parameters.count("min_tokens", 0..=usize::MAX)?);
-    let mut stop = parameters.stop("stop")?;
-    stop.extend(parameters.stop("stop_sequences")?);
-    generation.stop = stop;
+    generation.names = NAMES;
+    generation.max_tokens = parameters.count("max_new_tokens", 1..=usize::MAX)?;
+    if let Some(most) = parameters.count("max_tokens", 1..=usize::MAX)?
+        && generation.max_tokens.is_none()
+    {
+        generation.max_tokens = Some(most);
+        generation.names.max_tokens = "parameters.max_tokens";
+    }
+    generation.min_tokens = parameters.count("min_new_tokens", 0..=usize::MAX)?;
+    if let Some(least) = parameters.count("min_tokens", 0..=usize::MAX)?
+        && generation.min_tokens.is_none()
+    {
+        generation.min_tokens = Some(least);
+        generation.names.min_tokens = "parameters.min_tokens";
+    }
+    generation.stop = parameters.stop("stop")?;
+    generation.stop.extend(parameters.stop("stop_sequences")?);
+    if generation.stop.len() > STOPS_MAX {
+        let expected = format!("must have, with stop, at most {STOPS_MAX} strings");
+        return Err(parameters.wrong("stop_sequences", &expected));
+    }
     generation.ignore_eos = parameters.bool("ignore_eos_token")?.unwrap_or(false)
         || parameters.bool("ignore_eos")?.unwrap_or(false);
     // LMI samples where a sampling parameter is given and nothing is said about sampling.

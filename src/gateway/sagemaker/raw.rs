@@ -39,6 +39,16 @@ impl Later {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 
+    /// Keeps how the answer shall look, or all of a request that asks adapters of `aim`.
+    pub(crate) fn read(&self, aim: &Aim, asked: Asked) -> ReadBody {
+        if aim.heeds(asked.adapters.clone()) != Adapters::None {
+            self.set(Found::Asked(Box::new(asked)));
+            return ReadBody::OfAdapters;
+        }
+        self.set(Found::Ask(asked.ask));
+        ReadBody::Request(Box::new(asked.request))
+    }
+
     /// Keeps what is wrong with the body, and says so.
     pub(crate) fn wrong(&self, error: Error) -> Failure {
         let failure = match &error {
@@ -89,14 +99,8 @@ async fn read(
     (aim, called): &(Aim, String),
     later: &Later,
 ) -> Result<ReadBody, Error> {
-    let asked = parse(&headers, body).await?.asked(called)?;
-    let asked = accepted(asked, &headers, &accept)?;
-    if aim.heeds(asked.adapters.clone()) != Adapters::None {
-        later.set(Found::Asked(Box::new(asked)));
-        return Ok(ReadBody::OfAdapters);
-    }
-    later.set(Found::Ask(asked.ask));
-    Ok(ReadBody::Request(Box::new(asked.request)))
+    let asked = parse(&headers, body).await?.asked(aim, called)?;
+    Ok(later.read(aim, accepted(asked, &headers, &accept)?))
 }
 
 /// The headers that say how a body is read and its answer written.

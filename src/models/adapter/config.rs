@@ -11,6 +11,8 @@ use crate::Error;
 const RANK_MAX: u64 = 1 << 16;
 /// More names than any model has modules of one kind in all its layers.
 const NAMES_MAX: usize = 1 << 12;
+/// Characters of what a file says that a message repeats.
+const SHOWN: usize = 80;
 /// More patterns that are no plain names than anybody writes; each takes memory and time.
 const PATTERNS_MAX: usize = 16;
 
@@ -73,8 +75,9 @@ const KNOWN: [&str; 26] = [
     "use_dora",
     "use_rslora",
 ];
-/// Keys of a training method that leaves an adapter as any other.
-const OF_TRAINING: [&str; 2] = ["eva_config", "loftq_config"];
+/// Keys of ways to begin a training. They leave an adapter as any other; those that change the base are
+/// told by `init_lora_weights`, and the key stays where the adapter was made one for the base as it was.
+const OF_TRAINING: [&str; 4] = ["corda_config", "eva_config", "loftq_config", "lora_ga_config"];
 
 /// The keys of one file, asked for by name and kind.
 struct Keys<'a>(&'a Map<String, Value>);
@@ -107,13 +110,13 @@ impl<'a> Keys<'a> {
             None => Ok(Vec::new()),
             Some(Value::String(name)) => Ok(vec![name.clone()]),
             Some(Value::Array(names)) if names.len() > NAMES_MAX => {
-                refuse(format!("{key} has {} entries", names.len()))
+                refuse(too_many(key, names.len(), NAMES_MAX))
             }
             Some(Value::Array(names)) => names
                 .iter()
                 .map(|name| match name {
                     Value::String(name) => Ok(name.clone()),
-                    other => wrong(key, other, "names"),
+                    other => wrong(key, other, "a list of names"),
                 })
                 .collect(),
             Some(other) => wrong(key, other, "a list of names"),
@@ -129,7 +132,7 @@ impl<'a> Keys<'a> {
             None => return Ok(Vec::new()),
             Some(Value::Object(entries)) if entries.len() <= NAMES_MAX => entries,
             Some(Value::Object(entries)) => {
-                return refuse(format!("{key} has {} entries", entries.len()));
+                return refuse(too_many(key, entries.len(), NAMES_MAX));
             }
             Some(other) => return wrong(key, other, "an object"),
         };
@@ -140,14 +143,16 @@ impl<'a> Keys<'a> {
         };
         match entries.keys().filter(|name| !Pattern::is_plain(name)).count() {
             0..=PATTERNS_MAX => entries.iter().map(entry).collect(),
-            count => refuse(format!("{key} has {count} patterns")),
+            count => refuse(format!(
+                "{key} has {count} patterns that are no plain names, and may have {PATTERNS_MAX}"
+            )),
         }
     }
 
     fn layers(&self, key: &str) -> Result<Vec<u64>, Error> {
         let number = |value: &Value| match value.as_u64() {
             Some(number) => Ok(number),
-            None => wrong(key, value, "layers' numbers"),
+            None => wrong(key, value, "the number of a layer, or a list of such"),
         };
         match self.get(key) {
             None => Ok(Vec::new()),
@@ -171,16 +176,16 @@ impl LoraConfig {
         let json: Value =
             serde_json::from_slice(content).map_err(|error| config(error.to_string()))?;
         let Value::Object(map) = &json else {
-            return refuse("it is no JSON object".into());
+            return refuse("it is JSON, and must be a JSON object".into());
         };
         let keys = Keys(map);
         match keys.text("peft_type")? {
             Some("LORA") => {}
             Some(other) => {
-                let what = format!("an adapter of peft_type {} is", other.escape_debug());
+                let what = format!("an adapter of peft_type {} is", shown(other));
                 return Err(Error::NotServed { what, advice: "; LORA is" });
             }
-            None => return refuse("it has no peft_type".into()),
+            None => return refuse("it has no peft_type, which must be LORA".into()),
         }
         unserved(&keys)?;
         initialised(&keys)?;
@@ -197,7 +202,8 @@ impl LoraConfig {
             Some("all") => Biases::All,
             Some("lora_only") => Biases::Targets,
             Some(other) => {
-                return refuse(format!("bias is '{other}'; none, all and lora_only are known"));
+                let shown = shown(other);
+                return refuse(format!("bias is '{shown}', and must be none, all or lora_only"));
             }
         };
         let mut saved = keys.names("modules_to_save")?;
@@ -206,7 +212,8 @@ impl LoraConfig {
         }
         let (dora, lora_bias) = (keys.flag("use_dora")?, keys.flag("lora_bias")?);
         if dora && lora_bias {
-            return refuse("use_dora and lora_bias are not computed together".into());
+            let what = "a LoRA adapter with use_dora and lora_bias together is".into();
+            return Err(Error::NotServed { what, advice: "" });
         }
         Ok(Self {
             base: keys.text("base_model_name_or_path")?.map(str::to_owned),
@@ -269,7 +276,7 @@ fn targets(keys: &Keys<'_>, saved: &[String]) -> Result<Targets, Error> {
             .map_err(|error| config(format!("modules_to_save has '{name}': {error}")))
     };
     if saved.len() > PATTERNS_MAX {
-        return refuse(format!("modules_to_save has {} entries", saved.len()));
+        return refuse(too_many("modules_to_save", saved.len(), PATTERNS_MAX));
     }
     targets.exclude_saved(saved.iter().map(saved_pattern).collect::<Result<_, Error>>()?);
     let layer_pattern = |name: &String| {
@@ -281,7 +288,7 @@ fn targets(keys: &Keys<'_>, saved: &[String]) -> Result<Targets, Error> {
     let layers = keys.layers("layers_to_transform")?;
     let mut patterns = match names.is_empty() {
         _ if names.len() > PATTERNS_MAX => {
-            return refuse(format!("layers_pattern has {} entries", names.len()));
+            return refuse(too_many("layers_pattern", names.len(), PATTERNS_MAX));
         }
         true if layers.is_empty() => Vec::new(),
         true => vec![Regex::new(r"^.*?\.[^.]*\.(?P<index>\d+)\.").expect("it is a pattern")],
@@ -296,19 +303,22 @@ fn targets(keys: &Keys<'_>, saved: &[String]) -> Result<Targets, Error> {
 }
 
 /// Refuses keys that ask for what is not computed, those that nobody knows included: whatever
-/// says something may change the result.
+/// says something may change the result. Newer versions of PEFT write more keys, which say nothing
+/// where they are not used.
 fn unserved(keys: &Keys<'_>) -> Result<(), Error> {
     for (key, value) in keys.0 {
         let says_nothing = match value {
             Value::Null | Value::Bool(false) => true,
+            Value::String(text) => text.is_empty(),
             Value::Array(list) => list.is_empty(),
             Value::Object(map) => map.is_empty(),
             _ => false,
         };
         let is_known = KNOWN.contains(&key.as_str()) || OF_TRAINING.contains(&key.as_str());
         if !says_nothing && !is_known {
-            let what = format!("a LoRA adapter with {} is", key.escape_debug());
-            return Err(Error::NotServed { what, advice: "" });
+            let what = format!("a LoRA adapter with {} is", shown(key));
+            let advice = ": adapter_config.json sets it; remove it where it changes nothing";
+            return Err(Error::NotServed { what, advice });
         }
     }
     Ok(())
@@ -318,10 +328,10 @@ fn unserved(keys: &Keys<'_>) -> Result<(), Error> {
 fn initialised(keys: &Keys<'_>) -> Result<(), Error> {
     match keys.get("init_lora_weights") {
         None | Some(Value::Bool(_)) => Ok(()),
-        Some(Value::String(way)) => match way.as_str() {
-            "gaussian" | "eva" | "orthogonal" => Ok(()),
+        Some(Value::String(way)) => match way.to_lowercase().as_str() {
+            "gaussian" | "eva" | "orthogonal" | "mica" => Ok(()),
             other => Err(Error::NotServed {
-                what: format!("an adapter with init_lora_weights {} is", other.escape_debug()),
+                what: format!("an adapter with init_lora_weights {} is", shown(other)),
                 advice: ": its base is not the one that is served; saved with \
                          path_initial_model_for_weight_conversion it is an adapter as any other",
             }),
@@ -333,7 +343,7 @@ fn initialised(keys: &Keys<'_>) -> Result<(), Error> {
 fn number_of(key: &str, value: &Value) -> Result<usize, Error> {
     match value.as_u64() {
         Some(number @ 1..=RANK_MAX) => Ok(number as usize),
-        _ => wrong(key, value, "a rank"),
+        _ => wrong(key, value, &format!("a rank: a whole number from 1 to {RANK_MAX}")),
     }
 }
 
@@ -345,8 +355,18 @@ fn scale_of(key: &str, value: &Value) -> Result<f64, Error> {
 }
 
 fn wrong<T>(key: &str, value: &Value, wanted: &str) -> Result<T, Error> {
-    let shown: String = value.to_string().chars().take(80).collect();
-    refuse(format!("{key} is {shown}, and must be {wanted}"))
+    // As JSON it is escaped already.
+    let value: String = value.to_string().chars().take(SHOWN).collect();
+    refuse(format!("{} is {value}, and must be {wanted}", shown(key)))
+}
+
+/// What a file says, as messages repeat it.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
+}
+
+fn too_many(key: &str, count: usize, most: usize) -> String {
+    format!("{key} has {count} entries, and may have {most}")
 }
 
 fn refuse<T>(reason: String) -> Result<T, Error> {

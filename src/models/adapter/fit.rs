@@ -158,6 +158,9 @@ impl Fit {
         let &Module { site, first, outputs, inputs, .. } = module;
         let (mut part, scale) = (Part::NOTHING, config.scale(name));
         (part.first, part.outputs) = (narrow(first)?, narrow(outputs)?);
+        if let Some(whole) = pieces.get(&Piece::Weight) {
+            check_classes(name, module, whole)?;
+        }
         if let [Some(a), Some(b)] = [Piece::A, Piece::B].map(|piece| pieces.get(&piece)) {
             let rank = config.rank(name);
             check(a, &[rank, inputs])?;
@@ -368,8 +371,32 @@ fn missing(
     Ok(())
 }
 
+/// The last modules of models that name classes.
+const CLASSIFIERS: [&str; 4] = ["classifier", "score", "classifier.out_proj", "qa_outputs"];
+/// What to do about one that the base cannot carry.
+const OWN_HEAD: &str = "answers are made by the base's head: have the adapter build on a base that was \
+     saved with a head of as many (num_labels), or merge the two";
+
+/// A head of the adapter's own must be of its base's classes.
+fn check_classes(name: &str, module: &Module, whole: &Named) -> Result<(), Error> {
+    match whole.located.shape.as_slice() {
+        [found, _] if CLASSIFIERS.contains(&name) && *found != module.outputs => {
+            Err(fault(format!(
+                "tensor '{}' is a head of {found} classes, and its base's has {}; {OWN_HEAD}",
+                whole.name, module.outputs
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn unmatched(name: &str, pieces: &Pieces) -> Error {
     let tensor = pieces.values().next().map_or(name, |named| named.name.as_str());
+    if CLASSIFIERS.contains(&name) {
+        return fault(format!(
+            "tensor '{tensor}' is of a head of the adapter's own, and its base has none; {OWN_HEAD}"
+        ));
+    }
     fault(format!(
         "tensor '{tensor}' is for '{name}', and the base has no such module that an adapter can change"
     ))
@@ -379,7 +406,7 @@ fn unmatched(name: &str, pieces: &Pieces) -> Error {
 fn lies(named: &Named) -> Result<Lies, Error> {
     Lies::of(named.located.dtype).ok_or_else(|| Error::WrongType {
         name: named.name.clone(),
-        found: format!("{:?}", named.located.dtype),
+        found: named.located.dtype.told(),
     })
 }
 

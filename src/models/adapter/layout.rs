@@ -171,7 +171,7 @@ impl Index {
 }
 
 /// The numbers of one adapter.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Numbers(Vec<Line>);
 
 impl Numbers {

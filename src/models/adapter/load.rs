@@ -6,14 +6,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use roundhouse_types::{Bytes, Footprint};
+use roundhouse_types::Footprint;
 
 use super::fit::{Finish, Fit, Read, Way};
+use super::kept::AdapterWeights;
 use super::layout::{Lies, Numbers, in_panels};
 use super::modules::Modules;
 use super::names::Named;
-use super::plan::{AdapterPlan, footprint};
-use super::step::Adapter;
+use super::plan::AdapterPlan;
 use super::{ADAPTER_WEIGHTS, dora};
 use crate::Error;
 use crate::files::{ModelFiles, io_error};
@@ -79,6 +79,8 @@ pub struct LoadedAdapter {
     pub weights: Box<dyn Any + Send>,
     /// The bytes as they were really allocated: those of the plan for this base.
     pub footprint: Footprint,
+    /// The same weights, for copies of them. Whoever keeps it keeps them from being freed.
+    pub kept: AdapterWeights,
     /// Time spent reading and converting.
     pub read: Duration,
 }
@@ -124,11 +126,10 @@ pub fn load_adapter(
         }
     }
     let Fit { index, .. } = fit;
-    let footprint = footprint(Bytes(loading.numbers.bytes()), Bytes(index.bytes()));
-    let adapter = Adapter { base: Arc::clone(&base.modules), index, numbers: loading.numbers };
-    let read = started.elapsed();
-    tracing::debug!(bytes = %footprint.total(), elapsed = ?read, "adapter in place");
-    Ok(LoadedAdapter { weights: Box::new(Arc::new(adapter)), footprint, read })
+    let loaded = LoadedAdapter::of(index, loading.numbers, &base.modules, started);
+    let (bytes, read) = (loaded.footprint.total(), loaded.read);
+    tracing::debug!(%bytes, elapsed = ?read, "adapter in place");
+    Ok(loaded)
 }
 
 struct Loading<'a> {
@@ -146,7 +147,7 @@ impl Loading<'_> {
             Some(Lies::Bf16) => self.place::<half::bf16>(read),
             None => Err(Error::WrongType {
                 name: read.from.name.clone(),
-                found: format!("{:?}", read.from.located.dtype),
+                found: read.from.located.dtype.told(),
             }),
         }
     }

@@ -2,6 +2,7 @@
 //! its architecture has for them.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::config::decoder::{DecoderConfig, NormKind};
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
@@ -13,7 +14,7 @@ const PER_LAYER: u32 = 6;
 
 /// A place in the computation where an adapter can change something: one projection of stacked
 /// modules, or one norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Site(u32);
 
 impl Site {
@@ -78,7 +79,7 @@ impl Site {
 }
 
 /// What a module computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// A projection inside the model.
     Inner,
@@ -93,7 +94,7 @@ pub(crate) enum Kind {
 }
 
 /// One module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Module {
     pub(crate) kind: Kind,
     pub(crate) site: Site,
@@ -107,7 +108,7 @@ pub(crate) struct Module {
 }
 
 /// The modules of one loaded model.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub(crate) struct Modules {
     by_name: BTreeMap<String, Module>,
     /// What stands before the names of the bare model in those of the whole.
@@ -126,6 +127,19 @@ impl Modules {
                 encoder(config, *spelling, head.as_ref())
             }
         }
+    }
+
+    /// Of a model without any.
+    #[cfg(test)]
+    pub(super) fn none(layers: usize) -> Self {
+        Self { by_name: BTreeMap::new(), prefix: "", layers }
+    }
+
+    /// Equal where all modules are, in this process.
+    pub(super) fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The module that a file means by a name: as of the whole model or of the bare one.

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -36,7 +36,8 @@ const FEW: usize = 256;
 /// An adapter's weights, ready for the runner of the base that they were loaded for.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    pub(super) base: Arc<Modules>,
+    /// Whose runner may take it in: of a copy nobody's.
+    pub(super) base: Weak<Modules>,
     pub(super) index: Index,
     pub(super) numbers: Numbers,
 }
@@ -95,7 +96,7 @@ impl Adapters {
         let Ok(adapter) = weights.downcast::<Arc<Adapter>>() else {
             return refuse("these are no weights of an adapter");
         };
-        if !Arc::ptr_eq(&adapter.base, &self.base) {
+        if !Weak::ptr_eq(&adapter.base, &Arc::downgrade(&self.base)) {
             return refuse("the adapter was loaded for another model");
         }
         self.attached.insert(id, *adapter);

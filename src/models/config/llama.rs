@@ -13,16 +13,9 @@ const STABLELM_PARALLEL: Names = Names { feed_forward_norm: None, ..LLAMA_NAMES 
 
 /// Llama 1 to 3.x.
 pub(super) fn llama(json: &Value) -> Result<DecoderConfig, Error> {
-    #[derive(Deserialize)]
-    struct Keys {
-        sliding_window: Option<Value>,
-    }
-    let extra: Keys = keys(json)?;
-    // Neither is Llama's: a file that has one wants what transformers would not compute.
-    if extra.sliding_window.is_some() {
-        return Err(Error::config(CONFIG, "sliding_window is not computed for Llama"));
-    }
+    // A `sliding_window` is left over from what a file was made of: transformers reads none here.
     let config = plain(json, &Defaults::LLAMA)?;
+    // It does read this one, and fails.
     if config.ropes.iter().any(|rope| rope.dims != config.heads.head_dim) {
         return Err(Error::config(CONFIG, "partial_rotary_factor is not computed for Llama"));
     }

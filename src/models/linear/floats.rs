@@ -12,16 +12,12 @@ use crate::activation::{with_floats, with_numbers};
 
 /// Of as many rows, tiles take no longer for f16, which they go through twice, than registers do.
 const F16_TILES: usize = 12;
-/// Up to so many rows, weights in f32 are multiplied as they lie; packed they are read faster, and
-/// packing pays for more.
-const AS_THEY_LIE: usize = 64;
 
 /// `x W^T` for `x` `[rows, inputs]` and `W` `[outputs, inputs]` in f32, f16 or bf16.
 pub(super) fn project(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (rows, (outputs, inputs)) = (x.dim(0)?, weight.dims2()?);
     let shape = [rows, inputs, outputs];
-    let most = if many::is_wide() { AS_THEY_LIE } else { FEW_ROWS };
-    if weight.dtype() == DType::F32 && rows > most {
+    if weight.dtype() == DType::F32 && rows > FEW_ROWS && !many::is_wide() {
         return x.matmul(&weight.t()?);
     }
     let numbers = with_floats(x, |x| match weight.dtype() {

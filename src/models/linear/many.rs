@@ -1,11 +1,11 @@
 //! Projections by weights of any float type: single rows, batches, and prompts where there is
 //! nothing faster.
 //!
-//! Nothing is packed: sums of some outputs for some rows are held in registers while their
+//! Weights are read as they lie: sums of some outputs for some rows are held in registers while their
 //! inputs pass by, sixteen at a time, so that each load serves several products; the
 //! weights of the next outputs are brought in meanwhile. With eight rows side by side a weight is
-//! widened once for all of them. Where the CPU has no registers that wide, rows go by eights through
-//! the kernel for few.
+//! widened once for all of them. Rows that would push each other out of the first cache are packed.
+//! Where the CPU has no registers that wide, rows go by eights through the kernel for few.
 
 use super::FEW_ROWS;
 use super::few::{self, Weight};
@@ -61,9 +61,10 @@ mod wide {
     use super::Weight;
     use crate::simd::{Avx512, LANES};
 
-    /// Rows that go through the weights of a task together: with those weights they stay in the
-    /// second cache.
+    /// Rows that go through the weights of a task together, and bytes of them: with those weights they
+    /// stay in the second cache.
     const ROWS: usize = 192;
+    const TOGETHER: usize = 3 << 18;
     /// Weights per task, and fewer where there are not enough of those for all threads.
     const TASK: usize = 1 << 16;
     /// Tasks per thread: enough to make up for a slower one.
@@ -74,9 +75,13 @@ mod wide {
     /// Outputs computed side by side, at most, and rows.
     const GROUP: usize = 8;
     const SIDE: usize = 8;
-    /// Inputs summed before the next outputs: those of rows side by side, and the weights of a
-    /// group, stay in the first cache.
-    const DEEP: usize = 768;
+    /// Inputs summed before the next outputs: as many as the second cache keeps of the rows that go
+    /// together. Fewer, of which the first cache kept those side by side, are slower by a tenth: sums
+    /// are added up and put away more often.
+    const DEEP: usize = 2048;
+    /// Rows whose starts lie a multiple of a page apart share lines of the first cache. Where weights
+    /// in f32 are as far apart, that takes up to half of the pace.
+    const PAGE: usize = 4096;
     /// Bytes of weights that meet some rows side by side before the next ones: these find them in
     /// the second cache.
     const BLOCK: usize = 1 << 17;
@@ -103,13 +108,18 @@ mod wide {
         let weights = outputs * inputs;
         let worth = (weights / LEAST_WEIGHTS).max(rows * weights / LEAST_PRODUCTS).max(1);
         let tasks = worth.min((TASKS * rayon::current_num_threads()).max(weights / TASK));
-        let [_, group] = shape(rows.min(ROWS));
+        let together = together(inputs);
+        let [_, group] = shape(rows.min(together));
         let per_task = outputs.div_ceil(tasks).next_multiple_of(group);
+        let is_packed = rows > SIDE
+            && size_of::<W>() == size_of::<f32>()
+            && (size_of::<f32>() * inputs).is_multiple_of(PAGE);
+        let packed = if is_packed { packed(x, inputs) } else { Vec::new() };
+        let x = if is_packed { &packed } else { x };
         weight.par_chunks(per_task * inputs).enumerate().for_each(|(task, weight)| {
-            for first in (0..rows).step_by(ROWS) {
-                let some = first..(first + ROWS).min(rows);
-                let x = &x[some.start * inputs..some.end * inputs];
-                Part::new(x, weight, inputs, (&results, [first, task * per_task])).run();
+            for (first, x) in (0..).step_by(together).zip(x.chunks(together * inputs)) {
+                let to = (&results, [first, task * per_task]);
+                Part::new((x, is_packed), weight, inputs, to).run();
             }
         });
         #[expect(unsafe_code, reason = "results are written once, not zeroed before")]
@@ -126,8 +136,41 @@ mod wide {
         let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
         let mut y = vec![f32::NAN; rows * outputs];
         let results = Results { start: y.as_mut_ptr(), rows, outputs, lent: PhantomData };
-        Part::new(x, weight, inputs, (&results, [0, 0])).run();
+        Part::new((x, false), weight, inputs, (&results, [0, 0])).run();
         y
+    }
+
+    /// Rows as they are read: of those side by side, sixteen inputs of each lie together.
+    fn packed(x: &[f32], inputs: usize) -> Vec<f32> {
+        let mut packed = Vec::with_capacity(x.len());
+        let room = &mut packed.spare_capacity_mut()[..x.len()];
+        let together = together(inputs) * inputs;
+        room.par_chunks_mut(together).zip(x.par_chunks(together)).for_each(|(room, x)| {
+            let [side, _] = shape(x.len() / inputs);
+            let beside = side * inputs;
+            room.par_chunks_mut(beside).zip(x.par_chunks(beside)).for_each(|(room, x)| {
+                let rows = x.len() / inputs;
+                for (row, x) in x.chunks(inputs).enumerate() {
+                    let lines = room.chunks_mut(LANES).skip(row).step_by(rows);
+                    for (line, x) in lines.zip(x.chunks(LANES)) {
+                        line.write_copy_of_slice(x);
+                    }
+                }
+            });
+        });
+        #[expect(unsafe_code, reason = "numbers are written once, not zeroed before")]
+        // SAFETY: pages are whole lines, and each line of each row was written to one of its own.
+        unsafe {
+            packed.set_len(x.len());
+        }
+        packed
+    }
+
+    /// How many rows of so many inputs go through weights together.
+    const fn together(inputs: usize) -> usize {
+        let deep = if inputs < DEEP { inputs } else { DEEP };
+        let rows = (TOGETHER / (size_of::<f32>() * deep)).next_multiple_of(SIDE);
+        if rows < ROWS { rows } else { ROWS }
     }
 
     /// How many of so many rows, in equal parts, and how many outputs are computed side by side: as many
@@ -141,6 +184,8 @@ mod wide {
     /// two rows.
     struct Part<'a, W> {
         x: &'a [f32],
+        /// Whether the rows are as [`packed`] leaves them.
+        is_packed: bool,
         weight: &'a [W],
         inputs: usize,
         to: *mut f32,
@@ -150,7 +195,7 @@ mod wide {
     impl<'a, W: Weight> Part<'a, W> {
         /// With results from that row and output on, which are of nobody else.
         fn new(
-            x: &'a [f32],
+            (x, is_packed): (&'a [f32], bool),
             weight: &'a [W],
             inputs: usize,
             (y, [row, output]): (&Results<'_>, [usize; 2]),
@@ -158,7 +203,7 @@ mod wide {
             assert!(row + x.len() / inputs <= y.rows, "rows are inside");
             assert!(output + weight.len() / inputs <= y.outputs, "outputs are inside");
             let to = y.start.wrapping_add(row * y.outputs + output);
-            Self { x, weight, inputs, to, stride: y.outputs }
+            Self { x, is_packed, weight, inputs, to, stride: y.outputs }
         }
 
         /// Multiplies them, in equal parts of up to eight rows. [`super::is_wide`] holds.
@@ -196,7 +241,7 @@ mod wide {
             from: usize,
             [row, output]: [usize; 2],
         ) {
-            let Self { inputs, to, stride, .. } = *self;
+            let Self { is_packed, inputs, to, stride, .. } = *self;
             let count = DEEP.min(inputs - from);
             for (group, weights) in weight.chunks(G * inputs).enumerate() {
                 let to = to.wrapping_add(row * stride + output + group * G);
@@ -206,7 +251,10 @@ mod wide {
                 #[expect(unsafe_code, reason = "instruction sets are chosen at run time")]
                 // SAFETY: the features were detected, and these results are the part's.
                 unsafe {
-                    piece.add::<R, G>(to, stride);
+                    match is_packed {
+                        true => piece.add::<R, G, true>(to, stride),
+                        false => piece.add::<R, G, false>(to, stride),
+                    }
                 }
             }
         }
@@ -233,13 +281,20 @@ mod wide {
         /// be written.
         #[expect(unsafe_code, reason = "tasks write different outputs of all rows")]
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-        unsafe fn add<const R: usize, const G: usize>(self, to: *mut f32, stride: usize) {
+        unsafe fn add<const R: usize, const G: usize, const PACKED: bool>(
+            self,
+            to: *mut f32,
+            stride: usize,
+        ) {
             let Self { x, weights, inputs, from, count, next } = self;
             let (rows, outputs) = (x.len() / inputs, weights.len() / inputs);
+            assert!(from + count <= inputs, "inputs are inside");
+            // Numbers from one row to the next, and from one input to the next.
+            let (apart, step) = if PACKED { (LANES, rows) } else { (inputs, 1) };
             // Loops, for closures are not compiled for the features.
             let (mut lines, mut columns) = ([&x[..0]; R], [&weights[..0]; G]);
             for n in 0..R {
-                lines[n] = &x[n.min(rows - 1) * inputs + from..][..count];
+                lines[n] = &x[n.min(rows - 1) * apart + from * step..];
             }
             for m in 0..G {
                 columns[m] = &weights[m.min(outputs - 1) * inputs + from..][..count];
@@ -256,8 +311,9 @@ mod wide {
                     wide[m] = W::lanes::<Avx512>(unsafe { &*lanes.cast() }).0;
                 }
                 for n in 0..R {
-                    // SAFETY: as above, of the row.
-                    let numbers = unsafe { _mm512_loadu_ps(lines[n].as_ptr().wrapping_add(at)) };
+                    // SAFETY: as above, of the row; packed ones have no rest.
+                    let numbers =
+                        unsafe { _mm512_loadu_ps(lines[n].as_ptr().wrapping_add(at * step)) };
                     for m in 0..G {
                         sums[n][m] = _mm512_fmadd_ps(wide[m], numbers, sums[n][m]);
                     }
@@ -355,6 +411,8 @@ mod tests {
             [31, 576, 33],
             [200, 40, 21],
             [10, 2100, 20],
+            [9, 1024, 11],
+            [205, 3072, 9],
             [0, 64, 64],
             [3, 0, 5],
             [3, 64, 0],

@@ -140,8 +140,11 @@ fn f16s(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 17] = [
+    let kinds: [Kind; 18] = [
         ("llama", None, |dir| random::llama(dir, DECODER)),
+        ("llama of whole pages", None, |dir| {
+            random::llama(dir, Llama { intermediate: 1024, ..DECODER })
+        }),
         ("llama", Some(Quantize::Q8_0), |dir| random::llama(dir, DECODER)),
         ("llama", Some(Quantize::Q4K), |dir| random::llama(dir, DECODER)),
         ("llama in bf16", None, halves),

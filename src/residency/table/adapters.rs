@@ -4,7 +4,7 @@
 //! It looks for room only where its base serves or is being loaded, and begins when its base
 //! serves there.
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, ModelId};
 
 use super::Table;
 use super::event::Key;
@@ -302,7 +302,12 @@ impl Table {
                 continue;
             }
             let (model, base) = (adapter.model.clone(), base.clone());
-            let (reason, kind, retry) = (failure.message().into(), failure.kind(), failure.retry());
+            let (kind, retry) = (failure.kind(), failure.retry());
+            // Where it was looked for is not for those who ask the adapter.
+            let reason = match kind {
+                ErrorKind::ModelNotFound => "it is not there".to_owned(),
+                _ => failure.message().to_owned(),
+            };
             let failure: Failure = Error::BaseFailed { model, base, reason, kind, retry }.into();
             self.end_job(&adapter);
             self.refuse_job(&adapter, &failure);

@@ -285,12 +285,22 @@ impl Table {
             let model = self.models.peek(&artefact.model).expect("models with copies stay");
             let is_served = model.current.as_ref() == Some(&artefact.version);
             assert!(is_served || entry.doomed.is_some(), "{artefact} is not to serve");
+            let on = entry.model.base.as_ref();
+            let serving = on.and_then(|base| self.ready(&base.model)).map(|key| &key.artefact);
+            let finds = serving.is_none() || serving == on;
+            assert!(
+                finds || entry.doomed.is_some(),
+                "{artefact} is copied for a base that is past"
+            );
         }
         assert_eq!(copies.reserved(), promised, "promises of host memory have a copy to come");
         for (artefact, job) in self.jobs.iter().filter(|(_, job)| job.from_copy) {
             let stage = copies.get(artefact).map(|entry| entry.stage);
             assert_eq!(stage, Some(Stage::There), "{artefact} has its copy until the load ends");
             assert!(job.is_whole(), "{artefact} needs no fetch");
+            let made_on = copies.get(artefact).and_then(|entry| entry.model.base.as_ref());
+            let is_beside = job.onto.is_none() || !job.is_loading() || made_on == job.onto.as_ref();
+            assert!(is_beside, "the copy of {artefact} is for another base");
         }
         for (id, model) in self.models.iter() {
             let theirs = copies.iter().filter(|(artefact, _)| artefact.model == *id).count();
@@ -301,11 +311,17 @@ impl Table {
     fn check_waiters(&self) {
         let offers = self.models.iter().filter(|(_, model)| model.offered.is_some()).count();
         assert_eq!(self.offers, offers, "what waits for an operator's word is counted");
+        let unfit = self.models.iter().filter(|(_, model)| model.unfit.is_some()).count();
+        assert_eq!(self.unfit, unfit, "what failed beside what serves is counted");
         let mut listed = 0;
         for (id, model) in self.models.iter() {
             listed += model.waiters.len() + model.refreshers.len() + model.unloaders.len();
             let serving = self.ready_keys(id);
             let ready = serving.len();
+            assert!(
+                model.unfit.is_none() || !model.residents.is_empty() || !model.jobs.is_empty(),
+                "what failed of {id} failed beside something"
+            );
             let version = serving.first().map(|key| &key.artefact.version);
             let is_same = |key: &Key| Some(&key.artefact.version) == version;
             assert!(serving.iter().all(is_same), "{id} serves one version");

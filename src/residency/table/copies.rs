@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, SharedPart};
+use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelKind, SharedPart};
 
 use super::ledger::{Freeing, Ledger};
 use super::sharing::with_shared;
@@ -61,8 +61,8 @@ pub(super) struct Unloaded {
     pub(super) kind: ModelKind,
     /// Whether cards do not compute it.
     pub(super) off_cards: bool,
-    /// Of an adapter: the model that it adapts.
-    pub(super) base: Option<ModelId>,
+    /// Of an adapter: what it was on, and alone can be on again.
+    pub(super) base: Option<ArtefactId>,
     /// On its device.
     pub(super) footprint: Footprint,
     pub(super) shared: Vec<SharedPart>,
@@ -74,9 +74,8 @@ impl Unloaded {
     pub(super) fn of(resident: &Resident) -> Self {
         let (kind, mut footprint) = (resident.kind, resident.footprint);
         footprint.kv = footprint.kv.saturating_sub(resident.grown());
-        let base = resident.base.as_ref().map(|base| base.model.clone());
-        let (off_cards, shared) = (resident.off_cards, resident.shared.clone());
-        let idle_ttl = resident.idle_ttl;
+        let (base, shared) = (resident.base.clone(), resident.shared.clone());
+        let (off_cards, idle_ttl) = (resident.off_cards, resident.idle_ttl);
         Self { kind, off_cards, base, footprint, shared, idle_ttl }
     }
 }

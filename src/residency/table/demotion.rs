@@ -24,7 +24,7 @@ impl Table {
         else {
             return false;
         };
-        match why {
+        match self.at_bottom(key, why) {
             Departure::Evicted
             | Departure::Place
             | Departure::Idle
@@ -92,6 +92,7 @@ impl Table {
             && resident.kind != ModelKind::Handler
             && copied(&resident.footprint).total() > Bytes::ZERO
             && entry.current.as_ref() == Some(&key.artefact.version)
+            && self.finds_its_base(key)
             && !entry.residents.iter().any(is_elsewhere)
             && !self.stopping
     }
@@ -115,25 +116,36 @@ impl Table {
         }
     }
 
-    /// A load whose artefact has a copy is whole: it needs no fetch. It holds the copy.
-    /// Whether there was one.
-    pub(super) fn take_copy(&mut self, artefact: &ArtefactId, job: &mut Job) -> bool {
+    /// A load whose artefact has a copy is whole: it needs no fetch, and holds the copy, which
+    /// knows its base. One made beside another model than `base` is of no use.
+    pub(super) fn take_copy(
+        &mut self,
+        artefact: &ArtefactId,
+        base: &mut Option<ModelId>,
+        job: &mut Job,
+    ) {
         if !self.copies.is_usable(artefact) {
-            return false;
+            return;
+        }
+        let made_on = self.copies.get(artefact).and_then(|entry| entry.model.base.as_ref());
+        let made_on = made_on.map(|base| base.model.clone());
+        if base.is_some() && *base != made_on {
+            return self.discard(artefact, Departure::Base);
         }
         let remembered = self.copies.get(artefact).map(|entry| entry.model.footprint.total());
         // It had grown; a new load of the files may take less.
         let is_known = job.footprint.is_some();
         if !is_known && self.never_fits(artefact, remembered.unwrap_or_default()).is_some() {
-            return false;
+            return;
         }
         let now = self.now;
         let Some(entry) = self.copies.get_mut(artefact) else {
-            return false;
+            return;
         };
+        *base = made_on;
         entry.holds += 1;
         job.from_copy = true;
-        job.fetch_bytes = Bytes::ZERO;
+        job.spared_bytes = std::mem::replace(&mut job.fetch_bytes, Bytes::ZERO);
         job.fetch = Fetch::Whole { since: now, until: now };
         job.kind = Some(entry.model.kind);
         job.off_cards = entry.model.off_cards;
@@ -141,7 +153,6 @@ impl Table {
             job.footprint = Some(entry.model.footprint);
             job.shared = entry.model.shared.clone();
         }
-        true
     }
 
     /// A load or unload that held a copy has ended.

@@ -184,7 +184,17 @@ pub struct UnloadReport {
     pub versions: Vec<Version>,
     /// The adapters that were on them, and left with them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub adapters: Vec<ArtefactId>,
+    pub adapters: Vec<LeftWith>,
+}
+
+/// An adapter that left with its base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftWith {
+    /// Which.
+    pub artefact: ArtefactId,
+    /// Whether it was kept. Its keep stays in force, for it was not what was named: the next load of it is
+    /// kept.
+    pub kept: bool,
 }
 
 /// A refresh that succeeded.

@@ -184,6 +184,8 @@ impl Table {
         if !(is_replica && entry.trouble.as_ref().is_some_and(of_another)) {
             entry.trouble = None;
         }
+        self.fit_again(model, Some(&key.artefact.version));
+        let entry = self.model_mut(model);
         let is_older = |other: &&Key| other.artefact != key.artefact;
         let older: Vec<Key> = entry.residents.iter().filter(is_older).cloned().collect();
         let bytes = self.residents.get(key).map(|resident| resident.footprint.total());
@@ -195,6 +197,7 @@ impl Table {
         for old in older {
             self.drain(&old, Departure::Superseded, None);
         }
+        self.discard_for_others(model);
         self.replicated(model);
         self.answer_aimed(key);
         if self.stopping {
@@ -351,6 +354,10 @@ impl Table {
         let (progress, _) = self.progress(model);
         let limit = self.config.load_timeout;
         let failure: Failure = Error::LoadTimedOut { model: model.clone(), progress, limit }.into();
+        if !self.is_past(artefact) {
+            // Also where nobody waits for it and it is given up in silence.
+            self.failed_beside(model, Some(&artefact.version), &failure);
+        }
         let Some(job) = self.jobs.get_mut(artefact) else {
             return;
         };

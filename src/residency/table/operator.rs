@@ -6,7 +6,9 @@ use std::time::Instant;
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, ModelId, Tier, Version};
 
 use super::Table;
-use super::event::{Effect, Key, LoadOptions, LoadReport, Report, UnloadReport, WaiterId};
+use super::event::{
+    Effect, Key, LeftWith, LoadOptions, LoadReport, Report, UnloadReport, WaiterId,
+};
 use super::state::{Job, Purpose, Room};
 use crate::decision::{Action, Decided, Departure};
 use crate::error::Error;
@@ -90,8 +92,14 @@ impl Table {
         let artefacts = keys.iter().map(|key| &key.artefact).chain(&copies);
         let versions: BTreeSet<&Version> = artefacts.map(|artefact| &artefact.version).collect();
         let versions = versions.into_iter().cloned().collect();
+        // One that is on several devices leaves each of them, and is named once.
         let adapters = keys.iter().flat_map(|key| self.bases.residents(key));
-        let adapters = adapters.map(|adapter| adapter.artefact).collect();
+        let adapters: BTreeSet<ArtefactId> = adapters.map(|key| key.artefact).collect();
+        let adapters = adapters.into_iter().map(|artefact| {
+            let kept = self.is_kept(&artefact.model);
+            LeftWith { artefact, kept }
+        });
+        let adapters = adapters.collect();
         let purpose = Purpose::Unload { keys, copies, versions, adapters };
         if !self.admit(waiter, model, hold_until, purpose) {
             return;

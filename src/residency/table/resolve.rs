@@ -71,7 +71,12 @@ impl Table {
             return;
         }
         match result {
-            Ok(resolution) => self.resolved(model, &resolving, resolution, asked),
+            Ok(resolution) => {
+                let (version, standing) = (resolution.version.clone(), resolution.standing.clone());
+                self.resolved(model, &resolving, resolution, asked);
+                // What failed is told beside what serves, or is on its way since then.
+                self.note_fitness(&ArtefactId { model: model.clone(), version }, &standing);
+            }
             Err(failure) => self.unresolved(model, &resolving, &failure, asked),
         }
     }
@@ -110,6 +115,14 @@ impl Table {
         } else {
             // Residents, and loads under way, go on as if nobody had asked.
             let retry = self.config.refresh_every;
+            // Any other failure says nothing about what the store holds.
+            let is_fault = matches!(
+                failure.kind(),
+                ErrorKind::ModelInvalid | ErrorKind::ModelFailed | ErrorKind::TooLarge
+            );
+            if is_fault {
+                self.failed_beside(model, None, failure);
+            }
             self.decide_failed(model, None, failure, Stage::Resolve, retry);
         }
     }
@@ -141,6 +154,9 @@ impl Table {
         let is_asked = resolving.load || !entry.waiters.is_empty();
         let is_wanted = is_asked || is_used || self.bases.is_awaited(model);
         self.discard_others(model, Some(&artefact.version), Departure::Superseded);
+        if serving.is_none() {
+            self.discard_for_others(model);
+        }
         let is_there = self.resident_of(&artefact).is_some();
 
         if is_there {
@@ -208,6 +224,7 @@ impl Table {
             sequence,
             fetch_bytes: resolution.fetch_bytes,
             fetched_bytes: Bytes::ZERO,
+            spared_bytes: Bytes::ZERO,
             footprint: resolution.footprint.map(|(footprint, _)| footprint),
             shared: resolution.shared,
             kind: resolution.kind,
@@ -232,8 +249,8 @@ impl Table {
             withdrawn: (0, 0),
         };
         debug_assert!(!self.jobs.contains_key(artefact), "invariant 3: {artefact} loads already");
-        if !is_quarantined && self.take_copy(artefact, &mut job) && base.is_none() {
-            base = self.copies.get(artefact).and_then(|copy| copy.model.base.clone());
+        if !is_quarantined {
+            self.take_copy(artefact, &mut base, &mut job);
         }
         self.jobs.insert(artefact.clone(), job);
         self.model_mut(&artefact.model).jobs.push(artefact.clone());
@@ -271,6 +288,7 @@ impl Table {
         for other in others.into_iter().flatten().filter(|key| key.artefact != *artefact) {
             self.drain(&other, Departure::Superseded, None);
         }
+        self.discard_for_others(&artefact.model);
     }
 
     /// Gives up a load that a newer version has overtaken, unless it is on its way from disk to
@@ -366,6 +384,8 @@ impl Table {
         let now = self.now;
         let entry = self.model_mut(model);
         let attempts = entry.trouble.as_ref().map_or(0, |trouble| trouble.attempts) + 1;
+        // A store may be away for once. Between two attempts it named the version again.
+        let is_absent = failure.kind() == ErrorKind::StoreUnavailable && attempts == 1;
         let retry = pause(failure, attempts);
         entry.trouble = Some(Trouble {
             failure: failure.clone(),
@@ -376,6 +396,9 @@ impl Table {
         });
         if failure.kind() != ErrorKind::ModelNotFound {
             self.note_failed(model);
+        }
+        if version.is_some() && !is_absent {
+            self.failed_beside(model, version, failure);
         }
         self.decide_failed(model, version, failure, stage, retry);
     }

@@ -75,6 +75,17 @@ impl Table {
             0 => {}
             adapters => sentence.push_str(&format!("; {adapters} adapters on it")),
         }
+        let unfit = self.models.peek(&key.artefact.model).and_then(|it| it.unfit.as_ref());
+        if let Some(unfit) = unfit {
+            let since = self.now.saturating_duration_since(unfit.since).as_secs();
+            let what = match &unfit.version {
+                Some(version) => {
+                    format!("another version, {}, failed {since} s ago", short(version))
+                }
+                None => format!("its newest version cannot be told for {since} s"),
+            };
+            sentence.push_str(&format!("; {what}: {}", unfit.reason));
+        }
         if self.is_kept(&key.artefact.model) {
             sentence.push_str("; kept");
         }

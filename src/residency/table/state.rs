@@ -9,7 +9,7 @@ use roundhouse_types::{
 };
 
 use super::elastic::Pool;
-use super::event::{Key, LoadOptions, WaiterId};
+use super::event::{Key, LeftWith, LoadOptions, WaiterId};
 use super::replicas::Heat;
 use super::residents::Listed;
 use super::worth::Frequency;
@@ -40,6 +40,8 @@ pub(super) struct Model {
     pub(super) by: Authority,
     /// The version in the store, where that is another one.
     pub(super) offered: Option<Version>,
+    /// What failed beside what serves, or is on its way.
+    pub(super) unfit: Option<Unfit>,
     /// The store said that it holds the model no more, and that was told.
     pub(super) deleted: bool,
     pub(super) checked_at: Option<Instant>,
@@ -108,6 +110,15 @@ impl Trouble {
     }
 }
 
+/// What failed while a version serves or is on its way. It informs: it keeps nobody from trying.
+#[derive(Debug, Clone)]
+pub(super) struct Unfit {
+    /// `None` where no version was named; it may be the one that serves.
+    pub(super) version: Option<Version>,
+    pub(super) reason: String,
+    pub(super) since: Instant,
+}
+
 /// How long to pause after the `attempts`-th failure in a row.
 pub(super) fn pause(failure: &Failure, attempts: u32) -> Duration {
     let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(6));
@@ -173,6 +184,8 @@ pub(super) struct Job {
     pub(super) sequence: u64,
     pub(super) fetch_bytes: Bytes,
     pub(super) fetched_bytes: Bytes,
+    /// What it would have to fetch without its copy.
+    pub(super) spared_bytes: Bytes,
     pub(super) footprint: Option<Footprint>,
     /// Parts of the footprint's weights that others may hold as well.
     pub(super) shared: Vec<SharedPart>,
@@ -361,7 +374,7 @@ pub(super) enum Purpose {
         keys: BTreeSet<Key>,
         copies: BTreeSet<ArtefactId>,
         versions: Vec<Version>,
-        adapters: Vec<ArtefactId>,
+        adapters: Vec<LeftWith>,
     },
 }
 

@@ -1,13 +1,13 @@
 //! Versions beside the one that serves: what the store offers or has no more, what an
 //! operator chose, and loads that come too late.
 
-use roundhouse_types::{ArtefactId, Bytes, ModelId, Version};
+use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Version};
 
 use super::Table;
 use super::event::{Key, WaiterId};
-use super::state::Purpose;
+use super::state::{Purpose, Unfit};
 use crate::decision::{Action, Decided, Departure};
-use crate::loader::{InStore, Standing};
+use crate::loader::{Authority, InStore, Standing};
 
 impl Table {
     /// Takes in why a version is the one to serve and what the store holds beside it. Returns
@@ -38,6 +38,77 @@ impl Table {
         asked
     }
 
+    /// What the store was found to hold in place of the version to serve is told once. What failed
+    /// before is forgotten when the store holds something else, or an operator chose what serves.
+    pub(super) fn note_fitness(&mut self, artefact: &ArtefactId, standing: &Standing) {
+        let model = &artefact.model;
+        if let Some((version, failure)) = &standing.unfit {
+            if self.failed_beside(model, Some(version), failure) {
+                let reason = failure.message().to_owned();
+                let mut decided = Decided::about(model, Action::Unfit { reason });
+                decided.version = Some(version.clone());
+                self.decide(decided.with_kind(failure));
+            }
+            return;
+        }
+        let is_chosen = standing.by == Authority::Operator;
+        let offered = match &standing.store {
+            InStore::Unreached(_) => return,
+            _ if is_chosen => None,
+            InStore::Unasked => return,
+            InStore::Other(version) => Some(version),
+            InStore::Same | InStore::Gone => None,
+        };
+        let is_past = |unfit: &Unfit| {
+            unfit.version.as_ref().is_none_or(|it| *it != artefact.version && Some(it) != offered)
+        };
+        if self.models.peek(model).and_then(|entry| entry.unfit.as_ref()).is_some_and(is_past) {
+            self.set_unfit(model, None);
+        }
+    }
+
+    /// A version failed, or none was named, while another serves or is on its way. Says whether that
+    /// is news.
+    pub(super) fn failed_beside(
+        &mut self,
+        model: &ModelId,
+        version: Option<&Version>,
+        failure: &Failure,
+    ) -> bool {
+        let is_other = |artefact: &ArtefactId| Some(&artefact.version) != version;
+        let entry = self.models.peek(model);
+        let is_beside = match self.ready(model) {
+            Some(key) => is_other(&key.artefact),
+            None => entry.is_some_and(|entry| entry.jobs.iter().any(is_other)),
+        };
+        let before = entry.and_then(|entry| entry.unfit.as_ref());
+        let before = before.filter(|it| it.version.as_ref() == version);
+        if !is_beside || before.is_some_and(|it| it.reason == failure.message()) {
+            return false;
+        }
+        let since = before.map_or(self.now, |it| it.since);
+        let (version, reason) = (version.cloned(), failure.message().to_owned());
+        self.set_unfit(model, Some(Unfit { version, reason, since }));
+        true
+    }
+
+    fn set_unfit(&mut self, model: &ModelId, unfit: Option<Unfit>) {
+        let is_set = unfit.is_some();
+        let before = std::mem::replace(&mut self.model_mut(model).unfit, unfit);
+        self.unfit += usize::from(is_set);
+        self.unfit -= usize::from(before.is_some());
+    }
+
+    /// A version serves from now on, or the last one of its model is gone, on its way too: what
+    /// failed beside the ones before is past.
+    pub(super) fn fit_again(&mut self, model: &ModelId, serving: Option<&Version>) {
+        let unfit = self.models.peek(model).and_then(|entry| entry.unfit.as_ref());
+        let Some(unfit) = unfit else { return };
+        if serving.is_none() || unfit.version.as_ref() == serving {
+            self.set_unfit(model, None);
+        }
+    }
+
     /// The store holds a version that is served only when an operator says so, or none.
     fn offer(&mut self, model: &ModelId, version: Option<Version>) {
         let before = std::mem::replace(&mut self.model_mut(model).offered, version.clone());
@@ -52,6 +123,7 @@ impl Table {
     /// or takes no new leases from now on.
     pub(super) fn deleted(&mut self, model: &ModelId, drains: bool) {
         let serving = self.ready_keys(model);
+        self.fit_again(model, None);
         let entry = self.model_mut(model);
         // Of a name that the store never held there is nothing to tell.
         let was_there = entry.current.is_some()

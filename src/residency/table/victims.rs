@@ -422,6 +422,7 @@ impl Table {
         resident.state = State::Ready;
         self.touched.push(key.artefact.model.clone());
         self.decide(Decided::of(&key.artefact, Some(key.device), Action::Revived));
+        self.discard_for_others(&key.artefact.model);
         self.revive_adapters(key);
     }
 }

@@ -12,7 +12,7 @@ use super::state::{Fetch, Resident, Room, State};
 use crate::holdings::{DeviceHoldings, Held, Holdings, HostHoldings};
 use crate::snapshot::{
     Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
-    LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot,
+    LoadSnapshot, LoadState, ResidentSnapshot, ResidentState, Snapshot, UnfitSnapshot,
 };
 
 /// Failures that a snapshot lists at most.
@@ -33,6 +33,8 @@ pub(crate) struct Levels {
     pub(crate) waiters: usize,
     /// Models of which the store holds a version that waits for an operator's word.
     pub(crate) offers: usize,
+    /// Models that serve, or are on their way, while another version failed.
+    pub(crate) unfit: usize,
 }
 
 /// The levels of the copies in the host's memory.
@@ -74,6 +76,7 @@ impl Table {
             pools: self.flow,
             waiters: self.waiters.len(),
             offers: self.offers,
+            unfit: self.unfit,
         }
     }
 
@@ -191,6 +194,9 @@ impl Table {
         clocks: &Clocks,
     ) -> ResidentSnapshot {
         let device = key.device;
+        let model = self.models.peek(&key.artefact.model);
+        let unfit =
+            model.and_then(|it| it.unfit.as_ref()).filter(|_| resident.state == State::Ready);
         ResidentSnapshot {
             endpoint: key.artefact.model.endpoint.clone(),
             target: key.artefact.model.target.clone(),
@@ -204,7 +210,12 @@ impl Table {
             share_bytes: self.ledger.share(device, &key.artefact),
             leases: resident.leases,
             kept: self.is_kept(&key.artefact.model),
-            offered: self.models.peek(&key.artefact.model).and_then(|it| it.offered.clone()),
+            offered: model.and_then(|it| it.offered.clone()),
+            unfit: unfit.map(|it| UnfitSnapshot {
+                version: it.version.clone(),
+                reason: it.reason.clone(),
+                since: clocks.rfc3339(it.since),
+            }),
             last_used: clocks.rfc3339(resident.last_used),
         }
     }

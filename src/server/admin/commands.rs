@@ -4,28 +4,31 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use roundhouse_residency::LoadOptions;
+use roundhouse_residency::{LeftWith, LoadOptions};
 use roundhouse_store::Freshness;
-use roundhouse_types::{ErrorKind, Failure, ModelId};
+use roundhouse_types::{ArtefactId, ErrorKind, Failure, ModelId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::spelling::explained;
 use super::{Admin, Meant, Refusal};
 
+// What is flattened cannot refuse what it does not know, so each names its model itself.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Load {
-    #[serde(flatten)]
-    meant: Meant,
+    endpoint: Option<String>,
+    target: String,
     /// Load it although it is quarantined or failed lately.
     #[serde(default)]
     force: bool,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Unload {
-    #[serde(flatten)]
-    meant: Meant,
+    endpoint: Option<String>,
+    target: String,
     /// Delete every version's files from the disk cache as well, and lift its choice.
     #[serde(default)]
     purge: bool,
@@ -35,8 +38,9 @@ pub(super) async fn load(
     State(admin): State<Arc<Admin>>,
     Json(asked): Json<Load>,
 ) -> Result<Json<Value>, Refusal> {
-    let model = admin.model(&asked.meant)?;
-    let options = LoadOptions { force: asked.force, ..LoadOptions::default() };
+    let Load { endpoint, target, force } = asked;
+    let model = admin.model(&Meant { endpoint, target })?;
+    let options = LoadOptions { force, ..LoadOptions::default() };
     let report = match admin.residency.load(&model, options).await {
         Ok(report) => report,
         Err(failure) => return Err(explained(&admin, &model, failure).await.into()),
@@ -51,15 +55,18 @@ pub(super) async fn unload(
     State(admin): State<Arc<Admin>>,
     Json(asked): Json<Unload>,
 ) -> Result<Json<Value>, Refusal> {
-    let model = admin.model(&asked.meant)?;
-    let versions = match admin.residency.unload(&model).await {
-        Ok(report) => report.versions,
+    let Unload { endpoint, target, purge } = asked;
+    let model = admin.model(&Meant { endpoint, target })?;
+    let (versions, adapters) = match admin.residency.unload(&model).await {
+        Ok(report) => (report.versions, report.adapters),
         // To purge what is on disk alone is a fair wish.
-        Err(failure) if asked.purge && failure.kind() == ErrorKind::ModelNotFound => Vec::new(),
+        Err(failure) if purge && failure.kind() == ErrorKind::ModelNotFound => {
+            (Vec::new(), Vec::new())
+        }
         Err(failure) => return Err(failure.into()),
     };
     let (mut freed, mut lifted) = (Vec::new(), false);
-    if asked.purge {
+    if purge {
         // What an operator purges is forgotten: the next load begins with what the store holds.
         lifted = admin.loader.lift(&model).await?;
         if lifted {
@@ -76,9 +83,19 @@ pub(super) async fn unload(
         .iter()
         .map(|it| json!({"version": it.version, "bytes": it.bytes, "in_use": it.in_use}))
         .collect();
+    let adapters: Vec<_> = adapters
+        .iter()
+        .map(|LeftWith { artefact: ArtefactId { model, version }, kept }| {
+            json!({
+                "endpoint": model.endpoint, "target": model.target, "version": version,
+                "kept": kept,
+            })
+        })
+        .collect();
     Ok(Json(json!({
         "endpoint": model.endpoint, "target": model.target, "state": "absent",
-        "versions": versions, "purged": purged, "freed": freed, "choice_lifted": lifted,
+        "versions": versions, "adapters": adapters, "purged": purged, "freed": freed,
+        "choice_lifted": lifted,
     })))
 }
 

@@ -162,7 +162,7 @@ impl Task {
         samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = tokio::time::interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Whether something was decided since the last look.
+        // Whether a look is due: something was decided since the last one, or a second has passed.
         let mut is_stale = false;
         loop {
             let soon = self.looked.map_or_else(Instant::now, |at| at + self.pause);
@@ -186,14 +186,12 @@ impl Task {
                     let sample = self.stats.sample(&(self.render)());
                     self.tell(Frame::of("sample", &sample));
                 }
-                _ = beats.tick(), if self.is_read() && Instant::now() >= soon => {
+                // A beat that comes while looks rest is late, and not left out.
+                _ = beats.tick(), if self.is_read() => is_stale = true,
+                () = tokio::time::sleep_until(soon), if is_stale && self.is_read() => {
                     is_stale = false;
                     // A look that fails is a beat left out: the server ends, and its readers find
                     // that out by themselves.
-                    let _ = self.refresh().await;
-                }
-                () = tokio::time::sleep_until(soon), if is_stale && self.is_read() => {
-                    is_stale = false;
                     let _ = self.refresh().await;
                 }
             }

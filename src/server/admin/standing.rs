@@ -16,7 +16,8 @@ pub(super) struct Standing {
     pub(super) devices: Vec<DeviceId>,
     /// Whether a load may begin from its copy in the host's memory.
     pub(super) copy: bool,
-    /// Why its last attempt failed, while that is remembered.
+    /// Why its last attempt, or another version than the one that serves, failed, while that is
+    /// remembered.
     pub(super) failure: Option<String>,
 }
 
@@ -46,7 +47,12 @@ pub(super) fn of(endpoint: &EndpointName, snapshot: &Snapshot) -> BTreeMap<Targe
         models.entry(load.target.clone()).or_default().state = Some(json!(load.state));
     }
     for (_, resident) in residents().filter(|(_, it)| it.state == ResidentState::Ready) {
-        models.entry(resident.target.clone()).or_default().state = Some(json!(resident.state));
+        let model = models.entry(resident.target.clone()).or_default();
+        model.state = Some(json!(resident.state));
+        // It serves, and another version of it does not.
+        if let Some(unfit) = &resident.unfit {
+            model.failure = Some(unfit.reason.clone());
+        }
     }
     let copies = snapshot.host.iter().flat_map(|host| &host.copies);
     for copy in copies.filter(|it| it.endpoint == *endpoint && it.state == CopyState::Ready) {

@@ -12,6 +12,7 @@ use super::Admin;
 
 /// Whose usage.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Whose {
     tenant: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use roundhouse_residency::{
-    CopyState, LoadOptions, RefreshReport, ResidentState, Snapshot, rfc3339,
+    CopyState, LoadOptions, RefreshReport, ResidentState, Snapshot, UnfitSnapshot, rfc3339,
 };
 use roundhouse_store::{ChosenBy, Freshness};
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, Version};
@@ -21,9 +21,10 @@ use crate::loader::{Wish, overtaken};
 const DIGITS_MIN: usize = 6;
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Use {
-    #[serde(flatten)]
-    meant: Meant,
+    endpoint: Option<String>,
+    target: String,
     /// The first digits of a version, or `latest`.
     version: String,
 }
@@ -48,6 +49,10 @@ struct Row {
     copy: bool,
     /// Whether the model is held at it.
     held: bool,
+    /// Why it is not served: its last load failed, or what the store holds of it is not whole.
+    failure: Option<String>,
+    /// Since when that is so.
+    failed_since: Option<String>,
     first_seen: Option<String>,
     last_used: Option<String>,
 }
@@ -70,7 +75,18 @@ pub(super) async fn versions(
         row.first_seen = Some(rfc3339(found.fetched_at));
         row.last_used = Some(rfc3339(found.used_at));
     }
-    add_loaded(&mut rows, &model, &admin.residency.gathered().await?);
+    let snapshot = admin.residency.gathered().await?;
+    add_loaded(&mut rows, &model, &snapshot);
+    let named = in_store.as_ref().ok().map(|it| &it.id.version);
+    let untold = add_failed(&mut rows, &model, &snapshot, named);
+    if let Some(passed) = admin.loader.passed_over(&model).await {
+        let row = rows.entry(passed.version.clone()).or_default();
+        row.failure = Some(match passed.stale {
+            true => format!("damaged, or its upload never ended: {}", passed.why),
+            false => format!("its upload is not whole yet: {}", passed.why),
+        });
+        row.failed_since = Some(rfc3339(passed.since));
+    }
     let choice = admin.loader.choice(&model);
     if let Some(choice) = &choice {
         rows.entry(choice.version.clone()).or_default().held = true;
@@ -104,6 +120,7 @@ pub(super) async fn versions(
         "endpoint": model.endpoint, "target": model.target, "update": rule.update.as_str(),
         "on_delete": rule.on_delete.as_str(), "held": held, "versions": rows,
         "in_store": in_store, "store_failure": failure,
+        "failure": untold.as_ref().map(|it| &it.reason), "failed_since": untold.map(|it| it.since),
     })))
 }
 
@@ -134,6 +151,32 @@ fn add_loaded(rows: &mut BTreeMap<Version, Row>, model: &ModelId, snapshot: &Sna
     }
 }
 
+/// What failed of the model: in place of what serves, or, where nothing does, last of all. A failure
+/// that came before it was known which version it is of is that of the version in the store. Where
+/// that one serves it is no version's: it is returned.
+fn add_failed(
+    rows: &mut BTreeMap<Version, Row>,
+    model: &ModelId,
+    snapshot: &Snapshot,
+    in_store: Option<&Version>,
+) -> Option<UnfitSnapshot> {
+    let mut told = |version: Option<&Version>, reason: &str, since: Option<&str>| {
+        let Some(version) = version.or(in_store) else { return false };
+        let row = rows.entry(version.clone()).or_default();
+        if !row.serves {
+            row.failure = Some(reason.to_owned());
+            row.failed_since = since.map(str::to_owned);
+        }
+        row.serves
+    };
+    let failed = snapshot.failed.iter();
+    for it in failed.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
+        told(it.version.as_ref(), &it.message, None);
+    }
+    let unfit = snapshot.ready(model)?.unfit.as_ref()?;
+    told(unfit.version.as_ref(), &unfit.reason, Some(&unfit.since)).then(|| unfit.clone())
+}
+
 pub(super) async fn refresh(
     State(admin): State<Arc<Admin>>,
     Json(meant): Json<Meant>,
@@ -162,8 +205,9 @@ pub(super) async fn use_version(
     State(admin): State<Arc<Admin>>,
     Json(asked): Json<Use>,
 ) -> Result<Json<Value>, Refusal> {
-    let model = admin.model(&asked.meant)?;
-    let wish = match asked.version.as_str() {
+    let Use { endpoint, target, version } = asked;
+    let model = admin.model(&Meant { endpoint, target })?;
+    let wish = match version.as_str() {
         "latest" => Wish::Latest,
         digits => Wish::Version(find(&admin, &model, digits).await?),
     };
@@ -322,3 +366,6 @@ async fn find(admin: &Admin, model: &ModelId, digits: &str) -> Result<Version, F
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

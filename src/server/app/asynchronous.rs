@@ -2,18 +2,19 @@
 //! queue, which keeps them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use reqwest::Client;
 use roundhouse_asynchronous::{
-    EndpointConfig, Input, Queue, Ran, Run, RunFn, Services, StoreFn, Submission,
+    EndpointConfig, Error, Input, Queue, Ran, Run, RunFn, Services, StoreFn, Submission,
     given_credentials, machine_credentials, system_resolver,
 };
 use roundhouse_gateway::{DeferFn, Deferral, Deferred, DeferredInput, Done, Due, Later};
 use roundhouse_store::{FileStore, MountConfig, S3Store, StoreUri, WritableStore};
 use roundhouse_tenancy::Caller;
 use roundhouse_types::{EndpointName, ErrorKind, Failure};
+use tokio::sync::OnceCell;
 
 use super::build::Credentials;
 use super::settings;
@@ -23,19 +24,119 @@ use crate::trust;
 /// The folder in the disk cache's, where no other is named.
 const FOLDER: &str = "async";
 
-/// The queue, where an endpoint takes such requests. Nothing runs yet.
-///
-/// # Errors
-/// When its folder or a store cannot be opened.
-pub(super) async fn open(
-    config: &Config,
-    credentials: Option<&Credentials>,
-) -> Result<Option<Queue>, Failure> {
-    let endpoints = endpoints(config)?;
-    if endpoints.is_empty() {
-        return Ok(None);
+/// The queue, opened when an endpoint first takes such requests: at the start, or when the settings
+/// change. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Deferrals(Arc<Shared>);
+
+struct Shared {
+    services: Services,
+    queue: OnceCell<Queue>,
+    /// How requests are answered, once that can be.
+    run: OnceLock<RunFn>,
+    is_stopped: AtomicBool,
+}
+
+impl Deferrals {
+    /// Nothing is opened yet.
+    pub(super) fn of(config: &Config, credentials: Option<&Credentials>) -> Self {
+        Self(Arc::new(Shared {
+            services: services(config, credentials),
+            queue: OnceCell::new(),
+            run: OnceLock::new(),
+            is_stopped: AtomicBool::new(false),
+        }))
     }
-    let services = Services {
+
+    /// Whether the queue is open. Then its folder holds until the server ends.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.queue.initialized()
+    }
+
+    /// Puts settings in force, and opens the queue where an endpoint needs it.
+    ///
+    /// # Errors
+    /// When the folder or a store cannot be opened.
+    pub(super) async fn apply(&self, config: &Config) -> Result<(), Failure> {
+        let endpoints = endpoints(config)?;
+        let shared = &self.0;
+        if endpoints.is_empty() && !self.is_open() {
+            return Ok(());
+        }
+        let queue = shared.queue.get_or_try_init(|| shared.open(config)).await?;
+        // It may have been opened while the server was told to stop.
+        if shared.is_stopped.load(Ordering::SeqCst) {
+            queue.stop();
+        }
+        Ok(queue.configure(&endpoints).await?)
+    }
+
+    /// Begins to run what is in the queue, now and once it is opened. Called once, before the settings can
+    /// change.
+    pub(super) fn start(&self, later: Later) {
+        let run = self.0.run.get_or_init(|| run(later));
+        if let Some(queue) = self.0.queue.get() {
+            queue.start(run.clone());
+        }
+    }
+
+    /// How the gateway hands requests on.
+    pub(super) fn taking(&self) -> DeferFn {
+        let shared = self.0.clone();
+        Arc::new(move |deferral: Deferral| {
+            let shared = shared.clone();
+            Box::pin(async move {
+                let Some(queue) = shared.queue.get() else {
+                    return Err(Error::NotAsynchronous(deferral.endpoint).into());
+                };
+                let accepted = queue.accept(submission(deferral)).await?;
+                Ok(Deferred {
+                    inference_id: accepted.inference_id,
+                    output: accepted.output,
+                    failure: accepted.failure,
+                })
+            })
+        })
+    }
+
+    /// Takes and begins nothing any more. What runs goes on.
+    pub(super) fn stop(&self) {
+        self.0.is_stopped.store(true, Ordering::SeqCst);
+        if let Some(queue) = self.0.queue.get() {
+            queue.stop();
+        }
+    }
+
+    /// The same; returns when what runs has ended.
+    pub(super) async fn drain(&self) {
+        self.stop();
+        if let Some(queue) = self.0.queue.get() {
+            queue.drain().await;
+        }
+    }
+
+    /// Drops what runs: it stays in the queue. Returns when all is dropped.
+    pub(super) async fn abort(&self) {
+        self.stop();
+        if let Some(queue) = self.0.queue.get() {
+            queue.abort().await;
+        }
+    }
+}
+
+impl Shared {
+    async fn open(&self, config: &Config) -> Result<Queue, Failure> {
+        let folder = config.async_dir.clone().unwrap_or_else(|| config.cache.dir.join(FOLDER));
+        let queue = Queue::open(&folder, self.services.clone()).await?;
+        if let Some(run) = self.run.get() {
+            queue.start(run.clone());
+        }
+        Ok(queue)
+    }
+}
+
+fn services(config: &Config, credentials: Option<&Credentials>) -> Services {
+    Services {
         store: stores(credentials.cloned()),
         retry: settings::catalogue(config).retry,
         client: Arc::new(|| {
@@ -49,14 +150,7 @@ pub(super) async fn open(
             }
             None => machine_credentials(),
         },
-    };
-    let queue = Queue::open(&folder(config), services).await?;
-    queue.configure(&endpoints).await?;
-    Ok(Some(queue))
-}
-
-fn folder(config: &Config) -> PathBuf {
-    config.async_dir.clone().unwrap_or_else(|| config.cache.dir.join(FOLDER))
+    }
 }
 
 /// What each endpoint says that takes such requests.
@@ -75,23 +169,6 @@ fn endpoints(config: &Config) -> Result<BTreeMap<EndpointName, EndpointConfig>, 
     Ok(endpoints)
 }
 
-/// Puts other settings in force.
-///
-/// # Errors
-/// When a store cannot be connected, or the server was started without such an endpoint.
-pub(super) async fn apply(queue: Option<&Queue>, config: &Config) -> Result<(), Failure> {
-    let endpoints = endpoints(config)?;
-    match queue {
-        Some(queue) => Ok(queue.configure(&endpoints).await?),
-        None if endpoints.is_empty() => Ok(()),
-        None => {
-            let why = "the server was started without an [endpoint.async], and has no queue: \
-                       restart it";
-            Err(Failure::new(ErrorKind::InvalidRequest, why))
-        }
-    }
-}
-
 fn stores(credentials: Option<Credentials>) -> StoreFn {
     Arc::new(move |mount: MountConfig| {
         let credentials = credentials.clone();
@@ -105,21 +182,6 @@ fn stores(credentials: Option<Credentials>) -> StoreFn {
                 }
             };
             Ok(store)
-        })
-    })
-}
-
-/// How the gateway hands requests on.
-pub(super) fn defer(queue: Queue) -> DeferFn {
-    Arc::new(move |deferral: Deferral| {
-        let queue = queue.clone();
-        Box::pin(async move {
-            let accepted = queue.accept(submission(deferral)).await?;
-            Ok(Deferred {
-                inference_id: accepted.inference_id,
-                output: accepted.output,
-                failure: accepted.failure,
-            })
         })
     })
 }
@@ -144,7 +206,7 @@ fn submission(deferral: Deferral) -> Submission {
 }
 
 /// How the queue has them answered.
-pub(super) fn run(later: Later) -> RunFn {
+fn run(later: Later) -> RunFn {
     Arc::new(move |run: Run| {
         let later = later.clone();
         Box::pin(async move {

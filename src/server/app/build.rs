@@ -11,19 +11,21 @@ use roundhouse_gateway::{
 use roundhouse_residency::Residency;
 use roundhouse_serving::Dispatcher;
 use roundhouse_store::{
-    ArtifactStore, CacheConfig, Catalog, DiskCache, FileStore, MountConfig, S3Store, StoreUri,
+    ArtifactStore, Catalog, DiskCache, FileStore, MountConfig, S3Store, StoreUri,
 };
 use roundhouse_tenancy::{Current, Identity};
 use roundhouse_types::{Bytes, DeviceId, EndpointName, ErrorKind, Failure};
 use tracing::{info, warn};
 
+use super::asynchronous::Deferrals;
 use super::behind::{self, Behinds};
 use super::budgets::{self, Budgets};
 use super::capture::Captures;
+use super::disk::Disk;
 use super::live::Live;
 use super::single::{self, Single};
 use super::traces::Tracing;
-use super::{accounts, asynchronous, cards, described, faces, settings, warm};
+use super::{accounts, cards, described, faces, settings, warm};
 use crate::admin::{Admin, ContainersFn, Vitals};
 use crate::cloudwatch::{CloudWatch, Sending, Told};
 use crate::config::{Config, Endpoint};
@@ -83,14 +85,12 @@ pub(super) async fn build(
     let fetches_bases = matches!(config.container.base_store, Some(StoreUri::S3 { .. }))
         && config.container.contract;
     let has_stores = config.endpoints.iter().any(|endpoint| endpoint.containers.is_none());
-    let cache = match !has_stores && !fetches_bases {
-        true => None,
-        false => Some(open_cache(&config).await?),
-    };
-    if let Some(cache) = &cache {
-        settings::tell_disk(cache, &config);
+    let disk = Disk::default();
+    if has_stores || fetches_bases {
+        settings::tell_disk(disk.open(&config).await?, &config);
     }
-    let catalogs = match &cache {
+    let cache = disk.opened();
+    let catalogs = match cache {
         Some(cache) => connect(&config, cache, credentials.as_ref()).await?,
         None => BTreeMap::new(),
     };
@@ -100,7 +100,7 @@ pub(super) async fn build(
     let container_name =
         single.as_ref().map_or_else(container_endpoint, |single| single.model.endpoint.clone());
     let here = (&container_name, &local, single.as_ref());
-    let (sources, bases) = sources(&config, cache.as_ref(), &catalogs, here).await?;
+    let (sources, bases) = sources(&config, cache, &catalogs, here).await?;
     let loader = ModelLoader::new(
         sources,
         lanes,
@@ -158,16 +158,17 @@ pub(super) async fn build(
     let offered = Arc::new(Current::new(Offered { endpoints, policy: policy.get() }));
     let health = vitals.clone();
     let (cut_off, cut) = Cut::pair();
-    let queue = asynchronous::open(&config, credentials.as_ref()).await?;
+    let deferrals = Deferrals::of(&config, credentials.as_ref());
+    deferrals.apply(&config).await?;
     let tracing = Tracing::start(config.traces.as_ref())?;
-    let asked = loader.clone();
+    let (asked, own_prefixes) = (loader.clone(), settings::own_prefixes(&config));
     let state = GatewayState {
         config: settings::gateway(&config),
         identity: identity.clone(),
         offered: offered.clone(),
         invoke: Arc::new(move |invocation| {
             // No engine is started for what it would refuse.
-            let refused = asked.refusal(&invocation);
+            let refused = asked.refusal(&invocation, own_prefixes);
             let dispatcher = dispatcher.clone();
             Box::pin(async move {
                 match refused {
@@ -181,15 +182,13 @@ pub(super) async fn build(
         access: cloudwatch
             .before(tracing.before(faces::access_log(&config.log.access)?, loader.recent())),
         tracer: tracing.tracer.clone(),
-        defer: queue.clone().map(asynchronous::defer),
+        defer: Some(deferrals.taking()),
         container,
         sessions: Sessions::new(config.sessions.clone()),
         cut,
         platform,
     };
-    if let Some(queue) = &queue {
-        queue.start(asynchronous::run(Later::new(&state)));
-    }
+    deferrals.start(Later::new(&state));
     let cloudwatch = cloudwatch.send(Told {
         offered: offered.clone(),
         residency: residency.clone(),
@@ -203,7 +202,7 @@ pub(super) async fn build(
     let live = Live {
         residency: residency.clone(),
         loader: loader.clone(),
-        cache: cache.clone(),
+        disk: disk.clone(),
         catalogs: catalogs.clone(),
         offered,
         policy,
@@ -213,7 +212,7 @@ pub(super) async fn build(
         captures,
         behinds,
         accounts: accounts.clone(),
-        queue,
+        deferrals,
         budget: witness.configured().on_devices(),
         single: single.clone(),
     };
@@ -221,7 +220,7 @@ pub(super) async fn build(
         residency,
         loader,
         catalogs,
-        cache,
+        disk,
         vitals,
         witness,
         accounts,
@@ -376,40 +375,6 @@ async fn handlers(config: &Config, budget: Bytes) -> Result<Handlers, Error> {
     let endpoints = Arc::new(Current::new(endpoints));
     let program = config.container.program.as_deref().map(Arc::from);
     Ok(Handlers { workers: Some(Arc::new(workers)), endpoints, budget, program })
-}
-
-/// What to do where another process has the disk cache.
-const OTHER_CACHE: &str = "another server uses it: end that one, or give this one a folder of its own with --cache-dir (cache.dir)";
-
-async fn open_cache(config: &Config) -> Result<DiskCache, Error> {
-    let dir = &config.cache.dir;
-    let size = match config.cache.size {
-        Some(size) => size,
-        None => {
-            let free = limits::free_disk(dir).map_err(|source| {
-                Error::io(format!("cannot see the free disk of {}", dir.display()), source)
-            })?;
-            limits::automatic_cache_size(free, limits::held_disk(dir))
-        }
-    };
-    if let (Some(size), Ok(free)) = (config.cache.size, limits::free_disk(dir))
-        && size > free
-        && size > free.checked_add(limits::held_disk(dir)).unwrap_or(size)
-    {
-        warn!(%size, %free, "the disk cache may hold more than is free: lower cache.size (--cache-size)");
-    }
-    let cache = CacheConfig {
-        part: config.store.part_size,
-        in_flight: config.store.bytes_in_flight,
-        concurrency: config.store.parts_in_flight,
-        unpacked: config.cache.max_unpacked,
-        ..CacheConfig::new(dir, size)
-    };
-    DiskCache::open(cache).await.map_err(|error| {
-        let is_locked = matches!(error, roundhouse_store::Error::Locked(_));
-        let error = Error::Failed(error.into());
-        if is_locked { error.with_hint(OTHER_CACHE) } else { error }
-    })
 }
 
 /// Where the bases of the container contract's adapters are.

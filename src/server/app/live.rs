@@ -5,23 +5,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roundhouse_asynchronous::Queue;
 use roundhouse_gateway::{Capture, Offered};
 use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
-use roundhouse_store::DiskCache;
 use roundhouse_tenancy::{Accounts, Current, Identity, KeyFile, Policy};
 use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, ModelId};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::asynchronous::Deferrals;
 use super::behind::{Behinds, Standing};
 use super::build::{self, Catalogs, Credentials};
 use super::capture::Captures;
+use super::disk::Disk;
 use super::preload::Wishes;
 use super::single::Single;
-use super::{asynchronous, behind, faces, settings};
+use super::{behind, faces, settings};
 use crate::config::Config;
+use crate::error::Error;
 use crate::loader::{Bases, Handlers, ModelLoader, Scope, Source};
 
 /// How often it is looked whether requests that saw an endpoint have ended.
@@ -32,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Live {
     pub(super) residency: Residency<ServedModel>,
     pub(super) loader: Arc<ModelLoader>,
-    pub(super) cache: Option<DiskCache>,
+    pub(super) disk: Disk,
     pub(super) catalogs: Arc<Current<Catalogs>>,
     pub(super) offered: Arc<Current<Offered>>,
     pub(super) policy: Arc<Current<Policy>>,
@@ -40,8 +41,8 @@ pub(super) struct Live {
     pub(super) credentials: Option<Credentials>,
     pub(super) identity: Arc<Identity>,
     pub(super) accounts: Arc<Accounts>,
-    /// Requests whose callers do not wait, where an endpoint took them at the start.
-    pub(super) queue: Option<Queue>,
+    /// Requests whose callers do not wait.
+    pub(super) deferrals: Deferrals,
     pub(super) captures: Captures,
     /// Containers behind endpoints.
     pub(super) behinds: Behinds,
@@ -81,7 +82,7 @@ impl Live {
             let catalog = match before.get(&endpoint.name).filter(|_| is_same) {
                 Some(catalog) => catalog.clone(),
                 None => {
-                    let cache = self.cache.as_ref().ok_or_else(no_cache)?;
+                    let cache = self.disk.open(new).await.map_err(|it| unopened(&it))?;
                     build::catalogue(new, endpoint, cache, self.credentials.as_ref()).await?
                 }
             };
@@ -96,13 +97,13 @@ impl Live {
             .collect();
         let prepared = self.captures.prepared(new).await?;
         let standing = self.behinds.prepared(new)?;
-        asynchronous::apply(self.queue.as_ref(), new).await?;
+        self.deferrals.apply(new).await?;
         let offered = match self.change(old, new, catalogs, (prepared.captures(), &standing)).await
         {
             Ok(offered) => offered,
             Err(failure) => {
                 // What was in force was connected before, and is again.
-                asynchronous::apply(self.queue.as_ref(), old).await?;
+                self.deferrals.apply(old).await?;
                 return Err(failure);
             }
         };
@@ -117,6 +118,11 @@ impl Live {
         };
         tokio::spawn(self.clone().settle(leaving, wishes.beyond(&old.endpoints)));
         Ok(())
+    }
+
+    /// Whether the disk cache is open, and the queue: their folders hold then.
+    pub(super) fn has_open(&self) -> (bool, bool) {
+        (self.disk.opened().is_some(), self.deferrals.is_open())
     }
 
     /// Goes over from one to the other; returns what was offered before. What can fail is first.
@@ -156,7 +162,7 @@ impl Live {
 
     /// Not before all that can fail: what left the disk would not come back with the old settings.
     fn tell_disk(&self, new: &Config) {
-        if let Some(cache) = &self.cache {
+        if let Some(cache) = self.disk.opened() {
             settings::tell_disk(cache, new);
         }
     }
@@ -177,7 +183,7 @@ impl Live {
         // First where models are found, then that they can be asked. What is gone stays until
         // nobody can ask for it any more.
         let mut sources = self.loader.sources();
-        if let Some(cache) = &self.cache {
+        if let Some(cache) = self.disk.opened() {
             let stores = catalogs.iter().map(|(name, catalog)| {
                 (name.clone(), Source::Store(catalog.clone(), cache.clone()))
             });
@@ -273,7 +279,33 @@ fn unusable(error: roundhouse_tenancy::Error) -> Failure {
     Failure::from_error(ErrorKind::InvalidRequest, &error)
 }
 
-fn no_cache() -> Failure {
-    let message = "the server was started without an endpoint, and has no disk cache: restart it";
-    Failure::new(ErrorKind::InvalidRequest, message)
+/// With what to do about it, which only its finder knows: whoever reloads sees no more than this.
+fn unopened(error: &Error) -> Failure {
+    let failure = match error {
+        Error::Failed(failure) => failure.clone(),
+        error => Failure::from_error(error.kind(), error),
+    };
+    match error {
+        Error::Advised { hint, .. } => Failure::new(failure.kind(), format!("{failure}: {hint}")),
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_opened_is_told_with_its_kind_its_cause_and_what_to_do() {
+        let full = || Failure::new(ErrorKind::Overloaded, "no room");
+        let told = unopened(&Error::Failed(full()));
+        assert_eq!((told.kind(), told.to_string().as_str()), (ErrorKind::Overloaded, "no room"));
+        let told = unopened(&Error::Failed(full()).with_hint("make some"));
+        assert_eq!(told.kind(), ErrorKind::Overloaded);
+        assert_eq!(told.to_string(), "no room: make some");
+        let source = std::io::ErrorKind::PermissionDenied.into();
+        let told = unopened(&Error::io("cannot see /x", source));
+        assert_eq!(told.kind(), ErrorKind::Internal);
+        assert_eq!(told.to_string(), "cannot see /x: permission denied");
+    }
 }

@@ -128,7 +128,7 @@ type Look = Option<(i64, i64, u64, u64)>;
 struct Reloader {
     origin: Origin,
     live: Live,
-    /// What the server was started with.
+    /// What the server was started with; of folders that it did not open, what was said last.
     booted: Config,
     /// What is in force, what needs a restart aside.
     current: Config,
@@ -204,6 +204,14 @@ impl Reloader {
         let config = reading.await.map_err(broken)??;
         config.check_floors(Some(self.live.budget)).map_err(|fault| vec![fault])?;
         self.booted.check_stays_shut(&config).map_err(|fault| vec![fault])?;
+        // What is not open yet is opened by these, if at all. A queue may lie in the cache's folder.
+        let (has_cache, has_queue) = self.live.has_open();
+        if !has_cache && !has_queue {
+            self.booted.cache = config.cache.clone();
+        }
+        if !has_queue {
+            self.booted.async_dir.clone_from(&config.async_dir);
+        }
         let restart = self.booted.fixed_beside(&config);
         if config == self.current {
             return Ok((Outcome::Unchanged, restart));

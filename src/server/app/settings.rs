@@ -186,7 +186,7 @@ pub(super) fn dispatch(config: &Config) -> roundhouse_serving::Config {
 /// Who gets how much of a device: callers by their names; where nobody is asked who they are, the
 /// first segments of targets.
 pub(super) fn claims(config: &Config, policy: Arc<Current<Policy>>) -> ClaimFn {
-    let own_prefixes = config.serving.share_prefixes == Sharing::Tenant;
+    let own_prefixes = own_prefixes(config);
     Arc::new(move |caller, model| {
         let first = || tenant(model).parse().ok();
         let tenant: Option<TenantName> = caller.tenant.clone().or_else(first);
@@ -195,6 +195,11 @@ pub(super) fn claims(config: &Config, policy: Arc<Current<Policy>>) -> ClaimFn {
         let Standing { share, priority } = standing;
         Claim { tenant, share: thousandths(share), priority, own_prefixes, spent: None }
     })
+}
+
+/// Whether what is computed of one tenant's prompts is kept from others.
+pub(crate) fn own_prefixes(config: &Config) -> bool {
+    config.serving.share_prefixes == Sharing::Tenant
 }
 
 /// Who may use what.

@@ -65,7 +65,7 @@ pub struct InvokeArgs {
     #[arg(long, value_name = "KEY", env = "ROUNDHOUSE_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
     /// Authorities that vouch for an https address, beside this machine's, in PEM.
-    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CA")]
+    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_CA", hide_env_values = true)]
     pub ca: Option<PathBuf>,
 }
 

@@ -50,7 +50,7 @@ pub enum KeysAction {
 #[derive(Debug, Clone, Args)]
 pub struct FileArgs {
     /// The file of keys [default: roundhouse/keys.json in the user's configuration folder].
-    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_KEYS")]
+    #[arg(long, value_name = "FILE", env = "ROUNDHOUSE_KEYS", hide_env_values = true)]
     pub keys: Option<PathBuf>,
     /// Print JSON, for programs.
     #[arg(long)]

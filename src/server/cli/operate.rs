@@ -21,6 +21,8 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The server's own `residency.load_timeout` ends a load long before, unless it was raised.
 pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Adapters that an unload of their base names; `--json` names all.
+const ADAPTERS_NAMED: usize = 20;
 /// Rows of one page; the server may send fewer.
 const PAGE: usize = 500;
 
@@ -322,7 +324,26 @@ fn sentence(answer: &Value, target: &Target) -> String {
     if switch("choice_lifted") == Some(true) {
         line.push_str(", its version is chosen no more");
     }
+    line.push_str(&left_with(answer));
     output::printable(&line)
+}
+
+/// The adapters that left with a base, those first that are kept: they come back when they are asked
+/// for, and bring their base back.
+fn left_with(answer: &Value) -> String {
+    let adapters = answer.get("adapters").and_then(Value::as_array).into_iter().flatten();
+    let is_kept = |it: &&Value| it.get("kept").and_then(Value::as_bool) == Some(true);
+    let (kept, others): (Vec<&Value>, Vec<&Value>) = adapters.partition(is_kept);
+    let all = kept.len() + others.len();
+    if all == 0 {
+        return String::new();
+    }
+    let name = |it: &&Value| it.get("target")?.as_str().map(str::to_owned);
+    let kept = kept.iter().filter_map(name).map(|name| format!("{name} (its keep stays)"));
+    let named = kept.chain(others.iter().filter_map(name)).take(ADAPTERS_NAMED);
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = if all > ADAPTERS_NAMED { ", ..." } else { "" };
+    format!(", and with it {}: {named}{more}", count(all, "adapter"))
 }
 
 /// The beginning of a version's digest, which tells it from the model's others.
@@ -357,6 +378,12 @@ mod tests {
             (
                 json!({"updated": false, "version": "00", "offered": "0123456789abcdef"}),
                 "a/b has not changed, version 00; the store holds version 0123456789ab",
+            ),
+            (
+                json!({"state": "absent", "adapters": [
+                    {"target": "x", "kept": false}, {"target": "y", "kept": true},
+                ]}),
+                "a/b absent, and with it 2 adapters: y (its keep stays), x",
             ),
             (json!({}), "a/b done"),
         ];

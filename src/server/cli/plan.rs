@@ -74,7 +74,17 @@ struct Report {
     /// What the process takes beside its models.
     overhead_bytes: Bytes,
     targets: Vec<Estimate>,
+    /// Targets that cannot be planned for; nothing of them is in the total.
+    failed: Vec<Unplanned>,
     total: Total,
+}
+
+/// What is wrong with a target.
+#[derive(Debug, Serialize)]
+struct Unplanned {
+    target: String,
+    kind: &'static str,
+    message: String,
 }
 
 /// A device and what models may take there.
@@ -98,21 +108,34 @@ struct Total {
     instances: Vec<&'static Instance>,
 }
 
-/// Looks at every target. One that cannot be planned for fails the command, with its name.
+/// Looks at every target. Those that cannot be planned for fail the command, with their names, after
+/// what is known of the others is printed.
 pub(super) async fn run(args: &PlanArgs) -> Result<(), Error> {
     let config = settings_of(args)?;
     let budgets = budgets(&config)?;
-    let mut targets = Vec::new();
+    let (mut targets, mut failures) = (Vec::new(), Vec::new());
     for target in &args.targets {
-        let found =
-            source::find(target, &config, budgets.of_handlers()).await.map_err(|failure| {
-                let message = format!("{target}: {}", failure.message());
-                Failure::new(failure.kind(), message).with_retry(failure.retry())
-            })?;
-        targets.push(Estimate::of(target, found, &config, &budgets));
+        match source::find(target, &config, budgets.of_handlers()).await {
+            Ok(found) => targets.push(Estimate::of(target, found, &config, &budgets)),
+            Err(failure) => failures.push((target, failure)),
+        }
     }
-    let report = report(&config, &budgets, targets);
-    if args.json { output::print_json(&report) } else { output::print(&show::text(&report)) }
+    if let ([], [(target, failure)]) = (&targets[..], &failures[..]) {
+        let message = format!("{target}: {}", failure.message());
+        return Err(Failure::new(failure.kind(), message).with_retry(failure.retry()).into());
+    }
+    let mut report = report(&config, &budgets, targets);
+    report.failed.extend(failures.iter().map(|(target, failure)| Unplanned {
+        target: (*target).clone(),
+        kind: failure.kind().as_str(),
+        message: failure.message().to_owned(),
+    }));
+    if args.json { output::print_json(&report) } else { output::print(&show::text(&report)) }?;
+    let Some((_, first)) = failures.first() else { return Ok(()) };
+    let names: Vec<&str> = failures.iter().map(|(target, _)| target.as_str()).collect();
+    let (some, all) = (failures.len(), args.targets.len());
+    let message = format!("{some} of {all} targets cannot be planned for: {}", names.join(", "));
+    Err(Error::Rest(Failure::new(first.kind(), message)))
 }
 
 fn settings_of(args: &PlanArgs) -> Result<Config, Error> {
@@ -155,6 +178,7 @@ fn report(config: &Config, budgets: &Budgets, targets: Vec<Estimate>) -> Report 
         step_tokens: config.serving.step_tokens,
         overhead_bytes: overhead(),
         targets,
+        failed: Vec::new(),
         total,
     }
 }

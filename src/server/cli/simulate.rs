@@ -101,8 +101,8 @@ pub struct SimulateArgs {
 
 const FORMATS: &str = "\
 Traces:
-  An access log of this server: one JSON object per line. Lines without a target are left out and
-  counted. It does not say what models take: give --sizes.
+  An access log of this server: one JSON object per line. Lines without a target, and whatever else
+  stands in the same file, are left out and counted. It does not say what models take: give --sizes.
   A CSV file whose first line names its columns: `time` (seconds, or 2026-11-21 07:00:00) and
   `target`, and `bytes` where sizes are known. Other columns are left alone.
   The CSV of Alibaba's GenAI trace of 2026 (lora_request_trace.csv), by its base models.

@@ -1,17 +1,21 @@
 //! `roundhouse survey`: what a store holds, and what of it will run.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt;
-use roundhouse_models::LoadSettings;
+use roundhouse_models::{AdapterPlan, LoadSettings};
 use roundhouse_store::{
     Catalog, CatalogConfig, Freshness, MountConfig, StoreUri, Target, TargetForm, TargetPage,
 };
-use roundhouse_types::{Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelKind, TargetName};
+use roundhouse_types::{
+    Bytes, EndpointName, ErrorKind, Failure, Footprint, ModelId, ModelKind, TargetName,
+};
 use roundhouse_workers::Settings;
 use serde::Serialize;
+use tokio::sync::OnceCell;
 
 use super::adapts::Adapts;
 use super::output::{self, Table};
@@ -19,7 +23,7 @@ use super::{ServeFlags, environment};
 use crate::app::settings;
 use crate::config::Config;
 use crate::error::{Error, count};
-use crate::loader::{HandlerPlan, Plan, plan_stored};
+use crate::loader::{self, HandlerPlan, Plan, plan_stored};
 
 /// Targets looked into at a time: enough to hide round trips, few enough for any store.
 const AT_A_TIME: usize = 8;
@@ -58,8 +62,8 @@ struct Finding {
 enum Verdict {
     /// It will, and takes this.
     Runs { kind: ModelKind, architecture: String, context: usize, footprint: Footprint },
-    /// It will beside its base, if that is there, and takes this.
-    RunsBesideBase { kind: ModelKind, adapter: Adapts, footprint: Footprint },
+    /// It will beside its base, and takes this; `base_is` says how far that was looked into.
+    RunsBesideBase { kind: ModelKind, adapter: Adapts, base_is: BaseIs, footprint: Footprint },
     /// It will where handlers are served; what it takes is known when it has run.
     RunsAsHandler { kind: ModelKind, script: bool, requirements: bool },
     /// Only its content tells, and an archive's content is seen when it is fetched.
@@ -68,6 +72,18 @@ enum Verdict {
     DoesNotRun { reason: String },
     /// The store did not let us look.
     NotSeen { reason: String },
+}
+
+/// What is known of an adapter's base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum BaseIs {
+    /// It is in this store, and the adapter fits it.
+    Here,
+    /// This store has no target of its name.
+    NotHere,
+    /// It is in this store, and was not seen or cannot be before it is fetched.
+    NotSeen,
 }
 
 /// Lists targets and looks into each.
@@ -81,8 +97,9 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
     let catalog = connect(uri).await.map_err(Failure::from)?;
     let page = targets(&catalog, args).await.map_err(Failure::from)?;
     let TargetPage { targets, next, truncated } = page;
+    let bases = Bases::default();
     let looks = futures_util::stream::iter(targets)
-        .map(|target| look(&catalog, target, settings))
+        .map(|target| look((&catalog, &bases), target, settings))
         .buffered(AT_A_TIME);
     let findings: Vec<Finding> = looks.collect().await;
     if args.json {
@@ -147,7 +164,7 @@ async fn targets(
     }
 }
 
-async fn look(catalog: &Catalog, target: Target, settings: LoadSettings) -> Finding {
+async fn look(within: (&Catalog, &Bases), target: Target, settings: LoadSettings) -> Finding {
     let form = match target.form {
         TargetForm::Archive => "archive",
         TargetForm::Folder => "folder",
@@ -155,7 +172,7 @@ async fn look(catalog: &Catalog, target: Target, settings: LoadSettings) -> Find
     };
     let verdict = match target.form {
         TargetForm::Archive => Verdict::UnknownUntilFetched,
-        TargetForm::Folder | TargetForm::File => match plan(catalog, &target, settings).await {
+        TargetForm::Folder | TargetForm::File => match judge(within, &target, settings).await {
             Ok(verdict) => verdict,
             Err(failure) => refusal(&failure),
         },
@@ -163,19 +180,32 @@ async fn look(catalog: &Catalog, target: Target, settings: LoadSettings) -> Find
     Finding { target: target.name, form, bytes: target.bytes, verdict }
 }
 
+/// What is found of a target's files.
 async fn plan(
     catalog: &Catalog,
-    target: &Target,
+    target: &TargetName,
     settings: LoadSettings,
-) -> Result<Verdict, Failure> {
-    let artefact = catalog.resolve(&target.name, Freshness::Cached).await?;
+) -> Result<Plan, Failure> {
+    let artefact = catalog.resolve(target, Freshness::Cached).await?;
+    if artefact.archive.is_some() {
+        let message = format!("the files of {target} are seen when it is fetched");
+        return Err(Failure::new(ErrorKind::NotReady, message));
+    }
     let defaults = settings::handlers(&Config::default(), Bytes::ZERO);
     let handler = |layout, _: Option<&str>| {
         // What it declares is not shown, so a fault in it is not either.
         let settings = Settings::read(None, &defaults)?;
         Ok(Plan::Handler(Arc::new(HandlerPlan { layout, settings })))
     };
-    Ok(match plan_stored(catalog, &artefact, settings, &handler).await? {
+    plan_stored(catalog, &artefact, settings, &handler).await
+}
+
+async fn judge(
+    (catalog, bases): (&Catalog, &Bases),
+    target: &Target,
+    settings: LoadSettings,
+) -> Result<Verdict, Failure> {
+    Ok(match plan(catalog, &target.name, settings).await? {
         Plan::Handler(plan) => Verdict::RunsAsHandler {
             kind: ModelKind::Handler,
             script: plan.layout.code.is_some(),
@@ -185,11 +215,12 @@ async fn plan(
         Plan::External(_) | Plan::Contained(_) => {
             return Err(Failure::new(ErrorKind::Internal, "files are taken for an engine"));
         }
-        Plan::Adapter(plan) => Verdict::RunsBesideBase {
-            kind: ModelKind::Adapter,
-            adapter: Adapts::of(&plan),
-            footprint: plan.footprint(),
-        },
+        Plan::Adapter(adapter) => {
+            let (base_is, footprint) =
+                bases.hold((catalog, settings), &target.name, &adapter).await?;
+            let (kind, adapter) = (ModelKind::Adapter, Adapts::of(&adapter));
+            Verdict::RunsBesideBase { kind, adapter, base_is, footprint }
+        }
         Plan::Model(plan) => Verdict::Runs {
             kind: plan.kind,
             architecture: plan.architecture.clone(),
@@ -197,6 +228,56 @@ async fn plan(
             footprint: plan.footprint,
         },
     })
+}
+
+/// The bases of a survey's adapters, each looked into once.
+#[derive(Default)]
+struct Bases(Mutex<BTreeMap<TargetName, Arc<OnceCell<Result<Plan, Failure>>>>>);
+
+impl Bases {
+    /// Holds an adapter against its base as a load does, but for what the settings of an endpoint say
+    /// of its name; says what it takes.
+    async fn hold(
+        &self,
+        (catalog, settings): (&Catalog, LoadSettings),
+        target: &TargetName,
+        adapter: &AdapterPlan,
+    ) -> Result<(BaseIs, Footprint), Failure> {
+        let unheld = |base_is| Ok((base_is, adapter.footprint()));
+        let model = ModelId { endpoint: catalog.endpoint().clone(), target: target.clone() };
+        let Some(name) = adapter.base_name().filter(|name| !name.is_empty()) else {
+            let message = "an adapter that does not say of what: adapter_config.json has no \
+                           base_model_name_or_path";
+            return Err(Failure::new(ErrorKind::ModelInvalid, message));
+        };
+        let Ok(base) = loader::Bases::default().target(&model, name) else {
+            return unheld(BaseIs::NotHere);
+        };
+        if base == *target {
+            return unheld(BaseIs::NotHere);
+        }
+        let looked = Arc::clone(self.lock().entry(base.clone()).or_default());
+        let found = looked.get_or_init(|| async { plan(catalog, &base, settings).await }).await;
+        match found {
+            Ok(Plan::Adapter(_)) => {
+                let message = format!("its base {base} is itself an adapter");
+                Err(Failure::new(ErrorKind::ModelInvalid, message))
+            }
+            Ok(plan) => Ok((BaseIs::Here, loader::beside(adapter, plan, base.as_str())?)),
+            Err(failure) => match failure.kind() {
+                ErrorKind::ModelNotFound => unheld(BaseIs::NotHere),
+                kind @ (ErrorKind::ModelInvalid | ErrorKind::TooLarge) => {
+                    Err(Failure::new(kind, format!("its base does not run: {failure}")))
+                }
+                _ => unheld(BaseIs::NotSeen),
+            },
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TargetName, Arc<OnceCell<Result<Plan, Failure>>>>> {
+        // Entries are inserted at once.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn refusal(failure: &Failure) -> Verdict {
@@ -216,8 +297,18 @@ fn table(findings: &[Finding]) -> String {
                 footprint.total().to_string(),
                 format!("{architecture}, {context} tokens"),
             ),
-            Verdict::RunsBesideBase { kind, adapter, footprint } => {
-                (kind.as_str(), footprint.total().to_string(), format!("of {adapter}"))
+            Verdict::RunsBesideBase { kind, adapter, base_is, footprint } => {
+                let known = match base_is {
+                    BaseIs::Here => "",
+                    BaseIs::NotHere => {
+                        "; no target here has its base's name: upload it, or name it in \
+                         [endpoint.bases]"
+                    }
+                    BaseIs::NotSeen => {
+                        "; whether it fits its base is unknown until that is fetched"
+                    }
+                };
+                (kind.as_str(), footprint.total().to_string(), format!("of {adapter}{known}"))
             }
             Verdict::RunsAsHandler { kind, script, requirements } => {
                 let what = if *script { "a Python script" } else { "a plain Python model" };
@@ -240,13 +331,23 @@ fn table(findings: &[Finding]) -> String {
     table.render()
 }
 
+/// How far the base was looked into, of an adapter that runs.
+fn base_of(verdict: &Verdict) -> Option<BaseIs> {
+    match verdict {
+        Verdict::RunsBesideBase { base_is, .. } => Some(*base_is),
+        _ => None,
+    }
+}
+
 fn summary(findings: &[Finding], truncated: bool) -> String {
     let number = |wanted: fn(&Verdict) -> bool| {
         findings.iter().filter(|finding| wanted(&finding.verdict)).count()
     };
     let parts = [
         (number(|it| matches!(it, Verdict::Runs { .. })), "will run"),
-        (number(|it| matches!(it, Verdict::RunsBesideBase { .. })), "will run beside their base"),
+        (number(|it| base_of(it) == Some(BaseIs::Here)), "will run beside their base"),
+        (number(|it| base_of(it) == Some(BaseIs::NotSeen)), "will run if they fit their base"),
+        (number(|it| base_of(it) == Some(BaseIs::NotHere)), "without a base here"),
         (number(|it| matches!(it, Verdict::RunsAsHandler { .. })), "will run with --handlers"),
         (number(|it| matches!(it, Verdict::UnknownUntilFetched)), "unknown until fetched"),
         (number(|it| matches!(it, Verdict::DoesNotRun { .. })), "will not run"),

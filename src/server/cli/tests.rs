@@ -86,3 +86,21 @@ fn commands_about_a_model_need_one_and_take_their_switches() {
         assert!(parse(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn who_asked_for_json_is_told_failures_in_json_where_nothing_else_was_printed() {
+    use roundhouse_types::Failure;
+    let away = Error::Refused { status: 503, kind: None, message: "later".into() };
+    let unknown = Error::Failed(Failure::new(ErrorKind::ModelNotFound, "no such target"));
+    let rest = Error::Rest(Failure::new(ErrorKind::ModelNotFound, "1 of 2"));
+    let tells = |line: &str, error: &Error| parse(line).unwrap().fails_in_json()(error);
+    for line in ["models", "load m", "explain m", "top --once", "invoke m", "plan m", "versions m"]
+    {
+        assert!(tells(&format!("{line} --json"), &away), "{line}");
+        assert!(!tells(line, &away), "{line}");
+    }
+    assert!(!tells("explain m --json", &unknown), "it was explained");
+    assert!(!tells("plan a b --json", &rest), "the others are printed");
+    assert!(!tells("top --json", &away), "pages may stand there");
+    assert!(!tells("invoke m --json --stream", &away), "pieces may stand there");
+}

@@ -33,6 +33,8 @@ struct Versions {
     held: Option<Held>,
     in_store: Option<bool>,
     store_failure: Option<String>,
+    failure: Option<String>,
+    failed_since: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,6 +53,8 @@ struct Row {
     #[serde(default)]
     copy: bool,
     held: bool,
+    failure: Option<String>,
+    failed_since: Option<String>,
     first_seen: Option<String>,
     last_used: Option<String>,
 }
@@ -88,6 +92,19 @@ fn render(found: &Versions) -> String {
         ]);
     }
     let mut text = table.render();
+    for (row, failure) in found.versions.iter().filter_map(|it| Some((it, it.failure.as_ref()?))) {
+        let since = row.failed_since.as_ref().map(|since| format!(" since {since}"));
+        let (version, since) = (short(&row.version), since.unwrap_or_default());
+        text.push_str(&output::printable(&format!("{version} is not served{since}: {failure}")));
+        text.push('\n');
+    }
+    if let Some(failure) = &found.failure {
+        let since = found.failed_since.as_ref().map(|since| format!(" since {since}"));
+        let since = since.unwrap_or_default();
+        let line = format!("its newest version cannot be told{since}: {failure}");
+        text.push_str(&output::printable(&line));
+        text.push('\n');
+    }
     text.push_str(&format!("update = {}\n", output::printable(&found.update)));
     if let Some(failure) = &found.store_failure {
         text.push_str(&format!("the store names no version: {}\n", output::printable(failure)));
@@ -170,6 +187,16 @@ mod tests {
              update = manual\nthe store names no version: no answer\n"
         );
         found["store_failure"] = Value::Null;
+        found["versions"][0]["failure"] = "no tensor 'x'\n".into();
+        found["versions"][0]["failed_since"] = "noon".into();
+        let text = render(&serde_json::from_value(found.clone()).unwrap());
+        assert!(text.contains("\nbb is not served since noon: no tensor 'x'\u{fffd}\n"), "{text}");
+        (found["failure"], found["failed_since"]) = ("3 classes".into(), "six".into());
+        let text = render(&serde_json::from_value(found.clone()).unwrap());
+        assert!(
+            text.contains("\nits newest version cannot be told since six: 3 classes\n"),
+            "{text}"
+        );
         found["in_store"] = false.into();
         let text = render(&serde_json::from_value(found).unwrap());
         assert!(text.ends_with("update = manual\nthe store holds no such model\n"), "{text}");

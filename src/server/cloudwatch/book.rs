@@ -1,6 +1,6 @@
 //! What was since the last lines, and the lines that say it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,8 +20,27 @@ const FINE_BELOW: Duration = Duration::from_secs(60);
 
 /// What a period's figures are, by name.
 pub(super) type Figures = BTreeMap<Figure, Distribution>;
-/// Whose figures they are: a variant's, or an endpoint's as a whole.
-type Whose = (EndpointName, Option<Arc<str>>);
+/// Whose figures they are: an endpoint's, and of which part of it.
+type Whose = (EndpointName, Part);
+/// Names and values of CloudWatch's dimensions.
+type Dimensions = Vec<(&'static str, Arc<str>)>;
+
+/// A part of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// All of it; where a variant is asked for, its first.
+    Whole,
+    Variant(Arc<str>),
+    /// A container behind it.
+    Container(Arc<str>),
+}
+
+/// What a card's memory is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Card {
+    taken: f64,
+    whole: f64,
+}
 
 /// Gathers figures from requests that end, and from what the metrics are told. Shared by all who
 /// do; held for as long as an addition takes.
@@ -33,6 +52,10 @@ struct Gathered {
     told: BTreeMap<Whose, Figures>,
     /// Of what has a level: the last one, which holds until there is another.
     levels: BTreeMap<(EndpointName, Figure), f64>,
+    /// Endpoints of which a model or container was asked for an answer at once.
+    invoked: BTreeSet<EndpointName>,
+    /// The last levels of cards' memories in bytes, by device.
+    cards: BTreeMap<String, Card>,
 }
 
 impl Book {
@@ -41,8 +64,9 @@ impl Book {
         let Some(endpoint) = record.endpoint.as_ref().filter(|_| is_invocation(record)) else {
             return;
         };
-        let variant = record.variant.clone();
-        self.with((endpoint.clone(), variant), |figures| {
+        self.invoked(endpoint);
+        let part = record.variant.clone().map_or(Part::Whole, Part::Variant);
+        self.with((endpoint.clone(), part), |figures| {
             let mut add = |figure, value| figures.entry(figure).or_default().add(value);
             let is = |yes: bool| f64::from(u8::from(yes));
             add(Figure::Invocations, 1.0);
@@ -67,11 +91,30 @@ impl Book {
 
     /// Takes in a value of an endpoint.
     pub(super) fn add(&self, endpoint: &str, figure: Figure, value: f64, count: u64) {
+        self.add_to(endpoint, Part::Whole, figure, (value, count));
+    }
+
+    /// Takes in a value of a container behind an endpoint.
+    pub(super) fn of_container(&self, endpoint: &str, name: &str, figure: Figure, value: f64) {
+        self.add_to(endpoint, Part::Container(name.into()), figure, (value, 1));
+    }
+
+    fn add_to(&self, endpoint: &str, part: Part, figure: Figure, (value, count): (f64, u64)) {
         if let Ok(endpoint) = endpoint.parse() {
-            self.with((endpoint, None), |figures| {
+            self.with((endpoint, part), |figures| {
                 figures.entry(figure).or_default().add_many(value, count);
             });
         }
+    }
+
+    /// Takes in how many bytes of a card's memory are taken.
+    pub(super) fn card_taken(&self, device: &str, bytes: f64) {
+        self.lock().cards.entry(device.to_owned()).or_default().taken = bytes;
+    }
+
+    /// Takes in how many bytes a card has.
+    pub(super) fn card_whole(&self, device: &str, bytes: f64) {
+        self.lock().cards.entry(device.to_owned()).or_default().whole = bytes;
     }
 
     /// Takes in an endpoint's level.
@@ -86,35 +129,76 @@ impl Book {
     }
 
     /// All that was since the last time, as lines. `machine`: what is the same for all of
-    /// `endpoints`, each of which is told with the name of its first variant.
+    /// `endpoints`, each of which has the names of its variants and is told with the first.
     pub(super) fn lines(
         &self,
         settings: &CloudWatch,
         at: SystemTime,
-        endpoints: &[(EndpointName, Arc<str>)],
+        endpoints: &[(EndpointName, Vec<Arc<str>>)],
         machine: &Figures,
     ) -> Vec<String> {
-        let gathered = self.take();
-        let mut told: BTreeMap<(EndpointName, Arc<str>), Figures> = BTreeMap::new();
-        for (endpoint, variant) in endpoints {
-            told.insert((endpoint.clone(), variant.clone()), machine.clone());
+        let mut machine = machine.clone();
+        if let Some(percent) = self.cards_taken() {
+            machine.entry(Figure::GpuMemoryUtilization).or_default().add(percent);
         }
-        for ((endpoint, variant), figures) in gathered {
-            let first = || endpoints.iter().find(|(name, _)| *name == endpoint).map(|it| &it.1);
-            let variant = variant.or_else(|| first().cloned()).unwrap_or_else(|| ALL.into());
-            let sum = told.entry((endpoint, variant)).or_default();
-            for (figure, distribution) in figures {
-                sum.entry(figure).or_default().merge(&distribution);
+        let mut told: BTreeMap<Dimensions, Figures> = BTreeMap::new();
+        for (endpoint, variants) in endpoints {
+            let is_asked = !self.is_deferred_alone(endpoint);
+            for (variant, at) in variants.iter().zip(0..) {
+                let mut figures = if at == 0 { machine.clone() } else { Figures::new() };
+                // A server that nobody asked counts among those over which an average is taken.
+                if is_asked {
+                    figures.insert(Figure::Invocations, Distribution::default());
+                }
+                told.insert(dimensions(endpoint, Some(variant), None), figures);
             }
         }
-        let lines = told.iter().flat_map(|((endpoint, variant), figures)| {
+        for ((endpoint, part), figures) in self.take() {
+            let first = || endpoints.iter().find(|(name, _)| *name == endpoint)?.1.first();
+            let (variant, container) = match part {
+                Part::Variant(variant) => (variant, None),
+                Part::Whole => (first().cloned().unwrap_or_else(|| ALL.into()), None),
+                Part::Container(name) => {
+                    (first().cloned().unwrap_or_else(|| ALL.into()), Some(name))
+                }
+            };
+            for (figure, distribution) in figures {
+                let variant = (!figure.is_of_endpoint()).then_some(&variant);
+                let row = dimensions(&endpoint, variant, container.as_ref());
+                told.entry(row).or_default().entry(figure).or_default().merge(&distribution);
+            }
+        }
+        let lines = told.into_iter().flat_map(|(dimensions, mut figures)| {
+            for_one_instance(&mut figures);
             let figures: Vec<_> = figures.iter().collect();
-            let parts = figures
-                .chunks(METRICS_MOST)
-                .map(|part| document(settings, at, [endpoint.as_str(), &**variant], part));
+            let parts =
+                figures.chunks(METRICS_MOST).map(|part| document(settings, at, &dimensions, part));
             parts.collect::<Vec<_>>()
         });
         lines.flatten().collect()
+    }
+
+    /// Remembers that an endpoint was asked for an answer at once.
+    fn invoked(&self, endpoint: &EndpointName) {
+        let mut gathered = self.lock();
+        if gathered.invoked.len() < TOLD_MOST && !gathered.invoked.contains(endpoint) {
+            gathered.invoked.insert(endpoint.clone());
+        }
+    }
+
+    /// Whether an endpoint has a queue, and nobody has asked it for an answer at once: SageMaker tells no
+    /// invocations of its asynchronous endpoints.
+    fn is_deferred_alone(&self, endpoint: &EndpointName) -> bool {
+        let gathered = self.lock();
+        let backlog = (endpoint.clone(), Figure::ApproximateBacklogSize);
+        gathered.levels.contains_key(&backlog) && !gathered.invoked.contains(endpoint)
+    }
+
+    /// What of all cards' memory is taken: a hundred for each that is full.
+    fn cards_taken(&self) -> Option<f64> {
+        let gathered = self.lock();
+        let told = gathered.cards.values().filter(|card| card.whole > 0.0);
+        told.map(|card| 100.0 * card.taken / card.whole).reduce(|sum, percent| sum + percent)
     }
 
     /// What was, with levels that nothing has changed since.
@@ -122,7 +206,7 @@ impl Book {
         let mut gathered = self.lock();
         let mut told = std::mem::take(&mut gathered.told);
         for ((endpoint, figure), level) in &gathered.levels {
-            let figures = told.entry((endpoint.clone(), None)).or_default();
+            let figures = told.entry((endpoint.clone(), Part::Whole)).or_default();
             figures.entry(*figure).or_insert_with(|| {
                 let mut distribution = Distribution::default();
                 distribution.add(*level);
@@ -164,11 +248,38 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
+fn dimensions(
+    endpoint: &EndpointName,
+    variant: Option<&Arc<str>>,
+    container: Option<&Arc<str>>,
+) -> Dimensions {
+    let endpoint: Arc<str> = endpoint.as_str().into();
+    let named =
+        [("EndpointName", Some(&endpoint)), ("VariantName", variant), ("ContainerName", container)];
+    named.into_iter().filter_map(|(name, value)| Some((name, value?.clone()))).collect()
+}
+
+/// Adds what SageMaker tells by instance, of which this server is one: its average over all servers is
+/// what SageMaker means. What waits on a server's disk has that server.
+fn for_one_instance(figures: &mut Figures) {
+    if let Some(invocations) = figures.get(&Figure::Invocations) {
+        let mut whole = Distribution::default();
+        whole.add(invocations.sum());
+        figures.insert(Figure::InvocationsPerInstance, whole);
+    }
+    if let Some(backlog) = figures.get(&Figure::ApproximateBacklogSize).cloned() {
+        let mut without = Distribution::default();
+        without.add_many(0.0, backlog.count());
+        figures.insert(Figure::HasBacklogWithoutCapacity, without);
+        figures.insert(Figure::ApproximateBacklogSizePerInstance, backlog);
+    }
+}
+
 /// One line of the embedded metric format; `None` where nothing was.
 fn document(
     settings: &CloudWatch,
     at: SystemTime,
-    [endpoint, variant]: [&str; 2],
+    dimensions: &Dimensions,
     figures: &[(&Figure, &Distribution)],
 ) -> Option<String> {
     let resolution = if settings.period < FINE_BELOW { 1 } else { 60 };
@@ -184,11 +295,12 @@ fn document(
         return None;
     }
     let millis = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let names: Vec<_> = dimensions.iter().map(|(name, _)| name).collect();
     let mut about = json!({
         "Timestamp": u64::try_from(millis).unwrap_or(u64::MAX),
         "CloudWatchMetrics": [{
             "Namespace": settings.namespace,
-            "Dimensions": [["EndpointName", "VariantName"]],
+            "Dimensions": [names],
             "Metrics": metrics,
         }],
     });
@@ -197,8 +309,7 @@ fn document(
     }
     let mut line = Map::new();
     line.insert("_aws".to_owned(), about);
-    line.insert("EndpointName".to_owned(), json!(endpoint));
-    line.insert("VariantName".to_owned(), json!(variant));
+    line.extend(dimensions.iter().map(|(name, value)| ((*name).to_owned(), json!(**value))));
     line.extend(members);
     Some(Value::Object(line).to_string())
 }

@@ -15,11 +15,13 @@ const NOTHING: i32 = i32::MIN;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Figure {
     Invocations,
+    InvocationsPerInstance,
     Invocation4xxErrors,
     Invocation5xxErrors,
     InvocationModelErrors,
     ModelLatency,
     OverheadLatency,
+    ContainerLatency,
     ModelCacheHit,
     ModelLoadingWaitTime,
     ModelDownloadingTime,
@@ -29,8 +31,11 @@ pub(super) enum Figure {
     CpuUtilization,
     MemoryUtilization,
     DiskUtilization,
+    GpuMemoryUtilization,
     ApproximateBacklogSize,
+    ApproximateBacklogSizePerInstance,
     ApproximateAgeOfOldestRequest,
+    HasBacklogWithoutCapacity,
     InvocationsProcessed,
     InvocationFailures,
     ExpiredRequests,
@@ -48,11 +53,13 @@ impl Figure {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Invocations => "Invocations",
+            Self::InvocationsPerInstance => "InvocationsPerInstance",
             Self::Invocation4xxErrors => "Invocation4XXErrors",
             Self::Invocation5xxErrors => "Invocation5XXErrors",
             Self::InvocationModelErrors => "InvocationModelErrors",
             Self::ModelLatency => "ModelLatency",
             Self::OverheadLatency => "OverheadLatency",
+            Self::ContainerLatency => "ContainerLatency",
             Self::ModelCacheHit => "ModelCacheHit",
             Self::ModelLoadingWaitTime => "ModelLoadingWaitTime",
             Self::ModelDownloadingTime => "ModelDownloadingTime",
@@ -62,8 +69,11 @@ impl Figure {
             Self::CpuUtilization => "CPUUtilization",
             Self::MemoryUtilization => "MemoryUtilization",
             Self::DiskUtilization => "DiskUtilization",
+            Self::GpuMemoryUtilization => "GPUMemoryUtilization",
             Self::ApproximateBacklogSize => "ApproximateBacklogSize",
+            Self::ApproximateBacklogSizePerInstance => "ApproximateBacklogSizePerInstance",
             Self::ApproximateAgeOfOldestRequest => "ApproximateAgeOfOldestRequest",
+            Self::HasBacklogWithoutCapacity => "HasBacklogWithoutCapacity",
             Self::InvocationsProcessed => "InvocationsProcessed",
             Self::InvocationFailures => "InvocationFailures",
             Self::ExpiredRequests => "ExpiredRequests",
@@ -81,6 +91,7 @@ impl Figure {
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::Invocations
+            | Self::InvocationsPerInstance
             | Self::Invocation4xxErrors
             | Self::Invocation5xxErrors
             | Self::InvocationModelErrors
@@ -88,6 +99,7 @@ impl Figure {
             | Self::LoadedModelCount => "None",
             Self::ModelLatency
             | Self::OverheadLatency
+            | Self::ContainerLatency
             | Self::ModelLoadingWaitTime
             | Self::ModelDownloadingTime
             | Self::ModelLoadingTime
@@ -96,8 +108,13 @@ impl Figure {
             | Self::ResponseUploadLatency => "Microseconds",
             Self::TimeInBacklog | Self::TotalProcessingTime => "Milliseconds",
             Self::ApproximateAgeOfOldestRequest => "Seconds",
-            Self::CpuUtilization | Self::MemoryUtilization | Self::DiskUtilization => "Percent",
+            Self::CpuUtilization
+            | Self::MemoryUtilization
+            | Self::DiskUtilization
+            | Self::GpuMemoryUtilization => "Percent",
             Self::ApproximateBacklogSize
+            | Self::ApproximateBacklogSizePerInstance
+            | Self::HasBacklogWithoutCapacity
             | Self::InvocationsProcessed
             | Self::InvocationFailures
             | Self::ExpiredRequests
@@ -105,6 +122,18 @@ impl Figure {
             | Self::ResponseUploadFailures
             | Self::NotificationFailures => "Count",
         }
+    }
+
+    /// Whether it is told of an endpoint, whatever its variants: of what waits nobody knows which of them
+    /// will answer.
+    pub(super) fn is_of_endpoint(self) -> bool {
+        matches!(
+            self,
+            Self::ApproximateBacklogSize
+                | Self::ApproximateBacklogSizePerInstance
+                | Self::ApproximateAgeOfOldestRequest
+                | Self::HasBacklogWithoutCapacity
+        )
     }
 
     /// How many of its unit a second is.
@@ -166,19 +195,28 @@ impl Distribution {
         }
     }
 
+    /// How many values there were.
+    pub(super) fn count(&self) -> u64 {
+        self.bins.values().map(|bin| bin.count).sum()
+    }
+
+    /// All of them together.
+    pub(super) fn sum(&self) -> f64 {
+        self.bins.values().map(|bin| bin.sum).sum()
+    }
+
     /// As CloudWatch reads it; `None` where there is nothing.
     pub(super) fn shown(&self) -> Option<Value> {
-        let bins = coarse(&self.bins);
-        let count: u64 = bins.values().map(|bin| bin.count).sum();
+        let count = self.count();
         if count == 0 {
             return None;
         }
+        let bins = coarse(&self.bins);
         let values: Vec<f64> = bins.values().map(|bin| bin.sum / float(bin.count)).collect();
         let counts: Vec<u64> = bins.values().map(|bin| bin.count).collect();
-        let sum: f64 = bins.values().map(|bin| bin.sum).sum();
         Some(json!({
             "Values": values, "Counts": counts, "Min": self.least, "Max": self.most,
-            "Sum": sum, "Count": count,
+            "Sum": self.sum(), "Count": count,
         }))
     }
 }

@@ -1,5 +1,5 @@
-//! Hears what the metrics are told of loads and of requests that are answered later: CloudWatch is
-//! told the same as Prometheus, and nothing is measured twice.
+//! Hears what the metrics are told of loads, of requests that are answered later, of containers and of
+//! cards: CloudWatch is told the same as Prometheus, and nothing is measured twice.
 
 use std::sync::Arc;
 
@@ -11,8 +11,10 @@ use metrics::{
 use super::book::Book;
 use super::figures::Figure;
 
-/// What is heard, by the name of the metric. Each has the label `endpoint`.
-const HEARD: [(&str, Figure); 15] = [
+/// What is heard, by the name of the metric. Each has the label `endpoint`, and `container` where it is
+/// a container's.
+const HEARD: [(&str, Figure); 16] = [
+    ("roundhouse_gateway_container_seconds", Figure::ContainerLatency),
     ("roundhouse_residency_fetch_seconds", Figure::ModelDownloadingTime),
     ("roundhouse_residency_load_seconds", Figure::ModelLoadingTime),
     ("roundhouse_residency_unload_seconds", Figure::ModelUnloadingTime),
@@ -30,6 +32,10 @@ const HEARD: [(&str, Figure); 15] = [
     ("roundhouse_async_processing_seconds", Figure::TotalProcessingTime),
 ];
 
+/// What is heard of cards: what of their memory is taken, and what they have. Label `device`.
+const CARD_USED: &str = "roundhouse_card_used_bytes";
+const CARD_WHOLE: &str = "roundhouse_card_memory_bytes";
+
 /// A recorder that has everything told to another one, and hears some of it.
 pub(crate) struct Hearing<R> {
     pub(crate) inner: R,
@@ -39,22 +45,31 @@ pub(crate) struct Hearing<R> {
 /// One endpoint's metric that is heard.
 struct Heard {
     endpoint: String,
+    container: Option<String>,
     figure: Figure,
     book: Arc<Book>,
 }
 
 impl Heard {
     fn value(&self, value: f64) {
-        self.book.add(&self.endpoint, self.figure, value * self.figure.per_second(), 1);
+        let value = value * self.figure.per_second();
+        match &self.container {
+            Some(name) => self.book.of_container(&self.endpoint, name, self.figure, value),
+            None => self.book.add(&self.endpoint, self.figure, value, 1),
+        }
     }
 }
 
 impl<R> Hearing<R> {
     fn heard(&self, key: &Key) -> Option<Heard> {
         let (_, figure) = HEARD.iter().find(|(name, _)| *name == key.name())?;
-        let endpoint = key.labels().find(|label| label.key() == "endpoint")?.value().to_owned();
-        Some(Heard { endpoint, figure: *figure, book: self.book.clone() })
+        let (endpoint, container) = (label(key, "endpoint")?, label(key, "container"));
+        Some(Heard { endpoint, container, figure: *figure, book: self.book.clone() })
     }
+}
+
+fn label(key: &Key, name: &str) -> Option<String> {
+    key.labels().find(|label| label.key() == name).map(|label| label.value().to_owned())
 }
 
 impl<R: Recorder> Recorder for Hearing<R> {
@@ -80,10 +95,18 @@ impl<R: Recorder> Recorder for Hearing<R> {
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let inner = self.inner.register_gauge(key, metadata);
-        match self.heard(key) {
-            Some(heard) => Gauge::from_arc(Arc::new(Level { inner, heard })),
-            None => inner,
-        }
+        let take: fn(&Book, &str, f64) = match key.name() {
+            CARD_USED => Book::card_taken,
+            CARD_WHOLE => Book::card_whole,
+            _ => {
+                return match self.heard(key) {
+                    Some(heard) => Gauge::from_arc(Arc::new(Level { inner, heard })),
+                    None => inner,
+                };
+            }
+        };
+        let device = label(key, "device").unwrap_or_default();
+        Gauge::from_arc(Arc::new(OfCard { inner, device, take, book: self.book.clone() }))
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
@@ -141,7 +164,31 @@ impl GaugeFn for Level {
 
     fn set(&self, value: f64) {
         self.inner.set(value);
-        let Heard { endpoint, figure, book } = &self.heard;
+        let Heard { endpoint, figure, book, .. } = &self.heard;
         book.level(endpoint, *figure, value * figure.per_second());
+    }
+}
+
+/// A level of one card's memory.
+struct OfCard {
+    inner: Gauge,
+    device: String,
+    take: fn(&Book, &str, f64),
+    book: Arc<Book>,
+}
+
+impl GaugeFn for OfCard {
+    fn increment(&self, value: f64) {
+        // What is heard is set.
+        self.inner.increment(value);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.inner.decrement(value);
+    }
+
+    fn set(&self, value: f64) {
+        self.inner.set(value);
+        (self.take)(&self.book, &self.device, value);
     }
 }

@@ -52,8 +52,8 @@ fn answered(endpoint: &str) -> AccessRecord {
     }
 }
 
-fn named(names: &[&str]) -> Vec<(EndpointName, Arc<str>)> {
-    names.iter().map(|name| (name.parse().unwrap(), "AllTraffic".into())).collect()
+fn named(names: &[&str]) -> Vec<(EndpointName, Vec<Arc<str>>)> {
+    names.iter().map(|name| (name.parse().unwrap(), vec!["AllTraffic".into()])).collect()
 }
 
 fn lines(book: &Book, names: &[&str]) -> Vec<Value> {
@@ -83,6 +83,7 @@ fn requests_are_told_in_sagemakers_names_and_units() {
     let lines = lines(&book, &["e"]);
     let told = |metric| told(&lines, "e", metric).unwrap_or_else(|| panic!("{metric}: {lines:?}"));
     assert_eq!(told("Invocations"), [(1.0, 5)]);
+    assert_eq!(told("InvocationsPerInstance"), [(5.0, 1)], "a server's, once a period");
     assert_eq!(told("Invocation4XXErrors"), [(0.0, 3), (1.0, 2)]);
     assert_eq!(told("Invocation5XXErrors"), [(0.0, 4), (1.0, 1)]);
     assert_eq!(told("InvocationModelErrors"), [(0.0, 4), (1.0, 1)]);
@@ -104,9 +105,44 @@ fn only_what_asks_a_model_is_an_invocation() {
         book.ended(&AccessRecord { method: method.parse().unwrap(), route, ..answered("e") });
     }
     book.ended(&AccessRecord { endpoint: None, ..answered("e") });
-    assert!(lines(&book, &["e"]).is_empty());
+    let quiet = lines(&book, &["e"]);
+    assert_eq!(told(&quiet, "e", "Invocations"), None);
+    assert_eq!(told(&quiet, "e", "InvocationsPerInstance"), Some(vec![(0.0, 1)]));
     book.ended(&AccessRecord { route: "container_invoke", ..answered("e") });
     assert_eq!(told(&lines(&book, &["e"]), "e", "Invocations"), Some(vec![(1.0, 1)]));
+}
+
+#[test]
+fn each_variant_that_nobody_asked_counts_and_what_is_asynchronous_alone_has_none() {
+    let book = Arc::new(Book::default());
+    let inner = PrometheusBuilder::new().build_recorder();
+    let hearing = Hearing { inner, book: book.clone() };
+    with_local_recorder(&hearing as &dyn Recorder, || {
+        for name in ["later", "both"] {
+            metrics::gauge!("roundhouse_async_backlog_requests", "endpoint" => name).set(0.0);
+        }
+    });
+    book.ended(&answered("both"));
+    let two = vec!["a".into(), "b".into()];
+    let endpoints = [&named(&["later", "both"])[..], &[("e".parse().unwrap(), two)]].concat();
+    let of = || {
+        let machine = Figures::new();
+        let lines = book.lines(&settings(60, None), SystemTime::now(), &endpoints, &machine);
+        let lines = lines.into_iter().filter(|line| line.contains("InvocationsPerInstance"));
+        let told = |line: String| {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            let name = |key: &str| line[key].as_str().unwrap().to_owned();
+            let sum = line["InvocationsPerInstance"]["Sum"].as_f64().unwrap();
+            (name("EndpointName") + "/" + &name("VariantName"), sum)
+        };
+        lines.map(told).collect::<Vec<_>>()
+    };
+    let told = |both: f64| {
+        [("both/AllTraffic", both), ("e/a", 0.0), ("e/b", 0.0)]
+            .map(|(name, sum): (&str, f64)| (name.to_owned(), sum))
+    };
+    assert_eq!(of(), told(1.0));
+    assert_eq!(of(), told(0.0), "it was asked otherwise before");
 }
 
 #[test]
@@ -133,6 +169,43 @@ fn what_prometheus_is_told_of_loads_cloudwatch_is_told_as_well() {
     for series in ["roundhouse_residency_load_seconds", "roundhouse_async_processed_total", "7"] {
         assert!(text.contains(series), "{series} in {text}");
     }
+}
+
+#[test]
+fn each_figure_has_sagemakers_dimensions() {
+    let book = Arc::new(Book::default());
+    let inner = PrometheusBuilder::new().build_recorder();
+    let hearing = Hearing { inner, book: book.clone() };
+    with_local_recorder(&hearing as &dyn Recorder, || {
+        metrics::gauge!("roundhouse_async_backlog_requests", "endpoint" => "e").set(7.0);
+        metrics::gauge!("roundhouse_async_oldest_seconds", "endpoint" => "e").set(2.0);
+        metrics::counter!("roundhouse_async_processed_total", "endpoint" => "e").increment(2);
+        let seconds = "roundhouse_gateway_container_seconds";
+        metrics::histogram!(seconds, "endpoint" => "e", "container" => "c").record(0.5);
+        for (device, used) in [("cuda:0", 30.0), ("cuda:1", 10.0)] {
+            metrics::gauge!("roundhouse_card_used_bytes", "device" => device).set(used);
+            metrics::gauge!("roundhouse_card_memory_bytes", "device" => device).set(40.0);
+        }
+    });
+    let lines = lines(&book, &["e"]);
+    let of = |metric: &str, names: &[&str]| {
+        let mut found = lines.iter().filter(|it| it.get(metric).is_some());
+        let line = found.next().unwrap_or_else(|| panic!("{metric}: {lines:?}"));
+        assert!(found.next().is_none(), "{metric} is told twice");
+        let about = &line["_aws"]["CloudWatchMetrics"][0];
+        assert_eq!(about["Dimensions"], serde_json::json!([names]), "{metric}");
+        told(&lines, "e", metric).unwrap()
+    };
+    let whole = ["EndpointName"];
+    assert_eq!(of("ApproximateBacklogSize", &whole), [(7.0, 1)]);
+    assert_eq!(of("ApproximateBacklogSizePerInstance", &whole), [(7.0, 1)]);
+    assert_eq!(of("ApproximateAgeOfOldestRequest", &whole), [(2.0, 1)]);
+    assert_eq!(of("HasBacklogWithoutCapacity", &whole), [(0.0, 1)]);
+    let variant = ["EndpointName", "VariantName"];
+    assert_eq!(of("InvocationsProcessed", &variant), [(1.0, 2)]);
+    assert_eq!(of("GPUMemoryUtilization", &variant), [(100.0, 1)], "75 % and 25 %");
+    let container = ["EndpointName", "VariantName", "ContainerName"];
+    assert_eq!(of("ContainerLatency", &container), [(500_000.0, 1)]);
 }
 
 /// What the specification of the format demands of a line.
@@ -190,7 +263,7 @@ fn every_line_is_one_that_the_format_allows_however_much_there_was() {
             assert_eq!(value["_aws"]["LogGroupName"].as_str(), group);
         }
         let quiet = lines.iter().find(|line| line.contains("\"quiet\"")).unwrap();
-        assert!(quiet.contains("MemoryUtilization") && !quiet.contains("Invocations"));
+        assert!(quiet.contains("MemoryUtilization") && !quiet.contains("\"Invocations\""));
     }
 }
 

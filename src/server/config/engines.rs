@@ -121,6 +121,25 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     faults
 }
 
+/// Endings of files that commands name: they say what is served, and not by whom.
+const FILES: [&str; 7] = [".gguf", ".safetensors", ".bin", ".json", ".jinja", ".yaml", ".yml"];
+
+/// Whether a part of a command is or holds vLLM's program, module or image, or a variable of its own. A
+/// shell's has several words; options, files and the folders of absolute paths do not count. What is
+/// taken for it and is another is told its prompts' salt for nothing; the other way round nobody would see.
+fn is_vllm(part: &str) -> bool {
+    let is_end = |it: char| it.is_whitespace() || "'\"`;&|()".contains(it);
+    part.split(is_end).any(|word| {
+        let word = word.to_ascii_lowercase();
+        let name = match word.starts_with('/') {
+            true => word.rsplit('/').next().unwrap_or_default(),
+            false => word.as_str(),
+        };
+        let is_name = !word.starts_with('-') && !FILES.iter().any(|end| word.ends_with(end));
+        is_name && name.contains("vllm")
+    })
+}
+
 struct Reader<'a> {
     entry: &'a toml::Table,
     at: &'a str,
@@ -138,6 +157,9 @@ impl Reader<'_> {
         let adapters = self.adapters();
         let sleep = self.sleep();
         let measure = self.switch("measure", true);
+        let is_vllm = sleep.is_some()
+            || adapters.is_some_and(|it| it.routes == AdapterRoutes::Vllm)
+            || command.iter().flatten().any(|part| is_vllm(part));
         let spec = EngineSpec {
             command: command.clone().unwrap_or_default(),
             environment: self.environment(),
@@ -152,6 +174,7 @@ impl Reader<'_> {
             invocations: self.path("invocations"),
             sleep,
             adapters,
+            cache_salt: self.switch("cache_salt", is_vllm),
         };
         if let Err(unknown) = spec.check() {
             self.fault("command", unknown.to_string());
@@ -371,6 +394,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_vllm_is_told_whose_prompts_it_reads_unless_the_rule_says_otherwise() {
+        let salted = |rule: &str| {
+            let (rules, faults) = parsed(rule);
+            assert!(faults.is_empty(), "{faults:?}");
+            let EngineKind::Started(spec) = &rules[0].kind else { panic!("{rules:?}") };
+            spec.cache_salt
+        };
+        let run = |words: &str| LEAST.replace("\"x\"", words);
+        assert!(!salted(LEAST));
+        for words in [
+            r#""llama-server""#,
+            r#""llama-server", "-m", "/m/vllm-q4.gguf""#,
+            r#""llama-server", "-m", "vllm/q4.gguf""#,
+            r#""sh", "-c", "exec llama-server -m /m/vllm-q4.gguf""#,
+            r#""/home/vllm/bin/llama-server", "--alias=vllm""#,
+        ] {
+            assert!(!salted(&run(words)), "{words}");
+        }
+        for words in [
+            r#""/opt/bin/vllm", "serve""#,
+            r#""python", "-m", "vllm.entrypoints.openai.api_server""#,
+            r#""docker", "run", "--rm", "vllm/vllm-openai:latest""#,
+            r#""docker", "run", "my/serving-vllm""#,
+            r#""docker", "run", "registry.example:5000/vllm/serving:1""#,
+            r#""docker", "run", "-e", "VLLM_USE_V1=1", "my/serving:1""#,
+            r#""sh", "-c", "exec vllm serve /m""#,
+            r#""sh", "-c", "cd /m;vllm serve .""#,
+            r#""/srv/start-vllm.sh""#,
+        ] {
+            assert!(salted(&run(words)), "{words}");
+        }
+        assert!(salted(&format!("{LEAST}\nadapters = \"vllm\"\nslots = 1")));
+        assert!(salted(&format!("{LEAST}\ncache_salt = true")));
+        assert!(!salted(&format!("{}\ncache_salt = false", run("\"vllm\""))));
+    }
+
+    #[test]
     fn each_fault_is_told_with_its_key() {
         let with = |line: &str| format!("{LEAST}\n{line}");
         let without = |key: &str| {
@@ -403,6 +463,7 @@ mod tests {
             (with("adapters = \"tgi\"\nslots = 1"), "adapters"),
             (with("environment = [\"A=b\"]"), "environment"),
             (with("pickles = 1"), "pickles"),
+            (with("cache_salt = \"mine\""), "cache_salt"),
             (with("measure = 1"), "measure"),
             (with("own_processes = 1"), "own_processes"),
             (with("shell = true"), "shell"),

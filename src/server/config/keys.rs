@@ -243,6 +243,7 @@ pub(super) const ENGINE_KEYS: &[&str] = &[
     "sleep",
     "adapters",
     "slots",
+    "cache_salt",
 ];
 
 /// Keys of an `[endpoint.capture]`.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -105,12 +105,11 @@ impl PlatformModels {
 
     async fn entered(&self, registration: Registration) -> Result<LoadOutcome, Failure> {
         let Registration { name, src, path, preload, pin, base } = registration;
-        let name = checked(&name)?;
+        let name = checked("name", &name)?;
         let folder = path.clone();
-        let found = tokio::task::spawn_blocking(move || model_folder(&folder));
-        let found = found.await.map_err(|error| ended(&error))?;
-        if !found.join(ADAPTER_CONFIG).is_file() {
-            let message = format!("adapter {name} has no {ADAPTER_CONFIG} at {src}");
+        let why = tokio::task::spawn_blocking(move || no_adapter(&folder));
+        if let Some(why) = why.await.map_err(|error| ended(&error))? {
+            let message = format!("adapter {name} cannot be read at {src}: {why}");
             return Err(Failure::new(ErrorKind::ModelInvalid, message));
         }
         let folder = path.clone();
@@ -168,7 +167,7 @@ impl PlatformModels {
     }
 
     async fn change(self, update: Update) -> Result<Option<LoadOutcome>, Failure> {
-        let name = checked(&update.name)?;
+        let name = checked("name", &update.name)?;
         let Some(entry) = self.registered.lock().get(&name).cloned() else { return Ok(None) };
         let pin = update.pin.unwrap_or(entry.pin);
         if let Some((src, path)) = update.place.filter(|(_, path)| *path != entry.path) {
@@ -194,6 +193,16 @@ impl PlatformModels {
         }
         Ok(Some(outcome))
     }
+}
+
+/// Why there is no adapter where one should be. Blocking.
+fn no_adapter(path: &Path) -> Option<String> {
+    if path.is_file() {
+        let instead = "src must be a folder with adapter_config.json and adapter_model.safetensors";
+        return Some(format!("that is a file; {instead}, unpacked where it came as an archive"));
+    }
+    let is_there = model_folder(path).join(ADAPTER_CONFIG).is_file();
+    (!is_there).then(|| format!("the folder has no {ADAPTER_CONFIG}"))
 }
 
 impl ContainerAdapters for PlatformModels {
@@ -246,7 +255,7 @@ impl ContainerAdapters for PlatformModels {
     }
 
     fn unregister(&self, name: &str) -> BoxFuture<'static, Result<bool, Failure>> {
-        let Ok(name) = checked(name) else { return async { Ok(false) }.boxed() };
+        let Ok(name) = checked("name", name) else { return async { Ok(false) }.boxed() };
         // A task of its own: when the caller leaves, the name is still free again once the
         // memory is.
         let task = tokio::spawn(self.clone().leave(name));

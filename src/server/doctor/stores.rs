@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use roundhouse_store::{Catalog, CatalogConfig, Error, RetryConfig, StoreUri};
-use roundhouse_types::EndpointName;
+use roundhouse_types::{EndpointName, ModelId, TargetName};
 
 use super::Finding;
-use crate::config::{Config, Fault, Mount};
+use crate::config::{Config, Endpoint, Fault, Mount};
 use crate::error::count;
 
 /// One page tells whether a store can be read.
@@ -35,15 +35,20 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     for endpoint in &config.endpoints {
         for mount in &endpoint.mounts {
             let check = format!("store {}", mount.uri);
-            findings.push(match tokio::time::timeout(PATIENCE, list(&endpoint.name, mount)).await {
-                Ok(Ok((0, _))) => Finding::odd(
+            let listed = tokio::time::timeout(PATIENCE, list(&endpoint.name, mount)).await;
+            if let Ok(Ok((targets, _))) = &listed {
+                findings.extend(out_of_reach(config, endpoint, targets));
+            }
+            findings.push(match listed {
+                Ok(Ok((targets, _))) if targets.is_empty() => Finding::odd(
                     check,
                     "can be listed, and holds no model",
                     "a model is an archive, or a folder with config.json; check bucket and prefix",
                 ),
-                Ok(Ok((number, more))) => {
+                Ok(Ok((targets, more))) => {
                     let more = if more { " or more" } else { "" };
-                    Finding::ok(check, format!("can be listed: {}{more}", count(number, "target")))
+                    let number = count(targets.len(), "target");
+                    Finding::ok(check, format!("can be listed: {number}{more}"))
                 }
                 Ok(Err(error)) => Finding::bad(check, chain(&error), next(&error)),
                 Err(_) => Finding::bad(
@@ -57,7 +62,31 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn list(endpoint: &EndpointName, mount: &Mount) -> Result<(usize, bool), Error> {
+/// Targets that no tenant may use, where callers are asked who they are.
+fn out_of_reach(config: &Config, endpoint: &Endpoint, targets: &[TargetName]) -> Option<Finding> {
+    if !config.asks_callers() {
+        return None;
+    }
+    let is_reached = |target: &&TargetName| {
+        let model = ModelId { endpoint: endpoint.name.clone(), target: (*target).clone() };
+        let mut patterns = config.tenants.iter().flat_map(|tenant| &tenant.grants.invoke);
+        match config.tenants.is_empty() {
+            // Each tenant has what lies below its own name.
+            true => target.as_str().contains('/'),
+            false => patterns.any(|pattern| pattern.matches(&model)),
+        }
+    };
+    let mut hidden = targets.iter().filter(|target| !is_reached(target));
+    let first = hidden.find(|target| !endpoint.bases.values().any(|base| base == *target))?;
+    Some(Finding::odd(
+        format!("tenants of endpoint {}", endpoint.name),
+        format!("no tenant may use target '{first}'"),
+        "name it in a tenant's invoke, or put it below a tenant's name: a target without a / is below \
+         nobody's",
+    ))
+}
+
+async fn list(endpoint: &EndpointName, mount: &Mount) -> Result<(Vec<TargetName>, bool), Error> {
     let config = CatalogConfig {
         max_listed: LISTED,
         retry: RetryConfig { attempts: 2, ..RetryConfig::default() },
@@ -65,7 +94,8 @@ async fn list(endpoint: &EndpointName, mount: &Mount) -> Result<(usize, bool), E
     };
     let catalog = Catalog::connect(endpoint.clone(), vec![mount.to_store()], config).await?;
     let page = catalog.list(None, LISTED).await?;
-    Ok((page.targets.len(), page.truncated || page.next.is_some()))
+    let more = page.truncated || page.next.is_some();
+    Ok((page.targets.into_iter().map(|target| target.name).collect(), more))
 }
 
 const UNREACHABLE: &str = "check the network, AWS_REGION, and endpoint_url or AWS_ENDPOINT_URL_S3";
@@ -124,5 +154,25 @@ mod tests {
         let missing = found(format!("{uri}/nowhere")).await;
         assert_eq!(missing.state, State::Bad);
         assert!(missing.next.unwrap().contains("folder's name"), "{}", missing.message);
+    }
+
+    #[test]
+    fn a_target_that_no_tenant_may_use_is_told() {
+        let told = |settings: &str, targets: &[&str]| {
+            let text =
+                format!("version = 1\n[auth]\nproxy_networks = \"127.0.0.1/32\"\n{settings}");
+            let flags = ServeFlags { store: vec!["file:///m/".into()], ..ServeFlags::default() };
+            let config = Config::parse(Some(&text), &|_| None, &flags).unwrap();
+            let targets: Vec<TargetName> = targets.iter().map(|it| it.parse().unwrap()).collect();
+            out_of_reach(&config, &config.endpoints[0], &targets).map(|finding| finding.message)
+        };
+        let hidden = |name: &str| Some(format!("no tenant may use target '{name}'"));
+        assert_eq!(told("", &["acme/chat", "chat"]), hidden("chat"));
+        assert_eq!(told("", &["acme/chat"]), None);
+        let acme = "[[tenant]]\nname = \"acme\"\n";
+        assert_eq!(told(acme, &["acme/chat", "acme"]), hidden("acme"));
+        let all = format!("{acme}invoke = [\"acme/**\", \"*\"]\n");
+        assert_eq!(told(&all, &["acme/chat", "chat"]), None);
+        assert_eq!(told(&all, &["other/chat"]), hidden("other/chat"));
     }
 }

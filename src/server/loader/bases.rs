@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use roundhouse_models::AdapterPlan;
 use roundhouse_store::Freshness;
 use roundhouse_tenancy::{Current, Policy};
 use roundhouse_types::ArtefactId;
@@ -39,7 +40,7 @@ impl Bases {
     /// The target that an adapter's author means, whether or not it exists: what the operator says,
     /// else the name itself, as a relative target. Never a URI or a path: an adapter is its uploader's,
     /// and names no more than its caller could.
-    fn target(&self, adapter: &ModelId, name: &str) -> Result<TargetName, String> {
+    pub(crate) fn target(&self, adapter: &ModelId, name: &str) -> Result<TargetName, String> {
         if let Some(only) = self.only.get(&adapter.endpoint) {
             return Ok(only.clone());
         }
@@ -106,20 +107,7 @@ impl ModelLoader {
         let footprint = match self.plan_of_current(&base) {
             Some(plan) => {
                 let (adapter, named) = (adapter.clone(), base.to_string());
-                let fitted = blocking(move || match plan {
-                    Plan::Model(base) => Ok(adapter.on(&base)?.footprint()),
-                    // Residency refuses adapters as bases. Whether an engine takes it, it says itself.
-                    Plan::Adapter(_) | Plan::External(_) => Ok(adapter.footprint()),
-                    Plan::Handler(_) => {
-                        let what = format!("its base {named} is a Python handler, not a model");
-                        Err(Failure::new(ErrorKind::ModelInvalid, what))
-                    }
-                    Plan::Contained(_) => {
-                        let what =
-                            format!("its base {named} is in a container, which takes no adapters");
-                        Err(Failure::new(ErrorKind::ModelInvalid, what))
-                    }
-                });
+                let fitted = blocking(move || beside(&adapter, &plan, &named));
                 fitted.await.map_err(|failure| super::named(id, &failure))?
             }
             None => adapter.footprint(),
@@ -206,6 +194,25 @@ impl ModelLoader {
         let current = locked(&self.current).get(model).cloned()?;
         self.recall(&current).plan
     }
+}
+
+/// What an adapter takes beside a base of this plan, which is called so.
+///
+/// # Errors
+/// `ModelInvalid` where the base carries no adapters, or this one does not fit it.
+pub(crate) fn beside(
+    adapter: &AdapterPlan,
+    base: &Plan,
+    named: &str,
+) -> Result<Footprint, Failure> {
+    let what = match base {
+        Plan::Model(base) => return Ok(adapter.on(base)?.footprint()),
+        // Residency refuses adapters as bases. Whether an engine takes it, it says itself.
+        Plan::Adapter(_) | Plan::External(_) => return Ok(adapter.footprint()),
+        Plan::Handler(_) => "a Python handler, not a model",
+        Plan::Contained(_) => "in a container, which takes no adapters",
+    };
+    Err(Failure::new(ErrorKind::ModelInvalid, format!("its base {named} is {what}")))
 }
 
 fn how(endpoint: &EndpointName, name: &str) -> String {

@@ -1,4 +1,4 @@
-//! From an adapter's files to weights beside its base's.
+//! From an adapter's files, or its copy in the host's memory, to weights beside its base's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, describe_histogram, histogram};
 use roundhouse_models::{AdapterPlan, Cancel, Folder, LoadedAdapter, load_adapter};
 use roundhouse_residency::{Base, Loaded};
-use roundhouse_serving::{EngineModel, ServedModel, TextCodec};
+use roundhouse_serving::{AdapterText, EngineModel, ServedModel};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId};
 use sha2::{Digest, Sha256};
 
+use super::host::{AdapterParts, Demotable};
 use super::load::{Files, least_ttl};
 use super::placed::Beside;
 use super::sharing::Stored;
-use super::stages::Stage;
+use super::stages::{Stage, Stages};
 use super::{ModelLoader, blocking, named, purpose};
 use crate::allocator;
 
@@ -27,12 +28,13 @@ pub(super) fn describe() {
     describe_histogram!(LOAD_SECONDS, Unit::Seconds, help);
 }
 
-/// What was read of an adapter's files.
+/// An adapter on its device.
 struct Read {
     adapter: LoadedAdapter,
-    text: Arc<TextCodec>,
-    /// What texts of its own took.
+    text: AdapterText,
+    /// What texts of its own take.
     taken: Bytes,
+    idle_ttl: Option<Duration>,
 }
 
 impl ModelLoader {
@@ -56,33 +58,78 @@ impl ModelLoader {
         let on = self.placed.base(&base.artefact, device);
         let on = on.ok_or_else(|| internal("it is not on the device"))?;
         let began = Instant::now();
-        let version = prefix_name(id, files.held.is_some());
+        let is_verified = files.held.is_some();
         let (reading, beside) = (plan.clone(), on.clone());
         let read = blocking(move || read(files, &reading, &beside));
-        let Read { adapter, text, taken } = read.await.map_err(|failure| named(id, &failure))?;
+        let read = read.await.map_err(|failure| named(id, &failure))?;
         let mut stages = self.take_stages(id);
         stages.set(Stage::Read, began.elapsed());
-        let LoadedAdapter { weights, footprint, .. } = adapter;
-        let attached = on.engine.attach(weights, version).await;
-        let attached = attached.map_err(|failure| named(id, &failure))?;
-        if taken > Bytes::ZERO {
+        if read.taken > Bytes::ZERO {
             // The next load is promised it.
             let mut known = self.recall(id);
-            known.texts = taken;
+            known.texts = read.taken;
             self.remember(id, known);
         }
+        let loaded = self.attach(id, device, (&base.artefact, &on), read, is_verified).await?;
         histogram!(LOAD_SECONDS).record(began.elapsed());
+        stages.report(id, loaded.footprint.total(), &self.recent);
+        Ok(loaded)
+    }
+
+    /// Attaches an adapter to its base from its copy in the host's memory, which stays.
+    pub(super) async fn promote_adapter(
+        &self,
+        id: &ArtefactId,
+        copy: &AdapterParts,
+        device: DeviceId,
+        base: &Base<ServedModel>,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let on = self.placed.base(&base.artefact, device).ok_or_else(|| {
+            let message = format!("{id} is loaded without its base: it is not on the device");
+            Failure::new(ErrorKind::Internal, message)
+        })?;
+        let (mut stages, began) = (Stages::default(), Instant::now());
+        self.recent.reached(&id.model, Stage::Copy);
+        let (weights, beside, memory) =
+            (copy.weights.clone(), on.base.clone(), self.memory(device));
+        let adapter = blocking(move || {
+            Ok(roundhouse_models::promote_adapter(&weights, &beside, &memory, &Cancel::default())?)
+        });
+        let adapter = adapter.await.map_err(|failure| named(id, &failure))?;
+        stages.set(Stage::Copy, began.elapsed());
+        let AdapterParts { text, taken, idle_ttl, is_verified, .. } = copy.clone();
+        let read = Read { adapter, text, taken, idle_ttl };
+        let loaded = self.attach(id, device, (&base.artefact, &on), read, is_verified).await?;
+        stages.report(id, loaded.footprint.total(), &self.recent);
+        Ok(loaded)
+    }
+
+    /// Hands an adapter to its base's engine.
+    async fn attach(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        (base, on): (&ArtefactId, &Beside),
+        read: Read,
+        is_verified: bool,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let Read { adapter: LoadedAdapter { weights, footprint, kept, .. }, text, taken, .. } =
+            read;
+        let attached = on.engine.attach(weights, prefix_name(id, is_verified)).await;
+        let attached = attached.map_err(|failure| named(id, &failure))?;
         let footprint = Footprint { host: footprint.host + taken, ..footprint };
-        stages.report(id, footprint.total(), &self.recent);
-        let base = base.artefact.model;
-        let model =
-            EngineModel::attached(text, attached, purpose::of(&on.parts.plan), base.clone());
-        let model = ServedModel::Engine(model.answering(purpose::style(&on.parts.plan.asked)));
-        if let Err(failure) = self.stand(id, device, base) {
+        let texts = text.on(&on.parts.text);
+        let (plan, of) = (&on.parts.plan, base.model.clone());
+        let model = EngineModel::attached(texts, attached, purpose::of(plan), of.clone());
+        let model = ServedModel::Engine(model.answering(purpose::style(&plan.asked)));
+        let (on, idle_ttl) = (base.clone(), read.idle_ttl);
+        let parts = AdapterParts { weights: kept, text, taken, idle_ttl, on, is_verified };
+        let demotable = (!device.is_host()).then_some(Demotable::Adapter(parts));
+        if let Err(failure) = self.stand(id, device, of, demotable) {
             model.remove().await;
             return Err(failure);
         }
-        let idle_ttl = least_ttl(self.settings.idle_ttl, plan.idle_ttl);
+        let idle_ttl = least_ttl(self.settings.idle_ttl, idle_ttl);
         Ok(Loaded { model, footprint, shared: Vec::new(), once: Duration::ZERO, idle_ttl })
     }
 
@@ -94,8 +141,9 @@ impl ModelLoader {
         id: &ArtefactId,
         device: DeviceId,
         base: ModelId,
+        demotable: Option<Demotable>,
     ) -> Result<(), Failure> {
-        self.placed.add_adapter(id, device, base.clone());
+        self.placed.add_adapter(id, device, base.clone(), demotable);
         if self.policy.get().may_build_on(&id.model, &base) {
             return Ok(());
         }
@@ -114,7 +162,7 @@ impl ModelLoader {
 fn read(files: Files, plan: &AdapterPlan, on: &Beside) -> Result<Read, Failure> {
     let Files { dir, held } = files;
     let base = &on.parts.plan;
-    let plan = plan.on(base)?;
+    let (plan, idle_ttl) = (plan.on(base)?, plan.idle_ttl);
     let cancel = Cancel::default();
     let adapter = match &held {
         Some(cached) => load_adapter(&Stored(cached), &plan, &on.base, &cancel)?,
@@ -122,13 +170,15 @@ fn read(files: Files, plan: &AdapterPlan, on: &Beside) -> Result<Read, Failure> 
     };
     let cut = purpose::cut(base);
     let text = &on.parts.text;
-    let (own, taken) = allocator::counted(|| text.of_adapter(&dir, base.vocab, cut));
-    let own = own?;
-    let taken = match Arc::ptr_eq(&own, text) {
-        true => Bytes::ZERO,
-        false => taken + purpose::room_for_forms(base, &own),
-    };
-    Ok(Read { adapter, text: own, taken })
+    let (own, taken) = allocator::counted(|| {
+        let own = text.of_adapter(&dir, base.vocab, cut)?;
+        let codec = own.on(text);
+        Ok::<_, Failure>((own, codec))
+    });
+    let (own, codec) = own?;
+    let forms = || purpose::room_for_forms(base, &codec);
+    let taken = if own.is_own() { taken + forms() } else { Bytes::ZERO };
+    Ok(Read { adapter, text: own, taken, idle_ttl })
 }
 
 /// What sequences of an adapter call what was computed of their prefixes: nobody else's, be the
@@ -185,10 +235,10 @@ mod tests {
             target: target.parse().unwrap(),
         };
         let id = ArtefactId { model: model("acme/a"), version: Version::from_digest("0b") };
-        let refused = loader.stand(&id, DeviceId::Cpu, model("other/b")).unwrap_err();
+        let refused = loader.stand(&id, DeviceId::Cpu, model("other/b"), None).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ModelInvalid);
         assert_eq!(loader.adapted(&id.model), None);
-        loader.stand(&id, DeviceId::Cpu, model("acme/b")).unwrap();
+        loader.stand(&id, DeviceId::Cpu, model("acme/b"), None).unwrap();
         assert_eq!(loader.adapted(&id.model), Some(model("acme/b")));
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn model_path(dir: &Path) -> Result<String, Failure> {
 
 pub(super) fn canonical(dir: &Path) -> Result<PathBuf, Failure> {
     dir.canonicalize().map_err(|error| {
-        Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
+        Failure::new(ErrorKind::ModelInvalid, format!("its folder cannot be read: {error}"))
     })
 }
 

@@ -31,9 +31,12 @@ impl Drop for Starting<'_> {
 
 impl ModelLoader {
     /// Why the engine of a target would refuse a request, where that is known before one is started.
-    pub(crate) fn refusal(&self, invocation: &Invocation) -> Option<Failure> {
+    /// `own_prefixes`: whether tenants' prompts are kept apart.
+    pub(crate) fn refusal(&self, invocation: &Invocation, own_prefixes: bool) -> Option<Failure> {
         let Request::Raw(raw) = &invocation.request else { return None };
-        self.engines.started(&invocation.model)?.refusal(raw.route, &raw.body.body)
+        let keeps_apart = own_prefixes && invocation.caller.tenant.is_some();
+        let spec = self.engines.started(&invocation.model)?;
+        spec.refusal(raw.route, keeps_apart, &raw.body.body)
     }
 
     /// The engines that start, serve or sleep, and the containers that hold models of ours.

@@ -318,7 +318,7 @@ impl ModelLoader {
         stages.set(Stage::Read, began.elapsed());
         let footprint = plan.footprint();
         stages.report(id, footprint.total(), &self.recent);
-        if let Err(failure) = self.stand(id, device, base) {
+        if let Err(failure) = self.stand(id, device, base, None) {
             model.remove().await;
             return Err(failure);
         }

@@ -3,19 +3,21 @@
 //!
 //! A copy holds the weights in the format in which they lie on the device, equal content of
 //! all copies once, and the model's host parts, which a resident of the same load and the
-//! copy hold together.
+//! copy hold together. An adapter's serves beside the version of its base that it was loaded for;
+//! beside another one its files are read again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{Unit, describe_histogram, histogram};
-use roundhouse_models::{Cancel, DeviceMemory, ModelPlan, TensorPool, Weights};
-use roundhouse_residency::{HostCopy, Loaded, Reporter};
-use roundhouse_serving::{ServedModel, TextCodec};
+use roundhouse_models::{AdapterWeights, Cancel, DeviceMemory, ModelPlan, TensorPool, Weights};
+use roundhouse_residency::{HostCopy, Loaded};
+use roundhouse_serving::{AdapterText, ServedModel, TextCodec};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, RetryHint};
 use tracing::{debug, warn};
 
+use super::load::Onto;
 use super::stages::{Stage, Stages};
 use super::{ModelLoader, blocking, locked, named};
 use crate::allocator;
@@ -38,26 +40,52 @@ pub(super) struct HostParts {
     pub(super) bytes: Bytes,
 }
 
-/// What a copy of a loaded model is made of; its weights are on the device.
-pub(super) struct Demotable {
-    pub(super) weights: Weights,
-    pub(super) parts: HostParts,
+/// What an adapter has beside its base. Holds nothing of that.
+#[derive(Clone)]
+pub(super) struct AdapterParts {
+    pub(super) weights: AdapterWeights,
+    pub(super) text: AdapterText,
+    /// What texts of its own take, in use beside its base.
+    pub(super) taken: Bytes,
+    /// How long it may be unused, where its own settings say so.
+    pub(super) idle_ttl: Option<Duration>,
+    /// The base that it was loaded for: what was computed of that one's weights is in its own.
+    pub(super) on: ArtefactId,
+    /// Whether its files cannot have changed under its version.
+    pub(super) is_verified: bool,
 }
 
-/// A model in the host's memory.
-struct Copy {
-    weights: Weights,
-    parts: HostParts,
+/// What was loaded, on its device or in the host's memory: what a copy is made of, and the copy.
+pub(super) enum Demotable {
+    Model { weights: Weights, parts: HostParts },
+    Adapter(AdapterParts),
 }
 
-impl Copy {
+impl Demotable {
+    /// Of a copy: what it takes.
     fn told(&self) -> HostCopy {
-        let footprint = Footprint {
-            weights: self.weights.bytes(),
-            host: self.parts.bytes,
-            ..Footprint::default()
-        };
-        HostCopy { footprint, shared: self.weights.shared() }
+        match self {
+            Self::Model { weights, parts } => {
+                let (weights, shared) = (weights.bytes(), weights.shared());
+                let footprint = Footprint { weights, host: parts.bytes, ..Footprint::default() };
+                HostCopy { footprint, shared }
+            }
+            Self::Adapter(parts) => {
+                let footprint = parts.weights.footprint();
+                let footprint = Footprint { host: footprint.host + parts.taken, ..footprint };
+                HostCopy { footprint, shared: Vec::new() }
+            }
+        }
+    }
+
+    /// Whether a copy made of this one is as good as the other. One of an adapter for another
+    /// version of its base is not.
+    fn is_like(&self, copy: &Self) -> bool {
+        match (self, copy) {
+            (Self::Adapter(one), Self::Adapter(other)) => one.on == other.on,
+            (Self::Model { .. }, Self::Model { .. }) => true,
+            _ => false,
+        }
     }
 }
 
@@ -66,7 +94,7 @@ impl Copy {
 #[derive(Default)]
 pub(super) struct HostCopies {
     pool: Arc<TensorPool>,
-    copies: Mutex<BTreeMap<ArtefactId, Arc<Copy>>>,
+    copies: Mutex<BTreeMap<ArtefactId, Arc<Demotable>>>,
 }
 
 impl HostCopies {
@@ -76,8 +104,36 @@ impl HostCopies {
         self.pool.bytes()
     }
 
-    fn get(&self, id: &ArtefactId) -> Option<Arc<Copy>> {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        locked(&self.copies).is_empty()
+    }
+
+    fn get(&self, id: &ArtefactId) -> Option<Arc<Demotable>> {
         locked(&self.copies).get(id).cloned()
+    }
+
+    /// Takes a copy in, unless one as good is there. Tells of the one that stays, and returns the other
+    /// one, which is to be freed.
+    fn put(&self, id: &ArtefactId, copy: Demotable) -> (HostCopy, Option<Arc<Demotable>>) {
+        let (told, copy) = (copy.told(), Arc::new(copy));
+        let mut copies = locked(&self.copies);
+        if let Some(held) = copies.get(id).filter(|held| copy.is_like(held)) {
+            return (held.told(), Some(copy));
+        }
+        (told, copies.insert(id.clone(), copy))
+    }
+}
+
+/// Frees a copy, if there is one, and hands its memory back.
+async fn free(copy: Option<Arc<Demotable>>) {
+    let freed = blocking(move || {
+        drop(copy);
+        allocator::give_back();
+        Ok(())
+    });
+    if let Err(failure) = freed.await {
+        warn!(%failure, "freed memory was not handed back");
     }
 }
 
@@ -91,7 +147,9 @@ impl ModelLoader {
         resident: Option<Demotable>,
         demote: bool,
     ) -> Option<HostCopy> {
-        let before = self.copies.get(id).filter(|_| demote);
+        let is_as_good =
+            |copy: &Arc<Demotable>| resident.as_ref().is_none_or(|resident| resident.is_like(copy));
+        let before = self.copies.get(id).filter(|copy| demote && is_as_good(copy));
         let copies = demote && before.is_none();
         let (memory, pool) = (self.memory(device), Arc::clone(&self.copies.pool));
         let released = blocking(move || {
@@ -106,8 +164,11 @@ impl ModelLoader {
         match released.await {
             Ok(Some(copy)) => {
                 // A replica that left meanwhile may have made one as well.
-                let mut copies = locked(&self.copies.copies);
-                Some(copies.entry(id.clone()).or_insert_with(|| Arc::new(copy)).told())
+                let (told, other) = self.copies.put(id, copy);
+                if other.is_some() {
+                    free(other).await;
+                }
+                Some(told)
             }
             Ok(None) => before.map(|copy| copy.told()),
             Err(failure) => {
@@ -117,42 +178,46 @@ impl ModelLoader {
         }
     }
 
-    /// Loads a model from its copy in the host's memory, which stays.
+    /// Loads a model from its copy in the host's memory, which stays. `None` for an adapter whose copy is
+    /// of no use beside the base that is there now: its files have to be read.
     pub(super) async fn promote(
         &self,
         id: &ArtefactId,
-        device: DeviceId,
-        reporter: &Reporter,
-    ) -> Result<Loaded<ServedModel>, Failure> {
+        onto: &Onto,
+    ) -> Result<Option<Loaded<ServedModel>>, Failure> {
         let Some(copy) = self.copies.get(id) else {
             let message = format!("{id} has no copy in the host's memory");
             return Err(Failure::new(ErrorKind::Internal, message).with_retry(RetryHint::Later));
         };
-        let parts = copy.parts.clone();
+        let parts = match &*copy {
+            Demotable::Model { parts, .. } => parts.clone(),
+            Demotable::Adapter(parts) => {
+                let base = onto.base.as_ref().filter(|base| base.artefact == parts.on);
+                let Some(base) = base else { return Ok(None) };
+                return self.promote_adapter(id, parts, onto.device, base).await.map(Some);
+            }
+        };
+        let (device, reporter) = (onto.device, &onto.reporter);
         let (memory, pool) = (self.memory(device), self.shares.pool(device));
         let (mut stages, began) = (Stages::default(), Instant::now());
         self.recent.reached(&id.model, Stage::Copy);
+        let plan = Arc::clone(&parts.plan);
         let loaded = blocking(move || {
-            let (plan, weights) = (&copy.parts.plan, &copy.weights);
-            let pool = pool.as_deref();
+            let Demotable::Model { weights, .. } = &*copy else {
+                return Err(Failure::new(ErrorKind::Internal, "a copy is an adapter's"));
+            };
+            let (plan, pool) = (&*plan, pool.as_deref());
             Ok(roundhouse_models::promote(plan, weights, &memory, pool, &Cancel::default())?)
         });
         let loaded = loaded.await.map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Copy, began.elapsed());
-        self.place(id, (device, reporter), loaded, parts, stages).await
+        self.place(id, (device, reporter), loaded, parts, stages).await.map(Some)
     }
 
     /// Frees a copy.
     pub(super) async fn forget_copy(&self, id: &ArtefactId) {
         let copy = locked(&self.copies.copies).remove(id);
-        let freed = blocking(move || {
-            drop(copy);
-            allocator::give_back();
-            Ok(())
-        });
-        if let Err(failure) = freed.await {
-            warn!(%failure, "freed memory was not handed back");
-        }
+        free(copy).await;
         debug!(model = %id.model, version = %id.version, "copy in the host's memory discarded");
     }
 
@@ -163,9 +228,22 @@ impl ModelLoader {
 }
 
 /// Copies a model to the host's memory. Blocking.
-fn copied(from: &Demotable, memory: &DeviceMemory, pool: &TensorPool) -> Result<Copy, Failure> {
-    let began = Instant::now();
-    let weights = from.weights.to_host(memory, Some(pool), &Cancel::default())?;
+fn copied(
+    from: &Demotable,
+    memory: &DeviceMemory,
+    pool: &TensorPool,
+) -> Result<Demotable, Failure> {
+    let (began, cancel) = (Instant::now(), Cancel::default());
+    let copy = match from {
+        Demotable::Model { weights, parts } => {
+            let weights = weights.to_host(memory, Some(pool), &cancel)?;
+            Demotable::Model { weights, parts: parts.clone() }
+        }
+        Demotable::Adapter(parts) => {
+            let weights = parts.weights.to_host(memory, &cancel)?;
+            Demotable::Adapter(AdapterParts { weights, ..parts.clone() })
+        }
+    };
     histogram!(COPY_SECONDS).record(began.elapsed());
-    Ok(Copy { weights, parts: from.parts.clone() })
+    Ok(copy)
 }

@@ -72,7 +72,9 @@ impl ModelLoader {
             match self.wake(id, device, reporter).await {
                 Some(loaded) => return Ok(loaded),
                 None if is_copy => {
-                    return self.promote(id, device, reporter).await;
+                    if let Some(loaded) = self.promote(id, &onto).await? {
+                        return Ok(loaded);
+                    }
                 }
                 None => {}
             }
@@ -208,7 +210,7 @@ impl ModelLoader {
         let model = model.answering(purpose::style(&asked));
         let text = Arc::clone(&parts.text);
         let text = (parts.plan.kind == ModelKind::Generative).then_some(text);
-        let demotable = weights.map(|weights| Demotable { weights, parts: parts.clone() });
+        let demotable = weights.map(|weights| Demotable::Model { weights, parts: parts.clone() });
         let beside = Beside { engine: model.engine().clone(), base, parts };
         self.placed.add(id, device, Placed { beside, text, demotable });
         Ok(Loaded {
@@ -346,7 +348,7 @@ pub(super) fn tenant(id: &ArtefactId) -> String {
 
 fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     dir.canonicalize().map_err(|error| {
-        Failure::new(ErrorKind::ModelInvalid, format!("{}: {error}", dir.display()))
+        Failure::new(ErrorKind::ModelInvalid, format!("its folder cannot be read: {error}"))
     })
 }
 

@@ -64,7 +64,7 @@ pub(super) struct PlacedModels {
 /// Loads of an adapter that are on a device, and what they are on.
 struct Adapted {
     base: ModelId,
-    loads: Vec<(Version, DeviceId)>,
+    loads: Vec<(Version, DeviceId, Option<Demotable>)>,
 }
 
 impl PlacedModels {
@@ -72,13 +72,19 @@ impl PlacedModels {
         locked(&self.models).insert((id.clone(), device), placed);
     }
 
-    pub(super) fn add_adapter(&self, id: &ArtefactId, device: DeviceId, base: ModelId) {
+    pub(super) fn add_adapter(
+        &self,
+        id: &ArtefactId,
+        device: DeviceId,
+        base: ModelId,
+        demotable: Option<Demotable>,
+    ) {
         let mut adapters = locked(&self.adapters);
         let adapted = adapters
             .entry(id.model.clone())
             .or_insert_with(|| Adapted { base: base.clone(), loads: Vec::new() });
         adapted.base = base;
-        adapted.loads.push((id.version.clone(), device));
+        adapted.loads.push((id.version.clone(), device, demotable));
         gauge!(ADAPTERS).increment(1.0);
     }
 
@@ -89,13 +95,15 @@ impl PlacedModels {
         }
         let mut adapters = locked(&self.adapters);
         let adapted = adapters.get_mut(&id.model)?;
-        let loads = adapted.loads.len();
-        adapted.loads.retain(|load| *load != (id.version.clone(), device));
-        gauge!(ADAPTERS).decrement((loads - adapted.loads.len()) as f64);
+        let is_it =
+            |(version, on, _): &(Version, DeviceId, _)| (version, *on) == (&id.version, device);
+        let at = adapted.loads.iter().position(is_it)?;
+        let (_, _, demotable) = adapted.loads.swap_remove(at);
+        gauge!(ADAPTERS).decrement(1.0);
         if adapted.loads.is_empty() {
             adapters.remove(&id.model);
         }
-        None
+        demotable
     }
 
     /// A loaded model as adapters need it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use roundhouse_residency::{Authority, InStore, Resolution, Standing};
-use roundhouse_store::{Artefact, Catalog, ChosenBy, DiskCache, Freshness};
+use roundhouse_store::{Artefact, Catalog, ChosenBy, DiskCache, Error as StoreError, Freshness};
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 use tracing::warn;
 
@@ -49,10 +49,16 @@ impl ModelLoader {
                 (Authority::Store, held)
             }
         };
-        match held {
-            Some(held) => self.resolve_held(catalog, cache, model, held, refresh).await,
-            None => self.resolve_newest(catalog, cache, model, by, refresh).await,
+        let is_chosen = held.as_ref().is_some_and(|held| held.by == Authority::Operator);
+        let mut resolution = match held {
+            Some(held) => self.resolve_held(catalog, cache, model, held, refresh).await?,
+            None => self.resolve_newest(catalog, cache, model, by, refresh).await?,
+        };
+        // What else the store holds is no news to an operator who chose another version.
+        if !is_chosen {
+            resolution.standing.unfit = unfit(catalog, model, &resolution.version).await;
         }
+        Ok(resolution)
     }
 
     /// What the store names; with the store down, what is on disk.
@@ -69,7 +75,8 @@ impl ModelLoader {
             Err(failure) => {
                 let Some(id) = self.stand_in(cache, model, &failure) else { return Err(failure) };
                 warn!(model = %model, %failure, "store is down, serving the version on disk");
-                let standing = Standing { by, store: InStore::Unreached(failure) };
+                let store = InStore::Unreached(failure);
+                let standing = Standing { by, store, ..Standing::default() };
                 self.resolve_on_disk(cache, id, standing).await
             }
         }
@@ -93,7 +100,7 @@ impl ModelLoader {
         // An operator who waits for a version on disk waits for no store.
         let looks = !is_tried && (drains || (refresh && rule.update != Update::Never));
         if is_whole && !looks {
-            let standing = Standing { by, store: InStore::Unasked };
+            let standing = Standing { by, store: InStore::Unasked, ..Standing::default() };
             return self.resolve_on_disk(cache, id, standing).await;
         }
         let store = match self.ask(catalog, cache, model, refresh).await {
@@ -110,7 +117,7 @@ impl ModelLoader {
                 _ => InStore::Unreached(failure),
             },
         };
-        self.resolve_on_disk(cache, id, Standing { by, store }).await
+        self.resolve_on_disk(cache, id, Standing { by, store, ..Standing::default() }).await
     }
 
     /// A version that the store named.
@@ -123,7 +130,7 @@ impl ModelLoader {
     ) -> Result<Resolution, Failure> {
         let id = artefact.id.clone();
         let mut known = self.recall(&id);
-        let standing = Standing { by, store: InStore::Same };
+        let standing = Standing { by, ..Standing::default() };
         if cache.get(&id).is_some() {
             return self.resolve_on_disk(cache, id, standing).await;
         }
@@ -173,7 +180,15 @@ impl ModelLoader {
             let answer = tokio::time::timeout(STORE_PATIENCE, asking).await;
             answer.map_err(|_| too_slow(model))?
         };
-        match answer.map_err(Failure::from) {
+        let answer = answer.map_err(|error| match error {
+            // The next look may find it whole; a request has waited for that already.
+            StoreError::Unsettled { stale: false, .. } if refresh => {
+                let retry = error.retry();
+                Failure::from_error(ErrorKind::NotReady, &error).with_retry(retry)
+            }
+            error => error.into(),
+        });
+        match answer {
             Ok(artefact) => {
                 self.versions.found(model);
                 cache.named(&artefact.id);
@@ -249,6 +264,25 @@ impl ModelLoader {
             version: id.version,
         })
     }
+}
+
+/// What the store holds in place of the version that answers, where that has been damaged for so
+/// long that no upload is taken to be under way.
+async fn unfit(
+    catalog: &Catalog,
+    model: &ModelId,
+    serving: &Version,
+) -> Option<(Version, Failure)> {
+    let passed = catalog.passed_over(&model.target).await?;
+    if !passed.stale || passed.version == *serving {
+        return None;
+    }
+    let message = format!(
+        "what the store holds of {model} is damaged, or its upload never ended: {}; the version \
+         before it is served",
+        passed.why
+    );
+    Some((passed.version.clone(), Failure::new(ErrorKind::ModelInvalid, message)))
 }
 
 /// The failure of a store that did not name a version within [`STORE_PATIENCE`].

@@ -24,15 +24,16 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
+    bench_settling(Duration::ZERO).await
+}
+
+/// With a store whose uploads have so long to end.
+async fn bench_settling(settle: Duration) -> Bench {
     let memory = Arc::new(MemoryStore::new("memory"));
     let faulty = Arc::new(Faulty::new(memory.clone()));
     let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, faulty.clone())];
     let endpoint: EndpointName = "ep".parse().unwrap();
-    let config = CatalogConfig {
-        settle: Duration::ZERO,
-        update_settle: Duration::ZERO,
-        ..CatalogConfig::default()
-    };
+    let config = CatalogConfig { settle, update_settle: settle, ..CatalogConfig::default() };
     let catalog = Catalog::over(endpoint.clone(), stores, config).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let cache = DiskCache::open(CacheConfig::new(folder.path().join("c"), Bytes::mib(1)));

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
-use roundhouse_store::{Artefact, Choice, ChosenBy, DiskCache, DiskVersion, Freshness, Purged};
+use roundhouse_store::{
+    Artefact, Choice, ChosenBy, DiskCache, DiskVersion, Freshness, PassedOver, Purged,
+};
 use roundhouse_tenancy::Current;
 use roundhouse_types::{ArtefactId, EndpointName, ErrorKind, Failure, ModelId, RetryHint, Version};
 use tokio::time::Instant;
@@ -266,6 +268,12 @@ impl ModelLoader {
         let artefact = answer?;
         self.seen(&artefact);
         Ok(artefact)
+    }
+
+    /// The upload that a model's version answers in place of, as its store was last looked at.
+    pub(crate) async fn passed_over(&self, model: &ModelId) -> Option<Arc<PassedOver>> {
+        let Ok(Source::Store(catalog, _)) = self.source(&model.endpoint) else { return None };
+        catalog.passed_over(&model.target).await
     }
 
     /// When a version was first seen since the server started; `None` if it was not.

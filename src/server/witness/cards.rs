@@ -30,6 +30,8 @@ const TOLD_EACH: Duration = Duration::from_secs(60);
 
 /// What the driver says is taken.
 const USED_BYTES: &str = "roundhouse_card_used_bytes";
+/// What the card has.
+const MEMORY_BYTES: &str = "roundhouse_card_memory_bytes";
 /// What the ledger expects of it.
 const EXPECTED_BYTES: &str = "roundhouse_card_expected_bytes";
 
@@ -40,6 +42,7 @@ pub(super) fn describe() {
         Unit::Bytes,
         "Memory of a card that is taken, by this process or others, as its driver counts it."
     );
+    describe_gauge!(MEMORY_BYTES, Unit::Bytes, "Memory that a card has, taken or not.");
     describe_gauge!(
         EXPECTED_BYTES,
         Unit::Bytes,
@@ -118,6 +121,8 @@ impl Cards {
 
 fn publish(device: DeviceId, seen: &Seen, verdict: &Verdict) {
     gauge!(USED_BYTES, "device" => device.to_string()).set(shown(seen.own));
+    let whole = seen.own + seen.available.unwrap_or_default();
+    gauge!(MEMORY_BYTES, "device" => device.to_string()).set(shown(whole));
     gauge!(EXPECTED_BYTES, "device" => device.to_string()).set(shown(verdict.expected));
     if verdict.warn {
         let divergence = verdict.divergence;

@@ -103,8 +103,8 @@ fn the_token_that_stops_the_answer_has_no_text_in_it() {
 
 /// A writer that looks for calls; `<|im_start|>` marks them, as a special token does in other
 /// vocabularies.
-fn calling(free: bool) -> Writer {
-    let reader = CallReader::new(CallFormat::Hermes, vec!["look".into()]);
+fn calling(free: bool, single: bool) -> Writer {
+    let reader = CallReader::new(CallFormat::Hermes, vec!["look".into()], single);
     let calls = Calls { reader, markers: vec![(1, "<tool_call>")], free };
     Writer { calls: Some(calls), ..writer(&[], 0) }
 }
@@ -122,7 +122,7 @@ fn calls_are_no_text_and_are_why_an_answer_ends_that_was_free_to_make_them() {
         (false, FinishReason::StopToken, Finish::EndOfSequence),
         (true, FinishReason::Length, Finish::Length),
     ] {
-        let pieces = write(&mut calling(free), &ids, stop);
+        let pieces = write(&mut calling(free, false), &ids, stop);
         assert_eq!(text(&pieces), "See:");
         let calls: Vec<_> = pieces.iter().flat_map(|piece| &piece.calls).collect();
         assert_eq!((calls.len(), calls[0].name.as_str()), (1, "look"));
@@ -130,6 +130,28 @@ fn calls_are_no_text_and_are_why_an_answer_ends_that_was_free_to_make_them() {
         assert_eq!(finish(&pieces).reason, reason);
         let tokens: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
         assert_eq!(tokens, ids.len());
+    }
+}
+
+#[test]
+fn an_answer_ends_with_the_only_call_that_it_may_make() {
+    let codec = codec();
+    let call = "{\"name\": \"look\", \"arguments\": {}}</tool_call>";
+    let mut ids = vec![1];
+    ids.extend(codec.encode(call, false).unwrap());
+    let one = ids.len();
+    ids.extend(ids.clone());
+    ids.push(EOS);
+    let told = |pieces: &[Piece]| pieces.iter().map(|piece| piece.calls.len()).sum::<usize>();
+    let pieces = write(&mut calling(true, false), &ids, FinishReason::StopToken);
+    assert_eq!((told(&pieces), finish(&pieces).generated_tokens), (2, ids.len()));
+    for (free, reason) in [(true, Finish::ToolCalls), (false, Finish::EndOfSequence)] {
+        let pieces = write(&mut calling(free, true), &ids, FinishReason::StopToken);
+        assert_eq!((told(&pieces), finish(&pieces).generated_tokens), (1, one));
+        assert_eq!(finish(&pieces).reason, reason);
+        // Also where the length would end it there.
+        let pieces = write(&mut calling(free, true), &ids[..one], FinishReason::Length);
+        assert_eq!(finish(&pieces).reason, reason);
     }
 }
 

@@ -24,7 +24,7 @@ const WHITE_SPACE: &str = r"\x20|\x0A[\x20\x09]{0,24}";
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputForm {
     /// As messages about it name it.
-    pub field: &'static str,
+    pub field: String,
     /// What is asked.
     pub kind: FormKind,
 }
@@ -48,7 +48,7 @@ pub enum FormKind {
 /// A form as the library reads it.
 pub(crate) struct Grammar {
     /// The field that asked for it, for messages.
-    pub(crate) field: &'static str,
+    pub(crate) field: String,
     pub(crate) top: TopLevelGrammar,
 }
 
@@ -58,7 +58,7 @@ impl Grammar {
     /// # Errors
     /// `InvalidInput` that names `field`, for a form that is too long or empty.
     pub(crate) fn of(form: &OutputForm) -> Result<Self, Error> {
-        let field = form.field;
+        let field = form.field.as_str();
         let top = match &form.kind {
             FormKind::JsonObject => {
                 TopLevelGrammar::from_json_schema(laid_out(json!({"type": "object"})))
@@ -98,16 +98,16 @@ impl Grammar {
                 TopLevelGrammar::from_lark(format!("start: {}", choices.join(" | ")))
             }
         };
-        Ok(Self { field, top })
+        Ok(Self { field: field.to_owned(), top })
     }
 
     /// Takes a grammar that was written for the library.
     ///
     /// # Errors
     /// `InvalidInput` that names `field`, for one that is too long.
-    pub(crate) fn of_rules(rules: String, field: &'static str) -> Result<Self, Error> {
+    pub(crate) fn of_rules(rules: String, field: &str) -> Result<Self, Error> {
         within(field, "grammar", rules.len(), SCHEMA_BYTES_MAX)?;
-        Ok(Self { field, top: TopLevelGrammar::from_lark(rules) })
+        Ok(Self { field: field.to_owned(), top: TopLevelGrammar::from_lark(rules) })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::text::tests::{reference, sentencepiece};
 mod grammars;
 
 fn compile(codec: &TextCodec, kind: FormKind) -> Result<Compiled, crate::Error> {
-    let form = OutputForm { field: "response_format", kind };
+    let form = OutputForm { field: "response_format".into(), kind };
     codec.speller().unwrap().compile(Grammar::of(&form)?)
 }
 

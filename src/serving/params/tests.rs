@@ -116,6 +116,32 @@ fn lengths_follow_the_context_and_the_face() {
 }
 
 #[test]
+fn a_fault_is_told_by_the_name_that_the_client_has_for_the_field() {
+    let names = FieldNames {
+        prompt: "inputs",
+        max_tokens: "parameters.max_new_tokens",
+        min_tokens: "parameters.min_new_tokens",
+        prefix: "parameters.",
+    };
+    let asked = || Generation { names, max_tokens: Some(5), ..Generation::default() };
+    let refused = |asked: Generation, prompt: usize| {
+        let sequence = |parameters: Parameters| parameters.sequence(vec![1; prompt], 0, &SPEC);
+        resolve(Face::Inputs, &asked).and_then(sequence).unwrap_err().to_string()
+    };
+    for (asked, prompt, field) in [
+        (asked(), 44, "parameters.max_new_tokens: "),
+        (asked(), 60, "inputs: "),
+        (asked(), 0, "inputs: "),
+        (Generation { min_tokens: Some(6), ..asked() }, 8, "parameters.min_new_tokens: "),
+        (Generation { stop_token_ids: vec![100], ..asked() }, 8, "parameters.stop_token_ids[0]: "),
+        (Generation { logit_bias: vec![(100, 1.0)], ..asked() }, 8, "parameters.logit_bias[0]: "),
+    ] {
+        let told = refused(asked, prompt);
+        assert!(told.starts_with(field), "{told}");
+    }
+}
+
+#[test]
 fn sequences_of_a_request_have_seeds_in_a_row() {
     let asked = Generation { seed: Some(u64::MAX), ..Generation::default() };
     let parameters = resolve(Face::OpenAi, &asked).unwrap();

@@ -33,15 +33,31 @@ impl ContentForm {
     }
 }
 
-/// Checks the messages and puts them into the form.
-pub(super) fn prepare(messages: &[Value], form: ContentForm) -> Result<Vec<Value>, Error> {
+/// What a template makes of messages, found from its own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    content: ContentForm,
+    /// Whether it knows OpenAI's newer name of who instructs the model.
+    knows_developers: bool,
+}
+
+impl Reading {
+    pub(super) fn of(template: &str) -> Self {
+        let knows_developers = template.contains("developer");
+        Self { content: ContentForm::of(template), knows_developers }
+    }
+}
+
+/// Checks the messages and puts them into the form that a template reads.
+pub(super) fn prepare(messages: &[Value], reading: Reading) -> Result<Vec<Value>, Error> {
     if messages.is_empty() {
         return Err(Error::field("messages", "at least one message is needed"));
     }
-    messages.iter().enumerate().map(|(index, message)| one(index, message, form)).collect()
+    messages.iter().enumerate().map(|(index, message)| one(index, message, reading)).collect()
 }
 
-fn one(index: usize, message: &Value, form: ContentForm) -> Result<Value, Error> {
+fn one(index: usize, message: &Value, reading: Reading) -> Result<Value, Error> {
+    let form = reading.content;
     let place = |field: &str| format!("messages[{index}]{field}");
     let Some(object) = message.as_object() else {
         return Err(Error::field(place(""), "a message is an object with role and content"));
@@ -53,6 +69,9 @@ fn one(index: usize, message: &Value, form: ContentForm) -> Result<Value, Error>
         }
     }
     let mut object = object.clone();
+    if object["role"] == "developer" && !reading.knows_developers {
+        object.insert("role".to_owned(), "system".into());
+    }
     let calls_tools =
         matches!(object.get("tool_calls"), Some(Value::Array(calls)) if !calls.is_empty());
     match object.get("content") {
@@ -122,14 +141,27 @@ fn parse_arguments(message: &mut Map<String, Value>) {
 mod tests {
     use super::*;
 
+    const PLAIN: Reading = Reading { content: ContentForm::Text, knows_developers: false };
+    const PARTS: Reading = Reading { content: ContentForm::Parts, ..PLAIN };
+
+    #[test]
+    fn developers_are_the_system_to_templates_that_do_not_know_them() {
+        let role = |template: &str| {
+            let message = json!({"role": "developer", "content": "be brief"});
+            prepare(&[message], Reading::of(template)).unwrap()[0]["role"].clone()
+        };
+        assert_eq!(role("{{ messages[0].role }}"), "system");
+        assert_eq!(role("{% if message.role == 'developer' %}"), "developer");
+    }
+
     #[test]
     fn text_parts_become_one_string_where_the_template_wants_one() {
         let parts = json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
-        let text = prepare(std::slice::from_ref(&parts), ContentForm::Text).unwrap();
+        let text = prepare(std::slice::from_ref(&parts), PLAIN).unwrap();
         assert_eq!(text[0]["content"], "a\nb");
-        assert_eq!(prepare(std::slice::from_ref(&parts), ContentForm::Parts).unwrap()[0], parts);
+        assert_eq!(prepare(std::slice::from_ref(&parts), PARTS).unwrap()[0], parts);
         let string = json!({"role": "user", "content": "a"});
-        let listed = prepare(&[string], ContentForm::Parts).unwrap();
+        let listed = prepare(&[string], PARTS).unwrap();
         assert_eq!(listed[0]["content"], json!([{"type": "text", "text": "a"}]));
     }
 
@@ -149,10 +181,10 @@ mod tests {
             ),
         ];
         for (message, start) in cases {
-            let error = prepare(&[message], ContentForm::Text).unwrap_err().to_string();
+            let error = prepare(&[message], PLAIN).unwrap_err().to_string();
             assert!(error.starts_with(start), "{error}");
         }
-        assert!(prepare(&[], ContentForm::Text).is_err());
+        assert!(prepare(&[], PLAIN).is_err());
     }
 
     #[test]
@@ -160,7 +192,7 @@ mod tests {
         let message = json!({"role": "assistant", "content": null, "tool_calls": [
             {"type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}}
         ]});
-        let prepared = prepare(&[message], ContentForm::Text).unwrap();
+        let prepared = prepare(&[message], PLAIN).unwrap();
         assert_eq!(prepared[0]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde_json::{Map, Value};
 
-use super::messages::{self, ContentForm};
+use super::messages::{self, Reading};
 use super::python;
 use crate::Error;
 use crate::tools::CallFormat;
@@ -23,7 +23,7 @@ const TOOL_USE: &str = "tool_use";
 #[derive(Debug)]
 pub(super) struct ChatTemplates {
     environment: Environment<'static>,
-    forms: BTreeMap<String, ContentForm>,
+    readings: BTreeMap<String, Reading>,
     /// Templates that cannot be parsed: line and message.
     broken: BTreeMap<String, (usize, String)>,
     /// `bos_token`, `eos_token` and so on.
@@ -39,18 +39,18 @@ impl ChatTemplates {
         special: BTreeMap<String, String>,
     ) -> Self {
         let mut environment = environment();
-        let mut forms = BTreeMap::new();
+        let mut readings = BTreeMap::new();
         let mut broken = BTreeMap::new();
         let calls = sources.get(TOOL_USE).or(sources.get(DEFAULT));
         let calls = calls.and_then(|source| CallFormat::of(source));
         for (name, source) in sources {
-            let form = ContentForm::of(&source);
+            let reading = Reading::of(&source);
             match environment.add_template_owned(name.clone(), without_generation_tags(&source)) {
-                Ok(()) => drop(forms.insert(name, form)),
+                Ok(()) => drop(readings.insert(name, reading)),
                 Err(error) => drop(broken.insert(name, place(&error))),
             }
         }
-        Self { environment, forms, broken, special, calls }
+        Self { environment, readings, broken, special, calls }
     }
 
     /// How the template for chats with tools shows the model to call them.
@@ -64,7 +64,7 @@ impl ChatTemplates {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.forms.is_empty() && self.broken.is_empty()
+        self.readings.is_empty() && self.broken.is_empty()
     }
 
     /// Renders a chat.
@@ -74,13 +74,13 @@ impl ChatTemplates {
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
     ) -> Result<String, Error> {
-        let known = |name: &str| self.forms.contains_key(name) || self.broken.contains_key(name);
+        let known = |name: &str| self.readings.contains_key(name) || self.broken.contains_key(name);
         let name = if tools.is_some() && known(TOOL_USE) { TOOL_USE } else { DEFAULT };
         if let Some((line, message)) = self.broken.get(name) {
             return Err(Error::Template { line: *line, message: message.clone() });
         }
-        let form = *self.forms.get(name).ok_or(Error::NoTemplate)?;
-        let messages = messages::prepare(messages, form)?;
+        let reading = *self.readings.get(name).ok_or(Error::NoTemplate)?;
+        let messages = messages::prepare(messages, reading)?;
 
         let mut context = Map::new();
         for (token, text) in &self.special {

@@ -413,29 +413,33 @@ fn templates_see_what_transformers_gives_them() {
 
 #[test]
 fn an_adapter_holds_no_texts_that_are_its_bases() {
-    let base = Arc::new(reference());
+    // Not the one that other tests hold as well.
+    let base = Arc::new(TextCodec::open(Path::new(REFERENCES)).unwrap());
     let vocabulary = base.tokenizer.get_vocab_size(true) + 1;
     let own = |files: &[(&str, Vec<u8>)]| {
         let folder = TempDir::new().unwrap();
         for (name, bytes) in files {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
-        (base.of_adapter(folder.path(), vocabulary, None), folder)
+        base.of_adapter(folder.path(), vocabulary, None).unwrap()
     };
     let tokenizer = std::fs::read(Path::new(REFERENCES).join("tokenizer.json")).unwrap();
     for files in [&[][..], &[("tokenizer.json", tokenizer.clone())]] {
-        assert!(Arc::ptr_eq(&own(files).0.unwrap(), &base));
+        let text = own(files);
+        assert!(!text.is_own() && Arc::ptr_eq(&text.on(&base), &base));
     }
     let template = ("chat_template.jinja", b"mine: {{ messages[0].content }}".to_vec());
-    let (codec, _) = own(&[template, ("tokenizer.json", tokenizer.clone())]);
-    let codec = codec.unwrap();
+    let text = own(&[template, ("tokenizer.json", tokenizer.clone())]);
+    assert!(text.is_own());
+    assert_eq!(Arc::strong_count(&base.tokenizer), 1, "its base's tokenizer would stay for it");
+    let codec = text.on(&base);
     assert!(Arc::ptr_eq(&codec.tokenizer, &base.tokenizer), "the tokenizer is held twice");
     let said = json!({"role": "user", "content": "hi"});
     assert_eq!(codec.render_chat(&[said], None, &Map::new()).unwrap(), "mine: hi");
     // Another file with the same tokens is a tokenizer of its own.
     let mut spaced = tokenizer;
     spaced.push(b' ');
-    let codec = own(&[("tokenizer.json", spaced.clone())]).0.unwrap();
+    let codec = own(&[("tokenizer.json", spaced.clone())]).on(&base);
     assert!(!Arc::ptr_eq(&codec.tokenizer, &base.tokenizer));
     assert_eq!(codec.encode("some text", true).unwrap(), base.encode("some text", true).unwrap());
     let folder = TempDir::new().unwrap();

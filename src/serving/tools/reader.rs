@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use serde_json::{Map, Value};
 
+use super::extent::FirstObject;
 use super::{CallFormat, ToolCall};
 use crate::text::overlap;
 
@@ -17,12 +18,16 @@ const ARGUMENTS: &str = "[ARGS]";
 ///
 /// 1. What looks like a call but cannot be read as one is given out as text.
 /// 2. White space between what is said and a call belongs to neither.
-/// 3. A call is given out whole.
+/// 3. A call is given out whole, and one that is to be the only one as soon as it is.
 #[derive(Debug)]
 pub(crate) struct CallReader {
     format: CallFormat,
     /// The tools there are: a whole answer of JSON is a call only if it names one of them.
     names: Vec<String>,
+    /// Whether the first call is the only one.
+    single: bool,
+    /// Where it ends, in an answer that is all calls.
+    first: FirstObject,
     /// Text that is not decided.
     held: String,
     /// White space before the call under way, in case it is none.
@@ -50,15 +55,21 @@ pub(crate) struct Said {
 }
 
 impl CallReader {
-    /// Looks for calls of the tools with these names.
-    pub(crate) fn new(format: CallFormat, names: Vec<String>) -> Self {
+    /// Looks for calls of the tools with these names, or for one (`single`).
+    pub(crate) fn new(format: CallFormat, names: Vec<String>, single: bool) -> Self {
         let (held, gap) = (String::new(), String::new());
-        Self { format, names, held, gap, state: State::Beginning, called: false }
+        let (first, state) = (FirstObject::default(), State::Beginning);
+        Self { format, names, single, first, held, gap, state, called: false }
     }
 
     /// Whether a call has been given out.
     pub(crate) fn called(&self) -> bool {
         self.called
+    }
+
+    /// Whether all calls that are wanted have been given out.
+    pub(crate) fn is_done(&self) -> bool {
+        self.single && self.called
     }
 
     /// Whether text is held back.
@@ -76,8 +87,35 @@ impl CallReader {
             CallFormat::MistralList | CallFormat::MistralArguments => self.listed(&mut said),
             CallFormat::Llama | CallFormat::Plain => self.whole(&mut said),
         }
+        if self.single && self.state == State::Calling && self.format != CallFormat::Hermes {
+            self.only(&mut said);
+        }
         self.called |= !said.calls.is_empty();
         said
+    }
+
+    /// Gives out the first of what is all calls, when it is complete.
+    fn only(&mut self, said: &mut Said) {
+        let Some(end) = self.first.end(&self.held) else { return };
+        let begun = self.held[..end].trim();
+        let is_list = begun.strip_prefix(PYTHON).unwrap_or(begun).trim_start().starts_with('[');
+        let closing = if is_list { "]" } else { "" };
+        if let Some([call]) = self.all(&format!("{begun}{closing}")).as_deref() {
+            said.calls.push(self.call(call.clone()));
+            self.held.clear();
+            self.state = State::Saying;
+        }
+    }
+
+    /// The calls of a text that is all calls.
+    fn all(&self, text: &str) -> Option<Vec<(String, String)>> {
+        match self.format {
+            CallFormat::Hermes => one(text).map(|call| vec![call]),
+            CallFormat::MistralList | CallFormat::MistralArguments => several(text),
+            CallFormat::Llama | CallFormat::Plain => {
+                values(text).filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name)))
+            }
+        }
     }
 
     /// What is held back, when no more comes. Of an answer that is a call in any case (`forced`),
@@ -91,14 +129,8 @@ impl CallReader {
             return said;
         }
         self.state = State::Saying;
-        let calls = match self.format {
-            CallFormat::Hermes => one(&held).map(|call| vec![call]),
-            CallFormat::MistralList | CallFormat::MistralArguments => several(&held),
-            CallFormat::Llama | CallFormat::Plain => values(&held)
-                .filter(|calls| calls.iter().all(|(name, _)| self.names.contains(name))),
-        };
         let begun = || if forced { begun(&held, self.format) } else { None };
-        match calls.or_else(begun) {
+        match self.all(&held).or_else(begun) {
             Some(calls) => said.calls = calls.into_iter().map(|call| self.call(call)).collect(),
             None => {
                 said.text.push_str(&self.gap);
@@ -130,7 +162,12 @@ impl CallReader {
                 let body = self.held[..from + at].to_owned();
                 self.held.drain(..from + at + CLOSE.len());
                 match one(&body) {
-                    Some(call) => said.calls.push(self.call(call)),
+                    Some(call) => {
+                        said.calls.push(self.call(call));
+                        if self.single {
+                            self.held.clear();
+                        }
+                    }
                     None => said.text.push_str(&format!("{}{OPEN}{body}{CLOSE}", self.gap)),
                 }
                 self.state = State::Beginning;

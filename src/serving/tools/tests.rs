@@ -16,12 +16,20 @@ const ALL: [CallFormat; 5] = [
 ];
 
 fn reader(format: CallFormat) -> CallReader {
-    CallReader::new(format, vec!["look".into(), "add".into()])
+    reader_of(format, false)
+}
+
+fn reader_of(format: CallFormat, single: bool) -> CallReader {
+    CallReader::new(format, vec!["look".into(), "add".into()], single)
 }
 
 /// All that is made of an answer that comes in these pieces.
 fn read<'a>(format: CallFormat, pieces: impl IntoIterator<Item = &'a str>) -> Said {
-    let mut reader = reader(format);
+    read_by(reader(format), pieces)
+}
+
+/// The same by this reader; what follows the only call is not waited for.
+fn read_by<'a>(mut reader: CallReader, pieces: impl IntoIterator<Item = &'a str>) -> Said {
     let mut all = Said::default();
     let mut add = |said: Said| {
         all.text.push_str(&said.text);
@@ -29,6 +37,9 @@ fn read<'a>(format: CallFormat, pieces: impl IntoIterator<Item = &'a str>) -> Sa
     };
     for piece in pieces {
         add(reader.push(piece));
+        if reader.is_done() {
+            break;
+        }
     }
     add(reader.finish(false));
     all
@@ -87,6 +98,59 @@ fn calls_are_found_in_every_way_of_writing_them() {
 }
 
 #[test]
+fn an_only_call_is_given_out_when_it_is_complete_and_what_follows_is_not_looked_at() {
+    let at = r#"{"at": "{]} \"}"}"#;
+    let cases = [
+        (
+            CallFormat::Hermes,
+            "See.<tool_call>{\"name\": \"look\", \"arguments\": AT}</tool_call>",
+            "See.",
+        ),
+        (CallFormat::Llama, "<|python_tag|>{\"name\": \"look\", \"parameters\": AT}", ""),
+        (CallFormat::Llama, "<|python_tag|>[{\"name\": \"look\", \"parameters\": AT}", ""),
+        (
+            CallFormat::MistralList,
+            "See.[TOOL_CALLS] [{\"name\": \"look\", \"arguments\": AT}",
+            "See.",
+        ),
+        (CallFormat::MistralArguments, "[TOOL_CALLS]look[ARGS]AT", ""),
+        (CallFormat::Plain, " {\"name\": \"look\", \"arguments\": AT}", ""),
+    ];
+    for (format, answer, text) in cases {
+        let answer = answer.replace("AT", at);
+        for follows in
+            ["", ", {\"name\": \"add\"", "; {}", "<tool_call>{\"name\": \"add\"}</tool_call>"]
+        {
+            let mut reader = reader_of(format, true);
+            let mut all = Said::default();
+            let (before, last) = answer.split_at(answer.len() - 1);
+            for piece in before.split_inclusive(' ') {
+                all.text.push_str(&reader.push(piece).text);
+                assert!(!reader.is_done(), "{format:?}");
+            }
+            all.calls = reader.push(&format!("{last}{follows}")).calls;
+            assert!(reader.is_done(), "{format:?}: {answer}");
+            assert_eq!(reader.finish(false), Said::default(), "{format:?}");
+            let want = ("look", json!({"at": "{]} \"}"}));
+            assert_eq!((calls(&all), all.text.as_str()), (vec![want], text), "{format:?}");
+        }
+    }
+    for (format, answer) in [
+        (
+            CallFormat::Llama,
+            "{\"name\": \"other\", \"parameters\": {}} {\"name\": \"look\", \"parameters\": {}}",
+        ),
+        (CallFormat::Plain, "{\"answer\": 42}"),
+        (CallFormat::MistralList, "[TOOL_CALLS] {{}}"),
+    ] {
+        let mut reader = CallReader::new(format, vec!["look".into()], true);
+        let mut said: String = answer.split_inclusive(' ').map(|it| reader.push(it).text).collect();
+        said.push_str(&reader.finish(false).text);
+        assert_eq!((said.as_str(), reader.is_done()), (answer, false), "{format:?}");
+    }
+}
+
+#[test]
 fn what_is_no_call_stays_text() {
     let answers = [
         "No tools <tool_ here.",
@@ -132,16 +196,19 @@ proptest! {
         ], 0..8),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         format in prop::sample::select(&ALL[..]),
+        single in any::<bool>(),
     ) {
         let answer = parts.concat();
         let places: Vec<usize> = answer.char_indices().map(|(at, _)| at).chain([answer.len()]).collect();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| places[cut.index(places.len())]).collect();
         cuts.extend([0, answer.len()]);
         cuts.sort_unstable();
-        let said = read(format, cuts.windows(2).map(|pair| &answer[pair[0]..pair[1]]));
-        let whole = read(format, [answer.as_str()]);
+        let pieces = cuts.windows(2).map(|pair| &answer[pair[0]..pair[1]]);
+        let said = read_by(reader_of(format, single), pieces);
+        let whole = read_by(reader_of(format, single), [answer.as_str()]);
         prop_assert_eq!(&said.text, &whole.text);
         prop_assert_eq!(calls(&said), calls(&whole));
+        prop_assert!(!single || said.calls.len() < 2);
         if said.calls.is_empty() {
             prop_assert_eq!(said.text, answer);
         }

@@ -163,6 +163,12 @@ async fn what_has_long_been_short_may_be_damaged() {
     );
     let error = f.resolve("young").await.unwrap_err().to_string();
     assert!(error.contains("still being uploaded: file 'model.safetensors' has 500 of"), "{error}");
+    assert!(error.contains("its upload was waited for 12s"), "{error}");
+    // A look that would come too late is not waited for.
+    let f = fixture_with(CatalogConfig { settle: Duration::from_secs(30), ..Default::default() });
+    f.memory.put("young/model.safetensors", safetensors(1000)[..500].to_vec());
+    let error = f.resolve("young").await.unwrap_err().to_string();
+    assert!(error.contains("has 500 of") && !error.contains("was waited for"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,6 +276,37 @@ async fn a_version_that_was_deleted_does_not_come_back_when_its_name_does() {
     f.old("m/model.safetensors", whole);
     sleep(Duration::from_secs(1)).await;
     assert_ne!(f.fresh("m").await.unwrap().id, old.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_upload_that_an_older_version_answers_for_is_told_until_it_is_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = CacheConfig::new(folder.path(), roundhouse_types::Bytes::mib(16));
+    let disk = DiskCache::open(config).await.unwrap();
+    let mut f = fixture();
+    f.catalog = f.catalog.with_disk(disk.clone());
+    let target = "m".parse().unwrap();
+    f.old("m/model.safetensors", safetensors(10));
+    let old = f.resolve("m").await.unwrap();
+    disk.fetch(&f.catalog, &old, &Progress::new()).await.unwrap();
+    assert_eq!(f.catalog.passed_over(&target).await, None);
+    let whole = safetensors(20);
+    for (is_old, stale) in [(false, false), (true, true)] {
+        let short = whole[..whole.len() - 1].to_vec();
+        match is_old {
+            true => f.old("m/model.safetensors", short),
+            false => f.memory.put("m/model.safetensors", short),
+        }
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(f.fresh("m").await.unwrap().id, old.id);
+        let passed = f.catalog.passed_over(&target).await.expect("it is told");
+        assert!(passed.why.contains("model.safetensors") && passed.version != old.id.version);
+        assert_eq!(passed.stale, stale, "{}", passed.why);
+    }
+    f.old("m/model.safetensors", whole);
+    advance(Duration::from_millis(1)).await;
+    assert_ne!(f.fresh("m").await.unwrap().id, old.id);
+    assert_eq!(f.catalog.passed_over(&target).await, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::routes::Route;
 
 fn model(text: &str) -> ModelId {
     let (endpoint, target) = text.split_once(':').unwrap_or(("e", text));
@@ -61,6 +62,21 @@ fn an_endpoint_is_reached_by_whoever_has_a_pattern_there() {
     assert!(reaches(&caller("ops"), "other"));
     assert!(!reaches(&caller("nobody"), "chat"));
     assert!(!reaches(&Caller::anonymous(), "other"));
+}
+
+#[test]
+fn an_endpoint_is_named_by_patterns_and_by_aliases_that_serve() {
+    let see = Grants { see: patterns(&["chat:x/**"]), ..grants(&["x/**"]) };
+    let tenants = [("acme", grants(&["chat:acme/**"])), ("any", grants(&["**"])), ("see", see)];
+    let route = Route { target: model("solo:acme/a"), weight: 1.0 };
+    let mut aliases = Aliases::default();
+    let name = "name".parse().unwrap();
+    assert!(aliases.add(None, "solo".parse().unwrap(), name, Alias::new(vec![route])));
+    let policy = policy(&tenants).with_aliases(aliases);
+    let names = |who: &str, name: &str| policy.names(&caller(who), &name.parse().unwrap());
+    assert!(names("acme", "chat") && names("see", "chat") && !names("any", "chat"));
+    assert!(names("any", "solo") && !names("acme", "solo") && !names("see", "solo"));
+    assert!(!names("nobody", "chat") && !names("nobody", "solo"));
 }
 
 #[test]

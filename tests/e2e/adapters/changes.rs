@@ -11,6 +11,7 @@ use roundhouse_tests::adapters::{label, labelled_base, signed_adapter};
 use roundhouse_tests::models::File;
 use roundhouse_tests::s3::S3;
 use roundhouse_tests::server::Server;
+use roundhouse_tests::site::until;
 
 use super::{LABELS, hello, place, resident, said, server};
 
@@ -152,4 +153,99 @@ async fn a_cold_adapter_of_a_loaded_base_takes_few_requests_of_the_store() {
     // Who is it (a head and a listing, twice while it is young), and its two files, each with a
     // head for its checksum.
     assert!(took <= 8.0, "{took} requests");
+}
+
+/// What a server says of the newer version of `one` that is not served, in each place where it does.
+async fn told_of_failure(server: &Server) -> [bool; 4] {
+    let versions = server.admin_get("/admin/v1/versions?target=one").await.json();
+    let rows = versions["versions"].as_array().unwrap();
+    let failed = |row: &&serde_json::Value| {
+        row["failure"].as_str().is_some_and(|why| why.contains("adapter_model.safetensors"))
+    };
+    let residency = server.admin_get("/admin/v1/residency").await.json();
+    let explained = server.admin_get("/admin/v1/explain?target=one").await.json();
+    [
+        rows.iter().any(|row| failed(&row) && row["failed_since"].is_string()),
+        resident(&residency, "one")["unfit"]["version"].is_string(),
+        explained["now"].as_str().unwrap().contains("another version"),
+        server.metric("roundhouse_residency_updates_failed").await > 0.0,
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_upload_over_a_loaded_adapter_is_told_everywhere_until_it_is_mended() {
+    let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    place(store.path(), "base", &labelled_base(LABELS));
+    place(store.path(), "one", &signed_adapter("base", LABELS, 1));
+    let server = server(store.path(), cache.path(), "").await;
+    assert_eq!(said(&server.invoke("default", "one", hello()).await), label(1));
+    assert_eq!(told_of_failure(&server).await, [false; 4]);
+    let mut short = signed_adapter("base", LABELS, 2);
+    short[1].1.pop();
+    replace(store.path(), "one", &short);
+    until("the damage is told", || async {
+        server.admin_post("refresh", "default", "one").await;
+        told_of_failure(&server).await == [true; 4]
+    })
+    .await;
+    assert_eq!(said(&server.invoke("default", "one", hello()).await), label(1));
+    replace(store.path(), "one", &signed_adapter("base", LABELS, 3));
+    until("the mended one serves", || async {
+        server.admin_post("refresh", "default", "one").await;
+        said(&server.invoke("default", "one", hello()).await) == label(3)
+    })
+    .await;
+    assert_eq!(told_of_failure(&server).await, [false; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_upload_over_what_an_operator_chose_alarms_nobody() {
+    let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    place(store.path(), "base", &labelled_base(LABELS));
+    place(store.path(), "one", &signed_adapter("base", LABELS, 1));
+    let server = server(store.path(), cache.path(), "").await;
+    let first = server.invoke("default", "one", hello()).await;
+    let first = first.header("x-roundhouse-version").to_owned();
+    let mut short = signed_adapter("base", LABELS, 2);
+    short[1].1.pop();
+    replace(store.path(), "one", &short);
+    until("the damage is told", || async {
+        server.admin_post("refresh", "default", "one").await;
+        told_of_failure(&server).await == [true; 4]
+    })
+    .await;
+    let url = format!("{}/admin/v1/use", server.admin);
+    let body = serde_json::json!({"target": "one", "version": first});
+    let chosen = server.send(server.http().post(url).json(&body)).await;
+    assert_eq!(chosen.status, 200, "{}", chosen.body);
+    for _ in 0..2 {
+        // `versions` tells all there is.
+        assert_eq!(told_of_failure(&server).await, [true, false, false, false]);
+        server.admin_post("refresh", "default", "one").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unload_of_a_base_names_what_leaves_with_it_and_takes_no_field_that_it_does_not_know() {
+    let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    place(store.path(), "base", &labelled_base(LABELS));
+    for (at, target) in ["one", "two"].into_iter().enumerate() {
+        place(store.path(), target, &signed_adapter("base", LABELS, at));
+    }
+    let server = server(store.path(), cache.path(), "").await;
+    for target in ["one", "two"] {
+        assert_eq!(server.invoke("default", target, hello()).await.status, 200);
+    }
+    server.admin_post("keep", "default", "two").await;
+    for (route, field) in [("load", "forse"), ("unload", "purg"), ("keep", "x"), ("use", "y")] {
+        let url = format!("{}/admin/v1/{route}", server.admin);
+        let body = serde_json::json!({"target": "base", "version": "latest", field: true});
+        let refused = server.send(server.http().post(url).json(&body)).await;
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        assert!(refused.body.contains("unknown field"), "{}", refused.body);
+    }
+    let unloaded = server.admin_post("unload", "default", "base").await.json();
+    let left = unloaded["adapters"].as_array().unwrap().iter();
+    let left: Vec<_> = left.map(|it| (it["target"].as_str(), it["kept"].as_bool())).collect();
+    assert_eq!(left, [(Some("one"), Some(false)), (Some("two"), Some(true))], "{unloaded}");
 }

@@ -42,6 +42,15 @@ async fn the_platform_registers_asks_lists_and_removes_adapters() {
     assert!(lost.body.contains("org/other"), "{}", lost.body);
     let plain = register("model", "model").await;
     assert!(plain.status == 424 && plain.body.contains("adapter_config.json"), "{}", plain.body);
+    std::fs::write(root.path().join("a3.tar.gz"), [0x1f, 0x8b]).unwrap();
+    let packed = register("packed", "a3.tar.gz").await;
+    assert_eq!(packed.status, 424, "{}", packed.body);
+    let why = "src must be a folder with adapter_config.json";
+    assert!(packed.body.contains(why), "{}", packed.body);
+    let outside = json!({"name": "x", "src": within(bases.path(), "org/base")});
+    let outside = server.post("/adapters", outside).await;
+    assert_eq!(outside.status, 400, "{}", outside.body);
+    assert!(outside.body.contains("src must be a path below the models' root"), "{}", outside.body);
     let late = json!({"name": "two", "src": within(root.path(), "a2"), "preload": false});
     assert_eq!(server.post("/adapters", late).await.status, 200);
     for (name, at) in [("one", 1), ("two", 2), ("one", 1)] {
@@ -60,7 +69,9 @@ async fn the_platform_registers_asks_lists_and_removes_adapters() {
         |name: &str| server.send(server.http().delete(format!("{}/adapters/{name}", server.data)));
     assert_eq!(delete("one").await.status, 200);
     assert_eq!(delete("one").await.status, 404);
-    assert_eq!(invoke(&server, "/invocations", "one").await.status, 400);
+    let gone = invoke(&server, "/invocations", "one").await;
+    assert_eq!(gone.status, 424, "{}", gone.body);
+    assert!(gone.body.contains("adapter one is not registered"), "{}", gone.body);
     let residency = server.admin_get("/admin/v1/residency").await.json();
     assert_eq!(resident(&residency, "org/base")["adapters"], 1, "{residency}");
     // With the last adapter its base goes, too: the platform does not know of it.

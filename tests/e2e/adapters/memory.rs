@@ -1,6 +1,9 @@
 //! More adapters than there is memory for.
 
+use std::path::Path;
+
 use roundhouse_tests::adapters::{label, labelled_base, signed_of_rank};
+use serde_json::Value;
 
 use super::{LABELS, hello, place, resident, said, server};
 
@@ -77,4 +80,77 @@ async fn two_hundred_adapters_take_turns_beside_one_base_and_none_is_refused() {
     }
     let different: std::collections::BTreeSet<&String> = names.iter().collect();
     assert_eq!((names.len(), different.len()), (ADAPTERS + 1, ADAPTERS + 1));
+}
+
+/// Deletes every file of weights below a folder; says how many.
+fn delete_weights(folder: &Path) -> usize {
+    let mut deleted = 0;
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            deleted += delete_weights(&path);
+        } else if path.extension().is_some_and(|it| it == "safetensors") {
+            std::fs::remove_file(&path).unwrap();
+            deleted += 1;
+        }
+    }
+    deleted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_that_left_a_device_come_back_from_the_hosts_memory_as_far_as_that_holds_them() {
+    /// Adapters that take turns, and how many of them fit on the device.
+    const TURNS: usize = 8;
+    const ROOM: u64 = 3;
+    let _alone = crate::HEAVY.lock().await;
+    let (store, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    place(store.path(), "base", &labelled_base(LABELS));
+    for at in 1..=TURNS {
+        place(store.path(), &format!("a{at}"), &signed_of_rank("base", LABELS, at, 256));
+    }
+    let parts = |it: &Value| -> u64 {
+        it["bytes"].as_object().unwrap().values().map(|part| part.as_u64().unwrap()).sum()
+    };
+    let device = |budget: u64| format!("[[device]]\nid = \"simulated:0\"\nbudget = \"{budget}B\"");
+    let probe = server(store.path(), cache.path(), &device(256 << 20)).await;
+    assert_eq!(said(&probe.invoke("default", "a1", hello()).await), label(1));
+    let residency = probe.admin_get("/admin/v1/residency").await.json();
+    let (base, one) = (parts(resident(&residency, "base")), parts(resident(&residency, "a1")));
+    drop(probe);
+    // As above.
+    let slack = 512 * 1024;
+    assert!(slack < one, "{one} bytes are too few to tell");
+    for fit in [TURNS as u64 + 1, 2] {
+        // Each turn with a cache of its own: the one before lost its files.
+        let cache = tempfile::tempdir().unwrap();
+        let host = fit * one + one / 2;
+        let settings =
+            format!("[memory]\nhost = \"{host}B\"\n{}", device(base + slack + ROOM * one));
+        let server = server(store.path(), cache.path(), &settings).await;
+        let round = async || {
+            let mut tiers = Vec::new();
+            for at in 1..=TURNS {
+                let answer = server.invoke("default", &format!("a{at}"), hello()).await;
+                assert_eq!((answer.status, said(&answer)), (200, &*label(at)), "{}", answer.body);
+                tiers.push(answer.header("x-roundhouse-tier").to_owned());
+            }
+            tiers
+        };
+        round().await;
+        round().await;
+        if fit > TURNS as u64 {
+            assert_eq!(delete_weights(&cache.path().join("c")), TURNS + 1);
+            let tiers = round().await;
+            assert!(tiers.iter().all(|tier| tier == "host" || tier == "device"), "{tiers:?}");
+            assert!(tiers.iter().any(|tier| tier == "host"), "{tiers:?}");
+        }
+        let residency = server.admin_get("/admin/v1/residency").await.json();
+        let told = &residency["host"];
+        let copies = told["copies"].as_array().unwrap();
+        assert!(!copies.is_empty() && copies.len() as u64 <= fit, "{residency}");
+        assert!(copies.iter().all(|copy| copy["kind"] == "adapter" && parts(copy) == one));
+        assert_eq!(told["charged_bytes"].as_u64(), Some(copies.iter().map(parts).sum()));
+        assert!(told["charged_bytes"].as_u64().unwrap() <= host, "{residency}");
+        assert!(!resident(&residency, "base").is_null(), "{residency}");
+    }
 }

@@ -1,6 +1,9 @@
 //! What cannot be served as an adapter, and what is said of it.
 
+use std::process::Command;
+
 use roundhouse_tests::adapters::{config, label, labelled_base, signed_adapter};
+use roundhouse_tests::server::binary;
 use serde_json::{Value, json};
 
 use super::{LABELS, hello, place, said, server};
@@ -86,4 +89,50 @@ async fn an_archive_that_brings_its_bases_tokenizer_again_does_not_hold_it_twice
     let bytes = &super::resident(&residency, "packed.tar.gz")["bytes"];
     // The tokenizer is its base's, and not held a second time.
     assert!(bytes["host"].as_u64().unwrap() < 64 * 1024, "{bytes}");
+}
+
+#[test]
+fn a_survey_holds_adapters_against_the_bases_that_lie_beside_them() {
+    let store = tempfile::tempdir().unwrap();
+    let at = store.path();
+    place(at, "base", &labelled_base(LABELS));
+    place(at, "good", &signed_adapter("base", LABELS, 3));
+    place(at, "lost", &signed_adapter("no/such-base", LABELS, 3));
+    place(at, "narrow", &signed_adapter("base", LABELS - 1, 3));
+    place(at, "chained", &signed_adapter("good", LABELS, 3));
+    place(at, "broken", &[("config.json".into(), b"{}".to_vec())]);
+    place(at, "hopeless", &signed_adapter("broken", LABELS, 3));
+    place(at, "nameless", &signed_adapter("", LABELS, 3));
+    let packed = roundhouse_tests::models::tar_gz(&labelled_base(LABELS));
+    std::fs::write(at.join("packed.tar.gz"), packed).unwrap();
+    place(at, "unseen", &signed_adapter("packed.tar.gz", LABELS, 3));
+    let uri = format!("file://{}/", at.display());
+    let survey = |more: &[&str]| {
+        let output = Command::new(binary()).args(["survey", &uri]).args(more).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told: Value = serde_json::from_str(&survey(&["--json"])).unwrap();
+    let finding = |target: &str| {
+        let all = told["targets"].as_array().unwrap();
+        all.iter().find(|it| it["target"] == target).unwrap()
+    };
+    for (target, base_is) in [("good", "here"), ("lost", "not_here"), ("unseen", "not_seen")] {
+        let found = finding(target);
+        assert_eq!(found["verdict"], "runs_beside_base", "{found}");
+        assert_eq!(found["base_is"], base_is, "{found}");
+    }
+    for (target, why) in [
+        ("narrow", "has shape"),
+        ("chained", "itself an adapter"),
+        ("hopeless", "its base does not run: "),
+        ("nameless", "has no base_model_name_or_path"),
+    ] {
+        let found = finding(target);
+        assert_eq!(found["verdict"], "does_not_run", "{found}");
+        assert!(found["reason"].as_str().unwrap().contains(why), "{found}");
+    }
+    let table = survey(&[]);
+    let told = "1 will run beside their base, 1 will run if they fit their base, 1 without a base \
+                here, 1 unknown until fetched, 5 will not run";
+    assert!(table.contains("[endpoint.bases]") && table.contains(told), "{table}");
 }

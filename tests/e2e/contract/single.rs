@@ -87,6 +87,18 @@ async fn adapters_lie_beside_the_model_or_are_registered_later() {
     assert!(plain.body.contains(&format!("\"{}\"", label(0))), "{}", plain.body);
     let removed = server.http().delete(format!("{}/adapters/a2", server.data));
     assert_eq!(server.send(removed).await.status, 200);
+    for header in [true, false] {
+        let request = server.http().post(format!("{}/invocations", server.data));
+        let request = match header {
+            true => request
+                .header("x-amzn-sagemaker-adapter-identifier", "a2")
+                .json(&json!({"inputs": "hello"})),
+            false => request.json(&json!({"inputs": "hello", "adapters": "a2"})),
+        };
+        let gone = server.send(request).await;
+        assert_eq!(gone.status, 424, "{}", gone.body);
+        assert!(gone.body.contains("adapter a2 is not registered"), "{}", gone.body);
+    }
     // The model is not one that came for its adapters: it stays.
     let plain = server.post("/invocations", json!({"inputs": "hello"})).await;
     assert_eq!(plain.status, 200, "{}", plain.body);

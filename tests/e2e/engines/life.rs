@@ -227,3 +227,54 @@ async fn once_answered(server: &Server, before: &str) -> String {
     .await;
     process
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_is_told_whose_prompts_it_reads_by_a_salt_that_nobody_else_can_send() {
+    let stage = Stage::new();
+    stage.model("shared/a").model("raw/a");
+    let settings = "[auth]\nproxy_networks = \"127.0.0.1/32\"\n\
+                    [[tenant]]\nname = \"acme\"\ninvoke = [\"shared/**\", \"raw/**\"]\n\
+                    [[tenant]]\nname = \"evil\"\ninvoke = [\"shared/**\"]\n";
+    let keys = "memory = \"64MiB\"\ncache_salt = true";
+    let raw = format!("{keys}\ninvocations = \"/in\"");
+    let engines = [stage.engine("shared/*", &[], keys), stage.engine("raw/*", &[], &raw)];
+    let server = stage.serve(settings, &engines).await;
+    let salt = async |tenant: &str, own: Option<&str>| {
+        let mut body = chat("shared/a", "salt");
+        if let Some(own) = own {
+            body["cache_salt"] = own.into();
+        }
+        let request = server.http().post(format!("{}/v1/chat/completions", server.data));
+        let request = request.header("x-roundhouse-tenant", tenant).json(&body);
+        let answer = server.send(request).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let [_, _, salt, _] =
+            parts(answer.json()["choices"][0]["message"]["content"].as_str().unwrap());
+        salt
+    };
+    let acme = salt("acme", None).await;
+    assert_eq!(acme.len(), 32, "{acme}");
+    assert_eq!(salt("acme", None).await, acme);
+    for (tenant, own) in [("evil", None), ("evil", Some(&*acme)), ("acme", Some("mine"))] {
+        assert_ne!(salt(tenant, own).await, acme, "{tenant} {own:?}");
+    }
+
+    // What cannot be salted starts no engine.
+    let url = format!("{}/endpoints/default/invocations", server.data);
+    let request = server.http().post(url).header("x-roundhouse-tenant", "acme");
+    let request = request.header("x-amzn-sagemaker-target-model", "raw/a");
+    let answer = server.send(request.body(r#"{"prompt": NaN}"#)).await;
+    assert_eq!(answer.status, 424, "{}", answer.body);
+    assert!(answer.body.contains("messages, prompt or input"), "{}", answer.body);
+    assert_eq!(stage.journal(), ["shared/a start"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_is_asked_who_they_are_no_engine_is_told() {
+    let stage = Stage::new();
+    stage.model("acme/a");
+    let keys = "memory = \"64MiB\"\ncache_salt = true";
+    let server = stage.serve("", &[stage.engine("acme/*", &[], keys)]).await;
+    let [_, _, salt, _] = said(&server, "acme/a", "salt").await;
+    assert_eq!(salt, "None");
+}

@@ -36,6 +36,7 @@ async fn engine(word: &str, routes: AdapterRoutes, name: &str) -> Result<Arc<Eng
         invocations: None,
         sleep: None,
         adapters: Some(Adapters { routes, slots }),
+        cache_salt: false,
     };
     let fill = Fill { model: String::new(), target: "a".into(), device: 0 };
     let engine = Engine::start(Start {

@@ -187,7 +187,7 @@ async fn no_way_to_name_an_adapter_is_answered_by_the_base() {
     assert_eq!(got.status, 200, "{}", got.text());
     assert_eq!(aims(&harness)[9], aim("x/y", Some("a")), "the header goes before the query");
     let got = harness.post(&format!("{INVOKE}?adapter=%0A"), "a", "{}".to_owned()).await;
-    assert_eq!(got.status, 424, "{}", got.text());
+    assert_eq!(got.status, 400, "{}", got.text());
     assert!(got.text().contains("adapter is not a legal name"), "{}", got.text());
 }
 
@@ -211,7 +211,7 @@ async fn each_input_is_answered_by_its_own_adapter_in_order() {
         (json!({"prompt": "1", "adapters": ["x", "y"]}), "adapters must be one name"),
         (
             json!({"inputs": "1", "adapters": "x", "parameters": {"adapter_id": "y"}}),
-            "name different adapters",
+            "adapters names 'x', and parameters.adapter_id names 'y'",
         ),
     ] {
         let got = harness.post("/invocations", "a", bad.to_string()).await;
@@ -294,11 +294,15 @@ async fn an_adapter_of_the_container_contract_lives_from_registration_to_removal
         (got.status.as_u16(), got.json()),
         (200, json!({"status": "Adapter a1 registered"}))
     );
-    assert_eq!(harness.post("/adapters", "", body("a1")).await.status, 409);
+    let again = harness.post("/adapters", "", body("a1")).await;
+    assert_eq!(again.status, 409);
+    assert!(again.text().contains("adapter a1 is already registered"), "{}", again.text());
     let failed = harness.post("/adapters", "", body("broken")).await;
     assert_eq!((failed.status.as_u16(), failed.json()["code"].as_u64()), (424, Some(424)));
     assert!(failed.text().contains("r is 0"), "{}", failed.text());
-    assert_eq!(harness.post("/adapters", "", body("large")).await.status, 507);
+    let large = harness.post("/adapters", "", body("large")).await;
+    assert_eq!(large.status, 507);
+    assert!(large.text().contains("no memory for adapter large now"), "{}", large.text());
     let query = format!("/adapters?name=a2&src={}&preload=false", src("a1"));
     let got = harness.send(Request::post(query).body(Body::empty()).unwrap()).await;
     assert_eq!(got.status, 200, "{}", got.text());
@@ -317,7 +321,9 @@ async fn an_adapter_of_the_container_contract_lives_from_registration_to_removal
     assert_eq!(harness.send(asked).await.status, 200);
     assert_eq!(harness.asked.lock().unwrap()[0].model.to_string(), "container:a1");
     let unknown = with_header("/invocations", "", "a9", json!({"inputs": "hi"}));
-    assert!(harness.send(unknown).await.text().contains("adapter a9 is not registered"));
+    let unknown = harness.send(unknown).await;
+    assert_eq!((unknown.status.as_u16(), unknown.header("x-amzn-errortype")), (424, "ModelError"));
+    assert!(unknown.text().contains("adapter a9 is not registered"), "{}", unknown.text());
 
     let delete = || Request::delete("/adapters/a1").body(Body::empty()).unwrap();
     let got = harness.send(delete()).await;
@@ -334,9 +340,13 @@ async fn a_wrong_registration_says_what_is_wrong() {
         ("{}", 400, "name is required"),
         (r#"{"name":"","src":"x"}"#, 400, "name is required"),
         (r#"{"name":"a"}"#, 400, "src is required"),
-        (r#"{"name":"a/b","src":"x"}"#, 400, "name must be"),
-        (r#"{"name":"a","src":"/etc"}"#, 400, "below the models' root"),
-        (r#"{"name":"a","src":"none"}"#, 404, "there is nothing at"),
+        (r#"{"name":"a/b","src":"x"}"#, 400, "name must be a name without slashes"),
+        (r#"{"name":"..","src":"x"}"#, 400, "name is not a legal name: it has a '.' or '..'"),
+        (r#"{"name":"a\u0007","src":"x"}"#, 400, "name is not a legal name: it has a control"),
+        (r#"{"name":7,"src":"x"}"#, 400, "name must be a string"),
+        (r#"{"name":"a","src":"/etc"}"#, 400, "src must be a path below the models' root"),
+        (r#"{"name":"a","src":"../x"}"#, 400, "src must be a path below the models' root"),
+        (r#"{"name":"a","src":"none"}"#, 404, "src leads nowhere: there is nothing at none"),
         (r#"{"name":"a","src":"x","pin":3}"#, 400, "pin must be true or false"),
     ] {
         let got = harness.post("/adapters", "", body).await;
@@ -347,23 +357,66 @@ async fn a_wrong_registration_says_what_is_wrong() {
     assert_eq!(harness.get("/adapters").await.status, 404);
 }
 
+/// The contract over a host that has loaded the model `base`; no adapter of its is there.
+fn with_base(root: &Path) -> Harness {
+    let host = crate::container::Host::default();
+    host.has("base");
+    let face = ContainerFace {
+        loads: true,
+        models_root: root.into(),
+        models: Arc::new(host),
+        adapters: Arc::<Registry>::default(),
+        handlers: false,
+    };
+    let setup = Setup { container: Some(face), endpoints: vec![], ..Setup::default() };
+    setup.with(|invocation| match invocation.base {
+        None => says(hello(1), 1),
+        Some(_) => {
+            let message = format!("{} is not announced", invocation.model);
+            Err(Failure::new(ErrorKind::ModelNotFound, message))
+        }
+    })
+}
+
+#[tokio::test]
+async fn an_adapter_that_is_not_registered_is_no_model_that_is_not_loaded() {
+    let root = tempfile::tempdir().unwrap();
+    let harness = with_base(root.path());
+    let plain = json!({"inputs": "hi"});
+    let named = |field: &str| json!({"inputs": "hi", field: "a9"});
+    for request in [
+        with_header("/invocations", "", "a9", plain.clone()),
+        with_header("/models/base/invoke", "", "a9", plain.clone()),
+        post("/models/base/invoke?adapter=a9", "", plain.to_string()),
+        post("/models/base/invoke", "", named("adapters").to_string()),
+        post("/models/base/invoke", "", named("adapter_id").to_string()),
+        post("/invocations", "", named("adapters").to_string()),
+    ] {
+        let path = request.uri().to_string();
+        let got = harness.send(request).await;
+        // 404 would have the platform load the model again.
+        assert_eq!(got.status, 424, "{path}: {}", got.text());
+        assert!(got.text().contains("adapter a9 is not registered"), "{path}: {}", got.text());
+    }
+    // What is not loaded is, with an adapter or without.
+    for request in [
+        with_header("/models/none/invoke", "", "a9", plain.clone()),
+        post("/models/none/invoke", "", named("adapters").to_string()),
+    ] {
+        let got = harness.send(request).await;
+        assert_eq!(got.status, 404, "{}", got.text());
+        assert!(got.text().contains("model none is not loaded"), "{}", got.text());
+    }
+    assert_eq!(harness.post("/models/base/invoke", "", plain.to_string()).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_registered_adapter_is_updated_and_known_below_its_model() {
     let root = tempfile::tempdir().unwrap();
     for name in ["a1", "a2"] {
         std::fs::create_dir_all(root.path().join(name)).unwrap();
     }
-    let host = crate::container::Host::default();
-    host.has("base");
-    let face = ContainerFace {
-        loads: true,
-        models_root: root.path().into(),
-        models: Arc::new(host),
-        adapters: Arc::<Registry>::default(),
-        handlers: false,
-    };
-    let setup = Setup { container: Some(face), endpoints: vec![], ..Setup::default() };
-    let harness = setup.with(|_| says(hello(1), 1));
+    let harness = with_base(root.path());
     let empty = |method: &str, path: &str| {
         Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
     };

@@ -10,8 +10,10 @@ use roundhouse_gateway::{
     ContainerMode, Containers, DeferFn, EndpointContainer, EndpointFace, FromContainer, Naming,
     Offered, Serves, ToContainer,
 };
-use roundhouse_tenancy::{Accounts, Grants, Limits, Pattern, Policy, QuotaRules};
-use roundhouse_types::{ErrorKind, Failure, RetryHint, TenantName};
+use roundhouse_tenancy::{
+    Accounts, Alias, Aliases, Grants, Limits, Pattern, Policy, QuotaRules, Route,
+};
+use roundhouse_types::{ErrorKind, Failure, ModelId, RetryHint, TenantName};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -353,7 +355,7 @@ fn faces() -> Vec<EndpointFace> {
         endpoint("default", vec!["evil/x"]),
         behind("pipe", ContainerMode::Serial),
         behind("named", ContainerMode::Direct),
-        EndpointFace { naming, ..endpoint("solo", vec!["acme/chat"]) },
+        EndpointFace { naming, ..endpoint("solo", vec!["acme/chat", "evil/x"]) },
     ]
 }
 
@@ -410,6 +412,22 @@ fn naming(name: &str) -> Vec<Request<Body>> {
     ]
 }
 
+/// Every way to name a target or a container behind an endpoint's name.
+fn below(name: &str, target: &str) -> Vec<Request<Body>> {
+    let model = format!("{name}:{target}");
+    let body = |input: &str, value: Value| json!({"model": model, input: value}).to_string();
+    vec![
+        post("/v1/chat/completions", "", body("messages", json!([]))),
+        post("/v1/completions", "", body("prompt", json!("hi"))),
+        post("/v1/embeddings", "", body("input", json!("hi"))),
+        post("/tokenize", "", body("inputs", json!("hi"))),
+        post("/generate", "", body("inputs", json!("hi"))),
+        Request::get(format!("/v1/models/{model}")).body(Body::empty()).unwrap(),
+        Request::get(format!("/v1/models?after={model}")).body(Body::empty()).unwrap(),
+        Request::get(format!("/info?model={model}")).body(Body::empty()).unwrap(),
+    ]
+}
+
 #[tokio::test]
 async fn an_endpoint_whose_containers_or_target_are_not_the_callers_is_answered_as_a_missing_one() {
     let harness = others();
@@ -424,21 +442,72 @@ async fn an_endpoint_whose_containers_or_target_are_not_the_callers_is_answered_
             assert!([400, 404].contains(&hidden.status.as_u16()), "{path}: {}", hidden.text());
             assert_eq!(said(&hidden, name), said(&missing, nobody), "{tenant} {path}");
         }
-        if name == "solo" {
-            continue;
+        // Of one target, also what may be asked wherever it lies: the endpoint's name is not to be tried out.
+        for target in ["first", "acme/chat", "evil/x"] {
+            for (hidden, missing) in below(name, target).into_iter().zip(below(nobody, target)) {
+                let path = hidden.uri().path().replace(name, "-");
+                let (hidden, missing) = (harness.send(hidden).await, harness.send(missing).await);
+                assert_eq!(said(&hidden, name), said(&missing, nobody), "{tenant} {path}");
+            }
         }
-        for (path, input) in [("/v1/completions", "prompt"), ("/tokenize", "inputs")] {
-            let body = |name: &str| json!({"model": format!("{name}:first"), input: "hi"});
-            let hidden = harness.post(path, "", body(name).to_string()).await;
-            let missing = harness.post(path, "", body(nobody).to_string()).await;
-            assert_eq!(said(&hidden, name), said(&missing, nobody), "{tenant} {path}");
-        }
+        assert!(!harness.get("/v1/models").await.text().contains(name), "{tenant} {name}");
     }
     let half = harness.by("half");
     let got = half.send(to("/endpoints/named/invocations", "second")).await;
     assert_eq!((got.status.as_u16(), got.text().as_str()), (200, "in>second"));
     let got = half.send(to("/endpoints/named/invocations", "")).await;
     assert!(got.text().contains("invoked directly"), "{}", got.text());
+}
+
+#[tokio::test]
+async fn a_grant_that_names_an_endpoint_of_one_target_opens_the_rest_of_its_store() {
+    let harness = Setup { identity: proxied(), ..Setup::default() };
+    let harness = harness.with(|_| says(hello(1), 1)).by("evil");
+    let tell = |pattern| {
+        let policy = Arc::new(Policy::new([may("evil", pattern)], true));
+        harness.offered.set(Offered { endpoints: faces(), policy });
+    };
+    let body = r#"{"model": "solo:evil/x", "prompt": "hi"}"#;
+    for (pattern, status) in [("solo:evil/**", 200), ("evil/**", 404)] {
+        tell(pattern);
+        assert_eq!(harness.post("/v1/completions", "", body).await.status.as_u16(), status);
+        let listed = harness.get("/v1/models").await.text().contains("solo:evil/x");
+        assert_eq!(listed, status == 200, "{pattern}");
+    }
+    // What it may ask wherever it lies, and see at this endpoint.
+    let (name, grants) = may("evil", "evil/**");
+    let grants = Grants { see: vec!["solo:evil/**".parse().unwrap()], ..grants };
+    let policy = Arc::new(Policy::new([(name, grants)], true));
+    harness.offered.set(Offered { endpoints: faces(), policy });
+    assert_eq!(harness.post("/v1/completions", "", body).await.status.as_u16(), 200);
+    assert!(harness.get("/v1/models").await.text().contains("solo:evil/x"));
+}
+
+#[tokio::test]
+async fn an_alias_at_an_endpoint_of_one_target_opens_it_to_whom_it_serves() {
+    let model = |target: &str| ModelId {
+        endpoint: "solo".parse().unwrap(),
+        target: target.parse().unwrap(),
+    };
+    let harness = Setup { identity: proxied(), ..Setup::default() };
+    let harness = harness.with(|_| says(hello(1), 1)).by("evil");
+    for (target, status) in [("evil/x", 200), ("acme/chat", 404)] {
+        let mut aliases = Aliases::default();
+        let alias = Alias::new(vec![Route { target: model(target), weight: 1.0 }]);
+        assert!(aliases.add(None, "solo".parse().unwrap(), "chat".parse().unwrap(), alias));
+        let policy = Policy::new([may("evil", "evil/**")], true).with_aliases(aliases);
+        harness.offered.set(Offered { endpoints: faces(), policy: Arc::new(policy) });
+        let body = r#"{"model": "solo:chat", "prompt": "hi"}"#;
+        let got = harness.post("/v1/completions", "", body).await;
+        assert_eq!(got.status.as_u16(), status, "{target}: {}", got.text());
+        let other =
+            harness.post("/v1/completions", "", r#"{"model": "nobo:chat", "prompt": "hi"}"#);
+        let other = other.await;
+        assert_eq!(other.status, 404);
+        if status == 404 {
+            assert_eq!(said(&got, "solo"), said(&other, "nobo"));
+        }
+    }
 }
 
 #[tokio::test]

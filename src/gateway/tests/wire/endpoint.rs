@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use http::Request;
-use roundhouse_serving::{Finish, Generation, Prompt, Request as Asked};
+use roundhouse_serving::{FieldNames, Finish, Generation, Prompt, Request as Asked};
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use serde_json::json;
 
@@ -138,11 +138,18 @@ async fn the_body_decides_what_is_asked() {
     let Asked::Completion(completion) = &asked[1].request else { panic!("not a completion") };
     assert_eq!(completion.prompts, [Prompt::Text("hi".into())]);
     let Asked::Inputs(inputs) = &asked[2].request else { panic!("not inputs") };
+    let names = FieldNames {
+        prompt: "inputs",
+        max_tokens: "parameters.max_new_tokens",
+        min_tokens: "parameters.min_new_tokens",
+        prefix: "parameters.",
+    };
     let want = Generation {
         max_tokens: Some(7),
         temperature: Some(0.5),
         do_sample: Some(true),
         stop: vec!["x".into()],
+        names,
         ..Generation::default()
     };
     assert_eq!(inputs.generation, want);

@@ -13,6 +13,7 @@ mod endpoint;
 mod external;
 mod handled;
 mod identity;
+mod named;
 mod openai;
 mod quotas;
 mod sessions;

@@ -209,16 +209,31 @@ async fn calls_of_tools_stream_by_their_place() {
 }
 
 #[tokio::test]
-async fn only_the_first_call_is_told_where_they_shall_not_be_parallel() {
-    let harness = Setup::default().with(|_| says(calling(), 1));
-    let ask = |stream| chat(json!({"parallel_tool_calls": false, "stream": stream}));
-    let got = harness.post(CHAT, "", ask(false)).await.json();
-    let calls = got["choices"][0]["message"]["tool_calls"].as_array().unwrap();
-    assert_eq!((calls.len(), &calls[0]["id"]), (1, &json!("call_1")));
-    assert_eq!(got["choices"][0]["finish_reason"], "tool_calls");
-    let streamed = harness.post(CHAT, "", ask(true)).await.text();
-    assert!(streamed.contains("call_1") && !streamed.contains("call_2"), "{streamed}");
-    assert!(streamed.contains("\"finish_reason\":\"tool_calls\""), "{streamed}");
+async fn only_one_call_is_told_where_they_shall_not_be_parallel() {
+    // A model ends with it, where it is told so.
+    let harness = Setup::default().with(|invocation| {
+        let Asked::Chat(chat) = invocation.request else { panic!("not a chat") };
+        let mut pieces = calling();
+        if !chat.parallel_tool_calls {
+            pieces[1].calls.clear();
+        }
+        says(pieces, 1)
+    });
+    for (extra, count) in [
+        (json!({"parallel_tool_calls": false}), 1),
+        (json!({"parallel_tool_calls": true}), 2),
+        (json!({}), 2),
+    ] {
+        let got = harness.post(CHAT, "", chat(extra.clone())).await.json();
+        let calls = got["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!((calls.len(), &calls[0]["id"]), (count, &json!("call_1")), "{extra}");
+        assert_eq!(got["choices"][0]["finish_reason"], "tool_calls");
+        let mut streamed = extra.clone();
+        streamed["stream"] = true.into();
+        let got = harness.post(CHAT, "", chat(streamed)).await.text();
+        assert_eq!(got.matches("\"id\":\"call_").count(), count, "{extra}: {got}");
+        assert!(got.contains("\"finish_reason\":\"tool_calls\""), "{got}");
+    }
 }
 
 #[tokio::test]
@@ -311,7 +326,7 @@ async fn a_list_of_prompts_is_refused_with_the_number_that_is_taken() {
         let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
         message.rsplit_once(", or ").unwrap().1.to_owned()
     };
-    for (n, most) in [(1, 64), (2, 32), (ANSWERS_MAX, 4)] {
+    for (n, most) in [(1, 64), (2, 32), (16, 4), (ANSWERS_MAX, 1)] {
         let want = format!("a list of 1 to {most} of either");
         for count in [0, most + 1] {
             let body = json!({"model": "a", "prompt": vec!["x"; count], "n": n});
@@ -550,17 +565,39 @@ async fn what_is_longer_than_the_context_has_the_code_that_clients_look_for() {
 
 #[tokio::test]
 async fn a_length_that_does_not_fit_is_told_by_the_field_that_was_sent() {
-    let harness = Setup::default().with(|_| {
-        let failure = Failure::new(ErrorKind::InvalidInput, "max_tokens: 600 new ones exceed it");
-        Err(failure.with_detail(Detail::ContextExceeded { field: "max_tokens" }))
+    let harness = Setup::default().with(|invocation| {
+        let Asked::Chat(chat) = invocation.request else { panic!("not a chat") };
+        let field = chat.generation.names.max_tokens;
+        assert_eq!(chat.generation.names.prompt, "messages");
+        let failure = Failure::new(ErrorKind::InvalidInput, format!("{field}: 600 new ones"));
+        Err(failure.with_detail(Detail::ContextExceeded { field }))
     });
-    for field in ["max_tokens", "max_completion_tokens"] {
-        let got = harness.post(CHAT, "", chat(json!({field: 600}))).await;
+    for (sent, field) in [
+        (json!({"max_tokens": 600}), "max_tokens"),
+        (json!({"max_completion_tokens": 600}), "max_completion_tokens"),
+        (json!({"max_completion_tokens": 600, "max_tokens": 5}), "max_completion_tokens"),
+    ] {
+        let got = harness.post(CHAT, "", chat(sent)).await;
         let error = &got.json()["error"];
         assert_eq!((got.status.as_u16(), &error["param"]), (400, &json!(field)));
-        assert_eq!(error["message"], format!("{field}: 600 new ones exceed it"));
+        assert_eq!(error["message"], format!("{field}: 600 new ones"));
         assert_eq!(error["code"], "context_length_exceeded");
     }
+}
+
+#[tokio::test]
+async fn a_field_that_the_model_does_not_take_is_the_param() {
+    let harness = Setup::default().with(|_| {
+        let failure = Failure::new(ErrorKind::InvalidInput, "tools[0].name: too long");
+        Err(failure.with_detail(Detail::Field { name: "tools[0].name".into() }))
+    });
+    let got = harness.post(CHAT, "", chat(json!({}))).await;
+    let error = &got.json()["error"];
+    assert_eq!((got.status.as_u16(), &error["param"]), (400, &json!("tools[0].name")));
+    assert_eq!(
+        (&error["message"], &error["code"]),
+        (&json!("tools[0].name: too long"), &json!(null))
+    );
 }
 
 #[tokio::test]

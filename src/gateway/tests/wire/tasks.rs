@@ -309,6 +309,15 @@ async fn what_was_found_takes_the_shapes_of_the_pipelines() {
     assert!(String::from_utf8_lossy(&got.body).contains("'shape': (1, 2, 2), }"));
     let got = sent(&harness, PLAIN, body, &[("accept", "text/csv")]).await;
     assert_eq!(got.status, 406);
+    for field in ["adapters", "parameters.adapters"] {
+        let body = match field {
+            "adapters" => json!({"inputs": ["x", "y"], "adapters": ["z", ""]}),
+            _ => json!({"inputs": ["x", "y"], "parameters": {"adapters": ["z", ""]}}),
+        };
+        let got = harness.post(PLAIN, "a", body.to_string()).await;
+        let says = format!("{field} must be one name where tokens are answered");
+        assert_eq!((got.status.as_u16(), got.json()["Message"].as_str()), (400, Some(&*says)));
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use http::Request;
-use roundhouse_gateway::{GatewayConfig, Offered};
+use roundhouse_gateway::{EndpointFace, GatewayConfig, KvTokens, ModelFacts, Offered};
 use roundhouse_tenancy::{Alias, Aliases, Grants, Policy, Route};
 use roundhouse_types::{ErrorKind, Failure, ModelId};
 use serde_json::{Value, json};
@@ -111,6 +111,15 @@ fn asking(name: &str) -> Vec<Request<Body>> {
             json!({"model": name, "query": "q", "documents": ["a"]}).to_string(),
         ),
         post("/v1/score", "", json!({"model": name, "text_1": "a", "text_2": "b"}).to_string()),
+        post(&format!("{INVOKE}?adapter={name}"), "acme/chat", inputs),
+        post(INVOKE, "acme/chat", lora("adapter_id")),
+        post("/generate", "acme/chat", lora("adapter")),
+        with(post("/generate", "", inputs), ADAPTER, name),
+        post(
+            "/v1/completions",
+            "",
+            json!({"model": "acme/chat", "prompt": "hi", "adapters": name}).to_string(),
+        ),
     ]
 }
 
@@ -345,6 +354,32 @@ async fn waits_are_told_of_ones_own_models_only_where_the_operator_says_so() {
 }
 
 #[tokio::test]
+async fn an_adapter_does_not_tell_how_much_others_use_its_base() {
+    let facts = |now| ModelFacts {
+        context: 64,
+        dtype: "f32".into(),
+        quantize: None,
+        kv: Some(KvTokens { dtype: "f16", block: 16, floor: 64, now, most: 640, used: 32 }),
+    };
+    let config = GatewayConfig { own_waits_only: true, ..GatewayConfig::default() };
+    let setup = Setup { config, identity: proxied(), ..Setup::default() };
+    let harness = setup.with(|_| panic!("a model was asked")).by("acme");
+    for (base, is_told) in [("acme/chat", true), ("shared/base", false)] {
+        let face = EndpointFace {
+            base: Arc::new(move |name| {
+                (name.as_str() == "acme/deep/lora").then(|| base.parse().unwrap())
+            }),
+            facts: Arc::new(move |_| Some(facts(128))),
+            ..endpoint("ep", TARGETS.to_vec())
+        };
+        harness.offered.set(Offered { endpoints: vec![face], policy: Arc::new(policy()) });
+        let told = harness.get("/v1/models/acme/deep/lora").await.json();
+        assert_eq!(told["max_model_len"], 64, "{told}");
+        assert_eq!(told.get("kv").is_some(), is_told, "{base}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn adapters_side_by_side_are_logged_and_told_as_one_would_be() {
     let route = Route { target: model("shared/base"), weight: 1.0 };
     let mut aliases = Aliases::default();
@@ -393,9 +428,15 @@ async fn a_tenant_is_told_nothing_of_stores() {
         // Whoever shows no credential is a tenant, too.
         let told = harness.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await;
         assert!(!told.text().contains("bucket"), "{kind:?}");
-        let open = Setup::default().with(move |_| Err(Failure::new(kind, said)));
-        let told: Value = open.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await.json();
-        assert!(told["Message"].as_str().unwrap().contains("bucket"), "nobody is asked: {kind:?}");
+        // Nor whoever is not asked; what names no place is told as it is.
+        for (said, is_told) in [(said, false), ("the disk is full", true)] {
+            let open = Setup::default().with(move |_| Err(Failure::new(kind, said)));
+            let told: Value = open.post(INVOKE, "acme/chat", r#"{"inputs":"hi"}"#).await.json();
+            let told = told["Message"].as_str().unwrap();
+            assert!(told.contains("acme/chat") || is_told, "{kind:?}: {told}");
+            assert_eq!(told == said, is_told, "{kind:?}: {told}");
+            assert!(!told.contains("bucket") && !told.contains("config.json"), "{kind:?}: {told}");
+        }
     }
 }
 

@@ -64,6 +64,48 @@ async fn a_stream_is_events_of_one_token_each_and_the_last_has_the_whole() {
 }
 
 #[tokio::test]
+async fn a_fault_names_the_field_that_was_sent() {
+    let harness = Setup::default().with(|invocation| {
+        let Asked::Inputs(inputs) = invocation.request else { panic!("not inputs") };
+        let names = inputs.generation.names;
+        let (most, least) = (names.max_tokens, names.min_tokens);
+        let form = inputs.generation.form.map_or(String::new(), |form| form.field);
+        let told = format!("{} {most} {least} {form}", names.prompt);
+        Err(Failure::new(ErrorKind::InvalidInput, told))
+    });
+    let (most, least) = ("parameters.max_new_tokens", "parameters.min_new_tokens");
+    for (parameters, told) in [
+        (json!({}), format!("inputs {most} {least} ")),
+        (json!({"max_new_tokens": 5, "max_tokens": 4}), format!("inputs {most} {least} ")),
+        (
+            json!({"max_tokens": 5, "min_tokens": 1}),
+            "inputs parameters.max_tokens parameters.min_tokens ".to_owned(),
+        ),
+        (
+            json!({"grammar": {"type": "regex", "value": "a"}}),
+            format!("inputs {most} {least} parameters.grammar"),
+        ),
+    ] {
+        let body = json!({"inputs": "hi", "parameters": parameters}).to_string();
+        let got = harness.post("/generate", "t/a", body).await.json();
+        assert_eq!(got["error"], told, "{parameters}");
+    }
+    for (parameters, field) in [
+        (json!({"stop_sequences": ["a".repeat(1025)]}), "parameters.stop_sequences must"),
+        (
+            json!({"stop": vec!["a"; 9], "stop_sequences": vec!["b"; 8]}),
+            "parameters.stop_sequences",
+        ),
+        (json!({"max_new_tokens": 0}), "parameters.max_new_tokens must"),
+        (json!({"top_n_tokens": 21}), "parameters.top_n_tokens must"),
+    ] {
+        let body = json!({"inputs": "hi", "parameters": parameters}).to_string();
+        let got = harness.post("/generate", "t/a", body).await.json();
+        assert!(got["error"].as_str().unwrap().starts_with(field), "{got}");
+    }
+}
+
+#[tokio::test]
 async fn the_model_is_named_by_header_body_or_adapter() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let bodies = [

@@ -1,7 +1,7 @@
 //! Versions through the owner task: what operators are told, and who said so.
 
 use super::*;
-use crate::{Authority, InStore, Standing};
+use crate::{Authority, Standing};
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_to_a_version_that_still_unloads_is_answered_when_it_serves_again() {
@@ -12,7 +12,7 @@ async fn a_refresh_to_a_version_that_still_unloads_is_answered_when_it_serves_ag
     for number in [2, 1] {
         loader.change("a", |script| {
             script.version = number;
-            script.standing = Standing { by: Authority::Operator, store: InStore::Same };
+            script.standing = Standing { by: Authority::Operator, ..Standing::default() };
         });
         let report = residency.refresh(&model("a")).await.unwrap();
         assert_eq!(report.serving, Some(version(number)));

@@ -85,7 +85,7 @@ fn asks(effects: &[Effect], name: &str) -> bool {
         .any(|it| matches!(it, Effect::Resolve { model: other, .. } if *other == model(name)))
 }
 
-fn fetches(effects: &[Effect], name: &str) -> bool {
+pub(super) fn fetches(effects: &[Effect], name: &str) -> bool {
     let is_it =
         |it: &Effect| matches!(it, Effect::Fetch { artefact, .. } if artefact.model == model(name));
     effects.iter().any(is_it)
@@ -182,6 +182,18 @@ fn a_base_that_cannot_be_had_is_told_to_the_adapters_callers_and_not_held_agains
     bench.now += std::time::Duration::from_secs(2);
     bench.acquire("x");
     assert!(asks(&bench.found("x", 1, 5, "b"), "b"), "and it is tried again after that");
+}
+
+#[test]
+fn where_a_missing_base_was_looked_for_is_not_told_to_its_adapters_callers() {
+    let mut bench = bench();
+    bench.acquire("x");
+    bench.found("x", 1, 5, "b");
+    let result = Err(Failure::new(ErrorKind::ModelNotFound, "model 'b' is not in s3://bucket/"));
+    let refused = refusals(&bench.on(Event::Resolved { model: model("b"), result }));
+    let told = "test:x cannot be loaded without its base test:b: it is not there";
+    assert_eq!(refused.iter().map(Failure::message).collect::<Vec<_>>(), [told]);
+    assert_eq!(refused[0].kind(), ErrorKind::ModelInvalid);
 }
 
 #[test]

@@ -2,17 +2,18 @@
 
 use std::time::{Duration, SystemTime};
 
-use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, Tier};
 
-use super::adapters::{onto, refusals};
+use super::adapters::{fetches, onto, refusals};
 use super::bench::{Bench, bench, bench_with, footprint, granted, key, key_of, loads, unloads};
+use super::copies::{demotes, discards, tier, why};
 use super::devices::{FIRST, SECOND};
-use crate::config::{Config, Policy};
+use crate::config::{Config, Policy, Replicas};
 use crate::decision::{Action, Departure};
-use crate::loader::HostCopy;
+use crate::loader::LoadSource;
 use crate::snapshot::{Clocks, ResidentSnapshot};
-use crate::table::state::State;
-use crate::table::{Effect, Event, Key, Report, Table, WaiterId};
+use crate::table::state::{Purpose, State};
+use crate::table::{Effect, Event, Key, LeftWith, Report, Table, WaiterId};
 use crate::testing::{artefact, model};
 
 fn state(bench: &Bench, key: &Key) -> State {
@@ -185,6 +186,7 @@ fn a_load_that_fails_on_a_leaving_base_lets_it_go() {
 #[test]
 fn an_operators_unload_of_a_base_takes_its_adapters_along_and_names_them() {
     let mut bench = loaded_base();
+    bench.on(Event::KeepChanged { model: model("y"), kept: true });
     let (waiter, hold_until) = (WaiterId(100), bench.now + Duration::from_secs(30));
     let effects = bench.on(Event::UnloadRequested { waiter, model: model("b"), hold_until });
     let is_told = |it: &Effect| {
@@ -199,7 +201,9 @@ fn an_operators_unload_of_a_base_takes_its_adapters_along_and_names_them() {
         Effect::Report { report: Report::Unloaded(report), .. } => Some(report.adapters.clone()),
         _ => None,
     });
-    assert_eq!(reports.collect::<Vec<_>>(), [[artefact("x", 1), artefact("y", 1)]]);
+    let left = |name, kept| LeftWith { artefact: artefact(name, 1), kept };
+    assert_eq!(reports.collect::<Vec<_>>(), [[left("x", false), left("y", true)]]);
+    assert!(bench.table.is_kept(&model("y")), "it was not what was named");
 }
 
 #[test]
@@ -291,6 +295,39 @@ fn a_base_goes_where_the_adapter_that_waits_for_it_fits_as_well() {
 }
 
 #[test]
+fn an_adapter_on_several_devices_is_named_once_by_the_unload_of_its_base() {
+    let mut bench = two_devices(60, 60, 0);
+    bench.table.config.replicas = Some(Replicas { at_leases: 1, at_most: 2 });
+    let placed = |bench: &Bench, name: &str| {
+        let job = bench.table.jobs.get(&artefact(name, 1));
+        job.and_then(|job| job.device()).expect("it is on its way to a device")
+    };
+    // Both are hot: the base comes to the second device too, and the adapter after it.
+    for _ in 0..2 {
+        bench.acquire("b");
+        bench.resolved("b", 20);
+        bench.fetched("b", 20);
+        let device = placed(&bench, "b");
+        loaded_at(&mut bench, "b", 20, device);
+        bench.now += Duration::from_secs(3);
+    }
+    for _ in 0..2 {
+        bench.acquire("x");
+        bench.found("x", 1, 5, "b");
+        bench.brought("x", 1, 5, "b");
+        let device = placed(&bench, "x");
+        loaded_at(&mut bench, "x", 5, device);
+        bench.now += Duration::from_secs(3);
+    }
+    assert_eq!(bench.table.devices_of(&artefact("x", 1)), 2);
+    let (waiter, hold_until) = (WaiterId(900), bench.now + Duration::from_secs(30));
+    bench.on(Event::UnloadRequested { waiter, model: model("b"), hold_until });
+    let purpose = bench.table.waiters.get(waiter).map(|waiter| &waiter.purpose);
+    let Some(Purpose::Unload { adapters, .. }) = purpose else { panic!("it waits") };
+    assert_eq!(*adapters, [LeftWith { artefact: artefact("x", 1), kept: false }]);
+}
+
+#[test]
 fn an_adapter_goes_where_its_base_is_however_much_room_there_is_elsewhere() {
     let mut bench = two_devices(60, 100, 0);
     bench.acquire("b");
@@ -308,27 +345,89 @@ fn an_adapter_goes_where_its_base_is_however_much_room_there_is_elsewhere() {
     assert!(loads(&effects, &at("x", SECOND)));
 }
 
-#[test]
-fn an_adapter_comes_back_from_its_copy_in_host_memory_onto_its_base() {
+/// A base whose adapter `x` made room for `y`, which is idle, and left a copy.
+fn with_a_copy() -> Bench {
     let mut bench = two_devices(60, 10, 100);
     bench.acquire("b");
-    bench.resolved("b", 40);
-    bench.fetched("b", 40);
-    loaded_at(&mut bench, "b", 40, FIRST);
+    bench.resolved("b", 15);
+    bench.fetched("b", 15);
+    loaded_at(&mut bench, "b", 15, FIRST);
     for name in ["x", "y"] {
         bench.acquire(name);
-        bench.found(name, 1, 15, "b");
-        bench.brought(name, 1, 15, "b");
+        bench.found(name, 1, 25, "b");
+        bench.brought(name, 1, 25, "b");
         if name == "y" {
-            let copy = Some(HostCopy { footprint: footprint(15), shared: Vec::new() });
-            bench.on(Event::Unloaded { key: at("x", FIRST), copy });
+            bench.demoted("x", 25);
         }
-        loaded_at(&mut bench, name, 15, FIRST);
-        bench.on(Event::Released { key: at(name, FIRST) });
+        loaded_at(&mut bench, name, 25, FIRST);
+        bench.let_go(name);
     }
+    bench.let_go("b");
+    bench
+}
+
+fn second_loaded(bench: &mut Bench) -> Vec<Effect> {
+    let loaded = crate::loader::Loaded {
+        model: (),
+        footprint: footprint(15),
+        shared: Vec::new(),
+        once: Duration::ZERO,
+        idle_ttl: None,
+    };
+    let key = Key { artefact: artefact("b", 2), device: FIRST };
+    bench.on(Event::Loaded { key, result: Ok(loaded) })
+}
+
+#[test]
+fn an_adapter_comes_back_from_its_copy_in_host_memory_onto_its_base() {
+    let mut bench = with_a_copy();
     bench.acquire("x");
-    bench.found("x", 1, 15, "b");
+    bench.found("x", 1, 25, "b");
     let effects = bench.on(Event::Unloaded { key: at("y", FIRST), copy: None });
     let (base, source) = onto(&effects, &at("x", FIRST)).expect("its copy needs no fetch");
-    assert_eq!((base, source), (Some(at("b", FIRST)), crate::loader::LoadSource::Host));
+    assert_eq!((base, source), (Some(at("b", FIRST)), LoadSource::Host));
+}
+
+#[test]
+fn when_another_version_of_a_base_serves_its_adapters_leave_no_copies_and_lose_those_they_had() {
+    let mut bench = with_a_copy();
+    bench.now += Duration::from_secs(60);
+    bench.acquire("b");
+    let effects = bench.resolved_version("b", 2, 15);
+    assert!(discards(&effects).is_empty(), "the old one still serves");
+    bench.fetched_version("b", 2, 15);
+    let effects = second_loaded(&mut bench);
+    assert_eq!(demotes(&effects, "y"), Some(false), "it could serve beside the old one alone");
+    assert_eq!((discards(&effects), why(&effects)), (vec!["x".into()], Some(Departure::Base)));
+}
+
+#[test]
+fn an_operators_unload_of_a_base_leaves_no_copies_of_its_adapters() {
+    let mut bench = with_a_copy();
+    let (waiter, hold_until) = (WaiterId(900), bench.now + Duration::from_secs(30));
+    let effects = bench.on(Event::UnloadRequested { waiter, model: model("b"), hold_until });
+    assert_eq!(demotes(&effects, "y"), Some(false));
+}
+
+#[test]
+fn a_load_from_a_copy_fetches_its_files_when_its_base_comes_in_another_version() {
+    let mut bench = with_a_copy();
+    bench.wants("c", 60);
+    bench.demoted("y", 25);
+    bench.demoted("b", 15);
+    loaded_at(&mut bench, "c", 60, FIRST);
+    bench.let_go("c");
+    bench.acquire("x");
+    assert!(!fetches(&bench.found("x", 1, 25, "b"), "x"), "it has a copy");
+    let effects = bench.resolved_version("b", 2, 15);
+    assert!(fetches(&effects, "x") && fetches(&effects, "b"), "{effects:?}");
+    assert_eq!(discards(&effects), ["b", "x", "y"]);
+    bench.brought("x", 1, 25, "b");
+    bench.fetched_version("b", 2, 15);
+    bench.left("c", None);
+    let effects = second_loaded(&mut bench);
+    let (_, source) = onto(&effects, &at("x", FIRST)).expect("its base serves");
+    assert_eq!(source, LoadSource::Files);
+    let effects = loaded_at(&mut bench, "x", 25, FIRST);
+    assert_eq!(tier(&effects), Some(Tier::Store), "it is booked as what it was");
 }

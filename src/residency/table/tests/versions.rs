@@ -1,12 +1,13 @@
 //! Which version serves when several are wanted, loading or leaving at once.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use roundhouse_types::{ErrorKind, Failure, Version};
 
 use super::bench::{Bench, bench, granted, key_of, unloads};
 use crate::decision::{Action, Departure};
 use crate::loader::{Authority, InStore, Standing};
+use crate::snapshot::Clocks;
 use crate::table::{Effect, Event, RefreshReport, Report, WaiterId};
 use crate::testing::{model, version};
 
@@ -189,7 +190,11 @@ fn a_store_that_was_not_reached_fails_the_refresh_and_changes_nothing_else() {
 fn a_version_that_waits_for_an_operator_is_told_once_and_shown_until_it_serves() {
     let mut bench = bench();
     bench.resident("a", 30);
-    let held = || Standing { by: Authority::Rule, store: InStore::Other(version(2)) };
+    let held = || Standing {
+        by: Authority::Rule,
+        store: InStore::Other(version(2)),
+        ..Standing::default()
+    };
     let offered = Action::Offered { offered: version(2) };
     for (round, told) in [(0, 1), (1, 0)] {
         refresh(&mut bench);
@@ -199,12 +204,189 @@ fn a_version_that_waits_for_an_operator_is_told_once_and_shown_until_it_serves()
     }
     assert_eq!(bench.table.levels().offers, 1);
     refresh(&mut bench);
-    let by_operator = Standing { by: Authority::Operator, store: InStore::Same };
+    let by_operator = Standing { by: Authority::Operator, ..Standing::default() };
     bench.resolved_with("a", 2, 30, by_operator);
     let effects = arrives(&mut bench, 2);
     let switched = Action::Switched { from: version(1), by: Authority::Operator };
     assert!(decided(&effects).contains(&switched));
     assert_eq!(bench.table.levels().offers, 0);
+}
+
+/// What is told of a newer version that failed beside the one that serves.
+fn unfit(bench: &Bench) -> Option<(Option<Version>, String)> {
+    let clocks = Clocks { instant: bench.now, wall: SystemTime::UNIX_EPOCH };
+    let snapshot = bench.table.snapshot(&clocks);
+    let unfit = snapshot.ready(&model("a"))?.unfit.clone();
+    assert_eq!(bench.table.levels().unfit, usize::from(unfit.is_some()));
+    let (now, _) = bench.table.standing(&model("a"));
+    let said = match unfit.as_ref().map(|it| &it.version) {
+        Some(Some(_)) => now.contains("; another version, "),
+        Some(None) => now.contains("; its newest version cannot be told for "),
+        None => !["; another version", "; its newest"].iter().any(|it| now.contains(it)),
+    };
+    assert!(said, "{now}");
+    unfit.map(|it| (it.version, it.reason))
+}
+
+#[test]
+fn a_damaged_upload_is_told_once_beside_what_serves_until_the_store_holds_another() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    let damaged = || Failure::new(ErrorKind::ModelInvalid, "9 of 10 bytes");
+    let failed = |effects: &[Effect]| {
+        let actions = decided(effects);
+        // The version was resolved: nothing of it failed.
+        assert!(!actions.iter().any(|it| matches!(it, Action::Failed { .. })));
+        actions.iter().filter(|it| matches!(it, Action::Unfit { .. })).count()
+    };
+    for told in [1, 0] {
+        refresh(&mut bench);
+        let unfit = Some((version(2), damaged()));
+        let effects = bench.resolved_with("a", 1, 30, Standing { unfit, ..Standing::default() });
+        assert_eq!(failed(&effects), told);
+    }
+    assert_eq!(unfit(&bench), Some((Some(version(2)), "9 of 10 bytes".to_owned())));
+    assert_eq!(serving(&bench), Some(version(1)));
+    refresh(&mut bench);
+    names(&mut bench, 3);
+    assert_eq!(unfit(&bench), None);
+}
+
+#[test]
+fn a_newer_version_that_fails_at_any_stage_is_told_until_it_serves_or_is_taken_back() {
+    let invalid = || Failure::new(ErrorKind::ModelInvalid, "no tensor 'x'");
+    for goes_back in [false, true] {
+        let mut bench = bench();
+        bench.resident("a", 30);
+        // Before it was known which version that is.
+        refresh(&mut bench);
+        bench.on(Event::Resolved { model: model("a"), result: Err(invalid()) });
+        assert_eq!(unfit(&bench), Some((None, "no tensor 'x'".to_owned())));
+        refresh(&mut bench);
+        names(&mut bench, 2);
+        assert_eq!(unfit(&bench), None, "its files are sound by now");
+        bench.fetched_version("a", 2, 30);
+        bench.on(Event::Loaded { key: key_of("a", 2), result: Err(invalid()) });
+        assert_eq!(unfit(&bench).and_then(|it| it.0), Some(version(2)));
+        // A store that is down takes nothing back.
+        let down = Failure::new(ErrorKind::StoreUnavailable, "connection refused");
+        refresh(&mut bench);
+        bench.on(Event::Resolved { model: model("a"), result: Err(down) });
+        assert_eq!(unfit(&bench).and_then(|it| it.0), Some(version(2)));
+        bench.now += Duration::from_secs(120);
+        refresh(&mut bench);
+        if goes_back {
+            names(&mut bench, 1);
+        } else {
+            names(&mut bench, 2);
+            arrives(&mut bench, 2);
+            assert_eq!(serving(&bench), Some(version(2)));
+        }
+        assert_eq!(unfit(&bench), None);
+    }
+}
+
+#[test]
+fn what_failed_is_told_beside_a_resident_or_a_load_alone() {
+    let damaged = || {
+        let unfit = Some((version(2), Failure::new(ErrorKind::ModelInvalid, "9 of 10 bytes")));
+        Standing { unfit, ..Standing::default() }
+    };
+    let mut bench = bench();
+    // Nothing of it is loaded or wanted.
+    refresh(&mut bench);
+    let effects = bench.resolved_with("a", 1, 30, damaged());
+    assert!(!decided(&effects).iter().any(|it| matches!(it, Action::Unfit { .. })));
+    assert_eq!(bench.table.levels().unfit, 0);
+    // It is on its way, and never comes.
+    bench.acquire("a");
+    bench.resolved_with("a", 1, 30, damaged());
+    assert_eq!(bench.table.levels().unfit, 1);
+    let result = Err(Failure::new(ErrorKind::ModelInvalid, "broken files"));
+    bench.on(Event::Fetched { artefact: key_of("a", 1).artefact, result });
+    assert_eq!(bench.table.levels().unfit, 0);
+    // It comes.
+    bench.now += Duration::from_secs(120);
+    bench.acquire("a");
+    bench.resolved_with("a", 1, 30, damaged());
+    arrives(&mut bench, 1);
+    assert_eq!(unfit(&bench).and_then(|it| it.0), Some(version(2)));
+    // The store holds nothing of it any more.
+    refresh(&mut bench);
+    bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
+    assert_eq!(unfit(&bench), None);
+}
+
+#[test]
+fn a_version_that_an_operator_chose_is_told_without_what_failed_before() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    bench.fetched_version("a", 2, 30);
+    let result = Err(Failure::new(ErrorKind::ModelInvalid, "no tensor 'x'"));
+    bench.on(Event::Loaded { key: key_of("a", 2), result });
+    assert_eq!(unfit(&bench).and_then(|it| it.0), Some(version(2)));
+    let held = |by| Standing { by, store: InStore::Other(version(2)), ..Standing::default() };
+    for (by, is_told) in [(Authority::Rule, true), (Authority::Operator, false)] {
+        refresh(&mut bench);
+        bench.resolved_with("a", 1, 30, held(by));
+        assert_eq!(unfit(&bench).is_some(), is_told, "{by:?}");
+    }
+}
+
+#[test]
+fn a_newer_version_that_finds_no_room_in_time_is_told_though_nobody_waited_for_it() {
+    let mut bench = bench();
+    bench.resident("a", 30);
+    // What is in use leaves no room, and no request waits.
+    bench.acquire("a");
+    bench.resident("b", 60);
+    bench.acquire("b");
+    bench.now += Duration::from_secs(120);
+    bench.acquire("a");
+    names(&mut bench, 2);
+    bench.fetched_version("a", 2, 30);
+    assert_eq!(unfit(&bench), None);
+    bench.now += bench.table.config.load_timeout;
+    let effects = bench.on(Event::TimePassed);
+    assert!(decided(&effects).contains(&Action::Abandoned));
+    assert_eq!(unfit(&bench).and_then(|it| it.0), Some(version(2)));
+    // A cold load that is late is beside nothing.
+    bench.on(Event::Cancelled { waiter: OPERATOR });
+    bench.acquire("c");
+    bench.resolved("c", 5);
+    bench.fetched("c", 5);
+    bench.now += bench.table.config.load_timeout;
+    bench.on(Event::TimePassed);
+    assert_eq!(bench.table.levels().unfit, 1, "that of a");
+}
+
+#[test]
+fn a_version_fails_for_any_reason_but_a_store_that_is_away_for_once() {
+    let kinds = [
+        (ErrorKind::StoreDenied, [true; 2]),
+        (ErrorKind::NotReady, [true; 2]),
+        (ErrorKind::Internal, [true; 2]),
+        // The second time the store had named the version again.
+        (ErrorKind::StoreUnavailable, [false, true]),
+    ];
+    for (kind, told) in kinds {
+        let mut bench = bench();
+        bench.resident("a", 30);
+        // Of a look for the newest none of these says anything.
+        refresh(&mut bench);
+        bench.on(Event::Resolved { model: model("a"), result: Err(Failure::new(kind, "no")) });
+        assert_eq!(unfit(&bench), None, "{kind:?}");
+        for is_told in told {
+            refresh(&mut bench);
+            names(&mut bench, 2);
+            let result = Err(Failure::new(kind, "no"));
+            bench.on(Event::Fetched { artefact: key_of("a", 2).artefact, result });
+            assert_eq!(unfit(&bench).is_some(), is_told, "{kind:?}");
+            bench.now += Duration::from_secs(120);
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use roundhouse_types::{
 use super::hosted::Host;
 use super::pools::Side;
 use crate::config::{Collation, Config, Policy, Replicas, TenantLimits};
-use crate::loader::{Authority, Fetched, InStore, Loaded, Resolution, Standing};
+use crate::loader::{Fetched, InStore, Loaded, Resolution, Standing};
 use crate::table::sharing::with_shared;
 use crate::table::{Among, Event, Key, LoadOptions, PlaceWanted, Table, WaiterId};
 use crate::testing::{model, version};
@@ -436,7 +436,11 @@ impl World {
             3 => InStore::Unasked,
             _ => InStore::Same,
         };
-        Standing { by: Authority::Store, store }
+        let unfit = dice.one_in(8).then(|| {
+            let version = self.versions[dice.below(self.versions.len())].clone();
+            (version, Failure::new(ErrorKind::ModelInvalid, "damaged"))
+        });
+        Standing { store, unfit, ..Standing::default() }
     }
 
     pub(super) fn answer_fetch(&mut self, dice: &mut Dice, may_fail: bool) {

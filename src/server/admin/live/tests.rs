@@ -107,6 +107,18 @@ async fn a_reader_has_the_whole_state_first_and_then_what_changes() {
     assert_eq!(data(&next(&mut reader, "change").await), json!({}), "the pulse goes on");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pulse_comes_each_second_though_nothing_happens() {
+    let stage = Stage::new();
+    let began = Instant::now();
+    let (_, mut reader) = stage.read(Wants::All, None).await;
+    for _ in 0..10 {
+        next(&mut reader, "change").await;
+    }
+    let took = began.elapsed();
+    assert!(took <= 10 * BEAT + SOON, "ten took {took:?}");
+}
+
 /// A resident on the device cpu.
 fn resident(name: &str, leases: u32) -> Row {
     let resident = ResidentSnapshot {
@@ -123,6 +135,7 @@ fn resident(name: &str, leases: u32) -> Row {
         leases,
         kept: false,
         offered: None,
+        unfit: None,
         last_used: String::new(),
     };
     Row::Resident(DeviceId::Cpu, Box::new(resident), None)

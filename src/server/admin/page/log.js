@@ -6,7 +6,7 @@ import { clock, count } from "./words.js";
 /** Rows in the document: more are not read. */
 const ROWS = 80;
 const LEAVES = new Set(["draining", "discarded", "died", "withdrawn", "abandoned", "deleted"]);
-const FAILS = new Set(["failed", "died", "refused"]);
+const FAILS = new Set(["failed", "died", "refused", "unfit"]);
 const ARRIVES = new Set(["ready", "revived", "demoted", "unloaded"]);
 
 export class Log {

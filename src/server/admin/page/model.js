@@ -104,6 +104,7 @@ export class Model {
       if (kv) rows.push(["KV pool", `${bytes(kvUsed(it))} in use; room for ${count(kv.now.tokens)} tokens now, ${count(kv.most.tokens)} at most`]);
       if (it.base) rows.push(["Adapts", it.base.model?.target ?? it.base.target]);
       if (it.adapters) rows.push(["Carries", counted(it.adapters, "adapter")]);
+      if (it.unfit) rows.push(["Not served", `${it.unfit.version ? `version ${short(it.unfit.version)} failed` : "the newest cannot be told"} at ${moment(it.unfit.since)}: ${it.unfit.reason}`]);
       if (it.offered) rows.push(["Offered", `version ${short(it.offered)} waits for an operator’s word`]);
       rows.push(["In use by", counted(it.leases, "request")], ["Last used", moment(it.last_used)]);
     }

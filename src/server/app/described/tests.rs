@@ -30,12 +30,13 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 50] = [
+const LABELS: [(&str, &str); 51] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
     ("roundhouse_card_", "device"),
     ("roundhouse_containers_", "container"),
     ("roundhouse_engine_sequences_ended_total", "reason"),
+    ("roundhouse_gateway_container_seconds", "container, endpoint"),
     ("roundhouse_gateway_first_byte_seconds", "route"),
     ("roundhouse_gateway_request_seconds", "route, status"),
     ("roundhouse_gateway_sessions_ended_total", "by"),

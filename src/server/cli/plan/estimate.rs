@@ -119,6 +119,18 @@ impl Estimate {
             Grade::Declared => Trust::Declared,
         };
         estimate.footprint = Some(Parts { parts: footprint, total });
+        estimate.place(plan, total, budgets);
+        match plan {
+            Plan::Model(plan) => estimate.model(plan),
+            Plan::Adapter(plan) => estimate.adapter(plan),
+            Plan::Handler(_) | Plan::External(_) | Plan::Contained(_) => {}
+        }
+        estimate.warn_of_room(total);
+        estimate
+    }
+
+    /// Devices and machines that it could go to.
+    fn place(&mut self, plan: &Plan, total: Bytes, budgets: &Budgets) {
         let is_handler = plan.kind() == ModelKind::Handler;
         let all: Vec<DeviceId> = budgets.devices.iter().map(|(device, _)| *device).collect();
         let open = roundhouse_residency::may_go(plan.kind(), plan.is_off_cards(), &all);
@@ -131,22 +143,20 @@ impl Estimate {
             fits: total <= *budget,
             models: budget.0 / total.0.max(1),
         };
-        estimate.devices = devices.map(fit).collect();
-        estimate.models_in_budget = estimate.devices.iter().map(|fit| fit.models).max();
-        estimate.instances = instances::smallest_for(total);
-        if estimate.kind == Some(ModelKind::Handler) {
+        self.devices = devices.map(fit).collect();
+        self.models_in_budget = self.devices.iter().map(|fit| fit.models).max();
+        self.instances = instances::smallest_for(total);
+        if self.kind == Some(ModelKind::Handler) {
             // What a handler does with a GPU is its own matter.
-            estimate.instances.retain(|instance| instance.device() == Device::Cpu);
+            self.instances.retain(|instance| instance.device() == Device::Cpu);
         }
-        match plan {
-            Plan::Model(plan) => estimate.model(plan),
-            Plan::Adapter(plan) => estimate.adapter(plan),
-            Plan::Handler(_) | Plan::External(_) | Plan::Contained(_) => {}
-        }
-        if !estimate.devices.iter().any(|fit| fit.fits) {
+    }
+
+    fn warn_of_room(&mut self, total: Bytes) {
+        if !self.devices.iter().any(|fit| fit.fits) {
             let shown = |fit: &Fit| format!("{} {}", fit.id, fit.budget_bytes);
-            let budgets: Vec<String> = estimate.devices.iter().map(shown).collect();
-            estimate.warnings.push(match budgets.is_empty() {
+            let budgets: Vec<String> = self.devices.iter().map(shown).collect();
+            self.warnings.push(match budgets.is_empty() {
                 true => "it is a handler, and no [[device]] is the cpu".into(),
                 false => format!(
                     "it needs {total}, more than the whole budget of any device ({}): it can never \
@@ -155,7 +165,6 @@ impl Estimate {
                 ),
             });
         }
-        estimate
     }
 
     fn adapter(&mut self, plan: &AdapterPlan) {

@@ -24,6 +24,10 @@ pub(super) fn text(report: &Report) -> String {
         text.push('\n');
         target(&mut text, estimate);
     }
+    for failed in &report.failed {
+        let line = format!("{}: cannot be planned for: {}", failed.target, failed.message);
+        text.push_str(&format!("\n{}\n", printable(&line)));
+    }
     if report.targets.len() > 1 {
         text.push('\n');
         together(&mut text, &report.total, &budgets(report));

@@ -16,30 +16,49 @@ pub(super) struct Lines {
     number: usize,
 }
 
+/// One of them.
+pub(super) struct Line {
+    pub(super) number: usize,
+    pub(super) text: Result<String, &'static str>,
+}
+
 impl Lines {
     pub(super) fn of(path: &Path) -> std::io::Result<Self> {
         Ok(Self { path: path.to_owned(), source: BufReader::new(File::open(path)?), number: 0 })
     }
 
-    /// The next line without its end; none behind the last.
+    /// The next line that is not blank, without its end, or why it cannot be read as one; none behind
+    /// the last.
     ///
     /// # Errors
-    /// When the file cannot be read, or the line is too long or no text.
-    pub(super) fn next(&mut self) -> Result<Option<(usize, String)>, Error> {
+    /// When the file cannot be read.
+    pub(super) fn next(&mut self) -> Result<Option<Line>, Error> {
+        while let Some(line) = self.any()? {
+            if !line.text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
+                return Ok(Some(line));
+            }
+        }
+        Ok(None)
+    }
+
+    fn any(&mut self) -> Result<Option<Line>, Error> {
         let mut line = Vec::new();
-        let read = self.source.by_ref().take(LINE_MAX + 1).read_until(b'\n', &mut line);
+        let mut read = self.source.by_ref().take(LINE_MAX + 1).read_until(b'\n', &mut line);
+        let is_long = line.len() as u64 > LINE_MAX;
+        if is_long && !line.ends_with(b"\n") {
+            read = read.and_then(|_| self.source.skip_until(b'\n'));
+        }
         read.map_err(|source| Error::io(format!("cannot read {}", self.path.display()), source))?;
         if line.is_empty() {
             return Ok(None);
         }
         self.number += 1;
-        let fault = |why: &str| fault(&self.path, self.number, why);
-        if line.len() as u64 > LINE_MAX {
-            return Err(fault("the line is longer than 1 MiB"));
-        }
-        let line = String::from_utf8(line).map_err(|_| fault("the line is not UTF-8"))?;
-        let line = line.trim_end_matches('\n').trim_end_matches('\r');
-        Ok(Some((self.number, line.to_owned())))
+        let text = match String::from_utf8(line) {
+            _ if is_long => Err("the line is longer than 1 MiB"),
+            Ok(line) => Ok(line.trim_end_matches('\n').trim_end_matches('\r').to_owned()),
+            Err(_) => Err("the line is not UTF-8"),
+        };
+        Ok(Some(Line { number: self.number, text }))
     }
 }
 

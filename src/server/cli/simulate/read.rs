@@ -7,15 +7,19 @@ use std::time::Duration;
 use roundhouse_residency::simulate::Trace;
 use roundhouse_types::{Bytes, EndpointName, ModelId};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::fields;
-use super::lines::{self, Lines};
+use super::lines::{self, Line, Lines};
 use crate::error::{Error, count};
 
 /// Stands for the endpoint of traces that name none.
 const ENDPOINT: &str = "trace";
 /// Stands for the target where the Alibaba trace leaves its base model empty.
 const UNNAMED: &str = "unnamed";
+/// What is wrong with a line that tells of no request.
+const NEITHER: &str = "neither a line of the access log nor a header with the columns time and \
+                       target; --help tells the formats";
 
 /// What was read.
 pub(crate) struct Read {
@@ -26,6 +30,10 @@ pub(crate) struct Read {
     without_target: usize,
     /// Lines of access logs for targets that no model answered for.
     not_served: usize,
+    /// Lines of logs that the access log did not write, and where the first of them is.
+    foreign: Option<(usize, String)>,
+    /// Lines of access logs that cannot be read, and what is wrong with the first of them.
+    damaged: Option<(usize, String)>,
 }
 
 impl Read {
@@ -38,6 +46,14 @@ impl Read {
         if self.not_served > 0 {
             let lines = count(self.not_served, "line");
             notes.push(format!("{lines} left out whose requests were refused for what they asked"));
+        }
+        if let Some((number, first)) = &self.foreign {
+            let lines = count(*number, "line");
+            notes.push(format!("{lines} left out that are not the access log's, from {first} on"));
+        }
+        if let Some((number, first)) = &self.damaged {
+            let lines = count(*number, "line");
+            notes.push(format!("{lines} left out that cannot be read, the first at {first}"));
         }
         notes
     }
@@ -54,7 +70,8 @@ impl Read {
 /// Reads all files into one trace.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Read, Error> {
     let (trace, sizes) = (Trace::new(), HashMap::new());
-    let mut read = Read { trace, sizes, without_target: 0, not_served: 0 };
+    let (foreign, damaged) = Default::default();
+    let mut read = Read { trace, sizes, without_target: 0, not_served: 0, foreign, damaged };
     for path in paths {
         read_file(path, &mut read)?;
     }
@@ -63,12 +80,6 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Read, Error> {
         return Err(Error::Usage("the traces hold no request for a target".into()));
     }
     Ok(read)
-}
-
-/// How the lines of a file are read.
-enum Format {
-    AccessLog,
-    Csv(Columns),
 }
 
 /// Where the columns are.
@@ -80,26 +91,40 @@ struct Columns {
     unnamed: Option<&'static str>,
 }
 
+/// A file whose first line names columns is CSV; every other one is a log, in which lines of the access
+/// log may stand among others.
 fn read_file(path: &Path, read: &mut Read) -> Result<(), Error> {
     let cannot = |source| Error::io(format!("cannot read {}", path.display()), source);
     let mut lines = Lines::of(path).map_err(cannot)?;
-    let mut format = None;
-    while let Some((number, line)) = lines.next()? {
-        let fault = |why: String| lines::fault(path, number, &why);
-        if line.trim().is_empty() {
-            continue;
-        }
-        match &format {
-            Some(Format::AccessLog) => logged(&line, read).map_err(fault)?,
-            Some(Format::Csv(columns)) => row(&line, columns, read).map_err(fault)?,
-            None if line.trim_start().starts_with('{') => {
-                logged(&line, read).map_err(fault)?;
-                format = Some(Format::AccessLog);
-            }
-            None => format = Some(Format::Csv(columns(&line).map_err(fault)?)),
-        }
+    let Some(first) = lines.next()? else { return Ok(()) };
+    let header = first.text.clone().map_err(str::to_owned).and_then(|text| columns(&text));
+    let Ok(columns) = header else { return log(path, first, lines, read) };
+    while let Some(Line { number, text }) = lines.next()? {
+        let read = text.map_err(str::to_owned).and_then(|text| row(&text, &columns, read));
+        read.map_err(|why| lines::fault(path, number, &why))?;
     }
     Ok(())
+}
+
+/// Reads a log, in which one line at least has to be the access log's.
+fn log(path: &Path, first: Line, mut lines: Lines, read: &mut Read) -> Result<(), Error> {
+    let (mut next, mut found, mut refused) = (Some(first), false, None);
+    while let Some(Line { number, text }) = next {
+        match text.map_err(Left::foreign).and_then(|text| logged(&text, read)) {
+            Ok(()) => found = true,
+            Err(left) => {
+                let fault = lines::fault(path, number, &left.why);
+                let place = format!("{}:{number}", path.display());
+                match left.is_damaged {
+                    true => read.damaged.get_or_insert_with(|| (0, fault.to_string())).0 += 1,
+                    false => read.foreign.get_or_insert((0, place)).0 += 1,
+                }
+                refused.get_or_insert(fault);
+            }
+        }
+        next = lines.next()?;
+    }
+    refused.filter(|_| !found).map_or(Ok(()), Err)
 }
 
 /// What is read of a line of the access log.
@@ -110,11 +135,39 @@ struct Logged {
     target: Option<String>,
     version: Option<String>,
     status: Option<u16>,
+    /// Other lines of a server that logs JSON have one; what ships the access log may add one.
+    level: Option<IgnoredAny>,
 }
 
-fn logged(line: &str, read: &mut Read) -> Result<(), String> {
-    let not_ours = |error| format!("not a line of the access log: {error}");
-    let logged: Logged = serde_json::from_str(line).map_err(not_ours)?;
+/// Why a line of a log tells of no request.
+struct Left {
+    why: String,
+    /// Whether the access log wrote it, as far as can be seen.
+    is_damaged: bool,
+}
+
+impl Left {
+    fn foreign(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_damaged: false }
+    }
+
+    fn damaged(why: String) -> Self {
+        Self { why, is_damaged: true }
+    }
+}
+
+fn logged(line: &str, read: &mut Read) -> Result<(), Left> {
+    if !line.trim_start().starts_with('{') {
+        return Err(Left::foreign(NEITHER));
+    }
+    let not_ours = |why: &str| format!("not a line of the access log: {why}");
+    let logged: Logged = serde_json::from_str(line).map_err(|error| {
+        // Other fields than ours are another's; what is no JSON at all may be cut.
+        Left { why: not_ours(&error.to_string()), is_damaged: !error.is_data() }
+    })?;
+    if logged.level.is_some() && logged.status.is_none() {
+        return Err(Left::foreign(not_ours("it has a level, and no status")));
+    }
     let Some(target) = logged.target else {
         read.without_target += 1;
         return Ok(());
@@ -126,9 +179,9 @@ fn logged(line: &str, read: &mut Read) -> Result<(), String> {
         read.not_served += 1;
         return Ok(());
     }
-    let at =
-        fields::seconds(logged.time).ok_or_else(|| format!("{} is not a time", logged.time))?;
-    let model = model(logged.endpoint, &target)?;
+    let no_time = || Left::damaged(format!("{} is not a time", logged.time));
+    let at = fields::seconds(logged.time).ok_or_else(no_time)?;
+    let model = model(logged.endpoint, &target).map_err(Left::damaged)?;
     read.push(at, &model, None);
     Ok(())
 }
@@ -147,11 +200,7 @@ fn columns(line: &str) -> Result<Columns, String> {
         (Some(time), Some(target)) => {
             Ok(Columns { time, target, bytes: place("bytes"), unnamed: None })
         }
-        _ => {
-            Err("neither a line of the access log nor a header with the columns time and target; \
-                  --help tells the formats"
-                .into())
-        }
+        _ => Err(NEITHER.into()),
     }
 }
 

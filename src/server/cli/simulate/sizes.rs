@@ -81,12 +81,13 @@ fn file(path: &Path, named: &mut HashMap<String, Bytes>) -> Result<(), Error> {
         let what = format!("--sizes {} is no size, and no file that can be read", path.display());
         Error::io(what, source)
     })?;
-    while let Some((number, line)) = lines.next()? {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+    while let Some(line) = lines.next()? {
+        let fault = |why: String| lines::fault(path, line.number, &why);
+        let text = line.text.map_err(|why| fault(why.to_owned()))?;
+        let line = text.trim();
+        if line.starts_with('#') {
             continue;
         }
-        let fault = |why: String| lines::fault(path, number, &why);
         // A target may hold `=`, a size does not.
         let (model, size) =
             line.rsplit_once('=').ok_or_else(|| fault(format!("'{line}' is not model=size")))?;

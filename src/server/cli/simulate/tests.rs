@@ -51,6 +51,43 @@ fn an_access_log_gives_its_targets_and_tells_what_it_leaves_out() {
 }
 
 #[test]
+fn other_lines_of_a_log_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = |time: u32| format!("{{\"time\":{time},\"target\":\"a\",\"status\":200}}\n");
+    let told =
+        "{\"timestamp\":\"2026-11-21T07:00:00Z\",\"level\":\"INFO\",\"target\":\"roundhouse\"}\n";
+    let timed =
+        "{\"time\":2,\"level\":\"INFO\",\"message\":\"loaded\",\"target\":\"roundhouse\"}\n";
+    let mut mixed = format!("2026-11-21T07:00:00Z  INFO listening\n{}{told}{timed}", asked(1));
+    mixed += &format!("{}\nTraceback (most recent call last):\n{}", "x".repeat(2 << 20), asked(3));
+    let path = file(folder.path(), "server.log", &mixed);
+    let read = read::read(std::slice::from_ref(&path)).unwrap();
+    let at: Vec<_> = read.trace.requests().iter().map(|it| it.at.as_secs()).collect();
+    assert_eq!(at, [1, 3]);
+    let note =
+        format!("5 lines left out that are not the access log's, from {}:1 on", path.display());
+    assert_eq!(read.notes(), [note]);
+}
+
+#[test]
+fn what_ships_an_access_log_may_add_to_its_lines_and_a_damaged_one_names_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = |time: &str| {
+        format!("{{\"level\":\"info\",\"time\":{time},\"target\":\"a\",\"status\":200}}\n")
+    };
+    let cut = "{\"time\":2,\"target\":\"a\",\"sta\n";
+    let log = [&shipped("1"), cut, &shipped("3"), &shipped("1e19")].concat();
+    let path = file(folder.path(), "shipped.log", &log);
+    let read = read::read(std::slice::from_ref(&path)).unwrap();
+    let at: Vec<_> = read.trace.requests().iter().map(|it| it.at.as_secs()).collect();
+    assert_eq!(at, [1, 3]);
+    let place = path.display();
+    let note = format!("2 lines left out that cannot be read, the first at {place}:2: not a line");
+    let [told] = &read.notes()[..] else { panic!("{:?}", read.notes()) };
+    assert!(told.starts_with(&note), "{told}");
+}
+
+#[test]
 fn csv_files_tell_targets_and_sizes_and_several_traces_become_one() {
     let folder = tempfile::tempdir().unwrap();
     let ours = "target,time,bytes,more\na,2,1kB,x\n\"b\",1,,y\na,3,2kB,z\n";
@@ -81,7 +118,8 @@ fn what_cannot_be_read_is_named_with_its_file_and_line() {
         ("b.csv", "time,target\n1\n", "b.csv:2: 1 column, and column 2 is needed"),
         ("c.csv", "TIMESTAMP,Tokens\n1,2\n", "c.csv:1: neither"),
         ("d.csv", "time,target\n1,../x\n", "d.csv:2: the target '../x' cannot be used"),
-        ("e.log", "{\"time\":1,\"target\":\"a\"}\n{\"time\":}\n", "e.log:2: not a line"),
+        ("e.log", "{\"time\":}\nno more\n", "e.log:1: not a line"),
+        ("e2.log", "INFO listening\n\nWARN of nothing\n", "e2.log:1: neither"),
         ("f.csv", "time,target\n", "no request"),
         ("a1.csv", "time,target\n1e19,a\n", "a1.csv:2: '1e19' is not a time"),
         ("e1.log", "{\"time\":1e19,\"target\":\"a\"}\n", "e1.log:1: 10000000000000000000 is not"),

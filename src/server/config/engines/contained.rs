@@ -20,7 +20,8 @@ const CONTRACT: &str = "multi-model";
 const OF_CONTAINERS: [&str; 5] =
     ["url", "path_map", "memory_factor", "process_memory", "load_timeout"];
 /// Keys that only an engine of one model has.
-const OF_ENGINES: [&str; 6] = ["measure", "name", "invocations", "sleep", "adapters", "slots"];
+const OF_ENGINES: [&str; 7] =
+    ["measure", "name", "invocations", "sleep", "adapters", "slots", "cache_salt"];
 const LOADS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const FACTORS: RangeInclusive<f64> = 0.1..=100.0;
 

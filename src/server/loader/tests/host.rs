@@ -2,7 +2,7 @@
 
 use roundhouse_engine::LaneConfig;
 use roundhouse_residency::testing::reporter;
-use roundhouse_types::{Footprint, TargetName};
+use roundhouse_types::{Footprint, TargetName, Version};
 
 use super::*;
 
@@ -13,6 +13,7 @@ const FAR: DeviceId = DeviceId::Simulated(1);
 /// A loader for one announced encoder whose files lie in a folder of their own.
 struct Yard {
     loader: ModelLoader,
+    models: Arc<LocalModels>,
     folder: TempDir,
     id: ArtefactId,
 }
@@ -28,7 +29,7 @@ async fn yard() -> Yard {
     let lane = |device| Arc::new(Lane::start(device, LaneConfig::default()).unwrap());
     let lanes = [DeviceId::Cpu, NEAR, FAR].map(|device| (device, lane(device)));
     let loader = ModelLoader::new(
-        BTreeMap::from([(endpoint.clone(), Source::Local(models))]),
+        BTreeMap::from([(endpoint.clone(), Source::Local(models.clone()))]),
         BTreeMap::from(lanes),
         LoadSettings::default(),
         EngineConfig::default(),
@@ -37,7 +38,7 @@ async fn yard() -> Yard {
     let loader = loader.with_memories([DeviceMemory::new(NEAR, None)].into_iter());
     let model = ModelId { endpoint, target };
     let version = loader.resolve(&model, true).await.unwrap().version;
-    Yard { loader, folder, id: ArtefactId { model, version } }
+    Yard { loader, models, folder, id: ArtefactId { model, version } }
 }
 
 fn copy_files(from: &Path, to: &Path) {
@@ -71,7 +72,11 @@ impl Yard {
 }
 
 async fn answer(loaded: &Loaded<ServedModel>) -> Vec<Vec<f32>> {
-    let ServedModel::Engine(model) = &loaded.model else { panic!("it is a model of ours") };
+    answer_of(&loaded.model).await
+}
+
+async fn answer_of(model: &ServedModel) -> Vec<Vec<f32>> {
+    let ServedModel::Engine(model) = model else { panic!("it is a model of ours") };
     model.engine().encode(vec![(5..30).collect::<Vec<u32>>(), vec![7]]).await.unwrap()
 }
 
@@ -132,4 +137,115 @@ async fn loads_of_one_version_on_two_devices_are_one_death() {
     assert!(bench.loader.begins_loading(&id));
     bench.loader.forgive_loads().await;
     assert!(!bench.loader.ends_loading(&id));
+}
+
+/// Writes an adapter of the encoder that changes a projection of one layer.
+fn write_adapter(folder: &Path) {
+    let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1,
+        "base_model_name_or_path": "encoder",
+        "target_modules": ["layer.0.attention.self.query"]}"#;
+    std::fs::write(folder.join("adapter_config.json"), config).unwrap();
+    let module = "base_model.model.encoder.layer.0.attention.self.query";
+    let header = format!(
+        r#"{{"{module}.lora_A.weight":{{"dtype":"F32","shape":[1,128],"data_offsets":[0,512]}},"{module}.lora_B.weight":{{"dtype":"F32","shape":[128,1],"data_offsets":[512,1024]}}}}"#
+    );
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.bytes());
+    file.extend((0..256u16).flat_map(|number| (f32::from(number % 7) - 3.0).to_le_bytes()));
+    std::fs::write(folder.join("adapter_model.safetensors"), file).unwrap();
+}
+
+impl Yard {
+    /// Announces an adapter of the encoder, in a folder of its own.
+    async fn adapter(&self) -> (TempDir, ArtefactId) {
+        let folder = tempfile::tempdir().unwrap();
+        write_adapter(folder.path());
+        let target: TargetName = "adapter".parse().unwrap();
+        let announced = Announced { url: String::new(), folder: folder.path().to_owned() };
+        assert!(self.models.announce(target.clone(), announced));
+        let model = ModelId { target, ..self.id.model.clone() };
+        let version = self.loader.resolve(&model, true).await.unwrap().version;
+        (folder, ArtefactId { model, version })
+    }
+}
+
+impl Yard {
+    /// The encoder under the name of this version; its files are the same.
+    async fn base(&self, version: &Version) -> Base<ServedModel> {
+        let artefact = ArtefactId { version: version.clone(), ..self.id.clone() };
+        let loaded = self.loader.load(&artefact, NEAR, LoadSource::Files, None, reporter().0).await;
+        Base { artefact, model: Arc::new(loaded.unwrap().model) }
+    }
+
+    async fn beside(
+        &self,
+        base: &Base<ServedModel>,
+        id: &ArtefactId,
+        source: LoadSource,
+    ) -> Result<Loaded<ServedModel>, Failure> {
+        let base = Base { artefact: base.artefact.clone(), model: Arc::clone(&base.model) };
+        self.loader.load(id, NEAR, source, Some(base), reporter().0).await
+    }
+
+    /// An adapter leaves a copy, and its base leaves after it.
+    async fn leave(
+        &self,
+        base: Base<ServedModel>,
+        id: &ArtefactId,
+        adapter: ServedModel,
+    ) -> HostCopy {
+        let copy = self.loader.unload(id, NEAR, Arc::new(adapter), true).await;
+        self.loader.unload(&base.artefact, NEAR, base.model, false).await;
+        copy.expect("it was asked for")
+    }
+}
+
+#[tokio::test]
+async fn an_adapter_comes_back_from_the_hosts_memory_beside_its_base_and_no_other_version_of_it() {
+    let yard = yard().await;
+    let (folder, id) = yard.adapter().await;
+    // A base that left and came back is the same, one with other files is not.
+    let mut want = Vec::new();
+    for source in [LoadSource::Files, LoadSource::Host] {
+        let base = yard.base(&yard.id.version).await;
+        let Loaded { model, footprint, .. } = yard.beside(&base, &id, source).await.unwrap();
+        let answers = answer_of(&model).await;
+        assert_ne!(answers, answer_of(&base.model).await);
+        want.push((answers, footprint));
+        let copy = yard.leave(base, &id, model).await;
+        let Footprint { weights, host, .. } = footprint;
+        assert_eq!(copy.footprint, Footprint { weights, host, ..Footprint::default() });
+        assert!(copy.shared.is_empty() && weights > Bytes::ZERO);
+        if source == LoadSource::Files {
+            std::fs::remove_file(folder.path().join("adapter_model.safetensors")).unwrap();
+        }
+    }
+    assert_eq!(want[0], want[1]);
+    let other = yard.base(&Version::from_digest("0b")).await;
+    let refused = yard.beside(&other, &id, LoadSource::Host).await.err();
+    let refused = refused.expect("its files are read again, and are gone");
+    assert!(refused.message().contains("adapter_model.safetensors"), "{refused}");
+    yard.loader.discard(&id).await;
+    assert!(yard.loader.copies.is_empty());
+}
+
+#[tokio::test]
+async fn a_copy_made_beside_another_version_of_the_base_takes_the_older_ones_place() {
+    let yard = yard().await;
+    let (folder, id) = yard.adapter().await;
+    let second = Version::from_digest("0b");
+    for version in [&yard.id.version, &second] {
+        let base = yard.base(version).await;
+        let Loaded { model, .. } = yard.beside(&base, &id, LoadSource::Files).await.unwrap();
+        yard.leave(base, &id, model).await;
+    }
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    let base = yard.base(&second).await;
+    let Loaded { model, .. } = yard.beside(&base, &id, LoadSource::Host).await.unwrap();
+    assert_ne!(answer_of(&model).await, answer_of(&base.model).await);
+    yard.leave(base, &id, model).await;
+    let first = yard.base(&yard.id.version).await;
+    assert!(yard.beside(&first, &id, LoadSource::Host).await.is_err(), "it has one copy");
+    yard.loader.discard(&id).await;
+    assert!(yard.loader.copies.is_empty());
 }

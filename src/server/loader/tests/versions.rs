@@ -135,3 +135,17 @@ async fn what_was_deleted_in_the_store_does_not_return_with_the_store_down() {
     let again = bench.fetched().await;
     assert_eq!(stand_in(), Some(again));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_under_way_is_not_ready_to_a_refresh_and_a_fault_when_it_never_ends() {
+    let bench = bench_settling(Duration::from_secs(2)).await;
+    let header = r#"{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}"#;
+    let mut short = (header.len() as u64).to_le_bytes().to_vec();
+    short.extend(header.as_bytes());
+    for (age, kind) in [(Duration::ZERO, ErrorKind::NotReady), (LONG_AGO, ErrorKind::ModelInvalid)]
+    {
+        bench.memory.put_aged("m/model.safetensors", short.clone(), age);
+        let failure = bench.resolve(true).await.unwrap_err();
+        assert_eq!(failure.kind(), kind, "{failure}");
+    }
+}

@@ -138,7 +138,7 @@ async fn what_a_model_cannot_do_is_told_with_what_it_can() {
         (&classifies, chat("a"), "e:t/model is a classification model, "),
         (&classifies, embeddings(&["a"]), "e:t/model is a classification model, "),
         (&generates, completion(&[], 1, greedy(1)), "prompt: it is empty"),
-        (&generates, completion(&["a"], 17, greedy(1)), "n: 17 is not between 1 and 16"),
+        (&generates, completion(&["a"], 65, greedy(1)), "n: 65 is not between 1 and 64"),
         (
             &generates,
             completion(&["a"; 33], 2, greedy(1)),
@@ -164,9 +164,8 @@ async fn a_model_that_is_no_adapter_of_the_base_named_beside_it_is_refused() {
     asked.base = Some(base);
     let Err(refused) = server.dispatcher.invoke(asked).await else { panic!("it was answered") };
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
-    let told =
-        "e:t/model is no adapter and cannot be asked as an adapter of the base that was named";
-    assert_eq!(refused.message(), told);
+    assert_eq!(refused.message(), "e:t/model is no adapter");
+    assert_eq!(refused.detail(), Some(&roundhouse_types::Detail::OtherBase { is_adapter: false }));
     server.let_go().await;
 }
 

@@ -5,7 +5,7 @@ use crate::{FormKind, OutputForm};
 
 /// Goes on past the end token wherever it may: the form alone ends the answer.
 fn formed(kind: FormKind) -> Generation {
-    let form = OutputForm { field: "response_format", kind };
+    let form = OutputForm { field: "response_format".into(), kind };
     Generation { form: Some(form), temperature: Some(50.0), seed: Some(3), ..greedy(100) }
 }
 

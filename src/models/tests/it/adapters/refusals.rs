@@ -100,8 +100,20 @@ fn what_is_not_computed_is_refused_by_name_before_a_weight_is_read() {
         ("use_qalora", json!(true), "a LoRA adapter with use_qalora is"),
         ("ensure_weight_tying", json!(true), "a LoRA adapter with ensure_weight_tying is"),
         ("something_new", json!(3), "a LoRA adapter with something_new is"),
-        ("bias", json!("some"), "bias is 'some'; none, all and lora_only are known"),
-        ("r", json!(0), "r is 0, and must be a rank"),
+        ("bias", json!("some"), "bias is 'some', and must be none, all or lora_only"),
+        ("r", json!(0), "r is 0, and must be a rank: a whole number from 1 to 65536"),
+        ("r", json!("8"), "r is \"8\", and must be a rank: a whole number from 1 to 65536"),
+        ("init_lora_weights", json!("corda"), "init_lora_weights corda is"),
+        ("init_lora_weights", json!("lora_ga"), "init_lora_weights lora_ga is"),
+        (
+            "monteclora_config",
+            json!({"num_samples": 4}),
+            "a LoRA adapter with monteclora_config is",
+        ),
+        ("velora_config", json!({"num_groups": 4}), "a LoRA adapter with velora_config is"),
+        ("kasa_config", json!({"beta": 1e-4}), "a LoRA adapter with kasa_config is"),
+        ("arrow_config", json!({"top_k": 3}), "a LoRA adapter with arrow_config is"),
+        ("use_bdlora", json!({"nblocks": 2}), "a LoRA adapter with use_bdlora is"),
         ("lora_alpha", json!("much"), "lora_alpha is \"much\", and must be a number"),
         ("target_modules", json!("q_proj("), "target_modules is 'q_proj('"),
         ("rank_pattern", json!({"(": 3}), "rank_pattern has the pattern '('"),
@@ -112,11 +124,51 @@ fn what_is_not_computed_is_refused_by_name_before_a_weight_is_read() {
         let refused = Changed::from("llama-all").set(key, value.clone()).unread();
         assert!(refused.contains(says), "{key} {value}: {refused}");
     }
-    // What says nothing is nobody's business, known or not.
-    let quiet =
-        Changed::from("llama-all").set("something_new", json!(null)).set("other", json!({}));
-    let dir = quiet.write();
-    assert!(AdapterPlan::read(&read_local(dir.path()).unwrap()).is_ok());
+}
+
+/// Whether an adapter is read, whatever its base.
+fn is_read(changed: &Changed) -> bool {
+    let dir = changed.write();
+    let read = AdapterPlan::read(&read_local(dir.path()).unwrap());
+    read.map_err(|error| println!("{}: {error}", changed.config)).is_ok()
+}
+
+#[test]
+fn keys_that_say_nothing_are_passed_over_known_or_not() {
+    for value in [json!(null), json!(false), json!({}), json!([]), json!("")] {
+        assert!(is_read(&Changed::from("llama-all").set("something_new", value)));
+    }
+    // All that PEFT 0.21 writes of an adapter that uses none of it.
+    let written = json!({
+        "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null,
+        "auto_mapping": null, "bias": "none", "corda_config": null,
+        "ensure_weight_tying": false, "eva_config": null, "exclude_modules": null,
+        "fan_in_fan_out": false, "inference_mode": false, "init_lora_weights": true,
+        "kasa_config": null, "layer_replication": null, "layers_pattern": null,
+        "layers_to_transform": null, "loftq_config": {}, "lora_bias": false, "lora_dropout": 0.0,
+        "lora_ga_config": null, "megatron_config": null, "megatron_core": "megatron.core",
+        "modules_to_save": null, "monteclora_config": null, "peft_type": "LORA",
+        "peft_version": "0.21.2", "qalora_group_size": 16, "rank_pattern": {}, "revision": null,
+        "target_parameters": null, "task_type": null, "trainable_token_indices": null,
+        "use_bdlora": null, "use_dora": false, "use_qalora": false, "use_rslora": false,
+        "velora_config": null,
+    });
+    let mut changed = Changed::from("llama-all");
+    for (key, value) in written.as_object().unwrap() {
+        changed = changed.set(key, value.clone());
+    }
+    assert!(is_read(&changed));
+}
+
+#[test]
+fn ways_to_begin_that_leave_the_base_as_it_was_are_taken() {
+    for way in ["gaussian", "orthogonal", "eva", "mica", "MiCA"] {
+        assert!(is_read(&Changed::from("llama-all").set("init_lora_weights", json!(way))), "{way}");
+    }
+    // As PEFT leaves it in what it saved for the base as it was.
+    for key in ["corda_config", "lora_ga_config", "eva_config", "loftq_config"] {
+        assert!(is_read(&Changed::from("llama-all").set(key, json!({"rho": 0.5}))), "{key}");
+    }
 }
 
 #[test]
@@ -164,6 +216,18 @@ fn tensors_that_do_not_belong_together_are_refused_by_name() {
     ] {
         let refused = changed.unread();
         assert!(refused.contains(&says), "{refused}");
+    }
+}
+
+#[test]
+fn a_head_that_its_base_cannot_carry_is_refused_with_what_to_do() {
+    let classes = || Changed::from("bert-classifier");
+    let other = classes().shaped("classifier.weight", &[4, 32]).shaped("classifier.bias", &[4]);
+    for (refused, says) in [
+        (other.unfit("bert-single-label"), "is a head of 4 classes, and its base's has 3; answers"),
+        (classes().unfit("bert-plain"), "is of a head of the adapter's own, and its base has none"),
+    ] {
+        assert!(refused.contains(says) && refused.contains("num_labels"), "{refused}");
     }
 }
 
