@@ -230,9 +230,12 @@ async fn judge(
     })
 }
 
+/// What is known of each target that an adapter names, once somebody has looked.
+type Looks = BTreeMap<TargetName, Arc<OnceCell<Result<Plan, Failure>>>>;
+
 /// The bases of a survey's adapters, each looked into once.
 #[derive(Default)]
-struct Bases(Mutex<BTreeMap<TargetName, Arc<OnceCell<Result<Plan, Failure>>>>>);
+struct Bases(Mutex<Looks>);
 
 impl Bases {
     /// Holds an adapter against its base as a load does, but for what the settings of an endpoint say
@@ -274,7 +277,7 @@ impl Bases {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TargetName, Arc<OnceCell<Result<Plan, Failure>>>>> {
+    fn lock(&self) -> MutexGuard<'_, Looks> {
         // Entries are inserted at once.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
