@@ -160,10 +160,7 @@ pub(crate) fn told(
         }
         // What an alias stands for is not the caller's to know.
         _ if is_tenant && asked != target && failure.message().contains(target.target.as_str()) => {
-            failure
-                .message()
-                .replace(&target.to_string(), &asked.to_string())
-                .replace(target.target.as_str(), asked.target.as_str())
+            failure.message().replace(target.target.as_str(), asked.target.as_str())
         }
         _ => return failure,
     };
@@ -174,6 +171,11 @@ pub(crate) fn told(
     }
     let why = if is_tenant { "" } else { ": the server's log says why" };
     let told = Failure::new(kind, instead + why).with_retry(failure.retry());
+    // What a model said itself is its answer.
+    let told = match failure.status() {
+        Some(status) => told.with_status(status),
+        None => told,
+    };
     match failure.detail() {
         Some(detail) => told.with_detail(detail.clone()),
         None => told,

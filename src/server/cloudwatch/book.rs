@@ -64,12 +64,18 @@ impl Book {
         let Some(endpoint) = record.endpoint.as_ref().filter(|_| is_invocation(record)) else {
             return;
         };
-        self.invoked(endpoint);
+        // What was deferred was no invocation when it came, and is none when it is answered.
+        let is_at_once = record.route != DEFERRED;
+        if is_at_once {
+            self.invoked(endpoint);
+        }
         let part = record.variant.clone().map_or(Part::Whole, Part::Variant);
         self.with((endpoint.clone(), part), |figures| {
             let mut add = |figure, value| figures.entry(figure).or_default().add(value);
             let is = |yes: bool| f64::from(u8::from(yes));
-            add(Figure::Invocations, 1.0);
+            if is_at_once {
+                add(Figure::Invocations, 1.0);
+            }
             add(Figure::Invocation4xxErrors, is((400..500).contains(&record.status)));
             add(Figure::Invocation5xxErrors, is(record.status >= 500));
             add(Figure::InvocationModelErrors, is(record.status == MODEL_ERROR));
@@ -121,8 +127,9 @@ impl Book {
     pub(super) fn level(&self, endpoint: &str, figure: Figure, value: f64) {
         let Ok(name) = endpoint.parse::<EndpointName>() else { return };
         let mut gathered = self.lock();
-        if gathered.levels.len() < TOLD_MOST {
-            gathered.levels.insert((name, figure), value);
+        let key = (name, figure);
+        if gathered.levels.len() < TOLD_MOST || gathered.levels.contains_key(&key) {
+            gathered.levels.insert(key, value);
         }
         drop(gathered);
         self.add(endpoint, figure, value, 1);
@@ -232,6 +239,8 @@ impl Book {
 
 /// What clients are told where the model is at fault.
 const MODEL_ERROR: u16 = 424;
+/// The route of requests that the queue answers.
+const DEFERRED: &str = "invoke_deferred";
 /// What SageMaker calls the variant of an endpoint that has only one.
 const ALL: &str = "AllTraffic";
 

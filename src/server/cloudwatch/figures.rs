@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// Different values that CloudWatch takes of one metric in one line.
 const VALUES_MOST: usize = 100;
-/// A bin's upper bound by its lower: what is told is off by less than 5 % of it, sums aside.
+/// A bin's upper bound by its lower: what is told is off by less than a tenth where bins are few, sums aside.
 const RATIO: f64 = 1.1;
 /// The bin of what is not above zero.
 const NOTHING: i32 = i32::MIN;

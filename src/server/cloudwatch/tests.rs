@@ -123,6 +123,7 @@ fn each_variant_that_nobody_asked_counts_and_what_is_asynchronous_alone_has_none
         }
     });
     book.ended(&answered("both"));
+    book.ended(&AccessRecord { route: "invoke_deferred", ..answered("later") });
     let two = vec!["a".into(), "b".into()];
     let endpoints = [&named(&["later", "both"])[..], &[("e".parse().unwrap(), two)]].concat();
     let of = || {

@@ -155,7 +155,10 @@ impl ModelLoader {
         let released = blocking(move || {
             let copied = match resident {
                 Some(resident) if copies => Some(copied(&resident, &memory, &pool)),
-                _ => None,
+                other => {
+                    drop(other);
+                    None
+                }
             };
             // What was freed is free for others, not kept for later.
             allocator::give_back();

@@ -152,6 +152,9 @@ fn an_answer_ends_with_the_only_call_that_it_may_make() {
         // Also where the length would end it there.
         let pieces = write(&mut calling(free, true), &ids[..one], FinishReason::Length);
         assert_eq!(finish(&pieces).reason, reason);
+        // A call that the length cut short is none of which that could be said.
+        let pieces = write(&mut calling(free, true), &ids[..one - 1], FinishReason::Length);
+        assert_eq!((told(&pieces) > 0, finish(&pieces).reason), (!free, Finish::Length));
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct CallReader {
     state: State,
     /// Whether a call has been given out.
     called: bool,
+    /// Whether the last one was cut short.
+    cut: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +61,7 @@ impl CallReader {
     pub(crate) fn new(format: CallFormat, names: Vec<String>, single: bool) -> Self {
         let (held, gap) = (String::new(), String::new());
         let (first, state) = (FirstObject::default(), State::Beginning);
-        Self { format, names, single, first, held, gap, state, called: false }
+        Self { format, names, single, first, held, gap, state, called: false, cut: false }
     }
 
     /// Whether a call has been given out.
@@ -69,7 +71,7 @@ impl CallReader {
 
     /// Whether all calls that are wanted have been given out.
     pub(crate) fn is_done(&self) -> bool {
-        self.single && self.called
+        self.single && self.called && !self.cut
     }
 
     /// Whether text is held back.
@@ -129,8 +131,10 @@ impl CallReader {
             return said;
         }
         self.state = State::Saying;
+        let whole = self.all(&held);
+        self.cut = whole.is_none();
         let begun = || if forced { begun(&held, self.format) } else { None };
-        match self.all(&held).or_else(begun) {
+        match whole.or_else(begun) {
             Some(calls) => said.calls = calls.into_iter().map(|call| self.call(call)).collect(),
             None => {
                 said.text.push_str(&self.gap);

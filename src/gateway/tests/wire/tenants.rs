@@ -252,7 +252,7 @@ async fn a_failure_behind_an_alias_does_not_tell_what_it_stands_for() {
     let setup = Setup { targets: TARGETS.to_vec(), policy, identity, ..Setup::default() };
     let harness = setup.with(|invocation| {
         let message = format!("{}: acme/chat has no config.json", invocation.model);
-        Err(Failure::new(ErrorKind::ModelInvalid, message))
+        Err(Failure::new(ErrorKind::ModelInvalid, message).with_status(422))
     });
     for (target, told) in [
         ("chat", "ep:chat: chat has no config.json"),
@@ -261,6 +261,8 @@ async fn a_failure_behind_an_alias_does_not_tell_what_it_stands_for() {
         let got = harness.by("acme").post(INVOKE, target, r#"{"inputs":"hi"}"#).await;
         assert_ne!(got.status, 200);
         assert!(got.text().contains(told), "{}", got.text());
+        // What the model answered with stays its answer.
+        assert_eq!(got.json()["OriginalStatusCode"], 422);
     }
 }
 

@@ -41,7 +41,8 @@ impl Read {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.without_target > 0 {
-            notes.push(format!("{} without a target left out", count(self.without_target, "line")));
+            let lines = count(self.without_target, "line");
+            notes.push(format!("{lines} without a target, or that asked no model, left out"));
         }
         if self.not_served > 0 {
             let lines = count(self.not_served, "line");
@@ -135,6 +136,9 @@ struct Logged {
     target: Option<String>,
     version: Option<String>,
     status: Option<u16>,
+    method: Option<String>,
+    route: Option<String>,
+    container: Option<IgnoredAny>,
     /// Other lines of a server that logs JSON have one; what ships the access log may add one.
     level: Option<IgnoredAny>,
 }
@@ -168,13 +172,18 @@ fn logged(line: &str, read: &mut Read) -> Result<(), Left> {
     if logged.level.is_some() && logged.status.is_none() {
         return Err(Left::foreign(not_ours("it has a level, and no status")));
     }
-    let Some(target) = logged.target else {
+    // A look at a model asks nothing of it, what is answered later has a line of its own then, and a
+    // container of the operator's is no model.
+    let asks_none = logged.method.is_some_and(|it| it != "POST")
+        || logged.route.is_some_and(|it| it == "invoke_endpoint_async")
+        || logged.container.is_some();
+    let Some(target) = logged.target.filter(|_| !asks_none) else {
         read.without_target += 1;
         return Ok(());
     };
-    // Requests that came too early or too many still wanted their model; those that were wrong
-    // wanted none that there is.
-    let is_wrong = |status: u16| (400..500).contains(&status) && status != 429;
+    // Requests that came too early or too many, or that nobody waited for any longer, still wanted their
+    // model; those that were wrong wanted none that there is.
+    let is_wrong = |status: u16| (400..500).contains(&status) && !matches!(status, 429 | 499);
     if logged.version.is_none() && logged.status.is_some_and(is_wrong) {
         read.not_served += 1;
         return Ok(());

@@ -36,6 +36,10 @@ fn an_access_log_gives_its_targets_and_tells_what_it_leaves_out() {
 
 {"time":11.0,"endpoint":null,"target":null,"status":404}
 {"time":11.0,"endpoint":"demo","target":"no-such","version":null,"status":400}
+{"time":11.5,"endpoint":"demo","target":"c","version":null,"status":499,"method":"POST","container":null}
+{"time":12.0,"endpoint":"demo","target":"d","status":200,"method":"GET"}
+{"time":12.0,"endpoint":"demo","target":"d","status":202,"method":"POST","route":"invoke_endpoint_async"}
+{"time":12.0,"endpoint":"pipe","target":"one","status":200,"method":"POST","container":"two"}
 "#;
     let read = read::read(&[file(folder.path(), "access.log", log)]).unwrap();
     let asked: Vec<_> = read
@@ -44,10 +48,11 @@ fn an_access_log_gives_its_targets_and_tells_what_it_leaves_out() {
         .iter()
         .map(|it| (it.at.as_secs_f64(), read.trace.models()[it.model as usize].id.to_string()))
         .collect();
-    assert_eq!(asked, [(10.0, "demo:a".to_owned()), (10.5, "demo:b".to_owned())]);
+    let want = [(10.0, "demo:a"), (10.5, "demo:b"), (11.5, "demo:c")];
+    assert_eq!(asked, want.map(|(at, model)| (at, model.to_owned())));
     let notes = read.notes();
     assert_eq!(notes.len(), 2);
-    assert!(notes[0].starts_with("1 line without a target"), "{notes:?}");
+    assert!(notes[0].starts_with("4 lines without a target"), "{notes:?}");
 }
 
 #[test]
