@@ -109,7 +109,7 @@ async fn generated(server: &Server, target: &str) -> (Value, String) {
 }
 
 /// Deletes every file of weights below a folder; says how many.
-fn delete_weights(folder: &Path) -> usize {
+pub(crate) fn delete_weights(folder: &Path) -> usize {
     let mut deleted = 0;
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let path = entry.path();

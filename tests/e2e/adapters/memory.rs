@@ -1,6 +1,6 @@
 //! More adapters than there is memory for.
 
-use std::path::Path;
+use crate::devices::delete_weights;
 
 use roundhouse_tests::adapters::{label, labelled_base, signed_of_rank};
 use serde_json::Value;
@@ -80,21 +80,6 @@ async fn two_hundred_adapters_take_turns_beside_one_base_and_none_is_refused() {
     }
     let different: std::collections::BTreeSet<&String> = names.iter().collect();
     assert_eq!((names.len(), different.len()), (ADAPTERS + 1, ADAPTERS + 1));
-}
-
-/// Deletes every file of weights below a folder; says how many.
-fn delete_weights(folder: &Path) -> usize {
-    let mut deleted = 0;
-    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        let path = entry.path();
-        if path.is_dir() {
-            deleted += delete_weights(&path);
-        } else if path.extension().is_some_and(|it| it == "safetensors") {
-            std::fs::remove_file(&path).unwrap();
-            deleted += 1;
-        }
-    }
-    deleted
 }
 
 #[tokio::test(flavor = "multi_thread")]
