@@ -5,8 +5,9 @@
 MODELS is what make.py made, OUT a file. In each round every server is started anew and measured in
 turn: reading a prompt of 512 tokens, decoding alone, 8 and 32 requests at once (64 tokens in, 96
 out): over the whole time, their prompts included, and while all of them decode, which is what decoding
-alone is compared with. The figures are medians over the rounds; the ratios are medians of each round's. Needs torch,
-transformers and a C compiler; everything listens on loopback and is stopped at the end.
+alone is compared with. *bf16 rounded* rounds activations as well, as llama-server and transformers
+do; *bf16* does not. The figures are medians over the rounds; the ratios are medians of each round's.
+Needs torch, transformers and a C compiler; everything listens on loopback and is stopped at the end.
 """
 
 import json
@@ -27,7 +28,7 @@ SHAPES = sys.argv[6:] or ["smol", "l1b"]
 HERE = Path(__file__).parent
 MATRICES = {"smol": 134_479_872, "l1b": 1_235_746_816}
 # Numbers multiplied with each token, the embedding table being the head too.
-BYTES = {"bf16": 2.0, "q8_0": 34 / 32}
+BYTES = {"bf16": 2.0, "bf16 rounded": 2.0, "q8_0": 34 / 32}
 RANDOM = random.Random(7)
 # Each of several at once answers so many.
 OUT_TOKENS = 96
@@ -76,8 +77,10 @@ def roundhouse(model, settings):
 def rows(model):
     decode = 64 if model == "smol" else 24
     q8 = {"ROUNDHOUSE_SERVING_QUANTIZE": "q8_0"}
+    rounded = {"ROUNDHOUSE_SERVING_DTYPE": "bf16"}
     servers = {
         ("roundhouse", "bf16"): lambda: roundhouse(model, {}),
+        ("roundhouse", "bf16 rounded"): lambda: roundhouse(model, rounded),
         ("llama-server", "bf16"): lambda: LlamaServer(LLAMA, f"{MODELS}/{model}-bf16.gguf", 32, 1024),
         ("roundhouse", "q8_0"): lambda: roundhouse(model, q8),
         ("llama-server", "q8_0"): lambda: LlamaServer(LLAMA, f"{MODELS}/{model}-q8_0.gguf", 32, 1024),
@@ -128,8 +131,8 @@ def main():
             roof = middle["decode"] * numbers * BYTES[form] / read
             lines.append(f"| {who}, {form} | " + " | ".join(f"{middle[column]:.1f}" for column in columns)
                          + f" | {times[0]:.1f}, {times[1]:.1f} | {roof:.2f} |")
-        for form in ["bf16", "q8_0"]:
-            pairs = list(zip(found["roundhouse", form], found["llama-server", form]))
+        for form, theirs in [("bf16", "bf16"), ("bf16 rounded", "bf16"), ("q8_0", "q8_0")]:
+            pairs = list(zip(found["roundhouse", form], found["llama-server", theirs]))
             ratios = [statistics.median(ours[column] / theirs[column] for ours, theirs in pairs) for column in columns]
             lines.append(f"| ours by llama-server, {form} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " | | |")
         lines.append("")

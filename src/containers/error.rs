@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, ErrorKind, Failure, RetryHint};
+use roundhouse_types::{Bytes, ErrorKind, Failure, RetryHint, count};
 use thiserror::Error;
 
 /// A fault of a container, of the way to it, or of a request to it. Each names its container.
@@ -81,7 +81,7 @@ pub enum Error {
         after: Duration,
     },
     /// As many requests as it may have are under way.
-    #[error("container {container} has {limit} requests under way, which is its limit")]
+    #[error("container {container} has {} under way, which is its limit", count(*.limit, "request"))]
     Full {
         /// Which.
         container: Arc<str>,
@@ -90,8 +90,8 @@ pub enum Error {
     },
     /// A tenant has its share of the requests that may be under way.
     #[error(
-        "container {container} has {taken} requests under way, and the rest of its {limit} places is \
-         for other tenants"
+        "container {container} has {} under way, and the rest of its {limit} places is for other tenants",
+        count(*.taken, "request")
     )]
     Shared {
         /// Which.

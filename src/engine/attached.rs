@@ -22,7 +22,8 @@ pub(crate) struct Attaching {
     pub(crate) weights: Box<dyn Any + Send>,
     /// Travels to the lane and back, so that an adapter whose caller left is detached.
     pub(crate) registration: Attachment,
-    pub(crate) answer: oneshot::Sender<Result<Attachment, Failure>>,
+    /// With the numbers per vector that it answers with.
+    pub(crate) answer: oneshot::Sender<Result<(Attachment, usize), Failure>>,
 }
 
 /// Keeps an adapter on its engine; dropped, it asks for the removal.
@@ -97,8 +98,8 @@ impl EngineHandle {
         let (answer, attached) = oneshot::channel();
         let attaching = Box::new(Attaching { weights, registration, answer });
         commands.send(Command::Attach(engine, attaching)).map_err(|_| self.gone())?;
-        let attachment = attached.await.map_err(|_| self.gone())??;
+        let (attachment, width) = attached.await.map_err(|_| self.gone())??;
         let adapter = Adapter { id, root: kv::root(&version) };
-        Ok(Attached { handle: self.with_adapter(adapter), attachment })
+        Ok(Attached { handle: self.with_adapter(adapter, width), attachment })
     }
 }

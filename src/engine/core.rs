@@ -10,7 +10,7 @@ mod room;
 mod tests;
 mod warm;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ use crate::elastic::Elastic;
 use crate::error::Error;
 use crate::handle::EngineConfig;
 use crate::metrics::Meters;
-use crate::plan::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepPlan};
+use crate::plan::{AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepPlan};
 use crate::scheduler::SequenceId;
 
 /// The device can no longer be trusted; says why.
@@ -67,8 +67,8 @@ pub(crate) struct Published {
 pub(crate) struct Engine {
     runner: Box<dyn ModelRunner>,
     spec: RunnerSpec,
-    /// The adapters that rows may name.
-    attached: HashSet<AdapterId>,
+    /// The adapters that rows may name, with the numbers per vector that they answer with.
+    attached: HashMap<AdapterId, usize>,
     work: Work,
     meters: Meters,
     pace: Pace,
@@ -100,7 +100,7 @@ impl Engine {
             None => Work::Encode(EncodeWork::new(&spec, running)),
         };
         let (meters, pace) = (Meters::new(), Pace::default());
-        let (room, attached) = (PromptRoom::new(config.step_time), HashSet::new());
+        let (room, attached) = (PromptRoom::new(config.step_time), HashMap::new());
         let elastic = None;
         let engine = Self { runner, spec, attached, work, meters, pace, room, published, elastic };
         engine.publish();
@@ -124,8 +124,9 @@ impl Engine {
         if !self.knows(job.adapter) {
             return job.refuse(Error::Detached.into());
         }
+        let spec = self.spec_with(job.adapter);
         match &mut self.work {
-            Work::Encode(work) => work.submit(job, account, &self.meters),
+            Work::Encode(work) => work.submit(job, account, &spec, &self.meters),
             Work::Generate(_) => job.refuse(Error::NotEncoder.into()),
         }
         self.pace.working(Instant::now());
@@ -185,7 +186,8 @@ impl Engine {
             }
         };
         self.publish();
-        let outcomes = forward(self.runner.as_mut(), &self.spec, &plan)?;
+        let widths = (self.spec.output_width, &self.attached);
+        let outcomes = forward(self.runner.as_mut(), widths, &plan)?;
         if prompts > 0 {
             self.room.measured(plan.tokens(), started.elapsed());
         }
@@ -229,30 +231,38 @@ impl Engine {
 /// nothing that matters, and computing a row again writes the same KV.
 fn forward(
     runner: &mut dyn ModelRunner,
-    spec: &RunnerSpec,
+    widths: Widths<'_>,
     plan: &StepPlan,
 ) -> Result<Vec<RowOutcome>, DeviceFailure> {
     // Caught to say why the lane ends, not to go on: see `DeviceFailure`.
     let result = catch_unwind(AssertUnwindSafe(|| runner.forward(plan)))
         .map_err(|panic| DeviceFailure(format!("panic in a step: {}", panic_text(&*panic))))?;
     match result {
-        Ok(output) => Ok(outcomes(spec, plan, output.rows)),
+        Ok(output) => Ok(outcomes(widths, plan, output.rows)),
         Err(RunnerError::Device(reason)) => Err(DeviceFailure(reason)),
         Err(refused) if plan.rows.len() == 1 => Ok(vec![RowOutcome::Failed(refused.into())]),
         Err(RunnerError::Input(_) | RunnerError::Room(_)) => {
             let mut outcomes = Vec::with_capacity(plan.rows.len());
             for row in &plan.rows {
                 let single = StepPlan { rows: vec![row.clone()] };
-                outcomes.extend(forward(runner, spec, &single)?);
+                outcomes.extend(forward(runner, widths, &single)?);
             }
             Ok(outcomes)
         }
     }
 }
 
-fn outcomes(spec: &RunnerSpec, plan: &StepPlan, vectors: Vec<Vec<f32>>) -> Vec<RowOutcome> {
+/// Numbers per vector: of the model alone, and of adapters.
+type Widths<'a> = (usize, &'a HashMap<AdapterId, usize>);
+
+fn outcomes(
+    (plain, adapted): Widths<'_>,
+    plan: &StepPlan,
+    vectors: Vec<Vec<f32>>,
+) -> Vec<RowOutcome> {
     let wanting = plan.rows.iter().filter(|row| row.output);
-    let wanted: Vec<usize> = wanting.map(|row| row.vectors() * spec.output_width).collect();
+    let width = |row: &Row| row.adapter.and_then(|id| adapted.get(&id)).copied().unwrap_or(plain);
+    let wanted: Vec<usize> = wanting.map(|row| row.vectors() * width(row)).collect();
     if !vectors.iter().map(Vec::len).eq(wanted.iter().copied()) {
         let widths: Vec<_> = vectors.iter().map(Vec::len).collect();
         let error = Error::WrongShape {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{ErrorKind, Failure, RetryHint};
+use roundhouse_types::{ErrorKind, Failure, RetryHint, count, count_that};
 
 use crate::constraint::Unmet;
 
@@ -28,7 +28,7 @@ pub(crate) enum Error {
     #[error("input {index} has {tokens} tokens, {} more than the {most} that the model takes", .tokens - .most)]
     InputTooLong { index: usize, tokens: usize, most: usize },
     /// A place in an encoder input that it does not have.
-    #[error("input {index} has {tokens} tokens, and none at place {place}")]
+    #[error("input {index} has {}, and none at place {place}", count(*.tokens, "token"))]
     NoSuchPlace { index: usize, place: usize, tokens: usize },
     /// More vectors than one answer may have.
     #[error(
@@ -39,7 +39,7 @@ pub(crate) enum Error {
     #[error("{name} is {value}, and must be {range}")]
     Parameter { name: &'static str, value: String, range: &'static str },
     /// The waiting queue is full.
-    #[error("{waiting} sequences wait for model {name} already")]
+    #[error("{} for model {name} already", count_that(*.waiting, "sequence", ["waits", "wait"]))]
     QueueFull { name: String, waiting: usize, after: Duration },
     /// The runner cannot be served: its shapes contradict one another, or it refuses them.
     #[error("model {name} cannot be served: {reason}")]

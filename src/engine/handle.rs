@@ -86,6 +86,8 @@ pub struct EngineHandle {
 #[derive(Clone, Default)]
 struct With {
     adapter: Option<Adapter>,
+    /// Numbers per vector that the adapter answers with.
+    width: Option<usize>,
     claim: Arc<Claim>,
 }
 
@@ -127,9 +129,10 @@ impl EngineHandle {
         Self { inner: Arc::new(inner), with: Arc::default() }
     }
 
-    /// The same engine's, with an adapter.
-    pub(crate) fn with_adapter(&self, adapter: Adapter) -> Self {
-        self.with(With { adapter: Some(adapter), ..(*self.with).clone() })
+    /// The same engine's, with an adapter that answers with so many numbers per vector.
+    pub(crate) fn with_adapter(&self, adapter: Adapter, width: usize) -> Self {
+        let (adapter, width) = (Some(adapter), Some(width));
+        self.with(With { adapter, width, ..(*self.with).clone() })
     }
 
     /// The same, for work on somebody's behalf.
@@ -197,7 +200,7 @@ impl EngineHandle {
         inputs: Vec<impl Into<EncodeSpec>>,
     ) -> Result<Vec<Vec<f32>>, Failure> {
         let inputs: Vec<EncodeSpec> = inputs.into_iter().map(Into::into).collect();
-        check_encode(&inputs, &self.inner.spec)?;
+        check_encode(&inputs, &self.spec())?;
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
@@ -222,9 +225,10 @@ impl EngineHandle {
         answer.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// The runner's shapes.
+    /// The runner's shapes, as its adapter has them.
     pub fn spec(&self) -> RunnerSpec {
-        self.inner.spec
+        let spec = self.inner.spec;
+        RunnerSpec { output_width: self.with.width.unwrap_or(spec.output_width), ..spec }
     }
 
     /// How busy the engine is.

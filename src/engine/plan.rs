@@ -91,7 +91,7 @@ pub struct StepOutput {
 /// The shapes a runner was loaded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunnerSpec {
-    /// Numbers per output vector.
+    /// Numbers per output vector, but for adapters that answer with others.
     pub output_width: usize,
     /// The longest sequence, in tokens, prompt and completion together.
     pub context: usize,
@@ -168,12 +168,17 @@ pub trait ModelRunner: Send {
 
     /// Takes an adapter's weights in, ready for use: rows may name `id` from now on. Called
     /// between steps, so it must take no time to speak of; what a runner computes with them
-    /// must depend on `weights` alone.
+    /// must depend on `weights` alone. Returns the numbers per output vector of its rows, where
+    /// it answers with others than [`RunnerSpec::output_width`].
     ///
     /// # Errors
     /// [`RunnerError::Input`] for weights of another kind or base, and from runners that know
     /// no adapters.
-    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> Result<Option<usize>, RunnerError> {
         drop(weights);
         Err(RunnerError::Input(format!("this model takes no adapters, {} included", id.0)))
     }

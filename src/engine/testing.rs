@@ -396,12 +396,16 @@ impl ModelRunner for EchoRunner {
         Some(Box::new(chunk))
     }
 
-    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> Result<Option<usize>, RunnerError> {
         let adapter = weights
             .downcast::<EchoAdapter>()
             .map_err(|_| RunnerError::Input("not an echo's adapter".to_owned()))?;
         self.adapters.insert(id, adapter);
-        Ok(())
+        Ok(None)
     }
 
     fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {

@@ -23,6 +23,7 @@ use crate::meter;
 use crate::openai::chat::ChatAsk;
 use crate::openai::completions::CompletionAsk;
 use crate::openai::embeddings::EmbeddingsAsk;
+use crate::openai::responses::ResponseAsk;
 use crate::ranking::RankingAsk;
 use crate::sagemaker::found;
 use crate::sagemaker::generated::InputsTranscript;
@@ -60,6 +61,7 @@ pub(crate) enum Ask {
     Inputs(InputsAsk),
     Chat(ChatAsk),
     Completion(CompletionAsk),
+    Response(ResponseAsk),
     Embeddings(EmbeddingsAsk),
     Ranking(RankingAsk),
     Tokens(TokensAsk),
@@ -88,6 +90,7 @@ impl Ask {
             Self::Inputs(ask) => ask.stream,
             Self::Chat(ask) => ask.stream,
             Self::Completion(ask) => ask.stream,
+            Self::Response(ask) => ask.stream,
             Self::Embeddings(_) | Self::Ranking(_) | Self::Tokens(_) | Self::Later(_) => false,
         }
     }
@@ -96,6 +99,7 @@ impl Ask {
         match self {
             _ if !events => Format::JsonLines,
             Self::Inputs(_) | Self::Later(_) => Format::Sse { done: false },
+            Self::Response(_) => Format::NamedEvents,
             Self::Chat(_)
             | Self::Completion(_)
             | Self::Embeddings(_)
@@ -110,6 +114,7 @@ impl Ask {
             Self::Inputs(ask) => ask.ignored.clone(),
             Self::Chat(ask) => ask.ignored.clone(),
             Self::Completion(ask) => ask.ignored.clone(),
+            Self::Response(ask) => ask.ignored.clone(),
             Self::Embeddings(ask) => ask.ignored.clone(),
             Self::Ranking(_) | Self::Tokens(_) | Self::Later(_) => None,
         }
@@ -129,6 +134,7 @@ impl Ask {
             Self::Chat(ask) => ask.n,
             Self::Completion(ask) => ask.n,
             Self::Inputs(_)
+            | Self::Response(_)
             | Self::Embeddings(_)
             | Self::Ranking(_)
             | Self::Tokens(_)
@@ -166,15 +172,18 @@ async fn admitted(
     delivery: Delivery,
 ) -> Result<Response, Error> {
     let Asked { request, ask, adapters } = asked;
-    let overruled = aim.overrules(&adapters);
+    let mut overruled = aim.overrules(&adapters);
     let aim = match aim.heeds(adapters) {
         Adapters::None => aim,
         Adapters::One(field, name) => aim.adapter(field, &name)?,
         Adapters::Each(field, names) => {
-            return each::answer(context, &aim, (field, names), request, ask, delivery).await;
+            let ignored = ask.ignored();
+            let named = (field, names);
+            let mut response = each::answer(context, &aim, named, request, ask, delivery).await?;
+            tell_ignored(&mut response, context, ignored, None);
+            return Ok(response);
         }
     };
-    let config = &context.gateway.config;
     let invoked = call::invoke(context, &aim, request, delivery.timeout).await;
     let (answer, deadline) = invoked.map_err(|error| told_by_reader(&ask, error))?;
     let ask = match ask {
@@ -183,7 +192,10 @@ async fn admitted(
                 // Such a request is not raw any more: this happens once.
                 return Box::pin(admitted(context, aim, *asked, delivery)).await;
             }
-            Some(Found::Ask(ask)) => ask,
+            Some(Found::Ask(ask, field)) => {
+                overruled = field;
+                ask
+            }
             Some(Found::Wrong(_)) | None => Ask::Later(later),
         },
         ask => ask,
@@ -192,11 +204,23 @@ async fn admitted(
     let ignored = ask.ignored();
     let mut response = written_reply(context, answer.reply, ask, delivery, deadline).await?;
     call::served_headers(response.headers_mut(), std::slice::from_ref(&answer.served), context);
+    tell_ignored(&mut response, context, ignored, overruled);
+    Ok(response)
+}
+
+/// Says which fields of a body nothing has read, and by which it names another adapter than the header
+/// that went before it.
+fn tell_ignored(
+    response: &mut Response,
+    context: &Context,
+    ignored: Option<HeaderValue>,
+    overruled: Option<&'static str>,
+) {
     let overruled = overruled.map(HeaderValue::from_static);
-    for names in ignored.into_iter().chain(overruled).filter(|_| config.served_headers) {
+    let is_told = context.gateway.config.served_headers;
+    for names in ignored.into_iter().chain(overruled).filter(|_| is_told) {
         response.headers_mut().append(IGNORED, names);
     }
-    Ok(response)
 }
 
 /// What was wrong with a body that was read late, in its reader's own words: the field included.
@@ -204,7 +228,7 @@ fn told_by_reader(ask: &Ask, error: Error) -> Error {
     match ask {
         Ask::Later(later) => match later.take() {
             Some(Found::Wrong(wrong)) => wrong,
-            Some(Found::Ask(_) | Found::Asked(_)) | None => error,
+            Some(Found::Ask(..) | Found::Asked(_)) | None => error,
         },
         _ => error,
     }
@@ -359,6 +383,7 @@ async fn generation(
         let transcript: Box<dyn Transcript> = match ask {
             Ask::Inputs(ask) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed, &ask)),
             Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens)),
+            Ask::Response(ask) => Box::new(ask.transcript(prompt_tokens)),
             Ask::Completion(ask) => {
                 Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))
             }
@@ -373,6 +398,7 @@ async fn generation(
     let said = match ask {
         Ask::Inputs(ask) => ask.generated(&generated)?,
         Ask::Chat(ask) => ask.whole(&generated, prompt_tokens),
+        Ask::Response(ask) => ask.whole(&generated, prompt_tokens)?,
         Ask::Completion(ask) => ask.whole(&generated, prompt_tokens),
         _ => return Err(mismatch()),
     };

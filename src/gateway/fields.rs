@@ -239,6 +239,16 @@ pub(crate) mod neutral {
         value == &Value::Bool(false)
     }
 
+    /// What the older way of calling functions says where there are none.
+    pub(crate) fn uncalled(value: &Value) -> bool {
+        matches!(value.as_str(), Some("none" | "auto"))
+    }
+
+    /// Text alone.
+    pub(crate) fn text(value: &Value) -> bool {
+        value.as_array().is_some_and(|all| all.iter().all(|one| one == "text"))
+    }
+
     /// `true`.
     pub(crate) fn on(value: &Value) -> bool {
         value == &Value::Bool(true)

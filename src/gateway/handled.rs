@@ -4,8 +4,8 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use roundhouse_serving::{HandledBody, HandledReply, Origin, Route};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use roundhouse_serving::{HandledBody, HandledReply, HandledStream, Origin, Route};
 use roundhouse_types::{ErrorKind, Failure};
 use tokio::time::{Instant, timeout_at};
 
@@ -40,21 +40,8 @@ pub(crate) async fn respond(
     let HandledReply { status, content_type, headers, body, origin } = reply;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let gathers = delivery.gathers || !status.is_success();
-    let (whole, pieces) = match body {
-        HandledBody::Whole(body) => (body, None),
-        HandledBody::Stream(pieces) if gathers => {
-            let limit = context.gateway.config.gathered_limit.as_usize();
-            (gather(pieces, limit, deadline).await?, None)
-        }
-        HandledBody::Stream(mut pieces) => {
-            // A failure before the first piece still has a status of its own.
-            let first = timeout_at(deadline, pieces.next()).await.map_err(|_| timed_out())?;
-            match first {
-                Some(first) => (first?, Some(pieces)),
-                None => (Bytes::new(), None),
-            }
-        }
-    };
+    let limit = gathers.then(|| context.gateway.config.gathered_limit.as_usize());
+    let (whole, pieces) = begun(body, limit, deadline).await?;
     if let Origin::Engine(route) = origin
         && let Some(failure) = no_tokenizer(route, status)
     {
@@ -102,8 +89,38 @@ pub(crate) async fn respond(
     if is_error {
         *response.status_mut() = status;
     }
-    let out = response.headers_mut();
-    if delivery.framed {
+    set_headers(response.headers_mut(), (content_type, headers), delivery.framed);
+    Ok(response)
+}
+
+/// An answer whose body has begun: its first piece, and the others where it is told as they come. With
+/// `limit` all of it is one piece of so many bytes at most.
+async fn begun(
+    body: HandledBody,
+    limit: Option<usize>,
+    deadline: Instant,
+) -> Result<(Bytes, Option<Box<HandledStream>>), Error> {
+    let mut pieces = match (body, limit) {
+        (HandledBody::Whole(body), _) => return Ok((body, None)),
+        (HandledBody::Stream(pieces), Some(limit)) => {
+            return Ok((gather(pieces, limit, deadline).await?, None));
+        }
+        (HandledBody::Stream(pieces), None) => pieces,
+    };
+    // A failure before the first piece still has a status of its own.
+    match timeout_at(deadline, pieces.next()).await.map_err(|_| timed_out())? {
+        Some(first) => Ok((first?, Some(pieces))),
+        None => Ok((Bytes::new(), None)),
+    }
+}
+
+/// The answer's type, and those of the handler's headers that it may set.
+fn set_headers(
+    out: &mut HeaderMap,
+    (content_type, headers): (HeaderValue, Vec<(String, String)>),
+    framed: bool,
+) {
+    if framed {
         out.insert(INNER_TYPE, content_type);
         out.insert(header::CONTENT_TYPE, event_stream::CONTENT_TYPE);
     } else {
@@ -119,7 +136,6 @@ pub(crate) async fn respond(
             out.insert(name, value);
         }
     }
-    Ok(response)
 }
 
 /// Says so where whoever was asked has no such route for its tokenizer. Its own words for that would be

@@ -59,6 +59,8 @@ impl Meter {
     pub(crate) fn asks(&self, fields: &Fields) {
         let most = ["max_completion_tokens", "max_tokens"].into_iter();
         let most = most.filter_map(|name| fields.number(name)).next();
+        // Of another route: whoever sends both has nothing of the smaller one.
+        let most = most.max(fields.number("max_output_tokens"));
         let count = fields.number("n").unwrap_or(1).max(1);
         let prompts = fields.texts("prompt").max(1) as u64;
         let tokens = most.unwrap_or(ANSWER_TOKENS as u64);

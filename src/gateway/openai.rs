@@ -6,6 +6,7 @@ pub(crate) mod embeddings;
 mod logprobs;
 pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod responses;
 mod tools;
 
 use std::time::SystemTime;
@@ -14,7 +15,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request};
 use axum::response::Response;
 use http::HeaderValue;
-use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation, Route};
+use roundhouse_serving::{ANSWERS_MAX, Finish, Finished, Generation, Route, Truncation};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -31,6 +32,7 @@ use crate::fields::{Fields, Neutral, neutral};
 use crate::forms;
 use crate::json;
 use crate::meter::with_rate_headers;
+use crate::openai::logprobs::Calls;
 use crate::relayed::{self, Sent};
 use crate::sagemaker;
 use crate::sagemaker::inputs::sampling;
@@ -38,21 +40,18 @@ use crate::target;
 
 /// Fields of generations that would change the answer and that nothing here honours, with
 /// the values that would not.
-const UNSUPPORTED: [Neutral; 11] = [
+const UNSUPPORTED: [Neutral; 8] = [
     ("allowed_token_ids", neutral::absent),
     ("bad_words", neutral::empty),
-    ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
     ("logits_processors", neutral::empty),
     ("no_repeat_ngram_size", neutral::zero),
     ("prompt_logprobs", neutral::zero),
-    ("skip_special_tokens", neutral::on),
-    ("truncate_prompt_tokens", neutral::absent),
     ("typical_p", neutral::one),
     ("use_beam_search", neutral::off),
 ];
 /// Fields that clients send as a matter of course and that change no answer.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 11] = [
     "metadata",
     "prediction",
     "priority",
@@ -61,6 +60,8 @@ const HARMLESS: [&str; 10] = [
     "request_id",
     "safety_identifier",
     "service_tier",
+    // Our tokenizers put none there either way.
+    "spaces_between_special_tokens",
     "store",
     "user",
 ];
@@ -95,6 +96,11 @@ pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
     let route = Some(Route::Embeddings);
     let reading = Reading { face: Face::OpenAi, parse: embeddings::parse, route };
     serve(reading, context, None, request).await
+}
+
+/// `POST /v1/responses`.
+pub(crate) async fn responses(context: Context, request: Request) -> Response {
+    serve_as(Face::OpenAi, context, request, responses::parse).await
 }
 
 /// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the endpoint has
@@ -275,15 +281,44 @@ fn generation(fields: &mut Fields, max_tokens: Option<usize>) -> Result<Generati
     generation.min_tokens = fields.count("min_tokens", 0..=usize::MAX)?;
     generation.stop = fields.stop("stop")?;
     generation.ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
+    generation.add_special = fields.bool("add_special_tokens")?;
+    generation.truncation = truncation(fields)?;
     Ok(generation)
+}
+
+/// `truncate_prompt_tokens`, where -1 is what there is room for, and `truncation_side`.
+fn truncation(fields: &mut Fields) -> Result<Option<Truncation>, Error> {
+    let most = fields.int("truncate_prompt_tokens", -1..=i64::MAX)?;
+    let keeps_end = match fields.string("truncation_side")?.as_deref() {
+        None | Some("left") => true,
+        Some("right") => false,
+        Some(_) => return Err(fields.wrong("truncation_side", "must be left or right")),
+    };
+    if most == Some(0) {
+        return Err(fields.wrong("truncate_prompt_tokens", "must be -1 or at least 1"));
+    }
+    let most = most.map(|most| usize::try_from(most).ok());
+    Ok(most.map(|most| Truncation { most, keeps_end }))
+}
+
+/// What log-probabilities call tokens.
+fn token_names(fields: &mut Fields) -> Result<Calls, Error> {
+    let by_id = fields.bool("return_tokens_as_token_ids")?.unwrap_or(false);
+    Ok(if by_id { Calls::Id } else { Calls::Text })
 }
 
 /// The fields that nothing has read, as the answer tells them.
 fn ignored(fields: &mut Fields) -> Option<HeaderValue> {
+    ignored_with(fields, Vec::new())
+}
+
+/// The same, with others.
+fn ignored_with(fields: &mut Fields, mut beside: Vec<String>) -> Option<HeaderValue> {
     for name in HARMLESS {
         fields.take(name);
     }
-    ignored_names(fields.left())
+    beside.extend(fields.left());
+    ignored_names(beside)
 }
 
 /// `n`, and `best_of` where it says no more than that.
@@ -295,19 +330,37 @@ fn choices(fields: &mut Fields) -> Result<usize, Error> {
     Ok(n)
 }
 
-/// `stream`, and whether usage is wanted at its end.
-fn streaming(fields: &mut Fields) -> Result<(bool, bool), Error> {
+/// When a stream tells usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UsageTold {
+    Never,
+    AtTheEnd,
+    /// Also with each chunk, as far as it has come.
+    Always,
+}
+
+/// `stream`, and when usage is wanted in it.
+fn streaming(fields: &mut Fields) -> Result<(bool, UsageTold), Error> {
     let stream = fields.bool("stream")?.unwrap_or(false);
     let options = match fields.take("stream_options") {
-        None => return Ok((stream, false)),
+        None => return Ok((stream, UsageTold::Never)),
         Some(Value::Object(options)) => options,
         Some(_) => return Err(fields.wrong("stream_options", "must be an object")),
     };
     if !stream {
         return Err(fields.wrong("stream_options", "is allowed only where stream is true"));
     }
-    let usage = Fields::nested(options, "stream_options.").bool("include_usage")?;
-    Ok((stream, usage.unwrap_or(false)))
+    let mut options = Fields::nested(options, "stream_options.");
+    let usage = options.bool("include_usage")?.unwrap_or(false);
+    let each = options.bool("continuous_usage_stats")?.unwrap_or(false);
+    Ok((
+        stream,
+        match (usage, each) {
+            (false, _) => UsageTold::Never,
+            (true, false) => UsageTold::AtTheEnd,
+            (true, true) => UsageTold::Always,
+        },
+    ))
 }
 
 /// What one answer's tokens add up to.
@@ -337,6 +390,20 @@ impl Tally {
         *cached = Some(
             cached.map_or(finished.cached_tokens, |so_far| so_far.min(finished.cached_tokens)),
         );
+    }
+
+    /// What a chunk says of a stream that is under way: nothing but that it will be told, or what one
+    /// choice has cost so far.
+    fn so_far(&self, told: UsageTold, generated: usize) -> Option<Value> {
+        match told {
+            UsageTold::Never => None,
+            UsageTold::AtTheEnd => Some(Value::Null),
+            UsageTold::Always => Some(json!({
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": generated,
+                "total_tokens": self.prompt_tokens + generated,
+            })),
+        }
     }
 
     fn usage(&self) -> Value {

@@ -75,45 +75,16 @@ pub fn router(state: GatewayState) -> Router {
         .route("/v1/models/{*id}", named("model", get(openai::models::one)))
         .route("/v1/chat/completions", named("chat", post(openai::chat)))
         .route("/v1/completions", named("completions", post(openai::completions)))
+        .route("/v1/responses", named("responses", post(openai::responses)))
         .route("/v1/embeddings", named("embeddings", post(openai::embeddings)))
         .route("/v1/rerank", named("rerank", post(ranking::rerank)))
         .route("/v1/score", named("score", post(ranking::score)))
         .merge(embeddings_inference());
     if gateway.container.as_ref().is_some_and(|contract| contract.loads) {
-        routes = routes
-            .route("/models", named("container_models", get(container::list).post(container::load)))
-            .route(
-                "/models/{name}",
-                named("container_model", get(container::get).delete(container::unload)),
-            )
-            .route("/models/{name}/invoke", named("container_invoke", post(container::invoke)))
-            .route(
-                "/models/{name}/adapters",
-                named("model_adapters", get(adapters::list_on).post(adapters::register_on)),
-            )
-            .route(
-                "/models/{name}/adapters/{adapter}",
-                named("model_adapter", get(adapters::get_on).delete(adapters::unregister_on)),
-            )
-            .route(
-                "/models/{name}/adapters/{adapter}/update",
-                named("model_adapter_update", post(adapters::update_on)),
-            );
+        routes = routes.merge(container_models());
     }
     if gateway.container.is_some() {
-        routes = routes
-            .route(
-                "/adapters",
-                named("container_adapters", get(adapters::list).post(adapters::register)),
-            )
-            .route(
-                "/adapters/{name}",
-                named("container_adapter", get(adapters::get).delete(adapters::unregister)),
-            )
-            .route(
-                "/adapters/{name}/update",
-                named("container_adapter_update", post(adapters::update)),
-            );
+        routes = routes.merge(container_adapters());
     }
     if gateway.platform.is_some() {
         routes = routes.route("/metrics", named("metrics", get(platform::metrics))).route(
@@ -127,6 +98,43 @@ pub fn router(state: GatewayState) -> Router {
         .with_state(gateway.clone());
     let routes = platform::with_default_accept(routes, &gateway);
     layers::around(routes, &gateway)
+}
+
+/// The container contract's routes of models, and of adapters on one of them.
+fn container_models() -> Router<Gateway> {
+    Router::new()
+        .route("/models", named("container_models", get(container::list).post(container::load)))
+        .route(
+            "/models/{name}",
+            named("container_model", get(container::get).delete(container::unload)),
+        )
+        .route("/models/{name}/invoke", named("container_invoke", post(container::invoke)))
+        .route(
+            "/models/{name}/adapters",
+            named("model_adapters", get(adapters::list_on).post(adapters::register_on)),
+        )
+        .route(
+            "/models/{name}/adapters/{adapter}",
+            named("model_adapter", get(adapters::get_on).delete(adapters::unregister_on)),
+        )
+        .route(
+            "/models/{name}/adapters/{adapter}/update",
+            named("model_adapter_update", post(adapters::update_on)),
+        )
+}
+
+/// The container contract's routes of adapters on its one model.
+fn container_adapters() -> Router<Gateway> {
+    Router::new()
+        .route(
+            "/adapters",
+            named("container_adapters", get(adapters::list).post(adapters::register)),
+        )
+        .route(
+            "/adapters/{name}",
+            named("container_adapter", get(adapters::get).delete(adapters::unregister)),
+        )
+        .route("/adapters/{name}/update", named("container_adapter_update", post(adapters::update)))
 }
 
 /// The routes of text-embeddings-inference, and those that ask a tokenizer.

@@ -54,6 +54,8 @@ pub(crate) enum Format {
         /// OpenAI's streams end with it, TGI's do not.
         done: bool,
     },
+    /// Server-sent events that are called as their `type` says.
+    NamedEvents,
 }
 
 /// How a stream reaches its client.
@@ -69,6 +71,10 @@ impl Wire {
         let text = match self.format {
             Format::JsonLines => format!("{event}\n"),
             Format::Sse { .. } => format!("data: {event}\n\n"),
+            Format::NamedEvents => {
+                let name = event["type"].as_str().unwrap_or("message");
+                format!("event: {name}\ndata: {event}\n\n")
+            }
         };
         self.wrapped(text)
     }
@@ -83,7 +89,7 @@ impl Wire {
 
     /// A comment that clients skip; lines of JSON have none.
     fn keep_alive(self) -> Option<Bytes> {
-        matches!(self.format, Format::Sse { .. }).then(|| self.wrapped(": keep-alive\n\n".into()))
+        (self.format != Format::JsonLines).then(|| self.wrapped(": keep-alive\n\n".into()))
     }
 
     fn failed(self, transcript: &dyn Transcript, error: &Error) -> Bytes {
@@ -99,7 +105,7 @@ impl Wire {
         let inner = HeaderValue::from_static(match self.format {
             Format::JsonLines => "application/jsonlines",
             // Some clients fall back to Latin-1 without it.
-            Format::Sse { .. } => "text/event-stream; charset=utf-8",
+            Format::Sse { .. } | Format::NamedEvents => "text/event-stream; charset=utf-8",
         });
         let mut response = Response::new(body);
         let headers = response.headers_mut();

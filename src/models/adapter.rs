@@ -2,7 +2,7 @@
 //!
 //! Reading order: `config` (what `adapter_config.json` asks for, with `matching`: which modules it
 //! means), `names` (the tensors by module), `modules` (what a base has that an adapter can
-//! change), `fit` (each tensor's place, or why it has none) in the memory that `layout`
+//! change) and `heads` (what it may bring of its own), `fit` (each tensor's place, or why it has none) in the memory that `layout`
 //! describes, `plan`; `load` with `dora` (what is computed from the base's weights, once); `kept` (copies in the host's memory); `step`
 //! (a step's rows by adapter) over `kernel`.
 //!
@@ -13,6 +13,7 @@
 mod config;
 mod dora;
 mod fit;
+mod heads;
 mod kept;
 mod kernel;
 mod layout;
@@ -24,12 +25,13 @@ mod plan;
 mod step;
 mod told;
 
+pub(crate) use heads::{First, OwnHead};
 pub use kept::{AdapterWeights, promote_adapter};
 pub(crate) use load::BaseWeights;
 pub use load::{AdapterBase, LoadedAdapter, load_adapter};
 pub(crate) use modules::{Modules, Site};
 pub use plan::AdapterPlan;
-pub(crate) use step::{Adapters, Groups, Mix};
+pub(crate) use step::{Adapters, Groups, Headed, Mix};
 
 /// The file that says that a folder is an adapter, and which.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";

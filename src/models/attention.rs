@@ -77,22 +77,23 @@ impl Heads {
         self.query_width() + 2 * self.kv_width()
     }
 
-    /// Rows in which queries, keys and values of each head lie together, as rows in which all
-    /// queries come first and all values last. As many key heads as query heads.
+    /// Rows in which each key head lies behind its queries and before its values, as rows in which all
+    /// queries come first and all values last.
     pub(crate) fn separated(self, rows: &[f32]) -> Vec<f32> {
-        let dim = self.head_dim;
+        let (dim, group) = (self.head_dim, self.group());
         let mut out = Vec::with_capacity(rows.len());
         for row in rows.chunks_exact(self.packed_width()) {
-            for part in 0..3 {
-                for head in row.chunks_exact(3 * dim) {
-                    out.extend_from_slice(&head[part * dim..(part + 1) * dim]);
+            for part in [0..group, group..group + 1, group + 1..group + 2] {
+                for heads in row.chunks_exact((group + 2) * dim) {
+                    out.extend_from_slice(&heads[part.start * dim..part.end * dim]);
                 }
             }
         }
         out
     }
 
-    fn group(self) -> usize {
+    /// Query heads of one key head.
+    pub(crate) fn group(self) -> usize {
         self.heads / self.kv_heads
     }
 }

@@ -102,6 +102,9 @@ impl ModelPlan {
         match &self.family {
             Family::Encoder { .. } => Some("encoders are"),
             Family::Decoder { .. } if self.formats.have_blocks() => Some("quantised weights are"),
+            Family::Decoder { config, .. } if config.sees_behind => {
+                Some("models whose tokens see those behind them are")
+            }
             Family::Decoder { .. } => None,
         }
     }

@@ -10,14 +10,20 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::files::Files;
 
+mod cohere;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 pub(crate) mod experts;
+mod falcon;
 pub(crate) mod families;
 mod gemma;
+mod glm;
 mod gpt;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo;
+mod opt;
 mod phi;
 pub(crate) mod prompts;
 mod qwen;
@@ -25,19 +31,22 @@ pub(crate) mod raw;
 mod scaling;
 pub(crate) mod sentence;
 mod smollm;
+mod starcoder;
+mod wrapped;
 
 /// The main configuration file.
 pub(crate) const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
 /// Keys of `config.json` whose null says something that their absence does not: no window, no cap,
-/// heads that do not share, one base for all rotations.
-const NULLS: [&str; 5] = [
+/// heads that do not share, one base for all rotations, the whole of a head rotated.
+const NULLS: [&str; 6] = [
     "sliding_window",
     "num_key_value_heads",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "local_rope_theta",
+    "rotary_dim",
 ];
 
 /// The parts of `config.json` that every architecture has.
@@ -52,6 +61,9 @@ pub(crate) struct Head {
     /// Null where it is absent.
     #[serde(default)]
     eos_token_id: Value,
+    /// The keys of the part that reads text, where there are others.
+    #[serde(default)]
+    text_config: Value,
 }
 
 /// How the model's authors would sample, where they said so (`generation_config.json`).
@@ -140,6 +152,9 @@ impl Head {
 pub(crate) fn eos_tokens(files: &Files, head: &Head) -> Result<Vec<u32>, Error> {
     const KEY: &str = "eos_token_id";
     let mut ids = token_ids(CONFIG, KEY, &head.eos_token_id)?;
+    if let Some(value) = head.text_config.get(KEY).filter(|_| ids.is_empty()) {
+        ids.extend(token_ids(CONFIG, KEY, value)?);
+    }
     if let Some(value) = generation(files)?.get(KEY) {
         ids.extend(token_ids(GENERATION, KEY, value)?);
     }
@@ -188,18 +203,22 @@ fn optional<T: DeserializeOwned>(keys: &Map<String, Value>, key: &str) -> Result
     value.map_err(|error| Error::config(GENERATION, format!("{key}: {error}")))
 }
 
+#[derive(Deserialize)]
+struct RawLabels {
+    #[serde(default)]
+    id2label: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    num_labels: Option<usize>,
+    #[serde(default)]
+    problem_type: Option<String>,
+}
+
+const MULTI_LABEL: &str = "multi_label_classification";
+const REGRESSION: &str = "regression";
+
 /// A classifier's labels from `config.json`, by the rules of transformers.
 pub(crate) fn labels(files: &Files) -> Result<Labels, Error> {
-    #[derive(Deserialize)]
-    struct Raw {
-        #[serde(default)]
-        id2label: Option<BTreeMap<String, String>>,
-        #[serde(default)]
-        num_labels: Option<usize>,
-        #[serde(default)]
-        problem_type: Option<String>,
-    }
-    let raw: Raw = parse(files, CONFIG)?;
+    let raw: RawLabels = parse(files, CONFIG)?;
     let names = match raw.id2label {
         Some(map) => ordered(map)?,
         None => {
@@ -208,13 +227,52 @@ pub(crate) fn labels(files: &Files) -> Result<Labels, Error> {
             (0..count.min(LABELS_MAX)).map(|id| format!("LABEL_{id}")).collect()
         }
     };
-    let multi_label = raw.problem_type.as_deref() == Some("multi_label_classification");
-    let function = match raw.problem_type.as_deref() {
-        Some("regression") => ScoreFunction::Identity,
-        _ if multi_label || names.len() == 1 => ScoreFunction::Sigmoid,
-        _ => ScoreFunction::Softmax,
-    };
-    Ok(Labels { names, multi_label, function })
+    Ok(Labels::of(names, raw.problem_type.as_deref()))
+}
+
+/// What a `config.json` says of labels, where it need not be a model's.
+#[derive(Debug, Clone)]
+pub(crate) struct ToldLabels {
+    pub(crate) names: Option<Vec<String>>,
+    pub(crate) problem: Option<String>,
+}
+
+/// Reads it where it is there.
+pub(crate) fn told_labels(files: &Files) -> Result<Option<ToldLabels>, Error> {
+    if !files.contents.contains_key(CONFIG) {
+        return Ok(None);
+    }
+    let raw: RawLabels = parse(files, CONFIG)?;
+    let names = raw.id2label.map(ordered).transpose()?;
+    Ok(Some(ToldLabels { names, problem: raw.problem_type }))
+}
+
+impl Labels {
+    /// Of these names, with the scores that transformers gives problems of that type.
+    pub(crate) fn of(names: Vec<String>, problem: Option<&str>) -> Self {
+        let multi_label = problem == Some(MULTI_LABEL);
+        let function = match problem {
+            Some(REGRESSION) => ScoreFunction::Identity,
+            _ if multi_label || names.len() == 1 => ScoreFunction::Sigmoid,
+            _ => ScoreFunction::Softmax,
+        };
+        Self { names, multi_label, function }
+    }
+
+    /// The type of problem, where it is not told by the labels' number.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        match self.function {
+            ScoreFunction::Identity => Some(REGRESSION),
+            _ if self.multi_label => Some(MULTI_LABEL),
+            _ => None,
+        }
+    }
+
+    /// About what they take.
+    pub(crate) fn bytes(&self) -> u64 {
+        // As they are here, and again in serving's words.
+        self.names.iter().map(|name| 2 * (name.len() + size_of::<String>()) as u64).sum()
+    }
 }
 
 /// More labels than any classifier has; a larger number is a fault of the file.

@@ -19,12 +19,12 @@ use crate::kv::{KvDtype, KvPool};
 use crate::linear::{self, Linear};
 use crate::norm;
 use crate::packed::Packed;
-use crate::pooling;
 use crate::rope::Rope;
 use crate::threads;
 
 mod experts;
 pub(crate) mod portable;
+mod texts;
 mod weights;
 
 pub(crate) use portable::Portable;
@@ -37,7 +37,7 @@ use weights::{FeedForward, Layer};
 pub(crate) enum Answers {
     /// Logits of the next token; keys and values of sequences are kept in such a pool.
     Tokens(KvSpec, KvDtype),
-    /// Vectors of whole sequences, of which nothing is kept.
+    /// Vectors or labels of whole sequences, of which nothing is kept.
     Vectors(Pooling),
 }
 
@@ -46,7 +46,7 @@ impl Answers {
     fn spec(self, config: &DecoderConfig, context: usize, step_tokens: usize) -> RunnerSpec {
         let output_width = match self {
             Self::Tokens(..) => config.vocab,
-            Self::Vectors(_) => config.hidden,
+            Self::Vectors(_) => config.texts.width(config.hidden),
         };
         RunnerSpec { output_width, context, step_tokens, kv: self.kv() }
     }
@@ -68,10 +68,12 @@ pub(crate) struct Decoder {
     embeddings: Tensor,
     positions: Option<Tensor>,
     layers: Vec<Layer<Tensor>>,
-    /// For each layer that norms heads, the weights of queries and of keys.
+    /// For each layer that norms queries and keys, the weights of both.
     head_norms: Vec<[Vec<f32>; 2]>,
     norm: norm::Norm,
     head: Linear,
+    /// Projections of pooled vectors.
+    dense: Vec<Linear>,
     ropes: Vec<Rope>,
     pool: Option<KvPool>,
     answers: Answers,
@@ -85,9 +87,10 @@ impl Decoder {
         (context, step_tokens, answers): (usize, usize, Answers),
         adapters: Adapters,
     ) -> Result<Self> {
-        let weights = weights.ready(config.norm)?;
+        let weights = weights.ready(&config)?;
         let head_norms = weights.head_norms()?;
-        let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } = weights;
+        let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors, dense } =
+            weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let spec = answers.spec(&config, context, step_tokens);
         let factors = match &rope_factors {
@@ -111,6 +114,7 @@ impl Decoder {
             head_norms,
             norm,
             head,
+            dense,
             ropes,
             pool,
             answers,
@@ -142,7 +146,7 @@ impl Decoder {
             return Ok(StepOutput::default());
         }
         if let Answers::Vectors(pooling) = self.answers {
-            return self.vectors(plan, packed, &x, groups, pooling);
+            return self.texts(plan, packed, (&x, mix), pooling);
         }
         let places = packed.places(plan);
         let x = x.index_select(&Tensor::new(places, &Device::Cpu)?, 0)?;
@@ -151,28 +155,7 @@ impl Decoder {
         mix.outputs.shift(Site::norm(layers), &x)?;
         // [vectors, vocab]
         let vectors = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
-        Ok(answered(plan, vectors, self.config.logit_cap))
-    }
-
-    /// The vectors that rows want, of the last layer's `x` `[tokens, hidden]`.
-    fn vectors(
-        &self,
-        plan: &StepPlan,
-        packed: &Packed<'_>,
-        x: &Tensor,
-        groups: &Groups,
-        pooling: Pooling,
-    ) -> Result<StepOutput> {
-        let x = self.norm.forward(x, &self.config)?;
-        groups.shift(Site::norm(self.layers.len()), &x)?;
-        let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
-        let rows = with_floats(&x, |x| {
-            let width = self.config.hidden;
-            let of =
-                |(want, span): (_, &Span<'_>)| pooling::wanted(pooling, want, span, (x, width));
-            wants.zip(&packed.outputs).map(of).collect()
-        })?;
-        Ok(StepOutput { rows })
+        Ok(answered(plan, vectors, &self.config))
     }
 
     /// What the first layer reads: `[tokens, hidden]`.
@@ -183,7 +166,9 @@ impl Decoder {
             x = (x * f64::from(scale))?;
         }
         if let Some(table) = &self.positions {
-            in_place::add(&x, &linear::rows(table, &packed.positions())?)?;
+            let before = self.config.positions_before as u32;
+            let places: Vec<u32> = packed.positions().iter().map(|place| before + place).collect();
+            in_place::add(&x, &linear::rows(table, &places)?)?;
         }
         Ok(x)
     }
@@ -197,8 +182,9 @@ impl Decoder {
     ) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
         let heads = config.heads;
-        let normed = layer.attention_norm.forward(x, config)?;
-        groups.shift(Site::attention_norm(index), &normed)?;
+        let norm = layer.attention_norm.as_ref();
+        let normed =
+            normed(norm.map(|norm| (norm, Site::attention_norm(index))), (x, config), groups)?;
         let qkv = layer.qkv.forward(&normed, (groups, Site::qkv(index)))?;
         let mut qkv = with_floats(&qkv, |numbers| match config.interleaved {
             true => heads.separated(numbers),
@@ -209,6 +195,9 @@ impl Decoder {
             let of_keys = first_key..first_key + heads.kv_width();
             norm::heads(&mut qkv, (width, 0..first_key), queries, config.norm_epsilon);
             norm::heads(&mut qkv, (width, of_keys), keys, config.norm_epsilon);
+        }
+        if let Some(limit) = config.qkv_limit {
+            qkv.iter_mut().for_each(|number| *number = number.clamp(-limit, limit));
         }
         let kind = config.kind(index);
         let scores =
@@ -223,26 +212,27 @@ impl Decoder {
                 if let Some(rope) = rope {
                     attention::rotate(heads, rope, spans, &mut qkv);
                 }
-                let sight = Sight::Before(kind.window);
+                let sight = match (config.sees_behind, kind.window) {
+                    (false, window) => Sight::Before(window),
+                    (true, None) => Sight::All,
+                    (true, Some(window)) => Sight::Around(window - 1),
+                };
                 attention::whole_rows((heads, scores), sight, spans, &qkv)
             }
         };
         let out = Tensor::from_vec(out, (x.dim(0)?, heads.query_width()), x.device())?;
         let out = layer.attention_out.forward(&out, (groups, Site::attention_out(index)))?;
-        match &layer.attention_result_norm {
-            Some(norm) => norm.forward(&out, config),
-            None => Ok(out),
-        }
+        result(layer.attention_result_norm.as_ref(), out, config)
     }
 
     fn feed_forward(&self, index: usize, x: &Tensor, groups: &Groups) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
-        let (norm, site) = match &layer.feed_forward_norm {
-            Some(norm) => (norm, Site::feed_forward_norm(index)),
-            None => (&layer.attention_norm, Site::attention_norm(index)),
+        let norm = match (&layer.feed_forward_norm, &layer.attention_norm) {
+            (Some(norm), _) => Some((norm, Site::feed_forward_norm(index))),
+            (None, Some(norm)) => Some((norm, Site::attention_norm(index))),
+            (None, None) => None,
         };
-        let normed = norm.forward(x, config)?;
-        groups.shift(site, &normed)?;
+        let normed = normed(norm, (x, config), groups)?;
         let out = match (&layer.feed_forward, config.experts(index)) {
             (FeedForward::Sparse(experts), Some(of)) => {
                 experts.forward(&normed, of, config.activation)?
@@ -263,16 +253,40 @@ impl Decoder {
                 down.forward(&activated, (groups, Site::down(index)))?
             }
         };
-        match &layer.feed_forward_result_norm {
-            Some(norm) => norm.forward(&out, config),
-            None => Ok(out),
-        }
+        result(layer.feed_forward_result_norm.as_ref(), out, config)
     }
 }
 
+/// What a block reads of the residual stream.
+fn normed(
+    norm: Option<(&norm::Norm, Site)>,
+    (x, config): (&Tensor, &DecoderConfig),
+    groups: &Groups,
+) -> Result<Tensor> {
+    let Some((norm, site)) = norm else { return Ok(x.clone()) };
+    let normed = norm.forward(x, config)?;
+    groups.shift(site, &normed)?;
+    Ok(normed)
+}
+
+/// What is added of what a block made.
+fn result(norm: Option<&norm::Norm>, out: Tensor, config: &DecoderConfig) -> Result<Tensor> {
+    let out = match norm {
+        Some(norm) => norm.forward(&out, config)?,
+        None => out,
+    };
+    if let Some(scale) = config.residual_scale {
+        in_place::each(&out, |out| out.iter_mut().for_each(|number| *number *= scale))?;
+    }
+    Ok(out)
+}
+
 /// The rows' logits, of all that were wanted in their order.
-fn answered(plan: &StepPlan, mut vectors: Vec<Vec<f32>>, cap: Option<f32>) -> StepOutput {
-    if let Some(cap) = cap {
+fn answered(plan: &StepPlan, mut vectors: Vec<Vec<f32>>, config: &DecoderConfig) -> StepOutput {
+    if let Some(scale) = config.logit_scale {
+        vectors.iter_mut().flatten().for_each(|logit| *logit *= scale);
+    }
+    if let Some(cap) = config.logit_cap {
         vectors.iter_mut().for_each(|vector| activation::cap(vector, cap));
     }
     let mut vectors = vectors.into_iter();
@@ -293,6 +307,7 @@ impl ModelRunner for Decoder {
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
+        self.check_wants(plan)?;
         let mix = self.adapters.mix(plan, &packed)?;
         // What outlives the step is none of its memory.
         if let Some(pool) = &mut self.pool {
@@ -309,7 +324,8 @@ impl ModelRunner for Decoder {
 
     fn touched(&self) -> Bytes {
         let pool = self.pool.as_ref().map_or(0, KvPool::touched);
-        Bytes(pool + self.ropes.iter().map(Rope::bytes).sum::<u64>())
+        let fill = (self.config.norm_fill() * size_of::<f32>()) as u64;
+        Bytes(pool + fill + self.ropes.iter().map(Rope::bytes).sum::<u64>())
     }
 
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
@@ -320,7 +336,7 @@ impl ModelRunner for Decoder {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<(), RunnerError> {
+    ) -> std::result::Result<Option<usize>, RunnerError> {
         self.adapters.attach(id, weights)
     }
 

@@ -101,7 +101,9 @@ impl Encoder {
     fn compute(&self, plan: &StepPlan, packed: &Packed<'_>, mix: &Mix) -> Result<StepOutput> {
         let mut x = self.embed(plan, packed, &mix.tokens)?;
         for index in 0..self.weights.layers.len() {
-            x = self.layer(index, &x, packed, &mix.tokens)?;
+            for _ in 0..self.config.times {
+                x = self.layer(index, &x, packed, &mix.tokens)?;
+            }
         }
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
@@ -109,7 +111,7 @@ impl Encoder {
         if let Some(norm) = &self.weights.final_norm {
             x = self.normed(norm, &x)?;
         }
-        Ok(StepOutput { rows: self.answers(plan, packed, &x, &mix.outputs)? })
+        Ok(StepOutput { rows: self.answers(plan, packed, &x, mix)? })
     }
 
     /// Words, positions and token types, summed and normed.
@@ -295,7 +297,7 @@ impl ModelRunner for Encoder {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<(), RunnerError> {
+    ) -> std::result::Result<Option<usize>, RunnerError> {
         self.adapters.attach(id, weights)
     }
 

@@ -149,7 +149,7 @@ pub(crate) fn embedder_workspace(
     let (config, context, step_tokens) = shape;
     // Each sequence's are rounded up to whole blocks; all vectors are answers.
     let kept = 2 * config.heads.kv_width() as u128 * (step_tokens * BLOCK_TOKENS) as u128;
-    let vectors = step_tokens as u128 * 3 * config.hidden as u128;
+    let vectors = step_tokens as u128 * (3 * config.hidden + 3 * config.texts.widest()) as u128;
     let on_card = card_workspace((config, context, step_tokens), 1)?;
     let beside = counted("workspace", (kept + vectors) * F32)?;
     Ok(own.max(on_card + beside))
@@ -161,7 +161,8 @@ fn own_embedder_workspace(
     (config, context, step_tokens): (&DecoderConfig, usize, usize),
 ) -> Result<Bytes, Error> {
     let tokens = step_tokens as u128;
-    let outputs = tokens * 2 * config.hidden as u128;
+    // Of texts of one token each, all are projected.
+    let outputs = tokens * (2 * config.hidden + 2 * config.texts.widest()) as u128;
     let kept = tokens * 2 * config.heads.kv_width() as u128;
     let rounding = rayon::current_num_threads() as u128
         * 2
@@ -209,7 +210,8 @@ fn card_workspace(
     let kept = tile(portable::MOST_KEYS, 2 * keys, 2 * keys * rows);
     let attention = tokens * (3 * packed + 6 * queries + 12 * keys + 3 * hidden);
     let experts = config.experts.as_ref().map_or(0, |experts| {
-        let [count, used, inner] = [experts.count, experts.used, experts.intermediate];
+        let inner = experts.intermediate.max(experts.shared.unwrap_or(0));
+        let [count, used] = [experts.count, experts.used];
         (count + 4 * used + 9 * inner) as u128 + 6 * hidden
     });
     let feed_forward = tokens * (3 * up + 3 * intermediate + 4 * hidden).max(experts);
@@ -221,7 +223,7 @@ fn card_workspace(
     // While it is made, each hidden key has three bytes more.
     let hidden_keys = 2 * windows.len() as u128 * tokens * seen;
     let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
-    let tables = (seen + tokens) * rotated;
+    let tables = (seen + tokens) * rotated + config.norm_fill() as u128;
     let numbers = tokens * 3 * hidden + layer.max(outputs) + hidden_keys + tables;
     counted("workspace", numbers * F32 + lists(step_tokens, config.heads.kv_heads))
 }
@@ -245,23 +247,27 @@ fn decoder_step(
         if_any(config.names.result_norms.is_some(), hidden) + if_any(config.parallel, hidden);
     let layer = attention.max(feed_forward) + tokens * beside;
     let rotated: u128 = config.ropes.iter().map(|rope| rope.dims as u128).sum();
-    tokens * 2 * hidden + layer.max(outputs) + context as u128 * rotated
+    let tables = context as u128 * rotated + config.norm_fill() as u128;
+    tokens * 2 * hidden + layer.max(outputs) + tables
 }
 
 /// The numbers per token of a sparse feed-forward block: its scores, three numbers for each expert that
-/// it uses, its result and the sum. Of the expert that all tokens use at worst: its inputs or results,
-/// and as a dense block has them its first projection and what the activation makes of it.
+/// it uses, its result and the sum. Of the expert that all tokens use, at worst or by intention: its inputs
+/// or results, its part of each, and as a dense block has them its first projection and what the activation
+/// makes of it.
 fn sparse(config: &DecoderConfig) -> u128 {
     let Some(experts) = &config.experts else { return 0 };
-    let [hidden, count, used, intermediate] =
-        [config.hidden, experts.count, experts.used, experts.intermediate].map(|n| n as u128);
-    count + 3 * used + 3 * hidden + 3 * intermediate
+    let inner = experts.intermediate.max(experts.shared.unwrap_or(0));
+    let [hidden, count, used, inner] =
+        [config.hidden, experts.count, experts.used, inner].map(|n| n as u128);
+    count + 3 * used + 3 * hidden + 3 * inner + 1
 }
 
 /// What multiplications need more by the weights' formats. Of blocks the larger of two: a panel of
 /// widened weights and what it makes of all tokens (the fewer values a row has, the more rows a
 /// panel, up to the most that a projection has); or some rows of inputs, rounded, and each thread's
-/// sums for them. Of halves: packed activations, and of f16 each thread's group of weights as bf16s.
+/// sums for them. Of halves: packed activations, all of them where they are rounded, and of f16 each
+/// thread's group of weights as bf16s.
 pub(crate) fn beside(
     formats: &Formats,
     step_tokens: usize,
@@ -274,7 +280,8 @@ pub(crate) fn beside(
     let of_blocks = if formats.have_blocks() { widened.max(rounded) } else { 0 };
     let packed = if formats.have_halves() { linear::packed_bytes(widest) as u128 } else { 0 };
     let apart = if formats.have_f16() { threads * linear::apart_bytes(widest) as u128 } else { 0 };
-    counted("workspace", of_blocks + packed + apart)
+    let all = if formats.round() { linear::rounded_bytes(step_tokens, widest) } else { 0 };
+    counted("workspace", of_blocks + packed.max(all) + apart)
 }
 
 /// An encoder step's peak, plus its rope tables.
@@ -312,15 +319,53 @@ pub(crate) fn encoder_workspace(
     let attention = 2 * 3 * hidden + 2 * hidden + 2 * hidden + rotated;
     let feed_forward = 2 * config.up_width() as u128 + intermediate + 3 * hidden;
     let layer = tokens * attention.max(feed_forward);
-    let answers = head.map_or(0, |head| {
-        let dense = head.first.as_ref().map_or(0, |dense| 4 * dense.width as u128);
-        let bytes = (tokens * head.width as u128 * F32).min(RESULT_BYTES as u128);
-        tokens * (hidden + dense) + 2 * bytes.div_ceil(F32)
-    });
+    let answers = head.map_or(0, |head| answers(head, config.hidden, step_tokens));
     let rounding = threads * 2 * BLOCK_TOKENS as u128 * config.heads.head_dim as u128;
     let lists = lists(step_tokens, config.heads.kv_heads);
     let numbers = tokens * (hidden + first) + layer.max(answers) + rounding + beside;
     counted("workspace", (numbers + context as u128 * tables) * F32 + lists)
+}
+
+/// The numbers of what a head makes of a step's vectors, and of its answers.
+fn answers(head: &HeadConfig, hidden: usize, step_tokens: usize) -> u128 {
+    let (hidden, tokens) = (hidden as u128, step_tokens as u128);
+    let dense = head.first.as_ref().map_or(0, |dense| 4 * dense.width as u128);
+    let bytes = (tokens * head.width as u128 * F32).min(RESULT_BYTES as u128);
+    tokens * (hidden + dense) + 2 * bytes.div_ceil(F32)
+}
+
+/// The room that a model's step has for what heads compute.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadRoom {
+    hidden: usize,
+    step_tokens: usize,
+    /// Numbers of the least that a layer takes, or of the model's own head.
+    numbers: u128,
+}
+
+impl HeadRoom {
+    /// An encoder's: what each token's attention and feed-forward block take at least.
+    pub(crate) fn of_encoder(
+        config: &EncoderConfig,
+        head: Option<&HeadConfig>,
+        step_tokens: usize,
+    ) -> Self {
+        let own = head.map_or(0, |head| answers(head, config.hidden, step_tokens));
+        let numbers = own.max(10 * config.hidden as u128 * step_tokens as u128);
+        Self { hidden: config.hidden, step_tokens, numbers }
+    }
+
+    /// A decoder's that makes vectors or labels.
+    pub(crate) fn of_decoder(config: &DecoderConfig, step_tokens: usize) -> Self {
+        let numbers = 2 * config.hidden as u128 * step_tokens as u128;
+        Self { hidden: config.hidden, step_tokens, numbers }
+    }
+
+    /// What an adapter's head takes beyond it.
+    pub(crate) fn beyond(&self, head: &HeadConfig) -> Result<Bytes, Error> {
+        let numbers = answers(head, self.hidden, self.step_tokens);
+        counted("workspace", numbers.saturating_sub(self.numbers) * F32)
+    }
 }
 
 /// Bytes of a step's lists: per token its id, position and row, per tile its place and the
@@ -332,6 +377,24 @@ fn lists(step_tokens: usize, kv_heads: usize) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::DtypeSetting;
+
+    #[test]
+    fn a_head_wider_than_the_model_has_room_for_is_charged() {
+        let room = HeadRoom { hidden: 32, step_tokens: 16, numbers: 10 * 32 * 16 };
+        let head = |width| HeadConfig { width, ..HeadConfig::labels("score") };
+        assert_eq!(room.beyond(&head(100)).unwrap(), Bytes::ZERO);
+        let more = 16 * 32 + 2 * 16 * 1000 - 10 * 32 * 16;
+        assert_eq!(room.beyond(&head(1000)).unwrap(), Bytes(more * 4));
+    }
+
+    #[test]
+    fn a_step_s_activations_are_charged_again_where_they_are_rounded() {
+        let formats = |dtype| Formats { dtype, ..Formats::default() };
+        let [exact, rounded] = [DtypeSetting::Auto, DtypeSetting::Bf16]
+            .map(|dtype| beside(&formats(dtype), 512, [2048, 8200, 2048]).unwrap());
+        assert_eq!((exact, rounded), (Bytes::ZERO, Bytes(512 * 8224 * 4)));
+    }
 
     #[test]
     fn a_pool_always_holds_one_sequence_and_grows_by_whole_chunks_to_all_of_them() {

@@ -325,13 +325,19 @@ impl Formats {
     /// Whether any matrix may be bf16 or f16.
     pub(crate) fn have_halves(&self) -> bool {
         let is_half = |format| matches!(format, Format::F16 | Format::Bf16);
-        self.dtype == DtypeSetting::F16 || self.quantize.is_some() || self.stored.any(is_half)
+        let become_halves = matches!(self.dtype, DtypeSetting::F16 | DtypeSetting::Bf16);
+        become_halves || self.quantize.is_some() || self.stored.any(is_half)
     }
 
     /// Whether any matrix may be f16.
     pub(crate) fn have_f16(&self) -> bool {
         let is_f16 = |format| format == Format::F16;
         self.dtype == DtypeSetting::F16 || self.quantize.is_some() || self.stored.any(is_f16)
+    }
+
+    /// Whether what is multiplied by weights in bf16 is rounded to bf16.
+    pub(crate) fn round(&self) -> bool {
+        self.dtype == DtypeSetting::Bf16
     }
 
     /// How a matrix lies. It stays as it is in the files, unless the operator wants floats of
@@ -343,6 +349,7 @@ impl Formats {
             (DtypeSetting::Auto, stored, None) => stored,
             (DtypeSetting::F32, _, None) => Format::F32,
             (DtypeSetting::F16, _, None) => Format::F16,
+            (DtypeSetting::Bf16, _, None) => Format::Bf16,
             (_, stored, Some(quantize)) => quantized(quantize, columns, stored),
         }
     }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use roundhouse_engine::KvSpec;
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
-use self::recognise::recognise;
+use self::recognise::{architecture, recognise};
 use crate::Error;
-use crate::config::decoder::DecoderConfig;
+use crate::config::decoder::{DecoderConfig, Texts};
 use crate::config::encoder::families::{self as encoders, Answers};
-use crate::config::encoder::{EncoderConfig, HeadConfig};
+use crate::config::encoder::{EncoderConfig, HeadConfig, Spare};
 use crate::config::families;
 use crate::config::prompts::EmbeddingPrompts;
-use crate::config::sentence::Sentence;
+use crate::config::sentence::{Pooling, Sentence};
 use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
 use crate::decoder::{self, DecoderWeights};
 use crate::encoder::{EncoderWeights, Parts, Spelling};
@@ -85,6 +85,25 @@ pub enum DtypeSetting {
     F32,
     /// Two bytes a weight, widened as it is used.
     F16,
+    /// Two bytes a weight, and what is multiplied by weights is rounded to bf16, too: sums are of
+    /// products of bf16s, and f32.
+    Bf16,
+}
+
+impl DtypeSetting {
+    /// What a setting of that name asks for.
+    ///
+    /// # Errors
+    /// For any other name, with those that there are.
+    pub fn named(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err("auto (as in the files), f32, f16 and bf16 are known"),
+        }
+    }
 }
 
 /// What weights are quantised to while they are read.
@@ -208,6 +227,8 @@ pub(crate) enum Family {
         spelling: Spelling,
         sentence: Sentence,
         head: Option<HeadConfig>,
+        /// What adapters may bring heads of their own with.
+        spare: Option<Spare>,
     },
 }
 
@@ -223,8 +244,7 @@ pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Erro
     let asked = own.asked.or(properties.asked).or(settings.preset);
     let mut plan = described(files, &asked.within(settings))?;
     own.check(plan.kind)?;
-    let has_bf16 = plan.weights.iter().any(|share| share.memory_dtype == "bf16");
-    plan.unheeded = properties.unheeded_by(plan.kind, has_bf16);
+    plan.unheeded = properties.unheeded_by(plan.kind);
     plan.asked = asked;
     Ok(plan)
 }
@@ -241,38 +261,22 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
     if let Some(found) = encoders::find(architecture, has_modules) {
         return encoder(files, settings, architecture, found);
     }
-    let (read, is_bare) =
+    let (read, answers) =
         families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
+    let is_labelled = answers == families::Answers::Labels;
+    let makes_vectors = answers == families::Answers::Vectors || (has_modules && !is_labelled);
+    let json = config::keys(files)?;
     let model = Decoding {
         architecture: architecture.clone(),
-        config: read(&config::keys(files)?)?,
-        sentence: (is_bare || has_modules).then(|| Sentence::read(files)).transpose()?,
+        config: DecoderConfig { texts: Texts::read(&json), ..read(&json)? },
+        sentence: makes_vectors.then(|| Sentence::read(files)).transpose()?,
+        labels: is_labelled.then(|| config::labels(files)).transpose()?,
         eos_tokens: config::eos_tokens(files, &head)?,
         defaults: config::generation_defaults(files)?,
         host: host(files, footprint::BYTE_PAIRS)?,
         gguf: None,
     };
     decoder(files, settings, model)
-}
-
-/// The one architecture that the configuration names; where it names none, what transformers would
-/// take for the type of model.
-fn architecture(head: &Head) -> Result<String, Error> {
-    let names = head.architectures.as_deref().unwrap_or_default();
-    let model_type = head.model_type.as_deref();
-    let usual = |of| families::of_type(of).map(String::from).or_else(|| encoders::of_type(of));
-    match (names, model_type.and_then(usual)) {
-        ([name], _) => Ok(name.clone()),
-        ([], Some(usual)) => Ok(usual),
-        _ => {
-            let reason = format!(
-                "it names {} architectures (model_type {}); one is expected",
-                names.len(),
-                model_type.unwrap_or("absent")
-            );
-            Err(Error::config(CONFIG, reason))
-        }
-    }
 }
 
 /// How a model's parameters are to lie in memory.
@@ -287,6 +291,8 @@ struct Decoding {
     config: DecoderConfig,
     /// How it makes vectors, where it generates no text.
     sentence: Option<Sentence>,
+    /// Where it names those of a text.
+    labels: Option<Labels>,
     eos_tokens: Vec<u32>,
     defaults: GenerationDefaults,
     host: Bytes,
@@ -301,6 +307,7 @@ fn gguf_decoder(files: &Files, settings: &LoadSettings, path: &str) -> Result<Mo
         architecture: words.name().into(),
         config: described.config,
         sentence: None,
+        labels: None,
         eos_tokens: described.eos_tokens,
         defaults: GenerationDefaults::default(),
         gguf: Some((described.tokenizer, words)),
@@ -316,13 +323,24 @@ fn prefix(table: &TensorTable, prefixes: [&'static str; 2], name: &str) -> &'sta
 }
 
 fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<ModelPlan, Error> {
-    let Decoding { architecture, mut config, sentence, eos_tokens, defaults, host, gguf } = model;
+    let Decoding { architecture, mut config, sentence, labels, .. } = model;
+    let Decoding { eos_tokens, defaults, host, gguf, .. } = model;
+    config.texts.labels = labels.as_ref().map(|labels| labels.names.len());
+    if let Some(sentence) = &sentence {
+        sentence.width(config.hidden)?;
+        config.texts.dense.clone_from(&sentence.dense);
+    }
+    let reads_texts = sentence.is_some() || labels.is_some();
+    if config.sees_behind && !reads_texts {
+        let reason = "use_bidirectional_attention of a model that generates is not computed";
+        return Err(Error::config(CONFIG, reason));
+    }
     let table = TensorTable::new(files)?;
     let embeddings = format!("{}.weight", config.names.embeddings);
     let prefix = prefix(&table, config.names.prefixes, &embeddings);
     let formats = formats(settings, &table);
     // Without logits there is no use for a head of its own.
-    config.tied |= sentence.is_some();
+    config.tied |= reads_texts;
     let (weights, fallbacks) =
         weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
     if let Some((_, architecture)) = gguf {
@@ -330,35 +348,35 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
     }
     let context = settings.context.clamp(1, config.context);
     // Sequences of which nothing is kept are computed whole.
-    let step_tokens = settings.step_tokens.max(if sentence.is_some() { context } else { 1 });
+    let step_tokens = settings.step_tokens.max(if reads_texts { context } else { 1 });
     // A sequence has a block of its own.
     let kv_dtype = settings.kv_dtype.unwrap_or_else(|| KvDtype::suggested(&weights));
     let kv_token_bytes = footprint::kv_token(&config, kv_dtype)?;
     let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
     let extents = config.extents();
     let shape = (&config, context, step_tokens);
-    let (answers, floor, workspace) = match &sentence {
-        Some(sentence) if !sentence.dense.is_empty() => {
-            let reason = "Dense behind a decoder's pooling is not computed";
-            return Err(Error::config("modules.json", reason));
-        }
-        Some(sentence) => {
+    let (answers, floor, workspace) = match reads_texts {
+        true => {
             let workspace = footprint::embedder_workspace(shape, settings.cards)?;
-            (decoder::Answers::Vectors(sentence.pooling), Bytes::ZERO, workspace)
+            let pooling = sentence.as_ref().map_or(Pooling::Last, |sentence| sentence.pooling);
+            (decoder::Answers::Vectors(pooling), Bytes::ZERO, workspace)
         }
-        None => {
+        false => {
             let rows = settings.step_rows.min(kv.blocks);
             let workspace = footprint::generator_workspace(shape, rows, settings.cards)?;
             (decoder::Answers::Tokens(kv, kv_dtype), footprint::kv_floor(&kv)?, workspace)
         }
     };
-    let is_embedder = sentence.is_some();
     let prompts = match &sentence {
         Some(sentence) => EmbeddingPrompts::read(files, sentence)?,
         None => EmbeddingPrompts::default(),
     };
     Ok(ModelPlan {
-        kind: if is_embedder { ModelKind::Embedding } else { ModelKind::Generative },
+        kind: match (&labels, &sentence) {
+            (Some(_), _) => ModelKind::Classification,
+            (None, Some(_)) => ModelKind::Embedding,
+            (None, None) => ModelKind::Generative,
+        },
         architecture,
         footprint: Footprint {
             weights: total(&weights)?,
@@ -368,15 +386,15 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         },
         weights,
         context,
-        kv_token_bytes: if is_embedder { Bytes::ZERO } else { kv_token_bytes },
-        kv_dtype: (!is_embedder).then_some(kv_dtype),
+        kv_token_bytes: if reads_texts { Bytes::ZERO } else { kv_token_bytes },
+        kv_dtype: (!reads_texts).then_some(kv_dtype),
         vocab: config.vocab,
-        eos_tokens: if is_embedder { Vec::new() } else { eos_tokens },
-        labels: None,
+        eos_tokens: if reads_texts { Vec::new() } else { eos_tokens },
+        labels,
         generation_defaults: defaults,
         normalize: sentence.as_ref().is_some_and(|sentence| sentence.normalize),
         prompts,
-        output_width: if is_embedder { config.hidden } else { config.vocab },
+        output_width: if reads_texts { config.texts.width(config.hidden) } else { config.vocab },
         step_tokens,
         gguf: gguf.map(|(tokenizer, _)| tokenizer),
         quantize: formats.quantize,
@@ -411,8 +429,14 @@ fn encoder(
     let table = TensorTable::new(files)?;
     let spelling = Spelling::find(&table, &config, head.as_ref());
     let formats = formats(settings, &table);
+    let has_modules = files.sizes.contains_key("modules.json");
+    let has_pooler = |name: &str| {
+        !has_modules && table.get(&format!("{}{name}.weight", spelling.prefix)).is_some()
+    };
+    let spare = found.spare(&json, &config, has_pooler);
     let dense = sentence.dense.as_slice();
-    let parts = Parts { config: &config, spelling, head: head.as_ref(), dense };
+    let pooler = spare.as_ref().and_then(|spare| spare.pooler.as_ref());
+    let parts = Parts { config: &config, spelling, head: head.as_ref(), dense, pooler };
     let (weights, fallbacks) =
         weigh(&table, &formats, |take| EncoderWeights::gather(parts, take).map(drop))?;
     let context = settings.context.clamp(1, config.context);
@@ -451,7 +475,7 @@ fn encoder(
         asked: Asked::default(),
         unheeded: Vec::new(),
         formats,
-        family: Family::Encoder { config, spelling, sentence, head },
+        family: Family::Encoder { config, spelling, sentence, head, spare },
     })
 }
 

@@ -28,6 +28,26 @@ pub(crate) const FEW_ROWS: usize = 8;
 
 thread_local! {
     static MATMULS: Cell<u64> = const { Cell::new(0) };
+    static ROUNDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Computes on this thread with what is multiplied by bf16 weights rounded to bf16, if `rounds`; else
+/// with it as it is.
+pub(crate) fn rounding<T>(rounds: bool, work: impl FnOnce() -> T) -> T {
+    /// Puts back what was before, at a panic too.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ROUNDS.set(self.0);
+        }
+    }
+    let _before = Before(ROUNDS.replace(rounds));
+    work()
+}
+
+/// Whether this thread's step rounds.
+pub(crate) fn rounds() -> bool {
+    ROUNDS.get()
 }
 
 /// How often this thread has multiplied by a weight matrix.
@@ -142,6 +162,12 @@ pub(crate) const fn apart_bytes(inputs: usize) -> usize {
 /// are halves.
 pub(crate) const fn packed_bytes(inputs: usize) -> usize {
     floats::packed_bytes(inputs)
+}
+
+/// The bytes that so many rows of activations take, rounded to bf16, beside themselves.
+pub(crate) const fn rounded_bytes(rows: usize, inputs: usize) -> u128 {
+    // As f32 where the processor does not multiply bf16s.
+    rows as u128 * inputs.next_multiple_of(32) as u128 * size_of::<f32>() as u128
 }
 
 /// Puts some outputs of all rows, the first of them `first`, where they belong in

@@ -18,6 +18,7 @@ use crate::encoder::{Build, Encoder, EncoderWeights, Parts};
 use crate::files::{Folder, ModelFiles, read_wanted};
 use crate::held::Weights;
 use crate::inspect::{Family, ModelPlan};
+use crate::linear;
 use crate::pool::{Digests, Pooled, Sharing, TensorPool};
 use crate::reader::{Cancel, Parameter, Reader};
 use crate::tensors::TensorTable;
@@ -175,7 +176,8 @@ impl Built {
         let footprint = Footprint { weights, kv, ..plan.footprint };
         // Tables that it has from now on are no activations.
         let workspace = footprint.workspace.saturating_sub(runner.touched());
-        let runner = Box::new(Holder { runner, workspace, _used: used, _held: held });
+        let rounds = plan.formats.round();
+        let runner = Box::new(Holder { runner, workspace, rounds, _used: used, _held: held });
         let read = started.elapsed();
         if !plan.fallbacks.is_empty() {
             let wanted = plan.quantize.map_or("none", crate::Quantize::name);
@@ -230,9 +232,10 @@ fn build(
             let kv = Bytes(decoder.kv_floor_bytes());
             Ok((Box::new(decoder), kv))
         }
-        Family::Encoder { config, spelling, sentence, head } => {
+        Family::Encoder { config, spelling, sentence, head, spare } => {
             let dense = sentence.dense.as_slice();
-            let parts = Parts { config, spelling: *spelling, head: head.as_ref(), dense };
+            let pooler = spare.as_ref().and_then(|spare| spare.pooler.as_ref());
+            let parts = Parts { config, spelling: *spelling, head: head.as_ref(), dense, pooler };
             let weights = EncoderWeights::gather(parts, take)?;
             let spec = RunnerSpec {
                 output_width: plan.output_width,
@@ -267,9 +270,10 @@ pub(crate) fn walk(plan: &ModelPlan, look: &mut dyn FnMut(Parameter)) {
         Family::Decoder { config, prefix, .. } => {
             DecoderWeights::gather(config, prefix, &mut take).map(drop)
         }
-        Family::Encoder { config, spelling, sentence, head } => {
+        Family::Encoder { config, spelling, sentence, head, spare } => {
             let dense = sentence.dense.as_slice();
-            let parts = Parts { config, spelling: *spelling, head: head.as_ref(), dense };
+            let pooler = spare.as_ref().and_then(|spare| spare.pooler.as_ref());
+            let parts = Parts { config, spelling: *spelling, head: head.as_ref(), dense, pooler };
             EncoderWeights::gather(parts, &mut take).map(drop)
         }
     };
@@ -282,6 +286,8 @@ struct Holder {
     runner: Box<dyn ModelRunner>,
     /// What its largest step is charged with.
     workspace: Bytes,
+    /// Whether its steps round what they multiply by bf16 weights.
+    rounds: bool,
     _used: Arc<BaseWeights>,
     _held: Vec<Arc<Pooled>>,
 }
@@ -293,7 +299,7 @@ impl ModelRunner for Holder {
 
     fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
         threads::charge(self.workspace);
-        self.runner.forward(plan)
+        linear::rounding(self.rounds, || self.runner.forward(plan))
     }
 
     fn prepares_shapes(&self) -> bool {
@@ -308,7 +314,11 @@ impl ModelRunner for Holder {
         self.runner.give_back(chunk)
     }
 
-    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> Result<Option<usize>, RunnerError> {
         self.runner.attach(id, weights)
     }
 

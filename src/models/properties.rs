@@ -46,8 +46,6 @@ pub struct Asked {
     pub events: Option<bool>,
     /// What the model is for.
     pub(crate) task: Option<Task>,
-    /// Whether bf16 is asked for, which is what files of bf16 are in memory anyway.
-    pub(crate) bf16: bool,
 }
 
 /// What `option.task` says.
@@ -102,10 +100,7 @@ impl Asked {
             "auto" => put(&mut self.dtype, Some(DtypeSetting::Auto)),
             "fp32" | "float32" | "float" => put(&mut self.dtype, Some(DtypeSetting::F32)),
             "fp16" | "float16" | "half" => put(&mut self.dtype, Some(DtypeSetting::F16)),
-            "bf16" | "bfloat16" => {
-                self.bf16 = true;
-                put(&mut self.dtype, Some(DtypeSetting::Auto))
-            }
+            "bf16" | "bfloat16" => put(&mut self.dtype, Some(DtypeSetting::Bf16)),
             _ => false,
         }
     }
@@ -125,7 +120,6 @@ impl Asked {
             tgi: self.tgi.or(other.tgi),
             events: self.events.or(other.events),
             task: self.task.or(other.task),
-            bf16: if self.dtype.is_some() { self.bf16 } else { other.bf16 },
         }
     }
 
@@ -171,10 +165,7 @@ impl Properties {
     }
 
     /// The keys that the model as it turned out does not honour.
-    pub(crate) fn unheeded_by(mut self, kind: ModelKind, has_bf16: bool) -> Vec<String> {
-        if self.asked.bf16 && !has_bf16 {
-            self.unheeded.push("option.dtype".into());
-        }
+    pub(crate) fn unheeded_by(mut self, kind: ModelKind) -> Vec<String> {
         let is_for = |task| match task {
             Task::Generate => kind == ModelKind::Generative,
             Task::Embed => kind == ModelKind::Embedding,
@@ -288,11 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn a_task_and_a_type_that_the_model_is_not_of_are_named() {
+    fn a_task_that_the_model_is_not_of_is_named() {
         let asked = read("option.task=text-embedding\noption.dtype=bf16");
-        assert_eq!(asked.clone().unheeded_by(ModelKind::Embedding, true), Vec::<String>::new());
-        let named = asked.unheeded_by(ModelKind::Generative, false);
-        assert_eq!(named, ["option.dtype", "option.task"]);
+        assert_eq!(asked.asked.dtype, Some(DtypeSetting::Bf16));
+        assert_eq!(asked.clone().unheeded_by(ModelKind::Embedding), Vec::<String>::new());
+        assert_eq!(asked.unheeded_by(ModelKind::Generative), ["option.task"]);
     }
 
     #[test]

@@ -51,12 +51,15 @@ pub(crate) struct RopeConfig {
     pub(crate) scaling: RopeScaling,
     /// What sines and cosines are multiplied by.
     pub(crate) factor: f32,
+    /// Whether neighbours turn together, not each number with the one half of them further on.
+    pub(crate) neighbours: bool,
 }
 
 /// Sines and cosines for every position of the served context.
 #[derive(Debug)]
 pub(crate) struct Rope {
     dims: usize,
+    neighbours: bool,
     /// `[positions, dims / 2]` each.
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -135,7 +138,7 @@ impl Rope {
                 cos.push(c * config.factor);
             }
         }
-        Self { dims: config.dims, cos, sin }
+        Self { dims: config.dims, neighbours: config.neighbours, cos, sin }
     }
 
     /// Rotates the first `width` numbers of each row, heads of `head_dim`, to the row's position.
@@ -151,6 +154,10 @@ impl Rope {
                 let cos = &self.cos[position * half..(position + 1) * half];
                 let sin = &self.sin[position * half..(position + 1) * half];
                 for head in row[..width].chunks_exact_mut(head_dim) {
+                    if self.neighbours {
+                        turn_neighbours(&mut head[..self.dims], cos, sin);
+                        continue;
+                    }
                     let (first, second) = head[..self.dims].split_at_mut(half);
                     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
@@ -161,12 +168,33 @@ impl Rope {
     }
 }
 
+/// Turns each two numbers that lie side by side.
+fn turn_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+        let (a, b) = (pair[0], pair[1]);
+        (pair[0], pair[1]) = (a * cos - b * sin, b * cos + a * sin);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(dims: usize, theta: f32, scaling: RopeScaling) -> RopeConfig {
-        RopeConfig { theta, dims, scaling, factor: 1.0 }
+        RopeConfig { theta, dims, scaling, factor: 1.0, neighbours: false }
+    }
+
+    #[test]
+    fn neighbours_turn_as_numbers_half_of_them_apart_do() {
+        let apart = config(6, 100.0, RopeScaling::None);
+        let beside = RopeConfig { neighbours: true, ..apart.clone() };
+        let turned = |config: &RopeConfig, mut row: [f32; 8]| {
+            Rope::new(config, 16).rotate(&mut row, (8, 8, 8), &[5]);
+            row
+        };
+        let [a, b, c, d, e, f, g, h] = turned(&apart, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let got = turned(&beside, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0, 7.0, 8.0]);
+        assert_eq!(got, [a, d, b, e, c, f, g, h]);
     }
 
     #[test]

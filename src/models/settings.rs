@@ -59,7 +59,7 @@ impl ModelSettings {
         let section = written.model;
         let asked = Asked {
             context: section.context.map(NonZeroUsize::get),
-            dtype: named("dtype", section.dtype, dtype)?,
+            dtype: named("dtype", section.dtype, DtypeSetting::named)?,
             quantize: named("quantize", section.quantize, Quantize::named)?,
             kv_dtype: named("kv_cache_dtype", section.kv_cache_dtype, KvDtype::named)?,
             running: section.max_running.map(NonZeroUsize::get),
@@ -112,15 +112,6 @@ fn idle_ttl(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         duration if (LEAST..=MOST).contains(&duration) => Ok(duration),
         _ => Err("1s to 720h is possible".into()),
-    }
-}
-
-fn dtype(name: &str) -> Result<DtypeSetting, &'static str> {
-    match name {
-        "auto" => Ok(DtypeSetting::Auto),
-        "f32" => Ok(DtypeSetting::F32),
-        "f16" => Ok(DtypeSetting::F16),
-        _ => Err("auto (as in the files), f32 and f16 are known"),
     }
 }
 

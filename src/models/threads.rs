@@ -48,10 +48,11 @@ pub(crate) fn step<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         return work();
     }
     let _taken = (!alone).then_some(Taken);
+    let rounds = linear::rounds();
     let (done, matmuls) = rayon::scope(|_| {
         let _around = Around::begin(most);
         let before = linear::matmul_calls();
-        let done = work();
+        let done = linear::rounding(rounds, work);
         (done, linear::matmul_calls() - before)
     });
     linear::count_matmuls(matmuls);
@@ -101,6 +102,7 @@ mod tests {
         // The second finds the threads taken and runs where it is.
         let inner = step(|| std::thread::scope(|it| it.spawn(|| step(|| 4)).join().unwrap()));
         assert_eq!(inner, 4);
+        assert!(linear::rounding(true, || step(linear::rounds)) && !step(linear::rounds));
         let before = linear::matmul_calls();
         step(linear::count_matmul);
         assert_eq!(linear::matmul_calls() - before, 1);

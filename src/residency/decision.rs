@@ -4,6 +4,7 @@ use std::fmt;
 
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, ModelId, TargetName, Version,
+    count, count_that,
 };
 use serde::Serialize;
 
@@ -319,7 +320,9 @@ impl fmt::Display for Action {
             }
             Self::Replicating { leases, devices } => write!(
                 f,
-                "replicating: {leases} leases or more on each of {devices} devices that serve it"
+                "replicating: {} or more on each of {} it",
+                count(*leases, "lease"),
+                count_that(*devices, "device", ["that serves", "that serve"]),
             ),
             Self::AwaitsBase { base } => write!(f, "its base {base} is loaded first"),
             Self::Blocked { bytes, by: Obstacle::LoadBandwidth } => {
@@ -339,7 +342,10 @@ impl fmt::Display for Action {
                 }
                 match ahead_of {
                     0 => Ok(()),
-                    n => write!(f, "; goes before {n} loads that were asked for earlier"),
+                    n => {
+                        let loads = count_that(*n, "load", ["that was", "that were"]);
+                        write!(f, "; goes before {loads} asked for earlier")
+                    }
                 }
             }
             Self::Ready { bytes } => write!(f, "ready, takes {bytes}"),

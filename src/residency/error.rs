@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, ModelId, RetryHint};
+use roundhouse_types::{Bytes, DeviceId, ErrorKind, Failure, ModelId, RetryHint, count_that};
 use thiserror::Error;
 
 use crate::decision::Obstacle;
@@ -162,7 +162,7 @@ pub enum Error {
         limit: Duration,
     },
     /// Too many requests wait for this model.
-    #[error("{waiters} requests wait for {model} already")]
+    #[error("{} for {model} already", count_that(*.waiters, "request", ["waits", "wait"]))]
     ModelQueueFull {
         /// Which model.
         model: ModelId,
@@ -172,7 +172,7 @@ pub enum Error {
         estimate: Option<Duration>,
     },
     /// Too many requests wait in all.
-    #[error("{waiters} requests wait for models already")]
+    #[error("{} for models already", count_that(*.waiters, "request", ["waits", "wait"]))]
     QueueFull {
         /// How many do: all that may, or so many that the rest of the places is for other tenants.
         waiters: usize,
@@ -327,7 +327,8 @@ impl fmt::Display for Progress {
             Self::WaitingForVictims => f.write_str("it waits for others to leave the device"),
             Self::Loading => f.write_str("still loading"),
             Self::Leaving { leases } => {
-                write!(f, "it is leaving the device, {leases} leases are held")
+                let leases = count_that(*leases, "lease", ["is", "are"]);
+                write!(f, "it is leaving the device, {leases} held")
             }
         }
     }

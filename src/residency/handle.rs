@@ -237,6 +237,21 @@ impl<M: Send + Sync + 'static> Residency<M> {
         self.tell(Event::ChoiceChanged { model: model.clone(), chosen }).await
     }
 
+    /// Notes what somebody saw in the store: the version that it names, and what it holds in place
+    /// of one that can be served. It changes what is told, and nothing else.
+    pub async fn note_seen(
+        &self,
+        named: ArtefactId,
+        unfit: Option<(Version, Failure)>,
+    ) -> Result<(), Failure> {
+        self.tell(Event::StoreSeen { named, unfit }).await
+    }
+
+    /// Notes that an endpoint is not served any more: nothing more is told of its versions.
+    pub async fn note_left(&self, endpoint: EndpointName) -> Result<(), Failure> {
+        self.tell(Event::EndpointLeft { endpoint }).await
+    }
+
     /// Whether the model is kept, loaded or on its way.
     pub async fn is_known(&self, model: &ModelId) -> Result<bool, Failure> {
         let (reply, answer) = oneshot::channel();
@@ -280,6 +295,13 @@ impl<M: Send + Sync + 'static> Residency<M> {
     pub async fn snapshot(&self) -> Result<Snapshot, Failure> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Look(Look::Whole { reply })).await?;
+        Ok(answer.await.map_err(|_| Error::OwnerGone)?)
+    }
+
+    /// The table at one instant, with one model's residents and copies alone.
+    pub async fn snapshot_of(&self, model: &ModelId) -> Result<Snapshot, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Look(Look::Of { model: model.clone(), reply })).await?;
         Ok(answer.await.map_err(|_| Error::OwnerGone)?)
     }
 

@@ -281,8 +281,9 @@ impl<L: Loader> Owner<L> {
 
     /// The same artefact on another device.
     fn twin(&self, key: &Key) -> Option<&Placed<L::Model>> {
-        let is_twin = |other: &Key| other.artefact == key.artefact && other.device != key.device;
-        self.models.iter().find(|(other, _)| is_twin(other)).map(|(_, placed)| placed)
+        let devices = self.table.devices().filter(|device| *device != key.device);
+        let mut twins = devices.map(|device| Key { artefact: key.artefact.clone(), device });
+        twins.find_map(|twin| self.models.get(&twin))
     }
 
     /// Takes what a resident reported. A death comes first: who is dead is not judged by

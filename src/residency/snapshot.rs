@@ -24,9 +24,20 @@ pub struct Snapshot {
     pub loads: Vec<LoadSnapshot>,
     /// Models that failed or are quarantined.
     pub failed: Vec<FailedSnapshot>,
+    /// What failed of the store's versions of models of which nothing serves. Residents tell their own.
+    #[serde(skip)]
+    pub unfit: Vec<(ModelId, UnfitSnapshot)>,
 }
 
 impl Snapshot {
+    /// What failed of a model's version in whose place another one answers, or would.
+    pub fn unfit(&self, model: &ModelId) -> Option<&UnfitSnapshot> {
+        match self.ready(model) {
+            Some(resident) => resident.unfit.as_ref(),
+            None => self.unfit.iter().find(|(id, _)| id == model).map(|(_, unfit)| unfit),
+        }
+    }
+
     /// The resident that serves `model`, where one is ready.
     pub fn ready(&self, model: &ModelId) -> Option<&ResidentSnapshot> {
         let mut residents = self.devices.iter().flat_map(|device| &device.residents);

@@ -55,7 +55,7 @@ use self::elastic::Flow;
 use self::forecast::Rates;
 use self::ledger::Ledger;
 use self::residents::Residents;
-use self::state::{Job, Model, State, Waiters};
+use self::state::{Job, Model, NextLook, State, Waiters};
 use self::tenants::Turns;
 use self::worth::Ages;
 use crate::config::Config;
@@ -79,6 +79,8 @@ pub(crate) struct Table {
     bases: Bases,
     /// Models that failed; some of them serve again.
     failed: BTreeSet<ModelId>,
+    /// Models that an operator wants to stay, loaded or not.
+    kept: BTreeSet<ModelId>,
     /// Residents whose KV pools have more than their floor, or want more.
     pools: BTreeSet<Key>,
     flow: Flow,
@@ -92,14 +94,16 @@ pub(crate) struct Table {
     own_idle: Option<Duration>,
     /// No resident has been unused for too long before this; `None`: it has to be looked.
     idle_from: Option<Instant>,
+    /// When a copy may have been unused for too long.
+    idle_copies: NextLook,
     /// Counts what has an order: arrivals, uses, creations.
     sequence: u64,
     /// Counts events.
     events: u64,
     /// Models of which the store holds a version that waits for an operator's word.
     offers: usize,
-    /// Models that serve, or are on their way, while another version failed.
-    unfit: usize,
+    /// Models of which a version failed in whose place another one answers, or would.
+    unfit: BTreeSet<ModelId>,
     stopping: bool,
     /// The time of the event that is being handled.
     now: Instant,
@@ -123,6 +127,7 @@ impl Table {
             residents: Residents::default(),
             bases: Bases::default(),
             failed: BTreeSet::new(),
+            kept: BTreeSet::new(),
             pools: BTreeSet::new(),
             flow: Flow::default(),
             waiters: Waiters::default(),
@@ -131,10 +136,11 @@ impl Table {
             turns: Turns::default(),
             shrunk: BTreeSet::new(),
             idle_from: None,
+            idle_copies: NextLook::Now,
             sequence: 0,
             events: 0,
             offers: 0,
-            unfit: 0,
+            unfit: BTreeSet::new(),
             stopping: false,
             now,
             touched: Vec::new(),
@@ -170,6 +176,8 @@ impl Table {
             }
             Event::KeepChanged { model, kept } => self.keep_changed(&model, kept),
             Event::ChoiceChanged { model, chosen } => self.choice_changed(&model, chosen),
+            Event::StoreSeen { named, unfit } => self.store_seen(&named, unfit),
+            Event::EndpointLeft { endpoint } => self.endpoint_left(&endpoint),
             Event::Cancelled { waiter } => {
                 self.take_waiter(waiter);
             }
@@ -238,8 +246,9 @@ impl Table {
             let is_cold = model.is_cold() && !self.bases.is_awaited(oldest);
             let oldest = oldest.clone();
             if is_cold {
-                let offered = self.models.pop(&oldest).and_then(|model| model.offered);
-                self.offers -= usize::from(offered.is_some());
+                let forgotten = self.models.pop(&oldest).unwrap_or_default();
+                self.offers -= usize::from(forgotten.offered.is_some());
+                self.unfit.remove(&oldest);
             } else {
                 self.models.promote(&oldest);
             }
@@ -375,6 +384,8 @@ impl Table {
         debug_assert_eq!(resident.leases, 0, "invariant 2: {} is leased", key.artefact);
         resident.state = State::Unloading;
         resident.demotes = demote;
+        // A copy that waited beside it may have been unused for long.
+        self.idle_copies = NextLook::Now;
         self.effects.push(Effect::Unload { key: key.clone(), demote });
     }
 }

@@ -3,6 +3,7 @@
 //! Health is answered from atomics alone, so that a busy server is not taken for a dead one.
 
 mod adapters;
+mod asked;
 mod commands;
 mod containers;
 mod disk;
@@ -10,6 +11,7 @@ mod facts;
 mod guard;
 mod health;
 pub(crate) mod live;
+mod models;
 mod page;
 mod plain;
 mod reload;
@@ -32,22 +34,19 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use roundhouse_residency::{Regret, Residency, Snapshot, rfc3339};
 use roundhouse_serving::ServedModel;
-use roundhouse_store::TargetForm;
 use roundhouse_tenancy::{Accounts, Current};
 use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, TargetModel};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::{Catalogs, Disk, Reload};
-use crate::loader::ModelLoader;
+use crate::loader::{ModelLoader, lacking};
 use crate::witness::Witness;
+use asked::Nothing;
 pub(crate) use containers::{ContainersFn, Kind, Shown};
 pub(crate) use guard::{AuditFn, Guard, Pass, host, is_foreign, is_ours};
 pub(crate) use health::Vitals;
 pub(crate) use usage::row as usage_row;
-
-/// Targets in one page of `/admin/v1/models`.
-const PAGE: usize = 1000;
 
 /// What the routes work with.
 pub(crate) struct Admin {
@@ -79,7 +78,7 @@ pub(crate) fn router(admin: Arc<Admin>, guard: Guard) -> Router {
     Router::new()
         .route("/metrics", get(adapters::metrics))
         .route("/admin/v1/residency", get(residency))
-        .route("/admin/v1/models", get(models))
+        .route("/admin/v1/models", get(models::models))
         .route("/admin/v1/explain", get(explain))
         .route("/admin/v1/regret", get(regret))
         .route("/admin/v1/usage", get(usage::usage))
@@ -212,7 +211,10 @@ impl Admin {
 
 /// All that is known of the table. Where there is much of it, it is looked at part by part, and put into
 /// words where nobody waits for that.
-async fn residency(State(admin): State<Arc<Admin>>) -> Result<Response, Refusal> {
+async fn residency(
+    State(admin): State<Arc<Admin>>,
+    Query(_): Query<Nothing>,
+) -> Result<Response, Refusal> {
     let snapshot = admin.residency.gathered().await?;
     let said = tokio::task::spawn_blocking(move || {
         serde_json::to_vec(&dressed(&admin, snapshot)?).map_err(unsayable)
@@ -277,56 +279,6 @@ fn unsayable(error: serde_json::Error) -> Failure {
     Failure::from_error(ErrorKind::Internal, &error)
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Page {
-    endpoint: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-/// What the store holds, with the state of what is loaded.
-async fn models(
-    State(admin): State<Arc<Admin>>,
-    Query(page): Query<Page>,
-) -> Result<Json<Value>, Refusal> {
-    let endpoint = admin.any_endpoint(page.endpoint.as_deref())?;
-    let containers = containers::of_endpoint((admin.containers)(), &endpoint);
-    if !containers.is_empty() {
-        // Fifteen at most, which are one page whatever the limit is.
-        let models: Vec<_> = containers.iter().map(Shown::as_model).collect();
-        return Ok(Json(json!({"models": models, "next": null, "truncated": false})));
-    }
-    let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let catalog = admin.catalogs.get().get(&endpoint).cloned();
-    // The settings have changed since it was found.
-    let gone = || Failure::new(ErrorKind::EndpointNotFound, format!("endpoint '{endpoint}' left"));
-    let listed = catalog
-        .ok_or_else(gone)?
-        .list(page.after.as_deref(), limit)
-        .await
-        .map_err(Failure::from)?;
-    let snapshot = admin.residency.gathered().await?;
-    let standings = standing::of(&endpoint, &snapshot);
-    let on_disk = admin.disk.opened().map(|cache| cache.shares(&endpoint)).unwrap_or_default();
-    let models: Vec<_> = listed
-        .targets
-        .iter()
-        .map(|target| {
-            let standing = standings.get(&target.name).cloned().unwrap_or_default();
-            let model = ModelId { endpoint: endpoint.clone(), target: target.name.clone() };
-            json!({
-                "endpoint": endpoint, "target": target.name, "bytes": target.bytes,
-                "serves": admin.loader.facts(&model),
-                "archive": target.form == TargetForm::Archive, "state": standing.state,
-                "disk_bytes": on_disk.get(&target.name),
-                "devices": standing.devices, "copy": standing.copy, "failure": standing.failure,
-            })
-        })
-        .collect();
-    Ok(Json(json!({"models": models, "next": listed.next, "truncated": listed.truncated})))
-}
-
 async fn explain(
     State(admin): State<Arc<Admin>>,
     Query(meant): Query<Meant>,
@@ -345,6 +297,8 @@ async fn explain(
         }
         _ => None,
     };
+    // What is damaged is told where failures of newer versions are.
+    let upload = admin.loader.passed_over(&model).await.filter(|passed| !passed.stale);
     // Of what may be a handler: those of ours that are loaded are none.
     let warm = (near.is_none() && admin.loader.facts(&model).is_none()).then(|| warm_now(&admin));
     Ok(Json(json!({
@@ -359,6 +313,7 @@ async fn explain(
             .collect::<Vec<_>>(),
         // Of a name that nobody has: those that may have been meant.
         "near": near,
+        "upload": upload.map(|passed| lacking(&model, &passed)),
         "warm": warm,
         "disk": admin.disk.opened().map(|cache| disk::of_model(cache, &model)),
     })))
@@ -372,6 +327,9 @@ fn container_meant(admin: &Admin, meant: &Meant) -> Option<Shown> {
 }
 
 /// Loads during the latest requests, beside those of the offline optimum.
-async fn regret(State(admin): State<Arc<Admin>>) -> Result<Json<Regret>, Refusal> {
+async fn regret(
+    State(admin): State<Arc<Admin>>,
+    Query(_): Query<Nothing>,
+) -> Result<Json<Regret>, Refusal> {
     Ok(Json(admin.residency.regret().await?))
 }

@@ -12,6 +12,7 @@ mod disk;
 pub(crate) mod door;
 mod faces;
 mod live;
+mod ports;
 mod preload;
 mod reload;
 pub(crate) mod settings;
@@ -27,24 +28,22 @@ use roundhouse_residency::Residency;
 use roundhouse_serving::ServedModel;
 use roundhouse_tenancy::Accounts;
 use roundhouse_types::{ErrorKind, Failure};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::asynchronous::Deferrals;
 use self::behind::Behinds;
 use self::capture::Captures;
 use self::door::Door;
+use self::ports::{Bounds, Listeners, Routers, Stops};
 use self::preload::Wishes;
 use self::traces::Tracing;
-use crate::admin::{self, Guard, Vitals};
+use crate::admin::{self, Vitals};
 use crate::cloudwatch::Sending;
 use crate::config::Config;
-use crate::connections::{self, Connections};
+use crate::connections;
 use crate::error::Error;
-use crate::http::{self, Port};
 use crate::loader::ModelLoader;
 use crate::near;
 use crate::threads::Threads;
@@ -57,11 +56,6 @@ pub(crate) use reload::{Origin, Reading, Reload};
 pub(crate) use settings::policy as policy_of;
 pub(crate) use settings::residency as residency_settings;
 
-/// What to do where a port is taken.
-const OTHER_DATA: &str = "another process listens there: end it, or give the data port another address with --listen (listen.data)";
-const OTHER_ADMIN: &str = "another process listens there: end it, or give the admin port another address with --admin-listen (listen.admin)";
-const OTHER_HEALTH: &str = "another process listens there: end it, or give the health port another address with --health-listen (listen.health)";
-
 /// How often the lanes are looked at for a failed device.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -70,31 +64,6 @@ const REGRET_EVERY: Duration = Duration::from_secs(10);
 
 /// How long those whose answers are cut off are given to read that.
 const CUT_GRACE: Duration = Duration::from_secs(1);
-
-/// The longest that an answer of the health port takes.
-const HEALTH_GRACE: Duration = Duration::from_secs(30);
-
-/// How long requests may take, and keep the places of their connections where a port is full.
-struct Graces {
-    data: Duration,
-    admin: Duration,
-}
-
-impl Graces {
-    fn of(config: &Config) -> Self {
-        let gateway = settings::gateway(config);
-        let answer = gateway.invoke_timeout.max(gateway.stream_timeout);
-        let answer = match config.container.contract || config.container.model_dir.is_some() {
-            true => answer.max(gateway.container_timeout),
-            false => answer,
-        };
-        // An operator may wait for a load, or for the last request of what is unloaded.
-        Self {
-            data: answer + gateway.body_timeout,
-            admin: answer.max(config.residency.load_timeout) + gateway.body_timeout,
-        }
-    }
-}
 
 /// A server whose ports are bound and which answers on them.
 pub(crate) struct Running {
@@ -120,8 +89,7 @@ pub(crate) struct Running {
     /// Sends embedded metrics.
     cloudwatch: Sending,
     vitals: Arc<Vitals>,
-    stop_data: CancellationToken,
-    stop_admin: CancellationToken,
+    stops: Stops,
     cut_off: CutOff,
     drain_timeout: Duration,
 }
@@ -152,25 +120,13 @@ pub(crate) async fn start(
     credentials: Option<Credentials>,
     origin: Option<Origin>,
 ) -> Result<Running, Error> {
-    let data = bind(config.listen.data, OTHER_DATA).await?;
-    let admin = bind(config.listen.admin, OTHER_ADMIN).await?;
-    let health = match config.listen.health {
-        Some(address) => Some(bind(address, OTHER_HEALTH).await?),
-        None => None,
-    };
+    let listeners = Listeners::bind(&config.listen).await?;
     let drain_timeout = config.shutdown.drain_timeout;
-    let most = config.listen.max_connections;
-    connections::allow(most);
-    let graces = Graces::of(&config);
+    let bounds = Bounds::of(&config);
+    connections::allow(bounds.most);
     let wishes = Wishes::of(&config.endpoints);
     let door = Door::open(&config)?;
-    let guard = Guard {
-        identity: door.identity.clone(),
-        operators: door.operators.clone(),
-        always_asks: !config.listen.admin.ip().is_loopback() && !config.listen.insecure_no_auth,
-        hosts: config.listen.admin_hosts.clone(),
-        audit: faces::audit_log(&config.log.audit)?,
-    };
+    let guard = ports::guard(&config, &door)?;
     if !config.container.unheeded.is_empty() {
         let names = config.container.unheeded.join(", ");
         warn!(%names, "these variables of the environment change nothing here");
@@ -179,47 +135,26 @@ pub(crate) async fn start(
     let deferrals = app.live.deferrals.clone();
     let captures = app.live.captures.clone();
     let behinds = app.live.behinds.clone();
-    let data_router = near::around(app.data, &config, door.identity.clone());
+    let data = near::around(app.data, &config, door.identity.clone());
     app.admin.reload = match origin {
         Some(origin) => Some(Reload::start(origin, config, app.live)?),
         None => None,
     };
     let parts = Arc::new(app.admin);
-    let (stop_data, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let data_url = url(&data, door.data.is_some())?;
-    let admin_url = url(&admin, door.admin.is_some())?;
-    let health_router = admin::health_router(&parts.vitals, &parts.metrics);
     let (residency, vitals) = (parts.residency.clone(), parts.vitals.clone());
+    let (loader, accounts) = (parts.loader.clone(), parts.accounts.clone());
+    let (data_url, admin_url) = listeners.urls(&door)?;
     if let Some(single) = app.single {
         tokio::spawn(single.load(residency.clone(), vitals.clone()));
     }
-    let loader = parts.loader.clone();
-    let accounts = parts.accounts.clone();
     tokio::spawn(accounts::watch(accounts.clone(), residency.clone()));
     let threads = Threads::start();
     let threads = threads.map_err(|source| Error::io("cannot start threads", source))?;
     let threads = Arc::new(threads);
-    let of_data = Port {
-        router: data_router,
-        tls: door.data.clone(),
-        connections: Connections::new(most, graces.data),
-        threads: Some(threads.clone()),
-    };
-    let of_admin = Port {
-        router: admin::router(parts, guard),
-        tls: door.admin.clone(),
-        connections: Connections::new(most, graces.admin),
-        threads: None,
-    };
-    let mut ports = vec![
-        tokio::spawn(http::serve(data, of_data, stop_data.clone())),
-        tokio::spawn(http::serve(admin, of_admin, stop_admin.clone())),
-    ];
-    if let Some(listener) = health {
-        let connections = Connections::new(most, HEALTH_GRACE);
-        let port = Port { router: health_router, tls: None, connections, threads: None };
-        ports.push(tokio::spawn(http::serve(listener, port, stop_admin.clone())));
-    }
+    let health = admin::health_router(&parts.vitals, &parts.metrics);
+    let routers = Routers { data, admin: admin::router(parts, guard), health };
+    let stops = Stops::default();
+    let ports = listeners.answer(routers, (&door, &threads), &bounds, &stops);
     tokio::spawn(wishes.fulfil(residency.clone()));
     let watches = vec![tokio::spawn(watch_regret(residency.clone())), door.watch()];
     vitals.set_ready(true);
@@ -239,27 +174,10 @@ pub(crate) async fn start(
         tracing: app.tracing,
         cloudwatch: app.cloudwatch,
         vitals,
-        stop_data,
-        stop_admin,
+        stops,
         cut_off: app.cut_off,
         drain_timeout,
     })
-}
-
-/// Binds a port; `other` is what to do where somebody else has it.
-async fn bind(address: std::net::SocketAddr, other: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let is_taken = source.kind() == std::io::ErrorKind::AddrInUse;
-        let error = Error::io(format!("cannot listen on {address}"), source);
-        if is_taken { error.with_hint(other) } else { error }
-    })
-}
-
-fn url(listener: &TcpListener, encrypted: bool) -> Result<String, Error> {
-    let address =
-        listener.local_addr().map_err(|source| Error::io("a port without an address", source))?;
-    let scheme = if encrypted { "https" } else { "http" };
-    Ok(format!("{scheme}://{address}"))
 }
 
 impl Running {
@@ -327,7 +245,7 @@ impl Running {
     async fn drain(mut self) {
         self.vitals.set_ready(false);
         self.watches.iter().for_each(JoinHandle::abort);
-        self.stop_data.cancel();
+        self.stops.data.cancel();
         self.deferrals.stop();
         // The data port is the first.
         let admin = self.ports.split_off(1);
@@ -348,7 +266,7 @@ impl Running {
         self.deferrals.drain().await;
         late.abort();
         self.residency.shutdown().await;
-        self.stop_admin.cancel();
+        self.stops.admin.cancel();
         for port in admin {
             // Event streams have no end of their own.
             port.abort();

@@ -6,6 +6,7 @@
 //! `plan`, `usage` (what tenants have used), `simulate` (traces under other budgets), `output` (tables and JSON), `told` (errors),
 //! `completions`.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -80,7 +81,7 @@ pub enum Command {
     /// List every target under a store's prefix: what it is, what it needs, or why it will
     /// not run. Reads headers, not weights.
     Survey(SurveyArgs),
-    /// List what an endpoint's stores hold, loaded or not.
+    /// List what the stores of all endpoints hold, loaded or not, and their containers.
     Models(ModelsArgs),
     /// Fetch and load a model, and wait until it is ready.
     Load(LoadArgs),
@@ -146,7 +147,7 @@ impl Command {
         match self {
             // Faults of the settings stand in the server's own answer.
             Self::Reload(_) if is_asked => |error| !matches!(error, Error::Settings(_)),
-            Self::Plan(_) if is_asked => |error| !matches!(error, Error::Rest(_)),
+            Self::Plan(_) | Self::Models(_) if is_asked => |error| !matches!(error, Error::Rest(_)),
             Self::Explain(_) if is_asked => |error| error.kind() != ErrorKind::ModelNotFound,
             _ if is_asked => |_| true,
             _ => |_| false,
@@ -154,16 +155,17 @@ impl Command {
     }
 
     /// Carries the command out. Dropping the future ends it; what a running server was asked
-    /// to do goes on there.
+    /// to do goes on there. `last` is given what is to go when the runtime has ended.
     ///
     /// # Errors
     /// What went wrong, with a hint where one is known.
-    pub async fn run(self) -> Result<(), Error> {
+    #[cfg_attr(not(feature = "demo"), expect(unused_variables, reason = "the demo's folder"))]
+    pub async fn run(self, last: &mut Last) -> Result<(), Error> {
         match self {
             #[cfg(feature = "demo")]
             Self::Demo(flags) => {
-                logging::start(&demo::log(&environment)?)?;
-                demo::run(flags).await
+                logging::start(&demo::log(&flags, &environment)?)?;
+                demo::run(flags, last).await
             }
             Self::Serve(flags) => {
                 let config = Config::load(flags.config.as_deref(), &environment, &flags)
@@ -195,6 +197,9 @@ impl Command {
         }
     }
 }
+
+/// What goes when nothing runs any more: a folder that something may write to until then.
+pub type Last = Option<Box<dyn Any>>;
 
 /// How to reach a running server's admin port, and how to print its answers.
 #[derive(Debug, Clone, Args)]
@@ -236,6 +241,9 @@ pub struct DemoFlags {
     /// Keep the embedded store and the cache in this folder [default: a temporary one].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Listen beyond loopback though nobody is asked who they are.
+    #[arg(long)]
+    pub insecure_no_auth: bool,
 }
 
 /// Flags of `roundhouse serve`. Values stay text here: they are checked with the settings,

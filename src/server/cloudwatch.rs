@@ -36,6 +36,7 @@ use self::figures::Figure;
 use self::machine::Machine;
 pub(crate) use self::recorder::Hearing;
 use self::way::Way;
+use crate::app::Disk;
 use crate::config;
 
 /// What takes the record of a request that has ended.
@@ -66,7 +67,8 @@ pub(crate) struct Sending(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
 pub(crate) struct Told {
     pub(crate) offered: Arc<Current<Offered>>,
     pub(crate) residency: Residency<ServedModel>,
-    /// Where models' files are kept.
+    /// Where models' files are kept, and the folder of those who keep none.
+    pub(crate) disk: Disk,
     pub(crate) folder: PathBuf,
 }
 
@@ -94,7 +96,7 @@ impl CloudWatch {
         let Some((config, book)) = self.wanted else { return Sending::default() };
         info!(to = ?config.to, namespace = config.namespace, "embedded metrics are written");
         let sender = Sender {
-            machine: Machine::new(told.folder),
+            machine: Machine::new(told.disk, told.folder),
             offered: told.offered,
             residency: told.residency,
             way: Some(Way::new(config.to.clone())),

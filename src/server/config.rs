@@ -2,7 +2,7 @@
 //! environment and flags.
 //!
 //! Reading order: `keys` (every key there is), `raw` (the settings as written, from all
-//! sources), `resolve` (as written to as meant), `endpoints` (names, mounts, stores), `tenants`,
+//! sources), `resolve` (as written to as meant), `fixed` (what needs a restart), `endpoints` (names, mounts, stores), `tenants`,
 //! `policy` (what they may use, aliases), `quotas` (limits of tenants, usage), `auth` (who may call),
 //! `devices`, `units` (durations,
 //! addresses), `levels` (of the log), `defaults` (each with its reason).
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use roundhouse_gateway::SessionLimits;
-use roundhouse_models::{Asked, KvDtype, Quantize};
+use roundhouse_models::{Asked, DtypeSetting, KvDtype, Quantize};
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_store::StoreUri;
 use roundhouse_tenancy::{Aliases, AuthConfig, LedgerConfig};
@@ -34,6 +34,7 @@ mod devices;
 mod endpoints;
 mod engines;
 mod fault;
+mod fixed;
 mod handlers;
 mod issuers;
 mod keys;
@@ -265,6 +266,8 @@ pub struct Serving {
     pub step_time: Duration,
     /// Sequences of one model that run at a time.
     pub max_running: usize,
+    /// How weights lie in memory; a model's own settings go before it.
+    pub dtype: DtypeSetting,
     /// What weights are quantised to as they are read; a model's own settings go before it.
     pub quantize: Option<Quantize>,
     /// In which type keys and values are kept; `None`: what each model's weights suggest.

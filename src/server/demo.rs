@@ -17,8 +17,8 @@ use tempfile::TempDir;
 use tracing::{info, warn};
 
 use crate::app;
-use crate::cli::{DemoFlags, ServeFlags};
-use crate::config::{Config, Log};
+use crate::cli::{DemoFlags, Last, ServeFlags, environment};
+use crate::config::{Config, Fault, Log};
 use crate::error::Error;
 use s3::{ACCESS_KEY, EmbeddedS3, SECRET_KEY};
 
@@ -35,10 +35,13 @@ const SETTINGS: &str = include_str!("demo/demo.toml");
 ///
 /// # Errors
 /// As [`app::serve`], and when the models cannot be put into the embedded store.
-pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
+pub(crate) async fn run(flags: DemoFlags, last: &mut Last) -> Result<(), Error> {
     let mut stop = app::Stop::listen()?;
     let home = Home::of(flags.data_dir.as_deref())?;
-    let Some((running, _store)) = stop.unless(start(flags, &home)).await? else {
+    let folder = home.path().to_owned();
+    // Whatever ends it, its tasks may still write there.
+    *last = Some(Box::new(home));
+    let Some((running, _store)) = stop.unless(start(flags, &folder)).await? else {
         return Ok(());
     };
     app::announce(&running);
@@ -46,8 +49,8 @@ pub(crate) async fn run(flags: DemoFlags) -> Result<(), Error> {
 }
 
 /// The demo over its models, in an embedded store.
-async fn start(flags: DemoFlags, home: &Home) -> Result<(app::Running, EmbeddedS3), Error> {
-    let buckets = home.path().join("s3");
+async fn start(flags: DemoFlags, home: &Path) -> Result<(app::Running, EmbeddedS3), Error> {
+    let buckets = home.join("s3");
     std::fs::create_dir_all(buckets.join(BUCKET))
         .map_err(|source| Error::io(format!("cannot create {}", buckets.display()), source))?;
     let store = EmbeddedS3::start(&buckets)
@@ -56,7 +59,9 @@ async fn start(flags: DemoFlags, home: &Home) -> Result<(app::Running, EmbeddedS
     let objects = upload(&store.url()).await?;
     info!(objects, url = %store.url(), "demo models are in the embedded S3 server");
 
-    let mut config = settings(flags, &store.url(), &home.path().join("cache"))?;
+    let cache = home.join("cache");
+    let config = settings(&flags, (&store.url(), Some(&cache)), &environment);
+    let mut config = config.map_err(Error::Settings)?;
     let python = python::find(&config.handlers).await;
     if let Err(reason) = &python {
         warn!(reason, "the demo runs without its Python handlers");
@@ -72,10 +77,9 @@ async fn start(flags: DemoFlags, home: &Home) -> Result<(app::Running, EmbeddedS
 /// The demo's log settings, known before its store has an address.
 ///
 /// # Errors
-/// The faults of the environment, in all its settings.
-pub(crate) fn log(env: &dyn Fn(&str) -> Option<String>) -> Result<Log, Error> {
-    let text = SETTINGS.replace("STORE_URL", "http://127.0.0.1");
-    let config = Config::parse(Some(&text), env, &ServeFlags::default());
+/// The faults of the flags and the environment, in all settings.
+pub(crate) fn log(flags: &DemoFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<Log, Error> {
+    let config = settings(flags, ("http://127.0.0.1", None), env);
     config.map(|config| config.log).map_err(Error::Settings)
 }
 
@@ -103,16 +107,20 @@ impl Home {
     }
 }
 
-fn settings(flags: DemoFlags, store: &str, cache: &Path) -> Result<Config, Error> {
+fn settings(
+    flags: &DemoFlags,
+    (store, cache): (&str, Option<&Path>),
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Vec<Fault>> {
     let flags = ServeFlags {
-        listen: flags.listen,
-        admin_listen: flags.admin_listen,
-        cache_dir: Some(cache.display().to_string()),
+        listen: flags.listen.clone(),
+        admin_listen: flags.admin_listen.clone(),
+        insecure_no_auth: flags.insecure_no_auth,
+        cache_dir: cache.map(|cache| cache.display().to_string()),
         ..ServeFlags::default()
     };
     let text = SETTINGS.replace("STORE_URL", store);
-    let env = |name: &str| std::env::var(name).ok();
-    Config::parse(Some(&text), &env, &flags).map_err(Error::Settings)
+    Config::parse(Some(&text), env, &flags)
 }
 
 /// Puts every model into the bucket through the S3 API; what is there already, with the same
@@ -149,5 +157,27 @@ fn collect(dir: &'static Dir<'static>, into: &mut Vec<&'static File<'static>>) {
     into.extend(dir.files());
     for inner in dir.dirs() {
         collect(inner, into);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_addresses_beyond_loopback_can_be_done() {
+        let flags = |is_meant: bool| DemoFlags {
+            listen: Some("0.0.0.0:8080".into()),
+            admin_listen: Some("0.0.0.0:8081".into()),
+            insecure_no_auth: is_meant,
+            ..DemoFlags::default()
+        };
+        let Err(Error::Settings(faults)) = log(&flags(false), &|_| None) else {
+            panic!("nobody is asked who they are");
+        };
+        let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(keys, ["listen.data", "listen.admin"]);
+        assert!(faults[0].message.contains("say --insecure-no-auth"), "{}", faults[0]);
+        assert!(log(&flags(true), &|_| None).is_ok());
     }
 }

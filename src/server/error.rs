@@ -2,6 +2,7 @@
 
 use std::io;
 
+pub(crate) use roundhouse_types::count;
 use roundhouse_types::{ErrorKind, Failure, RetryHint};
 use thiserror::Error;
 
@@ -104,7 +105,9 @@ impl Error {
     /// What a client would be told.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Settings(_) | Self::Usage(_) => ErrorKind::InvalidRequest,
+            Self::Settings(_) | Self::Usage(_) | Self::Refused { status: 400..500, .. } => {
+                ErrorKind::InvalidRequest
+            }
             Self::Failed(failure) | Self::Rest(failure) => failure.kind(),
             Self::Identity(error) => error.kind(),
             Self::Advised { error, .. } => error.kind(),
@@ -143,7 +146,7 @@ impl Error {
                 Some("start one with `roundhouse serve`, or give --url (or ROUNDHOUSE_URL)")
             }
             Self::Request { .. } => Some(
-                "the server may have been stopped: its log says so; `roundhouse top` shows when it answers again",
+                "the server may have been stopped: its log says so; or something else listens there: check --url",
             ),
             Self::Answer { .. } => Some(WRONG_PORT),
             Self::Refused { message, .. } if message.contains(KEPT) => Some(
@@ -204,7 +207,10 @@ fn refused_hint(status: u16, kind: Option<&str>) -> Option<&'static str> {
         (_, 401 | 403) => Some(
             "give a tenant's key with --key or ROUNDHOUSE_API_KEY; `roundhouse keys create --tenant NAME` mints one",
         ),
-        ("" | "invalid_request", 404 | 405) => Some(WRONG_PORT),
+        // Another program's answers have no kind.
+        ("" | "invalid_request" | "UnknownOperationException", 404 | 405) | ("", 501) => {
+            Some(WRONG_PORT)
+        }
         (_, 429 | 503) => {
             Some("try again in a moment; `roundhouse explain TARGET` says what it waits for")
         }
@@ -226,9 +232,4 @@ fn failed_hint(kind: ErrorKind) -> Option<&'static str> {
 
 fn kind_note(kind: Option<&str>) -> String {
     kind.map(|kind| format!(" ({kind})")).unwrap_or_default()
-}
-
-/// `1 fault`, `2 faults`.
-pub(crate) fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }

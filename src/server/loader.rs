@@ -76,6 +76,7 @@ pub(crate) use plan::{
     HandlerPlan, Handlers, Plan, plan_files, plan_folder, plan_stored, settings_file,
 };
 pub(crate) use recent::RecentLoads;
+pub(crate) use resolve::{damage, doubt, lacking};
 pub(crate) use scope::{Scope, Source};
 use sharing::Shares;
 use stages::Stage;
@@ -181,7 +182,10 @@ impl ModelLoader {
     /// Puts other sources, rules and bases in the place of those so far. What is under way goes on
     /// with what it found.
     pub(crate) fn reconfigure(&self, scope: Scope) {
-        let Scope { sources, rules, bases, handlers, engines } = scope;
+        let Scope { sources, rules, bases, handlers, engines, cache } = scope;
+        if let Some(cache) = cache {
+            self.engines.containers.name_after(&cache);
+        }
         self.engines.set(engines);
         self.handlers.endpoints.set(handlers);
         self.versions.set_rules(rules);
@@ -391,7 +395,9 @@ impl Loader for ModelLoader {
         reporter: Reporter,
     ) -> Result<Loaded<ServedModel>, Failure> {
         let running = self.recent.begin(&id.model, Stage::Read);
-        running.ended(self.loaded(id, source, Onto { device, base, reporter }).await)
+        let loaded = self.loaded(id, source, Onto { device, base, reporter }).await;
+        self.judge(id, loaded.as_ref().err());
+        running.ended(loaded)
     }
 
     async fn unload(

@@ -27,15 +27,17 @@ fn main() -> ExitCode {
     roundhouse::allocator::tune();
     let cli = Cli::parse();
     let in_json = cli.command.fails_in_json();
+    let mut last = None;
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let outcome = runtime.block_on(cli.command.run());
+            let outcome = runtime.block_on(cli.command.run(&mut last));
             // Without a bound a load that was cut off would hold the process to its end.
             runtime.shutdown_timeout(LAST_WRITES);
             outcome
         }
         Err(source) => Err(Error::io("cannot start threads", source)),
     };
+    drop(last);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

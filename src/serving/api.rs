@@ -152,8 +152,24 @@ pub struct Chat {
     pub template_kwargs: Map<String, Value>,
     /// Generation parameters.
     pub generation: Generation,
+    /// How its prompt ends.
+    pub opening: Opening,
+    /// The last message goes before the answer, where both are of one role.
+    pub echo: bool,
     /// How many answers, [`ANSWERS_MAX`] at most.
     pub n: usize,
+}
+
+/// How a chat's prompt ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Opening {
+    /// Open for what the assistant says next.
+    #[default]
+    Answer,
+    /// With the last message, closed.
+    Closed,
+    /// With the last message, open: what comes goes on with it.
+    Message,
 }
 
 /// Prompts to continue.
@@ -222,6 +238,14 @@ pub struct Generation {
     pub stop: Vec<String>,
     /// Tokens that end the answer.
     pub stop_token_ids: Vec<u32>,
+    /// What ends the answer is part of it.
+    pub include_stop: bool,
+    /// Special tokens are part of the text, by their names.
+    pub keep_special: bool,
+    /// Whether the tokenizer adds its special tokens to prompts; absent: to all but a template's.
+    pub add_special: Option<bool>,
+    /// What of a prompt that is longer is read; absent: such is refused.
+    pub truncation: Option<Truncation>,
     /// Goes on past the end-of-sequence token.
     pub ignore_eos: bool,
     /// How many alternatives to report with each token; `None`: no log-probabilities.
@@ -235,6 +259,15 @@ pub struct Generation {
     pub form: Option<OutputForm>,
     /// What is told of where a fault is found that only the model shows.
     pub names: FieldNames,
+}
+
+/// What of a prompt is read. Special tokens that the tokenizer puts around it stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Truncation {
+    /// So many tokens; absent: as many as leave room for the answer.
+    pub most: Option<usize>,
+    /// The last ones, rather than the first.
+    pub keeps_end: bool,
 }
 
 /// What a request calls its fields, as its client reads it in a refusal.

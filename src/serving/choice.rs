@@ -24,6 +24,10 @@ pub(crate) struct Writer {
     stops: StopMatcher,
     /// Stop strings are not looked for in the text of so many tokens.
     min_tokens: usize,
+    /// Whether the token that ends the answer is part of it.
+    include_stop: bool,
+    /// Whether special tokens are, by their names.
+    keep_special: bool,
     /// Which stop tokens are the artefact's rather than the client's.
     eos_tokens: Arc<[u32]>,
     /// Where calls of tools are looked for.
@@ -48,10 +52,21 @@ pub(crate) struct WriterParts<'a> {
     pub(crate) choice: usize,
     pub(crate) codec: TextCodec,
     pub(crate) prompt: &'a [u32],
-    pub(crate) stop: Vec<String>,
+    pub(crate) writing: Writing,
     pub(crate) min_tokens: usize,
     pub(crate) eos_tokens: Arc<[u32]>,
     pub(crate) calls: Option<Calls>,
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Writing {
+    /// Strings that end it.
+    pub(crate) stop: Vec<String>,
+    /// Whether what ends it is part of it.
+    pub(crate) include_stop: bool,
+    /// Whether special tokens are.
+    pub(crate) keep_special: bool,
 }
 
 impl Writer {
@@ -60,8 +75,10 @@ impl Writer {
             choice: parts.choice,
             detokeniser: Detokeniser::after(parts.codec.clone(), parts.prompt)?,
             codec: parts.codec,
-            stops: StopMatcher::new(parts.stop),
+            stops: StopMatcher::new(parts.writing.stop).including(parts.writing.include_stop),
             min_tokens: parts.min_tokens,
+            include_stop: parts.writing.include_stop,
+            keep_special: parts.writing.keep_special,
             eos_tokens: parts.eos_tokens,
             calls: parts.calls,
             waiting: Vec::new(),
@@ -113,8 +130,11 @@ impl Writer {
     fn text(&mut self, id: u32, finish: Option<FinishReason>) -> Result<String, Error> {
         let mut text = match (finish, self.marker(id)) {
             // The token that stops the sequence is not part of the answer.
-            (Some(FinishReason::StopToken), _) => String::new(),
+            (Some(FinishReason::StopToken), _) if !self.include_stop => String::new(),
             (_, Some(marker)) => self.detokeniser.finish()? + marker,
+            (_, None) if self.keep_special && self.codec.is_special(id) => {
+                self.detokeniser.finish()? + &self.codec.token_text(id)
+            }
             (_, None) => self.detokeniser.push(id)?,
         };
         if finish.is_some() {

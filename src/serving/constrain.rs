@@ -1,8 +1,8 @@
 //! Output that must have a form: a JSON schema, a regular expression, one of several texts.
 //!
 //! Reading order: `form` (what clients ask, and how it is written for the library; `rules`: grammars
-//! that clients write), `vocabulary`
-//! (what bytes each token stands for), `speller` (compiles forms for one tokenizer, within limits),
+//! that clients write; `tags`: texts in which parts have a form), `vocabulary`
+//! (what bytes each token stands for), `speller` (compiles forms for one tokenizer, within limits; `kept`: those asked for again),
 //! `follower` (follows one sequence, on the lane).
 //!
 //! Forms are their senders' and not trusted: their length, the work of compiling them, the work of
@@ -11,9 +11,11 @@
 
 mod follower;
 mod form;
+mod kept;
 mod rules;
 mod size;
 mod speller;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod vocabulary;

@@ -325,7 +325,7 @@ impl Dispatcher {
                 let (text, spec) = (model.text().clone(), engine.spec());
                 let mut prepared = self.blocking(move || task.prepare(&text, &spec)).await?;
                 let form = match prepared.grammar.take() {
-                    Some(grammar) => Some(self.compile(model, grammar).await?),
+                    Some(grammar) => Some(self.compile(model, tenant, grammar).await?),
                     None => None,
                 };
                 let prompt_tokens: Vec<usize> =
@@ -354,10 +354,16 @@ impl Dispatcher {
     }
 
     /// Compiles what a request's answers must look like.
-    async fn compile(&self, model: &EngineModel, grammar: Grammar) -> Result<Compiled, Failure> {
-        let text = model.text().clone();
+    async fn compile(
+        &self,
+        model: &EngineModel,
+        tenant: Option<&TenantName>,
+        grammar: Grammar,
+    ) -> Result<Compiled, Failure> {
+        let (text, tenant) = (model.text().clone(), tenant.cloned());
         let began = Instant::now();
-        let compiled = in_turn(&self.compiling, move || text.speller()?.compile(grammar)).await;
+        let work = move || text.speller()?.compile(grammar, tenant.as_ref());
+        let compiled = in_turn(&self.compiling, work).await;
         compiled_form(began.elapsed());
         compiled
     }
@@ -462,7 +468,7 @@ fn submit(
             choice,
             codec: model.text().clone(),
             prompt: &sequence.spec.prompt,
-            stop: prepared.stop.clone(),
+            writing: prepared.writing.clone(),
             min_tokens: sequence.spec.min_tokens,
             eos_tokens: Arc::clone(&eos_tokens),
             calls: prepared.calls.as_ref().map(|plan| plan.calls(model.text())),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use roundhouse_types::{Bytes, Detail, ErrorKind, Failure, ModelId, RetryHint};
+use roundhouse_types::{Bytes, Detail, ErrorKind, Failure, ModelId, RetryHint, count_that};
 use thiserror::Error;
 
 /// A fault of the artefact's text files, of the request, or of the queue in front of a model.
@@ -112,7 +112,7 @@ pub enum Error {
         use_instead: &'static str,
     },
     /// The queue in front of all models, or of this one, is full.
-    #[error("{in_flight} requests are in flight {scope}, which is the limit")]
+    #[error("{} in flight {scope}, which is the limit", count_that(*.in_flight, "request", ["is", "are"]))]
     QueueFull {
         /// For this model or in all.
         scope: String,

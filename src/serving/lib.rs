@@ -39,10 +39,10 @@ mod tools;
 pub use api::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Aggregation, Answer, AnswerOptions, AnswerStyle, BIASES_MAX,
     Chat, Completion, CutToken, Embeddings, EmbeddingsReply, Entity, EntityOptions, FieldNames,
-    Fill, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Piece,
-    PieceStream, Prompt, Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request, Route,
-    STOP_BYTES_MAX, STOPS_MAX, ScoresReply, Served, SpanAnswer, TaskOptions, TokenInfo,
-    TokenVectorsReply, Tokens, TokensReply, VectorTask, ZeroShot,
+    Fill, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Opening,
+    Piece, PieceStream, Prompt, Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request,
+    Route, STOP_BYTES_MAX, STOPS_MAX, ScoresReply, Served, SpanAnswer, TaskOptions, TokenInfo,
+    TokenVectorsReply, Tokens, TokensReply, Truncation, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};

@@ -4,9 +4,11 @@ use std::hash::{BuildHasher, RandomState};
 
 use roundhouse_engine::{GenerateSpec, RunnerSpec, Sampling};
 
+use crate::choice::Writing;
 use crate::served::GenerationDefaults;
 use crate::{
     ALTERNATIVES_MAX, BIASES_MAX, Error, FieldNames, Generation, STOP_BYTES_MAX, STOPS_MAX,
+    Truncation,
 };
 
 #[cfg(test)]
@@ -39,8 +41,9 @@ pub(crate) struct Parameters {
     prompt_logprobs: bool,
     logit_bias: Vec<(u32, f32)>,
     names: FieldNames,
-    /// Strings that end the answer.
-    pub(crate) stop: Vec<String>,
+    truncation: Option<Truncation>,
+    /// How the answer is written.
+    pub(crate) writing: Writing,
 }
 
 impl Parameters {
@@ -78,13 +81,26 @@ impl Parameters {
             prompt_logprobs: asked.prompt_logprobs,
             logit_bias: asked.logit_bias.clone(),
             names,
-            stop: asked.stop.clone(),
+            truncation: asked.truncation,
+            writing: Writing {
+                stop: asked.stop.clone(),
+                include_stop: asked.include_stop,
+                keep_special: asked.keep_special,
+            },
         })
     }
 
     /// The seed of the first sequence.
     pub(crate) fn seed(&self) -> u64 {
         self.sampling.seed
+    }
+
+    /// How many of a prompt's tokens are read at most, and whether the last ones are; `None` where all
+    /// are.
+    pub(crate) fn truncated(&self, spec: &RunnerSpec) -> Option<(usize, bool)> {
+        let Truncation { most, keeps_end } = self.truncation?;
+        let room = longest_sequence(spec).saturating_sub(self.max_tokens.unwrap_or(1)).max(1);
+        Some((most.unwrap_or(room), keeps_end))
     }
 
     /// The engine's view of one sequence; the `index`th has the seed `seed + index`.

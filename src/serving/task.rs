@@ -4,7 +4,7 @@ use roundhouse_engine::{GenerateSpec, RunnerSpec};
 use roundhouse_types::{ModelId, ModelKind};
 use serde_json::{Map, Value, json};
 
-use crate::choice::Calls;
+use crate::choice::{Calls, Writing};
 use crate::constrain::{FormKind, Grammar, OutputForm};
 use crate::encoders::EncoderTask;
 use crate::params::{Face, Parameters};
@@ -12,7 +12,8 @@ use crate::served::{EngineModel, GenerationDefaults, Purpose};
 use crate::text::TextCodec;
 use crate::tools::{CallFormat, CallReader, Demand, calls as demanded_calls, described};
 use crate::{
-    ANSWERS_MAX, Config, Error, Generation, Inputs, Prompt, Request, ToolChoice, VectorTask,
+    ANSWERS_MAX, Config, Error, Generation, Inputs, Opening, Prompt, Request, ToolChoice,
+    VectorTask,
 };
 
 /// Work for a model of the right kind, with everything that preparing it takes.
@@ -30,7 +31,7 @@ pub(crate) struct GenerateTask {
     asked: Generation,
     /// Answers per prompt.
     n: usize,
-    /// The prompt goes before the completion.
+    /// The prompt, or a chat's last message, goes before the completion.
     echo: bool,
     eos_tokens: Vec<u32>,
     defaults: GenerationDefaults,
@@ -39,8 +40,31 @@ pub(crate) struct GenerateTask {
 #[derive(Debug)]
 enum Source {
     Prompts(Vec<Prompt>),
-    Chat { messages: Vec<Value>, tools: Option<Offered>, kwargs: Map<String, Value> },
+    Chat(Conversation),
 }
+
+/// What a chat's prompt is made of.
+#[derive(Debug)]
+struct Conversation {
+    messages: Vec<Value>,
+    tools: Option<Offered>,
+    kwargs: Map<String, Value>,
+    opening: Opening,
+}
+
+impl Conversation {
+    /// What the last message says, where the answer is of its role.
+    fn said(&self) -> String {
+        let last = self.messages.last();
+        let role = last.and_then(|last| last["role"].as_str());
+        let goes_on = self.opening != Opening::Answer || role == Some("assistant");
+        let text = last.filter(|_| goes_on).and_then(|last| last["content"].as_str());
+        text.unwrap_or_default().to_owned()
+    }
+}
+
+/// A prompt as it is read, with what goes before its completion.
+type Read = (Vec<u32>, String);
 
 /// The tools of a chat.
 #[derive(Debug)]
@@ -53,7 +77,7 @@ struct Offered {
 /// Sequences ready for the engine, in the order of their choices.
 pub(crate) struct Prepared {
     pub(crate) sequences: Vec<Sequence>,
-    pub(crate) stop: Vec<String>,
+    pub(crate) writing: Writing,
     pub(crate) seed: u64,
     /// What every answer must look like.
     pub(crate) grammar: Option<Grammar>,
@@ -133,15 +157,20 @@ impl Task {
             (Request::Chat(chat), Purpose::Generative { eos_tokens, defaults }) => {
                 let (choice, parallel) = (chat.tool_choice, chat.parallel_tool_calls);
                 let offered = |tools| Offered { tools, choice, parallel };
-                let (messages, tools) = (chat.messages, chat.tools.map(offered));
+                let conversation = Conversation {
+                    messages: chat.messages,
+                    tools: chat.tools.map(offered),
+                    kwargs: chat.template_kwargs,
+                    opening: chat.opening,
+                };
                 Self::generate(
                     config,
                     GenerateTask {
-                        source: Source::Chat { messages, tools, kwargs: chat.template_kwargs },
+                        source: Source::Chat(conversation),
                         face: Face::OpenAi,
                         asked: chat.generation,
                         n: chat.n,
-                        echo: false,
+                        echo: chat.echo,
                         eos_tokens: eos_tokens.clone(),
                         defaults: defaults.clone(),
                     },
@@ -171,7 +200,15 @@ impl Task {
             return Err(Error::field("n", message));
         }
         if let Source::Prompts(prompts) = &task.source {
-            counted("prompt", prompts.len(), config.max_sequences / task.n)?;
+            counted(task.asked.names.prompt, prompts.len(), config.max_sequences)?;
+            let (n, most) = (task.n, config.max_sequences);
+            if n * prompts.len() > most {
+                let message = format!(
+                    "{n} answers to each of {} prompts are more than the {most} of one request",
+                    prompts.len()
+                );
+                return Err(Error::field("n", message));
+            }
         }
         Ok(Self::Generate(Box::new(task)))
     }
@@ -189,43 +226,99 @@ impl GenerateTask {
         )?;
         let names = self.asked.names;
         let form = self.asked.form.as_ref();
-        let mut grammar = form.map(Grammar::of).transpose()?;
+        let mut grammar = form.map(|form| Grammar::of(form, text)).transpose()?;
         let mut calls = None;
+        if let Source::Chat(Conversation { tools: Some(tools), .. }) = &self.source {
+            calls = plan_calls(tools, form, text, &mut grammar)?;
+        }
+        let limit = parameters.truncated(spec);
         let prompts = match self.source {
-            Source::Prompts(prompts) => prompts,
-            Source::Chat { messages, tools, kwargs } => {
-                if let Some(tools) = &tools {
-                    calls = plan_calls(tools, form, text, &mut grammar)?;
-                }
-                let tools = tools.as_ref().map(|offered| offered.tools.as_slice());
-                let rendered = text.render_chat(&messages, tools, &kwargs)?;
+            Source::Prompts(prompts) => {
+                let add = self.asked.add_special.unwrap_or(true);
+                let read =
+                    |prompt| read_prompt(text, prompt, (add, self.echo), limit, names.prompt);
+                prompts.into_iter().map(read).collect::<Result<Vec<Read>, Error>>()?
+            }
+            Source::Chat(chat) => {
+                let tools = chat.tools.as_ref().map(|offered| offered.tools.as_slice());
+                let rendered =
+                    text.render_chat(&chat.messages, tools, &chat.kwargs, chat.opening)?;
                 // The template has written the special tokens; the post-processor would double
                 // the first.
-                vec![Prompt::Tokens(text.encode(&rendered, false)?)]
+                let add = self.asked.add_special.unwrap_or(false);
+                let tokens = encoded(text, &rendered, add, limit, names.prompt)?;
+                vec![(tokens, if self.echo { chat.said() } else { String::new() })]
             }
         };
+        echo_bounded(&prompts, self.n)?;
         let mut sequences = Vec::with_capacity(prompts.len() * self.n);
-        for prompt in prompts {
-            let (tokens, lead) = match prompt {
-                Prompt::Text(prompt) => {
-                    let tokens = text.encode(&prompt, true)?;
-                    (tokens, if self.echo { prompt } else { String::new() })
-                }
-                Prompt::Tokens(tokens) if self.echo => {
-                    let lead = text.decode(&tokens)?;
-                    (tokens, lead)
-                }
-                Prompt::Tokens(tokens) => (tokens, String::new()),
-            };
+        for (tokens, lead) in prompts {
             for _ in 0..self.n {
                 let spec = parameters.sequence(tokens.clone(), sequences.len(), spec)?;
                 sequences.push(Sequence { spec, lead: lead.clone() });
             }
         }
         scores_bounded(names.prompt, &sequences)?;
-        let (seed, stop) = (parameters.seed(), parameters.stop);
-        Ok(Prepared { sequences, stop, seed, grammar, calls })
+        let (seed, writing) = (parameters.seed(), parameters.writing);
+        Ok(Prepared { sequences, writing, seed, grammar, calls })
     }
+}
+
+/// A text's tokens, within a limit where there is one.
+fn encoded(
+    text: &TextCodec,
+    prompt: &str,
+    add_special: bool,
+    limit: Option<(usize, bool)>,
+    field: &str,
+) -> Result<Vec<u32>, Error> {
+    let Some(limit) = limit else { return text.encode(prompt, add_special) };
+    let tokens = text.encode_within(prompt, add_special, limit)?;
+    tokens.ok_or_else(|| {
+        let message = format!("{} tokens do not hold the special ones around a text", limit.0);
+        Error::field(field, message)
+    })
+}
+
+/// A prompt's tokens, and what of it goes before the answer.
+fn read_prompt(
+    text: &TextCodec,
+    prompt: Prompt,
+    (add_special, echo): (bool, bool),
+    limit: Option<(usize, bool)>,
+    field: &str,
+) -> Result<Read, Error> {
+    let (tokens, whole) = match prompt {
+        Prompt::Text(prompt) => (encoded(text, &prompt, add_special, limit, field)?, Some(prompt)),
+        Prompt::Tokens(mut tokens) => {
+            if let Some((most, keeps_end)) = limit {
+                let over = tokens.len().saturating_sub(most);
+                if keeps_end { drop(tokens.drain(..over)) } else { tokens.truncate(most) }
+            }
+            (tokens, None)
+        }
+    };
+    let lead = match whole.filter(|_| limit.is_none()) {
+        _ if !echo => String::new(),
+        Some(prompt) => prompt,
+        None => text.decode(&tokens)?,
+    };
+    Ok((tokens, lead))
+}
+
+/// Bytes that all answers of a request may repeat of it: of a prompt that is cut a chat repeats the whole
+/// message.
+const ECHO_BYTES_MAX: usize = 32 << 20;
+
+/// Refuses to repeat more than that.
+fn echo_bounded(prompts: &[Read], n: usize) -> Result<(), Error> {
+    let bytes = prompts.iter().map(|(_, lead)| lead.len()).sum::<usize>().saturating_mul(n);
+    if bytes <= ECHO_BYTES_MAX {
+        return Ok(());
+    }
+    let message =
+        format!("the answers would repeat {bytes} bytes, more than the {ECHO_BYTES_MAX} of one request");
+    Err(Error::field("echo", message))
 }
 
 /// Log-probabilities of prompts' tokens in one answer at most, alternatives included: they stand in no
@@ -269,7 +362,8 @@ fn plan_calls(
         Some(FormKind::JsonSchema(schema)) => Some(schema.clone()),
         // Calls are in no other form.
         Some(FormKind::Regex(_) | FormKind::Choice(_) | FormKind::Grammar(_)) => return Ok(None),
-        None => None,
+        // That may describe just these.
+        Some(FormKind::StructuralTag(_)) | None => None,
     };
     if demanded || otherwise.is_some() {
         let demand = Demand {

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PostProcessor, TruncationDirection};
 use tokenizers::{ModelWrapper, Tokenizer};
 
-use crate::Error;
 use crate::constrain::Speller;
 use crate::tools::CallFormat;
+use crate::{Error, Opening};
 use files::{Prints, TextFiles};
 use template::ChatTemplates;
 
@@ -210,6 +210,15 @@ impl TextCodec {
         self.facts.special.contains(&id)
     }
 
+    /// All special tokens by name, the longest name first.
+    pub(crate) fn special_tokens(&self) -> Vec<(String, u32)> {
+        let added = self.tokenizer.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special && !token.content.is_empty());
+        let mut special: Vec<_> = special.map(|(id, token)| (token.content, id)).collect();
+        special.sort_by(|(one, _), (other, _)| other.len().cmp(&one.len()).then(one.cmp(other)));
+        special
+    }
+
     /// Whether the id has no part in decoded text: special, or outside the vocabulary.
     pub(crate) fn is_silent(&self, id: u32) -> bool {
         self.is_special(id) || self.tokenizer.id_to_token(id).is_none()
@@ -261,7 +270,7 @@ impl TextCodec {
         !self.facts.templates.is_empty()
     }
 
-    /// The prompt of a chat, by the artefact's template, opened for the assistant's answer
+    /// The prompt of a chat, by the artefact's template, that ends with its `opening`
     /// (`add_generation_prompt`, unless `kwargs` says otherwise). The template holds the special
     /// tokens: encode the result without adding any. Templates are the artefact's and may take
     /// their allowance of steps: belongs on a blocking thread.
@@ -274,8 +283,9 @@ impl TextCodec {
         messages: &[Value],
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
+        opening: Opening,
     ) -> Result<String, Error> {
-        self.facts.templates.render(messages, tools, kwargs)
+        self.facts.templates.render(messages, tools, kwargs, opening)
     }
 }
 

@@ -7,7 +7,7 @@ use roundhouse_types::TenantName;
 use crate::room::{Room, Taken};
 use crate::task::counted;
 use crate::text::TextCodec;
-use crate::{CutToken, Error, Tokens};
+use crate::{CutToken, Error, Opening, Tokens};
 
 /// Bytes of all texts of a request at most: more than any context holds.
 const TEXT_MAX: usize = 1024 * 1024;
@@ -54,7 +54,7 @@ pub(crate) fn answer(
             return Ok((Vec::new(), joined.collect::<Result<_, _>>()?, taken));
         }
         Tokens::Chat { messages, template_kwargs, special } => {
-            (vec![codec.render_chat(&messages, None, &template_kwargs)?], special)
+            (vec![codec.render_chat(&messages, None, &template_kwargs, Opening::Answer)?], special)
         }
         Tokens::Cut { texts, special } => {
             counted("inputs", texts.len(), most)?;

@@ -144,6 +144,8 @@ struct Lack {
     why: String,
     /// Whether it has lacked that for so long that it may stay so.
     stale: bool,
+    /// Whether it lacks nothing but age.
+    is_whole: bool,
 }
 
 impl Catalog {
@@ -384,7 +386,7 @@ impl Inner {
                 self.pass_over(target, &found.artefact, &lack).await;
                 return Ok((known, lack.pause.max(POLL_MIN).min(self.config.settle)));
             }
-            let Lack { pause, mut why, stale } = lack;
+            let Lack { pause, mut why, stale, .. } = lack;
             let next = Instant::now() + pause.max(POLL_MIN);
             if next > give_up || self.abandoned(&found, mount) {
                 let waited = begun.elapsed().as_secs();
@@ -422,7 +424,8 @@ impl Inner {
             self.sighted(target, &found.artefact).await;
             let quiet = quiet_for(&found.artefact, mount.remote.store.now());
             let stale = quiet >= self.config.settle * STALE_FACTOR;
-            return Ok(Some(Lack { pause: self.config.settle, why, stale }));
+            let pause = self.config.settle;
+            return Ok(Some(Lack { pause, why, stale, is_whole: false }));
         }
         if !found.may_be_partial {
             return Ok(None);
@@ -436,7 +439,7 @@ impl Inner {
         // A long wait is cut into looks, so that the time of a change is known.
         let pause = wait.min(self.config.settle);
         let why = format!("its files changed less than {:?} ago", seen_for + wait);
-        Ok(Some(Lack { pause, why, stale: false }))
+        Ok(Some(Lack { pause, why, stale: false, is_whole: true }))
     }
 
     /// For how long this very listing has been seen.

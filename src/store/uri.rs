@@ -46,7 +46,11 @@ impl FromStr for StoreUri {
             }
             return Ok(Self::File { root: PathBuf::from(path) });
         }
-        Err(fault("it begins with neither s3:// nor file://"))
+        let instead = match Path::new(text).is_absolute() {
+            true => format!("write file://{}/", text.trim_end_matches('/')),
+            false => "write s3://bucket/prefix/, or file:///folder/ for a folder here".to_owned(),
+        };
+        Err(fault(&format!("it begins with neither s3:// nor file://: {instead}")))
     }
 }
 
@@ -129,5 +133,8 @@ mod tests {
         for text in ["", "http://x/", "s3://", "s3:///a", "s3://b//a", "file://a/b", "/a"] {
             assert!(text.parse::<StoreUri>().is_err(), "{text}");
         }
+        let refused = |text: &str| text.parse::<StoreUri>().unwrap_err().to_string();
+        assert!(refused("/srv/models").ends_with(": write file:///srv/models/"));
+        assert!(refused("models").contains("file:///folder/ for a folder here"));
     }
 }

@@ -3,7 +3,8 @@
 //! Reading order: `ids` (who is meant), `units` and `duration` (how much), `footprint` (what a model
 //! costs), `elastic` (how the part of it that grows is agreed on), `content` (what of it others may
 //! hold as well), `places` (what tenants share), `failure` (what went wrong and what a caller may
-//! do), `spent` (what a request took).
+//! do), `spent` (what a request took), `words` (numbers with
+//! their nouns).
 //!
 //! Plain data and counters only: no I/O, no clock, no channel.
 
@@ -16,6 +17,7 @@ mod ids;
 mod places;
 mod spent;
 mod units;
+mod words;
 
 pub use content::{ContentId, SharedPart};
 pub use duration::{parse_duration, show_duration};
@@ -29,6 +31,7 @@ pub use ids::{
 pub use places::Places;
 pub use spent::Spent;
 pub use units::{Bytes, ParseBytesError};
+pub use words::{count, count_that};
 
 use serde::{Deserialize, Serialize};
 

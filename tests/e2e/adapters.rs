@@ -4,6 +4,7 @@
 mod changes;
 mod container;
 mod faces;
+mod heads;
 mod memory;
 mod refused;
 

@@ -1,9 +1,11 @@
 //! The demo as a newcomer meets it, through real clients.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use roundhouse_tests::python;
-use roundhouse_tests::server::{Server, root};
+use roundhouse_tests::server::{Server, binary, root};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -124,4 +126,26 @@ async fn the_openai_client_chats_streams_completes_and_embeds() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_is_stopped_before_it_is_ready_leaves_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(binary());
+    demo.args(["demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    demo.env("TMPDIR", folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut demo = demo.spawn().unwrap();
+        let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines().map_while(Result::ok);
+        // It has a folder, and has only begun.
+        lines.find(|line| line.contains("demo models are in")).expect("it begins");
+        let process = demo.id().to_string();
+        assert!(Command::new("kill").arg(process).status().unwrap().success());
+        let rest: Vec<String> = lines.collect();
+        (demo.wait().unwrap(), rest)
+    });
+    let (ended, rest) = ended.await.unwrap();
+    assert!(ended.success(), "{ended}: {rest:?}");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }

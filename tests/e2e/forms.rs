@@ -29,6 +29,14 @@ async fn the_openai_client_gets_forms_tool_calls_biases_and_cached_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_openai_client_gets_responses_structural_tags_and_messages_that_go_on() {
+    let (_folder, server) = demo().await;
+    let args = [server.data.clone(), chat()];
+    let client = move || python::client("openai_responses.py", &[&args[0], &args[1]]);
+    tokio::task::spawn_blocking(client).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_invocation_takes_tgis_grammar_and_tells_the_likeliest_tokens() {
     let (_folder, server) = demo().await;
     let target = chat();

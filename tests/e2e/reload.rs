@@ -216,3 +216,80 @@ async fn a_server_of_containers_alone_gets_its_first_store_and_its_first_queue_a
     assert_eq!(ask(&server, "one", "acme/m").await.status, 400);
     assert_eq!(deferred("one").await.status, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_holds_the_caches_folder_that_it_lies_in_and_the_first_store_goes_there() {
+    let place = Place::new();
+    let answers = place.at("answers");
+    std::fs::create_dir(&answers).unwrap();
+    let queue = format!("[endpoint.async]\noutput = \"file://{}/\"\n", answers.display());
+    let pipe = format!("{PIPE}{queue}");
+    place.write("1GiB", &[], &pipe);
+    let server = place.start().await;
+    assert!(place.at("cache/async").exists());
+
+    place.write_with("other", "1GiB", &["one"], &pipe);
+    let reading = reload(&server).await;
+    assert_eq!((&reading["outcome"], &reading["restart"]), (&json!("applied"), &json!(["cache"])));
+    let [waits, then] = ["cache/async", "other/async"].map(|folder| place.at(folder));
+    let told = reading["warnings"][0].as_str().unwrap();
+    assert!(told.contains(path(&waits)) && told.contains(path(&then)), "{told}");
+    serves(&server, "one", "acme/m", "acme/m").await;
+    assert!(!place.at("other").exists(), "what needs a restart is not in force");
+    let shown = server.admin_get("/admin/v1/residency").await.json();
+    assert!(shown["disk"]["artefacts"].as_u64().unwrap() > 0, "{}", shown["disk"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reload_cannot_do_and_what_is_odd_is_told_by_those_that_change_nothing() {
+    let place = Place::new();
+    let handlers = format!("{PIPE}[handlers]\nenabled = true\n");
+    place.write("1GiB", &[], &handlers);
+    let server = place.start().await;
+    let odd = format!("{handlers}[[tenant]]\nname = \"acme\"\ninvoke = [\"one:acme/**\"]\n");
+    place.write("1GiB", &["one", "gone"], &odd);
+    let applied = reload(&server).await;
+    assert_eq!(applied["outcome"], "applied", "{applied}");
+    assert_eq!(applied["restart"], json!(["handlers"]), "nothing runs handlers here");
+    let warnings = applied["warnings"].as_array().unwrap();
+    let told = |part: &str| warnings.iter().any(|it| it.as_str().unwrap().contains(part));
+    assert!(told("endpoint[1].mount[0].uri") && told("invoke of tenant acme"), "{warnings:?}");
+
+    let again = reload(&server).await;
+    assert_eq!(again["outcome"], "unchanged");
+    let last = server.admin_get("/admin/v1/reload").await.json();
+    for reading in [&again, &last] {
+        assert_eq!(reading["restart"], applied["restart"]);
+        assert_eq!(reading["warnings"], applied["warnings"]);
+    }
+    let url = format!("{}/admin/v1/reload", server.admin);
+    for (body, says) in [(json!({"file": "x"}), "unknown field"), (json!(["x"]), "an object")] {
+        let refused = server.send(server.http().post(&url).json(&body)).await;
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        assert!(refused.body.contains(says), "{}", refused.body);
+    }
+    let url = format!("{}/admin/v1/keep", server.admin);
+    let refused = server.send(server.http().post(url).json(&json!(["one", "acme/m"]))).await;
+    assert_eq!(refused.status, 422, "fields have names: {}", refused.body);
+    assert_eq!(server.admin_get("/admin/v1/residency?endpoint=one").await.status, 400);
+
+    // Who names no endpoint is shown them all, page by page.
+    let ids = async |query: String| {
+        let page = server.admin_get(&format!("/admin/v1/models?{query}")).await.json();
+        let failed = page["failed"].as_array().unwrap();
+        assert!(failed.iter().all(|it| it["endpoint"] == "gone"), "{failed:?}");
+        let rows = page["models"].as_array().unwrap().iter();
+        let ids = rows.map(|row| format!("{}:{}", row["endpoint"], row["target"]).replace('"', ""));
+        (ids.collect::<Vec<_>>(), page["next"].as_str().map(str::to_owned))
+    };
+    let all = ["one:acme/m", "one:acme/n", "pipe:c"];
+    assert_eq!(ids(String::new()).await, (all.map(str::to_owned).to_vec(), None));
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let (page, next) = ids(format!("limit=1{after}")).await;
+        found.extend(page);
+        let Some(next) = next else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(found, all);
+}

@@ -227,6 +227,74 @@ async fn a_version_that_fails_is_told_and_the_old_one_serves_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_leaves_half_an_upload_fails_and_says_what_is_missing_loaded_or_not() {
+    let site = site("update = \"auto\"");
+    upload(&site, 1);
+    let server = site.start().await;
+    let first = served(&server, 1).await;
+    let mut half = signed_classifier("m", 2, 200);
+    let weights = half.iter_mut().find(|(path, _)| path == "model.safetensors").unwrap();
+    weights.1.pop();
+    site.put("m", &half);
+    let refreshed = server.admin_post("refresh", "default", "m").await;
+    assert_ne!(refreshed.status, 200, "{}", refreshed.body);
+    for told in ["model.safetensors", "serves as before", &first[..12]] {
+        assert!(refreshed.body.contains(told), "{}", refreshed.body);
+    }
+    // The old one is on disk alone.
+    let found = versions(&server).await;
+    let old = row(&found, &first);
+    assert_eq!((&old["in_store"], &old["in_part"]), (&false.into(), &false.into()), "{found}");
+    let rows = found["versions"].as_array().unwrap();
+    assert_eq!(rows.iter().filter(|row| row["in_part"] == true).count(), 1, "{found}");
+    // Nothing is loaded: a look tells all who ask.
+    assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
+    until("it counts as damaged", || async {
+        versions(&server).await;
+        server.metric("roundhouse_residency_updates_failed").await > 0.0
+    })
+    .await;
+    let told = explained(&server).await;
+    assert!(told.contains("not loaded; another version, "), "{told}");
+    assert_ne!(server.admin_post("refresh", "default", "m").await.status, 200);
+    assert_eq!(served(&server, 1).await, first);
+    upload(&site, 3);
+    until("the mended one serves", || async {
+        ask(&server).await.json()[0]["label"] == signature("m", 3)
+    })
+    .await;
+    assert_eq!(server.admin_post("refresh", "default", "m").await.status, 200);
+    assert!(server.metric("roundhouse_residency_updates_failed").await < 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_version_is_refused_the_one_before_answers_though_the_model_left_its_device() {
+    let site = site("update = \"auto\"");
+    upload(&site, 1);
+    let server = site.start().await;
+    let first = served(&server, 1).await;
+    site.put("m", &broken(2));
+    settled(&server, &first).await;
+    assert_ne!(server.admin_post("refresh", "default", "m").await.status, 200);
+    assert_eq!(served(&server, 1).await, first);
+    assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
+    // Not before the pause after the failure is over.
+    until("the version before answers", || async {
+        let answer = ask(&server).await;
+        assert!([200, 424].contains(&answer.status), "{}", answer.body);
+        answer.status == 200
+    })
+    .await;
+    assert_eq!(served(&server, 1).await, first);
+    assert!(explained(&server).await.contains("another version, "));
+    upload(&site, 3);
+    until("the mended one serves", || async {
+        ask(&server).await.json()[0]["label"] == signature("m", 3)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_held_version_that_cannot_be_had_any_more_is_named_and_never_silently_replaced() {
     let site = site("update = \"never\"");
     upload(&site, 1);

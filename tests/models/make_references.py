@@ -13,6 +13,7 @@ from reference_bert import write_bert_cases
 from reference_encoders import write_encoder_cases
 from reference_families import write_family_cases
 from reference_gguf import write_gguf_cases
+from reference_heads import write_head_cases
 from reference_llama import write_llama_cases
 from reference_tasks import write_task_cases
 from reference_text import write_text_case
@@ -31,6 +32,7 @@ def main() -> None:
     write_gguf_cases(models)
     write_bert_cases(models)
     write_encoder_cases(models)
+    write_head_cases(models)
     write_adapter_cases(REPOSITORY / "src/models/tests/adapters", models)
     write_text_case(REPOSITORY / "src/serving/tests/references")
     write_vocabulary_cases(REPOSITORY / "src/serving/tests/references")

@@ -82,6 +82,27 @@ CASES = {
     "mixtral-attention": dict(
         base="mixtral", seed=321, config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
     ),
+    "opt-biases": dict(
+        base="opt", seed=341,
+        config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], bias="all"),
+    ),
+    "phi-biases": dict(
+        base="phi", seed=342,
+        config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "dense", "fc1", "fc2", "lm_head"], bias="all"),
+    ),
+    "falcon-grouped": dict(
+        base="falcon-grouped", seed=343,
+        config=dict(r=4, lora_alpha=8, target_modules=["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
+    ),
+    "olmo2-all": dict(base="olmo2", seed=344, config=dict(r=4, lora_alpha=8, target_modules=ALL)),
+    "glm4-fused": dict(
+        base="glm4", seed=345,
+        config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "o_proj", "gate_up_proj", "down_proj"]),
+    ),
+    "gemma3-images": dict(
+        base="gemma3-images", seed=346,
+        config=dict(r=4, lora_alpha=8, target_modules=r".*language_model.*\.(q_proj|k_proj|o_proj|up_proj|down_proj)"),
+    ),
     "bert-classifier": dict(
         base="bert-single-label", seed=318, classifies=True,
         config=dict(r=4, lora_alpha=8, target_modules=["query", "value", "dense"], task_type="SEQ_CLS"),
@@ -179,7 +200,7 @@ def convert(folder: Path, dtype: torch.dtype) -> None:
 
 def expected_text(model, seed: int, base) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    vocab = base.config.vocab_size
+    vocab = base.config.get_text_config().vocab_size
     answers = []
     for length in PROMPT_LENGTHS:
         ids = torch.randint(0, vocab, (length,), generator=generator).tolist()

@@ -65,6 +65,10 @@ FAMILIES = {
             type_vocab_size=2, pooler_hidden_act="relu",
         ),
     ),
+    "encoder-albert": dict(
+        seed=310, name="Albert",
+        config=SHAPE | dict(embedding_size=16, num_hidden_layers=4, num_hidden_groups=2, hidden_act="gelu_new"),
+    ),
     "encoder-electra": dict(seed=307, name="Electra", config=SHAPE | dict(embedding_size=16)),
 }
 
@@ -240,7 +244,7 @@ def inputs(name: str) -> list[dict]:
     draw = lambda count: torch.randint(5, VOCAB, (count,), generator=generator).tolist()  # noqa: E731
     items = [dict(ids=draw(count), second=None) for count in (1, 2, 9, 17, 33, POSITIONS)]
     items[3]["ids"][4:6] = [1, 3]
-    if name in ("encoder-bert", "encoder-deberta-plain", "encoder-electra"):
+    if name in ("encoder-bert", "encoder-deberta-plain", "encoder-electra", "encoder-albert"):
         items += [dict(ids=draw(14), second=6), dict(ids=draw(21), second=20)]
     return items
 

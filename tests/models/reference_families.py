@@ -11,6 +11,13 @@ from reference_output import fresh_folder, randomise, write_json
 TINY = dict(vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4)
 GROUPED = dict(TINY, num_key_value_heads=2)
 WIDE = dict(GROUPED, hidden_size=64, num_hidden_layers=2)
+TOWER = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14,
+)
+FALCON = dict(
+    vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_hidden_size=56, alibi=False,
+    new_decoder_architecture=False,
+)
 SHORT = [1.0, 1.1, 1.25, 1.5, 1.75, 2.0]
 LONG = [1.0, 1.4, 2.0, 3.5, 5.0, 8.0]
 
@@ -128,6 +135,86 @@ CASES = {
             norm_topk_prob=False, decoder_sparse_step=2, tie_word_embeddings=True, rope_theta=1000000.0,
         ),
     ),
+    # With a tower for images, which none of the prompts has.
+    "gemma3-images": dict(
+        seed=406, family="Gemma3", model_class="Gemma3ForConditionalGeneration",
+        config=dict(
+            mm_tokens_per_image=4, vision_config=dict(TOWER, model_type="siglip_vision_model"),
+            text_config=dict(
+                GROUPED, head_dim=16, sliding_window=8, sliding_window_pattern=3, query_pre_attn_scalar=20,
+                rope_theta=100000.0, rope_local_base_freq=1000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
+            ),
+        ),
+    ),
+    "mistral3-images": dict(
+        seed=402, family="Mistral3", model_class="Mistral3ForConditionalGeneration",
+        config=dict(
+            vision_config=dict(TOWER, model_type="pixtral", head_dim=8),
+            text_config=dict(GROUPED, model_type="mistral", head_dim=16, sliding_window=None, tie_word_embeddings=False),
+        ),
+    ),
+    "llava-images": dict(
+        seed=403, family="Llava", model_class="LlavaForConditionalGeneration",
+        config=dict(
+            vision_config=dict(TOWER, model_type="clip_vision_model", projection_dim=16),
+            text_config=dict(GROUPED, model_type="llama", tie_word_embeddings=False),
+        ),
+    ),
+    "opt": dict(
+        seed=411, family="OPT",
+        config=dict(vocab_size=96, hidden_size=32, ffn_dim=56, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32),
+    ),
+    "phi": dict(seed=421, family="Phi", config=dict(GROUPED, hidden_size=64, num_hidden_layers=2, partial_rotary_factor=0.5)),
+    "olmo-limits": dict(seed=431, family="Olmo", config=dict(GROUPED, clip_qkv=0.8, pad_token_id=None)),
+    "olmo2": dict(seed=441, family="Olmo2", config=dict(GROUPED, pad_token_id=None)),
+    "olmo3-windows-yarn": dict(
+        seed=433, family="Olmo3",
+        config=dict(
+            GROUPED, num_hidden_layers=4, sliding_window=8, pad_token_id=None, rope_theta=10000.0,
+            rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32),
+        ),
+    ),
+    "olmoe-limits": dict(
+        seed=435, family="Olmoe",
+        config=dict(GROUPED, intermediate_size=24, num_experts=5, num_experts_per_tok=2, clip_qkv=0.9, pad_token_id=None),
+    ),
+    "granite-multipliers": dict(
+        seed=441, family="Granite",
+        config=dict(
+            GROUPED, embedding_multiplier=3.0, attention_multiplier=0.5, residual_multiplier=0.6, logits_scaling=2.5,
+            attention_bias=True, mlp_bias=True,
+        ),
+    ),
+    "starcoder2-window": dict(seed=451, family="Starcoder2", config=dict(GROUPED, sliding_window=8)),
+    "cohere": dict(seed=461, family="Cohere", config=dict(GROUPED, logit_scale=0.4, pad_token_id=None)),
+    "cohere2-windows": dict(
+        seed=462, family="Cohere2",
+        config=dict(GROUPED, num_hidden_layers=4, logit_scale=0.4, sliding_window=8, attention_bias=True, pad_token_id=None),
+    ),
+    "glm": dict(seed=471, family="Glm", config=dict(GROUPED, head_dim=16, pad_token_id=None)),
+    "glm4": dict(seed=472, family="Glm4", config=dict(GROUPED, head_dim=16, attention_bias=False, pad_token_id=None)),
+    "qwen2-moe-shared": dict(
+        seed=481, family="Qwen2Moe",
+        config=dict(
+            GROUPED, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+            mlp_only_layers=[1], tie_word_embeddings=False,
+        ),
+    ),
+    "falcon-one-key": dict(seed=491, family="Falcon", config=dict(FALCON, multi_query=True)),
+    "falcon-grouped": dict(
+        seed=492, family="Falcon", config=dict(FALCON, num_kv_heads=2, new_decoder_architecture=True, bias=True),
+    ),
+    "falcon-in-turn": dict(seed=493, family="Falcon", config=dict(FALCON, multi_query=False, parallel_attn=False, bias=True)),
+    "gptj-partial": dict(
+        seed=501, family="GPTJ", config=dict(vocab_size=96, n_embd=64, n_layer=2, n_head=4, n_positions=128, n_inner=96, rotary_dim=8),
+    ),
+    "gpt-bigcode": dict(
+        seed=518, family="GPTBigCode", config=dict(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=128),
+    ),
+    "gpt-bigcode-heads": dict(
+        seed=512, family="GPTBigCode",
+        config=dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, multi_query=False),
+    ),
 }
 
 
@@ -140,10 +227,12 @@ def write_case(folder: Path, name: str, case: dict) -> None:
     family = case["family"]
     config_class = getattr(transformers, case.get("config_class", f"{family}Config"))
     model_class = getattr(transformers, case.get("model_class", f"{family}ForCausalLM"))
-    positions = {} if family == "GPT2" else dict(max_position_embeddings=128)
-    config = config_class(
-        bos_token_id=1, eos_token_id=2, attn_implementation="eager", **positions, **case["config"],
-    )
+    told = part = dict(case["config"])
+    if "text_config" in told:
+        part = told["text_config"] = dict(told["text_config"])
+    if "n_positions" not in part:
+        part["max_position_embeddings"] = 128
+    config = config_class(bos_token_id=1, eos_token_id=2, attn_implementation="eager", **told)
     model = model_class(config).eval()
     randomise(model, case["seed"], spread=0.2)
     model.config.dtype = torch.float32

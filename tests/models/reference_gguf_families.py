@@ -53,6 +53,11 @@ CASES = {
         "Qwen3Moe", dict(SHAPE, head_dim=32, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=64,
                          norm_topk_prob=True, rope_theta=1e6, tie_word_embeddings=False),
     ),
+    "gguf-family-granite": (
+        "Granite", dict(SHAPE, embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.6,
+                        logits_scaling=2.5, tie_word_embeddings=True),
+    ),
+    "gguf-family-olmo2": ("Olmo2", dict(SHAPE, rope_theta=1e5, tie_word_embeddings=False)),
 }
 
 

@@ -110,7 +110,7 @@ def write_newer_config(folder: Path) -> None:
 
 def expected(model: PreTrainedModel, name: str, seed: int, lengths=PROMPT_LENGTHS) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    vocab = model.config.vocab_size
+    vocab = model.config.get_text_config().vocab_size
     prompts = [torch.randint(0, vocab, (length,), generator=generator).tolist() for length in lengths]
     double = copy.deepcopy(model).double()
     answers = []

@@ -83,3 +83,31 @@ pub fn config(base: &str, targets: &[&str]) -> Value {
 pub fn label(at: usize) -> String {
     format!("label-{at}")
 }
+
+/// An adapter of [`labelled_base`] with a head of its own, of so many labels, whose every answer is
+/// the one numbered `own`. `names`: what they are called in a `config.json` beside it.
+pub fn headed_adapter(base: &str, labels: usize, own: usize, names: Option<&str>) -> Vec<File> {
+    let mut bias = vec![0.0f32; labels];
+    bias[own] = CERTAIN;
+    let mut weights = Weights::new(own as u64);
+    let query = "base_model.model.bert.encoder.layer.0.attention.self.query";
+    weights.noise(&format!("{query}.lora_A.weight"), &[1, HIDDEN]);
+    weights.values(&format!("{query}.lora_B.weight"), &[HIDDEN, 1], &[0.0; HIDDEN]);
+    let head = "base_model.model.classifier";
+    weights.values(&format!("{head}.weight"), &[labels, HIDDEN], &vec![0.0; labels * HIDDEN]);
+    weights.values(&format!("{head}.bias"), &[labels], &bias);
+    let mut settings = config(base, &["query"]);
+    settings["lora_bias"] = json!(false);
+    settings["task_type"] = json!("SEQ_CLS");
+    settings["modules_to_save"] = json!(["classifier", "score"]);
+    let mut files = vec![
+        ("adapter_config.json".into(), pretty(&settings)),
+        ("adapter_model.safetensors".into(), weights.finish()),
+    ];
+    if let Some(name) = names {
+        let names: Map<String, Value> =
+            (0..labels).map(|at| (at.to_string(), json!(format!("{name}-{at}")))).collect();
+        files.push(("config.json".into(), pretty(&json!({"id2label": names}))));
+    }
+    files
+}

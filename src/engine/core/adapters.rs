@@ -4,24 +4,25 @@ use std::any::Any;
 
 use super::{Engine, Work};
 use crate::error::Error;
-use crate::plan::{AdapterId, RunnerError};
+use crate::plan::{AdapterId, RunnerError, RunnerSpec};
 
 impl Engine {
-    /// Takes an adapter in. Rows may name it from the next step on.
+    /// Takes an adapter in. Rows may name it from the next step on. Returns the numbers per vector
+    /// that it answers with.
     pub(crate) fn attach(
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> Result<(), RunnerError> {
-        self.runner.attach(id, weights)?;
-        self.attached.insert(id);
-        Ok(())
+    ) -> Result<usize, RunnerError> {
+        let width = self.runner.attach(id, weights)?.unwrap_or(self.spec.output_width);
+        self.attached.insert(id, width);
+        Ok(width)
     }
 
     /// Ends what is computed with an adapter and gives its weights back, to be freed elsewhere.
     /// `None` where there is no such adapter.
     pub(crate) fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
-        if !self.attached.remove(&id) {
+        if self.attached.remove(&id).is_none() {
             return None;
         }
         // Before the weights leave: no step may name them afterwards.
@@ -36,6 +37,12 @@ impl Engine {
 
     /// Whether rows may be computed with this adapter, or with none.
     pub(super) fn knows(&self, adapter: Option<AdapterId>) -> bool {
-        adapter.is_none_or(|id| self.attached.contains(&id))
+        adapter.is_none_or(|id| self.attached.contains_key(&id))
+    }
+
+    /// The model's shapes as what is computed with this adapter has them.
+    pub(super) fn spec_with(&self, adapter: Option<AdapterId>) -> RunnerSpec {
+        let own = adapter.and_then(|id| self.attached.get(&id));
+        RunnerSpec { output_width: own.copied().unwrap_or(self.spec.output_width), ..self.spec }
     }
 }

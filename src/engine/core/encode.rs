@@ -44,8 +44,8 @@ pub(super) struct EncodeWork {
     owners: Vec<SequenceId>,
     step_tokens: usize,
     step_rows: usize,
-    /// Bytes of a vector.
-    vector_bytes: usize,
+    /// Bytes of what the step that is planned is answered with.
+    answer_bytes: usize,
 }
 
 struct Call {
@@ -53,6 +53,8 @@ struct Call {
     turn: Turn,
     /// How many inputs have been put in a step.
     planned: usize,
+    /// Bytes of each vector that it is answered with.
+    vector_bytes: usize,
     vectors: Vec<Vec<f32>>,
 }
 
@@ -65,15 +67,24 @@ impl Call {
 
 impl EncodeWork {
     pub(super) fn new(spec: &RunnerSpec, step_rows: usize) -> Self {
-        let (step_tokens, vector_bytes) = (spec.step_tokens, answer_bytes(1, spec));
-        Self { calls: VecDeque::new(), owners: Vec::new(), step_tokens, step_rows, vector_bytes }
+        let step_tokens = spec.step_tokens;
+        let (calls, owners) = (VecDeque::new(), Vec::new());
+        Self { calls, owners, step_tokens, step_rows, answer_bytes: 0 }
     }
 
-    pub(super) fn submit(&mut self, job: EncodeJob, account: Arc<Account>, meters: &Meters) {
+    /// Queues a call; `spec`: the shapes with its adapter.
+    pub(super) fn submit(
+        &mut self,
+        job: EncodeJob,
+        account: Arc<Account>,
+        spec: &RunnerSpec,
+        meters: &Meters,
+    ) {
+        let vector_bytes = answer_bytes(1, spec);
         meters.submitted.increment(job.inputs.len() as u64);
         let vectors = Vec::with_capacity(job.inputs.len());
         let turn = Turn::new(account, job.claim.priority).spending(job.claim.spent.clone());
-        self.calls.push_back(Call { job, turn, planned: 0, vectors });
+        self.calls.push_back(Call { job, turn, planned: 0, vector_bytes, vectors });
     }
 
     pub(super) fn abort(&mut self, id: SequenceId, meters: &Meters) {
@@ -115,6 +126,7 @@ impl EncodeWork {
     pub(super) fn plan(&mut self, limit: PromptLimit, meters: &Meters) -> StepPlan {
         let mut plan = StepPlan::default();
         self.owners.clear();
+        self.answer_bytes = 0;
         let most = match limit.others_wait || self.calls.len() > 1 {
             true => limit.beside.min(self.step_tokens),
             false => limit.alone.min(self.step_tokens),
@@ -169,14 +181,13 @@ impl EncodeWork {
     /// one answer with them.
     fn take_rows(&mut self, plan: &mut StepPlan, index: usize, most: usize, rows: usize) {
         let mut tokens = plan.tokens();
-        let vectors: usize = plan.rows.iter().map(Row::vectors).sum();
-        let mut bytes = vectors.saturating_mul(self.vector_bytes);
+        let mut bytes = self.answer_bytes;
         let Some(call) = self.calls.get_mut(index) else {
             return;
         };
         while let Some(input) = call.job.inputs.get_mut(call.planned) {
             tokens += input.tokens.len();
-            bytes += input.want.vectors(input.tokens.len()).saturating_mul(self.vector_bytes);
+            bytes += input.want.vectors(input.tokens.len()).saturating_mul(call.vector_bytes);
             let is_over = (tokens > most || bytes > RESULT_BYTES) && !plan.rows.is_empty();
             if is_over || plan.rows.len() >= rows {
                 return;
@@ -190,6 +201,7 @@ impl EncodeWork {
                 ..Row::default()
             });
             self.owners.push(call.job.id);
+            self.answer_bytes = bytes;
             call.planned += 1;
             call.job.place = None;
         }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::check::check_generate;
 use crate::constraint::Constraint;
-use crate::plan::{KvSpec, Row, StepOutput};
+use crate::plan::{KvSpec, StepOutput};
 use crate::request::{FinishReason, GenerateSpec, Sampling, TokenOut, TokenResult};
 use crate::scheduler::Adapter;
 use crate::testing::{CountingConstraint, EchoLog, EchoRunner, echo_logits, echo_tokens};

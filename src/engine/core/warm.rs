@@ -1,6 +1,7 @@
 //! Warm means: one tiny forward per step shape has run, or, where shapes need no preparation, one
 //! that mixes them.
 
+use std::collections::HashMap;
 use std::vec::IntoIter;
 
 use super::{DeviceFailure, RowOutcome, forward};
@@ -51,7 +52,8 @@ impl WarmUp {
         let Some(plan) = self.plans.next() else {
             return Ok(true);
         };
-        let outcomes = forward(runner, spec, &plan).map_err(WarmUpError::Device)?;
+        let outcomes = forward(runner, (spec.output_width, &HashMap::new()), &plan)
+            .map_err(WarmUpError::Device)?;
         for (row, outcome) in plan.rows.iter().zip(outcomes) {
             match outcome {
                 RowOutcome::Failed(failure) => {

@@ -260,7 +260,7 @@ impl LaneThread {
             Failure::from(Error::NotAttached { name: placed.name.clone(), reason })
         });
         // Should the caller be gone, the registration comes back as a removal.
-        let _ = answer.send(attached.map(|()| registration));
+        let _ = answer.send(attached.map(|width| (registration, width)));
     }
 
     fn remove(&mut self, id: EngineId, gone: Option<oneshot::Sender<()>>) {

@@ -1,17 +1,18 @@
 //! `/v1/chat/completions`.
 
 use http::HeaderValue;
-use roundhouse_serving::{ALTERNATIVES_MAX, Chat, FieldNames, Piece, Request};
+use roundhouse_serving::{ALTERNATIVES_MAX, Chat, FieldNames, Opening, Piece, Request};
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Ask, Asked};
 use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral};
-use crate::openai::logprobs::chat_logprobs;
+use crate::openai::logprobs::{Calls, chat_logprobs};
 use crate::openai::tools::{self, Tools};
 use crate::openai::{
-    Stamp, Tally, choices, finish_reason, generation, ignored, messages, streaming,
+    Stamp, Tally, UsageTold, choices, finish_reason, generation, ignored, messages, streaming,
+    token_names,
 };
 use crate::stream::{Transcript, openai_failure};
 
@@ -25,8 +26,11 @@ pub(crate) struct ChatAsk {
     stamp: Stamp,
     pub(crate) n: usize,
     pub(crate) stream: bool,
-    include_usage: bool,
+    usage: UsageTold,
     logprobs: bool,
+    names: Calls,
+    /// Whose the answer is: the assistant's, or the last message's that goes on.
+    role: String,
     /// Fields that nothing reads, as the answer tells them.
     pub(crate) ignored: Option<HeaderValue>,
 }
@@ -40,18 +44,16 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let messages = messages::read(fields)?;
     let Tools { tools, choice: tool_choice, parallel: parallel_tool_calls } = tools::read(fields)?;
     fields.refuse(&[
-        ("add_generation_prompt", neutral::on),
         ("audio", neutral::absent),
         ("chat_template", neutral::absent),
-        ("continue_final_message", neutral::off),
-        ("function_call", neutral::absent),
+        ("function_call", neutral::uncalled),
         ("functions", neutral::empty),
+        ("modalities", neutral::text),
+        ("web_search_options", neutral::absent),
     ])?;
-    let template_kwargs = match fields.take("chat_template_kwargs") {
-        None => Map::new(),
-        Some(Value::Object(map)) => map,
-        Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
-    };
+    let opening = opening(fields)?;
+    let echo = fields.bool("echo")?.unwrap_or(false);
+    let template_kwargs = template_kwargs(fields)?;
     let newer = fields.count(MAX_COMPLETION_TOKENS, 1..=usize::MAX)?;
     let older = fields.count(MAX_TOKENS, 1..=usize::MAX)?;
     let mut generation = generation(fields, newer.or(older))?;
@@ -66,19 +68,75 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         generation.logprobs = Some(top.unwrap_or(0));
     }
     let n = choices(fields)?;
-    let (stream, include_usage) = streaming(fields)?;
-    let chat =
-        Chat { messages, tools, tool_choice, parallel_tool_calls, template_kwargs, generation, n };
+    let (stream, usage) = streaming(fields)?;
+    let names = token_names(fields)?;
+    let last = messages.last().and_then(|last| last["role"].as_str());
+    let role = last.filter(|_| opening != Opening::Answer).unwrap_or("assistant").to_owned();
+    let chat = Chat {
+        messages,
+        tools,
+        tool_choice,
+        parallel_tool_calls,
+        template_kwargs,
+        generation,
+        opening,
+        echo,
+        n,
+    };
     let ignored = ignored(fields);
-    let ask = ChatAsk { stamp, n, stream, include_usage, logprobs, ignored };
+    let ask = ChatAsk { stamp, n, stream, usage, logprobs, names, role, ignored };
     Ok(Asked::new(Request::Chat(chat), Ask::Chat(ask)))
+}
+
+/// How the prompt ends, by `add_generation_prompt` and `continue_final_message`.
+fn opening(fields: &mut Fields) -> Result<Opening, Error> {
+    let answers = fields.bool("add_generation_prompt")?;
+    match (fields.bool("continue_final_message")?.unwrap_or(false), answers) {
+        (true, Some(true)) => {
+            let expected = "is allowed only where add_generation_prompt is false";
+            Err(fields.wrong("continue_final_message", expected))
+        }
+        (true, _) => Ok(Opening::Message),
+        (false, Some(false)) => Ok(Opening::Closed),
+        (false, _) => Ok(Opening::Answer),
+    }
+}
+
+/// Variables for the template: `chat_template_kwargs`, and what vLLM makes one of `documents` and of
+/// `reasoning_effort`. Templates that do not know them do without.
+///
+/// # Errors
+/// `Field`.
+pub(crate) fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, Error> {
+    let mut kwargs = match fields.take("chat_template_kwargs") {
+        None => Map::new(),
+        Some(Value::Object(map)) => map,
+        Some(_) => return Err(fields.wrong("chat_template_kwargs", "must be an object")),
+    };
+    match fields.take("documents") {
+        None => {}
+        Some(Value::Array(all)) if all.iter().all(Value::is_object) => {
+            kwargs.insert("documents".into(), all.into());
+        }
+        Some(_) => return Err(fields.wrong("documents", "must be a list of objects")),
+    }
+    if let Some(effort) = fields.string("reasoning_effort")? {
+        with_effort(&mut kwargs, effort);
+    }
+    Ok(kwargs)
+}
+
+/// Says how much a model shall think, and by that whether it shall.
+pub(crate) fn with_effort(kwargs: &mut Map<String, Value>, effort: String) {
+    kwargs.entry("enable_thinking").or_insert_with(|| (effort != "none").into());
+    kwargs.insert("reasoning_effort".into(), effort.into());
 }
 
 impl ChatAsk {
     /// The answer in one piece.
     pub(crate) fn whole(&self, generated: &Generated, prompt_tokens: usize) -> Value {
         let choices = generated.choices.iter().enumerate().map(|(index, choice)| {
-            let mut message = json!({"role": "assistant", "content": choice.text});
+            let mut message = json!({"role": self.role, "content": choice.text});
             if !choice.calls.is_empty() {
                 message["tool_calls"] = tools::calls(&choice.calls);
                 if choice.text.is_empty() {
@@ -88,7 +146,7 @@ impl ChatAsk {
             json!({
                 "index": index,
                 "message": message,
-                "logprobs": self.logprobs.then(|| chat_logprobs(&choice.tokens)),
+                "logprobs": self.logprobs.then(|| chat_logprobs(&choice.tokens, self.names)),
                 "finish_reason": finish_reason(choice.finished.reason),
             })
         });
@@ -105,7 +163,8 @@ impl ChatAsk {
     pub(crate) fn transcript(self, prompt_tokens: usize) -> ChatTranscript {
         let tally = Tally::new(prompt_tokens, self.n);
         let calls = vec![0; self.n];
-        ChatTranscript { ask: self, tally, calls }
+        let generated = vec![0; self.n];
+        ChatTranscript { ask: self, tally, calls, generated }
     }
 }
 
@@ -115,31 +174,34 @@ pub(crate) struct ChatTranscript {
     tally: Tally,
     /// Calls told so far, per choice.
     calls: Vec<usize>,
+    /// Tokens so far, per choice.
+    generated: Vec<usize>,
 }
 
 impl ChatTranscript {
-    fn chunk(&self, choices: Vec<Value>) -> Value {
+    fn chunk(&self, choices: Vec<Value>, generated: usize) -> Value {
         let mut chunk = self.ask.stamp.object("chat.completion.chunk", choices);
-        if self.ask.include_usage {
-            chunk["usage"] = Value::Null;
+        if let Some(usage) = self.tally.so_far(self.ask.usage, generated) {
+            chunk["usage"] = usage;
         }
         chunk
     }
 
     fn delta(&self, index: usize, delta: Value, logprobs: Value, reason: Option<&str>) -> Value {
-        self.chunk(vec![json!({
+        let choice = json!({
             "index": index,
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": reason,
-        })])
+        });
+        self.chunk(vec![choice], self.generated.get(index).copied().unwrap_or_default())
     }
 }
 
 impl Transcript for ChatTranscript {
     fn start(&mut self) -> Vec<Value> {
         let opening = |index| {
-            let delta = json!({"role": "assistant", "content": ""});
+            let delta = json!({"role": self.ask.role, "content": ""});
             self.delta(index, delta, Value::Null, None)
         };
         (0..self.ask.n).map(opening).collect()
@@ -147,8 +209,11 @@ impl Transcript for ChatTranscript {
 
     fn piece(&mut self, piece: Piece) -> Vec<Value> {
         let mut events = Vec::new();
+        if let Some(so_far) = self.generated.get_mut(piece.choice) {
+            *so_far += piece.tokens.len();
+        }
         let logprobs = match self.ask.logprobs && piece.tokens.iter().any(|token| !token.special) {
-            true => chat_logprobs(&piece.tokens),
+            true => chat_logprobs(&piece.tokens, self.ask.names),
             false => Value::Null,
         };
         if !piece.text.is_empty() || !logprobs.is_null() {
@@ -170,10 +235,10 @@ impl Transcript for ChatTranscript {
     }
 
     fn end(&mut self) -> Vec<Value> {
-        if !self.ask.include_usage {
+        if self.ask.usage == UsageTold::Never {
             return Vec::new();
         }
-        let mut chunk = self.chunk(Vec::new());
+        let mut chunk = self.chunk(Vec::new(), 0);
         chunk["usage"] = self.tally.usage();
         vec![chunk]
     }

@@ -12,8 +12,10 @@ use crate::answer::{Ask, Asked};
 use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral, strings, tokens};
-use crate::openai::logprobs::{completion_logprobs, echoed_logprobs};
-use crate::openai::{Stamp, Tally, choices, finish_reason, generation, ignored, streaming};
+use crate::openai::logprobs::{Calls, completion_logprobs, echoed_logprobs};
+use crate::openai::{
+    Stamp, Tally, UsageTold, choices, finish_reason, generation, ignored, streaming, token_names,
+};
 use crate::stream::{Transcript, openai_failure};
 
 /// OpenAI's default.
@@ -24,8 +26,9 @@ pub(crate) struct CompletionAsk {
     stamp: Stamp,
     pub(crate) n: usize,
     pub(crate) stream: bool,
-    include_usage: bool,
+    usage: UsageTold,
     logprobs: bool,
+    names: Calls,
     /// Whether the prompt comes before the answer.
     echoes: bool,
     /// Whether it is all of the answer.
@@ -42,7 +45,16 @@ pub(crate) struct CompletionAsk {
 pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
     let stamp = Stamp::new("cmpl", fields, fallback)?;
     let n = choices(fields)?;
-    let prompts = prompts(fields, "prompt", Config::default().max_sequences / n)?;
+    let most = Config::default().max_sequences;
+    let prompts = prompts(fields, "prompt", most)?;
+    if n * prompts.len() > most {
+        let expected = format!(
+            "times the {} entries of prompt is {}, more than the {most} answers of one request",
+            prompts.len(),
+            n * prompts.len()
+        );
+        return Err(fields.wrong("n", &expected));
+    }
     fields.refuse(&[("suffix", neutral::empty)])?;
     let echo = fields.bool("echo")?.unwrap_or(false);
     let max_tokens = fields.count("max_tokens", usize::from(!echo)..=usize::MAX)?;
@@ -56,14 +68,16 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let top = fields.count("logprobs", 0..=ALTERNATIVES_MAX)?;
     generation.logprobs = top;
     generation.prompt_logprobs = echo && top.is_some();
-    let (stream, include_usage) = streaming(fields)?;
+    let (stream, usage) = streaming(fields)?;
+    let names = token_names(fields)?;
     let completion = Completion { prompts, generation, n, echo };
     let ask = CompletionAsk {
         stamp,
         n,
         stream,
-        include_usage,
+        usage,
         logprobs: top.is_some(),
+        names,
         echoes: echo,
         is_prompt_alone,
         ignored: ignored(fields),
@@ -134,8 +148,8 @@ impl CompletionAsk {
     /// ones too, since clients tell the two apart by counting.
     fn logprobs(&self, prompt: &[TokenInfo], tokens: &[TokenInfo], offset: &mut usize) -> Value {
         match self.echoes {
-            true => echoed_logprobs(prompt.iter().chain(tokens), offset),
-            false => completion_logprobs(tokens, offset),
+            true => echoed_logprobs(prompt.iter().chain(tokens), offset, self.names),
+            false => completion_logprobs(tokens, offset, self.names),
         }
     }
 
@@ -143,7 +157,8 @@ impl CompletionAsk {
     pub(crate) fn transcript(self, prompt_tokens: usize, choices: usize) -> CompletionTranscript {
         let offsets = vec![0; choices];
         let tally = Tally::new(prompt_tokens, self.n);
-        CompletionTranscript { ask: self, tally, offsets }
+        let generated = vec![0; choices];
+        CompletionTranscript { ask: self, tally, offsets, generated }
     }
 }
 
@@ -162,13 +177,15 @@ pub(crate) struct CompletionTranscript {
     tally: Tally,
     /// Where the next token's text begins, per choice, in characters.
     offsets: Vec<usize>,
+    /// Tokens so far, per choice.
+    generated: Vec<usize>,
 }
 
 impl CompletionTranscript {
-    fn chunk(&self, choices: Vec<Value>) -> Value {
+    fn chunk(&self, choices: Vec<Value>, generated: usize) -> Value {
         let mut chunk = self.ask.stamp.object("text_completion", choices);
-        if self.ask.include_usage {
-            chunk["usage"] = Value::Null;
+        if let Some(usage) = self.tally.so_far(self.ask.usage, generated) {
+            chunk["usage"] = usage;
         }
         chunk
     }
@@ -180,6 +197,11 @@ impl Transcript for CompletionTranscript {
     }
 
     fn piece(&mut self, piece: Piece) -> Vec<Value> {
+        let mut generated = 0;
+        if let Some(so_far) = self.generated.get_mut(piece.choice) {
+            *so_far += piece.tokens.len();
+            generated = *so_far;
+        }
         let mut logprobs = Value::Null;
         if self.ask.logprobs
             && !(piece.prompt.is_empty() && piece.tokens.is_empty())
@@ -193,19 +215,20 @@ impl Transcript for CompletionTranscript {
         if piece.text.is_empty() && logprobs.is_null() && piece.finished.is_none() {
             return Vec::new();
         }
-        vec![self.chunk(vec![json!({
+        let choice = json!({
             "index": piece.choice,
             "text": piece.text,
             "logprobs": logprobs,
             "finish_reason": piece.finished.map(|finished| finish_reason(finished.reason)),
-        })])]
+        });
+        vec![self.chunk(vec![choice], generated)]
     }
 
     fn end(&mut self) -> Vec<Value> {
-        if !self.ask.include_usage {
+        if self.ask.usage == UsageTold::Never {
             return Vec::new();
         }
-        let mut chunk = self.chunk(Vec::new());
+        let mut chunk = self.chunk(Vec::new(), 0);
         chunk["usage"] = self.tally.usage();
         vec![chunk]
     }

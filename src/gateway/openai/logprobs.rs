@@ -5,15 +5,33 @@ use serde_json::{Map, Value, json};
 
 use crate::json::logprob;
 
+/// How a token is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Calls {
+    /// By its text.
+    Text,
+    /// By its id, which is there for tokens that are no text, too: vLLM's `token_id:5`.
+    Id,
+}
+
+impl Calls {
+    fn token(self, id: u32, text: &str) -> String {
+        match self {
+            Self::Text => text.to_owned(),
+            Self::Id => format!("token_id:{id}"),
+        }
+    }
+}
+
 /// A chat's: one object per token. Special tokens are no content.
-pub(crate) fn chat_logprobs(tokens: &[TokenInfo]) -> Value {
-    let one = |text: &str, value: f32| json!({"token": text, "logprob": logprob(value), "bytes": text.as_bytes()});
+pub(crate) fn chat_logprobs(tokens: &[TokenInfo], calls: Calls) -> Value {
+    let one = |id: u32, text: &str, value: f32| json!({"token": calls.token(id, text), "logprob": logprob(value), "bytes": text.as_bytes()});
     let content: Vec<Value> = tokens
         .iter()
         .filter(|token| !token.special)
         .map(|token| {
-            let mut said = one(&token.text, token.logprob.unwrap_or_default());
-            let top = token.top.iter().map(|(_, text, value)| one(text, *value));
+            let mut said = one(token.id, &token.text, token.logprob.unwrap_or_default());
+            let top = token.top.iter().map(|(id, text, value)| one(*id, text, *value));
             said["top_logprobs"] = top.collect();
             said
         })
@@ -23,27 +41,29 @@ pub(crate) fn chat_logprobs(tokens: &[TokenInfo]) -> Value {
 
 /// A completion's: parallel lists. `offset` is where the first token's text begins, in
 /// characters; it is moved past the last one. Nothing where all tokens are special.
-pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize) -> Value {
+pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize, calls: Calls) -> Value {
     let mut shown = tokens.iter().filter(|token| !token.special).peekable();
     if shown.peek().is_none() {
         return Value::Null;
     }
-    echoed_logprobs(shown, offset)
+    echoed_logprobs(shown, offset, calls)
 }
 
 /// The same of all tokens. Special ones have no place in the text.
 pub(crate) fn echoed_logprobs<'a>(
     tokens: impl Iterator<Item = &'a TokenInfo>,
     offset: &mut usize,
+    calls: Calls,
 ) -> Value {
     let mut texts = Vec::new();
     let mut values = Vec::new();
     let mut tops = Vec::new();
     let mut offsets = Vec::new();
     for token in tokens {
-        texts.push(Value::from(token.text.as_str()));
+        texts.push(Value::from(calls.token(token.id, &token.text)));
         values.push(token.logprob.map_or(Value::Null, logprob));
-        let top = token.top.iter().map(|(_, text, value)| (text.clone(), logprob(*value)));
+        let top =
+            token.top.iter().map(|(id, text, value)| (calls.token(*id, text), logprob(*value)));
         tops.push(if token.top.is_empty() { Value::Null } else { Map::from_iter(top).into() });
         offsets.push(*offset);
         if !token.special {

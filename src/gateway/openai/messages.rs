@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::fields::Fields;
 
 /// Messages of one chat at most.
-const MESSAGES_MAX: usize = 4096;
+pub(super) const MESSAGES_MAX: usize = 4096;
 
 /// Takes `messages`: objects with a role; content as one string, its parts joined by line ends, where
 /// an assistant may have said nothing; arguments of tool calls as objects, since templates iterate
@@ -72,7 +72,7 @@ fn join(parts: &[Value], at: &str) -> Result<String, Error> {
 }
 
 /// OpenAI sends a call's arguments as JSON in a string.
-fn open_arguments(call: &mut Value) {
+pub(super) fn open_arguments(call: &mut Value) {
     let Some(arguments) = call.pointer_mut("/function/arguments") else {
         return;
     };

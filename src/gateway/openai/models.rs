@@ -2,13 +2,13 @@
 //! components; adapters that are resident say what they build on, and loaded models how long their sequences may be, how their
 //! weights lie and how much room they have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Response};
-use roundhouse_tenancy::Alias;
+use roundhouse_tenancy::{Alias, Pattern};
 use roundhouse_types::{Failure, ModelId, TargetModel, TargetName};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -74,22 +74,50 @@ struct Listed {
     modified: Option<SystemTime>,
     /// What an alias stands for, where it is one target; itself for all others.
     target: Option<TargetName>,
+    /// What a name beside the targets stands for, as far as the caller sees it: it is as old as the newest.
+    behind: Vec<TargetName>,
 }
 
 impl Listed {
     fn target(found: Target) -> Self {
-        Self { target: Some(found.name.clone()), name: found.name, modified: found.modified }
+        let (name, modified) = (found.name, found.modified);
+        Self { target: Some(name.clone()), name, modified, behind: Vec::new() }
     }
 
-    fn alias(name: &TargetName, alias: &Alias) -> Self {
+    fn alias(context: &Context, name: &TargetName, alias: &Alias) -> Self {
+        let seen = context.offered.policy.sees(&context.caller);
+        let is_seen =
+            |it: &&ModelId| seen.as_ref().is_none_or(|seen| seen.iter().any(|by| by.matches(it)));
+        let behind = alias.targets().filter(is_seen).map(|it| it.target.clone()).collect();
         let mut targets = alias.targets();
         let only = targets.next().filter(|_| targets.next().is_none());
-        Self { name: name.clone(), modified: None, target: only.map(|it| it.target.clone()) }
+        let target = only.map(|it| it.target.clone());
+        Self { name: name.clone(), modified: None, target, behind }
     }
 
     fn component(name: TargetName, target: &TargetName) -> Self {
-        Self { name, modified: None, target: Some(target.clone()) }
+        Self { name, modified: None, target: Some(target.clone()), behind: vec![target.clone()] }
     }
+
+    /// The same, as old as the newest of what it stands for.
+    fn dated(mut self, targets: &[Target]) -> Self {
+        let own = targets.iter().filter(|it| self.behind.contains(&it.name));
+        self.modified = self.modified.max(own.filter_map(|it| it.modified).max());
+        self
+    }
+}
+
+/// What names stand for that are not among those listed already. A store that cannot be asked has none.
+async fn behind(endpoint: &EndpointFace, beside: &[Listed], known: &[Target]) -> Vec<Target> {
+    let names: BTreeSet<&TargetName> = beside.iter().flat_map(|it| &it.behind).collect();
+    let others = names.into_iter().filter(|name| known.iter().all(|it| it.name != **name));
+    let only: Vec<Pattern> =
+        others.filter_map(|name| format!("{}:{name}", endpoint.name).parse().ok()).collect();
+    if only.is_empty() {
+        return Vec::new();
+    }
+    let wanted = PageWanted { after: None, limit: only.len(), only: Some(only) };
+    (endpoint.list)(wanted).await.map(|page| page.targets).unwrap_or_default()
 }
 
 /// The endpoint's inference components that the caller may use and see.
@@ -127,12 +155,15 @@ async fn find(
 ) -> Result<Listed, Error> {
     let (policy, caller) = (&context.offered.policy, &context.caller);
     // As requests find it: a component goes before an alias or a target of its name.
-    if let Some(component) = components(context, endpoint).find(|it| it.name == model.target) {
-        return Ok(component);
-    }
-    let mut aliases = policy.aliases_seen(caller, &model.endpoint);
-    if let Some((name, alias)) = aliases.find(|(name, _)| **name == model.target) {
-        return Ok(Listed::alias(name, alias));
+    let component = components(context, endpoint).find(|it| it.name == model.target);
+    let alias = || {
+        let mut aliases = policy.aliases_seen(caller, &model.endpoint);
+        let (name, alias) = aliases.find(|(name, _)| **name == model.target)?;
+        Some(Listed::alias(context, name, alias))
+    };
+    if let Some(beside) = component.or_else(alias) {
+        let targets = behind(endpoint, std::slice::from_ref(&beside), &[]).await;
+        return Ok(beside.dated(&targets));
     }
     if policy.sees(caller).is_some_and(|seen| !seen.iter().any(|it| it.matches(model))) {
         return Err(permitted::not_found(model).into());
@@ -190,19 +221,22 @@ async fn seen(
             Some(_) => Failure::new(failure.kind(), message).with_retry(failure.retry()),
         }
     })?;
-    let mut listed: BTreeMap<TargetName, Listed> = BTreeMap::new();
-    listed
-        .extend(page.targets.into_iter().map(|found| (found.name.clone(), Listed::target(found))));
     let aliases = policy.aliases_seen(caller, &endpoint.name);
-    let behind = |name: &TargetName| after.as_deref().is_none_or(|after| name.as_str() > after);
+    let aliases = aliases.map(|(name, alias)| Listed::alias(context, name, alias));
     // What lies behind a page that has others behind it comes with those.
-    let last = listed.keys().next_back().cloned().filter(|_| page.more);
-    let aliases = aliases.map(|(name, alias)| Listed::alias(name, alias));
-    for beside in aliases.chain(components(context, endpoint)).filter(|it| behind(&it.name)) {
-        if last.as_ref().is_none_or(|last| beside.name <= *last) {
-            listed.insert(beside.name.clone(), beside);
-        }
-    }
+    let last = page.targets.iter().map(|it| &it.name).max().filter(|_| page.more);
+    let is_here = |name: &TargetName| {
+        let is_behind = after.as_deref().is_none_or(|after| name.as_str() > after);
+        is_behind && last.is_none_or(|last| name <= last)
+    };
+    let beside = aliases.chain(components(context, endpoint)).filter(|it| is_here(&it.name));
+    let beside: Vec<Listed> = beside.collect();
+    let mut known = behind(endpoint, &beside, &page.targets).await;
+    known.extend(page.targets.iter().cloned());
+    let targets = page.targets.into_iter().map(Listed::target);
+    let beside = beside.into_iter().map(|it| it.dated(&known));
+    let listed: BTreeMap<TargetName, Listed> =
+        targets.chain(beside).map(|it| (it.name.clone(), it)).collect();
     let more = page.more || listed.len() > limit;
     Ok((listed.into_values().take(limit).collect(), more))
 }

@@ -1,5 +1,7 @@
 //! `tools` and `tool_choice`, and calls as answers have them.
 
+use std::collections::BTreeSet;
+
 use roundhouse_serving::{ToolCall, ToolChoice};
 use serde_json::{Value, json};
 
@@ -24,7 +26,7 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Tools, Error> {
         Some(Value::Array(items)) if items.iter().all(Value::is_object) => Some(items),
         Some(_) => return Err(fields.wrong("tools", "must be a list of objects")),
     };
-    let tools = tools.filter(|tools| !tools.is_empty());
+    let mut tools = tools.filter(|tools| !tools.is_empty());
     let parallel = fields.bool("parallel_tool_calls")?.unwrap_or(true);
     let choice = match fields.take("tool_choice") {
         None => ToolChoice::Auto,
@@ -34,7 +36,8 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Tools, Error> {
             "required" => ToolChoice::Required,
             _ => return Err(wrong_choice(fields)),
         },
-        Some(choice) => match choice["function"]["name"].as_str() {
+        Some(choice) if choice["type"] == "allowed_tools" => allowed(fields, &choice, &mut tools)?,
+        Some(choice) => match name(&choice) {
             Some(name) if choice["type"] == "function" => ToolChoice::Named(name.to_owned()),
             _ => return Err(wrong_choice(fields)),
         },
@@ -45,8 +48,45 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Tools, Error> {
     Ok(Tools { tools, choice, parallel })
 }
 
+/// A function's name, which the Responses API has beside its type.
+fn name(tool: &Value) -> Option<&str> {
+    tool["function"]["name"].as_str().or_else(|| tool["name"].as_str())
+}
+
+/// Leaves the tools that a choice allows: the model is shown no others. `mode` says whether one is called.
+fn allowed(
+    fields: &Fields,
+    choice: &Value,
+    tools: &mut Option<Vec<Value>>,
+) -> Result<ToolChoice, Error> {
+    let (at, choice) = match choice.get("allowed_tools") {
+        Some(inner) => ("tool_choice.allowed_tools", inner),
+        None => ("tool_choice", choice),
+    };
+    let listed = choice["tools"].as_array().filter(|listed| !listed.is_empty());
+    // Both lists are as long as a body may be.
+    let names: Option<BTreeSet<&str>> = listed.and_then(|listed| listed.iter().map(name).collect());
+    let names = names.ok_or_else(|| {
+        fields.wrong(&format!("{at}.tools"), "must be a list of objects that name functions")
+    })?;
+    let offered = tools.take().unwrap_or_default();
+    let known: BTreeSet<&str> = offered.iter().filter_map(name).collect();
+    if let Some(unknown) = names.difference(&known).next() {
+        let expected = format!("must name tools of the request, and '{unknown}' is none");
+        return Err(fields.wrong(&format!("{at}.tools"), &expected));
+    }
+    let is_allowed = |tool: &Value| name(tool).is_some_and(|name| names.contains(name));
+    *tools = Some(offered.into_iter().filter(is_allowed).collect());
+    match choice["mode"].as_str() {
+        Some("auto") => Ok(ToolChoice::Auto),
+        Some("required") => Ok(ToolChoice::Required),
+        _ => Err(fields.wrong(&format!("{at}.mode"), "must be auto or required")),
+    }
+}
+
 fn wrong_choice(fields: &Fields) -> Error {
-    let expected = "must be none, auto, required, or an object that names a function";
+    let expected =
+        "must be none, auto, required, allowed_tools, or an object that names a function";
     fields.wrong("tool_choice", expected)
 }
 

@@ -227,6 +227,17 @@ const RUNTIME: &[Operation] = &[
     },
     Operation {
         method: "post",
+        path: "/v1/responses",
+        id: "responses",
+        served: ALWAYS,
+        face: Face::OpenAi,
+        summary: "OpenAI's responses; nothing is stored.",
+        parameters: NAMED,
+        reads: Reads::Json("ResponseRequest"),
+        answers: Answers::Events("Object"),
+    },
+    Operation {
+        method: "post",
         path: "/v1/embeddings",
         id: "embeddings",
         served: ALWAYS,

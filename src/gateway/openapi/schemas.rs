@@ -353,6 +353,13 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
         "logprobs": {"type": "boolean"}, "top_logprobs": {"type": "integer", "minimum": 0},
     }));
     add("ChatRequest", object(chat, &["messages"]));
+    let response = with(json!({
+        "model": text(), "input": {"anyOf": [text(), {"type": "array", "minItems": 1}]},
+        "instructions": text(), "stream": {"type": "boolean"}, "max_output_tokens": count(),
+        "tools": {"type": "array"}, "tool_choice": {}, "text": {"type": "object"},
+        "reasoning": {"type": "object"}, "store": {"type": "boolean"},
+    }));
+    add("ResponseRequest", object(response, &["input"]));
     let length = json!({
         "type": "integer", "minimum": 0, "description": "0 scores the prompt: with echo alone",
     });

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 use roundhouse_serving::{
     ALTERNATIVES_MAX, Embeddings, FieldNames, Generation, Inputs, Prompt, Request, STOPS_MAX,
-    TaskOptions,
+    TaskOptions, Truncation,
 };
 use serde_json::Value;
 
@@ -21,10 +21,9 @@ pub(crate) const INPUTS_MAX: usize = 2048;
 
 /// Parameters of the three dialects that would change the answer and that nothing here
 /// honours, with the values that would not.
-const UNSUPPORTED: [Neutral; 15] = [
+const UNSUPPORTED: [Neutral; 12] = [
     ("bad_words_ids", neutral::empty),
     ("best_of", neutral::one),
-    ("include_stop_str_in_output", neutral::off),
     ("length_penalty", neutral::one),
     ("max_length", neutral::absent),
     ("n", neutral::one),
@@ -33,8 +32,6 @@ const UNSUPPORTED: [Neutral; 15] = [
     ("num_return_sequences", neutral::one),
     ("penalty_alpha", neutral::zero),
     ("prompt_logprobs", neutral::zero),
-    ("skip_special_tokens", neutral::on),
-    ("truncate", neutral::absent),
     ("typical_p", neutral::one),
     ("watermark", neutral::off),
 ];
@@ -236,6 +233,8 @@ fn generation(parameters: &mut Fields) -> Result<Generation, Error> {
         generation.min_tokens = Some(least);
         generation.names.min_tokens = "parameters.min_tokens";
     }
+    let most = parameters.count("truncate", 1..=usize::MAX)?;
+    generation.truncation = most.map(|most| Truncation { most: Some(most), keeps_end: true });
     generation.stop = parameters.stop("stop")?;
     generation.stop.extend(parameters.stop("stop_sequences")?);
     if generation.stop.len() > STOPS_MAX {
@@ -272,6 +271,8 @@ pub(crate) fn sampling(fields: &mut Fields) -> Result<Generation, Error> {
         frequency_penalty: fields.float("frequency_penalty", -2.0..=2.0)?,
         seed: fields.seed("seed")?,
         stop_token_ids: fields.stop_tokens("stop_token_ids")?,
+        include_stop: fields.bool("include_stop_str_in_output")?.unwrap_or(false),
+        keep_special: !fields.bool("skip_special_tokens")?.unwrap_or(true),
         logit_bias: fields.logit_bias("logit_bias")?,
         ..Generation::default()
     })

@@ -22,8 +22,9 @@ const PASSED_ON: &str = "x-amzn-sagemaker-";
 
 /// What was found when the body was read.
 pub(crate) enum Found {
-    /// How the answer shall look.
-    Ask(Ask),
+    /// How the answer shall look, and the field by which the body names another adapter than the
+    /// header that goes before it.
+    Ask(Ask, Option<&'static str>),
     /// The whole request: it asks adapters of the model.
     Asked(Box<Asked>),
     /// What is wrong with the body, as the client is to be told.
@@ -45,7 +46,7 @@ impl Later {
             self.set(Found::Asked(Box::new(asked)));
             return ReadBody::OfAdapters;
         }
-        self.set(Found::Ask(asked.ask));
+        self.set(Found::Ask(asked.ask, aim.overrules(&asked.adapters)));
         ReadBody::Request(Box::new(asked.request))
     }
 

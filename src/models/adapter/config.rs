@@ -26,6 +26,15 @@ pub(super) enum Biases {
     Targets,
 }
 
+/// What adapters with heads of their own do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Labels of a text.
+    Classes,
+    /// Labels of each token.
+    TokenClasses,
+}
+
 /// What an adapter's configuration says.
 #[derive(Debug, Clone)]
 pub(super) struct LoraConfig {
@@ -44,6 +53,8 @@ pub(super) struct LoraConfig {
     pub(super) targets: Targets,
     /// Modules that the adapter brings whole.
     pub(super) saved: Vec<String>,
+    /// Where it has labels.
+    pub(super) task: Option<Task>,
 }
 
 /// Keys that change nothing about what is computed, or whose values are looked at elsewhere.
@@ -207,7 +218,12 @@ impl LoraConfig {
             }
         };
         let mut saved = keys.names("modules_to_save")?;
-        if keys.text("task_type")? == Some("SEQ_CLS") {
+        let task = match keys.text("task_type")? {
+            Some("SEQ_CLS") => Some(Task::Classes),
+            Some("TOKEN_CLS") => Some(Task::TokenClasses),
+            _ => None,
+        };
+        if task.is_some() {
             saved.extend(["classifier".to_owned(), "score".to_owned()]);
         }
         let (dora, lora_bias) = (keys.flag("use_dora")?, keys.flag("lora_bias")?);
@@ -227,6 +243,7 @@ impl LoraConfig {
             bias,
             targets: targets(&keys, &saved)?,
             saved,
+            task,
         })
     }
 

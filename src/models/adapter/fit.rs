@@ -1,10 +1,12 @@
 //! An adapter's tensors against a base's modules: where each will lie, and what is refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use roundhouse_types::Bytes;
 
 use super::config::{Biases, LoraConfig, weights as fault};
+use super::heads;
 use super::layout::{Embeddings, Index, Lies, NONE, Part, Saved, lines};
 use super::modules::{Kind, Module, Modules, Site};
 use super::names::{Named, Piece, Pieces};
@@ -62,15 +64,28 @@ impl Fit {
         base: &Modules,
     ) -> Result<Self, Error> {
         let mut found = Vec::new();
+        let own = match &base.heads {
+            Some(heads) => heads.of(config.task, tensors, base)?,
+            None => None,
+        };
         for (name, pieces) in tensors {
-            match base.find(name) {
+            let of_head = own.as_ref().and_then(|own| own.module(name, base));
+            let of_base = base.find(name);
+            if let Some(own) = own.as_ref().filter(|_| of_head.is_none())
+                && of_base.is_some_and(|it| it.kind != Kind::Unused && own.replaces(it, base))
+            {
+                return Err(fault(format!(
+                    "'{name}' is for its base's head, and the adapter has a head of its own"
+                )));
+            }
+            match of_head.or(of_base) {
                 Some(module) if module.kind == Kind::Unused => {}
                 Some(module) => found.push((name.as_str(), module, pieces)),
                 None => return Err(unmatched(name, pieces)),
             }
         }
         if config.targets.are_said() {
-            missing(config, tensors, base)?;
+            missing(config, tensors, base, own.as_ref())?;
         }
         // In the order of the computation, so that a step reads the buffer once through.
         found.sort_by_key(|(_, module, _)| {
@@ -81,6 +96,7 @@ impl Fit {
             fit.add(config, name, module, pieces)?;
         }
         fit.index.close(base.sites());
+        fit.index.head = own.as_ref().map(|own| Arc::new(own.head.clone()));
         Ok(fit)
     }
 
@@ -279,7 +295,8 @@ pub(super) fn check_module(config: &LoraConfig, name: &str, pieces: &Pieces) -> 
             (None, Some(found)) => {
                 return refuse(format!("'{name}' has '{}' and no A to it", found.name));
             }
-            _ => {}
+            (Some(a), Some(b)) => check_rank(config.rank(name), a, b)?,
+            (None, None) => {}
         }
     }
     for named in pieces.values() {
@@ -325,6 +342,14 @@ pub(super) fn check_module(config: &LoraConfig, name: &str, pieces: &Pieces) -> 
     Ok(())
 }
 
+/// Holds two matrices against the rank that the configuration has for their module.
+fn check_rank(rank: usize, a: &Named, b: &Named) -> Result<(), Error> {
+    let [inputs, outputs] = [a.located.shape.last(), b.located.shape.first()]
+        .map(|size| size.copied().unwrap_or_default());
+    check(a, &[rank, inputs])?;
+    check(b, &[outputs, rank])
+}
+
 /// A piece that a module of this kind cannot have.
 fn unfit(kind: Kind, pieces: &Pieces) -> Option<&Named> {
     let allowed = |piece: Piece| match kind {
@@ -352,6 +377,7 @@ fn missing(
     config: &LoraConfig,
     tensors: &BTreeMap<String, Pieces>,
     base: &Modules,
+    own: Option<&heads::Found>,
 ) -> Result<(), Error> {
     let first =
         tensors.keys().find(|name| base.find(name).is_some_and(|it| it.kind == Kind::Inner));
@@ -363,6 +389,8 @@ fn missing(
             Kind::Head | Kind::Embeddings => true,
             Kind::Norm | Kind::Unused => false,
         };
+        // The model that it was trained with did not have the base's head.
+        let is_certain = is_certain && !own.is_some_and(|own| own.replaces(module, base));
         let is_inner = module.kind == Kind::Inner;
         if is_certain && !tensors.contains_key(name) && config.targets.has(name, is_inner) {
             return Err(fault(format!("target_modules names '{name}', and no tensor is for it")));
@@ -374,8 +402,9 @@ fn missing(
 /// The last modules of models that name classes.
 const CLASSIFIERS: [&str; 4] = ["classifier", "score", "classifier.out_proj", "qa_outputs"];
 /// What to do about one that the base cannot carry.
-const OWN_HEAD: &str = "answers are made by the base's head: have the adapter build on a base that was \
-     saved with a head of as many (num_labels), or merge the two";
+const OWN_HEAD: &str = "a base that is an encoder or makes vectors carries one where task_type is SEQ_CLS, \
+     an encoder where it is TOKEN_CLS; otherwise have the adapter build on a base that was saved with \
+     a head of as many (num_labels), or merge the two";
 
 /// A head of the adapter's own must be of its base's classes.
 fn check_classes(name: &str, module: &Module, whole: &Named) -> Result<(), Error> {

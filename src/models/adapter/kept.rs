@@ -29,7 +29,7 @@ pub struct AdapterWeights {
 impl AdapterWeights {
     /// What they take.
     pub fn footprint(&self) -> Footprint {
-        footprint(Bytes(self.adapter.numbers.bytes()), Bytes(self.adapter.index.bytes()))
+        footprint(Bytes(self.adapter.numbers.bytes()), &self.adapter.index)
     }
 
     /// Copies them from `device` to the host's memory. Blocking.

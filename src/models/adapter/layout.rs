@@ -4,11 +4,14 @@
 //! outputs, `[rank, outputs of the panel]` each, so that a step reads both from one end to the
 //! other and adds whole registers of outputs. Sites follow one another as they are computed.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 
 use crate::format::Stored;
 use crate::linear::Weight;
 
+use super::heads::OwnHead;
 use super::modules::Site;
 
 /// Outputs of a panel; the last one has fewer.
@@ -127,6 +130,10 @@ pub(super) struct Index {
     starts: Vec<u32>,
     pub(super) saved: Vec<Saved>,
     pub(super) embeddings: Option<Embeddings>,
+    /// What answers its rows, where it is not its base's head.
+    pub(super) head: Option<Arc<OwnHead>>,
+    /// Bytes of what is kept beside: its labels.
+    pub(super) beside: u64,
 }
 
 impl Index {
@@ -166,7 +173,8 @@ impl Index {
     /// Its own bytes.
     pub(super) fn bytes(&self) -> u64 {
         let parts = self.parts.len() * size_of::<Part>() + self.saved.len() * size_of::<Saved>();
-        (size_of::<Self>() + parts + self.starts.len() * 4) as u64
+        let head = self.head.as_ref().map_or(0, |_| size_of::<OwnHead>());
+        (size_of::<Self>() + parts + self.starts.len() * 4 + head) as u64 + self.beside
     }
 }
 

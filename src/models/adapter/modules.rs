@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::config::decoder::{DecoderConfig, NormKind};
-use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
+use roundhouse_types::ModelKind;
+
+use super::heads::{First, Heads, Possible};
+use crate::config::decoder::{DecoderConfig, LABELS_HEAD, NormKind};
+use crate::config::encoder::{EncoderConfig, HeadConfig, Positions, Spare};
 use crate::encoder::Spelling;
+use crate::footprint::HeadRoom;
 use crate::inspect::{Family, ModelPlan};
 
 /// Places per layer.
@@ -107,13 +111,29 @@ pub(crate) struct Module {
     pub(crate) bias: Option<String>,
 }
 
+impl Module {
+    /// Whether it is a part of a head.
+    pub(super) fn is_of_head(&self, layers: usize) -> bool {
+        let sites = [Site::head(layers), Site::pooler(layers)];
+        self.kind != Kind::Embeddings && sites.contains(&self.site)
+    }
+}
+
 /// The modules of one loaded model.
-#[derive(Debug, Hash)]
+#[derive(Debug)]
 pub(crate) struct Modules {
     by_name: BTreeMap<String, Module>,
     /// What stands before the names of the bare model in those of the whole.
     prefix: &'static str,
     pub(crate) layers: usize,
+    /// The heads that adapters may bring.
+    pub(super) heads: Option<Heads>,
+}
+
+impl Hash for Modules {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.by_name, self.prefix, self.layers).hash(state);
+    }
 }
 
 impl Modules {
@@ -121,18 +141,45 @@ impl Modules {
     pub(crate) fn of(plan: &ModelPlan) -> Self {
         match &plan.family {
             Family::Decoder { config, prefix, answers } => {
-                decoder(config, prefix, answers.kv().is_some())
+                let modules = decoder(config, prefix, answers.kv().is_some());
+                let heads =
+                    (answers.kv().is_none() && config.texts.dense.is_empty()).then(|| Heads {
+                        possible: vec![Possible {
+                            kind: ModelKind::Classification,
+                            config: HeadConfig::labels(LABELS_HEAD),
+                            first: First::Own,
+                            pooler: None,
+                        }],
+                        base: plan.labels.clone().map(|labels| (plan.kind, labels)),
+                        hidden: config.hidden,
+                        room: HeadRoom::of_decoder(config, plan.step_tokens),
+                    });
+                Self { heads, ..modules }
             }
-            Family::Encoder { config, spelling, head, .. } => {
-                encoder(config, *spelling, head.as_ref())
+            Family::Encoder { config, spelling, head, spare, .. } => {
+                let modules = encoder(config, *spelling, head.as_ref());
+                let labelled = plan.labels.clone().map(|labels| (plan.kind, labels));
+                let room = HeadRoom::of_encoder(config, head.as_ref(), plan.step_tokens);
+                let heads = spare.as_ref().map(|spare| Heads {
+                    possible: possible(spare, head.as_ref(), *spelling),
+                    base: labelled,
+                    hidden: config.hidden,
+                    room,
+                });
+                Self { heads, ..modules }
             }
         }
+    }
+
+    /// A name of the bare model's as the whole one's.
+    pub(super) fn whole(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// Of a model without any.
     #[cfg(test)]
     pub(super) fn none(layers: usize) -> Self {
-        Self { by_name: BTreeMap::new(), prefix: "", layers }
+        Self { by_name: BTreeMap::new(), prefix: "", layers, heads: None }
     }
 
     /// Equal where all modules are, in this process.
@@ -245,8 +292,9 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
             builder.stacked(Site::down(layer), down, (inner, config.mlp_bias));
         }
         if config.norm == NormKind::Layer {
-            let site = Site::attention_norm(layer);
-            builder.norm(site, &name(names.attention_norm), hidden, "bias");
+            if let Some(norm) = names.attention_norm {
+                builder.norm(Site::attention_norm(layer), &name(norm), hidden, "bias");
+            }
             if let Some(norm) = names.feed_forward_norm {
                 builder.norm(Site::feed_forward_norm(layer), &name(norm), hidden, "bias");
             }
@@ -273,10 +321,36 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
         false => format!("{}.weight", names.head),
     };
     let mut modules = builder.modules;
-    if has_head {
-        modules.insert(names.head.into(), table(Site::head(layers), Kind::Head, head));
+    if let Some(labels) = config.texts.labels {
+        let weight = format!("{LABELS_HEAD}.weight");
+        let head = table(Site::head(layers), Kind::Head, weight);
+        modules.insert(LABELS_HEAD.into(), Module { outputs: labels, ..head });
+    } else if has_head {
+        let bias = config.head_bias.then(|| format!("{}.bias", names.head));
+        let module = Module { bias, ..table(Site::head(layers), Kind::Head, head) };
+        modules.insert(names.head.into(), module);
     }
-    Modules { by_name: modules, prefix, layers }
+    Modules { by_name: modules, prefix, layers, heads: None }
+}
+
+/// The heads that adapters of an encoder may bring.
+fn possible(spare: &Spare, head: Option<&HeadConfig>, spelling: Spelling) -> Vec<Possible> {
+    let possible = |(kind, config): (ModelKind, &HeadConfig)| {
+        let (mut first, mut pooler) = (First::Own, None);
+        if let Some(dense) = &config.first {
+            let of_head = head.and_then(|head| head.first.as_ref());
+            if of_head.is_some_and(|it| it.name == dense.name && it.width == dense.width) {
+                first = First::Head;
+            } else if spare.pooler.as_ref().is_some_and(|it| it.name == dense.name) {
+                first = First::Pooler;
+                let name = format!("{}{}", spelling.prefix, dense.name);
+                pooler = Some([format!("{name}.weight"), format!("{name}.bias")]);
+            }
+        }
+        Possible { kind, config: config.clone(), first, pooler }
+    };
+    let kinds = [ModelKind::Classification, ModelKind::TokenClassification];
+    kinds.into_iter().zip([&spare.classes, &spare.token_classes]).map(possible).collect()
 }
 
 fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>) -> Modules {
@@ -359,5 +433,5 @@ fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>
     // Embeddings are no site: they are looked up.
     let table = module(Kind::Embeddings, Site::head(layers), shape, &words);
     modules.insert(format!("{prefix}{}", names.words), table);
-    Modules { by_name: modules, prefix, layers }
+    Modules { by_name: modules, prefix, layers, heads: None }
 }

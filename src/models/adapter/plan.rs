@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roundhouse_types::{Bytes, Footprint};
+use roundhouse_types::{Bytes, Footprint, ModelKind};
 
 use super::config::LoraConfig;
 use super::fit::{self, Fit};
+use super::heads;
+use super::layout::Index;
 use super::modules::Modules;
 use super::names::{self, Pieces};
 use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::Error;
+use crate::config::{self, Labels, ToldLabels};
 use crate::files::Files;
 use crate::inspect::ModelPlan;
 use crate::settings::ModelSettings;
@@ -23,6 +26,10 @@ pub struct AdapterPlan {
     pub(super) config: Arc<LoraConfig>,
     pub(super) tensors: Arc<BTreeMap<String, Pieces>>,
     footprint: Footprint,
+    /// What the `config.json` beside it says of labels.
+    told: Option<Arc<ToldLabels>>,
+    /// On a base, where its answers are not its base's: what it does, and its labels.
+    pub answers: Option<(ModelKind, Labels)>,
     /// How long it may be unused, where its own settings say so.
     pub idle_ttl: Option<Duration>,
 }
@@ -35,7 +42,9 @@ impl AdapterPlan {
     pub fn remembered_bytes(&self) -> Bytes {
         let module = |(name, pieces): (&String, &Pieces)| BLOCK + name.len() + names::bytes(pieces);
         let tensors: usize = self.tensors.iter().map(module).sum();
-        Bytes(tensors as u64 + self.config.patterns_bytes())
+        let told = self.told.iter().flat_map(|told| told.names.iter().flatten());
+        let told: usize = told.map(|name| BLOCK + name.len()).sum();
+        Bytes((tensors + told) as u64 + self.config.patterns_bytes())
     }
 
     /// Reads an adapter's configuration and the header of its weights, and refuses by name what
@@ -67,8 +76,10 @@ impl AdapterPlan {
         for (name, pieces) in &tensors {
             fit::check_module(&config, name, pieces)?;
         }
-        let footprint = footprint(fit::bytes(&tensors)?, Bytes::ZERO);
-        Ok(Self { config: Arc::new(config), tensors: Arc::new(tensors), footprint, idle_ttl })
+        let footprint = Footprint { weights: fit::bytes(&tensors)?, ..Footprint::default() };
+        let told = config::told_labels(files)?.map(Arc::new);
+        let (config, tensors) = (Arc::new(config), Arc::new(tensors));
+        Ok(Self { config, tensors, footprint, told, answers: None, idle_ttl })
     }
 
     /// The same for a base: checked against its modules and shapes, the footprint exact.
@@ -79,9 +90,10 @@ impl AdapterPlan {
         if let Some(most) = base.asked.lora_rank {
             self.check_rank(most)?;
         }
-        let fit = self.fit(&Modules::of(base))?;
-        let footprint = footprint(fit.bytes(), Bytes(fit.index.bytes()));
-        Ok(Self { footprint, ..self.clone() })
+        let modules = Modules::of(base);
+        let fit = self.fit(&modules)?;
+        let footprint = footprint(fit.bytes(), &fit.index);
+        Ok(Self { footprint, answers: self.answers(&fit, &modules)?, ..self.clone() })
     }
 
     /// Holds it against the rank that its base is served with.
@@ -110,11 +122,27 @@ impl AdapterPlan {
     }
 
     pub(super) fn fit(&self, base: &Modules) -> Result<Fit, Error> {
-        Fit::new(&self.config, &self.tensors, base)
+        let mut fit = Fit::new(&self.config, &self.tensors, base)?;
+        if let Some((_, labels)) = self.answers(&fit, base)? {
+            fit.index.beside = labels.bytes();
+        }
+        Ok(fit)
+    }
+
+    /// What it does and with which labels, where that is not what its base does.
+    fn answers(&self, fit: &Fit, base: &Modules) -> Result<Option<(ModelKind, Labels)>, Error> {
+        let Some(heads) = &base.heads else { return Ok(None) };
+        let own = fit.index.head.as_deref();
+        let of_base = heads.base.as_ref();
+        let labels = heads::labels(self.told.as_deref(), own, of_base.map(|(_, labels)| labels))?;
+        let kind = own.map(|own| own.kind).or(of_base.map(|(kind, _)| *kind));
+        Ok(kind.zip(labels))
     }
 }
 
 /// Of so many bytes of numbers, and of what finds them.
-pub(super) fn footprint(numbers: Bytes, index: Bytes) -> Footprint {
-    Footprint { weights: numbers, host: index, ..Footprint::default() }
+pub(super) fn footprint(numbers: Bytes, index: &Index) -> Footprint {
+    let workspace = index.head.as_ref().map_or(Bytes::ZERO, |head| head.workspace);
+    let host = Bytes(index.bytes());
+    Footprint { weights: numbers, host, workspace, ..Footprint::default() }
 }

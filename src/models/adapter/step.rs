@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 use roundhouse_engine::{AdapterId, RunnerError, StepPlan};
 
+use super::heads::OwnHead;
 use super::kernel::{Expand, ROWS, Shrink, Widen};
 use super::layout::{Embeddings, Index, Numbers, Part, Saved, WithNumbers, panel_values};
 use super::layout::{NONE, WIDE};
@@ -54,8 +55,20 @@ pub(crate) struct Adapters {
 pub(crate) struct Mix {
     /// By the packed tokens.
     pub(crate) tokens: Groups,
-    /// By the vectors that rows want.
+    /// By the vectors that rows want of the model's own head.
     pub(crate) outputs: Groups,
+    /// The rows of adapters with heads of their own.
+    pub(crate) heads: Vec<Headed>,
+}
+
+/// Rows of an adapter that are answered by its own head.
+#[derive(Debug)]
+pub(crate) struct Headed {
+    pub(crate) head: Arc<OwnHead>,
+    /// Their places among those with an output, in order.
+    pub(crate) rows: Vec<usize>,
+    /// By their vectors alone.
+    pub(crate) groups: Groups,
 }
 
 /// Rows by adapter. Those of the base alone are in none.
@@ -80,18 +93,31 @@ struct Block {
     rows: Range<usize>,
 }
 
+/// What an adapter has of a step.
+#[derive(Default)]
+struct Share {
+    tokens: Vec<u32>,
+    /// Vectors of the model's own head.
+    outputs: Vec<u32>,
+    /// Rows that its own head answers, by their places among those with an output.
+    apart: Vec<usize>,
+    /// The vectors that they want.
+    vectors: u32,
+}
+
 impl Adapters {
     /// None so far.
     pub(crate) fn new(base: Arc<Modules>) -> Self {
         Self { base, attached: HashMap::new() }
     }
 
-    /// Takes one in that was loaded for this base.
+    /// Takes one in that was loaded for this base. Returns the numbers that its own head answers
+    /// with, where it has one.
     pub(crate) fn attach(
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<(), RunnerError> {
+    ) -> std::result::Result<Option<usize>, RunnerError> {
         let refuse = |reason: &str| Err(RunnerError::Input(reason.to_owned()));
         let Ok(adapter) = weights.downcast::<Arc<Adapter>>() else {
             return refuse("these are no weights of an adapter");
@@ -99,8 +125,14 @@ impl Adapters {
         if !Weak::ptr_eq(&adapter.base, &Arc::downgrade(&self.base)) {
             return refuse("the adapter was loaded for another model");
         }
+        let width = adapter.index.head.as_ref().map(|head| head.config.width);
         self.attached.insert(id, *adapter);
-        Ok(())
+        Ok(width)
+    }
+
+    /// The head that answers rows of this adapter, where it has one of its own.
+    pub(crate) fn head(&self, id: Option<AdapterId>) -> Option<&OwnHead> {
+        self.attached.get(&id?)?.index.head.as_deref()
     }
 
     /// Gives one back.
@@ -114,12 +146,15 @@ impl Adapters {
         plan: &StepPlan,
         packed: &Packed<'_>,
     ) -> std::result::Result<Mix, RunnerError> {
-        let mut groups: Vec<(Arc<Adapter>, [Vec<u32>; 2])> = Vec::new();
+        let mut groups: Vec<(Arc<Adapter>, Share)> = Vec::new();
         let mut known: HashMap<AdapterId, usize> = HashMap::new();
-        let mut output = 0u32;
+        let (mut output, mut answered) = (0u32, 0);
         for (row, span) in plan.rows.iter().zip(&packed.spans) {
-            let first = output;
-            output += row.vectors() as u32;
+            let (first, place) = (output, answered);
+            answered += usize::from(row.output);
+            // Vectors of heads of their own are counted apart.
+            let is_apart = self.head(row.adapter).is_some();
+            output += if is_apart { 0 } else { row.vectors() as u32 };
             let Some(id) = row.adapter else { continue };
             let Some(adapter) = self.attached.get(&id) else {
                 return Err(RunnerError::Input(format!("adapter {} is not attached", id.0)));
@@ -128,18 +163,31 @@ impl Adapters {
                 groups.push((Arc::clone(adapter), Default::default()));
                 groups.len() - 1
             });
-            let [tokens, outputs] = &mut groups[group].1;
-            tokens.extend((span.first..span.first + span.tokens).map(|row| row as u32));
-            outputs.extend(first..output);
+            let share = &mut groups[group].1;
+            share.tokens.extend((span.first..span.first + span.tokens).map(|row| row as u32));
+            share.outputs.extend(first..output);
+            if is_apart && row.output {
+                share.apart.push(place);
+                share.vectors += row.vectors() as u32;
+            }
         }
-        let mut mix = Mix { tokens: Groups::default(), outputs: Groups::default() };
-        for (adapter, [tokens, outputs]) in groups {
-            mix.tokens.add(&adapter, &tokens);
-            mix.outputs.add(&adapter, &outputs);
+        let threads = rayon::current_num_threads();
+        let (mut tokens, mut outputs) = (Groups::default(), Groups::default());
+        let mut heads = Vec::new();
+        for (adapter, share) in groups {
+            tokens.add(&adapter, &share.tokens);
+            outputs.add(&adapter, &share.outputs);
+            let Some(head) = adapter.index.head.clone().filter(|_| !share.apart.is_empty()) else {
+                continue;
+            };
+            let mut groups = Groups::default();
+            groups.add(&adapter, &(0..share.vectors).collect::<Vec<u32>>());
+            groups.divide(threads);
+            heads.push(Headed { head, rows: share.apart, groups });
         }
-        mix.tokens.divide(rayon::current_num_threads());
-        mix.outputs.divide(rayon::current_num_threads());
-        Ok(mix)
+        tokens.divide(threads);
+        outputs.divide(threads);
+        Ok(Mix { tokens, outputs, heads })
     }
 }
 
@@ -170,6 +218,13 @@ impl Groups {
         }
         let inputs = x.dim(1)?;
         with_floats(x, |x| change(y, |y, width| self.run(site, x, inputs, &Rows::new(y, width))))?
+    }
+
+    /// What adapters alone make of `x` where the base has no projection: `[rows, width]`.
+    pub(crate) fn alone(&self, site: Site, x: &Tensor, width: usize) -> Result<Tensor> {
+        let y = Tensor::zeros((x.dim(0)?, width), DType::F32, x.device())?;
+        self.project(site, x, &y)?;
+        Ok(y)
     }
 
     /// Adds to a norm's results what adapters' biases differ by.

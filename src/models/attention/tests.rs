@@ -17,7 +17,8 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 }
 
 fn rope(dims: usize) -> Rope {
-    let config = RopeConfig { theta: 10_000.0, dims, scaling: RopeScaling::None, factor: 1.0 };
+    let (theta, scaling) = (10_000.0, RopeScaling::None);
+    let config = RopeConfig { theta, dims, scaling, factor: 1.0, neighbours: false };
     Rope::new(&config, 64)
 }
 

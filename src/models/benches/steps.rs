@@ -9,7 +9,7 @@
 use candle_core::DType;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
-use roundhouse_models::{Cancel, LoadSettings, Quantize, inspect, load, read_local};
+use roundhouse_models::{Cancel, DtypeSetting, LoadSettings, Quantize, inspect, load, read_local};
 use roundhouse_types::DeviceId;
 
 #[path = "../tests/random/mod.rs"]
@@ -20,14 +20,16 @@ use random::{Bert, Llama};
 const CONTEXT: usize = 2048;
 const BLOCKS: u32 = CONTEXT as u32 / 16;
 
-/// The weights as they were written, and in the types that half of checkpoints have.
-const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+/// The weights as they were written, in the types that half of checkpoints have, and in bf16 with
+/// activations rounded as well.
+const TYPES: [(&str, DType, DtypeSetting); 4] = [
+    ("f32", DType::F32, DtypeSetting::Auto),
+    ("f16", DType::F16, DtypeSetting::Auto),
+    ("bf16", DType::BF16, DtypeSetting::Auto),
+    ("rounded", DType::BF16, DtypeSetting::Bf16),
+];
 
-fn open(dir: &std::path::Path) -> Box<dyn ModelRunner> {
-    open_with(dir, LoadSettings::default())
-}
-
-fn open_with(dir: &std::path::Path, settings: LoadSettings) -> Box<dyn ModelRunner> {
+fn open(dir: &std::path::Path, settings: LoadSettings) -> Box<dyn ModelRunner> {
     let settings = LoadSettings { kv_sequences: 32, ..settings };
     let plan = inspect(&read_local(dir).unwrap(), &settings).unwrap();
     load(dir, &plan, DeviceId::Cpu, &Cancel::new()).unwrap().runner
@@ -54,10 +56,11 @@ fn decoder(criterion: &mut Criterion) {
         vocab: 8192,
         context: CONTEXT,
     };
-    for (name, dtype) in TYPES {
+    for (name, stored, dtype) in TYPES {
         random::llama(folder.path(), shape);
-        random::narrow(folder.path(), dtype);
-        let mut runner = open(folder.path());
+        random::narrow(folder.path(), stored);
+        let settings = LoadSettings { dtype, ..LoadSettings::default() };
+        let mut runner = open(folder.path(), settings);
         let mut group = criterion.benchmark_group(format!("decoder-{name}"));
         group.sample_size(10);
         for (sequences, position) in
@@ -92,15 +95,14 @@ fn formats(criterion: &mut Criterion) {
         vocab: 8192,
         context: CONTEXT,
     };
-    let [q8, q4] = [("q8_0", Quantize::Q8_0), ("q4_k", Quantize::Q4K)]
-        .map(|(name, quantize)| (name, DType::F32, Some(quantize)));
-    for (name, dtype, quantize) in
-        TYPES.into_iter().map(|(name, dtype)| (name, dtype, None)).chain([q8, q4])
-    {
+    let floats = TYPES.map(|(name, stored, dtype)| (name, stored, dtype, None));
+    let blocks = [("q8_0", Quantize::Q8_0), ("q4_k", Quantize::Q4K)]
+        .map(|(name, quantize)| (name, DType::F32, DtypeSetting::Auto, Some(quantize)));
+    for (name, stored, dtype, quantize) in floats.into_iter().chain(blocks) {
         random::llama(folder.path(), shape);
-        random::narrow(folder.path(), dtype);
-        let mut runner =
-            open_with(folder.path(), LoadSettings { quantize, ..LoadSettings::default() });
+        random::narrow(folder.path(), stored);
+        let settings = LoadSettings { dtype, quantize, ..LoadSettings::default() };
+        let mut runner = open(folder.path(), settings);
         let mut group = criterion.benchmark_group(format!("formats-{name}"));
         group.sample_size(10);
         for (sequences, tokens) in [(1, 1), (8, 1), (32, 1), (1, 512)] {
@@ -119,17 +121,20 @@ fn encoder(criterion: &mut Criterion) {
     let shape =
         Bert { hidden: 384, intermediate: 1536, layers: 6, heads: 12, vocab: 8192, context: 512 };
     random::bert(folder.path(), shape);
-    let mut runner = open(folder.path());
-    let mut group = criterion.benchmark_group("encoder");
-    group.sample_size(10);
-    for (sequences, tokens) in [(1, 16), (1, 512), (16, 32)] {
-        let row = Row { blocks: Vec::new(), ..row(0, 0, tokens) };
-        let plan = StepPlan { rows: vec![row; sequences] };
-        group.throughput(Throughput::Elements((sequences * tokens) as u64));
-        let id = BenchmarkId::new("encode", format!("{sequences}x{tokens}"));
-        group.bench_function(id, |bencher| bencher.iter(|| runner.forward(&plan).unwrap()));
+    for (name, dtype) in [("encoder", DtypeSetting::Auto), ("encoder-rounded", DtypeSetting::Bf16)]
+    {
+        let mut runner = open(folder.path(), LoadSettings { dtype, ..LoadSettings::default() });
+        let mut group = criterion.benchmark_group(name);
+        group.sample_size(10);
+        for (sequences, tokens) in [(1, 16), (1, 512), (16, 32)] {
+            let row = Row { blocks: Vec::new(), ..row(0, 0, tokens) };
+            let plan = StepPlan { rows: vec![row; sequences] };
+            group.throughput(Throughput::Elements((sequences * tokens) as u64));
+            let id = BenchmarkId::new("encode", format!("{sequences}x{tokens}"));
+            group.bench_function(id, |bencher| bencher.iter(|| runner.forward(&plan).unwrap()));
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 criterion_group!(benches, decoder, formats, encoder);

@@ -1,8 +1,11 @@
 //! What the one decoder computes, as data. A family is a mapping from its `config.json` and
 //! its tensors' names to this; nothing is computed for one family alone.
 
+use serde_json::Value;
+
 use crate::activation::Activation;
 use crate::attention::Heads;
+use crate::config::sentence::Dense;
 use crate::rope::RopeConfig;
 
 /// A decoder's shape and arithmetic.
@@ -29,16 +32,28 @@ pub(crate) struct DecoderConfig {
     pub(crate) parallel: bool,
     /// What embeddings are multiplied by.
     pub(crate) embedding_scale: Option<f32>,
+    /// Rows of learned positions before that of a sequence's first token.
+    pub(crate) positions_before: usize,
     /// What queries are multiplied by.
     pub(crate) query_scale: f32,
     /// Scores are bent to stay within plus and minus this.
     pub(crate) score_cap: Option<f32>,
-    /// Logits are bent to stay within plus and minus this.
+    /// What logits are multiplied by.
+    pub(crate) logit_scale: Option<f32>,
+    /// Logits are then bent to stay within plus and minus this.
     pub(crate) logit_cap: Option<f32>,
+    /// What both blocks' results are multiplied by before they are added.
+    pub(crate) residual_scale: Option<f32>,
+    /// Queries, keys and values are cut off at plus and minus this, behind their norms.
+    pub(crate) qkv_limit: Option<f32>,
+    /// Whether the norms of queries and of keys are of all heads at once, not of each.
+    pub(crate) norms_across_heads: bool,
     pub(crate) qkv_bias: bool,
     pub(crate) attention_out_bias: bool,
     pub(crate) mlp_bias: bool,
-    /// Whether queries, keys and values of one head lie together in their projection's rows.
+    pub(crate) head_bias: bool,
+    /// Whether the queries of one key head lie together with it and its values in their projection's
+    /// rows.
     pub(crate) interleaved: bool,
     /// Whether the activation of one half of the first projection multiplies the other half.
     pub(crate) gated: bool,
@@ -47,7 +62,50 @@ pub(crate) struct DecoderConfig {
     pub(crate) experts: Option<Experts>,
     /// Whether the embeddings serve as the head.
     pub(crate) tied: bool,
+    /// Whether tokens see those behind them, too. Windows then reach as far to both sides.
+    pub(crate) sees_behind: bool,
+    /// Where it answers with no tokens.
+    pub(crate) texts: Texts,
     pub(crate) names: &'static Names,
+}
+
+/// What is made of whole texts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Texts {
+    /// Labels that its head, [`LABELS_HEAD`], has a number for each; it then has no other.
+    pub(crate) labels: Option<usize>,
+    /// The token that only fills: heads for labels read the last one that is another.
+    pub(crate) padding: Option<u32>,
+    /// Projections of pooled vectors.
+    pub(crate) dense: Vec<Dense>,
+}
+
+/// What all families call a head for labels.
+pub(crate) const LABELS_HEAD: &str = "score";
+
+impl Texts {
+    /// What a configuration says of itself.
+    pub(crate) fn read(json: &Value) -> Self {
+        let padding = json.get("pad_token_id").and_then(Value::as_u64);
+        Self { padding: padding.and_then(|id| u32::try_from(id).ok()), ..Self::default() }
+    }
+
+    /// Whether the answers are tokens' vectors as they are, or pooled.
+    pub(crate) fn are_vectors(&self) -> bool {
+        self.labels.is_none() && self.dense.is_empty()
+    }
+
+    /// Numbers of an answer, where `hidden` are pooled.
+    pub(crate) fn width(&self, hidden: usize) -> usize {
+        let projected = self.dense.last().map(|dense| dense.outputs);
+        self.labels.or(projected).unwrap_or(hidden)
+    }
+
+    /// The most numbers that a projection of a text takes and gives.
+    pub(crate) fn widest(&self) -> usize {
+        let both = self.dense.iter().map(|dense| dense.inputs + dense.outputs);
+        both.chain(self.labels).max().unwrap_or(0)
+    }
 }
 
 /// The feed-forward blocks of sparse layers: a router gives each token a weight for each of them, and
@@ -62,6 +120,8 @@ pub(crate) struct Experts {
     pub(crate) intermediate: usize,
     /// Whether the weights of those that a token uses are made to add up to one.
     pub(crate) normalised: bool,
+    /// Width between the projections of the expert that all tokens use beside them, where there is one.
+    pub(crate) shared: Option<usize>,
     /// The first sparse layer's index plus one; every so manieth is sparse.
     pub(crate) every: usize,
     /// Layers that are not, whatever their index.
@@ -78,6 +138,8 @@ pub(crate) struct ExpertNames {
     /// Gate and up.
     pub(crate) up: [&'static str; 2],
     pub(crate) down: &'static str,
+    /// The expert of all tokens, and what says by its sigmoid how much of it a token gets.
+    pub(crate) shared: Option<[&'static str; 2]>,
 }
 
 /// What may differ from layer to layer.
@@ -98,6 +160,10 @@ pub(crate) enum NormKind {
     RmsAroundOne,
     /// Mean zero and deviation one, times a weight, plus a bias.
     Layer,
+    /// The same without a bias.
+    LayerUnbiased,
+    /// The same with neither.
+    LayerBare,
 }
 
 /// How a family calls its tensors. What has no name is not there.
@@ -109,15 +175,16 @@ pub(crate) struct Names {
     /// A vector for each position, added to the embeddings.
     pub(crate) positions: Option<&'static str>,
     pub(crate) layers: &'static str,
-    pub(crate) attention_norm: &'static str,
+    /// Absent where blocks read the residual stream as it is.
+    pub(crate) attention_norm: Option<&'static str>,
     /// Queries, keys and values: one name each, or one for all.
     pub(crate) qkv: &'static [&'static str],
-    /// Norms of each query head and each key head.
+    /// Norms of queries and of keys.
     pub(crate) head_norms: Option<[&'static str; 2]>,
     pub(crate) attention_out: &'static str,
     /// Norms of what the attention and the feed-forward block add.
     pub(crate) result_norms: Option<[&'static str; 2]>,
-    /// Absent where the feed-forward block reads what the attention's norm gave.
+    /// Absent where the feed-forward block reads what the attention does.
     pub(crate) feed_forward_norm: Option<&'static str>,
     /// Gate and up, one name each or one for both; or up alone.
     pub(crate) up: &'static [&'static str],
@@ -134,7 +201,7 @@ pub(crate) const LLAMA_NAMES: Names = Names {
     embeddings: "embed_tokens",
     positions: None,
     layers: "layers",
-    attention_norm: "input_layernorm",
+    attention_norm: Some("input_layernorm"),
     qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     head_norms: None,
     attention_out: "self_attn.o_proj",
@@ -164,11 +231,29 @@ impl DecoderConfig {
     /// The least and the most inputs of a projection, and the most outputs.
     pub(crate) fn extents(&self) -> [usize; 3] {
         let inner = self.experts.as_ref().map_or(self.intermediate, |it| it.intermediate);
-        let inputs = [self.hidden, self.intermediate, inner, self.heads.query_width()];
-        let outputs =
-            [self.vocab, self.hidden, self.up_width(), 2 * inner, self.heads.packed_width()];
+        let shared = self.experts.as_ref().and_then(|it| it.shared).unwrap_or(inner);
+        let inputs = [self.hidden, self.intermediate, inner, shared, self.heads.query_width()];
+        let widest = 2 * inner.max(shared);
+        let outputs = [self.vocab, self.hidden, self.up_width(), widest, self.heads.packed_width()];
         let [least, most] = [inputs.iter().min(), inputs.iter().max()];
         [least, most, outputs.iter().max()].map(|width| width.copied().unwrap_or(1))
+    }
+
+    /// Numbers that stand in for what the files' norms are without, once for all of them.
+    pub(crate) fn norm_fill(&self) -> usize {
+        match self.norm {
+            NormKind::Rms | NormKind::RmsAroundOne | NormKind::Layer => 0,
+            NormKind::LayerUnbiased => self.hidden,
+            NormKind::LayerBare => 2 * self.hidden,
+        }
+    }
+
+    /// Widths of the norms of queries and of keys.
+    pub(crate) fn head_norm_widths(&self) -> [usize; 2] {
+        match self.norms_across_heads {
+            true => [self.heads.query_width(), self.heads.kv_width()],
+            false => [self.heads.head_dim; 2],
+        }
     }
 
     /// Numbers per token of a feed-forward block's first projection.

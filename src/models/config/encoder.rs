@@ -10,7 +10,7 @@ mod head;
 mod keys;
 mod modern;
 
-pub(crate) use head::{Dense, HeadConfig, Selects, Squash};
+pub(crate) use head::{Dense, HeadConfig, Selects, Spare, Squash};
 
 /// An encoder's shape.
 #[derive(Debug, Clone)]
@@ -20,7 +20,10 @@ pub(crate) struct EncoderConfig {
     /// projected.
     pub(crate) embedding: usize,
     pub(crate) intermediate: usize,
+    /// Layers with weights of their own.
     pub(crate) layers: usize,
+    /// How often each of them is computed before the next.
+    pub(crate) times: usize,
     pub(crate) heads: Heads,
     pub(crate) vocab: usize,
     /// The longest sequence.
@@ -163,6 +166,24 @@ pub(crate) const ROBERTA: Names = Names { prefixes: ["", "roberta."], ..BERT };
 /// ELECTRA's.
 pub(crate) const ELECTRA: Names =
     Names { prefixes: ["", "electra."], projection: Some("embeddings_project"), ..BERT };
+
+/// ALBERT's.
+pub(crate) const ALBERT: Names = Names {
+    prefixes: ["", "albert."],
+    projection: Some("encoder.embedding_hidden_mapping_in"),
+    layers: "encoder.albert_layer_groups",
+    qkv: &[
+        "albert_layers.0.attention.query",
+        "albert_layers.0.attention.key",
+        "albert_layers.0.attention.value",
+    ],
+    attention_out: "albert_layers.0.attention.dense",
+    attention_norm: "albert_layers.0.attention.LayerNorm",
+    up: "albert_layers.0.ffn",
+    down: "albert_layers.0.ffn_output",
+    feed_forward_norm: "albert_layers.0.full_layer_layer_norm",
+    ..BERT
+};
 
 /// DistilBERT's.
 pub(crate) const DISTILBERT: Names = Names {

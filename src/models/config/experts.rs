@@ -1,4 +1,4 @@
-//! Mixtures of experts: Mixtral, and Qwen3's.
+//! Mixtures of experts: Mixtral, and Qwen's.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +16,7 @@ pub(crate) const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
     experts: "block_sparse_moe.experts",
     up: ["w1", "w3"],
     down: "w2",
+    shared: None,
 };
 
 pub(crate) const QWEN_EXPERTS: ExpertNames = ExpertNames {
@@ -23,6 +24,7 @@ pub(crate) const QWEN_EXPERTS: ExpertNames = ExpertNames {
     experts: "mlp.experts",
     up: ["gate_proj", "up_proj"],
     down: "down_proj",
+    shared: Some(["mlp.shared_expert", "mlp.shared_expert_gate"]),
 };
 
 /// Mixtral: Mistral whose every layer is sparse.
@@ -46,6 +48,7 @@ pub(super) fn mixtral(json: &Value) -> Result<DecoderConfig, Error> {
         used: extra.num_experts_per_tok.unwrap_or(2),
         intermediate: config.intermediate,
         normalised: true,
+        shared: None,
         every: 1,
         dense: Vec::new(),
         names: &MIXTRAL_EXPERTS,
@@ -60,47 +63,75 @@ pub(super) fn mixtral(json: &Value) -> Result<DecoderConfig, Error> {
     })
 }
 
-/// Qwen3 whose layers are sparse, or some of them.
-pub(super) fn qwen3_moe(json: &Value) -> Result<DecoderConfig, Error> {
-    #[derive(Deserialize)]
-    struct Keys {
-        num_experts: Option<usize>,
-        num_experts_per_tok: Option<usize>,
-        moe_intermediate_size: Option<usize>,
-        decoder_sparse_step: Option<usize>,
-        #[serde(default)]
-        norm_topk_prob: bool,
-        mlp_only_layers: Option<Vec<usize>>,
-        #[serde(default)]
-        use_sliding_window: bool,
-    }
-    let extra: Keys = keys(json)?;
-    let config = plain(json, &Defaults { kv_heads: Some(4), context: 32_768, ..Defaults::LLAMA })?;
-    let experts = Experts {
-        count: extra.num_experts.unwrap_or(128),
-        used: extra.num_experts_per_tok.unwrap_or(8),
-        intermediate: extra.moe_intermediate_size.unwrap_or(768),
-        normalised: extra.norm_topk_prob,
-        every: extra.decoder_sparse_step.unwrap_or(1),
-        dense: extra.mlp_only_layers.unwrap_or_default(),
-        names: &QWEN_EXPERTS,
-    };
-    let mut windows = Windows::read(json, Some(4096))?;
-    windows.sliding_window = windows.sliding_window.filter(|_| extra.use_sliding_window);
-    Ok(DecoderConfig {
-        kinds: windows.everywhere()?,
-        mlp_bias: false,
-        experts: Some(checked(experts)?),
-        names: &qwen::QWEN3_NAMES,
-        ..config
-    })
+/// The keys that Qwen's have in common.
+#[derive(Deserialize)]
+struct Qwen {
+    num_experts: Option<usize>,
+    num_experts_per_tok: Option<usize>,
+    moe_intermediate_size: Option<usize>,
+    shared_expert_intermediate_size: Option<usize>,
+    decoder_sparse_step: Option<usize>,
+    #[serde(default)]
+    norm_topk_prob: bool,
+    mlp_only_layers: Option<Vec<usize>>,
+    #[serde(default)]
+    use_sliding_window: bool,
+    qkv_bias: Option<bool>,
 }
 
-fn checked(experts: Experts) -> Result<Experts, Error> {
+impl Qwen {
+    /// Adds experts, by default so many of which so many are used and that are so wide, and windows.
+    fn sparse(
+        self,
+        (json, config): (&Value, DecoderConfig),
+        [count, used, intermediate]: [usize; 3],
+        shared: Option<usize>,
+    ) -> Result<DecoderConfig, Error> {
+        let experts = Experts {
+            count: self.num_experts.unwrap_or(count),
+            used: self.num_experts_per_tok.unwrap_or(used),
+            intermediate: self.moe_intermediate_size.unwrap_or(intermediate),
+            normalised: self.norm_topk_prob,
+            shared,
+            every: self.decoder_sparse_step.unwrap_or(1),
+            dense: self.mlp_only_layers.unwrap_or_default(),
+            names: &QWEN_EXPERTS,
+        };
+        let mut windows = Windows::read(json, Some(4096))?;
+        windows.sliding_window = windows.sliding_window.filter(|_| self.use_sliding_window);
+        let (kinds, experts) = (windows.everywhere()?, Some(checked(experts)?));
+        Ok(DecoderConfig { kinds, mlp_bias: false, experts, ..config })
+    }
+}
+
+/// Qwen2 whose layers are sparse, or some of them, with an expert of all tokens.
+pub(super) fn qwen2_moe(json: &Value) -> Result<DecoderConfig, Error> {
+    let extra: Qwen = keys(json)?;
+    let shared = extra.shared_expert_intermediate_size.unwrap_or(5632);
+    let defaults = Defaults { kv_heads: Some(16), context: 32_768, ..Defaults::LLAMA };
+    let config = DecoderConfig {
+        qkv_bias: extra.qkv_bias.unwrap_or(true),
+        attention_out_bias: false,
+        ..plain(json, &defaults)?
+    };
+    extra.sparse((json, config), [60, 4, 1408], Some(shared))
+}
+
+/// Qwen3 whose layers are sparse, or some of them.
+pub(super) fn qwen3_moe(json: &Value) -> Result<DecoderConfig, Error> {
+    let extra: Qwen = keys(json)?;
+    let defaults = Defaults { kv_heads: Some(4), context: 32_768, ..Defaults::LLAMA };
+    let config = DecoderConfig { names: &qwen::QWEN3_NAMES, ..plain(json, &defaults)? };
+    extra.sparse((json, config), [128, 8, 768], None)
+}
+
+/// Refuses numbers of experts that no layer has.
+pub(super) fn checked(experts: Experts) -> Result<Experts, Error> {
     positive(&[
         ("the number of experts", experts.count),
         ("num_experts_per_tok", experts.used),
         ("the width of experts", experts.intermediate),
+        ("shared_expert_intermediate_size", experts.shared.unwrap_or(1)),
         ("decoder_sparse_step", experts.every),
     ])?;
     if experts.count > EXPERTS_MAX || experts.used > experts.count {

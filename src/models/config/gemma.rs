@@ -17,7 +17,7 @@ const GEMMA2_NAMES: Names = Names {
     ..LLAMA_NAMES
 };
 
-const GEMMA3_NAMES: Names =
+pub(super) const GEMMA3_NAMES: Names =
     Names { head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..GEMMA2_NAMES };
 
 const DEFAULTS: Defaults = Defaults {
@@ -43,9 +43,6 @@ struct Keys {
 /// What all of them have in common.
 fn common(json: &Value, defaults: &Defaults) -> Result<(Keys, DecoderConfig), Error> {
     let extra: Keys = keys(json)?;
-    if extra.use_bidirectional_attention {
-        return Err(Error::config(CONFIG, "use_bidirectional_attention is not computed"));
-    }
     let config = plain(json, defaults)?;
     let config = DecoderConfig {
         norm: NormKind::RmsAroundOne,
@@ -64,6 +61,7 @@ fn activation(name: Option<&str>) -> Result<Activation, Error> {
 /// Gemma 1.
 pub(super) fn gemma(json: &Value) -> Result<DecoderConfig, Error> {
     let (extra, config) = common(json, &Defaults { kv_heads: Some(16), ..DEFAULTS })?;
+    one_way(&extra)?;
     // Its files may have both keys, of which this is the one that counts.
     Ok(DecoderConfig { activation: activation(extra.hidden_act.as_deref())?, ..config })
 }
@@ -71,6 +69,7 @@ pub(super) fn gemma(json: &Value) -> Result<DecoderConfig, Error> {
 /// Gemma 2.
 pub(super) fn gemma2(json: &Value) -> Result<DecoderConfig, Error> {
     let (extra, config) = common(json, &DEFAULTS)?;
+    one_way(&extra)?;
     Ok(DecoderConfig {
         kinds: Windows::read(json, Some(4096))?.kinds(
             config.layers,
@@ -100,14 +99,28 @@ pub(super) fn gemma3(json: &Value) -> Result<DecoderConfig, Error> {
     let pattern = extra.sliding_window_pattern.unwrap_or(6);
     super::positive(&[("sliding_window_pattern", pattern)])?;
     let slides = |layer: usize| !(layer + 1).is_multiple_of(pattern);
+    let sees_behind = extra.use_bidirectional_attention;
+    let mut windows = Windows::read(json, Some(4096))?;
+    if sees_behind {
+        // The key is of both sides together.
+        windows.sliding_window = windows.sliding_window.map(|window| window / 2 + 1);
+    }
     Ok(DecoderConfig {
-        kinds: Windows::read(json, Some(4096))?
-            .kinds(config.layers, slides, |_, slides| Some(slides.into()))?,
+        sees_behind,
+        kinds: windows.kinds(config.layers, slides, |_, slides| Some(slides.into()))?,
         query_scale: query_scale(&extra)?,
         logit_cap: cap(json, "final_logit_softcapping", None)?,
         names: &GEMMA3_NAMES,
         ..config
     })
+}
+
+/// Only the third version has a mask for it.
+fn one_way(extra: &Keys) -> Result<(), Error> {
+    match extra.use_bidirectional_attention {
+        true => Err(Error::config(CONFIG, "use_bidirectional_attention is Gemma 3's alone")),
+        false => Ok(()),
+    }
 }
 
 fn query_scale(extra: &Keys) -> Result<f32, Error> {

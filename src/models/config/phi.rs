@@ -1,10 +1,22 @@
-//! Phi-3, Phi-3.5, Phi-4 and Phi-4-mini: Llama with fused projections.
+//! Phi: blocks side by side behind one layer norm (1, 1.5, 2), and Llama with fused projections (3, 3.5,
+//! 4 and 4-mini).
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{DecoderConfig, LLAMA_NAMES, Names};
-use super::raw::{Defaults, Windows, plain};
+use super::CONFIG;
+use super::decoder::{DecoderConfig, LLAMA_NAMES, Names, NormKind};
+use super::raw::{Defaults, Windows, keys, plain, renamed};
 use crate::Error;
+
+const PHI_NAMES: Names = Names {
+    attention_out: "self_attn.dense",
+    feed_forward_norm: None,
+    up: &["mlp.fc1"],
+    down: "mlp.fc2",
+    norm: "final_layernorm",
+    ..LLAMA_NAMES
+};
 
 /// One tensor for queries, keys and values, one for gate and up, in our own order.
 const NAMES: Names =
@@ -12,6 +24,34 @@ const NAMES: Names =
 
 /// The context that is meant where a file does not say which one was trained on.
 const TRAINED_CONTEXT: u64 = 4096;
+
+/// Phi-1, Phi-1.5 and Phi-2.
+pub(super) fn phi(json: &Value) -> Result<DecoderConfig, Error> {
+    #[derive(Deserialize)]
+    struct Keys {
+        #[serde(default)]
+        qk_layernorm: bool,
+    }
+    if keys::<Keys>(json)?.qk_layernorm {
+        return Err(Error::config(CONFIG, "qk_layernorm is not computed"));
+    }
+    let mut json = renamed(json, &[("layer_norm_eps", "rms_norm_eps")]);
+    if let Some(keys) = json.as_object_mut() {
+        keys.entry("hidden_act").or_insert_with(|| "gelu_new".into());
+    }
+    let defaults = Defaults { norm_epsilon: 1e-5, rotated: 0.5, ..Defaults::LLAMA };
+    Ok(DecoderConfig {
+        norm: NormKind::Layer,
+        parallel: true,
+        qkv_bias: true,
+        attention_out_bias: true,
+        mlp_bias: true,
+        head_bias: true,
+        gated: false,
+        names: &PHI_NAMES,
+        ..plain(&json, &defaults)?
+    })
+}
 
 /// Phi-3 and what came after under its name.
 pub(super) fn phi3(json: &Value) -> Result<DecoderConfig, Error> {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::decoder::{DecoderConfig, LLAMA_NAMES, LayerKind, NormKind};
+use super::decoder::{DecoderConfig, LLAMA_NAMES, LayerKind, NormKind, Texts};
 use super::scaling::RopeKeys;
 use super::{CONFIG, positive};
 use crate::Error;
@@ -106,17 +106,25 @@ pub(super) fn plain(json: &Value, defaults: &Defaults) -> Result<DecoderConfig, 
         norm_epsilon: norm_epsilon as f32,
         parallel: false,
         embedding_scale: None,
+        positions_before: 0,
         query_scale: 1.0 / (heads.head_dim as f32).sqrt(),
         score_cap: None,
+        logit_scale: None,
         logit_cap: None,
+        residual_scale: None,
+        qkv_limit: None,
+        norms_across_heads: false,
         qkv_bias: attention_bias,
         attention_out_bias: attention_bias,
         mlp_bias: raw.mlp_bias.unwrap_or(false),
+        head_bias: false,
         interleaved: false,
         gated: true,
         activation: Activation::named(raw.hidden_act.as_deref().unwrap_or("silu"))?,
         experts: None,
         tied: raw.tie_word_embeddings.unwrap_or(defaults.tied),
+        sees_behind: false,
+        texts: Texts::default(),
         names: &LLAMA_NAMES,
     })
 }

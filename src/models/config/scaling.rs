@@ -48,7 +48,7 @@ pub(super) fn parameters<'a>(value: &'a Value, layer_type: &str) -> &'a Value {
 
 /// A rotation that is not stretched.
 pub(super) fn unscaled(theta: f32, dims: usize) -> RopeConfig {
-    RopeConfig { theta, dims, scaling: RopeScaling::None, factor: 1.0 }
+    RopeConfig { theta, dims, scaling: RopeScaling::None, factor: 1.0, neighbours: false }
 }
 
 impl RopeKeys {
@@ -86,7 +86,7 @@ impl RopeKeys {
         let trained = trained.or(rope.original_max_position_embeddings);
         let model = Model { theta, dims, context: context as f64, trained };
         let (scaling, factor) = rope.scaling(&model)?;
-        Ok(RopeConfig { theta, dims, scaling, factor })
+        Ok(RopeConfig { theta, dims, scaling, factor, neighbours: false })
     }
 }
 

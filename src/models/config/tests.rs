@@ -27,27 +27,41 @@ fn told(case: &str, json: &Value) -> String {
     }
 }
 
-const CASES: [&str; 20] = [
+const CASES: [&str; 34] = [
     "bert-mean-normalised",
     "bert-one-label",
+    "cohere2-windows",
     "encoder-deberta",
     "encoder-distilbert",
     "encoder-electra",
     "encoder-modernbert",
     "encoder-mpnet",
     "encoder-roberta",
+    "falcon-grouped",
     "gemma1",
     "gemma2-caps-windows",
+    "gemma3-images",
     "gemma3-two-ropes",
+    "glm",
+    "gpt-bigcode",
     "gpt-neox-parallel",
     "gpt2",
+    "gptj-partial",
+    "granite-multipliers",
     "llama-gqa-tied",
     "mistral-window",
     "mixtral",
+    "olmo-limits",
+    "olmo3-windows-yarn",
+    "olmoe-limits",
+    "opt",
+    "phi",
     "phi3-longrope-long",
+    "qwen2-moe-shared",
     "qwen2-windows-yarn",
     "qwen3-moe-unnormed",
     "smollm3-nope",
+    "starcoder2-window",
 ];
 
 #[test]
@@ -98,7 +112,9 @@ fn without_architectures_the_type_of_model_says_what_it_is() {
     for (case, architecture) in [
         ("llama-mha", "LlamaForCausalLM"),
         ("gemma3-two-ropes", "Gemma3ForCausalLM"),
+        ("gemma3-images", "Gemma3ForConditionalGeneration"),
         ("gpt2", "GPT2LMHeadModel"),
+        ("opt", "OPTForCausalLM"),
         ("qwen3-moe-unnormed", "Qwen3MoeForCausalLM"),
         ("encoder-xlm-roberta", "XLMRobertaModel"),
         ("bert-mean-normalised", "BertModel"),
@@ -127,6 +143,21 @@ fn what_says_none_in_a_generation_config_is_none() {
         let plan = inspect(&files, &LoadSettings::default()).unwrap();
         assert_eq!(plan.eos_tokens, [7, 9]);
         assert_eq!(plan.generation_defaults, GenerationDefaults::default());
+    }
+}
+
+#[test]
+fn a_text_part_s_end_is_the_end_where_the_whole_names_none() {
+    let mut files = files("llava-images");
+    let mut config: Value = parse(&files, CONFIG).unwrap();
+    config["text_config"]["eos_token_id"] = json!([7, 9]);
+    for (whole, want) in [(Value::Null, vec![7, 9]), (json!(3), vec![3])] {
+        config["eos_token_id"] = whole;
+        write(&mut files, CONFIG, &config);
+        let mut generation: Value = parse(&files, GENERATION).unwrap_or_default();
+        generation["eos_token_id"] = Value::Null;
+        write(&mut files, GENERATION, &generation);
+        assert_eq!(inspect(&files, &LoadSettings::default()).unwrap().eos_tokens, want);
     }
 }
 

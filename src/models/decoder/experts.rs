@@ -18,6 +18,16 @@ pub(super) struct Experts<T> {
     /// `[experts, hidden]`: as it is in the files, for its sums decide which weights are used at all.
     pub(super) router: Linear<T>,
     pub(super) each: Vec<Expert<T>>,
+    /// What all tokens use beside them, where there is one.
+    pub(super) shared: Option<Shared<T>>,
+}
+
+/// An expert of all tokens.
+#[derive(Debug)]
+pub(super) struct Shared<T> {
+    /// `[1, hidden]`: as it is in the files, as the router is. Its sigmoid says how much a token gets.
+    pub(super) gate: Linear<T>,
+    pub(super) expert: Expert<T>,
 }
 
 #[derive(Debug)]
@@ -36,18 +46,30 @@ impl<T> Experts<T> {
         take: &mut Take<'_, T, E>,
     ) -> Outcome<Self, E> {
         let names = config.names;
-        let router = format!("{layer}.{}.weight", names.router);
-        let router = Parameter { exact: true, ..Parameter::matrix(router, config.count, hidden) };
-        let router = Linear { weight: take(router)?, bias: None };
-        let each = (0..config.count).map(|expert| {
-            let named = |module: &str| format!("{layer}.{}.{expert}.{module}", names.experts);
-            let up = names.up.map(|module| (named(module), config.intermediate));
+        let exact = |take: &mut Take<'_, T, E>, name: &str, rows: usize| {
+            let name = format!("{layer}.{name}.weight");
+            let weight = take(Parameter { exact: true, ..Parameter::matrix(name, rows, hidden) })?;
+            Ok(Linear { weight, bias: None })
+        };
+        let expert = |take: &mut Take<'_, T, E>, name: &str, width: usize| {
+            let named = |module: &str| format!("{layer}.{name}.{module}");
+            let up = names.up.map(|module| (named(module), width));
             let up = Linear::gather(take, &up, hidden, false)?;
-            let down = [(named(names.down), hidden)];
-            let down = Linear::gather(take, &down, config.intermediate, false)?;
+            let down = Linear::gather(take, &[(named(names.down), hidden)], width, false)?;
             Ok(Expert { up, down })
-        });
-        Ok(Self { router, each: each.collect::<Outcome<_, E>>()? })
+        };
+        let router = exact(take, names.router, config.count)?;
+        let each = (0..config.count)
+            .map(|index| expert(take, &format!("{}.{index}", names.experts), config.intermediate));
+        let each = each.collect::<Outcome<_, E>>()?;
+        let shared = match (config.shared, names.shared) {
+            (Some(width), Some([name, gate])) => {
+                let gate = exact(take, gate, 1)?;
+                Some(Shared { gate, expert: expert(take, name, width)? })
+            }
+            _ => None,
+        };
+        Ok(Self { router, each, shared })
     }
 }
 
@@ -68,11 +90,7 @@ impl Experts<Tensor> {
             let expert = &self.each[routes[0].expert as usize];
             let rows = with_floats(x, |x| gathered(x, routes, shape.1))?;
             let rows = Tensor::from_vec(rows, (routes.len(), shape.1), x.device())?;
-            let up = expert.up.alone(&rows)?;
-            drop(rows);
-            let activated = activation.gate(&up)?;
-            drop(up);
-            let made = expert.down.alone(&activated)?;
+            let made = expert.forward(rows, activation)?;
             with_floats(&made, |made| {
                 for (route, made) in routes.iter().zip(made.chunks_exact(shape.1)) {
                     let out = &mut out[route.token as usize * shape.1..][..shape.1];
@@ -80,7 +98,29 @@ impl Experts<Tensor> {
                 }
             })?;
         }
+        if let Some(shared) = &self.shared {
+            let parts = with_floats(&shared.gate.alone(x)?, <[f32]>::to_vec)?;
+            let made = shared.expert.forward(x.clone(), activation)?;
+            with_floats(&made, |made| {
+                let rows = out.chunks_exact_mut(shape.1).zip(made.chunks_exact(shape.1));
+                for ((out, made), part) in rows.zip(&parts) {
+                    let part = 1.0 / (1.0 + exp::<false>(-part));
+                    out.iter_mut().zip(made).for_each(|(out, made)| *out += part * made);
+                }
+            })?;
+        }
         Tensor::from_vec(out, shape, x.device())
+    }
+}
+
+impl Expert<Tensor> {
+    /// What it makes of some rows.
+    fn forward(&self, rows: Tensor, activation: Activation) -> Result<Tensor> {
+        let up = self.up.alone(&rows)?;
+        drop(rows);
+        let activated = activation.gate(&up)?;
+        drop(up);
+        self.down.alone(&activated)
     }
 }
 
@@ -144,7 +184,8 @@ mod tests {
 
     fn config(count: usize, used: usize, normalised: bool) -> Config {
         let names = &MIXTRAL_EXPERTS;
-        Config { count, used, intermediate: 8, normalised, every: 1, dense: Vec::new(), names }
+        let (every, dense, shared) = (1, Vec::new(), None);
+        Config { count, used, intermediate: 8, normalised, shared, every, dense, names }
     }
 
     #[test]

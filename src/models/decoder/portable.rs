@@ -32,14 +32,14 @@ use std::any::Any;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::rotary_emb::rope_thd;
 use roundhouse_engine::{
-    AdapterId, BlockId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
+    AdapterId, BlockId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan, Want,
 };
 use roundhouse_types::Bytes;
 
 use super::weights::{FeedForward, Layer};
 use super::{Answers, DecoderWeights};
 use crate::activation;
-use crate::attention::Span;
+use crate::attention::{Heads, Span};
 use crate::card;
 use crate::config::decoder::DecoderConfig;
 use crate::config::sentence::Pooling;
@@ -48,7 +48,7 @@ use crate::linear::{self, Linear};
 use crate::norm::Norm;
 use crate::packed::Packed;
 use crate::pooling;
-use crate::rope::Rope;
+use crate::rope::{Rope, RopeConfig};
 
 mod kept;
 mod places;
@@ -71,6 +71,8 @@ pub(crate) struct Portable {
     layers: Vec<Layer<Tensor>>,
     norm: Norm,
     head: Linear,
+    /// Projections of pooled vectors.
+    dense: Vec<Linear>,
     /// Cosines and sines, `[context, dims / 2]` each.
     ropes: Vec<[Tensor; 2]>,
     rope_bytes: u64,
@@ -85,8 +87,8 @@ impl Portable {
         weights: DecoderWeights<Tensor>,
         (context, step_tokens, answers): (usize, usize, Answers),
     ) -> Result<Self> {
-        let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors } =
-            weights.ready(config.norm)?;
+        let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors, dense } =
+            weights.ready(&config)?;
         let device = embeddings.device().clone();
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
         let spec = answers.spec(&config, context, step_tokens);
@@ -114,6 +116,7 @@ impl Portable {
             layers,
             norm,
             head,
+            dense,
             ropes,
             rope_bytes,
             answers,
@@ -177,7 +180,7 @@ impl Portable {
         let x = self.norm.forward(&x, &self.config)?;
         // [vectors, vocab]
         let vectors = project(&self.head, &x)?.to_vec2()?;
-        Ok(super::answered(plan, vectors, self.config.logit_cap))
+        Ok(super::answered(plan, vectors, &self.config))
     }
 
     /// The vectors that rows want.
@@ -191,11 +194,28 @@ impl Portable {
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
-        let x = self.norm.forward(x, &self.config)?.flatten_all()?.to_vec1()?;
-        let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
-        let of = (x.as_slice(), self.config.hidden);
-        let rows = wants.zip(&packed.outputs);
-        let rows = rows.map(|(want, span)| pooling::wanted(pooling, want, span, of)).collect();
+        let x = self.norm.forward(x, &self.config)?;
+        let outputs = plan.rows.iter().filter(|row| row.output).zip(&packed.outputs);
+        let texts = &self.config.texts;
+        if texts.labels.is_some() {
+            let places: Vec<u32> =
+                outputs.map(|(row, span)| super::texts::last(row, span, texts.padding)).collect();
+            let read = x.index_select(&Tensor::new(places, &self.device)?, 0)?;
+            return Ok(StepOutput { rows: project(&self.head, &read)?.to_vec2()? });
+        }
+        let x = x.flatten_all()?.to_vec1()?;
+        let width = self.config.hidden;
+        let of = (x.as_slice(), width);
+        let rows = outputs.map(|(row, span)| pooling::wanted(pooling, &row.want, span, of));
+        let mut rows: Vec<Vec<f32>> = rows.collect();
+        if !self.dense.is_empty() {
+            let mut x = Tensor::from_vec(rows.concat(), (rows.len(), width), &self.device)?;
+            for (dense, linear) in texts.dense.iter().zip(&self.dense) {
+                x = project(linear, &x)?;
+                x = if dense.tanh { x.tanh()? } else { x };
+            }
+            rows = x.to_vec2()?;
+        }
         Ok(StepOutput { rows })
     }
 
@@ -228,7 +248,8 @@ impl Portable {
             x = (x * f64::from(scale))?;
         }
         if let Some(table) = &self.positions {
-            x = (x + rows(table, &step.positions)?)?;
+            let own = table.narrow(0, self.config.positions_before, self.config.context)?;
+            x = (x + rows(&own, &step.positions)?)?;
         }
         Ok(x)
     }
@@ -240,51 +261,47 @@ impl Portable {
         (step, keys_of): (&Step, Keys<'_>),
     ) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
-        let (heads, tokens) = (config.heads, x.dim(0)?);
-        let normed = layer.attention_norm.forward(x, config)?;
-        let qkv = project(&layer.qkv, &normed)?;
-        drop(normed);
-        // [tokens, heads of queries, then of keys, then of values, head_dim]
-        let all = heads.heads + 2 * heads.kv_heads;
-        let qkv = match config.interleaved {
-            true => {
-                let apart = qkv.reshape((tokens, heads.heads, 3, heads.head_dim))?;
-                apart.transpose(1, 2)?.contiguous()?.reshape((tokens, all, heads.head_dim))?
-            }
-            false => qkv.reshape((tokens, all, heads.head_dim))?,
+        let heads = config.heads;
+        let qkv = match &layer.attention_norm {
+            Some(norm) => project(&layer.qkv, &norm.forward(x, config)?)?,
+            None => project(&layer.qkv, x)?,
         };
-        let mut queries = qkv.narrow(1, 0, heads.heads)?.contiguous()?;
-        let mut keys = qkv.narrow(1, heads.heads, heads.kv_heads)?.contiguous()?;
-        let values = qkv.narrow(1, heads.heads + heads.kv_heads, heads.kv_heads)?;
+        // [tokens, heads, head_dim] each
+        let [mut queries, mut keys, mut values] = separated(&qkv, config)?;
+        drop(qkv);
         if let Some([of_queries, of_keys]) = &layer.head_norms {
-            queries = of_queries.forward(&queries, config)?;
-            keys = of_keys.forward(&keys, config)?;
+            queries = of_queries.parts(&queries, config)?;
+            keys = of_keys.parts(&keys, config)?;
+        }
+        if let Some(limit) = config.qkv_limit {
+            let cut = |x: Tensor| x.clamp(-limit, limit);
+            [queries, keys, values] = [cut(queries)?, cut(keys)?, cut(values)?];
         }
         let kind = config.kind(index);
         if let Some(rope) = kind.rope {
-            let dims = config.ropes[rope].dims;
-            queries = rotate(&queries, dims, &step.rotations[rope])?;
-            keys = rotate(&keys, dims, &step.rotations[rope])?;
+            let of = &config.ropes[rope];
+            queries = rotate(&queries, of, &step.rotations[rope])?;
+            keys = rotate(&keys, of, &step.rotations[rope])?;
         }
         let kept = keys_of.kept;
         let place = if keys_of.layers { index } else { 0 };
-        kept.write(place, &step.places, &Tensor::cat(&[&keys, &values.contiguous()?], 1)?)?;
+        kept.write(place, &step.places, &Tensor::cat(&[&keys, &values], 1)?)?;
         let queries = (queries * f64::from(config.query_scale))?;
         let window = step.windows.iter().position(|window| *window == kind.window);
         let Some(window) = window else { bail!("layer {index} has a window unplanned for") };
         let of = scores::Attention { heads, cap: config.score_cap, layer: place, window };
         let out = scores::attend(of, &queries, &step.places, kept)?;
         let out = project(&layer.attention_out, &out)?;
-        match &layer.attention_result_norm {
-            Some(norm) => norm.forward(&out, config),
-            None => Ok(out),
-        }
+        result(layer.attention_result_norm.as_ref(), out, config)
     }
 
     fn feed_forward(&self, index: usize, x: &Tensor) -> Result<Tensor> {
         let (layer, config) = (&self.layers[index], &self.config);
-        let norm = layer.feed_forward_norm.as_ref().unwrap_or(&layer.attention_norm);
-        let normed = norm.forward(x, config)?;
+        let norm = layer.feed_forward_norm.as_ref().or(layer.attention_norm.as_ref());
+        let normed = match norm {
+            Some(norm) => norm.forward(x, config)?,
+            None => x.clone(),
+        };
         let out = match (&layer.feed_forward, config.experts(index)) {
             (FeedForward::Sparse(experts), Some(of)) => {
                 sparse::forward(experts, &normed, of, config.activation)?
@@ -301,10 +318,7 @@ impl Portable {
                 project(down, &activated)?
             }
         };
-        match &layer.feed_forward_result_norm {
-            Some(norm) => norm.forward(&out, config),
-            None => Ok(out),
-        }
+        result(layer.feed_forward_result_norm.as_ref(), out, config)
     }
 }
 
@@ -361,13 +375,51 @@ fn gate(activation: activation::Activation, up: &Tensor) -> Result<Tensor> {
     gate * up.narrow(1, half, half)?
 }
 
-/// Rotates the first `dims` numbers of each head of `[tokens, heads, head_dim]`.
-fn rotate(x: &Tensor, dims: usize, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
-    let head_dim = x.dim(2)?;
-    let first = match dims == head_dim {
+/// Takes projected rows apart: queries, keys and values, `[tokens, heads, head_dim]` each.
+fn separated(qkv: &Tensor, config: &DecoderConfig) -> Result<[Tensor; 3]> {
+    let Heads { heads, kv_heads, head_dim } = config.heads;
+    let (tokens, group) = (qkv.dim(0)?, config.heads.group());
+    let (all, [of_queries, of_keys, of_values]) = match config.interleaved {
+        true => ((kv_heads, group + 2), [(0, group), (group, 1), (group + 1, 1)]),
+        false => {
+            let both = heads + kv_heads;
+            ((1, both + kv_heads), [(0, heads), (heads, kv_heads), (both, kv_heads)])
+        }
+    };
+    let rows = qkv.reshape((tokens, all.0, all.1, head_dim))?;
+    let part = |(first, count): (usize, usize)| {
+        let part = rows.narrow(2, first, count)?.contiguous()?;
+        part.reshape((tokens, all.0 * count, head_dim))
+    };
+    Ok([part(of_queries)?, part(of_keys)?, part(of_values)?])
+}
+
+/// What is added of what a block made.
+fn result(norm: Option<&Norm>, out: Tensor, config: &DecoderConfig) -> Result<Tensor> {
+    let out = match norm {
+        Some(norm) => norm.forward(&out, config)?,
+        None => out,
+    };
+    match config.residual_scale {
+        Some(scale) => out * f64::from(scale),
+        None => Ok(out),
+    }
+}
+
+/// Rotates the first numbers of each head of `[tokens, heads, head_dim]`.
+///
+/// Where neighbours turn together, they are left half of them apart: queries and keys alike, whose
+/// products are the same.
+fn rotate(x: &Tensor, config: &RopeConfig, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
+    let ((tokens, heads, head_dim), dims) = (x.dims3()?, config.dims);
+    let mut first = match dims == head_dim {
         true => x.clone(),
         false => x.narrow(2, 0, dims)?.contiguous()?,
     };
+    if config.neighbours {
+        let pairs = first.reshape((tokens, heads, dims / 2, 2))?;
+        first = pairs.transpose(2, 3)?.contiguous()?.reshape((tokens, heads, dims))?;
+    }
     let rotated = rope_thd(&first.unsqueeze(0)?, cos, sin)?.squeeze(0)?;
     match dims == head_dim {
         true => Ok(rotated),
@@ -385,6 +437,10 @@ impl ModelRunner for Portable {
         if let Some(adapter) = plan.rows.iter().find_map(|row| row.adapter) {
             return Err(no_adapters(adapter));
         }
+        let of_tokens = self.kept.is_some() || self.config.texts.are_vectors();
+        if !of_tokens && plan.rows.iter().any(|row| row.want != Want::Pooled) {
+            return Err(RunnerError::Input("the model answers texts, not each token".into()));
+        }
         if packed.tokens.is_empty() {
             return Ok(StepOutput::default());
         }
@@ -398,7 +454,8 @@ impl ModelRunner for Portable {
 
     fn touched(&self) -> Bytes {
         let kept = self.kept.as_ref().map_or(0, Kept::allocated);
-        Bytes(kept + self.rope_bytes)
+        let fill = (self.config.norm_fill() * size_of::<f32>()) as u64;
+        Bytes(kept + fill + self.rope_bytes)
     }
 
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
@@ -409,7 +466,7 @@ impl ModelRunner for Portable {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<(), RunnerError> {
+    ) -> std::result::Result<Option<usize>, RunnerError> {
         drop(weights);
         Err(no_adapters(id))
     }

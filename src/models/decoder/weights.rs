@@ -2,11 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::config::decoder::{DecoderConfig, NormKind};
+use crate::config::decoder::{DecoderConfig, LABELS_HEAD, NormKind};
 use crate::decoder::experts::Experts;
 use crate::gguf;
 use crate::linear::Linear;
-use crate::norm::Norm;
+use crate::norm::{Fill, Norm};
 use crate::reader::Parameter;
 
 pub(super) type Outcome<T, E> = std::result::Result<T, E>;
@@ -18,7 +18,7 @@ pub(super) type Take<'a, T, E> = dyn FnMut(Parameter) -> Outcome<T, E> + 'a;
 pub(crate) struct DecoderWeights<T> {
     /// `[vocab, hidden]`.
     pub(super) embeddings: T,
-    /// `[context, hidden]`, where positions are learned.
+    /// `[positions before + context, hidden]`, where positions are learned.
     pub(super) positions: Option<T>,
     pub(super) layers: Vec<Layer<T>>,
     pub(super) norm: Norm<T>,
@@ -26,18 +26,21 @@ pub(crate) struct DecoderWeights<T> {
     pub(super) head: Option<Linear<T>>,
     /// `[head_dim / 2]`: what the frequencies of rotations are divided by.
     pub(super) rope_factors: Option<T>,
+    /// Projections of pooled vectors.
+    pub(super) dense: Vec<Linear<T>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Layer<T> {
-    pub(super) attention_norm: Norm<T>,
+    /// `None` where blocks read the residual stream as it is.
+    pub(super) attention_norm: Option<Norm<T>>,
     /// Queries, keys and values in one.
     pub(super) qkv: Linear<T>,
-    /// Of each query head and of each key head.
+    /// Of queries and of keys.
     pub(super) head_norms: Option<[Norm<T>; 2]>,
     pub(super) attention_out: Linear<T>,
     pub(super) attention_result_norm: Option<Norm<T>>,
-    /// `None` where the feed-forward block reads what the attention's norm gives.
+    /// `None` where the feed-forward block reads what the attention does.
     pub(super) feed_forward_norm: Option<Norm<T>>,
     pub(super) feed_forward: FeedForward<T>,
     pub(super) feed_forward_result_norm: Option<Norm<T>>,
@@ -66,22 +69,35 @@ impl<T> DecoderWeights<T> {
             take(Parameter::matrix(format!("{prefix}{name}.weight"), rows, hidden))
         };
         let embeddings = table(names.embeddings, vocab)?;
-        let positions = names.positions.map(|name| table(name, config.context)).transpose()?;
+        let rows = config.positions_before + config.context;
+        let positions = names.positions.map(|name| table(name, rows)).transpose()?;
         let layer = |index| format!("{prefix}{}.{index}", names.layers);
         let layers = (0..config.layers)
             .map(|index| Layer::gather(config, (index, &layer(index)), take))
             .collect::<Outcome<_, E>>()?;
         let norm = Norm::gather(config.norm, &format!("{prefix}{}", names.norm), hidden, take)?;
-        let head = match config.tied {
-            true => None,
-            false => Some(Linear::gather(take, &[(names.head.into(), vocab)], hidden, false)?),
+        let head = match (config.texts.labels, config.tied) {
+            (Some(labels), _) => {
+                let part = [(LABELS_HEAD.into(), labels)];
+                Some(Linear::gather(take, &part, hidden, false)?)
+            }
+            (None, true) => None,
+            (None, false) => {
+                let part = [(names.head.into(), vocab)];
+                Some(Linear::gather(take, &part, hidden, config.head_bias)?)
+            }
         };
         let half = config.heads.head_dim / 2;
         let rope_factors = match config.rope_factors {
             true => Some(take(Parameter::vector(gguf::ROPE_FACTORS, half))?),
             false => None,
         };
-        Ok(Self { embeddings, positions, layers, norm, head, rope_factors })
+        let dense = config.texts.dense.iter().map(|dense| {
+            let part = [(format!("{}/linear", dense.folder), dense.outputs)];
+            Linear::gather(take, &part, dense.inputs, dense.bias)
+        });
+        let dense = dense.collect::<Outcome<_, E>>()?;
+        Ok(Self { embeddings, positions, layers, norm, head, rope_factors, dense })
     }
 }
 
@@ -110,12 +126,14 @@ impl<T> Layer<T> {
         let attended = heads.query_width();
         let result_norm = |block: usize| names.result_norms.map(|names| names[block]);
 
-        let attention_norm = norm(take, names.attention_norm, hidden)?;
+        let attention_norm =
+            names.attention_norm.map(|name| norm(take, name, hidden)).transpose()?;
         let qkv = linear(take, names.qkv, &qkv_rows, (hidden, config.qkv_bias))?;
         let head_norms = match names.head_norms {
             Some([queries, keys]) => {
-                let queries = norm(take, queries, heads.head_dim)?;
-                Some([queries, norm(take, keys, heads.head_dim)?])
+                let [of_queries, of_keys] = config.head_norm_widths();
+                let queries = norm(take, queries, of_queries)?;
+                Some([queries, norm(take, keys, of_keys)?])
             }
             None => None,
         };
@@ -149,12 +167,14 @@ impl<T> Layer<T> {
 
 impl DecoderWeights<Tensor> {
     /// The parameters as they are used.
-    pub(super) fn ready(self, kind: NormKind) -> Result<Self> {
-        let layers = self.layers.into_iter().map(|layer| layer.ready(kind));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, norm: self.norm.ready(kind)?, ..self })
+    pub(super) fn ready(self, config: &DecoderConfig) -> Result<Self> {
+        let fill = &Fill::of(config, self.embeddings.device())?;
+        let layers = self.layers.into_iter().map(|layer| layer.ready(config.norm, fill));
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Self { layers, norm: self.norm.ready(config.norm, fill)?, ..self })
     }
 
-    /// The numbers of heads' norms, of queries and of keys, layer by layer.
+    /// The numbers of the norms of queries and of keys, layer by layer.
     pub(super) fn head_norms(&self) -> Result<Vec<[Vec<f32>; 2]>> {
         let norms = self.layers.iter().filter_map(|layer| layer.head_norms.as_ref());
         norms.map(|[queries, keys]| Ok([queries.numbers()?, keys.numbers()?])).collect()
@@ -162,14 +182,14 @@ impl DecoderWeights<Tensor> {
 }
 
 impl Layer<Tensor> {
-    fn ready(self, kind: NormKind) -> Result<Self> {
-        let optional = |norm: Option<Norm>| norm.map(|norm| norm.ready(kind)).transpose();
+    fn ready(self, kind: NormKind, fill: &Fill) -> Result<Self> {
+        let optional = |norm: Option<Norm>| norm.map(|norm| norm.ready(kind, fill)).transpose();
         let head_norms = match self.head_norms {
-            Some([queries, keys]) => Some([queries.ready(kind)?, keys.ready(kind)?]),
+            Some([queries, keys]) => Some([queries.ready(kind, fill)?, keys.ready(kind, fill)?]),
             None => None,
         };
         Ok(Self {
-            attention_norm: self.attention_norm.ready(kind)?,
+            attention_norm: optional(self.attention_norm)?,
             head_norms,
             attention_result_norm: optional(self.attention_result_norm)?,
             feed_forward_norm: optional(self.feed_forward_norm)?,

@@ -1,7 +1,7 @@
 //! An encoder's parameters: which there are, under which names and in which shapes.
 
 use crate::attention::BUCKETS;
-use crate::config::encoder::{EncoderConfig, HeadConfig, Positions};
+use crate::config::encoder::{self, EncoderConfig, HeadConfig, Positions};
 use crate::config::sentence::Dense;
 use crate::linear::Linear;
 use crate::reader::Parameter;
@@ -74,6 +74,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) head: Option<&'a HeadConfig>,
     /// Projections of the pooled vector.
     pub(crate) dense: &'a [Dense],
+    /// A pooler that only adapters' heads use.
+    pub(crate) pooler: Option<&'a encoder::Dense>,
 }
 
 /// An encoder's parameters; see [`crate::decoder::DecoderWeights`] for `T`.
@@ -92,6 +94,7 @@ pub(crate) struct EncoderWeights<T> {
     pub(super) final_norm: Option<Norm<T>>,
     pub(super) head: Option<Head<T>>,
     pub(super) dense: Vec<Linear<T>>,
+    pub(super) pooler: Option<Linear<T>>,
 }
 
 #[derive(Debug)]
@@ -118,7 +121,7 @@ pub(super) struct Head<T> {
 impl<T> EncoderWeights<T> {
     /// Takes every parameter, in the order of the computation.
     pub(crate) fn gather<E>(parts: Parts<'_>, take: &mut Take<'_, T, E>) -> Outcome<Self, E> {
-        let Parts { config, spelling, head, dense } = parts;
+        let Parts { config, spelling, head, dense, pooler } = parts;
         let (names, prefix) = (config.names, spelling.prefix);
         let mut table = |name: &str, rows: usize, width: usize| {
             take(Parameter::matrix(format!("{prefix}{name}.weight"), rows, width))
@@ -178,6 +181,12 @@ impl<T> EncoderWeights<T> {
                 Linear::gather(take, &part, dense.inputs, dense.bias)
             })
             .collect::<Outcome<_, E>>()?;
+        let pooler = pooler
+            .map(|pooler| {
+                let part = [(format!("{prefix}{}", pooler.name), pooler.width)];
+                Linear::gather(take, &part, config.hidden, pooler.bias)
+            })
+            .transpose()?;
         Ok(Self {
             words,
             positions,
@@ -190,6 +199,7 @@ impl<T> EncoderWeights<T> {
             final_norm,
             head,
             dense,
+            pooler,
         })
     }
 }

@@ -105,6 +105,21 @@ const GEMMA_MODULES: [(&str, &str); 13] = [
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
+/// With norms of both blocks' results alone, and of queries and of keys.
+const OLMO2_MODULES: [(&str, &str); 11] = [
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_output", "self_attn.o_proj"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
 /// With fused projections.
 const PHI3_MODULES: [(&str, &str); 6] = [
     ("attn_norm", "input_layernorm"),
@@ -146,7 +161,7 @@ static MIXTRAL: Architecture = Architecture {
     ..LLAMA
 };
 
-static ARCHITECTURES: [Architecture; 9] = [
+static ARCHITECTURES: [Architecture; 11] = [
     LLAMA,
     Architecture {
         name: "qwen2",
@@ -213,10 +228,25 @@ static ARCHITECTURES: [Architecture; 9] = [
         has_whole_norms: true,
         computes: &CAPS_AND_WINDOWS,
     },
+    Architecture {
+        name: "granite",
+        family: "GraniteForCausalLM",
+        extend: granite,
+        computes: &["attention.scale", "embedding_scale", "residual_scale", "logit_scale"],
+        ..LLAMA
+    },
+    Architecture {
+        name: "olmo2",
+        family: "Olmo2ForCausalLM",
+        extend: |_, _| Ok(()),
+        modules: &OLMO2_MODULES,
+        is_paired: false,
+        ..LLAMA
+    },
 ];
 
 /// What is served, as refusals say it.
-pub(super) const SERVED: &str = "; 'llama', 'qwen2', 'qwen3', 'qwen3moe', 'smollm3', 'phi3', 'gemma', 'gemma2' and 'gemma3' are";
+pub(super) const SERVED: &str = "; 'llama', 'qwen2', 'qwen3', 'qwen3moe', 'smollm3', 'phi3', 'gemma', 'gemma2', 'gemma3', 'granite' and 'olmo2' are";
 
 /// The architecture of that name, with experts or without, if it is served.
 pub(super) fn find(name: &str, has_experts: bool) -> Option<&'static Architecture> {
@@ -253,6 +283,23 @@ fn experts(keys: &Keys<'_>, json: &mut Map<String, Json>, count: &str) -> Result
     // One is the softmax; a file that does not say means it, too.
     if keys.count("expert_gating_func")?.is_some_and(|function| function != 1) {
         return keys.refuse("experts chosen by other than the softmax are not computed");
+    }
+    Ok(())
+}
+
+/// Multipliers; of queries the usual one where there is none.
+fn granite(keys: &Keys<'_>, json: &mut Map<String, Json>) -> Result<(), Error> {
+    (LLAMA.extend)(keys, json)?;
+    let head_dim = json["head_dim"].as_f64().unwrap_or(1.0);
+    for (theirs, ours, absent) in [
+        ("attention.scale", "attention_multiplier", 1.0 / head_dim.sqrt()),
+        ("embedding_scale", "embedding_multiplier", 1.0),
+        ("residual_scale", "residual_multiplier", 1.0),
+        ("logit_scale", "logits_scaling", 1.0),
+    ] {
+        let is_off = keys.get(theirs).is_some_and(super::config::is_off);
+        let by = if is_off { None } else { keys.float(theirs)? };
+        json.insert(ours.into(), by.map_or(absent, f64::from).into());
     }
     Ok(())
 }

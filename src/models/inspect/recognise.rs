@@ -1,7 +1,8 @@
 //! Whether files are a model at all, and what else they are.
 
 use crate::Error;
-use crate::config::CONFIG;
+use crate::config::encoder::families as encoders;
+use crate::config::{CONFIG, Head, families};
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::gguf;
 
@@ -46,6 +47,26 @@ pub(super) fn recognise(files: &Files) -> Result<(), Error> {
         }
     }
     Err(Error::UnknownKind { expected: EXPECTED, found: found(files) })
+}
+
+/// The one architecture that the configuration names; where it names none, what transformers would
+/// take for the type of model.
+pub(super) fn architecture(head: &Head) -> Result<String, Error> {
+    let names = head.architectures.as_deref().unwrap_or_default();
+    let model_type = head.model_type.as_deref();
+    let usual = |of| families::of_type(of).map(String::from).or_else(|| encoders::of_type(of));
+    match (names, model_type.and_then(usual)) {
+        ([name], _) => Ok(name.clone()),
+        ([], Some(usual)) => Ok(usual),
+        _ => {
+            let reason = format!(
+                "it names {} architectures (model_type {}); one is expected",
+                names.len(),
+                model_type.unwrap_or("absent")
+            );
+            Err(Error::config(CONFIG, reason))
+        }
+    }
 }
 
 /// The first few names, and how many more there are.

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use roundhouse_types::ArtefactId;
+use roundhouse_types::{ArtefactId, ModelId};
 use tokio::sync::oneshot;
 
 use super::{Owner, now};
@@ -16,6 +16,8 @@ pub(crate) enum Look {
     Whole { reply: oneshot::Sender<Snapshot> },
     /// The same where there are as few residents and copies as one part visits; else nothing.
     Few { reply: oneshot::Sender<Option<Snapshot>> },
+    /// Of residents and copies those of one model.
+    Of { model: ModelId, reply: oneshot::Sender<Snapshot> },
     /// What lies in memory.
     Holdings { reply: oneshot::Sender<Holdings> },
     /// All but residents and copies.
@@ -28,7 +30,7 @@ pub(crate) enum Look {
 
 impl<L: Loader> Owner<L> {
     pub(super) fn look(&mut self, look: Look) {
-        if matches!(look, Look::Whole { .. } | Look::Few { .. } | Look::Outline { .. }) {
+        if !matches!(look, Look::Holdings { .. } | Look::Residents { .. } | Look::Copies { .. }) {
             self.report_progress();
         }
         // An instant that is told twice is told the same.
@@ -41,6 +43,7 @@ impl<L: Loader> Owner<L> {
                 let snapshot = table.is_small().then(|| table.snapshot(clocks));
                 let _ = reply.send(snapshot);
             }
+            Look::Of { model, reply } => _ = reply.send(table.snapshot_of(&model, clocks)),
             Look::Holdings { reply } => _ = reply.send(table.holdings()),
             Look::Outline { reply } => _ = reply.send(table.outline(clocks)),
             Look::Residents { after, reply } => {

@@ -10,7 +10,7 @@ use super::Table;
 use super::copies::Stage;
 use super::event::Key;
 use super::sharing::whole;
-use super::state::{Job, Model, Purpose, Room, State};
+use super::state::{Job, Model, NextLook, Purpose, Room, State};
 use crate::decision::Departure;
 
 impl Table {
@@ -245,6 +245,12 @@ impl Table {
 
     fn check_copies(&self) {
         let copies = &self.copies;
+        let is_seen = match self.idle_copies {
+            NextLook::Now => true,
+            NextLook::At(looked) => self.first_idle_copy().is_none_or(|at| at >= looked),
+            NextLook::Never => self.first_idle_copy().is_none(),
+        };
+        assert!(is_seen, "no copy is unused for too long unseen");
         assert_eq!(
             copies.charged(),
             copies.together(),
@@ -311,17 +317,22 @@ impl Table {
     fn check_waiters(&self) {
         let offers = self.models.iter().filter(|(_, model)| model.offered.is_some()).count();
         assert_eq!(self.offers, offers, "what waits for an operator's word is counted");
-        let unfit = self.models.iter().filter(|(_, model)| model.unfit.is_some()).count();
-        assert_eq!(self.unfit, unfit, "what failed beside what serves is counted");
+        let unfit = self.models.iter().filter(|(_, model)| model.unfit.is_some());
+        let unfit: BTreeSet<_> = unfit.map(|(id, _)| id.clone()).collect();
+        assert_eq!(self.unfit, unfit, "what failed in place of what answers is listed");
+        let kept = self.models.iter().filter(|(_, model)| model.kept).map(|(id, _)| id);
+        assert_eq!(
+            kept.collect::<BTreeSet<_>>(),
+            self.kept.iter().collect::<BTreeSet<_>>(),
+            "keeps"
+        );
+        let held: BTreeSet<&Key> = self.residents.keys().filter(|key| self.is_held(key)).collect();
+        assert!(held == self.held(), "what a keep holds is found by its model or its adapters");
         let mut listed = 0;
         for (id, model) in self.models.iter() {
             listed += model.waiters.len() + model.refreshers.len() + model.unloaders.len();
             let serving = self.ready_keys(id);
             let ready = serving.len();
-            assert!(
-                model.unfit.is_none() || !model.residents.is_empty() || !model.jobs.is_empty(),
-                "what failed of {id} failed beside something"
-            );
             let version = serving.first().map(|key| &key.artefact.version);
             let is_same = |key: &Key| Some(&key.artefact.version) == version;
             assert!(serving.iter().all(is_same), "{id} serves one version");

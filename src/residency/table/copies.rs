@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{ArtefactId, Bytes, DeviceId, Footprint, ModelKind, SharedPart};
+use roundhouse_types::{
+    ArtefactId, Bytes, DeviceId, Footprint, ModelId, ModelKind, SharedPart, Version,
+};
 
 use super::ledger::{Freeing, Ledger};
 use super::sharing::with_shared;
@@ -138,6 +140,15 @@ impl Copies {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ArtefactId, &Entry)> {
         self.entries.iter()
+    }
+
+    /// Those of one model.
+    pub(super) fn of_model(&self, model: &ModelId) -> impl Iterator<Item = (&ArtefactId, &Entry)> {
+        // No version is before the empty one.
+        let first = ArtefactId { model: model.clone(), version: Version::from_digest("") };
+        let model = first.model.clone();
+        let from = self.entries.range::<ArtefactId, _>(first..);
+        from.take_while(move |(artefact, _)| artefact.model == model)
     }
 
     pub(super) fn artefacts(&self) -> Vec<ArtefactId> {

@@ -10,7 +10,7 @@ use roundhouse_types::{ArtefactId, Bytes, ModelId, ModelKind, Version};
 use super::Table;
 use super::copies::{Entry, Stage, Unloaded, copied};
 use super::event::{Effect, Key};
-use super::state::{Fetch, Job, State};
+use super::state::{Fetch, Job, NextLook, State};
 use crate::decision::{Action, Decided, Departure};
 use crate::loader::HostCopy;
 
@@ -30,6 +30,8 @@ impl Table {
             | Departure::Idle
             | Departure::Shrunk
             | Departure::Base => {}
+            // It lives: what died holds nothing of it, and may come back in the same version.
+            Departure::Died if why == Departure::Base => {}
             // Nobody is to serve it from here again, or it has done harm.
             Departure::Superseded
             | Departure::Deleted
@@ -100,6 +102,8 @@ impl Table {
     /// The unload of a resident that was to be demoted has ended.
     pub(super) fn demoted(&mut self, artefact: &ArtefactId, copy: Option<HostCopy>) {
         let is_coming = self.copies.get(artefact).is_some_and(|entry| entry.stage == Stage::Coming);
+        // Its time began with the unload.
+        self.idle_copies = NextLook::Now;
         match copy {
             Some(copy) => {
                 let bytes = copy.footprint.total();
@@ -165,6 +169,7 @@ impl Table {
         debug_assert!(entry.holds > 0, "the copy of {artefact} released more often than held");
         entry.holds = entry.holds.saturating_sub(1);
         entry.last_used = now;
+        self.idle_copies = NextLook::Now;
         self.leave_if_doomed(artefact);
     }
 
@@ -194,8 +199,7 @@ impl Table {
         if self.models.peek(model).is_none_or(|entry| entry.copies == 0) {
             return Vec::new();
         }
-        let theirs = self.copies.iter().filter(|(artefact, _)| artefact.model == *model);
-        theirs.map(|(artefact, _)| artefact.clone()).collect()
+        self.copies.of_model(model).map(|(artefact, _)| artefact.clone()).collect()
     }
 
     /// The copies of a model that would leave without waiting for a load that requests wait for.
@@ -301,6 +305,15 @@ impl Table {
         there.any(|key| self.residents.get(key).is_some_and(|r| r.state != State::Unloading))
     }
 
+    /// When it is to be looked whether a copy leaves because nobody loads from it.
+    pub(super) fn next_idle_copy(&self) -> Option<Instant> {
+        match self.idle_copies {
+            NextLook::Now => self.first_idle_copy(),
+            NextLook::At(at) => Some(at),
+            NextLook::Never => None,
+        }
+    }
+
     /// When the first copy leaves because nobody loads from it.
     pub(super) fn first_idle_copy(&self) -> Option<Instant> {
         self.shortest_idle()?;
@@ -311,7 +324,12 @@ impl Table {
 
     /// Copies that nobody loaded from for the idle time leave.
     pub(super) fn expire_copies(&mut self) {
-        if self.shortest_idle().is_none() {
+        let is_due = match self.idle_copies {
+            NextLook::Now => true,
+            NextLook::At(at) => at <= self.now,
+            NextLook::Never => false,
+        };
+        if !is_due || self.shortest_idle().is_none() {
             return;
         }
         let is_over = |(artefact, entry): &(&ArtefactId, &Entry)| {
@@ -321,6 +339,7 @@ impl Table {
         for artefact in idle.collect::<Vec<_>>() {
             self.discard(&artefact, Departure::Idle);
         }
+        self.idle_copies = self.first_idle_copy().map_or(NextLook::Never, NextLook::At);
     }
 
     fn copy_idle_until(&self, artefact: &ArtefactId, entry: &Entry) -> Option<Instant> {

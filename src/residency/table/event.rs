@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use roundhouse_types::{
-    ArtefactId, Bytes, DeviceId, EndpointName, Failure, Footprint, KvOrder, KvReport, ModelId,
-    TenantName, Tier, Version,
+    ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, KvOrder, KvReport,
+    ModelId, TenantName, Tier, Version,
 };
 use serde::Serialize;
 
@@ -84,6 +84,11 @@ pub(crate) enum Event {
     KeepChanged { model: ModelId, kept: bool },
     /// An operator chose the version to serve, or chose none any more.
     ChoiceChanged { model: ModelId, chosen: Option<Version> },
+    /// Somebody looked into the store: this is the version that it names, and what it holds in
+    /// place of one that can be served.
+    StoreSeen { named: ArtefactId, unfit: Option<(Version, Failure)> },
+    /// An endpoint is not served any more.
+    EndpointLeft { endpoint: EndpointName },
     /// A caller went away before it was answered.
     Cancelled { waiter: WaiterId },
     /// A lease ended.
@@ -210,4 +215,7 @@ pub struct RefreshReport {
     pub offered: Option<Version>,
     /// Whether an operator wants the model to stay.
     pub kept: bool,
+    /// What failed of the version in whose place this one answers, or would: kind and text.
+    #[serde(skip)]
+    pub unfit: Option<(ErrorKind, String)>,
 }

@@ -23,12 +23,12 @@ impl Table {
         if above > Bytes::ZERO && self.given_at_most(artefact) + grown < above {
             return Obstacle::Ceiling;
         }
+        let mut held = self.held();
+        held.retain(|key| key.artefact.model != artefact.model);
         let mut obstacle = Obstacle::Kept;
         for device in self.devices_for(job.kin()) {
-            let kept = self.residents.keys().filter(|key| {
-                key.device == device && key.artefact.model != artefact.model && self.is_held(key)
-            });
-            let kept: Vec<&Key> = kept.collect();
+            let kept = held.iter().filter(|key| key.device == device);
+            let kept: Vec<&Key> = kept.copied().collect();
             let grown = self.grown(|key| kept.contains(&key));
             let kept = kept.iter().map(|key| &key.artefact);
             let least = own + self.ledger.together(device, kept, &job.shared).saturating_sub(grown);

@@ -104,11 +104,7 @@ impl Table {
         if !self.admit(waiter, model, hold_until, purpose) {
             return;
         }
-        if std::mem::replace(&mut self.model_mut(model).kept, false) {
-            for base in self.bases_of(model) {
-                self.bases.keep_changed(&base, false);
-            }
-        }
+        self.set_kept(model, false);
         self.model_mut(model).unloaders.insert(waiter);
         for key in leaving {
             self.drain(&key, Departure::Requested, None);
@@ -149,15 +145,27 @@ impl Table {
     }
 
     pub(super) fn keep_changed(&mut self, model: &ModelId, kept: bool) {
-        if self.is_kept(model) != kept {
-            self.model_mut(model).kept = kept;
-            for base in self.bases_of(model) {
-                self.bases.keep_changed(&base, kept);
-            }
+        if self.set_kept(model, kept) {
             // One that was kept may have been unused for long.
             self.idle_from = None;
             self.decide(Decided::about(model, Action::Keep { kept }));
         }
+    }
+
+    /// Says whether that is news.
+    fn set_kept(&mut self, model: &ModelId, kept: bool) -> bool {
+        if self.is_kept(model) == kept {
+            return false;
+        }
+        self.model_mut(model).kept = kept;
+        match kept {
+            true => self.kept.insert(model.clone()),
+            false => self.kept.remove(model),
+        };
+        for base in self.bases_of(model) {
+            self.bases.keep_changed(&base, kept);
+        }
+        true
     }
 
     pub(super) fn budget_changed(&mut self, device: DeviceId, budget: Bytes) {

@@ -1,6 +1,7 @@
 //! Replicas: when a model is served from one more device, what that may cost others, and that
 //! a replica is the first to leave.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, Failure, ModelId};
@@ -151,6 +152,14 @@ impl Table {
     /// is on stays with it.
     pub(super) fn is_held(&self, key: &Key) -> bool {
         (self.is_kept(&key.artefact.model) && !self.has_twin(key)) || self.bases.is_kept(key)
+    }
+
+    /// All residents that a keep holds.
+    pub(super) fn held(&self) -> BTreeSet<&Key> {
+        let models = self.kept.iter().filter_map(|model| self.models.peek(model));
+        let theirs = models.flat_map(|entry| &entry.residents);
+        let bases = self.bases.keys().filter_map(|base| self.residents.key(base));
+        theirs.chain(bases).filter(|key| self.is_held(key)).collect()
     }
 
     /// Whether this is the load of a replica: nobody waits for it.

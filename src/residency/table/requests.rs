@@ -6,7 +6,7 @@ use roundhouse_types::{Failure, ModelId, TenantName, Tier};
 
 use super::Table;
 use super::event::{Effect, Grant, Key, LoadReport, Report, WaiterId};
-use super::state::{Model, Purpose, State, Waiter};
+use super::state::{Purpose, State, Waiter};
 use crate::error::Error;
 
 impl Table {
@@ -104,10 +104,6 @@ impl Table {
 
     /// Answers a model's waiters from its resident, or sees to it that there will be one.
     pub(super) fn serve(&mut self, model: &ModelId) {
-        let nothing = |entry: &Model| entry.residents.is_empty() && entry.jobs.is_empty();
-        if self.models.peek(model).is_some_and(nothing) {
-            self.fit_again(model, None);
-        }
         let Some(entry) = self.models.peek(model) else {
             return;
         };

@@ -4,7 +4,7 @@ use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint
 
 use super::Table;
 use super::event::{Effect, RefreshReport, Report, WaiterId};
-use super::state::{Fetch, Job, Purpose, Resolving, Room, State, Trouble, pause};
+use super::state::{Fetch, Job, Purpose, Resolving, Room, State, Trouble, Unfit, pause};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
 use crate::loader::Resolution;
@@ -72,10 +72,10 @@ impl Table {
         }
         match result {
             Ok(resolution) => {
-                let (version, standing) = (resolution.version.clone(), resolution.standing.clone());
+                let version = resolution.version.clone();
+                let artefact = ArtefactId { model: model.clone(), version };
+                self.note_fitness(&artefact, &resolution.standing);
                 self.resolved(model, &resolving, resolution, asked);
-                // What failed is told beside what serves, or is on its way since then.
-                self.note_fitness(&ArtefactId { model: model.clone(), version }, &standing);
             }
             Err(failure) => self.unresolved(model, &resolving, &failure, asked),
         }
@@ -105,8 +105,11 @@ impl Table {
         };
         let is_wanted = resolving.load || !entry.waiters.is_empty() || self.bases.is_awaited(model);
         if is_wanted && self.ready(model).is_none() && entry.jobs.is_empty() {
-            if failure.kind() == ErrorKind::ModelNotFound && self.drains_deleted(model) {
-                self.discard_others(model, None, Departure::Deleted);
+            if failure.kind() == ErrorKind::ModelNotFound {
+                self.fit_again(model, None);
+                if self.drains_deleted(model) {
+                    self.discard_others(model, None, Departure::Deleted);
+                }
             }
             self.trouble(model, None, failure, false, Stage::Resolve);
             self.refuse_waiters(model, failure);
@@ -351,6 +354,10 @@ impl Table {
             serving: self.ready(&waiter.model).map(|key| key.artefact.version.clone()),
             offered: entry.and_then(|entry| entry.offered.clone()),
             kept: entry.is_some_and(|entry| entry.kept),
+            unfit: entry
+                .and_then(|entry| entry.unfit.as_ref())
+                .filter(|unfit| unfit.version.as_ref() != Some(version))
+                .map(Unfit::told),
         });
         self.effects.push(Effect::Report { waiter: id, report });
     }

@@ -20,8 +20,8 @@ struct Walk {
     underway: Underway,
     /// The effects that were seen before or give nothing.
     seen: usize,
-    /// Loads that wait for room that will come.
-    blocked: Vec<ArtefactId>,
+    /// Loads that wait for room, and whether it will come, where that was asked.
+    blocked: Vec<(ArtefactId, Option<bool>)>,
     /// The least that could not be promised since something was last given, to handlers or
     /// other models, and why.
     least: Option<(Kin, Bytes, Obstacle)>,
@@ -96,10 +96,7 @@ impl Table {
         if walk.is_held_back && job.evict && !job.is_whole() && !self.fits_free(artefact) {
             return;
         }
-        let bound = self.config.collation.overtaken_at_most;
-        let is_full = |job: &Job| job.overtaken >= bound;
-        let must_wait =
-            job.evict && walk.blocked.iter().any(|first| self.jobs.get(first).is_some_and(is_full));
+        let must_wait = job.evict && self.is_held_up(walk);
         let (kin, bytes) = (job.kin(), whole(job));
         let is_plain = job.evict && self.is_plain(artefact, job);
         let known =
@@ -117,12 +114,22 @@ impl Table {
         walk.seen += self.effects.len() - before;
         // What only an operator can clear holds nobody else up.
         let is_first = matches!(obstacle, Obstacle::Pools | Obstacle::InUse | Obstacle::OverBudget);
-        if is_first && is_wanted && (known.is_some() || self.could_come(artefact)) {
-            walk.blocked.push(artefact.clone());
+        if is_first && is_wanted {
+            walk.blocked.push((artefact.clone(), known.map(|_| true)));
         }
         if is_plain && known.is_none() && !must_wait {
             walk.least = Some((kin, bytes, obstacle));
         }
+    }
+
+    /// Whether a load before was passed by often enough, and its room will come: a look over all
+    /// residents, so it is asked of few, and once in a walk.
+    fn is_held_up(&self, walk: &mut Walk) -> bool {
+        let bound = self.config.collation.overtaken_at_most;
+        walk.blocked.iter_mut().any(|(first, comes)| {
+            self.jobs.get(first).is_some_and(|job| job.overtaken >= bound)
+                && *comes.get_or_insert_with(|| self.could_come(first))
+        })
     }
 
     /// Whether what a load can be promised depends on its size alone.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roundhouse_types::{ArtefactId, ErrorKind, ModelId};
+use roundhouse_types::{ArtefactId, ErrorKind, ModelId, count, count_that};
 
 use super::Table;
 use super::state::State;
@@ -39,12 +39,13 @@ impl Table {
             return (self.progress(model).0.to_string(), None);
         }
         let kept = if entry.kept { "; kept once it is loaded" } else { "" };
-        (format!("not loaded{}{kept}", self.beside(model)), None)
+        let told = format!("not loaded{}{}{kept}", self.beside(model), self.unfit_told(model));
+        (told, None)
     }
 
     /// What there is of a model beside its devices.
     fn beside(&self, model: &ModelId) -> &'static str {
-        let mut copies = self.copies.iter().filter(|(artefact, _)| artefact.model == *model);
+        let mut copies = self.copies.of_model(model);
         let is_there = copies.any(|(artefact, _)| self.copies.is_usable(artefact));
         if is_there { "; a copy is in host memory" } else { "" }
     }
@@ -55,17 +56,17 @@ impl Table {
         };
         let idle = self.now.saturating_duration_since(resident.last_used).as_secs();
         let mut sentence = format!(
-            "serves on {}, version {}, takes {}, {} leases held, last used {idle} s ago, {}",
+            "serves on {}, version {}, takes {}, {} held, last used {idle} s ago, {}",
             key.device,
             short(&key.artefact.version),
             resident.footprint.total(),
-            resident.leases,
+            count(resident.leases, "lease"),
             self.demand(&key.artefact.model),
         );
         for (other, resident) in self.all_ready(&key.artefact.model) {
             if other != key {
-                let (device, leases) = (other.device, resident.leases);
-                sentence.push_str(&format!("; also on {device}, {leases} leases held"));
+                let (device, leases) = (other.device, count(resident.leases, "lease"));
+                sentence.push_str(&format!("; also on {device}, {leases} held"));
             }
         }
         if let Some(base) = &resident.base {
@@ -73,19 +74,9 @@ impl Table {
         }
         match self.bases.count(key) {
             0 => {}
-            adapters => sentence.push_str(&format!("; {adapters} adapters on it")),
+            adapters => sentence.push_str(&format!("; {} on it", count(adapters, "adapter"))),
         }
-        let unfit = self.models.peek(&key.artefact.model).and_then(|it| it.unfit.as_ref());
-        if let Some(unfit) = unfit {
-            let since = self.now.saturating_duration_since(unfit.since).as_secs();
-            let what = match &unfit.version {
-                Some(version) => {
-                    format!("another version, {}, failed {since} s ago", short(version))
-                }
-                None => format!("its newest version cannot be told for {since} s"),
-            };
-            sentence.push_str(&format!("; {what}: {}", unfit.reason));
-        }
+        sentence.push_str(&self.unfit_told(&key.artefact.model));
         if self.is_kept(&key.artefact.model) {
             sentence.push_str("; kept");
         }
@@ -93,6 +84,18 @@ impl Table {
             sentence.push_str(&format!("; to leave for {claim}"));
         }
         sentence
+    }
+
+    /// What failed of a version in whose place another one answers, or would.
+    fn unfit_told(&self, model: &ModelId) -> String {
+        let unfit = self.models.peek(model).and_then(|entry| entry.unfit.as_ref());
+        let Some(unfit) = unfit else { return String::new() };
+        let since = self.now.saturating_duration_since(unfit.since).as_secs();
+        let what = match &unfit.version {
+            Some(version) => format!("another version, {}, failed {since} s ago", short(version)),
+            None => format!("its newest version cannot be told for {since} s"),
+        };
+        format!("; {what}: {}", unfit.failure)
     }
 
     /// Where a load stands among those that wait.
@@ -104,10 +107,11 @@ impl Table {
         if let Some(device) = self.jobs.get(artefact).and_then(|job| job.device()) {
             sentence.push_str(&format!(" to {device}"));
         }
-        sentence.push_str(&format!("; {place} of {} loads, {waiting} requests wait", order.len()));
+        let waiting = count_that(waiting, "request", ["waits", "wait"]);
+        sentence.push_str(&format!("; {place} of {}, {waiting}", count(order.len(), "load")));
         let overtaken = self.jobs.get(artefact).map_or(0, |job| job.overtaken);
         if overtaken > 0 {
-            sentence.push_str(&format!(", passed by {overtaken} later ones"));
+            sentence.push_str(&format!(", passed by {}", count(overtaken, "later one")));
         }
         let job = self.jobs.get(artefact);
         sentence.extend(job.and_then(|job| self.pace_told(job)));

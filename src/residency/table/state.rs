@@ -40,7 +40,7 @@ pub(super) struct Model {
     pub(super) by: Authority,
     /// The version in the store, where that is another one.
     pub(super) offered: Option<Version>,
-    /// What failed beside what serves, or is on its way.
+    /// What failed beside what serves or is on its way, or was found in the store in place of it.
     pub(super) unfit: Option<Unfit>,
     /// The store said that it holds the model no more, and that was told.
     pub(super) deleted: bool,
@@ -110,13 +110,21 @@ impl Trouble {
     }
 }
 
-/// What failed while a version serves or is on its way. It informs: it keeps nobody from trying.
+/// What failed of a version in whose place another one answers, or would. It informs: it keeps nobody
+/// from trying.
 #[derive(Debug, Clone)]
 pub(super) struct Unfit {
     /// `None` where no version was named; it may be the one that serves.
     pub(super) version: Option<Version>,
-    pub(super) reason: String,
+    pub(super) failure: Failure,
     pub(super) since: Instant,
+}
+
+impl Unfit {
+    /// The failure as operators are told it.
+    pub(super) fn told(&self) -> (ErrorKind, String) {
+        (self.failure.kind(), self.failure.message().to_owned())
+    }
 }
 
 /// How long to pause after the `attempts`-th failure in a row.
@@ -327,6 +335,16 @@ pub(super) enum State {
     Ready,
     Draining(Departure),
     Unloading,
+}
+
+/// When it is to be looked again whether something was unused for too long: a look goes over all of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum NextLook {
+    /// Something has changed since the last look.
+    #[default]
+    Now,
+    At(Instant),
+    Never,
 }
 
 /// How a resident came to its device.

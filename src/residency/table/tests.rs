@@ -23,5 +23,6 @@ mod rest;
 mod sentences;
 mod sharing;
 mod versions;
+mod wishes;
 mod witness;
 mod world;

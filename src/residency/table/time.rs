@@ -6,7 +6,7 @@ use roundhouse_types::ArtefactId;
 
 use super::Table;
 use super::event::Key;
-use super::state::{Room, State};
+use super::state::{Resident, Room, State};
 use crate::decision::Departure;
 
 impl Table {
@@ -20,7 +20,7 @@ impl Table {
             None if self.shortest_idle().is_some() => self.first_idle(),
             known => known,
         };
-        [deadline, job, idle, self.first_of_age(), self.first_idle_copy()]
+        [deadline, job, idle, self.first_of_age(), self.next_idle_copy()]
             .into_iter()
             .flatten()
             .min()
@@ -46,8 +46,11 @@ impl Table {
         if let Some(ttl) = self.shortest_idle()
             && self.idle_from.is_none_or(|at| at <= self.now)
         {
-            let is_over = |key: &&Key| self.idle_until(key).is_some_and(|at| at <= self.now);
-            let idle: Vec<Key> = self.residents.keys().filter(is_over).cloned().collect();
+            let is_over = |(key, resident): &(&Key, &Resident)| {
+                self.unused_until(resident).is_some_and(|at| at <= self.now) && self.may_idle(key)
+            };
+            let idle = self.residents.iter().filter(is_over).map(|(key, _)| key.clone());
+            let idle: Vec<Key> = idle.collect();
             for key in idle {
                 // Of a kept model's idle residents the last one stays.
                 if self.idle_until(&key).is_none() {
@@ -71,7 +74,11 @@ impl Table {
 
     /// When the first resident leaves because nobody uses it.
     pub(super) fn first_idle(&self) -> Option<Instant> {
-        self.residents.keys().filter_map(|key| self.idle_until(key)).min()
+        self.residents.iter().fold(None::<Instant>, |first, (key, resident)| {
+            // What keeps one from leaving is asked of few: those that would be the first.
+            let at = self.unused_until(resident).filter(|at| first.is_none_or(|it| *at < it));
+            at.filter(|_| self.may_idle(key)).or(first)
+        })
     }
 
     fn is_one_of_several_kept(&self) -> bool {
@@ -84,13 +91,22 @@ impl Table {
 
     /// When a resident leaves because nobody uses it.
     fn idle_until(&self, key: &Key) -> Option<Instant> {
-        let resident = self.residents.get(key)?;
+        let at = self.unused_until(self.residents.get(key)?)?;
+        self.may_idle(key).then_some(at)
+    }
+
+    /// When a resident will have been unused for too long, whatever keeps it there.
+    fn unused_until(&self, resident: &Resident) -> Option<Instant> {
         let ttl = resident.idle_ttl.or(self.config.idle_ttl)?;
-        let is_idle = resident.state == State::Ready
-            && resident.leases == 0
-            && !self.bases.is_used(key)
-            && !self.bases.is_awaited(&key.artefact.model);
-        (is_idle && !self.is_held(key)).then(|| resident.last_used + ttl)
+        let is_idle = resident.state == State::Ready && resident.leases == 0;
+        is_idle.then(|| resident.last_used + ttl)
+    }
+
+    /// Whether nothing keeps a resident that nobody uses.
+    fn may_idle(&self, key: &Key) -> bool {
+        !self.bases.is_used(key)
+            && !self.bases.is_awaited(&key.artefact.model)
+            && !self.is_held(key)
     }
 
     /// When the next young resident becomes a possible victim, while a load wants room.

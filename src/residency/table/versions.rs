@@ -1,7 +1,7 @@
 //! Versions beside the one that serves: what the store offers or has no more, what an
 //! operator chose, and loads that come too late.
 
-use roundhouse_types::{ArtefactId, Bytes, Failure, ModelId, Version};
+use roundhouse_types::{ArtefactId, Bytes, EndpointName, Failure, ModelId, Version};
 
 use super::Table;
 use super::event::{Key, WaiterId};
@@ -43,13 +43,7 @@ impl Table {
     pub(super) fn note_fitness(&mut self, artefact: &ArtefactId, standing: &Standing) {
         let model = &artefact.model;
         if let Some((version, failure)) = &standing.unfit {
-            if self.failed_beside(model, Some(version), failure) {
-                let reason = failure.message().to_owned();
-                let mut decided = Decided::about(model, Action::Unfit { reason });
-                decided.version = Some(version.clone());
-                self.decide(decided.with_kind(failure));
-            }
-            return;
+            return self.found_unfit(model, version, failure);
         }
         let is_chosen = standing.by == Authority::Operator;
         let offered = match &standing.store {
@@ -67,40 +61,88 @@ impl Table {
         }
     }
 
-    /// A version failed, or none was named, while another serves or is on its way. Says whether that
-    /// is news.
+    /// The store holds this in place of a version that can be served, loaded or not.
+    fn found_unfit(&mut self, model: &ModelId, version: &Version, failure: &Failure) {
+        let serves = self.ready(model).is_some_and(|key| key.artefact.version == *version);
+        if !serves && self.note_unfit(model, Some(version), failure) {
+            let reason = failure.message().to_owned();
+            let mut decided = Decided::about(model, Action::Unfit { reason });
+            decided.version = Some(version.clone());
+            self.decide(decided.with_kind(failure));
+        }
+    }
+
+    /// Somebody looked at what the store holds of a model: the version that it names, and what it
+    /// holds in place of one.
+    pub(super) fn store_seen(&mut self, named: &ArtefactId, unfit: Option<(Version, Failure)>) {
+        let model = &named.model;
+        if let Some((version, failure)) = unfit {
+            return self.found_unfit(model, &version, &failure);
+        }
+        // Whether the one that is named can be served was not looked at.
+        let before = self.models.peek(model).and_then(|entry| entry.unfit.as_ref());
+        let before = before.and_then(|unfit| unfit.version.as_ref());
+        if before.is_some_and(|version| *version != named.version) {
+            self.set_unfit(model, None);
+        }
+    }
+
+    /// An endpoint is gone: nothing of what stores hold of its models is news any more.
+    pub(super) fn endpoint_left(&mut self, endpoint: &EndpointName) {
+        let theirs = self.models.iter().filter(|(model, entry)| {
+            model.endpoint == *endpoint && (entry.unfit.is_some() || entry.offered.is_some())
+        });
+        for model in theirs.map(|(model, _)| model.clone()).collect::<Vec<_>>() {
+            self.set_unfit(&model, None);
+            self.offer(&model, None);
+        }
+    }
+
+    /// A version failed, or none was named, while another serves or is on its way.
     pub(super) fn failed_beside(
         &mut self,
         model: &ModelId,
         version: Option<&Version>,
         failure: &Failure,
-    ) -> bool {
+    ) {
         let is_other = |artefact: &ArtefactId| Some(&artefact.version) != version;
         let entry = self.models.peek(model);
         let is_beside = match self.ready(model) {
             Some(key) => is_other(&key.artefact),
             None => entry.is_some_and(|entry| entry.jobs.iter().any(is_other)),
         };
-        let before = entry.and_then(|entry| entry.unfit.as_ref());
+        if is_beside {
+            self.note_unfit(model, version, failure);
+        }
+    }
+
+    /// Says whether it is news. The time of what was known before stays.
+    fn note_unfit(
+        &mut self,
+        model: &ModelId,
+        version: Option<&Version>,
+        failure: &Failure,
+    ) -> bool {
+        let before = self.models.peek(model).and_then(|entry| entry.unfit.as_ref());
         let before = before.filter(|it| it.version.as_ref() == version);
-        if !is_beside || before.is_some_and(|it| it.reason == failure.message()) {
+        if before.is_some_and(|it| it.failure.message() == failure.message()) {
             return false;
         }
         let since = before.map_or(self.now, |it| it.since);
-        let (version, reason) = (version.cloned(), failure.message().to_owned());
-        self.set_unfit(model, Some(Unfit { version, reason, since }));
+        let (version, failure) = (version.cloned(), failure.clone());
+        self.set_unfit(model, Some(Unfit { version, failure, since }));
         true
     }
 
     fn set_unfit(&mut self, model: &ModelId, unfit: Option<Unfit>) {
-        let is_set = unfit.is_some();
-        let before = std::mem::replace(&mut self.model_mut(model).unfit, unfit);
-        self.unfit += usize::from(is_set);
-        self.unfit -= usize::from(before.is_some());
+        match unfit.is_some() {
+            true => self.unfit.insert(model.clone()),
+            false => self.unfit.remove(model),
+        };
+        self.model_mut(model).unfit = unfit;
     }
 
-    /// A version serves from now on, or the last one of its model is gone, on its way too: what
-    /// failed beside the ones before is past.
+    /// A version serves from now on, or the store holds none any more: what failed is past.
     pub(super) fn fit_again(&mut self, model: &ModelId, serving: Option<&Version>) {
         let unfit = self.models.peek(model).and_then(|entry| entry.unfit.as_ref());
         let Some(unfit) = unfit else { return };

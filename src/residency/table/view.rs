@@ -8,7 +8,7 @@ use super::Table;
 use super::copies::{Entry, Stage};
 use super::elastic::Flow;
 use super::event::Key;
-use super::state::{Fetch, Resident, Room, State};
+use super::state::{Fetch, Resident, Room, State, Unfit};
 use crate::holdings::{DeviceHoldings, Held, Holdings, HostHoldings};
 use crate::snapshot::{
     Clocks, CopySnapshot, CopyState, DeviceSnapshot, FailedSnapshot, FailedState, HostSnapshot,
@@ -33,7 +33,7 @@ pub(crate) struct Levels {
     pub(crate) waiters: usize,
     /// Models of which the store holds a version that waits for an operator's word.
     pub(crate) offers: usize,
-    /// Models that serve, or are on their way, while another version failed.
+    /// Models of which a version failed in whose place another one answers, or would.
     pub(crate) unfit: usize,
 }
 
@@ -76,8 +76,13 @@ impl Table {
             pools: self.flow,
             waiters: self.waiters.len(),
             offers: self.offers,
-            unfit: self.unfit,
+            unfit: self.unfit.len(),
         }
+    }
+
+    /// All devices.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        self.ledger.devices()
     }
 
     /// What residents may take on all devices.
@@ -94,6 +99,24 @@ impl Table {
         }
         if let Some(host) = &mut snapshot.host {
             let copies = self.copies.iter();
+            host.copies =
+                copies.filter_map(|(id, it)| self.copy_snapshot(id, it, clocks)).collect();
+        }
+        snapshot
+    }
+
+    /// The same of one model's residents and copies alone.
+    pub(crate) fn snapshot_of(&self, model: &ModelId, clocks: &Clocks) -> Snapshot {
+        let mut snapshot = self.outline(clocks);
+        let keys = self.models.peek(model).into_iter().flat_map(|entry| &entry.residents);
+        for (key, resident) in keys.filter_map(|key| Some((key, self.residents.get(key)?))) {
+            let mut devices = snapshot.devices.iter_mut();
+            if let Some(device) = devices.find(|device| device.id == key.device) {
+                device.residents.push(self.resident_snapshot(key, resident, clocks));
+            }
+        }
+        if let Some(host) = &mut snapshot.host {
+            let copies = self.copies.of_model(model);
             host.copies =
                 copies.filter_map(|(id, it)| self.copy_snapshot(id, it, clocks)).collect();
         }
@@ -156,6 +179,7 @@ impl Table {
             waiters: self.waiters.len(),
             loads: self.load_snapshots(),
             failed: self.failed_snapshots(clocks),
+            unfit: self.unfit_snapshots(clocks),
         }
     }
 
@@ -211,11 +235,7 @@ impl Table {
             leases: resident.leases,
             kept: self.is_kept(&key.artefact.model),
             offered: model.and_then(|it| it.offered.clone()),
-            unfit: unfit.map(|it| UnfitSnapshot {
-                version: it.version.clone(),
-                reason: it.reason.clone(),
-                since: clocks.rfc3339(it.since),
-            }),
+            unfit: unfit.map(|it| it.shown(clocks)),
             last_used: clocks.rfc3339(resident.last_used),
         }
     }
@@ -285,6 +305,16 @@ impl Table {
         .collect()
     }
 
+    /// What failed of models of which nothing serves.
+    fn unfit_snapshots(&self, clocks: &Clocks) -> Vec<(ModelId, UnfitSnapshot)> {
+        let idle = self.unfit.iter().filter(|model| self.ready(model).is_none());
+        let shown = idle.take(FAILED_SHOWN).filter_map(|model| {
+            let unfit = self.models.peek(model)?.unfit.as_ref()?;
+            Some((model.clone(), unfit.shown(clocks)))
+        });
+        shown.collect()
+    }
+
     /// The latest failures. Names that the store does not know are left out: anybody can
     /// make up as many as they like.
     fn failed_snapshots(&self, clocks: &Clocks) -> Vec<FailedSnapshot> {
@@ -324,6 +354,16 @@ impl Table {
         let mut failed: Vec<_> = failed.collect();
         failed.sort();
         self.failed = failed.into_iter().take(FAILED_NOTED / 2).map(|(_, id)| id).collect();
+    }
+}
+
+impl Unfit {
+    fn shown(&self, clocks: &Clocks) -> UnfitSnapshot {
+        UnfitSnapshot {
+            version: self.version.clone(),
+            reason: self.failure.message().to_owned(),
+            since: clocks.rfc3339(self.since),
+        }
     }
 }
 

@@ -76,8 +76,8 @@ mod tests {
         assert_eq!(list(names.into_iter()), "a,b,e\\\"f");
         let many = (0..NAMES_MAX * 4).map(|at| at.to_string());
         assert_eq!(list(many).split(',').count(), NAMES_MAX);
-        let nothing =
-            Snapshot { devices: vec![], host: None, waiters: 0, loads: vec![], failed: vec![] };
+        let (devices, loads, failed, unfit) = (vec![], vec![], vec![], vec![]);
+        let nothing = Snapshot { devices, host: None, waiters: 0, loads, failed, unfit };
         let told = line(&nothing, false, 7.5);
         let wanted = "vllm:lora_requests_info{max_lora=\"0\",running_lora_adapters=\"\",\
                       waiting_lora_adapters=\"\"} 7.5\n";

@@ -10,6 +10,7 @@ use roundhouse_types::{ArtefactId, ErrorKind, Failure, ModelId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::asked::Fields;
 use super::spelling::explained;
 use super::{Admin, Meant, Refusal};
 
@@ -36,7 +37,7 @@ pub(super) struct Unload {
 
 pub(super) async fn load(
     State(admin): State<Arc<Admin>>,
-    Json(asked): Json<Load>,
+    Json(Fields(asked)): Json<Fields<Load>>,
 ) -> Result<Json<Value>, Refusal> {
     let Load { endpoint, target, force } = asked;
     let model = admin.model(&Meant { endpoint, target })?;
@@ -53,7 +54,7 @@ pub(super) async fn load(
 
 pub(super) async fn unload(
     State(admin): State<Arc<Admin>>,
-    Json(asked): Json<Unload>,
+    Json(Fields(asked)): Json<Fields<Unload>>,
 ) -> Result<Json<Value>, Refusal> {
     let Unload { endpoint, target, purge } = asked;
     let model = admin.model(&Meant { endpoint, target })?;
@@ -113,7 +114,7 @@ pub(super) async fn must_exist(admin: &Admin, model: &ModelId) -> Result<(), Fai
 
 pub(super) async fn keep(
     State(admin): State<Arc<Admin>>,
-    Json(meant): Json<Meant>,
+    Json(Fields(meant)): Json<Fields<Meant>>,
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
     if let Err(failure) = must_exist(&admin, &model).await {
@@ -125,7 +126,7 @@ pub(super) async fn keep(
 
 pub(super) async fn release(
     State(admin): State<Arc<Admin>>,
-    Json(meant): Json<Meant>,
+    Json(Fields(meant)): Json<Fields<Meant>>,
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
     if let Err(failure) = must_exist(&admin, &model).await {

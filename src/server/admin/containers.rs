@@ -5,6 +5,8 @@ use roundhouse_residency::rfc3339;
 use roundhouse_types::{DeviceId, EndpointName, ModelId};
 use serde_json::{Value, json};
 
+use crate::error::count;
+
 /// Looks at all of them.
 pub(crate) type ContainersFn = Box<dyn Fn() -> Vec<Shown> + Send + Sync>;
 
@@ -80,9 +82,11 @@ impl Shown {
             said.push_str(&format!(", at {address}"));
         }
         if let Some(process) = process {
-            said.push_str(&format!(", process {process}, started again {restarts} times"));
+            let times = count(*restarts, "time");
+            said.push_str(&format!(", process {process}, started again {times}"));
         }
-        said.push_str(&format!(", {in_flight} of {max_in_flight} requests under way"));
+        let most = count(*max_in_flight, "request");
+        said.push_str(&format!(", {in_flight} of {most} under way"));
         if let Some(last) = last {
             let (message, at) = (&last.message, rfc3339(last.at));
             said.push_str(&format!("; failed last at {at}: {message}"));

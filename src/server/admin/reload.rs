@@ -3,20 +3,27 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use roundhouse_types::{ErrorKind, Failure};
 
+use super::asked::{Bare, Nothing};
 use super::{Admin, Refusal};
 use crate::app::{Reading, Reload};
 
-/// `GET /admin/v1/reload`: the last reading that changed something or failed.
-pub(super) async fn last(State(admin): State<Arc<Admin>>) -> Result<Json<Reading>, Refusal> {
+/// `GET /admin/v1/reload`: the last reading.
+pub(super) async fn last(
+    State(admin): State<Arc<Admin>>,
+    Query(_): Query<Nothing>,
+) -> Result<Json<Reading>, Refusal> {
     Ok(Json((*watch(&admin)?.last()).clone()))
 }
 
 /// `POST /admin/v1/reload`: reads the file now. Faults are in the answer, which is no error: the
 /// server goes on with what it had.
-pub(super) async fn reload(State(admin): State<Arc<Admin>>) -> Result<Json<Reading>, Refusal> {
+pub(super) async fn reload(
+    State(admin): State<Arc<Admin>>,
+    _: Bare,
+) -> Result<Json<Reading>, Refusal> {
     Ok(Json(watch(&admin)?.now().await?))
 }
 

@@ -29,6 +29,10 @@ pub(super) fn of(endpoint: &EndpointName, snapshot: &Snapshot) -> BTreeMap<Targe
         let model = models.entry(failed.target.clone()).or_default();
         (model.state, model.failure) = (Some(json!(failed.state)), Some(failed.message.clone()));
     }
+    for (model, unfit) in snapshot.unfit.iter().filter(|(it, _)| it.endpoint == *endpoint) {
+        let model = models.entry(model.target.clone()).or_default();
+        model.failure.get_or_insert_with(|| unfit.reason.clone());
+    }
     let residents = || {
         let all = snapshot
             .devices

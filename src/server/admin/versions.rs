@@ -8,14 +8,15 @@ use axum::extract::{Query, State};
 use roundhouse_residency::{
     CopyState, LoadOptions, RefreshReport, ResidentState, Snapshot, UnfitSnapshot, rfc3339,
 };
-use roundhouse_store::{ChosenBy, Freshness};
-use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, Version};
+use roundhouse_store::{ChosenBy, Freshness, PassedOver};
+use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::asked::Fields;
 use super::{Admin, Meant, Refusal};
 use crate::config::Update;
-use crate::loader::{Wish, overtaken};
+use crate::loader::{Wish, damage, doubt, lacking, overtaken};
 
 /// So many digits of a version are taken for it.
 const DIGITS_MIN: usize = 6;
@@ -33,8 +34,10 @@ pub(super) struct Use {
 #[derive(Debug, Default, Serialize)]
 struct Row {
     version: String,
-    /// Whether it is what the store holds now.
+    /// Whether it is what the store holds now, whole.
     in_store: bool,
+    /// Whether the store holds it, and not whole or not known to be.
+    in_part: bool,
     /// What the store has of it, in bytes.
     store_bytes: Option<Bytes>,
     /// What it takes on disk, where it is whole there.
@@ -65,26 +68,31 @@ pub(super) async fn versions(
     let rule = admin.loader.rule(&model.endpoint);
     let in_store = admin.loader.look(&model, Freshness::Fresh).await;
     let mut rows: BTreeMap<Version, Row> = BTreeMap::new();
+    let on_disk = admin.loader.on_disk(&model);
+    let passed = admin.loader.passed_over(&model).await;
     if let Ok(artefact) = &in_store {
-        let row = rows.entry(artefact.id.version.clone()).or_default();
-        (row.in_store, row.store_bytes) = (true, Some(artefact.bytes));
+        let version = &artefact.id.version;
+        let row = rows.entry(version.clone()).or_default();
+        // In place of what is passed over one on disk answers, whatever the store has of it.
+        if passed.is_none() || on_disk.iter().all(|found| found.version != *version) {
+            (row.in_store, row.store_bytes) = (true, Some(artefact.bytes));
+        }
+        note_seen(&admin, &artefact.id, passed.as_deref()).await?;
     }
-    for found in admin.loader.on_disk(&model) {
+    for found in on_disk {
         let row = rows.entry(found.version).or_default();
         row.disk_bytes = Some(found.bytes);
         row.first_seen = Some(rfc3339(found.fetched_at));
         row.last_used = Some(rfc3339(found.used_at));
     }
-    let snapshot = admin.residency.gathered().await?;
+    let snapshot = admin.residency.snapshot_of(&model).await?;
     add_loaded(&mut rows, &model, &snapshot);
     let named = in_store.as_ref().ok().map(|it| &it.id.version);
     let untold = add_failed(&mut rows, &model, &snapshot, named);
-    if let Some(passed) = admin.loader.passed_over(&model).await {
+    if let Some(passed) = passed {
         let row = rows.entry(passed.version.clone()).or_default();
-        row.failure = Some(match passed.stale {
-            true => format!("damaged, or its upload never ended: {}", passed.why),
-            false => format!("its upload is not whole yet: {}", passed.why),
-        });
+        row.in_part = true;
+        row.failure = Some(format!("it {}: {}", doubt(&passed), passed.why));
         row.failed_since = Some(rfc3339(passed.since));
     }
     let choice = admin.loader.choice(&model);
@@ -122,6 +130,22 @@ pub(super) async fn versions(
         "in_store": in_store, "store_failure": failure,
         "failure": untold.as_ref().map(|it| &it.reason), "failed_since": untold.map(|it| it.since),
     })))
+}
+
+/// Has what was found in the store told wherever failures of newer versions are. To an operator who
+/// chose a version it is no news.
+async fn note_seen(
+    admin: &Admin,
+    named: &ArtefactId,
+    passed: Option<&PassedOver>,
+) -> Result<(), Failure> {
+    let model = &named.model;
+    if is_chosen(admin, model) {
+        return Ok(());
+    }
+    let damaged = passed.filter(|passed| passed.stale);
+    let unfit = damaged.map(|passed| (passed.version.clone(), damage(model, passed)));
+    admin.residency.note_seen(named.clone(), unfit).await
 }
 
 fn add_loaded(rows: &mut BTreeMap<Version, Row>, model: &ModelId, snapshot: &Snapshot) {
@@ -173,18 +197,18 @@ fn add_failed(
     for it in failed.filter(|it| it.endpoint == model.endpoint && it.target == model.target) {
         told(it.version.as_ref(), &it.message, None);
     }
-    let unfit = snapshot.ready(model)?.unfit.as_ref()?;
+    let unfit = snapshot.unfit(model)?;
     told(unfit.version.as_ref(), &unfit.reason, Some(&unfit.since)).then(|| unfit.clone())
 }
 
 pub(super) async fn refresh(
     State(admin): State<Arc<Admin>>,
-    Json(meant): Json<Meant>,
+    Json(Fields(meant)): Json<Fields<Meant>>,
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
     let report = match admin.loader.rule(&model.endpoint).update {
         Update::Auto => admin.residency.refresh(&model).await?,
-        Update::Manual => to_end(update(admin, model.clone())).await?,
+        Update::Manual => to_end(update(Arc::clone(&admin), model.clone())).await?,
         Update::Never => {
             let message = format!(
                 "endpoint '{}' has update = \"never\", so a refresh changes nothing: \
@@ -194,16 +218,47 @@ pub(super) async fn refresh(
             return Err(Failure::new(ErrorKind::InvalidRequest, message).into());
         }
     };
+    let upload = not_taken(&admin, &model, &report).await?;
     Ok(Json(json!({
         "endpoint": model.endpoint, "target": model.target, "version": report.version,
-        "updated": report.updated, "offered": report.offered,
+        "updated": report.updated, "offered": report.offered, "upload": upload,
         "serves": report.serving.as_ref() == Some(&report.version),
     })))
 }
 
+/// What a refresh found in the store and did not take because its files may still be written.
+///
+/// # Errors
+/// `NotReady` for an upload that is not whole, the version's own failure for one that is damaged or
+/// refused: a refresh that leaves what the store holds is none that succeeded.
+async fn not_taken(
+    admin: &Admin,
+    model: &ModelId,
+    report: &RefreshReport,
+) -> Result<Option<String>, Failure> {
+    if is_chosen(admin, model) {
+        return Ok(None);
+    }
+    let passed = admin.loader.passed_over(model).await;
+    let failure = match (passed, &report.unfit) {
+        (Some(passed), _) if passed.is_whole => return Ok(Some(lacking(model, &passed))),
+        (Some(passed), _) => {
+            let kind = if passed.stale { ErrorKind::ModelInvalid } else { ErrorKind::NotReady };
+            let failure = Failure::new(kind, lacking(model, &passed));
+            if passed.stale { failure } else { failure.with_retry(RetryHint::Later) }
+        }
+        (None, Some((kind, reason))) => return Err(Failure::new(*kind, reason)),
+        (None, None) => return Ok(None),
+    };
+    Err(match &report.serving {
+        Some(version) => still_serves(&failure, version),
+        None => failure,
+    })
+}
+
 pub(super) async fn use_version(
     State(admin): State<Arc<Admin>>,
-    Json(asked): Json<Use>,
+    Json(Fields(asked)): Json<Fields<Use>>,
 ) -> Result<Json<Value>, Refusal> {
     let Use { endpoint, target, version } = asked;
     let model = admin.model(&Meant { endpoint, target })?;

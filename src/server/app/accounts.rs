@@ -34,25 +34,51 @@ pub(super) async fn close(accounts: Arc<Accounts>) {
     }
 }
 
-/// Counts resident bytes until residency ends.
+/// Counts resident bytes until residency ends. Of ten thousand residents part by part, so that neither
+/// the table's owner nor those who answer requests beside this wait for all of them.
 pub(super) async fn watch(accounts: Arc<Accounts>, residency: Residency<ServedModel>) {
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(snapshot) = residency.gathered().await else {
-            return;
-        };
         let now = Instant::now();
         let passed = now - std::mem::replace(&mut last, now);
-        let count = |endpoint: &EndpointName, target: &TargetName, residence, share| {
-            let model = ModelId { endpoint: endpoint.clone(), target: target.clone() };
-            accounts.resident(&model, residence, byte_seconds(share, passed));
-        };
-        for resident in snapshot.devices.iter().flat_map(|device| &device.residents) {
-            count(&resident.endpoint, &resident.target, Residence::Device, resident.share_bytes);
+        let looked = look(&accounts, &residency, passed).await;
+        if let Err(failure) = looked {
+            return debug!(%failure, "residents are counted no more");
         }
-        for copy in snapshot.host.iter().flat_map(|host| &host.copies) {
-            count(&copy.endpoint, &copy.target, Residence::Host, copy.share_bytes);
+    }
+}
+
+/// Counts what is resident now for so long.
+async fn look(
+    accounts: &Accounts,
+    residency: &Residency<ServedModel>,
+    passed: Duration,
+) -> Result<(), Failure> {
+    let count = |endpoint: &EndpointName, target: &TargetName, residence, share| {
+        let model = ModelId { endpoint: endpoint.clone(), target: target.clone() };
+        accounts.resident(&model, residence, byte_seconds(share, passed));
+    };
+    let mut after = None;
+    loop {
+        let part = residency.residents(after).await?;
+        for (_, it) in &part.rows {
+            count(&it.endpoint, &it.target, Residence::Device, it.share_bytes);
+        }
+        after = part.rest;
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut after = None;
+    loop {
+        let part = residency.copies(after).await?;
+        for it in &part.rows {
+            count(&it.endpoint, &it.target, Residence::Host, it.share_bytes);
+        }
+        after = part.rest;
+        if after.is_none() {
+            return Ok(());
         }
     }
 }

@@ -21,9 +21,6 @@ use super::settings;
 use crate::config::Config;
 use crate::trust;
 
-/// The folder in the disk cache's, where no other is named.
-const FOLDER: &str = "async";
-
 /// The queue, opened when an endpoint first takes such requests: at the start, or when the settings
 /// change. Clones are the same.
 #[derive(Clone)]
@@ -126,8 +123,7 @@ impl Deferrals {
 
 impl Shared {
     async fn open(&self, config: &Config) -> Result<Queue, Failure> {
-        let folder = config.async_dir.clone().unwrap_or_else(|| config.cache.dir.join(FOLDER));
-        let queue = Queue::open(&folder, self.services.clone()).await?;
+        let queue = Queue::open(&config.queue_dir(), self.services.clone()).await?;
         if let Some(run) = self.run.get() {
             queue.start(run.clone());
         }

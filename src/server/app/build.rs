@@ -192,6 +192,7 @@ pub(super) async fn build(
     let cloudwatch = cloudwatch.send(Told {
         offered: offered.clone(),
         residency: residency.clone(),
+        disk: disk.clone(),
         folder: config.cache.dir.clone(),
     });
     let catalogs = Arc::new(Current::new(catalogs));

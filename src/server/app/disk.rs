@@ -1,5 +1,6 @@
 //! The disk cache, opened for the first store: at the start, or when the settings name one later.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use roundhouse_store::{CacheConfig, DiskCache};
@@ -16,12 +17,17 @@ const OTHER_CACHE: &str = "another server uses it: end that one, or give this on
 /// The folder of fetched models. A server without a store has none, and locks none. Clones are the
 /// same.
 #[derive(Clone, Default)]
-pub(crate) struct Disk(Arc<OnceCell<DiskCache>>);
+pub(crate) struct Disk(Arc<OnceCell<(DiskCache, PathBuf)>>);
 
 impl Disk {
     /// The cache, once there was a store.
     pub(crate) fn opened(&self) -> Option<&DiskCache> {
-        self.0.get()
+        self.0.get().map(|(cache, _)| cache)
+    }
+
+    /// Its folder, once there was a store.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.0.get().map(|(_, folder)| folder.as_path())
     }
 
     /// The cache, opened by these settings if that was not done. They hold for it until the server ends.
@@ -29,11 +35,11 @@ impl Disk {
     /// # Errors
     /// When its folder cannot be used, or is another server's.
     pub(super) async fn open(&self, config: &Config) -> Result<&DiskCache, Error> {
-        self.0.get_or_try_init(|| open(config)).await
+        self.0.get_or_try_init(|| open(config)).await.map(|(cache, _)| cache)
     }
 }
 
-async fn open(config: &Config) -> Result<DiskCache, Error> {
+async fn open(config: &Config) -> Result<(DiskCache, PathBuf), Error> {
     let dir = &config.cache.dir;
     let size = match config.cache.size {
         Some(size) => size,
@@ -57,9 +63,10 @@ async fn open(config: &Config) -> Result<DiskCache, Error> {
         unpacked: config.cache.max_unpacked,
         ..CacheConfig::new(dir, size)
     };
-    DiskCache::open(cache).await.map_err(|error| {
+    let opened = DiskCache::open(cache).await.map_err(|error| {
         let is_locked = matches!(error, roundhouse_store::Error::Locked(_));
         let error = Error::Failed(error.into());
         if is_locked { error.with_hint(OTHER_CACHE) } else { error }
-    })
+    })?;
+    Ok((opened, dir.clone()))
 }

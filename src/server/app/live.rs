@@ -2,6 +2,7 @@
 //! place, so that each request sees one state or the other.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,8 +104,7 @@ impl Live {
             Ok(offered) => offered,
             Err(failure) => {
                 // What was in force was connected before, and is again.
-                self.deferrals.apply(old).await?;
-                return Err(failure);
+                return Err(gone_back(failure, self.deferrals.apply(old).await));
             }
         };
         self.captures.put(prepared);
@@ -120,9 +120,18 @@ impl Live {
         Ok(())
     }
 
-    /// Whether the disk cache is open, and the queue: their folders hold then.
-    pub(super) fn has_open(&self) -> (bool, bool) {
-        (self.disk.opened().is_some(), self.deferrals.is_open())
+    /// Whether the disk cache's folder is in use, and the queue's: then they hold. `booted`: where the
+    /// queue would be, and is if it is open.
+    pub(super) fn has_open(&self, booted: &Config) -> (bool, bool) {
+        let has_queue = self.deferrals.is_open();
+        let is_within = has_queue && booted.async_dir.is_none();
+        let is_used = self.disk.opened().is_some() || self.handlers.workers.is_some();
+        (is_used || is_within, has_queue)
+    }
+
+    /// Whether an endpoint is to serve handlers, and nothing was started that runs them.
+    pub(super) fn lacks_handlers(&self, new: &Config) -> bool {
+        self.handlers.workers.is_none() && !build::endpoints_with_handlers(new).is_empty()
     }
 
     /// Goes over from one to the other; returns what was offered before. What can fail is first.
@@ -140,8 +149,7 @@ impl Live {
         if !new.asks_callers() {
             // Looser: as long as the old policy holds, those who are not asked may do nothing.
             if let Err(error) = self.identity.apply(&new.auth) {
-                self.set_terms(old).await?;
-                return Err(unusable(error));
+                return Err(gone_back(unusable(error), self.set_terms(old).await));
             }
             self.tell_disk(new);
             return Ok(self.put(new, catalogs, &captured, standing));
@@ -153,8 +161,7 @@ impl Live {
         if let Err(error) = self.identity.apply(&new.auth) {
             // The file of keys left between two looks.
             self.put(old, before, &captures_of(&faces), &self.behinds.get());
-            self.set_terms(old).await?;
-            return Err(unusable(error));
+            return Err(gone_back(unusable(error), self.set_terms(old).await));
         }
         self.tell_disk(new);
         Ok(offered)
@@ -195,6 +202,7 @@ impl Live {
             bases: Bases { named: settings::bases(new), ..self.loader.bases() },
             handlers: build::endpoints_with_handlers(new),
             engines: settings::engines(new),
+            cache: self.disk.folder().map(Path::to_owned),
         });
         let policy = Arc::new(settings::policy(new));
         self.policy.set(policy.clone());
@@ -233,6 +241,11 @@ impl Live {
         for resident in residents.filter(|it| leaving.endpoints.contains(&it.endpoint)) {
             let (endpoint, target) = (resident.endpoint, resident.target);
             self.unload(ModelId { endpoint, target });
+        }
+        for endpoint in leaving.endpoints {
+            if let Err(failure) = self.residency.note_left(endpoint).await {
+                return debug!(%failure, "residency has ended");
+            }
         }
         wishes.fulfil(self.residency).await;
     }
@@ -275,6 +288,13 @@ fn captures_of(offered: &Offered) -> Captured {
     faces.filter_map(|it| Some((it.name.clone(), it.capture.clone()?))).collect()
 }
 
+/// What a change failed of, first of all; and that not all is as it was, where going back failed too.
+fn gone_back(fault: Failure, back: Result<(), Failure>) -> Failure {
+    let Err(also) = back else { return fault };
+    let message = format!("{fault}; and not all of what was in force could be put back: {also}");
+    Failure::new(fault.kind(), message).with_retry(fault.retry())
+}
+
 fn unusable(error: roundhouse_tenancy::Error) -> Failure {
     Failure::from_error(ErrorKind::InvalidRequest, &error)
 }
@@ -294,6 +314,19 @@ fn unopened(error: &Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_that_cannot_be_taken_back_tells_first_what_it_failed_of() {
+        let fault = || Failure::new(ErrorKind::InvalidRequest, "no such file of keys");
+        assert_eq!(gone_back(fault(), Ok(())).message(), "no such file of keys");
+        let told = gone_back(fault(), Err(Failure::new(ErrorKind::Internal, "the queue is gone")));
+        assert_eq!(told.kind(), ErrorKind::InvalidRequest);
+        assert_eq!(
+            told.message(),
+            "no such file of keys; and not all of what was in force could be put back: the queue is \
+             gone"
+        );
+    }
 
     #[test]
     fn what_cannot_be_opened_is_told_with_its_kind_its_cause_and_what_to_do() {

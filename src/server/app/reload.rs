@@ -22,6 +22,7 @@ use super::live::Live;
 use crate::cli::{ServeFlags, environment};
 use crate::config::{Config, Fault};
 use crate::error::Error;
+use crate::{doctor, limits};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -71,6 +72,15 @@ pub(crate) struct Reading {
     /// Sections that say something else than the server was started with, and are not in force
     /// before it is started again.
     pub(crate) restart: Vec<&'static str>,
+    /// What is odd about the settings in force, though nothing refuses it.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a reading without faults found.
+struct Found {
+    outcome: Outcome,
+    restart: Vec<&'static str>,
+    warnings: Vec<String>,
 }
 
 /// Asks for readings, and knows the last. Clones are the same.
@@ -95,6 +105,7 @@ impl Reload {
             at: now(),
             faults: Vec::new(),
             restart: Vec::new(),
+            warnings: Vec::new(),
         }));
         let booted = config.clone();
         let (read, pending) = (None, None);
@@ -115,7 +126,7 @@ impl Reload {
         answer.await.map_err(|_| ended())
     }
 
-    /// The last reading that changed something or failed, else the start.
+    /// The last reading, else the start.
     pub(crate) fn last(&self) -> Arc<Reading> {
         self.last.get()
     }
@@ -181,52 +192,68 @@ impl Reloader {
         // Before the content: what is written meanwhile is seen by the next look.
         self.read = Some(self.look().await);
         self.pending = None;
-        let (outcome, faults, restart) = match self.applied().await {
-            Ok((outcome, restart)) => (outcome, Vec::new(), restart),
-            Err(faults) => (Outcome::Refused, faults, self.last.get().restart.clone()),
+        let (found, faults) = match self.applied().await {
+            Ok(found) => (found, Vec::new()),
+            Err(faults) => {
+                let Reading { restart, warnings, .. } = (*self.last.get()).clone();
+                (Found { outcome: Outcome::Refused, restart, warnings }, faults)
+            }
         };
+        let Found { outcome, restart, warnings } = found;
         let reading = Reading {
             file: self.origin.file.clone(),
             outcome,
             at: now(),
             faults: faults.iter().map(ToString::to_string).collect(),
             restart,
+            warnings,
         };
         self.tell(&reading, is_first);
         reading
     }
 
-    async fn applied(&mut self) -> Result<(Outcome, Vec<&'static str>), Vec<Fault>> {
+    async fn applied(&mut self) -> Result<Found, Vec<Fault>> {
         let (file, flags) = (self.origin.file.clone(), self.origin.flags.clone());
-        let reading =
-            tokio::task::spawn_blocking(move || Config::load(Some(&file), &environment, &flags));
+        let reading = tokio::task::spawn_blocking(move || {
+            let config = Config::load(Some(&file), &environment, &flags)?;
+            let warnings = warnings(&config);
+            Ok::<_, Vec<Fault>>((config, warnings))
+        });
         let broken = |error: tokio::task::JoinError| vec![Fault::new("config", error.to_string())];
-        let config = reading.await.map_err(broken)??;
+        let (config, mut warnings) = reading.await.map_err(broken)??;
         config.check_floors(Some(self.live.budget)).map_err(|fault| vec![fault])?;
         self.booted.check_stays_shut(&config).map_err(|fault| vec![fault])?;
-        // What is not open yet is opened by these, if at all. A queue may lie in the cache's folder.
-        let (has_cache, has_queue) = self.live.has_open();
-        if !has_cache && !has_queue {
+        // What is not open yet is opened by these, if at all.
+        let (has_cache, has_queue) = self.live.has_open(&self.booted);
+        if !has_cache {
             self.booted.cache = config.cache.clone();
         }
         if !has_queue {
             self.booted.async_dir.clone_from(&config.async_dir);
         }
-        let restart = self.booted.fixed_beside(&config);
-        if config == self.current {
-            return Ok((Outcome::Unchanged, restart));
+        let mut restart = self.booted.fixed_beside(&config);
+        if self.live.lacks_handlers(&config) && !restart.contains(&"handlers") {
+            restart.push("handlers");
         }
-        let applied = self.live.apply(&self.current, &config).await;
+        warnings.extend(has_queue.then(|| left_behind(&self.booted, &config)).flatten());
+        if config == self.current {
+            return Ok(Found { outcome: Outcome::Unchanged, restart, warnings });
+        }
+        let [old, new] = [&self.current, &config].map(|it| it.clone().applied_to(&self.booted));
+        let applied = self.live.apply(&old, &new).await;
         applied.map_err(|failure| vec![Fault::new("config", failure.to_string())])?;
         self.current = config;
-        Ok((Outcome::Applied, restart))
+        Ok(Found { outcome: Outcome::Applied, restart, warnings })
     }
 
     fn tell(&self, reading: &Reading, is_first: bool) {
         let file = self.origin.file.display();
         let outcome = match reading.outcome {
-            // The reading that finds what the server was started with is none.
-            Outcome::Unchanged if is_first => return,
+            // The reading that finds what the server was started with is none: it tells more of the start.
+            Outcome::Unchanged if is_first => {
+                let Reading { outcome, at, .. } = *self.last.get();
+                return self.last.set(Reading { outcome, at, ..reading.clone() });
+            }
             Outcome::Applied => {
                 info!(%file, "the settings were read again and applied");
                 "applied"
@@ -241,10 +268,34 @@ impl Reloader {
         if reading.outcome == Outcome::Applied && !reading.restart.is_empty() {
             warn!(sections = ?reading.restart, "what these sections say needs a restart");
         }
+        if reading.outcome == Outcome::Applied && !reading.warnings.is_empty() {
+            warn!(warnings = ?reading.warnings, "the settings can be applied, and are odd");
+        }
         counter!(RELOADS, "outcome" => outcome).increment(1);
         gauge!(REFUSED).set(f64::from(u8::from(reading.outcome == Outcome::Refused)));
         self.last.set(reading.clone());
     }
+}
+
+/// What `check-config` tells of settings without a fault. Blocking.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut missing = doctor::missing_folders(config);
+    missing.extend(doctor::behind::missing(config, &limits::Memory::read()));
+    let missing = missing.iter().map(|fault| format!("not on this machine: {fault}"));
+    missing.chain(config.idle_grants()).collect()
+}
+
+/// Requests wait in a folder, and after a restart would be looked for in another.
+fn left_behind(booted: &Config, new: &Config) -> Option<String> {
+    let (now, then) = (booted.queue_dir(), new.queue_dir());
+    (now != then).then(|| {
+        format!(
+            "asynchronous requests wait in {}, and after a restart are looked for in {}: move the folder \
+             while the server is down, or set async.dir to where it is",
+            now.display(),
+            then.display()
+        )
+    })
 }
 
 fn now() -> u64 {

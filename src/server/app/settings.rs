@@ -24,6 +24,7 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         kv_sequences: config.serving.kv_sequences,
         step_tokens: config.serving.step_tokens,
         step_rows: config.serving.max_running,
+        dtype: config.serving.dtype,
         quantize: config.serving.quantize,
         kv_dtype: config.serving.kv_dtype,
         idle_ttl: config.residency.idle_ttl,

@@ -11,6 +11,9 @@ use super::AdminArgs;
 use crate::error::Error;
 use crate::trust;
 
+const NO_TLS: &str = "a server without [tls] is asked by http://; one whose certificate nobody here vouches for, with \
+     --ca FILE";
+
 /// A server on the same network answers well within this, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -89,9 +92,11 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let named = response.headers().get("x-amzn-errortype").and_then(|it| it.to_str().ok());
+        let named = named.map(str::to_owned);
         let text = response.text().await.map_err(|source| self.broken(source))?;
         let (kind, message) = error_body(&text);
-        Err(Error::Refused { status: status.as_u16(), kind, message })
+        Err(Error::Refused { status: status.as_u16(), kind: kind.or(named), message })
     }
 
     /// Sends a request and reads its JSON answer.
@@ -118,6 +123,13 @@ impl Client {
         let url = self.base.clone();
         // Its own text would repeat the address.
         let source = source.without_url();
+        if source.is_builder() {
+            let told = "a line break or another control character in a key or a content type";
+            return Error::Usage(format!("the request cannot be written: {told}?"));
+        }
+        if is_of_tls(&source) {
+            return Error::Request { url, source }.with_hint(NO_TLS);
+        }
         if source.is_connect() {
             return Error::NoServer { url, source };
         }
@@ -136,9 +148,21 @@ impl Client {
     }
 }
 
+/// Whether two ends could not agree on how to encrypt.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    // What an input or output failed by is not told as its cause.
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || inner.is_some_and(|inner| is_of_tls(inner))
+        || error.source().is_some_and(is_of_tls)
+}
+
 /// Kind and text of an error's body, in the spellings of the admin port, SageMaker and OpenAI.
 pub(crate) fn error_body(text: &str) -> (Option<String>, String) {
     let Ok(body) = serde_json::from_str::<Value>(text) else {
+        if text.trim_start().starts_with('<') {
+            return (None, "a page for browsers".into());
+        }
         let line = text.trim().lines().next().unwrap_or_default();
         let shown: String = line.chars().take(500).collect();
         return (None, if shown.is_empty() { "without a message".into() } else { shown });
@@ -167,6 +191,7 @@ mod tests {
             (r#"{"ErrorCode":"X","Message":"b"}"#, Some("X"), "b"),
             (r#"{"error":"c","error_type":"validation"}"#, Some("validation"), "c"),
             ("plain\nmore", None, "plain"),
+            ("<!DOCTYPE HTML>\n<html>", None, "a page for browsers"),
             ("", None, "without a message"),
         ];
         for (text, kind, message) in cases {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::count;
+
 /// How a container stands, beside its state.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ContainerRow {
@@ -22,7 +24,9 @@ impl ContainerRow {
     /// What there is to say of it, with why it failed last.
     pub(super) fn note(&self, failure: &str) -> String {
         let mut notes = vec![format!("{} of {} under way", self.in_flight, self.max_in_flight)];
-        notes.extend(self.pid.map(|pid| format!("process {pid}, {} restarts", self.restarts)));
+        notes.extend(
+            self.pid.map(|pid| format!("process {pid}, {}", count(self.restarts, "restart"))),
+        );
         if !failure.is_empty() {
             let at = self.failed_at.as_deref().unwrap_or("?");
             notes.push(format!("failed at {at}: {failure}"));

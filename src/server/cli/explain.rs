@@ -8,7 +8,7 @@ use super::client::Client;
 use super::operate::{ANSWER_TIMEOUT, ExplainArgs, short};
 use super::output::{self, Table};
 use super::target::Target;
-use crate::error::Error;
+use crate::error::{Error, count};
 
 /// What was decided about a model, oldest first.
 #[derive(Debug, Deserialize)]
@@ -21,6 +21,8 @@ struct Explanation {
     runs: Vec<String>,
     /// Of a name that nobody has: those that may have been meant.
     near: Option<Vec<String>>,
+    /// What the store holds in place of a newer version and may not be whole.
+    upload: Option<String>,
     warm: Option<Warm>,
     disk: Option<Disk>,
 }
@@ -81,6 +83,9 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), Error> {
     if let Some(near) = &found.near {
         output::print(&unknown(near))?;
     }
+    if let Some(upload) = &found.upload {
+        output::print(&format!("{}\n", output::printable(upload)))?;
+    }
     if let Some(disk) = found.disk.as_ref().filter(|_| found.near.is_none()) {
         output::print(&disk_line(disk))?;
     }
@@ -118,8 +123,7 @@ fn unknown(near: &[String]) -> String {
 fn disk_line(disk: &Disk) -> String {
     let own = match disk.versions {
         0 => "nothing of it is on disk".to_owned(),
-        1 => format!("on disk: 1 version, {}", Bytes(disk.bytes)),
-        versions => format!("on disk: {versions} versions, {}", Bytes(disk.bytes)),
+        versions => format!("on disk: {}, {}", count(versions, "version"), Bytes(disk.bytes)),
     };
     let tenant = &disk.tenant;
     let floor = Some(tenant.floor_bytes).filter(|floor| *floor > 0);

@@ -183,6 +183,8 @@ async fn stream(
     let mut pieces = response.bytes_stream();
     let mut frames = Frames::default();
     let mut lines = Lines::default();
+    // All of it, until something of it is understood.
+    let mut held = Some(Vec::new());
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|source| client.broken(source))?;
         let payloads = if framed { payloads(&mut frames, &piece)? } else { vec![piece.to_vec()] };
@@ -191,7 +193,12 @@ async fn stream(
                 output::print_bytes(&payload)?;
                 continue;
             }
-            for said in lines.push(&payload) {
+            let told = lines.push(&payload);
+            match &mut held {
+                Some(held) if told.is_empty() => held.extend_from_slice(&payload),
+                held => *held = None,
+            }
+            for said in told {
                 output::print(&said?)?;
             }
         }
@@ -203,8 +210,11 @@ async fn stream(
     if plain {
         return Ok(());
     }
-    if let Some(said) = lines.finish() {
-        output::print(&said?)?;
+    match (lines.finish(), held) {
+        (Some(said), _) => output::print(&said?)?,
+        // An answer without a text, as vectors are, is printed as it was sent.
+        (None, Some(held)) => output::print_bytes(&held)?,
+        (None, None) => {}
     }
     output::print("\n")
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use reqwest::Method;
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, ErrorKind, Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -80,8 +80,19 @@ pub type ExplainArgs = ModelArgs;
 #[derive(Debug, Deserialize)]
 struct ModelsPage {
     models: Vec<ModelRow>,
+    /// Endpoints that could not be listed.
+    #[serde(default)]
+    failed: Vec<Unlisted>,
     #[serde(default)]
     next: Option<String>,
+}
+
+/// Why an endpoint could not be listed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Unlisted {
+    endpoint: String,
+    kind: String,
+    message: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,7 +152,7 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
         endpoint_name(endpoint)?;
     }
     let limit = args.limit as usize;
-    let mut rows: Vec<ModelRow> = Vec::new();
+    let (mut rows, mut failed): (Vec<ModelRow>, Vec<Unlisted>) = (Vec::new(), Vec::new());
     let mut next: Option<String> = None;
     loop {
         let wanted = (limit - rows.len()).min(PAGE).to_string();
@@ -152,6 +163,7 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
         let page: ModelsPage =
             client.shaped(client.json(request.timeout(ANSWER_TIMEOUT)).await?)?;
         rows.extend(page.models);
+        failed.extend(page.failed);
         let again = page.next.is_some() && page.next != next && rows.len() < limit;
         next = page.next;
         if !again {
@@ -162,14 +174,27 @@ pub(super) async fn models(args: &ModelsArgs) -> Result<(), Error> {
     if args.admin.json {
         let mut answer = Map::new();
         answer.insert("models".into(), serde_json::to_value(&rows).expect("rows are plain"));
+        answer.insert("failed".into(), serde_json::to_value(&failed).expect("rows are plain"));
         answer.insert("next".into(), next.into());
-        return output::print_json(&answer);
+        output::print_json(&answer)?;
+        return all_listed(&failed);
     }
     output::print(&models_table(&rows))?;
-    match next {
-        Some(_) => output::print(&format!("... and more: raise --limit (now {limit})\n")),
-        None => Ok(()),
+    if next.is_some() {
+        output::print(&format!("... and more: raise --limit (now {limit})\n"))?;
     }
+    all_listed(&failed)
+}
+
+/// Fails where endpoints could not be listed, which those that could are printed before.
+fn all_listed(failed: &[Unlisted]) -> Result<(), Error> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let one = |it: &Unlisted| format!("{}: {}", it.endpoint, it.message);
+    let told = failed.iter().map(one).collect::<Vec<_>>().join("; ");
+    let message = format!("{} not listed: {told}", count(failed.len(), "endpoint"));
+    Err(Error::Rest(Failure::new(ErrorKind::StoreUnavailable, message)))
 }
 
 fn models_table(rows: &[ModelRow]) -> String {
@@ -314,6 +339,9 @@ fn sentence(answer: &Value, target: &Target) -> String {
     if let Some(offered) = text("offered") {
         line.push_str(&format!("; the store holds version {}", short(offered)));
     }
+    if let Some(upload) = text("upload") {
+        line.push_str(&format!("; {upload}"));
+    }
     let purged = answer.get("purged").and_then(Value::as_array).map_or(0, Vec::len);
     if purged > 0 {
         let freed = answer.get("freed").and_then(Value::as_array).into_iter().flatten();
@@ -378,6 +406,10 @@ mod tests {
             (
                 json!({"updated": false, "version": "00", "offered": "0123456789abcdef"}),
                 "a/b has not changed, version 00; the store holds version 0123456789ab",
+            ),
+            (
+                json!({"updated": false, "version": "00", "upload": "version 01 may be written"}),
+                "a/b has not changed, version 00; version 01 may be written",
             ),
             (
                 json!({"state": "absent", "adapters": [

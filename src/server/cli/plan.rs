@@ -12,6 +12,7 @@ mod source;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use roundhouse_types::{Bytes, DeviceId, Failure};
 use serde::Serialize;
 
@@ -32,7 +33,7 @@ const OVERHEAD_OF_THREAD: Bytes = Bytes::mib(2);
 pub struct PlanArgs {
     /// What to plan for: a model's folder, archive or file on this machine, or one target as
     /// s3://bucket/prefix/TARGET or file:///folder/TARGET.
-    #[arg(required = true, value_name = "TARGET")]
+    #[arg(required = true, value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
     pub targets: Vec<String>,
     /// Read settings from this file, as `serve` does, but not its stores: the region, endpoint and
     /// credentials of an s3:// target's store come from the environment.

@@ -26,6 +26,8 @@ struct Reading {
     at: u64,
     faults: Vec<String>,
     restart: Vec<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 /// Has the settings read, and tells faults as `check-config` does.
@@ -49,12 +51,16 @@ pub(super) async fn run(args: &ReloadArgs) -> Result<(), Error> {
     output::print(&lines(&reading))
 }
 
-/// The outcome, and a line for each section that waits for a restart.
+/// The outcome, and a line for each section that waits for a restart and each thing that is odd about what
+/// is in force.
 fn lines(reading: &Reading) -> String {
     let head = output::printable(&format!("{}: {}", reading.file, reading.outcome));
     let mut lines = format!("{head}\n");
     for section in &reading.restart {
         lines.push_str(&format!("  {} needs a restart\n", output::printable(section)));
+    }
+    for warning in &reading.warnings {
+        lines.push_str(&format!("  warning: {}\n", output::printable(warning)));
     }
     lines
 }
@@ -64,15 +70,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_files_and_sections_stay_in_their_lines() {
+    fn what_is_told_stays_in_its_lines() {
         let reading = Reading {
             file: "a\u{1b}[2J\nb".into(),
             outcome: "taken".into(),
             at: 0,
             faults: Vec::new(),
             restart: vec!["x\ny\u{9b}".into()],
+            warnings: vec!["z\n".into()],
         };
-        let want = "a\u{fffd}[2J\u{fffd}b: taken\n  x\u{fffd}y\u{fffd} needs a restart\n";
+        let want = "a\u{fffd}[2J\u{fffd}b: taken\n  x\u{fffd}y\u{fffd} needs a restart\n  warning: z\u{fffd}\n";
         assert_eq!(lines(&reading), want);
     }
 }

@@ -109,6 +109,10 @@ pub(super) async fn run(args: &SurveyArgs) -> Result<(), Error> {
     }
     output::print(&table(&findings))?;
     output::print(&summary(&findings, truncated))?;
+    if findings.is_empty() && args.after.is_none() && !truncated {
+        let what = "a target is an archive, or a folder with config.json: check bucket and prefix";
+        output::print(&format!("{what}\n"))?;
+    }
     match next {
         Some(next) => output::print(&format!("... and more: --after '{next}', or raise --limit\n")),
         None => Ok(()),

@@ -101,6 +101,7 @@ fn who_asked_for_json_is_told_failures_in_json_where_nothing_else_was_printed() 
     }
     assert!(!tells("explain m --json", &unknown), "it was explained");
     assert!(!tells("plan a b --json", &rest), "the others are printed");
+    assert!(!tells("models --json", &rest), "other endpoints are printed");
     assert!(!tells("top --json", &away), "pages may stand there");
     assert!(!tells("invoke m --json --stream", &away), "pieces may stand there");
 }

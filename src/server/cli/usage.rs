@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use roundhouse_tenancy::usage::read::{Filter, Report, report};
 use roundhouse_tenancy::{Key, Totals, parse_instant};
-use roundhouse_types::{Bytes, Failure};
+use roundhouse_types::{Bytes, ErrorKind, Failure, count, count_that};
 use serde_json::{Value, json};
 
 use super::output::{self, Table};
@@ -45,7 +45,15 @@ pub(super) fn run(args: &UsageArgs) -> Result<(), Error> {
     };
     let (from, to) = (time(&args.from)?, time(&args.to)?);
     let filter = Filter { from, to, tenant: args.tenant.clone() };
-    let report = report(&path(args)?, &filter).map_err(Failure::from)?;
+    let path = path(args)?;
+    let report = report(&path, &filter).map_err(Failure::from)?;
+    let counts_all = [&args.from, &args.to, &args.tenant].into_iter().all(Option::is_none);
+    if report.damaged > 0 && report.sums.is_empty() && counts_all {
+        let lines = count(report.damaged, "line");
+        let message =
+            format!("{} is no usage ledger: none of its {lines} is of one", path.display());
+        return Err(Failure::new(ErrorKind::InvalidInput, message).into());
+    }
     if args.json { print_json(&report) } else { print_table(&report) }
 }
 
@@ -100,7 +108,9 @@ fn print_table(report: &Report) -> Result<(), Error> {
     table.row(cells(["total".into(), String::new()], &report.total()));
     let mut text = table.render();
     if report.damaged > 0 {
-        text.push_str(&format!("{} lines could not be read and are not counted\n", report.damaged));
+        let what = ["could not be read and is not", "could not be read and are not"];
+        let lines = count_that(report.damaged, "line", what);
+        text.push_str(&format!("{lines} counted\n"));
     }
     output::print(&text)
 }

@@ -46,6 +46,8 @@ struct Held {
 struct Row {
     version: String,
     in_store: bool,
+    #[serde(default)]
+    in_part: bool,
     disk_bytes: Option<u64>,
     state: Option<String>,
     #[serde(default)]
@@ -82,7 +84,11 @@ fn render(found: &Versions) -> String {
         let by = found.held.as_ref().map_or("", |held| held.by.as_str());
         table.row(vec![
             short(&row.version).to_owned(),
-            if row.in_store { "yes".into() } else { dash() },
+            match (row.in_store, row.in_part) {
+                (true, _) => "yes".into(),
+                (false, true) => "in part".into(),
+                (false, false) => dash(),
+            },
             row.disk_bytes.map_or_else(dash, |bytes| Bytes(bytes).to_string()),
             row.state.clone().map_or_else(dash, |state| state.replace('_', " ")),
             place(row).unwrap_or_else(dash),
@@ -134,13 +140,27 @@ pub(super) async fn choose(args: &UseArgs) -> Result<(), Error> {
     body.insert("version".into(), args.version.as_str().into());
     let request = client.request(Method::POST, "/admin/v1/use").json(&body);
     let answer = tokio::select! {
-        answer = client.json(request.timeout(LOAD_TIMEOUT)) => answer?,
+        answer = client.json(request.timeout(LOAD_TIMEOUT)) => answer.map_err(advised)?,
         never = progress::show(&client, &target) => match never {},
     };
     if args.admin.json {
         return output::print_json(&answer);
     }
     output::print(&format!("{}\n", sentence(&answer, &target.name())))
+}
+
+/// What is not found may be the version, and is found here.
+fn advised(error: Error) -> Error {
+    match &error {
+        Error::Refused { kind: Some(kind), .. }
+            if ["model_not_found", "invalid_request"].contains(&kind.as_str()) =>
+        {
+            error.with_hint(
+                "`roundhouse versions TARGET` lists them, and `roundhouse models` the targets",
+            )
+        }
+        _ => error,
+    }
 }
 
 fn sentence(answer: &Value, name: &str) -> String {

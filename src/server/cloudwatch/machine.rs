@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::book::Figures;
 use super::figures::Figure;
+use crate::app::Disk;
 use crate::limits::{self, Memory};
 
 /// What the processes of our container, or all of the machine, have computed since they began.
@@ -13,13 +14,15 @@ const CPU: &str = "/sys/fs/cgroup/cpu.stat";
 /// Reads it, and knows what it read last.
 pub(super) struct Machine {
     /// Where models' files are kept.
+    disk: Disk,
+    /// Whose disk is looked at before there is a store.
     folder: PathBuf,
     last: Option<(Instant, Duration)>,
 }
 
 impl Machine {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, last: Some(Instant::now()).zip(computed(&read)) }
+    pub(super) fn new(disk: Disk, folder: PathBuf) -> Self {
+        Self { disk, folder, last: Some(Instant::now()).zip(computed(&read)) }
     }
 
     /// What it is now; what the system does not tell is left out. Blocks for some microseconds.
@@ -32,7 +35,8 @@ impl Machine {
         };
         percent(Figure::CpuUtilization, self.cores());
         percent(Figure::MemoryUtilization, memory(limits::left(&read), Memory::read()));
-        percent(Figure::DiskUtilization, limits::disk_taken(&self.folder).ok());
+        let folder = self.disk.folder().unwrap_or(&self.folder);
+        percent(Figure::DiskUtilization, limits::disk_taken(folder).ok());
         figures
     }
 
@@ -111,7 +115,7 @@ mod tests {
         assert_eq!(memory(Some(Bytes(250)), of(None)), Some(0.75));
         assert_eq!(memory(Some(Bytes(250)), of(Some(Bytes(500)))), Some(0.5));
         assert_eq!(memory(None, of(None)), None);
-        let told = Machine::new("/nowhere/at/all".into()).figures();
+        let told = Machine::new(Disk::default(), "/nowhere/at/all".into()).figures();
         let disk = told[&Figure::DiskUtilization].shown().unwrap()["Max"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&disk), "{disk}");
     }

@@ -95,18 +95,21 @@ impl<R: Recorder> Recorder for Hearing<R> {
 
     fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
         let inner = self.inner.register_gauge(key, metadata);
-        let take: fn(&Book, &str, f64) = match key.name() {
-            CARD_USED => Book::card_taken,
-            CARD_WHOLE => Book::card_whole,
-            _ => {
-                return match self.heard(key) {
-                    Some(heard) => Gauge::from_arc(Arc::new(Level { inner, heard })),
-                    None => inner,
-                };
-            }
+        let take: Option<fn(&Book, &str, f64)> = match key.name() {
+            CARD_USED => Some(Book::card_taken),
+            CARD_WHOLE => Some(Book::card_whole),
+            _ => None,
         };
-        let device = label(key, "device").unwrap_or_default();
-        Gauge::from_arc(Arc::new(OfCard { inner, device, take, book: self.book.clone() }))
+        if let Some(take) = take {
+            let (device, book) = (label(key, "device").unwrap_or_default(), self.book.clone());
+            return level(inner, move |value| take(&book, &device, value));
+        }
+        match self.heard(key) {
+            Some(Heard { endpoint, figure, book, .. }) => level(inner, move |value| {
+                book.level(&endpoint, figure, value * figure.per_second());
+            }),
+            None => inner,
+        }
     }
 
     fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
@@ -147,12 +150,17 @@ impl CounterFn for Counted {
     }
 }
 
-struct Level {
+/// A gauge that is heard as it is set.
+struct Level<T> {
     inner: Gauge,
-    heard: Heard,
+    tell: T,
 }
 
-impl GaugeFn for Level {
+fn level(inner: Gauge, tell: impl Fn(f64) + Send + Sync + 'static) -> Gauge {
+    Gauge::from_arc(Arc::new(Level { inner, tell }))
+}
+
+impl<T: Fn(f64)> GaugeFn for Level<T> {
     fn increment(&self, value: f64) {
         // What is heard is set.
         self.inner.increment(value);
@@ -164,31 +172,6 @@ impl GaugeFn for Level {
 
     fn set(&self, value: f64) {
         self.inner.set(value);
-        let Heard { endpoint, figure, book, .. } = &self.heard;
-        book.level(endpoint, *figure, value * figure.per_second());
-    }
-}
-
-/// A level of one card's memory.
-struct OfCard {
-    inner: Gauge,
-    device: String,
-    take: fn(&Book, &str, f64),
-    book: Arc<Book>,
-}
-
-impl GaugeFn for OfCard {
-    fn increment(&self, value: f64) {
-        // What is heard is set.
-        self.inner.increment(value);
-    }
-
-    fn decrement(&self, value: f64) {
-        self.inner.decrement(value);
-    }
-
-    fn set(&self, value: f64) {
-        self.inner.set(value);
-        (self.take)(&self.book, &self.device, value);
+        (self.tell)(value);
     }
 }

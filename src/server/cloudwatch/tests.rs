@@ -252,7 +252,7 @@ fn every_line_is_one_that_the_format_allows_however_much_there_was() {
             book.add("e", figure, f64::from(u32::try_from(number).unwrap()).exp2().sqrt(), 1);
         }
     }
-    let machine = Machine::new(".".into()).figures();
+    let machine = Machine::new(Disk::default(), ".".into()).figures();
     for (period, group) in [(60, None), (1, Some("/a/group"))] {
         book.ended(&answered("e"));
         let settings = settings(period, group);

@@ -143,6 +143,7 @@ pub(super) const KEYS: &[Key] = &[
     with_flag("serving.step_tokens", Written::Count, "step-tokens"),
     key("serving.step_time", Written::Text),
     key("serving.max_running", Written::Count),
+    key("serving.dtype", Written::Text),
     key("serving.quantize", Written::Text),
     key("serving.kv_cache_dtype", Written::Text),
     key("sessions.enabled", Written::Switch),

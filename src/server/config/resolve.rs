@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use roundhouse_models::{KvDtype, Quantize};
+use roundhouse_models::{DtypeSetting, KvDtype, Quantize};
 use roundhouse_residency::{Policy, Replicas};
 use roundhouse_tenancy::AuthConfig;
 use roundhouse_types::Bytes;
@@ -109,55 +109,6 @@ impl Config {
         self.devices.iter().map(|device| device.budget).sum()
     }
 
-    /// The sections of `new` that say something else than these and are read when the server
-    /// starts, only.
-    pub(crate) fn fixed_beside(&self, new: &Self) -> Vec<&'static str> {
-        let differ = [
-            ("listen", self.listen != new.listen),
-            ("tls", self.tls != new.tls),
-            ("device", self.devices != new.devices),
-            ("memory", self.memory != new.memory),
-            ("cache", self.cache != new.cache),
-            ("store", self.store != new.store),
-            ("residency", self.residency != new.residency),
-            ("replicas", self.replicas != new.replicas),
-            ("serving", self.serving != new.serving),
-            ("sessions", self.sessions != new.sessions),
-            ("handlers", self.handlers != new.handlers),
-            ("async", self.async_dir != new.async_dir),
-            ("usage", self.usage != new.usage),
-            ("lane", self.lane != new.lane),
-            ("shutdown", self.shutdown != new.shutdown),
-            ("log", self.log != new.log),
-            ("tracing", self.traces != new.traces),
-            ("cloudwatch", self.cloudwatch != new.cloudwatch),
-            ("container", self.container != new.container),
-        ];
-        differ.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
-    }
-
-    /// Whether a server that was started with these may go over to `new` while its ports stay where
-    /// they are: not to letting in whom it did not let in.
-    ///
-    /// # Errors
-    /// The fault, where a port would be opened.
-    pub(crate) fn check_stays_shut(&self, new: &Self) -> Result<(), Fault> {
-        let Listen { data, admin, insecure_no_auth, .. } = self.listen;
-        let is_meant = insecure_no_auth || self.container.platform;
-        let is_near = data.ip().is_loopback() && admin.ip().is_loopback();
-        let is_afar = !is_meant && !is_near;
-        if !self.asks_callers() && !is_afar {
-            return Ok(());
-        }
-        let what = match (new.asks_callers(), self.auth.anonymous) {
-            (false, _) => "nobody would be asked who they are",
-            (true, false) if new.auth.anonymous => "callers without a credential would be let in",
-            (true, _) => return Ok(()),
-        };
-        let message = format!("{what}, and the server runs with more: restart it if that is meant");
-        Err(Fault::new("auth", message))
-    }
-
     /// Whether callers are asked who they are: where not, what tenants may use binds nobody.
     pub(crate) fn asks_callers(&self) -> bool {
         self.auth.asks()
@@ -259,7 +210,7 @@ fn data_address(sources: &mut Sources<'_>, platform: bool) -> SocketAddr {
 fn beyond_loopback(address: SocketAddr) -> String {
     format!(
         "{address} is reachable from outside and nobody would be asked who they are; say who may \
-         call (--keys, or another key of [auth]), listen on 127.0.0.1 behind a proxy that asks, or \
+         call (`serve --keys`, or another key of [auth]), listen on 127.0.0.1 behind a proxy that asks, or \
          say --insecure-no-auth"
     )
 }
@@ -398,6 +349,10 @@ fn policy(text: &str) -> Result<Policy, String> {
     }
 }
 
+fn parse_dtype(text: &str) -> Result<DtypeSetting, String> {
+    DtypeSetting::named(text).map_err(|known| format!("is '{text}'; {known}"))
+}
+
 fn parse_quantize(text: &str) -> Result<Option<Quantize>, String> {
     Quantize::named(text).map_err(|known| format!("is '{text}'; {known}"))
 }
@@ -444,6 +399,7 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
         max_running: sources
             .count("serving.max_running", 1..=4096)
             .unwrap_or(defaults::MAX_RUNNING),
+        dtype: sources.optional("serving.dtype", parse_dtype).unwrap_or_default(),
         quantize: sources.optional("serving.quantize", parse_quantize).unwrap_or_default(),
         kv_dtype: sources.optional("serving.kv_cache_dtype", parse_kv_dtype).unwrap_or_default(),
     };

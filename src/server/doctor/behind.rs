@@ -14,6 +14,7 @@ use crate::app::budgets::Budgets;
 use crate::config::{
     CommandBehind, Config, ContainerBehind, ContainerOrigin, EngineKind, EngineRule, Fault, Listen,
 };
+use crate::error::count;
 use crate::{limits, trust};
 
 /// Where programs are looked for, where no `PATH` is set.
@@ -197,7 +198,7 @@ fn judge(container: &Value) -> Option<Finding> {
     }
     let mut seen = format!("is {} in the server that runs", state.replace('_', " "));
     if let Some(restarts) = container["restarts"].as_u64().filter(|restarts| *restarts > 0) {
-        seen.push_str(&format!(", started again {restarts} times"));
+        seen.push_str(&format!(", started again {}", count(restarts, "time")));
     }
     if !text("failure").is_empty() {
         seen.push_str(&format!(": {}", text("failure")));

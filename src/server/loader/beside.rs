@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, describe_histogram, histogram};
 use roundhouse_models::{AdapterPlan, Cancel, Folder, LoadedAdapter, load_adapter};
 use roundhouse_residency::{Base, Loaded};
-use roundhouse_serving::{AdapterText, EngineModel, ServedModel};
+use roundhouse_serving::{AdapterText, EngineModel, Purpose, ServedModel};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,7 @@ pub(super) fn describe() {
 struct Read {
     adapter: LoadedAdapter,
     text: AdapterText,
+    purpose: Purpose,
     /// What texts of its own take.
     taken: Bytes,
     idle_ttl: Option<Duration>,
@@ -97,8 +98,8 @@ impl ModelLoader {
         });
         let adapter = adapter.await.map_err(|failure| named(id, &failure))?;
         stages.set(Stage::Copy, began.elapsed());
-        let AdapterParts { text, taken, idle_ttl, is_verified, .. } = copy.clone();
-        let read = Read { adapter, text, taken, idle_ttl };
+        let AdapterParts { text, purpose, taken, idle_ttl, is_verified, .. } = copy.clone();
+        let read = Read { adapter, text, purpose, taken, idle_ttl };
         let loaded = self.attach(id, device, (&base.artefact, &on), read, is_verified).await?;
         stages.report(id, loaded.footprint.total(), &self.recent);
         Ok(loaded)
@@ -113,17 +114,17 @@ impl ModelLoader {
         read: Read,
         is_verified: bool,
     ) -> Result<Loaded<ServedModel>, Failure> {
-        let Read { adapter: LoadedAdapter { weights, footprint, kept, .. }, text, taken, .. } =
-            read;
+        let Read { adapter, text, purpose, taken, idle_ttl } = read;
+        let LoadedAdapter { weights, footprint, kept, .. } = adapter;
         let attached = on.engine.attach(weights, prefix_name(id, is_verified)).await;
         let attached = attached.map_err(|failure| named(id, &failure))?;
         let footprint = Footprint { host: footprint.host + taken, ..footprint };
         let texts = text.on(&on.parts.text);
         let (plan, of) = (&on.parts.plan, base.model.clone());
-        let model = EngineModel::attached(texts, attached, purpose::of(plan), of.clone());
+        let model = EngineModel::attached(texts, attached, purpose.clone(), of.clone());
         let model = ServedModel::Engine(model.answering(purpose::style(&plan.asked)));
-        let (on, idle_ttl) = (base.clone(), read.idle_ttl);
-        let parts = AdapterParts { weights: kept, text, taken, idle_ttl, on, is_verified };
+        let on = base.clone();
+        let parts = AdapterParts { weights: kept, text, purpose, taken, idle_ttl, on, is_verified };
         let demotable = (!device.is_host()).then_some(Demotable::Adapter(parts));
         if let Err(failure) = self.stand(id, device, of, demotable) {
             model.remove().await;
@@ -178,7 +179,8 @@ fn read(files: Files, plan: &AdapterPlan, on: &Beside) -> Result<Read, Failure> 
     let (own, codec) = own?;
     let forms = || purpose::room_for_forms(base, &codec);
     let taken = if own.is_own() { taken + forms() } else { Bytes::ZERO };
-    Ok(Read { adapter, text: own, taken, idle_ttl })
+    let purpose = purpose::beside(&plan, base);
+    Ok(Read { adapter, text: own, purpose, taken, idle_ttl })
 }
 
 /// What sequences of an adapter call what was computed of their prefixes: nobody else's, be the

@@ -36,7 +36,7 @@ const NAME_BYTES: usize = 16;
 /// Containers that are open. Owned by `Engines`.
 pub(super) struct Containers {
     /// What our models are called by, and nobody else's: another server has another cache.
-    prefix: Arc<str>,
+    prefix: Mutex<Arc<str>>,
     open: Mutex<Vec<Opened>>,
 }
 
@@ -53,10 +53,12 @@ struct Opened {
 impl Containers {
     /// None yet; `cache` is the folder that is ours alone.
     pub(super) fn new(cache: &Path) -> Self {
-        let cache = cache.canonicalize().unwrap_or_else(|_| cache.to_owned());
-        let digest = Sha256::digest(cache.as_os_str().as_encoded_bytes());
-        let digest: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { prefix: format!("roundhouse-{digest}-").into(), open: Mutex::default() }
+        Self { prefix: Mutex::new(prefix(cache)), open: Mutex::default() }
+    }
+
+    /// Has those that are opened from now on name our models after this folder, which is ours alone.
+    pub(super) fn name_after(&self, cache: &Path) {
+        *locked(&self.prefix) = prefix(cache);
     }
 
     /// Closes those that no rule names any more and that hold no model, and opens those that run
@@ -114,7 +116,7 @@ impl Containers {
         let container = ModelContainer::open(Open {
             spec: Arc::clone(&own.spec),
             name: format!("{endpoint}:{}", rule.target).into(),
-            prefix: Arc::clone(&self.prefix),
+            prefix: Arc::clone(&locked(&self.prefix)),
             exe: exe.to_owned(),
             inherited: rule.inherited.clone(),
             device: ordinal(device),
@@ -271,16 +273,28 @@ pub(super) fn process(rule: &ContainerRule) -> Vec<SharedPart> {
     vec![SharedPart { content, bytes: rule.process }]
 }
 
+/// What models of the server whose cache this is are called by.
+fn prefix(cache: &Path) -> Arc<str> {
+    let cache = cache.canonicalize().unwrap_or_else(|_| cache.to_owned());
+    let digest = Sha256::digest(cache.as_os_str().as_encoded_bytes());
+    let digest: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("roundhouse-{digest}-").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn servers_with_caches_of_their_own_have_names_of_their_own() {
-        let prefix = |cache: &str| Containers::new(Path::new(cache)).prefix;
-        assert_eq!(prefix("/a"), prefix("/a"));
-        assert_ne!(prefix("/a"), prefix("/b"));
+        let named = |cache: &str| prefix(Path::new(cache));
+        assert_eq!(named("/a"), named("/a"));
+        assert_ne!(named("/a"), named("/b"));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        assert!(prefix("/é").bytes().all(plain));
+        assert!(named("/é").bytes().all(plain));
+        // The first store came with a folder of its own.
+        let containers = Containers::new(Path::new("/a"));
+        containers.name_after(Path::new("/b"));
+        assert_eq!(*locked(&containers.prefix), named("/b"));
     }
 }

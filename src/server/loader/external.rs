@@ -13,6 +13,7 @@ use roundhouse_store::CachedArtefact;
 use roundhouse_tenancy::Current;
 use roundhouse_types::{
     ArtefactId, Bytes, DeviceId, EndpointName, ErrorKind, Failure, Footprint, ModelId, RetryHint,
+    count,
 };
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -368,7 +369,8 @@ impl ModelLoader {
         }
         engine.seat().ok_or_else(|| {
             let slots = engine.spec().adapters.map_or(0, |adapters| adapters.slots.get());
-            let what = format!("the {slots} places for adapters of {base} are taken");
+            let what =
+                format!("{base} has {} for adapters, and none is free", count(slots, "place"));
             Failure::new(ErrorKind::NotReady, what).with_retry(RetryHint::Later)
         })
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, describe_histogram, histogram};
 use roundhouse_models::{AdapterWeights, Cancel, DeviceMemory, ModelPlan, TensorPool, Weights};
 use roundhouse_residency::{HostCopy, Loaded};
-use roundhouse_serving::{AdapterText, ServedModel, TextCodec};
+use roundhouse_serving::{AdapterText, Purpose, ServedModel, TextCodec};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, RetryHint};
 use tracing::{debug, warn};
 
@@ -45,6 +45,8 @@ pub(super) struct HostParts {
 pub(super) struct AdapterParts {
     pub(super) weights: AdapterWeights,
     pub(super) text: AdapterText,
+    /// What requests may ask of it.
+    pub(super) purpose: Purpose,
     /// What texts of its own take, in use beside its base.
     pub(super) taken: Bytes,
     /// How long it may be unused, where its own settings say so.
@@ -72,7 +74,8 @@ impl Demotable {
             }
             Self::Adapter(parts) => {
                 let footprint = parts.weights.footprint();
-                let footprint = Footprint { host: footprint.host + parts.taken, ..footprint };
+                let host = footprint.host + parts.taken;
+                let footprint = Footprint { host, workspace: Bytes::ZERO, ..footprint };
                 HostCopy { footprint, shared: Vec::new() }
             }
         }

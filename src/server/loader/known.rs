@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use roundhouse_store::{Artefact, Progress};
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, Failure};
 
 use super::plan::Plan;
 use super::stages::Stages;
@@ -26,6 +26,8 @@ pub(super) struct Known {
     pub(super) texts: Bytes,
     /// On whose behalf it was fetched last.
     pub(super) payer: String,
+    /// Why its last load failed, where its files are to blame and nothing of it has served.
+    pub(super) refused: Option<Failure>,
     /// A load of it failed of files that were not verified yet.
     pub(super) failed_unverified: bool,
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use roundhouse_models::{Asked, GgufText, ModelPlan, ScoreFunction as Scores};
+use roundhouse_models::{AdapterPlan, Asked, GgufText, ModelPlan, ScoreFunction as Scores};
 use roundhouse_serving::{
     AnswerStyle, EmbeddingPrompts, GenerationDefaults, Labels, Purpose, ScoreFunction, TextCodec,
     Vocabulary,
@@ -92,13 +92,13 @@ pub(crate) fn of(plan: &ModelPlan) -> Purpose {
                 default: plan.prompts.default.clone(),
             },
         },
-        ModelKind::TokenClassification => Purpose::TokenClassification(labels(plan)),
+        ModelKind::TokenClassification => Purpose::TokenClassification(labels_of(plan)),
         ModelKind::FillMask => Purpose::FillMask,
         ModelKind::QuestionAnswering => Purpose::QuestionAnswering,
         ModelKind::Classification
         | ModelKind::Handler
         | ModelKind::External
-        | ModelKind::Adapter => Purpose::Classification(labels(plan)),
+        | ModelKind::Adapter => Purpose::Classification(labels_of(plan)),
     }
 }
 
@@ -113,10 +113,23 @@ fn defaults(of: &roundhouse_models::GenerationDefaults) -> GenerationDefaults {
     }
 }
 
-fn labels(plan: &ModelPlan) -> Labels {
-    let Some(labels) = &plan.labels else {
-        return Labels { names: Vec::new(), scores: ScoreFunction::Softmax };
-    };
+/// What requests may ask of an adapter: what its own head answers, or of its base's.
+pub(super) fn beside(adapter: &AdapterPlan, base: &ModelPlan) -> Purpose {
+    match &adapter.answers {
+        Some((ModelKind::TokenClassification, of)) => Purpose::TokenClassification(labels(of)),
+        Some((_, of)) => Purpose::Classification(labels(of)),
+        None => self::of(base),
+    }
+}
+
+fn labels_of(plan: &ModelPlan) -> Labels {
+    match &plan.labels {
+        Some(of) => labels(of),
+        None => Labels { names: Vec::new(), scores: ScoreFunction::Softmax },
+    }
+}
+
+fn labels(labels: &roundhouse_models::Labels) -> Labels {
     Labels {
         names: labels.names.iter().map(|name| Arc::from(name.as_str())).collect(),
         scores: match labels.function {
@@ -124,5 +137,28 @@ fn labels(plan: &ModelPlan) -> Labels {
             Scores::Sigmoid => ScoreFunction::Sigmoid,
             Scores::Identity => ScoreFunction::Identity,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use roundhouse_models::{LoadSettings, inspect, read_local};
+
+    use super::*;
+
+    #[test]
+    fn an_adapter_with_a_head_of_its_own_is_for_what_that_answers() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests");
+        let read = |folder: &str| read_local(&models.join(folder)).unwrap();
+        let base = inspect(&read("references/encoder-bert"), &LoadSettings::default()).unwrap();
+        let adapter = AdapterPlan::read(&read("encoder-heads/bert-bare")).unwrap();
+        let purpose = beside(&adapter.on(&base).unwrap(), &base);
+        assert!(matches!(of(&base), Purpose::Embedding { .. }));
+        let Purpose::Classification(labels) = purpose else { panic!("{purpose:?}") };
+        let names: Vec<&str> = labels.names.iter().map(|name| &**name).collect();
+        assert_eq!(names, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+        assert_eq!(labels.scores, ScoreFunction::Softmax);
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use roundhouse_residency::{Authority, InStore, Resolution, Standing};
-use roundhouse_store::{Artefact, Catalog, ChosenBy, DiskCache, Error as StoreError, Freshness};
+use roundhouse_store::{
+    Artefact, Catalog, ChosenBy, DiskCache, Error as StoreError, Freshness, PassedOver,
+};
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 use tracing::warn;
 
@@ -55,7 +57,7 @@ impl ModelLoader {
             None => self.resolve_newest(catalog, cache, model, by, refresh).await?,
         };
         // What else the store holds is no news to an operator who chose another version.
-        if !is_chosen {
+        if !is_chosen && resolution.standing.unfit.is_none() {
             resolution.standing.unfit = unfit(catalog, model, &resolution.version).await;
         }
         Ok(resolution)
@@ -71,7 +73,21 @@ impl ModelLoader {
         refresh: bool,
     ) -> Result<Resolution, Failure> {
         match self.ask(catalog, cache, model, refresh).await {
-            Ok(artefact) => self.resolve_listed(catalog, cache, artefact, by).await,
+            Ok(artefact) => {
+                let newest = artefact.id.clone();
+                // A look for a newer version tries it again.
+                let refused = self.recall(&newest).refused.filter(|_| !refresh);
+                let resolved = match refused.filter(|_| by == Authority::Store) {
+                    Some(failure) => Err(failure),
+                    None => self.resolve_listed(catalog, cache, artefact, by).await,
+                };
+                match resolved {
+                    Err(failure) if by == Authority::Store => {
+                        self.resolve_before(cache, newest, failure).await
+                    }
+                    resolved => resolved,
+                }
+            }
             Err(failure) => {
                 let Some(id) = self.stand_in(cache, model, &failure) else { return Err(failure) };
                 warn!(model = %model, %failure, "store is down, serving the version on disk");
@@ -79,6 +95,48 @@ impl ModelLoader {
                 let standing = Standing { by, store, ..Standing::default() };
                 self.resolve_on_disk(cache, id, standing).await
             }
+        }
+    }
+
+    /// Where the newest version's files are to blame, the version that was loaded before it goes on
+    /// answering while it is whole on disk, whether it is on a device just now or not.
+    async fn resolve_before(
+        &self,
+        cache: &DiskCache,
+        newest: ArtefactId,
+        failure: Failure,
+    ) -> Result<Resolution, Failure> {
+        let before = self.versions.last_loaded(&newest.model);
+        let before = before.filter(|id| *id != newest && cache.get(id).is_some());
+        let Some(id) = before.filter(|_| failure.kind() == ErrorKind::ModelInvalid) else {
+            return Err(failure);
+        };
+        let Ok(mut resolution) = self.resolve_on_disk(cache, id, Standing::default()).await else {
+            return Err(failure);
+        };
+        let message = format!("{failure}; the version before it is served");
+        let told = Failure::new(failure.kind(), message);
+        resolution.standing.unfit = Some((newest.version, told));
+        Ok(resolution)
+    }
+
+    /// Remembers of a load that has ended what later ones go by.
+    pub(super) fn judge(&self, id: &ArtefactId, failure: Option<&Failure>) {
+        let mut known = self.recall(id);
+        let refused = match failure {
+            None => {
+                self.versions.loaded(id);
+                None
+            }
+            Some(failure) => {
+                let has_served = self.versions.last_loaded(&id.model).as_ref() == Some(id);
+                let is_refused = failure.kind() == ErrorKind::ModelInvalid && !has_served;
+                is_refused.then(|| failure.clone()).or(known.refused.take())
+            }
+        };
+        if refused.is_some() || known.refused.is_some() {
+            known.refused = refused;
+            self.remember(id, known);
         }
     }
 
@@ -205,6 +263,7 @@ impl ModelLoader {
                     locked(&self.current).contains(model) || cache.latest(model).is_some();
                 if was_there && self.versions.missing(model) {
                     cache.gone(model);
+                    self.versions.deleted(model);
                 } else if was_there && refresh {
                     return Err(self.versions.not_yet(model, failure));
                 }
@@ -233,7 +292,10 @@ impl ModelLoader {
             return held;
         }
         let current = locked(&self.current).get(model).cloned();
-        current.filter(|id| cache.get(id).is_some()).or_else(|| cache.latest(model))
+        let refused = |id: &ArtefactId| self.recall(id).refused.is_some();
+        let before = || self.versions.last_loaded(model).filter(|id| cache.get(id).is_some());
+        let current = current.filter(|id| cache.get(id).is_some() && !refused(id));
+        current.or_else(before).or_else(|| cache.latest(model))
     }
 
     async fn resolve_on_disk(
@@ -277,12 +339,29 @@ async fn unfit(
     if !passed.stale || passed.version == *serving {
         return None;
     }
-    let message = format!(
-        "what the store holds of {model} is damaged, or its upload never ended: {}; the version \
-         before it is served",
-        passed.why
-    );
-    Some((passed.version.clone(), Failure::new(ErrorKind::ModelInvalid, message)))
+    Some((passed.version.clone(), damage(model, &passed)))
+}
+
+/// The failure of an upload that is damaged, for those who see that another version answers.
+pub(crate) fn damage(model: &ModelId, passed: &PassedOver) -> Failure {
+    let message = format!("{}; the version before it is served", lacking(model, passed));
+    Failure::new(ErrorKind::ModelInvalid, message)
+}
+
+/// What is wrong with an upload that a model's version answers in place of.
+pub(crate) fn lacking(model: &ModelId, passed: &PassedOver) -> String {
+    let short = passed.version.as_str().get(..12).unwrap_or(passed.version.as_str());
+    let what = doubt(passed);
+    format!("what the store holds of {model}, version {short}, {what}: {}", passed.why)
+}
+
+/// The same in few words.
+pub(crate) fn doubt(passed: &PassedOver) -> &'static str {
+    match (passed.stale, passed.is_whole) {
+        (true, _) => "is damaged, or its upload never ended",
+        (false, true) => "may still be written",
+        (false, false) => "is not whole yet",
+    }
 }
 
 /// The failure of a store that did not name a version within [`STORE_PATIENCE`].

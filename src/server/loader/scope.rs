@@ -1,6 +1,7 @@
 //! What operators say of endpoints.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use roundhouse_store::{Catalog, DiskCache};
@@ -30,4 +31,6 @@ pub(crate) struct Scope {
     pub(crate) handlers: Vec<EndpointName>,
     /// Engines that are started for their targets.
     pub(crate) engines: BTreeMap<EndpointName, Vec<EngineRule>>,
+    /// The folder that is ours alone, once there was a store.
+    pub(crate) cache: Option<PathBuf>,
 }

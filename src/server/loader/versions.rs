@@ -18,8 +18,9 @@ use tracing::warn;
 use super::{ModelLoader, STORE_PATIENCE, Source, locked};
 use crate::config::{OnDelete, Update, VersionRule};
 
-/// Models whose absence from the store is remembered until it is certain.
-const MISSING_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+/// Models whose absence from the store is remembered until it is certain, and as many of which it is
+/// known what was loaded last.
+const MODELS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// What an operator wants served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +87,8 @@ pub(super) struct Versions {
     trials: Arc<Trials>,
     /// Since when the store has not found a model that it held before.
     missing: Mutex<LruCache<ModelId, Instant>>,
+    /// The version that was loaded last, by model, unless the store deleted the model since.
+    served: Mutex<LruCache<ModelId, ArtefactId>>,
 }
 
 impl Default for Versions {
@@ -94,7 +97,8 @@ impl Default for Versions {
             rules: Current::default(),
             confirm: Duration::ZERO,
             trials: Arc::default(),
-            missing: Mutex::new(LruCache::new(MISSING_REMEMBERED)),
+            missing: Mutex::new(LruCache::new(MODELS_REMEMBERED)),
+            served: Mutex::new(LruCache::new(MODELS_REMEMBERED)),
         }
     }
 }
@@ -131,6 +135,21 @@ impl Versions {
         let now = Instant::now();
         let since = *locked(&self.missing).get_or_insert(model.clone(), || now);
         now.duration_since(since) >= self.confirm
+    }
+
+    /// A version was loaded.
+    pub(super) fn loaded(&self, id: &ArtefactId) {
+        locked(&self.served).put(id.model.clone(), id.clone());
+    }
+
+    /// The store deleted the model: nothing from before answers for what comes later.
+    pub(super) fn deleted(&self, model: &ModelId) {
+        locked(&self.served).pop(model);
+    }
+
+    /// The version that was loaded last, unless the store deleted the model since.
+    pub(super) fn last_loaded(&self, model: &ModelId) -> Option<ArtefactId> {
+        locked(&self.served).get(model).cloned()
     }
 
     /// What a model's being missing means before it is believed, where it drains residents:

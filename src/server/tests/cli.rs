@@ -229,6 +229,75 @@ async fn a_stream_is_printed_as_text_and_its_error_is_an_error() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_text_is_printed_as_it_was_sent() {
+    let answer = || async { "[[0.5,0.25]]" };
+    let url = serve(Router::new().route("/invocations", post(answer))).await;
+    for streams in [&["--stream"][..], &[]] {
+        let asked = ["invoke", "m", "--prompt", "x", "--url", &url];
+        let output = roundhouse(&[&asked[..], streams].concat()).await;
+        assert_eq!(out(&output), "[[0.5,0.25]]\n", "{streams:?}: {}", err(&output));
+    }
+}
+
+#[tokio::test]
+async fn whoever_answers_instead_of_our_server_is_told_as_such() {
+    let page = || async { (StatusCode::NOT_IMPLEMENTED, "<!DOCTYPE HTML>\n<html>no</html>") };
+    let url = serve(Router::new().route("/admin/v1/load", post(page))).await;
+    let text = err(&roundhouse(&["load", "m", "--url", &url]).await);
+    assert!(text.contains("501: a page for browsers\nhint: check --url"), "{text}");
+    let encrypted = url.replace("http:", "https:");
+    let output = roundhouse(&["models", "--url", &encrypted]).await;
+    let text = err(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("asked by http://") && !text.contains("start one with"), "{text}");
+    let output = roundhouse(&["models", "--url", &url, "--admin-key", "a\nb"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", err(&output));
+    assert!(err(&output).contains("a line break or"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn endpoints_that_cannot_be_listed_fail_the_list_behind_the_others() {
+    let page = || async {
+        Json(json!({
+            "models": [{"endpoint": "e", "target": "a", "bytes": 5, "state": null}],
+            "failed": [{"endpoint": "gone", "kind": "store_unavailable", "message": "no folder"}],
+            "next": null,
+        }))
+    };
+    let url = serve(Router::new().route("/admin/v1/models", get(page))).await;
+    for json in [&["--json"][..], &[]] {
+        let output = roundhouse(&[&["models", "--url", &url][..], json].concat()).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            err(&output).contains("1 endpoint not listed: gone: no folder"),
+            "{}",
+            err(&output)
+        );
+        let is_one = serde_json::from_str::<Value>(&out(&output)).is_ok();
+        assert_eq!(is_one, !json.is_empty(), "{}", out(&output));
+        assert!(out(&output).contains('a'));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_target_and_no_ledger_is_told_with_where_to_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}", folder.path().display());
+    let text = err(&roundhouse(&["plan", &format!("{uri}/m")]).await);
+    assert!(text.contains(&format!("`roundhouse survey {uri}/`")), "{text}");
+    for wrong in ["s3://", "http://x/y"] {
+        let text = err(&roundhouse(&["plan", wrong]).await);
+        assert!(text.contains("expected") && !text.contains("the network"), "{text}");
+    }
+    assert_eq!(roundhouse(&["plan", ""]).await.status.code(), Some(2));
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "one\ntwo\n").unwrap();
+    let output = roundhouse(&["usage", "--file", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("none of its 2 lines is of one"), "{}", err(&output));
+}
+
+#[tokio::test]
 async fn a_survey_of_a_folder_tells_kinds_and_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let odd = folder.path().join("odd");

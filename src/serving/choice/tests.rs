@@ -16,11 +16,16 @@ fn codec() -> TextCodec {
 }
 
 fn writer(stop: &[&str], min_tokens: usize) -> Writer {
+    let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
+    writing(Writing { stop, ..Writing::default() }, min_tokens)
+}
+
+fn writing(writing: Writing, min_tokens: usize) -> Writer {
     Writer::new(WriterParts {
         choice: 3,
         codec: codec(),
         prompt: &[1],
-        stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+        writing,
         min_tokens,
         eos_tokens: [EOS].into(),
         calls: None,
@@ -99,6 +104,29 @@ fn the_token_that_stops_the_answer_has_no_text_in_it() {
     let last = pieces.last().unwrap().tokens.last().unwrap();
     assert!(last.special);
     assert_eq!(last.text, "<|im_end|>");
+}
+
+#[test]
+fn what_ends_an_answer_and_special_tokens_are_part_of_it_where_they_are_asked_for() {
+    let mut ids = codec().encode("one two", false).unwrap();
+    let kept = Writing { keep_special: true, ..Writing::default() };
+    ids.insert(1, 1);
+    let pieces = write(&mut writing(kept.clone(), 0), &ids, FinishReason::Length);
+    let own = codec().token_text(1);
+    assert!(text(&pieces).contains(&own) && text(&pieces).replace(&own, "") == "one two");
+    ids.push(EOS);
+    let all = codec().join(&ids, false).unwrap();
+    let pieces = write(&mut writing(kept.clone(), 0), &ids, FinishReason::StopToken);
+    assert_eq!(text(&pieces), all.strip_suffix("<|im_end|>").unwrap());
+    let with_end = Writing { include_stop: true, ..kept };
+    let pieces = write(&mut writing(with_end, 0), &ids, FinishReason::StopToken);
+    assert_eq!(text(&pieces), all);
+
+    let ids = codec().encode("one two three", false).unwrap();
+    let stop = vec!["two".to_owned()];
+    let with_stop = Writing { stop, include_stop: true, ..Writing::default() };
+    let pieces = write(&mut writing(with_stop, 0), &ids, FinishReason::Length);
+    assert_eq!(text(&pieces), "one two");
 }
 
 /// A writer that looks for calls; `<|im_start|>` marks them, as a special token does in other

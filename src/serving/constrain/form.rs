@@ -4,15 +4,15 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{JsonCompileOptions, regex_to_lark};
 use serde_json::{Value, json};
 
-use super::rules;
 use super::size::affordable;
-use crate::Error;
+use super::{rules, tags};
+use crate::{Error, TextCodec};
 
 /// A schema's longest text, in bytes. Some large public ones have a few hundred kilobytes.
-const SCHEMA_BYTES_MAX: usize = 256 * 1024;
+pub(super) const SCHEMA_BYTES_MAX: usize = 256 * 1024;
 /// The longest text of a regular expression, or of any text in a schema, in bytes: the library
 /// recurses as deep as an expression is long.
-const REGEX_BYTES_MAX: usize = 8 * 1024;
+pub(super) const REGEX_BYTES_MAX: usize = 8 * 1024;
 /// Texts to choose from at most, and their bytes in all.
 const CHOICES_MAX: usize = 1024;
 const CHOICE_BYTES_MAX: usize = 64 * 1024;
@@ -43,6 +43,9 @@ pub enum FormKind {
     Choice(Vec<String>),
     /// A text of a grammar, in Lark's words or in llama.cpp's (GBNF).
     Grammar(String),
+    /// A text in which some parts have a form, as xgrammar and vLLM describe it: with `format`, or
+    /// with `structures` and `triggers`.
+    StructuralTag(Value),
 }
 
 /// A form as the library reads it.
@@ -53,11 +56,11 @@ pub(crate) struct Grammar {
 }
 
 impl Grammar {
-    /// Writes a form down.
+    /// Writes a form down, for the tokenizer whose special tokens it may name.
     ///
     /// # Errors
     /// `InvalidInput` that names `field`, for a form that is too long or empty.
-    pub(crate) fn of(form: &OutputForm) -> Result<Self, Error> {
+    pub(crate) fn of(form: &OutputForm, codec: &TextCodec) -> Result<Self, Error> {
         let field = form.field.as_str();
         let top = match &form.kind {
             FormKind::JsonObject => {
@@ -78,6 +81,9 @@ impl Grammar {
                 TopLevelGrammar::from_lark(format!("start: /{}/", body(field, regex)?))
             }
             FormKind::Grammar(rules) => TopLevelGrammar::from_lark(rules::lark(field, rules)?),
+            FormKind::StructuralTag(tag) => {
+                return Self::of_rules(tags::lark(field, tag, codec)?, field);
+            }
             FormKind::Choice(choices) => {
                 if choices.is_empty() || choices.iter().any(String::is_empty) {
                     return Err(Error::field(
@@ -142,7 +148,7 @@ pub(crate) fn texts_within(field: &str, schema: &Value) -> Result<(), Error> {
     }
 }
 
-fn within(field: &str, what: &str, length: usize, most: usize) -> Result<(), Error> {
+pub(super) fn within(field: &str, what: &str, length: usize, most: usize) -> Result<(), Error> {
     if length > most {
         let message = format!("a {what} of {length} bytes is longer than the {most} at most");
         return Err(Error::field(field, message));
@@ -156,7 +162,7 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 /// A regular expression as it stands between slashes. Anchors at its ends say what holds anyway.
-fn body(field: &str, regex: &str) -> Result<String, Error> {
+pub(super) fn body(field: &str, regex: &str) -> Result<String, Error> {
     let ends_open = |text: &str| text.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1;
     let mut inner = regex.strip_prefix('^').unwrap_or(regex);
     if let Some(before) = inner.strip_suffix('$')

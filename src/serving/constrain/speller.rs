@@ -5,9 +5,11 @@ use std::sync::Arc;
 use llguidance::api::ParserLimits;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
+use roundhouse_types::TenantName;
 
 use super::follower::Follower;
 use super::form::Grammar;
+use super::kept::{self, Kept};
 use super::vocabulary::{last_token, token_bytes};
 use crate::{Error, TextCodec};
 
@@ -46,10 +48,11 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// Knows a tokenizer's tokens byte by byte, and makes constraints of forms. Immutable; built once
-/// per tokenizer.
+/// Knows a tokenizer's tokens byte by byte, and makes constraints of forms. Immutable, but for the forms
+/// that it keeps; built once per tokenizer.
 pub(crate) struct Speller {
     factory: ParserFactory,
+    kept: Kept<Matcher>,
     /// Stands for the end of the text where the library wants a token for it. Past all real ones.
     end: u32,
 }
@@ -99,30 +102,36 @@ impl Speller {
                 .map_err(|error| refused(error.to_string()))?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        Ok(Self { factory, end })
+        Ok(Self { factory, kept: Kept::new(kept::room(known)), end })
     }
 
-    /// What a speller of so many tokens takes, at most.
+    /// What a speller of so many tokens takes, at most, with the forms that it keeps.
     pub(crate) fn bytes_of(tokens: usize) -> u64 {
-        BYTES_PER_TOKEN.saturating_mul(tokens as u64)
+        BYTES_PER_TOKEN.saturating_mul(tokens as u64) + kept::room(tokens)
     }
 
-    /// Compiles a form, on a thread of its own with a large stack. Takes time within the limits:
-    /// belongs on a blocking thread.
+    /// Compiles a form, on a thread of its own with a large stack, unless it is kept from an earlier
+    /// request of the same tenant. Takes time within the limits: belongs on a blocking thread.
     ///
     /// # Errors
     /// `InvalidInput` that names the field, and what in the form cannot be followed.
-    pub(crate) fn compile(&self, grammar: Grammar) -> Result<Compiled, Error> {
+    pub(crate) fn compile(
+        &self,
+        grammar: Grammar,
+        tenant: Option<&TenantName>,
+    ) -> Result<Compiled, Error> {
         let Grammar { field, top } = grammar;
-        let compile = || {
-            let mut matcher = Matcher::new(self.factory.create_parser(top));
-            // What does not even begin is told now rather than in the stream.
-            matcher.compute_mask().map(|_| matcher)
-        };
-        match on_large_stack(compile)? {
-            Ok(matcher) => Ok(Compiled { matcher, end: self.end }),
-            Err(error) => Err(Error::field(field, said(&error.to_string()))),
-        }
+        let text = serde_json::to_string(&top).map_err(|_| Error::Interrupted)?;
+        // What a request's sequences learn of the form stays theirs: a form that is kept does not grow.
+        let matcher = self.kept.get_or(tenant, text, Matcher::deep_clone, || {
+            let compile = || {
+                let mut matcher = Matcher::new(self.factory.create_parser(top));
+                // What does not even begin is told now rather than in the stream.
+                matcher.compute_mask().map(|_| matcher)
+            };
+            on_large_stack(compile)?.map_err(|error| Error::field(field, said(&error.to_string())))
+        })?;
+        Ok(Compiled { matcher, end: self.end })
     }
 }
 

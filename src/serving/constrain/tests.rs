@@ -9,10 +9,11 @@ use crate::TextCodec;
 use crate::text::tests::{reference, sentencepiece};
 
 mod grammars;
+mod tags;
 
 fn compile(codec: &TextCodec, kind: FormKind) -> Result<Compiled, crate::Error> {
     let form = OutputForm { field: "response_format".into(), kind };
-    codec.speller().unwrap().compile(Grammar::of(&form)?)
+    codec.speller().unwrap().compile(Grammar::of(&form, codec)?, None)
 }
 
 fn refusal(kind: FormKind) -> String {

@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     Chat, Completion, EmbeddingPrompts, Embeddings, Finish, Generation, GenerationDefaults, Inputs,
-    Labels, Prompt, Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice, ZeroShot,
+    Labels, Opening, Prompt, Ranking, ScoreFunction, TaskOptions, TextCodec, ToolCall, ToolChoice,
+    Truncation, ZeroShot,
 };
 
 mod answers;
@@ -248,6 +249,8 @@ fn chat(content: &str) -> Request {
         tools: None,
         template_kwargs: Map::new(),
         generation: greedy(4),
+        opening: Opening::Answer,
+        echo: false,
         n: 1,
     })
 }

@@ -46,7 +46,7 @@ impl EncoderTask {
                 if tokens && prompt.is_some() {
                     return Err(Error::field("prompt_name", "goes before texts, not tokens"));
                 }
-                prompted(text, inputs.len())?;
+                prompted("input", text, inputs.len())?;
                 let inputs = inputs.into_iter().map(|input| match input {
                     Prompt::Text(input) => Prompt::Text(before(text, input)),
                     Prompt::Tokens(tokens) => Prompt::Tokens(tokens),
@@ -78,6 +78,10 @@ impl EncoderTask {
 
 /// `None` for a model that is no encoder.
 fn of_inputs(inputs: Inputs, purpose: &Purpose, most: usize) -> Option<Result<EncoderTask, Error>> {
+    if inputs.generation.truncation.is_some() && !matches!(purpose, Purpose::Generative { .. }) {
+        let message = "this model cuts texts to what it takes by itself";
+        return Some(Err(Error::field("parameters.truncate", message)));
+    }
     let Inputs { texts, seconds, top_k, normalize: asked, options, .. } = inputs;
     let task = match purpose {
         Purpose::Generative { .. } => return None,
@@ -122,7 +126,7 @@ fn embed(
     options: &TaskOptions,
 ) -> Result<EncoderTask, Error> {
     let all = |texts: Vec<String>| {
-        prompted(prompt, texts.len())?;
+        prompted("inputs", prompt, texts.len())?;
         Ok(texts.into_iter().map(|text| before(prompt, text)).collect::<Vec<_>>())
     };
     Ok(match options.task {
@@ -140,13 +144,13 @@ fn embed(
 
 /// Refuses prompts that are more together than a request may read: they are the model's, not the
 /// caller's, and cost it nothing to send.
-fn prompted(prompt: &str, texts: usize) -> Result<(), Error> {
+fn prompted(field: &str, prompt: &str, texts: usize) -> Result<(), Error> {
     let bytes = prompt.len().saturating_mul(texts);
     if bytes > READ_MAX {
         let message = format!(
             "the model's prompt before {texts} texts makes {bytes} bytes, {READ_MAX} are the most"
         );
-        return Err(Error::field("inputs", message));
+        return Err(Error::field(field, message));
     }
     Ok(())
 }
@@ -157,7 +161,7 @@ pub(super) fn with_prompts(ranking: Ranking, prompts: &EmbeddingPrompts) -> Resu
         true => (prompts.usual(), prompts.usual()),
         false => (prompts.of_query(), prompts.of_document()),
     };
-    prompted(document, ranking.documents.len())?;
+    prompted(ranking.field, document, ranking.documents.len())?;
     let documents = ranking.documents.into_iter().map(|text| before(document, text)).collect();
     Ok(Ranking { query: before(query, ranking.query), documents, ..ranking })
 }

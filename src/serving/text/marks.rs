@@ -197,6 +197,26 @@ impl TextCodec {
         self.limit.unwrap_or(usize::MAX)
     }
 
+    /// The tokens of a text, `most` at most: the last ones where it `keeps_end`, else the first. Special
+    /// tokens around it stay; `None` where they alone are more. Takes time in the text's length: belongs
+    /// on a blocking thread.
+    ///
+    /// # Errors
+    /// `ModelInvalid` where the vocabulary cannot express the text and has no unknown token.
+    pub(crate) fn encode_within(
+        &self,
+        text: &str,
+        add_special: bool,
+        (most, keeps_end): (usize, bool),
+    ) -> Result<Option<Vec<u32>>, Error> {
+        let encoding = self.tokenizer.encode_fast(text, add_special).map_err(Error::Tokenise)?;
+        if encoding.len() <= most {
+            return Ok(Some(encoding.get_ids().to_vec()));
+        }
+        let fitted = Marked::of(&encoding).fitted(most, Shorten::Longest, keeps_end);
+        Ok(fitted.map(|marked| marked.ids()))
+    }
+
     /// An encoding's tokens, cut to what the model takes.
     pub(super) fn fitted_ids(&self, encoding: &Encoding) -> Vec<u32> {
         if encoding.len() <= self.limit() {

@@ -102,6 +102,26 @@ fn one(index: usize, message: &Value, reading: Reading) -> Result<Value, Error> 
     Ok(Value::Object(object))
 }
 
+/// Puts a mark behind the last message's text.
+///
+/// # Errors
+/// `InvalidInput` where it has none.
+pub(super) fn mark_end(messages: &mut [Value], mark: &str) -> Result<(), Error> {
+    let last = messages.last_mut().and_then(|message| message.get_mut("content"));
+    let text = match last {
+        Some(Value::Array(parts)) => parts.last_mut().and_then(|part| part.get_mut("text")),
+        content => content,
+    };
+    match text {
+        Some(Value::String(text)) => text.push_str(mark),
+        _ => {
+            let message = "the last message has no text that could be continued";
+            return Err(Error::field("continue_final_message", message));
+        }
+    }
+    Ok(())
+}
+
 /// The texts of parts; `refusal`s and the like are text in no template.
 fn text_parts<'a>(parts: &'a [Value], place: &str) -> Result<Vec<&'a str>, Error> {
     let text = |(index, part): (usize, &'a Value)| {

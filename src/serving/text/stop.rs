@@ -8,6 +8,8 @@
 #[derive(Debug)]
 pub(crate) struct StopMatcher {
     stops: Vec<String>,
+    /// Whether a stop string is part of the text that it ends.
+    included: bool,
     /// The longest end of the text so far that is the beginning of a stop string.
     held: String,
 }
@@ -17,7 +19,7 @@ pub(crate) struct StopMatcher {
 pub(crate) enum Scan {
     /// Text that is part of no stop string.
     Pass(String),
-    /// The text before a stop string, which ends the answer.
+    /// The text before a stop string, or up to its end where it is included; it ends the answer.
     Stop(String),
 }
 
@@ -25,7 +27,12 @@ impl StopMatcher {
     /// Takes the stop strings, none of them empty.
     pub(crate) fn new(stops: Vec<String>) -> Self {
         debug_assert!(stops.iter().all(|stop| !stop.is_empty()), "an empty stop string");
-        Self { stops, held: String::new() }
+        Self { stops, included: false, held: String::new() }
+    }
+
+    /// The same, with the stop string as part of the text or not.
+    pub(crate) fn including(self, included: bool) -> Self {
+        Self { included, ..self }
     }
 
     /// Takes the next piece of text. After a `Stop` no more may come.
@@ -41,8 +48,8 @@ impl StopMatcher {
                 self.held.find(stop.as_str()).map(|start| (start + stop.len(), start))
             })
             .min();
-        if let Some((_, start)) = first {
-            self.held.truncate(start);
+        if let Some((end, start)) = first {
+            self.held.truncate(if self.included { end } else { start });
             return Scan::Stop(std::mem::take(&mut self.held));
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
@@ -126,6 +133,13 @@ mod tests {
                 prop_assert!(stop.starts_with(&matcher.held));
             }
         }
+    }
+
+    #[test]
+    fn a_stop_string_is_part_of_the_text_where_it_is_asked_for() {
+        let mut matcher = StopMatcher::new(vec!["b".into(), "ab".into()]).including(true);
+        assert_eq!(matcher.push("xa"), Scan::Pass("x".into()));
+        assert_eq!(matcher.push("bc"), Scan::Stop("ab".into()));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::messages::{self, Reading};
 use super::python;
-use crate::Error;
 use crate::tools::CallFormat;
+use crate::{Error, Opening};
 
 /// Instructions a template may execute: thousands of messages, and less than a second.
 const FUEL: u64 = 5_000_000;
@@ -18,6 +18,9 @@ const OUTPUT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The template for chats, and the one for chats with tools where there is one.
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
+/// Marks the end of a message that is to be continued, while it is rendered: private characters, and a
+/// space that shows whether the template keeps such.
+const END: &str = "\u{F0EF1}\u{F0EF2}\u{F0EF3} ";
 
 /// An artefact's chat templates, parsed.
 #[derive(Debug)]
@@ -73,6 +76,7 @@ impl ChatTemplates {
         messages: &[Value],
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
+        opening: Opening,
     ) -> Result<String, Error> {
         let known = |name: &str| self.readings.contains_key(name) || self.broken.contains_key(name);
         let name = if tools.is_some() && known(TOOL_USE) { TOOL_USE } else { DEFAULT };
@@ -80,13 +84,16 @@ impl ChatTemplates {
             return Err(Error::Template { line: *line, message: message.clone() });
         }
         let reading = *self.readings.get(name).ok_or(Error::NoTemplate)?;
-        let messages = messages::prepare(messages, reading)?;
+        let mut messages = messages::prepare(messages, reading)?;
+        if opening == Opening::Message {
+            messages::mark_end(&mut messages, END)?;
+        }
 
         let mut context = Map::new();
         for (token, text) in &self.special {
             context.insert(token.clone(), Value::String(text.clone()));
         }
-        context.insert("add_generation_prompt".to_owned(), Value::Bool(true));
+        context.insert("add_generation_prompt".to_owned(), (opening == Opening::Answer).into());
         context.insert("documents".to_owned(), Value::Null);
         context.extend(kwargs.clone());
         context.insert("messages".to_owned(), Value::Array(messages));
@@ -103,8 +110,25 @@ impl ChatTemplates {
             return Err(Error::TemplateOutput(OUTPUT_BYTES_MAX));
         }
         rendered.map_err(|error| failed(&error))?;
-        Ok(String::from_utf8_lossy(&output.bytes).into_owned())
+        let rendered = String::from_utf8_lossy(&output.bytes).into_owned();
+        if opening == Opening::Message { open_ended(rendered) } else { Ok(rendered) }
     }
+}
+
+/// A prompt up to the end of its last message. As in `transformers`: of a template that cuts white space
+/// off its messages, without what was before the mark.
+fn open_ended(mut rendered: String) -> Result<String, Error> {
+    let mark = END.trim_end();
+    let Some(at) = rendered.rfind(mark) else {
+        let message = "the chat template does not write the last message as it is";
+        return Err(Error::field("continue_final_message", message));
+    };
+    let is_cut = !rendered[at..].starts_with(END);
+    rendered.truncate(at);
+    if is_cut {
+        rendered.truncate(rendered.trim_end().len());
+    }
+    Ok(rendered)
 }
 
 fn environment() -> Environment<'static> {

@@ -180,7 +180,8 @@ fn templates_render_as_in_the_references() {
                 [("add_generation_prompt".to_owned(), json!(case.add_generation_prompt))]
                     .into_iter()
                     .collect();
-            let rendered = templates.render(&case.messages, case.tools.as_deref(), &kwargs);
+            let rendered =
+                templates.render(&case.messages, case.tools.as_deref(), &kwargs, Opening::Answer);
             match (rendered, case.rendered, case.error) {
                 (Ok(text), Some(expected), None) => assert_eq!(text, expected, "{name}"),
                 (Err(error), None, Some(message)) => {
@@ -342,21 +343,54 @@ fn a_template_file_beats_the_configuration_and_tools_have_their_own() {
     let codec = artefact(&files).1.unwrap();
     let messages = [json!({"role": "user", "content": "x"})];
     assert_eq!(codec.eos_token(), Some(3));
-    assert_eq!(codec.render_chat(&messages, None, &Map::new()).unwrap(), "file");
+    assert_eq!(codec.render_chat(&messages, None, &Map::new(), Opening::Answer).unwrap(), "file");
     let tools = [json!({})];
-    assert_eq!(codec.render_chat(&messages, Some(&tools), &Map::new()).unwrap(), "1 tools, [SEP]");
+    let with_tools = codec.render_chat(&messages, Some(&tools), &Map::new(), Opening::Answer);
+    assert_eq!(with_tools.unwrap(), "1 tools, [SEP]");
     let without = artefact(&files[..1]).1.unwrap();
     assert!(!without.has_chat_template());
-    let error = without.render_chat(&messages, None, &Map::new()).unwrap_err();
+    let error = without.render_chat(&messages, None, &Map::new(), Opening::Answer).unwrap_err();
     assert!(matches!(error, Error::NoTemplate));
 }
 
 fn render(template: &str, messages: &[Value]) -> Result<String, Error> {
-    ChatTemplates::new([("default".to_owned(), template.to_owned())].into(), [].into()).render(
-        messages,
-        None,
-        &Map::new(),
-    )
+    opened(template, messages, Opening::Answer)
+}
+
+fn opened(template: &str, messages: &[Value], opening: Opening) -> Result<String, Error> {
+    let templates =
+        ChatTemplates::new([("default".to_owned(), template.to_owned())].into(), [].into());
+    templates.render(messages, None, &Map::new(), opening)
+}
+
+#[test]
+fn a_prompt_ends_open_for_an_answer_closed_or_inside_the_last_message() {
+    let of = |content: &str| {
+        format!(
+            "{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ {content} }}}}</>{{% endfor %}}\
+             {{% if add_generation_prompt %}}<assistant>{{% endif %}}"
+        )
+    };
+    let messages = |last: Value| {
+        [json!({"role": "user", "content": "hi"}), json!({"role": "assistant", "content": last})]
+    };
+    let said = messages(json!("so the "));
+    for (content, opening, prompt) in [
+        ("m.content", Opening::Answer, "<user>hi</><assistant>so the </><assistant>"),
+        ("m.content", Opening::Closed, "<user>hi</><assistant>so the </>"),
+        ("m.content", Opening::Message, "<user>hi</><assistant>so the "),
+        // A template that cuts white space off cuts this off, too.
+        ("m.content | trim", Opening::Message, "<user>hi</><assistant>so the"),
+    ] {
+        assert_eq!(opened(&of(content), &said, opening).unwrap(), prompt, "{content}");
+    }
+    let parts = messages(json!([{"type": "text", "text": "so "}]));
+    let looped = "{% for m in messages %}{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endfor %}";
+    assert_eq!(opened(looped, &parts, Opening::Message).unwrap(), "[hi][so ");
+    for (template, messages) in [("nothing of it", said), (looped, messages(json!([])))] {
+        let refused = opened(template, &messages, Opening::Message).unwrap_err().to_string();
+        assert!(refused.starts_with("continue_final_message: "), "{refused}");
+    }
 }
 
 #[test]
@@ -435,7 +469,7 @@ fn an_adapter_holds_no_texts_that_are_its_bases() {
     let codec = text.on(&base);
     assert!(Arc::ptr_eq(&codec.tokenizer, &base.tokenizer), "the tokenizer is held twice");
     let said = json!({"role": "user", "content": "hi"});
-    assert_eq!(codec.render_chat(&[said], None, &Map::new()).unwrap(), "mine: hi");
+    assert_eq!(codec.render_chat(&[said], None, &Map::new(), Opening::Answer).unwrap(), "mine: hi");
     // Another file with the same tokens is a tokenizer of its own.
     let mut spaced = tokenizer;
     spaced.push(b' ');

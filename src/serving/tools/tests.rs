@@ -276,7 +276,7 @@ fn demanded(
     let tools = tools();
     let demand = Demand { format, choice, tools: &tools, parallel, otherwise };
     let compiled =
-        codec.speller().unwrap().compile(super::calls(&demand, &codec).unwrap()).unwrap();
+        codec.speller().unwrap().compile(super::calls(&demand, &codec).unwrap(), None).unwrap();
     spells(&codec, &mut compiled.follower(), wanted)
 }
 

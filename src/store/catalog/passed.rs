@@ -20,6 +20,8 @@ pub struct PassedOver {
     pub since: SystemTime,
     /// Whether nothing was written for so long that it is taken for damaged, not for under way.
     pub stale: bool,
+    /// Whether nothing is seen to be missing: its files are too young to be believed.
+    pub is_whole: bool,
 }
 
 impl Catalog {
@@ -35,8 +37,9 @@ impl Inner {
         let version = found.id.version.clone();
         let before = self.passed.get(target).await.filter(|before| before.version == version);
         let since = before.map_or_else(SystemTime::now, |before| before.since);
-        let (why, stale) = (lack.why.clone(), lack.stale);
-        let passed = PassedOver { version, why, since, stale };
+        let Lack { why, stale, is_whole, .. } = lack;
+        let passed =
+            PassedOver { version, why: why.clone(), since, stale: *stale, is_whole: *is_whole };
         self.passed.insert(target.clone(), Arc::new(passed)).await;
     }
 }

@@ -41,7 +41,8 @@ pub(super) struct Ledger {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) whole: HashMap<ArtefactId, Whole>,
+    /// By name, so that a model's versions are found without a walk over all.
+    pub(super) whole: BTreeMap<ArtefactId, Whole>,
     pub(super) partial: HashMap<ArtefactId, Partial>,
     /// Promised to running fetches.
     pub(super) promised: u64,
@@ -97,6 +98,15 @@ impl State {
     fn used(&self) -> u64 {
         let partial: u64 = self.partial.values().map(|partial| partial.bytes).sum();
         self.standing.bytes() + partial + self.promised + self.leaving
+    }
+
+    /// The whole versions of a model.
+    fn of_model(&self, model: &ModelId) -> impl Iterator<Item = &Whole> {
+        // No version is before the empty one.
+        let first = ArtefactId { model: model.clone(), version: Version::from_digest("") };
+        let model = first.model.clone();
+        let from = self.whole.range(first..);
+        from.take_while(move |(id, _)| id.model == model).map(|(_, whole)| whole)
     }
 
     /// What would be used with so much more for a version, whose leftover it replaces.
@@ -217,16 +227,15 @@ impl Ledger {
     /// The version of a model that was fetched last, or that the store came back to since.
     pub(super) fn latest(&self, model: &ModelId) -> Option<Arc<Held>> {
         let state = self.lock();
-        let of_model = state.whole.values().filter(|w| w.held.manifest.artefact.id.model == *model);
-        let newest = of_model.max_by_key(|whole| whole.named_at)?;
+        let newest = state.of_model(model).max_by_key(|whole| whole.named_at)?;
         Some(Arc::clone(&newest.held))
     }
 
     /// Every version of a model that is whole, and when it was last used.
     pub(super) fn versions(&self, model: &ModelId) -> Vec<(Arc<Held>, SystemTime)> {
         let state = self.lock();
-        let of_model = state.whole.iter().filter(|(id, _)| id.model == *model);
-        of_model.map(|(_, whole)| (Arc::clone(&whole.held), whole.used_at)).collect()
+        let of_model = state.of_model(model);
+        of_model.map(|whole| (Arc::clone(&whole.held), whole.used_at)).collect()
     }
 
     /// Every model that has a version on disk, or part of one.

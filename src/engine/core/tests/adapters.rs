@@ -54,6 +54,73 @@ fn encoder_calls_carry_their_adapter() {
     assert_eq!(base.blocking_recv().unwrap().unwrap(), [echo_logits(&[1, 2], WIDTH)]);
 }
 
+/// An echo whose adapters answer with fewer numbers.
+struct Narrow(EchoRunner);
+
+const NARROW: usize = 3;
+
+impl ModelRunner for Narrow {
+    fn spec(&self) -> RunnerSpec {
+        self.0.spec()
+    }
+    fn prepares_shapes(&self) -> bool {
+        self.0.prepares_shapes()
+    }
+    fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
+        let mut output = self.0.forward(plan)?;
+        for (row, vectors) in plan.rows.iter().zip(&mut output.rows) {
+            if row.adapter.is_some() {
+                vectors.truncate(NARROW);
+            }
+        }
+        Ok(output)
+    }
+    fn touched(&self) -> Bytes {
+        self.0.touched()
+    }
+    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
+        self.0.give_back(chunk)
+    }
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> Result<Option<usize>, RunnerError> {
+        self.0.attach(id, weights)?;
+        Ok(Some(NARROW))
+    }
+    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        self.0.detach(id)
+    }
+}
+
+#[test]
+fn an_adapter_may_answer_with_another_number_of_numbers_than_its_model() {
+    let config = EngineConfig::default();
+    let runner = Box::new(Narrow(EchoRunner::new(shapes(6, None))));
+    let mut engine = Engine::new(runner, shapes(6, None), &config, Arc::default());
+    let width = engine.attach(AdapterId(1), Box::new(EchoAdapter(7))).unwrap();
+    assert_eq!(width, NARROW);
+    let mut encode = |id: u64, adapter| {
+        let (answer, answered) = oneshot::channel();
+        let job = EncodeJob {
+            id: SequenceId(id),
+            inputs: vec![vec![1, 2].into()],
+            adapter,
+            answer,
+            place: None,
+            claim: Arc::default(),
+        };
+        engine.encode(job, Account::idle());
+        answered
+    };
+    let (with, base) = (encode(0, Some(AdapterId(1))), encode(1, None));
+    engine.step(false).unwrap();
+    let expected = echo_logits_with(Some(EchoAdapter(7)), &[1, 2], WIDTH);
+    assert_eq!(with.blocking_recv().unwrap().unwrap(), [expected[..NARROW].to_vec()]);
+    assert_eq!(base.blocking_recv().unwrap().unwrap(), [echo_logits(&[1, 2], WIDTH)]);
+}
+
 #[test]
 fn what_is_left_of_an_adapter_s_sequences_ends_when_it_goes_and_nothing_else_does() {
     let mut bench = Bench::new(EchoRunner::new(generative(64)), 2);

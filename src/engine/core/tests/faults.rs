@@ -69,7 +69,8 @@ fn a_runner_that_returns_too_little_fails_its_sequences() {
         }
     }
     let row = Row { tokens: vec![1], output: true, ..Row::default() };
-    let outcomes = forward(&mut Mute, &generative(8), &StepPlan { rows: vec![row] }).unwrap();
+    let widths = (generative(8).output_width, &HashMap::new());
+    let outcomes = forward(&mut Mute, widths, &StepPlan { rows: vec![row] }).unwrap();
     assert!(matches!(&outcomes[..], [RowOutcome::Failed(f)] if f.kind() == ErrorKind::ModelFailed));
     let refused = warm_up(&mut Mute, &generative(8));
     assert!(matches!(refused, Err(WarmUpError::Refused(_))));

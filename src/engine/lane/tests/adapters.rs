@@ -31,11 +31,15 @@ impl ModelRunner for Keeper {
     fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
         self.0.give_back(chunk)
     }
-    fn attach(&mut self, id: AdapterId, weights: Box<dyn Any + Send>) -> Result<(), RunnerError> {
+    fn attach(
+        &mut self,
+        id: AdapterId,
+        weights: Box<dyn Any + Send>,
+    ) -> Result<Option<usize>, RunnerError> {
         let weights = weights.downcast::<Weights>().unwrap();
         self.0.attach(id, Box::new(weights.0))?;
         self.1 = Some(weights);
-        Ok(())
+        Ok(None)
     }
     fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
         self.0.detach(id)?;

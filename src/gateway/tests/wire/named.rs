@@ -412,15 +412,44 @@ async fn an_adapter_that_is_named_twice_is_one_where_the_names_agree() {
 }
 
 #[tokio::test]
-async fn a_header_goes_before_the_body_which_is_told_where_it_says_otherwise() {
-    let harness = Setup::default().with(|invocation| answers(&invocation));
-    for (named, ignored) in [("x", ""), ("x/", ""), ("y", "adapters")] {
-        let body = json!({"inputs": "1", "adapters": named}).to_string();
-        let mut request = post(INVOKE, BASE, body);
-        request.headers_mut().insert(HEADER, HeaderValue::from_static("x"));
-        let got = harness.send(request).await;
-        assert_eq!((got.status.as_u16(), got.header("x-roundhouse-ignored")), (200, ignored));
-        assert_eq!(harness.asked.lock().unwrap().pop().unwrap().model.target.as_str(), "x");
+async fn a_header_goes_before_the_body_which_is_told_by_every_route_where_it_says_otherwise() {
+    let inputs = |field: &str, name: &str| json!({"inputs": "1", field: name});
+    let chat = |field: &str, name: &str| json!({"messages": [{"role": "user", "content": "hi"}], "model": BASE, field: name});
+    for harness in both(|invocation| answers(&invocation)) {
+        for (path, body) in [
+            (INVOKE, inputs as fn(&str, &str) -> Value),
+            (INVOKE, chat),
+            ("/invocations", inputs),
+            (STREAM, inputs),
+            (CHAT, chat),
+            ("/endpoints/ep/openai/v1/chat/completions", chat),
+            ("/generate", inputs),
+        ] {
+            for (field, named, ignored) in [
+                ("adapters", "x", ""),
+                ("adapters", "x/", ""),
+                ("adapters", "y", "adapters"),
+                ("adapter_id", "y", "adapter_id"),
+            ] {
+                let target = if path == STREAM { "" } else { BASE };
+                let mut request = post(path, target, body(field, named).to_string());
+                request.headers_mut().insert(HEADER, HeaderValue::from_static("x"));
+                let got = harness.send(request).await;
+                let told = (got.status.as_u16(), got.header("x-roundhouse-ignored"));
+                assert_eq!(told, (200, ignored), "{path} {field} {named}: {}", got.text());
+                let asked = harness.asked.lock().unwrap().pop().unwrap();
+                assert_eq!(asked.model.target.as_str(), "x", "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn fields_that_nothing_reads_are_told_where_inputs_go_to_different_adapters() {
+    for harness in both(|invocation| answers(&invocation)) {
+        let body = json!({"inputs": ["1", "2"], "adapters": ["x", "y"], "colour": 1});
+        let got = harness.post(INVOKE, BASE, body.to_string()).await;
+        assert_eq!((got.status.as_u16(), got.header("x-roundhouse-ignored")), (200, "colour"));
     }
 }
 

@@ -1,11 +1,13 @@
 //! `/v1/…`.
 
 mod completions;
+mod responses;
+mod vllm;
 
 use http::Request;
 use roundhouse_serving::{
-    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, Generation, Piece, Prompt, Request as Asked, STOPS_MAX,
-    TokenInfo, ToolCall, ToolChoice,
+    ALTERNATIVES_MAX, ANSWERS_MAX, Finish, FormKind, Generation, Piece, Prompt, Request as Asked,
+    STOPS_MAX, TokenInfo, ToolCall, ToolChoice,
 };
 use roundhouse_types::{Detail, ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};
@@ -44,6 +46,9 @@ async fn every_field_of_a_chat_reaches_the_model() {
         "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto",
         "chat_template_kwargs": {"enable_thinking": false}, "response_format": {"type": "json_object"},
         "user": "u", "metadata": {}, "logit_bias": {"5": 1.5}, "parallel_tool_calls": false,
+        "include_stop_str_in_output": true, "skip_special_tokens": false, "add_special_tokens": false,
+        "truncate_prompt_tokens": 50, "documents": [{"text": "d"}], "reasoning_effort": "low",
+        "continue_final_message": true, "add_generation_prompt": false, "echo": true,
     }));
     assert_eq!(harness.post(CHAT, "", body).await.status, 200);
     let asked = harness.asked.lock().unwrap();
@@ -82,6 +87,19 @@ async fn what_would_change_the_answer_and_is_not_supported_is_refused() {
         (json!({"logits_processors": ["a"]}), "logits_processors"),
         (json!({"no_repeat_ngram_size": 2}), "no_repeat_ngram_size"),
         (json!({"typical_p": 0.5}), "typical_p"),
+        (json!({"modalities": ["text", "audio"]}), "modalities"),
+        (json!({"web_search_options": {}}), "web_search_options"),
+        (json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens"),
+        (json!({"truncation_side": "middle"}), "truncation_side"),
+        (json!({"documents": ["a"]}), "documents"),
+        (
+            json!({"continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+        ),
+        (
+            json!({"response_format": {"type": "structural_tag", "format": 1}, "guided_regex": "a"}),
+            "guided_regex",
+        ),
     ];
     for (extra, param) in cases {
         let got = harness.post(CHAT, "", chat(extra)).await;
@@ -121,7 +139,9 @@ async fn fields_that_openais_routes_do_not_read_are_told_and_no_fault() {
         "bad_words": [], "allowed_token_ids": null, "logits_processors": null, "typical_p": 1,
         "no_repeat_ngram_size": 0, "max_completion_tokens": 5, "max_tokens": 5, "n": 1,
         "stream": true, "stream_options": {"include_usage": true}, "tools": [],
-        "tool_choice": "none", "parallel_tool_calls": true,
+        "tool_choice": "none", "parallel_tool_calls": true, "modalities": ["text"],
+        "functions": [], "function_call": "auto", "spaces_between_special_tokens": true,
+        "return_tokens_as_token_ids": false, "truncation_side": "left", "echo": false,
     });
     assert_eq!(ignored(CHAT, neutral).await, None);
     let streamed = json!({"stream": true, "verbosity": "low"});

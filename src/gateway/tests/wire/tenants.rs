@@ -227,6 +227,9 @@ async fn lists_show_a_tenant_what_it_may_see_page_by_page() {
     assert_eq!(ids(&open, "").await.0.len(), TARGETS.len() + 2, "nobody is asked");
     let one = acme.get("/v1/models/chat").await.json();
     assert_eq!((&one["id"], &one["root"]), (&json!("chat"), &json!("acme/chat")));
+    assert_eq!(one["created"], 1000, "it is as old as its target");
+    let beside = acme.get("/v1/models?limit=1&after=acme/deep/lora").await.json();
+    assert_eq!(beside["data"], json!([one]), "though that is on another page");
     assert_eq!(harness.by("evil").get("/v1/models/chat").await.status.as_u16(), 404);
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Dense, EncoderConfig, HeadConfig, Selects, Squash, deberta, keys, modern};
+use super::{Dense, EncoderConfig, HeadConfig, Selects, Spare, Squash, deberta, keys, modern};
 use crate::Error;
 use crate::activation::Activation;
 use crate::config::raw::keys as read;
@@ -86,7 +86,7 @@ const MODERN_CLASSES: Style = Style {
     bias: &["classifier.bias"],
 };
 
-static FAMILIES: [Family; 7] = [
+static FAMILIES: [Family; 8] = [
     Family {
         names: &[("Bert", "bert")],
         read: keys::bert,
@@ -144,6 +144,18 @@ static FAMILIES: [Family; 7] = [
             last: "generator_lm_head",
             bias: &["generator_lm_head.bias"],
             ..ROBERTA_WORDS
+        },
+    },
+    Family {
+        names: &[("Albert", "albert")],
+        read: keys::albert,
+        classes: Style { dense: "pooler", ..BERT_CLASSES },
+        words: Style {
+            dense: "predictions.dense",
+            norm: Some("predictions.LayerNorm"),
+            last: "predictions.decoder",
+            bias: &["predictions.bias", "predictions.decoder.bias"],
+            ..BERT_WORDS
         },
     },
 ];
@@ -220,23 +232,17 @@ impl Found {
     ) -> Result<(Option<HeadConfig>, Option<Labels>), Error> {
         let Family { classes, words, .. } = self.family;
         let is_modern = config.norms_first;
-        // What reads each token has no more than the last projection, but for ModernBERT.
-        let of_tokens = |width: usize, last, bias| -> Result<HeadConfig, Error> {
-            let first = is_modern.then(|| classes.dense(json, config, config.hidden));
-            Ok(HeadConfig { first: first.transpose()?, ..bare(width, last, bias) })
-        };
         match self.answers {
             Answers::Vector => Ok((None, None)),
             Answers::Classes => {
                 let labels = labels(files)?;
-                let selects = if is_modern { modern::selects(json)? } else { Selects::First };
-                let first = Some(classes.dense(json, config, config.hidden)?);
-                let last = bare(labels.names.len(), classes.last, classes.bias);
-                Ok((Some(HeadConfig { selects, first, ..last }), Some(labels)))
+                let head = self.classes(json, config, labels.names.len())?;
+                Ok((Some(head), Some(labels)))
             }
             Answers::TokenClasses => {
                 let labels = labels(files)?;
-                let head = of_tokens(labels.names.len(), "classifier", &["classifier.bias"])?;
+                let shape = (labels.names.len(), "classifier", CLASSIFIER_BIAS);
+                let head = self.of_tokens(json, config, shape)?;
                 Ok((Some(head), Some(labels)))
             }
             Answers::Words => {
@@ -256,12 +262,61 @@ impl Found {
                     return Err(Error::config(CONFIG, reason));
                 }
                 let head = match is_modern {
-                    true => of_tokens(PLACES, classes.last, classes.bias)?,
+                    true => self.of_tokens(json, config, (PLACES, classes.last, classes.bias))?,
                     false => bare(PLACES, "qa_outputs", &["qa_outputs.bias"]),
                 };
                 Ok((Some(head), None))
             }
         }
+    }
+}
+
+/// What most families call the bias of labels.
+const CLASSIFIER_BIAS: &[&str] = &["classifier.bias"];
+
+impl Found {
+    /// A head for so many labels of a text.
+    fn classes(
+        self,
+        json: &Value,
+        config: &EncoderConfig,
+        width: usize,
+    ) -> Result<HeadConfig, Error> {
+        let classes = self.family.classes;
+        let selects = if config.norms_first { modern::selects(json)? } else { Selects::First };
+        let first = Some(classes.dense(json, config, config.hidden)?);
+        Ok(HeadConfig { selects, first, ..bare(width, classes.last, classes.bias) })
+    }
+
+    /// A head that reads each token: no more than the last projection, but for ModernBERT.
+    fn of_tokens(
+        self,
+        json: &Value,
+        config: &EncoderConfig,
+        (width, last, bias): (usize, &'static str, &'static [&'static str]),
+    ) -> Result<HeadConfig, Error> {
+        let dense = || self.family.classes.dense(json, config, config.hidden);
+        let first = config.norms_first.then(dense).transpose()?;
+        Ok(HeadConfig { first, ..bare(width, last, bias) })
+    }
+
+    /// The heads that adapters may bring; `has_pooler`: the files have one under this name, and no
+    /// modules that pool otherwise. `None` where the configuration describes no such heads.
+    pub(crate) fn spare(
+        self,
+        json: &Value,
+        config: &EncoderConfig,
+        has_pooler: impl Fn(&str) -> bool,
+    ) -> Option<Spare> {
+        let classes = self.classes(json, config, 0).ok()?;
+        let shape = (0, "classifier", CLASSIFIER_BIAS);
+        let token_classes = self.of_tokens(json, config, shape).ok()?;
+        let is_spare = |dense: &&Dense| {
+            let uses_none = matches!(self.answers, Answers::Vector | Answers::Words);
+            uses_none && dense.inside && has_pooler(dense.name)
+        };
+        let pooler = classes.first.as_ref().filter(is_spare).cloned();
+        Some(Spare { classes, token_classes, pooler })
     }
 }
 

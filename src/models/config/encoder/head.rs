@@ -37,6 +37,13 @@ pub(crate) struct HeadConfig {
     pub(crate) bias: &'static [&'static str],
 }
 
+impl HeadConfig {
+    /// A last projection alone, without a bias, of no width yet.
+    pub(crate) fn labels(last: &'static str) -> Self {
+        Self { selects: Selects::Tokens, first: None, last, width: 0, tied: false, bias: &[] }
+    }
+}
+
 /// A head's first projection.
 #[derive(Debug, Clone)]
 pub(crate) struct Dense {
@@ -49,4 +56,14 @@ pub(crate) struct Dense {
     pub(crate) norm: Option<&'static str>,
     /// Numbers that it gives: the layers' width, or the embeddings' before a tied projection.
     pub(crate) width: usize,
+}
+
+/// What adapters with heads of their own may ask of an encoder, whatever its own head.
+#[derive(Debug, Clone)]
+pub(crate) struct Spare {
+    /// Heads for labels of a text and of each token, of no width.
+    pub(crate) classes: HeadConfig,
+    pub(crate) token_classes: HeadConfig,
+    /// The pooler, where the files have one that nothing else uses.
+    pub(crate) pooler: Option<Dense>,
 }

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BERT, Biases, DISTILBERT, ELECTRA, EncoderConfig, Learned, MPNET, Positions};
+use super::{ALBERT, BERT, Biases, DISTILBERT, ELECTRA, EncoderConfig, Learned, MPNET, Positions};
 use super::{Names, ROBERTA};
 use crate::Error;
 use crate::activation::Activation;
@@ -56,6 +56,35 @@ pub(super) fn electra(json: &Value) -> Result<EncoderConfig, Error> {
         return Err(Error::config(CONFIG, reason));
     }
     Ok(EncoderConfig { embedding, ..config })
+}
+
+/// ALBERT: ELECTRA, with groups of layers that have the same weights.
+pub(super) fn albert(json: &Value) -> Result<EncoderConfig, Error> {
+    #[derive(Deserialize)]
+    struct Groups {
+        num_hidden_groups: Option<usize>,
+        inner_group_num: Option<usize>,
+    }
+    let mut json = json.clone();
+    if let Some(keys) = json.as_object_mut() {
+        keys.entry("hidden_act").or_insert_with(|| "gelu_new".into());
+    }
+    let Groups { num_hidden_groups, inner_group_num } = keys(&json)?;
+    if inner_group_num.unwrap_or(1) != 1 {
+        return Err(Error::config(CONFIG, "inner_group_num other than 1 is not computed"));
+    }
+    let groups = num_hidden_groups.unwrap_or(1);
+    positive(&[("num_hidden_groups", groups)])?;
+    let config = EncoderConfig { names: &ALBERT, ..electra(&json)? };
+    if !config.layers.is_multiple_of(groups) {
+        let reason = format!("{} layers are not divided among {groups} groups", config.layers);
+        return Err(Error::config(CONFIG, reason));
+    }
+    if config.embedding == config.hidden {
+        let reason = "embedding_size as large as hidden_size is not computed for ALBERT";
+        return Err(Error::config(CONFIG, reason));
+    }
+    Ok(EncoderConfig { layers: groups, times: config.layers / groups, ..config })
 }
 
 /// DistilBERT: no token types, names of its own.
@@ -132,6 +161,7 @@ pub(super) fn plain(
         embedding: hidden,
         intermediate: raw.intermediate_size,
         layers: layers(raw.num_hidden_layers)?,
+        times: 1,
         heads: heads(hidden, raw.num_attention_heads)?,
         vocab: raw.vocab_size,
         context,

@@ -68,6 +68,7 @@ pub(super) fn modern(json: &Value) -> Result<EncoderConfig, Error> {
         dims: heads.head_dim,
         scaling: RopeScaling::None,
         factor: 1.0,
+        neighbours: false,
     };
     let [global, local] = thetas(&raw, json)?;
     Ok(EncoderConfig {
@@ -75,6 +76,7 @@ pub(super) fn modern(json: &Value) -> Result<EncoderConfig, Error> {
         embedding: raw.hidden_size,
         intermediate: raw.intermediate_size,
         layers,
+        times: 1,
         heads,
         vocab: raw.vocab_size,
         context,

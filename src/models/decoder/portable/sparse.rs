@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use super::{gate, project};
 use crate::activation::Activation;
 use crate::config::decoder::Experts as Config;
-use crate::decoder::experts::{Experts, Route, routes};
+use crate::decoder::experts::{Expert, Experts, Route, routes};
 
 /// What all tokens' experts make of them: `[tokens, hidden]` to the same.
 pub(super) fn forward(
@@ -24,11 +24,23 @@ pub(super) fn forward(
         let weights: Vec<f32> = routes.iter().map(|route: &Route| route.weight).collect();
         let tokens = Tensor::new(tokens, device)?;
         let weights = Tensor::from_vec(weights, (routes.len(), 1), device)?;
-        let up = project(&expert.up, &x.index_select(&tokens, 0)?)?;
-        let activated = gate(activation, &up)?;
-        drop(up);
-        let made = project(&expert.down, &activated)?.broadcast_mul(&weights)?;
-        out = out.index_add(&tokens, &made, 0)?;
+        let made = one(expert, &x.index_select(&tokens, 0)?, activation)?;
+        out = out.index_add(&tokens, &made.broadcast_mul(&weights)?, 0)?;
     }
-    Ok(out)
+    match &experts.shared {
+        Some(shared) => {
+            // The sigmoid.
+            let part = (project(&shared.gate, x)? * 0.5)?.tanh()?.affine(0.5, 0.5)?;
+            out + one(&shared.expert, x, activation)?.broadcast_mul(&part)?
+        }
+        None => Ok(out),
+    }
+}
+
+/// What an expert makes of some rows.
+fn one(expert: &Expert<Tensor>, rows: &Tensor, activation: Activation) -> Result<Tensor> {
+    let up = project(&expert.up, rows)?;
+    let activated = gate(activation, &up)?;
+    drop(up);
+    project(&expert.down, &activated)
 }

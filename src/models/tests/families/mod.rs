@@ -78,6 +78,91 @@ pub(crate) fn mixtral(dir: &Path, shape: Llama) {
     write(dir, &config, &tensors);
 }
 
+/// Norms without weights: what fills them in stays.
+pub(crate) fn olmo(dir: &Path, shape: Llama) {
+    let own = json!({"architectures": ["OlmoForCausalLM"], "clip_qkv": 8.0});
+    alike(dir, shape, own, &[]);
+}
+
+/// Blocks side by side behind one norm without a bias, neighbours rotated.
+pub(crate) fn cohere(dir: &Path, shape: Llama) {
+    let own = json!({"architectures": ["CohereForCausalLM"]});
+    alike(dir, shape, own, &["norm", "input_layernorm"]);
+}
+
+/// What has Llama's projections: a configuration with keys of its own, and some norms.
+fn alike(dir: &Path, shape: Llama, mut config: serde_json::Value, norms: &[&str]) {
+    let Llama { hidden, intermediate, layers, heads, kv_heads, vocab, context } = shape;
+    let keys = hidden / heads * kv_heads;
+    for (key, value) in [
+        ("hidden_size", hidden),
+        ("intermediate_size", intermediate),
+        ("num_hidden_layers", layers),
+        ("num_attention_heads", heads),
+        ("num_key_value_heads", kv_heads),
+        ("vocab_size", vocab),
+        ("max_position_embeddings", context),
+    ] {
+        config[key] = value.into();
+    }
+    config["tie_word_embeddings"] = true.into();
+    let mut tensors: Tensors = vec![("model.embed_tokens.weight".into(), vec![vocab, hidden])];
+    if norms.contains(&"norm") {
+        tensors.push(("model.norm.weight".into(), vec![hidden]));
+    }
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        };
+        norms.iter().filter(|norm| **norm != "norm").for_each(|norm| add(norm, &[hidden]));
+        add("self_attn.q_proj", &[hidden, hidden]);
+        add("self_attn.k_proj", &[keys, hidden]);
+        add("self_attn.v_proj", &[keys, hidden]);
+        add("self_attn.o_proj", &[hidden, hidden]);
+        add("mlp.gate_proj", &[intermediate, hidden]);
+        add("mlp.up_proj", &[intermediate, hidden]);
+        add("mlp.down_proj", &[hidden, intermediate]);
+    }
+    write(dir, &config, &tensors);
+}
+
+/// Sparse layers with an expert of all tokens, wider than the others.
+pub(crate) fn qwen2_moe(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, vocab, context, .. } = shape;
+    let (experts, inner) = (4, intermediate / 4);
+    let config = json!({
+        "architectures": ["Qwen2MoeForCausalLM"], "hidden_size": hidden, "qkv_bias": false,
+        "intermediate_size": intermediate, "num_hidden_layers": layers, "num_experts": experts,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocab,
+        "max_position_embeddings": context, "num_experts_per_tok": 2,
+        "moe_intermediate_size": inner, "shared_expert_intermediate_size": intermediate,
+        "tie_word_embeddings": true
+    });
+    let mut tensors: Tensors = vec![
+        ("model.embed_tokens.weight".into(), vec![vocab, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        };
+        add("input_layernorm", &[hidden]);
+        add("post_attention_layernorm", &[hidden]);
+        for name in ["q", "k", "v", "o"] {
+            add(&format!("self_attn.{name}_proj"), &[hidden, hidden]);
+        }
+        add("mlp.gate", &[experts, hidden]);
+        add("mlp.shared_expert_gate", &[1, hidden]);
+        let each = (0..experts).map(|expert| (format!("experts.{expert}"), inner));
+        for (name, inner) in each.chain([("shared_expert".into(), intermediate)]) {
+            add(&format!("mlp.{name}.gate_proj"), &[inner, hidden]);
+            add(&format!("mlp.{name}.up_proj"), &[inner, hidden]);
+            add(&format!("mlp.{name}.down_proj"), &[hidden, inner]);
+        }
+    }
+    write(dir, &config, &tensors);
+}
+
 /// Learned positions, biases, no gate.
 pub(crate) fn gpt2(dir: &Path, shape: Llama) {
     let Llama { hidden, intermediate, layers, heads, vocab, context, .. } = shape;

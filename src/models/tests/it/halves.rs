@@ -52,6 +52,12 @@ fn halves_compute_what_they_do_in_f32_in_half_the_memory() {
         "gpt2",
         "gpt-neox-parallel",
         "gemma3-two-ropes",
+        "opt",
+        "phi",
+        "olmo-limits",
+        "cohere",
+        "falcon-grouped",
+        "qwen2-moe-shared",
     ];
     for case in decoders.into_iter().chain(["bert-plain", "bert-single-label"]) {
         for dtype in [DType::BF16, DType::F16] {

@@ -150,6 +150,23 @@ fn every_particular_of_a_family_shows_in_its_reference() {
         ("stablelm-partial", r#"{"partial_rotary_factor": 0.5}"#),
         ("gpt-neox-parallel", r#"{"use_parallel_residual": false}"#),
         ("gpt-neox-sequential", r#"{"rotary_pct": 0.25}"#),
+        ("phi", r#"{"partial_rotary_factor": 1.0}"#),
+        ("opt", r#"{"activation_function": "gelu"}"#),
+        ("olmo-limits", r#"{"clip_qkv": null}"#),
+        ("olmoe-limits", r#"{"clip_qkv": null}"#),
+        ("olmoe-limits", r#"{"norm_topk_prob": true}"#),
+        ("olmo3-windows-yarn", r#"{"rope_scaling": null}"#),
+        ("olmo3-windows-yarn", r#"{"sliding_window": 9}"#),
+        ("granite-multipliers", r#"{"embedding_multiplier": null}"#),
+        ("granite-multipliers", r#"{"attention_multiplier": null}"#),
+        ("granite-multipliers", r#"{"residual_multiplier": null}"#),
+        ("granite-multipliers", r#"{"logits_scaling": null}"#),
+        ("starcoder2-window", r#"{"sliding_window": 9}"#),
+        ("cohere", r#"{"logit_scale": 0.5}"#),
+        ("cohere2-windows", r#"{"sliding_window": 9}"#),
+        ("cohere2-windows", r#"{"layer_types": null, "sliding_window_pattern": 2}"#),
+        ("glm", r#"{"partial_rotary_factor": 1.0}"#),
+        ("gptj-partial", r#"{"rotary_dim": 4}"#),
     ];
     for (case, change) in cases {
         let difference = difference_under(case, &with_config(case, change));
@@ -182,6 +199,40 @@ fn windows_that_transformers_does_not_compute_are_none() {
     ] {
         let difference = difference_under(case, &with_config(case, &change.to_string()));
         assert!(difference < 2e-3, "{case} with {change}: {difference}");
+    }
+}
+
+/// Of a checkpoint that reads images, too, what reads text is all that is there.
+#[test]
+fn towers_for_images_are_neither_read_nor_charged() {
+    for case in ["gemma3-images", "mistral3-images", "llava-images"] {
+        let files = files(case);
+        let read = plan(case, &settings()).weights;
+        let read: u64 = read.iter().map(|share| share.file_bytes.0).sum();
+        let weights = std::fs::read(dir(case).join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&weights).unwrap();
+        let text = tensors.tensors().into_iter().filter(|(name, _)| name.starts_with("language_"));
+        let text: usize = text.map(|(_, tensor)| tensor.data().len()).sum();
+        assert_eq!(read, text as u64, "{case}");
+        assert!(files.sizes["model.safetensors"] > read + 4096, "{case}");
+    }
+}
+
+/// What configurations leave out where a model is as large as the first of its kind.
+#[test]
+fn a_text_part_that_says_little_is_of_the_usual_size() {
+    for (case, absent, words) in [
+        ("gemma3-images", "vocab_size", "[262208, 32]"),
+        ("llava-images", "hidden_size", "[96, 4096]"),
+        ("mistral3-images", "vocab_size", "[32000, 32]"),
+    ] {
+        let mut files = files(case);
+        let config = files.contents.get_mut("config.json").unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(config).unwrap();
+        json["text_config"].as_object_mut().unwrap().remove(absent);
+        *config = serde_json::to_vec(&json).unwrap();
+        let text = refusal(&files);
+        assert!(text.contains(words), "{case}: {text}");
     }
 }
 
@@ -232,20 +283,20 @@ fn other_kinds_are_refused_by_what_they_are() {
 #[test]
 fn what_is_not_computed_is_refused_by_its_key() {
     let cases = [
-        ("llama-mha", r#"{"architectures": ["OPTForCausalLM"]}"#, "OPTForCausalLM"),
+        ("llama-mha", r#"{"architectures": ["BloomForCausalLM"]}"#, "BloomForCausalLM"),
         ("llama-mha", r#"{"architectures": ["DeepseekV3ForCausalLM"]}"#, "a mixture of experts"),
         ("llama-mha", r#"{"architectures": ["GptOssForCausalLM"]}"#, "a mixture of experts"),
         ("mixtral", r#"{"num_experts_per_tok": 6}"#, "6 of 5 experts"),
         ("qwen3-moe-unnormed", r#"{"decoder_sparse_step": 0}"#, "decoder_sparse_step is 0"),
         (
             "llama-mha",
-            r#"{"architectures": ["Gemma3ForConditionalGeneration"]}"#,
+            r#"{"architectures": ["Idefics3ForConditionalGeneration"]}"#,
             "inputs other than one text",
         ),
         (
             "llama-mha",
-            r#"{"architectures": [], "model_type": "opt"}"#,
-            "0 architectures (model_type opt)",
+            r#"{"architectures": [], "model_type": "bloom"}"#,
+            "0 architectures (model_type bloom)",
         ),
         (
             "llama-mha",
@@ -281,6 +332,28 @@ fn what_is_not_computed_is_refused_by_its_key() {
         ("gpt2", r#"{"add_cross_attention": true}"#, "add_cross_attention"),
         ("stablelm-partial", r#"{"qk_layernorm": true}"#, "qk_layernorm"),
         ("gpt-neox-parallel", r#"{"num_key_value_heads": 2}"#, "query_key_value"),
+        ("opt", r#"{"word_embed_proj_dim": 16}"#, "word_embed_proj_dim"),
+        ("opt", r#"{"do_layer_norm_before": false}"#, "do_layer_norm_before"),
+        ("opt", r#"{"_remove_final_layer_norm": true}"#, "_remove_final_layer_norm"),
+        ("phi", r#"{"qk_layernorm": true}"#, "qk_layernorm"),
+        ("olmo-limits", r#"{"clip_qkv": -1}"#, "clip_qkv is -1"),
+        ("granite-multipliers", r#"{"residual_multiplier": 0}"#, "residual_multiplier is 0"),
+        ("cohere", r#"{"use_qk_norm": true}"#, "use_qk_norm"),
+        (
+            "cohere2-windows",
+            r#"{"layer_types": null, "sliding_window_pattern": 0}"#,
+            "pattern is 0",
+        ),
+        ("falcon-one-key", r#"{"alibi": true}"#, "alibi"),
+        ("falcon-grouped", r#"{"parallel_attn": false}"#, "num_ln_in_parallel_attn"),
+        ("gptj-partial", r#"{"rotary_dim": null}"#, "rotary_dim"),
+        (
+            "qwen2-moe-shared",
+            r#"{"shared_expert_intermediate_size": 0}"#,
+            "shared_expert_intermediate_size is 0",
+        ),
+        ("llava-images", r#"{"text_config": null}"#, "no text_config"),
+        ("llava-images", r#"{"text_config": {"model_type": "phi3"}}"#, "'phi3'"),
         (
             "llama-mha",
             r#"{"rope_scaling": {"rope_type": "llama3", "factor": 4}}"#,

@@ -6,7 +6,8 @@ use roundhouse_models::matmul_calls;
 use serde_json::Value;
 
 /// The cases with sparse layers.
-const EXPERTS: [&str; 3] = ["mixtral", "qwen3-moe-dense-layer", "qwen3-moe-unnormed"];
+const EXPERTS: [&str; 5] =
+    ["mixtral", "qwen3-moe-dense-layer", "qwen3-moe-unnormed", "olmoe-limits", "qwen2-moe-shared"];
 
 fn calls(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> u64 {
     let before = matmul_calls();
@@ -46,6 +47,7 @@ fn decoder_steps_need_as_many(case: &str) {
     // Four projections a layer, and the head.
     let config: Value =
         serde_json::from_slice(&std::fs::read(dir(case).join("config.json")).unwrap()).unwrap();
+    let config = config.get("text_config").unwrap_or(&config);
     let layers = config.get("num_hidden_layers").or(config.get("n_layer")).unwrap();
     let want = 4 * layers.as_u64().unwrap() + 1;
     assert_eq!([one, prefill, decode, mixed], [want; 4], "{case}");
@@ -53,15 +55,18 @@ fn decoder_steps_need_as_many(case: &str) {
 
 #[test]
 fn a_step_multiplies_with_each_expert_that_is_used_once_whatever_the_sequences() {
-    for (case, layers) in EXPERTS.into_iter().zip([[5; 3].as_slice(), &[6, 0, 6], &[0, 4, 0]]) {
+    let layers: [&[u64]; 5] = [&[5; 3], &[6, 0, 6], &[0, 4, 0], &[5; 3], &[5, 0, 5]];
+    for (case, layers) in EXPERTS.into_iter().zip(layers) {
         let mut runner = open(case, &served(&expected(case))).runner;
         // Queries, keys and values, what the attention gives, and a dense block; of a sparse one the
-        // router, and two for each expert.
+        // router, two for each expert, and three for that of all tokens.
+        let shared = if case == "qwen2-moe-shared" { 3 } else { 0 };
         let fewest = |used: u64| {
-            let block = |experts: &u64| if *experts == 0 { 2 } else { 1 + 2 * used };
+            let block = |experts: &u64| if *experts == 0 { 2 } else { 1 + 2 * used + shared };
             1 + layers.iter().map(|experts| 2 + block(experts)).sum::<u64>()
         };
-        let all = 1 + layers.iter().map(|it| if *it == 0 { 4 } else { 3 + 2 * it }).sum::<u64>();
+        let each = |it: &u64| if *it == 0 { 4 } else { 3 + 2 * it + shared };
+        let all = 1 + layers.iter().map(each).sum::<u64>();
         let used = if case == "qwen3-moe-dense-layer" { 3 } else { 2 };
         let one = calls(&mut *runner, vec![row(0, 0, &[5])]);
         assert_eq!(one, fewest(used), "{case}");

@@ -96,3 +96,32 @@ fn weights_held_as_f16_compute_the_same_model() {
         }
     }
 }
+
+/// As the reference with `torch.bfloat16` has it, but that sums, norms and attention stay f32: only what
+/// enters a product with weights is rounded.
+#[test]
+fn bf16_rounds_weights_and_what_they_are_multiplied_with() {
+    let kv_dtype = Some(KvDtype::F32);
+    let [exact, halves] = [DtypeSetting::Auto, DtypeSetting::Bf16].map(|dtype| LoadSettings {
+        dtype,
+        kv_dtype,
+        ..settings()
+    });
+    for (case, stays) in [("llama-bf16", true), ("llama-mha", false), ("gguf-q8_0", false)] {
+        let planned = plan(case, &halves);
+        let exactly = plan(case, &exact).footprint;
+        assert_eq!(planned.footprint.weights == exactly.weights, stays);
+        let [mut exact, mut halves] = [&exact, &halves].map(|it| open(case, it));
+        assert_eq!(halves.footprint.weights, planned.footprint.weights, "{case}");
+        let ids: Vec<u32> = (0..40).map(|at| at * 7 % 90 + 5).collect();
+        let [want, got] = [&mut exact, &mut halves]
+            .map(|it| step(&mut *it.runner, vec![row(0, 0, &ids)]).remove(0));
+        let most = want.iter().fold(0.0f32, |most, it| most.max(it.abs()));
+        let difference = apart(&got, &want);
+        println!("{case}: {difference:e} of {most}");
+        assert!(difference > 1e-6 * most && difference <= 0.03 * most, "{case}: {difference}");
+        // A row's rounding is its own affair, whoever is beside it.
+        let beside = step(&mut *halves.runner, vec![row(1, 0, &ids), row(0, 0, &ids[..9])]);
+        assert!(apart(&beside[0], &got) <= difference, "{case}");
+    }
+}

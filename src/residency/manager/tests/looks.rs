@@ -76,6 +76,18 @@ async fn what_is_gathered_is_what_the_whole_says() {
     assert_eq!(few.devices[0].charged_bytes, Bytes(100));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_look_at_one_model_says_what_the_whole_says_of_it_and_nothing_of_others() {
+    let (_loader, residency) = many().await;
+    let whole = residency.snapshot().await.unwrap();
+    let one = residency.snapshot_of(&model("m123")).await.unwrap();
+    let of_whole = whole.devices[0].residents.iter().find(|it| it.target.as_str() == "m123");
+    assert_eq!(one.devices[0].residents.iter().collect::<Vec<_>>(), Vec::from_iter(of_whole));
+    assert_eq!(one.devices[0].charged_bytes, whole.devices[0].charged_bytes);
+    let none = residency.snapshot_of(&model("nobody")).await.unwrap();
+    assert!(none.devices[0].residents.is_empty());
+}
+
 /// What a snapshot says of the memory, in order.
 fn in_memory(snapshot: &Snapshot) -> Vec<String> {
     let mut told = Vec::new();

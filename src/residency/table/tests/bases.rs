@@ -410,6 +410,23 @@ fn an_operators_unload_of_a_base_leaves_no_copies_of_its_adapters() {
 }
 
 #[test]
+fn adapters_of_a_base_that_died_leave_copies_and_keep_those_they_had_for_the_same_version() {
+    let mut bench = with_a_copy();
+    let failure = Failure::new(ErrorKind::ModelFailed, "its lane fell over");
+    let effects = bench.on(Event::Died { key: at("b", FIRST), failure });
+    assert_eq!((demotes(&effects, "y"), discards(&effects)), (Some(true), Vec::new()));
+    let effects = bench.demoted("y", 25);
+    assert_eq!(demotes(&effects, "b"), Some(false), "what died leaves none");
+    bench.on(Event::Unloaded { key: at("b", FIRST), copy: None });
+    for name in ["x", "y"] {
+        bench.acquire(name);
+        assert!(!fetches(&bench.found(name, 1, 25, "b"), name), "{name} has a copy");
+    }
+    let effects = bench.resolved_version("b", 2, 15);
+    assert_eq!(discards(&effects), ["x", "y"], "of another version they are of no use");
+}
+
+#[test]
 fn a_load_from_a_copy_fetches_its_files_when_its_base_comes_in_another_version() {
     let mut bench = with_a_copy();
     bench.wants("c", 60);

@@ -286,35 +286,73 @@ fn a_newer_version_that_fails_at_any_stage_is_told_until_it_serves_or_is_taken_b
     }
 }
 
+/// What the store holds in place of version 2, which is damaged.
+fn damaged() -> Option<(Version, Failure)> {
+    Some((version(2), Failure::new(ErrorKind::ModelInvalid, "9 of 10 bytes")))
+}
+
 #[test]
-fn what_failed_is_told_beside_a_resident_or_a_load_alone() {
-    let damaged = || {
-        let unfit = Some((version(2), Failure::new(ErrorKind::ModelInvalid, "9 of 10 bytes")));
-        Standing { unfit, ..Standing::default() }
-    };
+fn a_damaged_upload_is_told_loaded_or_not_and_its_time_begins_once() {
+    let standing = || Standing { unfit: damaged(), ..Standing::default() };
     let mut bench = bench();
+    let told = |bench: &mut Bench, seconds: u64| {
+        bench.on(Event::TimePassed);
+        let (now, _) = bench.table.standing(&model("a"));
+        assert!(now.contains(&format!(" failed {seconds} s ago: 9 of 10 bytes")), "{now}");
+        assert_eq!(bench.table.levels().unfit, 1);
+    };
     // Nothing of it is loaded or wanted.
     refresh(&mut bench);
-    let effects = bench.resolved_with("a", 1, 30, damaged());
-    assert!(!decided(&effects).iter().any(|it| matches!(it, Action::Unfit { .. })));
-    assert_eq!(bench.table.levels().unfit, 0);
+    let effects = bench.resolved_with("a", 1, 30, standing());
+    assert!(decided(&effects).iter().any(|it| matches!(it, Action::Unfit { .. })));
+    let report = refreshed(&effects).expect("it is answered");
+    assert_eq!(report.unfit, Some((ErrorKind::ModelInvalid, "9 of 10 bytes".to_owned())));
+    told(&mut bench, 0);
     // It is on its way, and never comes.
+    bench.now += Duration::from_secs(20);
     bench.acquire("a");
-    bench.resolved_with("a", 1, 30, damaged());
-    assert_eq!(bench.table.levels().unfit, 1);
+    bench.resolved_with("a", 1, 30, standing());
     let result = Err(Failure::new(ErrorKind::ModelInvalid, "broken files"));
     bench.on(Event::Fetched { artefact: key_of("a", 1).artefact, result });
-    assert_eq!(bench.table.levels().unfit, 0);
-    // It comes.
+    assert_eq!(bench.table.levels().unfit, 1);
+    // It comes, and leaves.
     bench.now += Duration::from_secs(120);
     bench.acquire("a");
-    bench.resolved_with("a", 1, 30, damaged());
+    bench.resolved_with("a", 1, 30, standing());
     arrives(&mut bench, 1);
-    assert_eq!(unfit(&bench).and_then(|it| it.0), Some(version(2)));
+    told(&mut bench, 140);
+    bench.released("a");
+    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
+    bench.on(Event::UnloadRequested { waiter, model: model("a"), hold_until });
+    bench.unloaded("a");
+    told(&mut bench, 140);
     // The store holds nothing of it any more.
     refresh(&mut bench);
     bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
-    assert_eq!(unfit(&bench), None);
+    assert_eq!(bench.table.levels().unfit, 0);
+}
+
+#[test]
+fn what_somebody_saw_in_the_store_is_told_until_it_is_seen_otherwise_or_the_endpoint_is_gone() {
+    let mut bench = bench();
+    let seen = |bench: &mut Bench, number, unfit| {
+        bench.on(Event::StoreSeen { named: key_of("a", number).artefact, unfit });
+        bench.table.levels().unfit
+    };
+    assert_eq!(seen(&mut bench, 1, None), 0);
+    assert_eq!(seen(&mut bench, 1, damaged()), 1);
+    assert_eq!(seen(&mut bench, 3, None), 0, "it was mended");
+    // Whether what the store names can be served was not looked at.
+    bench.resident("a", 30);
+    refresh(&mut bench);
+    names(&mut bench, 2);
+    bench.fetched_version("a", 2, 30);
+    let result = Err(Failure::new(ErrorKind::ModelInvalid, "no tensor 'x'"));
+    bench.on(Event::Loaded { key: key_of("a", 2), result });
+    assert_eq!(seen(&mut bench, 2, None), 1);
+    let endpoint = model("a").endpoint;
+    bench.on(Event::EndpointLeft { endpoint });
+    assert_eq!(bench.table.levels().unfit, 0);
 }
 
 #[test]

@@ -30,7 +30,8 @@ fn serving(model: &ModelId, unfit: UnfitSnapshot) -> Snapshot {
         over_bytes: Bytes::ZERO,
         residents: vec![resident],
     };
-    Snapshot { devices: vec![device], host: None, waiters: 0, loads: vec![], failed: vec![] }
+    let (loads, failed, unfit) = (vec![], vec![], vec![]);
+    Snapshot { devices: vec![device], host: None, waiters: 0, loads, failed, unfit }
 }
 
 #[test]

@@ -49,11 +49,13 @@ fn of_line(line: &[u8]) -> Option<Result<String, Error>> {
     let said = [&event["token"]["text"], &choice["delta"]["content"], &choice["text"]];
     // Special tokens are marks of the model's, not part of what it says.
     if event["token"]["special"] == Value::Bool(true) {
-        return None;
+        return Some(Ok(String::new()));
     }
     let text = said.into_iter().find_map(Value::as_str);
+    let is_event = ["token", "choices"].iter().any(|key| event.get(key).is_some());
     // A whole answer: the model does not stream.
-    text.map(str::to_owned).or_else(|| of_answer(&event)).map(Ok)
+    let text = text.map(str::to_owned).or_else(|| of_answer(&event));
+    text.or_else(|| is_event.then(String::new)).map(Ok)
 }
 
 #[cfg(test)]
@@ -82,6 +84,14 @@ mod tests {
             assert!(lines.finish().is_none());
             assert_eq!(said, "abéd");
         }
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_understood_and_an_event_without_one_is() {
+        let told = |line: &str| Lines::default().push(line.as_bytes()).len();
+        assert_eq!([told("[0.5, 0.25]\n"), told("{\"label\": \"a\"}\n"), told(": \n\n")], [0; 3]);
+        let event = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n";
+        assert_eq!((told(event), told("{\"token\":{\"special\":true}}\n")), (1, 1));
     }
 
     #[test]

@@ -89,13 +89,9 @@ fn budgets(report: &Report) -> String {
 fn fitting(fit: &Fit) -> String {
     let Fit { id, budget_bytes, models, .. } = fit;
     match fit.fits {
-        true => format!("fits {id} ({budget_bytes}): {} like it\n", count_of(*models)),
+        true => format!("fits {id} ({budget_bytes}): {} like it\n", count(*models, "model")),
         false => format!("does not fit {id} ({budget_bytes})\n"),
     }
-}
-
-fn count_of(models: u64) -> String {
-    if models == 1 { "1 model".into() } else { format!("{models} models") }
 }
 
 fn table(estimate: &Estimate, parts: &Parts) -> Table {

@@ -118,12 +118,23 @@ fn head(path: &str, size: u64, kept: &[u8]) -> u64 {
 /// What a store holds under a name.
 async fn stored(target: &str, config: &Config, budget: Bytes) -> Result<Found, Failure> {
     let (parent, name) = target.trim_end_matches('/').rsplit_once('/').unwrap_or((target, ""));
-    let uri: StoreUri = format!("{parent}/").parse().map_err(Failure::from)?;
+    let uri: StoreUri = format!("{parent}/")
+        .parse()
+        .map_err(|error: roundhouse_store::Error| nothing_usable(error.to_string()))?;
     let name: TargetName = name
         .parse()
         .map_err(|why| nothing_usable(format!("'{name}' cannot be a target's name: {why}")))?;
-    let catalog = survey::connect(uri).await?;
-    let artefact = catalog.resolve(&name, Freshness::Cached).await?;
+    let catalog = survey::connect(uri.clone()).await?;
+    let resolved = catalog.resolve(&name, Freshness::Cached).await.map_err(Failure::from);
+    let artefact = resolved.map_err(|failure| match failure.kind() {
+        ErrorKind::ModelNotFound => {
+            let message = format!(
+                "no target of that name is in {uri}, where `roundhouse survey {uri}` lists what is"
+            );
+            Failure::new(failure.kind(), message)
+        }
+        _ => failure,
+    })?;
     let (cache, version) = (config.cache.dir.clone(), artefact.id.version.clone());
     let (folder, peak) = blocking(move || {
         let peak = roundhouse_workers::remembered(&cache.join("handlers"), version.as_str());

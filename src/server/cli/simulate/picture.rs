@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, count};
 
 use super::rows::{Report, Row, Source};
 
@@ -43,7 +43,7 @@ pub(super) fn draw(report: &Report, models: usize) -> String {
         &mut svg,
         (LEFT, 28.0),
         "start\" font-size=\"16",
-        &format!("{} requests for {models} models", report.requests),
+        &format!("{} for {}", count(report.requests, "request"), count(models, "model")),
     );
     axes(&mut svg, report, &budgets, &scale);
     for (number, line) in lines.iter().enumerate() {

@@ -5,7 +5,7 @@ use roundhouse_residency::simulate::reference::{
 };
 use roundhouse_residency::simulate::{LeastBudget, Outcome, Trace};
 use roundhouse_residency::{Config as TableConfig, Policy};
-use roundhouse_types::Bytes;
+use roundhouse_types::{Bytes, count};
 use serde::Serialize;
 
 use super::super::output::Table;
@@ -182,10 +182,10 @@ impl Report {
         for (rule, ratio, least) in &self.targets {
             text.push_str(&match least {
                 Some(least) => format!(
-                    "{rule}: hit ratio {ratio} from {} ({} slots): {} models, {:.1} per slot\n",
+                    "{rule}: hit ratio {ratio} from {} ({}): {}, {:.1} per slot\n",
                     self.budget(least.budget),
-                    least.slots,
-                    least.models,
+                    count(least.slots, "slot"),
+                    count(least.models, "model"),
                     least.models_per_slot,
                 ),
                 None => format!("{rule}: hit ratio {ratio} is not reached at any budget\n"),

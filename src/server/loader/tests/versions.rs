@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use roundhouse_store::{Choice, ChosenBy};
 use roundhouse_types::Version;
+use roundhouse_workers::{Layout, Settings};
 
 use super::*;
 use crate::config::{OnDelete, Update, VersionRule};
@@ -147,5 +148,83 @@ async fn an_upload_under_way_is_not_ready_to_a_refresh_and_a_fault_when_it_never
         bench.memory.put_aged("m/model.safetensors", short.clone(), age);
         let failure = bench.resolve(true).await.unwrap_err();
         assert_eq!(failure.kind(), kind, "{failure}");
+    }
+}
+
+/// A version whose files were seen to be a handler's.
+fn plan_known(bench: &Bench, id: &ArtefactId) {
+    let layout = Layout { code: Some("code"), script: None, requirements: None };
+    let settings = Settings {
+        memory: None,
+        workers: 1,
+        time_limit: Duration::from_secs(1),
+        framework: Default::default(),
+        variables: BTreeMap::new(),
+    };
+    let plan = HandlerPlan { layout, settings };
+    let mut known = bench.loader.recall(id);
+    known.plan = Some(Plan::Handler(Arc::new(plan)));
+    bench.loader.remember(id, known);
+}
+
+fn refused() -> Failure {
+    Failure::new(ErrorKind::ModelInvalid, "no tensor 'x'")
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_newest_is_refused_the_version_that_was_loaded_before_answers_and_that_is_told() {
+    let bench = bench_with(Update::Auto, OnDelete::Serve).await;
+    bench.upload("{}");
+    let first = bench.fetched().await;
+    plan_known(&bench, &first);
+    bench.loader.judge(&first, None);
+    bench.upload(r#"{"better": true}"#);
+    let second = bench.fetched().await;
+    plan_known(&bench, &second);
+    // It was not tried yet.
+    assert_eq!(bench.resolve(false).await.unwrap().version, second.version);
+    bench.loader.judge(&second, Some(&down()));
+    assert_eq!(bench.resolve(false).await.unwrap().version, second.version, "not of its files");
+    bench.loader.judge(&second, Some(&refused()));
+    let resolution = bench.resolve(false).await.unwrap();
+    assert_eq!(resolution.version, first.version);
+    let (unfit, why) = resolution.standing.unfit.expect("it is told");
+    assert_eq!((unfit, why.kind()), (second.version.clone(), ErrorKind::ModelInvalid));
+    assert!(why.message().starts_with("no tensor 'x'; "), "{why}");
+    // A look for a newer version, or an operator's trial, tries it again.
+    assert_eq!(bench.resolve(true).await.unwrap().version, second.version);
+    let tried = bench.loader.begin_trial(&model(), Wish::Latest);
+    assert_eq!(bench.resolve(false).await.unwrap().version, second.version);
+    drop(tried);
+    bench.loader.judge(&second, None);
+    assert_eq!(bench.resolve(false).await.unwrap().version, second.version, "it has served");
+    bench.loader.judge(&second, Some(&refused()));
+    assert_eq!(bench.resolve(false).await.unwrap().version, second.version, "and is not refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_version_from_before_a_deletion_answers_for_one_that_is_refused() {
+    for is_deleted in [false, true] {
+        let bench = bench_with(Update::Auto, OnDelete::Serve).await;
+        bench.upload("{}");
+        let first = bench.fetched().await;
+        plan_known(&bench, &first);
+        bench.loader.judge(&first, None);
+        if is_deleted {
+            bench.memory.remove("m/config.json");
+            for _ in 0..2 {
+                bench.resolve(true).await.unwrap_err();
+                tokio::time::advance(Duration::from_secs(11)).await;
+            }
+        }
+        bench.upload(r#"{"better": true}"#);
+        let second = bench.fetched().await;
+        plan_known(&bench, &second);
+        bench.loader.judge(&second, Some(&refused()));
+        let answers = bench.resolve(false).await.map(|resolution| resolution.version);
+        match is_deleted {
+            false => assert_eq!(answers.unwrap(), first.version),
+            true => assert_eq!(answers.unwrap_err().message(), "no tensor 'x'"),
+        }
     }
 }

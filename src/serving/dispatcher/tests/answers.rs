@@ -142,7 +142,7 @@ async fn what_a_model_cannot_do_is_told_with_what_it_can() {
         (
             &generates,
             completion(&["a"; 33], 2, greedy(1)),
-            "prompt: 33 entries are more than the 32",
+            "n: 2 answers to each of 33 prompts are more than the 64",
         ),
         (&generates, completion(&["a"], 1, greedy(600)), "max_tokens: "),
         (&embeds, embeddings(&["a"; 2049]), "input: 2049 entries are more than the 2048 at most"),
@@ -225,4 +225,83 @@ async fn what_a_request_is_turned_into_is_counted() {
     assert!(reply.prompt_tokens > 3);
     classifies.let_go().await;
     embeds.let_go().await;
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_cut_keeps_either_end_or_leaves_room_for_the_answer() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let prompt = "one two three ".repeat(400);
+    let tokens = codec().encode(&prompt, true).unwrap();
+    let kv = GENERATIVE.kv.unwrap();
+    let room = GENERATIVE.context.min(kv.blocks * kv.block_tokens) - 4;
+    assert!(tokens.len() > room);
+    let of = |most, keeps_end| {
+        let truncation = Some(Truncation { most, keeps_end });
+        completion(&[&prompt], 1, Generation { truncation, ..greedy(4) })
+    };
+    for (most, length) in [(Some(7), 7), (None, room)] {
+        assert_eq!(server.generate(of(most, true)).await.prompt_tokens, [length]);
+    }
+    // The token that begins a text stays where its own beginning does not.
+    let end = [&tokens[..1], &tokens[tokens.len() - 6..]].concat();
+    for (keeps_end, kept) in [(true, end), (false, tokens[..7].to_vec())] {
+        let choices = collect(server.generate(of(Some(7), keeps_end)).await).await.unwrap();
+        assert_eq!(choices[0].tokens, echo_tokens(&kept, 4, VOCAB), "{keeps_end}");
+    }
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn a_chats_last_message_goes_before_the_answer_of_its_role() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let ask = |role: &str, opening: Opening| {
+        let Request::Chat(chat) = chat("hi") else { panic!("not a chat") };
+        let messages =
+            vec![json!({"role": "user", "content": "hi"}), json!({"role": role, "content": "so"})];
+        Request::Chat(Chat { messages, opening, echo: true, ..chat })
+    };
+    for (role, opening, leads) in [
+        ("assistant", Opening::Answer, true),
+        ("user", Opening::Answer, false),
+        ("assistant", Opening::Message, true),
+        ("user", Opening::Closed, true),
+    ] {
+        let mut reply = server.generate(ask(role, opening)).await;
+        let first = reply.pieces.next().await.unwrap().unwrap();
+        assert_eq!(first.tokens.is_empty() && first.text == "so", leads, "{role} {opening:?}");
+    }
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn answers_do_not_repeat_a_long_message_many_times() {
+    let server = Server::generative(EchoRunner::new(GENERATIVE));
+    let of = |n| {
+        let Request::Chat(chat) = chat("hi") else { panic!("not a chat") };
+        let messages = vec![json!({"role": "assistant", "content": "so ".repeat(1 << 18)})];
+        let truncation = Some(Truncation { most: Some(5), keeps_end: true });
+        let generation = Generation { truncation, ..greedy(4) };
+        Request::Chat(Chat { messages, generation, echo: true, n, ..chat })
+    };
+    let told = server.ask(of(64)).await.err().unwrap().to_string();
+    assert!(told.starts_with("echo: the answers would repeat"), "{told}");
+    drop(server.generate(of(1)).await);
+    server.let_go().await;
+}
+
+#[tokio::test]
+async fn a_models_long_prompt_is_told_by_the_field_that_its_texts_came_in() {
+    let texts = [("p".to_owned(), "p".repeat(2 << 20))].into_iter().collect();
+    let prompts = EmbeddingPrompts { texts, default: Some("p".into()) };
+    let server = Server::start(
+        EchoRunner::new(encoder(4)),
+        Purpose::Embedding { normalize: false, prompts },
+    );
+    for (request, field) in
+        [(embeddings(&["a"; 9]), "input: "), (Request::Inputs(inputs(&["a"; 9])), "inputs: ")]
+    {
+        let told = server.ask(request).await.err().unwrap().to_string();
+        assert!(told.starts_with(field) && told.contains("before 9 texts"), "{told}");
+    }
+    server.let_go().await;
 }

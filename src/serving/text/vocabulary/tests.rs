@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, json};
 
 use super::*;
+use crate::Opening;
 
 #[derive(Deserialize)]
 struct References {
@@ -114,7 +115,7 @@ fn special_tokens_are_silent_and_known_to_templates() {
     assert!(codec.is_special(eos) && !codec.is_special(user));
     assert_eq!(codec.decode(&[eos, user]).unwrap(), "<|user|>");
     let messages = [json!({"role": "user", "content": "hello"})];
-    let chat = codec.render_chat(&messages, None, &Map::new()).unwrap();
+    let chat = codec.render_chat(&messages, None, &Map::new(), Opening::Answer).unwrap();
     assert_eq!(chat, "<|begin_of_text|>hello<|end_of_text|>");
 }
 

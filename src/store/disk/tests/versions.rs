@@ -51,6 +51,25 @@ async fn the_version_before_the_newest_outlives_older_ones_and_a_held_one_outliv
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_models_versions_are_its_own_whatever_others_are_called() {
+    let f = Fixture::new(Bytes::mib(16));
+    let disk = f.open().await;
+    let mut known = Vec::new();
+    for (seed, name) in ["a", "a-b", "a0", "Z", "b"].into_iter().enumerate() {
+        known.push((name, next(&f, &disk, name, seed as u64).await));
+    }
+    let later = next(&f, &disk, "a", 9).await;
+    for (name, version) in &known {
+        let mut found = on_disk(&disk, name);
+        found.retain(|it| *it != later);
+        assert_eq!(found, std::slice::from_ref(version), "{name}");
+        let latest = if *name == "a" { &later } else { version };
+        assert_eq!(disk.latest(&model(name)).map(|id| id.version).as_ref(), Some(latest), "{name}");
+    }
+    assert_eq!(disk.latest(&model("a-")), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_choice_survives_a_restart_and_a_write_that_was_cut_off_changes_nothing() {
     let f = Fixture::new(Bytes::mib(16));
     let disk = f.open().await;

@@ -46,12 +46,9 @@ async fn a_list_of_prompts_is_refused_with_the_number_that_is_taken() {
         let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
         message.rsplit_once(", or ").unwrap().1.to_owned()
     };
-    for (n, most) in [(1, 64), (2, 32), (16, 4), (ANSWERS_MAX, 1)] {
-        let want = format!("a list of 1 to {most} of either");
-        for count in [0, most + 1] {
-            let body = json!({"model": "a", "prompt": vec!["x"; count], "n": n});
-            assert_eq!(refused(COMPLETIONS, body).await, want, "{count}");
-        }
+    for (n, count) in [(1, 0), (2, 0), (1, 65)] {
+        let body = json!({"model": "a", "prompt": vec!["x"; count], "n": n});
+        assert_eq!(refused(COMPLETIONS, body).await, "a list of 1 to 64 of either", "{count}");
     }
     for count in [0, 2049] {
         let body = json!({"model": "a", "input": vec!["x"; count]});
@@ -61,6 +58,23 @@ async fn a_list_of_prompts_is_refused_with_the_number_that_is_taken() {
     assert!(harness.asked.lock().unwrap().is_empty(), "no model is loaded for it");
     let body = json!({"model": "a", "prompt": vec!["x"; 64]});
     assert_eq!(harness.post(COMPLETIONS, "", body.to_string()).await.status, 200);
+}
+
+#[tokio::test]
+async fn answers_times_prompts_are_bounded_and_both_are_named() {
+    let harness = Setup::default().with(|_| says(hello(64), 64));
+    for (n, most) in [(2, 32), (16, 4), (ANSWERS_MAX, 1)] {
+        let body =
+            |count: usize| json!({"model": "a", "prompt": vec!["x"; count], "n": n}).to_string();
+        let error = harness.post(COMPLETIONS, "", body(most + 1)).await.json()["error"].clone();
+        let said = format!(
+            "n times the {} entries of prompt is {}, more than the 64 answers of one request",
+            most + 1,
+            n * (most + 1)
+        );
+        assert_eq!((&error["param"], error["message"].as_str()), (&json!("n"), Some(&*said)));
+        assert_eq!(harness.post(COMPLETIONS, "", body(most)).await.status, 200);
+    }
 }
 
 #[tokio::test]

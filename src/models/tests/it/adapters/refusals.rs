@@ -213,6 +213,15 @@ fn tensors_that_do_not_belong_together_are_refused_by_name() {
             Changed::from("llama-dora").set("use_dora", json!(false)),
             "and use_dora is not set".into(),
         ),
+        (llama().set("r", json!(5)), "where the configuration asks for [5, ".into()),
+        (
+            llama().shaped(&format!("{q}.lora_B"), &[48, 3]),
+            "has shape [48, 3] where the configuration asks for [48, 4]".into(),
+        ),
+        (
+            llama().set("rank_pattern", json!({"layers.1.self_attn.q_proj": 2})),
+            "has shape [4, 48] where the configuration asks for [2, 48]".into(),
+        ),
     ] {
         let refused = changed.unread();
         assert!(refused.contains(&says), "{refused}");
@@ -222,12 +231,14 @@ fn tensors_that_do_not_belong_together_are_refused_by_name() {
 #[test]
 fn a_head_that_its_base_cannot_carry_is_refused_with_what_to_do() {
     let classes = || Changed::from("bert-classifier");
-    let other = classes().shaped("classifier.weight", &[4, 32]).shaped("classifier.bias", &[4]);
+    let nobodys =
+        classes().set("task_type", json!(null)).set("modules_to_save", json!(["classifier"]));
+    let halved = classes().shaped("classifier.weight", &[4, 32]).without("classifier.bias");
     for (refused, says) in [
-        (other.unfit("bert-single-label"), "is a head of 4 classes, and its base's has 3; answers"),
-        (classes().unfit("bert-plain"), "is of a head of the adapter's own, and its base has none"),
+        (nobodys.unfit("bert-plain"), "is of a head of the adapter's own, and its base has none"),
+        (halved.unfit("bert-single-label"), "'classifier' is a head of its own, and has no bias"),
     ] {
-        assert!(refused.contains(says) && refused.contains("num_labels"), "{refused}");
+        assert!(refused.contains(says), "{refused}");
     }
 }
 
@@ -244,7 +255,6 @@ fn what_does_not_fit_the_base_is_refused_with_both_shapes() {
             llama().shaped(&format!("{q}.lora_B"), &[50, 4]),
             "has shape [50, 4] where the configuration asks for [48, 4]",
         ),
-        (llama().set("r", json!(5)), "where the configuration asks for [5, "),
         (
             llama().without(q),
             "target_modules names 'model.layers.1.self_attn.q_proj', and no tensor is for it",

@@ -1,0 +1,103 @@
+//! Items of `input` as the messages of a chat.
+
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::fields::Fields;
+use crate::openai::messages::{MESSAGES_MAX, open_arguments};
+
+/// Takes `input`: a text, or items. Calls that follow each other, and what the assistant said before
+/// them, are one message, as it wrote them. `instructions` come first.
+///
+/// # Errors
+/// `Field`, with the item's place.
+pub(super) fn messages(
+    fields: &mut Fields,
+    instructions: Option<&str>,
+) -> Result<Vec<Value>, Error> {
+    let system = |text: &str| json!({"role": "system", "content": text});
+    let mut messages: Vec<Value> = instructions.map(system).into_iter().collect();
+    match fields.take("input") {
+        Some(Value::String(text)) => messages.push(json!({"role": "user", "content": text})),
+        Some(Value::Array(items)) if !items.is_empty() && items.len() <= MESSAGES_MAX => {
+            for (index, item) in items.iter().enumerate() {
+                add(&mut messages, item, &format!("input[{index}]"))?;
+            }
+        }
+        _ => {
+            let expected = format!("must be a string or a list of 1 to {MESSAGES_MAX} items");
+            return Err(fields.wrong("input", &expected));
+        }
+    }
+    Ok(messages)
+}
+
+fn add(messages: &mut Vec<Value>, item: &Value, at: &str) -> Result<(), Error> {
+    let string = |name: &str| {
+        let wrong = || Error::field(&format!("{at}.{name}"), "must be a string");
+        item[name].as_str().ok_or_else(wrong)
+    };
+    if !item.is_object() {
+        return Err(Error::field(at, "must be an object"));
+    }
+    match item.get("type").and_then(Value::as_str).unwrap_or("message") {
+        "message" => {
+            let content = text(&item["content"], &format!("{at}.content"))?;
+            messages.push(json!({"role": string("role")?, "content": content}));
+        }
+        "function_call" => {
+            let function = json!({"name": string("name")?, "arguments": string("arguments")?});
+            let mut call =
+                json!({"id": string("call_id")?, "type": "function", "function": function});
+            open_arguments(&mut call);
+            let last = messages.last_mut().filter(|last| last["role"] == "assistant");
+            match last.map(|last| &mut last["tool_calls"]) {
+                Some(Value::Array(calls)) => calls.push(call),
+                Some(none) => *none = json!([call]),
+                None => {
+                    let calls = json!([call]);
+                    messages.push(json!({"role": "assistant", "content": "", "tool_calls": calls}));
+                }
+            }
+        }
+        "function_call_output" => {
+            let output = text(&item["output"], &format!("{at}.output"))?;
+            let id = string("call_id")?;
+            messages.push(json!({"role": "tool", "tool_call_id": id, "content": output}));
+        }
+        // What a model thought elsewhere is not said again.
+        "reasoning" => {}
+        "item_reference" => {
+            let expected = "is not supported: nothing is stored here, send the item itself";
+            return Err(Error::field(at, expected));
+        }
+        _ => {
+            let expected = "must be message, function_call, function_call_output or reasoning";
+            return Err(Error::field(&format!("{at}.type"), expected));
+        }
+    }
+    Ok(())
+}
+
+/// A text, or parts that are text.
+fn text(content: &Value, at: &str) -> Result<String, Error> {
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        _ => return Err(Error::field(at, "must be a string or a list of parts")),
+    };
+    let mut texts = Vec::with_capacity(parts.len());
+    for (index, part) in parts.iter().enumerate() {
+        let name = match part["type"].as_str() {
+            Some("input_text" | "output_text" | "text") => "text",
+            Some("refusal") => "refusal",
+            _ => {
+                let expected = "must be input_text, output_text or refusal";
+                return Err(Error::field(&format!("{at}[{index}].type"), expected));
+            }
+        };
+        let wrong = || Error::field(&format!("{at}[{index}].{name}"), "must be a string");
+        texts.push(part[name].as_str().ok_or_else(wrong)?);
+    }
+    Ok(texts.join("\n"))
+}
