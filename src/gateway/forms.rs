@@ -1,10 +1,13 @@
 //! What an answer must look like, in the words of OpenAI, vLLM and TGI.
 
+use std::cell::Cell;
+
 use roundhouse_serving::{FormKind, OutputForm};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::fields::{Fields, Neutral, neutral, strings};
+use crate::json;
 
 /// Ways to say it that nothing here honours.
 const UNSUPPORTED: [Neutral; 1] = [("guided_whitespace_pattern", neutral::absent)];
@@ -170,7 +173,7 @@ fn object(fields: &Fields, name: &str, value: Value) -> Result<Map<String, Value
 /// A schema, or one as text.
 fn schema(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
     let value = match value {
-        Value::String(text) => serde_json::from_str(&text)
+        Value::String(text) => json::in_text(&text, &Cell::new(json::VALUES_MAX))
             .map_err(|error| fields.wrong(name, &format!("must be a JSON schema: {error}")))?,
         value => value,
     };
@@ -183,7 +186,7 @@ fn schema(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> 
 /// A structural tag, or one as text: vLLM takes it as text beside the other kinds.
 fn tags(fields: &Fields, name: &str, value: Value) -> Result<FormKind, Error> {
     let value = match value {
-        Value::String(text) => serde_json::from_str(&text)
+        Value::String(text) => json::in_text(&text, &Cell::new(json::VALUES_MAX))
             .map_err(|error| fields.wrong(name, &format!("must be a structural tag: {error}")))?,
         value => value,
     };

@@ -14,7 +14,7 @@ use crate::error::Error;
 const INLINE_MAX: usize = 48 * 1024;
 /// Values in one body at most. A parsed value takes some 80 bytes and may be written in two:
 /// a body of six mebibytes could take 300. This many tokens are more than any model's step.
-const VALUES_MAX: usize = 512 * 1024;
+pub(crate) const VALUES_MAX: usize = 512 * 1024;
 
 /// Parses a body as one JSON object.
 ///
@@ -59,6 +59,15 @@ pub(crate) async fn lines(body: Bytes) -> Result<Vec<Value>, Error> {
 
 fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
     parse_within(body, &Cell::new(VALUES_MAX))
+}
+
+/// Parses a JSON text that stands in a body's string, of as many values as are `left` of
+/// [`VALUES_MAX`]: what such texts become is no less than what the body does.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub(crate) fn in_text(text: &str, left: &Cell<usize>) -> Result<Value, serde_json::Error> {
+    parse_within(text.as_bytes(), left)
 }
 
 /// The same, of so many values as are left.

@@ -1,6 +1,7 @@
 //! What kind of model some files are, and exactly what it will take.
 
 mod recognise;
+mod unread;
 
 use std::time::Duration;
 
@@ -91,16 +92,16 @@ pub enum DtypeSetting {
 }
 
 impl DtypeSetting {
-    /// What a setting of that name asks for.
+    /// What a setting of that name, ours or another server's, asks for.
     ///
     /// # Errors
-    /// For any other name, with those that there are.
+    /// For any other name, with ours.
     pub fn named(name: &str) -> Result<Self, &'static str> {
         match name {
             "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::Bf16),
+            "f32" | "fp32" | "float32" | "float" => Ok(Self::F32),
+            "f16" | "fp16" | "float16" | "half" => Ok(Self::F16),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
             _ => Err("auto (as in the files), f32, f16 and bf16 are known"),
         }
     }
@@ -184,6 +185,8 @@ pub struct ModelPlan {
     pub asked: Asked,
     /// The keys of that file that nothing honours, a bounded list.
     pub unheeded: Vec<String>,
+    /// Tensors of its files that nothing reads and that matter, in a sentence.
+    pub unread: Option<String>,
     pub(crate) formats: Formats,
     pub(crate) family: Family,
 }
@@ -205,7 +208,7 @@ impl ModelPlan {
             self.gguf.iter().flat_map(|it| [&it.file, &it.model].into_iter().chain(&it.pre));
         // A name in a map takes about as much again.
         let stored = self.formats.stored.names().map(|name| 2 * text(name));
-        let unheeded = self.unheeded.iter().map(text);
+        let unheeded = self.unheeded.iter().chain(&self.unread).map(text);
         let prompts = self.prompts.texts.iter().map(|(name, it)| 2 * text(name) + text(it));
         let texts = labels.chain(tokenizer.map(text)).chain(stored).chain(unheeded);
         let texts: usize = texts.chain(prompts).sum();
@@ -335,14 +338,19 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         let reason = "use_bidirectional_attention of a model that generates is not computed";
         return Err(Error::config(CONFIG, reason));
     }
+    if config.tied && config.head_bias && !reads_texts {
+        let reason = "tie_word_embeddings of a family whose head has a bias is not computed";
+        return Err(Error::config(CONFIG, reason));
+    }
     let table = TensorTable::new(files)?;
     let embeddings = format!("{}.weight", config.names.embeddings);
     let prefix = prefix(&table, config.names.prefixes, &embeddings);
     let formats = formats(settings, &table);
     // Without logits there is no use for a head of its own.
     config.tied |= reads_texts;
-    let (weights, fallbacks) =
+    let (weights, fallbacks, left) =
         weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
+    let unread = unread::of_decoder(left, &config, prefix, reads_texts);
     if let Some((_, architecture)) = gguf {
         gguf::refuse_unused(&table, &config, architecture)?;
     }
@@ -401,6 +409,7 @@ fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<Mo
         fallbacks,
         asked: Asked::default(),
         unheeded: Vec::new(),
+        unread,
         formats,
         family: Family::Decoder { config, prefix, answers },
     })
@@ -437,8 +446,9 @@ fn encoder(
     let dense = sentence.dense.as_slice();
     let pooler = spare.as_ref().and_then(|spare| spare.pooler.as_ref());
     let parts = Parts { config: &config, spelling, head: head.as_ref(), dense, pooler };
-    let (weights, fallbacks) =
+    let (weights, fallbacks, left) =
         weigh(&table, &formats, |take| EncoderWeights::gather(parts, take).map(drop))?;
+    let unread = unread::of_encoder(left, spelling.prefix, head.is_some());
     let context = settings.context.clamp(1, config.context);
     let step_tokens = settings.step_tokens.max(context);
     let [narrowest, widest] = extremes([config.hidden, config.embedding, config.intermediate]);
@@ -474,6 +484,7 @@ fn encoder(
         fallbacks,
         asked: Asked::default(),
         unheeded: Vec::new(),
+        unread,
         formats,
         family: Family::Encoder { config, spelling, sentence, head, spare },
     })

@@ -81,7 +81,7 @@ impl Asked {
                 "json" | "jsonlines" => put(&mut self.events, Some(false)),
                 _ => false,
             },
-            "option.dtype" => self.take_dtype(value),
+            "option.dtype" => put(&mut self.dtype, DtypeSetting::named(value).ok()),
             "option.task" => put(&mut self.task, task(value)),
             // Of weights that lie beside it.
             "option.model_id" => matches!(value, "." | "./" | "/opt/ml/model" | "/opt/ml/model/"),
@@ -91,16 +91,6 @@ impl Asked {
             "option.rolling_batch" => value != "disable",
             "option.enable_streaming" | "option.async_mode" | "engine" => true,
             "option.entryPoint" => value.starts_with("djl_python."),
-            _ => false,
-        }
-    }
-
-    fn take_dtype(&mut self, value: &str) -> bool {
-        match value {
-            "auto" => put(&mut self.dtype, Some(DtypeSetting::Auto)),
-            "fp32" | "float32" | "float" => put(&mut self.dtype, Some(DtypeSetting::F32)),
-            "fp16" | "float16" | "half" => put(&mut self.dtype, Some(DtypeSetting::F16)),
-            "bf16" | "bfloat16" => put(&mut self.dtype, Some(DtypeSetting::Bf16)),
             _ => false,
         }
     }

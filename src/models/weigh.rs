@@ -1,6 +1,6 @@
 //! What a model's parameters take, by number format, from their descriptions alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roundhouse_types::Bytes;
 use serde::Serialize;
@@ -23,18 +23,23 @@ pub struct WeightShare {
     pub bytes: Bytes,
 }
 
-/// Walks a model's parameters as a load would, and adds up their bytes by number format.
-pub(crate) fn weigh(
-    table: &TensorTable,
+/// Walks a model's parameters as a load would, and adds up their bytes by number format. Tells
+/// formats that are not those asked for, and the names of the tensors that no parameter has.
+pub(crate) fn weigh<'a>(
+    table: &'a TensorTable,
     formats: &Formats,
     gather: impl FnOnce(&mut dyn FnMut(Parameter) -> Result<(), Error>) -> Result<(), Error>,
-) -> Result<(Vec<WeightShare>, Vec<String>), Error> {
+) -> Result<(Vec<WeightShare>, Vec<String>, BTreeSet<&'a str>), Error> {
+    let mut left: BTreeSet<&str> = table.names().collect();
     let mut shares: Vec<WeightShare> = Vec::new();
     let mut fallbacks = Fallbacks::default();
     gather(&mut |parameter| {
         let overflow = || Error::Overflow { part: "weights" };
         let (parts, layout) = parameter.locate(table, formats)?;
         fallbacks.look(&parameter, formats, &layout);
+        for (name, _) in &parameter.parts {
+            left.remove(name.as_str());
+        }
         // What a parameter has beside its parts' values goes with the first.
         let mut beside = layout.bytes(&parameter);
         for (part, format) in parts.iter().zip(&layout.0) {
@@ -66,7 +71,7 @@ pub(crate) fn weigh(
         Ok(())
     })?;
     shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
-    Ok((shares, fallbacks.sentences()))
+    Ok((shares, fallbacks.sentences(), left))
 }
 
 /// Weights that could not get the format asked for, by module, values per row and format.

@@ -237,14 +237,16 @@ impl<M: Send + Sync + 'static> Residency<M> {
         self.tell(Event::ChoiceChanged { model: model.clone(), chosen }).await
     }
 
-    /// Notes what somebody saw in the store: the version that it names, and what it holds in place
-    /// of one that can be served. It changes what is told, and nothing else.
+    /// Notes what somebody saw in the store: the version that it names, none where it holds nothing of
+    /// the model, and what it holds in place of one that can be served. It changes what is told, and
+    /// nothing else.
     pub async fn note_seen(
         &self,
-        named: ArtefactId,
+        model: &ModelId,
+        named: Option<Version>,
         unfit: Option<(Version, Failure)>,
     ) -> Result<(), Failure> {
-        self.tell(Event::StoreSeen { named, unfit }).await
+        self.tell(Event::StoreSeen { model: model.clone(), named, unfit }).await
     }
 
     /// Notes that an endpoint is not served any more: nothing more is told of its versions.

@@ -176,7 +176,9 @@ impl Table {
             }
             Event::KeepChanged { model, kept } => self.keep_changed(&model, kept),
             Event::ChoiceChanged { model, chosen } => self.choice_changed(&model, chosen),
-            Event::StoreSeen { named, unfit } => self.store_seen(&named, unfit),
+            Event::StoreSeen { model, named, unfit } => {
+                self.store_seen(&model, named.as_ref(), unfit);
+            }
             Event::EndpointLeft { endpoint } => self.endpoint_left(&endpoint),
             Event::Cancelled { waiter } => {
                 self.take_waiter(waiter);

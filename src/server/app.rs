@@ -45,6 +45,7 @@ use crate::config::Config;
 use crate::connections;
 use crate::error::Error;
 use crate::loader::ModelLoader;
+use crate::logging;
 use crate::near;
 use crate::threads::Threads;
 
@@ -108,10 +109,8 @@ pub(crate) async fn serve(config: Config, origin: Option<Origin>) -> Result<(), 
 }
 
 /// Prints the ready lines that scripts wait for.
-#[expect(clippy::print_stdout, reason = "the ready lines are the interface")]
 pub(crate) fn announce(running: &Running) {
-    println!("admin on {}", running.admin);
-    println!("listening on {}", running.data);
+    logging::say(&format!("admin on {}\nlistening on {}\n", running.admin, running.data));
 }
 
 /// Builds a server and starts to answer.

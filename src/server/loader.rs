@@ -190,17 +190,9 @@ impl ModelLoader {
         self.handlers.endpoints.set(handlers);
         self.versions.set_rules(rules);
         self.bases.set(bases);
+        let others = scope::others(&self.sources.get(), &sources);
         self.sources.set(sources);
-    }
-
-    /// Puts other sources in the place of those so far.
-    pub(crate) fn set_sources(&self, sources: BTreeMap<EndpointName, Source>) {
-        self.sources.set(sources);
-    }
-
-    /// Where models come from now.
-    pub(crate) fn sources(&self) -> BTreeMap<EndpointName, Source> {
-        (*self.sources.get()).clone()
+        self.left(&others);
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<Source, Failure> {
@@ -290,10 +282,13 @@ impl ModelLoader {
         cache: &DiskCache,
         id: &ArtefactId,
     ) -> Result<CachedArtefact, Failure> {
+        let mut known = self.recall(id);
         if let Some(cached) = cache.get(id) {
+            if std::mem::take(&mut known.failed_unverified) {
+                self.remember(id, known);
+            }
             return Ok(cached);
         }
-        let known = self.recall(id);
         let Some(artefact) = known.artefact else {
             let message = format!("{id} is no longer on disk and its listing is not known");
             let failure = Failure::new(ErrorKind::StoreUnavailable, message);

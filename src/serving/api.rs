@@ -396,8 +396,21 @@ pub struct TokenInfo {
     pub logprob: Option<f32>,
     /// Whether it is a special token.
     pub special: bool,
+    /// Where it stands in the text.
+    pub place: TokenPlace,
     /// Alternatives: id, text, log-probability.
     pub top: Vec<(u32, String, f32)>,
+}
+
+/// Where a token stands in the text that it was read from or generated for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// It is part of it.
+    Text,
+    /// It is a special token that is left out.
+    Hidden,
+    /// It ended the answer and is left out.
+    End,
 }
 
 /// How a completion ended.

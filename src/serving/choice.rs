@@ -10,7 +10,7 @@ use roundhouse_types::{Failure, ModelId};
 
 use crate::text::{Detokeniser, Scan, StopMatcher, TextCodec};
 use crate::tools::CallReader;
-use crate::{Error, Finish, Finished, Piece, TokenInfo, ToolCall};
+use crate::{Error, Finish, Finished, Piece, TokenInfo, TokenPlace, ToolCall};
 
 #[cfg(test)]
 mod tests;
@@ -91,7 +91,8 @@ impl Writer {
     pub(crate) fn on_token(&mut self, token: TokenOut) -> Result<Option<Piece>, Error> {
         self.generated += 1;
         let (id, finish, cached_tokens) = (token.id, token.finish, token.reused);
-        self.waiting.push(self.token_info(id, Some(token.logprob), token.top));
+        let place = self.place(id, finish);
+        self.waiting.push(self.token_info((id, place), Some(token.logprob), token.top));
         let text = self.text(id, finish)?;
         let scan = if self.generated > self.min_tokens {
             self.stops.push(&text)
@@ -143,6 +144,16 @@ impl Writer {
         Ok(text)
     }
 
+    /// Where a token stands in the answer: as [`text`](Self::text) has it.
+    fn place(&self, id: u32, finish: Option<FinishReason>) -> TokenPlace {
+        let hidden = self.codec.is_special(id) && !self.keep_special && self.marker(id).is_none();
+        match finish {
+            Some(FinishReason::StopToken) if hidden || !self.include_stop => TokenPlace::End,
+            _ if hidden => TokenPlace::Hidden,
+            _ => TokenPlace::Text,
+        }
+    }
+
     fn marker(&self, id: u32) -> Option<&'static str> {
         let markers = &self.calls.as_ref()?.markers;
         markers.iter().find(|(marker, _)| *marker == id).map(|(_, text)| *text)
@@ -176,13 +187,19 @@ impl Writer {
         }
     }
 
-    fn token_info(&self, id: u32, logprob: Option<f32>, top: Vec<(u32, f32)>) -> TokenInfo {
+    fn token_info(
+        &self,
+        (id, place): (u32, TokenPlace),
+        logprob: Option<f32>,
+        top: Vec<(u32, f32)>,
+    ) -> TokenInfo {
         let top = top.into_iter();
         TokenInfo {
             id,
             text: self.codec.token_text(id),
             logprob,
             special: self.codec.is_special(id),
+            place,
             top: top.map(|(id, logprob)| (id, self.codec.token_text(id), logprob)).collect(),
         }
     }
@@ -191,10 +208,14 @@ impl Writer {
     fn prompt_infos(&self, prompt: &[u32], scores: Vec<PromptToken>) -> Vec<TokenInfo> {
         let scores = scores.into_iter().map(|PromptToken { logprob, top }| (Some(logprob), top));
         let scores = std::iter::once((None, Vec::new())).chain(scores);
+        let place = |id| match self.codec.is_special(id) {
+            true => TokenPlace::Hidden,
+            false => TokenPlace::Text,
+        };
         prompt
             .iter()
             .zip(scores)
-            .map(|(id, (logprob, top))| self.token_info(*id, logprob, top))
+            .map(|(&id, (logprob, top))| self.token_info((id, place(id)), logprob, top))
             .collect()
     }
 }

@@ -42,7 +42,7 @@ pub use api::{
     Fill, Finish, Finished, Generation, GenerationReply, Inputs, Invocation, LabelScore, Opening,
     Piece, PieceStream, Prompt, Ranking, RawBody, RawRequest, ReadBody, ReadFn, Reply, Request,
     Route, STOP_BYTES_MAX, STOPS_MAX, ScoresReply, Served, SpanAnswer, TaskOptions, TokenInfo,
-    TokenVectorsReply, Tokens, TokensReply, Truncation, VectorTask, ZeroShot,
+    TokenPlace, TokenVectorsReply, Tokens, TokensReply, Truncation, VectorTask, ZeroShot,
 };
 pub use constrain::{FormKind, OutputForm};
 pub use dispatcher::{ClaimFn, Config, Dispatcher};

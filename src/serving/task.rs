@@ -316,8 +316,9 @@ fn echo_bounded(prompts: &[Read], n: usize) -> Result<(), Error> {
     if bytes <= ECHO_BYTES_MAX {
         return Ok(());
     }
-    let message =
-        format!("the answers would repeat {bytes} bytes, more than the {ECHO_BYTES_MAX} of one request");
+    let message = format!(
+        "the answers would repeat {bytes} bytes, more than the {ECHO_BYTES_MAX} of one request"
+    );
     Err(Error::field("echo", message))
 }
 

@@ -41,6 +41,7 @@ mod sharing;
 mod streaming;
 mod tasks;
 mod tenants;
+mod unread;
 mod updates;
 mod usage;
 mod versions;

@@ -15,7 +15,7 @@ use roundhouse_gateway::{
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, Finish, Finished, GenerationReply, HandledBody, HandledReply, Invocation,
-    Origin, Piece, Reply, Route, Served, TokenInfo,
+    Origin, Piece, Reply, Route, Served, TokenInfo, TokenPlace,
 };
 use roundhouse_store::{ArchiveKind, StoreUri};
 use roundhouse_tenancy::{
@@ -188,6 +188,7 @@ fn says(invocation: &Invocation) -> Result<Answer, Failure> {
             text: "Hello é".into(),
             logprob: Some(-0.5),
             special: false,
+            place: TokenPlace::Text,
             top: vec![(10, "Hello".to_owned(), -0.5)],
         };
         let finished =

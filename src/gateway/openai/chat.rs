@@ -8,7 +8,7 @@ use crate::answer::{Ask, Asked};
 use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral};
-use crate::openai::logprobs::{Calls, chat_logprobs};
+use crate::openai::logprobs::{Calls, chat_logprobs, listed};
 use crate::openai::tools::{self, Tools};
 use crate::openai::{
     Stamp, Tally, UsageTold, choices, finish_reason, generation, ignored, messages, streaming,
@@ -212,7 +212,7 @@ impl Transcript for ChatTranscript {
         if let Some(so_far) = self.generated.get_mut(piece.choice) {
             *so_far += piece.tokens.len();
         }
-        let logprobs = match self.ask.logprobs && piece.tokens.iter().any(|token| !token.special) {
+        let logprobs = match self.ask.logprobs && listed(&piece.tokens).next().is_some() {
             true => chat_logprobs(&piece.tokens, self.ask.names),
             false => Value::Null,
         };

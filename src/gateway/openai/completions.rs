@@ -144,8 +144,8 @@ impl CompletionAsk {
         said
     }
 
-    /// Of the prompt's tokens, where they were scored, and the answer's: then all are there, special
-    /// ones too, since clients tell the two apart by counting.
+    /// Of the prompt's tokens, where they were scored, and the answer's: then all are there, the
+    /// end too, since clients tell the two apart by counting.
     fn logprobs(&self, prompt: &[TokenInfo], tokens: &[TokenInfo], offset: &mut usize) -> Value {
         match self.echoes {
             true => echoed_logprobs(prompt.iter().chain(tokens), offset, self.names),

@@ -1,6 +1,6 @@
 //! Log-probabilities in the two shapes OpenAI has for them.
 
-use roundhouse_serving::TokenInfo;
+use roundhouse_serving::{TokenInfo, TokenPlace};
 use serde_json::{Map, Value, json};
 
 use crate::json::logprob;
@@ -23,12 +23,16 @@ impl Calls {
     }
 }
 
-/// A chat's: one object per token. Special tokens are no content.
+/// The tokens that are listed: all but the one that ended the answer and is no part of it. Special
+/// tokens that the text leaves out are, so that entries can be counted against tokens.
+pub(crate) fn listed(tokens: &[TokenInfo]) -> impl Iterator<Item = &TokenInfo> {
+    tokens.iter().filter(|token| token.place != TokenPlace::End)
+}
+
+/// A chat's: one object per token.
 pub(crate) fn chat_logprobs(tokens: &[TokenInfo], calls: Calls) -> Value {
     let one = |id: u32, text: &str, value: f32| json!({"token": calls.token(id, text), "logprob": logprob(value), "bytes": text.as_bytes()});
-    let content: Vec<Value> = tokens
-        .iter()
-        .filter(|token| !token.special)
+    let content: Vec<Value> = listed(tokens)
         .map(|token| {
             let mut said = one(token.id, &token.text, token.logprob.unwrap_or_default());
             let top = token.top.iter().map(|(id, text, value)| one(*id, text, *value));
@@ -40,16 +44,16 @@ pub(crate) fn chat_logprobs(tokens: &[TokenInfo], calls: Calls) -> Value {
 }
 
 /// A completion's: parallel lists. `offset` is where the first token's text begins, in
-/// characters; it is moved past the last one. Nothing where all tokens are special.
+/// characters; it is moved past the last one. Nothing where there is only the end.
 pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize, calls: Calls) -> Value {
-    let mut shown = tokens.iter().filter(|token| !token.special).peekable();
+    let mut shown = listed(tokens).peekable();
     if shown.peek().is_none() {
         return Value::Null;
     }
     echoed_logprobs(shown, offset, calls)
 }
 
-/// The same of all tokens. Special ones have no place in the text.
+/// The same of all tokens. One that the text leaves out stands where it would begin.
 pub(crate) fn echoed_logprobs<'a>(
     tokens: impl Iterator<Item = &'a TokenInfo>,
     offset: &mut usize,
@@ -66,7 +70,7 @@ pub(crate) fn echoed_logprobs<'a>(
             token.top.iter().map(|(id, text, value)| (calls.token(*id, text), logprob(*value)));
         tops.push(if token.top.is_empty() { Value::Null } else { Map::from_iter(top).into() });
         offsets.push(*offset);
-        if !token.special {
+        if token.place == TokenPlace::Text {
             *offset += token.text.chars().count();
         }
     }

@@ -1,9 +1,12 @@
 //! Chat messages, made ready for templates.
 
-use serde_json::{Map, Value};
+use std::cell::Cell;
+
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::fields::Fields;
+use crate::json;
 
 /// Messages of one chat at most.
 pub(super) const MESSAGES_MAX: usize = 4096;
@@ -22,11 +25,12 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Vec<Value>, Error> {
             return Err(fields.wrong("messages", &expected));
         }
     };
+    let left = Cell::new(json::VALUES_MAX);
     let numbered = items.into_iter().enumerate();
-    numbered.map(|(index, item)| message(index, item)).collect()
+    numbered.map(|(index, item)| message(index, item, &left)).collect()
 }
 
-fn message(index: usize, item: Value) -> Result<Value, Error> {
+fn message(index: usize, item: Value, left: &Cell<usize>) -> Result<Value, Error> {
     let at = |field: &str| format!("messages[{index}]{field}");
     let Value::Object(mut message) = item else {
         return Err(Error::field(&at(""), "must be an object"));
@@ -52,7 +56,9 @@ fn message(index: usize, item: Value) -> Result<Value, Error> {
         }
     }
     if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
-        calls.iter_mut().for_each(open_arguments);
+        for (call, nth) in calls.iter_mut().zip(0..) {
+            open_arguments(call, &at(&format!(".tool_calls[{nth}].function.arguments")), left)?;
+        }
     }
     Ok(Value::Object(message))
 }
@@ -71,20 +77,31 @@ fn join(parts: &[Value], at: &str) -> Result<String, Error> {
     Ok(texts.join("\n"))
 }
 
-/// OpenAI sends a call's arguments as JSON in a string.
-pub(super) fn open_arguments(call: &mut Value) {
-    let Some(arguments) = call.pointer_mut("/function/arguments") else {
-        return;
-    };
-    let opened = arguments.as_str().and_then(|text| serde_json::from_str::<Map<_, _>>(text).ok());
-    if let Some(map) = opened {
-        *arguments = Value::Object(map);
+/// OpenAI sends a call's arguments as JSON in a string. Those of one request have as many values as are
+/// `left`.
+///
+/// # Errors
+/// `Field`, with `at`, where they have more.
+pub(super) fn open_arguments(call: &mut Value, at: &str, left: &Cell<usize>) -> Result<(), Error> {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else { return Ok(()) };
+    let is_object = |text: &&str| text.trim_start().starts_with('{');
+    let Some(text) = arguments.as_str().filter(is_object) else { return Ok(()) };
+    match json::in_text(text, left) {
+        Ok(opened) => *arguments = opened,
+        Err(_) if left.get() == 0 => {
+            let most = json::VALUES_MAX;
+            let expected = format!("must have, with those of other calls, at most {most} values");
+            return Err(Error::field(at, &expected));
+        }
+        // A model may have written anything.
+        Err(_) => {}
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
 
@@ -103,6 +120,25 @@ mod tests {
         assert_eq!(read[0]["content"], "a\nb");
         assert_eq!(read[1]["content"], "");
         assert_eq!(read[1]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+    }
+
+    #[test]
+    fn what_arguments_become_is_bounded_as_a_body_is() {
+        let of = |calls: Vec<Value>| json!([{"role": "assistant", "tool_calls": calls}]);
+        let call = |count: usize| {
+            let arguments = format!("{{\"a\": [{}0]}}", "0,".repeat(count));
+            json!({"id": "1", "function": {"name": "f", "arguments": arguments}})
+        };
+        let got = read_all(of(vec![call(json::VALUES_MAX / 3); 2])).unwrap();
+        assert!(got[0]["tool_calls"][1]["function"]["arguments"].is_object());
+        let refused = read_all(of(vec![call(json::VALUES_MAX / 3); 3])).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("messages[0].tool_calls[2].function.arguments must have"),
+            "{refused}"
+        );
+        let broken = json!({"function": {"name": "f", "arguments": "{\"a\": "}});
+        let got = read_all(of(vec![broken.clone()])).unwrap();
+        assert_eq!(got[0]["tool_calls"][0], broken);
     }
 
     #[test]

@@ -204,6 +204,9 @@ fn function_tools(fields: &mut Fields) -> Result<(SentTools, Tools), Error> {
             let expected = "must be function: no other tools are run here";
             return Err(fields.wrong(&format!("tools[{index}].type"), expected));
         }
+        if tool["name"].as_str().is_none_or(str::is_empty) {
+            return Err(fields.wrong(&format!("tools[{index}].name"), "must be a name"));
+        }
         let mut function = Map::new();
         for name in ["name", "description", "parameters"] {
             if let Some(value) = tool.get(name).filter(|value| !value.is_null()) {

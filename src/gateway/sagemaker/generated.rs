@@ -1,7 +1,9 @@
 //! Answers to `inputs`, as LMI and the Hugging Face toolkit write them.
 
 use bytes::Bytes;
-use roundhouse_serving::{EmbeddingsReply, Finish, Finished, LabelScore, Piece, TokenInfo};
+use roundhouse_serving::{
+    EmbeddingsReply, Finish, Finished, LabelScore, Piece, TokenInfo, TokenPlace,
+};
 use serde_json::{Value, json};
 
 use crate::call::{Choice, Generated};
@@ -193,6 +195,7 @@ impl Transcript for InputsTranscript {
                 text: String::new(),
                 logprob: Some(0.0),
                 special: true,
+                place: TokenPlace::Hidden,
                 top: Vec::new(),
             };
             dealt.push((self.last.clone().unwrap_or(nothing), String::new()));

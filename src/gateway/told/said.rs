@@ -1,6 +1,6 @@
-//! What a server says that an answer took, in the forms that servers have: OpenAI's `usage`, and the
-//! `details` of Text Generation Inference and of LMI. Nothing else of an answer is kept, and a field of
-//! another form is nothing said.
+//! What a server says that an answer took, in the forms that servers have: OpenAI's `usage`, which events
+//! of its Responses API have inside, and the `details` of Text Generation Inference and of LMI. Nothing
+//! else of an answer is kept, and a field of another form is nothing said.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -63,6 +63,15 @@ struct One {
     usage: Map<Usage>,
     #[serde(default)]
     details: Map<Details>,
+    #[serde(default)]
+    response: Map<Whole>,
+}
+
+/// What events of the Responses API say of the answer that they are of.
+#[derive(Default, Deserialize)]
+struct Whole {
+    #[serde(default)]
+    usage: Map<Usage>,
 }
 
 /// Some servers say it twice, by both names.
@@ -91,8 +100,8 @@ struct Details {
 }
 
 impl From<One> for Said {
-    fn from(One { usage, details }: One) -> Self {
-        let usage = usage.0.map(|it| Self {
+    fn from(One { usage, details, response }: One) -> Self {
+        let usage = usage.0.or_else(|| response.0.and_then(|whole| whole.usage.0)).map(|it| Self {
             prompt: it.prompt_tokens.0.or(it.input_tokens.0),
             generated: it.completion_tokens.0.or(it.output_tokens.0),
         });
@@ -242,6 +251,7 @@ mod tests {
             r#"[{"details": {"generated_tokens": 3, "input_length": 5}},
                 {"details": {"generated_tokens": 4}}]"#,
             r#"{"usage": null, "details": {"generated_tokens": 7, "input_length": 5}}"#,
+            r#"{"type": "response.completed", "response": {"usage": {"input_tokens": 5, "output_tokens": 7}}}"#,
         ] {
             assert_eq!(said(json), both, "{json}");
         }
@@ -261,6 +271,8 @@ mod tests {
             "{}",
             "[0.1, 0.2]",
             r#"{"usage": "much", "details": [1]}"#,
+            r#"{"type": "response.created", "response": {"usage": null}}"#,
+            r#"{"response": "so"}"#,
             r#"{"usage": {"prompt_tokens": -5, "completion_tokens": 7.5}}"#,
             r#"{"usage": {"prompt_tokens": "5", "completion_tokens": 1e300}}"#,
             r#"{"usage": {"prompt_tokens": 18446744073709551615}}"#,

@@ -1,6 +1,7 @@
 //! `adapter_config.json` as PEFT writes it: what it asks for is computed, or refused by name.
 
 use regex::Regex;
+use roundhouse_types::ModelKind;
 use serde_json::{Map, Value};
 
 use super::matching::{Pattern, Targets, regex};
@@ -33,6 +34,16 @@ pub(super) enum Task {
     Classes,
     /// Labels of each token.
     TokenClasses,
+}
+
+impl Task {
+    /// What a model with such a head is.
+    pub(super) fn kind(self) -> ModelKind {
+        match self {
+            Self::Classes => ModelKind::Classification,
+            Self::TokenClasses => ModelKind::TokenClassification,
+        }
+    }
 }
 
 /// What an adapter's configuration says.

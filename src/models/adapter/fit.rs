@@ -392,7 +392,7 @@ fn missing(
         // The model that it was trained with did not have the base's head.
         let is_certain = is_certain && !own.is_some_and(|own| own.replaces(module, base));
         let is_inner = module.kind == Kind::Inner;
-        if is_certain && !tensors.contains_key(name) && config.targets.has(name, is_inner) {
+        if is_certain && !tensors.contains_key(&*name) && config.targets.has(&name, is_inner) {
             return Err(fault(format!("target_modules names '{name}', and no tensor is for it")));
         }
     }

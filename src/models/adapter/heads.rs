@@ -77,21 +77,28 @@ impl Heads {
         tensors: &BTreeMap<String, Pieces>,
         base: &Modules,
     ) -> Result<Option<Found>, Error> {
-        let kind = match (&self.base, task) {
-            (Some((kind, _)), _) => *kind,
-            (None, Some(Task::Classes)) => ModelKind::Classification,
-            (None, Some(Task::TokenClasses)) => ModelKind::TokenClassification,
-            (None, None) => return Ok(None),
-        };
+        let of_base = self.base.as_ref().map(|(kind, _)| *kind);
+        let asked = task.map(Task::kind);
+        let Some(kind) = asked.or(of_base) else { return Ok(None) };
         let Some(possible) = self.possible.iter().find(|possible| possible.kind == kind) else {
-            return Ok(None);
+            return match of_base {
+                Some(of_base) if of_base != kind => Err(fault(format!(
+                    "it names labels of each token (task_type), and its base those of a text; {ADVICE}"
+                ))),
+                _ => Ok(None),
+            };
         };
+        // A head of another kind is replaced, whatever its width.
+        let base_labels = self.base.as_ref().filter(|(of_base, _)| *of_base == kind);
         let last = possible.config.last;
         let whole = tensors.get(last).and_then(|pieces| pieces.get(&Piece::Weight));
         let Some([width, _]) = whole.map(|whole| whole.located.shape.as_slice()) else {
-            return Ok(None);
+            return match of_base.is_some() && base_labels.is_none() {
+                true => complete(tensors, last, false).map(|()| None),
+                false => Ok(None),
+            };
         };
-        if *width == 0 || self.base.as_ref().is_some_and(|(_, it)| it.names.len() == *width) {
+        if *width == 0 || base_labels.is_some_and(|(_, it)| it.names.len() == *width) {
             return Ok(None);
         }
         let config = HeadConfig { width: *width, ..possible.config.clone() };

@@ -1,6 +1,7 @@
 //! What an adapter can be for: the modules of a loaded model by the names that a checkpoint of
 //! its architecture has for them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -125,6 +126,8 @@ pub(crate) struct Modules {
     by_name: BTreeMap<String, Module>,
     /// What stands before the names of the bare model in those of the whole.
     prefix: &'static str,
+    /// The same of the bare model itself.
+    bare: &'static str,
     pub(crate) layers: usize,
     /// The heads that adapters may bring.
     pub(super) heads: Option<Heads>,
@@ -179,7 +182,7 @@ impl Modules {
     /// Of a model without any.
     #[cfg(test)]
     pub(super) fn none(layers: usize) -> Self {
-        Self { by_name: BTreeMap::new(), prefix: "", layers, heads: None }
+        Self { by_name: BTreeMap::new(), prefix: "", bare: "", layers, heads: None }
     }
 
     /// Equal where all modules are, in this process.
@@ -191,15 +194,19 @@ impl Modules {
 
     /// The module that a file means by a name: as of the whole model or of the bare one.
     pub(crate) fn find(&self, name: &str) -> Option<&Module> {
-        let prefixed = || self.by_name.get(&format!("{}{name}", self.prefix));
+        let rest = name.strip_prefix(self.bare).unwrap_or(name);
+        let prefixed = || self.by_name.get(&self.whole(rest));
         self.by_name.get(name).or_else(prefixed)
     }
 
     /// All of them, under the names of the bare model if `bare`.
-    pub(crate) fn all(&self, bare: bool) -> impl Iterator<Item = (&str, &Module)> {
-        self.by_name.iter().map(move |(name, module)| match bare {
-            true => (name.strip_prefix(self.prefix).unwrap_or(name), module),
-            false => (name.as_str(), module),
+    pub(crate) fn all(&self, bare: bool) -> impl Iterator<Item = (Cow<'_, str>, &Module)> {
+        self.by_name.iter().map(move |(name, module)| {
+            let name = match name.strip_prefix(self.prefix).filter(|_| bare) {
+                Some(rest) => format!("{}{rest}", self.bare).into(),
+                None => name.as_str().into(),
+            };
+            (name, module)
         })
     }
 
@@ -266,7 +273,7 @@ impl Builder<'_> {
 
 fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
     let (names, heads, layers) = (config.names, config.heads, config.layers);
-    let [prefix, _] = names.prefixes;
+    let [prefix, bare] = names.prefixes;
     let mut builder = Builder { modules: BTreeMap::new(), prefix, in_files };
     for layer in 0..layers {
         let name = |module: &str| format!("{}.{layer}.{module}", names.layers);
@@ -318,7 +325,7 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
     builder.add(names.embeddings, |_| table(none, Kind::Embeddings, embeddings.clone()));
     let head = match config.tied {
         true => embeddings,
-        false => format!("{}.weight", names.head),
+        false => format!("{}.weight", names.head_under(in_files)),
     };
     let mut modules = builder.modules;
     if let Some(labels) = config.texts.labels {
@@ -326,11 +333,11 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
         let head = table(Site::head(layers), Kind::Head, weight);
         modules.insert(LABELS_HEAD.into(), Module { outputs: labels, ..head });
     } else if has_head {
-        let bias = config.head_bias.then(|| format!("{}.bias", names.head));
+        let bias = config.head_bias.then(|| format!("{}.bias", names.head_under(in_files)));
         let module = Module { bias, ..table(Site::head(layers), Kind::Head, head) };
         modules.insert(names.head.into(), module);
     }
-    Modules { by_name: modules, prefix, layers, heads: None }
+    Modules { by_name: modules, prefix, bare, layers, heads: None }
 }
 
 /// The heads that adapters of an encoder may bring.
@@ -356,7 +363,7 @@ fn possible(spare: &Spare, head: Option<&HeadConfig>, spelling: Spelling) -> Vec
 fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>) -> Modules {
     let (layers, hidden, inner) = (config.layers, config.hidden, config.intermediate);
     let (names, biases) = (config.names, config.biases);
-    let [_, prefix] = names.prefixes;
+    let [bare, prefix] = names.prefixes;
     let mut builder = Builder { modules: BTreeMap::new(), prefix, in_files: spelling.prefix };
     let norm = |builder: &mut Builder<'_>, site: Site, name: &str, width: usize| {
         if biases.norms {
@@ -395,7 +402,9 @@ fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>
             builder.stacked(pooler, [(dense.name.into(), dense.width)], (hidden, dense.bias));
         }
         // Vectors are pooled from the last layer's, whatever the pooler holds.
-        _ => builder.stacked(pooler, [("pooler.dense".into(), hidden)], (hidden, true)),
+        _ => ["pooler.dense", "pooler"].into_iter().for_each(|name| {
+            builder.stacked(pooler, [(name.to_owned(), hidden)], (hidden, true));
+        }),
     }
     let mut modules = builder.modules;
     if !dense.is_some_and(|dense| dense.inside) {
@@ -433,5 +442,5 @@ fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>
     // Embeddings are no site: they are looked up.
     let table = module(Kind::Embeddings, Site::head(layers), shape, &words);
     modules.insert(format!("{prefix}{}", names.words), table);
-    Modules { by_name: modules, prefix, layers, heads: None }
+    Modules { by_name: modules, prefix, bare, layers, heads: None }
 }

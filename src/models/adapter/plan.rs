@@ -133,9 +133,9 @@ impl AdapterPlan {
     fn answers(&self, fit: &Fit, base: &Modules) -> Result<Option<(ModelKind, Labels)>, Error> {
         let Some(heads) = &base.heads else { return Ok(None) };
         let own = fit.index.head.as_deref();
-        let of_base = heads.base.as_ref();
+        let kind = own.map(|own| own.kind).or(heads.base.as_ref().map(|(kind, _)| *kind));
+        let of_base = heads.base.as_ref().filter(|(of_base, _)| Some(*of_base) == kind);
         let labels = heads::labels(self.told.as_deref(), own, of_base.map(|(_, labels)| labels))?;
-        let kind = own.map(|own| own.kind).or(of_base.map(|(kind, _)| *kind));
         Ok(kind.zip(labels))
     }
 }

@@ -191,6 +191,8 @@ pub(crate) struct Names {
     pub(crate) down: &'static str,
     pub(crate) norm: &'static str,
     pub(crate) head: &'static str,
+    /// The head where the second prefix is before the others, if it has another name there.
+    pub(crate) head_beside: Option<&'static str>,
     /// Whether projections lie in the files as `[inputs, outputs]`.
     pub(crate) transposed: bool,
 }
@@ -211,8 +213,16 @@ pub(crate) const LLAMA_NAMES: Names = Names {
     down: "mlp.down_proj",
     norm: "norm",
     head: "lm_head",
+    head_beside: None,
     transposed: false,
 };
+
+impl Names {
+    /// The head's name in files that have this prefix before every other.
+    pub(crate) fn head_under(&self, prefix: &str) -> &'static str {
+        self.head_beside.filter(|_| prefix == self.prefixes[1]).unwrap_or(self.head)
+    }
+}
 
 impl DecoderConfig {
     /// What is particular to a layer.
@@ -235,8 +245,11 @@ impl DecoderConfig {
         let inputs = [self.hidden, self.intermediate, inner, shared, self.heads.query_width()];
         let widest = 2 * inner.max(shared);
         let outputs = [self.vocab, self.hidden, self.up_width(), widest, self.heads.packed_width()];
-        let [least, most] = [inputs.iter().min(), inputs.iter().max()];
-        [least, most, outputs.iter().max()].map(|width| width.copied().unwrap_or(1))
+        let dense = self.texts.dense.iter();
+        let inputs = inputs.into_iter().chain(dense.clone().map(|dense| dense.inputs));
+        let outputs = outputs.into_iter().chain(dense.map(|dense| dense.outputs));
+        let [least, most] = [inputs.clone().min(), inputs.max()];
+        [least, most, outputs.chain(self.texts.labels).max()].map(|width| width.unwrap_or(1))
     }
 
     /// Numbers that stand in for what the files' norms are without, once for all of them.

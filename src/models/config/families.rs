@@ -31,7 +31,7 @@ const FAMILIES: [(&str, &str, Read); 34] = [
     ("MixtralForCausalLM", "mixtral", experts::mixtral),
     ("Qwen3MoeForCausalLM", "qwen3_moe", experts::qwen3_moe),
     ("Gemma3ForConditionalGeneration", "gemma3", wrapped::gemma3),
-    ("Mistral3ForConditionalGeneration", "mistral3", wrapped::llava),
+    ("Mistral3ForConditionalGeneration", "mistral3", wrapped::mistral3),
     ("LlavaForConditionalGeneration", "llava", wrapped::llava),
     ("LlavaNextForConditionalGeneration", "llava_next", wrapped::llava),
     ("OPTForCausalLM", "opt", opt::opt),

@@ -178,3 +178,19 @@ fn faults_of_a_generation_config_are_told_with_their_keys() {
         assert!(error.starts_with(&format!("{GENERATION}: {key}")), "{error}");
     }
 }
+
+#[test]
+fn projections_behind_the_pooling_count_among_the_widest() {
+    let (read, _) = families::find("LlamaForCausalLM").unwrap();
+    let mut config = read(&keys(&files("llama-mha")).unwrap()).unwrap();
+    let [least, most, outputs] = config.extents();
+    let dense = |inputs, outputs| sentence::Dense {
+        folder: "2_Dense".into(),
+        inputs,
+        outputs,
+        bias: false,
+        tanh: false,
+    };
+    config.texts.dense = vec![dense(most + 1, outputs + 1), dense(least - 1, 1)];
+    assert_eq!(config.extents(), [least - 1, most + 1, outputs + 1]);
+}

@@ -12,7 +12,8 @@ const PREFIXES: [&str; 2] = ["model.language_model.", "language_model.model."];
 
 const GEMMA3_NAMES: Names = Names { prefixes: PREFIXES, ..gemma::GEMMA3_NAMES };
 
-const NAMES: Names = Names { prefixes: PREFIXES, head: "language_model.lm_head", ..LLAMA_NAMES };
+const NAMES: Names =
+    Names { prefixes: PREFIXES, head_beside: Some("language_model.lm_head"), ..LLAMA_NAMES };
 
 /// The text part's keys, with what it is where they do not say.
 fn text(json: &Value, absent: &Value) -> Result<Value, Error> {
@@ -36,9 +37,19 @@ pub(super) fn gemma3(json: &Value) -> Result<DecoderConfig, Error> {
     Ok(DecoderConfig { names: &GEMMA3_NAMES, ..config })
 }
 
-/// LLaVA, and Mistral Small from 3.1 on: around a Llama, a Mistral or a Qwen2.
+/// LLaVA: around a Llama, a Mistral or a Qwen2.
 pub(super) fn llava(json: &Value) -> Result<DecoderConfig, Error> {
-    let kind = json.pointer("/text_config/model_type").and_then(Value::as_str).unwrap_or("llama");
+    around(json, "llama")
+}
+
+/// Mistral Small from 3.1 on.
+pub(super) fn mistral3(json: &Value) -> Result<DecoderConfig, Error> {
+    around(json, "mistral")
+}
+
+/// What is around a decoder of the type that it says, or of the `usual` one.
+fn around(json: &Value, usual: &str) -> Result<DecoderConfig, Error> {
+    let kind = json.pointer("/text_config/model_type").and_then(Value::as_str).unwrap_or(usual);
     let (read, inner): (super::families::Read, usize) = match kind {
         "llama" => (llama::llama, 11_008),
         "mistral" => (mistral::mistral, 14_336),

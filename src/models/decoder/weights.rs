@@ -83,7 +83,7 @@ impl<T> DecoderWeights<T> {
             }
             (None, true) => None,
             (None, false) => {
-                let part = [(names.head.into(), vocab)];
+                let part = [(names.head_under(prefix).into(), vocab)];
                 Some(Linear::gather(take, &part, hidden, config.head_bias)?)
             }
         };

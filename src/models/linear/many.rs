@@ -46,7 +46,7 @@ pub(super) fn multiply<W: Weight>(
     if is_wide() && !is_empty {
         if rows > wide::SIDE && floats::are_apart::<W>(inputs) {
             let x = floats::in_lines::<W>(x, inputs);
-            return wide::multiply::<floats::InLines<W>>(&x, weight, inputs);
+            return wide::multiply::<floats::InLines<W>>(x.get(), weight, inputs);
         }
         return wide::multiply::<floats::Lying<W>>(x, weight, inputs);
     }

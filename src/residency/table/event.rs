@@ -84,9 +84,9 @@ pub(crate) enum Event {
     KeepChanged { model: ModelId, kept: bool },
     /// An operator chose the version to serve, or chose none any more.
     ChoiceChanged { model: ModelId, chosen: Option<Version> },
-    /// Somebody looked into the store: this is the version that it names, and what it holds in
-    /// place of one that can be served.
-    StoreSeen { named: ArtefactId, unfit: Option<(Version, Failure)> },
+    /// Somebody looked into the store: this is the version that it names, none where it holds nothing
+    /// of the model, and what it holds in place of one that can be served.
+    StoreSeen { model: ModelId, named: Option<Version>, unfit: Option<(Version, Failure)> },
     /// An endpoint is not served any more.
     EndpointLeft { endpoint: EndpointName },
     /// A caller went away before it was answered.

@@ -348,16 +348,20 @@ impl Table {
             return;
         };
         let entry = self.models.peek(&waiter.model);
+        let serving = self.ready(&waiter.model).map(|key| key.artefact.version.clone());
+        // One whose files are to blame is not served next, though it is what the store names.
+        let is_told = |unfit: &&Unfit| {
+            let is_refused = unfit.failure.kind() == ErrorKind::ModelInvalid && serving.is_none();
+            unfit.version.as_ref() != Some(version) || is_refused
+        };
+        let unfit = entry.and_then(|entry| entry.unfit.as_ref()).filter(is_told).map(Unfit::told);
         let report = Report::Refreshed(RefreshReport {
             version: version.clone(),
             updated,
-            serving: self.ready(&waiter.model).map(|key| key.artefact.version.clone()),
+            serving,
             offered: entry.and_then(|entry| entry.offered.clone()),
             kept: entry.is_some_and(|entry| entry.kept),
-            unfit: entry
-                .and_then(|entry| entry.unfit.as_ref())
-                .filter(|unfit| unfit.version.as_ref() != Some(version))
-                .map(Unfit::told),
+            unfit,
         });
         self.effects.push(Effect::Report { waiter: id, report });
     }

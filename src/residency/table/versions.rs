@@ -72,17 +72,22 @@ impl Table {
         }
     }
 
-    /// Somebody looked at what the store holds of a model: the version that it names, and what it
-    /// holds in place of one.
-    pub(super) fn store_seen(&mut self, named: &ArtefactId, unfit: Option<(Version, Failure)>) {
-        let model = &named.model;
+    /// Somebody looked at what the store holds of a model: the version that it names, if any, and what
+    /// it holds in place of one.
+    pub(super) fn store_seen(
+        &mut self,
+        model: &ModelId,
+        named: Option<&Version>,
+        unfit: Option<(Version, Failure)>,
+    ) {
         if let Some((version, failure)) = unfit {
             return self.found_unfit(model, &version, &failure);
         }
+        let Some(named) = named else { return self.fit_again(model, None) };
         // Whether the one that is named can be served was not looked at.
         let before = self.models.peek(model).and_then(|entry| entry.unfit.as_ref());
         let before = before.and_then(|unfit| unfit.version.as_ref());
-        if before.is_some_and(|version| *version != named.version) {
+        if before.is_some_and(|version| version != named) {
             self.set_unfit(model, None);
         }
     }

@@ -120,6 +120,9 @@ impl Table {
             host.copies =
                 copies.filter_map(|(id, it)| self.copy_snapshot(id, it, clocks)).collect();
         }
+        let idle = Some(model).filter(|model| self.ready(model).is_none());
+        snapshot.unfit =
+            idle.and_then(|model| self.unfit_snapshot(model, clocks)).into_iter().collect();
         snapshot
     }
 
@@ -308,11 +311,12 @@ impl Table {
     /// What failed of models of which nothing serves.
     fn unfit_snapshots(&self, clocks: &Clocks) -> Vec<(ModelId, UnfitSnapshot)> {
         let idle = self.unfit.iter().filter(|model| self.ready(model).is_none());
-        let shown = idle.take(FAILED_SHOWN).filter_map(|model| {
-            let unfit = self.models.peek(model)?.unfit.as_ref()?;
-            Some((model.clone(), unfit.shown(clocks)))
-        });
-        shown.collect()
+        idle.take(FAILED_SHOWN).filter_map(|model| self.unfit_snapshot(model, clocks)).collect()
+    }
+
+    fn unfit_snapshot(&self, model: &ModelId, clocks: &Clocks) -> Option<(ModelId, UnfitSnapshot)> {
+        let unfit = self.models.peek(model)?.unfit.as_ref()?;
+        Some((model.clone(), unfit.shown(clocks)))
     }
 
     /// The latest failures. Names that the store does not know are left out: anybody can

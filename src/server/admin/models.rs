@@ -1,12 +1,13 @@
 //! The list of what requests can name: what stores hold, with how it stands, and containers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
 use roundhouse_residency::Snapshot;
-use roundhouse_store::TargetForm;
-use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId};
+use roundhouse_store::{Catalog, TargetForm, TargetPage};
+use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, RetryHint};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -14,6 +15,8 @@ use super::{Admin, Refusal, Shown, containers, standing};
 
 /// Rows of one page, where it is not said, and at most.
 const PAGE: usize = 1000;
+/// How long a store may take to list its targets where other endpoints are listed beside it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +57,8 @@ pub(super) async fn models(
             next = Some(format!("{endpoint}:"));
             break;
         }
-        let part = match part(&admin, &endpoint, (after.take(), room), &snapshot).await {
+        let wanted = (after.take(), room, are_several);
+        let part = match part(&admin, &endpoint, wanted, &snapshot).await {
             Ok(part) => part,
             Err(failure) if are_several => {
                 let (kind, message) = (failure.kind().as_str(), failure.message());
@@ -98,7 +102,7 @@ fn place(
 async fn part(
     admin: &Admin,
     endpoint: &EndpointName,
-    (after, limit): (Option<String>, usize),
+    (after, limit, is_bounded): (Option<String>, usize, bool),
     snapshot: &Snapshot,
 ) -> Result<Part, Failure> {
     let found = containers::of_endpoint((admin.containers)(), endpoint);
@@ -108,7 +112,7 @@ async fn part(
     let catalog = admin.catalogs.get().get(endpoint).cloned();
     // The settings have changed since it was found.
     let gone = || Failure::new(ErrorKind::EndpointNotFound, format!("endpoint '{endpoint}' left"));
-    let listed = catalog.ok_or_else(gone)?.list(after.as_deref(), limit).await?;
+    let listed = list(catalog.ok_or_else(gone)?, (after, limit), is_bounded).await?;
     let standings = standing::of(endpoint, snapshot);
     let on_disk = admin.disk.opened().map(|cache| cache.shares(endpoint)).unwrap_or_default();
     let row = |target: &roundhouse_store::Target| {
@@ -126,6 +130,25 @@ async fn part(
     Ok(Part { rows, next: listed.next, truncated: listed.truncated })
 }
 
+/// What a store holds. Bounded, one that is slow is not waited for, and goes on: it is sooner asked again.
+async fn list(
+    catalog: Arc<Catalog>,
+    (after, limit): (Option<String>, usize),
+    is_bounded: bool,
+) -> Result<TargetPage, Failure> {
+    let look = async move { catalog.list(after.as_deref(), limit).await };
+    if !is_bounded {
+        return Ok(look.await?);
+    }
+    let Ok(looked) = tokio::time::timeout(PATIENCE, tokio::spawn(look)).await else {
+        let message = format!(
+            "its store did not list its targets within {PATIENCE:?}: name the endpoint to wait for it"
+        );
+        return Err(Failure::new(ErrorKind::StoreUnavailable, message).with_retry(RetryHint::Later));
+    };
+    Ok(looked.map_err(|error| Failure::from_error(ErrorKind::Internal, &error))??)
+}
+
 fn of_containers(found: &[Shown], after: Option<&str>, limit: usize) -> Part {
     let mut rest = found.iter().filter(|it| after.is_none_or(|after| it.name.as_str() > after));
     let page: Vec<&Shown> = rest.by_ref().take(limit).collect();
@@ -135,7 +158,21 @@ fn of_containers(found: &[Shown], after: Option<&str>, limit: usize) -> Part {
 
 #[cfg(test)]
 mod tests {
+    use roundhouse_store::testing::{Fault, Faulty, MemoryStore, Operation};
+    use roundhouse_store::{ArtifactStore, CatalogConfig};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_is_not_waited_for_beside_others() {
+        let faulty = Arc::new(Faulty::new(Arc::new(MemoryStore::new("memory"))));
+        faulty.plan(Operation::List, "", Fault::Hang);
+        let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, faulty)];
+        let catalog = Catalog::over("e".parse().unwrap(), stores, CatalogConfig::default());
+        let refused = list(Arc::new(catalog.unwrap()), (None, 1), true).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::StoreUnavailable);
+        assert!(refused.message().contains("within 10s: name the endpoint"), "{refused}");
+    }
 
     fn names(rest: &[EndpointName]) -> Vec<&str> {
         rest.iter().map(EndpointName::as_str).collect()

@@ -8,7 +8,7 @@ use axum::extract::{Query, State};
 use roundhouse_residency::{
     CopyState, LoadOptions, RefreshReport, ResidentState, Snapshot, UnfitSnapshot, rfc3339,
 };
-use roundhouse_store::{ChosenBy, Freshness, PassedOver};
+use roundhouse_store::{Artefact, ChosenBy, Freshness, PassedOver};
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -77,8 +77,8 @@ pub(super) async fn versions(
         if passed.is_none() || on_disk.iter().all(|found| found.version != *version) {
             (row.in_store, row.store_bytes) = (true, Some(artefact.bytes));
         }
-        note_seen(&admin, &artefact.id, passed.as_deref()).await?;
     }
+    note_seen(&admin, &model, in_store.as_deref(), passed.as_deref()).await?;
     for found in on_disk {
         let row = rows.entry(found.version).or_default();
         row.disk_bytes = Some(found.bytes);
@@ -136,16 +136,22 @@ pub(super) async fn versions(
 /// chose a version it is no news.
 async fn note_seen(
     admin: &Admin,
-    named: &ArtefactId,
+    model: &ModelId,
+    in_store: Result<&Artefact, &Failure>,
     passed: Option<&PassedOver>,
 ) -> Result<(), Failure> {
-    let model = &named.model;
+    let named = match in_store {
+        Ok(artefact) => Some(artefact.id.version.clone()),
+        Err(failure) if failure.kind() == ErrorKind::ModelNotFound => None,
+        // Of what a store that does not answer holds nothing is known.
+        Err(_) => return Ok(()),
+    };
     if is_chosen(admin, model) {
         return Ok(());
     }
-    let damaged = passed.filter(|passed| passed.stale);
+    let damaged = passed.filter(|passed| passed.stale && named.is_some());
     let unfit = damaged.map(|passed| (passed.version.clone(), damage(model, passed)));
-    admin.residency.note_seen(named.clone(), unfit).await
+    admin.residency.note_seen(model, named, unfit).await
 }
 
 fn add_loaded(rows: &mut BTreeMap<Version, Row>, model: &ModelId, snapshot: &Snapshot) {

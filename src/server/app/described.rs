@@ -1,8 +1,9 @@
 //! What every metric of the process means: its type, unit and help.
 
-use super::{capture, faces, reload};
+use super::{capture, reload};
 use crate::cloudwatch;
 use crate::loader::Stages;
+use crate::logging;
 use crate::witness;
 
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 pub(super) fn describe_metrics() {
     Stages::describe();
     capture::describe();
-    faces::describe();
+    logging::describe();
     reload::describe();
     cloudwatch::describe();
     witness::describe();

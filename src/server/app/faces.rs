@@ -8,7 +8,6 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use metrics::{Unit, counter, describe_counter};
 use roundhouse_gateway::{
     AccessRecord, Capture, EndpointFace, Health, KvTokens, ModelFacts, Naming, PageWanted, Target,
     TargetPage,
@@ -23,6 +22,7 @@ use crate::admin::{AuditFn, Vitals};
 use crate::config::{AccessLog, Config};
 use crate::error::Error;
 use crate::loader::{Facts, Handlers, ModelLoader};
+use crate::logging;
 
 /// Records that may wait for the disk; more are lost rather than slow a request down.
 const RECORDS_WAITING: usize = 8192;
@@ -32,15 +32,6 @@ const LOG_MODE: u32 = 0o640;
 
 /// How long a record may wait for others that are written with it.
 const RECORDS_EVERY: Duration = Duration::from_millis(5);
-
-const RECORDS_LOST: &str = "roundhouse_server_access_records_lost_total";
-
-/// Registers the metric's help.
-pub(super) fn describe() {
-    let help =
-        "Lines of the access and audit logs that were lost since writing fell behind, by log.";
-    describe_counter!(RECORDS_LOST, Unit::Count, help);
-}
 
 /// All endpoints over their catalogues.
 pub(super) fn endpoints(
@@ -184,26 +175,32 @@ fn log<R: Serialize + Send + 'static>(
     let (records, waiting) = mpsc::sync_channel::<R>(RECORDS_WAITING);
     std::thread::Builder::new()
         .name(name.into())
-        .spawn(move || write_records(&waiting, file))
+        .spawn(move || write_records(name, &waiting, file))
         .map_err(|source| Error::io(format!("cannot start the {name}"), source))?;
     Ok(Arc::new(move |record| {
         if records.try_send(record).is_err() {
-            counter!(RECORDS_LOST, "log" => name).increment(1);
+            logging::lost(name, 1);
         }
     }))
 }
 
 /// Writes what has come since the last time. Between two times it sleeps: a thread that is woken
 /// for each record costs more than the record, and the request pays for it.
-fn write_records<R: Serialize>(records: &mpsc::Receiver<R>, mut file: Option<File>) {
+fn write_records<R: Serialize>(
+    name: &'static str,
+    records: &mpsc::Receiver<R>,
+    mut file: Option<File>,
+) {
     let mut lines = Vec::new();
     while let Ok(first) = records.recv() {
         lines.clear();
+        let mut count = 0;
         for record in std::iter::once(first).chain(records.try_iter()) {
             // A record that cannot be written as JSON leaves no half of itself.
             if let Ok(line) = serde_json::to_vec(&record) {
                 lines.extend_from_slice(&line);
                 lines.push(b'\n');
+                count += 1;
             }
         }
         let written = match &mut file {
@@ -211,7 +208,9 @@ fn write_records<R: Serialize>(records: &mpsc::Receiver<R>, mut file: Option<Fil
             None => io::stderr().write_all(&lines),
         };
         if let Err(error) = written {
-            tracing::warn!(%error, "records could not be written");
+            // Some of them may have been.
+            logging::lost(name, count);
+            tracing::warn!(%error, log = name, "records could not be written");
         }
         std::thread::sleep(RECORDS_EVERY);
     }

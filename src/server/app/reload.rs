@@ -222,7 +222,6 @@ impl Reloader {
         let broken = |error: tokio::task::JoinError| vec![Fault::new("config", error.to_string())];
         let (config, mut warnings) = reading.await.map_err(broken)??;
         config.check_floors(Some(self.live.budget)).map_err(|fault| vec![fault])?;
-        self.booted.check_stays_shut(&config).map_err(|fault| vec![fault])?;
         // What is not open yet is opened by these, if at all.
         let (has_cache, has_queue) = self.live.has_open(&self.booted);
         if !has_cache {
@@ -231,6 +230,9 @@ impl Reloader {
         if !has_queue {
             self.booted.async_dir.clone_from(&config.async_dir);
         }
+        let new = config.clone().applied_to(&self.booted);
+        self.booted.check_stays_shut(&new).map_err(|fault| vec![fault])?;
+        new.check_disk_floors().map_err(|fault| vec![fault])?;
         let mut restart = self.booted.fixed_beside(&config);
         if self.live.lacks_handlers(&config) && !restart.contains(&"handlers") {
             restart.push("handlers");
@@ -239,7 +241,7 @@ impl Reloader {
         if config == self.current {
             return Ok(Found { outcome: Outcome::Unchanged, restart, warnings });
         }
-        let [old, new] = [&self.current, &config].map(|it| it.clone().applied_to(&self.booted));
+        let old = self.current.clone().applied_to(&self.booted);
         let applied = self.live.apply(&old, &new).await;
         applied.map_err(|failure| vec![Fault::new("config", failure.to_string())])?;
         self.current = config;

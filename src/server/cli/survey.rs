@@ -61,7 +61,15 @@ struct Finding {
 #[serde(tag = "verdict", rename_all = "snake_case")]
 enum Verdict {
     /// It will, and takes this.
-    Runs { kind: ModelKind, architecture: String, context: usize, footprint: Footprint },
+    Runs {
+        kind: ModelKind,
+        architecture: String,
+        context: usize,
+        footprint: Footprint,
+        /// What may be wrong with it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<String>,
+    },
     /// It will beside its base, and takes this; `base_is` says how far that was looked into.
     RunsBesideBase { kind: ModelKind, adapter: Adapts, base_is: BaseIs, footprint: Footprint },
     /// It will where handlers are served; what it takes is known when it has run.
@@ -230,6 +238,7 @@ async fn judge(
             architecture: plan.architecture.clone(),
             context: plan.context,
             footprint: plan.footprint,
+            warning: plan.unread.clone(),
         },
     })
 }
@@ -299,11 +308,11 @@ fn table(findings: &[Finding]) -> String {
     let mut table = Table::new(&["TARGET", "FORM", ">SIZE", "KIND", ">NEEDS", "NOTE"]);
     for finding in findings {
         let (kind, needs, note) = match &finding.verdict {
-            Verdict::Runs { kind, architecture, context, footprint } => (
-                kind.as_str(),
-                footprint.total().to_string(),
-                format!("{architecture}, {context} tokens"),
-            ),
+            Verdict::Runs { kind, architecture, context, footprint, warning } => {
+                let warning = warning.iter().map(|it| format!("; warning: {it}"));
+                let note = format!("{architecture}, {context} tokens{}", warning.collect::<String>());
+                (kind.as_str(), footprint.total().to_string(), note)
+            }
             Verdict::RunsBesideBase { kind, adapter, base_is, footprint } => {
                 let known = match base_is {
                     BaseIs::Here => "",

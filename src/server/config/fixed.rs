@@ -10,7 +10,10 @@ const QUEUE: &str = "async";
 impl Config {
     /// What is in force when these are applied to a server that was started with `booted`.
     pub(crate) fn applied_to(self, booted: &Self) -> Self {
-        let Self { auth, endpoints, tenants, aliases, tenant_defaults, .. } = self;
+        let Self { mut auth, endpoints, tenants, aliases, tenant_defaults, .. } = self;
+        // Who shows a certificate is of [tls]. Where that alone would ask callers, nobody is asked yet.
+        auth.certificates = booted.auth.certificates;
+        auth.anonymous |= !auth.asks();
         Self { auth, endpoints, tenants, aliases, tenant_defaults, ..booted.clone() }
     }
 
@@ -73,6 +76,30 @@ impl Config {
 mod tests {
     use super::*;
     use crate::cli::ServeFlags;
+
+    #[test]
+    fn certificates_are_asked_for_after_a_restart_and_till_then_nobody_is_locked_out_or_let_in() {
+        let config = |auth: &str, tls: &str| {
+            let flags =
+                ServeFlags { store: vec!["file:///models/".into()], ..ServeFlags::default() };
+            let text = format!("version = 1\n[auth]\n{auth}\n{tls}\n");
+            Config::parse(Some(&text), &|_| None, &flags).unwrap()
+        };
+        let tls = "[tls]\ncertificate = \"/c\"\nkey = \"/k\"\nclient_ca = \"/ca\"\n";
+        let applied = |new: &Config, booted: &Config| new.clone().applied_to(booted);
+        let (open, certified) = (config("", ""), config("", tls));
+        let keyed = config("keys = \"/keys\"", "");
+        assert!(certified.asks_callers() && !certified.auth.anonymous);
+        let still_open = applied(&certified, &open);
+        assert!(!still_open.asks_callers() && still_open.auth.anonymous);
+        assert!(open.check_stays_shut(&still_open).is_ok());
+        // What asked before is gone, and what is to ask comes with the restart.
+        assert!(keyed.check_stays_shut(&certified).is_ok());
+        assert!(keyed.check_stays_shut(&applied(&certified, &keyed)).is_err());
+        let still_certified = applied(&keyed, &certified);
+        assert!(still_certified.auth.certificates && !still_certified.auth.anonymous);
+        assert!(certified.check_stays_shut(&applied(&open, &certified)).is_err());
+    }
 
     #[test]
     fn what_is_applied_differs_from_what_was_started_in_no_section_that_needs_a_restart() {

@@ -137,7 +137,10 @@ impl Config {
 
 impl Config {
     /// Whether the disk cache holds what tenants are promised of it, where its size is written.
-    fn check_disk_floors(&self) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// The fault, with both sizes.
+    pub(crate) fn check_disk_floors(&self) -> Result<(), Fault> {
         let mut floors = self.tenants.iter().map(|tenant| tenant.disk_floor);
         let sum = floors.try_fold(Bytes::ZERO, |sum, floor| sum.checked_add(floor));
         let fits = match (sum, self.cache.size) {

@@ -1,9 +1,10 @@
 //! What a newcomer sees: the models, and things to try that work as printed.
 
+use crate::logging;
+
 /// Prints it. `python` is the version that runs the handlers, or why there are none.
-#[expect(clippy::print_stdout, reason = "the demo talks to a person")]
 pub(super) fn print(data: &str, admin: &str, python: &Result<String, String>) {
-    println!("{}", text(data, admin, python));
+    logging::say(&format!("{}\n", text(data, admin, python)));
 }
 
 fn text(data: &str, admin: &str, python: &Result<String, String>) -> String {

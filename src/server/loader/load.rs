@@ -199,6 +199,9 @@ impl ModelLoader {
             let keys = parts.plan.unheeded.join(", ");
             warn!(model = %id.model, keys, "its serving.properties asks for what nothing here honours");
         }
+        if let Some(what) = &parts.plan.unread {
+            warn!(model = %id.model, "{what}");
+        }
         let engine = within(self.engine, &asked);
         let placed = lane.place_elastic(&name, runner, engine, report).await?;
         let engine = placed.handle.clone();

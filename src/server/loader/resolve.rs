@@ -75,13 +75,14 @@ impl ModelLoader {
         match self.ask(catalog, cache, model, refresh).await {
             Ok(artefact) => {
                 let newest = artefact.id.clone();
-                // A look for a newer version tries it again.
-                let refused = self.recall(&newest).refused.filter(|_| !refresh);
-                let resolved = match refused.filter(|_| by == Authority::Store) {
-                    Some(failure) => Err(failure),
-                    None => self.resolve_listed(catalog, cache, artefact, by).await,
-                };
-                match resolved {
+                // A look for a newer version tries it again, and so does whoever nothing else can answer.
+                let refused = self.recall(&newest).refused;
+                if let Some(failure) = refused.filter(|_| !refresh && by == Authority::Store)
+                    && let Ok(before) = self.resolve_before(cache, newest.clone(), failure).await
+                {
+                    return Ok(before);
+                }
+                match self.resolve_listed(catalog, cache, artefact, by).await {
                     Err(failure) if by == Authority::Store => {
                         self.resolve_before(cache, newest, failure).await
                     }
@@ -125,18 +126,37 @@ impl ModelLoader {
         let mut known = self.recall(id);
         let refused = match failure {
             None => {
-                self.versions.loaded(id);
+                self.note_loaded(id);
                 None
             }
             Some(failure) => {
                 let has_served = self.versions.last_loaded(&id.model).as_ref() == Some(id);
-                let is_refused = failure.kind() == ErrorKind::ModelInvalid && !has_served;
+                // Bytes that were not verified may be to blame: they are fetched again.
+                let is_known = !has_served && !known.failed_unverified;
+                let is_refused = failure.kind() == ErrorKind::ModelInvalid && is_known;
                 is_refused.then(|| failure.clone()).or(known.refused.take())
             }
         };
         if refused.is_some() || known.refused.is_some() {
             known.refused = refused;
             self.remember(id, known);
+        }
+    }
+
+    /// A version was loaded. One that comes late, when the version that the store named after it was
+    /// loaded already, is not the one before the next; nor is one that an operator only tried, nor one of
+    /// a model that the store deleted.
+    fn note_loaded(&self, id: &ArtefactId) {
+        let Ok(cache) = self.cache_of(&id.model) else { return };
+        if cache.is_gone(&id.model) {
+            return;
+        }
+        let is_named = locked(&self.current).peek(&id.model) == Some(id);
+        let held = self.versions.held(&cache, &id.model);
+        let is_held = held.is_some_and(|choice| choice.version == id.version);
+        let last = self.versions.last_loaded(&id.model);
+        if is_named || is_held || last.is_none() || last != cache.latest(&id.model) {
+            self.versions.loaded(id);
         }
     }
 

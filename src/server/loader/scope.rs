@@ -7,7 +7,7 @@ use std::sync::Arc;
 use roundhouse_store::{Catalog, DiskCache};
 use roundhouse_types::EndpointName;
 
-use super::{Bases, LocalModels};
+use super::{Bases, LocalModels, ModelLoader};
 use crate::config::{EngineRule, VersionRule};
 
 /// Where an endpoint's models come from. Clones are the same.
@@ -17,6 +17,19 @@ pub(crate) enum Source {
     Store(Arc<Catalog>, DiskCache),
     /// Folders that someone else put on this machine, as in the container contract.
     Local(Arc<LocalModels>),
+}
+
+/// Endpoints that have other stores than before, or had none.
+pub(super) fn others(
+    before: &BTreeMap<EndpointName, Source>,
+    now: &BTreeMap<EndpointName, Source>,
+) -> Vec<EndpointName> {
+    let is_other = |name: &EndpointName, source: &Source| match (before.get(name), source) {
+        (Some(Source::Store(old, _)), Source::Store(new, _)) => !Arc::ptr_eq(old, new),
+        (before, _) => before.is_none(),
+    };
+    let others = now.iter().filter(|(name, source)| is_other(name, source));
+    others.map(|(name, _)| name.clone()).collect()
 }
 
 /// What operators say of endpoints.
@@ -33,4 +46,16 @@ pub(crate) struct Scope {
     pub(crate) engines: BTreeMap<EndpointName, Vec<EngineRule>>,
     /// The folder that is ours alone, once there was a store.
     pub(crate) cache: Option<PathBuf>,
+}
+
+impl ModelLoader {
+    /// Puts other sources in the place of those so far.
+    pub(crate) fn set_sources(&self, sources: BTreeMap<EndpointName, Source>) {
+        self.sources.set(sources);
+    }
+
+    /// Where models come from now.
+    pub(crate) fn sources(&self) -> BTreeMap<EndpointName, Source> {
+        (*self.sources.get()).clone()
+    }
 }

@@ -54,8 +54,8 @@ impl Bench {
         self.memory.put_aged("m/config.json", config, LONG_AGO);
     }
 
-    /// Asks the store itself and brings what it names to disk.
-    async fn fetched(&self) -> ArtefactId {
+    /// Asks the store itself.
+    async fn named(&self) -> ArtefactId {
         // An answer of this very instant would count as fresh.
         tokio::time::advance(Duration::from_secs(1)).await;
         let asked = self.loader.ask(&self.catalog, &self.cache, &model(), true).await;
@@ -63,6 +63,12 @@ impl Bench {
         let id = artefact.id.clone();
         let known = Known { artefact: Some(artefact), ..Known::default() };
         self.loader.remember(&id, known);
+        id
+    }
+
+    /// The same, and brings what it names to disk.
+    async fn fetched(&self) -> ArtefactId {
+        let id = self.named().await;
         self.loader.bring(&self.catalog, &self.cache, &id).await.unwrap();
         id
     }

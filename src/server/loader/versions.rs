@@ -142,6 +142,14 @@ impl Versions {
         locked(&self.served).put(id.model.clone(), id.clone());
     }
 
+    fn left(&self, endpoints: &[EndpointName]) {
+        let mut served = locked(&self.served);
+        let theirs = served.iter().filter(|(model, _)| endpoints.contains(&model.endpoint));
+        for model in theirs.map(|(model, _)| model.clone()).collect::<Vec<_>>() {
+            served.pop(&model);
+        }
+    }
+
     /// The store deleted the model: nothing from before answers for what comes later.
     pub(super) fn deleted(&self, model: &ModelId) {
         locked(&self.served).pop(model);
@@ -184,6 +192,12 @@ impl ModelLoader {
         self.versions.rule(endpoint)
     }
 
+    /// Endpoints have other stores now, or are gone: nothing that the stores before held answers for what
+    /// comes later.
+    pub(crate) fn left(&self, endpoints: &[EndpointName]) {
+        self.versions.left(endpoints);
+    }
+
     /// Has a wish count from now on, until it is dropped or succeeded by another.
     pub(crate) fn begin_trial(&self, model: &ModelId, wish: Wish) -> Trial {
         let trials = Arc::clone(&self.versions.trials);
@@ -220,7 +234,11 @@ impl ModelLoader {
         let hold = |by| Choice { version: version.clone(), by, since: SystemTime::now() };
         let updates = self.rule(&model.endpoint).update == Update::Auto;
         match trial.wish {
-            Wish::Version(_) => cache.choose(model, hold(ChosenBy::Operator)).await?,
+            Wish::Version(_) => {
+                cache.choose(model, hold(ChosenBy::Operator)).await?;
+                let version = version.clone();
+                self.versions.loaded(&ArtefactId { model: model.clone(), version });
+            }
             Wish::Latest if updates => drop(cache.unchoose(model).await?),
             Wish::Latest => cache.choose(model, hold(ChosenBy::Rule)).await?,
         }
@@ -307,7 +325,7 @@ impl ModelLoader {
         self.remember(&artefact.id, known);
     }
 
-    fn cache_of(&self, model: &ModelId) -> Result<DiskCache, Failure> {
+    pub(super) fn cache_of(&self, model: &ModelId) -> Result<DiskCache, Failure> {
         match self.source(&model.endpoint)? {
             Source::Store(_, cache) => Ok(cache),
             Source::Local(_) => Err(no_store(model)),

@@ -129,6 +129,35 @@ fn what_ends_an_answer_and_special_tokens_are_part_of_it_where_they_are_asked_fo
     assert_eq!(text(&pieces), "one two");
 }
 
+#[test]
+fn each_token_knows_whether_the_text_has_it_and_whether_it_is_the_end() {
+    use TokenPlace::{End, Hidden, Text};
+    // A special token between two others, then one that may end the answer.
+    let one = codec().encode("one", false).unwrap()[0];
+    let kept = Writing { keep_special: true, ..Writing::default() };
+    let with_end = Writing { include_stop: true, ..Writing::default() };
+    let whole = Writing { include_stop: true, ..kept.clone() };
+    let stopped = FinishReason::StopToken;
+    for (how, last, finish, places) in [
+        (Writing::default(), EOS, stopped, [Text, Hidden, Text, End]),
+        (Writing::default(), EOS, FinishReason::Length, [Text, Hidden, Text, Hidden]),
+        (Writing::default(), one, stopped, [Text, Hidden, Text, End]),
+        (with_end.clone(), EOS, stopped, [Text, Hidden, Text, End]),
+        (with_end, one, stopped, [Text, Hidden, Text, Text]),
+        (kept, EOS, stopped, [Text, Text, Text, End]),
+        (whole, EOS, stopped, [Text, Text, Text, Text]),
+    ] {
+        let pieces = write(&mut writing(how.clone(), 0), &[one, 1, one, last], finish);
+        let tokens: Vec<&TokenInfo> = pieces.iter().flat_map(|piece| &piece.tokens).collect();
+        let got: Vec<TokenPlace> = tokens.iter().map(|token| token.place).collect();
+        assert_eq!(got, places, "{how:?} {finish:?}");
+        // What has a place in the text is the text.
+        let shown = tokens.iter().filter(|token| token.place == Text);
+        let shown: String = shown.map(|token| token.text.as_str()).collect();
+        assert_eq!(shown, text(&pieces), "{how:?} {finish:?}");
+    }
+}
+
 /// A writer that looks for calls; `<|im_start|>` marks them, as a special token does in other
 /// vocabularies.
 fn calling(free: bool, single: bool) -> Writer {

@@ -1,8 +1,14 @@
 //! Chat messages as clients send them, made into what a template expects.
 
+use std::cell::Cell;
+
 use serde_json::{Map, Value, json};
 
 use crate::Error;
+
+/// Bytes of calls' arguments that are read of one chat's texts at most: a value may be forty times what
+/// it was as text. What is beyond is shown to the template as text.
+const ARGUMENTS_BYTES_MAX: usize = 1 << 20;
 
 /// How a template reads a message's `content`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +59,17 @@ pub(super) fn prepare(messages: &[Value], reading: Reading) -> Result<Vec<Value>
     if messages.is_empty() {
         return Err(Error::field("messages", "at least one message is needed"));
     }
-    messages.iter().enumerate().map(|(index, message)| one(index, message, reading)).collect()
+    let left = Cell::new(ARGUMENTS_BYTES_MAX);
+    let numbered = messages.iter().enumerate();
+    numbered.map(|(index, message)| one(index, message, reading, &left)).collect()
 }
 
-fn one(index: usize, message: &Value, reading: Reading) -> Result<Value, Error> {
+fn one(
+    index: usize,
+    message: &Value,
+    reading: Reading,
+    left: &Cell<usize>,
+) -> Result<Value, Error> {
     let form = reading.content;
     let place = |field: &str| format!("messages[{index}]{field}");
     let Some(object) = message.as_object() else {
@@ -97,7 +110,7 @@ fn one(index: usize, message: &Value, reading: Reading) -> Result<Value, Error> 
         }
     }
     if calls_tools {
-        parse_arguments(&mut object);
+        parse_arguments(&mut object, left);
     }
     Ok(Value::Object(object))
 }
@@ -142,7 +155,7 @@ fn text_parts<'a>(parts: &'a [Value], place: &str) -> Result<Vec<&'a str>, Error
 }
 
 /// On the wire a tool call's arguments are JSON in a string; templates expect the object.
-fn parse_arguments(message: &mut Map<String, Value>) {
+fn parse_arguments(message: &mut Map<String, Value>, left: &Cell<usize>) {
     let Some(Value::Array(calls)) = message.get_mut("tool_calls") else {
         return;
     };
@@ -150,7 +163,13 @@ fn parse_arguments(message: &mut Map<String, Value>) {
         let Some(arguments) = call.pointer_mut("/function/arguments") else {
             continue;
         };
-        let parsed = arguments.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let text = arguments.as_str();
+        let Some((text, rest)) = text.and_then(|it| Some((it, left.get().checked_sub(it.len())?)))
+        else {
+            continue;
+        };
+        left.set(rest);
+        let parsed = serde_json::from_str::<Value>(text).ok();
         if let Some(object @ Value::Object(_)) = parsed {
             *arguments = object;
         }
@@ -163,6 +182,17 @@ mod tests {
 
     const PLAIN: Reading = Reading { content: ContentForm::Text, knows_developers: false };
     const PARTS: Reading = Reading { content: ContentForm::Parts, ..PLAIN };
+
+    #[test]
+    fn arguments_are_read_as_far_as_their_length_is_bounded() {
+        let arguments = format!("{{\"a\": \"{}\"}}", "x".repeat(ARGUMENTS_BYTES_MAX / 3 * 2));
+        let call = json!({"function": {"name": "f", "arguments": arguments}});
+        let messages = vec![json!({"role": "assistant", "tool_calls": [call]}); 2];
+        let got = prepare(&messages, PLAIN).unwrap();
+        let is_read =
+            [0, 1].map(|at| got[at]["tool_calls"][0]["function"]["arguments"].is_object());
+        assert_eq!(is_read, [true, false]);
+    }
 
     #[test]
     fn developers_are_the_system_to_templates_that_do_not_know_them() {

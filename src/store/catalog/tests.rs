@@ -1,3 +1,5 @@
+mod absent;
+
 use std::sync::Arc;
 use std::time::Duration;
 

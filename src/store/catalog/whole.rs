@@ -1,5 +1,7 @@
 //! Whether a folder's weight files are all there and as long as they say.
 
+mod absent;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -74,6 +76,9 @@ async fn fault(
         if let Some(why) = missing_shard(remote, heads, artefact, file).await? {
             return Ok(Some(why));
         }
+    }
+    if let Some(why) = absent::weights(remote, heads, artefact).await? {
+        return Ok(Some(why));
     }
     let weights = artefact.files.iter().filter(|f| f.path.ends_with(".safetensors"));
     let checks: Vec<_> = weights.map(|file| length_fault(remote, heads, file)).collect();

@@ -1,9 +1,12 @@
 //! Items of `input` as the messages of a chat.
 
+use std::cell::Cell;
+
 use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::fields::Fields;
+use crate::json::VALUES_MAX;
 use crate::openai::messages::{MESSAGES_MAX, open_arguments};
 
 /// Takes `input`: a text, or items. Calls that follow each other, and what the assistant said before
@@ -20,8 +23,9 @@ pub(super) fn messages(
     match fields.take("input") {
         Some(Value::String(text)) => messages.push(json!({"role": "user", "content": text})),
         Some(Value::Array(items)) if !items.is_empty() && items.len() <= MESSAGES_MAX => {
+            let left = Cell::new(VALUES_MAX);
             for (index, item) in items.iter().enumerate() {
-                add(&mut messages, item, &format!("input[{index}]"))?;
+                add(&mut messages, item, &format!("input[{index}]"), &left)?;
             }
         }
         _ => {
@@ -29,10 +33,13 @@ pub(super) fn messages(
             return Err(fields.wrong("input", &expected));
         }
     }
+    if messages.is_empty() {
+        return Err(fields.wrong("input", "must have an item that is more than reasoning"));
+    }
     Ok(messages)
 }
 
-fn add(messages: &mut Vec<Value>, item: &Value, at: &str) -> Result<(), Error> {
+fn add(messages: &mut Vec<Value>, item: &Value, at: &str, left: &Cell<usize>) -> Result<(), Error> {
     let string = |name: &str| {
         let wrong = || Error::field(&format!("{at}.{name}"), "must be a string");
         item[name].as_str().ok_or_else(wrong)
@@ -43,13 +50,17 @@ fn add(messages: &mut Vec<Value>, item: &Value, at: &str) -> Result<(), Error> {
     match item.get("type").and_then(Value::as_str).unwrap_or("message") {
         "message" => {
             let content = text(&item["content"], &format!("{at}.content"))?;
-            messages.push(json!({"role": string("role")?, "content": content}));
+            let role = string("role")?;
+            if role.is_empty() {
+                return Err(Error::field(&format!("{at}.role"), "must not be empty"));
+            }
+            messages.push(json!({"role": role, "content": content}));
         }
         "function_call" => {
             let function = json!({"name": string("name")?, "arguments": string("arguments")?});
             let mut call =
                 json!({"id": string("call_id")?, "type": "function", "function": function});
-            open_arguments(&mut call);
+            open_arguments(&mut call, &format!("{at}.arguments"), left)?;
             let last = messages.last_mut().filter(|last| last["role"] == "assistant");
             match last.map(|last| &mut last["tool_calls"]) {
                 Some(Value::Array(calls)) => calls.push(call),

@@ -117,6 +117,7 @@ fn ways(name: &str) -> Vec<Way> {
     let alone = |body: &Value| with(body.clone(), "model", name.into());
     let based = |body: &Value| with(body.clone(), "model", BASE.into());
     let completion = json!({"prompt": "hi"});
+    let response = json!({"input": "hi"});
     ways.push(Way { beside: false, ..by_header(openai(CHAT, based(&chat))) });
     ways.push(Way { beside: false, ..openai(&query(CHAT), based(&chat)) });
     ways.push(Way { beside: false, field: Some("model"), ..openai(CHAT, alone(&chat)) });
@@ -124,6 +125,7 @@ fn ways(name: &str) -> Vec<Way> {
         for (path, body) in [
             (CHAT, &chat),
             ("/v1/completions", &completion),
+            ("/v1/responses", &response),
             ("/endpoints/ep/openai/v1/chat/completions", &chat),
         ] {
             let body = with(based(body), field, name.into());

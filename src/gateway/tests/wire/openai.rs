@@ -1,13 +1,14 @@
 //! `/v1/…`.
 
 mod completions;
+mod logprobs;
 mod responses;
 mod vllm;
 
 use http::Request;
 use roundhouse_serving::{
     ALTERNATIVES_MAX, ANSWERS_MAX, Finish, FormKind, Generation, Piece, Prompt, Request as Asked,
-    STOPS_MAX, TokenInfo, ToolCall, ToolChoice,
+    STOPS_MAX, TokenInfo, TokenPlace, ToolCall, ToolChoice,
 };
 use roundhouse_types::{Detail, ErrorKind, Failure, RetryHint};
 use serde_json::{Value, json};

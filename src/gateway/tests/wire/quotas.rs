@@ -71,6 +71,7 @@ async fn whoever_is_over_a_limit_is_told_on_each_face_how_far() {
         ("/embed", "t/m", body.to_owned()),
         ("/tokenize", "t/m", body.to_owned()),
         (CHAT, "", chat("t/m", "")),
+        ("/v1/responses", "", r#"{"model":"t/m","input":"hi"}"#.to_owned()),
     ] {
         let harness = setup(one()).with(|_| breaks(ErrorKind::ModelFailed));
         harness.post(path, target, body.clone()).await;
@@ -90,6 +91,8 @@ async fn an_engines_answer_is_charged_beforehand_as_long_as_its_request_lets_it_
         (r#","max_tokens":40,"n":5"#, "800"),
         (r#","max_completion_tokens":300.0,"max_tokens":40"#, "700"),
         (r#","max_tokens":5000"#, "0"),
+        (r#","max_output_tokens":400"#, "600"),
+        (r#","max_output_tokens":1,"max_tokens":400"#, "600"),
         // The engine may say what is wrong with it.
         (r#","max_tokens":"many","n":-1"#, "744"),
         (r#","max_tokens":10,"prompt":["a","b"]"#, "980"),

@@ -20,7 +20,7 @@ use roundhouse_gateway::{
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
-    LabelScore, Piece, PieceStream, Reply, Served, TokenInfo,
+    LabelScore, Piece, PieceStream, Reply, Served, TokenInfo, TokenPlace,
 };
 use roundhouse_tenancy::{
     Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
@@ -289,11 +289,12 @@ pub(crate) fn served(kind: ModelKind) -> Served {
 
 pub(crate) fn token(id: u32, text: &str, logprob: f32) -> TokenInfo {
     let top = vec![(id, text.to_owned(), logprob)];
-    TokenInfo { id, text: text.into(), logprob: Some(logprob), special: false, top }
+    let place = TokenPlace::Text;
+    TokenInfo { id, text: text.into(), logprob: Some(logprob), special: false, place, top }
 }
 
 pub(crate) fn end_token() -> TokenInfo {
-    TokenInfo { special: true, ..token(2, "</s>", -0.25) }
+    TokenInfo { special: true, place: TokenPlace::End, ..token(2, "</s>", -0.25) }
 }
 
 pub(crate) fn piece(choice: usize, text: &str, tokens: Vec<TokenInfo>) -> Piece {

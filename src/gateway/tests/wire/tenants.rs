@@ -89,6 +89,7 @@ fn asking(name: &str) -> Vec<Request<Body>> {
         post("/generate_stream", "", json!({"model": name, "inputs": "hi"}).to_string()),
         post("/", "", json!({"inputs": "hi", "parameters": {"adapter_id": name}}).to_string()),
         post("/v1/completions", "", json!({"model": name, "prompt": "hi"}).to_string()),
+        post("/v1/responses", "", json!({"model": name, "input": "hi"}).to_string()),
         post("/v1/embeddings", "", json!({"model": name, "input": "hi"}).to_string()),
         Request::get(format!("/v1/models/{name}")).body(Body::empty()).unwrap(),
         post("/tokenize", "", json!({"model": name, "prompt": "hi"}).to_string()),

@@ -5,11 +5,12 @@ use std::arch::x86_64::{
     _mm512_setzero_ps,
 };
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
 use super::added::put;
-use super::wide::{Piece, Sums, sides};
+use super::wide::{InCache, Piece, Sums, before_a_line, sides};
 use crate::linear::Weight;
 use crate::simd::{Avx512, LANES};
 
@@ -29,9 +30,12 @@ pub(super) fn are_apart<W>(inputs: usize) -> bool {
 }
 
 /// Rows of whole lines as they are read: of those side by side, sixteen inputs of each lie together.
-pub(super) fn in_lines<W: Weight>(x: &[f32], inputs: usize) -> Vec<f32> {
-    let mut lines = Vec::with_capacity(x.len());
-    let mut room = &mut lines.spare_capacity_mut()[..x.len()];
+pub(super) fn in_lines<W: Weight>(x: &[f32], inputs: usize) -> InCache<f32> {
+    let mut lines = Vec::with_capacity(x.len() + LANES);
+    let room = lines.spare_capacity_mut();
+    let from = before_a_line(room);
+    room[..from].fill(MaybeUninit::new(0.0));
+    let mut room = &mut room[from..from + x.len()];
     let mut rest = x;
     let mut parts = Vec::new();
     for rows in sides::<InLines<W>>(x.len() / inputs, inputs) {
@@ -51,9 +55,9 @@ pub(super) fn in_lines<W: Weight>(x: &[f32], inputs: usize) -> Vec<f32> {
     #[expect(unsafe_code, reason = "numbers are written once, not zeroed before")]
     // SAFETY: pages are whole lines, and each line of each row was written to one of its own.
     unsafe {
-        lines.set_len(x.len());
+        lines.set_len(from + x.len());
     }
-    lines
+    InCache { lines, from }
 }
 
 impl<W: Weight> Sums for Lying<W> {

@@ -12,7 +12,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::added::put;
-use super::wide::{Piece, Sums, multiply, sides};
+use super::wide::{InCache, Piece, Sums, before_a_line, multiply, sides};
 
 /// Numbers that one register holds.
 const LINE: usize = 32;
@@ -26,7 +26,7 @@ pub(super) fn is_here() -> bool {
 
 /// `round(x) W^T`, of at least one row, input and output. [`is_here`] holds.
 pub(super) fn project(x: &[f32], weight: &[bf16], inputs: usize) -> Vec<f32> {
-    multiply::<Rounded>(&in_lines(x, inputs), weight, inputs)
+    multiply::<Rounded>(in_lines(x, inputs).get(), weight, inputs)
 }
 
 /// Of rows as [`in_lines`] leaves them.
@@ -34,10 +34,13 @@ pub(super) struct Rounded;
 
 /// Rounded rows as they are read: of those side by side, 32 inputs of each lie together; the last of
 /// them are followed by zeros.
-pub(super) fn in_lines(x: &[f32], inputs: usize) -> Vec<u16> {
+fn in_lines(x: &[f32], inputs: usize) -> InCache<u16> {
     let width = Rounded::width(inputs);
-    let mut lines = vec![0; x.len() / inputs * width];
-    let (mut room, mut rest) = (&mut lines[..], x);
+    let all = x.len() / inputs * width;
+    let mut lines = vec![0; all + LINE];
+    let from = before_a_line(&lines);
+    lines.truncate(from + all);
+    let (mut room, mut rest) = (&mut lines[from..], x);
     let mut parts = Vec::new();
     for rows in sides::<Rounded>(x.len() / inputs, inputs) {
         let (part, others) = room.split_at_mut(rows * width);
@@ -55,7 +58,7 @@ pub(super) fn in_lines(x: &[f32], inputs: usize) -> Vec<u16> {
             }
         }
     });
-    lines
+    InCache { lines, from }
 }
 
 /// Rounds a row into its lines.

@@ -67,6 +67,24 @@ pub(super) struct Piece<'a, X, W> {
     pub(super) next: usize,
 }
 
+/// Rows laid out in lines, which begin where lines of the caches do: a register that is loaded from two
+/// of those takes twice as long.
+pub(super) struct InCache<T> {
+    pub(super) lines: Vec<T>,
+    pub(super) from: usize,
+}
+
+impl<T> InCache<T> {
+    pub(super) fn get(&self) -> &[T] {
+        &self.lines[self.from..]
+    }
+}
+
+/// How many numbers of a buffer lie before a line of the caches begins.
+pub(super) fn before_a_line<T>(buffer: &[T]) -> usize {
+    buffer.as_ptr().align_offset(64)
+}
+
 /// Results of all rows, to which tasks write different outputs side by side.
 struct Results<'a> {
     start: *mut f32,

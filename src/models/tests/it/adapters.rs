@@ -13,7 +13,7 @@ use roundhouse_models::{
 use roundhouse_types::DeviceId;
 use serde::Deserialize;
 
-use crate::support::{apart, argmax, open, plan, references, row, settings, step, whole};
+use crate::support::{apart, argmax, open, plan, references, renamed, row, settings, step, whole};
 
 mod many;
 mod quantized;
@@ -290,6 +290,18 @@ fn footprints_are_what_loads_allocate() {
         assert!(loaded.weights.0 > 0 && loaded.host.0 > 0, "{case}");
         assert_eq!(read.base_name(), Some(expected(&case).base.as_str()));
     }
+}
+
+/// As modules were called before what reads text and what writes it were apart.
+#[test]
+fn older_names_of_a_text_part_s_modules_are_known() {
+    let names =
+        [("base_model.model.model.language_model.", "base_model.model.language_model.model.")];
+    let folder = renamed(&folder("gemma3-images"), &names);
+    let older = AdapterPlan::read(&read_local(folder.path()).unwrap()).unwrap();
+    let base = plan("gemma3-images", &served());
+    let [older, newer] = [older, adapter_plan("gemma3-images")].map(|plan| plan.on(&base).unwrap());
+    assert_eq!(older.footprint(), newer.footprint());
 }
 
 #[test]

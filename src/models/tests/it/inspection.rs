@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::support::{
-    LlamaCase, apart, cases, dir, expected, open, plan, row, served, settings, step,
+    LlamaCase, apart, cases, dir, expected, open, plan, renamed, row, served, settings, step,
 };
 use roundhouse_models::{
     Cancel, DtypeSetting, Error, Files, LoadSettings, Want, inspect, load, read_local, wanted,
@@ -218,6 +218,26 @@ fn towers_for_images_are_neither_read_nor_charged() {
     }
 }
 
+/// As transformers names the modules, where that is how a checkpoint was saved.
+#[test]
+fn a_text_part_and_its_head_are_found_under_the_names_of_modules() {
+    for case in ["gemma3-images", "mistral3-images", "llava-images"] {
+        let names = [
+            ("\"language_model.model.", "\"model.language_model."),
+            ("\"language_model.lm_head.weight\"", "\"lm_head.weight\"               "),
+        ];
+        let folder = renamed(&dir(case), &names);
+        let want: LlamaCase = expected(case);
+        let plan = inspect(&read_local(folder.path()).unwrap(), &served(&want)).unwrap();
+        let loaded = load(folder.path(), &plan, DeviceId::Cpu, &Cancel::new());
+        let mut runner = loaded.unwrap().runner;
+        let prompt = &want.prompts[4];
+        let got = step(&mut *runner, vec![row(0, 0, &prompt.ids)]);
+        let difference = apart(&got[0], &prompt.last_logits);
+        assert!(difference < 2e-3, "{case}: {difference}");
+    }
+}
+
 /// What configurations leave out where a model is as large as the first of its kind.
 #[test]
 fn a_text_part_that_says_little_is_of_the_usual_size() {
@@ -347,6 +367,8 @@ fn what_is_not_computed_is_refused_by_its_key() {
         ("falcon-one-key", r#"{"alibi": true}"#, "alibi"),
         ("falcon-grouped", r#"{"parallel_attn": false}"#, "num_ln_in_parallel_attn"),
         ("gptj-partial", r#"{"rotary_dim": null}"#, "rotary_dim"),
+        ("gptj-partial", r#"{"tie_word_embeddings": true}"#, "whose head has a bias"),
+        ("phi", r#"{"tie_word_embeddings": true}"#, "whose head has a bias"),
         (
             "qwen2-moe-shared",
             r#"{"shared_expert_intermediate_size": 0}"#,

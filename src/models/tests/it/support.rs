@@ -1,6 +1,6 @@
 //! Reference cases and steps over them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use roundhouse_engine::{BlockId, ModelRunner, Row, StepPlan};
 use roundhouse_models::{
@@ -58,6 +58,23 @@ pub(crate) fn open(case: &str, settings: &LoadSettings) -> LoadedRunner {
 
 pub(crate) fn open_in(memory: &DeviceMemory, case: &str, settings: &LoadSettings) -> LoadedRunner {
     load(&dir(case), &plan(case, settings), memory.clone(), &Cancel::new()).unwrap()
+}
+
+/// A copy of a folder whose safetensors have other names of tensors, each as long as before.
+pub(crate) fn renamed(from: &Path, names: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        if path.extension().is_some_and(|it| it == "safetensors") {
+            let header = 8 + u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+            let mut text = String::from_utf8(content[8..header].to_vec()).unwrap();
+            names.iter().for_each(|(old, new)| text = text.replace(old, new));
+            content.splice(8..header, text.into_bytes());
+        }
+        std::fs::write(folder.path().join(path.file_name().unwrap()), content).unwrap();
+    }
+    folder
 }
 
 pub(crate) fn expected<T: for<'de> Deserialize<'de>>(case: &str) -> T {

@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime};
 use roundhouse_types::{ErrorKind, Failure, Version};
 
 use super::bench::{Bench, bench, granted, key_of, unloads};
-use crate::decision::{Action, Departure};
+use crate::decision::Action;
 use crate::loader::{Authority, InStore, Standing};
 use crate::snapshot::Clocks;
 use crate::table::{Effect, Event, RefreshReport, Report, WaiterId};
 use crate::testing::{model, version};
+
+mod deleted;
 
 const OPERATOR: WaiterId = WaiterId(1000);
 
@@ -28,6 +30,13 @@ fn arrives(bench: &mut Bench, number: u64) -> Vec<Effect> {
     let mut effects = bench.fetched_version("a", number, 30);
     effects.extend(bench.loaded_version("a", number, 30));
     effects
+}
+
+/// An operator has the model unloaded.
+fn sent_away(bench: &mut Bench) {
+    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
+    bench.on(Event::UnloadRequested { waiter, model: model("a"), hold_until });
+    bench.unloaded("a");
 }
 
 fn serving(bench: &Bench) -> Option<Version> {
@@ -167,9 +176,7 @@ fn the_failure_of_a_version_that_is_not_asked_for_any_more_keeps_nobody_waiting(
     let failure = Failure::new(ErrorKind::ModelInvalid, "a bad tensor");
     let effects = bench.on(Event::Loaded { key: key_of("a", 2), result: Err(failure) });
     assert!(decided(&effects).iter().any(|it| matches!(it, Action::Failed { .. })));
-    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
-    bench.on(Event::UnloadRequested { waiter, model: model("a"), hold_until });
-    bench.unloaded("a");
+    sent_away(&mut bench);
     let effects = bench.acquire("a");
     assert!(effects.iter().any(|it| matches!(it, Effect::Resolve { .. })), "there is no pause");
 }
@@ -322,9 +329,7 @@ fn a_damaged_upload_is_told_loaded_or_not_and_its_time_begins_once() {
     arrives(&mut bench, 1);
     told(&mut bench, 140);
     bench.released("a");
-    let (waiter, hold_until) = (WaiterId(1001), bench.now + Duration::from_secs(60));
-    bench.on(Event::UnloadRequested { waiter, model: model("a"), hold_until });
-    bench.unloaded("a");
+    sent_away(&mut bench);
     told(&mut bench, 140);
     // The store holds nothing of it any more.
     refresh(&mut bench);
@@ -333,15 +338,34 @@ fn a_damaged_upload_is_told_loaded_or_not_and_its_time_begins_once() {
 }
 
 #[test]
+fn a_refresh_of_what_is_not_loaded_tells_that_the_version_in_the_store_was_refused() {
+    for (kind, is_told) in [(ErrorKind::ModelFailed, false), (ErrorKind::ModelInvalid, true)] {
+        let mut bench = bench();
+        bench.resident("a", 30);
+        refresh(&mut bench);
+        names(&mut bench, 2);
+        bench.fetched_version("a", 2, 30);
+        let result = Err(Failure::new(kind, "no tensor 'x'"));
+        bench.on(Event::Loaded { key: key_of("a", 2), result });
+        sent_away(&mut bench);
+        refresh(&mut bench);
+        let report = refreshed(&names(&mut bench, 2)).expect("it is answered");
+        assert_eq!(report.unfit.map(|it| it.0), is_told.then_some(kind));
+    }
+}
+
+#[test]
 fn what_somebody_saw_in_the_store_is_told_until_it_is_seen_otherwise_or_the_endpoint_is_gone() {
     let mut bench = bench();
-    let seen = |bench: &mut Bench, number, unfit| {
-        bench.on(Event::StoreSeen { named: key_of("a", number).artefact, unfit });
+    let seen = |bench: &mut Bench, number: Option<u64>, unfit| {
+        bench.on(Event::StoreSeen { model: model("a"), named: number.map(version), unfit });
         bench.table.levels().unfit
     };
-    assert_eq!(seen(&mut bench, 1, None), 0);
-    assert_eq!(seen(&mut bench, 1, damaged()), 1);
-    assert_eq!(seen(&mut bench, 3, None), 0, "it was mended");
+    assert_eq!(seen(&mut bench, Some(1), None), 0);
+    assert_eq!(seen(&mut bench, Some(1), damaged()), 1);
+    assert_eq!(seen(&mut bench, Some(3), None), 0, "it was mended");
+    assert_eq!(seen(&mut bench, Some(1), damaged()), 1);
+    assert_eq!(seen(&mut bench, None, None), 0, "it was deleted");
     // Whether what the store names can be served was not looked at.
     bench.resident("a", 30);
     refresh(&mut bench);
@@ -349,7 +373,7 @@ fn what_somebody_saw_in_the_store_is_told_until_it_is_seen_otherwise_or_the_endp
     bench.fetched_version("a", 2, 30);
     let result = Err(Failure::new(ErrorKind::ModelInvalid, "no tensor 'x'"));
     bench.on(Event::Loaded { key: key_of("a", 2), result });
-    assert_eq!(seen(&mut bench, 2, None), 1);
+    assert_eq!(seen(&mut bench, Some(2), None), 1);
     let endpoint = model("a").endpoint;
     bench.on(Event::EndpointLeft { endpoint });
     assert_eq!(bench.table.levels().unfit, 0);
@@ -424,63 +448,5 @@ fn a_version_fails_for_any_reason_but_a_store_that_is_away_for_once() {
             assert_eq!(unfit(&bench).is_some(), is_told, "{kind:?}");
             bench.now += Duration::from_secs(120);
         }
-    }
-}
-
-#[test]
-fn a_model_deleted_in_the_store_serves_on_unless_its_endpoint_says_otherwise() {
-    for drains in [false, true] {
-        let mut bench = bench();
-        if drains {
-            bench.table.config.drain_deleted.insert(model("a").endpoint);
-        }
-        bench.resident("a", 30);
-        refresh(&mut bench);
-        let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
-        assert_eq!(refusal(&effects), Some(ErrorKind::ModelNotFound));
-        assert!(decided(&effects).contains(&Action::Deleted { drains }));
-        assert_eq!(unloads(&effects, &key_of("a", 1)), drains);
-        assert_eq!(granted(&bench.acquire("a")).len(), usize::from(!drains));
-    }
-}
-
-#[test]
-fn a_name_that_the_store_never_held_is_not_said_to_be_deleted() {
-    let mut bench = bench();
-    refresh(&mut bench);
-    let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
-    assert_eq!(refusal(&effects), Some(ErrorKind::ModelNotFound));
-    assert!(!decided(&effects).iter().any(|it| matches!(it, Action::Deleted { .. })));
-}
-
-#[test]
-fn requests_do_not_wait_for_the_leases_of_a_deleted_model_and_it_serves_when_it_is_back() {
-    let mut bench = bench();
-    bench.table.config.drain_deleted.insert(model("a").endpoint);
-    bench.resident("a", 30);
-    bench.acquire("a");
-    refresh(&mut bench);
-    let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
-    let left = |it: &Action| matches!(it, Action::Draining { why: Departure::Deleted, .. });
-    assert!(decided(&effects).iter().any(left));
-    let effects = bench.acquire("a");
-    assert!(effects.iter().any(|it| matches!(it, Effect::Resolve { refresh: false, .. })));
-    let effects = bench.on(Event::Resolved { model: model("a"), result: Err(gone()) });
-    assert!(effects.iter().any(|it| matches!(it, Effect::Refuse { .. })));
-    bench.now += Duration::from_secs(5);
-    bench.acquire("a");
-    assert_eq!(granted(&names(&mut bench, 1)).len(), 1, "it was put back");
-}
-
-#[test]
-fn a_store_that_fails_drains_nothing() {
-    for kind in [ErrorKind::StoreUnavailable, ErrorKind::StoreDenied, ErrorKind::NotReady] {
-        let mut bench = bench();
-        bench.table.config.drain_deleted.insert(model("a").endpoint);
-        bench.resident("a", 30);
-        refresh(&mut bench);
-        let result = Err(Failure::new(kind, "not now"));
-        bench.on(Event::Resolved { model: model("a"), result });
-        assert_eq!(granted(&bench.acquire("a")).len(), 1, "{kind:?}");
     }
 }

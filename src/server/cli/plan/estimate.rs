@@ -197,6 +197,7 @@ impl Estimate {
             };
             self.sequences = contexts.into_iter().map(holds).collect();
         }
+        self.warnings.extend(plan.unread.clone());
         let fallbacks = plan.fallbacks.iter();
         self.warnings.extend(fallbacks.map(|it| format!("quantised as far as shapes allow: {it}")));
         // Vectors are f32 always, and next to nothing.

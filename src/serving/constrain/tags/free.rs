@@ -23,7 +23,14 @@ impl Rules {
             match format.get(name) {
                 None | Some(Value::Null) => {}
                 Some(Value::Array(none)) if none.is_empty() => {}
-                Some(list) => excluded.extend(texts(&at.field(name), list)?),
+                Some(list) => {
+                    let at = at.field(name);
+                    let texts = texts(&at, list)?;
+                    if texts.iter().any(|text| text.is_empty()) {
+                        return Err(at.wrong("no text is without an empty one"));
+                    }
+                    excluded.extend(texts);
+                }
             }
         }
         Ok(self.before(&without(&excluded), end))

@@ -184,6 +184,10 @@ fn what_a_structural_tag_has_wrong_is_named_by_its_place() {
         ),
         (json!({"format": deep}), "response_format.format.elements[0]"),
         (
+            json!({"format": {"type": "any_text", "excludes": [""]}}),
+            "response_format.format.excludes: no text",
+        ),
+        (
             json!({"format": {"type": "const_string", "value": "x".repeat(9000)}}),
             "response_format.for",
         ),
@@ -196,9 +200,11 @@ fn what_a_structural_tag_has_wrong_is_named_by_its_place() {
 #[test]
 fn what_multiplies_is_refused_before_it_is_written_out() {
     let long = |letter: &str| json!({"type": "const_string", "value": letter.repeat(8000)});
-    let schema = json!({"type": "json_schema", "json_schema": {"enum": vec!["x".repeat(7000); 20]}});
+    let schema =
+        json!({"type": "json_schema", "json_schema": {"enum": vec!["x".repeat(7000); 20]}});
     let ends: Vec<String> = (0..30).map(|at| format!("e{at}")).collect();
-    let tag = |content: &Value| json!({"type": "tag", "begin": "b", "content": content, "end": ends});
+    let tag =
+        |content: &Value| json!({"type": "tag", "begin": "b", "content": content, "end": ends});
     let any = json!({"type": "any_text"});
     let mut nested = json!({"type": "or", "elements": vec![any; 900]});
     for _ in 0..15 {

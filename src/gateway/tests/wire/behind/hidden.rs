@@ -101,6 +101,7 @@ fn naming(name: &str) -> Vec<Request<Body>> {
         post("/v1/chat/completions", "", chat(name)),
         with("/v1/chat/completions".into(), CONTAINER, "first").map(|_| chat(name).into()),
         model("/v1/completions", "prompt", json!("hi")),
+        model("/v1/responses", "input", json!("hi")),
         model("/v1/embeddings", "input", json!("hi")),
         model("/tokenize", "prompt", json!("hi")),
         model("/detokenize", "tokens", json!([1])),
@@ -118,6 +119,7 @@ fn below(name: &str, target: &str) -> Vec<Request<Body>> {
     vec![
         post("/v1/chat/completions", "", body("messages", json!([]))),
         post("/v1/completions", "", body("prompt", json!("hi"))),
+        post("/v1/responses", "", body("input", json!("hi"))),
         post("/v1/embeddings", "", body("input", json!("hi"))),
         post("/tokenize", "", body("inputs", json!("hi"))),
         post("/generate", "", body("inputs", json!("hi"))),

@@ -91,7 +91,8 @@ fn echoed() -> Vec<Piece> {
         let drawn = token(id, text, logprob.unwrap_or_default());
         TokenInfo { logprob, ..drawn }
     };
-    let first = TokenInfo { special: true, top: vec![], ..scored(1, "<s>", None) };
+    let place = TokenPlace::Hidden;
+    let first = TokenInfo { special: true, place, top: vec![], ..scored(1, "<s>", None) };
     let prompt = vec![first, scored(7, "Hi", Some(-2.0)), scored(8, " é", Some(-0.5))];
     let lead = Piece { prompt, ..piece(0, "Hi é", vec![]) };
     std::iter::once(lead).chain(hello(1)).collect()

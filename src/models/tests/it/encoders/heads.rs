@@ -119,6 +119,21 @@ fn adapters_of_other_numbers_of_labels_share_a_step_with_their_base_and_one_that
 }
 
 #[test]
+fn an_adapter_for_each_token_is_that_where_its_base_names_labels_of_texts() {
+    let mut case = case("distilbert-tokens-bare");
+    case.head.architecture = "DistilBertForSequenceClassification".into();
+    let (plan, mut loaded) = base(&case);
+    let (fitted, adapter) = adapter("distilbert-tokens-bare", &plan, &loaded);
+    assert_eq!(fitted.answers, Some((ModelKind::TokenClassification, numbered(7))));
+    loaded.runner.attach(AdapterId(1), adapter.weights).unwrap();
+    let wants = case.head.inputs.iter().flat_map(Input::wants);
+    let (rows, wanted): (Vec<Row>, Vec<Vec<f32>>) =
+        wants.map(|(row, want)| (Row { adapter: Some(AdapterId(1)), ..row }, want)).unzip();
+    let worst = farthest(&step(&mut *loaded.runner, rows), &wanted);
+    assert!(worst <= EQUAL, "{worst}");
+}
+
+#[test]
 fn labels_of_an_adapter_are_those_of_its_own_folder() {
     let (plan, _) = base(&case("bert-five"));
     let with = |name: &str, config: &str| {
@@ -174,6 +189,10 @@ fn a_head_that_cannot_be_put_together_is_refused_with_what_to_do() {
     assert!(told.contains("its base has none") && told.contains("task_type"), "{told}");
     let told = refused("qwen3-bare", "qwen3-head-norms", "Qwen3ForCausalLM", &[]);
     assert!(told.contains("its base has none") && told.contains("makes vectors"), "{told}");
+    let of_tokens = [("task_type", Value::from("TOKEN_CLS"))];
+    let (base, architecture) = ("encoder-llama-classes", "LlamaForSequenceClassification");
+    let told = refused("llama-five", base, architecture, &of_tokens);
+    assert!(told.contains("labels of each token"), "{told}");
     // A pre_classifier that neither has.
     let told = refused(
         "distilbert-tokens-bare",

@@ -1,0 +1,39 @@
+//! Folders of transformers whose weights, or the index of them, are still to come.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn weights_and_indexes_that_are_still_to_come_are_named() {
+    let f = fixture();
+    f.memory.put("m/config.json", r#"{"model_type": "llama"}"#);
+    f.memory.put("m/tokenizer.json", "{}");
+    let error = f.resolve("m").await.unwrap_err();
+    let want = "still being uploaded: no weights lie beside 'config.json'";
+    assert!(error.to_string().contains(want), "{error}");
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::ModelInvalid, RetryHint::Later));
+    f.memory.put("m/model.safetensors", safetensors(10));
+    sleep(NEGATIVE_MAX).await;
+    assert_eq!(f.resolve("m").await.unwrap().files.len(), 3);
+
+    f.old("s/config.json", r#"{"architectures": ["LlamaForCausalLM"]}"#);
+    f.old("s/model-00001-of-00001.safetensors", safetensors(10));
+    let error = f.resolve("s").await.unwrap_err().to_string();
+    assert!(error.contains("the index 'model.safetensors.index.json' of shard"), "{error}");
+    let index = r#"{"weight_map":{"w":"model-00001-of-00001.safetensors"}}"#;
+    f.old("s/model.safetensors.index.json", index);
+    assert_eq!(f.fresh("s").await.unwrap().files.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_weights_of_another_kind_lacks_none() {
+    let f = fixture();
+    let transformers = r#"{"model_type": "bert"}"#;
+    let others = ["model.onnx", "pytorch_model.bin", "code/inference.py", "adapter_config.json"];
+    for (index, other) in others.into_iter().enumerate() {
+        f.old(&format!("{index}/config.json"), transformers);
+        f.old(&format!("{index}/{other}"), "x");
+        assert_eq!(f.resolve(&index.to_string()).await.unwrap().files.len(), 2, "{other}");
+    }
+    f.old("own/config.json", r#"{"threshold": 0.5}"#);
+    assert_eq!(f.resolve("own").await.unwrap().files.len(), 1);
+}

@@ -1,0 +1,68 @@
+//! Whether a folder of transformers has its weights at all, or the index of their shards.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::SMALL;
+use crate::catalog::reads::Heads;
+use crate::remote::Remote;
+use crate::{Artefact, Error};
+
+const CONFIG: &str = "config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// What lies beside weights and holds none.
+const BESIDE: [&str; 6] = [".json", ".txt", ".md", ".jinja", ".properties", "tokenizer.model"];
+
+/// What transformers writes into a configuration, one of them at least.
+#[derive(Deserialize)]
+struct Config {
+    model_type: Option<IgnoredAny>,
+    architectures: Option<IgnoredAny>,
+}
+
+/// Says which weights, or which index of them, are still to come; `None` if nothing tells of any.
+pub(super) async fn weights(
+    remote: &Remote,
+    heads: &Heads,
+    artefact: &Artefact,
+) -> Result<Option<String>, Error> {
+    let Some(config) = artefact.file(CONFIG) else { return Ok(None) };
+    // What a folder of shards or of descriptions alone has; all others are not read for this.
+    let shard = artefact.files.iter().find(|file| is_shard(&file.path));
+    let why = match shard {
+        // Code that lies beside them knows what it reads.
+        _ if artefact.file("code/inference.py").is_some() => return Ok(None),
+        _ if artefact.file(SINGLE).is_some() || artefact.file(INDEX).is_some() => return Ok(None),
+        Some(shard) => format!("the index '{INDEX}' of shard '{}' is missing", shard.path),
+        None if artefact.files.iter().all(|file| is_beside(&file.path)) => {
+            format!("no weights lie beside '{CONFIG}' (such as '{SINGLE}')")
+        }
+        None => return Ok(None),
+    };
+    // Nobody writes longer ones.
+    if config.size > 16 * SMALL {
+        return Ok(None);
+    }
+    let text = heads.read(remote, config, 0..config.size).await?;
+    let is_transformers = serde_json::from_slice(&text).is_ok_and(|config: Config| {
+        config.model_type.is_some() || config.architectures.is_some()
+    });
+    Ok(is_transformers.then_some(why))
+}
+
+/// `model-00001-of-00002.safetensors`.
+fn is_shard(path: &str) -> bool {
+    let middle = path.strip_prefix("model-").and_then(|path| path.strip_suffix(".safetensors"));
+    let numbers = middle.and_then(|middle| middle.split_once("-of-"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
+}
+
+/// Whether a file of that name describes a model. Adapters' descriptions are of another kind of it.
+fn is_beside(path: &str) -> bool {
+    let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+    let is_other = matches!(name, "adapter_config.json" | "model_index.json");
+    let is_plain = matches!(name, "LICENSE" | ".gitattributes");
+    !is_other && (is_plain || BESIDE.iter().any(|end| name.ends_with(end)))
+}
