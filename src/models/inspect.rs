@@ -178,8 +178,7 @@ pub struct ModelPlan {
     pub gguf: Option<gguf::Tokenizer>,
     /// What weights are quantised to as far as their shapes allow, where that was asked for.
     pub quantize: Option<Quantize>,
-    /// Of the weights that are to be quantised, those whose shape forbids the format asked for,
-    /// and what they get: one sentence for each kind of them.
+    /// Of the weights to be quantised, those whose shape forbids it, and what each kind of them gets.
     pub fallbacks: Vec<String>,
     /// What it asks for in `serving.properties`, beside what the operator presets.
     pub asked: Asked,
@@ -219,6 +218,7 @@ impl ModelPlan {
 
 /// What the runner is built from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each model")]
 pub(crate) enum Family {
     Decoder {
         config: DecoderConfig,

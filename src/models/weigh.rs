@@ -23,13 +23,16 @@ pub struct WeightShare {
     pub bytes: Bytes,
 }
 
+/// Shares, formats that are not those asked for, and tensors that no parameter has.
+type Weighed<'a> = (Vec<WeightShare>, Vec<String>, BTreeSet<&'a str>);
+
 /// Walks a model's parameters as a load would, and adds up their bytes by number format. Tells
 /// formats that are not those asked for, and the names of the tensors that no parameter has.
 pub(crate) fn weigh<'a>(
     table: &'a TensorTable,
     formats: &Formats,
     gather: impl FnOnce(&mut dyn FnMut(Parameter) -> Result<(), Error>) -> Result<(), Error>,
-) -> Result<(Vec<WeightShare>, Vec<String>, BTreeSet<&'a str>), Error> {
+) -> Result<Weighed<'a>, Error> {
     let mut left: BTreeSet<&str> = table.names().collect();
     let mut shares: Vec<WeightShare> = Vec::new();
     let mut fallbacks = Fallbacks::default();

@@ -22,9 +22,7 @@ impl Engine {
     /// Ends what is computed with an adapter and gives its weights back, to be freed elsewhere.
     /// `None` where there is no such adapter.
     pub(crate) fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
-        if self.attached.remove(&id).is_none() {
-            return None;
-        }
+        self.attached.remove(&id)?;
         // Before the weights leave: no step may name them afterwards.
         let failure = Error::Detached.into();
         match &mut self.work {

@@ -25,7 +25,7 @@ const BUFFERS: [&str; 8] = [
 ];
 
 /// Heads that encoders were trained with, and that others of the same family do not have.
-const TRAINED_WITH: [&str; 9] = [
+const TRAINED_WITH: [&str; 11] = [
     "cls.",
     "lm_head.",
     "predictions.",
@@ -35,11 +35,12 @@ const TRAINED_WITH: [&str; 9] = [
     "discriminator_predictions.",
     "lm_predictions.",
     "mask_predictions.",
+    "head.",
+    "decoder.",
 ];
 
 /// Heads for a task, that what only makes vectors has no use for.
-const OF_TASKS: [&str; 7] =
-    ["classifier.", "pre_classifier.", "qa_outputs.", "score.", "embed_out.", "head.", "decoder."];
+const OF_TASKS: [&str; 4] = ["classifier.", "pre_classifier.", "qa_outputs.", "score."];
 
 /// Of the tensors `left` over by a decoder those that are not known to be harmless, in one
 /// sentence. `reads_texts`: it makes vectors or labels, and no tokens.

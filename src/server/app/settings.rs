@@ -30,7 +30,6 @@ pub(crate) fn load(config: &Config) -> LoadSettings {
         idle_ttl: config.residency.idle_ttl,
         preset: config.container.preset,
         cards: config.devices.iter().any(|device| device.id.is_card()),
-        ..LoadSettings::default()
     }
 }
 

@@ -310,7 +310,8 @@ fn table(findings: &[Finding]) -> String {
         let (kind, needs, note) = match &finding.verdict {
             Verdict::Runs { kind, architecture, context, footprint, warning } => {
                 let warning = warning.iter().map(|it| format!("; warning: {it}"));
-                let note = format!("{architecture}, {context} tokens{}", warning.collect::<String>());
+                let note =
+                    format!("{architecture}, {context} tokens{}", warning.collect::<String>());
                 (kind.as_str(), footprint.total().to_string(), note)
             }
             Verdict::RunsBesideBase { kind, adapter, base_is, footprint } => {

@@ -302,7 +302,7 @@ async fn a_survey_of_a_folder_tells_kinds_and_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let odd = folder.path().join("odd");
     std::fs::create_dir(&odd).unwrap();
-    std::fs::write(odd.join("config.json"), r#"{"architectures":["NoSuchModel"]}"#).unwrap();
+    std::fs::write(odd.join("config.json"), r#"{"threshold":1}"#).unwrap();
     std::fs::write(folder.path().join("packed.tar.gz"), b"never looked into").unwrap();
     let uri = format!("file://{}", folder.path().display());
     let output = roundhouse(&["survey", &uri, "--json"]).await;

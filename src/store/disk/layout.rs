@@ -94,7 +94,8 @@ impl Layout {
                     let ours = name == Some("lock".as_ref()) || name == Some("format.new".as_ref());
                     // A new file system's root has the first; the server's folders for handlers
                     // and for queues may be there before it has a store.
-                    let beside = ["lost+found", "handlers", "async"].map(|name| Some(name.as_ref()));
+                    let beside =
+                        ["lost+found", "handlers", "async"].map(|name| Some(name.as_ref()));
                     if !ours && !beside.contains(&name) {
                         return Err(self.other_format("none, and it is not empty".into()));
                     }

@@ -45,9 +45,8 @@ pub(super) async fn weights(
         return Ok(None);
     }
     let text = heads.read(remote, config, 0..config.size).await?;
-    let is_transformers = serde_json::from_slice(&text).is_ok_and(|config: Config| {
-        config.model_type.is_some() || config.architectures.is_some()
-    });
+    let is_transformers = serde_json::from_slice(&text)
+        .is_ok_and(|config: Config| config.model_type.is_some() || config.architectures.is_some());
     Ok(is_transformers.then_some(why))
 }
 
@@ -59,10 +58,11 @@ fn is_shard(path: &str) -> bool {
     numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
 }
 
-/// Whether a file of that name describes a model. Adapters' descriptions are of another kind of it.
+/// Whether a file of that name only describes a model of transformers. Adapters' and pipelines' weights
+/// have other names; `model.json` is a model of others.
 fn is_beside(path: &str) -> bool {
     let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-    let is_other = matches!(name, "adapter_config.json" | "model_index.json");
+    let is_other = matches!(name, "adapter_config.json" | "model_index.json" | "model.json");
     let is_plain = matches!(name, "LICENSE" | ".gitattributes");
     !is_other && (is_plain || BESIDE.iter().any(|end| name.ends_with(end)))
 }
